@@ -45,9 +45,8 @@ def checkup() -> Iterator[Finding]:
         try:
             yield from check()
         except Exception as error:
-            yield Finding(
-                check.__name__.strip("_"), "broken", f"{type(error).__name__}: {first_line(error)}"
-            )
+            name = check.__name__.strip("_")
+            yield Finding(name, "broken", f"{type(error).__name__}: {first_line(error)}")
 
 
 def _system() -> Iterator[Finding]:
@@ -59,91 +58,84 @@ def _system() -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    declared = [Requirement(line) for line in metadata.requires("dinoneck") or []]
-    core = [each for each in declared if each.marker is None or each.marker.evaluate({"extra": ""})]
-    yield from (_package(each, "") for each in core)
-    others = [each for each in declared if each not in core and each.name != "dinoneck"]
+    """What dinoneck needs, then what each of its extras needs."""
+    requirements = [Requirement(line) for line in metadata.requires("dinoneck") or []]
+    of_extras = []
+    for requirement in requirements:
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            yield _package(requirement, "")
+        elif requirement.name != "dinoneck":
+            of_extras.append(requirement)
     for extra in metadata.metadata("dinoneck").get_all("Provides-Extra") or []:
-        chosen = [each for each in others if each.marker and each.marker.evaluate({"extra": extra})]
-        yield from (_package(each, extra) for each in chosen if extra not in _FOR_DEVELOPERS)
+        if extra in _FOR_DEVELOPERS:
+            continue
+        for requirement in of_extras:
+            if requirement.marker and requirement.marker.evaluate({"extra": extra}):
+                yield _package(requirement, extra)
 
 
 def _package(needed: Requirement, extra: str) -> Finding:
     """Whether a package is installed, new enough, and can be imported."""
-    name = f"{needed.name} ({extra})" if extra else needed.name
-    bad, remedy = (
-        ("missing", f"pip install 'dinoneck[{extra}]'")
-        if extra
-        else ("broken", f"pip install '{needed}'")
-    )
+    if extra:
+        name = f"{needed.name} ({extra})"
+        bad = "missing"
+        remedy = f"pip install 'dinoneck[{extra}]'"
+    else:
+        name = needed.name
+        bad = "broken"
+        remedy = f"pip install '{needed}'"
     try:
         version = metadata.version(needed.name)
     except metadata.PackageNotFoundError:
         return Finding(name, bad, f"not installed; expected {needed.specifier}", remedy)
     if not needed.specifier.contains(version, prereleases=True):
         return Finding(name, bad, f"{version}; expected {needed.specifier}", remedy)
+    module = _MODULES.get(needed.name.lower(), needed.name.replace("-", "_"))
     try:
-        importlib.import_module(_MODULES.get(needed.name.lower(), needed.name.replace("-", "_")))  # noqa: TID251
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # a binary that was built for another version of torch raises anything
+        importlib.import_module(module)  # noqa: TID251
+    # a binary that was built for another version of torch raises anything
+    except (Exception, SystemExit) as error:
         text = f"{version}, and its import fails: {type(error).__name__}: {first_line(error)}"
-        return Finding(
-            name, "broken", text, f"pip install --upgrade --force-reinstall torch {needed.name}"
-        )
+        remedy = f"pip install --upgrade --force-reinstall torch {needed.name}"
+        return Finding(name, "broken", text, remedy)
     return Finding(name, "ok", version)
 
 
 def _device() -> Iterator[Finding]:
+    """What torch finds to compute on."""
     import torch
 
     cuda = torch.version.cuda
     if torch.cuda.is_available():
-        yield Finding(
-            "cuda",
-            "ok",
-            f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, CUDA {cuda}",
-        )
+        devices = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+        yield Finding("cuda", "ok", f"{devices}, CUDA {cuda}")
     elif cuda:
         text = f"torch is built for CUDA {cuda} and finds no device; everything runs on the CPU"
-        yield Finding(
-            "cuda",
-            "note",
-            text,
-            "'nvidia-smi' shows whether the driver sees one, and its CUDA version",
-        )
+        remedy = "'nvidia-smi' shows whether the driver sees one, and its CUDA version"
+        yield Finding("cuda", "note", text, remedy)
     else:
-        text = (
-            "this torch is built without CUDA; MPS is available: "
-            f"{torch.backends.mps.is_available()}"
-        )
-        yield Finding(
-            "cuda", "note", text, "for an NVIDIA GPU, install a torch that is built for CUDA"
-        )
+        has_mps = torch.backends.mps.is_available()
+        text = f"this torch is built without CUDA; MPS is available: {has_mps}"
+        remedy = "for an NVIDIA GPU, install a torch that is built for CUDA"
+        yield Finding("cuda", "note", text, remedy)
 
 
 def _head() -> Iterator[Finding]:
+    """Whether a head predicts after it was saved and loaded as it did before."""
     import torch
 
     from dinoneck import PatchMeanHead, Predictor, Task, load_backbone, save_head
 
-    backbone, image = load_backbone("dinoneck_tiny"), torch.rand(3, 32, 48)
+    backbone = load_backbone("dinoneck_tiny")
+    image = torch.rand(3, 32, 48)
     head = PatchMeanHead(backbone.embed_dim, [Task("a")])
     with tempfile.TemporaryDirectory() as folder:
-        save_head(
-            Path(folder) / "head.safetensors",
-            head,
-            backbone=backbone,
-            preprocess=backbone.preprocess,
-        )
-        [loaded] = Predictor(Path(folder) / "head.safetensors")(image)
+        file = Path(folder) / "head.safetensors"
+        save_head(file, head, backbone=backbone, preprocess=backbone.preprocess)
+        [loaded] = Predictor(file)(image)
     [saved] = Predictor(head, backbone)(image)
-    same = loaded["a"] == saved["a"]
     text = f"a head predicts {saved['a']!r}, and {loaded['a']!r} after it was saved and loaded"
-    yield Finding(
-        "save, load, predict",
-        "ok" if same else "broken",
-        text,
-        "" if same else "please report this",
-    )
+    if loaded["a"] == saved["a"]:
+        yield Finding("save, load, predict", "ok", text)
+    else:
+        yield Finding("save, load, predict", "broken", text, remedy="please report this")

@@ -4,7 +4,7 @@
 tuple, a NumPy integer an int. ``encode`` writes the normal form as JSON: tuples are lists, integer
 keys are text, a dataclass is a dict with its class name under ``"$"``, a module is
 ``{"type": its registered name, "config": {...}}``. ``normal`` reads that form too. Numbers that are
-not finite are refused.
+not finite are rejected.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def encode(value: Any) -> Any:
     if hasattr(type(value), "from_config"):
         return {"type": registry.name_of(type(value)), "config": value.config}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        entries = {
-            field.name: encode(getattr(value, field.name)) for field in dataclasses.fields(value)
-        }
-        return {TAG: type(value).__name__, **entries}
+        record = {TAG: type(value).__name__}
+        for field in dataclasses.fields(value):
+            record[field.name] = encode(getattr(value, field.name))
+        return record
     if isinstance(value, Mapping):
         return {str(key): encode(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
@@ -70,8 +70,8 @@ def normal(annotation: Any, value: Any, where: str) -> Any:
     Raises:
         ConfigError: if the value does not fit.
     """
-    classes, plain, item_type, converted = _members(annotation)
-    if type(value) in plain and isinstance(value, _EXACT):
+    classes, other_types, item_type, converted = _members(annotation)
+    if type(value) in other_types and isinstance(value, _EXACT):
         return value
     if isinstance(value, classes) and (
         hasattr(value, "from_config") or dataclasses.is_dataclass(value)
@@ -101,7 +101,8 @@ def _unfit(annotation: Any, value: Any, where: str) -> ConfigError:
     for member in _union_members(annotation):
         if typing.get_origin(member) is typing.Literal:
             allowed_words.extend(map(str, typing.get_args(member)))
-    if isinstance(value, str) and (hint := did_you_mean(value, allowed_words)):
+    hint = did_you_mean(value, allowed_words) if isinstance(value, str) else ""
+    if hint:
         message += f".{hint}"
     return ConfigError(message)
 
@@ -163,15 +164,18 @@ def _union_members(annotation: Any) -> tuple[Any, ...]:
 def _members(annotation: Any) -> tuple[tuple[type, ...], tuple[Any, ...], Any, Any]:
     """Of a union: classes of dataclasses and modules, other members, a sequence's items, the union of the others."""
     members = _union_members(annotation)
-    classes = [
-        kind
-        for kind in members
-        if hasattr(kind, "load_state_dict") or dataclasses.is_dataclass(kind)
-    ]
-    plain = [kind for kind in members if kind not in classes]
-    items = [typing.get_args(kind)[0] for kind in plain if typing.get_origin(kind) is Sequence]
-    union = Union[tuple(plain)] if plain else None  # noqa: UP007
-    return tuple(classes), tuple(plain), items[0] if items else None, union
+    classes = []
+    others = []
+    item_type = None
+    for member in members:
+        if hasattr(member, "load_state_dict") or dataclasses.is_dataclass(member):
+            classes.append(member)
+            continue
+        others.append(member)
+        if item_type is None and typing.get_origin(member) is Sequence:
+            item_type = typing.get_args(member)[0]
+    union = Union[tuple(others)] if others else None  # noqa: UP007
+    return tuple(classes), tuple(others), item_type, union
 
 
 def normalize_fields(record: Any, where: str | None = None, /, **given: Any) -> None:
@@ -188,9 +192,8 @@ def normalize_fields(record: Any, where: str | None = None, /, **given: Any) -> 
     cls: type = type(record)
     for name, annotation in _hints_of(cls).items():
         value = given.get(name, getattr(record, name))
-        object.__setattr__(
-            record, name, normal(annotation, value, f"{where or cls.__name__}: {name}")
-        )
+        normalized = normal(annotation, value, f"{where or cls.__name__}: {name}")
+        object.__setattr__(record, name, normalized)
 
 
 def restore(record: Any, state: Any) -> None:
@@ -200,12 +203,12 @@ def restore(record: Any, state: Any) -> None:
         ConfigError: if the state is not that of this class, or its constructor refuses a value.
     """
     cls = type(record)
-    known = [field.name for field in dataclasses.fields(cls)]
-    if not isinstance(state, dict) or not {*state} <= {*known}:
-        found = sorted(map(str, state)) if isinstance(state, dict) else type(state).__name__
+    names = [field.name for field in dataclasses.fields(cls)]
+    if not isinstance(state, dict) or not set(state) <= set(names):
+        content = sorted(map(str, state)) if isinstance(state, dict) else type(state).__name__
         raise ConfigError(
-            f"a pickled {cls.__name__} has the state {str(found)[:200]}; expected a dict of "
-            f"{', '.join(known)}"
+            f"a pickled {cls.__name__} has the state {str(content)[:200]}; expected a dict of "
+            f"{', '.join(names)}"
         )
     try:
         record.__init__(**state)
@@ -247,11 +250,10 @@ def _module(kind: type, part: Mapping[str, Any], where: str) -> Any:
 
 def _record(cls: type, value: Mapping[str, Any], where: str) -> Any:
     hints = _hints_of(cls)
-    fields = {
-        key: normal(hints.get(key, Any), item, f"{where}.{key}")
-        for key, item in value.items()
-        if key != TAG
-    }
+    fields = {}
+    for key, item in value.items():
+        if key != TAG:
+            fields[key] = normal(hints.get(key, Any), item, f"{where}.{key}")
     try:
         return cls(**fields)
     except TypeError as error:  # a field is unknown or missing
@@ -276,10 +278,10 @@ def _plain(value: Any, where: str, keys: Any = str) -> Any:
     if isinstance(value, Sequence):
         return [_plain(item, f"{where}[{i}]", keys) for i, item in enumerate(value)]
     if isinstance(value, Mapping) and all(isinstance(key, keys) for key in value):
-        return {
-            _plain(key, where): _plain(item, f"{where}[{key!r}]", keys)
-            for key, item in value.items()
-        }
+        converted = {}
+        for key, item in value.items():
+            converted[_plain(key, where)] = _plain(item, f"{where}[{key!r}]", keys)
+        return converted
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return encode(value)
     raise ConfigError(

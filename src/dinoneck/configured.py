@@ -56,25 +56,24 @@ class Configured:
         """
         if not isinstance(config, Mapping):
             raise ConfigError(f"the configuration of {cls.__name__} is {config!r}; expected a dict")
-        known = fields_of(cls)
+        parameters = fields_of(cls)
         for key in config:
-            if key not in known:
+            if key not in parameters:
                 raise ConfigError(
-                    f"{cls.__name__} has no argument {key!r}.{did_you_mean(key, known)} It takes: "
-                    f"{', '.join(known)}"
+                    f"{cls.__name__} has no argument {key!r}.{did_you_mean(key, parameters)} It "
+                    f"takes: {', '.join(parameters)}"
                 )
-        missing = [
-            name
-            for name, field in known.items()
-            if field.default is field.empty and name not in config
-        ]
+        missing = []
+        for name, parameter in parameters.items():
+            if parameter.default is parameter.empty and name not in config:
+                missing.append(name)
         if missing:
             raise ConfigError(f"the configuration of {cls.__name__} lacks {', '.join(missing)}")
-        factory = {
-            name: value
-            for name, value in (("device", device), ("dtype", dtype))
-            if value is not None
-        }
+        factory = {}
+        if device is not None:
+            factory["device"] = device
+        if dtype is not None:
+            factory["dtype"] = dtype
         return cls(**config, **factory)
 
     def save_pretrained(
@@ -140,6 +139,7 @@ def fields_of(cls: type) -> dict[str, inspect.Parameter]:
 
 
 def _recording(original: Callable[..., None]) -> Callable[..., None]:
+    """The constructor, with arguments checked, brought to their normal form, and recorded."""
     signature = inspect.signature(original)
 
     @functools.cache
@@ -154,15 +154,16 @@ def _recording(original: Callable[..., None]) -> Callable[..., None]:
         except TypeError as error:
             raise TypeError(f"{owner}: {error}") from None
         bound.apply_defaults()
-        hints, plain = annotations(), {}
+        hints = annotations()
+        config = {}
         for name, value in bound.arguments.items():
-            if name not in _FACTORY_ARGUMENTS:
-                plain[name] = bound.arguments[name] = normal(
-                    hints.get(name, Any), value, f"{owner}({name}=)"
-                )
+            if name in _FACTORY_ARGUMENTS:
+                continue
+            config[name] = normal(hints.get(name, Any), value, f"{owner}({name}=)")
+            bound.arguments[name] = config[name]
         original(*bound.args, **bound.kwargs)
         if type(self).__init__ is __init__:  # only the outermost constructor records its arguments
-            object.__setattr__(self, "_config", encode(plain))
+            object.__setattr__(self, "_config", encode(config))
             # of huggingface_hub's ModelHubMixin, which saves it
             if hasattr(type(self), "_hub_mixin_config"):
                 self._hub_mixin_config = self.config

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -29,19 +29,19 @@ def local_device(device: torch.device | str | None) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     rank = os.environ.get("LOCAL_RANK")
     try:
-        found = torch.device(device)
-        if found.type == "cuda" and found.index is None and rank is not None:
-            found = torch.device("cuda", int(rank))
-            torch.cuda.set_device(found)
-        torch.empty(1, device=found)
+        local = torch.device(device)
+        if local.type == "cuda" and local.index is None and rank is not None:
+            local = torch.device("cuda", int(rank))
+            torch.cuda.set_device(local)
+        torch.empty(1, device=local)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ConfigError(
             f"device {str(device)!r} cannot be used here (LOCAL_RANK {rank}, "
             f"{torch.cuda.device_count()} GPUs): {first_line(error)}"
         ) from error
-    if found.type == "meta":
+    if local.type == "meta":
         raise ConfigError("device 'meta' holds no values; use cpu or cuda")
-    return found
+    return local
 
 
 def send(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
@@ -53,13 +53,15 @@ def send(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """
     if device.type in ("cpu", "mps"):
         return [x.to(device) for x in tensors]
-    leaving = [x for x in tensors if x.device.type == "cpu"]
-    ends = accumulate((-(-x.nbytes // _ALIGNMENT) * _ALIGNMENT for x in leaving), initial=0)
-    places = list(pairwise(ends))
-    pinned = torch.empty(places[-1][1] if places else 0, dtype=torch.uint8, pin_memory=True)
-    for part, x in zip(_parts(pinned, places, leaving), leaving, strict=True):
-        part.copy_(x)
-    arrived = iter(_parts(pinned.to(device, non_blocking=True), places, leaving) if leaving else [])
+    from_host = [x for x in tensors if x.device.type == "cpu"]
+    if not from_host:
+        return [x.to(device) for x in tensors]
+    offsets, num_bytes = _layout(from_host)
+    pinned = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
+    for view, x in zip(_views(pinned, offsets, from_host), from_host, strict=True):
+        view.copy_(x)
+    on_device = pinned.to(device, non_blocking=True)
+    arrived = iter(_views(on_device, offsets, from_host))
     return [next(arrived) if x.device.type == "cpu" else x.to(device) for x in tensors]
 
 
@@ -67,29 +69,40 @@ def fetch(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return the tensors on the CPU; those of a GPU are joined there and read at once."""
     if not tensors or tensors[0].device.type in ("cpu", "mps"):
         return [x.cpu() for x in tensors]
-    joined = torch.cat([x.detach().contiguous().view(-1).view(torch.uint8) for x in tensors]).cpu()
-    parts = torch.split(joined, [x.nbytes for x in tensors])
-    return [
-        part.clone().view(x.dtype).view(x.shape) for part, x in zip(parts, tensors, strict=True)
-    ]
+    flat = [x.detach().contiguous().view(-1).view(torch.uint8) for x in tensors]
+    joined = torch.cat(flat).cpu()
+    on_cpu = []
+    for x, content in zip(tensors, torch.split(joined, [x.nbytes for x in tensors]), strict=True):
+        on_cpu.append(content.clone().view(x.dtype).view(x.shape))
+    return on_cpu
 
 
-_ALIGNMENT = 16
+_ALIGNMENT = 16  # bytes: of the largest dtype, complex128
 
 
-def _parts(
-    buffer: Tensor, places: Sequence[tuple[int, int]], like: Sequence[Tensor]
-) -> list[Tensor]:
+def _layout(tensors: Sequence[Tensor]) -> tuple[list[int], int]:
+    """The offsets at which tensors lie in one aligned buffer, and its number of bytes."""
+    offsets = []
+    end = 0
+    for x in tensors:
+        offsets.append(end)
+        end += math.ceil(x.nbytes / _ALIGNMENT) * _ALIGNMENT
+    return offsets, end
+
+
+def _views(buffer: Tensor, offsets: Sequence[int], like: Sequence[Tensor]) -> list[Tensor]:
     """Views of a uint8 buffer in the dtypes and shapes of other tensors."""
-    spans = zip(places, like, strict=True)
-    return [buffer[begin : begin + x.nbytes].view(x.dtype).view(x.shape) for (begin, _), x in spans]
+    views = []
+    for start, x in zip(offsets, like, strict=True):
+        views.append(buffer[start : start + x.nbytes].view(x.dtype).view(x.shape))
+    return views
 
 
 def is_capturing(device: torch.device) -> bool:
     """Whether a CUDA graph is being captured there, during which no value can be read."""
-    # None on a CPU
-    asked = getattr(torch.get_device_module(device.type), "is_current_stream_capturing", None)
-    return asked is not None and bool(asked())
+    module = torch.get_device_module(device.type)
+    is_stream_capturing = getattr(module, "is_current_stream_capturing", None)  # None on a CPU
+    return is_stream_capturing is not None and bool(is_stream_capturing())
 
 
 def bytes_of(tensor: Tensor) -> memoryview:

@@ -404,12 +404,14 @@ def _check_classes(name: str, first: _Target, other: _Target) -> None:
 
 def _not_shared(predictions: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A line for each target that only some of the models predict."""
-    targets = dict.fromkeys(name for own in predictions.values() for name in own)
+    owners: dict[str, list[str]] = {}
+    for model, of_model in predictions.items():
+        for name in of_model:
+            owners.setdefault(name, []).append(model)
     lines = []
-    for name in targets:
-        owners = [model for model, own in predictions.items() if name in own]
-        if len(owners) < len(predictions):
-            lines.append(f"{name}: predicted by {', '.join(owners)} only, so it is not compared")
+    for name, models in owners.items():
+        if len(models) < len(predictions):
+            lines.append(f"{name}: predicted by {', '.join(models)} only, so it is not compared")
     return lines
 
 
@@ -723,10 +725,10 @@ def _shares(
         truths = parts / parts.sum(axis=1, keepdims=True)  # of nothing the shares are unknown
     predicted = np.stack([np.reshape(row[task.name], -1) for row in rows])
     predictions = {}
-    for place, part in enumerate(task.labels):
-        own = slice(place, place + 1)
-        scored.setdefault(part, Scored("value", task.name, own, truths[:, own]))
-        predictions[part] = predicted[:, own]
+    for i, part in enumerate(task.labels):
+        column = slice(i, i + 1)
+        scored.setdefault(part, Scored("value", task.name, column, truths[:, column]))
+        predictions[part] = predicted[:, column]
     return predictions
 
 
@@ -898,19 +900,18 @@ def _matrices(
     for task in predictor.tasks:
         if task.kind != "segmentation":
             continue
-        scored.setdefault(
-            task.name, Scored("mask", task.name, slice(None), np.empty(0), task.labels)
-        )
-        matrices[task.name] = np.zeros((len(rows), task.dim, task.dim), np.int64)
-        for i, (image, file, row) in enumerate(
-            zip(table[IMAGES], table[LABELS], rows, strict=True)
-        ):
+        target = Scored("mask", task.name, slice(None), np.empty(0), task.labels)
+        scored.setdefault(task.name, target)
+        of_images = np.zeros((len(rows), task.dim, task.dim), np.int64)
+        samples = zip(table[IMAGES], table[LABELS], rows, strict=True)
+        for i, (image, file, row) in enumerate(samples):
             if is_missing(file):
                 continue
             predicted = torch.as_tensor(row["maps"][task.name])[None]
             size = read_image_size(image)
             true = masks[task.name].indices([file], predictor.preprocess, [size])
-            matrices[task.name][i] = map_confusion(true, predicted)
+            of_images[i] = map_confusion(true, predicted)
+        matrices[task.name] = of_images
     return matrices
 
 

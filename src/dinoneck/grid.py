@@ -136,14 +136,8 @@ class TokenGrid(nn.Module):
         pad_to: PadTo = "corner",
     ) -> None:
         super().__init__()
-        for name, word, known in (
-            ("on_remainder", on_remainder, Remainder),
-            ("pad_to", pad_to, PadTo),
-        ):
-            if word not in get_args(known):
-                raise ConfigError(
-                    f"{name} is {word!r}; expected one of {', '.join(get_args(known))}"
-                )
+        _check_word("on_remainder", on_remainder, get_args(Remainder))
+        _check_word("pad_to", pad_to, get_args(PadTo))
         self.patch_height, self.patch_width = patch_pair(patch_size)
         self.on_remainder: Remainder = on_remainder
         self.pad_to: PadTo = pad_to
@@ -199,10 +193,12 @@ class TokenGrid(nn.Module):
         valid = torch.ones(grid, dtype=torch.bool, device=images.device)
         target = (grid.rows * self.patch_height, grid.cols * self.patch_width)
         if self.on_remainder == "crop":
-            top, left = -int(y.offset), -int(x.offset)
+            top = -int(y.offset)
+            left = -int(x.offset)
             images = images[..., top : top + target[0], left : left + target[1]]
         elif self.on_remainder == "pad":
-            top, left = int(y.offset), int(x.offset)
+            top = int(y.offset)
+            left = int(x.offset)
             images = F.pad(images, (left, target[1] - width - left, top, target[0] - height - top))
         elif self.on_remainder == "resize" and target != (height, width):
             if not images.is_floating_point():
@@ -253,9 +249,9 @@ class TokenGrid(nn.Module):
             )
         wide = exact(maps)
         spans = wide.new_tensor((x.cells * self.patch_width, y.cells * self.patch_height))
-        prepared = xy.to(wide) * wide.new_tensor((x.scale, y.scale)) + wide.new_tensor(
-            (x.offset, y.offset)
-        )
+        scale = wide.new_tensor((x.scale, y.scale))
+        offset = wide.new_tensor((x.offset, y.offset))
+        prepared = xy.to(wide) * scale + offset
         points = (prepared / spans * 2 - 1).expand(maps.shape[0], -1, -1)
         read = F.grid_sample(
             wide, points.unsqueeze(1), mode="bilinear", padding_mode="border", align_corners=False
@@ -290,20 +286,20 @@ class TokenGrid(nn.Module):
             raise ShapeError(
                 f"mask has shape {tuple(mask.shape)}; expected {(batch, height, width)}"
             )
-        keep = (
-            labels.new_ones((batch, 1, height, width), dtype=torch.bool)
-            if mask is None
-            else as_mask(mask)[:, None]
-        )
+        if mask is None:
+            keep = labels.new_ones((batch, 1, height, width), dtype=torch.bool)
+        else:
+            keep = as_mask(mask)[:, None]
         y, x = self._axes((height, width))
         down = _overlaps(height, y, self.patch_height, labels.device)
         across = _overlaps(width, x, self.patch_width, labels.device).T
         # what is cropped off does not count
         keep = keep & (down.sum(dim=0) > 0)[:, None] & (across.sum(dim=1) > 0)
         counted = torch.where(keep, labels.double(), 0.0)
-        if count := int((~counted.isfinite()).sum()):
+        num_infinite = int((~counted.isfinite()).sum())
+        if num_infinite:
             raise DataError(
-                f"{count} label values that count are not finite; mask them "
+                f"{num_infinite} label values that count are not finite; mask them "
                 "(mask=labels.isfinite())"
             )
         weight = down @ keep.double() @ across
@@ -337,9 +333,10 @@ class TokenGrid(nn.Module):
     def _axis(self, length: int, patch: int) -> _Axis:
         if self.on_remainder == "pad":
             cells = (length + patch - 1) // patch
-            return _Axis(
-                cells, 1.0, float((cells * patch - length) // 2 if self.pad_to == "center" else 0)
-            )
+            before = 0
+            if self.pad_to == "center":
+                before = (cells * patch - length) // 2
+            return _Axis(cells, 1.0, float(before))
         if self.on_remainder == "resize":
             cells = max(1, (2 * length + patch) // (2 * patch))
             return _Axis(cells, cells * patch / length, 0.0)
@@ -352,6 +349,11 @@ class TokenGrid(nn.Module):
                 "'pad'"
             )
         return _Axis(cells, 1.0, -float((length - cells * patch) // 2))
+
+
+def _check_word(name: str, word: str, words: Sequence[str]) -> None:
+    if word not in words:
+        raise ConfigError(f"{name} is {word!r}; expected one of {', '.join(words)}")
 
 
 def as_maps(patches: Tensor, grid: GridSize) -> Tensor:
@@ -401,9 +403,8 @@ def as_mask(mask: Tensor) -> Tensor:
 
 def _overlaps(length: int, axis: _Axis, patch: int, device: torch.device) -> Tensor:
     """Matrix (cells, length): how much of each pixel lies in each cell, in pixels, float64."""
-    edges = (
-        torch.arange(axis.cells + 1, dtype=torch.float64, device=device) * patch - axis.offset
-    ) / axis.scale
+    corners = torch.arange(axis.cells + 1, dtype=torch.float64, device=device)
+    edges = (corners * patch - axis.offset) / axis.scale
     pixels = torch.arange(length, dtype=torch.float64, device=device)
     ends = torch.minimum(edges[1:, None], pixels + 1)
     return (ends - torch.maximum(edges[:-1, None], pixels)).clamp_min(0.0)

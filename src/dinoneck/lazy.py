@@ -41,4 +41,8 @@ def homes(package: str, **files: Sequence[str]) -> dict[str, str]:
         package: ``__name__`` of the package.
         **files: name of a file, without its suffix -> the public names that it defines.
     """
-    return {name: f"{package}.{file}" for file, names in files.items() for name in names}
+    table = {}
+    for file, names in files.items():
+        for name in names:
+            table[name] = f"{package}.{file}"
+    return table

@@ -166,8 +166,11 @@ class Task:
 
     def _rules(self) -> Iterator[tuple[str, bool, str]]:
         """Which field must fulfil what, and what is expected of it."""
-        kind, transform, largest = self.kind, self.transform, torch.finfo(torch.float32).max
-        name, single = self.name, isinstance(self.weight, float)
+        kind = self.kind
+        transform = self.transform
+        largest = torch.finfo(torch.float32).max
+        name = self.name
+        single = isinstance(self.weight, float)
         weights = self.weight if isinstance(self.weight, tuple) else (self.weight,)
         fits = (
             name.isprintable()
@@ -215,10 +218,10 @@ class Task:
             kind == "density" or self.aggregate == "sum",
             "'sum': only kind 'density' aggregates a map",
         )
-        plain = kind == "regression" and self.dim == 1 and self.activation is None
+        is_one_number = kind == "regression" and self.dim == 1 and self.activation is None
         yield (
             "from_map",
-            self.from_map is None or plain,
+            self.from_map is None or is_one_number,
             "None, or a regression task of one output without activation",
         )
         yield (
@@ -243,9 +246,10 @@ class Task:
                 0.0 <= (self.minimum or 0.0) <= 1.0,
                 "the smallest score of an object, 0 to 1",
             )
-        for field in of_numbers if self.is_categorical or kind == "ratio" else ():
-            fits = getattr(self, field) is None or (self.is_masks and field == "minimum")
-            yield field, fits, f"None: outputs of kind {kind!r} are probabilities"
+        if self.is_categorical or kind == "ratio":
+            for field in of_numbers:
+                fits = getattr(self, field) is None or (self.is_masks and field == "minimum")
+                yield field, fits, f"None: outputs of kind {kind!r} are probabilities"
         yield "unit", self.unit.isprintable(), "printable characters"
         yield "labels", all(label.isprintable() for label in self.labels), "printable characters"
         yield (
@@ -253,8 +257,9 @@ class Task:
             len(self.labels) in (0, self.dim),
             f"none, or one for each of {self.dim} outputs",
         )
-        known = kind == "panoptic" and {*self.things} <= {*self.labels}
-        yield "things", known or not self.things, f"labels of a panoptic task, of {self.labels}"
+        are_labels = kind == "panoptic" and {*self.things} <= {*self.labels}
+        fits = are_labels or not self.things
+        yield "things", fits, f"labels of a panoptic task, of {self.labels}"
 
     @property
     def default_loss(self) -> str:
@@ -274,8 +279,9 @@ class Task:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the outputs: the task's name, or ``name:label`` where there are several."""
-        several = tuple(f"{self.name}:{part}" for part in self.labels or range(self.dim))
-        return (self.name,) if self.dim == 1 else several
+        if self.dim == 1:
+            return (self.name,)
+        return tuple(f"{self.name}:{label}" for label in self.labels or range(self.dim))
 
     @property
     def is_masks(self) -> bool:
@@ -307,11 +313,9 @@ class Task:
 
     def clamp(self, values: Tensor) -> Tensor:
         """Keep values in original units within ``minimum`` and ``maximum``."""
-        return (
-            values
-            if self.minimum is None and self.maximum is None
-            else values.clamp(self.minimum, self.maximum)
-        )
+        if self.minimum is None and self.maximum is None:
+            return values
+        return values.clamp(self.minimum, self.maximum)
 
     def natural_map(self, output: Tensor) -> Tensor:
         """Turn a map (B, dim, rows, cols) in normalised units to original units, of the same shape.
@@ -328,12 +332,10 @@ class Task:
                 f"map of {self.name!r} is {tuple(output.shape)}; expected (batch, {self.dim}, "
                 "rows, cols)"
             )
-        cells = (
-            output.shape[-2] * output.shape[-1]
-            if self.kind == "density" and self.aggregate == "sum"
-            else 1
-        )
-        return self._natural(output.movedim(1, -1), cells).movedim(-1, 1)
+        parts = 1
+        if self.kind == "density" and self.aggregate == "sum":
+            parts = output.shape[-2] * output.shape[-1]
+        return self._natural(output.movedim(1, -1), parts).movedim(-1, 1)
 
     def predict_map(self, output: Tensor) -> Tensor:
         """Like :meth:`natural_map`, and the cells of a ``dense`` task kept within ``minimum`` and ``maximum``."""
@@ -409,24 +411,29 @@ def columns_of(tasks: Sequence[Task]) -> list[Column]:
     """
     columns = []
     for task in tasks:
-        labels = task.labels or tuple(map(str, range(task.dim)))
-        means = [own.name for own in tasks if own.from_map == task.name]
-        for place, (name, label) in (
-            enumerate(zip(task.columns, labels, strict=True)) if not task.is_masks else ()
-        ):
-            if not means or (task.dim > 1 and label not in means):
-                columns.append(Column(label if task.is_map and task.dim > 1 else name, task, place))
-    names = Counter(column.name for column in columns)
-    names.update(TABLE_COLUMNS)
-    names.update(task.name for task in tasks if task.kind == "classification")
-    return [
-        column._replace(name=f"{column.task.name} {column.name}")
-        if column.task.is_map
-        and column.task.dim > 1
-        and (names[column.name] > 1 or column.name.isdecimal())
-        else column
-        for column in columns
-    ]
+        if task.is_masks:
+            continue
+        labels = task.labels or tuple(str(i) for i in range(task.dim))
+        means = [other.name for other in tasks if other.from_map == task.name]
+        for place, (name, label) in enumerate(zip(task.columns, labels, strict=True)):
+            if means and (task.dim == 1 or label in means):
+                continue
+            if _is_called_by_label(task):
+                name = label
+            columns.append(Column(name, task, place))
+    counts = Counter(column.name for column in columns)
+    counts.update(TABLE_COLUMNS)
+    counts.update(task.name for task in tasks if task.kind == "classification")
+    for i, column in enumerate(columns):
+        is_ambiguous = counts[column.name] > 1 or column.name.isdecimal()
+        if _is_called_by_label(column.task) and is_ambiguous:
+            columns[i] = column._replace(name=f"{column.task.name} {column.name}")
+    return columns
+
+
+def _is_called_by_label(task: Task) -> bool:
+    """Whether the columns of a task are called by the labels of a map."""
+    return task.is_map and task.dim > 1
 
 
 def cell_output(task: Task, tasks: Sequence[Task]) -> tuple[Task, int]:
@@ -436,21 +443,21 @@ def cell_output(task: Task, tasks: Sequence[Task]) -> tuple[Task, int]:
         ConfigError: if the map does not exist, not exactly one of its labels is the task's name, or
             it has a bound.
     """
-    maps = {own.name: own for own in tasks if own.is_map}
+    maps = {other.name: other for other in tasks if other.is_map}
     cells = maps.get(str(task.from_map))
     mean = f"task {task.name!r} is the mean over the cells of {task.from_map!r}"
     if cells is None or (cells.dim > 1 and cells.labels.count(task.name) != 1):
-        there = (
-            ", ".join(f"{own.name} ({', '.join(own.labels) or own.dim})" for own in maps.values())
-            or "none"
-        )
+        described = []
+        for name, other in maps.items():
+            described.append(f"{name} ({', '.join(other.labels) or other.dim})")
         raise ConfigError(
             f"{mean}, which is not a dense or segmentation task of this head with one label "
-            f"{task.name!r}; there are: {there}"
+            f"{task.name!r}; there are: {', '.join(described) or 'none'}"
         )
     if cells.minimum is not None or cells.maximum is not None:
         raise ConfigError(
             f"{mean}, whose minimum is {cells.minimum} and maximum {cells.maximum}: a mean of "
             f"clipped cells is biased; give the bounds to {task.name!r} alone"
         )
-    return cells, 0 if cells.dim == 1 else cells.labels.index(task.name)
+    channel = 0 if cells.dim == 1 else cells.labels.index(task.name)
+    return cells, channel

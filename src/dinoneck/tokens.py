@@ -101,7 +101,8 @@ class Tokens:
             raise ConfigError(
                 f"num_prefix_tokens is {num_prefix_tokens!r}; expected an integer >= 0"
             )
-        num_cls = min(1, num_prefix_tokens) if num_cls is None else num_cls
+        if num_cls is None:
+            num_cls = min(1, num_prefix_tokens)
         if num_cls not in (0, 1) or num_cls > num_prefix_tokens:
             raise ConfigError(
                 f"num_cls is {num_cls!r} of {num_prefix_tokens} prefix tokens; expected 0 or 1"
@@ -120,10 +121,15 @@ class Tokens:
             raise ShapeError(
                 f"layers names {len(layers)} blocks {tuple(layers)} for {len(sequence)} tensors"
             )
-        names = None if layers is None else tuple(map(operator.index, layers))
-        patch = pair[0] if pair[0] == pair[1] else pair
         return cls(
-            sequence, grid, patch, num_cls, num_prefix_tokens - num_cls, names, normed, source
+            sequence=sequence,
+            grid=grid,
+            patch_size=pair[0] if pair[0] == pair[1] else pair,
+            num_cls=num_cls,
+            num_registers=num_prefix_tokens - num_cls,
+            layers=None if layers is None else tuple(map(operator.index, layers)),
+            normed=normed,
+            source=source,
         )
 
     @classmethod
@@ -155,35 +161,38 @@ class Tokens:
             ShapeError: if shapes do not fit each other.
             GridError: if N is not rows * cols.
         """
-        patches, size, pair = (
-            _alike(x_or_list, "patches"),
-            checked_grid(grid),
-            patch_pair(patch_size),
-        )
+        patches = _alike(x_or_list, "patches")
+        size = checked_grid(grid)
+        patch_height, patch_width = patch_pair(patch_size)
         if patches[0].shape[1] != size.count:
             raise GridError(
                 f"{patches[0].shape[1]} patch tokens do not fill a grid of {size.rows} rows x "
                 f"{size.cols} cols = {size.count}; pass the patches without CLS and registers, or "
                 "another grid"
             )
-        single = (
-            []
-            if cls_token is None
-            else [t.unsqueeze(1) for t in _beside(cls_token, patches, 2, "cls_token")]
-        )
-        several = [] if registers is None else _beside(registers, patches, 3, "registers")
-        parts = [part for part in (single, several, patches) if part]
+        parts: list[Sequence[Tensor]] = []  # each with one tensor (B, tokens, C) per layer
+        num_cls = 0
+        num_registers = 0
+        if cls_token is not None:
+            cls_tokens = _beside(cls_token, patches, 2, "cls_token")
+            parts.append([token.unsqueeze(1) for token in cls_tokens])
+            num_cls = 1
+        if registers is not None:
+            register_tokens = _beside(registers, patches, 3, "registers")
+            parts.append(register_tokens)
+            num_registers = register_tokens[0].shape[1]
+        parts.append(patches)
+        sequence = []
+        for of_layer in zip(*parts, strict=True):
+            sequence.append(torch.cat(of_layer, dim=1) if len(of_layer) > 1 else of_layer[0])
         return cls.from_sequence(
-            [
-                torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]
-                for rows in zip(*parts, strict=True)
-            ],
-            image_size=(size.rows * pair[0], size.cols * pair[1]),
+            sequence,
+            image_size=(size.rows * patch_height, size.cols * patch_width),
             patch_size=patch_size,
-            num_prefix_tokens=len(single[:1]) + (several[0].shape[1] if several else 0),
+            num_prefix_tokens=num_cls + num_registers,
             layers=layers,
             normed=normed,
-            num_cls=len(single[:1]),
+            num_cls=num_cls,
             source=source,
         )
 
@@ -237,17 +246,17 @@ class Tokens:
         Raises:
             ConfigError: if these tokens do not record their layers, or a layer is not among them.
         """
-        wanted = [layers] if isinstance(layers, int) else list(layers)
+        selected = [layers] if isinstance(layers, int) else list(layers)
         if self.layers is None:
             raise ConfigError(
                 "these tokens do not record which blocks they come from; build them with layers="
             )
-        missing = [layer for layer in wanted if layer not in self.layers]
-        if missing or not wanted:
+        missing = [layer for layer in selected if layer not in self.layers]
+        if missing or not selected:
             raise ConfigError(
-                f"blocks {missing or wanted} are not among these tokens' layers {self.layers}"
+                f"blocks {missing or selected} are not among these tokens' layers {self.layers}"
             )
-        return self._at([self.layers.index(layer) for layer in wanted])
+        return self._at([self.layers.index(layer) for layer in selected])
 
     def __len__(self) -> int:
         return self.sequence[0].shape[0]
@@ -279,13 +288,15 @@ class Tokens:
                     f"{other._describe()}"
                 )
         sources = {part.source for part in parts}
-        if len(known := sorted(filter(None, sources))) > 1:
+        stated = sorted(filter(None, sources))
+        if len(stated) > 1:
             raise ShapeError(
-                f"Tokens of different backbones, {', '.join(known[:5])}; extract them with one "
+                f"Tokens of different backbones, {', '.join(stated[:5])}; extract them with one "
                 "backbone"
             )
-        sequence = tuple(map(torch.cat, zip(*(part.sequence for part in parts), strict=True)))
-        return replace(first, sequence=sequence, source=first.source if len(sources) == 1 else None)
+        source = first.source if len(sources) == 1 else None
+        layers = zip(*(part.sequence for part in parts), strict=True)
+        return replace(first, sequence=tuple(torch.cat(layer) for layer in layers), source=source)
 
     def to(self, *args: Any, **kwargs: Any) -> Tokens:
         """Move or convert the tensors; takes what ``Tensor.to`` takes: ``device``, ``dtype``, ``non_blocking``."""
@@ -307,11 +318,11 @@ class Tokens:
     def _map(self, change: Callable[[Tensor], Tensor]) -> Tokens:
         return replace(self, sequence=tuple(change(x) for x in self.sequence))
 
-    def _at(self, places: list[int]) -> Tokens:
-        layers = None if self.layers is None else tuple(self.layers[place] for place in places)
-        return replace(
-            self, sequence=tuple(self.sequence[place] for place in places), layers=layers
-        )
+    def _at(self, indices: list[int]) -> Tokens:
+        """The Tokens of some of the layers, by their index."""
+        sequence = tuple(self.sequence[i] for i in indices)
+        layers = None if self.layers is None else tuple(self.layers[i] for i in indices)
+        return replace(self, sequence=sequence, layers=layers)
 
     def _describe(self) -> str:
         shapes = ", ".join(f"(batch, {x.shape[1]}, {x.shape[2]}) {x.dtype}" for x in self.sequence)
@@ -405,16 +416,16 @@ def _alike(x_or_list: Tensor | Sequence[Tensor], name: str) -> tuple[Tensor, ...
                 f"{name} has a tensor of shape {tuple(x.shape)}; expected (batch, tokens, channels)"
             )
         if x.shape != tensors[0].shape or x.dtype != tensors[0].dtype:
-            one, other = (f"{tuple(t.shape)} {t.dtype}" for t in (tensors[0], x))
-            raise ShapeError(f"the layers of {name} differ: {one} and {other}")
+            first = f"{tuple(tensors[0].shape)} {tensors[0].dtype}"
+            raise ShapeError(f"the layers of {name} differ: {first} and {tuple(x.shape)} {x.dtype}")
     return tensors
 
 
 def _beside(
-    given: Tensor | Sequence[Tensor], patches: tuple[Tensor, ...], ndim: int, name: str
+    x_or_list: Tensor | Sequence[Tensor], patches: tuple[Tensor, ...], ndim: int, name: str
 ) -> list[Tensor]:
     """Tokens next to the patches: one tensor per layer, checked against batch and width."""
-    tensors = [given] if isinstance(given, Tensor) else list(given)
+    tensors = [x_or_list] if isinstance(x_or_list, Tensor) else list(x_or_list)
     batch, _, width = patches[0].shape
     if len(tensors) != len(patches):
         raise ShapeError(
@@ -447,12 +458,13 @@ def _check_pickled(state: Any) -> None:
         GridError: if the grid does not fit the tensors.
     """
     if not isinstance(state, dict) or {*state} != {field.name for field in fields(Tokens)}:
-        found = str(sorted(map(str, state))) if isinstance(state, dict) else type(state).__name__
+        content = str(sorted(map(str, state))) if isinstance(state, dict) else type(state).__name__
         raise ShapeError(
-            f"pickled Tokens have the state {found[:200]}; expected a dict of their attributes"
+            f"pickled Tokens have the state {content[:200]}; expected a dict of their attributes"
         )
     _check_pickled_facts(state)
-    sequence, grid = state["sequence"], state["grid"]
+    sequence = state["sequence"]
+    grid = state["grid"]
     if not isinstance(sequence, tuple) or not sequence:
         raise ShapeError(
             f"pickled Tokens have a {type(sequence).__name__} as sequence; expected a tuple of tensors"
@@ -478,7 +490,8 @@ def _check_pickled(state: Any) -> None:
 
 def _check_pickled_facts(state: dict[str, Any]) -> None:
     """Check the types of what pickled Tokens state next to their tensors."""
-    grid, layers = state["grid"], state["layers"]
+    grid = state["grid"]
+    layers = state["layers"]
     patch_pair(state["patch_size"])
     whole = (int, torch.SymInt)  # torch.export traces grids as symbols
     if not isinstance(grid, GridSize) or not all(isinstance(side, whole) for side in grid):
@@ -490,8 +503,8 @@ def _check_pickled_facts(state: dict[str, Any]) -> None:
             f"pickled Tokens have a {type(layers).__name__} as layers; expected a tuple or None"
         )
     numbers = {"num_cls": state["num_cls"], "num_registers": state["num_registers"]}
-    for place, layer in enumerate(layers or ()):
-        numbers[f"layers[{place}]"] = layer
+    for i, layer in enumerate(layers or ()):
+        numbers[f"layers[{i}]"] = layer
     for name, number in numbers.items():
         if not isinstance(number, int) or number < 0:
             raise ShapeError(
@@ -506,14 +519,14 @@ def _check_pickled_facts(state: dict[str, Any]) -> None:
 
 
 def _check_memory(layer: Tensor) -> None:
-    """Raise a ShapeError for a large tensor whose memory is much smaller: a small file would become any memory."""
+    """Reject large expanded tensors: a small file could expand to unlimited memory."""
     size = layer.numel() * layer.itemsize
     if size <= _EXPANDED or layer.is_meta:
         return
-    held = layer.untyped_storage().nbytes()
-    if size > _SHARES * held:
+    memory = layer.untyped_storage().nbytes()
+    if size > _SHARES * memory:
         raise ShapeError(
-            f"pickled Tokens hold a tensor of {size} bytes in {held} bytes of memory; expected "
+            f"pickled Tokens hold a tensor of {size} bytes in {memory} bytes of memory; expected "
             "tensors with values of their own"
         )
 
@@ -523,7 +536,7 @@ Leaves = tuple[dict[str, Any], tuple[Any, ...]]
 
 def _flatten_tokens(tokens: Tokens) -> Leaves:
     """The leaves are the tensors and the two integers of the grid, so that grids may be dynamic."""
-    tensors = {f"layer_{place}": x for place, x in enumerate(tokens.sequence)}
+    tensors = {f"layer_{i}": x for i, x in enumerate(tokens.sequence)}
     context = (
         tokens.patch_size,
         tokens.num_cls,
@@ -535,9 +548,8 @@ def _flatten_tokens(tokens: Tokens) -> Leaves:
 
 
 def _flatten_pyramid(pyramid: FeaturePyramid) -> Leaves:
-    return {
-        f"level_{level}": level_map for level, level_map in enumerate(pyramid.maps)
-    }, pyramid.strides
+    maps = {f"level_{level}": level_map for level, level_map in enumerate(pyramid.maps)}
+    return maps, pyramid.strides
 
 
 def _register(

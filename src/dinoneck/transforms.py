@@ -15,7 +15,7 @@ from torch import Tensor
 from dinoneck.codec import normalize_fields, restore
 from dinoneck.errors import ConfigError, DataError, ShapeError
 
-STD_FLOOR = 1e-6
+STD_FLOOR = 1e-6  # of a standard deviation, which is divided by
 logger = logging.getLogger(__name__)
 
 
@@ -65,9 +65,10 @@ class TargetTransform:
     @property
     def outputs(self) -> int | None:
         """The number of outputs it was fitted on; None if one number serves all."""
-        return next(
-            (len(values) for values in (self.mean, self.std) if isinstance(values, tuple)), None
-        )
+        for values in (self.mean, self.std):
+            if isinstance(values, tuple):
+                return len(values)
+        return None
 
     def fit(self, values: Any) -> TargetTransform:
         """Return a new transform whose mean and std are those of ``values`` (original units; NaN, masked = missing).
@@ -84,9 +85,9 @@ class TargetTransform:
             DataError: if an output has no finite value, a value is beyond float32, or no output
                 varies.
         """
-        numbers = np.ma.asarray(
-            values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
-        )
+        if isinstance(values, Tensor):
+            values = values.detach().cpu().double().numpy()
+        numbers = np.ma.asarray(values)
         if numbers.dtype.kind not in "biuf":
             raise DataError(
                 f"target values are no numbers but {numbers.dtype}; a transform cannot be fitted"
@@ -98,26 +99,22 @@ class TargetTransform:
                 "fitted"
             )
         table = table.reshape(table.shape[0], -1) if table.ndim else table.reshape(1, 1)
-        if (far := table[table.abs() > torch.finfo(torch.float32).max]).numel():
+        beyond = table[table.abs() > torch.finfo(torch.float32).max]
+        if beyond.numel():
             raise DataError(
-                f"the target value {far[0].item():g} is beyond float32 (+-3.4e38); give it "
+                f"the target value {beyond[0].item():g} is beyond float32 (+-3.4e38); give it "
                 "another unit"
             )
-        spread = replace(self, mean=None, std=None).forward(table)
-        mean = spread.nanmean(dim=0)
+        unscaled = replace(self, mean=None, std=None).forward(table)
+        mean = unscaled.nanmean(dim=0)
         if bool(mean.isnan().any()):
             raise DataError(
                 "an output has no target value at all (every one is NaN); a transform cannot be "
                 "fitted"
             )
-        std = (
-            (spread - mean)
-            .square()
-            .nanmean(dim=0)
-            .sqrt()
-            .clamp_min(STD_FLOOR)
-            .where(_varying(spread), 1.0)
-        )
+        variance = (unscaled - mean).square().nanmean(dim=0)
+        std = variance.sqrt().clamp_min(STD_FLOOR)
+        std = std.where(_varying(unscaled), 1.0)
         if len(mean) == 1:
             return replace(self, mean=mean.item(), std=std.item())
         return replace(self, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
@@ -177,10 +174,8 @@ class TargetTransform:
 
 def _varying(table: Tensor) -> Tensor:
     """Which outputs of (n, outputs) vary, (outputs,) bool; NaN = missing."""
-    lowest, highest = (
-        table.nan_to_num(nan=math.inf).amin(dim=0),
-        table.nan_to_num(nan=-math.inf).amax(dim=0),
-    )
+    lowest = table.nan_to_num(nan=math.inf).amin(dim=0)
+    highest = table.nan_to_num(nan=-math.inf).amax(dim=0)
     constant = (lowest == highest).nonzero().flatten().tolist()
     if len(constant) == len(lowest):
         raise DataError(
@@ -202,7 +197,9 @@ def constants(values: Sequence[float], like: Tensor) -> Tensor:
 
 def each(values: float | tuple[float, ...] | None) -> tuple[float, ...]:
     """Return the numbers as a tuple."""
-    return values if isinstance(values, tuple) else () if values is None else (values,)
+    if values is None:
+        return ()
+    return values if isinstance(values, tuple) else (values,)
 
 
 def _wide(values: Tensor) -> Tensor:

@@ -30,7 +30,8 @@ class PlainLoader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Return the next node, unless it defines or uses an anchor."""
         event = self.peek_event()  # type: ignore[no-untyped-call]
-        if (name := getattr(event, "anchor", None)) is not None:
+        name = getattr(event, "anchor", None)
+        if name is not None:
             problem = (
                 f"anchors and aliases (&{name}, *{name}) are not read; write the value out "
                 "where it is needed"
@@ -39,7 +40,7 @@ class PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Return the mapping, unless a key stands twice."""
+        """Return the mapping, unless a key is repeated."""
         counts = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
         for key, count in counts.most_common(1):
             if count > 1:
@@ -47,11 +48,19 @@ class PlainLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-PlainLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in pairs if tag != "tag:yaml.org,2002:int"]
-    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-PlainLoader.add_implicit_resolver("tag:yaml.org,2002:int", _WHOLE, list("-+0123456789"))
+_INT_TAG = "tag:yaml.org,2002:int"
+
+
+def _resolvers_without_integers() -> dict[Any, list[tuple[str, Any]]]:
+    """First character -> (tag, pattern) of PyYAML's resolvers, without that of YAML 1.1's integers."""
+    resolvers = {}
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items():
+        resolvers[first] = [(tag, pattern) for tag, pattern in pairs if tag != _INT_TAG]
+    return resolvers
+
+
+PlainLoader.yaml_implicit_resolvers = _resolvers_without_integers()
+PlainLoader.add_implicit_resolver(_INT_TAG, _WHOLE, list("-+0123456789"))
 PlainLoader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
 
 
@@ -59,7 +68,7 @@ def read_plain(text: str) -> Any:
     """Return the plain values of a YAML text.
 
     Raises:
-        YAMLError: if it is not valid YAML, has anchors or aliases, or a key stands twice.
+        YAMLError: if it is not valid YAML, has anchors or aliases, or a key is repeated.
         ValueError: if a value is not valid, such as a date with a month 13.
         RecursionError: if it is nested too deep.
     """
@@ -70,7 +79,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a YAML file of settings.
 
     Raises:
-        ConfigError: if the file cannot be read, is not valid YAML, a key stands twice, or it holds
+        ConfigError: if the file cannot be read, is not valid YAML, a key is repeated, or it holds
             no mapping.
     """
     try:
@@ -80,10 +89,8 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{path} cannot be read: {reason_of(error)}; expected a YAML file in UTF-8"
         ) from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        mark, problem = (
-            getattr(error, "problem_mark", None),
-            getattr(error, "problem", None) or error,
-        )
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or error
         line = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{path}{line} is not valid YAML: {problem}") from error
     if not isinstance(values, dict):

@@ -121,10 +121,7 @@ PIPELINES = [
     Mutant(
         sentence="Residuals have the opposite sign.",
         where="viz.drawing:agreement_charts",
-        edit=replace(
-            '("residual", _predicted - _known)',
-            by='("residual", _known - _predicted)',
-        ),
+        edit=replace("_predicted - _known", by="_known - _predicted"),
         tests=["unit/viz/test_report.py::test_points_are_the_values_and_residuals"],
     ),
     Mutant(
@@ -434,12 +431,13 @@ PIPELINES = [
         ),
         where="viz.pca:pca_rgb",
         edit=replace(
-            "_basis = PCABasis.fit(features, foreground=foreground) if basis is None else basis",
+            "if basis is None: basis = PCABasis.fit(features, foreground=foreground)",
             by="""
             if basis is None and isinstance(features, Tokens) and len(features) > 1:
                 images = [features[i : i + 1] for i in range(len(features))]
                 return np.concatenate([pca_rgb(x, foreground=foreground) for x in images])
-            _basis = PCABasis.fit(features, foreground=foreground) if basis is None else basis
+            if basis is None:
+                basis = PCABasis.fit(features, foreground=foreground)
             """,
         ),
         tests=["unit/viz/test_pca.py::test_two_planted_directions_come_out_as_red_and_green"],
@@ -450,10 +448,7 @@ PIPELINES = [
             "Content-Length."
         ),
         where="serve.uploads:received_files",
-        edit=replace(
-            '_size += len(_message.get("body", b""))',
-            by='_size = len(_message.get("body", b""))',
-        ),
+        edit=replace("_size += len(_content)", by="_size = len(_content)"),
         tests=["unit/serve/test_serve.py::test_every_bad_request_is_refused_with_its_reason"],
     ),
 ]

@@ -97,12 +97,13 @@ class Detector(nn.Module):
         self.preprocess: Preprocessing = recipe
         head.check_size(self.size, patch_pair(backbone.patch_size))
         head.levels.attach(backbone)
-        self.backbone, self.head = backbone, head
-        plain: Backbone = plain_backbone(backbone)
-        self.record = base_record(plain) if record is None else dict(record)
+        self.backbone = backbone
+        self.head = head
+        self.record = base_record(plain_backbone(backbone)) if record is None else dict(record)
         self._is_record_given = record is not None
         self.source = ""
-        self.tuned, self.min_score = set(head.config["tuned"] or ()), head.config["min_score"]
+        self.tuned = set(head.config["tuned"] or ())
+        self.min_score = head.config["min_score"]
         # None: the weights may have been trained since the last prediction
         self._watch: Watch | None = None
         self.register_load_state_dict_post_hook(_forget_watch)  # type: ignore[no-untyped-call]
@@ -131,10 +132,8 @@ class Detector(nn.Module):
 
     def normalised(self, images: Tensor) -> Tensor:
         """Return images (B, 3, H, W) in 0 ... 1 as the backbone takes them."""
-        mean, std = (
-            images.new_tensor(each)[:, None, None]
-            for each in (self.preprocess.mean, self.preprocess.std)
-        )
+        mean = images.new_tensor(self.preprocess.mean)[:, None, None]
+        std = images.new_tensor(self.preprocess.std)[:, None, None]
         return (images - mean) / std
 
     @torch.no_grad()
@@ -167,24 +166,22 @@ class Detector(nn.Module):
             DataError: if an image cannot be read.
         """
         at_least(1, max_boxes=max_boxes, batch_size=batch_size)
-        min_score = converted(
-            "min_score", self.min_score if min_score is None else min_score, Share
-        )
+        if min_score is None:
+            min_score = self.min_score
+        min_score = converted("min_score", min_score, Share)
         self.check_weights()
         self.eval()
         predictions = []
-        ready = in_threads(self._ready, as_list(images))
-        while batch := list(islice(ready, batch_size)):
-            images_in, sizes = (
-                torch.stack([image for image, _ in batch]),
-                [size for _, size in batch],
-            )
-            for detections, size in zip(self(images_in.to(self.device)), sizes, strict=True):
+        prepared = in_threads(self._prepare, as_list(images))
+        while batch := list(islice(prepared, batch_size)):
+            inputs = torch.stack([image for image, _ in batch]).to(self.device)
+            sizes = [size for _, size in batch]
+            for detections, size in zip(self(inputs), sizes, strict=True):
                 best = best_of(detections, max_boxes)
                 predictions.append(self._named(best, size, min_score))
         return predictions
 
-    def _ready(self, image: ImageInput) -> tuple[Tensor, tuple[int, int]]:
+    def _prepare(self, image: ImageInput) -> tuple[Tensor, tuple[int, int]]:
         """Decode and resize an image; also return its own (height, width)."""
         pixels = read_channels(image, self.preprocess.channels, self.preprocess.bits)
         return self.preprocess.fitted(pixels), (pixels.shape[-2], pixels.shape[-1])
@@ -193,11 +190,13 @@ class Detector(nn.Module):
         self, best: dict[str, Tensor], size: tuple[int, int], min_score: float
     ) -> dict[str, Any]:
         """Boxes of this score or more, in pixels of the image of this (height, width) and inside it, with names."""
-        kept = {key: value[best["scores"] >= min_score] for key, value in best.items()}
+        is_kept = best["scores"] >= min_score
+        kept = {key: value[is_kept] for key, value in best.items()}
+        height, width = size
         boxes = to_original(kept["boxes"], self.size, size).clamp(min=0)
-        limit = boxes.new_tensor([size[1], size[0], size[1], size[0]])
+        boxes = boxes.minimum(boxes.new_tensor([width, height, width, height]))
         names = [self.classes[label] for label in kept["labels"].tolist()]
-        return {**kept, "boxes": boxes.minimum(limit), "names": names}
+        return {**kept, "boxes": boxes, "names": names}
 
     def check_weights(self) -> None:
         """Compare the backbone's weights with those at the last prediction, or when the detector was loaded.
@@ -278,13 +277,12 @@ class Detector(nn.Module):
         tuned_shapes = {name: list(value.shape) for name, value in tuned.items()} or None
         config = {**self.head.config, "tuned": tuned_shapes, "min_score": self.min_score}
         whole = DetectionHead.from_config(config, device="meta")
-        state = {
-            key: value
-            for key, value in self.head.state_dict().items()
-            if not key.startswith("tuned.")
-        }
-        for number, value in enumerate(tuned.values()):
-            state[f"tuned.{number}"] = value.detach().clone()
+        state = {}
+        for key, value in self.head.state_dict().items():
+            if not key.startswith("tuned."):
+                state[key] = value
+        for i, value in enumerate(tuned.values()):
+            state[f"tuned.{i}"] = value.detach().clone()
         whole.load_state_dict(state, assign=True)
         of_head = BackbonePart(record=part.record, lora=part.lora, weights={})
         return HeadCheckpoint(pack(whole, of_head, preprocess=self.preprocess, **record))
@@ -359,7 +357,8 @@ class Detector(nn.Module):
                 "dfine"
             )
         self.check_weights()
-        size = self.size if size is None else size
+        if size is None:
+            size = self.size
         self.head.check_size(size, patch_pair(self.backbone.patch_size))
         export(self.eval(), path, size, check=check)
 
@@ -388,9 +387,8 @@ class Detector(nn.Module):
                 or ``backbone`` is of a dtype that would round weights.
             BackboneError: if the backbone cannot be loaded.
         """
-        return cls.from_checkpoint(
-            HeadCheckpoint.load(path_or_repo, revision=revision), backbone, device
-        )
+        checkpoint = HeadCheckpoint.load(path_or_repo, revision=revision)
+        return cls.from_checkpoint(checkpoint, backbone, device)
 
     @classmethod
     def from_checkpoint(
@@ -400,7 +398,8 @@ class Detector(nn.Module):
         device: torch.device | str | None = None,
     ) -> Self:
         """Return the detector of a head file that is read already, as :meth:`load`."""
-        record, recipe = checkpoint.meta["backbone"], checkpoint.preprocess
+        record = checkpoint.meta["backbone"]
+        recipe = checkpoint.preprocess
         if (
             checkpoint.head_type != HEAD_TYPE
             or record is None
@@ -420,10 +419,10 @@ class Detector(nn.Module):
             backbone = checkpoint.load_backbone()
             checkpoint.check_backbone(backbone)
         elif trained or checkpoint.adapter_state:
-            plain: Backbone = plain_backbone(backbone)
+            unwrapped: Backbone = plain_backbone(backbone)
             if trained:
-                _check_dtype(plain, checkpoint)
-            backbone = _checked_copy(checkpoint, plain)
+                _check_dtype(unwrapped, checkpoint)
+            backbone = _checked_copy(checkpoint, unwrapped)
         else:
             checkpoint.check_backbone(backbone)
         if trained:
@@ -499,5 +498,8 @@ def _with_trained_weights(backbone: Backbone, trained: Mapping[str, Tensor]) -> 
 def best_of(detections: Mapping[str, Tensor], max_boxes: int = MOST_BOXES) -> dict[str, Tensor]:
     """Return the boxes with the highest scores, best first, float32 on the CPU."""
     best = detections["scores"].argsort(descending=True)[:max_boxes]
-    kept = {key: detections[key][best].cpu() for key in ("boxes", "scores", "labels")}
-    return {**kept, "boxes": kept["boxes"].float(), "scores": kept["scores"].float()}
+    return {
+        "boxes": detections["boxes"][best].cpu().float(),
+        "scores": detections["scores"][best].cpu().float(),
+        "labels": detections["labels"][best].cpu(),
+    }

@@ -30,6 +30,7 @@ _MODELS = {
     "rtdetrv2": (RTDetrV2Config, RTDetrV2ForObjectDetection),
 }
 _LEVELS = 3
+_WIDTH = 256  # channels of the hybrid encoder as published
 # D-FINE-L as published has 17.0 million parameters next to ViT and neck, the others 3.1 and 1.9
 _SMALL = {
     "d_model": 160,
@@ -53,7 +54,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def width_of(kind: str, variant: str) -> int:
     """Return the channels of the hybrid encoder, which a neck of as many channels fits best."""
-    return int(VARIANTS[variant].get("d_model", 256)) if kind == "dfine" else 256
+    if kind == "dfine":
+        return int(VARIANTS[variant].get("d_model", _WIDTH))
+    return _WIDTH
 
 
 def build_detr(
@@ -79,10 +82,16 @@ def build_detr(
     options: dict[str, Any] = {}
     if kind == "dfine":
         width = width_of(kind, variant)
-        options = {"encoder_hidden_dim": width, "decoder_in_channels": [width] * _LEVELS}
-        options |= {"decoder_n_points": [3, 6, 3], **VARIANTS[variant]}
-    options |= {"num_queries": queries} if queries is not None else {}
-    options |= {"encoder_layers": encoder_layers} if encoder_layers is not None else {}
+        options = {
+            "encoder_hidden_dim": width,
+            "decoder_in_channels": [width] * _LEVELS,
+            "decoder_n_points": [3, 6, 3],
+            **VARIANTS[variant],
+        }
+    if queries is not None:
+        options["num_queries"] = queries
+    if encoder_layers is not None:
+        options["encoder_layers"] = encoder_layers
     # a backbone is part of their constructors: a tiny one, which the levels replace
     stub = DinoneckBackboneConfig(
         "dinoneck_tiny",
@@ -107,13 +116,10 @@ def detr_losses(model: nn.Module, images: Tensor, targets: Sequence[Target]) -> 
     """Return the losses; those of auxiliary and denoising outputs are added to their kind."""
     height, width = images.shape[-2:]
     scale = images.new_tensor((width, height, width, height))
-    labels = [
-        {
-            "class_labels": target["labels"],
-            "boxes": box_convert(target["boxes"].float() / scale, "xyxy", "cxcywh"),
-        }
-        for target in targets
-    ]
+    labels = []
+    for target in targets:
+        boxes = box_convert(target["boxes"].float() / scale, "xyxy", "cxcywh")
+        labels.append({"class_labels": target["labels"], "boxes": boxes})
     losses: dict[str, Tensor] = {}
     for name, value in model(pixel_values=images, labels=labels).loss_dict.items():
         kind = "_".join(name.split("_")[:2])  # loss_vfl of loss_vfl_aux_0, loss_vfl_dn_1, ...
@@ -127,8 +133,10 @@ def detr_detections(model: nn.Module, images: Tensor) -> list[dict[str, Tensor]]
     boxes, scores, labels = ranked(
         outputs.logits.float(), outputs.pred_boxes.float(), images.shape[-2:]
     )
-    images_out = zip(boxes, scores, labels, strict=True)
-    return [{"boxes": b, "scores": s, "labels": n} for b, s, n in images_out]
+    detections = []
+    for i in range(len(images)):
+        detections.append({"boxes": boxes[i], "scores": scores[i], "labels": labels[i]})
+    return detections
 
 
 def ranked(logits: Tensor, shares: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -142,10 +150,11 @@ def ranked(logits: Tensor, shares: Tensor, size: Sequence[int]) -> tuple[Tensor,
     Shape:
         boxes (B, Q, 4) XYXY in pixels, scores (B, Q), labels (B, Q).
     """
-    count = logits.shape[-1]
-    scores, index = logits.sigmoid().flatten(1).topk(logits.shape[1], dim=1)
-    boxes = box_convert(shares, "cxcywh", "xyxy") * shares.new_tensor(
-        [size[1], size[0], size[1], size[0]]
-    )
-    rows = torch.div(index, count, rounding_mode="floor")
-    return boxes.gather(1, rows[..., None].expand(-1, -1, 4)), scores, index % count
+    num_queries, num_classes = logits.shape[1:]
+    height, width = size
+    scores, index = logits.sigmoid().flatten(1).topk(num_queries, dim=1)
+    scale = shares.new_tensor([width, height, width, height])
+    boxes = box_convert(shares, "cxcywh", "xyxy") * scale
+    query = torch.div(index, num_classes, rounding_mode="floor")
+    boxes = boxes.gather(1, query[..., None].expand(-1, -1, 4))
+    return boxes, scores, index % num_classes

@@ -95,15 +95,16 @@ def predict_boxes(
     predictions: dict[Any, Prediction] = {}
     for rows in in_batches(range(len(dataset)), batch_size):
         batch = [dataset.original(row)[0] for row in rows]
-        found = detector.predict(batch, min_score=0.0, batch_size=batch_size)
-        for row, prediction in zip(rows, found, strict=True):
+        batch_predictions = detector.predict(batch, min_score=0.0, batch_size=batch_size)
+        for row, prediction in zip(rows, batch_predictions, strict=True):
             predictions[dataset.ids[row]] = prediction
     return dataset, predictions
 
 
 def _check_images(dataset: Any, predictions: Mapping[Any, Any]) -> None:
-    """Refuse predictions of images that a dataset does not have."""
-    if unknown := [*predictions.keys() - {*dataset.ids}]:
+    """Reject predictions of images that a dataset does not have."""
+    unknown = list(predictions.keys() - set(dataset.ids))
+    if unknown:
         raise DataError(
             f"there is a prediction for image {unknown[0]!r}, which is not in {dataset.file}"
         )
@@ -202,9 +203,9 @@ def predict_masks(
         DataError: as :func:`evaluate_masks`.
     """
     kind = "instances" if isinstance(coco_json, str | os.PathLike) else "panoptic"
-    # of a detector and of keyed heads none is that of the file
-    every: Any = getattr(predictor, "tasks", {})
-    tasks = [] if isinstance(every, Mapping) else every
+    tasks: Any = getattr(predictor, "tasks", [])
+    if isinstance(tasks, Mapping):
+        tasks = []  # of keyed heads, of which none can be told to be that of the file
     task = next((task for task in tasks if task.kind == kind), None)
     if task is None:
         names = ", ".join(task.name for task in tasks) or "boxes, or tasks of several keys,"
@@ -213,7 +214,8 @@ def predict_masks(
         )
     dataset: Any = known_objects(coco_json, images, task.labels, crowd, allow_unlisted=True)
     dataset.warn_of_turned_images()
-    predict = partial(predictor, min_score=0.0 if kind == "instances" else None)
+    min_score = 0.0 if kind == "instances" else None
+    predict = partial(predictor, min_score=min_score)
     rows = predict_many(predict, [*dataset.paths], at_once=predictor.batch_size)
     objects = {dataset.ids[i]: coco_objects(row[task.name]) for i, row in rows.items()}
     return dataset, objects
@@ -251,19 +253,19 @@ def mask_results(objects: Objects, dataset: BoxImages) -> list[dict[str, Any]]:
     """
     _check_images(dataset, objects)
     entries = []
-    for image_id, own_objects in _of_listed_classes(objects, dataset).items():
-        for own in own_objects:
-            category = dataset.category_ids[own["category_id"]]
-            entries.append({**own, "image_id": image_id, "category_id": category})
+    for image_id, image_objects in _of_listed_classes(objects, dataset).items():
+        for entry in image_objects:
+            category = dataset.category_ids[entry["category_id"]]
+            entries.append({**entry, "image_id": image_id, "category_id": category})
     return entries
 
 
 def _of_listed_classes(objects: Objects, dataset: Any) -> dict[Any, Sequence[Mapping[str, Any]]]:
     """The objects without those of classes that the file of a dataset does not list."""
     listed: dict[Any, Sequence[Mapping[str, Any]]] = {}
-    for image_id, own_objects in objects.items():
+    for image_id, image_objects in objects.items():
         listed[image_id] = [
-            entry for entry in own_objects if entry["category_id"] not in dataset.unlisted
+            entry for entry in image_objects if entry["category_id"] not in dataset.unlisted
         ]
     return listed
 
@@ -295,74 +297,83 @@ def score_segments(dataset: PanopticImages, objects: Objects) -> dict[str, Any]:
     """
     _check_images(dataset, objects)
     objects = _of_listed_classes(objects, dataset)
-    count = len(dataset.classes)
-    sums = [
-        _pair_sums(dataset.pixels(i), objects.get(image_id, ()), count)
-        for i, image_id in enumerate(dataset.ids)
-    ]
-    iou, pairs, alone = np.sum(sums, axis=0)  # (K,) each
+    num_classes = len(dataset.classes)
+    sums = []
+    for i, image_id in enumerate(dataset.ids):
+        segments = objects.get(image_id, ())
+        sums.append(_pair_sums(dataset.pixels(i), segments, num_classes))
+    iou, pairs, unpaired = np.sum(sums, axis=0)  # (K,) each
     with np.errstate(invalid="ignore"):
-        recognised: Array = pairs / (pairs + alone / 2)  # NaN of a class that is not there
+        recognised: Array = pairs / (pairs + unpaired / 2)  # NaN of a class that is not there
     scores = {
         "PQ": recognised * iou / pairs.clip(1),
         "SQ": iou / pairs.clip(1) + 0 * recognised,
         "RQ": recognised,
     }
-    is_stuff = np.isin(np.arange(count), [*dataset.stuff])
+    per_class = {}
+    for label, name in enumerate(dataset.classes):
+        per_class[name] = {key: _mean(values[label, None]) for key, values in scores.items()}
+    is_stuff = np.isin(np.arange(num_classes), [*dataset.stuff])
     return {
-        **{name: _mean(values) for name, values in scores.items()},
+        "PQ": _mean(scores["PQ"]),
+        "SQ": _mean(scores["SQ"]),
+        "RQ": _mean(scores["RQ"]),
         "PQ_things": _mean(scores["PQ"][~is_stuff]),
         "PQ_stuff": _mean(scores["PQ"][is_stuff]),
-        "per_class": {
-            name: {key: _mean(values[label, None]) for key, values in scores.items()}
-            for label, name in enumerate(dataset.classes)
-        },
+        "per_class": per_class,
         "images": len(dataset),
         "count_error": count_error(dataset, objects, 0.0),
     }
 
 
-def _pair_sums(truth: Array, predicted: Sequence[Mapping[str, Any]], classes: int) -> Array:
+def _pair_sums(truth: Array, predicted: Sequence[Mapping[str, Any]], num_classes: int) -> Array:
     """Of an image by class (3, K): the sum of the IoU of pairs, their number, and that of segments without a pair."""
     from pycocotools import mask
 
-    # m known ids, and that of every pixel by its place
-    ids, places = np.unique(truth, return_inverse=True)
-    masks = [mask.decode(dict(segment["segmentation"])).ravel() > 0 for segment in predicted]
-    # (n, m): pixels that each predicted segment shares with each known id
-    shared = np.array([np.bincount(places.ravel()[inside], minlength=len(ids)) for inside in masks])
-    shared = shared.reshape(-1, len(ids))  # also of no segments
-    labels, known_labels = (
-        np.array([x["category_id"] for x in predicted], np.int64),
-        np.abs(ids) // OBJECTS - 1,
-    )
-    same, areas = labels[:, None] == known_labels, shared.sum(axis=1)
-    unknown, crowd = shared @ (ids == UNKNOWN), (shared * same) @ (ids < UNKNOWN)
-    iou = shared / (areas[:, None] + np.bincount(places.ravel()) - shared - unknown[:, None])
-    # above 0.5 a segment has one partner at most
-    iou = np.where(same & (ids > 0) & (iou > 0.5), iou, 0.0)
-    wrong = (iou.max(axis=1, initial=0) == 0) & (2 * (unknown + crowd) <= areas)
-    missed = iou.max(axis=0, initial=0) == 0
-    sums = np.zeros((3, classes))
+    # the m known ids: objects of classes, crowd regions (negative) and unknown pixels
+    ids, id_of_pixel = np.unique(truth, return_inverse=True)
+    id_of_pixel = id_of_pixel.ravel()
+    known_areas = np.bincount(id_of_pixel)
+    known_labels = np.abs(ids) // OBJECTS - 1
+    is_object = ids > 0
+
+    # (n, m): pixels that each of the n predicted segments shares with each known id
+    shared = np.zeros((len(predicted), len(ids)), np.int64)
+    for i, segment in enumerate(predicted):
+        is_inside = mask.decode(dict(segment["segmentation"])).ravel() > 0
+        shared[i] = np.bincount(id_of_pixel[is_inside], minlength=len(ids))
+    labels = np.array([segment["category_id"] for segment in predicted], np.int64)
+    areas = shared.sum(axis=1)
+    is_same_class = labels[:, None] == known_labels
+    unknown_area = shared @ (ids == UNKNOWN)
+    crowd_area = (shared * is_same_class) @ (ids < UNKNOWN)
+
+    # pairs; above an IoU of 0.5 a segment has one partner at most
+    union = areas[:, None] + known_areas - shared - unknown_area[:, None]
+    iou = shared / union
+    iou = np.where(is_same_class & is_object & (iou > 0.5), iou, 0.0)
+    is_wrong = (iou.max(axis=1, initial=0) == 0) & (2 * (unknown_area + crowd_area) <= areas)
+    is_missed = (iou.max(axis=0, initial=0) == 0) & is_object
+
+    sums = np.zeros((3, num_classes))
     np.add.at(sums[0], labels, iou.sum(axis=1))
     np.add.at(sums[1], labels, (iou > 0).sum(axis=1))
-    np.add.at(sums[2], labels[wrong], 1)
-    np.add.at(sums[2], known_labels[missed & (ids > 0)], 1)
+    np.add.at(sums[2], labels[is_wrong], 1)
+    np.add.at(sums[2], known_labels[is_missed], 1)
     return sums
 
 
 def count_error(dataset: Any, objects: Objects, min_score: float) -> float:
     """Return the mean absolute difference between the numbers of known objects and of predicted ones, without stuff."""
-    errors = [
-        abs(number - counted(objects.get(i, ()), min_score))
-        for i, number in dataset.numbers.items()
-    ]
+    errors = []
+    for image_id, number in dataset.numbers.items():
+        errors.append(abs(number - counted(objects.get(image_id, ()), min_score)))
     return float(np.mean(errors))
 
 
 def counted(objects: Sequence[Mapping[str, Any]], min_score: float) -> int:
     """Return the number of objects with this score or more, without stuff."""
-    return sum(own["score"] >= min_score and own.get("isthing", True) for own in objects)
+    return sum(entry["score"] >= min_score and entry.get("isthing", True) for entry in objects)
 
 
 def _scores(dataset: BoxImages, results: list[dict[str, Any]], kind: str) -> dict[str, Any]:
@@ -370,20 +381,22 @@ def _scores(dataset: BoxImages, results: list[dict[str, Any]], kind: str) -> dic
     test = coco_evaluation(dataset, results, kind)
     # (IoUs, recalls, classes), of boxes of all areas
     precision = test.eval["precision"][..., 0, -1]
-    at = {round(100 * iou): place for place, iou in enumerate(test.params.iouThrs)}
+    index_of_iou = {round(100 * iou): i for i, iou in enumerate(test.params.iouThrs)}
+    at_50 = precision[index_of_iou[50]]
+    at_75 = precision[index_of_iou[75]]
     # pycocotools sorts the ids; the order of the labels is another one
-    place_of_id = {category_id: place for place, category_id in enumerate(test.params.catIds)}
+    index_of_id = {category_id: i for i, category_id in enumerate(test.params.catIds)}
     classes: dict[str, dict[str, float | None]] = {}
     for name, category_id in zip(dataset.classes, dataset.category_ids, strict=True):
         if category_id is None:
             classes[name] = {"AP": None, "AP50": None}
             continue
-        of_class = precision[:, :, place_of_id[category_id]]
-        classes[name] = {"AP": _mean(of_class), "AP50": _mean(of_class[at[50]])}
+        i = index_of_id[category_id]
+        classes[name] = {"AP": _mean(precision[:, :, i]), "AP50": _mean(at_50[:, i])}
     return {
         "AP": _mean(precision),
-        "AP50": _mean(precision[at[50]]),
-        "AP75": _mean(precision[at[75]]),
+        "AP50": _mean(at_50),
+        "AP75": _mean(at_75),
         "AR100": _mean(test.eval["recall"][..., 0, -1]),
         "per_class": classes,
         "images": len(dataset.ids),
@@ -426,22 +439,25 @@ def coco_evaluation(dataset: BoxImages, results: list[dict[str, Any]], kind: str
 
 def _best_threshold(test: Any) -> dict[str, float | None]:
     """The score from which boxes have the best F1 at an IoU of 0.50, of an evaluation by pycocotools."""
-    rows = [
-        row for row in test.evalImgs if row is not None and row["aRng"] == test.params.areaRng[0]
-    ]
-    known = sum(int(np.sum(np.asarray(row["gtIgnore"]) == 0)) for row in rows)  # boxes
-    counted_in = ~np.concatenate([np.asarray(row["dtIgnore"][0], bool) for row in rows])
-    scores = np.concatenate([row["dtScores"] for row in rows])[counted_in]
-    is_right = np.concatenate([row["dtMatches"][0] for row in rows])[counted_in] > 0
+    rows = []
+    for row in test.evalImgs:
+        if row is not None and row["aRng"] == test.params.areaRng[0]:  # boxes of all areas
+            rows.append(row)
+    num_known = sum(int(np.sum(np.asarray(row["gtIgnore"]) == 0)) for row in rows)
+    counts = ~np.concatenate([np.asarray(row["dtIgnore"][0], bool) for row in rows])
+    scores = np.concatenate([row["dtScores"] for row in rows])[counts]
+    is_right = np.concatenate([row["dtMatches"][0] for row in rows])[counts] > 0
+
     order = np.argsort(-scores, kind="stable")
+    scores = scores[order]
+    hits = np.cumsum(is_right[order])
     # boxes of one score are taken together
-    ends = np.flatnonzero(np.diff(scores[order], append=-np.inf))
-    f1 = 2 * np.cumsum(is_right[order])[ends] / (ends + 1 + known)
-    best = int(f1.argmax()) if f1.any() else None
-    return {
-        "F1": 0.0 if best is None else float(f1[best]),
-        "min_score": None if best is None else float(scores[order][ends[best]]),
-    }
+    ends = np.flatnonzero(np.diff(scores, append=-np.inf))
+    f1 = 2 * hits[ends] / (ends + 1 + num_known)
+    if not f1.any():
+        return {"F1": 0.0, "min_score": None}
+    best = int(f1.argmax())
+    return {"F1": float(f1[best]), "min_score": float(scores[ends[best]])}
 
 
 def coco_results(predictions: Mapping[Any, Prediction], dataset: BoxImages) -> list[dict[str, Any]]:
@@ -455,9 +471,8 @@ def coco_results(predictions: Mapping[Any, Prediction], dataset: BoxImages) -> l
     _check_images(dataset, predictions)
     entries = []
     for image_id, prediction in predictions.items():
-        boxes, scores, labels = (
-            x.tolist() for x in _checked(prediction, f"the prediction for image {image_id}")
-        )
+        checked = _checked(prediction, f"the prediction for image {image_id}")
+        boxes, scores, labels = (tensor.tolist() for tensor in checked)
         wrong = [label for label in labels if not 0 <= label < len(dataset.classes)]
         if wrong:
             raise DataError(
@@ -483,7 +498,7 @@ def _checked(prediction: Prediction, name: str) -> tuple[Tensor, Tensor, Tensor]
             f"{name} is {type(prediction).__name__}; expected a dict with {', '.join(KEYS)}"
         )
     boxes, scores, labels = (torch.as_tensor(prediction[key]).detach().cpu() for key in KEYS)
-    shapes = [tuple(x.shape) for x in (boxes, scores, labels)]
+    shapes = [tuple(boxes.shape), tuple(scores.shape), tuple(labels.shape)]
     if shapes != [(len(scores), 4), (len(scores),), (len(scores),)]:
         raise DataError(
             f"{name} has boxes, scores and labels of shapes {shapes}; expected (n, 4), (n,) and "

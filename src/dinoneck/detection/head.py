@@ -19,6 +19,7 @@ from dinoneck.training.recipe import Share, converted
 
 Kind = Literal["fcos", "retinanet", "fasterrcnn", "dfine", "rtdetrv2"]
 DETRS = ("dfine", "rtdetrv2")
+_LARGEST_DENOMINATOR = 64  # of strides and ratios that are written as decimals
 
 
 class DetectionHead(Configured, nn.Module):
@@ -85,7 +86,9 @@ class DetectionHead(Configured, nn.Module):
         if not classes or len(set(classes)) < len(classes):
             raise ConfigError(f"classes are {classes}; expected one name or more, each once")
         converted("min_score", min_score, Share)
-        self.detector, self.classes, self.embed_dim = detector, classes, neck.embed_dim
+        self.detector = detector
+        self.classes = classes
+        self.embed_dim = neck.embed_dim
         levels = Levels(neck, features_at)
         with nullcontext() if device is None else torch.device(device):
             self.model = self._build(levels, variant, queries, encoder_layers)
@@ -119,21 +122,20 @@ class DetectionHead(Configured, nn.Module):
         return next(module for module in self.modules() if isinstance(module, Levels))
 
     def check_size(self, size: Sequence[int], patch: tuple[int, int]) -> None:
-        """Refuse a network size (height, width) at which a level has a fraction of a cell.
+        """Reject a network size (height, width) at which a level has a fraction of a cell.
 
         Raises:
             ConfigError: naming the next sizes that fit.
         """
-        strides = [Fraction(stride).limit_denominator(64) for stride in self.levels.strides]
-        ratio = Fraction(self.levels.features_at).limit_denominator(64)
-        units = [
-            math.lcm(*((1 / ratio * side).numerator, *(s.numerator for s in strides)))
-            for side in patch
-        ]
-        if any(side % unit for side, unit in zip(size, units, strict=True)):
-            near = "x".join(
-                str(-(-side // unit) * unit) for side, unit in zip(size, units, strict=True)
-            )
+        strides = [_fraction(stride) for stride in self.levels.strides]
+        whole_strides = math.lcm(*(stride.numerator for stride in strides))
+        units = []  # a side must be a multiple of it
+        for side in patch:
+            patch_px = side / _fraction(self.levels.features_at)
+            units.append(math.lcm(patch_px.numerator, whole_strides))
+        if size[0] % units[0] or size[1] % units[1]:
+            next_sides = [math.ceil(size[i] / units[i]) * units[i] for i in range(2)]
+            near = f"{next_sides[0]}x{next_sides[1]}"
             raise ConfigError(
                 f"size is {size[0]}x{size[1]} (height x width); this detector needs multiples of "
                 f"{units[0]}x{units[1]}, such as {near}"
@@ -151,47 +153,54 @@ class DetectionHead(Configured, nn.Module):
         if self.detector in DETRS:
             from dinoneck.detection.detr import detr_detections, detr_losses
 
-            return (
-                detr_detections(self.model, images)
-                if targets is None
-                else detr_losses(self.model, images, targets)
-            )
-        first = 1 if self.detector == "fasterrcnn" else 0  # its label 0 is the background
+            if targets is None:
+                return detr_detections(self.model, images)
+            return detr_losses(self.model, images, targets)
+        first_label = 1 if self.detector == "fasterrcnn" else 0  # its label 0 is the background
         if targets is not None:
-            shifted = [
-                {"boxes": target["boxes"].float(), "labels": target["labels"] + first}
-                for target in targets
-            ]
+            shifted = []
+            for target in targets:
+                labels = target["labels"] + first_label
+                shifted.append({"boxes": target["boxes"].float(), "labels": labels})
             return self.model(list(images), shifted)
-        return [
-            {**detections, "labels": detections["labels"] - first}
-            for detections in self.model(list(images))
-        ]
+        detections = []
+        for of_image in self.model(list(images)):
+            labels = of_image["labels"] - first_label
+            detections.append({**of_image, "labels": labels})
+        return detections
+
+
+def _fraction(value: float) -> Fraction:
+    return Fraction(value).limit_denominator(_LARGEST_DENOMINATOR)
 
 
 def _aliases(model: nn.Module) -> dict[str, str]:
     """Further names of parameters that a library ties -> the first name."""
-    first: dict[int, str] = {}
-    named = [
-        (f"model.{name}", parameter)
-        for name, parameter in model.named_parameters(remove_duplicate=False)
-    ]
-    return {name: first[id(p)] for name, p in named if first.setdefault(id(p), name) != name}
+    first_names: dict[int, str] = {}
+    aliases = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        name = f"model.{name}"
+        first_name = first_names.setdefault(id(parameter), name)
+        if first_name != name:
+            aliases[name] = first_name
+    return aliases
 
 
 def _without_aliases(head: Any, state: Any, prefix: str, _: Any) -> None:
+    """Leave the further names out of a state dict."""
     for alias in head._aliases:
         state.pop(prefix + alias, None)
 
 
 def _with_aliases(head: Any, state: Any, prefix: str, *_: Any) -> None:
+    """Add the further names to a state dict before it is loaded."""
     for alias, name in head._aliases.items():
         if prefix + name in state:
             state[prefix + alias] = state[prefix + name]
 
 
 def _tie(head: Any, _: Any) -> None:
-    """Loading with ``assign=True`` makes parameters of their own."""
+    """Tie the parameters again, of which loading with ``assign=True`` makes separate ones."""
     for alias, name in head._aliases.items():
         parent, _, last = alias.rpartition(".")
         setattr(head.get_submodule(parent), last, head.get_parameter(name))

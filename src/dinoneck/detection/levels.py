@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,7 +29,8 @@ class Levels(nn.Module):
 
     def __init__(self, neck: Neck, features_at: float) -> None:
         super().__init__()
-        self.neck, self.features_at = neck, features_at
+        self.neck = neck
+        self.features_at = features_at
         self.out_channels = neck.out_channels
         scale = 1.0 if getattr(neck, "grid_from", None) == "image" else features_at
         self.strides = tuple(stride / scale for stride in neck.strides)
@@ -54,11 +55,13 @@ class _Named(nn.Module):
 
     def __init__(self, levels: Levels) -> None:
         super().__init__()
-        self.levels, self.out_channels = levels, levels.out_channels
+        self.levels = levels
+        self.out_channels = levels.out_channels
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
         """Return the levels, fine to coarse."""
-        return OrderedDict((str(i), level) for i, level in enumerate(self.levels(images).maps))
+        maps = self.levels(images).maps
+        return OrderedDict((str(i), level) for i, level in enumerate(maps))
 
 
 class _Stacked(nn.Module):
@@ -86,37 +89,75 @@ def build_torchvision(kind: str, levels: Levels, count: int) -> nn.Module:
             f"the levels have strides {strides}; {kind} needs whole pixels. Leave the finest "
             "levels out"
         )
-    body = _Named(levels)
-    plain = {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
-    # anchors are plain tensors, which a module on the meta device would lose
-    with torch.device("cpu"):
-        cells = AnchorGenerator(
-            tuple((int(stride),) for stride in strides), ((1.0,),) * len(strides)
-        )
-        octaves = tuple(
-            tuple(int(4 * stride * 2 ** (third / 3)) for third in range(3)) for stride in strides
-        )
-        thirds = AnchorGenerator(octaves, (ASPECTS,) * len(strides))
-        boxes = AnchorGenerator(
-            tuple((int(4 * stride),) for stride in strides), (ASPECTS,) * len(strides)
-        )
     if kind == "fcos":
-        if levels.out_channels % _GROUPS:
-            raise ConfigError(
-                f"the neck has {levels.out_channels} channels; fcos needs a multiple of {_GROUPS}"
-            )
-        model: nn.Module = FCOS(body, count, anchor_generator=cells, **plain)
+        model = _build_fcos(levels, count)
     elif kind == "retinanet":
-        model = RetinaNet(body, count, anchor_generator=thirds, **plain)
+        model = _build_retinanet(levels, count)
     else:
-        if any(int(stride) & (int(stride) - 1) for stride in strides):
-            raise ConfigError(
-                f"the levels have strides {strides}; fasterrcnn pools as if they were powers of "
-                "two. Take fcos or retinanet, or a backbone of patch 16"
-            )
-        pool = MultiScaleRoIAlign(
-            [str(i) for i in range(len(strides))], output_size=7, sampling_ratio=2
-        )
-        model = FasterRCNN(body, count + 1, rpn_anchor_generator=boxes, box_roi_pool=pool, **plain)
+        model = _build_faster_rcnn(levels, count)
     model.transform = _Stacked()
     return model
+
+
+# images come normalised
+_NOT_NORMALISED = {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
+_ANCHOR_STRIDES = 4  # the side of an anchor in strides of its level, as in the papers
+
+
+def _build_fcos(levels: Levels, num_classes: int) -> nn.Module:
+    """FCOS, with one anchor of a stride per cell."""
+    if levels.out_channels % _GROUPS:
+        raise ConfigError(
+            f"the neck has {levels.out_channels} channels; fcos needs a multiple of {_GROUPS}"
+        )
+    sizes = [[int(stride)] for stride in levels.strides]
+    model: nn.Module = FCOS(
+        _Named(levels),
+        num_classes,
+        anchor_generator=_anchors(sizes, aspects=(1.0,)),
+        **_NOT_NORMALISED,
+    )
+    return model
+
+
+def _build_retinanet(levels: Levels, num_classes: int) -> nn.Module:
+    """RetinaNet, with anchors of three sizes per octave."""
+    sizes = []
+    for stride in levels.strides:
+        sizes.append([int(_ANCHOR_STRIDES * stride * 2 ** (third / 3)) for third in range(3)])
+    model: nn.Module = RetinaNet(
+        _Named(levels),
+        num_classes,
+        anchor_generator=_anchors(sizes, aspects=ASPECTS),
+        **_NOT_NORMALISED,
+    )
+    return model
+
+
+def _build_faster_rcnn(levels: Levels, num_classes: int) -> nn.Module:
+    """Faster R-CNN; its class 0 is the background."""
+    strides = levels.strides
+    if any(int(stride) & (int(stride) - 1) for stride in strides):
+        raise ConfigError(
+            f"the levels have strides {strides}; fasterrcnn pools as if they were powers of "
+            "two. Take fcos or retinanet, or a backbone of patch 16"
+        )
+    sizes = [[int(_ANCHOR_STRIDES * stride)] for stride in strides]
+    level_names = [str(i) for i in range(len(strides))]
+    model: nn.Module = FasterRCNN(
+        _Named(levels),
+        num_classes + 1,
+        rpn_anchor_generator=_anchors(sizes, aspects=ASPECTS),
+        box_roi_pool=MultiScaleRoIAlign(level_names, output_size=7, sampling_ratio=2),
+        **_NOT_NORMALISED,
+    )
+    return model
+
+
+def _anchors(sizes: Sequence[Sequence[int]], aspects: tuple[float, ...]) -> AnchorGenerator:
+    """Anchors of these sizes at each level, all with the same aspects."""
+    # anchors are plain tensors, which a module on the meta device would lose
+    with torch.device("cpu"):
+        return AnchorGenerator(
+            tuple(tuple(of_level) for of_level in sizes), (aspects,) * len(sizes)
+        )

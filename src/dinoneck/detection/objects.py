@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,7 +31,8 @@ from dinoneck.training.token_sources import LiveTokens, TokenSource
 
 TASK = "objects"
 FEWEST_STEPS = 500
-_FEWEST_QUERIES, _MOST_QUERIES = 20, 100  # of a mask head
+_FEWEST_QUERIES = 20  # of a mask head
+_MOST_QUERIES = 100
 _STRIDE = 4  # pixels of the prepared image per value of the targets
 _MIN_SCORES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of segments; the one with the best PQ is taken
 
@@ -100,16 +102,18 @@ def train_instances(
             f"{dataset.file}: an image has {most} objects; num_queries is {head['num_queries']}, "
             f"expected {most} or more"
         )
-    steps = -(-len(dataset) // optim.batch_size)
     if optim.epochs == type(optim)().epochs:
-        optim = optim.changed(epochs=max(optim.epochs, -(-FEWEST_STEPS // steps)))
-    run = _InstanceRun(
-        config.changed(head=head, optim=optim), Path(out), dataset, overwrite=overwrite
-    )
+        steps_per_epoch = math.ceil(len(dataset) / optim.batch_size)
+        epochs = max(optim.epochs, math.ceil(FEWEST_STEPS / steps_per_epoch))
+        optim = optim.changed(epochs=epochs)
+    config = config.changed(head=head, optim=optim)
+    run = _InstanceRun(config, Path(out), dataset, overwrite=overwrite)
     for number, (train_rows, _) in run.folds.items():
         if number is not None:
-            part = dataset.take(train_rows.tolist())
-            part.check_part(dataset.class_counts, noun, f"the training images of fold {number}")
+            train_images = dataset.take(train_rows.tolist())
+            train_images.check_part(
+                dataset.class_counts, noun, f"the training images of fold {number}"
+            )
     return run.train(resume=resume)
 
 
@@ -124,19 +128,20 @@ class _InstanceRun(Run):
     def __init__(self, config: TrainConfig, out: Path, dataset: Any, *, overwrite: bool) -> None:
         import pandas as pd
 
-        self.dataset, self.is_panoptic = dataset, config.data.panoptic is not None
-        self.objects: dict[float, dict[int, Any]] = {
-            x: {} for x in (_MIN_SCORES if self.is_panoptic else (0.0,))
-        }
-        shared = os.path.commonpath([path.parent for path in dataset.paths])
-        names = [os.path.relpath(path, shared) for path in dataset.paths]
+        self.dataset = dataset
+        self.is_panoptic = config.data.panoptic is not None
+        min_scores = _MIN_SCORES if self.is_panoptic else (0.0,)
+        self.objects: dict[float, dict[int, Any]] = {min_score: {} for min_score in min_scores}
+        folder = os.path.commonpath([path.parent for path in dataset.paths])
+        names = [os.path.relpath(path, folder) for path in dataset.paths]
         table = pd.DataFrame({IMAGES: [*dataset.paths]}, index=names, dtype=object)
         super().__init__(config, out, table=table, overwrite=overwrite)
 
     def _problem(self) -> Problem:
-        labels, stuff = self.dataset.classes, self.dataset.stuff
+        labels = self.dataset.classes
         task = Task(TASK, dim=len(labels), kind="instances", labels=labels)
         if self.is_panoptic:
+            stuff = self.dataset.stuff
             things = tuple(label for i, label in enumerate(labels) if i not in stuff)
             task = replace(task, kind="panoptic", things=things)
         ids = [self._ids(i) for i in range(len(self.dataset))]
@@ -154,26 +159,27 @@ class _InstanceRun(Run):
 
     def _ids(self, i: int) -> torch.Tensor:
         """The ids of objects (1, h, w) in the prepared image, a value per 4 x 4 pixels; -1 in crowd regions."""
-        read = DenseLabels(classes=OBJECTS * (len(self.dataset.classes) + 1), nodata=UNKNOWN)
-        ids = read.indices([self.dataset.pixels(i).clip(UNKNOWN)], self.source.preprocess)
+        reader = DenseLabels(classes=OBJECTS * (len(self.dataset.classes) + 1), nodata=UNKNOWN)
+        pixels = self.dataset.pixels(i).clip(UNKNOWN)
+        ids = reader.indices([pixels], self.source.preprocess)
         return ids[:, _STRIDE // 2 :: _STRIDE, _STRIDE // 2 :: _STRIDE]
 
     def _scored(self, dataset: Any) -> dict[str, Any]:
         """The scores of held-out images, with the smallest score ``min_score`` that gives the best ones."""
         if not self.is_panoptic:
             return score_masks(dataset, self.objects[0.0])
-        every = [
-            {"min_score": x, **score_segments(dataset, objects)}
-            for x, objects in self.objects.items()
-        ]
-        return max(every, key=lambda scores: scores["PQ"] or 0.0)
+        candidates = []
+        for min_score, objects in self.objects.items():
+            candidates.append({"min_score": min_score, **score_segments(dataset, objects)})
+        return max(candidates, key=lambda scores: scores["PQ"] or 0.0)
 
     def _train_head(
         self, number: int | None, source: TokenSource, callbacks: Sequence[Callback]
     ) -> Head:
-        # of all images; it is the last, when all objects are predicted by a head of another fold
+        # the head of all images is the last: all objects have been predicted by heads of folds
         if number is None:
-            task = replace(self.problem.tasks[0], minimum=self._scored(self.dataset)["min_score"])
+            min_score = self._scored(self.dataset)["min_score"]
+            task = replace(self.problem.tasks[0], minimum=min_score)
             self.heads[None] = self._new_head(self.problem._replace(tasks=[task]), None)
         return super()._train_head(number, source, callbacks)
 
@@ -181,28 +187,40 @@ class _InstanceRun(Run):
         self, number: int | None, head: Any, tokens: TokenSource, live: LiveTokens | None
     ) -> tuple[list[Head], dict[str, Any]]:
         """Predict the objects of the held-out images."""
-        for row in self.folds[number][1].tolist():
-            one = (live or tokens).batch([tokens.ids[row]]).to(next(head.parameters()).device)
+        source = live or tokens
+        device = next(head.parameters()).device
+        _, held_out = self.folds[number]
+        for row in held_out.tolist():
+            image_tokens = source.batch([tokens.ids[row]]).to(device)
             size = read_image_size(self.dataset.paths[row])
-            for least, objects in self.objects.items():
+            for min_score, objects in self.objects.items():
                 predicted = objects_at_image_size(
-                    head, one, self.problem.tasks[0], size, self.source.preprocess, least
+                    head,
+                    image_tokens,
+                    self.problem.tasks[0],
+                    size,
+                    self.source.preprocess,
+                    min_score,
                 )
                 objects[self.dataset.ids[row]] = coco_objects(predicted)
-        return [head], {} if number is None else {"fold": number}
+        facts = {} if number is None else {"fold": number}
+        return [head], facts
 
     def _report(self) -> dict[str, Any]:
         """The scores of the held-out objects, and of their numbers."""
-        # folds.only trains one fold
-        held_out = [row for _, valid in self.folds.values() for row in valid.tolist()]
-        scores = self._scored(self.dataset.take(held_out)) if held_out else {}
-        least = scores.get("min_score") or 0.0
-        objects = self.objects.get(least if self.is_panoptic else 0.0, {})
-        numbers = [
-            [float(counted(objects.get(image_id, ()), least))] for image_id in self.dataset.ids
-        ]
+        held_out: list[int] = []  # of all folds, or of the only one (folds.only)
+        for _, valid_rows in self.folds.values():
+            held_out += valid_rows.tolist()
+        scores: dict[str, Any] = {}
+        if held_out:
+            scores = self._scored(self.dataset.take(held_out))
+        min_score = scores.get("min_score") or 0.0
+        objects = self.objects.get(min_score if self.is_panoptic else 0.0, {})
+        numbers = []
+        for image_id in self.dataset.ids:
+            numbers.append([float(counted(objects.get(image_id, ()), min_score))])
         self.predictions = {HEAD: {TASK: np.array(numbers)}}
         report = {**self.scores(self.predictions), "verdict": None}
-        return report | (
-            {"segments" if self.is_panoptic else "masks": {HEAD: scores}} if held_out else {}
-        )
+        if held_out:
+            report["segments" if self.is_panoptic else "masks"] = {HEAD: scores}
+        return report

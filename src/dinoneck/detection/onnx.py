@@ -23,7 +23,10 @@ from dinoneck.version import __version__
 
 OUTPUTS = ("boxes", "scores", "labels")
 KEY = "dinoneck_detector"
-_SCORE, _BOX_PX, _SCORE_GAP = 0.05, 0.1, 1e-3
+# what the check of a file tolerates
+_LEAST_SCORE = 0.05  # boxes of lower scores are not compared
+_BOX_PX = 0.1  # largest difference of a coordinate, in pixels
+_SCORE_GAP = 1e-3  # largest difference of a score
 
 
 def export(
@@ -53,7 +56,8 @@ class _OneImage(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return boxes (n, 4), scores (n,) and labels (n,) of the image (1, 3, H, W)."""
-        head, normalised = self.detector.head, self.detector.normalised(image)
+        head = self.detector.head
+        normalised = self.detector.normalised(image)
         if head.detector not in DETRS:
             return dense_detections(head.model, normalised)
         from dinoneck.detection.detr import ranked
@@ -64,43 +68,57 @@ class _OneImage(nn.Module):
 
 
 def dense_detections(model: Any, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the detections of torchvision's FCOS or RetinaNet for one image, as many rows whatever is in it.
+    """Return the detections of torchvision's FCOS or RetinaNet for one image; their number does not depend on it.
 
     Scores below the threshold are set to 0 instead of being cut out: they suppress no other box.
     """
-    size = (images.shape[-2], images.shape[-1])
+    height, width = images.shape[-2], images.shape[-1]
     levels = list(model.backbone(images).values())
     outputs = model.head(levels)
-    [anchors] = model.anchor_generator(ImageList(images, [size]), levels)
+    [anchors] = model.anchor_generator(ImageList(images, [(height, width)]), levels)
     scores = outputs["cls_logits"][0].sigmoid()  # (anchors, classes)
     if "bbox_ctrness" in outputs:
         scores = (scores * outputs["bbox_ctrness"][0].sigmoid()).sqrt()
+    num_classes = scores.shape[1]
+    deltas = outputs["bbox_regression"][0]
+    decode = getattr(model.box_coder, "decode_single", model.box_coder.decode)
+
+    # the candidates of each level: its pairs of anchor and class with the highest scores
     cells = [level.shape[-2] * level.shape[-1] for level in levels]
     per_cell = anchors.shape[0] // sum(cells)
-    decode = getattr(model.box_coder, "decode_single", model.box_coder.decode)
-    rows: list[tuple[Tensor, Tensor, Tensor]] = []
-    begin = 0
-    for count in (cell * per_cell for cell in cells):
-        part, count_classes = slice(begin, begin + count), scores.shape[1]
-        begin += count
-        best, index = scores[part].flatten().topk(min(model.topk_candidates, count * count_classes))
-        anchor = torch.div(index, count_classes, rounding_mode="floor")
-        boxes = decode(outputs["bbox_regression"][0][part][anchor], anchors[part][anchor])
-        x, y = boxes[:, 0::2].clamp(0, size[1]), boxes[:, 1::2].clamp(0, size[0])
-        rows.append(
-            (torch.stack((x[:, 0], y[:, 0], x[:, 1], y[:, 1]), 1), best, index % count_classes)
-        )
-    boxes, best, labels = (torch.cat(each) for each in zip(*rows, strict=True))
+    level_boxes = []
+    level_scores = []
+    level_labels = []
+    start = 0
+    for num_cells in cells:
+        num_anchors = num_cells * per_cell
+        in_level = slice(start, start + num_anchors)
+        start += num_anchors
+        num_candidates = min(model.topk_candidates, num_anchors * num_classes)
+        best, index = scores[in_level].flatten().topk(num_candidates)
+        anchor = torch.div(index, num_classes, rounding_mode="floor")
+        boxes = decode(deltas[in_level][anchor], anchors[in_level][anchor])
+        x = boxes[:, 0::2].clamp(0, width)
+        y = boxes[:, 1::2].clamp(0, height)
+        level_boxes.append(torch.stack((x[:, 0], y[:, 0], x[:, 1], y[:, 1]), 1))
+        level_scores.append(best)
+        level_labels.append(index % num_classes)
+    boxes = torch.cat(level_boxes)
+    best = torch.cat(level_scores)
+    labels = torch.cat(level_labels)
+
+    # non-maximum suppression, within classes: boxes of different classes are moved apart
     best = torch.where(best > model.score_thresh, best, 0.0)
-    apart = boxes + (labels * (max(size) + 1.0))[:, None]  # boxes of other classes do not overlap
-    kept = torch.zeros_like(best).index_fill(
-        0, torchvision.ops.nms(apart, best, model.nms_thresh), 1.0
-    )
-    scores, index = (best * kept).topk(min(model.detections_per_img, best.shape[0]))
+    apart = boxes + (labels * (max(height, width) + 1.0))[:, None]
+    kept = torchvision.ops.nms(apart, best, model.nms_thresh)
+    is_kept = torch.zeros_like(best).index_fill(0, kept, 1.0)
+    num_detections = min(model.detections_per_img, best.shape[0])
+    scores, index = (best * is_kept).topk(num_detections)
     return boxes[index], scores, labels[index]
 
 
 def _proto(model: _OneImage, size: Sequence[int]) -> Any:
+    """The ONNX model for images of this size; the detector is on the CPU meanwhile."""
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(1, model.channels, *size, generator=generator, device="cpu")
     device = next(model.parameters()).device
@@ -130,35 +148,42 @@ def _proto(model: _OneImage, size: Sequence[int]) -> Any:
 
 @torch.no_grad()
 def _compare(model: _OneImage, proto: Any, size: Sequence[int]) -> None:
-    """Refuse a file that gives other boxes than the detector, on images that the export has not seen.
+    """Reject a file that gives other boxes than the detector, on images that the export has not seen.
 
-    Rows are compared as sets, since equal scores may change places.
+    Rows are compared as sets, since rows of equal scores may be in another order.
     """
-    draw, device = torch.Generator().manual_seed(1), next(model.parameters()).device
+    generator = torch.Generator().manual_seed(1)
+    device = next(model.parameters()).device
     # all that the runner asks a model for
     inputs: Any = SimpleNamespace(values=lambda image: [image])
     with onnx_runner(proto, inputs) as run:
         for _ in range(2):
-            image = torch.rand(1, model.channels, *size, generator=draw)
-            own = [each.cpu().double().numpy() for each in model(image.to(device))]
-            if (gap := unmatched(own, [x.numpy() for x in run(image).values()])) is not None:
+            image = torch.rand(1, model.channels, *size, generator=generator)
+            expected = [output.cpu().double().numpy() for output in model(image.to(device))]
+            of_file = [output.numpy() for output in run(image).values()]
+            problem = unmatched(expected, of_file)
+            if problem is not None:
                 raise CheckpointError(
-                    f"the ONNX file gives other boxes than the detector: {gap}", step="config"
+                    f"the ONNX file gives other boxes than the detector: {problem}", step="config"
                 )
 
 
-def unmatched(own: Sequence[Any], other: Sequence[Any]) -> str | None:
+def unmatched(first: Sequence[Any], second: Sequence[Any]) -> str | None:
     """Return what is wrong with the boxes, scores and labels of another runtime; None if nothing is."""
-    for one, two in ((own, other), (other, own)):
-        for box, score, label in zip(*one, strict=True):
-            if score < _SCORE:
-                continue
-            near = (np.abs(np.asarray(two[0]) - box).max(1) < _BOX_PX) & (
-                np.asarray(two[2]) == label
+    return _missing_box(first, second) or _missing_box(second, first)
+
+
+def _missing_box(rows: Sequence[Any], others: Sequence[Any]) -> str | None:
+    """Describe the first box that has no counterpart in the others; None if all have one."""
+    boxes, scores, labels = (np.asarray(values) for values in others)
+    for box, score, label in zip(*rows, strict=True):
+        if score < _LEAST_SCORE:
+            continue
+        is_near = np.abs(boxes - box).max(1) < _BOX_PX
+        is_as_sure = np.abs(scores - score) < _SCORE_GAP
+        if not (is_near & (labels == label) & is_as_sure).any():
+            return (
+                f"box {np.round(box, 2).tolist()} of class {int(label)}, score "
+                f"{score:.4f}, is in one of them only"
             )
-            if not (near & (np.abs(np.asarray(two[1]) - score) < _SCORE_GAP)).any():
-                return (
-                    f"box {np.round(box, 2).tolist()} of class {int(label)}, score "
-                    f"{score:.4f}, is in one of them only"
-                )
     return None

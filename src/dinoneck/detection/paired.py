@@ -14,6 +14,7 @@ from dinoneck.training.scores import FEWEST_GROUPS, RESAMPLES
 Array = np.ndarray[Any, Any]
 RECALLS = np.linspace(0.0, 1.0, 101)  # of COCO: precision is read at each
 AP50_PLACE = 0  # of the IoUs 0.50, 0.55 ... 0.95
+INTERVAL = (0.025, 0.975)  # quantiles: 95 % lie between them
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,11 @@ def precision_intervals(
     Returns:
         ``AP`` and ``AP50``: the ends, or None for fewer than five images.
     """
-    names = ("AP", "AP50")
-    if len(dataset.ids) < FEWEST_GROUPS:
-        return dict.fromkeys(names)
-    images = len(dataset.ids)
-    draws = np.random.default_rng(0).multinomial(images, np.full(images, 1 / images), RESAMPLES)
+    num_images = len(dataset.ids)
+    if num_images < FEWEST_GROUPS:
+        return {"AP": None, "AP50": None}
+    probabilities = np.full(num_images, 1 / num_images)
+    draws = np.random.default_rng(0).multinomial(num_images, probabilities, RESAMPLES)
     drawn = []
     for results in (first, other):
         ranked = class_results(coco_evaluation(dataset, results, kind))
@@ -74,7 +75,7 @@ def _ends(differences: Array) -> list[float] | None:
     scored = differences[~np.isnan(differences)]
     if not scored.size:
         return None
-    low, high = np.quantile(scored, (0.025, 0.975))
+    low, high = np.quantile(scored, INTERVAL)
     return [float(low), float(high)]
 
 

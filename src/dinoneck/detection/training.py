@@ -38,7 +38,7 @@ from dinoneck.training.trained_images import write_trained_images
 from dinoneck.version import versions
 
 NECK = "spatial_tuning_adapter"
-SIZE = (640, 640)
+SIZE = (640, 640)  # (height, width), as in the recipes of D-FINE and RT-DETR
 PLAN = {0: "all", 10: "last:4"}
 _logger = logging.getLogger(__name__)
 
@@ -123,7 +123,8 @@ class _Losses(nn.Module):
     def forward(self, images: Tensor, targets: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Return the losses, in float32."""
         losses = {name: value.float() for name, value in self.detector(images, targets).items()}
-        return {"loss": torch.stack([*losses.values()]).sum(), **losses}
+        total = torch.stack([*losses.values()]).sum()
+        return {"loss": total, **losses}
 
 
 class _Run:
@@ -145,20 +146,17 @@ class _Run:
         train: BoxImages,
         val: BoxImages,
     ) -> None:
-        self.config, self.folder, self.detector, self.train, self.val = (
-            config,
-            folder,
-            detector,
-            train,
-            val,
-        )
+        self.config = config
+        self.folder = folder
+        self.detector = detector
+        self.train = train
+        self.val = val
         optim = config.optim
         self.schedule = FreezeSchedule(optim.plan or PLAN)
         self.schedule.apply(detector, 0)
         groups = param_groups(detector, **optim.rates(), include_frozen=True)
-        self.engine = Engine(
-            detector, _Losses(detector), groups, optim, math.ceil(len(train) / optim.batch_size)
-        )
+        steps_per_epoch = math.ceil(len(train) / optim.batch_size)
+        self.engine = Engine(detector, _Losses(detector), groups, optim, steps_per_epoch)
         if optim.batch_size % self.engine.count:
             raise ConfigError(
                 f"batch_size is {optim.batch_size} for {self.engine.count} processes; take a "
@@ -167,42 +165,45 @@ class _Run:
 
     def run(self, *, resume: bool) -> None:
         """Train to the last epoch."""
-        engine, values = self.engine, self.config.to_dict()
-        del values["detector"]["workers"]
-        images = [[*dataset.ids, dataset.ground_truth()] for dataset in (self.train, self.val)]
-        values["hash of images and boxes"] = hashlib.sha256(json.dumps(images).encode()).hexdigest()
-        identity = files.begin(
-            self.folder, values | {"backbone record": self.detector.record}, resume=resume
-        )
+        engine = self.engine
+        identity = files.begin(self.folder, self._identity(), resume=resume)
         engine.keep(self.folder / files.UNFINISHED / files.STATE, identity, resume=resume)
         if not engine.extra:
             engine.extra = {"untrained": self._scores(), "tuned": []}
         self.detector.tuned = set(engine.extra["tuned"])
         engine.run(self._batches, self._validate, begin=self._begin, callbacks=[self._log])
 
+    def _identity(self) -> dict[str, Any]:
+        """What must be equal in a run and its continuation."""
+        values = self.config.to_dict()
+        del values["detector"]["workers"]
+        datasets = [[*dataset.ids, dataset.ground_truth()] for dataset in (self.train, self.val)]
+        content = json.dumps(datasets).encode()
+        values["hash of images and boxes"] = hashlib.sha256(content).hexdigest()
+        values["backbone record"] = self.detector.record
+        return values
+
     def _begin(self, epoch: int) -> None:
+        """Apply the plan of what is trained to a new epoch."""
         self.schedule.start_epoch(epoch, self.detector, self.engine.optimizer)
         self.detector.note_trained()
         self.engine.extra["tuned"] = sorted(self.detector.tuned)
 
     def _batches(self, epoch: int) -> Batches:
         """This process' batches of one epoch; the last is filled up from the start of the order."""
-        size, rank, count = self.config.optim.batch_size, self.engine.rank, self.engine.count
-        order = np.random.default_rng([self.config.optim.seed, epoch]).permutation(len(self.train))
-        order = np.resize(order, -(-len(order) // size) * size)
-        shares = [
-            order[begin : begin + size][rank::count].tolist()
-            for begin in range(0, len(order), size)
-        ]
+        batch_size = self.config.optim.batch_size
+        rank = self.engine.rank
+        num_processes = self.engine.count
+        generator = np.random.default_rng([self.config.optim.seed, epoch])
+        order = generator.permutation(len(self.train))
+        num_batches = math.ceil(len(order) / batch_size)
+        order = np.resize(order, num_batches * batch_size)
+        shares = []
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            shares.append(batch[rank::num_processes].tolist())
         for images, targets in self._loader(self.train, batch_sampler=shares):
-            tensors = [x for target in targets for x in target.values() if isinstance(x, Tensor)]
-            images, *tensors = send([images, *tensors], self.engine.device)
-            moved = iter(tensors)
-            on_device = [
-                {key: next(moved) if isinstance(x, Tensor) else x for key, x in t.items()}
-                for t in targets
-            ]
-            yield size, (images, on_device)
+            yield batch_size, _to_device(images, targets, self.engine.device)
 
     def _loader(self, images: Any, **options: Any) -> Any:
         workers = self.config.detector.workers
@@ -210,20 +211,20 @@ class _Run:
 
     def _validate(self) -> Row:
         """Return the scores of an epoch that is scored; write the best detector so far."""
-        epoch, optim = self.engine.epoch, self.config.optim
-        rate = self.engine.optimizer.param_groups[-1]["lr"]
-        row: Row = {"epoch": epoch, "stage": self.schedule.stage(epoch), "lr": rate}
-        if epoch + 1 < optim.epochs and (epoch + 1) % self.config.detector.eval_every:
+        epoch = self.engine.epoch
+        row: Row = {
+            "epoch": epoch,
+            "stage": self.schedule.stage(epoch),
+            "lr": self.engine.optimizer.param_groups[-1]["lr"],
+        }
+        is_last = epoch + 1 >= self.config.optim.epochs
+        if not is_last and (epoch + 1) % self.config.detector.eval_every:
             return row
         scores = self._scores()
-        best_before = max(
-            (earlier.get("AP", -1.0) for earlier in self.engine.history), default=-1.0
-        )
+        best_before = max([-1.0, *(earlier.get("AP", -1.0) for earlier in self.engine.history)])
         if self.engine.rank == 0 and scores["AP"] > best_before:
-            training = {
-                "epochs": epoch + 1,
-                "metrics": {name: scores[name] for name in ("AP", "AP50", "AP75", "F1")},
-            }
+            metrics = {name: scores[name] for name in ("AP", "AP50", "AP75", "F1")}
+            training = {"epochs": epoch + 1, "metrics": metrics}
             self.detector.min_score = scores["min_score"] or self.detector.min_score
             # the folder of a run holds a finished detector or none
             self.detector.save(self.folder / files.UNFINISHED / files.DETECTOR, training=training)
@@ -232,32 +233,47 @@ class _Run:
     @torch.no_grad()
     def _scores(self) -> Row:
         """Return the scores of the held-out images, of which each process predicts its share."""
-        engine, predictions = self.engine, dict[int, dict[str, Tensor]]()
+        engine = self.engine
         self.detector.eval()
         share = Subset(self.val, range(engine.rank, len(self.val), engine.count))
-        for images, targets in self._loader(
-            share, batch_size=self.config.optim.batch_size // engine.count
-        ):
-            for detections, target in zip(
-                self.detector(images.to(engine.device)), targets, strict=True
-            ):
+        batch_size = self.config.optim.batch_size // engine.count
+        predictions: dict[int, dict[str, Tensor]] = {}
+        for images, targets in self._loader(share, batch_size=batch_size):
+            outputs = self.detector(images.to(engine.device))
+            for detections, target in zip(outputs, targets, strict=True):
                 best = best_of(detections)
                 boxes = to_original(best["boxes"], images.shape[-2:], target["size"])
                 predictions[target["image_id"]] = {**best, "boxes": boxes}
-        return score_boxes(
-            self.val,
-            {image_id: x for part in gathered(predictions) for image_id, x in part.items()},
-        )
+        of_all_processes: dict[int, dict[str, Tensor]] = {}
+        for of_process in gathered(predictions):
+            of_all_processes |= of_process
+        return score_boxes(self.val, of_all_processes)
 
     def _log(self, epoch: int, row: Row) -> None:
-        values = {
-            key: f"{x:.4g}" if isinstance(x, float) else x
-            for key, x in row.items()
-            if key != "per_class"
-        }
-        _logger.info(
-            "epoch %d: %s", epoch, ", ".join(f"{key} {value}" for key, value in values.items())
-        )
+        texts = []
+        for key, value in row.items():
+            if key == "per_class":
+                continue
+            texts.append(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}")
+        _logger.info("epoch %d: %s", epoch, ", ".join(texts))
+
+
+def _to_device(
+    images: Tensor, targets: list[dict[str, Any]], device: torch.device
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """A batch with its tensors on the device, where one transfer takes them all."""
+    tensors = [images]
+    for target in targets:
+        tensors += [value for value in target.values() if isinstance(value, Tensor)]
+    images_on_device, *others = send(tensors, device)
+    remaining = iter(others)
+    targets_on_device = []
+    for target in targets:
+        moved = {}
+        for key, value in target.items():
+            moved[key] = next(remaining) if isinstance(value, Tensor) else value
+        targets_on_device.append(moved)
+    return images_on_device, targets_on_device
 
 
 def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
@@ -266,14 +282,19 @@ def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
     Raises:
         DataError: if a file or a folder cannot be used, or there are too few images.
     """
-    data, augment = config.data, config.detector.augment
+    data = config.data
+    augment = config.detector.augment
     size = data.size or SIZE
-    flip = None if augment == "none" else augment
-    plain: dict[str, Any] = {"mean": None, "std": None}
+    # the detector normalises, not the transforms
     train_views = box_transforms(
-        size, train=True, flip=flip, photometric=augment != "none", **plain
+        size,
+        train=True,
+        flip=None if augment == "none" else augment,
+        photometric=augment != "none",
+        mean=None,
+        std=None,
     )
-    val_views = box_transforms(size, train=False, **plain)
+    val_views = box_transforms(size, train=False, mean=None, std=None)
     train = BoxImages(
         str(data.boxes),
         data.images,
@@ -393,6 +414,11 @@ def _held_out_again(train: BoxImages, held_out: BoxImages) -> set[Path]:
     return both
 
 
+def _spread_layers(count: int, depth: int) -> list[int]:
+    """The last block and others before it, as far apart as the first of them from the start."""
+    return [depth - 1 - i * depth // (count + 1) for i in reversed(range(count))]
+
+
 def build_detector(config: TrainConfig, classes: tuple[str, ...]) -> Detector:
     """Return the detector of a config with its first weights, which the seed decides.
 
@@ -400,34 +426,43 @@ def build_detector(config: TrainConfig, classes: tuple[str, ...]) -> Detector:
         ConfigError: if its parts do not fit.
         BackboneError: if the backbone cannot be loaded.
     """
-    spec, arguments = config.detector, dict(config.head)  # of the detection head, and of its neck
-    cls = neck_named(arguments.pop("type", NECK))
-    known = fields_of(cls)
+    spec = config.detector
+    neck_arguments = dict(config.head)
+    cls = neck_named(neck_arguments.pop("type", NECK))
+    parameters = fields_of(cls)
+
+    # the backbone, with as many layers as the neck takes
     backbone = open_backbone(config.backbone, config.device)
-    if config.backbone.layers is None and "num_layers" in known:
-        count = int(arguments.get("num_layers", 3))
-        last = backbone.depth - 1
-        backbone = backbone.with_layers(
-            [last - i * backbone.depth // (count + 1) for i in reversed(range(count))]
-        )
+    if config.backbone.layers is None and "num_layers" in parameters:
+        num_layers = int(neck_arguments.get("num_layers", 3))
+        backbone = backbone.with_layers(_spread_layers(num_layers, backbone.depth))
+
+    # the neck, with the arguments that backbone and detection head decide
     geometry = {
         "embed_dim": backbone.embed_dim,
         "patch_size": backbone.patch_size,
         "num_layers": len(backbone.layers),
     }
-    arguments = {**{key: value for key, value in geometry.items() if key in known}, **arguments}
+    derived = {name: value for name, value in geometry.items() if name in parameters}
+    neck_arguments = {**derived, **neck_arguments}
     if spec.name in DETRS:
         from dinoneck.detection.detr import width_of
 
-        arguments.setdefault(
-            "fpn_dim" if "fpn_dim" in known else "out_channels", width_of(spec.name, spec.variant)
-        )
-        if "scales" in known:
-            arguments.setdefault("scales", (2.0, 1.0, 0.5))
+        width_name = "fpn_dim" if "fpn_dim" in parameters else "out_channels"
+        neck_arguments.setdefault(width_name, width_of(spec.name, spec.variant))
+        if "scales" in parameters:
+            neck_arguments.setdefault("scales", (2.0, 1.0, 0.5))
     torch.manual_seed(config.optim.seed)
-    neck: Neck = cls.from_config(arguments)
+    neck: Neck = cls.from_config(neck_arguments)
+
     head = DetectionHead(
-        spec.name, classes, neck, spec.features_at, spec.variant, spec.queries, spec.encoder_layers
+        spec.name,
+        classes,
+        neck,
+        features_at=spec.features_at,
+        variant=spec.variant,
+        queries=spec.queries,
+        encoder_layers=spec.encoder_layers,
     )
     if config.init is not None:
         start_from(head, config.init)

@@ -53,9 +53,10 @@ class Slot:
         finally:
             _running.reset(token)
         if keep:
-            waiting = bool(self.last) and not self.recomputed
-            self.mixed = waiting and (self.mixed or self.last[0] is not pyramid)
-            self.last, self.recomputed = (pyramid,), False
+            is_waiting = bool(self.last) and not self.recomputed
+            self.mixed = is_waiting and (self.mixed or self.last[0] is not pyramid)
+            self.last = (pyramid,)
+            self.recomputed = False
 
     def pyramid_of(self, name: str) -> Pyramid | None:
         """Return the pyramid of the pass that the block of this name runs in.
@@ -64,11 +65,10 @@ class Slot:
             ConfigError: if there is none, or it is ambiguous.
         """
         running = _running.get()
-        pyramids = (
-            self.last
-            if _tracker.is_bw
-            else tuple(running[slot] for slot in running if slot is self)
-        )
+        if _tracker.is_bw:
+            pyramids = self.last
+        else:
+            pyramids = tuple(running[slot] for slot in running if slot is self)
         if not pyramids:
             raise ConfigError(
                 f"{name!r} runs without a pyramid. Attached networks run inside `with "
@@ -96,13 +96,11 @@ class BlockHook:
     def __init__(
         self, injection: Injector, slot: Slot, stride: int, name: str, adapter: SparseAdapter | None
     ) -> None:
-        self.injection, self.slot, self.stride, self.name, self.adapter = (
-            injection,
-            slot,
-            stride,
-            name,
-            adapter,
-        )
+        self.injection = injection
+        self.slot = slot
+        self.stride = stride
+        self.name = name
+        self.adapter = adapter
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Return the block's arguments, the first with features added."""
@@ -115,37 +113,42 @@ class BlockHook:
         coords, batch = adapter.coords(args[0], self.stride)
         if self.stride > 1 and not torch.compiler.is_compiling():
             # engines that count cells of their level cannot tell
-            odd = (coords & (self.stride - 1)).any(dim=1)
-            if odd.any():
+            is_between = (coords & (self.stride - 1)).any(dim=1)
+            if is_between.any():
                 raise ConfigError(
-                    f"{self.name!r} has a voxel at {coords[odd][0].tolist()}, not a multiple of "
+                    f"{self.name!r} has a voxel at {coords[is_between][0].tolist()}, not a multiple of "
                     f"{self.stride}: it runs at a finer stride; name the block behind the "
                     "concatenation at that stride"
                 )
         pyramid = self.slot.pyramid_of(self.name)
         if pyramid is None:
             return None
-        feats, channels = adapter.features(args[0]), self.injection.channels[self.stride]
+        feats = adapter.features(args[0])
+        channels = self.injection.channels[self.stride]
         if feats.shape[-1] < channels:
             raise ShapeError(
                 f"{self.name!r} is given {feats.shape[-1]} channels, fewer than "
                 f"levels[{self.stride}] = {channels} which are to be added to; name the module "
                 f"behind the concatenation at stride {self.stride}"
             )
+        features = pyramid[self.stride]
         rest = feats.shape[-1] - channels
-        own, sizes = (
-            (0, [channels, rest]) if self.injection.target == "up" else (1, [rest, channels])
-        )
-        parts = list(torch.split(feats, sizes, dim=-1))
-        parts[own] = self.injection.inject(parts[own], pyramid[self.stride], coords, batch)
-        return adapter.with_features(args[0], torch.cat(parts, dim=-1)), *args[1:]
+        if self.injection.target == "up":
+            up, skip = torch.split(feats, [channels, rest], dim=-1)
+            up = self.injection.inject(up, features, coords, batch)
+        else:
+            up, skip = torch.split(feats, [rest, channels], dim=-1)
+            skip = self.injection.inject(skip, features, coords, batch)
+        joined = torch.cat((up, skip), dim=-1)
+        return adapter.with_features(args[0], joined), *args[1:]
 
 
 class Attached:
     """The hooks of an injection on a network."""
 
     def __init__(self, injection: Injector, hooks: Mapping[nn.Module, BlockHook]) -> None:
-        self._injection, self._blocks = injection, list(hooks)
+        self._injection = injection
+        self._blocks = list(hooks)
         self._handles = [block.register_forward_pre_hook(hook) for block, hook in hooks.items()]
         for block in hooks:
             _hooked.setdefault(block, []).append(injection)
@@ -154,9 +157,8 @@ class Attached:
         """Give the network back as it was."""
         for handle, block in zip(self._handles, self._blocks, strict=True):
             handle.remove()
-            _hooked[block] = [
-                other for other in _hooked.get(block, []) if other is not self._injection
-            ]
+            hooked = _hooked.get(block, [])
+            _hooked[block] = [other for other in hooked if other is not self._injection]
 
 
 def hook_blocks(
@@ -178,27 +180,28 @@ def hook_blocks(
             f"injection has levels at {', '.join(map(str, injection.channels))}: name one module "
             "for each"
         )
-    known = dict(model.named_modules(remove_duplicate=False))
+    modules = dict(model.named_modules(remove_duplicate=False))
     hooks: dict[nn.Module, BlockHook] = {}
     for stride, name in names.items():
-        if name not in known or not name:
-            near = did_you_mean(name, filter(None, known))
+        if name not in modules or not name:
+            near = did_you_mean(name, filter(None, modules))
             raise ConfigError(
                 f"{type(model).__name__} has no module {name!r} (stride {stride}).{near} "
                 "model.named_modules() lists them"
             )
-        if known[name] in hooks:
+        block = modules[name]
+        if block in hooks:
             raise ConfigError(f"{name!r} is named for two strides; a block belongs to one")
-        if any(other is injection for other in _hooked.get(known[name], [])):
+        if any(other is injection for other in _hooked.get(block, [])):
             raise ConfigError(
                 f"{name!r} has this injection already; remove() the earlier one first"
             )
-        hooks[known[name]] = BlockHook(injection, slot, stride, name, adapter)
+        hooks[block] = BlockHook(injection, slot, stride, name, adapter)
     return Attached(injection, hooks)
 
 
 class SparseAdapter(Protocol):
-    """The three functions that connect an engine; an object of your own with them connects any other.
+    """The three functions that connect an engine; any object that has them connects another one.
 
     Examples:
         >>> class Pairs:
@@ -273,8 +276,8 @@ class SpconvAdapter:
 
     def features(self, x: Any) -> Tensor:
         """Return ``features``."""
-        found: Tensor = x.features
-        return found
+        feats: Tensor = x.features
+        return feats
 
     def with_features(self, x: Any, feats: Tensor) -> Any:
         """Return ``x.replace_feature(feats)``, which keeps its table of neighbours."""
@@ -290,26 +293,26 @@ class PointceptAdapter:
 
     def coords(self, x: Any, stride: int) -> tuple[Tensor, Tensor]:
         """Return ``grid_coord`` in base voxel units."""
-        places = x["grid_coord"].long() * stride
+        coords = x["grid_coord"].long() * stride
         if "batch" in x:
-            return places, x["batch"].long()
-        sizes = torch.diff(x["offset"].long(), prepend=x["offset"].new_zeros(1).long())
-        return places, torch.repeat_interleave(
-            torch.arange(len(sizes), device=places.device), sizes
-        )
+            return coords, x["batch"].long()
+        ends = x["offset"].long()  # of the samples' rows
+        sizes = torch.diff(ends, prepend=ends.new_zeros(1))
+        samples = torch.arange(len(sizes), device=coords.device)
+        return coords, torch.repeat_interleave(samples, sizes)
 
     def features(self, x: Any) -> Tensor:
         """Return ``feat``."""
-        found: Tensor = x["feat"]
-        return found
+        feats: Tensor = x["feat"]
+        return feats
 
     def with_features(self, x: Any, feats: Tensor) -> Any:
         """Return a copy with the features in ``feat`` and in ``sparse_conv_feat``."""
-        again = type(x)(x)  # the encoder may hold on to x: it is not written to
-        again["feat"] = feats
+        copied = type(x)(x)  # the encoder may hold on to x: it is not written to
+        copied["feat"] = feats
         if "sparse_conv_feat" in x:
-            again["sparse_conv_feat"] = x["sparse_conv_feat"].replace_feature(feats)
-        return again
+            copied["sparse_conv_feat"] = x["sparse_conv_feat"].replace_feature(feats)
+        return copied
 
 
 def adapter_of(x: Any) -> SparseAdapter:

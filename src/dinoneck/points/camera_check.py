@@ -43,7 +43,11 @@ _SAME = 0.05
 _NAMED = 0.2
 # largest factor, steps up to it and down
 _SCALES = {"depth": (5.0, 9), "focal length": (2.0, 4), "K": (2.0, 4)}
-_PAIRS, _SOURCES, _LEAST_PAIRS = 20_000, 32, 100  # of a search
+# of a search
+_PAIRS = 20_000  # pairs of a point and a view that are tried
+_SOURCES = 32  # views whose own depth is tried
+_LEAST_PAIRS = 100  # fewer of known depth judge nothing
+_MILLI_KILO = (0.001, 1000.0)  # factors between metres and millimetres
 _THOUSANDFOLD = 300.0  # depth over the way of the camera: of a scan at most some tens
 
 
@@ -177,25 +181,21 @@ class _Sample:
         views = max(1, len(self.cameras))
         if self.cloud is not None:
             rows = slice(max(_LEAST_PAIRS, _PAIRS // views))
-            return replace(
-                self, cloud=self.cloud[rows], batch=None if self.batch is None else self.batch[rows]
-            )
-        every = math.ceil(views / _SOURCES)
-        count = max(1, _PAIRS * every // views**2)
-        return replace(
-            self,
-            own=tuple(points[: 0 if i % every else count] for i, points in enumerate(self.own)),
-        )
+            batch = None if self.batch is None else self.batch[rows]
+            return replace(self, cloud=self.cloud[rows], batch=batch)
+        step = math.ceil(views / _SOURCES)  # between the views whose points are taken
+        count = max(1, _PAIRS * step // views**2)
+        thinned = []
+        for i, points in enumerate(self.own):
+            thinned.append(points[:count] if i % step == 0 else points[:0])
+        return replace(self, own=tuple(thinned))
 
     def counts(
         self, reading: Reading, scaled: str = "depth", factor: float = 1.0, rel: float = 0.0
     ) -> Tensor:
         """Count what becomes of the points, see ``Links.counts``, with something scaled, within at least ``rel``."""
-        given, intrinsics, poses = (
-            self.cameras,
-            self.cameras.K.clone(),
-            self.cameras.cam_to_world.clone(),
-        )
+        intrinsics = self.cameras.K.clone()
+        poses = self.cameras.cam_to_world.clone()
         projector = replace(self.projector, depth_rel=max(self.projector.depth_rel, rel))
         if scaled == "depth":
             poses[:, :3, 3] /= factor  # instead of depth, the same up to the unit
@@ -204,12 +204,13 @@ class _Sample:
         else:
             intrinsics[:, :2] *= factor
             intrinsics[:, :2, 2] += (factor - 1) / 2
-        cameras = read_as(replace(given, K=intrinsics, cam_to_world=poses), reading)
+        scaled_cameras = replace(self.cameras, K=intrinsics, cam_to_world=poses)
+        cameras = read_as(scaled_cameras, reading)
         if self.cloud is None:
             # to the points of the same pixels, at the same depth
-            rays = torch.linalg.solve(intrinsics, given.K).mT
-            own = [points @ ray for points, ray in zip(self.own, rays, strict=True)]
-            return _between(own, cameras, self.depth, projector)
+            rays = torch.linalg.solve(intrinsics, self.cameras.K).mT
+            view_points = [points @ ray for points, ray in zip(self.own, rays, strict=True)]
+            return _between(view_points, cameras, self.depth, projector)
         unit = factor if scaled == "depth" else 1.0
         projector = replace(
             projector, depth_abs=projector.depth_abs / unit, near=projector.near / unit
@@ -221,7 +222,8 @@ def _judged(
     sample: _Sample, points: Tensor | None, batch: Tensor | None, most: int, draw: torch.Generator
 ) -> CameraCheck:
     """Judge ``most`` of the points, or of the views' own depth."""
-    cameras, depth = sample.cameras, sample.depth
+    cameras = sample.cameras
+    depth = sample.depth
     if points is None:
         if batch is not None:
             raise ShapeError("batch is given without points; it is the sample of each point")
@@ -233,7 +235,9 @@ def _judged(
     check_cloud(points, cameras, depth, batch)
     _check_own_units(cameras, depth)
     rows = torch.randperm(len(points), generator=draw)[:most].to(points.device)
-    points, batch = points[rows], None if batch is None else batch[rows]
+    points = points[rows]
+    if batch is not None:
+        batch = batch[rows]
     check = _verdict(replace(sample, cloud=points, batch=batch))
     if check.share < FITS:
         check_units(points, cameras, depth, batch)
@@ -241,15 +245,16 @@ def _judged(
 
 
 def _check_own_units(cameras: Cameras, depth: Tensor) -> None:
-    """Refuse depth in millimetres with poses in metres: cameras that only turn would fit in half of the pixels.
+    """Reject depth in millimetres with poses in metres: cameras that only turn would fit in half of the pixels.
 
     Raises:
         DataError: naming both.
     """
-    median, apart = looks_like_millimetres(depth), cameras.positions
+    median = looks_like_millimetres(depth)
     if median is None or len(cameras) < 2:
         return
-    furthest = float((apart - apart[:1]).norm(dim=1).max())
+    positions = cameras.positions
+    furthest = float((positions - positions[:1]).norm(dim=1).max())
     if median > _THOUSANDFOLD * furthest:
         raise DataError(
             f"depth has the median {median:.4g} where the cameras are at most {furthest:.4g} m "
@@ -261,30 +266,26 @@ def _verdict(sample: _Sample) -> CameraCheck:
     """Compare the readings, then scales under the best of them, or under all where none is clearly best."""
     counts = {reading: sample.counts(reading).tolist() for reading in READINGS}
     most = max(known for _, _, _, known, _ in counts.values())
-    check = CameraCheck(
-        scores={
-            name: agree / max(known, _LEAST_SHARE * most, 1)
-            for name, (_, _, _, known, agree) in counts.items()
-        },
-        best="camera_to_world",
-    )
-    check = replace(check, best=max(READINGS, key=check.scores.__getitem__))
+    scores: dict[Reading, float] = {}
+    for reading, (_, _, _, known, agree) in counts.items():
+        scores[reading] = agree / max(known, _LEAST_SHARE * most, 1)
+    check = CameraCheck(scores, best=max(READINGS, key=lambda reading: scores[reading]))
     if most < _LEAST_PAIRS:
         return check
-    few = sample.thinned()
+    thinned = sample.thinned()
 
     def share(reading: Reading, scaled: str, factor: float, rel: float) -> float:
-        _, _, _, known, agree = few.counts(reading, scaled, factor, rel).tolist()
+        _, _, _, known, agree = thinned.counts(reading, scaled, factor, rel).tolist()
         return float(agree / max(known, _LEAST_PAIRS))
 
-    peaks = [
-        (*_peak(partial(share, reading, scaled), *reach), reading, scaled)
-        for reading in ((check.best,) if check.clear else READINGS)
-        for scaled, reach in _SCALES.items()
-    ]
+    peaks = []
+    for reading in (check.best,) if check.clear else READINGS:
+        for scaled, (largest, steps) in _SCALES.items():
+            reached, factor = _peak(partial(share, reading, scaled), largest, steps)
+            peaks.append((reached, factor, reading, scaled))
     reached, factor, best, scaled = max(peaks)
-    near = abs(math.log(factor)) < _SAME
-    if near or reached < _NAMED or share(best, scaled, 1.0, 0.0) >= _ENOUGH * reached:
+    is_calibration = abs(math.log(factor)) < _SAME
+    if is_calibration or reached < _NAMED or share(best, scaled, 1.0, 0.0) >= _ENOUGH * reached:
         return replace(check, reached=reached)
     return replace(check, best=best, factor=(scaled, factor), reached=reached)
 
@@ -295,7 +296,8 @@ def _peak(
     """Return the highest share and its factor: from wide steps and a wide tolerance to narrow ones."""
     step = math.log(largest) / steps
     factors = [math.exp(step * k) for k in range(-steps, steps + 1)]
-    factors += [0.001, 1000.0] if largest > 2 else []
+    if largest > 2:
+        factors += _MILLI_KILO
     for _ in range(3):
         best = max(factors, key=lambda factor: share(factor, step / 2))
         step /= 2
@@ -304,11 +306,10 @@ def _peak(
 
 
 def _total(links: Links, views: Tensor | slice = slice(None)) -> Tensor:
-    return (
-        torch.zeros(5, dtype=torch.int64)
-        if links.counts is None
-        else links.counts[views].sum(0).cpu()
-    )
+    """The counts of the links (5,) over some of the views."""
+    if links.counts is None:
+        return torch.zeros(5, dtype=torch.int64)
+    return links.counts[views].sum(0).cpu()
 
 
 def _own_points(
@@ -316,34 +317,33 @@ def _own_points(
 ) -> tuple[Tensor, ...]:
     """Return, per view, some points of its depth (N, 3) m on its own axes."""
     axes = torch.eye(4, dtype=torch.float64, device=cameras.K.device)
-    found = []
+    view_points = []
     for view in range(len(cameras)):
-        seen = (
-            replace(cameras[view], cam_to_world=axes[None])
-            .unproject(depth[view : view + 1])
-            .reshape(-1, 3)
-        )
-        seen = seen[seen.isfinite().all(1)]
-        rows = torch.randperm(len(seen), generator=draw)[: max(1, most // len(cameras))]
-        found.append(seen[rows.to(seen.device)])
-    return tuple(found)
+        camera = replace(cameras[view], cam_to_world=axes[None])
+        points = camera.unproject(depth[view : view + 1]).reshape(-1, 3)
+        points = points[points.isfinite().all(1)]
+        rows = torch.randperm(len(points), generator=draw)[: max(1, most // len(cameras))]
+        view_points.append(points[rows.to(points.device)])
+    return tuple(view_points)
 
 
 def _between(
-    own: list[Tensor], cameras: Cameras, depth: Tensor, projector: PointProjector
+    view_points: list[Tensor], cameras: Cameras, depth: Tensor, projector: PointProjector
 ) -> Tensor:
     """Count what becomes of each view's points in the others of its sample."""
-    counts, alone = torch.zeros(5, dtype=torch.int64), replace(cameras, sample=None)
-    for view, points in enumerate(own):
-        if len(points):
-            pose, others = (
-                cameras.cam_to_world[view],
-                torch.arange(len(cameras), device=cameras.K.device) != view,
-            )
-            if cameras.sample is not None:
-                others &= cameras.sample == cameras.sample[view]
-            links = projector.link(points @ pose[:3, :3].mT + pose[:3, 3], alone, depth, None)
-            counts += _total(links, others)
+    counts = torch.zeros(5, dtype=torch.int64)
+    one_scene = replace(cameras, sample=None)
+    views = torch.arange(len(cameras), device=cameras.K.device)
+    for view, points in enumerate(view_points):
+        if not len(points):
+            continue
+        is_other = views != view
+        if cameras.sample is not None:
+            is_other &= cameras.sample == cameras.sample[view]
+        pose = cameras.cam_to_world[view]
+        world_points = points @ pose[:3, :3].mT + pose[:3, 3]
+        links = projector.link(world_points, one_scene, depth, None)
+        counts += _total(links, is_other)
     return counts
 
 

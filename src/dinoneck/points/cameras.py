@@ -25,6 +25,8 @@ from dinoneck.points.checks import (
 
 logger = logging.getLogger(__name__)
 
+_OPENGL_AXES = [1.0, -1.0, -1.0, 1.0]  # y and z of OpenGL's cameras point the other way
+_SOME_PX = 64  # pixels per side of which the depths are looked at
 LARGEST_DEPTH_M = 100.0  # what depth cameras see at most; beyond it, numbers are likely millimetres
 
 
@@ -117,7 +119,7 @@ class Cameras:
     ) -> Cameras:
         """Make cameras of poses (V, 4, 4) whose camera axes are x right, y up, z backward (OpenGL, Blender, NeRF)."""
         poses = checked("cam_to_world", cam_to_world, 4)
-        return cls(K, poses * poses.new_tensor([1.0, -1.0, -1.0, 1.0]), _pair("size", size), sample)
+        return cls(K, poses * poses.new_tensor(_OPENGL_AXES), _pair("size", size), sample)
 
     def __len__(self) -> int:
         return len(self.K)
@@ -125,7 +127,8 @@ class Cameras:
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Cameras:
         """Return the cameras at an integer, a slice, a list or a mask of views; the axis of views stays."""
         views = torch.arange(len(self), device=self.K.device)[index]
-        views = views[None] if views.ndim == 0 else views
+        if views.ndim == 0:
+            views = views[None]
         sample = None if self.sample is None else self.sample[views]
         return self._with(K=self.K[views], cam_to_world=self.cam_to_world[views], sample=sample)
 
@@ -172,10 +175,9 @@ class Cameras:
         Raises:
             GridError: if the crop reaches beyond the image.
         """
-        inside = (
-            top >= 0 and left >= 0 and top + height <= self.size[0] and left + width <= self.size[1]
-        )
-        if not inside:
+        fits_down = top >= 0 and top + height <= self.size[0]
+        fits_across = left >= 0 and left + width <= self.size[1]
+        if not (fits_down and fits_across):
             raise GridError(
                 f"a crop of {height}x{width} px from row {top}, column {left} reaches beyond the "
                 f"image of {self.size[0]}x{self.size[1]} px; pad first"
@@ -188,7 +190,8 @@ class Cameras:
         Points that land in the padding count as in the image. Give depth, padded alike with 0, to
         keep them out.
         """
-        return self._shift(left, top, (self.size[0] + top + bottom, self.size[1] + left + right))
+        height, width = self.size
+        return self._shift(left, top, (height + top + bottom, width + left + right))
 
     def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Project points (N, 3) m into every view: uv (V, N, 2) in pixels, z (V, N) in metres, float64.
@@ -213,7 +216,8 @@ class Cameras:
         nothing later can tell.
         """
         check_depth(depth, len(self), self.size)
-        if (median := looks_like_millimetres(depth)) is not None:
+        median = looks_like_millimetres(depth)
+        if median is not None:
             logger.warning(
                 "depth has the median %.4g m; if these are millimetres, unproject(depth / 1000)",
                 median,
@@ -247,7 +251,9 @@ class Cameras:
 
 def some_depths(depth: Tensor) -> Tensor:
     """Return known values, float64 (L,), of depth (V, rows, cols) at some 64 by 64 pixels of each view."""
-    sparse = depth[:, :: max(1, depth.shape[1] // 64), :: max(1, depth.shape[2] // 64)]
+    row_step = max(1, depth.shape[1] // _SOME_PX)
+    col_step = max(1, depth.shape[2] // _SOME_PX)
+    sparse = depth[:, ::row_step, ::col_step]
     return sparse[sparse.isfinite() & (sparse > 0)].double()
 
 
@@ -271,9 +277,16 @@ def _inverse(poses: Tensor) -> Tensor:
 
 
 def _pair(name: str, size: Any) -> tuple[int, int]:
-    sides = tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else (size,)
-    if len(sides) != 2 or any(
-        isinstance(x, bool) or not isinstance(x, Integral) or x < 1 for x in sides
-    ):
+    """A checked (height, width)."""
+    sides: tuple[Any, ...] = ()
+    if isinstance(size, Sequence) and not isinstance(size, str):
+        sides = tuple(size)
+    if len(sides) != 2 or not all(_is_pixels(side) for side in sides):
         raise GridError(f"{name} is {size!r}; expected (height, width) in whole pixels, at least 1")
     return int(sides[0]), int(sides[1])
+
+
+def _is_pixels(side: Any) -> bool:
+    if isinstance(side, bool) or not isinstance(side, Integral):
+        return False
+    return int(side) >= 1

@@ -1,4 +1,4 @@
-"""What every function of this package refuses: other types, shapes and dtypes, and matrices that are no cameras."""
+"""What every function of this package rejects: other types, shapes and dtypes, and matrices that are no cameras."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ ROTATION_TOLERANCE = 2e-3  # poses written with three decimals pass
 BOTTOM_TOLERANCE = 1e-6
 # a focal length of fewer pixels belongs to an image measured in its own width
 NORMALISED_FOCAL = 5.0
-# of a side: calibrations lie within the first, sides swapped beyond the second
-_NEAR_HALF, _OFF_HALF = 0.05, 0.1
-_SHOWN = 5
+# the distance of a principal point from the middle, as a share of the side
+_NEAR_HALF = 0.05  # of calibrations
+_OFF_HALF = 0.1  # of exchanged sides, at least
+_SHOWN = 5  # views that a message names
 _SAME_ASPECT = 0.03  # 480x640 depth of 968x1296 images differs by 0.004
 
 
 def check_tensor(name: str, value: object) -> None:
-    """Refuse arrays, lists and None where a tensor is taken.
+    """Reject arrays, lists and None where a tensor is taken.
 
     Raises:
         ShapeError: naming the value's type.
@@ -32,7 +33,7 @@ def check_tensor(name: str, value: object) -> None:
 
 
 def check_dtype(name: str, values: Tensor, owner: str, weight: Tensor) -> None:
-    """Refuse values of another dtype than a module's weights, unless autocast converts both.
+    """Reject values of another dtype than a module's weights, unless autocast converts both.
 
     Raises:
         ShapeError: naming both dtypes.
@@ -45,24 +46,26 @@ def check_dtype(name: str, values: Tensor, owner: str, weight: Tensor) -> None:
 
 
 def check_integers(name: str, values: Tensor, columns: int | None) -> None:
-    """Refuse anything but integers (N, columns), or (N,) for None.
+    """Reject anything but integers (N, columns), or (N,) for None.
 
     Raises:
         ShapeError: naming shape and dtype.
     """
     check_tensor(name, values)
-    wanted = "(N,)" if columns is None else f"(N, {columns})"
-    fits = values.ndim == (1 if columns is None else 2) and (
-        columns is None or values.shape[1] == columns
-    )
+    if columns is None:
+        expected = "(N,)"
+        fits = values.ndim == 1
+    else:
+        expected = f"(N, {columns})"
+        fits = values.ndim == 2 and values.shape[1] == columns
     if not fits or values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise ShapeError(
-            f"{name} are {values.dtype} of shape {tuple(values.shape)}; expected integers {wanted}"
+            f"{name} are {values.dtype} of shape {tuple(values.shape)}; expected integers {expected}"
         )
 
 
 def check_index(name: str, values: Tensor, length: int) -> None:
-    """Refuse anything but int64 (length,).
+    """Reject anything but int64 (length,).
 
     Raises:
         ShapeError: naming shape and dtype.
@@ -75,7 +78,7 @@ def check_index(name: str, values: Tensor, length: int) -> None:
 
 
 def check_finite(points: Tensor) -> None:
-    """Refuse points (N, 3) that are not finite.
+    """Reject points (N, 3) that are not finite.
 
     Raises:
         DataError: with their number, and the first.
@@ -90,7 +93,7 @@ def check_finite(points: Tensor) -> None:
 
 
 def check_depth(depth: Tensor, views: int, size: tuple[int, int]) -> None:
-    """Refuse anything but floating depth (views, rows, cols) m, and depth transposed to ``size``; warn of its aspect.
+    """Reject anything but floating depth (views, rows, cols) m, and depth transposed to ``size``; warn of its aspect.
 
     Depth may have any size that shows the images' field of view, each axis scaled by itself:
     another aspect can be right. The images' own aspect the other way round comes from exchanged
@@ -111,15 +114,17 @@ def check_depth(depth: Tensor, views: int, size: tuple[int, int]) -> None:
         )
     if not depth.numel():
         return
-    (rows, cols), (height, width) = depth.shape[1:], size
-    same, turned = (_same_aspect(rows, cols, *sides) for sides in (size, size[::-1]))
-    if (rows, cols) != size and ((cols, rows) == size or (turned and not same)):
+    rows, cols = depth.shape[1:]
+    height, width = size
+    is_same = _same_aspect(rows, cols, height, width)
+    is_turned = _same_aspect(rows, cols, width, height)
+    if (rows, cols) != size and ((cols, rows) == size or (is_turned and not is_same)):
         raise ShapeError(
             f"depth has {rows}x{cols} px (rows x columns) for images of {height}x{width} px "
             "(height x width): it is transposed, or size is (width, height); pass depth.mT, or "
             "Cameras(size=(height, width))"
         )
-    if not same:
+    if not is_same:
         warnings.warn(
             f"depth of {rows}x{cols} px has another aspect than the images of {height}x{width} "
             "px; expected depth that shows all of the image: resize it so, or crop both alike "
@@ -134,7 +139,7 @@ def _same_aspect(rows: int, cols: int, height: int, width: int) -> bool:
 
 
 def checked(name: str, matrices: Tensor, side: int) -> Tensor:
-    """Return matrices (V, side, side) in float64; refuse another shape, kind or values that are not finite."""
+    """Return matrices (V, side, side) in float64; reject another shape, kind or values that are not finite."""
     check_tensor(name, matrices)
     if matrices.shape[1:] != (side, side):
         remedy = _shape_remedy(name, matrices, side)
@@ -169,19 +174,16 @@ def _shape_remedy(name: str, matrices: Tensor, side: int) -> str:
 
 
 def check_intrinsics(intrinsics: Tensor, size: tuple[int, int]) -> None:
-    """Refuse intrinsics (V, 3, 3) that are no pinhole in pixels of an image of ``size``."""
+    """Reject intrinsics (V, 3, 3) that are no pinhole in pixels of an image of ``size``."""
     lower = torch.stack(
         [intrinsics[:, 1, 0], intrinsics[:, 2, 0], intrinsics[:, 2, 1], intrinsics[:, 2, 2] - 1], 1
     )
     wrong = lower.abs().amax(1) > BOTTOM_TOLERANCE
     if wrong.any():
         upper = torch.stack([intrinsics[:, 0, 1], intrinsics[:, 0, 2], intrinsics[:, 1, 2]], 1)
-        transposed = bool((upper[wrong] == 0).all() and (intrinsics[wrong, 2, 2] == 1).all())
-        remedy = (
-            "it looks transposed: pass K.mT"
-            if transposed
-            else "divide by the last entry if that is not 1"
-        )
+        remedy = "divide by the last entry if that is not 1"
+        if (upper[wrong] == 0).all() and (intrinsics[wrong, 2, 2] == 1).all():
+            remedy = "it looks transposed: pass K.mT"
         raise DataError(
             f"K of {_views(wrong)} is {_row(intrinsics[wrong][0])}; expected [[fx, s, cx], [0, "
             f"fy, cy], [0, 0, 1]] ({remedy})"
@@ -204,11 +206,14 @@ def check_intrinsics(intrinsics: Tensor, size: tuple[int, int]) -> None:
 
 def looks_swapped(intrinsics: Tensor, size: tuple[int, int]) -> bool:
     """Whether all principal points of K (V, 3, 3) lie at half of the other side of ``size``, and not of their own."""
+    if not len(intrinsics):
+        return False
     sides = intrinsics.new_tensor([size[1], size[0]])  # width, height
-    own, other = (
-        (intrinsics[:, :2, 2] / each - 0.5).abs().amax(1) for each in (sides, sides.flip(0))
-    )
-    return len(intrinsics) > 0 and bool(((other < _NEAR_HALF) & (own > _OFF_HALF)).all())
+    points = intrinsics[:, :2, 2]
+    off_own_half = (points / sides - 0.5).abs().amax(1)
+    off_other_half = (points / sides.flip(0) - 0.5).abs().amax(1)
+    is_swapped = (off_other_half < _NEAR_HALF) & (off_own_half > _OFF_HALF)
+    return bool(is_swapped.all())
 
 
 def all_outside(intrinsics: Tensor, size: tuple[int, int]) -> bool:
@@ -220,12 +225,13 @@ def all_outside(intrinsics: Tensor, size: tuple[int, int]) -> bool:
 
 
 def check_poses(name: str, poses: Tensor) -> None:
-    """Refuse poses (V, 4, 4) that are not rigid, and name their likely form."""
+    """Reject poses (V, 4, 4) that are not rigid, and name their likely form."""
     bottom = (poses[:, 3] - poses.new_tensor([0.0, 0.0, 0.0, 1.0])).abs().amax(1) > BOTTOM_TOLERANCE
     if bottom.any():
         first = poses[bottom][0]
-        column = first[:, 3].tolist() == [0.0, 0.0, 0.0, 1.0]
-        remedy = f"it looks transposed: pass {name}.mT" if column else "a rigid 4x4 matrix ends so"
+        remedy = "a rigid 4x4 matrix ends so"
+        if first[:, 3].tolist() == [0.0, 0.0, 0.0, 1.0]:
+            remedy = f"it looks transposed: pass {name}.mT"
         raise DataError(
             f"{name} of {_views(bottom)} ends in {_row(first[3])}; expected 0, 0, 0, 1 ({remedy})"
         )
@@ -237,14 +243,13 @@ def check_poses(name: str, poses: Tensor) -> None:
     if bent.any():
         first = gram[bent][0]
         scale = float(first.diagonal().mean().sqrt())
-        scaled = scale > 0 and float((first / scale**2 - unit).abs().max()) <= ROTATION_TOLERANCE
-        millimetres = "; it looks in millimetres" if abs(scale - 1000) < 1 else ""
-        remedy = (
-            f"it is a rotation scaled by {scale:.4g}{millimetres}: divide the upper 3x4 by it if "
-            "positions share it"
-            if scaled
-            else "its rows are not orthonormal"
-        )
+        remedy = "its rows are not orthonormal"
+        if scale > 0 and float((first / scale**2 - unit).abs().max()) <= ROTATION_TOLERANCE:
+            millimetres = "; it looks in millimetres" if abs(scale - 1000) < 1 else ""
+            remedy = (
+                f"it is a rotation scaled by {scale:.4g}{millimetres}: divide the upper 3x4 by it "
+                "if positions share it"
+            )
         raise DataError(
             f"{name} of {_views(bent)} is not a rotation, off by {float(error[bent][0]):.2g} "
             f"({remedy})"
@@ -259,15 +264,16 @@ def check_poses(name: str, poses: Tensor) -> None:
 
 def _views(wrong: Tensor) -> str:
     """Return ``view 3`` or ``views 1, 2, 5 and 4 more``."""
-    places = [str(place) for place in wrong.nonzero()[:, 0].tolist()]
-    more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
-    return f"view{'s' if len(places) > 1 else ''} {', '.join(places[:_SHOWN])}{more}"
+    indices = [str(i) for i in wrong.nonzero()[:, 0].tolist()]
+    if len(indices) == 1:
+        return f"view {indices[0]}"
+    more = f" and {len(indices) - _SHOWN} more" if len(indices) > _SHOWN else ""
+    return f"views {', '.join(indices[:_SHOWN])}{more}"
 
 
 def _row(values: Tensor) -> str:
-    return str(
-        [
-            [round(x, 4) for x in row] if isinstance(row, list) else round(row, 4)
-            for row in values.tolist()
-        ]
-    )
+    """Return the numbers (C,) or (R, C) to four decimals, as a list."""
+    if values.ndim == 1:
+        return str([round(value, 4) for value in values.tolist()])
+    rows = [[round(value, 4) for value in row] for row in values.tolist()]
+    return str(rows)

@@ -51,7 +51,10 @@ class LevelInjection(nn.Module):
         **factory: Any,
     ) -> None:
         super().__init__()
-        self.c_dino, self.channels, self.zero_init, self.gate = c_dino, channels, zero_init, gate
+        self.c_dino = c_dino
+        self.channels = channels
+        self.zero_init = zero_init
+        self.gate = gate
         self.norm = nn.LayerNorm(c_dino, **factory) if norm else None
         # a bias would reach voxels by their batch norm
         self.proj = nn.Linear(c_dino, channels, bias=False, **factory)
@@ -75,20 +78,21 @@ class LevelInjection(nn.Module):
         """Return (..., C), and the token's part of its gate as one more column where there is one."""
         normed = features if self.norm is None else self.norm(features)
         projected: Tensor = self.proj(normed)
-        return (
-            torch.cat((projected, self.token_gate(normed)), dim=-1)
-            if self.gate == "token"
-            else projected
-        )
+        if self.gate == "token":
+            return torch.cat((projected, self.token_gate(normed)), dim=-1)
+        return projected
 
     def gated(self, x: Tensor, projected: Tensor) -> Tensor:
         """Return what is to be added to x (..., C), before the mask."""
         if self.gate == "token":
             # a hook's x is a part of wider rows: same kernel, same bits
-            own = self.voxel_gate(x.contiguous())
-            gate = torch.sigmoid(projected[..., self.channels :] + own)
+            of_voxel = self.voxel_gate(x.contiguous())
+            of_token = projected[..., self.channels :]
+            gate = torch.sigmoid(of_token + of_voxel)
             return projected[..., : self.channels] * gate
-        return projected if self.gate is None else projected * self.gains
+        if self.gate is None:
+            return projected
+        return projected * self.gains
 
 
 class DecoderInjection(Configured, nn.Module):
@@ -156,15 +160,13 @@ class DecoderInjection(Configured, nn.Module):
             check_stride("a stride in levels", stride)
             at_least(1, **{f"levels[{stride}]": channels})
         self.embed_dim = self.c_dino = c_dino
-        self.channels, self.target = dict(levels), target
-        self.levels = nn.ModuleDict(
-            {
-                str(stride): LevelInjection(
-                    c_dino, channels, norm, zero_init, gate, device=device, dtype=dtype
-                )
-                for stride, channels in levels.items()
-            }
-        )
+        self.channels = dict(levels)
+        self.target = target
+        self.levels = nn.ModuleDict()
+        for stride, channels in levels.items():
+            self.levels[str(stride)] = LevelInjection(
+                c_dino, channels, norm, zero_init, gate, device=device, dtype=dtype
+            )
         self._slot = Slot()
         self._last: dict[int, tuple[int, Tensor, Tensor, Tensor]] = {}
 
@@ -181,13 +183,15 @@ class DecoderInjection(Configured, nn.Module):
     @property
     def stats(self) -> dict[int, LevelStats]:
         """What every level did in its last pass, by stride; reading it waits for the device."""
-        found = {}
-        for stride, (voxels, hits, added, had) in self._last.items():
-            ratio = float(added) / float(had) if float(had) else 0.0
-            found[stride] = LevelStats(
-                voxels, self.channels[stride], float(hits) / max(voxels, 1), ratio
+        stats = {}
+        for stride, (voxels, hits, added_norm, x_norm) in self._last.items():
+            stats[stride] = LevelStats(
+                voxels=voxels,
+                channels=self.channels[stride],
+                hit_rate=float(hits) / max(voxels, 1),
+                ratio=float(added_norm) / float(x_norm) if float(x_norm) else 0.0,
             )
-        return found
+        return stats
 
     def forward(
         self, x: Tensor, features: Tensor, valid: Tensor, stride: int | None = None
@@ -231,8 +235,8 @@ class DecoderInjection(Configured, nn.Module):
         # projected first: rows of C channels are looked up, not of c_dino, and the projection is
         # never kept twice
         projected = dataclasses.replace(features, feats=level.project(features.feats))
-        found, hit = projected.at(coords, batch)
-        return self._added(x, found, hit, level, features.stride)
+        at_voxels, is_hit = projected.at(coords, batch)
+        return self._added(x, at_voxels, is_hit, level, features.stride)
 
     def attach(
         self, model: nn.Module, names: Mapping[int, str], *, adapter: SparseAdapter | None = None
@@ -282,7 +286,7 @@ class DecoderInjection(Configured, nn.Module):
         return InjectedUNet(unet, self, names, adapter)
 
     def check_pyramid(self, pyramid: Pyramid | None) -> None:
-        """Refuse a pyramid that lacks a stride."""
+        """Reject a pyramid that lacks a stride."""
         if pyramid is None:
             return
         for stride in self.strides:
@@ -304,9 +308,11 @@ class DecoderInjection(Configured, nn.Module):
         added = level.gated(x, projected).to(x.dtype)
         if not torch.compiler.is_compiling():
             wide = torch.promote_types(x.dtype, torch.float32)
-            rows = [torch.linalg.vector_norm(y.detach(), dim=-1, dtype=wide) for y in (added, x)]
-            norms = torch.linalg.vector_norm(rows[0] * valid), torch.linalg.vector_norm(rows[1])
-            self._last[stride] = (valid.numel(), valid.sum(), *norms)
+            added_rows = torch.linalg.vector_norm(added.detach(), dim=-1, dtype=wide)
+            x_rows = torch.linalg.vector_norm(x.detach(), dim=-1, dtype=wide)
+            added_norm = torch.linalg.vector_norm(added_rows * valid)
+            x_norm = torch.linalg.vector_norm(x_rows)
+            self._last[stride] = (valid.numel(), valid.sum(), added_norm, x_norm)
         return torch.where(valid[..., None], x + added, x)
 
     def _level(self, stride: int, x: Tensor, features: Tensor) -> LevelInjection:
@@ -353,7 +359,8 @@ class InjectedUNet(nn.Module):
         super().__init__()
         self._slot = Slot()
         self._attached = hook_blocks(injection, self._slot, unet, names, adapter)
-        self.unet, self.injection = unet, injection
+        self.unet = unet
+        self.injection = injection
 
     def forward(self, x: Any, *args: Any, pyramid: Pyramid | None, **kwargs: Any) -> Any:
         """Return the network's output for x with the pyramid's features.

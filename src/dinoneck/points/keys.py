@@ -14,7 +14,8 @@ from torch import Tensor
 from dinoneck.errors import DataError, ShapeError
 from dinoneck.points.checks import check_integers
 
-AXIS_BITS, BATCH_BITS = 18, 9
+AXIS_BITS = 18
+BATCH_BITS = 9
 REACH = 1 << (AXIS_BITS - 1)
 BATCHES = 1 << BATCH_BITS
 MAX_STRIDE = REACH
@@ -86,7 +87,7 @@ def at_stride(keys: Tensor, stride: int) -> Tensor:
 
 
 def _check_range(name: str, values: Tensor, low: int, end: int, remedy: str) -> None:
-    """Refuse integers (N,) or (N, 3) outside ``low`` ... ``end`` - 1.
+    """Reject integers (N,) or (N, 3) outside ``low`` ... ``end`` - 1.
 
     Raises:
         DataError: naming the first row.
@@ -95,9 +96,8 @@ def _check_range(name: str, values: Tensor, low: int, end: int, remedy: str) -> 
         return
     smallest, largest = map(int, torch.aminmax(values))
     if smallest < low or largest >= end:
-        row = int(
-            ((values < low) | (values >= end)).reshape(len(values), -1).any(dim=1).nonzero()[0]
-        )
+        is_outside = ((values < low) | (values >= end)).reshape(len(values), -1).any(dim=1)
+        row = int(is_outside.nonzero()[0])
         raise DataError(
             f"{name}[{row}] is {values[row].tolist()}; expected {low} ... {end - 1}: {remedy}"
         )

@@ -21,8 +21,8 @@ from dinoneck.points.voxels import SparseFeatures, VoxelGrid
 Sampling = Literal["bilinear", "nearest"]
 Views = Literal["mean", "random", "closest"]
 
-# tokens of one bag; beyond, their weights leave the range in which float16 is precise
-_LONG = 1 << 14
+# tokens of one bag; the weights of more leave the range in which float16 is precise
+_LONGEST_HALF_BAG = 1 << 14
 
 
 class _Order(NamedTuple):
@@ -38,9 +38,10 @@ class _Order(NamedTuple):
         """Return the links of some of the points, in their order."""
         points = self.point[part]
         counts = self.n_views[points]
-        places = torch.repeat_interleave(self.first[points] - (counts.cumsum(0) - counts), counts)
-        places += torch.arange(len(places), device=places.device)
-        return places if self.chosen is None else self.chosen[places]
+        # link i of a point is its first link + i
+        indices = torch.repeat_interleave(self.first[points] - (counts.cumsum(0) - counts), counts)
+        indices += torch.arange(len(indices), device=indices.device)
+        return indices if self.chosen is None else self.chosen[indices]
 
 
 class _Options(TypedDict, total=False):
@@ -126,32 +127,29 @@ def lift(
     _check(maps, links, grid, sampling, views, reduce, chunk)
     table, per_view = _token_table(maps, project)
     order = _ordered(links, grid, _chosen(links, views, generator))
-    seen = torch.zeros(
-        links.num_points if grid is None else len(grid), dtype=torch.int64, device=maps.device
-    )
-    seen.index_add_(0, order.row, order.n_views[order.point])  # views per row of the result
+    num_rows = links.num_points if grid is None else len(grid)
+    views_of_row = torch.zeros(num_rows, dtype=torch.int64, device=maps.device)
+    views_of_row.index_add_(0, order.row, order.n_views[order.point])
     block = partial(
         _block, table, per_view, maps, links, order, sampling, None if grid is None else reduce
     )
-    feats = _in_chunks(block, seen, chunk, table)
-    return (
-        (feats, seen > 0)
-        if grid is None
-        else SparseFeatures(grid.coords, grid.batch, feats, seen > 0)
-    )
+    feats = _in_chunks(block, views_of_row, chunk, table)
+    seen = views_of_row > 0
+    if grid is None:
+        return feats, seen
+    return SparseFeatures(grid.coords, grid.batch, feats, seen)
 
 
 def _in_chunks(
-    block: Callable[[tuple[int, int]], Tensor], seen: Tensor, chunk: int, table: Tensor
+    block: Callable[[tuple[int, int]], Tensor], views_of_row: Tensor, chunk: int, table: Tensor
 ) -> Tensor:
     """Return all rows of the result, computed in stretches of about ``chunk`` links each."""
-    counts = torch.unique_consecutive((seen.cumsum(0) - seen) // chunk, return_counts=True)[
-        1
-    ].tolist()
-    stretches = list(pairwise(accumulate(counts, initial=0)))
+    chunk_of_row = (views_of_row.cumsum(0) - views_of_row) // chunk
+    _, counts = torch.unique_consecutive(chunk_of_row, return_counts=True)
+    stretches = list(pairwise(accumulate(counts.tolist(), initial=0)))
     if table.requires_grad and torch.is_grad_enabled():
         return torch.cat([table.new_zeros(0, table.shape[1]), *map(block, stretches)])
-    feats = table.new_zeros(len(seen), table.shape[1])
+    feats = table.new_zeros(len(views_of_row), table.shape[1])
     for start, end in stretches:
         feats[start:end] = block((start, end))
     return feats
@@ -173,35 +171,40 @@ def _token_table(maps: Tensor, project: nn.Linear | None) -> tuple[Tensor, int]:
         check_dtype("maps", maps, "project", project.weight)
     count, channels, rows, cols = maps.shape
     per_view = rows * cols
-    learns = maps.requires_grad or (
-        project is not None and any(p.requires_grad for p in project.parameters())
-    )
+    learns = maps.requires_grad
+    if project is not None:
+        learns = learns or any(parameter.requires_grad for parameter in project.parameters())
     step = maps.stride(0)
-    if (
-        not (learns and torch.is_grad_enabled())
-        and count
+    # channels-last views, each in one piece, with room between them for CLS and registers
+    is_table = (
+        count > 0
         and maps.stride()[1:] == (1, cols * channels, channels)
         and step % channels == 0
         and step >= per_view * channels
-    ):  # tokens with others (CLS, registers) between the views: read in place, the others too, which no bag names
+    )
+    if is_table and not (learns and torch.is_grad_enabled()):
+        # read in place, with the tokens between the views, which no bag names
         per_view = step // channels
         table = maps.as_strided(((count - 1) * per_view + rows * cols, channels), (channels, 1))
     else:
         table = maps.permute(0, 2, 3, 1).reshape(-1, channels)
-    return (table if project is None else project(table)), per_view
+    if project is not None:
+        table = project(table)
+    return table, per_view
 
 
 def _ordered(links: Links, grid: VoxelGrid | None, chosen: Tensor | None) -> _Order:
     """Sort points by voxel: links are sorted by point, so each point's links are a stretch of them."""
-    n_views = torch.bincount(
-        links.point if chosen is None else links.point[chosen], minlength=links.num_points
-    )
-    point = torch.arange(links.num_points, device=n_views.device)
-    row = point
-    if grid is not None:
+    used = links.point if chosen is None else links.point[chosen]
+    n_views = torch.bincount(used, minlength=links.num_points)
+    if grid is None:
+        point = torch.arange(links.num_points, device=n_views.device)
+        row = point
+    else:
         point = torch.argsort(grid.inverse, stable=True)
         row = grid.inverse[point]
-    return _Order(point, row, n_views, n_views.cumsum(0) - n_views, chosen)
+    first = n_views.cumsum(0) - n_views
+    return _Order(point, row, n_views, first, chosen)
 
 
 def _block(
@@ -215,29 +218,32 @@ def _block(
     rows: tuple[int, int],
 ) -> Tensor:
     """Return rows of the result: sums of weight * table[token] over each one's stretch of entries."""
+    num_rows = rows[1] - rows[0]
     begin, end = torch.searchsorted(order.row, order.row.new_tensor(rows)).tolist()
-    link, row = order.links(slice(begin, end)), order.row[begin:end] - rows[0]
+    link = order.links(slice(begin, end))
+    row = order.row[begin:end] - rows[0]
     n_views = order.n_views[order.point[begin:end]]
+
+    # the share of a view, and the links of each bag: those of a point, or of a voxel
     dtype = torch.promote_types(maps.dtype, torch.float32)
     share = n_views.to(dtype).reciprocal()
+    bags = n_views
     if reduce == "mean":  # of the points of a voxel that any view sees
-        share = share / torch.bincount(row[n_views > 0], minlength=rows[1] - rows[0])[row]
-    bags = (
-        n_views
-        if reduce != "mean"
-        else n_views.new_zeros(rows[1] - rows[0]).index_add_(0, row, n_views)
-    )
+        seen_points = torch.bincount(row[n_views > 0], minlength=num_rows)
+        share = share / seen_points[row]
+        bags = n_views.new_zeros(num_rows).index_add_(0, row, n_views)
+
+    # the tokens around each link
     size = (maps.shape[2], maps.shape[3])
     token, weight = _corners(links.uv[link].detach(), links.image_size, size, sampling, dtype)
     narrow = torch.int32 if max(maps.shape[0] * per_view, token.numel()) < 1 << 31 else torch.int64
     first = (links.view[link] * per_view).to(narrow)
     weight *= torch.repeat_interleave(share, n_views)[:, None]
-    sums = _summed(
-        table, (first[:, None] + token).flatten(), weight.flatten(), bags * token.shape[1]
-    )
+    tokens = (first[:, None] + token).flatten()
+    sums = _summed(table, tokens, weight.flatten(), bags * token.shape[1])
     if reduce != "max":
         return sums
-    return cell_max(sums[n_views > 0], row[n_views > 0], rows[1] - rows[0])
+    return cell_max(sums[n_views > 0], row[n_views > 0], num_rows)
 
 
 def _chosen(links: Links, views: Views, generator: torch.Generator | None) -> Tensor | None:
@@ -249,19 +255,16 @@ def _chosen(links: Links, views: Views, generator: torch.Generator | None) -> Te
     counts = counts[counts > 0]
     first = counts.cumsum(0) - counts
     if views == "random":
-        where = point.device if generator is None else generator.device
-        draw = torch.rand(len(counts), generator=generator, device=where, dtype=torch.float64).to(
-            point.device
-        )
-        return first + (draw * counts).long().clamp_(max=counts - 1)
-    nearest = links.z.new_full((links.num_points,), torch.inf).scatter_reduce(
-        0, point, links.z, "amin"
-    )
+        device = point.device if generator is None else generator.device
+        draw = torch.rand(len(counts), generator=generator, device=device, dtype=torch.float64)
+        return first + (draw.to(point.device) * counts).long().clamp_(max=counts - 1)
+    infinity = links.z.new_full((links.num_points,), torch.inf)
+    nearest = infinity.scatter_reduce(0, point, links.z, "amin")
     candidates = (links.z == nearest[point]).nonzero().squeeze(1)
-    own = point[candidates]
-    leading = torch.ones_like(own, dtype=torch.bool)
-    leading[1:] = own[1:] != own[:-1]  # of equally close views the first
-    return candidates[leading]
+    candidate_point = point[candidates]
+    is_first = torch.ones_like(candidate_point, dtype=torch.bool)
+    is_first[1:] = candidate_point[1:] != candidate_point[:-1]  # of equally close views
+    return candidates[is_first]
 
 
 def _corners(
@@ -272,7 +275,8 @@ def _corners(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """Cells (L, 4 or 1) that image places read, counted in raster order, and their weights."""
-    (rows, cols), (height, width) = size, image_size
+    rows, cols = size
+    height, width = image_size
     uv = uv.to(torch.promote_types(uv.dtype, dtype))
     limit = uv.new_tensor((cols - 1, rows - 1))
     # integers of uv are pixels' centres
@@ -284,15 +288,19 @@ def _corners(
     low = place.floor()
     right, down = (place - low).to(dtype).unbind(1)
     x, y = low.int().unbind(1)
-    across, below = (x + 1).clamp_(max=cols - 1), (y + 1).clamp_(max=rows - 1).mul_(cols)
+    next_x = (x + 1).clamp_(max=cols - 1)
     top = y * cols
-    token = torch.stack((top + x, top + across, below + x, below + across), dim=1)
-    left, up = 1 - right, 1 - down
-    return token, torch.stack((left * up, right * up, left * down, right * down), dim=1)
+    bottom = (y + 1).clamp_(max=rows - 1).mul_(cols)
+    token = torch.stack((top + x, top + next_x, bottom + x, bottom + next_x), dim=1)
+    left = 1 - right
+    up = 1 - down
+    weight = torch.stack((left * up, right * up, left * down, right * down), dim=1)
+    return token, weight
 
 
 def _summed(table: Tensor, token: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
-    if table.dtype == torch.float16 and len(counts) and int(counts.max()) > _LONG:
+    """The weighted sums of bags of so many tokens each; of long bags in float32."""
+    if table.dtype == torch.float16 and len(counts) and int(counts.max()) > _LONGEST_HALF_BAG:
         return _summed(table.float(), token, weight, counts).half()
     starts = counts.cumsum(0) - counts
     return weighted_bags(table, token, weight.to(table.dtype), starts.to(token.dtype))
@@ -307,7 +315,7 @@ def _check(
     reduce: str,
     chunk: int,
 ) -> None:
-    """Refuse what does not fit together.
+    """Reject what does not fit together.
 
     Raises:
         ShapeError, ConfigError, DataError: see :func:`lift`.

@@ -27,8 +27,10 @@ from dinoneck.points.checks import (
 logger = logging.getLogger(__name__)
 
 UnknownDepth = Literal["reject", "accept"]
-_SUSPICIOUS_PAIRS, _SUSPICIOUS_SHARE = 1000, 0.01
-_THOUSAND = (300.0, 3000.0)
+_SUSPICIOUS_PAIRS = 1000  # fewer pairs may miss the images, or disagree with depth, by chance
+_SUSPICIOUS_SHARE = 0.01  # a lower share that agrees with depth is a mistake
+_THOUSAND = (300.0, 3000.0)  # metres read as millimetres, or the other way round
+_SOME_POINTS = 4096  # of which the distance is looked at
 # few points that any view sees: K of images of twice the size leaves 2 % of a frame's own points
 _FEW_SEEN = 0.05
 
@@ -106,9 +108,13 @@ class Links:
 
     def to(self, device: torch.device | str) -> Links:
         """Return the links on a device."""
-        parts = {name: getattr(self, name).to(device) for name in ("view", "point", "uv", "z")}
         return replace(
-            self, **parts, counts=None if self.counts is None else self.counts.to(device)
+            self,
+            view=self.view.to(device),
+            point=self.point.to(device),
+            uv=self.uv.to(device),
+            z=self.z.to(device),
+            counts=None if self.counts is None else self.counts.to(device),
         )
 
 
@@ -292,8 +298,9 @@ class PointProjector:
         # 0
         matrices[:, :2] += 0.5 * matrices[:, 2:]
         matrix = matrices.permute(2, 1, 0).flatten(1)
-        number, block = len(points) if rows is None else len(rows), max(1, self.chunk // len(views))
-        for start in range(0, number, block):
+        num_points = len(points) if rows is None else len(rows)
+        block = max(1, self.chunk // len(views))
+        for start in range(0, num_points, block):
             at = slice(start, start + block) if rows is None else rows[start : start + block]
             seen = torch.addmm(matrix[3], points[at].double(), matrix[:3])
             x, y, z = seen.reshape(len(seen), 3, len(views)).unbind(1)
@@ -305,7 +312,8 @@ class PointProjector:
             point, column = inside.nonzero().unbind(1)
             place = point * seen.shape[1] + column
             x, y, z = (seen.flatten()[place + k * len(views)] for k in range(3))
-            uv, view = torch.stack([x, y], 1) / z[:, None] - 0.5, views[column]
+            uv = torch.stack([x, y], 1) / z[:, None] - 0.5
+            view = views[column]
             point = point + start if rows is None else rows[point + start]
             if depth is not None:
                 keep = self._visible(view, uv, z, depth, cameras.size, counts)
@@ -327,7 +335,8 @@ class PointProjector:
         # a pixel spans +-0.5 around its integer, so its place in depth of another size is the floor
         # of (uv + 0.5) s
         cell = ((uv + 0.5) * scale).floor().long()
-        col, row = cell[:, 0].clamp(0, cols - 1), cell[:, 1].clamp(0, rows - 1)
+        col = cell[:, 0].clamp(0, cols - 1)
+        row = cell[:, 1].clamp(0, rows - 1)
         measured = depth[view, row, col].double()
         known = measured.isfinite() & (measured > 0)
         agree = known & ((measured - z).abs() <= (self.depth_rel * z).clamp_min(self.depth_abs))
@@ -339,7 +348,7 @@ class PointProjector:
 def check_cloud(
     points: Tensor, cameras: Cameras, depth: Tensor | None, batch: Tensor | None
 ) -> None:
-    """Refuse a cloud, depth and batch index that do not fit each other or the cameras.
+    """Reject a cloud, depth and batch index that do not fit each other or the cameras.
 
     Raises:
         ShapeError: for shapes and dtypes.
@@ -358,11 +367,12 @@ def check_cloud(
             "(points, 3) in metres (half precision is off by 4 mm at 10 m)"
         )
     if (batch is None) != (cameras.sample is None):
-        given, missing = (
-            ("cameras.sample", "batch") if batch is None else ("batch", "Cameras(sample=...)")
-        )
+        if batch is None:
+            present, missing = "cameras.sample", "batch"
+        else:
+            present, missing = "batch", "Cameras(sample=...)"
         raise ShapeError(
-            f"{given} is given and {missing} is not; a batch of clouds needs both, one cloud "
+            f"{present} is given and {missing} is not; a batch of clouds needs both, one cloud "
             "neither"
         )
     if batch is not None:
@@ -427,21 +437,22 @@ def _warning_of_size(links: Links, cameras: Cameras, is_logged: bool) -> str | N
 def check_units(
     points: Tensor, cameras: Cameras, depth: Tensor, batch: Tensor | None = None
 ) -> None:
-    """Refuse depth that is a thousand times the points' distance, or a thousandth of it.
+    """Reject depth that is a thousand times the points' distance, or a thousandth of it.
 
     Raises:
         DataError: naming which of the two looks in millimetres.
     """
     measured = some_depths(depth)
-    every = max(1, len(points) // 4096)
+    step = max(1, len(points) // _SOME_POINTS)
     third = cameras.projections()[:, 2]
-    z = points[::every].double() @ third[:, :3].mT + third[:, 3]
+    z = points[::step].double() @ third[:, :3].mT + third[:, 3]
     if batch is not None and cameras.sample is not None:
-        z = z[batch[::every, None] == cameras.sample]
+        z = z[batch[::step, None] == cameras.sample]
     z = z[z > 0]
     if not len(measured) or not len(z):
         return
-    depth_m, z_m = float(measured.median()), float(z.median())
+    depth_m = float(measured.median())
+    z_m = float(z.median())
     least, most = _THOUSAND
     if depth_m > LARGEST_DEPTH_M and least < depth_m / z_m < most:
         raise DataError(
@@ -463,4 +474,6 @@ def _samples(
         yield None, torch.arange(len(cameras), device=points.device)
         return
     for sample in sorted(set(cameras.sample.tolist())):
-        yield (batch == sample).nonzero()[:, 0], (cameras.sample == sample).nonzero()[:, 0]
+        rows = (batch == sample).nonzero()[:, 0]
+        views = (cameras.sample == sample).nonzero()[:, 0]
+        yield rows, views

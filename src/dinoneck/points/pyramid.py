@@ -69,7 +69,9 @@ class SparsePyramid(nn.Module):
                 f"strides is {tuple(strides)}; expected one or more powers of two, strictly rising"
             )
         normal(Reduce, reduce, "reduce")
-        self.strides, self.reduce, self.masked = tuple(strides), reduce, masked
+        self.strides = tuple(strides)
+        self.reduce = reduce
+        self.masked = masked
 
     def extra_repr(self) -> str:
         """Show the options."""
@@ -115,21 +117,25 @@ def _coarser(level: _Level, stride: int, reduce: Reduce, masked: bool) -> _Level
     """Cells of ``stride`` voxels from finer ones."""
     keys, cell = torch.unique_consecutive(at_stride(level.keys, stride), return_inverse=True)
     seen = level.valid.nonzero().squeeze(1)
-    own = cell[seen]
-    valid = torch.zeros_like(keys, dtype=torch.bool).index_fill_(0, own, True)
+    seen_cell = cell[seen]
+    valid = torch.zeros_like(keys, dtype=torch.bool).index_fill_(0, seen_cell, True)
     counts = torch.zeros_like(keys)
-    counts.index_add_(0, *((own, level.counts[seen]) if masked else (cell, level.counts)))
+    if masked:
+        counts.index_add_(0, seen_cell, level.counts[seen])
+    else:
+        counts.index_add_(0, cell, level.counts)
     if reduce == "mean":
-        # unseen rows are zeros: only their count counts
-        share = level.counts[seen].to(level.feats.dtype) / counts[own]
-        sizes = torch.bincount(own, minlength=len(keys))
-        return _Level(
-            keys, weighted_bags(level.feats, seen, share, sizes.cumsum(0) - sizes), counts, valid
-        )
+        # unseen rows are zeros: they change the counts only
+        share = level.counts[seen].to(level.feats.dtype) / counts[seen_cell]
+        sizes = torch.bincount(seen_cell, minlength=len(keys))
+        starts = sizes.cumsum(0) - sizes
+        means = weighted_bags(level.feats, seen, share, starts)
+        return _Level(keys, means, counts, valid)
     rows = level.feats
     if len(seen) < len(cell):
         if masked:
-            rows, cell = rows.index_select(0, seen), own
+            rows = rows.index_select(0, seen)
+            cell = seen_cell
         else:
             rows = rows.index_fill(0, (~level.valid).nonzero().squeeze(1), 0)
     return _Level(keys, cell_max(rows, cell, len(keys)), counts, valid)

@@ -71,7 +71,8 @@ class VoxelGrid:
             ShapeError: if shapes do not fit.
             DataError: for a point that is not finite or further than 131072 voxels from the origin.
         """
-        sizes, start = _triple("size", size), _triple("origin", origin)
+        sizes = _triple("size", size)
+        start = _triple("origin", origin)
         if min(sizes) <= 0:
             raise ConfigError(f"size is {size}; expected metres per voxel > 0")
         check_tensor("points", points)
@@ -112,10 +113,13 @@ class VoxelGrid:
 
     def to(self, device: torch.device | str) -> VoxelGrid:
         """Return the grid on another device."""
-        tensors = {
-            name: getattr(self, name).to(device) for name in ("keys", "coords", "batch", "inverse")
-        }
-        return replace(self, **tensors)
+        return replace(
+            self,
+            keys=self.keys.to(device),
+            coords=self.coords.to(device),
+            batch=self.batch.to(device),
+            inverse=self.inverse.to(device),
+        )
 
     def __repr__(self) -> str:
         points = self.inverse.shape[0]
@@ -126,9 +130,12 @@ class VoxelGrid:
 
 
 def _triple(name: str, value: float | Sequence[float]) -> tuple[float, float, float]:
-    given: object = value.tolist() if hasattr(value, "tolist") else value  # tensors and arrays
-    numbers = normal(float | tuple[float, float, float], given, name)
-    return numbers if isinstance(numbers, tuple) else (numbers,) * 3
+    """Three numbers, one per axis, of as many or of one for all axes."""
+    plain: object = value.tolist() if hasattr(value, "tolist") else value  # tensors and arrays
+    numbers = normal(float | tuple[float, float, float], plain, name)
+    if isinstance(numbers, tuple):
+        return numbers
+    return (numbers, numbers, numbers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,16 +226,17 @@ class SparseFeatures:
             DataError: for a coordinate beyond -131072 ... 131071, or if the rows are not sorted by
                 key.
         """
-        wanted = at_stride(encode(coords, batch), self.stride)
+        keys = at_stride(encode(coords, batch), self.stride)
         if not len(self):
-            return self.feats.new_zeros(len(wanted), self.feats.shape[1]), torch.zeros_like(
-                wanted, dtype=torch.bool
-            )
-        rows = torch.searchsorted(self.keys, wanted).clamp_(max=len(self) - 1)
-        hit = (self.keys[rows] == wanted) & self.valid[rows]
-        missed = (~hit).nonzero().squeeze(1)
+            feats = self.feats.new_zeros(len(keys), self.feats.shape[1])
+            return feats, torch.zeros_like(keys, dtype=torch.bool)
+        rows = torch.searchsorted(self.keys, keys).clamp_(max=len(self) - 1)
+        is_hit = (self.keys[rows] == keys) & self.valid[rows]
+        missed = (~is_hit).nonzero().squeeze(1)
         feats = self.feats.index_select(0, rows)
-        return (feats.index_fill_(0, missed, 0) if len(missed) else feats), hit
+        if len(missed):
+            feats.index_fill_(0, missed, 0)
+        return feats, is_hit
 
     def __len__(self) -> int:
         return self.coords.shape[0]
@@ -237,8 +245,13 @@ class SparseFeatures:
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> SparseFeatures:
         """Return the features on another device, in another dtype; coordinates stay integers."""
-        tensors = {name: getattr(self, name).to(device) for name in ("coords", "batch", "valid")}
-        return replace(self, feats=self.feats.to(device, dtype), **tensors)
+        return replace(
+            self,
+            coords=self.coords.to(device),
+            batch=self.batch.to(device),
+            feats=self.feats.to(device, dtype),
+            valid=self.valid.to(device),
+        )
 
     def __repr__(self) -> str:
         seen = int(self.valid.sum())
@@ -249,7 +262,7 @@ class SparseFeatures:
 
 
 def check_stride(name: str, stride: int) -> None:
-    """Refuse a stride that is not a power of two.
+    """Reject a stride that is not a power of two.
 
     Raises:
         ConfigError: naming it.

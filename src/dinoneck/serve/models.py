@@ -55,15 +55,20 @@ def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
     checkpoints = cast("list[HeadCheckpoint]", opened(head, weights=settings.weights)[""])
     for checkpoint in checkpoints:  # before their backbone is loaded
         _check_channels(checkpoint.preprocess)
-    is_detector = checkpoints[0].head_type == HEAD_TYPE
-    model = _detector(checkpoints[0], settings) if is_detector else _heads(checkpoints, settings)
+    if checkpoints[0].head_type == HEAD_TYPE:
+        model = _detector(checkpoints[0], settings)
+    else:
+        model = _heads(checkpoints, settings)
     model.facts.update(
         size=model.preprocess.size,
         digests=[checkpoint.meta["digest"] for checkpoint in checkpoints],
     )
     _check_channels(model.preprocess)
-    rows, cols = patch_pair(model.preprocess.patch_size)
-    model.predict(torch.rand(3, *(model.preprocess.size or (4 * rows, 4 * cols))), "none")
+    size = model.preprocess.size
+    if size is None:
+        patch_height, patch_width = patch_pair(model.preprocess.patch_size)
+        size = (4 * patch_height, 4 * patch_width)
+    model.predict(torch.rand(3, *size), "none")
     return model
 
 
@@ -89,29 +94,29 @@ def _heads(checkpoints: list[HeadCheckpoint], settings: Settings) -> Model:
 
     def predict(image: Tensor, maps: str) -> dict[str, Any]:
         with_maps = maps != "none"
-        found = (
-            batcher.predict(image, with_maps)
-            if settings.batch > 1
-            else predictor(image, "patch" if with_maps else None)[0]
-        )
-        return _as_json(found, maps)
+        if settings.batch > 1:
+            prediction = batcher.predict(image, with_maps)
+        else:
+            [prediction] = predictor(image, "patch" if with_maps else None)
+        return _as_json(prediction, maps)
 
-    tasks = [
-        {
-            "name": task.name,
-            "kind": task.kind,
-            "unit": task.unit,
-            "dim": task.dim,
-            "labels": list(task.labels),
-        }
-        for task in predictor.tasks
-    ]
+    tasks = []
+    for task in predictor.tasks:
+        tasks.append(
+            {
+                "name": task.name,
+                "kind": task.kind,
+                "unit": task.unit,
+                "dim": task.dim,
+                "labels": list(task.labels),
+            }
+        )
     facts: dict[str, Any] = {
         "tasks": tasks,
         "tta": predictor.tta,
         "backbone": predictor.backbone.name,
+        "device": str(predictor.device),
     }
-    facts["device"] = str(predictor.device)
     return Model(predict, predictor.preprocess, facts)
 
 
@@ -125,11 +130,13 @@ def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
     def predict(image: Tensor, maps: str) -> dict[str, Any]:
         if maps != "none":
             raise DataError(f"maps is {maps!r}, and a detector has no maps; leave maps out")
-        [found] = detector.predict(image)
-        rows = zip(found["names"], found["scores"].tolist(), found["boxes"].tolist(), strict=True)
-        return {
-            "boxes": [{"label": label, "score": score, "box": box} for label, score, box in rows]
-        }
+        [prediction] = detector.predict(image)
+        scores = prediction["scores"].tolist()
+        corners = prediction["boxes"].tolist()
+        boxes = []
+        for label, score, box in zip(prediction["names"], scores, corners, strict=True):
+            boxes.append({"label": label, "score": score, "box": box})
+        return {"boxes": boxes}
 
     facts = {
         "classes": list(detector.classes),
@@ -139,33 +146,37 @@ def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
     return Model(predict, detector.preprocess, facts)
 
 
-def _as_json(found: dict[str, Any], maps: str) -> dict[str, Any]:
+def _as_json(prediction: dict[str, Any], maps: str) -> dict[str, Any]:
     """A prediction as JSON values: numbers without rounding; maps as nested lists or as small images."""
-    values = {
-        name: _plain(value) for name, value in found.items() if name not in ("maps", "gate", RAW)
-    }
+    values = {}
+    for name, value in prediction.items():
+        if name not in ("maps", "gate", RAW):
+            values[name] = _json_value(value)
+    answer: dict[str, Any] = {"values": values}
     if maps == "none":
-        return {"values": values}
-    shown = _plain if maps == "lists" else _png
-    gate = {"gate": shown(found["gate"])} if "gate" in found else {}
-    return {
-        "values": values,
-        "maps": {name: shown(value) for name, value in found["maps"].items()},
-        **gate,
-    }
+        return answer
+    encode = _json_value if maps == "lists" else _png
+    answer["maps"] = {name: encode(value) for name, value in prediction["maps"].items()}
+    if "gate" in prediction:
+        answer["gate"] = encode(prediction["gate"])
+    return answer
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
+    """Objects as COCO has them, an array as nested lists, a number as it is."""
     if isinstance(value, dict | tuple):
         return coco_objects(value)
-    return value.tolist() if isinstance(value, np.ndarray) else float(value)
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return float(value)
 
 
 def _png(values: np.ndarray[Any, Any]) -> Any:
     """An 8-bit grey image in base64 with its values of black and white; one per output, for (dim, rows, cols)."""
     if values.ndim == 3:
-        return [_png(part) for part in values]
-    low, high = float(values.min()), float(values.max())
+        return [_png(output) for output in values]
+    low = float(values.min())
+    high = float(values.max())
     grey = (values - low) / (high - low) if high > low else np.zeros_like(values)
     file = io.BytesIO()
     Image.fromarray((grey * 255).round().astype(np.uint8)).save(file, format="PNG")

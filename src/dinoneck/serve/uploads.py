@@ -28,8 +28,8 @@ from dinoneck.grid import patch_pair
 from dinoneck.serve.settings import Settings
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
-MAX_PIXELS = 50_000_000
-MAX_PATCHES = 4096
+MAX_PIXELS = 50_000_000  # of an image, and of all images in memory
+MAX_PATCHES = 4096  # of an image that is not resized
 Image.init()  # loads the formats now, and not within the first request
 EXPECTED = (
     "expected multipart/form-data with one file per image, as curl -F image=@field.jpg sends it"
@@ -50,7 +50,8 @@ async def received_files(request: Request, settings: Settings) -> AsyncIterator[
         Refusal: 400 if the body is malformed or ends early, 413 if it is too large or has too many
             files, 415 if it is not multipart, or encoded, 422 if it holds no file, or a text field.
     """
-    most, length = settings.max_upload_bytes, request.headers.get("content-length", "")
+    most = settings.max_upload_bytes
+    length = request.headers.get("content-length", "")
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":
         raise Refusal(
@@ -62,14 +63,16 @@ async def received_files(request: Request, settings: Settings) -> AsyncIterator[
             415, "not_multipart", f"the body is encoded as {quoted(encoding)}; send it plain"
         )
     last_line = b"--%b--" % options.get(b"boundary", b"")
-    seen, end = 0, b""
+    num_bytes = 0
+    end = b""
 
     async def counted() -> Message:
-        nonlocal seen, end
+        nonlocal num_bytes, end
         message = await request.receive()
-        seen += len(message.get("body", b""))
-        end = (end + message.get("body", b""))[-len(last_line) - 2 :]  # a line break may follow
-        if seen > most:
+        content = message.get("body", b"")
+        num_bytes += len(content)
+        end = (end + content)[-len(last_line) - 2 :]  # a line break may follow
+        if num_bytes > most:
             raise _too_large(f"more than {most}", most)
         return message
 
@@ -95,19 +98,19 @@ async def received_files(request: Request, settings: Settings) -> AsyncIterator[
         files = [value for _, value in fields if isinstance(value, UploadFile)]
         if not files or len(files) < len(fields):
             names = [quoted(name) for name, value in fields if isinstance(value, str)]
-            found = f"the field {names[0]} is not a file" if names else "the body holds no file"
-            raise Refusal(422, "no_image", f"{found}; {EXPECTED}")
+            problem = f"the field {names[0]} is not a file" if names else "the body holds no file"
+            raise Refusal(422, "no_image", f"{problem}; {EXPECTED}")
         if len(files) > settings.max_images:
-            found = f"the body holds {len(files)} files; expected {settings.max_images} at most"
-            raise Refusal(413, "too_many_images", f"{found}. Send them in several requests")
+            problem = f"the body holds {len(files)} files; expected {settings.max_images} at most"
+            raise Refusal(413, "too_many_images", f"{problem}. Send them in several requests")
         yield files
     finally:
         await form.close()
 
 
 def _too_large(length: str, most: int) -> Refusal:
-    found = f"the body has {length} bytes; expected {most} at most"
-    return Refusal(413, "too_large", f"{found}. Send fewer images at once, or smaller ones")
+    problem = f"the body has {length} bytes; expected {most} at most"
+    return Refusal(413, "too_large", f"{problem}. Send fewer images at once, or smaller ones")
 
 
 def open_image(upload: UploadFile, recipe: Preprocessing, max_pixels: int) -> Image.Image:
@@ -152,18 +155,18 @@ def open_image(upload: UploadFile, recipe: Preprocessing, max_pixels: int) -> Im
     sides = image.size
     # EXIF may turn it
     prepared = max(_prepared_pixels(sides, recipe), _prepared_pixels(sides[::-1], recipe))
-    found = f"{name} is {sides[0]}x{sides[1]} px (width x height)"
+    size = f"{name} is {sides[0]}x{sides[1]} px (width x height)"
     if math.prod(sides) > max_pixels:
         raise Refusal(
             413,
             "too_many_pixels",
-            f"{found}, {math.prod(sides)} pixels; expected {max_pixels} at most. Shrink it",
+            f"{size}, {math.prod(sides)} pixels; expected {max_pixels} at most. Shrink it",
         )
     if prepared > max_pixels:
         raise Refusal(
             413,
             "too_many_pixels",
-            f"{found} and would be resized to {prepared} pixels; expected {max_pixels} at most. "
+            f"{size} and would be resized to {prepared} pixels; expected {max_pixels} at most. "
             "Crop it to a less extreme shape",
         )
     return image
@@ -193,5 +196,5 @@ def decode(image: Image.Image, upload: UploadFile, bits: int | None) -> Tensor:
         raise
     except Exception as error:  # decoders raise many types of errors on damaged bytes
         reason = quoted(first_line(error))
-        found = f"{name} cannot be decoded: {reason}; expected a complete image"
-        raise Refusal(422, "broken_image", f"{found}. Send it again, or save it again") from None
+        problem = f"{name} cannot be decoded: {reason}; expected a complete image"
+        raise Refusal(422, "broken_image", f"{problem}. Send it again, or save it again") from None

@@ -27,7 +27,9 @@ from dinoneck.serve.uploads import (
 )
 
 RETRY_AFTER_S = 1
-_UNIT = 250_000  # pixels; a pixel takes 26 to 45 bytes between its file and the patches
+# memory is given out in units of so many pixels; a pixel takes 26 to 45 bytes between its file and
+# the patches
+_UNIT = 250_000
 
 
 @dataclass(eq=False)
@@ -57,20 +59,20 @@ class Worker:
     """
 
     def __init__(self, model: Model, settings: Settings) -> None:
-        recipe = model.preprocess  # attention costs the square of the pixels that are not resized
-        most = (
-            MAX_PIXELS
-            if recipe.size is not None
-            else MAX_PATCHES * math.prod(patch_pair(recipe.patch_size))
-        )
-        self.max_pixels = settings.max_pixels or most
-        self._model, self._settings = model, settings
+        recipe = model.preprocess
+        most_pixels = MAX_PIXELS
+        if recipe.size is None:  # attention costs the square of the pixels that are not resized
+            most_pixels = MAX_PATCHES * math.prod(patch_pair(recipe.patch_size))
+        self.max_pixels = settings.max_pixels or most_pixels
+        self._model = model
+        self._settings = settings
         # each thread gives one image to a batch
         self._count = max(settings.concurrency, settings.batch)
         self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="predict")
         self._slots = threading.BoundedSemaphore(self._count + settings.queue)
         self._arriving: list[_Body] = []  # the oldest first
-        self._units, self._turn = threading.BoundedSemaphore(MAX_PIXELS // _UNIT), threading.Lock()
+        self._units = threading.BoundedSemaphore(MAX_PIXELS // _UNIT)
+        self._turn = threading.Lock()
 
     async def predict(self, request: Request, maps: str) -> bytes:
         """Return the predictions for a request's images, in their order, as JSON.
@@ -103,8 +105,8 @@ class Worker:
                 raise Refusal(
                     408, "too_slow", f"the body did not arrive {limit}; send smaller images"
                 ) from None
-            found = f"no prediction {limit}; retry later, or with fewer images at once"
-            raise Refusal(503, "too_long", found, RETRY_AFTER_S) from None
+            problem = f"no prediction {limit}; retry later, or with fewer images at once"
+            raise Refusal(503, "too_long", problem, RETRY_AFTER_S) from None
         finally:
             if body in self._arriving:
                 self._arriving.remove(body)
@@ -128,8 +130,8 @@ class Worker:
             slowest.deadline.reschedule(now)
             return
         most = self._count + self._settings.queue
-        found = f"{most} requests are in progress, which is the limit; retry in {RETRY_AFTER_S} s"
-        raise Refusal(503, "busy", found, RETRY_AFTER_S)
+        problem = f"{most} requests are in progress, which is the limit; retry in {RETRY_AFTER_S} s"
+        raise Refusal(503, "busy", problem, RETRY_AFTER_S)
 
     def _predict(self, files: list[UploadFile], maps: str) -> bytes:
         rows = [{"name": upload.filename, **self._row(upload, maps)} for upload in files]
@@ -146,12 +148,13 @@ class Worker:
             pixels = decode(image, upload, recipe.bits)
             return self._model.predict(pixels, maps)
         except GridError:
-            (height, width), (down, across) = pixels.shape[-2:], patch_pair(recipe.patch_size)
-            found = f"{quoted(upload.filename)} is {height}x{width} px (height x width)"
+            height, width = pixels.shape[-2:]
+            down, across = patch_pair(recipe.patch_size)
+            size = f"{quoted(upload.filename)} is {height}x{width} px (height x width)"
             expected = (
                 f"expected multiples of {down}x{across} px, a patch. Send a larger image, or cut it"
             )
-            raise Refusal(422, "unfit", f"{found}; {expected}") from None
+            raise Refusal(422, "unfit", f"{size}; {expected}") from None
         except DataError as error:
             raise Refusal(422, "unfit", f"{quoted(upload.filename)}: {error}") from None
         finally:

@@ -18,11 +18,16 @@ Floats = np.ndarray[Any, Any]
 Chart = dict[str, str]  # name, what it shows, and the attributes and content of its svg element
 
 _CURVES = {"training loss": ["loss"], "held-out AP": ["AP", "AP50", "AP75"]}
-_TEXT: dict[str, Any] = {"fontsize": 9.0, "parse_math": False}
-_LONGEST = 60  # characters of the label of an axis
-_MANY = 2000  # points of a chart; more are drawn as pixels
+_TEXT: dict[str, Any] = {"fontsize": 9.0, "parse_math": False}  # dollar signs are text
+_LONGEST_LABEL = 60  # characters of the label of an axis
+_MOST_VECTOR_POINTS = 2000  # of a chart; more points are drawn as pixels
+_EQUAL = 1e-5  # values that differ by less, relative to the largest, differ by rounding only
 _LINE: dict[str, Any] = {"color": "0.3", "linewidth": 1.0, "linestyle": "--"}
 _DOTS: dict[str, Any] = {"color": PALETTE[0], "s": 18.0, "alpha": 0.75, "linewidths": 0.0}
+# what matplotlib writes and a page does not need: the head of the file, metadata, and ids that
+# would occur once per chart
+_NOT_OF_PAGE = r'(?s)^.*?<svg |<metadata>.*?</metadata>| id="[A-Za-z.]+\d*[A-Za-z]*_\d+"'
+_BLACKS = "#000000|#4d4d4d"  # of matplotlib's text and of _LINE
 
 
 def numbers(values: Any, name: str, axes: str) -> Floats:
@@ -38,30 +43,36 @@ def numbers(values: Any, name: str, axes: str) -> Floats:
         DataError: if they are not numbers, or not finite.
     """
     try:
-        array = np.asarray(
-            values.detach().cpu().double() if isinstance(values, Tensor) else values, np.float64
-        )
+        if isinstance(values, Tensor):
+            values = values.detach().cpu().double()
+        array = np.asarray(values, np.float64)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{name} are not numbers: {error}") from error
-    sides = axes.split(", ")
-    fits = len(sides) == array.ndim and all(
-        a.isalpha() or int(a) == n for a, n in zip(sides, array.shape, strict=True)
-    )
-    if not fits or not array.size:
+    if not array.size or not _has_axes(array, axes.split(", ")):
         raise ShapeError(f"{name} have shape {array.shape}; expected ({axes}), not empty")
-    unfit = ~np.isfinite(array)
-    if unfit.any():
-        raise DataError(
-            f"{name} hold {array[unfit][0]} ({int(unfit.sum())} of {array.size} values are not "
-            "finite)"
-        )
+    is_unfit = ~np.isfinite(array)
+    if is_unfit.any():
+        first = array[is_unfit][0]
+        count = int(is_unfit.sum())
+        raise DataError(f"{name} hold {first} ({count} of {array.size} values are not finite)")
     return array
 
 
+def _has_axes(array: Floats, axes: Sequence[str]) -> bool:
+    """Whether an array has these axes; an axis that is a number must have this length."""
+    if array.ndim != len(axes):
+        return False
+    for axis, length in zip(axes, array.shape, strict=True):
+        if not axis.isalpha() and int(axis) != length:
+            return False
+    return True
+
+
 def span(values: Sequence[Floats]) -> tuple[float, float]:
-    """Return the lowest and the highest value; where they differ by rounding only, a range with them in its middle."""
-    low, high = min(float(v.min()) for v in values), max(float(v.max()) for v in values)
-    if high - low <= 1e-5 * max(abs(low), abs(high)):
+    """Return the lowest and the highest value; if they differ by rounding only, a range around them."""
+    low = min(float(array.min()) for array in values)
+    high = max(float(array.max()) for array in values)
+    if high - low <= _EQUAL * max(abs(low), abs(high)):
         half = 0.5 * (abs(low) or 1.0)
         return low - half, high + half
     return low, high
@@ -82,15 +93,22 @@ def scores(
         0.5
     """
     truth = np.asarray(known, np.float64)
-    gap, sd = np.asarray(predicted, np.float64) - truth, float(truth.std())
+    gap = np.asarray(predicted, np.float64) - truth
+    sd = float(truth.std())
     mse = float(np.square(gap).mean())
     r2 = 1.0 - mse / sd**2 if sd > 0 else math.nan
-    errors = {"mae": float(np.abs(gap).mean()), "rmse": math.sqrt(mse), "bias": float(gap.mean())}
-    return {"images": len(truth), "r2": r2, **errors, "sd": sd}
+    return {
+        "images": len(truth),
+        "r2": r2,
+        "mae": float(np.abs(gap).mean()),
+        "rmse": math.sqrt(mse),
+        "bias": float(gap.mean()),
+        "sd": sd,
+    }
 
 
 def minus(text: str) -> str:
-    """Return a text whose negative numbers have the minus sign of print."""
+    """Return a text whose negative numbers have a minus sign instead of a hyphen."""
     return re.sub(r"(?<![^\s(])-(?=\d)", "\N{MINUS SIGN}", text)
 
 
@@ -111,47 +129,49 @@ def draws_charts() -> bool:
 
 
 def chart(axes: Any, name: str, what: str, x: str, y: str) -> Chart:
-    """Return axes with their labels as SVG: text stays text, black is the colour of the page's text, ids are unique."""
+    """Return axes with their labels as SVG: text stays text, black is the page's text colour, ids are unique."""
     from matplotlib import rc_context
 
-    axes.set_xlabel(printable(x)[:_LONGEST], **_TEXT)  # dollar signs are text
-    axes.set_ylabel(printable(y)[:_LONGEST], **_TEXT)
+    axes.set_xlabel(printable(x)[:_LONGEST_LABEL], **_TEXT)
+    axes.set_ylabel(printable(y)[:_LONGEST_LABEL], **_TEXT)
     axes.tick_params(labelsize=8.0)
     buffer = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": f"{name!a} {what}"}):
         axes.figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    own = r'(?s)^.*?<svg |<metadata>.*?</metadata>| id="[A-Za-z.]+\d*[A-Za-z]*_\d+"'
-    content = re.sub(own, "", buffer.getvalue()).replace(PALETTE[0], "var(--link)")
-    return {"name": name, "what": what, "svg": re.sub("#000000|#4d4d4d", "currentColor", content)}
+    content = re.sub(_NOT_OF_PAGE, "", buffer.getvalue())
+    content = content.replace(PALETTE[0], "var(--link)")
+    content = re.sub(_BLACKS, "currentColor", content)
+    return {"name": name, "what": what, "svg": content}
 
 
 def agreement_charts(
     name: str, known: Any, predicted: Any, unit: str, links: Sequence[str | None] | None = None
 ) -> list[Chart]:
-    """Return the charts of predicted over known values, and of residuals; a point leads to its image."""
-    truth, values = (
-        numbers(known, f"known {name}", "n"),
-        numbers(predicted, f"predicted {name}", "n"),
-    )
-    charts = []
-    for what, heights in (
-        (("predicted", values), ("residual", values - truth)) if draws_charts() else ()
-    ):
-        axes = new_axes(3.2, 3.2)
-        axes.scatter(truth, heights, urls=links, rasterized=len(truth) > _MANY, **_DOTS)
-        axes.axline(
-            (truth[0], truth[0] if heights is values else 0.0),
-            slope=float(heights is values),
-            **_LINE,
-        )
-        charts.append(chart(axes, name, f"{what} over known", f"true {unit}", f"{what} {unit}"))
-    return charts
+    """Return the charts of predicted over known values, and of residuals; a point links to its image."""
+    truth = numbers(known, f"known {name}", "n")
+    values = numbers(predicted, f"predicted {name}", "n")
+    if not draws_charts():
+        return []
+    is_rasterized = len(truth) > _MOST_VECTOR_POINTS
+
+    axes = new_axes(3.2, 3.2)
+    axes.scatter(truth, values, urls=links, rasterized=is_rasterized, **_DOTS)
+    axes.axline((truth[0], truth[0]), slope=1.0, **_LINE)
+    over_known = chart(axes, name, "predicted over known", f"true {unit}", f"predicted {unit}")
+
+    axes = new_axes(3.2, 3.2)
+    axes.scatter(truth, values - truth, urls=links, rasterized=is_rasterized, **_DOTS)
+    axes.axline((truth[0], 0.0), slope=0.0, **_LINE)
+    residuals = chart(axes, name, "residual over known", f"true {unit}", f"residual {unit}")
+    return [over_known, residuals]
 
 
 def curves(log: Sequence[Mapping[str, Any]]) -> list[Chart]:
     """Return the charts of the training loss and the held-out AP of every epoch."""
+    if not log or not draws_charts():
+        return []
     charts = []
-    for name, keys in _CURVES.items() if log and draws_charts() else ():
+    for name, keys in _CURVES.items():
         axes = new_axes(3.2, 2.4)
         for colour, key in zip(PALETTE, keys, strict=False):
             points = [(row["epoch"], row[key]) for row in log if row.get(key) is not None]

@@ -6,7 +6,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -32,8 +32,12 @@ logger = logging.getLogger(__name__)
 
 _HATCH_PX = 12
 _MOST_CLASSES = 12  # in a legend
+# grey = luminance * contrast + offset: paler than the image, so that colours stand out
+_GREY_CONTRAST = 0.8
+_GREY_OFFSET = 40.0
 _COLOURS = 256  # entries of a palette; the last one marks pixels without a prediction
-_DEEPEST = 65535
+_UNSEEN_8_BIT = _COLOURS - 1
+_UNSEEN_16_BIT = 65535
 # tags of TIFF files that place pixels on the ground: ModelPixelScale, ModelTiepoint,
 # ModelTransformation, GeoKeyDirectory (OGC GeoTIFF 1.1) and RPCCoefficient (of NITF and GDAL)
 _POSITION_TAGS = (33550, 33922, 34264, 34735, 50844)
@@ -90,55 +94,59 @@ def overlay_panel(
         DataError: if the image cannot be read, or predictions are not finite.
         ShapeError: if a map is not (outputs, rows, cols).
     """
-    picture, listed = as_image(image, preprocess.bits), outputs(tasks)
-    size, ratio = (picture.height, picture.width), style.OVERLAY_PX / max(picture.size)
+    picture = as_image(image, preprocess.bits)
+    listed = outputs(tasks)
+    maps = result.get("maps") or {}
+    scale = scale or scales(listed, [result])
+    known = known or {}
+
+    # the image, in pale grey
+    size = (picture.height, picture.width)
+    ratio = style.OVERLAY_PX / max(picture.size)
     width, height = (max(1, round(side * ratio)) for side in picture.size)
     grey = picture.resize((width, height), Image.Resampling.LANCZOS).convert("L").convert("RGB")
-    ground = np.asarray(grey, np.float64) * 0.8 + 40.0
-    own_scales, maps, truth = (
-        scale or scales(listed, [result]),
-        result.get("maps") or {},
-        known or {},
-    )
+    ground = np.asarray(grey, np.float64) * _GREY_CONTRAST + _GREY_OFFSET
+
+    # the maps, each with its legend
     parts: list[Image.Image] = []
-    for task in {
-        output.map.name: output.map for output in listed if output.map.name in maps
-    }.values():
-        own, drawn = [output for output in listed if output.map is task], own_scales[task.name]
-        cells = shown_cells(own, np.asarray(maps[task.name], np.float64))
-        # amounts of a patch, not of a pixel
-        per_patch = replace(task, kind="dense", aggregate="sum") if task.kind == "density" else task
+    drawn = {output.map.name: output.map for output in listed if output.map.name in maps}
+    for task in drawn.values():
+        members = [output for output in listed if output.map is task]
+        cells = shown_cells(members, np.asarray(maps[task.name], np.float64))
+        resized_task = task
+        if task.kind == "density":  # amounts of a patch, not of a pixel
+            resized_task = replace(task, kind="dense", aggregate="sum")
         pixels = at_image_size(
-            cells, per_patch, size, preprocess, probabilities=True, pixels=(height, width)
+            cells, resized_task, size, preprocess, probabilities=True, pixels=(height, width)
         )
         if task.is_share:
             colours = style.class_colours(task.labels or [task.name] * task.dim)
-            legend = _legend(_largest(own, result), colours, result, truth, width)
-            parts += [_shares_over(ground, pixels, colours), legend]
-            continue
-        for output in own:
-            parts += [
-                _heat_over(ground, pixels[output.channel], drawn),
-                _bar(output, drawn, result, truth, width),
-            ]
-    rest = _largest([output for output in listed if output.map.name not in maps], result)
-    if rest or not parts:
-        parts += [*([] if parts else [grey]), _legend(rest, [], result, truth, width)]
+            parts.append(_shares_over(ground, pixels, colours))
+            parts.append(_legend(_largest(members, result), colours, result, known, width))
+        else:
+            for output in members:
+                parts.append(_heat_over(ground, pixels[output.channel], scale[task.name]))
+                parts.append(_bar(output, scale[task.name], result, known, width))
+
+    # numbers without a map
+    without_map = [output for output in listed if output.map.name not in maps]
+    has_maps = bool(parts)
+    if not has_maps:
+        parts.append(grey)
+    if without_map or not has_maps:
+        parts.append(_legend(_largest(without_map, result), [], result, known, width))
     return Image.fromarray(np.concatenate([np.asarray(part) for part in parts]))
 
 
 def _largest(listed: Sequence[Output], result: Mapping[str, Any]) -> list[Output]:
     """The outputs; of a task with many classes those of the largest shares."""
-    found = list[Output]()
-    for _, own in groupby(listed, key=lambda output: output.task.name):
-        outputs = [*own]
-        many = len(outputs) > _MOST_CLASSES
-        found += (
-            sorted(outputs, key=lambda output: -output.value(result))[:_MOST_CLASSES]
-            if many
-            else outputs
-        )
-    return found
+    largest: list[Output] = []
+    for _, group in groupby(listed, key=lambda output: output.task.name):
+        outputs_of_task = list(group)
+        if len(outputs_of_task) > _MOST_CLASSES:
+            outputs_of_task.sort(key=lambda output: -output.value(result))
+        largest += outputs_of_task[:_MOST_CLASSES]
+    return largest
 
 
 def _shares_over(
@@ -174,28 +182,31 @@ def _legend(
     width: int,
 ) -> Image.Image:
     """Predicted numbers with the colours of their classes, as many lines as they need."""
-    shades = [colours[output.channel] if colours else None for output in listed]
+    font = style.font(style.CAPTION_PX)
+    line_height = 2 * style.CAPTION_PX
+
+    # where each number stands
     texts = [printable(caption(output, result, known)) for output in listed]
-    font, height = style.font(style.CAPTION_PX), 2 * style.CAPTION_PX
-    places, left, top = list[tuple[int, int]](), 0, 0
-    widths = [round(font.getlength(text)) + 2 * style.CAPTION_PX for text in texts]
-    for needed in widths:
-        if left and left + needed > width:
-            left, top = 0, top + height
-        places.append((left, top))
-        left += needed
-    strip = Image.new("RGB", (width, top + height), "white")
+    positions = []
+    left = 0
+    top = 0
+    for text in texts:
+        text_width = round(font.getlength(text)) + 2 * style.CAPTION_PX
+        if left and left + text_width > width:
+            left = 0
+            top += line_height
+        positions.append((left, top))
+        left += text_width
+
+    strip = Image.new("RGB", (width, top + line_height), "white")
     draw = ImageDraw.Draw(strip)
-    for (x, y), text, shade in zip(places, texts, shades, strict=True):
-        side = style.CAPTION_PX * 3 // 4
-        if shade is not None:
-            draw.rectangle((x + 4, y + side, x + 4 + side, y + 2 * side), fill=shade)
-        draw.text(
-            (x + style.CAPTION_PX + 4, y + side - 6),
-            text.replace("\N{MINUS SIGN}", "-"),
-            style.INK,
-            font,
-        )
+    side = style.CAPTION_PX * 3 // 4
+    for output, text, (x, y) in zip(listed, texts, positions, strict=True):
+        colour = colours[output.channel] if colours else None
+        if colour is not None:
+            draw.rectangle((x + 4, y + side, x + 4 + side, y + 2 * side), fill=colour)
+        corner = (x + style.CAPTION_PX + 4, y + side - 6)
+        draw.text(corner, _with_hyphens(text), style.INK, font)
     return strip
 
 
@@ -204,19 +215,20 @@ def _bar(
 ) -> Image.Image:
     """The predicted number, and the colour bar with its ends."""
     strip = _legend([output], [], result, known, width)
-    ramp = style.heat_colours(np.linspace(0.0, 1.0, width // 4)[None], 0.0, 1.0).repeat(
-        style.CAPTION_PX, axis=0
-    )
     top = style.CAPTION_PX // 2
-    strip.paste(Image.fromarray(ramp.astype(np.uint8)), (width * 3 // 4 - 4, top))
-    ends = f"{output.text(scale.low)} … {output.text(scale.high)}{scale.note}".replace(
-        "\N{MINUS SIGN}", "-"
-    )
+    ramp = style.heat_colours(np.linspace(0.0, 1.0, width // 4)[None], 0.0, 1.0)
+    bar = ramp.repeat(style.CAPTION_PX, axis=0).astype(np.uint8)
+    strip.paste(Image.fromarray(bar), (width * 3 // 4 - 4, top))
+    ends = _with_hyphens(f"{output.text(scale.low)} … {output.text(scale.high)}{scale.note}")
     font = style.font(style.CAPTION_PX)
-    ImageDraw.Draw(strip).text(
-        (width * 3 // 4 - 16 - font.getlength(ends), top), ends, style.INK, font
-    )
+    left = width * 3 // 4 - 16 - font.getlength(ends)
+    ImageDraw.Draw(strip).text((left, top), ends, style.INK, font)
     return strip
+
+
+def _with_hyphens(text: str) -> str:
+    """The text with hyphens for minus signs, which Pillow's font does not have."""
+    return text.replace("\N{MINUS SIGN}", "-")
 
 
 def write_maps(
@@ -251,29 +263,12 @@ def write_maps(
         ConfigError: if two maps have one file name.
         OSError: if a file cannot be written.
     """
-    planes: dict[tuple[str, ...], tuple[Task, Array]] = {}
-    for task in (task for task in tasks if task.name in maps):
-        found = maps[task.name]
-        labels = task.labels or [*map(str, range(task.dim))]
-        if found.ndim == 2:
-            planes[task.name,] = task, found
-        for label, plane in zip(labels, found, strict=True) if found.ndim == 3 else ():
-            planes[(task.name, label) if task.dim > 1 else (task.name,)] = task, plane
-    places = {
-        parts: Path(*(re.sub(r"[^\w.\- ]|^\.*$", "_", part) for part in parts)) for parts in planes
-    }
-    first_in: dict[Path, tuple[str, ...]] = {}
-    for parts, place in places.items():
-        first = first_in.setdefault(place, parts)
-        if first != parts:
-            raise ConfigError(
-                f"the maps {'/'.join(first)!r} and {'/'.join(parts)!r} have one file name, "
-                f"{place.as_posix()!r}; rename a task or a label"
-            )
+    planes = _planes(maps, tasks)
+    folders = _folders(planes)
     reference = None if image is None else _geo_reference(image)
-    files = list[Path]()
+    files: list[Path] = []
     for parts, (task, upright) in planes.items():
-        inside = folder / places[parts] if len(planes) > 1 else folder
+        inside = folder / folders[parts] if len(planes) > 1 else folder
         if reference is None:
             plane = upright
         else:
@@ -291,30 +286,70 @@ def write_maps(
     return files
 
 
+_PlaneName = tuple[str, ...]  # the task, and the label of one of several outputs
+
+
+def _planes(
+    maps: Mapping[str, Array], tasks: Sequence[Task]
+) -> dict[_PlaneName, tuple[Task, Array]]:
+    """Name -> task and plane (height, width), for every file to write."""
+    planes: dict[_PlaneName, tuple[Task, Array]] = {}
+    for task in tasks:
+        if task.name not in maps:
+            continue
+        outputs_of_map = maps[task.name]
+        labels = task.labels or [str(i) for i in range(task.dim)]
+        if outputs_of_map.ndim == 2:
+            planes[task.name,] = task, outputs_of_map
+        elif outputs_of_map.ndim == 3:
+            for label, plane in zip(labels, outputs_of_map, strict=True):
+                parts = (task.name, label) if task.dim > 1 else (task.name,)
+                planes[parts] = task, plane
+    return planes
+
+
+def _folders(names: Iterable[_PlaneName]) -> dict[_PlaneName, Path]:
+    """Name of a plane -> its folder; no two planes have the same."""
+    folders: dict[_PlaneName, Path] = {}
+    first_in: dict[Path, _PlaneName] = {}
+    for parts in names:
+        # characters that a file system may not take, and names such as ".."
+        folder = Path(*(re.sub(r"[^\w.\- ]|^\.*$", "_", part) for part in parts))
+        first = first_in.setdefault(folder, parts)
+        if first != parts:
+            raise ConfigError(
+                f"the maps {'/'.join(first)!r} and {'/'.join(parts)!r} have one file name, "
+                f"{folder.as_posix()!r}; rename a task or a label"
+            )
+        folders[parts] = folder
+    return folders
+
+
 def _stored(plane: Array, task: Task) -> tuple[Array, bytes | None]:
     """The numbers of the file, and the colours of classes: black for the ground, grey for what is not predicted."""
     if plane.dtype.kind != "i":
         return plane, None
     if task.dim >= _COLOURS:
-        return np.where(plane == UNSEEN, _DEEPEST, plane).astype(np.uint16), None
-    colours = [
-        colour or (0, 0, 0) for colour in style.class_colours(task.labels or [""] * task.dim)
-    ]
-    palette = [*colours, *[(0, 0, 0)] * (_COLOURS - 1 - task.dim), style.NODATA]
-    return np.where(plane == UNSEEN, _COLOURS - 1, plane).astype(np.uint8), np.array(
-        palette, np.uint8
-    ).tobytes()
+        deep = np.where(plane == UNSEEN, _UNSEEN_16_BIT, plane).astype(np.uint16)
+        return deep, None
+    black = (0, 0, 0)
+    palette = np.full((_COLOURS, 3), black, np.uint8)
+    for i, colour in enumerate(style.class_colours(task.labels or [""] * task.dim)):
+        palette[i] = colour or black
+    palette[_UNSEEN_8_BIT] = style.NODATA
+    indices = np.where(plane == UNSEEN, _UNSEEN_8_BIT, plane).astype(np.uint8)
+    return indices, palette.tobytes()
 
 
 def _encoded(stored: Array, palette: bytes | None, as_png: bool) -> bytes:
-    buffer, picture = io.BytesIO(), Image.fromarray(stored)
+    picture = Image.fromarray(stored)
     if palette is not None:
         picture.putpalette(palette)
-    picture.save(
-        buffer,
-        "PNG" if as_png else "TIFF",
-        **({} if as_png else {"compression": "tiff_adobe_deflate"}),
-    )
+    buffer = io.BytesIO()
+    if as_png:
+        picture.save(buffer, "PNG")
+    else:
+        picture.save(buffer, "TIFF", compression="tiff_adobe_deflate")
     return buffer.getvalue()
 
 

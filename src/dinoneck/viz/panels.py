@@ -6,7 +6,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,9 @@ from dinoneck.viz.drawing import Floats, numbers
 from dinoneck.viz.pca import PCABasis, pca_rgb
 from dinoneck.viz.scales import Output
 
-_LABELLED = 60  # boxes; with more, their labels would cover the image
+_MOST_LABELLED = 60  # boxes; the labels of more would cover the image
+_SAME_OBJECT = 0.5  # IoU from which a predicted and a known box are one object, as of AP50
+_JPEG_QUALITY = 82
 
 Images = ImageInput | Sequence[ImageInput]
 
@@ -69,16 +71,15 @@ def pca_panels(
         (658, 252)
     """
     colours = pca_rgb(tokens, basis=basis, foreground=foreground)
-    title = (
-        f"tokens {note}" if tokens.layers is None else f"tokens of block {tokens.layers[-1]} {note}"
-    )
-    pairs = zip(_named(images, names, len(colours)), colours, strict=True)
-    return _sheet(
-        [
-            [first, (coloured(patches), "" if row else title)]
-            for row, (first, patches) in enumerate(pairs)
-        ]
-    )
+    named_images = _named(images, names, len(colours))
+    caption_of_tokens = f"tokens {note}"
+    if tokens.layers is not None:
+        caption_of_tokens = f"tokens of block {tokens.layers[-1]} {note}"
+    rows = []
+    for named_image, patches in zip(named_images, colours, strict=True):
+        rows.append([named_image, (coloured(patches), caption_of_tokens)])
+        caption_of_tokens = ""  # in the first row only
+    return _sheet(rows)
 
 
 def boxes_panel(
@@ -108,75 +109,137 @@ def boxes_panel(
         >>> boxes_panel(np.zeros((16, 32, 3), np.uint8), boxes, classes=["cell"]).size
         (900, 450)
     """
-    given = boxes if isinstance(boxes, Mapping) else {}
-    corners, known = (
-        corners_of(boxes, "boxes"),
-        corners_of([] if truth is None else truth, "known boxes"),
-    )
-    names = _names(given, len(corners), classes)
-    known_names = _names(truth if isinstance(truth, Mapping) else {}, len(known), classes)
-    scores = [f" {score:.2f}" for score in np.asarray(given.get("scores", ())).tolist()] or [
-        ""
-    ] * len(names)
-    listed = (
-        ("labels", len(names), "boxes", len(corners)),
-        ("scores", len(scores), "boxes", len(corners)),
-        ("labels", len(known_names), "known boxes", len(known)),
-    )
-    for what, number, of_what, count in listed:
-        if number != count:
-            raise ShapeError(
-                f"there are {count} {of_what} and {number} {what} for them; expected one for each"
-            )
+    predicted = _named_boxes(boxes, "boxes", classes)
+    known = _named_boxes([] if truth is None else truth, "known boxes", classes)
+    scores = _score_texts(boxes, len(predicted.names))
+    _check_count(predicted.names, "labels", predicted.corners, "boxes")
+    _check_count(scores, "scores", predicted.corners, "boxes")
+    _check_count(known.names, "labels", known.corners, "known boxes")
+
     picture = as_image(image)
     scale = style.SIDE_PX / max(picture.size)
     sheet = picture.resize((round(picture.width * scale), round(picture.height * scale)))
-    shades = dict(zip(dict.fromkeys([*classes, *names]), cycle(style.PALETTE), strict=False))
-    colours = [shades[name] for name in names]
-    close = partners(corners, names if any(known_names) else [""] * len(names), known, known_names)
-    found = {i: j for i, j in close.items() if known_names[j] in ("", names[i])}
-    draw, missed = ImageDraw.Draw(sheet), Image.new("1", sheet.size)
-    for j, box in enumerate((known * scale).tolist()):
+    draw = ImageDraw.Draw(sheet)
+    class_names = dict.fromkeys([*classes, *predicted.names])
+    shades = dict(zip(class_names, cycle(style.PALETTE), strict=False))
+    colours = [shades[name] for name in predicted.names]
+
+    # known boxes that are missed, dashed
+    found = _found(predicted, known)
+    missed = []
+    for j, box in enumerate((known.corners * scale).tolist()):
         if j not in found.values():
-            ImageDraw.Draw(missed).rectangle(box, outline=1, width=3)
-    stripes = (
-        np.add.outer(np.arange(sheet.height), np.arange(sheet.width)) % style.DASH_PX
-        < style.DASH_PX // 2
-    )
-    sheet.paste(Image.fromarray(stripes).convert("RGB"), mask=missed)
-    for i, (box, colour) in enumerate(zip((corners * scale).tolist(), colours, strict=True)):
+            missed.append(box)
+    _draw_dashed(sheet, missed)
+
+    # predicted boxes, each over a wider white line, so that it shows on any ground
+    for i, box in enumerate((predicted.corners * scale).tolist()):
         width = 3 if i in found or truth is None else 1
-        # a wider line, so that it shows on any ground
         draw.rectangle(box, outline="white", width=width + 1)
-        draw.rectangle(box, outline=colour, width=width)
-    places = (corners[:, :2] * scale).tolist()
-    labels = [name + score for name, score in zip(names, scores, strict=True)]
-    if len(corners) > _LABELLED:
-        labels = [name for name in shades if name in names]
+        draw.rectangle(box, outline=colours[i], width=width)
+
+    # labels at the boxes, or the classes below each other
+    if len(predicted.corners) > _MOST_LABELLED:
+        labels = [name for name in shades if name in predicted.names]
         colours = [shades[name] for name in labels]
-        places = [(0, (style.LABEL_PX + 8) * i) for i in range(len(labels))]
+        positions = [(0, (style.LABEL_PX + 8) * i) for i in range(len(labels))]
+    else:
+        labels = [name + score for name, score in zip(predicted.names, scores, strict=True)]
+        positions = (predicted.corners[:, :2] * scale).tolist()
     font = style.font(style.LABEL_PX)
-    for (left, top), label, colour in zip(places, labels, colours, strict=True):
+    for (left, top), label, colour in zip(positions, labels, colours, strict=True):
         draw.text(
-            (left + 7, top + 4), printable(label), colour, font, stroke_width=3, stroke_fill="white"
+            (left + 7, top + 4),
+            printable(label),
+            colour,
+            font,
+            stroke_width=3,
+            stroke_fill="white",
         )
     return sheet
+
+
+class _NamedBoxes(NamedTuple):
+    """Boxes (n, 4), and the name of each; "" has no name."""
+
+    corners: Floats
+    names: list[str]
+
+
+def _named_boxes(boxes: Any, what: str, classes: Sequence[str]) -> _NamedBoxes:
+    """Checked boxes with their names: as given, by their number, or none."""
+    corners = corners_of(boxes, what)
+    labels: Any = [""] * len(corners)
+    if isinstance(boxes, Mapping):
+        labels = boxes.get("names", boxes.get("labels", labels))
+    names = []
+    for label in np.asarray(labels).tolist():
+        if not classes or not isinstance(label, int):
+            names.append(str(label))
+        elif 0 <= label < len(classes):
+            names.append(classes[label])
+        else:
+            raise DataError(
+                f"a label is {label}; classes name {len(classes)}: {', '.join(classes[:5])}"
+            )
+    return _NamedBoxes(corners, names)
+
+
+def _score_texts(boxes: Any, count: int) -> list[str]:
+    """The scores of boxes as labels show them; without scores ``count`` empty texts."""
+    scores: list[float] = []
+    if isinstance(boxes, Mapping):
+        scores = np.asarray(boxes.get("scores", ())).tolist()
+    if not scores:
+        return [""] * count
+    return [f" {score:.2f}" for score in scores]
+
+
+def _check_count(items: Sequence[str], what: str, boxes: Floats, of_what: str) -> None:
+    if len(items) != len(boxes):
+        raise ShapeError(
+            f"there are {len(boxes)} {of_what} and {len(items)} {what} for them; expected one for "
+            "each"
+        )
+
+
+def _found(predicted: _NamedBoxes, known: _NamedBoxes) -> dict[int, int]:
+    """The index of a predicted box -> that of the known box that it finds: its partner, of its class or of none."""
+    predicted_names = predicted.names
+    if not any(known.names):
+        predicted_names = [""] * len(predicted.names)
+    pairs = partners(predicted.corners, predicted_names, known.corners, known.names)
+    found = {}
+    for i, j in pairs.items():
+        if known.names[j] in ("", predicted.names[i]):
+            found[i] = j
+    return found
+
+
+def _draw_dashed(sheet: Image.Image, boxes: Sequence[Sequence[float]]) -> None:
+    """Draw the frames of boxes in black and white dashes."""
+    frames = Image.new("1", sheet.size)
+    for box in boxes:
+        ImageDraw.Draw(frames).rectangle(box, outline=1, width=3)
+    diagonals = np.add.outer(np.arange(sheet.height), np.arange(sheet.width))
+    is_white = diagonals % style.DASH_PX < style.DASH_PX // 2
+    sheet.paste(Image.fromarray(is_white).convert("RGB"), mask=frames)
 
 
 def partners(
     boxes: Floats, names: Sequence[str], known: Floats, known_names: Sequence[str]
 ) -> dict[int, int]:
-    """Return the place of a predicted box -> that of its known box, for those with an IoU of 0.5 or more.
+    """Return the index of a predicted box -> that of its known box, for those with an IoU of 0.5 or more.
 
     Boxes of one class are paired first, then those that overlap most.
     """
     overlap = box_iou(torch.from_numpy(boxes), torch.from_numpy(known)).numpy()
-    close = [
-        (names[i] == known_names[j], overlap[i, j], i, j)
-        for i, j in np.argwhere(overlap >= 0.5).tolist()
-    ]
+    candidates = []
+    for i, j in np.argwhere(overlap >= _SAME_OBJECT).tolist():
+        is_same_class = names[i] == known_names[j]
+        candidates.append((is_same_class, overlap[i, j], i, j))
     partner: dict[int, int] = {}
-    for *_, i, j in sorted(close, reverse=True):
+    for _, _, i, j in sorted(candidates, reverse=True):
         if i not in partner and j not in partner.values():
             partner[i] = j
     return partner
@@ -184,30 +247,17 @@ def partners(
 
 def corners_of(boxes: Any, name: str) -> Floats:
     """Return checked boxes (n, 4), of an array or a dict with ``boxes``."""
-    given: Any = boxes.get("boxes") if isinstance(boxes, Mapping) else boxes
-    if np.shape(given) in {(0,), (0, 4)}:
+    rows: Any = boxes.get("boxes") if isinstance(boxes, Mapping) else boxes
+    if np.shape(rows) in {(0,), (0, 4)}:
         return np.zeros((0, 4))
-    corners = numbers(given, name, "n, 4")
-    wrong = (corners[:, 2:] < corners[:, :2]).any(axis=1)
-    if wrong.any():
+    corners = numbers(rows, name, "n, 4")
+    is_reversed = (corners[:, 2:] < corners[:, :2]).any(axis=1)
+    if is_reversed.any():
         raise DataError(
-            f"{name}: {corners[wrong][0].tolist()} ends before it begins; expected x0, y0, x1, y1 "
-            "in pixels, not x, y, width, height"
+            f"{name}: {corners[is_reversed][0].tolist()} ends before it begins; expected x0, y0, "
+            "x1, y1 in pixels, not x, y, width, height"
         )
     return corners
-
-
-def _names(given: Mapping[str, Any], count: int, classes: Sequence[str]) -> list[str]:
-    """The name of each box: as given, of its number, or none."""
-    listed = np.asarray(given.get("names", given.get("labels", [""] * count))).tolist()
-    for label in listed:
-        if classes and isinstance(label, int) and not 0 <= label < len(classes):
-            raise DataError(
-                f"a label is {label}; classes name {len(classes)}: {', '.join(classes[:5])}"
-            )
-    return [
-        classes[label] if classes and isinstance(label, int) else str(label) for label in listed
-    ]
 
 
 def captions(
@@ -216,15 +266,15 @@ def captions(
     """Return each number with its name, its unit and, where it is known, the true one; the most probable class."""
     texts = []
     for task in {output.task.name: output.task for output in listed}.values():
-        own = [output for output in listed if output.task is task]
+        outputs_of_task = [output for output in listed if output.task is task]
         if task.kind == "classification":
-            likely = max(own, key=lambda output: output.value(result))
+            likely = max(outputs_of_task, key=lambda output: output.value(result))
+            name = likely.key.replace(":", ": ", 1)
+            probability = likely.text(likely.value(result))
             true = f" (true {known[task.name]})" if task.name in known else ""
-            texts.append(
-                f"{likely.key.replace(':', ': ', 1)} {likely.text(likely.value(result))}{true}"
-            )
+            texts.append(f"{name} {probability}{true}")
         else:
-            texts += [caption(output, result, known) for output in own]
+            texts += [caption(output, result, known) for output in outputs_of_task]
     return texts
 
 
@@ -240,10 +290,12 @@ def as_image(image: ImageInput, bits: int | None = None) -> Image.Image:
 
 def data_uri(image: Image.Image, side: int, kind: str = "JPEG") -> str:
     """Return an image, ``side`` pixels wide at most, as a data URI: JPEG for images, PNG where every pixel counts."""
-    buffer, shown = io.BytesIO(), image.copy()
+    shown = image.copy()
     shown.thumbnail((side, 4 * side), Image.Resampling.LANCZOS)
-    shown.save(buffer, kind, quality=82, optimize=True)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    buffer = io.BytesIO()
+    shown.save(buffer, kind, quality=_JPEG_QUALITY, optimize=True)
+    content = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f"data:image/{kind.lower()};base64,{content}"
 
 
 def coloured(colours: Floats) -> Image.Image:
@@ -262,7 +314,7 @@ def caption(output: Output, result: Mapping[str, Any], known: Mapping[str, Any])
 def _named(
     images: Images, names: Sequence[str] | None, count: int
 ) -> list[tuple[Image.Image, str]]:
-    """Each image with its name, if one is given."""
+    """The images with their names; "" without names."""
     listed = as_list(images)
     texts = [""] * count if names is None else names
     if not count or not len(listed) == len(texts) == count:
@@ -272,19 +324,34 @@ def _named(
     return [(as_image(image), name) for image, name in zip(listed, texts, strict=True)]
 
 
-def _sheet(rows: Sequence[Any]) -> Image.Image:
+def _sheet(rows: Sequence[Sequence[tuple[Image.Image, str]]]) -> Image.Image:
     """Rows of pictures with captions, each as high as its first one."""
-    gap, across = style.GAP_PX, style.WIDTH_PX + style.GAP_PX
-    heights = [max(1, round(style.WIDTH_PX * row[0][0].height / row[0][0].width)) for row in rows]
-    high = sum(heights) + len(rows) * (style.LINE_PX + 2 * gap)
-    sheet, top = Image.new("RGB", (len(rows[0]) * across + gap, high), "white"), gap
+    gap = style.GAP_PX
+    heights = []
+    for row in rows:
+        first, _ = row[0]
+        heights.append(max(1, round(style.WIDTH_PX * first.height / first.width)))
+    sheet_width = len(rows[0]) * (style.WIDTH_PX + gap) + gap
+    sheet_height = sum(heights) + len(rows) * (style.LINE_PX + 2 * gap)
+    sheet = Image.new("RGB", (sheet_width, sheet_height), "white")
+    top = gap
     for row, height in zip(rows, heights, strict=True):
-        for place, (picture, text) in enumerate(row):
-            tile = Image.new("RGB", (style.WIDTH_PX, style.LINE_PX + height), "white")
-            ImageDraw.Draw(tile).text((1, 2), printable(text), style.INK, style.font(style.FONT_PX))
-            # cells stay cells
-            how = Image.Resampling["BICUBIC" if picture.width > style.WIDTH_PX else "NEAREST"]
-            tile.paste(picture.resize((style.WIDTH_PX, height), how), (0, style.LINE_PX))
-            sheet.paste(tile, (gap + place * across, top))
+        left = gap
+        for picture, text in row:
+            sheet.paste(_tile(picture, text, height), (left, top))
+            left += style.WIDTH_PX + gap
         top += style.LINE_PX + height + 2 * gap
     return sheet
+
+
+def _tile(picture: Image.Image, text: str, height: int) -> Image.Image:
+    """A picture, resized to this height, below its caption."""
+    tile = Image.new("RGB", (style.WIDTH_PX, style.LINE_PX + height), "white")
+    ImageDraw.Draw(tile).text((1, 2), printable(text), style.INK, style.font(style.FONT_PX))
+    if picture.width > style.WIDTH_PX:
+        resampling = Image.Resampling.BICUBIC
+    else:
+        resampling = Image.Resampling.NEAREST  # a patch stays a rectangle of one colour
+    resized = picture.resize((style.WIDTH_PX, height), resampling)
+    tile.paste(resized, (0, style.LINE_PX))
+    return tile

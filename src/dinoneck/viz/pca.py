@@ -14,6 +14,8 @@ from dinoneck.viz.drawing import Floats, numbers
 RANGE_PERCENT = (1.0, 99.0)
 _COLOURS = 3
 _FLAT = 1e-12  # of the total variance: a direction with less holds rounding errors
+_NO_RANGE = 1e-6  # of the largest score: a narrower range means that most patches are equal
+_DIGITS = 9  # entries of a direction that agree so far are equally large
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +57,7 @@ class PCABasis:
         """Find the directions in which these features differ most, over the whole batch, in float64.
 
         Signs are fixed: the largest entry of a direction is positive. The colour range is that of
-        the middle 98 % of the patches. CLS and registers never take part.
+        the middle 98 % of the patches. CLS and register tokens are left out.
 
         Args:
             features: Tokens (of several layers the last), maps (B, C, rows, cols) or rows (M, C).
@@ -82,11 +84,7 @@ class PCABasis:
                 "a foreground needs the places of patches: Tokens or maps (B, C, rows, cols), not "
                 "rows"
             )
-        subject = cls._of(rows, 1)
-        along, is_edge = subject.shares(rows).reshape(shape), np.ones(shape, bool)
-        is_edge[:, 1:-1, 1:-1] = False
-        if not is_edge.all() and along[is_edge].mean() > along[~is_edge].mean():
-            subject = replace(subject, axes=-subject.axes, low=-subject.high, high=-subject.low)
+        subject = _turn_to_middle(cls._of(rows, 1), rows, shape)
         in_front = rows[subject.shares(rows)[:, 0] > foreground]
         if len(in_front) < 2:
             raise DataError(
@@ -97,26 +95,49 @@ class PCABasis:
 
     @classmethod
     def _of(cls, rows: Floats, count: int) -> PCABasis:
-        """Find so many directions in rows (M, C)."""
-        mean, axes = rows.mean(axis=0), np.zeros((rows.shape[1], count))
-        variances, vectors = np.linalg.eigh((rows - mean).T @ (rows - mean))
-        kept = vectors[:, ::-1][:, :count] * (variances[::-1][:count] > _FLAT * variances.sum())
-        largest = np.take_along_axis(kept, np.abs(kept.round(9)).argmax(axis=0)[None], axis=0)
-        axes[:, : kept.shape[1]] = kept * np.sign(largest)
+        """Find the first ``count`` principal components of rows (M, C), and their ranges."""
+        mean = rows.mean(axis=0)
+
+        # directions of falling variance; eigh sorts them upwards
+        scatter = (rows - mean).T @ (rows - mean)
+        variances, vectors = np.linalg.eigh(scatter)
+        has_variance = variances[::-1][:count] > _FLAT * variances.sum()
+        directions = vectors[:, ::-1][:, :count] * has_variance
+        axes = np.zeros((rows.shape[1], count))
+        axes[:, : directions.shape[1]] = directions * np.sign(_largest_entries(directions))
+
+        # ranges of the scores
         scores = (rows - mean) @ axes
         low, high = np.percentile(scores, RANGE_PERCENT, axis=0)
-        single = high - low <= 1e-6 * np.abs(scores).max(axis=0)  # all but a few patches are equal
-        low, high = (
-            np.where(single, scores.min(axis=0), low),
-            np.where(single, scores.max(axis=0), high),
-        )
+        # all but a few patches are equal: the range of all
+        is_narrow = high - low <= _NO_RANGE * np.abs(scores).max(axis=0)
+        low = np.where(is_narrow, scores.min(axis=0), low)
+        high = np.where(is_narrow, scores.max(axis=0), high)
         return cls(mean, axes, low, high)
 
     def shares(self, rows: Floats) -> Floats:
-        """Return rows (M, C) as shares (M, directions) in 0 ... 1; one half where a direction holds nothing."""
-        scores, span = (rows - self.mean) @ self.axes, self.high - self.low
-        clipped = np.clip((scores - self.low) / np.where(span > 0, span, 1.0), 0.0, 1.0)
-        return np.where(span > 0, clipped, 0.5)
+        """Return rows (M, C) as shares (M, directions) in 0 ... 1; 0.5 for a direction without range."""
+        scores = (rows - self.mean) @ self.axes
+        span = self.high - self.low
+        has_range = span > 0
+        shares = np.clip((scores - self.low) / np.where(has_range, span, 1.0), 0.0, 1.0)
+        return np.where(has_range, shares, 0.5)
+
+
+def _largest_entries(directions: Floats) -> Floats:
+    """The entry of each column that is farthest from 0, (1, columns)."""
+    indices = np.abs(directions.round(_DIGITS)).argmax(axis=0)
+    return np.take_along_axis(directions, indices[None], axis=0)
+
+
+def _turn_to_middle(subject: PCABasis, rows: Floats, shape: tuple[int, ...]) -> PCABasis:
+    """The direction with the sign with which the edges of the images (B, rows, cols) are low on it."""
+    shares = subject.shares(rows).reshape(shape)
+    is_edge = np.ones(shape, bool)
+    is_edge[:, 1:-1, 1:-1] = False
+    if not is_edge.all() and shares[is_edge].mean() > shares[~is_edge].mean():
+        return replace(subject, axes=-subject.axes, low=-subject.high, high=-subject.low)
+    return subject
 
 
 def pca_rgb(
@@ -132,7 +153,7 @@ def pca_rgb(
 
     Args:
         features: Tokens (of several layers the last), maps (B, C, rows, cols), or rows (M, C) such
-            as points. CLS and registers never take part.
+            as points. CLS and register tokens are left out.
         basis: directions and range to use; None = fitted on these features.
         foreground: None, or a share 0 ... 1 to leave out the background, see :meth:`PCABasis.fit`.
 
@@ -159,16 +180,17 @@ def pca_rgb(
         raise ConfigError(
             "basis and foreground are both given; give foreground= where the basis is fitted"
         )
-    chosen = PCABasis.fit(features, foreground=foreground) if basis is None else basis
+    if basis is None:
+        basis = PCABasis.fit(features, foreground=foreground)
     rows, shape = _rows(features)
-    if rows.shape[1] != len(chosen.mean):
+    if rows.shape[1] != len(basis.mean):
         raise ShapeError(
-            f"features have {rows.shape[1]} channels; this PCABasis was fitted on "
-            f"{len(chosen.mean)}"
+            f"features have {rows.shape[1]} channels; this PCABasis was fitted on {len(basis.mean)}"
         )
-    colours = chosen.shares(rows)
-    if chosen.subject is not None:
-        colours[chosen.subject.shares(rows)[:, 0] <= chosen.threshold] = 0.0
+    colours = basis.shares(rows)
+    if basis.subject is not None:
+        is_background = basis.subject.shares(rows)[:, 0] <= basis.threshold
+        colours[is_background] = 0.0
     return colours.reshape(*shape, _COLOURS)
 
 
@@ -176,9 +198,10 @@ def _rows(features: Tokens | Tensor | Floats) -> tuple[Floats, tuple[int, ...]]:
     """Rows (M, C) in float64 and the shape that M stands for."""
     if isinstance(features, Tokens):
         features = features.maps()[-1]
-    is_map = getattr(features, "ndim", 2) == 4
-    values = numbers(
-        features, "features", "images, channels, rows, cols" if is_map else "rows, channels"
-    )
-    table = np.moveaxis(values, 1, -1)  # rows (M, C) stay as they are
-    return np.ascontiguousarray(table.reshape(-1, table.shape[-1])), table.shape[:-1]
+    axes = "rows, channels"
+    if getattr(features, "ndim", 2) == 4:
+        axes = "images, channels, rows, cols"
+    values = numbers(features, "features", axes)
+    channels_last = np.moveaxis(values, 1, -1)  # rows (M, C) stay as they are
+    rows = channels_last.reshape(-1, channels_last.shape[-1])
+    return np.ascontiguousarray(rows), channels_last.shape[:-1]

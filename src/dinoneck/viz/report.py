@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
+from PIL import Image
 
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import DataError, printable
@@ -40,8 +41,21 @@ _SIDE = 700  # pixels of the width of a picture
 _GATE = "the gate"  # as a map
 _NO_CHARTS = "Charts are left out: matplotlib draws them, pip install 'dinoneck[viz]'."
 _FOLDER = Path(__file__).parent
-# tables and charts of scores, and the table of all images
-Compared = tuple[list[ScoreTable], list[Chart], ScoreTable]
+_NOTHING = "–"  # in a cell of a table
+
+
+class Comparison(NamedTuple):
+    """What a report shows of all images.
+
+    Attributes:
+        tables: of predictions against known values.
+        charts: of the same.
+        images: the table of all images.
+    """
+
+    tables: list[ScoreTable]
+    charts: list[Chart]
+    images: ScoreTable
 
 
 def html_report(
@@ -93,36 +107,55 @@ def html_report(
     """
     if not entries:
         raise DataError("there are no entries; a report needs one image at least")
-    drawn = [place for place in worst_first(entries, tasks) if entries[place].image is not None]
-    run, (tables, charts, listed) = (
-        training or {},
-        (_of_numbers if tasks else _of_boxes)(entries, tasks, drawn),
+    training = training or {}
+    drawn = [i for i in worst_first(entries, tasks) if entries[i].image is not None]
+    if tasks:
+        comparison = _of_numbers(entries, tasks, drawn)
+    else:
+        comparison = _of_boxes(entries)
+
+    # heading -> tables and charts; sections without content are left out
+    held_out_tables = all_tables(training)
+    held_out_charts = _held_out(training, tasks)
+    sections: dict[str, tuple[list[ScoreTable], list[Chart]]] = {}
+    if _has_content(held_out_tables, held_out_charts):
+        sections["Held-out scores"] = held_out_tables, held_out_charts
+    if _has_content(comparison.tables, comparison.charts):
+        sections["Against known values"] = comparison.tables, comparison.charts
+    sections["Predictions"] = [comparison.images], []
+
+    remarks = list(training.get("remarks", ()))
+    if not draws_charts():
+        remarks.append(_NO_CHARTS)
+    num_known = sum(bool(entry.known) for entry in entries)
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_escape_control,
+        trim_blocks=True,
     )
-    sections = {
-        "Held-out scores": (all_tables(run), _held_out(run, tasks)),
-        "Against known values": (tables, charts),
-    }
-    sections["Predictions"] = [listed], []
-    page = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, finalize=_plain, trim_blocks=True
-    )
-    page.filters["minus"] = minus
-    return page.from_string((_FOLDER / "report.html.j2").read_text("utf-8")).render(
+    environment.filters["minus"] = minus
+    page = environment.from_string((_FOLDER / "report.html.j2").read_text("utf-8"))
+    return page.render(
         title=title,
         style=(_FOLDER / "report.css").read_text("utf-8"),
         version=__version__,
         count=len(entries),
         unread=unread or {},
-        sections={h: s for h, s in sections.items() if s[1] or any(table.rows for table in s[0])},
-        remarks=[*run.get("remarks", ()), *([] if draws_charts() else [_NO_CHARTS])],
-        articles=[*_articles([entries[place] for place in drawn], drawn, tasks, classes)],
+        sections=sections,
+        remarks=remarks,
+        articles=list(_articles(entries, drawn, tasks, classes)),
         of_boxes=not tasks,
         trained_on=trained_on,
         drawn=drawn,
-        ordered=any(entry.known for entry in entries),
-        typical=sum(bool(entry.known) for entry in entries) > len(drawn) > 1,
+        ordered=num_known > 0,
+        typical=num_known > len(drawn) > 1,
         facts={heading: terms for heading, terms in (facts or {}).items() if terms},
     )
+
+
+def _has_content(tables: Sequence[ScoreTable], charts: Sequence[Chart]) -> bool:
+    return bool(charts) or any(table.rows for table in tables)
 
 
 def agreement(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
@@ -133,95 +166,131 @@ def agreement(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> dict[str
     Raises:
         DataError: if a known value is not finite, or a known class is not one of the task's.
     """
-    found = dict[str, dict[str, Any]]()
     if not tasks:
-        objects = [pair for entry in entries for pair in pairs(entry)]
-        for name in _box_classes(entries) if objects else ():
-            known, predicted = (sum(pair[side] == name for pair in objects) for side in (0, 1))
-            found[name] = {
-                "known": known,
-                "predicted": predicted,
-                "found": objects.count((name, name)),
-            }
-        return found
-    rows, classes = _rows(entries, tasks), _classes(tasks)
-    for name in rows[0]:
-        both = [
-            (e.known[name], row[name])
-            for e, row in zip(entries, rows, strict=True)
-            if name in e.known
-        ]
-        if both and name not in classes:
-            known, predicted = numbers(both, f"known values of {name!r}", "n, 2").T
-            found[name] = scores(predicted, known)
-        elif both:
-            labels = classes[name]
-            if unknown := [known for known, _ in both if known not in labels]:
-                raise DataError(
-                    f"the known class of {name!r} is {unknown[0]!r}; expected one of "
-                    f"{', '.join(labels)}"
-                )
-            counts = [[both.count((true, label)) for label in labels] for true in labels]
-            accuracy = sum(known == predicted for known, predicted in both) / len(both)
-            found[name] = {"images": len(both), "accuracy": accuracy, "confusion_matrix": counts}
-    return found
+        return _box_agreement(entries)
+    rows = _rows(entries, tasks)
+    classes = _classes(tasks)
+    compared: dict[str, dict[str, Any]] = {}
+    for column in rows[0]:
+        both = []
+        for entry, row in zip(entries, rows, strict=True):
+            if column in entry.known:
+                both.append((entry.known[column], row[column]))
+        if not both:
+            continue
+        if column in classes:
+            compared[column] = _class_agreement(column, classes[column], both)
+        else:
+            known, predicted = numbers(both, f"known values of {column!r}", "n, 2").T
+            compared[column] = scores(predicted, known)
+    return compared
+
+
+def _box_agreement(entries: Sequence[ReportEntry]) -> dict[str, dict[str, Any]]:
+    """Class -> how many of its boxes are known, predicted and found; none without any."""
+    objects = _all_pairs(entries)
+    if not objects:
+        return {}
+    counts: dict[str, dict[str, Any]] = {}
+    for name in _box_classes(entries):
+        counts[name] = {
+            "known": sum(known == name for known, _ in objects),
+            "predicted": sum(predicted == name for _, predicted in objects),
+            "found": objects.count((name, name)),
+        }
+    return counts
+
+
+def _class_agreement(
+    name: str, labels: Sequence[str], both: Sequence[tuple[Any, Any]]
+) -> dict[str, Any]:
+    """The accuracy and the confusion matrix of pairs of a known and a predicted class."""
+    for known, _ in both:
+        if known not in labels:
+            raise DataError(
+                f"the known class of {name!r} is {known!r}; expected one of {', '.join(labels)}"
+            )
+    matrix = []
+    for true in labels:
+        matrix.append([both.count((true, label)) for label in labels])
+    correct = sum(known == predicted for known, predicted in both)
+    return {"images": len(both), "accuracy": correct / len(both), "confusion_matrix": matrix}
 
 
 def worst_first(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> list[int]:
-    """Return the places of entries, the largest errors first; those without a known value last, in their order."""
-    if not tasks:
-        wrong = [
-            sum(known != found for known, found in pairs(e)) if "boxes" in e.known else -1
-            for e in entries
-        ]
-        return sorted(range(len(entries)), key=wrong.__getitem__, reverse=True)
-    rows, classes, found = _rows(entries, tasks), _classes(tasks), agreement(entries, tasks)
-    numeric = [name for name in found if name not in classes]
+    """Return the indices of entries, the largest errors first; those without a known value last, in their order."""
+    if tasks:
+        errors = _errors(entries, tasks)
+    else:
+        errors = _box_errors(entries)
+    return sorted(range(len(entries)), key=lambda i: errors[i], reverse=True)
 
-    def error(place: int) -> float:
-        known, row = entries[place].known, rows[place]
-        gaps = [1.0 - row[f"{name}:{known[name]}"] for name in classes if name in known]
-        gaps += [
-            abs(row[name] - known[name]) / (found[name]["rmse"] or 1.0)
-            for name in numeric
-            if name in known
-        ]
-        return sum(gaps) / len(gaps) if gaps else -1.0
 
-    return sorted(range(len(entries)), key=error, reverse=True)
+def _errors(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> list[float]:
+    """The mean error of each entry over what is known of it; -1 if nothing is."""
+    rows = _rows(entries, tasks)
+    classes = _classes(tasks)
+    compared = agreement(entries, tasks)
+    errors = []
+    for entry, row in zip(entries, rows, strict=True):
+        gaps = []
+        for name in classes:
+            if name in entry.known:
+                gaps.append(1.0 - row[f"{name}:{entry.known[name]}"])
+        for name, score in compared.items():
+            if name in entry.known and name not in classes:
+                gaps.append(abs(row[name] - entry.known[name]) / (score["rmse"] or 1.0))
+        errors.append(sum(gaps) / len(gaps) if gaps else -1.0)
+    return errors
+
+
+def _box_errors(entries: Sequence[ReportEntry]) -> list[float]:
+    """The number of objects of each entry that are missed, false or of a wrong class; -1 if none are known."""
+    errors = []
+    for entry in entries:
+        if "boxes" in entry.known:
+            errors.append(float(sum(known != predicted for known, predicted in pairs(entry))))
+        else:
+            errors.append(-1.0)
+    return errors
 
 
 def worst_and_typical(
     entries: Sequence[ReportEntry], tasks: Sequence[Task], most: int
 ) -> list[int]:
-    """Return the places of at most so many entries: half with the largest errors, half around the median error."""
-    order, known = worst_first(entries, tasks), sum(bool(entry.known) for entry in entries)
-    if known <= most:
+    """Return the indices of ``most`` entries: half with the largest errors, half around the median error."""
+    order = worst_first(entries, tasks)
+    num_known = sum(bool(entry.known) for entry in entries)
+    if num_known <= most:
         return order[:most]
-    worst = most - most // 2
-    begin = min(max(worst, known // 2 - most // 4), known - most // 2)
-    return [*order[:worst], *order[begin : begin + most // 2]]
+    num_typical = most // 2
+    num_worst = most - num_typical
+    start = num_known // 2 - most // 4  # so that the median is in the middle
+    start = max(start, num_worst)
+    start = min(start, num_known - num_typical)
+    return [*order[:num_worst], *order[start : start + num_typical]]
 
 
 def _classes(tasks: Sequence[Task]) -> dict[str, list[str]]:
     """Name of a classification -> its classes."""
-    return {
-        task.name: [*map(str, task.labels or range(task.dim))]
-        for task in tasks
-        if task.kind == "classification"
-    }
+    classes = {}
+    for task in tasks:
+        if task.kind == "classification":
+            classes[task.name] = [str(label) for label in task.labels or range(task.dim)]
+    return classes
 
 
 def _rows(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> list[dict[str, Any]]:
-    """Column -> predicted class or number, of every image."""
+    """Column -> predicted class or number, of every image; classes come first."""
+    listed = outputs(tasks)
     rows = []
     for entry in entries:
-        values = {output.key: output.value(entry.result) for output in outputs(tasks)}
-        likely = {
-            name: labels[int(np.argmax([values[f"{name}:{label}"] for label in labels]))]
-            for name, labels in _classes(tasks).items()
-        }
-        rows.append(likely | values)
+        values = {output.key: output.value(entry.result) for output in listed}
+        row: dict[str, Any] = {}
+        for name, labels in _classes(tasks).items():
+            probabilities = [values[f"{name}:{label}"] for label in labels]
+            row[name] = labels[int(np.argmax(probabilities))]
+        rows.append(row | values)
     return rows
 
 
@@ -236,96 +305,128 @@ def _held_out(training: Mapping[str, Any], tasks: Sequence[Task]) -> list[Chart]
 
 def _of_numbers(
     entries: Sequence[ReportEntry], tasks: Sequence[Task], drawn: Sequence[int]
-) -> Compared:
-    """What compares numbers and classes with known values, and the table of all of them."""
-    rows, units = _rows(entries, tasks), {output.key: output.task.unit for output in outputs(tasks)}
-    headings = {name: f"{name} ({unit})" for name, unit in units.items() if unit}
-    compared = ScoreTable(["output", "images", "R²", "MAE", "RMSE", "bias", "sd of known"], [])
-    tables, charts, found = [compared], list[Chart](), agreement(entries, tasks)
-    for name, row in found.items():
-        if "accuracy" in row:
-            heading = f"{name}, accuracy {row['accuracy']:.3f}: true (rows) and predicted"
-            tables.append(matrix_table(heading, _classes(tasks)[name], row["confusion_matrix"]))
-        else:
-            compared.rows.append(
-                [headings.get(name, name), *(_number(value, 4) for value in row.values())]
-            )
-            places = [place for place, entry in enumerate(entries) if name in entry.known]
-            links = [f"#image-{place}" if place in drawn else None for place in places]
-            known = [entries[place].known[name] for place in places]
-            charts += agreement_charts(
-                name, known, [rows[place][name] for place in places], units[name], links
-            )
-    listed = ScoreTable(["image"], [[entry.name] for entry in entries])
-    for name in rows[0]:
-        listed.header.extend(
-            [headings.get(name, name), "known"] if name in found else [headings.get(name, name)]
-        )
-        for entry, row, cells in zip(entries, rows, listed.rows, strict=True):
-            cells.append(_number(row[name]))
-            if name in found:
-                cells.append(_number(entry.known.get(name, math.nan)))
-    return tables, charts, listed
+) -> Comparison:
+    """Predicted numbers and classes against known ones."""
+    rows = _rows(entries, tasks)
+    compared = agreement(entries, tasks)
+    units = {output.key: output.task.unit for output in outputs(tasks)}
+    headings = {}
+    for column in rows[0]:
+        unit = units.get(column)
+        headings[column] = f"{column} ({unit})" if unit else column
+
+    # scores
+    score_table = ScoreTable(["output", "images", "R²", "MAE", "RMSE", "bias", "sd of known"], [])
+    tables = [score_table]
+    charts: list[Chart] = []
+    for column, score in compared.items():
+        if "accuracy" in score:
+            heading = f"{column}, accuracy {score['accuracy']:.3f}: true (rows) and predicted"
+            matrix = score["confusion_matrix"]
+            tables.append(matrix_table(heading, _classes(tasks)[column], matrix))
+            continue
+        cells = [_number(value, digits=4) for value in score.values()]
+        score_table.rows.append([headings[column], *cells])
+        known = []
+        predicted = []
+        links: list[str | None] = []
+        for i, entry in enumerate(entries):
+            if column in entry.known:
+                known.append(entry.known[column])
+                predicted.append(rows[i][column])
+                links.append(f"#image-{i}" if i in drawn else None)
+        charts += agreement_charts(column, known, predicted, units[column], links)
+
+    # all images
+    image_table = ScoreTable(["image"], [[entry.name] for entry in entries])
+    for column in rows[0]:
+        image_table.header.append(headings[column])
+        for row, cells in zip(rows, image_table.rows, strict=True):
+            cells.append(_number(row[column]))
+        if column in compared:
+            image_table.header.append("known")
+            for entry, cells in zip(entries, image_table.rows, strict=True):
+                cells.append(_number(entry.known.get(column, math.nan)))
+    return Comparison(tables, charts, image_table)
 
 
 def _articles(
     entries: Sequence[ReportEntry],
-    places: Sequence[int],
+    drawn: Sequence[int],
     tasks: Sequence[Task],
     classes: Sequence[str],
 ) -> Iterator[dict[str, Any]]:
-    """What the page shows of each image: itself and what is predicted over it, and its tokens, as data URIs."""
-    results, drawn = [_with_gate(entry) for entry in entries], [*tasks]
-    if any(_GATE in result for result in results):
-        drawn.append(
+    """What the page shows of each drawn image: itself and what is predicted over it, and its tokens, as data URIs."""
+    results = {i: _with_gate(entries[i]) for i in drawn}
+    mapped_tasks = [*tasks]
+    if any(_GATE in result for result in results.values()):
+        mapped_tasks.append(
             Task(_GATE, kind="density", aggregate="mean", minimum=0, unit="times the mean weight")
         )
-    scale = scales(outputs(drawn), results)
+    scale = scales(outputs(mapped_tasks), list(results.values()))
     listed = [output for output in outputs(tasks) if output.task.kind != "segmentation"]
-    predicted = {name for entry in entries for name in entry.result.get("names", ())}
-    coloured_classes = [*classes, *sorted(predicted.difference(classes))]
-    for place, entry, result in zip(places, entries, results, strict=True):
-        given: Any = entry.image() if callable(entry.image) else entry.image
-        image = as_image(given)
+    predicted_names: set[str] = set()
+    for i in drawn:
+        predicted_names.update(entries[i].result.get("names", ()))
+    coloured_classes = [*classes, *sorted(predicted_names.difference(classes))]
+
+    for i, result in results.items():
+        entry = entries[i]
+        image_input: Any = entry.image() if callable(entry.image) else entry.image
+        image = as_image(image_input)
         if tasks:
-            rows, cols = next(
-                (maps.shape[1:] for maps in result["maps"].values()), image.size[::-1]
+            recipe = _patches_of(image, result["maps"])
+            over = overlay_panel(
+                image, result, mapped_tasks, recipe, known=entry.known, scale=scale
             )
-            recipe = Preprocessing((image.height // rows, image.width // cols), resize="crop")
-            over = overlay_panel(image, result, drawn, recipe, known=entry.known, scale=scale)
         else:
             over = boxes_panel(image, entry.result, entry.known or None, classes=coloured_classes)
+        tokens = None
+        if entry.tokens is not None:
+            tokens = data_uri(coloured(entry.tokens), _SIDE, "PNG")
         yield {
-            "id": f"image-{place}",
+            "id": f"image-{i}",
             "name": entry.name,
             "over": data_uri(over, _SIDE),
             "image": data_uri(image, _SIDE) if tasks else None,
-            "tokens": None
-            if entry.tokens is None
-            else data_uri(coloured(entry.tokens), _SIDE, "PNG"),
+            "tokens": tokens,
             "values": captions(listed, entry.result, entry.known),
         }
 
 
+def _patches_of(image: Image.Image, maps: Mapping[str, Any]) -> Preprocessing:
+    """The recipe whose patches are the cells of the maps; without maps one patch per pixel."""
+    rows, cols = image.height, image.width
+    for cells in maps.values():
+        rows, cols = cells.shape[1:]
+        break
+    return Preprocessing((image.height // rows, image.width // cols), resize="crop")
+
+
 def _with_gate(entry: ReportEntry) -> dict[str, Any]:
-    """The result of an entry, with the gate as a map relative to a plain mean."""
-    maps = dict(entry.result.get("maps") or {})
-    if entry.result.get("gate") is None:
-        return {**entry.result, "maps": maps}
-    weights = numbers(entry.result["gate"], f"the gate of {entry.name}", "rows, cols")
-    return {**entry.result, _GATE: 1.0, "maps": {**maps, _GATE: weights[None] / weights.mean()}}
+    """The result of an entry, with the gate as a map of weights relative to their mean."""
+    result = dict(entry.result)
+    result["maps"] = dict(entry.result.get("maps") or {})
+    gate = entry.result.get("gate")
+    if gate is not None:
+        weights = numbers(gate, f"the gate of {entry.name}", "rows, cols")
+        result[_GATE] = 1.0
+        result["maps"][_GATE] = weights[None] / weights.mean()
+    return result
 
 
 def _number(value: float | str, digits: int = 6) -> str:
-    """A number as tables show it; a dash for none; a class as it is."""
+    """A number as tables show it; a dash for NaN; a class as it is."""
     if isinstance(value, str):
         return value
-    return "–" if math.isnan(value) else f"{value:.{digits}g}"
+    return _NOTHING if math.isnan(value) else f"{value:.{digits}g}"
 
 
-def _plain(value: Any) -> Any:
-    """Text with control characters spelled out; the template escapes it."""
-    return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+def _escape_control(value: Any) -> Any:
+    """Escape the control characters of a text; the template escapes HTML."""
+    if isinstance(value, str) and not hasattr(value, "__html__"):
+        return printable(value)
+    return value
 
 
 def pairs(entry: ReportEntry) -> list[tuple[str | None, str | None]]:
@@ -336,59 +437,85 @@ def pairs(entry: ReportEntry) -> list[tuple[str | None, str | None]]:
     """
     if "boxes" not in entry.known:
         return []
-    all_predicted = list(entry.result["names"])
-    known = list(entry.known["names"])
-    known_classes = {*entry.known.get("classes", all_predicted)}
-    counted = [i for i, name in enumerate(all_predicted) if name in known_classes]
-    predicted = [all_predicted[i] for i in counted]
-    found = corners_of(entry.result, "boxes")[counted]
-    there = corners_of(entry.known, "boxes")
-    partner = partners(found, predicted, there, known)
-    objects: list[tuple[str | None, str | None]] = []
-    for i, name in enumerate(predicted):
-        objects.append((known[partner[i]] if i in partner else None, name))
-    return objects + [(name, None) for j, name in enumerate(known) if j not in partner.values()]
-
-
-def _of_boxes(entries: Sequence[ReportEntry], tasks: Any, drawn: Sequence[int]) -> Compared:
-    """The same of a detector's boxes."""
-    objects = [pair for entry in entries for pair in pairs(entry)]
-    by_class = ScoreTable(["class", "known", "predicted", "found", "recall", "precision"], [])
-    for name, count in agreement(entries, tasks).items():
-        shares = [
-            f"{count['found'] / count[of]:.2f}" if count[of] else "–"
-            for of in ("known", "predicted")
-        ]
-        by_class.rows.append([name, *map(str, count.values()), *shares])
-    # None: the box is missing on that side
-    tables, labels = [by_class], [*_box_classes(entries), None]
-    if objects and len(labels) <= MOST_COLUMNS:
-        matrix = [[objects.count((row, column)) for column in labels] for row in labels]
-        tables.append(
-            matrix_table("known (rows) and predicted", [name or "none" for name in labels], matrix)
-        )
-    by_image = ScoreTable(
-        ["image", "predicted", "known", "found", "wrong class", "missed", "false"], []
+    known_names = list(entry.known["names"])
+    result_names = list(entry.result["names"])
+    known_classes = {*entry.known.get("classes", result_names)}
+    counted = [i for i, name in enumerate(result_names) if name in known_classes]
+    predicted_names = [result_names[i] for i in counted]
+    partner = partners(
+        corners_of(entry.result, "boxes")[counted],
+        predicted_names,
+        corners_of(entry.known, "boxes"),
+        known_names,
     )
+    objects: list[tuple[str | None, str | None]] = []
+    for i, name in enumerate(predicted_names):
+        known_name = known_names[partner[i]] if i in partner else None
+        objects.append((known_name, name))
+    for j, name in enumerate(known_names):
+        if j not in partner.values():
+            objects.append((name, None))
+    return objects
+
+
+def _all_pairs(entries: Sequence[ReportEntry]) -> list[tuple[str | None, str | None]]:
+    objects = []
     for entry in entries:
-        counts = map(str, _counts(entry)) if "boxes" in entry.known else "–––––"
-        by_image.rows.append([entry.name, str(len(entry.result["names"])), *counts])
-    return tables, [], by_image
+        objects += pairs(entry)
+    return objects
+
+
+def _of_boxes(entries: Sequence[ReportEntry]) -> Comparison:
+    """Predicted boxes against known ones."""
+    # by class
+    class_table = ScoreTable(["class", "known", "predicted", "found", "recall", "precision"], [])
+    for name, counts in _box_agreement(entries).items():
+        cells = [str(count) for count in counts.values()]
+        recall = _share(counts["found"], counts["known"])
+        precision = _share(counts["found"], counts["predicted"])
+        class_table.rows.append([name, *cells, recall, precision])
+    tables = [class_table]
+
+    # classes that are mistaken for each other; None: there is no box on that side
+    objects = _all_pairs(entries)
+    classes = [*_box_classes(entries), None]
+    if objects and len(classes) <= MOST_COLUMNS:
+        matrix = []
+        for known in classes:
+            matrix.append([objects.count((known, predicted)) for predicted in classes])
+        labels = [name or "none" for name in classes]
+        tables.append(matrix_table("known (rows) and predicted", labels, matrix))
+
+    # by image
+    header = ["image", "predicted", "known", "found", "wrong class", "missed", "false"]
+    image_table = ScoreTable(header, [])
+    for entry in entries:
+        cells = _box_counts(entry)
+        image_table.rows.append([entry.name, str(len(entry.result["names"])), *cells])
+    return Comparison(tables, charts=[], images=image_table)
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count / total:.2f}" if total else _NOTHING
 
 
 def _box_classes(entries: Sequence[ReportEntry]) -> list[str]:
-    return sorted(
-        {
-            str(n)
-            for entry in entries
-            for n in (*entry.result["names"], *entry.known.get("names", ()))
-        }
-    )
+    """The classes that are known or predicted, sorted."""
+    names: set[str] = set()
+    for entry in entries:
+        names.update(str(name) for name in entry.result["names"])
+        names.update(str(name) for name in entry.known.get("names", ()))
+    return sorted(names)
 
 
-def _counts(entry: ReportEntry) -> tuple[int, int, int, int, int]:
-    """How many boxes of an image are known, found, of a wrong class, missed and false."""
+def _box_counts(entry: ReportEntry) -> list[str]:
+    """How many boxes of an image are known, found, of a wrong class, missed and false; dashes if none are known."""
+    if "boxes" not in entry.known:
+        return [_NOTHING] * 5
     objects = pairs(entry)
-    found, missed = sum(a == b for a, b in objects), sum(b is None for _, b in objects)
-    false = sum(a is None for a, _ in objects)
-    return len(entry.known["names"]), found, len(objects) - found - missed - false, missed, false
+    found = sum(known == predicted for known, predicted in objects)
+    missed = sum(predicted is None for _, predicted in objects)
+    false = sum(known is None for known, _ in objects)
+    wrong_class = len(objects) - found - missed - false
+    counts = [len(entry.known["names"]), found, wrong_class, missed, false]
+    return [str(count) for count in counts]

@@ -86,15 +86,17 @@ class Output(NamedTuple):
                 f"a result has no prediction of {self.task.name!r}; it holds "
                 f"{some_of(map(str, result), 5) or 'nothing'}"
             )
-        given = np.reshape(result[self.task.name], -1)
-        return float(
-            numbers(given, f"the predictions of {self.task.name!r}", f"{self.task.dim}")[self.place]
-        )
+        flat = np.reshape(result[self.task.name], -1)
+        values = numbers(flat, f"the predictions of {self.task.name!r}", f"{self.task.dim}")
+        return float(values[self.place])
 
     def text(self, value: float) -> str:
         """Return a number as pictures show it: with its unit, a share as percent."""
-        shown, unit = (100.0 * value, "%") if self.map.is_share else (value, self.task.unit)
-        return f"{minus(f'{shown:.3g}')} {unit}".rstrip()
+        unit = self.task.unit
+        if self.map.is_share:
+            value = 100.0 * value
+            unit = "%"
+        return f"{minus(f'{value:.3g}')} {unit}".rstrip()
 
 
 class Scale(NamedTuple):
@@ -115,12 +117,14 @@ class Scale(NamedTuple):
 def outputs(tasks: Sequence[Task]) -> list[Output]:
     """Return the outputs of tasks, in their order and each number once."""
     by_name: dict[str | None, Task] = {task.name: task for task in tasks}
-    found = []
+    listed = []
     for key, task, place in columns_of(tasks):
-        shown = by_name.get(task.from_map, task)
-        channel = shown.labels.index(task.name) if shown is not task and shown.dim > 1 else place
-        found.append(Output(key, task, place, shown, channel))
-    return found
+        map_task = by_name.get(task.from_map, task)
+        channel = place
+        if map_task is not task and map_task.dim > 1:
+            channel = map_task.labels.index(task.name)
+        listed.append(Output(key=key, task=task, place=place, map=map_task, channel=channel))
+    return listed
 
 
 def scales(listed: Sequence[Output], results: Sequence[Mapping[str, Any]]) -> dict[str, Scale]:
@@ -134,44 +138,56 @@ def scales(listed: Sequence[Output], results: Sequence[Mapping[str, Any]]) -> di
         ShapeError: if maps are not (outputs, rows, cols).
         DataError: if they are not finite.
     """
-    names = dict.fromkeys(output.map.name for output in listed)
-    return {
-        name: _scale([output for output in listed if output.map.name == name], results)
-        for name in names
-    }
+    outputs_by_map: dict[str, list[Output]] = {}
+    for output in listed:
+        outputs_by_map.setdefault(output.map.name, []).append(output)
+    return {name: _scale(members, results) for name, members in outputs_by_map.items()}
 
 
 def _scale(members: Sequence[Output], results: Sequence[Mapping[str, Any]]) -> Scale:
+    """The scale of the map that these outputs have in common."""
     task = members[0].map
-    every = [
-        maps[task.name]
-        for maps in (result.get("maps") or {} for result in results)
-        if task.name in maps
-    ]
-    given = [
-        numbers(maps, f"the maps of {task.name!r}", f"{task.dim}, rows, cols") for maps in every
-    ]
-    drawn = [shown_cells(members, maps) for maps in given]
-    is_changed = any(
-        np.abs(one - own).max() > _ROUNDING for one, own in zip(given, drawn, strict=True)
-    )
+    drawn = []
+    is_changed = False
+    for result in results:
+        maps = result.get("maps") or {}
+        if task.name not in maps:
+            continue
+        predicted = numbers(
+            maps[task.name], f"the maps of {task.name!r}", f"{task.dim}, rows, cols"
+        )
+        cells = shown_cells(members, predicted)
+        drawn.append(cells)
+        if np.abs(predicted - cells).max() > _ROUNDING:
+            is_changed = True
     if task.is_share:
-        return Scale(0.0, 1.0, " (clipped, normalised)" if is_changed else "")
-    low, high = span(drawn or [np.zeros(1)])
+        return Scale(0.0, 1.0, note=" (clipped, normalised)" if is_changed else "")
     if any(output.is_sum or output.floor >= 0 for output in members):
-        ends = [0.0, *(float(end) for maps in drawn for end in (maps.min(), maps.max()))]
-        low, high = min(ends), max(ends) if any(ends) else 1.0
-    return Scale(low, high, " (clipped)" if is_changed else "")
+        low, high = _range_with_zero(drawn)
+    else:
+        low, high = span(drawn or [np.zeros(1)])
+    return Scale(low, high, note=" (clipped)" if is_changed else "")
+
+
+def _range_with_zero(drawn: Sequence[Floats]) -> tuple[float, float]:
+    """The range of cells and 0; 0 to 1 where all cells are 0."""
+    low = min([0.0, *(float(cells.min()) for cells in drawn)])
+    high = max([0.0, *(float(cells.max()) for cells in drawn)])
+    if low == high == 0.0:
+        high = 1.0
+    return low, high
 
 
 def shown_cells(members: Sequence[Output], maps: Floats) -> Floats:
     """Return maps (outputs, rows, cols) as pictures show them: shares of one whole, amounts above their floor."""
     if members[0].map.is_share:
-        clipped: Floats = np.clip(maps, 0.0, 1.0)
-        whole = clipped.sum(axis=0)
-        return clipped / np.where(whole > 0, whole, 1.0) if len(maps) > 1 else clipped
+        shares: Floats = np.clip(maps, 0.0, 1.0)
+        if len(maps) == 1:
+            return shares
+        whole = shares.sum(axis=0)
+        return shares / np.where(whole > 0, whole, 1.0)
     floors = np.full((len(maps), 1, 1), -math.inf)
     for output in members:
         floors[output.channel] = output.floor
-    drawn: Floats = np.maximum(maps, floors)
-    return drawn
+    cells: Floats = np.maximum(maps, floors)
+    return cells

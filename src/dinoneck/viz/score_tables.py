@@ -9,6 +9,7 @@ from dinoneck.errors import DataError, counted
 from dinoneck.tasks import MEAN_KEY, OVERALL, OVERALL_MEAN, OVERALL_WEIGHTED
 
 MOST_COLUMNS = 12  # of a confusion matrix
+# the keys of scores over all classes -> their headings
 SCORES = {
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
@@ -42,29 +43,32 @@ def all_tables(report: Mapping[str, Any], held_out: bool = True) -> list[ScoreTa
         DataError: if it is not such a report.
     """
     try:
-        found = value_tables(report, held_out) if "scores" in report else []
-        for name, methods in report.get("scores", {}).items():
-            found += (
-                class_tables(name, methods, held_out)
-                if "confusion_matrix" in first_of(methods)
-                else []
-            )
-        if "best" in report:
-            best = report["best"]
-            found += box_tables(
-                {f"best epoch ({best['epoch']})": best, "before training": report["untrained"]}
-            )
-        for key in ("boxes", "masks", "segments"):
-            found += box_tables(report[key], key, held_out) if key in report else []
+        return _all_tables(report, held_out)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(
             f"these are not the scores of a training run: {error!r}; expected its report.json"
         ) from error
-    return found
+
+
+def _all_tables(report: Mapping[str, Any], held_out: bool) -> list[ScoreTable]:
+    tables: list[ScoreTable] = []
+    if "scores" in report:
+        tables += value_tables(report, held_out)
+    for name, methods in report.get("scores", {}).items():
+        if "confusion_matrix" in first_of(methods):
+            tables += class_tables(name, methods, held_out)
+    if "best" in report:
+        best = report["best"]
+        models = {f"best epoch ({best['epoch']})": best, "before training": report["untrained"]}
+        tables += box_tables(models)
+    for key in ("boxes", "masks", "segments"):
+        if key in report:
+            tables += box_tables(report[key], key, held_out)
+    return tables
 
 
 def mean_of(report: Mapping[str, Any]) -> str | None:
-    """Return what the scores of a report call the mean over the targets; None if they have none."""
+    """Return the name under which a report has the mean over the targets; None if it has none."""
     name: str = report.get(MEAN_KEY, OVERALL)
     return name if name in report.get("scores", {}) else None
 
@@ -75,68 +79,79 @@ def value_tables(report: Mapping[str, Any], held_out: bool = True) -> list[Score
     A row is a method, a column a target of numbers; auxiliary targets come last. A report without
     numbers has none.
     """
-    scores, auxiliary = report["scores"], report["auxiliary"]
+    scores = report["scores"]
+    auxiliary = report["auxiliary"]
     mean = mean_of(report)
-    names = sorted(
-        (name for name, methods in scores.items() if "r2" in first_of(methods)),
-        key=auxiliary.__contains__,
-    )
+    names = [name for name, methods in scores.items() if "r2" in first_of(methods)]
+    names.sort(key=lambda name: name in auxiliary)
     if not names:
         return []
-    methods = list(dict.fromkeys(method for name in names for method in scores[name]))
-    rows = [
-        [
-            method,
-            *(_r2_cell(scores[name].get(method), with_error=name != mean) for name in names),
-        ]
-        for method in methods
-    ]
-    if mean is not None:
-        for row, method in zip(rows, methods, strict=True):
-            row.append(_worst(scores[mean].get(method, {}).get("r2")))
-    mean_heading = OVERALL_WEIGHTED if report.get("target_weights") else OVERALL_MEAN
-    columns = []
+    columns = [_heading(name, report) for name in names]
+    methods: list[str] = []
     for name in names:
-        if name == mean:
-            columns.append(mean_heading)
-        elif name in auxiliary:
-            columns.append(f"{name} (auxiliary)")
-        else:
-            unit = report.get("units", {}).get(name)
-            columns.append(f"{name} ({unit})" if unit else name)
+        methods += [method for method in scores[name] if method not in methods]
+
+    # R² of every method
     header = [f"{'held-out ' * held_out}R² (MAE)", *columns]
+    rows = []
+    for method in methods:
+        cells = [_r2_cell(scores[name].get(method), with_error=name != mean) for name in names]
+        rows.append([method, *cells])
+    counts = [str(first_of(scores[name])["images"]) for name in names]
+    counts_row = ["images", *counts]
     if mean is not None:
         header.append("worst fold")
-    rows.append(["images", *(str(first_of(scores[name])["images"]) for name in names)])
-    found = [ScoreTable(header, [[*row, *[""] * (len(header) - len(row))] for row in rows])]
-    minus = [
-        [
-            f"{methods[0]} minus {method}",
-            *(_interval(_minus(scores[name].get(method)), "+") for name in names),
-        ]
-        for method in methods
-        if any(_minus(scores[name].get(method)) for name in names)
-    ]
-    return [*found, ScoreTable(["R², 95 % interval", *columns], minus)] if minus else found
+        for row, method in zip(rows, methods, strict=True):
+            row.append(_worst(scores[mean].get(method, {}).get("r2")))
+        counts_row.append("")
+    tables = [ScoreTable(header, [*rows, counts_row])]
+
+    # differences of the first method to the others
+    differences = []
+    for method in methods:
+        intervals = [_difference(scores[name].get(method)) for name in names]
+        if any(intervals):
+            cells = [_interval(ends, "+") for ends in intervals]
+            differences.append([f"{methods[0]} minus {method}", *cells])
+    if differences:
+        tables.append(ScoreTable(["R², 95 % interval", *columns], differences))
+    return tables
+
+
+def _heading(name: str, report: Mapping[str, Any]) -> str:
+    """The heading of the column of a target, or of the mean over the targets."""
+    if name == mean_of(report):
+        return OVERALL_WEIGHTED if report.get("target_weights") else OVERALL_MEAN
+    if name in report["auxiliary"]:
+        return f"{name} (auxiliary)"
+    unit = report.get("units", {}).get(name)
+    return f"{name} ({unit})" if unit else name
 
 
 def _r2_cell(score: Mapping[str, Any] | None, *, with_error: bool) -> str:
-    """R², and the mean absolute error, which the mean over targets of several units has not."""
+    """R², and the mean absolute error, which the mean over targets of several units does not have."""
     if score is None:
         return "-"
     cell = _number(score["r2"]["pooled"])
     error = score["mae"]["pooled"]
-    return f"{cell} ({error:.3g})" if with_error and error is not None else cell
+    if with_error and error is not None:
+        return f"{cell} ({error:.3g})"
+    return cell
 
 
 def _worst(score: Mapping[str, Any] | None) -> str:
-    folds = [] if score is None else [fold for fold in score["folds"] if fold is not None]
+    """The lowest score of a fold."""
+    if score is None:
+        return _number(None)
+    folds = [fold for fold in score["folds"] if fold is not None]
     return _number(min(folds, default=None))
 
 
-def _minus(score: Mapping[str, Any] | None) -> Sequence[float] | None:
-    """The interval of the head's R² minus this one."""
-    ends: Sequence[float] | None = (score or {}).get("head_minus", {}).get("r2")
+def _difference(score: Mapping[str, Any] | None) -> Sequence[float] | None:
+    """The interval of the head's R² minus that of another method."""
+    if score is None:
+        return None
+    ends: Sequence[float] | None = score.get("head_minus", {}).get("r2")
     return ends
 
 
@@ -150,52 +165,61 @@ def class_tables(
         methods: method -> its scores by :mod:`dinoneck.training.scores`.
         held_out: as of :func:`all_tables`.
     """
-    head, order = first_of(methods), [*methods]
-    scores = {key: heading for key, heading in SCORES.items() if key in head}
-    columns = [
-        cell for heading in scores.values() for cell in (heading, "95 % interval", "worst fold")
-    ]
-    rows = [
-        [method, *(cell for key in scores for cell in _cells(methods[method][key]))]
-        for method in order
-    ]
-    yield ScoreTable(
-        [f"{name}, {counted(head['images'], 'image')}{' held out' * held_out}", *columns], rows
-    )
-    each = "f1" if "f1" in head else "iou"
-    true = [sum(row) for row in head["confusion_matrix"]]
-    by_class = [
-        [
-            label,
-            f"{count / max(sum(true), 1):.1%}",
-            *(_number(methods[method][each][label]) for method in order),
-        ]
-        for label, count in zip(head["labels"], true, strict=True)
-    ]
-    yield ScoreTable(
-        [f"{name}, {'F1' if each == 'f1' else 'IoU'} of each class", "share", *order], by_class
-    )
-    if len(true) <= MOST_COLUMNS:
-        name = f"{name}, true (rows) and predicted by the {order[0]}"
-        yield matrix_table(name, head["labels"], head["confusion_matrix"])
+    head = first_of(methods)
+
+    # over all classes
+    header = [f"{name}, {counted(head['images'], 'image')}{' held out' * held_out}"]
+    rows = [[method] for method in methods]
+    for key, heading in SCORES.items():
+        if key not in head:
+            continue
+        header += [heading, "95 % interval", "worst fold"]
+        for row, score in zip(rows, methods.values(), strict=True):
+            row += _cells(score[key])
+    yield ScoreTable(header, rows)
+
+    # of each class
+    key = "f1" if "f1" in head else "iou"
+    heading = "F1" if "f1" in head else "IoU"
+    true_counts = [sum(row) for row in head["confusion_matrix"]]
+    total = max(sum(true_counts), 1)
+    rows = []
+    for label, count in zip(head["labels"], true_counts, strict=True):
+        cells = [_number(score[key][label]) for score in methods.values()]
+        rows.append([label, f"{count / total:.1%}", *cells])
+    yield ScoreTable([f"{name}, {heading} of each class", "share", *methods], rows)
+
+    if len(true_counts) <= MOST_COLUMNS:
+        first_method = next(iter(methods))
+        heading = f"{name}, true (rows) and predicted by the {first_method}"
+        yield matrix_table(heading, head["labels"], head["confusion_matrix"])
 
 
 def box_tables(
     boxes: Mapping[str, Any], what: str = "boxes", held_out: bool = True
 ) -> list[ScoreTable]:
     """Return the scores of boxes, masks or segments by the name of the model, and by the first one those of a class."""
-    of_each = ["AP", "AP50"] if "AP" in first_of(boxes) else ["PQ", "SQ", "RQ"]
-    keys = of_each + (["AP75", "AR100"] if "AP" in of_each else ["PQ_things", "PQ_stuff"])
-    every = [[name, *(_number(own[key]) for key in keys)] for name, own in boxes.items()]
-    rows = [
-        [name, *(_number(own[key]) for key in of_each)]
-        for name, own in first_of(boxes)["per_class"].items()
-    ]
-    header = [key.replace("_", " ") for key in keys]
+    if "AP" in first_of(boxes):
+        class_keys = ["AP", "AP50"]
+        keys = [*class_keys, "AP75", "AR100"]
+    else:
+        class_keys = ["PQ", "SQ", "RQ"]
+        keys = [*class_keys, "PQ_things", "PQ_stuff"]
+    headings = [key.replace("_", " ") for key in keys]
+    by_model = _rows(boxes, keys)
+    by_class = _rows(first_of(boxes)["per_class"], class_keys)
     return [
-        ScoreTable([f"{'held-out ' * held_out}{what}", *header], every),
-        ScoreTable(["class", *of_each], rows),
+        ScoreTable([f"{'held-out ' * held_out}{what}", *headings], by_model),
+        ScoreTable(["class", *class_keys], by_class),
     ]
+
+
+def _rows(scores: Mapping[str, Mapping[str, Any]], keys: Sequence[str]) -> list[list[str]]:
+    """A row per name of its scores."""
+    rows = []
+    for name, score in scores.items():
+        rows.append([name, *(_number(score[key]) for key in keys)])
+    return rows
 
 
 def first_of(methods: Mapping[str, Any]) -> Any:
@@ -210,6 +234,7 @@ def matrix_table(name: str, labels: Sequence[str], matrix: Sequence[Sequence[int
 
 
 def _cells(score: Mapping[str, Any]) -> list[str]:
+    """The score over all folds, its interval and that of the worst fold."""
     return [_number(score["pooled"]), _interval(score["interval"]), _worst(score)]
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jinja2
 import torch
@@ -20,7 +21,8 @@ from dinoneck.viz import style
 from dinoneck.viz.panels import as_image, data_uri
 
 COORDINATES = 64  # fewer keep the variance, and lose which patches are the nearest
-_BLOCK = 1024
+_BLOCK = 1024  # patches that are compared with all others at once, to bound memory
+_LARGEST_CODE = 127  # of int8
 _FOLDER = Path(__file__).parent
 
 
@@ -51,66 +53,97 @@ def similarity_page(
         DataError: if there are more or fewer images or names than samples, or tokens are not
             finite.
     """
-    listed, parts = as_list(images), [tokens] if isinstance(tokens, Tokens) else [*tokens]
-    patches = [
-        (own, part.grid) for part in parts for own in part.patches[-1].detach().cpu().float()
-    ]
-    texts = [f"image {i + 1}" for i in range(len(listed))] if names is None else [*names]
-    if not patches or not len(patches) == len(listed) == len(texts):
+    image_list = as_list(images)
+    batches = [tokens] if isinstance(tokens, Tokens) else [*tokens]
+    samples = []
+    grids = []
+    for batch in batches:
+        for patches in batch.patches[-1].detach().cpu().float():
+            samples.append(patches)
+            grids.append(batch.grid)
+    if names is None:
+        names = [f"image {i + 1}" for i in range(len(image_list))]
+    if not samples or not len(samples) == len(image_list) == len(names):
         raise DataError(
-            f"{len(patches)} samples, {len(listed)} images and {len(texts)} names; expected one "
-            "of each"
+            f"{len(samples)} samples, {len(image_list)} images and {len(names)} names; expected "
+            "one of each"
         )
-    codes, scales, error = _encoded(torch.cat([own for own, _ in patches]))
-    shown = [
-        {
-            "name": printable(name),
-            "rows": grid.rows,
-            "cols": grid.cols,
-            "uri": data_uri(as_image(image), style.SIMILARITY_PX),
-        }
-        for name, image, (_, grid) in zip(texts, listed, patches, strict=True)
-    ]
-    data = {"images": shown, "scales": scales, "codes": codes, "colours": style.SCALE.tolist()}
-    css, script = ((_FOLDER / f"similarity.{kind}").read_text("utf-8") for kind in ("css", "js"))
-    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return page.from_string((_FOLDER / "similarity.html.j2").read_text("utf-8")).render(
+    encoded = _encode(torch.cat(samples))
+    shown = []
+    for name, image, grid in zip(names, image_list, grids, strict=True):
+        shown.append(
+            {
+                "name": printable(name),
+                "rows": grid.rows,
+                "cols": grid.cols,
+                "uri": data_uri(as_image(image), style.SIMILARITY_PX),
+            }
+        )
+    data = {
+        "images": shown,
+        "scales": encoded.scales,
+        "codes": encoded.codes,
+        "colours": style.SCALE.tolist(),
+    }
+    css = (_FOLDER / "similarity.css").read_text("utf-8")
+    script = (_FOLDER / "similarity.js").read_text("utf-8")
+    html = (_FOLDER / "similarity.html.j2").read_text("utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(html).render(
         title=title,
         images=shown,
         style=css,
         script=script,
-        style_hash=_source(css),
-        script_hash=_source(script),
+        style_hash=_content_hash(css),
+        script_hash=_content_hash(script),
         data=json.dumps(data).replace("<", "\\u003c"),
         note="Cosine similarities of centred tokens; 64 coordinates of 8 bits change them by at "
-        f"most {error:.2f}.",
+        f"most {encoded.error:.2f}.",
     )
 
 
-def _encoded(patches: Tensor) -> tuple[str, list[float], float]:
-    """Centred unit tokens (n, C) as int8 in base64, the scale of each coordinate, and the largest error of a cosine."""
+class _Encoded(NamedTuple):
+    """Unit vectors of few coordinates.
+
+    Attributes:
+        codes: base64 of int8 (n, coordinates).
+        scales: a coordinate is its code times its scale.
+        error: the largest error of a cosine of two vectors.
+    """
+
+    codes: str
+    scales: list[float]
+    error: float
+
+
+def _encode(patches: Tensor) -> _Encoded:
+    """Encode tokens (n, C), centred and scaled to length 1."""
     if not patches.isfinite().all():
         raise DataError("tokens are not finite; they have no similarity")
     unit = F.normalize(patches - patches.mean(dim=0), dim=1)
     _, directions = torch.linalg.eigh((unit.T @ unit).double())
     coordinates = unit @ directions[:, -COORDINATES:].float()
-    scale = coordinates.abs().amax(dim=0).clamp_min(1e-12) / 127
+    scale = coordinates.abs().amax(dim=0).clamp_min(1e-12) / _LARGEST_CODE
     codes = (coordinates / scale).round().to(torch.int8)
-    stored, errors = codes * scale, list[Tensor]()
-    for place, (part, own) in enumerate(
-        zip(torch.split(stored, _BLOCK), torch.split(unit, _BLOCK), strict=True)
-    ):
-        error = (part @ stored.T - own @ unit.T).abs()
-        error.diagonal(_BLOCK * place).zero_()  # a patch and itself are drawn as 1
-        errors.append(error.max())
-    text = base64.b64encode(codes.numpy().tobytes()).decode("ascii")
-    return (
-        text,
-        [float(f"{value:.6g}") for value in scale.tolist()],
-        float(torch.stack(errors).max()),
+    return _Encoded(
+        codes=base64.b64encode(codes.numpy().tobytes()).decode("ascii"),
+        scales=[float(f"{value:.6g}") for value in scale.tolist()],
+        error=_largest_error(codes * scale, unit),
     )
 
 
-def _source(text: str) -> str:
-    """A source of a content policy: the hash of what is inline."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}"
+def _largest_error(decoded: Tensor, unit: Tensor) -> float:
+    """The largest difference of a dot product of two rows, over all pairs."""
+    errors = []
+    for start in range(0, len(unit), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        error = (decoded[rows] @ decoded.T - unit[rows] @ unit.T).abs()
+        error.diagonal(start).zero_()  # a patch and itself are drawn as 1
+        errors.append(error.max())
+    return float(torch.stack(errors).max())
+
+
+def _content_hash(text: str) -> str:
+    """The hash that a content security policy allows inline text by."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode('ascii')}"

@@ -25,16 +25,22 @@ SCALE = np.array(
     ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)), dtype=np.float64
 )
 
-# letters of 11 px at least where a picture is shown 390 px wide, as on a phone
-WIDTH_PX, GAP_PX = 320, 6  # of a picture in a sheet, and between pictures
-DASH_PX = 16  # of the frame of a box that is missed, and the gap after it
-LINE_PX, FONT_PX = 27, 19  # line of text, its letters
-SIDE_PX, LABEL_PX = 900, 26  # longer side of an image with boxes, the letters of their labels
-OVERLAY_PX, CAPTION_PX = 1200, 34  # longer side of an overlay, its letters
+# the sizes of letters: at least 11 px where a picture is shown 390 px wide, as on a phone
+WIDTH_PX = 320  # of a picture in a sheet
+GAP_PX = 6  # between the pictures of a sheet
+LINE_PX = 27  # height of a line of text in a sheet
+FONT_PX = 19  # of the letters in a sheet
+SIDE_PX = 900  # longer side of an image with boxes
+LABEL_PX = 26  # of the letters of box labels
+DASH_PX = 16  # a dash of the frame of a missed box, and the gap after it
+OVERLAY_PX = 1200  # longer side of an overlay
+CAPTION_PX = 34  # of the letters of an overlay
 SIMILARITY_PX = 960  # longer side of an image of the similarity page
 DPI = 120
-# of amounts, and of shares: 0.85 * share ** 0.8
-OPACITY, SHARE_OPACITY, SHARE_POWER = 0.65, 0.85, 0.8
+OPACITY = 0.65  # of amounts
+SHARE_OPACITY = 0.85  # a share has the opacity SHARE_OPACITY * share ** SHARE_POWER
+SHARE_POWER = 0.8
+GOLDEN_ANGLE = 137.508  # degrees: hues in steps of it stay far apart, however many there are
 
 
 def font(height: int) -> Any:
@@ -46,15 +52,27 @@ def class_colours(labels: Sequence[str]) -> list[RGB | None]:
     """Return a colour per class; None for a first class that is the ground."""
     is_ground = bool(labels) and labels[0].lower() in GROUND
     count = len(labels) - is_ground
-    if count <= len(CLASSES):
-        colours = [ImageColor.getrgb(colour)[:3] for colour in CLASSES[:count]]
-    else:  # steps of the golden angle
-        hues = (colorsys.hls_to_rgb(i * 137.508 % 360 / 360, 0.5, 0.7) for i in range(count))
-        colours = [tuple(round(255 * value) for value in hue) for hue in hues]  # type: ignore[misc]
-    return [*[None] * is_ground, *colours]
+    colours: list[RGB | None] = []
+    if is_ground:
+        colours.append(None)
+    for i in range(count):
+        if count <= len(CLASSES):
+            colours.append(ImageColor.getrgb(CLASSES[i])[:3])
+        else:
+            colours.append(_hue(i * GOLDEN_ANGLE % 360 / 360))
+    return colours
+
+
+def _hue(turn: float) -> RGB:
+    """The colour at a share 0 ... 1 of the colour wheel."""
+    red, green, blue = colorsys.hls_to_rgb(turn, 0.5, 0.7)
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def heat_colours(values: Floats, low: float, high: float) -> Floats:
     """Return values as colours (..., 3) in 0 ... 255: ``low`` dark violet, ``high`` yellow."""
-    place = np.clip((values - low) / max(high - low, 1e-12), 0.0, 1.0) * (len(SCALE) - 1)
-    return np.stack([np.interp(place, range(len(SCALE)), channel) for channel in SCALE.T], axis=-1)
+    shares = np.clip((values - low) / max(high - low, 1e-12), 0.0, 1.0)
+    positions = shares * (len(SCALE) - 1)
+    anchors = range(len(SCALE))
+    channels = [np.interp(positions, anchors, channel) for channel in SCALE.T]
+    return np.stack(channels, axis=-1)
