@@ -106,6 +106,8 @@ def test_raw_tiffs_of_every_mode_are_turned(mode: str, tmp_path: Path) -> None:
     pixels = np.random.RandomState(0).randint(
         0, 1 << (16 if deep else 8), shape, np.uint16 if deep else np.uint8
     )
+    if mode == "RGBA":
+        pixels[..., 3] = np.where(pixels[..., 3] > 127, 255, 0)  # a noisy band would be no alpha
     upright = Preprocessing(16, **PLAIN)(write(tmp_path / "0.tif", pixels, None, {}, mode))
     for orientation in ORIENTATIONS:
         file = write(tmp_path / "x.tif", pixels, orientation, {}, mode)
