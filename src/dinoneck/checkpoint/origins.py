@@ -1,12 +1,15 @@
-"""What a head was trained on, compared with the backbone and the images that it is saved or used with.
+"""Compare what a head was trained on with the backbone and the images that it is saved or used with.
 
-A head carries an :class:`dinoneck.layers.inputs.Origin`: of the file it was loaded from, or of the
-tokens that it was fitted on. One rule holds for ``save_head`` and for a Predictor of modules: while
-the head has the weights that it had when this was noted, what differs is an error. If it was
-trained since, by a loop of the user's own, it may fit the new tokens: a warning names what differs.
+A head carries an :class:`dinoneck.layers.inputs.Origin`, which records the tokens that it was fitted
+on, or those that its file names. ``save_head`` and a Predictor of modules compare it by one rule:
 
-The same holds for a backbone whose weights were changed since they were loaded: it may have been
-trained after the head. LoRA weights are named in a warning, other changes are not compared.
+- If the head still has the weights that it had when its origin was recorded, a difference is an
+  error.
+- If its weights have changed, the user's own training loop may have fitted it to the new tokens, and
+  a difference is a warning.
+
+The backbone may also have been trained after the head. If it has LoRA weights, a different
+fingerprint is a warning at most; if its own weights were changed, fingerprints are not compared.
 """
 
 from __future__ import annotations
@@ -29,17 +32,17 @@ from dinoneck.layers.inputs import Origin
 
 logger = logging.getLogger(__name__)
 
-_SAME_CHANNEL = 1e-3  # of mean and std, as backbones are compared
-_NOTHING = "to compare nothing, set head.trained_on = None"
+_CHANNEL_TOLERANCE = 1e-3  # absolute, between two values of mean or std
+_REMEDY_SKIP = "to compare nothing, set head.trained_on = None"
 
 
-class Trained:
+class TrainedHead:
     """A head, and what it was trained on.
 
     Args:
-        head: that reads tokens.
+        head: the head.
         origin: what it was trained on.
-        layers: block indices of the tokens that it is given; None = unknown.
+        layers: block indices of the tokens that it now receives; None: unknown.
     """
 
     def __init__(self, head: Any, origin: Origin, layers: tuple[int, ...] | None) -> None:
@@ -54,42 +57,49 @@ class Trained:
 
     @functools.cached_property
     def is_unchanged(self) -> bool:
-        """Whether the head has the weights that it had when its origin was noted."""
-        noted = self.origin.head_weights
-        return noted is not None and weight_hashes.values_digest(self.head) == noted
+        """Whether the head has the weights that it had when its origin was recorded."""
+        recorded_digest = self.origin.head_weights
+        if recorded_digest is None:
+            return False
+        return weight_hashes.values_digest(self.head) == recorded_digest
 
     @property
-    def has_certain_layers(self) -> bool:
-        """Whether its layers and norm are known: a head that refuses other tokens was trained on no others."""
+    def has_reliable_layers(self) -> bool:
+        """Whether the recorded layers and norm still hold.
+
+        They do for a head that rejects other tokens, even if its weights changed: it cannot have
+        been trained on others.
+        """
         return self.origin.refuses_tokens or self.is_unchanged
 
     @functools.cached_property
     def images(self) -> Preprocessing | None:
-        """How the images of its tokens were prepared; None = unknown."""
-        record = self.origin.images
-        return None if record is None else Preprocessing.from_record(record)
+        """How the images that it was trained on were prepared; None: unknown."""
+        if self.origin.images is None:
+            return None
+        return Preprocessing.from_record(self.origin.images)
 
 
 def is_changed(record: Mapping[str, Any]) -> bool:
-    """Whether the weights of a record were trained since they were loaded, or LoRA was merged into them."""
-    origin = record.get("weights")
-    return isinstance(origin, Mapping) and origin.get("kind") in CHANGED
+    """Return whether a backbone was trained, or had LoRA merged into it, since its weights were loaded."""
+    weights = record.get("weights")
+    return isinstance(weights, Mapping) and weights.get("kind") in CHANGED
 
 
 def check_tokens_of(module: nn.Module, record: Mapping[str, Any] | None) -> None:
-    """Compare what the heads in a module were trained on with each other and with a backbone.
+    """Check that the heads in a module were trained on tokens of one backbone, and of this one.
 
     Args:
         module: a head, an ensemble, or a module with heads in it.
-        record: of the backbone, with the layers and the norm that the heads are given; None = only
-            the heads are compared with each other.
+        record: record of the backbone, with the layers and the norm of its tokens. None: the heads
+            are only compared with each other.
 
     Raises:
         CheckpointError: naming what differs, both values and the remedy.
     """
     layers = None if record is None else record.get("layers")
-    heads = [*trained_heads(module, layers)]
-    _check_alike(heads)
+    heads = list(trained_heads(module, layers))
+    _check_members(heads)
     if record is None:
         return
     for trained in heads:
@@ -98,11 +108,11 @@ def check_tokens_of(module: nn.Module, record: Mapping[str, Any] | None) -> None
 
 
 def check_images_of(module: nn.Module, images: Preprocessing | None) -> None:
-    """Compare how images are prepared with how they were for the tokens of the heads in a module.
+    """Check that images are prepared as they were when the heads in a module were trained.
 
     Args:
-        module: as for :func:`check_tokens_of`.
-        images: how images will be prepared; None = not stated.
+        module: a head, an ensemble, or a module with heads in it.
+        images: how images will be prepared; None: not stated, and nothing is compared.
 
     Raises:
         CheckpointError: naming what differs, both values and the remedy.
@@ -112,17 +122,17 @@ def check_images_of(module: nn.Module, images: Preprocessing | None) -> None:
     for trained in trained_heads(module):
         if trained.images is None:
             continue
-        differing = _different_images(trained.images, images)
-        if not differing:
+        differences = _image_differences(trained.images, images)
+        if not differences:
             continue
         problem = (
             f"this {trained.name} was trained on images that were prepared in another way "
-            f"({'; '.join(differing)})"
+            f"({'; '.join(differences)})"
         )
         if trained.is_unchanged:
             raise CheckpointError(
                 f"{problem}: leave preprocess= out, and images are prepared as in training; "
-                f"Predictor(file, preprocess=...) prepares them in another way later, and {_NOTHING}",
+                f"Predictor(file, preprocess=...) prepares them in another way later, and {_REMEDY_SKIP}",
                 step="pairing",
             )
         logger.warning("%s; pass preprocess= as in the training", problem)
@@ -131,189 +141,208 @@ def check_images_of(module: nn.Module, images: Preprocessing | None) -> None:
 def images_for(
     module: nn.Module, backbone: Backbone | Mapping[str, Any] | None
 ) -> Preprocessing | None:
-    """Return how images are prepared for the heads in a module where ``preprocess=`` does not say it.
+    """Return how to prepare images for the heads in a module if the user does not pass ``preprocess=``.
 
     Args:
-        module: as for :func:`check_tokens_of`.
-        backbone: the backbone, whose ``preprocess`` may have been set, or its record.
+        module: a head, an ensemble, or a module with heads in it.
+        backbone: the backbone, whose ``preprocess`` the user may have set, or its record.
 
     Returns:
-        As for the tokens that the heads were trained on; else as it was set for the backbone. None
-        where that is what the model's name gives, or nothing is known.
+        The preprocessing that the heads were trained with, or else the one that the user set on the
+        backbone. None if that equals the model's default, or if neither is known.
 
     Raises:
         CheckpointError: if the two differ.
     """
-    named = _plain_images(backbone)
-    was_set = None
-    if isinstance(backbone, Backbone) and backbone.preprocess != named:
-        was_set = backbone.preprocess
-    known = None
+    default_images = _default_images(backbone)
+    user_images = None
+    if isinstance(backbone, Backbone) and backbone.preprocess != default_images:
+        user_images = backbone.preprocess
+    head_images = None
     for trained in trained_heads(module):
         if trained.images is not None and trained.is_unchanged:
-            known = trained.images
+            head_images = trained.images
             break
-    if known is None:
-        return was_set
-    if was_set is not None:
-        differing = _different_images(known, was_set)
-        if differing:
+    if head_images is None:
+        return user_images
+    if user_images is not None:
+        differences = _image_differences(head_images, user_images)
+        if differences:
             raise CheckpointError(
                 f"this {type(module).__name__} was trained on images that were prepared in "
-                f"another way than backbone.preprocess does ({'; '.join(differing)}); pass "
+                f"another way than backbone.preprocess does ({'; '.join(differences)}); pass "
                 "preprocess= as in the training",
                 step="pairing",
             )
-        if known.size is None:
-            return was_set
-    if named is None:
-        named = Preprocessing(patch_size=known.patch_size, mean=known.mean, std=known.std)
-    return None if known == named else known
+        if head_images.size is None:
+            return user_images
+    if default_images is None:
+        default_images = Preprocessing(
+            patch_size=head_images.patch_size, mean=head_images.mean, std=head_images.std
+        )
+    return None if head_images == default_images else head_images
 
 
-def trained_heads(module: nn.Module, layers: Sequence[int] | None = None) -> Iterator[Trained]:
-    """Yield the heads in a module of which it is known what they were trained on.
+def trained_heads(module: nn.Module, layers: Sequence[int] | None = None) -> Iterator[TrainedHead]:
+    """Yield the heads in a module that record what they were trained on.
 
     Args:
         module: a head, an ensemble, or a module with heads in it.
-        layers: block indices that it is given; None = unknown.
+        layers: block indices of the tokens that the module receives; None: unknown.
     """
-    readers: Any = getattr(module, "readers", None)  # heads are reached through the registry only
+    # duck-typed: this package reaches the classes of heads through the registry, without an import
+    readers: Any = getattr(module, "readers", None)
     if readers is not None:
-        for head, given in readers(layers):
+        for head, head_layers in readers(layers):
             if head.trained_on is not None:
-                yield Trained(head, head.trained_on, given)
+                yield TrainedHead(head, head.trained_on, head_layers)
         return
     for child in module.children():
         yield from trained_heads(child, layers)
 
 
-def _check_alike(heads: Sequence[Trained]) -> None:
-    """Raise a CheckpointError for heads that were trained on tokens of which one backbone gives only some."""
+def _check_members(heads: Sequence[TrainedHead]) -> None:
+    """Raise a CheckpointError if no single backbone gives the tokens that all heads were trained on."""
     for first, second in itertools.pairwise(heads):
-        differing = _different_members(first, second)
-        if differing and first.is_unchanged and second.is_unchanged:
+        differences = _member_differences(first, second)
+        if differences and first.is_unchanged and second.is_unchanged:
             raise CheckpointError(
                 "the heads of this ensemble were trained on tokens of different backbones, and "
-                f"an ensemble reads those of one ({'; '.join(differing)}). Save every head with "
+                f"an ensemble reads those of one ({'; '.join(differences)}). Save every head with "
                 "its own backbone, run the files next to each other with Predictor({'a': FILE, "
                 "'b': FILE}), and average what it returns",
                 step="pairing",
             )
 
 
-def _different_members(first: Trained, second: Trained) -> list[str]:
-    """What differs between the tokens and images of two heads, where both are known."""
-    pairs: list[tuple[str, Any, Any]] = [
+def _member_differences(first: TrainedHead, second: TrainedHead) -> list[str]:
+    """Describe what differs between the recorded tokens and images of two heads."""
+    comparisons: list[tuple[str, Any, Any]] = [
         ("fingerprint of the weights", first.origin.source, second.origin.source),
         ("final norm applied", first.origin.normed, second.origin.normed),
     ]
+    differences = _describe_differences(comparisons)
     if first.images is not None and second.images is not None:
-        images = _different_images(first.images, second.images)
-    else:
-        images = []
-    return _different(pairs) + images
+        differences += _image_differences(first.images, second.images)
+    return differences
 
 
-def _check_geometry(trained: Trained, record: Mapping[str, Any]) -> None:
+def _check_geometry(trained: TrainedHead, record: Mapping[str, Any]) -> None:
     """Compare layers, norm and patch size with those of the backbone."""
     origin = trained.origin
     norm = record.get("norm")
-    patch = record.get("patch_size")
-    pairs: list[tuple[str, Any, Any]] = [("norm", origin.normed, norm)]
-    if origin.patch_size is not None and patch is not None:
-        pairs.append(("patch size", patch_pair(origin.patch_size), patch_pair(patch)))
-    differing = _different(pairs) + _different_layers(trained)
-    if not differing:
+    patch_size = record.get("patch_size")
+    comparisons: list[tuple[str, Any, Any]] = [("norm", origin.normed, norm)]
+    if origin.patch_size is not None and patch_size is not None:
+        comparisons.append(("patch size", patch_pair(origin.patch_size), patch_pair(patch_size)))
+    differences = _describe_differences(comparisons) + _layer_differences(trained)
+    if not differences:
         return
     problem = (
         f"this {trained.name} was trained on other tokens than the backbone gives "
-        f"({'; '.join(differing)})"
+        f"({'; '.join(differences)})"
     )
-    if trained.has_certain_layers:
+    if trained.has_reliable_layers:
         layers = None if origin.layers is None else list(origin.layers)
         raise CheckpointError(
             f"{problem}: pass the backbone with the layers and the norm of the training, "
-            f"backbone.with_layers({layers}, norm={origin.normed}); {_NOTHING}",
+            f"backbone.with_layers({layers}, norm={origin.normed}); {_REMEDY_SKIP}",
             step="pairing",
         )
     logger.warning("%s; make sure that it was trained on these since", problem)
 
 
-def _different_layers(trained: Trained) -> list[str]:
-    own, given = trained.origin.layers, trained.layers
-    if own is None or given is None:
+def _layer_differences(trained: TrainedHead) -> list[str]:
+    """Describe how the layers that a head receives differ from those that it was trained on."""
+    trained_layers = trained.origin.layers
+    received_layers = trained.layers
+    if trained_layers is None or received_layers is None:
         return []
-    reads = getattr(trained.head, "layer_indices", None)
-    if reads is not None and {*reads} <= {*given}:
-        return []  # it selects its own
+    selected_layers = getattr(trained.head, "layer_indices", None)
+    if selected_layers is not None and set(selected_layers) <= set(received_layers):
+        return []  # the head selects its layers, and all of them are there
     if getattr(trained.head, "_reads_last_layer", False):
-        return _different([("the last of the layers", own[-1], given[-1])])
-    return _different([("layers", own, given)])
+        return _describe_differences(
+            [("the last of the layers", trained_layers[-1], received_layers[-1])]
+        )
+    return _describe_differences([("layers", trained_layers, received_layers)])
 
 
-def _check_weights(trained: Trained, record: Mapping[str, Any]) -> None:
-    """Compare the weights that made the tokens with those of the backbone."""
-    named = weight_hashes.fingerprint_from_record(record)
-    source = trained.origin.source
-    if is_changed(record) or named is None or source is None or named == source:
+def _check_weights(trained: TrainedHead, record: Mapping[str, Any]) -> None:
+    """Compare the fingerprint of the backbone that the head was trained with, and of this one."""
+    if is_changed(record):
+        return
+    fingerprint = weight_hashes.fingerprint_from_record(record)
+    trained_fingerprint = trained.origin.source
+    if fingerprint is None or trained_fingerprint is None or fingerprint == trained_fingerprint:
         return
     problem = (
-        f"this {trained.name} was trained on tokens of a backbone with the fingerprint {source}, "
-        f"and this backbone has {named}"
+        f"this {trained.name} was trained on tokens of a backbone with the fingerprint "
+        f"{trained_fingerprint}, and this backbone has {fingerprint}"
     )
     remedy = (
         "pass the backbone that made the tokens, with what was trained along; that of a head's "
         "file is HeadCheckpoint.load(file).load_backbone()"
     )
     has_lora = record.get("adapter") is not None
+    if has_lora and not trained.is_unchanged:
+        return  # the head and the LoRA weights may have been trained together
     if trained.is_unchanged and not has_lora:
-        raise CheckpointError(f"{problem}: {remedy}; {_NOTHING}", step="pairing")
-    if trained.is_unchanged or not has_lora:
-        logger.warning("%s, which names weights that it was not trained on: %s", problem, remedy)
+        raise CheckpointError(f"{problem}: {remedy}; {_REMEDY_SKIP}", step="pairing")
+    logger.warning("%s, which names weights that it was not trained on: %s", problem, remedy)
 
 
-def _different_images(trained: Preprocessing, given: Preprocessing) -> list[str]:
-    """What gives other values or pixels; images without a size may have been of any."""
-    pairs: list[tuple[str, Any, Any]] = [
+def _image_differences(trained: Preprocessing, given: Preprocessing) -> list[str]:
+    """Describe the settings by which two preprocessings give different pixel values.
+
+    Sizes are compared only if the head was trained at a fixed size.
+    """
+    comparisons: list[tuple[str, Any, Any]] = [
         ("patch_size", patch_pair(trained.patch_size), patch_pair(given.patch_size)),
         ("blur", trained.blur or 1, given.blur or 1),
     ]
     if trained.size is not None and given.size is None:
-        pairs.append(("size", trained.size, "that of each image"))
+        comparisons.append(("size", trained.size, "that of each image"))
     elif trained.size is not None:
-        pairs += [
+        comparisons += [
             ("size", trained.size, given.size),
             ("resize", trained.resize, given.resize),
             ("pad_to", trained.pad_to, given.pad_to),
             ("interpolation", trained.interpolation, given.interpolation),
         ]
     if trained.bits is not None and given.bits is not None:
-        pairs.append(("bits", trained.bits, given.bits))
+        comparisons.append(("bits", trained.bits, given.bits))
     for name in ("mean", "std"):
-        own, other = getattr(trained, name), getattr(given, name)
-        is_same = len(own) == len(other) and np.allclose(own, other, rtol=0, atol=_SAME_CHANNEL)
+        trained_channels = getattr(trained, name)
+        given_channels = getattr(given, name)
+        is_same = len(trained_channels) == len(given_channels) and np.allclose(
+            trained_channels, given_channels, rtol=0, atol=_CHANNEL_TOLERANCE
+        )
         if not is_same:
-            pairs.append((name, own, other))
-    return _different(pairs)
+            comparisons.append((name, trained_channels, given_channels))
+    return _describe_differences(comparisons)
 
 
-def _different(pairs: Sequence[tuple[str, Any, Any]]) -> list[str]:
-    """The names and both values of what is known twice and differs."""
-    differing = []
-    for name, own, given in pairs:
-        if own is not None and given is not None and own != given:
-            differing.append(f"{name}: {own} / {given}")
-    return differing
+def _describe_differences(comparisons: Sequence[tuple[str, Any, Any]]) -> list[str]:
+    """Return "name: first / second" for each pair of values that differ; None counts as unknown."""
+    differences = []
+    for name, first, second in comparisons:
+        if first is not None and second is not None and first != second:
+            differences.append(f"{name}: {first} / {second}")
+    return differences
 
 
-def _plain_images(backbone: Backbone | Mapping[str, Any] | None) -> Preprocessing | None:
-    """How a model's name alone has images prepared: each at its own size; None = unknown."""
+def _default_images(backbone: Backbone | Mapping[str, Any] | None) -> Preprocessing | None:
+    """Return a model's default preprocessing, which keeps the size of each image; None: unknown."""
     if isinstance(backbone, Backbone):
-        own = backbone.preprocess
-        return Preprocessing(patch_size=own.patch_size, mean=own.mean, std=own.std)
+        preprocess = backbone.preprocess
+        return Preprocessing(
+            patch_size=preprocess.patch_size, mean=preprocess.mean, std=preprocess.std
+        )
     record = backbone or {}
-    patch, mean, std = (record.get(key) for key in ("patch_size", "mean", "std"))
-    if patch is None or mean is None or std is None:
+    patch_size = record.get("patch_size")
+    mean = record.get("mean")
+    std = record.get("std")
+    if patch_size is None or mean is None or std is None:
         return None
-    return Preprocessing(patch_size=patch_pair(patch), mean=tuple(mean), std=tuple(std))
+    return Preprocessing(patch_size=patch_pair(patch_size), mean=tuple(mean), std=tuple(std))

@@ -1,7 +1,8 @@
-"""What entries of a COCO JSON state a second time, in keys of single tools.
+"""Check redundant keys that some tools write into COCO JSON files.
 
-These are names of files (COCO Annotator, Roboflow) and of classes (SAHI), sizes, and the form of the
-boxes. Nothing of it is read, but where it contradicts what is read, one of the two is wrong.
+They repeat file names (COCO Annotator, Roboflow), class names (SAHI), sizes, or the format of the
+boxes. Their values are not used, but if one contradicts the value that is used, one of the two is
+wrong.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from dinoneck.errors import DataError, shorten
 logger = logging.getLogger(__name__)
 
 _FORMAT_KEY = "bbox_format"
-# words for x, y, width and height, and for other forms, without signs between letters
+# names of the format x, y, width, height, and of other formats: letters and digits alone
 _READ_FORMATS = ("xywh", "xywhabs", "coco", "ltwh", "tlwh", "xminyminwidthheight")
 _OTHER_FORMATS = (
     "xyxy",
@@ -64,17 +65,18 @@ _OTHER_FORMATS = (
 _NAME_KEYS = ("category_name", "category")
 _ROBOFLOW_KEY = "extra.name"
 _ROBOFLOW_MARK = ".rf."  # between the name of an image and a hash
-_ROUNDING_PX = 1  # by which sides of a box may be rounded
-_FEWEST_SIZES = 3  # of annotations with one size, which is then that of images and not of objects
+_ROUNDING_PX = 1  # pixels by which the sides of a box may be rounded
+# if at least so many annotations state one and the same size, it is that of an image, not of objects
+_MIN_EQUAL_SIZES = 3
 
 
 def check_hints(content: dict[str, Any], coco: Coco[Any], file: Path) -> None:
-    """Compare what entries state a second time with what is read; contradictions are counted in warnings.
+    """Compare redundant keys with the values that are used; a warning counts the contradictions.
 
     Args:
-        content: plain values of the file, repaired.
-        coco: what is read of them.
-        file: what messages name.
+        content: the parsed JSON file, after repairs.
+        coco: the values that are used.
+        file: the file, for messages.
 
     Raises:
         DataError: if a ``bbox_format`` says that boxes are not x, y, width and height.
@@ -104,20 +106,21 @@ def check_hints(content: dict[str, Any], coco: Coco[Any], file: Path) -> None:
 
 @dataclass(slots=True)
 class _Object:
-    """An annotation or a segment, and what messages call it."""
+    """An annotation or a segment of a panoptic annotation, and its name in messages."""
 
     entry: dict[str, Any]
     name: str
 
 
-# The form of boxes
+# The format of boxes
 # ------------------------------------------------------------------------------------------------
 
 
 def _check_box_formats(content: dict[str, Any], annotations: Entries, file: Path) -> None:
-    """Raise a DataError for a word for another form of boxes; unknown words are named in a warning."""
-    unknown = None
+    """Raise a DataError for another format of boxes, and warn of an unknown one."""
+    unknown = None  # the first entry with an unknown format, and the format
     for owner, value in _box_formats(content, annotations):
+        # BoxMode.XYWH_ABS of Detectron2 -> xywhabs
         word = "".join(filter(str.isalnum, str(value))).lower().removeprefix("boxmode")
         if word in _OTHER_FORMATS:
             raise DataError(
@@ -127,18 +130,19 @@ def _check_box_formats(content: dict[str, Any], annotations: Entries, file: Path
         if word not in _READ_FORMATS and unknown is None:
             unknown = (owner, value)
     if unknown is not None:
+        owner, value = unknown
         logger.warning(
             "%s: %s has the %s %s, which is unknown; boxes are read as %s",
             file,
-            unknown[0],
+            owner,
             _FORMAT_KEY,
-            shorten(unknown[1]),
+            shorten(value),
             BBOX,
         )
 
 
 def _box_formats(content: dict[str, Any], annotations: Entries) -> Iterator[tuple[str, Any]]:
-    """Yield who states a form of boxes, and the form."""
+    """Yield the name of each entry that states a format of boxes, and the format."""
     info = content.get("info")
     if isinstance(info, dict) and info.get(_FORMAT_KEY) is not None:
         yield "info", info[_FORMAT_KEY]
@@ -154,17 +158,17 @@ def _box_formats(content: dict[str, Any], annotations: Entries) -> Iterator[tupl
 def _warn_of_category_names(
     objects: Sequence[_Object], key: str, categories: Sequence[CocoCategory], file: Path
 ) -> None:
-    """Warn of objects that state the name of another category than their ``category_id``.
+    """Warn of objects whose stated category name is not that of their ``category_id``.
 
-    A name that the file does not list counts where others of the category state the right one: else
-    the category was renamed.
+    A name that no category of the file has counts as wrong only if other objects of that category
+    state its right name. If none does, the category was probably renamed.
     """
     name_of = {category.id: category.name for category in categories}
     ids_of: dict[str, set[Any]] = {}
     for category in categories:
         ids_of.setdefault(without_separators(category.name), set()).add(category.id)
-    confirmed = set()
-    other: list[_Object] = []
+    confirmed_ids = set()
+    of_other_category: list[_Object] = []
     unlisted: list[_Object] = []
     for item in objects:
         name = _stated_name(item.entry, key)
@@ -175,10 +179,13 @@ def _warn_of_category_names(
         if ids is None:
             unlisted.append(item)
         elif category_id in ids:
-            confirmed.add(category_id)
+            confirmed_ids.add(category_id)
         else:
-            other.append(item)
-    wrong = other + [item for item in unlisted if item.entry["category_id"] in confirmed]
+            of_other_category.append(item)
+    wrong = list(of_other_category)
+    for item in unlisted:
+        if item.entry["category_id"] in confirmed_ids:
+            wrong.append(item)
     if wrong:
         first = wrong[0]
         category_id = first.entry["category_id"]
@@ -199,7 +206,7 @@ def _warn_of_category_names(
 
 
 def _stated_name(entry: dict[str, Any], key: str) -> str | None:
-    """The name of a category in an object, also of a dict of it; None without one."""
+    """Return the category name that an object states, as text or as {"name": text}; None without one."""
     value = entry.get(key)
     if isinstance(value, dict):
         value = value.get("name")
@@ -210,12 +217,12 @@ def _warn_of_things(
     objects: Sequence[_Object], categories: Sequence[CocoCategory], file: Path
 ) -> None:
     """Warn of segments whose ``isthing`` is not that of their category."""
-    is_thing = {category.id: category.isthing for category in categories}
+    isthing_of = {category.id: category.isthing for category in categories}
     stated = [item for item in objects if item.entry.get("isthing") in (0, 1)]
     wrong = []
     for item in stated:
-        of_category = is_thing.get(item.entry["category_id"])
-        if of_category is not None and of_category != item.entry["isthing"]:
+        category_isthing = isthing_of.get(item.entry["category_id"])
+        if category_isthing is not None and category_isthing != item.entry["isthing"]:
             wrong.append(item)
     if wrong:
         first = wrong[0]
@@ -237,13 +244,13 @@ def _warn_of_things(
 
 @dataclass(slots=True)
 class _NameHint:
-    """A second name of an image.
+    """A second file name of an image.
 
     Attributes:
-        owner: what messages call the entry that states it.
-        key: under which it is stated.
-        stated: the name.
-        file_name: that of the image.
+        owner: the entry that states it, for messages.
+        key: the key under which it is stated.
+        stated: the second name.
+        file_name: the ``file_name`` of the image.
     """
 
     owner: str
@@ -253,7 +260,7 @@ class _NameHint:
 
 
 def _warn_of_image_names(entries: Entries, images: Sequence[CocoImage], file: Path) -> None:
-    """Warn of images whose ``path`` or ``extra.name`` is another file than their ``file_name``."""
+    """Warn of images whose ``path`` or ``extra.name`` names another file than their ``file_name``."""
     paths = []
     originals = []
     for i, entry in enumerate(entries):
@@ -285,28 +292,29 @@ def _warn_of_names_in_boxes(
 def _warn_of_other_names(
     hints: Sequence[_NameHint], images: Sequence[CocoImage], file: Path
 ) -> None:
-    """Warn of second names that are those of another image.
+    """Warn of second names that belong to another image.
 
-    A name that no image has counts where most others are right: else the images were renamed.
+    A name that no image has counts as wrong only if more names are right than unknown. Otherwise the
+    images were probably renamed.
     """
     if not hints:
         return
     names = _FileNames(images)
     num_right = 0
-    of_others = []
-    of_none = []
+    of_other_image = []
+    of_no_image = []
     for hint in hints:
         owner = names.owner_of(hint)
         if owner == hint.file_name:
             num_right += 1
         elif owner is not None:
-            of_others.append(hint)
+            of_other_image.append(hint)
         else:
-            of_none.append(hint)
-    wrong = list(of_others)
-    # Roboflow cuts and rewrites names
-    if num_right > len(of_none) and hints[0].key != _ROBOFLOW_KEY:
-        wrong += of_none
+            of_no_image.append(hint)
+    wrong = list(of_other_image)
+    # Roboflow shortens and rewrites names, so that its unknown names say nothing
+    if num_right > len(of_no_image) and hints[0].key != _ROBOFLOW_KEY:
+        wrong += of_no_image
     if wrong:
         first = wrong[0]
         logger.warning(
@@ -323,10 +331,10 @@ def _warn_of_other_names(
 
 
 class _FileNames:
-    """The names of the images of a file, to find the one that a second name means.
+    """Finds the image that a second name means among the images of a JSON file.
 
     Args:
-        images: of the file.
+        images: the images.
     """
 
     def __init__(self, images: Sequence[CocoImage]) -> None:
@@ -337,12 +345,15 @@ class _FileNames:
             self._of_letters.setdefault(_letters_of(image.file_name), image.file_name)
 
     def owner_of(self, hint: _NameHint) -> str | None:
-        """The file_name that a second name means, its own where that may be; None if it is no image's."""
-        alike = self._of_last_name.get(_last_name(hint.stated), [])
-        # of images of one name in several folders the folder tells
+        """Return the ``file_name`` of the image that a second name means; None if no image has it.
+
+        If several images fit, the hint's image is preferred.
+        """
+        candidates = self._of_last_name.get(_last_name(hint.stated), [])
+        # images in several folders may have the same name: prefer those whose folder agrees too
         stated = hint.stated.replace("\\", "/")
-        nearer = [name for name in alike if stated.endswith(name)]
-        for names in (nearer, alike):
+        with_same_folder = [name for name in candidates if stated.endswith(name)]
+        for names in (with_same_folder, candidates):
             if hint.file_name in names:
                 return hint.file_name
             if names:
@@ -354,16 +365,16 @@ class _FileNames:
 
 
 def _last_name(path: str) -> str:
-    """The name of a file without its folders, of any system."""
+    """Return the name of a file without its folders, in a Windows or POSIX path."""
     return path.replace("\\", "/").rpartition("/")[2]
 
 
 def _letters_of(path: str) -> str:
-    """Letters and digits of the name of a file, without its suffix and what Roboflow writes after it."""
+    """Return the letters and digits of a file's stem, in lower case, without Roboflow's hash."""
     name = _last_name(path)
     original, mark, _ = name.partition(_ROBOFLOW_MARK)
     if mark:
-        # of a_jpg.rf.1f0c.jpg, which was a.jpg, the suffix is the last word
+        # Roboflow renames a.jpg to a_jpg.rf.1f0c.jpg: here the last word is the suffix
         stem = original.rpartition("_")[0] or original
     else:
         stem = name.rpartition(".")[0] or name
@@ -371,31 +382,34 @@ def _letters_of(path: str) -> str:
 
 
 def _warn_of_sizes_in_boxes(boxes: Entries, image_of: dict[Any, CocoImage], file: Path) -> None:
-    """Warn of annotations whose ``width`` and ``height`` are neither those of their image nor of their box."""
+    """Warn of annotations whose ``width`` and ``height`` are neither those of their image nor of their box.
+
+    They count only if such keys state the size of images in this file: if some equal that of their
+    image, or if several annotations state one and the same other size.
+    """
     num_right = 0
-    sizes = set()
+    wrong_sizes = set()
     wrong = []
     for i, entry in enumerate(boxes):
-        size = (entry.get("width"), entry.get("height"))
-        if not (is_number(size[0]) and is_number(size[1])):
+        width = entry.get("width")
+        height = entry.get("height")
+        if not (is_number(width) and is_number(height)):
             continue
         image = image_of.get(entry.get("image_id"))
         bbox = entry.get("bbox")
         if image is None or UNKNOWN_SIDE in (image.width, image.height):
             continue
-        if size == (image.width, image.height):
+        if (width, height) == (image.width, image.height):
             num_right += 1
             continue
         if bbox is None:
             continue
-        is_of_box = (
-            abs(size[0] - bbox[2]) <= _ROUNDING_PX and abs(size[1] - bbox[3]) <= _ROUNDING_PX
-        )
+        is_of_box = abs(width - bbox[2]) <= _ROUNDING_PX and abs(height - bbox[3]) <= _ROUNDING_PX
         if not is_of_box:
-            sizes.add(size)
+            wrong_sizes.add((width, height))
             wrong.append((i, entry, image))
-    is_of_images = num_right > 0 or (len(sizes) == 1 and len(wrong) >= _FEWEST_SIZES)
-    if wrong and is_of_images:
+    is_one_size = len(wrong_sizes) == 1 and len(wrong) >= _MIN_EQUAL_SIZES
+    if wrong and (num_right > 0 or is_one_size):
         i, entry, image = wrong[0]
         logger.warning(
             "%s: %d of %d annotations state another size of their image than it has, such as %s with "

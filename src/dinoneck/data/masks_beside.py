@@ -1,7 +1,7 @@
 """Which files of one folder are masks of others in it: ``0_mask.png`` beside ``0.png``.
 
-A mask is called like its image with something before or after that, and its pixels look so. Neither
-pandas nor torch is imported.
+A mask is named after its image, with an affix (a prefix or a suffix of the stem), and its pixels look
+like a mask's. Neither pandas nor torch is imported.
 """
 
 from __future__ import annotations
@@ -35,18 +35,19 @@ from dinoneck.data.mask_pixels import (
 from dinoneck.data.name_pairs import LAST_WORD, is_word_boundary, without_mask_word
 
 _PICTURE_WORDS = IMAGE_WORDS | VAGUE_WORDS
-# files with these words are named as what they are, whatever their pixels
+# affixes with these words say what a file is (an output, another sensor), whatever its pixels
 _OTHER_WORDS = MADE_WORDS | SENSOR_WORDS
-_LEAST_ALIKE = 2  # files with one ending that no word says to be that of masks
+# an affix that is no word for masks counts only if at least this many files have it
+_MIN_FILES_OF_UNKNOWN_AFFIX = 2
 
 
 @dataclass(frozen=True)
 class Beside:
-    """A file or a folder, and the one that it may belong to.
+    """A file or a folder, and the image or folder of images next to it that it may belong to.
 
     Attributes:
         path: the file or the folder.
-        image: the image, or the folder of images, that it may be a mask of or made from.
+        image: the image, or the folder of images, that ``path`` may be a mask of or made from.
     """
 
     path: Path
@@ -55,12 +56,12 @@ class Beside:
 
 @dataclass
 class FoundMasks:
-    """What the names and pixels of files in one folder say about masks among them.
+    """The masks, and possible masks, among the files of one folder.
 
     Attributes:
         masks: the files that are masks of others.
-        called_masks: files that are called like the mask of another one and do not look so.
-        like_masks: files that look like the masks of others and are not called so.
+        called_masks: files that are named like the mask of another file but do not look like one.
+        like_masks: files that look like the mask of another file but are not named like one.
     """
 
     masks: list[Path] = field(default_factory=list)
@@ -68,7 +69,7 @@ class FoundMasks:
     like_masks: list[Beside] = field(default_factory=list)
 
     def cover(self, images: Sequence[Path]) -> bool:
-        """Whether there are masks, or each image of some files has one that may be one."""
+        """Return whether there are masks, or each image among ``images`` has a possible mask."""
         if self.masks:
             return True
         possible = [*self.called_masks, *self.like_masks]
@@ -79,12 +80,14 @@ class FoundMasks:
 def masks_beside(images: Sequence[Path]) -> FoundMasks:
     """Return the masks among the images of one folder: ``0.png`` beside ``0.jpg``, ``0_mask.png`` beside ``0.png``."""
     found = _masks_of_equal_stem(images)
-    of_equal_stem = {*found.masks, *(beside.path for beside in found.called_masks)}
+    of_equal_stem = set(found.masks)
+    of_equal_stem.update(beside.path for beside in found.called_masks)
     rest = [file for file in images if file not in of_equal_stem]
-    called = _called_after_others(rest)
-    _add_named(found, [one for one in called if one.is_named], rest)
-    _add_unnamed(found, [one for one in called if not one.is_named])
-    masks = dict.fromkeys([*found.masks, *_masks_called_so(images)])
+    affixed = _affixed_files(rest)
+    _add_by_name(found, [file for file in affixed if file.says_mask], rest)
+    _add_by_pixels(found, [file for file in affixed if not file.says_mask])
+    # a dict keeps the order
+    masks = dict.fromkeys([*found.masks, *_masks_of_one_sample(images)])
     called_masks = [beside for beside in found.called_masks if beside.path not in masks]
     like_masks = [beside for beside in found.like_masks if beside.path not in masks]
     return FoundMasks(list(masks), called_masks, like_masks)
@@ -101,8 +104,8 @@ def is_called_image(file: Path) -> bool:
     return file.stem.lower() in _PICTURE_WORDS
 
 
-def _masks_called_so(images: Sequence[Path]) -> list[Path]:
-    """The files that are called masks, in the folder of one sample: ``mask.png`` beside ``image.png``."""
+def _masks_of_one_sample(images: Sequence[Path]) -> list[Path]:
+    """Return the files named as masks in the folder of one sample: ``mask.png`` beside ``image.png``."""
     if not any(is_called_image(file) for file in images):
         return []
     return [file for file in images if is_called_mask(file)]
@@ -113,9 +116,10 @@ def _masks_called_so(images: Sequence[Path]) -> list[Path]:
 
 
 def _masks_of_equal_stem(images: Sequence[Path]) -> FoundMasks:
-    """The files that are masks of one that differs in its suffix alone: in few colours or grey levels.
+    """Return the masks whose image differs in its file suffix alone: ``0.png`` beside ``0.jpg``.
 
-    Grey files of many levels may be photos, or masks of numbers.
+    They have few colours or grey levels. Grey files with many levels may be photos, or masks of
+    numbers: they are among the ``called_masks``.
     """
     by_stem: dict[str, list[Path]] = {}
     for file in images:
@@ -137,44 +141,44 @@ def _masks_of_equal_stem(images: Sequence[Path]) -> FoundMasks:
         found.masks += [beside.path for beside in of_one_band]
     else:
         found.called_masks += of_one_band
-    if _are_flat(in_colours):
+    if _pairs_are_flat(in_colours):
         found.masks += [beside.path for beside in in_colours]
     return found
 
 
-# Names with something more
+# Names with an affix
 # ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Called:
-    """A file that is called like another one of its folder with something more.
+class _AffixedFile:
+    """A file whose name is that of another file in its folder with an affix.
 
     Attributes:
-        file: the file.
-        image: the other one.
-        more: what its name has more: ``_mask`` of ``0_mask.png``.
-        is_named: whether that says that it is a mask.
-        is_likely: whether it is one if its pixels look so.
+        path: the file.
+        image: the other file.
+        affix: what ``path`` has in addition to the name of ``image``: ``_mask`` of ``0_mask.png``.
+        says_mask: whether the affix says that the file is a mask.
+        may_say_mask: whether the affix is that of a mask if the pixels look like one.
     """
 
-    file: Path
+    path: Path
     image: Path
-    more: str
-    is_named: bool
-    is_likely: bool
+    affix: str
+    says_mask: bool
+    may_say_mask: bool
 
     @property
-    def kind(self) -> str:
-        """What the names of files of one kind have more, without numbers."""
-        return re.sub(r"\d", "", self.more)
+    def affix_without_digits(self) -> str:
+        """The affix without numbers: files that have it in common are of one kind."""
+        return re.sub(r"\d", "", self.affix)
 
 
-def _called_after_others(files: Sequence[Path]) -> list[_Called]:
-    """The files that are called like another one with something more: ``0_mask``, ``Mask of 0``, ``0.jpg_mask``.
+def _affixed_files(files: Sequence[Path]) -> list[_AffixedFile]:
+    """Return the files named after another one with an affix: ``0_mask``, ``Mask of 0``, ``0.jpg_mask``.
 
-    ``0_mask.png`` is not, if ``0_mask.jpg`` is there too: the word is then a part of the name of an
-    image and its mask.
+    ``0_mask.png`` is not one of them if ``0_mask.jpg`` is there too: the word is then a part of the
+    name that an image and its mask share.
     """
     by_stem = {file.stem: file for file in files}
     by_file_name = {file.name: file for file in files}
@@ -184,77 +188,89 @@ def _called_after_others(files: Sequence[Path]) -> list[_Called]:
         short_name_of[file] = without_mask_word(file.stem, MASK_WORDS | MAYBE_MASK_WORDS)
     by_short_name = _by_short_name(short_name_of)
     stems = Counter(file.stem for file in files)
-    called = []
+    affixed = []
     for file in files:
         if stems[file.stem] > 1:
             continue
         candidates = []
-        for name, more in _names_with_more(file.stem, shortest):
+        for name, affix in _split_affix(file.stem, shortest):
             if name in by_file_name:
-                candidates.append(_judge(file, by_file_name[name], more, has_suffix=True))
-            elif more and name in by_stem:
-                candidates.append(_judge(file, by_stem[name], more, has_suffix=False))
+                image = by_file_name[name]
+                candidates.append(_judge_affix(file, image, affix, has_file_suffix=True))
+            elif affix and name in by_stem:
+                image = by_stem[name]
+                candidates.append(_judge_affix(file, image, affix, has_file_suffix=False))
         short_name = short_name_of[file]
         if not candidates and short_name != file.stem and short_name in by_short_name:
-            more = file.stem.replace(short_name, "", 1)
-            candidates.append(_judge(file, by_short_name[short_name], more, has_suffix=False))
-        named = [one for one in candidates if one.is_named]
-        called += (named or candidates)[:1]
-    return called
+            affix = file.stem.replace(short_name, "", 1)
+            image = by_short_name[short_name]
+            candidates.append(_judge_affix(file, image, affix, has_file_suffix=False))
+        masks = [candidate for candidate in candidates if candidate.says_mask]
+        if masks:
+            affixed.append(masks[0])
+        elif candidates:
+            affixed.append(candidates[0])
+    return affixed
 
 
-def _names_with_more(name: str, shortest: int) -> Iterator[tuple[str, str]]:
-    """The names that a name may be made of, the longest first, and what it has more: what follows, or comes before.
+def _split_affix(name: str, shortest: int) -> Iterator[tuple[str, str]]:
+    """Yield the ways to split a name into another name and an affix.
 
-    What it has more begins or ends a word, and has a letter: ``10`` is not made of ``1``.
+    The first is the whole name with no affix. Suffixes follow, and then prefixes, each with the
+    longest rest first. An affix begins or ends at a word boundary, and has a letter: ``10`` is not
+    ``1`` with an affix.
 
     Args:
-        name: the name.
-        shortest: length of the shortest name that there is.
+        name: the name to split.
+        shortest: number of characters of the shortest name that there is.
     """
     yield name, ""
     for end in range(len(name) - 1, shortest - 1, -1):
-        more = name[end:]
-        if is_word_boundary(name[end - 1], name[end]) and _has_letter(more):
-            yield name[:end], more
+        suffix = name[end:]
+        if is_word_boundary(name[end - 1], name[end]) and _has_letter(suffix):
+            yield name[:end], suffix
     for start in range(1, len(name) - shortest + 1):
-        more = name[:start]
-        if is_word_boundary(name[start - 1], name[start]) and _has_letter(more):
-            yield name[start:], more
+        prefix = name[:start]
+        if is_word_boundary(name[start - 1], name[start]) and _has_letter(prefix):
+            yield name[start:], prefix
 
 
 def _has_letter(text: str) -> bool:
     return any(map(str.isalpha, text))
 
 
-def _judge(file: Path, image: Path, more: str, *, has_suffix: bool) -> _Called:
-    """What the name of a file says that has something more than that of an image.
+def _judge_affix(file: Path, image: Path, affix: str, *, has_file_suffix: bool) -> _AffixedFile:
+    """Tell from an affix whether a file is a mask of an image.
 
     Args:
         file: the file.
-        image: the image.
-        more: what its name has more.
-        has_suffix: whether its name has that of the image with its suffix: ``0.jpg___fuse.png``.
+        image: the image that it is named after.
+        affix: what the name of the file has in addition.
+        has_file_suffix: whether the name includes the file suffix of the image:
+            ``0.jpg___fuse.png``.
     """
-    words = words_of(more)
-    last_word = LAST_WORD.search(more)
-    is_other = last_word is not None and plain_word(last_word.group(1)) in MADE_WORDS
-    is_named = bool(words & MASK_WORDS) and not is_other
-    if has_suffix and not more:
-        is_named = True  # 0.jpg.png
-    is_likely = has_suffix or bool(words & MAYBE_MASK_WORDS)
-    return _Called(file, image, more, is_named=is_named, is_likely=is_likely)
+    words = words_of(affix)
+    last_word = LAST_WORD.search(affix)
+    is_output = last_word is not None and plain_word(last_word.group(1)) in MADE_WORDS
+    says_mask = bool(words & MASK_WORDS) and not is_output
+    if has_file_suffix and not affix:
+        says_mask = True  # 0.jpg.png
+    may_say_mask = has_file_suffix or bool(words & MAYBE_MASK_WORDS)
+    return _AffixedFile(file, image, affix, says_mask=says_mask, may_say_mask=may_say_mask)
 
 
 def _by_short_name(short_name_of: Mapping[Path, str]) -> dict[str, Path]:
-    """The files that are not called like masks, by their names without a word: ``0`` of ``0_sat`` and ``img_0``.
+    """Return the images by their names without the last word, and without a first word for images.
+
+    ``0`` is the short name of ``0_sat`` and of ``img_0``. Without any file named like a mask there is
+    nothing to look up, and the dict is empty.
 
     Args:
         short_name_of: file -> its name without words for masks.
     """
     images = [file for file, short_name in short_name_of.items() if short_name == file.stem]
     if len(images) == len(short_name_of):
-        return {}  # nothing is called like a mask
+        return {}
     by_short_name = {}
     for file in images:
         by_short_name[LAST_WORD.sub("", file.stem)] = file
@@ -262,80 +278,84 @@ def _by_short_name(short_name_of: Mapping[Path, str]) -> dict[str, Path]:
     return by_short_name
 
 
-def _add_named(found: FoundMasks, called: Sequence[_Called], files: Sequence[Path]) -> None:
-    """Add the files that are called masks: all but photos if each image has one, else those that look so.
+def _add_by_name(found: FoundMasks, affixed: Sequence[_AffixedFile], files: Sequence[Path]) -> None:
+    """Add the files that an affix says to be masks.
+
+    If each image has such a file, all of them are masks, unless they look like photos. Otherwise
+    only those that look like masks are.
 
     Args:
-        found: what is added to.
-        called: files with a word for masks.
+        found: the result to add to.
+        affixed: files with a word for masks.
         files: all files.
     """
-    image_of = {one.file: one.image for one in called}
-    first_of = {file: _first_image(file, image_of) for file in image_of}
-    # two files without an image may each be called after the other: 0_mask and 0_maskGT
-    called = [one for one in called if first_of[one.file] not in image_of]
-    named = {one.file for one in called}
-    with_mask = {first_of[file].stem for file in named}
-    have_all = with_mask == {file.stem for file in files if file not in named}
-    for kind in _by_kind(called):
-        besides = [Beside(one.file, one.image) for one in kind]
-        if have_all:
-            if all(looks_like_photo(beside.path, beside.image) for beside in besides[:OPENED]):
-                found.called_masks += besides
+    image_of = {file.path: file.image for file in affixed}
+    root_image_of = {path: _root_image(path, image_of) for path in image_of}
+    # two files without an image may each be named after the other: 0_mask and 0_maskGT
+    affixed = [file for file in affixed if root_image_of[file.path] not in image_of]
+    mask_paths = {file.path for file in affixed}
+    stems_with_mask = {root_image_of[path].stem for path in mask_paths}
+    image_stems = {path.stem for path in files if path not in mask_paths}
+    have_all_a_mask = stems_with_mask == image_stems
+    for kind in _by_kind(affixed):
+        pairs = [Beside(file.path, file.image) for file in kind]
+        if have_all_a_mask:
+            if all(looks_like_photo(pair.path, pair.image) for pair in pairs[:OPENED]):
+                found.called_masks += pairs
             else:
-                found.masks += [beside.path for beside in besides]
+                found.masks += [pair.path for pair in pairs]
             continue
         in_colours = []
-        for beside in besides:
-            if has_one_band(beside.path):
-                found.masks.append(beside.path)
+        for pair in pairs:
+            if has_one_band(pair.path):
+                found.masks.append(pair.path)
             else:
-                in_colours.append(beside)
-        if _are_flat(in_colours):
-            found.masks += [beside.path for beside in in_colours]
+                in_colours.append(pair)
+        if _pairs_are_flat(in_colours):
+            found.masks += [pair.path for pair in in_colours]
         else:
             found.called_masks += in_colours
 
 
-def _first_image(file: Path, image_of: Mapping[Path, Path]) -> Path:
-    """The image that a mask is called after in the end: ``0`` of ``0_mask_color``, which is called after ``0_mask``."""
-    passed = set()
-    while file in image_of and file not in passed:
-        passed.add(file)
-        file = image_of[file]
-    return file
+def _root_image(path: Path, image_of: Mapping[Path, Path]) -> Path:
+    """Follow the images that files are named after: ``0_mask_color`` -> ``0_mask`` -> ``0``."""
+    visited = set()
+    while path in image_of and path not in visited:
+        visited.add(path)
+        path = image_of[path]
+    return path
 
 
-def _add_unnamed(found: FoundMasks, called: Sequence[_Called]) -> None:
-    """Add the files that look like masks: all that may be called so, and several that have the same more.
+def _add_by_pixels(found: FoundMasks, affixed: Sequence[_AffixedFile]) -> None:
+    """Add the files that look like masks and have the sizes of their images.
 
-    A mask has the size of its image.
+    If the affix may say so, they are masks. Otherwise they are possible masks if several files have
+    that affix.
     """
-    for kind in _by_kind(called):
-        if words_of(kind[0].more) & _OTHER_WORDS:
+    for kind in _by_kind(affixed):
+        if words_of(kind[0].affix) & _OTHER_WORDS:
             continue
-        besides = [Beside(one.file, one.image) for one in kind]
-        is_likely = all(one.is_likely for one in kind)
-        if not is_likely and len(kind) < _LEAST_ALIKE:
+        may_say_mask = all(file.may_say_mask for file in kind)
+        if not may_say_mask and len(kind) < _MIN_FILES_OF_UNKNOWN_AFFIX:
             continue
-        masks = [beside.path for beside in besides]
-        images = [beside.image for beside in besides]
+        masks = [file.path for file in kind]
+        images = [file.image for file in kind]
         if not are_flat(masks, images) or not are_of_one_size(masks, images):
             continue
-        if is_likely:
+        if may_say_mask:
             found.masks += masks
         else:
-            found.like_masks += besides
+            found.like_masks += [Beside(file.path, file.image) for file in kind]
 
 
-def _by_kind(called: Sequence[_Called]) -> list[list[_Called]]:
-    """The files whose names have the same more than those of their images."""
-    by_kind: dict[str, list[_Called]] = {}
-    for one in called:
-        by_kind.setdefault(one.kind, []).append(one)
-    return list(by_kind.values())
+def _by_kind(affixed: Sequence[_AffixedFile]) -> list[list[_AffixedFile]]:
+    """Group files by their affixes without digits."""
+    by_affix: dict[str, list[_AffixedFile]] = {}
+    for file in affixed:
+        by_affix.setdefault(file.affix_without_digits, []).append(file)
+    return list(by_affix.values())
 
 
-def _are_flat(besides: Sequence[Beside]) -> bool:
-    """Whether the first of some files have few colours, and their images many."""
-    return are_flat([beside.path for beside in besides], [beside.image for beside in besides])
+def _pairs_are_flat(pairs: Sequence[Beside]) -> bool:
+    """Return :func:`dinoneck.data.mask_pixels.are_flat` of files and their images."""
+    return are_flat([pair.path for pair in pairs], [pair.image for pair in pairs])

@@ -1,7 +1,7 @@
-"""Whether the paths of a folder of images and of a folder of masks contradict each other.
+"""Check that a folder of images and a folder of masks belong together, by their paths.
 
-Equal numbering pairs the images of ``val`` with the masks of ``train`` without an error. Neither
-pandas nor torch is imported.
+Files that are numbered alike in all folders pair the images of ``val`` with the masks of ``train``
+without an error. Neither pandas nor torch is imported.
 """
 
 from __future__ import annotations
@@ -18,63 +18,70 @@ from dinoneck.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-_NUMBER_OR_LETTER = re.compile(r"\d+|(?<![^\W\d_])[^\W\d_](?![^\W\d_])")  # of day2, of field_A
+# [^\W\d_] is a letter. A number, as in day2, or a letter between characters that are none: field_A
+_NUMBER_OR_LETTER = re.compile(r"\d+|(?<![^\W\d_])[^\W\d_](?![^\W\d_])")
 
 
 def check_paths(images: Path, masks: Path) -> None:
-    """Compare what the paths of images and of their masks say: val and train, field_A and field_B.
+    """Check that the paths of images and of masks do not contradict each other.
 
-    Folders that both paths begin with say nothing. A warning names paths that may be wrong.
+    ``val`` and ``train`` do, ``field_A`` and ``field_B`` may. Only the folders below the last common
+    one are compared. Paths that may be wrong are named in a warning.
 
     Args:
         images: the folder of the images.
         masks: the folder of their masks.
 
     Raises:
-        DataError: if they are called like different parts of a data set, and the right folder is
-            beside one of them.
+        DataError: if the paths state different parts of a data set, and the right folder is next to
+            one of them.
     """
-    image_path = Path(os.path.abspath(images))  # noqa: PTH100 - links stay
+    image_path = Path(os.path.abspath(images))  # noqa: PTH100 - resolve() follows symbolic links
     mask_path = Path(os.path.abspath(masks))  # noqa: PTH100
-    shared = len(Path(os.path.commonpath([image_path, mask_path])).parts)
-    image_depths = range(shared, len(image_path.parts))
-    mask_depths = range(shared, len(mask_path.parts))
-    if _parts_in(image_path.parts[shared:]) & _parts_in(mask_path.parts[shared:]):
+    num_common = len(Path(os.path.commonpath([image_path, mask_path])).parts)
+    image_depths = range(num_common, len(image_path.parts))
+    mask_depths = range(num_common, len(mask_path.parts))
+    image_parts = _parts_in(image_path.parts[num_common:])
+    mask_parts = _parts_in(mask_path.parts[num_common:])
+    if image_parts & mask_parts:
         return
     for image_depth, mask_depth in itertools.product(image_depths, mask_depths):
-        in_images = image_path.parts[image_depth]
-        in_masks = mask_path.parts[mask_depth]
-        are_parts = are_other_parts(in_images, in_masks)
-        if not are_parts and not _differ_in_number(in_images, in_masks):
+        image_folder = image_path.parts[image_depth]
+        mask_folder = mask_path.parts[mask_depth]
+        state_other_parts = are_other_parts(image_folder, mask_folder)
+        if not state_other_parts and not _differ_in_number(image_folder, mask_folder):
             continue
-        right_masks = _called_like(in_images, mask_path, mask_depth)
-        right_images = _called_like(in_masks, image_path, image_depth)
+        right_masks = _folder_for(image_folder, mask_path, mask_depth)
+        right_images = _folder_for(mask_folder, image_path, image_depth)
         remedy = ""
         if right_masks is not None and right_masks != image_path:
-            remedy = f"the masks of {in_images} are in {right_masks}"
+            remedy = f"the masks of {image_folder} are in {right_masks}"
         elif right_images is not None and right_images != mask_path:
-            remedy = f"the images of {in_masks} are in {right_images}"
-        text = f"{images} is called {in_images}, and {masks} {in_masks}"
-        if are_parts and remedy:
+            remedy = f"the images of {mask_folder} are in {right_images}"
+        problem = f"{images} is called {image_folder}, and {masks} {mask_folder}"
+        if state_other_parts and remedy:
             raise DataError(
-                f"{text}: {remedy}. Name the folders of one part; a table pairs other files (--csv, "
+                f"{problem}: {remedy}. Name the folders of one part; a table pairs other files (--csv, "
                 "--labels COLUMN)"
             )
-        if are_parts or remedy:
-            line = "%s, and files of one name are read as pairs; check that they are%s"
-            logger.warning(line, text, f": {remedy}" if remedy else "")
+        if state_other_parts or remedy:
+            logger.warning(
+                "%s, and files of one name are read as pairs; check that they are%s",
+                problem,
+                f": {remedy}" if remedy else "",
+            )
             return
 
 
 def are_other_parts(name: str, other: str) -> bool:
-    """Whether the names of two folders state different parts of a data set: val_images and train."""
+    """Return whether two names of folders state different parts of a data set: val_images and train."""
     parts = _parts_in([name])
     other_parts = _parts_in([other])
     return bool(parts and other_parts) and not parts & other_parts
 
 
 def _parts_in(names: Iterable[str]) -> set[str]:
-    """The parts of a data set that words in some names state."""
+    """Return the parts of a data set that the words of some names state."""
     parts = set()
     for name in names:
         for word in words_of(name):
@@ -85,21 +92,23 @@ def _parts_in(names: Iterable[str]) -> set[str]:
 
 
 def _differ_in_number(name: str, other: str) -> bool:
-    """Whether two names are alike but for numbers or single letters: day1 and day2, field_A and field_B."""
+    """Return whether two names differ in numbers or single letters alone: day1 and day2, field_A and field_B."""
     are_alike = _NUMBER_OR_LETTER.sub("", name) == _NUMBER_OR_LETTER.sub("", other)
     return name != other and are_alike
 
 
-def _called_like(name: str, path: Path, depth: int) -> Path | None:
-    """The folder with a path like another one, in which one name agrees with that of the other files.
+def _folder_for(name: str, path: Path, depth: int) -> Path | None:
+    """Return the folder whose path is ``path`` with one name replaced so that it agrees with ``name``.
+
+    For ``val_images``, ``set/train_masks`` and the depth 1 this is ``set/val_masks``.
 
     Args:
-        name: a name in the path of the other files: ``val_images``.
-        path: such as ``set/train_masks``.
-        depth: of the name in the path that disagrees.
+        name: the name of a folder in the path of the other files.
+        path: the path in which one name disagrees with it.
+        depth: index of that name in ``path.parts``.
 
     Returns:
-        ``set/val_masks``; None if there is no such folder.
+        The folder; None if there is none.
     """
     parent = Path(*path.parts[:depth])
     below = path.parts[depth + 1 :]
@@ -107,17 +116,19 @@ def _called_like(name: str, path: Path, depth: int) -> Path | None:
     try:
         folders = sorted(parent.iterdir())
     except OSError:
-        return None  # a folder that may be passed and not listed
+        return None  # a folder whose content may be readable, but not listed
     for folder in folders:
-        is_alike = folder.name == name
         if parts:
-            is_alike = _parts_in([folder.name]) == parts
-            is_alike = is_alike and _other_words(folder.name) == _other_words(path.parts[depth])
-        if is_alike and folder.joinpath(*below).is_dir():
+            has_same_parts = _parts_in([folder.name]) == parts
+            has_same_words = _other_words(folder.name) == _other_words(path.parts[depth])
+            agrees = has_same_parts and has_same_words
+        else:
+            agrees = folder.name == name
+        if agrees and folder.joinpath(*below).is_dir():
             return folder.joinpath(*below)
     return None
 
 
 def _other_words(name: str) -> set[str]:
-    """The words of a name that state no part of a data set."""
+    """Return the words of a name that state no part of a data set."""
     return {word for word in words_of(name) if part_of(word) is None}

@@ -1,4 +1,4 @@
-"""Classes of masks that a fold holds out and trains on none of, and masks that count their classes differently."""
+"""Warn of classes of masks that a fold cannot learn or score, and of masks that number them differently."""
 
 from __future__ import annotations
 
@@ -15,81 +15,110 @@ from dinoneck.training.table import Fold
 from dinoneck.training.tasks import Problem
 
 logger = logging.getLogger(__name__)
-_SHOWN = 5  # names in a message
-_FEWEST_CLASSES = 3  # of two, 0 and 1, every mask of one class alone would be suspicious
-_Shown = np.ndarray[Any, np.dtype[np.bool_]]  # (n, K), whether a mask shows a class
+_MAX_NAMES = 5  # in a message
+# of two classes, 0 and 1, each mask with one class alone would look as if its numbers were shifted
+_MIN_CLASSES = 3
+_Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def warn_of_mask_classes(problem: Problem, table: Any, folds: Mapping[int | None, Fold]) -> None:
-    """Name the classes of masks that no head can learn or score, and masks whose numbers are shifted.
+    """Warn of classes that no head can learn or score, and of masks whose class numbers are shifted.
 
     Args:
-        problem: what is learned; only its segmentation is looked at.
-        table: of :func:`dinoneck.training.table.table_of`.
-        folds: those that are trained.
+        problem: the tasks and their targets; only segmentation tasks are checked.
+        table: the table of :func:`dinoneck.training.table.table_of`.
+        folds: number of each fold that is trained -> its rows.
     """
     for task in problem.tasks:
         if task.kind != "segmentation":
             continue
-        shown = torch.nan_to_num(problem.targets[task.name]).flatten(2).amax(-1).gt(0).numpy()
-        names = list(map(str, task.labels))
+        class_shares = torch.nan_to_num(problem.targets[task.name])  # (n, K, rows, cols)
+        shown = class_shares.flatten(2).amax(-1).gt(0).numpy()  # (n, K): the mask shows the class
+        names = [str(label) for label in task.labels]
         held_out_part = table.attrs.get(HELD_OUT)
         is_shifted = _warn_of_shifted(names, shown)
         for number, (train, valid) in folds.items():
             if number is None or not len(valid):
                 continue
-            trained = np.logical_or.reduce(shown[train], axis=0)
-            held_out = np.logical_or.reduce(shown[valid], axis=0)
-            _warn_of_unseen(names, number, trained, held_out, says_shift=not is_shifted)
+            trained = np.logical_or.reduce(shown[train], axis=0)  # (K,)
+            held_out = np.logical_or.reduce(shown[valid], axis=0)  # (K,)
+            _warn_of_unseen(names, number, trained, held_out, hints_at_shift=not is_shifted)
             if held_out_part is not None:
                 _warn_of_unscored(names, held_out_part, trained, held_out)
 
 
 def _warn_of_unseen(
-    names: list[str], number: int, trained: _Shown, held_out: _Shown, *, says_shift: bool
+    names: list[str], number: int, trained: _Bools, held_out: _Bools, *, hints_at_shift: bool
 ) -> None:
-    """Name the classes that a fold holds out and trains on none of, and that their numbers seem shifted."""
+    """Warn of classes that only the held-out masks of a fold show.
+
+    Args:
+        names: names of the K classes.
+        number: number of the fold.
+        trained: whether a mask to train on shows each class (K,).
+        held_out: whether a held-out mask does (K,).
+        hints_at_shift: whether to add a hint if the numbers of the classes seem shifted by one.
+    """
     unseen = _names_where(names, held_out & ~trained)
     if not unseen:
         return
     hint = ""
-    is_shifted = np.array_equal(trained[:-1], held_out[1:]) and not trained[-1] and not held_out[0]
-    if says_shift and is_shifted:
+    lacks_ends = not trained[-1] and not held_out[0]
+    is_shifted = lacks_ends and np.array_equal(trained[:-1], held_out[1:])
+    if hints_at_shift and is_shifted:
+        trained_names = some_of(_names_where(names, trained), _MAX_NAMES)
+        held_out_names = some_of(_names_where(names, held_out), _MAX_NAMES)
         hint = (
-            f". The masks to train on hold {some_of(_names_where(names, trained), _SHOWN)}, those "
-            f"held out {some_of(_names_where(names, held_out), _SHOWN)}: do they count from 0 and "
-            "from 1? Save all in one way"
+            f". The masks to train on hold {trained_names}, those held out {held_out_names}: do they "
+            "count from 0 and from 1? Save all in one way"
         )
     logger.warning(
         "fold %s holds out masks of %s %s and trains on none: no head can learn it. Move some such "
         "images, or use other folds%s",
         number,
         "the class" if len(unseen) == 1 else "the classes",
-        some_of(unseen, _SHOWN),
+        some_of(unseen, _MAX_NAMES),
         hint,
     )
 
 
-def _warn_of_unscored(names: list[str], part: str, trained: _Shown, held_out: _Shown) -> None:
-    """Name the classes that are trained on, and that the part which is held out lacks."""
+def _warn_of_unscored(names: list[str], part: str, trained: _Bools, held_out: _Bools) -> None:
+    """Warn of classes that are trained on, but that no mask of the held-out part shows.
+
+    Args:
+        names: names of the K classes.
+        part: name of the held-out part of the data set.
+        trained: whether a mask to train on shows each class (K,).
+        held_out: whether a held-out mask does (K,).
+    """
     unscored = _names_where(names, trained & ~held_out)
     if unscored:
         logger.warning(
             "the masks of %s show nothing of %s %s: it gets no score",
             part,
             "the class" if len(unscored) == 1 else "the classes",
-            some_of(unscored, _SHOWN),
+            some_of(unscored, _MAX_NAMES),
         )
 
 
-def _warn_of_shifted(names: list[str], shown: _Shown) -> bool:
-    """Name masks of which some hold all classes but the last, and the others all but the first; return if there are."""
-    if len(names) < _FEWEST_CLASSES:
+def _warn_of_shifted(names: list[str], shown: _Bools) -> bool:
+    """Warn of masks whose class numbers seem to start at 0 in some and at 1 in the others.
+
+    Some show all classes but the last, and the others all but the first.
+
+    Args:
+        names: names of the K classes.
+        shown: whether each mask shows each class (n, K).
+
+    Returns:
+        Whether there was a warning.
+    """
+    if len(names) < _MIN_CLASSES:
         return False
-    has_mask = shown.any(1)
-    from_first = shown[:, :-1].all(1) & ~shown[:, -1]
-    from_second = shown[:, 1:].all(1) & ~shown[:, 0]
-    is_explained = from_first | from_second | ~has_mask
+    is_empty = ~shown.any(axis=1)
+    from_first = shown[:, :-1].all(axis=1) & ~shown[:, -1]
+    from_second = shown[:, 1:].all(axis=1) & ~shown[:, 0]
+    is_explained = from_first | from_second | is_empty
     is_shifted = bool(is_explained.all()) and from_first.sum() > 1 and from_second.sum() > 1
     if is_shifted:
         logger.warning(
@@ -105,5 +134,5 @@ def _warn_of_shifted(names: list[str], shown: _Shown) -> bool:
     return is_shifted
 
 
-def _names_where(names: list[str], is_chosen: _Shown) -> list[str]:
+def _names_where(names: list[str], is_chosen: _Bools) -> list[str]:
     return [name for name, chosen in zip(names, is_chosen, strict=True) if chosen]

@@ -1,4 +1,4 @@
-"""Parts and wholes among the columns of a table, which contradict each other where their units differ."""
+"""Check that columns of a table add up: the parts to their whole, and shares to 1 or to 100."""
 
 from __future__ import annotations
 
@@ -11,77 +11,80 @@ import numpy as np
 from dinoneck.errors import DataError, counted
 from dinoneck.training.table import column_numbers
 
-# of a whole: parts are weighed and rounded one by one
-_TOLERANCE = 0.05
-# of the sum of shares, each of which is rounded to two digits
-_ROUNDING = 0.02
-# a few rows may have one sum by chance
-_FEWEST_ROWS = 5
+# relative to the whole: parts are weighed and rounded one by one
+_WHOLE_TOLERANCE = 0.05
+# relative, of a sum of shares: each of them is rounded to two digits
+_SHARES_TOLERANCE = 0.02
+# in fewer rows all sums may be equal by chance
+_MIN_ROWS = 5
 
 logger = logging.getLogger(__name__)
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def check_sum(composition: str, whole: str, parts: Sequence[str], table: Any) -> None:
-    """Compare a column with the sum of others, which a composition says that it is.
+    """Check that the parts of a composition add up to its whole.
+
+    If up to half of the rows differ, a warning counts them.
 
     Args:
-        composition: its name.
+        composition: name of the composition.
         whole: the column of the sum.
         parts: the columns that are added up.
-        table: with these columns; rows in which one is missing are left out.
+        table: a table with these columns. Rows with a missing value are skipped.
 
     Raises:
-        DataError: if most rows have another sum. Of fewer a warning counts them.
+        DataError: if more than half of the rows differ.
     """
     total = column_numbers(table, whole)
-    added = np.sum([column_numbers(table, part) for part in parts], axis=0)
-    is_known = np.isfinite(total) & np.isfinite(added)
+    part_sum = np.sum([column_numbers(table, part) for part in parts], axis=0)
+    is_known = np.isfinite(total) & np.isfinite(part_sum)
     if not is_known.any():
         return
-    usual_total = float(np.median(total[is_known]))
-    usual_sum = float(np.median(added[is_known]))
-    tolerance = _TOLERANCE * np.maximum(np.abs(total), abs(usual_total))
-    is_other = is_known & (np.abs(added - total) > tolerance)
-    num_other = int(is_other.sum())
-    if num_other == 0:
+    num_known = int(is_known.sum())
+    median_total = float(np.median(total[is_known]))
+    median_sum = float(np.median(part_sum[is_known]))
+    tolerance = _WHOLE_TOLERANCE * np.maximum(np.abs(total), abs(median_total))
+    differs = is_known & (np.abs(part_sum - total) > tolerance)
+    num_differing = int(differs.sum())
+    if num_differing == 0:
         return
     terms = " + ".join(parts)
-    if 2 * num_other > is_known.sum():
+    if 2 * num_differing > num_known:
         raise DataError(
             f"composition {composition!r} says that {whole} is {terms}, and they differ in "
-            f"{num_other} of {counted(int(is_known.sum()), 'image')}: the medians are "
-            f"{usual_total:.4g} and {usual_sum:.4g}; expected columns in one unit that add up. Of "
+            f"{num_differing} of {counted(num_known, 'image')}: the medians are "
+            f"{median_total:.4g} and {median_sum:.4g}; expected columns in one unit that add up. Of "
             "percent or shares write their part of the whole, add the column of a part that is "
             "missing, or leave the composition out"
         )
-    row = int(np.argmax(is_other))
+    row = int(np.argmax(differs))
     logger.warning(
         "composition %r: %s is not %s in %s, such as %r (%.4g and %.4g); correct the rows, or leave "
         "their cells empty",
         composition,
         whole,
         terms,
-        counted(num_other, "image"),
+        counted(num_differing, "image"),
         table.index[row],
         total[row],
-        added[row],
+        part_sum[row],
     )
 
 
 def warn_of_sums_of_shares(task: str, columns: Sequence[str], values: _Floats) -> None:
-    """Name shares that all add up to one number that is not 1, or to 1 and to 100.
+    """Warn of shares whose sum is the same in all rows but not 1, or 1 in some and 100 in the others.
 
-    Masses and counts have any sum, of which their shares are taken without a word.
+    Masses and counts may have any sum: they are divided by it without a warning.
 
     Args:
-        task: the name of the ratio.
-        columns: its columns.
-        values: (n, columns), not negative; NaN where unknown.
+        task: name of the ratio task.
+        columns: the columns of the shares.
+        values: their values (rows, columns), not negative; NaN: unknown.
     """
     sums = values.sum(axis=1)
     sums = sums[np.isfinite(sums) & (sums > 0)]
-    if len(sums) < _FEWEST_ROWS:
+    if len(sums) < _MIN_ROWS:
         return
     terms = " + ".join(columns)
     is_one = _are_about(sums, 1.0)
@@ -95,18 +98,19 @@ def warn_of_sums_of_shares(task: str, columns: Sequence[str], values: _Floats) -
             counted(int(is_one.sum()), "image"),
             counted(int(is_hundred.sum()), "image"),
         )
-    usual = float(np.median(sums))
+    median = float(np.median(sums))
     are_shares = np.nanmax(values) <= 1
-    if are_shares and _are_about(sums, usual).all() and not is_one.all():
+    have_equal_sums = _are_about(sums, median).all()
+    if are_shares and have_equal_sums and not is_one.all():
         logger.warning(
             "task %r: %s is about %.4g in all images, and is read as 1: a share of 0.2 becomes %.4g. "
             "If a part is missing, add its column; parts that overlap are no ratio, but a target each",
             task,
             terms,
-            usual,
-            0.2 / usual,
+            median,
+            0.2 / median,
         )
 
 
 def _are_about(sums: _Floats, value: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    return np.isclose(sums, value, rtol=_ROUNDING, atol=0.0)
+    return np.isclose(sums, value, rtol=_SHARES_TOLERANCE, atol=0.0)
