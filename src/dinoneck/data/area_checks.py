@@ -1,4 +1,4 @@
-"""Whether the ``area`` of annotations is that of their boxes and masks."""
+"""Check that the ``area`` of annotations is that of their boxes or masks."""
 
 from __future__ import annotations
 
@@ -30,112 +30,122 @@ from dinoneck.errors import DataError, shorten
 logger = logging.getLogger(__name__)
 Array = np.ndarray[Any, Any]
 
-# of equal areas, relative: tools round them to whole pixels or two decimals
-_AREA_ROUNDING = 1e-3
-_AREA_ROUNDING_PX = 0.5
-_FEWEST_AREAS = 3  # the area of a single mask may equal anything
-_CHANCE = 0.01  # of areas of masks may equal that of corners within the rounding
-_MASK_AREA_ROUNDING = 0.1  # relative; outlines are simplified
-# an area may be that of an outline around the rounded box
-_LARGEST_AREA = 1.1
-# where so many areas are those of their boxes, the others are not those of masks
-_LEAST_OF_BOXES = 0.8
-_FEWEST_OF_BOXES = 5
-_LEAST_AREA = 0.9  # of a box, whose sides may be rounded
+# two areas are equal within this: tools round them to whole pixels or two decimals
+_AREA_TOLERANCE = 1e-3  # relative
+_AREA_TOLERANCE_PX = 0.5  # square pixels
+# in fewer boxes, areas of masks may equal those of corners by chance
+_MIN_CORNER_AREAS = 3
+_CHANCE_SHARE = 0.01  # of the areas of masks may equal those of corners by chance
+_MASK_AREA_TOLERANCE = 0.1  # relative: outlines are simplified
+# an area may be that of an outline that is larger than the rounded box
+_MAX_AREA_RATIO = 1.1
+_MIN_AREA_RATIO = 0.9  # the sides of a box may be rounded
+# if so many areas are those of their boxes, the others are not those of masks
+_MIN_SHARE_OF_BOX_AREAS = 0.8
+_MIN_BOX_AREAS = 5
 
 
 def check_areas(file: Path, boxes: Sequence[BoxOfImage]) -> None:
-    """Compare boxes without a mask with their ``area``, which corners contradict.
+    """Compare the ``area`` of boxes without a mask with width x height.
+
+    An area that equals (third - first) x (fourth - second number) instead shows that the box is
+    stored as two corners.
 
     Raises:
-        DataError: if the areas say that the boxes are corners.
+        DataError: if the areas show that the boxes are corners.
     """
     _warn_of_negative_areas(file, boxes)
-    rated = []
+    entries = []  # boxes without a mask and with an area
     stated_areas = []
     for entry in boxes:
-        area = _area_of(entry.box) if entry.shape is None else None
+        if entry.shape is not None:
+            continue
+        area = _area_of(entry.box)
         if area is not None:
-            rated.append(entry)
+            entries.append(entry)
             stated_areas.append(area)
-    if not rated:
+    if not entries:
         return
     areas = np.array(stated_areas)
-    bboxes = np.array([entry.bbox for entry in rated])
+    bboxes = np.array([entry.bbox for entry in entries])
     left, top, width, height = bboxes.T
-    of_sides = width * height
-    of_corners = (width - left) * (height - top)
+    box_areas = width * height
+    # if the last two numbers are the right bottom corner
+    corner_areas = (width - left) * (height - top)
     tolerance = _area_tolerance(areas)
-    fits_sides = np.abs(areas - of_sides) <= tolerance
-    fits_corners = (np.abs(areas - of_corners) <= tolerance) & (width > left) & (height > top)
-    are_corners = fits_corners & ~fits_sides
-    # areas of masks fit nothing, and corners by chance
-    is_other = ~fits_corners & ~fits_sides
-    if are_corners.sum() > _CHANCE * is_other.sum():
-        first = rated[int(are_corners.argmax())]
-        sides = np.array([(entry.image.width, entry.image.height) for entry in rated])
-        order = corner_order(bboxes[are_corners], sides[are_corners]) or X_FIRST
+    fits_box = np.abs(areas - box_areas) <= tolerance
+    can_be_corners = (width > left) & (height > top)
+    fits_corners = (np.abs(areas - corner_areas) <= tolerance) & can_be_corners
+    are_corners = fits_corners & ~fits_box
+    # areas of masks fit neither, and a few of them fit corners by chance
+    fits_neither = ~fits_corners & ~fits_box
+    if are_corners.sum() > _CHANCE_SHARE * fits_neither.sum():
+        first = entries[int(are_corners.argmax())]
+        image_sizes = np.array([(entry.image.width, entry.image.height) for entry in entries])
+        order = corner_order(bboxes[are_corners], image_sizes[are_corners]) or X_FIRST
         message = (
-            f"{file}: the area of {are_corners.sum()} of {len(rated)} boxes is not width x height, "
+            f"{file}: the area of {are_corners.sum()} of {len(entries)} boxes is not width x height, "
             f"such as {first.name} with the area {first.box.area} and the bbox "
             f"{in_brackets(first.bbox)}; expected {BBOX}. It fits {order}"
         )
-        is_many = are_corners.sum() > MOST_WRONG * len(rated)
-        if is_many and are_corners.sum() >= _FEWEST_AREAS:
+        are_many = are_corners.sum() > MOST_WRONG * len(entries)
+        if are_many and are_corners.sum() >= _MIN_CORNER_AREAS:
             raise DataError(message)
         logger.warning("%s, unless the area is that of a mask", message)
         return
-    _warn_of_other_areas(file, rated, areas, of_sides, fits_sides)
+    _warn_of_other_areas(file, entries, areas=areas, box_areas=box_areas, fits_box=fits_box)
 
 
 def _warn_of_other_areas(
-    file: Path, rated: Sequence[BoxOfImage], areas: Array, of_sides: Array, fits_sides: Array
+    file: Path, entries: Sequence[BoxOfImage], *, areas: Array, box_areas: Array, fits_box: Array
 ) -> None:
-    """Warn of areas that are larger than the box, or smaller where nearly all others are those of the box.
+    """Warn of areas that are larger than the box, or smaller although nearly all others equal theirs.
 
     Args:
-        file: what messages name.
-        rated: boxes without a mask and with an area.
-        areas: of them, as the file holds them (n,).
-        of_sides: width times height (n,).
-        fits_sides: where the two are equal (n,).
+        file: the file, for messages.
+        entries: n boxes without a mask and with an area.
+        areas: the areas in the file (n,).
+        box_areas: width times height (n,).
+        fits_box: whether the two are equal (n,).
     """
-    width, height = np.array([entry.bbox[2:] for entry in rated]).T
+    width, height = np.array([entry.bbox[2:] for entry in entries]).T
     # a side may be rounded by a pixel
-    is_larger = areas > np.maximum(_LARGEST_AREA * of_sides, (width + 1) * (height + 1))
+    largest = np.maximum(_MAX_AREA_RATIO * box_areas, (width + 1) * (height + 1))
+    is_larger = areas > largest
     if is_larger.any():
-        first = rated[int(is_larger.argmax())]
+        first = entries[int(is_larger.argmax())]
         logger.warning(
             "%s: the area of %d of %d boxes is larger than the box, such as %s with the area %s "
             "and the bbox %s; one of the two is wrong. The area is not used",
             file,
             is_larger.sum(),
-            len(rated),
+            len(entries),
             first.name,
             first.box.area,
             in_brackets(first.bbox),
         )
-    is_rule = fits_sides.sum() >= max(_FEWEST_OF_BOXES, _LEAST_OF_BOXES * len(rated))
-    most = np.minimum(_LEAST_AREA * of_sides, (width - 1) * (height - 1))
-    is_smaller = areas < most
-    if is_rule and is_smaller.any():
-        first = rated[int(is_smaller.argmax())]
+    min_box_areas = max(_MIN_BOX_AREAS, _MIN_SHARE_OF_BOX_AREAS * len(entries))
+    are_box_areas = fits_box.sum() >= min_box_areas
+    smallest = np.minimum(_MIN_AREA_RATIO * box_areas, (width - 1) * (height - 1))
+    is_smaller = areas < smallest
+    if are_box_areas and is_smaller.any():
+        first = entries[int(is_smaller.argmax())]
         logger.warning(
             "%s: the area of %d of %d boxes is smaller than the box, such as %s with the area %s "
             "and the bbox %s, and that of %d others is width x height; one of the two is wrong. The "
             "area is not used",
             file,
             is_smaller.sum(),
-            len(rated),
+            len(entries),
             first.name,
             first.box.area,
             in_brackets(first.bbox),
-            fits_sides.sum(),
+            fits_box.sum(),
         )
 
 
 def _warn_of_negative_areas(file: Path, boxes: Sequence[BoxOfImage]) -> None:
-    """Warn of areas below 0, which are those of nothing."""
+    """Warn of areas below 0."""
     negative = []
     for entry in boxes:
         area = entry.box.area
@@ -155,40 +165,40 @@ def _warn_of_negative_areas(file: Path, boxes: Sequence[BoxOfImage]) -> None:
 
 
 def _area_tolerance(areas: Array) -> Array:
-    tolerance: Array = np.maximum(_AREA_ROUNDING * areas, _AREA_ROUNDING_PX)
+    tolerance: Array = np.maximum(_AREA_TOLERANCE * areas, _AREA_TOLERANCE_PX)
     return tolerance
 
 
 def mask_area_tolerance(areas: Array, box_sides: Array) -> Array:
-    """Return by how much the number of a mask's pixels may differ from its ``area`` (n,).
+    """Return by how much the pixel counts of masks may differ from their ``area`` (n,).
 
-    Tools measure the area of the outline, which differs from the pixels by half a pixel along the
-    edge, or simplify it.
+    Some tools state the area of the outline, which differs from the pixel count by half a pixel along
+    the edge. Others simplify the outline.
 
     Args:
-        areas: as the file holds them (n,).
+        areas: the areas in the file (n,).
         box_sides: width and height of the boxes (n, 2).
     """
-    tolerance: Array = _MASK_AREA_ROUNDING * areas + box_sides.sum(axis=1)
+    tolerance: Array = _MASK_AREA_TOLERANCE * areas + box_sides.sum(axis=1)
     return tolerance
 
 
 def _stated_area(box: CocoBox) -> float | None:
-    """The area of an annotation, also as a text; None if it is no number."""
+    """Return the area of an annotation, a number or a text; None if it is no number."""
     if isinstance(box.area, str):
         return number_of_text(box.area)
     return float(box.area) if is_number(box.area) else None
 
 
 def _area_of(box: CocoBox) -> float | None:
-    """The area of an annotation; None without one, or where tools write 0 because they know none."""
+    """Return the area of an annotation; None without one, or if it is 0, as some tools write it."""
     area = _stated_area(box)
     return area if area is not None and area > 0 else None
 
 
 def warn_of_mask_areas(file: Path, masked: MaskedBoxes) -> None:
     """Warn of an ``area`` that is neither that of the mask nor that of the box."""
-    areas = np.full(len(masked.entries), np.nan)
+    areas = np.full(len(masked.entries), np.nan)  # NaN: not stated
     for row, entry in enumerate(masked.entries):
         area = _area_of(entry.box)
         if area is not None and entry.box.segmentation:
@@ -196,11 +206,11 @@ def warn_of_mask_areas(file: Path, masked: MaskedBoxes) -> None:
     box_sides = masked.bboxes[:, 2:]
     is_of_box = np.abs(areas - box_sides.prod(axis=1)) <= _area_tolerance(areas)
     tolerance = mask_area_tolerance(areas, box_sides)
-    is_off = np.isnan(masked.areas) | (np.abs(areas - masked.areas) > tolerance)
-    rows = np.flatnonzero(~np.isnan(areas) & ~is_of_box & is_off)
+    differs = np.isnan(masked.areas) | (np.abs(areas - masked.areas) > tolerance)
+    rows = np.flatnonzero(~np.isnan(areas) & ~is_of_box & differs)
     suspects = [masked.entries[row] for row in rows.tolist()]
     try:
-        # parts may overlap or reach over the edge, so the pixels decide
+        # polygons may overlap or reach over the edge of the image, so their pixels are counted
         pixels = count_in_masks(
             [masked.shapes[row] for row in rows.tolist()],
             [(entry.image.height, entry.image.width) for entry in suspects],
@@ -227,38 +237,40 @@ def warn_of_mask_areas(file: Path, masked: MaskedBoxes) -> None:
 
 
 def warn_of_crossing_outlines(file: Path, boxes: Sequence[BoxOfImage]) -> None:
-    """Warn of polygons of few points that cross themselves and lose area, as corners in zigzag order."""
-    drawn = []
+    """Warn of polygons of few points that cross themselves and lose area, such as corners in zigzag order."""
+    outlined = []
     shapes = []
     for entry in boxes:
         if entry.shape is not None and not isinstance(entry.shape, RunLengths):
-            drawn.append(entry)
+            outlined.append(entry)
             shapes.append(entry.shape)
-    crossing = [drawn[row] for row in find_crossing(shapes)]
+    crossing = [outlined[row] for row in find_crossing(shapes)]
     if crossing:
         logger.warning(
             "%s: the polygons of %d of %d objects cross themselves, such as the segmentation %s of %s, "
             "and their masks lack what lies between: list the points in the order of the outline",
             file,
             len(crossing),
-            len(drawn),
+            len(outlined),
             shorten(crossing[0].box.segmentation),
             crossing[0].name,
         )
 
 
 def check_holes(file: Path, boxes: Sequence[BoxOfImage]) -> None:
-    """Find parts of masks that lie inside another part of the same object.
+    """Find polygons that lie inside another polygon of the same object.
 
-    COCO fills them, and such a part changes nothing; exporters that know no holes write them so.
+    Exporters that cannot express holes write them so. COCO takes the union of the polygons, so that
+    the inner one has no effect and the hole is filled. If too few areas show that the inner polygons
+    are holes, they are named in a warning.
 
     Raises:
-        DataError: if the areas of more than one in ten objects, of fewer than ten more than half,
-            say that such parts are holes; else they are named in a warning.
+        DataError: if the areas of too many objects show that the inner polygons are holes, see
+            :func:`dinoneck.data.box_entries.too_many_wrong`.
         ImportError: if pycocotools is not installed.
     """
-    nested = 0
-    holes = 0
+    num_nested = 0
+    num_holes = 0
     first_nested = None
     first_hole = None
     for entry in boxes:
@@ -267,10 +279,13 @@ def check_holes(file: Path, boxes: Sequence[BoxOfImage]) -> None:
         nesting = nesting_of(entry.shape, entry.image.height, entry.image.width)
         if nesting is None:
             continue
-        nested += 1
+        num_nested += 1
         area = _area_of(entry.box)
-        is_hole = area is not None and _is_nearer(area, nesting.with_holes, nesting.filled)
-        holes += is_hole
+        is_hole = False
+        if area is not None:
+            is_hole = abs(area - nesting.with_holes) < abs(area - nesting.filled)
+        if is_hole:
+            num_holes += 1
         if first_nested is None:
             first_nested = (entry, nesting)
         if is_hole and first_hole is None:
@@ -279,17 +294,13 @@ def check_holes(file: Path, boxes: Sequence[BoxOfImage]) -> None:
     if example is None:
         return
     entry, nesting = example
-    area_note = f" and its area is {_area_of(entry.box):g}" if holes else ""
+    area_note = f" and its area is {_area_of(entry.box):g}" if num_holes else ""
     message = (
-        f"{file}: {nested} of {len(boxes)} masks have a part inside another one, as holes are "
+        f"{file}: {num_nested} of {len(boxes)} masks have a part inside another one, as holes are "
         f"exported, such as {entry.name}: COCO fills it, its mask has {nesting.filled} px, with "
         f"holes it would have {nesting.with_holes} px{area_note}. Export masks with holes as run lengths "
         "(RLE)"
     )
-    if too_many_wrong(holes, len(boxes)):
+    if too_many_wrong(num_holes, len(boxes)):
         raise DataError(message)
     logger.warning("%s. They are filled", message)
-
-
-def _is_nearer(area: float, one: float, other: float) -> bool:
-    return abs(area - one) < abs(area - other)

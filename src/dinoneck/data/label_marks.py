@@ -17,7 +17,8 @@ from dinoneck.errors import counted
 # values that programs write where nothing was measured
 # the usual codes of tables and of ESRI grids
 _NINES = (-999.0, -9999.0, -99999.0, 99999.0)
-# the largest and smallest values of integer types, and the next ones
+# the largest and smallest values of integer types; -32767 and -2147483647 are netCDF's NC_FILL_SHORT
+# and NC_FILL_INT
 _ENDS_OF_INTEGERS = (
     255.0,
     -32768.0,

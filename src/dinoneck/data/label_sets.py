@@ -37,10 +37,11 @@ _FEWEST_CODES = 3
 _LEAST_STEP = 5
 _MOST_LISTED = 50  # values in an option to be copied
 
-# Grey levels to look at, such as 0, 127, 255 or 0, 128: few numbers, of which one is so large
-_LEAST_BRIGHT = 100
-_LARGEST_GREY = 250
-_LEAST_GREYS_PER_CLASS = 20
+# Grey levels for people to look at, such as 0, 127, 255 or 0, 128: few values, and the largest one
+# beside white is far above their number
+_LEAST_BRIGHT = 100  # the largest value is at least this
+_LARGEST_GREY = 250  # 251 ... 254 are the last of 256 classes
+_LEAST_GREYS_PER_CLASS = 20  # the largest value is at least this times their number
 
 # Object ids. A mask of classes rarely has more than 256 of them, and a set of masks shows most of
 # its classes: ids of instances (24001, 24002, ...) leave more than three of four numbers out.
@@ -51,18 +52,20 @@ _LEAST_MASKS = 3  # fewer masks of one class each are no pattern
 _MOST_CLASSES_IN_ORDER = 4
 _TOPS_OF_AN_OBJECT = 2.0  # a blob has one top, a class that is spread over an image has dozens
 
-# Numbers per pixel: each map has many of them. Of masks of 150 classes hardly one shows 50
+# Masks of numbers per pixel with many values. Even with 150 classes, hardly any mask shows 50 of them
 _LEAST_VALUES_OF_NUMBERS = 50
-_TOPS_OF_NUMBERS = 10.0  # tops per value: an object of a rough outline has a few
-_LEAST_TOPS_PER_PIXEL = 0.2  # deep numbers: hardly two neighbours are equal
+# tops per value, see _mean_tops: an object with a rough outline has a few
+_TOPS_OF_NUMBERS = 10.0
+# tops per pixel: in fine-grained numbers hardly two neighbours are equal, so that most pixels are tops
+_LEAST_TOPS_PER_PIXEL = 0.2
 
-# Fewer numbers per pixel, such as heights in metres: neighbouring pixels often differ, and then by a
-# step or a few. Classes have large areas, and each of many borders on any other. Layers of a tissue
-# lie in order too, and are as wide as dozens of pixels
+# Masks of numbers per pixel with fewer values, such as heights in whole metres. Neighbouring pixels
+# often differ, and then by one step or a few. Classes have large areas instead, and if there are many
+# of them, each borders on any other. Layers of a tissue are in order too, but dozens of pixels wide.
 _FEWEST_GRADUAL_VALUES = 10
-_LEAST_SHARE_OF_BORDERS = 0.04  # of neighbouring pixels
-_STEPS_PER_NEAR_STEP = 10  # of 30 values, those up to three steps away are near
-_LEAST_SHARE_OF_NEAR_STEPS = 0.8
+_LEAST_SHARE_OF_BORDERS = 0.04  # of all pairs of neighbouring pixels differ
+_STEPS_PER_NEAR_STEP = 10  # of n values, those up to n // 10 steps apart are near: 3 of 30
+_LEAST_SHARE_OF_NEAR_STEPS = 0.8  # of the differing neighbours of a value are near, as a mean
 
 # Smoothed masks: most pixels are near black or near white, and both ends have grey levels
 _END = 15  # grey levels that count as near an end
@@ -196,9 +199,10 @@ def grey_levels(colours: Mapping[int, Colour]) -> dict[int, int]:
     return levels
 
 
-def _have(names: Sequence[Any]) -> str:
-    """How many masks have what follows, such as ``2 masks have``."""
-    return f"{counted(len(names), 'mask')} {'has' if len(names) == 1 else 'have'}"
+def _have(masks: Sequence[Any]) -> str:
+    """Return ``1 mask has``, ``2 masks have`` and so on."""
+    verb = "has" if len(masks) == 1 else "have"
+    return f"{counted(len(masks), 'mask')} {verb}"
 
 
 def used_colours(raster: LabelRaster) -> UsedColours:
@@ -267,16 +271,17 @@ class Mark:
 
 @dataclass(frozen=True, eq=False)
 class MaskFile:
-    """The numbers of one mask.
+    """The values of one mask.
 
     Attributes:
-        name: what messages call it.
-        pixels: value -> labelled pixels that have it.
-        marked: mark -> unlabelled pixels.
-        tops: mean number of tops of a value above 0, see :func:`_mean_tops`; 1 = all are blobs.
-            None = the values above 0 are neither 1 ... n nor many.
-        is_in_order: the values above 0 are 1 ... n.
-        is_gradual: the values are neither few nor many, and change from pixel to pixel, as heights do.
+        name: name of the mask in messages.
+        pixels: value -> number of labelled pixels that have it.
+        marked: mark -> number of pixels that it marks as unlabelled.
+        tops: mean number of tops of the values above 0, see :func:`_mean_tops`. 1: each value is one
+            blob. None: not counted, as the values above 0 are neither 1 ... n nor many.
+        is_in_order: whether the values above 0 are 1 ... n.
+        is_gradual: whether there are 10 to 49 values that change in small steps from pixel to pixel,
+            as heights do, see :func:`_changes_gradually`.
     """
 
     name: str
@@ -287,16 +292,16 @@ class MaskFile:
     is_gradual: bool
 
     def has_many_values(self) -> bool:
-        """Return whether there are more values than most masks of classes have."""
+        """Return whether there are more values than masks of classes usually have."""
         return len(self.pixels) >= _LEAST_VALUES_OF_NUMBERS
 
     def is_of_numbers(self) -> bool:
-        """Return whether there are many values, in more or smaller areas than objects have."""
+        """Return whether there are many values, each in more or smaller areas than an object has."""
         if self.tops is None or not self.has_many_values():
             return False
-        objects = [value for value in self.pixels if value > 0]
-        num_pixels = sum(self.pixels[value] for value in objects)
-        tops_per_pixel = self.tops * len(objects) / num_pixels
+        positive_values = [value for value in self.pixels if value > 0]
+        num_pixels = sum(self.pixels[value] for value in positive_values)
+        tops_per_pixel = self.tops * len(positive_values) / num_pixels
         return self.tops > _TOPS_OF_NUMBERS or tops_per_pixel >= _LEAST_TOPS_PER_PIXEL
 
 
@@ -363,8 +368,10 @@ def survey_masks(
     palettes = PaletteCheck()
     marks = MarkCheck(nodata)
     files = []
-    for file, colours, noted in in_threads(read, range(len(singles))):
-        marks.add(file.name, noted, np.array([*file.pixels]), np.array([*file.pixels.values()]))
+    for file, colours, file_nodata in in_threads(read, range(len(singles))):
+        values = np.array(list(file.pixels))
+        counts = np.array(list(file.pixels.values()))
+        marks.add(file.name, file_nodata, values, counts)
         if colours is None:
             palettes.add_grey(file.name, file.pixels)
         else:
@@ -493,33 +500,38 @@ def _mean_tops(index: Raw, objects: int) -> float:
 
 
 def _changes_gradually(index: Raw, is_labelled: Raw, values: Raw) -> bool:
-    """Whether neighbouring pixels often differ, and each value borders on those next to it alone.
+    """Return whether neighbouring pixels often differ, and values mostly border on near ones.
 
     Args:
-        index: of a mask (H, W).
+        index: the values of a mask (H, W).
         is_labelled: (H, W) bool.
         values: the distinct values of the labelled pixels, sorted.
     """
+    right_and_left = (np.s_[:, 1:], np.s_[:, :-1])
+    below_and_above = (np.s_[1:, :], np.s_[:-1, :])
     num_neighbours = 0
     first_values = []
     second_values = []
-    for first, second in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:, :], np.s_[:-1, :])):
+    for first, second in (right_and_left, below_and_above):
         are_labelled = is_labelled[first] & is_labelled[second]
         is_border = are_labelled & (index[first] != index[second])
         num_neighbours += int(are_labelled.sum())
         first_values.append(index[first][is_border])
         second_values.append(index[second][is_border])
-    first_steps = np.searchsorted(values, np.concatenate(first_values))
-    second_steps = np.searchsorted(values, np.concatenate(second_values))
-    if len(first_steps) <= _LEAST_SHARE_OF_BORDERS * num_neighbours:
+    # of each border, the ranks of both values among all values
+    first_ranks = np.searchsorted(values, np.concatenate(first_values))
+    second_ranks = np.searchsorted(values, np.concatenate(second_values))
+    num_borders = len(first_ranks)
+    if num_borders <= _LEAST_SHARE_OF_BORDERS * num_neighbours:
         return False
-    is_near = np.abs(first_steps - second_steps) <= max(1, len(values) // _STEPS_PER_NEAR_STEP)
-    steps = np.concatenate([first_steps, second_steps])
-    borders = np.bincount(steps)
-    near_borders = np.bincount(steps, np.concatenate([is_near, is_near]))
+    largest_near_step = max(1, len(values) // _STEPS_PER_NEAR_STEP)
+    is_near = np.abs(first_ranks - second_ranks) <= largest_near_step
+    ranks = np.concatenate([first_ranks, second_ranks])
+    borders = np.bincount(ranks)
+    near_borders = np.bincount(ranks, weights=np.concatenate([is_near, is_near]))
     has_border = borders > 0
-    shares = near_borders[has_border] / borders[has_border]
-    return bool(shares.mean() >= _LEAST_SHARE_OF_NEAR_STEPS)
+    near_shares = near_borders[has_border] / borders[has_border]
+    return bool(near_shares.mean() >= _LEAST_SHARE_OF_NEAR_STEPS)
 
 
 # Which classes they are
@@ -564,8 +576,11 @@ def mask_classes(
     outside = [value for value in survey.pixels if value not in expected]
     if outside:
         check_not_in_alpha(survey)
-        numbers = reason_for_numbers(survey) if stored is None else ""
-        objects = reason_for_object_ids(survey) if stored is None else ""
+        numbers = ""
+        objects = ""
+        if stored is None:
+            numbers = reason_for_numbers(survey)
+            objects = reason_for_object_ids(survey)
         first = survey.holder(outside[0])
         reason = describe_misfit(
             survey.pixels, len(names), stored, first=first, numbers=numbers, objects=objects
@@ -669,11 +684,14 @@ def check_indices(survey: MaskSurvey) -> None:
 
 
 def check_not_in_alpha(survey: MaskSurvey) -> None:
-    """Refuse masks of one colour where they are not transparent, as tools that cut out write them.
+    """Raise a DataError for masks that are in the alpha channel, as tools that cut out objects write them.
+
+    In such files all pixels that are not transparent have one colour.
 
     Raises:
-        DataError: with the way to save their alpha.
+        DataError: with the way to save the alpha channel as the mask.
     """
+    # a mark without values is transparency
     hidden = sum(count for mark, count in survey.marked.items() if not mark.values)
     if not hidden or len(survey.pixels) > 1:
         return
@@ -736,21 +754,23 @@ def _is_smoothed(pixels: Mapping[int, int]) -> bool:
 
 
 def reason_for_numbers(survey: MaskSurvey) -> str:
-    """Return why the values of masks seem to be numbers per pixel; "" = they do not."""
-    files = [file for file in survey.files if file.pixels]
-    likely = [file for file in files if file.is_gradual or file.has_many_values()]
-    if 2 * len(likely) <= len(files):
+    """Return why the values of masks seem to be numbers per pixel; "" if they do not."""
+    labelled = [file for file in survey.files if file.pixels]
+    candidates = [file for file in labelled if file.is_gradual or file.has_many_values()]
+    if 2 * len(candidates) <= len(labelled):
         return ""
-    of_numbers = [file for file in likely if file.is_of_numbers()]
-    is_clear = 2 * len(of_numbers) > len(likely)
+    # many values may also be ids of objects, unless the areas of most masks speak against it
+    of_numbers = [file for file in candidates if file.is_of_numbers()]
+    is_clear = 2 * len(of_numbers) > len(candidates)
     if not is_clear and reason_for_object_ids(survey):
         return ""
-    first = likely[0]
-    example = f"such as {first.name} with {len(first.pixels)}, {min(first.pixels)} ... {max(first.pixels)}"
-    if any(file.is_gradual for file in likely):
-        num_masks = counted(len(likely), "mask")
+    first = candidates[0]
+    value_range = f"{min(first.pixels)} ... {max(first.pixels)}"
+    example = f"such as {first.name} with {len(first.pixels)}, {value_range}"
+    if any(file.is_gradual for file in candidates):
+        num_masks = counted(len(candidates), "mask")
         return f"the values of {num_masks} change from pixel to pixel by small steps, {example}"
-    return f"{_have(likely)} {_LEAST_VALUES_OF_NUMBERS} different values or more, {example}"
+    return f"{_have(candidates)} {_LEAST_VALUES_OF_NUMBERS} different values or more, {example}"
 
 
 def reason_for_object_ids(survey: MaskSurvey) -> str:
@@ -918,12 +938,12 @@ def has_codes(values: Sequence[int]) -> bool:
 
 
 def _are_grey_levels(values: Sequence[int]) -> bool:
-    """Whether values of masks beside white are few, and one is far above their number."""
+    """Return whether the sorted values without white are few, and the largest is far above their number."""
     levels = [value for value in values if value not in _WHITES]
-    # numbers next to 255 are the last ones of 256 classes
     if not levels or levels[-1] > _LARGEST_GREY or has_codes(values):
         return False
-    return levels[-1] >= max(_LEAST_BRIGHT, _LEAST_GREYS_PER_CLASS * len(levels))
+    least_largest = max(_LEAST_BRIGHT, _LEAST_GREYS_PER_CLASS * len(levels))
+    return levels[-1] >= least_largest
 
 
 def _hint_for_white(values: Sequence[int], outside: Sequence[int], classes: int) -> str:

@@ -69,7 +69,7 @@ class FoundMasks:
     like_masks: list[Beside] = field(default_factory=list)
 
     def cover(self, images: Sequence[Path]) -> bool:
-        """Return whether there are masks, or each image among ``images`` has a possible mask."""
+        """Return whether there are masks, or each of the other files has a possible mask."""
         if self.masks:
             return True
         possible = [*self.called_masks, *self.like_masks]

@@ -172,10 +172,10 @@ def read_truth(
     classes: Mapping[str, Sequence[str]],
     numbers: Names,
 ) -> pd.DataFrame:
-    """Read a table that predictions are compared with, as :func:`read_table` does.
+    """Read a table to compare predictions with, as :func:`read_table` does.
 
-    The classes are those of the models, so that a warning of one without a row says what its score
-    is, and not how to leave it out.
+    The classes are those of the models. A class without a row can therefore not be left out, and the
+    warning about it states its score instead.
     """
     roles = _Roles(
         targets=_as_tuple(targets),
@@ -205,7 +205,10 @@ def _read(
     number_columns: Sequence[str],
     remedy_of_empty_classes: str,
 ) -> pd.DataFrame:
-    """The table of :func:`read_table`; the remedy is that of a class without a row."""
+    """Read the table of :func:`read_table`.
+
+    ``remedy_of_empty_classes`` ends the warning about classes without a row.
+    """
     _check_roles(roles, classes)
     sheet = _read_sheet(source, image_column, roles.columns)
     if images is None:  # files that are looked for must exist
@@ -513,20 +516,19 @@ def _read_values(
 
 def _check_types(what: str, ids: pd.Index, values: Sequence[Any]) -> None:
     for row, value in zip(ids, values, strict=True):
-        # NumPy calls its spans of time whole numbers, and its truth values none
-        is_readable = isinstance(value, str | Real | Decimal | np.bool_) and not isinstance(
-            value, np.timedelta64
-        )
+        # np.timedelta64 is registered as an integer, and np.bool_ is not registered as a number
+        is_duration = isinstance(value, np.timedelta64)
+        is_readable = isinstance(value, str | Real | Decimal | np.bool_) and not is_duration
         if not (is_readable or is_missing(value)):
             kind = type(value).__name__
             raise _cell_error(what, row, value, f"a number or text, not {kind}: convert it first")
 
 
 def _are_numbers(filled: Sequence[str]) -> bool:
-    """Whether at most half of the cells are words; those that say "missing" do not count.
+    """Return whether at most half of the cells are words.
 
-    Neither do marks such as ``?`` next to words. Where some cells are numbers, others with a unit are
-    no words: ``2``, ``3``, ``1.5 kg``.
+    Cells that say "missing" and marks such as ``?`` do not count. If some cells are numbers, those
+    with a unit count as numbers too: ``2``, ``3``, ``1.5 kg``.
     """
     if any(notation.fits(filled) for notation in NOTATIONS):
         return True
@@ -556,7 +558,7 @@ def _are_numbers(filled: Sequence[str]) -> bool:
 
 
 def _check_not_all_words(what: str, filled: Sequence[str]) -> None:
-    """Raise a DataError for words in all cells of a column that must hold numbers."""
+    """Raise a DataError if all cells of a column that must hold numbers are words without a digit."""
     words = sorted(set(filled))
     for word in words:
         has_digit = any(character.isdigit() for character in word)
@@ -652,11 +654,13 @@ def _warn_of_odd_numbers(what: str, texts: Sequence[str], values: Sequence[float
 
 
 def _how_unlike(sentinel: float) -> str:
-    return f"{'below 0 ' if is_small_code(sentinel) else ''}unlike all other values"
+    if is_small_code(sentinel):
+        return "below 0 unlike all other values"
+    return "unlike all other values"
 
 
 def _warn_of_three_values(what: str, column: str, values: Sequence[float]) -> None:
-    """Name a column of -1, 0 and 1, in which -1 may be "unknown", or the three may be classes."""
+    """Warn of a column of -1, 0 and 1: -1 may mean "unknown", or the three may be classes."""
     if set(values) == {-1.0, 0.0, 1.0}:
         logger.warning(
             "%s is -1 in %s and else 0 or 1, and is read as numbers. Leave cells empty if -1 says "
@@ -809,11 +813,11 @@ def _warn_of_numbers_as_classes(
 
 
 def _warn_of_thousands_in_classes(what: str, counts: Mapping[str, int]) -> None:
-    """Name classes of numbers whose mark may be between thousands.
+    """Warn of numbers as classes whose point or comma may separate thousands.
 
     Args:
-        what: what messages call the column.
-        counts: class, as it is written -> its number of rows.
+        what: name of the column in messages.
+        counts: class, as it is written -> number of its rows.
     """
     if warn_of_thousands(what, counts, noun="classes"):
         return
@@ -824,11 +828,13 @@ def _warn_of_thousands_in_classes(what: str, counts: Mapping[str, int]) -> None:
             continue
         pair = doubtful_thousands(texts, notation.read(texts), mark)
         if pair is not None:
+            decimal, whole_number = pair
             logger.warning(
                 "%s has the class %r next to %r; if the mark is between thousands, write the numbers "
                 "without it",
                 what,
-                *pair,
+                decimal,
+                whole_number,
             )
 
 
@@ -842,19 +848,22 @@ def _spellings_of(labels: Iterable[Any], values: Iterable[Any]) -> dict[str, set
 
 
 def _names_as_written(numbers: Sequence[str], spellings: Mapping[str, set[str]]) -> list[str]:
-    """The names of classes of numbers, in the spelling of the cells where it is the only one.
+    """Return the names of classes that are numbers.
 
-    Kept are the zeros that one begins with, ``007``, and, where a class has decimals, the zeros that
-    it ends in: ``1.10``. Whole numbers of programs, ``1.0`` and ``2.0``, are called 1 and 2.
+    If all cells of a class have one spelling, it keeps leading zeros, ``007``. It also keeps trailing
+    zeros, ``1.10``, if any class has decimals. Without that, ``1.0`` and ``2.0`` were written by a
+    program: they are called 1 and 2.
     """
     have_decimals = any("." in number for number in numbers)
     names = []
     for number in numbers:
-        [first, *others] = sorted(spellings[number])
-        is_name = begins_with_zero(first) or (
-            have_decimals and _DECIMAL.fullmatch(first) is not None
-        )
-        names.append(first if is_name and not others else number)
+        [spelling, *other_spellings] = sorted(spellings[number])
+        has_decimals = _DECIMAL.fullmatch(spelling) is not None
+        keeps_zeros = begins_with_zero(spelling) or (have_decimals and has_decimals)
+        if keeps_zeros and not other_spellings:
+            names.append(spelling)
+        else:
+            names.append(number)
     return names
 
 
@@ -880,7 +889,7 @@ def _check_names(
                 "a class: this is an error value or a formula of a spreadsheet; correct it, and "
                 "save the table with values. If it is the name of a class, rename the class",
             )
-    if may_be_numbers:  # else an error names the cells that are no words
+    if may_be_numbers:  # otherwise an error already names the cells that are no words
         counts = Counter({label: count for label, count in counts.items() if _is_word(label)})
     warn_of_words(
         what,
@@ -896,7 +905,7 @@ def _check_names(
 def _state_spellings(
     sheet: _Sheet, column: str, values: Sequence[Any], texts: Sequence[str]
 ) -> None:
-    """State which words are one although blanks or invisible characters around them, or composed letters, differ."""
+    """Note for which words cells differ in blanks, invisible characters, or composed letters alone."""
     spellings = defaultdict(set)
     for value, text in zip(values, texts, strict=True):
         if isinstance(value, str) and text:
@@ -907,6 +916,7 @@ def _state_spellings(
     for text, written in spellings.items():
         if len(written) == 1:
             continue
+        # each set is smaller than the one before if the step made spellings equal
         without_blanks = {value.strip() for value in written}
         stripped = {cells.strip_cell(value) for value in written}
         if len(without_blanks) < len(written):

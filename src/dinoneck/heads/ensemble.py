@@ -146,27 +146,35 @@ class HeadEnsemble(Head):
 
     @trained_on.setter
     def trained_on(self, origin: Origin | None) -> None:
-        """Set it of every member; one that reads other layers expects those."""
+        """Set the origin of every member, with the layers that the member reads."""
         for number, head in enumerate(self._members()):
-            own = self._layers_of(number)
-            head.trained_on = (
-                origin if origin is None or own is None else replace(origin, layers=own)
-            )
+            head_layers = self._layers_of(number)
+            if origin is None or head_layers is None:
+                head.trained_on = origin
+            else:
+                head.trained_on = replace(origin, layers=head_layers)
 
     def note_origin(self, origin: Origin) -> None:
-        """Set what the members, as they are now, were trained on; one that reads other layers expects those."""
+        """Record what the members, with their current weights, were trained on.
+
+        The layers of the origin are replaced by those that each member reads, if ``layers`` was
+        passed.
+        """
         for number, head in enumerate(self._members()):
-            own = origin if self.layers is None else replace(origin, layers=self._layers_of(number))
-            head.note_origin(own)
+            head_origin = origin
+            if self.layers is not None:
+                head_origin = replace(origin, layers=self._layers_of(number))
+            head.note_origin(head_origin)
 
     def readers(
         self, layers: Sequence[int] | None = None
     ) -> list[tuple[Head, tuple[int, ...] | None]]:
-        """Return the members, and those of members that are ensembles, see :meth:`Head.readers`."""
-        found = []
+        """Return the members, with nested ensembles replaced by theirs, see :meth:`Head.readers`."""
+        readers = []
         for number, head in enumerate(self._members()):
-            found += head.readers(layers if self.layers is None else self._layers_of(number))
-        return found
+            head_layers = layers if self.layers is None else self._layers_of(number)
+            readers += head.readers(head_layers)
+        return readers
 
     @property
     def _patch_size(self) -> PatchSize:
@@ -292,11 +300,13 @@ class HeadEnsemble(Head):
 
     def _fed(self, tokens: Tokens, number: int) -> Tokens:
         """Tokens of the layers that a member reads."""
-        own = self._layers_of(number)
-        return tokens if own in (None, tokens.layers) else tokens.select(own)
+        head_layers = self._layers_of(number)
+        if head_layers is None or head_layers == tokens.layers:
+            return tokens
+        return tokens.select(head_layers)
 
     def _layers_of(self, number: int) -> tuple[int, ...] | None:
-        """The block indices that a member reads; None: it takes the tokens as they come."""
+        """Return the block indices that a member reads; None: it takes the layers as they come."""
         return None if self.layers is None else tuple(self.layers[number])
 
     def _each(self, tokens: Tokens) -> list[tuple[float, dict[str, Tensor]]]:

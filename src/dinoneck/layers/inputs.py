@@ -193,20 +193,24 @@ def check_tokens(
 
 @dataclass(frozen=True)
 class Origin:
-    """What a head was trained on: by the records of its file, or by the tokens that it was fitted on.
+    """The tokens and images that a head was trained on.
+
+    They are taken from the head's file, or from the tokens that it was fitted on. None stands for
+    unknown in every field.
 
     Attributes:
-        name: of the model; None = unknown, as in all that follow.
-        source: fingerprint of its weights.
+        name: name of the backbone model.
+        source: fingerprint of the backbone's weights.
         layers: block indices of the tokens.
-        normed: whether its final norm was applied.
+        normed: whether the backbone's final norm was applied.
         patch_size: pixels per patch.
         images: how images were prepared, as the record of a
             :class:`dinoneck.data.Preprocessing`.
-        head_weights: hash of the head's weights when this was noted: it tells whether the head was
-            trained since.
-        refuses_tokens: whether the head refuses tokens that differ whenever it runs, as one that
-            was loaded from a file; else only files and predictors are compared.
+        head_weights: hash of the head's weights when the origin was recorded. It tells whether the
+            head was trained since.
+        refuses_tokens: whether ``forward`` rejects tokens that differ, as in a head that was loaded
+            from a file. Otherwise they are only compared when the head is saved or used in a
+            Predictor.
     """
 
     name: str | None = None
@@ -229,16 +233,16 @@ class Origin:
     ) -> None:
         """Reject tokens of another backbone.
 
-        Only plain values are compared, and only those that both sides know. Tokens that were made
-        by hand without layers or normed are taken, with one warning per loaded head that names
-        what is not compared. Those of a backbone lack the source alone while anything of it is
-        trainable; the warning names that where the head predicts.
+        Only the values that both sides know are compared. Tokens that the user built without layers
+        or normed are accepted, and one warning per loaded head names what is not compared. Tokens of
+        a backbone with trainable parameters have no source. During training that is expected; when
+        the head predicts, it is a warning.
 
         Args:
             tokens: the head's input.
-            owner: the head, for messages.
+            owner: the class of the head, for messages.
             reads: block indices that the head selects; None: it takes the layers as they come.
-            predicts: whether the head is in eval mode and takes no gradients.
+            predicts: whether the head is in eval mode and gradients are off.
 
         Raises:
             BackboneError: naming what differs, both values and the remedy.
@@ -248,8 +252,10 @@ class Origin:
             ("normed (final norm applied)", self.normed, tokens.normed),
             ("patch_size", self.patch_size, tokens.patch_size),
         ]
-        if reads is None or tokens.layers is None or not set(reads) <= set(tokens.layers):
-            pairs.append(("layers", self.layers if reads is None else reads, tokens.layers))
+        if reads is None:
+            pairs.append(("layers", self.layers, tokens.layers))
+        elif tokens.layers is None or not set(reads) <= set(tokens.layers):
+            pairs.append(("layers", reads, tokens.layers))
         differing = []
         for what, recorded, actual in pairs:
             if recorded is not None and actual is not None and recorded != actual:
@@ -275,7 +281,7 @@ class Origin:
             )
 
     def _warn_of_unknown(self, tokens: Tokens, owner: str) -> None:
-        """Warn of what tokens made by hand do not state, where this record states it; once each."""
+        """Warn of the values that this origin has and tokens that the user built lack."""
         pairs = [
             ("source", self.source, tokens.source),
             ("layers", self.layers, tokens.layers),
@@ -295,6 +301,7 @@ class Origin:
         )
 
     def _warn_once(self, warning: str) -> None:
+        """Log a warning, unless this origin has logged it before."""
         if warning not in self._warnings_given:
             self._warnings_given.add(warning)
             logger.warning(warning)
