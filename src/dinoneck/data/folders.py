@@ -32,7 +32,7 @@ from dinoneck.data.layout import (
     read_data_folder,
 )
 from dinoneck.data.mask_pixels import LABEL_SUFFIXES
-from dinoneck.data.masks_beside import Beside
+from dinoneck.data.masks_beside import Companion
 from dinoneck.data.name_pairs import SEPARATOR, endings, shared_affixes, without_ending
 from dinoneck.data.names import check_encodable, composed
 from dinoneck.data.paired_paths import are_other_parts, check_paths
@@ -322,8 +322,10 @@ def _side_by_side(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     warn_of_left_out([listing])
     pictures = pictures_of(image_folder(listing))
     masks = pictures.masks
-    if not masks:  # what may be masks are some, or the folder would not be read as images and masks
-        masks = [beside.path for beside in [*pictures.called_masks, *pictures.like_masks]]
+    if not masks:
+        # some of the possible masks must be masks: otherwise the folder would be read as images alone
+        possible_masks = [*pictures.named_like_masks, *pictures.looking_like_masks]
+        masks = [companion.path for companion in possible_masks]
     is_mask = set(masks)
     images = [file for file in pictures.images if file not in is_mask]
     return _stems_of(folder, images), _stems_of(folder, masks)
@@ -483,7 +485,7 @@ def _other_names(
     )
 
 
-def _made_of_others(images: Iterable[Path]) -> list[Beside]:
+def _made_of_others(images: Iterable[Path]) -> list[Companion]:
     """The files among images that are called like what programs make of another one in their folder."""
     by_folder: dict[Path, list[Path]] = {}
     for file in images:

@@ -29,14 +29,14 @@ from dinoneck.data.folder_words import (
 )
 from dinoneck.data.mask_pixels import (
     LABEL_SUFFIXES,
-    OPENED,
+    MAX_OPENED,
     are_flat,
     are_of_one_size,
     has_grey_levels,
     has_one_band,
     is_lossless,
 )
-from dinoneck.data.masks_beside import Beside, masks_beside
+from dinoneck.data.masks_beside import Companion, masks_beside
 from dinoneck.data.name_pairs import LAST_WORD, shared_affixes, without_mask_word
 from dinoneck.data.names import composed
 from dinoneck.data.walk import SUFFIXES, Listing, path_order
@@ -123,8 +123,8 @@ class Pictures:
         images: the images, without masks; what may be none is among them.
         masks: the masks beside them.
         maybe_mask_folders: folders of what looks like the masks of others and is not called so.
-        called_masks: files that are called like the mask of an image and do not look so.
-        like_masks: files that look like the mask of an image and are not called so.
+        named_like_masks: files that are named like the mask of an image but do not look like one.
+        looking_like_masks: files that look like the mask of an image but are not named like one.
         output_files: files that are called like what programs make of an image.
         output_folders: folders that are called like what programs write -> the images in them.
         sensor_files: files that are called like what another sensor took of the scene of an image.
@@ -132,20 +132,20 @@ class Pictures:
 
     images: list[Path] = field(default_factory=list)
     masks: list[Path] = field(default_factory=list)
-    maybe_mask_folders: list[Beside] = field(default_factory=list)
-    called_masks: list[Beside] = field(default_factory=list)
-    like_masks: list[Beside] = field(default_factory=list)
-    output_files: list[Beside] = field(default_factory=list)
+    maybe_mask_folders: list[Companion] = field(default_factory=list)
+    named_like_masks: list[Companion] = field(default_factory=list)
+    looking_like_masks: list[Companion] = field(default_factory=list)
+    output_files: list[Companion] = field(default_factory=list)
     output_folders: dict[Path, list[Path]] = field(default_factory=dict)
-    sensor_files: list[Beside] = field(default_factory=list)
+    sensor_files: list[Companion] = field(default_factory=list)
 
     def add(self, other: Pictures) -> None:
         """Add what is below another folder."""
         self.images += other.images
         self.masks += other.masks
         self.maybe_mask_folders += other.maybe_mask_folders
-        self.called_masks += other.called_masks
-        self.like_masks += other.like_masks
+        self.named_like_masks += other.named_like_masks
+        self.looking_like_masks += other.looking_like_masks
         self.output_files += other.output_files
         self.output_folders |= other.output_folders
         self.sensor_files += other.sensor_files
@@ -161,20 +161,20 @@ def pictures_of(top: ImageFolder) -> Pictures:
             if pair.is_certain and words_of(pair.images.name) & _PICTURE_WORDS:
                 mask_folders.add(pair.masks)
             elif pair.masks not in mask_folders:
-                pictures.maybe_mask_folders.append(Beside(pair.masks.path, pair.images.path))
+                pictures.maybe_mask_folders.append(Companion(pair.masks.path, pair.images.path))
         for pair in _masks_inside(folder):
             if not pair.is_certain:
-                pictures.maybe_mask_folders.append(Beside(pair.masks.path, pair.images.path))
+                pictures.maybe_mask_folders.append(Companion(pair.masks.path, pair.images.path))
         for mask_folder in mask_folders:
             pictures.masks += mask_folder.all_images()
         if folder is not top and folder.images and is_called_output(folder):
             pictures.output_folders[folder.path] = folder.images
-        beside = masks_beside(folder.images)
-        pictures.masks += beside.masks
-        pictures.called_masks += beside.called_masks
-        pictures.like_masks += beside.like_masks
-        pictures.output_files += outputs_beside(folder.images, set(beside.masks))
-        pictures.sensor_files += _sensor_files_beside(folder.images, set(beside.masks))
+        found = masks_beside(folder.images)
+        pictures.masks += found.masks
+        pictures.named_like_masks += found.named_like_masks
+        pictures.looking_like_masks += found.looking_like_masks
+        pictures.output_files += outputs_beside(folder.images, set(found.masks))
+        pictures.sensor_files += _sensor_files_beside(folder.images, set(found.masks))
         folders += [inside for inside in folder.folders.values() if inside not in mask_folders]
     is_mask = set(pictures.masks)
     pictures.images = [file for file in top.all_images() if file not in is_mask]
@@ -189,7 +189,7 @@ def is_called_output(folder: ImageFolder) -> bool:
     return bool(words) and words <= OUTPUT_WORDS
 
 
-def outputs_beside(images: Sequence[Path], masks: Collection[Path]) -> list[Beside]:
+def outputs_beside(images: Sequence[Path], masks: Collection[Path]) -> list[Companion]:
     """The files that are called like what programs make of an image: ``0_overlay.png`` of ``0.png``, ``0_rgb.png``."""
     by_stem = {}
     for file in images:
@@ -202,11 +202,11 @@ def outputs_beside(images: Sequence[Path], masks: Collection[Path]) -> list[Besi
             continue
         image = by_stem.get(file.stem[: match.start()])
         if image is not None:
-            outputs.append(Beside(file, image))
+            outputs.append(Companion(file, image))
     return outputs
 
 
-def _sensor_files_beside(images: Sequence[Path], masks: Collection[Path]) -> list[Beside]:
+def _sensor_files_beside(images: Sequence[Path], masks: Collection[Path]) -> list[Companion]:
     """The files that are called like what another sensor took: ``0_depth.png``, ``ir_0.jpg`` of ``rgb_0.jpg``."""
     photo_of = {}
     sensor_files = []
@@ -221,7 +221,7 @@ def _sensor_files_beside(images: Sequence[Path], masks: Collection[Path]) -> lis
     for file in sensor_files:
         photo = photo_of.get(_without_word(file.stem, SENSOR_WORDS))
         if photo is not None:
-            beside.append(Beside(file, photo))
+            beside.append(Companion(file, photo))
     return beside
 
 
@@ -256,12 +256,12 @@ def warn_of_masks(pictures: Sequence[Pictures]) -> None:
         )
         logger.warning(line, first.path, first.image)
     _warn_of_files(
-        everything.called_masks,
+        everything.named_like_masks,
         "called like the mask of another one",
         "if they are masks, move them into a folder of their own",
     )
     _warn_of_files(
-        everything.like_masks,
+        everything.looking_like_masks,
         "that look like the mask of another one",
         "if they are masks, move them into a folder of their own",
     )
@@ -284,7 +284,7 @@ def warn_of_masks(pictures: Sequence[Pictures]) -> None:
         logger.warning(line, number, next(iter(everything.output_folders)))
 
 
-def _warn_of_files(files: Sequence[Beside], cause: str, remedy: str) -> None:
+def _warn_of_files(files: Sequence[Companion], cause: str, remedy: str) -> None:
     """Name files that are taken as images and may be something else.
 
     Args:
@@ -503,8 +503,8 @@ def look_like_masks(masks: ImageFolder, images: ImageFolder) -> bool:
     Masks have one band or a palette where images have three, or few colours where images have many.
     JPEG files are masks if they are black and white.
     """
-    some_masks = masks.all_images()[:OPENED]
-    some_images = images.all_images()[:OPENED]
+    some_masks = masks.all_images()[:MAX_OPENED]
+    some_images = images.all_images()[:MAX_OPENED]
     if all(map(has_one_band, some_masks)) and not any(map(has_one_band, some_images)):
         return True
     return are_flat(some_masks, some_images)
@@ -512,7 +512,7 @@ def look_like_masks(masks: ImageFolder, images: ImageFolder) -> bool:
 
 def _are_certain(masks: ImageFolder, images: ImageFolder) -> bool:
     """Whether files that look like masks are no photos: of the images' sizes, in few colours or above 8 bits."""
-    some_masks = masks.all_images()[:OPENED]
+    some_masks = masks.all_images()[:MAX_OPENED]
     are_photos = any(map(has_grey_levels, some_masks))
     has_no_loss = all(map(is_lossless, some_masks))
     return has_no_loss and not are_photos and are_of_one_size(some_masks, images.all_images())

@@ -1,6 +1,6 @@
 """Tell from pixels whether files look like masks: one band, few colours, or black and white in JPEG.
 
-Of each kind of file in a folder, only the first ``OPENED`` files are opened, with Pillow. For a file
+Of each kind of file in a folder, only the first ``MAX_OPENED`` files are opened, with Pillow. For a file
 that cannot be read all answers are False: the code that loads it later raises the error. Neither
 pandas nor torch is imported.
 """
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 LABEL_SUFFIXES = (".gif", ".pgm", ".pfm")
 """Suffixes of formats in which masks are read, but no images."""
-OPENED = 3
+MAX_OPENED = 3
 """How many files of one kind are opened."""
 _LOSSLESS_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", *LABEL_SUFFIXES)
 # modes of Pillow
@@ -89,8 +89,8 @@ def are_flat(masks: Sequence[Path], images: Sequence[Path]) -> bool:
 
     Flat-coloured masks have few colours or, in a lossy format, are black and white.
     """
-    some_masks = masks[:OPENED]
-    some_images = images[:OPENED]
+    some_masks = masks[:MAX_OPENED]
+    some_images = images[:MAX_OPENED]
     if not all(map(has_many_colours, some_images)):
         return False
     if all(map(is_lossless, some_masks)):
@@ -102,7 +102,7 @@ def are_flat(masks: Sequence[Path], images: Sequence[Path]) -> bool:
 
 def are_of_one_size(masks: Sequence[Path], images: Sequence[Path]) -> bool:
     """Return whether the first masks have the sizes of the first images, up to a rotation by EXIF."""
-    for mask, image in zip(masks[:OPENED], images[:OPENED], strict=False):
+    for mask, image in zip(masks[:MAX_OPENED], images[:MAX_OPENED], strict=False):
         mask_size = _size(mask)
         image_size = _size(image)
         if mask_size is None or image_size is None:

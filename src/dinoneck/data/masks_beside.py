@@ -1,4 +1,4 @@
-"""Which files of one folder are masks of others in it: ``0_mask.png`` beside ``0.png``.
+"""Find the files of one folder that are masks of others in it: ``0_mask.png`` beside ``0.png``.
 
 A mask is named after its image, with an affix (a prefix or a suffix of the stem), and its pixels look
 like a mask's. Neither pandas nor torch is imported.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from dinoneck.data.folder_words import (
     words_of,
 )
 from dinoneck.data.mask_pixels import (
-    OPENED,
+    MAX_OPENED,
     are_flat,
     are_of_one_size,
     has_few_colours,
@@ -42,8 +42,8 @@ _MIN_FILES_OF_UNKNOWN_AFFIX = 2
 
 
 @dataclass(frozen=True)
-class Beside:
-    """A file or a folder, and the image or folder of images next to it that it may belong to.
+class Companion:
+    """A file or a folder, and the image or folder of images next to it to which it may belong.
 
     Attributes:
         path: the file or the folder.
@@ -60,47 +60,53 @@ class FoundMasks:
 
     Attributes:
         masks: the files that are masks of others.
-        called_masks: files that are named like the mask of another file but do not look like one.
-        like_masks: files that look like the mask of another file but are not named like one.
+        named_like_masks: files that are named like the mask of another file but do not look like one.
+        looking_like_masks: files that look like the mask of another file but are not named like one.
     """
 
     masks: list[Path] = field(default_factory=list)
-    called_masks: list[Beside] = field(default_factory=list)
-    like_masks: list[Beside] = field(default_factory=list)
+    named_like_masks: list[Companion] = field(default_factory=list)
+    looking_like_masks: list[Companion] = field(default_factory=list)
 
     def cover(self, images: Sequence[Path]) -> bool:
         """Return whether there are masks, or each of the other files has a possible mask."""
         if self.masks:
             return True
-        possible = [*self.called_masks, *self.like_masks]
-        rest = set(images) - {beside.path for beside in possible}
-        return bool(rest) and rest == {beside.image for beside in possible}
+        possible = [*self.named_like_masks, *self.looking_like_masks]
+        rest = set(images) - {companion.path for companion in possible}
+        return bool(rest) and rest == {companion.image for companion in possible}
 
 
 def masks_beside(images: Sequence[Path]) -> FoundMasks:
     """Return the masks among the images of one folder: ``0.png`` beside ``0.jpg``, ``0_mask.png`` beside ``0.png``."""
     found = _masks_of_equal_stem(images)
     of_equal_stem = set(found.masks)
-    of_equal_stem.update(beside.path for beside in found.called_masks)
+    of_equal_stem.update(companion.path for companion in found.named_like_masks)
     rest = [file for file in images if file not in of_equal_stem]
     affixed = _affixed_files(rest)
     _add_by_name(found, [file for file in affixed if file.says_mask], rest)
     _add_by_pixels(found, [file for file in affixed if not file.says_mask])
     # a dict keeps the order
     masks = dict.fromkeys([*found.masks, *_masks_of_one_sample(images)])
-    called_masks = [beside for beside in found.called_masks if beside.path not in masks]
-    like_masks = [beside for beside in found.like_masks if beside.path not in masks]
-    return FoundMasks(list(masks), called_masks, like_masks)
+    return FoundMasks(
+        masks=list(masks),
+        named_like_masks=_without(found.named_like_masks, masks),
+        looking_like_masks=_without(found.looking_like_masks, masks),
+    )
+
+
+def _without(candidates: Sequence[Companion], masks: Collection[Path]) -> list[Companion]:
+    return [candidate for candidate in candidates if candidate.path not in masks]
 
 
 def is_called_mask(file: Path) -> bool:
-    """Whether the name of a file begins with a word for masks: mask.png, mask_0.png, label_viz.png."""
+    """Return whether the name of a file begins with a word for masks: mask.png, mask_0.png, label_viz.png."""
     first_word = re.split(r"[_\-. \d]", file.stem.lower(), maxsplit=1)[0]
     return first_word in MASK_WORDS
 
 
 def is_called_image(file: Path) -> bool:
-    """Whether the whole name of a file is a word for images: image.png, img.jpg, rgb.png."""
+    """Return whether the whole name of a file is a word for images: image.png, img.jpg, rgb.png."""
     return file.stem.lower() in _PICTURE_WORDS
 
 
@@ -119,13 +125,13 @@ def _masks_of_equal_stem(images: Sequence[Path]) -> FoundMasks:
     """Return the masks whose image differs in its file suffix alone: ``0.png`` beside ``0.jpg``.
 
     They have few colours or grey levels. Grey files with many levels may be photos, or masks of
-    numbers: they are among the ``called_masks``.
+    numbers: they are among the ``named_like_masks``.
     """
     by_stem: dict[str, list[Path]] = {}
     for file in images:
         by_stem.setdefault(file.stem, []).append(file)
-    of_one_band: list[Beside] = []
-    in_colours: list[Beside] = []
+    of_one_band: list[Companion] = []
+    in_colours: list[Companion] = []
     for files in by_stem.values():
         if len(files) < 2:
             continue
@@ -133,16 +139,16 @@ def _masks_of_equal_stem(images: Sequence[Path]) -> FoundMasks:
         others = [file for file in files if file not in one_band]
         lossy = [file for file in files if not is_lossless(file)]
         if one_band and others:
-            of_one_band += [Beside(file, others[0]) for file in one_band]
+            of_one_band += [Companion(file, others[0]) for file in one_band]
         elif not one_band and lossy:
-            in_colours += [Beside(file, lossy[0]) for file in files if is_lossless(file)]
+            in_colours += [Companion(file, lossy[0]) for file in files if is_lossless(file)]
     found = FoundMasks()
-    if all(has_few_colours(beside.path) for beside in of_one_band[:OPENED]):
-        found.masks += [beside.path for beside in of_one_band]
+    if all(has_few_colours(companion.path) for companion in of_one_band[:MAX_OPENED]):
+        found.masks += [companion.path for companion in of_one_band]
     else:
-        found.called_masks += of_one_band
+        found.named_like_masks += of_one_band
     if _pairs_are_flat(in_colours):
-        found.masks += [beside.path for beside in in_colours]
+        found.masks += [companion.path for companion in in_colours]
     return found
 
 
@@ -298,10 +304,10 @@ def _add_by_name(found: FoundMasks, affixed: Sequence[_AffixedFile], files: Sequ
     image_stems = {path.stem for path in files if path not in mask_paths}
     have_all_a_mask = stems_with_mask == image_stems
     for kind in _by_kind(affixed):
-        pairs = [Beside(file.path, file.image) for file in kind]
+        pairs = [Companion(file.path, file.image) for file in kind]
         if have_all_a_mask:
-            if all(looks_like_photo(pair.path, pair.image) for pair in pairs[:OPENED]):
-                found.called_masks += pairs
+            if all(looks_like_photo(pair.path, pair.image) for pair in pairs[:MAX_OPENED]):
+                found.named_like_masks += pairs
             else:
                 found.masks += [pair.path for pair in pairs]
             continue
@@ -314,7 +320,7 @@ def _add_by_name(found: FoundMasks, affixed: Sequence[_AffixedFile], files: Sequ
         if _pairs_are_flat(in_colours):
             found.masks += [pair.path for pair in in_colours]
         else:
-            found.called_masks += in_colours
+            found.named_like_masks += in_colours
 
 
 def _root_image(path: Path, image_of: Mapping[Path, Path]) -> Path:
@@ -345,7 +351,7 @@ def _add_by_pixels(found: FoundMasks, affixed: Sequence[_AffixedFile]) -> None:
         if may_say_mask:
             found.masks += masks
         else:
-            found.like_masks += [Beside(file.path, file.image) for file in kind]
+            found.looking_like_masks += [Companion(file.path, file.image) for file in kind]
 
 
 def _by_kind(affixed: Sequence[_AffixedFile]) -> list[list[_AffixedFile]]:
@@ -356,6 +362,6 @@ def _by_kind(affixed: Sequence[_AffixedFile]) -> list[list[_AffixedFile]]:
     return list(by_affix.values())
 
 
-def _pairs_are_flat(pairs: Sequence[Beside]) -> bool:
+def _pairs_are_flat(pairs: Sequence[Companion]) -> bool:
     """Return :func:`dinoneck.data.mask_pixels.are_flat` of files and their images."""
     return are_flat([pair.path for pair in pairs], [pair.image for pair in pairs])
