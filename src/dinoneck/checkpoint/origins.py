@@ -6,7 +6,8 @@ the head has the weights that it had when this was noted, what differs is an err
 trained since, by a loop of the user's own, it may fit the new tokens: a warning names what differs.
 
 The same holds for a backbone whose weights were changed since they were loaded: it may have been
-trained after the head. LoRA weights are named in a warning, other changes are not compared.
+trained after the head. LoRA weights and those of a file of the user's own are named in a warning,
+other changes are not compared.
 """
 
 from __future__ import annotations
@@ -267,6 +268,16 @@ def _check_weights(trained: Trained, record: Mapping[str, Any]) -> None:
         "file is HeadCheckpoint.load(file).load_backbone()"
     )
     has_lora = record.get("adapter") is not None
+    # a file may hold LoRA weights of the training, which were merged: other weights, the same tokens
+    is_of_file = record["weights"]["kind"] == "file"
+    if is_of_file and not has_lora:
+        logger.warning(
+            "%s, of a file: right if the file holds what was trained along with the head, such as "
+            "merged LoRA weights; else %s",
+            problem,
+            remedy,
+        )
+        return
     if trained.is_unchanged and not has_lora:
         raise CheckpointError(f"{problem}: {remedy}; {_NOTHING}", step="pairing")
     if trained.is_unchanged or not has_lora:
