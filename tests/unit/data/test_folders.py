@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import unicodedata
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -199,6 +200,60 @@ def test_files_that_belong_to_pictures_say_nothing(
     touched(tmp_path, "ann/1.jpg.json", "ann/2.jpg.json")
     assert len(list_pictures([tmp_path])[tmp_path]) == 3
     assert caplog.records == []
+
+
+def zipped(path: Path, *names: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"Iout")
+
+
+def test_side_files_that_programs_write_beside_images_say_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "0.tif", "0.tif.aux", "1.tif", "2.tif")
+    Image.new("L", (8, 8)).save(tmp_path / "0.tif.ovr", "TIFF")
+    Image.new("L", (8, 8)).save(tmp_path / "1.ovr", "TIFF")
+    (tmp_path / "1.hdr").write_bytes(b"ENVI\nsamples = 8\n")
+    (tmp_path / "2.tif.hdr").write_bytes(b"ENVI\nsamples = 8\n")
+    zipped(tmp_path / "RoiSet.zip", "0001-0002.roi", "0003-0004.roi")
+
+    pictures = list_pictures([tmp_path])[tmp_path]
+
+    assert names_of(pictures, tmp_path) == ["0.tif", "1.tif", "2.tif"]
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        pytest.param("0.hdr", b"#?RADIANCE\n", id="a picture of Radiance"),
+        pytest.param("1.hdr", b"ENVI\n", id="a header of data that are not read"),
+    ],
+)
+def test_an_hdr_file_that_is_no_header_of_an_image_is_counted(
+    name: str, content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "0.tif")
+    (tmp_path / name).write_bytes(content)
+
+    list_pictures([tmp_path])
+
+    [line] = caplog.messages
+    assert line.startswith("left out: 1 file of other formats (.hdr), the first ")
+
+
+def test_an_archive_of_regions_and_an_image_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "0.tif")
+    zipped(tmp_path / "RoiSet.zip", "0001-0002.roi", "1.tif")
+
+    list_pictures([tmp_path])
+
+    [line] = caplog.messages
+    assert line.startswith(f"left out: 1 archive, the first {tmp_path}/RoiSet.zip")
 
 
 def test_archives_that_are_not_unpacked_are_counted(
