@@ -95,18 +95,17 @@ COPY_WORDS |= {
     "duplicate",
     "duplicates",
 }
-CHANGE_WORDS = {
-    "aug",
-    "augmented",
-    "rot",
-    "rotated",
-    "flip",
-    "flipped",
-    "hflip",
-    "vflip",
-    "mirrored",
-}
-"""Words at the end of the names of files that are changed copies of others: ``0_aug_1.jpg``, ``0_rot90.jpg``."""
+CHANGE_WORDS = {"aug", "augs", "augmented", "rotate", "rotated", "rotation", "gedreht", "mirror"}
+"""Words in the names of files that are changed copies of others: ``0_aug_1.jpg``, ``0_flipLR.jpg``."""
+CHANGE_WORDS |= {"mirrored", "gespiegelt", "flip", "flipped", "fliplr", "flipud", "hflip", "vflip"}
+CHANGE_WORDS |= {"blur", "blurred", "bright", "brighter", "darker", "brightness", "contrast"}
+CHANGE_WORDS |= {"noise", "noisy", "sharpened", "cropped", "resized", "rescaled"}
+CHANGE_WORDS |= {"edited", "bearbeitet", "editado", "modifie"}
+TURN_WORDS = {"rot", "deg", "degree", "degrees"}
+"""Words of changed copies with a number alone: ``0_rot90.jpg``, ``0_90deg.jpg``; "rot" is "red" in German."""
+BESIDE_CHANGES = {"new", "lr", "ud", "tb", "h", "v", "horizontal", "vertical", "horizontally"}
+"""Words that say nothing of a change alone: ``0_new30degFlipLR.jpg``."""
+BESIDE_CHANGES |= {"vertically", "left", "right", "up", "down", "cw", "ccw", "gaussian", "random"}
 REJECT_WORDS = {
     "rejected",
     "rejects",
