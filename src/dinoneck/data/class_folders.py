@@ -20,7 +20,9 @@ from dinoneck.data.folder_words import (
     COPY_WORDS,
     GENERIC_FOLDERS,
     IMAGE_FOLDERS,
+    MONTHS,
     OUTPUT_WORDS,
+    PART_VERBS,
     PART_WORDS,
     REJECT_WORDS,
     SENSOR_WORDS,
@@ -48,6 +50,13 @@ _NEARLY_ALL = 0.9  # of the pictures of a sensor that have one of another sensor
 _READ_BYTES = 1000  # of a .txt file: the first row of YOLO's boxes has some 40
 _BOX_NUMBERS = 5  # in a row of YOLO's boxes: the class and four for the box
 _DATE = re.compile(r"(?:19|20)\d\d([-_.]?\d\d){0,2}|\d\d?[-_.]\d\d?[-_.](?:19|20)?\d\d")
+_FULL_DATE = re.compile(r"(?<!\d)(?:19|20)\d\d([-_.]?)(?:0\d|1[0-2])\1[0-3]\d(?!\d)")
+# the folders of cameras, by the rule of their files (DCF): 100CANON, 101_0501
+_CAMERA_FOLDER = re.compile(r"[1-9]\d\d[A-Z_][A-Z\d_]{4}")
+# Frames of a video are counted with four digits or more; the pictures of a class, as of a person,
+# with fewer.
+_FRAME = re.compile(r"\d{4,}")
+_NUMBERED_SEQUENCE = re.compile(r"\d{3,}")
 _COPY = re.compile(  # of "wheat (1)", "wheat - Copy", "wheat_aug_2", "Copy of wheat"
     rf"(?:copy of |copia de |kopie von )?(.+?)"
     rf"(?:[ _\-]*\(\d+\)|[ _\-]+(?:{'|'.join(sorted(COPY_WORDS))})(?:[ _\-]*\(?\d+\)?)?)*",
@@ -278,7 +287,8 @@ def _check_masks(candidates: _Candidates) -> None:
 
 def _check_parts(candidates: _Candidates) -> None:
     """Raise a DataError if all folders are called like parts of a data set."""
-    if all(PART_WORDS & words_of(folder.name) for folder in candidates.folders):
+    words_for_parts = PART_WORDS | PART_VERBS
+    if all(words_for_parts & words_of(folder.name) for folder in candidates.folders):
         raise DataError(
             f"{candidates.text}: parts of a data set, or classes? {candidates.as_classes}; "
             f"{candidates.as_folds}; {_AS_PARTS}; or name one of them"
@@ -592,20 +602,59 @@ def _warn_of_numbered_folders_with_masks(candidates: _Candidates) -> None:
 
 
 def _warn_of_dates(candidates: _Candidates) -> None:
-    """Name classes that are all called like dates, or are all numbered days, cameras, plots and the like."""
-    names = candidates.names
-    if all(_DATE.fullmatch(name) for name in names) or all(map(_is_numbered_source, names)):
+    """Name classes that are all called like dates, cameras' folders, numbered days, plots, sequences and the like."""
+    if _say_when_or_where(candidates.names) or _are_sequences(candidates.folders):
         logger.warning(
             "%s: the folders %s are read as classes; if they say when or where images were taken, "
             "name the classes in a table (--csv)",
             candidates.root,
-            listed(names),
+            listed(candidates.names),
         )
+
+
+def _say_when_or_where(names: Sequence[str]) -> bool:
+    """Whether the names of all folders say when or where images were taken."""
+    for says_it in (_DATE.fullmatch, _CAMERA_FOLDER.fullmatch, _is_numbered_source, _is_month):
+        if all(map(says_it, names)):
+            return True
+    return _differ_in_date(names)
+
+
+def _differ_in_date(names: Sequence[str]) -> bool:
+    """Whether names have a day, month and year each, and the same beside them: ``20230501_field``."""
+    beside_date = set()
+    for name in names:
+        if _FULL_DATE.search(name) is None:
+            return False
+        beside_date.add(_FULL_DATE.sub("", name))
+    return len(beside_date) == 1
+
+
+def _is_month(name: str) -> bool:
+    words = words_of(name)
+    return bool(words) and words <= MONTHS
+
+
+def _are_sequences(folders: Sequence[ImageFolder]) -> bool:
+    """Whether folders are numbered with zeros and hold frames of the same numbers, as ``001/00001.jpg``."""
+    numbers = [folder.name for folder in folders]
+    have_zeros = any(number.startswith("0") for number in numbers)
+    if not have_zeros or not all(map(_NUMBERED_SEQUENCE.fullmatch, numbers)):
+        return False
+    first_frames = {file.stem for file in folders[0].images}
+    for folder in folders:
+        frames = {file.stem for file in folder.images}
+        fewest = min(len(frames), len(first_frames))
+        are_frames = bool(frames) and all(map(_FRAME.fullmatch, frames))
+        if not are_frames or len(frames & first_frames) < _NEARLY_ALL * fewest:
+            return False
+    return True
 
 
 def _is_numbered_source(name: str) -> bool:
     words = words_of(name)
-    return bool(words) and words <= SOURCE_WORDS and any(map(str.isdigit, name))
+    is_source = bool(words) and words <= SOURCE_WORDS | GENERIC_FOLDERS
+    return is_source and any(map(str.isdigit, name))
 
 
 def _warn_of_copied_classes(candidates: _Candidates) -> None:

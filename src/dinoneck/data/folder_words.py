@@ -63,9 +63,15 @@ PARTS = frozenset(_PART_NAMES)
 _EVERY_PART_NAME = {name for names in _PART_NAMES.values() for name in names}
 # parts of which it is open whether they are trained on or held out
 _OTHER_PARTS = {"dev", "eval", "evaluation", "holdout", "heldout", "trainval", "trn", "tst", "vld"}
+# what German and English write in one word: trainingsdaten, testset
+_PART_ENDINGS = ("daten", "bilder", "fotos", "satz", "menge", "data", "set", "images")
+_OTHER_PARTS |= {name + ending for name in _EVERY_PART_NAME for ending in _PART_ENDINGS}
+_OTHER_PARTS |= {f"{name}s{ending}" for name in _EVERY_PART_NAME for ending in _PART_ENDINGS}
 PART_WORDS = _OTHER_PARTS | {"unlabeled", "unlabelled", "fold", "folds", "split", "part", "cv"}
 """Words in the names of folders that are parts of a data set, not classes of it."""
 PART_WORDS |= _EVERY_PART_NAME
+PART_VERBS = {"lernen", "trainieren", "prufen", "pruefen", "testen", "validieren"}
+"""Words that are parts where all folders are called like parts, and may be classes otherwise."""
 # train_set, val-split
 _AROUND_PARTS = {"set", "split", "part", "data", "dataset"}
 # parts only where nothing is called otherwise: TE may be a place
@@ -136,7 +142,15 @@ SOURCE_WORDS |= {
     "seq",
     "video",
 }
-SOURCE_WORDS |= {"clip", "patient", "subject"}
+SOURCE_WORDS |= {"clip", "patient", "subject", "field", "location", "parcel", "farm"}
+SOURCE_WORDS |= {"tag", "woche", "monat", "jahr", "saison", "sitzung", "besuch", "termin"}
+SOURCE_WORDS |= {"aufnahme", "kamera", "drohne", "flug", "befliegung", "parzelle", "feld", "schlag"}
+SOURCE_WORDS |= {"standort", "flache", "flaeche", "szene", "sequenz", "proband"}
+MONTHS = {"january", "february", "march", "april", "may", "june", "july", "august", "september"}
+"""Months in English and German, without accents, and their short forms."""
+MONTHS |= {"october", "november", "december", "januar", "februar", "marz", "maerz", "mai", "juni"}
+MONTHS |= {"juli", "oktober", "dezember", "jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep"}
+MONTHS |= {"sept", "oct", "okt", "nov", "dec", "dez"}
 SPLIT_FOLDERS = {"imagesets", "splits", "split", "sets", "lists"}
 """Folders of lists of the images of each part, such as ``ImageSets/Segmentation/train.txt`` of VOC."""
 

@@ -1023,6 +1023,15 @@ def test_options_for_the_folders_of_a_part_name_the_part(tmp_path: Path) -> None
         pytest.param(["2023", "2024"], id="years"),
         pytest.param(["day1", "day2", "day10"], id="days"),
         pytest.param(["Camera_1", "camera-2"], id="cameras"),
+        pytest.param(["Parzelle_1", "Parzelle_2"], id="plots in German"),
+        pytest.param(["Feld 1", "Feld 2"], id="fields in German"),
+        pytest.param(["Fläche 1", "Fläche 2"], id="areas in German"),
+        pytest.param(["Juni", "Mai", "März"], id="months"),
+        pytest.param(["100CANON", "101CANON"], id="folders of a camera"),
+        pytest.param(["100MEDIA", "101_0501"], id="folders of a drone and of a day"),
+        pytest.param(["20230501_field", "20230615_field"], id="dates before a word"),
+        pytest.param(["field 2023-05-01", "field 2023-06-15"], id="dates after a word"),
+        pytest.param(["img1", "img2"], id="numbered images"),
     ],
 )
 def test_classes_that_say_when_or_where_are_named(
@@ -1032,6 +1041,41 @@ def test_classes_that_say_when_or_where_are_named(
     assert read_folders(tmp_path)["class"].tolist() == sorted(names)
     [record] = caplog.records
     assert "are read as classes; if they say when or where images were taken" in record.getMessage()
+
+
+def test_numbered_folders_of_equal_frames_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "001/00001.jpg", "001/00002.jpg", "002/00001.jpg", "002/00002.jpg")
+    assert len(read_folders(tmp_path)) == 4
+    [line] = caplog.messages
+    assert "the folders 001 and 002 are read as classes; if they say when or where" in line
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param(["001/00001", "002/00002"], id="other numbers"),
+        pytest.param(["0000045/001", "0000099/001"], id="persons"),
+        pytest.param(["00000/00000_00001", "00001/00000_00001"], id="names of two numbers"),
+    ],
+)
+def test_numbered_folders_of_other_files_say_nothing(
+    files: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, *(f"{file}.jpg" for file in files))
+    assert len(read_folders(tmp_path)) == 2
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    "names", [("Testdaten", "Trainingsdaten"), ("Lernen", "Prüfen"), ("testset", "trainset")]
+)
+def test_parts_in_one_word_are_no_classes(names: tuple[str, str], tmp_path: Path) -> None:
+    touched(tmp_path, *(f"{name}/{name}1.png" for name in names))
+    with pytest.raises(DataError, match="parts of a data set, or classes"):
+        read_folders(tmp_path)
+    assert len(read_folders(tmp_path, subfolders="classes")) == 2
 
 
 @pytest.mark.parametrize(
@@ -1044,6 +1088,11 @@ def test_classes_that_say_when_or_where_are_named(
         pytest.param(["type (1)", "type (2)"], id="numbers in brackets"),
         pytest.param(["accepted", "rejected"], id="what is rejected"),
         pytest.param(["copy", "paper"], id="a word for copies, alone"),
+        pytest.param(["000", "001", "002"], id="numbers with zeros"),
+        pytest.param(["May", "wheat"], id="a month and a class"),
+        pytest.param(["20230501_oats", "20230615_wheat"], id="classes with dates"),
+        pytest.param(["100METRE", "wheat"], id="a name like that of a camera's folder"),
+        pytest.param(["lernen", "schlafen"], id="a verb for a part beside another one"),
     ],
 )
 def test_other_classes_say_nothing(
