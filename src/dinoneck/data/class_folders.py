@@ -27,6 +27,7 @@ from dinoneck.data.folder_words import (
     REJECT_WORDS,
     SENSOR_WORDS,
     SOURCE_WORDS,
+    STAIN_WORDS,
     UNNAMED_FOLDERS,
     UNSORTED_WORDS,
     part_of,
@@ -53,6 +54,12 @@ _DATE = re.compile(r"(?:19|20)\d\d([-_.]?\d\d){0,2}|\d\d?[-_.]\d\d?[-_.](?:19|20
 _FULL_DATE = re.compile(r"(?<!\d)(?:19|20)\d\d([-_.]?)(?:0\d|1[0-2])\1[0-3]\d(?!\d)")
 # the folders of cameras, by the rule of their files (DCF): 100CANON, 101_0501
 _CAMERA_FOLDER = re.compile(r"[1-9]\d\d[A-Z_][A-Z\d_]{4}")
+# of satellites, microscopes and magnetic resonance; T3 and T4 are stages of tumours
+_BAND = re.compile(
+    r"b\d\d|b8a|band[_\-. ]?\d+|ch[_\-. ]?\d+|channel[_\-. ]?\d+|t[12](?:w|ce|gd|n|f)?|flair",
+    re.IGNORECASE,
+)
+_LONG_NUMBER = re.compile(r"(?<!\d)[1-9]\d{7}")  # a date or more; no counter gets there
 # Frames of a video are counted with four digits or more; the pictures of a class, as of a person,
 # with fewer.
 _FRAME = re.compile(r"\d{4,}")
@@ -143,6 +150,7 @@ def read_class_names(top: ImageFolder, *, certain: bool, is_named: bool) -> tupl
         _warn_of_doubtful_classes(candidates)
         _warn_of_dates(candidates)
         _warn_of_sensors(candidates)
+        _warn_of_one_scene(candidates)
         _warn_of_mask_classes(candidates)
         _warn_of_numbered_folders_with_masks(candidates)
     _warn_of_copied_classes(candidates)
@@ -568,6 +576,44 @@ def _warn_of_sensors(candidates: _Candidates) -> None:
             candidates.root,
             listed(candidates.names),
         )
+
+
+def _warn_of_one_scene(candidates: _Candidates) -> None:
+    """Name two classes whose pictures have the same names, if no counter makes these or both are called like bands."""
+    are_bands = all(map(_is_band, candidates.names))
+    stems_of: dict[str, set[str]] = {}
+    for folder in candidates.folders:
+        stems = folder.stems()
+        if not are_bands:
+            stems = {stem for stem in stems if _LONG_NUMBER.search(stem)}
+        stems_of[folder.name] = stems
+    first_with: dict[str, str] = {}  # a name of a picture -> the first folder that has it
+    shared = Counter[tuple[str, str]]()
+    for name, stems in stems_of.items():
+        for stem in stems:
+            first = first_with.setdefault(stem, name)
+            if first != name:
+                shared[first, name] += 1
+    for (first, second), number in shared.items():
+        fewest = min(len(stems_of[first]), len(stems_of[second]))
+        if number > 1 and number >= _NEARLY_ALL * fewest:
+            logger.warning(
+                "%s: %s and %s are read as classes, and have %s of the same names, such as %s; if "
+                "they show one scene, name one folder (--images), or name the classes and the scene "
+                "of each image in a table, the scenes as its group (--csv, --group)",
+                candidates.root,
+                first,
+                second,
+                counted(number, "picture"),
+                min(stems_of[first] & stems_of[second]),
+            )
+            return
+
+
+def _is_band(name: str) -> bool:
+    words = words_of(name)
+    is_stain = bool(words) and words <= STAIN_WORDS
+    return is_stain or _BAND.fullmatch(name) is not None
 
 
 def _warn_of_mask_classes(candidates: _Candidates) -> None:

@@ -87,8 +87,13 @@ MADE_WORDS |= {"contour", "contours", "skeleton"}
 SENSOR_WORDS = {"depth", "depths", "disparity", "lidar", "thermal", "tir", "lwir", "swir", "flir"}
 """Words in the names of folders and files that another sensor took of a scene."""
 SENSOR_WORDS |= {"ir", "nir", "infrared", "rededge", "irrg"}
+SENSOR_WORDS |= {"ndvi", "ndre", "cir", "dsm", "dtm", "dem", "tiefe", "tiefenbild", "tiefenbilder"}
+SENSOR_WORDS |= {"infrarot", "warmebild", "warmebilder", "waermebild", "waermebilder"}
 CAMERA_WORDS = {"rgb", "color", "colour", "visible", "vis", "optical"}
 """Words in the names of folders and files of photos, where other sensors took pictures too."""
+CAMERA_WORDS |= {"farbe", "farbbild", "farbbilder", "sichtbar"}
+STAIN_WORDS = {"dapi", "hoechst", "gfp", "yfp", "cfp", "rfp", "mcherry", "fitc", "tritc"}
+"""Words in the names of folders and files of the channels of a microscope."""
 
 COPY_WORDS = {"copy", "copies", "kopie", "copie", "copia", "backup", "backups", "bak"}
 """Words in the names of folders and files that are copies of others, as they are or changed."""
