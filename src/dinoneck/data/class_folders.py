@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dinoneck.data.folder_texts import also_there, as_options, listed
+from dinoneck.data.folder_texts import also_there, as_options, as_two_commands, listed
 from dinoneck.data.folder_words import (
     CAMERA_WORDS,
     COPY_WORDS,
@@ -299,9 +299,23 @@ def _check_parts(candidates: _Candidates) -> None:
     if all(words_for_parts & words_of(folder.name) for folder in candidates.folders):
         raise DataError(
             f"{candidates.text}: parts of a data set, or classes? {candidates.as_classes}; "
-            f"{candidates.as_folds}; {_AS_PARTS}; or name one of them"
+            f"{candidates.as_folds}; {_AS_PARTS}; {one_part_alone(candidates.folders)}"
             f"{also_there(candidates.root)}"
         )
+
+
+def one_part_alone(folders: Sequence[ImageFolder]) -> str:
+    """Return how to read one of several parts, for the end of a message."""
+    parts: dict[str, tuple[Path, Path | None]] = {}
+    for folder in folders:
+        pairs = mask_pairs(folder)
+        if len(pairs) == 1:
+            parts[folder.name] = (pairs[0].images.path, pairs[0].masks.path)
+        elif len(folder.with_images()) > 1:
+            parts[folder.name] = (folder.path, None)
+    if not parts:
+        return "or name the classes of their images in a table (--csv)"
+    return as_two_commands(parts) or "or name one of them"
 
 
 def _check_samples_of_folders(candidates: _Candidates) -> None:

@@ -185,6 +185,11 @@ def _says_part(name: str) -> bool:
     return bool(said) and said <= _EVERY_PART_NAME | _OTHER_PARTS
 
 
+def says_train(name: str) -> bool:
+    """Whether a name has a word for the part to train on: ``train2017``, ``Trainingsdaten``."""
+    return any(word.startswith(tuple(_TRAIN_NAMES)) for word in words_of(name))
+
+
 def words_of(name: str) -> set[str]:
     """Return the words of a name, without accents: ``SegmentationClass_png`` -> segmentation, class, png."""
     words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", _without_accents(name))

@@ -9,6 +9,7 @@ import unicodedata
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -1066,6 +1067,55 @@ def test_numbered_folders_of_other_files_say_nothing(
     touched(tmp_path, *(f"{file}.jpg" for file in files))
     assert len(read_folders(tmp_path)) == 2
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize("subfolders", [None, "parts"])
+@pytest.mark.parametrize(("train", "other"), [("train", "test"), ("train2017", "val2017")])
+def test_parts_without_val_have_two_commands(
+    train: str, other: str, subfolders: Literal["parts"] | None, tmp_path: Path
+) -> None:
+    touched(
+        tmp_path, f"{train}/a/1.png", f"{train}/b/2.png", f"{other}/a/3.png", f"{other}/b/4.png"
+    )
+    with pytest.raises(DataError) as error:
+        read_data_folder(tmp_path, subfolders)
+    commands = (
+        f"to train on {train} and score {other} after it: --images {tmp_path}/{train}, then "
+        f"dinoneck evaluate {tmp_path}/{other} --heads RUN --truth {tmp_path}/{other}"
+    )
+    assert commands in str(error.value)
+    assert read_data_folder(tmp_path / train).classes == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        pytest.param("{}/images", "{}/masks", id="images and masks in each part"),
+        pytest.param("images/{}", "masks/{}", id="parts in images and masks"),
+    ],
+)
+@pytest.mark.parametrize("subfolders", [None, "parts"])
+def test_parts_with_masks_without_val_have_two_commands(
+    images: str, masks: str, subfolders: Literal["parts"] | None, tmp_path: Path
+) -> None:
+    for part in ("train", "test"):
+        touched(tmp_path / images.format(part), f"{part}.jpg")
+        touched(tmp_path / masks.format(part), f"{part}.png")
+    with pytest.raises(DataError) as error:
+        read_data_folder(tmp_path, subfolders)
+    trained_on = f"--images {tmp_path}/{images} --labels {tmp_path}/{masks}".format(
+        "train", "train"
+    )
+    scored = f"evaluate {tmp_path}/{images} --heads RUN --truth {tmp_path}/{masks}"
+    assert trained_on in str(error.value)
+    assert scored.format("test", "test") in str(error.value)
+
+
+def test_parts_without_class_folders_need_a_table(tmp_path: Path) -> None:
+    touched(tmp_path, "train/1.png", "test/2.png")
+    with pytest.raises(DataError) as error:
+        read_data_folder(tmp_path)
+    assert "or name the classes of their images in a table (--csv)" in str(error.value)
 
 
 @pytest.mark.parametrize(
