@@ -140,10 +140,9 @@ def read_class_names(top: ImageFolder, *, certain: bool, is_named: bool) -> tupl
         for check in _CHECKS:
             check(candidates)
     if len(names) < 2:
-        inner = _what_is_inside(candidates.folders[0]) if candidates.folders else ""
         raise DataError(
             f"{root} has {counted(len(names), 'folder')} ({some_of(names, 3)}); expected two or "
-            f"more, one per class{inner}{also_there(root)}"
+            f"more, one per class{_what_to_name(candidates)}{also_there(root)}"
         )
     _warn_of_folders_in_classes(candidates)
     if not certain:
@@ -157,9 +156,17 @@ def read_class_names(top: ImageFolder, *, certain: bool, is_named: bool) -> tupl
     return tuple(names)
 
 
-def _what_is_inside(folder: ImageFolder) -> str:
-    """What to do with the only folder of a folder, for the end of a message."""
-    if len(folder.with_images()) > 1:
+def _what_to_name(candidates: _Candidates) -> str:
+    """What to do with the only folder of a folder, for the end of a message; "" if it holds no images."""
+    if not candidates.folders:
+        return ""
+    if not candidates.is_named:
+        return "; add images of the others to this part"
+    folder = candidates.folders[0]
+    while not folder.images and len(folder.with_images()) == 1:
+        folder = folder.with_images()[0]
+    has_masks_beside = masks_beside(folder.images).cover(folder.images)
+    if len(folder.with_images()) > 1 or has_masks_beside:
         return f"; or name {folder.path}"
     return f"; {folder.path} holds images, without class folders: name their classes in a table (--csv)"
 

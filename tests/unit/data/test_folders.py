@@ -1069,6 +1069,32 @@ def test_numbered_folders_of_other_files_say_nothing(
     assert caplog.messages == []
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param(["train/a/1.png", "train/b/2.png", "val/a/3.png", "val/b/4.png"], id="parts"),
+        pytest.param(["a/1.png", "b/2.png"], id="classes"),
+        pytest.param(["images/1.png", "masks/1.png"], id="images and masks"),
+        pytest.param(["1.png", "1_mask.png"], id="masks beside images"),
+    ],
+)
+def test_folders_around_a_data_set_name_it(files: list[str], tmp_path: Path) -> None:
+    inside = touched(tmp_path / "archive" / "dataset", *files)
+    with pytest.raises(DataError) as error:
+        read_data_folder(tmp_path)
+    assert "has 1 folder (archive)" in str(error.value)
+    assert str(error.value).endswith(f"; or name {inside}")
+    assert read_data_folder(inside).kind in ("classes", "masks")
+
+
+def test_a_part_with_one_class_needs_the_others(tmp_path: Path) -> None:
+    touched(tmp_path, "train/a/1.png", "train/b/2.png", "val/a/3.png")
+    with pytest.raises(DataError) as error:
+        read_data_folder(tmp_path)
+    assert f"{tmp_path}/val has 1 folder (a)" in str(error.value)
+    assert str(error.value).endswith("; add images of the others to this part")
+
+
 @pytest.mark.parametrize("subfolders", [None, "parts"])
 @pytest.mark.parametrize(("train", "other"), [("train", "test"), ("train2017", "val2017")])
 def test_parts_without_val_have_two_commands(
