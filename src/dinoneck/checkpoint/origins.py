@@ -8,8 +8,9 @@ on, or those that its file names. ``save_head`` and a Predictor of modules compa
 - If its weights have changed, the user's own training loop may have fitted it to the new tokens, and
   a difference is a warning.
 
-The backbone may also have been trained after the head. If it has LoRA weights, a different
-fingerprint is a warning at most; if its own weights were changed, fingerprints are not compared.
+The backbone may also have been trained after the head. If it has LoRA weights, or its weights come
+from a file of the user's own, a different fingerprint is a warning at most. If its weights were
+changed since they were loaded, fingerprints are not compared.
 """
 
 from __future__ import annotations
@@ -285,8 +286,18 @@ def _check_weights(trained: TrainedHead, record: Mapping[str, Any]) -> None:
         "file is HeadCheckpoint.load(file).load_backbone()"
     )
     has_lora = record.get("adapter") is not None
+    is_of_file = record["weights"]["kind"] == "file"
     if has_lora and not trained.is_unchanged:
         return  # the head and the LoRA weights may have been trained together
+    if is_of_file and not has_lora:
+        # LoRA weights may be merged into the file: other weights, but the tokens of the training
+        logger.warning(
+            "%s, of a file: right if the file holds what was trained along with the head, such as "
+            "merged LoRA weights; else %s",
+            problem,
+            remedy,
+        )
+        return
     if trained.is_unchanged and not has_lora:
         raise CheckpointError(f"{problem}: {remedy}; {_REMEDY_SKIP}", step="pairing")
     logger.warning("%s, which names weights that it was not trained on: %s", problem, remedy)

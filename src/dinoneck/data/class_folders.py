@@ -14,17 +14,20 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dinoneck.data.folder_texts import also_there, as_options, listed
+from dinoneck.data.folder_texts import also_there, as_options, as_two_commands, listed
 from dinoneck.data.folder_words import (
     CAMERA_WORDS,
     COPY_WORDS,
     GENERIC_FOLDERS,
     IMAGE_FOLDERS,
+    MONTHS,
     OUTPUT_WORDS,
+    PART_VERBS,
     PART_WORDS,
     REJECT_WORDS,
     SENSOR_WORDS,
     SOURCE_WORDS,
+    STAIN_WORDS,
     UNNAMED_FOLDERS,
     UNSORTED_WORDS,
     part_of,
@@ -48,6 +51,19 @@ _NEARLY_ALL = 0.9  # of the pictures of a sensor that have one of another sensor
 _READ_BYTES = 1000  # of a .txt file: the first row of YOLO's boxes has some 40
 _BOX_NUMBERS = 5  # in a row of YOLO's boxes: the class and four for the box
 _DATE = re.compile(r"(?:19|20)\d\d([-_.]?\d\d){0,2}|\d\d?[-_.]\d\d?[-_.](?:19|20)?\d\d")
+_FULL_DATE = re.compile(r"(?<!\d)(?:19|20)\d\d([-_.]?)(?:0\d|1[0-2])\1[0-3]\d(?!\d)")
+# the folders of cameras, by the rule of their files (DCF): 100CANON, 101_0501
+_CAMERA_FOLDER = re.compile(r"[1-9]\d\d[A-Z_][A-Z\d_]{4}")
+# of satellites, microscopes and magnetic resonance; T3 and T4 are stages of tumours
+_BAND = re.compile(
+    r"b\d\d|b8a|band[_\-. ]?\d+|ch[_\-. ]?\d+|channel[_\-. ]?\d+|t[12](?:w|ce|gd|n|f)?|flair",
+    re.IGNORECASE,
+)
+_LONG_NUMBER = re.compile(r"(?<!\d)[1-9]\d{7}")  # a date or more; no counter gets there
+# Frames of a video are counted with four digits or more; the pictures of a class, as of a person,
+# with fewer.
+_FRAME = re.compile(r"\d{4,}")
+_NUMBERED_SEQUENCE = re.compile(r"\d{3,}")
 _COPY = re.compile(  # of "wheat (1)", "wheat - Copy", "wheat_aug_2", "Copy of wheat"
     rf"(?:copy of |copia de |kopie von )?(.+?)"
     rf"(?:[ _\-]*\(\d+\)|[ _\-]+(?:{'|'.join(sorted(COPY_WORDS))})(?:[ _\-]*\(?\d+\)?)?)*",
@@ -124,25 +140,33 @@ def read_class_names(top: ImageFolder, *, certain: bool, is_named: bool) -> tupl
         for check in _CHECKS:
             check(candidates)
     if len(names) < 2:
-        inner = _what_is_inside(candidates.folders[0]) if candidates.folders else ""
         raise DataError(
             f"{root} has {counted(len(names), 'folder')} ({some_of(names, 3)}); expected two or "
-            f"more, one per class{inner}{also_there(root)}"
+            f"more, one per class{_what_to_name(candidates)}{also_there(root)}"
         )
     _warn_of_folders_in_classes(candidates)
     if not certain:
         _warn_of_doubtful_classes(candidates)
         _warn_of_dates(candidates)
         _warn_of_sensors(candidates)
+        _warn_of_one_scene(candidates)
         _warn_of_mask_classes(candidates)
         _warn_of_numbered_folders_with_masks(candidates)
     _warn_of_copied_classes(candidates)
     return tuple(names)
 
 
-def _what_is_inside(folder: ImageFolder) -> str:
-    """What to do with the only folder of a folder, for the end of a message."""
-    if len(folder.with_images()) > 1:
+def _what_to_name(candidates: _Candidates) -> str:
+    """What to do with the only folder of a folder, for the end of a message; "" if it holds no images."""
+    if not candidates.folders:
+        return ""
+    if not candidates.is_named:
+        return "; add images of the others to this part"
+    folder = candidates.folders[0]
+    while not folder.images and len(folder.with_images()) == 1:
+        folder = folder.with_images()[0]
+    has_masks_beside = masks_beside(folder.images).cover(folder.images)
+    if len(folder.with_images()) > 1 or has_masks_beside:
         return f"; or name {folder.path}"
     return f"; {folder.path} holds images, without class folders: name their classes in a table (--csv)"
 
@@ -278,12 +302,27 @@ def _check_masks(candidates: _Candidates) -> None:
 
 def _check_parts(candidates: _Candidates) -> None:
     """Raise a DataError if all folders are called like parts of a data set."""
-    if all(PART_WORDS & words_of(folder.name) for folder in candidates.folders):
+    words_for_parts = PART_WORDS | PART_VERBS
+    if all(words_for_parts & words_of(folder.name) for folder in candidates.folders):
         raise DataError(
             f"{candidates.text}: parts of a data set, or classes? {candidates.as_classes}; "
-            f"{candidates.as_folds}; {_AS_PARTS}; or name one of them"
+            f"{candidates.as_folds}; {_AS_PARTS}; {one_part_alone(candidates.folders)}"
             f"{also_there(candidates.root)}"
         )
+
+
+def one_part_alone(folders: Sequence[ImageFolder]) -> str:
+    """Return how to read one of several parts, for the end of a message."""
+    parts: dict[str, tuple[Path, Path | None]] = {}
+    for folder in folders:
+        pairs = mask_pairs(folder)
+        if len(pairs) == 1:
+            parts[folder.name] = (pairs[0].images.path, pairs[0].masks.path)
+        elif len(folder.with_images()) > 1:
+            parts[folder.name] = (folder.path, None)
+    if not parts:
+        return "or name the classes of their images in a table (--csv)"
+    return as_two_commands(parts) or "or name one of them"
 
 
 def _check_samples_of_folders(candidates: _Candidates) -> None:
@@ -560,6 +599,44 @@ def _warn_of_sensors(candidates: _Candidates) -> None:
         )
 
 
+def _warn_of_one_scene(candidates: _Candidates) -> None:
+    """Name two classes whose pictures have the same names, if no counter makes these or both are called like bands."""
+    are_bands = all(map(_is_band, candidates.names))
+    stems_of: dict[str, set[str]] = {}
+    for folder in candidates.folders:
+        stems = folder.stems()
+        if not are_bands:
+            stems = {stem for stem in stems if _LONG_NUMBER.search(stem)}
+        stems_of[folder.name] = stems
+    first_with: dict[str, str] = {}  # a name of a picture -> the first folder that has it
+    shared = Counter[tuple[str, str]]()
+    for name, stems in stems_of.items():
+        for stem in stems:
+            first = first_with.setdefault(stem, name)
+            if first != name:
+                shared[first, name] += 1
+    for (first, second), number in shared.items():
+        fewest = min(len(stems_of[first]), len(stems_of[second]))
+        if number > 1 and number >= _NEARLY_ALL * fewest:
+            logger.warning(
+                "%s: %s and %s are read as classes, and have %s of the same names, such as %s; if "
+                "they show one scene, name one folder (--images), or name the classes and the scene "
+                "of each image in a table, the scenes as its group (--csv, --group)",
+                candidates.root,
+                first,
+                second,
+                counted(number, "picture"),
+                min(stems_of[first] & stems_of[second]),
+            )
+            return
+
+
+def _is_band(name: str) -> bool:
+    words = words_of(name)
+    is_stain = bool(words) and words <= STAIN_WORDS
+    return is_stain or _BAND.fullmatch(name) is not None
+
+
 def _warn_of_mask_classes(candidates: _Candidates) -> None:
     """Name classes whose pictures look like the masks of those of another one."""
     if _are_called_sensors(candidates.folders):
@@ -592,20 +669,59 @@ def _warn_of_numbered_folders_with_masks(candidates: _Candidates) -> None:
 
 
 def _warn_of_dates(candidates: _Candidates) -> None:
-    """Name classes that are all called like dates, or are all numbered days, cameras, plots and the like."""
-    names = candidates.names
-    if all(_DATE.fullmatch(name) for name in names) or all(map(_is_numbered_source, names)):
+    """Name classes that are all called like dates, cameras' folders, numbered days, plots, sequences and the like."""
+    if _say_when_or_where(candidates.names) or _are_sequences(candidates.folders):
         logger.warning(
             "%s: the folders %s are read as classes; if they say when or where images were taken, "
             "name the classes in a table (--csv)",
             candidates.root,
-            listed(names),
+            listed(candidates.names),
         )
+
+
+def _say_when_or_where(names: Sequence[str]) -> bool:
+    """Whether the names of all folders say when or where images were taken."""
+    for says_it in (_DATE.fullmatch, _CAMERA_FOLDER.fullmatch, _is_numbered_source, _is_month):
+        if all(map(says_it, names)):
+            return True
+    return _differ_in_date(names)
+
+
+def _differ_in_date(names: Sequence[str]) -> bool:
+    """Whether names have a day, month and year each, and the same beside them: ``20230501_field``."""
+    beside_date = set()
+    for name in names:
+        if _FULL_DATE.search(name) is None:
+            return False
+        beside_date.add(_FULL_DATE.sub("", name))
+    return len(beside_date) == 1
+
+
+def _is_month(name: str) -> bool:
+    words = words_of(name)
+    return bool(words) and words <= MONTHS
+
+
+def _are_sequences(folders: Sequence[ImageFolder]) -> bool:
+    """Whether folders are numbered with zeros and hold frames of the same numbers, as ``001/00001.jpg``."""
+    numbers = [folder.name for folder in folders]
+    have_zeros = any(number.startswith("0") for number in numbers)
+    if not have_zeros or not all(map(_NUMBERED_SEQUENCE.fullmatch, numbers)):
+        return False
+    first_frames = {file.stem for file in folders[0].images}
+    for folder in folders:
+        frames = {file.stem for file in folder.images}
+        fewest = min(len(frames), len(first_frames))
+        are_frames = bool(frames) and all(map(_FRAME.fullmatch, frames))
+        if not are_frames or len(frames & first_frames) < _NEARLY_ALL * fewest:
+            return False
+    return True
 
 
 def _is_numbered_source(name: str) -> bool:
     words = words_of(name)
-    return bool(words) and words <= SOURCE_WORDS and any(map(str.isdigit, name))
+    is_source = bool(words) and words <= SOURCE_WORDS | GENERIC_FOLDERS
+    return is_source and any(map(str.isdigit, name))
 
 
 def _warn_of_copied_classes(candidates: _Candidates) -> None:

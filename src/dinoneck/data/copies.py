@@ -10,13 +10,19 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
 from dinoneck.atomic import open_regular
-from dinoneck.data.folder_words import CHANGE_WORDS
+from dinoneck.data.folder_words import (
+    BESIDE_CHANGES,
+    CHANGE_WORDS,
+    COPY_WORDS,
+    TURN_WORDS,
+    words_of,
+)
 from dinoneck.errors import counted
 
 logger = logging.getLogger(__name__)
@@ -25,8 +31,19 @@ _SMALLEST = 60  # bytes of a PNG file of one pixel; smaller files are no picture
 # Files of equal size are compared by their last bytes first, in which photos differ: whole files are
 # read only where these agree. Uncompressed images of one camera all have one size.
 _LAST_BYTES = 4096
-# what programs add to the name of an image for a changed copy of it
-_CHANGE = re.compile(rf"[_\-. ](?:{'|'.join(sorted(CHANGE_WORDS))})[_\-. ]?\d*$", re.IGNORECASE)
+_SEPARATORS = re.compile(r"[_\-. ~]+")
+_SIZE_OR_VERSION = re.compile(r"[_\-]\d+x\d+|~\d+")  # of 0-300x200.jpg and of a telephone's 0~2.jpg
+_COPY_OF = re.compile(r"(?:copy of|kopie von|copia de|copie de) ", re.IGNORECASE)
+# programs that write many changed copies count them: aug_0_1234.jpg
+_COUNTED_CHANGE = re.compile(r"(?:aug|augmented)[_\-](.+?)(?:[_\-]\d+)?", re.IGNORECASE)
+# what says a change also where the origin is not there, by two files that have it
+_LAST_CHANGE = re.compile(
+    r"[_\-. ](?:(?:aug|augmented|rotated|flip|flipped|hflip|vflip|mirrored)[_\-. ]?\d*"
+    r"|rot[_\-. ]?(?:90|180|270))$",
+    re.IGNORECASE,
+)
+# Augmentor's name of each augmented version: the folder, the name of the origin, and a UUID
+_AUGMENTOR = re.compile(r".*_original_(.+)\.\w+_[0-9a-f]{4,}(?:-[0-9a-f]+)+", re.IGNORECASE)
 _LEAVE_OUT_OR_GROUP = (
     "Leave them out, or name the origin of each image in a table, as its group (--group)"
 )
@@ -157,8 +174,8 @@ def warn_of_changed_copies(
 ) -> None:
     """Count the files that are called like changed copies of another one in their folder, in one line.
 
-    These are ``0_rot90.jpg`` and ``0_aug_1.jpg`` beside ``0.jpg``, and the second and every further
-    version of one image that Roboflow exports, ``0_jpg.rf.1a2b.jpg``.
+    These are ``0_rot90.jpg``, ``0-300x200.jpg`` and ``Copy of 0.jpg`` beside ``0.jpg``, and the
+    second and every further version of one image by Roboflow, ``0_jpg.rf.1a2b.jpg``, or Augmentor.
 
     Args:
         files: the images.
@@ -166,13 +183,18 @@ def warn_of_changed_copies(
             not counted.
         remedy: what keeps the copies of an image out of two folds, as a sentence.
     """
-    first_of: dict[Path, Path] = {}  # the path without suffix and change -> its first file
     in_order = sorted(files, key=lambda file: len(file.stem))  # an image before its changed copies
+    stems_in: dict[Path, set[str]] = {}
+    for file in in_order:
+        stems_in.setdefault(file.parent, set()).add(file.stem)
+    origin_of: dict[Path, str] = {}  # the path without suffix -> the stem of the first origin
+    first_of: dict[Path, Path] = {}  # the path of an origin without suffix -> its first file
     copies = []
     for file in in_order:
-        origin = _ROBOFLOW_HASH.sub("", file.stem)
-        if origin == file.stem:
-            origin = _CHANGE.sub("", file.stem)
+        origin = _origin(file.stem, stems_in[file.parent])
+        # that of a copy of a copy is the first one
+        origin = origin_of.get(file.parent / origin, origin)
+        origin_of[file.with_suffix("")] = origin
         first = first_of.setdefault(file.parent / origin, file)
         is_kept_together = file in part_of and part_of[file] == part_of.get(first)
         if first is not file and origin != file.stem and not is_kept_together:
@@ -185,6 +207,45 @@ def warn_of_changed_copies(
             *copies[0],
             remedy,
         )
+
+
+def _origin(stem: str, stems: Collection[str]) -> str:
+    """The name of the file that one is called like a changed copy of, or its own.
+
+    Args:
+        stem: the name of the file without its suffix.
+        stems: those of all images beside it.
+    """
+    without_hash = _ROBOFLOW_HASH.sub("", stem)
+    if without_hash != stem:
+        return without_hash
+    augmentor = _AUGMENTOR.fullmatch(stem)
+    if augmentor is not None:
+        return augmentor.group(1)
+    candidates = [_COPY_OF.sub("", stem, count=1)]
+    counted_change = _COUNTED_CHANGE.fullmatch(stem)
+    if counted_change is not None:
+        candidates.append(counted_change.group(1))
+    for separator in _SEPARATORS.finditer(stem):
+        if _says_change(stem[separator.start() :]):
+            candidates.append(stem[: separator.start()])
+    for candidate in candidates:
+        if candidate != stem and candidate in stems:
+            return candidate
+    return _LAST_CHANGE.sub("", stem)
+
+
+def _says_change(ending: str) -> bool:
+    """Whether the ending of a name, with its separator, is that of a changed copy: ``_90deg``, ``-flipLR``, ``~2``."""
+    if _SIZE_OR_VERSION.fullmatch(ending):
+        return True
+    for words in (words_of(ending), words_of(ending.lower())):  # flipLR, HFlip
+        if words <= CHANGE_WORDS | COPY_WORDS | TURN_WORDS | BESIDE_CHANGES:
+            has_number = any(map(str.isdigit, ending))
+            is_turned = has_number and bool(words & TURN_WORDS)
+            if is_turned or words & (CHANGE_WORDS | COPY_WORDS):
+                return True
+    return False
 
 
 def _with_values(copy: Copy, value_of: Mapping[Path, object]) -> str:

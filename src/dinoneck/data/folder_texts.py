@@ -5,10 +5,10 @@ Neither pandas nor torch is imported.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from dinoneck.data.folder_words import SPLIT_FOLDERS, part_of
+from dinoneck.data.folder_words import SPLIT_FOLDERS, part_of, says_train
 from dinoneck.data.walk import is_run_folder
 from dinoneck.errors import some_of
 
@@ -31,6 +31,26 @@ def as_options(images: Path, masks: Path | None = None) -> str:
     if masks is None or masks == images:
         return f"--images {images}"
     return f"--images {images} --labels {masks} (of evaluate: {images} --truth {masks})"
+
+
+def as_two_commands(parts: Mapping[str, tuple[Path, Path | None]]) -> str:
+    """Return how to train on one part and to score another one after it; "" if no part is called train, or several.
+
+    Args:
+        parts: name -> the folder of its images, and that of their masks or None of class folders.
+    """
+    trained_on = [name for name in parts if says_train(name)]
+    scored = [name for name in parts if not says_train(name)]
+    if len(trained_on) != 1 or not scored:
+        return ""
+    images, masks = parts[trained_on[0]]
+    labels = "" if masks is None else f" --labels {masks}"
+    scored_images, scored_masks = parts[scored[0]]
+    truth = scored_images if scored_masks is None else scored_masks
+    return (
+        f"to train on {trained_on[0]} and score {scored[0]} after it: --images {images}{labels}, then "
+        f"dinoneck evaluate {scored_images} --heads RUN --truth {truth}"
+    )
 
 
 def also_there(root: Path) -> str:

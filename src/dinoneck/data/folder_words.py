@@ -63,9 +63,15 @@ PARTS = frozenset(_PART_NAMES)
 _EVERY_PART_NAME = {name for names in _PART_NAMES.values() for name in names}
 # parts of which it is open whether they are trained on or held out
 _OTHER_PARTS = {"dev", "eval", "evaluation", "holdout", "heldout", "trainval", "trn", "tst", "vld"}
+# what German and English write in one word: trainingsdaten, testset
+_PART_ENDINGS = ("daten", "bilder", "fotos", "satz", "menge", "data", "set", "images")
+_OTHER_PARTS |= {name + ending for name in _EVERY_PART_NAME for ending in _PART_ENDINGS}
+_OTHER_PARTS |= {f"{name}s{ending}" for name in _EVERY_PART_NAME for ending in _PART_ENDINGS}
 PART_WORDS = _OTHER_PARTS | {"unlabeled", "unlabelled", "fold", "folds", "split", "part", "cv"}
 """Words in the names of folders that are parts of a data set, not classes of it."""
 PART_WORDS |= _EVERY_PART_NAME
+PART_VERBS = {"lernen", "trainieren", "prufen", "pruefen", "testen", "validieren"}
+"""Words that are parts where all folders are called like parts, and may be classes otherwise."""
 # train_set, val-split
 _AROUND_PARTS = {"set", "split", "part", "data", "dataset"}
 # parts only where nothing is called otherwise: TE may be a place
@@ -81,8 +87,13 @@ MADE_WORDS |= {"contour", "contours", "skeleton"}
 SENSOR_WORDS = {"depth", "depths", "disparity", "lidar", "thermal", "tir", "lwir", "swir", "flir"}
 """Words in the names of folders and files that another sensor took of a scene."""
 SENSOR_WORDS |= {"ir", "nir", "infrared", "rededge", "irrg"}
+SENSOR_WORDS |= {"ndvi", "ndre", "cir", "dsm", "dtm", "dem", "tiefe", "tiefenbild", "tiefenbilder"}
+SENSOR_WORDS |= {"infrarot", "warmebild", "warmebilder", "waermebild", "waermebilder"}
 CAMERA_WORDS = {"rgb", "color", "colour", "visible", "vis", "optical"}
 """Words in the names of folders and files of photos, where other sensors took pictures too."""
+CAMERA_WORDS |= {"farbe", "farbbild", "farbbilder", "sichtbar"}
+STAIN_WORDS = {"dapi", "hoechst", "gfp", "yfp", "cfp", "rfp", "mcherry", "fitc", "tritc"}
+"""Words in the names of folders and files of the channels of a microscope."""
 
 COPY_WORDS = {"copy", "copies", "kopie", "copie", "copia", "backup", "backups", "bak"}
 """Words in the names of folders and files that are copies of others, as they are or changed."""
@@ -95,18 +106,17 @@ COPY_WORDS |= {
     "duplicate",
     "duplicates",
 }
-CHANGE_WORDS = {
-    "aug",
-    "augmented",
-    "rot",
-    "rotated",
-    "flip",
-    "flipped",
-    "hflip",
-    "vflip",
-    "mirrored",
-}
-"""Words at the end of the names of files that are changed copies of others: ``0_aug_1.jpg``, ``0_rot90.jpg``."""
+CHANGE_WORDS = {"aug", "augs", "augmented", "rotate", "rotated", "rotation", "gedreht", "mirror"}
+"""Words in the names of files that are changed copies of others: ``0_aug_1.jpg``, ``0_flipLR.jpg``."""
+CHANGE_WORDS |= {"mirrored", "gespiegelt", "flip", "flipped", "fliplr", "flipud", "hflip", "vflip"}
+CHANGE_WORDS |= {"blur", "blurred", "bright", "brighter", "darker", "brightness", "contrast"}
+CHANGE_WORDS |= {"noise", "noisy", "sharpened", "cropped", "resized", "rescaled"}
+CHANGE_WORDS |= {"edited", "bearbeitet", "editado", "modifie"}
+TURN_WORDS = {"rot", "deg", "degree", "degrees"}
+"""Words of changed copies with a number alone: ``0_rot90.jpg``, ``0_90deg.jpg``; "rot" is "red" in German."""
+BESIDE_CHANGES = {"new", "lr", "ud", "tb", "h", "v", "horizontal", "vertical", "horizontally"}
+"""Words that say nothing of a change alone: ``0_new30degFlipLR.jpg``."""
+BESIDE_CHANGES |= {"vertically", "left", "right", "up", "down", "cw", "ccw", "gaussian", "random"}
 REJECT_WORDS = {
     "rejected",
     "rejects",
@@ -137,7 +147,15 @@ SOURCE_WORDS |= {
     "seq",
     "video",
 }
-SOURCE_WORDS |= {"clip", "patient", "subject"}
+SOURCE_WORDS |= {"clip", "patient", "subject", "field", "location", "parcel", "farm"}
+SOURCE_WORDS |= {"tag", "woche", "monat", "jahr", "saison", "sitzung", "besuch", "termin"}
+SOURCE_WORDS |= {"aufnahme", "kamera", "drohne", "flug", "befliegung", "parzelle", "feld", "schlag"}
+SOURCE_WORDS |= {"standort", "flache", "flaeche", "szene", "sequenz", "proband"}
+MONTHS = {"january", "february", "march", "april", "may", "june", "july", "august", "september"}
+"""Months in English and German, without accents, and their short forms."""
+MONTHS |= {"october", "november", "december", "januar", "februar", "marz", "maerz", "mai", "juni"}
+MONTHS |= {"juli", "oktober", "dezember", "jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep"}
+MONTHS |= {"sept", "oct", "okt", "nov", "dec", "dez"}
 SPLIT_FOLDERS = {"imagesets", "splits", "split", "sets", "lists"}
 """Folders of lists of the images of each part, such as ``ImageSets/Segmentation/train.txt`` of VOC."""
 
@@ -165,6 +183,11 @@ def _says_part(name: str) -> bool:
         return False
     said = words_of(name) - _AROUND_PARTS
     return bool(said) and said <= _EVERY_PART_NAME | _OTHER_PARTS
+
+
+def says_train(name: str) -> bool:
+    """Whether a name has a word for the part to train on: ``train2017``, ``Trainingsdaten``."""
+    return any(word.startswith(tuple(_TRAIN_NAMES)) for word in words_of(name))
 
 
 def words_of(name: str) -> set[str]:

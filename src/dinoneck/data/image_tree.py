@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from dinoneck.data.folder_words import (
     MAYBE_MASK_WORDS,
     OUTPUT_WORDS,
     SENSOR_WORDS,
+    STAIN_WORDS,
     VAGUE_WORDS,
     first_word,
     plain_word,
@@ -45,6 +47,12 @@ from dinoneck.errors import counted
 logger = logging.getLogger(__name__)
 
 _PICTURE_WORDS = IMAGE_WORDS | VAGUE_WORDS
+_LAST_TOKEN = re.compile(r"[_\-. ]((?:ms[_\-. ])?[^\W_]+)$", re.IGNORECASE)
+# multispectral cameras of drones (0_MS_NIR) and microscopes (0_ch1)
+_CHANNEL = re.compile(r"ms[_\-. ](?:g|r|re|b|nir)|ch\d+")
+_DJI = "dji_"  # cameras of its drones end their names in one letter
+_DJI_THERMAL = "_t"
+_DJI_CAMERAS = {"d", "t", "v", "w", "z"}  # RGB, thermal, visible, wide and zoom
 _MOST_ALIKE = 5  # folders with the same names: images, masks, depth ...; more are classes or days
 
 
@@ -222,7 +230,39 @@ def _sensor_files_beside(images: Sequence[Path], masks: Collection[Path]) -> lis
         photo = photo_of.get(_without_word(file.stem, SENSOR_WORDS))
         if photo is not None:
             beside.append(Companion(file, photo))
+    named = {pair.path for pair in beside} | set(masks)
+    beside += _channels_beside([file for file in images if file not in named])
     return beside
+
+
+def _channels_beside(images: Sequence[Path]) -> list[Companion]:
+    """All channels of a scene but one: ``0_ch2.tif`` of ``0_ch1.tif``, ``0_thermal.jpg`` of ``0_RGB.jpg``."""
+    channels_of: dict[str, list[Path]] = {}
+    for file in images:
+        match = _LAST_TOKEN.search(file.stem)
+        if match is not None and _is_channel(plain_word(match.group(1)), file.stem):
+            channels_of.setdefault(file.stem[: match.start()], []).append(file)
+    beside = []
+    for channels in channels_of.values():
+        photos = [file for file in channels if _without_word(file.stem, CAMERA_WORDS) != file.stem]
+        others = [file for file in channels if file not in photos]
+        others.sort(key=_ends_as_thermal)
+        first, *rest = photos[:1] + others + photos[1:]
+        if others:
+            beside += [Companion(file, first) for file in rest]
+    return beside
+
+
+def _ends_as_thermal(file: Path) -> bool:
+    return file.stem.lower().endswith(_DJI_THERMAL)
+
+
+def _is_channel(word: str, stem: str) -> bool:
+    """Whether the last word of a name says one of the sensors or channels that took a scene."""
+    if stem.lower().startswith(_DJI) and word in _DJI_CAMERAS:
+        return True
+    is_known = word in SENSOR_WORDS | CAMERA_WORDS | STAIN_WORDS
+    return is_known or _CHANNEL.fullmatch(word) is not None
 
 
 def _without_word(stem: str, words: Collection[str]) -> str:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 from dinoneck.data.cells import PathLike
-from dinoneck.data.class_folders import read_class_names
-from dinoneck.data.folder_texts import also_there, as_options, listed
+from dinoneck.data.class_folders import one_part_alone, read_class_names
+from dinoneck.data.folder_texts import also_there, as_options, as_two_commands, listed
 from dinoneck.data.folder_words import COPY_WORDS, PART_WORDS, PARTS, part_of, words_of
 from dinoneck.data.image_tree import (
     ImageFolder,
@@ -309,6 +309,14 @@ def _readings_of_parts(images: ImageFolder, masks: ImageFolder) -> str:
             f"There {'is' if len(mask_stems) == 1 else 'are'} {number} for "
             f"{counted(len(stems), 'image')}: name the pairs in a table (--csv, --labels COLUMN)"
         )
+    in_both = {}
+    masks_of = {folder.name: folder.path for folder in masks.with_images()}
+    for folder in images.with_images():
+        if folder.name in masks_of:
+            in_both[folder.name] = (folder.path, masks_of[folder.name])
+    two_commands = as_two_commands(in_both)
+    if two_commands:
+        readings.append(two_commands)
     if not images.images:
         readings.append("parts that are called train and val (and test) are read as such")
     text = "; ".join(readings)
@@ -419,7 +427,7 @@ def _parts_of(top: ImageFolder, subfolders: Subfolders) -> DataFolder:
         )
     if subfolders == "parts":
         _check_no_parts_in_classes(top.path, folders)
-        _check_parts(top.path, names)
+        _check_parts(top.path, names, one_part_alone(folders))
     else:
         _check_folds(top.path, names)
         _check_no_parts_in_folds(folders)
@@ -502,7 +510,8 @@ def _whole_of_parts(
         _check_alike(root, folds)
         _warn_of_equal_names(root, folds)
         return DataFolder(root, None, folds)
-    _check_parts(root, list(parts))
+    folders_of = {name: (content.images, content.masks) for name, content in parts.items()}
+    _check_parts(root, list(parts), as_two_commands(folders_of) or "or name one of them")
     name_of = {part_of(name): name for name in parts}
     train = name_of["train"]
     val = name_of["val"]
@@ -555,13 +564,19 @@ def _without_digits(name: str) -> str:
     return re.sub(r"\d", "", name)
 
 
-def _check_parts(root: Path, names: Sequence[str]) -> None:
-    """Raise a DataError unless folders are train and val, and perhaps test."""
+def _check_parts(root: Path, names: Sequence[str], one_alone: str) -> None:
+    """Raise a DataError unless folders are train and val, and perhaps test.
+
+    Args:
+        root: the folder that they are in.
+        names: of the folders.
+        one_alone: how to read one of them, for the end of the message.
+    """
     if not _are_parts(names):
         raise DataError(
             f"the folders of {root} are {', '.join(names) or 'none'}; parts are called train and val "
             "(or valid), and perhaps test. Rename them; if they are folds, each held out in turn: "
-            "--subfolders folds"
+            f"--subfolders folds; {one_alone}"
         )
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+import zipfile
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,6 +114,11 @@ _NOT_PICTURES = (
     ".wld",
     ".prj",
 )
+# overviews (a TIFF file of its own) and statistics of an image, as GIS programs write beside it
+_SIDE_SUFFIXES = (".ovr", ".aux", ".rrd")
+_ENVI_HEADER = ".hdr"
+_ENVI_BEGINS = b"ENVI"  # as no picture of the suffix .hdr does
+_REGION = ".roi"  # of ImageJ; a RoiSet.zip holds nothing else
 # they may hold images that were never unpacked
 _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 _PICTURES_BEGIN = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"II*\x00", b"MM\x00*")
@@ -148,8 +154,12 @@ class Listing:
 
     @property
     def others(self) -> list[Path]:
-        """The pictures of formats that are not read."""
-        return _with_suffix(self.files, OTHER_SUFFIXES)
+        """The pictures of formats that are not read; a text header of ENVI beside its image is none."""
+        others = _with_suffix(self.files, OTHER_SUFFIXES)
+        if not _with_suffix(others, [_ENVI_HEADER]):
+            return others
+        stems_of_images = {image.with_suffix("") for image in self.images}
+        return [file for file in others if not _is_header_of_one(file, stems_of_images)]
 
     @property
     def unnamed(self) -> list[Path]:
@@ -157,6 +167,8 @@ class Listing:
         known = (*SUFFIXES, *OTHER_SUFFIXES, *_NOT_PICTURES)
         unnamed = []
         for file in self.files:
+            if file.suffix.lower() in _SIDE_SUFFIXES:
+                continue
             is_known = file.suffix.lower() in known
             if (not is_known or _has_picture_suffix_inside(file)) and _begins_as_picture(file):
                 unnamed.append(file)
@@ -169,7 +181,11 @@ class Listing:
         Such are ``0.jpg.part`` of a download that was broken off. A file that belongs to a picture is
         none of them: ``0.jpg.txt`` beside ``0.jpg``.
         """
-        candidates = [file for file in self.files if _has_picture_suffix_inside(file)]
+        candidates = []
+        for file in self.files:
+            is_side_file = file.suffix.lower() in _SIDE_SUFFIXES
+            if _has_picture_suffix_inside(file) and not is_side_file:
+                candidates.append(file)
         if not candidates:
             return []
         folders_of_images = {file.parent for file in self.images}
@@ -184,15 +200,40 @@ class Listing:
 
     @property
     def archives(self) -> list[Path]:
-        """The archives that are not unpacked beside themselves, as ``wheat.zip`` into ``wheat``."""
+        """The archives that are not unpacked beside themselves, as ``wheat.zip`` into ``wheat``.
+
+        Archives of ImageJ's regions alone, as ``RoiSet.zip``, are none of them.
+        """
         folders = {str(folder).lower() for folder in self.folders}
         packed = []
         for file in _with_suffix(self.files, _ARCHIVES):
             unpacked = str(file.with_name(file.name.split(".")[0])).lower()
             is_picture = file.name.lower().endswith(OTHER_SUFFIXES)  # .nii.gz
-            if unpacked not in folders and not is_picture:
+            if unpacked not in folders and not is_picture and not _holds_regions_alone(file):
                 packed.append(file)
         return packed
+
+
+def _is_header_of_one(file: Path, stems_of_images: Collection[Path]) -> bool:
+    """Whether a file is ENVI's text header of an image: ``0.hdr`` or ``0.tif.hdr`` beside ``0.tif``."""
+    if file.suffix.lower() != _ENVI_HEADER:
+        return False
+    without_suffix = file.with_suffix("")
+    if without_suffix.suffix.lower() in SUFFIXES:
+        without_suffix = without_suffix.with_suffix("")
+    return without_suffix in stems_of_images and _head_of(file).startswith(_ENVI_BEGINS)
+
+
+def _holds_regions_alone(file: Path) -> bool:
+    """Whether a file is a ZIP archive of one region of ImageJ or more, and of nothing else."""
+    if file.suffix.lower() != ".zip" or not file.is_file():
+        return False
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False  # it is counted as an archive
+    return bool(names) and all(name.lower().endswith(_REGION) for name in names)
 
 
 def _has_picture_suffix_inside(file: Path) -> bool:
@@ -203,12 +244,17 @@ def _has_picture_suffix_inside(file: Path) -> bool:
     return len(suffixes) == 2 and suffixes[0] in SUFFIXES and suffixes[1] not in SUFFIXES
 
 
-def _begins_as_picture(file: Path) -> bool:
+def _head_of(file: Path) -> bytes:
+    """The first bytes of a file; none if it cannot be read, since nobody asked for it."""
     try:
         with file.open("rb") as opened:
-            head = opened.read(_HEAD_BYTES)
+            return opened.read(_HEAD_BYTES)
     except OSError:
-        return False  # it is no image that was asked for
+        return b""
+
+
+def _begins_as_picture(file: Path) -> bool:
+    head = _head_of(file)
     is_webp = head.startswith(b"RIFF") and head[8:12] == b"WEBP"
     return is_webp or head.startswith(_PICTURES_BEGIN)
 

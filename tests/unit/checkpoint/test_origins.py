@@ -138,19 +138,31 @@ def test_what_fit_trained_along_is_not_lost_when_the_head_is_saved(
     assert predicted(tmp_path / "h") == pytest.approx(direct(head, backbone), rel=1e-5)
 
 
-def test_a_file_of_weights_without_the_trained_lora_weights_is_refused(
+def test_a_file_of_weights_without_the_trained_lora_weights_is_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     backbone = kit.backbone().add_lora(2)
     head = fit_on(LiveTokens(backbone, list(pictures()), IDS), backbone_lr=0.01)
-    with caplog.at_level(logging.WARNING, logger="dinoneck"):
-        backbone.save_weights(tmp_path / "w.safetensors")
-    assert "LoRA weights are not in" in caplog.text
-
+    trained = backbone.freeze().fingerprint
+    backbone.save_weights(tmp_path / "w.safetensors")
     again = kit.backbone(checkpoint=tmp_path / "w.safetensors")
 
-    with pytest.raises(CheckpointError, match="what was trained along"):
-        save_head(tmp_path / "h", head, backbone=again)
+    save_head(tmp_path / "h", head, backbone=again)
+
+    in_file, of_head = caplog.messages
+    assert "LoRA weights are not in" in in_file
+    assert f"fingerprint {trained}, and this backbone has {again.fingerprint}, of a file" in of_head
+
+
+def test_a_file_of_merged_lora_weights_is_taken(tmp_path: Path) -> None:
+    backbone = kit.backbone().add_lora(2)
+    head = fit_on(LiveTokens(backbone, list(pictures()), IDS), backbone_lr=0.01)
+    backbone.freeze().merge_lora().save_weights(tmp_path / "w.safetensors")
+    again = kit.backbone(checkpoint=tmp_path / "w.safetensors")
+
+    save_head(tmp_path / "h", head, backbone=again)
+
+    assert predicted(tmp_path / "h", again) == pytest.approx(direct(head, backbone), rel=1e-4)
 
 
 def test_a_predictor_refuses_a_head_that_was_fitted_on_tokens_of_other_weights() -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dinoneck.data import read_folders
-from dinoneck.data.copies import Copy, find_copies
+from dinoneck.data.copies import Copy, find_copies, warn_of_changed_copies
 from dinoneck.data.folders import table_of_folder
 from dinoneck.data.layout import read_data_folder
 from dinoneck.training.config import TrainConfig
@@ -148,6 +148,74 @@ def test_changed_copies_of_one_picture_are_counted(
     [line] = lines_of(caplog)
     assert "2 files called like changed copies of another one, such as " in line
     assert f"{tmp_path}/a/{shown.format(tmp_path / 'a')}" in line
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "7_90deg.png",
+        "7_new30degFlipLR.png",
+        "7_flip_lr.png",
+        "7_HFlip.png",
+        "7_rotate90.png",
+        "7_rot1.png",
+        "7_mirror.png",
+        "7_bright.png",
+        "7-edited.png",
+        "7-bearbeitet.png",
+        "7~2.png",
+        "7 copy 2.png",
+        "7 - Kopie.png",
+        "Copy of 7.png",
+        "7-300x200.png",
+        "aug_7_1234.png",
+        "wheat_original_7.jpg_0b1c2d3e-11aa-22bb.png",
+    ],
+)
+def test_a_changed_copy_beside_its_origin_is_counted(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos(tmp_path, "a/7.png", f"a/{name}", "b/0.png")
+
+    read_folders(tmp_path)
+
+    [line] = lines_of(caplog)
+    shown = f"such as {tmp_path}/a/{name} of {tmp_path}/a/7.png"
+    assert line.startswith("1 file called like changed copies of another one, ")
+    assert shown in line
+
+
+def test_a_changed_copy_of_a_changed_copy_is_named_with_the_first_picture(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = [tmp_path / name for name in ("7.png", "7_flip.png", "Copy of 7_flip.png")]
+
+    warn_of_changed_copies(files, {files[1]: "train", files[0]: "train", files[2]: "val"})
+
+    [line] = lines_of(caplog)
+    assert line.startswith("1 file called like changed copies of another one, ")
+    assert f"such as {files[2]} of {files[0]}: " in line
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(["feld.png", "feld_rot.png"], id="red in German"),
+        pytest.param(["feld_rot_1.png", "feld_rot_2.png"], id="red with a number"),
+        pytest.param(["7_bright.png", "7_blur.png"], id="weak words without an origin"),
+        pytest.param(["car.png", "car_left.png"], id="a side"),
+        pytest.param(["img.png", "img_1.png", "img-2.png"], id="numbers"),
+        pytest.param(["7.png", "70.png", "7flip.png"], id="no separator"),
+        pytest.param(["7.png", "8_90deg.png", "aug_12.png"], id="another origin"),
+        pytest.param(["plot.png", "plot_new_site.png"], id="a word more"),
+    ],
+)
+def test_pictures_that_are_called_otherwise_are_no_changed_copies(
+    names: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos(tmp_path, *(f"a/{name}" for name in names), "b/x.png")
+    read_folders(tmp_path)
+    assert lines_of(caplog) == []
 
 
 @pytest.mark.parametrize(

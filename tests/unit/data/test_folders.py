@@ -6,8 +6,10 @@ import logging
 import os
 import re
 import unicodedata
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -199,6 +201,60 @@ def test_files_that_belong_to_pictures_say_nothing(
     touched(tmp_path, "ann/1.jpg.json", "ann/2.jpg.json")
     assert len(list_pictures([tmp_path])[tmp_path]) == 3
     assert caplog.records == []
+
+
+def zipped(path: Path, *names: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"Iout")
+
+
+def test_side_files_that_programs_write_beside_images_say_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "0.tif", "0.tif.aux", "1.tif", "2.tif")
+    Image.new("L", (8, 8)).save(tmp_path / "0.tif.ovr", "TIFF")
+    Image.new("L", (8, 8)).save(tmp_path / "1.ovr", "TIFF")
+    (tmp_path / "1.hdr").write_bytes(b"ENVI\nsamples = 8\n")
+    (tmp_path / "2.tif.hdr").write_bytes(b"ENVI\nsamples = 8\n")
+    zipped(tmp_path / "RoiSet.zip", "0001-0002.roi", "0003-0004.roi")
+
+    pictures = list_pictures([tmp_path])[tmp_path]
+
+    assert names_of(pictures, tmp_path) == ["0.tif", "1.tif", "2.tif"]
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        pytest.param("0.hdr", b"#?RADIANCE\n", id="a picture of Radiance"),
+        pytest.param("1.hdr", b"ENVI\n", id="a header of data that are not read"),
+    ],
+)
+def test_an_hdr_file_that_is_no_header_of_an_image_is_counted(
+    name: str, content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "0.tif")
+    (tmp_path / name).write_bytes(content)
+
+    list_pictures([tmp_path])
+
+    [line] = caplog.messages
+    assert line.startswith("left out: 1 file of other formats (.hdr), the first ")
+
+
+def test_an_archive_of_regions_and_an_image_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "0.tif")
+    zipped(tmp_path / "RoiSet.zip", "0001-0002.roi", "1.tif")
+
+    list_pictures([tmp_path])
+
+    [line] = caplog.messages
+    assert line.startswith(f"left out: 1 archive, the first {tmp_path}/RoiSet.zip")
 
 
 def test_archives_that_are_not_unpacked_are_counted(
@@ -968,6 +1024,15 @@ def test_options_for_the_folders_of_a_part_name_the_part(tmp_path: Path) -> None
         pytest.param(["2023", "2024"], id="years"),
         pytest.param(["day1", "day2", "day10"], id="days"),
         pytest.param(["Camera_1", "camera-2"], id="cameras"),
+        pytest.param(["Parzelle_1", "Parzelle_2"], id="plots in German"),
+        pytest.param(["Feld 1", "Feld 2"], id="fields in German"),
+        pytest.param(["Fläche 1", "Fläche 2"], id="areas in German"),
+        pytest.param(["Juni", "Mai", "März"], id="months"),
+        pytest.param(["100CANON", "101CANON"], id="folders of a camera"),
+        pytest.param(["100MEDIA", "101_0501"], id="folders of a drone and of a day"),
+        pytest.param(["20230501_field", "20230615_field"], id="dates before a word"),
+        pytest.param(["field 2023-05-01", "field 2023-06-15"], id="dates after a word"),
+        pytest.param(["img1", "img2"], id="numbered images"),
     ],
 )
 def test_classes_that_say_when_or_where_are_named(
@@ -977,6 +1042,116 @@ def test_classes_that_say_when_or_where_are_named(
     assert read_folders(tmp_path)["class"].tolist() == sorted(names)
     [record] = caplog.records
     assert "are read as classes; if they say when or where images were taken" in record.getMessage()
+
+
+def test_numbered_folders_of_equal_frames_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, "001/00001.jpg", "001/00002.jpg", "002/00001.jpg", "002/00002.jpg")
+    assert len(read_folders(tmp_path)) == 4
+    [line] = caplog.messages
+    assert "the folders 001 and 002 are read as classes; if they say when or where" in line
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param(["001/00001", "002/00002"], id="other numbers"),
+        pytest.param(["0000045/001", "0000099/001"], id="persons"),
+        pytest.param(["00000/00000_00001", "00001/00000_00001"], id="names of two numbers"),
+    ],
+)
+def test_numbered_folders_of_other_files_say_nothing(
+    files: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touched(tmp_path, *(f"{file}.jpg" for file in files))
+    assert len(read_folders(tmp_path)) == 2
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        pytest.param(["train/a/1.png", "train/b/2.png", "val/a/3.png", "val/b/4.png"], id="parts"),
+        pytest.param(["a/1.png", "b/2.png"], id="classes"),
+        pytest.param(["images/1.png", "masks/1.png"], id="images and masks"),
+        pytest.param(["1.png", "1_mask.png"], id="masks beside images"),
+    ],
+)
+def test_folders_around_a_data_set_name_it(files: list[str], tmp_path: Path) -> None:
+    inside = touched(tmp_path / "archive" / "dataset", *files)
+    with pytest.raises(DataError) as error:
+        read_data_folder(tmp_path)
+    assert "has 1 folder (archive)" in str(error.value)
+    assert str(error.value).endswith(f"; or name {inside}")
+    assert read_data_folder(inside).kind in ("classes", "masks")
+
+
+def test_a_part_with_one_class_needs_the_others(tmp_path: Path) -> None:
+    touched(tmp_path, "train/a/1.png", "train/b/2.png", "val/a/3.png")
+    with pytest.raises(DataError) as error:
+        read_data_folder(tmp_path)
+    assert f"{tmp_path}/val has 1 folder (a)" in str(error.value)
+    assert str(error.value).endswith("; add images of the others to this part")
+
+
+@pytest.mark.parametrize("subfolders", [None, "parts"])
+@pytest.mark.parametrize(("train", "other"), [("train", "test"), ("train2017", "val2017")])
+def test_parts_without_val_have_two_commands(
+    train: str, other: str, subfolders: Literal["parts"] | None, tmp_path: Path
+) -> None:
+    touched(
+        tmp_path, f"{train}/a/1.png", f"{train}/b/2.png", f"{other}/a/3.png", f"{other}/b/4.png"
+    )
+    with pytest.raises(DataError) as error:
+        read_data_folder(tmp_path, subfolders)
+    commands = (
+        f"to train on {train} and score {other} after it: --images {tmp_path}/{train}, then "
+        f"dinoneck evaluate {tmp_path}/{other} --heads RUN --truth {tmp_path}/{other}"
+    )
+    assert commands in str(error.value)
+    assert read_data_folder(tmp_path / train).classes == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        pytest.param("{}/images", "{}/masks", id="images and masks in each part"),
+        pytest.param("images/{}", "masks/{}", id="parts in images and masks"),
+    ],
+)
+@pytest.mark.parametrize("subfolders", [None, "parts"])
+def test_parts_with_masks_without_val_have_two_commands(
+    images: str, masks: str, subfolders: Literal["parts"] | None, tmp_path: Path
+) -> None:
+    for part in ("train", "test"):
+        touched(tmp_path / images.format(part), f"{part}.jpg")
+        touched(tmp_path / masks.format(part), f"{part}.png")
+    with pytest.raises(DataError) as error:
+        read_data_folder(tmp_path, subfolders)
+    trained_on = f"--images {tmp_path}/{images} --labels {tmp_path}/{masks}".format(
+        "train", "train"
+    )
+    scored = f"evaluate {tmp_path}/{images} --heads RUN --truth {tmp_path}/{masks}"
+    assert trained_on in str(error.value)
+    assert scored.format("test", "test") in str(error.value)
+
+
+def test_parts_without_class_folders_need_a_table(tmp_path: Path) -> None:
+    touched(tmp_path, "train/1.png", "test/2.png")
+    with pytest.raises(DataError) as error:
+        read_data_folder(tmp_path)
+    assert "or name the classes of their images in a table (--csv)" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "names", [("Testdaten", "Trainingsdaten"), ("Lernen", "Prüfen"), ("testset", "trainset")]
+)
+def test_parts_in_one_word_are_no_classes(names: tuple[str, str], tmp_path: Path) -> None:
+    touched(tmp_path, *(f"{name}/{name}1.png" for name in names))
+    with pytest.raises(DataError, match="parts of a data set, or classes"):
+        read_folders(tmp_path)
+    assert len(read_folders(tmp_path, subfolders="classes")) == 2
 
 
 @pytest.mark.parametrize(
@@ -989,6 +1164,11 @@ def test_classes_that_say_when_or_where_are_named(
         pytest.param(["type (1)", "type (2)"], id="numbers in brackets"),
         pytest.param(["accepted", "rejected"], id="what is rejected"),
         pytest.param(["copy", "paper"], id="a word for copies, alone"),
+        pytest.param(["000", "001", "002"], id="numbers with zeros"),
+        pytest.param(["May", "wheat"], id="a month and a class"),
+        pytest.param(["20230501_oats", "20230615_wheat"], id="classes with dates"),
+        pytest.param(["100METRE", "wheat"], id="a name like that of a camera's folder"),
+        pytest.param(["lernen", "schlafen"], id="a verb for a part beside another one"),
     ],
 )
 def test_other_classes_say_nothing(

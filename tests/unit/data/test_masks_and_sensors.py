@@ -158,6 +158,10 @@ def test_a_folder_called_masks_that_looks_so_is_no_class(tmp_path: Path) -> None
         pytest.param("color/color_{}.jpg", "depth/depth_{}.jpg", id="a word in each name"),
         pytest.param("rgb/{}.jpg", "ir/{}.jpg", id="equal names"),
         pytest.param("visible/{}.jpg", "thermal/{}.jpg", id="other words"),
+        pytest.param("Farbe/{}.jpg", "Tiefe/{}.jpg", id="German"),
+        pytest.param("RGB/{}.jpg", "Wärmebild/{}.jpg", id="German with an accent"),
+        pytest.param("RGB/{}.jpg", "CIR/{}.jpg", id="colour infrared"),
+        pytest.param("RGB/{}.jpg", "NDVI/{}.jpg", id="an index"),
     ],
 )
 def test_pictures_of_one_scene_by_two_sensors_are_no_classes(
@@ -193,6 +197,13 @@ def test_sensors_whose_pictures_have_other_names_are_named(
         pytest.param("crop/rgb_{}.jpg", "crop/thermal_{}.jpg", id="beginnings"),
         pytest.param("crop/{}_rgb.jpg", "crop/{}_nir.jpg", id="endings"),
         pytest.param("crop/{}/rgb.png", "crop/{}/depth.png", id="whole names"),
+        pytest.param(
+            "crop/FLIR_{}_RGB.jpg", "crop/FLIR_{}_thermal.jpg", id="a word for both before"
+        ),
+        pytest.param("crop/DJI_{}_D.jpg", "crop/DJI_{}_MS_NIR.tif", id="a multispectral camera"),
+        pytest.param("crop/DJI_{}_V.jpg", "crop/DJI_{}_T.jpg", id="letters of a drone"),
+        pytest.param("crop/A{}_f01_ch1.tif", "crop/A{}_f01_ch2.tif", id="channels"),
+        pytest.param("crop/w{}_DAPI.tif", "crop/w{}_GFP.tif", id="stains"),
     ],
 )
 def test_pictures_of_another_sensor_in_a_class_are_counted(
@@ -204,6 +215,65 @@ def test_pictures_of_another_sensor_in_a_class_are_counted(
     assert len(read_folders(tmp_path)) == 9
     assert "3 files called like what another sensor took of the scene" in caplog.text
     assert f"{tmp_path / sensor.format(0)} beside {tmp_path / camera.format(0)}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        pytest.param("crop/{}_T.jpg", "crop/{}_V.jpg", id="letters without a drone"),
+        pytest.param("crop/{}_color.jpg", "crop/{}_rgb.jpg", id="two words for photos"),
+        pytest.param("crop/{}_ch1.jpg", "crop/9{}_ch1.jpg", id="one channel each"),
+        pytest.param("crop/{}_B01.jpg", "crop/{}_B02.jpg", id="what may be blocks"),
+    ],
+)
+def test_other_endings_in_a_class_say_nothing(
+    first: str, second: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos(tmp_path, first)
+    photos(tmp_path, second)
+    photos(tmp_path, "weed/w{}.jpg")
+    assert len(read_folders(tmp_path)) == 9
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        pytest.param("B02/tile{}.jpg", "B03/tile{}.jpg", id="bands"),
+        pytest.param("T1/{}.jpg", "T2/{}.jpg", id="magnetic resonance"),
+        pytest.param("DAPI/{}.jpg", "GFP/{}.jpg", id="stains"),
+        pytest.param("left/130503145279172{}.jpg", "right/130503145279172{}.jpg", id="times"),
+    ],
+)
+def test_classes_whose_pictures_have_the_same_names_are_named(
+    first: str, second: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos(tmp_path, first)
+    photos(tmp_path, second)
+    assert len(read_folders(tmp_path)) == 6
+    [line] = caplog.messages
+    assert "are read as classes, and have 3 pictures of the same names" in line
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        pytest.param("left/{}.jpg", "right/{}.jpg", id="counters"),
+        pytest.param("oats/IMG_000{}.jpg", "wheat/IMG_000{}.jpg", id="counters of a camera"),
+        pytest.param("0/00000_0000{}.jpg", "1/00000_0000{}.jpg", id="two numbers"),
+        pytest.param("001/{}.jpg", "002/{}.jpg", id="folders of numbers"),
+        pytest.param("plate1/A01_f01_{}.jpg", "plate2/A01_f01_{}.jpg", id="wells of plates"),
+        pytest.param("B02/tile{}.jpg", "B03/map{}.jpg", id="bands of other names"),
+        pytest.param("oats/2023050112000{}.jpg", "wheat/2024050112000{}.jpg", id="other times"),
+    ],
+)
+def test_classes_whose_pictures_are_counted_alike_say_nothing(
+    first: str, second: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos(tmp_path, first)
+    photos(tmp_path, second)
+    assert len(read_folders(tmp_path)) == 6
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize("ending", ["heatmap", "instance", "superpixels"])
