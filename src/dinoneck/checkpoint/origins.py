@@ -286,7 +286,8 @@ def _check_weights(trained: TrainedHead, record: Mapping[str, Any]) -> None:
         "file is HeadCheckpoint.load(file).load_backbone()"
     )
     has_lora = record.get("adapter") is not None
-    is_of_file = record["weights"]["kind"] == "file"
+    weights = record.get("weights")  # early records have none
+    is_of_file = isinstance(weights, Mapping) and weights.get("kind") == "file"
     if has_lora and not trained.is_unchanged:
         return  # the head and the LoRA weights may have been trained together
     if is_of_file and not has_lora:
