@@ -50,6 +50,8 @@ _LEAST_SHARE_OF_NUMBERS = 0.25
 _LEAST_MASKS = 3  # fewer masks of one class each are no pattern
 # numbers 1 ... n in every mask: up to this n they may be classes that happen to occur in order
 _MOST_CLASSES_IN_ORDER = 4
+# of fewer values, most border on the next ones anyway
+_FEWEST_STACKED = 3
 _TOPS_OF_AN_OBJECT = 2.0  # a blob has one top, a class that is spread over an image has dozens
 
 # Masks of numbers per pixel with many values. Even with 150 classes, hardly any mask shows 50 of them
@@ -280,6 +282,8 @@ class MaskFile:
         tops: mean number of tops of the values above 0, see :func:`_mean_tops`. 1: each value is one
             blob. None: not counted, as the values above 0 are neither 1 ... n nor many.
         is_in_order: whether the values above 0 are 1 ... n.
+        is_stacked: whether these are three or more, and mostly border on the ones before and after
+            them, as layers and zones do; objects border on the background.
         is_gradual: whether there are 10 to 49 values that change in small steps from pixel to pixel,
             as heights do, see :func:`_changes_gradually`.
     """
@@ -289,6 +293,7 @@ class MaskFile:
     marked: Mapping[Mark, int]
     tops: float | None
     is_in_order: bool
+    is_stacked: bool
     is_gradual: bool
 
     def has_many_values(self) -> bool:
@@ -399,10 +404,14 @@ def _mask_file(raster: LabelRaster, nodata: Sequence[float]) -> MaskFile:
         tops = 1.0
     elif is_in_order or len(pixels) >= _LEAST_VALUES_OF_NUMBERS:
         tops = _mean_tops(np.where(unlabelled, 0, index), len(objects))
+    is_stacked = False
+    if is_in_order and len(objects) >= _FEWEST_STACKED:
+        neighbours = _neighbours(index, ~unlabelled, values)
+        is_stacked = neighbours.share_of_near >= _LEAST_SHARE_OF_NEAR_STEPS
     is_gradual = False
     if _FEWEST_GRADUAL_VALUES <= len(values) < _LEAST_VALUES_OF_NUMBERS:
         is_gradual = _changes_gradually(index, ~unlabelled, values)
-    return MaskFile(raster.name, pixels, marked, tops, is_in_order, is_gradual)
+    return MaskFile(raster.name, pixels, marked, tops, is_in_order, is_stacked, is_gradual)
 
 
 def marks_of(raster: LabelRaster, nodata: Sequence[float]) -> Iterator[tuple[Mark, Raw]]:
@@ -507,6 +516,28 @@ def _changes_gradually(index: Raw, is_labelled: Raw, values: Raw) -> bool:
         is_labelled: (H, W) bool.
         values: the distinct values of the labelled pixels, sorted.
     """
+    neighbours = _neighbours(index, is_labelled, values)
+    if neighbours.share_of_borders <= _LEAST_SHARE_OF_BORDERS:
+        return False
+    return neighbours.share_of_near >= _LEAST_SHARE_OF_NEAR_STEPS
+
+
+@dataclass(frozen=True)
+class _Neighbours:
+    """What labelled pixels of a mask have beside and below them.
+
+    Attributes:
+        share_of_borders: how many pairs of neighbours differ, 0 to 1.
+        share_of_near: of the differing neighbours of a value, how many have one of the next values:
+            the mean over the values that have any, 0 to 1.
+    """
+
+    share_of_borders: float
+    share_of_near: float
+
+
+def _neighbours(index: Raw, is_labelled: Raw, values: Raw) -> _Neighbours:
+    """Compare the neighbouring pixels of a mask, see :func:`_changes_gradually`."""
     right_and_left = (np.s_[:, 1:], np.s_[:, :-1])
     below_and_above = (np.s_[1:, :], np.s_[:-1, :])
     num_neighbours = 0
@@ -522,8 +553,8 @@ def _changes_gradually(index: Raw, is_labelled: Raw, values: Raw) -> bool:
     first_ranks = np.searchsorted(values, np.concatenate(first_values))
     second_ranks = np.searchsorted(values, np.concatenate(second_values))
     num_borders = len(first_ranks)
-    if num_borders <= _LEAST_SHARE_OF_BORDERS * num_neighbours:
-        return False
+    if not num_borders:
+        return _Neighbours(share_of_borders=0.0, share_of_near=0.0)
     largest_near_step = max(1, len(values) // _STEPS_PER_NEAR_STEP)
     is_near = np.abs(first_ranks - second_ranks) <= largest_near_step
     ranks = np.concatenate([first_ranks, second_ranks])
@@ -531,7 +562,7 @@ def _changes_gradually(index: Raw, is_labelled: Raw, values: Raw) -> bool:
     near_borders = np.bincount(ranks, weights=np.concatenate([is_near, is_near]))
     has_border = borders > 0
     near_shares = near_borders[has_border] / borders[has_border]
-    return bool(near_shares.mean() >= _LEAST_SHARE_OF_NEAR_STEPS)
+    return _Neighbours(num_borders / num_neighbours, float(near_shares.mean()))
 
 
 # Which classes they are
@@ -797,6 +828,9 @@ def reason_for_object_ids(survey: MaskSurvey) -> str:
     tops = [file.tops for file in with_objects if file.is_in_order and file.tops is not None]
     numbers = {max(file.pixels) for file in with_objects}
     in_order = len(tops) == len(with_objects) and len(numbers) > 1
+    several = [file for file in with_objects if max(file.pixels) >= _FEWEST_STACKED]
+    if 2 * sum(file.is_stacked for file in several) > len(several):
+        return ""  # layers and zones, of which the last ones are missing in some masks
     if in_order and largest > _MOST_CLASSES_IN_ORDER and np.median(tops) <= _TOPS_OF_AN_OBJECT:
         return (
             f"each of {len(with_objects)} masks has the numbers 1 ... n, with n from "

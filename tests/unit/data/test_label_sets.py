@@ -536,6 +536,19 @@ def test_objects_that_are_numbered_from_1_in_each_image_are_recognised() -> None
         count_classes(masks)
 
 
+@pytest.mark.parametrize("form", ["layers", "rings"])
+def test_classes_in_order_that_border_on_the_next_ones_are_no_objects(form: str) -> None:
+    """Horizons of a soil, of which the deepest are missing in some profiles; grades around a centre."""
+    rows, cols = np.mgrid[:60, :60]
+    from_centre = np.maximum(abs(rows - 30), abs(cols - 30))
+    depth = rows if form == "layers" else 60 - 2 * from_centre
+    masks = [np.minimum(depth // 8, last).astype(np.uint8) for last in (6, 5, 4, 3)]
+
+    classes = mask_classes(survey_masks(masks))
+
+    assert classes.names == tuple("0123456")
+
+
 def test_the_tops_of_areas_are_counted() -> None:
     """The picture in the docstring of ``_mean_tops``: 1 has one top, and 2 has three."""
     areas = np.array(
