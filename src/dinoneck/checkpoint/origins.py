@@ -293,8 +293,8 @@ def _check_weights(trained: TrainedHead, record: Mapping[str, Any]) -> None:
     if is_of_file and not has_lora:
         # LoRA weights may be merged into the file: other weights, but the tokens of the training
         logger.warning(
-            "%s, of a file: right if the file holds what was trained along with the head, such as "
-            "merged LoRA weights; else %s",
+            "%s, of a file, which names weights that it was not trained on: right if that file holds "
+            "what was trained along with the head, such as merged LoRA weights; else %s",
             problem,
             remedy,
         )
