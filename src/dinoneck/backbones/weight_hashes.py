@@ -178,6 +178,7 @@ class Watch:
         self._counts = _counts_of_writes(adapter)
         self._trainable = _trainable_hashes(adapter)
         self._rotary = _rotary_hashes(adapter)
+        self._rotary_counts = _counts_of_rotary_writes(adapter)
         self._lora_off = adapter.lora_off
 
     @property
@@ -194,7 +195,7 @@ class Watch:
         counts = _counts_of_writes(adapter)
         if counts is None or counts != self._counts or adapter.lora_off != self._lora_off:
             return False
-        if _rotary_hashes(adapter) != self._rotary:
+        if not self._has_same_rotary(adapter):
             return False
         trainable = _trainable_hashes(adapter)
         # the hashes of a frozen backbone are kept: there is nothing to save
@@ -202,7 +203,7 @@ class Watch:
 
     def is_same(self, adapter: Adapter) -> bool:
         """Whether the same weights run now; weights that cannot be compared count as the same."""
-        if _rotary_hashes(adapter) != self._rotary:
+        if not self._has_same_rotary(adapter):
             return False
         before, now = self._hashes, current_hashes(adapter)
         if _is_merged(adapter, before, now):
@@ -211,6 +212,16 @@ class Watch:
             return before.fingerprint == now.fingerprint
         same = (before.weights_sha256, before.lora) == (now.weights_sha256, now.lora)
         return same or adapter.weight.dtype != self._dtype
+
+    def _has_same_rotary(self, adapter: Adapter) -> bool:
+        """Whether the rotary frequencies are as they were; values are read only after a write or a move."""
+        counts = _counts_of_rotary_writes(adapter)
+        if counts is not None and counts == self._rotary_counts:
+            return True
+        if _rotary_hashes(adapter) != self._rotary:
+            return False
+        self._rotary_counts = counts
+        return True
 
 
 def _is_merged(adapter: Adapter, before: WeightHashes, now: WeightHashes) -> bool:
@@ -342,6 +353,11 @@ def _trainable_hashes(adapter: Adapter) -> dict[str, str]:
         if parameter.requires_grad and not parameter.is_meta:
             hashes[name] = xxh3_128(bytes_of(parameter.detach())).hexdigest()
     return hashes
+
+
+def _counts_of_rotary_writes(adapter: Adapter) -> WeightState | None:
+    """Return :func:`_versions` of the rotary frequencies."""
+    return _versions([*rotary.buffers_of(adapter.model).values()])
 
 
 def _rotary_hashes(adapter: Adapter) -> dict[str, str]:
