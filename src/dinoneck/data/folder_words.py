@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 _IMAGES = {"image", "images", "img", "imgs", "jpegimages"}
 _PHOTOS = {"photo", "photos", "picture", "pictures", "pics"}
@@ -172,10 +172,10 @@ def part_of(name: str) -> str | None:
 
 def part_names_among(names: Collection[str]) -> list[str]:
     """Return the names that say a part of a data set: ``train``, ``dev``, ``val_set``, but not ``test 2``."""
-    found = [name for name in names if _says_part(name)]
-    if not found and all(plain_word(name) in _SHORT_PARTS for name in names):
+    part_names = [name for name in names if _says_part(name)]
+    if not part_names and all(plain_word(name) in _SHORT_PARTS for name in names):
         return list(names)
-    return found
+    return part_names
 
 
 def _says_part(name: str) -> bool:
@@ -215,3 +215,19 @@ def plain_word(word: str) -> str:
 def _without_accents(name: str) -> str:
     decomposed = unicodedata.normalize("NFKD", name)
     return "".join(letter for letter in decomposed if not unicodedata.combining(letter))
+
+
+def parts_in(names: Iterable[str]) -> set[str]:
+    """Return the parts of a data set (train, val, test) that the words of some names state."""
+    parts = set()
+    for name in names:
+        for word in words_of(name):
+            part = part_of(word)
+            if part is not None:
+                parts.add(part)
+    return parts
+
+
+def words_without_parts(name: str) -> set[str]:
+    """Return the words of a name that state no part of a data set."""
+    return {word for word in words_of(name) if part_of(word) is None}

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dinoneck.data.folder_words import part_of, words_of
+from dinoneck.data.folder_words import parts_in, words_without_parts
 from dinoneck.data.names import parts_of
 from dinoneck.errors import DataError
 
@@ -34,11 +34,7 @@ def part_in(name: str) -> str | None:
 
     None if it states no part, or several.
     """
-    parts = set()
-    for word in words_of(name):
-        part = part_of(word)
-        if part is not None:
-            parts.add(part)
+    parts = parts_in([name])
     return parts.pop() if len(parts) == 1 else None
 
 
@@ -128,14 +124,9 @@ def _folders_beside(folder: Path, part: str) -> list[Path]:
         return beside  # a folder that cannot be listed may have readable files
     for other in others:
         has_part = part_in(other.name) == part and other.is_dir()
-        if has_part and _other_words(other) == _other_words(folder):
+        if has_part and words_without_parts(other.name) == words_without_parts(folder.name):
             beside.append(other)
     return beside
-
-
-def _other_words(folder: Path) -> set[str]:
-    """Return the words in the name of a folder that state no part."""
-    return {word for word in words_of(folder.name) if part_of(word) is None}
 
 
 def _file_in(folders: Iterable[Path], inner_path: Path) -> Path | None:

@@ -10,10 +10,9 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
-from dinoneck.data.folder_words import part_of, words_of
+from dinoneck.data.folder_words import parts_in, words_without_parts
 from dinoneck.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -41,8 +40,8 @@ def check_paths(images: Path, masks: Path) -> None:
     num_common = len(Path(os.path.commonpath([image_path, mask_path])).parts)
     image_depths = range(num_common, len(image_path.parts))
     mask_depths = range(num_common, len(mask_path.parts))
-    image_parts = _parts_in(image_path.parts[num_common:])
-    mask_parts = _parts_in(mask_path.parts[num_common:])
+    image_parts = parts_in(image_path.parts[num_common:])
+    mask_parts = parts_in(mask_path.parts[num_common:])
     if image_parts & mask_parts:
         return
     for image_depth, mask_depth in itertools.product(image_depths, mask_depths):
@@ -75,20 +74,9 @@ def check_paths(images: Path, masks: Path) -> None:
 
 def are_other_parts(name: str, other: str) -> bool:
     """Return whether two names of folders state different parts of a data set: val_images and train."""
-    parts = _parts_in([name])
-    other_parts = _parts_in([other])
+    parts = parts_in([name])
+    other_parts = parts_in([other])
     return bool(parts and other_parts) and not parts & other_parts
-
-
-def _parts_in(names: Iterable[str]) -> set[str]:
-    """Return the parts of a data set that the words of some names state."""
-    parts = set()
-    for name in names:
-        for word in words_of(name):
-            part = part_of(word)
-            if part is not None:
-                parts.add(part)
-    return parts
 
 
 def _differ_in_number(name: str, other: str) -> bool:
@@ -112,23 +100,20 @@ def _folder_for(name: str, path: Path, depth: int) -> Path | None:
     """
     parent = Path(*path.parts[:depth])
     below = path.parts[depth + 1 :]
-    parts = _parts_in([name])
+    parts = parts_in([name])
     try:
         folders = sorted(parent.iterdir())
     except OSError:
         return None  # a folder whose content may be readable, but not listed
     for folder in folders:
         if parts:
-            has_same_parts = _parts_in([folder.name]) == parts
-            has_same_words = _other_words(folder.name) == _other_words(path.parts[depth])
+            has_same_parts = parts_in([folder.name]) == parts
+            has_same_words = words_without_parts(folder.name) == words_without_parts(
+                path.parts[depth]
+            )
             agrees = has_same_parts and has_same_words
         else:
             agrees = folder.name == name
         if agrees and folder.joinpath(*below).is_dir():
             return folder.joinpath(*below)
     return None
-
-
-def _other_words(name: str) -> set[str]:
-    """Return the words of a name that state no part of a data set."""
-    return {word for word in words_of(name) if part_of(word) is None}
