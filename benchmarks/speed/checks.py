@@ -10,7 +10,6 @@ from torch import Tensor
 
 from benchmarks.speed.rows import Row, Setting, Variant, drawn, tensors_of
 
-EQUAL = 1e-9
 OF_WEIGHTS = "gradients of weights"
 ROUNDING = {torch.float32: 2e-5, torch.bfloat16: 4e-2, torch.float16: 1e-2}
 FLOOR = 1e-4  # of the largest of its kind: what is smaller is compared on that scale
@@ -31,7 +30,7 @@ def check(row: Row, setting: Setting) -> None:
     """
     learns = len(row.steps) > 1
     exact = setting.of(dtype=torch.float64, batch=min(setting.batch, 2), learns=learns)
-    _alike(dict(row.build(exact)), EQUAL, gradients=learns)
+    _alike(dict(row.build(exact)), row.equal, gradients=learns)
 
 
 def check_rounding(variants: Mapping[str, Variant], setting: Setting) -> None:

@@ -126,6 +126,7 @@ class Row:
         gpu_batch: B of all settings on a GPU, which small batches leave idle; None = as they are.
         neck: is a neck, which on a GPU is measured next to its whole backbone.
         only_float32: no other dtype is measured.
+        equal: how far results in float64 may differ, relative to their norm.
     """
 
     name: str
@@ -136,6 +137,7 @@ class Row:
     gpu_batch: int | None = 32
     neck: bool = False
     only_float32: bool = False
+    equal: float = 1e-9
 
     def settings_on(self, device: str) -> list[Setting]:
         """Sizes to measure on a device, each once."""
