@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dinoneck.errors import BackboneError, did_you_mean
+from dinoneck.errors import BackboneError
+from dinoneck.text import did_you_mean
 
 TINY = "dinoneck_tiny"
 TINY_WIDTH, TINY_DEPTH = 64, 6

@@ -27,7 +27,8 @@ from dinoneck.backbones.vit_files import is_of_classifier
 from dinoneck.checkpoint import pairing
 from dinoneck.checkpoint.origins import is_changed
 from dinoneck.checkpoint.schema import describe_weights
-from dinoneck.errors import CheckpointError, some_of
+from dinoneck.errors import CheckpointError
+from dinoneck.text import some_of
 from dinoneck.torch_wrappers import without_leading
 
 MODEL = "adapter.model."

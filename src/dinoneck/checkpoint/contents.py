@@ -26,7 +26,8 @@ from dinoneck.checkpoint.schema import BACKBONE_PREFIX, DTYPE_BYTES, LORA_PREFIX
 from dinoneck.codec import encode
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import bytes_of
-from dinoneck.errors import CheckpointError, ConfigError, RegistryError, some_of
+from dinoneck.errors import CheckpointError, ConfigError, RegistryError
+from dinoneck.text import some_of
 from dinoneck.torch_wrappers import COMPILED, KEEP_MODEL, PARALLEL, PARAMETRISED
 
 _FLOATS, _OTHERS = (

@@ -26,7 +26,8 @@ from typing import Any
 from dinoneck.atomic import open_regular
 from dinoneck.checkpoint import schema
 from dinoneck.checkpoint.schema import HeadFile
-from dinoneck.errors import CheckpointError, reason_of, some_of
+from dinoneck.errors import CheckpointError
+from dinoneck.text import reason_of, some_of
 
 METADATA_KEY = "dinoneck"
 HEAD_NAME = "head.safetensors"

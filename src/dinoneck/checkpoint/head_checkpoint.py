@@ -23,7 +23,8 @@ from dinoneck.checkpoint.contents import Contents, Parts
 from dinoneck.codec import encode, normal
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import check_device, check_float
-from dinoneck.errors import BackboneError, CheckpointError, did_you_mean, reason_of
+from dinoneck.errors import BackboneError, CheckpointError
+from dinoneck.text import did_you_mean, reason_of
 from dinoneck.version import __version__
 
 _SHORT_DIGEST = len("sha256:") + 12  # characters, as git shows the start of a commit

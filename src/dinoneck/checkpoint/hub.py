@@ -21,8 +21,9 @@ from dinoneck.checkpoint.card import (
     model_card,
 )
 from dinoneck.checkpoint.format import HEAD_NAME, is_file, only_head, read
-from dinoneck.errors import CheckpointError, reason_of
+from dinoneck.errors import CheckpointError
 from dinoneck.hub_errors import refusal, unreachable
+from dinoneck.text import reason_of
 from dinoneck.version import __version__
 
 if TYPE_CHECKING:

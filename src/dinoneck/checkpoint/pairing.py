@@ -27,9 +27,10 @@ from dinoneck.backbones.load import load_backbone
 from dinoneck.backbones.weight_hashes import differs
 from dinoneck.checkpoint.schema import BackboneRecord, TensorEntry, describe_weights
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.errors import BackboneError, CheckpointError, ConfigError, counted, some_of
+from dinoneck.errors import BackboneError, CheckpointError, ConfigError
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.layers.inputs import Origin
+from dinoneck.text import counted, some_of
 
 logger = logging.getLogger(__name__)
 

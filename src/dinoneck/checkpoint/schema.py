@@ -25,7 +25,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from dinoneck.codec import LARGEST_SIDE
+from dinoneck.checks import LARGEST_SIDE
 from dinoneck.errors import CheckpointError
 
 FORMAT = "dinoneck.head"
