@@ -20,8 +20,9 @@ from torch.overrides import TorchFunctionMode
 from dinoneck import registry
 from dinoneck.backbones import rotary
 from dinoneck.backbones.weight_hashes import state_digest
+from dinoneck.checkpoint.compare import check_fits
 from dinoneck.checkpoint.format import Content, spelling
-from dinoneck.checkpoint.pairing import check_fits, check_lora
+from dinoneck.checkpoint.lora_weights import check_lora
 from dinoneck.checkpoint.schema import BACKBONE_PREFIX, DTYPE_BYTES, LORA_PREFIX, TensorEntry
 from dinoneck.codec import encode
 from dinoneck.data.preprocessing import Preprocessing

@@ -15,15 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck.atomic import write_whole
+from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone, plain_backbone
-from dinoneck.checkpoint import contents, hub, origins, pairing, rehearsal, schema
+from dinoneck.checkpoint import compare, contents, hub, lora_weights, origins, rehearsal, schema
 from dinoneck.checkpoint import format as files
 from dinoneck.checkpoint.backbone_part import BackbonePart, part_for_head
 from dinoneck.checkpoint.contents import Contents, Parts
+from dinoneck.checkpoint.rebuild import rebuild
 from dinoneck.codec import encode, normal
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import check_device, check_float
 from dinoneck.errors import BackboneError, CheckpointError
+from dinoneck.grid import patch_pair
+from dinoneck.layers.inputs import Origin
 from dinoneck.text import did_you_mean, reason_of
 from dinoneck.version import __version__
 
@@ -280,16 +284,16 @@ class HeadCheckpoint:
         own = plain_backbone(backbone)
         given: Any = own.record() if isinstance(own, Backbone) else _plain(own, "backbone")
         schema.check_backbone_record(given, "the record")
-        pairing.check_records(trained, given, weights=not probe)
+        compare.check_records(trained, given, weights=not probe)
         if not probe:
             if isinstance(own, Backbone):
-                pairing.check_rotary(trained, own)
+                compare.check_rotary(trained, own)
             return
         if not isinstance(own, Backbone):
             raise CheckpointError(
                 "a probe needs the backbone itself, not its record", step="pairing"
             )
-        pairing.check_probe(trained, {**given, "probe": own.probe()})
+        compare.check_probe(trained, {**given, "probe": own.probe()})
 
     def load_backbone(
         self, file: str | os.PathLike[str] | None = None, *, random: bool = False
@@ -312,7 +316,7 @@ class HeadCheckpoint:
                 step="pairing",
             )
         if self.backbone_weights is None or file is not None or random:
-            backbone = pairing.rebuild(record, file, random=random)
+            backbone = rebuild(record, file, random=random)
         else:
             with tempfile.TemporaryDirectory(prefix="dinoneck-backbone-") as folder:
                 file = Path(folder, "model.safetensors")
@@ -321,7 +325,7 @@ class HeadCheckpoint:
         if self.adapter_state:
             self.apply_adapter(backbone)
         if not random:
-            pairing.check_rebuilt(record, backbone)
+            compare.check_rebuilt(record, backbone)
         return backbone
 
     def _backbone_of_weights(self, record: Mapping[str, Any], file: Path) -> Backbone:
@@ -331,7 +335,7 @@ class HeadCheckpoint:
             CheckpointError: for a model that is not built by name, with the way to build it.
         """
         try:
-            return pairing.rebuild(record, file)
+            return rebuild(record, file)
         except BackboneError as error:
             reason = str(error).replace(str(file), "the file")
             raise CheckpointError(
@@ -356,7 +360,7 @@ class HeadCheckpoint:
         record = self.meta["backbone"]
         if not self.adapter_state:
             raise CheckpointError("this head file holds no LoRA weights", step="pairing")
-        pairing.apply_lora(backbone, record, self.adapter_state, trainable=trainable)
+        lora_weights.apply_lora(backbone, record, self.adapter_state, trainable=trainable)
 
     def _with(self, weights: Mapping[str, Tensor], check_backbone: bool) -> nn.Module:
         """The module in eval mode, which keeps these tensors."""
@@ -374,7 +378,7 @@ class HeadCheckpoint:
         for part in reversed(
             [*filter(_is_head, module.modules() if check_backbone else ())]
         ):  # members, then ensembles
-            origin = pairing.origin_of(self.meta["backbone"], self.meta["inputs"])
+            origin = _origin_of(self.meta["backbone"], self.meta["inputs"])
             if origin is not None:
                 part.note_origin(origin)
         return cast("nn.Module", module.eval().requires_grad_(True))
@@ -432,7 +436,7 @@ def pack(
         "digest": schema.UNSIGNED,
     }
     content = files.packed(meta, contents.chunks_of(meta, state), name)
-    pairing.check_fits(module, backbone=record, inputs=meta["inputs"], name=name)
+    compare.check_fits(module, backbone=record, inputs=meta["inputs"], name=name)
     checked = contents.check(content)
     rehearsal.check_takes_tokens(checked.module, record, checked.preprocess, name)
     rehearsal.check_views(module, record, checked.preprocess, tta)
@@ -499,6 +503,29 @@ def load_head(
     with torch.inference_mode(False):
         # no one else has them: no copy
         return checkpoint._with(checkpoint.state_dict, check_backbone)
+
+
+def _origin_of(
+    record: Mapping[str, Any] | None, inputs: Mapping[str, Any] | None = None
+) -> Origin | None:
+    """Return what a head was trained on, by the records of its file; None without that of a backbone.
+
+    Args:
+        record: of the backbone.
+        inputs: of how images are prepared.
+    """
+    if record is None:
+        return None
+    layers, patch = record.get("layers"), record.get("patch_size")
+    pair = None if patch is None else patch_pair(patch)
+    return Origin(
+        name=str(record.get("name")),
+        source=weight_hashes.fingerprint_from_record(record),
+        layers=None if layers is None else tuple(layers),
+        normed=record.get("norm"),
+        patch_size=pair if pair is None or pair[0] != pair[1] else pair[0],
+        images=None if inputs is None else dict(inputs),
+    )
 
 
 def _plain(record: Mapping[str, Any] | None, where: str) -> dict[str, Any] | None:

@@ -23,7 +23,7 @@ from dinoneck.checkpoint.backbone_part import (
     part_for_detector,
 )
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint, pack
-from dinoneck.checkpoint.pairing import check_takes_lora
+from dinoneck.checkpoint.lora_weights import check_takes_lora
 from dinoneck.checks import check_minimum
 from dinoneck.data.bands import read_channels
 from dinoneck.data.boxes import to_original

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from dinoneck.backbones.adapter import evaluating
 from dinoneck.backbones.backbone import Backbone, checked_backbone, plain_backbone
+from dinoneck.checkpoint.compare import check_patch
 from dinoneck.checkpoint.format import spelling
 from dinoneck.checkpoint.origins import check_tokens_of, images_for, trained_heads
-from dinoneck.checkpoint.pairing import check_patch
 from dinoneck.checks import check_minimum
 from dinoneck.codec import normal
 from dinoneck.data.bands import read_channels
