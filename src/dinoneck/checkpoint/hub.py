@@ -199,11 +199,12 @@ def push_to_hub(
     if revision is not None and _COMMIT.fullmatch(revision):
         raise CheckpointError(f"a push goes to a branch; {revision} is a commit", step="hub")
     pictures = _pictures(figures)
-    content = read(only_head(file))
-    meta = contents.check(content).meta
+    head_file = read(only_head(file))
+    contents.check(head_file)
+    meta = head_file.header.meta
     text = _terms(terms, meta)
     parts = {
-        HEAD_NAME: b"".join([content.header.start(), *content.buffers]),
+        HEAD_NAME: b"".join([head_file.header.start(), *head_file.buffers]),
         _CONFIG: config_json(meta).encode(),
         "README.md": model_card(meta, repo_id, sorted(pictures)).encode(),
     }

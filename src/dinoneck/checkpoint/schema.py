@@ -146,7 +146,7 @@ class Inputs(Struct):
     std: Deviations | None = None
 
 
-class Parts(Struct):
+class CompositionRecord(Struct):
     """What a composed output is computed from, see :class:`dinoneck.Composition`; a sum is its name and its parts."""
 
     parts: list[str]
@@ -162,7 +162,7 @@ class TaskRecord(Struct):
     kind: str | None = None
     unit: str | None = None
     from_map: str | None = None
-    parts_of: Parts | None = None
+    parts_of: CompositionRecord | None = None
     dim: int | None = None
     labels: list[str] | None = None
     transform: dict[str, Any] | None = None
@@ -220,7 +220,7 @@ class TensorEntry(Struct, array_like=True, forbid_unknown_fields=True, frozen=Tr
     shape: Annotated[tuple[Annotated[int, Meta(ge=0, lt=1 << 48)], ...], Meta(max_length=8)]
 
 
-class HeadFile(Struct, forbid_unknown_fields=True, kw_only=True):
+class HeadRecord(Struct, forbid_unknown_fields=True, kw_only=True):
     """The header; null, or empty, where unknown."""
 
     format: Literal["dinoneck.head"]
@@ -240,7 +240,7 @@ class HeadFile(Struct, forbid_unknown_fields=True, kw_only=True):
     extra: dict[str, Any]
 
 
-def check(meta: Mapping[str, Any], name: str) -> HeadFile:
+def check(meta: Mapping[str, Any], name: str) -> HeadRecord:
     """Check the metadata of a file and return it as a struct.
 
     Raises:
@@ -258,7 +258,7 @@ def check(meta: Mapping[str, Any], name: str) -> HeadFile:
             f"{name} has schema {schema}, this dinoneck reads schema {SCHEMA}; {remedy}",
             step="schema",
         )
-    record: HeadFile = _converted(meta, HeadFile, name)
+    record: HeadRecord = _converted(meta, HeadRecord, name)
     if record.backbone is not None:
         _check_known(record.backbone, meta["backbone"], f"{name}: backbone")
     for key in ("training", "extra"):

@@ -22,7 +22,7 @@ from dinoneck.checkpoint.backbone_part import (
     name_in_model,
     part_for_detector,
 )
-from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint, pack
+from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint, checkpoint_of_detector
 from dinoneck.checkpoint.lora_weights import check_takes_lora
 from dinoneck.checks import check_minimum
 from dinoneck.data.bands import read_channels
@@ -285,7 +285,7 @@ class Detector(nn.Module):
             state[f"tuned.{i}"] = value.detach().clone()
         whole.load_state_dict(state, assign=True)
         of_head = BackbonePart(record=part.record, lora=part.lora, weights={})
-        return HeadCheckpoint(pack(whole, of_head, preprocess=self.preprocess, **record))
+        return checkpoint_of_detector(whole, of_head, preprocess=self.preprocess, **record)
 
     def _check_dtypes(self, tuned: Mapping[str, Tensor]) -> None:
         """Raise a CheckpointError if weights of the backbone that go into the file have another dtype than the head."""
