@@ -22,7 +22,7 @@ import torch
 from dinoneck import Predictor, load_head
 from dinoneck.atomic import write_text
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
-from dinoneck.checkpoint.pairing import rebuild
+from dinoneck.checkpoint.rebuild import rebuild
 from dinoneck.cli import main as cli
 from dinoneck.cli import train
 from dinoneck.cli.text import show_scores, table

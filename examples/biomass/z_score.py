@@ -9,8 +9,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from dinoneck.errors import DataError, did_you_mean, some_of
+from dinoneck.errors import DataError
 from dinoneck.tasks import TargetTransform
+from dinoneck.text import did_you_mean, some_of
 
 FLAT_NAME = "target"
 _STATISTICS = ("mean", "std")

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dinoneck.errors import counted
+from dinoneck.text import counted
 from examples.pointcloud.frame_check import FrameReport, view_links
 from examples.pointcloud.frames import Frames
 from examples.pointcloud.level_check import LevelReport

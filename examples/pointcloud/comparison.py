@@ -18,7 +18,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from dinoneck.atomic import write_text
-from dinoneck.errors import ConfigError, reason_of
+from dinoneck.errors import ConfigError
+from dinoneck.text import reason_of
 from examples.pointcloud.comparison_tables import markdown
 from examples.pointcloud.data_digest import data_digest
 from examples.pointcloud.instances import AP_OF, SceneMatches, matches_from_json

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoneck.backbones.known import TINY
-from dinoneck.errors import counted
+from dinoneck.text import counted
 from examples.pointcloud.instances import AP_OF
 from examples.pointcloud.paired import LEAST_GROUPS
 from examples.pointcloud.room_batches import STAND_IN

@@ -12,9 +12,10 @@ from dinoneck import FeatureStore, load_backbone
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.data import read_image_size
 from dinoneck.devices import local_device
-from dinoneck.errors import ConfigError, DataError, counted
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.progress import progress
 from dinoneck.store.feature_store import no_empty_store
+from dinoneck.text import counted
 from examples.pointcloud.feature_files import feature_file, write_map
 from examples.pointcloud.features import input_size
 from examples.pointcloud.frames import image_files, pixels, scene_folders

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dinoneck.errors import DataError, reason_of, some_of
+from dinoneck.errors import DataError
+from dinoneck.text import reason_of, some_of
 
 JSON = "frames.json"
 _SHOWN = 5  # names in a message

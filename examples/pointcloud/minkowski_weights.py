@@ -12,8 +12,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dinoneck.errors import CheckpointError, ConfigError, some_of
+from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.points import minkowski_to_conv3d
+from dinoneck.text import some_of
 from dinoneck.weight_files import read_state
 
 STEM = "conv0p1s1.kernel"

@@ -25,7 +25,8 @@ import tyro
 
 from dinoneck.atomic import write_whole
 from dinoneck.data import read_image_size
-from dinoneck.errors import DataError, counted, some_of
+from dinoneck.errors import DataError
+from dinoneck.text import counted, some_of
 from examples.pointcloud.feature_files import check_aspect, feature_file, read_map
 from examples.pointcloud.frames import SUFFIXES
 from examples.pointcloud.plain_pickle import dump_plain, load_plain

@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from dinoneck.atomic import open_regular
-from dinoneck.errors import DataError, reason_of
+from dinoneck.errors import DataError
+from dinoneck.text import reason_of
 
 LARGEST_BYTES = 256 << 20  # ScanNet's own info files have some tens of MB
 MOST_OPCODES = 50_000_000  # a value takes up to some 100 bytes of memory

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.errors import DataError, counted, some_of
+from dinoneck.errors import DataError
 from dinoneck.points import Cameras, PointProjector, VoxelGrid, check_cameras
+from dinoneck.text import counted, some_of
 from examples.pointcloud.frames import Frames
 from examples.pointcloud.room_batches import IGNORED, Scene
 

@@ -11,8 +11,9 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from dinoneck.atomic import write_whole
-from dinoneck.errors import CheckpointError, some_of
+from dinoneck.errors import CheckpointError
 from dinoneck.points import DecoderInjection, GatedFusion, SparseFeatures, VoxelGrid
+from dinoneck.text import some_of
 from dinoneck.weight_files import read_state
 from examples.pointcloud.minkowski_weights import BATCH_COUNTER, is_minkowski, unet_weights
 from examples.pointcloud.res16unet import Res16UNet

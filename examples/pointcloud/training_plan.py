@@ -16,7 +16,8 @@ from tyro.conf import Suppress
 
 from dinoneck import load_backbone
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.errors import ConfigError, DataError, counted, some_of
+from dinoneck.errors import ConfigError, DataError
+from dinoneck.text import counted, some_of
 from examples.pointcloud.features import frame_maps, maps_of
 from examples.pointcloud.frames import Frames, read_frames, scene_folders
 from examples.pointcloud.room_batches import STAND_IN, Inputs, Scene, Voxels, scene

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from packaging.requirements import Requirement
 
-from dinoneck.errors import first_line
+from dinoneck.text import first_line
 from dinoneck.version import __version__
 
 _MODULES = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn", "spconv-cu126": "spconv"}

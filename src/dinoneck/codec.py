@@ -21,11 +21,10 @@ from typing import Any, Union
 import msgspec
 
 from dinoneck import registry
-from dinoneck.errors import ConfigError, RegistryError, did_you_mean
+from dinoneck.errors import ConfigError, RegistryError
+from dinoneck.text import did_you_mean
 
 TAG = "$"
-LARGEST_SIDE = 8192  # pixels of an image that a file or a call asks for
-LARGEST_FLOAT = 3.4028234663852886e38  # of float32, as which labels are read
 _EXACT = (str, int, types.NoneType)  # values that are their own normal form
 _UNIONS = (Union, types.UnionType)
 _LISTS = (Sequence, list, tuple)
@@ -223,17 +222,6 @@ def is_part(value: Any) -> bool:
         and set(value) == {"type", "config"}
         and isinstance(value["config"], Mapping)
     )
-
-
-def at_least(minimum: int, **values: int) -> None:
-    """Check that every named number is ``minimum`` or more.
-
-    Raises:
-        ConfigError: naming the first that is not.
-    """
-    for name, value in values.items():
-        if value < minimum:
-            raise ConfigError(f"{name} is {value}; expected {minimum} or more")
 
 
 def _module(kind: type, part: Mapping[str, Any], where: str) -> Any:

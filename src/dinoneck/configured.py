@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from dinoneck.codec import encode, normal
-from dinoneck.errors import ConfigError, did_you_mean
+from dinoneck.errors import ConfigError
+from dinoneck.text import did_you_mean
 
 if TYPE_CHECKING:
     from dinoneck.checkpoint.hub import CommitInfo

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dinoneck.errors import ConfigError, first_line
+from dinoneck.errors import ConfigError
+from dinoneck.text import first_line
 
 
 def local_device(device: torch.device | str | None) -> torch.device:

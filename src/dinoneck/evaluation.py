@@ -42,12 +42,13 @@ from dinoneck.detection.evaluation import (
     score_segments,
 )
 from dinoneck.detection.paired import precision_intervals
-from dinoneck.errors import ConfigError, DataError, did_you_mean, some_of
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.ensemble import areas_of
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.results import predict_many
 from dinoneck.inference.sources import MaskRecord, opened
 from dinoneck.tasks import Column, Task, columns_of
+from dinoneck.text import did_you_mean, some_of
 from dinoneck.training.report import summary
 from dinoneck.training.scores import map_confusion
 from dinoneck.training.table import class_names, column_numbers, masks_of, reader_of_classes

@@ -9,7 +9,7 @@ import errno
 import re
 from typing import cast
 
-from dinoneck.errors import printable
+from dinoneck.text import printable
 
 _LONGEST = 200
 _SECRET = re.compile(r"hf_[A-Za-z0-9]{4,}|(?i:bearer|authorization)[\s:=]+\S+")

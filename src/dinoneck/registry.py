@@ -16,7 +16,8 @@ from importlib.util import module_from_spec, spec_from_file_location  # noqa: TI
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from dinoneck.errors import ConfigError, RegistryError, did_you_mean, first_line
+from dinoneck.errors import ConfigError, RegistryError
+from dinoneck.text import did_you_mean, first_line
 
 # name -> module and name of the class that the package registers
 HOMES: dict[str, str] = {

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from dinoneck.atomic import check_regular
-from dinoneck.errors import BackboneError, first_line, reason_of, some_of
+from dinoneck.errors import BackboneError
+from dinoneck.text import first_line, reason_of, some_of
 from dinoneck.torch_wrappers import LEADING
 
 _STATES = ("model", "state_dict")  # where a dict keeps its state dict

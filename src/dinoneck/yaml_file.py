@@ -13,7 +13,8 @@ from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
 from dinoneck.atomic import read_regular
-from dinoneck.errors import ConfigError, reason_of
+from dinoneck.errors import ConfigError
+from dinoneck.text import reason_of
 
 _EXPONENT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
 

@@ -127,7 +127,7 @@ def test_the_judge_of_changes_sees_a_predictor_that_compares_no_weights(
     mode = "the backbone of a Predictor, after it is made"
     assert set(changes.outcomes(mode, 0.1, tmp_path)) == {REFUSED}
     monkeypatch.setattr("dinoneck.backbones.weight_hashes.Watch.is_same", lambda *_: True)
-    monkeypatch.setattr("dinoneck.checkpoint.pairing.check_records", lambda *_, **__: None)
+    monkeypatch.setattr("dinoneck.checkpoint.compare.check_records", lambda *_, **__: None)
     found = list(changes.outcomes(mode, 0.1, tmp_path))
     assert any("results differs by" in outcome for outcome in found)
 

@@ -9,7 +9,7 @@ PIPELINES = [
     Mutant(
         sentence="A head file with changed weights is loaded.",
         where="checkpoint.contents:check",
-        edit=never("content.digest != _record.digest"),
+        edit=never("file.digest != _record.digest"),
         tests=["unit/checkpoint/test_head_checkpoint.py::test_any_changed_bit_is_refused"],
     ),
     Mutant(

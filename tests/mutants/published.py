@@ -59,7 +59,7 @@ PUBLISHED = [
     ),
     Mutant(
         sentence="A published head takes a backbone with any weights.",
-        where="checkpoint.pairing:check_records",
+        where="checkpoint.compare:check_records",
         edit=never('_kind != "file"'),
         tests=["unit/published/test_published_names.py::test_other_backbones_are_refused"],
     ),

@@ -21,9 +21,9 @@ from timm.models.vision_transformer import VisionTransformer
 
 from dinoneck import ConfigError, DataError, DinoneckError, save_head, wrap_backbone
 from dinoneck.data import Preprocessing
-from dinoneck.errors import Refusal
 from dinoneck.serve import Settings, create_app, serve
 from dinoneck.serve.models import Model, open_model
+from dinoneck.serve.refusal import Refusal
 from dinoneck.serve.worker import Worker
 from tests import kit
 from tests.refusals import Row

@@ -21,7 +21,7 @@ from dinoneck import (
     STAPyramid,
     load_backbone,
 )
-from dinoneck.errors import did_you_mean
+from dinoneck.text import did_you_mean
 from dinoneck.training import FreezeSchedule
 from dinoneck.training.parameter_groups import FreezeReport
 

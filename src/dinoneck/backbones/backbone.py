@@ -18,8 +18,9 @@ from dinoneck.backbones.adapter import Adapter, WeightHashes, is_trainable
 from dinoneck.backbones.known import LICENSES, family_of, has_other_recipe, license_of
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import is_capturing
-from dinoneck.errors import BackboneError, ConfigError, DataError, ShapeError, counted
+from dinoneck.errors import BackboneError, ConfigError, DataError, ShapeError
 from dinoneck.grid import PatchSize, TokenGrid
+from dinoneck.text import counted
 from dinoneck.tokens import Tokens
 from dinoneck.torch_wrappers import COMPILED, KEEP_MODEL
 

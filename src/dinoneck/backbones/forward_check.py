@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from dinoneck.backbones.adapter import Adapter, ForwardTokens, evaluating
 from dinoneck.backbones.weight_hashes import uniform
-from dinoneck.errors import BackboneError, GridError, reason_of
+from dinoneck.errors import BackboneError, GridError
 from dinoneck.grid import TokenGrid
+from dinoneck.text import reason_of
 
 logger = logging.getLogger(__name__)
 

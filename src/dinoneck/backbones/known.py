@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dinoneck.errors import BackboneError, did_you_mean
+from dinoneck.errors import BackboneError
+from dinoneck.text import did_you_mean
 
 TINY = "dinoneck_tiny"
 TINY_WIDTH, TINY_DEPTH = 64, 6
@@ -126,6 +127,8 @@ _SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 _FILE = re.compile(r"(?P<base>.+?)(-(?P<hash>[0-9a-f]{8}))?( ?\(\d+\))?")
 _ANONYMOUS = ("model.safetensors", "pytorch_model.bin")  # the folder has the name
 _CACHED = re.compile(r"models--(?P<owner>[\w.\-]+?)--(?P<name>[\w.\-]+)")  # the Hub's cache
+
+_OFFICIAL_RECIPE = "'official'"  # of positions
 
 
 def resolve_name(name: str) -> str:
@@ -275,11 +278,19 @@ def refuse(name: str, names: list[str]) -> BackboneError:
     )
 
 
-def has_other_recipe(record: Mapping[str, Any]) -> bool:
-    """Whether a record's model resamples positions with the official recipe instead of its library's own.
+def position_recipe(record: Mapping[str, Any]) -> str:
+    """Name the function that resamples a model's positions; only plain DINOv2 and unknown families have several."""
+    family = record.get("family")
+    is_official = record.get("pos_embed") == "official"
+    is_plain_dinov2 = family == "dinov2" and not record.get("num_registers")
+    has_choice = is_plain_dinov2 or (family == "other" and is_official)
+    if not has_choice:
+        return "the only one"
+    if is_official or record.get("source") == "official":
+        return _OFFICIAL_RECIPE
+    return f"{record.get('pos_embed')!r} of {record.get('source')}"
 
-    Only plain DINOv2 and unknown families have several recipes.
-    """
-    plain = record.get("family") == "dinov2" and not record.get("num_registers")
-    several = plain or record.get("family") == "other"
-    return several and record.get("pos_embed") == "official" and record.get("source") != "official"
+
+def has_other_recipe(record: Mapping[str, Any]) -> bool:
+    """Whether a record's model resamples positions with the official recipe instead of its library's own."""
+    return record.get("source") != "official" and position_recipe(record) == _OFFICIAL_RECIPE

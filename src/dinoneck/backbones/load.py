@@ -32,7 +32,8 @@ from dinoneck.backbones.known import (
 )
 from dinoneck.backbones.weight_hashes import uniform
 from dinoneck.devices import check_float
-from dinoneck.errors import BackboneError, ConfigError, counted, did_you_mean
+from dinoneck.errors import BackboneError, ConfigError
+from dinoneck.text import counted, did_you_mean
 from dinoneck.torch_wrappers import KEEP_MODEL
 
 logger = logging.getLogger(__name__)

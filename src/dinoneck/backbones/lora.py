@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from dinoneck.backbones.adapter import LORA_PARTS, Adapter, is_lora
 from dinoneck.devices import bytes_of
-from dinoneck.errors import BackboneError, ConfigError, missing_extra
+from dinoneck.errors import BackboneError, ConfigError
+from dinoneck.extras import missing_extra
 from dinoneck.torch_wrappers import COMPILED
 
 Targets = Literal["attention", "all"]

@@ -20,8 +20,10 @@ from torch import Tensor, nn
 
 from dinoneck.backbones.adapter import Adapter, ForwardTokens, PosEmbed, official_positions
 from dinoneck.backbones.known import SATELLITE, SATELLITE_MEAN, SATELLITE_STD
-from dinoneck.errors import BackboneError, first_line, missing_extra, reason_of
+from dinoneck.errors import BackboneError
+from dinoneck.extras import missing_extra
 from dinoneck.grid import patch_pair
+from dinoneck.text import first_line, reason_of
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from dinoneck.backbones.known import KNOWN, Known, dimensions_of, family_of, model_of
-from dinoneck.errors import BackboneError, some_of
+from dinoneck.errors import BackboneError
+from dinoneck.text import some_of
 from dinoneck.torch_wrappers import plain_name
 from dinoneck.weight_files import as_dict, check_dense, check_held, read_any
 

@@ -23,8 +23,9 @@ from dinoneck.backbones import rotary
 from dinoneck.backbones.known import names_of
 from dinoneck.backbones.lora import base_state
 from dinoneck.backbones.vit_files import read_vit, shape_of
-from dinoneck.errors import BackboneError, first_line, reason_of, some_of
+from dinoneck.errors import BackboneError
 from dinoneck.hub_errors import refusal, unreachable
+from dinoneck.text import first_line, reason_of, some_of
 
 logger = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ file passes that model. Rotary frequencies are in no hash, see :mod:`dinoneck.ba
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,10 +25,11 @@ from dinoneck.backbones.backbone import (
     unchanged_origin,
 )
 from dinoneck.backbones.vit_files import is_of_classifier
-from dinoneck.checkpoint import pairing
+from dinoneck.checkpoint.lora_weights import lora_of
 from dinoneck.checkpoint.origins import is_changed
-from dinoneck.checkpoint.schema import describe_weights
-from dinoneck.errors import CheckpointError, some_of
+from dinoneck.checkpoint.schema import NAMED, describe_weights
+from dinoneck.errors import CheckpointError
+from dinoneck.text import some_of
 from dinoneck.torch_wrappers import without_leading
 
 MODEL = "adapter.model."
@@ -85,16 +87,34 @@ def part_for_head(
         record = None if backbone is None else dict(backbone)
         if record is not None and not state:
             _check_found_elsewhere(record, is_record=True)
-        return BackbonePart(record, lora=pairing.lora_of(backbone), weights=state)
+        return BackbonePart(record, lora=lora_of(backbone), weights=state)
     forget_hashes(backbone)
-    record = pairing.record_of(backbone)
+    record = record_of(backbone)
     if state:
         _check_can_be_built(state)
         state |= rotary.changed_buffers(backbone.adapter.model)
     else:
         _check_found_elsewhere(record, is_record=False)
         _check_rotary(backbone)
-    return BackbonePart(record, lora=pairing.lora_of(backbone), weights=state)
+    return BackbonePart(record, lora=lora_of(backbone), weights=state)
+
+
+def record_of(backbone: Backbone) -> dict[str, Any]:
+    """Return a backbone's record with its functional probe; a backbone without values has none.
+
+    Raises:
+        CheckpointError: if its outputs are not finite.
+    """
+    record = backbone.record()
+    if record["weights_sha256"] is None:
+        return record
+    probe = backbone.probe()
+    if not all(math.isfinite(number) for number in probe):
+        raise CheckpointError(
+            f"the backbone {backbone.name!r} gives values that are not finite; check its weights",
+            step="write",
+        )
+    return {**record, "probe": probe}
 
 
 def part_for_detector(
@@ -123,7 +143,7 @@ def part_for_detector(
         # any parameter may differ from those; buffers are as the model is built, or were changed
         parameters = lora.base_state(dict(adapter.model.named_parameters()))
         names.update(parameters.keys() & state.keys())
-    own_lora = pairing.lora_of(backbone)
+    own_lora = lora_of(backbone)
     lora_record = lora.record(adapter) if own_lora else None
     tuned = {name: state[name] for name in sorted(names)}
     return DetectorPart(
@@ -186,7 +206,7 @@ def name_in_model(name: str) -> str:
 def _lost_frequencies(backbone: Backbone) -> dict[str, Tensor]:
     """The rotary frequencies that were changed after the model was built by its name alone."""
     kind = unchanged_origin(backbone.weights)["kind"]
-    if backbone.adapter.source != "timm" or kind not in pairing.NAMED:
+    if backbone.adapter.source != "timm" or kind not in NAMED:
         return {}
     return rotary.changed_buffers(backbone.adapter.model)
 

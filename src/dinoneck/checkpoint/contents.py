@@ -1,4 +1,4 @@
-"""The module, the tensors and the preprocessing that a head file describes, checked against each other; and the bytes.
+"""What a head file holds: the module that its configuration describes, its tensors and its preprocessing.
 
 Nothing is used before everything is checked. Order: registry -> configuration (built on the meta
 device, so a header cannot ask for memory) -> tasks, inputs -> tensor names, shapes, dtypes ->
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -20,135 +19,163 @@ from torch.overrides import TorchFunctionMode
 from dinoneck import registry
 from dinoneck.backbones import rotary
 from dinoneck.backbones.weight_hashes import state_digest
-from dinoneck.checkpoint.format import Content, spelling
-from dinoneck.checkpoint.pairing import check_fits, check_lora
-from dinoneck.checkpoint.schema import BACKBONE_PREFIX, DTYPE_BYTES, LORA_PREFIX, TensorEntry
+from dinoneck.checkpoint.compare import check_fits
+from dinoneck.checkpoint.format import HeadFile, spelling
+from dinoneck.checkpoint.lora_weights import check_lora
+from dinoneck.checkpoint.schema import BACKBONE_PREFIX, LORA_PREFIX, TensorEntry
 from dinoneck.codec import encode
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import bytes_of
-from dinoneck.errors import CheckpointError, ConfigError, RegistryError, some_of
+from dinoneck.errors import CheckpointError, ConfigError, RegistryError
+from dinoneck.text import some_of
 from dinoneck.torch_wrappers import COMPILED, KEEP_MODEL, PARALLEL, PARAMETRISED
 
-_FLOATS, _OTHERS = (
-    ("float64", "float32", "float16", "bfloat16"),
-    ("int64", "int32", "uint8", "bool"),
-)
+# the dtypes of a file, see schema.DTYPE_BYTES
 TORCH_DTYPES = {
-    name: getattr(torch, word) for name, word in zip(DTYPE_BYTES, _FLOATS + _OTHERS, strict=True)
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
 }
 FILE_DTYPES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
-_SHOWN = 5
-# of torch while a head is built; those here need at most 9 per tensor
-_CALLS, _CALLS_PER_TENSOR = 4_000, 15
-_FILLING = frozenset(
-    {
-        getattr(nn.init, name)
-        for name in dir(nn.init)
-        if name.endswith("_") and not name.startswith("_")
-    }
-    | {getattr(Tensor, name) for name in ("uniform_", "normal_", "fill_", "zero_", "abs_")}
-)
+_SHOWN = 5  # names in a message
+_LONGEST_SHOWN = 80  # characters of a value in a message
+# calls of torch while a head is built: the heads of this library need at most 9 per tensor
+_CALLS = 4_000
+_CALLS_PER_TENSOR = 15
 
 
-class Parts(NamedTuple):
-    """The tensors of a file by what they belong to, under the names that they have there."""
+class TensorGroups(NamedTuple):
+    """The tensors of a file by what they belong to, by their names there.
+
+    Attributes:
+        head: the weights of the module.
+        adapter: LoRA weights of its backbone.
+        backbone: weights of a backbone that was tuned along.
+    """
 
     head: dict[str, Any]
     adapter: dict[str, Any]
     backbone: dict[str, Any]
 
 
-class Contents(NamedTuple):
-    """A checked head file.
-
-    Attributes:
-        meta: the metadata as it was read.
-        module: what the configuration describes, on the meta device.
-        preprocess: how images are prepared; None where it is not recorded.
-        tensors: of the head, of LoRA and of a backbone that was tuned along.
-    """
-
-    meta: dict[str, Any]
-    module: nn.Module
-    preprocess: Preprocessing | None
-    tensors: Parts
-
-
-def check(content: Content) -> Contents:
+def check(file: HeadFile) -> nn.Module:
     """Check the class, configuration, tensors, digest and values of a head file whose records are checked.
+
+    Returns:
+        The module that the configuration describes, on the meta device.
 
     Raises:
         CheckpointError: naming what does not fit.
     """
-    name, record, meta = content.name, content.header.record, content.header.meta
+    name = file.name
+    record = file.header.record
+    meta = file.header.meta
     with torch.inference_mode(False):  # what is read can be trained
-        module = on_meta(meta, name)
-        try:
-            preprocess = (
-                None if meta["inputs"] is None else Preprocessing.from_record(meta["inputs"])
-            )
-        except (ConfigError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{name}: inputs: {error}", step="config") from None
-        parts = by_part({entry.name: entry for entry in record.tensors})
-        if parts.adapter or (record.backbone is not None and record.backbone.adapter is not None):
-            check_lora(parts.adapter, record.backbone, name)
-        _check_tensors(module, parts.head, name)
-        if content.digest != record.digest:
-            raise CheckpointError(
-                f"{name}: the content does not match its digest; the file is damaged or was "
-                "edited. Fetch it again",
-                step="digest",
-            )
-        # a signed file may have been written by another program
-        try:
-            check_fits(
-                module,
-                backbone=meta["backbone"],
-                inputs=meta["inputs"],
-                name=type(module).__name__,
-            )
-        except CheckpointError as error:
-            raise CheckpointError(f"{name}: {error}", step=error.step) from None
-        pairs = zip(record.tensors, content.buffers, strict=True)
-        state = {entry.name: _tensor(entry, buffer) for entry, buffer in pairs}
-    check_finite(state, name)
-    values = by_part(state)
-    if values.backbone:
-        known = (meta["backbone"] or {}).get("weights_sha256")
-        found = state_digest(rotary.without_buffers(values.backbone))
-        if known != found:
-            raise CheckpointError(
-                f"{name} holds weights of a backbone with the SHA-256 {found}; its backbone "
-                f"record states {known}: save the head again with the backbone and its own weights",
-                step="tensors",
-            )
-    return Contents(meta, module, preprocess, values)
+        module = build_on_meta(meta, name)
+    preprocess_of(file)
+    entries = group_tensors({entry.name: entry for entry in record.tensors})
+    announces_lora = record.backbone is not None and record.backbone.adapter is not None
+    if entries.adapter or announces_lora:
+        check_lora(entries.adapter, record.backbone, name)
+    _check_tensors(module, entries.head, name)
+    if file.digest != record.digest:
+        raise CheckpointError(
+            f"{name}: the content does not match its digest; the file is damaged or was "
+            "edited. Fetch it again",
+            step="digest",
+        )
+    _check_records_fit(module, meta, name)
+    tensors = tensors_of(file)
+    check_finite(tensors, name)
+    backbone_weights = group_tensors(tensors).backbone
+    if backbone_weights:
+        _check_backbone_weights(backbone_weights, meta["backbone"], name)
+    return module
 
 
-def by_part(tensors: Mapping[str, Any]) -> Parts:
+def preprocess_of(file: HeadFile) -> Preprocessing | None:
+    """Return how images are prepared; None if the file does not record it.
+
+    Raises:
+        CheckpointError: if its record is not one of a preprocessing.
+    """
+    record = file.header.meta["inputs"]
+    if record is None:
+        return None
+    try:
+        return Preprocessing.from_record(record)
+    except (ConfigError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{file.name}: inputs: {error}", step="config") from None
+
+
+def tensors_of(file: HeadFile) -> dict[str, Tensor]:
+    """Return the tensors of a file by their names there, in the memory that was read."""
+    tensors = {}
+    with torch.inference_mode(False):  # what is read can be trained
+        for entry, buffer in zip(file.header.record.tensors, file.buffers, strict=True):
+            dtype = TORCH_DTYPES[entry.dtype]
+            if len(buffer):
+                values = torch.frombuffer(buffer, dtype=dtype)
+            else:
+                values = torch.empty(0, dtype=dtype)
+            tensors[entry.name] = values.reshape(entry.shape)
+    return tensors
+
+
+def group_tensors(tensors: Mapping[str, Any]) -> TensorGroups:
     """Return the head's tensors, the LoRA weights and the weights of a backbone that was tuned along."""
-    parts = Parts({}, {}, {})
+    groups = TensorGroups(head={}, adapter={}, backbone={})
     for name, value in tensors.items():
         if name.startswith(LORA_PREFIX):
-            parts.adapter[name.removeprefix(LORA_PREFIX)] = value
+            groups.adapter[name.removeprefix(LORA_PREFIX)] = value
         elif name.startswith(BACKBONE_PREFIX):
-            parts.backbone[name.removeprefix(BACKBONE_PREFIX)] = value
+            groups.backbone[name.removeprefix(BACKBONE_PREFIX)] = value
         else:
-            parts.head[name] = value
-    return parts
+            groups.head[name] = value
+    return groups
 
 
-def together(parts: Parts) -> dict[str, Any]:
-    """Return all tensors of a file by their names there, the inverse of :func:`by_part`."""
-    adapter = {LORA_PREFIX + name: value for name, value in parts.adapter.items()}
-    return (
-        parts.head
-        | adapter
-        | {BACKBONE_PREFIX + name: value for name, value in parts.backbone.items()}
-    )
+def join_tensors(groups: TensorGroups) -> dict[str, Any]:
+    """Return all tensors of a file by their names there, the inverse of :func:`group_tensors`."""
+    tensors = dict(groups.head)
+    for name, value in groups.adapter.items():
+        tensors[LORA_PREFIX + name] = value
+    for name, value in groups.backbone.items():
+        tensors[BACKBONE_PREFIX + name] = value
+    return tensors
 
 
-def on_meta(meta: Mapping[str, Any], name: str) -> nn.Module:
+def _check_records_fit(module: nn.Module, meta: Mapping[str, Any], name: str) -> None:
+    """Compare a head with the records of its own file, which another program may have signed."""
+    try:
+        check_fits(
+            module, backbone=meta["backbone"], inputs=meta["inputs"], name=type(module).__name__
+        )
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: {error}", step=error.step) from None
+
+
+def _check_backbone_weights(
+    weights: Mapping[str, Tensor], record: Mapping[str, Any] | None, name: str
+) -> None:
+    """Compare the weights of a backbone in a file with the hash in its record."""
+    recorded_digest = (record or {}).get("weights_sha256")
+    digest = state_digest(rotary.without_buffers(weights))
+    if recorded_digest != digest:
+        raise CheckpointError(
+            f"{name} holds weights of a backbone with the SHA-256 {digest}; its backbone "
+            f"record states {recorded_digest}: save the head again with the backbone and its own "
+            "weights",
+            step="tensors",
+        )
+
+
+def build_on_meta(meta: Mapping[str, Any], name: str) -> nn.Module:
     """Build what the metadata of a file describes, on the meta device and with a limit of calls.
 
     Raises:
@@ -210,12 +237,31 @@ def _difference(given: Any, expected: Any, place: str) -> str:
 
 
 def _json(value: Any) -> str:
-    # a configuration that the user changed in Python may hold anything
+    """The JSON of a value; a configuration that the user changed in Python may hold anything."""
     return json.dumps(value, sort_keys=True, default=repr)
 
 
 def _shown(value: Any) -> str:
-    return _json(value)[:80]
+    """The JSON of a value for a message."""
+    return _json(value)[:_LONGEST_SHOWN]
+
+
+def _functions_that_fill() -> frozenset[Any]:
+    """The functions of torch that write values into a tensor which is given."""
+    functions = {
+        Tensor.uniform_,
+        Tensor.normal_,
+        Tensor.fill_,
+        Tensor.zero_,
+        Tensor.abs_,
+    }
+    for name in dir(nn.init):
+        if name.endswith("_") and not name.startswith("_"):
+            functions.add(getattr(nn.init, name))
+    return frozenset(functions)
+
+
+_FILLING = _functions_that_fill()
 
 
 class _Limited(TorchFunctionMode):
@@ -226,15 +272,19 @@ class _Limited(TorchFunctionMode):
 
     def __init__(self, shapes: Sequence[Sequence[int]]) -> None:
         super().__init__()
-        self.left = _CALLS + _CALLS_PER_TENSOR * len([shape for shape in shapes if 0 not in shape])
+        num_tensors = sum(0 not in shape for shape in shapes)
+        self.calls_left = _CALLS + _CALLS_PER_TENSOR * num_tensors
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.left -= 1
-        if self.left < 0:
+        self.calls_left -= 1
+        if self.calls_left < 0:
             raise ConfigError("it describes far more tensors than the file lists")
-        if func in _FILLING and (filled := args[0] if args else (kwargs or {})["tensor"]).is_meta:
-            return filled
-        return func(*args, **(kwargs or {}))
+        keywords = kwargs or {}
+        if func in _FILLING:
+            tensor = args[0] if args else keywords["tensor"]
+            if tensor.is_meta:
+                return tensor
+        return func(*args, **keywords)
 
 
 # segments that torch puts into the names of weights: what did so, and how it is taken off
@@ -262,9 +312,9 @@ def _check_renamed(extra: Sequence[str], name: str) -> None:
         for segment, (cause, remedy) in _CAUSES.items():
             if segment not in segments:
                 continue
-            place = segments.index(segment)
-            path = ".".join(segments[:place])
-            weight = ".".join(segments[place + 1 : place + 2])
+            position = segments.index(segment)
+            path = ".".join(segments[:position])
+            weight = ".".join(segments[position + 1 : position + 2])
             raise CheckpointError(
                 f"{name}: {cause} {path or 'the head'}, so one of its weights is called {key}; "
                 f"{remedy.format(path=path, weight=weight)}",
@@ -273,15 +323,18 @@ def _check_renamed(extra: Sequence[str], name: str) -> None:
 
 
 def _check_tensors(module: nn.Module, listed: Mapping[str, TensorEntry], name: str) -> None:
+    """Compare names, dtypes and shapes that a file lists with those of the module of its configuration."""
     expected = module.state_dict()
-    _check_renamed(sorted(listed.keys() - expected.keys()), name)
-    if missing := sorted(expected.keys() - listed.keys()):
+    missing = expected.keys() - listed.keys()
+    extra = listed.keys() - expected.keys()
+    _check_renamed(sorted(extra), name)
+    if missing:
         raise CheckpointError(
             f"{name} lacks {some_of(missing, _SHOWN)}, which a head of its configuration has; save "
             "the head again, as its constructor builds it",
             step="tensors",
         )
-    if extra := sorted(listed.keys() - expected.keys()):
+    if extra:
         raise CheckpointError(
             f"{name} holds {some_of(extra, _SHOWN)}, which a head of its configuration does not "
             "have; save the head again, as its constructor builds it",
@@ -294,20 +347,23 @@ def _check_tensors(module: nn.Module, listed: Mapping[str, TensorEntry], name: s
             "head.float(), and save it again",
             step="tensors",
         )
-    for key, value in expected.items():
+    for key, tensor in expected.items():
         entry = listed[key]
         dtype = TORCH_DTYPES[entry.dtype]
-        alike = dtype.is_floating_point if value.is_floating_point() else dtype == value.dtype
-        if tuple(value.shape) != entry.shape or not alike:
+        if tensor.is_floating_point():
+            has_dtype = dtype.is_floating_point
+        else:
+            has_dtype = dtype == tensor.dtype
+        if tuple(tensor.shape) != entry.shape or not has_dtype:
             raise CheckpointError(
                 f"{name}: {key} is {entry.dtype} {entry.shape}; its configuration needs "
-                f"{tuple(value.shape)} of {FILE_DTYPES.get(value.dtype, value.dtype)}",
+                f"{tuple(tensor.shape)} of {FILE_DTYPES.get(tensor.dtype, tensor.dtype)}",
                 step="tensors",
             )
 
 
 def check_finite(state: Mapping[str, Tensor], name: str) -> None:
-    """Refuse NaN and infinite values."""
+    """Raise a CheckpointError for NaN and infinite values."""
     for key, value in state.items():
         if not value.is_floating_point() or math.isfinite(value.sum().item()):
             # one NaN or infinity makes the sum one; only large finite values may do so too
@@ -320,27 +376,20 @@ def check_finite(state: Mapping[str, Tensor], name: str) -> None:
             )
 
 
-def _tensor(entry: TensorEntry, buffer: Any) -> Tensor:
-    """The tensor in the memory that was read."""
-    dtype = TORCH_DTYPES[entry.dtype]
-    return (
-        torch.frombuffer(buffer, dtype=dtype) if len(buffer) else torch.empty(0, dtype=dtype)
-    ).reshape(entry.shape)
-
-
 def listing_of(state: Mapping[str, Tensor]) -> list[list[Any]]:
-    """Return how a header lists these tensors."""
-    return [
-        [key, FILE_DTYPES[value.dtype], list(value.shape)] for key, value in sorted(state.items())
-    ]
+    """Return how a header lists these tensors: name, dtype and shape of each, sorted by name."""
+    listing = []
+    for name, tensor in sorted(state.items()):
+        listing.append([name, FILE_DTYPES[tensor.dtype], list(tensor.shape)])
+    return listing
 
 
 def chunks_of(meta: Mapping[str, Any], state: Mapping[str, Tensor]) -> list[memoryview]:
     """Return the tensors' bytes in the order of a file."""
-    return [bytes_of(state[name]) for name, *_ in meta["tensors"]]
+    return [bytes_of(state[name]) for name, _dtype, _shape in meta["tensors"]]
 
 
-def named(module: nn.Module) -> str:
+def registered_name(module: nn.Module) -> str:
     """Return the registered name of a module. Hooks are not part of a file.
 
     Raises:
@@ -348,7 +397,7 @@ def named(module: nn.Module) -> str:
     """
     if not isinstance(module, nn.Module):
         raise CheckpointError(
-            f"{str(module)[:80]!r} is {type(module).__name__}; expected a registered module. The "
+            f"{str(module)[:_LONGEST_SHOWN]!r} is {type(module).__name__}; expected a registered module. The "
             "path comes first: save_head(path, module)",
             step="write",
         )
@@ -370,24 +419,38 @@ def _inside_wrapper(module: nn.Module) -> str | None:
     return None
 
 
-def snapshot(parts: Parts, name: str) -> dict[str, Tensor]:
+def copy_tensors(groups: TensorGroups, name: str) -> dict[str, Tensor]:
     """Return copies of the tensors of the head called ``name`` on the CPU, by their names in a file.
 
     Raises:
         CheckpointError: for a value that is not a dense tensor of a known dtype, and for shared
             memory.
     """
-    tensors = together(parts)
+    tensors = join_tensors(groups)
     for key, value in tensors.items():
-        if problem := _why_not_saved(key, value):
+        problem = _why_not_saved(key, value)
+        if problem is not None:
             raise CheckpointError(f"{name}: {problem}", step="write")
-    spans = sorted((str(x.device), x.data_ptr(), key) for key, x in tensors.items() if x.numel())
-    for (*place, one), (*same, other) in pairwise(spans):
-        if place == same:
+    _check_not_tied(tensors, name)
+    copies = {}
+    for key, value in tensors.items():
+        copies[key] = value.detach().to("cpu", copy=True).contiguous()
+    return copies
+
+
+def _check_not_tied(tensors: Mapping[str, Tensor], name: str) -> None:
+    """Raise a CheckpointError for two tensors that begin at one address."""
+    key_of_address: dict[tuple[str, int], str] = {}
+    for key, tensor in sorted(tensors.items()):
+        if not tensor.numel():
+            continue
+        address = str(tensor.device), tensor.data_ptr()
+        if address in key_of_address:
             raise CheckpointError(
-                f"{name}: {one} and {other} share their memory; untie them first", step="write"
+                f"{name}: {key_of_address[address]} and {key} share their memory; untie them first",
+                step="write",
             )
-    return {key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()}
+        key_of_address[address] = key
 
 
 def _why_not_saved(key: str, value: object) -> str | None:

@@ -25,8 +25,9 @@ from typing import Any
 
 from dinoneck.atomic import open_regular
 from dinoneck.checkpoint import schema
-from dinoneck.checkpoint.schema import HeadFile
-from dinoneck.errors import CheckpointError, reason_of, some_of
+from dinoneck.checkpoint.schema import HeadRecord
+from dinoneck.errors import CheckpointError
+from dinoneck.text import reason_of, some_of
 
 METADATA_KEY = "dinoneck"
 HEAD_NAME = "head.safetensors"
@@ -55,7 +56,7 @@ class Header:
     """
 
     meta: dict[str, Any]
-    record: HeadFile
+    record: HeadRecord
     sizes: tuple[int, ...]
 
     def start(self, text: str | None = None) -> bytes:
@@ -79,7 +80,7 @@ class Header:
 
 
 @dataclass(frozen=True)
-class Content:
+class HeadFile:
     """The bytes of a whole file.
 
     Attributes:
@@ -121,18 +122,18 @@ def header_of(meta: dict[str, Any], name: str) -> Header:
     return Header(meta, record, tuple(sizes))
 
 
-def packed(meta: dict[str, Any], buffers: list[Any], name: str) -> Content:
-    """Return what a file of this metadata and these bytes holds; its digest goes into the metadata.
+def packed(meta: dict[str, Any], buffers: list[Any], name: str) -> HeadFile:
+    """Return the file of this metadata and these bytes; its digest goes into the metadata.
 
     Raises:
         CheckpointError: as :func:`header_of`.
     """
     header = header_of(meta, name)
     meta["digest"] = header.record.digest = digest(meta, buffers)
-    return Content(name, header, buffers, meta["digest"])
+    return HeadFile(name, header, buffers, meta["digest"])
 
 
-def read(path: Path) -> Content:
+def read(path: Path) -> HeadFile:
     """Read a head file; its configuration, digest and values are not checked yet.
 
     Raises:
@@ -147,7 +148,7 @@ def read(path: Path) -> Content:
         buffers = [bytearray(size) for size in header.sizes]
         for buffer in buffers:
             file.readinto(buffer)  # a file that is cut short meanwhile does not match its digest
-    return Content(str(path), header, buffers, digest(header.meta, buffers))
+    return HeadFile(str(path), header, buffers, digest(header.meta, buffers))
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:

@@ -15,15 +15,21 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck.atomic import write_whole
+from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone, plain_backbone
-from dinoneck.checkpoint import contents, hub, origins, pairing, rehearsal, schema
+from dinoneck.checkpoint import compare, contents, hub, lora_weights, origins, rehearsal, schema
 from dinoneck.checkpoint import format as files
 from dinoneck.checkpoint.backbone_part import BackbonePart, part_for_head
-from dinoneck.checkpoint.contents import Contents, Parts
+from dinoneck.checkpoint.contents import TensorGroups
+from dinoneck.checkpoint.format import HeadFile
+from dinoneck.checkpoint.rebuild import rebuild
 from dinoneck.codec import encode, normal
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import check_device, check_float
-from dinoneck.errors import BackboneError, CheckpointError, did_you_mean, reason_of
+from dinoneck.errors import BackboneError, CheckpointError
+from dinoneck.grid import PatchSize, patch_pair
+from dinoneck.layers.inputs import Origin
+from dinoneck.text import did_you_mean, reason_of
 from dinoneck.version import __version__
 
 _SHORT_DIGEST = len("sha256:") + 12  # characters, as git shows the start of a commit
@@ -58,15 +64,22 @@ class HeadCheckpoint:
         'patch_mean'
     """
 
-    def __init__(self, checked: Contents, source: str = "", revision: str | None = None) -> None:
-        self.meta, module, self.preprocess, tensors = checked
+    def __init__(self, file: HeadFile, source: str = "", revision: str | None = None) -> None:
+        skeleton = contents.check(file)
+        tensors = contents.group_tensors(contents.tensors_of(file))
+        self.meta = file.header.meta
         self.head_type: str = self.meta["head_type"]
         self.config: dict[str, Any] = self.meta["config"]
-        self.state_dict, self.adapter_state = tensors.head, tensors.adapter
+        self.preprocess = contents.preprocess_of(file)
+        self.state_dict = tensors.head
+        self.adapter_state = tensors.adapter
         self.backbone_weights = tensors.backbone or None
-        self.source, self.revision = source, revision
-        self._skeletons = [module]  # what the file was checked against; the first build() takes it
-        self._num_parameters = sum(parameter.numel() for parameter in module.parameters())
+        self.source = source
+        self.revision = revision
+        # what the file was checked against: the first build() takes it. A list, whose pop() gives
+        # it to one thread only
+        self._skeletons = [skeleton]
+        self._num_parameters = sum(parameter.numel() for parameter in skeleton.parameters())
 
     def __repr__(self) -> str:
         backbone = self.meta["backbone"] or {}
@@ -117,21 +130,21 @@ class HeadCheckpoint:
                 trained on tokens of another backbone, other layers or other images, as far as its
                 ``trained_on`` states them.
         """
-        contents.named(module)
+        contents.registered_name(module)
         if backbone_weights is not None and not isinstance(backbone_weights, Mapping):
             raise CheckpointError(
                 f"backbone_weights is a {type(backbone_weights).__name__}; expected the state dict "
                 "of the backbone",
                 step="write",
             )
-        plain = plain_backbone(backbone)
-        if not isinstance(plain, Backbone):
-            plain = _plain(plain, "backbone")
-        part = part_for_head(plain, backbone_weights)
+        unwrapped = plain_backbone(backbone)
+        if not isinstance(unwrapped, Backbone):
+            unwrapped = _json_copy(unwrapped, "backbone")
+        part = part_for_head(unwrapped, backbone_weights)
         origins.check_tokens_of(module, part.record)
         if preprocess is None:
-            preprocess = origins.images_for(module, plain)
-        packed = pack(
+            preprocess = origins.images_for(module, unwrapped)
+        checkpoint = cls._of(
             module,
             part,
             preprocess=preprocess,
@@ -140,8 +153,8 @@ class HeadCheckpoint:
             license=license,
             tta=tta,
         )
-        origins.check_images_of(module, packed.preprocess)
-        return cls(packed)
+        origins.check_images_of(module, checkpoint.preprocess)
+        return checkpoint
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one file: whole or not at all.
@@ -152,8 +165,8 @@ class HeadCheckpoint:
         Raises:
             CheckpointError: if the file cannot be written.
         """
-        tensors = contents.together(
-            Parts(self.state_dict, self.adapter_state, self.backbone_weights or {})
+        tensors = contents.join_tensors(
+            TensorGroups(self.state_dict, self.adapter_state, self.backbone_weights or {})
         )
         if contents.listing_of(tensors) != self.meta["tensors"]:
             raise CheckpointError(
@@ -212,14 +225,13 @@ class HeadCheckpoint:
                 names the check.
         """
         path, commit = hub.resolve(path_or_repo, revision)
+        source = path if commit is None else path_or_repo
         try:
-            return cls(
-                contents.check(files.read(path)),
-                str(path if commit is None else path_or_repo),
-                commit,
-            )
+            return cls(files.read(path), source=str(source), revision=commit)
         except CheckpointError as error:
-            raise error if commit is None else hub.blamed(error, path_or_repo, path) from None
+            if commit is None:
+                raise
+            raise hub.blamed(error, path_or_repo, path) from None
 
     def build(
         self,
@@ -245,12 +257,11 @@ class HeadCheckpoint:
         if dtype is not None:
             check_float(dtype)
         with torch.inference_mode(False):  # what is built can be trained
-            built = self._with(
-                {key: value.clone() for key, value in self.state_dict.items()}, check_backbone
-            )
-            return (
-                built if (device, dtype) == (None, None) else built.to(device=device, dtype=dtype)
-            )
+            copies = {name: value.clone() for name, value in self.state_dict.items()}
+            module = self._build_with(copies, check_backbone)
+            if device is None and dtype is None:
+                return module
+            return module.to(device=device, dtype=dtype)
 
     def check_backbone(self, backbone: Backbone | Mapping[str, Any], probe: bool = False) -> None:
         """Refuse a backbone that is not the one this head was trained on.
@@ -276,19 +287,22 @@ class HeadCheckpoint:
                 "backbone=",
                 step="pairing",
             )
-        own = plain_backbone(backbone)
-        given: Any = own.record() if isinstance(own, Backbone) else _plain(own, "backbone")
-        schema.check_backbone_record(given, "the record")
-        pairing.check_records(trained, given, weights=not probe)
-        if not probe:
-            if isinstance(own, Backbone):
-                pairing.check_rotary(trained, own)
-            return
-        if not isinstance(own, Backbone):
-            raise CheckpointError(
-                "a probe needs the backbone itself, not its record", step="pairing"
-            )
-        pairing.check_probe(trained, {**given, "probe": own.probe()})
+        unwrapped = plain_backbone(backbone)
+        record: Any
+        if isinstance(unwrapped, Backbone):
+            record = unwrapped.record()
+        else:
+            record = _json_copy(unwrapped, "backbone")
+        schema.check_backbone_record(record, "the record")
+        compare.check_records(trained, record, weights=not probe)
+        if probe:
+            if not isinstance(unwrapped, Backbone):
+                raise CheckpointError(
+                    "a probe needs the backbone itself, not its record", step="pairing"
+                )
+            compare.check_probe(trained, {**record, "probe": unwrapped.probe()})
+        elif isinstance(unwrapped, Backbone):
+            compare.check_rotary(trained, unwrapped)
 
     def load_backbone(
         self, file: str | os.PathLike[str] | None = None, *, random: bool = False
@@ -311,7 +325,7 @@ class HeadCheckpoint:
                 step="pairing",
             )
         if self.backbone_weights is None or file is not None or random:
-            backbone = pairing.rebuild(record, file, random=random)
+            backbone = rebuild(record, file, random=random)
         else:
             with tempfile.TemporaryDirectory(prefix="dinoneck-backbone-") as folder:
                 file = Path(folder, "model.safetensors")
@@ -320,7 +334,7 @@ class HeadCheckpoint:
         if self.adapter_state:
             self.apply_adapter(backbone)
         if not random:
-            pairing.check_rebuilt(record, backbone)
+            compare.check_rebuilt(record, backbone)
         return backbone
 
     def _backbone_of_weights(self, record: Mapping[str, Any], file: Path) -> Backbone:
@@ -330,7 +344,7 @@ class HeadCheckpoint:
             CheckpointError: for a model that is not built by name, with the way to build it.
         """
         try:
-            return pairing.rebuild(record, file)
+            return rebuild(record, file)
         except BackboneError as error:
             reason = str(error).replace(str(file), "the file")
             raise CheckpointError(
@@ -355,13 +369,17 @@ class HeadCheckpoint:
         record = self.meta["backbone"]
         if not self.adapter_state:
             raise CheckpointError("this head file holds no LoRA weights", step="pairing")
-        pairing.apply_lora(backbone, record, self.adapter_state, trainable=trainable)
+        lora_weights.apply_lora(backbone, record, self.adapter_state, trainable=trainable)
 
-    def _with(self, weights: Mapping[str, Tensor], check_backbone: bool) -> nn.Module:
-        """The module in eval mode, which keeps these tensors."""
-        module: Any = self._skeletons.pop() if self._skeletons else None
+    def _build_with(self, weights: Mapping[str, Tensor], check_backbone: bool) -> nn.Module:
+        """Build the module in eval mode, which keeps these tensors."""
+        module: Any
+        try:
+            module = self._skeletons.pop()
+        except IndexError:
+            module = None
         if module is None or module.config != self.meta["config"]:  # meta may have been changed
-            module = contents.on_meta(self.meta, "this checkpoint")
+            module = contents.build_on_meta(self.meta, "this checkpoint")
         try:
             module.load_state_dict(weights, strict=True, assign=True)
         except RuntimeError as error:
@@ -370,72 +388,110 @@ class HeadCheckpoint:
                 f"the weights are not those that the file held: {reason} Load it again",
                 step="tensors",
             ) from None
-        for part in reversed(
-            [*filter(_is_head, module.modules() if check_backbone else ())]
-        ):  # members, then ensembles
-            origin = pairing.origin_of(self.meta["backbone"], self.meta["inputs"])
-            if origin is not None:
-                part.note_origin(origin)
+        if check_backbone:
+            self._note_origin(module)
         return cast("nn.Module", module.eval().requires_grad_(True))
 
+    def _note_origin(self, module: nn.Module) -> None:
+        """Have the heads in a module compare the tokens of every call with the records of this file."""
+        parts: list[Any] = list(module.modules())
+        for part in reversed(parts):  # members, then ensembles
+            if not _is_head(part):
+                continue
+            origin = _origin_of(self.meta["backbone"], self.meta["inputs"])
+            if origin is not None:
+                part.note_origin(origin)
 
-def pack(
-    module: nn.Module,
-    part: BackbonePart,
-    *,
-    preprocess: Preprocessing | Mapping[str, Any] | None = None,
-    extra: Mapping[str, Any] | None = None,
-    training: Mapping[str, Any] | None = None,
-    license: str | None = None,  # noqa: A002
-    tta: str | None = None,
-) -> Contents:
-    """Return what the file of a module holds, checked; its tensors are copies.
+    @classmethod
+    def _of(
+        cls,
+        module: nn.Module,
+        part: BackbonePart,
+        *,
+        preprocess: Preprocessing | Mapping[str, Any] | None = None,
+        extra: Mapping[str, Any] | None = None,
+        training: Mapping[str, Any] | None = None,
+        license: str | None = None,  # noqa: A002
+        tta: str | None = None,
+    ) -> Self:
+        """Take a snapshot of a module and of what of its backbone goes into the file, see :meth:`from_module`."""
+        name = type(module).__name__
+        file = _pack(
+            module,
+            part,
+            preprocess=preprocess,
+            extra=extra,
+            training=training,
+            license=license,
+            tta=tta,
+        )
+        meta = file.header.meta
+        compare.check_fits(module, backbone=meta["backbone"], inputs=meta["inputs"], name=name)
+        checkpoint = cls(file)
+        [skeleton] = checkpoint._skeletons
+        rehearsal.check_takes_tokens(skeleton, meta["backbone"], checkpoint.preprocess, name)
+        rehearsal.check_views(module, meta["backbone"], checkpoint.preprocess, tta)
+        return checkpoint
+
+
+def checkpoint_of_detector(module: nn.Module, part: BackbonePart, **record: Any) -> HeadCheckpoint:
+    """Return the checkpoint of a detection head.
 
     Args:
-        module: a registered module.
-        part: what of the backbone goes into the file.
-        preprocess: as for :meth:`HeadCheckpoint.from_module`, like the others.
-        extra: as there.
-        training: as there.
-        license: as there.
-        tta: as there.
+        module: the head, with the weights of the backbone that were tuned.
+        part: what else of the backbone goes into the file.
+        **record: as for :meth:`HeadCheckpoint.from_module`.
 
     Raises:
         CheckpointError: as there.
     """
+    return HeadCheckpoint._of(module, part, **record)
+
+
+def _pack(
+    module: nn.Module,
+    part: BackbonePart,
+    *,
+    preprocess: Preprocessing | Mapping[str, Any] | None,
+    extra: Mapping[str, Any] | None,
+    training: Mapping[str, Any] | None,
+    license: str | None,  # noqa: A002
+    tta: str | None,
+) -> HeadFile:
+    """Return the file of a module with copies of its tensors; its records are checked."""
     name = type(module).__name__
-    head_type = contents.named(module)
-    record = _plain(part.record, "backbone")
-    licence = None if record is None else record.pop("license", None)
-    state = contents.snapshot(Parts(module.state_dict(), part.lora, part.weights), name)
-    inputs: dict[str, Any] | None
+    head_type = contents.registered_name(module)
+    backbone = _json_copy(part.record, "backbone")
+    licences = {}
+    if backbone is not None:
+        backbone_licence = backbone.pop("license", None)
+        if backbone_licence is not None:
+            licences["backbone"] = backbone_licence
+    tensors = contents.copy_tensors(
+        TensorGroups(head=module.state_dict(), adapter=part.lora, backbone=part.weights), name
+    )
     if isinstance(preprocess, Preprocessing):
-        inputs = preprocess.record()
+        inputs: dict[str, Any] | None = preprocess.record()
     else:
-        inputs = _plain(preprocess, "preprocess")
+        inputs = _json_copy(preprocess, "preprocess")
     meta: dict[str, Any] = {
         "format": schema.FORMAT,
         "schema": schema.SCHEMA,
         "created_by": {"dinoneck": __version__, "torch": str(torch.__version__)},
         "head_type": head_type,
         "config": module.config,
-        "tensors": contents.listing_of(state),
-        "backbone": record,
+        "tensors": contents.listing_of(tensors),
+        "backbone": backbone,
         "inputs": inputs,
         "tasks": encode(getattr(module, "predicted", ())),
-        "training": _plain(training, "training"),
+        "training": _json_copy(training, "training"),
         "license": license,
-        "licences": {} if licence is None else {"backbone": licence},
+        "licences": licences,
         "tta": _views_of(tta),
-        "extra": _plain(extra or {}, "extra"),
+        "extra": _json_copy(extra or {}, "extra"),
         "digest": schema.UNSIGNED,
     }
-    content = files.packed(meta, contents.chunks_of(meta, state), name)
-    pairing.check_fits(module, backbone=record, inputs=meta["inputs"], name=name)
-    checked = contents.check(content)
-    rehearsal.check_takes_tokens(checked.module, record, checked.preprocess, name)
-    rehearsal.check_views(module, record, checked.preprocess, tta)
-    return checked
+    return files.packed(meta, contents.chunks_of(meta, tensors), name)
 
 
 def save_head(path: str | os.PathLike[str], module: nn.Module, **meta: Any) -> None:
@@ -454,12 +510,15 @@ def save_head(path: str | os.PathLike[str], module: nn.Module, **meta: Any) -> N
     A head saved without ``backbone=`` warns: its use with another backbone cannot be noticed.
     """
     warn_without_backbone(module, meta.get("backbone"), stacklevel=3)
-    known = {key: meta.pop(key) for key in RECORDS if key in meta}
+    records = {}
+    for name in RECORDS:
+        if name in meta:
+            records[name] = meta.pop(name)
     extra = meta.pop("extra", None)
     if extra is not None and not isinstance(extra, Mapping):
         raise CheckpointError(f"extra is a {type(extra).__name__}; expected a dict", step="write")
     extra = {**(extra or {}), **meta}
-    HeadCheckpoint.from_module(module, **known, extra=extra).save(path)
+    HeadCheckpoint.from_module(module, **records, extra=extra).save(path)
 
 
 def warn_without_backbone(module: nn.Module, backbone: Any, stacklevel: int) -> None:
@@ -497,32 +556,54 @@ def load_head(
     checkpoint = HeadCheckpoint.load(path_or_repo, revision=revision)
     with torch.inference_mode(False):
         # no one else has them: no copy
-        return checkpoint._with(checkpoint.state_dict, check_backbone)
+        return checkpoint._build_with(checkpoint.state_dict, check_backbone)
 
 
-def _plain(record: Mapping[str, Any] | None, where: str) -> dict[str, Any] | None:
-    """A deep copy in JSON form."""
+def _origin_of(record: Mapping[str, Any] | None, inputs: Mapping[str, Any] | None) -> Origin | None:
+    """Return the origin that a head expects of its tokens, or None if its file has no backbone record."""
+    if record is None:
+        return None
+    layers = record.get("layers")
+    patch_size: PatchSize | None = record.get("patch_size")
+    if patch_size is not None:
+        height, width = patch_pair(patch_size)
+        patch_size = height if height == width else (height, width)
+    return Origin(
+        name=str(record.get("name")),
+        source=weight_hashes.fingerprint_from_record(record),
+        layers=None if layers is None else tuple(layers),
+        normed=record.get("norm"),
+        patch_size=patch_size,
+        images=None if inputs is None else dict(inputs),
+    )
+
+
+def _json_copy(record: Mapping[str, Any] | None, name: str) -> dict[str, Any] | None:
+    """Return a deep copy of the record ``name`` in JSON form."""
     if record is None:
         return None
     try:
         if not isinstance(record, Mapping):
             raise TypeError(f"expected a dict, got {type(record).__name__}")
-        text = files.canonical(normal(Any, dict(record), where))
-        return cast("dict[str, Any]", files.strict_json(text, where, where)[0])
+        text = files.canonical(normal(Any, dict(record), name))
+        copied, _ = files.strict_json(text, name, name)
     except (CheckpointError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{where} is not a plain record of JSON values: {error}", step="write"
+            f"{name} is not a plain record of JSON values: {error}", step="write"
         ) from None
+    return cast("dict[str, Any]", copied)
 
 
 def _views_of(tta: str | None) -> dict[str, Any] | None:
     """The record of views at prediction, a set of those known here."""
     if tta is not None and tta not in schema.VIEWS:
-        hint = did_you_mean(str(tta), schema.VIEWS)
+        hint = did_you_mean(tta, schema.VIEWS)
         raise CheckpointError(
             f"tta is {tta!r}; expected one of {', '.join(schema.VIEWS)}.{hint}", step="write"
         )
-    return None if tta is None else {"ops": tta, "reduce": "mean"}
+    if tta is None:
+        return None
+    return {"ops": tta, "reduce": "mean"}
 
 
 def _is_head(module: nn.Module) -> bool:

@@ -21,8 +21,9 @@ from dinoneck.checkpoint.card import (
     model_card,
 )
 from dinoneck.checkpoint.format import HEAD_NAME, is_file, only_head, read
-from dinoneck.errors import CheckpointError, reason_of
+from dinoneck.errors import CheckpointError
 from dinoneck.hub_errors import refusal, unreachable
+from dinoneck.text import reason_of
 from dinoneck.version import __version__
 
 if TYPE_CHECKING:
@@ -198,11 +199,12 @@ def push_to_hub(
     if revision is not None and _COMMIT.fullmatch(revision):
         raise CheckpointError(f"a push goes to a branch; {revision} is a commit", step="hub")
     pictures = _pictures(figures)
-    content = read(only_head(file))
-    meta = contents.check(content).meta
+    head_file = read(only_head(file))
+    contents.check(head_file)
+    meta = head_file.header.meta
     text = _terms(terms, meta)
     parts = {
-        HEAD_NAME: b"".join([content.header.start(), *content.buffers]),
+        HEAD_NAME: b"".join([head_file.header.start(), *head_file.buffers]),
         _CONFIG: config_json(meta).encode(),
         "README.md": model_card(meta, repo_id, sorted(pictures)).encode(),
     }

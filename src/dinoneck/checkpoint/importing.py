@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from dinoneck.checkpoint.contents import check_finite
-from dinoneck.errors import BackboneError, CheckpointError, some_of
+from dinoneck.errors import BackboneError, CheckpointError
+from dinoneck.text import some_of
 from dinoneck.weight_files import read_state, without_wrapper
 
 logger = logging.getLogger(__name__)

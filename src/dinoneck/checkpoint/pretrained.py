@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from dinoneck import registry
 from dinoneck.checkpoint.format import HEAD_NAME
 from dinoneck.checkpoint.head_checkpoint import RECORDS, HeadCheckpoint, warn_without_backbone
-from dinoneck.errors import CheckpointError, RegistryError, reason_of
+from dinoneck.errors import CheckpointError, RegistryError
+from dinoneck.text import reason_of
 
 if TYPE_CHECKING:
     from dinoneck.checkpoint.hub import CommitInfo

@@ -25,7 +25,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from dinoneck.codec import LARGEST_SIDE
+from dinoneck.checks import LARGEST_SIDE
 from dinoneck.errors import CheckpointError
 
 FORMAT = "dinoneck.head"
@@ -36,6 +36,10 @@ VIEWS = ("none", "flip4", "d6")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
 LORA_PREFIX, BACKBONE_PREFIX = "adapter/", "backbone."  # of tensors that belong to the backbone
+NAMED = ("seeded", "hub")
+"""Kinds of weights that are found again by their name."""
+STATED = "stated"
+"""The kind of weights that the user alone names, see :mod:`dinoneck.training.stated`."""
 UNSIGNED = "sha256:" + "0" * 64  # of a header whose digest is not computed yet
 # numbers of dinoneck.backbones.weight_hashes; each is at most the root of a sequence's values
 _PROBE_PER_LAYER = 8
@@ -54,6 +58,11 @@ _ALLOWED = {
     "reduce": "'mean'",
     "tensors": f"one of {', '.join(DTYPE_BYTES)}",
 }
+SAVE_AGAIN = (
+    "if you know the backbone that it was trained on, save the head again with it: "
+    "save_head(path, load_head(path), backbone=backbone, preprocess=...)"
+)
+_FOUND_BY = ("name", "weights")  # what a backbone is loaded by
 _AGAIN = ". Save the head again with the backbone= and preprocess= of its training"
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -137,7 +146,7 @@ class Inputs(Struct):
     std: Deviations | None = None
 
 
-class Parts(Struct):
+class CompositionRecord(Struct):
     """What a composed output is computed from, see :class:`dinoneck.Composition`; a sum is its name and its parts."""
 
     parts: list[str]
@@ -153,7 +162,7 @@ class TaskRecord(Struct):
     kind: str | None = None
     unit: str | None = None
     from_map: str | None = None
-    parts_of: Parts | None = None
+    parts_of: CompositionRecord | None = None
     dim: int | None = None
     labels: list[str] | None = None
     transform: dict[str, Any] | None = None
@@ -211,7 +220,7 @@ class TensorEntry(Struct, array_like=True, forbid_unknown_fields=True, frozen=Tr
     shape: Annotated[tuple[Annotated[int, Meta(ge=0, lt=1 << 48)], ...], Meta(max_length=8)]
 
 
-class HeadFile(Struct, forbid_unknown_fields=True, kw_only=True):
+class HeadRecord(Struct, forbid_unknown_fields=True, kw_only=True):
     """The header; null, or empty, where unknown."""
 
     format: Literal["dinoneck.head"]
@@ -231,7 +240,7 @@ class HeadFile(Struct, forbid_unknown_fields=True, kw_only=True):
     extra: dict[str, Any]
 
 
-def check(meta: Mapping[str, Any], name: str) -> HeadFile:
+def check(meta: Mapping[str, Any], name: str) -> HeadRecord:
     """Check the metadata of a file and return it as a struct.
 
     Raises:
@@ -249,7 +258,7 @@ def check(meta: Mapping[str, Any], name: str) -> HeadFile:
             f"{name} has schema {schema}, this dinoneck reads schema {SCHEMA}; {remedy}",
             step="schema",
         )
-    record: HeadFile = _converted(meta, HeadFile, name)
+    record: HeadRecord = _converted(meta, HeadRecord, name)
     if record.backbone is not None:
         _check_known(record.backbone, meta["backbone"], f"{name}: backbone")
     for key in ("training", "extra"):
@@ -354,6 +363,25 @@ def _converted(value: Any, kind: Any, name: str, remedy: str = "") -> Any:
         ) from None
 
 
+def need(record: Mapping[str, Any], key: str) -> Any:
+    """Return an entry of a backbone record.
+
+    Raises:
+        CheckpointError: if it is missing.
+    """
+    if record.get(key) is None:
+        remedy = SAVE_AGAIN
+        if key in _FOUND_BY:
+            remedy = "load the backbone yourself and pass backbone="
+        stated = sorted(name for name, value in record.items() if value is not None)
+        raise CheckpointError(
+            f"the backbone record of this head does not state {key!r}; it holds "
+            f"{', '.join(stated) or 'nothing'}; {remedy}",
+            step="pairing",
+        )
+    return record[key]
+
+
 def describe_weights(origin: Any) -> str:
     """Return where a backbone's weights come from, in words."""
     weights = origin if isinstance(origin, Mapping) else {}
@@ -365,7 +393,7 @@ def describe_weights(origin: Any) -> str:
             f"the published weights of {weights.get('repo')} at "
             f"{weights.get('revision') or 'no stated revision'}"
         )
-    if kind == "stated":
+    if kind == STATED:
         return "weights as stated by the user (features of another program)"
     if kind in ("modified", "merged"):
         changed = "changed by training" if kind == "modified" else "with LoRA merged in"

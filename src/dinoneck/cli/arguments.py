@@ -27,7 +27,8 @@ from tyro.conf import (
 )
 from tyro.constructors import PrimitiveConstructorSpec
 
-from dinoneck.errors import ConfigError, DataError, did_you_mean
+from dinoneck.errors import ConfigError, DataError
+from dinoneck.text import did_you_mean
 
 if TYPE_CHECKING:
     from dinoneck.backbones.backbone import Backbone

@@ -13,7 +13,8 @@ from tyro.conf import Positional, arg
 
 from dinoneck.cli import arguments as cli
 from dinoneck.cli.text import show, show_remainder, table
-from dinoneck.errors import ConfigError, counted
+from dinoneck.errors import ConfigError
+from dinoneck.text import counted
 from dinoneck.training.config import SIZE, FrozenBackbone
 from dinoneck.version import versions
 

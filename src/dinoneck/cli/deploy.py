@@ -11,7 +11,8 @@ from tyro.conf import Positional, arg
 
 from dinoneck.cli.arguments import HeadBackbone, Words, check_output, refuse_unused, whole
 from dinoneck.cli.text import show
-from dinoneck.errors import ConfigError, check_installed
+from dinoneck.errors import ConfigError
+from dinoneck.extras import check_installed
 from dinoneck.serve.settings import Settings
 from dinoneck.training.config import SIZE
 

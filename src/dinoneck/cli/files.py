@@ -14,7 +14,8 @@ from dinoneck.checkpoint.format import files_in, is_file, only_head, read_header
 from dinoneck.checkpoint.schema import describe_parts, describe_weights
 from dinoneck.cli.arguments import Paths
 from dinoneck.cli.text import in_line, show, table
-from dinoneck.errors import CheckpointError, ConfigError, DinoneckError, first_line
+from dinoneck.errors import CheckpointError, ConfigError, DinoneckError
+from dinoneck.text import first_line
 
 Row = dict[str, Any]
 _PUBLISHED = ("name", "task", "backbone", "licence", "gated")

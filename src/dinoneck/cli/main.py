@@ -16,8 +16,9 @@ from functools import partial
 from importlib import import_module  # noqa: TID251 - verbs of our own list
 from typing import Any
 
-from dinoneck.errors import DinoneckError, did_you_mean, first_line, printable
+from dinoneck.errors import DinoneckError
 from dinoneck.registry import import_modules
+from dinoneck.text import did_you_mean, first_line, printable
 from dinoneck.version import __version__
 
 VERBS = {

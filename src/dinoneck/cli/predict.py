@@ -20,7 +20,8 @@ from dinoneck.cli.text import save_picture, show, show_scores, whole_folder
 from dinoneck.data.cells import IMAGES, LABELS, csv_text
 from dinoneck.data.layout import Subfolders
 from dinoneck.data.walk import SUFFIXES
-from dinoneck.errors import ConfigError, DataError, counted, did_you_mean, some_of
+from dinoneck.errors import ConfigError, DataError
+from dinoneck.text import counted, did_you_mean, some_of
 from dinoneck.training.config import SIZE
 
 Predict = Callable[[list[Any]], list[dict[str, Any]]]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from dinoneck.atomic import write_whole
-from dinoneck.errors import printable
+from dinoneck.text import printable
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -10,7 +10,8 @@ from tyro.conf import Positional, arg
 
 from dinoneck.cli.arguments import check_backbone_name
 from dinoneck.cli.text import show_remainder, show_scores
-from dinoneck.errors import ConfigError, DataError, check_installed
+from dinoneck.errors import ConfigError, DataError
+from dinoneck.extras import check_installed
 from dinoneck.training.config import TrainConfig
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from dinoneck.atomic import read_regular
 from dinoneck.cli import arguments as cli
 from dinoneck.cli.predict import Predict, known_values, open_model, predict_named
 from dinoneck.cli.text import file_size, save_picture
-from dinoneck.errors import ConfigError, DataError, counted, reason_of
+from dinoneck.errors import ConfigError, DataError
+from dinoneck.text import counted, reason_of
 from dinoneck.training.config import SIZE, FrozenBackbone
 
 if TYPE_CHECKING:

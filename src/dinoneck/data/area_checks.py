@@ -25,7 +25,8 @@ from dinoneck.data.segmentations import (
     find_crossing,
     nesting_of,
 )
-from dinoneck.errors import DataError, shorten
+from dinoneck.errors import DataError
+from dinoneck.text import shorten
 
 logger = logging.getLogger(__name__)
 Array = np.ndarray[Any, Any]

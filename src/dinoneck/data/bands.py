@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from dinoneck.data.decoding import ImageInput, native_array, read_pixels, to_unit_values
-from dinoneck.errors import DataError, counted, missing_extra, reason_of
+from dinoneck.errors import DataError
+from dinoneck.extras import missing_extra
+from dinoneck.text import counted, reason_of
 
 RGB_CHANNELS = 3
 _TIFF = (".tif", ".tiff")

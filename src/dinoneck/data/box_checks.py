@@ -15,7 +15,8 @@ import numpy as np
 
 from dinoneck.data.box_entries import FEWEST, BoxOfImage, in_brackets, sides_of
 from dinoneck.data.coco_entries import BBOX
-from dinoneck.errors import DataError, in_words, shorten
+from dinoneck.errors import DataError
+from dinoneck.text import in_words, shorten
 
 logger = logging.getLogger(__name__)
 Array = np.ndarray[Any, Any]

@@ -58,7 +58,8 @@ from dinoneck.data.segmentations import (
     read_shape,
     run_length_extents,
 )
-from dinoneck.errors import ConfigError, DataError, ShapeError, in_words, shorten, some_of
+from dinoneck.errors import ConfigError, DataError, ShapeError
+from dinoneck.text import in_words, shorten, some_of
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ from decimal import Context, Decimal, InvalidOperation
 from numbers import Integral, Real
 from typing import Any
 
-from dinoneck.errors import DataError, some_of
+from dinoneck.errors import DataError
+from dinoneck.text import some_of
 
 PathLike = str | os.PathLike[str]
 LARGEST = 2.0**128 - 2.0**104  # of float32, which predictions are

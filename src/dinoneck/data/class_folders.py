@@ -42,7 +42,8 @@ from dinoneck.data.image_tree import (
 )
 from dinoneck.data.masks_beside import is_called_image, is_called_mask, masks_beside
 from dinoneck.data.walk import OTHER_SUFFIXES
-from dinoneck.errors import DataError, counted, some_of
+from dinoneck.errors import DataError
+from dinoneck.text import counted, some_of
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from dinoneck.data.cells import check_unique, strip_cell
 from dinoneck.data.coco_entries import CocoCategory, Id
-from dinoneck.errors import DataError, did_you_mean, some_of
+from dinoneck.errors import DataError
+from dinoneck.text import did_you_mean, some_of
 
 logger = logging.getLogger(__name__)
 

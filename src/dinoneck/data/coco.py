@@ -25,7 +25,8 @@ from dinoneck.data.coco_entries import EXPECTED, Coco, Entry, Repairs
 from dinoneck.data.coco_hints import check_hints
 from dinoneck.data.coco_repairs import count_repeated_ids, drop_unused_namesakes, repair
 from dinoneck.data.coco_text import check_form, check_kind, parse
-from dinoneck.errors import DataError, shorten
+from dinoneck.errors import DataError
+from dinoneck.text import shorten
 
 
 def read_coco(file: Path, annotation_type: type[Entry], repairs: Repairs) -> Coco[Entry]:

@@ -24,7 +24,8 @@ from dinoneck.data.coco_entries import (
 )
 from dinoneck.data.coco_repairs import entries_of
 from dinoneck.data.word_cells import lookalike_key, similar_names
-from dinoneck.errors import DataError, shorten, some_of
+from dinoneck.errors import DataError
+from dinoneck.text import shorten, some_of
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,8 @@ from dinoneck.data.coco_entries import (
     name_entry,
 )
 from dinoneck.data.coco_repairs import entries_of
-from dinoneck.errors import DataError, shorten
+from dinoneck.errors import DataError
+from dinoneck.text import shorten
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ import msgspec
 from dinoneck.atomic import read_regular
 from dinoneck.data.coco_entries import CocoBox, CocoCategory, CocoImage, CocoSegment, CocoSegments
 from dinoneck.data.coco_repairs import entries_of
-from dinoneck.errors import DataError, reason_of, shorten
+from dinoneck.errors import DataError
+from dinoneck.text import reason_of, shorten
 
 _LISTS = ("images", "annotations", "categories")
 _ENTRY_TYPES = (CocoImage, CocoBox, CocoSegment, CocoSegments, CocoCategory)

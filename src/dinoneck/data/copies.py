@@ -23,7 +23,7 @@ from dinoneck.data.folder_words import (
     TURN_WORDS,
     words_of,
 )
-from dinoneck.errors import counted
+from dinoneck.text import counted
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,8 @@ from itertools import pairwise
 
 from dinoneck.atomic import read_regular
 from dinoneck.data.cells import PathLike, cell_text
-from dinoneck.errors import DataError, counted, reason_of
+from dinoneck.errors import DataError
+from dinoneck.text import counted, reason_of
 
 SEPARATORS = (",", ";", "\t")
 # rows that are read to find out what separates the cells: titles and units of a spreadsheet are

@@ -23,7 +23,8 @@ from dinoneck.atomic import open_regular
 from dinoneck.data import bit_depth, deep_colours, image_tiffs, jpeg, jpeg_2000, png, pnm, tiff
 from dinoneck.data.orientation import read_orientation, tiff_orientation, turn, warn_once
 from dinoneck.data.orientation import upright as upright
-from dinoneck.errors import DataError, reason_of
+from dinoneck.errors import DataError
+from dinoneck.text import reason_of
 
 T = TypeVar("T")
 _RGB = 3  # torchvision.io.ImageReadMode.RGB

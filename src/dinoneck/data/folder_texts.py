@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dinoneck.data.folder_words import SPLIT_FOLDERS, part_of, says_train
 from dinoneck.data.walk import is_run_folder
-from dinoneck.errors import some_of
+from dinoneck.text import some_of
 
 _MOST_JSON = 20  # JSON files of a folder that are looked at: one for each image is no COCO file
 _MOST_NAMES = 10  # that a message lists

@@ -37,7 +37,9 @@ from dinoneck.data.name_pairs import SEPARATOR, endings, shared_affixes, without
 from dinoneck.data.names import check_encodable, composed
 from dinoneck.data.paired_paths import are_other_parts, check_paths
 from dinoneck.data.walk import SUFFIXES, Listing, path_order, walk, warn_of_left_out
-from dinoneck.errors import DataError, counted, missing_extra, some_of
+from dinoneck.errors import DataError
+from dinoneck.extras import missing_extra
+from dinoneck.text import counted, some_of
 
 try:
     import pandas as pd

@@ -11,7 +11,8 @@ from PIL import Image, TiffImagePlugin
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from dinoneck.data import tiff
-from dinoneck.errors import DataError, counted
+from dinoneck.errors import DataError
+from dinoneck.text import counted
 
 Raw = np.ndarray[Any, Any]
 

@@ -42,7 +42,7 @@ from dinoneck.data.masks_beside import Companion, masks_beside
 from dinoneck.data.name_pairs import LAST_WORD, shared_affixes, without_mask_word
 from dinoneck.data.names import composed
 from dinoneck.data.walk import SUFFIXES, Listing, path_order
-from dinoneck.errors import counted
+from dinoneck.text import counted
 
 logger = logging.getLogger(__name__)
 

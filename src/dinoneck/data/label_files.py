@@ -32,7 +32,8 @@ from dinoneck.data.label_notes import (
 from dinoneck.data.label_tiffs import AS_ARRAY, Raw, unreadable_tiff
 from dinoneck.data.pnm import range_of
 from dinoneck.data.tiff import MASK_PAGE, TiffLayout, is_alpha_open, number_of, problem_of_pages
-from dinoneck.errors import DataError, counted
+from dinoneck.errors import DataError
+from dinoneck.text import counted
 
 Colour = tuple[int, ...]
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dinoneck.codec import LARGEST_FLOAT
+from dinoneck.checks import LARGEST_FLOAT
 from dinoneck.data.label_notes import FileNodata, equals
 from dinoneck.data.label_tiffs import Raw
 from dinoneck.data.orientation import warn_once
-from dinoneck.errors import counted
+from dinoneck.text import counted
 
 # values that programs write where nothing was measured
 # the usual codes of tables and of ESRI grids

@@ -17,7 +17,8 @@ from dinoneck.data import xml_notes
 from dinoneck.data.label_tiffs import Raw
 from dinoneck.data.orientation import warn_once
 from dinoneck.data.xml_notes import Element
-from dinoneck.errors import DataError, reason_of
+from dinoneck.errors import DataError
+from dinoneck.text import reason_of
 
 # GDAL's private TIFF tags, https://gdal.org/en/stable/drivers/raster/gtiff.html
 _GDAL_METADATA = 42112

@@ -14,14 +14,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dinoneck.codec import LARGEST_FLOAT
+from dinoneck.checks import LARGEST_FLOAT
 from dinoneck.data.label_files import LabelRaster
 from dinoneck.data.label_marks import LIKELY_NODATA, SURE_NODATA, MarkCheck
 from dinoneck.data.label_notes import NO_CHANGE, FileScale, Rule, equals
 from dinoneck.data.label_sets import Mark, count_values, log_marks, marks_of, used_colours
 from dinoneck.data.label_storage import storage_problem
 from dinoneck.data.label_tiffs import Raw
-from dinoneck.errors import DataError, counted, some_of
+from dinoneck.errors import DataError
+from dinoneck.text import counted, some_of
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,8 @@ from dinoneck.data.label_marks import MarkCheck
 from dinoneck.data.label_notes import FileNodata, equals
 from dinoneck.data.label_tiffs import Raw
 from dinoneck.data.orientation import warn_once
-from dinoneck.errors import DataError, counted, some_of
+from dinoneck.errors import DataError
+from dinoneck.text import counted, some_of
 
 logger = logging.getLogger(__name__)
 

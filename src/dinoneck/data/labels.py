@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.codec import LARGEST_FLOAT, normalize_fields
+from dinoneck.checks import LARGEST_FLOAT
+from dinoneck.codec import normalize_fields
 from dinoneck.data.class_counts import warn_of_empty_classes
 from dinoneck.data.label_files import LabelRaster, read_labels, without_alpha
 from dinoneck.data.label_marks import MarkCheck
@@ -37,8 +38,9 @@ from dinoneck.data.label_sets import (
 )
 from dinoneck.data.label_tiffs import Raw
 from dinoneck.data.preprocessing import Interpolation, Preprocessing, resample
-from dinoneck.errors import ConfigError, DataError, counted, some_of
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import patch_pair
+from dinoneck.text import counted, some_of
 
 logger = logging.getLogger(__name__)
 

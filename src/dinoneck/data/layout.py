@@ -30,7 +30,8 @@ from dinoneck.data.image_tree import (
 from dinoneck.data.masks_beside import masks_beside
 from dinoneck.data.name_pairs import shared_affixes
 from dinoneck.data.walk import Listing, walk
-from dinoneck.errors import DataError, counted, some_of
+from dinoneck.errors import DataError
+from dinoneck.text import counted, some_of
 
 logger = logging.getLogger(__name__)
 Kind = Literal["images", "classes", "masks"]

@@ -34,8 +34,9 @@ from dinoneck.data.names import is_absolute
 from dinoneck.data.orientation import hidden_turns, size_hides_turn, stated_orientation
 from dinoneck.data.sources import find_files
 from dinoneck.data.walk import SUFFIXES
-from dinoneck.errors import ConfigError, DataError, in_words, some_of
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.tasks import OBJECTS
+from dinoneck.text import in_words, some_of
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from dinoneck.errors import counted, reason_of
+from dinoneck.text import counted, reason_of
 
 logger = logging.getLogger(__name__)
 

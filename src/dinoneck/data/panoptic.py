@@ -26,7 +26,8 @@ from dinoneck.data.listed_images import (
 )
 from dinoneck.data.segment_checks import check_segments
 from dinoneck.data.sources import find_files
-from dinoneck.errors import DataError, some_of
+from dinoneck.errors import DataError
+from dinoneck.text import some_of
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.codec import LARGEST_SIDE, normalize_fields
+from dinoneck.checks import LARGEST_SIDE
+from dinoneck.codec import normalize_fields
 from dinoneck.data.bands import RGB_CHANNELS, read_channels
 from dinoneck.data.bit_depth import check_bits
 from dinoneck.data.decoding import (
@@ -25,7 +26,7 @@ from dinoneck.data.decoding import (
     read_image_size,
     to_unit_range,
 )
-from dinoneck.errors import ConfigError, DataError, ShapeError, did_you_mean
+from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.grid import (
     GridSize,
     PadTo,
@@ -35,6 +36,7 @@ from dinoneck.grid import (
     TokenGrid,
     patch_pair,
 )
+from dinoneck.text import did_you_mean
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -20,7 +20,9 @@ from msgspec import Meta, Struct
 
 from dinoneck.data.coco_entries import CocoBox, Repairs, Side, is_number
 from dinoneck.data.coco_repairs import TEXT_NUMBERS, WHOLE_FLOATS, number_of_text, whole_number
-from dinoneck.errors import DataError, missing_extra, shorten
+from dinoneck.errors import DataError
+from dinoneck.extras import missing_extra
+from dinoneck.text import shorten
 
 Array = np.ndarray[Any, Any]
 Extent = tuple[float, float, float, float]

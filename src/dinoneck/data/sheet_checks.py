@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from dinoneck.errors import counted, some_of
+from dinoneck.text import counted, some_of
 
 _SHOWN = 5  # names in a message
 # what people call the rows below their data, in lower case

@@ -29,7 +29,8 @@ from dinoneck.data.names import (
     parts_of,
 )
 from dinoneck.data.walk import walk, warn_of_left_out
-from dinoneck.errors import DataError, some_of
+from dinoneck.errors import DataError
+from dinoneck.text import some_of
 
 logger = logging.getLogger(__name__)
 # files of a folder that are listed to find a name which is not there; a folder with more is no

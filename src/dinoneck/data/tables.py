@@ -79,7 +79,9 @@ from dinoneck.data.word_cells import (
     warn_of_thousands,
     warn_of_words,
 )
-from dinoneck.errors import DataError, counted, did_you_mean, missing_extra, some_of
+from dinoneck.errors import DataError
+from dinoneck.extras import missing_extra
+from dinoneck.text import counted, did_you_mean, some_of
 
 try:
     import pandas as pd

@@ -13,7 +13,7 @@ from PIL.ExifTags import Base
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from dinoneck.atomic import open_regular
-from dinoneck.errors import counted
+from dinoneck.text import counted
 
 # values of the TIFF tags, TIFF 6.0 and its supplements
 MIN_IS_WHITE = 0

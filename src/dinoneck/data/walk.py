@@ -16,7 +16,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dinoneck.errors import DataError, counted, reason_of
+from dinoneck.errors import DataError
+from dinoneck.text import counted, reason_of
 
 logger = logging.getLogger(__name__)
 

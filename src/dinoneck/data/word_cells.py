@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dinoneck.data.cells import LARGEST, MISSING_WORDS, is_number, label_of
 from dinoneck.data.dates import CLOCK, MONTH_NAME, is_compact_day, is_date
 from dinoneck.data.not_numbers import is_unit, unit_of, word_before
-from dinoneck.errors import counted, some_of
+from dinoneck.text import counted, some_of
 
 _SHOWN = 5  # names in a message
 # how spreadsheets in their languages write true and false, and how people write yes and no

@@ -22,9 +22,9 @@ from dinoneck.checkpoint.backbone_part import (
     name_in_model,
     part_for_detector,
 )
-from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint, pack
-from dinoneck.checkpoint.pairing import check_takes_lora
-from dinoneck.codec import at_least
+from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint, checkpoint_of_detector
+from dinoneck.checkpoint.lora_weights import check_takes_lora
+from dinoneck.checks import check_minimum
 from dinoneck.data.bands import read_channels
 from dinoneck.data.boxes import to_original
 from dinoneck.data.decoding import ImageInput, as_list, in_threads
@@ -165,7 +165,7 @@ class Detector(nn.Module):
             ConfigError: if ``max_boxes`` or ``batch_size`` is below 1, or ``min_score`` is outside 0 ... 1.
             DataError: if an image cannot be read.
         """
-        at_least(1, max_boxes=max_boxes, batch_size=batch_size)
+        check_minimum(1, max_boxes=max_boxes, batch_size=batch_size)
         if min_score is None:
             min_score = self.min_score
         min_score = converted("min_score", min_score, Share)
@@ -285,7 +285,7 @@ class Detector(nn.Module):
             state[f"tuned.{i}"] = value.detach().clone()
         whole.load_state_dict(state, assign=True)
         of_head = BackbonePart(record=part.record, lora=part.lora, weights={})
-        return HeadCheckpoint(pack(whole, of_head, preprocess=self.preprocess, **record))
+        return checkpoint_of_detector(whole, of_head, preprocess=self.preprocess, **record)
 
     def _check_dtypes(self, tuned: Mapping[str, Tensor]) -> None:
         """Raise a CheckpointError if weights of the backbone that go into the file have another dtype than the head."""

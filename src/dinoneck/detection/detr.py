@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert
 
 from dinoneck.detection.levels import Levels, Target
-from dinoneck.errors import ConfigError, missing_extra
+from dinoneck.errors import ConfigError
+from dinoneck.extras import missing_extra
 
 try:
     from transformers import (

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.codec import at_least
+from dinoneck.checks import check_minimum
 from dinoneck.data.boxes import BoxImages
 from dinoneck.data.listed_images import UNKNOWN, Crowd
 from dinoneck.data.panoptic import PanopticImages
-from dinoneck.errors import DataError, missing_extra
+from dinoneck.errors import DataError
+from dinoneck.extras import missing_extra
 from dinoneck.inference.results import coco_objects, predict_many
 from dinoneck.tasks import OBJECTS
 from dinoneck.training.token_sources import in_batches
@@ -81,7 +82,7 @@ def predict_boxes(
     Raises:
         ConfigError, DataError: as :func:`evaluate_boxes`.
     """
-    at_least(1, batch_size=batch_size)
+    check_minimum(1, batch_size=batch_size)
     bits = detector.preprocess.bits
     dataset = BoxImages(
         coco_json,

@@ -18,7 +18,8 @@ from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.listed_images import UNKNOWN
 from dinoneck.detection.evaluation import counted, known_objects, score_masks, score_segments
-from dinoneck.errors import DataError, check_installed
+from dinoneck.errors import DataError
+from dinoneck.extras import check_installed
 from dinoneck.heads.head import Head
 from dinoneck.inference.resolution import objects_at_image_size
 from dinoneck.inference.results import coco_objects

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
 from dinoneck.detection.head import DETRS
-from dinoneck.errors import CheckpointError, first_line, missing_extra
+from dinoneck.errors import CheckpointError
 from dinoneck.export.onnx_file import onnx_runner, write_onnx
+from dinoneck.extras import missing_extra
+from dinoneck.text import first_line
 from dinoneck.version import __version__
 
 OUTPUTS = ("boxes", "scores", "labels")

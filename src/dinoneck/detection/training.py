@@ -24,9 +24,11 @@ from dinoneck.detection.detector import Detector, best_of
 from dinoneck.detection.evaluation import score_boxes
 from dinoneck.detection.head import DETRS, DetectionHead
 from dinoneck.devices import local_device, send
-from dinoneck.errors import ConfigError, check_installed, in_words
+from dinoneck.errors import ConfigError
+from dinoneck.extras import check_installed
 from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.registry import import_modules
+from dinoneck.text import in_words
 from dinoneck.training import folder as files
 from dinoneck.training.config import TrainConfig, check_used
 from dinoneck.training.engine import Batches, Engine, Row, gathered, own_random_numbers

@@ -20,7 +20,7 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.backbone_part import changed_weights
 from dinoneck.checkpoint.format import METADATA_KEY, canonical, check_path
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.errors import CheckpointError, ConfigError, did_you_mean, reason_of
+from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.export import onnx_file, program
 from dinoneck.export.models import ImagesModel, Model, TokensModel
 from dinoneck.export.program import Traced
@@ -28,6 +28,7 @@ from dinoneck.grid import GridSize, TokenGrid
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.sources import HeadSource, opened
 from dinoneck.tasks import GATE
+from dinoneck.text import did_you_mean, reason_of
 from dinoneck.version import __version__
 
 Format = Literal["onnx", "pt2"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dinoneck.backbones.backbone import LARGEST_NORMALISED
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.checkpoint.pairing import need
+from dinoneck.checkpoint.schema import need
 from dinoneck.data.bands import RGB_CHANNELS
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError

@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 from dinoneck.atomic import write_whole
-from dinoneck.errors import CheckpointError, first_line, missing_extra, reason_of
+from dinoneck.errors import CheckpointError
 from dinoneck.export.models import ImagesModel, Model
 from dinoneck.export.program import Run, Traced
+from dinoneck.extras import missing_extra
+from dinoneck.text import first_line, reason_of
 
 LARGEST_BYTES = (1 << 31) - (1 << 24)  # protobuf ends at 2 GiB
 _PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dinoneck.errors import CheckpointError, DinoneckError, first_line
+from dinoneck.errors import CheckpointError, DinoneckError
 from dinoneck.export.models import Model
 from dinoneck.grid import GridSize
 from dinoneck.heads.ensemble import scores_places
+from dinoneck.text import first_line
 
 TRACED_BATCH = 2
 TRACED_GRID = GridSize(10, 13)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from dinoneck.codec import at_least
+from dinoneck.checks import check_minimum
 from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.heads.head import Head, TokenScale
@@ -72,7 +72,7 @@ class CLSGating(Configured, nn.Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        at_least(1, embed_dim=embed_dim, reduction=reduction)
+        check_minimum(1, embed_dim=embed_dim, reduction=reduction)
         width = embed_dim // reduction
         if width < 1:
             raise ConfigError(
@@ -176,12 +176,12 @@ def _checked_count(num_patches: int | tuple[int, int] | None, mode: str) -> int:
     if mode == "resized":
         expected = "(rows, cols), the grid of its logits"
         if isinstance(num_patches, tuple):
-            at_least(1, num_patches=min(num_patches))
+            check_minimum(1, num_patches=min(num_patches))
             return math.prod(num_patches)
     else:
         expected = "one number"
         if isinstance(num_patches, int):
-            at_least(1, num_patches=num_patches)
+            check_minimum(1, num_patches=num_patches)
             return num_patches
     raise ConfigError(
         f"num_patches is {num_patches}; mode {mode!r} needs {expected}. Mode 'mlp' takes one "
@@ -241,7 +241,7 @@ class CLSGatingHead(Head):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        at_least(1, hidden_dim=hidden_dim)
+        check_minimum(1, hidden_dim=hidden_dim)
         if not 0 <= dropout < 1:
             raise ConfigError(f"dropout is {dropout}; expected 0 or more, below 1")
         factory = {"device": device, "dtype": dtype}

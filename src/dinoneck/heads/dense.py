@@ -7,7 +7,7 @@ from typing import Any, Unpack
 
 from torch import Tensor, nn
 
-from dinoneck.codec import at_least
+from dinoneck.checks import check_minimum
 from dinoneck.grid import as_maps
 from dinoneck.heads.head import Head, Tower, from_map, read_map, task_map
 from dinoneck.layers.blocks import ConvBlock
@@ -65,8 +65,8 @@ class DenseHead(Head):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        at_least(1, embed_dim=embed_dim, hidden_dim=hidden_dim)
-        at_least(0, depth=depth)
+        check_minimum(1, embed_dim=embed_dim, hidden_dim=hidden_dim)
+        check_minimum(0, depth=depth)
         factory = {"device": device, "dtype": dtype}
         self.embed_dim = embed_dim
         self._set_tasks(tasks, compositions)

@@ -8,7 +8,7 @@ from typing import Any, Unpack, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinoneck.codec import at_least
+from dinoneck.checks import check_minimum
 from dinoneck.errors import ConfigError
 from dinoneck.heads.head import Head, resampled
 from dinoneck.heads.linear import Bins
@@ -76,7 +76,7 @@ class DPTHead(Head):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        at_least(1, hidden_dim=hidden_dim)
+        check_minimum(1, hidden_dim=hidden_dim)
         dpt_neck, factory = checked_neck(neck, embed_dim, {"device": device, "dtype": dtype})
         if not isinstance(dpt_neck, DPTNeck):
             raise ConfigError(

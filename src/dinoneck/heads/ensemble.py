@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinoneck.errors import ConfigError, counted
+from dinoneck.errors import ConfigError
 from dinoneck.grid import PatchSize
 from dinoneck.heads.cls_gating import CLSGatingHead
 from dinoneck.heads.head import Head, Resample, recompute_derived, resampled
@@ -18,6 +18,7 @@ from dinoneck.heads.patch_mean import PatchMeanHead
 from dinoneck.layers.inputs import Origin, Plain, TokensLike
 from dinoneck.losses.composition import Composed, Composition, outputs_of
 from dinoneck.tasks import Task, constants
+from dinoneck.text import counted
 from dinoneck.tokens import Tokens
 
 Reduce = Literal["mean", "median"]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinoneck.codec import at_least
+from dinoneck.checks import check_minimum
 from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError
 from dinoneck.grid import as_maps
@@ -70,7 +70,7 @@ class Bins(Configured, nn.Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        at_least(2, count=count)
+        check_minimum(2, count=count)
         if low >= high:
             raise ConfigError(f"low is {low} and high {high}; expected low below high")
         if spacing != "linear" and low <= 0:
@@ -179,7 +179,7 @@ class LinearHead(Head):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        at_least(1, embed_dim=embed_dim, num_layers=num_layers, upsample=upsample)
+        check_minimum(1, embed_dim=embed_dim, num_layers=num_layers, upsample=upsample)
         if pool is not None:
             map_options = {"use_cls": use_cls, "upsample": upsample > 1, "bins": bins is not None}
             names = [name for name, is_set in map_options.items() if is_set]

@@ -12,7 +12,7 @@ import torch
 from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
-from dinoneck.codec import at_least
+from dinoneck.checks import check_minimum
 from dinoneck.errors import ConfigError
 from dinoneck.grid import GridSize, as_maps
 from dinoneck.heads.head import Head, Resample, resampled
@@ -98,7 +98,7 @@ class MaskHead(Head):
         width = embed_dim if dim is None else dim
         queries = SEMANTIC_QUERIES if num_queries is None else num_queries
         heads = max(width // _HEAD_WIDTH, 1) if num_heads is None else num_heads
-        at_least(
+        check_minimum(
             1,
             embed_dim=embed_dim,
             dim=width,

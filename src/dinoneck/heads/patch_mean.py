@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from einops import reduce
 from torch import Tensor, nn
 
-from dinoneck.codec import at_least
+from dinoneck.checks import check_minimum
 from dinoneck.configured import Configured
 from dinoneck.errors import ShapeError
 from dinoneck.grid import as_maps
@@ -65,7 +65,7 @@ class PatchMeanMLP(Configured, nn.Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        at_least(1, embed_dim=embed_dim, hidden_dim=hidden_dim, out_dim=out_dim)
+        check_minimum(1, embed_dim=embed_dim, hidden_dim=hidden_dim, out_dim=out_dim)
         self.embed_dim = embed_dim
         self.hidden_dim = hidden_dim
         self.out_dim = out_dim

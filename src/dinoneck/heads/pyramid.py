@@ -9,7 +9,8 @@ from typing import Any, Literal, Unpack, get_args
 import torch
 from torch import Tensor, nn
 
-from dinoneck.codec import at_least, encode
+from dinoneck.checks import check_minimum
+from dinoneck.codec import encode
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.heads.head import Head, Light, Tower, from_map, read_map, task_map
 from dinoneck.heads.instances import decode_centres, task_of
@@ -88,8 +89,8 @@ class PyramidHead(Head):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        at_least(1, hidden_dim=1 if hidden_dim is None else hidden_dim)
-        at_least(0, tower_depth=tower_depth)
+        check_minimum(1, hidden_dim=1 if hidden_dim is None else hidden_dim)
+        check_minimum(0, tower_depth=tower_depth)
         self.neck, factory = checked_neck(neck, embed_dim, {"device": device, "dtype": dtype})
         self.embed_dim = self.neck.embed_dim
         self.num_layers = self.neck.num_layers

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from dinoneck.codec import at_least, normal
+from dinoneck.checks import check_minimum
+from dinoneck.codec import normal
 from dinoneck.data.decoding import ImageInput
 from dinoneck.errors import BusyError
 from dinoneck.inference.predictor import Predictor
@@ -75,8 +76,8 @@ class MicroBatcher(AbstractContextManager["MicroBatcher"]):
             normal(int, max_waiting, "max_waiting"),
         )
         self.max_wait_s = normal(float, max_wait_s, "max_wait_s")
-        at_least(1, max_batch=self.max_batch, max_waiting=self.max_waiting)
-        at_least(0, max_wait_s=self.max_wait_s)
+        check_minimum(1, max_batch=self.max_batch, max_waiting=self.max_waiting)
+        check_minimum(0, max_wait_s=self.max_wait_s)
         self._waiting: queue.Queue[_Request] = queue.Queue(self.max_waiting)
         self._passes, self._process = ThreadPoolExecutor(1, "dinoneck-batches"), os.getpid()
 

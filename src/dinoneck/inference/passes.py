@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.checkpoint.pairing import check_records
+from dinoneck.checkpoint.compare import check_records
 from dinoneck.data.preprocessing import Preprocessing, Size
 from dinoneck.devices import fetch, send
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError

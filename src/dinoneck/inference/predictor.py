@@ -13,15 +13,16 @@ from torch import Tensor
 
 from dinoneck.backbones.adapter import evaluating
 from dinoneck.backbones.backbone import Backbone, checked_backbone, plain_backbone
+from dinoneck.checkpoint.compare import check_patch
 from dinoneck.checkpoint.format import spelling
 from dinoneck.checkpoint.origins import check_tokens_of, images_for, trained_heads
-from dinoneck.checkpoint.pairing import check_patch
-from dinoneck.codec import at_least, normal
+from dinoneck.checks import check_minimum
+from dinoneck.codec import normal
 from dinoneck.data.bands import read_channels
 from dinoneck.data.decoding import ImageInput, as_list, in_threads, read_image_size
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import local_device
-from dinoneck.errors import CheckpointError, ConfigError, DataError, counted
+from dinoneck.errors import CheckpointError, ConfigError, DataError
 from dinoneck.heads.ensemble import HeadEnsemble, Reduce
 from dinoneck.inference.passes import Pass, Ready, Rows, grids_of
 from dinoneck.inference.resolution import at_image_size
@@ -38,6 +39,7 @@ from dinoneck.inference.sources import (
 from dinoneck.inference.tiles import TTA, VIEWS, Tiling
 from dinoneck.store.reading import StoredTokens
 from dinoneck.tasks import describe_tasks
+from dinoneck.text import counted
 
 if TYPE_CHECKING:
     from dinoneck.store.feature_store import FeatureStore
@@ -160,7 +162,7 @@ class Predictor:
         if tta is not None and tta not in VIEWS:
             raise ConfigError(f"tta is {tta!r}; expected one of {', '.join(VIEWS)}, or None")
         if batch_size is not None:
-            at_least(1, batch_size=normal(int, batch_size, "batch_size"))
+            check_minimum(1, batch_size=normal(int, batch_size, "batch_size"))
         if preprocess is not None and not isinstance(preprocess, Preprocessing):
             raise ConfigError(
                 f"preprocess is a {type(preprocess).__name__}; expected a dinoneck.data.Preprocessing, "

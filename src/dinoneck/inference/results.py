@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dinoneck.errors import ConfigError, DataError, DinoneckError, missing_extra, printable, some_of
+from dinoneck.errors import ConfigError, DataError, DinoneckError
+from dinoneck.extras import missing_extra
 from dinoneck.progress import progress
 from dinoneck.tasks import GATE, MAP, Task, columns_of
+from dinoneck.text import printable, some_of
 
 RAW = "maps:outputs"
 """The key of :meth:`dinoneck.HeadEnsemble.unreduced` in a row, by view; no task has this name."""

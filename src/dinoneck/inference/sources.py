@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck.backbones.backbone import Backbone, plain_backbone
+from dinoneck.checkpoint.compare import check_rebuilt, check_records, check_rotary
 from dinoneck.checkpoint.format import head_files
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.checkpoint.pairing import check_rebuilt, check_records, check_rotary, need
+from dinoneck.checkpoint.schema import need
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.grid import GridSize

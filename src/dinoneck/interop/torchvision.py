@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.codec import at_least, normal
+from dinoneck.checks import check_minimum
+from dinoneck.codec import normal
 from dinoneck.errors import ConfigError
 from dinoneck.grid import patch_pair
 from dinoneck.interop.encoder import PyramidEncoder
@@ -63,7 +64,7 @@ class TorchvisionBackbone(nn.Module):
         super().__init__()
         self.encoder = PyramidEncoder(backbone, neck, features_at)
         self.extra_levels = normal(int, extra_levels, "extra_levels")
-        at_least(0, extra_levels=self.extra_levels)
+        check_minimum(0, extra_levels=self.extra_levels)
         self.out_channels = self.encoder.out_channels
         coarsest = self.encoder.strides[-1]
         extra_strides = tuple(coarsest * 2 ** (i + 1) for i in range(extra_levels))

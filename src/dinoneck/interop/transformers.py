@@ -22,7 +22,8 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import dimensions_of
 from dinoneck.backbones.load import Source
 from dinoneck.codec import encode, normal
-from dinoneck.errors import ConfigError, missing_extra
+from dinoneck.errors import ConfigError
+from dinoneck.extras import missing_extra
 from dinoneck.interop.encoder import DeferredEncoder, EncoderByName, PyramidEncoder
 
 try:

@@ -10,8 +10,9 @@ from typing import Any, TypeAlias, TypedDict
 import torch
 from torch import Tensor, nn
 
-from dinoneck.errors import BackboneError, GridError, ShapeError, counted
+from dinoneck.errors import BackboneError, GridError, ShapeError
 from dinoneck.grid import PatchSize, checked_grid, patch_pair
+from dinoneck.text import counted
 from dinoneck.tokens import Tokens
 
 logger = logging.getLogger(__name__)

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from dinoneck.codec import normalize_fields, restore
-from dinoneck.errors import ConfigError, ShapeError, counted, did_you_mean
+from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.losses.masked import exact, full_mask, shares, smooth_l1
 from dinoneck.tasks import Kind, TargetTransform, Task, constants
+from dinoneck.text import counted, did_you_mean
 from dinoneck.transforms import each
 
 Sums = tuple[tuple[str, tuple[str, ...]], ...] | Mapping[str, tuple[str, ...]]

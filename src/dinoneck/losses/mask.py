@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.errors import DataError, ShapeError, missing_extra
+from dinoneck.errors import DataError, ShapeError
+from dinoneck.extras import missing_extra
 from dinoneck.losses.masked import exact
 
 # weights of the three parts, as in Mask2Former

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinoneck.configured import Configured
-from dinoneck.errors import ConfigError, ShapeError, did_you_mean
+from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.losses.composition import Composition, CompositionLoss
 from dinoneck.losses.mask import centre_loss, mask_loss
 from dinoneck.losses.masked import (
@@ -25,6 +25,7 @@ from dinoneck.losses.masked import (
     weighted_difference,
 )
 from dinoneck.tasks import CLASSES, MAP, MASKS, OBJECTS, Kind, Task, check_tasks
+from dinoneck.text import did_you_mean
 
 Table = Mapping[str, Tensor]
 LOG_VARIANCE_BOUND = 12.0  # weights between 3e-6 and 8e4

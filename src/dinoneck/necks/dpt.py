@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from dinoneck.codec import at_least
+from dinoneck.checks import check_minimum
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.grid import GridSize
 from dinoneck.layers.blocks import MapLinear
@@ -106,7 +106,7 @@ class DPTNeck(Neck):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        at_least(
+        check_minimum(
             1,
             embed_dim=embed_dim,
             num_layers=num_layers,

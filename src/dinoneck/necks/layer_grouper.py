@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinoneck.codec import at_least
+from dinoneck.checks import check_minimum
 from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.layers.blocks import reset
@@ -115,7 +115,7 @@ class LayerGrouper(Configured, nn.Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        at_least(
+        check_minimum(
             1, embed_dim=embed_dim, num_layers=num_layers, fpn_dim=fpn_dim, num_groups=num_groups
         )
         if max(num_layers, num_groups) > MAX_LAYERS:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from dinoneck.codec import at_least
+from dinoneck.checks import check_minimum
 from dinoneck.errors import ConfigError
 from dinoneck.layers.blocks import ChannelNorm, MapLinear
 from dinoneck.layers.inputs import Plain, TokensLike, as_tokens, check_tokens
@@ -84,8 +84,8 @@ class SimplePyramid(Neck):
                 f"scales is {scales}; expected them strictly falling, since levels go from fine "
                 f"to coarse: {falling}"
             )
-        at_least(1, out_channels=out_channels, patch_size=patch_size)
-        at_least(max(1, int(scales[0])), embed_dim=embed_dim)
+        check_minimum(1, out_channels=out_channels, patch_size=patch_size)
+        check_minimum(max(1, int(scales[0])), embed_dim=embed_dim)
         self.embed_dim = embed_dim
         self.out_channels = out_channels
         self.patch_size = patch_size

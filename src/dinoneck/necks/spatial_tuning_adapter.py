@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from dinoneck.codec import at_least
+from dinoneck.checks import check_minimum
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.grid import GridSize
 from dinoneck.layers.blocks import BatchNormName, map_norm
@@ -103,7 +103,7 @@ class SpatialTuningAdapter(Neck):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        at_least(
+        check_minimum(
             1,
             embed_dim=embed_dim,
             out_channels=out_channels,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from dinoneck.codec import at_least
+from dinoneck.checks import check_minimum
 from dinoneck.errors import ConfigError
 from dinoneck.grid import GridSize
 from dinoneck.layers.blocks import MapLinear
@@ -98,7 +98,7 @@ class STAPyramid(Neck):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        at_least(1, embed_dim=embed_dim, out_channels=out_channels, patch_size=patch_size)
+        check_minimum(1, embed_dim=embed_dim, out_channels=out_channels, patch_size=patch_size)
         self.embed_dim = embed_dim
         self.out_channels = out_channels
         self.patch_size = patch_size

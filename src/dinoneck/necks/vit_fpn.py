@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from dinoneck.codec import at_least
+from dinoneck.checks import check_minimum
 from dinoneck.layers.blocks import ActivationName, ConvBlock, MapLinear, NormName
 from dinoneck.layers.inputs import Plain, TokensLike, as_tokens, check_tokens
 from dinoneck.layers.resampling import halved
@@ -103,7 +103,7 @@ class ViTFPN(Neck):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        at_least(1, num_levels=num_levels, patch_size=patch_size)
+        check_minimum(1, num_levels=num_levels, patch_size=patch_size)
         factory = {"device": device, "dtype": dtype}
         self.embed_dim = embed_dim
         self.num_layers = num_layers

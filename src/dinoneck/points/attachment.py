@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.module_tracker import ModuleTracker
 
-from dinoneck.errors import ConfigError, ShapeError, did_you_mean
+from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.points.minkowski import MinkowskiAdapter
 from dinoneck.points.voxels import SparseFeatures
+from dinoneck.text import did_you_mean
 
 Pyramid = Mapping[int, SparseFeatures]
 Injector = Any  # a dinoneck.points.DecoderInjection, whose module imports this one

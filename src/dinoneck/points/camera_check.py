@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from dinoneck.codec import at_least
+from dinoneck.checks import check_minimum
 from dinoneck.errors import DataError, ShapeError
 from dinoneck.points.cameras import Cameras, looks_like_millimetres
 from dinoneck.points.checks import check_tensor
@@ -159,7 +159,7 @@ def check_cameras(
         >>> check_cameras(None, cameras, wall).scores["camera_to_world"]
         1.0
     """
-    at_least(1, max_points=max_points)
+    check_minimum(1, max_points=max_points)
     projector = PointProjector(depth_abs=depth_abs, depth_rel=depth_rel)
     sample = _Sample(cameras, depth, projector)
     return _judged(sample, points, batch, max_points, torch.Generator().manual_seed(seed))

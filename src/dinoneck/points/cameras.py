@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dinoneck.errors import GridError, ShapeError, counted
+from dinoneck.errors import GridError, ShapeError
 from dinoneck.points.checks import (
     check_depth,
     check_index,
@@ -22,6 +22,7 @@ from dinoneck.points.checks import (
     checked,
     looks_swapped,
 )
+from dinoneck.text import counted
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinoneck.codec import at_least
+from dinoneck.checks import check_minimum
 from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.points.checks import check_dtype
@@ -60,7 +60,7 @@ class GatedFusion(Configured, nn.Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        at_least(1, c2d=c2d, c3d=c3d, hidden=hidden)
+        check_minimum(1, c2d=c2d, c3d=c3d, hidden=hidden)
         if c_out != c3d:
             raise ConfigError(
                 f"c_out is {c_out} and c3d {c3d}; they must be equal, because points that no "

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from dinoneck.codec import at_least
+from dinoneck.checks import check_minimum
 from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.points.attachment import Attached, Pyramid, Slot, SparseAdapter, hook_blocks
@@ -150,7 +150,7 @@ class DecoderInjection(Configured, nn.Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        at_least(1, c_dino=c_dino)
+        check_minimum(1, c_dino=c_dino)
         if not levels:
             raise ConfigError(
                 "levels is empty; expected {stride: channels}, such as {8: 256, 4: 128, 2: 96, 1: "
@@ -158,7 +158,7 @@ class DecoderInjection(Configured, nn.Module):
             )
         for stride, channels in levels.items():
             check_stride("a stride in levels", stride)
-            at_least(1, **{f"levels[{stride}]": channels})
+            check_minimum(1, **{f"levels[{stride}]": channels})
         self.embed_dim = self.c_dino = c_dino
         self.channels = dict(levels)
         self.target = target

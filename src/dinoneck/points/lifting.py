@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple, TypedDict, Unpack, overload
 import torch
 from torch import Tensor, nn
 
-from dinoneck.codec import at_least, normal
+from dinoneck.checks import check_minimum
+from dinoneck.codec import normal
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.points.checks import check_dtype, check_tensor
 from dinoneck.points.projection import Links, check_links
@@ -350,6 +351,6 @@ def _check(
     normal(Sampling, sampling, "sampling")
     normal(Views, views, "views")
     normal(Reduce, reduce, "reduce")
-    at_least(1, chunk=chunk)
+    check_minimum(1, chunk=chunk)
     if bool((links.point[1:] < links.point[:-1]).any()):
         raise DataError("links are not sorted by point; take them as PointProjector gives them")

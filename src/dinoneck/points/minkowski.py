@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dinoneck.codec import at_least, normal
+from dinoneck.checks import check_minimum
+from dinoneck.codec import normal
 from dinoneck.errors import DataError, ShapeError
 from dinoneck.points.checks import check_tensor
 from dinoneck.points.keys import encode
@@ -148,7 +149,7 @@ def minkowski_offsets(kernel_size: int, tensor_stride: int = 1) -> Tensor:
     """
     kernel_size = normal(int, kernel_size, "kernel_size")
     tensor_stride = normal(int, tensor_stride, "tensor_stride")
-    at_least(1, kernel_size=kernel_size, tensor_stride=tensor_stride)
+    check_minimum(1, kernel_size=kernel_size, tensor_stride=tensor_stride)
     first = -(kernel_size // 2) if kernel_size % 2 else 0
     steps = torch.arange(first, first + kernel_size) * tensor_stride
     z, y, x = torch.meshgrid(steps, steps, steps, indexing="ij")

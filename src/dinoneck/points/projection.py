@@ -13,7 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dinoneck.codec import at_least, normal
+from dinoneck.checks import check_minimum
+from dinoneck.codec import normal
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.points.cameras import LARGEST_DEPTH_M, Cameras, are_moved, some_depths
 from dinoneck.points.checks import (
@@ -219,7 +220,7 @@ class PointProjector:
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 or more")
         normal(UnknownDepth, self.unknown_depth, "unknown_depth")
-        at_least(1, chunk=self.chunk)
+        check_minimum(1, chunk=self.chunk)
 
     @torch.no_grad()
     def __call__(

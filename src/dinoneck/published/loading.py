@@ -23,9 +23,10 @@ from dinoneck.backbones.known import family_of, license_of
 from dinoneck.backbones.weight_hashes import state_digest
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.errors import BackboneError, CheckpointError, first_line, some_of
+from dinoneck.errors import BackboneError, CheckpointError
 from dinoneck.hub_errors import refusal, unreachable
 from dinoneck.published.table import NOT_STATED, ROWS, PublishedHead, row_named
+from dinoneck.text import first_line, some_of
 from dinoneck.weight_files import read_state
 
 logger = logging.getLogger(__name__)

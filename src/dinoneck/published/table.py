@@ -28,7 +28,8 @@ from dinoneck.backbones.known import (
     names_of,
     refuse,
 )
-from dinoneck.errors import CheckpointError, ConfigError, did_you_mean
+from dinoneck.errors import CheckpointError, ConfigError
+from dinoneck.text import did_you_mean
 
 if TYPE_CHECKING:
     from dinoneck.heads.head import Head

@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
-from dinoneck.errors import ConfigError, DinoneckError, Refusal, missing_extra
+from dinoneck.errors import ConfigError, DinoneckError
+from dinoneck.extras import missing_extra
+from dinoneck.serve.refusal import Refusal
 
 try:
     import uvicorn

@@ -17,12 +17,13 @@ from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.bands import RGB_CHANNELS
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.detector import HEAD_TYPE, Detector
-from dinoneck.errors import ConfigError, DataError, counted
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import patch_pair
 from dinoneck.inference import MicroBatcher, Predictor, coco_objects
 from dinoneck.inference.results import RAW
 from dinoneck.inference.sources import opened
 from dinoneck.serve.settings import Settings
+from dinoneck.text import counted
 
 MAPS = ("none", "lists", "png")
 

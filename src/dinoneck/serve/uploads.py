@@ -23,9 +23,11 @@ from torch import Tensor
 from dinoneck.data.decoding import read_pixels
 from dinoneck.data.image_tiffs import check_pages
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.errors import DataError, Refusal, first_line
+from dinoneck.errors import DataError
 from dinoneck.grid import patch_pair
+from dinoneck.serve.refusal import Refusal
 from dinoneck.serve.settings import Settings
+from dinoneck.text import first_line
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 MAX_PIXELS = 50_000_000  # of an image, and of all images in memory

@@ -13,9 +13,10 @@ from typing import Any
 from fastapi import Request
 from starlette.datastructures import UploadFile
 
-from dinoneck.errors import DataError, GridError, Refusal
+from dinoneck.errors import DataError, GridError
 from dinoneck.grid import patch_pair
 from dinoneck.serve.models import Model
+from dinoneck.serve.refusal import Refusal
 from dinoneck.serve.settings import Settings
 from dinoneck.serve.uploads import (
     MAX_PATCHES,

@@ -20,7 +20,7 @@ from torch import Tensor
 from dinoneck.atomic import open_regular
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.views import Views
-from dinoneck.errors import ConfigError, DataError, DinoneckError, reason_of
+from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.progress import progress
 from dinoneck.store.description import Description, named_views
@@ -28,6 +28,7 @@ from dinoneck.store.encoding import StoreDtype, encode
 from dinoneck.store.images import check_unchanged, image_file
 from dinoneck.store.reading import Reader
 from dinoneck.store.shards import Writer
+from dinoneck.text import reason_of
 from dinoneck.tokens import Tokens
 from dinoneck.weight_files import read_any
 

@@ -25,10 +25,11 @@ from dinoneck.backbones import weight_hashes
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.views import Views
 from dinoneck.devices import bytes_of
-from dinoneck.errors import ConfigError, DinoneckError, StoreError, first_line, reason_of
+from dinoneck.errors import ConfigError, DinoneckError, StoreError
 from dinoneck.grid import GridSize
 from dinoneck.store.encoding import Columns, Part, QuantisedTokens, StoreDtype, parts_of
 from dinoneck.store.files import Files, failed_write, write_first
+from dinoneck.text import first_line, reason_of
 from dinoneck.tokens import Tokens
 from dinoneck.version import __version__
 

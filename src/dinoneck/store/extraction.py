@@ -28,15 +28,8 @@ from torch import Tensor
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.data.decoding import in_threads
 from dinoneck.devices import fetch, send
-from dinoneck.errors import (
-    ConfigError,
-    DataError,
-    DinoneckError,
-    StoreError,
-    counted,
-    missing_extra,
-    reason_of,
-)
+from dinoneck.errors import ConfigError, DataError, DinoneckError, StoreError
+from dinoneck.extras import missing_extra
 from dinoneck.grid import GridSize, TokenGrid
 from dinoneck.progress import announce, progress
 from dinoneck.store.description import DATA, Description, write_scale
@@ -44,6 +37,7 @@ from dinoneck.store.encoding import channel_rms, encode
 from dinoneck.store.images import Item, check_unchanged, image_file, plan, root_of, views_of
 from dinoneck.store.reading import Reader
 from dinoneck.store.shards import ImageFile, Writer, remove_leftovers
+from dinoneck.text import counted, reason_of
 from dinoneck.tokens import Tokens
 
 LARGEST_BATCH = 32

@@ -14,7 +14,7 @@ from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.data.bands import RGB_CHANNELS
 from dinoneck.data.preprocessing import Interpolation, Resize
 from dinoneck.data.views import Views
-from dinoneck.errors import ConfigError, StoreError, did_you_mean
+from dinoneck.errors import ConfigError, StoreError
 from dinoneck.grid import PadTo, PatchSize
 from dinoneck.store import converters
 from dinoneck.store.description import Description, make_folder, named_views, read_description
@@ -25,6 +25,7 @@ from dinoneck.store.images import PathLike, image_ids
 from dinoneck.store.index import FILE
 from dinoneck.store.reading import Check, Reader
 from dinoneck.store.shards import SHARD_BYTES
+from dinoneck.text import did_you_mean
 from dinoneck.tokens import Tokens
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dinoneck.atomic import check_regular, flush_folder, read_regular, write_whole
-from dinoneck.errors import StoreError, reason_of
+from dinoneck.errors import StoreError
+from dinoneck.text import reason_of
 
 MOST_OPEN_FILES = 128
 _CUT_SHORT = "it is cut short; delete that file and extract its images again"

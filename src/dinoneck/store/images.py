@@ -20,11 +20,12 @@ from dinoneck.data.names import check_encodable
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.sources import list_pictures
 from dinoneck.data.views import Views
-from dinoneck.errors import DataError, DinoneckError, StoreError, counted, some_of
+from dinoneck.errors import DataError, DinoneckError, StoreError
 from dinoneck.grid import patch_pair
 from dinoneck.store.description import Description
 from dinoneck.store.index import Index
 from dinoneck.store.shards import Entry, ImageFile
+from dinoneck.text import counted, some_of
 
 Item = tuple[str, Path]
 PathLike = str | os.PathLike[str]

@@ -41,10 +41,11 @@ from msgspec import ValidationError, convert
 from msgspec.structs import astuple
 
 from dinoneck.atomic import flush_folder
-from dinoneck.errors import DataError, StoreError, did_you_mean, some_of
+from dinoneck.errors import DataError, StoreError
 from dinoneck.store.description import DATA
 from dinoneck.store.files import Files, FileState, LocalFiles, RemoteFiles
 from dinoneck.store.shards import Entry, Shards, Whole, is_shard_name
+from dinoneck.text import did_you_mean, some_of
 
 FILE = "index.sqlite"
 MOST_LAID_OVER = 64  # new shards whose headers each process reads for itself

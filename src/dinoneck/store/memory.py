@@ -13,11 +13,12 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from dinoneck.devices import send
-from dinoneck.errors import DataError, StoreError, counted
+from dinoneck.errors import DataError, StoreError
 from dinoneck.grid import GridSize
 from dinoneck.store.encoding import Columns
 from dinoneck.store.feature_store import FeatureStore
 from dinoneck.store.reading import Stored, StoredTokens, ViewNumbers
+from dinoneck.text import counted
 from dinoneck.tokens import Tokens
 
 Sample = tuple[Tokens, Tensor]

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.errors import ConfigError, DataError, DinoneckError, StoreError, counted, some_of
+from dinoneck.errors import ConfigError, DataError, DinoneckError, StoreError
 from dinoneck.grid import GridSize
 from dinoneck.progress import progress
 from dinoneck.store.description import DATA, SCALE_FILE, Description, read_scale
@@ -27,6 +27,7 @@ from dinoneck.store.encoding import Columns, Part, QuantisedTokens, allocate, ro
 from dinoneck.store.files import Files, Piece
 from dinoneck.store.index import FILE, Index, build_index, open_index
 from dinoneck.store.shards import CHECKSUM_BYTES, Entry, Shards, checksum
+from dinoneck.text import counted, some_of
 from dinoneck.tokens import Tokens
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from msgspec.structs import force_setattr
 from tyro.conf import Suppress, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
-from dinoneck.codec import LARGEST_FLOAT, LARGEST_SIDE
+from dinoneck.checks import LARGEST_FLOAT, LARGEST_SIDE
 from dinoneck.errors import ConfigError
 from dinoneck.training.recipe import (
     PATH_PATTERN,

@@ -15,7 +15,8 @@ from dinoneck.data.layout import (
     read_data_folder,
     read_images_and_masks,
 )
-from dinoneck.errors import ConfigError, some_of
+from dinoneck.errors import ConfigError
+from dinoneck.text import some_of
 from dinoneck.training.config import FoldsConfig, TrainConfig
 
 logger = logging.getLogger(__name__)

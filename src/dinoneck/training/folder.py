@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from dinoneck.atomic import read_regular, write_whole
-from dinoneck.errors import CheckpointError, DataError, DinoneckError, reason_of, some_of
+from dinoneck.errors import CheckpointError, DataError, DinoneckError
 from dinoneck.inference.sources import difference
+from dinoneck.text import reason_of, some_of
 from dinoneck.weight_files import read_any
 
 HEADS, LOGS, HEAD_FILE, REPORT, PREDICTIONS, TRAINED_ON = (

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from dinoneck.data.layout import HELD_OUT
-from dinoneck.errors import counted, some_of
+from dinoneck.text import counted, some_of
 from dinoneck.training.table import Fold
 from dinoneck.training.tasks import Problem
 

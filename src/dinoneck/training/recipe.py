@@ -16,7 +16,8 @@ from msgspec import Meta
 from msgspec.structs import force_setattr
 from tyro.constructors import PrimitiveConstructorSpec
 
-from dinoneck.errors import ConfigError, did_you_mean
+from dinoneck.errors import ConfigError
+from dinoneck.text import did_you_mean
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Seed = Annotated[int, Meta(ge=0, lt=1 << 32)]

@@ -20,13 +20,14 @@ from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.rehearsal import check_views
 from dinoneck.data.cells import csv_text
 from dinoneck.devices import bytes_of, local_device
-from dinoneck.errors import ConfigError, DataError, some_of
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
 from dinoneck.losses.composition import Composition, CompositionLoss
 from dinoneck.losses.task_loss import TaskLoss, UncertaintyWeighting
 from dinoneck.progress import note
 from dinoneck.registry import import_modules
+from dinoneck.text import some_of
 from dinoneck.training import folder as files
 from dinoneck.training import report as reports
 from dinoneck.training.baselines import baseline_head

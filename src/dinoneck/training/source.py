@@ -22,11 +22,12 @@ from dinoneck.data.cells import IMAGES
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.views import Views
 from dinoneck.devices import local_device
-from dinoneck.errors import ConfigError, DataError, some_of
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import TokenGrid
 from dinoneck.store.description import FILE
 from dinoneck.store.feature_store import FeatureStore
 from dinoneck.store.images import check_unchanged
+from dinoneck.text import some_of
 from dinoneck.tokens import Tokens
 from dinoneck.training.config import FrozenBackbone, TrainConfig
 from dinoneck.training.stated import stated_record

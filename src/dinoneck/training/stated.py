@@ -18,7 +18,7 @@ from dinoneck.backbones.known import (
     model_of,
     resolve_name,
 )
-from dinoneck.checkpoint.pairing import STATED
+from dinoneck.checkpoint.schema import STATED
 from dinoneck.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from dinoneck.errors import ConfigError
 from dinoneck.grid import patch_pair

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from dinoneck.errors import DataError, counted
+from dinoneck.errors import DataError
+from dinoneck.text import counted
 from dinoneck.training.table import column_numbers
 
 # relative to the whole: parts are weighed and rounded one by one

@@ -33,8 +33,10 @@ from dinoneck.data.layout import HELD_OUT, read_data_folder, read_images_and_mas
 from dinoneck.data.orientation import hidden_turns, size_hides_turn
 from dinoneck.data.pasture import SUMS, Pasture
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.errors import ConfigError, DataError, counted, missing_extra, some_of
+from dinoneck.errors import ConfigError, DataError
+from dinoneck.extras import missing_extra
 from dinoneck.tasks import TABLE_COLUMNS
+from dinoneck.text import counted, some_of
 from dinoneck.training.config import CompositionConfig, DataConfig, TaskConfig, TrainConfig
 from dinoneck.training.recipe import Seed, converted
 

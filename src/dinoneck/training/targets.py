@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from dinoneck.data.walk import SUFFIXES
-from dinoneck.errors import DataError, counted, some_of
+from dinoneck.errors import DataError
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tasks import OBJECTS, Task
+from dinoneck.text import counted, some_of
 
 # of a minimum: float32 holds 7 digits, and values may have passed through it
 ROUNDING = 1e-6

@@ -17,7 +17,7 @@ from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.configured import fields_of
 from dinoneck.data.cells import LABELS, OWN_COLUMNS, is_missing
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.errors import ConfigError, DataError, did_you_mean, some_of
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.dense import DenseHead
 from dinoneck.heads.head import Head
 from dinoneck.heads.pyramid import PyramidHead
@@ -30,6 +30,7 @@ from dinoneck.tasks import (
     Task,
     columns_of,
 )
+from dinoneck.text import did_you_mean, some_of
 from dinoneck.tokens import Tokens
 from dinoneck.training.config import CompositionConfig, TaskConfig, TrainConfig
 from dinoneck.training.scores import r2

@@ -18,15 +18,16 @@ from xxhash import xxh3_128
 
 from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone, checked_backbone, plain_backbone
-from dinoneck.codec import at_least
+from dinoneck.checks import check_minimum
 from dinoneck.data.bands import read_channels
 from dinoneck.data.decoding import ImageInput, in_threads, read_image_size, to_uint8
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import bytes_of, send
-from dinoneck.errors import DataError, counted, some_of
+from dinoneck.errors import DataError
 from dinoneck.layers.inputs import Origin
 from dinoneck.progress import progress
 from dinoneck.store.images import cached_hash_of
+from dinoneck.text import counted, some_of
 from dinoneck.tokens import Tokens
 from dinoneck.training.engine import Batches
 from dinoneck.training.recipe import Recipe
@@ -264,7 +265,7 @@ class MemoryTokens(_ById):
             list(ids),
         )
         _ById(ids, len(images))
-        at_least(1, batch_size=batch_size)
+        check_minimum(1, batch_size=batch_size)
         sizes = (
             {}
             if prepare.size

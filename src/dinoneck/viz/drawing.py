@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dinoneck.errors import DataError, ShapeError, printable
+from dinoneck.errors import DataError, ShapeError
+from dinoneck.text import printable
 from dinoneck.viz.style import DPI, PALETTE
 
 Floats = np.ndarray[Any, Any]

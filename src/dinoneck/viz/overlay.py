@@ -20,9 +20,10 @@ from dinoneck.atomic import write_whole
 from dinoneck.data.decoding import ImageInput, read_picture
 from dinoneck.data.orientation import stated_orientation, turn_back
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.errors import ConfigError, printable
+from dinoneck.errors import ConfigError
 from dinoneck.inference.resolution import UNSEEN, at_image_size
 from dinoneck.tasks import Task
+from dinoneck.text import printable
 from dinoneck.viz import style
 from dinoneck.viz.panels import as_image, caption
 from dinoneck.viz.scales import Output, Scale, outputs, scales, shown_cells

@@ -15,7 +15,8 @@ from torchvision.ops import box_iou
 from torchvision.transforms.functional import to_pil_image
 
 from dinoneck.data.decoding import ImageInput, as_list, read_pixels, to_unit_range
-from dinoneck.errors import DataError, ShapeError, printable
+from dinoneck.errors import DataError, ShapeError
+from dinoneck.text import printable
 from dinoneck.tokens import Tokens
 from dinoneck.viz import style
 from dinoneck.viz.drawing import Floats, numbers

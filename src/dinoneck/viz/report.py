@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.errors import DataError, printable
+from dinoneck.errors import DataError
 from dinoneck.tasks import Task
+from dinoneck.text import printable
 from dinoneck.version import __version__
 from dinoneck.viz.drawing import (
     Chart,

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dinoneck.data.decoding import ImageInput
-from dinoneck.errors import DataError, some_of
+from dinoneck.errors import DataError
 from dinoneck.tasks import Task, columns_of
+from dinoneck.text import some_of
 from dinoneck.viz.drawing import Floats, minus, numbers, span
 
 _ROUNDING = 1e-4  # a smaller change of a cell is not worth a note

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dinoneck.errors import DataError, counted
+from dinoneck.errors import DataError
 from dinoneck.tasks import MEAN_KEY, OVERALL, OVERALL_MEAN, OVERALL_WEIGHTED
+from dinoneck.text import counted
 
 MOST_COLUMNS = 12  # of a confusion matrix
 # the keys of scores over all classes -> their headings

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dinoneck.data.decoding import ImageInput, as_list
-from dinoneck.errors import DataError, printable
+from dinoneck.errors import DataError
+from dinoneck.text import printable
 from dinoneck.tokens import Tokens
 from dinoneck.viz import style
 from dinoneck.viz.panels import as_image, data_uri

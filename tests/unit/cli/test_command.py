@@ -21,7 +21,7 @@ from tests.kit import cli, saved_head, write_images
 from dinoneck.cli import files as verbs
 from dinoneck.cli import main as commands
 from dinoneck.cli.main import command, main
-from dinoneck.errors import missing_extra
+from dinoneck.extras import missing_extra
 from dinoneck.version import __version__
 
 HEAVY = {

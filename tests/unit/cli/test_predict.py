@@ -25,7 +25,7 @@ from dinoneck import (
     save_head,
 )
 from dinoneck.backbones.known import DINOV3_SMALL
-from dinoneck.checkpoint.pairing import rebuild
+from dinoneck.checkpoint.rebuild import rebuild
 from dinoneck.inference import coco_objects
 from dinoneck.viz import boxes_panel
 

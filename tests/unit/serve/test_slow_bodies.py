@@ -11,9 +11,9 @@ import pytest
 from benchmarks.service import HEADERS, multipart, scene
 
 from dinoneck.data import Preprocessing
-from dinoneck.errors import Refusal
 from dinoneck.serve import Settings
 from dinoneck.serve.models import Model
+from dinoneck.serve.refusal import Refusal
 
 if None in map(find_spec, ("fastapi", "uvicorn", "python_multipart")):
     pytest.skip("the extra serve is not installed", allow_module_level=True)

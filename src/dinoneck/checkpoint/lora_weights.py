@@ -1,0 +1,175 @@
+"""The LoRA weights that travel in a head file, so that one file restores the head and what was trained with it.
+
+They are ``adapter/<linear layer of the backbone>.lora_A`` and ``.lora_B``; what they belong to stands
+in the backbone record under ``adapter``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from dinoneck.backbones import lora
+from dinoneck.backbones.backbone import Backbone
+from dinoneck.checkpoint.compare import check_records
+from dinoneck.checkpoint.schema import BackboneRecord, TensorEntry
+from dinoneck.errors import BackboneError, CheckpointError, ConfigError
+from dinoneck.text import some_of
+
+_SHOWN = 5  # names in a message
+_LORA_ENDS = (".lora_A", ".lora_B")
+
+
+def lora_of(backbone: object) -> dict[str, Tensor]:
+    """Return the LoRA weights of a backbone by its names; nothing for a mere record without them.
+
+    Weights that are switched off at the moment are left out, as in the backbone's record.
+
+    Raises:
+        CheckpointError: if a record names LoRA weights, which only the backbone itself holds.
+    """
+    if isinstance(backbone, Backbone):
+        return {} if backbone.adapter.lora_off else lora.state(backbone.adapter)
+    if isinstance(backbone, Mapping) and backbone.get("adapter") is not None:
+        raise CheckpointError(
+            "the backbone has LoRA weights, which a record does not hold; pass the Backbone "
+            "itself as backbone=",
+            step="write",
+        )
+    return {}
+
+
+def check_lora(
+    entries: Mapping[str, TensorEntry], record: BackboneRecord | None, name: str
+) -> None:
+    """Check the LoRA tensors of a file against the backbone record.
+
+    Raises:
+        CheckpointError: if they are not announced, incomplete or of another rank.
+    """
+    if record is None or record.adapter is None:
+        raise CheckpointError(
+            f"{name} holds LoRA weights that its backbone record does not mention; save the head "
+            "again with the backbone of its training",
+            step="tensors",
+        )
+    rank, blocks = record.adapter.rank, record.adapter.blocks
+    if not (1 <= rank <= (record.embed_dim or 0) and 1 <= blocks <= (record.depth or 0)):
+        raise CheckpointError(
+            f"{name}: LoRA of rank {rank} in {blocks} blocks does not fit a backbone of width "
+            f"{record.embed_dim} and depth {record.depth}",
+            step="config",
+        )
+    if not entries:
+        raise CheckpointError(
+            f"{name} holds no LoRA weights, and its backbone record describes some; save the head "
+            "again with the backbone of its training",
+            step="tensors",
+        )
+    layers = {key.rpartition(".")[0] for key in entries}
+    expected = {layer + end for layer in layers for end in _LORA_ENDS}
+    if missing := expected - entries.keys():
+        raise CheckpointError(
+            f"{name} lacks the LoRA weights {some_of(missing, _SHOWN)}; save the head again with "
+            "the backbone of its training",
+            step="tensors",
+        )
+    if unknown := entries.keys() - expected:
+        raise CheckpointError(
+            f"{name} holds {some_of(unknown, _SHOWN)}; expected LoRA weights, whose names end in "
+            f"{' or '.join(_LORA_ENDS)}",
+            step="tensors",
+        )
+    for key, entry in entries.items():
+        side = 0 if key.endswith(_LORA_ENDS[0]) else -1
+        if entry.dtype != "F32" or len(entry.shape) != 2 or entry.shape[side] != rank:
+            raise CheckpointError(
+                f"{name}: {key} is {entry.dtype} {entry.shape}; expected F32 of rank {rank}",
+                step="tensors",
+            )
+
+
+def check_takes_lora(backbone: Backbone, record: Mapping[str, Any], *, layers: bool = True) -> bool:
+    """Check that the LoRA weights of a record fit a backbone; return whether it has them already.
+
+    Args:
+        backbone: the base of the LoRA weights.
+        record: of the backbone in the head file.
+        layers: compare the layers too.
+
+    Raises:
+        CheckpointError: if the backbone is another one or has other LoRA weights.
+    """
+    if backbone.adapter.lora_off:
+        raise CheckpointError(
+            "the LoRA weights of this backbone are switched off; leave the lora_disabled() block "
+            "first",
+            step="pairing",
+        )
+    given = backbone.record()
+    present = given["adapter"]
+    has_them = present is not None and present["sha256"] == record["adapter"]["sha256"]
+    if present is not None and not has_them:
+        raise CheckpointError(
+            "this backbone has LoRA weights of its own; load it again, or merge_lora() if that is "
+            "meant",
+            step="pairing",
+        )
+    if layers or not has_them:
+        without_lora = {"adapter": None}
+        check_records({**record, **without_lora}, {**given, **without_lora}, layers=layers)
+    return has_them
+
+
+def apply_lora(
+    backbone: Backbone, record: Mapping[str, Any], weights: Mapping[str, Tensor], *, trainable: bool
+) -> None:
+    """Put LoRA weights of a file into the backbone they were trained on; on a failure it stays as it was.
+
+    Raises:
+        CheckpointError: if the backbone is another one or has other LoRA weights.
+    """
+    has_them = check_takes_lora(backbone, record, layers=False)
+    if has_them:
+        if trainable:
+            for parameter in lora.parameters(backbone.adapter):
+                parameter.requires_grad_(True)
+            backbone.train(backbone.adapter.asked_mode)
+        return
+    adapter = record["adapter"]
+    learning = {id(parameter) for parameter in backbone.parameters() if parameter.requires_grad}
+    try:
+        lora.add(
+            backbone.adapter,
+            adapter["rank"],
+            adapter["alpha"],
+            adapter["targets"],
+            seed=0,
+            runs=adapter["blocks"],
+        )
+        lora.load_state(backbone.adapter, weights)
+        if (lora.record(backbone.adapter) or {}).get("sha256") != adapter["sha256"]:
+            raise BackboneError(
+                "their SHA-256 is not the one of the backbone record, so the file was edited; save "
+                "the head again with the backbone of its training"
+            )
+    except (BackboneError, ConfigError) as error:
+        lora.remove(backbone.adapter)
+        trainable = False
+        trained_source = record.get("source")
+        source = backbone.adapter.source
+        reason = str(error)
+        if trained_source != source:
+            reason = (
+                f"they were trained on a model of {trained_source}, this one is of {source}; load "
+                f"the backbone with source={trained_source!r}"
+            )
+        raise CheckpointError(
+            f"the LoRA weights do not fit this backbone: {reason}", step="pairing"
+        ) from error
+    finally:
+        for parameter in () if trainable else backbone.parameters():
+            parameter.requires_grad_(id(parameter) in learning)
+    backbone.train(backbone.adapter.asked_mode)
