@@ -1,7 +1,8 @@
 """``python -m benchmarks NAME [--short]``: measure, print the tables, and write the JSON of that name.
 
-``--short`` checks the code with few rounds and small sizes and writes to bench-results, everything
-else to benchmarks/results. ``python -m benchmarks NAME --help`` lists the options of a benchmark.
+With ``--short`` a benchmark has few rounds and small sizes, checks the code and writes to
+bench-results; without it writes to benchmarks/results. ``python -m benchmarks NAME --help`` lists
+the options of a benchmark.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ NAMES = (
     "parity",
     "evidence",
 )
+SHORT_ROUNDS = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -53,24 +55,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, help="folder of the JSON")
     parser.add_argument("--only", nargs="+", help="parts of the benchmark; default: all")
-    getattr(module, "arguments", lambda _: None)(parser)
+    if hasattr(module, "arguments"):
+        module.arguments(parser)
     options = parser.parse_args(words[1:])
-    options.rounds = options.rounds or (2 if options.short else module.ROUNDS)
+    if not options.rounds:
+        options.rounds = SHORT_ROUNDS if options.short else module.ROUNDS
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+    stem = module.stem(options) if hasattr(module, "stem") else name
+    if is_gpu(options.device):
+        stem = f"{stem}_{torch.device(options.device).type}"
     folder = options.out or (Path("bench-results") if options.short else RESULTS)
-    stem = getattr(module, "stem", lambda _: name)(options)
-    path = (
-        folder
-        / f"{stem}{f'_{torch.device(options.device).type}' if is_gpu(options.device) else ''}.json"
-    )
-    # the last part of an absolute path
-    named = [re.sub(r"(?<![^=])/.*/", "", word) for word in words]
-    command, tables = shlex.join(["python", "-m", "benchmarks", *named]), {}
-    for title, table in module.measure(options):  # what was measured is kept if a later part fails
+    path = folder / f"{stem}.json"
+    # results name no folders of the machine: of an absolute path the last part is kept
+    without_folders = [re.sub(r"(?<![^=])/.*/", "", word) for word in words]
+    command = shlex.join(["python", "-m", "benchmarks", *without_folders])
+
+    tables = {}
+    for title, table in module.measure(options):
         tables[title] = table
         print(f"**{title}**\n\n{markdown(table)}\n", flush=True)
+        # after each table, so that it is kept if a later one fails
         write(path, name, command, machine(options.device), tables)
 
 

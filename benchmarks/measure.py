@@ -1,4 +1,4 @@
-"""Honest ratios: all variants in one process, in turn, round after round; the median of the rounds' ratios."""
+"""Ratios of times: all variants take turns in one process; the median of the rounds' ratios counts."""
 
 from __future__ import annotations
 
@@ -30,8 +30,12 @@ PEERS = (
     "lmdb",
     "datasets",
 )
-FLUSH_BYTES = 256 << 20
-GPU_WARMUP, WARMUP_S = 25, 0.5
+FLUSH_BYTES = 256 << 20  # overwritten between calls: more than any second-level cache
+# calls before a GPU's first time, at most so many and for so long
+GPU_WARMUP = 25
+WARMUP_S = 0.5
+GRAPH_WARMUP = 3  # calls before a capture, as torch asks for
+ORDER_SEED = 6
 
 
 def wall(run: Callable[[], Any]) -> float:
@@ -65,16 +69,16 @@ def turns(
 ) -> dict[str, list[float]]:
     """Return the seconds of every variant in every round; ``before`` runs untimed before each.
 
-    The order of each round is drawn: in one that never changes a variant gains from what always the
-    same one before it leaves in the caches.
+    The order of each round is drawn: if it never changed, a variant would always find the caches as
+    the same other variant leaves them.
     """
     for _ in range(warmup):
         for run in variants.values():
             timer(run)
     seconds: dict[str, list[float]] = {name: [] for name in variants}
-    drawn = random.Random(6)
+    generator = random.Random(ORDER_SEED)
     for _ in range(rounds):
-        for name in drawn.sample(list(variants), len(variants)):
+        for name in generator.sample(list(variants), len(variants)):
             if before is not None:
                 before()
             seconds[name].append(timer(variants[name]))
@@ -82,23 +86,28 @@ def turns(
 
 
 def ratios(seconds: Mapping[str, list[float]], peer: str, label: str = "× peer") -> dict[str, Row]:
-    """Return variant -> median milliseconds, median of peer / variant over the rounds, and the rounds' quartiles."""
+    """Return variant -> median milliseconds, and the median and quartiles of peer / variant."""
     rows: dict[str, Row] = {}
-    for name, own in seconds.items():
-        each = [a / b for a, b in zip(seconds[peer], own, strict=True)]
-        low, middle, high = statistics.quantiles(each, n=4) if len(each) > 1 else each * 3
-        rows[name] = {"ms": statistics.median(own) * 1e3, label: middle, "quartiles": [low, high]}
+    for name, times in seconds.items():
+        of_rounds = []
+        for peer_time, time_ in zip(seconds[peer], times, strict=True):
+            of_rounds.append(peer_time / time_)
+        if len(of_rounds) > 1:
+            low, middle, high = statistics.quantiles(of_rounds, n=4)
+        else:
+            low = middle = high = of_rounds[0]
+        rows[name] = {
+            "ms": statistics.median(times) * 1e3,
+            label: middle,
+            "quartiles": [low, high],
+        }
     return rows
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
-    """Return what the numbers are measured on; a GPU by its name."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None
-    )
-    found = {
-        "cpu": model or platform.processor() or platform.machine(),
+    """Describe the machine: CPU, cores, threads, system, versions, and the name of the GPU."""
+    described: dict[str, Any] = {
+        "cpu": _cpu_name() or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "system": platform.system(),
@@ -106,20 +115,41 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     }
     for name in PEERS:
         try:
-            found["versions"][name] = metadata.version(name)
+            described["versions"][name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found | ({"gpu": gpu(device).get_device_name()} if is_gpu(device) else {})
+    if is_gpu(device):
+        described["gpu"] = gpu(device).get_device_name()
+    return described
 
 
-def resident(which: str) -> float:
-    """Return the MiB of this process by a name of /proc: ``VmRSS``, or its peak ``VmHWM``."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith(which)) / 2**10
+def _cpu_name() -> str | None:
+    """Return the CPU's name from Linux, or None."""
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return None
+    for line in path.read_text().splitlines():
+        if line.startswith("model name"):
+            _, name = line.split(":", 1)
+            return name.strip()
+    return None
+
+
+def resident(field: str) -> float:
+    """Return the MiB of this process by a field of /proc: ``VmRSS``, or its peak ``VmHWM``.
+
+    Raises:
+        ValueError: if there is no such field.
+    """
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            kib = float(line.split()[1])
+            return kib / 2**10
+    raise ValueError(f"/proc/self/status has no field {field!r}")
 
 
 def is_gpu(device: str | torch.device) -> bool:
-    """Whether work on this device runs next to the host, which then has to wait for it."""
+    """Whether the device runs next to the host, which then has to wait for results."""
     return torch.device(device).type != "cpu"
 
 
@@ -130,7 +160,7 @@ def gpu(device: str) -> Any:
         SystemExit: if torch has none by this name, or sees no such device here.
     """
     kind = torch.device(device).type
-    module = getattr(torch, kind, None)
+    module: Any = getattr(torch, kind, None)
     if module is None or not module.is_available():
         raise SystemExit(
             f"torch {torch.__version__} sees no {kind} device here; leave --device out for the CPU"
@@ -138,9 +168,11 @@ def gpu(device: str) -> Any:
     return module
 
 
-def waiting(device: str) -> Callable[[], None]:
-    """Return what waits until the device has finished."""
-    return gpu(device).synchronize if is_gpu(device) else lambda: None  # type: ignore[no-any-return]
+def synchronizer(device: str) -> Callable[[], Any]:
+    """Return a function that waits until the device has finished."""
+    if is_gpu(device):
+        return gpu(device).synchronize
+    return lambda: None
 
 
 class GpuTimer:
@@ -148,11 +180,12 @@ class GpuTimer:
 
     Args:
         device: such as ``cuda``.
-        graphs: calls to replay as one CUDA graph each, which takes the time of launching out.
+        graphs: calls to replay as one CUDA graph each, without the time of launches.
     """
 
     def __init__(self, device: str, graphs: Collection[Callable[[], Any]] = ()) -> None:
-        self.module, self.graphs = gpu(device), graphs
+        self.module = gpu(device)
+        self.graphs = graphs
         self.scratch = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=device)
         self.ready: dict[Callable[[], Any], Callable[[], Any]] = {}
 
@@ -160,7 +193,7 @@ class GpuTimer:
         """Return the seconds of a call; the first one is a warm-up."""
         if run not in self.ready:
             self._warm_up(run)
-            self.ready[run] = self._captured(run) if run in self.graphs else run
+            self.ready[run] = self._capture(run) if run in self.graphs else run
         self.scratch.zero_()
         begin = self._mark()
         self.ready[run]()
@@ -182,22 +215,27 @@ class GpuTimer:
         end.synchronize()
         return float(begin.elapsed_time(end)) * 1e-3
 
-    def _captured(self, run: Callable[[], Any]) -> Callable[[], Any]:
-        """Capture after three calls on a side stream, as torch asks for."""
+    def _capture(self, run: Callable[[], Any]) -> Callable[[], Any]:
+        """Return the replay of a graph, captured after some calls on a side stream."""
         side = self.module.Stream()
         side.wait_stream(self.module.current_stream())
         with self.module.stream(side):
-            for _ in range(3):
+            for _ in range(GRAPH_WARMUP):
                 run()
         self.module.current_stream().wait_stream(side)
-        graph = self.module.CUDAGraph()
+        graph: Any = self.module.CUDAGraph()
         with self.module.graph(graph):
             run()
-        return graph.replay  # type: ignore[no-any-return]
+        return graph.replay
 
 
 def timer_of(device: str, graphs: Collection[Callable[[], Any]] = ()) -> Timer:
-    """Return the clock that fits: CPU time for one thread, which neighbours hardly disturb; else the wall clock."""
+    """Return the clock: of a GPU, the CPU time of one thread, or the wall clock of several threads.
+
+    Other processes hardly disturb the CPU time.
+    """
     if is_gpu(device):
         return GpuTimer(device, graphs)
-    return cpu if torch.get_num_threads() == 1 else wall
+    if torch.get_num_threads() == 1:
+        return cpu
+    return wall

@@ -1,11 +1,11 @@
-"""The stored results: one JSON per benchmark, its tables, and whether the code that it measured has changed since.
+"""The stored results: one JSON per benchmark, its tables, and whether the code has changed since.
 
     python -m benchmarks.results
 
 lists every stored CPU result whose sources differ from those that it measured; the exit status is
-then 1. A result holds ``benchmark``, its name, and ``tables``: title -> ``command``, ``date``,
+then 1. A result has ``benchmark``, its name, and ``tables``: title -> ``command``, ``date``,
 ``commit``, ``machine``, ``sources`` (the hash of the measured modules) and ``rows``: row -> column
--> number, text, or [low, high]. The tables of the documentation are made of it.
+-> number, text, or [low, high]. The documentation shows these tables.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).with_name("results")
-HEADS = ("heads", "necks", "layers", "losses", "training")
+TRAINED = ("heads", "necks", "layers", "losses", "training")
 SOURCES = {  # benchmark -> folders and files of src/dinoneck
     "images": ("backbones", "data", "inference"),
     "reading": ("data",),
@@ -33,69 +33,73 @@ SOURCES = {  # benchmark -> folders and files of src/dinoneck
     "service": ("serve", "inference"),
     "parity": ("backbones", "export", "heads", "necks", "published"),
     "matrix": (".",),
-    "evidence": ("backbones", "data", "detection", "interop", "points", *HEADS),
+    "evidence": ("backbones", "data", "detection", "interop", "points", *TRAINED),
 }
 MARK = re.compile(r"<!-- table: (\w+)(?:, (.+?))? -->")
 CHART = re.compile(r"<!-- chart: (\w+); (.+?); (.+?) -->")
-BAR, LABEL, PIXELS = 26, 330, 90  # height of a bar, width of its name, and pixels per 1
+# sizes of a chart, in pixels
+BAR_HEIGHT = 26
+LABEL_WIDTH = 330
+PIXELS_PER_1 = 90
 Table = Mapping[str, Mapping[str, Any]]  # rows
 
 
 def source_hash(name: str) -> str:
-    """Return the SHA-256 of the files, with their paths, that the benchmark of this name measures."""
-    total = hashlib.sha256()
-    for part in sorted(SOURCES[name]):
-        place = ROOT / "src" / "dinoneck" / part
-        if not place.exists():
+    """Return the SHA-256 of the paths and contents of the files that a benchmark measures.
+
+    Raises:
+        FileNotFoundError: if ``SOURCES`` names a file or folder that does not exist.
+    """
+    digest = hashlib.sha256()
+    for source in sorted(SOURCES[name]):
+        path = ROOT / "src" / "dinoneck" / source
+        if not path.exists():
             raise FileNotFoundError(
-                f"benchmarks/results.py names {part} for {name}, which is not in src/dinoneck"
+                f"benchmarks/results.py names {source} for {name}, which is not in src/dinoneck"
             )
-        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            total.update(
-                file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes() + b"\0"
-            )
-    return total.hexdigest()
+        files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+        for file in files:
+            file_name = file.relative_to(ROOT).as_posix()
+            digest.update(file_name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def commit() -> str | None:
-    """Return the commit that is checked out, with a plus if files differ from it; None outside of a clone."""
-    command = [
-        "git",
-        "-C",
-        str(ROOT),
-        "describe",
-        "--always",
-        "--abbrev=12",
-        "--dirty=+",
-        "--exclude=*",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
+    """Return the commit that is checked out, or None outside of a clone.
+
+    A plus means that files differ from it.
+    """
+    command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return run.stdout.strip() or None
 
 
 def write(
     path: Path, name: str, command: str, machine: Mapping[str, Any], tables: Mapping[str, Table]
 ) -> None:
-    """Write tables, in place of those of the same title that are stored."""
+    """Write tables; they replace stored ones of the same title."""
     about = {
         "command": command,
         "date": date.today().isoformat(),
         "commit": commit(),
         "machine": dict(machine),
+        "sources": source_hash(name),
     }
-    about["sources"] = source_hash(name)
-    stored = read(path) if path.exists() else {}
-    new = {title: {**about, "rows": rows} for title, rows in tables.items()}
+    all_tables = read(path) if path.exists() else {}
+    for title, rows in tables.items():
+        all_tables[title] = {**about, "rows": rows}
     path.parent.mkdir(parents=True, exist_ok=True)
-    report = {"benchmark": name, "tables": {**stored, **new}}
+    report = {"benchmark": name, "tables": all_tables}
     path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
 
 
 def read(path: Path) -> dict[str, Any]:
     """Return the tables of a stored result, each with the name of its benchmark."""
-    found = json.loads(path.read_text())
-    tables: dict[str, Any] = found.get("tables", {})
-    return {title: {**table, "benchmark": found["benchmark"]} for title, table in tables.items()}
+    report = json.loads(path.read_text())
+    tables = {}
+    for title, table in report.get("tables", {}).items():
+        tables[title] = {**table, "benchmark": report["benchmark"]}
+    return tables
 
 
 def is_stale(table: Mapping[str, Any]) -> bool:
@@ -104,21 +108,24 @@ def is_stale(table: Mapping[str, Any]) -> bool:
 
 
 def stale(folder: Path = RESULTS) -> list[str]:
-    """Return the stored CPU tables without the hash of the present sources."""
-    return [
-        f"{path.stem}, {title}"
-        for path in sorted(folder.glob("*.json"))
-        for title, table in read(path).items()
-        if "gpu" not in table["machine"] and is_stale(table)
-    ]
+    """Return the titles of stored CPU tables without the hash of the present sources."""
+    titles = []
+    for path in sorted(folder.glob("*.json")):
+        for title, table in read(path).items():
+            if "gpu" not in table["machine"] and is_stale(table):
+                titles.append(f"{path.stem}, {title}")
+    return titles
 
 
 def markdown(table: Table) -> str:
-    """Return one table."""
-    columns = list(dict.fromkeys(column for row in table.values() for column in row))
+    """Return one table; its columns are those of all rows."""
+    columns: list[str] = []
+    for row in table.values():
+        columns += [column for column in row if column not in columns]
     lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for name, row in table.items():
-        lines.append(f"| {name} | {' | '.join(shown(row.get(column)) for column in columns)} |")
+        cells = [shown(row.get(column)) for column in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -126,25 +133,36 @@ def shown(value: Any) -> str:
     """Return a cell: numbers to three digits, a pair as its ends."""
     if value is None:
         return "–"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        return f"{value:,}"
     if isinstance(value, list):
-        return " … ".join(dict.fromkeys(map(shown, value)))
-    if isinstance(value, str | int):
-        return f"{value:,}" if isinstance(value, int) else value
-    if value and abs(value) < 0.005:
-        return f"{value:.1e}"
+        ends = [shown(end) for end in value]
+        if len(set(ends)) == 1:
+            return ends[0]
+        return " … ".join(ends)
     size = abs(value)
-    return (
-        f"{value:,.{0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 or not size else 3}f}"
-    )
+    if 0 < size < 0.005:
+        return f"{value:.1e}"
+    if size >= 100:
+        return f"{value:,.0f}"
+    if size >= 10:
+        return f"{value:,.1f}"
+    if size >= 1 or size == 0:
+        return f"{value:,.2f}"
+    return f"{value:,.3f}"
 
 
 def caption(table: Mapping[str, Any]) -> str:
-    """Return the machine, threads, cores, versions and date of a table, and that it is old where it is."""
+    """Return the command, date, machine and versions of a table, and whether it is stale."""
     machine = table["machine"]
-    place = f"{machine['gpu']}, commit {table['commit']}" if "gpu" in machine else machine["cpu"]
+    processor = machine["cpu"]
+    if "gpu" in machine:
+        processor = f"{machine['gpu']}, commit {table['commit']}"
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     text = (
-        f"`{table['command']}`, {table['date']}: {place}, cores: {machine['cores']}, threads: "
+        f"`{table['command']}`, {table['date']}: {processor}, cores: {machine['cores']}, threads: "
         f"{machine['threads']}; {machine['system']}, {versions}."
     )
     if is_stale(table):
@@ -156,51 +174,73 @@ def caption(table: Mapping[str, Any]) -> str:
 
 
 def section(stem: str, titles: str | None = None, folder: Path = RESULTS) -> str:
-    """Return stored tables, all or those of these titles, with captions; else the command that measures them."""
+    """Return stored tables with captions, all or those of these titles.
+
+    Without a stored result, return the command that measures it.
+    """
     path = folder / f"{stem}.json"
     if not path.exists():
-        name = stem.split("_cuda")[0]
-        return (
-            "*Not measured yet: "
-            f"`{'make bench-gpu' if name != stem else f'python -m benchmarks {name}'}`.*"
-        )
-    tables, blocks = read(path), []
+        command = "make bench-gpu" if "_cuda" in stem else f"python -m benchmarks {stem}"
+        return f"*Not measured yet: `{command}`.*"
+    tables = read(path)
     chosen = titles.split("; ") if titles else list(tables)
-    for title, after in zip(chosen, [*chosen[1:], None], strict=True):
-        table, text = tables[title], markdown(tables[title]["rows"])
-        blocks.append(f"**{title[0].upper()}{title[1:]}**\n\n{text}" if len(chosen) > 1 else text)
-        # once below several of one run
-        if after is None or caption(tables[after]) != caption(table):
-            blocks.append(caption(table))
+    blocks: list[str] = []
+    previous_caption = ""
+    for title in chosen:
+        table = tables[title]
+        table_caption = caption(table)
+        # tables of one run share a caption, below the last of them
+        if previous_caption not in ("", table_caption):
+            blocks.append(previous_caption)
+        previous_caption = table_caption
+        text = markdown(table["rows"])
+        if len(chosen) > 1:
+            text = f"**{title[0].upper()}{title[1:]}**\n\n{text}"
+        blocks.append(text)
+    blocks.append(previous_caption)
     return "\n\n".join(blocks)
 
 
 def chart(stem: str, title: str, column: str, folder: Path = RESULTS) -> str:
-    """Return a column of a stored table as bars, with a line at 1; the table itself has the caption."""
+    """Return a column of a stored table as bars, with a line at 1; the table has the caption."""
     table = read(folder / f"{stem}.json")[title]
-    rows = {name: row[column] for name, row in table["rows"].items() if row.get(column) is not None}
-    bars = [
-        f'<text x="{LABEL - 10}" y="{BAR * i + 17}" text-anchor="end">{html.escape(name)}</text>'
-        f'<rect x="{LABEL}" y="{BAR * i + 4}" width="{PIXELS * value:.0f}" height="{BAR - 8}"/>'
-        f'<text x="{LABEL + PIXELS * value + 8:.0f}" y="{BAR * i + 17}">{shown(value)}</text>'
-        for i, (name, value) in enumerate(rows.items())
-    ]
-    width, height = LABEL + PIXELS * max(rows.values()) + 60, BAR * len(rows) + 4
-    line = f'<path d="M{LABEL + PIXELS} 0V{height}"/>'
-    size = (
-        f'viewBox="0 0 {width:.0f} {height}" role="img" aria-label="{html.escape(title)}: '
-        f'{html.escape(column)}"'
+    values = {}
+    for name, row in table["rows"].items():
+        if row.get(column) is not None:
+            values[name] = row[column]
+    bars = [_bar(number, name, value) for number, (name, value) in enumerate(values.items())]
+    width = LABEL_WIDTH + PIXELS_PER_1 * max(values.values()) + 60
+    height = BAR_HEIGHT * len(values) + 4
+    line_at_1 = f'<path d="M{LABEL_WIDTH + PIXELS_PER_1} 0V{height}"/>'
+    label = f"{html.escape(title)}: {html.escape(column)}"
+    attributes = f'viewBox="0 0 {width:.0f} {height}" role="img" aria-label="{label}"'
+    return f'<div class="chart"><svg {attributes}>{"".join(bars)}{line_at_1}</svg></div>'
+
+
+def _bar(number: int, name: str, value: float) -> str:
+    """Return a name, a bar and its value."""
+    top = BAR_HEIGHT * number
+    baseline = top + 17
+    length = PIXELS_PER_1 * value
+    text = (
+        f'<text x="{LABEL_WIDTH - 10}" y="{baseline}" text-anchor="end">{html.escape(name)}</text>'
     )
-    return f'<div class="chart"><svg {size}>{"".join(bars)}{line}</svg></div>'
+    rectangle = (
+        f'<rect x="{LABEL_WIDTH}" y="{top + 4}" width="{length:.0f}" height="{BAR_HEIGHT - 8}"/>'
+    )
+    number_text = f'<text x="{LABEL_WIDTH + length + 8:.0f}" y="{baseline}">{shown(value)}</text>'
+    return text + rectangle + number_text
 
 
 def filled(page: str, folder: Path = RESULTS) -> str:
-    """Return a page of the documentation with stored tables and charts in the place of its marks."""
+    """Return a page of the documentation with stored tables and charts instead of its marks."""
     page = CHART.sub(lambda mark: chart(mark[1], mark[2], mark[3], folder), page)
     return MARK.sub(lambda mark: section(mark[1], mark[2], folder), page)
 
 
 if __name__ == "__main__":
-    old = stale()
-    print("\n".join(f"{name}: the code has changed since it was measured" for name in old))
-    raise SystemExit(int(bool(old)))
+    stale_titles = stale()
+    print(
+        "\n".join(f"{title}: the code has changed since it was measured" for title in stale_titles)
+    )
+    raise SystemExit(1 if stale_titles else 0)

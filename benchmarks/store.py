@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from benchmarks.measure import Row, cpu, is_gpu, per_sample, ratios, turns, waiting
+from benchmarks.measure import Row, cpu, is_gpu, per_sample, ratios, synchronizer, turns
 from benchmarks.store_files import (
     CHANNELS,
     GRID,
@@ -203,7 +203,7 @@ def loaders(files: Files, workers: int, size: int, rounds: int, device: str = "c
     for dtype in ("fp16", "int8"):
         store = files.store(dtype)
         chosen[f"{dtype} store, float32"] = StoreDataset(store, many).loader(size, **options)
-    wait = waiting(device)
+    wait = synchronizer(device)
 
     def sent(batch: Any) -> None:
         for part in batch.values() if isinstance(batch, dict) else batch[:1]:
@@ -262,7 +262,7 @@ def rounding(files: Files) -> Rows:
 def training(files: Files, rounds: int, device: str = "cpu") -> Rows:
     """An epoch of one head over the small extraction, from the store and with the backbone in the loop."""
     store, backbone = files.small, files.backbone.to(device)
-    width, wait = backbone.embed_dim, waiting(device)
+    width, wait = backbone.embed_dim, synchronizer(device)
     head = PatchMeanHead(width, [Task("mass")]).to(device)
     optimizer = torch.optim.AdamW(head.parameters(), 1e-3)
 

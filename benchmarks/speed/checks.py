@@ -1,4 +1,4 @@
-"""Nothing is timed before its results and gradients are those of the peer, in float64."""
+"""Compare the results and gradients of variants with those of their peer, before they are timed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from benchmarks.speed.rows import Row, Setting, Variant, drawn, tensors_of
+from benchmarks.speed.rows import Row, Setting, Variant, random_tensors, tensors_of
 
+ROUNDING_BOUNDS = {torch.float32: 2e-5, torch.bfloat16: 4e-2, torch.float16: 1e-2}
+# tensors whose norm is below this share of the largest of their kind are compared on that scale
+SMALLEST_SHARE = 1e-4
+TINIEST = 1e-300  # a divisor above 0
+RESULTS = "results"
+RESULTS_IN_TRAINING = "results in training"
+OF_TOKENS = "gradients of tokens"
 OF_WEIGHTS = "gradients of weights"
-ROUNDING = {torch.float32: 2e-5, torch.bfloat16: 4e-2, torch.float16: 1e-2}
-FLOOR = 1e-4  # of the largest of its kind: what is smaller is compared on that scale
-Found = dict[str, dict[str, Tensor]]
+Evidence = dict[str, dict[str, Tensor]]  # kind -> key -> tensor
 
 
 class Unequal(Exception):
@@ -23,14 +28,16 @@ class Unequal(Exception):
 def check(row: Row, setting: Setting) -> None:
     """Compare results and, where a step is timed, the gradients of weights and tokens, in float64.
 
-    Weights are known by their values, which the variants share, whatever their names and axes.
+    Weights are recognised by their values, which the variants share under other names and axes.
 
     Raises:
         Unequal: naming the variant, what differs and by how much.
     """
-    learns = len(row.steps) > 1
-    exact = setting.of(dtype=torch.float64, batch=min(setting.batch, 2), learns=learns)
-    _alike(dict(row.build(exact)), row.equal, gradients=learns)
+    with_gradients = len(row.steps) > 1
+    float64 = setting.changed(
+        dtype=torch.float64, batch=min(setting.batch, 2), learns=with_gradients
+    )
+    _compare_variants(row.build(float64), row.float64_bound, with_gradients)
 
 
 def check_rounding(variants: Mapping[str, Variant], setting: Setting) -> None:
@@ -39,82 +46,103 @@ def check_rounding(variants: Mapping[str, Variant], setting: Setting) -> None:
     Raises:
         Unequal: naming the variant, what differs and by how much.
     """
-    _alike(variants, ROUNDING[setting.dtype], gradients=False)
+    _compare_variants(variants, ROUNDING_BOUNDS[setting.dtype], with_gradients=False)
 
 
-def _alike(variants: Mapping[str, Variant], bound: float, gradients: bool) -> None:
-    truth: Found | None = None
+def _compare_variants(variants: Mapping[str, Variant], bound: float, with_gradients: bool) -> None:
+    """Compare all variants of the same function with the first."""
+    expected: Evidence | None = None
     for name, variant in variants.items():
         if not variant.same:
             continue
-        found = evidence(variant, gradients)
-        truth = truth or found
-        for kind, right in truth.items():
+        actual = evidence(variant, with_gradients)
+        if expected is None:
+            expected = actual
+        for kind in expected:
             if variant.own_weights and kind == OF_WEIGHTS:
                 continue
-            _compare(name, kind, found[kind], right, bound)
+            _compare(name, kind, actual[kind], expected[kind], bound)
 
 
 def _compare(
-    name: str, kind: str, found: Mapping[str, Tensor], right: Mapping[str, Tensor], bound: float
+    name: str,
+    kind: str,
+    actual: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    bound: float,
 ) -> None:
-    """Relative difference of every tensor, in the Frobenius norm."""
-    if found.keys() != right.keys():
-        raise Unequal(f"{name}: {len(found)} {kind} beside {len(right)}, not the same ones")
-    least = FLOOR * max((float(x.norm()) for x in right.values()), default=0.0)
-    for key, truth in right.items():
-        got = found[key]
-        if got.shape != truth.shape:
-            raise Unequal(f"{name}: {kind}, {key}: {tuple(got.shape)} beside {tuple(truth.shape)}")
-        error = float((got - truth).norm()) / max(float(truth.norm()), least, 1e-300)
-        if not error <= bound:
+    """Compare the relative difference of every tensor, in the Frobenius norm, with the bound."""
+    if actual.keys() != expected.keys():
+        raise Unequal(f"{name}: {len(actual)} {kind} beside {len(expected)}, not the same ones")
+    largest_norm = max((float(tensor.norm()) for tensor in expected.values()), default=0.0)
+    for key, truth in expected.items():
+        value = actual[key]
+        if value.shape != truth.shape:
+            raise Unequal(
+                f"{name}: {kind}, {key}: {tuple(value.shape)} beside {tuple(truth.shape)}"
+            )
+        scale = max(float(truth.norm()), SMALLEST_SHARE * largest_norm, TINIEST)
+        error = float((value - truth).norm()) / scale
+        if not error <= bound:  # NaN is above the bound too
             raise Unequal(
                 f"{name}: {kind}, {key}: differs by {error:.1e}, at most {bound:.0e} is due"
             )
 
 
-def evidence(variant: Variant, gradients: bool) -> Found:
-    """What one variant gives: results, and for a fixed random gradient of them those of its weights and inputs."""
+def evidence(variant: Variant, with_gradients: bool) -> Evidence:
+    """Return the results of a variant, and the gradients of its weights and inputs.
+
+    The gradient of the results is random and fixed.
+    """
     variant.module.eval()
     with torch.no_grad():
-        found: Found = {"results": _numbered(tensors_of(variant.call()))}
-    if not gradients:
-        return found
+        results = tensors_of(variant.call())
+    collected: Evidence = {RESULTS: _numbered(results)}
+    if not with_gradients:
+        return collected
     variant.module.train()
-    weights = [x for x in variant.module.parameters() if x.requires_grad]
-    inputs = [x for x in variant.inputs if x.requires_grad]
+    weights = [weight for weight in variant.module.parameters() if weight.requires_grad]
+    inputs = [tensor for tensor in variant.inputs if tensor.requires_grad]
     results = tensors_of(variant.call())
-    given = torch.autograd.grad(
-        results, [*inputs, *weights], directions(results), allow_unused=True
+    gradients = torch.autograd.grad(
+        results, [*inputs, *weights], output_gradients(results), allow_unused=True
     )
-    of_inputs = [
-        torch.zeros_like(x) if g is None else g for x, g in zip(inputs, given, strict=False)
-    ]
-    found["results in training"] = _numbered([x.detach() for x in results])
-    found["gradients of tokens"] = _numbered(of_inputs)
-    found[OF_WEIGHTS] = _by_value(weights, given[len(inputs) :])
-    return found
+    of_inputs = []
+    for tensor, gradient in zip(inputs, gradients[: len(inputs)], strict=True):
+        of_inputs.append(torch.zeros_like(tensor) if gradient is None else gradient)
+    collected[RESULTS_IN_TRAINING] = _numbered([tensor.detach() for tensor in results])
+    collected[OF_TOKENS] = _numbered(of_inputs)
+    collected[OF_WEIGHTS] = _by_value(weights, gradients[len(inputs) :])
+    return collected
 
 
-def directions(results: list[Tensor]) -> list[Tensor]:
-    """A random gradient for every result, the same for the same shapes (ones would be blind behind a LayerNorm)."""
-    random = drawn([x.shape for x in results], 4, results[0].device) if results else []
-    return [direction.to(x) for direction, x in zip(random, results, strict=True)]
+def output_gradients(results: list[Tensor]) -> list[Tensor]:
+    """Return a random gradient for every result, the same for the same shapes.
+
+    Behind a LayerNorm a gradient of ones is zero.
+    """
+    if not results:
+        return []
+    shapes = [tensor.shape for tensor in results]
+    gradients = random_tensors(shapes, seed=4, device=results[0].device)
+    return [gradient.to(tensor) for gradient, tensor in zip(gradients, results, strict=True)]
 
 
 def _numbered(tensors: list[Tensor]) -> dict[str, Tensor]:
-    return {str(place): x.double() for place, x in enumerate(tensors)}
+    return {str(number): tensor.double() for number, tensor in enumerate(tensors)}
 
 
 def _by_value(weights: list[Tensor], gradients: tuple[Tensor | None, ...]) -> dict[str, Tensor]:
-    """Gradients, flat, under a fingerprint of the weight's values; what takes no part is left out."""
-    found: dict[str, Tensor] = defaultdict(lambda: torch.zeros(()))
+    """Return flat gradients by a fingerprint of the weight's values, without unused weights."""
+    by_value: dict[str, Tensor] = defaultdict(lambda: torch.zeros(()))
     for weight, gradient in zip(weights, gradients, strict=True):
-        if gradient is not None:
-            values = weight.detach().reshape(-1).double()
-            key = (
-                f"{len(values)} numbers beginning {float(values[0]):.12g}, "
-                f"{float(values.sum()):.6g} in all"
-            )
-            found[key] = found[key] + gradient.detach().reshape(-1).double()
-    return dict(found)
+        if gradient is None:
+            continue
+        values = weight.detach().reshape(-1).double()
+        key = (
+            f"{len(values)} numbers beginning {float(values[0]):.12g}, "
+            f"{float(values.sum()):.6g} in all"
+        )
+        # the parts of a weight that is split or repeated may have equal values
+        by_value[key] = by_value[key] + gradient.detach().reshape(-1).double()
+    return dict(by_value)

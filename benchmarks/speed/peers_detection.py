@@ -1,4 +1,4 @@
-"""Necks as others build them: DEIMv2's and DPT's in transformers, without the ViT, and a plain pyramid."""
+"""Necks as others build them: DEIMv2's and DPT's in transformers without the ViT; a plain pyramid."""
 
 from __future__ import annotations
 
@@ -12,19 +12,29 @@ from torch import Tensor, nn
 from benchmarks.speed.rows import PREFIX, nhwc
 from dinoneck import Tokens
 
-WIDTH, OUT, DETAIL = 384, 256, 16
+WIDTH = 384  # of a ViT-S
+OUT = 256
+DETAIL = 16  # channels of the detail that the adapter reads from the image
+DPT_NAMES = {  # parts of a fusion stage's parameters in transformers -> in ours
+    "projection": "project",
+    "convolution1": "first",
+    "convolution2": "second",
+    "residual_layer1": "lateral",
+    "residual_layer2": "unit",
+}
 
 
-class Source(nn.Module):
+class OneMapPyramid(nn.Module):
     """A plain pyramid of one map: nearest x2 and 1x1; 1x1; 3x3 with stride 2."""
 
     def __init__(self, width: int = WIDTH, out: int = OUT) -> None:
         super().__init__()
-        self.p8, self.p16 = nn.Conv2d(width, out, 1), nn.Conv2d(width, out, 1)
-        self.p32 = nn.Conv2d(width, out, 3, 2, padding=1)
+        self.p8 = nn.Conv2d(width, out, kernel_size=1)
+        self.p16 = nn.Conv2d(width, out, kernel_size=1)
+        self.p32 = nn.Conv2d(width, out, kernel_size=3, stride=2, padding=1)
 
     def forward(self, maps: Tensor) -> Sequence[Tensor]:
-        """Levels of a token map."""
+        """(B, C, rows, cols) -> three levels."""
         return (
             self.p8(F.interpolate(maps, scale_factor=2, mode="nearest")),
             self.p16(maps),
@@ -32,26 +42,28 @@ class Source(nn.Module):
         )
 
 
-class Given(nn.Module):
-    """Stands where a backbone does: hands out maps, made of tokens if it has any."""
+class TokensAsBackbone(nn.Module):
+    """Takes the place of a backbone and returns maps of tokens that were computed before."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()
-        self.config, self.feature_maps = config, ()
+        self.config = config
+        self.feature_maps: Sequence[Tensor] = ()
         self.tokens: Tokens | None = None
         self.to_map: Callable[..., Tensor] | None = None
 
-    def forward(self, pixel_values: Tensor) -> Given:
+    def forward(self, pixel_values: Tensor) -> TokensAsBackbone:
         """Ignore the images."""
         if self.tokens is not None and self.to_map is not None:
-            self.feature_maps = [
-                self.to_map(x[:, PREFIX:], self.tokens.grid) for x in self.tokens.sequence
-            ]
+            maps = []
+            for layer in self.tokens.sequence:
+                maps.append(self.to_map(layer[:, PREFIX:], self.tokens.grid))
+            self.feature_maps = maps
         return self
 
 
 def deim_encoder(width: int = WIDTH, out: int = OUT, detail: int = DETAIL) -> nn.Module:
-    """Transformers' encoder without its ViT; weights and statistics are drawn so that nothing is trivial."""
+    """Build transformers' encoder without its ViT; statistics of norms are drawn, not 0 and 1."""
     from transformers import Deimv2Config, DINOv3ViTConfig
     from transformers.models.deimv2.modeling_deimv2 import Deimv2DINOv3ConvEncoder
 
@@ -62,7 +74,7 @@ def deim_encoder(width: int = WIDTH, out: int = OUT, detail: int = DETAIL) -> nn
         backbone_config=vit, encoder_hidden_dim=out, spatial_tuning_adapter_inplanes=detail
     )
     encoder = Deimv2DINOv3ConvEncoder(config)
-    encoder.backbone = Given(vit)
+    encoder.backbone = TokensAsBackbone(vit)
     for module in encoder.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -72,7 +84,10 @@ def deim_encoder(width: int = WIDTH, out: int = OUT, detail: int = DETAIL) -> nn
 
 
 def dpt_neck(channels: int, widths: Sequence[int], out: int) -> nn.Module:
-    """Transformers' DPTNeck; its doublings with ``align_corners=False``, as ours has them (published: True)."""
+    """Build transformers' DPTNeck, which doubles with ``align_corners=False`` here as ours does.
+
+    As published it is True.
+    """
     from transformers.models.dpt.configuration_dpt import DPTConfig
     from transformers.models.dpt.modeling_dpt import DPTNeck
 
@@ -90,45 +105,47 @@ def dpt_neck(channels: int, widths: Sequence[int], out: int) -> nn.Module:
 
 
 def dpt_viewed(neck: nn.Module, layers: Sequence[Tensor], grid: Sequence[int]) -> Tensor:
-    """What transformers' DPTNeck computes, from views of (B, 1 + N, C) in place of its NCHW copies."""
-    stage, features = neck.reassemble_stage, []
-    for x, readout, layer, conv in zip(
+    """Compute what transformers' DPTNeck does from views of (B, 1 + N, C) instead of NCHW copies."""
+    stage: Any = neck.reassemble_stage
+    features = []
+    for sequence, readout, resize, conv in zip(
         layers, stage.readout_projects, stage.layers, neck.convs, strict=True
-    ):  # type: ignore[union-attr,arg-type]
-        patches = x[:, 1:]
-        read = readout(torch.cat((patches, x[:, :1].expand_as(patches)), dim=-1))
-        features.append(conv(layer(nhwc(read, grid))))
-    found: Tensor = neck.fusion_stage(features)[-1]  # type: ignore[operator]
-    return found
+    ):
+        patches = sequence[:, 1:]
+        cls_token = sequence[:, :1].expand_as(patches)
+        with_cls = readout(torch.cat((patches, cls_token), dim=-1))
+        features.append(conv(resize(nhwc(with_cls, grid))))
+    fused: Sequence[Tensor] = neck.fusion_stage(features)
+    return fused[-1]
 
 
 @torch.no_grad()
 def dpt_weights(peer: nn.Module, neck: nn.Module) -> None:
     """Copy the weights of transformers' DPTNeck into ours."""
-    renamed = {"projection": "project", "convolution1": "first", "convolution2": "second"}
-    renamed |= {"residual_layer1": "lateral", "residual_layer2": "unit"}
-    theirs, own = dict(peer.named_parameters()), neck.state_dict(keep_vars=True)
-    last = len(neck.fusion) - 1  # type: ignore[arg-type]
-    found = {}
-    for name, value in theirs.items():
-        parts = name.split(".")
-        if parts[0] == "convs":
-            key = f"reassemble.{parts[1]}.widen.weight"
-        elif parts[:2] == ["fusion_stage", "layers"]:
-            key = ".".join(
-                [
-                    "fusion",
-                    str(last - int(parts[2])),
-                    *(renamed.get(part, part) for part in parts[3:]),
-                ]
-            )
-        elif parts[1] == "readout_projects":
-            key = f"reassemble.{parts[2]}.readout_linear.{parts[-1]}"
-        else:
-            resize = "up" if int(parts[2]) < 2 else "down"
-            key = ".".join(
-                ["reassemble", parts[2], {"resize": resize}.get(parts[3], "project"), parts[-1]]
-            )
-        found[key] = value
-    for name, target in own.items():
-        target.copy_(found[name].reshape(target.shape))
+    num_levels = len(neck.fusion)
+    values = {}
+    for name, value in peer.named_parameters():
+        values[_dpt_name(name, num_levels)] = value
+    for name, target in neck.state_dict(keep_vars=True).items():
+        target.copy_(values[name].reshape(target.shape))
+
+
+def _dpt_name(name: str, num_levels: int) -> str:
+    """Return our name of a parameter of transformers' DPTNeck."""
+    parts = name.split(".")
+    if parts[0] == "convs":
+        return f"reassemble.{parts[1]}.widen.weight"
+    if parts[:2] == ["fusion_stage", "layers"]:
+        # transformers counts the stages of fusion from coarse to fine, we the levels
+        level = num_levels - 1 - int(parts[2])
+        unit = [DPT_NAMES.get(part, part) for part in parts[3:]]
+        return ".".join(["fusion", str(level), *unit])
+    level = parts[2]
+    if parts[1] == "readout_projects":
+        return f"reassemble.{level}.readout_linear.{parts[-1]}"
+    if parts[3] == "resize":
+        # the two finest levels are enlarged
+        module = "up" if int(level) < 2 else "down"
+    else:
+        module = "project"
+    return f"reassemble.{level}.{module}.{parts[-1]}"

@@ -1,4 +1,4 @@
-"""What a row of the speed table is: a setting, and variants of one piece of work that give equal results."""
+"""What a row of the speed table is: settings, and variants of one computation with equal results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from benchmarks.measure import is_gpu
 from dinoneck import Tokens
 
 Form = Literal["published", "fixed", "ours", "option"]
-PREFIX, PATCH = 5, 16
+PREFIX = 5  # CLS and four registers
+PATCH = 16
+PERTURBATION = 0.1  # of weights, as a multiple of normal noise
 # without autograd; in train mode, on frozen or stored tokens
 STEPS = ("forward", "forward + backward")
 
@@ -27,12 +29,12 @@ class Setting:
         grid: rows, cols of patches.
         channels: C of the tokens.
         layers: L.
-        out: channels of the results, where the work has a choice.
+        out: channels of the results, where they can be chosen.
         dtype: of weights and tokens.
-        device: where.
-        learns: tokens need gradients, as when the backbone is tuned; False = they are frozen, or
-            stored.
-        points: of a cloud, where the work has one; the batch is then its views.
+        device: of weights and tokens.
+        learns: whether tokens need gradients, as when the backbone is tuned; otherwise they are
+            frozen or stored.
+        points: of a cloud, if there is one; the batch is then its views.
     """
 
     batch: int
@@ -47,18 +49,21 @@ class Setting:
 
     @property
     def title(self) -> str:
-        """How tables name it."""
+        """The name in tables."""
         rows, cols = self.grid
-        layers = f", {self.layers} layers" if self.layers > 1 else ""
-        points = f", {self.points:,} points" if self.points else ""
-        return f"B{self.batch} {rows}×{cols} C{self.channels}{layers}{points}"
+        title = f"B{self.batch} {rows}×{cols} C{self.channels}"
+        if self.layers > 1:
+            title += f", {self.layers} layers"
+        if self.points > 0:
+            title += f", {self.points:,} points"
+        return title
 
-    def of(self, **changes: Any) -> Setting:
-        """Return it with other values."""
+    def changed(self, **changes: Any) -> Setting:
+        """Return the setting with other values."""
         return replace(self, **changes)
 
     @property
-    def like(self) -> dict[str, Any]:
+    def factory_kwargs(self) -> dict[str, Any]:
         """``device`` and ``dtype``, for constructors."""
         return {"device": self.device, "dtype": self.dtype}
 
@@ -66,10 +71,8 @@ class Setting:
         """Draw tokens with prefix tokens in front, the same for the same sizes."""
         rows, cols = self.grid
         shape = (self.batch, prefix + rows * cols, self.channels)
-        sequence = [
-            x.to(self.dtype).requires_grad_(self.learns)
-            for x in drawn([shape] * self.layers, 1, self.device)
-        ]
+        layers = random_tensors([shape] * self.layers, seed=1, device=self.device)
+        sequence = [layer.to(self.dtype).requires_grad_(self.learns) for layer in layers]
         return Tokens.from_sequence(
             sequence,
             image_size=(rows * PATCH, cols * PATCH),
@@ -80,27 +83,28 @@ class Setting:
     def images(self) -> Tensor:
         """Draw the images of the tokens, (B, 3, 16 rows, 16 cols)."""
         rows, cols = self.grid
-        [images] = drawn([(self.batch, 3, rows * PATCH, cols * PATCH)], 2, self.device)
+        shape = (self.batch, 3, rows * PATCH, cols * PATCH)
+        [images] = random_tensors([shape], seed=2, device=self.device)
         return images.to(self.dtype)
 
 
 @dataclass
 class Variant:
-    """One formulation.
+    """One formulation of a computation.
 
     Attributes:
-        form: as ``published``, with its layout ``fixed`` (channels-last weights and views instead
-            of copies), ``ours``; an ``option`` of ours is shown and held against no goal.
-        call: does the work; returns tensors.
-        module: what holds the weights.
-        inputs: tensors that the call is given, tokens first; they do not count as kept for the
+        form: as ``published``; with its layout ``fixed`` (channels-last weights and views instead
+            of copies); ``ours``; or an ``option`` of ours, which is shown but has no goal.
+        call: computes the results and returns tensors.
+        module: the module with the weights.
+        inputs: tensors that the call reads, tokens first; they do not count as saved for the
             backward pass.
-        same: gives the results of the first published one; False = other weights or another
-            function, shown apart.
-        own_weights: the same function by weights of other values, whose gradients are not those of
-            the peer's.
-        capturable: its forward can be captured as a CUDA graph: it neither copies from the host nor
-            reads a value.
+        same: whether the results equal those of the first published variant; False: other weights
+            or another function, shown apart.
+        own_weights: whether the same function has weights of other values, whose gradients differ
+            from the peer's.
+        capturable: whether a CUDA graph can capture the forward: it neither copies from the host
+            nor reads a value.
     """
 
     form: Form
@@ -114,19 +118,19 @@ class Variant:
 
 @dataclass(frozen=True)
 class Row:
-    """One piece of work.
+    """One computation.
 
     Attributes:
-        name: of the work.
+        name: of the computation.
         build: setting -> variants by name; the first ``published`` one is the peer, the first
             ``fixed`` one its layout-fixed form. They share weights and tokens.
         settings: sizes to measure.
         group: of the tables: parts, necks, heads, published, detection, backbones or points.
-        steps: what is timed; see ``STEPS``.
-        gpu_batch: B of all settings on a GPU, which small batches leave idle; None = as they are.
-        neck: is a neck, which on a GPU is measured next to its whole backbone.
-        only_float32: no other dtype is measured.
-        equal: how far results in float64 may differ, relative to their norm.
+        steps: the steps that are timed; see ``STEPS``.
+        gpu_batch: B of all settings on a GPU, which small batches leave idle; None: unchanged.
+        neck: whether it is a neck, which on a GPU is measured next to its whole backbone.
+        only_float32: whether float32 is the only dtype.
+        float64_bound: how far the variants may differ in float64, relative to the norm.
     """
 
     name: str
@@ -137,22 +141,27 @@ class Row:
     gpu_batch: int | None = 32
     neck: bool = False
     only_float32: bool = False
-    equal: float = 1e-9
+    float64_bound: float = 1e-9
 
     def settings_on(self, device: str) -> list[Setting]:
-        """Sizes to measure on a device, each once."""
+        """Return the sizes to measure on a device, each once."""
         if device == "cpu" or self.gpu_batch is None:
-            return [setting.of(device=device) for setting in self.settings]
-        return list(
-            dict.fromkeys(
-                setting.of(device=device, batch=self.gpu_batch) for setting in self.settings
-            )
-        )
+            return [setting.changed(device=device) for setting in self.settings]
+        # settings that differ in the batch alone become equal
+        settings: list[Setting] = []
+        for setting in self.settings:
+            on_gpu = setting.changed(device=device, batch=self.gpu_batch)
+            if on_gpu not in settings:
+                settings.append(on_gpu)
+        return settings
 
 
-def drawn(shapes: Sequence[Sequence[int]], seed: int, device: str | torch.device) -> list[Tensor]:
-    """Draw normal float32 numbers, the same for the same seed; on a GPU there, as the host takes seconds for them."""
+def random_tensors(
+    shapes: Sequence[Sequence[int]], seed: int, device: str | torch.device
+) -> list[Tensor]:
+    """Draw normal float32 numbers, the same for the same seed and kind of device."""
     if is_gpu(device):
+        # drawn there: the host takes seconds
         torch.manual_seed(seed)
         return [torch.randn(*shape, device=device) for shape in shapes]
     generator = torch.Generator().manual_seed(seed)
@@ -170,24 +179,32 @@ def nhwc(patches: Tensor, grid: Sequence[int]) -> Tensor:
 
 
 def tensors_of(result: Any) -> list[Tensor]:
-    """All tensors in what a variant returns."""
+    """Return all tensors in the result of a variant."""
     if isinstance(result, Tensor):
         return [result]
     values = result.values() if isinstance(result, Mapping) else result
-    return [tensor for value in values for tensor in tensors_of(value)]
+    tensors = []
+    for value in values:
+        tensors += tensors_of(value)
+    return tensors
 
 
 @torch.no_grad()
-def stirred(module: nn.Module) -> nn.Module:
-    """Move every weight and batch statistic a little, so that none is trivial (norms of 1 and 0) and none alike."""
+def perturb(module: nn.Module) -> nn.Module:
+    """Add noise to every weight and batch statistic and return the module.
+
+    Norms whose weights are 1 and 0, or weights of equal values, would hide differences.
+    """
     generator = torch.Generator().manual_seed(3)
-    for name, x in module.state_dict(keep_vars=True).items():
-        if not x.is_floating_point():
+    for name, value in module.state_dict(keep_vars=True).items():
+        if not value.is_floating_point():
             continue
-        noise = torch.randn(x.shape, generator=generator).to(x)
-        x.add_(0.1 * (noise.abs() if name.endswith("running_var") else noise))
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            # batch statistics are used and not kept: train mode changes nothing
-            part.momentum = 0.0
+        noise = torch.randn(value.shape, generator=generator).to(value)
+        if name.endswith("running_var"):
+            noise = noise.abs()
+        value.add_(PERTURBATION * noise)
+    for submodule in module.modules():
+        if isinstance(submodule, nn.BatchNorm2d):
+            # train mode then leaves the running statistics as they are
+            submodule.momentum = 0.0
     return module

@@ -1,4 +1,4 @@
-"""Rows of whole frozen backbones: maps of one or several blocks, next to the plain use of timm and transformers."""
+"""Rows of whole frozen backbones: maps of some blocks, next to the usual calls of timm and transformers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.speed.rows import Row, Setting, Variant, nchw, nhwc
+from benchmarks.speed.rows import Form, Row, Setting, Variant, nchw, nhwc
 from dinoneck import Backbone, load_backbone
 
-MODEL, TINY = "vit_small_patch16_dinov3", 64
+BACKBONES = {384: "vit_small_patch16_dinov3", 64: "dinoneck_tiny"}  # by width
 # On a GPU dinoneck computes the rotary positions there, and timm on the host. The coordinates of
 # patches are float32 in both, also in a model of float64, and devices divide differently in the
 # last bit.
@@ -20,16 +20,24 @@ FLOAT32_COORDINATES = 1e-7
 
 
 def frozen(setting: Setting, source: str, early: bool = False) -> Backbone:
-    """Return the backbone with evenly spaced blocks, the last one among them, or with the first two of those.
+    """Return the backbone with evenly spaced blocks, or with the first two of four.
 
-    The widths that ``setting`` may ask for are those of a ViT-S and, for quick checks, of the
-    built-in tiny model.
+    The last block is among the evenly spaced ones. The widths that ``setting`` may have are those
+    of a ViT-S and, for quick checks, of the built-in tiny model.
     """
-    name = "dinoneck_tiny" if setting.channels == TINY else MODEL
-    made = load_backbone(name, source=source, pretrained=False, dtype=setting.dtype)  # type: ignore[arg-type]
-    four = [made.depth * k // 4 - 1 for k in (1, 2, 3, 4)]
-    layers = {1: four[3:], 4: four}.get(setting.layers, list(range(made.depth)))
-    return made.with_layers(four[:2] if early else layers).to(setting.device)
+    name = BACKBONES[setting.channels]
+    backbone = load_backbone(name, source=source, pretrained=False, dtype=setting.dtype)
+    depth = backbone.depth
+    four = [depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4)]
+    if early:
+        layers = four[:2]
+    elif setting.layers == 1:
+        layers = four[3:]
+    elif setting.layers == 4:
+        layers = four
+    else:
+        layers = list(range(depth))
+    return backbone.with_layers(layers).to(setting.device)
 
 
 def without_autograd(run: Callable[[], Sequence[Tensor]]) -> Callable[[], Sequence[Tensor]]:
@@ -38,66 +46,94 @@ def without_autograd(run: Callable[[], Sequence[Tensor]]) -> Callable[[], Sequen
 
 
 def timm(setting: Setting, early: bool = False) -> dict[str, Variant]:
-    """``forward_intermediates`` as it comes (all blocks, NCHW copies), with views, and stopped at the last block."""
-    own, images = frozen(setting, "timm", early), setting.images()
-    model, layers, grid = own.adapter.model, list(own.layers), setting.grid
+    """``forward_intermediates`` with its defaults, with views, and stopped at the last block needed.
 
-    def plain() -> Sequence[Tensor]:
-        return list(model.forward_intermediates(images, indices=layers, norm=True)[1])  # type: ignore[operator]
+    By default it runs all blocks and returns NCHW copies.
+    """
+    backbone = frozen(setting, "timm", early)
+    model: Any = backbone.adapter.model
+    layers = list(backbone.layers)
+    images = setting.images()
 
-    def viewed(stop_early: bool) -> Sequence[Tensor]:
-        options: dict[str, Any] = {"norm": True, "output_fmt": "NLC", "intermediates_only": True}
-        found = model.forward_intermediates(
-            images, indices=layers, stop_early=stop_early, **options
-        )  # type: ignore[operator]
-        return [nhwc(x, grid) for x in found]
+    def with_defaults() -> Sequence[Tensor]:
+        _, maps = model.forward_intermediates(images, indices=layers, norm=True)
+        return list(maps)
 
-    runs = {"timm, plain": plain, "timm, layout fixed": partial(viewed, False)}
-    runs |= {"timm, layout fixed, stop_early": partial(viewed, True)}
-    forms = ("published", "fixed", "fixed")
+    def with_views(stop_early: bool) -> Sequence[Tensor]:
+        patches = model.forward_intermediates(
+            images,
+            indices=layers,
+            norm=True,
+            output_fmt="NLC",
+            intermediates_only=True,
+            stop_early=stop_early,
+        )
+        return [nhwc(layer, setting.grid) for layer in patches]
+
+    def variant(form: Form, call: Callable[[], Sequence[Tensor]], capturable: bool) -> Variant:
+        return Variant(form, without_autograd(call), backbone, [images], capturable=capturable)
+
+    # timm computes positions on the host in every forward, so that no graph captures it
     return {
-        # timm makes the positions of every forward on the host
-        **{
-            name: Variant(form, without_autograd(run), own, [images], capturable=False)  # type: ignore[arg-type]
-            for form, (name, run) in zip(forms, runs.items(), strict=True)
-        },
-        "dinoneck": Variant("ours", without_autograd(lambda: own(images).maps()), own, [images]),
+        "timm, plain": variant("published", with_defaults, capturable=False),
+        "timm, layout fixed": variant("fixed", partial(with_views, False), capturable=False),
+        "timm, layout fixed, stop_early": variant(
+            "fixed", partial(with_views, True), capturable=False
+        ),
+        "dinoneck": variant("ours", lambda: backbone(images).maps(), capturable=True),
     }
 
 
 def transformers(setting: Setting, early: bool = False) -> dict[str, Variant]:
-    """``output_hidden_states=True``, then norm, prefix off and NCHW copies, or views; it cannot stop early."""
-    own, images = frozen(setting, "transformers", early), setting.images()
-    model, norm, prefix = own.adapter.model, own.adapter.norms[0], own.num_prefix_tokens
+    """``output_hidden_states=True``, then the norm without prefix tokens, as NCHW copies or views.
 
-    def states(to_map: Callable[..., Tensor]) -> Sequence[Tensor]:
-        hidden = model(images, output_hidden_states=True).hidden_states  # type: ignore[operator]
-        return [to_map(norm(hidden[layer + 1])[:, prefix:], setting.grid) for layer in own.layers]
+    It cannot stop early.
+    """
+    backbone = frozen(setting, "transformers", early)
+    model: Any = backbone.adapter.model
+    norm = backbone.adapter.norms[0]
+    prefix = backbone.num_prefix_tokens
+    images = setting.images()
 
-    plain, viewed = partial(states, nchw), partial(states, nhwc)
+    def from_hidden_states(to_map: Callable[..., Tensor]) -> Sequence[Tensor]:
+        hidden_states = model(images, output_hidden_states=True).hidden_states
+        maps = []
+        for layer in backbone.layers:
+            # the first hidden state is the embedding
+            patches = norm(hidden_states[layer + 1])[:, prefix:]
+            maps.append(to_map(patches, setting.grid))
+        return maps
+
+    def variant(form: Form, call: Callable[[], Sequence[Tensor]]) -> Variant:
+        return Variant(form, without_autograd(call), backbone, [images], capturable=False)
+
     return {
-        "transformers, plain": Variant(
-            "published", without_autograd(plain), own, [images], capturable=False
-        ),
-        "transformers, layout fixed": Variant(
-            "fixed", without_autograd(viewed), own, [images], capturable=False
-        ),
-        "dinoneck": Variant(
-            "ours", without_autograd(lambda: own(images).maps()), own, [images], capturable=False
-        ),
+        "transformers, plain": variant("published", partial(from_hidden_states, nchw)),
+        "transformers, layout fixed": variant("fixed", partial(from_hidden_states, nhwc)),
+        "dinoneck": variant("ours", lambda: backbone(images).maps()),
     }
 
 
-SETTINGS = [Setting(2, (14, 28), 384, layers) for layers in (1, 4, 12)]
-ROWS = [
-    Row(
-        f"backbone of {build.__name__}{', early layers' if early else ''}",
+def row(build: Callable[..., dict[str, Variant]], early: bool) -> Row:
+    """Return the row of a library: of one, four and all layers, or of two early ones."""
+    name = f"backbone of {build.__name__}"
+    settings = [Setting(2, (14, 28), 384, layers) for layers in (1, 4, 12)]
+    if early:
+        name += ", early layers"
+        settings = settings[1:2]
+    return Row(
+        name,
         partial(build, early=early),
-        SETTINGS[1:2] if early else SETTINGS,
+        settings,
         "backbones",
         steps=("forward",),
-        equal=FLOAT32_COORDINATES,
+        float64_bound=FLOAT32_COORDINATES,
     )
-    for build in (timm, transformers)
-    for early in (False, True)
+
+
+ROWS = [
+    row(timm, early=False),
+    row(timm, early=True),
+    row(transformers, early=False),
+    row(transformers, early=True),
 ]

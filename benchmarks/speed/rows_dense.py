@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
@@ -10,25 +11,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.speed.peers_detection import dpt_neck, dpt_viewed, dpt_weights
-from benchmarks.speed.rows import Row, Setting, Variant, nchw, nhwc, stirred
+from benchmarks.speed.rows import Row, Setting, Variant, nchw, nhwc, perturb
 from dinoneck import DPTNeck
 
 
 def widths(setting: Setting) -> tuple[int, ...]:
-    """Of the four layers' maps: the published 96, 192, 384 and 768 at 256 channels."""
+    """Return the channels of the maps of the four layers: at 256, the published 96, 192, 384, 768."""
     return tuple(setting.out * eighths // 8 for eighths in (3, 6, 12, 24))
 
 
 def dpt(setting: Setting) -> dict[str, Variant]:
-    """Four layers with the CLS token read along, fused; the finest level doubled, as the peers hand it out."""
+    """Four layers whose patches read the CLS token, fused; the finest level is doubled as by the peers."""
     torch.manual_seed(0)
-    published = stirred(dpt_neck(setting.channels, widths(setting), setting.out).to(**setting.like))
+    published = dpt_neck(setting.channels, widths(setting), setting.out)
+    published = perturb(published.to(**setting.factory_kwargs))
     fixed = copy.deepcopy(published).to(memory_format=torch.channels_last)
-    form = {"out_channels": setting.out, "readout": "project", "hidden_sizes": widths(setting)}
-    neck = DPTNeck(setting.channels, **form, **setting.like)
+    neck = DPTNeck(
+        setting.channels,
+        out_channels=setting.out,
+        readout="project",
+        hidden_sizes=widths(setting),
+        **setting.factory_kwargs,
+    )
     dpt_weights(published, neck)
     tokens = setting.tokens(prefix=1)  # transformers' neck knows no registers
-    given, (rows, cols) = list(tokens.sequence), setting.grid
+    layers = list(tokens.sequence)
+    rows, cols = setting.grid
 
     def ours() -> Tensor:
         return F.interpolate(
@@ -38,38 +46,50 @@ def dpt(setting: Setting) -> dict[str, Variant]:
     name = "transformers' DPTNeck"
     variants = {
         f"{name}, as published": Variant(
-            "published", lambda: published(given, rows, cols)[-1], published, given
+            "published", lambda: published(layers, rows, cols)[-1], published, layers
         ),
         f"{name}, layout fixed": Variant(
-            "fixed", lambda: dpt_viewed(fixed, given, setting.grid), fixed, given
+            "fixed", lambda: dpt_viewed(fixed, layers, setting.grid), fixed, layers
         ),
     }
     if find_spec("segmentation_models_pytorch") is not None:
-        variants |= smp(setting, given)
-    return variants | {"DPTNeck": Variant("ours", ours, neck, given)}
+        variants |= smp(setting, layers)
+    variants["DPTNeck"] = Variant("ours", ours, neck, layers)
+    return variants
 
 
-def smp(setting: Setting, given: list[Tensor]) -> dict[str, Variant]:
-    """The decoder of segmentation_models_pytorch: another function (batch norms in the residual units)."""
+def smp(setting: Setting, layers: list[Tensor]) -> dict[str, Variant]:
+    """The decoder of segmentation_models_pytorch.
+
+    It is another function: its residual units have batch norms.
+    """
     from segmentation_models_pytorch.decoders.dpt.decoder import DPTDecoder
 
-    made = DPTDecoder(
-        [setting.channels] * 4, [16] * 4, True, "cat", list(widths(setting)), setting.out
+    published = DPTDecoder(
+        encoder_out_channels=[setting.channels] * 4,
+        encoder_output_strides=[16] * 4,
+        encoder_has_prefix_tokens=True,
+        readout="cat",
+        intermediate_channels=list(widths(setting)),
+        fusion_channels=setting.out,
     )
-    published = stirred(made.to(**setting.like))
+    published = perturb(published.to(**setting.factory_kwargs))
     fixed = copy.deepcopy(published).to(memory_format=torch.channels_last)
 
-    def run(module: nn.Module, to_map: object) -> Tensor:
-        maps = [to_map(x[:, 1:], setting.grid) for x in given]  # type: ignore[operator]
-        decoded: Tensor = module(maps, [x[:, :1] for x in given])
+    def run(module: nn.Module, to_map: Callable[..., Tensor]) -> Tensor:
+        maps = [to_map(layer[:, 1:], setting.grid) for layer in layers]
+        cls_tokens = [layer[:, :1] for layer in layers]
+        decoded: Tensor = module(maps, cls_tokens)
         return decoded
 
     name = "segmentation_models_pytorch's DPTDecoder"
     return {
         f"{name}, as published": Variant(
-            "published", lambda: run(published, nchw), published, given, same=False
+            "published", lambda: run(published, nchw), published, layers, same=False
         ),
-        f"{name}, NHWC views": Variant("fixed", lambda: run(fixed, nhwc), fixed, given, same=False),
+        f"{name}, NHWC views": Variant(
+            "fixed", lambda: run(fixed, nhwc), fixed, layers, same=False
+        ),
     }
 
 

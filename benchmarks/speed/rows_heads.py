@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from benchmarks.speed.rows import PREFIX, Row, Setting, Variant, stirred
+from benchmarks.speed.rows import PREFIX, Row, Setting, Variant, perturb
 from dinoneck import HeadEnsemble, PatchMeanHead, Task
 from dinoneck.heads import CLSGating
 
@@ -14,15 +14,23 @@ FOLDS = 5
 
 
 class PlainGate(nn.Module):
-    """The gate's two linear layers, softmax, and the weighted sum as a product of whole tensors."""
+    """The gate's two linear layers, softmax, and the weighted sum as a product of whole tensors.
+
+    Args:
+        gate: the module whose layers are used.
+        fixed: compute the weighted sum by a batched matrix product.
+    """
 
     def __init__(self, gate: CLSGating, fixed: bool) -> None:
         super().__init__()
-        self.hidden, self.out, self.fixed = gate.hidden, gate.out, fixed
+        self.hidden = gate.hidden
+        self.out = gate.out
+        self.fixed = fixed
 
     def forward(self, sequence: Tensor) -> Tensor:
         """(B, P + N, C) -> (B, C)."""
-        weights = self.out(nn.functional.gelu(self.hidden(sequence[:, 0]))).softmax(dim=-1)
+        hidden = nn.functional.gelu(self.hidden(sequence[:, 0]))
+        weights = self.out(hidden).softmax(dim=-1)
         patches = sequence[:, PREFIX:]
         if self.fixed:
             return torch.bmm(weights[:, None], patches)[:, 0]
@@ -30,29 +38,32 @@ class PlainGate(nn.Module):
 
 
 def gate_pool(setting: Setting) -> dict[str, Variant]:
-    """Pool patches by weights that the CLS token gives them."""
+    """Average the patches with weights that a network computes from the CLS token."""
     torch.manual_seed(0)
-    count = setting.grid[0] * setting.grid[1]
-    gate = stirred(CLSGating(setting.channels, count).to(**setting.like))
-    published, fixed = PlainGate(gate, fixed=False), PlainGate(gate, fixed=True)  # type: ignore[arg-type]
+    rows, cols = setting.grid
+    gate = perturb(CLSGating(setting.channels, rows * cols).to(**setting.factory_kwargs))
+    published = PlainGate(gate, fixed=False)
+    fixed = PlainGate(gate, fixed=True)
     tokens = setting.tokens()
-    sequence, given = tokens.sequence[0], tokens.sequence
+    layers = tokens.sequence
+    sequence = layers[0]
 
     def ours() -> Tensor:
-        return gate(sequence[:, 0], sequence[:, PREFIX:], tokens.grid)[0]
+        pooled, _ = gate(sequence[:, 0], sequence[:, PREFIX:], tokens.grid)
+        return pooled
 
     return {
         "weights × patches, summed": Variant(
-            "published", lambda: published(sequence), published, given
+            "published", lambda: published(sequence), published, layers
         ),
         "batched product with the sliced patches": Variant(
-            "fixed", lambda: fixed(sequence), fixed, given
+            "fixed", lambda: fixed(sequence), fixed, layers
         ),
-        "CLSGating": Variant("ours", ours, gate, given),
+        "CLSGating": Variant("ours", ours, gate, layers),
     }
 
 
-class Loop(nn.Module):
+class HeadLoop(nn.Module):
     """One small network after the other."""
 
     def __init__(self, networks: list[nn.Sequential]) -> None:
@@ -61,39 +72,46 @@ class Loop(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """(V, N, C) -> (targets,): mean over folds and views."""
-        answers = [torch.relu(network(patches)).mean(dim=(1, 2)) for network in self.networks]
-        return torch.stack(answers).reshape(len(TARGETS), FOLDS, -1).mean(dim=(1, 2))
+        values = [torch.relu(network(patches)).mean(dim=(1, 2)) for network in self.networks]
+        return torch.stack(values).reshape(len(TARGETS), FOLDS, -1).mean(dim=(1, 2))
 
 
 def ensemble(setting: Setting) -> dict[str, Variant]:
-    """5 targets × 5 folds of C -> 128 -> LeakyReLU -> 1 -> ReLU -> mean, on every view of one image (the batch)."""
-    torch.manual_seed(0)
-    one = [[Task(name, activation="relu", unit="g")] for name in TARGETS]
-    heads = [
-        PatchMeanHead(setting.channels, tasks, **setting.like)
-        for tasks in one
-        for _ in range(FOLDS)
-    ]
-    own = HeadEnsemble.from_heads(heads)
-    networks = [
-        nn.Sequential(head.mlps[0].hidden, nn.LeakyReLU(), head.mlps[0].out) for head in heads
-    ]  # type: ignore[arg-type]
-    published, fixed = Loop(networks), Loop(networks)
-    tokens = setting.tokens(prefix=1)
-    given = tokens.sequence
+    """5 targets × 5 folds of C -> 128 -> LeakyReLU -> 1 -> ReLU -> mean, on all views of an image.
 
-    def copied() -> Tensor:
-        return fixed(given[0][:, 1:].contiguous())
+    The views are the batch.
+    """
+    torch.manual_seed(0)
+    heads = []
+    networks = []
+    for target in TARGETS:
+        for _ in range(FOLDS):
+            task = Task(target, activation="relu", unit="g")
+            head = PatchMeanHead(setting.channels, [task], **setting.factory_kwargs)
+            mlp = head.mlps[0]
+            heads.append(head)
+            networks.append(nn.Sequential(mlp.hidden, nn.LeakyReLU(), mlp.out))
+    members = HeadEnsemble.from_heads(heads)
+    published = HeadLoop(networks)
+    fixed = HeadLoop(networks)
+    tokens = setting.tokens(prefix=1)
+    layers = tokens.sequence
+
+    def with_copied_patches() -> Tensor:
+        return fixed(layers[0][:, 1:].contiguous())
 
     def ours() -> Tensor:
-        return torch.stack(list(own(tokens).values())).mean(dim=1)[:, 0]
+        values = list(members(tokens).values())
+        return torch.stack(values).mean(dim=1)[:, 0]
 
     return {
         "loop over heads, as published": Variant(
-            "published", lambda: published(given[0][:, 1:]), published, given
+            "published", lambda: published(layers[0][:, 1:]), published, layers
         ),
-        "loop over heads, patches copied once": Variant("fixed", copied, fixed, given),
-        "HeadEnsemble": Variant("ours", ours, own, given),
+        "loop over heads, patches copied once": Variant(
+            "fixed", with_copied_patches, fixed, layers
+        ),
+        "HeadEnsemble": Variant("ours", ours, members, layers),
     }
 
 

@@ -88,7 +88,7 @@ HEAVY = ("DPT", "STA, aligned", "25 heads × 6 views")
 
 def tiny(row: Row, **changes: Any) -> Setting:
     points = {"points": 300} if row.group == "points" else {}
-    return row.settings[0].of(**{**TINY, **points, **changes})
+    return row.settings[0].changed(**{**TINY, **points, **changes})
 
 
 def parametrized(rows: list[Row]) -> Any:
@@ -110,7 +110,7 @@ def doubled(
 ) -> dict[str, Variant]:
     """Twice a linear layer, as published and otherwise."""
     torch.manual_seed(0)
-    first = nn.Linear(setting.channels, 3).to(**setting.like)
+    first = nn.Linear(setting.channels, 3).to(**setting.factory_kwargs)
     second = copy.deepcopy(first)
     x = setting.tokens().sequence[0]
     other = change or (lambda module, x: module(x) + module(x))

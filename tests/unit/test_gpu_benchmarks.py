@@ -32,7 +32,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_forwards_are_captured(row: Row) -> None:
     with pretend_device(), torch.no_grad():
-        variants = row.build(tiny(row).of(device=NAME))
+        variants = row.build(tiny(row).changed(device=NAME))
         own = [variant.capturable for variant in variants.values() if variant.form == "ours"]
         assert all(own) or row.group in ("points", "backbones")
         for variant in variants.values():
@@ -49,7 +49,7 @@ def test_a_row_is_measured_on_the_device(name: str) -> None:
     options = argparse.Namespace(steps=run.STEPS, graphs=False, rounds=2)
     with pretend_device():
         limits = run.ceilings(NAME, ["float32"], rounds=1)
-        table = run.measured(row, tiny(row).of(device=NAME), options, limits)
+        table = run.measure_setting(row, tiny(row).changed(device=NAME), options, limits)
     assert all(
         numbers["forward, ms"] > 0 and "forward, peak MiB" in numbers for numbers in table.values()
     )
