@@ -96,12 +96,16 @@ def train(
     else:
         from dinoneck.training.data_folder import of_data_folder
 
-        run = of_data_folder(run)  # before torch is imported
+        run, data_folder = of_data_folder(run)  # before torch is imported
         from dinoneck.training.run import Run, prepare_heads, train_heads
 
         run = with_width(run, hidden_dim)
-        runs = prepare_heads(run, heads, out, overwrite=overwrite) if heads else {}
-        first = next(iter(runs.values())) if heads else Run(run, out, overwrite=overwrite)
+        runs = {}
+        if heads:
+            runs = prepare_heads(run, heads, out, overwrite=overwrite, data_folder=data_folder)
+            first = next(iter(runs.values()))
+        else:
+            first = Run(run, out, overwrite=overwrite, data_folder=data_folder)
         _describe(first)
         report = train_heads(runs, out, resume=resume) if heads else first.train(resume=resume)
     show_scores(report)

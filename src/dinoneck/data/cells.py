@@ -9,10 +9,10 @@ import csv
 import io
 import os
 import unicodedata
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from decimal import Context, Decimal, InvalidOperation
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 from dinoneck.errors import DataError
 from dinoneck.text import some_of
@@ -36,6 +36,9 @@ there it is a word like any other.
 # marks that no one sees, and that copying from Windows, browsers and office programs leaves at the
 # ends of a cell: byte order mark, zero width space, word joiner, marks of the writing direction
 _INVISIBLE = "\ufeff\u200b\u2060\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+# of ASCII, what str.strip() takes off
+_ASCII_BLANKS = " \t\n\r\v\f\x1c\x1d\x1e\x1f"
+_Result = TypeVar("_Result")
 
 
 def check_unique(names: Iterable[Any], what: str, remedy: str) -> None:
@@ -86,6 +89,41 @@ def cell_text(value: Any) -> str:
     return unicodedata.normalize("NFC", str(value).strip())
 
 
+def cell_texts(values: Sequence[Any]) -> list[str]:
+    """Return :func:`cell_text` of each value of a column."""
+    if are_plain(values):
+        return list(values)
+    return for_each(cell_text, values)
+
+
+def strip_cells(texts: Sequence[str]) -> list[str]:
+    """Return :func:`strip_cell` of each text of a column."""
+    if are_plain(texts):
+        return list(texts)
+    return for_each(strip_cell, texts)
+
+
+def are_plain(values: Sequence[Any]) -> bool:
+    """Whether all values are texts that stay as they are: ASCII without a blank, and no ``nan`` in them.
+
+    All of them are searched as one text, which takes a hundredth of the time of a search in each.
+    """
+    if set(map(type, values)) != {str}:
+        return False
+    joined = "".join(values)
+    if not joined.isascii() or "nan" in joined.lower():
+        return False
+    return not any(blank in joined for blank in _ASCII_BLANKS)
+
+
+def for_each(function: Callable[[Any], _Result], values: Sequence[Any]) -> list[_Result]:
+    """Return the result of a function for each value; of equal texts it is called for one."""
+    if set(map(type, values)) != {str}:
+        return [function(value) for value in values]
+    results = {text: function(text) for text in dict.fromkeys(values)}
+    return [results[text] for text in values]
+
+
 def as_decimal(text: str) -> Decimal | None:
     """Return the number that a cell spells, which may be infinite or NaN; None if it spells something else."""
     try:
@@ -125,12 +163,25 @@ def same_labels(labels: Iterable[Any], places: Iterable[Any], what: str) -> list
         DataError: for missing labels, naming their rows.
     """
     every = list(labels)
-    if missing := [
-        str(place) for place, label in zip(places, every, strict=True) if is_missing(label)
-    ]:
+    are_missing = for_each(is_missing, every)
+    if any(are_missing):
+        missing = []
+        for place, is_without in zip(places, are_missing, strict=True):
+            if is_without:
+                missing.append(str(place))
         raise DataError(
             f"the {what} is missing in {some_of(missing, 5)}. Fill it in, or remove the rows"
         )
-    texts = [cell_text(label) if isinstance(label, str | Real) else label for label in every]
-    are_numbers = all(isinstance(text, str) and is_number(text) for text in texts)
-    return [*map(label_of, texts)] if are_numbers else texts
+    texts = for_each(_label_text, every)
+    if all(for_each(_is_number_as_text, texts)):
+        return [*for_each(label_of, texts)]
+    return texts
+
+
+def _label_text(label: Hashable) -> Hashable:
+    """A text or a number as a CSV would hold it; other labels as they are."""
+    return cell_text(label) if isinstance(label, str | Real) else label
+
+
+def _is_number_as_text(label: Hashable) -> bool:
+    return isinstance(label, str) and is_number(label)

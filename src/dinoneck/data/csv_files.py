@@ -334,6 +334,7 @@ def _parse(path: PathLike, text: str, separator: str, repairs: list[str]) -> Csv
     row_numbers: list[int] = []
     blank_rows = 0
     cut_rows = 0
+    num_named = 0
     # the first row whose cells may be the halves of a number
     halved: DataError | None = None
     reader = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
@@ -346,8 +347,9 @@ def _parse(path: PathLike, text: str, separator: str, repairs: list[str]) -> Csv
                 continue
             if not header:
                 header = row
+                num_named = _num_filled(header)
                 continue
-            if halved is None and separator == ",":
+            if halved is None and separator == "," and len(row) > num_named:
                 halved = _halved_number(path, number, row, header)
             if len(row) > len(header) and _is_blank(row[len(header) :]):
                 row = row[: len(header)]

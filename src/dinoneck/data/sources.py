@@ -16,7 +16,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from dinoneck.data.cells import PathLike, cell_text, is_missing
+from dinoneck.data.cells import PathLike, are_plain, cell_text, for_each, is_missing
 from dinoneck.data.image_tree import image_folder, pictures_of, warn_of_masks
 from dinoneck.data.names import (
     Reading,
@@ -110,7 +110,9 @@ def find_files(
         DataError: if a file does not exist or is empty, two names are one file, a name fits
             several, or images are named that are masks.
     """
-    texts = [_text(name) for name in names]
+    texts = list(names)
+    if not are_plain(texts):
+        texts = for_each(_text, texts)
     if folder is None:
         return [Path(text) if text else None for text in texts]
     distinct = [text for text in dict.fromkeys(texts) if text]
@@ -137,6 +139,8 @@ def find_files(
 
 def _text(name: Any) -> str:
     """A name without blanks around it; a number as a CSV would hold it, empty where it is missing."""
+    if isinstance(name, str):
+        return "" if is_missing(name) else name.strip()
     if isinstance(name, Real):
         return cell_text(name)
     return "" if is_missing(name) else str(name).strip()

@@ -314,7 +314,7 @@ class _Sheet:
             return
         for place, name in enumerate(self.file.header):
             if name != column:
-                yield [cell_text(row[place]) for row in self.file.rows]
+                yield cells.cell_texts([row[place] for row in self.file.rows])
 
 
 def _check_roles(roles: _Roles, classes: Mapping[str, Sequence[str]]) -> None:
@@ -355,7 +355,7 @@ def _read_sheet(source: Any, image_column: str, columns: Sequence[str]) -> _Shee
     name = str(source)
     _check_header(name, file.header, needed, image_column)
     _check_has_rows(name, len(file.rows))
-    image_names = [cells.strip_cell(cell) for cell in file.column(image_column)]
+    image_names = cells.strip_cells(file.column(image_column))
     warn_of_twin_columns(
         name, file.header, columns, lambda place: [cell_text(row[place]) for row in file.rows]
     )
@@ -420,7 +420,7 @@ def _sheet_of_frame(source: pd.DataFrame, image_column: str, needed: Sequence[st
 def _ids_of(
     name: str, image_column: str, image_names: Sequence[Any], row_numbers: Sequence[int]
 ) -> pd.Index:
-    ids = [cell_text(value) for value in image_names]
+    ids = cells.cell_texts(image_names)
     if "" in ids:
         raise DataError(
             f"{name}: the {image_column} of row {row_numbers[ids.index('')]} is empty; name it, or "
@@ -489,7 +489,7 @@ def _read_values(
     what = f"{sheet.name}: {column}"
     if sheet.file is None:
         _check_types(what, sheet.ids, values)
-    texts = [cell_text(value) for value in values]
+    texts = cells.cell_texts(values)
     filled = pd.Series(texts, sheet.ids, dtype=object)
     filled = filled[[text != "" for text in texts]]
     if filled.empty:
@@ -724,9 +724,9 @@ def _classes(
             None = those that occur and are words.
         remedy_of_empty_classes: what to do about a class without a row.
     """
-    are_numbers = all(map(is_number, texts))
+    are_numbers = all(map(is_number, set(texts)))
     to_label = cells.label_of if are_numbers else str
-    labels = pd.Series([to_label(text) for text in texts], texts.index, dtype=object)
+    labels = pd.Series(cells.for_each(to_label, list(texts)), texts.index, dtype=object)
     counts = Counter(labels)
     if class_names:
         names = [str(name) for name in class_names]
@@ -742,15 +742,15 @@ def _classes(
     if are_numbers:
         _warn_of_numbers_as_classes(what, texts, labels, are_listed=bool(class_names))
     name_of = _name_of_label(what, names, to_label)
-    for row, label in labels.items():
-        if label not in name_of:
-            hint = did_you_mean(texts[row], names)
-            expected = f"one of {some_of(names, _SHOWN_COLUMNS)}"
-            if class_names is None:
-                expected = f"{expected}; {_as_classes(column)}.{hint}".removesuffix(".")
-            else:
-                expected = f"{expected}.{hint}"
-            raise _cell_error(what, row, texts[row], expected)
+    if not counts.keys() <= name_of.keys():
+        row = next(row for row, label in labels.items() if label not in name_of)
+        hint = did_you_mean(texts[row], names)
+        expected = f"one of {some_of(names, _SHOWN_COLUMNS)}"
+        if class_names is None:
+            expected = f"{expected}; {_as_classes(column)}.{hint}".removesuffix(".")
+        else:
+            expected = f"{expected}.{hint}"
+        raise _cell_error(what, row, texts[row], expected)
     warn_of_empty_classes(
         {name: counts[label] for label, name in name_of.items()},
         noun="row",
@@ -843,9 +843,9 @@ def _warn_of_thousands_in_classes(what: str, counts: Mapping[str, int]) -> None:
 def _spellings_of(labels: Iterable[Any], values: Iterable[Any]) -> dict[str, set[str]]:
     """Label -> the texts that it is written as, without numbers of a DataFrame."""
     spellings: dict[str, set[str]] = defaultdict(set)
-    for label, value in zip(labels, values, strict=True):
-        if isinstance(value, str):
-            spellings[str(label)].add(cell_text(value))
+    written = [pair for pair in zip(labels, values, strict=True) if isinstance(pair[1], str)]
+    for label, value in dict.fromkeys(written):
+        spellings[str(label)].add(cell_text(value))
     return spellings
 
 
@@ -909,8 +909,9 @@ def _state_spellings(
 ) -> None:
     """Note for which words cells differ in blanks, invisible characters, or composed letters alone."""
     spellings = defaultdict(set)
-    for value, text in zip(values, texts, strict=True):
-        if isinstance(value, str) and text:
+    pairs = [pair for pair in zip(texts, values, strict=True) if isinstance(pair[1], str)]
+    for text, value in dict.fromkeys(pairs):
+        if text:
             spellings[text].add(value)
     with_blanks = []
     with_invisible = []
@@ -990,7 +991,7 @@ def _check_group_names(sheet: _Sheet, column: str, noun: str, names: Sequence[An
     warn_of_dates(what, counts, noun)
     if all(map(is_number, counts)):
         warn_of_joined_numbers(what, _spellings_of(names, sheet.columns[column]), noun)
-    warn_of_thousands(what, Counter(map(cell_text, sheet.columns[column])), noun)
+    warn_of_thousands(what, Counter(cells.cell_texts(sheet.columns[column])), noun)
     cells_as_written = Counter(cell for cell in sheet.columns[column] if isinstance(cell, str))
     warn_of_powers_of_ten(what, cells_as_written, noun)
 

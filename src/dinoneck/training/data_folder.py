@@ -22,12 +22,17 @@ from dinoneck.training.config import FoldsConfig, TrainConfig
 logger = logging.getLogger(__name__)
 
 
-def of_data_folder(config: TrainConfig) -> TrainConfig:
+def of_data_folder(config: TrainConfig) -> tuple[TrainConfig, DataFolder | None]:
     """Return the config with what the folder ``data.images`` holds: its masks, and its parts.
 
     Nothing is changed for a table, boxes and objects, for class folders, and where ``data.labels``
     names the masks; their folders are then parts only if ``data.subfolders`` says so. What is taken
     is logged in one line.
+
+    Returns:
+        The config, and the folder that was read, for :func:`dinoneck.training.table.table_of`: to
+        read it again would repeat its warnings. None where the config that is returned names other
+        folders, or none was read.
 
     Raises:
         ConfigError: if the config has folds, and the folders make them.
@@ -37,25 +42,27 @@ def of_data_folder(config: TrainConfig) -> TrainConfig:
     is_table = data.csv is not None or data.store is not None
     is_objects = bool(data.boxes or data.objects)
     if data.images is None or is_table or is_objects:
-        return config
+        return config, None
     if data.labels is not None:
-        if data.labels != data.images and data.subfolders is not None:
-            pairs = read_images_and_masks(data.images, data.labels, data.subfolders)
-            _check_folds(config.folds, pairs)
-        return config
+        if data.labels == data.images or data.subfolders is None:
+            return config, None
+        pairs = read_images_and_masks(data.images, data.labels, data.subfolders)
+        _check_folds(config.folds, pairs)
+        return config, pairs
     folder = read_data_folder(data.images, data.subfolders)
     content = folder.content
     if content is None:
         _check_folds(config.folds, folder)
         labels = str(folder.root) if folder.kind == "masks" else None
         subfolders = "folds" if folder.held_out is None else "parts"
-        return config.changed(data=data.changed(labels=labels, subfolders=subfolders))
+        with_parts = config.changed(data=data.changed(labels=labels, subfolders=subfolders))
+        return with_parts, folder
     if content.kind == "masks":
         places = _places(folder.root, content)
         logger.warning("%s: %s%s", folder.root, places, _unread(folder.root))
         changed = data.changed(images=str(content.images), labels=str(content.masks))
-        return config.changed(data=changed)
-    return config
+        return config.changed(data=changed), None
+    return config, folder
 
 
 def _check_folds(folds: FoldsConfig, folder: DataFolder) -> None:

@@ -19,6 +19,7 @@ from dinoneck.checkpoint.backbone_part import changed_weights
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.rehearsal import check_views
 from dinoneck.data.cells import csv_text
+from dinoneck.data.layout import DataFolder
 from dinoneck.devices import bytes_of, local_device
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.ensemble import HeadEnsemble
@@ -122,7 +123,8 @@ class Run:
     """A run whose inputs fit together; what may be refused is refused before the first expensive step.
 
     Arguments and errors are those of :func:`train`; ``like`` is another run of the same data, whose
-    table and tokens are used.
+    table, tokens and folds are used. ``data_folder`` is what ``data.images`` holds, if the config is one
+    that :func:`dinoneck.training.data_folder.of_data_folder` returned with it.
 
     Attributes:
         config: its description.
@@ -144,21 +146,28 @@ class Run:
         table: Any = None,
         overwrite: bool = False,
         like: Run | None = None,
+        data_folder: DataFolder | None = None,
     ) -> None:
         self.folder = out
         files.check_folder(self.folder, overwrite=overwrite)
-        if table is None:
-            config = of_data_folder(config)
+        if table is None and data_folder is None:
+            config, data_folder = of_data_folder(config)
         check_used(config, with_table=table is not None)
         import_modules(config.imports)
         head_type(config)  # a name that is not registered is refused before anything is read
-        self.table: Any = table_of(config, table) if like is None else like.table
+        if like is None:
+            self.table: Any = table_of(config, table, data_folder)
+        else:
+            self.table = like.table
         self.config = config if table is not None else of_pasture(config)
         self.source: Source = source_of(config, self.table) if like is None else like.source
         live_tokens(config, self.source, self.table)  # refuses a rank that does not fit
         problem = self._of_labelled_images(self._problem())
-        self.folds = folds_of(config, self.table)
-        warn_of_mask_classes(problem, self.table, self.folds)
+        if like is None:
+            self.folds = folds_of(config, self.table)
+            warn_of_mask_classes(problem, self.table, self.folds)
+        else:
+            self.folds = like.folds
         self.heads = {number: self._new_head(problem, number) for number in self.folds}
         first = next(iter(self.heads.values())).eval()
         # refused before the training, as the file of a head refuses it
@@ -474,9 +483,16 @@ class Run:
 
 
 def prepare_heads(
-    config: TrainConfig, heads: Sequence[str], out: Path, *, overwrite: bool = False
+    config: TrainConfig,
+    heads: Sequence[str],
+    out: Path,
+    *,
+    overwrite: bool = False,
+    data_folder: DataFolder | None = None,
 ) -> dict[str, Run]:
     """Return a run per head, each with the tokens, folds and targets of the first, in the folder ``out / NAME``.
+
+    ``data_folder`` is as of :class:`Run`.
 
     Raises:
         ConfigError: for fewer than two heads, or a head that is named twice.
@@ -485,13 +501,16 @@ def prepare_heads(
     if len({*heads}) < max(len(heads), 2):
         raise ConfigError(f"heads are {', '.join(heads)}; expected two or more, each once")
     files.check_folder(out, overwrite=overwrite)
-    config = of_data_folder(config)
+    if data_folder is None:
+        config, data_folder = of_data_folder(config)
     runs = dict[str, Run]()
     first = None
     # all read the layers of the first
     for name in sorted(heads, key=SEVERAL_LAYERS.__contains__, reverse=True):
         with_head = config.changed(head={**config.head, "type": name})
-        runs[name] = Run(with_head, out / name, overwrite=overwrite, like=first)
+        runs[name] = Run(
+            with_head, out / name, overwrite=overwrite, like=first, data_folder=data_folder
+        )
         first = runs[name]
     return runs
 

@@ -29,7 +29,12 @@ from dinoneck.data.label_sets import (
     survey_masks,
 )
 from dinoneck.data.labels import DenseLabels
-from dinoneck.data.layout import HELD_OUT, read_data_folder, read_images_and_masks
+from dinoneck.data.layout import (
+    HELD_OUT,
+    DataFolder,
+    read_data_folder,
+    read_images_and_masks,
+)
 from dinoneck.data.orientation import hidden_turns, size_hides_turn
 from dinoneck.data.pasture import SUMS, Pasture
 from dinoneck.data.preprocessing import Preprocessing
@@ -54,13 +59,14 @@ _SHOWN = 5  # names in a message
 _BINS = 5  # of a column of numbers that folds are stratified by
 
 
-def table_of(config: TrainConfig, frame: Any = None) -> Any:
+def table_of(config: TrainConfig, frame: Any = None, folder: DataFolder | None = None) -> Any:
     """Return the table that a config describes.
 
     Args:
         config: the run.
         frame: a pandas DataFrame in the place of ``data.csv``; one of
             :func:`dinoneck.data.read_table` as it is, with the columns that the config names.
+        folder: what ``data.images`` holds, if it has been read; None = it is read here.
 
     Raises:
         ConfigError: if a table and ``data.csv`` are given, or a table lacks what the config names.
@@ -81,7 +87,7 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
     if data.csv is None and frame is None:
         if data.images is None:
             return Pasture(seed=0).table(range(data.pasture))
-        return _table_of_folders(config)
+        return _table_of_folders(config, folder)
     from dinoneck.data.tables import read_table
 
     targets, auxiliary = target_columns(config)
@@ -194,16 +200,20 @@ def _without_test_part(table: Any, column: str) -> Any:
     return kept
 
 
-def _table_of_folders(config: TrainConfig) -> Any:
-    """The table of class folders, of folders of images and masks, or of parts with these."""
+def _table_of_folders(config: TrainConfig, content: DataFolder | None) -> Any:
+    """The table of class folders, of folders of images and masks, or of parts with these.
+
+    ``content`` is what the folders hold; None = they are read here.
+    """
     from dinoneck.data.folders import describe, read_masks, table_of_folder
 
     data = config.data
     if data.labels is not None and data.labels != data.images:
-        content = read_images_and_masks(str(data.images), data.labels, data.subfolders)
+        if content is None:
+            content = read_images_and_masks(str(data.images), data.labels, data.subfolders)
         if not content.parts:
             return read_masks(str(data.images), data.labels)
-    else:
+    elif content is None:
         content = read_data_folder(str(data.images), data.subfolders)
     table = table_of_folder(content)
     if content.parts and config.folds.count == 1:

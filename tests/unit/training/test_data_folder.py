@@ -15,6 +15,7 @@ from dinoneck import ConfigError, DataError, Task
 from dinoneck.evaluation import truth_table
 from dinoneck.training import TrainConfig
 from dinoneck.training.data_folder import of_data_folder
+from dinoneck.training.run import Run
 from dinoneck.training.table import folds_of, table_of
 
 COLOURS = {"blue": (20, 30, 200), "red": (200, 30, 20)}
@@ -45,7 +46,8 @@ def class_parts(root: Path, **counts: int) -> Path:
 
 def config_of(folder: Path, folds: dict[str, Any] | None = None, **data: Any) -> TrainConfig:
     values = {"data": {"images": str(folder), **data}, "folds": folds or {}}
-    return of_data_folder(TrainConfig.from_dict(values))
+    config, _ = of_data_folder(TrainConfig.from_dict(values))
+    return config
 
 
 def test_train_and_val_are_one_fold_and_test_is_left(tmp_path: Path) -> None:
@@ -92,13 +94,15 @@ def test_the_masks_of_a_folder_are_its_labels(
     [line] = [record.getMessage() for record in caplog.records]
     assert "images in images/, masks in masks/" in line
     assert f"not read: the table {tmp_path / 'cover.csv'} (--csv)" in line
-    assert of_data_folder(config) == config
+    unchanged, _ = of_data_folder(config)
+    assert unchanged == config
 
 
 def test_a_folder_that_is_read_as_in_0_3_changes_nothing(tmp_path: Path) -> None:
     pictures(tmp_path, "blue/1.png", "red/1.png")
     config = TrainConfig.from_dict({"data": {"images": str(tmp_path)}})
-    assert of_data_folder(config) == config
+    unchanged, _ = of_data_folder(config)
+    assert unchanged == config
     assert "subfolders" not in config.to_dict()["data"]
     parts = config_of(class_parts(tmp_path / "parts", train=1, val=1))
     assert parts.to_dict()["data"]["subfolders"] == "parts"
@@ -290,3 +294,33 @@ def test_parts_of_named_images_and_masks_take_no_number_of_folds(tmp_path: Path)
     images, masks = folders_of_parts(tmp_path, "train", "val")
     with pytest.raises(ConfigError, match="the folders train, val are the folds"):
         config_of(images, {"count": 3}, labels=str(masks), subfolders="parts")
+
+
+@pytest.fixture
+def doubtful_folder(tmp_path: Path) -> Path:
+    """Class folders of which one is called like a copy of another one, which is a warning."""
+    names = [f"{name}/{i}.png" for name in ("blue", "blue copy", "red") for i in range(2)]
+    return pictures(tmp_path / "doubtful", *names)
+
+
+def test_a_run_states_the_doubts_of_its_folder_once(
+    doubtful_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = {"data": {"images": str(doubtful_folder)}, "backbone": {"name": "dinoneck_tiny"}}
+    Run(TrainConfig.from_dict(values), tmp_path / "run")
+    assert caplog.text.count("is called like a copy of 'blue'") == 1
+
+
+@pytest.mark.parametrize("heads", [(), ("--heads", "patch_mean", "dpt_neck")], ids=["one", "two"])
+def test_the_command_states_the_doubts_of_its_folder_once(
+    heads: tuple[str, ...],
+    doubtful_folder: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    args = ("train", "--images", doubtful_folder, *RUN, "--folds", 2, "--out", tmp_path / "run")
+    ran = cli(*args, *heads)
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert ran.code == 0
+    assert sum("is called like a copy of 'blue'" in warning for warning in warnings) == 1
+    assert len(set(warnings)) == len(warnings)

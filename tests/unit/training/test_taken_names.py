@@ -145,7 +145,7 @@ def test_maps_of_numbers_in_a_folder_called_labels_are_learned(tmp_path: Path) -
         Image.fromarray(grey).convert("RGB").save(tmp_path / "images" / f"{number}.png")
         Image.fromarray(grey // 2).save(tmp_path / "labels" / f"{number}.png")
     data = {"images": str(tmp_path), "label_kind": "numbers"}
-    config = of_data_folder(a_run(None, data=data))
+    config, _ = of_data_folder(a_run(None, data=data))
 
     report = train(config, tmp_path / "run")
 
