@@ -379,7 +379,7 @@ class Reader(StoredTokens):
         return entries
 
     def _outdated(self, ids: Sequence[str]) -> list[str]:
-        """The shards whose headers have other rows of these images than the index; the index's file if it is damaged."""
+        """The shards whose headers and the index differ in these images; the index's file if it is damaged."""
         try:
             rows = self._listed_entries(ids)
         except StoreError:
