@@ -25,13 +25,14 @@ StoreDtype = Literal["fp16", "bf16", "int8"]
 Columns = dict[str, tuple[Tensor, ...]]
 
 FLOATS: dict[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
+_LARGEST_INT8 = 127.0  # -128 is left out, so that both signs have the same range
 
 
 class Part(NamedTuple):
     """One tensor of a view.
 
     Attributes:
-        name: what it is called in the shard, after the image's id.
+        name: its name in the shard, after the image's id.
         dtype: of its values.
         shape: (layers, ...).
     """
@@ -69,27 +70,32 @@ def parts_of(
 
 def allocate(parts: Sequence[Part], count: int) -> Columns:
     """Return empty tensors for ``count`` views: part name -> one (count, ...) tensor per layer."""
-    return {
-        part.name: tuple(
-            torch.empty(count, *part.shape[1:], dtype=part.dtype) for _ in range(part.shape[0])
-        )
-        for part in parts
-    }
+    columns: Columns = {}
+    for part in parts:
+        num_layers, *row_shape = part.shape
+        layers = [torch.empty(count, *row_shape, dtype=part.dtype) for _ in range(num_layers)]
+        columns[part.name] = tuple(layers)
+    return columns
 
 
 def row_buffers(columns: Columns, count: int) -> list[list[list[memoryview]]]:
     """Return the memory of columns of ``count`` rows: row -> part -> one buffer per layer, which reads fill."""
-    layers = [[bytes_of(layer) for layer in part] for part in columns.values()]
-    return [
-        [[x[row * len(x) // count : (row + 1) * len(x) // count] for x in part] for part in layers]
-        for row in range(count)
-    ]
+    rows: list[list[list[memoryview]]] = [[] for _ in range(count)]
+    for layers in columns.values():
+        layer_buffers = [bytes_of(layer) for layer in layers]
+        for number, row in enumerate(rows):
+            row_of_layers = []
+            for buffer in layer_buffers:
+                row_bytes = len(buffer) // count
+                row_of_layers.append(buffer[number * row_bytes : (number + 1) * row_bytes])
+            row.append(row_of_layers)
+    return rows
 
 
 def encode(
     tokens: Tokens, dtype: StoreDtype, channel_scale: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Return what is stored of a batch: part name -> (B, layers, ...).
+    """Return the parts of a batch as they are stored: part name -> (B, layers, ...).
 
     Args:
         tokens: on the CPU.
@@ -99,7 +105,30 @@ def encode(
     Raises:
         StoreError: if values are not finite, or do not fit fp16.
     """
-    for layer, x in zip(tokens.layers or range(len(tokens.sequence)), tokens.sequence, strict=True):
+    _check_values(tokens, dtype)
+    if dtype != "int8":
+        layers = [x.to(FLOATS[dtype]) for x in tokens.sequence]
+        return {"tokens": torch.stack(layers, dim=1)}
+    if channel_scale is None:
+        raise StoreError("an int8 store needs its channel scale before tokens are written")
+    prefix = [x[:, : tokens.num_prefix_tokens].float() for x in tokens.sequence]
+    quantised = []
+    scales = []
+    for patches, layer_scale in zip(tokens.patches, channel_scale, strict=True):
+        q, scale = quantise(patches, layer_scale)
+        quantised.append(q)
+        scales.append(scale)
+    return {
+        "prefix": torch.stack(prefix, dim=1),
+        "scale": torch.stack(scales, dim=1),
+        "q": torch.stack(quantised, dim=1),
+    }
+
+
+def _check_values(tokens: Tokens, dtype: StoreDtype) -> None:
+    """Raise a StoreError for tokens that are not finite, or too large for fp16."""
+    numbers = tokens.layers or range(len(tokens.sequence))
+    for layer, x in zip(numbers, tokens.sequence, strict=True):
         largest = x.abs().amax().item()
         if not math.isfinite(largest):
             raise StoreError(
@@ -111,25 +140,15 @@ def encode(
                 f"tokens of layer {layer} reach {largest:g}, beyond float16 (65504); create the "
                 "store with dtype='bf16' or 'int8', or load the backbone with norm=True"
             )
-    if dtype != "int8":
-        return {"tokens": torch.stack([x.to(FLOATS[dtype]) for x in tokens.sequence], dim=1)}
-    if channel_scale is None:
-        raise StoreError("an int8 store needs its channel scale before tokens are written")
-    pairs = [quantise(x, scale) for x, scale in zip(tokens.patches, channel_scale, strict=True)]
-    return {
-        "prefix": torch.stack(
-            [x[:, : tokens.num_prefix_tokens].float() for x in tokens.sequence], dim=1
-        ),
-        "scale": torch.stack([scale for _, scale in pairs], dim=1),
-        "q": torch.stack([q for q, _ in pairs], dim=1),
-    }
 
 
 def channel_rms(batches: Sequence[Tokens]) -> Tensor:
     """Return the root mean square of every channel over all patch tokens: (layers, channels) float32; 1 for zeros."""
-    total, count = torch.zeros(()), 0
+    total = torch.zeros(())
+    count = 0
     for tokens in batches:
-        total = total + torch.stack([x.double().square().sum(dim=(0, 1)) for x in tokens.patches])
+        layer_sums = [patches.double().square().sum(dim=(0, 1)) for patches in tokens.patches]
+        total = total + torch.stack(layer_sums)
         count += len(tokens) * tokens.grid.count
     rms = (total / max(count, 1)).sqrt().float()
     return torch.where(rms > 0, rms, 1.0)
@@ -141,8 +160,9 @@ def quantise(patches: Tensor, channel_scale: Tensor) -> tuple[Tensor, Tensor]:
     The error of a value is at most half of its token's scale times its channel's.
     """
     x = patches.float() / channel_scale
-    scale = x.abs().amax(dim=-1) / 127.0
-    q = (x / torch.where(scale > 0, scale, 1.0)[..., None]).round_().clamp_(-127.0, 127.0)
+    scale = x.abs().amax(dim=-1) / _LARGEST_INT8
+    divisor = torch.where(scale > 0, scale, 1.0)  # a token of zeros has the scale 0
+    q = (x / divisor[..., None]).round_().clamp_(-_LARGEST_INT8, _LARGEST_INT8)
     return q.to(torch.int8), scale
 
 
@@ -183,33 +203,38 @@ class QuantisedTokens:
 
     def dequantise(self, dtype: torch.dtype = torch.float32) -> Tokens:
         """Return ordinary Tokens."""
-        whole, wide = [], torch.promote_types(dtype, torch.float32)
-        for q, scale, prefix, channel in self._layers():
-            patches = q.to(wide).mul_(scale[..., None]).mul_(channel)
-            whole.append(torch.cat([prefix.to(dtype), patches.to(dtype)], dim=1))
-        return replace(self.like, sequence=tuple(whole))
+        wide = torch.promote_types(dtype, torch.float32)
+        sequence = []
+        for q, scale, prefix, channel_scale in self._layers():
+            patches = q.to(wide).mul_(scale[..., None]).mul_(channel_scale)
+            sequence.append(torch.cat([prefix.to(dtype), patches.to(dtype)], dim=1))
+        return replace(self.like, sequence=tuple(sequence))
 
     def pool(
         self, weights: Tensor | None = None, dtype: torch.dtype = torch.float32
     ) -> tuple[Tensor, ...]:
-        """Return the mean of the patches, or their sum under given weights: (B, C) per layer.
+        """Return the mean of the patches, or their weighted sum: (B, C) per layer.
 
-        One batched matrix-vec product of the token scales with the int8 values; the channel scale
-        comes after.
+        One matrix-vector product per image multiplies the int8 values by the token scales; the
+        channel scale comes after.
 
         Args:
-            weights: (B, N), for a weighted sum such as a gate; None = 1 / N each.
+            weights: (B, N), for a weighted sum such as a gate; None: 1 / N each.
             dtype: of the computation and the result.
         """
         pooled = []
-        for q, scale, _, channel in self._layers():
-            factor = scale.to(dtype)
-            factor = factor / q.shape[1] if weights is None else factor * weights.to(dtype)
-            # one sample's floats at a time
-            rows = [torch.mv(q[i].to(dtype).T, factor[i]) for i in range(len(q))]
-            pooled.append(
-                (torch.stack(rows) if rows else q.new_zeros((0, q.shape[2]), dtype=dtype)) * channel
-            )
+        for q, scale, _, channel_scale in self._layers():
+            token_weights = scale.to(dtype)  # (B, N)
+            if weights is None:
+                token_weights = token_weights / q.shape[1]
+            else:
+                token_weights = token_weights * weights.to(dtype)
+            sums = q.new_zeros((0, q.shape[2]), dtype=dtype)  # of an empty batch
+            if len(q):
+                # image by image, so that the floats of only one are in memory
+                images = [torch.mv(q[i].to(dtype).T, token_weights[i]) for i in range(len(q))]
+                sums = torch.stack(images)  # (B, C)
+            pooled.append(sums * channel_scale)
         return tuple(pooled)
 
     def linear(self, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, ...]:

@@ -16,7 +16,7 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,11 +42,13 @@ from dinoneck.tokens import Tokens
 
 LARGEST_BATCH = 32
 UNIT_TOKENS = 8192
-CPU_PASS_TOKENS = 2048  # its caches hold the activations of no more
+CPU_PASS_TOKENS = 2048  # a CPU's caches hold the activations of no more
 # of a short list of images, so that several processes can share it
 LEAST_UNITS = 8
 # usable images that the channel scale of int8 is measured on
 SCALE_IMAGES = 16
+_CPUS_PER_ACTOR = 2  # of a Ray cluster without GPUs
+_UNITS_PER_CALL = 8  # of an actor
 
 logger = logging.getLogger(__name__)
 Unit = Sequence[Item]
@@ -72,13 +74,12 @@ class Extracted:
 
 
 def views_per_pass(description: Description, tokens: int = UNIT_TOKENS) -> int:
-    """Return how many views have at most so many patch tokens, up to 32; those of one image without a common size."""
-    if description.preprocess.size is None:
+    """Return how many views have at most so many patch tokens, up to 32; without a common size, those of one image."""
+    size = description.preprocess.size
+    if size is None:
         return len(description.views)
-    rows, cols = TokenGrid(description.preprocess.patch_size, "pad").size(
-        description.preprocess.size
-    )
-    return max(1, min(LARGEST_BATCH, tokens // (rows * cols)))
+    grid = TokenGrid(description.preprocess.patch_size, "pad").size(size)
+    return max(1, min(LARGEST_BATCH, tokens // grid.count))
 
 
 def units_of(items: Sequence[Item], description: Description, batch_size: int | None) -> list[Unit]:
@@ -87,13 +88,14 @@ def units_of(items: Sequence[Item], description: Description, batch_size: int | 
     Args:
         items: all images of the extraction, all processes' shares together.
         description: of the store.
-        batch_size: views per backbone pass; None = see :func:`views_per_pass`, and eight units at
-            least, so that processes can share a short list.
+        batch_size: views per backbone pass; None: see :func:`views_per_pass`, and at least eight
+            units, so that processes can share a short list.
     """
-    size = max(1, (batch_size or views_per_pass(description)) // len(description.views))
+    views = batch_size or views_per_pass(description)
+    images = max(1, views // len(description.views))
     if batch_size is None:
-        size = max(1, min(size, len(items) // LEAST_UNITS))
-    return [items[begin : begin + size] for begin in range(0, len(items), size)]
+        images = max(1, min(images, len(items) // LEAST_UNITS))
+    return [items[begin : begin + images] for begin in range(0, len(items), images)]
 
 
 def check_shard(shard: object) -> None:
@@ -136,7 +138,7 @@ class Extractor:
         skip_unusable: see there.
         workers: see there.
         shard_bytes: see there.
-        known: ids that the store holds.
+        known: the ids that the store holds.
     """
 
     reader: Reader
@@ -162,41 +164,34 @@ class Extractor:
             StoreError: if the file of a stored image has changed, the folder cannot be written, or
                 the images do not fit on the disk; else as :meth:`run`.
         """
-        reader, folder = self.reader, Path(str(self.reader.files))
+        reader = self.reader
+        folder = Path(str(reader.files))
         units = units_of(items, reader.description, self.batch_size)
-        part, count = shard or (
-            int(os.environ.get("RANK", "0")),
-            int(os.environ.get("WORLD_SIZE", "1")),
-        )
-        if not 0 <= part < count:
-            raise ConfigError(
-                f"RANK is {part} and WORLD_SIZE {count}; expected 0 <= RANK < WORLD_SIZE, as "
-                "torchrun sets them: unset both, or pass shard=(i, n)"
-            )
+        part, count = shard or _share_of_torchrun()
         share = units if engine == "ray" else units[part::count]
+
+        # checks before any work
         remove_leftovers(folder)
-        check_unchanged(
-            (item for unit in share for item in unit if item[0] in self.known), reader.entries
-        )
-        if lacking := self._new(items):
+        check_unchanged(self._stored_items(share), reader.entries)
+        num_missing = self._count_new(items)
+        if num_missing:
             check_writable(folder)
-            announce(plan(items, lacking, reader.description, folder))
+            announce(plan(items, num_missing, reader.description, folder))
+
         if reader.description.dtype == "int8" and reader.scale is None:
             write_scale(reader.files, self.measure_scale(items))
             reader.refresh()
-        units = [unit for unit in share if self._new(unit)]
+        units_to_run = [unit for unit in share if self._count_new(unit)]
+        extracted = Extracted()
         try:
-            done = (
-                Extracted()
-                if not units
-                else self.run_on_ray(units)
-                if engine == "ray"
-                else self.run(units)
-            )
+            if units_to_run and engine == "ray":
+                extracted = self.run_on_ray(units_to_run)
+            elif units_to_run:
+                extracted = self.run(units_to_run)
         finally:
             reader.refresh(write=True)
-        done.present = sum(len(unit) - self._new(unit) for unit in share)
-        return done
+        extracted.present = sum(len(unit) - self._count_new(unit) for unit in share)
+        return extracted
 
     def run(self, units: Sequence[Unit]) -> Extracted:
         """Extract the images of these units that are not stored.
@@ -208,35 +203,47 @@ class Extractor:
             DataError: for an image that cannot be used; everything finished before is kept.
             StoreError: if values do not fit the dtype, or the disk is full.
         """
-        done, items = Extracted(), [item for unit in units for item in unit]
+        extracted = Extracted()
+        items = list(itertools.chain.from_iterable(units))
         writer = Writer(self.reader.shards, root_of(*items[0]), self.shard_bytes)
-        on_cpu = next(self.backbone.parameters()).device.type == "cpu"
-        size = self.batch_size or views_per_pass(
-            self.reader.description, CPU_PASS_TOKENS if on_cpu else UNIT_TOKENS
-        )
-        prepare = functools.partial(self.prepare, unusable=done.unusable)
+        batch_size = self.batch_size
+        if batch_size is None:
+            on_cpu = next(self.backbone.parameters()).device.type == "cpu"
+            pass_tokens = CPU_PASS_TOKENS if on_cpu else UNIT_TOKENS
+            batch_size = views_per_pass(self.reader.description, pass_tokens)
+        prepare = functools.partial(self.prepare, unusable=extracted.unusable)
         prepared = in_threads(prepare, items, self.workers, max(map(len, units)))
         try:
             with (
                 contextlib.closing(prepared),
                 ThreadPoolExecutor(1, "dinoneck-writes") as writing,
-                progress(total=self._new(items), desc="images", unit="image") as bar,
+                progress(total=self._count_new(items), desc="images", unit="image") as bar,
             ):
-                before: Future[list[str]] = writing.submit(list)
+                unit_before: Future[list[str]] = writing.submit(list)
                 for unit in units:
-                    pairs = zip((image_id for image_id, _ in unit), prepared, strict=False)
-                    images = {image_id: image for image_id, image in pairs if image is not None}
-                    passes = self.passes(images, size)
-                    done.written += before.result()
-                    before = writing.submit(self._write, writer, images, passes)
-                    bar.update(self._new(unit))
-                done.written += before.result()
+                    images: dict[str, Prepared] = {}
+                    for (image_id, _), image in zip(unit, prepared, strict=False):
+                        if image is not None:
+                            images[image_id] = image
+                    passes = self.passes(images, batch_size)
+                    extracted.written += unit_before.result()
+                    unit_before = writing.submit(self._write, writer, images, passes)
+                    bar.update(self._count_new(unit))
+                extracted.written += unit_before.result()
         finally:
             writer.flush()
-        return done
+        return extracted
 
-    def _new(self, items: Sequence[Item]) -> int:
+    def _count_new(self, items: Sequence[Item]) -> int:
+        """How many of these images the store lacks."""
         return sum(image_id not in self.known for image_id, _ in items)
+
+    def _stored_items(self, units: Sequence[Unit]) -> Iterator[Item]:
+        """The images of these units that the store holds."""
+        for unit in units:
+            for image_id, path in unit:
+                if image_id in self.known:
+                    yield image_id, path
 
     def _write(
         self, writer: Writer, images: Mapping[str, Prepared], passes: Sequence[Pass]
@@ -245,21 +252,25 @@ class Extractor:
         views = self.reader.description.views
         grids: dict[str, GridSize] = {}
         # image and view -> part -> (layers, ...)
-        parts: dict[tuple[str, int], dict[str, Tensor]] = {}
-        for places, tokens in passes:
+        encoded_views: dict[tuple[str, int], dict[str, Tensor]] = {}
+        for pass_views, tokens in passes:
             encoded = encode(tokens, self.reader.description.dtype, self.reader.scale)
-            for row, (image_id, view) in enumerate(places):
-                parts[image_id, view] = {name: x[row] for name, x in encoded.items()}
-                grids[image_id] = (
-                    GridSize(*tokens.grid[::-1]) if views.views[view].turns % 2 else tokens.grid
-                )
-        new = [image_id for image_id in images if image_id not in self.known]
-        for image_id in new:
-            own = [parts[image_id, view] for view in range(len(views))]
-            # (views, layers, ...)
-            whole = {name: torch.stack([part[name] for part in own]) for name in own[0]}
-            writer.add(image_id, whole, grids[image_id], images[image_id][0])
-        return new
+            for row, (image_id, view) in enumerate(pass_views):
+                encoded_views[image_id, view] = {name: x[row] for name, x in encoded.items()}
+                grid = tokens.grid
+                if views.views[view].turns % 2:
+                    grid = GridSize(grid.cols, grid.rows)
+                grids[image_id] = grid
+
+        new_ids = [image_id for image_id in images if image_id not in self.known]
+        for image_id in new_ids:
+            views_of_image = [encoded_views[image_id, view] for view in range(len(views))]
+            parts: dict[str, Tensor] = {}  # (views, layers, ...)
+            for name in views_of_image[0]:
+                parts[name] = torch.stack([encoded[name] for encoded in views_of_image])
+            file, _ = images[image_id]
+            writer.add(image_id, parts, grids[image_id], file)
+        return new_ids
 
     def passes(self, images: Mapping[str, Prepared], batch_size: int) -> list[Pass]:
         """Run the backbone over images: views of one size go through it together, at most ``batch_size``."""
@@ -269,14 +280,18 @@ class Extractor:
             for view, x in enumerate(views):
                 by_size.setdefault(x.shape, []).append((image_id, view))
         passes = []
-        for alike in by_size.values():
-            for begin in range(0, len(alike), batch_size):
-                places = alike[begin : begin + batch_size]
-                # (B, 3, H, W)
-                chunk = torch.stack([images[image_id][1][view] for image_id, view in places])
+        for same_size in by_size.values():
+            for begin in range(0, len(same_size), batch_size):
+                pass_views = same_size[begin : begin + batch_size]
+                inputs = []
+                for image_id, view in pass_views:
+                    _, views = images[image_id]
+                    inputs.append(views[view])
+                batch = torch.stack(inputs)  # (B, 3, H, W)
                 with torch.inference_mode():
-                    tokens = self.backbone(*send([chunk], device))
-                    passes.append((places, replace(tokens, sequence=tuple(fetch(tokens.sequence)))))
+                    tokens = self.backbone(*send([batch], device))
+                    on_cpu = replace(tokens, sequence=tuple(fetch(tokens.sequence)))
+                passes.append((pass_views, on_cpu))
         return passes
 
     def measure_scale(self, items: Sequence[Item]) -> Tensor:
@@ -286,18 +301,27 @@ class Extractor:
             DataError: if an image cannot be used and is not to be skipped, or none can.
         """
         unusable: dict[str, str] = {}
-        prepared = (self.prepare(item, unusable) for item in items)
-        first = itertools.islice((image for image in prepared if image is not None), SCALE_IMAGES)
-        tokens = [each for image in first for _, each in self.passes({"": image}, LARGEST_BATCH)]
-        if not tokens:
+        batches: list[Tokens] = []
+        num_usable = 0
+        for item in items:
+            image = self.prepare(item, unusable)
+            if image is None:
+                continue
+            for _, tokens in self.passes({"": image}, LARGEST_BATCH):
+                batches.append(tokens)
+            num_usable += 1
+            if num_usable == SCALE_IMAGES:
+                break
+        if not batches:
+            reasons = list(unusable.values())
             raise DataError(
                 f"none of {counted(len(items), 'image')} can be used, so an int8 store has no "
-                f"channel scale; the first: {next(iter(unusable.values()))}"
+                f"channel scale; the first: {reasons[0]}"
             )
-        return channel_rms(tokens)
+        return channel_rms(batches)
 
     def prepare(self, item: Item, unusable: dict[str, str]) -> Prepared | None:
-        """Decode one image and make its views; None for one that cannot be used and is stored, or to be skipped.
+        """Decode one image and make its views; None if it cannot be used, and is stored already or to be skipped.
 
         Args:
             item: its id and file.
@@ -306,15 +330,18 @@ class Extractor:
         Raises:
             DataError: for one that cannot be used.
         """
-        (image_id, path), description = item, self.reader.description
+        image_id, path = item
+        description = self.reader.description
         try:
             # hashed before it is decoded: a file that changes in between differs from its hash in
             # the next extraction
-            return image_file(path), views_of(
-                path, description.preprocess, description.views, image_id
-            )
+            file = image_file(path)
+            views = views_of(path, description.preprocess, description.views, image_id)
+            return file, views
         except DinoneckError as error:
-            problem = str(error) if str(path) in str(error) else f"{path}: {error}"
+            problem = str(error)
+            if str(path) not in problem:
+                problem = f"{path}: {problem}"
         except FileNotFoundError:
             problem = f"there is no image {path}; check the folder and the file name"
         except OSError as error:
@@ -345,41 +372,60 @@ class Extractor:
             import ray.data
         except ImportError:
             raise missing_extra("ray", "ray") from None
-        done = Extracted()
         if not ray.is_initialized():
             ray.init(logging_level=logging.ERROR, log_to_driver=False)
         ray.data.DataContext.get_current().enable_progress_bars = False
         resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        gpus = int(resources.get("GPU", 0))
-        known = {image_id for unit in units for image_id, _ in unit if image_id in self.known}
-        rows = [
-            {"unit": json.dumps([(image_id, str(path)) for image_id, path in unit])}
-            for unit in units
-        ]
+        num_gpus = int(resources.get("GPU", 0))
+        num_cpus = int(resources.get("CPU", 1))
+        num_actors = num_gpus or max(1, num_cpus // _CPUS_PER_ACTOR)
+
+        # what travels to the actors: the ids of their images, and a backbone on the CPU
+        known = {image_id for image_id, _ in self._stored_items(units)}
+        extractor = replace(self, backbone=copy.deepcopy(self.backbone).cpu(), known=known)
+        rows = []
+        for unit in units:
+            items = [(image_id, str(path)) for image_id, path in unit]
+            rows.append({"unit": json.dumps(items)})
         stream = ray.data.from_items(rows).map_batches(
             _Actor,
-            fn_constructor_args=(
-                replace(self, backbone=copy.deepcopy(self.backbone).cpu(), known=known),
-            ),
-            batch_size=8,  # units per call of an actor
-            compute=ray.data.ActorPoolStrategy(
-                size=gpus or max(1, int(resources.get("CPU", 1)) // 2)
-            ),
-            num_gpus=1 if gpus else None,
+            fn_constructor_args=(extractor,),
+            batch_size=_UNITS_PER_CALL,
+            compute=ray.data.ActorPoolStrategy(size=num_actors),
+            num_gpus=1 if num_gpus else None,
         )
+
+        extracted = Extracted()
+        num_new = sum(self._count_new(unit) for unit in units)
         try:
-            with progress(total=sum(map(self._new, units)), desc="images", unit="image") as bar:
+            with progress(total=num_new, desc="images", unit="image") as bar:
                 for row in stream.iter_rows():
                     part = json.loads(row["done"])
-                    done.written += part["written"]
-                    done.unusable |= part["unusable"]
+                    extracted.written += part["written"]
+                    extracted.unusable |= part["unusable"]
                     bar.update(len(part["written"]) + len(part["unusable"]))
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[-1]
             raise StoreError(
                 f"an actor failed ({reason}); what was finished is kept, run again"
             ) from error
-        return done
+        return extracted
+
+
+def _share_of_torchrun() -> tuple[int, int]:
+    """Return (i, n) of this process as torchrun sets them; (0, 1) without torchrun.
+
+    Raises:
+        ConfigError: if they do not fit.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if not 0 <= rank < world_size:
+        raise ConfigError(
+            f"RANK is {rank} and WORLD_SIZE {world_size}; expected 0 <= RANK < WORLD_SIZE, as "
+            "torchrun sets them: unset both, or pass shard=(i, n)"
+        )
+    return rank, world_size
 
 
 class _Actor:
@@ -390,9 +436,10 @@ class _Actor:
         self.extractor = replace(extractor, backbone=extractor.backbone.to(device))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        units = [
-            [(image_id, Path(path)) for image_id, path in json.loads(str(text))]
-            for text in batch["unit"]
-        ]
-        done = self.extractor.run(units)
-        return {"done": [json.dumps({"written": done.written, "unusable": done.unusable})]}
+        units = []
+        for text in batch["unit"]:
+            items = json.loads(str(text))
+            units.append([(image_id, Path(path)) for image_id, path in items])
+        extracted = self.extractor.run(units)
+        part = {"written": extracted.written, "unusable": extracted.unusable}
+        return {"done": [json.dumps(part)]}

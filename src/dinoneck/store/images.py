@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import itertools
+import math
 import os
 import shutil
 from collections.abc import Iterable, Sequence
@@ -31,8 +32,8 @@ Item = tuple[str, Path]
 PathLike = str | os.PathLike[str]
 # images whose files are compared at once, so that memory stays flat for stores of any size
 LOOKED_UP = 10_000
-# ids of changed images that a message names
-NAMED = 5
+NAMED = 5  # ids of changed images in a message
+NAMED_FOLDERS = 3  # in a message
 # bytes of an image in the header of its shard and in the index, about
 ROW_BYTES = 600
 # hashes of images that a process keeps, about 200 bytes each
@@ -53,24 +54,34 @@ def image_ids(
         paths: images and folders, which are searched to the bottom for names that end in a
             picture's suffix; masks beside images are left out. A file that is listed several times
             counts once.
-        root: what ids are relative to; None = the one folder given, else the nearest folder that
+        root: what ids are relative to; None: the one folder given, else the nearest folder that
             holds all images.
 
     Raises:
         DataError: if there are no images, one lies outside ``root``, or two have the same id.
     """
-    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    tops = [Path(os.path.abspath(path)) for path in given]  # noqa: PTH100 - resolve() would follow links
+    listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    tops = [Path(os.path.abspath(path)) for path in listed]  # noqa: PTH100 - resolve() would follow links
     pictures = list_pictures(tops)
-    files = list(dict.fromkeys(file for top in tops for file in pictures[top]))
+    unique_files: dict[Path, None] = {}
+    for top in tops:
+        unique_files |= dict.fromkeys(pictures[top])
+    files = list(unique_files)
     if not files:
         raise DataError(
-            f"there are no images in {some_of(map(str, tops), 3) or given}; name images, or their "
-            "folders"
+            f"there are no images in {some_of(map(str, tops), NAMED_FOLDERS) or listed}; name "
+            "images, or their folders"
         )
-    folders = tops if len(tops) == 1 and tops[0].is_dir() else [file.parent for file in files]
-    base = os.path.commonpath(folders) if root is None else os.path.abspath(root)  # noqa: PTH100
-    found: dict[str, Path] = {}
+
+    # the folder that ids are relative to
+    if root is not None:
+        base = os.path.abspath(root)  # noqa: PTH100
+    elif len(tops) == 1 and tops[0].is_dir():
+        base = str(tops[0])
+    else:
+        base = os.path.commonpath([file.parent for file in files])
+
+    ids: dict[str, Path] = {}
     for file in files:
         try:
             below_base = file.relative_to(base)
@@ -80,12 +91,13 @@ def image_ids(
             ) from None
         check_encodable(below_base, file)
         image_id = below_base.with_suffix("").as_posix()
-        if found.setdefault(image_id, file) != file:
-            both = f"{found[image_id]} and {file} would both get the id {image_id!r}"
+        if image_id in ids:
             raise DataError(
-                f"{both}; an id is the path without suffix: rename or leave out one of them"
+                f"{ids[image_id]} and {file} would both get the id {image_id!r}; an id is the path "
+                "without suffix: rename or leave out one of them"
             )
-    return dict(sorted(found.items()))
+        ids[image_id] = file
+    return dict(sorted(ids.items()))
 
 
 def image_file(path: Path) -> ImageFile:
@@ -100,7 +112,7 @@ def image_file(path: Path) -> ImageFile:
 
 
 def check_unchanged(items: Iterable[Item], index: Index) -> None:
-    """Refuse images whose files are not the ones that were extracted under their ids.
+    """Reject images whose files are not the ones that were extracted under their ids.
 
     A file is read and hashed only where its root, size or time differ from the stored ones. A file
     that is not there counts as unchanged.
@@ -115,33 +127,30 @@ def check_unchanged(items: Iterable[Item], index: Index) -> None:
     """
     changed: list[tuple[Entry, Path]] = []
     pending = iter(items)
-    while some := dict(itertools.islice(pending, LOOKED_UP)):
-        pairs = zip((entry for _, entry in index.find(some)), some.values(), strict=True)
-        changed += [
-            (entry, path) for entry, path in pairs if path.exists() and not _is_same(entry, path)
-        ]
+    files = dict(itertools.islice(pending, LOOKED_UP))
+    while files:
+        for (_, entry), path in zip(index.find(files), files.values(), strict=True):
+            if path.exists() and not _is_same(entry, path):
+                changed.append((entry, path))
+        files = dict(itertools.islice(pending, LOOKED_UP))
     if changed:
         entry, path = changed[0]
         ids = some_of([repr(other.id) for other, _ in changed], NAMED)
-        stored = (
-            f"{path} is not what was read from {entry.root}. Extract into a new store or "
-            "with another root="
-        )
-        remedy = (
-            f"{stored}, or delete the shards that hold them, such as {entry.shard}, and "
-            "extract again"
-        )
         raise StoreError(
-            f"the files of {counted(len(changed), 'stored image')} have changed: {ids}. {remedy}"
+            f"the files of {counted(len(changed), 'stored image')} have changed: {ids}. {path} is "
+            f"not what was read from {entry.root}. Extract into a new store or with another root=, "
+            f"or delete the shards that hold them, such as {entry.shard}, and extract again"
         )
 
 
-def _is_same(known: Entry, path: Path) -> bool:
+def _is_same(entry: Entry, path: Path) -> bool:
+    """Whether a file has the content that was extracted; it is read only if its time or root differ."""
     status = path.stat()
-    if status.st_size != known.nbytes:
+    if status.st_size != entry.nbytes:
         return False
-    is_untouched = status.st_mtime_ns == known.mtime_ns and root_of(known.id, path) == known.root
-    return is_untouched or hash_of(path) == known.blake2b
+    if status.st_mtime_ns == entry.mtime_ns and root_of(entry.id, path) == entry.root:
+        return True
+    return hash_of(path) == entry.blake2b
 
 
 def root_of(image_id: str, path: Path) -> str:
@@ -181,12 +190,17 @@ def views_of(
         GridError: if the patch does not divide it.
     """
     fitted = preprocess.fitted(image)
-    upright = (views.undo(views.apply(fitted, i, image_id), i) for i in range(len(views)))
-    return [views.place(preprocess.finished([x]).images[0], i) for i, x in enumerate(upright)]
+    finished_views = []
+    for view in range(len(views)):
+        # colours change before the image is finished, flips and turns after it
+        recoloured = views.undo(views.apply(fitted, view, image_id), view)
+        finished = preprocess.finished([recoloured]).images[0]
+        finished_views.append(views.place(finished, view))
+    return finished_views
 
 
 def plan(items: Sequence[Item], missing: int, description: Description, folder: Path) -> str:
-    """Return what an extraction will store and what is free, before any work.
+    """Return in words what an extraction will store and what is free, before any work.
 
     Args:
         items: all images.
@@ -197,32 +211,41 @@ def plan(items: Sequence[Item], missing: int, description: Description, folder: 
     Raises:
         StoreError: if they do not fit on the disk.
     """
-    views, patches = len(description.views), _typical_patches(items, description)
-    size = sum(part.nbytes for part in description.parts(patches)) * views + ROW_BYTES
-    free = shutil.disk_usage(folder).free
-    each, every, room = (tqdm.format_sizeof(number, "B") for number in (size, size * missing, free))
+    views = len(description.views)
+    patches = _typical_patches(items, description)
+    view_bytes = sum(part.nbytes for part in description.parts(patches))
+    image_bytes = view_bytes * views + ROW_BYTES
+    needed_bytes = image_bytes * missing
+    free_bytes = shutil.disk_usage(folder).free
+    per_image = tqdm.format_sizeof(image_bytes, "B")
+    needed = tqdm.format_sizeof(needed_bytes, "B")
+    free = tqdm.format_sizeof(free_bytes, "B")
     text = (
         f"{counted(missing, 'image')} x {counted(views, 'view')} x "
-        f"{counted(description.num_layers, 'layer')} in {description.dtype}: about {each} per "
-        f"image, {every} in all; {room} are free in {folder}"
+        f"{counted(description.num_layers, 'layer')} in {description.dtype}: about {per_image} per "
+        f"image, {needed} in all; {free} are free in {folder}"
     )
-    if size * missing > free:
-        remedy = (
-            "make room, or a new store on a larger disk, with dtype='int8', fewer views or "
-            "fewer layers"
+    if needed_bytes > free_bytes:
+        raise StoreError(
+            f"{text}, too little; make room, or a new store on a larger disk, with dtype='int8', "
+            "fewer views or fewer layers"
         )
-        raise StoreError(f"{text}, too little; {remedy}")
     return text
 
 
 def _typical_patches(items: Sequence[Item], description: Description) -> int:
     """The patches of an image; where images keep their own sizes, the mean of some."""
-    prepare = description.preprocess
-    if (grid := prepare.grid()) is not None:
+    preprocess = description.preprocess
+    grid = preprocess.grid()
+    if grid is not None:
         return grid.count
-    counts, (down, across) = [], patch_pair(prepare.patch_size)
-    for _, path in items[:: -(-len(items) // SIZED_IMAGES)]:
+    patch_height, patch_width = patch_pair(preprocess.patch_size)
+    step = math.ceil(len(items) / SIZED_IMAGES)
+    counts = []
+    for _, path in items[::step]:
         with contextlib.suppress(DinoneckError, OSError):  # unusable ones are named in their turn
-            height, width = prepare.placement(read_image_size(path)).canvas
-            counts.append(height // down * (width // across))
-    return -(-sum(counts) // max(1, len(counts)))
+            height, width = preprocess.placement(read_image_size(path)).canvas
+            counts.append((height // patch_height) * (width // patch_width))
+    if not counts:
+        return 0
+    return math.ceil(sum(counts) / len(counts))

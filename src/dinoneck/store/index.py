@@ -31,7 +31,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from msgspec.structs import astuple
 from dinoneck.atomic import flush_folder
 from dinoneck.errors import DataError, StoreError
 from dinoneck.store.description import DATA
-from dinoneck.store.files import Files, FileState, LocalFiles, RemoteFiles
+from dinoneck.store.files import Files, FileState, RemoteFiles
 from dinoneck.store.shards import Entry, Shards, Whole, is_shard_name
 from dinoneck.text import did_you_mean, some_of
 
@@ -72,6 +72,9 @@ _ABOUT = (
 )
 # ids that "Did you mean" compares with an unknown one: a store may hold millions
 GUESSED_IDS = 1000
+_NAMED_SHARDS = 3  # in a message
+_UNKNOWN_TIMES = (-1, -1)
+_CACHED_NAME_DIGITS = 32  # of the hash of a store's folder or URL
 _SOME_IDS = "select id from image limit ?"
 
 logger = logging.getLogger(__name__)
@@ -87,37 +90,48 @@ class Index:
 
     Args:
         shards: of the store.
-        path: of the file; None = there is none.
+        path: of the file; None: there is none.
 
     Raises:
         StoreError: if the file is missing, damaged or of another store.
     """
 
     def __init__(self, shards: Shards, path: Path | None = None) -> None:
-        self.store, self.path = str(shards.files), None if path is None else path.resolve()
-        self.later: dict[str, list[tuple[int, Entry]]] = {}
-        self.times, self.rows, self._ids_in_file = (-1, -1), 0, 0
+        self.store = str(shards.files)
+        self.path = None if path is None else path.resolve()
+        self.later: dict[str, list[tuple[int, Entry]]] = {}  # of shards that the file lacks
+        self.times = _UNKNOWN_TIMES  # of the folder of shards
+        self.rows = 0
+        self._ids_in_file = 0
         self.checked = np.zeros((0, 0), np.bool_)  # a mark per row and view, for the reader
         self.states: dict[str, FileState] = {}  # of the shards that the reader has opened
         self._local = threading.local()
         if path is not None:
             self._check_schema()
-            try:
-                [about] = self._rows(_ABOUT)
-                made, id_count, modified, changed, row_count = convert(
-                    about, tuple[str, Whole, int, int, Whole]
-                )
-                file_bytes = path.stat().st_size
-            except (ValueError, OSError) as error:
-                raise self._damage(error) from None
-            if made != shards.made:
-                raise StoreError(f"{path} is the index of another store; delete it")
-            # the reader takes memory for each row; a row has more than a byte in the file
-            if row_count > file_bytes:
-                raise self._damage(ValueError(f"{row_count} rows in {file_bytes} bytes"))
-            self.rows = row_count
-            self._ids_in_file = id_count
-            self.times = (modified, changed)
+            self._read_about(path, shards.made)
+
+    def _read_about(self, path: Path, expected_made: str) -> None:
+        """Read what the file states of itself.
+
+        Raises:
+            StoreError: if it is damaged, or the index of another store.
+        """
+        try:
+            [about] = self._rows(_ABOUT)
+            made, id_count, modified, changed, row_count = convert(
+                about, tuple[str, Whole, int, int, Whole]
+            )
+            file_bytes = path.stat().st_size
+        except (ValueError, OSError) as error:
+            raise self._damage(error) from None
+        if made != expected_made:
+            raise StoreError(f"{path} is the index of another store; delete it")
+        # the reader takes memory for each row; a row has more than a byte in the file
+        if row_count > file_bytes:
+            raise self._damage(ValueError(f"{row_count} rows in {file_bytes} bytes"))
+        self.rows = row_count
+        self._ids_in_file = id_count
+        self.times = (modified, changed)
 
     def _check_schema(self) -> None:
         """Compare the tables with those of an index, before any of them is read.
@@ -145,16 +159,17 @@ class Index:
 
     def lookup(self, ids: Iterable[str]) -> dict[str, list[tuple[int, Entry]]]:
         """Return what is stored under these ids: (row, entry) of every shard that holds one, by the shard's name."""
-        wanted = dict.fromkeys(ids)
-        found = {
-            image_id: list(self.later[image_id]) for image_id in wanted if image_id in self.later
-        }
-        for number, entry in map(self._entry, self._rows(_FIND, json.dumps(list(wanted)))):
-            found.setdefault(entry.id, []).append((number, entry))
-        return {
-            image_id: sorted(several, key=lambda pair: pair[1].shard)
-            for image_id, several in found.items()
-        }
+        unique_ids = list(dict.fromkeys(ids))
+        found: dict[str, list[tuple[int, Entry]]] = {}
+        for image_id in unique_ids:
+            if image_id in self.later:
+                found[image_id] = list(self.later[image_id])
+        for values in self._rows(_FIND, json.dumps(unique_ids)):
+            row, entry = self._entry(values)
+            found.setdefault(entry.id, []).append((row, entry))
+        for entries in found.values():
+            entries.sort(key=_shard_of)
+        return found
 
     def find(self, ids: Iterable[str]) -> list[tuple[int, Entry]]:
         """Return (row, entry) of each image, in this order. Rows are numbers below ``rows``.
@@ -166,62 +181,82 @@ class Index:
         ids = [str(image_id) for image_id in ids]
         found = self.lookup(ids)
         for image_id in ids:
-            several = found.get(image_id, ())
-            if not several:
-                near = did_you_mean(
-                    image_id, (str(row[0]) for row in self._rows(_SOME_IDS, GUESSED_IDS))
-                )
-                raise DataError(
-                    f"{image_id!r} is not among the {len(self)} images of {self.store}.{near}"
-                )
-            if len({entry.blake2b for _, entry in several}) > 1:
-                origins = " and ".join(
-                    f"{entry.shard} (from {entry.root})" for _, entry in several[:3]
-                )
-                both = (
-                    f"{self.store} holds different images under the id {image_id!r}, in {origins}"
-                )
-                raise StoreError(
-                    f"{both}. Delete the shards of one of them, and extract with a common root="
-                )
+            entries = found.get(image_id)
+            if entries is None:
+                raise self._unknown_id(image_id)
+            if len(entries) > 1:
+                self._check_one_image(image_id, entries)
         return [found[image_id][0] for image_id in ids]
+
+    def _unknown_id(self, image_id: str) -> DataError:
+        some_ids = [str(row[0]) for row in self._rows(_SOME_IDS, GUESSED_IDS)]
+        near = did_you_mean(image_id, some_ids)
+        return DataError(f"{image_id!r} is not among the {len(self)} images of {self.store}.{near}")
+
+    def _check_one_image(self, image_id: str, entries: list[tuple[int, Entry]]) -> None:
+        """Reject an id under which several shards hold different images."""
+        if len({entry.blake2b for _, entry in entries}) == 1:
+            return
+        origins = []
+        for _, entry in entries[:_NAMED_SHARDS]:
+            origins.append(f"{entry.shard} (from {entry.root})")
+        raise StoreError(
+            f"{self.store} holds different images under the id {image_id!r}, in "
+            f"{' and '.join(origins)}. Delete the shards of one of them, and extract with a common "
+            "root="
+        )
 
     def every(self) -> Iterator[Entry]:
         """Iterate over all entries."""
-        yield from (self._entry(row)[1] for row in self._rows(_EVERY))
-        yield from (entry for several in self.later.values() for _, entry in several)
+        for values in self._rows(_EVERY):
+            _, entry = self._entry(values)
+            yield entry
+        for entries in self.later.values():
+            for _, entry in entries:
+                yield entry
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
         """All ids, sorted."""
+        rows = self._rows("select distinct id from image order by id")
         try:
-            in_file = convert(
-                [row[0] for row in self._rows("select distinct id from image order by id")],
-                list[str],
-            )
+            ids_in_file = convert([row[0] for row in rows], list[str])
         except ValidationError as error:
             raise self._damage(error) from None
-        return tuple(sorted({*in_file, *self.later}) if self.later else in_file)
+        if not self.later:
+            return tuple(ids_in_file)
+        return tuple(sorted({*ids_in_file, *self.later}))
 
     def __len__(self) -> int:
         return len(self.ids) if self.later else self._ids_in_file
 
-    def _entry(self, row: tuple[Any, ...]) -> tuple[int, Entry]:
+    def _entry(self, values: tuple[Any, ...]) -> tuple[int, Entry]:
+        """Return the number of a row of the file, and its entry.
+
+        Raises:
+            StoreError: if the values are not those of an entry.
+        """
         try:
-            number, entry = convert(row[0], Whole), convert(row[1:], Entry)
+            row = convert(values[0], Whole)
+            entry = convert(values[1:], Entry)
         except ValidationError as error:
             raise self._damage(error) from None
         # another file has its name by now, and this is a connection to that one
-        if number >= self.rows:
-            raise self._damage(ValueError(f"row {number} of {self.rows}"))
+        if row >= self.rows:
+            raise self._damage(ValueError(f"row {row} of {self.rows}"))
         if not is_shard_name(entry.shard):
             raise self._damage(ValueError(f"the shard {entry.shard!r} is not a file in {DATA}/"))
-        return number, entry
+        return row, entry
 
     def _rows(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
-        local = self._local
+        """Yield the rows of a query to the file; none without a file.
+
+        Raises:
+            StoreError: if the file is damaged.
+        """
         if self.path is None:
             return
+        local = self._local
         try:
             if getattr(local, "process", None) != os.getpid():  # a forked process opens its own
                 uri = f"{self.path.as_uri()}?mode=ro&immutable=1"
@@ -246,28 +281,31 @@ class _Connection(sqlite3.Connection):
 
 
 def open_index(shards: Shards) -> Index:
-    """Return the index of what a store holds now; it is built where too much of it is missing.
+    """Return the index of what a store holds now; it is built again if too much of it is missing.
 
     Raises:
         StoreError: if it has to be built and cannot be written anywhere.
     """
-    times, base = shards.files.modified(DATA), None
-    for path in _kept(shards.files):
+    times = shards.files.modified(DATA)
+    base: Path | None = None
+    for path in _candidates(shards.files):
         try:
             index = Index(shards, path)
             if index.times == times:
                 return index
-            sizes, listed = shards.sizes(), index.listed()
+            sizes = shards.sizes()
+            listed = index.listed()
         except StoreError:  # damaged, or of another store
             continue
-        new = {name: size for name, size in sizes.items() if listed.get(name) != size}
-        gone = [name for name, size in listed.items() if sizes.get(name) != size]
+        new = _shards_that_differ(sizes, listed)
+        gone = list(_shards_that_differ(listed, sizes))
         if gone:
-            logger.warning(
-                "shards of %s have vanished or changed: %s", shards.files, some_of(gone, 3)
-            )
-        # without new shards the folder was too young before
-        if path and times and (gone or (not new and time.time_ns() - times[0] > 2 * YOUNGEST_NS)):
+            some_gone = some_of(gone, _NAMED_SHARDS)
+            logger.warning("shards of %s have vanished or changed: %s", shards.files, some_gone)
+
+        # without new shards the folder was too young when the index was written
+        was_young = times is not None and not new and _is_old_enough(times)
+        if path is not None and times is not None and (gone or was_young):
             with contextlib.suppress(StoreError):  # it cannot be written
                 return build_index(shards, path)
         if not gone and len(new) <= MOST_LAID_OVER:
@@ -276,18 +314,29 @@ def open_index(shards: Shards) -> Index:
     return build_index(shards, base)
 
 
+def _shards_that_differ(sizes: Mapping[str, int], others: Mapping[str, int]) -> dict[str, int]:
+    """Return the shards that the others lack, or have with another size."""
+    return {name: size for name, size in sizes.items() if others.get(name) != size}
+
+
+def _is_old_enough(times: tuple[int, int]) -> bool:
+    """Whether an index that is written now can trust the times of the folder."""
+    modified_ns, _ = times
+    return time.time_ns() - modified_ns > 2 * YOUNGEST_NS
+
+
 def build_index(shards: Shards, base: Path | None = None) -> Index:
     """Build the index of all shards and open it; it lies in the store, or else in the cache folder of this machine.
 
     Args:
         shards: of the store.
         base: an index of the store: rows of new shards are added, those of vanished ones dropped;
-            None = every header is read.
+            None: every header is read.
 
     Raises:
         StoreError: if it cannot be written anywhere.
     """
-    for path in _places(shards.files):
+    for path in _paths(shards.files):
         try:
             if path.name != FILE:  # the folder of a store is not made again
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -295,25 +344,38 @@ def build_index(shards: Shards, base: Path | None = None) -> Index:
             return Index(shards, path)
         except OSError as error:
             problem = error
-    remedy = f"set XDG_CACHE_HOME to a folder that can be written ({problem})"
-    raise StoreError(f"the index of {shards.files} cannot be written, nor kept in {path}; {remedy}")
+    raise StoreError(
+        f"the index of {shards.files} cannot be written, nor kept in {path}; set XDG_CACHE_HOME to "
+        f"a folder that can be written ({problem})"
+    )
 
 
-def _places(files: Files) -> list[Path]:
+def _paths(files: Files) -> list[Path]:
     """Where the index of a store may be kept: in its folder, or in the cache folder of this machine."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dinoneck" / "stores"
-    own = files.root.resolve() if isinstance(files, LocalFiles) else None
-    cached = cache / f"{hashlib.sha256(str(own or files).encode()).hexdigest()[:32]}.sqlite"
-    if own is None:
-        return [cached]
-    return [own / FILE, cached] if os.access(own, os.W_OK) else [cached, own / FILE]
-
-
-def _kept(files: Files) -> Iterator[Path | None]:
-    """The files that may be the index of a store, at last none; that behind a URL is fetched if it is needed."""
-    yield from (path for path in _places(files) if path.is_file())
     if isinstance(files, RemoteFiles):
-        [cached] = _places(files)
+        return [_path_in_cache(files.url)]
+    folder = files.root.resolve()
+    in_store = folder / FILE
+    in_cache = _path_in_cache(str(folder))
+    if os.access(folder, os.W_OK):
+        return [in_store, in_cache]
+    return [in_cache, in_store]
+
+
+def _path_in_cache(store: str) -> Path:
+    """Return the path of the index of a store in the cache folder of this machine."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = hashlib.sha256(store.encode()).hexdigest()[:_CACHED_NAME_DIGITS]
+    return cache / "dinoneck" / "stores" / f"{name}.sqlite"
+
+
+def _candidates(files: Files) -> Iterator[Path | None]:
+    """The files that may be the index of a store, and None at the end; that behind a URL is fetched if it is needed."""
+    for path in _paths(files):
+        if path.is_file():
+            yield path
+    if isinstance(files, RemoteFiles):
+        [cached] = _paths(files)
         fetched = cached.with_name(f".{cached.name}.{secrets.token_hex(8)}")
         with contextlib.suppress(OSError):  # there is none, or it cannot be kept
             cached.parent.mkdir(parents=True, exist_ok=True)
@@ -338,8 +400,9 @@ def _write(path: Path, shards: Shards, base: Path | None) -> None:
         flush_folder(path.parent)
     except (sqlite3.Error, UnicodeDecodeError, FileNotFoundError) as error:
         if base is None:
-            full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-            raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(path)) from error
+            is_full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+            code = errno.ENOSPC if is_full else errno.EIO
+            raise OSError(code, str(error), str(path)) from error
         _write(path, shards, None)  # the index that was there is damaged
     finally:
         temporary.unlink(missing_ok=True)
@@ -348,46 +411,61 @@ def _write(path: Path, shards: Shards, base: Path | None) -> None:
 def _fill(path: Path, shards: Shards, base: Path | None) -> None:
     """Write the rows of all shards to a new file, or to a copy of the one that is there, without vanished shards."""
     path.touch()
+    now_ns = path.stat().st_mtime_ns  # by the clock of the disk
     # the folder's times before its listing: what changes later gives it other times, unless it is
     # too young
-    clock, times, sizes = (
-        path.stat().st_mtime_ns,
-        shards.files.modified(DATA) or (-1, -1),
-        shards.sizes(),
-    )
+    times = shards.files.modified(DATA) or _UNKNOWN_TIMES
+    sizes = shards.sizes()
     if base is not None:
         shutil.copyfile(base, path)
     with contextlib.closing(
         sqlite3.connect(f"{path.as_uri()}?nolock=1", uri=True, isolation_level=None)
     ) as database:
         database.executescript("pragma journal_mode = off; pragma synchronous = off")
-        database.executescript("delete from about" if base else _TABLES)
+        database.executescript(_TABLES if base is None else "delete from about")
         database.execute("begin")
         listed = dict(database.execute("select name, size from shard").fetchall())
-        if gone := [(name,) for name, size in listed.items() if sizes.get(name) != size]:
-            database.executemany("delete from shard where name is ?", gone)
+        gone = _shards_that_differ(listed, sizes)
+        if gone:
+            database.executemany("delete from shard where name is ?", [(name,) for name in gone])
             database.execute("delete from image where shard not in (select number from shard)")
-        new = {name: size for name, size in sizes.items() if listed.get(name) != size}
+        new = _shards_that_differ(sizes, listed)
         for name, entries in shards.entries(new):
             if entries:
-                about = [name, sizes[name], entries[0].root]
-                shard = database.execute("insert into shard values (null, ?, ?, ?)", about)
-                # its number for name and root
-                rows = ((*astuple(entry)[:-2], shard.lastrowid) for entry in entries)
-                database.executemany(
-                    "insert into image values (null, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
-                )
+                _insert(database, name, sizes[name], entries)
         if base is None:
             database.execute(_ID_INDEX)  # after the rows, which is faster
         [(count,)] = database.execute("select count(*) from shard")
-        if clock - times[0] < YOUNGEST_NS or count != len(sizes):
-            times = -1, -1
+        modified_ns, _ = times
+        if now_ns - modified_ns < YOUNGEST_NS or count != len(sizes):
+            times = _UNKNOWN_TIMES
         database.execute(
             "insert into about select ?, count(distinct id), ?, ? from image", [shards.made, *times]
         )
         database.execute("commit")
 
 
+def _insert(
+    database: sqlite3.Connection, shard: str, shard_bytes: int, entries: Sequence[Entry]
+) -> None:
+    """Add a shard and its images."""
+    root = entries[0].root
+    cursor = database.execute(
+        "insert into shard values (null, ?, ?, ?)", [shard, shard_bytes, root]
+    )
+    rows = []
+    for entry in entries:
+        *of_image, _shard, _root = astuple(entry)
+        rows.append((*of_image, cursor.lastrowid))
+    database.executemany("insert into image values (null, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+
+
+def _shard_of(row_and_entry: tuple[int, Entry]) -> str:
+    """Return the shard of what :meth:`Index.lookup` finds, to sort by."""
+    _, entry = row_and_entry
+    return entry.shard
+
+
 def _in_one_line(sql: str) -> str:
-    """A statement with single blanks between its words."""
+    """Return a statement with single spaces between its words."""
     return " ".join(sql.split())

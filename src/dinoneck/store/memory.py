@@ -22,8 +22,7 @@ from dinoneck.text import counted
 from dinoneck.tokens import Tokens
 
 Sample = tuple[Tokens, Tensor]
-# of the free memory; the rest is left to the model and its batches
-LARGEST_SHARE = 0.9
+LARGEST_SHARE = 0.9  # of the free memory; the rest is left to the model and its batches
 
 
 class MemoryStore(StoredTokens):
@@ -34,7 +33,7 @@ class MemoryStore(StoredTokens):
 
     Args:
         store: to read from, once.
-        ids: images to keep; None = all. They must have one grid.
+        ids: images to keep; None: all. They must have one grid.
         device: where they are kept, such as ``cuda``; batches are made there.
 
     Raises:
@@ -49,22 +48,31 @@ class MemoryStore(StoredTokens):
         ids: Sequence[str] | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        self.store, self.description, self.dtype, self.views = (
-            store,
-            store.description,
-            store.dtype,
-            store.views,
-        )
+        self.store = store
+        self.description = store.description
+        self.dtype = store.dtype
+        self.views = store.views
         self._ids = store.ids if ids is None else tuple(ids)
-        pairs = [(image_id, view) for image_id in self.ids for view in range(len(store.views))]
-        self._rows = {pair: row for row, pair in enumerate(pairs)}
         _check_memory(store, self._ids)
-        columns, self._grid = store.columns([i for i, _ in pairs], [view for _, view in pairs])
-        kept = {name: tuple(x.to(device) for x in part) for name, part in columns.items()}
-        self._scale: Columns = (
-            {"channel_scale": kept.pop("channel_scale")} if store.dtype == "int8" else {}
-        )
-        self._columns, self._device = kept, next(iter(kept.values()))[0].device
+
+        # a row per image and view
+        self._rows: dict[tuple[str, int], int] = {}
+        row_ids: list[str] = []
+        row_views: list[int] = []
+        for image_id in self._ids:
+            for view in range(len(store.views)):
+                self._rows[image_id, view] = len(row_ids)
+                row_ids.append(image_id)
+                row_views.append(view)
+        columns, self._grid = store.columns(row_ids, row_views)
+        self._columns: Columns = {}
+        for name, layers in columns.items():
+            self._columns[name] = tuple(layer.to(device) for layer in layers)
+        self._scale: Columns = {}  # int8: (C,) per layer, the same for all rows
+        if store.dtype == "int8":
+            self._scale["channel_scale"] = self._columns.pop("channel_scale")
+        first_part = next(iter(self._columns.values()))
+        self._device = first_part[0].device
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -80,32 +88,39 @@ class MemoryStore(StoredTokens):
 
     def columns(self, ids: Sequence[str], views: ViewNumbers = None) -> tuple[Columns, GridSize]:
         """Return views as they are stored, see :meth:`FeatureStore.columns`."""
-        return self._chosen(self._places(ids, views)), self._grid
+        return self._take(self._rows_of(ids, views)), self._grid
 
     def stored(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Stored:
-        """Return what a batch is made of: the records, or on a device their row numbers; for training."""
+        """Return the tensors of a batch, or on a device its row numbers, and what makes Tokens of them."""
         if self._device.type == "cpu":
             return super().stored(ids, views)
-        return [self._places(ids, views)], lambda moved: self.description.tokens(
-            self._chosen(moved[0]), self._grid
-        )
 
-    def _places(self, ids: Sequence[str], views: ViewNumbers) -> Tensor:
-        pairs = list(zip(ids, self.store.view_numbers(ids, views), strict=True))
-        if missing := [image_id for image_id, view in pairs if (image_id, view) not in self._rows]:
-            raise DataError(
-                f"the image {missing[0]!r} is not among the {counted(len(self), 'image')} kept in "
-                "memory; name it in ids= of the MemoryStore"
-            )
-        return torch.tensor([self._rows[pair] for pair in pairs])
+        def make_tokens(tensors: Sequence[Tensor]) -> Tokens:
+            [rows] = tensors
+            return self.description.tokens(self._take(rows), self._grid)
 
-    def _chosen(self, rows: Tensor) -> Columns:
+        return [self._rows_of(ids, views)], make_tokens
+
+    def _rows_of(self, ids: Sequence[str], views: ViewNumbers) -> Tensor:
+        """Return the row of each image in its view, (B,) int64."""
+        rows = []
+        for image_id, view in zip(ids, self.store.view_numbers(ids, views), strict=True):
+            row = self._rows.get((image_id, view))
+            if row is None:
+                raise DataError(
+                    f"the image {image_id!r} is not among the {counted(len(self), 'image')} kept in "
+                    "memory; name it in ids= of the MemoryStore"
+                )
+            rows.append(row)
+        return torch.tensor(rows)
+
+    def _take(self, rows: Tensor) -> Columns:
+        """Return the columns of these rows."""
         [rows] = send([rows], self._device)
-        chosen = {
-            name: tuple(x.index_select(0, rows) for x in part)
-            for name, part in self._columns.items()
-        }
-        return chosen | self._scale
+        columns: Columns = {}
+        for name, layers in self._columns.items():
+            columns[name] = tuple(layer.index_select(0, rows) for layer in layers)
+        return columns | self._scale
 
 
 def _check_memory(store: FeatureStore, ids: Sequence[str]) -> None:
@@ -114,18 +129,21 @@ def _check_memory(store: FeatureStore, ids: Sequence[str]) -> None:
     if free is None or not ids:
         return
     first, _ = store.columns(ids[:1])  # all images have one grid
-    view_bytes = sum(x.nbytes for part in first.values() for x in part)
+    view_bytes = 0
+    for layers in first.values():
+        view_bytes += sum(layer.nbytes for layer in layers)
     needed = view_bytes * len(store.views) * len(ids)
     if needed > LARGEST_SHARE * free:
-        sizes = [tqdm.format_sizeof(number, "B") for number in (needed, free)]
+        needed_size = tqdm.format_sizeof(needed, "B")
+        free_size = tqdm.format_sizeof(free, "B")
         raise StoreError(
-            f"{counted(len(ids), 'image')} x {counted(len(store.views), 'view')} need {sizes[0]} of "
-            f"memory, {sizes[1]} are free; keep fewer ids, or read from the FeatureStore itself"
+            f"{counted(len(ids), 'image')} x {counted(len(store.views), 'view')} need {needed_size} "
+            f"of memory, {free_size} are free; keep fewer ids, or read from the FeatureStore itself"
         )
 
 
 def free_memory() -> int | None:
-    """Return the bytes of memory that a process can take without swapping, None where Linux does not tell."""
+    """Return the bytes of memory that a process can take without swapping, or None if they are not known."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
@@ -168,21 +186,25 @@ class StoreDataset(Dataset[Sample]):
         views: Literal["random"] | int | Sequence[int] = "random",
         seed: int = 0,
     ) -> None:
-        self.store, self.seed = store, seed
+        self.store = store
+        self.seed = seed
         self.ids = store.ids if ids is None else tuple(ids)
-        if unknown := set(self.ids).difference(store.ids):
+        unknown = set(self.ids).difference(store.ids)
+        if unknown:
             raise DataError(
                 f"{len(unknown)} ids are not in the store, the first is {min(unknown)!r}"
             )
+        self.views: Sequence[Any] = []  # empty: random
+        if isinstance(views, int):
+            self.views = [views]
+        elif views != "random":
+            self.views = list(views)
         numbers = range(len(store.views))
-        self.views: Sequence[Any] = (
-            [views] if isinstance(views, int) else [] if views == "random" else list(views)
-        )
         if views != "random" and (not self.views or not set(self.views).issubset(numbers)):
             raise DataError(
                 f"views is {views!r}; expected 'random', or numbers in 0 ... {len(numbers) - 1}"
             )
-        # workers that live on see it change
+        # shared memory: workers that live on see it change
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def set_epoch(self, epoch: int) -> None:
@@ -193,9 +215,8 @@ class StoreDataset(Dataset[Sample]):
         """Return the view that a sample has, in this epoch."""
         if self.views:
             return int(self.views[sample % len(self.views)])
-        return random.Random(f"{self.seed}/{int(self._epoch)}/{sample}").randrange(
-            len(self.store.views)
-        )
+        draw = random.Random(f"{self.seed}/{int(self._epoch)}/{sample}")
+        return draw.randrange(len(self.store.views))
 
     def id_of(self, sample: int) -> str:
         """Return the image that a sample shows."""
@@ -210,10 +231,9 @@ class StoreDataset(Dataset[Sample]):
     def __getitems__(self, samples: Sequence[int]) -> Sample:
         """Read a whole batch in one go."""
         numbers = [int(sample) for sample in samples]
-        tokens = self.store.batch(
-            [self.id_of(n) for n in numbers], [self.view_of(n) for n in numbers]
-        )
-        return tokens, torch.tensor(numbers)
+        ids = [self.id_of(number) for number in numbers]
+        views = [self.view_of(number) for number in numbers]
+        return self.store.batch(ids, views), torch.tensor(numbers)
 
     def loader(self, batch_size: int, **options: Any) -> DataLoader[Sample]:
         """Return a ``DataLoader`` over batches; ``options`` go to it."""

@@ -38,7 +38,8 @@ ViewNumbers = int | Sequence[int] | None
 _DIGEST_BYTES = 16
 # images whose rows of the index are read at once for a digest, so that memory stays flat
 _LOOKED_UP = 10_000
-_NAMED = 3  # shards in a message
+_NAMED_SHARDS = 3  # in a message
+_NAMED_GRIDS = 5  # in a message
 
 
 class StoredTokens(ABC):
@@ -103,13 +104,20 @@ class StoredTokens(ABC):
     def stored(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Stored:
         """Return the tensors of a batch as they are stored, and a function that makes Tokens of them; for training."""
         columns, grid = self.columns(ids, views)
+        stored: list[Tensor] = []
+        for layers in columns.values():
+            stored.extend(layers)
 
-        def tokens(tensors: Sequence[Tensor]) -> Tokens:
-            values = iter(tensors)
-            moved = {name: tuple(next(values) for _ in part) for name, part in columns.items()}
-            return self.description.tokens(moved, grid)
+        def make_tokens(moved: Sequence[Tensor]) -> Tokens:
+            moved_columns: Columns = {}
+            begin = 0
+            for name, layers in columns.items():
+                end = begin + len(layers)
+                moved_columns[name] = tuple(moved[begin:end])
+                begin = end
+            return self.description.tokens(moved_columns, grid)
 
-        return [x for part in columns.values() for x in part], tokens
+        return stored, make_tokens
 
     def quantised(self, ids: Sequence[str], views: ViewNumbers = None) -> QuantisedTokens:
         """Return int8 tokens as they are stored, to be pooled or projected without dequantising.
@@ -136,7 +144,9 @@ class Reader(StoredTokens):
     def __init__(self, files: Files, description: Description, *, check: Check = "first") -> None:
         if check not in get_args(Check):
             raise ConfigError(f"check is {check!r}; expected one of {', '.join(get_args(Check))}")
-        self.files, self.description, self.check = files, description, check
+        self.files = files
+        self.description = description
+        self.check = check
         # of int8, (layers, channels); None before anything is stored
         self.scale: Tensor | None = None
         self._lock = threading.Lock()
@@ -156,25 +166,36 @@ class Reader(StoredTokens):
             StoreError: if the channel scale of an int8 store is missing or damaged, or an index has
                 to be built and cannot be written anywhere.
         """
-        own = self.description
+        description = self.description
         with self._lock:
             self.files.forget()
-            made = own.digest
-            if own.dtype == "int8":
-                scale = read_scale(self.files, (own.num_layers, own.backbone["embed_dim"]))
-                if scale is None and self.files.sizes(DATA):
-                    raise StoreError(
-                        f"{self.files}/{SCALE_FILE} is missing: int8 needs it; copy it back"
-                    )
-                self.scale, number = scale or (None, 0)
-                made = f"{made}-{number:016x}"
-            shards = Shards(self.files, made, own.parts)
+            made = description.digest
+            if description.dtype == "int8":
+                made = f"{made}-{self._read_scale():016x}"
+            shards = Shards(self.files, made, description.parts)
             entries = build_index(shards) if rebuild else open_index(shards)
             if write and entries.later:
                 entries = build_index(shards, entries.path)
             # whether a view was compared with its checksum; memory is taken when it is used
-            entries.checked = np.zeros((entries.rows, len(own.views)), np.bool_)
-            self.shards, self.entries = shards, entries
+            entries.checked = np.zeros((entries.rows, len(description.views)), np.bool_)
+            self.shards = shards
+            self.entries = entries
+
+    def _read_scale(self) -> int:
+        """Read the channel scale of an int8 store; return its checksum, or 0 for an empty store without one.
+
+        Raises:
+            StoreError: if it is missing or damaged.
+        """
+        shape = (self.description.num_layers, self.description.backbone["embed_dim"])
+        scale = read_scale(self.files, shape)
+        if scale is not None:
+            self.scale, checksum_of_scale = scale
+            return checksum_of_scale
+        if self.files.sizes(DATA):
+            raise StoreError(f"{self.files}/{SCALE_FILE} is missing: int8 needs it; copy it back")
+        self.scale = None
+        return 0
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -188,11 +209,10 @@ class Reader(StoredTokens):
     def _has(self, image_id: str) -> bool:
         # one row of the index is read: the list of all ids may be long
         try:
-            found = self.entries.lookup([image_id])
+            return image_id in self.entries.lookup([image_id])
         except StoreError:  # the index is damaged
             self.refresh(rebuild=True)
-            found = self.entries.lookup([image_id])
-        return image_id in found
+        return image_id in self.entries.lookup([image_id])
 
     def columns(self, ids: Sequence[str], views: ViewNumbers = None) -> tuple[Columns, GridSize]:
         """Read views as they are stored: part name -> one (B, ...) tensor per layer, and their grid.
@@ -216,7 +236,7 @@ class Reader(StoredTokens):
             logger.warning(
                 "%s: the index is not that of %s; it is built again",
                 self.files,
-                some_of(outdated, _NAMED),
+                some_of(outdated, _NAMED_SHARDS),
             )
         are_shards_gone = self._lacks_shards(ids)
         self.refresh(rebuild=True)
@@ -237,57 +257,67 @@ class Reader(StoredTokens):
         """
         total = hashlib.blake2b(self.shards.made.encode(), digest_size=_DIGEST_BYTES)
         for begin in range(0, len(ids), _LOOKED_UP):
-            for _, entry in self.entries.find(ids[begin : begin + _LOOKED_UP]):
+            some_ids = ids[begin : begin + _LOOKED_UP]
+            for _, entry in self.entries.find(some_ids):
                 total.update(entry.checksums)
         return total.hexdigest()
 
     def _read(self, ids: Sequence[str], views: Sequence[int]) -> tuple[Columns, GridSize]:
-        entries = self.entries  # another thread may refresh meanwhile
-        rows, found = zip(*entries.find(ids), strict=True)
-        grid = self._grid_of(found, views)
-        known = [self.check == "never"] * len(rows)
+        index = self.entries  # another thread may refresh meanwhile
+        rows, entries = zip(*index.find(ids), strict=True)
+        grid = self._grid_of(entries, views)
+        are_checked = [self.check == "never"] * len(rows)
         if self.check == "first":
-            self._forget_checks_of_rewritten(entries, {entry.shard for entry in found})
-            known = entries.checked[rows, views].tolist()
-        columns = self._fill(found, views, known)
-        entries.checked[rows, views] = True
-        return columns | ({} if self.scale is None else {"channel_scale": tuple(self.scale)}), grid
+            self._forget_checks_of_rewritten(index, {entry.shard for entry in entries})
+            are_checked = index.checked[rows, views].tolist()
+        columns = self._fill(entries, views, are_checked)
+        index.checked[rows, views] = True
+        if self.scale is not None:
+            columns["channel_scale"] = tuple(self.scale)
+        return columns, grid
 
-    def _forget_checks_of_rewritten(self, entries: Index, shards: Iterable[str]) -> None:
+    def _forget_checks_of_rewritten(self, index: Index, shards: Iterable[str]) -> None:
         """Compare views with their checksums again where one of these shards was written to while it was open."""
         for name in shards:
             state = self.files.state(name)
-            if entries.states.setdefault(name, state) != state:
-                entries.states[name] = state
-                entries.checked[:] = False
+            if name not in index.states:
+                index.states[name] = state
+            elif index.states[name] != state:
+                index.states[name] = state
+                index.checked[:] = False
 
     def _fill(
-        self, entries: Sequence[Entry], views: Sequence[int], known: Sequence[bool]
+        self, entries: Sequence[Entry], views: Sequence[int], are_checked: Sequence[bool]
     ) -> Columns:
-        """Read views of images; those that are not ``known`` to be sound are compared with their checksums."""
+        """Read views of images; those that are not checked already are compared with their checksums."""
         parts = self.description.parts(entries[0].grid.count)
         self._check_size(entries[0], parts)
         columns = allocate(parts, len(entries))  # part -> L x (B, ...)
-        places = list(zip(entries, views, row_buffers(columns, len(entries)), known, strict=True))
-        for begin in range(0, len(places), self.files.at_once):
-            some = places[begin : begin + self.files.at_once]
-            self.files.fill(
-                [
-                    piece
-                    for entry, view, rows, _ in some
-                    for piece in _pieces(entry, view, rows, parts)
-                ]
-            )
-            for entry, view, rows, is_known in some:
-                stored = entry.checksums[view * CHECKSUM_BYTES : (view + 1) * CHECKSUM_BYTES]
-                seed = (self.shards.made, entry.id, entry.grid, view)
-                if not is_known and stored != checksum(*seed, itertools.chain(*rows)):
-                    problem = (
-                        f"view {view} of {entry.id!r} has another checksum; delete that "
-                        "file and extract again"
-                    )
-                    raise StoreError(f"{self.files}/{entry.shard} is damaged: {problem}")
+        buffers = row_buffers(columns, len(entries))
+        for begin in range(0, len(entries), self.files.at_once):
+            numbers = range(begin, min(begin + self.files.at_once, len(entries)))
+            pieces: list[Piece] = []
+            for i in numbers:
+                pieces += _pieces(entries[i], views[i], buffers[i], parts)
+            self.files.fill(pieces)
+            for i in numbers:
+                if not are_checked[i]:
+                    self._check_view(entries[i], views[i], buffers[i])
         return columns
+
+    def _check_view(self, entry: Entry, view: int, buffers: Sequence[Sequence[memoryview]]) -> None:
+        """Compare what was read of a view with its checksum.
+
+        Raises:
+            StoreError: naming the shard and the image, if it has another one.
+        """
+        stored = entry.checksums[view * CHECKSUM_BYTES : (view + 1) * CHECKSUM_BYTES]
+        chunks = itertools.chain(*buffers)
+        if stored != checksum(self.shards.made, entry.id, entry.grid, view, chunks):
+            raise StoreError(
+                f"{self.files}/{entry.shard} is damaged: view {view} of {entry.id!r} has another "
+                "checksum; delete that file and extract again"
+            )
 
     def _check_size(self, entry: Entry, parts: Sequence[Part]) -> None:
         """Reject an image whose view is larger than its shard, before memory is taken for it.
@@ -306,22 +336,22 @@ class Reader(StoredTokens):
 
     def _grid_of(self, entries: Sequence[Entry], views: Sequence[int]) -> GridSize:
         """The grid of these images in these views; all must have one."""
-        turned = [view.turns % 2 for view in self.description.views.views]
-        grids = {
-            entry.grid[::-1] if turned[view] else entry.grid
-            for entry, view in zip(entries, views, strict=True)
-        }
+        are_turned = [bool(view.turns % 2) for view in self.description.views.views]
+        grids = set()
+        for entry, view in zip(entries, views, strict=True):
+            rows, cols = entry.rows, entry.cols
+            grids.add(GridSize(cols, rows) if are_turned[view] else GridSize(rows, cols))
         if len(grids) > 1:
-            sizes = ", ".join(f"{rows}x{cols}" for rows, cols in sorted(grids)[:5])
-            remedy = (
-                "extract with one size (image_size=, --size), square for quarter turns, or "
-                "use views without these"
+            some_grids = sorted(grids)[:_NAMED_GRIDS]
+            sizes = ", ".join(f"{rows}x{cols}" for rows, cols in some_grids)
+            raise DataError(
+                f"the images have different grids ({sizes}); extract with one size (image_size=, "
+                "--size), square for quarter turns, or use views without these"
             )
-            raise DataError(f"the images have different grids ({sizes}); {remedy}")
-        return GridSize(*grids.pop())
+        return grids.pop()
 
     def check_grids(self, ids: Sequence[str], count: int) -> None:
-        """Refuse images whose first ``count`` views have different grids: a quarter turn swaps rows and columns.
+        """Reject images whose first ``count`` views have different grids: a quarter turn swaps rows and columns.
 
         Raises:
             DataError: naming the grids and the remedy.
@@ -330,18 +360,29 @@ class Reader(StoredTokens):
             self._grid_of([entry] * count, range(count))
 
     def _lacks_shards(self, ids: Sequence[str]) -> bool:
-        """Whether a shard is not there that the index names for these images."""
+        """Whether a shard that the index names for these images is missing."""
         try:
-            found = self.entries.lookup(ids)
+            entries = self._listed_entries(ids)
         except StoreError:  # the index is damaged
             return False
         sizes = self.shards.sizes()
-        return any(entry.shard not in sizes for several in found.values() for _, entry in several)
+        return any(entry.shard not in sizes for entry in entries)
+
+    def _listed_entries(self, ids: Sequence[str]) -> list[Entry]:
+        """All rows of the index for these images.
+
+        Raises:
+            StoreError: if the index is damaged.
+        """
+        entries = []
+        for found in self.entries.lookup(ids).values():
+            entries += [entry for _, entry in found]
+        return entries
 
     def _outdated(self, ids: Sequence[str]) -> list[str]:
-        """The shards of which the index has other rows for these images than their headers; itself if it is damaged."""
+        """The shards whose headers and the index differ in these images; the index's file if it is damaged."""
         try:
-            rows = [entry for several in self.entries.lookup(ids).values() for _, entry in several]
+            rows = self._listed_entries(ids)
         except StoreError:
             return [FILE]
         self.files.forget()
@@ -395,7 +436,8 @@ class Reader(StoredTokens):
             raise DataError(f"ids is the text {ids!r}; expected a list of ids: [{ids!r}]")
         if not len(ids):
             raise DataError("there are no ids; expected one or more")
-        asked, count = np.asarray(0 if views is None else views), len(self.description.views)
+        asked = np.asarray(0 if views is None else views)
+        count = len(self.description.views)
         if asked.dtype.kind not in "iu":
             raise DataError(f"views is {views!r}; expected whole numbers: one, or one per id")
         if asked.shape not in ((), (len(ids),)):
@@ -408,7 +450,7 @@ class Reader(StoredTokens):
         return np.broadcast_to(asked, len(ids)).tolist()  # type: ignore[no-any-return]
 
     def damaged(self) -> dict[str, str]:
-        """Return what cannot be trusted: id, or the name of a shard or of the index -> the file to delete.
+        """Return what cannot be trusted: an id, or the name of a shard or of the index -> the file to delete.
 
         Every header and every view is read. An image is sound if the index has the row that its
         shard's header gives, all its views have their checksums, and no other image is stored under
@@ -418,24 +460,29 @@ class Reader(StoredTokens):
         # before the index: it has these at least, whatever is written meanwhile
         sizes = self.shards.sizes()
         self.refresh()
-        damaged, wrong_rows, hashes = dict[str, str](), set[str](), dict[str, str]()
+        damaged: dict[str, str] = {}
         try:
             listed = self._rows_of(sizes)
         except StoreError:
             self.refresh(rebuild=True)
-            damaged, listed = {FILE: FILE}, self._rows_of(sizes)
+            damaged[FILE] = FILE
+            listed = self._rows_of(sizes)
+        wrong_rows: set[str] = set()  # ids
+        hashes: dict[str, str] = {}  # id -> hash of the image's file
         for name, rows in progress(listed.items(), desc="verify", unit="shard"):
             [(_, entries)] = self.shards.entries({name: sizes.get(name, 0)})
             if not entries:
-                damaged |= {image_id: name for image_id, _ in rows} or {name: name}
+                images = {image_id: name for image_id, _ in rows}
+                damaged |= images or {name: name}
                 continue
-            wrong_rows |= {
-                image_id for image_id, _ in rows ^ {(entry.id, hash(entry)) for entry in entries}
-            }
-            damaged |= {entry.id: name for entry in entries if not self._is_sound(entry)}
-            damaged |= {
-                e.id: name for e in entries if hashes.setdefault(e.id, e.blake2b) != e.blake2b
-            }
+            stored_rows = {(entry.id, hash(entry)) for entry in entries}
+            wrong_rows |= {image_id for image_id, _ in rows ^ stored_rows}
+            for entry in entries:
+                if not self._is_sound(entry):
+                    damaged[entry.id] = name
+            for entry in entries:
+                if hashes.setdefault(entry.id, entry.blake2b) != entry.blake2b:
+                    damaged[entry.id] = name
         if wrong_rows:
             self.refresh(rebuild=True)
         return dict.fromkeys(wrong_rows, FILE) | damaged
@@ -451,12 +498,12 @@ class Reader(StoredTokens):
 def _pieces(
     entry: Entry, view: int, buffers: list[list[memoryview]], parts: Sequence[Part]
 ) -> list[Piece]:
-    """What is to be read of a view: a range of the shard for each part, into one buffer per layer."""
+    """The ranges of a shard to read for a view: one per part, into one buffer per layer."""
     if len(entry.offsets) != 8 * len(parts):
         raise StoreError(f"{FILE} is damaged where it lists {entry.id!r}; delete it")
-    places = zip(entry.begins(), parts, buffers, strict=True)
-    return [
-        (entry.shard, begin + view * part.nbytes, memory)
-        for begin, part, memory in places
-        if part.nbytes
-    ]
+    pieces: list[Piece] = []
+    for begin, part, layers in zip(entry.begins(), parts, buffers, strict=True):
+        view_bytes = part.nbytes
+        if view_bytes:
+            pieces.append((entry.shard, begin + view * view_bytes, layers))
+    return pieces
