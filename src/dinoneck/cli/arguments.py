@@ -49,7 +49,6 @@ NO_EFFECT = {
     "--random-backbone",
     "the export of a whole model": "--grid",
     "the export of a detector": "--grid --maps --half",
-    "the time of a head file": "--backbone --backbone-source --backbone-seed --layers",
 }
 """Kind of run -> the options without effect on it."""
 NO_IMAGES = "no images are named; name images, or folders of them, before the options"

@@ -34,19 +34,21 @@ VERBS = {
     "serve": "serve a head or a detector over HTTP: images in, predictions out, with limits for "
     "every resource",
     "viz": "draw the tokens of images; write a report to open in a browser",
-    "bench": "time a head, or a backbone alone, on this machine",
     "doctor": "check this installation, and what to do about what does not work; no network",
 }
 """Verb -> its line in the help. Its file holds a function, or a dict of sub-verbs, of its name."""
 FILES = {
     "evaluate": "predict",
-    "extract": "backbone",
-    "bench": "backbone",
     "export": "deploy",
     "serve": "deploy",
 }
 FILES |= dict.fromkeys(("list", "inspect", "verify", "push", "doctor"), "files")
 """Verbs whose file has another name than theirs."""
+_REMOVED = {
+    "bench": "'dinoneck evaluate' prints a head's seconds per image, and 'python -m benchmarks "
+    "images' in a checkout times this machine",
+}
+"""Verbs of 0.3 that are gone -> what to use instead."""
 REFUSED = 1
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -143,6 +145,8 @@ def _run(arguments: list[str]) -> int:
     top.add_argument("words", metavar="...", nargs=argparse.REMAINDER, help="its arguments")
     options = top.parse_args(arguments)
     verb, words = options.verb, [word for word in options.words if word != "--json"]
+    if verb in _REMOVED:
+        top.error(f"the verb {verb!r} is gone: {_REMOVED[verb]}")
     if verb not in VERBS:
         what = (
             f"unknown verb {verb!r}.{did_you_mean(verb, VERBS)}" if verb else "a verb is missing."
