@@ -219,7 +219,7 @@ class HeadBackbone:
     random_backbone: bool = False
     weights: str | None = None
 
-    def given(self, head: HeadCheckpoint) -> Backbone | None:
+    def load_backbone(self, head: HeadCheckpoint) -> Backbone | None:
         """Return the backbone with the LoRA weights of the head, or None where neither option is given.
 
         Raises:

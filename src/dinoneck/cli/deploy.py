@@ -75,13 +75,13 @@ def export(
 
         if format != "onnx":
             raise ConfigError(f"--format is {format}; a detector is exported as onnx")
-        Detector.from_checkpoint(head, backbone.given(head)).export_onnx(
+        Detector.from_checkpoint(head, backbone.load_backbone(head)).export_onnx(
             out, size=size, check=check
         )
     elif with_backbone:
         refuse_unused("the export of a whole model", words)
         document |= _export_model(
-            head, out, backbone=backbone.given(head), size=size, maps=maps, **settings
+            head, out, backbone=backbone.load_backbone(head), size=size, maps=maps, **settings
         )
     else:
         refuse_unused("the export of a head without --with-backbone", words)
