@@ -75,9 +75,8 @@ def extract(
         device: such as cpu or cuda:1 (default: a GPU if there is one).
         engine: ray spreads the work over a Ray cluster (extra [ray]).
     """
-    first, _, second = (shard or "0/1").partition("/")
-    if not (first.isdecimal() and second.isdecimal() and int(first) < int(second)):
-        raise ConfigError(f"--shard is {shard!r}; expected I/N with 0 <= I < N, such as 0/4")
+    # refuse what is wrong before torch is imported
+    part = None if shard is None else _read_shard(shard)
     if engine == "ray" and shard is not None:
         raise ConfigError("--shard and --engine ray both divide the work; give one of them")
     files = cli.list_images(images)
@@ -88,19 +87,38 @@ def extract(
     from dinoneck.training.source import open_backbone
 
     model = open_backbone(backbone, device, norm=not no_norm)
-    settings: dict[str, Any] = {"engine": engine, "batch_size": batch_size, "workers": workers}
-    part = None if shard is None else (int(first), int(second))
     # with several processes another one may be about to write
     is_alone = part is None and "WORLD_SIZE" not in os.environ
     with no_empty_store(out) if is_alone else nullcontext():
         store = FeatureStore.create(out, backbone=model, image_size=size, **asdict(stored))
         show_remainder(store.preprocess, size)
-        done = store.extract(files, root, part, skip_unusable=skip_unusable, **settings)
-    for problem in done.unusable.values():
+        extraction = store.extract(
+            files,
+            root,
+            part,
+            skip_unusable=skip_unusable,
+            engine=engine,
+            batch_size=batch_size,
+            workers=workers,
+        )
+    for problem in extraction.unusable.values():
         show(f"left out: {problem}")
-    extracted = counted(len(done.written), "image")
     print(
-        f"{extracted} extracted, {done.present} were there, {len(done.unusable)} left out: {store}"
+        f"{counted(len(extraction.written), 'image')} extracted, {extraction.present} were there, "
+        f"{len(extraction.unusable)} left out: {store}"
     )
-    counts = {"written": len(done.written), "present": done.present, "images": len(store)}
-    return {"store": out, **counts, "unusable": done.unusable}
+    return {
+        "store": out,
+        "written": len(extraction.written),
+        "present": extraction.present,
+        "images": len(store),
+        "unusable": extraction.unusable,
+    }
+
+
+def _read_shard(shard: str) -> tuple[int, int]:
+    """The part and the number of parts of a text such as ``0/4``."""
+    part, _, parts = shard.partition("/")
+    if part.isdecimal() and parts.isdecimal() and int(part) < int(parts):
+        return int(part), int(parts)
+    raise ConfigError(f"--shard is {shard!r}; expected I/N with 0 <= I < N, such as 0/4")
