@@ -114,7 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def load(verb: str) -> Any:
     """Return the function of a verb, or its sub-verbs by name."""
     module = import_module(f"dinoneck.cli.{FILES.get(verb, verb)}")
-    return module.listed if verb == "list" else getattr(module, verb)
+    if verb == "list":  # a name of Python
+        return module.LISTS
+    return getattr(module, verb)
 
 
 def _run(arguments: list[str]) -> int:
