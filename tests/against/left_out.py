@@ -49,11 +49,6 @@ FILES: dict[str, Paths] = {
 
 EVERY_VERB: Paths = (("dinoneck",), ("error", "message"))
 VERBS: dict[str, Paths] = {
-    "bench": (
-        ("versions",),
-        ("parts", ANY, "ms_per_image"),
-        ("parts", ANY, "quartile_range_ms"),
-    ),
     "doctor": (
         ("versions",),
         ("findings", ANY, "remedy"),

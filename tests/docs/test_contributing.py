@@ -24,7 +24,7 @@ for module, name in ((head, "head"), (neck, "neck")):
 again = dinoneck.load_head("head/head.safetensors")
 assert torch.equal(again(tokens)["mass"], head(tokens)["mass"])
 assert torch.equal(dinoneck.TokenMap.from_pretrained("neck")(tokens).maps[0], neck(tokens).maps[0])
-assert main(["bench", "head/head.safetensors", "--size", "32x48"]) == 0
+assert main(["verify", "head/head.safetensors"]) == 0
 """
 USE = ["-c", SCRIPT]
 BATTERY = [

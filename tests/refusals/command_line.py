@@ -123,6 +123,7 @@ ROWS: list[Row] = [
     # words that no verb takes
     (usage(""), WrongUsageError, "a verb is missing"),
     (usage("trian --out r"), WrongUsageError, ("'trian'", "'train'")),
+    (usage("bench h.safetensors"), WrongUsageError, ("'bench'", "'dinoneck evaluate'")),
     (usage("verify ''"), WrongUsageError, "empty"),
     (usage("list backbone"), WrongUsageError, ("'backbone'", "'backbones'")),
     (usage("viz tokens images --out t.png --lora 4"), WrongUsageError, "'--lora'"),
@@ -133,7 +134,11 @@ ROWS: list[Row] = [
     (usage("train --out r --targets a --targets b"), WrongUsageError, ("--targets", "once")),
     (usage("train --out r --class_values 0 --class-values=1"), WrongUsageError, "--class-values"),
     (usage("evaluate i --heads h --truth t --truth u"), WrongUsageError, "--truth is given twice"),
-    (usage("bench h --layers 1 --layers 2"), WrongUsageError, "--layers is given twice"),
+    (
+        usage("viz tokens i --out o.png --layers 1 --layers 2"),
+        WrongUsageError,
+        "--layers is given twice",
+    ),
     (usage("push h --figure a.png --figure b.png"), WrongUsageError, "--figure is given twice"),
     # options without effect
     (line("predict --store s --out p.csv --heads h --maps m"), ConfigError, "--maps"),
@@ -156,7 +161,6 @@ ROWS: list[Row] = [
         ConfigError,
         ("export of a detector", "--half"),
     ),
-    (line(f"bench {GOOD} --layers 3"), ConfigError, ("head file", "--layers")),
     # what several verbs take
     (
         line(f"{PREDICT} --random-backbone --backbone-file w.pth"),
@@ -178,10 +182,9 @@ ROWS: list[Row] = [
         (f"{GOOD} is not an image", "--heads"),
     ),
     (with_a_name_of_no_text, DataError, "UTF-8"),
-    # extract, bench, demo, verify
+    # extract, demo, verify
     (line(f"{EXTRACT} --shard 2/2"), ConfigError, "'2/2'"),
     (line(f"{EXTRACT} --shard 0/2 --engine ray"), ConfigError, ("--shard", "--engine ray")),
-    (line("bench --size 32"), ConfigError, ("--backbone", "--size")),
     (line("demo --out images"), ConfigError, "images"),
     (line("demo --out t.csv"), ConfigError, "t.csv"),
     (line("verify"), ConfigError, "no files"),

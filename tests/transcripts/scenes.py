@@ -108,10 +108,6 @@ SLOW = {
         viz similarity images {TINY} --size 32x64 --out u.png
         viz similarity none {TINY} --size 32x64 --out v.html
     """,
-    "timing": f"""
-        bench {TINY} --size 32x64
-        bench head.safetensors --batch-size 2
-    """,
     "exports": """
         export head.safetensors --format pt2 --grid 2x4 --out h.pt2
         export damaged.safetensors --format pt2 --out j.pt2

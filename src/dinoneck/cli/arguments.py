@@ -37,22 +37,44 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 Verb = Callable[..., Any]
 _STYLE = (OmitArgPrefixes, OmitSubcommandPrefixes, DisallowNone)
-NO_EFFECT = {
-    "a feature store": "--maps --overlay --truth --image-column --subfolders --skip-unusable --tile "
-    "--overlap",
-    "heads": "--min-score",
-    "scores, which count boxes of all scores": "--min-score",
-    "predictions without --overlay": "--truth --image-column --subfolders",
-    "a report without --truth": "--subfolders",
-    "a detector": "--tta --probe --tile --overlap --weights --image-column --maps --no-tokens "
-    "--store --subfolders",
-    "the export of a head without --with-backbone": "--size --maps --backbone-file "
-    "--random-backbone",
-    "the export of a whole model": "--grid",
-    "the export of a detector": "--grid --maps --half",
-    "the time of a head file": "--backbone --backbone-source --backbone-seed --layers",
+_WRONG_USAGE = 2  # the exit code
+NO_EFFECT: dict[str, tuple[str, ...]] = {
+    "a feature store": (
+        "--maps",
+        "--overlay",
+        "--truth",
+        "--image-column",
+        "--subfolders",
+        "--skip-unusable",
+        "--tile",
+        "--overlap",
+    ),
+    "heads": ("--min-score",),
+    "scores, which count boxes of all scores": ("--min-score",),
+    "predictions without --overlay": ("--truth", "--image-column", "--subfolders"),
+    "a report without --truth": ("--subfolders",),
+    "a detector": (
+        "--tta",
+        "--probe",
+        "--tile",
+        "--overlap",
+        "--weights",
+        "--image-column",
+        "--maps",
+        "--no-tokens",
+        "--store",
+        "--subfolders",
+    ),
+    "the export of a head without --with-backbone": (
+        "--size",
+        "--maps",
+        "--backbone-file",
+        "--random-backbone",
+    ),
+    "the export of a whole model": ("--grid",),
+    "the export of a detector": ("--grid", "--maps", "--half"),
 }
-"""Kind of run -> the options without effect on it."""
+"""Kind of run -> the options without effect on it, in the order of the message."""
 NO_IMAGES = "no images are named; name images, or folders of them, before the options"
 """The message for a command line without images; a remedy of the verb may follow."""
 Words = Annotated[tuple[str, ...], tyro.conf.Fixed, tyro.conf.Suppress]
@@ -80,41 +102,44 @@ def parse(
         if not words or words[0].startswith("-"):  # the help, or no sub-verb is named
             tyro.extras.subcommand_cli_from_dict(dict(verb), prog=prog, args=words, config=style)
         if words[0] not in verb:
-            raise SystemExit(_wrong(words[0], verb, prog))
+            raise SystemExit(_wrong_usage(_unknown(words[0], verb, prog)))
         return parse(verb[words[0]], f"{prog} {words[0]}", words[1:])
 
     @functools.wraps(verb)
-    def bound(*values: Any, **options: Any) -> functools.partial[Any]:
+    def bind(*values: Any, **options: Any) -> functools.partial[Any]:
         return functools.partial(verb, *values, **options)
 
-    call, unknown = tyro.cli(bound, prog=prog, args=words, config=style, return_unknown_args=True)
+    call, unknown = tyro.cli(bind, prog=prog, args=words, config=style, return_unknown_args=True)
     if unknown:
-        word = next((each for each in unknown if each.startswith("-")), unknown[0])
-        raise SystemExit(_wrong(word, flags(verb), prog))
+        unknown_flags = [word for word in unknown if word.startswith("-")]
+        first = unknown_flags[0] if unknown_flags else unknown[0]
+        raise SystemExit(_wrong_usage(_unknown(first, flags(verb), prog)))
     for flag in _list_flags(verb):
         if _count(flag, words) > 1:
-            raise SystemExit(_given_twice(flag))
+            raise SystemExit(
+                _wrong_usage(f"{flag} is given twice; give it once, with all its values after it")
+            )
     if "words" in call.keywords:
         call.keywords["words"] = tuple(words)
     return call
 
 
-def _wrong(word: str, known: Iterable[str], prog: str) -> int:
-    """Print that a word is unknown, with the known one that begins like it or is near it."""
-    longer = [each for each in known if each.startswith(word) and len(word) > len("--")]
-    hint = (
-        f" Did you mean {longer[0]!r}?" if longer else did_you_mean(word.partition("=")[0], known)
-    )
-    print(f"error: {word!r} is unknown.{hint} '{prog} --help' lists what there is", file=sys.stderr)
-    return 2
+def _wrong_usage(message: str) -> int:
+    """Print why a command line is refused, and return the exit code."""
+    print(f"error: {message}", file=sys.stderr)
+    return _WRONG_USAGE
 
 
-def _given_twice(flag: str) -> int:
-    """Print that an option of several values is given more than once."""
-    print(
-        f"error: {flag} is given twice; give it once, with all its values after it", file=sys.stderr
-    )
-    return 2
+def _unknown(word: str, known: Iterable[str], prog: str) -> str:
+    """The message for an unknown word, with the known one that begins like it or is near it."""
+    names = list(known)
+    hint = did_you_mean(word.partition("=")[0], names)
+    if len(word) > len("--"):
+        for name in names:
+            if name.startswith(word):
+                hint = f" Did you mean {name!r}?"
+                break
+    return f"{word!r} is unknown.{hint} '{prog} --help' lists what there is"
 
 
 def _count(flag: str, words: Iterable[str]) -> int:
@@ -123,9 +148,14 @@ def _count(flag: str, words: Iterable[str]) -> int:
     for word in words:
         if word == "--":  # what follows are no options
             break
-        if word.partition("=")[0].replace("_", "-") == flag:
+        if _flag_of(word) == flag:
             count += 1
     return count
+
+
+def _flag_of(word: str) -> str:
+    """The option of a word such as ``--class_values=1``, as the help spells it."""
+    return word.partition("=")[0].replace("_", "-")
 
 
 def flags(owner: Any) -> list[str]:
@@ -135,14 +165,21 @@ def flags(owner: Any) -> list[str]:
 
 def _list_flags(owner: Any) -> list[str]:
     """The flags that take several words after them, and may not be repeated."""
-    found = []
+    list_flags = []
     for flag, hint in _hinted_flags(owner):
-        extras = getattr(hint, "__metadata__", ())
+        extras = _annotations(hint)
         is_one_word = any(isinstance(extra, PrimitiveConstructorSpec) for extra in extras)
         may_repeat = UseAppendAction in extras
-        if not is_one_word and not may_repeat and Positional not in extras and _has_tuple(hint):
-            found.append(flag)
-    return found
+        is_option = Positional not in extras
+        if is_option and _has_tuple(hint) and not is_one_word and not may_repeat:
+            list_flags.append(flag)
+    return list_flags
+
+
+def _annotations(hint: Any) -> tuple[Any, ...]:
+    """What an ``Annotated`` type holds next to the type; nothing of another type."""
+    annotations: tuple[Any, ...] = getattr(hint, "__metadata__", ())
+    return annotations
 
 
 def _has_tuple(hint: Any) -> bool:
@@ -158,23 +195,29 @@ def _hinted_flags(owner: Any) -> list[tuple[str, Any]]:
     """The flags of a verb's function, or of the class of a group of options, and their types."""
     if isinstance(owner, functools.partial):  # a verb whose training file was read
         owner = owner.func
-    found: list[tuple[str, Any]] = []
+    hinted: list[tuple[str, Any]] = []
     for name, hint in typing.get_type_hints(owner, include_extras=True).items():
-        if name == "return" or tyro.conf.Suppress in getattr(hint, "__metadata__", ()):
+        annotations = _annotations(hint)
+        if name == "return" or tyro.conf.Suppress in annotations:
             continue
-        group = getattr(hint, "__origin__", hint)
-        if dataclasses.is_dataclass(group) or (
-            isinstance(group, type) and issubclass(group, msgspec.Struct)
-        ):
-            found += _hinted_flags(group)
+        plain_type = getattr(hint, "__origin__", hint)
+        if _is_group(plain_type):
+            hinted += _hinted_flags(plain_type)
             continue
-        names = [
-            extra.name
-            for extra in getattr(hint, "__metadata__", ())
-            if getattr(extra, "name", None)
-        ]
-        found.append(("--" + (names or [name])[0].replace("_", "-"), hint))
-    return found
+        flag = name
+        for annotation in annotations:
+            if getattr(annotation, "name", None):  # arg(name="...")
+                flag = annotation.name
+                break
+        hinted.append((f"--{flag.replace('_', '-')}", hint))
+    return hinted
+
+
+def _is_group(plain_type: Any) -> bool:
+    """Whether a type holds several options."""
+    if dataclasses.is_dataclass(plain_type):
+        return True
+    return isinstance(plain_type, type) and issubclass(plain_type, msgspec.Struct)
 
 
 def refuse_unused(kind: str, words: Iterable[str]) -> None:
@@ -183,8 +226,9 @@ def refuse_unused(kind: str, words: Iterable[str]) -> None:
     Raises:
         ConfigError: naming them.
     """
-    given = {word.partition("=")[0].replace("_", "-") for word in words}
-    if unused := [flag for flag in NO_EFFECT[kind].split() if flag in given]:
+    given_flags = {_flag_of(word) for word in words}
+    unused = [flag for flag in NO_EFFECT[kind] if flag in given_flags]
+    if unused:
         raise ConfigError(f"without effect on {kind}, so leave out {', '.join(unused)}")
 
 
@@ -192,11 +236,19 @@ def whole(low: int, high: int = 1_000_000) -> PrimitiveConstructorSpec[Any]:
     """Return the argument of a whole number in a range."""
 
     def read(words: list[str]) -> int:
-        if not (words[0].isascii() and words[0].isdecimal() and low <= int(words[0]) <= high):
-            raise ValueError(f"{words[0]!r} is not a whole number {low} ... {high}")
-        return int(words[0])
+        [word] = words
+        is_number = word.isascii() and word.isdecimal()
+        if not is_number or not low <= int(word) <= high:
+            raise ValueError(f"{word!r} is not a whole number {low} ... {high}")
+        return int(word)
 
-    return PrimitiveConstructorSpec(1, "N", read, lambda _: True, lambda number: [str(number)])
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="N",
+        instance_from_str=read,
+        is_instance=lambda value: True,  # of a default, which is None or a whole number
+        str_from_instance=lambda number: [str(number)],
+    )
 
 
 Count = Annotated[int, whole(1)]
@@ -221,7 +273,7 @@ class HeadBackbone:
     random_backbone: bool = False
     weights: str | None = None
 
-    def given(self, head: HeadCheckpoint) -> Backbone | None:
+    def load_backbone(self, head: HeadCheckpoint) -> Backbone | None:
         """Return the backbone with the LoRA weights of the head, or None where neither option is given.
 
         Raises:
@@ -272,14 +324,11 @@ def check_backbone_name(name: str | None, source: str | None = None) -> None:
     """
     from dinoneck.backbones.known import KNOWN, TINY, is_supported, refuse, resolve_name
 
-    if (
-        name is None
-        or name == TINY
-        or source == "transformers"
-        or "/" in (full := resolve_name(name))
-    ):
+    if name is None or name == TINY or source == "transformers":
         return
-    if not is_supported(full):
+    full_name = resolve_name(name)
+    is_path_or_repository = "/" in full_name
+    if not is_path_or_repository and not is_supported(full_name):
         raise refuse(name, [model.name for model in KNOWN])
 
 
@@ -291,7 +340,7 @@ def check_output(
     Args:
         out: the file to write.
         inputs: files that are read, and folders of heads; None is left out.
-        suffixes: that the name may end in; none = any.
+        suffixes: that the name may end in; none: any.
 
     Raises:
         ConfigError: naming it.
@@ -301,8 +350,13 @@ def check_output(
     if suffixes and out.suffix.lower() not in suffixes:
         raise ConfigError(f"--out {out}: expected a file name that ends in {' or '.join(suffixes)}")
     check_place("--out", out)
-    for given in (Path(path) for path in inputs if path is not None and out.exists()):
-        files = given.glob("*.safetensors") if given.is_dir() else [given]
+    if not out.exists():
+        return
+    for name in inputs:
+        if name is None:
+            continue
+        path = Path(name)
+        files = path.glob("*.safetensors") if path.is_dir() else [path]
         if any(file.exists() and out.samefile(file) for file in files):
             raise ConfigError(
                 f"--out {out} is one of the inputs and would be replaced; choose another name"
@@ -327,13 +381,13 @@ def check_place(option: str, path: Path) -> None:
         raise ConfigError(f"{option} {path} cannot be written: {error.strerror or error}") from None
 
 
-def list_images(given: Sequence[Path]) -> list[Path]:
+def list_images(paths: Sequence[Path]) -> list[Path]:
     """Return images, and those in folders with their subfolders; a warning counts what is left out.
 
     Masks beside images and files of formats that dinoneck does not read are left out.
 
     Args:
-        given: images and folders.
+        paths: images and folders.
 
     Raises:
         ConfigError: if there are none, or a head file is among them.
@@ -343,37 +397,39 @@ def list_images(given: Sequence[Path]) -> list[Path]:
     from dinoneck.data.sources import list_pictures
     from dinoneck.data.walk import SUFFIXES
 
-    if not given:
+    if not paths:
         raise ConfigError(NO_IMAGES)
-    missing = [path for path in given if not path.exists()]
+    missing = [path for path in paths if not path.exists()]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(given)} images or folders do not exist, the first is "
+            f"{len(missing)} of {len(paths)} images or folders do not exist, the first is "
             f"{missing[0]}"
         )
-    heads = [path for path in given if path.suffix == ".safetensors"]
-    if heads:
-        raise ConfigError(
-            f"{heads[0]} is not an image; name head files after --heads, and images before the "
-            "options"
-        )
-    images = list_pictures(given)
-    empty = [path for path, files in images.items() if not files]
-    if empty:
-        raise DataError(f"the folder {empty[0]} holds no images ({', '.join(SUFFIXES)})")
-    files = [file for path in given for file in images[path]]
+    for path in paths:
+        if path.suffix == ".safetensors":
+            raise ConfigError(
+                f"{path} is not an image; name head files after --heads, and images before the "
+                "options"
+            )
+    pictures_by_path = list_pictures(paths)
+    for path, pictures in pictures_by_path.items():
+        if not pictures:
+            raise DataError(f"the folder {path} holds no images ({', '.join(SUFFIXES)})")
+    files = []
+    for path in paths:
+        files += pictures_by_path[path]
     for file in files:
         check_encodable(file, file)
     return files
 
 
-def warn_of_picture_among_images(picture: Path, given: Sequence[Path]) -> None:
-    """Say that a picture was written into a folder of images, of which it is one from now on."""
+def warn_of_picture_among_images(picture: Path, images: Sequence[Path]) -> None:
+    """Warn that a picture was written into a folder of images, of which it is one from now on."""
     from dinoneck.data.walk import SUFFIXES
 
     if picture.suffix.lower() not in SUFFIXES:
         return
-    for folder in given:
+    for folder in images:
         if folder.is_dir() and picture.resolve().is_relative_to(folder.resolve()):
             logger.warning(
                 "%s is inside %s, whose files are images: it is read as one from now on; move it",

@@ -12,12 +12,16 @@ from dinoneck.cli.arguments import Count, check_backbone_name
 from dinoneck.errors import ConfigError
 
 _MARK = "README.txt"
-_NEW = 3
-_KNOWN = (
+"""The file of a folder that a demo wrote and may write again."""
+_NUM_NEW = 3  # images that are predicted and were not trained on
+_TRUTH = shlex.split(
     "--targets Dry_Total_g cover --labels mask --classes soil clover dead green --group "
     "sampling --minimum 0"
 )
-_HEAD = "--head fpn --hidden-dim 64 --size 128x256 --lr 2e-3 --with-ridge --overwrite --no-resume"
+"""Flags of the numbers and masks that the generated table has."""
+_HEAD = shlex.split(
+    "--head fpn --hidden-dim 64 --size 128x256 --lr 2e-3 --with-ridge --overwrite --no-resume"
+)
 
 
 def demo(
@@ -40,9 +44,10 @@ def demo(
         backbone: see 'dinoneck list backbones'; the default is small, with seeded random weights.
         random_backbone: seeded random weights in the place of pretrained ones.
     """
-    if out.exists() and not (out / _MARK).is_file() and (not out.is_dir() or any(out.iterdir())):
-        what = "holds other files" if out.is_dir() else "is a file"
-        raise ConfigError(f"--out {out} {what}; choose a new folder")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file; choose a new folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / _MARK).is_file():
+        raise ConfigError(f"--out {out} holds other files; choose a new folder")
     check_backbone_name(backbone)
     out.mkdir(parents=True, exist_ok=True)
     (out / _MARK).write_text(
@@ -50,38 +55,33 @@ def demo(
     )
     from dinoneck.data.pasture import Pasture
 
-    weights = ["--backbone", backbone, *(["--random-backbone"] if random_backbone else [])]
     print(
         f"{images} pasture images are drawn: the mass of the plants and the plant of every pixel "
         "are known."
     )
     Pasture(seed=0).write(out, images)
-    Pasture(seed=1).write(out / "new", _NEW)
-    heads, new, page = f"{out}/run/heads", f"{out}/new/images", out / "report.html"
-    length = ["--folds", str(folds), "--epochs", str(epochs), *weights]
-    _run(
-        "train",
-        "--csv",
-        f"{out}/table.csv",
-        *_KNOWN.split(),
-        *_HEAD.split(),
-        *length,
-        "--out",
-        f"{out}/run",
-    )
+    Pasture(seed=1).write(out / "new", _NUM_NEW)
+
+    run = str(out / "run")
+    length = ["--folds", str(folds), "--epochs", str(epochs)]
+    weights = ["--backbone", backbone]
+    if random_backbone:
+        weights.append("--random-backbone")
+    table = str(out / "table.csv")
+    _run("train", "--csv", table, *_TRUTH, *_HEAD, *length, *weights, "--out", run)
+
+    heads = str(out / "run" / "heads")
     _run("verify", heads)
-    shutil.rmtree(out / "overlay", ignore_errors=True)  # of an earlier demo
-    _run(
-        "predict",
-        new,
-        "--heads",
-        heads,
-        "--out",
-        f"{out}/predictions.csv",
-        "--overlay",
-        f"{out}/overlay",
-    )
-    _run("viz", "report", heads, new, "--truth", f"{out}/new/table.csv", "--out", str(page))
+
+    new_images = str(out / "new" / "images")
+    predictions = str(out / "predictions.csv")
+    overlay = out / "overlay"
+    shutil.rmtree(overlay, ignore_errors=True)  # of an earlier demo
+    _run("predict", new_images, "--heads", heads, "--out", predictions, "--overlay", str(overlay))
+
+    new_table = str(out / "new" / "table.csv")
+    page = out / "report.html"
+    _run("viz", "report", heads, new_images, "--truth", new_table, "--out", str(page))
     print(f"Open {page}: new images with their predicted maps, and the true values of each.")
     return {"out": out, "report": page}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -15,6 +15,9 @@ from dinoneck.errors import ConfigError
 from dinoneck.extras import check_installed
 from dinoneck.serve.settings import Settings
 from dinoneck.training.config import SIZE
+
+if TYPE_CHECKING:
+    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
 
 def export(
@@ -61,14 +64,13 @@ def export(
     from dinoneck.export import export_head
     from dinoneck.inference.sources import opened
 
-    read: Any = opened(file, revision, backbone.weights)[""]
-    if len(read) > 1:
+    heads: Any = opened(file, revision, backbone.weights)[""]
+    if len(heads) > 1:
         raise ConfigError(
-            f"{file} holds {len(read)} head files; name one of them, or join them in Python: "
+            f"{file} holds {len(heads)} head files; name one of them, or join them in Python: "
             "HeadEnsemble"
         )
-    [head] = read
-    settings: dict[str, Any] = {"format": format, "half": half, "check": check}
+    [head] = heads
     document: dict[str, Any] = {"files": [out], "format": format, "with_backbone": with_backbone}
     if head.head_type == "detector":
         refuse_unused("the export of a detector", words)
@@ -76,40 +78,47 @@ def export(
 
         if format != "onnx":
             raise ConfigError(f"--format is {format}; a detector is exported as onnx")
-        Detector.from_checkpoint(head, backbone.given(head)).export_onnx(
-            out, size=size, check=check
-        )
+        detector = Detector.from_checkpoint(head, backbone.load_backbone(head))
+        detector.export_onnx(out, size=size, check=check)
     elif with_backbone:
         refuse_unused("the export of a whole model", words)
         document |= _export_model(
-            head, out, backbone=backbone.given(head), size=size, maps=maps, **settings
+            head,
+            out,
+            backbone=backbone.load_backbone(head),
+            size=size,
+            maps=maps,
+            format=format,
+            half=half,
+            check=check,
         )
     else:
         refuse_unused("the export of a head without --with-backbone", words)
-        document["files"] = [*export_head(head, out, grid=grid, **settings).files]
+        exported = export_head(head, out, grid=grid, format=format, half=half, check=check)
+        document["files"] = list(exported.files)
     show({"written": ", ".join(map(str, document["files"]))})
     return document
 
 
-def _export_model(*given: Any, **settings: Any) -> dict[str, Any]:
-    """Write backbone and head, and print what the model takes and gives."""
+def _export_model(head: HeadCheckpoint, out: Path, **options: Any) -> dict[str, Any]:
+    """Write backbone and head, and print what the model takes and gives.
+
+    Args:
+        head: the head file.
+        out: the file to write.
+        **options: of :func:`dinoneck.export.export_model`.
+    """
     from dinoneck.export import export_model
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="this model (takes|predicts) .*")  # printed below
-        done = export_model(*given, **settings)
-    show({key: done.description[key] for key in ("input", "outputs", "views", "parity")})
-    show(
-        {
-            "fixed": done.fixed_because
-            and f"the size is fixed, for {done.fixed_because} (--size HxW: another)"
-        }
-    )
-    return {
-        "files": [*done.files],
-        "fixed_because": done.fixed_because,
-        "description": done.description,
-    }
+        exported = export_model(head, out, **options)
+    description = exported.description
+    show({key: description[key] for key in ("input", "outputs", "views", "parity")})
+    reason = exported.fixed_because
+    if reason:
+        show({"fixed": f"the size is fixed, for {reason} (--size HxW: another)"})
+    return {"files": list(exported.files), "fixed_because": reason, "description": description}
 
 
 def serve(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from itertools import chain
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,10 +17,21 @@ from dinoneck.errors import CheckpointError, ConfigError, DinoneckError
 from dinoneck.text import first_line
 
 Row = dict[str, Any]
-_PUBLISHED = ("name", "task", "backbone", "licence", "gated")
-_COLUMNS = ("name", "patch", "width", "depth", "registers", "licence", "transformers", "torch_hub")
-_SHOWN = ("kind", "dim", "unit", "minimum", "maximum", "labels", "from_map")
-_MISSING = "not recorded"
+"""Name of an entry -> value, as ``--json`` prints it."""
+_BACKBONE_COLUMNS = (
+    "name",
+    "patch",
+    "width",
+    "depth",
+    "registers",
+    "licence",
+    "transformers",
+    "torch_hub",
+)
+_PUBLISHED_COLUMNS = ("name", "task", "backbone", "licence", "gated")
+_TASK_ENTRIES = ("kind", "dim", "unit", "minimum", "maximum", "labels", "from_map")
+_HEAD_ENTRIES = ("head_type", "digest", "schema")
+_NOT_RECORDED = "not recorded"
 
 
 def backbones(part: Annotated[str, Positional] = "") -> Row:
@@ -40,13 +50,24 @@ def backbones(part: Annotated[str, Positional] = "") -> Row:
 
     rows = []
     for model in KNOWN:
-        for tag, hub in model.hubs.items():
-            official = model.official if tag == next(iter(model.hubs)) else None
-            names = [f"{model.name}.{tag}", hub, official]
-            if any(part in name for name in names if name):
-                numbers = (model.patch, model.width, model.depth, model.registers)
-                rows.append((names[0], *numbers, model.license(tag), hub, official))
-    return _listing("backbones", _COLUMNS, rows, part)
+        for i, (tag, hub_name) in enumerate(model.hubs.items()):
+            name = f"{model.name}.{tag}"
+            torch_hub_name = model.official if i == 0 else None
+            names = [text for text in (name, hub_name, torch_hub_name) if text is not None]
+            if any(part in text for text in names):
+                rows.append(
+                    (
+                        name,
+                        model.patch,
+                        model.width,
+                        model.depth,
+                        model.registers,
+                        model.license(tag),
+                        hub_name,
+                        torch_hub_name,
+                    )
+                )
+    return _print_rows("backbones", _BACKBONE_COLUMNS, rows, part)
 
 
 def heads(part: Annotated[str, Positional] = "") -> Row:
@@ -63,22 +84,30 @@ def heads(part: Annotated[str, Positional] = "") -> Row:
     from dinoneck.published import list_published
     from dinoneck.registry import classes
 
-    every = [tuple(getattr(row, key) for key in _PUBLISHED) for row in list_published()]
-    published = [row for row in every if part in f"{row[0]} {row[1]}"]
-    types = [pair for pair in classes().items() if part in pair[0]]
-    found = _listing("heads", ("name", "class"), types, part) if types or not published else {}
-    return found | (_listing("published", _PUBLISHED, published, part) if published else {})
+    types = [(name, home) for name, home in classes().items() if part in name]
+    published = []
+    for head in list_published():
+        if part in f"{head.name} {head.task}":
+            published.append(tuple(getattr(head, column) for column in _PUBLISHED_COLUMNS))
+    document: Row = {}
+    if types or not published:
+        document |= _print_rows("heads", ("name", "class"), types, part)
+    if published:
+        document |= _print_rows("published", _PUBLISHED_COLUMNS, published, part)
+    return document
 
 
-def _listing(what: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]], part: str) -> Row:
+def _print_rows(
+    what: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]], part: str
+) -> Row:
     """Print rows, and return them as records."""
     if rows:
-        print(
-            table(columns, [["-" if cell is None else str(cell) for cell in row] for row in rows])
-        )
+        cells = [["-" if value is None else str(value) for value in row] for row in rows]
+        print(table(columns, cells))
     else:
         print(f"none of the {what} has {part!r} in its name; leave it out to list all")
-    return {"ok": bool(rows), what: [dict(zip(columns, row, strict=True)) for row in rows]}
+    records = [dict(zip(columns, row, strict=True)) for row in rows]
+    return {"ok": bool(rows), what: records}
 
 
 def inspect(file: Annotated[Path, Positional]) -> Row:
@@ -100,35 +129,47 @@ def inspect(file: Annotated[Path, Positional]) -> Row:
 def entries(meta: Mapping[str, Any]) -> dict[str, str]:
     """Return the contents of a header in words: heading -> text."""
     made = f"schema {meta['schema']}, made by dinoneck {meta['created_by'].get('dinoneck')}"
-    backbone = meta["backbone"] or {}
-    plain = {key: value for key, value in backbone.items() if key not in ("weights", "probe")}
+    config = _without(meta["config"], "tasks", "members")
     return {
         "head_type": f"{meta['head_type']} ({made})",
-        "tasks": _tasks(meta),
-        "backbone": f"{in_line(plain)}; {describe_weights(backbone.get('weights'))}"
-        if backbone
-        else _MISSING,
-        "inputs": in_line(meta["inputs"] or {}) or _MISSING,
-        "config": in_line(
-            {key: value for key, value in meta["config"].items() if key not in ("tasks", "members")}
-        ),
-        "training": in_line(meta.get("training") or {}) or _MISSING,
-        "licence": meta["license"] or _MISSING,
-        "backbone's licence": meta["licences"].get("backbone") or _MISSING,
-        "views": (meta.get("tta") or {}).get("ops") or _MISSING,
+        "tasks": _describe_tasks(meta["tasks"]),
+        "backbone": _describe_backbone(meta["backbone"]),
+        "inputs": in_line(meta["inputs"] or {}) or _NOT_RECORDED,
+        "config": in_line(config),
+        "training": in_line(meta.get("training") or {}) or _NOT_RECORDED,
+        "licence": meta["license"] or _NOT_RECORDED,
+        "backbone's licence": meta["licences"].get("backbone") or _NOT_RECORDED,
+        "views": (meta.get("tta") or {}).get("ops") or _NOT_RECORDED,
         "extra": in_line(meta["extra"]) or "none",
         "digest": meta["digest"],
     }
 
 
-def _tasks(meta: Mapping[str, Any]) -> str:
-    lines = []
-    for task in meta["tasks"]:
-        steps = {key: value for key, value in (task.get("transform") or {}).items() if key != "$"}
-        parts = [in_line({key: task.get(key) for key in _SHOWN}), in_line(steps)]
-        parts += [describe_parts(task["parts_of"])] if task.get("parts_of") else []
-        lines.append(f"{task.get('name')} ({', '.join(filter(None, parts))})")
-    return "; ".join(lines) or "no tasks"
+def _describe_backbone(record: Mapping[str, Any] | None) -> str:
+    """The record of a backbone on one line."""
+    if not record:
+        return _NOT_RECORDED
+    weights = describe_weights(record.get("weights"))
+    return f"{in_line(_without(record, 'weights', 'probe'))}; {weights}"
+
+
+def _describe_tasks(tasks: Sequence[Mapping[str, Any]]) -> str:
+    """The tasks of a header on one line."""
+    described = []
+    for task in tasks:
+        facts = [
+            in_line({key: task.get(key) for key in _TASK_ENTRIES}),
+            in_line(_without(task.get("transform") or {}, "$")),
+        ]
+        if task.get("parts_of"):
+            facts.append(describe_parts(task["parts_of"]))
+        described.append(f"{task.get('name')} ({', '.join(filter(None, facts))})")
+    return "; ".join(described) or "no tasks"
+
+
+def _without(record: Mapping[str, Any], *keys: str) -> Row:
+    """A record without some of its entries."""
+    return {key: value for key, value in record.items() if key not in keys}
 
 
 def verify(files: Paths) -> Row:
@@ -145,71 +186,83 @@ def verify(files: Paths) -> Row:
             "repositories"
         )
     rows = []
-    for row in chain.from_iterable(map(_rows, files)):
-        rows.append(row)
-        about = in_line(
-            {key: value for key, value in row.items() if key not in ("state", "path", "message")}
-        )
-        text = ": ".join(filter(None, (about, row.get("message"))))
-        show(
-            f"{row['state']:<8} {row['path']}  {text}", None if row["state"] == "ok" else sys.stderr
-        )
-    return {"ok": all(row["state"] == "ok" for row in rows), "checked": rows}
+    for path in files:
+        for row in _check(path):
+            rows.append(row)
+            _show_checked(row)
+    is_sound = all(row["state"] == "ok" for row in rows)
+    return {"ok": is_sound, "checked": rows}
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def _show_checked(row: Row) -> None:
+    """Print a row; one of what is not sound to stderr."""
+    facts = in_line(_without(row, "state", "path", "message"))
+    text = ": ".join(filter(None, (facts, row.get("message"))))
+    stream = None if row["state"] == "ok" else sys.stderr
+    show(f"{row['state']:<8} {row['path']}  {text}", stream)
+
+
+def _check(path: Path) -> Iterator[Row]:
     """A row for a file, a store or a repository, or for every head file of a folder."""
-    is_store = is_file(path / "store.json")
-    parts = [path]
-    if path.is_dir() and not is_store:
+    check: Callable[[Path], Row] = _check_head
+    files = [path]
+    if is_file(path / "store.json"):
+        check = _check_store
+    elif path.is_dir():
         try:
-            parts = files_in(path)
+            files = files_in(path)
         except (DinoneckError, OSError) as error:
             yield _refused(path, error)
             return
-    for part in parts:
+    for file in files:
         try:
-            yield {"state": "ok", "path": part, **(_store(part) if is_store else _head(part))}
+            yield {"state": "ok", "path": file, **check(file)}
         except Exception as error:  # one broken file must not keep the others from being checked
-            yield _refused(part, error)
+            yield _refused(file, error)
 
 
 def _refused(path: Path, error: Exception) -> Row:
     """The row of a file that is not sound; of an error that dinoneck does not raise, its state is ``error``."""
-    if isinstance(error, DinoneckError | OSError):
-        step = {"step": error.step} if isinstance(error, CheckpointError) else {}
-        return {"state": "refused", "path": path, "message": str(error), **step}
-    problem = f"unexpected {type(error).__name__}: {first_line(error)}"
-    return {"state": "error", "path": path, "message": problem}
+    if not isinstance(error, DinoneckError | OSError):
+        message = f"unexpected {type(error).__name__}: {first_line(error)}"
+        return {"state": "error", "path": path, "message": message}
+    row = {"state": "refused", "path": path, "message": str(error)}
+    if isinstance(error, CheckpointError):
+        row["step"] = error.step
+    return row
 
 
-def _head(file: Path) -> Row:
+def _check_head(file: Path) -> Row:
+    """The facts of a head file or of a head on the Hub."""
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
     head = HeadCheckpoint.load(file)
-    kind = "head" if head.revision is None else "hub repository"
-    return {
-        "kind": kind,
+    facts: Row = {
+        "kind": "head" if head.revision is None else "hub repository",
         "commit": head.revision,
-        **{key: head.meta[key] for key in ("head_type", "digest", "schema")},
     }
+    for entry in _HEAD_ENTRIES:
+        facts[entry] = head.meta[entry]
+    return facts
 
 
-def _store(path: Path) -> Row:
+def _check_store(path: Path) -> Row:
     """The facts of a feature store; the ids whose bytes are wrong are in the row."""
     from dinoneck.store.feature_store import FeatureStore
 
     store = FeatureStore.open(path)
-    about = {
+    facts: Row = {
         "kind": "feature store",
         "images": len(store),
         "views": len(store.views),
         "dtype": store.dtype,
     }
-    if damaged := dict(sorted(store.damaged().items())):
-        hint = "delete the files that are named, and extract again"
-        about |= {"state": "damaged", "damaged": damaged, "message": hint}
-    return about
+    damaged = store.damaged()
+    if damaged:
+        facts["state"] = "damaged"
+        facts["damaged"] = dict(sorted(damaged.items()))
+        facts["message"] = "delete the files that are named, and extract again"
+    return facts
 
 
 def push(
@@ -239,14 +292,15 @@ def push(
     """
     from dinoneck.checkpoint.hub import push_to_hub
 
-    options = {
-        "private": private,
-        "revision": revision,
-        "commit_message": message,
-        "figures": figure,
-        "terms": terms,
-    }
-    pushed = push_to_hub(file, repo, **options)  # type: ignore[arg-type]
+    pushed = push_to_hub(
+        file,
+        repo,
+        private=private,
+        revision=revision,
+        commit_message=message,
+        figures=figure,
+        terms=terms,
+    )
     document = {"pushed": file, "repo": repo, "commit": pushed.oid, "page": pushed.commit_url}
     show(document)
     return document
@@ -262,23 +316,23 @@ def doctor() -> Row:
     from dinoneck.checkup import checkup
     from dinoneck.version import versions
 
-    findings = [*checkup()]
+    findings = list(checkup())
     for finding in findings:
         show(f"{finding.state:<7}  {finding.name}: {finding.text}")
         if finding.remedy:
             show(f"         -> {finding.remedy}")
     broken = sum(finding.state == "broken" for finding in findings)
-    print(
-        f"{broken} things that dinoneck needs are broken; the arrows state remedies"
-        if broken
-        else "the core works"
-    )
+    if broken:
+        print(f"{broken} things that dinoneck needs are broken; the arrows state remedies")
+    else:
+        print("the core works")
     return {
         "ok": not broken,
         "versions": versions(),
-        "findings": [own._asdict() for own in findings],
+        "findings": [finding._asdict() for finding in findings],
         "broken": broken,
     }
 
 
-listed = {"backbones": backbones, "heads": heads}
+LISTS = {"backbones": backbones, "heads": heads}
+"""The sub-verbs of ``dinoneck list``."""

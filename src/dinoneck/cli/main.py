@@ -35,23 +35,32 @@ VERBS = {
     "serve": "serve a head or a detector over HTTP: images in, predictions out, with limits for "
     "every resource",
     "viz": "draw the tokens of images; write a report to open in a browser",
-    "bench": "time a head, or a backbone alone, on this machine",
     "doctor": "check this installation, and what to do about what does not work; no network",
 }
 """Verb -> its line in the help. Its file holds a function, or a dict of sub-verbs, of its name."""
 FILES = {
     "evaluate": "predict",
-    "extract": "backbone",
-    "bench": "backbone",
     "export": "deploy",
     "serve": "deploy",
+    "list": "files",
+    "inspect": "files",
+    "verify": "files",
+    "push": "files",
+    "doctor": "files",
 }
-FILES |= dict.fromkeys(("list", "inspect", "verify", "push", "doctor"), "files")
 """Verbs whose file has another name than theirs."""
+_REMOVED = {
+    "bench": "'dinoneck evaluate' prints a head's seconds per image, and 'python -m benchmarks "
+    "images' in a checkout times this machine",
+}
+"""Verbs of 0.3 that are gone -> what to use instead."""
+
+# exit codes; a process that a signal ends has 128 and the signal's number
 REFUSED = 1
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 TERMINATED = 143
+
 _CHECK_NAME = "check the name and who may read and write there"
 _REMEDIES = {
     errno.ENOSPC: "make room on the disk",
@@ -71,7 +80,7 @@ exit codes: 0 done, 1 refused, or no (damaged), 2 wrong usage, 130 interrupted, 
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which batch systems send before they kill: the same clean-up as after Ctrl-C."""
+    """SIGTERM, which batch systems send before they kill: the clean-up is that of Ctrl-C."""
 
 
 def _terminate(*_: object) -> None:
@@ -83,19 +92,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; return the exit code: see ``docs/reference/command-line.md``.
 
     Args:
-        arguments: the command line; None = that of the process, which then also cleans up after
+        arguments: the command line; None: that of the process, which then also cleans up after
             SIGTERM.
     """
     if arguments is None:
         signal.signal(signal.SIGTERM, _terminate)
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed: the next file that is opened would get its number
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without R² prints R?
+        arguments = sys.argv[1:]
+    _prepare_streams()
     try:
         try:
-            return _run(sys.argv[1:] if arguments is None else list(arguments))
+            return _run(list(arguments))
         finally:
             sys.stdout.flush()  # here a closed pipe can still be distinguished from other errors
     except OSError as error:  # those of a verb are printed by _run
@@ -110,28 +116,83 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return TERMINATED if isinstance(end, _Terminated) else INTERRUPTED
 
 
+def _prepare_streams() -> None:
+    """Open streams that are closed, and let characters that the terminal lacks be printed as ``?``."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed: the next file that is opened would get its number
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without R² prints R?
+
+
 def load(verb: str) -> Any:
     """Return the function of a verb, or its sub-verbs by name."""
     module = import_module(f"dinoneck.cli.{FILES.get(verb, verb)}")
-    return module.listed if verb == "list" else getattr(module, verb)
+    if verb == "list":  # a name of Python
+        return module.LISTS
+    return getattr(module, verb)
 
 
 def _run(arguments: list[str]) -> int:
     """Parse, run and report: a refusal is one line on stderr, and with --json in the document too."""
-    top = argparse.ArgumentParser(
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    verb = options.verb
+    as_json = "--json" in options.words
+    words = [word for word in options.words if word != "--json"]
+    _check_verb(parser, verb)
+    # such as an unset variable in a script: as a path it would mean the current folder
+    if "" in words:
+        parser.error("an argument is empty; name a file or a folder ('.' for the current one)")
+    imports = list(options.imports)
+    if verb != "train":  # which records them with the run
+        words, modules = _split_imports(words)
+        if modules is None:
+            parser.error("--import names nothing; expected a module or a Python file")
+        imports += modules
+    logging.basicConfig(
+        level=logging.INFO if options.verbose else logging.WARNING,
+        format="%(levelname)s: %(message)s",
+    )
+
+    document: dict[str, Any] = {}
+    to_stderr = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
+    try:
+        with to_stderr:
+            import_modules(imports)
+            document = command(verb, words)() or {}
+        is_ok = bool(document.pop("ok", True))
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        line = _refusal(error)
+        if line is None:
+            if options.verbose:
+                raise
+            line = _unexpected(error)
+        print(line, file=sys.stderr)
+        is_ok = False
+        document = {"error": _error_entry(error)}
+    if as_json:
+        print(_json({"verb": verb, "ok": is_ok, "dinoneck": __version__, **document}))
+    return 0 if is_ok else REFUSED
+
+
+def _parser() -> argparse.ArgumentParser:
+    """The parser of what stands before the words of a verb."""
+    verbs = "\n".join(f"  {name:<14} {line}" for name, line in VERBS.items())
+    parser = argparse.ArgumentParser(
         prog="dinoneck",
         description="Heads on DINOv2/DINOv3 backbones.",
-        epilog=_EPILOG.format(
-            verbs="\n".join(f"  {name:<14} {line}" for name, line in VERBS.items())
-        ),
+        epilog=_EPILOG.format(verbs=verbs),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    top.add_argument("--version", action="version", version=f"dinoneck {__version__}")
-    top.add_argument(
+    parser.add_argument("--version", action="version", version=f"dinoneck {__version__}")
+    parser.add_argument(
         "--verbose", action="store_true", help="log each step, and where an unexpected error arose"
     )
-    top.add_argument(
+    parser.add_argument(
         "--import",
         dest="imports",
         action="append",
@@ -140,51 +201,20 @@ def _run(arguments: list[str]) -> int:
         help="module or Python file to import first, such as one that registers heads of your "
         "own; may be repeated",
     )
-    top.add_argument("verb", metavar="VERB", nargs="?", help="see below")
-    top.add_argument("words", metavar="...", nargs=argparse.REMAINDER, help="its arguments")
-    options = top.parse_args(arguments)
-    verb, words = options.verb, [word for word in options.words if word != "--json"]
+    parser.add_argument("verb", metavar="VERB", nargs="?", help="see below")
+    parser.add_argument("words", metavar="...", nargs=argparse.REMAINDER, help="its arguments")
+    return parser
+
+
+def _check_verb(parser: argparse.ArgumentParser, verb: str | None) -> None:
+    """Exit with 2 for a verb that is missing, gone or unknown."""
+    if not verb:
+        parser.error("a verb is missing. 'dinoneck --help' lists them")
+    if verb in _REMOVED:
+        parser.error(f"the verb {verb!r} is gone: {_REMOVED[verb]}")
     if verb not in VERBS:
-        what = (
-            f"unknown verb {verb!r}.{did_you_mean(verb, VERBS)}" if verb else "a verb is missing."
-        )
-        top.error(f"{what} 'dinoneck --help' lists them")
-    # such as an unset variable in a script: as a path it would mean the current folder
-    if "" in words:
-        top.error("an argument is empty; name a file or a folder ('.' for the current one)")
-    imports = [*options.imports]
-    if verb != "train":  # which records them with the run
-        words, modules = _split_imports(words)
-        if modules is None:
-            top.error("--import names nothing; expected a module or a Python file")
-        imports += modules
-    as_json = "--json" in options.words
-    logging.basicConfig(
-        level=logging.INFO if options.verbose else logging.WARNING,
-        format="%(levelname)s: %(message)s",
-    )
-    document: dict[str, Any] = {}
-    try:
-        with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-            import_modules(imports)
-            document = command(verb, words)() or {}
-        code = 0 if document.pop("ok", True) else REFUSED
-    except BrokenPipeError:
-        raise
-    except Exception as error:
-        line = _refusal(error)
-        if line is None and options.verbose:
-            raise
-        kind, first = type(error).__name__, printable(first_line(error))
-        print(line or f"error: unexpected {kind}: {first} (--verbose shows where)", file=sys.stderr)
-        step = {"step": error.step} if hasattr(error, "step") else {}
-        code, document = (
-            REFUSED,
-            {"error": {"type": type(error).__name__, "message": str(error), **step}},
-        )
-    if as_json:
-        print(_json({"verb": verb, "ok": code == 0, "dinoneck": __version__, **document}))
-    return code
+        hint = did_you_mean(verb, VERBS)
+        parser.error(f"unknown verb {verb!r}.{hint} 'dinoneck --help' lists them")
 
 
 def _split_imports(words: Sequence[str]) -> tuple[list[str], list[str] | None]:
@@ -214,42 +244,55 @@ def command(verb: str, words: Sequence[str]) -> partial[Any]:
     if verb == "train" and words and not words[0].startswith("-"):
         from dinoneck.training.config import TrainConfig
 
-        function, words = partial(function, run=TrainConfig.read(words[0])), words[1:]
+        function = partial(function, run=TrainConfig.read(words[0]))
+        words = words[1:]
     return parse(function, f"dinoneck {verb}", words, pairs=verb == "train")
 
 
 def _refusal(error: Exception) -> str | None:
-    """The message, without signs that steer a terminal; None for an error that dinoneck does not raise itself."""
-    if (
-        isinstance(error, OSError)
-        and error.filename is not None
-        and not isinstance(error, DinoneckError)
-    ):
+    """The line of an error that dinoneck or the system raises, control characters escaped; None for others."""
+    is_ours = isinstance(error, DinoneckError)
+    if isinstance(error, OSError) and not is_ours and error.filename is not None:
         line = f"error: {error.filename}: {error.strerror}"
-        # sentences of dinoneck's own state their remedy
+        # sentences of dinoneck itself state their remedy
         if error.errno is not None and error.strerror == os.strerror(error.errno):
             line += f"; {_REMEDIES.get(error.errno, _CHECK_NAME)}"
         return printable(line)
-    if isinstance(error, DinoneckError | OSError) or (
-        isinstance(error, ImportError) and "pip install" in str(error)
-    ):
+    lacks_extra = isinstance(error, ImportError) and "pip install" in str(error)
+    if is_ours or isinstance(error, OSError) or lacks_extra:
         return printable(f"error: {error}", keep="\n")
     return None
+
+
+def _unexpected(error: Exception) -> str:
+    """The line of an error that no part of dinoneck raises on purpose."""
+    message = printable(first_line(error))
+    return f"error: unexpected {type(error).__name__}: {message} (--verbose shows where)"
+
+
+def _error_entry(error: Exception) -> dict[str, str]:
+    """An error in the document of --json."""
+    entry = {"type": type(error).__name__, "message": str(error)}
+    if hasattr(error, "step"):
+        entry["step"] = error.step
+    return entry
 
 
 def _json(document: Mapping[str, Any]) -> str:
     """A document as JSON; numbers that JSON lacks are null."""
     import msgspec
 
-    plain = msgspec.json.decode(msgspec.json.encode(document, enc_hook=_plain))
+    plain = msgspec.json.decode(msgspec.json.encode(document, enc_hook=_to_plain))
     return json.dumps(plain, indent=2)
 
 
-def _plain(value: Any) -> Any:
-    """A value that is neither plain nor a path of the standard library, as one that is."""
-    if isinstance(value, float):
+def _to_plain(value: Any) -> Any:
+    """A value that msgspec does not encode, as one that it does."""
+    if isinstance(value, float):  # of NumPy
         return float(value)
-    return dict(value) if isinstance(value, Mapping) else os.fspath(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    return os.fspath(value)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from tyro.conf import Positional, UseAppendAction, arg
 
@@ -24,9 +24,19 @@ from dinoneck.errors import ConfigError, DataError
 from dinoneck.text import counted, did_you_mean, some_of
 from dinoneck.training.config import SIZE
 
+if TYPE_CHECKING:
+    from dinoneck.backbones.backbone import Backbone
+    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+    from dinoneck.detection import Detector
+    from dinoneck.inference.predictor import Predictor
+    from dinoneck.tasks import Task
+
 Predict = Callable[[list[Any]], list[dict[str, Any]]]
-_KEYED = re.compile(r"([A-Za-z][\w\-]*)=(.+)", re.DOTALL)
-_OF_ALL = (
+"""Images -> the predictions of each."""
+Row = dict[str, Any]
+"""Column -> value, of a line of the CSV."""
+_KEY_AND_HEAD = re.compile(r"([A-Za-z][\w\-]*)=(.+)", re.DOTALL)
+_OVERALL_SCORES = (
     "AP",
     "AP50",
     "AP75",
@@ -40,7 +50,11 @@ _OF_ALL = (
     "overall",
     "overall (mean)",
 )
-_BOX = ("image", "name", "score", "x0", "y0", "x1", "y1")
+"""What ``--at-least`` may name next to the heads' targets."""
+_MAIN_SCORES = ("r2", "accuracy", "mean_iou")
+_BOX_COLUMNS = ("image", "name", "score", "x0", "y0", "x1", "y1")
+_SCORE_DIGITS = 4
+_BOX_DIGITS = 2  # of a pixel
 
 
 def predict(
@@ -83,6 +97,7 @@ def predict(
         views: how images are predicted.
         words: the command line.
     """
+    # refuse what is wrong before torch is imported
     if images and store is not None:
         raise ConfigError(
             f"{images[0]} and --store {store} are both given; predict from images or from a store"
@@ -91,39 +106,56 @@ def predict(
         raise ConfigError(f"{cli.NO_IMAGES}, or pass --store")
     if store is not None:
         cli.refuse_unused("a feature store", words)
-    named = {str(file): file for file in cli.list_images(images)} if images else {}
-    sources = _by_key([*chain(*heads)])
-    inputs = [*named.values(), *chain(*sources.values()), views.weights, views.backbone_file, truth]
+    files = cli.list_images(images) if images else []
+    file_by_name = {str(file): file for file in files}
+    heads_by_key = _read_keys(list(chain.from_iterable(heads)))
+    inputs: list[str | Path | None] = [*files, *chain.from_iterable(heads_by_key.values())]
+    inputs += [views.weights, views.backbone_file, truth]
     cli.check_output(out, inputs, (".csv",))
-    places = _places(named, images, {"--maps": maps, "--overlay": overlay})
+    places = _places(file_by_name, images, {"--maps": maps, "--overlay": overlay})
     if overlay is None:
         cli.refuse_unused("predictions without --overlay", words)
+
+    # predict
     model, call, _ = open_model(
-        sources.get("", sources), views, words, bool(places), tile=tile, overlap=overlap
+        heads_by_key.get("", heads_by_key),  # heads without a key are an ensemble
+        views,
+        words,
+        maps=bool(places),
+        tile=tile,
+        overlap=overlap,
     )
-    tasks = getattr(model, "tasks", None)
-    values = (
-        {}
-        if truth is None
-        else known_values(truth, image_column, [*named.values()], tasks, subfolders)
-    )
-    results, left_out = (
-        predict_named(call, named, skip_unusable)
-        if store is None
-        else (_of_store(store, model), {})
-    )
-    drawn = [(named[name], places[name], row) for name, row in results.items() if places]
-    _draw(model, drawn, values, maps, overlay)
-    rows = _boxes(results) if tasks is None else _values(results, tasks)
-    cells = [
-        [cell if isinstance(cell, str) else f"{cell:.6g}" for cell in row.values()] for row in rows
-    ]
-    write_text(out, csv_text([*rows[0]] if rows else _BOX, cells))
-    document = {"predictions": rows} if tasks is None else _described(rows, results, tasks)
+    tasks = getattr(model, "tasks", None)  # None: of a detector
+    known: Mapping[Path, Mapping[str, Any]] = {}
+    if truth is not None:
+        known = known_values(truth, image_column, list(file_by_name.values()), tasks, subfolders)
+    left_out: dict[str, str] = {}
+    if store is None:
+        results, left_out = predict_named(call, file_by_name, skip_unusable)
+    else:
+        results = _predict_store(store, model)
+
+    # write
+    if places:
+        predictions = []
+        for name, result in results.items():
+            predictions.append(_ImagePrediction(file_by_name[name], places[name], result))
+        _draw(model, predictions, known, maps, overlay)
+    rows = _box_rows(results) if tasks is None else _value_rows(results, tasks)
+    columns = tuple(rows[0]) if rows else _BOX_COLUMNS
+    write_text(out, csv_text(columns, [_csv_cells(row) for row in rows]))
+    document: dict[str, Any] = {}
+    if tasks is not None:
+        document["tasks"] = _describe_tasks(tasks)
+        try:
+            _add_objects(rows, results, tasks)
+        except ImportError as error:
+            show(f"--json lacks the objects: {error}")
+    document["predictions"] = rows
     written = [path for path in (out, maps, overlay) if path is not None]
-    averaged = (
-        "" if getattr(model, "tta", "none") == "none" else f", the mean of the views {model.tta}"
-    )
+    averaged = ""
+    if getattr(model, "tta", "none") != "none":
+        averaged = f", the mean of the views {model.tta}"
     show(
         f"{counted(len(results), 'image')} predicted{averaged}; written: "
         f"{', '.join(map(str, written))}"
@@ -136,7 +168,7 @@ def predict(
     }
 
 
-def _of_store(path: Path, model: Any) -> dict[str, Any]:
+def _predict_store(path: Path, model: Any) -> dict[str, Any]:
     """Id -> predictions from stored tokens."""
     from dinoneck.store.feature_store import FeatureStore
 
@@ -144,9 +176,23 @@ def _of_store(path: Path, model: Any) -> dict[str, Any]:
     return dict(zip(store.ids, model.predict(store), strict=True))
 
 
+class OpenModel(NamedTuple):
+    """The heads of a command line, or its detector.
+
+    Attributes:
+        model: a Predictor has ``tasks``, a Detector has ``classes``.
+        predict: predicts a list of images with the options of the command line.
+        checkpoints: the head files.
+    """
+
+    model: Any
+    predict: Predict
+    checkpoints: list[HeadCheckpoint]
+
+
 def open_model(
     heads: Any, views: cli.Views, words: Sequence[str], maps: bool = False, **tiles: Any
-) -> tuple[Any, Predict, list[Any]]:
+) -> OpenModel:
     """Open heads, or the one detector.
 
     Args:
@@ -157,10 +203,6 @@ def open_model(
         maps: whether predictions hold the maps of heads.
         **tiles: of heads, how images are cut.
 
-    Returns:
-        The Predictor or Detector, the function that predicts from a list of images, and the head
-        files.
-
     Raises:
         ConfigError: for several detectors, and for options without effect.
         CheckpointError: if a file cannot be read, or the heads do not belong together.
@@ -168,48 +210,64 @@ def open_model(
     from dinoneck.devices import local_device
     from dinoneck.inference.sources import opened
 
-    read: Any = opened(heads, views.revision, views.weights)
-    checkpoints = [*chain(*read.values())]
+    checkpoints_by_key: Any = opened(heads, views.revision, views.weights)
+    checkpoints = list(chain.from_iterable(checkpoints_by_key.values()))
     first = checkpoints[0]
     is_detector = first.head_type == "detector"
     cli.refuse_unused("a detector" if is_detector else "heads", words)
-    own, device = views.given(first), local_device(views.device)
+    backbone = views.load_backbone(first)
     if is_detector:
-        from dinoneck.detection import Detector
-
-        detector = Detector.from_checkpoint(first, own, device)
-        detector.source = first.source or ""
-        detector.min_score = detector.min_score if views.min_score is None else views.min_score
-        detector.preprocess = detector.preprocess.changed(bits=views.bits)
-        return detector, partial(detector.predict, batch_size=views.batch_size), checkpoints
+        detector = _open_detector(first, backbone, views)
+        call: Predict = partial(detector.predict, batch_size=views.batch_size)
+        return OpenModel(detector, call, checkpoints)
     from dinoneck.inference.predictor import Predictor
 
-    settings = {
-        "batch_size": views.batch_size,
-        "probe": views.probe,
-        "bits": views.bits,
+    predictor = Predictor(
+        checkpoints_by_key.get("", checkpoints_by_key),
+        backbone,
+        views.tta,
+        local_device(views.device),
+        batch_size=views.batch_size,
+        probe=views.probe,
+        bits=views.bits,
         **tiles,
-    }
-    predictor = Predictor(read.get("", read), own, views.tta, device, **settings)
-    return predictor, partial(predictor, maps="patch" if maps else None), checkpoints
+    )
+    call = partial(predictor, maps="patch" if maps else None)
+    return OpenModel(predictor, call, checkpoints)
+
+
+def _open_detector(
+    checkpoint: HeadCheckpoint, backbone: Backbone | None, views: cli.Views
+) -> Detector:
+    """The detector of a file, on the device and with the smallest score that are asked for."""
+    from dinoneck.detection import Detector
+    from dinoneck.devices import local_device
+
+    detector = Detector.from_checkpoint(checkpoint, backbone, local_device(views.device))
+    detector.source = checkpoint.source or ""
+    if views.min_score is not None:
+        detector.min_score = views.min_score
+    detector.preprocess = detector.preprocess.changed(bits=views.bits)
+    return detector
 
 
 def predict_named(
-    predict: Predict, named: Mapping[str, Any], skip_unusable: bool
+    predict: Predict, images: Mapping[str, Any], skip_unusable: bool
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return name -> predictions of images, and name -> reason of those that are left out."""
     from dinoneck.inference.results import predict_many
 
-    names, unusable = [*named], dict[int, str]() if skip_unusable else None
-    found = predict_many(predict, [*named.values()], unusable=unusable)
-    if not found:
-        raise DataError(
-            f"none of the {len(names)} images can be used; the first: {(unusable or {})[0]}"
-        )
-    left_out = {names[place]: reason for place, reason in (unusable or {}).items()}
+    names = list(images)
+    reasons: dict[int, str] = {}
+    predictions = predict_many(
+        predict, list(images.values()), unusable=reasons if skip_unusable else None
+    )
+    if not predictions:
+        raise DataError(f"none of the {len(names)} images can be used; the first: {reasons[0]}")
+    left_out = {names[i]: reason for i, reason in reasons.items()}
     for name, reason in left_out.items():
         show(f"left out: {name}: {reason}")
-    return {names[place]: found[place] for place in sorted(found)}, left_out
+    return {names[i]: predictions[i] for i in sorted(predictions)}, left_out
 
 
 def known_values(
@@ -230,7 +288,7 @@ def known_values(
         image_column: its column of file names.
         images: the files.
         tasks: what is predicted.
-        subfolders: how the folders in the truth are read; None = by their names.
+        subfolders: how the folders in the truth are read; None: by their names.
 
     Raises:
         ConfigError: if there are no tasks, as of a detector, or several groups of them, or the
@@ -250,9 +308,10 @@ def known_values(
         raise ConfigError(
             f"--truth {truth} is for heads without keys; leave it out, or run one key at a time"
         )
-    if masks := [task.name for task in tasks if task.is_masks]:
+    mask_tasks = [task.name for task in tasks if task.is_masks]
+    if mask_tasks:
         raise ConfigError(
-            f"--truth {truth} is for numbers and classes, and {masks[0]} is predicted as masks; "
+            f"--truth {truth} is for numbers and classes, and {mask_tasks[0]} is predicted as masks; "
             "leave it out"
         )
     if truth.is_dir() and any(task.is_map for task in tasks):
@@ -260,23 +319,23 @@ def known_values(
             f"--truth {truth} is a folder, and the heads predict masks, which 'dinoneck evaluate' "
             "compares; here name a CSV of known values"
         )
-    known = truth_table(None, truth, [tasks], image_column=image_column, subfolders=subfolders)
+    table = truth_table(None, truth, [tasks], image_column=image_column, subfolders=subfolders)
     if truth.is_dir():
-        _check_known_classes(truth, known, tasks)
-        rows: Mapping[str, Path] = _rows_of_files(known[IMAGES], images, truth)
+        _check_known_classes(truth, table, tasks)
+        image_by_row: Mapping[str, Path] = _rows_of_files(table[IMAGES], images, truth)
     else:
-        rows = find_images(list(known.index), images, str(truth))
-    values = known.drop(columns=[name for name in (IMAGES, LABELS) if name in known])
+        image_by_row = find_images(list(table.index), images, str(truth))
+    values = table.drop(columns=[name for name in (IMAGES, LABELS) if name in table])
     values = values.astype(object)
-    return {image: values.loc[row].dropna().to_dict() for row, image in rows.items()}
+    return {image: values.loc[row].dropna().to_dict() for row, image in image_by_row.items()}
 
 
-def _check_known_classes(truth: Path, known: Any, tasks: Sequence[Any]) -> None:
+def _check_known_classes(truth: Path, table: Any, tasks: Sequence[Task]) -> None:
     """Raise a DataError if class folders have a class that the heads do not."""
     for task in tasks:
-        if task.kind != "classification" or not task.labels or task.name not in known:
+        if task.kind != "classification" or not task.labels or task.name not in table:
             continue
-        unknown = set(known[task.name].dropna()) - set(task.labels)
+        unknown = set(table[task.name].dropna()) - set(task.labels)
         if unknown:
             raise DataError(
                 f"--truth {truth} has the class folder {some_of(sorted(map(repr, unknown)), 3)}; the "
@@ -287,10 +346,10 @@ def _check_known_classes(truth: Path, known: Any, tasks: Sequence[Any]) -> None:
 
 def _rows_of_files(files: Any, images: Sequence[Path], truth: Path) -> dict[str, Path]:
     """Row -> image, of the rows whose file is one of the images."""
-    image_of = {image.resolve(): image for image in images}
+    image_by_path = {image.resolve(): image for image in images}
     rows = {}
     for row, file in files.items():
-        image = image_of.get(file.resolve())
+        image = image_by_path.get(file.resolve())
         if image is not None:
             rows[row] = image
     if not rows:
@@ -298,106 +357,160 @@ def _rows_of_files(files: Any, images: Sequence[Path], truth: Path) -> dict[str,
     return rows
 
 
+class _ImagePrediction(NamedTuple):
+    """What is predicted from an image file.
+
+    Attributes:
+        file: the image.
+        place: where its pictures go below a folder, without suffix.
+        result: of the Predictor, by key where the heads have keys, or of the Detector.
+    """
+
+    file: Path
+    place: Path
+    result: Any
+
+
 def _draw(
     model: Any,
-    images: Sequence[tuple[Path, Path, Any]],
-    known: Any,
+    predictions: Sequence[_ImagePrediction],
+    known: Mapping[Path, Mapping[str, Any]],
     maps: Path | None,
     overlay: Path | None,
 ) -> None:
-    """Write maps and pictures of images (file, place in the folders, row); folders appear whole or not at all."""
-    from dinoneck.data.decoding import read_pixels
-    from dinoneck.viz.overlay import overlay_panel as over
-    from dinoneck.viz.overlay import write_maps
-    from dinoneck.viz.panels import boxes_panel as boxes
-    from dinoneck.viz.scales import outputs, scales
-
-    all_tasks = getattr(model, "tasks", ())
-    bits = model.preprocess.bits
+    """Write maps and pictures of images; the folders appear whole or not at all."""
     with whole_folder(maps) as new_maps, whole_folder(overlay) as new_overlay:
-        for key, tasks in (
-            all_tasks if isinstance(all_tasks, Mapping) else {"": all_tasks}
-        ).items():
-            rows = [row[key] if key else row for _, _, row in images]
-            scale = scales(outputs(tasks), rows)
-            objects = next((task for task in tasks if task.is_masks), None)
-            for (file, place, _), row in zip(images, rows, strict=True):
-                if new_maps is not None:
-                    write_maps(
-                        new_maps / key,
-                        str(place),
-                        model.image_maps(file, row, key=key),
-                        tasks,
-                        file,
-                    )
-                if new_overlay is None:
-                    continue
-                if not tasks:
-                    drawn = boxes(read_pixels(file, bits), row, classes=model.classes)
-                elif objects is not None:
-                    drawn = boxes(
-                        read_pixels(file, bits),
-                        _boxes_of(row[objects.name], objects.labels),
-                        classes=objects.labels,
-                    )
-                else:
-                    drawn = over(
-                        file,
-                        row,
-                        tasks,
-                        model.recipe(file, key),
-                        known=known.get(file),
-                        scale=scale,
-                    )
-                save_picture(new_overlay / key / f"{place}.jpg", drawn)
+        if not hasattr(model, "tasks"):
+            if new_overlay is not None:
+                _draw_boxes(new_overlay, model, predictions)
+            return
+        for key, tasks in _by_key(model.tasks).items():
+            of_key = predictions
+            if key:
+                of_key = [row._replace(result=row.result[key]) for row in predictions]
+            if new_maps is not None:
+                _write_maps(new_maps, model, key, tasks, of_key)
+            if new_overlay is not None:
+                _draw_values(new_overlay / key, model, key, tasks, of_key, known)
         if new_maps is not None and not any(new_maps.iterdir()):
             raise ConfigError(
                 f"--maps {maps}: these heads have no maps; leave --maps out (--json has objects)"
             )
 
 
-def _boxes_of(objects: Any, labels: Sequence[str]) -> dict[str, Any]:
-    """The boxes around the masks of objects, with their classes."""
+def _write_maps(
+    folder: Path,
+    predictor: Predictor,
+    key: str,
+    tasks: Sequence[Task],
+    predictions: Sequence[_ImagePrediction],
+) -> None:
+    """Write the maps of the heads of a key."""
+    from dinoneck.viz.overlay import write_maps
+
+    for file, place, result in predictions:
+        maps = predictor.image_maps(file, result, key=key)
+        write_maps(folder / key, str(place), maps, tasks, file)
+
+
+def _draw_values(
+    folder: Path,
+    predictor: Predictor,
+    key: str,
+    tasks: Sequence[Task],
+    predictions: Sequence[_ImagePrediction],
+    known: Mapping[Path, Mapping[str, Any]],
+) -> None:
+    """Draw what the heads of a key predict over every image: their objects, or numbers and maps."""
+    from dinoneck.data.decoding import read_pixels
+    from dinoneck.viz.overlay import overlay_panel
+    from dinoneck.viz.panels import boxes_panel
+    from dinoneck.viz.scales import outputs, scales
+
+    objects = next((task for task in tasks if task.is_masks), None)
+    scale = scales(outputs(tasks), [prediction.result for prediction in predictions])
+    for file, place, result in predictions:
+        if objects is not None:
+            pixels = read_pixels(file, predictor.preprocess.bits)
+            boxes = _boxes_around(result[objects.name], objects.labels)
+            picture = boxes_panel(pixels, boxes, classes=objects.labels)
+        else:
+            picture = overlay_panel(
+                file,
+                result,
+                tasks,
+                predictor.recipe(file, key),
+                known=known.get(file),
+                scale=scale,
+            )
+        save_picture(folder / f"{place}.jpg", picture)
+
+
+def _draw_boxes(folder: Path, detector: Detector, predictions: Sequence[_ImagePrediction]) -> None:
+    """Draw the boxes of a detector over every image."""
+    from dinoneck.data.decoding import read_pixels
+    from dinoneck.viz.panels import boxes_panel
+
+    for file, place, result in predictions:
+        pixels = read_pixels(file, detector.preprocess.bits)
+        picture = boxes_panel(pixels, result, classes=detector.classes)
+        save_picture(folder / f"{place}.jpg", picture)
+
+
+def _boxes_around(objects: Any, labels: Sequence[str]) -> dict[str, Any]:
+    """The boxes around the masks of objects, and their classes."""
     from dinoneck.inference.results import coco_objects
 
-    found = coco_objects(objects)
-    corners = [
-        (x, y, x + width, y + height) for x, y, width, height in (each["bbox"] for each in found)
-    ]
-    names = [labels[each["category_id"]] if labels else str(each["category_id"]) for each in found]
-    return {"boxes": corners, "names": names}
+    boxes = []
+    names = []
+    for record in coco_objects(objects):
+        x, y, width, height = record["bbox"]
+        boxes.append((x, y, x + width, y + height))
+        category = record["category_id"]
+        names.append(labels[category] if labels else str(category))
+    return {"boxes": boxes, "names": names}
 
 
 def _places(
-    named: Mapping[str, Path], images: Sequence[Path], folders: Mapping[str, Path | None]
+    file_by_name: Mapping[str, Path], images: Sequence[Path], folders: Mapping[str, Path | None]
 ) -> dict[str, Path]:
-    """Where the files of images go in folders of outputs: their paths below their common folder, without suffix."""
-    given = {option: folder for option, folder in folders.items() if folder is not None}
-    for option, folder in given.items():
+    """Name -> where the files of an image go in the folders of outputs: its path below the folder of all, no suffix.
+
+    Args:
+        file_by_name: the images.
+        images: images and folders as they are named.
+        folders: option -> folder; nothing is returned if all are None.
+
+    Raises:
+        ConfigError: if a folder is a file, holds files, or is inside a folder of images.
+        DataError: if two images have one place.
+    """
+    named_folders = {option: folder for option, folder in folders.items() if folder is not None}
+    if not named_folders:
+        return {}
+    for option, folder in named_folders.items():
         cli.check_place(option, folder)
-        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-            what = "holds files" if folder.is_dir() else "is a file"
-            raise ConfigError(f"{option} {folder} {what}; name a new folder")
-        if inside := [
-            each
-            for each in images
-            if each.is_dir() and folder.resolve().is_relative_to(each.resolve())
-        ]:
-            raise ConfigError(
-                f"{option} {folder} is inside {inside[0]}, whose files are images; name another "
-                "place"
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ConfigError(f"{option} {folder} holds files; name a new folder")
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"{option} {folder} is a file; name a new folder")
+        for path in images:
+            if path.is_dir() and folder.resolve().is_relative_to(path.resolve()):
+                raise ConfigError(
+                    f"{option} {folder} is inside {path}, whose files are images; name another "
+                    "place"
+                )
+    places = [Path(name).with_suffix("") for name in cli.names_below(list(file_by_name.values()))]
+    for place, count in Counter(places).items():
+        if count > 1:
+            raise DataError(
+                f"images called {place} differ in their suffix only; predict them one after the "
+                "other"
             )
-    names = cli.names_below([*named.values()]) if given else []
-    places = [Path(name).with_suffix("") for name in names]
-    if twice := [place for place, count in Counter(places).items() if count > 1]:
-        raise DataError(
-            f"images called {twice[0]} differ in their suffix only; predict them one after the "
-            "other"
-        )
-    return dict(zip(named, places, strict=False))
+    return dict(zip(file_by_name, places, strict=True))
 
 
-def _by_key(words: Sequence[str]) -> dict[str, list[str]]:
+def _read_keys(words: Sequence[str]) -> dict[str, list[str]]:
     """The heads of a command line by their keys; those without a key under the empty one.
 
     Raises:
@@ -406,81 +519,99 @@ def _by_key(words: Sequence[str]) -> dict[str, list[str]]:
     """
     from dinoneck.checkpoint.format import read_header
 
-    found: dict[str, list[str]] = {}
+    heads_by_key: dict[str, list[str]] = {}
     for word in words:
-        match = None if Path(word).exists() else _KEYED.fullmatch(word)
-        key, source = match.groups() if match else ("", word)
-        if Path(source).suffix.lower() in SUFFIXES:
+        key, head = "", word
+        match = _KEY_AND_HEAD.fullmatch(word)
+        if match and not Path(word).exists():
+            key, head = match.groups()
+        if Path(head).suffix.lower() in SUFFIXES:
             raise ConfigError(
-                f"--heads lists {source}, which is an image; images stand before the options"
+                f"--heads lists {head}, which is an image; images stand before the options"
             )
-        if source.endswith(".safetensors"):
-            read_header(source)  # missing and other files are refused before torch is imported
-        found.setdefault(key, []).append(source)
-    if "" in found and len(found) > 1:
+        if head.endswith(".safetensors"):
+            read_header(head)  # missing and other files are refused before torch is imported
+        heads_by_key.setdefault(key, []).append(head)
+    if "" in heads_by_key and len(heads_by_key) > 1:
         raise ConfigError(
             f"--heads lists {' '.join(words)}; expected a key for every head (KEY=HEAD), or for "
             "none"
         )
-    return found
+    return heads_by_key
 
 
-def _boxes(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row per box, column -> value."""
-    return [
-        dict(
-            zip(
-                _BOX,
-                (image, label, round(score, 4), *(round(side, 2) for side in box)),
-                strict=True,
-            )
-        )
-        for image, each in results.items()
-        for label, score, box in zip(
-            each["names"], each["scores"].tolist(), each["boxes"].tolist(), strict=True
-        )
-    ]
+def _by_key(tasks: Any) -> dict[str, Sequence[Task]]:
+    """The tasks of a predictor by the keys of its heads; those of heads without keys under the empty one."""
+    return dict(tasks) if isinstance(tasks, Mapping) else {"": tasks}
 
 
-def _values(results: Mapping[str, Mapping[str, Any]], tasks: Any) -> list[dict[str, Any]]:
-    """A row per image, column -> value; columns of keyed heads are ``key/column``."""
-    from dinoneck.inference.results import table_row
-
+def _box_rows(results: Mapping[str, Mapping[str, Any]]) -> list[Row]:
+    """A row per box."""
     rows = []
     for image, result in results.items():
-        row: dict[str, Any] = {"image": image}
-        for key, own in tasks.items() if isinstance(tasks, Mapping) else ():
-            row |= {f"{key}/{name}": cell for name, cell in table_row(result[key], own).items()}
-        rows.append(row if isinstance(tasks, Mapping) else table_row(result, tasks, image=image))
+        scores = result["scores"].tolist()
+        boxes = result["boxes"].tolist()
+        for name, score, box in zip(result["names"], scores, boxes, strict=True):
+            sides = [round(side, _BOX_DIGITS) for side in box]
+            cells = [image, name, round(score, _SCORE_DIGITS), *sides]
+            rows.append(dict(zip(_BOX_COLUMNS, cells, strict=True)))
     return rows
 
 
-def _described(
-    rows: Sequence[dict[str, Any]], results: Mapping[str, Any], tasks: Any
-) -> dict[str, Any]:
-    """The tasks, and the rows with the objects of images as COCO's run lengths."""
+def _value_rows(results: Mapping[str, Mapping[str, Any]], tasks: Any) -> list[Row]:
+    """A row per image; columns of heads with keys are ``key/column``."""
+    from dinoneck.inference.results import table_row
+
+    rows: list[Row] = []
+    for image, result in results.items():
+        if not isinstance(tasks, Mapping):
+            rows.append(table_row(result, tasks, image=image))
+            continue
+        row: Row = {"image": image}
+        for key, tasks_of_key in tasks.items():
+            for name, value in table_row(result[key], tasks_of_key).items():
+                row[_column(key, name)] = value
+        rows.append(row)
+    return rows
+
+
+def _csv_cells(row: Row) -> list[str]:
+    """The cells of a row: numbers with six digits."""
+    return [value if isinstance(value, str) else f"{value:.6g}" for value in row.values()]
+
+
+def _describe_tasks(tasks: Any) -> list[dict[str, Any]]:
+    """What the columns of the heads are."""
+    described = []
+    for key, tasks_of_key in _by_key(tasks).items():
+        for task in tasks_of_key:
+            described.append(
+                {
+                    "name": _column(key, task.name),
+                    "kind": task.kind,
+                    "unit": task.unit,
+                    "labels": task.labels,
+                }
+            )
+    return described
+
+
+def _add_objects(rows: Sequence[Row], results: Mapping[str, Any], tasks: Any) -> None:
+    """Add the objects of every image to its row, as COCO's run lengths."""
     from dinoneck.inference.results import coco_objects
 
-    keyed = tasks if isinstance(tasks, Mapping) else {"": tasks}
-    every = [
-        (key, f"{key}/{task.name}" if key else task.name, task)
-        for key, own in keyed.items()
-        for task in own
-    ]
-    try:
-        for row, result in zip(rows, results.values(), strict=True):
-            for key, name, task in every:
+    for row, result in zip(rows, results.values(), strict=True):
+        for key, tasks_of_key in _by_key(tasks).items():
+            result_of_key = result[key] if key else result
+            for task in tasks_of_key:
                 if task.is_masks:
-                    row[f"{name} objects"] = coco_objects(
-                        (result[key] if key else result)[task.name]
-                    )
-    except ImportError as error:
-        show(f"--json lacks the objects: {error}")
-    described = [
-        {"name": name, "kind": task.kind, "unit": task.unit, "labels": task.labels}
-        for _, name, task in every
-    ]
-    return {"tasks": described, "predictions": rows}
+                    objects = coco_objects(result_of_key[task.name])
+                    row[f"{_column(key, task.name)} objects"] = objects
+
+
+def _column(key: str, name: str) -> str:
+    """What a column of the heads of a key is called."""
+    return f"{key}/{name}" if key else name
 
 
 def evaluate(
@@ -521,28 +652,29 @@ def evaluate(
         views: how images are predicted.
         words: the command line.
     """
+    # refuse what is wrong before torch is imported
     cli.refuse_unused("scores, which count boxes of all scores", words)
-    least = dict(_asked(word) for word in at_least)
-    if missing := [path for path in (images, *truth) if path is not None and not path.exists()]:
-        raise DataError(
-            f"{missing[0]} does not exist; check the name, which is relative to this folder"
-        )
-    named = _by_name(heads)
-    from dinoneck.evaluation import evaluate as scored
-    from dinoneck.tasks import columns_of
+    smallest_scores = dict(_read_smallest_score(word) for word in at_least)
+    for path in (images, *truth):
+        if path is not None and not path.exists():
+            raise DataError(
+                f"{path} does not exist; check the name, which is relative to this folder"
+            )
+    head_by_name = _name_models(heads)
+    from dinoneck.evaluation import evaluate as score_models
 
-    models = {name: open_model(source, views, words)[0] for name, source in named.items()}
-    every = [getattr(one, "tasks", ()) for one in models.values()]
-    targets = {*_OF_ALL, *(own.name for tasks in every for own in (*tasks, *columns_of(tasks)))}
-    if wrong := least.keys() - targets:
+    models = {name: open_model(head, views, words).model for name, head in head_by_name.items()}
+    targets = _target_names(models)
+    unknown = smallest_scores.keys() - targets
+    if unknown:
         raise ConfigError(
-            f"--at-least names {min(wrong)!r}; expected one of {', '.join(sorted(targets))}"
+            f"--at-least names {min(unknown)!r}; expected one of {', '.join(sorted(targets))}"
         )
-    known: Any = truth if len(truth) > 1 else truth[0]
-    found = scored(
+    sources: Any = truth if len(truth) > 1 else truth[0]
+    report = score_models(
         models,
         images,
-        known,
+        sources,
         group=group,
         image_column=image_column,
         labels=labels,
@@ -551,38 +683,42 @@ def evaluate(
         class_values=class_values,
         crowd=crowd,
     )
-    show_scores(found if len(models) > 1 else {**found, "verdict": None}, held_out=False)
-    low = [line for target, value in least.items() for line in _too_low(found, target, value)]
+    # a verdict compares models
+    show_scores(report if len(models) > 1 else report | {"verdict": None}, held_out=False)
+    low = []
+    for target, smallest in smallest_scores.items():
+        low += _too_low(report, target, smallest)
     for line in low:
         show(line)
-    return {"ok": not low, **found}
+    return {"ok": not low, **report}
 
 
-def _by_name(words: Sequence[str]) -> dict[str, str]:
-    """The models of a command line: name in the tables -> its source.
+def _name_models(words: Sequence[str]) -> dict[str, str]:
+    """The models of a command line: name in the tables -> its head.
 
     Raises:
         CheckpointError: if a head file does not exist, or is none.
-        ConfigError: if a name or a source occurs twice, or some have a key and some have none.
+        ConfigError: if a name or a head occurs twice, or some have a key and some have none.
     """
-    by_key = _by_key(words)
-    sources = [source for own in by_key.values() for source in own]
-    if len({*sources}) < len(sources):
+    heads_by_key = _read_keys(words)
+    heads = list(chain.from_iterable(heads_by_key.values()))
+    if len(set(heads)) < len(heads):
         raise ConfigError(f"--heads {' '.join(words)} names a head twice; give each once")
-    if "" not in by_key:
-        several = [key for key, own in by_key.items() if len(own) > 1]
-        if several:
-            raise ConfigError(
-                f"--heads has the key {several[0]} twice, and each value is one model; give each a "
-                "key of its own, and an ensemble as its file or folder"
-            )
-        return {key: source for key, [source] in by_key.items()}
-    if len(sources) == 1:
-        return {"head": sources[0]}
-    return {source: source for source in sources}
+    if "" not in heads_by_key:
+        for key, heads_of_key in heads_by_key.items():
+            if len(heads_of_key) > 1:
+                raise ConfigError(
+                    f"--heads has the key {key} twice, and each value is one model; give each a key "
+                    "of its own, and an ensemble as its file or folder"
+                )
+        return {key: head for key, [head] in heads_by_key.items()}
+    if len(heads) == 1:
+        return {"head": heads[0]}
+    return {head: head for head in heads}
 
 
-def _asked(word: str) -> tuple[str, float]:
+def _read_smallest_score(word: str) -> tuple[str, float]:
+    """The target and the number of an ``--at-least``."""
     target, _, value = word.rpartition("=")
     with suppress(ValueError):
         if target and math.isfinite(float(value)):
@@ -590,24 +726,47 @@ def _asked(word: str) -> tuple[str, float]:
     raise ConfigError(f"--at-least is {word!r}; expected TARGET=VALUE, such as crop=0.8 or AP=0.3")
 
 
-def _too_low(found: dict[str, Any], target: str, least: float) -> list[str]:
-    """A line for each model whose score of the target is below the least one."""
-    objects = found.get("boxes", {}) | found.get("masks", {}) | found.get("segments", {})
-    scores = {name: own[target] for name, own in objects.items() if target in own}
-    for name, own in found.get("scores", {}).get(target, {}).items():
-        scores[name] = next(
-            own[key]["pooled"] for key in ("r2", "accuracy", "mean_iou") if key in own
-        )
+def _target_names(models: Mapping[str, Any]) -> set[str]:
+    """What ``--at-least`` may name: overall scores, and tasks and columns of the heads."""
+    from dinoneck.tasks import columns_of
+
+    names = set(_OVERALL_SCORES)
+    for model in models.values():
+        tasks = getattr(model, "tasks", ())
+        names.update(task.name for task in tasks)
+        names.update(column.name for column in columns_of(tasks))
+    return names
+
+
+def _too_low(report: Mapping[str, Any], target: str, smallest: float) -> list[str]:
+    """A line for each model whose score of the target is below the smallest one that is allowed."""
+    scores: dict[str, float | None] = {}
+    object_scores: dict[str, Mapping[str, Any]] = {}
+    for kind in ("boxes", "masks", "segments"):
+        object_scores |= report.get(kind, {})
+    for model, of_model in object_scores.items():
+        if target in of_model:
+            scores[model] = of_model[target]
+    value_scores = report.get("scores", {})
+    for model, of_model in value_scores.get(target, {}).items():
+        scores[model] = _main_score(of_model)
     if not scores:
-        there = {*found.get("scores", {})}
-        for object_scores in objects.values():
-            there.update(object_scores)
+        names = set(value_scores)
+        for of_model in object_scores.values():
+            names.update(of_model)
         raise ConfigError(
-            f"--at-least names {target!r}; expected one of {some_of(there, 8)}."
-            f"{did_you_mean(target, there)}"
+            f"--at-least names {target!r}; expected one of {some_of(names, 8)}."
+            f"{did_you_mean(target, names)}"
         )
-    return [
-        f"{target} of {name} is {x}, below {least:g}"
-        for name, x in scores.items()
-        if x is None or x < least
-    ]
+    low = []
+    for model, score in scores.items():
+        if score is None or score < smallest:
+            low.append(f"{target} of {model} is {score}, below {smallest:g}")
+    return low
+
+
+def _main_score(scores: Mapping[str, Any]) -> float | None:
+    """The R², accuracy or mean IoU of a target, whichever it has."""
+    name = next(name for name in _MAIN_SCORES if name in scores)
+    score: float | None = scores[name]["pooled"]
+    return score

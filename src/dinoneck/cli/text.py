@@ -19,17 +19,18 @@ if TYPE_CHECKING:
 
     from dinoneck.data.preprocessing import Preprocessing
 
+_JPEG_QUALITY = 90
+
 
 def show(value: str | Mapping[str, Any], stream: TextIO | None = None) -> None:
     """Print a line, or a document as a line per entry that holds something.
 
-    No entry can end a line, colour or wipe it away: signs that steer a terminal are spelled out.
+    Control characters are escaped, so that no entry can end a line, colour it or wipe it away.
     """
-    lines = (
-        [value]
-        if isinstance(value, str)
-        else [f"{key:<10} {in_line(entry)}" for key, entry in _filled(value)]
-    )
+    if isinstance(value, str):
+        lines = [value]
+    else:
+        lines = [f"{key:<10} {in_line(entry)}" for key, entry in _filled(value)]
     for line in lines:
         print(printable(line), file=stream)
 
@@ -38,9 +39,10 @@ def save_picture(out: Path, picture: Image.Image) -> None:
     """Write a picture in the format of its name."""
     from PIL import Image
 
+    picture_format = Image.registered_extensions()[out.suffix.lower()]
     buffer = io.BytesIO()
+    picture.save(buffer, picture_format, quality=_JPEG_QUALITY)
     out.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(buffer, Image.registered_extensions()[out.suffix.lower()], quality=90)
     write_whole(out, buffer.getvalue())
 
 
@@ -66,40 +68,46 @@ def whole_folder(folder: Path | None) -> Iterator[Path | None]:
 def in_line(value: Any) -> str:
     """Return a value of a document on one line: of a record the entries that hold something."""
     if isinstance(value, Mapping):
-        pairs = [
-            f"{key} ({in_line(entry)})" if isinstance(entry, Mapping) else f"{key} {in_line(entry)}"
-            for key, entry in _filled(value)
-        ]
-        return ", ".join(pairs)
+        texts = []
+        for key, entry in _filled(value):
+            text = in_line(entry)
+            texts.append(f"{key} ({text})" if isinstance(entry, Mapping) else f"{key} {text}")
+        return ", ".join(texts)
+    if isinstance(value, str | Path):
+        return str(value)
     if isinstance(value, Sequence) and any(isinstance(entry, Mapping) for entry in value):
         return "; ".join(map(in_line, value))
     if isinstance(value, float):
         return f"{value:.6g}"
-    return (
-        str(value)
-        if isinstance(value, str | Path)
-        else json.dumps(value, ensure_ascii=False, default=str)
-    )
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _filled(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    return ((key, value) for key, value in record.items() if value not in (None, "", [], (), {}))
+    """The entries of a record that hold something; 0 and False do."""
+    for key, value in record.items():
+        if value not in (None, "", [], (), {}):
+            yield key, value
 
 
 def file_size(size: int) -> str:
     """Return the size of a file in the unit that shows it: 27 kB, 1.4 MB."""
-    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{max(1, round(size / 1e3))} kB"
+    if size >= 1e6:
+        return f"{size / 1e6:.1f} MB"
+    return f"{max(1, round(size / 1e3))} kB"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return rows as aligned text, the first column to the left."""
-    lines = [[printable(cell) for cell in row] for row in (header, *rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    texts = [
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
-        for line in lines
-    ]
-    return "\n".join([texts[0], "-" * len(texts[0]), *texts[1:]])
+    escaped_rows = [[printable(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*escaped_rows, strict=True)]
+    lines = []
+    for first, *others in escaped_rows:
+        cells = [first.ljust(widths[0])]
+        for cell, width in zip(others, widths[1:], strict=True):
+            cells.append(cell.rjust(width))
+        lines.append("  ".join(cells))
+    rule = "-" * len(lines[0])
+    return "\n".join([lines[0], rule, *lines[1:]])
 
 
 def show_scores(report: Mapping[str, Any], held_out: bool = True) -> None:
@@ -111,12 +119,11 @@ def show_scores(report: Mapping[str, Any], held_out: bool = True) -> None:
     """
     from dinoneck.viz.score_tables import all_tables
 
-    for each in all_tables(report, held_out):
-        print(table(each.header, each.rows))
+    for scores in all_tables(report, held_out):
+        print(table(scores.header, scores.rows))
     costs = report.get("cost", {})
-    rows = [[name, *map(in_line, own.values())] for name, own in costs.items()]
-    if rows:
-        print(table(("cost", *(key.replace("_", " ") for key in next(iter(costs.values())))), rows))
+    if costs:
+        print(_cost_table(costs))
     if report.get("verdict"):
         show(report["verdict"])
     names = no_better_than_mean(report)
@@ -125,6 +132,14 @@ def show_scores(report: Mapping[str, Any], held_out: bool = True) -> None:
             f"{', '.join(names)}: R² is not above 0, so the head is no better than the mean of all "
             "images."
         )
+
+
+def _cost_table(costs: Mapping[str, Mapping[str, Any]]) -> str:
+    """A line per model with its seconds per image and numbers of parameters."""
+    first = next(iter(costs.values()))
+    header = ["cost", *(key.replace("_", " ") for key in first)]
+    rows = [[name, *map(in_line, cost.values())] for name, cost in costs.items()]
+    return table(header, rows)
 
 
 def no_better_than_mean(report: Mapping[str, Any]) -> list[str]:
@@ -145,10 +160,11 @@ def no_better_than_mean(report: Mapping[str, Any]) -> list[str]:
 def show_remainder(preprocess: Preprocessing, size: tuple[int, int]) -> None:
     """Print what becomes of a size (height, width) in px that the patch does not divide."""
     canvas = preprocess.placement(size).canvas
-    if canvas != size:
-        before, after = ("x".join(map(str, sides)) for sides in (size, canvas))
-        patch, how = preprocess.patch_size, preprocess.resize
-        show(
-            f"The patch of {patch} px does not divide {before} px: --resize {how} makes it "
-            f"{after} px."
-        )
+    if canvas == size:
+        return
+    height, width = size
+    new_height, new_width = canvas
+    show(
+        f"The patch of {preprocess.patch_size} px does not divide {height}x{width} px: --resize "
+        f"{preprocess.resize} makes it {new_height}x{new_width} px."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from dinoneck.extras import check_installed
 from dinoneck.training.config import TrainConfig
 
 if TYPE_CHECKING:
+    from dinoneck.data.layout import DataFolder
     from dinoneck.data.preprocessing import Preprocessing
     from dinoneck.training.run import Run
 
@@ -25,6 +27,8 @@ ENOUGH_ALONG = 40
 # detectors whose code is that of transformers; dinoneck.detection.head, which imports torch, has
 # the same names
 _OF_TRANSFORMERS = ("dfine", "rtdetrv2")
+# parameters of heads, necks and pyramids that --hidden-dim sets: the first that a class has
+_WIDTHS = ("fpn_dim", "hidden_dim", "out_channels")
 # ratio of the two scales; rounding to whole patches alone gives up to about 2 %
 DISTORTED = 1.02
 
@@ -67,11 +71,11 @@ def train(
         overwrite: replace the results of an earlier run.
         resume: continue an interrupted run of the same config (default: on).
     """
-    if config is not None:  # the file that comes first is read before
+    if config is not None:  # a training file that comes first is read by cli.main.command
         raise ConfigError(
             f"{config}: one training file stands first: dinoneck train RUN.yaml --out FOLDER ..."
         )
-    # before torch is imported
+    # refuse what is wrong before torch is imported
     if out.is_file():
         raise ConfigError(f"--out {out} is a file; name a folder")
     if (out / "report.json").exists() and not overwrite:
@@ -81,61 +85,93 @@ def train(
         )
     _check_names(run)
     _check_extras(run)
-    if objects := run.data.boxes or run.data.objects:
-        if heads:
-            raise ConfigError(
-                f"--heads {' '.join(heads)} compares heads of images; {objects} is for one, "
-                "--head NAME"
-            )
-        from dinoneck.detection import train_detector, train_instances
-
-        train_objects: Any = train_detector if run.data.boxes is not None else train_instances
-        report: dict[str, Any] = train_objects(
-            with_width(run, hidden_dim), out, overwrite=overwrite, resume=resume
+    objects = run.data.boxes or run.data.objects
+    if objects and heads:
+        raise ConfigError(
+            f"--heads {' '.join(heads)} compares heads of images; {objects} is for one, --head NAME"
         )
+    if objects:
+        run = with_width(run, hidden_dim)
+        report = _train_objects(run, out, overwrite=overwrite, resume=resume)
     else:
         from dinoneck.training.data_folder import of_data_folder
 
-        run, data_folder = of_data_folder(run)  # before torch is imported
-        from dinoneck.training.run import Run, prepare_heads, train_heads
-
-        run = with_width(run, hidden_dim)
-        runs = {}
-        if heads:
-            runs = prepare_heads(run, heads, out, overwrite=overwrite, data_folder=data_folder)
-            first = next(iter(runs.values()))
-        else:
-            first = Run(run, out, overwrite=overwrite, data_folder=data_folder)
-        _describe(first)
-        report = train_heads(runs, out, resume=resume) if heads else first.train(resume=resume)
+        run, folder = of_data_folder(run)
+        run = with_width(run, hidden_dim)  # imports torch
+        report = _train_heads(run, heads, out, folder, overwrite=overwrite, resume=resume)
     show_scores(report)
     print(f"written: {out}, with report.json")
     return {"out": out, "report": report}
 
 
+def _train_objects(
+    config: TrainConfig, out: Path, *, overwrite: bool, resume: bool
+) -> dict[str, Any]:
+    """Train a detector on boxes, or a head on the masks of objects."""
+    from dinoneck.detection import train_detector, train_instances
+
+    if config.data.boxes is not None:
+        return train_detector(config, out, overwrite=overwrite, resume=resume)
+    return train_instances(config, out, overwrite=overwrite, resume=resume)
+
+
+def _train_heads(
+    config: TrainConfig,
+    heads: Sequence[str],
+    out: Path,
+    folder: DataFolder | None,
+    *,
+    overwrite: bool,
+    resume: bool,
+) -> dict[str, Any]:
+    """Train the head of a configuration, or each of several on the same tokens and folds.
+
+    ``folder`` is the folder of data that the configuration was made of, which is read already.
+    """
+    from dinoneck.training.run import Run, prepare_heads, train_heads
+
+    if not heads:
+        only = Run(config, out, overwrite=overwrite, data_folder=folder)
+        _describe(only)
+        return only.train(resume=resume)
+    runs = prepare_heads(config, heads, out, overwrite=overwrite, data_folder=folder)
+    first = next(iter(runs.values()))
+    _describe(first)
+    return train_heads(runs, out, resume=resume)
+
+
 def _check_names(run: TrainConfig) -> None:
     """Refuse names of files, columns and backbones that are wrong, before torch is imported."""
-    data, folds = run.data, run.folds
+    data = run.data
     check_backbone_name(run.backbone.name, run.backbone.source)
-    objects = (data.boxes, data.val_boxes, data.val_images, data.instances, *(data.panoptic or ()))
-    files = (data.images, data.store, *objects, run.backbone.file)
-    if missing := [
-        file for file in files if file is not None and "://" not in file and not Path(file).exists()
-    ]:
-        raise DataError(
-            f"{missing[0]} does not exist; check the name, which is relative to this folder"
-        )
+    files = (
+        data.images,
+        data.store,
+        data.boxes,
+        data.val_boxes,
+        data.val_images,
+        data.instances,
+        *(data.panoptic or ()),
+        run.backbone.file,
+    )
+    for file in files:
+        is_local = file is not None and "://" not in file
+        if is_local and not Path(file).exists():
+            raise DataError(
+                f"{file} does not exist; check the name, which is relative to this folder"
+            )
     if data.csv is not None:
         from dinoneck.data.tables import read_cells
 
-        named = [
+        columns = [
             data.image_column or "image",
             *data.targets,
             *data.aux_targets,
             data.labels,
-            *folds.group,
+            *run.folds.group,
+            run.folds.column,
         ]
-        read_cells(data.csv, [column for column in (*named, folds.column) if column is not None])
+        read_cells(data.csv, [column for column in columns if column is not None])
 
 
 def _check_extras(run: TrainConfig) -> None:
@@ -159,23 +195,24 @@ def _check_extras(run: TrainConfig) -> None:
 
 
 def with_width(run: TrainConfig, hidden_dim: int | None) -> TrainConfig:
-    """Return the config with the width of its head, neck or pyramid; None = as in the config."""
+    """Return the config with the width of its head, neck or pyramid; None: as in the config."""
     from dinoneck.registry import import_modules, resolve
     from dinoneck.training.tasks import head_type
 
     if hidden_dim is None:
         return run
     import_modules(run.imports)
-    kind = head_type(run, "segmentation" if run.data.labels and not run.data.targets else None)
     if run.data.boxes is not None:
         from dinoneck.detection.training import NECK
 
-        kind = run.head.get("type", NECK)
-    takes = inspect.signature(resolve(kind)).parameters
-    name = next(
-        (name for name in ("fpn_dim", "hidden_dim", "out_channels") if name in takes), "hidden_dim"
-    )
-    return run.changed(head={**run.head, name: hidden_dim})
+        type_name = run.head.get("type", NECK)
+    else:
+        masks_alone = bool(run.data.labels) and not run.data.targets
+        type_name = head_type(run, "segmentation" if masks_alone else None)
+    parameters = inspect.signature(resolve(type_name)).parameters
+    widths = [name for name in _WIDTHS if name in parameters]
+    width = widths[0] if widths else "hidden_dim"  # which the head then refuses
+    return run.changed(head={**run.head, width: hidden_dim})
 
 
 def _describe(run: Run) -> None:
@@ -185,28 +222,37 @@ def _describe(run: Run) -> None:
     from dinoneck.data.layout import HELD_OUT
     from dinoneck.training.table import groups_of, target_columns
 
-    config, table, source = run.config, run.table, run.source
+    config = run.config
+    table = run.table
+    source = run.source
+
+    # what it learns
     targets, auxiliary = target_columns(config, table)
     masks = [task.name for task in run.problem.tasks if task.is_map]
-    groups, grid = len({*groups_of(table)}), source.first.grid
-    more = f"; auxiliary: {', '.join(auxiliary)}" if auxiliary else ""
-    print(f"{len(table)} images, {groups} groups, targets {', '.join([*targets, *masks])}{more}")
+    num_groups = len(set(groups_of(table)))
+    line = f"{len(table)} images, {num_groups} groups, targets {', '.join([*targets, *masks])}"
+    if auxiliary:
+        line += f"; auxiliary: {', '.join(auxiliary)}"
+    print(line)
+
+    # what it reads
+    grid = source.first.grid
+    patches = f"{grid.rows}x{grid.cols} patches"
     if source.backbone is None:
-        print(
-            f"Tokens come from {config.data.store}: {source.record.get('name')}, "
-            f"{grid.rows}x{grid.cols} patches."
-        )
+        print(f"Tokens come from {config.data.store}: {source.record.get('name')}, {patches}.")
     else:
-        height, width = read_image_size(table[IMAGES].iloc[0])
-        rows, cols = source.preprocess.placement((height, width)).canvas
-        patches = f"{grid.rows}x{grid.cols} patches"
+        size = read_image_size(table[IMAGES].iloc[0])
+        height, width = size
+        new_height, new_width = source.preprocess.placement(size).canvas
         print(
-            f"The first image, {height}x{width} px (height x width), becomes {rows}x{cols} px, "
-            f"{patches}."
+            f"The first image, {height}x{width} px (height x width), becomes "
+            f"{new_height}x{new_width} px, {patches}."
         )
-        show_remainder(source.preprocess, source.preprocess.size or (height, width))
-        for line in size_advice(source.preprocess, (height, width)):
+        show_remainder(source.preprocess, source.preprocess.size or size)
+        for line in size_advice(source.preprocess, size):
             print(line)
+
+    # how it is scored
     is_drawn = config.folds.column is None and HELD_OUT not in table.attrs
     if GROUP not in table and is_drawn and len(run.folds) > 1:
         print(

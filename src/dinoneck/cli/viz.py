@@ -8,20 +8,27 @@ from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from tyro.conf import Positional, arg
 
 from dinoneck.atomic import read_regular
 from dinoneck.cli import arguments as cli
-from dinoneck.cli.predict import Predict, known_values, open_model, predict_named
+from dinoneck.cli.predict import OpenModel, known_values, open_model, predict_named
 from dinoneck.cli.text import file_size, save_picture
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.text import counted, reason_of
 from dinoneck.training.config import SIZE, FrozenBackbone
 
 if TYPE_CHECKING:
+    import torch
+
+    from dinoneck.backbones.backbone import Backbone
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+    from dinoneck.data.boxes import BoxImages
+    from dinoneck.data.layout import Subfolders
+    from dinoneck.data.preprocessing import Preprocessing
+    from dinoneck.inference.predictor import Predictor
     from dinoneck.tasks import Task
     from dinoneck.tokens import Tokens
     from dinoneck.viz.scales import ReportEntry
@@ -66,56 +73,56 @@ def report(
         views: how the images are predicted.
         words: the command line.
     """
+    # refuse what is wrong before torch is imported
     files = list(dict.fromkeys(cli.list_images(images))) if images else []
     cli.check_output(out, [*files, head, truth], _PAGES)
     if truth is None:
         cli.refuse_unused("a report without --truth", words)
-    model, predict, heads = open_model(head, views, words, maps=len(files) <= max_images)
+
+    # predict
+    opened = open_model(head, views, words, maps=len(files) <= max_images)
+    tasks: Sequence[Task] = getattr(opened.model, "tasks", ())  # none: of a detector
+    training = _training_report(Path(head), tasks)
+    if tasks:
+        # without images their list refuses with what to name
+        files = files or cli.list_images(images)
+        report_images = _images_of_heads(
+            opened.model, files, truth, image_column=image_column, subfolders=subfolders
+        )
+    else:
+        report_images = _images_of_detector(opened.model, files, images, truth, training)
+    entries, left_out = _report_entries(
+        opened, report_images, most_drawn=max_images, with_tokens=not no_tokens
+    )
+
+    # write
     from dinoneck.atomic import write_text
     from dinoneck.viz.report import agreement, html_report
 
-    tasks: Sequence[Task] = getattr(model, "tasks", ())
-    training = _training_report(Path(head), tasks)
-    if tasks:
-        files = files or cli.list_images(images)
-        named: dict[str, Any] = dict(zip(cli.names_below(files), files, strict=True))
-        paths: Sequence[Path] = files
-        values = (
-            {} if truth is None else known_values(truth, image_column, files, tasks, subfolders)
-        )
-        known, shown = lambda file: values.get(file, {}), model.picture
-    else:
-        report_images = _box_images(
-            files, images, truth, training, model.classes, model.preprocess.bits
-        )
-        named = report_images.entries
-        paths = report_images.files
-        known = report_images.known_boxes
-        shown = report_images.pixels
-    entries, left_out = _entries(model, predict, named, known, shown, max_images, not no_tokens)
-    facts = _facts(head, heads, model, truth)
-    title = f"Predictions of {'/'.join(Path(head).parts[-2:])}"
     page = html_report(
         entries,
         tasks,
-        title=title,
-        facts=facts,
+        title=f"Predictions of {'/'.join(Path(head).parts[-2:])}",
+        facts=_facts(head, opened, truth),
         training=training,
         unread=left_out,
-        classes=getattr(model, "classes", ()),
-        trained_on=_count_trained_on(heads, paths),
+        classes=getattr(opened.model, "classes", ()),
+        trained_on=_count_trained_on(opened.checkpoints, report_images.files),
     )
     write_text(out, page)
-    size, drawn = out.stat().st_size, page.count("<article ")
+    num_bytes = out.stat().st_size
+    num_drawn = page.count("<article ")
     print(
-        f"{counted(len(entries), 'image')} predicted, {drawn} drawn; written: {out} "
-        f"({file_size(size)})"
+        f"{counted(len(entries), 'image')} predicted, {num_drawn} drawn; written: {out} "
+        f"({file_size(num_bytes)})"
     )
-    counts = {"bytes": size, "images": len(entries), "drawn": drawn, "unread": left_out}
     return {
         "ok": not (left_out and strict),
         "written": [out],
-        **counts,
+        "bytes": num_bytes,
+        "images": len(entries),
+        "drawn": num_drawn,
+        "unread": left_out,
         "scores": agreement(entries, tasks),
     }
 
@@ -128,189 +135,251 @@ def _count_trained_on(heads: Sequence[HeadCheckpoint], images: Sequence[Path]) -
     return len(seen_in_training(sources, images))
 
 
-def _entries(
-    model: Any,
-    predict: Predict,
-    named: Mapping[str, Any],
-    known: Any,
-    shown: Any,
-    most: int,
-    with_tokens: bool,
+@dataclass(frozen=True)
+class _ReportImages:
+    """The images of a report.
+
+    Attributes:
+        items: name -> what names the image to ``known`` and ``pixels``: its file, or its index in
+            the list of images with boxes.
+        known: returns what is known of an image; empty where nothing is.
+        pixels: returns an image as it is drawn; a detector predicts from it.
+        files: of all images.
+    """
+
+    items: dict[str, Any]
+    known: Callable[[Any], Mapping[str, Any]]
+    pixels: Callable[[Any], Any]
+    files: Sequence[Path]
+
+
+def _images_of_heads(
+    predictor: Predictor,
+    files: Sequence[Path],
+    truth: Path | None,
+    *,
+    image_column: str,
+    subfolders: Subfolders | None,
+) -> _ReportImages:
+    """Files, with the known values that a truth has of them."""
+    known: Mapping[Path, Mapping[str, Any]] = {}
+    if truth is not None:
+        known = known_values(truth, image_column, files, predictor.tasks, subfolders)
+
+    def known_of(file: Path) -> Mapping[str, Any]:
+        return known.get(file, {})
+
+    items = dict(zip(cli.names_below(files), files, strict=True))
+    return _ReportImages(items=items, known=known_of, pixels=predictor.picture, files=files)
+
+
+def _report_entries(
+    opened: OpenModel, images: _ReportImages, *, most_drawn: int, with_tokens: bool
 ) -> tuple[list[ReportEntry], dict[str, str]]:
-    """An entry per image that can be used, with pixels for the worst of them; why others cannot.
+    """An entry per image that can be used, and name -> why another one cannot.
 
     Args:
-        model: the Predictor or Detector.
-        predict: predicts a list of images, with maps unless there are more than are drawn.
-        named: name -> the image of ``known`` and ``shown``; of a Predictor its file.
-        known: image -> known values.
-        shown: image -> its pixels as they are drawn; a detector predicts them.
-        most: how many are drawn.
+        opened: the model; its predictions hold maps unless there are more images than are drawn.
+        images: its images.
+        most_drawn: how many entries have pixels: those of the largest errors, and typical ones.
         with_tokens: whether those of a Predictor have their tokens as colours.
     """
     from dinoneck.viz.report import worst_and_typical
     from dinoneck.viz.scales import ReportEntry
 
+    model = opened.model
     tasks = getattr(model, "tasks", ())
-    results, left_out = predict_named(
-        lambda items: predict(items if tasks else [*map(shown, items)]), named, True
-    )
-    entries = [
-        ReportEntry(name, result, known=known(named[name])) for name, result in results.items()
-    ]
-    drawn = worst_and_typical(entries, tasks, most)
-    items = [named[entries[i].name] for i in drawn]
-    colours = _token_colours(model, items) if tasks and with_tokens else [None] * len(items)
-    for i, item, tokens in zip(drawn, items, colours, strict=True):
-        entries[i] = replace(entries[i], image=partial(shown, item), tokens=tokens)
-        if tasks and len(named) > most:  # the maps of all images would not fit
-            entries[i] = replace(entries[i], result=model(item, maps="patch")[0])
+
+    def predict(items: list[Any]) -> list[dict[str, Any]]:
+        if tasks:
+            return opened.predict(items)
+        return opened.predict([images.pixels(item) for item in items])
+
+    results, left_out = predict_named(predict, images.items, skip_unusable=True)
+    entries = []
+    for name, result in results.items():
+        entries.append(ReportEntry(name, result, known=images.known(images.items[name])))
+
+    drawn = worst_and_typical(entries, tasks, most_drawn)
+    drawn_items = [images.items[entries[i].name] for i in drawn]
+    colours: Sequence[Any] = [None] * len(drawn)
+    if tasks and with_tokens:
+        colours = _token_colours(model, drawn_items)
+    for i, item, tokens in zip(drawn, drawn_items, colours, strict=True):
+        entries[i] = replace(entries[i], image=partial(images.pixels, item), tokens=tokens)
+        if tasks and len(images.items) > most_drawn:  # the maps of all images would not fit
+            [result] = model(item, maps="patch")
+            entries[i] = replace(entries[i], result=result)
     return entries, left_out
 
 
-def _token_colours(model: Any, files: Sequence[Path]) -> list[Any]:
+def _token_colours(predictor: Predictor, files: Sequence[Path]) -> list[Any]:
     """The tokens of each image as colours, whose directions all of them share."""
     import torch
 
     from dinoneck.viz.pca import PCABasis, pca_rgb
 
-    features = _tokens(model.backbone, model.preprocess, files)
-    basis = PCABasis.fit(torch.cat([own.patches[-1][0] for own in features])) if files else None
-    return [pca_rgb(own, basis=basis)[0] for own in features]
+    if not files:
+        return []
+    tokens_of_images = _tokens(predictor.backbone, predictor.preprocess, files)
+    basis = PCABasis.fit(torch.cat([tokens.patches[-1][0] for tokens in tokens_of_images]))
+    return [pca_rgb(tokens, basis=basis)[0] for tokens in tokens_of_images]
 
 
-def _facts(
-    head: str, heads: Sequence[HeadCheckpoint], model: Any, truth: Path | None
-) -> dict[str, dict[str, str]]:
+def _facts(head: str, opened: OpenModel, truth: Path | None) -> dict[str, dict[str, str]]:
     """What the first head is, in the words of ``dinoneck inspect``, and how it was run."""
     from dinoneck.cli.files import entries
     from dinoneck.version import versions
 
-    commits = {f"commit of {one.source}": one.revision for one in heads if one.revision}
+    model = opened.model
+    checkpoints = opened.checkpoints
+    about_head = {"from": f"{head}, {counted(len(checkpoints), 'head')}"}
+    for checkpoint in checkpoints:
+        if checkpoint.revision:
+            about_head[f"commit of {checkpoint.source}"] = checkpoint.revision
+    about_head |= entries(checkpoints[0].meta)
+
     run = {
         "device": str(model.device),
         "known values": str(truth or "none"),
-        "made": f"{date.today()}",
+        "made": str(date.today()),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
-    run["versions"] = ", ".join(f"{name} {own}" for name, own in versions().items())
-    boxes = (
-        f"those of a score of {model.min_score:.2g} or more" if not hasattr(model, "tasks") else ""
-    )
-    run |= (
-        {"boxes": boxes}
-        if boxes
-        else {"views": f"{model.tta}, the mean of {len(model.views)} views"}
-    )
-    own = {"from": f"{head}, {counted(len(heads), 'head')}", **commits, **entries(heads[0].meta)}
-    return {"The head": own, "How it was run": run}
+    if hasattr(model, "tasks"):
+        run["views"] = f"{model.tta}, the mean of {len(model.views)} views"
+    else:
+        run["boxes"] = f"those of a score of {model.min_score:.2g} or more"
+    return {"The head": about_head, "How it was run": run}
 
 
 def _training_report(head: Path, tasks: Sequence[Task]) -> dict[str, Any]:
-    """The report of the training run in whose folder a head lies, with what other files hold for the page."""
+    """The report of the training run in whose folder a head lies, with what other files hold for the page.
+
+    It is empty where there is none, or the run is one of other tasks.
+    """
     folder = head if head.is_dir() else head.parent
-    path = (folder.parent if folder.name == "heads" else folder) / "report.json"
+    run = folder.parent if folder.name == "heads" else folder
+    path = run / "report.json"
     if not path.is_file():
         return {}
     try:
-        found: dict[str, Any] = json.loads(read_regular(path))
-        scores = found.get("scores", {})
+        report: dict[str, Any] = json.loads(read_regular(path))
+        scores = report.get("scores", {})
     except (OSError, ValueError, RecursionError, AttributeError) as error:
         raise DataError(
             f"{path} is not the report of a training, or is damaged: {reason_of(error)}; remove "
             "it, or move the head out of its folder"
         ) from error
-    # of maps: "task label"
-    scored = {own for name in scores for own in (name, name.partition(" ")[0])}
-    if tasks and scored.isdisjoint(name for task in tasks for name in (task.name, *task.columns)):
-        return {}  # of another run
-    held_out: dict[str, Any] = {}
-    table, log = path.with_name("out_of_fold.csv"), path.with_name("log.jsonl")
-    if table.is_file():
-        import pandas as pd
-
-        from dinoneck.data.tables import read_cells
-
-        cells = read_cells(table)
-        for name in sorted(
-            name for name, own in scores.items() if "r2" in own["head"] and name in cells
-        ):
-            pair = cells[[name, f"{name} (head)"]].apply(pd.to_numeric, errors="coerce").dropna()
-            held_out |= {name: pair.to_numpy().T} if len(pair) else {}
-    lines = log.read_text("utf-8").splitlines() if "best" in found and log.is_file() else []
-    more = {"log": [json.loads(line) for line in lines], "path": path, "held_out": held_out}
-    return {**found, **more, "remarks": [found["verdict"]] if "verdict" in found else []}
+    if tasks and not _are_scored(tasks, scores):
+        return {}
+    report["log"] = []
+    log = run / "log.jsonl"
+    if "best" in report and log.is_file():
+        report["log"] = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+    report["path"] = path
+    report["held_out"] = _held_out_values(run / "out_of_fold.csv", scores)
+    report["remarks"] = [report["verdict"]] if "verdict" in report else []
+    return report
 
 
-@dataclass(frozen=True)
-class _ReportImages:
-    """The images of a detector's report.
-
-    Attributes:
-        entries: name -> what names the image to ``known_boxes`` and ``pixels``: its file, or its
-            place in the list of images with boxes.
-        known_boxes: returns the known boxes of an image; empty where none are known.
-        pixels: returns what the detector takes of an image.
-        files: of all images.
-    """
-
-    entries: dict[str, Any]
-    known_boxes: Callable[[Any], dict[str, Any]]
-    pixels: Callable[[Any], Any]
-    files: Sequence[Path]
+def _are_scored(tasks: Sequence[Task], scores: Mapping[str, Any]) -> bool:
+    """Whether a report has a score of one of the tasks."""
+    scored = set(scores)
+    scored.update(name.partition(" ")[0] for name in scores)  # of maps: "task label"
+    return any(not scored.isdisjoint((task.name, *task.columns)) for task in tasks)
 
 
-def _box_images(
+def _held_out_values(table: Path, scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Target -> (2, n) known and predicted numbers of the images that a run held out; empty without its table."""
+    if not table.is_file():
+        return {}
+    import pandas as pd
+
+    from dinoneck.data.tables import read_cells
+
+    cells = read_cells(table)
+    held_out = {}
+    for name in sorted(scores):
+        if "r2" not in scores[name]["head"] or name not in cells:
+            continue
+        pairs = cells[[name, f"{name} (head)"]].apply(pd.to_numeric, errors="coerce").dropna()
+        if len(pairs):
+            held_out[name] = pairs.to_numpy().T
+    return held_out
+
+
+def _images_of_detector(
+    detector: Any,
     files: list[Path],
     images: Sequence[Path],
     truth: Path | None,
     training: Mapping[str, Any],
-    classes: Sequence[str],
-    bits: int | None,
 ) -> _ReportImages:
-    """The images of a COCO file; without any those that are named, or else those that the run held out.
-
-    ``bits`` are those of 16-bit images.
-    """
+    """The images of a COCO file; without one those that are named, or else those that the run held out."""
     from dinoneck.data.boxes import BoxImages
 
+    bits = detector.preprocess.bits
     if truth is not None:
         if len(images) != 1 or not images[0].is_dir():
             raise ConfigError(
                 f"--truth {truth} names its images itself; name the one folder that they are in"
             )
-        known = BoxImages(truth, images[0], classes=classes, bits=bits, allow_unlisted=True)
-    elif images:
-        return _images_without_boxes(files, bits)
-    elif "best" in training:
-        from dinoneck.detection.training import open_images
-        from dinoneck.training.config import TrainConfig
-
-        above = training["path"].resolve().parents
-        data = {key: _found(value, above) for key, value in training["config"]["data"].items()}
-        known = open_images(TrainConfig.from_dict({**training["config"], "data": data}))[1]
-        known.transform = None
-    else:
-        raise ConfigError(
-            "no images are named, and no report.json of a detector's training is there; name images"
+        return _images_with_boxes(
+            BoxImages(truth, images[0], classes=detector.classes, bits=bits, allow_unlisted=True)
         )
+    if images:
+        return _images_without_boxes(files, bits)
+    if "best" in training:
+        return _images_with_boxes(_held_out_images(training))
+    raise ConfigError(
+        "no images are named, and no report.json of a detector's training is there; name images"
+    )
 
-    known_classes = [
-        name for label, name in enumerate(known.classes) if label not in known.unlisted
-    ]
 
-    def boxes(place: int) -> dict[str, Any]:
-        target = known[place][1]
+def _held_out_images(training: Mapping[str, Any]) -> BoxImages:
+    """The images that the run of a report held out, whose paths may be relative to a folder above the run."""
+    from dinoneck.detection.training import open_images
+    from dinoneck.training.config import TrainConfig
+
+    folders = training["path"].resolve().parents
+    config = training["config"]
+    data = {key: _existing_path(value, folders) for key, value in config["data"].items()}
+    _, held_out = open_images(TrainConfig.from_dict(config | {"data": data}))
+    held_out.transform = None
+    return held_out
+
+
+def _existing_path(value: Any, folders: Sequence[Path]) -> Any:
+    """A path where it exists: here, or in one of the folders; any other value as it is."""
+    if not isinstance(value, str) or not value:
+        return value
+    for path in (Path(value), *(folder / value for folder in folders)):
+        if path.exists():
+            return str(path)
+    return value
+
+
+def _images_with_boxes(box_images: BoxImages) -> _ReportImages:
+    """Images and their known boxes."""
+    known_classes = []
+    for label, name in enumerate(box_images.classes):
+        if label not in box_images.unlisted:
+            known_classes.append(name)
+
+    def known_boxes(index: int) -> dict[str, Any]:
+        target = box_images[index][1]
         return {
             "boxes": target["boxes"].numpy(),
-            "names": [known.classes[label] for label in target["labels"].tolist()],
+            "names": [box_images.classes[label] for label in target["labels"].tolist()],
             "classes": known_classes,
         }
 
-    def pixels(place: int) -> Any:
-        return known.original(place)[0]
+    def pixels(index: int) -> Any:
+        return box_images.original(index)[0]
 
-    places = {name: place for place, name in enumerate(cli.names_below(known.paths))}
-    return _ReportImages(entries=places, known_boxes=boxes, pixels=pixels, files=known.paths)
+    files = box_images.paths
+    items = {name: index for index, name in enumerate(cli.names_below(files))}
+    return _ReportImages(items=items, known=known_boxes, pixels=pixels, files=files)
 
 
 def _images_without_boxes(files: list[Path], bits: int | None) -> _ReportImages:
@@ -323,18 +392,24 @@ def _images_without_boxes(files: list[Path], bits: int | None) -> _ReportImages:
     def pixels(file: Path) -> Any:
         return file if bits is None else read_pixels(file, bits)
 
-    entries = dict(zip(cli.names_below(files), files, strict=True))
-    return _ReportImages(entries=entries, known_boxes=no_boxes, pixels=pixels, files=files)
+    items = dict(zip(cli.names_below(files), files, strict=True))
+    return _ReportImages(items=items, known=no_boxes, pixels=pixels, files=files)
 
 
-def _found(value: Any, above: Sequence[Path]) -> Any:
-    """A path of the run's configuration where it exists: here, or in a folder above the run."""
-    places = (
-        (Path(value), *(folder / value for folder in above))
-        if isinstance(value, str) and value
-        else ()
-    )
-    return next((str(place) for place in places if place.exists()), value)
+class ImageTokens(NamedTuple):
+    """Images with their tokens.
+
+    Attributes:
+        names: of the images.
+        pictures: (3, H, W) pixels of each as the backbone sees them.
+        tokens: of each, on the CPU.
+        note: on the backbone's weights; empty if there is nothing to note.
+    """
+
+    names: list[str]
+    pictures: list[torch.Tensor]
+    tokens: list[Tokens]
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -356,8 +431,14 @@ class Features:
     bits: cli.Bits = None
     device: str | None = None
 
-    def of(self, images: Sequence[Path], out: Path, suffixes: Sequence[str]) -> Any:
-        """Return the names of images, their pixels as the backbone sees them, their tokens, and a note on weights."""
+    def read(self, images: Sequence[Path], out: Path, suffixes: Sequence[str]) -> ImageTokens:
+        """Return images with their tokens, after the check of the file to write.
+
+        Args:
+            images: images and folders.
+            out: the file to write.
+            suffixes: that its name may end in.
+        """
         files = cli.list_images(images)
         cli.check_output(out, files, suffixes)
         if self.store is not None:
@@ -365,21 +446,24 @@ class Features:
                 raise ConfigError(
                     f"the tokens are in --store {self.store}; leave the backbone's options out"
                 )
-            return _stored(self.store, files, images)
+            return _stored_tokens(self.store, files, images)
         cli.check_backbone_name(self.backbone.name, self.backbone.source)
         from dinoneck.training.source import open_backbone
 
-        model = open_backbone(self.backbone, self.device)
-        recipe = model.preprocess.changed(
+        backbone = open_backbone(self.backbone, self.device)
+        preprocess = backbone.preprocess.changed(
             size=self.size, resize="crop" if self.size is None else None, bits=self.bits
         )
-        note = "(random weights)" if model.weights["kind"] == "seeded" else ""
-        pictures = [recipe.picture(file) for file in files]
-        return cli.names_below(files), pictures, _tokens(model, recipe, files), note
+        return ImageTokens(
+            names=cli.names_below(files),
+            pictures=[preprocess.picture(file) for file in files],
+            tokens=_tokens(backbone, preprocess, files),
+            note="(random weights)" if backbone.weights["kind"] == "seeded" else "",
+        )
 
 
-def _stored(path: Path, files: Sequence[Path], images: Sequence[Path]) -> Any:
-    """Return names, pictures, tokens and a note, of a feature store that was extracted from these files.
+def _stored_tokens(path: Path, files: Sequence[Path], images: Sequence[Path]) -> ImageTokens:
+    """The tokens of a feature store that was extracted from these files.
 
     Ids are relative to the folder that is named, as ``extract`` makes them, else to the folder that
     the files share.
@@ -400,11 +484,10 @@ def _stored(path: Path, files: Sequence[Path], images: Sequence[Path]) -> Any:
             names = relative
     ids = TableTokens(store, names).ids
     compare_images(store, dict(zip(ids, files, strict=True)))
-    return (
-        ids,
-        [store.preprocess.picture(file) for file in files],
-        [store.batch([own]) for own in ids],
-        "",
+    return ImageTokens(
+        names=list(ids),
+        pictures=[store.preprocess.picture(file) for file in files],
+        tokens=[store.batch([image_id]) for image_id in ids],
     )
 
 
@@ -424,15 +507,21 @@ def tokens(
         features: whose tokens are drawn.
         foreground: share of the first direction below which patches are left black: start with 0.5.
     """
-    names, pictures, found, note = features.of(images, out, (".png", ".jpg", ".pdf"))
+    shown = features.read(images, out, (".png", ".jpg", ".pdf"))
     from dinoneck.tokens import Tokens
     from dinoneck.viz.panels import pca_panels
 
-    drawn = pca_panels(pictures, Tokens.cat(found), foreground=foreground, names=names, note=note)
-    save_picture(out, drawn)
-    print(f"{counted(len(names), 'image')} drawn; written: {out}")
+    picture = pca_panels(
+        shown.pictures,
+        Tokens.cat(shown.tokens),
+        foreground=foreground,
+        names=shown.names,
+        note=shown.note,
+    )
+    save_picture(out, picture)
+    print(f"{counted(len(shown.names), 'image')} drawn; written: {out}")
     cli.warn_of_picture_among_images(out, images)
-    return {"written": [out], "images": len(names)}
+    return {"written": [out], "images": len(shown.names)}
 
 
 def similarity(
@@ -447,29 +536,35 @@ def similarity(
         out: the .html file to write; it needs no network.
         features: whose tokens are compared.
     """
-    names, pictures, found, note = features.of(images, out, _PAGES)
+    shown = features.read(images, out, _PAGES)
     from dinoneck.atomic import write_text
     from dinoneck.viz.similarity import similarity_page
 
-    title = (
-        f"Similar patches, block {found[0].layers[-1] if found[0].layers else '?'} {note}".rstrip()
-    )
-    write_text(out, similarity_page(found, pictures, names=names, title=title))
+    layers = shown.tokens[0].layers
+    block = layers[-1] if layers else "?"
+    title = f"Similar patches, block {block} {shown.note}".rstrip()
+    page = similarity_page(shown.tokens, shown.pictures, names=shown.names, title=title)
+    write_text(out, page)
     print(
-        f"{counted(len(names), 'image')} compared; written: {out} ({file_size(out.stat().st_size)})"
+        f"{counted(len(shown.names), 'image')} compared; written: {out} "
+        f"({file_size(out.stat().st_size)})"
     )
-    return {"written": [out], "images": len(names)}
+    return {"written": [out], "images": len(shown.names)}
 
 
-def _tokens(backbone: Any, recipe: Any, files: Sequence[Path]) -> list[Tokens]:
+def _tokens(backbone: Backbone, preprocess: Preprocessing, files: Sequence[Path]) -> list[Tokens]:
     """The tokens of each image, on the CPU."""
     import torch
 
     from dinoneck.backbones.adapter import evaluating
 
-    place = next(backbone.parameters()).device
+    device = next(backbone.parameters()).device
+    tokens = []
     with torch.no_grad(), evaluating(backbone):
-        return [backbone(recipe(file).to(place)).to("cpu", torch.float32) for file in files]
+        for file in files:
+            prepared = preprocess(file).to(device)
+            tokens.append(backbone(prepared).to("cpu", torch.float32))
+    return tokens
 
 
 viz = {"report": report, "tokens": tokens, "similarity": similarity}

@@ -378,7 +378,6 @@ REPEATED = [
     ("push h", "--figure", "a.png"),
     ("viz tokens i --out o.png", "--layers", "1"),
     ("viz similarity i --out o.png", "--layers", "1"),
-    ("bench h", "--layers", "1"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""``dinoneck doctor``, ``bench``, ``inspect`` and ``export``, and the text of results."""
+"""``dinoneck doctor``, ``inspect`` and ``export``, and the text of results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from tests.kit import cli, saved_head
 
 from dinoneck import Backbone, HeadCheckpoint, PatchMeanHead, Task, checkup
 from dinoneck.checkpoint import read_header
-from dinoneck.cli import backbone as verbs
 from dinoneck.cli.text import show_scores
 from dinoneck.training.scores import Split, method_scores
 from dinoneck.version import __version__
@@ -97,23 +96,6 @@ def test_a_package_whose_import_fails_or_ends_the_program_is_broken(
 
     assert found["timm"]["state"] == "broken"
     assert f"its import fails: {type(error).__name__}: no licence" in found["timm"]["text"]
-
-
-def test_bench_times_the_parts_of_a_prediction(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In eval mode and without gradients."""
-    seen, predict = set(), PatchMeanHead.predict
-
-    def watched(self: PatchMeanHead, tokens: Any) -> Any:
-        seen.add((self.training, torch.is_grad_enabled(), len(tokens)))
-        return predict(self, tokens)
-
-    monkeypatch.setattr(PatchMeanHead, "predict", watched)
-    monkeypatch.setattr(verbs, "SECONDS_PER_PART", 0.01)
-    found = cli("bench", saved_head(tmp_path / "h.safetensors"), "--batch-size", 2, "--json").json
-    assert [row["part"] for row in found["parts"]] == ["prepare", "backbone", "head"]
-    assert seen == {(False, False, 2)}
 
 
 STEERING = "\x1b[2J\x1b]0;x\x07\u202e\nok       fine"

@@ -76,7 +76,6 @@ REFUSED = [
     (f"export {GOOD} --format onnx --out t.csv --weights t.csv", "t.csv", "one of the inputs"),
     (f"{EXPORT} pt2 --with-backbone --size 32x50", "32x50 px", "patch"),
     (f"export {GOOD} --format pt2 --out link.safetensors", "link.safetensors", "another name"),
-    ("bench --size 32", "a head file", "--backbone"),
     ("verify", "no files are named", "feature stores"),
     ("inspect ~/h.safetensors", "~/h.safetensors", "not expanded"),
     ("extract --out s --size 32", "no images are named", "before the options"),
