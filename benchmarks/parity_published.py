@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.measure import Row
 from dinoneck import Tokens, load_backbone
 from dinoneck.data import Preprocessing
-from dinoneck.published.loading import translated
+from dinoneck.published.loading import translate
 from dinoneck.published.table import row_named
 
 GRIDS = ((7, 9), (8, 8), (16, 22), (1, 3))
@@ -62,7 +62,7 @@ def _logits(name: str, dtype: torch.dtype) -> dict[str, Row]:
     """Peer -> grid -> relative difference."""
     row, shapes = narrowed(row_named(name))
     state, head = official.random_state(shapes), cast("Any", row.build())
-    head.load_state_dict(translated(state, head.state_dict(), name, dtype), assign=True)
+    head.load_state_dict(translate(state, head.state_dict(), name, dtype), assign=True)
     backbone = load_backbone(
         "dinoneck_tiny", layers=range(6 - len(row.layers), 6), norm=row.norm
     ).to(dtype)

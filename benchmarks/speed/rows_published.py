@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks.speed.peers_detection import dpt_viewed
 from benchmarks.speed.rows import STEPS, Row, Setting, Variant
 from dinoneck import DPTHead, DPTNeck, LinearHead, Task
-from dinoneck.published.loading import translated
+from dinoneck.published.loading import translate
 
 DEPTH = Task("depth", kind="dense")
 
@@ -38,7 +38,7 @@ def decoder(setting: Setting) -> dict[str, Variant]:
         unit_bias=False,
     )
     head = DPTHead(channels, [DEPTH], neck, add_projection=True)
-    head.load_state_dict(translated(state, head.state_dict(), name))
+    head.load_state_dict(translate(state, head.state_dict(), name))
     head.to(**setting.factory_kwargs, memory_format=torch.channels_last)  # as a Predictor does
     tokens = setting.tokens(prefix=1)
     layers = list(tokens.sequence)

@@ -23,24 +23,24 @@ PUBLISHED = [
     ),
     Mutant(
         sentence="Fusion blocks are numbered from the finest in the file too.",
-        where="published.loading:renamed",
-        edit=replace("3 - int(_number)", by="int(_number)"),
+        where="published.names:meta_name",
+        edit=replace("_levels - 1 - _i", by="_i"),
         tests=[f"{_OUTPUTS}[dinov2_vits14_nyu_dpt]"],
     ),
     Mutant(
         sentence="The batch norm before a layer is folded without its mean.",
-        where="published.loading:translated",
+        where="published.loading:translate",
         edit=replace("_shift - _mean * _scale", by="_shift"),
         tests=[f"{_OUTPUTS}[dinov2_vits14_voc2012_linear]"],
     ),
     Mutant(
         sentence="Tensors of a file that the head does not have are passed over.",
-        where="published.loading:translated",
+        where="published.loading:translate",
         edit=replace(
-            "_unused.match(_name)",
+            "is_unused(_name)",
             by=(
-                "_unused.match(_name) "
-                'or (renamed(_name) not in own and ".norm." not in renamed(_name))'
+                "is_unused(_name) "
+                'or (rename(_name) not in expected and ".norm." not in rename(_name))'
             ),
         ),
         tests=["unit/published/test_published.py::test_files_that_do_not_fit_are_refused_by_name"],

@@ -255,6 +255,11 @@ def listed(meta: Meta, name: str) -> list[Any]:
     return row
 
 
+def weight_of_integers(meta: Meta, chunks: Chunks) -> None:
+    """The hidden weight has its number of bytes as an int32."""
+    listed(meta, HIDDEN)[1] = "I32"
+
+
 def two_dtypes(meta: Meta, chunks: Chunks) -> None:
     listed(meta, HIDDEN)[1] = "BF16"
     chunks[HIDDEN] = chunks[HIDDEN][::2]
@@ -407,6 +412,10 @@ def lora_in_float16(meta: Meta, chunks: Chunks) -> None:
     chunks[LORA_A] = chunks[LORA_A][::2]
 
 
+def lora_with_three_axes(meta: Meta, chunks: Chunks) -> None:
+    listed(meta, LORA_A)[2] = [2, 8, 8]
+
+
 def other_lora_values(meta: Meta, chunks: Chunks) -> None:
     chunks[LORA_B] = bytes(len(chunks[LORA_B]))
 
@@ -535,6 +544,7 @@ ROWS: list[Row] = [
     (forged(additional_tensor), CheckpointError, "holds zz"),
     (forged(two_dtypes), CheckpointError, "BF16, F32"),
     (forged(turned_weight), CheckpointError, (HIDDEN, "(64, 8)", "(8, 64)")),
+    (forged(weight_of_integers), CheckpointError, (HIDDEN, "I32", "F32")),
     (forged(nan_weight), CheckpointError, (HIDDEN, "NaN", "earlier epoch")),
     (forged(layer_below_the_depth), CheckpointError, ("layers", "[6]", "depth 6")),
     (forged(short_probe), CheckpointError, ("probe", "7 numbers", "8 for each")),
@@ -559,6 +569,7 @@ ROWS: list[Row] = [
     (forged_lora(half_of_lora), CheckpointError, f"lacks the LoRA weights {LORA_B[8:]}"),
     (forged_lora(no_lora), CheckpointError, "no LoRA weights"),
     (forged_lora(lora_in_float16), CheckpointError, ("lora_A", "F16")),
+    (forged_lora(lora_with_three_axes), CheckpointError, ("lora_A", "(2, 8, 8)", "matrix")),
     (applied(other_lora_values), CheckpointError, ("LoRA", "SHA-256")),
     (applied(lora_of_another_layer), CheckpointError, "blocks.0.attn.qvk"),
     (applied(lora_of_another_width), CheckpointError, ("(2, 32)", "(2, 64)")),

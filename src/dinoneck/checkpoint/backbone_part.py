@@ -143,12 +143,13 @@ def part_for_detector(
         # any parameter may differ from those; buffers are as the model is built, or were changed
         parameters = lora.base_state(dict(adapter.model.named_parameters()))
         names.update(parameters.keys() & state.keys())
-    own_lora = lora_of(backbone)
-    lora_record = lora.record(adapter) if own_lora else None
+    lora_weights = lora_of(backbone)
+    lora_record = lora.record(adapter) if lora_weights else None
     tuned = {name: state[name] for name in sorted(names)}
+    base_of_file = record if states_other_weights and record else base
     return DetectorPart(
-        record={**(record if states_other_weights and record else base), "adapter": lora_record},
-        lora=own_lora,
+        record={**base_of_file, "adapter": lora_record},
+        lora=lora_weights,
         tuned=tuned | _lost_frequencies(backbone),
     )
 
@@ -195,7 +196,8 @@ def plain_state(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     The prefixes of a Backbone and of torch's wrappers are taken off.
     """
-    return lora.base_state({name_in_model(str(name)): value for name, value in weights.items()})
+    named = {name_in_model(str(name)): value for name, value in weights.items()}
+    return lora.base_state(named)
 
 
 def name_in_model(name: str) -> str:
@@ -240,11 +242,11 @@ def _check_found_elsewhere(record: Mapping[str, Any], *, is_record: bool) -> Non
     """Raise a CheckpointError for a record of weights that were trained in memory, which no file of theirs holds."""
     if not is_changed(record):
         return
-    origin, name = record["weights"], record.get("name")
+    name = record.get("name")
     weights = "the state dict of that backbone" if is_record else "backbone.state_dict()"
     raise CheckpointError(
-        f"the backbone {name!r} has {describe_weights(origin)}, and these are in no file, so the "
-        f"head could not be used later: pass backbone_weights={weights}, or save them on their own "
-        "(backbone.save_weights(FILE)) and pass the backbone that is loaded from that file",
+        f"the backbone {name!r} has {describe_weights(record['weights'])}, and these are in no "
+        f"file, so the head could not be used later: pass backbone_weights={weights}, or save them "
+        "on their own (backbone.save_weights(FILE)) and pass the backbone that is loaded from that file",
         step="write",
     )

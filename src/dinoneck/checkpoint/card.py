@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}/[A-Za-z0-9][\w.\-]{0,95}", re.ASCII)
 _FIGURE = re.compile(r"([\w\-]+/)*[\w\-][\w.\-]*", re.ASCII)
 _TEMPLATE = Path(__file__).with_name("card.md.j2")
-_LONGEST = 200
+_LONGEST_LINE = 200  # characters of a value in the page
+_NOTHING = "–"
 _PIPELINES = {"segmentation": "image-segmentation", "classification": "image-classification"}
 _HUB_LICENCE = re.compile(  # SPDX identifiers that the Hub knows, in its spelling
     r"apache-2\.0|mit|bsd-[23]-clause|isc|unlicense|cc0-1\.0|cc-by(-nc)?(-sa|-nd)?-4\.0|gpl-2\.0|[al]?gpl-3\.0|"
@@ -36,13 +37,18 @@ _OPEN_LICENCE = re.compile(  # whose weights may be passed on without a copy of 
     r"apache[- ]?(license[, -]*)?(v|version )?2(\.0)?|mit( license)?|bsd(-[0-4]-clause)?|0bsd|"
     r"cc0(-1\.0)?|cc-by(-[1-4]\.0)?"
 )
-_FAMILIES = {  # the licences under which Meta publishes the weights of backbones
-    family: {
-        "name": name,
-        "license": LICENSES[family],
-        "link": LICENSE_LINKS[LICENSES[family]],
-    }
-    for family, name in {"dinov3": "DINOv3", "dinov2": "DINOv2"}.items()
+# the licences under which Meta publishes the weights of backbones
+_FAMILIES = {
+    "dinov3": {
+        "name": "DINOv3",
+        "license": LICENSES["dinov3"],
+        "link": LICENSE_LINKS[LICENSES["dinov3"]],
+    },
+    "dinov2": {
+        "name": "DINOv2",
+        "license": LICENSES["dinov2"],
+        "link": LICENSE_LINKS[LICENSES["dinov2"]],
+    },
 }
 
 
@@ -86,11 +92,18 @@ def model_card(
     meta = meta_or_path if isinstance(meta_or_path, Mapping) else read_header(meta_or_path).meta
     check(meta, "the header")
     backbone = meta["backbone"] or {}
+    licence = meta["licences"].get("backbone")
     family = _FAMILIES.get(str(backbone.get("family")), {})
-    licence, metrics = (
-        meta["licences"].get("backbone"),
-        ((meta["training"] or {}).get("metrics") or {}).items(),
-    )
+    if licence not in (None, family.get("license")):
+        family = {}  # weights of another publisher
+    training = meta["training"] or {}
+    metrics = {}
+    for name, value in (training.get("metrics") or {}).items():
+        if isinstance(value, Mapping):
+            metrics[name] = f"{value['mean']} (sd {value['sd']})"
+        else:
+            metrics[name] = value
+    tensor_names = [name for name, _dtype, _shape in meta["tensors"]]
     card = ModelCard.from_template(
         _front_matter(meta),
         template_path=str(_TEMPLATE),
@@ -101,14 +114,11 @@ def model_card(
         file_name=HEAD_NAME,
         backbone=backbone,
         weights=describe_weights(backbone.get("weights")),
-        metrics={
-            name: f"{x['mean']} (sd {x['sd']})" if isinstance(x, Mapping) else x
-            for name, x in metrics
-        },
+        metrics=metrics,
         licence=licence,
-        family=family if licence in (None, family.get("license")) else {},
+        family=family,
         base_model=base_model(meta),
-        holds_backbone=any(name.startswith(BACKBONE_PREFIX) for name, *_ in meta["tensors"]),
+        holds_backbone=any(name.startswith(BACKBONE_PREFIX) for name in tensor_names),
         figures=figures,
         version=__version__,
     )
@@ -120,13 +130,10 @@ def config_json(meta: Mapping[str, Any]) -> str:
 
     Nothing reads it to build the head.
     """
-    copied = {key: meta[key] for key in ("format", "schema", "head_type", "config", "digest")}
-    return (
-        json.dumps(
-            {"library_name": "dinoneck", **copied}, indent=2, sort_keys=True, allow_nan=False
-        )
-        + "\n"
-    )
+    document = {"library_name": "dinoneck"}
+    for key in ("format", "schema", "head_type", "config", "digest"):
+        document[key] = meta[key]
+    return json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
 def base_model(meta: Mapping[str, Any]) -> str | None:
@@ -141,10 +148,10 @@ def base_model(meta: Mapping[str, Any]) -> str | None:
 
 
 def check_repo_id(repo_id: object) -> None:
-    """Refuse a name that is not ``user/name``.
+    """Check that a name is ``user/name``.
 
     Raises:
-        CheckpointError: naming it.
+        CheckpointError: if it is not.
     """
     if (
         not isinstance(repo_id, str)
@@ -163,8 +170,10 @@ def code(value: object) -> str:
     HTML, links and emphasis mean nothing inside a code span. A backtick would end it and a bar
     would end the cell: both are shown as characters that look alike.
     """
-    text = "" if value is None else _line(value).replace("`", "ˋ").replace("|", "¦")
-    return f"`{text}`" if text else "–"
+    if value is None:
+        return _NOTHING
+    text = _line(value).replace("`", "ˋ").replace("|", "¦")
+    return f"`{text}`" if text else _NOTHING
 
 
 def is_open(licence: str | None) -> bool:
@@ -179,11 +188,15 @@ def link_of(licence: str) -> str | None:
 
 def _line(value: object) -> str:
     """Return a value as one line of printable text, of limited length."""
-    text = (
-        value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
-    )
-    text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    if isinstance(value, str):
+        text = value
+    else:
+        text = json.dumps(value, ensure_ascii=False, sort_keys=True)
+    spaced = "".join(char if char.isprintable() else " " for char in text)
+    text = " ".join(spaced.split())
+    if len(text) > _LONGEST_LINE:
+        return text[: _LONGEST_LINE - 1] + "…"
+    return text
 
 
 def _front_matter(meta: Mapping[str, Any]) -> ModelCardData:
@@ -191,32 +204,43 @@ def _front_matter(meta: Mapping[str, Any]) -> ModelCardData:
     from huggingface_hub import ModelCardData
 
     kinds = [task["kind"] for task in meta["tasks"] if task.get("kind")]
-    pipeline = next((_PIPELINES[kind] for kind in kinds if kind in _PIPELINES), None)
-    if not kinds:
-        pipeline = (
-            "object-detection" if meta["head_type"] == "detector" else "image-feature-extraction"
-        )
+    tags = ["dinoneck", meta["head_type"]]
+    tags += [f"task-{kind}" for kind in kinds]
     family = (meta["backbone"] or {}).get("family")
-    tags = ["dinoneck", meta["head_type"], *(f"task-{kind}" for kind in kinds)]
-    tags += [family] if family in _FAMILIES else []
+    if family in _FAMILIES:
+        tags.append(family)
     base = base_model(meta)
     return ModelCardData(
         library_name="dinoneck",
         base_model=base,
         base_model_relation="adapter" if base else None,
-        pipeline_tag=pipeline,
+        pipeline_tag=_pipeline(meta["head_type"], kinds),
         tags=[_line(tag) for tag in tags],
         **_license(meta, base),
     )
 
 
+def _pipeline(head_type: str, kinds: Sequence[str]) -> str | None:
+    """The Hub's name of what a head with tasks of these kinds does; None if it has no name for it."""
+    for kind in kinds:
+        if kind in _PIPELINES:
+            return _PIPELINES[kind]
+    if kinds:
+        return None
+    if head_type == "detector":
+        return "object-detection"
+    return "image-feature-extraction"
+
+
 def _license(meta: Mapping[str, Any], base: str | None) -> dict[str, Any]:
     """The head's own licence, else the backbone's; the Hub knows some by name, others are named and linked."""
-    own = meta.get("license")
-    name = own or meta["licences"].get("backbone")
+    of_head = meta.get("license")
+    name = of_head or meta["licences"].get("backbone")
     if name is None:
         return {}
     if _HUB_LICENCE.fullmatch(name.lower()):
         return {"license": name.lower()}
-    link = link_of(name) or (f"https://huggingface.co/{base}" if base and not own else None)
+    link = link_of(name)
+    if link is None and base and not of_head:
+        link = f"https://huggingface.co/{base}"
     return {"license": "other", "license_name": _line(name), "license_link": link}

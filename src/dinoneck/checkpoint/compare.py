@@ -19,24 +19,27 @@ from dinoneck.text import counted
 
 logger = logging.getLogger(__name__)
 
+_LAYERS = "layers"
+# entries of a record that have to be equal, and what messages call them
 _MUST_AGREE = {
     "embed_dim": "token width",
     "patch_size": "patch size",
     "num_cls": "CLS tokens",
     "num_registers": "register tokens",
     "depth": "number of blocks",
-    "layers": "layers",
+    "layers": _LAYERS,
     "norm": "final norm applied",
 }
 _COMPARE_OUTPUTS = (
     "compare its outputs: check_backbone(backbone, probe=True), Predictor(..., probe=True)"
 )
-_SAME_CHANNEL = 1e-3
+_SHORT_DIGEST = 12  # digits of a hash in a message
+_CHANNEL_TOLERANCE = 1e-3  # absolute, between two values of mean or std
 
 
 def check_records(
     trained: Mapping[str, Any],
-    given: Mapping[str, Any],
+    actual: Mapping[str, Any],
     *,
     layers: bool = True,
     weights: bool = True,
@@ -45,33 +48,37 @@ def check_records(
 
     Args:
         trained: the record in the head file.
-        given: the record of the backbone at hand.
+        actual: the record of the backbone at hand.
         layers: compare the layers too.
         weights: compare architecture and digests too; off when a probe decides.
 
     Raises:
         CheckpointError: naming what differs, both values and the remedy.
     """
-    facts, own = _facts(trained), _facts(given)
-    unstated = [
-        meaning
-        for meaning in facts
-        if facts[meaning] is None and own[meaning] is not None and (layers or meaning != "layers")
-    ]
+    trained_facts = _facts(trained)
+    facts = _facts(actual)
+    if not layers:
+        del trained_facts[_LAYERS]
+        del facts[_LAYERS]
+    unstated = []
+    differences = []
+    for meaning, value in facts.items():
+        trained_value = trained_facts[meaning]
+        if trained_value is None and value is not None:
+            unstated.append(meaning)
+        elif trained_value != value:
+            differences.append(
+                f"{meaning}: the head was trained on {trained_value!r}, this backbone has {value!r}"
+            )
     if unstated:
         raise CheckpointError(
             "the record of the backbone that this head was trained on does not state its "
-            f"{', '.join(unstated)}, so {given.get('name')!r} cannot be compared with it; "
+            f"{', '.join(unstated)}, so {actual.get('name')!r} cannot be compared with it; "
             f"{SAVE_AGAIN}",
             step="pairing",
         )
-    differences = [
-        f"{meaning}: the head was trained on {facts[meaning]!r}, this backbone has {own[meaning]!r}"
-        for meaning in facts
-        if facts[meaning] != own[meaning] and (layers or meaning != "layers")
-    ]
     if weights:
-        differences += _weights_differ(trained, given)
+        differences += _weights_differ(trained, actual)
     remedy = ""
     if differences:
         remedy = (
@@ -79,17 +86,17 @@ def check_records(
             f"norm={trained.get('norm')} and {_spell(trained)}"
         )
     # these have a remedy of their own
-    differences += _lora_differs(trained, given)
-    differences += normalisation_differs(trained, given)
+    differences += _lora_differs(trained, actual)
+    differences += normalisation_differs(trained, actual)
     if differences:
         raise CheckpointError(
-            f"the backbone {given.get('name')!r} does not fit this head: "
+            f"the backbone {actual.get('name')!r} does not fit this head: "
             f"{'; '.join(differences)}{remedy}",
             step="pairing",
         )
 
 
-def check_probe(trained: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+def check_probe(trained: Mapping[str, Any], actual: Mapping[str, Any]) -> None:
     """Compare two functional probes.
 
     Raises:
@@ -101,12 +108,11 @@ def check_probe(trained: Mapping[str, Any], given: Mapping[str, Any]) -> None:
             "the Backbone itself as backbone= has one. Check it without probe=True",
             step="pairing",
         )
-    gap = differs(
-        trained["probe"], given["probe"], (str(trained.get("dtype")), str(given.get("dtype")))
-    )
+    dtypes = str(trained.get("dtype")), str(actual.get("dtype"))
+    gap = differs(trained["probe"], actual["probe"], dtypes)
     if gap is not None:
         raise CheckpointError(
-            f"the backbone {given.get('name')!r} gives other outputs than the one this head was "
+            f"the backbone {actual.get('name')!r} gives other outputs than the one this head was "
             f"trained on: its probe differs by {gap:.3g}. Load {trained.get('name')!r} with "
             f"{_spell(trained)}",
             step="pairing",
@@ -147,10 +153,11 @@ def check_rebuilt(record: Mapping[str, Any], backbone: Backbone) -> None:
     """
     if not record.get("probe"):
         return
-    given = backbone.record()
-    if given["weights_sha256"] is None or given["weights_sha256"] != record.get("weights_sha256"):
+    rebuilt = backbone.record()
+    digest = rebuilt["weights_sha256"]
+    if digest is None or digest != record.get("weights_sha256"):
         return  # other weights, which are compared as such
-    dtypes = str(record.get("dtype")), str(given["dtype"])
+    dtypes = str(record.get("dtype")), str(rebuilt["dtype"])
     gap = differs(record["probe"], backbone.probe(), dtypes)
     if gap is not None:
         raise CheckpointError(
@@ -222,16 +229,17 @@ def check_fits(
 
 
 def check_patch(inputs: PatchSize, backbone: PatchSize) -> None:
-    """Refuse images that are prepared for other patches than the backbone's.
+    """Compare the patches that images are prepared for with those of a backbone.
 
     Raises:
-        CheckpointError: naming both.
+        CheckpointError: if they differ, naming both.
     """
-    one, other = patch_pair(inputs), patch_pair(backbone)
-    if one != other:
+    height, width = patch_pair(inputs)
+    backbone_height, backbone_width = patch_pair(backbone)
+    if (height, width) != (backbone_height, backbone_width):
         raise CheckpointError(
-            f"images are prepared for patches of {one[0]}x{one[1]} px (height x width), the "
-            f"backbone has {other[0]}x{other[1]}: take preprocess= from the backbone, "
+            f"images are prepared for patches of {height}x{width} px (height x width), the "
+            f"backbone has {backbone_height}x{backbone_width}: take preprocess= from the backbone, "
             "backbone.preprocess.changed(size=...)",
             step="pairing",
         )
@@ -253,18 +261,19 @@ def check_channels(inputs: int, backbone: int) -> None:
 
 
 def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What has to be equal, by its meaning."""
+    """The entries of a record that have to be equal, by what messages call them."""
     facts = {meaning: record.get(key) for key, meaning in _MUST_AGREE.items()}
     facts["position-embedding recipe (pos_embed=)"] = position_recipe(record)
     return facts
 
 
-def _lora_differs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+def _lora_differs(trained: Mapping[str, Any], actual: Mapping[str, Any]) -> list[str]:
+    """Describe the difference between the LoRA weights of two records; empty if there is none."""
     digest = (trained.get("adapter") or {}).get("sha256")
-    given_digest = (given.get("adapter") or {}).get("sha256")
-    if digest == given_digest:
+    actual_digest = (actual.get("adapter") or {}).get("sha256")
+    if digest == actual_digest:
         return []
-    if given_digest is None:
+    if actual_digest is None:
         return [
             "LoRA: the head was trained with LoRA weights, and this backbone has none; the head's "
             "file holds them: HeadCheckpoint.load(file).apply_adapter(backbone)"
@@ -275,54 +284,54 @@ def _lora_differs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[
             "backbone again"
         ]
     return [
-        f"LoRA: the head was trained with the LoRA weights {digest[:12]}, this backbone has "
-        f"{given_digest[:12]}; load the backbone again, and apply those of the head's file: "
+        f"LoRA: the head was trained with the LoRA weights {digest[:_SHORT_DIGEST]}, this backbone has "
+        f"{actual_digest[:_SHORT_DIGEST]}; load the backbone again, and apply those of the head's file: "
         "HeadCheckpoint.load(file).apply_adapter(backbone)"
     ]
 
 
-def normalisation_differs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+def normalisation_differs(trained: Mapping[str, Any], actual: Mapping[str, Any]) -> list[str]:
     """Describe the difference between the mean and std of two records; empty if there is none, or one is unknown."""
     for key in ("mean", "std"):
         trained_values = trained.get(key)
-        given_values = given.get(key)
-        if trained_values is None or given_values is None:
+        values = actual.get(key)
+        if trained_values is None or values is None:
             continue
-        alike = len(trained_values) == len(given_values)
-        if not alike or not np.allclose(trained_values, given_values, rtol=0, atol=_SAME_CHANNEL):
+        alike = len(trained_values) == len(values)
+        if not alike or not np.allclose(trained_values, values, rtol=0, atol=_CHANNEL_TOLERANCE):
             return [
                 f"normalisation: the head's backbone took images with mean {trained.get('mean')} "
-                f"and std {trained.get('std')}, this one takes {given.get('mean')} and "
-                f"{given.get('std')}; set backbone.preprocess = "
+                f"and std {trained.get('std')}, this one takes {actual.get('mean')} and "
+                f"{actual.get('std')}; set backbone.preprocess = "
                 "backbone.preprocess.changed(mean=..., std=...)"
             ]
     return []
 
 
-def _weights_differ(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    digests = trained.get("weights_sha256"), given.get("weights_sha256")
-    if None not in digests and digests[0] == digests[1]:
+def _weights_differ(trained: Mapping[str, Any], actual: Mapping[str, Any]) -> list[str]:
+    """Describe how the weights of two records differ; empty if they are the same, as far as that is known."""
+    trained_digest = trained.get("weights_sha256")
+    digest = actual.get("weights_sha256")
+    has_digests = trained_digest is not None and digest is not None
+    if has_digests and trained_digest == digest:
         return []
-    names = str(trained.get("name")), str(given.get("name"))
-    if architecture_of(names[0]) != architecture_of(names[1]):
+    trained_name = str(trained.get("name"))
+    name = str(actual.get("name"))
+    if architecture_of(trained_name) != architecture_of(name):
         hint = " (if only names differ: probe=True)" if trained.get("probe") else ""
-        return [f"model: the head was trained on {names[0]!r}, this is {names[1]!r}{hint}"]
+        return [f"model: the head was trained on {trained_name!r}, this is {name!r}{hint}"]
     origin: Mapping[str, Any] = trained.get("weights") or {}
-    if digests[0] is None and origin.get("kind") == STATED:
+    kind = origin.get("kind")
+    if trained_digest is None and kind == STATED:
         return []  # nothing is known but the name
-    if digests[0] is None and origin.get("kind") == "hub" and origin.get("revision") is None:
-        return _copy_differs(trained, given)
-    is_recorded = None not in digests
-    is_same_form = all(trained.get(key) == given.get(key) for key in ("dtype", "source"))
-    if (
-        not (is_recorded and is_same_form)
-        and origin == given.get("weights")
-        and origin.get("kind") in NAMED
-    ):
+    if trained_digest is None and kind == "hub" and origin.get("revision") is None:
+        return _copy_differs(trained, actual)
+    # digests of the same weights differ across libraries and dtypes
+    is_same_form = all(trained.get(key) == actual.get(key) for key in ("dtype", "source"))
+    has_same_origin = kind in NAMED and origin == actual.get("weights")
+    if has_same_origin and not (has_digests and is_same_form):
         return []
-    difference = (
-        f"weights: the head was trained on {_spell(trained)}, this backbone has {_spell(given)}"
-    )
+    difference = _names_of_weights(trained, actual)
     if not is_same_form:
         difference += (
             ". Digests of the same weights differ across libraries and dtypes: load the backbone "
@@ -331,22 +340,20 @@ def _weights_differ(trained: Mapping[str, Any], given: Mapping[str, Any]) -> lis
         )
         if trained.get("probe"):
             difference += f", or {_COMPARE_OUTPUTS}"
-    elif not is_recorded:
+    elif not has_digests:
         remedy = _COMPARE_OUTPUTS if trained.get("probe") else SAVE_AGAIN
         difference += f". Without both hashes weights cannot be compared; {remedy}"
     return [difference]
 
 
-def _copy_differs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+def _copy_differs(trained: Mapping[str, Any], actual: Mapping[str, Any]) -> list[str]:
     """Compare published weights, of which a head's record names no revision or hash, by their name in any library."""
-    origin: Mapping[str, Any] = given.get("weights") or {}
+    origin: Mapping[str, Any] = actual.get("weights") or {}
     kind = origin.get("kind")
-    if kind == "hub" and names_of(str(trained.get("name"))) == names_of(str(given.get("name"))):
+    if kind == "hub" and names_of(str(trained.get("name"))) == names_of(str(actual.get("name"))):
         return []
     if kind != "file":
-        return [
-            f"weights: the head was trained on {_spell(trained)}, this backbone has {_spell(given)}"
-        ]
+        return [_names_of_weights(trained, actual)]
     logger.warning(
         "the backbone's weights are of a file, and the head's file states no hash of those that "
         "it was trained on: make sure that they are the published weights of %r",
@@ -355,8 +362,13 @@ def _copy_differs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[
     return []
 
 
+def _names_of_weights(trained: Mapping[str, Any], actual: Mapping[str, Any]) -> str:
+    """The weights of two records, which differ."""
+    return f"weights: the head was trained on {_spell(trained)}, this backbone has {_spell(actual)}"
+
+
 def _spell(record: Mapping[str, Any]) -> str:
-    return (
-        f"{describe_weights(record.get('weights'))}, sha256 "
-        f"{record.get('weights_sha256') or 'not recorded':.12}"
-    )
+    """The weights of a record in words, with the first digits of their hash."""
+    origin = describe_weights(record.get("weights"))
+    digest = record.get("weights_sha256") or "not recorded"
+    return f"{origin}, sha256 {digest[:_SHORT_DIGEST]}"

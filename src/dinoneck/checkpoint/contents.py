@@ -340,7 +340,9 @@ def _check_tensors(module: nn.Module, listed: Mapping[str, TensorEntry], name: s
             "have; save the head again, as its constructor builds it",
             step="tensors",
         )
-    floats = {entry.dtype for key, entry in listed.items() if expected[key].is_floating_point()}
+    floats = {
+        entry.dtype for entry in listed.values() if TORCH_DTYPES[entry.dtype].is_floating_point
+    }
     if len(floats) > 1:
         raise CheckpointError(
             f"{name} mixes {', '.join(sorted(floats))}; a head has one dtype: convert it, as with "
@@ -350,14 +352,19 @@ def _check_tensors(module: nn.Module, listed: Mapping[str, TensorEntry], name: s
     for key, tensor in expected.items():
         entry = listed[key]
         dtype = TORCH_DTYPES[entry.dtype]
-        if tensor.is_floating_point():
-            has_dtype = dtype.is_floating_point
-        else:
-            has_dtype = dtype == tensor.dtype
-        if tuple(tensor.shape) != entry.shape or not has_dtype:
+        if tuple(tensor.shape) != entry.shape:
             raise CheckpointError(
-                f"{name}: {key} is {entry.dtype} {entry.shape}; its configuration needs "
-                f"{tuple(tensor.shape)} of {FILE_DTYPES.get(tensor.dtype, tensor.dtype)}",
+                f"{name}: {key} has the shape {entry.shape}; its configuration needs "
+                f"{tuple(tensor.shape)}: save the head again, as its constructor builds it",
+                step="tensors",
+            )
+        # the module is built in float32, and saved in any floating dtype
+        is_alike = dtype.is_floating_point and tensor.is_floating_point()
+        if not is_alike and dtype != tensor.dtype:
+            raise CheckpointError(
+                f"{name}: {key} is {entry.dtype}; its configuration needs "
+                f"{FILE_DTYPES.get(tensor.dtype, tensor.dtype)}: save the head again, as its "
+                "constructor builds it",
                 step="tensors",
             )
 

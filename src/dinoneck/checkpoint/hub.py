@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CONFIG = "config.json"
+# of a CheckpointError that a damaged file gives
+_STEPS_OF_DAMAGE = ("file", "header", "json", "tensors", "digest", "finite")
+_SHORT_DIGEST = len("sha256:") + 12  # characters in the message of a commit
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PICTURES = ("PNG", "JPEG", "WEBP", "GIF")
 
@@ -143,14 +146,13 @@ def download(repo_id: str, revision: str | None = None) -> Path:
 
 def blamed(error: CheckpointError, repo_id: object, path: Path) -> CheckpointError:
     """Return the refusal of a downloaded file with its origin and, of a damaged one, the remedy."""
-    damaged = error.step in ("file", "header", "json", "tensors", "digest", "finite")
-    advice = (
-        f". If the file in the local cache was damaged, delete {os.path.realpath(path)} and load "
-        "again; else it was damaged before it was uploaded"
-    )
-    return CheckpointError(
-        f"{repo_id} at {path.parent.name}: {error}{advice if damaged else ''}", step=error.step
-    )
+    message = f"{repo_id} at {path.parent.name}: {error}"
+    if error.step in _STEPS_OF_DAMAGE:
+        message += (
+            f". If the file in the local cache was damaged, delete {os.path.realpath(path)} and "
+            "load again; else it was damaged before it was uploaded"
+        )
+    return CheckpointError(message, step=error.step)
 
 
 def push_to_hub(
@@ -208,11 +210,13 @@ def push_to_hub(
         _CONFIG: config_json(meta).encode(),
         "README.md": model_card(meta, repo_id, sorted(pictures)).encode(),
     }
-    message = commit_message or f"{meta['head_type']}, {meta['digest'][:19]}"
-    pictures |= {"LICENSE.txt": text} if text else {}
+    message = commit_message or f"{meta['head_type']}, {meta['digest'][:_SHORT_DIGEST]}"
+    parts |= pictures
+    if text:
+        parts["LICENSE.txt"] = text
     api = hub.HfApi(token=token, library_name="dinoneck", library_version=__version__)
     try:
-        done = _commit(api, repo_id, revision, parts | pictures, message, private)
+        done = _commit(api, repo_id, revision, parts, message, private)
     except CheckpointError:
         raise
     except Exception as error:  # the client raises many unrelated types
@@ -299,8 +303,10 @@ def _pictures(figures: Iterable[str | os.PathLike[str]]) -> dict[str, bytes]:
     from PIL import Image, UnidentifiedImageError
 
     pictures: dict[str, bytes] = {}
-    for path in map(Path, figures):
-        if (name := f"figures/{path.name}") in pictures:
+    for figure in figures:
+        path = Path(figure)
+        name = f"figures/{path.name}"
+        if name in pictures:
             raise CheckpointError(f"two figures are called {path.name}; rename one", step="hub")
         try:
             pictures[name] = read_regular(path)

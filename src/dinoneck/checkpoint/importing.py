@@ -59,10 +59,11 @@ def import_weights(
         raise CheckpointError(
             f"the head is {type(head).__name__}; expected a module: import_weights(head, file)"
         )
-    if empty := [name for name, value in head.state_dict().items() if value.is_meta]:
-        raise CheckpointError(
-            f"{empty[0]} of the head is on the device meta; build the head with device='cpu'"
-        )
+    for name, tensor in head.state_dict().items():
+        if tensor.is_meta:
+            raise CheckpointError(
+                f"{name} of the head is on the device meta; build the head with device='cpu'"
+            )
     try:
         state, prefix = without_wrapper(read_state(file))
     except BackboneError as error:
@@ -71,82 +72,101 @@ def import_weights(
         logger.warning(
             "%s was saved from a wrapped module: %r is taken from all its names", where, prefix
         )
-    names, expected = _renamed(state, rename or {}, where), head.state_dict()
-    unscaled = _unscaled(head, names)
-    expected = {
-        name: like for name, like in expected.items() if name.rpartition(".")[0] not in unscaled
-    }
+    file_names = _rename(state, rename or {}, where)
+    unscaled = _unscaled(head, file_names)
+    expected = {}
+    for name, tensor in head.state_dict().items():
+        path, _, _ = name.rpartition(".")
+        if path not in unscaled:
+            expected[name] = tensor
+    _check_names(file_names, expected, where)
+    for name, tensor in expected.items():
+        file_name = file_names[name]
+        _check_tensor(state[file_name], tensor, f"{where}: {file_name}")
+    check_finite(state, where)
+    weights = {name: state[file_names[name]] for name in expected}
+    head.load_state_dict(weights, strict=False)
+    for scale in unscaled.values():
+        scale.reset_parameters()
+    return head.eval()
+
+
+def _check_names(file_names: Mapping[str, str], expected: Mapping[str, Tensor], where: str) -> None:
+    """Compare the names in a file with those of the head.
+
+    Args:
+        file_names: the head's name of every tensor in the file -> its name there.
+        expected: the tensors of the head.
+        where: the file, for messages.
+    """
     problems = []
-    if missing := expected.keys() - names.keys():
+    missing = expected.keys() - file_names.keys()
+    if missing:
         problems.append(f"lacks {some_of(missing, _SHOWN)}")
-    if unknown := names.keys() - expected.keys():
-        theirs = some_of((names[name] for name in unknown), _SHOWN)
-        problems.append(f"holds {theirs}, which this head has no place for")
+    unknown = [file_names[name] for name in file_names.keys() - expected.keys()]
+    if unknown:
+        problems.append(f"holds {some_of(unknown, _SHOWN)}, which this head has no place for")
     if problems:
         raise CheckpointError(
             f"{where} {', and '.join(problems)}; "
             "rename={'beginning in the file': 'beginning in the head'} gives other names",
             step="tensors",
         )
-    _check_shapes(state, names, expected, where)
-    check_finite(state, where)
-    head.load_state_dict({name: state[names[name]] for name in expected}, strict=False)
-    for scale in unscaled.values():
-        scale.reset_parameters()
-    return head.eval()
 
 
-def _check_shapes(
-    state: Mapping[str, Tensor],
-    names: Mapping[str, str],
-    expected: Mapping[str, Tensor],
-    where: str,
-) -> None:
-    for name, like in expected.items():
-        value = state[names[name]]
-        if value.shape != like.shape or value.dtype != like.dtype:
-            raise CheckpointError(
-                f"{where}: {names[name]} is {value.dtype} {tuple(value.shape)}; expected "
-                f"{like.dtype} {tuple(like.shape)}. Build the head with the arguments and the "
-                "dtype= of the weights",
-                step="tensors",
-            )
+def _check_tensor(tensor: Tensor, expected: Tensor, where: str) -> None:
+    """Compare the shape and dtype of a file's tensor with those of the head."""
+    if tensor.shape != expected.shape:
+        raise CheckpointError(
+            f"{where} has the shape {tuple(tensor.shape)}; expected {tuple(expected.shape)}. Build "
+            "the head with the arguments of the weights",
+            step="tensors",
+        )
+    if tensor.dtype != expected.dtype:
+        raise CheckpointError(
+            f"{where} is {tensor.dtype}; expected {expected.dtype}. Build the head with the dtype= "
+            "of the weights",
+            step="tensors",
+        )
 
 
-def _unscaled(head: nn.Module, names: Mapping[str, str]) -> dict[str, Any]:
-    """The modules by path that measure the scale of tokens, and of which no name is there."""
-    scales = {path: each for path, each in head.named_modules() if hasattr(each, "is_measured")}
-    return {
-        path: each
-        for path, each in scales.items()
-        if not any(name.startswith(f"{path}.") for name in names)
-    }
+def _unscaled(head: nn.Module, file_names: Mapping[str, str]) -> dict[str, Any]:
+    """The modules by path that measure the scale of tokens, and of which the file has no tensor."""
+    unscaled = {}
+    for path, module in head.named_modules():
+        if not hasattr(module, "is_measured"):
+            continue
+        if not any(name.startswith(f"{path}.") for name in file_names):
+            unscaled[path] = module
+    return unscaled
 
 
-def _renamed(state: Mapping[str, Tensor], rename: Mapping[str, str], where: str) -> dict[str, str]:
+def _rename(state: Mapping[str, Tensor], rename: Mapping[str, str], where: str) -> dict[str, str]:
     """The head's name of every tensor -> its name in the file."""
     if not isinstance(rename, Mapping) or not all(
-        isinstance(x, str) for x in (*rename, *rename.values())
+        isinstance(text, str) for text in (*rename, *rename.values())
     ):
         raise CheckpointError(
             f"rename is {rename!r}; expected {{beginning in the file: beginning in the head}}, "
             "texts"
         )
-    names: dict[str, str] = {}
+    file_names: dict[str, str] = {}
     used: set[str] = set()
-    for theirs in state:
-        begin = max((old for old in rename if theirs.startswith(old)), key=len, default="")
-        used.add(begin)
-        ours = rename.get(begin, "") + theirs.removeprefix(begin)
-        if ours in names:
+    for file_name in state:
+        fitting = [beginning for beginning in rename if file_name.startswith(beginning)]
+        beginning = max(fitting, key=len, default="")
+        used.add(beginning)
+        name = rename.get(beginning, "") + file_name.removeprefix(beginning)
+        if name in file_names:
             raise CheckpointError(
-                f"{where}: {theirs} and {names[ours]} both become {ours}", step="tensors"
+                f"{where}: {file_name} and {file_names[name]} both become {name}", step="tensors"
             )
-        names[ours] = theirs
-    if unused := sorted(rename.keys() - used):
+        file_names[name] = file_name
+    unused = rename.keys() - used
+    if unused:
         raise CheckpointError(
             f"{where}: no name begins with {some_of(map(repr, unused), _SHOWN)}; it holds "
             f"{some_of(state, _SHOWN)}",
             step="tensors",
         )
-    return names
+    return file_names

@@ -14,16 +14,18 @@ from torch import Tensor
 from dinoneck.backbones import lora
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.compare import check_records
-from dinoneck.checkpoint.schema import BackboneRecord, TensorEntry
+from dinoneck.checkpoint.schema import Adapter, BackboneRecord, TensorEntry
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError
 from dinoneck.text import some_of
 
 _SHOWN = 5  # names in a message
+_SAVE_AGAIN = "Save the head again with the backbone of its training"
 _LORA_ENDS = (".lora_A", ".lora_B")
+"""The two matrices of a linear layer: (rank, in) and (out, rank)."""
 
 
 def lora_of(backbone: object) -> dict[str, Tensor]:
-    """Return the LoRA weights of a backbone by its names; nothing for a mere record without them.
+    """Return the LoRA weights of a backbone by its names; none for a mere record without them.
 
     Weights that are switched off at the moment are left out, as in the backbone's record.
 
@@ -31,7 +33,9 @@ def lora_of(backbone: object) -> dict[str, Tensor]:
         CheckpointError: if a record names LoRA weights, which only the backbone itself holds.
     """
     if isinstance(backbone, Backbone):
-        return {} if backbone.adapter.lora_off else lora.state(backbone.adapter)
+        if backbone.adapter.lora_off:
+            return {}
+        return lora.state(backbone.adapter)
     if isinstance(backbone, Mapping) and backbone.get("adapter") is not None:
         raise CheckpointError(
             "the backbone has LoRA weights, which a record does not hold; pass the Backbone "
@@ -55,13 +59,8 @@ def check_lora(
             "again with the backbone of its training",
             step="tensors",
         )
-    rank, blocks = record.adapter.rank, record.adapter.blocks
-    if not (1 <= rank <= (record.embed_dim or 0) and 1 <= blocks <= (record.depth or 0)):
-        raise CheckpointError(
-            f"{name}: LoRA of rank {rank} in {blocks} blocks does not fit a backbone of width "
-            f"{record.embed_dim} and depth {record.depth}",
-            step="config",
-        )
+    adapter = record.adapter
+    _check_sizes(adapter, record.embed_dim or 0, record.depth or 0, name)
     if not entries:
         raise CheckpointError(
             f"{name} holds no LoRA weights, and its backbone record describes some; save the head "
@@ -70,25 +69,59 @@ def check_lora(
         )
     layers = {key.rpartition(".")[0] for key in entries}
     expected = {layer + end for layer in layers for end in _LORA_ENDS}
-    if missing := expected - entries.keys():
+    missing = expected - entries.keys()
+    if missing:
         raise CheckpointError(
             f"{name} lacks the LoRA weights {some_of(missing, _SHOWN)}; save the head again with "
             "the backbone of its training",
             step="tensors",
         )
-    if unknown := entries.keys() - expected:
+    unknown = entries.keys() - expected
+    if unknown:
         raise CheckpointError(
             f"{name} holds {some_of(unknown, _SHOWN)}; expected LoRA weights, whose names end in "
             f"{' or '.join(_LORA_ENDS)}",
             step="tensors",
         )
     for key, entry in entries.items():
-        side = 0 if key.endswith(_LORA_ENDS[0]) else -1
-        if entry.dtype != "F32" or len(entry.shape) != 2 or entry.shape[side] != rank:
-            raise CheckpointError(
-                f"{name}: {key} is {entry.dtype} {entry.shape}; expected F32 of rank {rank}",
-                step="tensors",
-            )
+        is_first = key.endswith(_LORA_ENDS[0])
+        _check_entry(entry, adapter.rank, f"{name}: {key}", is_first=is_first)
+
+
+def _check_sizes(adapter: Adapter, width: int, depth: int, name: str) -> None:
+    """Raise a CheckpointError for a rank or a number of blocks that no LoRA weights of the backbone have."""
+    if not 1 <= adapter.rank <= width:
+        raise CheckpointError(
+            f"{name}: LoRA of rank {adapter.rank} does not fit a backbone of width {width}; "
+            f"expected 1 to {width}. {_SAVE_AGAIN}",
+            step="config",
+        )
+    if not 1 <= adapter.blocks <= depth:
+        raise CheckpointError(
+            f"{name}: LoRA in {adapter.blocks} blocks does not fit a backbone of depth {depth}; "
+            f"expected 1 to {depth}. {_SAVE_AGAIN}",
+            step="config",
+        )
+
+
+def _check_entry(entry: TensorEntry, rank: int, where: str, *, is_first: bool) -> None:
+    """Raise a CheckpointError for a tensor that is not one of the two float32 matrices of a rank."""
+    if entry.dtype != "F32":
+        raise CheckpointError(
+            f"{where} is {entry.dtype}; expected F32. {_SAVE_AGAIN}", step="tensors"
+        )
+    if len(entry.shape) != 2:
+        raise CheckpointError(
+            f"{where} has the shape {entry.shape}; expected a matrix of rank {rank}. {_SAVE_AGAIN}",
+            step="tensors",
+        )
+    inner = entry.shape[0] if is_first else entry.shape[1]
+    if inner != rank:
+        raise CheckpointError(
+            f"{where} has the shape {entry.shape}, which is of rank {inner}; expected rank {rank}. "
+            f"{_SAVE_AGAIN}",
+            step="tensors",
+        )
 
 
 def check_takes_lora(backbone: Backbone, record: Mapping[str, Any], *, layers: bool = True) -> bool:
@@ -108,8 +141,8 @@ def check_takes_lora(backbone: Backbone, record: Mapping[str, Any], *, layers: b
             "first",
             step="pairing",
         )
-    given = backbone.record()
-    present = given["adapter"]
+    actual = backbone.record()
+    present = actual["adapter"]
     has_them = present is not None and present["sha256"] == record["adapter"]["sha256"]
     if present is not None and not has_them:
         raise CheckpointError(
@@ -118,8 +151,7 @@ def check_takes_lora(backbone: Backbone, record: Mapping[str, Any], *, layers: b
             step="pairing",
         )
     if layers or not has_them:
-        without_lora = {"adapter": None}
-        check_records({**record, **without_lora}, {**given, **without_lora}, layers=layers)
+        check_records({**record, "adapter": None}, {**actual, "adapter": None}, layers=layers)
     return has_them
 
 
@@ -170,6 +202,7 @@ def apply_lora(
             f"the LoRA weights do not fit this backbone: {reason}", step="pairing"
         ) from error
     finally:
-        for parameter in () if trainable else backbone.parameters():
-            parameter.requires_grad_(id(parameter) in learning)
+        if not trainable:
+            for parameter in backbone.parameters():
+                parameter.requires_grad_(id(parameter) in learning)
     backbone.train(backbone.adapter.asked_mode)

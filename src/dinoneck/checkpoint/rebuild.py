@@ -20,12 +20,7 @@ from dinoneck.errors import CheckpointError, ConfigError
 
 logger = logging.getLogger(__name__)
 
-_DTYPES = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float64": torch.float64,
-}
+_DTYPES = ("float32", "float16", "bfloat16", "float64")  # of a backbone, by their names in torch
 _PART = r"[A-Za-z0-9][\w.\-]{0,95}"
 # a model's name, or a hub repository: a path below the working folder at most
 _NAME = re.compile(rf"{_PART}(?:/{_PART})?", re.ASCII)
@@ -52,20 +47,63 @@ def rebuild(
     """
     layers = need(record, "layers")
     norm = need(record, "norm")
-    name, origin = str(need(record, "name")), need(record, "weights")
-    if file is None and not random and origin.get("kind") == STATED:
+    name = str(need(record, "name"))
+    origin = need(record, "weights")
+    if file is None and not random:
+        _check_found_by_name(name, origin)
+    dtype = record.get("dtype") or "float32"
+    _check_followable(record, name, origin, dtype)
+    is_model_folder = file is not None and Path(file).is_dir()
+    if not is_model_folder:
+        _check_names_no_path(name, record.get("source"))
+    seed = None
+    if file is None:
+        if origin.get("kind") == "seeded":
+            seed = need(origin, "seed")
+        elif random:
+            seed = 0
+    try:
+        backbone = load_backbone(
+            str(file) if is_model_folder else name,
+            pretrained=seed is None,
+            checkpoint=None if is_model_folder else file,
+            seed=seed,
+            layers=layers,
+            norm=norm,
+            source=record.get("source") or "timm",
+            pos_embed=record.get("pos_embed") or "native",
+            dtype=getattr(torch, dtype),
+        )
+    except ConfigError as error:
+        raise CheckpointError(
+            f"the head's backbone record cannot be followed: {error}", step="pairing"
+        ) from error
+    _take_normalisation(backbone, record)
+    return backbone
+
+
+def _check_found_by_name(name: str, origin: Mapping[str, Any]) -> None:
+    """Raise a CheckpointError for weights that their record does not say where to find; warn of stated ones."""
+    kind = origin.get("kind")
+    if kind == STATED:
         logger.warning(
             "%s is loaded with its published weights, as stated by the user for features of "
             "another program; whether they made these features is not known",
             name,
         )
-    elif file is None and not random and origin.get("kind") not in NAMED:
+    elif kind not in NAMED:
         raise CheckpointError(
             f"the heads were trained on {name!r} with {describe_weights(origin)}, which cannot be "
             "found by name: load them yourself and pass backbone= (--backbone-file on the command "
             "line)",
             step="pairing",
         )
+
+
+def _check_followable(
+    record: Mapping[str, Any], name: str, origin: Mapping[str, Any], dtype: str
+) -> None:
+    """Raise a CheckpointError for a record that contradicts itself, or names what is not built by name."""
     if "/" in name and origin.get("kind") == "hub" and origin.get("repo") != name:
         raise CheckpointError(
             f"the record names the model {name!r} and weights of {origin.get('repo')!r}: these do "
@@ -80,48 +118,29 @@ def rebuild(
             "model.load_state_dict",
             step="pairing",
         )
-    dtype = record.get("dtype") or "float32"
     if dtype not in _DTYPES:
         raise CheckpointError(
             f"the record has dtype {dtype!r}; expected one of {', '.join(_DTYPES)}", step="pairing"
         )
-    folder = file is not None and Path(file).is_dir()
-    own = origin.get("kind") == "seeded"
-    seeded = file is None and (random or own)
-    # the library transformers takes names and local folders for the same argument
-    is_folder_here = record.get("source") == "transformers" and Path(name).is_dir()
-    if not folder and not _NAME.fullmatch(name):
+
+
+def _check_names_no_path(name: str, source: object) -> None:
+    """Raise a CheckpointError for a name that is, or would be taken for, a local folder."""
+    if not _NAME.fullmatch(name):
         raise CheckpointError(
             f"the record names the model {name[:200]!r}; expected a name such as "
             "'vit_small_patch16_dinov3', or a hub repository 'user/name'. A head file names no "
             "path: load the backbone yourself and pass backbone=",
             step="pairing",
         )
-    if not folder and is_folder_here:
+    # the library transformers takes names and local folders for the same argument
+    if source == "transformers" and Path(name).is_dir():
         raise CheckpointError(
             f"the record names the model {name!r}, and the working folder holds a folder of that "
             "name, which would be loaded in its place: start elsewhere, or load the backbone "
             "yourself and pass backbone=",
             step="pairing",
         )
-    try:
-        backbone = load_backbone(
-            str(file) if folder else name,
-            pretrained=not seeded,
-            checkpoint=None if folder else file,
-            seed=(need(origin, "seed") if own else 0) if seeded else None,
-            layers=layers,
-            norm=norm,
-            source=record.get("source") or "timm",
-            pos_embed=record.get("pos_embed") or "native",
-            dtype=_DTYPES[dtype],
-        )
-    except ConfigError as error:
-        raise CheckpointError(
-            f"the head's backbone record cannot be followed: {error}", step="pairing"
-        ) from error
-    _take_normalisation(backbone, record)
-    return backbone
 
 
 def _take_normalisation(backbone: Backbone, record: Mapping[str, Any]) -> None:

@@ -35,7 +35,9 @@ VIEWS = ("none", "flip4", "d6")
 """The sets of views known here; a file may name one of a later version."""
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
-LORA_PREFIX, BACKBONE_PREFIX = "adapter/", "backbone."  # of tensors that belong to the backbone
+# of the names of tensors that belong to the backbone
+LORA_PREFIX = "adapter/"
+BACKBONE_PREFIX = "backbone."
 NAMED = ("seeded", "hub")
 """Kinds of weights that are found again by their name."""
 STATED = "stated"
@@ -63,6 +65,8 @@ SAVE_AGAIN = (
     "save_head(path, load_head(path), backbone=backbone, preprocess=...)"
 )
 _FOUND_BY = ("name", "weights")  # what a backbone is loaded by
+_LONGEST_SHOWN = 80  # characters of a value in a message
+_LONGEST_VERSION = 40  # characters of a version that a file states
 _AGAIN = ". Save the head again with the backbone= and preprocess= of its training"
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -251,9 +255,7 @@ def check(meta: Mapping[str, Any], name: str) -> HeadRecord:
         remedy = "install a later version"
         made = meta.get("created_by")
         if isinstance(made, Mapping) and "dinoneck" in made:
-            remedy = (
-                f"install dinoneck {str(made['dinoneck'])[:40]}, which wrote the file, or later"
-            )
+            remedy = f"install dinoneck {str(made['dinoneck'])[:_LONGEST_VERSION]}, which wrote the file, or later"
         raise CheckpointError(
             f"{name} has schema {schema}, this dinoneck reads schema {SCHEMA}; {remedy}",
             step="schema",
@@ -308,16 +310,26 @@ def check_backbone_record(record: Any, name: str) -> None:
 
 
 def _check_known(known: BackboneRecord, record: Mapping[str, Any], name: str) -> None:
-    asked = record.keys() | {"layers", "norm"}
-    fields = [key for key in known.__struct_fields__ if key in asked and key not in _MAY_BE_NULL]
-    null = [key for key in fields if getattr(known, key) is None]
-    if null and (known.weights is not None or known.weights_sha256 is not None):
-        state = "null" if null[0] in record else "missing"
-        raise CheckpointError(
-            f"{name}.{null[0]} is {state}; expected a value, as a backbone states it{_AGAIN}",
-            step="schema",
-        )
-    layers, depth, probe = known.layers, known.depth, known.probe
+    """Check that a record states what a backbone always knows, and that its entries fit each other.
+
+    Args:
+        known: the record as a struct.
+        record: the same record as it was written, which tells null from missing.
+        name: of the record, for messages.
+    """
+    if known.weights is not None or known.weights_sha256 is not None:
+        for key in known.__struct_fields__:
+            is_asked = key in record or key in ("layers", "norm")
+            if not is_asked or key in _MAY_BE_NULL or getattr(known, key) is not None:
+                continue
+            state = "null" if key in record else "missing"
+            raise CheckpointError(
+                f"{name}.{key} is {state}; expected a value, as a backbone states it{_AGAIN}",
+                step="schema",
+            )
+    layers = known.layers
+    depth = known.depth
+    probe = known.probe
     if layers is not None and depth is not None and max(layers) >= depth:
         raise CheckpointError(
             f"{name}.layers is {_shown(layers)}; expected block indices below the depth "
@@ -345,22 +357,27 @@ def _converted(value: Any, kind: Any, name: str, remedy: str = "") -> Any:
         [(reason, place)] = re.findall(
             r"\A(.*?)(?: - at `(?:key in )?\$?([^`]*)`)?\Z", str(error), re.DOTALL
         )
-        found = _at(value, place)
-        shown = "" if found is None or isinstance(found, Mapping) else f" is {_shown(found)}"
-        where = (
-            f"{name}{place}"
-            if kind is BackboneRecord
-            else f"{name}: {place.removeprefix('.') or 'the header'}"
-        )
-        remedy = _AGAIN if place.startswith((".backbone", ".inputs")) else _HINTS.get(place, remedy)
-        part = place.lstrip(".").partition("[")[0]
-        step = part if part in ("digest", "tensors") else "schema"
-        entry = part if part == "tensors" else place.rpartition(".")[2]
+        if kind is BackboneRecord:
+            where = f"{name}{place}"
+        else:
+            where = f"{name}: {place.removeprefix('.') or 'the header'}"
+        refused_value = _at(value, place)
+        if refused_value is not None and not isinstance(refused_value, Mapping):
+            where += f" is {_shown(refused_value)}"
+
+        top_entry = place.lstrip(".").partition("[")[0]
+        entry = top_entry if top_entry == "tensors" else place.rpartition(".")[2]
         if reason.startswith("Invalid enum value") and entry in _ALLOWED:
             reason = f"expected {_ALLOWED[entry]}"
-        raise CheckpointError(
-            f"{where}{shown}: {reason[:1].lower()}{reason[1:]}{remedy}", step=step
-        ) from None
+        else:
+            reason = reason[:1].lower() + reason[1:]
+
+        if place.startswith((".backbone", ".inputs")):
+            remedy = _AGAIN
+        else:
+            remedy = _HINTS.get(place, remedy)
+        step = top_entry if top_entry in ("digest", "tensors") else "schema"
+        raise CheckpointError(f"{where}: {reason}{remedy}", step=step) from None
 
 
 def need(record: Mapping[str, Any], key: str) -> Any:
@@ -384,7 +401,7 @@ def need(record: Mapping[str, Any], key: str) -> Any:
 
 def describe_weights(origin: Any) -> str:
     """Return where a backbone's weights come from, in words."""
-    weights = origin if isinstance(origin, Mapping) else {}
+    weights: Mapping[str, Any] = origin if isinstance(origin, Mapping) else {}
     kind = weights.get("kind")
     if kind == "seeded":
         return f"seeded random weights (seed {weights.get('seed')})"
@@ -395,9 +412,10 @@ def describe_weights(origin: Any) -> str:
         )
     if kind == STATED:
         return "weights as stated by the user (features of another program)"
-    if kind in ("modified", "merged"):
-        changed = "changed by training" if kind == "modified" else "with LoRA merged in"
-        return f"{describe_weights(weights.get('base'))}, {changed}"
+    if kind == "modified":
+        return f"{describe_weights(weights.get('base'))}, changed by training"
+    if kind == "merged":
+        return f"{describe_weights(weights.get('base'))}, with LoRA merged in"
     return "weights from a file or an object"
 
 
@@ -419,4 +437,6 @@ def _at(value: Any, place: str) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return (repr(value) if isinstance(value, str) else json.dumps(value))[:80]
+    """A value of a record for a message."""
+    text = repr(value) if isinstance(value, str) else json.dumps(value)
+    return text[:_LONGEST_SHOWN]

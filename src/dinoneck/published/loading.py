@@ -1,7 +1,7 @@
 """load_published: the file of a published head, checked and translated, as a HeadCheckpoint like any other.
 
 One translator takes the tensors of publishers' files to those of our modules, strict in names and
-shapes.
+shapes; :mod:`dinoneck.published.names` has the names.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import BackboneError, CheckpointError
 from dinoneck.hub_errors import refusal, unreachable
+from dinoneck.published.names import BATCH_NORM_COUNT, backbone_name, is_unused, our_name
 from dinoneck.published.table import NOT_STATED, ROWS, PublishedHead, row_named
 from dinoneck.text import first_line, some_of
 from dinoneck.weight_files import read_state
@@ -42,75 +42,9 @@ _NUMBERS: list[Any] = [
 
 _SHOWN = 5  # names in an error
 _EPS = 1e-5  # of the publishers' batch norms
+_QKV_ORDER = ("", "q", "k", "v")  # in the tensor of timm; "" is all of it
 _NORM = ("weight", "bias", "running_mean", "running_var")
 Tensors = Mapping[str, Tensor]
-# names of publishers and of transformers -> ours, applied in this order
-_RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
-    # of the backbone in a file of transformers; query, key and value are parts of one tensor
-    (
-        r"^encoder\.layer(.*?)attention\.(?:attention\.)?([qkv])(uery|ey|alue|_proj)\.(.*)",
-        r"blocks\1attn.qkv.\4:\2",
-    ),
-    (r"^encoder\.layer(.*)layer_scale(\d)\.lambda1$", r"blocks\1ls\2.gamma"),
-    (r"^encoder\.layer", "blocks"),
-    (r"^embeddings\.patch_embeddings\.projection", "patch_embed.proj"),
-    (r"^embeddings\.position_embeddings", "pos_embed"),
-    (r"^embeddings\.", ""),
-    (r"^(network|decode_head|neck|head)\.(decoder\.)?", ""),
-    (r"^bn\.(\d)\.", r"norms.\1."),  # of PMT, to upscale
-    (r"^lateral_projections\.", "lateral."),
-    (r"^scalers\.", "scales."),
-    (r"^q\.", "queries."),
-    (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
-    (r"\.attention\.", ".attn."),
-    (r"\.layer_scale(\d)\.lambda1$", r".gamma_\1"),
-    (r"\.mlp\.up_proj\.", ".mlp.fc1."),
-    (r"\.mlp\.down_proj\.", ".mlp.fc2."),
-    (r"^(decoder_|layer)norm\.", "norm."),
-    (r"^class_head\.", "classes."),
-    (r"^mask_head\.", "masks."),
-    (r"^upscale\.(\d)\.conv1\.", r"up.\1.grow."),
-    (r"^upscale\.(\d)\.conv2\.", r"up.\1.smooth."),
-    (r"^upscale\.", "up."),
-    (
-        r"^reassemble_(blocks|stage)\.readout_projects\.(\d)\.0\.",
-        r"neck.reassemble.\2.readout_linear.",
-    ),
-    (r"^reassemble_blocks\.projects\.(\d)\.conv\.", r"neck.reassemble.\1.project."),
-    (r"^reassemble_stage\.layers\.(\d)\.projection\.", r"neck.reassemble.\1.project."),
-    (r"^reassemble_blocks\.batchnorm_layers\.(\d)\.", r"neck.reassemble.\1.project.norm."),
-    (
-        r"^reassemble_(blocks\.resize_layers|stage\.layers)\.([01])\.(resize\.)?",
-        r"neck.reassemble.\2.up.",
-    ),
-    (
-        r"^reassemble_(blocks\.resize_layers|stage\.layers)\.3\.(resize\.)?",
-        "neck.reassemble.3.down.",
-    ),
-    (r"^convs\.(\d)\.(conv\.)?", r"neck.reassemble.\1.widen."),
-    # they number the fusion blocks from the coarsest, we from the finest
-    (
-        r"^fusion_(blocks|stage\.layers|layers)\.(\d)\.",
-        lambda match: f"neck.fusion.{3 - int(match[2])}.",
-    ),
-    (r"\.res\w+1\.conv(olution)?1\.(conv\.)?", ".lateral.first."),
-    (r"\.res\w+1\.conv(olution)?2\.(conv\.)?", ".lateral.second."),
-    (r"\.res\w+2\.conv(olution)?1\.(conv\.)?", ".unit.first."),
-    (r"\.res\w+2\.conv(olution)?2\.(conv\.)?", ".unit.second."),
-    (r"\.project(ion)?\.(conv\.)?", ".project."),
-    (r"^project(ion)?\.(conv\.)?", "mix."),
-    (r"^(conv_depth\.)?head\.0\.|^conv1\.", "readouts.0.first."),
-    (r"^(conv_depth\.)?head\.2\.|^conv2\.", "readouts.0.second."),
-    (r"^(conv_depth\.)?head\.4\.|^conv3\.", "readouts.0.out."),
-    (r"^((classifier|conv_depth|conv_seg)\.)?(weight|bias)$", r"readouts.0.\3"),
-    (r"^bn\.", "readouts.0.norm."),
-)
-_COUNT = "num_batches_tracked"  # of a batch norm, which only its training reads
-# transformers stores the lateral unit of the coarsest block, and never calls it; PMT's masks of
-# attention are of its training
-_UNUSED = re.compile(
-    rf"(backbone|dinov2\w*)\.|.*fusion_stage\.layers\.0\.residual_layer1\.|.*({_COUNT}|mask_token|attn_mask_probs)$"
-)
 
 
 def load_published(
@@ -137,7 +71,7 @@ def load_published(
             states no licence, or lacks the Hub repository that a revision is of.
     """
     row = row_named(name)
-    file, url = _file(row, weights, revision)
+    file, url = _find_file(row, weights, revision)
     sha256 = _checked_hash(row, file)
     head = row.build()
     try:
@@ -145,7 +79,7 @@ def load_published(
             state = read_state(file)
     except BackboneError as error:
         raise CheckpointError(f"published head {name!r}: {error}", step="file") from error
-    head.load_state_dict(translated(state, head.state_dict(), str(file)), strict=True, assign=True)
+    head.load_state_dict(translate(state, head.state_dict(), str(file)), strict=True, assign=True)
     licence = None if row.licence == NOT_STATED else row.licence
     record = backbone_record(row)
     tuned_weights = None
@@ -170,7 +104,9 @@ def _tuned_backbone(row: PublishedHead, state: Tensors, file: Path) -> dict[str,
 
     with torch.device("meta"):
         expected = timm.build(row.backbone).state_dict()
-    return translated(backbone_of(state), expected, f"the backbone in {file}")
+    return translate(
+        backbone_of(state), expected, f"the backbone in {file}", rename=lambda name: name
+    )
 
 
 def backbone_record(row: PublishedHead) -> dict[str, Any]:
@@ -226,7 +162,7 @@ def _checked_hash(row: PublishedHead, file: Path) -> str:
     return sha256
 
 
-def _file(
+def _find_file(
     row: PublishedHead, weights: str | os.PathLike[str] | None, revision: str | None
 ) -> tuple[Path, str]:
     """The local path of a row's file, downloaded once, and its address: the Hub's copy, else the publisher's.
@@ -236,52 +172,90 @@ def _file(
             if a revision is given with a local file or without a Hub repository; before it is
             downloaded, if it is a pickle without a known hash and torch's reader is not safe.
     """
-    if revision is not None and (weights is not None or row.hub is None):
+    if revision is not None:
+        _check_has_revisions(row, weights, revision)
+    if weights is not None:
+        file = Path(weights)
+        _check_safe_to_read(row, file)
+        return file, row.url
+    needs_hub = row.hub is not None and (row.gated or row.tuned)
+    if revision is not None or needs_hub:
+        _check_may_fetch(row, from_hub=True)
+        return _fetch_from_hub(row, revision)
+    _check_may_fetch(row, from_hub=False)
+    file = Path(torch.hub.get_dir(), "checkpoints", Path(row.url).name)  # noqa: TID251 - a folder
+    _check_safe_to_read(row, file)
+    if not file.exists():
+        _download(row, file)
+    return file, row.url
+
+
+def _check_has_revisions(
+    row: PublishedHead, weights: str | os.PathLike[str] | None, revision: str
+) -> None:
+    """Raise a CheckpointError for a revision of a local file, and of a head that has no Hub copy."""
+    if weights is not None:
         raise CheckpointError(
-            f"revision={revision!r} is for a Hub copy; {row.name} has {row.hub or 'none'}, and "
-            f"weights is {weights!r}. Leave revision= out",
+            f"revision={revision!r} is for a Hub copy, and weights={str(weights)!r} is a local "
+            "file; leave one of them out",
             step="hub",
         )
-    if weights is None:
-        file = Path(torch.hub.get_dir(), "checkpoints", Path(row.url).name)  # noqa: TID251 - a folder
-        needs_hub = row.hub is not None and (row.gated or row.tuned)
-        from_hub = revision is not None or needs_hub
-        _check_may_fetch(row, from_hub)
-    else:
-        file = Path(weights)
-        from_hub = False
-    is_known = from_hub or row.sha256 or file.suffix.lower() == ".safetensors"
-    if not is_known and Version(torch.__version__) < _SAFE_READER:
+    if row.hub is None:
+        raise CheckpointError(
+            f"revision={revision!r} is for a Hub copy, and {row.name} has none; leave revision= out",
+            step="hub",
+        )
+
+
+def _check_safe_to_read(row: PublishedHead, file: Path) -> None:
+    """Raise a CheckpointError for a pickle without a known hash if torch's reader is not safe."""
+    if row.sha256 or file.suffix.lower() == ".safetensors":
+        return
+    if Version(torch.__version__) < _SAFE_READER:
         raise CheckpointError(
             f"{file} is a pickle without a known hash, which torch {torch.__version__} does not "
             f"read safely; install torch {_SAFE_READER} or later, or take a .safetensors file "
             "(revision='main' where there is a Hub copy)"
         )
-    if weights is not None or (file.exists() and not from_hub):
-        return file, row.url
-    url = f"https://huggingface.co/{row.hub}" if from_hub else row.url
+
+
+def _fetch_from_hub(row: PublishedHead, revision: str | None) -> tuple[Path, str]:
+    """The Hub's copy of a row's file, and the address of the commit that it is of."""
+    from huggingface_hub import hf_hub_download
+
+    repo_id = str(row.hub)
+    url = f"https://huggingface.co/{repo_id}"
+    _warn_of_terms(row, url)
+    try:
+        file = Path(hf_hub_download(repo_id, "model.safetensors", revision=revision))
+    except Exception as error:  # the client raises many unrelated types
+        reason = refusal(error, repo_id, revision) or unreachable(error)
+        raise _not_fetched(row, url, reason) from None
+    return file, f"{url}/blob/{file.parent.name}/{file.name}"  # its folder is the commit
+
+
+def _download(row: PublishedHead, file: Path) -> None:
+    """Download the publisher's file."""
+    _warn_of_terms(row, row.url)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(row.url, str(file))  # noqa: TID251 - addresses of our own table
+    except Exception as error:  # the client raises many unrelated types
+        raise _not_fetched(row, row.url, first_line(error)) from None
+
+
+def _warn_of_terms(row: PublishedHead, url: str) -> None:
     logger.warning(
         "fetching %s: the terms of %s hold for it and what is made of it", url, row.licence
     )
-    try:
-        if from_hub:
-            from huggingface_hub import hf_hub_download
 
-            file = Path(hf_hub_download(str(row.hub), "model.safetensors", revision=revision))
-            return file, f"{url}/blob/{file.parent.name}/{file.name}"  # its folder is the commit
-        file.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(file))  # noqa: TID251 - addresses of our own table
-    except Exception as error:  # the clients raise many unrelated types
-        if from_hub:
-            reason = refusal(error, str(row.hub), revision) or unreachable(error)
-        else:
-            reason = first_line(error)
-        raise CheckpointError(
-            f"{row.name} was not fetched from {url} ({reason}). Try again, or fetch the file "
-            "elsewhere and pass it, weights=FILE (--weights FILE)",
-            step="hub",
-        ) from None
-    return file, url
+
+def _not_fetched(row: PublishedHead, url: str, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{row.name} was not fetched from {url} ({reason}). Try again, or fetch the file "
+        "elsewhere and pass it, weights=FILE (--weights FILE)",
+        step="hub",
+    )
 
 
 def _check_may_fetch(row: PublishedHead, from_hub: bool) -> None:
@@ -298,15 +272,12 @@ def _check_may_fetch(row: PublishedHead, from_hub: bool) -> None:
         )
 
 
-def renamed(name: str) -> str:
-    """Return our name of a file's tensor."""
-    for pattern, ours in _RULES:
-        name = re.sub(pattern, ours, name)
-    return name
-
-
-def translated(
-    state: Tensors, own: Tensors, where: str, dtype: torch.dtype = torch.float32
+def translate(
+    state: Tensors,
+    expected: Tensors,
+    where: str,
+    dtype: torch.dtype = torch.float32,
+    rename: Callable[[str], str] = our_name,
 ) -> dict[str, Tensor]:
     """Return the tensors of a file under our names, in our shapes and a dtype, and without batch norms.
 
@@ -314,9 +285,10 @@ def translated(
 
     Args:
         state: of the file.
-        own: the tensors of the module, on any device; only names and shapes are read.
+        expected: the tensors of the module, on any device; only names and shapes are read.
         where: the file, for messages.
         dtype: of the result.
+        rename: a name in the file -> ours.
 
     Raises:
         CheckpointError: naming the tensors that are missing, unknown, or of another shape or type.
@@ -325,9 +297,9 @@ def translated(
     file_names: dict[str, str] = {}
     unknown = []
     for file_name in state:
-        if _UNUSED.match(file_name):
+        if is_unused(file_name):
             continue
-        name = renamed(file_name)
+        name = rename(file_name)
         if name in file_names:
             unknown.append(file_name)
         else:
@@ -335,44 +307,59 @@ def translated(
 
     counts = {}  # of batch norms of ours: a file need not have them
     shapes = {}
-    for name, tensor in own.items():
-        if name.endswith(_COUNT):
+    for name, tensor in expected.items():
+        if name.endswith(BATCH_NORM_COUNT):
             counts[name] = torch.zeros((), dtype=torch.int64)
         else:
             shapes[name] = tuple(tensor.shape)
-    normed_layers = _normed_layers(file_names, own)
+    normed_layers = _normed_layers(file_names, expected)
     for layer in normed_layers:
         for suffix in _NORM:
             shapes[f"{layer}.norm.{suffix}"] = shapes[f"{layer}.weight"][1:2]
 
     missing = shapes.keys() - file_names.keys()
     unknown += [file_names[name] for name in file_names.keys() - shapes.keys()]
-    if missing or unknown:
+    problems = []
+    if missing:
+        problems.append(f"lacks {some_of(missing, _SHOWN)}")
+    if unknown:
+        problems.append(f"holds {some_of(unknown, _SHOWN)} in addition")
+    if problems:
         raise CheckpointError(
-            f"{where} lacks {some_of(missing, _SHOWN) or 'nothing'}, and holds "
-            f"{some_of(unknown, _SHOWN) or 'nothing'} in addition: it is the file of another head",
-            step="tensors",
+            f"{where} {', and '.join(problems)}: it is the file of another head", step="tensors"
         )
     tensors = {name: state[file_name] for name, file_name in file_names.items()}
-    for name, x in tensors.items():
-        shape = x.shape
-        if len(shapes[name]) == 2 and x.shape[2:] == (1, 1):  # a 1x1 convolution is a linear layer
-            shape = x.shape[:2]
-        if shape != shapes[name] or not x.is_floating_point():
-            raise CheckpointError(
-                f"{where}: {file_names[name]} is {x.dtype} {tuple(x.shape)}; expected floats of "
-                f"shape {shapes[name]}: it is the file of another head",
-                step="tensors",
-            )
+    for name, tensor in tensors.items():
+        _check_tensor(tensor, shapes[name], f"{where}: {file_names[name]}")
     for layer in normed_layers:
         _fold_norm(tensors, layer)
-    result = {name: x.to(dtype).reshape(shapes[name]) for name, x in tensors.items()}
-    return result | counts
+    translated = {}
+    for name, tensor in tensors.items():
+        translated[name] = tensor.to(dtype).reshape(shapes[name])
+    return translated | counts
 
 
-def _normed_layers(file_names: Mapping[str, str], own: Tensors) -> set[str]:
+def _check_tensor(tensor: Tensor, expected_shape: tuple[int, ...], where: str) -> None:
+    """Compare the dtype and shape of a file's tensor with those of the head."""
+    if not tensor.is_floating_point():
+        raise CheckpointError(
+            f"{where} is {tensor.dtype}; expected floats: it is the file of another head",
+            step="tensors",
+        )
+    shape = tuple(tensor.shape)
+    if len(expected_shape) == 2 and shape[2:] == (1, 1):  # a 1x1 convolution is a linear layer
+        shape = shape[:2]
+    if shape != expected_shape:
+        raise CheckpointError(
+            f"{where} has the shape {tuple(tensor.shape)}; expected {expected_shape}: it is the "
+            "file of another head",
+            step="tensors",
+        )
+
+
+def _normed_layers(file_names: Mapping[str, str], expected: Tensors) -> set[str]:
     """Our layers in front of which the file has a batch norm, ``<layer>.norm.*``."""
-    layers = {name.rpartition(".")[0] for name in own}
+    layers = {name.rpartition(".")[0] for name in expected}
     normed = {name.partition(".norm.")[0] for name in file_names if ".norm." in name}
     return normed & layers
 
@@ -391,15 +378,13 @@ def _fold_norm(tensors: dict[str, Tensor], layer: str) -> None:
 
 def backbone_of(state: Tensors) -> dict[str, Tensor]:
     """Return the weights of a DINOv2 backbone in transformers' names, ``backbone.*``, under timm's."""
-    pieces: dict[str, dict[str, Tensor]] = {}  # name -> "q", "k", "v", or "" of a whole tensor
-    for key, value in state.items():
-        if key.startswith("backbone."):
-            name, _, piece = renamed(key.removeprefix("backbone.")).partition(":")
-            pieces.setdefault(name, {})[piece] = value
+    parts: dict[str, dict[str, Tensor]] = {}  # name -> "q", "k", "v", or "" of a whole tensor
+    for file_name, tensor in state.items():
+        if file_name.startswith("backbone."):
+            name, part = backbone_name(file_name.removeprefix("backbone."))
+            parts.setdefault(name, {})[part] = tensor
     tensors = {}
-    for name, pieces_of_name in pieces.items():
-        ordered = [
-            pieces_of_name[piece] for piece in ("", "q", "k", "v") if piece in pieces_of_name
-        ]
-        tensors[name] = torch.cat(ordered)
+    for name, parts_of_name in parts.items():
+        in_order = [parts_of_name[part] for part in _QKV_ORDER if part in parts_of_name]
+        tensors[name] = torch.cat(in_order)
     return tensors

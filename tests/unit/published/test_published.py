@@ -28,7 +28,8 @@ from dinoneck import (
 )
 from dinoneck.data import Preprocessing
 from dinoneck.published import table
-from dinoneck.published.loading import renamed, translated
+from dinoneck.published.loading import translate
+from dinoneck.published.names import our_name
 
 SAFE_READER = Version(torch.__version__) >= Version("2.10")
 pytestmark = pytest.mark.skipif(
@@ -113,13 +114,13 @@ def test_a_file_gives_what_its_publisher_computes(row: table.PublishedHead, tmp_
         x.numel() for name, x in own.items() if not is_left_out(name) and not is_idle(name)
     )
     if row.size > 100_000_000:  # names and shapes only; the arithmetic follows at reduced width
-        translated(own, row.build().state_dict(), "the file")
+        translate(own, row.build().state_dict(), "the file")
         return
     state = official.random_state(shapes)
     if row.tuned and row.model.width > 384:  # their backbones are large
         head: Any = row.build()
         head.load_state_dict(
-            translated(state, head.state_dict(), "the file", torch.float64), assign=True
+            translate(state, head.state_dict(), "the file", torch.float64), assign=True
         )
         compare(row, state, head, (5, 9), form)
         return
@@ -150,14 +151,12 @@ def test_a_file_of_any_head_that_does_not_fit_is_refused_by_name(row: table.Publ
     ]
     for name in (needed[0], needed[len(needed) // 2], needed[-1]):
         short = {key: value for key, value in state.items() if key != name}
-        with pytest.raises(CheckpointError, match=re.escape(renamed(name))):
-            translated(short, own, "the file")
+        with pytest.raises(CheckpointError, match=re.escape(our_name(name))):
+            translate(short, own, "the file")
         with pytest.raises(CheckpointError, match=re.escape(name)):
-            translated(
-                state | {name: torch.empty(*shapes[name], 2, device="meta")}, own, "the file"
-            )
+            translate(state | {name: torch.empty(*shapes[name], 2, device="meta")}, own, "the file")
     with pytest.raises(CheckpointError, match="aux_head"):
-        translated(state | {"aux_head.weight": torch.empty(3, device="meta")}, own, "the file")
+        translate(state | {"aux_head.weight": torch.empty(3, device="meta")}, own, "the file")
 
 
 DECODERS = [
@@ -176,7 +175,7 @@ def test_decoders_at_reduced_width(name: str, grid: tuple[int, int]) -> None:
     state = official.random_state(shapes)
     head: Any = row.build()
     head.load_state_dict(
-        translated(state, head.state_dict(), "the file", torch.float64), assign=True
+        translate(state, head.state_dict(), "the file", torch.float64), assign=True
     )
     tokens = kit.tokens(1, *grid, width=WIDTH, layers=4, dtype=torch.float64)
     expected = official.logits(name, state, tokens)
@@ -191,7 +190,7 @@ def test_padding_is_cut_off_before_maps_are_resized_to_the_image(name: str) -> N
     """Against the formula's cells that show the image; bins vary little, and the difference is relative to that."""
     row, shapes = narrowed(table.row_named(name))
     state, head = official.random_state(shapes), row.build()
-    head.load_state_dict(translated(state, head.state_dict(), "the file"), assign=True)
+    head.load_state_dict(translate(state, head.state_dict(), "the file"), assign=True)
     backbone = load_backbone("dinoneck_tiny", layers=range(6 - head.num_layers, 6), norm=row.norm)  # type: ignore[arg-type]
     image, own = (
         kit.images(1, 100, 150)[0],
@@ -220,7 +219,7 @@ def test_files_that_do_not_fit_are_refused_by_name(head: str, change: str, tmp_p
     tensor = next(key for key in state if key.endswith("weight"))
     if change == "missing":
         del state[tensor]
-        tensor = renamed(tensor)
+        tensor = our_name(tensor)
     elif change == "unknown":
         state[tensor := "decode_head.cls_seg.weight"] = torch.zeros(3)
     else:
@@ -256,7 +255,7 @@ def test_files_that_are_not_the_head_are_refused(
     ):
         with pytest.raises(CheckpointError, match=word):
             load_published(own, weights=path)
-    with pytest.raises(CheckpointError, match="Leave revision= out"):
+    with pytest.raises(CheckpointError, match="leave one of them out"):
         load_published(name, weights=file, revision="main")
     save_file(
         official.random_state(official.shapes_of(ANYTHING[0].name)[0]),
@@ -330,7 +329,7 @@ def test_files_of_transformers_give_the_same_head(name: str) -> None:
             f"classifier.{key}" if model == "dinov2" else key if model == "depth_anything" else own
         ] = value
     head.load_state_dict(
-        translated(theirs, head.state_dict(), "the file", torch.float64), assign=True
+        translate(theirs, head.state_dict(), "the file", torch.float64), assign=True
     )
     tokens = kit.tokens(1, 5, 9, width=WIDTH, layers=len(row.layers), dtype=torch.float64)
     expected = peers.logits_of(name, state, torch.float64)["transformers"](tokens)
