@@ -1,4 +1,4 @@
-"""From a JPEG to a tensor and to predictions, compared with a script of PIL, torchvision and timm.
+"""From a JPEG to a tensor and to predictions, next to a script of PIL, torchvision and timm.
 
     python -m benchmarks images [--image FILE] [--batch 32] [--rounds 7]
 
@@ -26,7 +26,10 @@ from benchmarks.measure import Row, Variants, ratios, turns
 from dinoneck import PatchMeanHead, Predictor, Task, load_backbone, save_head
 from dinoneck.data import Preprocessing
 
-ROUNDS, SIZE, SIDES = 7, (224, 224), ((4000, 3000), (1632, 1224))
+ROUNDS = 7
+SIZE = (224, 224)  # of the images that the model gets: height, width
+GRID = (14, 14)
+SIDES = ((4000, 3000), (1632, 1224))  # of the files: width, height
 PEER = "plain script"
 
 
@@ -38,50 +41,52 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def generated(path: Path, width: int, height: int) -> Path:
     """Write a JPEG with coarse and fine structure."""
-    drawn = np.random.default_rng(0)
-    coarse = Image.fromarray(drawn.integers(0, 256, (60, 80, 3), dtype=np.uint8)).resize(
-        (width, height)
-    )
-    fine = drawn.normal(0, 12, (height, width, 1))
-    Image.fromarray((np.asarray(coarse) + fine).clip(0, 255).astype(np.uint8)).save(
-        path, quality=90
-    )
+    generator = np.random.default_rng(0)
+    coarse = Image.fromarray(generator.integers(0, 256, (60, 80, 3), dtype=np.uint8))
+    coarse = coarse.resize((width, height))
+    fine = generator.normal(0, 12, (height, width, 1))
+    pixels = (np.asarray(coarse) + fine).clip(0, 255).astype(np.uint8)
+    Image.fromarray(pixels).save(path, quality=90)
     return path
 
 
-def script_of(recipe: Preprocessing) -> transforms.Compose:
-    """Return how a plain script prepares an image."""
+def script_of(preprocess: Preprocessing) -> transforms.Compose:
+    """Return the transforms by which a plain script prepares an image."""
     return transforms.Compose(
         [
             transforms.Resize(SIZE, transforms.InterpolationMode.BICUBIC),
             transforms.ToTensor(),
-            transforms.Normalize(recipe.mean, recipe.std),
+            transforms.Normalize(preprocess.mean, preprocess.std),
         ]
     )
 
 
-def rows_of(image: Path, folder: Path, batch: int) -> dict[str, Variants]:
+def variants_of(image: Path, folder: Path, batch: int) -> dict[str, Variants]:
     """Return the variants of every row."""
     backbone = load_backbone("vit_small_patch16_dinov3", pretrained=False, seed=0)
     model: Any = backbone.adapter.model
-    recipe = backbone.preprocess.changed(size=SIZE)
-    area, plain = recipe.changed(interpolation="area"), script_of(recipe)
+    preprocess = backbone.preprocess.changed(size=SIZE)
+    preprocess_by_area = preprocess.changed(interpolation="area")
+    prepare = script_of(preprocess)
     head = PatchMeanHead(backbone.embed_dim, [Task("mass")]).eval()
-    save_head(folder / "head.safetensors", head, backbone=backbone, preprocess=recipe)
-    predictor = Predictor(folder / "head.safetensors", backbone)
+    head_file = folder / "head.safetensors"
+    save_head(head_file, head, backbone=backbone, preprocess=preprocess)
+    predictor = Predictor(head_file, backbone)
 
     @torch.inference_mode()
     def script(paths: Sequence[Path]) -> torch.Tensor:
-        images = torch.stack([plain(Image.open(path).convert("RGB")) for path in paths])
-        tokens = model.forward_features(images)[:, model.num_prefix_tokens :]
-        return head(tokens.unflatten(1, (14, 14)).permute(0, 3, 1, 2))["mass"]  # type: ignore[no-any-return]
+        images = torch.stack([prepare(Image.open(path).convert("RGB")) for path in paths])
+        patches = model.forward_features(images)[:, model.num_prefix_tokens :]
+        maps = patches.unflatten(1, GRID).permute(0, 3, 1, 2)
+        mass: torch.Tensor = head(maps)["mass"]
+        return mass
 
     many = [image] * batch
     return {
         "JPEG to tensor": {
-            PEER: lambda: plain(Image.open(image).convert("RGB")),
-            "Preprocessing": lambda: recipe(image),
-            "Preprocessing, area": lambda: area(image),
+            PEER: lambda: prepare(Image.open(image).convert("RGB")),
+            "Preprocessing": lambda: preprocess(image),
+            "Preprocessing, area": lambda: preprocess_by_area(image),
         },
         "one image to prediction": {
             PEER: lambda: script([image]),
@@ -103,15 +108,20 @@ def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]
             image = options.image or generated(folder / "image.jpg", width, height)
             with Image.open(image) as opened:
                 megapixels = opened.width * opened.height / 1e6
-            rows = rows_of(image, folder, 2 if options.short else options.batch)
+            batch = 2 if options.short else options.batch
+            variants = variants_of(image, folder, batch)
             for threads in sorted({os.cpu_count() or 1, 1}, reverse=True):
                 torch.set_num_threads(threads)
-                table: dict[str, Row] = {}
-                for title, variants in rows.items():
-                    found = ratios(turns(variants, rounds=options.rounds), PEER, f"× {PEER}")
-                    table |= {
-                        f"{title}: {variant}": row
-                        for variant, row in found.items()
-                        if variant != PEER
-                    }
+                table = ratios_to_script(variants, options.rounds)
                 yield f"{megapixels:.0f} megapixels, {threads} threads", table
+
+
+def ratios_to_script(variants: dict[str, Variants], rounds: int) -> dict[str, Row]:
+    """Return the rows of a table, without those of the script itself."""
+    table = {}
+    for title, variants_of_row in variants.items():
+        seconds = turns(variants_of_row, rounds=rounds)
+        for variant, row in ratios(seconds, PEER, f"× {PEER}").items():
+            if variant != PEER:
+                table[f"{title}: {variant}"] = row
+    return table

@@ -1,13 +1,13 @@
-"""The same tokens from timm, transformers and the official code: largest differences, with the bounds they must keep.
+"""The same tokens from timm, transformers and the official code: largest differences and bounds.
 
     python -m benchmarks parity [--official-dinov2 DIR] [--official-dinov3 DIR] [--only MODEL ...]
 
-DIR is a checkout of facebookresearch/dinov2 or dinov3. Between timm and transformers both get one
-seeded set of weights by name; for the official code, the repository's own model is filled at
-random, its state dict saved, and that file loaded through ``checkpoint=``. Compared are layers 11,
-2, 5, 5 in this order, with and without the final norm. Then common slips, and exported models next
-to the eager ones: ONNX in float32 and half, at sizes that the export never saw, relative to the
-largest prediction of a patch. Exit code 1 if a row is above its bound.
+DIR is a checkout of facebookresearch/dinov2 or dinov3. timm and transformers get one seeded set of
+weights by name; the official model is filled at random, its state dict saved, and that file loaded
+by the others through ``checkpoint=``. Compared are layers 11, 2, 5, 5 in this order, with and
+without the final norm. The other tables are common mistakes, and exported models next to the eager
+ones: ONNX in float32 and half, at sizes that the export never saw, relative to the largest
+prediction of a patch. The exit code is 1 if a row is above its bound.
 """
 
 from __future__ import annotations
@@ -37,25 +37,28 @@ from dinoneck.backbones.load import fill_seeded
 from dinoneck.backbones.weights import load_file
 
 ROUNDS = 1
-# title -> attribute of Tokens
+# column -> attribute of Tokens
 PARTS = {"patches": "patches", "cls": "cls_token", "registers": "registers"}
+IMAGES_SEED = 2
 PAIRS = ("timm - transformers", "official - timm", "official - transformers")
 EXPORTED = ("vit_small_patch16_dinov3", "vit_base_patch16_dinov3", "vit_small_patch14_dinov2")
 GRIDS = ((1, 14, 14), (2, 7, 21), (1, 37, 37))  # batch, rows, cols
 SIZES_16 = ((224, 224), (240, 480), (112, 336))
-SIZES_14 = ((518, 518), (224, 224), (238, 476), (126, 336))
+TRAINED_SIZE = (518, 518)  # of DINOv2
+SIZES_14 = (TRAINED_SIZE, (224, 224), (238, 476), (126, 336))
+LARGE = 500  # pixels: one image of this height, else two
 
 
 class Case(NamedTuple):
-    """A model: timm's names for it, where the official code builds it, and on which images.
+    """A model and the sizes of its images.
 
     Attributes:
-        name: built with seeded weights.
-        factory: in the repository's ``hub.backbones``; or the settings of its class, where blocks
-            are cut.
-        sizes: images, (height, width).
-        official: the name that official weights load under, where it is another one.
-        depth: blocks kept; None = all.
+        name: timm's name of the model with seeded weights.
+        factory: the function in the repository's ``hub.backbones``; or the arguments of its class,
+            if blocks are left out.
+        sizes: of the images, (height, width).
+        official: timm's name of the model that loads official weights; None: ``name``.
+        depth: the number of first blocks that are used; None: all.
     """
 
     name: str
@@ -66,27 +69,41 @@ class Case(NamedTuple):
 
     @property
     def layers(self) -> list[int]:
-        """Out of order, one of them twice."""
-        return [11, 2, 5, 5] if self.depth is None else [2, 0, 1, 1]
+        """The compared layers: not in order, one of them twice."""
+        if self.depth is None:
+            return [11, 2, 5, 5]
+        return [2, 0, 1, 1]
 
-    def shown(self, pair: str) -> str:
-        """The name that a pair of libraries is loaded under, and how much of the model runs."""
-        name = (self.official or self.name) if "official" in pair else self.name
-        return name + (f", first {self.depth} blocks" if self.depth else "")
+    def title(self, pair: str) -> str:
+        """Return the name under which a pair of libraries is loaded, and the number of blocks."""
+        name = self.name
+        if "official" in pair:
+            name = self.official or self.name
+        if self.depth is not None:
+            return f"{name}, first {self.depth} blocks"
+        return name
 
     def recipes(self, size: tuple[int, int]) -> tuple[PosEmbed, ...]:
-        """Position recipes that matter here: models without registers resample in ways of their own."""
-        if "dinov3" in self.name or "reg4" in self.name or size == (518, 518):
+        """Return the recipes of position embeddings to compare.
+
+        Libraries resample models without registers each in their own way, if the images are not of
+        the trained size.
+        """
+        if "dinov3" in self.name or "reg4" in self.name or size == TRAINED_SIZE:
             return ("native",)
-        return ("native", "official") if size == (224, 224) else ("official",)
+        if size == (224, 224):
+            return ("native", "official")
+        return ("official",)
 
     def bound(self, size: tuple[int, int], recipe: PosEmbed) -> float | None:
-        """What a difference must not exceed; None where the libraries are known to differ."""
+        """Return the bound of a difference, or None where the libraries are known to differ."""
         if "dinov3" in self.name:
             return 2e-5
         if "reg4" in self.name:
             return 0.0
-        return 1e-5 if size == (518, 518) or recipe == "official" else None
+        if size == TRAINED_SIZE or recipe == "official":
+            return 1e-5
+        return None
 
 
 GIANT = {
@@ -117,30 +134,34 @@ CASES = (
 
 
 def rows(case: Case, checkouts: Mapping[str, Path]) -> Iterator[dict[str, Any]]:
-    """Compare every pair of libraries that is there."""
+    """Compare timm with transformers, and both with the official code if there is a checkout."""
     yield from _compare(case, _libraries(case, case.name, None))
     checkout = checkouts.get(family_of(case.name))
     if checkout is None:
         return
-    ours = official(case, checkout)
+    official_model = official(case, checkout)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "official.pth"
-        torch.save(ours.state_dict(), file)
-        models = {"official": ours, **_libraries(case, case.official or case.name, file)}
+        torch.save(official_model.state_dict(), file)
+        models = {"official": official_model}
+        models |= _libraries(case, case.official or case.name, file)
         yield from _compare(case, models, first="official")
 
 
 def official(case: Case, checkout: Path) -> nn.Module:
-    """The repository's own model, with every parameter at random and bf16-rounded periods as its released files."""
+    """Build the repository's model with random parameters.
+
+    Its rotary periods are rounded to bfloat16, as in the released files.
+    """
     family = family_of(case.name)
     if str(checkout) not in sys.path:
         sys.path.insert(0, str(checkout))
+    model: Any
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # xFormers is not there; it changes speed only
+        warnings.simplefilter("ignore")  # about missing xFormers, which changes speed only
         if isinstance(case.factory, str):
-            model = getattr(importlib.import_module(f"{family}.hub.backbones"), case.factory)(
-                pretrained=False
-            )
+            module = importlib.import_module(f"{family}.hub.backbones")
+            model = getattr(module, case.factory)(pretrained=False)
         else:
             module = importlib.import_module(f"{family}.models.vision_transformer")
             block = partial(module.Block, attn_class=module.MemEffAttention)
@@ -153,74 +174,91 @@ def official(case: Case, checkout: Path) -> nn.Module:
 
 
 def _libraries(case: Case, name: str, file: Path | None) -> dict[str, nn.Module]:
-    """Both libraries' model with the same weights: seeded, or of a file."""
-    if case.depth is None:
-        given = {"pretrained": False} if file is None else {"checkpoint": file}
-        model = load_backbone(name, **given).adapter.model
-        return {"timm": model, "transformers": transformers.from_timm(model)}
-    cut = timm.create_model(
-        name, pretrained=False, num_classes=0, dynamic_img_size=True, depth=case.depth
-    )
-    if file is None:
-        fill_seeded(cut, 0)
+    """Return the model of both libraries with the same weights: seeded, or of a file."""
+    model: nn.Module
+    if case.depth is not None:
+        model = timm.create_model(
+            name, pretrained=False, num_classes=0, dynamic_img_size=True, depth=case.depth
+        )
+        if file is None:
+            fill_seeded(model, 0)
+        else:
+            load_file(model, file)
+    elif file is None:
+        model = load_backbone(name, pretrained=False).adapter.model
     else:
-        load_file(cut, file)
-    return {"timm": cut, "transformers": transformers.from_timm(cut)}
+        model = load_backbone(name, checkpoint=file).adapter.model
+    return {"timm": model, "transformers": transformers.from_timm(model)}
 
 
 def _compare(
     case: Case, models: dict[str, nn.Module], first: str | None = None
 ) -> Iterator[dict[str, Any]]:
+    """Compare all pairs of models, or those with the first one, at every size."""
     for size in case.sizes:
-        images = torch.randn(
-            1 if size[0] > 500 else 2, 3, *size, generator=torch.Generator().manual_seed(2)
-        )
+        generator = torch.Generator().manual_seed(IMAGES_SEED)
+        num_images = 1 if size[0] > LARGE else 2
+        images = torch.randn(num_images, 3, *size, generator=generator)
         for recipe in case.recipes(size):
-            found = {
-                key: both_norms(model, case.layers, recipe, images) for key, model in models.items()
-            }
+            tokens = {}
+            for library, model in models.items():
+                tokens[library] = both_norms(model, case.layers, recipe, images)
             if first is not None:
-                _check_wrapper(models[first], found[first], images)
+                _check_wrapper(models[first], tokens[first], images)
             for one, other in combinations(models, 2):
-                if first in (None, one):
-                    pair = f"{one} - {other}"
-                    row = {
-                        "model": case.shown(pair),
-                        "size": list(size),
-                        "pair": pair,
-                        "pos_embed": recipe,
-                    }
-                    row |= difference(found[one], found[other])
-                    bound = case.bound(size, recipe)
-                    # written so that NaN does not hold
-                    holds = (
-                        None
-                        if bound is None
-                        else all(row[p] is None or row[p] <= bound for p in PARTS)
-                    )
-                    yield row | {"bound": bound, "holds": holds}
+                if first is not None and one != first:
+                    continue
+                pair = f"{one} - {other}"
+                gaps = difference(tokens[one], tokens[other])
+                bound = case.bound(size, recipe)
+                yield {
+                    "model": case.title(pair),
+                    "size": list(size),
+                    "pair": pair,
+                    "pos_embed": recipe,
+                    **gaps,
+                    "bound": bound,
+                    "holds": None if bound is None else _holds(gaps, bound),
+                }
+
+
+def _holds(gaps: Mapping[str, float | None], bound: float) -> bool:
+    """Return whether no difference is above the bound; NaN is."""
+    for part in PARTS:
+        gap = gaps[part]
+        if gap is not None and not gap <= bound:
+            return False
+    return True
 
 
 def both_norms(
     model: nn.Module, layers: Sequence[int], recipe: PosEmbed, images: Tensor
 ) -> list[Tokens]:
-    return [
-        wrap_backbone(model, layers=layers, norm=norm, pos_embed=recipe)(images)
-        for norm in (True, False)
-    ]
+    """Return the tokens of images with and without the final norm."""
+    normed = wrap_backbone(model, layers=layers, norm=True, pos_embed=recipe)(images)
+    raw = wrap_backbone(model, layers=layers, norm=False, pos_embed=recipe)(images)
+    return [normed, raw]
 
 
 @torch.no_grad()
-def _check_wrapper(model: Any, found: Sequence[Tokens], images: Tensor) -> None:
-    """The wrapped official object must give what the repository's own method gives, bit for bit."""
-    for tokens, norm in zip(found, (True, False), strict=True):
-        wanted = sorted(set(tokens.layers or ()))
-        rows = model.get_intermediate_layers(images, n=wanted, return_class_token=True, norm=norm)
-        own = dict(zip(wanted, rows, strict=True))
-        for layer, patches, cls_token in zip(
-            tokens.layers or (), tokens.patches, tokens.cls_token, strict=True
-        ):
-            if not (torch.equal(patches, own[layer][0]) and torch.equal(cls_token, own[layer][1])):
+def _check_wrapper(model: Any, both: Sequence[Tokens], images: Tensor) -> None:
+    """Compare the wrapped official model with the repository's own method, bit for bit.
+
+    Raises:
+        SystemExit: if they differ.
+    """
+    for tokens, norm in zip(both, (True, False), strict=True):
+        layers = tokens.layers or ()
+        sorted_layers = sorted(set(layers))
+        outputs = model.get_intermediate_layers(
+            images, n=sorted_layers, return_class_token=True, norm=norm
+        )
+        expected = dict(zip(sorted_layers, outputs, strict=True))
+        for layer, patches, cls_token in zip(layers, tokens.patches, tokens.cls_token, strict=True):
+            expected_patches, expected_cls_token = expected[layer]
+            same_patches = torch.equal(patches, expected_patches)
+            same_cls_token = torch.equal(cls_token, expected_cls_token)
+            if not (same_patches and same_cls_token):
                 raise SystemExit(
                     f"layer {layer}, norm={norm}: other than get_intermediate_layers of the "
                     "repository"
@@ -228,93 +266,117 @@ def _check_wrapper(model: Any, found: Sequence[Tokens], images: Tensor) -> None:
 
 
 def difference(one: Sequence[Tokens], other: Sequence[Tokens]) -> dict[str, float | None]:
-    """Largest differences over layers and norms; registers None where the model has none."""
+    """Return the largest differences over layers and norms; None for registers without any."""
     result: dict[str, float | None] = {}
-    for part in PARTS:
-        first, second = (
-            [x for own in tokens for x in getattr(own, PARTS[part])] for tokens in (one, other)
-        )
-        gaps = [(a - b).abs().max() for a, b in zip(first, second, strict=True) if a.numel()]
-        result[part] = torch.stack(gaps).max().item() if gaps else None
-    result["scale"] = max(x.abs().max().item() for tokens in one for x in tokens.sequence)
+    for column, attribute in PARTS.items():
+        gaps = []
+        for tokens, other_tokens in zip(one, other, strict=True):
+            pairs = zip(getattr(tokens, attribute), getattr(other_tokens, attribute), strict=True)
+            gaps += [(left - right).abs().max() for left, right in pairs if left.numel() > 0]
+        result[column] = torch.stack(gaps).max().item() if gaps else None
+    layers = [layer for tokens in one for layer in tokens.sequence]
+    result["scale"] = max(layer.abs().max().item() for layer in layers)
     return result
+
+
+def largest_gap(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> float:
+    """Return the largest absolute difference of the tensors of two lists."""
+    gaps = []
+    for tensor, other in zip(tensors, others, strict=True):
+        gaps.append((tensor - other).abs().max().item())
+    return max(gaps)
 
 
 @torch.no_grad()
 def slips(case: Case) -> Row:
-    """By how much the patches of layers 2, 5, 8 would be off after each of the common slips, at 224 x 224."""
+    """Measure by how much common mistakes change the patches of layers 2, 5, 8, at 224 x 224."""
     model = load_backbone(case.name, source="transformers", pretrained=False).adapter.model
-    images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(2))
+    generator = torch.Generator().manual_seed(IMAGES_SEED)
+    images = torch.randn(2, 3, 224, 224, generator=generator)
     layers = (2, 5, 8)
     normed, raw = both_norms(model, layers, "native", images)
-    states = model(images, output_hidden_states=True).hidden_states
+    hidden_states = model(images, output_hidden_states=True).hidden_states
     prefix = raw.num_prefix_tokens
-    shifted = [x[:, 1 : 1 + raw.grid.count] for x in normed.sequence]
-
-    def off(wrong: Sequence[Tensor], right: Sequence[Tensor]) -> float:
-        return max((a - b).abs().max().item() for a, b in zip(wrong, right, strict=True))
-
+    right_state = [hidden_states[layer + 1][:, prefix:] for layer in layers]
+    state_before = [hidden_states[layer][:, prefix:] for layer in layers]
+    after_cls = [layer[:, 1 : 1 + raw.grid.count] for layer in normed.sequence]
     return {
-        "`hidden_states[i + 1]` (right)": off(
-            [states[i + 1][:, prefix:] for i in layers], raw.patches
+        "`hidden_states[i + 1]` (right)": largest_gap(right_state, raw.patches),
+        "`hidden_states[i]`": largest_gap(state_before, raw.patches),
+        "no final norm": largest_gap(raw.patches, normed.patches),
+        "registers taken as patches": (
+            largest_gap(after_cls, normed.patches) if prefix > 1 else None
         ),
-        "`hidden_states[i]`": off([states[i][:, prefix:] for i in layers], raw.patches),
-        "no final norm": off(raw.patches, normed.patches),
-        "registers taken as patches": off(shifted, normed.patches) if prefix > 1 else None,
-        "largest value": max(x.abs().max().item() for x in normed.patches),
+        "largest value": max(layer.abs().max().item() for layer in normed.patches),
     }
 
 
 def exported(name: str) -> Row:
-    """Size of the ONNX file, and the largest difference of its predictions, in float32 and in half."""
+    """Measure the size of the ONNX file and the largest difference of its predictions.
+
+    In float32 and in half.
+    """
     import onnxruntime
 
     from dinoneck.export import export_model
 
     backbone = load_backbone(name, pretrained=False)
     head = PatchMeanHead(backbone.embed_dim, [Task("mass")])
-    predictor, side, row = Predictor(head, backbone), backbone.patch_size, Row()
+    predictor = Predictor(head, backbone)
+    patch = backbone.patch_size
+    row = Row()
     for half in (False, True):
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            done = export_model(
-                head, Path(folder, "m.onnx"), backbone=backbone, maps=True, half=half
-            )
+            file = Path(folder, "m.onnx")
+            export = export_model(head, file, backbone=backbone, maps=True, half=half)
             session = onnxruntime.InferenceSession(
-                done.files[0], providers=["CPUExecutionProvider"]
+                export.files[0], providers=["CPUExecutionProvider"]
             )
-            size = sum(file.stat().st_size for file in done.files)
+            size = sum(file.stat().st_size for file in export.files)
         gaps = []
         for batch, rows, cols in GRIDS:
-            draw = torch.Generator().manual_seed(rows)
-            images = torch.rand(batch, 3, rows * side, cols * side, generator=draw)
-            found = torch.tensor(session.run(["mass.map"], {"images": images.numpy()})[0])
-            each = [
-                torch.as_tensor(one["maps"]["mass"])
-                for one in predictor(list(images), maps="patch")
-            ]
-            gaps.append(
-                float((found - torch.stack(each)).abs().max() / torch.stack(each).abs().max())
-            )
+            generator = torch.Generator().manual_seed(rows)
+            images = torch.rand(batch, 3, rows * patch, cols * patch, generator=generator)
+            outputs = session.run(["mass.map"], {"images": images.numpy()})
+            of_export = torch.tensor(outputs[0])
+            predictions = predictor(list(images), maps="patch")
+            maps = [prediction["maps"]["mass"] for prediction in predictions]
+            eager = torch.stack([torch.as_tensor(cells) for cells in maps])
+            gaps.append(float((of_export - eager).abs().max() / eager.abs().max()))
         title = "half" if half else "float32"
-        row |= {f"{title}, MB": size / 1e6, f"{title}, difference": max(gaps)}
+        row[f"{title}, MB"] = size / 1e6
+        row[f"{title}, difference"] = max(gaps)
     return row
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Row]:
-    """Return a row per model, recipe and bound: the largest difference of each pair over parts and image sizes."""
+    """Return a row per model, recipe and bound.
+
+    It has the largest difference of each pair over the parts of tokens and the sizes of images.
+    """
     table: dict[str, Row] = {}
     for row in rows:
-        name = f"`{row['model']}`, {row['pos_embed']}{'' if row['bound'] is not None else ', free'}"
-        line = table.setdefault(
-            name,
-            {"images": "", **dict.fromkeys(PAIRS), "largest value": 0.0, "bound": row["bound"]},
-        )
-        size = "x".join(map(str, row["size"]))
-        if size not in line["images"]:
-            line["images"] += f"{', ' if line['images'] else ''}{size}"
+        name = f"`{row['model']}`, {row['pos_embed']}"
+        if row["bound"] is None:
+            name += ", free"
+        if name not in table:
+            table[name] = {
+                "images": "",
+                **dict.fromkeys(PAIRS),
+                "largest value": 0.0,
+                "bound": row["bound"],
+            }
+        line = table[name]
+        height, width = row["size"]
+        size = f"{height}x{width}"
+        if not line["images"]:
+            line["images"] = size
+        elif size not in line["images"]:
+            line["images"] += f", {size}"
         gaps = [row[part] for part in PARTS if row[part] is not None]
-        line[row["pair"]] = max([*gaps, line[row["pair"]] or 0.0])
+        pair = row["pair"]
+        line[pair] = max([*gaps, line[pair] or 0.0])
         line["largest value"] = max(line["largest value"], row["scale"])
     return table
 
@@ -346,16 +408,21 @@ def _backbones(
     options: argparse.Namespace,
 ) -> Generator[tuple[str, dict[str, Row]], None, list[str]]:
     """Yield the tables of backbones, and return the rows above their bound."""
-    given = {"dinov2": options.official_dinov2, "dinov3": options.official_dinov3}
-    checkouts = {family: path.resolve() for family, path in given.items() if path}
-    cases = [case for case in CASES if not options.only or case.name in options.only][
-        : 1 if options.short else None
-    ]
-    found = [row for case in cases for row in rows(case, checkouts)]
-    yield "differences", table_of(found)
+    checkouts: dict[str, Path] = {}
+    if options.official_dinov2:
+        checkouts["dinov2"] = options.official_dinov2.resolve()
+    if options.official_dinov3:
+        checkouts["dinov3"] = options.official_dinov3.resolve()
+    cases = [case for case in CASES if not options.only or case.name in options.only]
+    names = EXPORTED
+    if options.short:
+        cases = cases[:1]
+        names = names[:1]
+
+    compared = []
+    for case in cases:
+        compared += rows(case, checkouts)
+    yield "differences", table_of(compared)
     yield "slips", {f"`{case.name}`": slips(case) for case in cases if case.depth is None}
-    yield (
-        "exports",
-        {f"`{name}`": exported(name) for name in EXPORTED[: 1 if options.short else None]},
-    )
-    return [f"{row['model']}, {row['pair']}" for row in found if row["holds"] is False]
+    yield "exports", {f"`{name}`": exported(name) for name in names}
+    return [f"{row['model']}, {row['pair']}" for row in compared if row["holds"] is False]

@@ -1,4 +1,4 @@
-"""Published heads next to what their publishers compute: an own formula in float64, and the modules of transformers."""
+"""Published heads next to what their publishers compute: a plain formula, and transformers' modules."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from dinoneck.published.loading import translate
 from dinoneck.published.table import row_named
 
 GRIDS = ((7, 9), (8, 8), (16, 22), (1, 3))
+DEPTH = 6  # of dinoneck_tiny
 IMAGE = (100, 150)  # no multiples of the patch: it is padded to 112x160
 BOUNDS = {torch.float32: 1e-5, torch.float64: 1e-12}
 FORMS = (
@@ -50,44 +51,48 @@ def tables() -> Iterator[tuple[str, dict[str, Row]]]:
 
 
 def above(table: Mapping[str, Row]) -> list[str]:
-    """Return the rows with a difference above their bound, which NaN is too."""
-    return [
-        name
-        for name, row in table.items()
-        if not all(value <= row["bound"] for value in row.values())
-    ]
+    """Return the rows with a difference above their bound; NaN is above it."""
+    names = []
+    for name, row in table.items():
+        if not all(value <= row["bound"] for value in row.values()):
+            names.append(name)
+    return names
 
 
 def _logits(name: str, dtype: torch.dtype) -> dict[str, Row]:
-    """Peer -> grid -> relative difference."""
+    """Return peer -> grid -> relative difference."""
     row, shapes = narrowed(row_named(name))
-    state, head = official.random_state(shapes), cast("Any", row.build())
+    num_layers = len(row.layers)
+    state = official.random_state(shapes)
+    head = cast("Any", row.build())
     head.load_state_dict(translate(state, head.state_dict(), name, dtype), assign=True)
-    backbone = load_backbone(
-        "dinoneck_tiny", layers=range(6 - len(row.layers), 6), norm=row.norm
-    ).to(dtype)
-    runs = {"formula": partial(official.logits, name, state), **peers.logits_of(name, state, dtype)}
-    given, prefix = dict[str, Tokens](), backbone.num_prefix_tokens
+    head.bins = None  # the outputs are then the logits
+    peer_logits = {"formula": partial(official.logits, name, state)}
+    peer_logits |= peers.logits_of(name, state, dtype)
+
+    last_layers = range(DEPTH - num_layers, DEPTH)
+    backbone = load_backbone("dinoneck_tiny", layers=last_layers, norm=row.norm).to(dtype)
+    prefix = backbone.num_prefix_tokens
+    inputs: dict[str, Tokens] = {}
     for rows, cols in GRIDS:
-        draw = torch.Generator().manual_seed(rows)
-        sequence = torch.randn(len(row.layers), 1, prefix + rows * cols, WIDTH, generator=draw).to(
-            dtype
-        )
-        given[f"{rows}×{cols}"] = kit.tokens_from(list(sequence), rows, cols, prefix, PATCH)
+        generator = torch.Generator().manual_seed(rows)
+        shape = (num_layers, 1, prefix + rows * cols, WIDTH)
+        sequence = torch.randn(*shape, generator=generator).to(dtype)
+        inputs[f"{rows}×{cols}"] = kit.tokens_from(list(sequence), rows, cols, prefix, PATCH)
     image = torch.rand(3, *IMAGE, generator=torch.Generator().manual_seed(1))
     prepare = Preprocessing(patch_size=PATCH, resize="pad", pad_to="center")
-    given["100×150 px, padded"] = backbone(prepare([image]).to(dtype))
-    table: dict[str, Row] = {peer: Row() for peer in runs}
-    head.bins = None  # which leaves the logits
-    for title, tokens in given.items():
+    inputs["100×150 px, padded"] = backbone(prepare([image]).to(dtype))
+
+    table: dict[str, Row] = {peer: Row() for peer in peer_logits}
+    for title, tokens in inputs.items():
         outputs = head.logits(tokens)[:1] if hasattr(head, "logits") else head(tokens).values()
-        found = torch.cat([output.flatten(1) for output in outputs], dim=1)
-        for peer, run in runs.items():
-            table[peer][title] = _difference(found, run(tokens))
+        logits = torch.cat([output.flatten(1) for output in outputs], dim=1)
+        for peer, compute in peer_logits.items():
+            table[peer][title] = _difference(logits, compute(tokens))
     return table
 
 
-def _difference(found: Tensor, expected: Tensor) -> float:
-    """Relative to what varies."""
-    expected = expected.reshape(found.shape).double()
-    return float((found.double() - expected).norm() / (expected - expected.mean()).norm())
+def _difference(logits: Tensor, expected: Tensor) -> float:
+    """Return the norm of the difference relative to that of the expected values around their mean."""
+    expected = expected.reshape(logits.shape).double()
+    return float((logits.double() - expected).norm() / (expected - expected.mean()).norm())

@@ -16,23 +16,32 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Row, ratios, turns
 
 ROUNDS = 9
-ROWS, ROWS_IN_SHORT = 100_000, 2_000
+ROWS = 100_000
+ROWS_IN_SHORT = 2_000
 ROOT = Path(__file__).resolve().parents[1]
-PANDAS, THIS, OTHER = "pandas.read_csv", "read_table", "read_table, --against"
-JSON, BOXES, OTHER_BOXES = "json.loads", "BoxImages", "BoxImages, --against"
+# variants of tables, and of boxes
+PANDAS = "pandas.read_csv"
+THIS = "read_table"
+OTHER = "read_table, --against"
+JSON = "json.loads"
+BOXES = "BoxImages"
+OTHER_BOXES = "BoxImages, --against"
 BOXES_PER_IMAGE = 50
-HEIGHT, WIDTH = 480, 640
+NUM_CLASSES = 20
+HEIGHT = 480
+WIDTH = 640
 CORNERS_OF_OUTLINES = 20
 # what separates the cells, and the decimal mark
 LAYOUTS = {"commas": (",", "."), "semicolons and decimal commas": (";", ",")}
-# reads the file whose name is on a line, and answers with the CPU seconds and the sums of two columns
+# read the file whose name is on a line, and answer with CPU seconds and sums of what was read
 WORKERS = {
     "table": """
 import sys, time
@@ -92,7 +101,7 @@ class Worker:
         )
 
     def read(self, path: Path, separator: str = "", decimal: str = "") -> tuple[float, list[float]]:
-        """Return the CPU seconds, and the sums of the columns of numbers, or how many boxes there are."""
+        """Return the CPU seconds, and the sums of the columns of numbers, or the number of boxes."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{path}|{separator}|{decimal}\n")
@@ -111,18 +120,22 @@ class Worker:
 
 def write_table(path: Path, rows: int, separator: str, decimal: str) -> None:
     """Write a CSV file of images with masses, heights (some are missing), kinds, fields and notes."""
-    draw = random.Random(0)
+    generator = random.Random(0)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter=separator)
         writer.writerow(["image", "mass", "height", "kind", "field", "notes"])
         for row in range(rows):
-            height = f"{draw.uniform(0, 100):.1f}" if row % 7 else ""
+            height = ""
+            if row % 7 != 0:
+                height = f"{generator.uniform(0, 100):.1f}"
+            mass = f"{generator.uniform(0, 100):.4f}"
+            kind = generator.choice(["wheat", "oats", "rye", "clover"])
             writer.writerow(
                 [
                     f"a/{row:06}.jpg",
-                    f"{draw.uniform(0, 100):.4f}".replace(".", decimal),
+                    mass.replace(".", decimal),
                     height.replace(".", decimal),
-                    draw.choice(["wheat", "oats", "rye", "clover"]),
+                    kind,
                     f"field {row // 50}",
                     "after rain",
                 ]
@@ -163,8 +176,8 @@ def tables(options: argparse.Namespace) -> dict[str, Row]:
             write_table(path, ROWS_IN_SHORT if options.short else ROWS, separator, decimal)
             reads = {}
             for variant, worker in workers.items():
-                reads[variant] = _read_of(worker, path, separator, decimal)
-            _check_equal({variant: read()[1] for variant, read in reads.items()}, THIS)
+                reads[variant] = partial(worker.read, path, separator, decimal)
+            _check_equal(reads, THIS)
             seconds = turns(reads, rounds=options.rounds, timer=lambda read: read()[0])
             against_pandas = ratios(seconds, PANDAS, "× pandas")
             for variant, row in against_pandas.items():
@@ -197,8 +210,10 @@ def coco_files(options: argparse.Namespace) -> dict[str, Row]:
         for name, with_outlines in (("boxes", False), ("boxes and outlines", True)):
             path = Path(folder, f"{name}.json")
             write_coco(path, count, with_outlines)
-            reads = {variant: _read_of(worker, path) for variant, worker in workers.items()}
-            _check_equal({variant: read()[1] for variant, read in reads.items()}, BOXES)
+            reads = {}
+            for variant, worker in workers.items():
+                reads[variant] = partial(worker.read, path)
+            _check_equal(reads, BOXES)
             seconds = turns(reads, rounds=options.rounds, timer=lambda read: read()[0])
             for variant, row in ratios(seconds, JSON, "× json.loads").items():
                 rows[f"{name}: {variant}"] = row
@@ -212,22 +227,22 @@ def coco_files(options: argparse.Namespace) -> dict[str, Row]:
 
 def write_coco(path: Path, boxes: int, with_outlines: bool) -> None:
     """Write a COCO file of ellipses and the images that it lists, which are never decoded."""
-    draw = random.Random(0)
+    generator = random.Random(0)
     images = []
-    for i in range(boxes // BOXES_PER_IMAGE):
-        name = f"{i:05}.jpg"
+    for image_id in range(boxes // BOXES_PER_IMAGE):
+        name = f"{image_id:05}.jpg"
         path.with_name(name).write_bytes(b"an image")
-        images.append({"id": i, "file_name": name, "width": WIDTH, "height": HEIGHT})
+        images.append({"id": image_id, "file_name": name, "width": WIDTH, "height": HEIGHT})
     annotations = []
-    for i in range(boxes):
-        width = round(draw.uniform(5, 120), 2)
-        height = round(draw.uniform(5, 70), 2)
-        left = round(draw.uniform(0, WIDTH - width), 2)
-        top = round(draw.uniform(0, HEIGHT - height), 2)
+    for annotation_id in range(boxes):
+        width = round(generator.uniform(5, 120), 2)
+        height = round(generator.uniform(5, 70), 2)
+        left = round(generator.uniform(0, WIDTH - width), 2)
+        top = round(generator.uniform(0, HEIGHT - height), 2)
         annotation: dict[str, Any] = {
-            "id": i,
-            "image_id": draw.randrange(len(images)),
-            "category_id": draw.randrange(20),
+            "id": annotation_id,
+            "image_id": generator.randrange(len(images)),
+            "category_id": generator.randrange(NUM_CLASSES),
             "bbox": [left, top, width, height],
             "area": width * height,
             "iscrowd": 0,
@@ -235,26 +250,28 @@ def write_coco(path: Path, boxes: int, with_outlines: bool) -> None:
         if with_outlines:
             annotation["segmentation"] = [_outline(left, top, width, height)]
         annotations.append(annotation)
-    categories = [{"id": i, "name": f"class {i}"} for i in range(20)]
+    categories = [{"id": i, "name": f"class {i}"} for i in range(NUM_CLASSES)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def _outline(left: float, top: float, width: float, height: float) -> list[float]:
-    """The corners of a polygon around an ellipse, x, y, x, y, ..."""
+    """Return the corners of a polygon around an ellipse, x, y, x, y, ..."""
     numbers = []
-    for i in range(CORNERS_OF_OUTLINES):
-        angle = 2 * math.pi * i / CORNERS_OF_OUTLINES
+    for corner in range(CORNERS_OF_OUTLINES):
+        angle = 2 * math.pi * corner / CORNERS_OF_OUTLINES
         numbers.append(round(left + width * (1 + math.cos(angle)) / 2, 2))
         numbers.append(round(top + height * (1 + math.sin(angle)) / 2, 2))
     return numbers
 
 
-def _read_of(worker: Worker, path: Path, separator: str = "", decimal: str = "") -> Any:
-    return lambda: worker.read(path, separator, decimal)
-
-
-def _check_equal(sums: dict[str, list[float]], reference: str) -> None:
+def _check_equal(
+    reads: Mapping[str, Callable[[], tuple[float, list[float]]]], reference: str
+) -> None:
+    """Read once by every variant and compare the sums."""
+    sums = {}
+    for variant, read in reads.items():
+        _, sums[variant] = read()
     for variant, values in sums.items():
         for value, expected in zip(values, sums[reference], strict=True):
             if abs(value - expected) > 1e-9 * abs(expected):

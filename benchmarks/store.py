@@ -1,25 +1,26 @@
-"""The feature store: size, reads, loaders, rounding and training next to npz files; its index and openings as it grows.
+"""The feature store next to npz files: size, reads, loaders, rounding, training; and as it grows.
 
     python -m benchmarks store [--images 8] [--size 480x480] [--rounds 15] [--device cpu]
     python -m benchmarks store --only growth batches [--growth 10000 1000000] [--records 320 2000]
 
-The same features (3600 patches of 1280 channels, four views per image; ``store_files`` has them)
-lie in compressed float32 npz (the source), in plain float16 npz (its layout fixed), and in a
-float16 and an int8 store. Reads are one random view of one random image, and every byte that comes
-back is summed up; their CPU time is that of the process. "as stored" is ``batch(..., dtype=None)``
-or ``quantised(...)``. Growth: images of one patch x 8 channels, 34 in a shard, written directly. A
+The same features (3600 patches of 1280 channels, four views per image; see ``store_files``) are
+in compressed float32 npz (the source), in uncompressed float16 npz (its layout fixed), and in a
+float16 and an int8 store. A read is one random view of one random image, and all its bytes are
+summed up; the CPU time is that of the process. "as stored" is ``batch(..., dtype=None)`` or
+``quantised(...)``. Growth: images of one patch x 8 channels, 34 in a shard, written directly. A
 process opens the store without an index and builds it, others open it later; memory is what the
 opening adds to the process. Batches: 16 random images (4 layers x 605 tokens x 384, fp16) from the
-page cache, by a ``DataLoader`` with so many workers, next to LMDB and HF datasets where they are
-installed (``pip install lmdb datasets``); with check="first" the reads of an image after the first
-one in a process are not compared. With --device cuda batches of the loaders go there, and the
-training runs there; the rest is the host's and left out.
+page cache, by a ``DataLoader`` with 0 to 4 workers, next to LMDB and HF datasets if they are
+installed (``pip install lmdb datasets``); with check="first" only the first read of an image in a
+process is compared. With --device cuda the loaders send their batches there, and the training runs
+there; the other tables measure the host and are left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import os
 import random
@@ -40,10 +41,12 @@ from benchmarks.measure import Row, cpu, is_gpu, per_sample, ratios, synchronize
 from benchmarks.store_files import (
     CHANNELS,
     GRID,
+    PATCH,
     PATTERNS,
     Files,
     NpzDataset,
     large,
+    pairs_of,
     prepare,
     write_store,
 )
@@ -53,31 +56,47 @@ from dinoneck.store import MemoryStore, StoreDataset
 from dinoneck.store.encoding import quantise
 
 ROUNDS = 15
-PEER, LABEL = "npz, compressed float32", "× npz"
+PEER = "npz, compressed float32"
+HALF_NPZ = "npz, float16"
+LABEL = "× npz"
 BATCH = 32
-IN_A_SHARD, SMALL, LARGE, RANDOM_BATCH = 34, (1, 1, 8), (4, 605, 384), 16
+BATCHES = 8  # of a pass through a loader
+PASSES = 2
+RANDOM_BATCH = 16
+MIB = 2**20
+# images of the growth and of the random batches: layers, tokens, channels
+SMALL = (1, 1, 8)
+LARGE = (4, 605, 384)
+SMALL_SHARD_BYTES = 34 * 16  # an image has 8 channels of 2 bytes
+LARGE_SHARD_BYTES = 64 << 20
+OF_THE_HOST = ("size", "CPU of a read", "cold read", "rounding")  # left out on a GPU
 Rows = dict[str, Row]
 Read = Callable[[str, int], Iterable[Any]]
 
+# opens the store of argument 1, looks ids up and prints the times and the memory
 _OPENED = """
 import json, random, sys, time
 from pathlib import Path
 from dinoneck.store.feature_store import FeatureStore
 
-def resident():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return {line.split(":")[0]: int(line.split()[1]) / 1024 for line in lines if line.startswith(("VmRSS", "VmHWM"))}
+def resident(field):
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
 
-before, begin = resident(), time.perf_counter()
+before = resident("VmRSS")
+begin = time.perf_counter()
 store = FeatureStore.open(sys.argv[1])
-row = {"ms": 1e3 * (time.perf_counter() - begin), "MB": resident()["VmHWM"] - before["VmRSS"]}
-draw, times = random.Random(0), []
+row = {"ms": 1e3 * (time.perf_counter() - begin), "MB": resident("VmHWM") - before}
+generator = random.Random(0)
+times = []
 for _ in range(50):
-    ids = [f"images/{draw.randrange(len(store)):09d}" for _ in range(16)]
+    ids = [f"images/{generator.randrange(len(store)):09d}" for _ in range(16)]
     begin = time.perf_counter()
     store.entries.find(ids)
     times.append(1e3 * (time.perf_counter() - begin))
-print(json.dumps({**row, "16 look-ups, ms": sorted(times)[25]}))
+row["16 look-ups, ms"] = sorted(times)[25]
+print(json.dumps(row))
 """
 
 
@@ -95,34 +114,40 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def sizes(files: Files) -> Rows:
-    """Bytes on disk, indices and headers included."""
+    """Measure the bytes on disk, with indices and headers."""
     folders = {
         PEER: files.npz,
-        "npz, float16": files.half,
+        HALF_NPZ: files.half,
         "fp16 store": files.root / "fp16",
         "int8 store": files.root / "int8",
     }
     count = len(files.ids) * PATTERNS
-    total = {
-        k: sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-        for k, folder in folders.items()
-    }
-    return {
-        name: {"MiB": size / count / 2**20, "times smaller": total[PEER] / size}
-        for name, size in total.items()
-    }
+    rows: Rows = {}
+    npz_bytes = sum(path.stat().st_size for path in files_in(files.npz))
+    for name, folder in folders.items():
+        num_bytes = sum(path.stat().st_size for path in files_in(folder))
+        rows[name] = {"MiB": num_bytes / count / MIB, "times smaller": npz_bytes / num_bytes}
+    return rows
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Return all files below a folder."""
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def touch(arrays: Iterable[Any]) -> int:
-    """Read every byte."""
-    raw = [a.numpy() if isinstance(a, Tensor) else a for a in arrays]
-    return sum(
-        int(a.reshape(-1).view(np.uint64 if a.nbytes % 8 == 0 else np.uint8).sum()) for a in raw
-    )
+    """Read and sum every byte."""
+    total = 0
+    for array in arrays:
+        if isinstance(array, Tensor):
+            array = array.numpy()
+        words = np.uint64 if array.nbytes % 8 == 0 else np.uint8
+        total += int(array.reshape(-1).view(words).sum())
+    return total
 
 
 def readers(files: Files) -> dict[str, Read]:
-    """Name -> what reads one view of one image."""
+    """Return name -> function that reads one view of one image."""
 
     def npz(folder: Path, image_id: str, view: int) -> list[Any]:
         with np.load(folder / f"{image_id}.npz") as content:
@@ -134,37 +159,38 @@ def readers(files: Files) -> dict[str, Read]:
     def as_stored(store: FeatureStore, image_id: str, view: int) -> list[Tensor]:
         if store.dtype != "int8":
             return [*store.batch([image_id], [view], dtype=None).sequence]
-        read = store.quantised([image_id], [view])
-        return [read.prefix[0], read.scale[0], read.q[0]]
+        quantised = store.quantised([image_id], [view])
+        return [quantised.prefix[0], quantised.scale[0], quantised.q[0]]
 
-    chosen: dict[str, Read] = {
+    by_name: dict[str, Read] = {
         PEER: functools.partial(npz, files.npz),
-        "npz, float16": functools.partial(npz, files.half),
+        HALF_NPZ: functools.partial(npz, files.half),
     }
     for dtype in ("fp16", "int8"):
-        chosen[f"{dtype} store, float32"] = functools.partial(as_float32, files.store(dtype))
-        chosen[f"{dtype} store, as stored"] = functools.partial(as_stored, files.store(dtype))
-    return chosen
+        by_name[f"{dtype} store, float32"] = functools.partial(as_float32, files.store(dtype))
+        by_name[f"{dtype} store, as stored"] = functools.partial(as_stored, files.store(dtype))
+    return by_name
 
 
 def reads(files: Files, rounds: int, *, cold: bool) -> Rows:
-    """One random view of one image: CPU time from the page cache, or wall time with that cache dropped."""
+    """Measure the read of one random view of one image.
 
-    def runner(read: Read) -> Callable[[], int]:
-        draw = random.Random(0)
-        return lambda: touch(read(draw.choice(files.ids), draw.randrange(PATTERNS)))
+    It is CPU time from the page cache, or, if cold, wall time with that cache dropped.
+    """
 
-    variants = {name: runner(read) for name, read in readers(files).items()}
+    def random_reads(read: Read) -> Callable[[], int]:
+        generator = random.Random(0)
+        return lambda: touch(read(generator.choice(files.ids), generator.randrange(PATTERNS)))
+
+    variants = {name: random_reads(read) for name, read in readers(files).items()}
     if not cold:
         return ratios(turns(variants, rounds=rounds, timer=cpu), PEER, LABEL)
     os.sync()
-    every = [
-        p
-        for name in ("npz", "npz16", "fp16", "int8")
-        for p in (files.root / name).rglob("*")
-        if p.is_file()
-    ]
-    return ratios(turns(variants, rounds=rounds, before=lambda: forget(every)), PEER, LABEL)
+    paths = []
+    for folder in (files.npz, files.half, files.root / "fp16", files.root / "int8"):
+        paths += files_in(folder)
+    seconds = turns(variants, rounds=rounds, before=lambda: forget(paths))
+    return ratios(seconds, PEER, LABEL)
 
 
 def forget(paths: Iterable[Path]) -> None:
@@ -176,101 +202,122 @@ def forget(paths: Iterable[Path]) -> None:
 
 
 def rates(passes: dict[str, Callable[[], int]], peer: str, rounds: int, label: str = LABEL) -> Rows:
-    """Samples per second; each pass returns how many it saw."""
-    rows = ratios(turns(passes, rounds=rounds, timer=per_sample), peer, label)
-    return {name: {"samples / s": 1e3 / row.pop("ms"), **row} for name, row in rows.items()}
+    """Measure samples per second; each pass returns how many it saw."""
+    rows: Rows = {}
+    seconds = turns(passes, rounds=rounds, timer=per_sample)
+    for name, row in ratios(seconds, peer, label).items():
+        ms_per_sample = row.pop("ms")
+        rows[name] = {"samples / s": 1e3 / ms_per_sample, **row}
+    return rows
 
 
-def seen_by(loader: DataLoader[Any], step: Callable[[Any], object] = lambda _: None) -> int:
-    """Go through a loader once."""
+def go_through(loader: DataLoader[Any], step: Callable[[Any], object]) -> int:
+    """Go through a loader once and return the number of samples."""
     count = 0
     for batch in loader:
-        first = batch["cls_token"] if isinstance(batch, dict) else batch[1]
+        # a dictionary of arrays, or tokens and ids
+        of_samples = batch["cls_token"] if isinstance(batch, dict) else batch[1]
         step(batch)
-        count += len(first)
+        count += len(of_samples)
     return count
 
 
+def repeat(ids: Sequence[str], length: int) -> list[str]:
+    """Return the ids again and again, up to a length."""
+    return list(itertools.islice(itertools.cycle(ids), length))
+
+
 def loaders(files: Files, workers: int, size: int, rounds: int, device: str = "cpu") -> Rows:
-    """Whole batches through a ``DataLoader`` to a device: a quarter as many for npz, which is slow."""
+    """Measure whole batches through a ``DataLoader`` to a device.
+
+    There are a quarter as many of npz files, which are slow.
+    """
     options: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}
-    many = [image_id for _ in range(8 * size) for image_id in files.ids][: 8 * size]
-    few = many[: 2 * size]
-    chosen: dict[str, DataLoader[Any]] = {
+    many = repeat(files.ids, BATCHES * size)
+    few = many[: BATCHES // 4 * size]
+    by_name: dict[str, DataLoader[Any]] = {
         PEER: DataLoader(NpzDataset(files.npz, few), batch_size=size, **options),
-        "npz, float16": DataLoader(NpzDataset(files.half, few), batch_size=size, **options),
+        HALF_NPZ: DataLoader(NpzDataset(files.half, few), batch_size=size, **options),
     }
     for dtype in ("fp16", "int8"):
-        store = files.store(dtype)
-        chosen[f"{dtype} store, float32"] = StoreDataset(store, many).loader(size, **options)
-    wait = synchronizer(device)
+        dataset = StoreDataset(files.store(dtype), many)
+        by_name[f"{dtype} store, float32"] = dataset.loader(size, **options)
+    synchronize = synchronizer(device)
 
-    def sent(batch: Any) -> None:
-        for part in batch.values() if isinstance(batch, dict) else batch[:1]:
+    def send(batch: Any) -> None:
+        parts = batch.values() if isinstance(batch, dict) else batch[:1]
+        for part in parts:
             part.to(device)
-        wait()
+        synchronize()
 
-    return rates(
-        {name: functools.partial(seen_by, loader, sent) for name, loader in chosen.items()},
-        PEER,
-        rounds,
-    )
+    passes = {}
+    for name, loader in by_name.items():
+        passes[name] = functools.partial(go_through, loader, send)
+    return rates(passes, PEER, rounds)
 
 
 @torch.no_grad()
 def rounding(files: Files) -> Rows:
-    """Relative error (norm of the difference / norm) of head outputs against those on the float32 tokens."""
+    """Measure the largest relative error of head outputs against those on the float32 tokens.
+
+    It is the norm of the difference, as a share of the norm.
+    """
     torch.manual_seed(0)
     exact = large(files.small)
-    pairs = [(image_id, pattern) for image_id in files.ids for pattern in range(PATTERNS)]
     q, scale = quantise(exact.patches[0], torch.ones(CHANNELS))
-    naive = Tokens.from_patches(
-        q * scale[..., None], grid=GRID, patch_size=16, cls_token=exact.cls_token
+    int8_per_token = Tokens.from_patches(
+        q * scale[..., None], grid=GRID, patch_size=PATCH, cls_token=exact.cls_token
     )
-    kinds = {
-        "fp16 store": files.store("fp16"),
-        "int8 store": files.store("int8"),
-        "int8 per token only": naive,
-    }
     tasks = [Task("mass", dim=16)]
-    errors: dict[str, dict[str, list[float]]] = {}
-    for seed in range(3):
-        torch.manual_seed(seed + 1)
-        gate = CLSGatingHead(CHANNELS, tasks, num_patches=GRID[0] * GRID[1]).eval()
+    num_patches = GRID[0] * GRID[1]
+    heads = []
+    for seed in (1, 2, 3):
+        torch.manual_seed(seed)
+        gate = CLSGatingHead(CHANNELS, tasks, num_patches=num_patches).eval()
         mean = PatchMeanHead(CHANNELS, tasks).eval()
-        for kind, source in kinds.items():
-            read = (
-                source
-                if isinstance(source, Tokens)
-                else source.batch([i for i, _ in pairs], [p for _, p in pairs])
-            )
-            given = {
-                "tokens": (read.patches[0], exact.patches[0]),
-                "CLS gating": (gate(read)["mass"], gate(exact)["mass"]),
-                "patch mean": (mean(read)["mass"], mean(exact)["mass"]),
-                "patch map": (mean.predict_maps(read)["mass"], mean.predict_maps(exact)["mass"]),
-            }
-            for what, (a, b) in given.items():
-                errors.setdefault(kind, {}).setdefault(what, []).append(
-                    float((a - b).norm() / b.norm())
-                )
+        heads.append((gate, mean))
+
+    def errors(tokens: Tokens) -> Row:
+        largest: Row = {}
+        for gate, mean in heads:
+            expected = _outputs(exact, gate, mean)
+            for name, output in _outputs(tokens, gate, mean).items():
+                error = float((output - expected[name]).norm() / expected[name].norm())
+                largest[name] = max(error, largest.get(name, 0.0))
+        return largest
+
+    image_ids, patterns = pairs_of(files.ids)
     return {
-        kind: {what: max(values) for what, values in row.items()} for kind, row in errors.items()
+        "fp16 store": errors(files.store("fp16").batch(image_ids, patterns)),
+        "int8 store": errors(files.store("int8").batch(image_ids, patterns)),
+        "int8 per token only": errors(int8_per_token),
+    }
+
+
+def _outputs(tokens: Tokens, gate: CLSGatingHead, mean: PatchMeanHead) -> dict[str, Tensor]:
+    """Return the patches and the outputs of two heads."""
+    return {
+        "tokens": tokens.patches[0],
+        "CLS gating": gate(tokens)["mass"],
+        "patch mean": mean(tokens)["mass"],
+        "patch map": mean.predict_maps(tokens)["mass"],
     }
 
 
 def training(files: Files, rounds: int, device: str = "cpu") -> Rows:
-    """An epoch of one head over the small extraction, from the store and with the backbone in the loop."""
-    store, backbone = files.small, files.backbone.to(device)
-    width, wait = backbone.embed_dim, synchronizer(device)
-    head = PatchMeanHead(width, [Task("mass")]).to(device)
+    """Measure an epoch of a head over the small extraction, from the store and from the backbone."""
+    store = files.small
+    backbone = files.backbone.to(device)
+    synchronize = synchronizer(device)
+    head = PatchMeanHead(backbone.embed_dim, [Task("mass")]).to(device)
     optimizer = torch.optim.AdamW(head.parameters(), 1e-3)
 
     def step(tokens: Tokens) -> None:
         optimizer.zero_grad()
-        head(tokens.to(device))["mass"].square().mean().backward()
+        loss = head(tokens.to(device))["mass"].square().mean()
+        loss.backward()
         optimizer.step()
-        wait()
+        synchronize()
 
     def live() -> int:
         paths = sorted(files.images.iterdir())
@@ -279,42 +326,42 @@ def training(files: Files, rounds: int, device: str = "cpu") -> Rows:
         step(tokens)
         return len(paths)
 
-    ids = [image_id for _ in range(4 * BATCH) for image_id in store.ids][: 4 * BATCH]
+    ids = repeat(store.ids, 4 * BATCH)
     passes: dict[str, Callable[[], int]] = {"live backbone": live}
     for workers in (0, 2):
         loader = StoreDataset(store, ids).loader(
             BATCH, num_workers=workers, persistent_workers=workers > 0
         )
         passes[f"fp16 store, {workers} workers"] = functools.partial(
-            seen_by, loader, lambda batch: step(batch[0])
+            go_through, loader, lambda batch: step(batch[0])
         )
-    kept = MemoryStore(store, device=device)
+    in_memory = MemoryStore(store, device=device)
 
     def from_memory() -> int:
         for begin in range(0, len(ids), BATCH):
-            step(kept.batch(ids[begin : begin + BATCH]))
+            step(in_memory.batch(ids[begin : begin + BATCH]))
         return len(ids)
 
     passes["fp16 store in memory"] = from_memory
     return rates(passes, "live backbone", rounds, "× live backbone")
 
 
-def opened(folder: Path) -> dict[str, float]:
-    """Open a store in a process of its own."""
-    shown = subprocess.run(
-        [sys.executable, "-c", _OPENED, folder], capture_output=True, text=True, check=True
-    ).stdout
-    return dict(json.loads(shown))
+def open_in_process(folder: Path) -> dict[str, float]:
+    """Open a store in a process of its own and return its times and memory."""
+    command = [sys.executable, "-c", _OPENED, folder]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    return dict(json.loads(run.stdout))
 
 
 def growth(folder: Path, counts: Sequence[int], rounds: int = 5) -> Rows:
-    """Index bytes, first and later opening, memory and look-ups, by the number of ids."""
+    """Measure index bytes, first and later openings, memory and look-ups by the number of ids."""
     rows: Rows = {}
     for count in counts:
         root = folder / str(count)
-        write_store(root, count, SMALL, IN_A_SHARD * 16)
+        write_store(root, count, SMALL, SMALL_SHARD_BYTES)
         os.utime(root / "data", (1e9, 1e9))  # a young folder is listed at each opening
-        first, later = opened(root), [opened(root) for _ in range(rounds)]
+        first = open_in_process(root)
+        later = [open_in_process(root) for _ in range(rounds)]
         median = {key: statistics.median(row[key] for row in later) for key in first}
         rows[f"{count} ids"] = {
             "index, MB": (root / "index.sqlite").stat().st_size / 1e6,
@@ -331,19 +378,28 @@ class Batches:
     """Random batches for a ``DataLoader`` without collation: each item is one whole batch."""
 
     def __init__(self, read: ReadBatch, count: int) -> None:
-        self.read, self.count = read, count
+        self.read = read
+        self.count = count
 
     def __len__(self) -> int:
-        return 8
+        return BATCHES
 
     def __getitem__(self, number: int) -> list[Tensor]:
-        draw = random.Random(f"{number} {os.urandom(8).hex()}")
-        return self.read([draw.randrange(self.count) for _ in range(RANDOM_BATCH)])
+        generator = random.Random(f"{number} {os.urandom(8).hex()}")
+        return self.read([generator.randrange(self.count) for _ in range(RANDOM_BATCH)])
+
+
+def count_batches(loader: DataLoader[Any]) -> int:
+    """Go through a loader once and return the number of batches."""
+    count = 0
+    for _ in loader:
+        count += 1
+    return count
 
 
 def batches(folder: Path, count: int, rounds: int) -> Rows:
-    """Random batches per second, by what is checked, and of the peers that are installed."""
-    write_store(folder / "store", count, LARGE, 64 << 20)
+    """Measure random batches per second, by what is checked, and of the peers that are installed."""
+    write_store(folder / "store", count, LARGE, LARGE_SHARD_BYTES)
     FeatureStore.open(folder / "store").refresh(write=True)
     reads: dict[str, ReadBatch] = {
         f'check="{check}"': functools.partial(from_store, folder / "store", check)
@@ -357,63 +413,67 @@ def batches(folder: Path, count: int, rounds: int) -> Rows:
         else:
             reads[name] = functools.partial(read, folder / name, LARGE)
     rows: Rows = {}
-    # last in this process: what it opens, a worker cannot open again after a fork
+    # 0 workers last: a worker cannot open again after a fork what this process has opened
     for workers in (1, 2, 4, 0):
-        options: dict[str, Any] = {
-            "batch_size": None,
-            "num_workers": workers,
-            "persistent_workers": workers > 0,
-        }
-        loaders = {
-            name: DataLoader(Batches(read, count), **options) for name, read in reads.items()
-        }  # type: ignore[arg-type]
-        passes = {
-            name: functools.partial(lambda loader: sum(1 for _ in loader), loader)
-            for name, loader in loaders.items()
-        }
+        passes = {}
+        for name, read in reads.items():
+            loader = DataLoader(
+                Batches(read, count),
+                batch_size=None,
+                num_workers=workers,
+                persistent_workers=workers > 0,
+            )
+            passes[name] = functools.partial(count_batches, loader)
         seconds = turns(passes, rounds=rounds, timer=per_sample, warmup=3)
         for name, row in ratios(seconds, 'check="first"', "×").items():
-            rates = {
-                f"{workers} workers, batches / s": 1e3 / row["ms"],
-                f"× first, {workers}": row["×"],
-            }
-            rows.setdefault(name, {}).update(rates)
+            columns = rows.setdefault(name, {})
+            columns[f"{workers} workers, batches / s"] = 1e3 / row["ms"]
+            columns[f"× first, {workers}"] = row["×"]
     return rows
 
 
 def measure(options: argparse.Namespace) -> Iterator[tuple[str, Rows]]:
     """Yield a table per stage."""
-    device, rounds = options.device, options.rounds
-    images, size = (
-        (1, "96x96") if options.short and not is_gpu(device) else (options.images, options.size)
-    )
-    batch, counts, records = (
-        (2, [3000], [20]) if options.short else (options.batch, options.growth, options.records)
-    )
+    device = options.device
+    on_gpu = is_gpu(device)
+    rounds = options.rounds
+    images = options.images
+    size = options.size
+    batch = options.batch
+    counts = options.growth
+    records = options.records
+    if options.short:
+        batch = 2
+        counts = [3000]
+        records = [20]
+        if not on_gpu:
+            images = 1
+            size = "96x96"
+
     stages: dict[str, Callable[[Files], Rows]] = {
         "size": sizes,
         "CPU of a read": lambda files: reads(files, rounds, cold=False),
         "cold read": lambda files: reads(files, rounds, cold=True),
-        "loader, 0 workers": lambda files: loaders(files, 0, batch, 2, device),
-        "loader, 2 workers": lambda files: loaders(files, 2, batch, 2, device),
+        "loader, 0 workers": lambda files: loaders(files, 0, batch, PASSES, device),
+        "loader, 2 workers": lambda files: loaders(files, 2, batch, PASSES, device),
         "rounding": rounding,
-        "training": lambda files: training(files, 2, device),
+        "training": lambda files: training(files, PASSES, device),
     }
-    host = ("size", "CPU of a read", "cold read", "rounding") if is_gpu(device) else ()
-    wanted = options.only or [
-        title for title in (*stages, "growth", "batches") if title not in host
-    ]
-    if any(title in stages for title in wanted):
+    titles = options.only or [*stages, "growth", "batches"]
+    if on_gpu and not options.only:
+        titles = [title for title in titles if title not in OF_THE_HOST]
+    chosen_stages = [title for title in stages if title in titles]
+    if chosen_stages:
         backbone = load_backbone("vit_small_patch16_dinov3", pretrained=False, seed=0)
-        height, width = (int(x) for x in size.split("x"))
+        height, width = size.split("x")
         with tempfile.TemporaryDirectory() as folder:
-            files = prepare(Path(folder), backbone, images, (height, width))
-            for title in (title for title in stages if title in wanted):
+            files = prepare(Path(folder), backbone, images, (int(height), int(width)))
+            for title in chosen_stages:
                 yield title, stages[title](files)
-    if "growth" in wanted and not is_gpu(device):
+    if "growth" in titles and not on_gpu:
         with tempfile.TemporaryDirectory() as folder:
             yield "growth", growth(Path(folder), counts)
-    if "batches" in wanted and not is_gpu(device):
+    if "batches" in titles and not on_gpu:
         for count in records:
             with tempfile.TemporaryDirectory() as folder:
                 yield f"batches of {count} images", batches(Path(folder), count, rounds)

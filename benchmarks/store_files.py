@@ -1,22 +1,25 @@
-"""What ``benchmarks.store`` reads: the same features in every layout, and stores of many made-up images.
+"""What ``benchmarks.store`` reads: the same features in every layout, and stores of many images.
 
-Their size is that of a published pipeline (3600 patches of 1280 channels); their values are a
-stand-in for those of a large backbone: a seeded, untrained ViT-S sees generated pasture images, the
-patches of four views make one image, and its 384 channels are turned into 1280 whose scales are
-log-normal, six of them twelve times larger.
+The sizes are those of a published pipeline (3600 patches of 1280 channels). The values imitate
+those of a large backbone: a seeded, untrained ViT-S sees generated pasture images, the patches of
+four views are joined to one image, and its 384 channels are projected to 1280 with log-normal
+scales, six of them twelve times larger.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from dinoneck import Backbone, FeatureStore, load_backbone
@@ -32,12 +35,27 @@ from dinoneck.tokens import Tokens
 GRID = (60, 60)
 CHANNELS = 1280
 PATCH = 16
-PATTERNS = 4
+PATTERNS = 4  # of each image: its views
+NUM_OUTLIERS = 6  # channels with a larger scale
+OUTLIER_SCALE = 12
+NUM_REGISTERS = 4
+PREFIX = 1 + NUM_REGISTERS
+# of an image file in a store's index; they are never compared here
+FILE_BYTES = 900_000
+FILE_TIME_NS = 10**18
 
 
 @dataclass
 class Files:
-    """Folders with the same features, and what the small extraction left."""
+    """Folders with the same features.
+
+    Attributes:
+        root: the folder with all of them.
+        backbone: the backbone of the extraction.
+        images: the folder of the images.
+        small: the store with the features of the backbone, before they are enlarged.
+        ids: of the images.
+    """
 
     root: Path
     backbone: Backbone
@@ -56,7 +74,7 @@ class Files:
         return self.root / "npz16"
 
     def store(self, dtype: str) -> FeatureStore:
-        """One of the two stores."""
+        """Open one of the two stores."""
         return FeatureStore.open(self.root / dtype)
 
 
@@ -64,10 +82,10 @@ def prepare(root: Path, backbone: Backbone, count: int, size: tuple[int, int]) -
     """Draw images, extract them, and write the features in every layout."""
     folder = root / "images"
     folder.mkdir()
-    for i in range(count):
-        Image.fromarray(Pasture(seed=0, size=(256, 256)).sample(i).image).save(
-            folder / f"p{i:03d}.png"
-        )
+    pasture = Pasture(seed=0, size=(256, 256))
+    for number in range(count):
+        image = Image.fromarray(pasture.sample(number).image)
+        image.save(folder / f"p{number:03d}.png")
     small = FeatureStore.create(root / "small", backbone=backbone, views="flips4", image_size=size)
     small.extract(folder)
     files = Files(root, backbone, folder, small, small.ids)
@@ -78,23 +96,48 @@ def prepare(root: Path, backbone: Backbone, count: int, size: tuple[int, int]) -
 
 
 def large(small: FeatureStore) -> Tokens:
-    """The float32 features as a batch over images and, within each, patterns; the same at every call."""
-    pairs = [(image_id, pattern) for image_id in small.ids for pattern in range(PATTERNS)]
-    views = small.batch([i for i, _ in pairs], [p for _, p in pairs])
-    width, chance = views.sequence[0].shape[2], torch.Generator().manual_seed(0)
-    turn = (
-        torch.linalg.qr(torch.randn(CHANNELS, width, generator=chance))[0].T
-        * (CHANNELS / width) ** 0.5
+    """Return the float32 features, the same at every call.
+
+    They are a batch over images and, within each, patterns.
+    """
+    image_ids, patterns = pairs_of(small.ids)
+    views = small.batch(image_ids, patterns)
+    projection = _projection(views.sequence[0].shape[2])
+    patches = views.patches[0] @ projection
+    cls_token = views.cls_token[0] @ projection
+
+    # the patches of several views fill the grid of one image
+    rows, cols = GRID
+    num_patches = rows * cols
+    num_joined = math.ceil(num_patches / views.grid.count)
+    images = []
+    for first in range(len(patches)):
+        joined = [patches[(first + number) % len(patches)] for number in range(num_joined)]
+        images.append(torch.cat(joined)[:num_patches])
+    return Tokens.from_patches(
+        torch.stack(images), grid=GRID, patch_size=PATCH, cls_token=cls_token
     )
-    scale = torch.exp(0.5 * torch.randn(CHANNELS, generator=chance))
-    scale[torch.randperm(CHANNELS, generator=chance)[:6]] *= 12
-    patches, cls_token = views.patches[0] @ (turn * scale), views.cls_token[0] @ (turn * scale)
-    need, per = GRID[0] * GRID[1], views.grid.count
-    shown = [
-        torch.cat([patches[(v + j) % len(pairs)] for j in range(-(-need // per))])[:need]
-        for v in range(len(pairs))
-    ]
-    return Tokens.from_patches(torch.stack(shown), grid=GRID, patch_size=PATCH, cls_token=cls_token)
+
+
+def pairs_of(ids: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Return the image and the pattern of every view."""
+    image_ids = []
+    patterns = []
+    for image_id in ids:
+        for pattern in range(PATTERNS):
+            image_ids.append(image_id)
+            patterns.append(pattern)
+    return image_ids, patterns
+
+
+def _projection(width: int) -> Tensor:
+    """Return a matrix to more channels, (width, CHANNELS), with log-normal scales and outliers."""
+    generator = torch.Generator().manual_seed(0)
+    orthogonal, _ = torch.linalg.qr(torch.randn(CHANNELS, width, generator=generator))
+    scale = torch.exp(0.5 * torch.randn(CHANNELS, generator=generator))
+    outliers = torch.randperm(CHANNELS, generator=generator)[:NUM_OUTLIERS]
+    scale[outliers] *= OUTLIER_SCALE
+    return orthogonal.T * (CHANNELS / width) ** 0.5 * scale
 
 
 def write_npz(files: Files) -> None:
@@ -102,36 +145,40 @@ def write_npz(files: Files) -> None:
     tokens = large(files.small)
     files.npz.mkdir()
     files.half.mkdir()
-    for n, image_id in enumerate(files.ids):
+    for number, image_id in enumerate(files.ids):
         arrays: dict[str, Any] = {}
-        for i in range(PATTERNS):
-            arrays[f"cls_{i}"] = tokens.cls_token[0][n * PATTERNS + i].numpy()
-            arrays[f"patches_{i}"] = tokens.patches[0][n * PATTERNS + i].numpy()
+        halves: dict[str, Any] = {}
+        for pattern in range(PATTERNS):
+            view = number * PATTERNS + pattern
+            arrays[f"cls_{pattern}"] = tokens.cls_token[0][view].numpy()
+            arrays[f"patches_{pattern}"] = tokens.patches[0][view].numpy()
+        for name, array in arrays.items():
+            halves[name] = array.astype(np.float16)
         np.savez_compressed(files.npz / f"{image_id}.npz", **arrays)
-        np.savez(
-            files.half / f"{image_id}.npz",
-            **{key: value.astype(np.float16) for key, value in arrays.items()},
-        )
+        np.savez(files.half / f"{image_id}.npz", **halves)
 
 
 def write_int8(files: Files) -> None:
-    """Write the int8 store, which is not made of npz files."""
-    tokens, own = large(files.small), replace(files.store("fp16").description, dtype="int8")
-    make_folder(files.root / "int8", own)
+    """Write the int8 store from the float32 features."""
+    tokens = large(files.small)
+    folder = files.root / "int8"
+    make_folder(folder, replace(files.store("fp16").description, dtype="int8"))
     scale = channel_rms([tokens])
-    write_scale(LocalFiles(files.root / "int8"), scale)
+    write_scale(LocalFiles(folder), scale)
     writer = shards.Writer(files.store("int8").shards, "/")
-    for n, image_id in enumerate(files.ids):
-        record = encode(tokens[n * PATTERNS : (n + 1) * PATTERNS], "int8", scale)
-        writer.add(image_id, record, tokens.grid, (f"{n:032x}", 900_000, 10**18))
+    for number, image_id in enumerate(files.ids):
+        views = tokens[number * PATTERNS : (number + 1) * PATTERNS]
+        record = encode(views, "int8", scale)
+        writer.add(image_id, record, tokens.grid, (f"{number:032x}", FILE_BYTES, FILE_TIME_NS))
     writer.flush()
 
 
 class NpzDataset(Dataset[dict[str, Any]]):
-    """Feed heads as a published pipeline does: one random pattern out of each image's file, as float32."""
+    """Reads one random pattern of each image's file as float32, as a published pipeline does."""
 
     def __init__(self, folder: Path, ids: Sequence[str]) -> None:
-        self.folder, self.ids = folder, ids
+        self.folder = folder
+        self.ids = ids
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -146,32 +193,41 @@ class NpzDataset(Dataset[dict[str, Any]]):
 
 
 def description(shape: tuple[int, int, int]) -> Description:
-    """Describe a store of (layers, tokens, channels) per image; of several tokens 5 are CLS and registers."""
+    """Describe a store of (layers, tokens, channels) per image.
+
+    A single token is a patch; of several, five are CLS and registers.
+    """
     layers, tokens, channels = shape
-    kept = {"embed_dim": channels, "num_cls": int(tokens > 1), "num_registers": 4 * (tokens > 1)}
-    record = {**load_backbone("dinoneck_tiny").record(), **kept, "layers": list(range(layers))}
+    has_prefix = tokens > 1
+    record = {
+        **load_backbone("dinoneck_tiny").record(),
+        "embed_dim": channels,
+        "num_cls": 1 if has_prefix else 0,
+        "num_registers": NUM_REGISTERS if has_prefix else 0,
+        "layers": list(range(layers)),
+    }
     return Description(record, Preprocessing(), Views.named("none"), "fp16")
 
 
 def write_store(folder: Path, count: int, shape: tuple[int, int, int], shard_bytes: int) -> None:
-    """Write a store of made-up tokens, without flushing every file to the disk."""
-    own, (layers, tokens, channels) = description(shape), shape
-    make_folder(folder, own)
-    writer = shards.Writer(
-        shards.Shards(LocalFiles(folder), own.digest, own.parts), "/", shard_bytes
-    )
-    safe = shards.write_whole
-    shards.write_whole = lambda path, content, check=None: Path(path).write_bytes(content)  # type: ignore[assignment]
-    try:
+    """Write a store of constant tokens, without flushing every file to the disk."""
+    layers, tokens, channels = shape
+    described = description(shape)
+    make_folder(folder, described)
+    folder_shards = shards.Shards(LocalFiles(folder), described.digest, described.parts)
+    writer = shards.Writer(folder_shards, "/", shard_bytes)
+    grid = GridSize(1, tokens - PREFIX if tokens > 1 else 1)
+    with mock.patch.object(shards, "write_whole", _write_without_flush):
         for number in range(count):
-            x = torch.full((1, layers, tokens, channels), number % 1000, dtype=torch.float16)
-            grid = GridSize(1, tokens - 5 * (tokens > 1))
+            values = torch.full((1, layers, tokens, channels), number % 1000, dtype=torch.float16)
             writer.add(
                 f"images/{number:09d}",
-                {"tokens": x},
+                {"tokens": values},
                 grid,
-                (f"{number:032x}", 900_000, 10**18 + number),
+                (f"{number:032x}", FILE_BYTES, FILE_TIME_NS + number),
             )
         writer.flush()
-    finally:
-        shards.write_whole = safe
+
+
+def _write_without_flush(path: str | Path, content: bytes, check: object = None) -> None:
+    Path(path).write_bytes(content)

@@ -1,4 +1,4 @@
-"""The same records in LMDB and HF datasets, and what reads a random batch of them into one buffer."""
+"""The same records in LMDB and HF datasets, and functions that read a random batch into one buffer."""
 
 from __future__ import annotations
 
@@ -19,30 +19,34 @@ ReadBatch = Callable[[list[int]], list[Tensor]]
 
 def from_store(root: Path, check: Any, numbers: list[int]) -> list[Tensor]:
     """Read a batch from a store."""
-    store = opened(FeatureStore.open, root, check)
-    return list(store.batch([f"images/{number:09d}" for number in numbers], dtype=None).sequence)
+    store = open_once(FeatureStore.open, root, check)
+    ids = [f"images/{number:09d}" for number in numbers]
+    return list(store.batch(ids, dtype=None).sequence)
 
 
 @functools.cache
-def opened(open_it: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what every process opens once."""
-    return open_it(*arguments)
+def open_once(open_function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function that opens files, once in every process."""
+    return open_function(*arguments)
 
 
 def records(count: int, shape: Shape) -> Iterator[tuple[bytes, bytes]]:
     """Yield keys and values."""
     for number in range(count):
-        yield (
-            f"{number:09d}".encode(),
-            torch.full(shape, number % 1000, dtype=torch.float16).numpy().tobytes(),
-        )
+        values = torch.full(shape, number % 1000, dtype=torch.float16)
+        yield key_of(number), values.numpy().tobytes()
 
 
-def filled(raws: Sequence[Any], shape: Shape) -> list[Tensor]:
-    """Copy values into a batch."""
-    batch = torch.empty(len(raws), *shape, dtype=torch.float16)
-    for row, raw in zip(batch.numpy(), raws, strict=True):
-        row[:] = np.frombuffer(raw, np.float16).reshape(shape)
+def key_of(number: int) -> bytes:
+    """Return the key of a record."""
+    return f"{number:09d}".encode()
+
+
+def to_batch(values: Sequence[Any], shape: Shape) -> list[Tensor]:
+    """Copy values, which are bytes, into a batch."""
+    batch = torch.empty(len(values), *shape, dtype=torch.float16)
+    for row, value in zip(batch.numpy(), values, strict=True):
+        row[:] = np.frombuffer(value, np.float16).reshape(shape)
     return [batch]
 
 
@@ -54,8 +58,8 @@ def write_lmdb(root: Path, count: int, shape: Shape) -> None:
         lmdb.open(str(root), map_size=1 << 40) as environment,
         environment.begin(write=True) as transaction,
     ):
-        for key, raw in records(count, shape):
-            transaction.put(key, raw)
+        for key, value in records(count, shape):
+            transaction.put(key, value)
 
 
 def open_lmdb(root: str) -> Any:
@@ -67,8 +71,10 @@ def open_lmdb(root: str) -> Any:
 
 def from_lmdb(root: Path, shape: Shape, numbers: list[int]) -> list[Tensor]:
     """Read a batch from LMDB; values are views of its map."""
-    with opened(open_lmdb, str(root)).begin(buffers=True) as transaction:
-        return filled([transaction.get(f"{number:09d}".encode()) for number in numbers], shape)
+    environment = open_once(open_lmdb, str(root))
+    with environment.begin(buffers=True) as transaction:
+        values = [transaction.get(key_of(number)) for number in numbers]
+        return to_batch(values, shape)
 
 
 def write_datasets(root: Path, count: int, shape: Shape) -> None:
@@ -76,20 +82,21 @@ def write_datasets(root: Path, count: int, shape: Shape) -> None:
     import datasets
 
     def rows() -> Iterator[dict[str, bytes]]:
-        return ({"tokens": raw} for _, raw in records(count, shape))
+        for _, value in records(count, shape):
+            yield {"tokens": value}
 
     datasets.disable_progress_bars()
-    made = datasets.Dataset.from_generator(rows, cache_dir=str(root.with_name("cache")))
-    made.save_to_disk(str(root))
+    dataset = datasets.Dataset.from_generator(rows, cache_dir=str(root.with_name("cache")))
+    dataset.save_to_disk(str(root))
 
 
 def from_datasets(root: Path, shape: Shape, numbers: list[int]) -> list[Tensor]:
     """Read a batch from HF datasets."""
     import datasets
 
-    rows = opened(datasets.load_from_disk, str(root))[numbers]["tokens"]
-    return filled(rows, shape)
+    dataset = open_once(datasets.load_from_disk, str(root))
+    return to_batch(dataset[numbers]["tokens"], shape)
 
 
+# name -> function that writes records, and one that reads a batch of them
 PEERS = {"LMDB": (write_lmdb, from_lmdb), "HF datasets": (write_datasets, from_datasets)}
-"""Name -> what writes records, and what reads a batch of them."""

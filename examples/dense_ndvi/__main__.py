@@ -8,6 +8,7 @@ between. See README.md next to this file.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -27,7 +28,7 @@ from dinoneck import (
     Task,
     load_backbone,
 )
-from dinoneck.data import DenseLabels, Preprocessing
+from dinoneck.data import DenseLabels
 from dinoneck.errors import DataError, DinoneckError
 from dinoneck.heads import Head
 from dinoneck.training import MemoryTokens, Recipe, fit
@@ -38,17 +39,27 @@ from examples.dense_ndvi.bands import Bands, read_bands
 Array = np.ndarray[Any, Any]
 
 LAYERS = 4
-TRAIN_SHARE = 0.6
+TRAIN_SHARE = 0.6  # of the capture's width
 VALID_SHARE = 0.5  # of a held-out cell's pixels
 STRIDE_SHARE = 0.5  # of a tile, at most
 FLIPS = ((), (1,), (0,), (0, 1))  # axes of (height, width)
-BANDS_FOR_RIDGE = 5
+RIDGE_FOLDS = 5  # horizontal bands of the capture
 ALPHAS = tuple(10.0**power for power in range(-2, 6))
-FPN_DIM, BATCH_SIZE, LR = 64, 8, 1e-3
+FPN_DIM = 64
+BATCH_SIZE = 8
+LR = 1e-3
+DENSE_HEAD = "DenseHead, last layer"
+FPN_HEAD = "FPNHead, four layers"
 
 
 class Tile(NamedTuple):
-    """A square cut out of the capture, in pixels; ``flip`` names the axes it is mirrored along."""
+    """A square of the capture.
+
+    Attributes:
+        top: in pixels.
+        left: in pixels.
+        flip: the axes along which it is mirrored.
+    """
 
     top: int
     left: int
@@ -56,15 +67,30 @@ class Tile(NamedTuple):
 
 
 class Split(NamedTuple):
-    """The tiles to learn from, those to test on, and the part of the capture (two slices) that the latter fill."""
+    """The tiles of a capture.
+
+    Attributes:
+        train: tiles to learn from.
+        test: tiles to test on.
+        part: the rows and columns of the capture that the test tiles cover.
+    """
 
     train: list[Tile]
     test: list[Tile]
     part: tuple[slice, slice]
 
 
-class Part(NamedTuple):
-    """What the methods read of some tiles: tokens, and per cell NDVI, valid pixels, mean colour and ridge fold."""
+class TileData(NamedTuple):
+    """What the methods read of T tiles.
+
+    Attributes:
+        images: (height, width, 3) each, RGB.
+        source: their tokens.
+        ndvi: (T, 1, rows, cols), the mean of every cell.
+        weight: (T, rows, cols), the valid pixels of every cell.
+        colour: (T, rows, cols, 3), the mean of every cell.
+        fold: (T, rows, cols), the fold of every cell in the choice of a ridge.
+    """
 
     images: list[Array]
     source: MemoryTokens
@@ -105,38 +131,42 @@ def run(options: argparse.Namespace) -> None:
     """Cut, extract, train, test, save, predict from the saved file and draw."""
     bands = read_bands(options.data)
     backbone = load_backbone(options.backbone, pretrained=options.pretrained)
-    backbone = backbone.with_layers([(i + 1) * backbone.depth // LAYERS - 1 for i in range(LAYERS)])
-    prepare = backbone.preprocess
-    split = split_capture(bands.ndvi.shape, options.tile, prepare.patch_size)
-    train = read_part(bands, split.train, options.tile, backbone, prepare)
-    test = read_part(bands, split.test, options.tile, backbone, prepare)
+    layers = [number * backbone.depth // LAYERS - 1 for number in range(1, LAYERS + 1)]
+    backbone = backbone.with_layers(layers)
+    preprocess = backbone.preprocess
+    patch = preprocess.patch_size
+    split = split_capture(bands.ndvi.shape, options.tile, patch)
+    train = read_tiles(bands, split.train, options.tile, backbone)
+    test = read_tiles(bands, split.test, options.tile, backbone)
     print(f"{len(train.images)} training tiles, {len(test.images)} test tiles of {options.tile} px")
 
+    # predictions of the test tiles, by method
     maps = baselines(train, test)
     torch.manual_seed(options.seed)
-    task = Task(
-        "ndvi", kind="dense", transform=TargetTransform().fit(train.ndvi[:, 0][train.weight > 0])
-    )
+    transform = TargetTransform().fit(train.ndvi[:, 0][train.weight > 0])
+    task = Task("ndvi", kind="dense", transform=transform)
     dense = DenseHead(backbone.embed_dim, [task], hidden_dim=FPN_DIM)
-    last = train._replace(source=MemoryTokens(train.source.ids, train.source.tokens.last))
-    maps["DenseHead, last layer"] = predicted(trained(dense, last, options), test.images, backbone)
+    last_layer = MemoryTokens(train.source.ids, train.source.tokens.last)
+    fit_head(dense, train._replace(source=last_layer), options)
+    maps[DENSE_HEAD] = predict(Predictor(dense, backbone), test.images)
+
     fpn = FPNHead(
         backbone.embed_dim, [task], LAYERS, backbone.layers, fpn_dim=FPN_DIM, tower_depth=1
     )
-    trained(fpn, train, options)
+    fit_head(fpn, train, options)
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "ndvi.safetensors"
-    HeadCheckpoint.from_module(fpn, backbone=backbone, preprocess=prepare).save(file)
-    maps["FPNHead, four layers"] = predicted(file, test.images)
+    HeadCheckpoint.from_module(fpn, backbone=backbone, preprocess=preprocess).save(file)
+    # the file names the backbone and the preprocessing
+    maps[FPN_HEAD] = predict(Predictor(file), test.images)
 
-    truth, valid = (x[0].numpy() for x in DenseLabels().cells(bands.ndvi[split.part], prepare))
-    weight = known_cells(valid, prepare.patch_size)
-    whole = {name: mosaic(own, split, prepare.patch_size) for name, own in maps.items()}
-    print(table({name: score(own, truth[0], weight) for name, own in whole.items()}))
-    print(
-        f"{backbone.name}, seed {options.seed}; "
-        + ", ".join(f"{k} {v}" for k, v in versions().items())
-    )
+    ndvi, valid = DenseLabels().cells(bands.ndvi[split.part], preprocess)
+    truth = ndvi[0, 0].numpy()
+    weight = known_cells(valid[0].numpy(), patch)
+    mosaics = {name: mosaic(tile_maps, split, patch) for name, tile_maps in maps.items()}
+    print(table({name: score(whole, truth, weight) for name, whole in mosaics.items()}))
+    installed = ", ".join(f"{name} {version}" for name, version in versions().items())
+    print(f"{backbone.name}, seed {options.seed}; {installed}")
     print(
         f"{np.count_nonzero(weight)} of {weight.size} cells have a known NDVI; the FPN head is in "
         f"{file}"
@@ -144,8 +174,9 @@ def run(options: argparse.Namespace) -> None:
     if find_spec("matplotlib") is None:
         print("no picture: matplotlib is missing; pip install 'dinoneck[viz]'")
         return
-    shown = np.dstack([bands.rgb, bands.valid])[split.part]
-    draw(options.out / "ndvi.png", shown, truth[0], whole["FPNHead, four layers"], weight)
+    transparent_where_invalid = np.dstack([bands.rgb, bands.valid])[split.part]
+    picture = options.out / "ndvi.png"
+    draw(picture, transparent_where_invalid, truth, mosaics[FPN_HEAD], weight)
 
 
 def split_capture(size: tuple[int, ...], tile: int, patch: Any) -> Split:
@@ -172,74 +203,105 @@ def split_capture(size: tuple[int, ...], tile: int, patch: Any) -> Split:
             "px for the test: choose a smaller --tile"
         )
     stride = max(1, int(tile * STRIDE_SHARE))
-    places = [(top, x) for top in starts(height, tile, stride) for x in starts(edge, tile, stride)]
-    rows, cols, own = height // patch, (width - left) // patch, tile // patch
-    cells = [(row, col) for row in starts(rows, own, own) for col in starts(cols, own, own)]
-    return Split(
-        [Tile(top, x, flip) for top, x in places for flip in FLIPS],
-        [Tile(row * patch, left + col * patch) for row, col in cells],
-        (slice(0, rows * patch), slice(left, left + cols * patch)),
-    )
+    train = []
+    for top in starts(height, tile, stride):
+        for x in starts(edge, tile, stride):
+            train += [Tile(top, x, flip) for flip in FLIPS]
+
+    # test tiles begin at patches of the part, so that their maps fit together
+    rows = height // patch
+    cols = (width - left) // patch
+    tile_cells = tile // patch
+    test = []
+    for row in starts(rows, tile_cells, tile_cells):
+        for col in starts(cols, tile_cells, tile_cells):
+            test.append(Tile(row * patch, left + col * patch))
+    part = (slice(0, rows * patch), slice(left, left + cols * patch))
+    return Split(train, test, part)
 
 
 def starts(length: int, tile: int, stride: int) -> list[int]:
-    """Return where tiles begin that cover ``length``: evenly, at most ``stride`` apart, the last one at the end."""
-    count = -(-(length - tile) // stride) + 1
-    return [round(float(place)) for place in np.linspace(0, length - tile, count)]
+    """Return where tiles begin that cover ``length``.
+
+    They lie evenly, at most ``stride`` apart, the last one at the end.
+    """
+    count = math.ceil((length - tile) / stride) + 1
+    return [round(float(start)) for start in np.linspace(0, length - tile, count)]
 
 
 def cut(picture: Array, tile: Tile, side: int) -> Array:
-    """Return what a tile shows of a picture (H, W) or (H, W, K): images and labels are cut by this alone."""
-    shown = picture[tile.top : tile.top + side, tile.left : tile.left + side]
-    return np.ascontiguousarray(np.flip(shown, axis=tile.flip))
+    """Return what a tile shows of a picture (H, W) or (H, W, K).
+
+    Images and labels are cut by this function alone.
+    """
+    square = picture[tile.top : tile.top + side, tile.left : tile.left + side]
+    return np.ascontiguousarray(np.flip(square, axis=tile.flip))
 
 
-def read_part(
-    bands: Bands, tiles: Sequence[Tile], side: int, backbone: Backbone, prepare: Preprocessing
-) -> Part:
-    """Extract the tokens of tiles, and bring labels and colours to their cells."""
-    images = [cut(bands.rgb, tile, side) for tile in tiles]
-    sizes = [image.shape[:2] for image in images]
-    ndvi, weight = DenseLabels().cells(
-        [cut(bands.ndvi, tile, side) for tile in tiles], prepare, sizes
-    )
-    colour, _ = DenseLabels().cells(images, prepare, sizes)
+def read_tiles(bands: Bands, tiles: Sequence[Tile], side: int, backbone: Backbone) -> TileData:
+    """Extract the tokens of tiles, and average labels and colours over their cells."""
+    preprocess = backbone.preprocess
     height, width = bands.ndvi.shape
-    rows = np.repeat(np.arange(height)[:, None], width, axis=1)
-    row, _ = DenseLabels().cells([cut(rows, tile, side) for tile in tiles], prepare, sizes)
-    source = MemoryTokens.extract(
-        backbone, images, [str(i) for i in range(len(images))], preprocess=prepare
-    )
-    fold = (row[:, 0].numpy() * BANDS_FOR_RIDGE / height).astype(int)
-    return Part(
-        images, source, ndvi.numpy(), weight.numpy(), colour.permute(0, 2, 3, 1).numpy(), fold
+    row_of_pixel = np.repeat(np.arange(height)[:, None], width, axis=1)
+    images = [cut(bands.rgb, tile, side) for tile in tiles]
+    ndvi_tiles = [cut(bands.ndvi, tile, side) for tile in tiles]
+    row_tiles = [cut(row_of_pixel, tile, side) for tile in tiles]
+
+    sizes = [image.shape[:2] for image in images]
+    labels = DenseLabels()
+    ndvi, weight = labels.cells(ndvi_tiles, preprocess, sizes)
+    colour, _ = labels.cells(images, preprocess, sizes)
+    row, _ = labels.cells(row_tiles, preprocess, sizes)
+    ids = [str(number) for number in range(len(images))]
+    return TileData(
+        images=images,
+        source=MemoryTokens.extract(backbone, images, ids, preprocess=preprocess),
+        ndvi=ndvi.numpy(),
+        weight=weight.numpy(),
+        colour=colour.permute(0, 2, 3, 1).numpy(),
+        fold=(row[:, 0].numpy() * RIDGE_FOLDS / height).astype(int),
     )
 
 
-def baselines(train: Part, test: Part) -> dict[str, Array]:
-    """Return what needs no head, (tiles, rows, cols) each: the training mean, and ridge on colours and on tokens."""
-    truth, weight, fold = train.ndvi.reshape(-1), train.weight.reshape(-1), train.fold.reshape(-1)
-    shape = test.weight.shape
-    maps = {"mean of training": np.full(shape, np.average(truth, weights=weight))}
-    features = {
-        "colour ridge": (train.colour, test.colour),
-        "token ridge, last layer": tuple(
-            part.source.tokens.last.patches[0].double().numpy() for part in (train, test)
-        ),
+def baselines(train: TileData, test: TileData) -> dict[str, Array]:
+    """Predict the test tiles without a head, (tiles, rows, cols) each.
+
+    By the training mean, and by ridge regression on colours and on tokens.
+    """
+    mean = np.average(train.ndvi.reshape(-1), weights=train.weight.reshape(-1))
+    return {
+        "mean of training": np.full(test.weight.shape, mean),
+        "colour ridge": ridge_maps(train, train.colour, test.colour),
+        "token ridge, last layer": ridge_maps(train, last_patches(train), last_patches(test)),
     }
-    for name, (own, new) in features.items():
-        d = own.shape[-1]
-        maps[name] = ridge(own.reshape(-1, d), truth, weight, fold, new.reshape(-1, d)).reshape(
-            shape
-        )
-    return maps
+
+
+def last_patches(data: TileData) -> Array:
+    """Return the tokens of the last layer, (tiles, patches, C)."""
+    tokens: Array = data.source.tokens.last.patches[0].double().numpy()
+    return tokens
+
+
+def ridge_maps(train: TileData, train_features: Array, test_features: Array) -> Array:
+    """Predict the test tiles by ridge regression on features (tiles, ..., C) of cells."""
+    channels = train_features.shape[-1]
+    predictions = ridge(
+        train_features.reshape(-1, channels),
+        train.ndvi.reshape(-1),
+        train.weight.reshape(-1),
+        train.fold.reshape(-1),
+        test_features.reshape(-1, channels),
+    )
+    _, rows, cols = train.weight.shape
+    return predictions.reshape(-1, rows, cols)
 
 
 def ridge(x: Array, y: Array, weight: Array, fold: Array, x_new: Array) -> Array:
-    """Predict y of new rows by weighted ridge regression on standardised features, with a free offset.
+    """Predict y of new rows by weighted ridge regression on standardised features.
 
-    The strength is the one of ``ALPHAS`` with the least squared error over folds left out in turn.
-    All of it is computed from the weighted moments of (1, x, y), which add up over folds.
+    The offset is not penalised. The penalty is the one of ``ALPHAS`` with the least squared error
+    over folds left out in turn. All is computed from the weighted moments of (1, x, y), which add
+    up over folds.
 
     Args:
         x: (n, d).
@@ -248,41 +310,49 @@ def ridge(x: Array, y: Array, weight: Array, fold: Array, x_new: Array) -> Array
         fold: (n,), a number for each row.
         x_new: (m, d).
     """
-    x, share = np.asarray(x, np.float64), np.asarray(weight, np.float64) / weight.sum()
+    x = np.asarray(x, np.float64)
+    x_new = np.asarray(x_new, np.float64)
+    share = np.asarray(weight, np.float64) / weight.sum()
     mean = share @ x
     std = np.sqrt(share @ (x - mean) ** 2) + 1e-8
     rows = np.column_stack([np.ones(len(x)), (x - mean) / std, y])
-    parts = []
+    moments_of_folds = []
     for number in np.unique(fold):
-        own = rows[fold == number]
-        parts.append(own.T @ (own * share[fold == number, None] * len(x)))
-    whole = sum(parts)
+        in_fold = fold == number
+        fold_rows = rows[in_fold]
+        moments_of_folds.append(fold_rows.T @ (fold_rows * share[in_fold, None] * len(x)))
+    moments = sum(moments_of_folds)
+
     errors = []
     for alpha in ALPHAS:
-        left = [np.append(_solved(whole - part, alpha), -1.0) for part in parts]
-        errors.append(sum(beta @ part @ beta for beta, part in zip(left, parts, strict=True)))
-    beta = _solved(whole, ALPHAS[int(np.argmin(errors))])
-    return (
-        np.column_stack([np.ones(len(x_new)), (np.asarray(x_new, np.float64) - mean) / std]) @ beta
-    )
+        error = 0.0
+        for held_out in moments_of_folds:
+            coefficients = _solve(moments - held_out, alpha)
+            # prediction - y, as a product with (1, x, y)
+            residual = np.append(coefficients, -1.0)
+            error = error + residual @ held_out @ residual
+        errors.append(error)
+    best_alpha = ALPHAS[int(np.argmin(errors))]
+    rows_new = np.column_stack([np.ones(len(x_new)), (x_new - mean) / std])
+    return rows_new @ _solve(moments, best_alpha)
 
 
-def _solved(moments: Array, alpha: float) -> Array:
-    """Offset and slopes from the moments of (1, x, y)."""
+def _solve(moments: Array, alpha: float) -> Array:
+    """Return offset and slopes from the moments of (1, x, y)."""
     penalty = np.full(len(moments) - 1, alpha)
     penalty[0] = 0.0
     return np.linalg.solve(moments[:-1, :-1] + np.diag(penalty), moments[:-1, -1])
 
 
-def trained(head: Head, part: Part, options: argparse.Namespace) -> Head:
-    """Fit a head to the cells of a part; a cell counts by its valid pixels."""
+def fit_head(head: Head, data: TileData, options: argparse.Namespace) -> None:
+    """Fit a head to the cells of tiles; a cell counts by its valid pixels."""
     history = fit(
         head,
-        part.source,
-        targets={"ndvi": part.ndvi},
-        weights={"ndvi": part.weight},
-        target_ids=part.source.ids,
-        ids=part.source.ids,
+        data.source,
+        targets={"ndvi": data.ndvi},
+        weights={"ndvi": data.weight},
+        target_ids=data.source.ids,
+        ids=data.source.ids,
         epochs=options.epochs,
         batch_size=BATCH_SIZE,
         lr=LR,
@@ -293,83 +363,90 @@ def trained(head: Head, part: Part, options: argparse.Namespace) -> Head:
         f"{type(head).__name__}: training loss {history[0]['loss']:.3f} -> "
         f"{history[-1]['loss']:.3f}"
     )
-    return head
 
 
-def predicted(head: Head | Path, images: list[Array], backbone: Backbone | None = None) -> Array:
-    """Return NDVI maps (tiles, rows, cols); a file says itself which backbone and preparation it needs."""
-    return np.stack(
-        [result["maps"]["ndvi"][0] for result in Predictor(head, backbone)(images, maps="patch")]
+def predict(predictor: Predictor, images: list[Array]) -> Array:
+    """Return NDVI maps (tiles, rows, cols)."""
+    predictions = predictor(images, maps="patch")
+    return np.stack([prediction["maps"]["ndvi"][0] for prediction in predictions])
+
+
+def mosaic(maps: Array, split: Split, patch: int) -> Array:
+    """Join the maps of the test tiles; where tiles overlap, their mean counts."""
+    part_rows, part_cols = split.part
+    shape = (
+        (part_rows.stop - part_rows.start) // patch,
+        (part_cols.stop - part_cols.start) // patch,
     )
-
-
-def mosaic(maps: Array, split: Split, patch: Any) -> Array:
-    """Lay the maps of the test tiles side by side; where tiles overlap, their mean counts."""
-    rows, cols = ((own.stop - own.start) // patch for own in split.part)
-    total, count = np.zeros((rows, cols)), np.zeros((rows, cols))
-    for tile, own in zip(split.test, maps, strict=True):
-        top, left = (
-            (tile.top - split.part[0].start) // patch,
-            (tile.left - split.part[1].start) // patch,
-        )
-        place = slice(top, top + own.shape[0]), slice(left, left + own.shape[1])
-        total[place] += own
-        count[place] += 1
+    total = np.zeros(shape)
+    count = np.zeros(shape)
+    for tile, tile_map in zip(split.test, maps, strict=True):
+        rows, cols = tile_map.shape
+        top = (tile.top - part_rows.start) // patch
+        left = (tile.left - part_cols.start) // patch
+        total[top : top + rows, left : left + cols] += tile_map
+        count[top : top + rows, left : left + cols] += 1
     return total / count
 
 
-def known_cells(valid: Array, patch: Any) -> Array:
-    """Return the valid pixels of cells, 0 for those that show no data in more than half of their pixels."""
+def known_cells(valid: Array, patch: int) -> Array:
+    """Return the valid pixels of cells, 0 where more than half of the pixels have no data."""
     return np.where(valid >= VALID_SHARE * patch**2, valid, 0.0)
 
 
-def score(found: Array, truth: Array, weight: Array) -> tuple[float, float]:
+def score(predicted: Array, truth: Array, weight: Array) -> tuple[float, float]:
     """Return R² and RMSE of cells, each counted by its valid pixels."""
     share = weight / weight.sum()
-    error = (share * (found - truth) ** 2).sum()
-    spread = (share * (truth - (share * truth).sum()) ** 2).sum()
-    return float(1.0 - error / spread), float(np.sqrt(error))
+    error = (share * (predicted - truth) ** 2).sum()
+    variance = (share * (truth - (share * truth).sum()) ** 2).sum()
+    return float(1.0 - error / variance), float(np.sqrt(error))
 
 
 def table(scores: dict[str, tuple[float, float]]) -> str:
     """Return the scores as a table."""
     lines = ["| held-out cells | R² | RMSE (NDVI) |", "|---|---|---|"]
-    return "\n".join(
-        [*lines, *(f"| {name} | {r2:.2f} | {rmse:.3f} |" for name, (r2, rmse) in scores.items())]
-    )
+    for name, (r2, rmse) in scores.items():
+        lines.append(f"| {name} | {r2:.2f} | {rmse:.3f} |")
+    return "\n".join(lines)
 
 
-def draw(path: Path, image: Array, truth: Array, found: Array, weight: Array) -> None:
-    """Save the test part: image, true NDVI, predicted NDVI and difference; cells without data are hatched in all."""
+def draw(path: Path, image: Array, truth: Array, predicted: Array, weight: Array) -> None:
+    """Save the image, the true and the predicted NDVI and their difference.
+
+    Cells without data are hatched.
+    """
     from matplotlib.figure import Figure
 
     known = weight > 0
-    low, high = np.floor(truth[known].min() * 10) / 10, np.ceil(truth[known].max() * 10) / 10
-    ndvi = {"cmap": "YlGn", "vmin": low, "vmax": high}
-    panels: list[tuple[str, str, Array, dict[str, Any]]] = [
+
+    def masked(values: Array) -> Array:
+        return np.ma.array(values, mask=~known)
+
+    lowest = np.floor(truth[known].min() * 10) / 10
+    highest = np.ceil(truth[known].max() * 10) / 10
+    of_ndvi = {"cmap": "YlGn", "vmin": lowest, "vmax": highest}
+    of_difference = {"cmap": "PuOr", "vmin": -0.5, "vmax": 0.5}
+    panels: list[tuple[str, str, Array, dict[str, Any]]] = [  # title, label, picture, colours
         ("image", "", image, {}),
-        ("NDVI from the near infrared", "NDVI", np.ma.array(truth, mask=~known), ndvi),
-        ("NDVI predicted from the image", "NDVI", np.ma.array(found, mask=~known), ndvi),
+        ("NDVI from the near infrared", "NDVI", masked(truth), of_ndvi),
+        ("NDVI predicted from the image", "NDVI", masked(predicted), of_ndvi),
         (
             "difference",
             "predicted \N{MINUS SIGN} true NDVI",
-            np.ma.array(found - truth, mask=~known),
-            {"cmap": "PuOr", "vmin": -0.5, "vmax": 0.5},
+            masked(predicted - truth),
+            of_difference,
         ),
     ]
-    height = 9.0
-    figure = Figure(
-        figsize=(4 * height * image.shape[1] / image.shape[0] + 1.2, height),
-        dpi=80,
-        layout="constrained",
-    )
+    height = 9.0  # inches
+    width = 4 * height * image.shape[1] / image.shape[0] + 1.2
+    figure = Figure(figsize=(width, height), dpi=80, layout="constrained")
     for axes, (title, label, picture, colours) in zip(figure.subplots(1, 4), panels, strict=True):
         axes.patch.set(facecolor="0.85", edgecolor="0.55", hatch="////")
-        shown = axes.imshow(picture, interpolation="nearest", **colours)
+        drawn = axes.imshow(picture, interpolation="nearest", **colours)
         axes.set(title=title, xticks=[], yticks=[])
         axes.title.set_fontsize(9)
         if colours:
-            figure.colorbar(shown, ax=axes, orientation="horizontal", label=label, pad=0.01)
+            figure.colorbar(drawn, ax=axes, orientation="horizontal", label=label, pad=0.01)
     figure.savefig(path)
     print(f"the picture is {path}")
 

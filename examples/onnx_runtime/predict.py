@@ -1,10 +1,10 @@
-"""Image -> grams with ONNX Runtime: a model of ``dinoneck export --with-backbone``, without torch and dinoneck.
+"""Image -> grams by ONNX Runtime and a model of ``dinoneck export --with-backbone``, without torch.
 
     python examples/onnx_runtime/predict.py model.onnx image.jpg more.jpg --csv predictions.csv
 
-Needs numpy, pillow and onnxruntime. Exit code 0: all images answered; 1: some could not be read
-(they are named on stderr, the others are answered), the model is none or fails, or the CSV cannot
-be written.
+Needs numpy, pillow and onnxruntime, but neither torch nor dinoneck. Exit code 0: all images were
+predicted; 1: some could not be read (they are named on stderr, the others are predicted), the model
+is not one or fails, or the CSV cannot be written.
 """
 
 from __future__ import annotations
@@ -15,23 +15,42 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
 from images import Array, ImageFileError, prepare, read
 
 FORMAT = 1
-Prepared = tuple[Path, Array, Array]
+Values = dict[str, list[float]]  # task -> its numbers
+
+
+class PreparedImage(NamedTuple):
+    """An image as the model takes it.
+
+    Attributes:
+        path: the file.
+        pixels: (3, H, W).
+        valid: bool (rows, cols), which patches show the image and no padding.
+    """
+
+    path: Path
+    pixels: Array
+    valid: Array
 
 
 class Model:
-    """An exported model, and what it says of itself."""
+    """An exported model and its description.
+
+    Attributes:
+        about: the metadata that the export wrote.
+        tasks: the outputs that are predictions.
+    """
 
     def __init__(self, path: Path, threads: int = 0) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 4  # what fails is raised
+        options.log_severity_level = 4  # no log: failures are raised
         self.session = onnxruntime.InferenceSession(
             path, options, providers=onnxruntime.get_available_providers()
         )
@@ -45,95 +64,111 @@ class Model:
             )
         self.tasks = [output for output in self.about["outputs"] if output["of"] == "task"]
 
-    def check_size(self, image: Array) -> None:
-        """Refuse an image that the model does not take."""
-        taken, seen = self.about["input"], list(image.shape[1:])
-        if taken["size"] is not None and seen != taken["size"]:
+    def check_size(self, pixels: Array) -> None:
+        """Reject an image of a size that the model does not take.
+
+        Raises:
+            ImageFileError: naming the size that it takes.
+        """
+        size = list(pixels.shape[1:])
+        required = self.about["input"]["size"]
+        smallest = self.about["input"]["smallest"]
+        if required is not None:
+            if size != required:
+                raise ImageFileError(
+                    f"the image comes to {_size(size)} px; this model takes {_size(required)} only"
+                )
+        elif size[0] < smallest[0] or size[1] < smallest[1]:
             raise ImageFileError(
-                f"the image comes to {_size(seen)} px; this model takes {_size(taken['size'])} only"
-            )
-        if taken["size"] is None and any(
-            side < least for side, least in zip(seen, taken["smallest"], strict=True)
-        ):
-            raise ImageFileError(
-                f"the image comes to {_size(seen)} px; this model takes "
-                f"{_size(taken['smallest'])} or more"
+                f"the image comes to {_size(size)} px; this model takes {_size(smallest)} or more"
             )
 
-    def answers(
-        self, images: Sequence[Array], shown: Sequence[Array]
-    ) -> list[dict[str, list[float]]]:
-        """Answer for images of one size: a dict per image, task -> its numbers."""
+    def predict(self, images: Sequence[PreparedImage]) -> list[Values]:
+        """Return the values of images of one size, a dictionary per image."""
         names = [task["name"] for task in self.tasks]
-        found = self.session.run(names, {self.about["input"]["name"]: np.stack(images)})
-        rows: list[dict[str, list[float]]] = [{} for _ in images]
-        for name, values in zip(names, found, strict=True):
-            if values.ndim == 4:  # an answer per cell: the mean over the cells that show the image
-                values = np.stack(
-                    [_mean_of_cells(x, cells) for x, cells in zip(values, shown, strict=True)]
-                )
-            for row, numbers in zip(rows, values, strict=True):
-                row[name] = [float(number) for number in numbers]
+        pixels = np.stack([image.pixels for image in images])
+        outputs = self.session.run(names, {self.about["input"]["name"]: pixels})
+        rows: list[Values] = [{} for _ in images]
+        for name, output in zip(names, outputs, strict=True):
+            for row, image, values in zip(rows, images, output, strict=True):
+                if values.ndim == 3:  # a map
+                    values = _mean_of_valid(values, image.valid)
+                row[name] = [float(value) for value in values]
         return rows
 
     def columns(self) -> list[str]:
-        """Names of all numbers that it gives per image."""
-        found = []
+        """Return the names of all numbers of an image."""
+        names = []
         for task in self.tasks:
             dim = task["shape"][1]
-            parts = task["labels"] or [str(i) for i in range(dim)]
-            found += [task["name"]] if dim == 1 else [f"{task['name']}:{part}" for part in parts]
-        return found
+            if dim == 1:
+                names.append(task["name"])
+                continue
+            labels = task["labels"] or range(dim)
+            names += [f"{task['name']}:{label}" for label in labels]
+        return names
 
 
 def batches(
     model: Model, paths: Sequence[Path], size: int, bad: list[str]
-) -> Iterator[list[Prepared]]:
-    """Prepare images one by one; give up to ``size`` at a time that came to one size.
+) -> Iterator[list[PreparedImage]]:
+    """Prepare images one by one and yield up to ``size`` of one size at a time.
 
-    Bad ones go to ``bad``.
+    Messages about images that cannot be prepared are appended to ``bad``.
     """
-    waiting: dict[tuple[int, ...], list[Prepared]] = {}
+    recipe = model.about["preprocess"]
+    incomplete: dict[tuple[int, ...], list[PreparedImage]] = {}  # size -> images
     for path in paths:
         try:
-            recipe = model.about["preprocess"]
-            image, shown = prepare(read(path, recipe.get("bits")), recipe)
-            model.check_size(image)
+            pixels, valid = prepare(read(path, recipe.get("bits")), recipe)
+            model.check_size(pixels)
         except ImageFileError as error:
-            bad.append(f"{path}: {error}" if str(path) not in str(error) else str(error))
+            message = str(error)
+            if str(path) not in message:
+                message = f"{path}: {message}"
+            bad.append(message)
             continue
-        alike = waiting.setdefault(image.shape, [])
-        alike.append((path, image, shown))
-        if len(alike) == size:
-            yield waiting.pop(image.shape)
-    yield from waiting.values()
+        batch = incomplete.setdefault(pixels.shape, [])
+        batch.append(PreparedImage(path, pixels, valid))
+        if len(batch) == size:
+            yield incomplete.pop(pixels.shape)
+    yield from incomplete.values()
 
 
 def predict(
     model: Model, paths: Sequence[Path], batch_size: int = 4
-) -> tuple[dict[Path, dict[str, list[float]]], list[str]]:
-    """Return the answers of all images that can be read, in their order, and what is wrong with the others."""
+) -> tuple[dict[Path, Values], list[str]]:
+    """Return the values of all images that can be read, in their order, and the errors of the others."""
     bad: list[str] = []
-    found: dict[Path, dict[str, list[float]]] = {}
+    predicted: dict[Path, Values] = {}
     for batch in batches(model, paths, batch_size, bad):
-        rows = model.answers([image for _, image, _ in batch], [shown for _, _, shown in batch])
-        for (path, _, _), row in zip(batch, rows, strict=True):
-            if unfit := [name for name, numbers in row.items() if not np.isfinite(numbers).all()]:
-                bad.append(f"{path}: the model's answer for {unfit[0]!r} is not finite")
+        for image, values in zip(batch, model.predict(batch), strict=True):
+            not_finite = _first_not_finite(values)
+            if not_finite is None:
+                predicted[image.path] = values
             else:
-                found[path] = row
-    return {path: found[path] for path in paths if path in found}, bad
+                bad.append(f"{image.path}: the model's answer for {not_finite!r} is not finite")
+    return {path: predicted[path] for path in paths if path in predicted}, bad
 
 
-def write_csv(
-    path: Path, model: Model, found: Mapping[Path, Mapping[str, Sequence[float]]]
-) -> None:
+def _first_not_finite(values: Values) -> str | None:
+    """Return the name of the first task with infinity or NaN."""
+    for name, numbers in values.items():
+        if not np.isfinite(numbers).all():
+            return name
+    return None
+
+
+def write_csv(path: Path, model: Model, predicted: Mapping[Path, Values]) -> None:
     """Write a row per image."""
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["image", *model.columns()])
-        for image, row in found.items():
-            table.writerow([image, *(f"{x:.6g}" for numbers in row.values() for x in numbers)])
+        for image, values in predicted.items():
+            cells = []
+            for numbers in values.values():
+                cells += [f"{number:.6g}" for number in numbers]
+            table.writerow([image, *cells])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -154,22 +189,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # of ONNX Runtime: several types
         print(f"error: {options.model} cannot be used: {error}", file=sys.stderr)
         return 1
+    paths = list(dict.fromkeys(options.images))  # each once
     try:
-        found, bad = predict(model, list(dict.fromkeys(options.images)), max(1, options.batch_size))
+        predicted, bad = predict(model, paths, max(1, options.batch_size))
     except Exception as error:  # such as too little memory
         print(
             f"error: {options.model} failed: {error}; try a smaller --batch-size", file=sys.stderr
         )
         return 1
-    units = {task["name"]: task["unit"] for task in model.tasks}
-    for path, row in found.items():
-        print(
-            f"{path}: "
-            f"{', '.join(_told(name, numbers, units[name]) for name, numbers in row.items())}"
-        )
+    for path, values in predicted.items():
+        parts = [_text(task, values[task["name"]]) for task in model.tasks]
+        print(f"{path}: {', '.join(parts)}")
     if options.csv is not None:
         try:
-            write_csv(options.csv, model, found)
+            write_csv(options.csv, model, predicted)
         except OSError as error:
             bad.append(f"{options.csv} cannot be written: {error}")
     for message in bad:
@@ -177,16 +210,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if bad else 0
 
 
-def _mean_of_cells(values: Array, shown: Array) -> Array:
-    """(dim,): means of maps (dim, rows, cols) over the cells that show the image and no padding."""
-    rows = np.arange(values.shape[1]) * shown.shape[0] // values.shape[1]
-    cols = np.arange(values.shape[2]) * shown.shape[1] // values.shape[2]
-    mean: Array = values[:, shown[rows][:, cols]].mean(axis=1)
+def _mean_of_valid(values: Array, valid: Array) -> Array:
+    """Return means (dim,) of maps (dim, rows, cols) over the cells whose patches show the image."""
+    _, map_rows, map_cols = values.shape
+    rows, cols = valid.shape
+    patch_row = np.arange(map_rows) * rows // map_rows
+    patch_col = np.arange(map_cols) * cols // map_cols
+    valid_cells = valid[patch_row][:, patch_col]
+    mean: Array = values[:, valid_cells].mean(axis=1)
     return mean
 
 
-def _told(name: str, numbers: Sequence[float], unit: str) -> str:
-    return f"{name} {' '.join(f'{x:.4g}' for x in numbers)}{f' {unit}' if unit else ''}"
+def _text(task: Mapping[str, Any], numbers: Sequence[float]) -> str:
+    """Return the name of a task, its numbers and their unit."""
+    text = " ".join([task["name"], *(f"{number:.4g}" for number in numbers)])
+    if task["unit"]:
+        text = f"{text} {task['unit']}"
+    return text
 
 
 def _size(size: Sequence[int]) -> str:

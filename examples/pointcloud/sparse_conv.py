@@ -1,8 +1,8 @@
 """Convolutions on occupied voxels in plain PyTorch: per kernel position gather rows, multiply, add.
 
-A level is a list of cells sorted by Morton key; who neighbours whom is found by binary search once
-per level and kernel size, and shared by all convolutions of that level. It runs on any device, in
-float32; on GPUs it means many launches: training on large scans needs a library such as spconv.
+A level is a list of cells sorted by Morton key. The neighbours of its cells are found by binary
+search once per kernel size, and shared by all convolutions of the level. It runs on any device, in
+float32; on GPUs it launches many kernels: training on large scans needs a library such as spconv.
 """
 
 from __future__ import annotations
@@ -18,18 +18,25 @@ from torch import Tensor, nn
 from dinoneck.points import PlainSparse, VoxelGrid
 from dinoneck.points.keys import AXIS_BITS, REACH, at_stride, decode, encode
 
-_AXES = tuple(int("1" * AXIS_BITS, 8) << shift for shift in (2, 1, 0))  # every third bit: x, y, z
+_EVERY_THIRD_BIT = int("1" * AXIS_BITS, 8)
+_AXIS_MASKS = (_EVERY_THIRD_BIT << 2, _EVERY_THIRD_BIT << 1, _EVERY_THIRD_BIT)  # x, y, z of a key
+_NO_KEY = -1
 
 
 class Pairs(NamedTuple):
-    """Which row feeds which: (kernel position, rows of the input, rows of the output)."""
+    """The pairs of input and output rows of a kernel.
 
-    rows: int  # of the output
+    Attributes:
+        rows: number of rows of the output.
+        entries: kernel position, rows of the input, rows of the output.
+    """
+
+    rows: int
     entries: Sequence[tuple[int, Tensor, Tensor]]
 
 
 class Level:
-    """The occupied cells of one stride, and who neighbours whom; found when first asked for.
+    """The occupied cells of one stride and their neighbours, which are computed when needed.
 
     Attributes:
         keys: int64 (M,), rising.
@@ -39,60 +46,82 @@ class Level:
     """
 
     def __init__(self, keys: Tensor, stride: int = 1) -> None:
-        self.keys, self.stride = keys, stride
+        self.keys = keys
+        self.stride = stride
         self.coords, self.batch = decode(keys)
         self._neighbours: dict[int, Pairs] = {}
 
     def neighbours(self, size: int) -> Pairs:
-        """Return the pairs of a kernel of ``size`` cells along each axis; positions count z first, then y, x."""
+        """Return the pairs of a kernel of ``size`` cells along each axis.
+
+        Its positions count z first, then y, x.
+        """
         if size not in self._neighbours:
-            self._neighbours[size] = self._found(size)
+            self._neighbours[size] = self._find_neighbours(size)
         return self._neighbours[size]
 
     @cached_property
     def coarser(self) -> tuple[Level, Pairs]:
         """The cells of twice the stride and the pairs that lead there; positions are octants."""
-        keys, cell = torch.unique_consecutive(
-            at_stride(self.keys, 2 * self.stride), return_inverse=True
-        )
+        stride = 2 * self.stride
+        keys, cell = torch.unique_consecutive(at_stride(self.keys, stride), return_inverse=True)
         octant = self.keys >> 3 * (self.stride.bit_length() - 1) & 7
-        children = [(octant == position).nonzero().squeeze(1) for position in range(8)]
-        entries = [
-            (position, rows, cell[rows]) for position, rows in enumerate(children) if len(rows)
-        ]
-        return Level(keys, 2 * self.stride), Pairs(len(keys), entries)
+        entries = []
+        for position in range(8):
+            rows = (octant == position).nonzero().squeeze(1)
+            if len(rows) > 0:
+                entries.append((position, rows, cell[rows]))
+        return Level(keys, stride), Pairs(len(keys), entries)
 
-    def _found(self, size: int) -> Pairs:
-        centre, rows = size**3 // 2, len(self.keys)
-        every = torch.arange(rows, device=self.keys.device)
-        entries = [(centre, every, every)]
-        moved = [self.coords + (step - size // 2) * self.stride for step in range(size)]
-        codes = [encode(places.clamp(-REACH, REACH - 1)) for places in moved]
-        beyond = [(places < -REACH) | (places >= REACH) for places in moved]
-        along = [
-            [
-                torch.where(out[:, axis], -1, code & bits)
-                for code, out in zip(codes, beyond, strict=True)
-            ]
-            for axis, bits in enumerate(_AXES)
-        ]
-        sample = self.keys >> 3 * AXIS_BITS << 3 * AXIS_BITS
-        # the other half are the same pairs, the other way round
-        for position in range(centre if rows else 0):
-            x, y, z = position // size**2, position // size % size, position % size
-            # -1, no key, where an axis leaves the range
-            wanted = sample | along[0][x] | along[1][y] | along[2][z]
-            source = torch.searchsorted(self.keys, wanted).clamp_(max=rows - 1)
-            target = (self.keys[source] == wanted).nonzero().squeeze(1)
-            if len(target):
+    def _find_neighbours(self, size: int) -> Pairs:
+        num_rows = len(self.keys)
+        centre = size**3 // 2
+        all_rows = torch.arange(num_rows, device=self.keys.device)
+        entries = [(centre, all_rows, all_rows)]
+        if num_rows == 0:
+            return Pairs(num_rows, entries)
+
+        # step along an axis -> the bits of that axis in the key of the neighbour
+        x_bits = self._moved_bits(size, axis=0)
+        y_bits = self._moved_bits(size, axis=1)
+        z_bits = self._moved_bits(size, axis=2)
+        batch_bits = self.keys >> 3 * AXIS_BITS << 3 * AXIS_BITS
+        last_position = size**3 - 1
+        # positions behind the centre have the same pairs, the other way round
+        for position in range(centre):
+            x = position // size**2
+            y = position // size % size
+            z = position % size
+            neighbour_keys = batch_bits | x_bits[x] | y_bits[y] | z_bits[z]
+            source = torch.searchsorted(self.keys, neighbour_keys).clamp_(max=num_rows - 1)
+            target = (self.keys[source] == neighbour_keys).nonzero().squeeze(1)
+            if len(target) > 0:
                 entries.append((position, source[target], target))
-                entries.append((size**3 - 1 - position, target, source[target]))
-        return Pairs(rows, entries)
+                entries.append((last_position - position, target, source[target]))
+        return Pairs(num_rows, entries)
+
+    def _moved_bits(self, size: int, axis: int) -> list[Tensor]:
+        """Return the bits of an axis for every step of a kernel.
+
+        Where a step leaves the range of keys they are ``_NO_KEY``, which stays so with any other
+        bits.
+        """
+        bits = []
+        for step in range(size):
+            moved = self.coords + (step - size // 2) * self.stride
+            keys = encode(moved.clamp(-REACH, REACH - 1))
+            along_axis = moved[:, axis]
+            is_outside = (along_axis < -REACH) | (along_axis >= REACH)
+            bits.append(torch.where(is_outside, _NO_KEY, keys & _AXIS_MASKS[axis]))
+        return bits
 
 
 @dataclass(frozen=True)
 class LevelSparse(PlainSparse):
-    """A sparse tensor whose voxels are a :class:`Level`; ``with_feats`` keeps it, and with it all that was found."""
+    """A sparse tensor whose voxels are a :class:`Level`.
+
+    ``with_feats`` keeps the level, and with it the neighbours that were found.
+    """
 
     level: Level
 
@@ -110,7 +139,7 @@ class _Convolution(nn.Module):
         with torch.no_grad():
             nn.init.kaiming_normal_(self.weight.flatten(1), nonlinearity="relu")
 
-    def convolved(self, feats: Tensor, pairs: Pairs) -> Tensor:
+    def convolve(self, feats: Tensor, pairs: Pairs) -> Tensor:
         """Return the output's features: per kernel position gather rows, multiply, add."""
         kernels = self.weight.flatten(1, 3)  # (C_out, k^3, C_in)
         out = feats.new_zeros(pairs.rows, len(kernels))
@@ -121,10 +150,10 @@ class _Convolution(nn.Module):
 
 
 class SubmanifoldConv(_Convolution):
-    """A convolution at the occupied voxels: what ``conv3d`` with zeros elsewhere gives, read there. No bias.
+    """A convolution at the occupied voxels, without bias.
 
-    ``weight`` is (C_out, k, k, k, C_in), k odd, kernel axes in the order of the coordinates:
-    spconv's own layout.
+    It equals ``conv3d`` with zeros elsewhere, read at the occupied voxels. ``weight`` is (C_out, k,
+    k, k, C_in), k odd, kernel axes in the order of the coordinates: spconv's own layout.
     """
 
     def __init__(self, c_in: int, c_out: int, kernel_size: int = 3) -> None:
@@ -132,13 +161,15 @@ class SubmanifoldConv(_Convolution):
 
     def forward(self, x: LevelSparse) -> LevelSparse:
         """Return other features on the same voxels."""
-        return replace(x, feats=self.convolved(x.feats, x.level.neighbours(self.weight.shape[1])))
+        kernel_size = self.weight.shape[1]
+        pairs = x.level.neighbours(kernel_size)
+        return replace(x, feats=self.convolve(x.feats, pairs))
 
 
 class DownConv(_Convolution):
-    """Kernel 2, stride 2: to all cells that hold a voxel.
+    """A convolution of kernel 2 and stride 2 to all cells that contain a voxel.
 
-    Even coordinates begin a cell, negative ones too.
+    Cells begin at even coordinates, also at negative ones.
     """
 
     def __init__(self, c_in: int, c_out: int) -> None:
@@ -147,19 +178,19 @@ class DownConv(_Convolution):
     def forward(self, x: LevelSparse) -> LevelSparse:
         """Return features on the cells of twice the stride."""
         level, pairs = x.level.coarser
-        return LevelSparse(level.coords, level.batch, self.convolved(x.feats, pairs), level)
+        feats = self.convolve(x.feats, pairs)
+        return LevelSparse(level.coords, level.batch, feats, level)
 
 
 class UpConv(_Convolution):
-    """The way back: the transposed convolution, read at the voxels that were there."""
+    """The transposed convolution of kernel 2 and stride 2, read at voxels that are given."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__(c_in, c_out, 2)
 
     def forward(self, x: LevelSparse, finer: LevelSparse) -> LevelSparse:
         """Return features on the voxels of ``finer``."""
-        _, pairs = finer.level.coarser  # x is on these cells: DownConv made it of ``finer``
-        back = Pairs(
-            len(finer.feats), [(position, cell, rows) for position, rows, cell in pairs.entries]
-        )
-        return replace(finer, feats=self.convolved(x.feats, back))
+        _, pairs = finer.level.coarser  # x has these cells: it comes from ``finer`` by DownConv
+        transposed = [(position, cells, rows) for position, rows, cells in pairs.entries]
+        feats = self.convolve(x.feats, Pairs(len(finer.feats), transposed))
+        return replace(finer, feats=feats)
