@@ -253,6 +253,17 @@ def values_digest(module: nn.Module) -> str:
     return total.hexdigest()
 
 
+def digest_without(adapter: Adapter, left_out: Sequence[Tensor]) -> str:
+    """Return a fast hash of the names and values of the parameters of an adapter, without some of them."""
+    ignored = {id(parameter) for parameter in left_out}
+    total = xxh3_128()
+    for name, parameter in sorted(adapter.named_parameters()):
+        if id(parameter) not in ignored:
+            total.update(f"{name}|{parameter.dtype}|{tuple(parameter.shape)}|".encode())
+            total.update(bytes_of(parameter.detach()))
+    return total.hexdigest()
+
+
 @contextlib.contextmanager
 def kept(adapter: Adapter, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Move or convert the weights in the ``with`` block, and record the hash of the float32 weights before it.

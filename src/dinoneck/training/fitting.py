@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dinoneck.backbones import weight_hashes
+from dinoneck.backbones.backbone import Backbone, plain_backbone
 from dinoneck.codec import encode
 from dinoneck.data.cells import IMAGES
 from dinoneck.devices import bytes_of, fetch
@@ -28,7 +30,7 @@ from dinoneck.store.feature_store import FeatureStore
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
 from dinoneck.training.engine import Engine, own_random_numbers, seed_all
-from dinoneck.training.folder import SAMPLES, STATE, TOKENS, Callback, writes
+from dinoneck.training.folder import BACKBONE, SAMPLES, STATE, TOKENS, Callback, writes
 from dinoneck.training.optim import blended_tokens, pasted, random_box
 from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
 from dinoneck.training.recipe import Recipe
@@ -184,7 +186,7 @@ def _train(
         layers = source.backbone.layers if isinstance(source, LiveTokens) else inputs.layers
         warn_of_unread_layers(type(head).__name__, layers or ())
     if path is not None:
-        engine.keep(path, _identity(objective, samples), resume=resume)
+        engine.keep(path, _identity(objective, samples, engine.parameters), resume=resume)
     objective.is_first_step = not engine.history
     if recipe.standardise_tokens and not engine.history:
         batches = in_batches(samples.ids[:count], recipe.batch_size)
@@ -467,11 +469,17 @@ def _groups(objective: Objective) -> list[dict[str, Any]]:
     return [{"params": own, "weight_decay": decay} for decay, own in groups.items() if own]
 
 
-def _identity(objective: Objective, samples: Samples) -> dict[str, Any]:
+def _identity(
+    objective: Objective, samples: Samples, trained: Sequence[Tensor]
+) -> dict[str, Any]:
     """What makes a run this one: recipe, head and loss, ids and targets, and the tokens.
 
-    The weights that the head begins with are not part of it: a resumed run takes those of its
-    state.
+    The weights that are trained are not part of it: a resumed run takes those of its state.
+
+    Args:
+        objective: with the head and, of live tokens, the backbone.
+        samples: of the run.
+        trained: all parameters that the optimizer has.
     """
     head, loss, source = objective.trained["head"], objective.loss, samples.source
     first = source.stored(samples.ids[:1])[0] if is_stored(source) else ()  # type: ignore[attr-defined]
@@ -497,10 +505,30 @@ def _identity(objective: Objective, samples: Samples) -> dict[str, Any]:
                 "ids and targets": with_tokens,
                 SAMPLES: with_tokens if tokens is None else without_tokens,
                 TOKENS: tokens,
+                BACKBONE: _identity_of_backbone(source, trained),
             }
         )
     )
     return plain
+
+
+def _identity_of_backbone(
+    source: TokenSource, trained: Sequence[Tensor]
+) -> dict[str, Any] | None:
+    """What decides which tokens a backbone makes of images, but for its trained weights; None without live tokens."""
+    if not isinstance(source, LiveTokens):
+        return None
+    backbone = cast("Backbone", plain_backbone(source.backbone))
+    adapter = backbone.adapter
+    return {
+        "layers": backbone.layers,
+        "norm": backbone.norm,
+        "patch_size": adapter.patch_size,
+        "pos_embed": adapter.pos_embed,
+        "preprocess": source.preprocess.record(),
+        "LoRA": adapter.lora,
+        "weights that are not trained": weight_hashes.digest_without(adapter, trained),
+    }
 
 
 def _note_origin(trained: nn.ModuleDict, source: TokenSource, inputs: Tokens | Tensor) -> None:
