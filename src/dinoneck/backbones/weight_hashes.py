@@ -253,6 +253,20 @@ def values_digest(module: nn.Module) -> str:
     return total.hexdigest()
 
 
+def fingerprint_before_merge(adapter: Adapter) -> str | None:
+    """Return the fingerprint of before LoRA was merged, where that is all that happened since, else None.
+
+    The tokens are the same.
+    """
+    if adapter.merged is None:
+        return None
+    before, merged_sha256 = adapter.merged
+    now = current_hashes(adapter)
+    if now.lora is not None or now.weights_sha256 != merged_sha256:
+        return None
+    return before.fingerprint
+
+
 def digest_without(adapter: Adapter, left_out: Sequence[Tensor]) -> str:
     """Return a fast hash of the names and values of the parameters of an adapter, without some of them."""
     ignored = {id(parameter) for parameter in left_out}

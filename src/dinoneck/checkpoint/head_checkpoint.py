@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dinoneck.atomic import write_whole
 from dinoneck.backbones.backbone import Backbone, plain_backbone
+from dinoneck.backbones.weight_hashes import fingerprint_before_merge
 from dinoneck.checkpoint import contents, hub, origins, pairing, rehearsal, schema
 from dinoneck.checkpoint import format as files
 from dinoneck.checkpoint.backbone_part import BackbonePart, part_for_head
@@ -128,7 +129,7 @@ class HeadCheckpoint:
         if not isinstance(plain, Backbone):
             plain = _plain(plain, "backbone")
         part = part_for_head(plain, backbone_weights)
-        origins.check_tokens_of(module, part.record)
+        origins.check_tokens_of(module, part.record, before_merge=_before_merge(plain))
         if preprocess is None:
             preprocess = origins.images_for(module, plain)
         packed = pack(
@@ -523,6 +524,13 @@ def _views_of(tta: str | None) -> dict[str, Any] | None:
             f"tta is {tta!r}; expected one of {', '.join(schema.VIEWS)}.{hint}", step="write"
         )
     return None if tta is None else {"ops": tta, "reduce": "mean"}
+
+
+def _before_merge(backbone: object) -> str | None:
+    """The fingerprint of a backbone before LoRA was merged into it; None for a mere record."""
+    if not isinstance(backbone, Backbone):
+        return None
+    return fingerprint_before_merge(backbone.adapter)
 
 
 def _is_head(module: nn.Module) -> bool:

@@ -36,6 +36,10 @@ class MemoryStore(StoredTokens):
         ids: images to keep; None = all. They must have one grid.
         device: where they are kept, such as ``cuda``; batches are made there.
 
+    Attributes:
+        preprocess: how images were prepared.
+        backbone_record: of the backbone that made the tokens.
+
     Raises:
         DataError: if an id is unknown, or the grids differ.
         StoreError: if the tokens do not fit into the memory that is free (on Linux; other systems
@@ -54,6 +58,8 @@ class MemoryStore(StoredTokens):
             store.dtype,
             store.views,
         )
+        self.preprocess = store.preprocess
+        self.backbone_record = store.backbone_record
         self._ids = store.ids if ids is None else tuple(ids)
         pairs = [(image_id, view) for image_id in self.ids for view in range(len(store.views))]
         self._rows = {pair: row for row, pair in enumerate(pairs)}

@@ -21,12 +21,15 @@ from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone, plain_backbone
 from dinoneck.codec import encode
 from dinoneck.data.cells import IMAGES
+from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import bytes_of, fetch
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
+from dinoneck.layers.inputs import Origin
 from dinoneck.losses.masked import exact
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.store.feature_store import FeatureStore
+from dinoneck.store.memory import MemoryStore
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
 from dinoneck.training.engine import Engine, own_random_numbers, seed_all
@@ -392,9 +395,10 @@ def _score(task: Task, output: Tensor, truth: Tensor) -> dict[str, float]:
 
 def _check_images(source: TokenSource, targets: Any, ids: Sequence[str]) -> None:
     """Refuse a table whose images are not those that a feature store was extracted from."""
-    if isinstance(source, FeatureStore) and IMAGES in getattr(targets, "columns", ()):
+    store = source.store if isinstance(source, MemoryStore) else source
+    if isinstance(store, FeatureStore) and IMAGES in getattr(targets, "columns", ()):
         files = by_id(targets[IMAGES], IMAGES, None, SourceIds(source.ids).find)
-        compare_images(source, {image_id: files[image_id] for image_id in ids})
+        compare_images(store, {image_id: files[image_id] for image_id in ids})
 
 
 def _check_arguments(head: Any, source: Any, loss: Any, recipe: Any, callbacks: Any) -> None:
@@ -469,9 +473,7 @@ def _groups(objective: Objective) -> list[dict[str, Any]]:
     return [{"params": own, "weight_decay": decay} for decay, own in groups.items() if own]
 
 
-def _identity(
-    objective: Objective, samples: Samples, trained: Sequence[Tensor]
-) -> dict[str, Any]:
+def _identity(objective: Objective, samples: Samples, trained: Sequence[Tensor]) -> dict[str, Any]:
     """What makes a run this one: recipe, head and loss, ids and targets, and the tokens.
 
     The weights that are trained are not part of it: a resumed run takes those of its state.
@@ -512,9 +514,7 @@ def _identity(
     return plain
 
 
-def _identity_of_backbone(
-    source: TokenSource, trained: Sequence[Tensor]
-) -> dict[str, Any] | None:
+def _identity_of_backbone(source: TokenSource, trained: Sequence[Tensor]) -> dict[str, Any] | None:
     """What decides which tokens a backbone makes of images, but for its trained weights; None without live tokens."""
     if not isinstance(source, LiveTokens):
         return None
@@ -542,12 +542,39 @@ def _note_origin(trained: nn.ModuleDict, source: TokenSource, inputs: Tokens | T
     origin = origin_of(source, inputs)
     for part in reversed(_heads_in(trained["head"])):  # members, then ensembles
         earlier = part.trained_on
-        if earlier is None or not earlier.refuses_tokens:
+        if earlier is None:
             part.note_origin(origin)
+            continue
+        images = origin.images or _earlier_images(part, earlier, inputs)
+        if not earlier.refuses_tokens:
+            part.note_origin(replace(origin, images=images))
             continue
         stated = {name: value for name, value in vars(origin).items() if value is not None}
         known = {name: stated[name] for name in _OF_TOKENS if name in stated}
-        part.note_origin(replace(earlier, **known))
+        part.note_origin(replace(earlier, **{**known, "images": images}))
+
+
+def _earlier_images(
+    head: Head, earlier: Origin, inputs: Tokens | Tensor
+) -> Mapping[str, Any] | None:
+    """Return how images were prepared for an earlier training, if these tokens can be of such images.
+
+    The tokens do not state how their images were prepared.
+    """
+    if earlier.images is None or not isinstance(inputs, Tokens):
+        return earlier.images
+    grid = Preprocessing.from_record(earlier.images).grid()
+    if grid is None or grid == inputs.grid:
+        return earlier.images
+    logger.warning(
+        "this %s was trained before on images of %d x %d patches (height x width), and now on tokens "
+        "of %d x %d, which do not state how their images were prepared: pass preprocess= to save_head "
+        "and Predictor",
+        type(head).__name__,
+        *grid,
+        *inputs.grid,
+    )
+    return None
 
 
 def _forget_source(trained: nn.ModuleDict) -> None:
