@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -63,6 +64,7 @@ _Truths = list[tuple[float, Tensors]]  # targets, and the share by which their l
 # of the losses of two tasks at the first step: the smaller one then is at most 1 % of their sum
 LARGEST_RATIO = 100.0
 _OF_TOKENS = ("name", "source", "layers", "normed", "patch_size", "images")  # fields of Origin
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # in the repr of a function or an object
 # with a target: the loss of fewer may be small by chance
 FEWEST_SAMPLES = 4
 _RUNNING = threading.RLock()  # a run seeds the global generators: one at a time in a process
@@ -526,6 +528,7 @@ def _identity_of_backbone(source: TokenSource, trained: Sequence[Tensor]) -> dic
         "patch_size": adapter.patch_size,
         "pos_embed": adapter.pos_embed,
         "preprocess": source.preprocess.record(),
+        "transform": _ADDRESS.sub("", repr(source.transform)),
         "LoRA": adapter.lora,
         "weights that are not trained": weight_hashes.digest_without(adapter, trained),
     }

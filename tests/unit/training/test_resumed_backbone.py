@@ -72,3 +72,41 @@ def test_a_run_goes_on_with_the_backbone_that_it_has_trained_in_this_process(
 
     for before, after in zip(first.parameters(), again.parameters(), strict=True):
         assert torch.equal(before, after)
+
+
+def halved(image: torch.Tensor) -> torch.Tensor:
+    return image // 2
+
+
+class Scaled(torch.nn.Module):
+    """A transform that states its factor, as torchvision's do."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return (image * self.factor).to(image.dtype)
+
+    def extra_repr(self) -> str:
+        return f"factor={self.factor}"
+
+
+def trained_with(folder: Path, transform: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    backbone = with_lora(load_backbone("dinoneck_tiny"))
+    source = LiveTokens(backbone, IMAGES, IDS, transform=transform)
+    fit(PatchMeanHead(64, [Task("level")]), source, VALUES, out=folder, epochs=1, batch_size=2)
+
+
+def test_a_run_goes_on_with_a_transform_of_the_same_settings_only(tmp_path: Path) -> None:
+    trained_with(tmp_path, Scaled(0.5))
+    trained_with(tmp_path, Scaled(0.5))
+    with pytest.raises(CheckpointError, match=r"factor=0\.5"):
+        trained_with(tmp_path, Scaled(0.7))
+
+
+def test_the_address_of_a_transform_does_not_count(tmp_path: Path) -> None:
+    trained_with(tmp_path, lambda image: image // 2)
+    trained_with(tmp_path, lambda image: image // 2)
+    with pytest.raises(CheckpointError, match="transform"):
+        trained_with(tmp_path, halved)
