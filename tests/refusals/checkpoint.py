@@ -311,6 +311,20 @@ ROWS: list[Row] = [
     (
         lambda folder: save(
             folder,
+            HeadEnsemble(
+                [
+                    trained_on(images=kit.backbone().preprocess.record()),
+                    trained_on(images=kit.backbone().preprocess.changed(size=(16, 32)).record()),
+                ]
+            ),
+            backbone=kit.backbone(),
+        ),
+        CheckpointError,
+        ("prepared in different ways", "size: (16, 32) / that of each image", "pass preprocess="),
+    ),
+    (
+        lambda folder: save(
+            folder,
             trained_on(images=kit.backbone().preprocess.changed(size=(16, 32)).record()),
             backbone=kit.backbone(),
             preprocess=kit.backbone().preprocess,

@@ -253,6 +253,31 @@ def values_digest(module: nn.Module) -> str:
     return total.hexdigest()
 
 
+def fingerprint_before_merge(adapter: Adapter) -> str | None:
+    """Return the fingerprint of before LoRA was merged, where that is all that happened since, else None.
+
+    The tokens are the same.
+    """
+    if adapter.merged is None:
+        return None
+    before, merged_sha256 = adapter.merged
+    now = current_hashes(adapter)
+    if now.lora is not None or now.weights_sha256 != merged_sha256:
+        return None
+    return before.fingerprint
+
+
+def digest_without(adapter: Adapter, left_out: Sequence[Tensor]) -> str:
+    """Return a fast hash of the names and values of the parameters of an adapter, without some of them."""
+    ignored = {id(parameter) for parameter in left_out}
+    total = xxh3_128()
+    for name, parameter in sorted(adapter.named_parameters()):
+        if id(parameter) not in ignored:
+            total.update(f"{name}|{parameter.dtype}|{tuple(parameter.shape)}|".encode())
+            total.update(bytes_of(parameter.detach()))
+    return total.hexdigest()
+
+
 @contextlib.contextmanager
 def kept(adapter: Adapter, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Move or convert the weights in the ``with`` block, and record the hash of the float32 weights before it.

@@ -141,7 +141,7 @@ class HeadCheckpoint:
         if not isinstance(unwrapped, Backbone):
             unwrapped = _json_copy(unwrapped, "backbone")
         part = part_for_head(unwrapped, backbone_weights)
-        origins.check_tokens_of(module, part.record)
+        origins.check_tokens_of(module, part.record, before_merge=_before_merge(unwrapped))
         if preprocess is None:
             preprocess = origins.images_for(module, unwrapped)
         checkpoint = cls._of(
@@ -604,6 +604,13 @@ def _views_of(tta: str | None) -> dict[str, Any] | None:
     if tta is None:
         return None
     return {"ops": tta, "reduce": "mean"}
+
+
+def _before_merge(backbone: object) -> str | None:
+    """The fingerprint of a backbone before LoRA was merged into it; None for a mere record."""
+    if not isinstance(backbone, Backbone):
+        return None
+    return weight_hashes.fingerprint_before_merge(backbone.adapter)
 
 
 def _is_head(module: nn.Module) -> bool:

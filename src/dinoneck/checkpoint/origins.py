@@ -8,9 +8,9 @@ on, or those that its file names. ``save_head`` and a Predictor of modules compa
 - If its weights have changed, the user's own training loop may have fitted it to the new tokens, and
   a difference is a warning.
 
-The backbone may also have been trained after the head. If it has LoRA weights, or its weights come
-from a file of the user's own, a different fingerprint is a warning at most. If its weights were
-changed since they were loaded, fingerprints are not compared.
+The backbone may also have been trained after the head. If it has LoRA weights, if its weights come
+from a file of the user's own, or if they were changed since they were loaded, a different
+fingerprint is a warning at most. Merging LoRA changes the fingerprint, not the tokens.
 """
 
 from __future__ import annotations
@@ -87,13 +87,17 @@ def is_changed(record: Mapping[str, Any]) -> bool:
     return isinstance(weights, Mapping) and weights.get("kind") in CHANGED
 
 
-def check_tokens_of(module: nn.Module, record: Mapping[str, Any] | None) -> None:
+def check_tokens_of(
+    module: nn.Module, record: Mapping[str, Any] | None, *, before_merge: str | None = None
+) -> None:
     """Check that the heads in a module were trained on tokens of one backbone, and of this one.
 
     Args:
         module: a head, an ensemble, or a module with heads in it.
         record: record of the backbone, with the layers and the norm of its tokens. None: the heads
             are only compared with each other.
+        before_merge: the fingerprint that the backbone had before LoRA was merged into it, if that
+            is known.
 
     Raises:
         CheckpointError: naming what differs, both values and the remedy.
@@ -105,7 +109,7 @@ def check_tokens_of(module: nn.Module, record: Mapping[str, Any] | None) -> None
         return
     for trained in heads:
         _check_geometry(trained, record)
-        _check_weights(trained, record)
+        _check_weights(trained, record, before_merge)
 
 
 def check_images_of(module: nn.Module, images: Preprocessing | None) -> None:
@@ -136,38 +140,51 @@ def check_images_of(module: nn.Module, images: Preprocessing | None) -> None:
                 f"Predictor(file, preprocess=...) prepares them in another way later, and {_REMEDY_SKIP}",
                 step="pairing",
             )
-        logger.warning("%s; pass preprocess= as in the training", problem)
+        logger.warning(
+            "%s; right if its weights were trained on images that are prepared so since", problem
+        )
 
 
 def images_for(
-    module: nn.Module, backbone: Backbone | Mapping[str, Any] | None
+    module: nn.Module,
+    backbone: Backbone | Mapping[str, Any] | None,
+    in_files: Preprocessing | None = None,
 ) -> Preprocessing | None:
     """Return how to prepare images for the heads in a module if the user does not pass ``preprocess=``.
 
     Args:
         module: a head, an ensemble, or a module with heads in it.
         backbone: the backbone, whose ``preprocess`` the user may have set, or its record.
+        in_files: how the files of those heads that come from files prepare them.
 
     Returns:
         The preprocessing that the heads were trained with, or else the one that the user set on the
-        backbone. None if that equals the model's default, or if neither is known.
+        backbone. None if that equals the model's default, or if neither is known. A head that was
+        trained since keeps the one that it was known to be trained with, and a warning says so.
 
     Raises:
-        CheckpointError: if the two differ.
+        CheckpointError: if they differ.
     """
+    head_images = []
+    images_before = []
+    for trained in trained_heads(module):
+        if trained.images is not None and trained.is_unchanged:
+            head_images.append(trained.images)
+        elif trained.images is not None:
+            images_before.append(trained.images)
+    _check_same_images(module, head_images if in_files is None else [in_files, *head_images])
+    if in_files is not None:
+        return in_files
     default_images = _default_images(backbone)
     user_images = None
     if isinstance(backbone, Backbone) and backbone.preprocess != default_images:
         user_images = backbone.preprocess
-    head_images = None
-    for trained in trained_heads(module):
-        if trained.images is not None and trained.is_unchanged:
-            head_images = trained.images
-            break
-    if head_images is None:
-        return user_images
+    if not head_images:
+        if user_images is not None or not images_before:
+            return user_images
+        return _images_before_a_loop(module, images_before[0], default_images)
     if user_images is not None:
-        differences = _image_differences(head_images, user_images)
+        differences = _image_differences(head_images[0], user_images)
         if differences:
             raise CheckpointError(
                 f"this {type(module).__name__} was trained on images that were prepared in "
@@ -175,13 +192,57 @@ def images_for(
                 "preprocess= as in the training",
                 step="pairing",
             )
-        if head_images.size is None:
+        if head_images[0].size is None:
             return user_images
+    return _unless_default(head_images[0], default_images)
+
+
+def _check_same_images(module: nn.Module, images: Sequence[Preprocessing]) -> None:
+    """Raise a CheckpointError if heads that get the same images were trained on images prepared differently."""
+    for first, second in itertools.pairwise(images):
+        # only the first one's size counts in a comparison
+        differences = _image_differences(first, second) or _image_differences(second, first)
+        if differences:
+            raise CheckpointError(
+                f"the heads of this {type(module).__name__} were trained on images that were "
+                f"prepared in different ways ({'; '.join(differences)}), and get the same ones: pass "
+                "preprocess=, or run them next to each other with Predictor({'a': HEAD, 'b': HEAD}), "
+                "and average what it returns",
+                step="pairing",
+            )
+
+
+def _images_before_a_loop(
+    module: nn.Module, images_before: Preprocessing, default_images: Preprocessing | None
+) -> Preprocessing | None:
+    """Return how to prepare images for a head whose weights changed since its origin was recorded, with a warning.
+
+    A loop of the user's own, an average of weights and ``load_state_dict`` change them.
+    """
+    images = _unless_default(images_before, default_images)
+    differences = []
+    if images is not None and default_images is not None:
+        differences = _image_differences(images, default_images)
+    if differences:
+        logger.warning(
+            "the weights of this %s changed after it was trained, and images are prepared as in that "
+            "training (its value / the backbone's own: %s); pass preprocess= if it was trained on "
+            "other images since",
+            type(module).__name__,
+            "; ".join(differences),
+        )
+    return images
+
+
+def _unless_default(
+    images: Preprocessing, default_images: Preprocessing | None
+) -> Preprocessing | None:
+    """Return how images are prepared; None if that is the model's default."""
     if default_images is None:
         default_images = Preprocessing(
-            patch_size=head_images.patch_size, mean=head_images.mean, std=head_images.std
+            patch_size=images.patch_size, mean=images.mean, std=images.std
         )
-    return None if head_images == default_images else head_images
+    return None if images == default_images else images
 
 
 def trained_heads(module: nn.Module, layers: Sequence[int] | None = None) -> Iterator[TrainedHead]:
@@ -204,7 +265,7 @@ def trained_heads(module: nn.Module, layers: Sequence[int] | None = None) -> Ite
 
 def _check_members(heads: Sequence[TrainedHead]) -> None:
     """Raise a CheckpointError if no single backbone gives the tokens that all heads were trained on."""
-    for first, second in itertools.pairwise(heads):
+    for first, second in itertools.combinations(heads, 2):  # a value may be unknown of some
         differences = _member_differences(first, second)
         if differences and first.is_unchanged and second.is_unchanged:
             raise CheckpointError(
@@ -217,15 +278,12 @@ def _check_members(heads: Sequence[TrainedHead]) -> None:
 
 
 def _member_differences(first: TrainedHead, second: TrainedHead) -> list[str]:
-    """Describe what differs between the recorded tokens and images of two heads."""
+    """Describe what differs between the recorded tokens of two heads."""
     comparisons: list[tuple[str, Any, Any]] = [
         ("fingerprint of the weights", first.origin.source, second.origin.source),
         ("final norm applied", first.origin.normed, second.origin.normed),
     ]
-    differences = _describe_differences(comparisons)
-    if first.images is not None and second.images is not None:
-        differences += _image_differences(first.images, second.images)
-    return differences
+    return _describe_differences(comparisons)
 
 
 def _check_geometry(trained: TrainedHead, record: Mapping[str, Any]) -> None:
@@ -269,13 +327,15 @@ def _layer_differences(trained: TrainedHead) -> list[str]:
     return _describe_differences([("layers", trained_layers, received_layers)])
 
 
-def _check_weights(trained: TrainedHead, record: Mapping[str, Any]) -> None:
+def _check_weights(
+    trained: TrainedHead, record: Mapping[str, Any], before_merge: str | None
+) -> None:
     """Compare the fingerprint of the backbone that the head was trained with, and of this one."""
-    if is_changed(record):
-        return
     fingerprint = weight_hashes.fingerprint_from_record(record)
     trained_fingerprint = trained.origin.source
-    if fingerprint is None or trained_fingerprint is None or fingerprint == trained_fingerprint:
+    if None in (fingerprint, trained_fingerprint):
+        return
+    if trained_fingerprint in (fingerprint, before_merge):
         return
     problem = (
         f"this {trained.name} was trained on tokens of a backbone with the fingerprint "
@@ -288,8 +348,17 @@ def _check_weights(trained: TrainedHead, record: Mapping[str, Any]) -> None:
     has_lora = record.get("adapter") is not None
     weights = record.get("weights")  # early records have none
     is_of_file = isinstance(weights, Mapping) and weights.get("kind") == "file"
-    if has_lora and not trained.is_unchanged:
-        return  # the head and the LoRA weights may have been trained together
+    was_trained_since = has_lora or is_changed(record)
+    if was_trained_since and not trained.is_unchanged:
+        return  # the head and these weights may have been trained together
+    if is_changed(record):
+        logger.warning(
+            "%s, which names weights that it was not trained on, as the backbone was trained since, "
+            "or had LoRA merged into it: right if the head was frozen meanwhile; else %s",
+            problem,
+            remedy,
+        )
+        return
     if is_of_file and not has_lora:
         # LoRA weights may be merged into the file: other weights, but the tokens of the training
         logger.warning(

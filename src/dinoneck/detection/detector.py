@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -37,6 +38,8 @@ from dinoneck.training.recipe import Share, converted
 
 if TYPE_CHECKING:
     from dinoneck.checkpoint.hub import CommitInfo
+
+logger = logging.getLogger(__name__)
 
 HEAD_TYPE = "detector"
 MOST_BOXES = 100  # per image, as many as COCO's average precision counts
@@ -207,16 +210,22 @@ class Detector(nn.Module):
         Raises:
             BackboneError: if they changed, and the detector did not train in between.
         """
-        adapter = plain_backbone(self.backbone).adapter
         if self._watch is None:
-            self._watch = Watch(adapter)
-        elif not (self._watch.is_untouched(adapter) or self._watch.is_same(adapter)):
+            self._watch = Watch(plain_backbone(self.backbone).adapter)
+        elif self._was_changed():
             raise BackboneError(
                 f"the weights of {self.backbone.name!r} changed after this detector was loaded or "
                 "predicted last, or its LoRA was switched off or on, so its head may not fit them; "
                 "load the detector again, or call detector.note_trained() if head and backbone were "
                 "changed together, as by a training loop or an average of weights (AveragedModel)"
             )
+
+    def _was_changed(self) -> bool:
+        """Whether other weights run now than at the last prediction, and the detector did not train in between."""
+        if self._watch is None:
+            return False
+        adapter = plain_backbone(self.backbone).adapter
+        return not (self._watch.is_untouched(adapter) or self._watch.is_same(adapter))
 
     def note_trained(self) -> None:
         """Take the backbone as it is now: it was trained along.
@@ -255,7 +264,8 @@ class Detector(nn.Module):
         """Return the head file: neck, detection head, and what of the backbone is not as it was loaded.
 
         The backbone's present weights are hashed and compared with those that it was loaded with.
-        What differs goes into the file, however and whenever it was trained, with its LoRA weights.
+        What differs goes into the file, however and whenever it was trained, with its LoRA weights. A
+        warning names weights that :meth:`predict` would refuse.
 
         Args:
             **record: ``training``, ``license`` and ``extra`` as in
@@ -265,6 +275,14 @@ class Detector(nn.Module):
             CheckpointError: if a weight is not finite, or the backbone has another dtype than the
                 head.
         """
+        if self._was_changed():
+            logger.warning(
+                "the weights of %r changed after this detector was loaded or predicted last, or its "
+                "LoRA was switched off or on, and the file gets them as they are now: its head may "
+                "not fit them. Save it before they change, or call detector.note_trained() if head "
+                "and backbone were changed together",
+                self.backbone.name,
+            )
         self._add_trainable_names()
         part = part_for_detector(
             plain_backbone(self.backbone),
@@ -284,7 +302,9 @@ class Detector(nn.Module):
         for i, value in enumerate(tuned.values()):
             state[f"tuned.{i}"] = value.detach().clone()
         whole.load_state_dict(state, assign=True)
-        of_head = BackbonePart(record=part.record, lora=part.lora, weights={})
+        # backbone.preprocess may have been set to others since
+        channels = {"mean": list(self.preprocess.mean), "std": list(self.preprocess.std)}
+        of_head = BackbonePart(record={**part.record, **channels}, lora=part.lora, weights={})
         return checkpoint_of_detector(whole, of_head, preprocess=self.preprocess, **record)
 
     def _check_dtypes(self, tuned: Mapping[str, Tensor]) -> None:
@@ -430,6 +450,7 @@ class Detector(nn.Module):
         if device is None:
             head = head.to(plain_backbone(backbone).adapter.weight.device)
         detector = cls(head, backbone, recipe.size, bits=recipe.bits).eval()
+        detector.preprocess = detector.preprocess.changed(mean=recipe.mean, std=recipe.std)
         if device is not None:
             detector = detector.to(device)
         detector._check_recipe(recipe)

@@ -111,6 +111,18 @@ class Head(Configured, nn.Module):
         """Set what the head, as it is now, was trained on."""
         self.trained_on = replace(origin, head_weights=weight_hashes.values_digest(self))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Head:
+        """Move or convert; it stays known whether these are the weights that the head was trained with."""
+        origin: Origin | None = vars(self).get("trained_on")  # an ensemble has those of its members
+        if origin is not None and not (
+            _casts(fn, self) and weight_hashes.values_digest(self) == origin.head_weights
+        ):
+            origin = None
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if origin is not None:
+            self.note_origin(origin)
+        return self
+
     def readers(
         self, layers: Sequence[int] | None = None
     ) -> list[tuple[Head, tuple[int, ...] | None]]:
@@ -199,6 +211,15 @@ class Head(Configured, nn.Module):
         tokens = as_tokens(tokens, **plain, patch_size=self._patch_size, owner=self)
         self.check_origin(check_tokens(tokens, self, self.embed_dim, num_layers=self._takes_layers))
         return tokens
+
+
+def _casts(change: Callable[[Tensor], Tensor], module: nn.Module) -> bool:
+    """Whether a change, as ``nn.Module._apply`` takes it, gives the weights of a module another dtype."""
+    for parameter in module.parameters():
+        sample = torch.zeros(1, dtype=parameter.dtype, device=parameter.device)
+        changed = change(sample)
+        return changed.dtype != sample.dtype and not (sample.is_meta or changed.is_meta)
+    return False
 
 
 def _trains_backbone(tokens: Tokens) -> bool:

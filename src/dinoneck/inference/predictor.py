@@ -13,9 +13,15 @@ from torch import Tensor
 
 from dinoneck.backbones.adapter import evaluating
 from dinoneck.backbones.backbone import Backbone, checked_backbone, plain_backbone
+from dinoneck.backbones.weight_hashes import fingerprint_before_merge
 from dinoneck.checkpoint.compare import check_patch
 from dinoneck.checkpoint.format import spelling
-from dinoneck.checkpoint.origins import check_tokens_of, images_for, trained_heads
+from dinoneck.checkpoint.origins import (
+    check_images_of,
+    check_tokens_of,
+    images_for,
+    trained_heads,
+)
 from dinoneck.checks import check_minimum
 from dinoneck.codec import normal
 from dinoneck.data.bands import read_channels
@@ -200,9 +206,15 @@ class Predictor:
             check_pairing(own, backbones[record], probe)
             images = preprocess or reading.inputs
             if any(trained_heads(reading.head)):
-                check_tokens_of(reading.head, _record_for(reading, backbones[record]))
                 plain = plain_backbone(backbones[record])
-                images = images or images_for(reading.head, plain)
+                check_tokens_of(
+                    reading.head,
+                    _record_for(reading, plain),
+                    before_merge=fingerprint_before_merge(plain.adapter),
+                )
+                if preprocess is None:
+                    images = images_for(reading.head, plain, reading.inputs)
+                    check_images_of(reading.head, images)
             groups.setdefault((record, images, tta or reading.views), {})[key] = reading
         self.passes: list[Pass] = []
         for (record, recipe, views), readings in groups.items():

@@ -36,6 +36,10 @@ class MemoryStore(StoredTokens):
         ids: images to keep; None: all. They must have one grid.
         device: where they are kept, such as ``cuda``; batches are made there.
 
+    Attributes:
+        preprocess: how images were prepared.
+        backbone_record: of the backbone that made the tokens.
+
     Raises:
         DataError: if an id is unknown, or the grids differ.
         StoreError: if the tokens do not fit into the memory that is free (on Linux; other systems
@@ -52,6 +56,8 @@ class MemoryStore(StoredTokens):
         self.description = store.description
         self.dtype = store.dtype
         self.views = store.views
+        self.preprocess = store.preprocess
+        self.backbone_record = store.backbone_record
         self._ids = store.ids if ids is None else tuple(ids)
         _check_memory(store, self._ids)
 

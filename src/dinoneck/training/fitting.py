@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -17,18 +18,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dinoneck.backbones import weight_hashes
+from dinoneck.backbones.backbone import Backbone, plain_backbone
 from dinoneck.codec import encode
 from dinoneck.data.cells import IMAGES
+from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import bytes_of, fetch
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
+from dinoneck.layers.inputs import Origin
 from dinoneck.losses.masked import exact
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.store.feature_store import FeatureStore
+from dinoneck.store.memory import MemoryStore
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
 from dinoneck.training.engine import Engine, own_random_numbers, seed_all
-from dinoneck.training.folder import SAMPLES, STATE, TOKENS, Callback, writes
+from dinoneck.training.folder import BACKBONE, SAMPLES, STATE, TOKENS, Callback, writes
 from dinoneck.training.optim import blended_tokens, pasted, random_box
 from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
 from dinoneck.training.recipe import Recipe
@@ -58,6 +64,7 @@ _Truths = list[tuple[float, Tensors]]  # targets, and the share by which their l
 # of the losses of two tasks at the first step: the smaller one then is at most 1 % of their sum
 LARGEST_RATIO = 100.0
 _OF_TOKENS = ("name", "source", "layers", "normed", "patch_size", "images")  # fields of Origin
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # in the repr of a function or an object
 # with a target: the loss of fewer may be small by chance
 FEWEST_SAMPLES = 4
 _RUNNING = threading.RLock()  # a run seeds the global generators: one at a time in a process
@@ -184,7 +191,7 @@ def _train(
         layers = source.backbone.layers if isinstance(source, LiveTokens) else inputs.layers
         warn_of_unread_layers(type(head).__name__, layers or ())
     if path is not None:
-        engine.keep(path, _identity(objective, samples), resume=resume)
+        engine.keep(path, _identity(objective, samples, engine.parameters), resume=resume)
     objective.is_first_step = not engine.history
     if recipe.standardise_tokens and not engine.history:
         batches = in_batches(samples.ids[:count], recipe.batch_size)
@@ -390,9 +397,10 @@ def _score(task: Task, output: Tensor, truth: Tensor) -> dict[str, float]:
 
 def _check_images(source: TokenSource, targets: Any, ids: Sequence[str]) -> None:
     """Refuse a table whose images are not those that a feature store was extracted from."""
-    if isinstance(source, FeatureStore) and IMAGES in getattr(targets, "columns", ()):
+    store = source.store if isinstance(source, MemoryStore) else source
+    if isinstance(store, FeatureStore) and IMAGES in getattr(targets, "columns", ()):
         files = by_id(targets[IMAGES], IMAGES, None, SourceIds(source.ids).find)
-        compare_images(source, {image_id: files[image_id] for image_id in ids})
+        compare_images(store, {image_id: files[image_id] for image_id in ids})
 
 
 def _check_arguments(head: Any, source: Any, loss: Any, recipe: Any, callbacks: Any) -> None:
@@ -467,11 +475,15 @@ def _groups(objective: Objective) -> list[dict[str, Any]]:
     return [{"params": own, "weight_decay": decay} for decay, own in groups.items() if own]
 
 
-def _identity(objective: Objective, samples: Samples) -> dict[str, Any]:
+def _identity(objective: Objective, samples: Samples, trained: Sequence[Tensor]) -> dict[str, Any]:
     """What makes a run this one: recipe, head and loss, ids and targets, and the tokens.
 
-    The weights that the head begins with are not part of it: a resumed run takes those of its
-    state.
+    The weights that are trained are not part of it: a resumed run takes those of its state.
+
+    Args:
+        objective: with the head and, of live tokens, the backbone.
+        samples: of the run.
+        trained: all parameters that the optimizer has.
     """
     head, loss, source = objective.trained["head"], objective.loss, samples.source
     first = source.stored(samples.ids[:1])[0] if is_stored(source) else ()  # type: ignore[attr-defined]
@@ -497,10 +509,29 @@ def _identity(objective: Objective, samples: Samples) -> dict[str, Any]:
                 "ids and targets": with_tokens,
                 SAMPLES: with_tokens if tokens is None else without_tokens,
                 TOKENS: tokens,
+                BACKBONE: _identity_of_backbone(source, trained),
             }
         )
     )
     return plain
+
+
+def _identity_of_backbone(source: TokenSource, trained: Sequence[Tensor]) -> dict[str, Any] | None:
+    """What decides which tokens a backbone makes of images, but for its trained weights; None without live tokens."""
+    if not isinstance(source, LiveTokens):
+        return None
+    backbone = cast("Backbone", plain_backbone(source.backbone))
+    adapter = backbone.adapter
+    return {
+        "layers": backbone.layers,
+        "norm": backbone.norm,
+        "patch_size": adapter.patch_size,
+        "pos_embed": adapter.pos_embed,
+        "preprocess": source.preprocess.record(),
+        "transform": _ADDRESS.sub("", repr(source.transform)),
+        "LoRA": adapter.lora,
+        "weights that are not trained": weight_hashes.digest_without(adapter, trained),
+    }
 
 
 def _note_origin(trained: nn.ModuleDict, source: TokenSource, inputs: Tokens | Tensor) -> None:
@@ -514,12 +545,39 @@ def _note_origin(trained: nn.ModuleDict, source: TokenSource, inputs: Tokens | T
     origin = origin_of(source, inputs)
     for part in reversed(_heads_in(trained["head"])):  # members, then ensembles
         earlier = part.trained_on
-        if earlier is None or not earlier.refuses_tokens:
+        if earlier is None:
             part.note_origin(origin)
+            continue
+        images = origin.images or _earlier_images(part, earlier, inputs)
+        if not earlier.refuses_tokens:
+            part.note_origin(replace(origin, images=images))
             continue
         stated = {name: value for name, value in vars(origin).items() if value is not None}
         known = {name: stated[name] for name in _OF_TOKENS if name in stated}
-        part.note_origin(replace(earlier, **known))
+        part.note_origin(replace(earlier, **{**known, "images": images}))
+
+
+def _earlier_images(
+    head: Head, earlier: Origin, inputs: Tokens | Tensor
+) -> Mapping[str, Any] | None:
+    """Return how images were prepared for an earlier training, if these tokens can be of such images.
+
+    The tokens do not state how their images were prepared.
+    """
+    if earlier.images is None or not isinstance(inputs, Tokens):
+        return earlier.images
+    grid = Preprocessing.from_record(earlier.images).grid()
+    if grid is None or grid == inputs.grid:
+        return earlier.images
+    logger.warning(
+        "this %s was trained before on images of %d x %d patches (height x width), and now on tokens "
+        "of %d x %d, which do not state how their images were prepared: pass preprocess= to save_head "
+        "and Predictor",
+        type(head).__name__,
+        *grid,
+        *inputs.grid,
+    )
+    return None
 
 
 def _forget_source(trained: nn.ModuleDict) -> None:

@@ -107,13 +107,19 @@ def origin_of(source: TokenSource, inputs: Tokens | Tensor) -> Origin:
         return Origin(images=images, refuses_tokens=False)
     return Origin(
         name=getattr(source, "backbone_record", {}).get("name"),
-        source=inputs.source,
+        source=inputs.source or _fingerprint_at_extraction(source),
         layers=inputs.layers,
         normed=inputs.normed,
         patch_size=inputs.patch_size,
         images=images,
         refuses_tokens=False,
     )
+
+
+def _fingerprint_at_extraction(source: TokenSource) -> str | None:
+    """The fingerprint of the weights that made tokens in memory; None = unknown."""
+    extraction = getattr(source, "_extraction", None)
+    return extraction.fingerprint if isinstance(extraction, _Extraction) else None
 
 
 def _images_of(source: TokenSource) -> dict[str, Any] | None:
@@ -179,10 +185,12 @@ class _Extraction:
     Attributes:
         settings: of the weights, the layers, the images and the dtype, as text.
         images: one per row.
+        fingerprint: of the weights, which tokens of a trainable backbone do not carry.
     """
 
     settings: str
     images: Sequence[ImageInput]
+    fingerprint: str | None
 
     @classmethod
     def of(
@@ -201,7 +209,7 @@ class _Extraction:
         if weights is None:
             return None
         settings = [weights, plain.layers, plain.norm, preprocess.record(), dtype]
-        return cls(repr(settings), images)
+        return cls(repr(settings), images, hashes.fingerprint)
 
     def add_to(self, total: xxh3_128, rows: Sequence[int]) -> None:
         """Add what identifies the tokens of these rows to a hash."""

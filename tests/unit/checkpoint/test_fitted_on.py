@@ -15,6 +15,7 @@ from dinoneck import (
     BackboneError,
     CheckpointError,
     PatchMeanHead,
+    Predictor,
     load_backbone,
     load_head,
     save_head,
@@ -78,21 +79,79 @@ def test_the_backbone_of_the_tokens_gives_no_warning(
     assert warnings_of(caplog) == []
 
 
-def test_a_backbone_that_was_trained_after_the_head_gives_no_warning(
+def saved_after_training_the_backbone(
+    path: Path, head: PatchMeanHead, backbone: Backbone, caplog: pytest.LogCaptureFixture
+) -> list[str]:
+    """Change the backbone, save the head with its weights, and return the warnings of other weights."""
+    with torch.no_grad():
+        next(backbone.parameters()).add_(0.01)
+    with caplog.at_level(logging.WARNING, logger="dinoneck"):
+        save_head(path, head, backbone=backbone, backbone_weights=backbone.state_dict())
+    return warnings_of(caplog)
+
+
+def test_a_backbone_that_was_trained_after_the_head_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backbone = seeded(1)
+    head = fitted(backbone)
+    made_tokens = str(backbone.fingerprint)
+    (warning,) = saved_after_training_the_backbone(tmp_path / "h", head, backbone, caplog)
+    assert made_tokens in warning
+    assert str(backbone.fingerprint) in warning
+
+
+def test_a_backbone_and_a_head_that_were_trained_after_fit_give_no_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     backbone = seeded(1)
     head = fitted(backbone)
     with torch.no_grad():
-        next(backbone.parameters()).add_(0.01)
+        next(head.parameters()).add_(0.01)
+    assert saved_after_training_the_backbone(tmp_path / "h", head, backbone, caplog) == []
+
+
+def test_a_predictor_names_a_backbone_that_a_second_head_trained(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    backbone = seeded(1).unfreeze_last(1)
+    targets = torch.rand(4)
+    first, second = kit.head(seed=1), kit.head(seed=2)
+    for head in (first, second):
+        live = LiveTokens(backbone, torch.rand(4, 3, 32, 48), IDS)
+        recipe = Recipe(epochs=1, batch_size=2)
+        fit(head, live, {head.tasks[0].name: targets}, target_ids=IDS, recipe=recipe)
+
     with caplog.at_level(logging.WARNING, logger="dinoneck"):
-        save_head(
-            tmp_path / "h.safetensors",
-            head,
-            backbone=backbone,
-            backbone_weights=backbone.state_dict(),
-        )
+        Predictor(second, backbone)
     assert warnings_of(caplog) == []
+    with caplog.at_level(logging.WARNING, logger="dinoneck"):
+        Predictor(first, backbone)
+    assert len(warnings_of(caplog)) == 1
+
+
+def test_merged_lora_of_the_training_gives_no_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backbone = seeded(1)
+    train_lora(backbone)
+    backbone.freeze()
+    head = fitted(backbone)
+    backbone.merge_lora()
+    with caplog.at_level(logging.WARNING, logger="dinoneck"):
+        save_head(tmp_path / "h", head, backbone=backbone, backbone_weights=backbone.state_dict())
+        Predictor(head, backbone)
+    assert warnings_of(caplog) == []
+
+
+def test_tokens_in_memory_of_a_trainable_backbone_state_its_weights(tmp_path: Path) -> None:
+    backbone = seeded(1).unfreeze_last(1)
+    tokens = MemoryTokens.extract(backbone, torch.rand(4, 3, 32, 48), IDS)
+    head = kit.head()
+    fit(head, tokens, {head.tasks[0].name: torch.rand(4)}, target_ids=IDS, epochs=1)
+    assert head.trained_on.source == seeded(1).fingerprint
+    with pytest.raises(CheckpointError, match="pass the backbone that made the tokens"):
+        save_head(tmp_path / "h", head, backbone=seeded(2))
 
 
 def test_a_later_fit_with_live_tokens_replaces_the_earlier_backbone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from dinoneck import (
     save_head,
     wrap_backbone,
 )
-from dinoneck.store import FeatureStore
+from dinoneck.store import FeatureStore, MemoryStore
 from dinoneck.training import LiveTokens, MemoryTokens, fit
 
 COUNT = 4
@@ -423,6 +424,133 @@ def test_live_tokens_state_how_their_images_were_prepared(tmp_path: Path) -> Non
     save_head(tmp_path / "h", head, backbone=backbone)
     expected = direct(head, backbone, preprocess)
     assert predicted(tmp_path / "h") == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_cast_of_the_head_keeps_how_its_images_were_prepared(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    backbone = kit.backbone()
+    preprocess = backbone.preprocess.changed(size=SMALL)
+    head = fit_on(extracted(backbone, preprocess=preprocess))
+    expected = direct(head, backbone, preprocess)
+    for module in (head, HeadEnsemble.from_heads([head])):
+        module.to(dtype)
+        save_head(tmp_path / "h", module, backbone=backbone)
+        assert predicted(tmp_path / "h") == pytest.approx(expected, rel=2e-2)
+        assert predicted(module, backbone) == pytest.approx(expected, rel=2e-2)
+        module.float()
+
+
+def test_a_cast_head_refuses_another_backbone_still() -> None:
+    head = fit_on(extracted(kit.backbone())).to(torch.bfloat16)
+    with pytest.raises(CheckpointError, match="pass the backbone that made the tokens"):
+        Predictor(head, kit.backbone(seed=7))
+
+
+def test_a_cast_does_not_hide_that_a_head_was_trained_since() -> None:
+    head = fit_on(extracted(kit.backbone()))
+    before = head.trained_on.head_weights
+    with torch.no_grad():
+        next(head.parameters()).add_(0.01)
+    assert head.double().trained_on.head_weights == before
+
+
+def test_an_average_of_a_fitted_head_keeps_how_its_images_were_prepared(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backbone = kit.backbone()
+    preprocess = backbone.preprocess.changed(size=SMALL)
+    head = fit_on(extracted(backbone, preprocess=preprocess))
+    average = AveragedModel(head)
+    with torch.no_grad():
+        next(head.parameters()).add_(0.01)
+    for _ in range(2):
+        average.update_parameters(head)
+    expected = direct(average.module, backbone, preprocess)
+
+    with caplog.at_level(logging.WARNING, logger="dinoneck"):
+        save_head(tmp_path / "h", average.module, backbone=backbone)
+
+    assert predicted(tmp_path / "h") == pytest.approx(expected, rel=1e-5)
+    assert "images are prepared as in that training" in caplog.text
+    assert "size: (16, 32) / that of each image" in caplog.text
+
+
+def test_members_whose_images_were_prepared_differently_share_none() -> None:
+    backbone = kit.backbone()
+    preprocess = backbone.preprocess.changed(size=SMALL)
+    of_any_size = fit_on(extracted(backbone))
+    of_one_size = fit_on(extracted(backbone, preprocess=preprocess))
+    for heads in ([of_any_size, of_one_size], [of_one_size, of_any_size]):
+        with pytest.raises(CheckpointError, match=r"size: .*pass preprocess="):
+            Predictor(heads, backbone)
+        mean = HeadEnsemble.from_heads(heads)
+        expected = direct(mean, backbone, preprocess)
+        assert predicted(heads, backbone, preprocess=preprocess) == pytest.approx(expected)
+
+
+def test_a_file_and_a_head_whose_images_were_prepared_differently_share_none(
+    tmp_path: Path,
+) -> None:
+    backbone = kit.backbone()
+    small = fit_on(extracted(backbone, preprocess=backbone.preprocess.changed(size=SMALL)))
+    save_head(tmp_path / "h", small, backbone=backbone)
+    head = fit_on(extracted(backbone), new_head(8))
+    with pytest.raises(CheckpointError, match="prepared in different ways"):
+        Predictor([tmp_path / "h", head], backbone)
+
+
+def test_heads_of_three_backbones_make_no_ensemble_if_one_does_not_state_its_own(
+    tmp_path: Path,
+) -> None:
+    first = fit_on(extracted(kit.backbone()))
+    unstated = new_head(8)
+    third = fit_on(extracted(kit.backbone(seed=7)))
+    tokens = kit.backbone()(torch.rand(COUNT, 3, 32, 32))
+    fit_on(MemoryTokens(IDS, replace(tokens, source=None)), unstated)
+    ensemble = HeadEnsemble.from_heads([first, unstated, third])
+    with pytest.raises(CheckpointError, match="tokens of different backbones"):
+        HeadCheckpoint.from_module(ensemble)
+
+
+def test_a_store_in_memory_states_how_its_images_were_prepared(tmp_path: Path) -> None:
+    names = [f"{image_id}.png" for image_id in IDS]
+    files = kit.write_images(tmp_path / "images", names, 48, 64)
+    backbone = kit.backbone()
+    store = FeatureStore.create(tmp_path / "store", backbone=backbone, image_size=SMALL)
+    store.extract(tmp_path / "images", root=tmp_path / "images")
+    head = new_head()
+    values = dict(zip(store.ids, [1.0, 5.0, 2.0, 8.0], strict=True))
+    memory = MemoryStore(store)
+    fit(head, memory, {"mass": values}, epochs=2, lr=0.01)
+    expected = [float(x) for x in head.eval().predict(store.batch(store.ids))["mass"][:, 0]]
+
+    save_head(tmp_path / "h", head, backbone=memory.backbone_record)
+
+    rows = Predictor(tmp_path / "h")(files)
+    assert [row["mass"] for row in rows] == pytest.approx(expected, rel=1e-2)
+
+
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_tokens_of_another_grid_do_not_keep_how_earlier_images_were_prepared(
+    tmp_path: Path, is_loaded: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    backbone = kit.backbone()
+    preprocess = backbone.preprocess.changed(size=SMALL)
+    head: Any = fit_on(extracted(backbone, preprocess=preprocess))
+    if is_loaded:
+        save_head(tmp_path / "h", head, backbone=backbone)
+        head = load_head(tmp_path / "h")
+    same_grid = MemoryTokens(IDS, backbone(preprocess(list(pictures()))))
+    other_grid = MemoryTokens(IDS, backbone(backbone.preprocess(list(pictures()))))
+
+    fit_on(same_grid, head)
+    assert head.trained_on.images == preprocess.record()
+    assert caplog.text == ""
+    fit_on(other_grid, head)
+    assert head.trained_on.images is None
+    assert "pass preprocess= to save_head" in caplog.text
 
 
 # --- the backbone that a file describes

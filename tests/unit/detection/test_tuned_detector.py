@@ -368,3 +368,35 @@ def test_buffers_of_another_dtype_are_no_training(tmp_path: Path) -> None:
     tuned = HeadCheckpoint.load(tmp_path / "d.safetensors").config["tuned"]
     assert "adapter.model.count" not in tuned
     assert len(tuned) == len([*model.parameters()])
+
+
+def test_a_file_keeps_the_mean_and_std_of_the_detector(tmp_path: Path) -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    detector = detector_on(backbone)
+    expected = boxes_of(detector)
+    backbone.preprocess = backbone.preprocess.changed(mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5))
+
+    detector.save(tmp_path / "d.safetensors")
+
+    again = Detector.load(tmp_path / "d.safetensors")
+    assert are_equal(boxes_of(again), expected)
+    assert again.preprocess == detector.preprocess
+
+
+def test_a_backbone_that_another_detector_trained_is_named_when_a_detector_is_saved(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    first = detector_on(backbone)
+    boxes_of(first)
+    first.save(tmp_path / "before.safetensors")
+    assert caplog.text == ""
+    train_blocks(backbone)
+
+    first.save(tmp_path / "after.safetensors")
+    assert "its head may not fit them" in caplog.text
+
+    caplog.clear()
+    first.note_trained()
+    first.save(tmp_path / "noted.safetensors")
+    assert caplog.text == ""
