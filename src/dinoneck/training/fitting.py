@@ -92,8 +92,8 @@ def fit(
             index, or task name -> ``{id: value}``, a Series, or an array (n, ...) or column of
             numbered rows with ``target_ids``. Values (), (dim,) or (dim, rows, cols), NaN = missing;
             classes () as indices, or as the words of the task's labels, and class indices
-            (height, width), -1 = missing; None and pandas.NA are missing too; ids of objects (height, width), 1000 * (class + 1) +
-            number, 0 = none, -1 = unknown.
+            (height, width), -1 = missing; None and pandas.NA are missing too; ids of objects
+            (height, width), 1000 * (class + 1) + number, 0 = none, -1 = unknown.
         ids: the training ids; None = all ids of the targets in ascending order, without
             ``val_ids``.
         val_ids: other ids to validate on after every epoch.
