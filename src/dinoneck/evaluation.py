@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -204,7 +204,7 @@ def _of_table(
     if not scored:
         _check_scorable(table, tasks)
         raise _nothing_to_score([*tasks], list(table.columns))
-    units = {column.name: column.task.unit for column in columns if column.name in scored}
+    units = _shared_units([predictor.tasks for predictor in predictors.values()], scored)
     report = summary(table, scored, predictions, [range(len(table))], units)
     lines = _not_shared(predictions)
     if lines:
@@ -327,6 +327,20 @@ def _columns_of(tasks_of_models: Sequence[Sequence[Task]]) -> list[Column]:
     return list(columns.values())
 
 
+def _shared_units(
+    tasks_of_models: Sequence[Sequence[Task]], names: Collection[str]
+) -> dict[str, str]:
+    """Target -> its unit, which all models that predict it state; empty where one of them does not."""
+    units: dict[str, str] = {}
+    for tasks_of_model in tasks_of_models:
+        for column in columns_of(tasks_of_model):
+            if column.name in names:
+                unit = units.setdefault(column.name, column.task.unit)
+                if unit != column.task.unit:
+                    units[column.name] = ""
+    return units
+
+
 @dataclass(frozen=True)
 class _Target:
     """What a model predicts for a column of the truth, or for its masks.
@@ -365,12 +379,15 @@ def _targets_of(model: str, predictor: Predictor) -> dict[str, _Target]:
 def _check_alike(models: Mapping[str, Predictor]) -> None:
     """Raise a DataError if two models predict different things for a target of one name.
 
-    A unit or an area that only one of them states is no difference.
+    A unit or an area that only some of them state is no difference; a warning names the unit.
     """
-    first_of_name: dict[str, _Target] = {}
+    targets_of_name: dict[str, list[_Target]] = {}
     for model, predictor in models.items():
         for name, target in _targets_of(model, predictor).items():
-            first = first_of_name.setdefault(name, target)
+            targets_of_name.setdefault(name, []).append(target)
+    for name, targets in targets_of_name.items():
+        first = targets[0]
+        for target in targets[1:]:
             if first.what != target.what:
                 raise DataError(
                     f"{first.model} predicts {first.what} for {name}, and {target.model} "
@@ -378,17 +395,45 @@ def _check_alike(models: Mapping[str, Predictor]) -> None:
                 )
             if target.what != "numbers":
                 _check_classes(name, first, target)
-            elif first.task.unit and target.task.unit and first.task.unit != target.task.unit:
-                raise DataError(
-                    f"{first.model} predicts {name} in {first.task.unit}, and {target.model} in "
-                    f"{target.task.unit}; evaluate them apart, each with the truth in its unit"
-                )
-            elif first.area and target.area and first.area != target.area:
-                raise DataError(
-                    f"{first.model} predicts {name} of an area of {first.area:g}, and "
-                    f"{target.model} of {target.area:g}; evaluate them apart, each with images of "
-                    "its area"
-                )
+        if first.what == "numbers":
+            _check_units(name, targets)
+            _check_areas(name, targets)
+
+
+def _check_units(name: str, targets: Sequence[_Target]) -> None:
+    """Raise a DataError if two models state other units of a target; warn if only some state one."""
+    stated = [target for target in targets if target.task.unit]
+    for target in stated:
+        unit = stated[0].task.unit
+        if target.task.unit != unit:
+            raise DataError(
+                f"{stated[0].model} predicts {name} in {unit}, and {target.model} in "
+                f"{target.task.unit}; evaluate them apart, each with the truth in its unit"
+            )
+    silent = [target.model for target in targets if not target.task.unit]
+    if stated and silent:
+        logger.warning(
+            "%s states no unit of %s, and %s predicts it in %s: if it was trained on another "
+            "unit, its scores are wrong; evaluate it apart, or train it with its unit "
+            "(--unit)",
+            some_of(silent, 3),
+            name,
+            stated[0].model,
+            stated[0].task.unit,
+        )
+
+
+def _check_areas(name: str, targets: Sequence[_Target]) -> None:
+    """Raise a DataError if two models state other areas of the images of a target."""
+    stated = [target for target in targets if target.area]
+    for target in stated:
+        area = stated[0].area
+        if target.area != area:
+            raise DataError(
+                f"{stated[0].model} predicts {name} of an area of {area:g}, and "
+                f"{target.model} of {target.area:g}; evaluate them apart, each with images of "
+                "its area"
+            )
 
 
 def _check_classes(name: str, first: _Target, other: _Target) -> None:

@@ -113,6 +113,18 @@ def written_vit(seeds: dict[str, int]) -> Any:
     return checkpoint(tensors)
 
 
+def with_lora_weights(folder: Path) -> Any:
+    """Load the state dict of a backbone with LoRA weights."""
+    return checkpoint(kit.backbone().add_lora(2).state_dict())(folder)
+
+
+def with_biases(folder: Path, *, of_file: str, of_model: str) -> Any:
+    """Load a file of timm's into the architecture with other biases."""
+    model = timm.create_model(SMALL + of_file, num_classes=0)
+    torch.save(model.state_dict(), folder / "w.pth")
+    return load_backbone(SMALL + of_model, checkpoint=folder / "w.pth")
+
+
 def of_transformers(folder: Path) -> Any:
     """Load a file with the names of the library transformers into timm's model."""
     model = load_backbone(SMALL, pretrained=False, source="transformers")
@@ -328,7 +340,18 @@ ROWS: list[Row] = [
     (
         written_vit({"net.a.": 1, "net.b.": 2}),
         BackboneError,
-        ("several ViTs", "'net.a.'", "'net.b.'"),
+        ("several ViTs", "'net.a.'", "'net.b.'", "name.removeprefix('net.a.')"),
+    ),
+    (with_lora_weights, BackboneError, ("w.pth", "LoRA weights", "merge_lora()")),
+    (
+        lambda folder: with_biases(folder, of_file="_qkvb", of_model=""),
+        BackboneError,
+        ("q_bias", "ends in '_qkvb'"),
+    ),
+    (
+        lambda folder: with_biases(folder, of_file="", of_model="_qkvb"),
+        BackboneError,
+        ("q_bias", "does not end in '_qkvb'"),
     ),
     (
         checkpoint({"model": {"teacher.backbone._fsdp_wrapped_module._flat_param": torch.ones(3)}}),

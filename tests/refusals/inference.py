@@ -141,6 +141,13 @@ def scored_both(folder: Path, first: Task, second: Task) -> Any:
     return scored(folder, heads)
 
 
+def run_of_several_heads(folder: Path) -> Any:
+    """Predict with the folder of a training that compared heads."""
+    for name in ("linear", "fpn"):
+        kit.saved_head(folder / name / "head.safetensors")
+    return Predictor(folder)
+
+
 def scored_with_units(folder: Path, *, is_read: bool = False) -> Any:
     """Evaluate a head of numbers on a table that has their unit in the cells."""
     kit.write_images(folder, ["a.png", "b.png", "c.png"])
@@ -322,6 +329,11 @@ ROWS: list[Row] = [
     (lambda: predictor({"a": {"b": kit.head()}}), ConfigError, "b"),
     (lambda: predictor({"a": kit.head()}, weights=[1]), ConfigError, "weights"),
     (lambda folder: Predictor(folder), CheckpointError, "no head files"),
+    (
+        run_of_several_heads,
+        CheckpointError,
+        ("a run for each of several heads", "fpn, linear", "such as"),
+    ),
     *(
         (
             lambda folder, own=own: Predictor(file(folder), kit.backbone(), weights=own),

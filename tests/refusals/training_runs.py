@@ -30,6 +30,7 @@ from dinoneck import (
     HeadEnsemble,
     StoreError,
     Task,
+    save_head,
 )
 from dinoneck.losses import TaskLoss
 from dinoneck.training import (
@@ -42,6 +43,7 @@ from dinoneck.training import (
     run,
     train,
 )
+from dinoneck.training.earlier import start_backbone
 from dinoneck.training.tasks import start_from
 from tests import kit
 from tests.refusals import Row
@@ -267,6 +269,14 @@ def started_from(module: nn.Module) -> Call:
     )
 
 
+def started_with_lora_of_another_backbone(folder: Path) -> Any:
+    backbone = kit.backbone().add_lora(2)
+    file = folder / "h.safetensors"
+    save_head(file, kit.head(), backbone=backbone, preprocess=backbone.preprocess)
+    config = TrainConfig.from_dict({"init": str(file), "backbone": {"lora": 2}})
+    return start_backbone(kit.backbone(seed=3), config)
+
+
 # folds and freezing
 
 
@@ -394,6 +404,11 @@ ROWS: list[Row] = [
         started_from(FPNHead(64, [kit.MASS], 1, fpn_dim=8, num_levels=1)),
         ConfigError,
         ("h.safetensors", "PatchMeanHead"),
+    ),
+    (
+        started_with_lora_of_another_backbone,
+        CheckpointError,
+        ("h.safetensors", "another ViT than this run's", "seed 3", "seed 0"),
     ),
     # folds and freezing
     (stratified_with_an_empty_fold, DataError, "fold 2 of 4"),

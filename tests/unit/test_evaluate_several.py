@@ -81,6 +81,36 @@ def test_what_one_model_does_not_state_is_no_difference(
     assert [*report["scores"]["soil"]] == ["a", "b"]
 
 
+def test_a_unit_that_one_model_states_is_named_and_stands_not_above_the_scores_of_the_others(
+    meadow: Path, tiny: Backbone, caplog: pytest.LogCaptureFixture
+) -> None:
+    models = {
+        "stated": predictor(tiny, Task("soil", unit="kg")),
+        "silent": predictor(tiny, Task("soil"), seed=1),
+    }
+
+    report = evaluate(models, meadow.parent, meadow)
+
+    [line] = [line for line in caplog.messages if "no unit" in line]
+    assert line.startswith("silent states no unit of soil, and stated predicts it in kg")
+    assert report.get("units", {}).get("soil", "") == ""
+    [scores, *_] = all_tables(report)
+    assert scores.header[1] == "soil"
+
+
+def test_two_units_are_refused_also_where_the_first_model_states_none(
+    meadow: Path, tiny: Backbone
+) -> None:
+    models = {
+        "silent": predictor(tiny, Task("soil")),
+        "heavy": predictor(tiny, Task("soil", unit="kg"), seed=1),
+        "light": predictor(tiny, Task("soil", unit="g"), seed=2),
+    }
+
+    with pytest.raises(DataError, match="heavy predicts soil in kg, and light in g"):
+        evaluate(models, meadow.parent, meadow)
+
+
 def test_units_stand_in_the_table(meadow: Path, tiny: Backbone) -> None:
     report = evaluate(predictor(tiny, Task("soil", unit="g"), Task("weed")), meadow.parent, meadow)
     [scores, *_] = all_tables(report)

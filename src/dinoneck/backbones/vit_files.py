@@ -54,6 +54,11 @@ _SIZES |= {1536: "ViT-g", 4096: "ViT-7B"}
 PUBLISHED_SIZE = 518  # pixels of the images that the positions of Meta's DINOv2 weights are for
 _FAMILY_NAMES = {"dinov2": "DINOv2", "dinov3": "DINOv3"}
 
+# what trainings call a model of averaged weights: torch.optim.swa_utils, Lightning, timm
+_AVERAGED = frozenset(("ema", "swa", "average", "averaged"))
+# Lightning's WeightAveraging has the averaged weights under "state_dict"
+_BEFORE_AVERAGING = "current_model_state."
+
 Role = Literal["ema", "teacher", "other", "student"]
 _PREFERRED: tuple[Role, ...] = ("ema", "teacher", "other", "student")
 _ROLE_NAMES: dict[Role, str] = {
@@ -89,7 +94,7 @@ def read_vit(path: str | os.PathLike[str], name: str | None = None) -> dict[str,
             "dict of named tensors"
         )
     _check_is_whole(tensors, path)
-    prefix = _choose(tensors, path, name)
+    prefix = _choose(tensors, loaded, path, name)
     state = _vit_at(prefix, tensors)
     check_dense(state, str(path))
     check_held(state, str(path))
@@ -151,7 +156,12 @@ def _check_is_whole(tensors: Mapping[str, Tensor], path: str | os.PathLike[str])
         )
 
 
-def _choose(tensors: Mapping[str, Tensor], path: str | os.PathLike[str], name: str | None) -> str:
+def _choose(
+    tensors: Mapping[str, Tensor],
+    loaded: Mapping[Any, Any],
+    path: str | os.PathLike[str],
+    name: str | None,
+) -> str:
     """Return what stands before the names of the ViT to take, ``""`` if there is none, and log it."""
     prefixes = _prefixes(tensors)
     if not prefixes:
@@ -163,10 +173,35 @@ def _choose(tensors: Mapping[str, Tensor], path: str | os.PathLike[str], name: s
             names = ", ".join(repr(prefix) for prefix in candidates)
             raise BackboneError(
                 f"{path} holds several ViTs, under names that begin with {names}; save the one to "
-                "load alone: torch.save(model.state_dict(), 'weights.pth')"
+                f"load alone, such as the first: {_code_that_saves(chosen, loaded, path)}"
             )
     _log_choice(tensors, chosen, prefixes, path)
     return chosen
+
+
+def _code_that_saves(prefix: str, loaded: Mapping[Any, Any], path: str | os.PathLike[str]) -> str:
+    """Return the lines of Python that save the ViT at a prefix alone."""
+    reader = "safetensors.torch.load_file" if Path(path).suffix == ".safetensors" else "torch.load"
+    state = f"{reader}({str(path)!r})"
+    entries = loaded
+    before = prefix
+    while before:
+        inner = [
+            key
+            for key, value in entries.items()
+            if isinstance(value, Mapping) and before.startswith(f"{key}.")
+        ]
+        if not inner:
+            break
+        state += f"[{inner[0]!r}]"
+        entries = entries[inner[0]]
+        before = before.removeprefix(f"{inner[0]}.")
+    if not before:
+        return f"torch.save({state}, 'weights.pth')"
+    return (
+        f"torch.save({{name.removeprefix({before!r}): x for name, x in {state}.items() "
+        f"if name.startswith({before!r})}}, 'weights.pth')"
+    )
 
 
 def _of_named_size(
@@ -211,11 +246,11 @@ def _prefixes(tensors: Mapping[str, Tensor]) -> list[str]:
 def _role(prefix: str) -> Role:
     """Return what a training uses a model for, by the words of its name."""
     words = re.split(r"[._]", prefix.lower())
-    if "ema" in words:
+    if _AVERAGED.intersection(words):
         return "ema"
     if "teacher" in words:
         return "teacher"
-    if "student" in words:
+    if "student" in words or prefix.startswith(_BEFORE_AVERAGING):
         return "student"
     return "other"
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from dinoneck.atomic import write_whole
 from dinoneck.backbones import rotary
+from dinoneck.backbones.adapter import is_lora
 from dinoneck.backbones.known import names_of
 from dinoneck.backbones.lora import base_state
 from dinoneck.backbones.vit_files import read_vit, shape_of
@@ -40,6 +41,7 @@ _RENAMES = (
     (re.compile(r"\.mlp\.w12\."), ".mlp.fc1.", "dinov2"),
     (re.compile(r"\.mlp\.w3\."), ".mlp.fc2.", "both"),
 )
+_QUERY_BIASES = (".q_bias", ".v_bias")  # in the names of timm
 _SHOWN = 8
 _TRANSFORMERS_NAMES = (
     "embeddings.",
@@ -134,6 +136,10 @@ def _load_named(
                     "load_backbone(folder, source='transformers')"
                 )
             problems.append(hint)
+    if any(key.endswith(_QUERY_BIASES) for key in unexpected):
+        problems.append("these biases are of the architecture whose name ends in '_qkvb'")
+    elif any(key.endswith(_QUERY_BIASES) for key in missing):
+        problems.append("the file is of the architecture whose name does not end in '_qkvb'")
     for key in sorted(expected.keys() & state.keys()):
         value = state[key]
         shape = tuple(expected[key].shape)
@@ -156,8 +162,16 @@ def _check_size(
 
     Raises:
         BackboneError: if it is another one, naming both and a published model of the file's shape,
-            if there is one.
+            if there is one; also if it has LoRA weights that are not merged.
     """
+    products = [name for name in state if is_lora(name)]
+    if products:
+        raise BackboneError(
+            f"{path} holds LoRA weights beside the ViT's, such as {some_of(products, 1)}; merge "
+            "them before you save: backbone.merge_lora() and backbone.save_weights(FILE), or "
+            "model.merge_and_unload() of peft. A head's file holds both: save_head(FILE, head, "
+            "backbone=backbone)"
+        )
     file_shape = shape_of(state)
     shape = shape_of(model.state_dict())
     if file_shape is None or shape is None:
@@ -258,7 +272,7 @@ def has_query_bias(state: Mapping[str, Tensor]) -> bool:
             query, _, value = bias.chunk(3)
             if bool(query.any()) or bool(value.any()):
                 return True
-    return any(name.endswith(("attn.q_bias", "attn.v_bias")) for name in state)
+    return any(name.endswith(_QUERY_BIASES) for name in state)
 
 
 def _is_fused(bias: Tensor) -> bool:

@@ -202,6 +202,12 @@ def files_in(folder: Path) -> list[Path]:
         CheckpointError: if it holds none.
     """
     files = sorted(file for file in folder.glob(HEAD_FILES) if not file.name.startswith("."))
+    runs = [] if files else sorted(file.parent for file in folder.glob(f"*/{HEAD_NAME}"))
+    if runs:
+        raise CheckpointError(
+            f"the folder {folder} holds a run for each of several heads: "
+            f"{some_of((run.name for run in runs), _SHOWN)}; name one of them, such as {runs[0]}"
+        )
     if not files:
         raise CheckpointError(
             f"the folder {folder} holds no head files ({HEAD_FILES}); a finished training writes "

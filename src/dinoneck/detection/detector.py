@@ -433,7 +433,7 @@ class Detector(nn.Module):
                 step="registry",
             )
         head = cast("DetectionHead", checkpoint.build())
-        trained = dict(zip(head.tuned_names, head.tuned, strict=True))
+        trained = trained_weights(checkpoint)
         head.tuned = nn.ParameterList()  # they are the backbone's now
         if backbone is None:
             backbone = checkpoint.load_backbone()
@@ -446,7 +446,7 @@ class Detector(nn.Module):
         else:
             checkpoint.check_backbone(backbone)
         if trained:
-            backbone = _with_trained_weights(backbone, trained)
+            backbone = with_trained_weights(backbone, trained)
         if device is None:
             head = head.to(plain_backbone(backbone).adapter.weight.device)
         detector = cls(head, backbone, recipe.size, bits=recipe.bits).eval()
@@ -496,8 +496,16 @@ def _check_dtype(backbone: Backbone, checkpoint: HeadCheckpoint) -> None:
         )
 
 
+def trained_weights(checkpoint: HeadCheckpoint) -> dict[str, Tensor]:
+    """Return the weights of the backbone in a detector's file, by their names; its LoRA weights are not among them."""
+    if checkpoint.head_type != HEAD_TYPE:
+        return {}
+    names = sorted(checkpoint.config["tuned"] or {})
+    return {name: checkpoint.state_dict[f"tuned.{i}"] for i, name in enumerate(names)}
+
+
 @torch.no_grad()
-def _with_trained_weights(backbone: Backbone, trained: Mapping[str, Tensor]) -> Backbone:
+def with_trained_weights(backbone: Backbone, trained: Mapping[str, Tensor]) -> Backbone:
     """Copy weights of a detector's file into its backbone, and convert it to their dtype.
 
     Raises:

@@ -17,10 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
+from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.configured import fields_of
 from dinoneck.data.boxes import BoxImages, box_transforms, collate_boxes, to_original
 from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
-from dinoneck.detection.detector import Detector, best_of
+from dinoneck.detection.detector import (
+    Detector,
+    best_of,
+    trained_weights,
+    with_trained_weights,
+)
 from dinoneck.detection.evaluation import score_boxes
 from dinoneck.detection.head import DETRS, DetectionHead
 from dinoneck.devices import local_device, send
@@ -31,6 +37,7 @@ from dinoneck.registry import import_modules
 from dinoneck.text import in_words
 from dinoneck.training import folder as files
 from dinoneck.training.config import TrainConfig, check_used
+from dinoneck.training.earlier import check_same_backbone, log_backbone, start_lora
 from dinoneck.training.engine import Batches, Engine, Row, gathered, own_random_numbers
 from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
 from dinoneck.training.source import open_backbone
@@ -424,9 +431,12 @@ def _spread_layers(count: int, depth: int) -> list[int]:
 def build_detector(config: TrainConfig, classes: tuple[str, ...]) -> Detector:
     """Return the detector of a config with its first weights, which the seed decides.
 
+    With ``init`` it starts as the detector of that file, with what was trained of its ViT.
+
     Raises:
         ConfigError: if its parts do not fit.
         BackboneError: if the backbone cannot be loaded.
+        CheckpointError: if weights of the ViT in the file of ``init`` are of another one.
     """
     spec = config.detector
     neck_arguments = dict(config.head)
@@ -466,11 +476,20 @@ def build_detector(config: TrainConfig, classes: tuple[str, ...]) -> Detector:
         queries=spec.queries,
         encoder_layers=spec.encoder_layers,
     )
+    has_lora = False
     if config.init is not None:
         start_from(head, config.init)
-    size = cast("tuple[int, int]", config.data.size or SIZE)
-    if config.backbone.lora is not None:
+        checkpoint = HeadCheckpoint.load(config.init)
+        trained = trained_weights(checkpoint)
+        log_backbone(config, backbone.record(), has_tuned=bool(trained))
+        if trained:
+            check_same_backbone(backbone, checkpoint, config.init)
+        has_lora = start_lora(backbone, checkpoint, config)
+        if trained:
+            backbone = with_trained_weights(backbone, trained)
+    if config.backbone.lora is not None and not has_lora:
         backbone.add_lora(config.backbone.lora, seed=config.optim.seed)
+    size = cast("tuple[int, int]", config.data.size or SIZE)
     detector = Detector(head, backbone, size, bits=config.data.bits)
     if spec.checkpointing:
         backbone.set_grad_checkpointing()

@@ -362,7 +362,9 @@ class TrainConfig(Config, frozen=True, kw_only=True):
         optim: how the head is trained.
         folds: folds of the cross-validation.
         with_ridge: keep the average of each fold's head and its linear baseline.
-        init: head or detector file to start from: its tensors of equal name and shape are taken.
+        init: head or detector file to start from: its tensors of equal name and shape are taken,
+            and what was trained of its ViT: tuned blocks if this run trains the ViT, LoRA weights
+            if it has some of this rank.
         detector: the detector that data.boxes trains; its neck is ``head``.
         imports: modules or Python files to import first, to register heads.
         device: such as cpu or cuda:1; None = a GPU if there is one, else the CPU.
@@ -529,10 +531,9 @@ def check_used(config: TrainConfig, *, with_table: bool = False) -> None:
     for needed, needing in _NEEDS.items():
         is_there = (with_table and "data.csv" in needed) or any(map(given, needed))
         for option in (option for option in needing if given(option) and not is_there):
-            value, flags = (
-                attrgetter(option)(config),
-                " or ".join(f"--{name.partition('.')[2]}" for name in needed),
-            )
+            value = attrgetter(option)(config)
+            words = [name.partition(".")[2].replace("_", "-") for name in needed]
+            flags = " or ".join(f"--{word}" for word in words)
             raise ConfigError(
                 f"{option} is {value!r}, and needs {' or '.join(needed)} ({flags}); or leave it out"
             )

@@ -97,9 +97,10 @@ def fit(
             labels flipped along.
         targets: original units, matched by id, never by position: a pandas DataFrame with ids as
             index, or task name -> ``{id: value}``, a Series, or an array (n, ...) or column of
-            numbered rows with ``target_ids``. Values (), (dim,) or (dim, rows, cols), NaN = missing; class indices ()
-            or (height, width), -1 = missing; ids of objects (height, width), 1000 * (class + 1) +
-            number, 0 = none, -1 = unknown.
+            numbered rows with ``target_ids``. Values (), (dim,) or (dim, rows, cols), NaN = missing;
+            classes () as indices, or as the words of the task's labels, and class indices
+            (height, width), -1 = missing; None and pandas.NA are missing too; ids of objects
+            (height, width), 1000 * (class + 1) + number, 0 = none, -1 = unknown.
         ids: the training ids; None = all ids of the targets in ascending order, without
             ``val_ids``.
         val_ids: other ids to validate on after every epoch.

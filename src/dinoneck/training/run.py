@@ -34,6 +34,7 @@ from dinoneck.training import report as reports
 from dinoneck.training.baselines import baseline_head
 from dinoneck.training.config import DataConfig, TrainConfig, check_used
 from dinoneck.training.data_folder import of_data_folder
+from dinoneck.training.earlier import log_backbone
 from dinoneck.training.fitting import fit
 from dinoneck.training.mask_classes import warn_of_mask_classes
 from dinoneck.training.source import Source, live_tokens, source_of
@@ -162,6 +163,7 @@ class Run:
         self.config = config if table is not None else of_pasture(config)
         self.source: Source = source_of(config, self.table) if like is None else like.source
         live_tokens(config, self.source, self.table)  # refuses a rank that does not fit
+        log_backbone(config, self.source.record)
         problem = self._of_labelled_images(self._problem())
         if like is None:
             self.folds = folds_of(config, self.table)

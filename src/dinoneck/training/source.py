@@ -30,6 +30,7 @@ from dinoneck.store.images import check_unchanged
 from dinoneck.text import some_of
 from dinoneck.tokens import Tokens
 from dinoneck.training.config import FrozenBackbone, TrainConfig
+from dinoneck.training.earlier import start_backbone
 from dinoneck.training.stated import stated_record
 from dinoneck.training.table import map_task
 from dinoneck.training.targets import SourceIds
@@ -325,7 +326,10 @@ def live_tokens(
         source: of the run.
         table: of the run.
         file: of the fold's head; if it exists, it holds the weights that its training changed.
-            None = no weights are trained yet.
+            None = no weights are trained yet: they start as those in the file of ``config.init``.
+
+    Raises:
+        CheckpointError: if the weights of ``config.init`` are of another backbone.
     """
     if not config.is_live or source.backbone is None:
         return None
@@ -334,7 +338,8 @@ def live_tokens(
     blocks = config.backbone.unfreeze_last
     kept = HeadCheckpoint.load(file) if file is not None and file.exists() else None
     if kept is None:
-        if rank is not None:
+        has_lora = start_backbone(backbone, config)
+        if rank is not None and not has_lora:
             backbone.add_lora(rank, seed=config.optim.seed)
         if blocks is not None:
             backbone.unfreeze_last(blocks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dinoneck.data.cells import cell_text
 from dinoneck.data.walk import SUFFIXES
 from dinoneck.errors import DataError
 from dinoneck.losses.task_loss import TaskLoss
@@ -187,13 +189,26 @@ def class_codes(values: Any, name: str, classes: Sequence[str]) -> Any:
     """
     if not hasattr(values, "cat"):
         return values
-    names = [*(classes or values.cat.categories)]
-    if unknown := {*values.dropna()} - {*names}:
+    own = list(values.cat.categories)
+    if not classes:
+        return values.cat.codes
+    # classes of numbers are called as a table writes them
+    words = [value if value in classes else cell_text(value) for value in own]
+    used = {words[code] for code in values.cat.codes if code >= 0}
+    _check_words(used, name, classes)
+    code_of = {word: code for code, word in enumerate(classes)}
+    codes = [code_of.get(word, -1) for word in words]
+    return values.cat.codes.map(lambda code: codes[code] if code >= 0 else -1)
+
+
+def _check_words(words: Iterable[str], name: str, classes: Sequence[str]) -> None:
+    """Raise a DataError for words that are none of the classes."""
+    unknown = sorted({*words} - {*classes})
+    if unknown:
         raise DataError(
             f"{name} has the class {some_of(map(repr, unknown), 3)}; expected one of "
-            f"{', '.join(names)}"
+            f"{', '.join(classes)}"
         )
-    return values.cat.set_categories(names).cat.codes
 
 
 def by_id(
@@ -276,6 +291,11 @@ def _rows(name: str, column: Mapping[Any, Any], ids: Sequence[str]) -> _Array:
             "NaN, of classes -1"
         )
     what = f"the values of {name!r}"
+    if any(isinstance(column[image_id], str) or _is_none(column[image_id]) for image_id in ids):
+        cells: _Array = np.empty(len(ids), dtype=object)  # NumPy would make text of all of them
+        for row, image_id in enumerate(ids):
+            cells[row] = column[image_id]
+        return cells
     try:
         return np.array([as_array(column[image_id], what) for image_id in ids])
     except ValueError as error:
@@ -399,23 +419,74 @@ def known(task: Task, values: Tensor) -> Tensor:
 
 def _original(task: Task, values: Any) -> Tensor:
     """A task's values: class indices and ids of objects in int64; numbers and shares in float64, NaN = missing."""
-    array = as_array(values)
+    array = as_array(values, f"the values of {task.name!r}")
     is_share = task.is_map and array.dtype.kind == "f"
-    try:
-        if task.is_categorical and not is_share:
-            return torch.from_numpy(array.astype(np.int64, casting="same_kind"))
-        # dates and complex numbers are no numbers as objects either
-        numbers = (array if array.dtype.kind in "biuf" else array.astype(object)).astype(np.float64)
-    except (TypeError, ValueError) as error:
-        expected = (
-            "integer class indices, -1 = missing"
-            if task.is_categorical
-            else "numbers, NaN = missing"
-        )
-        raise DataError(
-            f"the targets of {task.name!r} are {array.dtype} ({error}); expected {expected}"
-        ) from error
+    if task.is_categorical and not is_share:
+        return torch.from_numpy(_class_indices(task, array))
+    numbers = array.astype(np.float64) if array.dtype.kind in "biuf" else _numbers(task, array)
     return torch.from_numpy(numbers[:, None] if numbers.ndim == 1 else numbers)
+
+
+def _class_indices(task: Task, array: _Array) -> _Array:
+    """Class indices in int64; words are those of the task's labels, and cells that hold nothing -1."""
+    if array.dtype.kind in "iu":
+        return array.astype(np.int64)
+    indices: _Array = np.full(array.shape, -1, dtype=np.int64)
+    for place in np.ndindex(array.shape):
+        value = array[place]
+        if not _is_missing(value):
+            indices[place] = _class_index(task, value)
+    return indices
+
+
+def _class_index(task: Task, value: Any) -> int:
+    """The index of a class that is given as a word, or as its index."""
+    words = [label.lower() for label in task.labels]
+    if isinstance(value, bool | np.bool_) and {*words} == {"true", "false"}:
+        return words.index(str(value).lower())
+    if isinstance(value, str) and task.labels:
+        _check_words([value], task.name, task.labels)
+        return task.labels.index(value)
+    if not isinstance(value, int | np.integer | np.bool_):
+        expected = "class indices or its labels" if task.labels else "class indices"
+        raise DataError(
+            f"the targets of {task.name!r} hold {_shown(value)}; expected {expected}, -1 = missing"
+        )
+    return int(value)
+
+
+def _numbers(task: Task, array: _Array) -> _Array:
+    """The numbers of an array of objects in float64; cells that hold nothing are NaN."""
+    numbers: _Array = np.full(array.shape, np.nan)
+    for place in np.ndindex(array.shape):
+        value = array[place]
+        if _is_missing(value):
+            continue
+        try:
+            if isinstance(value, np.complexfloating):
+                raise TypeError("NumPy would drop the imaginary part")
+            numbers[place] = float(value)
+        except (TypeError, ValueError):
+            raise DataError(
+                f"the targets of {task.name!r} hold {_shown(value)}; expected numbers, NaN = missing"
+            ) from None
+    return numbers
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a cell holds nothing: None, pandas.NA or NaN."""
+    is_nan = isinstance(value, float) and math.isnan(value)
+    return is_nan or _is_none(value)
+
+
+def _is_none(value: Any) -> bool:
+    """Whether this is None or pandas.NA, which NumPy has no number for."""
+    return value is None or type(value).__name__ == "NAType"
+
+
+def _shown(value: Any) -> str:
+    """A value and its type, for messages."""
+    return f"{value!r:.60} ({type(value).__name__})"
 
 
 def _check_shape(task: Task, values: Tensor) -> None:

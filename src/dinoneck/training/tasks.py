@@ -57,6 +57,8 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "dpt": {"neck": {"type": "dpt_neck"}},
     "mask": {"dim": 128},
 }
+# of a detector's file: they go into its backbone, see dinoneck.training.earlier
+WEIGHTS_OF_VIT = "tuned."
 logger = logging.getLogger(__name__)
 Specs = Mapping[str, TaskConfig]  # task name -> how the config describes it
 _Array = np.ndarray[Any, Any]
@@ -685,7 +687,10 @@ def start_from(module: nn.Module, path: str) -> None:
                 f"init is {path}, which predicts {', '.join(before)}; give {moved[0]!r} the same "
                 "place"
             )
-    earlier, new = kept.state_dict, module.state_dict()
+    new = module.state_dict()
+    earlier = {
+        name: x for name, x in kept.state_dict.items() if not name.startswith(WEIGHTS_OF_VIT)
+    }
     taken = {name: x for name, x in earlier.items() if name in new and new[name].shape == x.shape}
     others = sorted({*earlier, *new} - {*taken})
     if not taken:

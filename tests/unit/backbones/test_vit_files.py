@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import timm
 import torch
 import torch.distributed.checkpoint as dcp
@@ -131,6 +132,11 @@ AVERAGES: dict[str, Any] = {
     },
     "timm's state_dict_ema": {"state_dict": TEACHER, "state_dict_ema": AVERAGE},
     "a dict called ema": {"model": under("module.", TEACHER), "ema": under("module.", AVERAGE)},
+    "a dict called swa_model": {"model": TEACHER, "swa_model": under("module.", AVERAGE)},
+    "Lightning's WeightAveraging": {
+        "state_dict": under("model.", AVERAGE),
+        "current_model_state": under("model.", TEACHER),
+    },
 }
 
 
@@ -138,6 +144,36 @@ AVERAGES: dict[str, Any] = {
 def test_the_averaged_model_is_preferred(content: Any, tmp_path: Path) -> None:
     path = saved(tmp_path, content)
     assert is_seed(read_vit(path), seed=3)
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        ({"best_model": TEACHER, "model": STUDENT}, "w.pth"),
+        (
+            {
+                "state_dict": under("module.base_encoder.", TEACHER)
+                | under("module.momentum_encoder.", STUDENT)
+            },
+            "w.pth",
+        ),
+        (under("a.", TEACHER) | under("b.", STUDENT), "w.safetensors"),
+    ],
+    ids=["dicts", "prefixes", "safetensors"],
+)
+def test_the_code_in_the_message_saves_the_first_of_several_vits(
+    content: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save = save_file if name.endswith(".safetensors") else torch.save
+    save(content, name)
+    with pytest.raises(BackboneError, match="holds several ViTs") as refused:
+        read_vit(name)
+    code = str(refused.value).partition("such as the first: ")[2]
+
+    exec(code, {"torch": torch, "safetensors": safetensors})
+
+    assert is_seed(read_vit("weights.pth"), seed=1)
 
 
 def test_a_student_alone_is_taken(tmp_path: Path) -> None:

@@ -171,6 +171,60 @@ def test_a_killed_run_with_lora_weights_goes_on_to_the_same_file(
     assert contents(tmp_path / "cut")[name] == contents(tmp_path / "whole")[name]
 
 
+@pytest.mark.parametrize("lora", [2, None])
+def test_a_detector_starts_as_the_detector_of_the_earlier_file(
+    boxes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, lora: int | None
+) -> None:
+    """It predicts the same boxes, by what was trained of the ViT too."""
+    if lora is not None:
+        pytest.importorskip("peft", reason="needs dinoneck[lora]")
+    plan = ["0=last:1"] if lora is None else ["0=all"]
+    optim = {"freeze": plan, "lr": 1e-2, "backbone_lr": 1e-2}
+    config = config_of(boxes, optim=optim, backbone={"lora": lora})
+    train_detector(config, tmp_path)
+    earlier = Detector.load(tmp_path / "detector.safetensors")
+
+    started = training.build_detector(
+        config.changed(init=str(tmp_path / "detector.safetensors")), earlier.classes
+    )
+
+    image = boxes.parent / "0.png"
+    [before] = earlier.predict(image, min_score=0.0)
+    [now] = started.predict(image, min_score=0.0)
+    assert len(before["boxes"]) > 0
+    np.testing.assert_array_equal(now["boxes"], before["boxes"])
+    np.testing.assert_array_equal(now["scores"], before["scores"])
+    assert "are taken" in caplog.text
+    [line] = [line for line in caplog.messages if "without a match" in line]
+    assert line.endswith("without a match are none")
+
+
+def test_lora_weights_of_a_detector_that_starts_from_a_file_are_trained(
+    boxes: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("peft", reason="needs dinoneck[lora]")
+    train_detector(lora_config(boxes), tmp_path)
+    config = lora_config(boxes).changed(init=str(tmp_path / "detector.safetensors"))
+
+    started = training.build_detector(
+        config, Detector.load(tmp_path / "detector.safetensors").classes
+    )
+
+    trainable = [name for name, p in started.backbone.named_parameters() if p.requires_grad]
+    assert len([name for name in trainable if "lora_" in name]) == 2 * 2 * 6
+
+
+def test_a_detector_does_not_start_from_the_tuned_blocks_of_another_vit(
+    boxes: Path, tmp_path: Path
+) -> None:
+    train_detector(config_of(boxes, optim={"freeze": ["0=last:1"]}), tmp_path / "first")
+    first = tmp_path / "first" / "detector.safetensors"
+    config = config_of(boxes, backbone={"seed": 3}).changed(init=str(first))
+
+    with pytest.raises(CheckpointError, match="another ViT than this run's"):
+        train_detector(config, tmp_path / "second")
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Return the files of a run, without those of an unfinished one."""
     files = (path for path in folder.rglob("*") if path.is_file())
