@@ -14,6 +14,7 @@ from dinoneck.data.cells import FOLD, IMAGES, LABELS, PathLike
 from dinoneck.data.class_counts import warn_of_missing_classes
 from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
 from dinoneck.data.folder_texts import also_there, data_files, listed
+from dinoneck.data.ground import warn_of_overlaps
 from dinoneck.data.image_tree import (
     ImageFolder,
     image_folder,
@@ -45,6 +46,8 @@ except ImportError as error:
     raise missing_extra("pandas", "train") from error
 
 logger = logging.getLogger(__name__)
+
+_MOVE_APART = "Move the images of one ground into one part"
 
 
 def read_folders(images: PathLike, *, subfolders: Subfolders | None = None) -> pd.DataFrame:
@@ -97,6 +100,7 @@ def read_masks(images: PathLike, labels: PathLike) -> pd.DataFrame:
     table = _mask_table(image_root, image_root if beside is None else beside, label_root)
     _check_copies(table)
     warn_of_changed_copies(table[IMAGES])
+    warn_of_overlaps(table[IMAGES])
     return table
 
 
@@ -115,6 +119,7 @@ def table_of_folder(data: DataFolder) -> pd.DataFrame:
         table = _content_table(data.root, data.content)
         _check_copies(table)
         warn_of_changed_copies(table[IMAGES])
+        warn_of_overlaps(table[IMAGES])
         return table
     tables = []
     for name, content in data.parts.items():
@@ -123,6 +128,7 @@ def table_of_folder(data: DataFolder) -> pd.DataFrame:
         tables.append(table_of_part)
     table = pd.concat(tables)
     _check_copies(table, data.unread_part)
+    warn_of_overlaps(table[IMAGES], _values_of_files(table, FOLD), _MOVE_APART)
     if data.kind == "classes":
         table = _with_classes(table, data.classes)
         _warn_of_missing_classes(data)

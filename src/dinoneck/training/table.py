@@ -20,6 +20,7 @@ from dinoneck.data.class_counts import warn_of_empty_classes
 from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
 from dinoneck.data.decoding import read_size_and_orientation
 from dinoneck.data.folder_words import part_names_among, part_of
+from dinoneck.data.ground import warn_of_other_places, warn_of_overlaps
 from dinoneck.data.label_sets import (
     MaskClasses,
     MaskSurvey,
@@ -134,6 +135,7 @@ def _warn_of_changed_copies(table: Any) -> None:
             kept_in = dict(zip(files, with_files[column], strict=True))
             break
     warn_of_changed_copies(files, kept_in)
+    warn_of_overlaps(files, kept_in)
 
 
 def _rows_with_files(table: Any) -> Any:
@@ -591,12 +593,13 @@ def masks_of(table: Any) -> TableMasks:
     """Return the masks of a table that has a column of them.
 
     Images that are turned by their EXIF tag are named in a warning where the size of a mask does not
-    tell whether it is turned.
+    tell whether it is turned, and so are masks that lie elsewhere on the ground than their images.
 
     Raises:
         DataError: if an image with a mask cannot be read.
     """
     masks = TableMasks(rows=[], files=[], image_sizes=[])
+    images = []
     turned = []
     for row, (image, file) in enumerate(zip(table[IMAGES], table[LABELS], strict=True)):
         if is_missing(file):
@@ -605,10 +608,12 @@ def masks_of(table: Any) -> TableMasks:
         masks.rows.append(row)
         masks.files.append(file)
         masks.image_sizes.append(size)
+        images.append(image)
         if size_hides_turn(size, orientation):
             turned.append(image)
     if turned:
         logger.warning("%s", hidden_turns(turned, "masks"))
+    warn_of_other_places(images, masks.files, masks.image_sizes, "mask")
     return masks
 
 
