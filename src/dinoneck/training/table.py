@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, OWN_COLUMNS, is_missing, same_labels
 from dinoneck.data.class_counts import warn_of_empty_classes
+from dinoneck.data.class_lists import warn_of_class_lists
 from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
 from dinoneck.data.decoding import read_size_and_orientation
 from dinoneck.data.folder_words import part_names_among, part_of
@@ -667,6 +668,7 @@ def read_maps(data: DataConfig, table: Any, preprocess: Preprocessing) -> Maps:
         survey = survey_masks(masks.files, data.nodata, masks.image_sizes)
         classes = mask_classes(survey, data.classes, data.class_values)
         _check_shown(classes, survey)
+        warn_of_class_lists(masks.files, classes.names, classes.stored)
         names = classes.names
         reader = reader_of_classes(classes, data.nodata)
     mean, counts = reader.cells(masks.files, preprocess, masks.image_sizes)
