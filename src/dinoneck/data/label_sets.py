@@ -110,8 +110,8 @@ class PaletteCheck:
     def report(self) -> None:
         """Compare the palettes with the labels that have none.
 
-        Warn of palettes in which 0 is white and 1 is black, next to labels of 0 and 1 without
-        colours, and of palettes of dark greys that are other numbers than their indices.
+        Warn of palettes in which 0 is white and 1 is black, and of palettes of dark greys that are
+        other numbers than their indices.
 
         Raises:
             DataError: if a palette has grey levels that are values of labels without a palette.
@@ -124,6 +124,12 @@ class PaletteCheck:
                 f"{self._white_first[0]}, and {_have(self._grey_of_two)} 0 and 1 without a palette, "
                 f"such as {self._grey_of_two[0]}: check that 1 is one class in both. The indices are "
                 "read, and not the colours"
+            )
+        elif self._white_first:
+            warn_once(
+                f"{_have(self._white_first)} a palette in which 0 is white and 1 is black, such as "
+                f"{self._white_first[0]}: the indices are read, so that white is the first class and "
+                "black the second. Name the classes in this order (--classes)"
             )
 
     def _check_levels(self, name: str, levels: Mapping[int, int]) -> None:

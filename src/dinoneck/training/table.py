@@ -19,7 +19,7 @@ from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, OWN_COLUMNS, is_mis
 from dinoneck.data.class_counts import warn_of_empty_classes
 from dinoneck.data.class_lists import warn_of_class_lists
 from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
-from dinoneck.data.decoding import read_size_and_orientation
+from dinoneck.data.decoding import read_size_and_orientation, read_stated_orientation
 from dinoneck.data.folder_words import part_names_among, part_of
 from dinoneck.data.ground import warn_of_other_places, warn_of_overlaps
 from dinoneck.data.label_sets import (
@@ -32,7 +32,7 @@ from dinoneck.data.label_sets import (
 )
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.layout import HELD_OUT, read_data_folder, read_images_and_masks
-from dinoneck.data.orientation import hidden_turns, size_hides_turn
+from dinoneck.data.orientation import hidden_turns, size_hides_turn, turned_otherwise
 from dinoneck.data.pasture import SUMS, Pasture
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError, DataError, counted, missing_extra, some_of
@@ -594,7 +594,8 @@ def masks_of(table: Any) -> TableMasks:
     """Return the masks of a table that has a column of them.
 
     Images that are turned by their EXIF tag are named in a warning where the size of a mask does not
-    tell whether it is turned, and so are masks that lie elsewhere on the ground than their images.
+    tell whether it is turned, and so are masks that their own tag turns otherwise, or that lie
+    elsewhere on the ground than their images.
 
     Raises:
         DataError: if an image with a mask cannot be read.
@@ -602,6 +603,7 @@ def masks_of(table: Any) -> TableMasks:
     masks = TableMasks(rows=[], files=[], image_sizes=[])
     images = []
     turned = []
+    turned_otherwise_masks = []
     for row, (image, file) in enumerate(zip(table[IMAGES], table[LABELS], strict=True)):
         if is_missing(file):
             continue
@@ -610,10 +612,15 @@ def masks_of(table: Any) -> TableMasks:
         masks.files.append(file)
         masks.image_sizes.append(size)
         images.append(image)
-        if size_hides_turn(size, orientation):
+        own_orientation = read_stated_orientation(file)
+        if own_orientation not in (1, orientation) and size_hides_turn(size, own_orientation):
+            turned_otherwise_masks.append(file)
+        elif own_orientation != orientation and size_hides_turn(size, orientation):
             turned.append(image)
     if turned:
         logger.warning("%s", hidden_turns(turned, "masks"))
+    if turned_otherwise_masks:
+        logger.warning("%s", turned_otherwise(turned_otherwise_masks))
     warn_of_other_places(images, masks.files, masks.image_sizes, "mask")
     return masks
 

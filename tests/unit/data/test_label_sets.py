@@ -706,6 +706,18 @@ def test_a_palette_that_begins_with_white_beside_grey_masks_is_named(
     assert "in which 0 is white and 1 is black, such as" in caplog.text
 
 
+def test_palettes_that_all_begin_with_white_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    palette = [255, 255, 255, 0, 0, 0]
+    files = [in_colours(tmp_path / f"{i}.png", palette, 0, 1) for i in range(2)]
+    index = DenseLabels(classes=2).indices(files, ONE_PIXEL)
+    assert index[:, 0, ::4].tolist() == [[0, 1], [0, 1]]
+    [record] = caplog.records
+    assert "2 masks have a palette in which 0 is white and 1 is black" in record.getMessage()
+    assert "white is the first class and black the second" in record.getMessage()
+
+
 def test_grey_levels_that_were_numbered_anew_are_refused(tmp_path: Path) -> None:
     """Programs that shrink PNG files write grey levels 0, 5, 7 as a palette of three."""
     shrunk = in_colours(tmp_path / "shrunk.png", [0, 0, 0, 5, 5, 5, 7, 7, 7], 0, 1, 2)

@@ -277,6 +277,31 @@ def test_masks_whose_size_does_not_tell_whether_they_are_turned_are_counted(
     assert f"1.{suffix}: masks are read as those of the upright image" in caplog.text
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize(("of_image", "of_mask"), [(1, 3), (3, 4), (3, 3), (1, 1)])
+def test_masks_that_their_own_tag_turns_otherwise_than_their_images_are_counted(
+    of_image: int, of_mask: int, suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = turned_folder(tmp_path, (32, 48), of_image, suffix)
+    mask = folder / "masks/1.png"
+    exif = Image.Exif()
+    exif[0x0112] = of_mask
+    with Image.open(mask) as opened:
+        values = np.asarray(opened)
+    mask.unlink()
+    Image.fromarray(values).save(mask.with_suffix(f".{suffix}"), exif=exif)
+    maps_of(folder)
+    lines = [record.getMessage() for record in caplog.records if "EXIF" in record.getMessage()]
+    if of_image == of_mask:
+        assert not lines
+    else:
+        [line] = lines
+        assert line.startswith(
+            "1 mask turned or mirrored by the EXIF tag otherwise than their images"
+        )
+        assert f"1.{suffix}: masks are read upright by their own tag" in line
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "tif"])
 def test_a_mask_of_the_stored_pixels_is_refused_with_the_likely_cause(
     suffix: str, tmp_path: Path
