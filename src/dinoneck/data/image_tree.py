@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dinoneck.data.band_files import bands_beside
 from dinoneck.data.cells import cell_text
 from dinoneck.data.folder_words import (
     CAMERA_WORDS,
@@ -230,8 +231,9 @@ def _sensor_files_beside(images: Sequence[Path], masks: Collection[Path]) -> lis
         photo = photo_of.get(_without_word(file.stem, SENSOR_WORDS))
         if photo is not None:
             beside.append(Companion(file, photo))
-    named = {pair.path for pair in beside} | set(masks)
-    beside += _channels_beside([file for file in images if file not in named])
+    for more_beside in (_channels_beside, bands_beside):
+        named = {pair.path for pair in beside} | set(masks)
+        beside += more_beside([file for file in images if file not in named])
     return beside
 
 
@@ -312,7 +314,7 @@ def warn_of_masks(pictures: Sequence[Pictures]) -> None:
     )
     _warn_of_files(
         everything.sensor_files,
-        "called like what another sensor took of the scene of another one",
+        "called like what another sensor took of the scene of another one, or another band of it",
         "if they are, move them into a folder elsewhere",
     )
     if everything.output_folders:
