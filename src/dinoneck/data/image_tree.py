@@ -18,6 +18,7 @@ from dinoneck.data.band_files import bands_beside
 from dinoneck.data.cells import cell_text
 from dinoneck.data.folder_words import (
     CAMERA_WORDS,
+    DRAWN_WORDS,
     IMAGE_WORDS,
     MADE_WORDS,
     MASK_WORDS,
@@ -193,9 +194,9 @@ def pictures_of(top: ImageFolder) -> Pictures:
 
 
 def is_called_output(folder: ImageFolder) -> bool:
-    """Whether the whole name of a folder is that of what programs write: overlays, thumbs."""
+    """Whether a folder has the name of what programs write: overlays, thumbs, ClassVisualization."""
     words = words_of(folder.name)
-    return bool(words) and words <= OUTPUT_WORDS
+    return bool(words & DRAWN_WORDS) or (bool(words) and words <= OUTPUT_WORDS)
 
 
 def outputs_beside(images: Sequence[Path], masks: Collection[Path]) -> list[Companion]:
@@ -206,11 +207,9 @@ def outputs_beside(images: Sequence[Path], masks: Collection[Path]) -> list[Comp
     by_stem |= {file.stem: file for file in images}
     outputs = []
     for file in images:
-        match = LAST_WORD.search(file.stem)
-        if file in masks or match is None or plain_word(match.group(1)) not in MADE_WORDS:
-            continue
-        image = by_stem.get(file.stem[: match.start()])
-        if image is not None:
+        stem = _without_word(file.stem, MADE_WORDS)
+        image = None if stem == file.stem else by_stem.get(stem)
+        if image is not None and file not in masks:
             outputs.append(Companion(file, image))
     return outputs
 
