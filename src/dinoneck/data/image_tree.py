@@ -186,11 +186,38 @@ def pictures_of(top: ImageFolder) -> Pictures:
         pictures.output_files += outputs_beside(folder.images, set(found.masks))
         pictures.sensor_files += _sensor_files_beside(folder.images, set(found.masks))
         folders += [inside for inside in folder.folders.values() if inside not in mask_folders]
+    named = {companion.path for companion in pictures.maybe_mask_folders}
+    pictures.maybe_mask_folders += _masks_elsewhere(
+        [folder for folder in folders if folder.path not in named]
+    )
     is_mask = set(pictures.masks)
     pictures.images = [file for file in top.all_images() if file not in is_mask]
     pictures.images.sort(key=path_order)
     pictures.masks.sort(key=path_order)
     return pictures
+
+
+def _masks_elsewhere(folders: Sequence[ImageFolder]) -> list[Companion]:
+    """The folders whose files look like the masks of those in a folder that is not beside them.
+
+    Both have the same names: ``images/rgb`` and ``boundaries``, ``images`` and ``v1.2/labels``.
+    """
+    by_stems: dict[frozenset[str], list[ImageFolder]] = {}
+    for folder in folders:
+        if folder.images:
+            stems = frozenset(composed(file.stem) for file in folder.images)
+            by_stems.setdefault(stems, []).append(folder)
+    masks = {}
+    for alike in by_stems.values():
+        if len(alike) > _MOST_ALIKE:
+            continue
+        for possible_masks, other in itertools.permutations(alike, 2):
+            if possible_masks.path.parent == other.path.parent:
+                continue  # they were compared as folders beside each other
+            is_flat = are_flat(possible_masks.images, other.images)
+            if is_flat and are_of_one_size(possible_masks.images, other.images):
+                masks[possible_masks.path] = Companion(possible_masks.path, other.path)
+    return list(masks.values())
 
 
 def is_called_output(folder: ImageFolder) -> bool:
