@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
 from dinoneck.data.cells import FOLD, IMAGES, LABELS, PathLike
 from dinoneck.data.class_counts import warn_of_missing_classes
@@ -47,6 +48,8 @@ except ImportError as error:
 
 logger = logging.getLogger(__name__)
 
+_LABEL_STUDIO = re.compile(r"(^|/)[0-9a-f]{8}-")
+_ZEROS = re.compile(r"(?<![\d.])0+(?=\d)")  # not those of 1.05
 _MOVE_APART = "Move the images of one ground into one part"
 
 
@@ -394,7 +397,8 @@ def _pair_by_other_names(
 
     1. an ending of all images, an ending of all masks, or both: ``0_sat`` and ``0_mask``;
     2. a word that all images begin with, or all masks, or both: ``img_0`` and ``mask_0``;
-    3. the case of letters: ``IMG_0`` and ``img_0``.
+    3. the case of letters: ``IMG_0`` and ``img_0``;
+    4. what programs write into names, see ``_FORMS``: ``1f2e3d4c-img`` and ``img``, ``001`` and ``1``.
 
     Args:
         image_of: name -> image.
@@ -422,7 +426,30 @@ def _pair_by_other_names(
     if is_one_to_one and folded_images.keys() == folded_masks.keys():
         _state_pairs(images, masks, "names in another case", len(folded_images))
         return folded_images, folded_masks
+    for words, form in _FORMS:
+        formed_images = {form(name): file for name, file in image_of.items()}
+        formed_masks = {form(name): file for name, file in mask_of.items()}
+        is_one_to_one = len(formed_images) == len(image_of) and len(formed_masks) == len(mask_of)
+        if is_one_to_one and formed_images.keys() == formed_masks.keys():
+            _state_pairs(images, masks, words, len(formed_images))
+            return formed_images, formed_masks
     raise _other_names(image_of, mask_of, images, masks)
+
+
+def _without_label_studio(name: str) -> str:
+    return _LABEL_STUDIO.sub(r"\1", name)
+
+
+def _without_zeros(name: str) -> str:
+    return _ZEROS.sub("", name)
+
+
+# what messages say of a form of all names, and the function from a name to it
+_FORMS: Sequence[tuple[str, Callable[[str], str]]] = (
+    ("names without the 8 letters of Label Studio in front", _without_label_studio),
+    ("names with '%20' and the like decoded", unquote),
+    ("numbers without zeros in front", _without_zeros),
+)
 
 
 def _state_pairs(images: Path, masks: Path, change: str, number: int) -> None:
