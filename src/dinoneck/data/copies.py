@@ -57,6 +57,8 @@ _MOST_COMPARED = 8
 _SMALL_SIDE = 16
 _MOST_DIFFERENCE = 4.0
 _MODES_OF_8_BITS = ("L", "P", "RGB", "RGBA", "LA", "CMYK")
+_LEAST_EQUAL_MASKS = 3
+_MANY_EQUAL_MASKS = 0.5  # of all masks
 _ROBOFLOW_HASH = re.compile(r"\.rf\.[0-9a-f]+$", re.IGNORECASE)  # of each augmented version
 
 
@@ -174,6 +176,33 @@ def warn_of_copies(
             counted(len(others), "picture"),
             others[0].first,
             others[0].second,
+        )
+
+
+def warn_of_equal_masks(image_of: Mapping[Path, Any]) -> None:
+    """Count the masks that are that of another image once more, in one line, if many are.
+
+    A program that writes one mask for all images makes them; two simple masks may be equal by chance.
+
+    Args:
+        image_of: mask -> its image, of masks that show more than one class. Equal masks of equal
+            images are right.
+    """
+    copies = find_copies(image_of)
+    images = [Path(image) for image in image_of.values() if isinstance(image, str | os.PathLike)]
+    equal_images = {(copy.first, copy.second) for copy in find_copies(images)} if copies else set()
+    others = []
+    for copy in copies:
+        pair = image_of[copy.first], image_of[copy.second]
+        if pair[0] != pair[1] and pair not in equal_images:
+            others.append(copy)
+    if len(others) >= max(_LEAST_EQUAL_MASKS, _MANY_EQUAL_MASKS * len(image_of)):
+        logger.warning(
+            "%s with more than one class, such as %s, equal that of another image, such as %s: check "
+            "that each image has its own",
+            counted(len(others), "mask"),
+            others[0].second,
+            others[0].first,
         )
 
 

@@ -18,7 +18,12 @@ from torch import Tensor
 from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, OWN_COLUMNS, is_missing, same_labels
 from dinoneck.data.class_counts import warn_of_empty_classes
 from dinoneck.data.class_lists import warn_of_class_lists
-from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
+from dinoneck.data.copies import (
+    find_copies,
+    warn_of_changed_copies,
+    warn_of_copies,
+    warn_of_equal_masks,
+)
 from dinoneck.data.decoding import read_size_and_orientation, read_stated_orientation
 from dinoneck.data.folder_words import part_names_among, part_of
 from dinoneck.data.ground import warn_of_other_places, warn_of_overlaps
@@ -676,6 +681,7 @@ def read_maps(data: DataConfig, table: Any, preprocess: Preprocessing) -> Maps:
         classes = mask_classes(survey, data.classes, data.class_values)
         _check_shown(classes, survey)
         warn_of_class_lists(masks.files, classes.names, classes.stored)
+        _warn_of_equal_masks(table, masks, survey)
         names = classes.names
         reader = reader_of_classes(classes, data.nodata)
     mean, counts = reader.cells(masks.files, preprocess, masks.image_sizes)
@@ -691,6 +697,16 @@ def read_maps(data: DataConfig, table: Any, preprocess: Preprocessing) -> Maps:
         return reader.indices([file_of_row[row]], preprocess)
 
     return Maps(names, values, weight, pixels)
+
+
+def _warn_of_equal_masks(table: Any, masks: TableMasks, survey: MaskSurvey) -> None:
+    """Count the masks of several classes that are that of another image once more."""
+    images = list(table[IMAGES])
+    image_of = {}
+    for row, file, surveyed in zip(masks.rows, masks.files, survey.files, strict=True):
+        if len(surveyed.pixels) > 1 and isinstance(file, str | Path):
+            image_of[Path(file)] = images[row]
+    warn_of_equal_masks(image_of)
 
 
 def _check_shown(classes: MaskClasses, survey: MaskSurvey) -> None:

@@ -321,3 +321,27 @@ def test_masks_of_upright_images_are_not_named(
 def test_infinity_as_nodata_is_kept_as_the_largest_float_and_nan_is_dropped() -> None:
     data = DataConfig(nodata=(float("inf"), -float("inf"), float("nan"), -9999.0))
     assert data.nodata == (3.4028234663852886e38, -3.4028234663852886e38, -9999.0)
+
+
+def test_equal_masks_of_other_images_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = written(tmp_path, [halves(0, 1)] * 4)
+    maps_of(folder)
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line for line in lines if line.startswith("3 masks with more than one class, such as ")]
+    assert f"{folder / 'masks/1.png'}, equal that of another image" in caplog.text
+
+
+def test_equal_masks_of_one_class_of_few_images_and_of_equal_images_are_right(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one_class = [halves(0, 0)] * 4
+    several = [halves(0, 1), halves(0, 1), halves(1, 0)]
+    maps_of(written(tmp_path, one_class + several))
+    assert "equal that of another image" not in caplog.text
+    for number in range(4):
+        Image.fromarray(halves(0, 1)).save(tmp_path / f"masks/{number}.png")
+        Image.new("RGB", SIZE[::-1], (7, 8, 9)).save(tmp_path / f"images/{number}.png")
+    maps_of(tmp_path)
+    assert "equal that of another image" not in caplog.text
