@@ -24,6 +24,7 @@ from dinoneck.data.cells import (
     is_number,
 )
 from dinoneck.data.class_counts import warn_of_empty_classes
+from dinoneck.data.class_lists import warn_of_class_lists
 from dinoneck.data.decoding import read_image_size
 from dinoneck.data.folders import read_masks, table_of_folder
 from dinoneck.data.label_sets import mask_classes, survey_masks
@@ -924,6 +925,7 @@ def _mask_readers(
     for task in segmentations:
         names = task.labels or tuple(map(str, range(task.dim)))
         classes = mask_classes(survey, names, read_as.class_values)
+        warn_of_class_lists(masks.files, classes.names, classes.stored)
         warn_of_empty_classes(
             classes.pixels,
             "pixel",

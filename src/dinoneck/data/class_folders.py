@@ -67,7 +67,7 @@ _FRAME = re.compile(r"\d{4,}")
 _NUMBERED_SEQUENCE = re.compile(r"\d{3,}")
 _COPY = re.compile(  # of "wheat (1)", "wheat - Copy", "wheat_aug_2", "Copy of wheat"
     rf"(?:copy of |copia de |kopie von )?(.+?)"
-    rf"(?:[ _\-]*\(\d+\)|[ _\-]+(?:{'|'.join(sorted(COPY_WORDS))})(?:[ _\-]*\(?\d+\)?)?)*",
+    rf"(?:[ _\-]*\(\d+\)|[ _\-—]+(?:{'|'.join(sorted(COPY_WORDS))})(?:[ _\-]*\(?\d+\)?)?)*",
     re.IGNORECASE,
 )
 

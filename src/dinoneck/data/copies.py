@@ -14,6 +14,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
 
 from dinoneck.atomic import open_regular
 from dinoneck.data.folder_words import (
@@ -47,6 +51,14 @@ _AUGMENTOR = re.compile(r".*_original_(.+)\.\w+_[0-9a-f]{4,}(?:-[0-9a-f]+)+", re
 _LEAVE_OUT_OR_GROUP = (
     "Leave them out, or name the origin of each image in a table, as its group (--group)"
 )
+# pictures in two formats: so many pairs are compared, as so many grey pixels per side, whose mean
+# difference is 1 of 255 levels for JPEG's losses, and 20 and more for two photos
+_MOST_COMPARED = 8
+_SMALL_SIDE = 16
+_MOST_DIFFERENCE = 4.0
+_MODES_OF_8_BITS = ("L", "P", "RGB", "RGBA", "LA", "CMYK")
+_LEAST_EQUAL_MASKS = 3
+_MANY_EQUAL_MASKS = 0.5  # of all masks
 _ROBOFLOW_HASH = re.compile(r"\.rf\.[0-9a-f]+$", re.IGNORECASE)  # of each augmented version
 
 
@@ -167,6 +179,33 @@ def warn_of_copies(
         )
 
 
+def warn_of_equal_masks(image_of: Mapping[Path, Any]) -> None:
+    """Count the masks that are that of another image once more, in one line, if many are.
+
+    A program that writes one mask for all images makes them; two simple masks may be equal by chance.
+
+    Args:
+        image_of: mask -> its image, of masks that show more than one class. Equal masks of equal
+            images are right.
+    """
+    copies = find_copies(image_of)
+    images = [Path(image) for image in image_of.values() if isinstance(image, str | os.PathLike)]
+    equal_images = {(copy.first, copy.second) for copy in find_copies(images)} if copies else set()
+    others = []
+    for copy in copies:
+        pair = image_of[copy.first], image_of[copy.second]
+        if pair[0] != pair[1] and pair not in equal_images:
+            others.append(copy)
+    if len(others) >= max(_LEAST_EQUAL_MASKS, _MANY_EQUAL_MASKS * len(image_of)):
+        logger.warning(
+            "%s with more than one class, such as %s, equal that of another image, such as %s: check "
+            "that each image has its own",
+            counted(len(others), "mask"),
+            others[0].second,
+            others[0].first,
+        )
+
+
 def warn_of_changed_copies(
     files: Iterable[Path],
     part_of: Mapping[Path, object] = {},
@@ -176,6 +215,8 @@ def warn_of_changed_copies(
 
     These are ``0_rot90.jpg``, ``0-300x200.jpg`` and ``Copy of 0.jpg`` beside ``0.jpg``, and the
     second and every further version of one image by Roboflow, ``0_jpg.rf.1a2b.jpg``, or Augmentor.
+    A second line counts files that differ in their suffix alone, ``0.png`` beside ``0.jpg``, if the
+    first of them show the same.
 
     Args:
         files: the images.
@@ -190,6 +231,7 @@ def warn_of_changed_copies(
     origin_of: dict[Path, str] = {}  # the path without suffix -> the stem of the first origin
     first_of: dict[Path, Path] = {}  # the path of an origin without suffix -> its first file
     copies = []
+    other_formats = []
     for file in in_order:
         origin = _origin(file.stem, stems_in[file.parent])
         # that of a copy of a copy is the first one
@@ -197,8 +239,20 @@ def warn_of_changed_copies(
         origin_of[file.with_suffix("")] = origin
         first = first_of.setdefault(file.parent / origin, file)
         is_kept_together = file in part_of and part_of[file] == part_of.get(first)
-        if first is not file and origin != file.stem and not is_kept_together:
+        if first is file or is_kept_together:
+            continue
+        if origin == file.stem:
+            other_formats.append((file, first))
+        else:
             copies.append((file, first))
+    if other_formats and all(_look_alike(*pair) for pair in other_formats[:_MOST_COMPARED]):
+        logger.warning(
+            "%s in two formats, such as %s and %s, which count twice: unless both are in one fold, a "
+            "head is scored on what it was trained on. %s",
+            counted(len(other_formats), "picture"),
+            *other_formats[0],
+            remedy,
+        )
     if copies:
         logger.warning(
             "%s called like changed copies of another one, such as %s of %s: unless both are in "
@@ -207,6 +261,32 @@ def warn_of_changed_copies(
             *copies[0],
             remedy,
         )
+
+
+def _look_alike(file: Path, other: Path) -> bool:
+    """Whether two pictures are the same up to the losses of JPEG, by small grey copies of them."""
+    grey = _small_grey(file)
+    other_grey = _small_grey(other)
+    if grey is None or other_grey is None:
+        return False
+    difference = np.abs(grey - other_grey).mean()
+    # two pictures without contrast are as near as that, whatever they show
+    has_contrast = min(grey.std(), other_grey.std()) > 2 * _MOST_DIFFERENCE
+    return bool(has_contrast and difference <= _MOST_DIFFERENCE)
+
+
+def _small_grey(file: Path) -> np.ndarray[Any, Any] | None:
+    """A picture of 8 bits, turned upright, as few grey pixels; None if it is none, or cannot be read."""
+    try:
+        with open_regular(file) as opened, Image.open(opened) as image:
+            if image.mode not in _MODES_OF_8_BITS:
+                return None
+            image.draft("L", (8 * _SMALL_SIDE, 8 * _SMALL_SIDE))
+            upright = ImageOps.exif_transpose(image).convert("L")
+            small = upright.resize((_SMALL_SIDE, _SMALL_SIDE), Image.Resampling.BOX)
+            return np.asarray(small, np.float64)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None  # whoever reads the pixels says so
 
 
 def _origin(stem: str, stems: Collection[str]) -> str:

@@ -21,7 +21,13 @@ from torch import Tensor
 
 from dinoneck.atomic import open_regular
 from dinoneck.data import bit_depth, deep_colours, image_tiffs, jpeg, jpeg_2000, png, pnm, tiff
-from dinoneck.data.orientation import read_orientation, tiff_orientation, turn, warn_once
+from dinoneck.data.orientation import (
+    read_orientation,
+    stated_orientation,
+    tiff_orientation,
+    turn,
+    warn_once,
+)
 from dinoneck.data.orientation import upright as upright
 from dinoneck.errors import DataError
 from dinoneck.text import reason_of
@@ -46,7 +52,6 @@ DAMAGED = (
     OverflowError,
     ZeroDivisionError,
     struct.error,
-    Image.DecompressionBombError,
 )
 
 
@@ -180,6 +185,19 @@ def read_size_and_orientation(image: ImageInput) -> tuple[tuple[int, int], int]:
     return (height, width), 1
 
 
+def read_stated_orientation(picture: Any) -> int:
+    """Return the orientation that the header of a file states; 1 of what is none, or cannot be read.
+
+    Nothing is decoded: of a PNG whose EXIF follows the pixels it is 1.
+    """
+    if not isinstance(picture, str | os.PathLike):
+        return 1
+    try:
+        return read_picture(Path(picture), lambda opened, _: stated_orientation(opened))
+    except DataError:
+        return 1  # whoever reads the pixels says so
+
+
 def read_picture(
     path: Path,
     read: Callable[[Image.Image, str], T],
@@ -206,6 +224,12 @@ def read_picture(
         raise DataError(f"there is no {noun} {path}; check the folder and the file name") from None
     except UnidentifiedImageError:
         raise DataError(_not_a_picture(path, noun, formats)) from None
+    except Image.DecompressionBombError as error:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise DataError(
+            f"{noun} {path} has by its header more than {most} px, which Pillow opens at most; cut it "
+            "into tiles, or in Python raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file"
+        ) from error
     except DAMAGED as error:
         # KeyError of a compression, ValueError of a raw mode that Pillow does not know
         is_unknown = isinstance(error, LookupError) or "raw mode" in str(error)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
 from dinoneck.data.cells import FOLD, IMAGES, LABELS, PathLike
 from dinoneck.data.class_counts import warn_of_missing_classes
 from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
 from dinoneck.data.folder_texts import also_there, data_files, listed
+from dinoneck.data.ground import warn_of_overlaps
 from dinoneck.data.image_tree import (
     ImageFolder,
     image_folder,
@@ -47,6 +49,10 @@ except ImportError as error:
     raise missing_extra("pandas", "train") from error
 
 logger = logging.getLogger(__name__)
+
+_LABEL_STUDIO = re.compile(r"(^|/)[0-9a-f]{8}-")
+_ZEROS = re.compile(r"(?<![\d.])0+(?=\d)")  # not those of 1.05
+_MOVE_APART = "Move the images of one ground into one part"
 
 
 def read_folders(images: PathLike, *, subfolders: Subfolders | None = None) -> pd.DataFrame:
@@ -99,6 +105,7 @@ def read_masks(images: PathLike, labels: PathLike) -> pd.DataFrame:
     table = _mask_table(image_root, image_root if beside is None else beside, label_root)
     _check_copies(table)
     warn_of_changed_copies(table[IMAGES])
+    warn_of_overlaps(table[IMAGES])
     return table
 
 
@@ -117,6 +124,7 @@ def table_of_folder(data: DataFolder) -> pd.DataFrame:
         table = _content_table(data.root, data.content)
         _check_copies(table)
         warn_of_changed_copies(table[IMAGES])
+        warn_of_overlaps(table[IMAGES])
         return table
     tables = []
     for name, content in data.parts.items():
@@ -125,6 +133,7 @@ def table_of_folder(data: DataFolder) -> pd.DataFrame:
         tables.append(table_of_part)
     table = pd.concat(tables)
     _check_copies(table, data.unread_part)
+    warn_of_overlaps(table[IMAGES], _values_of_files(table, FOLD), _MOVE_APART)
     if data.kind == "classes":
         table = _with_classes(table, data.classes)
         _warn_of_missing_classes(data)
@@ -390,7 +399,8 @@ def _pair_by_other_names(
 
     1. an ending of all images, an ending of all masks, or both: ``0_sat`` and ``0_mask``;
     2. a word that all images begin with, or all masks, or both: ``img_0`` and ``mask_0``;
-    3. the case of letters: ``IMG_0`` and ``img_0``.
+    3. the case of letters: ``IMG_0`` and ``img_0``;
+    4. what programs write into names, see ``_FORMS``: ``1f2e3d4c-img`` and ``img``, ``001`` and ``1``.
 
     Args:
         image_of: name -> image.
@@ -418,7 +428,30 @@ def _pair_by_other_names(
     if is_one_to_one and folded_images.keys() == folded_masks.keys():
         _state_pairs(images, masks, "names in another case", len(folded_images))
         return folded_images, folded_masks
+    for words, form in _FORMS:
+        formed_images = {form(name): file for name, file in image_of.items()}
+        formed_masks = {form(name): file for name, file in mask_of.items()}
+        is_one_to_one = len(formed_images) == len(image_of) and len(formed_masks) == len(mask_of)
+        if is_one_to_one and formed_images.keys() == formed_masks.keys():
+            _state_pairs(images, masks, words, len(formed_images))
+            return formed_images, formed_masks
     raise _other_names(image_of, mask_of, images, masks)
+
+
+def _without_label_studio(name: str) -> str:
+    return _LABEL_STUDIO.sub(r"\1", name)
+
+
+def _without_zeros(name: str) -> str:
+    return _ZEROS.sub("", name)
+
+
+# what messages say of a form of all names, and the function from a name to it
+_FORMS: Sequence[tuple[str, Callable[[str], str]]] = (
+    ("names without the 8 letters of Label Studio in front", _without_label_studio),
+    ("names with '%20' and the like decoded", unquote),
+    ("numbers without zeros in front", _without_zeros),
+)
 
 
 def _state_pairs(images: Path, masks: Path, change: str, number: int) -> None:

@@ -14,9 +14,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dinoneck.data.band_files import bands_beside
 from dinoneck.data.cells import cell_text
 from dinoneck.data.folder_words import (
     CAMERA_WORDS,
+    DRAWN_WORDS,
     IMAGE_WORDS,
     MADE_WORDS,
     MASK_WORDS,
@@ -184,6 +186,10 @@ def pictures_of(top: ImageFolder) -> Pictures:
         pictures.output_files += outputs_beside(folder.images, set(found.masks))
         pictures.sensor_files += _sensor_files_beside(folder.images, set(found.masks))
         folders += [inside for inside in folder.folders.values() if inside not in mask_folders]
+    named = {companion.path for companion in pictures.maybe_mask_folders}
+    pictures.maybe_mask_folders += _masks_elsewhere(
+        [folder for folder in folders if folder.path not in named]
+    )
     is_mask = set(pictures.masks)
     pictures.images = [file for file in top.all_images() if file not in is_mask]
     pictures.images.sort(key=path_order)
@@ -191,10 +197,33 @@ def pictures_of(top: ImageFolder) -> Pictures:
     return pictures
 
 
+def _masks_elsewhere(folders: Sequence[ImageFolder]) -> list[Companion]:
+    """The folders whose files look like the masks of those in a folder that is not beside them.
+
+    Both have the same names: ``images/rgb`` and ``boundaries``, ``images`` and ``v1.2/labels``.
+    """
+    by_stems: dict[frozenset[str], list[ImageFolder]] = {}
+    for folder in folders:
+        if folder.images:
+            stems = frozenset(composed(file.stem) for file in folder.images)
+            by_stems.setdefault(stems, []).append(folder)
+    masks = {}
+    for alike in by_stems.values():
+        if len(alike) > _MOST_ALIKE:
+            continue
+        for possible_masks, other in itertools.permutations(alike, 2):
+            if possible_masks.path.parent == other.path.parent:
+                continue  # they were compared as folders beside each other
+            is_flat = are_flat(possible_masks.images, other.images)
+            if is_flat and are_of_one_size(possible_masks.images, other.images):
+                masks[possible_masks.path] = Companion(possible_masks.path, other.path)
+    return list(masks.values())
+
+
 def is_called_output(folder: ImageFolder) -> bool:
-    """Whether the whole name of a folder is that of what programs write: overlays, thumbs."""
+    """Whether a folder has the name of what programs write: overlays, thumbs, ClassVisualization."""
     words = words_of(folder.name)
-    return bool(words) and words <= OUTPUT_WORDS
+    return bool(words & DRAWN_WORDS) or (bool(words) and words <= OUTPUT_WORDS)
 
 
 def outputs_beside(images: Sequence[Path], masks: Collection[Path]) -> list[Companion]:
@@ -205,11 +234,9 @@ def outputs_beside(images: Sequence[Path], masks: Collection[Path]) -> list[Comp
     by_stem |= {file.stem: file for file in images}
     outputs = []
     for file in images:
-        match = LAST_WORD.search(file.stem)
-        if file in masks or match is None or plain_word(match.group(1)) not in MADE_WORDS:
-            continue
-        image = by_stem.get(file.stem[: match.start()])
-        if image is not None:
+        stem = _without_word(file.stem, MADE_WORDS)
+        image = None if stem == file.stem else by_stem.get(stem)
+        if image is not None and file not in masks:
             outputs.append(Companion(file, image))
     return outputs
 
@@ -230,8 +257,9 @@ def _sensor_files_beside(images: Sequence[Path], masks: Collection[Path]) -> lis
         photo = photo_of.get(_without_word(file.stem, SENSOR_WORDS))
         if photo is not None:
             beside.append(Companion(file, photo))
-    named = {pair.path for pair in beside} | set(masks)
-    beside += _channels_beside([file for file in images if file not in named])
+    for more_beside in (_channels_beside, bands_beside):
+        named = {pair.path for pair in beside} | set(masks)
+        beside += more_beside([file for file in images if file not in named])
     return beside
 
 
@@ -312,7 +340,7 @@ def warn_of_masks(pictures: Sequence[Pictures]) -> None:
     )
     _warn_of_files(
         everything.sensor_files,
-        "called like what another sensor took of the scene of another one",
+        "called like what another sensor took of the scene of another one, or another band of it",
         "if they are, move them into a folder elsewhere",
     )
     if everything.output_folders:

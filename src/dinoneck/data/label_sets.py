@@ -12,11 +12,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dinoneck.data.decoding import as_list, in_threads
+from dinoneck.data.folder_words import words_of
 from dinoneck.data.label_files import Colour, LabelRaster, read_label, sizes_of, without_alpha
 from dinoneck.data.label_formats import BLACK_AND_WHITE
 from dinoneck.data.label_marks import MarkCheck
@@ -48,6 +50,14 @@ _LEAST_GREYS_PER_CLASS = 20  # the largest value is at least this times their nu
 # its classes: ids of instances (24001, 24002, ...) leave more than three of four numbers out.
 _MOST_CLASSES_WITH_GAPS = 256
 _LEAST_SHARE_OF_NUMBERS = 0.25
+# words in the names of masks that VOC, Cityscapes, COCO and Cellpose write for objects
+_WORDS_OF_OBJECTS: Sequence[set[str]] = (
+    {"instance"},
+    {"instances"},
+    {"panoptic"},
+    {"segmentation", "object"},
+    {"cp", "masks"},
+)
 _LEAST_MASKS = 3  # fewer masks of one class each are no pattern
 # numbers 1 ... n in every mask: up to this n they may be classes that happen to occur in order
 _MOST_CLASSES_IN_ORDER = 4
@@ -111,8 +121,8 @@ class PaletteCheck:
     def report(self) -> None:
         """Compare the palettes with the labels that have none.
 
-        Warn of palettes in which 0 is white and 1 is black, next to labels of 0 and 1 without
-        colours, and of palettes of dark greys that are other numbers than their indices.
+        Warn of palettes in which 0 is white and 1 is black, and of palettes of dark greys that are
+        other numbers than their indices.
 
         Raises:
             DataError: if a palette has grey levels that are values of labels without a palette.
@@ -125,6 +135,12 @@ class PaletteCheck:
                 f"{self._white_first[0]}, and {_have(self._grey_of_two)} 0 and 1 without a palette, "
                 f"such as {self._grey_of_two[0]}: check that 1 is one class in both. The indices are "
                 "read, and not the colours"
+            )
+        elif self._white_first:
+            warn_once(
+                f"{_have(self._white_first)} a palette in which 0 is white and 1 is black, such as "
+                f"{self._white_first[0]}: the indices are read, so that white is the first class and "
+                "black the second. Name the classes in this order (--classes)"
             )
 
     def _check_levels(self, name: str, levels: Mapping[int, int]) -> None:
@@ -713,6 +729,22 @@ def check_indices(survey: MaskSurvey) -> None:
             "files with --instances or --panoptic; if these are classes, name them (--classes), "
             f"with their values{_values_option(values)}"
         )
+    called = next((file.name for file in survey.files if _is_called_objects(file.name)), None)
+    if called is not None and values[-1] > 1:
+        logger.warning(
+            "%s is called like a mask of objects, whose numbers count objects: they are read as the "
+            "classes %s. Learn objects from COCO files (--instances, --panoptic), or name the masks of "
+            "classes",
+            called,
+            some_of_numbers(values),
+        )
+
+
+def _is_called_objects(name: str) -> bool:
+    """Whether a mask or its folder is called so: ``SegmentationObject/0.png``, ``0_cp_masks.png``."""
+    path = Path(name)
+    words = words_of(path.stem) | words_of(path.parent.name)
+    return any(of_objects <= words for of_objects in _WORDS_OF_OBJECTS)
 
 
 def check_not_in_alpha(survey: MaskSurvey) -> None:

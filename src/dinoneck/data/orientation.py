@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import ExifTags, Image
 from torch import Tensor
@@ -97,6 +98,15 @@ def hidden_turns(images: Sequence[Path], labels: str) -> str:
         f"{counted(len(images), 'image')} with {labels} turned or mirrored by the EXIF tag, of the same "
         f"size before and after, such as {images[0]}: {labels} are read as those of the upright "
         "image. If they were drawn on the stored pixels, take the tag out of the files"
+    )
+
+
+def turned_otherwise(masks: Sequence[Any]) -> str:
+    """Return what to say of masks that their own EXIF tag turns otherwise than that of their images does them."""
+    return (
+        f"{counted(len(masks), 'mask')} turned or mirrored by the EXIF tag otherwise than their images, "
+        f"such as {masks[0]}: masks are read upright by their own tag. If they fit the images without "
+        "it, take the tag out of the masks"
     )
 
 

@@ -21,6 +21,7 @@ from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.configured import fields_of
 from dinoneck.data.boxes import BoxImages, box_transforms, collate_boxes, to_original
 from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
+from dinoneck.data.ground import warn_of_overlaps
 from dinoneck.detection.detector import (
     Detector,
     best_of,
@@ -392,12 +393,9 @@ def _warn_of_drawn_copies(images: BoxImages, held_out_rows: Sequence[int]) -> No
     copies = find_copies(images.paths)
     if copies:
         warn_of_copies(copies, part_of, {"the classes of their boxes": _classes_shown(images)})
-    warn_of_changed_copies(
-        images.paths,
-        part_of,
-        "Leave them out, or name held-out images in a file of their own: data.val_boxes "
-        "(--val-boxes)",
-    )
+    name_held_out = "name held-out images in a file of their own: data.val_boxes (--val-boxes)"
+    warn_of_changed_copies(images.paths, part_of, f"Leave them out, or {name_held_out}")
+    warn_of_overlaps(images.paths, part_of, f"For scores of other ground, {name_held_out}")
 
 
 def _classes_shown(images: BoxImages) -> dict[Path, object]:

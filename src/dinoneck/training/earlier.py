@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dinoneck.backbones import weights as weight_files
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.checkpoint import pairing
+from dinoneck.checkpoint import compare
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.errors import BackboneError, CheckpointError
 from dinoneck.training.config import TrainConfig
@@ -65,7 +65,7 @@ def check_same_backbone(backbone: Backbone, checkpoint: HeadCheckpoint, path: st
         CheckpointError: if it is another one.
     """
     try:
-        pairing.check_records(
+        compare.check_records(
             _without_lora(checkpoint.meta["backbone"]),
             _without_lora(backbone.record()),
             layers=False,
@@ -125,7 +125,7 @@ def _log_other_tokens(
     if trained is None:
         return
     try:
-        pairing.check_records(_without_lora(trained), _without_lora(record), weights=weights)
+        compare.check_records(_without_lora(trained), _without_lora(record), weights=weights)
     except CheckpointError as error:
         logger.warning("init %s: the head starts on other tokens: %s", path, error)
 

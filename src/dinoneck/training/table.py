@@ -17,9 +17,16 @@ from torch import Tensor
 
 from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, OWN_COLUMNS, is_missing, same_labels
 from dinoneck.data.class_counts import warn_of_empty_classes
-from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
-from dinoneck.data.decoding import read_size_and_orientation
+from dinoneck.data.class_lists import warn_of_class_lists
+from dinoneck.data.copies import (
+    find_copies,
+    warn_of_changed_copies,
+    warn_of_copies,
+    warn_of_equal_masks,
+)
+from dinoneck.data.decoding import read_size_and_orientation, read_stated_orientation
 from dinoneck.data.folder_words import part_names_among, part_of
+from dinoneck.data.ground import warn_of_other_places, warn_of_overlaps
 from dinoneck.data.label_sets import (
     MaskClasses,
     MaskSurvey,
@@ -35,7 +42,7 @@ from dinoneck.data.layout import (
     read_data_folder,
     read_images_and_masks,
 )
-from dinoneck.data.orientation import hidden_turns, size_hides_turn
+from dinoneck.data.orientation import hidden_turns, size_hides_turn, turned_otherwise
 from dinoneck.data.pasture import SUMS, Pasture
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError, DataError
@@ -142,6 +149,7 @@ def _warn_of_changed_copies(table: Any) -> None:
             kept_in = dict(zip(files, with_files[column], strict=True))
             break
     warn_of_changed_copies(files, kept_in)
+    warn_of_overlaps(files, kept_in)
 
 
 def _rows_with_files(table: Any) -> Any:
@@ -603,13 +611,16 @@ def masks_of(table: Any) -> TableMasks:
     """Return the masks of a table that has a column of them.
 
     Images that are turned by their EXIF tag are named in a warning where the size of a mask does not
-    tell whether it is turned.
+    tell whether it is turned, and so are masks that their own tag turns otherwise, or that lie
+    elsewhere on the ground than their images.
 
     Raises:
         DataError: if an image with a mask cannot be read.
     """
     masks = TableMasks(rows=[], files=[], image_sizes=[])
+    images = []
     turned = []
+    turned_otherwise_masks = []
     for row, (image, file) in enumerate(zip(table[IMAGES], table[LABELS], strict=True)):
         if is_missing(file):
             continue
@@ -617,10 +628,17 @@ def masks_of(table: Any) -> TableMasks:
         masks.rows.append(row)
         masks.files.append(file)
         masks.image_sizes.append(size)
-        if size_hides_turn(size, orientation):
+        images.append(image)
+        own_orientation = read_stated_orientation(file)
+        if own_orientation not in (1, orientation) and size_hides_turn(size, own_orientation):
+            turned_otherwise_masks.append(file)
+        elif own_orientation != orientation and size_hides_turn(size, orientation):
             turned.append(image)
     if turned:
         logger.warning("%s", hidden_turns(turned, "masks"))
+    if turned_otherwise_masks:
+        logger.warning("%s", turned_otherwise(turned_otherwise_masks))
+    warn_of_other_places(images, masks.files, masks.image_sizes, "mask")
     return masks
 
 
@@ -674,6 +692,8 @@ def read_maps(data: DataConfig, table: Any, preprocess: Preprocessing) -> Maps:
         survey = survey_masks(masks.files, data.nodata, masks.image_sizes)
         classes = mask_classes(survey, data.classes, data.class_values)
         _check_shown(classes, survey)
+        warn_of_class_lists(masks.files, classes.names, classes.stored)
+        _warn_of_equal_masks(table, masks, survey)
         names = classes.names
         reader = reader_of_classes(classes, data.nodata)
     mean, counts = reader.cells(masks.files, preprocess, masks.image_sizes)
@@ -689,6 +709,16 @@ def read_maps(data: DataConfig, table: Any, preprocess: Preprocessing) -> Maps:
         return reader.indices([file_of_row[row]], preprocess)
 
     return Maps(names, values, weight, pixels)
+
+
+def _warn_of_equal_masks(table: Any, masks: TableMasks, survey: MaskSurvey) -> None:
+    """Count the masks of several classes that are that of another image once more."""
+    images = list(table[IMAGES])
+    image_of = {}
+    for row, file, surveyed in zip(masks.rows, masks.files, survey.files, strict=True):
+        if len(surveyed.pixels) > 1 and isinstance(file, str | Path):
+            image_of[Path(file)] = images[row]
+    warn_of_equal_masks(image_of)
 
 
 def _check_shown(classes: MaskClasses, survey: MaskSurvey) -> None:

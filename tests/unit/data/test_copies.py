@@ -268,3 +268,52 @@ def test_rows_of_one_picture_are_counted(
     shown = f"{tmp_path}/0.png (1.5) and {tmp_path}/3.png (9.0)"
     assert f"1 picture twice with two values of mass, such as {shown}" in values
     assert f"1 picture under two names, such as {tmp_path}/2.png and {tmp_path}/5.png" in others
+
+
+# Formats
+# ----------------------------------------------------------------------------------------------------
+
+
+def shapes(seed: int) -> Image.Image:
+    """A picture of large areas, as photos have them."""
+    areas = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+    return Image.fromarray(areas).resize((80, 60), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif", ".JPG"])
+def test_pictures_in_two_formats_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str
+) -> None:
+    for i in range(3):
+        shapes(i).save(tmp_path / f"{i}.jpeg", quality=80)
+        shapes(i).save(tmp_path / f"{i}{suffix}")
+    warn_of_changed_copies(sorted(tmp_path.iterdir()))
+    [line] = lines_of(caplog)
+    assert line.startswith("3 pictures in two formats, such as ")
+    assert f"{tmp_path / '0.jpeg'}" in line
+    assert f"{tmp_path / f'0{suffix}'}" in line
+
+
+def test_other_pictures_of_one_name_and_pairs_of_one_group_are_not_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for i in range(3):
+        shapes(i).save(tmp_path / f"{i}.jpg")
+        shapes(10 + i).save(tmp_path / f"{i}.png")
+    warn_of_changed_copies(sorted(tmp_path.iterdir()))
+    for i in range(3):
+        shapes(i).save(tmp_path / f"{i}.png")
+    files = sorted(tmp_path.iterdir())
+    warn_of_changed_copies(files, {file: file.stem for file in files})
+    assert not caplog.records
+
+
+def test_class_folders_name_pictures_in_two_formats(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for i, name in enumerate(("crop", "weed")):
+        (tmp_path / name).mkdir()
+        shapes(i).save(tmp_path / name / "0.jpg")
+        shapes(i).save(tmp_path / name / "0.png")
+    assert len(read_folders(tmp_path)) == 4
+    assert "2 pictures in two formats" in caplog.text

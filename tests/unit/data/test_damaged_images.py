@@ -284,6 +284,18 @@ def test_a_file_that_is_no_picture_is_named_with_its_beginning(
     assert "BufferedReader" not in str(refused.value)
 
 
+def test_a_file_of_more_pixels_than_pillow_opens_is_refused_with_a_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("L", (40, 60)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    for read in (read_pixels, read_image_size):
+        with pytest.raises(
+            DataError, match=r"large.png has by its header more than 2000 px.*tiles"
+        ):
+            read(tmp_path / "large.png")
+
+
 def test_the_operators_get_no_exif(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.jpg").write_bytes(with_blocks(block(6), XMP))
     given = []

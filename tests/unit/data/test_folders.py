@@ -7,7 +7,7 @@ import os
 import re
 import unicodedata
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -1507,6 +1507,58 @@ def test_names_of_masks_in_another_case_or_unicode_form_are_read(
     }
     [record] = caplog.records
     assert record.getMessage().endswith("names in another case: 3 pairs")
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "words"),
+    [
+        (
+            ["images/a.jpg", "images/b.jpg"],
+            ["masks/1f2e3d4c-a.png", "masks/99999999-b.png"],
+            "names without the 8 letters of Label Studio in front",
+        ),
+        (
+            ["images/x/my plot 1.jpg", "images/x/my plot 2.jpg"],
+            ["masks/x/my%20plot%201.png", "masks/x/my%20plot%202.png"],
+            "names with '%20' and the like decoded",
+        ),
+        (
+            ["images/1.jpg", "images/10.jpg", "images/a_02.jpg"],
+            ["masks/001.png", "masks/010.png", "masks/a_2.png"],
+            "numbers without zeros in front",
+        ),
+    ],
+)
+def test_forms_of_names_that_programs_write_pair_images_and_masks(
+    images: Sequence[str],
+    masks: Sequence[str],
+    words: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    touched(tmp_path, *images, *masks)
+    table = read_masks(tmp_path / "images", tmp_path / "masks")
+    pairs = {row["images"].stem: row["labels"].stem for _, row in table.iterrows()}
+    assert pairs == {
+        Path(image).stem: Path(mask).stem for image, mask in zip(images, masks, strict=True)
+    }
+    assert f"{words}: {len(images)} pairs" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        (["images/1.05.jpg", "images/2.07.jpg"], ["masks/1.5.png", "masks/2.7.png"]),
+        (["images/1.jpg", "images/01.jpg"], ["masks/001.png", "masks/0001.png"]),
+        (["images/a.jpg", "images/b.jpg"], ["masks/1f2e3d4c-a.png", "masks/1f2e3d4c-c.png"]),
+    ],
+)
+def test_forms_of_names_that_are_open_pair_nothing(
+    images: Sequence[str], masks: Sequence[str], tmp_path: Path
+) -> None:
+    touched(tmp_path, *images, *masks)
+    with pytest.raises(DataError, match="has no mask for"):
+        read_masks(tmp_path / "images", tmp_path / "masks")
 
 
 def test_names_that_differ_in_case_alone_are_two_images(tmp_path: Path) -> None:

@@ -706,6 +706,18 @@ def test_a_palette_that_begins_with_white_beside_grey_masks_is_named(
     assert "in which 0 is white and 1 is black, such as" in caplog.text
 
 
+def test_palettes_that_all_begin_with_white_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    palette = [255, 255, 255, 0, 0, 0]
+    files = [in_colours(tmp_path / f"{i}.png", palette, 0, 1) for i in range(2)]
+    index = DenseLabels(classes=2).indices(files, ONE_PIXEL)
+    assert index[:, 0, ::4].tolist() == [[0, 1], [0, 1]]
+    [record] = caplog.records
+    assert "2 masks have a palette in which 0 is white and 1 is black" in record.getMessage()
+    assert "white is the first class and black the second" in record.getMessage()
+
+
 def test_grey_levels_that_were_numbered_anew_are_refused(tmp_path: Path) -> None:
     """Programs that shrink PNG files write grey levels 0, 5, 7 as a palette of three."""
     shrunk = in_colours(tmp_path / "shrunk.png", [0, 0, 0, 5, 5, 5, 7, 7, 7], 0, 1, 2)
@@ -774,3 +786,48 @@ def test_pixels_that_a_file_marks_are_counted(
     classes_of([file], ["soil", "crop", "weed"])
     assert "24 pixels of the labels have none, by the tag GDAL_NODATA (0)" in caplog.text
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SegmentationObject/{}.png",
+        "leaf_instances/{}.png",
+        "masks/{}_cp_masks.png",
+        "m/{}_instanceIds.png",
+    ],
+)
+def test_masks_that_are_called_like_those_of_objects_are_named(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = [tmp_path / name.format(i) for i in range(2)]
+    files[0].parent.mkdir()
+    for file in files:
+        Image.fromarray(mask(0, 1, 2)).save(file)
+    assert classes_of(files).names == ("0", "1", "2")
+    [record] = caplog.records
+    assert f"{files[0]} is called like a mask of objects" in record.getMessage()
+    assert "they are read as the classes 0, 1, 2" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "names"),
+    [
+        pytest.param("SegmentationObject/0.png", (0, 1), (), id="two classes"),
+        pytest.param("SegmentationObject/0.png", (0, 1, 2), ("a", "b", "c"), id="named classes"),
+        pytest.param("SegmentationClass/0.png", (0, 1, 2), (), id="classes"),
+        pytest.param("object_masks/0.png", (0, 1, 2), (), id="objects, perhaps"),
+    ],
+)
+def test_other_masks_are_not_called_like_those_of_objects(
+    name: str,
+    values: tuple[int, ...],
+    names: tuple[str, ...],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    file = tmp_path / name
+    file.parent.mkdir()
+    Image.fromarray(mask(*values)).save(file)
+    classes_of([file, file], names)
+    assert not caplog.records

@@ -285,3 +285,32 @@ def test_pictures_made_of_others_in_a_class_are_counted(
     photos(tmp_path, "weed/w{}.jpg")
     assert len(read_folders(tmp_path)) == 9
     assert "3 files called like what programs make of another one" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        pytest.param("images/{}.jpg", "v1.2/labels/{}.png", id="a folder deeper"),
+        pytest.param("images/rgb/{}.jpg", "boundaries/{}.png", id="a folder higher"),
+    ],
+)
+def test_what_looks_like_masks_of_a_folder_elsewhere_is_named(
+    images: str, masks: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos(tmp_path, images)
+    black_and_white(tmp_path, masks)
+    [found] = list_pictures([tmp_path]).values()
+    assert len(found) == 6
+    folder = (tmp_path / masks).parent
+    expected = f"{folder} has an image like a mask for each of {(tmp_path / images).parent}"
+    assert expected in caplog.text
+
+
+def test_photos_and_other_names_elsewhere_are_not_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos(tmp_path, "field/a/{}.jpg")
+    photos(tmp_path, "{}.png")
+    black_and_white(tmp_path, "icons/small/icon{}.png")
+    list_pictures([tmp_path])
+    assert not caplog.records

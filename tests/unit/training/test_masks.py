@@ -277,6 +277,31 @@ def test_masks_whose_size_does_not_tell_whether_they_are_turned_are_counted(
     assert f"1.{suffix}: masks are read as those of the upright image" in caplog.text
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize(("of_image", "of_mask"), [(1, 3), (3, 4), (3, 3), (1, 1)])
+def test_masks_that_their_own_tag_turns_otherwise_than_their_images_are_counted(
+    of_image: int, of_mask: int, suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = turned_folder(tmp_path, (32, 48), of_image, suffix)
+    mask = folder / "masks/1.png"
+    exif = Image.Exif()
+    exif[0x0112] = of_mask
+    with Image.open(mask) as opened:
+        values = np.asarray(opened)
+    mask.unlink()
+    Image.fromarray(values).save(mask.with_suffix(f".{suffix}"), exif=exif)
+    maps_of(folder)
+    lines = [record.getMessage() for record in caplog.records if "EXIF" in record.getMessage()]
+    if of_image == of_mask:
+        assert not lines
+    else:
+        [line] = lines
+        assert line.startswith(
+            "1 mask turned or mirrored by the EXIF tag otherwise than their images"
+        )
+        assert f"1.{suffix}: masks are read upright by their own tag" in line
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "tif"])
 def test_a_mask_of_the_stored_pixels_is_refused_with_the_likely_cause(
     suffix: str, tmp_path: Path
@@ -296,3 +321,27 @@ def test_masks_of_upright_images_are_not_named(
 def test_infinity_as_nodata_is_kept_as_the_largest_float_and_nan_is_dropped() -> None:
     data = DataConfig(nodata=(float("inf"), -float("inf"), float("nan"), -9999.0))
     assert data.nodata == (3.4028234663852886e38, -3.4028234663852886e38, -9999.0)
+
+
+def test_equal_masks_of_other_images_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = written(tmp_path, [halves(0, 1)] * 4)
+    maps_of(folder)
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line for line in lines if line.startswith("3 masks with more than one class, such as ")]
+    assert f"{folder / 'masks/1.png'}, equal that of another image" in caplog.text
+
+
+def test_equal_masks_of_one_class_of_few_images_and_of_equal_images_are_right(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one_class = [halves(0, 0)] * 4
+    several = [halves(0, 1), halves(0, 1), halves(1, 0)]
+    maps_of(written(tmp_path, one_class + several))
+    assert "equal that of another image" not in caplog.text
+    for number in range(4):
+        Image.fromarray(halves(0, 1)).save(tmp_path / f"masks/{number}.png")
+        Image.new("RGB", SIZE[::-1], (7, 8, 9)).save(tmp_path / f"images/{number}.png")
+    maps_of(tmp_path)
+    assert "equal that of another image" not in caplog.text
