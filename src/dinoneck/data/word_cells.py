@@ -91,6 +91,7 @@ _ROWS_OF_TYPO = 2
 _ROWS_OF_COMMON = 20
 _SHORTEST_WORD = 4
 _POWER_OF_TEN = re.compile(r"[-+]?[\d.,]+[eE][-+]?\d+")
+_SIGN_OF_POWER = re.compile(r"[.,]|[eE][-+]")
 
 logger = logging.getLogger(__name__)
 
@@ -349,6 +350,9 @@ def warn_of_thousands(what: str, counts: Mapping[str, int], noun: str) -> bool:
 def warn_of_powers_of_ten(what: str, counts: Mapping[str, int], noun: str) -> None:
     """Name cells such as ``1.2E+11``, as which spreadsheets write long numbers, and names like ``1E5``."""
     powers = [text for text in counts if _POWER_OF_TEN.fullmatch(text)]
+    if not all(map(is_number, counts)):
+        # 16e6 next to 03d1 is a name of hexadecimal digits; spreadsheets write 1.6E+07
+        powers = [text for text in powers if _SIGN_OF_POWER.search(text)]
     if powers:
         logger.warning(
             "%s has %s such as %r, in %s: spreadsheets write long numbers, and names such as 1E5, "

@@ -287,3 +287,24 @@ def test_columns_of_several_levels_are_refused_as_such() -> None:
     frame = pd.DataFrame([["a", 1], ["b", 2]], columns=columns)
     with pytest.raises(DataError, match=r"has columns of 2 levels, such as \('image', ''\)"):
         read_table(frame, None, "y")
+
+
+# Groups
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("groups", "is_named"),
+    [
+        (["1.2E+11", "P1", "P2"], True),
+        (["1E5", "100", "7"], True),
+        (["16e6", "03d1", "7a2b"], False),
+    ],
+    ids=["of a spreadsheet", "among numbers", "hexadecimal digits"],
+)
+def test_powers_of_ten_among_groups_are_named_unless_they_are_hexadecimal(
+    groups: list[str], is_named: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    frame = pd.DataFrame({"image": ["a", "b", "c"], "y": [1, 2, 3], "g": groups})
+    read_table(frame, None, "y", group="g")
+    assert any("leave digits out" in line for line in caplog.messages) == is_named
