@@ -78,6 +78,7 @@ from dinoneck.data.word_cells import (
     warn_of_class_names,
     warn_of_dates,
     warn_of_joined_numbers,
+    warn_of_no_group,
     warn_of_powers_of_ten,
     warn_of_thousands,
     warn_of_typos,
@@ -585,7 +586,7 @@ def _are_numbers(filled: Sequence[str]) -> bool:
     if num_numbers > 0:
         num_words -= num_with_unit
     if num_filled == 0:
-        return num_marks > 0
+        return num_marks > 0 or not any(map(_is_word, filled))
     return num_words * 2 <= num_filled
 
 
@@ -1032,6 +1033,7 @@ def _check_group_names(sheet: _Sheet, column: str, noun: str, names: Sequence[An
         remedy="Rows with it are kept together; fill in the right name where it is missing",
     )
     warn_of_dates(what, counts, noun)
+    warn_of_no_group(what, counts, noun)
     if all(map(is_number, counts)):
         warn_of_joined_numbers(what, _spellings_of(names, sheet.columns[column]), noun)
     warn_of_thousands(what, Counter(cells.cell_texts(sheet.columns[column])), noun)

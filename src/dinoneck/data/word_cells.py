@@ -41,7 +41,7 @@ _BLANK_BETWEEN_DIGITS = re.compile(r"[\s_]+")
 # Unicode categories: all dashes are one, and formatting characters, which no one sees, are nothing
 _DASH_OF = {"Pd": "-", "Cf": ""}
 # quotes, the full stop of abbreviations, and marks that stayed from a longer list
-_AROUND_WORDS = "'\"\u2018\u2019\u201c\u201d\u201e.,;: "
+_AROUND_WORDS = "'\"\u2018\u2019\u201c\u201d\u201e.,;:?!* "
 # letters of Cyrillic and Greek that look like Latin ones
 _LATIN_OF = str.maketrans("аеорсухіѕјԁԛԝοαν", "aeopcyxisjdqwoav")
 _LEADING_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
@@ -91,6 +91,8 @@ _ROWS_OF_TYPO = 2
 _ROWS_OF_COMMON = 20
 _SHORTEST_WORD = 4
 _POWER_OF_TEN = re.compile(r"[-+]?[\d.,]+[eE][-+]?\d+")
+# scikit-learn's DBSCAN and PredefinedSplit, and tables without missing values
+_NO_GROUP = ("-1", "-9", "-99", "-999", "-9999")
 _SIGN_OF_POWER = re.compile(r"[.,]|[eE][-+]")
 
 logger = logging.getLogger(__name__)
@@ -99,7 +101,7 @@ logger = logging.getLogger(__name__)
 def lookalike_key(text: str) -> str:
     """Return what is equal for words that a reader takes for one.
 
-    These are words without case, blanks, kinds of dashes, quotes around them, accents and widths of
+    These are words without case, blanks, kinds of dashes, quotes and marks around them, accents and widths of
     letters, with Latin letters in the place of others that look like them, or of those that another
     encoding made, numbers by their value, also with a decimal comma or blanks between thousands and
     without the last digits of a calculation, and numbers in names and dates without leading zeros
@@ -347,6 +349,23 @@ def warn_of_thousands(what: str, counts: Mapping[str, int], noun: str) -> bool:
     return len(examples) > 0
 
 
+def warn_of_no_group(what: str, counts: Mapping[str, int], noun: str) -> None:
+    """Name the group or fold -1 beside 0, 1 and others, which programs write for what is in none."""
+    code = next((name for name in counts if name in _NO_GROUP), None)
+    if code is None or len(counts) < 2:
+        return
+    others = [name for name in counts if name != code]
+    if all(name.isdecimal() for name in others):
+        logger.warning(
+            "%s: %s is one of the %s, in %s, unlike the others below 0. Programs write it for rows "
+            "of none (DBSCAN), or that are always trained on (PredefinedSplit); name the right one",
+            what,
+            code,
+            noun,
+            counted(counts[code], "row"),
+        )
+
+
 def warn_of_powers_of_ten(what: str, counts: Mapping[str, int], noun: str) -> None:
     """Name cells such as ``1.2E+11``, as which spreadsheets write long numbers, and names like ``1E5``."""
     powers = [text for text in counts if _POWER_OF_TEN.fullmatch(text)]
@@ -537,7 +556,7 @@ def _warn_of_lookalikes(what: str, counts: Mapping[str, int], noun: str) -> None
         groups.append(" and ".join(rows))
     if groups:
         logger.warning(
-            "%s has %s that may be one: %s. They differ only in case, blanks, dashes, quotes, "
+            "%s has %s that may be one: %s. They differ only in case, blanks, dashes, quotes or marks, "
             "accents or letters that look alike, or in how a number or date is written, and are not "
             "joined; write them alike if they are one",
             what,

@@ -70,9 +70,10 @@ def test_classes_of_several_words_are_single_labels(
     assert warnings_of(values, caplog) == []
 
 
-def test_a_mark_that_stayed_from_a_list_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    [line] = warnings_of(["weed", "weed;", "crop"], caplog)
-    assert "may be one: 'weed' (1 row) and 'weed;' (1 row)" in line
+@pytest.mark.parametrize("name", ["weed;", "weed,", "weed?", "weed*"])
+def test_a_mark_after_a_class_is_named(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    [line] = warnings_of(["weed", name, "crop"], caplog)
+    assert f"may be one: 'weed' (1 row) and {name!r} (1 row)" in line
 
 
 TYPOS = [
@@ -276,6 +277,12 @@ def test_the_point_of_sas_is_a_missing_number(
     assert table["y"].tolist() == pytest.approx([1.5, float("nan"), 2.5], nan_ok=True)
 
 
+def test_points_of_sas_alone_are_no_column() -> None:
+    frame = pd.DataFrame({"image": ["a", "b"], "y": [".", "."]})
+    with pytest.raises(DataError, match="holds no number; leave the column out"):
+        read_table(frame, None, "y")
+
+
 def test_a_long_table_is_refused_with_what_makes_it_wide() -> None:
     frame = pd.DataFrame({"image": ["a", "a"], "name": ["h", "w"], "value": [1, 2]})
     with pytest.raises(DataError, match=r"DataFrame.pivot\(\) makes columns of a long table"):
@@ -308,3 +315,23 @@ def test_powers_of_ten_among_groups_are_named_unless_they_are_hexadecimal(
     frame = pd.DataFrame({"image": ["a", "b", "c"], "y": [1, 2, 3], "g": groups})
     read_table(frame, None, "y", group="g")
     assert any("leave digits out" in line for line in caplog.messages) == is_named
+
+
+@pytest.mark.parametrize("role", ["group", "fold_column"])
+def test_minus_one_among_groups_and_folds_is_named(
+    role: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    frame = pd.DataFrame({"image": ["a", "b", "c"], "y": [1, 2, 3], "g": [-1, 0, 1]})
+    read_table(frame, None, "y", **{role: "g"})
+    [line] = caplog.messages
+    assert "g: -1 is one of the" in line
+    assert "in 1 row, unlike the others below 0" in line
+
+
+@pytest.mark.parametrize("groups", [[-2, -1, 0], ["-1", "a", "b"], [-1, -1, -1]])
+def test_other_negative_groups_are_not_named(
+    groups: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    frame = pd.DataFrame({"image": ["a", "b", "c"], "y": [1, 2, 3], "g": groups})
+    read_table(frame, None, "y", group="g")
+    assert caplog.messages == []
