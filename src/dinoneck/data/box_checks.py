@@ -41,6 +41,10 @@ _MOST_OF_LARGER_CORNER = 0.8
 _FEWEST_NEARER = 20
 _EDGE = 0.05  # of the sides, from the first boxes to the edge
 _EQUAL_SHARES = 0.05  # of the sides, by which the last boxes may end apart in x and in y
+# of the boxes may be as large as their images by accident, and a box is if it has so much of both
+# sides
+_MOST_WHOLE = 0.9
+_MOST_OF_SIDES = 0.99
 _PERCENT = 100.0  # of a side
 X_FIRST = "corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1"
 Y_FIRST = "corners, y1, x1, y2, x2: write x1, y1, x2 - x1, y2 - y1"
@@ -74,6 +78,7 @@ def check_forms(file: Path, boxes: Sequence[BoxOfImage], bboxes: Array, lost: Co
             f"{_example(boxes[0])}; expected {BBOX}"
         )
     _warn_of_corner(file, bboxes, sides)
+    _warn_of_whole_images(file, boxes, bboxes, sides)
 
 
 def reaching_over_edge(boxes: Sequence[BoxOfImage], bboxes: Array) -> list[BoxOfImage]:
@@ -315,6 +320,24 @@ def _warn_of_corner(file: Path, bboxes: Array, sides: Array) -> None:
             100 * shares[0],
             100 * shares[1],
             ", or percent of their sides" if right_bottom.max() <= _PERCENT else "",
+        )
+
+
+def _warn_of_whole_images(
+    file: Path, boxes: Sequence[BoxOfImage], bboxes: Array, sides: Array
+) -> None:
+    """Warn of boxes of which nearly all are as large as their images, as those of image labels are."""
+    is_whole = (bboxes[:, 2:] >= _MOST_OF_SIDES * sides).all(axis=1)
+    num_whole = int(is_whole.sum())
+    if len(boxes) >= FEWEST and num_whole > _MOST_WHOLE * len(boxes):
+        logger.warning(
+            "%s: %d of %d boxes cover their whole image, such as %s of %s. If they are labels of "
+            "images, train a head of classes: class folders, or a table (--csv)",
+            file,
+            num_whole,
+            len(boxes),
+            in_brackets(boxes[int(is_whole.argmax())].bbox),
+            boxes[int(is_whole.argmax())].name,
         )
 
 

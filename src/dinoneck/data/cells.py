@@ -27,8 +27,8 @@ OWN_COLUMNS = (IMAGES, LABELS, GROUP, FOLD)
 """Columns of a table that are not its targets, see :func:`dinoneck.data.read_table`."""
 FRAME_NAME = "the DataFrame"
 """What messages call a table that is not of a file."""
-MISSING_WORDS = frozenset({"na", "n/a", "n.a.", "n.a", "n. a.", "<na>", "null", "\\n", "none"})
-"""What people, R, pandas and databases write for a missing value, in lower case.
+MISSING_WORDS = frozenset({"na", "n/a", "n.a.", "n.a", "n. a.", "<na>", "null", "\\n", "none", "."})
+"""What people, R, pandas, databases, SAS and Stata write for a missing value, in lower case.
 
 In a column of numbers it can be nothing else; in a column of words it may be a name (Namibia), so
 there it is a word like any other.

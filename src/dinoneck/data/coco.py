@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from dinoneck.data.coco_checks import check, warn_of_federated
+from dinoneck.data.coco_checks import check, warn_of_federated, warn_of_parts
 from dinoneck.data.coco_entries import EXPECTED, Coco, Entry, Repairs
 from dinoneck.data.coco_hints import check_hints
 from dinoneck.data.coco_repairs import count_repeated_ids, drop_unused_namesakes, repair
@@ -46,6 +46,7 @@ def read_coco(file: Path, annotation_type: type[Entry], repairs: Repairs) -> Coc
     check_kind(content, annotation_type, file)
     repair(content, file, repairs)
     warn_of_federated(content, file)
+    warn_of_parts(content, file)
     coco = _typed(content, annotation_type, file)
     drop_unused_namesakes(coco, repairs)
     count_repeated_ids(coco, repairs)
@@ -80,4 +81,6 @@ def _explain(error: msgspec.ValidationError, content: Any) -> str:
         expected = EXPECTED.get(missing[1], "")
         return f"{place or 'the file'}{owner} lacks {missing[1]}; expected {expected}"
     expected = EXPECTED.get(name, message)
+    if name == "id" and "segments_info" in steps:
+        expected = EXPECTED["segment id"]
     return f"{place}{owner} is {shorten(value)}; expected {expected}"

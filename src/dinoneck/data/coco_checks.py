@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from dinoneck.data.cells import check_unique, is_missing
+from dinoneck.data.class_names import without_separators
 from dinoneck.data.coco_entries import (
     BBOX,
     BBOX_MODE,
@@ -23,9 +25,10 @@ from dinoneck.data.coco_entries import (
     name_entry,
 )
 from dinoneck.data.coco_repairs import entries_of
+from dinoneck.data.folder_words import part_of
 from dinoneck.data.word_cells import lookalike_key, similar_names
 from dinoneck.errors import DataError
-from dinoneck.text import shorten, some_of
+from dinoneck.text import in_words, shorten, some_of
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +36,30 @@ logger = logging.getLogger(__name__)
 _BETWEEN_WORDS = re.compile(r"(?<=\w)[_-]+|(?<=\D)\.|\.(?=\D)")
 # of LVIS: classes that are known to be absent, and those of which only some objects are annotated
 _FEDERATED_KEYS = ("neg_category_ids", "not_exhaustive_category_ids")
+# what files of one for all parts write into the entries of images
+_PART_KEYS = ("split", "subset", "set", "part", "phase", "usage")
+# boxes on one image of so many others are not there by chance
+_FEWEST_ON_ONE_IMAGE = 5
+# one image in so many has no box where two files were merged, of which the second has half as many
+# images or more
+_MERGED = 3
+# KITTI, VisDrone, Cityscapes and labelling tools call what is no object so, in lower case
+_NO_CLASSES = {
+    "dontcare",
+    "dont care",
+    "don't care",
+    "ignore",
+    "ignored",
+    "ignored region",
+    "ignored regions",
+    "ignore region",
+    "ignore regions",
+    "void",
+    "unlabeled",
+    "unlabelled",
+    "background",
+    "not annotated",
+}
 
 
 def check(coco: Coco[Any], file: Path) -> None:
@@ -41,6 +68,8 @@ def check(coco: Coco[Any], file: Path) -> None:
     _check_categories(coco.categories, file)
     boxes = [entry for entry in coco.annotations if isinstance(entry, CocoBox)]
     _check_boxes(boxes, coco.categories, file)
+    _warn_of_one_image(coco.images, boxes, file)
+    _warn_of_merged(coco, boxes, file)
     _warn_of_shifted_ids([image.id for image in coco.images], boxes, file)
     png_entries = [entry for entry in coco.annotations if isinstance(entry, CocoSegments)]
     _check_png_entries(png_entries, coco.categories, file)
@@ -166,6 +195,92 @@ def warn_of_federated(content: dict[str, Any], file: Path) -> None:
             ", ".join(key for key in _FEDERATED_KEYS if federated[0].get(key)),
             federated[0].get("file_name"),
         )
+
+
+def warn_of_parts(content: dict[str, Any], file: Path) -> None:
+    """Warn of images that say that they are of several parts of a data set: ``split``: train, val."""
+    images = entries_of(content["images"])
+    for key in _PART_KEYS:
+        words = [image[key] for image in images if isinstance(image.get(key), str)]
+        parts = {part_of(word) for word in words} - {None}
+        if len(parts) > 1 and "train" in parts:
+            counts = Counter(words)
+            logger.warning(
+                "%s: its images are of several parts (%s: %s), and all of them are read, as one "
+                "set. Write a file for each part",
+                file,
+                key,
+                in_words(counts),
+            )
+
+
+def _warn_of_merged(coco: Coco[Any], boxes: Sequence[CocoBox], file: Path) -> None:
+    """Warn of boxes that repeat the ids of others where many images have none: files were merged.
+
+    Where the images got new ids and the boxes did not, those of the second file lie on images of the
+    first one.
+    """
+    ids = [box.id for box in boxes if box.id is not None]
+    num_repeated = len(ids) - len(set(ids))
+    if not num_repeated:
+        return
+    num_without = len(coco.images) - len({box.image_id for box in boxes})
+    if num_without * _MERGED >= len(coco.images):
+        logger.warning(
+            "%s: %d of %d boxes have the id of an earlier one, and %d of %d images have no box. If "
+            "files were merged, give the boxes of each file the new image_id of their image: now "
+            "they may lie on images of another file",
+            file,
+            num_repeated,
+            len(boxes),
+            num_without,
+            len(coco.images),
+        )
+
+
+def _warn_of_one_image(images: Sequence[CocoImage], boxes: Sequence[CocoBox], file: Path) -> None:
+    """Warn of boxes that all are on one of several images, as a wrong image_id puts them."""
+    image_ids = {box.image_id for box in boxes}
+    if len(image_ids) == 1 and min(len(images), len(boxes)) >= _FEWEST_ON_ONE_IMAGE:
+        logger.warning(
+            "%s: all %d boxes are on the image %s, and the other %d images have none, which are "
+            "learned as background. If the boxes are of several images, correct their image_id",
+            file,
+            len(boxes),
+            next(iter(image_ids)),
+            len(images) - 1,
+        )
+
+
+def warn_of_no_classes(coco: Coco[Any], category_ids: Collection[Id | None], file: Path) -> None:
+    """Warn of classes with objects that are called as what is no object: DontCare, void.
+
+    Args:
+        coco: the file.
+        category_ids: of the categories that are read.
+        file: what messages name.
+    """
+    doubtful = []
+    for category in coco.categories:
+        if category.id in category_ids and without_separators(category.name) in _NO_CLASSES:
+            doubtful.append(category)
+    if not doubtful:
+        return
+    counts = Counter[Id]()
+    for entry in coco.annotations:
+        objects = entry.segments_info if isinstance(entry, CocoSegments) else [entry]
+        counts.update(shown.category_id for shown in objects if shown.iscrowd == 0)
+    for category in doubtful:
+        if counts[category.id]:
+            logger.warning(
+                "%s: the category %r is a class like the others, with %d of %d objects. If it marks "
+                "what is no object, leave it out (classes=, --classes), or set iscrowd to 1 for "
+                "regions that count for nothing",
+                file,
+                category.name,
+                counts[category.id],
+                counts.total(),
+            )
 
 
 def _warn_of_shifted_ids(image_ids: Sequence[Id], boxes: Sequence[CocoBox], file: Path) -> None:

@@ -25,6 +25,7 @@ EXPECTED = {  # the last name in the place of a value -> what it should be
     "categories": "a list of categories, one or more, each with id and name",
     "segments_info": "a list of segments, each with id and category_id",
     "id": "a whole number or a text",
+    "segment id": "a whole number from 1 to 16777215; pixels of no segment are 0, and not listed",
     "image_id": "a whole number or a text",
     "category_id": "a whole number or a text",
     "file_name": "the path of a file, relative to its folder",

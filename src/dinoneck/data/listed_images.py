@@ -19,6 +19,7 @@ from dinoneck.data.cells import PathLike
 from dinoneck.data.class_counts import warn_of_empty_classes
 from dinoneck.data.class_names import choose_classes
 from dinoneck.data.coco import read_coco
+from dinoneck.data.coco_checks import warn_of_no_classes
 from dinoneck.data.coco_entries import (
     UNKNOWN_SIDE,
     CocoCategory,
@@ -123,6 +124,7 @@ def open_json(
     repaired = Repairs()
     coco = read_coco(file, annotation_type, repaired)
     category_ids = choose_classes(classes, coco.categories, file, allow_unlisted=allow_unlisted)
+    warn_of_no_classes(coco, set(category_ids.values()), file)
     names = [image.file_name for image in coco.images]
     paths = _find_images(names, file, images)
     _read_missing_sizes(coco.images, paths, file, repaired)

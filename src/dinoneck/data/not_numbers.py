@@ -109,7 +109,9 @@ def unit_of(text: str) -> str | None:
 
 
 def is_unit(text: str) -> bool:
-    """Whether a text is a unit of the list, or a quotient or power of such: ``kg/ha``, ``m2``."""
+    """Whether a text is a unit of the list, or a quotient or power of such: ``kg/ha``, ``m2``, ``°30'N``."""
+    if text.startswith("\N{DEGREE SIGN}"):
+        return True
     for part in text.casefold().split("/"):
         unit = part.strip()
         if unit not in _UNITS and unit.rstrip("23^") not in _UNITS:

@@ -15,12 +15,31 @@ from dinoneck.data.dates import is_compact_day
 
 # what programs write for "no data" in a column of numbers: surveys and loggers
 _NEGATIVE_CODES = frozenset({-999.0, -999.9, -9999.0, -9999.9, -99999.0, -999999.0})
-_POSITIVE_CODES = frozenset({999.0, 999.9, 6999.0, 9999.0, 9999.9, 99999.0, 999999.0})
+_POSITIVE_CODES = frozenset(
+    {999.0, 999.9, 999.99, 6999.0, 9999.0, 9999.9, 9999.99, 99999.0, 99999.9, 999999.0}
+)
 # a positive code is more than this many times as large as all other values: 9999 among thousands
 _LARGER_THAN_CODES = 3
-# the ends of int16, uint16, int32 and uint32
+# codes of surveys, of weather stations and of well logs, and the ends of int16, uint16, int32 and
+# uint32
 _EXTREMES = frozenset(
     {
+        -9.99,
+        -77.0,
+        -88.0,
+        -98.0,
+        -99.99,
+        -777.0,
+        -888.0,
+        -998.0,
+        -999.25,
+        -999.99,
+        -7777.0,
+        -7999.0,
+        -8888.0,
+        -9998.0,
+        99.9,
+        99.99,
         -99.0,
         -99.9,
         -32768.0,
@@ -37,6 +56,11 @@ _EXTREMES = frozenset(
 # nothing else is negative, and where this many other values show what the column holds
 _SMALL_CODES = frozenset({-1.0, -9.0})
 _FEWEST_OTHERS = 3
+# what surveys write for "refused", "not asked" and "don't know", beside -9 or -8
+_SURVEY_NEGATIVES = frozenset({-1.0, -2.0, -3.0, -7.0, -8.0, -9.0})
+# and beside answers in one digit, or of yes and no; whole answers below the code
+_SURVEY_POSITIVES = ((frozenset({77.0, 88.0, 98.0, 99.0}), 9.0), (frozenset({9.0}), 1.0))
+_LARGEST_SURVEY_CODE = 99
 # the last step of a scale of ratings, -1, 0, 1, 2, ...
 _LAST_STEP = 10
 # the fill values of netCDF, of models and of Surfer, and the ends of float32, which programs write
@@ -52,6 +76,10 @@ _ENDS_OF_FLOAT64 = (Decimal("1.7976931348623157e308"), Decimal("1.7e308"))
 _FIRST_DAY, _LAST_DAY = 36526, 54788
 # next to values below it, such a number is a day that a spreadsheet made of a number such as 1.5
 _SMALL_VALUES = 366
+_WORD = re.compile(r"[^\W\d_]+")
+# how columns of classes are called, and words that make a number of one: label_count
+_CLASS_WORDS = {"label", "labels", "class", "classes", "category", "categories", "species", "genus"}
+_COUNT_WORDS = {"count", "counts", "number", "num", "n", "score", "share", "area", "weight", "mean"}
 _BEGINS_WITH_ZERO = re.compile(r"0\d+(?:[.,]\d*)?")
 
 
@@ -74,8 +102,10 @@ def sentinels_of(values: Sequence[float]) -> list[float]:
         return []
     lowest = min(others)
     unlike = [value for value in suspects if _is_unlike(value, lowest, largest)]
-    if lowest in _SMALL_CODES:
+    if lowest in _SURVEY_NEGATIVES:
         unlike += _small_codes(set(others))
+    if lowest >= 0 and max(values) <= _LARGEST_SURVEY_CODE:
+        unlike += _survey_codes(set(others))
     return sorted(unlike)
 
 
@@ -89,13 +119,27 @@ def _is_unlike(suspect: float, lowest: float, largest: float) -> bool:
 
 
 def _small_codes(values: set[float]) -> list[float]:
-    """-1 or -9, if it is the only negative value next to several others that exceed 1."""
+    """-1 or -9, or -8 and -9, if no other value is negative, next to several others that exceed 1."""
     negative = [value for value in values if value < 0]
-    if len(negative) != 1 or negative[0] not in _SMALL_CODES:
+    are_codes = len(negative) == 1 and negative[0] in _SMALL_CODES
+    if len(negative) > 1 and min(negative) in (-9.0, -8.0):
+        are_codes = _SURVEY_NEGATIVES.issuperset(negative)
+    if not are_codes:
         return []
     if len(values) <= _FEWEST_OTHERS or max(values) <= 1:
         return []
     return [] if _are_steps(values) else negative
+
+
+def _survey_codes(values: set[float]) -> list[float]:
+    """99 and the like beside answers of one digit, and 9 beside those of yes and no."""
+    for codes, largest_answer in _SURVEY_POSITIVES:
+        answers = values - codes
+        found = values & codes
+        are_whole = all(value.is_integer() for value in answers)
+        if found and len(answers) > 1 and are_whole and max(answers) <= largest_answer:
+            return sorted(found)
+    return []
 
 
 def _are_steps(values: set[float]) -> bool:
@@ -106,7 +150,7 @@ def _are_steps(values: set[float]) -> bool:
 
 def is_small_code(value: float) -> bool:
     """Whether a value of :func:`sentinels_of` is one of those that are named if only they are negative."""
-    return value in _SMALL_CODES
+    return value in _SURVEY_NEGATIVES
 
 
 def _is_huge_code(value: float) -> bool:
@@ -146,6 +190,20 @@ def days_among(values: Sequence[float]) -> list[float]:
 def are_compact_days(texts: Iterable[str]) -> bool:
     """Whether all texts are days in one number, ``20240503``, and there are two or more."""
     return all(map(is_compact_day, texts)) and len(set(texts)) > 1
+
+
+def are_class_numbers(column: str, values: Sequence[float]) -> bool:
+    """Whether a column of numbers is called as classes are, ``label`` or ``species_id``, and may hold them.
+
+    Its numbers are whole, none is below 0, and some are repeated.
+    """
+    words = set(_WORD.findall(column.casefold()))
+    if not words & _CLASS_WORDS or words & _COUNT_WORDS:
+        return False
+    distinct = set(values)
+    if len(distinct) == len(values) or min(distinct) < 0:
+        return False
+    return all(value.is_integer() for value in distinct)
 
 
 def begins_with_zero(text: str) -> bool:

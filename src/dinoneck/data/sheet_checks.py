@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
+from dinoneck.data.folder_texts import listed
+from dinoneck.data.folder_words import part_of
 from dinoneck.text import counted, some_of
 
 _SHOWN = 5  # names in a message
@@ -98,6 +100,53 @@ def warn_of_twin_columns(
                 column,
                 column,
             )
+
+
+def warn_of_unread_parts(
+    name: str,
+    header: Sequence[str],
+    columns: Sequence[str],
+    cells_of: Callable[[int], Iterable[object]],
+) -> None:
+    """Name a column whose cells say train, val and test, where no column is read for the folds.
+
+    Args:
+        name: what messages call the table.
+        header: the names of all columns.
+        columns: those that are read.
+        cells_of: returns the cells of the column at a place of the header.
+    """
+    for place, column in enumerate(header):
+        if column in columns:
+            continue
+        parts = _parts_among(cells_of(place))
+        if parts is not None:
+            logger.warning(
+                "%s: the column %r names the parts %s, and is not read: all rows are trained on or "
+                "held out in turn. To keep the parts, name it in fold_column= (--fold-column)",
+                name,
+                column,
+                listed(sorted(parts)),
+            )
+
+
+def _parts_among(values: Iterable[object]) -> set[str] | None:
+    """The words for parts of a data set in a column that holds nothing else; None for other columns."""
+    words = set[str]()
+    parts = set[str]()
+    for value in values:
+        if not isinstance(value, str):
+            return None
+        if value in words:
+            continue
+        part = part_of(value.strip())
+        if part is None:
+            return None
+        words.add(value)
+        parts.add(part)
+    if len(parts) < 2 or "train" not in parts:
+        return None
+    return {word.strip() for word in words}
 
 
 def _are_twins(column: str, other: str) -> bool:

@@ -42,6 +42,7 @@ from dinoneck.data.cells import (
 from dinoneck.data.class_counts import warn_of_empty_classes
 from dinoneck.data.csv_files import CsvFile, read_csv_file
 from dinoneck.data.dates import is_date
+from dinoneck.data.name_pairs import shared_affixes
 from dinoneck.data.not_numbers import (
     is_error_value,
     is_printed_number,
@@ -59,6 +60,7 @@ from dinoneck.data.number_cells import (
     read_numbers,
 )
 from dinoneck.data.odd_numbers import (
+    are_class_numbers,
     are_compact_days,
     begins_with_zero,
     days_among,
@@ -69,14 +71,17 @@ from dinoneck.data.sheet_checks import (
     warn_of_merged_cells,
     warn_of_rows_without_image,
     warn_of_twin_columns,
+    warn_of_unread_parts,
 )
 from dinoneck.data.sources import find_files, refuse_own_labels
 from dinoneck.data.word_cells import (
     warn_of_class_names,
     warn_of_dates,
     warn_of_joined_numbers,
+    warn_of_no_group,
     warn_of_powers_of_ten,
     warn_of_thousands,
+    warn_of_typos,
     warn_of_words,
 )
 from dinoneck.errors import DataError
@@ -185,6 +190,7 @@ def read_truth(
         group=_as_tuple(group),
         folds=(),
         masks=_as_tuple(labels),
+        is_truth=True,
     )
     return _read(
         source,
@@ -212,7 +218,7 @@ def _read(
     ``remedy_of_empty_classes`` ends the warning about classes without a row.
     """
     _check_roles(roles, classes)
-    sheet = _read_sheet(source, image_column, roles.columns)
+    sheet = _read_sheet(source, image_column, roles)
     if images is None:  # files that are looked for must exist
         warn_of_rows_without_image(sheet.name, list(sheet.ids), sheet.row_numbers)
     files = find_files(sheet.image_names, images, f"images named in {sheet.name}", outside=True)
@@ -270,6 +276,12 @@ class _Roles:
     group: tuple[str, ...]
     folds: tuple[str, ...]
     masks: tuple[str, ...]
+    is_truth: bool = False
+
+    @property
+    def makes_folds(self) -> bool:
+        """Whether folds are drawn: the table is one to train on, and no column names them."""
+        return not self.is_truth and not self.folds
 
     @property
     def values(self) -> tuple[str, ...]:
@@ -347,10 +359,11 @@ def _check_roles(roles: _Roles, classes: Mapping[str, Sequence[str]]) -> None:
             )
 
 
-def _read_sheet(source: Any, image_column: str, columns: Sequence[str]) -> _Sheet:
+def _read_sheet(source: Any, image_column: str, roles: _Roles) -> _Sheet:
+    columns = roles.columns
     needed = (image_column, *columns)
     if isinstance(source, pd.DataFrame):
-        return _sheet_of_frame(source, image_column, needed)
+        return _sheet_of_frame(source, image_column, needed, makes_folds=roles.makes_folds)
     file = read_csv_file(source, needed)
     name = str(source)
     _check_header(name, file.header, needed, image_column)
@@ -359,6 +372,10 @@ def _read_sheet(source: Any, image_column: str, columns: Sequence[str]) -> _Shee
     warn_of_twin_columns(
         name, file.header, columns, lambda place: [cell_text(row[place]) for row in file.rows]
     )
+    if roles.makes_folds:
+        warn_of_unread_parts(
+            name, file.header, needed, lambda place: (row[place] for row in file.rows)
+        )
     if image_column in image_names:
         _check_repeats_no_header(name, file, needed, image_names.index(image_column))
     return _Sheet(
@@ -381,8 +398,15 @@ def _check_repeats_no_header(name: str, file: CsvFile, columns: Sequence[str], p
         )
 
 
-def _sheet_of_frame(source: pd.DataFrame, image_column: str, needed: Sequence[str]) -> _Sheet:
+def _sheet_of_frame(
+    source: pd.DataFrame, image_column: str, needed: Sequence[str], *, makes_folds: bool
+) -> _Sheet:
     name = FRAME_NAME
+    if source.columns.nlevels > 1:
+        raise DataError(
+            f"{name} has columns of {source.columns.nlevels} levels, such as {source.columns[0]!r}; "
+            "expected names: join the levels, or take one with droplevel()"
+        )
     frame = source.rename(columns=str)
     if image_column not in frame:
         if not all(isinstance(label, str | os.PathLike) for label in frame.index):
@@ -400,6 +424,10 @@ def _sheet_of_frame(source: pd.DataFrame, image_column: str, needed: Sequence[st
         needed,
         lambda place: [cell_text(value) for value in frame.iloc[:, place]],
     )
+    if makes_folds:
+        warn_of_unread_parts(
+            name, list(frame.columns), needed, lambda place: iter(frame.iloc[:, place])
+        )
     categories = {}
     for column in needed:
         if isinstance(frame[column].dtype, pd.CategoricalDtype):
@@ -426,7 +454,12 @@ def _ids_of(
             f"{name}: the {image_column} of row {row_numbers[ids.index('')]} is empty; name it, or "
             "remove the row"
         )
-    cells.check_unique(ids, f"{name}: the {image_column}", "keep one row for each image")
+    cells.check_unique(
+        ids,
+        f"{name}: the {image_column}",
+        "keep one row for each image. DataFrame.pivot() makes columns of a long table, which has a "
+        "row for each value; boxes are written as a COCO file (--boxes)",
+    )
     return pd.Index(ids, dtype=object)
 
 
@@ -555,7 +588,7 @@ def _are_numbers(filled: Sequence[str]) -> bool:
     if num_numbers > 0:
         num_words -= num_with_unit
     if num_filled == 0:
-        return num_marks > 0
+        return num_marks > 0 or not any(map(_is_word, filled))
     return num_words * 2 <= num_filled
 
 
@@ -624,6 +657,14 @@ def _numbers(
     if may_be_classes:
         _warn_of_codes(what, column, cell_texts)
         _warn_of_three_values(what, column, numbers.values)
+        if are_class_numbers(column, numbers.values):
+            logger.warning(
+                "%s is called as classes are, holds %d whole numbers and is read as numbers; %s. If "
+                "it holds numbers, name it in numbers=, or as {kind: regression} there",
+                what,
+                len(set(numbers.values)),
+                _as_classes(column),
+            )
     return pd.Series(numbers.values, texts.index, dtype="float64")
 
 
@@ -638,13 +679,14 @@ def _warn_of_odd_numbers(what: str, texts: Sequence[str], values: Sequence[float
             counted(values.count(sentinel), "row"),
             _how_unlike(sentinel),
         )
-    for day in days_among(values):
+    days = days_among(values)
+    if days:
         logger.warning(
-            "%s is %g in %s, unlike all other values: it is the number of a day in spreadsheets, "
+            "%s is %s in %s, unlike all other values: these are numbers of days in spreadsheets, "
             "which make dates of numbers such as 1.5. Enter these numbers again",
             what,
-            day,
-            counted(values.count(day), "row"),
+            some_of([f"{day:g}" for day in days], _SHOWN),
+            counted(sum(value in days for value in values), "row"),
         )
     if are_compact_days(texts):
         logger.warning(
@@ -785,7 +827,10 @@ def _name_of_label(
             )
         name_of[label] = name
     if len(name_of) < 2:
-        raise DataError(f"{what} has the class {names[0]!r} alone; expected two classes or more")
+        raise DataError(
+            f"{what} has the class {names[0]!r} alone; expected two classes or more: empty cells are "
+            "unknown, and no class"
+        )
     return name_of
 
 
@@ -899,9 +944,10 @@ def _check_names(
         noun="classes",
         remedy="Leave the cell empty where the value is missing",
     )
+    warn_of_typos(what, counts)
     if not all(map(is_date, names)):
         warn_of_dates(what, counts, noun="classes")
-    warn_of_class_names(what, names, may_be_numbers=may_be_numbers)
+    warn_of_class_names(what, names, may_be_numbers=may_be_numbers, num_rows=len(labels))
 
 
 def _state_spellings(
@@ -989,6 +1035,7 @@ def _check_group_names(sheet: _Sheet, column: str, noun: str, names: Sequence[An
         remedy="Rows with it are kept together; fill in the right name where it is missing",
     )
     warn_of_dates(what, counts, noun)
+    warn_of_no_group(what, counts, noun)
     if all(map(is_number, counts)):
         warn_of_joined_numbers(what, _spellings_of(names, sheet.columns[column]), noun)
     warn_of_thousands(what, Counter(cells.cell_texts(sheet.columns[column])), noun)
@@ -999,7 +1046,7 @@ def _check_group_names(sheet: _Sheet, column: str, noun: str, names: Sequence[An
 def _find_mask_files(sheet: _Sheet, column: str, images: PathLike | None) -> pd.Series:
     names = sheet.columns[column]
     if sheet.file is not None:
-        names = [cells.strip_cell(name) for name in names]
+        names = _without_missing_words(sheet, column, cells.strip_cells(names), images)
     if all(map(is_missing, names)):
         raise DataError(
             f"{sheet.name}: the column {column!r} names no labels; leave it out, or fill in some"
@@ -1011,6 +1058,22 @@ def _find_mask_files(sheet: _Sheet, column: str, images: PathLike | None) -> pd.
         logger.warning("%s are found next to the table, not in %s", what, images)
     files = find_files(names, folder, what, outside=True, of_labels=True)
     return pd.Series(files, sheet.ids, dtype=object)
+
+
+def _without_missing_words(
+    sheet: _Sheet, column: str, names: Sequence[str], images: PathLike | None
+) -> list[str]:
+    """Return the names of labels, empty where they say "missing", as ``NA`` does that R writes."""
+    words = {name for name in names if name.lower() in MISSING_WORDS}
+    if images is not None:
+        words = {word for word in words if not (Path(images) / word).is_file()}
+    if not words:
+        return list(names)
+    count = sum(name in words for name in names)
+    sheet.repairs.append(
+        f"{column}: {', '.join(sorted(words))} in {counted(count, 'cell')} read as missing"
+    )
+    return ["" if name in words else name for name in names]
 
 
 def _are_beside_table(sheet: _Sheet, names: Sequence[Any], images: PathLike) -> bool:
@@ -1048,6 +1111,7 @@ def _check_labels_of_others(images: pd.Series, labels: pd.Series, what: str) -> 
             f"{row_of_stem[label.stem]!r}; expected the labels of {row!r}: correct the column, or "
             "rename the files of labels if it is right"
         )
+    _warn_of_exchanged_labels(images, labels, what)
     shared = {label: rows for label, rows in rows_of_label.items() if len(rows) > 1}
     for label, rows in shared.items():
         logger.warning(
@@ -1060,3 +1124,34 @@ def _check_labels_of_others(images: pd.Series, labels: pd.Series, what: str) -> 
             rows[1],
         )
         break  # one example
+
+
+def _warn_of_exchanged_labels(images: pd.Series, labels: pd.Series, what: str) -> None:
+    """Name files of labels that are called as those of other images: ``mask_1`` of ``img_0``, next to ``img_1``.
+
+    Args:
+        images: a file or an image per row.
+        labels: a file, an array or nothing per row.
+        what: what messages call the column of labels.
+    """
+    stems: dict[str, str] = {}  # of an image -> of its labels
+    for image, label in zip(images, labels, strict=True):
+        if isinstance(image, Path) and isinstance(label, Path):
+            stems[image.stem] = label.stem
+    label_stems = set(stems.values())
+    affixes = shared_affixes(stems.keys(), label_stems)
+    if affixes is None:
+        return
+    others = []
+    for image_stem, label_stem in stems.items():
+        if affixes.of_image(image_stem) != affixes.of_mask(label_stem):
+            others.append(f"{label_stem!r} of {image_stem!r}")
+    if others:
+        logger.warning(
+            "%s: %d of %d files are called as those of other images, such as %s. If they are "
+            "exchanged, correct the column",
+            what,
+            len(others),
+            len(stems),
+            others[0],
+        )

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import html
 import logging
+import os
 import re
 import struct
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from dinoneck.data.cells import LARGEST, MISSING_WORDS, is_number, label_of
@@ -38,8 +40,8 @@ _DASH_BETWEEN_LETTERS = re.compile(r"(?<=[^\W\d_])-(?=[^\W\d_])")
 _BLANK_BETWEEN_DIGITS = re.compile(r"[\s_]+")
 # Unicode categories: all dashes are one, and formatting characters, which no one sees, are nothing
 _DASH_OF = {"Pd": "-", "Cf": ""}
-# quotes, and the full stop of abbreviations
-_AROUND_WORDS = "'\"\u2018\u2019\u201c\u201d\u201e. "
+# quotes, the full stop of abbreviations, and marks that stayed from a longer list
+_AROUND_WORDS = "'\"\u2018\u2019\u201c\u201d\u201e.,;:?!* "
 # letters of Cyrillic and Greek that look like Latin ones
 _LATIN_OF = str.maketrans("аеорсухіѕјԁԛԝοαν", "aeopcyxisjdqwoav")
 _LEADING_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
@@ -67,7 +69,16 @@ _MIDNIGHT = re.compile(r"[ T]00:00(:00(\.0+)?)?$")
 _PLAIN = re.compile(r"[-+]?\d+(?:\.\d*)?")
 _ZERO_DECIMALS = re.compile(r"\.0*$")
 # between the labels of an image with several
-_LIST_MARKS = (";", ",", "|", "+", "&", "/")
+_LIST_MARKS = (";", ",", "|", "+", "&", "/", " and ")
+# those that are in no name of a single label
+_SURE_LIST_MARKS = (";", "|")
+# lists and objects of Python and JSON: ['weed', 'crop'], {"choices": ["weed"]}
+_LIST_AS_TEXT = re.compile(r"\[.*\]|\{.*\}|\(.*,.*\)", re.DOTALL)
+# a number and what follows it: 058Y, 3 of 10
+_NUMBER_AND_REST = re.compile(r"[-+]?\d+(?:[.,]\d+)?\s*(\D.*)")
+# so many numbers with the same rest are measured, even where many rows share each
+_MANY_NUMBERS = 20
+_FEWEST_NUMBERS = 3
 # what programs write for a letter that they cannot read
 _LOST_LETTER = "\ufffd"
 # a number of so many digits is the result of a calculation: 0.1 + 0.2 is 0.30000000000000004
@@ -75,7 +86,14 @@ _DIGITS_OF_NOISE = 15
 # digits that are right of such a number, in float64 and float32
 _DIGITS_OF_FLOAT64 = 12
 _DIGITS_OF_FLOAT32 = 6
+# a class of so few rows may be a typing error of one that has so many, where both are long words
+_ROWS_OF_TYPO = 2
+_ROWS_OF_COMMON = 20
+_SHORTEST_WORD = 4
 _POWER_OF_TEN = re.compile(r"[-+]?[\d.,]+[eE][-+]?\d+")
+# scikit-learn's DBSCAN and PredefinedSplit, and tables without missing values
+_NO_GROUP = ("-1", "-9", "-99", "-999", "-9999")
+_SIGN_OF_POWER = re.compile(r"[.,]|[eE][-+]")
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +101,7 @@ logger = logging.getLogger(__name__)
 def lookalike_key(text: str) -> str:
     """Return what is equal for words that a reader takes for one.
 
-    These are words without case, blanks, kinds of dashes, quotes around them, accents and widths of
+    These are words without case, blanks, kinds of dashes, quotes and marks around them, accents and widths of
     letters, with Latin letters in the place of others that look like them, or of those that another
     encoding made, numbers by their value, also with a decimal comma or blanks between thousands and
     without the last digits of a calculation, and numbers in names and dates without leading zeros
@@ -178,6 +196,46 @@ def warn_of_words(what: str, counts: Mapping[str, int], noun: str, remedy: str) 
         if name.lower() in MISSING_WORDS | _UNKNOWN_WORDS:
             rows = counted(count, "row")
             logger.warning("%s: %r is one of the %s, in %s. %s", what, name, noun, rows, remedy)
+
+
+def warn_of_typos(what: str, counts: Mapping[str, int]) -> None:
+    """Name rare classes that differ from a common one in one letter: ``wede`` in one row, ``weed`` in 20.
+
+    Args:
+        what: what messages call the column.
+        counts: class -> its number of rows.
+    """
+    rare = [name for name, count in counts.items() if count <= _ROWS_OF_TYPO and _is_one_word(name)]
+    common = [name for name in counts if counts[name] >= _ROWS_OF_COMMON and _is_one_word(name)]
+    examples = []
+    for name in rare:
+        for other in common:
+            if _differ_in_a_letter(name.casefold(), other.casefold()):
+                rows = counted(counts[name], "row")
+                examples.append(f"{name!r} ({rows}) and {other!r} ({counts[other]} rows)")
+    if examples:
+        logger.warning(
+            "%s has rare classes that differ from a common one in a letter: %s. They are not joined; "
+            "correct them if they are typing errors",
+            what,
+            some_of(examples, _SHOWN),
+        )
+
+
+def _is_one_word(name: str) -> bool:
+    return name.isalpha() and len(name) >= _SHORTEST_WORD
+
+
+def _differ_in_a_letter(first: str, second: str) -> bool:
+    """Whether words with one initial differ in a letter, which is another one or left out, or in two exchanged."""
+    if first == second or first[0] != second[0]:
+        return False
+    start = len(os.path.commonprefix([first, second]))  # noqa: RUF071 - of letters
+    if len(first) == len(second):
+        exchanged = second[start + 1 : start + 2] + second[start] + second[start + 2 :]
+        return first[start + 1 :] == second[start + 1 :] or first[start:] == exchanged
+    shorter, longer = sorted((first, second), key=len)
+    return shorter[start:] == longer[start + 1 :]
 
 
 def warn_of_dates(what: str, counts: Mapping[str, int], noun: str) -> None:
@@ -291,9 +349,29 @@ def warn_of_thousands(what: str, counts: Mapping[str, int], noun: str) -> bool:
     return len(examples) > 0
 
 
+def warn_of_no_group(what: str, counts: Mapping[str, int], noun: str) -> None:
+    """Name the group or fold -1 beside 0, 1 and others, which programs write for what is in none."""
+    code = next((name for name in counts if name in _NO_GROUP), None)
+    if code is None or len(counts) < 2:
+        return
+    others = [name for name in counts if name != code]
+    if all(name.isdecimal() for name in others):
+        logger.warning(
+            "%s: %s is one of the %s, in %s, unlike the others below 0. Programs write it for rows "
+            "of none (DBSCAN), or that are always trained on (PredefinedSplit); name the right one",
+            what,
+            code,
+            noun,
+            counted(counts[code], "row"),
+        )
+
+
 def warn_of_powers_of_ten(what: str, counts: Mapping[str, int], noun: str) -> None:
     """Name cells such as ``1.2E+11``, as which spreadsheets write long numbers, and names like ``1E5``."""
     powers = [text for text in counts if _POWER_OF_TEN.fullmatch(text)]
+    if not all(map(is_number, counts)):
+        # 16e6 next to 03d1 is a name of hexadecimal digits; spreadsheets write 1.6E+07
+        powers = [text for text in powers if _SIGN_OF_POWER.search(text)]
     if powers:
         logger.warning(
             "%s has %s such as %r, in %s: spreadsheets write long numbers, and names such as 1E5, "
@@ -306,13 +384,20 @@ def warn_of_powers_of_ten(what: str, counts: Mapping[str, int], noun: str) -> No
         )
 
 
-def warn_of_class_names(what: str, names: Sequence[str], *, may_be_numbers: bool = True) -> None:
+def warn_of_class_names(
+    what: str,
+    names: Sequence[str],
+    *,
+    may_be_numbers: bool = True,
+    num_rows: int | None = None,
+) -> None:
     """Name classes that may have been meant as numbers, as true and false, or as several labels.
 
     Args:
         what: what messages call the column.
         names: the classes.
         may_be_numbers: whether nobody has said that the column holds classes.
+        num_rows: of the column; None = the classes are not of a column.
     """
     if may_be_numbers and all(map(is_date, names)):
         logger.warning(
@@ -321,7 +406,7 @@ def warn_of_class_names(what: str, names: Sequence[str], *, may_be_numbers: bool
             what,
             some_of(map(repr, names), _SHOWN),
         )
-    elif may_be_numbers and _are_quantities(names):
+    elif may_be_numbers and (_are_quantities(names) or _share_their_rest(names, num_rows)):
         logger.warning(
             "%s has numbers with a unit, or a word before them, as classes: %s. To learn them as "
             "numbers, write the numbers alone; unit= (--unit) names a unit in training",
@@ -359,6 +444,21 @@ def _are_quantities(names: Sequence[str]) -> bool:
     return 2 * max(num_with_unit, num_with_word, num_prices) > len(names)
 
 
+def _share_their_rest(names: Sequence[str], num_rows: int | None) -> bool:
+    """Whether most names are numbers before the same text, ``058Y``, and too many for classes."""
+    if num_rows is None or len(names) < _FEWEST_NUMBERS:
+        return False
+    if len(names) < _MANY_NUMBERS and 2 * len(names) <= num_rows:
+        return False
+    rests = Counter[str]()
+    for name in names:
+        match = _NUMBER_AND_REST.fullmatch(name)
+        if match is None:
+            return False
+        rests[match[1]] += 1
+    return 4 * max(rests.values()) >= 3 * len(names)
+
+
 def _have_letters_after(names: Sequence[str]) -> bool:
     """Whether all names are numbers with one to three letters, and most of the numbers have decimals."""
     num_decimals = 0
@@ -371,21 +471,57 @@ def _have_letters_after(names: Sequence[str]) -> bool:
 
 
 def _warn_of_several_labels(what: str, names: Sequence[str]) -> None:
-    """Name classes that join others, ``a;b`` next to ``a`` and ``b``: an image has one class."""
+    """Name classes that hold several labels, ``a;b`` next to ``a`` and ``b``: an image has one class."""
+    remedy = "To learn several labels of an image, write a column of 0 and 1 for each label"
+    lists = [name for name in names if _LIST_AS_TEXT.fullmatch(name)]
+    if lists:
+        logger.warning(
+            "%s has lists as classes, %d of %d, such as %r: an image has one class, and each list is "
+            "one of its own. %s",
+            what,
+            len(lists),
+            len(names),
+            lists[0],
+            remedy,
+        )
+        return
+    joined = _joined_labels(names)
+    if joined is not None:
+        name, parts = joined
+        logger.warning(
+            "%s has the class %r, next to %s: an image has one class, and this is one of "
+            "its own. %s",
+            what,
+            name,
+            some_of(map(repr, parts), _SHOWN),
+            remedy,
+        )
+
+
+def _joined_labels(names: Sequence[str]) -> tuple[str, list[str]] | None:
+    """A name that joins labels, and what else shows that it does: its parts, or another such name."""
     known = set(names)
     for name in names:
         for mark in _LIST_MARKS:
             parts = [part.strip() for part in name.split(mark)]
             if len(parts) > 1 and known.issuperset(parts):
-                logger.warning(
-                    "%s has the class %r, next to %s: an image has one class, and this is one of "
-                    "its own. To learn several labels of an image, write a column of 0 and 1 for "
-                    "each label",
-                    what,
-                    name,
-                    some_of(map(repr, parts), _SHOWN),
-                )
-                return
+                return name, parts
+    for mark in _SURE_LIST_MARKS:
+        name_of_part: dict[str, str] = {}
+        for name in names:
+            parts = [part.strip() for part in name.split(mark) if part.strip()]
+            if len(parts) < 2:
+                continue
+            for part in parts:
+                other = name_of_part.setdefault(part, name)
+                if other != name:
+                    return name, [other]
+    # between labels that have no blank: "scab rust" next to "scab" and "rust", but not "clay loam"
+    # next to "sandy loam"
+    with_blank = [name for name in names if " " in name]
+    if with_blank and all(known.issuperset(name.split()) for name in with_blank):
+        return with_blank[0], with_blank[0].split()
+    return None
 
 
 def _is_price(name: str) -> bool:
@@ -420,7 +556,7 @@ def _warn_of_lookalikes(what: str, counts: Mapping[str, int], noun: str) -> None
         groups.append(" and ".join(rows))
     if groups:
         logger.warning(
-            "%s has %s that may be one: %s. They differ only in case, blanks, dashes, quotes, "
+            "%s has %s that may be one: %s. They differ only in case, blanks, dashes, quotes or marks, "
             "accents or letters that look alike, or in how a number or date is written, and are not "
             "joined; write them alike if they are one",
             what,

@@ -50,6 +50,18 @@ SENTINELS = [
     pytest.param([0.1, 0.5, 0.9, -1.0], [], id="-1 among values from -1 to 1"),
     pytest.param([0.0, 2.5, 3.0, -1.0, -0.5], [], id="-1 next to another negative value"),
     pytest.param([0.5, 1.0, 2.0, 1.70141e38], [1.70141e38], id="of Surfer"),
+    pytest.param([1.0, 2.0, 5.0, 99.0], [99.0], id="99 beside answers of one digit"),
+    pytest.param([1.0, 2.0, 88.0, 99.0], [88.0, 99.0], id="two codes of a survey"),
+    pytest.param([1.0, 12.0, 99.0], [], id="99 among its like"),
+    pytest.param([0.5, 2.0, 99.0], [], id="99 among decimals"),
+    pytest.param([0.0, 1.0, 9.0], [9.0], id="9 beside yes and no"),
+    pytest.param([0.0, 1.0, 2.0, 9.0], [], id="9 among counts"),
+    pytest.param([0.0, 1.0, 2.0, 4.0, -8.0, -9.0], [-9.0, -8.0], id="two small codes"),
+    pytest.param([0.0, 1.0, 2.0, -8.0, -5.0], [], id="another negative value"),
+    pytest.param([1.0, 2.0, -88.0, -99.0], [-99.0, -88.0], id="two negative codes"),
+    pytest.param([0.5, 3.25, 99.99], [99.99], id="of weather stations"),
+    pytest.param([0.5, 30.25, 99.99], [], id="99.99 among its like"),
+    pytest.param([1.5, 2.25, -999.25], [-999.25], id="of well logs"),
 ]
 
 
