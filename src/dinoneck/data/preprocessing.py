@@ -100,15 +100,40 @@ def resample(x: Tensor, size: Size, interpolation: Interpolation) -> Tensor:
         return _area_means(x, size)
     if interpolation != "bilinear":
         x = to_unit_range(x)
-    mode = "bicubic" if interpolation == "bicubic" else "bilinear"
+    mode: Literal["bilinear", "bicubic"] = "bicubic" if interpolation == "bicubic" else "bilinear"
+    if 1 in (height, width, new_height, new_width):
+        return _resample_by_axis(x, size, mode)
     if width == new_width or (new_height < height and new_width > width):
-        # torch widens first, so a thin image would get all its rows in full width; and it misplaces
-        # rows (as of 2.15) where the width stays 1: they are resized as columns
+        # torch widens first, so a thin image would get all its rows in full width: its rows are
+        # resized as columns
         columns = F.interpolate(x.mT, size=(width, new_height), mode=mode, antialias=True)
         x = columns.mT
     if x.shape[-2:] == size:
         return x
     return F.interpolate(x, size=size, mode=mode, antialias=True)
+
+
+def _resample_by_axis(x: Tensor, size: Size, mode: Literal["bilinear", "bicubic"]) -> Tensor:
+    """Resample images of which a side is 1 px, before or after: columns, then rows, as floats.
+
+    As of 2.15 torch misplaces rows of floats where the width becomes or stays 1. Its kernel of uint8
+    reads other memory where a side of 1 px has a stride of its own, and fails for 1 x 1 px.
+    """
+    batch, channels, height, _ = x.shape
+    new_height, new_width = size
+    rows = _resample_lines(x, new_width, mode).reshape(batch, channels, height, new_width)
+    columns = _resample_lines(rows.mT, new_height, mode)
+    resized = columns.reshape(batch, channels, new_width, new_height).mT
+    if x.dtype == torch.uint8:
+        return resized.round().clamp(0, 255).to(torch.uint8)
+    return resized.to(x.dtype)
+
+
+def _resample_lines(x: Tensor, length: int, mode: Literal["bilinear", "bicubic"]) -> Tensor:
+    """Resample the last axis of (..., L) to (lines, 1, 1, length), float32 or float64."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    lines = x.reshape(-1, 1, 1, x.shape[-1]).to(dtype)
+    return F.interpolate(lines, size=(1, length), mode=mode, antialias=True)
 
 
 def _area_means(x: Tensor, size: Size) -> Tensor:
