@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import chain
@@ -116,7 +116,7 @@ def predict(
         cli.refuse_unused("predictions without --overlay", words)
 
     # predict
-    model, call, _ = open_model(
+    opened = open_model(
         heads_by_key.get("", heads_by_key),  # heads without a key are an ensemble
         views,
         words,
@@ -124,13 +124,14 @@ def predict(
         tile=tile,
         overlap=overlap,
     )
-    tasks = getattr(model, "tasks", None)  # None: of a detector
+    model = opened.model
+    tasks = opened.tasks
     known: Mapping[Path, Mapping[str, Any]] = {}
     if truth is not None:
         known = known_values(truth, image_column, list(file_by_name.values()), tasks, subfolders)
     left_out: dict[str, str] = {}
     if store is None:
-        results, left_out = predict_named(call, file_by_name, skip_unusable)
+        results, left_out = predict_named(opened.predict, file_by_name, skip_unusable)
     else:
         results = _predict_store(store, model)
 
@@ -139,12 +140,15 @@ def predict(
         predictions = []
         for name, result in results.items():
             predictions.append(_ImagePrediction(file_by_name[name], places[name], result))
-        _draw(model, predictions, known, maps, overlay)
+        _draw(opened, predictions, known, maps, overlay)
     rows = _box_rows(results) if tasks is None else _value_rows(results, tasks)
     columns = tuple(rows[0]) if rows else _BOX_COLUMNS
     write_text(out, csv_text(columns, [_csv_cells(row) for row in rows]))
     document: dict[str, Any] = {}
+    averaged = ""
     if tasks is not None:
+        if model.tta != "none":
+            averaged = f", the mean of the views {model.tta}"
         document["tasks"] = _describe_tasks(tasks)
         try:
             _add_objects(rows, results, tasks)
@@ -152,9 +156,6 @@ def predict(
             show(f"--json lacks the objects: {error}")
     document["predictions"] = rows
     written = [path for path in (out, maps, overlay) if path is not None]
-    averaged = ""
-    if getattr(model, "tta", "none") != "none":
-        averaged = f", the mean of the views {model.tta}"
     show(
         f"{counted(len(results), 'image')} predicted{averaged}; written: "
         f"{', '.join(map(str, written))}"
@@ -163,7 +164,7 @@ def predict(
         **document,
         "written": written,
         "unusable": left_out,
-        "revisions": getattr(model, "revisions", {}),
+        "revisions": {} if tasks is None else model.revisions,
     }
 
 
@@ -179,12 +180,14 @@ class OpenModel(NamedTuple):
     """The heads of a command line, or its detector.
 
     Attributes:
-        model: a Predictor has ``tasks``, a Detector has ``classes``.
+        model: a Predictor or a Detector.
+        tasks: of the Predictor, by key where its heads have keys; None: of a Detector.
         predict: predicts a list of images with the options of the command line.
         checkpoints: the head files.
     """
 
     model: Any
+    tasks: Any
     predict: Predict
     checkpoints: list[HeadCheckpoint]
 
@@ -218,7 +221,7 @@ def open_model(
     if is_detector:
         detector = _open_detector(first, backbone, views)
         call: Predict = partial(detector.predict, batch_size=views.batch_size)
-        return OpenModel(detector, call, checkpoints)
+        return OpenModel(detector, tasks=None, predict=call, checkpoints=checkpoints)
     from dinoneck.inference.predictor import Predictor
 
     predictor = Predictor(
@@ -232,7 +235,7 @@ def open_model(
         **tiles,
     )
     call = partial(predictor, maps="patch" if maps else None)
-    return OpenModel(predictor, call, checkpoints)
+    return OpenModel(predictor, tasks=predictor.tasks, predict=call, checkpoints=checkpoints)
 
 
 def _open_detector(
@@ -371,7 +374,7 @@ class _ImagePrediction(NamedTuple):
 
 
 def _draw(
-    model: Any,
+    opened: OpenModel,
     predictions: Sequence[_ImagePrediction],
     known: Mapping[Path, Mapping[str, Any]],
     maps: Path | None,
@@ -379,18 +382,18 @@ def _draw(
 ) -> None:
     """Write maps and pictures of images; the folders appear whole or not at all."""
     with whole_folder(maps) as new_maps, whole_folder(overlay) as new_overlay:
-        if not hasattr(model, "tasks"):
+        if opened.tasks is None:
             if new_overlay is not None:
-                _draw_boxes(new_overlay, model, predictions)
+                _draw_boxes(new_overlay, opened.model, predictions)
             return
-        for key, tasks in _by_key(model.tasks).items():
+        for key, tasks in _by_key(opened.tasks).items():
             of_key = predictions
             if key:
                 of_key = [row._replace(result=row.result[key]) for row in predictions]
             if new_maps is not None:
-                _write_maps(new_maps, model, key, tasks, of_key)
+                _write_maps(new_maps, opened.model, key, tasks, of_key)
             if new_overlay is not None:
-                _draw_values(new_overlay / key, model, key, tasks, of_key, known)
+                _draw_values(new_overlay / key, opened.model, key, tasks, of_key, known)
         if new_maps is not None and not any(new_maps.iterdir()):
             raise ConfigError(
                 f"--maps {maps}: these heads have no maps; leave --maps out (--json has objects)"
@@ -662,8 +665,9 @@ def evaluate(
     head_by_name = _name_models(heads)
     from dinoneck.evaluation import evaluate as score_models
 
-    models = {name: open_model(head, views, words).model for name, head in head_by_name.items()}
-    targets = _target_names(models)
+    opened = {name: open_model(head, views, words) for name, head in head_by_name.items()}
+    models = {name: model.model for name, model in opened.items()}
+    targets = _target_names(opened.values())
     unknown = smallest_scores.keys() - targets
     if unknown:
         raise ConfigError(
@@ -725,13 +729,13 @@ def _read_smallest_score(word: str) -> tuple[str, float]:
     raise ConfigError(f"--at-least is {word!r}; expected TARGET=VALUE, such as crop=0.8 or AP=0.3")
 
 
-def _target_names(models: Mapping[str, Any]) -> set[str]:
+def _target_names(opened: Iterable[OpenModel]) -> set[str]:
     """What ``--at-least`` may name: overall scores, and tasks and columns of the heads."""
     from dinoneck.tasks import columns_of
 
     names = set(_OVERALL_SCORES)
-    for model in models.values():
-        tasks = getattr(model, "tasks", ())
+    for model in opened:
+        tasks = model.tasks or ()
         names.update(task.name for task in tasks)
         names.update(column.name for column in columns_of(tasks))
     return names
