@@ -141,10 +141,19 @@ def _name_models(words: Sequence[str]) -> dict[str, str]:
 def _read_smallest_score(word: str) -> tuple[str, float]:
     """The target and the number of an ``--at-least``."""
     target, _, value = word.rpartition("=")
+    if not target:
+        raise ConfigError(
+            f"--at-least is {word!r}; expected TARGET=VALUE, such as crop=0.8 or AP=0.3"
+        )
+    smallest = math.nan
     with suppress(ValueError):
-        if target and math.isfinite(float(value)):
-            return target, float(value)
-    raise ConfigError(f"--at-least is {word!r}; expected TARGET=VALUE, such as crop=0.8 or AP=0.3")
+        smallest = float(value)
+    if not math.isfinite(smallest):
+        raise ConfigError(
+            f"--at-least is {word!r}, and {value!r} is no finite number; write a number, such as "
+            f"{target}=0.8"
+        )
+    return target, smallest
 
 
 def _target_names(opened: Iterable[OpenModel]) -> set[str]:
