@@ -21,12 +21,9 @@ PIPELINES = [
         tests=["unit/checkpoint/test_head_checkpoint.py::test_forged_files_are_refused"],
     ),
     Mutant(
-        sentence="Horizontal and vertical flips of stored views are exchanged.",
+        sentence="Views that flip left and right flip top and bottom.",
         where="data.views:View.flipped",
-        edit=replace(
-            "((-1, self.horizontal), (-2, self.vertical))",
-            by="((-2, self.horizontal), (-1, self.vertical))",
-        ),
+        edit=replace("_axes.append(-1)", by="_axes.append(-2)"),
         tests=["unit/training/test_fit.py::test_labels_of_a_cell_follow_the_image"],
     ),
     Mutant(
@@ -245,7 +242,7 @@ PIPELINES = [
     Mutant(
         sentence="Cropping to a size keeps the upper left corner of an image, not its centre.",
         where="data.preprocessing:Preprocessing.placement",
-        edit=replace("int((_canvas - _resized) / 2)", by="0"),
+        edit=replace("int((_canvas[0] - _resized[0]) / 2)", by="0"),
         tests=["unit/data/test_preparation.py::test_images_come_to_a_size_in_four_ways"],
     ),
     Mutant(

@@ -183,7 +183,8 @@ ROWS: list[Row] = [
     ),
     (with_a_name_of_no_text, DataError, "UTF-8"),
     # extract, demo, verify
-    (line(f"{EXTRACT} --shard 2/2"), ConfigError, "'2/2'"),
+    (line(f"{EXTRACT} --shard 2/2"), ConfigError, ("'2/2'", "from 0")),
+    (line(f"{EXTRACT} --shard 2"), ConfigError, ("'2'", "I/N")),
     (line(f"{EXTRACT} --shard 0/2 --engine ray"), ConfigError, ("--shard", "--engine ray")),
     (line("demo --out images"), ConfigError, "images"),
     (line("demo --out t.csv"), ConfigError, "t.csv"),

@@ -826,6 +826,21 @@ ROWS: list[Row] = [
         (lambda i=i: Views.named("color20").apply(torch.rand(3, 4, 4), i, "a"), DataError, str(i))
         for i in (-1, 20)
     ),
+    (
+        lambda: Views.named("none").apply(torch.zeros(3, 4, 4, dtype=torch.uint8), 0, "a"),
+        DataError,
+        ("torch.uint8", "floats"),
+    ),
+    (
+        lambda: Views.named("none").apply(torch.full((3, 4, 4), 255.0), 0, "a"),
+        DataError,
+        ("255", "0 ... 1"),
+    ),
+    (
+        lambda: Views.named("none").apply(torch.full((3, 4, 4), torch.nan), 0, "a"),
+        DataError,
+        ("nan", "0 ... 1"),
+    ),
     # what is missing, too dark or too many
     (without_pandas, ImportError, "dinoneck[train]"),
     (mask_without_pycocotools, ImportError, "dinoneck[masks]"),

@@ -120,6 +120,11 @@ def extract(
 def _read_shard(shard: str) -> tuple[int, int]:
     """The part and the number of parts of a text such as ``0/4``."""
     part, _, parts = shard.partition("/")
-    if part.isdecimal() and parts.isdecimal() and int(part) < int(parts):
-        return int(part), int(parts)
-    raise ConfigError(f"--shard is {shard!r}; expected I/N with 0 <= I < N, such as 0/4")
+    if not (part.isdecimal() and parts.isdecimal()):
+        raise ConfigError(f"--shard is {shard!r}; expected I/N, such as 0/4")
+    if int(part) >= int(parts):
+        raise ConfigError(
+            f"--shard is {shard!r}; parts are counted from 0, so the first of 4 is 0/4 and the last "
+            "is 3/4"
+        )
+    return int(part), int(parts)

@@ -39,7 +39,6 @@ VERBS = {
 }
 """Verb -> its line in the help. Its file holds a function, or a dict of sub-verbs, of its name."""
 FILES = {
-    "evaluate": "predict",
     "export": "deploy",
     "serve": "deploy",
     "list": "files",

@@ -1,27 +1,25 @@
-"""``dinoneck predict`` and ``evaluate``: values in original units or boxes from images, and their scores."""
+"""``dinoneck predict``: values in original units, or boxes, from images."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import UseAppendAction, arg
 
 from dinoneck.atomic import write_text
 from dinoneck.cli import arguments as cli
-from dinoneck.cli.text import save_picture, show, show_scores, whole_folder
+from dinoneck.cli.text import save_picture, show, whole_folder
 from dinoneck.data.cells import IMAGES, LABELS, csv_text
 from dinoneck.data.layout import Subfolders
 from dinoneck.data.walk import SUFFIXES
 from dinoneck.errors import ConfigError, DataError
-from dinoneck.text import counted, did_you_mean, some_of
+from dinoneck.text import counted, some_of
 from dinoneck.training.config import SIZE
 
 if TYPE_CHECKING:
@@ -36,22 +34,6 @@ Predict = Callable[[list[Any]], list[dict[str, Any]]]
 Row = dict[str, Any]
 """Column -> value, of a line of the CSV."""
 _KEY_AND_HEAD = re.compile(r"([A-Za-z][\w\-]*)=(.+)", re.DOTALL)
-_OVERALL_SCORES = (
-    "AP",
-    "AP50",
-    "AP75",
-    "AR100",
-    "F1",
-    "PQ",
-    "SQ",
-    "RQ",
-    "PQ_things",
-    "PQ_stuff",
-    "overall",
-    "overall (mean)",
-)
-"""What ``--at-least`` may name next to the heads' targets."""
-_MAIN_SCORES = ("r2", "accuracy", "mean_iou")
 _BOX_COLUMNS = ("image", "name", "score", "x0", "y0", "x1", "y1")
 _SCORE_DIGITS = 4
 _BOX_DIGITS = 2  # of a pixel
@@ -108,7 +90,7 @@ def predict(
         cli.refuse_unused("a feature store", words)
     files = cli.list_images(images) if images else []
     file_by_name = {str(file): file for file in files}
-    heads_by_key = _read_keys(list(chain.from_iterable(heads)))
+    heads_by_key = read_keys(list(chain.from_iterable(heads)))
     inputs: list[str | Path | None] = [*files, *chain.from_iterable(heads_by_key.values())]
     inputs += [views.weights, views.backbone_file, truth]
     cli.check_output(out, inputs, (".csv",))
@@ -117,7 +99,7 @@ def predict(
         cli.refuse_unused("predictions without --overlay", words)
 
     # predict
-    model, call, _ = open_model(
+    opened = open_model(
         heads_by_key.get("", heads_by_key),  # heads without a key are an ensemble
         views,
         words,
@@ -125,13 +107,14 @@ def predict(
         tile=tile,
         overlap=overlap,
     )
-    tasks = getattr(model, "tasks", None)  # None: of a detector
+    model = opened.model
+    tasks = opened.tasks
     known: Mapping[Path, Mapping[str, Any]] = {}
     if truth is not None:
         known = known_values(truth, image_column, list(file_by_name.values()), tasks, subfolders)
     left_out: dict[str, str] = {}
     if store is None:
-        results, left_out = predict_named(call, file_by_name, skip_unusable)
+        results, left_out = predict_named(opened.predict, file_by_name, skip_unusable)
     else:
         results = _predict_store(store, model)
 
@@ -140,12 +123,15 @@ def predict(
         predictions = []
         for name, result in results.items():
             predictions.append(_ImagePrediction(file_by_name[name], places[name], result))
-        _draw(model, predictions, known, maps, overlay)
+        _draw(opened, predictions, known, maps, overlay)
     rows = _box_rows(results) if tasks is None else _value_rows(results, tasks)
     columns = tuple(rows[0]) if rows else _BOX_COLUMNS
     write_text(out, csv_text(columns, [_csv_cells(row) for row in rows]))
     document: dict[str, Any] = {}
+    averaged = ""
     if tasks is not None:
+        if model.tta != "none":
+            averaged = f", the mean of the views {model.tta}"
         document["tasks"] = _describe_tasks(tasks)
         try:
             _add_objects(rows, results, tasks)
@@ -153,9 +139,6 @@ def predict(
             show(f"--json lacks the objects: {error}")
     document["predictions"] = rows
     written = [path for path in (out, maps, overlay) if path is not None]
-    averaged = ""
-    if getattr(model, "tta", "none") != "none":
-        averaged = f", the mean of the views {model.tta}"
     show(
         f"{counted(len(results), 'image')} predicted{averaged}; written: "
         f"{', '.join(map(str, written))}"
@@ -164,7 +147,7 @@ def predict(
         **document,
         "written": written,
         "unusable": left_out,
-        "revisions": getattr(model, "revisions", {}),
+        "revisions": {} if tasks is None else model.revisions,
     }
 
 
@@ -180,12 +163,14 @@ class OpenModel(NamedTuple):
     """The heads of a command line, or its detector.
 
     Attributes:
-        model: a Predictor has ``tasks``, a Detector has ``classes``.
+        model: a Predictor or a Detector.
+        tasks: of the Predictor, by key where its heads have keys; None: of a Detector.
         predict: predicts a list of images with the options of the command line.
         checkpoints: the head files.
     """
 
     model: Any
+    tasks: Any
     predict: Predict
     checkpoints: list[HeadCheckpoint]
 
@@ -219,7 +204,7 @@ def open_model(
     if is_detector:
         detector = _open_detector(first, backbone, views)
         call: Predict = partial(detector.predict, batch_size=views.batch_size)
-        return OpenModel(detector, call, checkpoints)
+        return OpenModel(detector, tasks=None, predict=call, checkpoints=checkpoints)
     from dinoneck.inference.predictor import Predictor
 
     predictor = Predictor(
@@ -233,7 +218,7 @@ def open_model(
         **tiles,
     )
     call = partial(predictor, maps="patch" if maps else None)
-    return OpenModel(predictor, call, checkpoints)
+    return OpenModel(predictor, tasks=predictor.tasks, predict=call, checkpoints=checkpoints)
 
 
 def _open_detector(
@@ -372,7 +357,7 @@ class _ImagePrediction(NamedTuple):
 
 
 def _draw(
-    model: Any,
+    opened: OpenModel,
     predictions: Sequence[_ImagePrediction],
     known: Mapping[Path, Mapping[str, Any]],
     maps: Path | None,
@@ -380,18 +365,18 @@ def _draw(
 ) -> None:
     """Write maps and pictures of images; the folders appear whole or not at all."""
     with whole_folder(maps) as new_maps, whole_folder(overlay) as new_overlay:
-        if not hasattr(model, "tasks"):
+        if opened.tasks is None:
             if new_overlay is not None:
-                _draw_boxes(new_overlay, model, predictions)
+                _draw_boxes(new_overlay, opened.model, predictions)
             return
-        for key, tasks in _by_key(model.tasks).items():
+        for key, tasks in _by_key(opened.tasks).items():
             of_key = predictions
             if key:
                 of_key = [row._replace(result=row.result[key]) for row in predictions]
             if new_maps is not None:
-                _write_maps(new_maps, model, key, tasks, of_key)
+                _write_maps(new_maps, opened.model, key, tasks, of_key)
             if new_overlay is not None:
-                _draw_values(new_overlay / key, model, key, tasks, of_key, known)
+                _draw_values(new_overlay / key, opened.model, key, tasks, of_key, known)
         if new_maps is not None and not any(new_maps.iterdir()):
             raise ConfigError(
                 f"--maps {maps}: these heads have no maps; leave --maps out (--json has objects)"
@@ -510,8 +495,8 @@ def _places(
     return dict(zip(file_by_name, places, strict=True))
 
 
-def _read_keys(words: Sequence[str]) -> dict[str, list[str]]:
-    """The heads of a command line by their keys; those without a key under the empty one.
+def read_keys(words: Sequence[str]) -> dict[str, list[str]]:
+    """Return the heads of a command line by their keys; those without a key under the empty one.
 
     Raises:
         CheckpointError: if a head file does not exist, or is none.
@@ -612,161 +597,3 @@ def _add_objects(rows: Sequence[Row], results: Mapping[str, Any], tasks: Any) ->
 def _column(key: str, name: str) -> str:
     """What a column of the heads of a key is called."""
     return f"{key}/{name}" if key else name
-
-
-def evaluate(
-    images: Annotated[Path | None, Positional, arg(metavar="IMAGES")] = None,
-    *,
-    heads: Annotated[tuple[str, ...], arg(metavar="HEAD ...")],
-    truth: Annotated[tuple[Path, ...], arg(metavar="TRUTH ...")],
-    group: tuple[str, ...] = (),
-    image_column: str = "image",
-    labels: str | None = None,
-    subfolders: Literal["classes", "folds"] | None = None,
-    nodata: tuple[float, ...] = (),
-    class_values: tuple[int, ...] = (),
-    crowd: Literal["ignore", "objects"] = "ignore",
-    at_least: Annotated[tuple[str, ...], arg(metavar="TARGET=VALUE ...")] = (),
-    views: Annotated[cli.Views, arg(name="")] = cli.Views(),
-    words: cli.Words = (),
-) -> dict[str, Any]:
-    """Score finished heads or detectors on images whose truth is known; exit 1 if a score is too low.
-
-    Example: dinoneck evaluate images/ --heads run --truth cover.csv --at-least crop=0.8
-
-    Args:
-        images: the folder of the images; before the options.
-        heads: files, folders of trainings or Hub repositories; each is one model, compared with the
-            first. KEY=HEAD names it in the tables.
-        truth: CSV of numbers or classes, a folder of masks or of class folders, a COCO file of
-            boxes or objects, or the folder and the COCO file of panoptic segments.
-        group: columns; images of one group are resampled together.
-        image_column: column of file names.
-        labels: column of masks.
-        subfolders: with a folder as truth: whether the folders in it are classes or folds.
-        nodata: mask values without a label, such as 255; without it as in training.
-        class_values: the value of each class in the masks; without it as in training.
-        crowd: ignore: objects of a COCO file with iscrowd=1 count for nothing; objects: they are
-            objects.
-        at_least: the smallest R², accuracy or mean IoU of a target, or the smallest AP.
-        views: how images are predicted.
-        words: the command line.
-    """
-    # refuse what is wrong before torch is imported
-    cli.refuse_unused("scores, which count boxes of all scores", words)
-    smallest_scores = dict(_read_smallest_score(word) for word in at_least)
-    for path in (images, *truth):
-        if path is not None and not path.exists():
-            raise DataError(
-                f"{path} does not exist; check the name, which is relative to this folder"
-            )
-    head_by_name = _name_models(heads)
-    from dinoneck.evaluation import evaluate as score_models
-
-    models = {name: open_model(head, views, words).model for name, head in head_by_name.items()}
-    targets = _target_names(models)
-    unknown = smallest_scores.keys() - targets
-    if unknown:
-        raise ConfigError(
-            f"--at-least names {min(unknown)!r}; expected one of {', '.join(sorted(targets))}"
-        )
-    sources: Any = truth if len(truth) > 1 else truth[0]
-    report = score_models(
-        models,
-        images,
-        sources,
-        group=group,
-        image_column=image_column,
-        labels=labels,
-        subfolders=subfolders,
-        nodata=nodata,
-        class_values=class_values,
-        crowd=crowd,
-    )
-    # a verdict compares models
-    show_scores(report if len(models) > 1 else report | {"verdict": None}, held_out=False)
-    low = []
-    for target, smallest in smallest_scores.items():
-        low += _too_low(report, target, smallest)
-    for line in low:
-        show(line)
-    return {"ok": not low, **report}
-
-
-def _name_models(words: Sequence[str]) -> dict[str, str]:
-    """The models of a command line: name in the tables -> its head.
-
-    Raises:
-        CheckpointError: if a head file does not exist, or is none.
-        ConfigError: if a name or a head occurs twice, or some have a key and some have none.
-    """
-    heads_by_key = _read_keys(words)
-    heads = list(chain.from_iterable(heads_by_key.values()))
-    if len(set(heads)) < len(heads):
-        raise ConfigError(f"--heads {' '.join(words)} names a head twice; give each once")
-    if "" not in heads_by_key:
-        for key, heads_of_key in heads_by_key.items():
-            if len(heads_of_key) > 1:
-                raise ConfigError(
-                    f"--heads has the key {key} twice, and each value is one model; give each a key "
-                    "of its own, and an ensemble as its file or folder"
-                )
-        return {key: head for key, [head] in heads_by_key.items()}
-    if len(heads) == 1:
-        return {"head": heads[0]}
-    return {head: head for head in heads}
-
-
-def _read_smallest_score(word: str) -> tuple[str, float]:
-    """The target and the number of an ``--at-least``."""
-    target, _, value = word.rpartition("=")
-    with suppress(ValueError):
-        if target and math.isfinite(float(value)):
-            return target, float(value)
-    raise ConfigError(f"--at-least is {word!r}; expected TARGET=VALUE, such as crop=0.8 or AP=0.3")
-
-
-def _target_names(models: Mapping[str, Any]) -> set[str]:
-    """What ``--at-least`` may name: overall scores, and tasks and columns of the heads."""
-    from dinoneck.tasks import columns_of
-
-    names = set(_OVERALL_SCORES)
-    for model in models.values():
-        tasks = getattr(model, "tasks", ())
-        names.update(task.name for task in tasks)
-        names.update(column.name for column in columns_of(tasks))
-    return names
-
-
-def _too_low(report: Mapping[str, Any], target: str, smallest: float) -> list[str]:
-    """A line for each model whose score of the target is below the smallest one that is allowed."""
-    scores: dict[str, float | None] = {}
-    object_scores: dict[str, Mapping[str, Any]] = {}
-    for kind in ("boxes", "masks", "segments"):
-        object_scores |= report.get(kind, {})
-    for model, of_model in object_scores.items():
-        if target in of_model:
-            scores[model] = of_model[target]
-    value_scores = report.get("scores", {})
-    for model, of_model in value_scores.get(target, {}).items():
-        scores[model] = _main_score(of_model)
-    if not scores:
-        names = set(value_scores)
-        for of_model in object_scores.values():
-            names.update(of_model)
-        raise ConfigError(
-            f"--at-least names {target!r}; expected one of {some_of(names, 8)}."
-            f"{did_you_mean(target, names)}"
-        )
-    low = []
-    for model, score in scores.items():
-        if score is None or score < smallest:
-            low.append(f"{target} of {model} is {score}, below {smallest:g}")
-    return low
-
-
-def _main_score(scores: Mapping[str, Any]) -> float | None:
-    """The R², accuracy or mean IoU of a target, whichever it has."""
-    name = next(name for name in _MAIN_SCORES if name in scores)
-    score: float | None = scores[name]["pooled"]
-    return score

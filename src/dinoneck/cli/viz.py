@@ -81,7 +81,7 @@ def report(
 
     # predict
     opened = open_model(head, views, words, maps=len(files) <= max_images)
-    tasks: Sequence[Task] = getattr(opened.model, "tasks", ())  # none: of a detector
+    tasks: Sequence[Task] = opened.tasks or ()
     training = _training_report(Path(head), tasks)
     if tasks:
         # without images their list refuses with what to name
@@ -106,7 +106,7 @@ def report(
         facts=_facts(head, opened, truth),
         training=training,
         unread=left_out,
-        classes=getattr(opened.model, "classes", ()),
+        classes=() if tasks else opened.model.classes,
         trained_on=_count_trained_on(opened.checkpoints, report_images.files),
     )
     write_text(out, page)
@@ -188,7 +188,7 @@ def _report_entries(
     from dinoneck.viz.scales import ReportEntry
 
     model = opened.model
-    tasks = getattr(model, "tasks", ())
+    tasks = opened.tasks or ()
 
     def predict(items: list[Any]) -> list[dict[str, Any]]:
         if tasks:
@@ -245,10 +245,10 @@ def _facts(head: str, opened: OpenModel, truth: Path | None) -> dict[str, dict[s
         "made": str(date.today()),
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
-    if hasattr(model, "tasks"):
-        run["views"] = f"{model.tta}, the mean of {len(model.views)} views"
-    else:
+    if opened.tasks is None:
         run["boxes"] = f"those of a score of {model.min_score:.2g} or more"
+    else:
+        run["views"] = f"{model.tta}, the mean of {len(model.views)} views"
     return {"The head": about_head, "How it was run": run}
 
 

@@ -44,6 +44,7 @@ RGB = tuple[float, ...]
 Resize = Literal["stretch", "keep", "crop", "pad"]
 Interpolation = Literal["bilinear", "bicubic", "area"]
 Size = tuple[int, int]  # (height, width) in pixels
+_SHOWN = 5  # sizes in a message
 _REMAINDER: dict[Resize, Remainder] = {
     "stretch": "resize",
     "keep": "error",
@@ -67,45 +68,91 @@ class Placement(NamedTuple):
 
     def on_canvas(self, x: Tensor) -> Tensor:
         """Cut the resampled (..., height, width) to the canvas, and fill up what it leaves free with zeros."""
+        if self.canvas == self.resized:
+            return x
         top, left = self.corner
-        right, bottom = (
-            self.canvas[1] - self.resized[1] - left,
-            self.canvas[0] - self.resized[0] - top,
-        )
-        return F.pad(x, (left, right, top, bottom)) if self.canvas != self.resized else x
+        bottom = self.canvas[0] - self.resized[0] - top
+        right = self.canvas[1] - self.resized[1] - left
+        return F.pad(x, (left, right, top, bottom))  # negative numbers cut
 
 
-def _scaled(image: Size, size: Size, inside: bool) -> Size:
-    """The image's sides times the factor by which it fits inside ``size``, or covers it."""
-    ratios = size[0] / image[0], size[1] / image[1]
-    scale = min(ratios) if inside else max(ratios)
-    return max(1, round(image[0] * scale)), max(1, round(image[1] * scale))
+def _fit_inside(image: Size, size: Size) -> Size:
+    """The largest sides with the image's proportions that fit inside ``size``."""
+    return _scaled(image, min(size[0] / image[0], size[1] / image[1]))
+
+
+def _cover(image: Size, size: Size) -> Size:
+    """The smallest sides with the image's proportions that cover ``size``."""
+    return _scaled(image, max(size[0] / image[0], size[1] / image[1]))
+
+
+def _scaled(image: Size, scale: float) -> Size:
+    """The image's sides times a factor, 1 px or more."""
+    height, width = image
+    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def resample(x: Tensor, size: Size, interpolation: Interpolation) -> Tensor:
     """Resample images (B, C, H, W) of floats or uint8; bilinear keeps uint8, other results are in 0 ... 1."""
     height, width = x.shape[-2:]
+    new_height, new_width = size
     if (height, width) == size:
         return x
-    if interpolation == "area" and size[0] <= height and size[1] <= width:
-        # equal to F.interpolate(to_unit_range(x), size, mode="area") bit for bit, without the whole
-        # image as floats
-        windows = (
-            x[..., row * height // size[0] : -(-(row + 1) * height // size[0]), :]
-            for row in range(size[0])
-        )
-        return torch.cat(
-            [F.adaptive_avg_pool2d(to_unit_range(window), (1, size[1])) for window in windows],
-            dim=-2,
-        )
+    if interpolation == "area" and new_height <= height and new_width <= width:
+        return _area_means(x, size)
     if interpolation != "bilinear":
         x = to_unit_range(x)
-    mode = "bicubic" if interpolation == "bicubic" else "bilinear"
-    if width == size[1] or (size[0] < height and size[1] > width):
-        # torch widens first, so a thin image would get all its rows in full width; and it misplaces
-        # rows (as of 2.15) where the width stays 1: they are resized as columns
-        x = F.interpolate(x.mT, size=(width, size[0]), mode=mode, antialias=True).mT
-    return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode=mode, antialias=True)
+    mode: Literal["bilinear", "bicubic"] = "bicubic" if interpolation == "bicubic" else "bilinear"
+    if 1 in (height, width, new_height, new_width):
+        return _resample_by_axis(x, size, mode)
+    if width == new_width or (new_height < height and new_width > width):
+        # torch widens first, so a thin image would get all its rows in full width: its rows are
+        # resized as columns
+        columns = F.interpolate(x.mT, size=(width, new_height), mode=mode, antialias=True)
+        x = columns.mT
+    if x.shape[-2:] == size:
+        return x
+    return F.interpolate(x, size=size, mode=mode, antialias=True)
+
+
+def _resample_by_axis(x: Tensor, size: Size, mode: Literal["bilinear", "bicubic"]) -> Tensor:
+    """Resample images of which a side is 1 px, before or after: columns, then rows, as floats.
+
+    As of 2.15 torch misplaces rows of floats where the width becomes or stays 1. Its kernel of uint8
+    reads other memory where a side of 1 px has a stride of its own, and fails for 1 x 1 px.
+    """
+    batch, channels, height, _ = x.shape
+    new_height, new_width = size
+    rows = _resample_lines(x, new_width, mode).reshape(batch, channels, height, new_width)
+    columns = _resample_lines(rows.mT, new_height, mode)
+    resized = columns.reshape(batch, channels, new_width, new_height).mT
+    if x.dtype == torch.uint8:
+        return resized.round().clamp(0, 255).to(torch.uint8)
+    return resized.to(x.dtype)
+
+
+def _resample_lines(x: Tensor, length: int, mode: Literal["bilinear", "bicubic"]) -> Tensor:
+    """Resample the last axis of (..., L) to (lines, 1, 1, length), float32 or float64."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    lines = x.reshape(-1, 1, 1, x.shape[-1]).to(dtype)
+    return F.interpolate(lines, size=(1, length), mode=mode, antialias=True)
+
+
+def _area_means(x: Tensor, size: Size) -> Tensor:
+    """Means over the pixels that each new pixel's area touches, as floats in 0 ... 1.
+
+    Equal to ``F.interpolate(to_unit_range(x), size, mode="area")`` bit for bit, without the whole
+    image as floats.
+    """
+    height = x.shape[-2]
+    new_height, new_width = size
+    rows = []
+    for row in range(new_height):
+        top = row * height // new_height
+        bottom = math.ceil((row + 1) * height / new_height)
+        window = to_unit_range(x[..., top:bottom, :])
+        rows.append(F.adaptive_avg_pool2d(window, (1, new_width)))
+    return torch.cat(rows, dim=-2)
 
 
 @dataclass(frozen=True)
@@ -124,7 +171,7 @@ class Preprocessing:
             patches in it, the middle is kept; without a size nothing is resampled); ``pad`` (fits
             inside, filled up with the mean colour to whole patches; without a size nothing is
             resampled); ``keep`` (fits inside with its proportions, up to the rounding of both sides
-            to whole patches; without a size a remainder is refused). None = ``stretch`` with a
+            to whole patches; without a size a remainder is refused). None: ``stretch`` with a
             size, ``keep`` without.
         pad_to: where ``pad`` puts the image: ``corner`` fills at the bottom and right, ``center``
             on all sides.
@@ -134,7 +181,7 @@ class Preprocessing:
             touches, which equals OpenCV's INTER_AREA for whole ratios and blurs a little more for
             others; bilinear where a side grows).
         blur: odd kernel of a Gaussian blur after resizing, with the fixed sigma
-            0.3 * ((kernel - 1) / 2 - 1) + 0.8; None = no blur.
+            0.3 * ((kernel - 1) / 2 - 1) + 0.8; None: no blur.
         bits: how many bits images of 16 bits use, 8 ... 16: their values are divided by
             ``2**bits - 1``. 16 reads them as they are; None does too, but refuses images that use a
             part of the range, as those of 12-bit cameras do. Images of 8 bits and floats do not
@@ -155,12 +202,17 @@ class Preprocessing:
     bits: int | None = None
 
     def __post_init__(self) -> None:
-        pair, size = patch_pair(self.patch_size), self.size
+        patch_height, patch_width = patch_pair(self.patch_size)
+        patch_size = patch_height if patch_height == patch_width else (patch_height, patch_width)
+        size = self.size
+        resize = self.resize
+        if resize is None:
+            resize = "keep" if size is None else "stretch"
         normalize_fields(
             self,
-            patch_size=pair[0] if pair[0] == pair[1] else pair,
+            patch_size=patch_size,
             size=(size, size) if isinstance(size, int) else size,
-            resize=self.resize or ("keep" if size is None else "stretch"),
+            resize=resize,
         )
         if not self.mean:
             raise ConfigError(
@@ -226,7 +278,8 @@ class Preprocessing:
         :func:`to_image_pixels`.
         """
         recipe = self.changed(size=size, **changes)
-        return recipe.finished([*in_threads(recipe.fitted, as_list(images))])
+        fitted = list(in_threads(recipe.fitted, as_list(images)))
+        return recipe.finished(fitted)
 
     def placement(self, image_size: Size) -> Placement:
         """Return where an upright image of (height, width) pixels lies on its canvas of whole patches.
@@ -235,20 +288,32 @@ class Preprocessing:
             GridError: if the patch leaves a remainder that ``keep`` refuses, or no whole patch is
                 left.
         """
-        (down, across), size, resize = patch_pair(self.patch_size), self.size, self.resize
+        size = self.size
+        resize = self.resize
         if resize == "keep" and size is not None:
-            size, resize = _scaled(image_size, size, inside=True), "stretch"
+            size = _fit_inside(image_size, size)
+            resize = "stretch"  # to whole patches
+
+        # whole patches
         rows, cols = TokenGrid(self.patch_size, _REMAINDER[resize]).size(size or image_size)
-        resized = canvas = (rows * down, cols * across)
-        if resize in ("crop", "pad"):
-            resized = (
-                image_size if size is None else _scaled(image_size, canvas, inside=resize == "pad")
-            )
+        patch_height, patch_width = patch_pair(self.patch_size)
+        canvas = (rows * patch_height, cols * patch_width)
+
+        # the image on them
+        if resize in ("stretch", "keep"):
+            resized = canvas
+        elif size is None:
+            resized = image_size
+        elif resize == "pad":
+            resized = _fit_inside(image_size, canvas)
+        else:
+            resized = _cover(image_size, canvas)
         if resize == "pad" and self.pad_to == "corner":
-            return Placement(resized, canvas, (0, 0))
+            return Placement(resized, canvas, corner=(0, 0))
         # half of the free pixels, towards 0; those that crop cuts are negative
-        top, left = (int((whole - side) / 2) for whole, side in zip(canvas, resized, strict=True))
-        return Placement(resized, canvas, (top, left))
+        top = int((canvas[0] - resized[0]) / 2)
+        left = int((canvas[1] - resized[1]) / 2)
+        return Placement(resized, canvas, corner=(top, left))
 
     def grid(self) -> GridSize | None:
         """Return the patch grid of every prepared image; None where it depends on the image.
@@ -270,7 +335,8 @@ class Preprocessing:
         pixels = read_channels(image, self.channels, self.bits)[None]
         placement = self.placement((pixels.shape[-2], pixels.shape[-1]))
         x = resample(pixels, placement.resized, self.interpolation)
-        x = x if self.resize == "pad" else placement.on_canvas(x)
+        if self.resize != "pad":  # padding follows the normalisation
+            x = placement.on_canvas(x)
         return to_unit_range(x[0]).clamp(0.0, 1.0)  # bicubic overshoots
 
     def finished(self, images: Sequence[Tensor]) -> PreparedImages:
@@ -281,43 +347,47 @@ class Preprocessing:
         """
         if not images:
             raise DataError("there are no images")
-        sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-        # images that are not padded are whole patches already
-        placements = [
-            self.placement(x) if self.resize == "pad" else Placement(x, x, (0, 0)) for x in sizes
-        ]
+        placements = [self._placement_of_fitted(image) for image in images]
         canvases = sorted({placement.canvas for placement in placements})
         if len(canvases) != 1:
-            shown = ", ".join(f"{height}x{width}" for height, width in canvases[:5])
+            shown = ", ".join(f"{height}x{width}" for height, width in canvases[:_SHOWN])
             raise DataError(
                 f"the images come to different sizes: {shown}; pass size=(height, width) (--size), "
                 "or one image at a time"
             )
+
+        # the images
         mean = images[0].new_tensor(self.mean).view(-1, 1, 1)
         std = images[0].new_tensor(self.std).view(-1, 1, 1)
-        every = [(image - mean) / std for image in images]
+        normalised = [(image - mean) / std for image in images]
         if self.blur is not None:
-            # it takes as long to import as torch
-            from torchvision.transforms.v2.functional import gaussian_blur
+            normalised = _blurred(normalised, self.blur)
+        on_canvas = []
+        for placement, image in zip(placements, normalised, strict=True):
+            on_canvas.append(placement.on_canvas(image))
+        batch = torch.stack(on_canvas)
 
-            shortest = min(min(size) for size in sizes)
-            if self.blur // 2 >= shortest:
-                raise DataError(
-                    f"a blur of {self.blur} px does not fit images with a side of {shortest} px; "
-                    "choose a smaller one"
-                )
-            sigma = 0.3 * ((self.blur - 1) / 2 - 1) + 0.8
-            every = [gaussian_blur(x, [self.blur] * 2, [sigma] * 2) for x in every]
-        batch = torch.stack([own.on_canvas(x) for own, x in zip(placements, every, strict=True)])
-        shows = torch.stack(
-            [own.on_canvas(batch.new_ones(1, *own.resized)) for own in {*placements}]
-        )
+        # the patches that show an image, of any of the batch
+        shown_pixels = batch.new_zeros(1, *canvases[0])
+        for placement in set(placements):
+            ones = placement.on_canvas(batch.new_ones(1, *placement.resized))
+            shown_pixels = torch.maximum(shown_pixels, ones)
+        valid = F.max_pool2d(shown_pixels, patch_pair(self.patch_size))[0] > 0
+
+        # the way back to the pixels of the resized image
         corners = {placement.corner for placement in placements}
-        top, left = corners.pop() if len(corners) == 1 else (float("nan"), float("nan"))
-        valid = F.max_pool2d(shows.amax(dim=0), patch_pair(self.patch_size))[0] > 0
-        return replace(
-            TokenGrid(self.patch_size).prepare(batch), valid=valid, offset=(float(left), float(top))
-        )
+        offset = (math.nan, math.nan)
+        if len(corners) == 1:
+            top, left = corners.pop()
+            offset = (float(left), float(top))
+        return replace(TokenGrid(self.patch_size).prepare(batch), valid=valid, offset=offset)
+
+    def _placement_of_fitted(self, image: Tensor) -> Placement:
+        """Where an image that :meth:`fitted` gave lies on its canvas."""
+        size = (image.shape[-2], image.shape[-1])
+        if self.resize == "pad":
+            return self.placement(size)
+        return Placement(resized=size, canvas=size, corner=(0, 0))  # whole patches already
 
     def picture(self, image: ImageInput) -> Tensor:
         """Return one image as the backbone sees it: (3, H, W) RGB in 0 ... 1, sized, cropped or padded.
@@ -349,10 +419,10 @@ class Preprocessing:
                     f"preprocessing has no field {name!r}.{did_you_mean(name, fields)} It has "
                     f"{', '.join(fields)}"
                 )
-        given = {name: value for name, value in changes.items() if value is not None}
-        if "size" in given and self.size is None and self.resize == "keep":
-            given.setdefault("resize", "stretch")
-        return replace(self, **given)
+        new_values = {name: value for name, value in changes.items() if value is not None}
+        if "size" in new_values and self.size is None and self.resize == "keep":
+            new_values.setdefault("resize", "stretch")
+        return replace(self, **new_values)
 
     def record(self) -> dict[str, Any]:
         """Return the JSON-able record that checkpoints carry; ``bits`` only where they are set."""
@@ -373,10 +443,29 @@ class Preprocessing:
         expected = cls.__dataclass_fields__.keys()
         if not isinstance(record, Mapping) or record.keys() | {"bits"} != expected:
             raise ConfigError(
-                f"a preprocessing record holds {[*cls.__dataclass_fields__]}; this one is "
+                f"a preprocessing record holds {list(cls.__dataclass_fields__)}; this one is "
                 f"{record!r}"
             )
         return cls(**record)
+
+
+def _blurred(images: Sequence[Tensor], kernel: int) -> list[Tensor]:
+    """Images (C, H, W) after a Gaussian blur.
+
+    Raises:
+        DataError: if the kernel does not fit an image.
+    """
+    # it takes as long to import as torch
+    from torchvision.transforms.v2.functional import gaussian_blur
+
+    shortest = min(min(image.shape[-2:]) for image in images)
+    if kernel // 2 >= shortest:
+        raise DataError(
+            f"a blur of {kernel} px does not fit images with a side of {shortest} px; choose a "
+            "smaller one"
+        )
+    sigma = 0.3 * ((kernel - 1) / 2 - 1) + 0.8
+    return [gaussian_blur(x, [kernel, kernel], [sigma, sigma]) for x in images]
 
 
 def to_image_pixels(

@@ -1,7 +1,7 @@
 """Augmented views: the fixed list of flips, turns and colour changes under which features are extracted once.
 
 A frozen backbone runs once per image and view; a head then trains on the stored tokens, another
-view of a image at every epoch. Flips of pixels are not flips of tokens (position embeddings stay
+view of an image at every epoch. Flips of pixels are not flips of tokens (position embeddings stay
 where they are), so every view goes through the backbone of its own.
 """
 
@@ -27,7 +27,7 @@ CHANGES = ("brightness", "contrast", "saturation", "hue", "gamma")
 
 
 class View(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A flip, quarter turns, and the ranges (low, high) that colour changes are drawn from; None = no such change.
+    """A flip, quarter turns, and the ranges (low, high) that colour changes are drawn from; None: no such change.
 
     The changes are torchvision's ``adjust_brightness`` and so on, in the order of these fields.
 
@@ -55,27 +55,42 @@ class View(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     @property
     def flipped(self) -> list[int]:
         """The axes of (..., H, W) that the view flips."""
-        return [
-            axis for axis, is_flipped in ((-1, self.horizontal), (-2, self.vertical)) if is_flipped
-        ]
+        axes = []
+        if self.horizontal:
+            axes.append(-1)
+        if self.vertical:
+            axes.append(-2)
+        return axes
 
 
+_OneOrMore = Annotated[tuple[View, ...], Meta(min_length=1)]
 _FLIPS4 = (View(), View(horizontal=True), View(vertical=True), View(horizontal=True, vertical=True))
+_D6 = (*_FLIPS4, View(turns=1), View(turns=3))
+# 20 of the 256 steps of saturation and value and of the 360 degrees of hue
 _LITTLE = (1 - 20 / 255, 1 + 20 / 255)
+_LITTLE_HUE = (-20 / 360, 20 / 360)
 _COLOURS: tuple[dict[str, tuple[float, float]], ...] = (
     {"brightness": (0.8, 1.2)},
     {"contrast": (0.8, 1.2)},
-    {"brightness": _LITTLE, "saturation": _LITTLE, "hue": (-20 / 360, 20 / 360)},
+    {"brightness": _LITTLE, "saturation": _LITTLE, "hue": _LITTLE_HUE},
     {"gamma": (0.8, 1.2)},
 )
+
+
+def _with_colours(flips: Sequence[View]) -> list[View]:
+    """Every flip with each of the changes of colour."""
+    views = []
+    for flip in flips:
+        for ranges in _COLOURS:
+            views.append(msgspec.structs.replace(flip, **ranges))
+    return views
+
+
 _NAMED = {
-    "none": _FLIPS4[:1],
+    "none": (View(),),
     "flips4": _FLIPS4,
-    "d6": (*_FLIPS4, View(turns=1), View(turns=3)),
-    "color20": (
-        *_FLIPS4,
-        *(msgspec.structs.replace(flip, **own) for flip in _FLIPS4 for own in _COLOURS),
-    ),
+    "d6": _D6,
+    "color20": (*_FLIPS4, *_with_colours(_FLIPS4)),
 }
 
 
@@ -109,9 +124,7 @@ class Views:
 
     def __init__(self, views: Sequence[View | Mapping[str, Any]]) -> None:
         try:
-            checked = msgspec.convert(
-                msgspec.to_builtins(views), Annotated[tuple[View, ...], Meta(min_length=1)]
-            )
+            checked = msgspec.convert(msgspec.to_builtins(views), _OneOrMore)
         except (TypeError, msgspec.ValidationError) as error:
             raise ConfigError(f"views are {str(views)[:200]}: {error}") from None
         object.__setattr__(self, "views", checked)
@@ -145,15 +158,17 @@ class Views:
     @property
     def changes_colours(self) -> bool:
         """Whether any view changes colours, which only RGB images have."""
-        return any(getattr(view, name) is not None for view in self.views for name in CHANGES)
+        return any(_ranges(view) for view in self.views)
 
     def place(self, x: Tensor, i: int) -> Tensor:
         """Flip and turn (..., H, W) as view i does; the result is a copy."""
-        return torch.rot90(x.flip(self.views[i].flipped), self.views[i].turns, dims=(-2, -1))
+        flipped = x.flip(self.views[i].flipped)
+        return torch.rot90(flipped, self.views[i].turns, dims=(-2, -1))
 
     def undo(self, x: Tensor, i: int) -> Tensor:
         """Bring (..., H, W) of view i back upright: the inverse of :meth:`place`."""
-        return torch.rot90(x, -self.views[i].turns, dims=(-2, -1)).flip(self.views[i].flipped)
+        flipped = torch.rot90(x, -self.views[i].turns, dims=(-2, -1))
+        return flipped.flip(self.views[i].flipped)
 
     def apply(self, image: Tensor, i: int, image_id: str) -> Tensor:
         """Return an image under view i.
@@ -169,26 +184,43 @@ class Views:
         Raises:
             DataError: if view i does not exist, or the image holds other values.
         """
+        if not 0 <= i < len(self):
+            raise DataError(f"view {i} does not exist; expected one of 0 ... {len(self) - 1}")
+        if not image.is_floating_point():
+            raise DataError(
+                f"the image is {image.dtype}; expected floats in 0 ... 1, such as image / 255"
+            )
         low, high = (bound.item() for bound in torch.aminmax(image))
-        # also catches NaN
-        if not (0 <= i < len(self) and image.is_floating_point() and low >= 0 and high <= 1):
-            got = f"view {i} and {image.dtype} values {low:g} ... {high:g}"
-            raise DataError(f"expected one of {len(self)} views and floats in 0 ... 1, got {got}")
+        if not (low >= 0 and high <= 1):  # NaN neither
+            raise DataError(
+                f"the image holds values {low:g} ... {high:g}; expected 0 ... 1, before normalisation"
+            )
         from torchvision.transforms.v2 import functional
 
         x = self.place(image, i)
-        for name, drawn in draws(self.views[i], i, image_id).items():
-            x = getattr(functional, f"adjust_{name}")(x, drawn)
+        for name, number in draws(self.views[i], i, image_id).items():
+            adjust = getattr(functional, f"adjust_{name}")
+            x = adjust(x, number)
         return x
 
 
 def draws(view: View, i: int, image_id: str) -> dict[str, float]:
     """Return what view i draws for an image: name of the change -> number, in the order they are applied."""
     digest = hashlib.sha256(f"{i}\0{image_id}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    ranges = {name: getattr(view, name) for name in CHANGES if getattr(view, name) is not None}
+    seed = int.from_bytes(digest[:8], "big") >> 1  # torch takes 63 bits
+    generator = torch.Generator().manual_seed(seed)
+    ranges = _ranges(view)
     shares = torch.rand(len(ranges), generator=generator, dtype=torch.float64).tolist()
-    return {
-        name: low + (high - low) * share
-        for (name, (low, high)), share in zip(ranges.items(), shares, strict=True)
-    }
+    numbers = {}
+    for (name, (low, high)), share in zip(ranges.items(), shares, strict=True):
+        numbers[name] = low + (high - low) * share
+    return numbers
+
+
+def _ranges(view: View) -> dict[str, tuple[float, float]]:
+    """The changes of colour that a view has, in the order they are applied: name -> (low, high)."""
+    ranges = {}
+    for name in CHANGES:
+        if getattr(view, name) is not None:
+            ranges[name] = getattr(view, name)
+    return ranges

@@ -67,7 +67,11 @@ REFUSED = [
     (f"{PREDICT} --out locked.csv", "locked.csv", "write-protected"),
     (f"{PREDICT} --out t.csv --overlay o --truth t.csv", "t.csv", "one of the inputs"),
     (f"{PREDICT} --overlay images/over", "images/over", "another place"),
-    (f"evaluate images --heads {GOOD} --truth t.csv --at-least cover=nan", "cover=nan", "crop=0.8"),
+    (
+        f"evaluate images --heads {GOOD} --truth t.csv --at-least cover=nan",
+        "cover=nan",
+        "cover=0.8",
+    ),
     (f"evaluate images --heads {GOOD} {GOOD} --truth t.csv", GOOD, "once"),
     (f"{EXPORT} pt2 --out empty", "empty", "name a file"),
     (f"{PREDICT} --random-backbone --backbone-file w.pth", "--random-backbone", "one of them"),

@@ -129,6 +129,39 @@ def test_rows_of_one_pixel_stay_in_their_order(interpolation: Any, rows: int) ->
     assert torch.allclose(resample(x, (rows, 1), interpolation), wide[..., :1], atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [(8, 12), (60, 12), (8, 40)], ids=str)
+def test_an_image_of_one_column_is_resampled_as_one_of_equal_columns(size: tuple[int, int]) -> None:
+    column = np.random.default_rng(0).integers(0, 256, (40, 1, 3), dtype=np.uint8)
+    one = torch.from_numpy(column).permute(2, 0, 1)[None]
+    equal = one.repeat(1, 1, 1, 20)
+
+    resampled = resample(one, size, "bilinear")
+
+    assert resampled.dtype == torch.uint8
+    difference = resampled.int() - resample(equal, size, "bilinear").int()
+    assert difference.abs().max() <= 1  # one rounding in the place of two
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64], ids=str)
+def test_an_image_becomes_one_column_with_every_row_in_its_place(dtype: torch.dtype) -> None:
+    rows = torch.arange(0, 200, 5)  # a ramp of 40 rows, equal in all columns
+    image = rows.to(dtype).view(1, 1, 40, 1).repeat(1, 3, 1, 7)
+
+    resampled = resample(image, (8, 1), "bilinear")
+
+    means = rows.float().view(8, 5).mean(dim=1)  # a linear ramp keeps its values
+    inner = resampled[0, 0, 1:-1, 0].float()
+    assert (inner - means[1:-1]).abs().max() <= (0.5 if dtype == torch.uint8 else 1e-4)
+
+
+def test_an_image_becomes_one_pixel() -> None:
+    image = torch.full((1, 3, 37, 41), 90, dtype=torch.uint8)
+
+    pixel = resample(image, (1, 1), "bilinear")
+
+    assert pixel.tolist() == [[[[90]], [[90]], [[90]]]]
+
+
 @pytest.mark.parametrize("size", [None, (50, 70), (64, 96)])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("shape", [(90, 150), (151, 60), (33, 40)])

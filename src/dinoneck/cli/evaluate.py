@@ -1,0 +1,203 @@
+"""``dinoneck evaluate``: the scores of finished heads or detectors on images whose truth is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from dinoneck.cli import arguments as cli
+from dinoneck.cli.predict import OpenModel, open_model, read_keys
+from dinoneck.cli.text import show, show_scores
+from dinoneck.errors import ConfigError, DataError
+from dinoneck.text import did_you_mean, some_of
+
+_OVERALL_SCORES = (
+    "AP",
+    "AP50",
+    "AP75",
+    "AR100",
+    "F1",
+    "PQ",
+    "SQ",
+    "RQ",
+    "PQ_things",
+    "PQ_stuff",
+    "overall",
+    "overall (mean)",
+)
+"""What ``--at-least`` may name next to the heads' targets."""
+_MAIN_SCORES = ("r2", "accuracy", "mean_iou")
+
+
+def evaluate(
+    images: Annotated[Path | None, Positional, arg(metavar="IMAGES")] = None,
+    *,
+    heads: Annotated[tuple[str, ...], arg(metavar="HEAD ...")],
+    truth: Annotated[tuple[Path, ...], arg(metavar="TRUTH ...")],
+    group: tuple[str, ...] = (),
+    image_column: str = "image",
+    labels: str | None = None,
+    subfolders: Literal["classes", "folds"] | None = None,
+    nodata: tuple[float, ...] = (),
+    class_values: tuple[int, ...] = (),
+    crowd: Literal["ignore", "objects"] = "ignore",
+    at_least: Annotated[tuple[str, ...], arg(metavar="TARGET=VALUE ...")] = (),
+    views: Annotated[cli.Views, arg(name="")] = cli.Views(),
+    words: cli.Words = (),
+) -> dict[str, Any]:
+    """Score finished heads or detectors on images whose truth is known; exit 1 if a score is too low.
+
+    Example: dinoneck evaluate images/ --heads run --truth cover.csv --at-least crop=0.8
+
+    Args:
+        images: the folder of the images; before the options.
+        heads: files, folders of trainings or Hub repositories; each is one model, compared with the
+            first. KEY=HEAD names it in the tables.
+        truth: CSV of numbers or classes, a folder of masks or of class folders, a COCO file of
+            boxes or objects, or the folder and the COCO file of panoptic segments.
+        group: columns; images of one group are resampled together.
+        image_column: column of file names.
+        labels: column of masks.
+        subfolders: with a folder as truth: whether the folders in it are classes or folds.
+        nodata: mask values without a label, such as 255; without it as in training.
+        class_values: the value of each class in the masks; without it as in training.
+        crowd: ignore: objects of a COCO file with iscrowd=1 count for nothing; objects: they are
+            objects.
+        at_least: the smallest R², accuracy or mean IoU of a target, or the smallest AP.
+        views: how images are predicted.
+        words: the command line.
+    """
+    # refuse what is wrong before torch is imported
+    cli.refuse_unused("scores, which count boxes of all scores", words)
+    smallest_scores = dict(_read_smallest_score(word) for word in at_least)
+    for path in (images, *truth):
+        if path is not None and not path.exists():
+            raise DataError(
+                f"{path} does not exist; check the name, which is relative to this folder"
+            )
+    head_by_name = _name_models(heads)
+    from dinoneck.evaluation import evaluate as score_models
+
+    opened = {name: open_model(head, views, words) for name, head in head_by_name.items()}
+    models = {name: model.model for name, model in opened.items()}
+    targets = _target_names(opened.values())
+    unknown = smallest_scores.keys() - targets
+    if unknown:
+        raise ConfigError(
+            f"--at-least names {min(unknown)!r}; expected one of {', '.join(sorted(targets))}"
+        )
+    sources: Any = truth if len(truth) > 1 else truth[0]
+    report = score_models(
+        models,
+        images,
+        sources,
+        group=group,
+        image_column=image_column,
+        labels=labels,
+        subfolders=subfolders,
+        nodata=nodata,
+        class_values=class_values,
+        crowd=crowd,
+    )
+    # a verdict compares models
+    show_scores(report if len(models) > 1 else report | {"verdict": None}, held_out=False)
+    low = []
+    for target, smallest in smallest_scores.items():
+        low += _too_low(report, target, smallest)
+    for line in low:
+        show(line)
+    return {"ok": not low, **report}
+
+
+def _name_models(words: Sequence[str]) -> dict[str, str]:
+    """The models of a command line: name in the tables -> its head.
+
+    Raises:
+        CheckpointError: if a head file does not exist, or is none.
+        ConfigError: if a name or a head occurs twice, or some have a key and some have none.
+    """
+    heads_by_key = read_keys(words)
+    heads = list(chain.from_iterable(heads_by_key.values()))
+    if len(set(heads)) < len(heads):
+        raise ConfigError(f"--heads {' '.join(words)} names a head twice; give each once")
+    if "" not in heads_by_key:
+        for key, heads_of_key in heads_by_key.items():
+            if len(heads_of_key) > 1:
+                raise ConfigError(
+                    f"--heads has the key {key} twice, and each value is one model; give each a key "
+                    "of its own, and an ensemble as its file or folder"
+                )
+        return {key: head for key, [head] in heads_by_key.items()}
+    if len(heads) == 1:
+        return {"head": heads[0]}
+    return {head: head for head in heads}
+
+
+def _read_smallest_score(word: str) -> tuple[str, float]:
+    """The target and the number of an ``--at-least``."""
+    target, _, value = word.rpartition("=")
+    if not target:
+        raise ConfigError(
+            f"--at-least is {word!r}; expected TARGET=VALUE, such as crop=0.8 or AP=0.3"
+        )
+    smallest = math.nan
+    with suppress(ValueError):
+        smallest = float(value)
+    if not math.isfinite(smallest):
+        raise ConfigError(
+            f"--at-least is {word!r}, and {value!r} is no finite number; write a number, such as "
+            f"{target}=0.8"
+        )
+    return target, smallest
+
+
+def _target_names(opened: Iterable[OpenModel]) -> set[str]:
+    """What ``--at-least`` may name: overall scores, and tasks and columns of the heads."""
+    from dinoneck.tasks import columns_of
+
+    names = set(_OVERALL_SCORES)
+    for model in opened:
+        tasks = model.tasks or ()
+        names.update(task.name for task in tasks)
+        names.update(column.name for column in columns_of(tasks))
+    return names
+
+
+def _too_low(report: Mapping[str, Any], target: str, smallest: float) -> list[str]:
+    """A line for each model whose score of the target is below the smallest one that is allowed."""
+    scores: dict[str, float | None] = {}
+    object_scores: dict[str, Mapping[str, Any]] = {}
+    for kind in ("boxes", "masks", "segments"):
+        object_scores |= report.get(kind, {})
+    for model, of_model in object_scores.items():
+        if target in of_model:
+            scores[model] = of_model[target]
+    value_scores = report.get("scores", {})
+    for model, of_model in value_scores.get(target, {}).items():
+        scores[model] = _main_score(of_model)
+    if not scores:
+        names = set(value_scores)
+        for of_model in object_scores.values():
+            names.update(of_model)
+        raise ConfigError(
+            f"--at-least names {target!r}; expected one of {some_of(names, 8)}."
+            f"{did_you_mean(target, names)}"
+        )
+    low = []
+    for model, score in scores.items():
+        if score is None or score < smallest:
+            low.append(f"{target} of {model} is {score}, below {smallest:g}")
+    return low
+
+
+def _main_score(scores: Mapping[str, Any]) -> float | None:
+    """The R², accuracy or mean IoU of a target, whichever it has."""
+    name = next(name for name in _MAIN_SCORES if name in scores)
+    score: float | None = scores[name]["pooled"]
+    return score
