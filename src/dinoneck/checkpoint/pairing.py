@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dinoneck.backbones import lora, rotary, weight_hashes
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.backbones.known import architecture_of, names_of
+from dinoneck.backbones.known import architecture_of, names_of, position_recipe
 from dinoneck.backbones.load import load_backbone
 from dinoneck.backbones.weight_hashes import differs
 from dinoneck.checkpoint.schema import BackboneRecord, TensorEntry, describe_weights
@@ -329,7 +329,7 @@ def check_channels(inputs: int, backbone: int) -> None:
 def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
     """What has to be equal, by its meaning."""
     facts = {meaning: record.get(key) for key, meaning in _MUST_AGREE.items()}
-    facts["position-embedding recipe (pos_embed=)"] = _recipe(record)
+    facts["position-embedding recipe (pos_embed=)"] = position_recipe(record)
     return facts
 
 
@@ -370,18 +370,6 @@ def _normalisation_differs(trained: Mapping[str, Any], given: Mapping[str, Any])
                 "backbone.preprocess.changed(mean=..., std=...)"
             ]
     return []
-
-
-def _recipe(record: Mapping[str, Any]) -> str:
-    """Which function resamples positions; only plain DINOv2 has several."""
-    plain = record.get("family") == "dinov2" and not record.get("num_registers")
-    if not plain and not (
-        record.get("family") == "other" and record.get("pos_embed") == "official"
-    ):
-        return "the only one"
-    if record.get("source") == "official" or record.get("pos_embed") == "official":
-        return "'official'"
-    return f"{record.get('pos_embed')!r} of {record.get('source')}"
 
 
 def _weights_differ(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
