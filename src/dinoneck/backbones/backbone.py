@@ -18,6 +18,7 @@ from dinoneck.backbones.adapter import Adapter, WeightHashes, is_trainable
 from dinoneck.backbones.known import LICENSES, family_of, has_other_recipe, license_of
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import is_capturing
+from dinoneck.dtypes import dtype_name
 from dinoneck.errors import BackboneError, ConfigError, DataError, ShapeError, counted
 from dinoneck.grid import PatchSize, TokenGrid
 from dinoneck.tokens import Tokens
@@ -351,7 +352,7 @@ class Backbone(nn.Module):
         """
         family = self.adapter.family or family_of(self.name)
         hashes = weight_hashes.current_hashes(self.adapter)
-        dtype = str(self.dtype).removeprefix("torch.")
+        dtype = dtype_name(self.dtype)
         # in float32 the fingerprint follows from the hashes
         source = {} if dtype == "float32" else {"fingerprint": hashes.fingerprint}
         return {

@@ -27,6 +27,7 @@ from dinoneck.backbones.adapter import (
 )
 from dinoneck.backbones.known import has_other_recipe
 from dinoneck.devices import bytes_of
+from dinoneck.dtypes import dtype_name
 
 _LENGTH = 16  # hex digits of a fingerprint
 
@@ -107,7 +108,7 @@ def note_original(adapter: Adapter, origin: Mapping[str, Any]) -> None:
     hashes = current_hashes(adapter)
     adapter.origin = dict(origin)
     adapter.original = OriginalWeights(
-        dtype=str(adapter.weight.dtype).removeprefix("torch."),
+        dtype=dtype_name(adapter.weight.dtype),
         weights_sha256=hashes.weights_sha256,
         float32_sha256=hashes.float32_sha256,
         tensors={} if hashes.weights_sha256 is None else tensor_hashes(adapter),

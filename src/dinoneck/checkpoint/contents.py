@@ -26,16 +26,12 @@ from dinoneck.checkpoint.schema import BACKBONE_PREFIX, DTYPE_BYTES, LORA_PREFIX
 from dinoneck.codec import encode
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import bytes_of
+from dinoneck.dtypes import BY_FILE_NAME, dtype_name
 from dinoneck.errors import CheckpointError, ConfigError, RegistryError, some_of
 from dinoneck.torch_wrappers import COMPILED, KEEP_MODEL, PARALLEL, PARAMETRISED
 
-_FLOATS, _OTHERS = (
-    ("float64", "float32", "float16", "bfloat16"),
-    ("int64", "int32", "uint8", "bool"),
-)
-TORCH_DTYPES = {
-    name: getattr(torch, word) for name, word in zip(DTYPE_BYTES, _FLOATS + _OTHERS, strict=True)
-}
+# those that a head file may hold
+TORCH_DTYPES = {name: BY_FILE_NAME[name] for name in DTYPE_BYTES}
 FILE_DTYPES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 _SHOWN = 5
 # of torch while a head is built; those here need at most 9 per tensor
@@ -405,6 +401,6 @@ def _why_not_saved(key: str, value: object) -> str | None:
     if value.layout is not torch.strided:
         return f"{key} is {value.layout}; expected a dense tensor, as to_dense() returns it"
     if value.dtype not in FILE_DTYPES:
-        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in FILE_DTYPES)
+        known = ", ".join(dtype_name(dtype) for dtype in FILE_DTYPES)
         return f"{key} is {value.dtype}; expected one of {known}"
     return None

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from dinoneck.backbones import lora, rotary, weight_hashes
@@ -27,6 +26,7 @@ from dinoneck.backbones.load import load_backbone
 from dinoneck.backbones.weight_hashes import differs
 from dinoneck.checkpoint.schema import BackboneRecord, TensorEntry, describe_weights
 from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.dtypes import WEIGHT_DTYPES, dtype_name
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError, counted, some_of
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.layers.inputs import Origin
@@ -55,12 +55,6 @@ _SAME_CHANNEL = 1e-3
 _SHOWN = 5
 NAMED = ("seeded", "hub")
 STATED = "stated"  # by the user alone, see dinoneck.training.stated
-_DTYPES = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float64": torch.float64,
-}
 _PART = r"[A-Za-z0-9][\w.\-]{0,95}"
 # a model's name, or a hub repository: a path below the working folder at most
 _NAME = re.compile(rf"{_PART}(?:/{_PART})?", re.ASCII)
@@ -176,7 +170,7 @@ def check_rotary(trained: Mapping[str, Any], backbone: Backbone) -> None:
     if not unusual or not trained.get("probe"):
         return
     same_layers = backbone.with_layers(need(trained, "layers"), need(trained, "norm"))
-    dtypes = (str(trained.get("dtype")), str(backbone.dtype).removeprefix("torch."))
+    dtypes = (str(trained.get("dtype")), dtype_name(backbone.dtype))
     gap = differs(trained["probe"], same_layers.probe(), dtypes)
     if gap is not None:
         [name] = unusual
@@ -659,9 +653,10 @@ def rebuild(
             step="pairing",
         )
     dtype = record.get("dtype") or "float32"
-    if dtype not in _DTYPES:
+    if dtype not in WEIGHT_DTYPES:
         raise CheckpointError(
-            f"the record has dtype {dtype!r}; expected one of {', '.join(_DTYPES)}", step="pairing"
+            f"the record has dtype {dtype!r}; expected one of {', '.join(WEIGHT_DTYPES)}",
+            step="pairing",
         )
     folder = file is not None and Path(file).is_dir()
     own = origin.get("kind") == "seeded"
@@ -692,7 +687,7 @@ def rebuild(
             norm=norm,
             source=record.get("source") or "timm",
             pos_embed=record.get("pos_embed") or "native",
-            dtype=_DTYPES[dtype],
+            dtype=WEIGHT_DTYPES[dtype],
         )
     except ConfigError as error:
         raise CheckpointError(

@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-import torch
 from msgspec import Meta, Struct
 from safetensors.torch import save
 from torch import Tensor
@@ -36,6 +35,7 @@ from xxhash import xxh3_64
 
 from dinoneck.atomic import STALE_AFTER_S, write_whole
 from dinoneck.devices import bytes_of
+from dinoneck.dtypes import FILE_NAMES
 from dinoneck.grid import GridSize
 from dinoneck.store.description import DATA
 from dinoneck.store.encoding import Part
@@ -50,12 +50,6 @@ _FIRST_READ = 1 << 16  # bytes: most headers are shorter
 _LENGTH_BYTES = 8  # the length of the header, before it
 _CHECKED_ENTRIES = {"made", "root", "images"}
 _CHECKSUM_ENTRY = "facts"
-_DTYPE_WORDS = {
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float32: "F32",
-    torch.int8: "I8",
-}
 # what the names of a store's files begin with, behind the dots of temporary ones
 _NAMES_OF_A_STORE = ("store.json", "channel_scale", "index.sqlite", "w-")
 Side = Annotated[int, Meta(ge=1, le=1 << 31)]
@@ -268,7 +262,7 @@ def _check_tensor(name: str, tensor: Mapping[str, Any], part: Part, views: int) 
     shape = [views, *part.shape]
     if tensor["shape"] != shape:
         raise ValueError(f"its {name} has the shape {tensor['shape']}; expected {shape}")
-    dtype = _DTYPE_WORDS[part.dtype]
+    dtype = FILE_NAMES[part.dtype]
     if tensor["dtype"] != dtype:
         raise ValueError(f"its {name} has the dtype {tensor['dtype']}; expected {dtype}")
     begin, end = tensor["data_offsets"]
