@@ -28,7 +28,7 @@ from dinoneck.errors import BackboneError
 _UNUSED = ("head", "head_drop", "fc_norm", "attn_pool", "local_cls_norm")
 LORA_PARTS = ("lora_A", "lora_B")
 PosEmbed = Literal["native", "official"]
-_POSITION_OFFSET = 0.1
+_POSITION_OFFSET = 0.1  # patches; of the dinov2 repository
 WeightState = tuple[tuple[int, int], ...]
 
 
@@ -119,7 +119,7 @@ class Adapter(nn.Module):
         cast: the hash of the weights after a cast, and that of the float32 weights before it.
         cast_tensors: the same of every tensor by its name.
         lora_off: whether LoRA weights are switched off at the moment.
-        asked_mode: the mode of the last call of ``train()``; trainable parts follow it.
+        asked_mode: the mode of the last call of ``train()``, which trainable parts follow.
         source: the library: ``timm``, ``transformers`` or ``official``.
         tokens_method: the model's method that returns its tokens; None where calling it does.
         name: the model's name; None if the object has none.
@@ -151,7 +151,8 @@ class Adapter(nn.Module):
         self.recomputed = False
         self.lora: dict[str, Any] | None = None
         self.asked_mode = False
-        self.lora_off = self.has_other_recipe = False
+        self.lora_off = False
+        self.has_other_recipe = False
         self.hashes: WeightHashes | None = None
         self.cast: tuple[str | None, str | None] = (None, None)
         self.cast_tensors: dict[str, tuple[str, str]] = {}
@@ -284,12 +285,14 @@ class Adapter(nn.Module):
     def set_modes(self, mode: bool) -> None:
         """Put trainable parts into ``mode`` and everything else into eval mode."""
         parts = [*self.blocks, *self.norms]
-        inside = {id(parameter) for part in parts for parameter in part.parameters()}
-        rest = any(
-            parameter.requires_grad and id(parameter) not in inside
-            for parameter in self.parameters()
-        )
-        self.train(mode and rest)
+        in_parts: set[int] = set()
+        for part in parts:
+            in_parts.update(id(parameter) for parameter in part.parameters())
+        is_rest_trainable = False
+        for parameter in self.parameters():
+            if parameter.requires_grad and id(parameter) not in in_parts:
+                is_rest_trainable = True
+        self.train(mode and is_rest_trainable)
         for part in parts:
             part.train(mode and is_trainable(part))
         if self.rotary is not None:
@@ -313,7 +316,10 @@ class Adapter(nn.Module):
                 f"n is {n!r}; expected 1 ... {runs}, the blocks that run for the layers asked for"
             )
         self.freeze(keep_lora=True)
-        for part in [*self.blocks[runs - n : runs], *(self.norms if norm else ())]:
+        parts = list(self.blocks[runs - n : runs])
+        if norm:
+            parts += self.norms
+        for part in parts:
             for name, parameter in part.named_parameters(prefix="block"):
                 parameter.requires_grad_(parameter.requires_grad or not is_lora(name))
 
@@ -321,13 +327,15 @@ class Adapter(nn.Module):
         """Make everything trainable that contributes to the output of the first ``runs`` blocks."""
         self.requires_grad_(True)
         self.hashes = None
-        unused = [
-            part
-            for name in _UNUSED
-            if isinstance(part := getattr(self.model, name, None), nn.Module)
-        ]
-        for part in [*self.blocks[runs:], *unused, *(() if norm else self.norms)]:
-            part.requires_grad_(False)
+        unused = list(self.blocks[runs:])
+        for name in _UNUSED:
+            module = getattr(self.model, name, None)
+            if isinstance(module, nn.Module):
+                unused.append(module)
+        if not norm:
+            unused += self.norms
+        for module in unused:
+            module.requires_grad_(False)
         for name, parameter in self.named_parameters():
             if name.endswith("mask_token"):  # stands in for masked patches, of which there are none
                 parameter.requires_grad_(False)
@@ -335,16 +343,20 @@ class Adapter(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Adapter:
         """Move or convert, but keep rotary frequencies and LoRA weights in float32."""
         rotary = self.rotary
-        before = {} if rotary is None else dict(rotary.named_buffers())
-        added = [(p, p.data) for name, p in self.named_parameters() if is_lora(name)]
+        frequencies = {} if rotary is None else dict(rotary.named_buffers())
+        lora_weights = []
+        for name, parameter in self.named_parameters():
+            if is_lora(name):
+                lora_weights.append((parameter, parameter.data))
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for parameter, exact in added:
-            if parameter.dtype != exact.dtype and not exact.is_meta:
-                parameter.data = exact.to(parameter.device)
-        for key, old in before.items():
-            new = cast("nn.Module", rotary).get_buffer(key)
-            if not old.is_meta:
-                cast("nn.Module", rotary)._buffers[key] = old.to(new.device)
+        for parameter, float32_values in lora_weights:
+            if parameter.dtype != float32_values.dtype and not float32_values.is_meta:
+                parameter.data = float32_values.to(parameter.device)
+        if rotary is not None:
+            for name, values in frequencies.items():
+                if not values.is_meta:
+                    device = rotary.get_buffer(name).device
+                    rotary._buffers[name] = values.to(device)
         return self
 
 
@@ -373,25 +385,28 @@ def official_positions(
             f"the position embedding has {trained_grid[0]} rows x {trained_grid[1]} cols; the "
             "official recipe is that of a square grid: use pos_embed='native'"
         )
-    trained = math.isqrt(embedding.shape[1] - 1)
-    if trained * trained != embedding.shape[1] - 1:
+    num_patches = embedding.shape[1] - 1
+    trained = math.isqrt(num_patches)  # patches per side
+    if trained * trained != num_patches:
         raise BackboneError(
             f"the position embedding has {embedding.shape[1]} entries; expected CLS and a square "
             "grid, as in plain DINOv2; use pos_embed='native'"
         )
     if grid == (trained, trained):
         return embedding
-    patches = embedding[:, 1:].float().reshape(1, trained, trained, -1).permute(0, 3, 1, 2)
-    scale = ((grid[0] + _POSITION_OFFSET) / trained, (grid[1] + _POSITION_OFFSET) / trained)
+    rows, cols = grid
+    scale = ((rows + _POSITION_OFFSET) / trained, (cols + _POSITION_OFFSET) / trained)
+    patches = embedding[:, 1:].float().reshape(1, trained, trained, -1)
+    patches = patches.permute(0, 3, 1, 2)  # (1, C, M, M)
     patches = F.interpolate(patches, scale_factor=scale, mode="bicubic")
-    return torch.cat(
-        (embedding[:, :1], patches.flatten(2).transpose(1, 2).to(embedding.dtype)), dim=1
-    )
+    patches = patches.flatten(2).transpose(1, 2)  # (1, rows * cols, C)
+    return torch.cat((embedding[:, :1], patches.to(embedding.dtype)), dim=1)
 
 
 def is_lora(name: str) -> bool:
-    """Whether a parameter's name is that of a LoRA weight."""
-    return not {*LORA_PARTS}.isdisjoint(name.split(".")[1:-1])
+    """Whether a parameter's name is that of a LoRA weight: below a module ``lora_A`` or ``lora_B``."""
+    parents = name.split(".")[1:-1]
+    return any(part in parents for part in LORA_PARTS)
 
 
 def is_trainable(module: nn.Module) -> bool:
@@ -399,16 +414,19 @@ def is_trainable(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters())
 
 
-class _Held:
-    """A module in eval mode: the mode it had before, and how many callers hold it at the moment."""
+class _EvalMode:
+    """A module in eval mode: the mode it had before, and how many callers need eval mode at the moment."""
 
-    __slots__ = ("holders", "mode", "module")
+    __slots__ = ("module", "num_callers", "previous_mode")
 
     def __init__(self, module: nn.Module) -> None:
-        self.module, self.mode, self.holders = module, module.training, 0
+        self.module = module
+        self.previous_mode = module.training
+        self.num_callers = 0
 
 
-_held: dict[int, _Held] = {}  # by id; an entry keeps its module alive, so that no id is used twice
+# by the module's id; an entry keeps its module alive, so that no id is used twice
+_eval_modes: dict[int, _EvalMode] = {}
 _lock = threading.Lock()
 
 
@@ -421,18 +439,23 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
     when the last thread leaves. The lock is held only while modes are switched. A call of
     ``train()`` or ``eval()`` from another thread meanwhile may be undone.
     """
-    inside = {id(module): module for top in modules for module in top.modules()}
+    all_modules: dict[int, nn.Module] = {}
+    for top in modules:
+        for module in top.modules():
+            all_modules[id(module)] = module
     with _lock:
-        for key, module in inside.items():
-            held = _held.setdefault(key, _Held(module))
-            held.holders += 1
+        for key, module in all_modules.items():
+            if key not in _eval_modes:
+                _eval_modes[key] = _EvalMode(module)
+            _eval_modes[key].num_callers += 1
             module.training = False
     try:
         yield
     finally:
         with _lock:
-            for key, module in inside.items():
-                held = _held[key]
-                held.holders -= 1
-                if not held.holders:
-                    module.training = _held.pop(key).mode
+            for key, module in all_modules.items():
+                eval_mode = _eval_modes[key]
+                eval_mode.num_callers -= 1
+                if eval_mode.num_callers == 0:
+                    module.training = eval_mode.previous_mode
+                    del _eval_modes[key]

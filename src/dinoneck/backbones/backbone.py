@@ -18,6 +18,7 @@ from dinoneck.backbones.adapter import Adapter, WeightHashes, is_trainable
 from dinoneck.backbones.known import LICENSES, family_of, has_other_recipe, license_of
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import is_capturing
+from dinoneck.dtypes import dtype_name
 from dinoneck.errors import BackboneError, ConfigError, DataError, ShapeError
 from dinoneck.grid import PatchSize, TokenGrid
 from dinoneck.text import counted
@@ -79,13 +80,18 @@ class Backbone(nn.Module):
             raise BackboneError(f"{name} has no final norm of its token sequence; pass norm=False")
         self.adapter = adapter
         self.name = name
-        self.embed_dim, self.depth = adapter.embed_dim, adapter.depth
+        self.embed_dim = adapter.embed_dim
+        self.depth = adapter.depth
         self.num_prefix_tokens = adapter.num_prefix_tokens
         self.layers = resolve_layers(layers, adapter.depth)
         self.norm = bool(norm)
-        family = adapter.family or family_of(name)
-        recipe = {name: getattr(adapter, name) for name in ("num_registers", "pos_embed", "source")}
-        adapter.has_other_recipe = has_other_recipe({"family": family, **recipe})
+        positions = {
+            "family": adapter.family or family_of(name),
+            "num_registers": adapter.num_registers,
+            "pos_embed": adapter.pos_embed,
+            "source": adapter.source,
+        }
+        adapter.has_other_recipe = has_other_recipe(positions)
         self._preprocess: Preprocessing | None = None
         if len(adapter.mean) == adapter.in_chans:
             self._preprocess = Preprocessing(
@@ -166,11 +172,9 @@ class Backbone(nn.Module):
         half-precision weights whose float32 values are not known, as in a model that was wrapped in
         half precision.
         """
-        return (
-            weight_hashes.current_fingerprint(self.adapter, list(self.adapter.parameters()))
-            if self.frozen
-            else None
-        )
+        if not self.frozen:
+            return None
+        return weight_hashes.current_fingerprint(self.adapter, list(self.adapter.parameters()))
 
     @property
     def trainable_blocks(self) -> tuple[int, ...]:
@@ -257,7 +261,7 @@ class Backbone(nn.Module):
         self.adapter.origin = {
             "kind": "merged",
             "base": origin,
-            "lora_sha256": (record or {}).get("sha256"),
+            "lora_sha256": None if record is None else record["sha256"],
         }
         return self.train(self.adapter.asked_mode)
 
@@ -323,9 +327,11 @@ class Backbone(nn.Module):
             layers: as for :func:`dinoneck.load_backbone`.
             norm: apply the final norm; None = as here.
         """
-        norm = self.norm if norm is None else norm
+        if norm is None:
+            norm = self.norm
         other = Backbone(self.adapter, name=self.name, layers=layers, norm=norm, frozen=None)
-        other._preprocess, other.training = self._preprocess, self.training
+        other._preprocess = self._preprocess
+        other.training = self.training
         return other
 
     def normalised(self, tokens: Tokens) -> Tokens:
@@ -352,7 +358,7 @@ class Backbone(nn.Module):
         """
         family = self.adapter.family or family_of(self.name)
         hashes = weight_hashes.current_hashes(self.adapter)
-        dtype = str(self.dtype).removeprefix("torch.")
+        dtype = dtype_name(self.dtype)
         # in float32 the fingerprint follows from the hashes
         source = {} if dtype == "float32" else {"fingerprint": hashes.fingerprint}
         return {
@@ -521,13 +527,15 @@ def resolve_layers(layers: int | Sequence[int] | None, depth: int) -> tuple[int,
             )
         return tuple(range(depth - count, depth))
     indices = list(layers)
-    wrong = [
-        i
-        for i in indices
-        if isinstance(i, bool) or not isinstance(i, Integral) or not -depth <= i < depth
-    ]
-    if wrong or not indices:
+    if not indices or not all(_is_block(index, depth) for index in indices):
         raise BackboneError(
             f"layers is {indices}; expected block indices {-depth} ... {depth - 1}, at least one"
         )
-    return tuple(int(i) % depth for i in indices)
+    return tuple(int(index) % depth for index in indices)
+
+
+def _is_block(index: object, depth: int) -> bool:
+    """Whether this is the index of one of so many blocks, from the start or the end."""
+    if isinstance(index, bool) or not isinstance(index, Integral):
+        return False
+    return -depth <= int(index) < depth

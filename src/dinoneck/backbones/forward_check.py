@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from dinoneck.backbones.adapter import Adapter, ForwardTokens, evaluating
 from dinoneck.backbones.weight_hashes import uniform
+from dinoneck.dtypes import dtype_name
 from dinoneck.errors import BackboneError, GridError
 from dinoneck.grid import TokenGrid
 from dinoneck.text import reason_of
@@ -400,7 +401,7 @@ def _check_weights(adapter: Adapter) -> None:
 
 def _can_run(adapter: Adapter, images: Tensor, parts: _Run, forwards: list[_Run]) -> bool:
     """Whether the model ran; log it if it has no kernel here, raise if it fails in another way."""
-    place = f"on {images.device} in {_dtype_name(images.dtype)}"
+    place = f"on {images.device} in {dtype_name(images.dtype)}"
     for forward in forwards:
         if forward.error is None:
             continue
@@ -491,7 +492,7 @@ def _check_finite(adapter: Adapter, parts: _Run) -> None:
                 "weights: load them, then wrap it"
             )
         raise BackboneError(
-            f"{what} in {_dtype_name(tokens.dtype)}, of finite weights; expected finite tokens: wrap "
+            f"{what} in {dtype_name(tokens.dtype)}, of finite weights; expected finite tokens: wrap "
             "the model in a dtype of a wider range, such as bfloat16 or float32"
         )
 
@@ -619,10 +620,6 @@ def _check_official_positions(adapter: Adapter) -> None:
 
 def _class_name(adapter: Adapter) -> str:
     return type(adapter.model).__name__
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _size(images: Tensor) -> str:

@@ -13,7 +13,8 @@ from dinoneck.errors import BackboneError
 from dinoneck.text import did_you_mean
 
 TINY = "dinoneck_tiny"
-TINY_WIDTH, TINY_DEPTH = 64, 6
+TINY_WIDTH = 64
+TINY_DEPTH = 6
 DINOV3_SMALL = "vit_small_patch16_dinov3.lvd1689m"
 LICENSES = {"dinov2": "apache-2.0", "dinov3": "dinov3-license"}
 EUPE = "eupe_lvd1689m"  # distilled by Meta into architectures of DINOv3, under terms of their own
@@ -24,7 +25,8 @@ LICENSE_LINKS = {
     "fair-noncommercial-research-license": "https://huggingface.co/facebook/EUPE-ViT-B",
 }
 SATELLITE = "sat493m"
-SATELLITE_MEAN, SATELLITE_STD = (0.430, 0.411, 0.296), (0.213, 0.156, 0.143)
+SATELLITE_MEAN = (0.430, 0.411, 0.296)
+SATELLITE_STD = (0.213, 0.156, 0.143)
 
 
 class Known(NamedTuple):
@@ -60,30 +62,43 @@ class Known(NamedTuple):
 
 
 def _dinov2(size: str, width: int, depth: int) -> list[Known]:
-    plain, registers = f"facebook/dinov2-{size}", f"facebook/dinov2-with-registers-{size}"
+    """The models of one size, without registers and with them."""
     official = f"dinov2_vit{size[0]}14"
-    return [
-        Known(f"vit_{size}_patch14_dinov2", 14, width, depth, 0, {"lvd142m": plain}, official),
-        Known(
-            f"vit_{size}_patch14_reg4_dinov2",
-            14,
-            width,
-            depth,
-            4,
-            {"lvd142m": registers},
-            f"{official}_reg",
-        ),
-    ]
+    plain = Known(
+        name=f"vit_{size}_patch14_dinov2",
+        patch=14,
+        width=width,
+        depth=depth,
+        registers=0,
+        hubs={"lvd142m": f"facebook/dinov2-{size}"},
+        official=official,
+    )
+    with_registers = plain._replace(
+        name=f"vit_{size}_patch14_reg4_dinov2",
+        registers=4,
+        hubs={"lvd142m": f"facebook/dinov2-with-registers-{size}"},
+        official=f"{official}_reg",
+    )
+    return [plain, with_registers]
 
 
 def _dinov3(
     size: str, short: str, width: int, depth: int, *, satellite: bool = False
 ) -> list[Known]:
+    """The models of one size, without query and value biases and with them."""
     hubs: dict[str, str | None] = {"lvd1689m": f"facebook/dinov3-{short}-pretrain-lvd1689m"}
     if satellite:
         hubs[SATELLITE] = f"facebook/dinov3-{short}-pretrain-{SATELLITE}"
     name = f"vit_{size}_patch16_dinov3"
-    plain = Known(name, 16, width, depth, 4, hubs, f"dinov3_{short}")
+    plain = Known(
+        name=name,
+        patch=16,
+        width=width,
+        depth=depth,
+        registers=4,
+        hubs=hubs,
+        official=f"dinov3_{short}",
+    )
     if size == "7b":
         return [plain]
     with_bias = plain._replace(name=f"{name}_qkvb", official=None)
@@ -103,7 +118,14 @@ KNOWN = (
     *_dinov3("large", "vitl16", 1024, 24, satellite=True),
     *_dinov3("huge_plus", "vith16plus", 1280, 32),
     *_dinov3("7b", "vit7b16", 4096, 40, satellite=True),
-    Known("vit_tiny_patch16_dinov3_qkvb", 16, 192, 12, 4, {EUPE: None}),
+    Known(
+        name="vit_tiny_patch16_dinov3_qkvb",
+        patch=16,
+        width=192,
+        depth=12,
+        registers=4,
+        hubs={EUPE: None},
+    ),
 )
 
 # what the names of Meta's files end in: the first digits of the file's SHA-256
@@ -128,8 +150,6 @@ _FILE = re.compile(r"(?P<base>.+?)(-(?P<hash>[0-9a-f]{8}))?( ?\(\d+\))?")
 _ANONYMOUS = ("model.safetensors", "pytorch_model.bin")  # the folder has the name
 _CACHED = re.compile(r"models--(?P<owner>[\w.\-]+?)--(?P<name>[\w.\-]+)")  # the Hub's cache
 
-_OFFICIAL_RECIPE = "'official'"  # of positions
-
 
 def resolve_name(name: str) -> str:
     """Return timm's name of the model that ``name`` stands for; an unknown name is returned unchanged.
@@ -153,7 +173,10 @@ def _without_hub(name: str) -> str:
 def family_of(name: str) -> str:
     """Return ``dinov2``, ``dinov3`` or ``other`` for a model name."""
     lowered = name.lower()
-    return next((family for family in LICENSES if family in lowered), "other")
+    for family in LICENSES:
+        if family in lowered:
+            return family
+    return "other"
 
 
 def is_supported(architecture: str) -> bool:
@@ -251,7 +274,10 @@ def dimensions_of(name: str) -> tuple[int, int] | None:
 def model_of(name: str) -> Known | None:
     """Return the published architecture of a model, given any of its names; None if unknown."""
     architecture = resolve_name(name).split(".", 1)[0]
-    return next((model for model in KNOWN if model.name == architecture), None)
+    for model in KNOWN:
+        if model.name == architecture:
+            return model
+    return None
 
 
 def architecture_of(name: str) -> str:
@@ -261,16 +287,17 @@ def architecture_of(name: str) -> str:
 
 
 def refuse(name: str, names: list[str]) -> BackboneError:
-    """Return the error for a name that does not belong to a DINOv2/DINOv3 ViT."""
+    """Return the error for a name that is not that of a DINOv2 or DINOv3 ViT."""
     if "convnext" in name.lower():
         return BackboneError(
             f"{name!r} is a ConvNeXt, which has no patch tokens; 'dinoneck list backbones' lists "
             "the ViTs of DINOv2 and DINOv3"
         )
-    hint = " For a model of your own on the hub pass source='transformers'." if "/" in name else ""
-    near = did_you_mean(
-        name.split(".")[0], [TINY, *names, *(model.official for model in KNOWN if model.official)]
-    )
+    hint = ""
+    if "/" in name:
+        hint = " For a model of your own on the hub pass source='transformers'."
+    official_names = [model.official for model in KNOWN if model.official is not None]
+    near = did_you_mean(name.split(".")[0], [TINY, *names, *official_names])
     return BackboneError(
         f"backbone {name!r} is unknown.{hint}{near} 'dinoneck list backbones' lists the "
         f"{len(names)} known names; for another timm ViT that you built yourself use "
@@ -278,19 +305,27 @@ def refuse(name: str, names: list[str]) -> BackboneError:
     )
 
 
+ONLY_RECIPE = "the only one"
+OFFICIAL_RECIPE = "'official'"
+
+
 def position_recipe(record: Mapping[str, Any]) -> str:
-    """Name the function that resamples a model's positions; only plain DINOv2 and unknown families have several."""
-    family = record.get("family")
-    is_official = record.get("pos_embed") == "official"
-    is_plain_dinov2 = family == "dinov2" and not record.get("num_registers")
-    has_choice = is_plain_dinov2 or (family == "other" and is_official)
-    if not has_choice:
-        return "the only one"
-    if is_official or record.get("source") == "official":
-        return _OFFICIAL_RECIPE
+    """Return which recipe resamples the position embeddings of a record's model, in words.
+
+    Plain DINOv2 (without registers) has several: that of the dinov2 repository, and one of each
+    library. Models of unknown families have that of their library, unless the official one was
+    asked for. All others have one, and ``pos_embed`` changes nothing.
+    """
+    asked_for_official = record.get("pos_embed") == "official"
+    is_plain_dinov2 = record.get("family") == "dinov2" and not record.get("num_registers")
+    is_unknown = record.get("family") == "other"
+    if not is_plain_dinov2 and not (is_unknown and asked_for_official):
+        return ONLY_RECIPE
+    if asked_for_official or record.get("source") == "official":
+        return OFFICIAL_RECIPE
     return f"{record.get('pos_embed')!r} of {record.get('source')}"
 
 
 def has_other_recipe(record: Mapping[str, Any]) -> bool:
     """Whether a record's model resamples positions with the official recipe instead of its library's own."""
-    return record.get("source") != "official" and position_recipe(record) == _OFFICIAL_RECIPE
+    return position_recipe(record) == OFFICIAL_RECIPE and record.get("source") != "official"

@@ -115,7 +115,7 @@ def load_backbone(
             f"name is a {type(name).__name__}; expected the name of a model. wrap_backbone(model) "
             "takes a model"
         )
-    _check_plain(source, pos_embed)
+    _check_choices(source, pos_embed)
     _check_options(dtype, pretrained=pretrained, norm=norm, frozen=frozen)
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
         raise ConfigError(f"seed is {seed!r}; expected a whole number, 0 or more, or None")
@@ -127,8 +127,8 @@ def load_backbone(
         raise ConfigError(
             f"seed={seed} applies to random weights only; pass pretrained=False with it"
         )
-    is_folder = source == "transformers" and Path(name).is_dir()
-    if is_folder and (random or checkpoint is not None):
+    is_folder_with_weights = source == "transformers" and Path(name).is_dir()
+    if is_folder_with_weights and (random or checkpoint is not None):
         raise ConfigError(
             f"{name} is a folder with weights of its own; leave pretrained=, seed= and "
             "checkpoint= out"
@@ -148,8 +148,11 @@ def load_backbone(
         full_name = adapter.name
     backbone = Backbone(
         adapter, name=full_name, layers=layers, norm=norm, frozen=True, origin=origin
-    ).to(dtype=dtype)
-    return backbone if frozen else backbone.unfreeze().train()
+    )
+    backbone = backbone.to(dtype=dtype)
+    if not frozen:
+        backbone.unfreeze().train()
+    return backbone
 
 
 def wrap_backbone(
@@ -194,7 +197,7 @@ def wrap_backbone(
             parts, or they are not finite.
         ConfigError: if an option is of another type, or mean and std are not one number per channel.
     """
-    _check_plain("timm", pos_embed)
+    _check_choices("timm", pos_embed)
     _check_options(dtype, norm=norm, frozen=frozen)
     adapter = _adapter(model, pos_embed)
     _set_normalisation(adapter, mean, std)
@@ -202,11 +205,15 @@ def wrap_backbone(
         layers = adapter.configured_layers(norm)
     for warning in check_forward(adapter):
         warnings.warn(warning, stacklevel=2)
-    name = adapter.name or type(model).__name__
-    origin = {"kind": "object"}
-    return Backbone(adapter, name=name, layers=layers, norm=norm, frozen=frozen, origin=origin).to(
-        dtype=dtype
+    backbone = Backbone(
+        adapter,
+        name=adapter.name or type(model).__name__,
+        layers=layers,
+        norm=norm,
+        frozen=frozen,
+        origin={"kind": "object"},
     )
+    return backbone.to(dtype=dtype)
 
 
 def _set_normalisation(
@@ -288,8 +295,8 @@ def _named_by_file(name: str, asked_name: str, path: File) -> str:
                 SATELLITE,
             )
         return name
-    known = names_of(name)
-    full = known[0] if known else name
+    names = names_of(name)
+    full = names[0] if names else name
     if architecture_of(published) != architecture_of(full):
         raise BackboneError(
             f"{path} has the name of the weights {published!r}, and the model is {asked_name!r}; "
@@ -327,8 +334,10 @@ def _with_biases(name: str, asked_name: str, file: WeightsFile) -> str:
     Under Meta's own name that is the architecture; timm has two, and the name without ``_qkvb``
     stands for the one without.
     """
-    known = model_of(name)
-    if known is None or asked_name != known.official or not weights.has_query_bias(file.state):
+    published = model_of(name)
+    if published is None or asked_name != published.official:
+        return name
+    if not weights.has_query_bias(file.state):
         return name
     architecture, _, tag = name.partition(".")
     with_biases = f"{architecture}_qkvb"
@@ -363,13 +372,15 @@ def _from_transformers(
     """Load a folder, a hub model or a file of its names; seeded weights are converted from timm's names."""
     folder = Path(name)
     if folder.is_dir():
-        return transformers.TransformersAdapter(transformers.from_folder(folder), pos_embed), {
-            "kind": "file"
-        }
-    known = names_of(name)
+        model = transformers.from_folder(folder)
+        return transformers.TransformersAdapter(model, pos_embed), {"kind": "file"}
+    names = names_of(name)
+    timm_name: str = name
+    repo: str | None = name
+    if names is not None:
+        timm_name, repo = names
     if seed is not None or file is not None:
-        return _by_way_of_timm(known[0] if known else name, file, seed, pos_embed)
-    repo = known[1] if known else name
+        return _by_way_of_timm(timm_name, file, seed, pos_embed)
     if repo is None or "/" not in repo:
         raise BackboneError(
             f"transformers has no weights of {name!r}; use source='timm', or a folder or hub name"
@@ -386,7 +397,9 @@ def _by_way_of_timm(
 ) -> Loaded:
     """Build the transformers model of a timm name, with a file of transformers' own names or timm's seeded weights."""
     donor = _empty(name, pos_embed, file)
-    origin = {"kind": "file"} if seed is None else fill_seeded(donor.model, seed)
+    origin: dict[str, Any] = {"kind": "file"}
+    if seed is not None:
+        origin = fill_seeded(donor.model, seed)
     with torch.random.fork_rng(devices=[]):  # what transformers draws is overwritten
         adapter = transformers.TransformersAdapter(transformers.from_timm(donor.model), pos_embed)
     if file is not None:
@@ -419,8 +432,8 @@ def _options_of(file: WeightsFile, name: str) -> dict[str, int]:
     return options
 
 
-def _check_plain(source: object, pos_embed: object) -> None:
-    """Refuse unknown libraries and recipes of positions."""
+def _check_choices(source: object, pos_embed: object) -> None:
+    """Reject unknown libraries and recipes of positions."""
     if pos_embed not in get_args(PosEmbed):
         raise ConfigError(f"pos_embed is {pos_embed!r}; known: {', '.join(get_args(PosEmbed))}")
     if source not in get_args(Source):
@@ -440,30 +453,38 @@ def _check_options(dtype: object, **flags: object) -> None:
             raise ConfigError(f"{name} is {value!r}; expected True or False")
 
 
+# the scheme of seeded weights: uniform values in these ranges
 SCHEME = "philox-uniform-1"
 _LAYER_SCALE = (0.1, 0.3)
 _NORM_WEIGHT = (0.9, 1.1)
-_SMALL = 0.02 * math.sqrt(3.0)
+_SMALL = 0.02 * math.sqrt(3.0)  # the standard deviation is 0.02
 
 
 def fill_seeded(model: nn.Module, seed: int) -> dict[str, Any]:
     """Overwrite every parameter with seeded random values, meta tensors excepted; return the record of the weights."""
-    norms = {
-        f"{name}.{own}" if name else own
-        for name, module in model.named_modules()
-        if isinstance(module, nn.LayerNorm)
-        for own, _ in module.named_parameters(recurse=False)
-    }
+    norm_weights = set()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.LayerNorm):
+            norm_weights.add(f"{name}.weight" if name else "weight")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.is_meta:
                 continue
-            last, is_matrix = name.rsplit(".", 1)[-1], parameter.ndim >= 2
-            bound = (
-                math.sqrt(3.0 / parameter[0].numel()) if is_matrix and last == "weight" else _SMALL
-            )
-            low, high = _NORM_WEIGHT if name in norms and last == "weight" else (-bound, bound)
-            low, high = _LAYER_SCALE if last.startswith("gamma") else (low, high)
+            low, high = _range_of(name, parameter, is_norm_weight=name in norm_weights)
             unit = uniform(name, parameter.numel(), seed).reshape(parameter.shape)
             parameter.copy_(torch.from_numpy(unit * np.float32(high - low) + np.float32(low)))
     return {"kind": "seeded", "seed": seed, "scheme": SCHEME}
+
+
+def _range_of(name: str, parameter: Tensor, *, is_norm_weight: bool) -> tuple[float, float]:
+    """Return the smallest and the largest value of a seeded parameter."""
+    last = name.rsplit(".", 1)[-1]
+    if last.startswith("gamma"):
+        return _LAYER_SCALE
+    if is_norm_weight:
+        return _NORM_WEIGHT
+    bound = _SMALL
+    if last == "weight" and parameter.ndim >= 2:
+        inputs = parameter[0].numel()
+        bound = math.sqrt(3.0 / inputs)  # the variance is 1 / inputs
+    return -bound, bound

@@ -29,6 +29,7 @@ from dinoneck.torch_wrappers import COMPILED
 Targets = Literal["attention", "all"]
 NAME = "default"
 LARGEST_ALPHA = 1e6
+_SHOWN = 4  # names in a message
 
 
 def add(
@@ -44,38 +45,45 @@ def add(
         raise ConfigError(f"targets is {targets!r}; expected one of {', '.join(get_args(Targets))}")
     if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= adapter.embed_dim:
         raise BackboneError(f"rank is {rank!r}; expected an integer 1 ... {adapter.embed_dim}")
-    is_number = alpha is None or (isinstance(alpha, int | float) and not isinstance(alpha, bool))
-    scale = float(rank if alpha is None or not is_number else alpha)
-    if not is_number or not 0 < scale <= LARGEST_ALPHA:
-        raise BackboneError(
-            f"alpha is {alpha!r}; expected a positive number, at most {LARGEST_ALPHA:g}"
-        )
+    scaling = _checked_alpha(alpha, rank)
     if _layers(adapter):
         raise BackboneError(
             "this backbone has LoRA weights already; merge_lora() first, or load the backbone again"
         )
-    names = _places(adapter, targets, runs)
+    names = _names_of_layers(adapter, targets, runs)
     trainable = {id(parameter) for parameter in adapter.parameters() if parameter.requires_grad}
     try:
-        _inject(adapter, names, rank, scale)
+        _inject(adapter, names, rank, scaling)
         _draw(adapter, seed)
     except BaseException:
         _strip(adapter)
         raise
     finally:
-        added = {id(parameter) for parameter in parameters(adapter)}
         # peft freezes everything else; restore what was trainable
+        trainable.update(id(parameter) for parameter in parameters(adapter))
         for parameter in adapter.parameters():
-            parameter.requires_grad_(id(parameter) in trainable | added)
+            parameter.requires_grad_(id(parameter) in trainable)
     for block in adapter.blocks[:runs]:
         _call_the_layer(block, True)
     adapter.lora = {
         "kind": "lora",
         "rank": rank,
-        "alpha": scale,
+        "alpha": scaling,
         "targets": targets,
         "blocks": runs,
     }
+
+
+def _checked_alpha(alpha: float | None, rank: int) -> float:
+    """Return alpha, or the rank without one; raise a BackboneError unless it is a positive number."""
+    if alpha is None:
+        return float(rank)
+    is_number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
+    if not is_number or not 0 < alpha <= LARGEST_ALPHA:
+        raise BackboneError(
+            f"alpha is {alpha!r}; expected a positive number, at most {LARGEST_ALPHA:g}"
+        )
+    return float(alpha)
 
 
 def remove(adapter: Adapter) -> None:
@@ -102,18 +110,17 @@ def merge(adapter: Adapter) -> None:
 @contextlib.contextmanager
 def disabled(adapter: Adapter) -> Iterator[None]:
     """Run the ``with`` block without the products."""
-    before, was_off = (
-        [(layer, layer.disable_adapters) for layer in _layers(adapter).values()],
-        adapter.lora_off,
-    )
-    adapter.lora_off = bool(before)
+    layers = list(_layers(adapter).values())
+    were_disabled = [layer.disable_adapters for layer in layers]
+    was_off = adapter.lora_off
+    adapter.lora_off = bool(layers)
     try:
-        for layer, _ in before:  # peft's own switch would also change what is trainable
+        for layer in layers:  # peft's own switch would also change what is trainable
             layer._disable_adapters = True
         yield
     finally:
-        for layer, was in before:
-            layer._disable_adapters = was
+        for layer, was_disabled in zip(layers, were_disabled, strict=True):
+            layer._disable_adapters = was_disabled
         adapter.lora_off = was_off
 
 
@@ -124,11 +131,11 @@ def parameters(adapter: Adapter) -> list[nn.Parameter]:
 
 def state(adapter: Adapter) -> dict[str, Tensor]:
     """Return the LoRA weights under names that do not depend on peft: ``<linear layer>.lora_A`` and ``.lora_B``."""
-    return {
-        f"{name}.{part}": getattr(layer, part)[NAME].weight
-        for name, layer in _layers(adapter).items()
-        for part in LORA_PARTS
-    }
+    weights = {}
+    for name, layer in _layers(adapter).items():
+        for part in LORA_PARTS:
+            weights[f"{name}.{part}"] = getattr(layer, part)[NAME].weight
+    return weights
 
 
 def load_state(adapter: Adapter, weights: Mapping[str, Tensor]) -> None:
@@ -137,19 +144,19 @@ def load_state(adapter: Adapter, weights: Mapping[str, Tensor]) -> None:
     Raises:
         BackboneError: if names or shapes differ.
     """
-    own = state(adapter)
-    if own.keys() != weights.keys():
-        different = sorted(own.keys() ^ weights.keys())
+    present = state(adapter)
+    if present.keys() != weights.keys():
+        different = sorted(present.keys() ^ weights.keys())
         raise BackboneError(
-            f"the LoRA weights are for other layers; differing: {', '.join(different[:4])}"
+            f"the LoRA weights are for other layers; differing: {', '.join(different[:_SHOWN])}"
         )
-    wrong = [key for key in own if own[key].shape != weights[key].shape]
-    if wrong:
-        raise BackboneError(
-            f"{wrong[0]} is {tuple(weights[wrong[0]].shape)}, expected {tuple(own[wrong[0]].shape)}"
-        )
+    for key, value in present.items():
+        if value.shape != weights[key].shape:
+            raise BackboneError(
+                f"{key} is {tuple(weights[key].shape)}, expected {tuple(value.shape)}"
+            )
     with torch.no_grad():
-        for key, value in own.items():
+        for key, value in present.items():
             value.copy_(weights[key])
 
 
@@ -183,17 +190,19 @@ def base_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def _inject(adapter: Adapter, names: list[str], rank: int, scale: float) -> None:
+def _inject(adapter: Adapter, names: list[str], rank: int, alpha: float) -> None:
+    """Let peft add its layers to the linear layers of these names."""
     try:
         import peft
     except ImportError as error:
         raise missing_extra("peft", "lora") from error
     exactly = "|".join(re.escape(name) for name in names)  # a list would match the ends of names
-    config = peft.LoraConfig(r=rank, lora_alpha=scale, target_modules=f"(?:{exactly})")  # type: ignore[arg-type]
+    config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=f"(?:{exactly})")  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):
         peft.inject_adapter_in_model(config, adapter.model, adapter_name=NAME)
-    if set(_layers(adapter)) != set(names):
-        raise BackboneError(f"peft adapted {len(_layers(adapter))} of {len(names)} linear layers")
+    adapted = _layers(adapter)
+    if set(adapted) != set(names):
+        raise BackboneError(f"peft adapted {len(adapted)} of {len(names)} linear layers")
 
 
 def _draw(adapter: Adapter, seed: int) -> None:
@@ -205,38 +214,36 @@ def _draw(adapter: Adapter, seed: int) -> None:
             weight.data = weight.data.float()
             bound = 1 / math.sqrt(weight.shape[1]) if part == "lora_A" else 0.0
             if not weight.is_meta:
-                weight.data.copy_(
-                    torch.empty(weight.shape).uniform_(-bound, bound, generator=generator)
-                )
+                initial = torch.empty(weight.shape).uniform_(-bound, bound, generator=generator)
+                weight.data.copy_(initial)
 
 
 def _strip(adapter: Adapter) -> None:
     """Put the plain linear layers back, and undo all other changes of peft and of this file."""
     for name, layer in _layers(adapter).items():
-        parent, _, own = name.rpartition(".")
-        setattr(adapter.model.get_submodule(parent), own, layer.get_base_layer())
+        parent, _, attribute = name.rpartition(".")
+        setattr(adapter.model.get_submodule(parent), attribute, layer.get_base_layer())
     for block in adapter.blocks:
         _call_the_layer(block, False)
     if hasattr(adapter.model, "peft_config"):
         del adapter.model.peft_config
 
 
-def _places(adapter: Adapter, targets: Targets, runs: int) -> list[str]:
-    """Return the full names of the linear layers inside the blocks."""
+def _names_of_layers(adapter: Adapter, targets: Targets, runs: int) -> list[str]:
+    """Return the full names of the linear layers to adapt in the first ``runs`` blocks."""
     full_names = {id(module): name for name, module in adapter.model.named_modules()}
     names = []
     for block in adapter.blocks[:runs]:
-        top = getattr(block, adapter.attention, None) if targets == "attention" else block
-        linear = (
-            [module for module in top.modules() if isinstance(module, nn.Linear)]
-            if top is not None
-            else []
-        )
-        if not linear:
+        top: nn.Module | None = block
+        if targets == "attention":
+            top = getattr(block, adapter.attention, None)
+        modules = [] if top is None else list(top.modules())
+        linear_layers = [module for module in modules if isinstance(module, nn.Linear)]
+        if not linear_layers:
             raise BackboneError(
                 f"a block of {type(adapter.model).__name__} has no linear layers to adapt"
             )
-        names += [full_names[id(module)] for module in linear]
+        names += [full_names[id(layer)] for layer in linear_layers]
     return names
 
 
@@ -246,7 +253,8 @@ def _call_the_layer(block: nn.Module, called: bool) -> None:
         if getattr(module, "q_bias", None) is None or not hasattr(module, "qkv_bias_separate"):
             continue
         if called and not module.qkv_bias_separate:
-            module.qkv_bias_separate = module.dinoneck_called = True  # type: ignore[assignment]
+            module.qkv_bias_separate = True  # type: ignore[assignment]
+            module.dinoneck_called = True  # type: ignore[assignment]
         elif not called and getattr(module, "dinoneck_called", False):
             module.qkv_bias_separate = False  # type: ignore[assignment]
             del module.dinoneck_called
@@ -258,8 +266,8 @@ def _layers(adapter: Adapter) -> dict[str, Any]:
         return {}
     from peft.tuners.lora import LoraLayer
 
-    return {
-        name: module
-        for name, module in adapter.model.named_modules()
-        if isinstance(module, LoraLayer)
-    }
+    layers = {}
+    for name, module in adapter.model.named_modules():
+        if isinstance(module, LoraLayer):
+            layers[name] = module
+    return layers

@@ -17,13 +17,13 @@ from dinoneck.errors import BackboneError
 from dinoneck.grid import patch_pair
 
 HOW_TO = "torch.hub.load('facebookresearch/dinov2', 'dinov2_vits14'), then wrap_backbone(model)"
+_NEEDED = ("patch_size", "blocks", "norm")
 
 
 def is_official(model: nn.Module) -> bool:
     """Whether an object has the repositories' interface."""
-    return callable(getattr(model, "prepare_tokens_with_masks", None)) and hasattr(
-        model, "embed_dim"
-    )
+    makes_tokens = callable(getattr(model, "prepare_tokens_with_masks", None))
+    return makes_tokens and hasattr(model, "embed_dim")
 
 
 class OfficialAdapter(Adapter):
@@ -42,21 +42,22 @@ class OfficialAdapter(Adapter):
     def __init__(self, model: nn.Module, pos_embed: PosEmbed = "native") -> None:
         super().__init__(model, pos_embed)
         self.family = "dinov2" if self.rotary is None else "dinov3"
-        lacks = [what for what in ("patch_size", "blocks", "norm") if not hasattr(model, what)]
-        if lacks:
+        missing = [name for name in _NEEDED if not hasattr(model, name)]
+        if missing:
             raise BackboneError(
-                f"{type(model).__name__} lacks {', '.join(lacks)}: expected an object of the "
+                f"{type(model).__name__} lacks {', '.join(missing)}: expected an object of the "
                 f"dinov2 or dinov3 repository; load one with {HOW_TO}"
             )
-        self.embed_dim, self.patch_size = (
-            int(self.model.embed_dim),
-            patch_pair(self.model.patch_size),
-        )
-        # dinov3, dinov2
-        has_method = callable(getattr(model, "forward_features", None))
-        self.tokens_method = "forward_features" if has_method else None
-        registers = getattr(model, "n_storage_tokens", getattr(model, "num_register_tokens", 0))
-        self.num_cls, self.num_registers = 1, int(cast("int", registers))
+        self.embed_dim = int(self.model.embed_dim)
+        self.patch_size = patch_pair(self.model.patch_size)
+        if callable(getattr(model, "forward_features", None)):
+            self.tokens_method = "forward_features"
+        self.num_cls = 1
+        self.num_registers = 0
+        for name in ("n_storage_tokens", "num_register_tokens"):  # of dinov3, of dinov2
+            if hasattr(model, name):
+                self.num_registers = int(getattr(self.model, name))
+                break
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
@@ -73,12 +74,14 @@ class OfficialAdapter(Adapter):
     @property
     def norms(self) -> Sequence[nn.Module]:
         """The final norm; a second one where CLS and registers have their own."""
-        names = (
-            ("norm", "cls_norm")
-            if getattr(self.model, "untie_cls_and_patch_norms", False)
-            else ("norm",)
-        )
-        return [getattr(self.model, name) for name in names]
+        if self._has_cls_norm:
+            return (self.model.norm, self.model.cls_norm)
+        return (self.model.norm,)
+
+    @property
+    def _has_cls_norm(self) -> bool:
+        """Whether CLS and registers have a norm of their own."""
+        return bool(getattr(self.model, "untie_cls_and_patch_norms", False))
 
     @property
     def patch_embedding(self) -> nn.Module:
@@ -105,7 +108,8 @@ class OfficialAdapter(Adapter):
         """Return the prefix and patch tokens with positions, (B, P + N, C); sine and cosine for DINOv3's blocks."""
         prepared = self.model.prepare_tokens_with_masks(images)
         if self.rotary is None:
-            return prepared[0] if isinstance(prepared, tuple) else prepared, ()
+            x = prepared[0] if isinstance(prepared, tuple) else prepared
+            return x, ()
         x, (rows, cols) = prepared
         return x, (self.rotary(H=rows, W=cols),)
 
@@ -115,7 +119,9 @@ class OfficialAdapter(Adapter):
 
     def final_norm(self, x: Tensor) -> Tensor:
         """Apply the final norm; CLS and registers may have their own."""
-        if not getattr(self.model, "untie_cls_and_patch_norms", False):
+        if not self._has_cls_norm:
             return cast("Tensor", self.model.norm(x))
         count = self.num_prefix_tokens
-        return torch.cat((self.model.cls_norm(x[:, :count]), self.model.norm(x[:, count:])), dim=1)
+        prefix = self.model.cls_norm(x[:, :count])
+        patches = self.model.norm(x[:, count:])
+        return torch.cat((prefix, patches), dim=1)

@@ -72,7 +72,7 @@ def build(name: str, **changes: Any) -> nn.Module:
 
 
 def check_name(name: str) -> None:
-    """Refuse the name of an architecture that is unknown or no DINO ViT, or of unknown weights.
+    """Reject the name of an architecture that is unknown or no DINO ViT, or of unknown weights.
 
     Raises:
         BackboneError: with the nearest name.
@@ -80,12 +80,15 @@ def check_name(name: str) -> None:
     if name == TINY:
         return
     architecture = name.split(".", 1)[0]
-    if architecture not in names():
-        raise refuse(name, names())
-    if "." in name and name not in (tagged := timm.list_pretrained(f"{architecture}.*")):
-        raise BackboneError(
-            f"backbone {name!r} is unknown; with a tag of weights it is {' or '.join(tagged)}"
-        )
+    known_names = names()
+    if architecture not in known_names:
+        raise refuse(name, known_names)
+    if "." in name:
+        tagged = timm.list_pretrained(f"{architecture}.*")
+        if name not in tagged:
+            raise BackboneError(
+                f"backbone {name!r} is unknown; with a tag of weights it is {' or '.join(tagged)}"
+            )
 
 
 def is_timm(model: nn.Module) -> bool:
@@ -124,9 +127,10 @@ class TimmAdapter(Adapter):
         self.std = tuple(setting.get("std") or self.std)
         self.license = setting.get("license")
         self.hub_id = setting.get("hf_hub_id")
+        self.name = setting.get("architecture")
         tag = setting.get("tag")
-        architecture = setting.get("architecture")
-        self.name = f"{architecture}.{tag}" if architecture and tag else architecture
+        if self.name and tag:
+            self.name = f"{self.name}.{tag}"
         self._is_changed = _is_changed(self.model)
 
     @property
@@ -185,9 +189,10 @@ class TimmAdapter(Adapter):
         model = self.model
         x = self._patches(images)
         if not isinstance(model, Eva):
-            return model.norm_pre(model.patch_drop(model._pos_embed(x))), None
+            x = model.patch_drop(model._pos_embed(x))
+            return model.norm_pre(x), None
         x, rotary = model._pos_embed(x)
-        if rotary is not None and getattr(model, "rope_mixed", False):
+        if rotary is not None and getattr(model, "rope_mixed", False):  # one for each block
             return model.norm_pre(x), list(rotary)
         return model.norm_pre(x), [rotary] * self.depth
 
@@ -254,19 +259,25 @@ class TimmAdapter(Adapter):
         timm's error message contains the image size, which would fix a compiled graph at that size.
         """
         embed = self.model.patch_embed
-        plain = (
-            type(embed) is PatchEmbed
-            and embed.output_fmt == Format.NHWC
-            and not embed.dynamic_img_pad
-        )
-        if torch.compiler.is_compiling() and plain and not (embed.flatten or self._is_changed):
-            return cast("Tensor", embed.norm(embed.proj(images).permute(0, 2, 3, 1)))
+        if torch.compiler.is_compiling() and self._has_plain_patches:
+            maps = embed.proj(images)  # (B, C, rows, cols)
+            return cast("Tensor", embed.norm(maps.permute(0, 2, 3, 1)))
         return cast("Tensor", embed(images))
+
+    @property
+    def _has_plain_patches(self) -> bool:
+        """Whether the patch embedding is timm's own, and gives (B, rows, cols, C) without padding."""
+        embed = self.model.patch_embed
+        if type(embed) is not PatchEmbed or self._is_changed:
+            return False
+        gives_maps = embed.output_fmt == Format.NHWC and not embed.flatten
+        return gives_maps and not embed.dynamic_img_pad
 
     @property
     def _is_dinov3(self) -> bool:
         """Whether :meth:`_traced` covers all that this model does between patches and blocks."""
-        model, rope = self.model, self.model.rope
+        model = self.model
+        rope = model.rope
         if type(rope) is not RotaryEmbeddingDinoV3 or not model.dynamic_img_size:
             return False
         if self._is_changed or (not torch.compiler.is_compiling() and _is_changed(model)):
@@ -281,21 +292,24 @@ class TimmAdapter(Adapter):
         example.
         """
         model = self.model
-        prefix = [
-            token.expand(x.shape[0], -1, -1)
-            for token in (model.cls_token, model.reg_token)
-            if token is not None
-        ]
-        tokens = model.pos_drop(torch.cat([*prefix, x.flatten(1, 2)], dim=1))
-        return tokens, rotary_of(model.rope, x.shape[1], x.shape[2])
+        batch, rows, cols, _ = x.shape
+        parts = []
+        for token in (model.cls_token, model.reg_token):
+            if token is not None:
+                parts.append(token.expand(batch, -1, -1))
+        parts.append(x.flatten(1, 2))
+        tokens = model.pos_drop(torch.cat(parts, dim=1))  # (B, P + N, C)
+        return tokens, rotary_of(model.rope, rows, cols)
 
     def step(self, block: nn.Module, number: int, x: Tensor, extra: Any) -> Tensor:
         """Run one block."""
-        return cast("Tensor", block(x) if extra is None else block(x, rope=extra[number]))
+        if extra is None:
+            return cast("Tensor", block(x))
+        return cast("Tensor", block(x, rope=extra[number]))
 
 
 def _is_changed(model: Any) -> bool:
-    """Whether anyone changed how the model makes its first tokens: then only its own methods know how."""
+    """Whether someone changed how the model makes its first tokens: then only its own methods know how."""
     kind = Eva if isinstance(model, Eva) else VisionTransformer
     if type(model)._pos_embed is not kind._pos_embed or "_pos_embed" in vars(model):
         return True
@@ -314,28 +328,20 @@ def rotary_of(rope: RotaryEmbeddingDinoV3, rows: int, cols: int) -> Tensor:
     Patch centres span -1 ... 1 along each side; every coordinate turns by 2 pi / period per unit.
     """
     periods = cast("Tensor", rope.periods)
-    # the coordinates of the patch centres along each side, then of every patch: (rows * cols, 2)
-    sides = [
-        2
-        * (
-            (
-                torch.arange(side, device=periods.device, dtype=torch.float32)
-                + 0.5
-                + rope.grid_offset
-            )
-            / side
-        )
-        - 1
-        for side in (rows, cols)
-    ]
-    centres = (
-        torch.stack(torch.meshgrid(*sides, indexing="ij"), dim=-1).flatten(0, 1).to(periods.dtype)
-    )
-    # (rows * cols, 2, D / 4) -> (rows * cols, D / 2) -> every angle twice: (rows * cols, D)
+    # the coordinates of the patch centres along each side
+    sides = []
+    for length in (rows, cols):
+        numbers = torch.arange(length, device=periods.device, dtype=torch.float32)
+        shares = (numbers + 0.5 + rope.grid_offset) / length  # 0 ... 1
+        sides.append(2 * shares - 1)
+    # of every patch: (rows * cols, 2)
+    centres = torch.stack(torch.meshgrid(*sides, indexing="ij"), dim=-1)
+    centres = centres.flatten(0, 1).to(periods.dtype)
+    # (rows * cols, 2, D / 4) -> (rows * cols, D / 2)
     angles = (2 * math.pi * centres[:, :, None] / periods).flatten(1)
-    angles = (
-        torch.cat((angles, angles), dim=-1)
-        if rope.rotate_half
-        else angles.repeat_interleave(2, dim=-1)
-    )
+    # every angle twice: (rows * cols, D)
+    if rope.rotate_half:
+        angles = torch.cat((angles, angles), dim=-1)
+    else:
+        angles = angles.repeat_interleave(2, dim=-1)
     return torch.cat((angles.sin(), angles.cos()), dim=-1)

@@ -11,7 +11,7 @@ import contextlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,7 +32,9 @@ _CLASSES = {
     "dinov2_with_registers": "Dinov2WithRegistersModel",
     "dinov3_vit": "DINOv3ViTModel",
 }
+_SHOWN = 8  # names in a message
 _NEVER_USED = ("mask_token", "inv_freq")
+_DINOV2_PATCHES = "embeddings.patch_embeddings.projection"
 _CLASSIFIERS = ("classifier.", "head.")  # of models fine-tuned for classes, next to the ViT
 _BLOCK = re.compile(r"\blayer\.(?P<number>\d+)\.(?:\w+\.)*?(?P<module>\w+)\.(?P<part>\w+)$")
 # module of a transformers block (of any version since 5.9) -> module of a timm block, see _unfused
@@ -81,16 +83,21 @@ class TransformersAdapter(Adapter):
                 "DINOv3ViTModel; if it holds one, pass that"
             )
         self.family = "dinov3" if kind == "dinov3_vit" else "dinov2"
-        self.embed_dim, self.patch_size = int(config.hidden_size), patch_pair(config.patch_size)
-        self.num_cls, self.num_registers = 1, int(getattr(config, "num_register_tokens", 0))
-        self.name = getattr(config, "_name_or_path", None) or None
-        if SATELLITE in (self.name or ""):
-            self.mean, self.std = SATELLITE_MEAN, SATELLITE_STD
-        if self.name and Path(self.name).is_dir():
-            if (file := Path(self.name) / "preprocessor_config.json").is_file():
+        self.embed_dim = int(config.hidden_size)
+        self.patch_size = patch_pair(config.patch_size)
+        self.num_cls = 1
+        self.num_registers = int(getattr(config, "num_register_tokens", 0))
+        name_or_path: str = getattr(config, "_name_or_path", None) or ""
+        self.name = name_or_path or None
+        if SATELLITE in name_or_path:
+            self.mean = SATELLITE_MEAN
+            self.std = SATELLITE_STD
+        if name_or_path and Path(name_or_path).is_dir():
+            file = Path(name_or_path) / "preprocessor_config.json"
+            if file.is_file():
                 self.mean, self.std = _normalisation_in(file)
             # head files are shared: no path of this machine in them
-            self.name = Path(self.name).resolve().name
+            self.name = Path(name_or_path).resolve().name
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
@@ -261,8 +268,10 @@ class TransformersAdapter(Adapter):
 
     def step(self, block: nn.Module, number: int, x: Tensor, extra: Any) -> Tensor:
         """Run one block."""
-        result = block(x, **extra)
-        return cast("Tensor", result[0] if isinstance(result, tuple) else result)
+        output = block(x, **extra)
+        if isinstance(output, tuple):
+            output = output[0]
+        return cast("Tensor", output)
 
 
 def _normalisation_in(file: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -316,17 +325,17 @@ def from_folder(folder: Path) -> nn.Module:
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise BackboneError(f"the model in {folder} cannot be loaded: {error}") from error
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        keys = sorted(
-            str(key) for key in report.get(what, ()) if not str(key).endswith(_NEVER_USED)
-        )
+        all_keys = sorted(str(key) for key in report.get(what, ()))
+        keys = [key for key in all_keys if not key.endswith(_NEVER_USED)]
         if what == "unexpected_keys":
             classifier = [key for key in keys if key.startswith(_CLASSIFIERS)]
-            keys = [key for key in keys if key not in classifier]
+            keys = [key for key in keys if not key.startswith(_CLASSIFIERS)]
             if classifier:
                 logger.warning("%s: left out: %s", folder, ", ".join(classifier))
         if keys:
             raise BackboneError(
-                f"{folder}: {what.replace('_', ' ')}: {', '.join(keys[:8])}; the weights do not fit"
+                f"{folder}: {what.replace('_', ' ')}: {', '.join(keys[:_SHOWN])}; the weights do "
+                "not fit"
             )
     return cast("nn.Module", model)
 
@@ -340,43 +349,47 @@ def from_timm(model: Any) -> nn.Module:
     Raises:
         BackboneError: if a tensor of the transformers model has no counterpart.
     """
-    library = import_transformers()
-    blocks, block = model.blocks, model.blocks[0].state_dict()
-    shared = {
-        "hidden_size": model.embed_dim,
-        "num_hidden_layers": len(blocks),
-        "num_attention_heads": blocks[0].attn.num_heads,
-        "patch_size": model.patch_embed.patch_size[0],
-        "image_size": model.patch_embed.img_size[0],
-        "layer_norm_eps": blocks[0].norm1.eps,
-    }
-    registers = 0 if model.reg_token is None else model.reg_token.shape[1]
-    if getattr(model, "rope", None) is not None:
-        built = library.DINOv3ViTModel(
-            library.DINOv3ViTConfig(
-                **shared, **_dinov3_setting(block), num_register_tokens=registers
-            )
-        )
-        built.rope_embeddings.inv_freq.copy_(1.0 / model.rope.periods.float())
-    else:
-        shared |= {"mlp_ratio": 4, "use_swiglu_ffn": _is_packed(block)}
-        if registers:
-            config = library.Dinov2WithRegistersConfig(**shared, num_register_tokens=registers)
-            built = library.Dinov2WithRegistersModel(config)
-        else:
-            built = library.Dinov2Model(library.Dinov2Config(**shared))
-    own = built.state_dict()
-    target = _converted(model, own)
-    unmatched = {key for key in own.keys() ^ target.keys() if not key.endswith(_NEVER_USED)}
+    built = _built_like(model)
+    initial = built.state_dict()
+    converted = _converted(model, initial)
+    different = initial.keys() ^ converted.keys()
+    unmatched = sorted(key for key in different if not key.endswith(_NEVER_USED))
     if unmatched:
         raise BackboneError(
             "no counterpart in the model of timm or of transformers: "
-            f"{', '.join(sorted(unmatched)[:8])}"
+            f"{', '.join(unmatched[:_SHOWN])}"
         )
-    built.load_state_dict(
-        {**{key: own[key] for key in own if key not in target}, **target}, strict=True
-    )
-    return cast("nn.Module", built)
+    built.load_state_dict({**initial, **converted}, strict=True)
+    return built
+
+
+def _built_like(model: Any) -> nn.Module:
+    """Build the transformers model of a timm model's shape; DINOv3's rotary frequencies are copied."""
+    library = import_transformers()
+    first_block = model.blocks[0]
+    block_state = first_block.state_dict()
+    registers = 0 if model.reg_token is None else model.reg_token.shape[1]
+    options = {
+        "hidden_size": model.embed_dim,
+        "num_hidden_layers": len(model.blocks),
+        "num_attention_heads": first_block.attn.num_heads,
+        "patch_size": model.patch_embed.patch_size[0],
+        "image_size": model.patch_embed.img_size[0],
+        "layer_norm_eps": first_block.norm1.eps,
+    }
+    if getattr(model, "rope", None) is not None:
+        options |= _dinov3_setting(block_state)
+        config = library.DINOv3ViTConfig(**options, num_register_tokens=registers)
+        dinov3 = library.DINOv3ViTModel(config)
+        dinov3.rope_embeddings.inv_freq.copy_(1.0 / model.rope.periods.float())
+        return cast("nn.Module", dinov3)
+    options["mlp_ratio"] = 4
+    options["use_swiglu_ffn"] = _is_packed(block_state)
+    if registers:
+        config = library.Dinov2WithRegistersConfig(**options, num_register_tokens=registers)
+        return cast("nn.Module", library.Dinov2WithRegistersModel(config))
+    config = library.Dinov2Config(**options)
+    return cast("nn.Module", library.Dinov2Model(config))
 
 
 def import_transformers() -> Any:
@@ -393,11 +406,12 @@ def import_transformers() -> Any:
 
 
 def _dinov3_setting(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    gated = "mlp.fc1_g.weight" in state
+    """Return the options of DINOv3ViTConfig that the tensors of a timm block show."""
+    is_gated = "mlp.fc1_g.weight" in state
     return {
         "intermediate_size": state["mlp.fc2.weight"].shape[1],
-        "use_gated_mlp": gated,
-        "hidden_act": "silu" if gated else "gelu",
+        "use_gated_mlp": is_gated,
+        "hidden_act": "silu" if is_gated else "gelu",
         "mlp_bias": "mlp.fc2.bias" in state,
         "proj_bias": "attn.proj.bias" in state,
         "query_bias": True,
@@ -406,30 +420,34 @@ def _dinov3_setting(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _converted(model: Any, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a timm model's tensors under the names ``own`` of this version of transformers."""
-    state, dinov3 = model.state_dict(), not any("position_embeddings" in key for key in own)
-    norm, patches = ("norm", "") if dinov3 else ("layernorm", "projection.")
-    target = {"embeddings.cls_token": state["cls_token"]}
+def _converted(model: Any, names: Collection[str]) -> dict[str, Tensor]:
+    """Return a timm model's tensors under the names of this version of transformers."""
+    state = model.state_dict()
+    is_dinov3 = not any("position_embeddings" in name for name in names)
+    norm = "norm" if is_dinov3 else "layernorm"
+    patches = "embeddings.patch_embeddings" if is_dinov3 else _DINOV2_PATCHES
+    converted = {"embeddings.cls_token": state["cls_token"]}
     for part in ("weight", "bias"):
-        target[f"{norm}.{part}"] = state[f"norm.{part}"]
-        target[f"embeddings.patch_embeddings.{patches}{part}"] = state[f"patch_embed.proj.{part}"]
+        converted[f"{norm}.{part}"] = state[f"norm.{part}"]
+        converted[f"{patches}.{part}"] = state[f"patch_embed.proj.{part}"]
     if "reg_token" in state:
-        target["embeddings.register_tokens"] = state["reg_token"]
-    if not dinov3:
+        converted["embeddings.register_tokens"] = state["reg_token"]
+    if not is_dinov3:
         position = state["pos_embed"]
         if "reg_token" in state:  # timm has folded CLS's position into the token
             position = torch.cat((torch.zeros_like(position[:, :1]), position), dim=1)
-        target["embeddings.position_embeddings"] = position
+        converted["embeddings.position_embeddings"] = position
+
     blocks = [_unfused(block.state_dict()) for block in model.blocks]
-    for key in own:
-        if match := _BLOCK.search(key):
-            tensors, name = (
-                blocks[int(match["number"])],
-                f"{_TIMM_NAMES.get(match['module'])}.{match['part']}",
-            )
-            target |= {key: tensors[name]} if name in tensors else {}
-    return target
+    for name in names:
+        match = _BLOCK.search(name)
+        if match is None:
+            continue
+        block = blocks[int(match["number"])]
+        name_in_block = f"{_TIMM_NAMES.get(match['module'])}.{match['part']}"
+        if name_in_block in block:
+            converted[name] = block[name_in_block]
+    return converted
 
 
 def _unfused(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -439,15 +457,28 @@ def _unfused(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     zeros = fused.new_zeros(len(fused) // 3)  # timm leaves out biases that are zero
     for part in ("weight", "bias"):
         whole = state.get(f"attn.qkv.{part}")
-        thirds = (
-            [state.get(f"attn.{x}_bias", zeros) for x in "qkv"] if whole is None else whole.chunk(3)
-        )
-        tensors |= {f"attn.{x}.{part}": third for x, third in zip("qkv", thirds, strict=True)}
-        if (first := state.get(f"mlp.fc1.{part}")) is not None:
-            gate, up = first.chunk(2) if _is_packed(state) else (first, first)
-            tensors |= {f"mlp.fc1_g.{part}": gate, f"mlp.fc1_x.{part}": up}
-    scales = {f"ls{i}.lambda1": state.get(f"gamma_{i}", state.get(f"ls{i}.gamma")) for i in (1, 2)}
-    return tensors | {name: scale for name, scale in scales.items() if scale is not None}
+        if whole is None:
+            query = state.get("attn.q_bias", zeros)
+            key = state.get("attn.k_bias", zeros)
+            value = state.get("attn.v_bias", zeros)
+        else:
+            query, key, value = whole.chunk(3)
+        tensors[f"attn.q.{part}"] = query
+        tensors[f"attn.k.{part}"] = key
+        tensors[f"attn.v.{part}"] = value
+        first = state.get(f"mlp.fc1.{part}")
+        if first is not None:
+            gate = first
+            up = first  # of an MLP without a gate
+            if _is_packed(state):
+                gate, up = first.chunk(2)
+            tensors[f"mlp.fc1_g.{part}"] = gate
+            tensors[f"mlp.fc1_x.{part}"] = up
+    for number in (1, 2):
+        scale = state.get(f"gamma_{number}", state.get(f"ls{number}.gamma"))
+        if scale is not None:
+            tensors[f"ls{number}.lambda1"] = scale
+    return tensors
 
 
 def _is_packed(state: Mapping[str, Tensor]) -> bool:

@@ -27,12 +27,13 @@ from dinoneck.backbones.adapter import (
 )
 from dinoneck.backbones.known import has_other_recipe
 from dinoneck.devices import bytes_of
+from dinoneck.dtypes import dtype_name
 
-_LENGTH = 16
+_LENGTH = 16  # hex digits of a fingerprint
 
 
 def fingerprint_from_record(record: Mapping[str, Any] | None) -> str | None:
-    """Return the fingerprint of a backbone record: derived in float32, else the stored one, if any."""
+    """Return the fingerprint of a backbone record: derived for float32, else the one that it holds, if any."""
     record = record or {}
     if record.get("dtype") == "float32":
         return _fingerprint(
@@ -49,16 +50,12 @@ def current_fingerprint(adapter: Adapter, parameters: Sequence[Tensor]) -> str |
     """
     if torch.compiler.is_compiling():
         hashes = adapter.hashes
-        return (
-            None
-            if hashes is None
-            else hashes.base_fingerprint
-            if adapter.lora_off
-            else hashes.fingerprint
-        )
-    return (
-        None if _versions(parameters) is None else current_hashes(adapter, parameters).fingerprint
-    )
+        if hashes is None:
+            return None
+        return hashes.base_fingerprint if adapter.lora_off else hashes.fingerprint
+    if _versions(parameters) is None:
+        return None
+    return current_hashes(adapter, parameters).fingerprint
 
 
 def current_hashes(adapter: Adapter, parameters: Sequence[Tensor] | None = None) -> WeightHashes:
@@ -72,31 +69,37 @@ def current_hashes(adapter: Adapter, parameters: Sequence[Tensor] | None = None)
         adapter: the model.
         parameters: those of the adapter, where the caller has listed them already.
     """
-    parameters = list(adapter.parameters()) if parameters is None else parameters
-    hashes = _known(adapter, parameters)
+    if parameters is None:
+        parameters = list(adapter.parameters())
+    hashes = _cached_hashes(adapter, parameters)
     if hashes is None:
-        sha256, added = state_digest(base_state(adapter)), lora.record(adapter)
-        buffers = tuple(
-            sorted(dict(adapter.named_buffers()).keys() & adapter.state_dict(keep_vars=True).keys())
-        )
-        # of the float32 weights that these are or were cast from; None if it is not known
-        full = sha256
-        if adapter.weight.dtype != torch.float32:
-            full = adapter.cast[1] if adapter.cast[0] == sha256 else None
-        hashes = adapter.hashes = WeightHashes(
-            _state(adapter, parameters, buffers),
-            buffers,
-            sha256,
-            full,
-            added,
-            _fingerprint(full, added, adapter.has_other_recipe),
-            base_fingerprint=_fingerprint(full, None, adapter.has_other_recipe),
-        )
-    # what runs while LoRA weights are switched off is the base alone
-    return (
-        hashes._replace(lora=None, fingerprint=hashes.base_fingerprint)
-        if adapter.lora_off
-        else hashes
+        hashes = _compute_hashes(adapter, parameters)
+        adapter.hashes = hashes
+    if adapter.lora_off:  # what runs is the base alone
+        return hashes._replace(lora=None, fingerprint=hashes.base_fingerprint)
+    return hashes
+
+
+def _compute_hashes(adapter: Adapter, parameters: Sequence[Tensor]) -> WeightHashes:
+    """Return the hashes of the present weights and LoRA weights."""
+    sha256 = state_digest(base_state(adapter))
+    lora_record = lora.record(adapter)
+    buffer_names = dict(adapter.named_buffers()).keys()
+    persistent_names = adapter.state_dict(keep_vars=True).keys()
+    buffers = tuple(sorted(buffer_names & persistent_names))
+    # of the float32 weights that these are or were cast from; None if it is not known
+    float32_sha256 = sha256
+    if adapter.weight.dtype != torch.float32:
+        after_cast, before_cast = adapter.cast
+        float32_sha256 = before_cast if after_cast == sha256 else None
+    return WeightHashes(
+        state=_state(adapter, parameters, buffers),
+        buffers=buffers,
+        weights_sha256=sha256,
+        float32_sha256=float32_sha256,
+        lora=lora_record,
+        fingerprint=_fingerprint(float32_sha256, lora_record, adapter.has_other_recipe),
+        base_fingerprint=_fingerprint(float32_sha256, None, adapter.has_other_recipe),
     )
 
 
@@ -105,7 +108,7 @@ def note_original(adapter: Adapter, origin: Mapping[str, Any]) -> None:
     hashes = current_hashes(adapter)
     adapter.origin = dict(origin)
     adapter.original = OriginalWeights(
-        dtype=str(adapter.weight.dtype).removeprefix("torch."),
+        dtype=dtype_name(adapter.weight.dtype),
         weights_sha256=hashes.weights_sha256,
         float32_sha256=hashes.float32_sha256,
         tensors={} if hashes.weights_sha256 is None else tensor_hashes(adapter),
@@ -174,7 +177,8 @@ class Watch:
     """
 
     def __init__(self, adapter: Adapter) -> None:
-        self._hashes, self._dtype = current_hashes(adapter), adapter.weight.dtype
+        self._hashes = current_hashes(adapter)
+        self._dtype = adapter.weight.dtype
         self._counts = _counts_of_writes(adapter)
         self._trainable = _trainable_hashes(adapter)
         self._rotary = _rotary_hashes(adapter)
@@ -205,13 +209,15 @@ class Watch:
         """Whether the same weights run now; weights that cannot be compared count as the same."""
         if not self._has_same_rotary(adapter):
             return False
-        before, now = self._hashes, current_hashes(adapter)
+        before = self._hashes
+        now = current_hashes(adapter)
         if _is_merged(adapter, before, now):
             return True
-        if None not in (before.fingerprint, now.fingerprint):
+        if before.fingerprint is not None and now.fingerprint is not None:
             return before.fingerprint == now.fingerprint
-        same = (before.weights_sha256, before.lora) == (now.weights_sha256, now.lora)
-        return same or adapter.weight.dtype != self._dtype
+        if adapter.weight.dtype != self._dtype:  # cannot be compared
+            return True
+        return before.weights_sha256 == now.weights_sha256 and before.lora == now.lora
 
     def _has_same_rotary(self, adapter: Adapter) -> bool:
         """Whether the rotary frequencies are as they were; values are read only after a write or a move."""
@@ -229,7 +235,8 @@ def _is_merged(adapter: Adapter, before: WeightHashes, now: WeightHashes) -> boo
     if adapter.merged is None or now.weights_sha256 is None:
         return False
     unmerged, merged_sha256 = adapter.merged
-    was_unmerged = (before.weights_sha256, before.lora) == (unmerged.weights_sha256, unmerged.lora)
+    had_same_base = before.weights_sha256 == unmerged.weights_sha256
+    was_unmerged = had_same_base and before.lora == unmerged.lora
     return was_unmerged and now.lora is None and now.weights_sha256 == merged_sha256
 
 
@@ -286,27 +293,32 @@ def kept(adapter: Adapter, change: Callable[[Tensor], Tensor]) -> Iterator[None]
         adapter: the model, whose weights the body of the ``with`` block applies ``change`` to.
         change: tensor -> tensor, as ``nn.Module._apply`` takes it.
     """
-    sample = torch.tensor([1.5, -2.25], dtype=adapter.weight.dtype, device=adapter.weight.device)
-    after = change(sample)
-    casts = after.dtype != sample.dtype
-    before = current_hashes(adapter) if casts else _known(adapter, list(adapter.parameters()))
-    tensors_before = None
-    if casts and before is not None and before.weights_sha256 is not None:
-        tensors_before = tensor_hashes(adapter)
-    with torch.inference_mode(False):  # tensors made in that mode do not count the writes to them
-        yield
-    if casts and before is not None:
+    weight = adapter.weight
+    # two numbers that every floating-point dtype holds exactly
+    sample = torch.tensor([1.5, -2.25], dtype=weight.dtype, device=weight.device)
+    changed = change(sample)
+    if changed.dtype != sample.dtype:
+        before = current_hashes(adapter)
+        tensors_before = None if before.weights_sha256 is None else tensor_hashes(adapter)
+        with _counting_writes():
+            yield
         adapter.hashes = None  # the fingerprint of the cast weights depends on ``cast``
         adapter.cast = (state_digest(base_state(adapter)), before.float32_sha256)
         _note_cast(adapter, before, tensors_before)
-    elif (
-        before is not None
-        and not (sample.is_meta or after.is_meta)
-        and torch.equal(sample.cpu(), after.cpu())
-    ):
-        adapter.hashes = before._replace(
-            state=_state(adapter, list(adapter.parameters()), before.buffers)
-        )
+        return
+    cached = _cached_hashes(adapter, list(adapter.parameters()))
+    with _counting_writes():
+        yield
+    is_on_meta = sample.is_meta or changed.is_meta
+    if cached is not None and not is_on_meta and torch.equal(sample.cpu(), changed.cpu()):
+        # the same values in another place
+        state = _state(adapter, list(adapter.parameters()), cached.buffers)
+        adapter.hashes = cached._replace(state=state)
+
+
+def _counting_writes() -> contextlib.AbstractContextManager[None]:
+    """Leave torch's inference mode: tensors made in that mode do not count the writes to them."""
+    return torch.inference_mode(False)
 
 
 def _note_cast(
@@ -328,34 +340,35 @@ def _note_cast(
 
 
 def _fingerprint(
-    weights_sha256: str | None, adapter: Mapping[str, Any] | None, has_other_recipe: bool
+    weights_sha256: object, lora_record: Mapping[str, Any] | None, has_other_recipe: bool
 ) -> str | None:
     """Return the fingerprint of float32 weights, a record of LoRA weights and the recipe of positions.
 
-    None where a hash is unknown.
+    Of weights alone it is the beginning of their hash. None if a hash is unknown.
     """
-    hashes = [weights_sha256] if adapter is None else [weights_sha256, adapter.get("sha256")]
-    hashes += ["pos_embed=official"] if has_other_recipe else []
-    known = [one for one in hashes if isinstance(one, str)]
-    if len(known) < len(hashes):
+    if not isinstance(weights_sha256, str):
         return None
-    return (
-        known[0][:_LENGTH]
-        if len(known) == 1
-        else hashlib.sha256("|".join(known).encode()).hexdigest()[:_LENGTH]
-    )
+    parts = [weights_sha256]
+    if lora_record is not None:
+        lora_sha256 = lora_record.get("sha256")
+        if not isinstance(lora_sha256, str):
+            return None
+        parts.append(lora_sha256)
+    if has_other_recipe:
+        parts.append("pos_embed=official")
+    if len(parts) == 1:
+        return weights_sha256[:_LENGTH]
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:_LENGTH]
 
 
-def _known(adapter: Adapter, parameters: Sequence[Tensor]) -> WeightHashes | None:
+def _cached_hashes(adapter: Adapter, parameters: Sequence[Tensor]) -> WeightHashes | None:
     """Return the cached hashes if they are those of the present weights."""
-    known = adapter.hashes
-    if (
-        known is None
-        or known.state is None
-        or _state(adapter, parameters, known.buffers) != known.state
-    ):
+    cached = adapter.hashes
+    if cached is None or cached.state is None:
         return None
-    return known
+    if _state(adapter, parameters, cached.buffers) != cached.state:
+        return None
+    return cached
 
 
 def _state(
@@ -363,12 +376,15 @@ def _state(
 ) -> WeightState | None:
     """Return :func:`_versions` of weights that are all frozen; None while any of them is trainable."""
     tensors = [*parameters, *(adapter.get_buffer(name) for name in buffers)]
-    return None if True in [x.requires_grad for x in tensors] else _versions(tensors)
+    for tensor in tensors:
+        if tensor.requires_grad:
+            return None
+    return _versions(tensors)
 
 
 def _counts_of_writes(adapter: Adapter) -> WeightState | None:
     """Return :func:`_versions` of all weights and persistent buffers, trainable or not."""
-    return _versions([*adapter.state_dict(keep_vars=True).values()])
+    return _versions(list(adapter.state_dict(keep_vars=True).values()))
 
 
 def _trainable_hashes(adapter: Adapter) -> dict[str, str]:
@@ -382,7 +398,7 @@ def _trainable_hashes(adapter: Adapter) -> dict[str, str]:
 
 def _counts_of_rotary_writes(adapter: Adapter) -> WeightState | None:
     """Return :func:`_versions` of the rotary frequencies."""
-    return _versions([*rotary.buffers_of(adapter.model).values()])
+    return _versions(list(rotary.buffers_of(adapter.model).values()))
 
 
 def _rotary_hashes(adapter: Adapter) -> dict[str, str]:
@@ -402,8 +418,8 @@ def _versions(tensors: Sequence[Tensor]) -> WeightState | None:
         return None
 
 
-GRID = (4, 6)
-PER_LAYER = 8
+GRID = (4, 6)  # patches of the image that is probed
+PER_LAYER = 8  # numbers of a probe
 # measured over families, libraries and norms: float32 2e-6 (TF32 convolutions: of the order 1e-3),
 # float16 3e-3, bfloat16 2e-2; relative noise of 1e-3 on every weight: 3e-3 and more
 TOLERANCES = {"float16": 8e-3, "bfloat16": 4e-2}
@@ -412,19 +428,25 @@ TOLERANCE = 2e-3
 
 def measure(adapter: Adapter, layers: Sequence[int], norm: bool) -> list[float]:
     """Return :data:`PER_LAYER` numbers per layer, each of the order of one."""
-    patch, weight, channels = adapter.patch_size, adapter.weight, adapter.in_chans
-    height, width = adapter.fixed_size or (GRID[0] * patch[0], GRID[1] * patch[1])
-    noise = uniform("image", channels * height * width, 0).reshape(1, channels, height, width)
-    images = torch.from_numpy(noise * 4.0 - 2.0).to(weight.device, weight.dtype)
+    channels = adapter.in_chans
+    rows, cols = GRID
+    patch_height, patch_width = adapter.patch_size
+    height, width = adapter.fixed_size or (rows * patch_height, cols * patch_width)
+    noise = uniform("image", channels * height * width, seed=0)
+    pixels = noise.reshape(1, channels, height, width) * 4.0 - 2.0  # as of normalised images
+    images = torch.from_numpy(pixels).to(adapter.weight.device, adapter.weight.dtype)
     with evaluating(adapter), torch.no_grad():
         sequences = adapter(images, layers, norm)
-    return [number for sequence in sequences for number in _projected(sequence)]
+    numbers = []
+    for sequence in sequences:
+        numbers += _projected(sequence)
+    return numbers
 
 
 def differs(
     trained: list[float], given: list[float], dtypes: tuple[str, str] = ("float32", "float32")
 ) -> float | None:
-    """Return the largest difference if it is more than rounding explains, else None.
+    """Return the largest difference if it is larger than rounding, else None.
 
     Args:
         trained: the probe of one backbone.
@@ -435,22 +457,26 @@ def differs(
         return float("inf")
     gap = float(np.abs(np.array(trained) - np.array(given)).max(initial=0.0))
     tolerance = max(TOLERANCES.get(dtype, TOLERANCE) for dtype in dtypes)
-    return gap if not gap <= tolerance else None
+    return gap if not gap <= tolerance else None  # written so that NaN differs
 
 
 def _projected(sequence: Tensor) -> list[float]:
+    """Return projections of a sequence's values onto fixed random signs, each of the order of one."""
     values = sequence[0].double().cpu().numpy()
     scale = np.sqrt(np.mean(values**2)) * np.sqrt(values.size)
-    signs = np.where(uniform("signs", PER_LAYER * values.size, 0) < 0.5, -1.0, 1.0).reshape(
-        PER_LAYER, -1
-    )
+    noise = uniform("signs", PER_LAYER * values.size, seed=0)
+    signs = np.where(noise < 0.5, -1.0, 1.0).reshape(PER_LAYER, -1)
     projected = signs @ values.reshape(-1) / max(scale, 1e-12)
     return [round(float(number), 6) for number in projected]
 
 
 def uniform(name: str, count: int, seed: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     """Return ``count`` float32 numbers in [0, 1), multiples of 2**-24, the same on every machine."""
-    key = int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:16], "little")
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    key = int.from_bytes(digest[:16], "little")
     raw = np.random.Philox(key=key).random_raw((count + 1) // 2)
-    halves = np.concatenate((raw >> np.uint64(40), (raw >> np.uint64(8)) & np.uint64(0xFFFFFF)))
-    return halves[:count].astype(np.float32) * np.float32(2.0**-24)
+    # two numbers of 24 bits, as many as a float32 holds, of each of 64 bits
+    high = raw >> np.uint64(40)
+    low = (raw >> np.uint64(8)) & np.uint64(0xFFFFFF)
+    numbers = np.concatenate((high, low))[:count]
+    return numbers.astype(np.float32) * np.float32(2.0**-24)

@@ -42,7 +42,7 @@ _RENAMES = (
     (re.compile(r"\.mlp\.w3\."), ".mlp.fc2.", "both"),
 )
 _QUERY_BIASES = (".q_bias", ".v_bias")  # in the names of timm
-_SHOWN = 8
+_SHOWN = 8  # names in a message
 _TRANSFORMERS_NAMES = (
     "embeddings.",
     "encoder.",
@@ -67,11 +67,12 @@ def fetch(repo_id: str, first: str = "model.safetensors") -> tuple[Path, str]:
     """
     import huggingface_hub as hub
 
-    patterns = [first, *(() if first == "model.safetensors" else ("*.json", "*.safetensors"))]
+    patterns = [first]
+    if first != "model.safetensors":
+        patterns += ["*.json", "*.safetensors"]
     try:
-        folder = Path(
-            hub.snapshot_download(repo_id, allow_patterns=patterns, local_files_only=True)
-        )
+        cached = hub.snapshot_download(repo_id, allow_patterns=patterns, local_files_only=True)
+        folder = Path(cached)
         if any(folder.glob("*.safetensors")):
             return folder, folder.name
     except Exception as error:
@@ -206,12 +207,13 @@ def save_state(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def _not_fetched(repo_id: str, error: Exception) -> BackboneError:
+    """Return the error for weights that are neither cached nor downloaded."""
     names = names_of(repo_id)
-    copy = (
-        f"load timm's copy of the same weights, {names[0]!r}; or "
-        if names and names[1] == repo_id
-        else ""
-    )
+    copy = ""
+    if names is not None:
+        timm_name, transformers_name = names
+        if transformers_name == repo_id:
+            copy = f"load timm's copy of the same weights, {timm_name!r}; or "
     return BackboneError(
         f"pretrained weights of {repo_id} are not in the local cache and were not downloaded: "
         f"{refusal(error, repo_id) or unreachable(error)}. Or {copy}pass checkpoint= "
@@ -247,21 +249,20 @@ def to_timm(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     if "register_tokens" in result and {"pos_embed", "cls_token"} <= result.keys():
         # timm adds position embeddings to patches only: the official one of CLS is added to the
         # token
-        result["reg_token"], position = result.pop("register_tokens"), result["pos_embed"]
-        result["cls_token"], result["pos_embed"] = (
-            result["cls_token"] + position[:, :1],
-            position[:, 1:],
-        )
+        result["reg_token"] = result.pop("register_tokens")
+        position = result["pos_embed"]
+        result["cls_token"] = result["cls_token"] + position[:, :1]
+        result["pos_embed"] = position[:, 1:]
     periods = state.get("rope_embed.periods")
     if rope is not None and periods is not None:
-        own = getattr(rope, "periods", None)
-        if not isinstance(own, Tensor) or own.shape != periods.shape:
+        model_periods = getattr(rope, "periods", None)
+        if not isinstance(model_periods, Tensor) or model_periods.shape != periods.shape:
             raise BackboneError(
                 f"rope_embed.periods has shape {tuple(periods.shape)}; the model has no place for "
                 "it"
             )
         with torch.no_grad():
-            own.copy_(periods)
+            model_periods.copy_(periods)
     return result
 
 

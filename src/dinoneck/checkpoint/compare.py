@@ -13,6 +13,7 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import architecture_of, names_of, position_recipe
 from dinoneck.backbones.weight_hashes import differs
 from dinoneck.checkpoint.schema import NAMED, SAVE_AGAIN, STATED, describe_weights, need
+from dinoneck.dtypes import dtype_name
 from dinoneck.errors import CheckpointError
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.text import counted
@@ -131,7 +132,7 @@ def check_rotary(trained: Mapping[str, Any], backbone: Backbone) -> None:
     if not unusual or not trained.get("probe"):
         return
     same_layers = backbone.with_layers(need(trained, "layers"), need(trained, "norm"))
-    dtypes = (str(trained.get("dtype")), str(backbone.dtype).removeprefix("torch."))
+    dtypes = (str(trained.get("dtype")), dtype_name(backbone.dtype))
     gap = differs(trained["probe"], same_layers.probe(), dtypes)
     if gap is not None:
         [name] = unusual

@@ -22,25 +22,17 @@ from dinoneck.backbones.weight_hashes import state_digest
 from dinoneck.checkpoint.compare import check_fits
 from dinoneck.checkpoint.format import HeadFile, spelling
 from dinoneck.checkpoint.lora_weights import check_lora
-from dinoneck.checkpoint.schema import BACKBONE_PREFIX, LORA_PREFIX, TensorEntry
+from dinoneck.checkpoint.schema import BACKBONE_PREFIX, DTYPE_BYTES, LORA_PREFIX, TensorEntry
 from dinoneck.codec import encode
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import bytes_of
+from dinoneck.dtypes import BY_FILE_NAME, dtype_name
 from dinoneck.errors import CheckpointError, ConfigError, RegistryError
 from dinoneck.text import some_of
 from dinoneck.torch_wrappers import COMPILED, KEEP_MODEL, PARALLEL, PARAMETRISED
 
-# the dtypes of a file, see schema.DTYPE_BYTES
-TORCH_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
+# those that a head file may hold
+TORCH_DTYPES = {name: BY_FILE_NAME[name] for name in DTYPE_BYTES}
 FILE_DTYPES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 _SHOWN = 5  # names in a message
 _LONGEST_SHOWN = 80  # characters of a value in a message
@@ -475,6 +467,6 @@ def _why_not_saved(key: str, value: object) -> str | None:
     if value.layout is not torch.strided:
         return f"{key} is {value.layout}; expected a dense tensor, as to_dense() returns it"
     if value.dtype not in FILE_DTYPES:
-        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in FILE_DTYPES)
+        known = ", ".join(dtype_name(dtype) for dtype in FILE_DTYPES)
         return f"{key} is {value.dtype}; expected one of {known}"
     return None

@@ -9,18 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.load import load_backbone
 from dinoneck.checkpoint.compare import normalisation_differs
 from dinoneck.checkpoint.schema import NAMED, STATED, describe_weights, need
 from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.dtypes import WEIGHT_DTYPES
 from dinoneck.errors import CheckpointError, ConfigError
 
 logger = logging.getLogger(__name__)
 
-_DTYPES = ("float32", "float16", "bfloat16", "float64")  # of a backbone, by their names in torch
 _PART = r"[A-Za-z0-9][\w.\-]{0,95}"
 # a model's name, or a hub repository: a path below the working folder at most
 _NAME = re.compile(rf"{_PART}(?:/{_PART})?", re.ASCII)
@@ -72,7 +70,7 @@ def rebuild(
             norm=norm,
             source=record.get("source") or "timm",
             pos_embed=record.get("pos_embed") or "native",
-            dtype=getattr(torch, dtype),
+            dtype=WEIGHT_DTYPES[dtype],
         )
     except ConfigError as error:
         raise CheckpointError(
@@ -118,9 +116,10 @@ def _check_followable(
             "model.load_state_dict",
             step="pairing",
         )
-    if dtype not in _DTYPES:
+    if dtype not in WEIGHT_DTYPES:
         raise CheckpointError(
-            f"the record has dtype {dtype!r}; expected one of {', '.join(_DTYPES)}", step="pairing"
+            f"the record has dtype {dtype!r}; expected one of {', '.join(WEIGHT_DTYPES)}",
+            step="pairing",
         )
 
 

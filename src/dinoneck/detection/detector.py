@@ -32,6 +32,7 @@ from dinoneck.data.decoding import ImageInput, as_list, in_threads
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.head import DetectionHead
 from dinoneck.detection.levels import Target
+from dinoneck.dtypes import WEIGHT_DTYPES
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError
 from dinoneck.grid import patch_pair
 from dinoneck.training.recipe import Share, converted
@@ -487,7 +488,7 @@ def _check_dtype(backbone: Backbone, checkpoint: HeadCheckpoint) -> None:
         CheckpointError: naming both dtypes.
     """
     dtype = backbone.adapter.weight.dtype
-    trained_dtype = getattr(torch, str(checkpoint.meta["backbone"]["dtype"]))
+    trained_dtype = WEIGHT_DTYPES[checkpoint.meta["backbone"]["dtype"]]
     if torch.promote_types(dtype, trained_dtype) != dtype:
         raise CheckpointError(
             f"the backbone is in {dtype} and was in {trained_dtype} when the detector was trained; "

@@ -20,6 +20,7 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.backbone_part import changed_weights
 from dinoneck.checkpoint.format import METADATA_KEY, canonical, check_path
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.dtypes import dtype_name
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.export import onnx_file, program
 from dinoneck.export.models import ImagesModel, Model, TokensModel
@@ -236,7 +237,7 @@ def _check_not_replaced(heads: HeadSource | Sequence[HeadSource], path: Path) ->
 
 def _check_dtypes(model: Model, form: Format, half: bool) -> None:
     """Raise a ConfigError if a model of these dtypes is not written in this format."""
-    dtypes = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in model.dtypes))
+    dtypes = ", ".join(sorted(dtype_name(dtype) for dtype in model.dtypes))
     if half and form != "onnx":
         raise ConfigError(
             f"half is True, and format is {form!r}; half is of ONNX models: leave it out"

@@ -61,8 +61,8 @@ def read_file(path: Path, patch_size: PatchSize, grid: Sequence[int] | None = No
             with open_regular(path) as file, np.load(file, allow_pickle=False) as content:  # noqa: TID251
                 count = sum(name.startswith("patches_") for name in content.files)
                 patches = _stacked(content, "patches", count)  # (B, N, C)
-                # (B, C)
-                cls_token = _stacked(content, "cls", count) if "cls_0" in content.files else None
+                if "cls_0" in content.files:
+                    cls_token = _stacked(content, "cls", count)  # (B, C)
         return Tokens.from_patches(
             patches, grid=grid or (), patch_size=patch_size, cls_token=cls_token
         )
@@ -81,11 +81,13 @@ def read_file(path: Path, patch_size: PatchSize, grid: Sequence[int] | None = No
 
 
 def _stacked(content: Mapping[str, np.ndarray[Any, Any]], name: str, count: int) -> Tensor:
-    return torch.from_numpy(np.stack([content[f"{name}_{i}"] for i in range(count)])).float()
+    """Return the arrays ``name_0``, ``name_1``, ... as one float32 tensor."""
+    arrays = [content[f"{name}_{i}"] for i in range(count)]
+    return torch.from_numpy(np.stack(arrays)).float()
 
 
 def convert(
-    make: Make, folder: Path, suffix: str, views: str | Views, dtype: StoreDtype, **known: Any
+    make: Make, folder: Path, suffix: str, views: str | Views, dtype: StoreDtype, **geometry: Any
 ) -> None:
     """Store the tokens of all files of a folder tree that the store does not hold yet; ids are their paths.
 
@@ -95,7 +97,7 @@ def convert(
         suffix: of their names.
         views: of every file.
         dtype: of the store.
-        **known: what :func:`read_file` takes.
+        **geometry: the patch size and the grid, as :func:`read_file` takes them.
 
     Raises:
         DataError: if there are none, or a file's tokens are not like the first one's; what was
@@ -108,38 +110,48 @@ def convert(
         raise ConfigError(
             "dtype is 'int8'; converted features are stored as they are, expected 'fp16' or 'bf16'"
         )
-    files = {
-        path.relative_to(folder).with_suffix("").as_posix(): path
-        for path in sorted(folder.rglob(f"*{suffix}"))
-    }
+    files: dict[str, Path] = {}
+    for path in sorted(folder.rglob(f"*{suffix}")):
+        image_id = path.relative_to(folder).with_suffix("").as_posix()
+        files[image_id] = path
     if not files:
         raise DataError(f"the folder {folder} holds no {suffix} files")
-    first = read_file(next(iter(files.values())), **known)
-    sizes = {
-        "patch_size": list(patch_pair(first.patch_size)),
-        "embed_dim": first.sequence[0].shape[2],
-    }
+
+    first_path = next(iter(files.values()))
+    first = read_file(first_path, **geometry)
+    channels = first.sequence[0].shape[2]
     record = {
         "name": "unknown",
-        **sizes,
+        "patch_size": list(patch_pair(first.patch_size)),
+        "embed_dim": channels,
         "num_cls": first.num_cls,
         "num_registers": 0,
         "layers": None,
         "norm": None,
     }
-    reader = make(
-        Description(record, Preprocessing(patch_size=first.patch_size), named_views(views), dtype)
+    description = Description(
+        backbone=record,
+        preprocess=Preprocessing(patch_size=first.patch_size),
+        views=named_views(views),
+        dtype=dtype,
     )
+    reader = make(description)
     stored = frozenset(reader.ids)
-    check_unchanged((item for item in files.items() if item[0] in stored), reader.entries)
+    stored_files = {image_id: path for image_id, path in files.items() if image_id in stored}
+    check_unchanged(stored_files.items(), reader.entries)
+
     writer = Writer(reader.shards, str(folder.absolute()))
-    expected = len(reader.description.views), first.sequence[0].shape[2], first.num_cls
+    expected = (len(reader.description.views), channels, first.num_cls)
     try:
         for image_id in progress(sorted(files.keys() - stored), desc="convert", unit="image"):
-            file, tokens = image_file(path := files[image_id]), read_file(path, **known)
-            kind = len(tokens), tokens.sequence[0].shape[2], tokens.num_cls
-            if kind != expected:
-                raise DataError(f"{path} holds (views, channels, CLS) {kind}; expected {expected}")
+            path = files[image_id]
+            file = image_file(path)  # before the tokens: a file that changes meanwhile is noticed
+            tokens = read_file(path, **geometry)
+            actual = (len(tokens), tokens.sequence[0].shape[2], tokens.num_cls)
+            if actual != expected:
+                raise DataError(
+                    f"{path} holds (views, channels, CLS) {actual}; expected {expected}"
+                )
             writer.add(image_id, encode(tokens, dtype), tokens.grid, file)
     finally:
         writer.flush()

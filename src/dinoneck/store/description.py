@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
@@ -40,6 +40,7 @@ FORMAT = "dinoneck.store"
 SCHEMA = 1
 # characters of a maker that a message quotes from a file
 _LONGEST_MAKER = 40
+# entries of a backbone's record that decide on its tokens
 _COMPARED = (
     "name",
     "source",
@@ -82,8 +83,13 @@ class Description:
     def parts(self, patches: int) -> tuple[Part, ...]:
         """Return the parts of a view of so many patches."""
         record = self.backbone
-        prefix = record["num_cls"] + record["num_registers"]
-        return parts_of(self.dtype, self.num_layers, prefix, record["embed_dim"], patches)
+        return parts_of(
+            self.dtype,
+            layers=self.num_layers,
+            prefix=record["num_cls"] + record["num_registers"],
+            width=record["embed_dim"],
+            patches=patches,
+        )
 
     @property
     def num_layers(self) -> int:
@@ -93,15 +99,13 @@ class Description:
     def tokens(
         self, columns: Columns, grid: GridSize, dtype: torch.dtype | None = torch.float32
     ) -> Tokens:
-        """Make Tokens of what is stored: part name -> one (B, ...) tensor per layer; ``dtype`` None = no cast."""
+        """Make Tokens of what is stored: part name -> one (B, ...) tensor per layer; ``dtype`` None: no cast."""
         if self.dtype == "int8":
             return self.quantised(columns, grid).dequantise(dtype or torch.float32)
-        tokens = self._tokens(columns["tokens"], grid)
-        return (
-            tokens
-            if dtype is None
-            else replace(tokens, sequence=tuple(x.to(dtype) for x in tokens.sequence))
-        )
+        sequence = columns["tokens"]
+        if dtype is not None:
+            sequence = tuple(x.to(dtype) for x in sequence)
+        return self._tokens(sequence, grid)
 
     def quantised(self, columns: Columns, grid: GridSize) -> QuantisedTokens:
         """Wrap what an int8 store holds as it is.
@@ -117,21 +121,21 @@ class Description:
 
     def _tokens(self, sequence: tuple[Tensor, ...], grid: GridSize) -> Tokens:
         record = self.backbone
-        layers = None if record.get("layers") is None else tuple(record["layers"])
-        prefix = record["num_cls"], record["num_registers"]
+        layers = record.get("layers")
         return Tokens(
-            sequence,
-            grid,
-            self.preprocess.patch_size,
-            *prefix,
-            layers,
-            record.get("norm"),
-            self.source,
+            sequence=sequence,
+            grid=grid,
+            patch_size=self.preprocess.patch_size,
+            num_cls=record["num_cls"],
+            num_registers=record["num_registers"],
+            layers=None if layers is None else tuple(layers),
+            normed=record.get("norm"),
+            source=self.source,
         )
 
     @cached_property
     def source(self) -> str | None:
-        """The fingerprint of the backbone, which the tokens carry; None where its record does not hold it."""
+        """The fingerprint of the backbone, which the tokens carry; None if its record does not hold it."""
         return weight_hashes.fingerprint_from_record(self.backbone)
 
     @cached_property
@@ -141,42 +145,49 @@ class Description:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _signed(self) -> dict[str, Any]:
-        made = {
+        """The entries of ``store.json`` that the digest is made of."""
+        return {
+            "format": FORMAT,
+            "schema": SCHEMA,
             "backbone": dict(self.backbone),
             "inputs": self.preprocess.record(),
             "views": self.views.record(),
+            "dtype": self.dtype,
         }
-        return {"format": FORMAT, "schema": SCHEMA, **made, "dtype": self.dtype}
 
     def content(self) -> dict[str, Any]:
         """Return what ``store.json`` holds."""
         return {**self._signed(), "created_by": f"dinoneck {__version__}", "digest": self.digest}
 
     def check_equal(self, asked: Description, name: str) -> None:
-        """Refuse to take this store for another one.
+        """Reject this store where another one was asked for.
 
         Raises:
             StoreError: naming the first field that differs, with both values.
         """
         asked_fields = asked._fields()
         for field, value in self._fields().items():
-            wanted = asked_fields[field]
-            if value != wanted:
+            asked_value = asked_fields[field]
+            if value != asked_value:
                 reason = ""
                 if field == "backbone.weights_sha256":
                     reason = ", so the backbone has other weights"
                 raise StoreError(
                     f"the store {name} was made with {field} = {value:.200}; asked for "
-                    f"{wanted:.200}{reason}. Use what it was made with, or create another store"
+                    f"{asked_value:.200}{reason}. Use what it was made with, or create another store"
                 )
 
     def _fields(self) -> dict[str, str]:
         """What decides whether tokens belong together, as JSON texts."""
-        values = {f"backbone.{key}": self.backbone.get(key) for key in _COMPARED}
+        fields = {}
+        for key in _COMPARED:
+            fields[f"backbone.{key}"] = json.dumps(self.backbone.get(key))
         inputs = {"bits": None, **self.preprocess.record()}  # a record holds no bits without any
-        values |= {f"inputs.{key}": value for key, value in inputs.items()}
-        values |= {"views": self.views.record(), "dtype": self.dtype}
-        return {field: json.dumps(value) for field, value in values.items()}
+        for key, value in inputs.items():
+            fields[f"inputs.{key}"] = json.dumps(value)
+        fields["views"] = json.dumps(self.views.record())
+        fields["dtype"] = json.dumps(self.dtype)
+        return fields
 
 
 def make_folder(root: Path, asked: Description) -> None:
@@ -191,9 +202,9 @@ def make_folder(root: Path, asked: Description) -> None:
         raise StoreError(f"{root} is a file; expected a folder for the store")
     if (root / FILE).exists():  # it may be on a read-only disk
         return
-    # which a killed creation leaves
+    # a creation that was killed leaves the folder of shards
     others = sorted(path.name for path in root.glob("[!.]*") if path.name != DATA)
-    if others and not (root / FILE).exists():
+    if others and not (root / FILE).exists():  # another process may have made the store meanwhile
         raise StoreError(f"the folder {root} holds {others[0]!r} but no {FILE}: give a new folder")
     try:
         (root / DATA).mkdir(parents=True, exist_ok=True)
@@ -229,19 +240,23 @@ def read_description(files: Files) -> Description:
             "which wrote it, or later"
         )
     try:
-        prepare, views = Preprocessing.from_record(content["inputs"]), Views(content["views"])
-        described = Description(content["backbone"], prepare, views, content["dtype"])
-        is_complete = content.keys() == described.content().keys()
+        description = Description(
+            backbone=content["backbone"],
+            preprocess=Preprocessing.from_record(content["inputs"]),
+            views=Views(content["views"]),
+            dtype=content["dtype"],
+        )
+        is_complete = content.keys() == description.content().keys()
     except (ValueError, KeyError, TypeError, AttributeError, DinoneckError) as error:
         raise StoreError(
             f"{name} lacks what describes a store, or holds other values: "
             f"{type(error).__name__}: {first_line(error)}. It was edited; copy it back"
         ) from error
-    if not is_complete or content["digest"] != described.digest:
+    if not is_complete or content["digest"] != description.digest:
         raise StoreError(
             f"{name} was edited or damaged: its digest does not fit its content; copy it back"
         )
-    return described
+    return description
 
 
 def _read_content(files: Files) -> Any:
@@ -277,7 +292,8 @@ def read_scale(files: Files, shape: tuple[int, int]) -> tuple[Tensor, int] | Non
     name = f"{files}/{SCALE_FILE}"
     try:
         content = parse_tensors(files.read(SCALE_FILE))
-        scale, checksum = content["channel_scale"], int(content["checksum"])
+        scale = content["channel_scale"]
+        checksum = int(content["checksum"])
     except FileNotFoundError:
         return None
     except Exception as error:  # the library raises types of its own

@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck.devices import bytes_of
+from dinoneck.dtypes import HALF_DTYPES
 from dinoneck.errors import ShapeError, StoreError
 from dinoneck.tokens import Tokens
 
 StoreDtype = Literal["fp16", "bf16", "int8"]
 Columns = dict[str, tuple[Tensor, ...]]
 
-FLOATS: dict[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
 _LARGEST_INT8 = 127.0  # -128 is left out, so that both signs have the same range
 
 
@@ -60,7 +60,7 @@ def parts_of(
         patches: of the image.
     """
     if dtype != "int8":
-        return (Part("tokens", FLOATS[dtype], (layers, prefix + patches, width)),)
+        return (Part("tokens", HALF_DTYPES[dtype], (layers, prefix + patches, width)),)
     return (
         Part("prefix", torch.float32, (layers, prefix, width)),
         Part("scale", torch.float32, (layers, patches)),
@@ -107,7 +107,7 @@ def encode(
     """
     _check_values(tokens, dtype)
     if dtype != "int8":
-        layers = [x.to(FLOATS[dtype]) for x in tokens.sequence]
+        layers = [x.to(HALF_DTYPES[dtype]) for x in tokens.sequence]
         return {"tokens": torch.stack(layers, dim=1)}
     if channel_scale is None:
         raise StoreError("an int8 store needs its channel scale before tokens are written")

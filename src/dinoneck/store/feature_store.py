@@ -81,12 +81,11 @@ class FeatureStore(Reader):
 
     def __init__(self, files: Files, description: Description, *, check: Check = "first") -> None:
         super().__init__(files, description, check=check)
-        self.path, self.backbone_record = str(files), dict(description.backbone)
-        self.preprocess, self.views, self.dtype = (
-            description.preprocess,
-            description.views,
-            description.dtype,
-        )
+        self.path = str(files)
+        self.backbone_record = dict(description.backbone)
+        self.preprocess = description.preprocess
+        self.views = description.views
+        self.dtype = description.dtype
         self._backbone: Backbone | None = None
 
     @classmethod
@@ -128,8 +127,7 @@ class FeatureStore(Reader):
             GridError: if no whole patch is left of ``image_size``.
             ConfigError: if ``backbone`` is not a Backbone, or a value is out of range.
         """
-        own = checked_backbone(backbone).preprocess
-        prepare = own.changed(
+        preprocess = checked_backbone(backbone).preprocess.changed(
             size=image_size,
             resize=resize,
             pad_to=pad_to,
@@ -137,19 +135,22 @@ class FeatureStore(Reader):
             blur=blur,
             bits=bits,
         )
-        chosen = named_views(views)
-        if prepare.channels != RGB_CHANNELS and chosen.changes_colours:
+        stored_views = named_views(views)
+        if preprocess.channels != RGB_CHANNELS and stored_views.changes_colours:
+            which = views if isinstance(views, str) else "of your own"
             raise ConfigError(
-                f"views {views if isinstance(views, str) else 'of your own'} change colours, and the "
-                f"backbone takes {prepare.channels} channels; choose views that flip and turn, such "
-                "as 'flips4' or 'd6'"
+                f"views {which} change colours, and the backbone takes {preprocess.channels} "
+                "channels; choose views that flip and turn, such as 'flips4' or 'd6'"
             )
-        store = cls._made(path, Description(backbone.record(), prepare, chosen, dtype))
+        description = Description(
+            backbone=backbone.record(), preprocess=preprocess, views=stored_views, dtype=dtype
+        )
+        store = cls._create_or_open(path, description)
         store._backbone = backbone
         return store
 
     @classmethod
-    def _made(cls, path: PathLike, asked: Description) -> Self:
+    def _create_or_open(cls, path: PathLike, asked: Description) -> Self:
         """Make a store that holds nothing yet, or open an equal one."""
         files = files_at(path)
         if isinstance(files, RemoteFiles):
@@ -250,18 +251,28 @@ class FeatureStore(Reader):
                 "this store was opened for reading; extract with FeatureStore.create(..., "
                 "backbone=...)"
             )
-        self.description.check_equal(
-            replace(self.description, backbone=self._backbone.record()), self.path
-        )
+        with_this_backbone = replace(self.description, backbone=self._backbone.record())
+        self.description.check_equal(with_this_backbone, self.path)
         self.refresh()
-        known = frozenset(self.ids)
         extractor = Extractor(
-            self, self._backbone, batch_size, skip_unusable, workers, shard_bytes, known
+            reader=self,
+            backbone=self._backbone,
+            batch_size=batch_size,
+            skip_unusable=skip_unusable,
+            workers=workers,
+            shard_bytes=shard_bytes,
+            known=frozenset(self.ids),
         )
-        return extractor.extract(list(image_ids(paths, root).items()), shard, engine)
+        items = list(image_ids(paths, root).items())
+        return extractor.extract(items, shard, engine)
 
     def __getitem__(self, key: str | tuple[str, int]) -> Tokens:
-        image_id, view = key if isinstance(key, tuple) else (key, 0)
+        """Return the tokens of an image in view 0, or of ``store[image_id, view]``."""
+        if isinstance(key, tuple):
+            image_id, view = key
+        else:
+            image_id = key
+            view = 0
         return self.batch([image_id], [view])
 
     def verify(self) -> list[str]:
@@ -280,10 +291,13 @@ class FeatureStore(Reader):
             DataError: if the id is not in the store.
             StoreError: if different images were stored under it, or the index is damaged.
         """
-        several = self.entries.lookup([image_id]).get(image_id)
-        if several is None and image_id in (FILE, *self.shards.sizes()):
-            return image_id
-        return (several or self.entries.find([image_id]))[0][1].shard
+        entries = self.entries.lookup([image_id]).get(image_id)
+        if entries is None:
+            if image_id in (FILE, *self.shards.sizes()):
+                return image_id
+            entries = self.entries.find([image_id])
+        _, entry = entries[0]
+        return entry.shard
 
     @classmethod
     def from_npz(
@@ -310,7 +324,7 @@ class FeatureStore(Reader):
             DataError: if a file holds anything else, naming it.
             StoreError: if another store is there.
         """
-        make = functools.partial(cls._made, path)
+        make = functools.partial(cls._create_or_open, path)
         converters.convert(
             make, Path(folder), ".npz", views, dtype, patch_size=patch_size, grid=grid
         )
@@ -332,7 +346,7 @@ class FeatureStore(Reader):
             DataError: if a file holds anything else, naming it.
             StoreError: if another store is there.
         """
-        make = functools.partial(cls._made, path)
+        make = functools.partial(cls._create_or_open, path)
         converters.convert(make, Path(folder), ".pt", "none", dtype, patch_size=patch_size)
         return cls.open(path)
 

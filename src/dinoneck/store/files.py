@@ -17,6 +17,7 @@ from dinoneck.errors import StoreError
 from dinoneck.text import reason_of
 
 MOST_OPEN_FILES = 128
+_BUFFERS_PER_READ = 512  # systems allow 1024
 _CUT_SHORT = "it is cut short; delete that file and extract its images again"
 _MISSING = "is missing; copy it back, or extract its images again"
 
@@ -54,13 +55,13 @@ class LocalFiles:
     the path travels.
     """
 
-    # pieces read before they are compared with their checksums: the processor's cache still holds
-    # them
+    # pieces that are read before they are compared with their checksums: one, which the
+    # processor's cache then still holds
     at_once = 1
 
     def __init__(self, root: Path) -> None:
-        # a later change of the current folder does not matter
-        self.root, self._given = root.absolute(), str(root)
+        self.root = root.absolute()  # a later change of the current folder does not matter
+        self._name = str(root)
         self._opened = functools.lru_cache(MOST_OPEN_FILES)(lambda name: _Handle(self.root / name))
 
     def __reduce__(self) -> Any:
@@ -72,13 +73,13 @@ class LocalFiles:
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Return the names in a folder and their sizes in bytes, without hidden files."""
-        found = {}
+        sizes = {}
         with contextlib.suppress(FileNotFoundError), os.scandir(self.root / folder) as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):  # it was removed meanwhile
                     if not entry.name.startswith("."):
-                        found[entry.name] = entry.stat().st_size
-        return found
+                        sizes[entry.name] = entry.stat().st_size
+        return sizes
 
     def state(self, name: str) -> FileState:
         """Return the size of a file, and when it was written to.
@@ -97,9 +98,10 @@ class LocalFiles:
 
     def modified(self, folder: str) -> tuple[int, int] | None:
         """Return when a folder was modified and when its times were set, both last and in ns; None without it."""
-        if not (self.root / folder).is_dir():
+        path = self.root / folder
+        if not path.is_dir():
             return None
-        status = (self.root / folder).stat()
+        status = path.stat()
         return status.st_mtime_ns, status.st_ctime_ns
 
     def fill(self, pieces: Sequence[Piece]) -> None:
@@ -125,7 +127,7 @@ class LocalFiles:
         self._opened.cache_clear()
 
     def __str__(self) -> str:
-        return self._given
+        return self._name
 
 
 class RemoteFiles:
@@ -153,9 +155,14 @@ class RemoteFiles:
             listed = self._fs.ls(f"{self._root}/{folder}", detail=True)
         except FileNotFoundError:
             return {}
-        sizes = {str(file["name"]).rsplit("/", 1)[-1]: int(file["size"]) for file in listed}
-        self._listed |= {f"{folder}/{name}": size for name, size in sizes.items()}
-        return {name: size for name, size in sizes.items() if not name.startswith(".")}
+        sizes = {}
+        for file in listed:
+            name = str(file["name"]).rsplit("/", 1)[-1]
+            size = int(file["size"])
+            self._listed[f"{folder}/{name}"] = size
+            if not name.startswith("."):
+                sizes[name] = size
+        return sizes
 
     def state(self, name: str) -> FileState:
         """Return the size of a file, as it was listed or else asked for; object stores replace files whole.
@@ -188,9 +195,11 @@ class RemoteFiles:
         for raw, (name, offset, buffers) in zip(fetched, pieces, strict=True):
             if isinstance(raw, FileNotFoundError):
                 raise StoreError(f"{self.url}/{name} {_MISSING}")
-            if isinstance(raw, Exception) or len(raw) != sum(map(len, buffers)):
-                problem = reason_of(raw) if isinstance(raw, Exception) else _CUT_SHORT
-                raise StoreError(f"{self.url}/{name} cannot be read at byte {offset}: {problem}")
+            place = f"{self.url}/{name} cannot be read at byte {offset}"
+            if isinstance(raw, Exception):
+                raise StoreError(f"{place}: {reason_of(raw)}")
+            if len(raw) != sum(map(len, buffers)):
+                raise StoreError(f"{place}: {_CUT_SHORT}")
             source = io.BytesIO(raw)
             for buffer in buffers:
                 source.readinto(buffer)
@@ -222,24 +231,24 @@ def files_at(path_or_url: str | os.PathLike[str]) -> Files:
 
 
 def write_first(path: Path, content: bytes) -> None:
-    """Write a file whole; of several writers at once, the first one's stays.
+    """Write a file whole; of several writers at once, the file of the first one stays.
 
     Raises:
         StoreError: if it cannot be written.
     """
-    own = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     try:
-        write_whole(own, content)
+        write_whole(temporary, content)
         try:
-            os.link(own, path)
+            os.link(temporary, path)
         except OSError:  # there is one now, or this file system has no hard links
             if not path.exists():
-                own.replace(path)
+                temporary.replace(path)
         flush_folder(path.parent)
     except OSError as error:
         raise failed_write(path, error) from error
     finally:
-        own.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def failed_write(path: Path, error: OSError) -> StoreError:
@@ -254,7 +263,7 @@ def failed_write(path: Path, error: OSError) -> StoreError:
 def _read_into(descriptor: int, offset: int, buffers: list[memoryview]) -> None:
     pending = list(buffers)
     while pending:
-        count = os.preadv(descriptor, pending[:512], offset)  # systems allow 1024 buffers
+        count = os.preadv(descriptor, pending[:_BUFFERS_PER_READ], offset)
         if not count:
             raise EOFError(_CUT_SHORT)
         offset += count

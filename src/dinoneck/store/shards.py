@@ -22,13 +22,12 @@ import logging
 import secrets
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-import torch
 from msgspec import Meta, Struct
 from safetensors.torch import save
 from torch import Tensor
@@ -36,29 +35,28 @@ from xxhash import xxh3_64
 
 from dinoneck.atomic import STALE_AFTER_S, write_whole
 from dinoneck.devices import bytes_of
+from dinoneck.dtypes import FILE_NAMES
 from dinoneck.grid import GridSize
 from dinoneck.store.description import DATA
 from dinoneck.store.encoding import Part
 from dinoneck.store.files import Files, failed_write
 
 SUFFIX = ".safetensors"
-SHARD_BYTES = 64 << 20
+SHARD_BYTES = 64 << 20  # 64 MiB
 SHARD_IMAGES = 4096  # of small images; a header has at most 100 MB
 SHARD_SECONDS = 30.0
 CHECKSUM_BYTES = 8
-_FIRST_READ = 1 << 16
+_FIRST_READ = 1 << 16  # bytes: most headers are shorter
+_LENGTH_BYTES = 8  # the length of the header, before it
 _CHECKED_ENTRIES = {"made", "root", "images"}
 _CHECKSUM_ENTRY = "facts"
-_DTYPE_WORDS = {
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float32: "F32",
-    torch.int8: "I8",
-}
-_OWN = ("store.json", "channel_scale", "index.sqlite", "w-")
+# what the names of a store's files begin with, behind the dots of temporary ones
+_NAMES_OF_A_STORE = ("store.json", "channel_scale", "index.sqlite", "w-")
 Side = Annotated[int, Meta(ge=1, le=1 << 31)]
 Whole = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 _Listed = tuple[str, Side, Side, str, str, Whole, Whole]  # an image in the metadata
+PartsOfPatches = Callable[[int], tuple[Part, ...]]
+"""Gives the parts of a view of so many patches."""
 ImageFile = tuple[str, Whole, Whole]
 """BLAKE2b hash of an image's file in 32 hex digits, its size in bytes and its modification time in ns."""
 
@@ -131,14 +129,16 @@ class Shards:
 
     files: Files
     made: str
-    parts: Callable[[int], tuple[Part, ...]]
+    parts: PartsOfPatches
 
     def sizes(self) -> dict[str, int]:
         """Return the shards, by their names relative to the store in sorted order, and their sizes in bytes."""
         listing = self.files.sizes(DATA)
-        return {
-            f"{DATA}/{name}": listing[name] for name in sorted(listing) if name.endswith(SUFFIX)
-        }
+        sizes = {}
+        for name in sorted(listing):
+            if name.endswith(SUFFIX):
+                sizes[f"{DATA}/{name}"] = listing[name]
+        return sizes
 
     def entries(self, sizes: Mapping[str, int]) -> Iterator[tuple[str, list[Entry]]]:
         """Yield shards and their entries; none, with a warning, where a file is not a whole shard of this store.
@@ -146,44 +146,51 @@ class Shards:
         Args:
             sizes: of the shards to read.
         """
-        names, parts_on = list(sizes), functools.cache(self.parts)
-        for first in range(0, len(names), self.files.at_once):
-            starts = {
-                n: bytearray(min(sizes[n], _FIRST_READ))
-                for n in names[first : first + self.files.at_once]
-            }
+        names = list(sizes)
+        parts_of_patches = functools.cache(self.parts)
+        for begin in range(0, len(names), self.files.at_once):
+            some_names = names[begin : begin + self.files.at_once]
             try:
-                self.files.fill([(name, 0, [memoryview(start)]) for name, start in starts.items()])
-                found = [
-                    (name, self._parsed(name, start, sizes[name], parts_on))
-                    for name, start in starts.items()
-                ]
+                found = self._read_headers(some_names, sizes, parts_of_patches)
             except Exception as error:  # whatever a damaged header leads to
-                # each is read alone, so that only the damaged ones are left out
-                if len(starts) > 1:
-                    found = [pair for name in starts for pair in self.entries({name: sizes[name]})]
+                if len(some_names) == 1:
+                    found = [(some_names[0], [])]
+                    self._warn_of_damage(some_names[0], error)
                 else:
-                    problem = (
-                        f"{self.files}/{names[first]} is not a whole shard of this store: {error}"
-                    )
-                    logger.warning(
-                        "%s; its images are left out. 'dinoneck verify' lists what is damaged",
-                        problem,
-                    )
-                    found = [(names[first], [])]
+                    # each is read alone, so that only the damaged ones are left out
+                    found = []
+                    for name in some_names:
+                        found += self.entries({name: sizes[name]})
             yield from found
 
+    def _read_headers(
+        self, names: Sequence[str], sizes: Mapping[str, int], parts: PartsOfPatches
+    ) -> list[tuple[str, list[Entry]]]:
+        """The entries of these shards, whose headers are fetched together; any error if one is damaged."""
+        starts = {name: bytearray(min(sizes[name], _FIRST_READ)) for name in names}
+        self.files.fill([(name, 0, [memoryview(start)]) for name, start in starts.items()])
+        found = []
+        for name, start in starts.items():
+            found.append((name, self._parsed(name, start, sizes[name], parts)))
+        return found
+
+    def _warn_of_damage(self, name: str, error: Exception) -> None:
+        problem = f"{self.files}/{name} is not a whole shard of this store: {error}"
+        logger.warning(
+            "%s; its images are left out. 'dinoneck verify' lists what is damaged", problem
+        )
+
     def _parsed(
-        self, name: str, raw: bytearray, size: int, parts_on: Callable[[int], tuple[Part, ...]]
+        self, name: str, raw: bytearray, size: int, parts_of_patches: PartsOfPatches
     ) -> list[Entry]:
         """The entries in a shard's header, of which ``raw`` is the first part; ValueError and the like if damaged."""
-        length = 8 + int.from_bytes(raw[:8], "little")
-        if not 8 < length <= size:
-            raise ValueError(f"its header would have {length - 8} bytes")
+        length = _LENGTH_BYTES + int.from_bytes(raw[:_LENGTH_BYTES], "little")
+        if not _LENGTH_BYTES < length <= size:
+            raise ValueError(f"its header would have {length - _LENGTH_BYTES} bytes")
         if length > len(raw):
             raw = bytearray(length)
             self.files.fill([(name, 0, [memoryview(raw)])])
-        header = msgspec.json.decode(raw[8:length])
+        header = msgspec.json.decode(raw[_LENGTH_BYTES:length])
         metadata = header.pop("__metadata__")
         _check_facts(metadata)
         if metadata["made"] != self.made:
@@ -192,11 +199,11 @@ class Shards:
             )
         images = msgspec.json.decode(metadata["images"], type=list[_Listed])
         entries = []
-        for image_id, rows, cols, digits, blake2b, nbytes, mtime in images:
+        for image_id, rows, cols, digits, blake2b, nbytes, mtime_ns in images:
             begins = []
-            sums = bytes.fromhex(digits)
-            views = len(sums) // CHECKSUM_BYTES
-            for part in parts_on(rows * cols):
+            checksums = bytes.fromhex(digits)
+            views = len(checksums) // CHECKSUM_BYTES
+            for part in parts_of_patches(rows * cols):
                 name_in_shard = f"{image_id}/{part.name}"
                 tensor = header.pop(name_in_shard)
                 _check_tensor(name_in_shard, tensor, part, views)
@@ -204,21 +211,19 @@ class Shards:
                 if not 0 <= begin <= end <= size - length:
                     raise ValueError(f"it is cut short, before its {name_in_shard} ends")
                 begins.append(length + begin)
-            offsets = struct.pack(f"<{len(begins)}Q", *begins)
-            entries.append(
-                Entry(
-                    image_id,
-                    rows,
-                    cols,
-                    sums,
-                    blake2b,
-                    nbytes,
-                    mtime,
-                    offsets,
-                    name,
-                    metadata["root"],
-                )
+            entry = Entry(
+                id=image_id,
+                rows=rows,
+                cols=cols,
+                checksums=checksums,
+                blake2b=blake2b,
+                nbytes=nbytes,
+                mtime_ns=mtime_ns,
+                offsets=struct.pack(f"<{len(begins)}Q", *begins),
+                shard=name,
+                root=metadata["root"],
             )
+            entries.append(entry)
         if header or not entries:
             raise ValueError(f"it holds {len(header)} tensors that its list of images lacks")
         return entries
@@ -257,7 +262,7 @@ def _check_tensor(name: str, tensor: Mapping[str, Any], part: Part, views: int) 
     shape = [views, *part.shape]
     if tensor["shape"] != shape:
         raise ValueError(f"its {name} has the shape {tensor['shape']}; expected {shape}")
-    dtype = _DTYPE_WORDS[part.dtype]
+    dtype = FILE_NAMES[part.dtype]
     if tensor["dtype"] != dtype:
         raise ValueError(f"its {name} has the dtype {tensor['dtype']}; expected {dtype}")
     begin, end = tensor["data_offsets"]
@@ -278,10 +283,14 @@ class Writer:
     """
 
     def __init__(self, shards: Shards, root: str, shard_bytes: int = SHARD_BYTES) -> None:
-        self.shards, self.root, self.shard_bytes = shards, root, shard_bytes
+        self.shards = shards
+        self.root = root
+        self.shard_bytes = shard_bytes
         self.name = f"w-{secrets.token_hex(12)}"
         self._flushed = time.monotonic()
-        self._count = self._bytes = 0
+        self._count = 0  # of the shards
+        # of the next shard
+        self._bytes = 0
         self._images: list[_Listed] = []
         self._tensors: dict[str, Tensor] = {}
 
@@ -292,19 +301,14 @@ class Writer:
             StoreError: if the disk is full or not writable.
         """
         views = len(next(iter(parts.values())))
-        sums = [
-            checksum(
-                self.shards.made,
-                image_id,
-                grid,
-                view,
-                [bytes_of(part[view]) for part in parts.values()],
-            )
-            for view in range(views)
-        ]
-        self._images.append((image_id, *grid, b"".join(sums).hex(), *file))
-        self._tensors |= {f"{image_id}/{name}": part for name, part in parts.items()}
-        self._bytes += sum(part.nbytes for part in parts.values())
+        checksums = b""
+        for view in range(views):
+            chunks = [bytes_of(part[view]) for part in parts.values()]
+            checksums += checksum(self.shards.made, image_id, grid, view, chunks)
+        self._images.append((image_id, *grid, checksums.hex(), *file))
+        for name, part in parts.items():
+            self._tensors[f"{image_id}/{name}"] = part
+            self._bytes += part.nbytes
         is_late = time.monotonic() - self._flushed >= SHARD_SECONDS
         if is_late or self._bytes >= self.shard_bytes or len(self._images) >= SHARD_IMAGES:
             self.flush()
@@ -326,8 +330,11 @@ class Writer:
         }
         content = save(self._tensors, metadata | {_CHECKSUM_ENTRY: facts_of(metadata)})
         path = Path(str(self.shards.files), DATA, f"{self.name}-{self._count:06d}{SUFFIX}")
-        # a failed write is final
-        self._count, self._bytes, self._images, self._tensors = self._count + 1, 0, [], {}
+        # before the write: a failed one is final
+        self._count += 1
+        self._bytes = 0
+        self._images = []
+        self._tensors = {}
         try:
             write_whole(path, content, check=lambda written: _check_written(written, content))
         except OSError as error:
@@ -343,9 +350,8 @@ def _check_written(path: Path, content: bytes) -> None:
 def remove_leftovers(root: Path) -> None:
     """Remove temporary files of a store that were not written to for an hour: their writers were killed."""
     for path in (*root.glob(".*"), *(root / DATA).glob(".w-*")):
-        with contextlib.suppress(OSError):
-            if (
-                path.name.strip(".").startswith(_OWN)
-                and time.time() - path.stat().st_mtime > STALE_AFTER_S
-            ):
+        if not path.name.strip(".").startswith(_NAMES_OF_A_STORE):
+            continue
+        with contextlib.suppress(OSError):  # another process removed it
+            if time.time() - path.stat().st_mtime > STALE_AFTER_S:
                 path.unlink()

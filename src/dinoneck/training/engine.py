@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dinoneck.backbones.backbone import Backbone
+from dinoneck.dtypes import HALF_DTYPES
 from dinoneck.errors import CheckpointError, DataError
 from dinoneck.progress import progress
 from dinoneck.training.folder import LOG, Callback, load_state, write_file
@@ -37,7 +38,6 @@ Batches = Generator[tuple[int, Sequence[Any]], None, None]
 # of an epoch; they differ from run to run
 TIMES = ("seconds", "images_per_second", "peak_memory_mb")
 SAVE_EVERY_S = 30.0
-_AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _PLAIN = ("epoch", "history", "extra", "best")  # plain values of the state
 
 
@@ -139,7 +139,7 @@ class Engine:
 
     def precision(self) -> torch.autocast:
         """Return the context of the recipe's ``amp``."""
-        dtype = None if self.recipe.amp is None else _AMP[self.recipe.amp]
+        dtype = None if self.recipe.amp is None else HALF_DTYPES[self.recipe.amp]
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
     def note(self, losses: Mapping[str, Tensor], images: int) -> None:

@@ -10,8 +10,6 @@ from functools import cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-import torch
-
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
 from dinoneck.backbones.load import load_backbone
@@ -22,6 +20,7 @@ from dinoneck.data.cells import IMAGES
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.views import Views
 from dinoneck.devices import local_device
+from dinoneck.dtypes import WEIGHT_DTYPES
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import TokenGrid
 from dinoneck.store.description import FILE
@@ -255,7 +254,7 @@ def _is_made_with(file: str, record: Mapping[str, Any]) -> bool:
         record["name"],
         source=record["source"],
         checkpoint=file,
-        dtype=getattr(torch, record["dtype"]),
+        dtype=WEIGHT_DTYPES[record["dtype"]],
     )
     return bool(own.record()["weights_sha256"] == record["weights_sha256"])
 

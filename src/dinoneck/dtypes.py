@@ -1,0 +1,37 @@
+"""The one table of dtypes: their names in torch and in records, in safetensors files, and in options."""
+
+from __future__ import annotations
+
+import torch
+
+BY_FILE_NAME = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""safetensors' name -> dtype."""
+
+FILE_NAMES = {dtype: name for name, dtype in BY_FILE_NAME.items()}
+"""dtype -> safetensors' name."""
+
+WEIGHT_DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,
+}
+"""torch's name -> dtype, of the dtypes that a backbone's weights may have."""
+
+HALF_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+"""The name in options, such as ``dtype=`` of a store and ``amp=`` of a recipe -> dtype of 16 bits."""
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return torch's name of a dtype without ``torch.``, such as ``float32``."""
+    return str(dtype).removeprefix("torch.")
