@@ -28,6 +28,8 @@ _FACTORY_ARGUMENTS = frozenset({"self", "device", "dtype"})
 class Configured:
     """Mixin that records a class's constructor arguments as JSON-able ``config``.
 
+    The constructor of every subclass is wrapped where the class is defined, so that a class of the
+    user's own records its arguments without a decorator that could be forgotten.
     ``device`` and ``dtype`` are torch's factory keywords and not part of the configuration.
 
     Raises:
@@ -139,34 +141,51 @@ def fields_of(cls: type) -> dict[str, inspect.Parameter]:
     return {name: parameter for name, parameter in parameters if name not in _FACTORY_ARGUMENTS}
 
 
-def _recording(original: Callable[..., None]) -> Callable[..., None]:
-    """The constructor, with arguments checked, brought to their normal form, and recorded."""
-    signature = inspect.signature(original)
+def _recording(constructor: Callable[..., None]) -> Callable[..., None]:
+    """Wrap the constructor of a class: it checks, normalises and records its arguments.
+
+    Every class in a chain of constructors is wrapped, and each normalises what it is given; only
+    the class that is built records its arguments.
+    """
+    signature = inspect.signature(constructor)
 
     @functools.cache
     def annotations() -> dict[str, Any]:
-        return typing.get_type_hints(original)
+        # not before the first call: an annotation may name a class that is defined further down
+        return typing.get_type_hints(constructor)
 
-    @functools.wraps(original)
+    @functools.wraps(constructor)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        owner = type(self).__name__
+        cls = type(self)
         try:
             bound = signature.bind(self, *args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{owner}: {error}") from None
+            raise TypeError(f"{cls.__name__}: {error}") from None
         bound.apply_defaults()
-        hints = annotations()
-        config = {}
-        for name, value in bound.arguments.items():
-            if name in _FACTORY_ARGUMENTS:
-                continue
-            config[name] = normal(hints.get(name, Any), value, f"{owner}({name}=)")
-            bound.arguments[name] = config[name]
-        original(*bound.args, **bound.kwargs)
-        if type(self).__init__ is __init__:  # only the outermost constructor records its arguments
-            object.__setattr__(self, "_config", encode(config))
-            # of huggingface_hub's ModelHubMixin, which saves it
-            if hasattr(type(self), "_hub_mixin_config"):
-                self._hub_mixin_config = self.config
+        config = _normal_arguments(bound.arguments, annotations(), cls.__name__)
+        bound.arguments.update(config)
+        constructor(*bound.args, **bound.kwargs)
+        if cls.__init__ is __init__:
+            _record(self, config)
 
     return __init__
+
+
+def _normal_arguments(
+    arguments: Mapping[str, Any], annotations: Mapping[str, Any], class_name: str
+) -> dict[str, Any]:
+    """The arguments of a constructor that are part of its configuration, in their normal form."""
+    config = {}
+    for name, value in arguments.items():
+        if name not in _FACTORY_ARGUMENTS:
+            annotation = annotations.get(name, Any)
+            config[name] = normal(annotation, value, f"{class_name}({name}=)")
+    return config
+
+
+def _record(module: Any, config: Mapping[str, Any]) -> None:
+    """Keep the arguments that a module was built with."""
+    object.__setattr__(module, "_config", encode(config))
+    # of huggingface_hub's ModelHubMixin, which saves it
+    if hasattr(type(module), "_hub_mixin_config"):
+        module._hub_mixin_config = module.config

@@ -11,7 +11,7 @@ from typing import cast
 
 from dinoneck.text import printable
 
-_LONGEST = 200
+_LONGEST_LINE = 200  # characters of the client's message
 _SECRET = re.compile(r"hf_[A-Za-z0-9]{4,}|(?i:bearer|authorization)[\s:=]+\S+")
 _QUERY = re.compile(r"\?[^\s'\")]*=[^\s'\")]*")  # of addresses that the client has shortened too
 _TRANSIENT = (None, 408, 429)
@@ -38,48 +38,30 @@ def refusal(
     from huggingface_hub import errors
 
     error = _inner(error)
-    line, status = redacted_line(error, token), _status(error)
+    line = redacted_line(error, token)
+    status = _status(error)
     if isinstance(error, errors.HFValidationError):
         return f"{repo_id!r} is not a valid name of a hub repository: {line}"
     if not isinstance(error, errors.HfHubHTTPError) or status in _TRANSIENT or status >= 500:
         return None
     # without one the status of what is missing is 401 too
     has_login = bool(token or hub.get_token())
-    reasons = (
-        (
-            errors.GatedRepoError,
-            True,
-            f"is gated: accept its owner's terms on that page, and {_LOG_IN}",
-        ),
-        (
-            errors.RevisionNotFoundError,
-            True,
-            f"has no branch, tag or commit {revision or 'main'!r}",
-        ),
-        (errors.EntryNotFoundError, True, f"does not have that file: {line}"),
-        (
-            Exception,
-            status == 401 and not has_login,
-            f"does not exist, or it is private and you are not logged in; {_LOG_IN}",
-        ),
-        (
-            Exception,
-            status == 401,
-            f"is not given: the hub does not accept your access token (401); {_LOG_IN}",
-        ),
-        (
-            errors.RepositoryNotFoundError,
-            True,
-            "does not exist, or it is private and your account may not see it",
-        ),
-        (
-            Exception,
-            status in (409, 412),
-            f"has another commit meanwhile ({status}), and nothing of this push; push again",
-        ),
-        (Exception, True, f"refuses this to your account or its token ({status}): {line}"),
-    )
-    reason = next(reason for kind, holds, reason in reasons if holds and isinstance(error, kind))
+    if isinstance(error, errors.GatedRepoError):
+        reason = f"is gated: accept its owner's terms on that page, and {_LOG_IN}"
+    elif isinstance(error, errors.RevisionNotFoundError):
+        reason = f"has no branch, tag or commit {revision or 'main'!r}"
+    elif isinstance(error, errors.EntryNotFoundError):
+        reason = f"does not have that file: {line}"
+    elif status == 401 and not has_login:
+        reason = f"does not exist, or it is private and you are not logged in; {_LOG_IN}"
+    elif status == 401:
+        reason = f"is not given: the hub does not accept your access token (401); {_LOG_IN}"
+    elif isinstance(error, errors.RepositoryNotFoundError):
+        reason = "does not exist, or it is private and your account may not see it"
+    elif status in (409, 412):
+        reason = f"has another commit meanwhile ({status}), and nothing of this push; push again"
+    else:
+        reason = f"refuses this to your account or its token ({status}): {line}"
     return f"the hub repository {repo_id} ({hub.constants.ENDPOINT}/{repo_id}) {reason}"
 
 
@@ -99,7 +81,8 @@ def unreachable(error: Exception, token: str | None = None) -> str:
         )
     if isinstance(error, errors.OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set, so the hub was not asked; unset it to go online"
-    if (status := _status(error)) is not None:
+    status = _status(error)
+    if status is not None:
         return f"the hub is busy or down ({status}); try again later"
     return (
         f"the hub could not be reached ({type(error).__name__}: "
@@ -112,12 +95,15 @@ def redacted_line(error: object, token: str | None = None) -> str:
     from huggingface_hub import get_token
 
     line = str(error).strip().partition("\n")[0] or "no message"
-    for secret in filter(None, (token, get_token())):
-        line = line.replace(secret, "<secret>")
-    return printable(_SECRET.sub("<secret>", _QUERY.sub("", line)))[:_LONGEST]
+    for secret in (token, get_token()):
+        if secret:
+            line = line.replace(secret, "<secret>")
+    line = _SECRET.sub("<secret>", _QUERY.sub("", line))
+    return printable(line)[:_LONGEST_LINE]
 
 
 def _status(error: Exception) -> int | None:
+    """The HTTP status of the client's error; None if nothing was answered."""
     return cast("int | None", getattr(getattr(error, "response", None), "status_code", None))
 
 
@@ -126,7 +112,7 @@ def _inner(error: Exception) -> Exception:
     from huggingface_hub import errors
 
     cause = error.__cause__
-    wrapped = isinstance(error, errors.LocalEntryNotFoundError | RuntimeError) and isinstance(
-        cause, Exception
-    )
-    return cast("Exception", cause) if wrapped else error
+    is_wrapper = isinstance(error, errors.LocalEntryNotFoundError | RuntimeError)
+    if is_wrapper and isinstance(cause, Exception):
+        return cause
+    return error
