@@ -139,8 +139,8 @@ def _resample_lines(x: Tensor, length: int, mode: Literal["bilinear", "bicubic"]
 def _area_means(x: Tensor, size: Size) -> Tensor:
     """Means over the pixels that each new pixel's area touches, as floats in 0 ... 1.
 
-    Equal to ``F.interpolate(to_unit_range(x), size, mode="area")`` bit for bit, without the whole
-    image as floats.
+    Equal to ``F.interpolate(to_unit_range(x), size, mode="area")``, bit for bit where the result is
+    wider than 1 px, without the whole image as floats.
     """
     height = x.shape[-2]
     new_height, new_width = size
