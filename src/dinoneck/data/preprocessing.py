@@ -141,18 +141,22 @@ def _resample_lines(x: Tensor, length: int, mode: Literal["bilinear", "bicubic"]
 def _area_means(x: Tensor, size: Size) -> Tensor:
     """Means over the pixels that each new pixel's area touches, as floats in 0 ... 1.
 
-    Equal to ``F.interpolate(to_unit_range(x), size, mode="area")`` bit for bit, without the whole
-    image as floats.
+    Equal to ``F.interpolate(to_unit_range(x), size, mode="area")``, bit for bit where the result is
+    wider than 1 px, without the whole image as floats.
     """
     height = x.shape[-2]
     new_height, new_width = size
-    rows = []
+    dtype = torch.float32 if x.dtype == torch.uint8 else x.dtype
+    # made before the loop: small results between the floats of two rows would keep the memory of the
+    # first from the second
+    means = torch.empty((*x.shape[:-2], new_height, new_width), dtype=dtype, device=x.device)
     for row in range(new_height):
         top = row * height // new_height
         bottom = math.ceil((row + 1) * height / new_height)
-        window = to_unit_range(x[..., top:bottom, :])
-        rows.append(F.adaptive_avg_pool2d(window, (1, new_width)))
-    return torch.cat(rows, dim=-2)
+        window = x[..., top:bottom, :]
+        # its floats have no name, which would keep them while those of the next one are made
+        means[..., row, :] = F.adaptive_avg_pool2d(to_unit_range(window), (1, new_width))[..., 0, :]
+    return means
 
 
 @dataclass(frozen=True)
