@@ -403,7 +403,7 @@ SEGMENTS: list[tuple[Call, Any]] = [
     (panoptic(entry={"file_name": "b.png"}), ("PNG files", "b.png")),
     (panoptic(segment={"category_id": 4}), "category_id 4"),
     (panoptic(segment={"iscrowd": 2}), "iscrowd"),
-    (panoptic(segment={"id": 0}), "id"),
+    (panoptic(segment={"id": 0}), "(id 0) is 0; expected a whole number from 1 to 16777215"),
     (
         panoptic(entry={"segments_info": [{"id": 300, "category_id": 1}] * 2}),
         ("annotations[0]", "300"),
@@ -552,6 +552,11 @@ ROWS: list[Row] = [
         for names, named in ((("oats", "rye"), "'wheat'"), (("oats", "nan"), "y"))
     ),
     (table("image;crop\na;1,5\nb;2.5\n"), DataError, "'1,5'"),  # the comma may mean something else
+    (
+        lambda: read_table(pd.concat({"table": FRAME}, axis=1), targets="y"),
+        DataError,
+        ("columns of 2 levels", "('table', 'image')"),
+    ),
     (lambda folder: read_table(folder / "no.csv", targets="y"), DataError, "no.csv"),
     (lambda folder: read_table(FRAME, folder / "no", "y"), DataError, "no"),
     (lambda: read_table({"image": ["a"]}, None, "y"), DataError, "dict"),
