@@ -6,7 +6,9 @@ import gzip
 import importlib
 import json
 import math
+import struct
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -279,6 +281,14 @@ def picture(name: str, content: bytes) -> Call:
         return read_pixels(folder / name)
 
     return call
+
+
+def header_of_png(width: int, height: int) -> bytes:
+    """The beginning of a PNG file of grey pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    pixels = struct.pack(">I", 4) + b"IDAT" + bytes(8)
+    checksum = struct.pack(">I", zlib.crc32(header))
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + checksum + pixels
 
 
 OFFSET = np.arange(32768, 32784, dtype=np.uint16).reshape(4, 4)
@@ -855,4 +865,5 @@ ROWS: list[Row] = [
         DataError,
         ("4095", "65535"),
     ),
+    (picture("large.png", header_of_png(20_000, 20_000)), DataError, ("large.png", "178956970")),
 ]

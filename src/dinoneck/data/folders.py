@@ -105,7 +105,6 @@ def read_masks(images: PathLike, labels: PathLike) -> pd.DataFrame:
     table = _mask_table(image_root, image_root if beside is None else beside, label_root)
     _check_copies(table)
     warn_of_changed_copies(table[IMAGES])
-    warn_of_overlaps(table[IMAGES])
     return table
 
 
@@ -124,7 +123,6 @@ def table_of_folder(data: DataFolder) -> pd.DataFrame:
         table = _content_table(data.root, data.content)
         _check_copies(table)
         warn_of_changed_copies(table[IMAGES])
-        warn_of_overlaps(table[IMAGES])
         return table
     tables = []
     for name, content in data.parts.items():

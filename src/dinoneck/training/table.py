@@ -220,14 +220,18 @@ def _table_of_folders(config: TrainConfig, content: DataFolder | None) -> Any:
         if content is None:
             content = read_images_and_masks(str(data.images), data.labels, data.subfolders)
         if not content.parts:
-            return read_masks(str(data.images), data.labels)
+            table = read_masks(str(data.images), data.labels)
+            warn_of_overlaps(table[IMAGES])
+            return table
     elif content is None:
         content = read_data_folder(str(data.images), data.subfolders)
     table = table_of_folder(content)
-    if content.parts and config.folds.count == 1:
+    if not content.parts:
+        warn_of_overlaps(table[IMAGES])
+    elif config.folds.count == 1:
         line = "%s: %s are trained on, and none is held out, as --folds is 1"
         logger.warning(line, content.root, " and ".join(content.parts))
-    elif content.parts:
+    else:
         logger.warning("%s", describe(content, table))
     return table
 

@@ -12,7 +12,8 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from dinoneck.data import read_folders, read_masks
 from dinoneck.data.ground import Place, read_place, warn_of_other_places, warn_of_overlaps
-from dinoneck.training.table import masks_of
+from dinoneck.training.config import TrainConfig
+from dinoneck.training.table import masks_of, table_of
 
 SIZE = (40, 60)  # height and width of all files, in pixels
 DOUBLE = 12
@@ -205,6 +206,22 @@ def test_images_of_one_ground_in_one_part_are_not_counted(
     [line] = lines_of(caplog)
     assert line.startswith("1 image shows ground that another one shows too")
     assert f"such as {files[1]} and {files[2]}: " in line
+
+
+@pytest.mark.parametrize("options", [{}, {"labels": "masks"}])
+def test_a_training_of_folders_names_images_of_one_ground_and_reading_alone_does_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, options: dict[str, str]
+) -> None:
+    tiles(tmp_path / "images", step=0.5)
+    tiles(tmp_path / "masks", step=0.5)
+    read_masks(tmp_path / "images", tmp_path / "masks")
+    assert not caplog.records
+    images = tmp_path / "images" if options else tmp_path
+    data = {"images": str(images)} | {name: str(tmp_path / path) for name, path in options.items()}
+    table_of(TrainConfig.from_dict({"data": data, "backbone": {"name": "dinoneck_tiny"}}))
+    lines = [line for line in lines_of(caplog) if "show ground" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("3 images show ground")
 
 
 def test_train_and_val_of_one_ground_are_named(
