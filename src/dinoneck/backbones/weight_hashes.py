@@ -261,7 +261,7 @@ def values_digest(module: nn.Module) -> str:
 
 
 def fingerprint_before_merge(adapter: Adapter) -> str | None:
-    """Return the fingerprint of before LoRA was merged, where that is all that happened since, else None.
+    """Return the fingerprint of before LoRA was merged, where nothing but a cast happened since, else None.
 
     The tokens are the same.
     """
@@ -269,7 +269,7 @@ def fingerprint_before_merge(adapter: Adapter) -> str | None:
         return None
     before, merged_sha256 = adapter.merged
     now = current_hashes(adapter)
-    if now.lora is not None or now.weights_sha256 != merged_sha256:
+    if now.lora is not None or merged_sha256 not in (now.weights_sha256, now.float32_sha256):
         return None
     return before.fingerprint
 

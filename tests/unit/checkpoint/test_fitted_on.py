@@ -130,14 +130,15 @@ def test_a_predictor_names_a_backbone_that_a_second_head_trained(
     assert len(warnings_of(caplog)) == 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_merged_lora_of_the_training_gives_no_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, dtype: torch.dtype
 ) -> None:
     backbone = seeded(1)
     train_lora(backbone)
     backbone.freeze()
     head = fitted(backbone)
-    backbone.merge_lora()
+    backbone.merge_lora().to(dtype)
     with caplog.at_level(logging.WARNING, logger="dinoneck"):
         save_head(tmp_path / "h", head, backbone=backbone, backbone_weights=backbone.state_dict())
         Predictor(head, backbone)
