@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dinoneck.atomic import write_whole
 from dinoneck.backbones.backbone import Backbone, plain_backbone
+from dinoneck.backbones.known import model_of
 from dinoneck.checkpoint import contents, hub, origins, pairing, rehearsal, schema
 from dinoneck.checkpoint import format as files
 from dinoneck.checkpoint.backbone_part import BackbonePart, part_for_head
@@ -329,6 +330,16 @@ class HeadCheckpoint:
         Raises:
             CheckpointError: for a model that is not built by name, with the way to build it.
         """
+        name = str(record.get("name"))
+        if record.get("source") == "transformers" and _is_unpublished(name):
+            raise CheckpointError(
+                f"the backbone {name!r} is a model of the library transformers that is not published "
+                "by this name, and a head file names no folder: build it as for the training (model "
+                "= transformers.AutoModel.from_pretrained(folder)), load the weights of the head "
+                "file into it (model.load_state_dict(HeadCheckpoint.load(file).backbone_weights)), "
+                "and pass backbone=wrap_backbone(model)",
+                step="pairing",
+            )
         try:
             return pairing.rebuild(record, file)
         except BackboneError as error:
@@ -523,6 +534,12 @@ def _views_of(tta: str | None) -> dict[str, Any] | None:
             f"tta is {tta!r}; expected one of {', '.join(schema.VIEWS)}.{hint}", step="write"
         )
     return None if tta is None else {"ops": tta, "reduce": "mean"}
+
+
+def _is_unpublished(name: str) -> bool:
+    """Whether this name of a model of transformers is neither a repository's nor a published model's."""
+    is_published = "/" in name or model_of(name) is not None
+    return not is_published or Path(name).is_dir()
 
 
 def _is_head(module: nn.Module) -> bool:
