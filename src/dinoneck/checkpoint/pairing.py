@@ -27,7 +27,14 @@ from dinoneck.backbones.load import load_backbone
 from dinoneck.backbones.weight_hashes import differs
 from dinoneck.checkpoint.schema import BackboneRecord, TensorEntry, describe_weights
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.errors import BackboneError, CheckpointError, ConfigError, counted, some_of
+from dinoneck.errors import (
+    BackboneError,
+    CheckpointError,
+    ConfigError,
+    counted,
+    reason_of,
+    some_of,
+)
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.layers.inputs import Origin
 
@@ -451,12 +458,19 @@ def record_of(backbone: Backbone) -> dict[str, Any]:
     """Return a backbone's record with its functional probe; a backbone without values has none.
 
     Raises:
-        CheckpointError: if its outputs are not finite.
+        CheckpointError: if its outputs are not finite, or it fails.
     """
     record = backbone.record()
     if record["weights_sha256"] is None:
         return record
-    probe = backbone.probe()
+    try:
+        probe = backbone.probe()
+    except Exception as error:  # a layer that was exchanged may raise anything
+        raise CheckpointError(
+            f"the backbone {backbone.name!r} fails with an image: {reason_of(error)}; its model was "
+            "changed after it was wrapped: wrap_backbone(model) names what it lacks",
+            step="write",
+        ) from error
     if not all(math.isfinite(number) for number in probe):
         raise CheckpointError(
             f"the backbone {backbone.name!r} gives values that are not finite; check its weights",

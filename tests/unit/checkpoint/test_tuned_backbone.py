@@ -286,3 +286,13 @@ def test_weights_of_a_folder_of_transformers_are_used_as_the_message_says(
     model.load_state_dict(HeadCheckpoint.load(file).backbone_weights)
 
     assert Predictor(file, wrap_backbone(model))([image]) == expected
+
+
+def test_a_backbone_that_fails_is_refused_by_name(tmp_path: Path) -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    backbone.adapter.model.blocks[2] = nn.Identity()
+
+    with pytest.raises(CheckpointError, match="'dinoneck_tiny' fails with an image") as refused:
+        save_head(tmp_path / "h", head(), backbone=backbone, backbone_weights=backbone.state_dict())
+
+    assert "wrap_backbone(model)" in str(refused.value)
