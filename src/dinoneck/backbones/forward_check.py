@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +41,10 @@ _ROUNDING = {torch.float64: 1e-12, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 _ROUNDING_OF_OTHERS = 1e-5
 # what a layer raises that has no kernel for this device or dtype, such as xformers' on the CPU
 _NO_KERNEL = (NotImplementedError, RuntimeError, ImportError)
+# what torch says of tensors that do not fit together, on any device
+_OTHER_SIZES = re.compile(
+    r"size of tensor|shapes cannot be multiplied|is invalid for input of size"
+)
 _EMBEDDING = "the embedding of images"  # patches, prefix tokens and positions
 _EXTRA_STATE = "_extra_state"  # torch's name of what get_extra_state() returns
 _CHANGED_AROUND = (
@@ -431,6 +436,8 @@ def _can_run(adapter: Adapter, images: Tensor, parts: _Run, forwards: list[_Run]
 
 def _is_missing_kernel(forward_error: Exception, parts_error: Exception | None) -> bool:
     """Whether both ways fail in the same way, with an error that layers without a kernel raise."""
+    if _OTHER_SIZES.search(str(forward_error)):
+        return False
     return isinstance(forward_error, _NO_KERNEL) and type(forward_error) is type(parts_error)
 
 

@@ -29,7 +29,7 @@ from dinoneck.checkpoint.lora_weights import lora_of
 from dinoneck.checkpoint.origins import is_changed
 from dinoneck.checkpoint.schema import NAMED, describe_weights
 from dinoneck.errors import CheckpointError
-from dinoneck.text import some_of
+from dinoneck.text import reason_of, some_of
 from dinoneck.torch_wrappers import without_leading
 
 MODEL = "adapter.model."
@@ -103,12 +103,19 @@ def record_of(backbone: Backbone) -> dict[str, Any]:
     """Return a backbone's record with its functional probe; a backbone without values has none.
 
     Raises:
-        CheckpointError: if its outputs are not finite.
+        CheckpointError: if its outputs are not finite, or it fails.
     """
     record = backbone.record()
     if record["weights_sha256"] is None:
         return record
-    probe = backbone.probe()
+    try:
+        probe = backbone.probe()
+    except Exception as error:  # a layer that was exchanged may raise anything
+        raise CheckpointError(
+            f"the backbone {backbone.name!r} fails with an image: {reason_of(error)}; its model was "
+            "changed after it was wrapped: wrap_backbone(model) names what it lacks",
+            step="write",
+        ) from error
     if not all(math.isfinite(number) for number in probe):
         raise CheckpointError(
             f"the backbone {backbone.name!r} gives values that are not finite; check its weights",

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dinoneck.atomic import write_whole
 from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone, plain_backbone
+from dinoneck.backbones.known import model_of
 from dinoneck.checkpoint import compare, contents, hub, lora_weights, origins, rehearsal, schema
 from dinoneck.checkpoint import format as files
 from dinoneck.checkpoint.backbone_part import BackbonePart, part_for_head
@@ -343,6 +344,16 @@ class HeadCheckpoint:
         Raises:
             CheckpointError: for a model that is not built by name, with the way to build it.
         """
+        name = str(record.get("name"))
+        if record.get("source") == "transformers" and _is_unpublished(name):
+            raise CheckpointError(
+                f"the backbone {name!r} is a model of the library transformers that is not published "
+                "by this name, and a head file names no folder: build it as for the training (model "
+                "= transformers.AutoModel.from_pretrained(folder)), load the weights of the head "
+                "file into it (model.load_state_dict(HeadCheckpoint.load(file).backbone_weights)), "
+                "and pass backbone=wrap_backbone(model)",
+                step="pairing",
+            )
         try:
             return rebuild(record, file)
         except BackboneError as error:
@@ -611,6 +622,12 @@ def _before_merge(backbone: object) -> str | None:
     if not isinstance(backbone, Backbone):
         return None
     return weight_hashes.fingerprint_before_merge(backbone.adapter)
+
+
+def _is_unpublished(name: str) -> bool:
+    """Whether this name of a model of transformers is neither a repository's nor a published model's."""
+    is_published = "/" in name or model_of(name) is not None
+    return not is_published or Path(name).is_dir()
 
 
 def _is_head(module: nn.Module) -> bool:

@@ -565,6 +565,14 @@ def test_a_transformers_model_that_cannot_run_here_is_wrapped_with_a_log_line(
     assert "DINOv3ViTModel cannot run on cpu in float32" in caplog.text
 
 
+def test_positions_of_another_size_are_no_missing_kernel() -> None:
+    model = vit()
+    model.pos_embed = nn.Parameter(torch.zeros(1, 7, model.embed_dim))
+
+    with pytest.raises(BackboneError, match="expected a model that runs by itself"):
+        wrap_backbone(model)
+
+
 def test_the_warning_of_a_call_that_fails_names_the_line_that_wraps() -> None:
     model = vit()
     model.forward = types.MethodType(lambda self, *, batch: batch["image"], model)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from tests import kit
 from tests.unit.backbones.official_objects import Dinov2Like
 from tests.unit.tuned_backbones import CHANGES, merge_lora, train_blocks, train_lora
@@ -250,3 +251,48 @@ def test_a_head_with_lora_in_its_file_refuses_the_tokens_of_the_base(tmp_path: P
     loaded = HeadCheckpoint.load(tmp_path / "h.safetensors").build()
     with pytest.raises(BackboneError):
         loaded(load_backbone("dinoneck_tiny")(IMAGE[None]))
+
+
+def test_weights_of_a_folder_of_transformers_are_used_as_the_message_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message is the same where the folder is at hand: nothing that a file names is opened."""
+    torch.manual_seed(0)
+    config = transformers.Dinov2Config(
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=64, patch_size=16
+    )
+    transformers.Dinov2Model(config).save_pretrained(tmp_path / "own_vit")
+    backbone = load_backbone(str(tmp_path / "own_vit"), source="transformers")
+    with torch.no_grad():
+        for parameter in backbone.adapter.blocks[-1].parameters():
+            parameter.add_(0.01)
+    module = PatchMeanHead(64, [Task("y")], hidden_dim=8)
+    file = tmp_path / "h.safetensors"
+    save_head(
+        file,
+        module,
+        backbone=backbone,
+        backbone_weights=backbone.state_dict(),
+        preprocess=backbone.preprocess,
+    )
+    image = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(0))
+    expected = Predictor(module, backbone)([image])
+    for folder in (tmp_path, tmp_path / "own_vit"):
+        monkeypatch.chdir(folder)
+        with pytest.raises(CheckpointError, match=r"AutoModel\.from_pretrained\(folder\)"):
+            Predictor(file)
+
+    model = transformers.AutoModel.from_pretrained(tmp_path / "own_vit")
+    model.load_state_dict(HeadCheckpoint.load(file).backbone_weights)
+
+    assert Predictor(file, wrap_backbone(model))([image]) == expected
+
+
+def test_a_backbone_that_fails_is_refused_by_name(tmp_path: Path) -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    backbone.adapter.model.blocks[2] = nn.Identity()
+
+    with pytest.raises(CheckpointError, match="'dinoneck_tiny' fails with an image") as refused:
+        save_head(tmp_path / "h", head(), backbone=backbone, backbone_weights=backbone.state_dict())
+
+    assert "wrap_backbone(model)" in str(refused.value)
