@@ -168,6 +168,16 @@ ROWS: list[Row] = [
     (other_transformer, BackboneError, ("ViTModel", "Dinov2Model")),
     # weights files of the dinov3 repository
     (official(**{BIAS: torch.zeros(191)}), BackboneError, (BIAS, "(191,)")),
+    (
+        official(**{f"{BIAS}_mask": torch.ones(7)}),
+        BackboneError,
+        (f"{BIAS}_mask", "(7,)", "(192,)"),
+    ),
+    (
+        official(**{"blocks.0.norm1.weight": torch.ones(64, dtype=torch.int64)}),
+        BackboneError,
+        ("blocks.0.norm1.weight", "torch.int64"),
+    ),
     (official(**{BIAS: torch.ones(192), f"{BIAS}_mask": torch.ones(192)}), BackboneError, BIAS),
     (official(without_biases, **{BIAS: QUERY_BIAS}), BackboneError, (BIAS, "'_qkvb'")),
     (official(**{"rope_embed.periods": torch.ones(3)}), BackboneError, "(3,)"),

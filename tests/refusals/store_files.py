@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import sqlite3
@@ -99,6 +100,19 @@ def shard_is_a_pipe(folder: Path) -> Any:
 def description_is_a_folder(folder: Path) -> Any:
     (folder / "store" / "store.json").mkdir(parents=True)
     return FeatureStore.open(folder / "store")
+
+
+def edited(**changes: Any) -> Callable[[Path], Any]:
+    """Open a store whose description has other entries; None: an entry is taken out."""
+
+    def call(folder: Path) -> Any:
+        store = sound(folder)
+        content = json.loads((store / "store.json").read_text()) | changes
+        kept = {name: value for name, value in content.items() if value is not None}
+        (store / "store.json").write_text(json.dumps(kept))
+        return FeatureStore.open(store)
+
+    return call
 
 
 def two_images_of_one_id(folder: Path) -> Any:
@@ -292,6 +306,10 @@ ROWS: list[Row] = [
     (shard_missing, StoreError, ("data/w-", "is missing")),
     (shard_is_a_pipe, StoreError, ("data/w-", "pipe")),
     (description_is_a_folder, StoreError, ("store.json", "it is a folder")),
+    (edited(views=None), StoreError, ("store.json", "lacks views")),
+    (edited(dtype="fp8"), StoreError, ("store.json", "'fp8'")),
+    (edited(dtype="bf16"), StoreError, ("store.json", "digest")),
+    (edited(note="mine"), StoreError, ("store.json", "'note'")),
     (two_images_of_one_id, StoreError, ("'a'", "images)", "others)")),
     (
         shard_of_other_images_copied_over_it,

@@ -146,8 +146,10 @@ def _load_named(
         shape = tuple(expected[key].shape)
         if tuple(value.shape) != shape:
             problems.append(f"{key} is {tuple(value.shape)}, expected {shape}")
-        elif not (value.is_floating_point() and bool(value.isfinite().all())):
-            problems.append(f"{key} ({value.dtype}) is not finite floating point")
+        elif not value.is_floating_point():
+            problems.append(f"{key} is {value.dtype}, expected floating point")
+        elif not bool(value.isfinite().all()):
+            problems.append(f"{key} holds values that are not finite")
     if problems:
         raise BackboneError(
             f"{path} does not fit {type(model).__name__}: {'; '.join(problems[:_SHOWN])}"
@@ -286,11 +288,16 @@ def _split_bias(key: str, bias: Tensor, mask: Tensor | None, model: nn.Module) -
     names = dict(model.named_parameters())
     if key.removesuffix("bias") + "weight" not in names:
         return {key: bias}  # no such block in the model: reported with the other unexpected keys
-    if not _is_fused(bias) or (mask is not None and mask.shape != bias.shape):
+    if not _is_fused(bias):
         raise BackboneError(
             f"{key} has shape {tuple(bias.shape)}; expected one row of query, key and value biases"
         )
     if mask is not None:
+        if mask.shape != bias.shape:
+            raise BackboneError(
+                f"{key}_mask has shape {tuple(mask.shape)}; expected that of the biases, "
+                f"{tuple(bias.shape)}: fetch the file again"
+            )
         bias = torch.where(mask.nan_to_num(0.0) == 0, 0.0, bias * mask)
     query, key_bias, value = bias.chunk(3)
     stem = key.removesuffix("qkv.bias")

@@ -29,7 +29,7 @@ from dinoneck.errors import ConfigError, DinoneckError, StoreError
 from dinoneck.grid import GridSize
 from dinoneck.store.encoding import Columns, Part, QuantisedTokens, StoreDtype, parts_of
 from dinoneck.store.files import Files, failed_write, write_first
-from dinoneck.text import first_line, reason_of
+from dinoneck.text import first_line, reason_of, some_of
 from dinoneck.tokens import Tokens
 from dinoneck.version import __version__
 
@@ -38,6 +38,11 @@ SCALE_FILE = "channel_scale.safetensors"
 DATA = "data"
 FORMAT = "dinoneck.store"
 SCHEMA = 1
+# the entries of store.json
+_ENTRIES = frozenset(
+    {"format", "schema", "backbone", "inputs", "views", "dtype", "created_by", "digest"}
+)
+_SHOWN = 3  # entries in a message
 # characters of a maker that a message quotes from a file
 _LONGEST_MAKER = 40
 # entries of a backbone's record that decide on its tokens
@@ -239,6 +244,15 @@ def read_description(files: Files) -> Description:
             f"{name} has schema {schema}, this dinoneck reads schema {SCHEMA}; install {maker}, "
             "which wrote it, or later"
         )
+    missing = _ENTRIES - content.keys()
+    if missing:
+        raise StoreError(f"{name} lacks {some_of(missing, _SHOWN)}: it was edited; copy it back")
+    unknown = content.keys() - _ENTRIES
+    if unknown:
+        raise StoreError(
+            f"{name} holds entries that describe no store, {some_of(map(repr, unknown), _SHOWN)}: "
+            "it was edited; copy it back"
+        )
     try:
         description = Description(
             backbone=content["backbone"],
@@ -246,13 +260,12 @@ def read_description(files: Files) -> Description:
             views=Views(content["views"]),
             dtype=content["dtype"],
         )
-        is_complete = content.keys() == description.content().keys()
     except (ValueError, KeyError, TypeError, AttributeError, DinoneckError) as error:
         raise StoreError(
-            f"{name} lacks what describes a store, or holds other values: "
-            f"{type(error).__name__}: {first_line(error)}. It was edited; copy it back"
+            f"{name} holds a value that describes no store: {type(error).__name__}: "
+            f"{first_line(error)}. It was edited; copy it back"
         ) from error
-    if not is_complete or content["digest"] != description.digest:
+    if content["digest"] != description.digest:
         raise StoreError(
             f"{name} was edited or damaged: its digest does not fit its content; copy it back"
         )

@@ -229,11 +229,12 @@ class QuantisedTokens:
                 token_weights = token_weights / q.shape[1]
             else:
                 token_weights = token_weights * weights.to(dtype)
-            sums = q.new_zeros((0, q.shape[2]), dtype=dtype)  # of an empty batch
-            if len(q):
-                # image by image, so that the floats of only one are in memory
-                images = [torch.mv(q[i].to(dtype).T, token_weights[i]) for i in range(len(q))]
+            # image by image, so that the floats of only one are in memory
+            images = [torch.mv(q[i].to(dtype).T, token_weights[i]) for i in range(len(q))]
+            if images:
                 sums = torch.stack(images)  # (B, C)
+            else:
+                sums = q.new_zeros((0, q.shape[2]), dtype=dtype)
             pooled.append(sums * channel_scale)
         return tuple(pooled)
 
