@@ -1,4 +1,4 @@
-"""Generated images whose truth is known: what Gram anchoring prevents, where arrangement matters, rooms of points."""
+"""Generated images whose truth is known: Gram anchoring, arrangement of plants, rooms of points."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import json
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -25,7 +24,11 @@ from dinoneck.losses import GramAnchor
 from dinoneck.training import MemoryTokens, Recipe, fit, r2, ridge_probe
 
 SIZE_PX = (80, 160)
-TRAIN, HELD_OUT, BATCH = 96, 64, 16
+TRAIN = 96
+HELD_OUT = 64
+BATCH = 16
+GRAM_STEPS = 60
+GRAM_STEPS_IN_SHORT = 2
 VARIANTS = {  # what learns, learning rate, weight of the anchor
     "linear head alone": ("head", 0.01, 0.0),
     "3 blocks, lr 0.003": ("blocks", 0.003, 0.0),
@@ -37,8 +40,15 @@ VARIANTS = {  # what learns, learning rate, weight of the anchor
     "LoRA rank 8, lr 0.01": ("lora", 0.01, 0.0),
     "LoRA rank 8, lr 0.01, anchor × 20": ("lora", 0.01, 20.0),
 }
-SIDE, PLOT_PX, PLANTS = 12, 16, 36
-RATES, LAYERS = (3e-4, 1e-3, 3e-3, 1e-2), (2, 5, 8, 11)
+# of a scene: plots along each side, their pixels, and plots with a plant
+SIDE = 12
+PLOT_PX = 16
+PLANTS = 36
+PLANT_COLOUR = (0.25, 0.5, 0.15)
+SOIL_COLOUR = (0.45, 0.35, 0.25)
+NEIGHBOURS = ((0, 1), (1, 0), (0, -1), (-1, 0))  # row, col
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+LAYERS = (2, 5, 8, 11)
 TARGETS = ("stands", "edge_length")
 METHODS: dict[str, Callable[[list[Task]], Head]] = {
     "PatchMean": lambda tasks: PatchMeanHead(384, tasks),
@@ -52,6 +62,7 @@ ROOMS = (
     "compare --network small --random-backbone --rooms 24 --test-rooms 8 --steps 120 "
     "--pretrain-steps 160 --blocks geometry stand-in colours"
 )
+SHORT_ROOMS = "--rooms 2 --test-rooms 1 --steps 2 --pretrain-steps 2 --blocks geometry"
 
 
 def gram(options: Namespace) -> dict[str, Row]:
@@ -61,44 +72,65 @@ def gram(options: Namespace) -> dict[str, Row]:
     patch token, with a strong learning rate. Everything is measured on held-out images, against the
     backbone before training. Every seed is another pasture and other first weights.
     """
-    runs: dict[str, list[Row]] = {
-        name: [] for name in list(VARIANTS)[: 3 if options.short else None]
-    }
+    names = list(VARIANTS)[:3] if options.short else list(VARIANTS)
+    steps = GRAM_STEPS_IN_SHORT if options.short else GRAM_STEPS
+    runs: dict[str, list[Row]] = {name: [] for name in names}
     for seed in range(options.rounds):
-        images = pasture("dinoneck_tiny", seed)
-        for name, found in runs.items():
-            found.append(
-                fine_tuned(
-                    "dinoneck_tiny", *VARIANTS[name], images, 2 if options.short else 60, seed
-                )
+        pixels, mass = pasture("dinoneck_tiny", seed)
+        for name in names:
+            learns, lr, anchor_weight = VARIANTS[name]
+            run = fine_tune(
+                "dinoneck_tiny",
+                pixels,
+                mass,
+                learns=learns,
+                lr=lr,
+                anchor_weight=anchor_weight,
+                steps=steps,
+                seed=seed,
             )
-    return {
-        name: {column: spread([one[column] for one in found]) for column in found[0]}
-        for name, found in runs.items()
-    }
+            runs[name].append(run)
+    return {name: spread_of_rows(rows) for name, rows in runs.items()}
+
+
+def spread_of_rows(rows: Sequence[Mapping[str, float]]) -> Row:
+    """Return the spread of every column."""
+    return {column: spread([row[column] for row in rows]) for column in rows[0]}
 
 
 def pasture(name: str, seed: int) -> tuple[Tensor, Tensor]:
-    """Return prepared images and their total mass, standardised by the training images'."""
+    """Return prepared images and their total mass, standardised by that of the training images."""
     table = Pasture(seed, SIZE_PX).table(range(TRAIN + HELD_OUT))
-    images = load_backbone(name, pretrained=False).preprocess(table["images"])
-    grams = torch.from_numpy(table["Dry_Total_g"].to_numpy()).float()
-    known = grams[:TRAIN]
-    return images, (grams - known.mean()) / known.std()
+    pixels = load_backbone(name, pretrained=False).preprocess(table["images"])
+    mass = torch.from_numpy(table["Dry_Total_g"].to_numpy()).float()
+    of_training = mass[:TRAIN]
+    return pixels, (mass - of_training.mean()) / of_training.std()
 
 
-def fine_tuned(
+def fine_tune(
     name: str,
+    pixels: Tensor,
+    mass: Tensor,
+    *,
     learns: str,
     lr: float,
-    weight: float,
-    images: tuple[Tensor, Tensor],
+    anchor_weight: float,
     steps: int,
     seed: int,
 ) -> Row:
-    """Train one variant and measure it."""
+    """Train one variant and measure it.
+
+    Args:
+        name: of the backbone.
+        pixels: prepared images.
+        mass: standardised, of every image.
+        learns: ``head`` alone, or also the last three ``blocks`` or ``lora``.
+        lr: learning rate.
+        anchor_weight: of the Gram anchor in the loss; 0: none.
+        steps: of the optimizer.
+        seed: of the first weights and the batches.
+    """
     torch.manual_seed(seed)
-    pixels, mass = images
     backbone = load_backbone(name, pretrained=False, seed=seed)
     with torch.no_grad():
         references = backbone(pixels)
@@ -108,16 +140,16 @@ def fine_tuned(
         backbone.add_lora(8, targets="all", seed=seed)
     head = nn.Linear(backbone.embed_dim, 1)
     anchor = GramAnchor()
-    optimizer = torch.optim.AdamW(
-        [p for p in [*backbone.parameters(), *head.parameters()] if p.requires_grad], lr=lr
-    )
+    parameters = [*backbone.parameters(), *head.parameters()]
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=lr)
     backbone.train()
     for _ in range(steps):
         rows = torch.randperm(TRAIN)[:BATCH]
         tokens = backbone(pixels[rows])
         loss = task_loss(head, tokens, mass[rows])
-        if weight:
-            loss = loss + weight * anchor(tokens, references[rows])
+        if anchor_weight != 0:
+            loss = loss + anchor_weight * anchor(tokens, references[rows])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -128,145 +160,164 @@ def fine_tuned(
 def drift(
     backbone: Backbone, head: nn.Linear, pixels: Tensor, mass: Tensor, references: Tokens
 ) -> Row:
-    """Drift and spread on held-out images; task losses as shares of what the training images' mean mass costs."""
+    """Return the drift on held-out images, and the losses of the task.
+
+    A loss is a share of that of predicting the mean mass of the training images.
+    """
     tokens = backbone(pixels)
-    held = slice(TRAIN, None)
-    own, wanted = (gram_of(x[held]) for x in (tokens, references))
+    training = slice(None, TRAIN)
+    held_out = slice(TRAIN, None)
+    after = gram_of(tokens[held_out])
+    before = gram_of(references[held_out])
+    correlation = F.cosine_similarity(centred(after), centred(before), dim=-1)
+
+    def share_of_mean(rows: slice) -> float:
+        loss = task_loss(head, tokens[rows], mass[rows])
+        return float(loss / mass[rows].square().mean())
+
     return {
-        "Gram drift (RMS)": float((own - wanted).square().mean().sqrt()),
-        "row correlation": float(F.cosine_similarity(centred(own), centred(wanted), dim=-1).mean()),
-        "task loss, training": float(
-            task_loss(head, tokens[:TRAIN], mass[:TRAIN]) / mass[:TRAIN].square().mean()
-        ),
-        "task loss, held out": float(
-            task_loss(head, tokens[held], mass[held]) / mass[held].square().mean()
-        ),
+        "Gram drift (RMS)": float((after - before).square().mean().sqrt()),
+        "row correlation": float(correlation.mean()),
+        "task loss, training": share_of_mean(training),
+        "task loss, held out": share_of_mean(held_out),
     }
 
 
 def task_loss(head: nn.Linear, tokens: Tokens, mass: Tensor) -> Tensor:
-    return F.mse_loss(head(tokens.patches[-1].mean(dim=1)).squeeze(-1), mass)
+    """Return the squared error of the mass predicted from the mean patch."""
+    predicted = head(tokens.patches[-1].mean(dim=1)).squeeze(-1)
+    return F.mse_loss(predicted, mass)
 
 
 def gram_of(tokens: Tokens) -> Tensor:
+    """Return the cosine similarities of all patches, (B, N, N)."""
     unit = F.normalize(tokens.patches[-1], dim=-1)
     return unit @ unit.mT
 
 
 def centred(rows: Tensor) -> Tensor:
+    """Subtract the mean of every row."""
     return rows - rows.mean(dim=-1, keepdim=True)
 
 
 def scene(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """One scene: its RGB picture (192, 192, 3) in 0 ... 1, and which plots are plants (12, 12)."""
-    rng = np.random.default_rng(seed)
-    plots = np.zeros((SIDE, SIDE), bool)
-    grown = [tuple(place) for place in rng.integers(0, SIDE, (int(rng.integers(1, 13)), 2))]
-    for place in grown:
-        plots[place] = True
-    while plots.sum() < PLANTS:  # a random plant gets a random neighbour
-        row, col = grown[rng.integers(len(grown))]
-        step = ((0, 1), (1, 0), (0, -1), (-1, 0))[rng.integers(4)]
-        place = (row + step[0], col + step[1])
-        if min(place) >= 0 and max(place) < SIDE and not plots[place]:
-            plots[place] = True
-            grown.append(place)
-    colours = np.where(plots[..., None], (0.25, 0.5, 0.15), (0.45, 0.35, 0.25)) * rng.uniform(
-        0.8, 1.2
-    )
+    """Draw a scene: its RGB picture (192, 192, 3) in 0 ... 1, and which plots are plants (12, 12)."""
+    generator = np.random.default_rng(seed)
+    num_first = int(generator.integers(1, 13))
+    plants = [(row, col) for row, col in generator.integers(0, SIDE, (num_first, 2))]
+    is_plant = np.zeros((SIDE, SIDE), bool)
+    for row, col in plants:
+        is_plant[row, col] = True
+    while is_plant.sum() < PLANTS:
+        # a random plant gets a random neighbour
+        row, col = plants[generator.integers(len(plants))]
+        down, right = NEIGHBOURS[generator.integers(len(NEIGHBOURS))]
+        row += down
+        col += right
+        if 0 <= row < SIDE and 0 <= col < SIDE and not is_plant[row, col]:
+            is_plant[row, col] = True
+            plants.append((row, col))
+    brightness = generator.uniform(0.8, 1.2)
+    colours = np.where(is_plant[..., None], PLANT_COLOUR, SOIL_COLOUR) * brightness
     picture = colours.repeat(PLOT_PX, 0).repeat(PLOT_PX, 1)
-    return (picture + rng.normal(0, 0.05, picture.shape)).clip(0, 1), plots
+    noise = generator.normal(0, 0.05, picture.shape)
+    return (picture + noise).clip(0, 1), is_plant
 
 
-def stands(plots: np.ndarray) -> int:
-    """Connected groups of plants (four neighbours)."""
-    return int(ndimage.label(plots)[1])
+def stands(is_plant: np.ndarray) -> int:
+    """Count the connected groups of plants (four neighbours)."""
+    _, count = ndimage.label(is_plant)
+    return int(count)
 
 
-def edge_length(plots: np.ndarray) -> int:
-    """Sides at which a plant meets bare soil."""
-    return int((plots[1:] != plots[:-1]).sum() + (plots[:, 1:] != plots[:, :-1]).sum())
+def edge_length(is_plant: np.ndarray) -> int:
+    """Count the sides at which a plant meets bare soil."""
+    between_rows = (is_plant[1:] != is_plant[:-1]).sum()
+    between_cols = (is_plant[:, 1:] != is_plant[:, :-1]).sum()
+    return int(between_rows + between_cols)
 
 
 def arrangement(options: Namespace) -> dict[str, Row]:
-    """Return R² of heads and probes on scenes of equal cover, whose targets are how plants are arranged.
+    """Return R² of heads and probes for the arrangement of plants in scenes of equal cover.
 
     Every scene is 12 x 12 plots of 16 px, exactly 36 of them plants. All trained heads get the same
-    scenes, epochs and batches; each learning rate is the best of the same list on scenes used for
-    nothing else.
+    scenes, epochs and batches; each learning rate is the best of the same list on scenes that are
+    used for nothing else.
     """
-    count, epochs, rates = (42, 1, RATES[:1]) if options.short else (700, 30, RATES)
-    made = [scene(seed) for seed in range(count)]
+    count = 42 if options.short else 700
+    epochs = 1 if options.short else 30
+    rates = RATES[:1] if options.short else RATES
+    scenes = [scene(seed) for seed in range(count)]
     targets = {
-        "stands": [stands(plots) for _, plots in made],
-        "edge_length": [edge_length(plots) for _, plots in made],
+        "stands": np.array([stands(is_plant) for _, is_plant in scenes], float),
+        "edge_length": np.array([edge_length(is_plant) for _, is_plant in scenes], float),
     }
-    values = {name: np.array(own, float) for name, own in targets.items()}
     backbone = load_backbone("vit_small_patch16_dinov3", pretrained=False, layers=LAYERS)
-    ids = [str(i) for i in range(count)]
-    source = MemoryTokens.extract(backbone, [picture for picture, _ in made], ids, batch_size=16)
+    ids = [str(number) for number in range(count)]
+    pictures = [picture for picture, _ in scenes]
+    source = MemoryTokens.extract(backbone, pictures, ids, batch_size=16)
     train, choose, test = np.split(np.arange(count), [count * 4 // 7, count * 5 // 7])
+    train_ids = [ids[row] for row in train]
+
+    def train_and_score(
+        build: Callable[[list[Task]], Head], rows: np.ndarray, lr: float, seed: int
+    ) -> dict[str, float]:
+        tasks = []
+        for name, values in targets.items():
+            tasks.append(Task(name, transform=TargetTransform().fit(values[train])))
+        torch.manual_seed(seed)
+        head = build(tasks)
+        recipe = Recipe(epochs=epochs, batch_size=16, lr=lr, seed=seed)
+        fit(head, source, targets, target_ids=ids, ids=train_ids, recipe=recipe)
+        head.eval()
+        predictions = [head.predict(source.batch([ids[row]])) for row in rows]
+        scores = {}
+        for name in TARGETS:
+            predicted = np.array([float(prediction[name]) for prediction in predictions])
+            scores[name] = r2(targets[name][rows], predicted)
+        return scores
+
     table: dict[str, Row] = {}
     fold = [(np.concatenate((train, choose)), test)]
-    ridge: Row = {}
-    for name, target in values.items():
-        predictions = ridge_probe(source, target[:, None], fold, target_ids=ids)[test, 0]
-        ridge[name] = spread([r2(target[test], predictions)])
-    table["linear probe (ridge)"] = ridge
-
-    def scored(
-        make: Callable[[list[Task]], Head], rows: Any, lr: float, seed: int
-    ) -> dict[str, float]:
-        tasks = [Task(t, transform=TargetTransform().fit(own[train])) for t, own in values.items()]
-        torch.manual_seed(seed)
-        head = make(tasks)
-        recipe = Recipe(epochs=epochs, batch_size=16, lr=lr, seed=seed)
-        fit(head, source, values, target_ids=ids, ids=[ids[i] for i in train], recipe=recipe)
-        predictions = [head.eval().predict(source.batch([ids[i]])) for i in rows]
-        return {
-            t: r2(values[t][rows], np.array([float(one[t]) for one in predictions]))
-            for t in TARGETS
-        }
-
-    for name, make in METHODS.items():
-        tried = {rate: sum(scored(make, choose, rate, 0).values()) for rate in rates}
-        runs = [
-            scored(make, test, max(tried, key=lambda rate: tried[rate]), seed)
-            for seed in range(options.rounds)
-        ]
-        table[name] = {t: spread([run[t] for run in runs]) for t in TARGETS}
+    of_ridge: Row = {}
+    for name, values in targets.items():
+        predictions = ridge_probe(source, values[:, None], fold, target_ids=ids)[test, 0]
+        of_ridge[name] = spread([r2(values[test], predictions)])
+    table["linear probe (ridge)"] = of_ridge
+    for method, build in METHODS.items():
+        sum_of_scores = {}
+        for rate in rates:
+            sum_of_scores[rate] = sum(train_and_score(build, choose, rate, seed=0).values())
+        best_rate = max(sum_of_scores, key=sum_of_scores.__getitem__)
+        runs = []
+        for seed in range(options.rounds):
+            runs.append(train_and_score(build, test, best_rate, seed))
+        table[method] = spread_of_rows(runs)
     return table
 
 
 def rooms(options: Namespace) -> dict[str, Row]:
-    """Return the mean IoU of a 3D network alone, with fused and with injected image features, in drawn rooms."""
+    """Return the mean IoU of a 3D network in drawn rooms.
+
+    Alone, with fused and with injected image features.
+    """
     out = options.runs / "rooms"
-    words = [*ROOMS.split(), "--out", str(out), "--seeds", *map(str, range(max(2, options.rounds)))]
+    seeds = [str(seed) for seed in range(max(2, options.rounds))]
+    words = [*ROOMS.split(), "--out", str(out), "--seeds", *seeds]
     if options.short:
-        words += [
-            "--rooms",
-            "2",
-            "--test-rooms",
-            "1",
-            "--steps",
-            "2",
-            "--pretrain-steps",
-            "2",
-            "--blocks",
-            "geometry",
-        ]
+        words += SHORT_ROOMS.split()
     subprocess.run([sys.executable, "-m", "examples.pointcloud", *words], cwd=ROOT, check=True)
     blocks = json.loads((out / "point_segmentation.json").read_text())["blocks"]
     table: dict[str, Row] = {}
-    for block, found in blocks.items():
-        rows: Mapping[str, Any] = found["summary"]["rows"]
-        for name, row in rows.items():
-            table.setdefault(name, {})[block] = (
-                f"{row['miou']['mean']:.3f} ± {row['miou']['deviation']:.3f}"
-            )
-        for name, one in found["summary"]["differences"].items():
-            ends = [one["mean"] - one["half_width"], one["mean"] + one["half_width"]]
-            table.setdefault(name, {})[block] = (
-                f"{one['mean']:+.3f} ({ends[0]:+.3f} … {ends[1]:+.3f})"
-            )
+    for block, results in blocks.items():
+        summary = results["summary"]
+        for name, row in summary["rows"].items():
+            miou = row["miou"]
+            cell = f"{miou['mean']:.3f} ± {miou['deviation']:.3f}"
+            table.setdefault(name, {})[block] = cell
+        for name, difference in summary["differences"].items():
+            mean = difference["mean"]
+            low = mean - difference["half_width"]
+            high = mean + difference["half_width"]
+            table.setdefault(name, {})[block] = f"{mean:+.3f} ({low:+.3f} … {high:+.3f})"
     return table

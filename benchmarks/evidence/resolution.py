@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -18,7 +19,7 @@ from benchmarks.measure import Row
 from dinoneck import Predictor
 from dinoneck.training import FoldsConfig, train
 
-SIZES = ((240, 320), (352, 480))
+SIZES = ((240, 320), (352, 480))  # height, width
 HEADS: dict[str, dict[str, Any]] = {
     "ViTFPN": {"type": "fpn", "fpn_dim": 64},
     "DPTNeck": {"type": "dpt_neck", "out_channels": 32, "hidden_sizes": (32, 32, 32, 32)},
@@ -31,68 +32,87 @@ def resolution(options: Namespace) -> dict[str, Row]:
 
     With random weights the backbone is dinoneck_tiny.
     """
-    table: dict[str, Row] = {}
     if options.random:
         options = Namespace(**{**vars(options), "backbone": "dinoneck_tiny"})
+    table: dict[str, Row] = {}
     for size in [SHORT_SIZE] if options.short else SIZES:
+        height, width = size
         for title, head in HEADS.items():
-            out = options.runs / "resolution" / f"{title}-{size[0]}"
-            data = {
-                "labels": "mask",
-                "classes": CLASSES,
-                "targets": (),
-                "minimum": None,
-                "size": size,
-            }
-            optim = {"epochs": 6, "lr": 1e-3, "batch_size": 8}
             config = config_of(
-                options, 0, layers=layers_of(options.backbone), data=data, optim=optim, head=head
+                options,
+                seed=0,
+                layers=layers_of(options.backbone),
+                data={
+                    "labels": "mask",
+                    "classes": CLASSES,
+                    "targets": (),
+                    "minimum": None,
+                    "size": size,
+                },
+                optim={"epochs": 6, "lr": 1e-3, "batch_size": 8},
+                head=head,
             )
-            train(
-                config.changed(folds=FoldsConfig(count=2, group=("group",), only=0)),
-                out,
-                overwrite=True,
-            )
-            table[f"{title}, {size[0]} × {size[1]}"] = scored(options, out)
+            one_of_two = FoldsConfig(count=2, group=("group",), only=0)
+            run = options.runs / "resolution" / f"{title}-{height}"
+            train(config.changed(folds=one_of_two), run, overwrite=True)
+            table[f"{title}, {height} × {width}"] = score(options.data / "crop_cover", run)
     return table
 
 
-def scored(options: Namespace, run: Any) -> Row:
-    """Return the scores of the images of fold 0, which its head was not trained on."""
-    predictor, data = Predictor(run / "heads" / "fold-0.safetensors"), options.data / "crop_cover"
+def score(data: Path, run: Path) -> Row:
+    """Return the scores of the images of fold 0, on which its head was not trained."""
+    predictor = Predictor(run / "heads" / "fold-0.safetensors")
     held_out = pandas.read_csv(run / "out_of_fold.csv")["image"]
     masks = pandas.read_csv(data / "cover.csv", index_col="image")["mask"]
-    found: dict[str, list[float]] = {}
+    scores: dict[str, list[float]] = {}
     for name in held_out:
-        known = torch.from_numpy(np.array(Image.open(data / masks[name])))
+        truth = torch.from_numpy(np.array(Image.open(data / masks[name])))
         [row] = predictor(data / name, maps="patch")
-        [cells], [whole] = row["maps"].values(), predictor.image_maps(data / name, row).values()
-        classes = torch.from_numpy(cells).argmax(dim=0)[None, None].float()
-        nearest = F.interpolate(classes, known.shape, mode="nearest-exact")[0, 0].long()
-        for how, predicted in (("image", torch.from_numpy(whole)), ("cells", nearest)):
-            found.setdefault(f"mIoU, {how}", []).append(iou(predicted, known))
-            found.setdefault(f"boundary IoU, {how}", []).append(iou(predicted, known, BAND))
-    return {name: fmean(values) for name, values in found.items()} | {"images": len(held_out)}
+        [patch_logits] = row["maps"].values()
+        [image_classes] = predictor.image_maps(data / name, row).values()
+        patch_classes = torch.from_numpy(patch_logits).argmax(dim=0)[None, None].float()
+        nearest = F.interpolate(patch_classes, truth.shape, mode="nearest-exact")[0, 0].long()
+        for method, predicted in (("image", torch.from_numpy(image_classes)), ("cells", nearest)):
+            boundary_iou = iou(predicted, truth, BAND)
+            scores.setdefault(f"mIoU, {method}", []).append(iou(predicted, truth))
+            scores.setdefault(f"boundary IoU, {method}", []).append(boundary_iou)
+    means: Row = {name: fmean(values) for name, values in scores.items()}
+    means["images"] = len(held_out)
+    return means
 
 
-def iou(predicted: Tensor, known: Tensor, band: float | None = None) -> float:
-    """Return the mean IoU over the classes of an image, or of what lies within a band inside of their outlines.
+def iou(predicted: Tensor, truth: Tensor, band: float | None = None) -> float:
+    """Return the mean IoU over the classes of an image.
+
+    With a band, a share of the diagonal, only pixels count that lie within it inside the outlines
+    of their class.
 
     Reference: Cheng et al., Boundary IoU, CVPR 2021.
     """
-    width = None if band is None else max(1, round(band * float(np.hypot(*known.shape))))
+    width = None
+    if band is not None:
+        diagonal = float(np.hypot(*truth.shape))
+        width = max(1, round(band * diagonal))
     scores = []
     for label in range(len(CLASSES)):
-        one, other = (_band(labels == label, width) for labels in (predicted, known))
-        if bool((one | other).any()):
-            scores.append(float((one & other).sum() / (one | other).sum()))
+        predicted_mask = _band(predicted == label, width)
+        true_mask = _band(truth == label, width)
+        union = predicted_mask | true_mask
+        if bool(union.any()):
+            intersection = predicted_mask & true_mask
+            scores.append(float(intersection.sum() / union.sum()))
     return fmean(scores)
 
 
 def _band(mask: Tensor, width: int | None) -> Tensor:
-    """The pixels of a mask, (height, width), that are at most so many pixels from its outline, in squares."""
+    """Return the pixels of a mask (height, width) at most ``width`` pixels from its outline.
+
+    Distances are those of squares.
+    """
     if width is None:
         return mask
     outside = F.pad(~mask[None, None], (width,) * 4, value=True).float()
-    rows = F.max_pool2d(outside, (2 * width + 1, 1), stride=1)
-    return mask & (F.max_pool2d(rows, (1, 2 * width + 1), stride=1)[0, 0] > 0)
+    side = 2 * width + 1
+    near_in_cols = F.max_pool2d(outside, (side, 1), stride=1)
+    near = F.max_pool2d(near_in_cols, (1, side), stride=1)[0, 0] > 0
+    return mask & near

@@ -1,10 +1,11 @@
-"""``python -m examples.pictures FOLDER``: draw pictures of README and docs; ``--help`` lists what each needs.
+"""``python -m examples.pictures FOLDER``: draw the pictures of README and docs.
 
 With the images of crop_cover, a head is trained in four folds by group. Each image is predicted by
 the fold that held it out. Among images with both plants, those at four quantiles of the error are
-drawn. Their licence is CC BY-SA 4.0. Chromium, where it is installed, draws the report of the first
+drawn. Their licence is CC BY-SA 4.0. Chromium, if it is installed, draws the report of the first
 fold. With the images of blood_cells, a detector is trained as in docs/explanation/detection.md and
-draws held-out images. The frames of rgbd_room become a point cloud.
+draws held-out images. The frames of rgbd_room become a point cloud. ``--help`` lists the data that
+each picture needs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import io
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas
 import torch
@@ -30,6 +31,8 @@ from dinoneck.viz import boxes_panel, heat, overlay_panel, pca_panels
 from examples.pictures.room import room
 
 PLANTS = ("crop", "weed")
+PLANT_COLOURS = ("#009e73", "#d55e00")
+LEAST_SHARE = 0.02  # of each plant in an image of the picture
 QUANTILES = (0.1, 0.3, 0.5, 0.7)  # of the summed error of both shares
 CONFIG = {
     "data": {
@@ -49,7 +52,12 @@ DETECTOR = (
     "--detector fcos --hidden-dim 96 --size 256x320 --backbone dinoneck_tiny --layers 1 3 5 "
     "--freeze 0=none --batch-size 4 --epochs 8 --seed 0"
 )
-WIDTH = 420  # of a field image in the picture of README
+TEXT = "#1e1e1e"
+NOTE = "#5f6b73"
+# pixels of the picture of README: width of a field image, and between columns and rows
+WIDTH = 420
+COLUMN_GAP = 12
+ROW_GAP = 8
 STYLE = """text { font-family: system-ui, sans-serif; fill: #1e1e1e }
 .note { fill: #5f6b73 } .box { fill: none; stroke: #9aa3ab } .arrow { stroke: #c2461f; stroke-width: 3; fill: none }
 @media (prefers-color-scheme: dark) { text { fill: #e6edf0 } .note { fill: #a9b4bb } }"""
@@ -74,54 +82,63 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     write(pasture_colours(), options.folder / "pictures_pca.png", optimize=True)
     if options.cells is not None:
-        write(
-            found_cells(options.cells, options.detector or trained(options)),
-            options.folder / "blood_cells.jpg",
-        )
+        run = options.detector
+        if run is None:
+            run = options.folder / "detector"
+            train_detector(options.cells, run)
+        write(detected_cells(options.cells, run), options.folder / "blood_cells.jpg")
     if options.room is not None:
         write(room(options.room), options.folder / "rgbd_room.jpg", quality=85)
-    if options.data is None:
-        return
-    if options.run is None:
-        options.run = options.folder / "run"
-        data = {**CONFIG["data"], "csv": str(options.data / "cover.csv")}
-        train(TrainConfig.from_dict({**CONFIG, "data": data}), options.run)
-    images, overlays, rows = held_out(options.data, options.run)
-    write(sheet(images, overlays, rows), options.folder / "hero.webp", quality=70)
-    write(
-        cover(options.data, options.run, [row["image"] for row in rows]),
-        options.folder / "dense_cover.jpg",
-        quality=80,
-    )
-    (options.folder / "what.svg").write_text(
-        what_is_it(images[0], overlays[0], rows[0]), encoding="utf-8"
-    )
-    if browser := shutil.which("chromium"):
-        write(report(options.data, options.run, browser), options.folder / "report.jpg", quality=82)
+    if options.data is not None:
+        run = options.run
+        if run is None:
+            run = options.folder / "run"
+            train_head(options.data, run)
+        draw_field(options.data, run, options.folder)
 
 
-def trained(options: argparse.Namespace) -> Path:
-    """Train the detector of the page; return the folder of the run."""
-    out, data = options.folder / "detector", options.cells
-    boxes = ["--boxes", f"{data / 'train.json'}", "--val-boxes", f"{data / 'val.json'}"]
-    if dinoneck(["train", *boxes, *DETECTOR.split(), "--out", f"{out}"]):
+def draw_field(data: Path, run: Path, folder: Path) -> None:
+    """Draw and write the pictures of field images."""
+    panels = held_out(data, run)
+    write(sheet(panels), folder / "hero.webp", quality=70)
+    names = [panel.name for panel in panels]
+    write(cover(data, run, names), folder / "dense_cover.jpg", quality=80)
+    (folder / "what.svg").write_text(what_is_it(panels[0]), encoding="utf-8")
+    browser = shutil.which("chromium")
+    if browser is not None:
+        write(report(data, run, browser), folder / "report.jpg", quality=82)
+
+
+def train_head(data: Path, run: Path) -> None:
+    """Train the head of the field images."""
+    config = {**CONFIG, "data": {**CONFIG["data"], "csv": str(data / "cover.csv")}}
+    train(TrainConfig.from_dict(config), run)
+
+
+def train_detector(data: Path, run: Path) -> None:
+    """Train the detector of the page."""
+    boxes = ["--boxes", str(data / "train.json"), "--val-boxes", str(data / "val.json")]
+    status = dinoneck(["train", *boxes, *DETECTOR.split(), "--out", str(run)])
+    if status != 0:
         raise SystemExit("the detector was not trained; the message is above")
-    return out
 
 
-def found_cells(data: Path, run: Path) -> Image.Image:
-    """Return four held-out images with their boxes, at the score of the best F1."""
+def detected_cells(data: Path, run: Path) -> Image.Image:
+    """Draw four held-out images with their boxes, at the score of the best F1."""
     detector = Detector.load(run / "detector.safetensors")
     images = BoxImages(data / "val.json", classes=detector.classes)
-    panels = []
-    for place in range(4):
-        image, target = images.original(place)[0], images[place][1]
-        known = {"boxes": target["boxes"], "labels": target["labels"]}
-        [found] = detector.predict([image])
-        panels.append(boxes_panel(image, found, known, classes=detector.classes).resize((600, 450)))
-    picture = Image.new("RGB", (1208, 908), "white")
-    for place, panel in enumerate(panels):
-        picture.paste(panel, (608 * (place % 2), 458 * (place // 2)))
+    width = 600
+    height = 450
+    picture = Image.new("RGB", (2 * width + ROW_GAP, 2 * height + ROW_GAP), "white")
+    for number in range(4):
+        image, *_ = images.original(number)
+        _, target = images[number]
+        truth = {"boxes": target["boxes"], "labels": target["labels"]}
+        [detections] = detector.predict([image])
+        panel = boxes_panel(image, detections, truth, classes=detector.classes)
+        row, column = divmod(number, 2)
+        corner = (column * (width + ROW_GAP), row * (height + ROW_GAP))
+        picture.paste(panel.resize((width, height)), corner)
     return picture
 
 
@@ -129,186 +146,182 @@ def report(data: Path, run: Path, browser: str) -> Image.Image:
     """Return the first screen of the report of fold 0 on the images that it held out."""
     table = pandas.read_csv(run / "out_of_fold.csv")
     images = [str(data / name) for name in table["image"][table["fold"] == 0]]
-    head, page, shot = run / "heads" / "fold-0.safetensors", run / "report.html", run / "report.png"
-    if dinoneck(
-        [
-            "viz",
-            "report",
-            f"{head}",
-            *images,
-            "--truth",
-            f"{data / 'cover.csv'}",
-            "--out",
-            f"{page}",
-        ]
-    ):
+    head = run / "heads" / "fold-0.safetensors"
+    page = run / "report.html"
+    screenshot = run / "report.png"
+    truth = ["--truth", str(data / "cover.csv")]
+    status = dinoneck(["viz", "report", str(head), *images, *truth, "--out", str(page)])
+    if status != 0:
         raise SystemExit("the report was not written; the message is above")
-    options = (
-        "--headless",
-        "--no-sandbox",
-        "--hide-scrollbars",
-        "--window-size=900,1000",
-        f"--screenshot={shot}",
-    )
-    subprocess.run([browser, *options, page.resolve().as_uri()], check=True, capture_output=True)  # noqa: S603
-    return Image.open(shot).convert("RGB")
+    options = ["--headless", "--no-sandbox", "--hide-scrollbars", "--window-size=900,1000"]
+    command = [browser, *options, f"--screenshot={screenshot}", page.resolve().as_uri()]
+    subprocess.run(command, check=True, capture_output=True)  # noqa: S603
+    return Image.open(screenshot).convert("RGB")
 
 
 def pasture_colours() -> Image.Image:
-    """Return two generated pastures, each next to its patches as colours."""
+    """Draw two generated pastures, each next to its patches as colours."""
     images = Pasture(seed=0, size=(128, 256)).table(range(2)).images
     backbone = load_backbone("dinoneck_tiny")
     pictures = [backbone.preprocess.picture(image) for image in images]
     return pca_panels(pictures, backbone(backbone.preprocess(images)))
 
 
-def held_out(
-    data: Path, run: Path
-) -> tuple[list[Image.Image], list[Image.Image], list[dict[str, Any]]]:
-    """Return images, overlays and numbers, each of the fold that did not train on the image."""
-    images, overlays, rows = [], [], []
+class FieldPanel(NamedTuple):
+    """A field image and the prediction of the fold that was not trained on it.
+
+    Attributes:
+        name: of the image.
+        image: the image.
+        overlay: the predicted cover over the grey image.
+        predicted: plant -> predicted share.
+        true: plant -> share in the mask.
+    """
+
+    name: str
+    image: Image.Image
+    overlay: Image.Image
+    predicted: dict[str, float]
+    true: dict[str, float]
+
+
+def held_out(data: Path, run: Path) -> list[FieldPanel]:
+    """Return the images at the quantiles of the error, among those with both plants."""
     table = pandas.read_csv(run / "out_of_fold.csv", index_col="image")
-    both = table[(table[[*PLANTS]] > 0.02).all(axis=1)]
-    errors = sum((both[name] - both[f"{name} (head)"]).abs() for name in PLANTS).sort_values()
+    with_both = table[(table[[*PLANTS]] > LEAST_SHARE).all(axis=1)]
+    errors = sum((with_both[plant] - with_both[f"{plant} (head)"]).abs() for plant in PLANTS)
+    errors = errors.sort_values()
+    panels = []
     for quantile in QUANTILES:
         name = errors.index[round(quantile * (len(errors) - 1))]
         predictor = Predictor(run / "heads" / f"fold-{table['fold'][name]}.safetensors")
         [row] = predictor(data / name, maps="patch")
-        known = {plant: float(table[plant][name]) for plant in PLANTS}
-        shown = {**row, "maps": {"cells": row["maps"]["cells"]}}
+        with_one_map = {**row, "maps": {"cells": row["maps"]["cells"]}}
         tasks = [task for task in predictor.tasks if task.name == "cells"]
-        overlay = overlay_panel(data / name, shown, tasks, predictor.preprocess)
-        images.append(Image.open(data / name).convert("RGB"))
-        overlays.append(
-            overlay.crop(
-                (0, 0, overlay.width, overlay.width * images[-1].height // images[-1].width)
-            )
+        overlay = overlay_panel(data / name, with_one_map, tasks, predictor.preprocess)
+        image = Image.open(data / name).convert("RGB")
+        # without the legend below
+        height = overlay.width * image.height // image.width
+        panel = FieldPanel(
+            name=name,
+            image=image,
+            overlay=overlay.crop((0, 0, overlay.width, height)),
+            predicted=dict(zip(PLANTS, row["cells"][1:].tolist(), strict=True)),
+            true={plant: float(table[plant][name]) for plant in PLANTS},
         )
-        rows.append(
-            {
-                "image": name,
-                "predicted": dict(zip(PLANTS, row["cells"][1:].tolist(), strict=True)),
-                "known": known,
-            }
-        )
-    return images, overlays, rows
+        panels.append(panel)
+    return panels
 
 
 def cover(data: Path, run: Path, names: list[str]) -> Image.Image:
-    """Return held-out images, the cover of their patches by the masks, and the predicted one over the grey image."""
-    table, masks = (
-        pandas.read_csv(run / "out_of_fold.csv", index_col="image"),
-        pandas.read_csv(data / "cover.csv"),
-    )
-    picture = Image.new("RGB", (3 * (WIDTH + 8) - 8, 0), "white")
+    """Draw held-out images, the cover of their patches by the masks, and the predicted cover."""
+    table = pandas.read_csv(run / "out_of_fold.csv", index_col="image")
+    masks = pandas.read_csv(data / "cover.csv")
+    picture = Image.new("RGB", (3 * (WIDTH + ROW_GAP) - ROW_GAP, 0), "white")
     for name in names:
         predictor = Predictor(run / "heads" / f"fold-{table['fold'][name]}.safetensors")
-        [row], [task] = (
-            predictor(data / name, maps="patch"),
-            [t for t in predictor.tasks if t.name == "cells"],
-        )
-        mask = data / masks["mask"][masks["image"] == name].item()
+        [row] = predictor(data / name, maps="patch")
+        [task] = [task for task in predictor.tasks if task.name == "cells"]
         image = Image.open(data / name).convert("RGB")
-        true, _ = DenseLabels(classes=task.dim).cells(
-            [mask], predictor.preprocess, [(image.height, image.width)]
-        )
-        shown = [fitted(image)]
-        for cells in (true[0].numpy(), row["maps"]["cells"]):
-            means = cells.mean(axis=(1, 2))
-            drawn = overlay_panel(
-                image, {"cells": means, "maps": {"cells": cells}}, [task], predictor.preprocess
-            )
-            shown.append(fitted(drawn))
-        taller = Image.new("RGB", (picture.width, picture.height + shown[1].height + 8), "white")
-        taller.paste(picture, (0, 0))
-        for place, panel in enumerate(shown):
-            taller.paste(panel, (place * (WIDTH + 8), picture.height))
-        picture = taller
+        mask = data / masks["mask"][masks["image"] == name].item()
+        labels = DenseLabels(classes=task.dim)
+        truth, _ = labels.cells([mask], predictor.preprocess, [(image.height, image.width)])
+        panels = [to_width(image)]
+        for cells in (truth[0].numpy(), row["maps"]["cells"]):
+            prediction = {"cells": cells.mean(axis=(1, 2)), "maps": {"cells": cells}}
+            panels.append(to_width(overlay_panel(image, prediction, [task], predictor.preprocess)))
+        picture = add_row(picture, panels)
     return picture
 
 
-def sheet(
-    images: list[Image.Image], overlays: list[Image.Image], rows: list[dict[str, Any]]
-) -> Image.Image:
-    """Return the images in a row, below each the overlay, and the predicted and the true shares."""
-    columns = [
-        (fitted(image), fitted(overlay)) for image, overlay in zip(images, overlays, strict=True)
-    ]
-    high = columns[0][0].height + 8
-    picture = Image.new("RGB", (len(columns) * (WIDTH + 12) - 12, 2 * high + 68), "white")
+def add_row(picture: Image.Image, panels: list[Image.Image]) -> Image.Image:
+    """Return a picture with panels in a row below it; overlays are the tallest."""
+    height = max(panel.height for panel in panels)
+    taller = Image.new("RGB", (picture.width, picture.height + height + ROW_GAP), "white")
+    taller.paste(picture, (0, 0))
+    for column, panel in enumerate(panels):
+        taller.paste(panel, (column * (WIDTH + ROW_GAP), picture.height))
+    return taller
+
+
+def sheet(panels: list[FieldPanel]) -> Image.Image:
+    """Draw the images in a row, below each the overlay, and the predicted and the true shares."""
+    row_height = to_width(panels[0].image).height + ROW_GAP
+    width = len(panels) * (WIDTH + COLUMN_GAP) - COLUMN_GAP
+    line_height = 34
+    height = 2 * row_height + len(PLANTS) * line_height
+    picture = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(picture)
-    for place, ((image, overlay), row) in enumerate(zip(columns, rows, strict=True)):
-        left = place * (WIDTH + 12)
-        picture.paste(image, (left, 0))
-        picture.paste(overlay, (left, high))
-        for line, (name, colour) in enumerate(zip(PLANTS, ("#009e73", "#d55e00"), strict=True)):
-            top = 2 * high + 34 * line
+    for column, panel in enumerate(panels):
+        left = column * (WIDTH + COLUMN_GAP)
+        picture.paste(to_width(panel.image), (left, 0))
+        picture.paste(to_width(panel.overlay), (left, row_height))
+        for line, (plant, colour) in enumerate(zip(PLANTS, PLANT_COLOURS, strict=True)):
+            top = 2 * row_height + line_height * line
+            predicted = f"{plant} {100 * panel.predicted[plant]:.1f} %"
+            true = f"true {100 * panel.true[plant]:.1f} %"
             draw.rectangle((left, top + 4, left + 20, top + 24), fill=colour)
-            text = f"{name} {100 * row['predicted'][name]:.1f} %"
-            draw.text((left + 32, top), text, "#1e1e1e", ImageFont.load_default(26))
-            draw.text(
-                (left + 220, top + 2),
-                f"true {100 * row['known'][name]:.1f} %",
-                "#5f6b73",
-                ImageFont.load_default(22),
-            )
+            draw.text((left + 32, top), predicted, TEXT, ImageFont.load_default(26))
+            draw.text((left + 220, top + 2), true, NOTE, ImageFont.load_default(22))
     return picture
 
 
-def fitted(picture: Image.Image) -> Image.Image:
+def to_width(picture: Image.Image) -> Image.Image:
     """Return a picture of the common width."""
-    return picture.resize(
-        (WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS
-    )
+    height = round(picture.height * WIDTH / picture.width)
+    return picture.resize((WIDTH, height), Image.Resampling.LANCZOS)
 
 
-def what_is_it(image: Image.Image, overlay: Image.Image, row: dict[str, Any]) -> str:
-    """Return image, similarity of tokens, map and numbers as one SVG, which follows the reader's colour scheme."""
+def what_is_it(panel: FieldPanel) -> str:
+    """Draw image, similarity of tokens, map and numbers as one SVG.
+
+    It follows the reader's colour scheme.
+    """
     steps = [
-        (image, "image", "any size, here 22 × 30 patches"),
-        (similarity(image), "tokens", "similarity to one patch"),
-        (overlay, "map", "neck and head, trained"),
+        (panel.image, "image", "any size, here 22 × 30 patches"),
+        (similarity(panel.image), "tokens", "similarity to one patch"),
+        (panel.overlay, "map", "neck and head, trained"),
         (None, "numbers", "one file: units, checks"),
     ]
-    parts = [
+    lines = [
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1180 270" '
         f'role="img"><style>{STYLE}</style>'
     ]
-    for place, (picture, title, note) in enumerate(steps):
-        left = place * 300
+    for number, (picture, title, note) in enumerate(steps):
+        left = number * 300
         if picture is not None:
-            shown = picture.resize((264, picture.height * 264 // picture.width)).crop(
-                (0, 0, 264, 194)
-            )
-            file = io.BytesIO()
-            shown.save(file, "JPEG", quality=80)
-            data = base64.b64encode(file.getvalue()).decode()
-            parts.append(
-                f'<image x="{left}" width="264" height="194" href="data:image/jpeg;base64,{data}"/>'
-            )
-            parts.append(f'<path class="arrow" d="M{left + 272} 97h18m-7-7l7 7l-7 7"/>')
-        parts.append(f'<text x="{left}" y="226" font-size="24" font-weight="600">{title}</text>')
-        parts.append(f'<text x="{left}" y="254" font-size="18" class="note">{note}</text>')
-    parts.append('<rect class="box" x="901" y="1" width="264" height="192" rx="8"/>')
-    for line, name in enumerate(PLANTS):
-        parts.append(
-            f'<text x="924" y="{52 + 80 * line}" font-size="28">{name} '
-            f"{100 * row['predicted'][name]:.1f} %</text>"
-        )
-        true = f"by the mask {100 * row['known'][name]:.1f} %"
-        parts.append(
-            f'<text x="924" y="{80 + 80 * line}" font-size="18" class="note">{true}</text>'
-        )
-    return "\n".join([*parts, "</svg>\n"])
+            lines.append(f'<image x="{left}" width="264" height="194" href="{data_url(picture)}"/>')
+            lines.append(f'<path class="arrow" d="M{left + 272} 97h18m-7-7l7 7l-7 7"/>')
+        lines.append(f'<text x="{left}" y="226" font-size="24" font-weight="600">{title}</text>')
+        lines.append(f'<text x="{left}" y="254" font-size="18" class="note">{note}</text>')
+    lines.append('<rect class="box" x="901" y="1" width="264" height="192" rx="8"/>')
+    for number, plant in enumerate(PLANTS):
+        predicted = f"{plant} {100 * panel.predicted[plant]:.1f} %"
+        true = f"by the mask {100 * panel.true[plant]:.1f} %"
+        top = 80 * number
+        lines.append(f'<text x="924" y="{52 + top}" font-size="28">{predicted}</text>')
+        lines.append(f'<text x="924" y="{80 + top}" font-size="18" class="note">{true}</text>')
+    return "\n".join([*lines, "</svg>\n"])
+
+
+def data_url(picture: Image.Image) -> str:
+    """Return the upper part of a picture, 264 x 194 px, as a JPEG in a URL."""
+    width = 264
+    resized = picture.resize((width, picture.height * width // picture.width))
+    file = io.BytesIO()
+    resized.crop((0, 0, width, 194)).save(file, "JPEG", quality=80)
+    data = base64.b64encode(file.getvalue()).decode()
+    return f"data:image/jpeg;base64,{data}"
 
 
 def similarity(image: Image.Image) -> Image.Image:
-    """Return the cosine similarity of all patches to one patch of a weed, over centred tokens, as colours."""
+    """Draw the cosine similarity of all patches to one patch of a weed, over centred tokens."""
     backbone = load_backbone("dinoneck_tiny")
     tokens = backbone(backbone.preprocess(image, (352, 480))).maps()[0][0]  # (C, rows, cols)
-    patch = (3, 18)  # row and column of a weed
-    unit = torch.nn.functional.normalize(tokens - tokens.mean(dim=(1, 2), keepdim=True), dim=0)
-    cosine = torch.einsum("c,crk->rk", unit[:, *patch], unit)
+    centred = tokens - tokens.mean(dim=(1, 2), keepdim=True)
+    unit = torch.nn.functional.normalize(centred, dim=0)
+    row, col = 3, 18  # of a weed
+    cosine = torch.einsum("c,crk->rk", unit[:, row, col], unit)
     return heat(cosine.numpy(), 0.0, 1.0).resize(image.size, Image.Resampling.NEAREST)
 
 

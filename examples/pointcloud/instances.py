@@ -15,21 +15,21 @@ from examples.pointcloud.room_batches import IGNORED
 from examples.pointcloud.sparse_conv import Level
 
 THRESHOLDS = tuple(percent / 100 for percent in range(50, 95, 5))  # of AP, as for ScanNet
-AP_OF = {"AP": THRESHOLDS, "AP50": (0.5,), "AP25": (0.25,)}
+AP_OF = {"AP": THRESHOLDS, "AP50": (0.5,), "AP25": (0.25,)}  # score -> thresholds of its mean
 LEAST_POINTS = 20  # of an instance; ScanNet's 100 are of whole scans, some 150,000 points
 _NONE = -1
 
 
 class Masks(NamedTuple):
-    """I instances in a scene of N points, none of which is in two of them.
+    """I instances in a scene of N points; a point is in at most one of them.
 
     Attributes:
-        place: int64 (N,), the instance of every point; -1 = none.
+        instance: int64 (N,), the instance of every point; -1: none.
         classes: int64 (I,).
         scores: float (I,), how sure each is; 1 for true instances.
     """
 
-    place: Tensor
+    instance: Tensor
     classes: Tensor
     scores: Tensor
 
@@ -38,17 +38,19 @@ def true_masks(labels: Tensor, instances: Tensor) -> Masks:
     """Return the labelled instances of a scene; each has the most frequent label of its points.
 
     Args:
-        labels: int64 (N,), the class of every point; ``IGNORED`` = unknown.
-        instances: int64 (N,), the object of every point; negative = none.
+        labels: int64 (N,), the class of every point; ``IGNORED``: unknown.
+        instances: int64 (N,), the object of every point; negative: none.
     """
-    inside = (instances >= 0) & (labels != IGNORED)
-    _, mask = instances[inside].unique(return_inverse=True)
-    number = int(mask.max()) + 1 if len(mask) else 0
-    votes = torch.zeros(number, int(labels.max()) + 1 if number else 1, dtype=torch.int64)
-    votes.index_put_((mask, labels[inside]), torch.ones_like(mask), accumulate=True)
-    place = torch.full_like(instances, _NONE)
-    place[inside] = mask
-    return Masks(place, votes.argmax(1), torch.ones(number))
+    is_labelled = (instances >= 0) & (labels != IGNORED)
+    instance = torch.full_like(instances, _NONE)
+    if not bool(is_labelled.any()):
+        return Masks(instance, torch.zeros(0, dtype=torch.int64), torch.ones(0))
+    objects, number = instances[is_labelled].unique(return_inverse=True)
+    instance[is_labelled] = number
+    votes = torch.zeros(len(objects), int(labels.max()) + 1, dtype=torch.int64)
+    one_vote = torch.ones_like(number)
+    votes.index_put_((number, labels[is_labelled]), one_vote, accumulate=True)
+    return Masks(instance, votes.argmax(1), torch.ones(len(objects)))
 
 
 def connected_masks(grid: VoxelGrid, probabilities: Tensor) -> Masks:
@@ -67,17 +69,23 @@ def connected_masks(grid: VoxelGrid, probabilities: Tensor) -> Masks:
     from scipy.sparse import coo_array  # of the extra "train"
     from scipy.sparse.csgraph import connected_components
 
-    best, predicted = probabilities.max(1)
-    entries = Level(grid.keys).neighbours(3).entries
-    rows, cols = torch.cat([torch.stack((a, b)) for _, a, b in entries], dim=1)
-    alike = predicted[rows] == predicted[cols]
-    edges = torch.stack((rows, cols))[:, alike].cpu().numpy()
-    graph = coo_array((np.ones(edges.shape[1], bool), tuple(edges)), (len(grid), len(grid)))
-    count, part = connected_components(graph, directed=False)
-    part = torch.from_numpy(part).long().to(best.device)
-    sums = best.new_zeros(count).index_add_(0, part, best)
-    classes = predicted.new_zeros(count).index_copy(0, part, predicted)
-    return Masks(part[grid.inverse], classes, sums / part.bincount(minlength=count))
+    confidence, predicted = probabilities.max(1)
+
+    # voxels of one class that are neighbours are connected
+    neighbours = Level(grid.keys).neighbours(3).entries
+    voxels = torch.cat([source for _, source, _ in neighbours])
+    others = torch.cat([target for _, _, target in neighbours])
+    same_class = predicted[voxels] == predicted[others]
+    rows = voxels[same_class].cpu().numpy()
+    cols = others[same_class].cpu().numpy()
+    graph = coo_array((np.ones(len(rows), bool), (rows, cols)), (len(grid), len(grid)))
+    count, labels = connected_components(graph, directed=False)
+
+    component = torch.from_numpy(labels).long().to(confidence.device)
+    total = confidence.new_zeros(count).index_add_(0, component, confidence)
+    scores = total / component.bincount(minlength=count)
+    classes = predicted.new_zeros(count).index_copy(0, component, predicted)
+    return Masks(component[grid.inverse], classes, scores)
 
 
 @dataclass(frozen=True)
@@ -86,8 +94,8 @@ class ClassMatches:
 
     Attributes:
         scores: how sure each is.
-        hits: which of them are right.
-        positives: how many true instances could be found.
+        hits: whether each is right.
+        positives: number of true instances.
     """
 
     scores: list[float]
@@ -102,11 +110,11 @@ SceneMatches = dict[str, dict[str, ClassMatches]]
 def instance_precision(
     scenes: Sequence[tuple[Masks, Masks]], names: Sequence[str]
 ) -> dict[str, Any]:
-    """Return AP, AP50 and AP25 of predicted instances, over classes and of each, after ScanNet's benchmark.
+    """Compute AP, AP50 and AP25 of predicted instances as ScanNet's benchmark does.
 
     A prediction is right if its intersection over union (IoU) with a true instance of its class is
     above the threshold; of several for one instance, the surest counts. AP is the mean over the
-    thresholds 0.50, 0.55 ... 0.90. Points of no instance, and of instances of fewer than
+    thresholds 0.50, 0.55 ... 0.90. Points without an instance, and of instances of fewer than
     ``LEAST_POINTS`` points, are ignored: a wrong prediction with a larger share of them than the
     threshold does not count. Predictions of fewer points are left out.
 
@@ -118,18 +126,19 @@ def instance_precision(
         ``AP``, ``AP50``, ``AP25`` (None without any true instance) and ``per_class`` with these of
         every class.
     """
-    return precision_of([scene_matches(*pair, names) for pair in scenes], names)
+    matches = [scene_matches(predicted, true, names) for predicted, true in scenes]
+    return precision_of(matches, names)
 
 
 def scene_matches(predicted: Masks, true: Masks, names: Sequence[str]) -> SceneMatches:
     """Match the predictions of a scene with its true instances, per class and threshold."""
     overlap = _overlap(predicted, true)
-    found: SceneMatches = {}
+    matches: SceneMatches = {}
     for label, name in enumerate(names):
-        found[name] = {}
+        matches[name] = {}
         for threshold in (*AP_OF["AP25"], *THRESHOLDS):
-            found[name][_key(threshold)] = _class_matches(overlap, label, threshold)
-    return found
+            matches[name][_key(threshold)] = _class_matches(overlap, label, threshold)
+    return matches
 
 
 def precision_of(scenes: Sequence[SceneMatches], names: Sequence[str]) -> dict[str, Any]:
@@ -141,18 +150,22 @@ def precision_of(scenes: Sequence[SceneMatches], names: Sequence[str]) -> dict[s
         for score, thresholds in AP_OF.items():
             value = _class_precision(scenes, name, thresholds, once)[0]
             per_class[name][score] = None if np.isnan(value) else float(value)
-    found: dict[str, Any] = {}
+    scores: dict[str, Any] = {}
     for score in AP_OF:
-        values = [row[score] for row in per_class.values() if row[score] is not None]
-        found[score] = sum(values) / len(values) if values else None  # type: ignore[arg-type]
-    found["per_class"] = per_class
-    return found
+        values = []
+        for of_class in per_class.values():
+            value = of_class[score]
+            if value is not None:
+                values.append(value)
+        scores[score] = sum(values) / len(values) if values else None
+    scores["per_class"] = per_class
+    return scores
 
 
 def resampled_precision(
     scenes: Sequence[SceneMatches], names: Sequence[str], score: str, counts: np.ndarray[Any, Any]
 ) -> np.ndarray[Any, Any]:
-    """Return the AP of many draws of scenes.
+    """Return the mean AP over classes in many draws of scenes.
 
     Args:
         scenes: matched.
@@ -163,37 +176,46 @@ def resampled_precision(
     Returns:
         (draws,), NaN where no scene of a draw has a true instance.
     """
-    each = np.stack([_class_precision(scenes, name, AP_OF[score], counts) for name in names])
-    known = ~np.isnan(each)
-    total = np.where(known, each, 0.0).sum(axis=0)
-    number = known.sum(axis=0)
+    of_classes = [_class_precision(scenes, name, AP_OF[score], counts) for name in names]
+    by_class = np.stack(of_classes)  # (classes, draws)
+    has_instance = ~np.isnan(by_class)
+    total = np.where(has_instance, by_class, 0.0).sum(axis=0)
+    number = has_instance.sum(axis=0)
     return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
 
 def matches_to_json(scenes: Sequence[SceneMatches]) -> list[Any]:
-    """Return matches as plain values."""
-    plain = []
+    """Return matches as values of JSON."""
+    document = []
     for scene in scenes:
-        rows = {}
+        classes = {}
         for name, by_threshold in scene.items():
-            rows[name] = {key: asdict(matches) for key, matches in by_threshold.items()}
-        plain.append(rows)
-    return plain
+            classes[name] = {key: asdict(matches) for key, matches in by_threshold.items()}
+        document.append(classes)
+    return document
 
 
-def matches_from_json(plain: Sequence[Any]) -> list[SceneMatches]:
-    """Return matches that :func:`matches_to_json` made plain."""
+def matches_from_json(document: Sequence[Any]) -> list[SceneMatches]:
+    """Return the matches that :func:`matches_to_json` converted."""
     scenes = []
-    for rows in plain:
+    for classes in document:
         scene: SceneMatches = {}
-        for name, by_threshold in rows.items():
+        for name, by_threshold in classes.items():
             scene[name] = {key: ClassMatches(**fields) for key, fields in by_threshold.items()}
         scenes.append(scene)
     return scenes
 
 
 class _Overlap(NamedTuple):
-    """P predictions, the surest first, and G true instances that count: iou (P, G), share of ignored points (P,)."""
+    """P predictions, the surest first, and G true instances, all with enough points.
+
+    Attributes:
+        iou: (P, G).
+        ignored: (P,), the share of points in none of the true instances.
+        scores: (P,).
+        predicted: (P,), classes.
+        true: (G,), classes.
+    """
 
     iou: Tensor
     ignored: Tensor
@@ -204,25 +226,28 @@ class _Overlap(NamedTuple):
 
 def _overlap(predicted: Masks, true: Masks) -> _Overlap:
     """Count the points that predictions and true instances share."""
-    number, known = len(predicted.classes), len(true.classes)
-    inside = predicted.place >= 0
-    # a column for each true instance, and the first for points of none: (P, 1 + G)
-    cell = predicted.place[inside] * (known + 1) + true.place[inside] + 1
-    shared = cell.bincount(minlength=number * (known + 1)).view(number, known + 1).double()
-    true_points = true.place[true.place >= 0].bincount(minlength=known)
-    counted = true_points >= LEAST_POINTS
+    num_predicted = len(predicted.classes)
+    num_true = len(true.classes)
+    # a row for each prediction; a column for each true instance, the first for points of none
+    columns = num_true + 1
+    inside = predicted.instance >= 0
+    cell = predicted.instance[inside] * columns + true.instance[inside] + 1
+    shared = cell.bincount(minlength=num_predicted * columns).view(num_predicted, columns).double()
+
     points = shared.sum(1)
     rows = (points >= LEAST_POINTS).nonzero()[:, 0]
     rows = rows[predicted.scores[rows].argsort(descending=True, stable=True)]
-    both = shared[rows, 1:][:, counted]
-    union = points[rows, None] + true_points[counted] - both
-    ignored = (points[rows] - both.sum(1)) / points[rows]
+    true_points = true.instance[true.instance >= 0].bincount(minlength=num_true)
+    is_counted = true_points >= LEAST_POINTS
+
+    intersection = shared[rows, 1:][:, is_counted]
+    union = points[rows, None] + true_points[is_counted] - intersection
     return _Overlap(
-        both / union,
-        ignored,
-        predicted.scores[rows],
-        predicted.classes[rows],
-        true.classes[counted],
+        iou=intersection / union,
+        ignored=(points[rows] - intersection.sum(1)) / points[rows],
+        scores=predicted.scores[rows],
+        predicted=predicted.classes[rows],
+        true=true.classes[is_counted],
     )
 
 
@@ -230,22 +255,25 @@ def _class_matches(overlap: _Overlap, label: int, threshold: float) -> ClassMatc
     """Match the predictions of a class with its true instances, the surest first."""
     rows = overlap.predicted == label
     columns = overlap.true == label
-    free = torch.ones(int(columns.sum()), dtype=torch.bool)
+    iou = overlap.iou[rows][:, columns]
+    num_true = int(columns.sum())
+    is_free = torch.ones(num_true, dtype=torch.bool)
     scores = []
     hits = []
-    for iou, ignored, score in zip(
-        overlap.iou[rows][:, columns], overlap.ignored[rows], overlap.scores[rows], strict=True
+    for prediction_iou, ignored, score in zip(
+        iou, overlap.ignored[rows], overlap.scores[rows], strict=True
     ):
         hit = False
-        if len(free):
-            best = (iou * free).argmax()
-            hit = bool((iou * free)[best] > threshold)
+        if num_true > 0:
+            iou_of_free = prediction_iou * is_free
+            best = iou_of_free.argmax()
+            hit = bool(iou_of_free[best] > threshold)
             if hit:
-                free[best] = False
+                is_free[best] = False
         if hit or ignored <= threshold:
             scores.append(float(score))
             hits.append(hit)
-    return ClassMatches(scores, hits, positives=len(free))
+    return ClassMatches(scores, hits, positives=num_true)
 
 
 def _class_precision(
@@ -265,7 +293,9 @@ def _class_precision(
 def average_precision(
     matches: Sequence[ClassMatches], counts: np.ndarray[Any, Any]
 ) -> np.ndarray[Any, Any]:
-    """Return the area below precision over recall, precision as the best at this recall or a higher one.
+    """Return the area under the curve of precision over recall.
+
+    The precision is the best one at this recall or a higher one.
 
     Args:
         matches: of every scene.
@@ -274,17 +304,20 @@ def average_precision(
     Returns:
         (draws,), NaN for a draw without any true instance.
     """
-    positives = counts @ np.array([one.positives for one in matches], float)
-    scores = np.concatenate([np.array(one.scores, float) for one in matches])
-    hits = np.concatenate([np.array(one.hits, float) for one in matches])
-    scene = np.repeat(np.arange(len(matches)), [len(one.scores) for one in matches])
+    positives = counts @ np.array([scene.positives for scene in matches], float)
+    scores = np.concatenate([np.array(scene.scores, float) for scene in matches])
+    hits = np.concatenate([np.array(scene.hits, float) for scene in matches])
+    scene_of = np.repeat(np.arange(len(matches)), [len(scene.scores) for scene in matches])
+
+    # (draws, predictions), the surest first
     order = np.argsort(-scores, kind="stable")
-    weights = counts[:, scene[order]]  # (draws, predictions)
-    right = (weights * hits[order]).cumsum(axis=1)
+    hits = hits[order]
+    weights = counts[:, scene_of[order]]
+    right = (weights * hits).cumsum(axis=1)
     ranked = weights.cumsum(axis=1)
     precision = right / np.maximum(ranked, 1)
-    best_after = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    area = (best_after * weights * hits[order]).sum(axis=1)
+    best_precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    area = (best_precision * weights * hits).sum(axis=1)
     return np.where(positives > 0, area / np.maximum(positives, 1), np.nan)
 
 

@@ -48,7 +48,7 @@ def test_connected_voxels_are_those_of_dense_labels() -> None:
     place = (grid.batch, *(grid.coords + 5).T)
     cells[place] = shares.argmax(1) + 1
     own = torch.empty(len(grid), dtype=torch.int64)
-    own[grid.inverse] = masks.place  # of voxels
+    own[grid.inverse] = masks.instance  # of voxels
     for sample in range(2):
         for label in range(3):
             dense, count = ndimage.label((cells[sample] == label + 1).numpy(), np.ones((3, 3, 3)))
@@ -87,16 +87,16 @@ def plain(scenes: list[tuple[Masks, Masks]], label: int, threshold: float) -> fl
     for number, (predicted, true) in enumerate(scenes):
         known = set()
         for k, own in enumerate(true.classes.tolist()):
-            points = set((true.place == k).nonzero()[:, 0].tolist())
+            points = set((true.instance == k).nonzero()[:, 0].tolist())
             if len(points) >= LEAST_POINTS:
                 known |= points
                 if own == label:
                     truths[number, k] = points
-        ignored.append(set(range(len(true.place))) - known)
+        ignored.append(set(range(len(true.instance))) - known)
         for k, (own, score) in enumerate(
             zip(predicted.classes.tolist(), predicted.scores.tolist(), strict=True)
         ):
-            points = set((predicted.place == k).nonzero()[:, 0].tolist())
+            points = set((predicted.instance == k).nonzero()[:, 0].tolist())
             if own == label and len(points) >= LEAST_POINTS:
                 predictions.append((score, number, points))
     if not truths:
