@@ -134,7 +134,9 @@ def _unknown(word: str, known: Iterable[str], prog: str) -> str:
     """The message for an unknown word, with the known one that begins like it or is near it."""
     names = list(known)
     hint = did_you_mean(word.partition("=")[0], names)
-    if len(word) > len("--"):
+    if _flag_of(word) in names:  # of an argument that is known by its place
+        hint = " Its value stands alone, without it."
+    elif len(word) > len("--"):
         for name in names:
             if name.startswith(word):
                 hint = f" Did you mean {name!r}?"

@@ -57,37 +57,35 @@ def warn_of_class_lists(
         class_values: the number of each class in the masks; None = 0, 1, ...
     """
     values = range(len(names)) if class_values is None else class_values
-    value_of = {_plain(name): value for name, value in zip(names, values, strict=True)}
+    value_of = dict(zip(names, values, strict=True))
     for found in _lists_beside(
         [Path(mask) for mask in masks if isinstance(mask, str | os.PathLike)]
     ):
-        exchanged = _exchanged(value_of, found)
-        if exchanged is not None:
-            first = next(name for name in names if _plain(name) == exchanged)
+        difference = _difference(value_of, found)
+        if difference:
             logger.warning(
-                "%s numbers the classes otherwise than they are named: '%s' is read as %d, and is %d "
-                "there (%s). If the masks were made by it, name the classes in its order, or their "
-                "numbers (--class-values)",
+                "%s numbers the classes otherwise than they are named: %s there (%s). If the masks "
+                "were made by it, name the classes in its order, or their numbers (--class-values)",
                 found.file,
-                first,
-                value_of[exchanged],
-                found.value_of[exchanged],
+                difference,
                 ", ".join(found.names),
             )
 
 
-def _exchanged(value_of: Mapping[str, int], found: ClassList) -> str | None:
-    """The first name of which a list says another number, or another place among the others; None = no name."""
-    common = sorted((name for name in value_of if name in found.value_of), key=value_of.__getitem__)
-    places = [found.value_of[name] for name in common]
-    for number, name in enumerate(common):
-        if found.has_numbers:
-            is_other = places[number] != value_of[name]
-        else:
-            is_other = places[number] != sorted(places)[number]
-        if is_other:
-            return name
-    return None
+def _difference(value_of: Mapping[str, int], found: ClassList) -> str:
+    """The first class of which a list says another number, or another place among the others; "" = no class."""
+    listed_value_of = {
+        name: found.value_of[_plain(name)] for name in value_of if _plain(name) in found.value_of
+    }
+    as_read = sorted(listed_value_of, key=value_of.__getitem__)
+    as_listed = sorted(listed_value_of, key=listed_value_of.__getitem__)
+    for name, listed_name in zip(as_read, as_listed, strict=True):
+        value = value_of[name]
+        if found.has_numbers and listed_value_of[name] != value:
+            return f"'{name}' is read as {value}, and is {listed_value_of[name]}"
+        if not found.has_numbers and listed_name != name:
+            return f"'{name}' is read as {value}, before '{listed_name}', and stands after it"
+    return ""
 
 
 def _plain(name: str) -> str:

@@ -76,6 +76,12 @@ class Copy:
     second: Path
     is_one_file: bool
 
+    def is_kept_together(self, part_of: Mapping[Path, object]) -> bool:
+        """Whether both files have a value, and the same."""
+        if self.first not in part_of or self.second not in part_of:
+            return False
+        return part_of[self.first] == part_of[self.second]
+
     def differs_in(self, value_of: Mapping[Path, object]) -> bool:
         """Whether both files have a value, and not the same."""
         if self.first not in value_of or self.second not in value_of:
@@ -141,6 +147,7 @@ def warn_of_copies(
     copies: Sequence[Copy],
     parts: Mapping[Path, object],
     values: Mapping[str, Mapping[Path, object]],
+    groups: Mapping[Path, object] = {},
 ) -> None:
     """Count the pictures that are there twice, in one line for each consequence, with two of them.
 
@@ -148,6 +155,7 @@ def warn_of_copies(
         copies: of the files.
         parts: file -> the part or the fold that it is in; may lack files.
         values: what messages call a target -> file -> its class or value; may lack files.
+        groups: file -> the group, which drawn folds keep together; may lack files.
     """
     in_two_parts = [copy for copy in copies if copy.differs_in(parts)]
     if in_two_parts:
@@ -168,15 +176,26 @@ def warn_of_copies(
                 _with_values(contradicting[0], value_of),
             )
         named.update(contradicting)
-    others = [copy for copy in copies if copy not in named]
-    if others:
-        logger.warning(
-            "%s under two names, such as %s and %s, count twice, and folds that are drawn may hold "
-            "out what they train on; keep one of each",
-            counted(len(others), "picture"),
-            others[0].first,
-            others[0].second,
-        )
+    in_one_part = []
+    in_any_part = []
+    for copy in copies:
+        if copy in named:
+            continue
+        if copy.is_kept_together(parts) or copy.is_kept_together(groups):
+            in_one_part.append(copy)
+        else:
+            in_any_part.append(copy)
+    of_drawn_folds = ", and folds that are drawn may hold out what they train on"
+    for others, consequence in ((in_one_part, ""), (in_any_part, of_drawn_folds)):
+        if others:
+            logger.warning(
+                "%s under two names, such as %s and %s, %s twice%s; keep one of each",
+                counted(len(others), "picture"),
+                others[0].first,
+                others[0].second,
+                "counts" if len(others) == 1 else "count",
+                consequence,
+            )
 
 
 def warn_of_equal_masks(image_of: Mapping[Path, Any]) -> None:

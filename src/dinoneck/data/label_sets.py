@@ -846,6 +846,8 @@ def reason_for_object_ids(survey: MaskSurvey) -> str:
     largest = objects[-1]
     share = len(objects) / largest
     if largest >= _MOST_CLASSES_WITH_GAPS and share < _LEAST_SHARE_OF_NUMBERS:
+        if len(objects) == 1:
+            return f"the number {largest}"
         return f"{len(objects)} numbers up to {largest}, with gaps"
     if len(with_objects) < _LEAST_MASKS:
         return ""

@@ -192,7 +192,10 @@ def _report(
     says_enough = len(masked) == num_boxes or wrong >= _FEWEST_OF_SOME
     if says_enough and too_many_wrong(wrong, len(masked)):
         raise DataError(message)
-    logger.warning("%s. They are used as they are", message)
+    consequence = "They are used as they are"
+    if cause == _EMPTY:
+        consequence = "Without masks, the boxes are used; with masks, these objects are left out"
+    logger.warning("%s. %s", message, consequence)
 
 
 def _warn_of_loose_boxes(

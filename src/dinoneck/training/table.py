@@ -129,14 +129,13 @@ def _warn_of_copies(table: Any, targets: Sequence[str]) -> None:
     """Name pictures that are in two rows, with two values or in two folds."""
     with_files = _rows_with_files(table)
     files = list(with_files[IMAGES])
-    folds = {}
-    if FOLD in table:
-        folds = dict(zip(files, with_files[FOLD], strict=True))
+    folds = dict(zip(files, with_files[FOLD], strict=True)) if FOLD in table else {}
+    groups = dict(zip(files, with_files[GROUP], strict=True)) if GROUP in table else {}
     values = {}
     for name in targets:
         filled = with_files[with_files[name].notna()]
         values[name] = dict(zip(filled[IMAGES], filled[name], strict=True))
-    warn_of_copies(find_copies(files), folds, values)
+    warn_of_copies(find_copies(files), folds, values, groups)
 
 
 def _warn_of_changed_copies(table: Any) -> None:

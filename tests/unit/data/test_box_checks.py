@@ -593,6 +593,20 @@ def test_a_single_wrong_box_among_many_is_named_and_read(
     assert "They are used as they are" in line
 
 
+def test_of_a_single_empty_mask_it_is_said_where_its_box_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    entries = outlined()
+    entries[4]["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}
+
+    [line] = warnings_of(tmp_path, entries, caplog)
+
+    assert "annotations[4] (id 504)" in line
+    assert "its mask is empty" in line
+    assert "with masks, these objects are left out" in line
+    assert "used as they are" not in line
+
+
 def test_two_wrong_boxes_of_twelve_are_too_many(tmp_path: Path) -> None:
     entries = outlined()
     entries[4]["bbox"] = [5, 5, 20, 20]

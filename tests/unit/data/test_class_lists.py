@@ -81,6 +81,16 @@ def test_the_line_states_both_numbers(tmp_path: Path, caplog: pytest.LogCaptureF
     assert "'crop' is read as 0, and is 1 there (background, crop, weed)" in line
 
 
+def test_of_a_list_without_numbers_the_line_states_the_order(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mask = mask_beside(tmp_path, "classes.txt", "weed\ncrop\n")
+    warn_of_class_lists([mask], ["soil", "Crop", "Weed"], None)
+    [line] = lines_of(caplog)
+    order = "'Crop' is read as 1, before 'Weed', and stands after it there (weed, crop)"
+    assert order in line
+
+
 def test_class_values_are_compared_with_the_numbers_of_the_list(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -122,4 +132,4 @@ def test_training_compares_its_classes_with_the_list(
     data = DataConfig(classes=("background", "weed", "crop"))
     maps = read_maps(data, table, Preprocessing(patch_size=16, size=(32, 32)))
     assert maps.names == ("background", "weed", "crop")
-    assert [line for line in lines_of(caplog) if "'weed' is read as 1, and is 2 there" in line]
+    assert [line for line in lines_of(caplog) if "'weed' is read as 1, before 'crop'" in line]

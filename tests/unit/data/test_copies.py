@@ -270,6 +270,35 @@ def test_rows_of_one_picture_are_counted(
     assert f"1 picture under two names, such as {tmp_path}/2.png and {tmp_path}/5.png" in others
 
 
+@pytest.mark.parametrize("role", ["group", "column"])
+def test_of_copies_in_one_group_or_fold_no_fold_is_said_to_hold_one_out(
+    role: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos(tmp_path, *(f"{number}.png" for number in range(4)))
+    put("copy", tmp_path / "0.png", tmp_path / "4.png")
+    rows = ["0.png,2,x", "1.png,3,y", "2.png,9,x", "3.png,2,y", "4.png,2,x"]
+    (tmp_path / "t.csv").write_text("\n".join(["image,mass,place", *rows]) + "\n")
+    data = {"csv": str(tmp_path / "t.csv"), "targets": ["mass"]}
+    place = ["place"] if role == "group" else "place"
+    assert len(table_of(TrainConfig.from_dict({"data": data, "folds": {role: place}}))) == 5
+    [line] = lines_of(caplog)
+    copies = f"{tmp_path}/0.png and {tmp_path}/4.png"
+    assert line == f"1 picture under two names, such as {copies}, counts twice; keep one of each"
+
+
+def test_of_copies_in_two_groups_folds_may_hold_one_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos(tmp_path, *(f"{number}.png" for number in range(4)))
+    put("copy", tmp_path / "0.png", tmp_path / "4.png")
+    rows = ["0.png,2,x", "1.png,3,y", "2.png,9,x", "3.png,2,y", "4.png,2,y"]
+    (tmp_path / "t.csv").write_text("\n".join(["image,mass,place", *rows]) + "\n")
+    data = {"csv": str(tmp_path / "t.csv"), "targets": ["mass"]}
+    assert len(table_of(TrainConfig.from_dict({"data": data, "folds": {"group": ["place"]}}))) == 5
+    [line] = lines_of(caplog)
+    assert "counts twice, and folds that are drawn may hold out what they train on" in line
+
+
 # Formats
 # ----------------------------------------------------------------------------------------------------
 

@@ -522,6 +522,12 @@ def test_large_ids_are_refused_without_memory_for_all_numbers() -> None:
         count_classes([ids])
 
 
+def test_a_single_large_id_is_refused_with_its_number() -> None:
+    ids = np.array([[0, 3_000_000_000]], np.int64)
+    with pytest.raises(DataError, match=r"not classes: the number 3000000000\. Learn objects"):
+        count_classes([ids])
+
+
 def test_objects_that_are_numbered_from_1_in_each_image_are_recognised() -> None:
     """As scikit-image's label and Cellpose write them."""
     masks = []
