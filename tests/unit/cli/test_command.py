@@ -18,7 +18,6 @@ import pytest
 from PIL import Image
 from tests.kit import cli, saved_head, write_images
 
-from dinoneck.cli import arguments
 from dinoneck.cli import files as verbs
 from dinoneck.cli import main as commands
 from dinoneck.cli.main import command, main
@@ -414,9 +413,12 @@ def test_an_unknown_option_after_a_training_file_is_named(tmp_path: Path) -> Non
     assert "'--epoch' is unknown. Did you mean '--epochs'?" in ran.err
 
 
-def test_an_argument_that_is_named_as_an_option_is_said_to_stand_alone() -> None:
-    message = arguments._unknown("--images=a", ["--images", "--out"], "dinoneck extract")
-    assert message.startswith("'--images=a' is unknown. Its value stands alone, without it.")
+def test_an_argument_that_is_named_as_an_option_is_said_to_stand_alone(tmp_path: Path) -> None:
+    ran = cli("extract", "--images", tmp_path, "--out", tmp_path / "store", "--size", "32x32")
+
+    assert ran.code == 2
+    assert "'--images' is unknown. Its value stands alone, without it." in ran.err
+    assert "Did you mean" not in ran.err
 
 
 def test_a_head_of_an_unknown_type_is_said_to_need_an_import(tmp_path: Path) -> None:
