@@ -186,6 +186,11 @@ ROWS: list[Row] = [
     ),
     (lambda: ridge_probe(ids_of(*IDS), {"y": DAYS}, FOLDS, target_ids=IDS), DataError, "dates"),
     (lambda: r2(DAYS, DAYS), DataError, ("dates", "2024-05-01")),
+    (
+        lambda: y(Y > 3, Task("y", dim=2, kind="classification", labels=("yes", "no"))),
+        DataError,
+        ("'y' hold False", "yes, no", "one of these words"),
+    ),
     (lambda: run(target_ids=(i for i in IDS)), DataError, ("generator", "a list")),
     (lambda: run(target_ids={*IDS}), DataError, ("set", "a list")),
     (

@@ -48,6 +48,14 @@ def opened(read: Callable[[FeatureStore], Any], **options: Any) -> Call:
     return call
 
 
+def under_another_root(folder: Path) -> Any:
+    """Extract images, and extract them again with other ids."""
+    write_images(folder / "images", ["a.png", "b.png"])
+    store = make(folder / "store", two_layers())
+    store.extract(folder / "images")
+    return store.extract(folder / "images", root=folder)
+
+
 def changed(backbone: Callable[[], Any] = two_layers, **options: Any) -> Call:
     """Make a store, and ask for another one in the same folder."""
 
@@ -223,6 +231,7 @@ ROWS: list[Row] = [
     (described('"fp16"', '"bf16"'), StoreError, "digest"),
     (described("{", None), StoreError, ("store.json", "no JSON")),
     (described("[" * 100_000, None), StoreError, "store.json"),
+    (under_another_root, StoreError, ("2 images", "a.png", "'a'", "'images/a'", "--root")),
     (unusable, DataError, ("empty.png", "--skip-unusable")),
     (missing_image, DataError, ("there is no image", "zz.png", "is kept")),
     (lambda: encode(LARGE, "fp16"), StoreError, ("layer 5", "70000", "65504", "norm=True")),

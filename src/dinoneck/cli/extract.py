@@ -13,6 +13,7 @@ from tyro.conf import arg
 from dinoneck.cli import arguments as cli
 from dinoneck.cli.text import show, show_remainder
 from dinoneck.errors import ConfigError
+from dinoneck.extras import check_installed
 from dinoneck.text import counted
 from dinoneck.training.config import SIZE, FrozenBackbone
 
@@ -80,6 +81,8 @@ def extract(
     part = None if shard is None else _read_shard(shard)
     if engine == "ray" and shard is not None:
         raise ConfigError("--shard and --engine ray both divide the work; give one of them")
+    if engine == "ray":
+        check_installed("ray", "ray")
     files = cli.list_images(images)
     if root is None and len(images) == 1 and images[0].is_dir():
         root = images[0]

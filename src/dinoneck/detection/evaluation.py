@@ -18,7 +18,7 @@ from dinoneck.data.boxes import BoxImages
 from dinoneck.data.listed_images import UNKNOWN, Crowd
 from dinoneck.data.panoptic import PanopticImages
 from dinoneck.errors import DataError
-from dinoneck.extras import missing_extra
+from dinoneck.extras import check_installed, missing_extra
 from dinoneck.inference.results import coco_objects, predict_many
 from dinoneck.tasks import OBJECTS
 from dinoneck.training.token_sources import in_batches
@@ -80,9 +80,10 @@ def predict_boxes(
     """Return the images of a file, and image id -> the boxes of all scores.
 
     Raises:
-        ConfigError, DataError: as :func:`evaluate_boxes`.
+        ConfigError, DataError, ImportError: as :func:`evaluate_boxes`.
     """
     check_minimum(1, batch_size=batch_size)
+    check_installed("pycocotools", "detection")  # the scores need it: named before the first image
     bits = detector.preprocess.bits
     dataset = BoxImages(
         coco_json,
@@ -201,7 +202,7 @@ def predict_masks(
     """Return the images of a file, and image id -> the objects predicted in it.
 
     Raises:
-        DataError: as :func:`evaluate_masks`.
+        DataError, ImportError: as :func:`evaluate_masks`.
     """
     kind = "instances" if isinstance(coco_json, str | os.PathLike) else "panoptic"
     tasks: Any = getattr(predictor, "tasks", [])
@@ -213,6 +214,7 @@ def predict_masks(
         raise DataError(
             f"{coco_json} holds objects, and {names} are predicted; give a head of kind {kind}"
         )
+    check_installed("pycocotools", "masks")
     dataset: Any = known_objects(coco_json, images, task.labels, crowd, allow_unlisted=True)
     dataset.warn_of_turned_images()
     min_score = 0.0 if kind == "instances" else None

@@ -34,7 +34,15 @@ from dinoneck.grid import GridSize, TokenGrid
 from dinoneck.progress import announce, progress
 from dinoneck.store.description import DATA, Description, write_scale
 from dinoneck.store.encoding import channel_rms, encode
-from dinoneck.store.images import Item, check_unchanged, image_file, plan, root_of, views_of
+from dinoneck.store.images import (
+    Item,
+    check_no_other_ids,
+    check_unchanged,
+    image_file,
+    plan,
+    root_of,
+    views_of,
+)
 from dinoneck.store.reading import Reader
 from dinoneck.store.shards import ImageFile, Writer, remove_leftovers
 from dinoneck.text import counted, reason_of
@@ -161,8 +169,9 @@ class Extractor:
 
         Raises:
             ConfigError: if torchrun's RANK is not below its WORLD_SIZE.
-            StoreError: if the file of a stored image has changed, the folder cannot be written, or
-                the images do not fit on the disk; else as :meth:`run`.
+            StoreError: if the file of a stored image has changed, a new image is stored under
+                another id, the folder cannot be written, or the images do not fit on the disk; else
+                as :meth:`run`.
         """
         reader = self.reader
         folder = Path(str(reader.files))
@@ -175,6 +184,8 @@ class Extractor:
         check_unchanged(self._stored_items(share), reader.entries)
         num_missing = self._count_new(items)
         if num_missing:
+            new_items = [item for item in items if item[0] not in self.known]
+            check_no_other_ids(new_items, self.known, reader.entries)
             check_writable(folder)
             announce(plan(items, num_missing, reader.description, folder))
 

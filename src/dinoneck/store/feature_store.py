@@ -227,7 +227,8 @@ class FeatureStore(Reader):
             DataError: if an image cannot be used, or two have one id; all that was finished before
                 is kept.
             StoreError: without a backbone, with a changed one, if the file of a stored image has
-                changed, if the images do not fit on the disk, or values not in the dtype.
+                changed, if an image is stored already under an id that another root gave it, if the
+                images do not fit on the disk, or values not in the dtype.
             ConfigError: if an option is out of range.
             ImportError: naming the extra, if Ray is not installed.
         """

@@ -9,7 +9,7 @@ import itertools
 import math
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -141,6 +141,55 @@ def check_unchanged(items: Iterable[Item], index: Index) -> None:
             f"not what was read from {entry.root}. Extract into a new store or with another root=, "
             f"or delete the shards that hold them, such as {entry.shard}, and extract again"
         )
+
+
+def check_no_other_ids(items: Iterable[Item], known: Collection[str], index: Index) -> None:
+    """Reject new images whose files are stored already under ids that another root gave them.
+
+    Args:
+        items: ids that are not stored, and files.
+        known: the ids that are stored.
+        index: of the store.
+
+    Raises:
+        StoreError: naming an image, its stored id and the remedy.
+        DataError: if a file cannot be read.
+    """
+    roots = index.roots()
+    stored: list[tuple[Entry, Item]] = []
+    pending = iter(items)
+    while some := list(itertools.islice(pending, LOOKED_UP)):
+        for root in roots:
+            stored += _stored_below(root, some, known, index)
+    if stored:
+        entry, (image_id, path) = stored[0]
+        raise StoreError(
+            f"{counted(len(stored), 'image')} would be stored twice: {path} is there as "
+            f"{entry.id!r}, relative to {entry.root}, and would be {image_id!r} now. Give the root "
+            "of the first extraction, root= (--root), or extract all into a new store"
+        )
+
+
+def _stored_below(
+    root: str, items: Iterable[Item], known: Collection[str], index: Index
+) -> list[tuple[Entry, Item]]:
+    """The images that are stored with ids relative to this root, with their entries."""
+    items_by_stored_id = {}
+    for item in items:
+        _, path = item
+        file = path.absolute()
+        if file.is_relative_to(root):
+            stored_id = file.relative_to(root).with_suffix("").as_posix()
+            if stored_id in known:
+                items_by_stored_id[stored_id] = item
+    stored = []
+    for stored_id, entries in index.lookup(items_by_stored_id).items():
+        item = items_by_stored_id[stored_id]
+        _, path = item
+        _, entry = entries[0]
+        if entry.root == root and path.exists() and _is_same(entry, path):
+            stored.append((entry, item))
+    return stored
 
 
 def _is_same(entry: Entry, path: Path) -> bool:

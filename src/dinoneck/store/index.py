@@ -157,6 +157,20 @@ class Index:
         """Return the shards of the file and their sizes."""
         return dict(self._rows("select name, size from shard"))
 
+    def roots(self) -> list[str]:
+        """Return the folders that the ids are relative to, sorted.
+
+        Raises:
+            StoreError: if the file is damaged.
+        """
+        rows = self._rows("select distinct root from shard")
+        try:
+            roots_in_file = convert([row[0] for row in rows], list[str])
+        except ValidationError as error:
+            raise self._damage(error) from None
+        later = {entry.root for entries in self.later.values() for _, entry in entries}
+        return sorted({*roots_in_file, *later})
+
     def lookup(self, ids: Iterable[str]) -> dict[str, list[tuple[int, Entry]]]:
         """Return what is stored under these ids: (row, entry) of every shard that holds one, by the shard's name."""
         unique_ids = list(dict.fromkeys(ids))

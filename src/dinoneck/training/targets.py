@@ -441,9 +441,8 @@ def _class_indices(task: Task, array: _Array) -> _Array:
 
 def _class_index(task: Task, value: Any) -> int:
     """The index of a class that is given as a word, or as its index."""
-    words = [label.lower() for label in task.labels]
-    if isinstance(value, bool | np.bool_) and {*words} == {"true", "false"}:
-        return words.index(str(value).lower())
+    if isinstance(value, bool | np.bool_) and task.labels and not task.is_map:
+        return _label_of_bool(task, value)
     if isinstance(value, str) and task.labels:
         _check_words([value], task.name, task.labels)
         return task.labels.index(value)
@@ -453,6 +452,18 @@ def _class_index(task: Task, value: Any) -> int:
             f"the targets of {task.name!r} hold {_shown(value)}; expected {expected}, -1 = missing"
         )
     return int(value)
+
+
+def _label_of_bool(task: Task, value: bool | np.bool_) -> int:
+    """The index of the label that says true or false; of other labels the order says nothing of their sense."""
+    words = [label.lower() for label in task.labels]
+    if {*words} != {"true", "false"}:
+        raise DataError(
+            f"the targets of {task.name!r} hold {value}, and its labels are "
+            f"{', '.join(task.labels)}; expected one of these words, or its index: which of them "
+            "True is, is not stated"
+        )
+    return words.index(str(value).lower())
 
 
 def _numbers(task: Task, array: _Array) -> _Array:

@@ -178,7 +178,7 @@ def test_a_geotiff_is_its_array(channels: int, dtype: Any, tmp_path: Path) -> No
 
 def test_a_geotiff_of_other_bands_is_refused(tmp_path: Path) -> None:
     path = geotiff(tmp_path / "a.tif", bands_of(5))
-    with pytest.raises(DataError, match=r"a\.tif has shape \(24, 40, 5\); expected .* 4"):
+    with pytest.raises(DataError, match=r"a\.tif has 5 bands; expected 4"):
         backbone_of(4).preprocess(path)
 
 

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,15 @@ import torchvision
 from tests.conftest import DATA
 from tests.unit.data.box_samples import content, write
 
+from dinoneck import STAPyramid, load_backbone
 from dinoneck.data import BoxImages, Preprocessing
-from dinoneck.detection import coco_results, evaluate_boxes, score_boxes
+from dinoneck.detection import (
+    DetectionHead,
+    Detector,
+    coco_results,
+    evaluate_boxes,
+    score_boxes,
+)
 
 pytest.importorskip("pycocotools")
 
@@ -39,6 +47,19 @@ def data(tmp_path: Path) -> BoxImages:
         for n, (image, category, place) in enumerate(boxes)
     ]
     return BoxImages(write(tmp_path, plain))
+
+
+def test_a_missing_extra_is_named_before_an_image_is_predicted(
+    data: BoxImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predicted: list[Any] = []
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    monkeypatch.setattr(Detector, "predict", lambda *_, **__: predicted.append(1))
+    head = DetectionHead("fcos", data.classes, STAPyramid(64, 32))
+    detector = Detector(head, load_backbone("dinoneck_tiny"), (32, 64))
+    with pytest.raises(ImportError, match=r"pycocotools is not installed.*dinoneck\[detection\]"):
+        evaluate_boxes(detector, data.file, data.paths[0].parent)
+    assert predicted == []
 
 
 def perfect(data: BoxImages) -> Predictions:

@@ -180,6 +180,33 @@ def test_another_image_of_the_same_name_is_refused(tmp_path: Path, two_layers: B
     assert make(tmp_path / "s", two_layers).extract(first).written == ["a", "b"]
 
 
+def test_a_stored_image_is_not_stored_again_under_the_id_of_another_root(
+    tmp_path: Path, two_layers: Backbone
+) -> None:
+    images = tmp_path / "p" / "x"
+    write_images(images, ["a.png", "b.png"])
+    store = make(tmp_path / "s", two_layers)
+    store.extract(images)
+    write_images(images, ["c.png"], seed=5)
+    with pytest.raises(StoreError, match=r"2 images would be stored twice: .*a\.png .* 'x/a' now"):
+        store.extract(images, root=tmp_path / "p")
+    assert store.ids == ("a", "b")
+    assert store.extract(images, root=images).written == ["c"]
+
+
+def test_another_file_at_the_place_of_a_stored_image_is_stored_under_another_root(
+    tmp_path: Path, two_layers: Backbone
+) -> None:
+    images = tmp_path / "p" / "x"
+    write_images(images, ["a.png"])
+    store = make(tmp_path / "s", two_layers)
+    store.extract(images)
+    write_images(images, ["a.png"], seed=5)
+    extracted = store.extract(images, root=tmp_path / "p")
+    assert extracted.written == ["x/a"]
+    assert not torch.equal(store["a"].sequence[0], store["x/a"].sequence[0])
+
+
 def outlier_tokens() -> Tokens:
     """Channels of very different size, as DINO tokens have them."""
     channels = torch.exp(torch.randn(32, generator=torch.Generator().manual_seed(1)))

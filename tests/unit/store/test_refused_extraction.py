@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -60,3 +61,12 @@ def test_a_part_of_a_shared_store_is_left_to_the_other_processes(
     result = extract(images, tmp_path / "store", "--shard", "0/2")
     assert result.code == 1
     assert (tmp_path / "store" / "store.json").is_file()
+
+
+def test_a_missing_ray_is_named_before_the_backbone_is_loaded(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr("dinoneck.training.source.open_backbone", None)
+    result = extract(images, tmp_path / "store", "--engine", "ray")
+    assert "ray is not installed" in result.err

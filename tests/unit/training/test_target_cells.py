@@ -77,6 +77,20 @@ def test_truth_values_are_the_classes_that_are_called_so() -> None:
     assert read(task, [True, False, False, True]) == [0, 1, 1, 0]
 
 
+def test_truth_values_without_words_are_the_indices_0_and_1() -> None:
+    task = Task("y", dim=2, kind="classification")
+
+    assert read(task, [True, False, False, True]) == [1, 0, 0, 1]
+
+
+@pytest.mark.parametrize("labels", [("yes", "no"), ("no", "yes")])
+def test_truth_values_of_a_task_with_other_words_are_refused(labels: tuple[str, str]) -> None:
+    task = Task("y", dim=2, kind="classification", labels=labels)
+
+    with pytest.raises(DataError, match=f"'y' hold True, .*{labels[0]}, {labels[1]}"):
+        read(task, [True, False, False, True])
+
+
 @pytest.mark.parametrize(
     ("task", "column", "words"),
     [
