@@ -44,7 +44,9 @@ STEPS = {
     "arrangement": arrangement,
     "rooms": rooms,
 }
-NEED_WEIGHTS, NEED_NONE = ("published",), ("gram", "arrangement", "rooms")
+NEED_WEIGHTS = ("published",)  # left out with random weights
+NEED_NONE = ("gram", "arrangement", "rooms")  # left out with published weights, unless asked for
+# file of a run -> name of its repository on the Hub, after "dinoneck-"
 PUSHED = {
     "cover/0/head.safetensors": "crop-cover",
     "boxes/FCOS-adapter-0/detector.safetensors": "blood-cells",
@@ -86,11 +88,14 @@ def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]
             f"{options.data} holds no crop_cover/cover.csv; pass --data with the folder of the "
             "data sets"
         )
-    options.rounds = 1 if options.short else options.rounds
+    if options.short:
+        options.rounds = 1
     left_out = NEED_WEIGHTS if options.random else NEED_NONE
+    names = options.only or [name for name in STEPS if name not in left_out]
+
     failed: list[str] = []
     minutes: dict[str, Row] = {}
-    for name in options.only or [name for name in STEPS if name not in left_out]:
+    for name in names:
         print(f"== {name}", flush=True)
         begin = time.perf_counter()
         try:
@@ -111,5 +116,7 @@ def push(runs: Path, user: str) -> None:
     from dinoneck.checkpoint import push_to_hub
 
     for file, name in PUSHED.items():
-        if (runs / file).exists():
-            print(push_to_hub(runs / file, f"{user}/dinoneck-{name}").commit_url)
+        path = runs / file
+        if path.exists():
+            commit = push_to_hub(path, f"{user}/dinoneck-{name}")
+            print(commit.commit_url)

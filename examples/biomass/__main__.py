@@ -7,19 +7,35 @@ copied and changed. See README.md.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from dinoneck.cli import main as cli
 from examples.biomass import layouts, pipeline
 
-if __name__ == "__main__":
-    verbs = ("run", "train", "predict", "table")
-    if len(sys.argv) < 2 or sys.argv[1] not in verbs:
-        sys.exit(
-            f"usage: python -m examples.biomass {{{','.join(verbs)}}} ...   (--help after the "
+VERBS = ("run", "train", "predict", "table")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a verb; return its exit code.
+
+    Raises:
+        SystemExit: if the first argument is no verb.
+    """
+    if not arguments or arguments[0] not in VERBS:
+        raise SystemExit(
+            f"usage: python -m examples.biomass {{{','.join(VERBS)}}} ...   (--help after the "
             "verb tells the rest)"
         )
-    if sys.argv[1] == "table":
-        layouts.write(Path(sys.argv[3]), layouts.wide(Path(sys.argv[2])))
-        sys.exit()
-    sys.exit(pipeline.main(sys.argv[2:]) if sys.argv[1] == "run" else cli.main(sys.argv[1:]))
+    verb = arguments[0]
+    if verb == "run":
+        return pipeline.main(arguments[1:])
+    if verb == "table":
+        table = layouts.wide(Path(arguments[1]))
+        layouts.write(Path(arguments[2]), table)
+        return 0
+    return cli.main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

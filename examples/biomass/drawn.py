@@ -29,7 +29,8 @@ def write_csiro(pasture: Pasture, folder: str | os.PathLike[str], train: int, te
     train_rows: list[list[str]] = []
     test_rows: list[list[str]] = []
     for i in range(train + test):
-        part, sample = ("train" if i < train else "test"), pasture.sample(i)
+        part = "train" if i < train else "test"
+        sample = pasture.sample(i)
         path = f"{part}/ID{1000000 + i}.jpg"
         buffer = io.BytesIO()
         Image.fromarray(sample.image).save(buffer, "JPEG", quality=92)
@@ -40,25 +41,22 @@ def write_csiro(pasture: Pasture, folder: str | os.PathLike[str], train: int, te
             if part == "test":
                 test_rows.append(row)
                 continue
-            measured = [
-                f"{NDVI[sample.classes].mean():.2f}",
-                f"{sample.height_cm:.1f}",
-                f"{grams:.4f}",
-            ]
-            train_rows.append([*row, sample.date, sample.state, _species(sample), *measured])
+            ndvi = NDVI[sample.classes].mean()
+            row += [sample.date, sample.state, _species(sample)]
+            row += [f"{ndvi:.2f}", f"{sample.height_cm:.1f}", f"{grams:.4f}"]
+            train_rows.append(row)
     write_text(root / "train.csv", csv_text(TRAIN_COLUMNS, train_rows))
     write_text(root / "test.csv", csv_text(TEST_COLUMNS, test_rows))
-    write_text(
-        root / "sample_submission.csv",
-        csv_text(("sample_id", "target"), [(row[0], 0.0) for row in test_rows]),
-    )
+    zeros = [(sample_id, 0.0) for sample_id, _, _ in test_rows]
+    write_text(root / "sample_submission.csv", csv_text(("sample_id", "target"), zeros))
 
 
 def _species(sample: PastureSample) -> str:
-    plants = {"Clover": sample.grams["Dry_Clover_g"], "Ryegrass": sample.grams["Dry_Green_g"]}
-    return (
-        "_".join(
-            name for name, grams in sorted(plants.items(), key=lambda item: -item[1]) if grams > 0
-        )
-        or "Mixed"
-    )
+    """The plants that have a mass, the heaviest first, joined by ``_``."""
+    grams_of_plant = {
+        "Clover": sample.grams["Dry_Clover_g"],
+        "Ryegrass": sample.grams["Dry_Green_g"],
+    }
+    heaviest_first = sorted(grams_of_plant, key=lambda plant: -grams_of_plant[plant])
+    plants = [plant for plant in heaviest_first if grams_of_plant[plant] > 0]
+    return "_".join(plants) or "Mixed"

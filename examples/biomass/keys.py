@@ -55,6 +55,12 @@ UNUSED = (
 DEFAULTS = {"epochs": 200, "batch_size": 32, "lr": 1e-4, "ema_decay": 0.997}
 _TTA = {"[0]": "none", "[0, 1, 2, 3]": "flip4"}
 _METHODS = {"INTER_AREA": "area", "INTER_LINEAR": "bilinear", "INTER_CUBIC": "bicubic"}
+_WEIGHTINGS = {"uw": "uncertainty"}
+# of the second notebook: target -> weight of its loss, the targets that only help, and the weight
+# of all these together, of the state and of the height
+_MAIN_WEIGHTS = {"Dry_Total_g": 1.0, "GDM_g": 0.6, "Dry_Green_g": 0.3}
+_AUXILIARY = ("Dry_Dead_g", "Dry_Clover_g")
+_AUXILIARY_WEIGHT = 0.1
 
 
 def translate(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,15 +73,24 @@ def translate(values: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: if a key is unknown, asks for what a training file cannot do, or a value is
             wrong.
     """
+    # what is read is taken from the old keys
     old = flat(values)
-    new: dict[str, Any] = {"data": {}, "optim": {**DEFAULTS}, "head": _head(old), "tasks": {}}
+    new: dict[str, Any] = {
+        "data": {},
+        "optim": dict(DEFAULTS),
+        "head": _take_head(old),
+        "tasks": {},
+    }
     for key, path in RENAMED.items():
-        if (value := old.pop(key, None)) is not None:
+        value = old.pop(key, None)
+        if value is not None:
             _put(new, path, [value] if path == "folds.group" else value)
-    _switches(old, new)
-    _tasks(old, new)
-    if unknown := [key for key in old if key not in UNUSED]:
-        raise ConfigError(f"{unknown[0]!r} is not a key of the published notebooks")
+    _move_switches(old, new)
+    _move_tasks(old, new)
+
+    for key in old:
+        if key not in UNUSED:
+            raise ConfigError(f"{key!r} is not a key of the published notebooks")
     new = {name: group for name, group in new.items() if group != {}}
     TrainConfig.from_dict(new)
     return new
@@ -83,112 +98,122 @@ def translate(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Dotted key -> value."""
-    found: dict[str, Any] = {}
+    dotted: dict[str, Any] = {}
     for key, value in values.items():
-        found |= (
-            flat(value, f"{prefix}{key}.")
-            if isinstance(value, Mapping)
-            else {f"{prefix}{key}": value}
-        )
-    return found
+        if isinstance(value, Mapping):
+            dotted |= flat(value, f"{prefix}{key}.")
+        else:
+            dotted[f"{prefix}{key}"] = value
+    return dotted
 
 
-def _head(old: dict[str, Any]) -> dict[str, Any]:
-    """The head's type."""
-    head = {"type": "fpn" if any(key.startswith("model.") for key in old) else "cls_gating"}
+def _take_head(old: dict[str, Any]) -> dict[str, Any]:
+    """The head's type, which the keys of the second notebook's pyramid tell."""
+    is_pyramid = any(key.startswith("model.") for key in old)
     if old.pop("model.head.ndvi_dense", False):
         raise ConfigError(
             "model.head.ndvi_dense is true, but the old file names no NDVI maps; remove the key "
             "and name the column of the maps in the new file: data: {labels: COLUMN, label_kind: "
             "numbers}"
         )
-    return head
+    return {"type": "fpn" if is_pyramid else "cls_gating"}
 
 
-def _switches(old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Keys whose value is written in another way."""
+def _move_switches(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Move the keys whose value is written in another way."""
     if old.pop("backbone.freeze", True) is False:
         raise ConfigError(
             "backbone.freeze is false; a run from a file trains heads on a frozen backbone"
         )
     if old.pop("backbone.pretrained", True) is False:
         _put(new, "backbone.random", True)
-    if method := old.pop("dataset.resize_method", None):
+    method = old.pop("dataset.resize_method", None)
+    if method:
         _put(new, "data.interpolation", _METHODS.get(method, method))
-    enabled, layers = (
-        old.pop(f"model.backbone_layers.{name}", None) for name in ("enabled", "indices")
-    )
-    if enabled:
+    has_layers = old.pop("model.backbone_layers.enabled", None)
+    layers = old.pop("model.backbone_layers.indices", None)
+    if has_layers:
         _put(new, "backbone.layers", layers)
-    if (indices := old.pop("inference.tta_indices", None)) is not None:
+    indices = old.pop("inference.tta_indices", None)
+    if indices is not None:
         if str(indices) not in _TTA:
             raise ConfigError(
                 f"inference.tta_indices is {indices}; expected one of {', '.join(_TTA)}"
             )
         _put(new, "data.tta", _TTA[str(indices)])
-    for key, name in (
-        ("augmentation.mixup.enabled", "mixup_alpha"),
-        ("optimization.use_ema", "ema_decay"),
-    ):
-        if old.pop(key, True) is False:
-            new["optim"][name] = None
+    if old.pop("augmentation.mixup.enabled", True) is False:
+        new["optim"]["mixup_alpha"] = None
+    if old.pop("optimization.use_ema", True) is False:
+        new["optim"]["ema_decay"] = None
     if old.pop("trainer.use_amp", False):
         new["optim"]["amp"] = "bf16"
-    if (weighting := old.pop("loss.weighting", "fixed")) != "fixed":
-        _put(new, "losses.weighting", {"uw": "uncertainty"}.get(weighting, weighting))
+    weighting = old.pop("loss.weighting", "fixed")
+    if weighting != "fixed":
+        _put(new, "losses.weighting", _WEIGHTINGS.get(weighting, weighting))
 
 
-def _tasks(old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Targets, and how each is trained: for CLS gating, the second notebook's tasks where the file names none."""
-    targets, helping = (
-        _listed(old.pop(f"dataset.{name}_cols", None)) for name in ("target", "aux_target")
-    )
-    in_grams = new["head"]["type"] == "cls_gating" and set(targets) <= WEIGHTS.keys()
+def _move_tasks(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Move the targets, and how each is trained.
+
+    For CLS gating, the second notebook's tasks where the file names none.
+    """
+    targets = _listed(old.pop("dataset.target_cols", None))
+    auxiliary = _listed(old.pop("dataset.aux_target_cols", None))
     weights = old.pop("loss.main_weights", None)
+    in_grams = new["head"]["type"] == "cls_gating" and set(targets) <= WEIGHTS.keys()
     if in_grams and not targets:
-        targets, helping = (
-            ["Dry_Total_g", "GDM_g", "Dry_Green_g"],
-            helping or ["Dry_Dead_g", "Dry_Clover_g"],
-        )
+        targets = list(_MAIN_WEIGHTS)
+        auxiliary = auxiliary or list(_AUXILIARY)
     if in_grams and weights is None:
-        weights = [
-            {"Dry_Total_g": 1.0, "GDM_g": 0.6, "Dry_Green_g": 0.3}.get(name, 1.0)
-            for name in targets
-        ]
+        weights = [_MAIN_WEIGHTS.get(name, 1.0) for name in targets]
     if weights is not None and len(weights) != len(targets):
         raise ConfigError(
             f"loss.main_weights has {len(weights)} numbers for {len(targets)} targets"
         )
-    own: dict[str, Any] = {"activation": "softplus"} if in_grams else {}
-    if (beta := old.pop("loss.beta", None)) is not None or in_grams:
-        own |= {"loss": "smooth_l1", "beta": float(beta or 1.0)}
-    tasks = {
-        name: {**own, **({} if weights is None else {"weight": weights[i]})}
-        for i, name in enumerate(targets)
-    }
-    shared = _number(old.pop("loss.aux_weight", None)) / max(len(helping), 1)
-    tasks |= {name: {**own, "auxiliary": True, "weight": shared} for name in helping}
-    for name, column, task in (
-        ("state", "State", {}),
-        ("height", "Height_Ave_cm", {**own, "unit": "cm"}),
-    ):
-        weight = old.pop(f"loss.{name}_weight", None)
-        if weight or (weight is None and in_grams):
-            tasks[column] = {**task, "auxiliary": True, "weight": _number(weight)}
+
+    # what tasks of numbers have in common
+    common: dict[str, Any] = {}
+    if in_grams:
+        common["activation"] = "softplus"
+    beta = old.pop("loss.beta", None)
+    if beta is not None or in_grams:
+        common["loss"] = "smooth_l1"
+        common["beta"] = float(beta or 1.0)
+
+    tasks: dict[str, dict[str, Any]] = {}
+    for i, name in enumerate(targets):
+        tasks[name] = dict(common)
+        if weights is not None:
+            tasks[name]["weight"] = weights[i]
+    auxiliary_weight = _or_default(old.pop("loss.aux_weight", None)) / max(len(auxiliary), 1)
+    for name in auxiliary:
+        tasks[name] = {**common, "auxiliary": True, "weight": auxiliary_weight}
+    state_weight = old.pop("loss.state_weight", None)
+    if state_weight or (state_weight is None and in_grams):
+        tasks["State"] = {"auxiliary": True, "weight": _or_default(state_weight)}
+    height_weight = old.pop("loss.height_weight", None)
+    if height_weight or (height_weight is None and in_grams):
+        weight = _or_default(height_weight)
+        tasks["Height_Ave_cm"] = {**common, "unit": "cm", "auxiliary": True, "weight": weight}
     new["tasks"] = {name: task for name, task in tasks.items() if task}
     if targets:
         _put(new, "data.targets", targets)
 
 
-def _number(weight: float | None) -> float:
-    return 0.1 if weight is None else weight
+def _or_default(weight: float | None) -> float:
+    """The weight of an auxiliary loss, or that of the second notebook."""
+    return _AUXILIARY_WEIGHT if weight is None else weight
 
 
 def _listed(names: Any) -> list[str]:
-    return [names] if isinstance(names, str) else list(names or ())
+    """The names of columns: none, one or a list of them."""
+    if isinstance(names, str):
+        return [names]
+    return list(names or ())
 
 
 def _put(values: dict[str, Any], path: str, value: Any) -> None:
+    """Set the value of a dotted key in nested mappings."""
     *groups, name = path.split(".")
     for group in groups:
         values = values.setdefault(group, {})

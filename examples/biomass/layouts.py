@@ -17,8 +17,12 @@ from dinoneck.training import group_folds
 from examples.biomass.drawn import TEST_COLUMNS, write_csiro
 
 HERE = Path(__file__).parent
-PASTURE_IMAGES, TEST_SHARE = 120, 4
-COVER, COVER_TARGETS, COVER_GROUP, HELD_PART = "cover.csv", ("soil", "crop", "weed"), "group", 6
+PASTURE_IMAGES = 120  # to train on, unless told otherwise
+TRAIN_PER_TEST = 4  # training images for each one that is only predicted
+COVER = "cover.csv"
+COVER_TARGETS = ("soil", "crop", "weed")
+COVER_GROUP = "group"
+COVER_PARTS = 6  # one of them is only predicted
 
 
 @dataclass(frozen=True)
@@ -51,21 +55,26 @@ def find(data: Path | None, run: Path) -> Layout:
     Raises:
         DataError: if the folder is of neither layout.
     """
-    tables = run / "tables/train.csv", run / "tables/held.csv"
+    tables = (run / "tables" / "train.csv", run / "tables" / "held.csv")
     if data is None:
         return Layout(*tables, run / "pasture", HERE / "pasture.yaml", tuple(WEIGHTS))
     if (data / COVER).is_file():
         return Layout(*tables, data, HERE / "cover.yaml", COVER_TARGETS)
     for name in ("train.csv", "test.csv"):
-        if not (data / name).is_file() or not {*TEST_COLUMNS}.issubset(
-            read_cells(data / name).columns
-        ):
+        if not _is_long(data / name):
             raise DataError(
                 f"{data} has no {COVER}, and no {name} in the CSIRO layout (sample_id, "
                 "image_path, target_name). For a table of your own take the verbs dinoneck "
                 "extract, train and predict; or leave --data out"
             )
     return Layout(*tables, data, HERE / "cls_gating.yaml", tuple(WEIGHTS))
+
+
+def _is_long(file: Path) -> bool:
+    """Whether there is a table with the columns of the CSIRO layout."""
+    if not file.is_file():
+        return False
+    return set(TEST_COLUMNS) <= set(read_cells(file).columns)
 
 
 def prepare(layout: Layout, size: tuple[int, int], pasture: int | None) -> pd.DataFrame | None:
@@ -86,39 +95,41 @@ def prepare(layout: Layout, size: tuple[int, int], pasture: int | None) -> pd.Da
     """
     truth = None
     if layout.config.stem == "pasture":
-        truth = _pasture(layout, size, PASTURE_IMAGES if pasture is None else pasture)
+        count = PASTURE_IMAGES if pasture is None else pasture
+        truth = _draw_pasture(layout, size, count)
     elif pasture is not None:
         raise ConfigError(
             "--pasture is the number of images to draw; there are images in --data already"
         )
     if layout.config.stem == "cover":
-        return _cover(layout)
+        return _split_cover(layout)
     write(layout.train, wide(layout.images / "train.csv"))
     write(layout.test, wide(layout.images / "test.csv"))
     return truth
 
 
-def _pasture(layout: Layout, size: tuple[int, int], count: int) -> pd.DataFrame:
+def _draw_pasture(layout: Layout, size: tuple[int, int], count: int) -> pd.DataFrame:
     """Draw the images, unless a whole pasture of this number is there; its last file tells."""
-    drawn, test = Pasture(seed=0, size=size), max(1, count // TEST_SHARE)
+    drawn = Pasture(seed=0, size=size)
+    test = max(1, count // TRAIN_PER_TEST)
     if not (layout.images / "sample_submission.csv").exists():
         write_csiro(drawn, layout.images, count, test)
-    found = sum(1 for _ in (layout.images / "train").iterdir())
-    if found != count:
+    num_files = len(list((layout.images / "train").iterdir()))
+    if num_files != count:
         raise ConfigError(
-            f"{layout.images} holds {found} training images, not {count}; choose another --out"
+            f"{layout.images} holds {num_files} training images, not {count}; choose another --out"
         )
     return drawn.table(range(count, count + test))
 
 
-def _cover(layout: Layout) -> pd.DataFrame:
+def _split_cover(layout: Layout) -> pd.DataFrame:
     """Put about a sixth of the images aside, whole groups of them; they are only predicted."""
-    file = layout.images / COVER
-    rows = read_cells(file, ("image", COVER_GROUP, *COVER_TARGETS))
+    rows = read_cells(layout.images / COVER, ("image", COVER_GROUP, *COVER_TARGETS))
     groups = rows[COVER_GROUP].tolist()
-    learnt, held = group_folds(groups, min(HELD_PART, len(set(groups))), seed=0)[0]
-    write(layout.train, rows.iloc[learnt])
-    write(layout.test, rows.iloc[held])
+    parts = min(COVER_PARTS, len(set(groups)))
+    train, held_out = group_folds(groups, parts, seed=0)[0]
+    write(layout.train, rows.iloc[train])
+    write(layout.test, rows.iloc[held_out])
     return read_table(layout.test, layout.images, COVER_TARGETS)
 
 
@@ -132,22 +143,20 @@ def wide(file: Path) -> pd.DataFrame:
         DataError: if an image lacks a target, has one twice, or its rows differ in another column.
     """
     rows = read_cells(file, TEST_COLUMNS)
-    shared = [
-        column
-        for column in rows
-        if column not in ("sample_id", "image_path", "target_name", "target")
-    ]
-    for image, own in rows.groupby("image_path", sort=False):
-        if sorted(own["target_name"]) != sorted(WEIGHTS) or (own[shared].nunique() > 1).any():
+    shared = [column for column in rows if column not in (*TEST_COLUMNS, "target")]
+    for image, image_rows in rows.groupby("image_path", sort=False):
+        has_all_targets = sorted(image_rows["target_name"]) == sorted(WEIGHTS)
+        is_contradictory = (image_rows[shared].nunique() > 1).any()
+        if not has_all_targets or is_contradictory:
             raise DataError(
-                f"{file}: {image} has the rows {own.values.tolist()}; expected one for each of "
-                "five masses"
+                f"{file}: {image} has the rows {image_rows.values.tolist()}; expected one for "
+                "each of five masses"
             )
-    table = rows.drop_duplicates("image_path").set_index("image_path")[shared].rename_axis("image")
+    table = rows.drop_duplicates("image_path").set_index("image_path")[shared]
+    table = table.rename_axis("image")
     if "target" in rows:
-        table = table.join(
-            rows.pivot(index="image_path", columns="target_name", values="target")[[*WEIGHTS]]
-        )
+        targets = rows.pivot(index="image_path", columns="target_name", values="target")
+        table = table.join(targets[list(WEIGHTS)])
     return table.reset_index()
 
 
@@ -161,16 +170,17 @@ def write(path: Path, table: pd.DataFrame) -> None:
 
 def answers(layout: Layout, predictions: Path) -> dict[str, list[float]]:
     """Return the predictions in a file, target -> one value per image in the order of the test table."""
-    values = read_cells(predictions, layout.targets)
-    return {name: values[name].astype(float).tolist() for name in layout.targets}
+    rows = read_cells(predictions, layout.targets)
+    return {name: rows[name].astype(float).tolist() for name in layout.targets}
 
 
 def submission(predictions: Path, test: Path) -> str:
     """Return predictions, a row per image, in the form that ``test.csv`` asks for: a row per image and target."""
-    rows = read_cells(test, TEST_COLUMNS)
-    value = read_cells(predictions, [*rows["target_name"].unique()]).set_index("image")
-    value.index = [image.removeprefix(f"{test.parent}/") for image in value.index]
-    asked = rows[[*TEST_COLUMNS]].itertuples(index=False)
-    return csv_text(
-        ["sample_id", "target"], [[sample, value.loc[image, name]] for sample, image, name in asked]
-    )
+    asked = read_cells(test, TEST_COLUMNS)
+    targets = asked["target_name"].unique().tolist()
+    values = read_cells(predictions, targets).set_index("image")
+    values.index = [image.removeprefix(f"{test.parent}/") for image in values.index]
+    rows = []
+    for sample_id, image, target in asked[list(TEST_COLUMNS)].itertuples(index=False):
+        rows.append([sample_id, values.loc[image, target]])
+    return csv_text(["sample_id", "target"], rows)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from dinoneck import Predictor, load_head
 from dinoneck.atomic import write_text
@@ -41,8 +42,12 @@ from examples.biomass import layouts
 from examples.biomass.keys import flat
 
 PATTERNS = {1: "none", 4: "flips4", 20: "color20"}
-TOLERANCE, COMPARED = 1e-3, 8
-_PLACES = ("data.csv", "data.images", "data.store")
+"""Views that a training file counts -> name of the augmentation that makes them."""
+COMPARED = 8
+"""Images that are predicted by both ways."""
+TOLERANCE = 1e-3
+"""Largest difference of both ways, in standard deviations of a target."""
+_PLACES = ("data.csv", "data.images", "data.store")  # the same run may lie somewhere else
 
 
 class Stopped(Exception):
@@ -103,52 +108,48 @@ def run(options: argparse.Namespace, rest: Sequence[str] = ()) -> None:
         rest: options of ``dinoneck train``.
     """
     begin = time.perf_counter()
-    layout, out = layouts.find(options.data, options.out), options.out
-    command = ["train", str(options.config or layout.config), "--csv", str(layout.train)]
-    command += [
-        "--images",
-        str(layout.images),
-        "--store",
-        str(out / "store"),
-        "--out",
-        str(out / "run"),
-        *rest,
-    ]
-    count = next((count for count, name in PATTERNS.items() if name == options.views), None)
-    command += [] if count is None else ["--views", str(count)]
-    given = cli.command("train", command[1:]).keywords
-    config = train.with_width(given["run"], given["hidden_dim"])
+    out = options.out
+    store = out / "store"
+    run_folder = out / "run"
+    layout = layouts.find(options.data, out)
+    command = training(options, layout, rest)
+    parsed = cli.command("train", command[1:]).keywords
+    config = train.with_width(parsed["run"], parsed["hidden_dim"])
     if not isinstance(config.data.size, tuple):
         raise ConfigError(
             "a store needs images of one size; give data.size in the file, or --size HEIGHTxWIDTH"
         )
     truth = layouts.prepare(layout, config.data.size, options.pasture)
 
-    verb(extraction(layout, config, options.views, out / "store"))
-    if not given["overwrite"] and finished(out / "run", config):
-        print(f"{out / 'run'} is finished.")
+    # images -> feature store -> head
+    verb(extraction(layout, config, options.views, store))
+    if not parsed["overwrite"] and finished(run_folder, config):
+        print(f"{run_folder} is finished.")
     else:
         verb(command)
     if layout.targets == tuple(WEIGHTS):
-        print(
-            f"Weighted R² of held-out images: {weighted_score(out / 'run' / 'out_of_fold.csv'):.3f}"
-        )
-    predictions, file, report = (
-        out / "predictions.csv",
-        out / layout.answer,
-        out / "run" / "report.json",
-    )
-    if not file.exists() or file.stat().st_mtime_ns < report.stat().st_mtime_ns:
-        verb(prediction(layout, config, out / "run" / HEAD_FILE, predictions))
-        if file != predictions:
-            write_text(file, layouts.submission(predictions, layout.images / "test.csv"))
+        score = weighted_score(run_folder / "out_of_fold.csv")
+        print(f"Weighted R² of held-out images: {score:.3f}")
+
+    # head -> predictions in the form that is asked for
+    predictions = out / "predictions.csv"
+    answer = out / layout.answer
+    if not is_newer(answer, run_folder / "report.json"):
+        verb(prediction(layout, config, run_folder / HEAD_FILE, predictions))
+        if answer != predictions:
+            write_text(answer, layouts.submission(predictions, layout.images / "test.csv"))
     if truth is not None:
         print(scores_of(truth, layouts.answers(layout, predictions)))
-    compare(out / "run" / HEAD_FILE, config)
+    compare(run_folder / HEAD_FILE, config)
+
     seconds = time.perf_counter() - begin
-    print(
-        f"written: {file}; {seconds:.0f} s; " + ", ".join(f"{k} {v}" for k, v in versions().items())
-    )
+    shown = ", ".join(f"{name} {version}" for name, version in versions().items())
+    print(f"written: {answer}; {seconds:.0f} s; {shown}")
+
+
+def is_newer(file: Path, report: Path) -> bool:
+    """Whether a file was written after the report of the run."""
+    return file.exists() and file.stat().st_mtime_ns >= report.stat().st_mtime_ns
 
 
 def verb(command: Sequence[str]) -> None:
@@ -159,9 +160,24 @@ def verb(command: Sequence[str]) -> None:
     """
     print(f"\n$ dinoneck {shlex.join(command)}", flush=True)
     begin = time.perf_counter()
-    if code := cli.main(command):
+    code = cli.main(command)
+    if code:
         raise Stopped(code)
     print(f"({command[0]}: {time.perf_counter() - begin:.0f} s)", flush=True)
+
+
+def training(options: argparse.Namespace, layout: layouts.Layout, rest: Sequence[str]) -> list[str]:
+    """Return the command that trains on the table's images from the store."""
+    command = ["train", str(options.config or layout.config)]
+    command += ["--csv", str(layout.train)]
+    command += ["--images", str(layout.images)]
+    command += ["--store", str(options.out / "store")]
+    command += ["--out", str(options.out / "run")]
+    command += rest
+    for count, name in PATTERNS.items():
+        if name == options.views:
+            command += ["--views", str(count)]
+    return command
 
 
 def extraction(
@@ -172,7 +188,9 @@ def extraction(
     Raises:
         ConfigError: if the training file asks for what a store cannot hold.
     """
-    data, backbone, count = config.data, config.backbone, config.data.views or 4
+    data = config.data
+    backbone = config.backbone
+    count = data.views or 4
     if count not in PATTERNS:
         raise ConfigError(f"data.views is {count}; expected one of {', '.join(map(str, PATTERNS))}")
     if data.blur is not None:
@@ -193,17 +211,11 @@ def extraction(
         "--views": views or PATTERNS[count],
         "--device": config.device,
     }
-    command = [
-        "extract",
-        *folders,
-        "--root",
-        str(layout.images),
-        "--out",
-        str(store),
-        *_flags(flags),
-    ]
-    is_random = backbone.random and backbone.name != TINY
-    return [*command, "--random-backbone"] if is_random else command
+    command = ["extract", *folders, "--root", str(layout.images), "--out", str(store)]
+    command += _flags(flags)
+    if backbone.random and backbone.name != TINY:
+        command.append("--random-backbone")
+    return command
 
 
 def prediction(layout: layouts.Layout, config: TrainConfig, head: Path, file: Path) -> list[str]:
@@ -219,12 +231,17 @@ def prediction(layout: layouts.Layout, config: TrainConfig, head: Path, file: Pa
 
 
 def _flags(values: Mapping[str, Any]) -> list[str]:
-    given = {name: value for name, value in values.items() if value is not None}
-    return [
-        word
-        for name, value in given.items()
-        for word in (name, *map(str, value if isinstance(value, tuple) else (value,)))
-    ]
+    """The options whose values are given, and their values: several words for a tuple."""
+    words = []
+    for name, value in values.items():
+        if value is None:
+            continue
+        words.append(name)
+        if isinstance(value, tuple):
+            words += [str(item) for item in value]
+        else:
+            words.append(str(value))
+    return words
 
 
 def finished(folder: Path, config: TrainConfig) -> bool:
@@ -237,16 +254,17 @@ def finished(folder: Path, config: TrainConfig) -> bool:
     if not report.exists():
         return False
     stored = json.loads(report.read_text(encoding="utf-8"))
-    before, now = flat(stored["config"]), flat(json.loads(json.dumps(config.to_dict())))
-    differ = [
-        name
-        for name in {**before, **now}
-        if name not in _PLACES and before.get(name) != now.get(name)
-    ]
-    if differ:
-        shown = "; ".join(f"{name} {before.get(name)!r}, not {now.get(name)!r}" for name in differ)
+    before = flat(stored["config"])
+    now = flat(json.loads(json.dumps(config.to_dict())))
+    differences_shown = []
+    for name in {**before, **now}:
+        old = before.get(name)
+        new = now.get(name)
+        if name not in _PLACES and old != new:
+            differences_shown.append(f"{name} {old!r}, not {new!r}")
+    if differences_shown:
         raise DataError(
-            f"{folder} holds a run with {shown}. Choose another --out, or replace it with "
+            f"{folder} holds a run with {'; '.join(differences_shown)}. Choose another --out, or replace it with "
             "--overwrite"
         )
     show_scores(stored)
@@ -256,19 +274,21 @@ def finished(folder: Path, config: TrainConfig) -> bool:
 def weighted_score(file: Path) -> float:
     """Return the weighted R² of the heads' predictions of held-out images."""
     rows = read_cells(file)
-    known = {name: rows[name].astype(float).to_numpy() for name in WEIGHTS}
-    found = {name: rows[f"{name} (head)"].astype(float).to_numpy() for name in WEIGHTS}
-    return weighted_r2(known, found, WEIGHTS)
+    true = {name: rows[name].astype(float).to_numpy() for name in WEIGHTS}
+    predicted = {name: rows[f"{name} (head)"].astype(float).to_numpy() for name in WEIGHTS}
+    return weighted_r2(true, predicted, WEIGHTS)
 
 
-def scores_of(truth: pd.DataFrame, found: Mapping[str, Sequence[float]]) -> str:
+def scores_of(truth: pd.DataFrame, predictions: Mapping[str, Sequence[float]]) -> str:
     """Return R² of images that no head and no fold has seen, as a table."""
-    values = {name: np.array(predicted) for name, predicted in found.items()}
-    known = {name: truth[name].to_numpy() for name in values}
-    row = {name: r2(known[name], values[name]) for name in values}
+    predicted = {name: np.array(values) for name, values in predictions.items()}
+    true = {name: truth[name].to_numpy() for name in predicted}
+    scores = {name: r2(true[name], predicted[name]) for name in predicted}
     if "weights" in truth.attrs:
-        row["weighted"] = weighted_r2(known, values, truth.attrs["weights"])
-    shown = table(["R²", *row], [["all folds", *(f"{score:.3f}" for score in row.values())]])
+        scores["weighted"] = weighted_r2(true, predicted, truth.attrs["weights"])
+    row = ["all folds"]
+    row += [f"{score:.3f}" for score in scores.values()]
+    shown = table(["R²", *scores], [row])
     return f"\n{len(truth)} images that were only predicted:\n{shown}"
 
 
@@ -278,20 +298,19 @@ def compare(head: Path, config: TrainConfig) -> dict[str, float]:
     Raises:
         DataError: if a difference is beyond 1e-3 of the target's standard deviation.
     """
-    images = {
-        name: Path(str(config.data.images)) / name for name in table_of(config).index[:COMPARED]
-    }
-    found = differences(head, config, images)
-    shown = ", ".join(f"{name} {value:.1e}" for name, value in found.items())
+    folder = Path(str(config.data.images))
+    images = {name: folder / name for name in table_of(config).index[:COMPARED]}
+    largest = differences(head, config, images)
+    shown = ", ".join(f"{name} {value:.1e}" for name, value in largest.items())
     print(
         f"\nFrom images and from the store, {len(images)} images, largest difference in standard "
         f"deviations: {shown}"
     )
-    if max(found.values()) > TOLERANCE:
+    if max(largest.values()) > TOLERANCE:
         raise DataError(
             f"{config.data.store} and the images give other predictions, beyond {TOLERANCE:g}"
         )
-    return found
+    return largest
 
 
 @torch.no_grad()
@@ -314,32 +333,41 @@ def differences(head: Path, config: TrainConfig, images: Mapping[str, Path]) -> 
         raise ConfigError("the run has no store to compare with; give data.store, or --store")
     frame = table_of(config)
     source = source_of(config, frame)
-    tokens, file = source.load(), config.backbone.file
+    tokens = source.load()
     patterns = getattr(tokens, "views", ())
     views: TTA = "flip4" if len(patterns) >= len(VIEWS["flip4"]) else "none"
-    predictor = Predictor(
-        head, None if file is None else rebuild(source.record, file), views, config.device
-    )
-    live = [table_row(result, predictor.tasks) for result in predictor(list(images.values()))]
-    own = load_head(head).eval()
-    parts = [
-        own.predict(tokens.batch(tokens.ids[: len(images)], [i] * len(images)))
-        for i in range(len(VIEWS[views]))
-    ]
-    means = {name: torch.stack([part[name] for part in parts]).mean(dim=0) for name in parts[0]}
-    stored = [
-        table_row({name: values[i].numpy() for name, values in means.items()}, predictor.tasks)
-        for i in range(len(images))
-    ]
+
+    # from images
+    backbone = None
+    if config.backbone.file is not None:
+        backbone = rebuild(source.record, config.backbone.file)
+    predictor = Predictor(head, backbone, views, config.device)
+    results = predictor(list(images.values()))
+    live_rows = [table_row(result, predictor.tasks) for result in results]
+
+    # from the store: the mean over the first views, which are the flips
+    stored_head = load_head(head).eval()
+    ids = tokens.ids[: len(images)]
+    outputs: dict[str, list[Tensor]] = {}
+    for view in range(len(VIEWS[views])):
+        for name, output in stored_head.predict(tokens.batch(ids, [view] * len(ids))).items():
+            outputs.setdefault(name, []).append(output)
+    means = {name: torch.stack(of_views).mean(dim=0) for name, of_views in outputs.items()}
+    stored_rows = []
+    for i in range(len(images)):
+        values = {name: mean[i].numpy() for name, mean in means.items()}
+        stored_rows.append(table_row(values, predictor.tasks))
+
     largest = {}
     targets, auxiliary = target_columns(config, frame)
     for name in (*targets, *auxiliary):
         columns = [f"{name}:{label}" for label in class_names(frame, name)]
-        spread = 1.0 if columns else float(np.nanstd(frame[name]))
-        pairs = [
-            (a[column], b[column])
-            for a, b in zip(live, stored, strict=True)
-            for column in columns or [name]
-        ]
-        largest[name] = max(abs(float(a) - float(b)) for a, b in pairs) / spread
+        scale = 1.0
+        if not columns:  # a number
+            columns = [name]
+            scale = float(np.nanstd(frame[name]))
+        gaps = []
+        for live_row, stored_row in zip(live_rows, stored_rows, strict=True):
+            gaps += [abs(float(live_row[col]) - float(stored_row[col])) for col in columns]
+        largest[name] = max(gaps) / scale
     return largest

@@ -61,24 +61,23 @@ def patch_mlps(
     Raises:
         CheckpointError: if a file is missing or does not fit, or the folder holds other weights.
     """
-    files = {
-        Path(folder, pattern.format(target=index, name=name, fold=fold)): name
-        for index, name in enumerate(targets)
-        for fold in range(folds)
-    }
-    others = sorted({*Path(folder).glob("*.pt*")} - files.keys())
-    if len(files) != len(targets) * folds or others:
+    target_of_file = {}
+    for index, name in enumerate(targets):
+        for fold in range(folds):
+            file = pattern.format(target=index, name=name, fold=fold)
+            target_of_file[Path(folder, file)] = name
+    others = sorted(set(Path(folder).glob("*.pt*")) - target_of_file.keys())
+    if len(target_of_file) != len(targets) * folds or others:
         raise CheckpointError(
-            f"{pattern!r} names {len(files)} files and leaves out "
+            f"{pattern!r} names {len(target_of_file)} files and leaves out "
             f"{[file.name for file in others]}; expected one file for each of {len(targets)} "
             f"targets and {folds} folds"
         )
     heads = []
-    for file, name in files.items():
-        head = PatchMeanHead(
-            embed_dim, [Task(name, unit="g", activation="relu")], hidden_dim=hidden_dim
-        )
-        heads.append(import_weights(head, file, MLP_NAMES))
+    for path, name in target_of_file.items():
+        task = Task(name, unit="g", activation="relu")
+        head = PatchMeanHead(embed_dim, [task], hidden_dim=hidden_dim)
+        heads.append(import_weights(head, path, MLP_NAMES))
     return HeadEnsemble.from_heads(heads)
 
 

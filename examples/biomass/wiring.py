@@ -30,8 +30,11 @@ from dinoneck.data import Pasture
 from dinoneck.registry import register
 
 IMAGE_SIZE = (64, 128)  # (height, width) in pixels
-TRAIN_IMAGES, HELD_OUT_IMAGES = 48, 32
-EPOCHS, BATCH_SIZE, LEARNING_RATE = 12, 8, 2e-3
+TRAIN_IMAGES = 48
+HELD_OUT_IMAGES = 32
+EPOCHS = 12
+BATCH_SIZE = 8
+LEARNING_RATE = 2e-3
 
 
 class BiomassHead(Configured, nn.Module):
@@ -108,9 +111,8 @@ def train(head: BiomassHead, tokens: Tokens, grams: Tensor) -> list[float]:
 def main() -> dict[str, float]:
     """Draw images, extract tokens once, train, save, load; print and return the numbers."""
     torch.manual_seed(0)
-    samples = [
-        Pasture(seed=0, size=IMAGE_SIZE).sample(i) for i in range(TRAIN_IMAGES + HELD_OUT_IMAGES)
-    ]
+    pasture = Pasture(seed=0, size=IMAGE_SIZE)
+    samples = [pasture.sample(i) for i in range(TRAIN_IMAGES + HELD_OUT_IMAGES)]
     grams = torch.tensor([sample.grams["Dry_Total_g"] for sample in samples])  # (S,)
 
     backbone = load_backbone("dinoneck_tiny", layers=4)  # frozen; the last four blocks
@@ -128,9 +130,11 @@ def main() -> dict[str, float]:
     print(f"training loss (MSE of standardised masses): {history[0]:.2f} -> {history[-1]:.2f}")
 
     head.eval()
-    unseen, true = tokens[TRAIN_IMAGES:], grams[TRAIN_IMAGES:]
+    unseen = tokens[TRAIN_IMAGES:]
+    true = grams[TRAIN_IMAGES:]
     predicted = head.grams(unseen)  # (S,)
-    error, constant = (predicted - true).abs().mean(), (head.mean - true).abs().mean()
+    error = (predicted - true).abs().mean()
+    constant = (head.mean - true).abs().mean()
     print(
         f"held-out images: off by {error:.1f} g on average; always predicting the mean: "
         f"{constant:.1f} g"
@@ -138,9 +142,10 @@ def main() -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "biomass.safetensors"
-        HeadCheckpoint.from_module(head, backbone=backbone, preprocess=backbone.preprocess).save(
-            path
+        trained = HeadCheckpoint.from_module(
+            head, backbone=backbone, preprocess=backbone.preprocess
         )
+        trained.save(path)
         checkpoint = HeadCheckpoint.load(path)
         checkpoint.check_backbone(backbone)  # raises CheckpointError for other weights or layers
         loaded = checkpoint.build()  # in eval mode
@@ -150,13 +155,13 @@ def main() -> dict[str, float]:
         )
     difference = (loaded.grams(unseen) - predicted).abs().max()
     print(f"the loaded head predicts the same: largest difference {difference:.1g} g")
-    numbers = {
+    return {
         "first_loss": history[0],
         "last_loss": history[-1],
-        "error": error,
-        "constant": constant,
+        "error": float(error),
+        "constant": float(constant),
+        "difference": float(difference),
     }
-    return {name: float(value) for name, value in {**numbers, "difference": difference}.items()}
 
 
 if __name__ == "__main__":

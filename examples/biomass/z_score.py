@@ -52,20 +52,33 @@ def read_z_score(
         raise DataError(f"{path} holds no entry; expected {{name: {{'mean': ..., 'std': ...}}}}")
     if isinstance(log1p, str):
         raise DataError(f"log1p is {log1p!r}; expected a list of names, such as [{log1p!r}]")
-    for what, named in (("log1p", log1p), ("area", area if isinstance(area, Mapping) else ())):
-        for name in named:
-            if name not in content:
-                hint = did_you_mean(name, content)
-                raise DataError(
-                    f"{path} has no entry {name!r} (in {what}=); it has "
-                    f"{some_of(content, _SHOWN)}.{hint}"
-                )
+    _check_names(path, content, log1p, "log1p")
+    if isinstance(area, Mapping):
+        _check_names(path, content, area, "area")
     transforms = {}
     for name, entry in content.items():
         mean, std = _statistics(entry, f"{path}: {name!r}")
-        own_area = area.get(name) if isinstance(area, Mapping) else area
-        transforms[name] = TargetTransform(area=own_area, log1p=name in log1p, mean=mean, std=std)
+        area_of_name = area.get(name) if isinstance(area, Mapping) else area
+        transforms[name] = TargetTransform(
+            area=area_of_name, log1p=name in log1p, mean=mean, std=std
+        )
     return transforms
+
+
+def _check_names(
+    path: str | os.PathLike[str],
+    content: Mapping[str, Any],
+    names: Collection[str],
+    argument: str,
+) -> None:
+    """Raise DataError if an argument names an entry that the file does not have."""
+    for name in names:
+        if name not in content:
+            hint = did_you_mean(name, content)
+            raise DataError(
+                f"{path} has no entry {name!r} (in {argument}=); it has "
+                f"{some_of(content, _SHOWN)}.{hint}"
+            )
 
 
 def _json(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -110,16 +123,22 @@ def _statistics(
             f"{where} holds {some_of(others, _SHOWN)} next to mean and std; what else was done to "
             "the values goes into area= and log1p=: remove it from the file"
         )
-    mean, std = (_numbers(entry[key], f"{where} {key!r}") for key in _STATISTICS)
-    lengths = [len(values) if isinstance(values, tuple) else None for values in (mean, std)]
-    if lengths[0] != lengths[1]:
+    mean = _numbers(entry["mean"], f"{where} 'mean'")
+    std = _numbers(entry["std"], f"{where} 'std'")
+    if _length(mean) != _length(std):
         raise DataError(
             f"{where} has mean {entry['mean']!r} and std {entry['std']!r}; expected equally many "
             "numbers"
         )
-    if any(value <= 0 for value in (std if isinstance(std, tuple) else (std,))):
+    deviations = std if isinstance(std, tuple) else (std,)
+    if any(deviation <= 0 for deviation in deviations):
         raise DataError(f"{where} 'std' is {entry['std']!r}; expected positive numbers")
     return mean, std
+
+
+def _length(values: float | tuple[float, ...]) -> int | None:
+    """How many outputs a list has numbers for; None for a single number."""
+    return len(values) if isinstance(values, tuple) else None
 
 
 def _numbers(value: Any, where: str) -> float | tuple[float, ...]:
@@ -129,14 +148,12 @@ def _numbers(value: Any, where: str) -> float | tuple[float, ...]:
 
 
 def _number(value: Any, where: str) -> float:
-    try:
-        number = (
-            math.nan
-            if isinstance(value, bool) or not isinstance(value, int | float)
-            else float(value)
-        )
-    except OverflowError:
-        number = math.inf
+    number = math.nan
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
     if not math.isfinite(number):
         raise DataError(
             f"{where} is {str(value)[:80]}; expected a finite number, or a list of them"

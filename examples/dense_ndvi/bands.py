@@ -20,6 +20,7 @@ from dinoneck.errors import DataError
 Array = np.ndarray[Any, Any]
 
 BANDS = {"blue": 1, "green": 2, "red": 3, "nir": 4, "red_edge": 5}
+FIRST_BAND = "blue"
 MOVES_PX = {
     "blue": (8, 7),
     "green": (-2, -1),
@@ -28,7 +29,12 @@ MOVES_PX = {
     "red_edge": (2, -14),
 }
 SATURATED = 65520  # 12 bit, stored times 16
-BLACK_LEVEL, EXIF, EXPOSURE, ISO, XMP = 50714, 34665, 33434, 34867, 700
+# tags of TIFF, DNG and Exif
+BLACK_LEVEL = 50714
+EXIF = 34665
+EXPOSURE = 33434
+ISO = 34867
+XMP = 700
 SHOWN_PERCENTILES = (1.0, 99.0)
 
 
@@ -74,17 +80,20 @@ def read_bands(folder: str | Path, name: str = "IMG_0001") -> Bands:
         path = Path(folder) / f"{name}_{number}.tif"
         stored, black, factor = _read(path)
         raw[band] = moved(stored, MOVES_PX[band])
-        if raw[band].shape != next(iter(raw.values())).shape:
-            raise DataError(
-                f"{path} is {raw[band].shape} px, other bands {next(iter(raw.values())).shape}"
-            )
+        first_shape = raw[FIRST_BAND].shape
+        if raw[band].shape != first_shape:
+            raise DataError(f"{path} is {raw[band].shape} px, other bands {first_shape}")
         light = (stored.astype(np.float64) - black).clip(min=0.0) * factor
         reflectance[band] = moved(light.astype(np.float32), MOVES_PX[band])
-    inside = np.logical_and.reduce(
-        [moved(np.ones_like(raw["red"], bool), by) for by in MOVES_PX.values()]
-    )
-    red, nir = reflectance["red"], reflectance["nir"]
-    valid = inside & (red + nir > 0) & (raw["red"] < SATURATED) & (raw["nir"] < SATURATED)
+    inside = np.ones_like(raw["red"], bool)  # where all bands hold image after the moves
+    for by in MOVES_PX.values():
+        inside &= moved(np.ones_like(inside), by)
+
+    red = reflectance["red"]
+    nir = reflectance["nir"]
+    is_lit = red + nir > 0
+    is_saturated = (raw["red"] >= SATURATED) | (raw["nir"] >= SATURATED)
+    valid = inside & is_lit & ~is_saturated
     ndvi = np.full(red.shape, np.nan, np.float32)
     ndvi[valid] = (nir[valid] - red[valid]) / (nir[valid] + red[valid])
     shown = [_stretched(reflectance[band], inside) for band in ("red", "green", "blue")]
@@ -94,19 +103,21 @@ def read_bands(folder: str | Path, name: str = "IMG_0001") -> Bands:
 def moved(band: Array, by: tuple[int, int]) -> Array:
     """Return the band moved ``by`` (down, right) px: out[y, x] = band[y - down, x - right]; 0 where that is outside."""
     down, right = by
-    out = np.zeros_like(band)
     height, width = band.shape
-    out[max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)] = band[
-        max(-down, 0) : height + min(-down, 0), max(-right, 0) : width + min(-right, 0)
-    ]
+    rows_to = slice(max(down, 0), height + min(down, 0))
+    rows_from = slice(max(-down, 0), height + min(-down, 0))
+    cols_to = slice(max(right, 0), width + min(right, 0))
+    cols_from = slice(max(-right, 0), width + min(-right, 0))
+    out = np.zeros_like(band)
+    out[rows_to, cols_to] = band[rows_from, cols_from]
     return out
 
 
 def _stretched(band: Array, inside: Array) -> Array:
+    """The band from 0 to 1 between its percentiles, 0 on the rim."""
     low, high = np.percentile(band[inside], SHOWN_PERCENTILES)
-    return np.where(inside, ((band - low) / max(high - low, 1e-12)).clip(0.0, 1.0), 0.0).astype(
-        np.float32
-    )
+    stretched = (band - low) / max(high - low, 1e-12)
+    return np.where(inside, stretched.clip(0.0, 1.0), 0.0).astype(np.float32)
 
 
 def _read(path: Path) -> tuple[Array, float, float]:
@@ -118,11 +129,9 @@ def _read(path: Path) -> tuple[Array, float, float]:
             exif = tags.get_ifd(EXIF)
             xmp = tags[XMP][0] if isinstance(tags[XMP], tuple) else tags[XMP]
             text = xmp.decode() if isinstance(xmp, bytes) else str(xmp)
-            black, exposure, gain = (
-                float(tags[BLACK_LEVEL][0]),
-                float(exif[EXPOSURE]),
-                float(exif[ISO]) / 100,
-            )
+            black = float(tags[BLACK_LEVEL][0])
+            exposure = float(exif[EXPOSURE])
+            gain = float(exif[ISO]) / 100
     except FileNotFoundError:
         raise DataError(
             f"there is no {path}; expected the five bands <name>_1.tif ... <name>_5.tif"

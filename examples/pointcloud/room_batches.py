@@ -22,7 +22,10 @@ STAND_IN: Literal["labels"] = "labels"
 IGNORED = -1  # label of points that are not learned
 Inputs = Literal["geometry", "colours", "both"]
 INPUT_CHANNELS: dict[Inputs, int] = {"geometry": 4, "colours": 3, "both": 7}
-PATCH, STAND_IN_CHANNELS, STAND_IN_NOISE = 16, 32, 1.5
+# of the stand-in: pixels of a patch, channels, and deviation of the noise
+PATCH = 16
+STAND_IN_CHANNELS = 32
+STAND_IN_NOISE = 1.5
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,12 @@ class Batch:
         pyramid = None
         if self.pyramid is not None:
             pyramid = {stride: level.to(device) for stride, level in self.pyramid.items()}
-        tensors = {name: getattr(self, name).to(device) for name in ("feats", "labels")}
-        return Batch(self.grid.to(device), pyramid=pyramid, **tensors)
+        return Batch(
+            grid=self.grid.to(device),
+            feats=self.feats.to(device),
+            labels=self.labels.to(device),
+            pyramid=pyramid,
+        )
 
 
 @dataclass(frozen=True)
@@ -133,19 +140,17 @@ def label_maps(made: Room, seed: int) -> Tensor:
 
     Returns:
         float16 (V, C, rows, cols): the labels' shares of every patch, mixed into channels that
-            stand for the same in
-        all rooms, and as much noise again as makes a single patch unsure.
+            mean the same in all rooms, and as much noise again as makes a single patch unsure.
     """
     height, width = made.frames.cameras.size
     grid = (math.ceil(height / PATCH), math.ceil(width / PATCH))
-    shares = F.adaptive_avg_pool2d(
-        F.one_hot(made.seen_labels, len(CLASSES)).movedim(-1, 1).float(), grid
-    )
-    mixing = torch.randn(
-        STAND_IN_CHANNELS, len(CLASSES), generator=torch.Generator().manual_seed(0)
-    )
+    one_hot = F.one_hot(made.seen_labels, len(CLASSES)).movedim(-1, 1).float()  # (V, classes, H, W)
+    shares = F.adaptive_avg_pool2d(one_hot, grid)
+    of_all_rooms = torch.Generator().manual_seed(0)
+    mixing = torch.randn(STAND_IN_CHANNELS, len(CLASSES), generator=of_all_rooms)
     maps = torch.einsum("ck,vkyx->vcyx", mixing, shares)
-    noise = torch.randn(maps.shape, generator=torch.Generator().manual_seed(seed))
+    of_this_room = torch.Generator().manual_seed(seed)
+    noise = torch.randn(maps.shape, generator=of_this_room)
     return (maps + STAND_IN_NOISE * noise).half()
 
 
@@ -162,19 +167,22 @@ def batch_of(
     """
     points = []
     normals = []
-    for one in scenes:
-        turn, scale, shift = _drawn(generator) if generator else _still()
-        points.append(one.points @ turn.mT * scale + shift)
-        normals.append(one.normals @ turn.mT.float())
-    sizes = torch.tensor([len(one.points) for one in scenes])
+    for drawn in scenes:
+        turn, scale, shift = _draw_deformation(generator) if generator else _no_deformation()
+        points.append(drawn.points @ turn.mT * scale + shift)
+        normals.append(drawn.normals @ turn.mT.float())
+    sizes = torch.tensor([len(scene_points) for scene_points in points])
     scene_of_point = torch.repeat_interleave(torch.arange(len(scenes)), sizes)
     grid = VoxelGrid.from_points(torch.cat(points), voxels.size, batch=scene_of_point)
-    colours = torch.cat([one.colours for one in scenes])
+
+    # the mean over the points of each voxel
+    colours = torch.cat([drawn.colours for drawn in scenes])
     point_feats = _point_feats(torch.cat(normals), colours, voxels.inputs)
     sums = torch.zeros(len(grid), voxels.channels).index_add_(0, grid.inverse, point_feats)
     points_in_voxel = grid.inverse.bincount(minlength=len(grid))
     feats = sums / points_in_voxel[:, None]
-    labels = torch.cat([one.labels for one in scenes])
+
+    labels = torch.cat([drawn.labels for drawn in scenes])
     pyramid = None
     if voxels.strides:
         image_feats, is_seen = _image_feats(scenes)
@@ -202,12 +210,12 @@ def _image_feats(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
     """
     feats = []
     is_seen = []
-    for one in scenes:
-        if one.maps is None or one.links is None:
+    for drawn in scenes:
+        if drawn.maps is None or drawn.links is None:
             raise ConfigError(
                 "this variant reads images and a scene has no maps; give scene() a backbone"
             )
-        scene_feats, scene_is_seen = lift(one.maps, one.links)
+        scene_feats, scene_is_seen = lift(drawn.maps, drawn.links)
         feats.append(scene_feats)
         is_seen.append(scene_is_seen)
     return torch.cat(feats), torch.cat(is_seen)
@@ -223,15 +231,20 @@ def _mean_of_seen(feats: Tensor, is_seen: Tensor, grid: VoxelGrid) -> SparseFeat
     return SparseFeatures(grid.coords, grid.batch, means, count > 0)
 
 
-def _still() -> tuple[Tensor, float, Tensor]:
+def _no_deformation() -> tuple[Tensor, float, Tensor]:
+    """No turn, the factor 1, no shift."""
     return torch.eye(3, dtype=torch.float64), 1.0, torch.zeros(3, dtype=torch.float64)
 
 
-def _drawn(generator: torch.Generator) -> tuple[Tensor, float, Tensor]:
+def _draw_deformation(generator: torch.Generator) -> tuple[Tensor, float, Tensor]:
     """A quarter turn about z, mirrored half the time; a factor; a shift in metres."""
     quarter, mirror = torch.randint(4, (2,), generator=generator).tolist()
-    cos, sin = round(math.cos(quarter * math.pi / 2)), round(math.sin(quarter * math.pi / 2))
+    cos = round(math.cos(quarter * math.pi / 2))
+    sin = round(math.sin(quarter * math.pi / 2))
     turn = torch.tensor([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], dtype=torch.float64)
-    turn[:, 0] *= 1 - 2 * (mirror % 2)
+    if mirror % 2:
+        turn[:, 0] *= -1
     numbers = torch.rand(4, dtype=torch.float64, generator=generator)
-    return turn, 0.9 + 0.2 * float(numbers[0]), numbers[1:]
+    scale = 0.9 + 0.2 * float(numbers[0])
+    shift = numbers[1:]
+    return turn, scale, shift

@@ -27,18 +27,13 @@ from dinoneck.training.parameter_groups import FreezeReport
 
 NECKS = ("sta_pyramid", "spatial_tuning_adapter")
 # names that go around for these models, none of which timm knows
-OTHER_NAMES = {
-    **{f"dinov3_{size}": f"vit_{size}_patch16_dinov3" for size in ("small", "base", "large")},
-    **{
-        f"dinov3_vit{size[0]}16": f"vit_{size}_patch16_dinov3"
-        for size in ("small", "base", "large")
-    },
-    **{
-        f"vit_{size}_patch14_dinov3": f"vit_{size}_patch16_dinov3"
-        for size in ("small", "base", "large")
-    },
-}
-SLACK, LARGEST_NORMALISED = 0.01, 10.0
+OTHER_NAMES = {}
+for other_name in ("dinov3_{size}", "dinov3_vit{letter}16", "vit_{size}_patch14_dinov3"):
+    for size in ("small", "base", "large"):
+        OTHER_NAMES[other_name.format(size=size, letter=size[0])] = f"vit_{size}_patch16_dinov3"
+# how far values of an image may lie beyond 0 ... 1
+SLACK = 0.01
+LARGEST_NORMALISED = 10.0  # normalised images lie within -3 ... 3
 
 
 class DINOv3Backbone(nn.Module):
@@ -97,23 +92,20 @@ class DINOv3Backbone(nn.Module):
             )
         self.schedule = _schedule(freeze_backbone, freeze_backbone_epochs, unfreeze)
         self.vit = _loaded(model_name, pretrained, checkpoint_path, seed)
-        if neck == "spatial_tuning_adapter" or layers is not None:
-            self.vit = self.vit.with_layers(
-                _spread(self.vit.depth) if layers is None else tuple(layers)
-            )
+        if layers is not None:
+            self.vit = self.vit.with_layers(tuple(layers))
+        elif neck == "spatial_tuning_adapter":
+            self.vit = self.vit.with_layers(_spread(self.vit.depth))
         with torch.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
             self.neck = _neck(neck, self.vit, out_channels, feat_strides, dict(neck_options or {}))
         self.normalize = normalize
         self._range_checked = False
-        shape = (3, 1, 1)
-        self.register_buffer(
-            "mean", torch.tensor(self.vit.preprocess.mean).view(shape), persistent=False
-        )
-        self.register_buffer(
-            "std", torch.tensor(self.vit.preprocess.std).view(shape), persistent=False
-        )
+        mean = torch.tensor(self.vit.preprocess.mean).view(3, 1, 1)
+        std = torch.tensor(self.vit.preprocess.std).view(3, 1, 1)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
         self._awaits_epoch = len(self.schedule.plan) > 1
         # with a plan the ViT stays trainable until the first start_epoch: optimizers are built
         # before, and D-FINE's takes in what is trainable then; groups that know all parameters
@@ -136,12 +128,12 @@ class DINOv3Backbone(nn.Module):
                 _check_unit_range(images)
             self._range_checked = True
         # no change to images; the uninitialised memory that FLOP profilers feed becomes images
-        low, high = (
-            (-SLACK, 1 + SLACK) if self.normalize else (-LARGEST_NORMALISED, LARGEST_NORMALISED)
-        )
-        images = images.nan_to_num().clamp(low, high)
+        images = images.nan_to_num()
         if self.normalize:
+            images = images.clamp(-SLACK, 1 + SLACK)
             images = (images - self.mean) / self.std
+        else:
+            images = images.clamp(-LARGEST_NORMALISED, LARGEST_NORMALISED)
         return list(self.neck(self.vit(images), images).maps)
 
     def start_epoch(self, epoch: int) -> FreezeReport:
@@ -162,7 +154,9 @@ def _schedule(freeze: bool, epochs: int, unfreeze: str) -> FreezeSchedule:
             f"freeze_backbone_epochs is {epochs!r}; expected a number of epochs, 0 for none"
         )
     plan = {0: "all" if freeze or epochs else "none"}
-    return FreezeSchedule({**plan, epochs: unfreeze} if epochs else plan)
+    if epochs:
+        plan[epochs] = unfreeze
+    return FreezeSchedule(plan)
 
 
 def _loaded(name: str, pretrained: bool, checkpoint: str | None, seed: int | None) -> Backbone:
@@ -191,30 +185,33 @@ def _neck(
     feat_strides: Sequence[int],
     options: dict[str, Any],
 ) -> STAPyramid | SpatialTuningAdapter:
-    channels, strides, patch = set(out_channels), tuple(feat_strides), vit.patch_size
-    if len(out_channels) != 3 or len(channels) != 1:
+    strides = tuple(feat_strides)
+    patch = vit.patch_size
+    if len(out_channels) != 3 or len(set(out_channels)) != 1:
         raise ConfigError(
             f"out_channels is {list(out_channels)}; expected three equal numbers, such as [256, "
             "256, 256]: the encoder projects every map to its own width anyway"
         )
     if not isinstance(patch, int):
         raise ConfigError(f"the patches of {vit.name} are {patch} px; expected square ones")
-    options = {
+    arguments: dict[str, Any] = {
         "embed_dim": vit.embed_dim,
-        "out_channels": channels.pop(),
+        "out_channels": out_channels[0],
         "patch_size": patch,
-    } | options
+    }
     built: STAPyramid | SpatialTuningAdapter
     if name == "sta_pyramid":
-        native = strides == (patch / 2, patch, 2 * patch)
-        built = STAPyramid.from_config({"strides": "native" if native else strides} | options)
+        is_native = strides == (patch / 2, patch, 2 * patch)
+        arguments["strides"] = "native" if is_native else strides
+        built = STAPyramid.from_config(arguments | options)
     else:
-        built = SpatialTuningAdapter.from_config({"num_layers": len(vit.layers)} | options)
+        arguments["num_layers"] = len(vit.layers)
+        built = SpatialTuningAdapter.from_config(arguments | options)
     if built.strides != strides:
-        own = [f"{stride:g}" for stride in built.strides]
+        built_strides = ", ".join(f"{stride:g}" for stride in built.strides)
         raise ConfigError(
             f"feat_strides is {list(strides)}, the maps of {name} on {patch} px patches have "
-            f"{', '.join(own)}; write these into DINOv3Backbone, HybridEncoder and "
+            f"{built_strides}; write these into DINOv3Backbone, HybridEncoder and "
             "DFINETransformer, or take neck: sta_pyramid, which resamples"
         )
     return built
