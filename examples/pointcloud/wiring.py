@@ -30,8 +30,11 @@ from dinoneck.points import (
 from examples.pointcloud.rooms import CLASSES, Room, room
 
 IMAGE_SIZE = (192, 256)  # (height, width) in pixels
-VIEWS, POINTS, VOXEL_M = 6, 6000, 0.1
-STEPS, LEARNING_RATE = 40, 5e-3
+VIEWS = 6
+POINTS = 6000
+VOXEL_M = 0.1
+STEPS = 40
+LEARNING_RATE = 5e-3
 
 
 def lift_images(scene: Room, grid: VoxelGrid) -> tuple[Tensor, Links, SparseFeatures]:
@@ -53,7 +56,8 @@ class Block(nn.Module):
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
-        self.linear, self.norm = nn.Linear(c_in, c_out), nn.LayerNorm(c_out)
+        self.linear = nn.Linear(c_in, c_out)
+        self.norm = nn.LayerNorm(c_out)
 
     def forward(self, x: PlainSparse) -> PlainSparse:
         """Return the same voxels with new features."""
@@ -65,9 +69,13 @@ class UNet(nn.Module):
 
     def __init__(self, c_in: int, classes: int) -> None:
         super().__init__()
-        self.enc1, self.enc2, self.enc4 = Block(c_in, 16), Block(16, 32), Block(32, 64)
-        self.up2, self.up1 = nn.Linear(64, 48), nn.Linear(32, 24)
-        self.dec2, self.dec1 = Block(48 + 32, 32), Block(24 + 16, 32)
+        self.enc1 = Block(c_in, 16)
+        self.enc2 = Block(16, 32)
+        self.enc4 = Block(32, 64)
+        self.up2 = nn.Linear(64, 48)
+        self.up1 = nn.Linear(32, 24)
+        self.dec2 = Block(48 + 32, 32)
+        self.dec1 = Block(24 + 16, 32)
         self.head = nn.Linear(32, classes)
 
     def forward(self, x: PlainSparse) -> Tensor:
@@ -88,15 +96,18 @@ class UNet(nn.Module):
 
 def coarser(x: PlainSparse, stride: int) -> tuple[PlainSparse, Tensor]:
     """Return cells of ``stride`` voxels with the mean of their features, and the cell of every voxel."""
-    coords, cell = (x.coords // stride * stride).unique(dim=0, return_inverse=True)  # (M', 3), (M,)
+    first_voxels = x.coords // stride * stride  # of the cell of every voxel, (M, 3)
+    coords, cell = first_voxels.unique(dim=0, return_inverse=True)  # (M', 3), (M,)
     sums = x.feats.new_zeros(len(coords), x.feats.shape[1]).index_add(0, cell, x.feats)  # (M', c)
-    return PlainSparse(coords, coords.new_zeros(len(coords)), sums / cell.bincount()[:, None]), cell
+    counts = cell.bincount()  # (M',)
+    batch = coords.new_zeros(len(coords))  # one sample
+    return PlainSparse(coords, batch, sums / counts[:, None]), cell
 
 
 def train(
     model: nn.Module, labels: Tensor, x: PlainSparse, **images: dict[int, SparseFeatures]
 ) -> list[float]:
-    """Fit the model to labels (M,); ``images`` is empty or ``pyramid=``.
+    """Fit the model to labels (M,); ``pyramid=`` holds what images show, for a model that takes it.
 
     Return the loss of every step.
     """
@@ -156,10 +167,8 @@ def main() -> dict[str, float]:
     same = torch.equal(model(voxels, pyramid=pyramid), plain(voxels))
     print(f"before training, with the injection: {'the same logits' if same else 'other logits'}")
 
-    without, with_images = (
-        train(plain, labels, voxels),
-        train(model, labels, voxels, pyramid=pyramid),
-    )
+    without = train(plain, labels, voxels)
+    with_images = train(model, labels, voxels, pyramid=pyramid)
     print(f"training loss without images: {without[0]:.2f} -> {without[-1]:.2f}")
     print(f"training loss with images:    {with_images[0]:.2f} -> {with_images[-1]:.2f}")
     for stride, level in injection.stats.items():
