@@ -28,7 +28,7 @@ from dinoneck.data import Preprocessing
 
 ROUNDS = 7
 SIZE = (224, 224)  # of the images that the model gets: height, width
-GRID = (14, 14)
+GRID = (14, 14)  # patches of 16 px of such an image
 SIDES = ((4000, 3000), (1632, 1224))  # of the files: width, height
 PEER = "plain script"
 
@@ -101,7 +101,11 @@ def variants_of(image: Path, folder: Path, batch: int) -> dict[str, Variants]:
 
 def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]:
     """Yield a table per size of image and number of threads."""
-    sides = SIDES[1:] if options.short or options.image else SIDES
+    sides = SIDES
+    if options.short:
+        sides = SIDES[-1:]  # the smaller
+    if options.image:
+        sides = SIDES[-1:]  # one table; the file has its own size
     for width, height in sides:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -110,7 +114,7 @@ def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]
                 megapixels = opened.width * opened.height / 1e6
             batch = 2 if options.short else options.batch
             variants = variants_of(image, folder, batch)
-            for threads in sorted({os.cpu_count() or 1, 1}, reverse=True):
+            for threads in dict.fromkeys([os.cpu_count() or 1, 1]):
                 torch.set_num_threads(threads)
                 table = ratios_to_script(variants, options.rounds)
                 yield f"{megapixels:.0f} megapixels, {threads} threads", table

@@ -42,7 +42,7 @@ _RULE = (
     "a difference of mIoU exceeds seed noise if the 95 % interval of its paired mean over seeds "
     "(Student's t) leaves out 0; intervals of AP draw groups of held-out scenes"
 )
-# of a plan -> what has changed where they differ
+# entry of a plan -> what a message calls it where two plans differ
 _DIGESTS = {
     "init_digest": "init_digest (the content of --init)",
     "data_digest": "data_digest (files of --data, --labels or --features)",
@@ -85,6 +85,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "both, wrong images": {"variant": "both", "wrong_images": True},
 }
 START = "pretrained"  # the row that all others start from
+UNET_ROW = "3D only"  # the row without images
 PAIRS = (
     ("BiFusion", "3D only"),
     ("inject", "3D only"),
@@ -134,11 +135,11 @@ def compare(
         runner.forget_rooms()  # of the seed before
         for block in blocks:
             tables[block][str(seed)] = runner.run(replace(plan, seed=seed), block)
-    found = {}
+    results_of_blocks = {}
     for block, runs in tables.items():
         matches = runner.matches(block, runs)
-        found[block] = {"summary": summary(runs, matches, plan), "seeds": runs}
-    measured = {"rule": _RULE, "pretrain_steps": pretrain_steps, "blocks": found}
+        results_of_blocks[block] = {"summary": summary(runs, matches, plan), "seeds": runs}
+    measured = {"rule": _RULE, "pretrain_steps": pretrain_steps, "blocks": results_of_blocks}
     titles = {name: block.title for name, block in BLOCKS.items()}
     folder = results or out
     folder.mkdir(parents=True, exist_ok=True)
@@ -154,9 +155,9 @@ def check_options(plan: Plan, seeds: Sequence[int], blocks: Sequence[str]) -> No
     Raises:
         ConfigError: naming them.
     """
-    most = len(STUDENT) + 1
-    if len(set(seeds)) < len(seeds) or not 2 <= len(seeds) <= most:
-        raise ConfigError(f"--seeds is {seeds}; expected 2 to {most} different ones")
+    most_seeds = len(STUDENT) + 1  # n seeds have n - 1 degrees of freedom
+    if len(set(seeds)) < len(seeds) or not 2 <= len(seeds) <= most_seeds:
+        raise ConfigError(f"--seeds is {seeds}; expected 2 to {most_seeds} different ones")
     has_stand_in = plan.backbone == STAND_IN or any(BLOCKS[block].stand_in for block in blocks)
     if plan.data and has_stand_in:
         raise ConfigError(
@@ -218,7 +219,7 @@ class Runner:
         rows = {START: self._result(first_plan, start, init, only_unet=True)}
         for name, changes in ROWS.items():
             row_plan = replace(plan, **changes)
-            if BLOCKS[block].stand_in and name != "3D only":
+            if BLOCKS[block].stand_in and name != UNET_ROW:
                 row_plan = replace(row_plan, backbone=STAND_IN)
             folder = self.folder(block, plan.seed, name)
             rows[name] = self._result(row_plan, folder, start / WEIGHTS)
@@ -226,10 +227,11 @@ class Runner:
 
     def folder(self, block: str, seed: int, row: str) -> Path:
         """Return the folder of a run; blocks that give the points alike share the runs without images."""
-        if row in (START, "3D only"):
+        if row in (START, UNET_ROW):
             inputs = BLOCKS[block].inputs
             block = next(name for name, other in BLOCKS.items() if other.inputs == inputs)
-        return self.out / block / f"seed{seed}" / row.lower().replace(",", "").replace(" ", "-")
+        name = row.lower().replace(",", "").replace(" ", "-")
+        return self.out / block / f"seed{seed}" / name
 
     def _result(
         self, plan: Plan, folder: Path, start: Path | None, *, only_unet: bool = False
@@ -252,15 +254,15 @@ class Runner:
         self, block: str, runs: Mapping[str, Mapping[str, Any]]
     ) -> dict[str, list[list[SceneMatches]]]:
         """Return row -> seed -> the matched instances of the held-out scenes; empty without instance masks."""
-        found: dict[str, list[list[SceneMatches]]] = {}
+        matches: dict[str, list[list[SceneMatches]]] = {}
         for row in ROWS:
-            found[row] = []
+            matches[row] = []
             for seed, results in runs.items():
                 if "instances" not in results[row]["test"]:
                     return {}
                 content = _read_json(self.folder(block, int(seed), row) / INSTANCES)
-                found[row].append(matches_from_json(content["matches"]))
-        return found
+                matches[row].append(matches_from_json(content["matches"]))
+        return matches
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -287,17 +289,17 @@ def finished(plan: Plan, folder: Path) -> dict[str, Any]:
     Raises:
         ConfigError: if the folder holds another run.
     """
-    found = _read_json(folder / RESULT)
-    stated = found.get("plan", {})
-    other = []
+    result = _read_json(folder / RESULT)
+    stated = result.get("plan", {})
+    differing = []
     for key, value in plan.to_json().items():
         if value != stated.get(key):
-            other.append(_DIGESTS.get(key, key))
-    if other:
+            differing.append(_DIGESTS.get(key, key))
+    if differing:
         raise ConfigError(
-            f"{folder} holds a run with other {', '.join(other)}; take another --out or remove it"
+            f"{folder} holds a run with other {', '.join(differing)}; take another --out or remove it"
         )
-    return found
+    return result
 
 
 def summary(
@@ -319,7 +321,7 @@ def summary(
         differences[f"{a} - {b}"] = difference(
             [run[a]["test"]["miou"] for run in runs], [run[b]["test"]["miou"] for run in runs]
         )
-    found: dict[str, Any] = {
+    document: dict[str, Any] = {
         "rows": rows,
         "differences": differences,
         "injection_at_step_0_is_3d_only": all(
@@ -329,11 +331,11 @@ def summary(
     if matches:
         groups = [group_of(scene) for scene in plan.held_out]
         paired = PairedPrecision(matches, groups, plan.names)
-        found["precision_differences"] = {}
+        document["precision_differences"] = {}
         for a, b in PAIRS:
             scores = {score: paired.difference(a, b, score) for score in AP_OF}
-            found["precision_differences"][f"{a} - {b}"] = scores
-    return found
+            document["precision_differences"][f"{a} - {b}"] = scores
+    return document
 
 
 def _row_summary(row: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

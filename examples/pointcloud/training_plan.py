@@ -25,8 +25,8 @@ from examples.pointcloud.rooms import CLASSES
 from examples.pointcloud.scans import check_names, scan
 from examples.pointcloud.segmentation import Segmenter, Variant, build
 
-_ROOMS_APART = 1000  # room seeds of two runs
-_HELD_OUT = 500
+_ROOMS_APART = 1000  # between the seeds of the first rooms of two runs
+_HELD_OUT = 500  # between the seeds of the first room to learn from and the first one held out
 _SHOWN = 5  # names in a message
 
 
@@ -58,7 +58,7 @@ class Plan:
         held_out: scenes to test on.
         features: feature store or tree of .pt files of the scans' images, as ``extract`` writes
             them; empty = the backbone runs.
-        every: frames of a scan whose number it divides.
+        every: read every n-th frame of a scan: those whose number n divides.
         init: weights that every configuration starts from, of MinkowskiEngine (Mask3D, ESAM) or of
             another run; empty = the 3D network is trained first.
         init_digest: SHA-256 of that file.
@@ -103,21 +103,24 @@ class Plan:
         Raises:
             ConfigError: for another form, or a label that is given twice.
         """
-        pairs = [re.fullmatch(r"(\d+)=(.+)", text, re.ASCII) for text in self.classes]
-        found = {int(pair[1]): pair[2] for pair in pairs if pair}
-        if len(found) < len(self.classes):
-            raise ConfigError(
-                f"classes are {' '.join(self.classes)}; expected ID=NAME, such as 1=wall, each ID "
-                "once"
-            )
-        return found
+        names: dict[int, str] = {}
+        for text in self.classes:
+            match = re.fullmatch(r"(\d+)=(.+)", text, re.ASCII)
+            if match is None or int(match[1]) in names:
+                raise ConfigError(
+                    f"classes are {' '.join(self.classes)}; expected ID=NAME, such as 1=wall, each ID "
+                    "once"
+                )
+            names[int(match[1])] = match[2]
+        return names
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in asdict(self).items()
-        }
+        values = asdict(self)
+        for key, value in values.items():
+            if isinstance(value, tuple):
+                values[key] = list(value)
+        return values
 
 
 def check_plan(plan: Plan) -> None:
@@ -184,7 +187,9 @@ def rooms_of(plan: Plan, *, images: bool, device: str = "cpu") -> Rooms:
         backbone = load_backbone(plan.backbone, pretrained=not plan.random_backbone).to(device)
     if plan.data:
         return _scans_of(plan, images, backbone)
-    source = STAND_IN if images and backbone is None else backbone
+    source: Backbone | Literal["labels"] | None = backbone
+    if images and backbone is None:  # no backbone was loaded: the plan names the stand-in
+        source = STAND_IN
     first = plan.seed * _ROOMS_APART
     train_seeds = range(first, first + plan.rooms)
     test_seeds = range(first + _HELD_OUT, first + _HELD_OUT + plan.test_rooms)
@@ -209,7 +214,7 @@ def _scans_of(plan: Plan, images: bool, backbone: Backbone | None) -> Rooms:
     """Read the scenes of a tree, and run the backbone over their images or read its maps from a store."""
     tree = Path(plan.data)
     folders = {folder.name: folder for folder in scene_folders(tree)}
-    names = [*folders]
+    names = list(folders)
     check_names(plan.held_out, names)
     classes = {label: plan.names.index(name) for label, name in plan.ids_and_names.items()}
 
@@ -255,20 +260,23 @@ def _check_widths(scenes: Mapping[str, Scene]) -> None:
     Raises:
         DataError: naming two scenes.
     """
-    names = [name for name, scene in scenes.items() if scene.maps is not None]
-    widths = [scene.maps.shape[1] for scene in scenes.values() if scene.maps is not None]
-    for name, width in zip(names, widths, strict=True):
-        if width != widths[0]:
+    widths = {}
+    for name, scene_of_name in scenes.items():
+        if scene_of_name.maps is not None:
+            widths[name] = scene_of_name.maps.shape[1]
+    for name, width in widths.items():
+        first_name = next(iter(widths))
+        if width != widths[first_name]:
             raise DataError(
-                f"the features of {name} have {width} channels and those of {names[0]} "
-                f"{widths[0]}; expected one backbone for all scenes"
+                f"the features of {name} have {width} channels and those of {first_name} "
+                f"{widths[first_name]}; expected one backbone for all scenes"
             )
 
 
 def _warn_of_missing_classes(plan: Plan, learned: Sequence[Scene]) -> None:
     """Warn of classes that no scene teaches: their IoU is 0, or missing, whatever a variant does."""
     present = torch.cat([scene.labels.unique() for scene in learned])
-    missing = [name for place, name in enumerate(plan.names) if not (present == place).any()]
+    missing = [name for label, name in enumerate(plan.names) if not (present == label).any()]
     if missing:
         warnings.warn(
             f"{len(missing)} of {len(plan.names)} classes have no point in "
@@ -293,10 +301,10 @@ def _with_maps_of_the_next(
     last_source = scenes[0] if len(scenes) > 1 else other_set[0]
     sources = (*scenes[1:], last_source)
     moved = []
-    for one, source in zip(scenes, sources, strict=True):
+    for receiver, source in zip(scenes, sources, strict=True):
         # as many views as the room has, again from the first where the source has fewer
-        views = torch.arange(len(one.maps)) % len(source.maps)
-        moved.append(replace(one, maps=source.maps[views]))
+        views = torch.arange(len(receiver.maps)) % len(source.maps)
+        moved.append(replace(receiver, maps=source.maps[views]))
     return tuple(moved)
 
 

@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from dinoneck.text import first_line
 from dinoneck.version import __version__
 
+# package -> the module that it installs, where the names differ in more than "-" and "_"
 _MODULES = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn", "spconv-cu126": "spconv"}
 _FOR_DEVELOPERS = {"all", "bench", "dev", "docs", "lint", "test"}
 
@@ -78,18 +79,20 @@ def _package(needed: Requirement, extra: str) -> Finding:
     """Whether a package is installed, new enough, and can be imported."""
     if extra:
         name = f"{needed.name} ({extra})"
-        bad = "missing"
+        state_if_not_usable = "missing"
         remedy = f"pip install 'dinoneck[{extra}]'"
     else:
         name = needed.name
-        bad = "broken"
+        state_if_not_usable = "broken"
         remedy = f"pip install '{needed}'"
     try:
         version = metadata.version(needed.name)
     except metadata.PackageNotFoundError:
-        return Finding(name, bad, f"not installed; expected {needed.specifier}", remedy)
+        text = f"not installed; expected {needed.specifier}"
+        return Finding(name, state_if_not_usable, text, remedy)
     if not needed.specifier.contains(version, prereleases=True):
-        return Finding(name, bad, f"{version}; expected {needed.specifier}", remedy)
+        text = f"{version}; expected {needed.specifier}"
+        return Finding(name, state_if_not_usable, text, remedy)
     module = _MODULES.get(needed.name.lower(), needed.name.replace("-", "_"))
     try:
         importlib.import_module(module)  # noqa: TID251

@@ -16,7 +16,7 @@ import numbers
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, Union
+from typing import Any, NamedTuple, Union
 
 import msgspec
 
@@ -69,26 +69,32 @@ def normal(annotation: Any, value: Any, where: str) -> Any:
     Raises:
         ConfigError: if the value does not fit.
     """
-    classes, other_types, item_type, converted = _members(annotation)
-    if type(value) in other_types and isinstance(value, _EXACT):
+    members = _members(annotation)
+    # by type(), as True is also an int
+    if type(value) in members.other_types and isinstance(value, _EXACT):
         return value
-    if isinstance(value, classes) and (
+    if isinstance(value, members.classes) and (
         hasattr(value, "from_config") or dataclasses.is_dataclass(value)
     ):
         return value
-    if classes and isinstance(value, Mapping):
-        for cls in classes:
+    if isinstance(value, Mapping):
+        for cls in members.classes:
             if value.get(TAG) == cls.__name__:
                 return _record(cls, value, where)
             if hasattr(cls, "load_state_dict") and is_part(value):
                 return _module(cls, value, where)
-    if item_type is not None and isinstance(value, Sequence) and not isinstance(value, str):
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    if members.item_type is not None and is_list:
+        item_type = members.item_type
         return tuple(normal(item_type, item, f"{where}[{i}]") for i, item in enumerate(value))
-    if converted is None or (annotation is not Any and not _is_plain(value)):
+    if members.converted is None:
         raise _unfit(annotation, value, where)
+    if annotation is not Any and not _is_plain(value):
+        raise _unfit(annotation, value, where)
+    # keys of an annotated mapping may be integers; what has no annotation is kept as JSON has it
     keys = str if annotation is Any else str | numbers.Integral
     try:
-        return msgspec.convert(_plain(value, where, keys), converted, str_keys=True)
+        return msgspec.convert(_plain(value, where, keys), members.converted, str_keys=True)
     except msgspec.ValidationError:
         raise _unfit(annotation, value, where) from None
 
@@ -159,9 +165,24 @@ def _union_members(annotation: Any) -> tuple[Any, ...]:
     return (annotation,)
 
 
+class _Members(NamedTuple):
+    """The members of a union; another annotation is a union of one.
+
+    Attributes:
+        classes: those that are dataclasses and modules.
+        other_types: all others.
+        item_type: of the items of the first ``Sequence`` among the others; None without one.
+        converted: the union of the others, as which msgspec converts a value; None without others.
+    """
+
+    classes: tuple[type, ...]
+    other_types: tuple[Any, ...]
+    item_type: Any
+    converted: Any
+
+
 @functools.cache
-def _members(annotation: Any) -> tuple[tuple[type, ...], tuple[Any, ...], Any, Any]:
-    """Of a union: classes of dataclasses and modules, other members, a sequence's items, the union of the others."""
+def _members(annotation: Any) -> _Members:
     members = _union_members(annotation)
     classes = []
     others = []
@@ -174,23 +195,28 @@ def _members(annotation: Any) -> tuple[tuple[type, ...], tuple[Any, ...], Any, A
         if item_type is None and typing.get_origin(member) is Sequence:
             item_type = typing.get_args(member)[0]
     union = Union[tuple(others)] if others else None  # noqa: UP007
-    return tuple(classes), tuple(others), item_type, union
+    return _Members(
+        classes=tuple(classes),
+        other_types=tuple(others),
+        item_type=item_type,
+        converted=union,
+    )
 
 
-def normalize_fields(record: Any, where: str | None = None, /, **given: Any) -> None:
+def normalize_fields(record: Any, where: str | None = None, /, **replacements: Any) -> None:
     """Bring the fields of a frozen dataclass to the normal form of their annotations.
 
     Args:
         record: the dataclass, in its ``__post_init__``.
         where: what the record is, for messages; None = its class.
-        **given: values that replace those of the record.
+        **replacements: values that replace those of the record.
 
     Raises:
         ConfigError: naming the first field that does not fit.
     """
     cls: type = type(record)
     for name, annotation in _hints_of(cls).items():
-        value = given.get(name, getattr(record, name))
+        value = replacements.get(name, getattr(record, name))
         normalized = normal(annotation, value, f"{where or cls.__name__}: {name}")
         object.__setattr__(record, name, normalized)
 

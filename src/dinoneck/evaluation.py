@@ -1036,6 +1036,7 @@ def _cost(model: Predictor | Detector, begin: float, images: int) -> dict[str, f
         backbone: Any = model.backbone
         modules: Sequence[Any] = [model]
     else:
+        # a model has no keys here, so its backbone and its head run in one pass
         backbone, *modules = model.passes[0].modules
     of_backbone = {id(parameter): parameter.numel() for parameter in backbone.parameters()}
     count = 0

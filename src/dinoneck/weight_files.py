@@ -19,9 +19,10 @@ from dinoneck.text import first_line, reason_of, some_of
 from dinoneck.torch_wrappers import LEADING
 
 _STATES = ("model", "state_dict")  # where a dict keeps its state dict
-_SHOWN = 8
-_SHARES = 4  # names of one memory: tied weights
-_CODE = re.compile(r"GLOBAL ([\w.]+)")  # in torch's message
+_SHOWN = 8  # names in a message
+# how often a byte of the file may be used: tied weights have two names, or a few, for one memory
+_MOST_SHARES = 4
+_CLASS_NAME = re.compile(r"GLOBAL ([\w.]+)")  # in torch's message: a class that it does not load
 # where trainings save their settings and numbers: Namespace, DictConfig, PosixPath, scalars
 _SETTINGS = (
     "argparse.",
@@ -38,7 +39,7 @@ _SETTINGS = (
 # the entries in which trainings save weights
 _WEIGHT_ENTRIES = ("teacher", "student", "model_ema", "model", "state_dict")
 _DISTRIBUTED = "torch.distributed."
-_REFUSED = "Weights only load failed"
+_REFUSED = "Weights only load failed"  # in torch's message
 
 
 def without_wrapper(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
@@ -79,7 +80,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """
     file = Path(path)
     loaded = read_any(path)
-    for name in _STATES:
+    for name in _STATES:  # one, or one within the other
         if isinstance(loaded, Mapping) and isinstance(loaded.get(name), Mapping):
             loaded = loaded[name]
     state = as_dict(loaded, str(file))
@@ -89,10 +90,10 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def as_dict(loaded: Any, where: str) -> Mapping[Any, Any]:
-    """Return what a file holds, which is a dict with entries.
+    """Return what a file holds, if it is a dict that is not empty.
 
     Raises:
-        BackboneError: if it is not, naming the file.
+        BackboneError: if it is anything else, naming the file.
     """
     if not isinstance(loaded, Mapping) or not loaded:
         raise BackboneError(
@@ -102,10 +103,11 @@ def as_dict(loaded: Any, where: str) -> Mapping[Any, Any]:
 
 
 def check_dense(state: Mapping[Any, Any], where: str) -> None:
-    """Raise a BackboneError for entries of a file that are no dense tensors under a text."""
-    strange = [
-        str(key) for key, value in state.items() if not (isinstance(key, str) and is_dense(value))
-    ]
+    """Raise a BackboneError for entries of a file that are not dense tensors, or whose name is not a text."""
+    strange = []
+    for key, value in state.items():
+        if not (isinstance(key, str) and is_dense(value)):
+            strange.append(str(key))
     if strange:
         raise BackboneError(
             f"{where}: {some_of(strange, _SHOWN)} are no dense tensors; expected a plain state dict"
@@ -113,7 +115,7 @@ def check_dense(state: Mapping[Any, Any], where: str) -> None:
 
 
 def is_dense(value: object) -> bool:
-    """Whether a value is a tensor that holds a number for each of its places."""
+    """Whether a value is a tensor that stores all of its elements: not sparse, nested or on meta."""
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided
@@ -131,15 +133,19 @@ def check_held(state: Mapping[str, Tensor], where: str) -> None:
     Raises:
         BackboneError: naming the largest.
     """
-    asked = sum(value.numel() * value.itemsize for value in state.values())
-    memory = (value.untyped_storage() for value in state.values())
-    held = sum({each.data_ptr(): each.nbytes() for each in memory}.values())
-    if asked > _SHARES * held:
+    tensor_bytes = 0
+    storages: dict[int, int] = {}  # address -> bytes
+    for value in state.values():
+        tensor_bytes += value.numel() * value.itemsize
+        storage = value.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+    stored_bytes = sum(storages.values())
+    if tensor_bytes > _MOST_SHARES * stored_bytes:
         largest = max(state, key=lambda key: state[key].numel())
         raise BackboneError(
-            f"{where}: its tensors, such as {largest}, have {asked} bytes and share {held} of "
-            "them; expected tensors with values of their own: save {key: value.clone() for key, "
-            "value in state.items()}"
+            f"{where}: its tensors, such as {largest}, have {tensor_bytes} bytes and share "
+            f"{stored_bytes} of them; expected tensors with values of their own: save {{key: "
+            "value.clone() for key, value in state.items()}"
         )
 
 
@@ -172,9 +178,9 @@ def read_any(path: str | os.PathLike[str]) -> Any:
     except BackboneError:
         raise
     except Exception as error:  # a damaged pickle makes torch raise almost anything
-        found = _CODE.findall(str(error))
-        if found:
-            raise _foreign_object(file, found[-1]) from error
+        class_names = _CLASS_NAME.findall(str(error))
+        if class_names:
+            raise _foreign_object(file, class_names[-1]) from error
         reason = f"{type(error).__name__}: {first_line(error)}"
         if _REFUSED in str(error):  # torch's own message advises to run the file after all
             reason = "torch's weights-only loader refuses it, and nothing of it ran"

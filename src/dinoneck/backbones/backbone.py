@@ -27,6 +27,7 @@ from dinoneck.torch_wrappers import COMPILED, KEEP_MODEL
 
 logger = logging.getLogger(__name__)
 
+# images in 0 ... 1 become 2.7 at most by ImageNet's mean and std; those in 0 ... 255 reach 255
 LARGEST_NORMALISED = 10.0
 CHANGED = ("modified", "merged")
 """The kinds of weights that were trained since they were loaded, or that LoRA was merged into."""
@@ -85,14 +86,15 @@ class Backbone(nn.Module):
         self.num_prefix_tokens = adapter.num_prefix_tokens
         self.layers = resolve_layers(layers, adapter.depth)
         self.norm = bool(norm)
-        positions = {
+        position_record = {
             "family": adapter.family or family_of(name),
             "num_registers": adapter.num_registers,
             "pos_embed": adapter.pos_embed,
             "source": adapter.source,
         }
-        adapter.has_other_recipe = has_other_recipe(positions)
+        adapter.has_other_recipe = has_other_recipe(position_record)
         self._preprocess: Preprocessing | None = None
+        # of a model with other channels than RGB, mean and std may not be known
         if len(adapter.mean) == adapter.in_chans:
             self._preprocess = Preprocessing(
                 patch_size=adapter.patch_size, mean=adapter.mean, std=adapter.std
@@ -296,13 +298,14 @@ class Backbone(nn.Module):
             if images.shape[0]:  # len() would fix the batch size in an export
                 sequence = self.adapter(images.to(dtype), self.layers, self.norm)
             else:  # attention cannot run on an empty batch
-                count = (
-                    self.num_prefix_tokens
-                    + TokenGrid(self.patch_size).size(images.shape[-2:]).count
-                )
-                sequence = [images.new_zeros((0, count, self.embed_dim), dtype=dtype)] * len(
-                    self.layers
-                )
+                grid = TokenGrid(self.patch_size).size(images.shape[-2:])
+                num_tokens = self.num_prefix_tokens + grid.count
+                empty = images.new_zeros((0, num_tokens, self.embed_dim), dtype=dtype)
+                sequence = [empty for _ in self.layers]
+        if not frozen:
+            source = None
+        elif not source:
+            source = weight_hashes.current_fingerprint(self.adapter, parameters)
         return Tokens.from_sequence(
             sequence,
             image_size=(images.shape[-2], images.shape[-1]),
@@ -311,9 +314,7 @@ class Backbone(nn.Module):
             num_cls=self.adapter.num_cls,
             layers=self.layers,
             normed=self.norm,
-            source=(source or weight_hashes.current_fingerprint(self.adapter, parameters))
-            if frozen
-            else None,
+            source=source,
         )
 
     def with_layers(self, layers: int | Sequence[int] | None, norm: bool | None = None) -> Backbone:
@@ -359,8 +360,9 @@ class Backbone(nn.Module):
         family = self.adapter.family or family_of(self.name)
         hashes = weight_hashes.current_hashes(self.adapter)
         dtype = dtype_name(self.dtype)
-        # in float32 the fingerprint follows from the hashes
-        source = {} if dtype == "float32" else {"fingerprint": hashes.fingerprint}
+        fingerprint_entry = {}
+        if dtype != "float32":  # in float32 the fingerprint follows from the hashes
+            fingerprint_entry["fingerprint"] = hashes.fingerprint
         return {
             "name": self.name,
             "family": family,
@@ -379,7 +381,7 @@ class Backbone(nn.Module):
             "adapter": None if hashes.lora is None else dict(hashes.lora),
             "weights": self._origin(hashes),
             "weights_sha256": hashes.weights_sha256,
-            **source,
+            **fingerprint_entry,
             "license": self._licence(family),
         }
 
@@ -476,8 +478,12 @@ def checked_backbone(backbone: Backbone) -> Backbone:
     """Return a Backbone, or one that torch.compile wraps; refuse anything else with a ConfigError."""
     if isinstance(backbone, Backbone) or is_compiled(backbone):
         return backbone
-    actual = repr(backbone) if isinstance(backbone, str) else type(backbone).__name__
-    remedy = "load_backbone(name)" if isinstance(backbone, str) else "wrap_backbone(model)"
+    if isinstance(backbone, str):
+        actual = repr(backbone)
+        remedy = "load_backbone(name)"
+    else:
+        actual = type(backbone).__name__
+        remedy = "wrap_backbone(model)"
     raise ConfigError(f"backbone is {actual}; expected a Backbone: pass {remedy}")
 
 
@@ -487,7 +493,9 @@ def callable_backbone(backbone: Any) -> Backbone:
     Raises:
         ConfigError: for anything else.
     """
-    return checked_backbone(backbone if is_compiled(backbone) else plain_backbone(backbone))
+    if is_compiled(backbone):
+        return checked_backbone(backbone)
+    return checked_backbone(plain_backbone(backbone))
 
 
 def plain_backbone(backbone: Any) -> Any:
@@ -519,8 +527,8 @@ def resolve_layers(layers: int | Sequence[int] | None, depth: int) -> tuple[int,
     if layers is None:
         return (depth - 1,)
     if isinstance(layers, int | Integral):
-        count = 0 if isinstance(layers, bool) else int(layers)
-        if not 1 <= count <= depth:
+        count = int(layers)
+        if isinstance(layers, bool) or not 1 <= count <= depth:
             raise BackboneError(
                 f"layers is {layers!r}; expected 1 ... {depth} last blocks, or a list of block "
                 "indices"

@@ -33,6 +33,7 @@ _CLASSES = {
     "dinov3_vit": "DINOv3ViTModel",
 }
 _SHOWN = 8  # names in a message
+_EMBEDDINGS = -1  # the "block" of stage 0: what the first block takes
 _NEVER_USED = ("mask_token", "inv_freq")
 _DINOV2_PATCHES = "embeddings.patch_embeddings.projection"
 _CLASSIFIERS = ("classifier.", "head.")  # of models fine-tuned for classes, next to the ViT
@@ -43,12 +44,19 @@ _TIMM_NAMES = {
     "norm2": "norm2",
     "layer_scale1": "ls1",
     "layer_scale2": "ls2",
-    **dict.fromkeys(("q_proj", "query"), "attn.q"),
-    **dict.fromkeys(("k_proj", "key"), "attn.k"),
-    **dict.fromkeys(("v_proj", "value"), "attn.v"),
-    **dict.fromkeys(("o_proj", "dense"), "attn.proj"),
-    **dict.fromkeys(("fc1", "weights_in"), "mlp.fc1"),
-    **dict.fromkeys(("fc2", "down_proj", "weights_out"), "mlp.fc2"),
+    "q_proj": "attn.q",
+    "query": "attn.q",
+    "k_proj": "attn.k",
+    "key": "attn.k",
+    "v_proj": "attn.v",
+    "value": "attn.v",
+    "o_proj": "attn.proj",
+    "dense": "attn.proj",
+    "fc1": "mlp.fc1",
+    "weights_in": "mlp.fc1",
+    "fc2": "mlp.fc2",
+    "down_proj": "mlp.fc2",
+    "weights_out": "mlp.fc2",
     "gate_proj": "mlp.fc1_g",
     "up_proj": "mlp.fc1_x",
 }
@@ -134,7 +142,7 @@ class TransformersAdapter(Adapter):
             return None
         indices = list(self.model.out_indices)
         layers = [self._layer_of_stage(index) for index in indices]
-        if -1 in layers:
+        if _EMBEDDINGS in layers:
             raise BackboneError(
                 f"out_indices of {type(self.model).__name__} are {indices}; expected 1 or more, "
                 "stage 0 is the embeddings before the first block: pass layers="
@@ -143,8 +151,10 @@ class TransformersAdapter(Adapter):
         return tuple(layers)
 
     def _layer_of_stage(self, index: int) -> int:
-        """Return the block of an entry of ``out_indices``; -1 for the embeddings, stage 0."""
-        return int(index) % (self.depth + 1) - 1
+        """Return the block of an entry of ``out_indices``, which may count from the end; -1 for the embeddings."""
+        num_stages = self.depth + 1
+        stage = int(index) % num_stages
+        return _EMBEDDINGS + stage
 
     def _check_norm(self, layers: Sequence[int], norm: bool) -> None:
         """Raise if ``norm`` is not what the feature maps of these blocks have."""
@@ -221,7 +231,7 @@ class TransformersAdapter(Adapter):
         outputs = []
         for index, tokens in zip(self.model.out_indices, maps, strict=True):
             layer = self._layer_of_stage(index)
-            if layer < 0:
+            if layer == _EMBEDDINGS:
                 continue
             patches_only = self.family == "dinov3"  # DINOv2's sequences keep CLS
             if tokens.ndim == 4:
@@ -256,7 +266,10 @@ class TransformersAdapter(Adapter):
 
     def embed(self, images: Tensor) -> tuple[Tensor, Any]:
         """Return the same, with DINOv2's positions resampled by the recipe asked for."""
-        if self.rotary is not None or self.pos_embed == "native" or self.num_registers:
+        # DINOv3 has rotary positions, and models with registers have one recipe
+        if self.rotary is not None or self.num_registers:
+            return self.embed_natively(images)
+        if self.pos_embed == "native":
             return self.embed_natively(images)
         embeddings = self.model.embeddings
         height, width = images.shape[-2:]
@@ -453,25 +466,25 @@ def _converted(model: Any, names: Collection[str]) -> dict[str, Tensor]:
 def _unfused(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of a timm block, with its fused projections taken apart too."""
     tensors = dict(state)
-    fused = state["attn.qkv.weight"]
-    zeros = fused.new_zeros(len(fused) // 3)  # timm leaves out biases that are zero
+    qkv_weight = state["attn.qkv.weight"]
+    zero_bias = qkv_weight.new_zeros(len(qkv_weight) // 3)  # timm leaves out biases that are zero
     for part in ("weight", "bias"):
-        whole = state.get(f"attn.qkv.{part}")
-        if whole is None:
-            query = state.get("attn.q_bias", zeros)
-            key = state.get("attn.k_bias", zeros)
-            value = state.get("attn.v_bias", zeros)
+        qkv = state.get(f"attn.qkv.{part}")
+        if qkv is None:  # there is always a weight
+            query = state.get("attn.q_bias", zero_bias)
+            key = state.get("attn.k_bias", zero_bias)
+            value = state.get("attn.v_bias", zero_bias)
         else:
-            query, key, value = whole.chunk(3)
+            query, key, value = qkv.chunk(3)
         tensors[f"attn.q.{part}"] = query
         tensors[f"attn.k.{part}"] = key
         tensors[f"attn.v.{part}"] = value
-        first = state.get(f"mlp.fc1.{part}")
-        if first is not None:
-            gate = first
-            up = first  # of an MLP without a gate
+        fc1 = state.get(f"mlp.fc1.{part}")
+        if fc1 is not None:
+            gate = fc1
+            up = fc1  # of an MLP without a gate
             if _is_packed(state):
-                gate, up = first.chunk(2)
+                gate, up = fc1.chunk(2)
             tensors[f"mlp.fc1_g.{part}"] = gate
             tensors[f"mlp.fc1_x.{part}"] = up
     for number in (1, 2):

@@ -1,4 +1,4 @@
-"""What of a backbone goes into a file: one rule for heads and detectors.
+"""The part of a backbone that goes into a file: one rule for heads and detectors.
 
 When a file is written, the backbone's present weights are hashed and compared with those that its
 record names. What differs is written, or the file is refused: a head whose backbone is in no file
@@ -33,13 +33,13 @@ from dinoneck.text import reason_of, some_of
 from dinoneck.torch_wrappers import without_leading
 
 MODEL = "adapter.model."
-"""What stands before the names of a model's weights in the state dict of its Backbone."""
-_SHOWN = 3
+"""What the names of a model's weights begin with in the state dict of its Backbone."""
+_SHOWN = 3  # names in a message
 
 
 @dataclass(frozen=True)
 class BackbonePart:
-    """What of a backbone goes into the file of a head.
+    """The part of a backbone that goes into the file of a head.
 
     Attributes:
         record: of the backbone; None where it is not recorded.
@@ -54,7 +54,7 @@ class BackbonePart:
 
 @dataclass(frozen=True)
 class DetectorPart:
-    """What of a backbone goes into the file of a detector.
+    """The part of a backbone that goes into the file of a detector.
 
     Attributes:
         record: of the backbone before its training.
@@ -140,22 +140,20 @@ def part_for_detector(
     base = base_record(backbone)
     state = weight_hashes.base_state(adapter)
     changed = weight_hashes.changed_tensors(adapter)
-    states_other_weights = (
-        record is not None
-        and not is_changed(record)
-        and record.get("weights_sha256") != base["weights_sha256"]
-    )
     names = {*trained, *changed} & state.keys()
-    if states_other_weights:
-        # any parameter may differ from those; buffers are as the model is built, or were changed
-        parameters = lora.base_state(dict(adapter.model.named_parameters()))
-        names.update(parameters.keys() & state.keys())
+    recorded: Mapping[str, Any] = base
+    if record is not None and not is_changed(record):
+        if record.get("weights_sha256") != base["weights_sha256"]:
+            # any parameter may differ from the weights that the user's record states; buffers are
+            # as the model is built, or were changed
+            recorded = record or base  # an empty one states nothing
+            parameters = lora.base_state(dict(adapter.model.named_parameters()))
+            names.update(parameters.keys() & state.keys())
     lora_weights = lora_of(backbone)
     lora_record = lora.record(adapter) if lora_weights else None
     tuned = {name: state[name] for name in sorted(names)}
-    base_of_file = record if states_other_weights and record else base
     return DetectorPart(
-        record={**base_of_file, "adapter": lora_record},
+        record={**recorded, "adapter": lora_record},
         lora=lora_weights,
         tuned=tuned | _lost_frequencies(backbone),
     )
@@ -224,7 +222,7 @@ def _check_rotary(backbone: Backbone) -> None:
     """Raise a CheckpointError for rotary frequencies that neither the model's name nor a file gives."""
     lost = _lost_frequencies(backbone)
     if lost:
-        [name] = lost
+        [name] = lost  # a model has one buffer of frequencies
         raise CheckpointError(
             f"{name} of the backbone {backbone.name!r} holds other values than the model is built "
             "with, and these are in no file, so the head could not be used later: pass "

@@ -425,7 +425,7 @@ class HeadCheckpoint:
         license: str | None = None,  # noqa: A002
         tta: str | None = None,
     ) -> Self:
-        """Take a snapshot of a module and of what of its backbone goes into the file, see :meth:`from_module`."""
+        """Take a snapshot of a module and of the part of its backbone, see :meth:`from_module`."""
         name = type(module).__name__
         file = _pack(
             module,

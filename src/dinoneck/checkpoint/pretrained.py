@@ -48,7 +48,7 @@ def push(module: Any, repo_id: str, backbone: Any, options: dict[str, Any]) -> C
 
 def load(cls: type, path_or_repo: str | os.PathLike[str], revision: str | None) -> Any:
     """Read a folder, a file or a hub repository, check that it holds ``cls`` or a subclass, and build it."""
-    with contextlib.suppress(RegistryError):  # a name that is taken: the file's own name decides
+    with contextlib.suppress(RegistryError):  # its name is taken: the name in the file decides
         _ensure_registered(cls)
     checkpoint = HeadCheckpoint.load(path_or_repo, revision=revision)
     stored = registry.resolve(checkpoint.head_type)

@@ -19,7 +19,7 @@ from dinoneck.errors import CheckpointError, ConfigError
 
 logger = logging.getLogger(__name__)
 
-_PART = r"[A-Za-z0-9][\w.\-]{0,95}"
+_PART = r"[A-Za-z0-9][\w.\-]{0,95}"  # a hub allows 96 characters
 # a model's name, or a hub repository: a path below the working folder at most
 _NAME = re.compile(rf"{_PART}(?:/{_PART})?", re.ASCII)
 
@@ -29,8 +29,8 @@ def rebuild(
 ) -> Backbone:
     """Load the backbone of a record: by name, with the weights of a local file, or with random ones.
 
-    Nothing in a record is imported or run, and no folder that it names is opened. Weights that come
-    from elsewhere are compared by who asks for this.
+    Nothing in a record is imported or run, and no folder that it names is opened. The caller compares
+    the weights of a file with the record.
 
     Args:
         record: the backbone record of a head file.
@@ -50,21 +50,28 @@ def rebuild(
     if file is None and not random:
         _check_found_by_name(name, origin)
     dtype = record.get("dtype") or "float32"
-    _check_followable(record, name, origin, dtype)
+    _check_same_repository(name, origin)
+    _check_built_by_name(name, record.get("source"))
+    _check_dtype(dtype)
     is_model_folder = file is not None and Path(file).is_dir()
     if not is_model_folder:
         _check_names_no_path(name, record.get("source"))
-    seed = None
+    seed = None  # the weights are published, or in the file
     if file is None:
         if origin.get("kind") == "seeded":
             seed = need(origin, "seed")
         elif random:
             seed = 0
+    model = name
+    checkpoint = file
+    if is_model_folder:  # which holds the weights too
+        model = str(file)
+        checkpoint = None
     try:
         backbone = load_backbone(
-            str(file) if is_model_folder else name,
+            model,
             pretrained=seed is None,
-            checkpoint=None if is_model_folder else file,
+            checkpoint=checkpoint,
             seed=seed,
             layers=layers,
             norm=norm,
@@ -98,17 +105,19 @@ def _check_found_by_name(name: str, origin: Mapping[str, Any]) -> None:
         )
 
 
-def _check_followable(
-    record: Mapping[str, Any], name: str, origin: Mapping[str, Any], dtype: str
-) -> None:
-    """Raise a CheckpointError for a record that contradicts itself, or names what is not built by name."""
+def _check_same_repository(name: str, origin: Mapping[str, Any]) -> None:
+    """Raise a CheckpointError for weights of another hub repository than the model's."""
     if "/" in name and origin.get("kind") == "hub" and origin.get("repo") != name:
         raise CheckpointError(
             f"the record names the model {name!r} and weights of {origin.get('repo')!r}: these do "
             "not belong together",
             step="pairing",
         )
-    if record.get("source") == "official":
+
+
+def _check_built_by_name(name: str, source: object) -> None:
+    """Raise a CheckpointError for a model of the dinov2 or dinov3 repository."""
+    if source == "official":
         raise CheckpointError(
             f"the head was trained on {name!r}, an object of the dinov2 or dinov3 repository, which "
             "is not built by name: load it, and pass backbone=wrap_backbone(model). A file that "
@@ -116,6 +125,9 @@ def _check_followable(
             "model.load_state_dict",
             step="pairing",
         )
+
+
+def _check_dtype(dtype: str) -> None:
     if dtype not in WEIGHT_DTYPES:
         raise CheckpointError(
             f"the record has dtype {dtype!r}; expected one of {', '.join(WEIGHT_DTYPES)}",

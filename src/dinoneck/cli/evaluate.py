@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,8 +30,9 @@ _OVERALL_SCORES = (
     "overall",
     "overall (mean)",
 )
-"""What ``--at-least`` may name next to the heads' targets."""
-_MAIN_SCORES = ("r2", "accuracy", "mean_iou")
+"""What ``--at-least`` may name next to the heads' targets: scores of boxes and objects, and means over all targets."""
+_MAIN_SCORES = ("r2", "accuracy", "mean_iou")  # of numbers, of classes and of masks
+_SHOWN = 8  # names in a message
 
 
 def evaluate(
@@ -105,8 +105,10 @@ def evaluate(
         class_values=class_values,
         crowd=crowd,
     )
-    # a verdict compares models
-    show_scores(report if len(models) > 1 else report | {"verdict": None}, held_out=False)
+    shown = report
+    if len(models) == 1:  # a verdict compares models
+        shown = report | {"verdict": None}
+    show_scores(shown, held_out=False)
     low = []
     for target, smallest in smallest_scores.items():
         low += _too_low(report, target, smallest)
@@ -126,17 +128,17 @@ def _name_models(words: Sequence[str]) -> dict[str, str]:
     heads = list(chain.from_iterable(heads_by_key.values()))
     if len(set(heads)) < len(heads):
         raise ConfigError(f"--heads {' '.join(words)} names a head twice; give each once")
-    if "" not in heads_by_key:
-        for key, heads_of_key in heads_by_key.items():
-            if len(heads_of_key) > 1:
-                raise ConfigError(
-                    f"--heads has the key {key} twice, and each value is one model; give each a key "
-                    "of its own, and an ensemble as its file or folder"
-                )
-        return {key: head for key, [head] in heads_by_key.items()}
-    if len(heads) == 1:
-        return {"head": heads[0]}
-    return {head: head for head in heads}
+    if "" in heads_by_key:  # no head has a key
+        if len(heads) == 1:
+            return {"head": heads[0]}
+        return {head: head for head in heads}
+    for key, heads_of_key in heads_by_key.items():
+        if len(heads_of_key) > 1:
+            raise ConfigError(
+                f"--heads has the key {key} twice, and each value is one model; give each a key of "
+                "its own, and an ensemble as its file or folder"
+            )
+    return {key: head for key, [head] in heads_by_key.items()}
 
 
 def _read_smallest_score(word: str) -> tuple[str, float]:
@@ -146,9 +148,10 @@ def _read_smallest_score(word: str) -> tuple[str, float]:
         raise ConfigError(
             f"--at-least is {word!r}; expected TARGET=VALUE, such as crop=0.8 or AP=0.3"
         )
-    smallest = math.nan
-    with suppress(ValueError):
+    try:
         smallest = float(value)
+    except ValueError:
+        smallest = math.nan
     if not math.isfinite(smallest):
         raise ConfigError(
             f"--at-least is {word!r}, and {value!r} is no finite number; write a number, such as "
@@ -175,18 +178,18 @@ def _too_low(report: Mapping[str, Any], target: str, smallest: float) -> list[st
     object_scores: dict[str, Mapping[str, Any]] = {}
     for kind in ("boxes", "masks", "segments"):
         object_scores |= report.get(kind, {})
-    for model, of_model in object_scores.items():
-        if target in of_model:
-            scores[model] = of_model[target]
+    for model, scores_by_name in object_scores.items():
+        if target in scores_by_name:
+            scores[model] = scores_by_name[target]
     value_scores = report.get("scores", {})
-    for model, of_model in value_scores.get(target, {}).items():
-        scores[model] = _main_score(of_model)
+    for model, target_scores in value_scores.get(target, {}).items():
+        scores[model] = _main_score(target_scores)
     if not scores:
         names = set(value_scores)
-        for of_model in object_scores.values():
-            names.update(of_model)
+        for scores_by_name in object_scores.values():
+            names.update(scores_by_name)
         raise ConfigError(
-            f"--at-least names {target!r}; expected one of {some_of(names, 8)}."
+            f"--at-least names {target!r}; expected one of {some_of(names, _SHOWN)}."
             f"{did_you_mean(target, names)}"
         )
     low = []

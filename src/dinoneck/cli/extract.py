@@ -93,7 +93,8 @@ def extract(
     model = open_backbone(backbone, device, norm=not no_norm)
     # with several processes another one may be about to write
     is_alone = part is None and "WORLD_SIZE" not in os.environ
-    with no_empty_store(out) if is_alone else nullcontext():
+    cleanup = no_empty_store(out) if is_alone else nullcontext()
+    with cleanup:
         store = FeatureStore.create(out, backbone=model, image_size=size, **asdict(stored))
         show_remainder(store.preprocess, size)
         extraction = store.extract(

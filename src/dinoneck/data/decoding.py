@@ -22,13 +22,15 @@ from torch import Tensor
 from dinoneck.atomic import open_regular
 from dinoneck.data import bit_depth, deep_colours, image_tiffs, jpeg, jpeg_2000, png, pnm, tiff
 from dinoneck.data.orientation import (
+    SWAPS_SIDES,
+    UPRIGHT,
     read_orientation,
     stated_orientation,
     tiff_orientation,
     turn,
     warn_once,
 )
-from dinoneck.data.orientation import upright as upright
+from dinoneck.data.orientation import upright as upright  # also imported from here
 from dinoneck.errors import DataError
 from dinoneck.text import reason_of
 
@@ -37,7 +39,9 @@ _RGB = 3  # torchvision.io.ImageReadMode.RGB
 Array = np.ndarray[Any, Any]
 ImageInput = str | os.PathLike[str] | Image.Image | Array | Tensor
 
-SHOWN_BYTES = 12
+SHOWN_BYTES = 12  # of the start of a file that is not a picture, in the message about it
+_MOST_THREADS = 8  # by default
+_BYTE_TO_16_BITS = 257  # 255 becomes 65535
 _ANIMATIONS = ("GIF", "PNG", "WEBP", "AVIF")
 # what Pillow's readers raise on damaged files; AVIF's raises RuntimeError
 DAMAGED = (
@@ -72,9 +76,10 @@ def in_threads(
     if len(items) < 2:
         yield from map(function, items)
         return
-    workers = workers or max(
-        1, min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    )
+    if not workers:
+        num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of torchrun
+        cores = (os.cpu_count() or 1) // num_processes
+        workers = max(1, min(_MOST_THREADS, cores))
     pool = ThreadPoolExecutor(workers, thread_name_prefix="dinoneck-images")
     rest = iter(items)
     try:
@@ -90,10 +95,9 @@ def in_threads(
 
 def as_list(images: Any, noun: str = "images") -> list[Any]:
     """Return a list of single images (or what ``noun`` calls them), whatever form they came in."""
-    if (
-        isinstance(images, str | os.PathLike | Image.Image | Tensor | np.ndarray)
-        and getattr(images, "ndim", 3) != 4
-    ):
+    if isinstance(images, str | os.PathLike | Image.Image):
+        return [images]
+    if isinstance(images, Tensor | np.ndarray) and images.ndim != 4:
         return [images]
     if isinstance(images, Mapping) or not isinstance(images, Iterable):
         raise DataError(
@@ -167,35 +171,38 @@ def read_size_and_orientation(image: ImageInput) -> tuple[tuple[int, int], int]:
         try:
             return read_picture(path, lambda opened, _: read_size_and_orientation(opened))
         except DataError:
-            size = tiff.size_of_bands(path)
+            size = tiff.size_of_bands(path)  # of a TIFF that Pillow does not read
             if size is None:
                 raise
-            return size, 1
+            return size, UPRIGHT
     if isinstance(image, Image.Image):
         stored = tiff_orientation(image)
         orientation = read_orientation(image)
-        is_turned = 5 <= orientation <= 8
-        size = image.size if is_turned else (image.height, image.width)
+        size = (image.height, image.width)
+        if orientation in SWAPS_SIDES:
+            size = (image.width, image.height)
         return size, stored or orientation
     if isinstance(image, Tensor) and image.ndim == 3 and image.shape[0] not in (1, 3):
-        return (image.shape[-2], image.shape[-1]), 1  # of other bands than grey or colours
+        # read_pixels rejects other bands than grey or colours
+        return (image.shape[-2], image.shape[-1]), UPRIGHT
     if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[-1] not in (1, 3, 4):
-        return (image.shape[0], image.shape[1]), 1
+        return (image.shape[0], image.shape[1]), UPRIGHT
     height, width = read_pixels(image, bits=bit_depth.FILE_BITS).shape[-2:]
-    return (height, width), 1
+    return (height, width), UPRIGHT
 
 
 def read_stated_orientation(picture: Any) -> int:
-    """Return the orientation that the header of a file states; 1 of what is none, or cannot be read.
+    """Return the orientation that the header of a file states.
 
-    Nothing is decoded: of a PNG whose EXIF follows the pixels it is 1.
+    It is 1 for images in memory, for files that cannot be read, and for a PNG whose EXIF follows the
+    pixels: nothing is decoded.
     """
     if not isinstance(picture, str | os.PathLike):
-        return 1
+        return UPRIGHT
     try:
         return read_picture(Path(picture), lambda opened, _: stated_orientation(opened))
     except DataError:
-        return 1  # whoever reads the pixels says so
+        return UPRIGHT  # the error is raised where the pixels are read
 
 
 def read_picture(
@@ -225,9 +232,10 @@ def read_picture(
     except UnidentifiedImageError:
         raise DataError(_not_a_picture(path, noun, formats)) from None
     except Image.DecompressionBombError as error:
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        # Pillow warns of more pixels than its limit, and raises an error for twice as many
+        max_pixels = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise DataError(
-            f"{noun} {path} has by its header more than {most} px, which Pillow opens at most; cut it "
+            f"{noun} {path} has by its header more than {max_pixels} px, which Pillow opens at most; cut it "
             "into tiles, or in Python raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file"
         ) from error
     except DAMAGED as error:
@@ -267,7 +275,8 @@ def _unread_tiff(path: Path, noun: str, contents: str) -> str:
 def _from_file(image: Image.Image, name: str, bits: int | None) -> Tensor:
     """Decode an opened file: a JPEG by the fastest operator installed, others and damaged ones by Pillow.
 
-    All give equal pixels. A PNG is not faster by the operators: unpacking takes its time.
+    All give equal pixels. The operators are not faster for a PNG, where decompression takes most of
+    the time.
     """
     image_tiffs.check_pages(image, name)
     _warn_of_frames(image, name)
@@ -294,7 +303,7 @@ def _fast_pixels(image: Image.Image) -> Tensor | None:
         return None
     image.fp.seek(0)  # type: ignore[attr-defined]
     raw = np.fromfile(image.fp, np.uint8)  # type: ignore[attr-defined]
-    if raw[-2:].tobytes() != jpeg.END_OF_IMAGE:
+    if raw[-len(jpeg.END_OF_IMAGE) :].tobytes() != jpeg.END_OF_IMAGE:
         return None  # cut short, or with an appendix
     # the operators do not read XMP, and read damaged EXIF in other ways than Pillow
     if not jpeg.hide_exif(raw):
@@ -329,7 +338,8 @@ def _from_pil(image: Image.Image, name: str, bits: int | None) -> Tensor:
     """Decode an image of Pillow."""
     image_tiffs.check_numbers(image, name)
     jpeg_2000.check_numbers(image, name)
-    image = _whole(image, name)
+    png.check_end(image)
+    image = _with_end_marker(image, name)
     white_is_zero = image_tiffs.is_white_zero(image)
     # what follows is not known once it is decoded
     stated_bits = _stated_bits(image)
@@ -347,11 +357,11 @@ def _from_pil(image: Image.Image, name: str, bits: int | None) -> Tensor:
         if stated_bits < bit_depth.FILE_BITS:
             if bits is None and bit_depth.may_hold_less(stated_bits):
                 bit_depth.check_range(values, name)
-            bits = min(stated_bits, bits or stated_bits)
+            bits = stated_bits if bits is None else min(stated_bits, bits)
         scaled = bit_depth.scale(values, bits, name, white_is_zero=white_is_zero)
         return scaled.expand(3, -1, -1)
     if image.mode in ("I", "F"):
-        raise DataError(_in_words_wide(image, name))
+        raise DataError(_why_32_bits_are_rejected(image, name))
     image_tiffs.check_alpha(image, name)
     return _rgb(image)
 
@@ -385,16 +395,15 @@ def _stated_bits(image: Image.Image) -> int:
     return bit_depth.FILE_BITS
 
 
-def _whole(image: Image.Image, name: str) -> Image.Image:
-    """Open a JPEG that lacks its end marker alone as if it were there, with a warning.
+def _with_end_marker(image: Image.Image, name: str) -> Image.Image:
+    """Open a JPEG that lacks nothing but its end marker as if it were there, with a warning.
 
     Images of other formats are returned as they are. Zeros fill up files that were not written
     whole, and Pillow takes them for coded pixels.
 
     Raises:
-        OSError: if a JPEG or PNG is cut.
+        OSError: if a JPEG is cut.
     """
-    png.check_end(image)
     source = getattr(image, "fp", None)
     if source is None or source.closed or image.format != "JPEG":
         return image
@@ -446,7 +455,7 @@ def _from_deep_colours(image: Image.Image, name: str, bits: int | None) -> Tenso
 
 def _problem_of_colours(high: Tensor, file: bytes) -> str | None:
     """Why 16-bit colours do not seem to use their range; None if they do."""
-    estimate = high.numpy().astype(np.uint16) * 257  # 255 becomes 65535
+    estimate = high.numpy().astype(np.uint16) * _BYTE_TO_16_BITS
     if bit_depth.reaches_both_ends(estimate):
         return None
     # a high byte of 0 may be black, or any value of 8 bits
@@ -471,11 +480,11 @@ def _with_low_bytes(high: Tensor, file: bytes) -> Array | None:
     if image is None:
         return None
     low = _rgb(upright(image))
-    values: Array = high.numpy().astype(np.uint16) << 8 | low.numpy()
+    values: Array = (high.numpy().astype(np.uint16) << 8) | low.numpy()
     return values
 
 
-def _in_words_wide(image: Image.Image, name: str) -> str:
+def _why_32_bits_are_rejected(image: Image.Image, name: str) -> str:
     """Why an image of 32 bits per value is not read."""
     layout = tiff.layout_of(image)
     if image.mode == "F":

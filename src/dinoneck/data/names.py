@@ -35,6 +35,7 @@ _ABSOLUTE = re.compile(r"[/\\~]|[A-Za-z]:|[A-Za-z][\w+.-]+://")
 _QUERY = re.compile(r"[?#].*$")
 _UPLOAD_HASH = re.compile(r"^[0-9a-f]{8}[-_]")
 _LEADING_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
+_SPLIT_DEPTH = 2  # folders above an image that may be called train, val or test
 SAMPLE = 1000  # names by which the nearest reading is chosen for a message
 
 
@@ -91,9 +92,9 @@ def core_of(name: str) -> str:
 def contradicts(prefix: Parts, folder: Parts, from_root: bool) -> bool:
     """Whether names in the folder ``prefix`` cannot be those of files in ``folder``.
 
-    Folders that both end with agree. Of the rest, ``train`` contradicts ``val`` or ``test``. An
-    absolute folder, of another machine, may else be called as it likes. A relative one has to be
-    that of the files, or to say nothing, such as ``data``.
+    Folders that both end with agree. Of the rest, ``train`` contradicts ``val`` or ``test``. Nothing
+    else contradicts an absolute folder: it is one of another machine. A relative one has to be that
+    of the files, or to say nothing, such as ``data``.
 
     Annotation tools number their projects: in ``images/7`` the number says nothing either. That
     needs a folder beside it that says nothing, and a folder of files that is no number itself:
@@ -112,9 +113,9 @@ def contradicts(prefix: Parts, folder: Parts, from_root: bool) -> bool:
     while names and folders and names[-1] == folders[-1]:
         names.pop()
         folders.pop()
-    parts_in_names = part_words(names[-2:])
-    parts_of_files = part_words(folders[-2:])
-    if parts_in_names and parts_of_files and not parts_in_names & parts_of_files:
+    splits_of_names = part_words(names[-_SPLIT_DEPTH:])
+    splits_of_files = part_words(folders[-_SPLIT_DEPTH:])
+    if splits_of_names and splits_of_files and splits_of_names.isdisjoint(splits_of_files):
         return True
     if from_root:
         return False
@@ -127,13 +128,13 @@ def contradicts(prefix: Parts, folder: Parts, from_root: bool) -> bool:
 
 
 def part_words(folders: Sequence[str]) -> set[str]:
-    """Return the parts of a data set (train, val, test) that folders are named after, as COCO's train2017."""
-    parts = set()
+    """Return the splits of a data set (train, val, test) that folders are named after, as COCO's train2017."""
+    splits = set()
     for folder in folders:
-        part = part_of(folder.rstrip(string.digits))
-        if part is not None:
-            parts.add(part)
-    return parts
+        split = part_of(folder.rstrip(string.digits))
+        if split is not None:
+            splits.add(split)
+    return splits
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,8 @@ def _without_suffix(path: str) -> str:
     return composed(stem if suffix.lower() in SUFFIXES else path)
 
 
-_KEYS = {  # what is changed -> keys of names and of files
+# what is changed, in the words of messages -> keys of names and of files; the most literal first
+_KEYS = {
     "": (composed, composed),
     "another case of the suffix": (_lower_suffix, _lower_suffix),
     "another case": (_any_case, _any_case),
@@ -210,7 +212,14 @@ def spellings_of(names: Sequence[str]) -> list[Spelling]:
             may_have_backslash = has_backslash or percent  # %5C is one
             slash_options = (False, True) if may_have_backslash else (False,)
             for slashes in slash_options:
-                spellings.append(Spelling(slashes, percent, text, name_key, file_key))
+                spelling = Spelling(
+                    slashes=slashes,
+                    percent=percent,
+                    text=text,
+                    name_key=name_key,
+                    file_key=file_key,
+                )
+                spellings.append(spelling)
     return spellings
 
 
@@ -423,19 +432,18 @@ class _Attempt:
         ends = []
         prefix = ""
         for name in self.names.parts:
+            # the last name's: all names share the folders that are cut
             prefix, end = self.names.split(name, self.cut)
             ends.append(end)
         changes = self.names.spelling.changes(ends)
         if prefix:
-            text = f"names without '{prefix}'"
+            changes = [f"names without '{prefix}'", *changes]
         elif self.anywhere:
-            text = f"names {_where(self.match, self.names, files)}"
+            changes = [f"names {_where(self.match, self.names, files)}", *changes]
         elif changes:
-            text = f"names with {changes.pop(0)}"
-        else:
-            text = ""
+            changes[0] = f"names with {changes[0]}"
         return Reading(
-            text=", ".join([text, *changes]),
+            text=", ".join(changes),
             prefix=prefix,
             is_contradicted=self.is_contradicted,
             files=self.match.files,
@@ -482,7 +490,7 @@ def find_below(
 
 
 def _nearest_below(names: Sequence[str], files: _Files, folders: Sequence[Parts]) -> _Attempt:
-    """The attempt that finds most of the names."""
+    """The attempt that finds most of the names; of several, the first."""
     attempts = _attempts_below(names, files, folders, stop=False)
     return max(attempts, key=lambda attempt: len(attempt.match.files))
 
@@ -559,7 +567,7 @@ def find_among(names: Sequence[str], paths: Mapping[Path, Parts]) -> Reading:
 
 
 def _best_spelling(spelled: Sequence[_Names], cut: int, files: _Files) -> _Attempt:
-    """The spelling that finds most files by the ends of their paths, of names without so many folders.
+    """The spelling that finds most files by the ends of their paths; of several, the most literal.
 
     Args:
         spelled: the names in all spellings; in one of them at least they share so many folders.
@@ -593,8 +601,10 @@ def _is_contradicted(attempt: _Attempt, paths: Mapping[Path, Parts]) -> bool:
 
 def _shared(paths: Sequence[Parts]) -> Parts:
     """The folders that all paths begin with."""
+    # in alphabetical order, the folders that the first and the last path share are those of all
+    first = min(paths)
+    last = max(paths)
     shared: list[str] = []
-    first, last = min(paths), max(paths)
     for folder, other in zip(first[:-1], last[:-1], strict=False):
         if folder != other:
             break

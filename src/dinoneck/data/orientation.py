@@ -26,7 +26,11 @@ TRANSPOSES = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientation -> what turns the pixels upright."""
+UPRIGHT = 1
+"""The EXIF orientation of pixels that need no turn."""
 _SAME_SIDES = (2, 3, 4)  # those that leave width and height as they are
+SWAPS_SIDES = (5, 6, 7, 8)
+"""Those that exchange width and height."""
 ORIENTED_BY = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 """Entries of ``Image.info`` that may hold the orientation."""
 
@@ -42,11 +46,11 @@ def read_orientation(image: Image.Image) -> int:
         # EXIF may follow the pixels; an error of theirs is not one of EXIF
         image.load()
     orientation = stated_orientation(image)
-    if image.format == "TIFF" and orientation != 1:
+    if image.format == "TIFF" and orientation != UPRIGHT:
         # Pillow 11 to 13 scrambles a raw TIFF that it maps by its name
         image.filename = ""  # type: ignore[attr-defined]
         image.load()
-        return 1
+        return UPRIGHT
     return orientation
 
 
@@ -59,12 +63,13 @@ def stated_orientation(image: Image.Image) -> int:
     try:
         # Pillow reads it as it opens a JPEG, and keeps the error for itself
         Image.Exif().load(image.info.get("exif", b""))
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        orientation = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
     except Exception as error:  # damaged EXIF raises many types of errors
         warn_once(f"{_name_of(image)}: EXIF cannot be read and is ignored ({reason_of(error)})")
-        return 1
-    # others are damaged
-    return orientation if isinstance(orientation, int) and orientation in TRANSPOSES else 1
+        return UPRIGHT
+    if isinstance(orientation, int) and orientation in TRANSPOSES:
+        return orientation
+    return UPRIGHT  # also of damaged tags
 
 
 def tiff_orientation(image: Image.Image) -> int | None:
@@ -72,8 +77,8 @@ def tiff_orientation(image: Image.Image) -> int | None:
     tags = getattr(image, "tag_v2", None)
     if image.format != "TIFF" or tags is None:
         return None
-    orientation = tags.get(ExifTags.Base.Orientation, 1)
-    return orientation if isinstance(orientation, int) else 1
+    orientation = tags.get(ExifTags.Base.Orientation, UPRIGHT)
+    return orientation if isinstance(orientation, int) else UPRIGHT
 
 
 def size_hides_turn(size: tuple[int, int], orientation: int) -> bool:

@@ -94,8 +94,8 @@ except ImportError as error:
     raise missing_extra("pandas", "train") from error
 
 Names = Sequence[str] | str
-_SHOWN = 5  # names in a message
-_SHOWN_COLUMNS = 20
+_SHOWN = 5  # examples in a message
+_MOST_LISTED = 20  # columns or classes in a message that lists what there is
 # a number with decimals and without an exponent
 _DECIMAL = re.compile(r"-?\d+\.\d+")
 
@@ -219,7 +219,7 @@ def _read(
     """
     _check_roles(roles, classes)
     sheet = _read_sheet(source, image_column, roles)
-    if images is None:  # files that are looked for must exist
+    if images is None:  # otherwise find_files raises an error for a row without a file
         warn_of_rows_without_image(sheet.name, list(sheet.ids), sheet.row_numbers)
     files = find_files(sheet.image_names, images, f"images named in {sheet.name}", outside=True)
     table = pd.DataFrame({IMAGES: files}, sheet.ids, dtype=object)
@@ -235,7 +235,7 @@ def _read(
         table[GROUP] = _read_group_names(sheet, roles.group, GROUP)
     if roles.folds:
         table[FOLD] = _read_group_names(sheet, roles.folds, FOLD)
-    for column in roles.masks:
+    for column in roles.masks:  # one, or none
         table[LABELS] = _find_mask_files(sheet, column, images)
         refuse_own_labels(table[IMAGES], table[LABELS], sheet.name)
         _check_labels_of_others(table[IMAGES], table[LABELS], f"{sheet.name}: {column}")
@@ -321,12 +321,12 @@ class _Sheet:
     repairs: list[str]
 
     def columns_without(self, column: str) -> Iterator[list[str]]:
-        """Yield the cells of the file's other columns."""
+        """Yield the cells of the file's other columns; nothing for a DataFrame."""
         if self.file is None:
             return
-        for place, name in enumerate(self.file.header):
+        for index, name in enumerate(self.file.header):
             if name != column:
-                yield cells.cell_texts([row[place] for row in self.file.rows])
+                yield cells.cell_texts([row[index] for row in self.file.rows])
 
 
 def _check_roles(roles: _Roles, classes: Mapping[str, Sequence[str]]) -> None:
@@ -370,14 +370,14 @@ def _read_sheet(source: Any, image_column: str, roles: _Roles) -> _Sheet:
     _check_has_rows(name, len(file.rows))
     image_names = cells.strip_cells(file.column(image_column))
     warn_of_twin_columns(
-        name, file.header, columns, lambda place: [cell_text(row[place]) for row in file.rows]
+        name, file.header, columns, lambda index: [cell_text(row[index]) for row in file.rows]
     )
     if roles.makes_folds:
         warn_of_unread_parts(
-            name, file.header, needed, lambda place: (row[place] for row in file.rows)
+            name, file.header, needed, lambda index: (row[index] for row in file.rows)
         )
     if image_column in image_names:
-        _check_repeats_no_header(name, file, needed, image_names.index(image_column))
+        _check_header_not_repeated(name, file, needed, image_names.index(image_column))
     return _Sheet(
         name=name,
         ids=_ids_of(name, image_column, image_names, file.row_numbers),
@@ -390,11 +390,11 @@ def _read_sheet(source: Any, image_column: str, roles: _Roles) -> _Sheet:
     )
 
 
-def _check_repeats_no_header(name: str, file: CsvFile, columns: Sequence[str], place: int) -> None:
+def _check_header_not_repeated(name: str, file: CsvFile, columns: Sequence[str], row: int) -> None:
     """Raise a DataError for a row that holds the names of the columns, as joined files do."""
-    if all(cell_text(file.column(column)[place]) == column for column in columns):
+    if all(cell_text(file.column(column)[row]) == column for column in columns):
         raise DataError(
-            f"{name}: row {file.row_numbers[place]} repeats the names of the columns; remove it"
+            f"{name}: row {file.row_numbers[row]} repeats the names of the columns; remove it"
         )
 
 
@@ -422,11 +422,11 @@ def _sheet_of_frame(
         name,
         list(frame.columns),
         needed,
-        lambda place: [cell_text(value) for value in frame.iloc[:, place]],
+        lambda index: [cell_text(value) for value in frame.iloc[:, index]],
     )
     if makes_folds:
         warn_of_unread_parts(
-            name, list(frame.columns), needed, lambda place: iter(frame.iloc[:, place])
+            name, list(frame.columns), needed, lambda index: iter(frame.iloc[:, index])
         )
     categories = {}
     for column in needed:
@@ -475,7 +475,7 @@ def _check_header(
         hint = did_you_mean(column, header)
         if not hint and column in (image_column, "image"):
             hint = " Another column of file names is named by image_column= (--image-column)."
-        shown = ", ".join(repr(label) for label in header[:_SHOWN_COLUMNS])
+        shown = ", ".join(repr(label) for label in header[:_MOST_LISTED])
         raise DataError(
             f"{name} has no column {column!r}.{hint} It has "
             f"{counted(len(header), 'column')}: {shown}"
@@ -550,13 +550,14 @@ def _read_values(
 
 
 def _check_types(what: str, ids: pd.Index, values: Sequence[Any]) -> None:
-    for row, value in zip(ids, values, strict=True):
+    for image_id, value in zip(ids, values, strict=True):
         # np.timedelta64 is registered as an integer, and np.bool_ is not registered as a number
         is_duration = isinstance(value, np.timedelta64)
         is_readable = isinstance(value, str | Real | Decimal | np.bool_) and not is_duration
         if not (is_readable or is_missing(value)):
             kind = type(value).__name__
-            raise _cell_error(what, row, value, f"a number or text, not {kind}: convert it first")
+            expected = f"a number or text, not {kind}: convert it first"
+            raise _cell_error(what, image_id, value, expected)
 
 
 def _are_numbers(filled: Sequence[str]) -> bool:
@@ -587,9 +588,10 @@ def _are_numbers(filled: Sequence[str]) -> bool:
                 num_with_unit += count
     if num_numbers > 0:
         num_words -= num_with_unit
-    if num_filled == 0:
-        return num_marks > 0 or not any(map(_is_word, filled))
-    return num_words * 2 <= num_filled
+    if num_filled > 0:
+        return num_words * 2 <= num_filled
+    # marks such as "?", and words that say "missing": "NA" may be the name of a class, "." may not
+    return num_marks > 0 or not any(map(_is_word, filled))
 
 
 def _check_not_all_words(what: str, filled: Sequence[str]) -> None:
@@ -649,9 +651,8 @@ def _numbers(
             cell_texts, separator, other_columns=lambda: sheet.columns_without(column)
         )
     except NumberError as error:
-        raise _number_error(
-            what, texts, error, _as_classes(column) if may_be_classes else None
-        ) from None
+        as_classes = _as_classes(column) if may_be_classes else None
+        raise _number_error(what, texts, error, as_classes) from None
     sheet.repairs.extend(f"{column}: {repair}" for repair in numbers.repairs)
     _warn_of_odd_numbers(what, cell_texts, numbers.values)
     if may_be_classes:
@@ -734,17 +735,17 @@ def _number_error(
     what: str, texts: pd.Series, error: NumberError, as_classes: str | None
 ) -> DataError:
     """The error of a column; ``as_classes`` says how it is read as classes, if it may hold these."""
-    row = texts.index[error.place]
+    image_id = texts.index[error.place]
     text = texts.iloc[error.place]
     may_be_class = error.may_be_class and not is_spreadsheet_error(text)
     if error.other is None and as_classes is not None and may_be_class:
-        return _cell_error(what, row, text, f"{error.expected}; {as_classes}")
+        return _cell_error(what, image_id, text, f"{error.expected}; {as_classes}")
     if error.other is None:
-        return _cell_error(what, row, text, error.expected)
-    other_row = texts.index[error.other]
+        return _cell_error(what, image_id, text, error.expected)
+    other_id = texts.index[error.other]
     other_text = texts.iloc[error.other]
     return DataError(
-        f"{what} of {other_row!r} is {other_text!r}, and of {row!r} {text!r}; expected "
+        f"{what} of {other_id!r} is {other_text!r}, and of {image_id!r} {text!r}; expected "
         f"{error.expected}"
     )
 
@@ -766,33 +767,35 @@ def _classes(
             None = those that occur and are words.
         remedy_of_empty_classes: what to do about a class without a row.
     """
+    are_listed = bool(class_names)
+    may_be_numbers = class_names is None  # the user has not said that the column holds classes
     are_numbers = all(map(is_number, set(texts)))
     to_label = cells.label_of if are_numbers else str
     labels = pd.Series(cells.for_each(to_label, list(texts)), texts.index, dtype=object)
     counts = Counter(labels)
     if class_names:
         names = [str(name) for name in class_names]
-    elif class_names is None:
+    elif may_be_numbers:
         names = _sorted_names([label for label in counts if _is_word(label)])
     else:
         names = _sorted_names(counts)
-    if not class_names:
+    if not are_listed:
         if are_numbers:
             names = _names_as_written(names, _spellings_of(labels, texts))
-        _check_names(what, names, labels, may_be_numbers=class_names is None)
+        _check_names(what, names, labels, may_be_numbers=may_be_numbers)
         _warn_of_thousands_in_classes(what, Counter(texts))
     if are_numbers:
-        _warn_of_numbers_as_classes(what, texts, labels, are_listed=bool(class_names))
+        _warn_of_numbers_as_classes(what, texts, labels, are_listed=are_listed)
     name_of = _name_of_label(what, names, to_label)
     if not counts.keys() <= name_of.keys():
-        row = next(row for row, label in labels.items() if label not in name_of)
-        hint = did_you_mean(texts[row], names)
-        expected = f"one of {some_of(names, _SHOWN_COLUMNS)}"
-        if class_names is None:
+        image_id = next(image_id for image_id, label in labels.items() if label not in name_of)
+        hint = did_you_mean(texts[image_id], names)
+        expected = f"one of {some_of(names, _MOST_LISTED)}"
+        if may_be_numbers:
             expected = f"{expected}; {_as_classes(column)}.{hint}".removesuffix(".")
         else:
             expected = f"{expected}.{hint}"
-        raise _cell_error(what, row, texts[row], expected)
+        raise _cell_error(what, image_id, texts[image_id], expected)
     warn_of_empty_classes(
         {name: counts[label] for label, name in name_of.items()},
         noun="row",
@@ -837,7 +840,7 @@ def _name_of_label(
 def _warn_of_numbers_as_classes(
     what: str, texts: pd.Series, labels: pd.Series, *, are_listed: bool
 ) -> None:
-    """Name numbers that may be no classes, or several: 1.10 and 1.1.
+    """Warn of numbers that are one class in two spellings, 1.10 and 1.1, or that may mean "no data".
 
     Args:
         what: what messages call the column.
@@ -888,8 +891,10 @@ def _warn_of_thousands_in_classes(what: str, counts: Mapping[str, int]) -> None:
 def _spellings_of(labels: Iterable[Any], values: Iterable[Any]) -> dict[str, set[str]]:
     """Label -> the texts that it is written as, without numbers of a DataFrame."""
     spellings: dict[str, set[str]] = defaultdict(set)
-    written = [pair for pair in zip(labels, values, strict=True) if isinstance(pair[1], str)]
-    for label, value in dict.fromkeys(written):
+    pairs = zip(labels, values, strict=True)
+    # most cells repeat a pair: each is looked at once
+    written = dict.fromkeys((label, value) for label, value in pairs if isinstance(value, str))
+    for label, value in written:
         spellings[str(label)].add(cell_text(value))
     return spellings
 
@@ -901,13 +906,15 @@ def _names_as_written(numbers: Sequence[str], spellings: Mapping[str, set[str]])
     zeros, ``1.10``, if any class has decimals. Without that, ``1.0`` and ``2.0`` were written by a
     program: they are called 1 and 2.
     """
-    have_decimals = any("." in number for number in numbers)
+    any_has_decimals = any("." in number for number in numbers)
     names = []
     for number in numbers:
-        [spelling, *other_spellings] = sorted(spellings[number])
-        has_decimals = _DECIMAL.fullmatch(spelling) is not None
-        keeps_zeros = begins_with_zero(spelling) or (have_decimals and has_decimals)
-        if keeps_zeros and not other_spellings:
+        if len(spellings[number]) > 1:
+            names.append(number)
+            continue
+        [spelling] = spellings[number]
+        keeps_trailing_zeros = any_has_decimals and _DECIMAL.fullmatch(spelling) is not None
+        if begins_with_zero(spelling) or keeps_trailing_zeros:
             names.append(spelling)
         else:
             names.append(number)
@@ -924,7 +931,8 @@ def _check_names(
 ) -> None:
     """Reject class names that are errors of a spreadsheet, and warn of those that may be a mistake.
 
-    Numbers with a unit and dates are named if ``may_be_numbers``: nobody says that they are classes.
+    Numbers with a unit, and dates, are warned of if ``may_be_numbers``: the user has not said that
+    they are classes.
     """
     counts = Counter(labels)
     for label in counts:
@@ -955,10 +963,13 @@ def _state_spellings(
 ) -> None:
     """Note for which words cells differ in blanks, invisible characters, or composed letters alone."""
     spellings = defaultdict(set)
-    pairs = [pair for pair in zip(texts, values, strict=True) if isinstance(pair[1], str)]
-    for text, value in dict.fromkeys(pairs):
-        if text:
-            spellings[text].add(value)
+    pairs = zip(texts, values, strict=True)
+    # most cells repeat a pair: each is looked at once
+    filled = dict.fromkeys(
+        (text, value) for text, value in pairs if text and isinstance(value, str)
+    )
+    for text, value in filled:
+        spellings[text].add(value)
     with_blanks = []
     with_invisible = []
     decomposed = []
@@ -991,9 +1002,9 @@ def _state_spellings(
         )
 
 
-def _cell_error(what: str, row: Any, value: Any, expected: str) -> DataError:
+def _cell_error(what: str, image_id: Any, value: Any, expected: str) -> DataError:
     return DataError(
-        f"{what} of {row!r} is {value!r}; expected an empty cell where it is unknown, or {expected}"
+        f"{what} of {image_id!r} is {value!r}; expected an empty cell where it is unknown, or {expected}"
     )
 
 
@@ -1020,12 +1031,13 @@ def _read_group_names(sheet: _Sheet, columns: Sequence[str], role: str) -> list[
 def _check_group_names(sheet: _Sheet, column: str, noun: str, names: Sequence[Any]) -> None:
     """Reject error values of a spreadsheet, and warn of names that may be a mistake."""
     what = f"{sheet.name}: {column}"
-    counts = Counter(str(name) for name in names)
-    for name in counts:
-        if is_error_value(name):
-            row = sheet.ids[[str(name) for name in names].index(name)]
+    texts = [str(name) for name in names]
+    counts = Counter(texts)
+    for text in counts:
+        if is_error_value(text):
+            image_id = sheet.ids[texts.index(text)]
             raise DataError(
-                f"{what} of {row!r} is {name!r}, the error value of a spreadsheet; correct its "
+                f"{what} of {image_id!r} is {text!r}, the error value of a spreadsheet; correct its "
                 "formula, and save the table with values"
             )
     warn_of_words(
@@ -1104,26 +1116,27 @@ def _check_labels_of_others(images: pd.Series, labels: pd.Series, what: str) -> 
             continue
         rows_of_label[label].append(row)
         image = images[row]
-        if not isinstance(image, Path) or label.stem == image.stem or label.stem not in row_of_stem:
+        if not isinstance(image, Path) or label.stem == image.stem:
             continue
-        raise DataError(
-            f"{what} of {row!r} is {label}, which is named after another image, "
-            f"{row_of_stem[label.stem]!r}; expected the labels of {row!r}: correct the column, or "
-            "rename the files of labels if it is right"
-        )
+        if label.stem in row_of_stem:
+            raise DataError(
+                f"{what} of {row!r} is {label}, which is named after another image, "
+                f"{row_of_stem[label.stem]!r}; expected the labels of {row!r}: correct the column, "
+                "or rename the files of labels if it is right"
+            )
     _warn_of_exchanged_labels(images, labels, what)
     shared = {label: rows for label, rows in rows_of_label.items() if len(rows) > 1}
-    for label, rows in shared.items():
+    if shared:
+        example, rows = next(iter(shared.items()))
         logger.warning(
             "%s: %s of several images, such as %s of %r and %r. If an image has no labels, leave "
             "its cell empty",
             what,
             counted(len(shared), "file"),
-            label,
+            example,
             rows[0],
             rows[1],
         )
-        break  # one example
 
 
 def _warn_of_exchanged_labels(images: pd.Series, labels: pd.Series, what: str) -> None:

@@ -76,18 +76,15 @@ def create_app(head: str | os.PathLike[str], *, settings: Settings | None = None
     @app.get("/")
     async def facts() -> dict[str, Any]:
         """What the model predicts, and the limits."""
-        names = (
-            "max_upload_bytes",
-            "max_images",
-            "concurrency",
-            "queue",
-            "timeout",
-            "body_timeout",
-            "batch",
-        )
         limits = {
             "max_pixels": worker.max_pixels,
-            **{name: getattr(settings, name) for name in names},
+            "max_upload_bytes": settings.max_upload_bytes,
+            "max_images": settings.max_images,
+            "concurrency": settings.concurrency,
+            "queue": settings.queue,
+            "timeout": settings.timeout,
+            "body_timeout": settings.body_timeout,
+            "batch": settings.batch,
         }
         return {**model.facts, "limits": limits, "versions": versions()}
 
@@ -146,12 +143,15 @@ def serve(
         if settings.batch == 1:
             torch.set_num_threads(max(1, torch.get_num_threads() // settings.concurrency))
         app = create_app(head, settings=settings)
-        patience = math.ceil(settings.timeout) + 1
+        # a request that was just accepted may take its whole time, and a second for its answer
+        shutdown_seconds = math.ceil(settings.timeout) + 1
         config = uvicorn.Config(
-            app, access_log=False, server_header=False, timeout_graceful_shutdown=patience
+            app, access_log=False, server_header=False, timeout_graceful_shutdown=shutdown_seconds
         )
-        name = f"[{host}]" if ":" in host else host
-        (announce or logger.info)(f"listening on http://{name}:{listener.getsockname()[1]}")
+        url_host = f"[{host}]" if ":" in host else host  # brackets around an IPv6 address
+        bound_port = listener.getsockname()[1]
+        announce = announce or logger.info
+        announce(f"listening on http://{url_host}:{bound_port}")
         # uvicorn raises a signal again after the shutdown
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
@@ -160,10 +160,9 @@ def serve(
 def _listener(host: str, port: int) -> socket.socket:
     if not 0 <= port <= LARGEST_PORT:
         raise ConfigError(f"port is {port}; expected 0 ... {LARGEST_PORT}")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-        )
+        listener = socket.create_server((host, port), family=family)
         # else a body waits 40 ms for its header's ACK
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener

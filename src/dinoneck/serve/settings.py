@@ -8,7 +8,8 @@ from msgspec import Meta
 
 from dinoneck.training.recipe import Config, Count
 
-Least = Annotated[float, Meta(ge=0.01)]
+# the smallest is 10 kB, or 10 ms
+Limit = Annotated[float, Meta(ge=0.01)]
 
 
 class Settings(Config, frozen=True, kw_only=True):
@@ -32,13 +33,13 @@ class Settings(Config, frozen=True, kw_only=True):
         ConfigError: if a value is of another type, too small or not finite.
     """
 
-    max_upload_mb: Least = 20.0
+    max_upload_mb: Limit = 20.0
     max_images: Count = 8
     max_pixels: Annotated[int, Meta(ge=1)] | None = None
     concurrency: Count = 4
     queue: Annotated[int, Meta(ge=0)] = 32
-    timeout: Least = 30.0
-    body_timeout: Least = 5.0
+    timeout: Limit = 30.0
+    body_timeout: Limit = 5.0
     batch: Count = 1
     device: str | None = None
     tta: Literal["none", "flip4", "d6"] | None = None

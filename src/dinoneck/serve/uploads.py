@@ -32,6 +32,11 @@ from dinoneck.text import first_line
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 MAX_PIXELS = 50_000_000  # of an image, and of all images in memory
 MAX_PATCHES = 4096  # of an image that is not resized
+_LONGEST_SHOWN = 80  # characters of a client's text in a message; of a longer one its start and end
+_SHOWN_START = 60
+_SHOWN_END = 15
+_SHOWN_DIGITS = 20  # of the length that a client states
+_COUNTED_IMAGES = 1000  # beyond the limit, so that the message can state how many there are
 Image.init()  # loads the formats now, and not within the first request
 EXPECTED = (
     "expected multipart/form-data with one file per image, as curl -F image=@field.jpg sends it"
@@ -41,7 +46,9 @@ EXPECTED = (
 def quoted(text: str | None) -> str:
     """Return a client's text for a message: short, with control characters spelled out."""
     text = text or ""
-    return repr(text if len(text) <= 80 else f"{text[:60]}...{text[-15:]}")
+    if len(text) > _LONGEST_SHOWN:
+        text = f"{text[:_SHOWN_START]}...{text[-_SHOWN_END:]}"
+    return repr(text)
 
 
 @asynccontextmanager
@@ -52,7 +59,7 @@ async def received_files(request: Request, settings: Settings) -> AsyncIterator[
         Refusal: 400 if the body is malformed or ends early, 413 if it is too large or has too many
             files, 415 if it is not multipart, or encoded, 422 if it holds no file, or a text field.
     """
-    most = settings.max_upload_bytes
+    max_bytes = settings.max_upload_bytes
     length = request.headers.get("content-length", "")
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":
@@ -65,23 +72,27 @@ async def received_files(request: Request, settings: Settings) -> AsyncIterator[
             415, "not_multipart", f"the body is encoded as {quoted(encoding)}; send it plain"
         )
     last_line = b"--%b--" % options.get(b"boundary", b"")
+    tail_length = len(last_line) + len(b"\r\n")  # a line break may follow
     num_bytes = 0
-    end = b""
+    tail = b""
 
-    async def counted() -> Message:
-        nonlocal num_bytes, end
+    async def receive() -> Message:
+        """Receive the next part of the body, and count its bytes."""
+        nonlocal num_bytes, tail
         message = await request.receive()
         content = message.get("body", b"")
         num_bytes += len(content)
-        end = (end + content)[-len(last_line) - 2 :]  # a line break may follow
-        if num_bytes > most:
-            raise _too_large(f"more than {most}", most)
+        tail = (tail + content)[-tail_length:]
+        if num_bytes > max_bytes:
+            raise _too_large(f"more than {max_bytes}", max_bytes)
         return message
 
-    if length.isdecimal() and float(length) > most:
-        raise _too_large(length[:20], most)
+    # float() takes any number of digits, and int() not more than 4300
+    if length.isdecimal() and float(length) > max_bytes:
+        raise _too_large(length[:_SHOWN_DIGITS], max_bytes)
+    max_files = settings.max_images + _COUNTED_IMAGES
     try:
-        form = await Request(request.scope, counted).form(max_files=settings.max_images + 1000)
+        form = await Request(request.scope, receive).form(max_files=max_files)
     except ClientDisconnect:
         raise Refusal(
             400, "malformed_upload", "the connection ended before the body did; send it again"
@@ -92,16 +103,19 @@ async def received_files(request: Request, settings: Settings) -> AsyncIterator[
             400, "malformed_upload", f"the body is malformed: {reason}; {EXPECTED}"
         ) from None
     try:
-        if last_line not in end:  # the parser leaves out an unfinished part without an error
+        if last_line not in tail:  # the parser leaves out an unfinished part without an error
             raise Refusal(
                 400, "malformed_upload", f"the body ends before its last boundary; {EXPECTED}"
             )
-        fields = form.multi_items()
-        files = [value for _, value in fields if isinstance(value, UploadFile)]
-        if not files or len(files) < len(fields):
-            names = [quoted(name) for name, value in fields if isinstance(value, str)]
-            problem = f"the field {names[0]} is not a file" if names else "the body holds no file"
-            raise Refusal(422, "no_image", f"{problem}; {EXPECTED}")
+        files = []
+        for name, value in form.multi_items():
+            if not isinstance(value, UploadFile):
+                raise Refusal(
+                    422, "no_image", f"the field {quoted(name)} is not a file; {EXPECTED}"
+                )
+            files.append(value)
+        if not files:
+            raise Refusal(422, "no_image", f"the body holds no file; {EXPECTED}")
         if len(files) > settings.max_images:
             problem = f"the body holds {len(files)} files; expected {settings.max_images} at most"
             raise Refusal(413, "too_many_images", f"{problem}. Send them in several requests")
@@ -110,8 +124,8 @@ async def received_files(request: Request, settings: Settings) -> AsyncIterator[
         await form.close()
 
 
-def _too_large(length: str, most: int) -> Refusal:
-    problem = f"the body has {length} bytes; expected {most} at most"
+def _too_large(length: str, max_bytes: int) -> Refusal:
+    problem = f"the body has {length} bytes; expected {max_bytes} at most"
     return Refusal(413, "too_large", f"{problem}. Send fewer images at once, or smaller ones")
 
 
@@ -127,6 +141,7 @@ def open_image(upload: UploadFile, recipe: Preprocessing, max_pixels: int) -> Im
         raise Refusal(422, "not_an_image", f"{name} is empty; expected an image. Send it again")
     try:
         image = Image.open(upload.file, formats=FORMATS)
+        # the further frames of an MPO are views and previews
         is_animated = getattr(image, "is_animated", False) and image.format != "MPO"
     except Image.DecompressionBombError:  # Pillow's text calls it an attack
         raise Refusal(
@@ -154,15 +169,16 @@ def open_image(upload: UploadFile, recipe: Preprocessing, max_pixels: int) -> Im
             "animated",
             f"{name} has several frames or pages; expected one image. Send a single frame",
         )
-    sides = image.size
+    width, height = image.size
+    pixels = width * height
     # EXIF may turn it
-    prepared = max(_prepared_pixels(sides, recipe), _prepared_pixels(sides[::-1], recipe))
-    size = f"{name} is {sides[0]}x{sides[1]} px (width x height)"
-    if math.prod(sides) > max_pixels:
+    prepared = max(_prepared_pixels(height, width, recipe), _prepared_pixels(width, height, recipe))
+    size = f"{name} is {width}x{height} px (width x height)"
+    if pixels > max_pixels:
         raise Refusal(
             413,
             "too_many_pixels",
-            f"{size}, {math.prod(sides)} pixels; expected {max_pixels} at most. Shrink it",
+            f"{size}, {pixels} pixels; expected {max_pixels} at most. Shrink it",
         )
     if prepared > max_pixels:
         raise Refusal(
@@ -174,13 +190,16 @@ def open_image(upload: UploadFile, recipe: Preprocessing, max_pixels: int) -> Im
     return image
 
 
-def _prepared_pixels(sides: tuple[int, int], recipe: Preprocessing) -> int:
+def _prepared_pixels(height: int, width: int, recipe: Preprocessing) -> int:
     """The most pixels of an image that is resized to cover the head's size, or filled up to whole patches."""
     if recipe.size is not None:
-        scale = max(target / side for target, side in zip(recipe.size, sides, strict=True))
-        return math.ceil(math.prod(sides) * scale**2)
-    pairs = zip(sides, patch_pair(recipe.patch_size), strict=True)
-    return math.prod(math.ceil(side / patch) * patch for side, patch in pairs)
+        target_height, target_width = recipe.size
+        scale = max(target_height / height, target_width / width)
+        return math.ceil(height * width * scale**2)
+    patch_height, patch_width = patch_pair(recipe.patch_size)
+    rows = math.ceil(height / patch_height)
+    cols = math.ceil(width / patch_width)
+    return rows * patch_height * cols * patch_width
 
 
 def decode(image: Image.Image, upload: UploadFile, bits: int | None) -> Tensor:

@@ -67,7 +67,7 @@ class Worker:
         self.max_pixels = settings.max_pixels or most_pixels
         self._model = model
         self._settings = settings
-        # each thread gives one image to a batch
+        # a batch is gathered from threads that wait with one image each
         self._count = max(settings.concurrency, settings.batch)
         self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="predict")
         self._slots = threading.BoundedSemaphore(self._count + settings.queue)

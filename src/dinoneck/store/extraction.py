@@ -48,10 +48,10 @@ from dinoneck.store.shards import ImageFile, Writer, remove_leftovers
 from dinoneck.text import counted, reason_of
 from dinoneck.tokens import Tokens
 
-LARGEST_BATCH = 32
-UNIT_TOKENS = 8192
-CPU_PASS_TOKENS = 2048  # a CPU's caches hold the activations of no more
-# of a short list of images, so that several processes can share it
+LARGEST_BATCH = 32  # views
+UNIT_TOKENS = 8192  # patch tokens of a unit at most, unless one image has more
+CPU_PASS_TOKENS = 2048  # patch tokens; a CPU's caches hold the activations of no more
+# a short list of images has as many units, so that several processes can share it
 LEAST_UNITS = 8
 # usable images that the channel scale of int8 is measured on
 SCALE_IMAGES = 16
@@ -82,7 +82,10 @@ class Extracted:
 
 
 def views_per_pass(description: Description, tokens: int = UNIT_TOKENS) -> int:
-    """Return how many views have at most so many patch tokens, up to 32; without a common size, those of one image."""
+    """Return how many views have at most so many patch tokens together, up to 32.
+
+    Where images keep their own sizes, it is the number of views of one image.
+    """
     size = description.preprocess.size
     if size is None:
         return len(description.views)
@@ -112,9 +115,10 @@ def check_shard(shard: object) -> None:
     Raises:
         ConfigError: naming it.
     """
-    if isinstance(shard, Sequence) and [type(number) for number in shard] == [int, int]:
+    if isinstance(shard, Sequence) and len(shard) == 2:
         part, count = shard
-        if 0 <= part < count:
+        are_integers = type(part) is int and type(count) is int  # neither is True or False
+        if are_integers and 0 <= part < count:
             return
     raise ConfigError(f"shard is {shard!r}; expected (i, n) with 0 <= i < n, such as (0, 4)")
 
@@ -223,16 +227,19 @@ class Extractor:
             pass_tokens = CPU_PASS_TOKENS if on_cpu else UNIT_TOKENS
             batch_size = views_per_pass(self.reader.description, pass_tokens)
         prepare = functools.partial(self.prepare, unusable=extracted.unusable)
-        prepared = in_threads(prepare, items, self.workers, max(map(len, units)))
+        images_per_unit = max(len(unit) for unit in units)
+        prepared = in_threads(prepare, items, self.workers, ahead=images_per_unit)
         try:
             with (
                 contextlib.closing(prepared),
                 ThreadPoolExecutor(1, "dinoneck-writes") as writing,
                 progress(total=self._count_new(items), desc="images", unit="image") as bar,
             ):
+                # the ids that the thread has written; none before the first unit
                 unit_before: Future[list[str]] = writing.submit(list)
                 for unit in units:
                     images: dict[str, Prepared] = {}
+                    # takes the unit's images from the generator, which goes on with the next unit
                     for (image_id, _), image in zip(unit, prepared, strict=False):
                         if image is not None:
                             images[image_id] = image
@@ -318,7 +325,8 @@ class Extractor:
             image = self.prepare(item, unusable)
             if image is None:
                 continue
-            for _, tokens in self.passes({"": image}, LARGEST_BATCH):
+            image_id, _ = item
+            for _, tokens in self.passes({image_id: image}, LARGEST_BATCH):
                 batches.append(tokens)
             num_usable += 1
             if num_usable == SCALE_IMAGES:
@@ -332,14 +340,18 @@ class Extractor:
         return channel_rms(batches)
 
     def prepare(self, item: Item, unusable: dict[str, str]) -> Prepared | None:
-        """Decode one image and make its views; None if it cannot be used, and is stored already or to be skipped.
+        """Decode one image and make its views.
 
         Args:
             item: its id and file.
-            unusable: id -> why it is left out; filled.
+            unusable: id -> why it is left out; an image that is skipped is added.
+
+        Returns:
+            None for an image that cannot be used and is not needed: it is stored already, or
+            ``skip_unusable`` is set.
 
         Raises:
-            DataError: for one that cannot be used.
+            DataError: for another image that cannot be used.
         """
         image_id, path = item
         description = self.reader.description

@@ -55,8 +55,8 @@ class LocalFiles:
     the path travels.
     """
 
-    # pieces that are read before they are compared with their checksums: one, which the
-    # processor's cache then still holds
+    # how many pieces are read before they are compared with their checksums: a single piece is
+    # still in the processor's cache when it is compared
     at_once = 1
 
     def __init__(self, root: Path) -> None:
@@ -88,7 +88,7 @@ class LocalFiles:
             StoreError: if it cannot be opened.
         """
         try:
-            handle = self._opened(name)  # a name of its own keeps it open, as in fill
+            handle = self._opened(name)  # the variable keeps it open, as in fill
             status = os.fstat(handle.fileno())
             return FileState(status.st_size, status.st_mtime_ns)
         except FileNotFoundError as error:
@@ -97,7 +97,7 @@ class LocalFiles:
             raise StoreError(f"{self.root / name} cannot be read: {reason_of(error)}") from error
 
     def modified(self, folder: str) -> tuple[int, int] | None:
-        """Return when a folder was modified and when its times were set, both last and in ns; None without it."""
+        """Return a folder's times of modification and of change (``st_mtime_ns``, ``st_ctime_ns``); None without it."""
         path = self.root / folder
         if not path.is_dir():
             return None
@@ -112,7 +112,7 @@ class LocalFiles:
         """
         for name, offset, buffers in pieces:
             try:
-                # a name of its own keeps it open, whatever other threads open and close
+                # the variable keeps the file open, whatever other threads open and close
                 handle = self._opened(name)
                 _read_into(handle.fileno(), offset, buffers)
             except FileNotFoundError as error:
@@ -195,11 +195,11 @@ class RemoteFiles:
         for raw, (name, offset, buffers) in zip(fetched, pieces, strict=True):
             if isinstance(raw, FileNotFoundError):
                 raise StoreError(f"{self.url}/{name} {_MISSING}")
-            place = f"{self.url}/{name} cannot be read at byte {offset}"
+            problem = f"{self.url}/{name} cannot be read at byte {offset}"
             if isinstance(raw, Exception):
-                raise StoreError(f"{place}: {reason_of(raw)}")
+                raise StoreError(f"{problem}: {reason_of(raw)}")
             if len(raw) != sum(map(len, buffers)):
-                raise StoreError(f"{place}: {_CUT_SHORT}")
+                raise StoreError(f"{problem}: {_CUT_SHORT}")
             source = io.BytesIO(raw)
             for buffer in buffers:
                 source.readinto(buffer)
@@ -267,6 +267,7 @@ def _read_into(descriptor: int, offset: int, buffers: list[memoryview]) -> None:
         if not count:
             raise EOFError(_CUT_SHORT)
         offset += count
+        # drop the buffers that are full, and the part of the next one that is
         while pending and count >= len(pending[0]):
             count -= len(pending.pop(0))
         if count:

@@ -9,7 +9,7 @@ import itertools
 import math
 import os
 import shutil
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -29,12 +29,13 @@ from dinoneck.store.shards import Entry, ImageFile
 from dinoneck.text import counted, some_of
 
 Item = tuple[str, Path]
+"""The id of an image, and its file."""
 PathLike = str | os.PathLike[str]
 # images whose files are compared at once, so that memory stays flat for stores of any size
 LOOKED_UP = 10_000
 NAMED = 5  # ids of changed images in a message
 NAMED_FOLDERS = 3  # in a message
-# bytes of an image in the header of its shard and in the index, about
+# about how many bytes an image takes in the header of its shard and in the index
 ROW_BYTES = 600
 # hashes of images that a process keeps, about 200 bytes each
 MOST_CACHED = 100_000
@@ -108,7 +109,8 @@ def image_file(path: Path) -> ImageFile:
     """
     # before the bytes: a file that changes meanwhile is hashed again by the next extraction
     status = path.stat()
-    return hash_of(path), status.st_size, max(0, status.st_mtime_ns)
+    modified_ns = max(0, status.st_mtime_ns)  # shards hold no times before 1970
+    return hash_of(path), status.st_size, modified_ns
 
 
 def check_unchanged(items: Iterable[Item], index: Index) -> None:
@@ -126,13 +128,10 @@ def check_unchanged(items: Iterable[Item], index: Index) -> None:
         DataError: if a file cannot be read.
     """
     changed: list[tuple[Entry, Path]] = []
-    pending = iter(items)
-    files = dict(itertools.islice(pending, LOOKED_UP))
-    while files:
+    for files in _in_batches(items):
         for (_, entry), path in zip(index.find(files), files.values(), strict=True):
             if path.exists() and not _is_same(entry, path):
                 changed.append((entry, path))
-        files = dict(itertools.islice(pending, LOOKED_UP))
     if changed:
         entry, path = changed[0]
         ids = some_of([repr(other.id) for other, _ in changed], NAMED)
@@ -157,10 +156,9 @@ def check_no_other_ids(items: Iterable[Item], known: Collection[str], index: Ind
     """
     roots = index.roots()
     stored: list[tuple[Entry, Item]] = []
-    pending = iter(items)
-    while some := list(itertools.islice(pending, LOOKED_UP)):
+    for files in _in_batches(items):
         for root in roots:
-            stored += _stored_below(root, some, known, index)
+            stored += _stored_below(root, files.items(), known, index)
     if stored:
         entry, (image_id, path) = stored[0]
         raise StoreError(
@@ -192,6 +190,16 @@ def _stored_below(
     return stored
 
 
+def _in_batches(items: Iterable[Item]) -> Iterator[dict[str, Path]]:
+    """Yield id -> file of at most ``LOOKED_UP`` images at a time."""
+    pending = iter(items)
+    while True:
+        files = dict(itertools.islice(pending, LOOKED_UP))
+        if not files:
+            return
+        yield files
+
+
 def _is_same(entry: Entry, path: Path) -> bool:
     """Whether a file has the content that was extracted; it is read only if its time or root differ."""
     status = path.stat()
@@ -204,7 +212,8 @@ def _is_same(entry: Entry, path: Path) -> bool:
 
 def root_of(image_id: str, path: Path) -> str:
     """Return the folder that an image's id is relative to."""
-    return str(path.absolute().parents[image_id.count("/")])
+    num_folders = image_id.count("/")  # between the root and the image
+    return str(path.absolute().parents[num_folders])
 
 
 def hash_of(path: Path) -> str:

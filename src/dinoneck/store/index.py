@@ -317,14 +317,15 @@ def open_index(shards: Shards) -> Index:
             some_gone = some_of(gone, _NAMED_SHARDS)
             logger.warning("shards of %s have vanished or changed: %s", shards.files, some_gone)
 
-        # without new shards the folder was too young when the index was written
-        was_young = times is not None and not new and _is_old_enough(times)
-        if path is not None and times is not None and (gone or was_young):
-            with contextlib.suppress(StoreError):  # it cannot be written
-                return build_index(shards, path)
+        if path is not None and times is not None:
+            # without new shards, the folder was only too young when the file was written
+            can_be_trusted_now = not new and _is_old_enough(times)
+            if gone or can_be_trusted_now:
+                with contextlib.suppress(StoreError):  # it cannot be written
+                    return build_index(shards, path)
         if not gone and len(new) <= MOST_LAID_OVER:
             return index.laid_over(shards.entries(new))
-        base = path or base
+        base = path or base  # rows of this file are kept where all candidates fail
     return build_index(shards, base)
 
 

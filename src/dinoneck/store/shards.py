@@ -150,18 +150,28 @@ class Shards:
         parts_of_patches = functools.cache(self.parts)
         for begin in range(0, len(names), self.files.at_once):
             some_names = names[begin : begin + self.files.at_once]
+            if len(some_names) == 1:
+                yield self._read_alone(some_names[0], sizes, parts_of_patches)
+                continue
             try:
-                found = self._read_headers(some_names, sizes, parts_of_patches)
-            except Exception as error:  # whatever a damaged header leads to
-                if len(some_names) == 1:
-                    found = [(some_names[0], [])]
-                    self._warn_of_damage(some_names[0], error)
-                else:
-                    # each is read alone, so that only the damaged ones are left out
-                    found = []
-                    for name in some_names:
-                        found += self.entries({name: sizes[name]})
-            yield from found
+                shards = self._read_headers(some_names, sizes, parts_of_patches)
+            except Exception:  # whatever a damaged header leads to
+                # each is read alone, so that only the damaged ones are left out
+                shards = []
+                for name in some_names:
+                    shards.append(self._read_alone(name, sizes, parts_of_patches))
+            yield from shards
+
+    def _read_alone(
+        self, name: str, sizes: Mapping[str, int], parts: PartsOfPatches
+    ) -> tuple[str, list[Entry]]:
+        """A shard and its entries; none, with a warning, if it is damaged."""
+        try:
+            [shard] = self._read_headers([name], sizes, parts)
+        except Exception as error:  # whatever a damaged header leads to
+            self._warn_of_damage(name, error)
+            return name, []
+        return shard
 
     def _read_headers(
         self, names: Sequence[str], sizes: Mapping[str, int], parts: PartsOfPatches
@@ -169,10 +179,10 @@ class Shards:
         """The entries of these shards, whose headers are fetched together; any error if one is damaged."""
         starts = {name: bytearray(min(sizes[name], _FIRST_READ)) for name in names}
         self.files.fill([(name, 0, [memoryview(start)]) for name, start in starts.items()])
-        found = []
+        shards = []
         for name, start in starts.items():
-            found.append((name, self._parsed(name, start, sizes[name], parts)))
-        return found
+            shards.append((name, self._parsed(name, start, sizes[name], parts)))
+        return shards
 
     def _warn_of_damage(self, name: str, error: Exception) -> None:
         problem = f"{self.files}/{name} is not a whole shard of this store: {error}"
