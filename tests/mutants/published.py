@@ -18,7 +18,7 @@ PUBLISHED = [
     Mutant(
         sentence="PMT's heads on ViT-L read the blocks of DINOv2's depth heads.",
         where="published.table:ROWS",
-        edit=replace("_layers if _depth == 12 else (5, 11, 17, 23)", by="_layers"),
+        edit=replace("_quarters if _depth == 24 else _layers", by="_layers"),
         tests=["unit/published/test_published.py::test_the_table_settles_the_traps"],
     ),
     Mutant(
@@ -54,7 +54,7 @@ PUBLISHED = [
     Mutant(
         sentence="A head whose page states no licence is downloaded.",
         where="published.loading:load_published",
-        edit=replace("_row.licence == NOT_STATED or _is_gated", by="_is_gated"),
+        edit=replace('_reason = "states no licence"', by="return"),
         tests=["unit/published/test_published.py::test_a_file_is_downloaded_once"],
     ),
     Mutant(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +22,7 @@ from dinoneck.tokens import FeaturePyramid
 
 Target = Mapping[str, Any]
 ASPECTS = (0.5, 1.0, 2.0)
-_GROUPS = 32  # of the group norms in torchvision's FCOS
+_FCOS_NORM_GROUPS = 32  # in torchvision's FCOS
 
 
 class Levels(nn.Module):
@@ -50,7 +51,7 @@ class Levels(nn.Module):
         return pyramid
 
 
-class _Named(nn.Module):
+class _NamedLevels(nn.Module):
     """Levels by name, as torchvision's detectors read them."""
 
     def __init__(self, levels: Levels) -> None:
@@ -64,7 +65,7 @@ class _Named(nn.Module):
         return OrderedDict((str(i), level) for i, level in enumerate(maps))
 
 
-class _Stacked(nn.Module):
+class _StackImages(nn.Module):
     """In place of torchvision's transform: images come normalised and of one size."""
 
     def forward(self, images: list[Tensor], targets: Any = None) -> tuple[ImageList, Any]:
@@ -95,7 +96,7 @@ def build_torchvision(kind: str, levels: Levels, count: int) -> nn.Module:
         model = _build_retinanet(levels, count)
     else:
         model = _build_faster_rcnn(levels, count)
-    model.transform = _Stacked()
+    model.transform = _StackImages()
     return model
 
 
@@ -105,14 +106,14 @@ _ANCHOR_STRIDES = 4  # the side of an anchor in strides of its level, as in the 
 
 
 def _build_fcos(levels: Levels, num_classes: int) -> nn.Module:
-    """FCOS, with one anchor of a stride per cell."""
-    if levels.out_channels % _GROUPS:
+    """FCOS, with one anchor per cell, as large as the cell."""
+    if levels.out_channels % _FCOS_NORM_GROUPS:
         raise ConfigError(
-            f"the neck has {levels.out_channels} channels; fcos needs a multiple of {_GROUPS}"
+            f"the neck has {levels.out_channels} channels; fcos needs a multiple of {_FCOS_NORM_GROUPS}"
         )
     sizes = [[int(stride)] for stride in levels.strides]
     model: nn.Module = FCOS(
-        _Named(levels),
+        _NamedLevels(levels),
         num_classes,
         anchor_generator=_anchors(sizes, aspects=(1.0,)),
         **_NOT_NORMALISED,
@@ -126,7 +127,7 @@ def _build_retinanet(levels: Levels, num_classes: int) -> nn.Module:
     for stride in levels.strides:
         sizes.append([int(_ANCHOR_STRIDES * stride * 2 ** (third / 3)) for third in range(3)])
     model: nn.Module = RetinaNet(
-        _Named(levels),
+        _NamedLevels(levels),
         num_classes,
         anchor_generator=_anchors(sizes, aspects=ASPECTS),
         **_NOT_NORMALISED,
@@ -137,7 +138,7 @@ def _build_retinanet(levels: Levels, num_classes: int) -> nn.Module:
 def _build_faster_rcnn(levels: Levels, num_classes: int) -> nn.Module:
     """Faster R-CNN; its class 0 is the background."""
     strides = levels.strides
-    if any(int(stride) & (int(stride) - 1) for stride in strides):
+    if not all(math.log2(stride).is_integer() for stride in strides):
         raise ConfigError(
             f"the levels have strides {strides}; fasterrcnn pools as if they were powers of "
             "two. Take fcos or retinanet, or a backbone of patch 16"
@@ -145,7 +146,7 @@ def _build_faster_rcnn(levels: Levels, num_classes: int) -> nn.Module:
     sizes = [[int(_ANCHOR_STRIDES * stride)] for stride in strides]
     level_names = [str(i) for i in range(len(strides))]
     model: nn.Module = FasterRCNN(
-        _Named(levels),
+        _NamedLevels(levels),
         num_classes + 1,
         rpn_anchor_generator=_anchors(sizes, aspects=ASPECTS),
         box_roi_pool=MultiScaleRoIAlign(level_names, output_size=7, sampling_ratio=2),

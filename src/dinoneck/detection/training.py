@@ -49,7 +49,7 @@ from dinoneck.version import versions
 
 NECK = "spatial_tuning_adapter"
 SIZE = (640, 640)  # (height, width), as in the recipes of D-FINE and RT-DETR
-PLAN = {0: "all", 10: "last:4"}
+PLAN = {0: "all", 10: "last:4"}  # epoch -> what is frozen of the backbone, see FreezeSchedule
 _logger = logging.getLogger(__name__)
 
 
@@ -107,11 +107,12 @@ def train_detector(
             finished = folder / files.UNFINISHED / name
             if finished.exists():  # a run may stop between here and its report
                 finished.replace(folder / name)
-        every_image: Fold = (np.arange(len(train)), np.arange(0))
+        all_trained: Fold = (np.arange(len(train)), np.arange(0))  # none is held out
         names = [str(path) for path in train.paths]
-        write_trained_images(folder, train.paths, names, None, {None: every_image})
+        write_trained_images(folder, train.paths, names, tokens=None, folds={None: all_trained})
+    scored = [row for row in history if "AP" in row]
     report = {
-        "best": max((row for row in history if "AP" in row), key=lambda row: row["AP"]),
+        "best": max(scored, key=lambda row: row["AP"]),
         "untrained": run.engine.extra["untrained"],
         "images": {"train": len(train), "val": len(val)},
         "skipped": {"train": dict(train.skipped), "val": dict(val.skipped)},
@@ -231,7 +232,10 @@ class _Run:
         if not is_last and (epoch + 1) % self.config.detector.eval_every:
             return row
         scores = self._scores()
-        best_before = max([-1.0, *(earlier.get("AP", -1.0) for earlier in self.engine.history)])
+        best_before = -1.0  # COCO's AP of no result
+        for earlier in self.engine.history:
+            if "AP" in earlier:
+                best_before = max(best_before, earlier["AP"])
         if self.engine.rank == 0 and scores["AP"] > best_before:
             metrics = {name: scores[name] for name in ("AP", "AP50", "AP75", "F1")}
             training = {"epochs": epoch + 1, "metrics": metrics}
@@ -254,10 +258,10 @@ class _Run:
                 best = best_of(detections)
                 boxes = to_original(best["boxes"], images.shape[-2:], target["size"])
                 predictions[target["image_id"]] = {**best, "boxes": boxes}
-        of_all_processes: dict[int, dict[str, Tensor]] = {}
-        for of_process in gathered(predictions):
-            of_all_processes |= of_process
-        return score_boxes(self.val, of_all_processes)
+        all_predictions: dict[int, dict[str, Tensor]] = {}
+        for process_predictions in gathered(predictions):
+            all_predictions |= process_predictions
+        return score_boxes(self.val, all_predictions)
 
     def _log(self, epoch: int, row: Row) -> None:
         texts = []
@@ -276,7 +280,7 @@ def _to_device(
     for target in targets:
         tensors += [value for value in target.values() if isinstance(value, Tensor)]
     images_on_device, *others = send(tensors, device)
-    remaining = iter(others)
+    remaining = iter(others)  # in the order in which they were collected
     targets_on_device = []
     for target in targets:
         moved = {}
@@ -333,7 +337,7 @@ def _open_held_out(config: TrainConfig, file: str, train: BoxImages, val_views: 
     train.check_trainable("box")
     train.warn_of_turned_images()
     held_out.warn_of_turned_images()
-    both = _held_out_again(train, held_out)
+    both = _held_out_and_trained(train, held_out)
     if both:
         folder_note = ""
         if data.val_images is None:
@@ -356,7 +360,7 @@ def _open_held_out(config: TrainConfig, file: str, train: BoxImages, val_views: 
 def _hold_out_part(
     config: TrainConfig, train: BoxImages, val_views: Any
 ) -> tuple[BoxImages, BoxImages]:
-    """Hold out one part of the images: those to train on, and the held-out ones.
+    """Split the images at random: return those to train on, and the held-out ones.
 
     Raises:
         ConfigError: if none is left for one of them.
@@ -377,16 +381,16 @@ def _hold_out_part(
         )
     train.check_trainable("box")
     train.warn_of_turned_images()
-    _warn_of_drawn_copies(train, held_out_rows=order[:count])
+    _warn_of_split_copies(train, held_out_rows=order[:count])
     val = train.take(sorted(order[:count]))
     val.transform = val_views
-    part = train.take(sorted(order[count:]))
-    part.check_part(train.class_counts, "box", "the images that are trained on")
-    return part, val
+    remaining = train.take(sorted(order[count:]))
+    remaining.check_part(train.class_counts, "box", "the images that are trained on")
+    return remaining, val
 
 
-def _warn_of_drawn_copies(images: BoxImages, held_out_rows: Sequence[int]) -> None:
-    """Name pictures that are there twice, as they are or changed, of which one may be held out."""
+def _warn_of_split_copies(images: BoxImages, held_out_rows: Sequence[int]) -> None:
+    """Warn of pictures that exist twice, unchanged or changed: one of the two may be held out."""
     part_of: dict[Path, object] = dict.fromkeys(images.paths, "trained on")
     for row in held_out_rows:
         part_of[images.paths[row]] = "held out"
@@ -411,7 +415,7 @@ def _classes_shown(images: BoxImages) -> dict[Path, object]:
     return shown
 
 
-def _held_out_again(train: BoxImages, held_out: BoxImages) -> set[Path]:
+def _held_out_and_trained(train: BoxImages, held_out: BoxImages) -> set[Path]:
     """The held-out images that are trained on: the same files, or copies of them."""
     trained = set(train.paths)
     both = {path for path in held_out.paths if path in trained}
@@ -422,7 +426,7 @@ def _held_out_again(train: BoxImages, held_out: BoxImages) -> set[Path]:
 
 
 def _spread_layers(count: int, depth: int) -> list[int]:
-    """The last block and others before it, as far apart as the first of them from the start."""
+    """Return the indices of ``count`` blocks at equal distances, of which the last is the last block."""
     return [depth - 1 - i * depth // (count + 1) for i in reversed(range(count))]
 
 

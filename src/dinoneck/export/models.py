@@ -128,7 +128,9 @@ class TokensModel(_Heads):
 
 
 class ImagesModel(_Heads):
-    """Normalisation, backbone and heads: images in, original units out; on the CPU, copied where a GPU has them.
+    """Normalisation, backbone and heads: images in, original units out.
+
+    All are on the CPU; a backbone on another device or with LoRA is copied.
 
     Shape:
         (B, 3, H, W) RGB in 0 ... 1, or the backbone's bands -> ``{task: (B, dim)}``, (B, dim, rows,
@@ -202,17 +204,16 @@ class ImagesModel(_Heads):
         """Return ``{output: tensor}`` in float32; as a program NaN for images far beyond 0 ... 1."""
         normalised = (images - self._dinoneck_mean) / self._dinoneck_std  # (B, 3, H, W)
         tokens = self.reading.tokens(self.backbone, self.backbone(normalised))
-        # (B, dim), or (B, dim, rows, cols) of kinds that predict per cell, which need no map next
-        # to them
         outputs = recompute_derived(self.heads.predicted, self.reading.outputs(tokens, self.maps))
-        per_cell = {name + MAP for name, x in outputs.items() if x.ndim == 4}
+        # the output of kinds that predict per cell, (B, dim, rows, cols), is their map already
+        repeated_maps = {name + MAP for name, x in outputs.items() if x.ndim == 4}
         outputs |= self.of_objects(tokens)
-        valid = _is_valid(normalised)
-        return {
-            name: x.float() * valid.view(-1, *[1] * (x.ndim - 1))
-            for name, x in outputs.items()
-            if name not in per_cell
-        }
+        valid = _is_valid(normalised)  # (B, 1, 1, 1)
+        checked = {}
+        for name, x in outputs.items():
+            if name not in repeated_maps:
+                checked[name] = x.float() * valid.view(-1, *[1] * (x.ndim - 1))
+        return checked
 
 
 def _is_valid(normalised: Tensor) -> Tensor:
@@ -221,7 +222,8 @@ def _is_valid(normalised: Tensor) -> Tensor:
     A program cannot raise an error. The NaN is 0 / 0, since torch 2.8 stores no program that holds
     a NaN constant.
     """
-    within = normalised.abs() <= LARGEST_NORMALISED  # NaN is not; a minimum may pass over it
+    # False for NaN too, which a minimum or maximum of the values might skip
+    within = normalised.abs() <= LARGEST_NORMALISED
     flag = torch.where(within, 1.0, 0.0).amin(dim=(1, 2, 3), keepdim=True)
     return flag / flag
 

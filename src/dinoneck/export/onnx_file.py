@@ -31,11 +31,12 @@ _FATAL_ONLY = 4  # of ONNX Runtime's log levels
 def input_names(model: Model, traced: Traced) -> list[str]:
     """Return the names of the inputs, without rows and cols of a fixed grid.
 
-    The name of an output gets the suffix ``:input``.
+    An input that has the name of an output gets the suffix ``:input``.
     """
     names = []
     for name, sides in model.inputs:
-        if not sides and traced.grid is not None:
+        is_grid_side = not sides  # rows and cols are numbers, without free dimensions
+        if is_grid_side and traced.grid is not None:
             continue
         names.append(f"{name}:input" if name in traced.outputs else name)
     return names
@@ -76,6 +77,7 @@ def onnx_model(traced: Traced, model: Model) -> Any:
     nodes = list(graph.node)
     del graph.node[:]
     has_free_images = isinstance(model, ImagesModel) and traced.grid is None
+    # of a fixed grid rows and cols are left out; they are the last of the model's inputs
     inputs = zip(graph.input, input_names(model, traced), model.inputs, strict=False)
     for value, name, (_, sides) in inputs:
         if has_free_images:
@@ -114,15 +116,16 @@ def to_half(proto: Any) -> None:
             graph.node.append(node)
             continue
         for i, name in enumerate(node.input):
-            half_name = f"{name}:half"
-            if name not in halves and name in weights:
-                values = _as_half(numpy_helper.to_array(weights[name]))
-                graph.initializer.append(numpy_helper.from_array(values, half_name))
-            elif name not in halves:
-                graph.node.append(
-                    helper.make_node("Cast", [name], [half_name], to=TensorProto.FLOAT16)
-                )
-            halves.setdefault(name, half_name)
+            if name not in halves:
+                half_name = f"{name}:half"
+                halves[name] = half_name
+                if name in weights:
+                    values = _as_half(numpy_helper.to_array(weights[name]))
+                    graph.initializer.append(numpy_helper.from_array(values, half_name))
+                else:
+                    graph.node.append(
+                        helper.make_node("Cast", [name], [half_name], to=TensorProto.FLOAT16)
+                    )
             node.input[i] = halves[name]
         [result] = node.output
         half_result = f"{result}:half"
@@ -250,7 +253,7 @@ def _name(value: Any, name: str, sides: tuple[str | None, ...]) -> None:
 
 
 def _whole_patches(graph: Any, image: str, result: str, patch: tuple[int, int]) -> Iterator[Any]:
-    """Yield nodes that fail for images whose sides are no multiples of the patch.
+    """Yield nodes that fail for images whose sides are not multiples of the patch.
 
     The backbone's convolution would ignore the remainder without an error.
     """

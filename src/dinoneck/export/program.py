@@ -1,4 +1,4 @@
-"""A ``torch.export`` program with free batch, and grid where the model allows; and its comparison with the model."""
+"""A ``torch.export`` program with a free batch and, where the model allows, a free grid; compared with the model."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from dinoneck.grid import GridSize
 from dinoneck.heads.ensemble import scores_places
 from dinoneck.text import first_line
 
+# three different sizes, none of them 1, which torch.export would fix
 TRACED_BATCH = 2
 TRACED_GRID = GridSize(10, 13)
 
@@ -24,10 +25,10 @@ class Traced(NamedTuple):
 
     Attributes:
         program: the program.
-        outputs: name -> shape of every output without the batch, in order; of one grid.
-        grid: the only grid of patches that it takes; None = any from ``smallest`` patches a side.
-        smallest: see ``grid``.
-        reason: why the grid is fixed where none was asked for, else None.
+        outputs: name -> shape of every output without the batch, in order, at the traced grid.
+        grid: the only grid of patches that it takes; None = any.
+        smallest: the least number of patches a side, where the grid is free.
+        reason: why the grid is fixed although none was asked for, else None.
     """
 
     program: torch.export.ExportedProgram
@@ -47,19 +48,19 @@ def trace(model: Model, asked: GridSize | None) -> Traced:
     Raises:
         CheckpointError: if it cannot be exported, or does not take this grid.
     """
-    only = None
+    fixed_grid = None
     reason = None
     if model.only is not None:
-        only = model.only
+        fixed_grid = model.only
         reason = "the backbone takes images of this size only"
     elif scores_places(model.heads):
-        only = model.prepared_grid
+        fixed_grid = model.prepared_grid
         reason = "a gate of mode 'mlp' scores the places of one grid"
-        if asked is None and only is None:
+        if asked is None and fixed_grid is None:
             raise CheckpointError(
                 f"{reason}, and its file does not state which: give {model.remedy}", step="config"
             )
-    grid = asked or only
+    grid = asked or fixed_grid
     if grid is not None:
         model.reading.check_grid(grid, turned=False)
         if model.only is not None and model.only != grid:
@@ -74,7 +75,7 @@ def trace(model: Model, asked: GridSize | None) -> Traced:
         try:
             traced = _exported(model, None, smallest)
         except CheckpointError as error:
-            reason = reason or str(error)
+            reason = reason or str(error)  # the first one
             continue
         if _is_free(traced, model):
             return traced
@@ -134,7 +135,7 @@ def _is_free(traced: Traced, model: Model) -> bool:
 
 
 Run = Callable[[Any], dict[str, Tensor]]
-# of the largest magnitude of an output
+# largest difference allowed, relative to the largest magnitude of an output
 TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 _SMALLEST_SCALE = 1e-6  # magnitudes below it are no scale to compare with
 
@@ -171,8 +172,8 @@ def check_parity(model: Model, traced: Traced, run: Run, half: bool = False) -> 
     Raises:
         CheckpointError: if it fails, or differs by more than the tolerance.
     """
-    # output -> its largest difference and value, for every input
-    largest: dict[str, list[tuple[float, float]]] = {}
+    differences: dict[str, float] = {}  # output -> its largest difference over all inputs
+    magnitudes: dict[str, float] = {}  # output -> its largest magnitude over all inputs
     tried = _tried(traced, model.prepared_grid)
     for batch, grid in tried:
         example = model.example(batch, grid)
@@ -198,21 +199,31 @@ def check_parity(model: Model, traced: Traced, run: Run, half: bool = False) -> 
                     f"{where}; expected {tuple(x.shape)}",
                     step="write",
                 )
-            largest.setdefault(name, []).append((_largest(outputs[name] - x), _largest(x)))
+            difference = _largest(outputs[name] - x)
+            magnitude = _largest(x)
+            differences[name] = max(difference, differences.get(name, 0.0))
+            magnitudes[name] = max(magnitude, magnitudes.get(name, 0.0))
     dtypes = set(model.dtypes)
     if half:
         dtypes.add(torch.float16)
     tolerance = max(TOLERANCES[dtype] for dtype in dtypes)
     shapes = [[batch, *model.size_of(grid)] for batch, grid in tried]
     parities = []
-    for name, pairs in largest.items():
-        difference = max(difference for difference, _ in pairs)
-        scale = max(magnitude for _, magnitude in pairs)
+    for name, difference in differences.items():
+        magnitude = magnitudes[name]
         relative = math.inf
-        if math.isfinite(scale):
-            relative = difference / max(scale, _SMALLEST_SCALE)
-        parities.append(Parity(relative, difference, name, tolerance, shapes))
-    parity = max(parities)
+        if math.isfinite(magnitude):
+            relative = difference / max(magnitude, _SMALLEST_SCALE)
+        parities.append(
+            Parity(
+                largest=relative,
+                absolute=difference,
+                output=name,
+                tolerance=tolerance,
+                tried=shapes,
+            )
+        )
+    parity = max(parities, key=lambda parity: (parity.largest, parity.absolute, parity.output))
     if not parity.largest <= tolerance:
         raise CheckpointError(
             f"the exported model differs by {parity.largest:.2g} of the largest {parity.output!r}, "
@@ -229,8 +240,8 @@ def _tried(traced: Traced, prepared_grid: GridSize | None) -> list[tuple[int, Gr
     least = traced.smallest
     tried = [
         (1, GridSize(least, least + 3)),
-        (3, GridSize(max(6, least), max(11, least))),
-        (4, GridSize(max(11, least), max(5, least))),
+        (3, GridSize(max(6, least), max(11, least))),  # wide
+        (4, GridSize(max(11, least), max(5, least))),  # tall
     ]
     if prepared_grid is not None:
         tried.append((1, prepared_grid))

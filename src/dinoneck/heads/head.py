@@ -62,7 +62,8 @@ class Head(Configured, nn.Module):
     compositions: tuple[Composition, ...] = ()
     embed_dim: int
     trained_on: Origin | None = None
-    _had_gradients: bool = False  # since it was loaded, from tokens of a trainable backbone
+    # whether it has read tokens of a trainable backbone, with gradients, since it was loaded
+    _had_gradients: bool = False
     _takes_layers: int | None = None  # the only number of layers of the tokens; None = any
     _reads_last_layer: bool = False  # takes tokens of several layers, and reads the last one alone
 
@@ -96,15 +97,17 @@ class Head(Configured, nn.Module):
         if _trains_backbone(tokens):
             self._had_gradients = True
         elif self._had_gradients and tokens.source not in (None, origin.source):
-            if weight_hashes.values_digest(self) != origin.head_weights:
-                # a loop trained it with its backbone, whose weights are not those of the file
+            was_trained = weight_hashes.values_digest(self) != origin.head_weights
+            if was_trained:
+                # together with its backbone, whose weights are no longer those of the file
                 origin = replace(origin, source=None)
                 self.trained_on = origin
+        predicts = not self.training and not torch.is_grad_enabled()
         origin.check(
             tokens,
             type(self).__name__,
-            getattr(self, "layer_indices", None),
-            predicts=not (self.training or torch.is_grad_enabled()),
+            reads=getattr(self, "layer_indices", None),
+            predicts=predicts,
         )
 
     def note_origin(self, origin: Origin) -> None:
@@ -112,14 +115,15 @@ class Head(Configured, nn.Module):
         self.trained_on = replace(origin, head_weights=weight_hashes.values_digest(self))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Head:
-        """Move or convert; it stays known whether these are the weights that the head was trained with."""
+        """Move or convert the weights; where a cast changes trained weights, hash them again."""
         origin: Origin | None = vars(self).get("trained_on")  # an ensemble has those of its members
-        if origin is not None and not (
-            _casts(fn, self) and weight_hashes.values_digest(self) == origin.head_weights
-        ):
-            origin = None
+        casts_trained_weights = (
+            origin is not None
+            and _casts(fn, self)
+            and weight_hashes.values_digest(self) == origin.head_weights
+        )
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if origin is not None:
+        if origin is not None and casts_trained_weights:
             self.note_origin(origin)
         return self
 
@@ -171,9 +175,9 @@ class Head(Configured, nn.Module):
     def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return ``{task name: (B, dim, rows, cols)}`` in original units, of the tasks that have maps.
 
-        Densities in original units per cell, classes and ratios as probabilities. ``minimum`` and
-        ``maximum`` hold for dense cells, not for densities, whose cells add up to the value before
-        it.
+        Densities are in original units per cell, classes and ratios are probabilities. ``minimum``
+        and ``maximum`` are applied to dense cells, but not to densities, whose cells add up to the
+        value before it is clamped.
         """
         outputs = self(tokens, **plain)
         maps = {}
@@ -209,21 +213,26 @@ class Head(Configured, nn.Module):
     def _tokens(self, tokens: TokensLike, **plain: Unpack[Plain]) -> Tokens:
         """Tokens, of plain tensors too, checked against what this head was built for and trained on."""
         tokens = as_tokens(tokens, **plain, patch_size=self._patch_size, owner=self)
-        self.check_origin(check_tokens(tokens, self, self.embed_dim, num_layers=self._takes_layers))
+        check_tokens(tokens, self, self.embed_dim, num_layers=self._takes_layers)
+        self.check_origin(tokens)
         return tokens
 
 
 def _casts(change: Callable[[Tensor], Tensor], module: nn.Module) -> bool:
-    """Whether a change, as ``nn.Module._apply`` takes it, gives the weights of a module another dtype."""
-    for parameter in module.parameters():
-        sample = torch.zeros(1, dtype=parameter.dtype, device=parameter.device)
-        changed = change(sample)
-        return changed.dtype != sample.dtype and not (sample.is_meta or changed.is_meta)
-    return False
+    """Whether a change, as ``nn.Module._apply`` takes it, gives a module's first parameter another dtype."""
+    parameter = next(module.parameters(), None)
+    if parameter is None:
+        return False
+    sample = torch.zeros(1, dtype=parameter.dtype, device=parameter.device)
+    changed = change(sample)
+    if sample.is_meta or changed.is_meta:
+        return False
+    return changed.dtype != sample.dtype
 
 
 def _trains_backbone(tokens: Tokens) -> bool:
-    """Whether gradients of these tokens reach a backbone; a compiled graph does not ask."""
+    """Whether gradients of these tokens reach a backbone; False in a compiled graph, which is not checked."""
+    # a backbone states its layers always, and no source while any of its parameters is trainable
     if torch.compiler.is_compiling() or tokens.source is not None or tokens.layers is None:
         return False
     return tokens.sequence[0].requires_grad
@@ -239,12 +248,13 @@ class _Readout(nn.Module):
     activation: Activation | None
 
     def reset_parameters(self) -> None:
-        """Re-initialise the weights; the bias before a ReLU is 1, so that the ReLU is not dead."""
+        """Re-initialise the weights."""
         for module in self.children():
             reset(module)
-        self._start()
+        self._init_bias()
 
-    def _start(self) -> None:
+    def _init_bias(self) -> None:
+        """Set the bias before a ReLU to 1, so that the ReLU is not dead."""
         if self.activation == "relu":
             nn.init.ones_(self.out.bias)
 
@@ -259,7 +269,7 @@ class Light(_Readout):
         self.activation = task.activation
         self.hidden = None if hidden_dim is None else nn.Linear(in_dim, hidden_dim, **factory)
         self.out = nn.Linear(hidden_dim or in_dim, task.dim, **factory)
-        self._start()
+        self._init_bias()
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Return predictions in normalised units."""
@@ -281,7 +291,7 @@ class Tower(_Readout):
             ConvBlock(channels, channels, 1, "layer", "gelu", **factory) for _ in range(depth)
         )
         self.out = MapLinear(channels, task.dim, **factory)
-        self._start()
+        self._init_bias()
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return the prediction of every cell in normalised units."""

@@ -214,12 +214,12 @@ class LinearHead(Head):
             self.readouts.append(
                 nn.Linear(num_parts * embed_dim, width, device=device, dtype=dtype)
             )
-        self._start()
+        self._init_biases()
 
     def reset_parameters(self) -> None:
         """Re-initialise the weights."""
         super().reset_parameters()
-        self._start()
+        self._init_biases()
 
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return the tasks' outputs in normalised units."""
@@ -266,7 +266,7 @@ class LinearHead(Head):
             parts.append(tokens.last.patches[0].mean(dim=1))
         return parts
 
-    def _start(self) -> None:
+    def _init_biases(self) -> None:
         for task, readout in zip(self._read_tasks, self.readouts, strict=True):
             if task.activation == "relu":  # so that it is not dead for every sample
                 nn.init.ones_(cast("nn.Linear", readout).bias)

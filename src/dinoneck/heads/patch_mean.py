@@ -170,8 +170,8 @@ class PatchMeanHead(Head):
     def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return the prediction of each patch, ``{task name: (B, dim, rows, cols)}``, in original units.
 
-        ``minimum`` is not applied to maps: with an affine transform a map's mean is the prediction
-        before it.
+        ``minimum`` is not applied to maps: with an affine transform, the mean of a map is the
+        prediction before ``minimum`` is applied.
         """
         tokens = self._tokens(tokens, **plain)
         outputs = self.per_patch(tokens)

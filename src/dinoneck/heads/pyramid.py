@@ -1,4 +1,4 @@
-"""Any neck, every kind of task: readouts on a feature pyramid; and FPNHead, its preset with the neck's arguments."""
+"""Heads on a feature pyramid: PyramidHead on any neck, and FPNHead, its preset on ViTFPN."""
 
 from __future__ import annotations
 
@@ -89,7 +89,8 @@ class PyramidHead(Head):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        check_minimum(1, hidden_dim=1 if hidden_dim is None else hidden_dim)
+        if hidden_dim is not None:
+            check_minimum(1, hidden_dim=hidden_dim)
         check_minimum(0, tower_depth=tower_depth)
         self.neck, factory = checked_neck(neck, embed_dim, {"device": device, "dtype": dtype})
         self.embed_dim = self.neck.embed_dim
@@ -98,17 +99,19 @@ class PyramidHead(Head):
         self._set_tasks(tasks, compositions, *_KINDS)
         self.layer_indices = _checked_layers(layer_indices, self.neck.num_layers)
         pooled_dim = self.neck.out_channels * len(self.neck.strides)
-        self._scalar = [task for task in self._read_tasks if not self._reads_map(task)]
-        self._mapped = [task for task in self.tasks if self._reads_map(task)]
-        self.norm = nn.LayerNorm(pooled_dim, **factory) if self._scalar else None
+        self._scalar_tasks = [task for task in self._read_tasks if not self._reads_map(task)]
+        self._map_tasks = [task for task in self.tasks if self._reads_map(task)]
+        self.norm = nn.LayerNorm(pooled_dim, **factory) if self._scalar_tasks else None
         self.light = nn.ModuleList(
-            Light(pooled_dim, task, hidden_dim, **factory) for task in self._scalar
+            Light(pooled_dim, task, hidden_dim, **factory) for task in self._scalar_tasks
         )
         self.towers = nn.ModuleList()
-        for task in self._mapped:
-            if task.is_masks:
-                task = replace(task, kind="dense", dim=task.dim + _CENTRE_CHANNELS, labels=())
-            self.towers.append(Tower(self.neck.out_channels, task, tower_depth, **factory))
+        for task in self._map_tasks:
+            tower_task = task
+            if task.is_masks:  # its tower has a plain output per channel
+                num_channels = task.dim + _CENTRE_CHANNELS
+                tower_task = replace(task, kind="dense", dim=num_channels, labels=())
+            self.towers.append(Tower(self.neck.out_channels, tower_task, tower_depth, **factory))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -133,10 +136,11 @@ class PyramidHead(Head):
             # global average of every level: (B, levels * D)
             pooled = torch.cat([level.mean(dim=(2, 3)) for level in levels], dim=1)
             pooled = self.norm(pooled)
-            for task, light in zip(self._scalar, self.light, strict=True):
+            for task, light in zip(self._scalar_tasks, self.light, strict=True):
                 outputs[task.name] = light(pooled)
-        for task, tower in zip(self._mapped, self.towers, strict=True):
-            outputs.update(read_map(task, task_map(task, tower(levels[0]))))  # (B, dim, rows, cols)
+        for task, tower in zip(self._map_tasks, self.towers, strict=True):
+            cells = task_map(task, tower(levels[0]))  # (B, dim, rows, cols)
+            outputs.update(read_map(task, cells))
         return outputs | from_map(self.tasks, outputs)
 
     def _levels(self, tokens: Tokens) -> tuple[Tensor, ...]:
@@ -163,8 +167,8 @@ class PyramidHead(Head):
         Args:
             tokens: of the images.
             size: (height, width) of the masks; None = that of the images that the tokens are of.
-            min_score: leave out instances of a lower score; None = the minimum of the task, without
-                one 0.3.
+            min_score: leave out instances of a lower score; None = the minimum of the task, or 0.3
+                if it has none.
             **plain: of plain tensors, as for calling.
 
         Raises:
@@ -196,12 +200,12 @@ class PyramidHead(Head):
 def checked_neck(
     neck: Neck | dict[str, Any] | None, embed_dim: int | None, factory: dict[str, Any]
 ) -> tuple[Neck, dict[str, Any]]:
-    """Return the neck, moved to the factory's device and dtype or built from a dict, and the factory of what follows.
+    """Return the neck and the device and dtype of its weights, for the layers on top of it.
 
-    That factory has the device and dtype of the neck's weights.
+    A neck module is moved to the factory's device and dtype, a dict is built with them.
 
     Raises:
-        ConfigError: if there is none, its width is not ``embed_dim``, or it needs images.
+        ConfigError: if the neck is None, its width is not ``embed_dim``, or it needs images.
     """
     if isinstance(neck, dict):
         config = {"embed_dim": embed_dim, **neck}

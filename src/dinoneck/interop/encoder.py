@@ -24,8 +24,11 @@ from dinoneck.grid import patch_pair
 from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.tokens import FeaturePyramid
 
-_FINEST_RATIO = 64
+_LARGEST_DENOMINATOR = 64  # of features_at as a fraction
+_FRACTION_TOLERANCE = 1e-6  # 0.333333 is 1/3
+# of a sketch, whose strides and channels are read: the width does not change them
 _ANY_WIDTH = 768
+_ANY_PATCH_SIZE = 16
 
 
 class PyramidEncoder(nn.Module):
@@ -97,22 +100,24 @@ class PyramidEncoder(nn.Module):
 
     def _resized(self, images: Tensor) -> Tensor:
         """Resize images (B, 3, H, W) to the backbone's size: (B, 3, ratio * H, ratio * W)."""
-        if (
-            self.ratio.numerator == self.ratio.denominator
-            or not isinstance(images, Tensor)
-            or images.ndim != 4
-        ):
-            return images  # the backbone refuses anything but a batch
-        up, down = self.ratio.numerator, self.ratio.denominator
-        height, width = images.shape[-2] * up // down, images.shape[-1] * up // down
+        if self.ratio.numerator == self.ratio.denominator:
+            return images
+        if not isinstance(images, Tensor) or images.ndim != 4:
+            return images  # the backbone rejects anything but a batch
+        image_height, image_width = images.shape[-2:]
+        up = self.ratio.numerator
+        down = self.ratio.denominator
+        height = image_height * up // down
+        width = image_width * up // down
         if not torch.compiler.is_compiling():
-            rows, cols = patch_pair(self.backbone.patch_size)
-            exact = height * down == images.shape[-2] * up and width * down == images.shape[-1] * up
-            if not exact or not height or not width or height % rows or width % cols:
+            patch_height, patch_width = patch_pair(self.backbone.patch_size)
+            is_whole = height * down == image_height * up and width * down == image_width * up
+            is_empty = not height or not width
+            if not is_whole or is_empty or height % patch_height or width % patch_width:
                 raise GridError(
-                    f"images are {images.shape[-2]}x{images.shape[-1]} px; {self.features_at:g} "
-                    f"times that is not a multiple of {rows}x{cols} patches. Pad or resize them "
-                    f"to multiples of {rows * down}x{cols * down} px"
+                    f"images are {image_height}x{image_width} px; {self.features_at:g} times that "
+                    f"is not a multiple of {patch_height}x{patch_width} patches. Pad or resize "
+                    f"them to multiples of {patch_height * down}x{patch_width * down} px"
                 )
         wide = images if images.dtype in (torch.float32, torch.float64) else images.float()
         resized = F.interpolate(
@@ -186,12 +191,15 @@ class EncoderByName:
         Raises:
             ConfigError: if the neck is unknown, or its arguments do not fit it.
         """
-        return self._neck(_ANY_WIDTH, 16, device=torch.device("meta"))
+        return self._neck(_ANY_WIDTH, _ANY_PATCH_SIZE, device=torch.device("meta"))
 
     def _neck(self, embed_dim: int, patch_size: Any, device: Any = None) -> Neck:
         cls = neck_named(self.neck)
-        count = len(self.layers) if isinstance(self.layers, Sequence) else self.layers or 1
-        geometry = {"embed_dim": embed_dim, "num_layers": count, "patch_size": patch_size}
+        if isinstance(self.layers, Sequence):
+            num_layers = len(self.layers)
+        else:
+            num_layers = self.layers or 1
+        geometry = {"embed_dim": embed_dim, "num_layers": num_layers, "patch_size": patch_size}
         parameters = fields_of(cls)
         arguments = {name: value for name, value in geometry.items() if name in parameters}
         arguments |= self.neck_config
@@ -257,8 +265,8 @@ def _ratio(features_at: float) -> Fraction:
         raise ConfigError(
             f"features_at is {features_at!r}; expected a factor above 0 and at most 1, such as 0.5"
         )
-    ratio = Fraction(features_at).limit_denominator(_FINEST_RATIO)
-    if abs(float(ratio) - features_at) > 1e-6:
+    ratio = Fraction(features_at).limit_denominator(_LARGEST_DENOMINATOR)
+    if abs(float(ratio) - features_at) > _FRACTION_TOLERANCE:
         raise ConfigError(
             f"features_at is {features_at!r}; expected a simple fraction such as 1/2, 2/3 or 3/4"
         )

@@ -32,7 +32,7 @@ class TorchvisionBackbone(nn.Module):
         neck: as there.
         extra_levels: further levels, each the 2x2 maximum of the one before, at twice its stride
             (P6, P7).
-        features_at: as there.
+        features_at: as in PyramidEncoder.
 
     Shape:
         images (B, 3, H, W) -> OrderedDict of (B, out_channels, rows_i, cols_i), fine to coarse.
@@ -67,7 +67,7 @@ class TorchvisionBackbone(nn.Module):
         check_minimum(0, extra_levels=self.extra_levels)
         self.out_channels = self.encoder.out_channels
         coarsest = self.encoder.strides[-1]
-        extra_strides = tuple(coarsest * 2 ** (i + 1) for i in range(extra_levels))
+        extra_strides = tuple(coarsest * 2 ** (i + 1) for i in range(self.extra_levels))
         self.strides = self.encoder.strides + extra_strides
         if any(stride % 1 for stride in self.strides):
             raise ConfigError(

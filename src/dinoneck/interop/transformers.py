@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields
 from itertools import pairwise
 from typing import Any
@@ -173,7 +173,7 @@ class DinoneckBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
         self.num_features = [self.encoder.out_channels] * len(self.encoder.strides)
         config.hidden_size = self.backbone.embed_dim
         config.num_hidden_layers = self.backbone.depth
-        self._unwarned = not _frozen_norms(self.encoder.neck)
+        self._may_warn_of_frozen_norms = not _frozen_norms(self.encoder.neck)
         self.post_init()
 
     @property
@@ -215,22 +215,22 @@ class DinoneckBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
             BackboneOutput: its ``feature_maps`` are (B, out_channels, rows_i, cols_i), fine to
                 coarse.
         """
-        if self._unwarned and not torch.compiler.is_compiling():
+        if self._may_warn_of_frozen_norms and not torch.compiler.is_compiling():
             self._warn_of_frozen_norms()
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         states: list[Tensor] = []
-        with (
-            _recorded(self.backbone.adapter.blocks, states)
-            if output_hidden_states
-            else nullcontext()
-        ):
+        recording: AbstractContextManager[None] = nullcontext()
+        if output_hidden_states:
+            recording = _recorded(self.backbone.adapter.blocks, states)
+        with recording:
             maps = self.encoder(pixel_values).maps
         output = BackboneOutput(
             feature_maps=tuple(maps[number] for number in self.out_indices),
             hidden_states=tuple(states) if output_hidden_states else None,
         )
-        return_dict = self.config.return_dict if return_dict is None else return_dict
+        if return_dict is None:
+            return_dict = self.config.return_dict
         return output if return_dict else output.to_tuple()
 
     def _initialize_weights(self, module: nn.Module, *_: Any, **__: Any) -> None:
@@ -244,7 +244,7 @@ class DinoneckBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
         module._is_hf_initialized = True  # type: ignore[assignment]
 
     def _warn_of_frozen_norms(self) -> None:
-        self._unwarned = False
+        self._may_warn_of_frozen_norms = False
         if _frozen_norms(self.encoder.neck):
             warnings.warn(
                 f"the detector has replaced the batch norms of {type(self.encoder.neck).__name__} by frozen ones with "
@@ -257,8 +257,8 @@ class DinoneckBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
 def register() -> None:
     """Register ``DinoneckBackboneConfig`` with transformers' AutoConfig, AutoBackbone and AutoModel.
 
-    Importing one of this file's names registers it; call this in a program that only loads a saved
-    detector. Further calls have no effect.
+    Importing this module registers it too; call this in a program that only loads a saved detector.
+    Further calls have no effect.
     """
     AutoConfig.register(MODEL_TYPE, DinoneckBackboneConfig, exist_ok=True)
     AutoBackbone.register(DinoneckBackboneConfig, DinoneckBackbone, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Norms of maps, 3x3 convolution blocks and the 1x1 convolution as the linear layer it is; all keep channels-last."""
+"""Norms of maps, 3x3 convolution blocks, and 1x1 convolutions as linear layers; all keep channels-last."""
 
 from __future__ import annotations
 
@@ -25,9 +25,8 @@ class ChannelNorm(nn.LayerNorm):
     def forward(self, maps: Tensor) -> Tensor:
         """Normalise every cell on its own."""
         cells = maps.permute(0, 2, 3, 1)  # (B, rows, cols, D), a view
-        return F.layer_norm(cells, self.normalized_shape, self.weight, self.bias, self.eps).permute(
-            0, 3, 1, 2
-        )
+        normed = F.layer_norm(cells, self.normalized_shape, self.weight, self.bias, self.eps)
+        return normed.permute(0, 3, 1, 2)
 
 
 class MapLinear(nn.Linear):
@@ -39,7 +38,8 @@ class MapLinear(nn.Linear):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Apply the layer to every cell."""
-        return F.linear(maps.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
+        cells = maps.permute(0, 2, 3, 1)  # (B, rows, cols, D_in), a view
+        return F.linear(cells, self.weight, self.bias).permute(0, 3, 1, 2)
 
 
 class ConvBlock(nn.Sequential):
@@ -78,9 +78,11 @@ class ConvBlock(nn.Sequential):
             device=device,
             dtype=dtype,
         )
-        after = map_norm(norm, out_channels, device=device, dtype=dtype)
-        act = nn.Identity() if activation is None else _ACTIVATIONS[activation]()
-        super().__init__(OrderedDict(conv=conv, norm=after, activation=act))
+        norm_layer = map_norm(norm, out_channels, device=device, dtype=dtype)
+        activation_layer: nn.Module = nn.Identity()
+        if activation is not None:
+            activation_layer = _ACTIVATIONS[activation]()
+        super().__init__(OrderedDict(conv=conv, norm=norm_layer, activation=activation_layer))
 
 
 def map_norm(

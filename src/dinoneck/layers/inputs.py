@@ -56,25 +56,25 @@ def as_tokens(
             fit each other.
         GridError: if N is not rows * cols.
     """
-    name = "this function" if owner is None else type(owner).__name__
+    owner_name = "this function" if owner is None else type(owner).__name__
     if isinstance(x, Tokens):
         if grid is not None or num_prefix_tokens or cls_token is not None:
             raise ShapeError(
-                f"{name} got Tokens with grid=, num_prefix_tokens= or cls_token=, which Tokens "
+                f"{owner_name} got Tokens with grid=, num_prefix_tokens= or cls_token=, which Tokens "
                 "hold; leave them out"
             )
         return x
-    layers, grid = _sequences(x, grid, num_prefix_tokens, name)
+    layers, grid = _sequences(x, grid, num_prefix_tokens, owner_name)
     if grid is None:
         raise ShapeError(
-            f"{name} got tensors {tuple(layers[0].shape)} without their patch grid; pass "
+            f"{owner_name} got tensors {tuple(layers[0].shape)} without their patch grid; pass "
             "grid=(rows, cols), which is the image size divided by the patch size "
             "(TokenGrid(patch_size).size(image_size))"
         )
     if num_prefix_tokens and cls_token is not None:
         raise ShapeError(
-            f"{name} got cls_token= and num_prefix_tokens={num_prefix_tokens}: the first prefix "
-            "token is the CLS token; pass one of them"
+            f"{owner_name} got cls_token= and num_prefix_tokens={num_prefix_tokens}: the first "
+            "prefix token is the CLS token; pass one of them"
         )
     if not num_prefix_tokens:
         return Tokens.from_patches(layers, grid=grid, patch_size=patch_size, cls_token=cls_token)
@@ -89,7 +89,10 @@ def as_tokens(
 
 
 def _sequences(
-    x: Tensor | Sequence[Tensor], grid: Sequence[int] | None, num_prefix_tokens: int, owner: str
+    x: Tensor | Sequence[Tensor],
+    grid: Sequence[int] | None,
+    num_prefix_tokens: int,
+    owner_name: str,
 ) -> tuple[list[Tensor], Sequence[int] | None]:
     """Plain tensors as one (B, P + N, C) per layer, and their grid."""
     layers = []
@@ -101,22 +104,24 @@ def _sequences(
     if dims not in ({3}, {4}):
         got = [_shape_or_type(layer) for layer in layers] or type(x).__name__
         raise ShapeError(
-            f"{owner} takes Tokens (backbone(images)), tensors (batch, tokens, channels) with "
-            "grid=(rows, cols), maps (batch, channels, rows, cols), or a list of tensors, one per "
+            f"{owner_name} takes Tokens (backbone(images)), tensors (batch, tokens, channels) "
+            "with grid=(rows, cols), maps (batch, channels, rows, cols), or a list of tensors, one per "
             f"layer; got {got}"
         )
     if dims == {3}:
         return layers, grid
     map_grid = tuple(layers[0].shape[-2:])
-    # 2 x 6 and 3 x 4 have equal numbers of cells
+    # compare grids and not numbers of cells, which are equal for 2 x 6 and 3 x 4
     if any(layer.shape[-2:] != layers[0].shape[-2:] for layer in layers):
         sizes = ", ".join(f"{layer.shape[-2]}x{layer.shape[-1]}" for layer in layers)
-        raise ShapeError(f"{owner} got maps of {sizes} cells; expected one grid for all layers")
+        raise ShapeError(
+            f"{owner_name} got maps of {sizes} cells; expected one grid for all layers"
+        )
     if num_prefix_tokens or (grid is not None and tuple(grid) != map_grid):
         raise ShapeError(
-            f"{owner} got maps of {map_grid[0]} rows x {map_grid[1]} cols with grid={grid} and "
-            f"num_prefix_tokens={num_prefix_tokens}; maps have patches only and their own grid: "
-            "leave both out"
+            f"{owner_name} got maps of {map_grid[0]} rows x {map_grid[1]} cols with grid={grid} "
+            f"and num_prefix_tokens={num_prefix_tokens}; maps have patches only and their own "
+            "grid: leave both out"
         )
     # (B, C, rows, cols) -> (B, rows * cols, C): a view
     return [layer.flatten(2).transpose(1, 2) for layer in layers], map_grid
@@ -255,7 +260,7 @@ class Origin:
         ]
         if reads is None:
             pairs.append(("layers", self.layers, tokens.layers))
-        elif tokens.layers is None or not set(reads) <= set(tokens.layers):
+        elif tokens.layers is not None and not set(reads) <= set(tokens.layers):
             pairs.append(("layers", reads, tokens.layers))
         differing = []
         for what, recorded, actual in pairs:

@@ -1,4 +1,4 @@
-"""Maps at other cells: halved, or read where cells of another stride have their centres; in graphs of any size too."""
+"""Resampling of maps: halved, or read at the cell centres of another stride. Traced graphs take any size."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Upsample = Literal["nearest", "bilinear"]
 def widened(maps: Tensor, step: int) -> Tensor:
     """Add zeros at the bottom and right, so that windows of stride ``step`` give ceil(n / step) cells, not floor.
 
-    A traced graph always adds ``step - 1`` zeros: no window reads what it does not need, while an
-    amount computed from the size, or a branch, would tie the graph to one remainder.
+    A traced graph always adds ``step - 1`` zeros: an amount computed from the size, or a branch,
+    would tie the graph to one remainder. No window reads the zeros that are not needed.
     """
     if not torch.compiler.is_compiling() and not any(side % step for side in maps.shape[-2:]):
         return maps
@@ -24,11 +24,12 @@ def widened(maps: Tensor, step: int) -> Tensor:
 
 
 def halved(maps: Tensor) -> Tensor:
-    """Means of 2x2 cells, ceil(n / 2) of them; the last of an odd number averages what it has."""
+    """Means of 2x2 cells, ceil(n / 2) of them; at an odd side the last mean is over the cells that exist."""
     if not torch.compiler.is_compiling():
         return F.avg_pool2d(maps, 2, ceil_mode=True, count_include_pad=False)
-    filled = torch.ones_like(maps[:1, :1])
-    return F.avg_pool2d(widened(maps, 2), 2) / F.avg_pool2d(widened(filled, 2), 2)
+    # the mean over 2x2 cells of which some are zeros, divided by the share of those that exist
+    exists = torch.ones_like(maps[:1, :1])
+    return F.avg_pool2d(widened(maps, 2), 2) / F.avg_pool2d(widened(exists, 2), 2)
 
 
 def at_stride(maps: Tensor, patch: int, stride: int, mode: Upsample) -> Tensor:
@@ -61,11 +62,11 @@ def _read_axis(cells: Tensor, axis: int, patch: int, stride: int, mode: Upsample
     distance = (centre - patch).clamp(0, 2 * patch * (count - 1))
     low = distance // (2 * patch)
     high = (low + 1).clamp(max=count - 1)
-    share = (distance - 2 * patch * low).to(cells.dtype).div(2 * patch)
-    share = share.view(-1, *(1,) * (3 - axis))  # as many axes as follow `axis`
+    high_weight = (distance - 2 * patch * low).to(cells.dtype).div(2 * patch)
+    high_weight = high_weight.view(-1, *(1,) * (3 - axis))  # as many axes as follow `axis`
     at_low = cells.index_select(axis, low)
     at_high = cells.index_select(axis, high)
-    between: Tensor = at_low + share * (at_high - at_low)
+    between: Tensor = at_low + high_weight * (at_high - at_low)
     return between
 
 
@@ -106,6 +107,6 @@ def _axis_weights(maps: Tensor, length: int, cells: int, *, pixels: int, stride:
     positions = (torch.arange(cells, device=maps.device, dtype=dtype) + 0.5) * step - 0.5
     positions = torch.minimum(positions.clamp_min(0.0), old_positions[-1])
     distances = (positions[:, None] - old_positions).abs()
-    # a triangle filter, as wide as between cells, or as the new cell
+    # linear interpolation between old cells; a wider triangle where a new cell spans more than two
     weights = (1.0 - distances / (step / 2).clamp_min(1.0)).clamp_min(0.0)
     return (weights / weights.sum(dim=1, keepdim=True)).to(maps.dtype)

@@ -11,7 +11,7 @@ import math
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +29,20 @@ _LEAST_WHOLE = 1e-6  # of the sum of the parts' magnitudes: below it the parts c
 _LARGEST_LOG = 80.0  # e^80 is still finite in float32
 
 
+class _RequiredTask(NamedTuple):
+    """A task that a composition is computed from.
+
+    Attributes:
+        name: of the task.
+        kinds: it has one of them.
+        dim: number of its outputs.
+    """
+
+    name: str
+    kinds: tuple[Kind, ...]
+    dim: int
+
+
 @dataclass(frozen=True)
 class Composition:
     """Compute the parts of a whole, and sums of some of them, from a total and the logits of the parts' shares.
@@ -41,11 +55,11 @@ class Composition:
     tiles and heads, and have no loss.
 
     Args:
-        parts: names in the order of the ratio logits; or of the head's regression or density tasks
-            of one output.
+        parts: names of the parts, in the order of the ratio logits. Without ``total`` and
+            ``ratio``: names of regression or density tasks of the head, each of one output.
         sums: further outputs, each a name and its parts: a dict, or pairs (the stored form, since a
             file loses the order of a dict).
-        name: of the output of a head and of its loss, among the tasks' names.
+        name: of the composed output and of its loss; no task of the head has the same name.
         total: name of the head's regression or density task of one output.
         ratio: name of the head's ratio task whose outputs are the parts, in that order.
 
@@ -193,44 +207,60 @@ class Composition:
                 f"total={self.total!r} and ratio={self.ratio!r}; name the output and its two tasks"
             )
         by_name = {task.name: task for task in tasks}
-        for i, name in enumerate(self.inputs):
-            kinds: tuple[Kind, ...]
-            if i == 1 and not self.adds_tasks:
-                kinds = ("ratio",)
-                dim = len(self.parts)
-            else:
-                kinds = ("regression", "density")
-                dim = 1
-            task = by_name.get(name)
-            if task is None:
-                raise ConfigError(
-                    f"composition {self.name!r} needs task {name!r}; there are "
-                    f"{', '.join(by_name)}.{did_you_mean(name, by_name)}"
-                )
-            if task.kind not in kinds:
-                raise ConfigError(
-                    f"composition {self.name!r} needs task {name!r} of kind {' or '.join(kinds)}; "
-                    f"it is of kind {task.kind!r}"
-                )
-            if task.dim != dim:
-                raise ConfigError(
-                    f"composition {self.name!r} needs task {name!r} with dim={dim}; it has "
-                    f"dim={task.dim}"
-                )
+        for required in self._required_tasks():
+            self._check_task(required, by_name)
         used = tuple(by_name[name] for name in self.inputs)
-        if self.adds_tasks and len({task.unit for task in used}) > 1:
-            units = ", ".join(f"{task.name} ({task.unit or 'no unit'})" for task in used)
+        if self.adds_tasks:
+            self._check_units(used)
+        else:
+            self._check_label_order(by_name[self.ratio])
+        return used
+
+    def _required_tasks(self) -> list[_RequiredTask]:
+        """The tasks of :attr:`inputs`, in that order."""
+        if self.adds_tasks:
+            return [_RequiredTask(name, ("regression", "density"), dim=1) for name in self.parts]
+        total = _RequiredTask(self.total, ("regression", "density"), dim=1)
+        ratio = _RequiredTask(self.ratio, ("ratio",), dim=len(self.parts))
+        return [total, ratio]
+
+    def _check_task(self, required: _RequiredTask, by_name: Mapping[str, Task]) -> None:
+        """Check that a head has a task, and that it is of the kind and size that are needed."""
+        name = required.name
+        task = by_name.get(name)
+        if task is None:
+            raise ConfigError(
+                f"composition {self.name!r} needs task {name!r}; there are "
+                f"{', '.join(by_name)}.{did_you_mean(name, by_name)}"
+            )
+        if task.kind not in required.kinds:
+            raise ConfigError(
+                f"composition {self.name!r} needs task {name!r} of kind "
+                f"{' or '.join(required.kinds)}; it is of kind {task.kind!r}"
+            )
+        if task.dim != required.dim:
+            raise ConfigError(
+                f"composition {self.name!r} needs task {name!r} with dim={required.dim}; it has "
+                f"dim={task.dim}"
+            )
+
+    def _check_units(self, added: Sequence[Task]) -> None:
+        """Check that the tasks that are added have one unit."""
+        if len({task.unit for task in added}) > 1:
+            units = ", ".join(f"{task.name} ({task.unit or 'no unit'})" for task in added)
             raise ConfigError(
                 f"composition {self.name!r} adds up {units}; expected tasks of one unit"
             )
-        labels = used[1].labels if not self.adds_tasks else ()
+
+    def _check_label_order(self, ratio_task: Task) -> None:
+        """Check that labels that are the names of the parts are in the order of the parts."""
+        labels = ratio_task.labels
         if labels != self.parts and set(labels) == set(self.parts):
             raise ConfigError(
                 f"composition {self.name!r} has the parts {', '.join(self.parts)}, but the "
                 f"outputs of task {self.ratio!r} are labelled {', '.join(labels)}; give both in "
                 "the same order"
             )
-        return used
 
     def output(self, tasks: Sequence[Task]) -> Composed:
         """Return the description of the output, its unit and labels included, given the tasks of its head.
@@ -239,8 +269,9 @@ class Composition:
             ConfigError: as :meth:`tasks_of`.
         """
         used = self.tasks_of(tasks)
-        values = used if self.adds_tasks else used[:1]
-        is_never_negative = all(task.minimum is not None and task.minimum >= 0 for task in values)
+        # shares are never negative: the sign is that of the total, or of the tasks that are added
+        signed = used if self.adds_tasks else used[:1]
+        is_never_negative = all(task.minimum is not None and task.minimum >= 0 for task in signed)
         return Composed(
             self.name,
             len(self.names),
@@ -384,10 +415,12 @@ class CompositionLoss:
         """
         if transform.std is None:
             return 1.0
-        (std,) = each(transform.std)
+        (std,) = each(transform.std)  # the total has one output
         if not transform.log1p:
             return std
-        mean = sum(each(transform.mean))
+        mean = 0.0
+        if transform.mean is not None:
+            (mean,) = each(transform.mean)
         return std * math.exp(min(mean, _LARGEST_LOG))
 
     def __call__(
@@ -408,14 +441,14 @@ class CompositionLoss:
         if self.name in targets and targets[self.name].shape != expected:
             raise ShapeError(
                 f"the target of {self.name!r} is {tuple(targets[self.name].shape)}; expected "
-                f"{tuple(expected)}"
+                f"{expected}"
             )
-        keep = self._counts(targets, masks)
+        keep = self._kept(targets, masks)
         # masked NaN must not come back through the product's gradient
-        counts = keep.any(dim=1, keepdim=True)
+        keep_sample = keep.any(dim=1, keepdim=True)
         total_output = exact(outputs[self.composition.total])
-        total = transform.inverse(torch.where(counts, total_output, 0.0))
-        ratio_logits = torch.where(counts, outputs[self.composition.ratio], 0.0)
+        total = transform.inverse(torch.where(keep_sample, total_output, 0.0))
+        ratio_logits = torch.where(keep_sample, outputs[self.composition.ratio], 0.0)
         pred = self.composition(total, ratio_logits)
         target = targets.get(self.name)
         if target is None:
@@ -427,24 +460,27 @@ class CompositionLoss:
             errors = difference.square()
         else:
             errors = smooth_l1(difference, self.beta)
-        count = len(self.composition.names)
-        weights = constants(self.weights or (1.0 / count,) * count, pred)
+        output_weights = self.weights
+        if not output_weights:
+            count = len(self.composition.names)
+            output_weights = (1.0 / count,) * count
+        weights = constants(output_weights, pred)
         per_output = errors.sum(dim=0) / keep.sum(dim=0).clamp_min(1)
         return (weights * per_output).sum(), (keep & (weights > 0)).any()
 
-    def _counts(self, targets: Table, masks: Table) -> Tensor:
+    def _kept(self, targets: Table, masks: Table) -> Tensor:
         """Return a bool mask (B, outputs), True where a value counts."""
         total, ratio = self.composition.inputs
         if self.name in targets:
             return _present(targets, masks, self.name)
-        total_counts = _present(targets, masks, total).all(dim=1)
-        ratio_counts = _present(targets, masks, ratio).all(dim=1)
-        both = (total_counts & ratio_counts)[:, None]
-        keep = both.expand(-1, len(self.composition.names))
-        return full_mask(masks.get(self.name), keep) & both
+        keep_total = _present(targets, masks, total).all(dim=1)
+        keep_ratio = _present(targets, masks, ratio).all(dim=1)
+        keep_both = (keep_total & keep_ratio)[:, None]
+        keep = keep_both.expand(-1, len(self.composition.names))
+        return full_mask(masks.get(self.name), keep) & keep_both
 
 
 def _present(targets: Table, masks: Table, name: str) -> Tensor:
-    """Where a target is no NaN and its mask counts it: bool, as the target."""
+    """Return a bool mask in the target's shape, True where it is not NaN and its mask is True."""
     target = targets[name]
     return full_mask(masks.get(name), target) & ~target.isnan()

@@ -23,9 +23,10 @@ class GramAnchor(nn.Module):
     tokens are left out.
 
     Shape:
-        tokens: Tokens, with equal weight for every layer, or patch tokens (B, N, C); reference: the
-            same, of any width -> a scalar. It is the mean squared difference over images, layers and all N² entries,
-        in float32 for half-precision tokens and under autocast. No gradient reaches the reference.
+        tokens: Tokens or patch tokens (B, N, C); reference: the same, of any width -> a scalar.
+
+    The loss is the mean squared difference over images, layers and all N² entries, in float32 for
+    half-precision tokens and under autocast. No gradient reaches the reference.
 
     A reference of another grid, from a larger image of the same view, is resized to the tokens'
     grid (bicubic).
@@ -113,6 +114,7 @@ def _layers(tokens: Tokens | Tensor, name: str) -> tuple[Tensor, ...]:
 
 def _resized(layers: tuple[Tensor, ...], grid: GridSize, target: GridSize) -> tuple[Tensor, ...]:
     """Interpolate patch tokens (B, N, C) of one grid to another of the same view."""
+    # how many patches wider or higher the reference is than the target at one scale for both sides
     row_scale = grid.rows / target.rows
     col_scale = grid.cols / target.cols
     cols_off = abs(col_scale / row_scale - 1) * target.cols

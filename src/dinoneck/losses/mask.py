@@ -23,6 +23,8 @@ NO_OBJECT_WEIGHT = 0.1
 CENTRE_WEIGHT = 20.0
 OFFSET_WEIGHT = 0.2
 _SMALLEST_AREA = 1e-6  # cells; a denominator below it is raised to it
+# added to the overlap and to the sum of the areas, as in Mask2Former
+_DICE_SMOOTHING = 1.0
 
 
 def mask_loss(
@@ -45,15 +47,16 @@ def mask_loss(
     Raises:
         DataError: if logits are not finite, or an image has more masks than there are queries.
         ImportError: if scipy is not installed.
-        ShapeError: if a mask has another size than the logits.
+        ShapeError: if a mask has another size than the logits, or an image has another number of
+            classes than of masks.
 
     Reference: Mask2Former (arXiv 2112.01527), with weights 2, 5, 5 and 0.1. Deviation: all cells,
     not random points.
     """
-    for what, queried in (("class", classes), ("mask", masks)):
-        if not queried.isfinite().all():
+    for name, logits in (("class", classes), ("mask", masks)):
+        if not logits.isfinite().all():
             raise DataError(
-                f"{what} logits are not finite; lower the learning rate, or check the tokens"
+                f"{name} logits are not finite; lower the learning rate, or check the tokens"
             )
     if weight is None:
         weight = torch.ones_like(masks[:, 0])
@@ -118,8 +121,8 @@ def _pair_losses(logits: Tensor, truth: Tensor, weight: Tensor) -> tuple[Tensor,
     cross_entropy = (F.softplus(logits) @ weight)[:, None] - (logits * weight) @ truth.T
     total_weight = weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
     shares = logits.sigmoid() * weight
-    overlap = 2.0 * shares @ truth.T + 1.0
-    areas = shares.sum(1)[:, None] + truth @ weight + 1.0
+    overlap = 2.0 * shares @ truth.T + _DICE_SMOOTHING
+    areas = shares.sum(1)[:, None] + truth @ weight + _DICE_SMOOTHING
     return cross_entropy / total_weight, 1.0 - overlap / areas
 
 
@@ -156,24 +159,26 @@ def centre_loss(maps: Tensor, known: Sequence[tuple[Tensor, Tensor]], weight: Te
     total = exact(maps).sum() * 0.0  # keeps the graph where there is no image
     images = zip(exact(maps), known, weight, strict=True)
     for predicted, (labels, masks), cell_weight in images:
-        # predicted: K + 1 class logits, the centre, the offset down and right
+        class_logits = predicted[:-3]  # (K + 1, rows, cols)
+        centre = predicted[-3]
+        offset = predicted[-2:]  # down and right
         target = _centre_targets(labels, masks, cell_positions)
         inside = (target.owner > 0) * cell_weight
         cell_count = cell_weight.sum().clamp_min(_SMALLEST_AREA)
         inside_count = inside.sum().clamp_min(1.0)
 
-        class_errors = F.cross_entropy(
-            predicted[None, :-3], target.classes[None], reduction="none"
-        )[0]
+        class_errors = F.cross_entropy(class_logits[None], target.classes[None], reduction="none")[
+            0
+        ]
         class_loss = (class_errors * cell_weight).sum() / cell_count
         total = total + class_loss + (class_errors * inside).sum() / inside_count
 
-        centre_errors = (predicted[-3] - target.centre).square()
+        centre_errors = (centre - target.centre).square()
         total = total + CENTRE_WEIGHT * (centre_errors * cell_weight).sum() / cell_count
 
         # (rows, cols, 2) -> (2, rows, cols): the offset to the object that owns the cell
-        offset = target.offsets[target.owner, :, y, x].movedim(-1, 0)
-        offset_errors = F.smooth_l1_loss(predicted[-2:], offset, reduction="none").sum(dim=0)
+        owner_offset = target.offsets[target.owner, :, y, x].movedim(-1, 0)
+        offset_errors = F.smooth_l1_loss(offset, owner_offset, reduction="none").sum(dim=0)
         total = total + OFFSET_WEIGHT * (offset_errors * inside).sum() / inside_count
     return total / len(maps)
 
@@ -200,7 +205,8 @@ def _centre_targets(labels: Tensor, masks: Tensor, cell_positions: Tensor) -> _C
     area = masks.sum(dim=(1, 2)).clamp_min(_SMALLEST_AREA)
     middle = (masks[:, None] * cell_positions).sum(dim=(2, 3)) / area[:, None]  # (n, 2)
     offsets = middle[:, :, None, None] - cell_positions
-    width = (area / 3.14159).sqrt() / 3 + 0.5  # a third of the radius of a disc of this area
+    # a third of the radius of a disc of this area, and half a cell
+    width = (area / 3.14159).sqrt() / 3 + 0.5
     bells = torch.exp(-offsets.square().sum(dim=1) / (2 * width.square())[:, None, None])
 
     # "no object" owns the cells that objects fill to less than a half

@@ -46,7 +46,8 @@ class SimplePyramid(Neck):
         ceil(rows / 4) x ceil(cols / 4) for 0.5 and 0.25.
 
     Raises:
-        ConfigError: if a number is too small, or the scales are of another kind or order.
+        ConfigError: if a number is too small, a scale is not one of the five, or the scales do not
+            fall.
         ShapeError: if the tokens have another width, patch size or dtype.
 
     Examples:
@@ -123,9 +124,12 @@ class _Level(nn.Module):
         self.halvings = max(-octave, 0)
         widths = [embed_dim // 2**step for step in range(doublings + 1)]
         self.ups = nn.ModuleList(
-            nn.ConvTranspose2d(wide, narrow, 2, 2, **factory) for wide, narrow in pairwise(widths)
+            nn.ConvTranspose2d(wide, narrow, kernel_size=2, stride=2, **factory)
+            for wide, narrow in pairwise(widths)
         )
-        self.up_norm = ChannelNorm(widths[1], eps=NORM_EPS, **factory) if octave == 2 else None
+        self.up_norm = None
+        if doublings == 2:  # a norm between the two
+            self.up_norm = ChannelNorm(widths[1], eps=NORM_EPS, **factory)
         self.project = MapLinear(widths[-1], out_channels, bias=False, **factory)
         self.project_norm = ChannelNorm(out_channels, eps=NORM_EPS, **factory)
         self.smooth = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False, **factory)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,20 @@ from dinoneck.checks import check_minimum
 from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.points.checks import check_dtype
+
+
+class _GateSums(NamedTuple):
+    """Sums over the points of a pass.
+
+    Attributes:
+        gate: sum of the gates of the points that a camera saw.
+        seen: number of these points.
+        total: number of all points.
+    """
+
+    gate: Tensor
+    seen: Tensor
+    total: int
 
 
 class GatedFusion(Configured, nn.Module):
@@ -67,13 +81,14 @@ class GatedFusion(Configured, nn.Module):
                 "camera saw pass x3 through. Put a linear layer behind for another width"
             )
         factory = {"device": device, "dtype": dtype}
-        self.embed_dim = self.c2d = c2d
+        self.embed_dim = c2d
+        self.c2d = c2d
         self.c3d = c3d
         self.project = nn.Linear(c2d, hidden, **factory)
         self.read = nn.Linear(hidden, c3d, **factory)
         self.gate_hidden = nn.Linear(c3d + hidden, hidden, **factory)
         self.gate_out = nn.Linear(hidden, 1, **factory)
-        self._last: tuple[Tensor, Tensor, int] | None = None
+        self._last_sums: _GateSums | None = None
 
     def reset_parameters(self) -> None:
         """Re-initialise the weights."""
@@ -101,22 +116,26 @@ class GatedFusion(Configured, nn.Module):
             )
         check_dtype("x2", x2, "the fusion", self.project.weight)
         check_dtype("x3", x3, "the fusion", self.project.weight)
-        h = F.gelu(self.project(x2))
-        gate = torch.sigmoid(
-            self.gate_out(F.gelu(self.gate_hidden(torch.cat((x3, h.to(x3.dtype)), dim=-1))))
-        )
+        h = F.gelu(self.project(x2))  # (..., hidden)
+        both = torch.cat((x3, h.to(x3.dtype)), dim=-1)  # (..., c3d + hidden)
+        gate_hidden = F.gelu(self.gate_hidden(both))  # (..., hidden)
+        gate = torch.sigmoid(self.gate_out(gate_hidden))  # (..., 1)
         if not torch.compiler.is_compiling():
-            self._last = ((gate.detach()[..., 0].float() * valid).sum(), valid.sum(), valid.numel())
+            seen_gates = gate.detach()[..., 0].float() * valid
+            self._last_sums = _GateSums(
+                gate=seen_gates.sum(), seen=valid.sum(), total=valid.numel()
+            )
         mixed = torch.lerp(x3, self.read(h).to(x3.dtype), gate.to(x3.dtype))
         return torch.where(valid[..., None], mixed, x3)
 
     @property
     def stats(self) -> dict[str, float]:
         """``coverage``, the share of points seen in the last pass, and ``fusion_2d_ratio``, their mean gate."""
-        if self._last is None:
+        sums = self._last_sums
+        if sums is None:
             return {}
-        total, seen, count = self._last
+        seen = int(sums.seen)
         return {
-            "coverage": int(seen) / max(count, 1),
-            "fusion_2d_ratio": float(total) / max(int(seen), 1),
+            "coverage": seen / max(sums.total, 1),
+            "fusion_2d_ratio": float(sums.gate) / max(seen, 1),
         }

@@ -87,17 +87,16 @@ class MinkowskiAdapter:
                 f"coords are {tuple(coords.shape)} and batch {tuple(batch.shape)}; expected (Q, 3) "
                 "and (Q,)"
             )
-        lost = ~coords.isfinite().all(dim=1)
-        if lost.any():
+        not_finite = ~coords.isfinite().all(dim=1)
+        if not_finite.any():
             raise DataError(
-                f"coords have {int(lost.sum())} of {len(coords)} places that are NaN or infinite; "
+                f"coords have {int(not_finite.sum())} of {len(coords)} places that are NaN or infinite; "
                 "look features up at finite ones"
             )
-        broken = batch != batch.long()
-        if broken.any():
-            raise DataError(
-                f"batch holds {float(batch[broken][0]):g}; expected the whole number of a sample"
-            )
+        not_whole = batch != batch.long()
+        if not_whole.any():
+            first = float(batch[not_whole][0])
+            raise DataError(f"batch holds {first:g}; expected the whole number of a sample")
         if hasattr(x, "features_at_coordinates"):
             query = torch.cat((batch[:, None], coords), dim=1).to(x.F.dtype)
             feats: Tensor = x.features_at_coordinates(query)
@@ -114,7 +113,7 @@ class MinkowskiAdapter:
         result = feats.new_zeros(len(coords), feats.shape[1])
         if not len(keys):
             return result
-        for step in product((0, 1), repeat=_AXES):
+        for step in product((0, 1), repeat=_AXES):  # the eight cells around a place
             corner = low + low.new_tensor(step)
             weight = (1 - (cells - corner).abs()).prod(dim=1)  # (Q,)
             corner_keys = encode((corner * stride).long(), batch.long())
@@ -178,8 +177,10 @@ def minkowski_to_conv3d(kernel: Tensor) -> Tensor:
     """
     check_tensor("kernel", kernel)
     rows = kernel[None] if kernel.ndim == 2 else kernel
-    size = round(len(rows) ** (1 / _AXES)) if rows.ndim == _AXES else 0
-    if rows.ndim != _AXES or size**_AXES != len(rows) or not size:
+    size = 0
+    if rows.ndim == 3:  # (K³, C_in, C_out)
+        size = round(len(rows) ** (1 / _AXES))
+    if not size or size**_AXES != len(rows):
         raise ShapeError(
             f"the kernel is {tuple(kernel.shape)}; expected (K³, C_in, C_out), such as (27, 32, 64)"
         )

@@ -31,9 +31,18 @@ UnknownDepth = Literal["reject", "accept"]
 _SUSPICIOUS_PAIRS = 1000  # fewer pairs may miss the images, or disagree with depth, by chance
 _SUSPICIOUS_SHARE = 0.01  # a lower share that agrees with depth is a mistake
 _THOUSAND = (300.0, 3000.0)  # metres read as millimetres, or the other way round
-_SOME_POINTS = 4096  # of which the distance is looked at
+_SOME_POINTS = 4096  # whose distances are compared with depth
 # few points that any view sees: K of images of twice the size leaves 2 % of a frame's own points
 _FEW_SEEN = 0.05
+
+# columns of Links.counts; the last two exist with depth only
+_OFFERED = 0
+_IN_FRONT = 1
+_IN_IMAGE = 2
+_KNOWN = 3
+_AGREEING = 4
+_COLUMNS_WITHOUT_DEPTH = 3
+_COLUMNS_WITH_DEPTH = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +82,7 @@ class Links:
 
     @property
     def xy(self) -> Tensor:
-        """(L, 2), the place by the rest of the library's convention (centres at half-integers), for ``TokenGrid``."""
+        """(L, 2), pixels with centres at half-integers, as ``TokenGrid`` and the rest of the library take them."""
         return self.uv + 0.5
 
     @cached_property
@@ -151,9 +160,9 @@ def check_links(links: Links) -> None:
             raise DataError(
                 f"link {row} names {name} {int(column[row])}; expected 0 ... {length - 1}"
             )
-    lost = ~links.uv.isfinite().all(dim=1)
-    if lost.any():
-        row = int(lost.nonzero()[0])
+    not_finite = ~links.uv.isfinite().all(dim=1)
+    if not_finite.any():
+        row = int(not_finite.nonzero()[0])
         raise DataError(
             f"link {row} has uv = {links.uv[row].tolist()}; expected pixels, leave out links "
             "without a place"
@@ -265,15 +274,16 @@ class PointProjector:
     def link(
         self, points: Tensor, cameras: Cameras, depth: Tensor | None, batch: Tensor | None
     ) -> Links:
-        """Link without looking at what was given: see the call."""
-        steps = 3 if depth is None else 5
-        counts = torch.zeros(len(cameras), steps, dtype=torch.int64, device=points.device)
-        none = points.new_zeros(0, dtype=torch.int64)
-        parts = [(none, none, points.new_zeros(0, 2), points.new_zeros(0))]
+        """Link as the call does, without checks of the arguments."""
+        num_columns = _COLUMNS_WITHOUT_DEPTH if depth is None else _COLUMNS_WITH_DEPTH
+        counts = torch.zeros(len(cameras), num_columns, dtype=torch.int64, device=points.device)
+        # empty columns, for clouds without links
+        no_rows = points.new_zeros(0, dtype=torch.int64)
+        parts = [(no_rows, no_rows, points.new_zeros(0, 2), points.new_zeros(0))]
         for rows, views in _samples(points, cameras, batch):
             parts += self._parts(points, cameras, depth, rows, views, counts)
         columns = [list(column) for column in zip(*parts, strict=True)]
-        # one column after the other, so that links are there one time and a third, not twice
+        # one column after the other: the peak is about 4/3 of the memory of the links, not twice
         del parts
         view, point, uv, z = (torch.cat(columns.pop(0)) for _ in range(4))
         if batch is not None and (point[1:] < point[:-1]).any():
@@ -290,30 +300,36 @@ class PointProjector:
         views: Tensor,
         counts: Tensor,
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Link one sample's points and views, block by block of points: what comes is sorted as it is found."""
+        """Yield the links of one sample's points and views, block by block of points, sorted by point and view."""
         if not len(views):
             return
         height, width = cameras.size
         matrices = cameras.projections()[views]
-        # counted from its corner, an image is 0 <= x < width: one product per axis, no division by
-        # 0
+        # pixels counted from the corner of the image: half a pixel more than by OpenCV's convention
         matrices[:, :2] += 0.5 * matrices[:, 2:]
-        matrix = matrices.permute(2, 1, 0).flatten(1)
+        num_views = len(views)
+        matrix = matrices.permute(2, 1, 0).flatten(
+            1
+        )  # (4, 3 * num_views): x z, y z, z of each view
         num_points = len(points) if rows is None else len(rows)
-        block = max(1, self.chunk // len(views))
+        block = max(1, self.chunk // num_views)
         for start in range(0, num_points, block):
             at = slice(start, start + block) if rows is None else rows[start : start + block]
-            seen = torch.addmm(matrix[3], points[at].double(), matrix[:3])
-            x, y, z = seen.reshape(len(seen), 3, len(views)).unbind(1)
-            front = z > self.near if self.far is None else (z > self.near) & (z < self.far)
-            inside = front & (x >= 0) & (x < width * z) & (y >= 0) & (y < height * z)
-            counts[views, 0] += len(seen)
-            counts[views, 1] += front.sum(0)
-            counts[views, 2] += inside.sum(0)
+            seen = torch.addmm(matrix[3], points[at].double(), matrix[:3])  # (block, 3 * num_views)
+            # x times z, y times z, and z, (block, num_views) each: no division by a z of 0
+            xz, yz, z = seen.reshape(len(seen), 3, num_views).unbind(1)
+            in_front = z > self.near
+            if self.far is not None:
+                in_front &= z < self.far
+            inside = in_front & (xz >= 0) & (xz < width * z) & (yz >= 0) & (yz < height * z)
+            counts[views, _OFFERED] += len(seen)
+            counts[views, _IN_FRONT] += in_front.sum(0)
+            counts[views, _IN_IMAGE] += inside.sum(0)
+            # the L links of the block: x times z, y times z, and z, (L,) each, out of the flat product
             point, column = inside.nonzero().unbind(1)
-            place = point * seen.shape[1] + column
-            x, y, z = (seen.flatten()[place + k * len(views)] for k in range(3))
-            uv = torch.stack([x, y], 1) / z[:, None] - 0.5
+            index = point * seen.shape[1] + column
+            xz, yz, z = (seen.flatten()[index + k * num_views] for k in range(3))
+            uv = torch.stack([xz, yz], 1) / z[:, None] - 0.5
             view = views[column]
             point = point + start if rows is None else rows[point + start]
             if depth is not None:
@@ -341,9 +357,11 @@ class PointProjector:
         measured = depth[view, row, col].double()
         known = measured.isfinite() & (measured > 0)
         agree = known & ((measured - z).abs() <= (self.depth_rel * z).clamp_min(self.depth_abs))
-        counts[:, 3] += torch.bincount(view[known], minlength=len(counts))
-        counts[:, 4] += torch.bincount(view[agree], minlength=len(counts))
-        return agree | ~known if self.unknown_depth == "accept" else agree
+        counts[:, _KNOWN] += torch.bincount(view[known], minlength=len(counts))
+        counts[:, _AGREEING] += torch.bincount(view[agree], minlength=len(counts))
+        if self.unknown_depth == "accept":
+            return agree | ~known
+        return agree
 
 
 def check_cloud(
@@ -369,9 +387,11 @@ def check_cloud(
         )
     if (batch is None) != (cameras.sample is None):
         if batch is None:
-            present, missing = "cameras.sample", "batch"
+            present = "cameras.sample"
+            missing = "batch"
         else:
-            present, missing = "batch", "Cameras(sample=...)"
+            present = "batch"
+            missing = "Cameras(sample=...)"
         raise ShapeError(
             f"{present} is given and {missing} is not; a batch of clouds needs both, one cloud "
             "neither"
@@ -386,13 +406,18 @@ def check_cloud(
 def _likely_mistake(
     counts: list[int], points: Tensor, cameras: Cameras, depth: Tensor | None, batch: Tensor | None
 ) -> str | None:
-    """What is likely a mistake but may be so; None if nothing is.
+    """Return a warning about a likely mistake, or None.
 
     Raises:
         DataError: if points or depth are in other units than metres.
     """
-    offered, _, in_bounds, *measured = counts
-    known, agree = measured if measured else (0, 0)
+    offered = counts[_OFFERED]
+    in_bounds = counts[_IN_IMAGE]
+    known = 0
+    agree = 0
+    if len(counts) == _COLUMNS_WITH_DEPTH:
+        known = counts[_KNOWN]
+        agree = counts[_AGREEING]
     if depth is not None and (agree < _SUSPICIOUS_SHARE * known or not in_bounds):
         check_units(points, cameras, depth, batch)
     if not in_bounds and offered >= _SUSPICIOUS_PAIRS:
@@ -416,7 +441,7 @@ def _likely_mistake(
 
 
 def _warning_of_size(links: Links, cameras: Cameras, is_logged: bool) -> str | None:
-    """What suggests that K belongs to images of another size; None if nothing does."""
+    """Return a warning if K seems to belong to images of another size, else None."""
     height, width = cameras.size
     if all_outside(cameras.K, cameras.size) and not are_moved(cameras):
         x, y = (round(place, 1) for place in cameras.K[0, :2, 2].tolist())
@@ -445,8 +470,8 @@ def check_units(
     """
     measured = some_depths(depth)
     step = max(1, len(points) // _SOME_POINTS)
-    third = cameras.projections()[:, 2]
-    z = points[::step].double() @ third[:, :3].mT + third[:, 3]
+    z_rows = cameras.projections()[:, 2]  # (V, 4)
+    z = points[::step].double() @ z_rows[:, :3].mT + z_rows[:, 3]  # (points, V)
     if batch is not None and cameras.sample is not None:
         z = z[batch[::step, None] == cameras.sample]
     z = z[z > 0]

@@ -41,9 +41,9 @@ _NUMBERS: list[Any] = [
 ]
 
 _SHOWN = 5  # names in an error
-_EPS = 1e-5  # of the publishers' batch norms
+_BATCH_NORM_EPS = 1e-5  # of the publishers' batch norms
 _QKV_ORDER = ("", "q", "k", "v")  # in the tensor of timm; "" is all of it
-_NORM = ("weight", "bias", "running_mean", "running_var")
+_BATCH_NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 Tensors = Mapping[str, Tensor]
 
 
@@ -52,8 +52,8 @@ def load_published(
 ) -> HeadCheckpoint:
     """Load a head that others published for a frozen backbone.
 
-    Every tensor of the file is checked by name and shape; files of the same ones cannot be
-    distinguished where their publisher states no hash. The result names the backbone, its blocks,
+    Every tensor of the file is checked by name and shape. Two files with the same names and shapes
+    cannot be distinguished where their publisher states no hash. The result names the backbone, its blocks,
     how images are prepared, the unit and the licence, so that ``Predictor(load_published(name))``
     needs nothing else.
 
@@ -133,7 +133,9 @@ def backbone_record(row: PublishedHead) -> dict[str, Any]:
 
 
 def _checked_hash(row: PublishedHead, file: Path) -> str:
-    """The SHA-256 of a file, compared with the publisher's if it states one; the Hub's safetensors have another.
+    """The SHA-256 of a file, compared with the publisher's if it states one.
+
+    It is the hash of the publisher's own format: safetensors of the Hub are not compared.
 
     Raises:
         CheckpointError: for another hash, the name of another file of the table, or a missing file.
@@ -260,16 +262,17 @@ def _not_fetched(row: PublishedHead, url: str, reason: str) -> CheckpointError:
 
 def _check_may_fetch(row: PublishedHead, from_hub: bool) -> None:
     """Check that the terms of a row let its file be fetched without the user."""
-    is_gated = row.gated and not from_hub
-    if row.licence == NOT_STATED or is_gated:
-        why = "states no licence"
-        if is_gated:
-            why = f"is given only to people who accepted the terms of {row.licence}"
-        raise CheckpointError(
-            f"{row.name} {why}: take the file from {row.url} and pass it, weights=FILE (--weights "
-            "FILE)",
-            step="hub",
-        )
+    if row.licence == NOT_STATED:
+        reason = "states no licence"
+    elif row.gated and not from_hub:
+        reason = f"is given only to people who accepted the terms of {row.licence}"
+    else:
+        return
+    raise CheckpointError(
+        f"{row.name} {reason}: take the file from {row.url} and pass it, weights=FILE (--weights "
+        "FILE)",
+        step="hub",
+    )
 
 
 def translate(
@@ -293,19 +296,18 @@ def translate(
     Raises:
         CheckpointError: naming the tensors that are missing, unknown, or of another shape or type.
     """
-    # our names -> those of the file; two of the file may have the same one of ours
-    file_names: dict[str, str] = {}
+    file_names: dict[str, str] = {}  # our name -> the file's
     unknown = []
     for file_name in state:
         if is_unused(file_name):
             continue
         name = rename(file_name)
-        if name in file_names:
+        if name in file_names:  # two tensors of the file have one name here
             unknown.append(file_name)
         else:
             file_names[name] = file_name
 
-    counts = {}  # of batch norms of ours: a file need not have them
+    counts = {}  # buffers of our own batch norms that a file may leave out
     shapes = {}
     for name, tensor in expected.items():
         if name.endswith(BATCH_NORM_COUNT):
@@ -314,8 +316,9 @@ def translate(
             shapes[name] = tuple(tensor.shape)
     normed_layers = _normed_layers(file_names, expected)
     for layer in normed_layers:
-        for suffix in _NORM:
-            shapes[f"{layer}.norm.{suffix}"] = shapes[f"{layer}.weight"][1:2]
+        in_channels = shapes[f"{layer}.weight"][1:2]
+        for suffix in _BATCH_NORM_TENSORS:
+            shapes[f"{layer}.norm.{suffix}"] = in_channels
 
     missing = shapes.keys() - file_names.keys()
     unknown += [file_names[name] for name in file_names.keys() - shapes.keys()]
@@ -367,9 +370,9 @@ def _normed_layers(file_names: Mapping[str, str], expected: Tensors) -> set[str]
 def _fold_norm(tensors: dict[str, Tensor], layer: str) -> None:
     """Take the batch norm in front of a layer out of the tensors, and fold it into the layer."""
     gain, shift, mean, variance = (
-        tensors.pop(f"{layer}.norm.{suffix}").double() for suffix in _NORM
+        tensors.pop(f"{layer}.norm.{suffix}").double() for suffix in _BATCH_NORM_TENSORS
     )
-    scale = gain / torch.sqrt(variance + _EPS)  # (C_in,)
+    scale = gain / torch.sqrt(variance + _BATCH_NORM_EPS)  # (C_in,)
     weight = tensors[f"{layer}.weight"].double().flatten(1)  # (C_out, C_in)
     bias = tensors[f"{layer}.bias"].double()
     tensors[f"{layer}.weight"] = weight * scale

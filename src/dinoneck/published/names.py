@@ -1,6 +1,6 @@
 """The names of tensors in files of published heads, and what they are called here: one function per publisher.
 
-Imports no torch. A name that is not known is returned as it is, and refused by
+Imports no torch. A name that is not known is returned as it is, and rejected by
 :func:`dinoneck.published.loading.translate`, which knows the names of the module.
 """
 
@@ -12,15 +12,15 @@ from collections.abc import Mapping
 _LEVELS = 4  # of a DPT decoder
 BATCH_NORM_COUNT = "num_batches_tracked"
 """The end of a batch norm's buffer that only its training reads."""
-# transformers stores the lateral unit of the coarsest block, and never calls it; PMT's masks of
-# attention are of its training
+# transformers stores the lateral unit of the coarsest block and never calls it; PMT uses its
+# attention masks in training only
 _UNUSED = re.compile(
     r"(backbone|dinov2\w*)\."
     r"|.*fusion_stage\.layers\.0\.residual_layer1\."
     rf"|.*({BATCH_NORM_COUNT}|mask_token|attn_mask_probs)$"
 )
-_OF_TRANSFORMERS = ("neck.", "head.", "classifier.")
-_OF_PMT = "network."
+_TRANSFORMERS_PREFIXES = ("neck.", "head.", "classifier.")
+_PMT_PREFIX = "network."
 
 
 def _expand(templates: Mapping[str, str]) -> dict[str, str]:
@@ -153,9 +153,9 @@ def is_unused(file_name: str) -> bool:
 
 def our_name(file_name: str) -> str:
     """Return our name of a tensor in the file of a published head, by any publisher."""
-    if file_name.startswith(_OF_PMT):
+    if file_name.startswith(_PMT_PREFIX):
         return pmt_name(file_name)
-    if file_name.startswith(_OF_TRANSFORMERS):
+    if file_name.startswith(_TRANSFORMERS_PREFIXES):
         return transformers_name(file_name)
     return meta_name(file_name)
 
@@ -173,12 +173,12 @@ def transformers_name(file_name: str) -> str:
 
 def pmt_name(file_name: str) -> str:
     """Return our name of a tensor in files of PMT, the mask heads."""
-    name = file_name.removeprefix(_OF_PMT).removeprefix("decoder.")
+    name = file_name.removeprefix(_PMT_PREFIX).removeprefix("decoder.")
     if name.startswith("upscale."):
-        return _with_parts(name, _PMT_UPSCALING)
+        return _replace_parts(name, _PMT_UPSCALING)
     if name.startswith("blocks."):
-        return _with_parts(name, _PMT_BLOCKS)
-    return _with_beginning(name, _PMT)
+        return _replace_parts(name, _PMT_BLOCKS)
+    return _replace_prefix(name, _PMT)
 
 
 def backbone_name(file_name: str) -> tuple[str, str]:
@@ -188,12 +188,12 @@ def backbone_name(file_name: str) -> tuple[str, str]:
         The name, and ``"q"``, ``"k"`` or ``"v"`` for a third of timm's tensor, ``""`` for all of it.
     """
     if not file_name.startswith("encoder.layer."):
-        return _with_beginning(file_name, _BACKBONE), ""
+        return _replace_prefix(file_name, _BACKBONE), ""
     for theirs, part in _QKV.items():
         if theirs in file_name:
             name = file_name.replace(theirs, ".attn.qkv.")
-            return _with_parts(name, _BACKBONE_BLOCKS), part
-    return _with_parts(file_name, _BACKBONE_BLOCKS), ""
+            return _replace_parts(name, _BACKBONE_BLOCKS), part
+    return _replace_parts(file_name, _BACKBONE_BLOCKS), ""
 
 
 def _by_layer(name: str, layers: Mapping[str, str]) -> str:
@@ -204,7 +204,7 @@ def _by_layer(name: str, layers: Mapping[str, str]) -> str:
     return f"{layers[layer]}.{weight}"
 
 
-def _with_beginning(name: str, beginnings: Mapping[str, str]) -> str:
+def _replace_prefix(name: str, beginnings: Mapping[str, str]) -> str:
     """Replace the first of the beginnings that a name has."""
     for theirs, ours in beginnings.items():
         if name.startswith(theirs):
@@ -212,7 +212,7 @@ def _with_beginning(name: str, beginnings: Mapping[str, str]) -> str:
     return name
 
 
-def _with_parts(name: str, parts: Mapping[str, str]) -> str:
+def _replace_parts(name: str, parts: Mapping[str, str]) -> str:
     """Replace all parts that a name has, in their order."""
     for theirs, ours in parts.items():
         name = name.replace(theirs, ours)

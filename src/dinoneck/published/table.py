@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from dinoneck import registry
 from dinoneck.backbones.known import (
@@ -34,12 +34,14 @@ from dinoneck.text import did_you_mean
 if TYPE_CHECKING:
     from dinoneck.heads.head import Head
 
-_FILES = "https://dl.fbaipublicfiles.com"
+_META_FILES = "https://dl.fbaipublicfiles.com"
 # depth -> blocks of four-layer depth heads
-_SPREAD = {12: (2, 5, 8, 11), 24: (4, 11, 17, 23), 40: (9, 19, 29, 39)}
-_CLASSES = {"size": (224, 224), "resize": "crop", "interpolation": "bicubic"}
-_WHOLE = {"resize": "pad", "pad_to": "center"}  # the image as it is, in whole patches
-_DOUBLE = {"upsample": "double", "align_corners": True}
+_DEPTH_LAYERS = {12: (2, 5, 8, 11), 24: (4, 11, 17, 23), 40: (9, 19, 29, 39)}
+# the last block of every quarter of a ViT-L: the depth heads read block 4 first, others block 5
+_QUARTERS_OF_24 = (5, 11, 17, 23)
+_CLASSIFIER_INPUTS = {"size": (224, 224), "resize": "crop", "interpolation": "bicubic"}
+_WHOLE_IMAGES = {"resize": "pad", "pad_to": "center"}  # the image as it is, in whole patches
+_DOUBLE_UPSAMPLING = {"upsample": "double", "align_corners": True}
 _COCO_THINGS = 80  # of the panoptic classes, which list them first
 NOT_STATED = "not stated"
 _SIZES = {"s": "small", "b": "base", "l": "large", "g": "giant"}
@@ -98,7 +100,8 @@ class PublishedHead:
     @property
     def sha256(self) -> str:
         """The first digits of the file's hash, which its publisher states in its name; empty if it does not."""
-        return "".join(re.findall(r"-([0-9a-f]{8})\.pth$", self.url))
+        match = re.search(r"-([0-9a-f]{8})\.pth$", self.url)
+        return match[1] if match else ""
 
     @property
     def size(self) -> int:
@@ -156,7 +159,7 @@ def is_published(source: object) -> bool:
     exists = os.path.lexists(source)
     if source not in ROWS:
         if not exists and source.isidentifier() and did_you_mean(source, ROWS):
-            row_named(source)
+            row_named(source)  # raises the error that suggests a name
         return False
     if exists:
         raise CheckpointError(
@@ -212,7 +215,8 @@ def _task(name: str, kind: str = "dense", **fields: Any) -> dict[str, Any]:
     return {"$": "Task", "name": name, "kind": kind, **fields}
 
 
-def _times(std: float, mean: float = 0.0) -> dict[str, Any]:
+def _affine(std: float, mean: float = 0.0) -> dict[str, Any]:
+    """The transform whose value is ``std * output + mean``."""
     return {"$": "TargetTransform", "mean": mean, "std": std}
 
 
@@ -245,7 +249,14 @@ def _backbone(name: str) -> tuple[str, int, int]:
 
 
 def _dinov2(
-    base: str, form: str, task: str, layers: Sequence[int], head: Any, **fields: Any
+    base: str,
+    form: str,
+    *,
+    task: str,
+    layers: Sequence[int],
+    head: Any,
+    inputs: Mapping[str, Any] = _WHOLE_IMAGES,
+    **fields: Any,
 ) -> PublishedHead:
     """A row of the files of DINOv2."""
     folder = base.removesuffix("_reg")
@@ -256,9 +267,9 @@ def _dinov2(
         name=f"{base}_{form}",
         task=task,
         backbone=timm_name,
-        url=f"{_FILES}/dinov2/{folder}/{file_base}_{file_form}_head.pth",
+        url=f"{_META_FILES}/dinov2/{folder}/{file_base}_{file_form}_head.pth",
         layers=tuple(layers),
-        inputs=fields.pop("inputs", _WHOLE),
+        inputs=inputs,
         head=head,
         **fields,
     )
@@ -282,7 +293,7 @@ def _dinov2_heads() -> Iterator[PublishedHead]:
                     task="classification",
                     layers=range(depth - count, depth),
                     head=_linear(width, task, num_layers=count, pool="cls+mean"),
-                    inputs=_CLASSES,
+                    inputs=_CLASSIFIER_INPUTS,
                     labels="imagenet",
                     hub=hub,
                 )
@@ -292,21 +303,21 @@ def _dinov2_heads() -> Iterator[PublishedHead]:
             "patch_size": 14,
             "hidden_sizes": [width // 8, width // 4, width // 2, width],
             "unit_bias": False,
-            **_DOUBLE,
+            **_DOUBLE_UPSAMPLING,
         }
         for data, far in (("nyu", 10.0), ("kitti", 80.0)):
             bounds: dict[str, Any] = {"unit": "m", "minimum": 0.001, "maximum": far}
-            metres = _task("depth", activation="relu", transform=_times(1.0, mean=0.001), **bounds)
+            metres = _task("depth", activation="relu", transform=_affine(1.0, mean=0.001), **bounds)
             yield _dinov2(
                 base,
                 f"{data}_dpt",
                 task="depth",
-                layers=_SPREAD[depth],
+                layers=_DEPTH_LAYERS[depth],
                 head=_dpt(width, metres, neck, add_projection=True),
                 norm=False,
                 hub=f"facebook/dpt-dinov2-{size}-{data}",
             )
-            for form, blocks in (("linear", (depth - 1,)), ("linear4", _SPREAD[depth])):
+            for form, blocks in (("linear", (depth - 1,)), ("linear4", _DEPTH_LAYERS[depth])):
                 head = _linear(
                     width,
                     _task("depth", **bounds),
@@ -316,7 +327,14 @@ def _dinov2_heads() -> Iterator[PublishedHead]:
                     upsample=4,
                     bins=_bins(far),
                 )
-                yield _dinov2(base, f"{data}_{form}", "depth", blocks, head, norm=False)
+                yield _dinov2(
+                    base,
+                    f"{data}_{form}",
+                    task="depth",
+                    layers=blocks,
+                    head=head,
+                    norm=False,
+                )
         for data, classes in (("voc2012", 21), ("ade20k", 150)):
             for form, count in (("linear", 1), ("ms", 4)):
                 task = _task("class", "segmentation", dim=classes)
@@ -333,18 +351,18 @@ def _dinov2_heads() -> Iterator[PublishedHead]:
 def _dinov3_heads() -> Iterator[PublishedHead]:
     """DINOv3's canopy height on ViT-L, and the classifier and depth head on ViT-7B."""
     backbone, width, _ = _backbone("vit_large_patch16_dinov3.sat493m")
-    neck = {"readout": "project", "hidden_sizes": [128, 256, 512, 1024], **_DOUBLE}
+    neck = {"readout": "project", "hidden_sizes": [128, 256, 512, 1024], **_DOUBLE_UPSAMPLING}
     yield PublishedHead(
         name="dinov3_vitl16_sat_chmv2",
         task="canopy height",
         backbone=backbone,
-        url=f"{_FILES}/dinov3/chmv2/dinov3_vitl16_chmv2_dpt_head-3703d643.pth",
-        layers=(5, 11, 17, 23),  # the depth heads on ViT-L read block 4 first, this one block 5
+        url=f"{_META_FILES}/dinov3/chmv2/dinov3_vitl16_chmv2_dpt_head-3703d643.pth",
+        layers=_QUARTERS_OF_24,
         # the mean is not the backbone's, (0.430, ...)
-        inputs={**_WHOLE, "mean": (0.420, 0.411, 0.296), "std": SATELLITE_STD},
+        inputs={**_WHOLE_IMAGES, "mean": (0.420, 0.411, 0.296), "std": SATELLITE_STD},
         head=_dpt(
             width,
-            _task("height", unit="m", transform=_times(8.0)),
+            _task("height", unit="m", transform=_affine(8.0)),
             neck,
             hidden_dim=128,
             bins=_bins(12.0, eps=1e-8, spacing="mixed"),
@@ -352,14 +370,14 @@ def _dinov3_heads() -> Iterator[PublishedHead]:
         hub="facebook/dinov3-vitl16-chmv2-dpt-head",
     )
     backbone, width, depth = _backbone("dinov3_vit7b16")
-    files = f"{_FILES}/dinov3/dinov3_vit7b16/dinov3_vit7b16"
+    files = f"{_META_FILES}/dinov3/dinov3_vit7b16/dinov3_vit7b16"
     yield PublishedHead(
         name="dinov3_vit7b16_imagenet_linear",
         task="classification",
         backbone=backbone,
         url=f"{files}_imagenet1k_linear_head-90d8ed92.pth",
         layers=(depth - 1,),
-        inputs=_CLASSES,
+        inputs=_CLASSIFIER_INPUTS,
         head=_linear(width, _task("class", "classification", dim=1000), pool="cls+mean"),
         labels="imagenet",
     )
@@ -368,14 +386,14 @@ def _dinov3_heads() -> Iterator[PublishedHead]:
         "out_channels": 512,
         "hidden_sizes": [2048] * 4,
         "unit_bias": False,
-        **_DOUBLE,
+        **_DOUBLE_UPSAMPLING,
     }
     yield PublishedHead(
         name="dinov3_vit7b16_synthmix_dpt",
         task="depth",
         backbone=backbone,
         url=f"{files}_synthmix_dpt_head-02040be1.pth",
-        layers=_SPREAD[depth],
+        layers=_DEPTH_LAYERS[depth],
         inputs={"size": (768, 768), "resize": "stretch"},
         head=_dpt(
             width,
@@ -409,7 +427,7 @@ def _depth_anything() -> Iterator[PublishedHead]:
             ("_outdoor", "-Metric-Outdoor", 80),
         ):
             if far:
-                task = _task("depth", activation="sigmoid", unit="m", transform=_times(float(far)))
+                task = _task("depth", activation="sigmoid", unit="m", transform=_affine(float(far)))
                 terms = NOT_STATED
             else:
                 task = _task("depth", activation="relu")
@@ -420,7 +438,7 @@ def _depth_anything() -> Iterator[PublishedHead]:
                 task="depth",
                 backbone=backbone,
                 url=f"https://huggingface.co/{hub}",
-                layers=_SPREAD[depth],
+                layers=_DEPTH_LAYERS[depth],
                 inputs=inputs,
                 head=_dpt(width, task, neck),
                 hub=hub,
@@ -429,39 +447,78 @@ def _depth_anything() -> Iterator[PublishedHead]:
             )
 
 
-_MASKS = {  # data -> ViTs and sides of the images in pixels, classes, task and queries
-    "coco_panoptic": (
-        "s640 b640 l640 l1280",
-        "coco_panoptic",
-        _task("objects", "panoptic", dim=133),
-        200,
+class _MaskHeads(NamedTuple):
+    """The mask heads of PMT for one data set.
+
+    Attributes:
+        data: as their names have it.
+        sizes: (ViT, side of the images in pixels) of every head.
+        labels: their classes, as for :func:`labels_of`.
+        task: what they predict.
+        num_queries: of every head.
+        pads_to_square: whether images are resized and padded to a square of that side; else they
+            are read as they are, in whole patches.
+    """
+
+    data: str
+    sizes: Sequence[tuple[str, int]]
+    labels: str
+    task: dict[str, Any]
+    num_queries: int
+    pads_to_square: bool
+
+
+_MASK_HEADS = (
+    _MaskHeads(
+        data="coco_panoptic",
+        sizes=(("s", 640), ("b", 640), ("l", 640), ("l", 1280)),
+        labels="coco_panoptic",
+        task=_task("objects", "panoptic", dim=133),
+        num_queries=200,
+        pads_to_square=True,
     ),
-    "coco_instance": ("l640 l1280", "coco", _task("objects", "instances", dim=80), 200),
-    "ade20k_semantic": ("l512", "ade20k", _task("class", "segmentation", dim=150), 100),
-}
+    _MaskHeads(
+        data="coco_instance",
+        sizes=(("l", 640), ("l", 1280)),
+        labels="coco",
+        task=_task("objects", "instances", dim=80),
+        num_queries=200,
+        pads_to_square=True,
+    ),
+    _MaskHeads(
+        data="ade20k_semantic",
+        sizes=(("l", 512),),
+        labels="ade20k",
+        task=_task("class", "segmentation", dim=150),
+        num_queries=100,
+        pads_to_square=False,
+    ),
+)
 
 
 def _mask_heads() -> Iterator[PublishedHead]:
     """PMT, masks by queries on frozen DINOv3; its pages state no licence, so its files are not downloaded."""
-    for data, (sizes, labels, task, queries) in _MASKS.items():
-        for size in sizes.split():
-            short = size[0]
-            pixels = int(size[1:])
+    for heads in _MASK_HEADS:
+        for short, pixels in heads.sizes:
             backbone, width, depth = _backbone(f"dinov3_vit{short}16")
-            head = {
-                "type": "mask",
-                "config": {"embed_dim": width, "tasks": [task], "num_queries": queries},
+            config = {
+                "embed_dim": width,
+                "tasks": [heads.task],
+                "num_queries": heads.num_queries,
             }
-            inputs = _WHOLE if labels == "ade20k" else {"size": (pixels, pixels), "resize": "pad"}
+            inputs: Mapping[str, Any] = _WHOLE_IMAGES
+            if heads.pads_to_square:
+                inputs = {"size": (pixels, pixels), "resize": "pad"}
+            page = f"{heads.data}_pmt_{_SIZES[short]}_{pixels}_dinov3"
             yield PublishedHead(
-                name=f"dinov3_vit{short}16_{data}_pmt{pixels}",
-                task=task["kind"],
+                name=f"dinov3_vit{short}16_{heads.data}_pmt{pixels}",
+                task=heads.task["kind"],
                 backbone=backbone,
-                url=f"https://huggingface.co/tue-mps/{data}_pmt_{_SIZES[short]}_{pixels}_dinov3",
-                layers=_SPREAD[depth] if depth == 12 else (5, 11, 17, 23),
+                url=f"https://huggingface.co/tue-mps/{page}",
+                layers=_QUARTERS_OF_24 if depth == 24 else _DEPTH_LAYERS[depth],
                 inputs=inputs,
-                head=head,
-                labels=labels,
+                head={"type": "mask", "config": config},
+                labels=heads.labels,
                 terms=NOT_STATED,
             )
 

@@ -106,10 +106,10 @@ def overlay_panel(
     ratio = style.OVERLAY_PX / max(picture.size)
     width, height = (max(1, round(side * ratio)) for side in picture.size)
     grey = picture.resize((width, height), Image.Resampling.LANCZOS).convert("L").convert("RGB")
-    ground = np.asarray(grey, np.float64) * _GREY_CONTRAST + _GREY_OFFSET
+    background = np.asarray(grey, np.float64) * _GREY_CONTRAST + _GREY_OFFSET
 
     # the maps, each with its legend
-    parts: list[Image.Image] = []
+    strips: list[Image.Image] = []
     drawn = {output.map.name: output.map for output in listed if output.map.name in maps}
     for task in drawn.values():
         members = [output for output in listed if output.map is task]
@@ -122,25 +122,28 @@ def overlay_panel(
         )
         if task.is_share:
             colours = style.class_colours(task.labels or [task.name] * task.dim)
-            parts.append(_shares_over(ground, pixels, colours))
-            parts.append(_legend(_largest(members, result), colours, result, known, width))
+            strips.append(_shares_over(background, pixels, colours))
+            listed_members = _legend_outputs(members, result)
+            strips.append(_legend(listed_members, colours, result, known, width))
         else:
             for output in members:
-                parts.append(_heat_over(ground, pixels[output.channel], scale[task.name]))
-                parts.append(_bar(output, scale[task.name], result, known, width))
+                values = pixels[output.channel]
+                strips.append(_heat_over(background, values, scale[task.name]))
+                strips.append(_bar(output, scale[task.name], result, known, width))
 
     # numbers without a map
     without_map = [output for output in listed if output.map.name not in maps]
-    has_maps = bool(parts)
+    has_maps = bool(strips)
     if not has_maps:
-        parts.append(grey)
+        strips.append(grey)
     if without_map or not has_maps:
-        parts.append(_legend(_largest(without_map, result), [], result, known, width))
-    return Image.fromarray(np.concatenate([np.asarray(part) for part in parts]))
+        listed_numbers = _legend_outputs(without_map, result)
+        strips.append(_legend(listed_numbers, [], result, known, width))
+    return Image.fromarray(np.concatenate([np.asarray(strip) for strip in strips]))
 
 
-def _largest(listed: Sequence[Output], result: Mapping[str, Any]) -> list[Output]:
-    """The outputs; of a task with many classes those of the largest shares."""
+def _legend_outputs(listed: Sequence[Output], result: Mapping[str, Any]) -> list[Output]:
+    """The outputs that a legend lists: of a task with many classes, the largest ones."""
     largest: list[Output] = []
     for _, group in groupby(listed, key=lambda output: output.task.name):
         outputs_of_task = list(group)
@@ -151,21 +154,21 @@ def _largest(listed: Sequence[Output], result: Mapping[str, Any]) -> list[Output
 
 
 def _shares_over(
-    ground: np.ndarray, shares: np.ndarray, colours: Sequence[style.RGB | None]
+    background: np.ndarray, shares: np.ndarray, colours: Sequence[style.RGB | None]
 ) -> Image.Image:
-    """Shares (classes, height, width) as colours over the ground (height, width, 3)."""
-    painted = ground.copy()
+    """Shares (classes, height, width) as colours over the background (height, width, 3)."""
+    painted = background.copy()
     for share, colour in zip(shares, colours, strict=True):
         if colour is not None:
             opacity = style.SHARE_OPACITY * np.nan_to_num(share)[..., None] ** style.SHARE_POWER
-            painted += opacity * (np.array(colour, np.float64) - ground)
+            painted += opacity * (np.array(colour, np.float64) - background)
     return _picture(painted, np.isnan(shares[0]))
 
 
-def _heat_over(ground: np.ndarray, values: np.ndarray, scale: Scale) -> Image.Image:
-    """Values (height, width) as heat over the ground."""
+def _heat_over(background: np.ndarray, values: np.ndarray, scale: Scale) -> Image.Image:
+    """Values (height, width) as heat over the background (height, width, 3)."""
     heat = style.heat_colours(np.nan_to_num(values), scale.low, scale.high)
-    return _picture(ground + style.OPACITY * (heat - ground), np.isnan(values))
+    return _picture(background + style.OPACITY * (heat - background), np.isnan(values))
 
 
 def _picture(painted: np.ndarray, unseen: np.ndarray) -> Image.Image:
@@ -186,7 +189,7 @@ def _legend(
     font = style.font(style.CAPTION_PX)
     line_height = 2 * style.CAPTION_PX
 
-    # where each number stands
+    # the position of each text
     texts = [printable(caption(output, result, known)) for output in listed]
     positions = []
     left = 0
@@ -268,15 +271,16 @@ def write_maps(
     folders = _folders(planes)
     reference = None if image is None else _geo_reference(image)
     files: list[Path] = []
-    for parts, (task, upright) in planes.items():
-        inside = folder / folders[parts] if len(planes) > 1 else folder
+    for plane_name, (task, upright) in planes.items():
+        inside = folder / folders[plane_name] if len(planes) > 1 else folder
         if reference is None:
             plane = upright
         else:
             plane = _turned_back(upright, reference.orientation)
         stored, palette = _stored(plane, task)
-        as_png = plane.dtype.kind == "i" and reference is None
-        file = inside / f"{name}{'.png' if as_png else '.tif'}"
+        as_png = _has_classes(plane) and reference is None
+        suffix = ".png" if as_png else ".tif"
+        file = inside / f"{name}{suffix}"
         file.parent.mkdir(parents=True, exist_ok=True)
         if reference is None:
             contents = _encoded(stored, palette, as_png)
@@ -301,11 +305,12 @@ def _planes(
         outputs_of_map = maps[task.name]
         labels = task.labels or [str(i) for i in range(task.dim)]
         if outputs_of_map.ndim == 2:
-            planes[task.name,] = task, outputs_of_map
+            plane_name: _PlaneName = (task.name,)
+            planes[plane_name] = (task, outputs_of_map)
         elif outputs_of_map.ndim == 3:
             for label, plane in zip(labels, outputs_of_map, strict=True):
-                parts = (task.name, label) if task.dim > 1 else (task.name,)
-                planes[parts] = task, plane
+                plane_name = (task.name, label) if task.dim > 1 else (task.name,)
+                planes[plane_name] = (task, plane)
     return planes
 
 
@@ -313,26 +318,26 @@ def _folders(names: Iterable[_PlaneName]) -> dict[_PlaneName, Path]:
     """Name of a plane -> its folder; no two planes have the same."""
     folders: dict[_PlaneName, Path] = {}
     first_in: dict[Path, _PlaneName] = {}
-    for parts in names:
+    for plane_name in names:
         # characters that a file system may not take, and names such as ".."
-        folder = Path(*(re.sub(r"[^\w.\- ]|^\.*$", "_", part) for part in parts))
-        first = first_in.setdefault(folder, parts)
-        if first != parts:
+        folder = Path(*(re.sub(r"[^\w.\- ]|^\.*$", "_", part) for part in plane_name))
+        first = first_in.setdefault(folder, plane_name)
+        if first != plane_name:
             raise ConfigError(
-                f"the maps {'/'.join(first)!r} and {'/'.join(parts)!r} have one file name, "
+                f"the maps {'/'.join(first)!r} and {'/'.join(plane_name)!r} have one file name, "
                 f"{folder.as_posix()!r}; rename a task or a label"
             )
-        folders[parts] = folder
+        folders[plane_name] = folder
     return folders
 
 
 def _stored(plane: Array, task: Task) -> tuple[Array, bytes | None]:
     """The numbers of the file, and the colours of classes: black for the ground, grey for what is not predicted."""
-    if plane.dtype.kind != "i":
+    if not _has_classes(plane):
         return plane, None
     if task.dim >= _COLOURS:
-        deep = np.where(plane == UNSEEN, _UNSEEN_16_BIT, plane).astype(np.uint16)
-        return deep, None
+        indices_16_bit = np.where(plane == UNSEEN, _UNSEEN_16_BIT, plane).astype(np.uint16)
+        return indices_16_bit, None
     black = (0, 0, 0)
     palette = np.full((_COLOURS, 3), black, np.uint8)
     for i, colour in enumerate(style.class_colours(task.labels or [""] * task.dim)):
@@ -340,6 +345,11 @@ def _stored(plane: Array, task: Task) -> tuple[Array, bytes | None]:
     palette[_UNSEEN_8_BIT] = style.NODATA
     indices = np.where(plane == UNSEEN, _UNSEEN_8_BIT, plane).astype(np.uint8)
     return indices, palette.tobytes()
+
+
+def _has_classes(plane: Array) -> bool:
+    """Whether a plane holds class indices, which are integers; values are floats."""
+    return bool(plane.dtype.kind == "i")
 
 
 def _encoded(stored: Array, palette: bytes | None, as_png: bool) -> bytes:

@@ -32,8 +32,8 @@ class PCABasis:
         axes: (C, 3), unit directions of falling variance, zeros where there is none left.
         low: (3,), the scores that become 0.
         high: (3,), the scores that become 1.
-        subject: where a foreground was asked for: the one direction over all patches, high on the
-            foreground.
+        subject: the first direction over all patches, high on the foreground; None if the basis was
+            fitted without a foreground.
         threshold: the share of the subject's range above which a patch is foreground.
 
     Examples:
@@ -74,27 +74,30 @@ class PCABasis:
         """
         rows, shape = _rows(features)
         if foreground is None:
-            return cls._of(rows, _COLOURS)
+            return cls._fit_components(rows, _COLOURS)
         if not 0 <= foreground < 1:
             raise ConfigError(
                 f"foreground is {foreground!r}; expected None or a share of 0 ... 1, such as 0.5"
             )
-        if len(shape) != 3:
+        is_list_of_rows = len(shape) == 1
+        if is_list_of_rows:
             raise ShapeError(
                 "a foreground needs the places of patches: Tokens or maps (B, C, rows, cols), not "
                 "rows"
             )
-        subject = _turn_to_middle(cls._of(rows, 1), rows, shape)
+        subject = _turn_to_middle(cls._fit_components(rows, 1), rows, shape)
         in_front = rows[subject.shares(rows)[:, 0] > foreground]
         if len(in_front) < 2:
             raise DataError(
                 f"{len(in_front)} of {len(rows)} patches are above foreground={foreground:g}; "
                 "give less"
             )
-        return replace(cls._of(in_front, _COLOURS), subject=subject, threshold=float(foreground))
+        return replace(
+            cls._fit_components(in_front, _COLOURS), subject=subject, threshold=float(foreground)
+        )
 
     @classmethod
-    def _of(cls, rows: Floats, count: int) -> PCABasis:
+    def _fit_components(cls, rows: Floats, count: int) -> PCABasis:
         """Find the first ``count`` principal components of rows (M, C), and their ranges."""
         mean = rows.mean(axis=0)
 
@@ -109,7 +112,7 @@ class PCABasis:
         # ranges of the scores
         scores = (rows - mean) @ axes
         low, high = np.percentile(scores, RANGE_PERCENT, axis=0)
-        # all but a few patches are equal: the range of all
+        # most patches are equal, so that their middle 98 % have no range: take that of all patches
         is_narrow = high - low <= _NO_RANGE * np.abs(scores).max(axis=0)
         low = np.where(is_narrow, scores.min(axis=0), low)
         high = np.where(is_narrow, scores.max(axis=0), high)
@@ -131,7 +134,7 @@ def _largest_entries(directions: Floats) -> Floats:
 
 
 def _turn_to_middle(subject: PCABasis, rows: Floats, shape: tuple[int, ...]) -> PCABasis:
-    """The direction with the sign with which the edges of the images (B, rows, cols) are low on it."""
+    """Flip the direction if patches at the edges of the images (B, rows, cols) score higher than the others."""
     shares = subject.shares(rows).reshape(shape)
     is_edge = np.ones(shape, bool)
     is_edge[:, 1:-1, 1:-1] = False
@@ -195,7 +198,7 @@ def pca_rgb(
 
 
 def _rows(features: Tokens | Tensor | Floats) -> tuple[Floats, tuple[int, ...]]:
-    """Rows (M, C) in float64 and the shape that M stands for."""
+    """Rows (M, C) in float64, and the shape that M is the product of: (B, rows, cols), or (M,) for rows."""
     if isinstance(features, Tokens):
         features = features.maps()[-1]
     axes = "rows, channels"

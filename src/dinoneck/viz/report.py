@@ -38,11 +38,12 @@ from dinoneck.viz.panels import (
 from dinoneck.viz.scales import ReportEntry, outputs, scales
 from dinoneck.viz.score_tables import MOST_COLUMNS, ScoreTable, all_tables, matrix_table
 
-_SIDE = 700  # pixels of the width of a picture
+_PICTURE_WIDTH_PX = 700
 _GATE = "the gate"  # as a map
 _NO_CHARTS = "Charts are left out: matplotlib draws them, pip install 'dinoneck[viz]'."
 _FOLDER = Path(__file__).parent
 _NOTHING = "–"  # in a cell of a table
+_UNKNOWN_ERROR = -1.0  # of an entry without known values: below all errors
 
 
 class Comparison(NamedTuple):
@@ -109,15 +110,16 @@ def html_report(
     if not entries:
         raise DataError("there are no entries; a report needs one image at least")
     training = training or {}
+    is_detector = not tasks
     drawn = [i for i in worst_first(entries, tasks) if entries[i].image is not None]
-    if tasks:
-        comparison = _of_numbers(entries, tasks, drawn)
+    if is_detector:
+        comparison = _compare_boxes(entries)
     else:
-        comparison = _of_boxes(entries)
+        comparison = _compare_numbers(entries, tasks, drawn)
 
     # heading -> tables and charts; sections without content are left out
     held_out_tables = all_tables(training)
-    held_out_charts = _held_out(training, tasks)
+    held_out_charts = _held_out_charts(training, tasks)
     sections: dict[str, tuple[list[ScoreTable], list[Chart]]] = {}
     if _has_content(held_out_tables, held_out_charts):
         sections["Held-out scores"] = held_out_tables, held_out_charts
@@ -146,7 +148,7 @@ def html_report(
         sections=sections,
         remarks=remarks,
         articles=list(_articles(entries, drawn, tasks, classes)),
-        of_boxes=not tasks,
+        of_boxes=is_detector,
         trained_on=trained_on,
         drawn=drawn,
         ordered=num_known > 0,
@@ -173,16 +175,16 @@ def agreement(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> dict[str
     classes = _classes(tasks)
     compared: dict[str, dict[str, Any]] = {}
     for column in rows[0]:
-        both = []
+        known_and_predicted = []
         for entry, row in zip(entries, rows, strict=True):
             if column in entry.known:
-                both.append((entry.known[column], row[column]))
-        if not both:
+                known_and_predicted.append((entry.known[column], row[column]))
+        if not known_and_predicted:
             continue
         if column in classes:
-            compared[column] = _class_agreement(column, classes[column], both)
+            compared[column] = _class_agreement(column, classes[column], known_and_predicted)
         else:
-            known, predicted = numbers(both, f"known values of {column!r}", "n, 2").T
+            known, predicted = numbers(known_and_predicted, f"known values of {column!r}", "n, 2").T
             compared[column] = scores(predicted, known)
     return compared
 
@@ -203,19 +205,24 @@ def _box_agreement(entries: Sequence[ReportEntry]) -> dict[str, dict[str, Any]]:
 
 
 def _class_agreement(
-    name: str, labels: Sequence[str], both: Sequence[tuple[Any, Any]]
+    name: str, labels: Sequence[str], known_and_predicted: Sequence[tuple[Any, Any]]
 ) -> dict[str, Any]:
     """The accuracy and the confusion matrix of pairs of a known and a predicted class."""
-    for known, _ in both:
+    for known, _ in known_and_predicted:
         if known not in labels:
             raise DataError(
                 f"the known class of {name!r} is {known!r}; expected one of {', '.join(labels)}"
             )
     matrix = []
     for true in labels:
-        matrix.append([both.count((true, label)) for label in labels])
-    correct = sum(known == predicted for known, predicted in both)
-    return {"images": len(both), "accuracy": correct / len(both), "confusion_matrix": matrix}
+        matrix.append([known_and_predicted.count((true, label)) for label in labels])
+    num_images = len(known_and_predicted)
+    num_correct = sum(known == predicted for known, predicted in known_and_predicted)
+    return {
+        "images": num_images,
+        "accuracy": num_correct / num_images,
+        "confusion_matrix": matrix,
+    }
 
 
 def worst_first(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> list[int]:
@@ -228,7 +235,7 @@ def worst_first(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> list[i
 
 
 def _errors(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> list[float]:
-    """The mean error of each entry over what is known of it; -1 if nothing is."""
+    """The mean error of each entry over what is known of it."""
     rows = _rows(entries, tasks)
     classes = _classes(tasks)
     compared = agreement(entries, tasks)
@@ -241,18 +248,18 @@ def _errors(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> list[float
         for name, score in compared.items():
             if name in entry.known and name not in classes:
                 gaps.append(abs(row[name] - entry.known[name]) / (score["rmse"] or 1.0))
-        errors.append(sum(gaps) / len(gaps) if gaps else -1.0)
+        errors.append(sum(gaps) / len(gaps) if gaps else _UNKNOWN_ERROR)
     return errors
 
 
 def _box_errors(entries: Sequence[ReportEntry]) -> list[float]:
-    """The number of objects of each entry that are missed, false or of a wrong class; -1 if none are known."""
+    """The number of objects of each entry that are missed, false or of a wrong class."""
     errors = []
     for entry in entries:
         if "boxes" in entry.known:
             errors.append(float(sum(known != predicted for known, predicted in pairs(entry))))
         else:
-            errors.append(-1.0)
+            errors.append(_UNKNOWN_ERROR)
     return errors
 
 
@@ -266,7 +273,7 @@ def worst_and_typical(
         return order[:most]
     num_typical = most // 2
     num_worst = most - num_typical
-    start = num_known // 2 - most // 4  # so that the median is in the middle
+    start = num_known // 2 - num_typical // 2  # so that the median is in the middle
     start = max(start, num_worst)
     start = min(start, num_known - num_typical)
     return [*order[:num_worst], *order[start : start + num_typical]]
@@ -295,7 +302,7 @@ def _rows(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> list[dict[st
     return rows
 
 
-def _held_out(training: Mapping[str, Any], tasks: Sequence[Task]) -> list[Chart]:
+def _held_out_charts(training: Mapping[str, Any], tasks: Sequence[Task]) -> list[Chart]:
     """The epochs of a detector, or the predictions of held-out images over their known values."""
     units = {output.key: output.task.unit for output in outputs(tasks)}
     charts = curves(training.get("log", []))
@@ -304,7 +311,7 @@ def _held_out(training: Mapping[str, Any], tasks: Sequence[Task]) -> list[Chart]
     return charts
 
 
-def _of_numbers(
+def _compare_numbers(
     entries: Sequence[ReportEntry], tasks: Sequence[Task], drawn: Sequence[int]
 ) -> Comparison:
     """Predicted numbers and classes against known ones."""
@@ -326,6 +333,7 @@ def _of_numbers(
             matrix = score["confusion_matrix"]
             tables.append(matrix_table(heading, _classes(tasks)[column], matrix))
             continue
+        # the columns of the table in the order of `scores`
         cells = [_number(value, digits=4) for value in score.values()]
         score_table.rows.append([headings[column], *cells])
         known = []
@@ -384,12 +392,12 @@ def _articles(
             over = boxes_panel(image, entry.result, entry.known or None, classes=coloured_classes)
         tokens = None
         if entry.tokens is not None:
-            tokens = data_uri(coloured(entry.tokens), _SIDE, "PNG")
+            tokens = data_uri(coloured(entry.tokens), _PICTURE_WIDTH_PX, "PNG")
         yield {
             "id": f"image-{i}",
             "name": entry.name,
-            "over": data_uri(over, _SIDE),
-            "image": data_uri(image, _SIDE) if tasks else None,
+            "over": data_uri(over, _PICTURE_WIDTH_PX),
+            "image": data_uri(image, _PICTURE_WIDTH_PX) if tasks else None,
             "tokens": tokens,
             "values": captions(listed, entry.result, entry.known),
         }
@@ -434,13 +442,13 @@ def pairs(entry: ReportEntry) -> list[tuple[str | None, str | None]]:
     """Return (known class, predicted class) of every object, None for the side that is missing.
 
     A known and a predicted box that are :func:`partners` are one object. Without known boxes there
-    are no pairs. Predicted boxes of other classes than the known ``classes`` count for nothing.
+    are no pairs. Predicted boxes of other classes than the known ``classes`` are ignored.
     """
     if "boxes" not in entry.known:
         return []
     known_names = list(entry.known["names"])
     result_names = list(entry.result["names"])
-    known_classes = {*entry.known.get("classes", result_names)}
+    known_classes = set(entry.known.get("classes", result_names))
     counted = [i for i, name in enumerate(result_names) if name in known_classes]
     predicted_names = [result_names[i] for i in counted]
     partner = partners(
@@ -466,15 +474,18 @@ def _all_pairs(entries: Sequence[ReportEntry]) -> list[tuple[str | None, str | N
     return objects
 
 
-def _of_boxes(entries: Sequence[ReportEntry]) -> Comparison:
+def _compare_boxes(entries: Sequence[ReportEntry]) -> Comparison:
     """Predicted boxes against known ones."""
     # by class
     class_table = ScoreTable(["class", "known", "predicted", "found", "recall", "precision"], [])
     for name, counts in _box_agreement(entries).items():
-        cells = [str(count) for count in counts.values()]
-        recall = _share(counts["found"], counts["known"])
-        precision = _share(counts["found"], counts["predicted"])
-        class_table.rows.append([name, *cells, recall, precision])
+        num_known = counts["known"]
+        num_predicted = counts["predicted"]
+        num_found = counts["found"]
+        recall = _share(num_found, num_known)
+        precision = _share(num_found, num_predicted)
+        numbers_of_class = [str(num_known), str(num_predicted), str(num_found)]
+        class_table.rows.append([name, *numbers_of_class, recall, precision])
     tables = [class_table]
 
     # classes that are mistaken for each other; None: there is no box on that side
