@@ -59,7 +59,9 @@ def without_wrapper(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str
 
 
 def _common_wrapper(state: Mapping[str, Tensor]) -> str:
-    """What a wrapper put before every name, ``""`` if nothing."""
+    """What a wrapper put before every name, ``""`` if nothing, as where there are no names."""
+    if not state:
+        return ""
     for prefix in LEADING:
         if all(key.startswith(prefix) for key in state):
             return prefix

@@ -242,6 +242,7 @@ ROWS: list[Row] = [
     (line(f"evaluate images --heads {GOOD} --truth no.csv"), DataError, "no.csv"),
     (line(f"{EVALUATE} --at-least mass"), ConfigError, "'mass'"),
     (line(f"{EVALUATE} --at-least mass=nan"), ConfigError, "'mass=nan'"),
+    (line(f"{EVALUATE} --at-least mass=0.5 mass=0.9"), ConfigError, ("'mass'", "0.5", "0.9")),
     (line(f"{EVALUATE} --at-least weight=0.5"), ConfigError, ("'weight'", "mass")),
     (
         line(f"evaluate images --heads {GOOD} --truth words.csv"),

@@ -111,6 +111,7 @@ LIFTED: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
     ({"links": replace(LINKS, view=FOUR[:3] + 3)}, DataError, ("link 0", "view 3", "0 ... 2")),
     ({"links": replace(LINKS, point=torch.tensor([0, 1, 40]))}, DataError, ("link 2", "point 40")),
     ({"links": replace(LINKS, uv=NOWHERE)}, DataError, ("link 1", "nan")),
+    ({"links": replace(LINKS, z=LINKS.z * torch.nan)}, DataError, ("link 0", "nan", "depth")),
     ({"links": replace(LINKS, uv=NOWHERE[:2])}, ShapeError, ("uv", "(2, 2)", "(3, 2)")),
     ({"links": replace(LINKS, point=FOUR)}, ShapeError, ("links.point", "(3,)")),
     ({"links": replace(LINKS, image_size=(0, 70))}, DataError, "(0, 70)"),

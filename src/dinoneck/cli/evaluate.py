@@ -75,7 +75,7 @@ def evaluate(
     """
     # refuse what is wrong before torch is imported
     cli.refuse_unused("scores, which count boxes of all scores", words)
-    smallest_scores = dict(_read_smallest_score(word) for word in at_least)
+    smallest_scores = _read_smallest_scores(at_least)
     for path in (images, *truth):
         if path is not None and not path.exists():
             raise DataError(
@@ -139,6 +139,24 @@ def _name_models(words: Sequence[str]) -> dict[str, str]:
                 "its own, and an ensemble as its file or folder"
             )
     return {key: head for key, [head] in heads_by_key.items()}
+
+
+def _read_smallest_scores(words: Iterable[str]) -> dict[str, float]:
+    """Return target -> number of every ``--at-least``.
+
+    Raises:
+        ConfigError: if a word cannot be read, or a target is named twice.
+    """
+    smallest_scores: dict[str, float] = {}
+    for word in words:
+        target, smallest = _read_smallest_score(word)
+        if target in smallest_scores:
+            raise ConfigError(
+                f"--at-least names {target!r} twice, with {smallest_scores[target]:g} and "
+                f"{smallest:g}; give one number for it"
+            )
+        smallest_scores[target] = smallest
+    return smallest_scores
 
 
 def _read_smallest_score(word: str) -> tuple[str, float]:

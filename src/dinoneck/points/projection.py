@@ -133,7 +133,7 @@ def check_links(links: Links) -> None:
 
     Raises:
         ShapeError: if the columns have other shapes or dtypes.
-        DataError: if a row names a point or view that does not exist, or a place that is not finite.
+        DataError: if a row names a point or view that does not exist, or a place or depth that is not finite.
     """
     count = len(links)
     check_index("links.view", links.view, count)
@@ -166,6 +166,13 @@ def check_links(links: Links) -> None:
         raise DataError(
             f"link {row} has uv = {links.uv[row].tolist()}; expected pixels, leave out links "
             "without a place"
+        )
+    no_depth = ~links.z.isfinite()
+    if no_depth.any():
+        row = int(no_depth.nonzero()[0])
+        raise DataError(
+            f"link {row} has z = {links.z[row].item()}; expected the distance along the camera's "
+            "axis, leave out links without a depth"
         )
 
 
