@@ -243,7 +243,7 @@ PIPELINES = [
         sentence="Cropping to a size keeps the upper left corner of an image, not its centre.",
         where="data.preprocessing:Preprocessing.placement",
         edit=replace("int((_canvas[0] - _resized[0]) / 2)", by="0"),
-        tests=["unit/data/test_preparation.py::test_images_come_to_a_size_in_four_ways"],
+        tests=["unit/data/test_preparation.py::test_a_tall_image_is_cropped_to_its_middle"],
     ),
     Mutant(
         sentence="A flipped training image keeps the boxes of the image before the flip.",
