@@ -48,26 +48,29 @@ def warn_of_rows_without_image(
     """
     without_ending = []
     odd = []
-    for place, image_name in enumerate(image_names):
+    for index, image_name in enumerate(image_names):
         if image_name.startswith(("#", "*")):
-            odd.append(place)
+            odd.append(index)
         elif _ENDING.search(image_name[-_LONGEST_ENDING:]):
             continue
         elif image_name.strip(" :").casefold() in _SUMMARIES:
-            odd.append(place)
+            odd.append(index)
         else:
-            without_ending.append(place)
+            without_ending.append(index)
     with_ending = len(image_names) - len(without_ending) - len(odd)
     if len(without_ending) <= min(_MOST_ODD_ROWS, with_ending // 2):
         odd = sorted(odd + without_ending)
     if odd:
+        further = ""
+        if len(odd) > 1:
+            further = f", and {len(odd) - 1} more"
         logger.warning(
             "%s: the image of row %d is %r, unlike those of other rows%s. Remove rows that have no "
             "image, such as sums, units and comments",
             name,
             row_numbers[odd[0]],
             image_names[odd[0]],
-            f", and {len(odd) - 1} more" if len(odd) > 1 else "",
+            further,
         )
 
 
@@ -83,14 +86,15 @@ def warn_of_twin_columns(
         name: what messages call the table.
         header: the names of all columns.
         columns: those that are read.
-        cells_of: returns the cells of the column at a place of the header.
+        cells_of: returns the cells of the column with this index in the header.
     """
     for column in columns:
         twins = []
-        for place, other in enumerate(header):
+        for index, other in enumerate(header):
             if other in columns or not _are_twins(column, other):
                 continue
-            if list(cells_of(place)) != list(cells_of(header.index(column))):
+            other_cells = list(cells_of(index))
+            if other_cells != list(cells_of(header.index(column))):
                 twins.append(repr(other))
         if twins:
             logger.warning(
@@ -114,12 +118,12 @@ def warn_of_unread_parts(
         name: what messages call the table.
         header: the names of all columns.
         columns: those that are read.
-        cells_of: returns the cells of the column at a place of the header.
+        cells_of: returns the cells of the column with this index in the header.
     """
-    for place, column in enumerate(header):
+    for index, column in enumerate(header):
         if column in columns:
             continue
-        parts = _parts_among(cells_of(place))
+        parts = _parts_among(cells_of(index))
         if parts is not None:
             logger.warning(
                 "%s: the column %r names the parts %s, and is not read: all rows are trained on or "
@@ -169,7 +173,7 @@ def warn_of_merged_cells(what: str, texts: Sequence[str]) -> None:
         what: what messages call the column.
         texts: its cells, empty where they are missing.
     """
-    filled = [place for place, text in enumerate(texts) if text]
+    filled = [index for index, text in enumerate(texts) if text]
     if len(filled) < _FEWEST_MERGED or filled[0] != 0:
         return
     for first, second in pairwise(filled):

@@ -399,9 +399,13 @@ def _score(task: Task, output: Tensor, truth: Tensor) -> dict[str, float]:
 def _check_images(source: TokenSource, targets: Any, ids: Sequence[str]) -> None:
     """Refuse a table whose images are not those that a feature store was extracted from."""
     store = source.store if isinstance(source, MemoryStore) else source
-    if isinstance(store, FeatureStore) and IMAGES in getattr(targets, "columns", ()):
-        files = by_id(targets[IMAGES], IMAGES, None, SourceIds(source.ids).find)
-        compare_images(store, {image_id: files[image_id] for image_id in ids})
+    names_images = IMAGES in getattr(targets, "columns", ())
+    if not names_images or not isinstance(store, FeatureStore):
+        return
+    find_id = SourceIds(source.ids).find
+    files = by_id(targets[IMAGES], IMAGES, None, find_id)
+    files_to_train_on = {image_id: files[image_id] for image_id in ids}
+    compare_images(store, files_to_train_on)
 
 
 def _check_arguments(head: Any, source: Any, loss: Any, recipe: Any, callbacks: Any) -> None:

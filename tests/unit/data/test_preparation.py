@@ -82,9 +82,10 @@ def test_images_come_to_a_size_in_four_ways() -> None:
 
 
 def test_a_tall_image_is_cropped_to_its_middle() -> None:
-    ramp = np.tile(np.linspace(0, 1, 40, dtype=np.float32)[:, None, None], (1, 20, 3))
+    brightness = np.linspace(0, 1, 40, dtype=np.float32)
+    image = np.tile(brightness[:, None, None], (1, 20, 3))
 
-    cropped = PLAIN(ramp, size=(16, 16), resize="crop")[0, 0, :, 0]
+    cropped = PLAIN(image, size=(16, 16), resize="crop")[0, 0, :, 0]
 
     assert cropped.mean().item() == pytest.approx(0.5, abs=0.01)
     assert cropped[0].item() == pytest.approx(0.25, abs=0.03)

@@ -23,7 +23,9 @@ GRADE = Task("y", dim=3, kind="classification", labels=("1", "2", "3"))
 
 def read(task: Task, column: Any) -> list[float]:
     """The values of a column in the order of the ids, as the loss gets them."""
-    table = column if isinstance(column, dict) else pd.DataFrame({"y": column}, index=IDS)
+    table = column
+    if not isinstance(column, dict):
+        table = pd.DataFrame({"y": column}, index=IDS)
     train, _, values, _ = match_samples(IDS, table, None, {"y": task.labels}, IDS, None, None)
     targets = training_targets(TaskLoss([task]), values, {}, train, len(train))
     return list(targets["y"].flatten().tolist())
