@@ -1032,20 +1032,22 @@ def _verdict(first: str, other: str, ends: list[float] | None, images: int) -> s
 def _cost(model: Predictor | Detector, begin: float, images: int) -> dict[str, float]:
     """Seconds per image since ``begin``, and the parameters of the heads and of the backbone."""
     seconds = (time.perf_counter() - begin) / images
-    if isinstance(model, Detector):
-        backbone: Any = model.backbone
-        modules: Sequence[Any] = [model]
-    else:
-        # a model has no keys here, so its backbone and its head run in one pass
-        backbone, *modules = model.passes[0].modules
-    of_backbone = {id(parameter): parameter.numel() for parameter in backbone.parameters()}
-    count = 0
-    for module in modules:
-        for parameter in module.parameters():
-            if id(parameter) not in of_backbone:
-                count += parameter.numel()
+    backbone_parameters = list(model.backbone.parameters())
+    backbone_ids = {id(parameter) for parameter in backbone_parameters}
+    head_parameters = []
+    for head in _heads_of(model):
+        for parameter in head.parameters():
+            if id(parameter) not in backbone_ids:  # a detector holds its backbone
+                head_parameters.append(parameter)
     return {
         "seconds_per_image": seconds,
-        "parameters": count,
-        "backbone_parameters": sum(of_backbone.values()),
+        "parameters": sum(parameter.numel() for parameter in head_parameters),
+        "backbone_parameters": sum(parameter.numel() for parameter in backbone_parameters),
     }
+
+
+def _heads_of(model: Predictor | Detector) -> list[torch.nn.Module]:
+    """What reads the tokens of a model's one backbone: its head, or the whole detector."""
+    if isinstance(model, Detector):
+        return [model]
+    return [reading.head for reading in _readings_of(model)]
