@@ -846,8 +846,10 @@ def _missing_parts(task: Task, columns: Sequence[str]) -> list[str]:
 
 def _has_scored_shares(task: Task, predicted: Sequence[Column]) -> bool:
     """Whether a task is a ratio whose shares are scored: what a model predicts itself is no share."""
+    if task.kind != "ratio" or not task.labels:  # without labels the parts have no columns
+        return False
     names = {column.name for column in predicted} | {column.task.name for column in predicted}
-    return task.kind == "ratio" and names.isdisjoint(task.labels)
+    return names.isdisjoint(task.labels)
 
 
 def _warn_of_missing_parts(
