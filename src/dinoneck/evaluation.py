@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -194,18 +194,23 @@ def _of_table(
     Raises:
         DataError: if the truth has nothing that is predicted.
     """
-    columns = _columns_of([predictor.tasks for predictor in predictors.values()])
-    scored: dict[str, Scored] = {}
+    tasks_of_models = [predictor.tasks for predictor in predictors.values()]
+    columns = _columns_of(tasks_of_models)
+    targets_of_models: dict[str, dict[str, Scored]] = {}
+    for name, predictor in predictors.items():
+        targets_of_models[name] = _scored_targets(predictor.tasks, table, columns)
+    scored = _first_of_each(targets_of_models.values())
+    if not scored:
+        _check_scorable(table, tasks)
+        raise _nothing_to_score([*tasks], list(table.columns))
     predictions: dict[str, dict[str, Any]] = {}
     cost: dict[str, Any] = {}
     for name, predictor in predictors.items():
         begin = time.perf_counter()
-        predictions[name] = _predictions(predictor, table, masks, scored, columns)
+        targets = targets_of_models[name]
+        predictions[name] = _predictions(predictor, table, targets, scored, masks)
         cost[name] = _cost(predictor, begin, len(table))
-    if not scored:
-        _check_scorable(table, tasks)
-        raise _nothing_to_score([*tasks], list(table.columns))
-    units = _shared_units([predictor.tasks for predictor in predictors.values()], scored)
+    units = _shared_units(tasks_of_models, scored)
     report = summary(table, scored, predictions, [range(len(table))], units)
     lines = _not_shared(predictions)
     if lines:
@@ -689,46 +694,149 @@ def _without_parts(content: DataFolder) -> DataFolder:
     return content
 
 
-def _predictions(
-    predictor: Predictor,
-    table: Any,
-    masks: Mapping[str, DenseLabels],
-    scored: dict[str, Scored],
-    columns: Sequence[Column],
-) -> dict[str, Any]:
-    """Target -> the predictions of all images; targets that the table knows are added to ``scored``."""
-    has_masks = LABELS in table and any(task.is_map for task in predictor.tasks)
-    predict = partial(predictor, maps="patch" if has_masks else None)
-    row_of_image = predict_many(predict, list(table[IMAGES]), at_once=4 * predictor.batch_size)
-    rows = list(row_of_image.values())
-    predictions = _values(predictor, table, rows, scored)
-    for task in predictor.tasks:
-        if _has_scored_shares(task, columns):
-            predictions |= _shares(task, table, rows, scored)
-    if has_masks:
-        predictions |= _matrices(predictor, table, rows, masks, scored)
-    return predictions
+def _scored_targets(
+    tasks: Sequence[Task], table: Any, columns: Sequence[Column]
+) -> dict[str, Scored]:
+    """Target -> its truth in the table and where one model predicts it; what the table does not know is left out.
+
+    Args:
+        tasks: those of the model.
+        table: the truth.
+        columns: those that all models predict.
+    """
+    targets = _column_targets(tasks, table)
+    for task in tasks:
+        if _has_scored_shares(task, columns) and not _missing_parts(task, table.columns):
+            for part, target in _share_targets(task, table).items():
+                targets.setdefault(part, target)  # of two ratios of one part the first counts
+    if LABELS in table:
+        for task in tasks:
+            if task.kind == "segmentation":
+                targets[task.name] = Scored(
+                    "mask", task.name, slice(None), truth=np.empty(0), labels=task.labels
+                )
+    return targets
 
 
-def _values(
-    predictor: Predictor, table: Any, rows: Sequence[Any], scored: dict[str, Scored]
-) -> dict[str, Any]:
-    """Numbers and classes by the columns of the table that hold their truth, which are added to ``scored``."""
-    predictions: dict[str, Any] = {}
-    for column, task, place in columns_of(predictor.tasks):
+def _first_of_each(targets_of_models: Iterable[Mapping[str, Scored]]) -> dict[str, Scored]:
+    """Target -> that of the first model that predicts it: classes are numbered as by its head."""
+    first: dict[str, Scored] = {}
+    for targets in targets_of_models:
+        for name, target in targets.items():
+            if name not in first:
+                first[name] = target
+    return first
+
+
+def _column_targets(tasks: Sequence[Task], table: Any) -> dict[str, Scored]:
+    """The targets that have a column of their own in the table: numbers, and the classes of a task."""
+    targets: dict[str, Scored] = {}
+    for column, task, place in columns_of(tasks):
         # the groups of the table are not the truth of a class "group"
         if column in OWN_COLUMNS or task.name in OWN_COLUMNS:
             continue
         if task.kind == "classification":
             # a column per class, and one truth for all of them
             if place == 0 and task.name in table:
-                predictions[task.name] = _classes(task, table, rows, scored)
+                codes = class_codes(table[task.name], task.name, task.labels)
+                targets[task.name] = Scored(
+                    "class", task.name, slice(None), truth=np.asarray(codes), labels=task.labels
+                )
         elif column in table and not class_names(table, column):
-            truths = column_numbers(table, column)[:, None]
-            scored.setdefault(column, Scored("value", task.name, slice(place, place + 1), truths))
-            numbers = [np.reshape(row[task.name], -1)[place] for row in rows]
-            predictions[column] = np.array(numbers)[:, None]
+            numbers = column_numbers(table, column)[:, None]
+            targets[column] = Scored("value", task.name, slice(place, place + 1), truth=numbers)
+    return targets
+
+
+def _share_targets(task: Task, table: Any) -> dict[str, Scored]:
+    """The shares of a ratio by the columns of its parts, as training scores them.
+
+    Raises:
+        DataError: if a part is negative.
+    """
+    parts = np.stack([column_numbers(table, part) for part in task.labels], axis=1)
+    if (parts < 0).any():
+        image_id = table.index[(parts < 0).any(axis=1)][0]
+        raise DataError(
+            f"the parts {some_of(task.labels, 5)} of {task.name} have a negative value of "
+            f"{image_id!r}, which has no share; correct it"
+        )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = parts / parts.sum(axis=1, keepdims=True)  # of nothing the shares are unknown
+    targets = {}
+    for i, part in enumerate(task.labels):
+        place = slice(i, i + 1)
+        targets[part] = Scored("value", task.name, place, truth=shares[:, place])
+    return targets
+
+
+def _predictions(
+    predictor: Predictor,
+    table: Any,
+    targets: Mapping[str, Scored],
+    scored: Mapping[str, Scored],
+    masks: Mapping[str, DenseLabels],
+) -> dict[str, Any]:
+    """Target -> the predictions of all images by one model.
+
+    Args:
+        predictor: the model.
+        table: its images.
+        targets: those that the model predicts.
+        scored: those of all models, which number the classes.
+        masks: segmentation task -> how its masks are read.
+    """
+    has_masks = LABELS in table and any(task.is_map for task in predictor.tasks)
+    predict = partial(predictor, maps="patch" if has_masks else None)
+    row_of_image = predict_many(predict, list(table[IMAGES]), at_once=4 * predictor.batch_size)
+    rows = list(row_of_image.values())
+    predictions: dict[str, Any] = {}
+    for name, target in targets.items():
+        if target.kind == "value":
+            predictions[name] = _numbers(target, rows)
+        elif target.kind == "class":
+            predictions[name] = _classes(target, rows, scored[name].labels)
+        else:
+            predictions[name] = _matrices(target, rows, table, predictor, masks)
     return predictions
+
+
+def _numbers(target: Scored, rows: Sequence[Any]) -> Any:
+    """The number of every image, (n, 1)."""
+    outputs = np.stack([np.reshape(row[target.output], -1) for row in rows])
+    return outputs[:, target.places]
+
+
+def _classes(target: Scored, rows: Sequence[Any], labels: Sequence[str]) -> Any:
+    """The most probable class of every image (n,), as its number among ``labels``."""
+    numbers = []
+    for row in rows:
+        number = int(np.argmax(row[target.output]))
+        if target.labels:  # this head may number its classes otherwise
+            number = labels.index(target.labels[number])
+        numbers.append(number)
+    return np.array(numbers)
+
+
+def _matrices(
+    target: Scored,
+    rows: Sequence[Any],
+    table: Any,
+    predictor: Predictor,
+    masks: Mapping[str, DenseLabels],
+) -> Any:
+    """The confusion matrices of every image's pixels, (n, K, K); 0 for an image without a mask."""
+    matrices = []
+    for image, mask, row in zip(table[IMAGES], table[LABELS], rows, strict=True):
+        class_map = torch.as_tensor(row["maps"][target.output])  # (K, rows, cols)
+        if is_missing(mask):
+            num_classes = len(class_map)
+            matrices.append(np.zeros((num_classes, num_classes), np.int64))
+            continue
+        size = read_image_size(image)
+        true = masks[target.output].indices([mask], predictor.preprocess, [size])
+        matrices.append(map_confusion(true, class_map[None]))
+    return np.stack(matrices)
 
 
 def _missing_parts(task: Task, columns: Sequence[str]) -> list[str]:
@@ -738,8 +846,10 @@ def _missing_parts(task: Task, columns: Sequence[str]) -> list[str]:
 
 def _has_scored_shares(task: Task, predicted: Sequence[Column]) -> bool:
     """Whether a task is a ratio whose shares are scored: what a model predicts itself is no share."""
+    if task.kind != "ratio" or not task.labels:  # without labels the parts have no columns
+        return False
     names = {column.name for column in predicted} | {column.task.name for column in predicted}
-    return task.kind == "ratio" and names.isdisjoint(task.labels)
+    return names.isdisjoint(task.labels)
 
 
 def _warn_of_missing_parts(
@@ -753,40 +863,6 @@ def _warn_of_missing_parts(
         if missing and len(missing) < len(task.labels):
             shown = some_of(missing, 5)
             logger.warning("the shares %s are not scored: the truth lacks %s", task.name, shown)
-
-
-def _shares(
-    task: Task, table: Any, rows: Sequence[Any], scored: dict[str, Scored]
-) -> dict[str, Any]:
-    """The shares of a ratio by the columns of its parts, as training scores them; empty without these columns."""
-    if _missing_parts(task, table.columns):
-        return {}
-    parts = np.stack([column_numbers(table, part) for part in task.labels], axis=1)
-    if (parts < 0).any():
-        image_id = table.index[(parts < 0).any(axis=1)][0]
-        raise DataError(
-            f"the parts {some_of(task.labels, 5)} of {task.name} have a negative value of "
-            f"{image_id!r}, which has no share; correct it"
-        )
-    with np.errstate(divide="ignore", invalid="ignore"):
-        truths = parts / parts.sum(axis=1, keepdims=True)  # of nothing the shares are unknown
-    predicted = np.stack([np.reshape(row[task.name], -1) for row in rows])
-    predictions = {}
-    for i, part in enumerate(task.labels):
-        column = slice(i, i + 1)
-        scored.setdefault(part, Scored("value", task.name, column, truths[:, column]))
-        predictions[part] = predicted[:, column]
-    return predictions
-
-
-def _classes(task: Task, table: Any, rows: Sequence[Any], scored: dict[str, Scored]) -> Any:
-    """The most probable class of every image (n,), numbered as in the first head of this task."""
-    truths = np.asarray(class_codes(table[task.name], task.name, task.labels))
-    target = Scored("class", task.name, slice(None), truths, task.labels)
-    first = scored.setdefault(task.name, target)
-    # another head may number them otherwise
-    numbers = [first.labels.index(label) for label in task.labels] or list(range(task.dim))
-    return np.array([numbers[int(np.argmax(row[task.name]))] for row in rows])
 
 
 def _mask_records(models: Mapping[str, Predictor]) -> list[MaskRecord]:
@@ -936,33 +1012,6 @@ def _mask_readers(
     return readers
 
 
-def _matrices(
-    predictor: Predictor,
-    table: Any,
-    rows: Sequence[Any],
-    masks: Mapping[str, DenseLabels],
-    scored: dict[str, Scored],
-) -> dict[str, Any]:
-    """The confusion matrices of every image's pixels, (n, K, K) by segmentation task; 0 for an image without a mask."""
-    matrices: dict[str, Any] = {}
-    for task in predictor.tasks:
-        if task.kind != "segmentation":
-            continue
-        target = Scored("mask", task.name, slice(None), np.empty(0), task.labels)
-        scored.setdefault(task.name, target)
-        of_images = np.zeros((len(rows), task.dim, task.dim), np.int64)
-        samples = zip(table[IMAGES], table[LABELS], rows, strict=True)
-        for i, (image, file, row) in enumerate(samples):
-            if is_missing(file):
-                continue
-            predicted = torch.as_tensor(row["maps"][task.name])[None]
-            size = read_image_size(image)
-            true = masks[task.name].indices([file], predictor.preprocess, [size])
-            of_images[i] = map_confusion(true, predicted)
-        matrices[task.name] = of_images
-    return matrices
-
-
 def _of_objects(
     kind: _Objects, models: Mapping[str, Any], truth: Any, images: Any, crowd: Crowd
 ) -> dict[str, Any]:
@@ -1032,20 +1081,22 @@ def _verdict(first: str, other: str, ends: list[float] | None, images: int) -> s
 def _cost(model: Predictor | Detector, begin: float, images: int) -> dict[str, float]:
     """Seconds per image since ``begin``, and the parameters of the heads and of the backbone."""
     seconds = (time.perf_counter() - begin) / images
-    if isinstance(model, Detector):
-        backbone: Any = model.backbone
-        modules: Sequence[Any] = [model]
-    else:
-        # a model has no keys here, so its backbone and its head run in one pass
-        backbone, *modules = model.passes[0].modules
-    of_backbone = {id(parameter): parameter.numel() for parameter in backbone.parameters()}
-    count = 0
-    for module in modules:
-        for parameter in module.parameters():
-            if id(parameter) not in of_backbone:
-                count += parameter.numel()
+    backbone_parameters = list(model.backbone.parameters())
+    backbone_ids = {id(parameter) for parameter in backbone_parameters}
+    head_parameters = []
+    for head in _heads_of(model):
+        for parameter in head.parameters():
+            if id(parameter) not in backbone_ids:  # a detector holds its backbone
+                head_parameters.append(parameter)
     return {
         "seconds_per_image": seconds,
-        "parameters": count,
-        "backbone_parameters": sum(of_backbone.values()),
+        "parameters": sum(parameter.numel() for parameter in head_parameters),
+        "backbone_parameters": sum(parameter.numel() for parameter in backbone_parameters),
     }
+
+
+def _heads_of(model: Predictor | Detector) -> list[torch.nn.Module]:
+    """What reads the tokens of a model's one backbone: its head, or the whole detector."""
+    if isinstance(model, Detector):
+        return [model]
+    return [reading.head for reading in _readings_of(model)]

@@ -202,6 +202,31 @@ def test_a_ratio_is_scored_by_the_shares_of_its_parts(meadow: Path, tiny: Backbo
         assert r2 == pytest.approx(expected, abs=1e-6)
 
 
+def test_a_part_of_two_ratios_of_one_head_is_scored_by_the_first(
+    meadow: Path, tiny: Backbone
+) -> None:
+    with_crop = Task("with_crop", dim=2, kind="ratio", labels=("soil", "crop"))
+    with_weed = Task("with_weed", dim=2, kind="ratio", labels=("soil", "weed"))
+    model = predictor(tiny, with_crop, with_weed)
+
+    report = evaluate(model, meadow.parent, meadow)
+
+    table = pd.read_csv(meadow)
+    shares = table["soil"] / (table["soil"] + table["crop"])
+    predicted = [row["with_crop"][0] for row in predicted_by(model, meadow)]
+    r2 = report["scores"]["soil"]["head"]["r2"]["pooled"]
+    assert r2 == pytest.approx(metrics.r2_score(shares, predicted), abs=1e-6)
+
+
+def test_a_ratio_without_labels_has_no_shares_to_score(meadow: Path, tiny: Backbone) -> None:
+    ratio = Task("mix", dim=2, kind="ratio")
+    model = predictor(tiny, ratio, Task("weed"))
+
+    report = evaluate(model, meadow.parent, meadow)
+
+    assert [*report["scores"]] == ["weed", "overall"]
+
+
 def test_the_parts_of_a_ratio_that_another_model_predicts_are_no_shares(
     meadow: Path, tiny: Backbone
 ) -> None:

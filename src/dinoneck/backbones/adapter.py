@@ -13,6 +13,7 @@ import math
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -75,6 +76,59 @@ class OriginalWeights(NamedTuple):
     tensors: dict[str, str]
 
 
+class CastTensor(NamedTuple):
+    """The hashes of one tensor after and before a cast, of :func:`dinoneck.backbones.weight_hashes.tensor_hashes`."""
+
+    after: str
+    before: str
+
+
+class CastRecord(NamedTuple):
+    """The last cast of a backbone's weights to another dtype.
+
+    Attributes:
+        weights_sha256: of the weights after it, without LoRA weights; None on the meta device.
+        float32_sha256: of the float32 weights that those before it are or were cast from; None if
+            they are not known.
+        tensors: name -> hashes of a tensor; empty where they are not known, and for float32 weights.
+    """
+
+    weights_sha256: str | None
+    float32_sha256: str | None
+    tensors: dict[str, CastTensor]
+
+
+class MergeRecord(NamedTuple):
+    """The last merge of LoRA weights into a backbone's weights.
+
+    Attributes:
+        hashes_before: of the weights and LoRA weights before it.
+        weights_sha256: of the weights after it; None on the meta device.
+    """
+
+    hashes_before: WeightHashes
+    weights_sha256: str | None
+
+
+@dataclass
+class WeightHistory:
+    """Where a backbone's weights come from, and what is known to have happened to them since.
+
+    :mod:`dinoneck.backbones.weight_hashes` alone writes it.
+
+    Attributes:
+        origin: the record of where the weights come from.
+        original: the hashes of the weights as they came from there; None where they are not known.
+        cast: None if they were never cast.
+        merge: None if no LoRA was merged into them.
+    """
+
+    origin: dict[str, Any] = field(default_factory=lambda: {"kind": "object"})
+    original: OriginalWeights | None = None
+    cast: CastRecord | None = None
+    merge: MergeRecord | None = None
+
+
 class ForwardTokens(NamedTuple):
     """Tokens in what a model's forward returns.
 
@@ -110,16 +164,14 @@ class Adapter(nn.Module):
         num_cls: CLS tokens, 0 or 1.
         num_registers: register tokens.
         family: ``dinov2`` or ``dinov3`` where the model itself defines it, else None.
-        origin: the record of where the weights come from.
-        original: the hashes of the weights as they came from there; None where they are not known.
-        hashes: of the weights, see :mod:`dinoneck.backbones.weight_hashes`; None until they are
-            asked for.
-        merged: the hashes before LoRA was merged, and that of the weights after it; else None.
+        recomputed: whether trainable blocks are recomputed in backward (activation checkpointing).
         has_other_recipe: whether positions are resampled by another recipe than the library's.
-        cast: the hash of the weights after a cast, and that of the float32 weights before it.
-        cast_tensors: the same of every tensor by its name.
+        asked_mode: the mode of the last call of :meth:`set_modes`, which trainable parts follow.
+        lora: the setting of the LoRA weights; None without any.
         lora_off: whether LoRA weights are switched off at the moment.
-        asked_mode: the mode of the last call of ``train()``, which trainable parts follow.
+        history: where the weights come from, and what happened to them since.
+        hashes: of the weights as they are now, see :mod:`dinoneck.backbones.weight_hashes`; None =
+            to be computed when they are asked for.
         source: the library: ``timm``, ``transformers`` or ``official``.
         tokens_method: the model's method that returns its tokens; None where calling it does.
         name: the model's name; None if the object has none.
@@ -148,17 +200,16 @@ class Adapter(nn.Module):
         super().__init__()
         self.model: Any = model
         self.pos_embed: PosEmbed = pos_embed
+        # set by the Backbone
         self.recomputed = False
-        self.lora: dict[str, Any] | None = None
-        self.asked_mode = False
-        self.lora_off = False
         self.has_other_recipe = False
+        self.asked_mode = False
+        # set by lora.py
+        self.lora: dict[str, Any] | None = None
+        self.lora_off = False
+        # set by weight_hashes.py
+        self.history = WeightHistory()
         self.hashes: WeightHashes | None = None
-        self.cast: tuple[str | None, str | None] = (None, None)
-        self.cast_tensors: dict[str, tuple[str, str]] = {}
-        self.origin: dict[str, Any] = {"kind": "object"}
-        self.original: OriginalWeights | None = None
-        self.merged: tuple[WeightHashes, str | None] | None = None
 
     @property
     @abstractmethod
@@ -284,6 +335,7 @@ class Adapter(nn.Module):
 
     def set_modes(self, mode: bool) -> None:
         """Put trainable parts into ``mode`` and everything else into eval mode."""
+        self.asked_mode = mode
         parts = [*self.blocks, *self.norms]
         in_parts: set[int] = set()
         for part in parts:

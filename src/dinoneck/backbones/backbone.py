@@ -100,10 +100,9 @@ class Backbone(nn.Module):
                 patch_size=adapter.patch_size, mean=adapter.mean, std=adapter.std
             )
         if frozen is not None:
-            adapter.asked_mode = bool(adapter.model.training) and not frozen
             if frozen:
                 adapter.requires_grad_(False)
-            self.train(adapter.asked_mode)
+            self.train(adapter.model.training and not frozen)
         if origin is not None:
             weight_hashes.note_original(adapter, origin)
 
@@ -154,7 +153,7 @@ class Backbone(nn.Module):
     @property
     def weights(self) -> dict[str, Any]:
         """The record of where the weights come from."""
-        return self.adapter.origin
+        return self.adapter.history.origin
 
     @property
     def dtype(self) -> torch.dtype:
@@ -185,8 +184,7 @@ class Backbone(nn.Module):
 
     def train(self, mode: bool = True) -> Backbone:
         """Set the mode of trainable parts; frozen parts and rotary positions stay in eval mode."""
-        self.adapter.asked_mode = bool(mode)
-        self.adapter.set_modes(self.adapter.asked_mode)
+        self.adapter.set_modes(bool(mode))
         self.training = self.adapter.training
         return self
 
@@ -258,13 +256,12 @@ class Backbone(nn.Module):
         before = weight_hashes.current_hashes(self.adapter)
         origin = self._origin(before)
         lora.merge(self.adapter)
-        after = weight_hashes.current_hashes(self.adapter)
-        self.adapter.merged = (before, after.weights_sha256)
-        self.adapter.origin = {
+        merged_origin = {
             "kind": "merged",
             "base": origin,
             "lora_sha256": None if record is None else record["sha256"],
         }
+        weight_hashes.note_merge(self.adapter, merged_origin, hashes_before=before)
         return self.train(self.adapter.asked_mode)
 
     def lora_disabled(self) -> contextlib.AbstractContextManager[None]:
@@ -419,7 +416,7 @@ class Backbone(nn.Module):
 
     def _origin(self, hashes: WeightHashes) -> dict[str, Any]:
         """Return where the weights come from, marked as modified if they have been trained since."""
-        origin = self.adapter.origin
+        origin = self.adapter.history.origin
         if not weight_hashes.is_comparable(self.adapter, hashes):  # on the meta device
             return origin
         if weight_hashes.is_original(self.adapter, hashes):

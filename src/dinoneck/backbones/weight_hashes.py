@@ -20,6 +20,9 @@ from xxhash import xxh3_128
 from dinoneck.backbones import lora, rotary
 from dinoneck.backbones.adapter import (
     Adapter,
+    CastRecord,
+    CastTensor,
+    MergeRecord,
     OriginalWeights,
     WeightHashes,
     WeightState,
@@ -90,8 +93,10 @@ def _compute_hashes(adapter: Adapter, parameters: Sequence[Tensor]) -> WeightHas
     # of the float32 weights that these are or were cast from; None if it is not known
     float32_sha256 = sha256
     if adapter.weight.dtype != torch.float32:
-        after_cast, before_cast = adapter.cast
-        float32_sha256 = before_cast if after_cast == sha256 else None
+        float32_sha256 = None
+        cast = adapter.history.cast
+        if cast is not None and cast.weights_sha256 == sha256:
+            float32_sha256 = cast.float32_sha256
     return WeightHashes(
         state=_state(adapter, parameters, buffers),
         buffers=buffers,
@@ -103,11 +108,16 @@ def _compute_hashes(adapter: Adapter, parameters: Sequence[Tensor]) -> WeightHas
     )
 
 
+def forget(adapter: Adapter) -> None:
+    """Have the weights hashed again when their hashes are asked for."""
+    adapter.hashes = None
+
+
 def note_original(adapter: Adapter, origin: Mapping[str, Any]) -> None:
     """Record where the present weights come from, and their hashes, which later ones are compared with."""
     hashes = current_hashes(adapter)
-    adapter.origin = dict(origin)
-    adapter.original = OriginalWeights(
+    adapter.history.origin = dict(origin)
+    adapter.history.original = OriginalWeights(
         dtype=dtype_name(adapter.weight.dtype),
         weights_sha256=hashes.weights_sha256,
         float32_sha256=hashes.float32_sha256,
@@ -115,9 +125,22 @@ def note_original(adapter: Adapter, origin: Mapping[str, Any]) -> None:
     )
 
 
+def note_merge(adapter: Adapter, origin: Mapping[str, Any], *, hashes_before: WeightHashes) -> None:
+    """Record that LoRA weights have just been merged.
+
+    Args:
+        adapter: the model, after the merge.
+        origin: the record of where the merged weights come from.
+        hashes_before: those of the weights and LoRA weights before it.
+    """
+    merged_sha256 = current_hashes(adapter).weights_sha256
+    adapter.history.origin = dict(origin)
+    adapter.history.merge = MergeRecord(hashes_before, merged_sha256)
+
+
 def is_comparable(adapter: Adapter, hashes: WeightHashes) -> bool:
     """Whether both these hashes and those of the weights as they were loaded or wrapped are known."""
-    original = adapter.original
+    original = adapter.history.original
     if original is None:
         return False
     return original.weights_sha256 is not None and hashes.weights_sha256 is not None
@@ -125,7 +148,7 @@ def is_comparable(adapter: Adapter, hashes: WeightHashes) -> bool:
 
 def is_original(adapter: Adapter, hashes: WeightHashes) -> bool:
     """Whether these are the hashes of the weights as they were loaded or wrapped; False where that is not known."""
-    original = adapter.original
+    original = adapter.history.original
     if original is None or not is_comparable(adapter, hashes):
         return False
     if original.float32_sha256 is not None:
@@ -138,8 +161,13 @@ def changed_tensors(adapter: Adapter) -> list[str]:
 
     LoRA weights are left out.
     """
-    original = {} if adapter.original is None else adapter.original.tensors
-    return [name for name, value in tensor_hashes(adapter).items() if original.get(name) != value]
+    original = adapter.history.original
+    original_tensors = {} if original is None else original.tensors
+    changed = []
+    for name, value in tensor_hashes(adapter).items():
+        if original_tensors.get(name) != value:
+            changed.append(name)
+    return changed
 
 
 def base_state(adapter: Adapter) -> dict[str, Tensor]:
@@ -154,9 +182,12 @@ def tensor_hashes(adapter: Adapter) -> dict[str, str]:
     out what a training changed; they protect against no one, and are in no file.
     """
     hashes = _present_tensor_hashes(adapter)
-    for name, (after_cast, before_cast) in adapter.cast_tensors.items():
-        if hashes.get(name) == after_cast:
-            hashes[name] = before_cast
+    cast = adapter.history.cast
+    if cast is None:
+        return hashes
+    for name, cast_tensor in cast.tensors.items():
+        if hashes.get(name) == cast_tensor.after:
+            hashes[name] = cast_tensor.before
     return hashes
 
 
@@ -232,12 +263,13 @@ class Watch:
 
 def _is_merged(adapter: Adapter, before: WeightHashes, now: WeightHashes) -> bool:
     """Whether all that happened between two hashes is that LoRA was merged: the tokens are the same."""
-    if adapter.merged is None or now.weights_sha256 is None:
+    merge = adapter.history.merge
+    if merge is None or now.weights_sha256 is None:
         return False
-    unmerged, merged_sha256 = adapter.merged
+    unmerged = merge.hashes_before
     had_same_base = before.weights_sha256 == unmerged.weights_sha256
     was_unmerged = had_same_base and before.lora == unmerged.lora
-    return was_unmerged and now.lora is None and now.weights_sha256 == merged_sha256
+    return was_unmerged and now.lora is None and now.weights_sha256 == merge.weights_sha256
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str | None:
@@ -265,13 +297,15 @@ def fingerprint_before_merge(adapter: Adapter) -> str | None:
 
     The tokens are the same.
     """
-    if adapter.merged is None:
+    merge = adapter.history.merge
+    if merge is None:
         return None
-    before, merged_sha256 = adapter.merged
     now = current_hashes(adapter)
-    if now.lora is not None or merged_sha256 not in (now.weights_sha256, now.float32_sha256):
+    if now.lora is not None:
         return None
-    return before.fingerprint
+    if merge.weights_sha256 not in (now.weights_sha256, now.float32_sha256):
+        return None
+    return merge.hashes_before.fingerprint
 
 
 def digest_without(adapter: Adapter, left_out: Sequence[Tensor]) -> str:
@@ -302,8 +336,6 @@ def kept(adapter: Adapter, change: Callable[[Tensor], Tensor]) -> Iterator[None]
         tensors_before = None if before.weights_sha256 is None else tensor_hashes(adapter)
         with _counting_writes():
             yield
-        adapter.hashes = None  # the fingerprint of the cast weights depends on ``cast``
-        adapter.cast = (state_digest(base_state(adapter)), before.float32_sha256)
         _note_cast(adapter, before, tensors_before)
         return
     cached = _cached_hashes(adapter, list(adapter.parameters()))
@@ -324,19 +356,26 @@ def _counting_writes() -> contextlib.AbstractContextManager[None]:
 def _note_cast(
     adapter: Adapter, before: WeightHashes, tensors_before: dict[str, str] | None
 ) -> None:
-    """Record what every tensor was before a cast; None: it was on the meta device.
+    """Record the weights, and every tensor, as they were before a cast and are after it.
 
     Float32 weights have their own hashes: a cast from float16 and back has rounded them. Original
     weights that were never in float32 are noted again in their new dtype: a cast is no training.
+
+    Args:
+        adapter: the model, after the cast.
+        before: the hashes before it.
+        tensors_before: those of every tensor; None if the weights were on the meta device.
     """
-    adapter.cast_tensors = {}
-    if tensors_before is None or adapter.cast[0] is None:
+    forget(adapter)  # the fingerprint depends on the record of the cast
+    cast = CastRecord(state_digest(base_state(adapter)), before.float32_sha256, tensors={})
+    adapter.history.cast = cast
+    if tensors_before is None or cast.weights_sha256 is None:
         return
     if before.float32_sha256 is None and is_original(adapter, before):
-        note_original(adapter, adapter.origin)
+        note_original(adapter, adapter.history.origin)
     elif adapter.weight.dtype != torch.float32:
-        for name, value in _present_tensor_hashes(adapter).items():
-            adapter.cast_tensors[name] = (value, tensors_before[name])
+        for name, after in _present_tensor_hashes(adapter).items():
+            cast.tensors[name] = CastTensor(after, tensors_before[name])
 
 
 def _fingerprint(

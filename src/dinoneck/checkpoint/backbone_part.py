@@ -175,7 +175,7 @@ def base_record(backbone: Backbone) -> dict[str, Any]:
     record = backbone.record()
     record["adapter"] = None
     adapter = backbone.adapter
-    original = adapter.original
+    original = adapter.history.original
     hashes = weight_hashes.current_hashes(adapter)
     if "fingerprint" in record:
         record["fingerprint"] = hashes.base_fingerprint
@@ -193,7 +193,7 @@ def base_record(backbone: Backbone) -> dict[str, Any]:
 
 def forget_hashes(backbone: Backbone) -> None:
     """Have the weights hashed again, because torch does not count what is written through ``.data``."""
-    backbone.adapter.hashes = None
+    weight_hashes.forget(backbone.adapter)
 
 
 def plain_state(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

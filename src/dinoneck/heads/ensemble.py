@@ -93,10 +93,12 @@ class HeadEnsemble(Head):
                 "predict_instances or predict_panoptic of one head"
             )
         self.embed_dim = widths[0]
-        self.predicted = shared_tasks(self._members())
-        composed = [task for task in self.predicted if isinstance(task, Composed)]
-        self.tasks = tuple(task for task in self.predicted if task not in composed)
-        self.compositions = tuple(task.parts_of for task in composed if task.parts_of)
+        outputs = shared_tasks(self._members())
+        composed = [task for task in outputs if isinstance(task, Composed)]
+        self._set_outputs(
+            tasks=[task for task in outputs if task not in composed],
+            compositions=[task.parts_of for task in composed if task.parts_of],
+        )
         if weights is not None:
             _check_weights(weights, members, reduce, self.tasks)
         self.num_layers = _shared_count(self._members(), layers)

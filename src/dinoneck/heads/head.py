@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Unpack, get_args
@@ -62,6 +61,7 @@ class Head(Configured, nn.Module):
     compositions: tuple[Composition, ...] = ()
     embed_dim: int
     trained_on: Origin | None = None
+    _predicted: tuple[Task, ...] | None = None  # set by _set_outputs, read by ``predicted``
     # whether it has read tokens of a trainable backbone, with gradients, since it was loaded
     _had_gradients: bool = False
     _takes_layers: int | None = None  # the only number of layers of the tokens; None = any
@@ -72,14 +72,22 @@ class Head(Configured, nn.Module):
     ) -> None:
         """Check and keep what the head predicts; without ``kinds`` every kind is taken."""
         owner = type(self).__name__
-        self.tasks = check_tasks(tasks, kinds=kinds or get_args(Kind), owner=owner)
+        checked_tasks = check_tasks(tasks, kinds=kinds or get_args(Kind), owner=owner)
+        self._set_outputs(checked_tasks, compositions)
         # tasks with a readout; the others are the mean of another task's map
         self._read_tasks = [task for task in self.tasks if task.from_map is None]
+
+    def _set_outputs(self, tasks: Sequence[Task], compositions: Sequence[Composition]) -> None:
+        """Set the tasks and compositions, and what :attr:`predicted` returns of them.
+
+        That is made here and not at its first use: torch.compile cannot trace how it is made.
+
+        Raises:
+            ConfigError: if a composition does not fit the tasks.
+        """
+        self.tasks = tuple(tasks)
         self.compositions = tuple(compositions)
-        if compositions:
-            self.predicted = outputs_of(self.tasks, self.compositions, owner)
-        else:
-            self.predicted = self.tasks
+        self._predicted = outputs_of(self.tasks, self.compositions, type(self).__name__)
 
     def extra_repr(self) -> str:
         """Show the tasks, and what is composed of them."""
@@ -151,9 +159,12 @@ class Head(Configured, nn.Module):
             if isinstance(module, TokenScale) and not module.is_measured:
                 module.measure(batches)
 
-    @functools.cached_property
+    @property
     def predicted(self) -> tuple[Task, ...]:
         """What ``predict`` returns: the tasks, then one :class:`dinoneck.losses.Composed` per composition."""
+        if self._predicted is not None:
+            return self._predicted
+        # a subclass that sets ``tasks`` itself
         return outputs_of(self.tasks, self.compositions, type(self).__name__)
 
     def natural(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -26,21 +26,52 @@ Pyramid = Mapping[int, SparseFeatures]
 Injector = Any  # a dinoneck.points.DecoderInjection, whose module imports this one
 
 
-_tracker = ModuleTracker()  # only its ``is_bw``: whether autograd's backward runs now
-_running: ContextVar[Mapping[Slot, Pyramid | None]] = ContextVar("running", default={})  # noqa: B039 - never written to
-_hooked: weakref.WeakKeyDictionary[nn.Module, list[Any]] = weakref.WeakKeyDictionary()
+# torch has no public function that tells whether backward runs; this class answers it in ``is_bw``
+_module_tracker = ModuleTracker()
+
+
+def _is_in_backward() -> bool:
+    """Whether autograd's backward runs in this thread now, in which checkpointing recomputes blocks."""
+    return bool(_module_tracker.is_bw)
+
+
+class _RunningPass(NamedTuple):
+    """A pass under way: the slot that its hooks read, and its pyramid (None = without images)."""
+
+    slot: Slot
+    pyramid: Pyramid | None
+
+
+# of this thread, the innermost pass last
+_running_passes: ContextVar[tuple[_RunningPass, ...]] = ContextVar("running_passes", default=())
+
+
+@dataclasses.dataclass
+class _KeptPass:
+    """A finished pass whose blocks backward may recompute.
+
+    Attributes:
+        pyramid: of the pass; None = without images.
+        is_ambiguous: whether passes before it, which still wait for backward, had other pyramids.
+        was_recomputed: whether backward has recomputed a block of it.
+    """
+
+    pyramid: Pyramid | None
+    is_ambiguous: bool
+    was_recomputed: bool = False
 
 
 class Slot:
-    """Where hooks find the pyramid: of the pass under way in this thread, or of the last one that backward recomputes.
+    """Where the hooks of one attached network find the pyramid of the pass that they run in.
+
+    In forward that is the pass under way in this thread. Backward may run in another thread and
+    after the pass, so for blocks that it recomputes the slot keeps the last pass itself.
 
     Copies and pickles of a slot are empty: a copied model has no pass under way.
     """
 
     def __init__(self) -> None:
-        self.last: tuple[Pyramid | None, ...] = ()  # of the last pass that may be recomputed
-        self.recomputed = False  # whether backward has recomputed a block of it
-        self.mixed = False  # whether passes since the last backward had several pyramids
+        self._kept: _KeptPass | None = None
 
     def __reduce__(self) -> tuple[type[Slot], tuple[()]]:
         return Slot, ()
@@ -48,16 +79,22 @@ class Slot:
     @contextmanager
     def running(self, pyramid: Pyramid | None, keep: bool) -> Iterator[None]:
         """Run a pass in the ``with`` block; ``keep`` its pyramid for blocks that are recomputed in backward."""
-        token = _running.set({**_running.get(), self: pyramid})
+        this_pass = _RunningPass(self, pyramid)
+        token = _running_passes.set((*_running_passes.get(), this_pass))
         try:
             yield
         finally:
-            _running.reset(token)
+            _running_passes.reset(token)
         if keep:
-            is_waiting = bool(self.last) and not self.recomputed
-            self.mixed = is_waiting and (self.mixed or self.last[0] is not pyramid)
-            self.last = (pyramid,)
-            self.recomputed = False
+            self._keep(pyramid)
+
+    def _keep(self, pyramid: Pyramid | None) -> None:
+        """Keep the pyramid of a finished pass in place of the one before."""
+        earlier = self._kept
+        is_ambiguous = False
+        if earlier is not None and not earlier.was_recomputed:
+            is_ambiguous = earlier.is_ambiguous or earlier.pyramid is not pyramid
+        self._kept = _KeptPass(pyramid, is_ambiguous)
 
     def pyramid_of(self, name: str) -> Pyramid | None:
         """Return the pyramid of the pass that the block of this name runs in.
@@ -65,27 +102,40 @@ class Slot:
         Raises:
             ConfigError: if there is none, or it is ambiguous.
         """
-        running = _running.get()
-        if _tracker.is_bw:
-            pyramids = self.last
-        else:
-            pyramids = tuple(running[slot] for slot in running if slot is self)
-        if not pyramids:
-            raise ConfigError(
-                f"{name!r} runs without a pyramid. Attached networks run inside `with "
-                "injection.using(pyramid):` (using(None) = without images), wrapped ones are "
-                "called wrapped(x, pyramid=...). If this is backward, activation checkpointing "
-                "recomputes the block after the pyramid has gone: train injection.wrap(...), "
-                "which keeps it, and call its backward before the next forward"
-            )
-        if _tracker.is_bw and self.mixed:
+        if _is_in_backward():
+            return self._pyramid_to_recompute(name)
+        for running_pass in reversed(_running_passes.get()):
+            if running_pass.slot is self:
+                return running_pass.pyramid
+        raise _no_pyramid(name)
+
+    def _pyramid_to_recompute(self, name: str) -> Pyramid | None:
+        """The pyramid of the kept pass, of which backward recomputes the block of this name."""
+        if self._kept is None:
+            raise _no_pyramid(name)
+        if self._kept.is_ambiguous:
             raise ConfigError(
                 f"backward recomputes {name!r} after passes with several pyramids, of which only "
                 "the last is kept: under activation checkpointing call backward() before the next "
                 "forward, and run passes that need none under torch.no_grad()"
             )
-        self.recomputed = self.recomputed or _tracker.is_bw
-        return pyramids[0]
+        self._kept.was_recomputed = True
+        return self._kept.pyramid
+
+
+def _no_pyramid(name: str) -> ConfigError:
+    """The error for a block that runs outside of any pass."""
+    return ConfigError(
+        f"{name!r} runs without a pyramid. Attached networks run inside `with "
+        "injection.using(pyramid):` (using(None) = without images), wrapped ones are "
+        "called wrapped(x, pyramid=...). If this is backward, activation checkpointing "
+        "recomputes the block after the pyramid has gone: train injection.wrap(...), "
+        "which keeps it, and call its backward before the next forward"
+    )
+
+
+# hooked block -> the injections that are attached to it: each may be attached to a block once
+_hooked: weakref.WeakKeyDictionary[nn.Module, list[Injector]] = weakref.WeakKeyDictionary()
 
 
 class BlockHook:
