@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -34,6 +35,8 @@ from dinoneck.text import did_you_mean, reason_of
 from dinoneck.version import __version__
 
 _SHORT_DIGEST = len("sha256:") + 12  # characters, as git shows the start of a commit
+# of all checkpoints: a lock in each could not be pickled
+_TAKING_SKELETON = threading.Lock()
 
 RECORDS = ("backbone", "backbone_weights", "preprocess", "training", "license", "tta")
 
@@ -77,9 +80,8 @@ class HeadCheckpoint:
         self.backbone_weights = tensors.backbone or None
         self.source = source
         self.revision = revision
-        # what the file was checked against: the first build() takes it. A list, whose pop() gives
-        # it to one thread only
-        self._skeletons = [skeleton]
+        # a module on the meta device, which the file was checked with; the first build() takes it
+        self._skeleton: nn.Module | None = skeleton
         self._num_parameters = sum(parameter.numel() for parameter in skeleton.parameters())
 
     def __repr__(self) -> str:
@@ -384,13 +386,7 @@ class HeadCheckpoint:
 
     def _build_with(self, weights: Mapping[str, Tensor], check_backbone: bool) -> nn.Module:
         """Build the module in eval mode, which keeps these tensors."""
-        module: Any
-        try:
-            module = self._skeletons.pop()
-        except IndexError:
-            module = None
-        if module is None or module.config != self.meta["config"]:  # meta may have been changed
-            module = contents.build_on_meta(self.meta, "this checkpoint")
+        module = self._take_skeleton()
         try:
             module.load_state_dict(weights, strict=True, assign=True)
         except RuntimeError as error:
@@ -401,7 +397,16 @@ class HeadCheckpoint:
             ) from None
         if check_backbone:
             self._note_origin(module)
-        return cast("nn.Module", module.eval().requires_grad_(True))
+        return module.eval().requires_grad_(True)
+
+    def _take_skeleton(self) -> nn.Module:
+        """Return a module on the meta device that no other caller has."""
+        with _TAKING_SKELETON:  # two threads may build from one checkpoint
+            module: Any = self._skeleton
+            self._skeleton = None
+        if module is None or module.config != self.meta["config"]:  # meta may have been changed
+            module = contents.build_on_meta(self.meta, "this checkpoint")
+        return cast("nn.Module", module)
 
     def _note_origin(self, module: nn.Module) -> None:
         """Have the heads in a module compare the tokens of every call with the records of this file."""
@@ -439,8 +444,9 @@ class HeadCheckpoint:
         meta = file.header.meta
         compare.check_fits(module, backbone=meta["backbone"], inputs=meta["inputs"], name=name)
         checkpoint = cls(file)
-        [skeleton] = checkpoint._skeletons
+        skeleton = checkpoint._take_skeleton()
         rehearsal.check_takes_tokens(skeleton, meta["backbone"], checkpoint.preprocess, name)
+        checkpoint._skeleton = skeleton  # for the first build()
         rehearsal.check_views(module, meta["backbone"], checkpoint.preprocess, tta)
         return checkpoint
 

@@ -20,7 +20,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
@@ -46,12 +46,16 @@ UNSIGNED = "sha256:" + "0" * 64  # of a header whose digest is not computed yet
 # numbers of dinoneck.backbones.weight_hashes; each is at most the root of a sequence's values
 _PROBE_PER_LAYER = 8
 _MAY_BE_NULL = ("adapter", "fingerprint", "weights_sha256")
+# what msgspec's message begins with for a value that a Literal annotation lacks
+_NOT_IN_LITERAL = "Invalid enum value"
+_FIELD = re.compile(r"\.(\w+)")  # of a path such as .backbone.layers[0]
+# ends of messages, by the path of the value
 _HINTS = {
     ".license": ", an SPDX identifier such as MIT",
     ".training": "; its entries are seed, folds, fold, epochs, data, masks and metrics, others "
     "belong under extra",
 }
-# what the Literal annotations of the records allow, by the name of the entry
+# what the Literal annotations of the records allow, by the last field of the path
 _ALLOWED = {
     "format": repr(FORMAT),
     "schema": str(SCHEMA),
@@ -260,7 +264,10 @@ def check(meta: Mapping[str, Any], name: str) -> HeadRecord:
             f"{name} has schema {schema}, this dinoneck reads schema {SCHEMA}; {remedy}",
             step="schema",
         )
-    record: HeadRecord = _converted(meta, HeadRecord, name)
+    try:
+        record = msgspec.convert(meta, HeadRecord)
+    except msgspec.ValidationError as error:
+        raise _header_error(_mistake(error, meta), name) from None
     if record.backbone is not None:
         _check_known(record.backbone, meta["backbone"], f"{name}: backbone")
     for key in ("training", "extra"):
@@ -306,7 +313,14 @@ def check_backbone_record(record: Any, name: str) -> None:
         CheckpointError: naming the entry that has another type or value than expected, and the
             remedy.
     """
-    _check_known(_converted(record, BackboneRecord, name, _AGAIN), record, name)
+    try:
+        known = msgspec.convert(record, BackboneRecord)
+    except msgspec.ValidationError as error:
+        mistake = _mistake(error, record)
+        raise CheckpointError(
+            f"{name}{mistake.path}{mistake.value}: {mistake.reason}{_AGAIN}", step="schema"
+        ) from None
+    _check_known(known, record, name)
 
 
 def _check_known(known: BackboneRecord, record: Mapping[str, Any], name: str) -> None:
@@ -344,40 +358,62 @@ def _check_known(known: BackboneRecord, record: Mapping[str, Any], name: str) ->
         )
 
 
-def _converted(value: Any, kind: Any, name: str, remedy: str = "") -> Any:
-    """Return ``value`` as ``kind``, a struct.
+class _Mistake(NamedTuple):
+    """A value of a record that does not fit its type.
 
-    Raises:
-        CheckpointError: with the place, the value, what was expected and ``remedy``.
+    Attributes:
+        path: of the value, as msgspec writes it without ``$``: ``.backbone.layers[0]``; empty for
+            the record itself.
+        fields: the names of the path: backbone, layers.
+        value: " is " and the value; empty for null, objects and where the path leads to none.
+        reason: what was expected.
     """
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        # a reason, and the path at the end, such as .backbone.layers[0]; empty for the value itself
-        [(reason, place)] = re.findall(
-            r"\A(.*?)(?: - at `(?:key in )?\$?([^`]*)`)?\Z", str(error), re.DOTALL
-        )
-        if kind is BackboneRecord:
-            where = f"{name}{place}"
-        else:
-            where = f"{name}: {place.removeprefix('.') or 'the header'}"
-        refused_value = _at(value, place)
-        if refused_value is not None and not isinstance(refused_value, Mapping):
-            where += f" is {_shown(refused_value)}"
 
-        top_entry = place.lstrip(".").partition("[")[0]
-        entry = top_entry if top_entry == "tensors" else place.rpartition(".")[2]
-        if reason.startswith("Invalid enum value") and entry in _ALLOWED:
-            reason = f"expected {_ALLOWED[entry]}"
-        else:
-            reason = reason[:1].lower() + reason[1:]
+    path: str
+    fields: list[str]
+    value: str
+    reason: str
 
-        if place.startswith((".backbone", ".inputs")):
-            remedy = _AGAIN
-        else:
-            remedy = _HINTS.get(place, remedy)
-        step = top_entry if top_entry in ("digest", "tensors") else "schema"
-        raise CheckpointError(f"{where}: {reason}{remedy}", step=step) from None
+
+def _mistake(error: msgspec.ValidationError, record: Any) -> _Mistake:
+    """Read what msgspec reports of a record."""
+    reason, path = _split_message(str(error))
+    fields = _FIELD.findall(path)
+    if reason.startswith(_NOT_IN_LITERAL) and fields and fields[-1] in _ALLOWED:
+        reason = f"expected {_ALLOWED[fields[-1]]}"
+    else:
+        reason = reason[:1].lower() + reason[1:]
+    value = _at(record, path)
+    shown_value = ""
+    if value is not None and not isinstance(value, Mapping):
+        shown_value = f" is {_shown(value)}"
+    return _Mistake(path=path, fields=fields, value=shown_value, reason=reason)
+
+
+def _split_message(message: str) -> tuple[str, str]:
+    """The reason and the path of "Expected `int`, got `str` - at `$.backbone.depth`".
+
+    A message about the record itself has no path, and one about a key of a mapping ends otherwise:
+    both are reasons as a whole.
+    """
+    reason, _, place = message.rpartition(" - at `")
+    path = place.removeprefix("$").removesuffix("`")
+    if not place.startswith("$") or "`" in path:
+        return message, ""
+    return reason, path
+
+
+def _header_error(mistake: _Mistake, name: str) -> CheckpointError:
+    """The error for a mistake in the header of a file."""
+    place = mistake.path.removeprefix(".") or "the header"
+    entry = mistake.fields[0] if mistake.fields else ""
+    remedy = _HINTS.get(mistake.path, "")
+    if entry in ("backbone", "inputs"):
+        remedy = _AGAIN
+    step = "schema"
+    if entry in ("digest", "tensors"):
+        step = entry
+    return CheckpointError(f"{name}: {place}{mistake.value}: {mistake.reason}{remedy}", step=step)
 
 
 def need(record: Mapping[str, Any], key: str) -> Any:

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import tyro
@@ -38,8 +38,27 @@ logger = logging.getLogger(__name__)
 Verb = Callable[..., Any]
 _STYLE = (OmitArgPrefixes, OmitSubcommandPrefixes, DisallowNone)
 _WRONG_USAGE = 2  # the exit code
-NO_EFFECT: dict[str, tuple[str, ...]] = {
-    "a feature store": (
+NO_IMAGES = "no images are named; name images, or folders of them, before the options"
+"""The message for a command line without images; a remedy of the verb may follow."""
+Words = Annotated[tuple[str, ...], tyro.conf.Fixed, tyro.conf.Suppress]
+"""A verb's argument ``words``, which :func:`parse` fills with its command line."""
+
+
+class RunKind(NamedTuple):
+    """A kind of run, and the options that have no effect on it.
+
+    Attributes:
+        name: follows "without effect on" in the message.
+        unused: the options, in the order of the message.
+    """
+
+    name: str
+    unused: tuple[str, ...]
+
+
+PREDICT_FROM_STORE = RunKind(
+    "a feature store",
+    unused=(
         "--maps",
         "--overlay",
         "--truth",
@@ -49,11 +68,11 @@ NO_EFFECT: dict[str, tuple[str, ...]] = {
         "--tile",
         "--overlap",
     ),
-    "heads": ("--min-score",),
-    "scores, which count boxes of all scores": ("--min-score",),
-    "predictions without --overlay": ("--truth", "--image-column", "--subfolders"),
-    "a report without --truth": ("--subfolders",),
-    "a detector": (
+)
+PREDICT_WITH_HEADS = RunKind("heads", unused=("--min-score",))
+PREDICT_WITH_DETECTOR = RunKind(
+    "a detector",
+    unused=(
         "--tta",
         "--probe",
         "--tile",
@@ -65,20 +84,18 @@ NO_EFFECT: dict[str, tuple[str, ...]] = {
         "--store",
         "--subfolders",
     ),
-    "the export of a head without --with-backbone": (
-        "--size",
-        "--maps",
-        "--backbone-file",
-        "--random-backbone",
-    ),
-    "the export of a whole model": ("--grid",),
-    "the export of a detector": ("--grid", "--maps", "--half"),
-}
-"""Kind of run -> the options without effect on it, in the order of the message."""
-NO_IMAGES = "no images are named; name images, or folders of them, before the options"
-"""The message for a command line without images; a remedy of the verb may follow."""
-Words = Annotated[tuple[str, ...], tyro.conf.Fixed, tyro.conf.Suppress]
-"""A verb's argument ``words``, which :func:`parse` fills with its command line."""
+)
+PREDICT_WITHOUT_OVERLAY = RunKind(
+    "predictions without --overlay", unused=("--truth", "--image-column", "--subfolders")
+)
+EVALUATE = RunKind("scores, which count boxes of all scores", unused=("--min-score",))
+REPORT_WITHOUT_TRUTH = RunKind("a report without --truth", unused=("--subfolders",))
+EXPORT_HEAD_ALONE = RunKind(
+    "the export of a head without --with-backbone",
+    unused=("--size", "--maps", "--backbone-file", "--random-backbone"),
+)
+EXPORT_WHOLE_MODEL = RunKind("the export of a whole model", unused=("--grid",))
+EXPORT_DETECTOR = RunKind("the export of a detector", unused=("--grid", "--maps", "--half"))
 
 
 def parse(
@@ -222,16 +239,16 @@ def _is_group(plain_type: Any) -> bool:
     return isinstance(plain_type, type) and issubclass(plain_type, msgspec.Struct)
 
 
-def refuse_unused(kind: str, words: Iterable[str]) -> None:
-    """Refuse options that are given and have no effect on this kind of run, see ``NO_EFFECT``.
+def refuse_unused(run: RunKind, words: Iterable[str]) -> None:
+    """Refuse options that are given and have no effect on this kind of run.
 
     Raises:
         ConfigError: naming them.
     """
     given_flags = {_flag_of(word) for word in words}
-    unused = [flag for flag in NO_EFFECT[kind] if flag in given_flags]
+    unused = [flag for flag in run.unused if flag in given_flags]
     if unused:
-        raise ConfigError(f"without effect on {kind}, so leave out {', '.join(unused)}")
+        raise ConfigError(f"without effect on {run.name}, so leave out {', '.join(unused)}")
 
 
 def whole(low: int, high: int = 1_000_000) -> PrimitiveConstructorSpec[Any]:

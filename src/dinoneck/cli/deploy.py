@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from dinoneck.cli.arguments import HeadBackbone, Words, check_output, refuse_unused, whole
+from dinoneck.cli.arguments import (
+    EXPORT_DETECTOR,
+    EXPORT_HEAD_ALONE,
+    EXPORT_WHOLE_MODEL,
+    HeadBackbone,
+    Words,
+    check_output,
+    refuse_unused,
+    whole,
+)
 from dinoneck.cli.text import show
 from dinoneck.errors import ConfigError
 from dinoneck.extras import check_installed
@@ -64,7 +73,8 @@ def export(
     from dinoneck.export import export_head
     from dinoneck.inference.sources import opened
 
-    heads: Any = opened(file, revision, backbone.weights)[""]
+    heads: Any
+    [heads] = opened(file, revision, backbone.weights).values()
     if len(heads) > 1:
         raise ConfigError(
             f"{file} holds {len(heads)} head files; name one of them, or join them in Python: "
@@ -73,7 +83,7 @@ def export(
     [head] = heads
     document: dict[str, Any] = {"files": [out], "format": format, "with_backbone": with_backbone}
     if head.head_type == "detector":
-        refuse_unused("the export of a detector", words)
+        refuse_unused(EXPORT_DETECTOR, words)
         from dinoneck.detection import Detector
 
         if format != "onnx":
@@ -81,7 +91,7 @@ def export(
         detector = Detector.from_checkpoint(head, backbone.load_backbone(head))
         detector.export_onnx(out, size=size, check=check)
     elif with_backbone:
-        refuse_unused("the export of a whole model", words)
+        refuse_unused(EXPORT_WHOLE_MODEL, words)
         document |= _export_model(
             head,
             out,
@@ -93,7 +103,7 @@ def export(
             check=check,
         )
     else:
-        refuse_unused("the export of a head without --with-backbone", words)
+        refuse_unused(EXPORT_HEAD_ALONE, words)
         exported = export_head(head, out, grid=grid, format=format, half=half, check=check)
         document["files"] = list(exported.files)
     show({"written": ", ".join(map(str, document["files"]))})

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from dinoneck.cli import arguments as cli
-from dinoneck.cli.predict import OpenModel, open_model, read_keys
+from dinoneck.cli.predict import OpenModel, list_heads, open_model, read_heads
 from dinoneck.cli.text import show, show_scores
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.text import did_you_mean, some_of
@@ -74,7 +73,7 @@ def evaluate(
         words: the command line.
     """
     # refuse what is wrong before torch is imported
-    cli.refuse_unused("scores, which count boxes of all scores", words)
+    cli.refuse_unused(cli.EVALUATE, words)
     smallest_scores = _read_smallest_scores(at_least)
     for path in (images, *truth):
         if path is not None and not path.exists():
@@ -124,21 +123,32 @@ def _name_models(words: Sequence[str]) -> dict[str, str]:
         CheckpointError: if a head file does not exist, or is none.
         ConfigError: if a name or a head occurs twice, or some have a key and some have none.
     """
-    heads_by_key = read_keys(words)
-    heads = list(chain.from_iterable(heads_by_key.values()))
-    if len(set(heads)) < len(heads):
+    heads = read_heads(words)
+    all_heads = list_heads(heads)
+    if len(set(all_heads)) < len(all_heads):
         raise ConfigError(f"--heads {' '.join(words)} names a head twice; give each once")
-    if "" in heads_by_key:  # no head has a key
-        if len(heads) == 1:
-            return {"head": heads[0]}
-        return {head: head for head in heads}
-    for key, heads_of_key in heads_by_key.items():
-        if len(heads_of_key) > 1:
+    if isinstance(heads, dict):
+        return _one_head_per_key(heads)
+    if len(heads) == 1:
+        return {"head": heads[0]}
+    return {head: head for head in heads}
+
+
+def _one_head_per_key(heads_by_key: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Key -> its head.
+
+    Raises:
+        ConfigError: if a key has several.
+    """
+    head_by_key = {}
+    for key, heads in heads_by_key.items():
+        if len(heads) > 1:
             raise ConfigError(
                 f"--heads has the key {key} twice, and each value is one model; give each a key of "
                 "its own, and an ensemble as its file or folder"
             )
-    return {key: head for key, [head] in heads_by_key.items()}
+        head_by_key[key] = heads[0]
+    return head_by_key
 
 
 def _read_smallest_scores(words: Iterable[str]) -> dict[str, float]:
@@ -184,9 +194,8 @@ def _target_names(opened: Iterable[OpenModel]) -> set[str]:
 
     names = set(_OVERALL_SCORES)
     for model in opened:
-        tasks = model.tasks or ()
-        names.update(task.name for task in tasks)
-        names.update(column.name for column in columns_of(tasks))
+        names.update(task.name for task in model.tasks)
+        names.update(column.name for column in columns_of(model.tasks))
     return names
 
 

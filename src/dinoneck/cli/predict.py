@@ -87,31 +87,26 @@ def predict(
     if not images and store is None:
         raise ConfigError(f"{cli.NO_IMAGES}, or pass --store")
     if store is not None:
-        cli.refuse_unused("a feature store", words)
+        cli.refuse_unused(cli.PREDICT_FROM_STORE, words)
     files = cli.list_images(images) if images else []
     file_by_name = {str(file): file for file in files}
-    heads_by_key = read_keys(list(chain.from_iterable(heads)))
-    inputs: list[str | Path | None] = [*files, *chain.from_iterable(heads_by_key.values())]
+    named_heads = read_heads(list(chain.from_iterable(heads)))
+    inputs: list[str | Path | None] = [*files, *list_heads(named_heads)]
     inputs += [views.weights, views.backbone_file, truth]
     cli.check_output(out, inputs, (".csv",))
     places = _places(file_by_name, images, {"--maps": maps, "--overlay": overlay})
     if overlay is None:
-        cli.refuse_unused("predictions without --overlay", words)
+        cli.refuse_unused(cli.PREDICT_WITHOUT_OVERLAY, words)
 
     # predict
-    opened = open_model(
-        heads_by_key.get("", heads_by_key),  # heads without a key are an ensemble
-        views,
-        words,
-        maps=bool(places),
-        tile=tile,
-        overlap=overlap,
-    )
+    opened = open_model(named_heads, views, words, maps=bool(places), tile=tile, overlap=overlap)
     model = opened.model
-    tasks = opened.tasks
     known: Mapping[Path, Mapping[str, Any]] = {}
     if truth is not None:
-        known = known_values(truth, image_column, list(file_by_name.values()), tasks, subfolders)
+        _check_takes_truth(opened, truth)
+        known = known_values(
+            truth, image_column, list(file_by_name.values()), opened.tasks, subfolders
+        )
     left_out: dict[str, str] = {}
     if store is None:
         results, left_out = predict_named(opened.predict, file_by_name, skip_unusable)
@@ -124,17 +119,22 @@ def predict(
         for name, result in results.items():
             predictions.append(_ImagePrediction(file_by_name[name], places[name], result))
         _draw(opened, predictions, known, maps, overlay)
-    rows = _box_rows(results) if tasks is None else _value_rows(results, tasks)
+    if opened.is_detector:
+        rows = _box_rows(results)
+    else:
+        rows = _value_rows(results, opened.groups)
     columns = tuple(rows[0]) if rows else _BOX_COLUMNS
     write_text(out, csv_text(columns, [_csv_cells(row) for row in rows]))
     document: dict[str, Any] = {}
+    revisions: dict[str, str] = {}
     averaged = ""
-    if tasks is not None:
+    if not opened.is_detector:
+        revisions = model.revisions
         if model.tta != "none":
             averaged = f", the mean of the views {model.tta}"
-        document["tasks"] = _describe_tasks(tasks)
+        document["tasks"] = _describe_tasks(opened.groups)
         try:
-            _add_objects(rows, results, tasks)
+            _add_objects(rows, results, opened.groups)
         except ImportError as error:
             show(f"--json lacks the objects: {error}")
     document["predictions"] = rows
@@ -143,12 +143,7 @@ def predict(
         f"{counted(len(results), 'image')} predicted{averaged}; written: "
         f"{', '.join(map(str, written))}"
     )
-    return {
-        **document,
-        "written": written,
-        "unusable": left_out,
-        "revisions": {} if tasks is None else model.revisions,
-    }
+    return {**document, "written": written, "unusable": left_out, "revisions": revisions}
 
 
 def _predict_store(path: Path, model: Any) -> dict[str, Any]:
@@ -159,24 +154,67 @@ def _predict_store(path: Path, model: Any) -> dict[str, Any]:
     return dict(zip(store.ids, model.predict(store), strict=True))
 
 
+class HeadGroup(NamedTuple):
+    """Heads whose predictions are averaged: those of one key, or all of a command line without keys.
+
+    Attributes:
+        key: None: the command line has no keys.
+        tasks: what they predict.
+    """
+
+    key: str | None
+    tasks: Sequence[Task]
+
+    @property
+    def predictor_key(self) -> str:
+        """What the methods of a Predictor take as ``key``."""
+        return "" if self.key is None else self.key
+
+    def select(self, result: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what these heads predict from an image, of what the Predictor returns for it."""
+        if self.key is None:
+            return result
+        predictions: Mapping[str, Any] = result[self.key]
+        return predictions
+
+    def column(self, name: str) -> str:
+        """Return what one of their columns is called."""
+        return name if self.key is None else f"{self.key}/{name}"
+
+    def subfolder(self, folder: Path) -> Path:
+        """Return where their pictures go in a folder of outputs."""
+        return folder if self.key is None else folder / self.key
+
+
 class OpenModel(NamedTuple):
     """The heads of a command line, or its detector.
 
     Attributes:
-        model: a Predictor or a Detector.
-        tasks: of the Predictor, by key where its heads have keys; None: of a Detector.
+        model: a Detector or a Predictor.
+        is_detector: which of them it is.
+        groups: the heads of the Predictor; empty for a Detector.
         predict: predicts a list of images with the options of the command line.
         checkpoints: the head files.
     """
 
     model: Any
-    tasks: Any
+    is_detector: bool
+    groups: Sequence[HeadGroup]
     predict: Predict
     checkpoints: list[HeadCheckpoint]
 
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks of all heads; none of a detector."""
+        return tuple(chain.from_iterable(group.tasks for group in self.groups))
+
 
 def open_model(
-    heads: Any, views: cli.Views, words: Sequence[str], maps: bool = False, **tiles: Any
+    heads: str | Sequence[str] | Mapping[str, Sequence[str]],
+    views: cli.Views,
+    words: Sequence[str],
+    maps: bool = False,
+    **tiles: Any,
 ) -> OpenModel:
     """Open heads, or the one detector.
 
@@ -199,16 +237,25 @@ def open_model(
     checkpoints = list(chain.from_iterable(checkpoints_by_key.values()))
     first = checkpoints[0]
     is_detector = first.head_type == "detector"
-    cli.refuse_unused("a detector" if is_detector else "heads", words)
+    if is_detector:
+        cli.refuse_unused(cli.PREDICT_WITH_DETECTOR, words)
+    else:
+        cli.refuse_unused(cli.PREDICT_WITH_HEADS, words)
     backbone = views.load_backbone(first)
     if is_detector:
         detector = _open_detector(first, backbone, views)
-        call: Predict = partial(detector.predict, batch_size=views.batch_size)
-        return OpenModel(detector, tasks=None, predict=call, checkpoints=checkpoints)
+        return OpenModel(
+            detector,
+            is_detector=True,
+            groups=(),
+            predict=partial(detector.predict, batch_size=views.batch_size),
+            checkpoints=checkpoints,
+        )
     from dinoneck.inference.predictor import Predictor
 
+    has_keys = isinstance(heads, Mapping)
     predictor = Predictor(
-        checkpoints_by_key.get("", checkpoints_by_key),
+        checkpoints_by_key if has_keys else checkpoints,
         backbone,
         views.tta,
         local_device(views.device),
@@ -217,8 +264,17 @@ def open_model(
         bits=views.bits,
         **tiles,
     )
-    call = partial(predictor, maps="patch" if maps else None)
-    return OpenModel(predictor, tasks=predictor.tasks, predict=call, checkpoints=checkpoints)
+    if has_keys:
+        groups = [HeadGroup(key, tasks) for key, tasks in predictor.tasks.items()]
+    else:
+        groups = [HeadGroup(None, predictor.tasks)]
+    return OpenModel(
+        predictor,
+        is_detector=False,
+        groups=groups,
+        predict=partial(predictor, maps="patch" if maps else None),
+        checkpoints=checkpoints,
+    )
 
 
 def _open_detector(
@@ -255,11 +311,23 @@ def predict_named(
     return {names[i]: predictions[i] for i in sorted(predictions)}, left_out
 
 
+def _check_takes_truth(opened: OpenModel, truth: Path) -> None:
+    """Raise a ConfigError for known values next to a detector, or to heads with keys."""
+    if opened.is_detector:
+        raise ConfigError(
+            f"--truth {truth} is for numbers and classes, and a detector predicts boxes; leave it out"
+        )
+    if any(group.key is not None for group in opened.groups):
+        raise ConfigError(
+            f"--truth {truth} is for heads without keys; leave it out, or run one key at a time"
+        )
+
+
 def known_values(
     truth: Path,
     image_column: str,
     images: Sequence[Path],
-    tasks: Any,
+    tasks: Sequence[Task],
     subfolders: Subfolders | None = None,
 ) -> dict[Path, dict[str, float | str]]:
     """Return image -> column -> known value, or class, of the images that the truth has a row for.
@@ -276,8 +344,7 @@ def known_values(
         subfolders: how the folders in the truth are read; None: by their names.
 
     Raises:
-        ConfigError: if there are no tasks, as of a detector, or several groups of them, or the
-            truth is a folder of masks.
+        ConfigError: if the truth is a folder of masks, or a task predicts masks of objects.
         DataError: if class folders have a class that the heads do not, the truth has none of the
             columns or none of the images, a cell does not fit, or a name stands for several rows or
             images.
@@ -285,14 +352,6 @@ def known_values(
     from dinoneck.data.sources import find_images
     from dinoneck.evaluation import truth_table
 
-    if tasks is None:
-        raise ConfigError(
-            f"--truth {truth} is for numbers and classes, and a detector predicts boxes; leave it out"
-        )
-    if not isinstance(tasks, Sequence):
-        raise ConfigError(
-            f"--truth {truth} is for heads without keys; leave it out, or run one key at a time"
-        )
     mask_tasks = [task.name for task in tasks if task.is_masks]
     if mask_tasks:
         raise ConfigError(
@@ -348,7 +407,7 @@ class _ImagePrediction(NamedTuple):
     Attributes:
         file: the image.
         place: where its pictures go below a folder, without suffix.
-        result: of the Predictor, by key where the heads have keys, or of the Detector.
+        result: of the Predictor, of the Detector, or of the heads of one key.
     """
 
     file: Path
@@ -365,18 +424,19 @@ def _draw(
 ) -> None:
     """Write maps and pictures of images; the folders appear whole or not at all."""
     with whole_folder(maps) as new_maps, whole_folder(overlay) as new_overlay:
-        if opened.tasks is None:
+        if opened.is_detector:
             if new_overlay is not None:
                 _draw_boxes(new_overlay, opened.model, predictions)
             return
-        for key, tasks in _by_key(opened.tasks).items():
-            of_key = predictions
-            if key:
-                of_key = [row._replace(result=row.result[key]) for row in predictions]
+        for group in opened.groups:
+            of_group = []
+            for prediction in predictions:
+                result = group.select(prediction.result)
+                of_group.append(prediction._replace(result=result))
             if new_maps is not None:
-                _write_maps(new_maps, opened.model, key, tasks, of_key)
+                _write_maps(new_maps, opened.model, group, of_group)
             if new_overlay is not None:
-                _draw_values(new_overlay / key, opened.model, key, tasks, of_key, known)
+                _draw_values(new_overlay, opened.model, group, of_group, known)
         if new_maps is not None and not any(new_maps.iterdir()):
             raise ConfigError(
                 f"--maps {maps}: these heads have no maps; leave --maps out (--json has objects)"
@@ -386,32 +446,31 @@ def _draw(
 def _write_maps(
     folder: Path,
     predictor: Predictor,
-    key: str,
-    tasks: Sequence[Task],
+    group: HeadGroup,
     predictions: Sequence[_ImagePrediction],
 ) -> None:
-    """Write the maps of the heads of a key."""
+    """Write the maps of a group of heads."""
     from dinoneck.viz.overlay import write_maps
 
     for file, place, result in predictions:
-        maps = predictor.image_maps(file, result, key=key)
-        write_maps(folder / key, str(place), maps, tasks, file)
+        maps = predictor.image_maps(file, result, key=group.predictor_key)
+        write_maps(group.subfolder(folder), str(place), maps, group.tasks, file)
 
 
 def _draw_values(
     folder: Path,
     predictor: Predictor,
-    key: str,
-    tasks: Sequence[Task],
+    group: HeadGroup,
     predictions: Sequence[_ImagePrediction],
     known: Mapping[Path, Mapping[str, Any]],
 ) -> None:
-    """Draw what the heads of a key predict over every image: their objects, or numbers and maps."""
+    """Draw what a group of heads predicts over every image: their objects, or numbers and maps."""
     from dinoneck.data.decoding import read_pixels
     from dinoneck.viz.overlay import overlay_panel
     from dinoneck.viz.panels import boxes_panel
     from dinoneck.viz.scales import outputs, scales
 
+    tasks = group.tasks
     objects = next((task for task in tasks if task.is_masks), None)
     scale = scales(outputs(tasks), [prediction.result for prediction in predictions])
     for file, place, result in predictions:
@@ -424,11 +483,11 @@ def _draw_values(
                 file,
                 result,
                 tasks,
-                predictor.recipe(file, key),
+                predictor.recipe(file, group.predictor_key),
                 known=known.get(file),
                 scale=scale,
             )
-        save_picture(folder / f"{place}.jpg", picture)
+        save_picture(group.subfolder(folder) / f"{place}.jpg", picture)
 
 
 def _draw_boxes(folder: Path, detector: Detector, predictions: Sequence[_ImagePrediction]) -> None:
@@ -495,8 +554,8 @@ def _places(
     return dict(zip(file_by_name, places, strict=True))
 
 
-def read_keys(words: Sequence[str]) -> dict[str, list[str]]:
-    """Return the heads of a command line by their keys; those without a key under the empty one.
+def read_heads(words: Sequence[str]) -> list[str] | dict[str, list[str]]:
+    """Return the heads of a command line: a list where none has a key, else key -> heads.
 
     Raises:
         CheckpointError: if a head file does not exist, or is none.
@@ -504,30 +563,44 @@ def read_keys(words: Sequence[str]) -> dict[str, list[str]]:
     """
     from dinoneck.checkpoint.format import read_header
 
+    heads_without_key: list[str] = []
     heads_by_key: dict[str, list[str]] = {}
     for word in words:
-        key, head = "", word
-        match = _KEY_AND_HEAD.fullmatch(word)
-        if match and not Path(word).exists():
-            key, head = match.groups()
+        key, head = _split_key(word)
         if Path(head).suffix.lower() in SUFFIXES:
             raise ConfigError(
                 f"--heads lists {head}, which is an image; images stand before the options"
             )
         if head.endswith(".safetensors"):
             read_header(head)  # missing and other files are refused before torch is imported
-        heads_by_key.setdefault(key, []).append(head)
-    if "" in heads_by_key and len(heads_by_key) > 1:
+        if key is None:
+            heads_without_key.append(head)
+        else:
+            heads_by_key.setdefault(key, []).append(head)
+    if heads_without_key and heads_by_key:
         raise ConfigError(
             f"--heads lists {' '.join(words)}; expected a key for every head (KEY=HEAD), or for "
             "none"
         )
+    if heads_without_key:
+        return heads_without_key
     return heads_by_key
 
 
-def _by_key(tasks: Any) -> dict[str, Sequence[Task]]:
-    """The tasks of a predictor by the keys of its heads; those of heads without keys under the empty one."""
-    return dict(tasks) if isinstance(tasks, Mapping) else {"": tasks}
+def _split_key(word: str) -> tuple[str | None, str]:
+    """The key and the head of KEY=HEAD; no key for the name of a file that exists, whatever it holds."""
+    match = _KEY_AND_HEAD.fullmatch(word)
+    if match is None or Path(word).exists():
+        return None, word
+    key, head = match.groups()
+    return key, head
+
+
+def list_heads(heads: list[str] | dict[str, list[str]]) -> list[str]:
+    """Return all heads of a command line, as :func:`read_heads` returns them, in one list."""
+    if isinstance(heads, dict):
+        return list(chain.from_iterable(heads.values()))
+    return heads
 
 
 def _box_rows(results: Mapping[str, Mapping[str, Any]]) -> list[Row]:
@@ -543,19 +616,19 @@ def _box_rows(results: Mapping[str, Mapping[str, Any]]) -> list[Row]:
     return rows
 
 
-def _value_rows(results: Mapping[str, Mapping[str, Any]], tasks: Any) -> list[Row]:
+def _value_rows(results: Mapping[str, Mapping[str, Any]], groups: Sequence[HeadGroup]) -> list[Row]:
     """A row per image; columns of heads with keys are ``key/column``."""
     from dinoneck.inference.results import table_row
 
     rows: list[Row] = []
     for image, result in results.items():
-        if not isinstance(tasks, Mapping):
-            rows.append(table_row(result, tasks, image=image))
-            continue
         row: Row = {"image": image}
-        for key, tasks_of_key in tasks.items():
-            for name, value in table_row(result[key], tasks_of_key).items():
-                row[_column(key, name)] = value
+        for group in groups:
+            if group.key is None:  # next to the image's, no column of theirs may be called image
+                row = table_row(result, group.tasks, image=image)
+                continue
+            for name, value in table_row(group.select(result), group.tasks).items():
+                row[group.column(name)] = value
         rows.append(row)
     return rows
 
@@ -565,14 +638,14 @@ def _csv_cells(row: Row) -> list[str]:
     return [value if isinstance(value, str) else f"{value:.6g}" for value in row.values()]
 
 
-def _describe_tasks(tasks: Any) -> list[dict[str, Any]]:
+def _describe_tasks(groups: Sequence[HeadGroup]) -> list[dict[str, Any]]:
     """What the columns of the heads are."""
     described = []
-    for key, tasks_of_key in _by_key(tasks).items():
-        for task in tasks_of_key:
+    for group in groups:
+        for task in group.tasks:
             described.append(
                 {
-                    "name": _column(key, task.name),
+                    "name": group.column(task.name),
                     "kind": task.kind,
                     "unit": task.unit,
                     "labels": task.labels,
@@ -581,19 +654,16 @@ def _describe_tasks(tasks: Any) -> list[dict[str, Any]]:
     return described
 
 
-def _add_objects(rows: Sequence[Row], results: Mapping[str, Any], tasks: Any) -> None:
+def _add_objects(
+    rows: Sequence[Row], results: Mapping[str, Any], groups: Sequence[HeadGroup]
+) -> None:
     """Add the objects of every image to its row, as COCO's run lengths."""
     from dinoneck.inference.results import coco_objects
 
     for row, result in zip(rows, results.values(), strict=True):
-        for key, tasks_of_key in _by_key(tasks).items():
-            result_of_key = result[key] if key else result
-            for task in tasks_of_key:
+        for group in groups:
+            predictions = group.select(result)
+            for task in group.tasks:
                 if task.is_masks:
-                    objects = coco_objects(result_of_key[task.name])
-                    row[f"{_column(key, task.name)} objects"] = objects
-
-
-def _column(key: str, name: str) -> str:
-    """What a column of the heads of a key is called."""
-    return f"{key}/{name}" if key else name
+                    objects = coco_objects(predictions[task.name])
+                    row[f"{group.column(task.name)} objects"] = objects

@@ -77,11 +77,11 @@ def report(
     files = list(dict.fromkeys(cli.list_images(images))) if images else []
     cli.check_output(out, [*files, head, truth], _PAGES)
     if truth is None:
-        cli.refuse_unused("a report without --truth", words)
+        cli.refuse_unused(cli.REPORT_WITHOUT_TRUTH, words)
 
     # predict
     opened = open_model(head, views, words, maps=len(files) <= max_images)
-    tasks: Sequence[Task] = opened.tasks or ()
+    tasks = opened.tasks
     training = _training_report(Path(head), tasks)
     if tasks:
         # without images their list refuses with what to name
@@ -188,7 +188,7 @@ def _report_entries(
     from dinoneck.viz.scales import ReportEntry
 
     model = opened.model
-    tasks = opened.tasks or ()
+    tasks = opened.tasks
 
     def predict(items: list[Any]) -> list[dict[str, Any]]:
         if tasks:
@@ -245,7 +245,7 @@ def _facts(head: str, opened: OpenModel, truth: Path | None) -> dict[str, dict[s
         "made": str(date.today()),
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
-    if opened.tasks is None:
+    if opened.is_detector:
         run["boxes"] = f"those of a score of {model.min_score:.2g} or more"
     else:
         run["views"] = f"{model.tta}, the mean of {len(model.views)} views"

@@ -11,11 +11,12 @@ the times of the folder ``data``, -1 where they are not trusted.
 temporary name and renamed, and opened ``mode=ro&immutable=1``: no process ever locks it. If the
 folder ``data`` has the times that the index holds, the index is complete; a copy that keeps the
 time of modification gets another time of change. Otherwise the names and sizes of the shards are
-compared; the headers of a few new shards are laid over the file in memory. After larger changes, or
-where shards vanished, a copy of the file is brought up to date: rows of vanished or changed shards
-are dropped, and only new headers are read. A store that cannot be written to, or is behind a URL,
-has its index in a cache folder of this machine. An index that was written when the folder was too
-young is written again at an opening when it is old enough.
+compared. Of a few new shards, each process reads the headers and keeps their entries in memory.
+After larger changes, or where shards vanished, a copy of the file is brought up to date: rows of
+vanished or changed shards are dropped, and only new headers are read. A store that cannot be
+written to, or is behind a URL, has its index in a cache folder of this machine. An index that is
+written less than two seconds after a change of the folder does not trust the folder's times; a
+later opening writes it again.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from msgspec import ValidationError, convert
@@ -48,8 +49,9 @@ from dinoneck.store.shards import Entry, Shards, Whole, is_shard_name
 from dinoneck.text import did_you_mean, some_of
 
 FILE = "index.sqlite"
-MOST_LAID_OVER = 64  # new shards whose headers each process reads for itself
-YOUNGEST_NS = 2_000_000_000  # a folder that is younger may change again without another time
+MOST_SHARDS_IN_MEMORY = 64  # new shards whose headers each process reads for itself
+# a folder may change again within one tick of its file system's clock, and has the same times then
+TRUSTED_AGE_NS = 2_000_000_000
 _TABLES = """
     create table shard (number integer primary key, name text, size integer, root text);
     create table image (number integer primary key, id text, rows integer, cols integer, checksums blob,
@@ -81,7 +83,7 @@ logger = logging.getLogger(__name__)
 
 
 class Index:
-    """Entries by image id: a file, and the entries of shards that came after it.
+    """Entries by image id: those of a file, and in memory those of shards that the file lacks.
 
     What it shows never changes.
 
@@ -99,7 +101,8 @@ class Index:
     def __init__(self, shards: Shards, path: Path | None = None) -> None:
         self.store = str(shards.files)
         self.path = None if path is None else path.resolve()
-        self.later: dict[str, list[tuple[int, Entry]]] = {}  # of shards that the file lacks
+        # entries of shards that the file lacks, by id
+        self.later: dict[str, list[tuple[int, Entry]]] = {}
         self.times = _UNKNOWN_TIMES  # of the folder of shards
         self.rows = 0
         self._ids_in_file = 0
@@ -145,13 +148,12 @@ class Index:
         if definitions != expected:
             raise self._damage(ValueError("it has other tables than an index"))
 
-    def laid_over(self, shards: Iterable[tuple[str, list[Entry]]]) -> Index:
-        """Add the entries of shards that the file lacks; before the index is shown to others."""
+    def add_shards(self, shards: Iterable[tuple[str, list[Entry]]]) -> None:
+        """Keep the entries of shards that the file lacks in memory; before anything is looked up."""
         for _, entries in shards:
             for entry in entries:
                 self.later.setdefault(entry.id, []).append((self.rows, entry))
                 self.rows += 1
-        return self
 
     def listed(self) -> dict[str, int]:
         """Return the shards of the file and their sizes."""
@@ -294,6 +296,18 @@ class _Connection(sqlite3.Connection):
             self.close()
 
 
+class _Changes(NamedTuple):
+    """How the shards of a store differ from those of an index.
+
+    Attributes:
+        to_read: name -> size of the shards that the index lacks, or has with another size.
+        to_drop: the shards of the index that the store lacks, or has with another size.
+    """
+
+    to_read: dict[str, int]
+    to_drop: list[str]
+
+
 def open_index(shards: Shards) -> Index:
     """Return the index of what a store holds now; it is built again if too much of it is missing.
 
@@ -302,42 +316,61 @@ def open_index(shards: Shards) -> Index:
     """
     times = shards.files.modified(DATA)
     base: Path | None = None
-    for path in _candidates(shards.files):
+    for path in _existing_paths(shards.files):
         try:
             index = Index(shards, path)
             if index.times == times:
                 return index
-            sizes = shards.sizes()
-            listed = index.listed()
+            changes = _compare(index.listed(), shards.sizes())
         except StoreError:  # damaged, or of another store
             continue
-        new = _shards_that_differ(sizes, listed)
-        gone = list(_shards_that_differ(listed, sizes))
-        if gone:
-            some_gone = some_of(gone, _NAMED_SHARDS)
-            logger.warning("shards of %s have vanished or changed: %s", shards.files, some_gone)
+        if changes.to_drop:
+            some_dropped = some_of(changes.to_drop, _NAMED_SHARDS)
+            logger.warning("shards of %s have vanished or changed: %s", shards.files, some_dropped)
+        if _should_be_written_again(changes, times):
+            with contextlib.suppress(StoreError):  # it cannot be written
+                return build_index(shards, path)
+        if not changes.to_drop and len(changes.to_read) <= MOST_SHARDS_IN_MEMORY:
+            index.add_shards(shards.entries(changes.to_read))
+            return index
+        base = path  # its rows of the other shards are kept
 
-        if path is not None and times is not None:
-            # without new shards, the folder was only too young when the file was written
-            can_be_trusted_now = not new and _is_old_enough(times)
-            if gone or can_be_trusted_now:
-                with contextlib.suppress(StoreError):  # it cannot be written
-                    return build_index(shards, path)
-        if not gone and len(new) <= MOST_LAID_OVER:
-            return index.laid_over(shards.entries(new))
-        base = path or base  # rows of this file are kept where all candidates fail
+    sizes = shards.sizes()
+    if len(sizes) <= MOST_SHARDS_IN_MEMORY:
+        index_in_memory = Index(shards)
+        index_in_memory.add_shards(shards.entries(sizes))
+        return index_in_memory
     return build_index(shards, base)
 
 
-def _shards_that_differ(sizes: Mapping[str, int], others: Mapping[str, int]) -> dict[str, int]:
-    """Return the shards that the others lack, or have with another size."""
-    return {name: size for name, size in sizes.items() if others.get(name) != size}
+def _compare(listed: Mapping[str, int], sizes: Mapping[str, int]) -> _Changes:
+    """How the shards of a store differ from those of an index.
+
+    Args:
+        listed: name -> size of the shards of the index.
+        sizes: name -> size of the shards of the store.
+    """
+    to_read = {name: size for name, size in sizes.items() if listed.get(name) != size}
+    to_drop = [name for name, size in listed.items() if sizes.get(name) != size]
+    return _Changes(to_read, to_drop)
 
 
-def _is_old_enough(times: tuple[int, int]) -> bool:
-    """Whether an index that is written now can trust the times of the folder."""
+def _should_be_written_again(changes: _Changes, times: tuple[int, int] | None) -> bool:
+    """Whether an index has rows to drop, or can trust the times of its folder by now.
+
+    Args:
+        changes: since it was written.
+        times: of the folder of shards; None: it has none, as behind a URL.
+    """
+    if times is None:
+        return False
+    if changes.to_drop:
+        return True
     modified_ns, _ = times
-    return time.time_ns() - modified_ns > 2 * YOUNGEST_NS
+    # twice the age: the clock of the disk, by which it is written, may be behind
+    is_old_enough = time.time_ns() - modified_ns > 2 * TRUSTED_AGE_NS
+    # with new shards, the times differ because the folder did change
+    return is_old_enough and not changes.to_read
 
 
 def build_index(shards: Shards, base: Path | None = None) -> Index:
@@ -384,8 +417,8 @@ def _path_in_cache(store: str) -> Path:
     return cache / "dinoneck" / "stores" / f"{name}.sqlite"
 
 
-def _candidates(files: Files) -> Iterator[Path | None]:
-    """The files that may be the index of a store, and None at the end; that behind a URL is fetched if it is needed."""
+def _existing_paths(files: Files) -> Iterator[Path]:
+    """The files that may be the index of a store; that behind a URL is fetched if the others are of no use."""
     for path in _paths(files):
         if path.is_file():
             yield path
@@ -397,7 +430,6 @@ def _candidates(files: Files) -> Iterator[Path | None]:
             fetched.write_bytes(files.read(FILE))
             fetched.replace(cached)
             yield cached
-    yield None
 
 
 def _write(path: Path, shards: Shards, base: Path | None) -> None:
@@ -427,8 +459,8 @@ def _fill(path: Path, shards: Shards, base: Path | None) -> None:
     """Write the rows of all shards to a new file, or to a copy of the one that is there, without vanished shards."""
     path.touch()
     now_ns = path.stat().st_mtime_ns  # by the clock of the disk
-    # the folder's times before its listing: what changes later gives it other times, unless it is
-    # too young
+    # the folder's times before its listing: what changes later gives it other times, except shortly
+    # after a change
     times = shards.files.modified(DATA) or _UNKNOWN_TIMES
     sizes = shards.sizes()
     if base is not None:
@@ -440,19 +472,19 @@ def _fill(path: Path, shards: Shards, base: Path | None) -> None:
         database.executescript(_TABLES if base is None else "delete from about")
         database.execute("begin")
         listed = dict(database.execute("select name, size from shard").fetchall())
-        gone = _shards_that_differ(listed, sizes)
-        if gone:
-            database.executemany("delete from shard where name is ?", [(name,) for name in gone])
+        changes = _compare(listed, sizes)
+        if changes.to_drop:
+            names_to_drop = [(name,) for name in changes.to_drop]
+            database.executemany("delete from shard where name is ?", names_to_drop)
             database.execute("delete from image where shard not in (select number from shard)")
-        new = _shards_that_differ(sizes, listed)
-        for name, entries in shards.entries(new):
+        for name, entries in shards.entries(changes.to_read):
             if entries:
                 _insert(database, name, sizes[name], entries)
         if base is None:
             database.execute(_ID_INDEX)  # after the rows, which is faster
         [(count,)] = database.execute("select count(*) from shard")
         modified_ns, _ = times
-        if now_ns - modified_ns < YOUNGEST_NS or count != len(sizes):
+        if now_ns - modified_ns < TRUSTED_AGE_NS or count != len(sizes):
             times = _UNKNOWN_TIMES
         database.execute(
             "insert into about select ?, count(distinct id), ?, ? from image", [shards.made, *times]

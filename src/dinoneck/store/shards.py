@@ -149,39 +149,42 @@ class Shards:
         names = list(sizes)
         parts_of_patches = functools.cache(self.parts)
         for begin in range(0, len(names), self.files.at_once):
-            some_names = names[begin : begin + self.files.at_once]
-            if len(some_names) == 1:
-                yield self._read_alone(some_names[0], sizes, parts_of_patches)
-                continue
-            try:
-                shards = self._read_headers(some_names, sizes, parts_of_patches)
-            except Exception:  # whatever a damaged header leads to
-                # each is read alone, so that only the damaged ones are left out
-                shards = []
-                for name in some_names:
-                    shards.append(self._read_alone(name, sizes, parts_of_patches))
-            yield from shards
+            batch = names[begin : begin + self.files.at_once]
+            if len(batch) == 1:
+                yield self._read_alone(batch[0], sizes, parts_of_patches)
+            else:
+                yield from self._read_together(batch, sizes, parts_of_patches)
+
+    def _read_together(
+        self, names: Sequence[str], sizes: Mapping[str, int], parts_of_patches: PartsOfPatches
+    ) -> list[tuple[str, list[Entry]]]:
+        """Shards and their entries; no entries, with a warning, of those that are damaged."""
+        try:
+            return self._read_headers(names, sizes, parts_of_patches)
+        except Exception:  # whatever a damaged header leads to
+            # each is read alone, so that only the damaged ones are left out
+            return [self._read_alone(name, sizes, parts_of_patches) for name in names]
 
     def _read_alone(
-        self, name: str, sizes: Mapping[str, int], parts: PartsOfPatches
+        self, name: str, sizes: Mapping[str, int], parts_of_patches: PartsOfPatches
     ) -> tuple[str, list[Entry]]:
-        """A shard and its entries; none, with a warning, if it is damaged."""
+        """A shard and its entries; no entries, with a warning, if it is damaged."""
         try:
-            [shard] = self._read_headers([name], sizes, parts)
+            [shard] = self._read_headers([name], sizes, parts_of_patches)
         except Exception as error:  # whatever a damaged header leads to
             self._warn_of_damage(name, error)
             return name, []
         return shard
 
     def _read_headers(
-        self, names: Sequence[str], sizes: Mapping[str, int], parts: PartsOfPatches
+        self, names: Sequence[str], sizes: Mapping[str, int], parts_of_patches: PartsOfPatches
     ) -> list[tuple[str, list[Entry]]]:
         """The entries of these shards, whose headers are fetched together; any error if one is damaged."""
         starts = {name: bytearray(min(sizes[name], _FIRST_READ)) for name in names}
         self.files.fill([(name, 0, [memoryview(start)]) for name, start in starts.items()])
         shards = []
         for name, start in starts.items():
-            shards.append((name, self._parsed(name, start, sizes[name], parts)))
+            shards.append((name, self._parse_header(name, start, sizes[name], parts_of_patches)))
         return shards
 
     def _warn_of_damage(self, name: str, error: Exception) -> None:
@@ -190,7 +193,7 @@ class Shards:
             "%s; its images are left out. 'dinoneck verify' lists what is damaged", problem
         )
 
-    def _parsed(
+    def _parse_header(
         self, name: str, raw: bytearray, size: int, parts_of_patches: PartsOfPatches
     ) -> list[Entry]:
         """The entries in a shard's header, of which ``raw`` is the first part; ValueError and the like if damaged."""

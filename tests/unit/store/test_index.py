@@ -86,7 +86,7 @@ def test_a_folder_of_time_zero_is_not_taken_for_a_complete_index(
     root: Path, sound: FeatureStore
 ) -> None:
     """Archives with reproducible content set all times to 0; an index that trusts no time must not equal that."""
-    (root / "data" / "note.txt").touch()  # young, so its time is not trusted
+    (root / "data" / "note.txt").touch()  # just now, so its time is not trusted
     store = FeatureStore.open(root)
     store.refresh(rebuild=True)
     (root / sound.shard_of("3")).unlink()
@@ -94,7 +94,7 @@ def test_a_folder_of_time_zero_is_not_taken_for_a_complete_index(
     assert FeatureStore.open(root).ids == ("0", "1", "2")
 
 
-def test_new_shards_are_laid_over_the_index(
+def test_entries_of_new_shards_are_kept_in_memory(
     images: Path, tiny: Backbone, tmp_path: Path, root: Path
 ) -> None:
     write_images(tmp_path / "more", ["x.png"], seed=9)
@@ -116,7 +116,7 @@ def test_new_shards_are_laid_over_the_index(
 def test_many_new_shards_are_written_to_the_index(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index, "MOST_LAID_OVER", 2)
+    monkeypatch.setattr(index, "MOST_SHARDS_IN_MEMORY", 2)
     (root / "index.sqlite").unlink()
     store = FeatureStore.open(root)
     assert (len(store), store.entries.later) == (4, {})
@@ -400,7 +400,7 @@ def test_an_index_that_cannot_be_kept_in_the_store_lies_in_the_cache(
     root: Path, sound: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(index, "MOST_LAID_OVER", 0)
+    monkeypatch.setattr(index, "MOST_SHARDS_IN_MEMORY", 0)
     (root / "index.sqlite").unlink()
     touch = Path.touch
 
@@ -422,7 +422,7 @@ def test_a_remote_store_fetches_its_index_once(
     root: Path, sound: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(index, "MOST_LAID_OVER", 0)
+    monkeypatch.setattr(index, "MOST_SHARDS_IN_MEMORY", 0)
     fetched: list[str] = []
     read = index.RemoteFiles.read
     monkeypatch.setattr(
