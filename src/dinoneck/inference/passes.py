@@ -16,7 +16,7 @@ from dinoneck.data.preprocessing import Preprocessing, Size
 from dinoneck.devices import fetch, send
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError
 from dinoneck.grid import PreparedImages
-from dinoneck.heads.head import recompute_derived
+from dinoneck.heads.outputs import recompute_derived
 from dinoneck.inference.resolution import objects_at_image_size
 from dinoneck.inference.results import rows_of
 from dinoneck.inference.sources import Reading, difference
@@ -258,7 +258,7 @@ class Pass:
     def _averages(self, batches: Iterable[Seen], maps: bool) -> Outputs:
         """The outputs of all heads, averaged over views; the host waits for the device here only.
 
-        With maps also :meth:`dinoneck.HeadEnsemble.unreduced`, (B, views, ...).
+        With maps also :meth:`dinoneck.HeadEnsemble.member_outputs`, (B, views, ...).
         """
         found: dict[tuple[str, str], list[Tensor]] = {}
         for views, tokens, valid in batches:

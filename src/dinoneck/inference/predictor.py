@@ -32,7 +32,7 @@ from dinoneck.errors import CheckpointError, ConfigError, DataError
 from dinoneck.heads.ensemble import HeadEnsemble, Reduce
 from dinoneck.inference.passes import Pass, Ready, Rows, grids_of
 from dinoneck.inference.resolution import at_image_size
-from dinoneck.inference.results import RAW
+from dinoneck.inference.results import RAW, members_of
 from dinoneck.inference.sources import (
     Heads,
     Reading,
@@ -397,7 +397,9 @@ class Predictor:
         size, own = read_image_size(image), self._of(key)
         tasks = {task.name: task for task in (self.tasks[key] if key else self.tasks)}
         head: Any = own.readings[key].head
-        at_size = partial(head.maps_at_size, row[RAW], size) if RAW in row else None
+        at_size = None
+        if RAW in row:
+            at_size = partial(head.maps_at_size, members_of(row[RAW]), size)
         options = own.recipe(size), probabilities, None, at_size
         return {
             name: at_image_size(cells, tasks[name], size, *options)

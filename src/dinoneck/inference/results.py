@@ -18,7 +18,7 @@ from dinoneck.tasks import GATE, MAP, Task, columns_of
 from dinoneck.text import printable, some_of
 
 RAW = "maps:outputs"
-"""The key of :meth:`dinoneck.HeadEnsemble.unreduced` in a row, by view; no task has this name."""
+"""The key of :meth:`dinoneck.HeadEnsemble.member_outputs` in a row, by view; no task has this name."""
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,15 @@ def rows_of(outputs: Mapping[str, Tensor], maps: bool, count: int) -> list[dict[
             row |= {RAW: raw} if raw else {}
         rows.append(row)
     return rows
+
+
+def members_of(raw: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Return the outputs of each member, of their values under :data:`RAW` in a row."""
+    members: dict[str, dict[str, Tensor]] = {}
+    for key, output in raw.items():
+        number, _, name = key.partition(":")
+        members.setdefault(number, {})[name] = output
+    return list(members.values())
 
 
 def coco_objects(objects: Any) -> list[dict[str, Any]]:
