@@ -28,7 +28,7 @@ from dinoneck.data import Preprocessing
 from dinoneck.export import export_model
 from dinoneck.inference import coco_objects, to_frame
 from dinoneck.inference.resolution import UNSEEN, at_image_size
-from dinoneck.inference.tiles import VIEWS
+from dinoneck.inference.views import VIEWS
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 CROP = Preprocessing(16, resize="crop")
