@@ -252,7 +252,7 @@ def _readings_of(predictor: Predictor) -> list[Any]:
     """How each head of a model reads tokens, over all of its backbones."""
     readings: list[Any] = []
     for backbone_pass in predictor.passes:
-        readings += backbone_pass.readings.values()
+        readings += backbone_pass.heads.values()
     return readings
 
 

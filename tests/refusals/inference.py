@@ -122,6 +122,12 @@ def as_images(folder: Path) -> Any:
     return predictor()(store)
 
 
+def image_maps_of_a_store(folder: Path) -> Any:
+    """Ask for maps in the pixels of images that are stored as tokens."""
+    store = FeatureStore.create(folder / "s", backbone=kit.backbone(), image_size=kit.SIZE)
+    return predictor().predict(store, maps="image")  # type: ignore[arg-type]
+
+
 def ids_in_a_text(folder: Path) -> Any:
     """Predict one id of a store that is not in a list."""
     store = FeatureStore.create(folder / "s", backbone=kit.backbone(), image_size=kit.SIZE)
@@ -422,6 +428,7 @@ ROWS: list[Row] = [
     (lambda folder: stored(folder, backbone=kit.backbone(layers=[3])), CheckpointError, "layers"),
     (lambda: predictor().predict("store"), ConfigError, ("a str", "FeatureStore")),  # type: ignore[arg-type]
     (lambda: predictor().predict(torch.rand(3, 32, 48)), ConfigError, ("a Tensor", "(images)")),  # type: ignore[arg-type]
+    (image_maps_of_a_store, ConfigError, ("'image'", "'patch'")),
     (ids_in_a_text, ConfigError, ("'a'", "['a']")),
     (as_images, DataError, "predictor.predict(store, ids)"),
     (lambda: MicroBatcher(predictor(), max_batch=0), ConfigError, "max_batch"),

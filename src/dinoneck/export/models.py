@@ -183,7 +183,7 @@ class ImagesModel(_Heads):
     def __init__(self, predictor: Predictor, maps: bool, size: tuple[int, int] | None) -> None:
         backbone = predictor.backbone
         recipe = predictor.preprocess
-        [reading] = predictor.passes[0].readings.values()
+        [reading] = predictor.passes[0].heads.values()
         super().__init__(reading, backbone.adapter.patch_size, recipe)
         has_lora = backbone.adapter.lora is not None
         self.backbone = backbone

@@ -20,7 +20,7 @@ from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.grid import GridSize
 from dinoneck.heads.ensemble import scores_places
 from dinoneck.heads.head import Head
-from dinoneck.inference.tiles import VIEWS
+from dinoneck.inference.views import VIEWS
 from dinoneck.published.loading import load_published
 from dinoneck.published.table import is_published
 from dinoneck.tasks import GATE, MAP, Task
