@@ -17,8 +17,8 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError
 from dinoneck.grid import GridSize, PatchSize, TokenGrid, patch_pair
 from dinoneck.heads.head import recompute_derived
+from dinoneck.inference.loaded_head import LoadedHead
 from dinoneck.inference.predictor import Predictor
-from dinoneck.inference.sources import Reading, load
 from dinoneck.layers.inputs import as_tokens
 from dinoneck.tasks import MAP
 from dinoneck.tokens import Tokens
@@ -40,10 +40,12 @@ class _Heads(nn.Module):
     only: GridSize | None = None
     inputs: list[tuple[str, tuple[str | None, ...]]]
 
-    def __init__(self, reading: Reading, patch: PatchSize, recipe: Preprocessing | None) -> None:
+    def __init__(
+        self, loaded_head: LoadedHead, patch: PatchSize, recipe: Preprocessing | None
+    ) -> None:
         super().__init__()
-        self.reading = reading
-        self.heads = reading.head
+        self.loaded_head = loaded_head
+        self.heads = loaded_head.head
         self.patch = patch_pair(patch)
         self.recipe = recipe
         self.prepared_grid = None if recipe is None else recipe.grid()
@@ -53,7 +55,7 @@ class _Heads(nn.Module):
 
     def of_objects(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return the head's outputs for a task of objects as they are: a program does not decode objects."""
-        task = self.reading.objects
+        task = self.loaded_head.object_task
         if task is None:
             return {}
         prefix = f"{task.name}."
@@ -73,14 +75,14 @@ class TokensModel(_Heads):
     smallest = (1,)
 
     def __init__(self, checkpoint: HeadCheckpoint) -> None:
-        reading = load(checkpoint)
+        loaded_head = LoadedHead.load(checkpoint)
         record = checkpoint.meta["backbone"]
         if record is None:
             raise CheckpointError(
                 "this head file does not state which tokens the head takes; save it with backbone=",
                 step="pairing",
             )
-        super().__init__(reading, need(record, "patch_size"), checkpoint.preprocess)
+        super().__init__(loaded_head, need(record, "patch_size"), checkpoint.preprocess)
         self.record = record
         self.layers = tuple(getattr(self.heads, "layer_indices", None) or need(record, "layers"))
         self.embed_dim = self.heads.embed_dim
@@ -147,8 +149,8 @@ class ImagesModel(_Heads):
     def __init__(self, predictor: Predictor, maps: bool, size: tuple[int, int] | None) -> None:
         backbone = predictor.backbone
         recipe = predictor.preprocess
-        [reading] = predictor.passes[0].readings.values()
-        super().__init__(reading, backbone.adapter.patch_size, recipe)
+        [loaded_head] = predictor.passes[0].heads.values()
+        super().__init__(loaded_head, backbone.adapter.patch_size, recipe)
         has_lora = backbone.adapter.lora is not None
         self.backbone = backbone
         if has_lora or predictor.device.type != "cpu":
@@ -203,8 +205,10 @@ class ImagesModel(_Heads):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return ``{output: tensor}`` in float32; as a program NaN for images far beyond 0 ... 1."""
         normalised = (images - self._dinoneck_mean) / self._dinoneck_std  # (B, 3, H, W)
-        tokens = self.reading.tokens(self.backbone, self.backbone(normalised))
-        outputs = recompute_derived(self.heads.predicted, self.reading.outputs(tokens, self.maps))
+        tokens = self.loaded_head.select(self.backbone(normalised), self.backbone)
+        outputs = recompute_derived(
+            self.heads.predicted, self.loaded_head.outputs(tokens, self.maps)
+        )
         # the output of kinds that predict per cell, (B, dim, rows, cols), is their map already
         repeated_maps = {name + MAP for name, x in outputs.items() if x.ndim == 4}
         outputs |= self.of_objects(tokens)

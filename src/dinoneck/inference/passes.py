@@ -17,11 +17,11 @@ from dinoneck.devices import fetch, send
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError
 from dinoneck.grid import PreparedImages
 from dinoneck.heads.head import recompute_derived
+from dinoneck.inference.loaded_head import LoadedHead, difference
 from dinoneck.inference.resolution import objects_at_image_size
 from dinoneck.inference.results import rows_of
-from dinoneck.inference.sources import Reading, difference
 from dinoneck.inference.tiles import VIEWS, Assembly, Tiling
-from dinoneck.tasks import GATE, MAP
+from dinoneck.tasks import GATE, MAP, Task
 from dinoneck.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Pass:
     """A backbone, how its images are prepared, and the heads that read its tokens, by their keys.
 
     Args:
-        readings: key -> heads.
+        heads: by their keys.
         backbone: with the weights that the heads need; its layers and norm follow from them.
         preprocess: how images are prepared.
         tta: the views that are averaged.
@@ -57,7 +57,8 @@ class Pass:
 
     def __init__(
         self,
-        readings: Mapping[str, Reading],
+        *,
+        heads: Mapping[str, LoadedHead],
         backbone: Backbone,
         preprocess: Preprocessing,
         tta: str,
@@ -75,22 +76,23 @@ class Pass:
                 f"tta={tta!r} turns images by 90 degrees; patches of {backbone.patch_size} px are "
                 "not square"
             )
-        self.readings = {key: reading.on(backbone) for key, reading in readings.items()}
+        self.heads = {key: head.on(backbone) for key, head in heads.items()}
         union = tuple(
-            sorted({layer for reading in self.readings.values() for layer in reading.layers or ()})
+            sorted({layer for head in self.heads.values() for layer in head.layers or ()})
         )
-        norm = all(reading.norm for reading in self.readings.values())
+        norm = all(head.norm for head in self.heads.values())
         same = (union, norm) == (backbone.layers, backbone.norm)
         self.backbone = backbone if same else backbone.with_layers(union, norm)
-        self.objects = {
-            key: own.objects for key, own in self.readings.items() if own.objects is not None
-        }
+        self.objects: dict[str, Task] = {}
+        for key, head in self.heads.items():
+            if head.object_task is not None:
+                self.objects[key] = head.object_task
         if self.objects and (tiling is not None or len(self.views) > 1):
             raise ConfigError(
                 f"task {next(iter(self.objects.values())).name!r} predicts objects, which have no "
                 "mean; leave tile= out, and pass tta='none'"
             )
-        self.modules = [self.backbone, *(reading.head for reading in self.readings.values())]
+        self.modules = [self.backbone, *(head.head for head in self.heads.values())]
         self._watch = weight_hashes.Watch(backbone.adapter)
 
     def check_weights(self) -> None:
@@ -137,7 +139,7 @@ class Pass:
                 f"{store.path} does not hold the view {missing[0]}; extract with views='flips4' "
                 "or 'd6', or predict with tta='none' (--tta none)"
             )
-        tasks = [task for reading in self.readings.values() for task in reading.head.tasks]
+        tasks = [task for head in self.heads.values() for task in head.head.tasks]
         pads = store.preprocess.resize == "pad"
         if unknown := [task.name for task in tasks if task.is_masks or (task.is_map and pads)]:
             raise ConfigError(
@@ -175,13 +177,13 @@ class Pass:
             seen = [*seen] if self.objects else seen  # objects have one view
             found = self._rows(self._averages(seen, maps), maps, len(places))
             for key, task in self.objects.items():
-                reading = self.readings[key]
-                tokens = reading.tokens(self.backbone, seen[0][1])
+                head = self.heads[key]
+                tokens = head.select(seen[0][1], self.backbone)
                 for i, place in enumerate(places):
                     one, size = tokens[i : i + 1], images[place].size
                     where = task, size, self.preprocess
                     found[i][key][task.name] = objects_at_image_size(
-                        reading.head, one, *where, min_score
+                        head.head, one, *where, min_score
                     )
             rows |= dict(zip(places, found, strict=True))
         return [rows[place] for place in range(len(images))]
@@ -203,17 +205,15 @@ class Pass:
     def _rows(self, outputs: Outputs, maps: bool, count: int) -> Rows:
         """The rows of every image; ``outputs`` are means over views or tiles."""
         rows = []
-        for key, reading in self.readings.items():
+        for key, head in self.heads.items():
             own = {name: output for (other, name), output in outputs.items() if other == key}
-            rows.append(rows_of(recompute_derived(reading.head.predicted, own), maps, count))
-        return [dict(zip(self.readings, row, strict=True)) for row in zip(*rows, strict=True)]
+            rows.append(rows_of(recompute_derived(head.head.predicted, own), maps, count))
+        return [dict(zip(self.heads, row, strict=True)) for row in zip(*rows, strict=True)]
 
     def _tiled(self, pixels: Tensor, maps: bool) -> Rows:
         """The rows of an image that is larger than a tile, a batch of tiles at a time."""
         prepared = self._prepared(pixels)
-        by_cells = {
-            key: cast("Any", reading.head).by_cells() for key, reading in self.readings.items()
-        }
+        by_cells = {key: cast("Any", head.head).by_cells() for key, head in self.heads.items()}
         whole = Assembly(*cast("Tiling", self.tiling).axes(prepared.grid, self.preprocess))
         for begin in range(0, len(whole.places), self.batch_size):
             part = whole.places[begin : begin + self.batch_size]
@@ -225,8 +225,8 @@ class Pass:
                 part, {name: output for name, output in averages.items() if ":" not in name[1]}
             )
         outputs = whole.sums
-        for key, reading in self.readings.items():
-            for task in reading.head.tasks:
+        for key, head in self.heads.items():
+            for task in head.head.tasks:
                 if task.name in by_cells[key]:
                     cells = outputs[key, task.name + MAP]
                     adds_up = task.kind == "density" and task.aggregate == "sum"
@@ -262,10 +262,11 @@ class Pass:
         """
         found: dict[tuple[str, str], list[Tensor]] = {}
         for views, tokens, valid in batches:
-            for key, reading in self.readings.items():
-                reading.check_grid(tokens.grid, turned=bool(self.views.views[views[0]].turns % 2))
-                own = reading.tokens(self.backbone, tokens)
-                for name, output in reading.outputs(own, maps).items():
+            is_turned = bool(self.views.views[views[0]].turns % 2)
+            for key, head in self.heads.items():
+                head.check_grid(tokens.grid, is_turned)
+                own = head.select(tokens, self.backbone)
+                for name, output in head.outputs(own, maps).items():
                     is_map = (
                         name.endswith(MAP) or name == GATE or (":" in name and output.ndim == 4)
                     )

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor
@@ -29,19 +29,18 @@ from dinoneck.data.decoding import ImageInput, as_list, in_threads, read_image_s
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import local_device
 from dinoneck.errors import CheckpointError, ConfigError, DataError
-from dinoneck.heads.ensemble import HeadEnsemble, Reduce
+from dinoneck.heads.ensemble import HeadEnsemble
+from dinoneck.inference.loaded_head import (
+    LoadedHead,
+    check_alike,
+    check_pairing,
+    merge_heads,
+    without,
+)
 from dinoneck.inference.passes import Pass, Ready, Rows, grids_of
 from dinoneck.inference.resolution import at_image_size
 from dinoneck.inference.results import RAW
-from dinoneck.inference.sources import (
-    Heads,
-    Reading,
-    check_alike,
-    check_pairing,
-    load,
-    opened,
-    without,
-)
+from dinoneck.inference.sources import Heads, open_heads
 from dinoneck.inference.tiles import TTA, VIEWS, Tiling
 from dinoneck.store.reading import StoredTokens
 from dinoneck.tasks import describe_tasks
@@ -52,6 +51,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 Maps = Literal["patch", "image"]
+
+
+class _PassKey(NamedTuple):
+    """What the heads of one pass have in common.
+
+    Attributes:
+        backbone: the module whose tokens they read.
+        preprocess: how their images are prepared; None = as the backbone's are.
+        tta: the name of the views that are averaged.
+    """
+
+    backbone: Backbone
+    preprocess: Preprocessing | None
+    tta: str
 
 
 class Predictor:
@@ -105,8 +118,6 @@ class Predictor:
             share of a tile (0.25).
         weights: one number of 0 or more per head of a list, in the order given (files of a folder
             sorted by name); None = equal.
-        reduce: ``"mean"`` or ``"median"`` over the heads of a list; views and tiles are always
-            averaged.
         blur: odd kernel of a Gaussian blur with fixed sigma, instead of that of the files; None
             keeps it.
         bits: how many bits images of 16 bits use, 8 ... 16, instead of that of the files, see
@@ -157,7 +168,6 @@ class Predictor:
         tile: int | tuple[int, int] | None = None,
         overlap: int | float = 0,
         weights: Sequence[float] | None = None,
-        reduce: Reduce = "mean",
         blur: int | None = None,
         bits: int | None = None,
         preprocess: Preprocessing | None = None,
@@ -174,68 +184,57 @@ class Predictor:
                 f"preprocess is a {type(preprocess).__name__}; expected a dinoneck.data.Preprocessing, "
                 "such as backbone.preprocess.changed(size=...)"
             )
-        if tile is None and overlap != 0:
-            raise ConfigError(f"overlap is {overlap!r}, but tile is None; give the size of a tile")
-        self.tiling = None if tile is None else Tiling(cast("tuple[int, int]", tile), overlap)
+        self.tiling = _tiling(tile, overlap)
         self._keyed = isinstance(heads, Mapping)
         if self._keyed and weights is not None:
             raise ConfigError(
                 "weights are for a list of heads; heads of a mapping are not averaged: leave "
                 "weights out"
             )
-        members = {key: [load(one) for one in own] for key, own in opened(heads, revision).items()}
-        files = [
-            item.checkpoint
-            for own in members.values()
-            for item in own
-            if item.checkpoint is not None
-        ]
-        self.revisions = {file.source: file.revision for file in files if file.revision is not None}
-        backbones: dict[str | None, Backbone] = (
-            {} if backbone is None else {None: checked_backbone(backbone)}
+
+        # all heads are read before a backbone is loaded
+        loaded: dict[str, list[LoadedHead]] = {}
+        for key, sources in open_heads(heads, revision).items():
+            loaded[key] = [LoadedHead.load(source) for source in sources]
+        self.revisions = _revisions(loaded)
+        heads_of_passes = _group_into_passes(
+            loaded,
+            backbone=None if backbone is None else checked_backbone(backbone),
+            weights=weights,
+            preprocess=preprocess,
+            tta=tta,
+            probe=probe,
         )
-        # what heads of one pass have in common -> the heads
-        groups: dict[Any, dict[str, Reading]] = {}
-        for key, own in members.items():
-            reading = _together(own, weights, reduce)
-            check_alike(own, inputs=preprocess is None, views=tta is None)
-            record = None
-            if backbone is None:
-                record = spelling(without(reading.backbone or {}, "layers", "norm", "probe"))
-                backbones[record] = backbones.get(record) or _rebuilt(own[0])
-            check_pairing(own, backbones[record], probe)
-            images = preprocess or reading.inputs
-            if any(trained_heads(reading.head)):
-                plain = plain_backbone(backbones[record])
-                check_tokens_of(
-                    reading.head,
-                    _record_for(reading, plain),
-                    before_merge=fingerprint_before_merge(plain.adapter),
-                )
-                if preprocess is None:
-                    images = images_for(reading.head, plain, reading.inputs)
-                    check_images_of(reading.head, images)
-            groups.setdefault((record, images, tta or reading.views), {})[key] = reading
+
         self.passes: list[Pass] = []
-        for (record, recipe, views), readings in groups.items():
-            base = (
-                backbones[record] if device is None else backbones[record].to(local_device(device))
+        for shared, heads_of_pass in heads_of_passes.items():
+            pass_backbone = shared.backbone
+            if device is not None:
+                pass_backbone = pass_backbone.to(local_device(device))
+            recipe = shared.preprocess or pass_backbone.preprocess
+            recipe = recipe.changed(blur=blur, bits=bits)
+            check_patch(recipe.patch_size, pass_backbone.adapter.patch_size)
+            for head in heads_of_pass.values():
+                head.head.to(next(pass_backbone.parameters()).device)
+            self.passes.append(
+                Pass(
+                    heads=heads_of_pass,
+                    backbone=pass_backbone,
+                    preprocess=recipe,
+                    tta=shared.tta,
+                    tiling=self.tiling,
+                    batch_size=batch_size,
+                )
             )
-            prepare = (recipe or base.preprocess).changed(blur=blur, bits=bits)
-            check_patch(prepare.patch_size, base.adapter.patch_size)
-            for reading in readings.values():
-                reading.head.to(next(base.parameters()).device)
-            self.passes.append(Pass(readings, base, prepare, views, self.tiling, batch_size))
+
         one = self.passes[0]
         self.backbone, self.preprocess, self.device = one.backbone, one.preprocess, one.device
         self.tta, self.views, self.batch_size = one.tta, one.views, one.batch_size
-        predicted = {
-            key: own.head.predicted for one in self.passes for key, own in one.readings.items()
-        }
-        self.tasks: Any = {key: predicted[key] for key in members} if self._keyed else predicted[""]
+        tasks = {key: self._of(key).heads[key].head.predicted for key in loaded}
+        self.tasks: Any = tasks if self._keyed else tasks[""]
         if self._keyed:
             logger.info(
-                "%s: passes of the backbone: %d", counted(len(members), "key"), len(self.passes)
+                "%s: passes of the backbone: %d", counted(len(loaded), "key"), len(self.passes)
             )
 
     def __repr__(self) -> str:
@@ -247,7 +246,7 @@ class Predictor:
     def _describe(self, key: str) -> str:
         """The heads of a key and the pass that they read, on one line."""
         its_pass = self._of(key)
-        head = its_pass.readings[key].head
+        head = its_pass.heads[key].head
         num_heads = len(head.heads) if isinstance(head, HeadEnsemble) else 1
         tasks = describe_tasks(head.predicted)
 
@@ -396,7 +395,7 @@ class Predictor:
         """
         size, own = read_image_size(image), self._of(key)
         tasks = {task.name: task for task in (self.tasks[key] if key else self.tasks)}
-        head: Any = own.readings[key].head
+        head: Any = own.heads[key].head
         at_size = partial(head.maps_at_size, row[RAW], size) if RAW in row else None
         options = own.recipe(size), probabilities, None, at_size
         return {
@@ -414,7 +413,7 @@ class Predictor:
 
     def _of(self, key: str) -> Pass:
         """The pass that the heads of a key read."""
-        return next(one for one in self.passes if key in one.readings)
+        return next(one for one in self.passes if key in one.heads)
 
     def _joined(self, passes: Sequence[Rows]) -> list[dict[str, Any]]:
         """One row per image, of the rows that all passes give for it."""
@@ -425,38 +424,88 @@ class Predictor:
         return [{key: row[key] for key in self.tasks} if self._keyed else row[""] for row in rows]
 
 
-def _together(
-    loaded: Sequence[Reading], weights: Sequence[float] | None, reduce: Reduce
-) -> Reading:
-    """The heads of a key as one ensemble; one ensemble, or a head that predicts objects, stays as it is."""
-    first = loaded[0]
-    if (
-        len(loaded) == 1
-        and weights is None
-        and (first.objects or isinstance(first.head, HeadEnsemble))
-    ):
-        return first
-    inputs = next((item.inputs for item in loaded if item.inputs is not None), None)
-    return first._replace(
-        head=HeadEnsemble.from_heads([item.head for item in loaded], weights, reduce),
-        inputs=inputs,
-        mask_records=tuple(record for item in loaded for record in item.mask_records),
-        files=tuple(file for item in loaded for file in item.files),
-    )
+def _tiling(tile: int | tuple[int, int] | None, overlap: int | float) -> Tiling | None:
+    if tile is not None:
+        return Tiling(cast("tuple[int, int]", tile), overlap)
+    if overlap != 0:
+        raise ConfigError(f"overlap is {overlap!r}, but tile is None; give the size of a tile")
+    return None
 
 
-def _record_for(reading: Reading, backbone: Backbone) -> dict[str, Any]:
-    """The record of a backbone, with the layers and the norm that the heads of a key are given."""
-    own = reading.on(backbone)
-    return {**backbone.record(), "layers": own.layers, "norm": own.norm}
+def _revisions(loaded: Mapping[str, Sequence[LoadedHead]]) -> dict[str, str]:
+    """Hub repository -> the commit that its heads are of."""
+    revisions = {}
+    for heads in loaded.values():
+        for head in heads:
+            file = head.checkpoint
+            if file is not None and file.revision is not None:
+                revisions[file.source] = file.revision
+    return revisions
 
 
-def _rebuilt(item: Reading) -> Backbone:
+def _group_into_passes(
+    loaded: Mapping[str, Sequence[LoadedHead]],
+    *,
+    backbone: Backbone | None,
+    weights: Sequence[float] | None,
+    preprocess: Preprocessing | None,
+    tta: str | None,
+    probe: bool,
+) -> dict[_PassKey, dict[str, LoadedHead]]:
+    """Merge and check the heads of every key, and put those together that can share a pass.
+
+    Without a backbone, heads with one record share the backbone that is rebuilt from it.
+    """
+    rebuilt: dict[str, Backbone] = {}
+    groups: dict[_PassKey, dict[str, LoadedHead]] = {}
+    for key, heads in loaded.items():
+        head = merge_heads(heads, weights)
+        check_alike(heads, compare_inputs=preprocess is None, compare_views=tta is None)
+        head_backbone = backbone
+        if head_backbone is None:
+            # layers and norm are applied per head
+            record = without(head.backbone_record or {}, "layers", "norm", "probe")
+            record_text = spelling(record)
+            if record_text not in rebuilt:
+                rebuilt[record_text] = _rebuild_backbone(heads[0])
+            head_backbone = rebuilt[record_text]
+        check_pairing(heads, head_backbone, probe=probe)
+        images = head.preprocess if preprocess is None else preprocess
+        if any(trained_heads(head.head)):
+            plain = plain_backbone(head_backbone)
+            _check_trained_on(head, plain)
+            if preprocess is None:
+                images = _images_of(head, plain)
+        shared = _PassKey(
+            backbone=head_backbone,
+            preprocess=images,
+            tta=head.views if tta is None else tta,
+        )
+        groups.setdefault(shared, {})[key] = head
+    return groups
+
+
+def _rebuild_backbone(head: LoadedHead) -> Backbone:
     """The backbone that a head's file names, with the LoRA weights that travel with it."""
-    if item.checkpoint is None:
+    if head.checkpoint is None:
         raise CheckpointError(
-            f"backbone is None, and a {type(item.head).__name__} does not name the one that it "
+            f"backbone is None, and a {type(head.head).__name__} does not name the one that it "
             "needs; pass it, or save the head with it",
             step="pairing",
         )
-    return item.checkpoint.load_backbone()
+    return head.checkpoint.load_backbone()
+
+
+def _check_trained_on(head: LoadedHead, backbone: Backbone) -> None:
+    """Compare the tokens that the heads of a key were trained on with those that they get."""
+    as_read = head.on(backbone)
+    record = {**backbone.record(), "layers": as_read.layers, "norm": as_read.norm}
+    before_merge = fingerprint_before_merge(backbone.adapter)
+    check_tokens_of(head.head, record, before_merge=before_merge)
+
+
+def _images_of(head: LoadedHead, backbone: Backbone) -> Preprocessing | None:
+    """How the images of the heads of a key were prepared in training; None = as the backbone's are."""
+    images = images_for(head.head, backbone, head.preprocess)
+    check_images_of(head.head, images)
+    return images

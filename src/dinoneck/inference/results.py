@@ -28,7 +28,7 @@ def rows_of(outputs: Mapping[str, Tensor], maps: bool, count: int) -> list[dict[
 
     Args:
         outputs: in original units on the CPU: task name -> (B, dim); with maps ``"task.map"`` and
-            ``"gate"``, see :class:`dinoneck.inference.sources.Reading`.
+            ``"gate"``, see :class:`dinoneck.inference.loaded_head.LoadedHead`.
         maps: whether they are asked for.
         count: B, the images.
 
