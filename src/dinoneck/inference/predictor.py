@@ -27,6 +27,7 @@ from dinoneck.codec import normal
 from dinoneck.data.bands import read_channels
 from dinoneck.data.decoding import ImageInput, as_list, in_threads, read_image_size
 from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.views import Views
 from dinoneck.devices import local_device
 from dinoneck.errors import CheckpointError, ConfigError, DataError
 from dinoneck.heads.ensemble import HeadEnsemble
@@ -132,10 +133,8 @@ class Predictor:
 
     Attributes:
         revisions: hub repository -> the commit its heads are of; empty for local heads.
-        passes: the passes of the backbone. ``backbone``, ``preprocess``, ``tta`` and ``views`` are
-            those of the first.
+        passes: the passes of the backbones; heads that are not in a mapping have one.
         tasks: what is predicted; of a mapping key -> tasks.
-        tta: the name of the views that are averaged.
 
     Raises:
         BackboneError: when called, if the backbone's weights changed meanwhile, or LoRA was
@@ -184,7 +183,7 @@ class Predictor:
                 f"preprocess is a {type(preprocess).__name__}; expected a dinoneck.data.Preprocessing, "
                 "such as backbone.preprocess.changed(size=...)"
             )
-        self.tiling = _tiling(tile, overlap)
+        tiling = _tiling(tile, overlap)
         self._keyed = isinstance(heads, Mapping)
         if self._keyed and weights is not None:
             raise ConfigError(
@@ -222,14 +221,11 @@ class Predictor:
                     backbone=pass_backbone,
                     preprocess=recipe,
                     tta=shared.tta,
-                    tiling=self.tiling,
+                    tiling=tiling,
                     batch_size=batch_size,
                 )
             )
 
-        one = self.passes[0]
-        self.backbone, self.preprocess, self.device = one.backbone, one.preprocess, one.device
-        self.tta, self.views, self.batch_size = one.tta, one.views, one.batch_size
         tasks = {key: self._of(key).heads[key].head.predicted for key in loaded}
         self.tasks: Any = tasks if self._keyed else tasks[""]
         if self._keyed:
@@ -258,6 +254,49 @@ class Predictor:
         if its_pass.tiling is not None:
             settings.append(f"tile={its_pass.tiling.tile}, overlap={its_pass.tiling.overlap}")
         return f"{counted(num_heads, 'head')}: {tasks}; {', '.join(settings)}"
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone of the first pass, with the layers that its heads read."""
+        return self.passes[0].backbone
+
+    @property
+    def preprocess(self) -> Preprocessing:
+        """How the first pass prepares images that are not cut into tiles."""
+        return self.passes[0].preprocess
+
+    @property
+    def tta(self) -> str:
+        """The name of the views that the first pass averages."""
+        return self.passes[0].tta
+
+    @property
+    def views(self) -> Views:
+        """The views that the first pass averages."""
+        return self.passes[0].views
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """How large images are cut into tiles; None = they are not."""
+        return self.passes[0].tiling
+
+    @property
+    def batch_size(self) -> int:
+        """Images or tiles per pass of the backbone; on a CPU, views of images or tiles."""
+        return self.passes[0].batch_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first pass runs."""
+        return self.passes[0].device
+
+    @property
+    def modules(self) -> list[torch.nn.Module]:
+        """The backbones and the heads of all passes."""
+        modules: list[torch.nn.Module] = []
+        for backbone_pass in self.passes:
+            modules += backbone_pass.modules
+        return modules
 
     @torch.no_grad()
     def __call__(
@@ -351,7 +390,7 @@ class Predictor:
             one.check_weights()
             one.check_store(store)
         results: list[dict[str, Any]] = []
-        with evaluating(*(module for one in self.passes for module in one.modules)):
+        with evaluating(*self.modules):
             for batch in grids_of(store, store.ids if ids is None else ids, self.batch_size):
                 results += self._joined(
                     [one.stored(store, batch, bool(maps)) for one in self.passes]
