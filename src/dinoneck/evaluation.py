@@ -45,9 +45,10 @@ from dinoneck.detection.evaluation import (
 from dinoneck.detection.paired import precision_intervals
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.ensemble import areas_of
+from dinoneck.inference.loaded_head import LoadedHead, MaskRecord
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.results import predict_many
-from dinoneck.inference.sources import MaskRecord, opened
+from dinoneck.inference.sources import open_heads
 from dinoneck.tasks import Column, Task, columns_of
 from dinoneck.text import did_you_mean, some_of
 from dinoneck.training.report import summary
@@ -243,17 +244,17 @@ def _files_of(model: Predictor | Detector) -> list[str]:
     if isinstance(model, Detector):
         return [model.source] if model.source else []
     files: list[str] = []
-    for reading in _readings_of(model):
-        files += reading.files
+    for loaded_head in _loaded_heads(model):
+        files += loaded_head.files
     return files
 
 
-def _readings_of(predictor: Predictor) -> list[Any]:
-    """How each head of a model reads tokens, over all of its backbones."""
-    readings: list[Any] = []
+def _loaded_heads(predictor: Predictor) -> list[LoadedHead]:
+    """The heads of a model with what their files record, over all of its backbones."""
+    loaded_heads: list[LoadedHead] = []
     for backbone_pass in predictor.passes:
-        readings += backbone_pass.heads.values()
-    return readings
+        loaded_heads += backbone_pass.heads.values()
+    return loaded_heads
 
 
 def _kind_of_objects(truth: Any, *, are_detectors: bool) -> _Objects | None:
@@ -367,8 +368,8 @@ class _Target:
 def _targets_of(model: str, predictor: Predictor) -> dict[str, _Target]:
     """Target -> what a model predicts for it."""
     areas: dict[str, float | None] = {}
-    for reading in _readings_of(predictor):
-        areas |= areas_of(reading.head)
+    for loaded_head in _loaded_heads(predictor):
+        areas |= areas_of(loaded_head.head)
     targets = {}
     for column in columns_of(predictor.tasks):
         task = column.task
@@ -475,7 +476,7 @@ def _opened(model: Any) -> Predictor | Detector:
                 f"the model has the keys {', '.join(tasks_by_key)}; give {{name: model}} with a head each"
             )
         return model
-    [checkpoints] = opened(model).values()
+    [checkpoints] = open_heads(model).values()
     first: Any = checkpoints[0]
     if getattr(first, "head_type", "") == "detector":
         detector = Detector.from_checkpoint(first)
@@ -872,12 +873,12 @@ def _mask_records(models: Mapping[str, Predictor]) -> list[MaskRecord]:
     """
     records: list[MaskRecord] = []
     for model in models.values():
-        for reading in _readings_of(model):
-            if not any(task.kind == "segmentation" for task in reading.head.tasks):
+        for loaded_head in _loaded_heads(model):
+            if not any(task.kind == "segmentation" for task in loaded_head.head.tasks):
                 continue
-            records += reading.mask_records
-            recorded = {record.source for record in reading.mask_records}
-            records += [MaskRecord(file) for file in reading.files if file not in recorded]
+            records += loaded_head.mask_records
+            recorded = {record.source for record in loaded_head.mask_records}
+            records += [MaskRecord(file) for file in loaded_head.files if file not in recorded]
     return records
 
 
@@ -1099,4 +1100,4 @@ def _heads_of(model: Predictor | Detector) -> list[torch.nn.Module]:
     """What reads the tokens of a model's one backbone: its head, or the whole detector."""
     if isinstance(model, Detector):
         return [model]
-    return [reading.head for reading in _readings_of(model)]
+    return [loaded_head.head for loaded_head in _loaded_heads(model)]

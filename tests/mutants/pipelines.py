@@ -294,10 +294,8 @@ PIPELINES = [
         ),
         where="inference.predictor:Predictor",
         edit=replace(
-            "(_recorded or _backbone.preprocess).changed(blur=blur, bits=bits)",
+            "_recorded or _backbone.preprocess",
             by="""(_recorded or _backbone.preprocess).changed(
-                blur=blur,
-                bits=bits,
                 mean=_backbone.preprocess.mean,
                 std=_backbone.preprocess.std,
             )""",

@@ -42,7 +42,7 @@ from dinoneck import (
 )
 from dinoneck.data import Preprocessing, read_table
 from dinoneck.inference import MicroBatcher, coco_objects, to_frame
-from dinoneck.inference.sources import opened
+from dinoneck.inference.sources import open_heads
 from dinoneck.training.tasks import start_from
 from tests import kit
 from tests.refusals import Row
@@ -545,12 +545,14 @@ ROWS: list[Row] = [
     (tiles_of_a_coarse_map, ShapeError, ("cells", "2x2", "3x3")),
     (objects_without_pycocotools, ImportError, "dinoneck[masks]"),
     (
-        lambda folder: opened([file(folder), file(folder, name="b.safetensors")], weights="w.pt"),
+        lambda folder: open_heads(
+            [file(folder), file(folder, name="b.safetensors")], weights="w.pt"
+        ),
         CheckpointError,
         "w.pt",
     ),
     (
-        lambda: opened(["dinov2_vits14_ade20k_ms", "dinov2_vits14_nyu_dpt"], None, "w"),
+        lambda: open_heads(["dinov2_vits14_ade20k_ms", "dinov2_vits14_nyu_dpt"], None, "w"),
         CheckpointError,
         ("w ", "dinov2_vits14"),
     ),

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dinoneck import BackboneError, CheckpointError, ConfigError
-from dinoneck.inference.sources import opened
+from dinoneck.inference.sources import open_heads
 from dinoneck.published import list_published, load_published
 from tests.hub_server import Hub
 from tests.refusals import Row
@@ -59,7 +59,7 @@ def text_file(name: str, file: str) -> Callable[[Path], Any]:
 def name_and_path(folder: Path) -> Any:
     with contextlib.chdir(folder):
         Path(VOC).touch()
-        return opened(VOC)
+        return open_heads(VOC)
 
 
 def fetched(folder: Path) -> Any:

@@ -71,10 +71,10 @@ def export(
         if check:
             check_installed("onnxruntime", "export")
     from dinoneck.export import export_head
-    from dinoneck.inference.sources import opened
+    from dinoneck.inference.sources import open_heads
 
     heads: Any
-    [heads] = opened(file, revision, backbone.weights).values()
+    [heads] = open_heads(file, revision, backbone.weights).values()
     if len(heads) > 1:
         raise ConfigError(
             f"{file} holds {len(heads)} head files; name one of them, or join them in Python: "

@@ -246,9 +246,9 @@ def open_model(
         CheckpointError: if a file cannot be read, or the heads do not belong together.
     """
     from dinoneck.devices import local_device
-    from dinoneck.inference.sources import opened
+    from dinoneck.inference.sources import open_heads
 
-    checkpoints_by_key: Any = opened(heads, views.revision, views.weights)
+    checkpoints_by_key: Any = open_heads(heads, views.revision, views.weights)
     checkpoints = list(chain.from_iterable(checkpoints_by_key.values()))
     first = checkpoints[0]
     is_detector = first.head_type == "detector"

@@ -27,7 +27,7 @@ from dinoneck.export.models import ImagesModel, Model, TokensModel
 from dinoneck.export.program import Traced, TracedOutput
 from dinoneck.grid import GridSize, TokenGrid
 from dinoneck.inference.predictor import Predictor
-from dinoneck.inference.sources import HeadSource, opened
+from dinoneck.inference.sources import HeadSource, open_heads
 from dinoneck.text import did_you_mean, reason_of
 from dinoneck.version import __version__
 
@@ -203,7 +203,7 @@ def _checkpoints(
     check_path(path)
     _check_not_replaced(heads, Path(path))
     checkpoints = []
-    for source in opened(heads)[""]:
+    for source in open_heads(heads)[""]:
         if isinstance(source, HeadCheckpoint):
             checkpoint = source
         else:

@@ -17,8 +17,8 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError
 from dinoneck.grid import GridSize, PatchSize, TokenGrid, patch_pair
 from dinoneck.heads.outputs import recompute_derived
+from dinoneck.inference.loaded_head import LoadedHead
 from dinoneck.inference.predictor import Predictor
-from dinoneck.inference.sources import Reading, load
 from dinoneck.layers.inputs import as_tokens
 from dinoneck.tasks import CLASSES, GATE, MAP, MASKS, Task
 from dinoneck.tokens import Tokens
@@ -56,10 +56,12 @@ class _Heads(nn.Module):
     only: GridSize | None = None
     inputs: list[tuple[str, tuple[str | None, ...]]]
 
-    def __init__(self, reading: Reading, patch: PatchSize, recipe: Preprocessing | None) -> None:
+    def __init__(
+        self, loaded_head: LoadedHead, patch: PatchSize, recipe: Preprocessing | None
+    ) -> None:
         super().__init__()
-        self.reading = reading
-        self.heads = reading.head
+        self.loaded_head = loaded_head
+        self.heads = loaded_head.head
         self.patch = patch_pair(patch)
         self.recipe = recipe
         self.prepared_grid = None if recipe is None else recipe.grid()
@@ -77,7 +79,7 @@ class _Heads(nn.Module):
 
     def of_objects(self, tokens: Tokens) -> list[Output]:
         """Return the head's outputs for a task of objects as they are: a program does not decode objects."""
-        task = self.reading.objects
+        task = self.loaded_head.object_task
         if task is None:
             return []
         tensors = self.heads(tokens)
@@ -104,14 +106,14 @@ class TokensModel(_Heads):
     smallest = (1,)
 
     def __init__(self, checkpoint: HeadCheckpoint) -> None:
-        reading = load(checkpoint)
+        loaded_head = LoadedHead.load(checkpoint)
         record = checkpoint.meta["backbone"]
         if record is None:
             raise CheckpointError(
                 "this head file does not state which tokens the head takes; save it with backbone=",
                 step="pairing",
             )
-        super().__init__(reading, need(record, "patch_size"), checkpoint.preprocess)
+        super().__init__(loaded_head, need(record, "patch_size"), checkpoint.preprocess)
         self.record = record
         self.layers = tuple(getattr(self.heads, "layer_indices", None) or need(record, "layers"))
         self.embed_dim = self.heads.embed_dim
@@ -183,8 +185,8 @@ class ImagesModel(_Heads):
     def __init__(self, predictor: Predictor, maps: bool, size: tuple[int, int] | None) -> None:
         backbone = predictor.backbone
         recipe = predictor.preprocess
-        [reading] = predictor.passes[0].heads.values()
-        super().__init__(reading, backbone.adapter.patch_size, recipe)
+        [loaded_head] = predictor.passes[0].heads.values()
+        super().__init__(loaded_head, backbone.adapter.patch_size, recipe)
         has_lora = backbone.adapter.lora is not None
         self.backbone = backbone
         if has_lora or predictor.device.type != "cpu":
@@ -239,7 +241,7 @@ class ImagesModel(_Heads):
     def outputs(self, images: Tensor) -> list[Output]:
         """Return the outputs in float32; as a program NaN for images far beyond 0 ... 1."""
         normalised = (images - self._dinoneck_mean) / self._dinoneck_std  # (B, 3, H, W)
-        tokens = self.reading.tokens(self.backbone, self.backbone(normalised))
+        tokens = self.loaded_head.select(self.backbone(normalised), self.backbone)
         valid = _is_valid(normalised)  # (B, 1, 1, 1)
         checked = []
         for output in [*self._predictions(tokens), *self.of_objects(tokens)]:

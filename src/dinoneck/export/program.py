@@ -77,7 +77,7 @@ def trace(model: Model, asked: GridSize | None) -> Traced:
             )
     grid = asked or fixed_grid
     if grid is not None:
-        model.reading.check_grid(grid, turned=False)
+        model.loaded_head.check_grid(grid, is_turned=False)
         if model.only is not None and model.only != grid:
             raise CheckpointError(
                 f"size is {size_text(model, grid)}; the backbone takes images of "

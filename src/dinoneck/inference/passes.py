@@ -20,9 +20,9 @@ from dinoneck.errors import BackboneError, CheckpointError, ConfigError
 from dinoneck.grid import PreparedImages
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
+from dinoneck.inference.loaded_head import LoadedHead, difference
 from dinoneck.inference.predictions import Prediction, predictions_of
 from dinoneck.inference.resolution import objects_at_image_size
-from dinoneck.inference.sources import Reading, difference
 from dinoneck.inference.tiles import Assembly, Tiling, cut_tiles, tile_positions
 from dinoneck.inference.views import (
     VIEWS,
@@ -91,7 +91,7 @@ class Pass:
     def __init__(
         self,
         *,
-        heads: Mapping[str, Reading],
+        heads: Mapping[str, LoadedHead],
         backbone: Backbone,
         preprocess: Preprocessing,
         tta: str,
@@ -112,8 +112,8 @@ class Pass:
         self.heads = {key: head.on(backbone) for key, head in heads.items()}
         self.object_tasks: dict[str, Task] = {}
         for key, head in self.heads.items():
-            if head.objects is not None:
-                self.object_tasks[key] = head.objects
+            if head.object_task is not None:
+                self.object_tasks[key] = head.object_task
         self._check_objects_are_whole()
         self.backbone = _backbone_for(self.heads.values(), backbone)
         self.device = next(self.backbone.parameters()).device
@@ -271,7 +271,7 @@ class Pass:
         """Add the objects of every image to its predictions, head by head and image by image."""
         for key, task in self.object_tasks.items():
             head = self.heads[key]
-            head_tokens = head.tokens(self.backbone, tokens)
+            head_tokens = head.select(tokens, self.backbone)
             for i, image in enumerate(images):
                 predictions[i][key].objects[task.name] = objects_at_image_size(
                     head=head.head,
@@ -333,7 +333,7 @@ class Pass:
             is_turned = swaps_sides(self.views, batch.views[0])
             for key, head in self.heads.items():
                 head.check_grid(batch.tokens.grid, is_turned)
-                head_tokens = head.tokens(self.backbone, batch.tokens)
+                head_tokens = head.select(batch.tokens, self.backbone)
                 outputs = head.head.predict_outputs(head_tokens, with_maps)
                 averages[key].add(outputs, batch)
         return _fetch_outputs({key: average.mean() for key, average in averages.items()})
@@ -365,7 +365,7 @@ def grids_of(store: FeatureStore, ids: Sequence[str], at_once: int) -> Iterator[
             yield neighbours[begin : begin + at_once]
 
 
-def _backbone_for(heads: Iterable[Reading], backbone: Backbone) -> Backbone:
+def _backbone_for(heads: Iterable[LoadedHead], backbone: Backbone) -> Backbone:
     """The backbone with the layers that any head reads, normalised where all heads read them so."""
     layers: set[int] = set()
     norm = True

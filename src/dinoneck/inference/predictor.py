@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -26,20 +26,20 @@ from dinoneck.codec import normal
 from dinoneck.data.bands import read_channels
 from dinoneck.data.decoding import ImageInput, as_list, in_threads, read_image_size
 from dinoneck.data.preprocessing import Preprocessing, Size
+from dinoneck.data.views import Views
 from dinoneck.devices import local_device
 from dinoneck.errors import CheckpointError, ConfigError, DataError
 from dinoneck.heads.ensemble import HeadEnsemble
-from dinoneck.inference.passes import Pass, PassImage, grids_of
-from dinoneck.inference.predictions import ImagePrediction, Maps, Prediction, check_maps
-from dinoneck.inference.sources import (
-    Heads,
-    Reading,
+from dinoneck.inference.loaded_head import (
+    LoadedHead,
     check_alike,
     check_pairing,
-    load,
-    opened,
+    merge_heads,
     without,
 )
+from dinoneck.inference.passes import Pass, PassImage, grids_of
+from dinoneck.inference.predictions import ImagePrediction, Maps, Prediction, check_maps
+from dinoneck.inference.sources import Heads, open_heads
 from dinoneck.inference.tiles import Tiling
 from dinoneck.inference.views import TTA, VIEWS
 from dinoneck.store.reading import StoredTokens
@@ -51,6 +51,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+
+
+class _PassKey(NamedTuple):
+    """What the heads of one pass have in common.
+
+    Attributes:
+        backbone: the module whose tokens they read.
+        preprocess: how their images are prepared; None = as the backbone's are.
+        tta: the name of the views that are averaged.
+    """
+
+    backbone: Backbone
+    preprocess: Preprocessing | None
+    tta: str
 
 
 class Predictor:
@@ -118,10 +132,8 @@ class Predictor:
 
     Attributes:
         revisions: hub repository -> the commit its heads are of; empty for local heads.
-        passes: the passes of the backbone. ``backbone``, ``preprocess``, ``tta`` and ``views`` are
-            those of the first.
+        passes: the passes of the backbones; heads that are not in a mapping have one.
         tasks: what is predicted; of a mapping key -> tasks.
-        tta: the name of the views that are averaged.
 
     Raises:
         BackboneError: when called, if the backbone's weights changed meanwhile, or LoRA was
@@ -170,77 +182,54 @@ class Predictor:
                 f"preprocess is a {type(preprocess).__name__}; expected a dinoneck.data.Preprocessing, "
                 "such as backbone.preprocess.changed(size=...)"
             )
-        if tile is None and overlap != 0:
-            raise ConfigError(f"overlap is {overlap!r}, but tile is None; give the size of a tile")
-        self.tiling = None if tile is None else Tiling(cast("tuple[int, int]", tile), overlap)
+        tiling = _tiling(tile, overlap)
         self._keyed = isinstance(heads, Mapping)
         if self._keyed and weights is not None:
             raise ConfigError(
                 "weights are for a list of heads; heads of a mapping are not averaged: leave "
                 "weights out"
             )
-        members = {key: [load(one) for one in own] for key, own in opened(heads, revision).items()}
-        files = [
-            item.checkpoint
-            for own in members.values()
-            for item in own
-            if item.checkpoint is not None
-        ]
-        self.revisions = {file.source: file.revision for file in files if file.revision is not None}
-        backbones: dict[str | None, Backbone] = (
-            {} if backbone is None else {None: checked_backbone(backbone)}
+
+        # all heads are read before a backbone is loaded
+        loaded: dict[str, list[LoadedHead]] = {}
+        for key, sources in open_heads(heads, revision).items():
+            loaded[key] = [LoadedHead.load(source) for source in sources]
+        self.revisions = _revisions(loaded)
+        heads_of_passes = _group_into_passes(
+            loaded,
+            backbone=None if backbone is None else checked_backbone(backbone),
+            weights=weights,
+            preprocess=preprocess,
+            tta=tta,
+            probe=probe,
         )
-        # what heads of one pass have in common -> the heads
-        groups: dict[Any, dict[str, Reading]] = {}
-        for key, own in members.items():
-            reading = _together(own, weights)
-            check_alike(own, inputs=preprocess is None, views=tta is None)
-            record = None
-            if backbone is None:
-                record = spelling(without(reading.backbone or {}, "layers", "norm", "probe"))
-                backbones[record] = backbones.get(record) or _rebuilt(own[0])
-            check_pairing(own, backbones[record], probe)
-            images = preprocess or reading.inputs
-            if any(trained_heads(reading.head)):
-                plain = plain_backbone(backbones[record])
-                check_tokens_of(
-                    reading.head,
-                    _record_for(reading, plain),
-                    before_merge=fingerprint_before_merge(plain.adapter),
-                )
-                if preprocess is None:
-                    images = images_for(reading.head, plain, reading.inputs)
-                    check_images_of(reading.head, images)
-            groups.setdefault((record, images, tta or reading.views), {})[key] = reading
+
         self.passes: list[Pass] = []
-        for (record, recipe, views), readings in groups.items():
-            base = (
-                backbones[record] if device is None else backbones[record].to(local_device(device))
-            )
-            prepare = (recipe or base.preprocess).changed(blur=blur, bits=bits)
-            check_patch(prepare.patch_size, base.adapter.patch_size)
-            for reading in readings.values():
-                reading.head.to(next(base.parameters()).device)
+        for shared, heads_of_pass in heads_of_passes.items():
+            pass_backbone = shared.backbone
+            if device is not None:
+                pass_backbone = pass_backbone.to(local_device(device))
+            recipe = shared.preprocess or pass_backbone.preprocess
+            recipe = recipe.changed(blur=blur, bits=bits)
+            check_patch(recipe.patch_size, pass_backbone.adapter.patch_size)
+            for head in heads_of_pass.values():
+                head.head.to(next(pass_backbone.parameters()).device)
             self.passes.append(
                 Pass(
-                    heads=readings,
-                    backbone=base,
-                    preprocess=prepare,
-                    tta=views,
-                    tiling=self.tiling,
+                    heads=heads_of_pass,
+                    backbone=pass_backbone,
+                    preprocess=recipe,
+                    tta=shared.tta,
+                    tiling=tiling,
                     batch_size=batch_size,
                 )
             )
-        one = self.passes[0]
-        self.backbone, self.preprocess, self.device = one.backbone, one.preprocess, one.device
-        self.tta, self.views, self.batch_size = one.tta, one.views, one.batch_size
-        predicted = {
-            key: own.head.predicted for one in self.passes for key, own in one.heads.items()
-        }
-        self.tasks: Any = {key: predicted[key] for key in members} if self._keyed else predicted[""]
+
+        tasks = {key: self._pass_of(key).heads[key].head.predicted for key in loaded}
+        self.tasks: Any = tasks if self._keyed else tasks[""]
         if self._keyed:
             logger.info(
-                "%s: passes of the backbone: %d", counted(len(members), "key"), len(self.passes)
+                "%s: passes of the backbone: %d", counted(len(loaded), "key"), len(self.passes)
             )
 
     def __repr__(self) -> str:
@@ -264,6 +253,49 @@ class Predictor:
         if its_pass.tiling is not None:
             settings.append(f"tile={its_pass.tiling.tile}, overlap={its_pass.tiling.overlap}")
         return f"{counted(num_heads, 'head')}: {tasks}; {', '.join(settings)}"
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone of the first pass, with the layers that its heads read."""
+        return self.passes[0].backbone
+
+    @property
+    def preprocess(self) -> Preprocessing:
+        """How the first pass prepares images that are not cut into tiles."""
+        return self.passes[0].preprocess
+
+    @property
+    def tta(self) -> str:
+        """The name of the views that the first pass averages."""
+        return self.passes[0].tta
+
+    @property
+    def views(self) -> Views:
+        """The views that the first pass averages."""
+        return self.passes[0].views
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """How large images are cut into tiles; None = they are not."""
+        return self.passes[0].tiling
+
+    @property
+    def batch_size(self) -> int:
+        """Images or tiles per pass of the backbone; on a CPU, views of images or tiles."""
+        return self.passes[0].batch_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first pass runs."""
+        return self.passes[0].device
+
+    @property
+    def modules(self) -> list[torch.nn.Module]:
+        """The backbones and the heads of all passes."""
+        modules: list[torch.nn.Module] = []
+        for backbone_pass in self.passes:
+            modules += backbone_pass.modules
+        return modules
 
     @torch.no_grad()
     def __call__(
@@ -374,14 +406,6 @@ class Predictor:
                     rows = {key: of_key.row(with_maps) for key, of_key in by_key.items()}
                     results.append(self._of_user(rows))
         return results
-
-    @property
-    def modules(self) -> list[torch.nn.Module]:
-        """The backbones and the heads of all passes."""
-        modules: list[torch.nn.Module] = []
-        for backbone_pass in self.passes:
-            modules += backbone_pass.modules
-        return modules
 
     def prepare(self, image: ImageInput) -> list[PassImage]:
         """Decode an image and prepare it for every pass; called by threads."""
@@ -500,36 +524,88 @@ def _join_passes(by_pass: Sequence[Sequence[Mapping[str, T]]]) -> list[dict[str,
     return joined
 
 
-def _together(loaded: Sequence[Reading], weights: Sequence[float] | None) -> Reading:
-    """The heads of a key as one ensemble; one ensemble, or a head that predicts objects, stays as it is."""
-    first = loaded[0]
-    if (
-        len(loaded) == 1
-        and weights is None
-        and (first.objects or isinstance(first.head, HeadEnsemble))
-    ):
-        return first
-    inputs = next((item.inputs for item in loaded if item.inputs is not None), None)
-    return first._replace(
-        head=HeadEnsemble.from_heads([item.head for item in loaded], weights),
-        inputs=inputs,
-        mask_records=tuple(record for item in loaded for record in item.mask_records),
-        files=tuple(file for item in loaded for file in item.files),
-    )
+def _tiling(tile: int | tuple[int, int] | None, overlap: int | float) -> Tiling | None:
+    if tile is not None:
+        return Tiling(cast("tuple[int, int]", tile), overlap)
+    if overlap != 0:
+        raise ConfigError(f"overlap is {overlap!r}, but tile is None; give the size of a tile")
+    return None
 
 
-def _record_for(reading: Reading, backbone: Backbone) -> dict[str, Any]:
-    """The record of a backbone, with the layers and the norm that the heads of a key are given."""
-    own = reading.on(backbone)
-    return {**backbone.record(), "layers": own.layers, "norm": own.norm}
+def _revisions(loaded: Mapping[str, Sequence[LoadedHead]]) -> dict[str, str]:
+    """Hub repository -> the commit that its heads are of."""
+    revisions = {}
+    for heads in loaded.values():
+        for head in heads:
+            file = head.checkpoint
+            if file is not None and file.revision is not None:
+                revisions[file.source] = file.revision
+    return revisions
 
 
-def _rebuilt(item: Reading) -> Backbone:
+def _group_into_passes(
+    loaded: Mapping[str, Sequence[LoadedHead]],
+    *,
+    backbone: Backbone | None,
+    weights: Sequence[float] | None,
+    preprocess: Preprocessing | None,
+    tta: str | None,
+    probe: bool,
+) -> dict[_PassKey, dict[str, LoadedHead]]:
+    """Merge and check the heads of every key, and put those together that can share a pass.
+
+    Without a backbone, heads with one record share the backbone that is rebuilt from it.
+    """
+    rebuilt: dict[str, Backbone] = {}
+    groups: dict[_PassKey, dict[str, LoadedHead]] = {}
+    for key, heads in loaded.items():
+        head = merge_heads(heads, weights)
+        check_alike(heads, compare_inputs=preprocess is None, compare_views=tta is None)
+        head_backbone = backbone
+        if head_backbone is None:
+            # layers and norm are applied per head
+            record = without(head.backbone_record or {}, "layers", "norm", "probe")
+            record_text = spelling(record)
+            if record_text not in rebuilt:
+                rebuilt[record_text] = _rebuild_backbone(heads[0])
+            head_backbone = rebuilt[record_text]
+        check_pairing(heads, head_backbone, probe=probe)
+        images = head.preprocess if preprocess is None else preprocess
+        if any(trained_heads(head.head)):
+            plain = plain_backbone(head_backbone)
+            _check_trained_on(head, plain)
+            if preprocess is None:
+                images = _images_of(head, plain)
+        shared = _PassKey(
+            backbone=head_backbone,
+            preprocess=images,
+            tta=head.views if tta is None else tta,
+        )
+        groups.setdefault(shared, {})[key] = head
+    return groups
+
+
+def _rebuild_backbone(head: LoadedHead) -> Backbone:
     """The backbone that a head's file names, with the LoRA weights that travel with it."""
-    if item.checkpoint is None:
+    if head.checkpoint is None:
         raise CheckpointError(
-            f"backbone is None, and a {type(item.head).__name__} does not name the one that it "
+            f"backbone is None, and a {type(head.head).__name__} does not name the one that it "
             "needs; pass it, or save the head with it",
             step="pairing",
         )
-    return item.checkpoint.load_backbone()
+    return head.checkpoint.load_backbone()
+
+
+def _check_trained_on(head: LoadedHead, backbone: Backbone) -> None:
+    """Compare the tokens that the heads of a key were trained on with those that they get."""
+    as_read = head.on(backbone)
+    record = {**backbone.record(), "layers": as_read.layers, "norm": as_read.norm}
+    before_merge = fingerprint_before_merge(backbone.adapter)
+    check_tokens_of(head.head, record, before_merge=before_merge)
+
+
+def _images_of(head: LoadedHead, backbone: Backbone) -> Preprocessing | None:
+    """How the images of the heads of a key were prepared in training; None = as the backbone's are."""
+    images = images_for(head.head, backbone, head.preprocess)
+    check_images_of(head.head, images)
+    return images

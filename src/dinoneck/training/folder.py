@@ -14,7 +14,7 @@ from typing import Any
 
 from dinoneck.atomic import read_regular, write_whole
 from dinoneck.errors import CheckpointError, DataError, DinoneckError
-from dinoneck.inference.sources import difference
+from dinoneck.inference.loaded_head import difference
 from dinoneck.text import reason_of, some_of
 from dinoneck.weight_files import read_any
 

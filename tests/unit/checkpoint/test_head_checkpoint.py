@@ -299,8 +299,9 @@ def test_a_head_without_a_record_warns_when_saved_and_when_used(tmp_path: Path) 
     assert {one.filename for one in caught} == {__file__}
     with pytest.warns(
         UserWarning, match="does not state its backbone, so 'dinoneck_tiny' is used unchecked"
-    ):
+    ) as caught:
         Predictor(tmp_path / "h", backbone)
+    assert {one.filename for one in caught} == {__file__}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         save_head(tmp_path / "mlp", PatchMeanMLP(8))

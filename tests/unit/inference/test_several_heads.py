@@ -166,6 +166,46 @@ def test_heads_that_need_other_images_get_a_pass_of_their_own(
         assert kit.same(row[key], Predictor(head)(images[0])[0])
 
 
+def with_two_sizes(tiny: Backbone) -> Predictor:
+    return Predictor(
+        {
+            "small": checkpoint(kit.head(), tiny, (32, 48)),
+            "large": checkpoint(kit.head(), tiny, (64, 64)),
+        },
+        tta="flip4",
+        batch_size=3,
+    )
+
+
+def test_a_predictor_says_of_its_pass_what_the_first_one_does(tiny: Backbone) -> None:
+    predictor = with_two_sizes(tiny)
+    assert predictor.backbone is predictor.passes[0].backbone
+    assert predictor.preprocess.size == (32, 48)
+    assert predictor.tta == "flip4"
+    assert len(predictor.views) == 4
+    assert predictor.batch_size == 3
+    assert predictor.device == torch.device("cpu")
+    assert predictor.tiling is None
+
+
+def test_what_a_predictor_says_of_its_pass_cannot_be_set_beside_it(tiny: Backbone) -> None:
+    predictor = with_two_sizes(tiny)
+    for name in ("backbone", "preprocess", "tta", "views", "batch_size", "device", "tiling"):
+        with pytest.raises(AttributeError, match=name):
+            setattr(predictor, name, None)
+
+
+def test_the_modules_of_a_predictor_are_the_backbones_and_heads_of_all_passes(
+    tiny: Backbone,
+) -> None:
+    depth = DenseHead(64, [DEPTH], hidden_dim=8)
+    mass = kit.head(GRAMS)
+    seeded = load_backbone("dinoneck_tiny", seed=7)
+    predictor = Predictor({"depth": checkpoint(depth, tiny), "mass": checkpoint(mass, seeded)})
+    names = [type(module).__name__ for module in predictor.modules]
+    assert names == ["Backbone", "HeadEnsemble", "Backbone", "HeadEnsemble"]
+
+
 # Stored tokens, and the folder of a training
 # ------------------------------------------------------------------
 
