@@ -536,7 +536,8 @@ ROWS: list[Row] = [
         "'b'",
     ),
     (lambda: composed(SHARES, name="total"), ConfigError, "total"),
-    (lambda: composed(SHARES, total=""), ConfigError, "two tasks"),
+    (lambda: composed(SHARES, total=""), ConfigError, ("'masses'", "'shares'", "total=")),
+    (lambda: composed(SHARES, ratio=""), ConfigError, ("'masses'", "'total'", "ratio=")),
     (lambda: composed(SHARES, total="totl"), ConfigError, "'totl'"),
     *(
         (
