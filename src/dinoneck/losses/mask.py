@@ -92,7 +92,7 @@ def mask_loss(
         query_loss = F.cross_entropy(class_logits, target, reduction="none")
         class_loss = class_loss + (query_weight * query_loss).sum()
         class_norm = class_norm + query_weight.sum()
-    class_norm = class_norm.clamp_min(NO_OBJECT_WEIGHT)  # what a single query weighs at least
+    class_norm = class_norm.clamp_min(torch.finfo(class_norm.dtype).tiny)  # 0 without images
     loss: Tensor = CLASS_WEIGHT * class_loss / class_norm + shape_loss / num_objects.clamp_min(1.0)
     return loss
 
