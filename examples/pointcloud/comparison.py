@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -156,8 +157,13 @@ def check_options(plan: Plan, seeds: Sequence[int], blocks: Sequence[str]) -> No
         ConfigError: naming them.
     """
     most_seeds = len(STUDENT) + 1  # n seeds have n - 1 degrees of freedom
-    if len(set(seeds)) < len(seeds) or not 2 <= len(seeds) <= most_seeds:
-        raise ConfigError(f"--seeds is {seeds}; expected 2 to {most_seeds} different ones")
+    if not 2 <= len(seeds) <= most_seeds:
+        raise ConfigError(
+            f"--seeds names {len(seeds)}; expected 2 to {most_seeds}, for which an interval is known"
+        )
+    repeated = [seed for seed, count in Counter(seeds).items() if count > 1]
+    if repeated:
+        raise ConfigError(f"--seeds names {repeated[0]} more than once; expected different ones")
     has_stand_in = plan.backbone == STAND_IN or any(BLOCKS[block].stand_in for block in blocks)
     if plan.data and has_stand_in:
         raise ConfigError(

@@ -106,12 +106,18 @@ class Plan:
         names: dict[int, str] = {}
         for text in self.classes:
             match = re.fullmatch(r"(\d+)=(.+)", text, re.ASCII)
-            if match is None or int(match[1]) in names:
+            if match is None:
                 raise ConfigError(
-                    f"classes are {' '.join(self.classes)}; expected ID=NAME, such as 1=wall, each ID "
-                    "once"
+                    f"--classes names {text!r}; expected ID=NAME, such as 1=wall, with the label in "
+                    "the files as ID"
                 )
-            names[int(match[1])] = match[2]
+            label = int(match[1])
+            if label in names:
+                raise ConfigError(
+                    f"--classes names {label} twice, as {names[label]!r} and {match[2]!r}; expected "
+                    "each label once"
+                )
+            names[label] = match[2]
         return names
 
     def to_json(self) -> dict[str, Any]:

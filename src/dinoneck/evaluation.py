@@ -113,8 +113,8 @@ def evaluate(
         ConfigError: if detectors and heads are mixed, an option has no effect on this truth, or
             masks were read in training with other class values or nodata than these, or than for
             another head.
-        DataError: if the truth has nothing that a model predicts, or an image or label cannot be
-            used.
+        DataError: if the truth has nothing that a model predicts, models predict different things
+            for a target of one name, or an image or label cannot be used.
         CheckpointError: if a model cannot be read.
 
     Examples:
@@ -136,7 +136,9 @@ def evaluate(
             "class_values": class_values,
         }
         _check_not_given(table_options)
-        return _of_objects(kind, predictors or detectors, truth, images, crowd)
+        if detectors:
+            return _score_objects(kind, detectors, truth, images, crowd)
+        return _score_objects(kind, predictors, truth, images, crowd)
     if crowd != "ignore":
         raise ConfigError(
             f"crowd is {crowd!r}, and the truth is no COCO file of objects; leave it out"
@@ -149,7 +151,7 @@ def evaluate(
     _check_mask_options(mask_options, table, tasks)
     asked = MaskRecord("the call", tuple(class_values), tuple(nodata))
     masks = _mask_readers(table, tasks, asked, _mask_records(predictors))
-    report = _of_table(predictors, table, tasks, masks)
+    report = _score_table(predictors, table, tasks, masks)
     return report | _count_seen(predictors, list(table[IMAGES]))
 
 
@@ -178,7 +180,7 @@ def _open_all(models: Mapping[str, Any]) -> tuple[dict[str, Predictor], dict[str
     return predictors, detectors
 
 
-def _of_table(
+def _score_table(
     predictors: Mapping[str, Predictor],
     table: Any,
     tasks: Mapping[str, Task],
@@ -200,16 +202,18 @@ def _of_table(
     targets_of_models: dict[str, dict[str, Scored]] = {}
     for name, predictor in predictors.items():
         targets_of_models[name] = _scored_targets(predictor.tasks, table, columns)
+    _check_shares(predictors, targets_of_models)
     scored = _first_of_each(targets_of_models.values())
     if not scored:
         _check_scorable(table, tasks)
         raise _nothing_to_score([*tasks], list(table.columns))
+    class_names_of_targets = {name: target.labels for name, target in scored.items()}
     predictions: dict[str, dict[str, Any]] = {}
     cost: dict[str, Any] = {}
     for name, predictor in predictors.items():
         begin = time.perf_counter()
         targets = targets_of_models[name]
-        predictions[name] = _predictions(predictor, table, targets, scored, masks)
+        predictions[name] = _predictions(predictor, table, targets, class_names_of_targets, masks)
         cost[name] = _cost(predictor, begin, len(table))
     units = _shared_units(tasks_of_models, scored)
     report = summary(table, scored, predictions, [range(len(table))], units)
@@ -317,7 +321,7 @@ def _check_scorable(table: Any, tasks: Mapping[str, Task]) -> None:
 
 
 def _tasks_by_name(tasks_of_models: Sequence[Sequence[Task]]) -> dict[str, Task]:
-    """The tasks of all models by name; of several of a name, which :func:`_check_alike` compares, the first."""
+    """The tasks of all models by name, each that of the first model; :func:`_check_alike` has compared them."""
     tasks: dict[str, Task] = {}
     for tasks_of_model in tasks_of_models:
         for task in tasks_of_model:
@@ -338,14 +342,18 @@ def _shared_units(
     tasks_of_models: Sequence[Sequence[Task]], names: Collection[str]
 ) -> dict[str, str]:
     """Target -> its unit, which all models that predict it state; empty where one of them does not."""
-    units: dict[str, str] = {}
+    units_of_name: dict[str, set[str]] = {}
     for tasks_of_model in tasks_of_models:
         for column in columns_of(tasks_of_model):
             if column.name in names:
-                unit = units.setdefault(column.name, column.task.unit)
-                if unit != column.task.unit:
-                    units[column.name] = ""
-    return units
+                units_of_name.setdefault(column.name, set()).add(column.task.unit)
+    shared = {}
+    for name, units in units_of_name.items():
+        if len(units) == 1:
+            [shared[name]] = units
+        else:  # one states a unit, another one none
+            shared[name] = ""
+    return shared
 
 
 @dataclass(frozen=True)
@@ -354,7 +362,7 @@ class _Target:
 
     Attributes:
         model: its name.
-        what: ``"classes"``, ``"masks"`` or ``"numbers"``.
+        what: ``"classes"``, ``"masks"`` or ``"numbers"``, also in messages.
         task: whose output it is.
         area: of the transform of the task; None if it has none.
     """
@@ -405,6 +413,54 @@ def _check_alike(models: Mapping[str, Predictor]) -> None:
         if first.what == "numbers":
             _check_units(name, targets)
             _check_areas(name, targets)
+    _check_ratios(models)
+
+
+def _check_ratios(models: Mapping[str, Predictor]) -> None:
+    """Raise a DataError if two models predict ratios of one name and of other parts."""
+    first_ratios: dict[str, tuple[str, Task]] = {}
+    for model, predictor in models.items():
+        for task in predictor.tasks:
+            if task.kind != "ratio":
+                continue
+            first_model, first = first_ratios.setdefault(task.name, (model, task))
+            if {*task.labels} != {*first.labels}:
+                raise DataError(
+                    f"{first_model} predicts the ratio {task.name} of {_parts_of(first)}, and "
+                    f"{model} of {_parts_of(task)}; evaluate them apart"
+                )
+
+
+def _check_shares(
+    predictors: Mapping[str, Predictor], targets_of_models: Mapping[str, Mapping[str, Scored]]
+) -> None:
+    """Raise a DataError if two models predict a part's shares of other wholes, which differ in their truth.
+
+    Args:
+        predictors: name -> model.
+        targets_of_models: name -> its targets, see :func:`_scored_targets`.
+    """
+    first_ratios: dict[str, tuple[str, Task]] = {}  # by part
+    for model, targets in targets_of_models.items():
+        tasks = {task.name: task for task in predictors[model].tasks}
+        for name, target in targets.items():
+            ratio = tasks[target.output]
+            is_share = ratio.kind == "ratio" and name in ratio.labels
+            if not is_share:
+                continue
+            first_model, first = first_ratios.setdefault(name, (model, ratio))
+            if {*ratio.labels} != {*first.labels}:
+                raise DataError(
+                    f"{first_model} predicts the share of {name} in {_parts_of(first)}, and "
+                    f"{model} in {_parts_of(ratio)}; evaluate them apart"
+                )
+
+
+def _parts_of(ratio: Task) -> str:
+    """The parts of a ratio, in words."""
+    if not ratio.labels:
+        return f"{ratio.dim} parts without names"
+    return " + ".join(ratio.labels)
 
 
 def _check_units(name: str, targets: Sequence[_Target]) -> None:
@@ -457,23 +513,25 @@ def _check_classes(name: str, first: _Target, other: _Target) -> None:
 
 def _not_shared(predictions: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A line for each target that only some of the models predict."""
-    owners: dict[str, list[str]] = {}
-    for model, of_model in predictions.items():
-        for name in of_model:
-            owners.setdefault(name, []).append(model)
+    models_of_target: dict[str, list[str]] = {}
+    for model, predictions_of_model in predictions.items():
+        for name in predictions_of_model:
+            models_of_target.setdefault(name, []).append(model)
     lines = []
-    for name, models in owners.items():
+    for name, models in models_of_target.items():
         if len(models) < len(predictions):
             lines.append(f"{name}: predicted by {', '.join(models)} only, so it is not compared")
     return lines
 
 
 def _opened(model: Any) -> Predictor | Detector:
-    if isinstance(model, Predictor | Detector):
-        tasks_by_key = getattr(model, "tasks", ())
-        if isinstance(tasks_by_key, Mapping):
+    """A model that can be called, of a model or of what it is opened from."""
+    if isinstance(model, Detector):
+        return model
+    if isinstance(model, Predictor):
+        if isinstance(model.tasks, Mapping):  # one of several heads has tasks by their keys
             raise ConfigError(
-                f"the model has the keys {', '.join(tasks_by_key)}; give {{name: model}} with a head each"
+                f"the model has the keys {', '.join(model.tasks)}; give {{name: model}} with a head each"
             )
         return model
     [checkpoints] = open_heads(model).values()
@@ -591,9 +649,9 @@ def _read_truth(
         for name, task in tasks.items()
         if task.kind == "classification" and name in columns
     }
-    names = [column.name for column in predicted if column.task.name not in classes]
     _warn_of_missing_parts(tasks, predicted, columns)
-    for task in tasks.values():
+    names = [column.name for column in predicted if column.task.name not in classes]
+    for task in tasks.values():  # shares are computed from the numbers of all parts
         if task.kind == "ratio" and not _missing_parts(task, columns):
             names += [part for part in task.labels if part not in names and part not in classes]
     numbers = [name for name in names if name in columns]
@@ -624,13 +682,16 @@ def _scored_names(predicted: Sequence[Column]) -> list[str]:
 
 def _nothing_to_score(names: Sequence[str], columns: Sequence[str]) -> DataError:
     """The error for a truth without a column of what is predicted."""
-    hint = ""
-    for name in names:
-        hint = hint or did_you_mean(name, columns)
-    return DataError(
+    message = (
         f"the truth has none of what is predicted, {some_of(names, 5)}; it has the columns "
-        f"{some_of(columns, 5)}.{hint}".removesuffix(".")
+        f"{some_of(columns, 5)}"
     )
+    for name in names:
+        hint = did_you_mean(name, columns)
+        if hint:
+            message += f".{hint}"
+            break
+    return DataError(message)
 
 
 def _warn_of_near_columns(names: Sequence[str], columns: Sequence[str]) -> None:
@@ -650,7 +711,7 @@ def _truth_of_folder(
 ) -> Any:
     """The images and their truth, of a folder of masks or of class folders."""
     if any(task.is_map for task in tasks.values()):
-        if _is_other(images, truth):
+        if _is_another_folder(images, truth):
             if subfolders is not None:
                 raise ConfigError(
                     f"subfolders is {subfolders!r}, and {truth} holds the masks of {images}, whose "
@@ -663,7 +724,8 @@ def _truth_of_folder(
                 f"{truth} holds no images with masks; name the folder of the images, and that of "
                 "the masks as the truth"
             )
-        return table_of_folder(_without_parts(content))
+        _check_has_no_parts(content)
+        return table_of_folder(content)
     classes = [task.name for task in tasks.values() if task.kind == "classification"]
     if len(classes) != 1:
         raise DataError(
@@ -673,26 +735,26 @@ def _truth_of_folder(
     content = read_data_folder(truth, subfolders)
     if content.kind != "classes":
         raise DataError(f"the truth {truth} has no class folders, and the heads predict classes")
-    if _is_other(images, truth):
+    if _is_another_folder(images, truth):
         raise DataError(
             f"the truth {truth} has class folders, which hold the images to predict; name it in the "
             f"place of {images}"
         )
-    return table_of_folder(_without_parts(content)).rename(columns={"class": classes[0]})
+    _check_has_no_parts(content)
+    return table_of_folder(content).rename(columns={"class": classes[0]})
 
 
-def _is_other(images: Any, truth: Path) -> bool:
+def _is_another_folder(images: Any, truth: Path) -> bool:
     """Whether a folder of images is given, and is another one than that of the truth."""
     return images is not None and not Path(images).samefile(truth)
 
 
-def _without_parts(content: DataFolder) -> DataFolder:
-    """The content, if its folders are no parts such as train and val; all folds are taken."""
+def _check_has_no_parts(content: DataFolder) -> None:
+    """Raise a DataError for a folder whose folders are parts such as train and val; folds are none."""
     if content.held_out is not None:
         raise DataError(
             f"{content.root} holds the parts {', '.join(content.parts)}; name the folder of one"
         )
-    return content
 
 
 def _scored_targets(
@@ -709,7 +771,8 @@ def _scored_targets(
     for task in tasks:
         if _has_scored_shares(task, columns) and not _missing_parts(task, table.columns):
             for part, target in _share_targets(task, table).items():
-                targets.setdefault(part, target)  # of two ratios of one part the first counts
+                if part not in targets:  # else it is a part of an earlier ratio, which counts
+                    targets[part] = target
     if LABELS in table:
         for task in tasks:
             if task.kind == "segmentation":
@@ -775,7 +838,7 @@ def _predictions(
     predictor: Predictor,
     table: Any,
     targets: Mapping[str, Scored],
-    scored: Mapping[str, Scored],
+    class_names_of_targets: Mapping[str, Sequence[str]],
     masks: Mapping[str, DenseLabels],
 ) -> dict[str, Any]:
     """Target -> the predictions of all images by one model.
@@ -784,7 +847,7 @@ def _predictions(
         predictor: the model.
         table: its images.
         targets: those that the model predicts.
-        scored: those of all models, which number the classes.
+        class_names_of_targets: target -> its classes, in the order in which the truth numbers them.
         masks: segmentation task -> how its masks are read.
     """
     has_masks = LABELS in table and any(task.is_map for task in predictor.tasks)
@@ -796,7 +859,7 @@ def _predictions(
         if target.kind == "value":
             predictions[name] = _numbers(target, rows)
         elif target.kind == "class":
-            predictions[name] = _classes(target, rows, scored[name].labels)
+            predictions[name] = _classes(target, rows, class_names_of_targets[name])
         else:
             predictions[name] = _matrices(target, rows, table, predictor, masks)
     return predictions
@@ -808,13 +871,13 @@ def _numbers(target: Scored, rows: Sequence[Any]) -> Any:
     return outputs[:, target.places]
 
 
-def _classes(target: Scored, rows: Sequence[Any], labels: Sequence[str]) -> Any:
-    """The most probable class of every image (n,), as its number among ``labels``."""
+def _classes(target: Scored, rows: Sequence[Any], names: Sequence[str]) -> Any:
+    """The most probable class of every image (n,), as its number among the names of classes."""
     numbers = []
     for row in rows:
         number = int(np.argmax(row[target.output]))
-        if target.labels:  # this head may number its classes otherwise
-            number = labels.index(target.labels[number])
+        if target.labels:  # the head of this model may number its classes otherwise
+            number = names.index(target.labels[number])
         numbers.append(number)
     return np.array(numbers)
 
@@ -1013,7 +1076,7 @@ def _mask_readers(
     return readers
 
 
-def _of_objects(
+def _score_objects(
     kind: _Objects, models: Mapping[str, Any], truth: Any, images: Any, crowd: Crowd
 ) -> dict[str, Any]:
     """Score models of boxes, masks or segments; of two or more the first is compared with each other one."""

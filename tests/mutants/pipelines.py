@@ -111,8 +111,8 @@ PIPELINES = [
         sentence=(
             "The strides of an encoder are pixels of the smaller image that its backbone sees."
         ),
-        where="interop.encoder:PyramidEncoder",
-        edit=replace("_stride / self.features_at", by="_stride"),
+        where="interop.encoder:strides_in_image",
+        edit=replace("_stride / features_at", by="_stride"),
         tests=["unit/interop/test_encoder.py::test_strides_are_pixels_of_the_whole_images"],
     ),
     Mutant(

@@ -380,7 +380,15 @@ ROWS: list[Row] = [
     (lambda: configured(neck="spatial_tuning_adaptor"), ConfigError, "'spatial_tuning_adapter'"),
     (lambda: configured(neck="dense"), ConfigError, ("DenseHead", "Neck")),
     (lambda: configured(neck_config={"chanels": 3}), ConfigError, "chanels"),
-    (lambda: configured(out_indices=[3]), ConfigError, "level2"),
+    (lambda: configured(out_indices=[3]), ConfigError, ("the level 3", "-3 ... 2", "level2")),
+    (lambda: configured(out_indices=[]), ConfigError, ("out_indices=[]", "level2")),
+    (lambda: configured(out_indices=[1, 0]), ConfigError, ("[1, 0]", "order")),
+    (lambda: configured(out_features=["level3"]), ConfigError, ("'level3'", "level2")),
+    (
+        lambda: configured(out_features=["level1"], out_indices=[2]),
+        ConfigError,
+        ("['level1']", "[1]", "[2]"),
+    ),
     (lambda: configured(layers="1,3,5"), ConfigError, "'1,3,5'"),
     *(
         (lambda name=name: Settings(**{name: -1}), ConfigError, (name, "-1"))

@@ -147,6 +147,14 @@ def scored_both(folder: Path, first: Task, second: Task) -> Any:
     return scored(folder, heads)
 
 
+def scored_ratios(folder: Path, first: Task, second: Task) -> Any:
+    """Evaluate two heads, each of a ratio, on one image with the parts ``leaf``, ``stem`` and ``root``."""
+    kit.write_images(folder, ["a.png"])
+    (folder / "t.csv").write_text("image,leaf,stem,root\na.png,1,2,3\n")
+    heads = {"a": predictor(kit.head(first)), "b": predictor(kit.head(second))}
+    return evaluate(heads, folder, folder / "t.csv")
+
+
 def run_of_several_heads(folder: Path) -> Any:
     """Predict with the folder of a training that compared heads."""
     for name in ("linear", "fpn"):
@@ -487,6 +495,24 @@ ROWS: list[Row] = [
     (scored_categories, DataError, ("mass is categorical", "astype(float)")),
     (lambda folder: scored(folder, {}), ConfigError, "empty mapping"),
     (
+        lambda folder: scored_ratios(
+            folder,
+            Task("one", dim=2, kind="ratio", labels=("leaf", "stem")),
+            Task("other", dim=2, kind="ratio", labels=("leaf", "root")),
+        ),
+        DataError,
+        ("share of leaf", "leaf + stem", "leaf + root", "apart"),
+    ),
+    (
+        lambda folder: scored_ratios(
+            folder,
+            Task("one", dim=2, kind="ratio", labels=("leaf", "stem")),
+            Task("one", dim=2, kind="ratio", labels=("leaf", "root")),
+        ),
+        DataError,
+        ("ratio one", "leaf + stem", "leaf + root", "apart"),
+    ),
+    (
         lambda folder: scored_masks(folder, {"class_values": [1, 0]}, class_values=(0, 1)),
         ConfigError,
         ("class_values are 0 1", "the training of the head", "1 0", "--class-values"),
@@ -516,7 +542,8 @@ ROWS: list[Row] = [
         "'b'",
     ),
     (lambda: composed(SHARES, name="total"), ConfigError, "total"),
-    (lambda: composed(SHARES, total=""), ConfigError, "two tasks"),
+    (lambda: composed(SHARES, total=""), ConfigError, ("'masses'", "'shares'", "total=")),
+    (lambda: composed(SHARES, ratio=""), ConfigError, ("'masses'", "'total'", "ratio=")),
     (lambda: composed(SHARES, total="totl"), ConfigError, "'totl'"),
     *(
         (

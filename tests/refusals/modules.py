@@ -217,6 +217,7 @@ ROWS: list[Row] = [
     ),
     (lambda: FPNHead(24, [A], 2, (1, 2, 3)), ConfigError, ("3", "2")),
     (lambda: FPNHead(24, [A], 2, (1, -1)), ConfigError, "-1"),
+    (lambda: FPNHead(24, [A], 2, ()), ConfigError, "layer_indices is empty"),
     (lambda: FPNHead(16, [A], 2, (0, 7))(tokens(layers=2)), ConfigError, "[7]"),
     (lambda: FPNHead(16, [A], 2)(tokens(layers=4)), ShapeError, "4"),
     (
@@ -237,7 +238,7 @@ ROWS: list[Row] = [
     (lambda: composed_of({"weights": (1.0, 2.0)}), ConfigError, ("2 weights", "x, y, both")),
     (lambda: composed_of({"weights": (1.0, 1.0, -1.0)}), ConfigError, ("'both'", "-1.0")),
     (lambda: composed_of({"beta": 0.0}), ConfigError, "beta"),
-    (lambda: TaskLoss(TWO, [CompositionLoss(composition())]), ConfigError, "total"),
+    (lambda: TaskLoss(TWO, [CompositionLoss(composition())]), ConfigError, ("x, y", "name=")),
     (lambda: composed_of(total="mas"), ConfigError, ("'mas'", "'mass'")),
     (lambda: composed_of(ratio="mass"), ConfigError, ("'mass'", "'regression'", "ratio")),
     (lambda: composed_of(parts=("x", "y", "z")), ConfigError, ("'shares'", "dim=3", "dim=2")),

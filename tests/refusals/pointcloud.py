@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from examples.pointcloud.comparison import check_options
 from examples.pointcloud.extraction import check_free, step_of
 from examples.pointcloud.feature_files import check_aspect, read_map, read_maps, write_map
 from examples.pointcloud.frames import Frames, read_frames, scene_folders
@@ -101,6 +102,14 @@ ROWS: list[Row] = [
     (planned(lr=0.0), ConfigError, "--lr is 0.0"),
     (planned(features="maps"), ConfigError, "--features belongs to scans"),
     (planned(data="scans"), ConfigError, "--data needs --labels and --classes"),
+    (lambda: Plan(classes=("1=wall", "door")).ids_and_names, ConfigError, ("'door'", "1=wall")),
+    (
+        lambda: Plan(classes=("1=wall", "1=door")).ids_and_names,
+        ConfigError,
+        ("names 1 twice", "'wall'", "'door'"),
+    ),
+    (lambda: check_options(Plan(), [0], []), ConfigError, ("names 1;", "2 to 10")),
+    (lambda: check_options(Plan(), [0, 1, 0], []), ConfigError, "names 0 more than once"),
     # features
     (saved({"a": 1.0}, read_map), DataError, ("dict", "(C, rows, cols)")),
     (saved(torch.full((1, 1, 1), 7e4), read_map), DataError, ("70000", "65504")),

@@ -61,6 +61,7 @@ INPUTS: list[tuple[Any, dict[str, Any], type[Exception], Any]] = [
     (X, {"grid": (3, 4)}, GridError, ("15", "3 rows x 4 cols")),
     (X, {"grid": (2, 7), "num_prefix_tokens": 1, "cls_token": CLS}, ShapeError, "cls_token"),
     (MAPS, {"grid": (5, 3)}, ShapeError, ("3 rows x 5 cols", "(5, 3)")),
+    (MAPS, {"num_prefix_tokens": 1}, ShapeError, ("num_prefix_tokens=1", "cls_token=")),
     ([torch.zeros(2, 8, 2, 6), torch.zeros(2, 8, 3, 4)], {}, ShapeError, ("2x6", "3x4")),
     (X[0], {"grid": (3, 5)}, ShapeError, "(15, 8)"),
     (patches(), {"grid": (3, 5)}, ShapeError, "grid"),

@@ -218,6 +218,55 @@ def test_a_part_of_two_ratios_of_one_head_is_scored_by_the_first(
     assert r2 == pytest.approx(metrics.r2_score(shares, predicted), abs=1e-6)
 
 
+def test_the_shares_of_a_part_in_two_wholes_are_not_compared(meadow: Path, tiny: Backbone) -> None:
+    with_crop = Task("with_crop", dim=2, kind="ratio", labels=("soil", "crop"))
+    with_weed = Task("with_weed", dim=2, kind="ratio", labels=("soil", "weed"))
+    models = {"a": predictor(tiny, with_crop), "b": predictor(tiny, with_weed)}
+
+    with pytest.raises(DataError) as caught:
+        evaluate(models, meadow.parent, meadow)
+
+    assert str(caught.value) == (
+        "a predicts the share of soil in soil + crop, and b in soil + weed; evaluate them apart"
+    )
+
+
+def test_shares_of_one_whole_are_compared_whatever_their_ratio_is_called(
+    meadow: Path, tiny: Backbone
+) -> None:
+    one = Task("one", dim=2, kind="ratio", labels=("soil", "crop"))
+    other = Task("other", dim=2, kind="ratio", labels=("crop", "soil"))
+    models = {"a": predictor(tiny, one), "b": predictor(tiny, other, seed=1)}
+
+    report = evaluate(models, meadow.parent, meadow)
+
+    table = pd.read_csv(meadow)
+    shares = table["soil"] / (table["soil"] + table["crop"])
+    predicted = [row["other"][1] for row in predicted_by(models["b"], meadow)]
+    r2 = report["scores"]["soil"]["b"]["r2"]["pooled"]
+    assert r2 == pytest.approx(metrics.r2_score(shares, predicted), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [(("soil", "weed"), "soil + weed"), ((), "2 parts without names")],
+    ids=["other parts", "parts without names"],
+)
+def test_ratios_of_one_name_and_other_parts_are_evaluated_apart(
+    meadow: Path, tiny: Backbone, labels: tuple[str, ...], words: str
+) -> None:
+    first = Task("mix", dim=2, kind="ratio", labels=("soil", "crop"))
+    second = Task("mix", dim=2, kind="ratio", labels=labels)
+    models = {"a": predictor(tiny, first), "b": predictor(tiny, second)}
+
+    with pytest.raises(DataError) as caught:
+        evaluate(models, meadow.parent, meadow)
+
+    assert str(caught.value) == (
+        f"a predicts the ratio mix of soil + crop, and b of {words}; evaluate them apart"
+    )
+
+
 def test_a_ratio_without_labels_has_no_shares_to_score(meadow: Path, tiny: Backbone) -> None:
     ratio = Task("mix", dim=2, kind="ratio")
     model = predictor(tiny, ratio, Task("weed"))

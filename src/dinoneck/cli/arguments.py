@@ -111,8 +111,8 @@ def parse(
         pairs: whether every switch has its opposite too (``--x`` and ``--no-x``).
 
     Raises:
-        SystemExit: 0 after the help, 2 after the reason on stderr. An option of several values that
-            is given twice is one: the parser would keep the last values alone.
+        SystemExit: 0 after the help, 2 after the reason on stderr. A reason is also an option of
+            several values that is given twice, of which the parser would keep the last ones alone.
     """
     style = _STYLE if pairs else (*_STYLE, FlagCreatePairsOff)
     if isinstance(verb, Mapping):
@@ -311,7 +311,7 @@ class HeadBackbone:
 
 
 @dataclass(frozen=True)
-class Views(HeadBackbone):
+class PredictionOptions(HeadBackbone):
     """How images are predicted, and where the weights come from.
 
     Attributes:
@@ -368,7 +368,7 @@ def check_output(
         raise ConfigError(f"--out {out} is a folder; name a file")
     if suffixes and out.suffix.lower() not in suffixes:
         raise ConfigError(f"--out {out}: expected a file name that ends in {' or '.join(suffixes)}")
-    check_place("--out", out)
+    check_can_be_written("--out", out)
     if not out.exists():
         return
     for name in inputs:
@@ -382,7 +382,7 @@ def check_output(
             )
 
 
-def check_place(option: str, path: Path) -> None:
+def check_can_be_written(option: str, path: Path) -> None:
     """Refuse, before any work, a file that cannot be replaced, and a file or folder that cannot be made.
 
     Raises:

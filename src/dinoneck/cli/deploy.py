@@ -26,6 +26,7 @@ from dinoneck.serve.settings import Settings
 from dinoneck.training.config import SIZE
 
 if TYPE_CHECKING:
+    from dinoneck.backbones.backbone import Backbone
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
 
@@ -110,19 +111,32 @@ def export(
     return document
 
 
-def _export_model(head: HeadCheckpoint, out: Path, **options: Any) -> dict[str, Any]:
-    """Write backbone and head, and print what the model takes and gives.
-
-    Args:
-        head: the head file.
-        out: the file to write.
-        **options: of :func:`dinoneck.export.export_model`.
-    """
+def _export_model(
+    head: HeadCheckpoint,
+    out: Path,
+    *,
+    backbone: Backbone | None,
+    size: tuple[int, int] | None,
+    maps: bool,
+    format: Literal["onnx", "pt2"],
+    half: bool,
+    check: bool,
+) -> dict[str, Any]:
+    """Write backbone and head, and print what the model takes and gives; see :func:`export`."""
     from dinoneck.export import export_model
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="this model (takes|predicts) .*")  # printed below
-        exported = export_model(head, out, **options)
+        exported = export_model(
+            head,
+            out,
+            format=format,
+            backbone=backbone,
+            size=size,
+            maps=maps,
+            half=half,
+            check=check,
+        )
     description = exported.description
     show({key: description[key] for key in ("input", "outputs", "views", "parity")})
     reason = exported.fixed_because

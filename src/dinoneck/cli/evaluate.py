@@ -47,7 +47,7 @@ def evaluate(
     class_values: tuple[int, ...] = (),
     crowd: Literal["ignore", "objects"] = "ignore",
     at_least: Annotated[tuple[str, ...], arg(metavar="TARGET=VALUE ...")] = (),
-    views: Annotated[cli.Views, arg(name="")] = cli.Views(),
+    options: Annotated[cli.PredictionOptions, arg(name="")] = cli.PredictionOptions(),
     words: cli.Words = (),
 ) -> dict[str, Any]:
     """Score finished heads or detectors on images whose truth is known; exit 1 if a score is too low.
@@ -69,7 +69,7 @@ def evaluate(
         crowd: ignore: objects of a COCO file with iscrowd=1 count for nothing; objects: they are
             objects.
         at_least: the smallest R², accuracy or mean IoU of a target, or the smallest AP.
-        views: how images are predicted.
+        options: how images are predicted.
         words: the command line.
     """
     # refuse what is wrong before torch is imported
@@ -83,7 +83,7 @@ def evaluate(
     head_by_name = _name_models(heads)
     from dinoneck.evaluation import evaluate as score_models
 
-    opened = {name: open_model(head, views, words) for name, head in head_by_name.items()}
+    opened = {name: open_model(head, options, words) for name, head in head_by_name.items()}
     models = {name: model.model for name, model in opened.items()}
     targets = _target_names(opened.values())
     unknown = smallest_scores.keys() - targets

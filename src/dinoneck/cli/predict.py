@@ -53,7 +53,7 @@ def predict(
     skip_unusable: bool = False,
     tile: Annotated[tuple[int, int] | None, SIZE] = None,
     overlap: Annotated[int, cli.whole(0)] = 0,
-    views: Annotated[cli.Views, arg(name="")] = cli.Views(),
+    options: Annotated[cli.PredictionOptions, arg(name="")] = cli.PredictionOptions(),
     words: cli.Words = (),
 ) -> dict[str, Any]:
     """Predict from images with trained heads; write a CSV, and pictures on request.
@@ -76,7 +76,7 @@ def predict(
         skip_unusable: list and leave out unusable images.
         tile: cut images into tiles of this many pixels, resized to the size of the heads.
         overlap: pixels that tiles share, at least.
-        views: how images are predicted.
+        options: how images are predicted.
         words: the command line.
     """
     # refuse what is wrong before torch is imported
@@ -92,14 +92,16 @@ def predict(
     file_by_name = {str(file): file for file in files}
     named_heads = read_heads(list(chain.from_iterable(heads)))
     inputs: list[str | Path | None] = [*files, *list_heads(named_heads)]
-    inputs += [views.weights, views.backbone_file, truth]
+    inputs += [options.weights, options.backbone_file, truth]
     cli.check_output(out, inputs, (".csv",))
-    places = _places(file_by_name, images, {"--maps": maps, "--overlay": overlay})
+    output_paths = _output_paths(file_by_name, images, {"--maps": maps, "--overlay": overlay})
     if overlay is None:
         cli.refuse_unused(cli.PREDICT_WITHOUT_OVERLAY, words)
 
     # predict
-    opened = open_model(named_heads, views, words, maps=bool(places), tile=tile, overlap=overlap)
+    opened = open_model(
+        named_heads, options, words, maps=bool(output_paths), tile=tile, overlap=overlap
+    )
     model = opened.model
     known: Mapping[Path, Mapping[str, Any]] = {}
     if truth is not None:
@@ -118,18 +120,22 @@ def predict(
         results, left_out = predict_named(opened.predict, file_by_name, skip_unusable)
 
     # write
-    if places:
+    if output_paths:
         predicted_files = []
         for name, result in results.items():
             predicted_files.append(
-                _PredictedFile(file_by_name[name], places[name], result, predictions.get(name))
+                _PredictedFile(
+                    file_by_name[name], output_paths[name], result, predictions.get(name)
+                )
             )
         _draw(opened, predicted_files, known, maps, overlay)
     if opened.is_detector:
         rows = _box_rows(results)
     else:
         rows = _value_rows(results, opened.groups)
-    columns = tuple(rows[0]) if rows else _BOX_COLUMNS
+    columns = (
+        tuple(rows[0]) if rows else _BOX_COLUMNS
+    )  # heads have a row per image: these are no boxes
     write_text(out, csv_text(columns, [_csv_cells(row) for row in rows]))
     document: dict[str, Any] = {}
     revisions: dict[str, str] = {}
@@ -226,7 +232,7 @@ class OpenModel(NamedTuple):
 
 def open_model(
     heads: str | Sequence[str] | Mapping[str, Sequence[str]],
-    views: cli.Views,
+    options: cli.PredictionOptions,
     words: Sequence[str],
     maps: bool = False,
     **tiles: Any,
@@ -236,7 +242,7 @@ def open_model(
     Args:
         heads: names of files, folders, repositories or published heads, or a mapping of keys to
             them.
-        views: how images are predicted.
+        options: how images are predicted.
         words: the command line, whose options have to have an effect.
         maps: whether predictions hold the maps of heads.
         **tiles: of heads, how images are cut.
@@ -248,7 +254,7 @@ def open_model(
     from dinoneck.devices import local_device
     from dinoneck.inference.sources import open_heads
 
-    checkpoints_by_key: Any = open_heads(heads, views.revision, views.weights)
+    checkpoints_by_key: Any = open_heads(heads, options.revision, options.weights)
     checkpoints = list(chain.from_iterable(checkpoints_by_key.values()))
     first = checkpoints[0]
     is_detector = first.head_type == "detector"
@@ -256,14 +262,14 @@ def open_model(
         cli.refuse_unused(cli.PREDICT_WITH_DETECTOR, words)
     else:
         cli.refuse_unused(cli.PREDICT_WITH_HEADS, words)
-    backbone = views.load_backbone(first)
+    backbone = options.load_backbone(first)
     if is_detector:
-        detector = _open_detector(first, backbone, views)
+        detector = _open_detector(first, backbone, options)
         return OpenModel(
             detector,
             is_detector=True,
             groups=(),
-            predict=partial(detector.predict, batch_size=views.batch_size),
+            predict=partial(detector.predict, batch_size=options.batch_size),
             checkpoints=checkpoints,
         )
     from dinoneck.inference.predictor import Predictor
@@ -272,11 +278,11 @@ def open_model(
     predictor = Predictor(
         checkpoints_by_key if has_keys else checkpoints,
         backbone,
-        views.tta,
-        local_device(views.device),
-        batch_size=views.batch_size,
-        probe=views.probe,
-        bits=views.bits,
+        options.tta,
+        local_device(options.device),
+        batch_size=options.batch_size,
+        probe=options.probe,
+        bits=options.bits,
         **tiles,
     )
     if has_keys:
@@ -293,17 +299,17 @@ def open_model(
 
 
 def _open_detector(
-    checkpoint: HeadCheckpoint, backbone: Backbone | None, views: cli.Views
+    checkpoint: HeadCheckpoint, backbone: Backbone | None, options: cli.PredictionOptions
 ) -> Detector:
     """The detector of a file, on the device and with the smallest score that are asked for."""
     from dinoneck.detection import Detector
     from dinoneck.devices import local_device
 
-    detector = Detector.from_checkpoint(checkpoint, backbone, local_device(views.device))
+    detector = Detector.from_checkpoint(checkpoint, backbone, local_device(options.device))
     detector.source = checkpoint.source or ""
-    if views.min_score is not None:
-        detector.min_score = views.min_score
-    detector.preprocess = detector.preprocess.changed(bits=views.bits)
+    if options.min_score is not None:
+        detector.min_score = options.min_score
+    detector.preprocess = detector.preprocess.changed(bits=options.bits)
     return detector
 
 
@@ -421,14 +427,14 @@ class _PredictedFile(NamedTuple):
 
     Attributes:
         file: the image.
-        place: where its pictures go below a folder, without suffix.
+        output_path: where its pictures go below a folder, without suffix.
         result: of the Predictor, of the Detector, or of the heads of one key.
         prediction: of ``Predictor.predictions``, which makes the maps in the pixels of the image;
             None without ``--maps``.
     """
 
     file: Path
-    place: Path
+    output_path: Path
     result: Any
     prediction: Any
 
@@ -447,14 +453,14 @@ def _draw(
                 _draw_boxes(new_overlay, opened.model, predicted_files)
             return
         for group in opened.groups:
-            of_group = []
+            group_files = []
             for predicted in predicted_files:
                 result = group.select(predicted.result)
-                of_group.append(predicted._replace(result=result))
+                group_files.append(predicted._replace(result=result))
             if new_maps is not None:
                 _write_maps(new_maps, group, predicted_files)
             if new_overlay is not None:
-                _draw_values(new_overlay, opened.model, group, of_group, known)
+                _draw_values(new_overlay, opened.model, group, group_files, known)
         if new_maps is not None and not any(new_maps.iterdir()):
             raise ConfigError(
                 f"--maps {maps}: these heads have no maps; leave --maps out (--json has objects)"
@@ -467,7 +473,9 @@ def _write_maps(folder: Path, group: HeadGroup, predicted_files: Sequence[_Predi
 
     for predicted in predicted_files:
         maps = group.select(predicted.prediction).image_maps()
-        write_maps(group.subfolder(folder), str(predicted.place), maps, group.tasks, predicted.file)
+        write_maps(
+            group.subfolder(folder), str(predicted.output_path), maps, group.tasks, predicted.file
+        )
 
 
 def _draw_values(
@@ -486,7 +494,7 @@ def _draw_values(
     tasks = group.tasks
     objects = next((task for task in tasks if task.is_masks), None)
     scale = scales(outputs(tasks), [predicted.result for predicted in predicted_files])
-    for file, place, result, _ in predicted_files:
+    for file, output_path, result, _ in predicted_files:
         if objects is not None:
             pixels = read_pixels(file, predictor.preprocess.bits)
             boxes = _boxes_around(result[objects.name], objects.labels)
@@ -500,7 +508,7 @@ def _draw_values(
                 known=known.get(file),
                 scale=scale,
             )
-        save_picture(group.subfolder(folder) / f"{place}.jpg", picture)
+        save_picture(group.subfolder(folder) / f"{output_path}.jpg", picture)
 
 
 def _draw_boxes(
@@ -510,10 +518,10 @@ def _draw_boxes(
     from dinoneck.data.decoding import read_pixels
     from dinoneck.viz.panels import boxes_panel
 
-    for file, place, result, _ in predicted_files:
+    for file, output_path, result, _ in predicted_files:
         pixels = read_pixels(file, detector.preprocess.bits)
         picture = boxes_panel(pixels, result, classes=detector.classes)
-        save_picture(folder / f"{place}.jpg", picture)
+        save_picture(folder / f"{output_path}.jpg", picture)
 
 
 def _boxes_around(objects: Any, labels: Sequence[str]) -> dict[str, Any]:
@@ -530,10 +538,12 @@ def _boxes_around(objects: Any, labels: Sequence[str]) -> dict[str, Any]:
     return {"boxes": boxes, "names": names}
 
 
-def _places(
+def _output_paths(
     file_by_name: Mapping[str, Path], images: Sequence[Path], folders: Mapping[str, Path | None]
 ) -> dict[str, Path]:
-    """Name -> where the files of an image go in the folders of outputs: its path below the folder of all, no suffix.
+    """Return name -> where the files of an image go in the folders of outputs.
+
+    That is its path below the folder that all images share, without suffix.
 
     Args:
         file_by_name: the images.
@@ -542,13 +552,13 @@ def _places(
 
     Raises:
         ConfigError: if a folder is a file, holds files, or is inside a folder of images.
-        DataError: if two images have one place.
+        DataError: if the files of two images would have one name.
     """
     named_folders = {option: folder for option, folder in folders.items() if folder is not None}
     if not named_folders:
         return {}
     for option, folder in named_folders.items():
-        cli.check_place(option, folder)
+        cli.check_can_be_written(option, folder)
         if folder.is_dir() and any(folder.iterdir()):
             raise ConfigError(f"{option} {folder} holds files; name a new folder")
         if folder.exists() and not folder.is_dir():
@@ -559,14 +569,15 @@ def _places(
                     f"{option} {folder} is inside {path}, whose files are images; name another "
                     "place"
                 )
-    places = [Path(name).with_suffix("") for name in cli.names_below(list(file_by_name.values()))]
-    for place, count in Counter(places).items():
+    names = cli.names_below(list(file_by_name.values()))
+    output_paths = [Path(name).with_suffix("") for name in names]
+    for output_path, count in Counter(output_paths).items():
         if count > 1:
             raise DataError(
-                f"images called {place} differ in their suffix only; predict them one after the "
+                f"images called {output_path} differ in their suffix only; predict them one after the "
                 "other"
             )
-    return dict(zip(file_by_name, places, strict=True))
+    return dict(zip(file_by_name, output_paths, strict=True))
 
 
 def read_heads(words: Sequence[str]) -> list[str] | dict[str, list[str]]:

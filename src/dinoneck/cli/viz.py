@@ -48,7 +48,7 @@ def report(
     max_images: Annotated[int, cli.whole(0)] = 24,
     no_tokens: bool = False,
     strict: bool = False,
-    views: Annotated[cli.Views, arg(name="")] = cli.Views(),
+    options: Annotated[cli.PredictionOptions, arg(name="")] = cli.PredictionOptions(),
     words: cli.Words = (),
 ) -> dict[str, Any]:
     """Predict from images and write a report as one HTML file.
@@ -70,7 +70,7 @@ def report(
             all.
         no_tokens: leave out the colours of the tokens.
         strict: exit with 1 if an image cannot be used.
-        views: how the images are predicted.
+        options: how the images are predicted.
         words: the command line.
     """
     # refuse what is wrong before torch is imported
@@ -80,7 +80,7 @@ def report(
         cli.refuse_unused(cli.REPORT_WITHOUT_TRUTH, words)
 
     # predict
-    opened = open_model(head, views, words, maps=len(files) <= max_images)
+    opened = open_model(head, options, words, maps=len(files) <= max_images)
     tasks = opened.tasks
     training = _training_report(Path(head), tasks)
     if tasks:

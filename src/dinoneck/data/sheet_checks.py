@@ -29,7 +29,10 @@ _LONGEST_ENDING = 6  # with its dot
 _MOST_ODD_ROWS = 3
 # filled cells that show how merged cells are saved
 _FEWEST_MERGED = 3
+# the number that pandas (y.1) and R (y...2) give a repeated name
 _NUMBER_OF_TWIN = re.compile(r"(?:\.|\.\.\.)\d+")
+CellsOf = Callable[[int], Iterable[object]]
+"""Returns the cells of the column with this index in the header."""
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +81,7 @@ def warn_of_twin_columns(
     name: str,
     header: Sequence[str],
     columns: Sequence[str],
-    cells_of: Callable[[int], Sequence[object]],
+    cells_of: CellsOf,
 ) -> None:
     """Name columns with nearly the name of one that is read, and other cells: ``Y`` and ``y.1`` next to ``y``.
 
@@ -86,7 +89,7 @@ def warn_of_twin_columns(
         name: what messages call the table.
         header: the names of all columns.
         columns: those that are read.
-        cells_of: returns the cells of the column with this index in the header.
+        cells_of: returns what they are compared by.
     """
     for column in columns:
         twins = []
@@ -110,15 +113,11 @@ def warn_of_unread_parts(
     name: str,
     header: Sequence[str],
     columns: Sequence[str],
-    cells_of: Callable[[int], Iterable[object]],
+    cells_of: CellsOf,
 ) -> None:
     """Name a column whose cells say train, val and test, where no column is read for the folds.
 
-    Args:
-        name: what messages call the table.
-        header: the names of all columns.
-        columns: those that are read.
-        cells_of: returns the cells of the column with this index in the header.
+    The arguments are those of :func:`warn_of_twin_columns`.
     """
     for index, column in enumerate(header):
         if column in columns:

@@ -16,7 +16,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.errors import ConfigError
-from dinoneck.interop.encoder import PyramidEncoder
+from dinoneck.interop.encoder import PyramidEncoder, strides_in_image
 from dinoneck.necks.neck import Neck
 from dinoneck.tokens import FeaturePyramid
 
@@ -33,8 +33,7 @@ class Levels(nn.Module):
         self.neck = neck
         self.features_at = features_at
         self.out_channels = neck.out_channels
-        scale = 1.0 if getattr(neck, "grid_from", None) == "image" else features_at
-        self.strides = tuple(stride / scale for stride in neck.strides)
+        self.strides = strides_in_image(neck, features_at)
         self._encoder: list[PyramidEncoder] = []  # a list is not a submodule
 
     def attach(self, backbone: Backbone) -> None:

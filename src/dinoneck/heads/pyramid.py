@@ -232,15 +232,25 @@ def checked_neck(
     return neck, factory
 
 
-def _checked_layers(layers: Sequence[int] | None, count: int | None) -> tuple[int, ...] | None:
+def _checked_layers(layers: Sequence[int] | None, num_layers: int | None) -> tuple[int, ...] | None:
+    """The block indices of a head whose neck reads so many layers; None: any number."""
     if layers is None:
         return None
-    if not layers or min(layers) < 0:
-        raise ConfigError(f"layer_indices is {tuple(layers)}; expected block indices of 0 or more")
-    if count is not None and len(layers) != count:
+    if not layers:
         raise ConfigError(
-            f"layer_indices names {len(layers)} blocks {tuple(layers)}; the neck reads {count} "
-            "layers"
+            "layer_indices is empty; expected one block index or more, or None for the layers of "
+            "the tokens as they come"
+        )
+    for layer in layers:
+        if layer < 0:
+            raise ConfigError(
+                f"layer_indices is {tuple(layers)}, and {layer} is negative; expected block "
+                "indices, which count from 0"
+            )
+    if num_layers is not None and len(layers) != num_layers:
+        raise ConfigError(
+            f"layer_indices names {len(layers)} blocks {tuple(layers)}; the neck reads "
+            f"{num_layers} layers"
         )
     return tuple(layers)
 

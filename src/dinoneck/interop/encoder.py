@@ -31,6 +31,19 @@ _ANY_WIDTH = 768
 _ANY_PATCH_SIZE = 16
 
 
+def strides_in_image(neck: Neck, features_at: float) -> tuple[float, ...]:
+    """Return the pixels of the full-size image per cell of a neck's levels.
+
+    Args:
+        neck: its own strides are in pixels of what the backbone is given.
+        features_at: what the backbone is given, as a share of the image's sides.
+    """
+    # the levels of a spatial tuning adapter may follow the image, which it gets at full size
+    if getattr(neck, "grid_from", None) == "image":
+        return neck.strides
+    return tuple(stride / features_at for stride in neck.strides)
+
+
 class PyramidEncoder(nn.Module):
     """A backbone and the neck that fits it: normalised images in, a :class:`dinoneck.FeaturePyramid` out.
 
@@ -76,10 +89,7 @@ class PyramidEncoder(nn.Module):
         self.neck = neck
         self.features_at = float(features_at)
         self.out_channels = neck.out_channels
-        follows_image = getattr(neck, "grid_from", None) == "image"
-        self.strides = tuple(
-            stride if follows_image else stride / self.features_at for stride in neck.strides
-        )
+        self.strides = strides_in_image(neck, self.features_at)
 
     def extra_repr(self) -> str:
         """Show the channels and the strides of the levels."""

@@ -25,6 +25,7 @@ from dinoneck.codec import encode, normal
 from dinoneck.errors import ConfigError
 from dinoneck.extras import missing_extra
 from dinoneck.interop.encoder import DeferredEncoder, EncoderByName, PyramidEncoder
+from dinoneck.text import did_you_mean
 
 try:
     from transformers import AutoBackbone, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
@@ -336,25 +337,66 @@ class MaskedLevels(nn.Module):
 def _resolve_levels(
     names: list[str], features: Sequence[str] | None, indices: Sequence[int] | None
 ) -> tuple[list[str], list[int]]:
-    """Return the output levels by name and by number."""
-    count = len(names)
-    asked = normal(Sequence[int] | None, indices, "out_indices")
+    """Return the output levels by name and by number.
+
+    Args:
+        names: of all levels.
+        features: names of those asked for; None: by ``indices``.
+        indices: their numbers, negative ones from the end; None: by ``features``, or all levels.
+
+    Raises:
+        ConfigError: for levels that do not exist, repeat or are in another order, for none, and for
+            others by name than by number.
+    """
+    given_numbers = normal(Sequence[int] | None, indices, "out_indices")
+    if features is None and given_numbers is None:
+        return list(names), list(range(len(names)))
     if features is not None:
-        numbers = [names.index(name) if name in names else count for name in features]
-    elif asked is not None:
-        # negative ones count from the end
-        numbers = [number + count if -count <= number < 0 else number for number in asked]
+        numbers = _numbers_of_levels(names, features)
+        if given_numbers is not None and list(given_numbers) != numbers:
+            raise ConfigError(
+                f"out_features={list(features)} are the levels {numbers}, and "
+                f"out_indices={list(given_numbers)}; pass one of the two"
+            )
+        option = f"out_features={list(features)}"
     else:
-        numbers = list(range(count))
-    are_levels = all(0 <= number < count for number in numbers)
-    is_rising = bool(numbers) and numbers == sorted(set(numbers))
-    contradicts = features is not None and asked is not None and list(asked) != numbers
-    if not are_levels or not is_rising or contradicts:
+        numbers = _count_from_start(names, given_numbers)
+        option = f"out_indices={list(given_numbers)}"
+    if not numbers:
+        raise ConfigError(f"{option} names no level; expected one or more of {', '.join(names)}")
+    if numbers != sorted(set(numbers)):
         raise ConfigError(
-            f"out_features={features}, out_indices={indices}; expected one of them, or both for "
-            f"the same levels, from {', '.join(names)} (0 ... {len(names) - 1}) in this order"
+            f"{option} is not in the order of the levels, or repeats one; expected some of "
+            f"{', '.join(names)}, in this order"
         )
     return [names[number] for number in numbers], numbers
+
+
+def _numbers_of_levels(names: Sequence[str], features: Sequence[str]) -> list[int]:
+    """The numbers of levels by name."""
+    numbers = []
+    for feature in features:
+        if feature not in names:
+            raise ConfigError(
+                f"out_features names {feature!r}; expected one of {', '.join(names)}."
+                f"{did_you_mean(feature, names)}"
+            )
+        numbers.append(names.index(feature))
+    return numbers
+
+
+def _count_from_start(names: Sequence[str], indices: Sequence[int]) -> list[int]:
+    """The numbers of levels of which negative ones count from the end."""
+    count = len(names)
+    numbers = []
+    for index in indices:
+        if not -count <= index < count:
+            raise ConfigError(
+                f"out_indices names the level {index}; expected {-count} ... {count - 1} for "
+                f"{', '.join(names)}"
+            )
+        numbers.append(index % count)
+    return numbers
 
 
 @contextmanager

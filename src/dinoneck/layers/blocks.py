@@ -12,6 +12,7 @@ NormName = Literal["layer", "group"]
 BatchNormName = Literal["batch", "group", "layer"]
 ActivationName = Literal["gelu", "relu", "silu"]
 MIN_GROUP_CHANNELS = 8  # per group of a group norm
+TOKEN_NORM_EPS = 1e-6  # of LayerNorms that read tokens, as of those in timm's ViTs and in ViTDet
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 
 

@@ -117,11 +117,15 @@ def _sequences(
         raise ShapeError(
             f"{owner_name} got maps of {sizes} cells; expected one grid for all layers"
         )
-    if num_prefix_tokens or (grid is not None and tuple(grid) != map_grid):
+    if num_prefix_tokens:
         raise ShapeError(
-            f"{owner_name} got maps of {map_grid[0]} rows x {map_grid[1]} cols with grid={grid} "
-            f"and num_prefix_tokens={num_prefix_tokens}; maps have patches only and their own "
-            "grid: leave both out"
+            f"{owner_name} got maps with num_prefix_tokens={num_prefix_tokens}; maps hold patches "
+            "alone: leave it out, and pass CLS tokens as cls_token="
+        )
+    if grid is not None and tuple(grid) != map_grid:
+        raise ShapeError(
+            f"{owner_name} got maps of {map_grid[0]} rows x {map_grid[1]} cols with "
+            f"grid={tuple(grid)}; maps have a grid of their own: leave it out"
         )
     # (B, C, rows, cols) -> (B, rows * cols, C): a view
     return [layer.flatten(2).transpose(1, 2) for layer in layers], map_grid

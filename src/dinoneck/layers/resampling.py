@@ -70,7 +70,9 @@ def _read_axis(cells: Tensor, axis: int, patch: int, stride: int, mode: Upsample
     return between
 
 
-def resampled(maps: Tensor, size: Sequence[int], image_size: Sequence[int], stride: int) -> Tensor:
+def resample_at_stride(
+    maps: Tensor, size: Sequence[int], image_size: Sequence[int], stride: int
+) -> Tensor:
     """Read maps of a whole image at the centres of cells of ``stride`` pixels, bilinearly.
 
     The stride need not divide the sides of the image, so the last cells may reach beyond it.

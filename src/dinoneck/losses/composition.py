@@ -197,15 +197,11 @@ class Composition:
         """Return the tasks of :attr:`inputs`: the total and the ratio, or the parts.
 
         Raises:
-            ConfigError: if the composition names none, a task is missing or of another kind or
-                size, the ratio's labels are the parts in another order, or tasks of different units
-                are added.
+            ConfigError: if the composition has no name, or names one of total and ratio alone, a
+                task is missing or of another kind or size, the ratio's labels are the parts in
+                another order, or tasks of different units are added.
         """
-        if not (self.name and all(self.inputs)):
-            raise ConfigError(
-                f"the composition of {', '.join(self.parts)} has name={self.name!r}, "
-                f"total={self.total!r} and ratio={self.ratio!r}; name the output and its two tasks"
-            )
+        self._check_names_tasks()
         by_name = {task.name: task for task in tasks}
         for required in self._required_tasks():
             self._check_task(required, by_name)
@@ -215,6 +211,24 @@ class Composition:
         else:
             self._check_label_order(by_name[self.ratio])
         return used
+
+    def _check_names_tasks(self) -> None:
+        """Check that the composition has a name, and both of total and ratio where it has one."""
+        if not self.name:
+            raise ConfigError(
+                f"the composition of {', '.join(self.parts)} has no name; set name=, what a head "
+                "calls its output"
+            )
+        if self.ratio and not self.total:
+            raise ConfigError(
+                f"composition {self.name!r} has the ratio {self.ratio!r} and no total; set total=, "
+                "a regression or density task, or leave both out to add up tasks"
+            )
+        if self.total and not self.ratio:
+            raise ConfigError(
+                f"composition {self.name!r} has the total {self.total!r} and no ratio; set ratio=, "
+                "the task of the parts' shares, or leave both out to add up tasks"
+            )
 
     def _required_tasks(self) -> list[_RequiredTask]:
         """The tasks of :attr:`inputs`, in that order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -35,7 +36,8 @@ def mask_loss(
 ) -> Tensor:
     """Return the class, mask and dice loss, after each known mask is matched with the query that fits it best.
 
-    Predictions in cells of weight 0 are ignored. The result is deterministic.
+    Predictions in cells of weight 0 are ignored. The result is deterministic; without images it
+    is 0.
 
     Args:
         classes: (B, Q, K + 1) logits; the last one is that of no object.
@@ -60,10 +62,11 @@ def mask_loss(
             )
     if weight is None:
         weight = torch.ones_like(masks[:, 0])
-    class_loss = classes.new_zeros(())
+    # times 0: both keep the graph where there is no image, the second one also without objects
+    class_loss = exact(classes).sum() * 0.0
+    shape_loss = exact(masks).sum() * 0.0
     class_norm = classes.new_zeros(())
     num_objects = classes.new_zeros(())
-    shape_loss = exact(masks).sum() * 0.0  # keeps the graph where no image has an object
     no_object = classes.shape[-1] - 1
     images = zip(exact(classes), exact(masks), known, weight, strict=True)
     for class_logits, mask_logits, (labels, truth), cell_weight in images:
@@ -74,12 +77,11 @@ def mask_loss(
             cell_weight.flatten().to(mask_logits),
         )  # (Q, n) each
 
+        pair_loss = MASK_WEIGHT * cross_entropy + DICE_WEIGHT * dice
+
         # match each known object with one query
         probabilities = class_logits.softmax(-1)[:, labels]
-        queries, objects = _best_pairs(
-            -CLASS_WEIGHT * probabilities + MASK_WEIGHT * cross_entropy + DICE_WEIGHT * dice
-        )
-        pair_loss = MASK_WEIGHT * cross_entropy + DICE_WEIGHT * dice
+        queries, objects = _best_pairs(pair_loss - CLASS_WEIGHT * probabilities)
         shape_loss = shape_loss + pair_loss[queries, objects].sum()
         num_objects = num_objects + len(labels)
 
@@ -90,6 +92,7 @@ def mask_loss(
         query_loss = F.cross_entropy(class_logits, target, reduction="none")
         class_loss = class_loss + (query_weight * query_loss).sum()
         class_norm = class_norm + query_weight.sum()
+    class_norm = class_norm.clamp_min(torch.finfo(class_norm.dtype).tiny)  # 0 without images
     loss: Tensor = CLASS_WEIGHT * class_loss / class_norm + shape_loss / num_objects.clamp_min(1.0)
     return loss
 
@@ -143,7 +146,8 @@ def centre_loss(maps: Tensor, known: Sequence[tuple[Tensor, Tensor]], weight: Te
     The centre is compared by squared differences with a Gaussian bell over every object, as wide as
     a sixth of the object. The offset to the object's centre of gravity counts inside objects only,
     by smooth L1. The class has a cross-entropy over all cells and, because few cells have an
-    object, a second one over the cells of objects.
+    object, a second one over the cells of objects. The result is the mean over the images, and 0
+    without any.
 
     Args:
         maps: (B, K + 4, rows, cols), see :func:`dinoneck.heads.instances.decode_centres`.
@@ -167,9 +171,9 @@ def centre_loss(maps: Tensor, known: Sequence[tuple[Tensor, Tensor]], weight: Te
         cell_count = cell_weight.sum().clamp_min(_SMALLEST_AREA)
         inside_count = inside.sum().clamp_min(1.0)
 
-        class_errors = F.cross_entropy(class_logits[None], target.classes[None], reduction="none")[
-            0
-        ]
+        class_errors = F.cross_entropy(
+            class_logits[None], target.classes[None], reduction="none"
+        ).squeeze(0)  # (rows, cols)
         class_loss = (class_errors * cell_weight).sum() / cell_count
         total = total + class_loss + (class_errors * inside).sum() / inside_count
 
@@ -180,7 +184,7 @@ def centre_loss(maps: Tensor, known: Sequence[tuple[Tensor, Tensor]], weight: Te
         owner_offset = target.offsets[target.owner, :, y, x].movedim(-1, 0)
         offset_errors = F.smooth_l1_loss(offset, owner_offset, reduction="none").sum(dim=0)
         total = total + OFFSET_WEIGHT * (offset_errors * inside).sum() / inside_count
-    return total / len(maps)
+    return total / max(len(maps), 1)
 
 
 class _CentreTargets(NamedTuple):
@@ -206,7 +210,7 @@ def _centre_targets(labels: Tensor, masks: Tensor, cell_positions: Tensor) -> _C
     middle = (masks[:, None] * cell_positions).sum(dim=(2, 3)) / area[:, None]  # (n, 2)
     offsets = middle[:, :, None, None] - cell_positions
     # a third of the radius of a disc of this area, and half a cell
-    width = (area / 3.14159).sqrt() / 3 + 0.5
+    width = (area / math.pi).sqrt() / 3 + 0.5
     bells = torch.exp(-offsets.square().sum(dim=1) / (2 * width.square())[:, None, None])
 
     # "no object" owns the cells that objects fill to less than a half

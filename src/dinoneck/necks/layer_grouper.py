@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from dinoneck.checks import check_minimum
 from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, ShapeError
-from dinoneck.layers.blocks import reset
+from dinoneck.layers.blocks import TOKEN_NORM_EPS, reset
 from dinoneck.layers.fused import is_fusable, norm_linear
 
 Fusion = Literal["mean", "softmax", "pixel"]
 Groups = tuple[tuple[int, ...], ...]
-NORM_EPS, STD_FLOOR = 1e-6, 1e-3
+STD_FLOOR = 1e-3  # a channel of normed tokens that varies less is divided by it
 MAX_LAYERS = 1024  # a file may ask for it
 
 
@@ -30,7 +30,9 @@ class Bottleneck(nn.Module):
     ) -> None:
         super().__init__()
         self.norm = (
-            nn.Identity() if norm is None else nn.LayerNorm(embed_dim, eps=NORM_EPS, **factory)
+            nn.Identity()
+            if norm is None
+            else nn.LayerNorm(embed_dim, eps=TOKEN_NORM_EPS, **factory)
         )
         self.linear = nn.Linear(embed_dim, fpn_dim, **factory)
 
@@ -251,7 +253,7 @@ class LayerGrouper(Configured, nn.Module):
         sums: dict[Bottleneck, _ChannelSums] = {}
         for layers in batches:
             for layer, bottleneck in untouched.items():
-                normed = F.layer_norm(layers[layer].float(), (self.embed_dim,), eps=NORM_EPS)
+                normed = F.layer_norm(layers[layer].float(), (self.embed_dim,), eps=TOKEN_NORM_EPS)
                 sums.setdefault(bottleneck, _ChannelSums()).add(normed.double().flatten(0, 1))
         for bottleneck, channel_sums in sums.items():
             mean, std = channel_sums.mean_and_std()

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from dinoneck.checks import check_minimum
 from dinoneck.errors import ConfigError
-from dinoneck.layers.blocks import ChannelNorm, MapLinear
+from dinoneck.layers.blocks import TOKEN_NORM_EPS, ChannelNorm, MapLinear
 from dinoneck.layers.inputs import Plain, TokensLike, as_tokens, check_tokens
 from dinoneck.necks.neck import Neck
 from dinoneck.tokens import FeaturePyramid
 
 SCALES = (4.0, 2.0, 1.0, 0.5, 0.25)
-NORM_EPS = 1e-6
 
 
 class SimplePyramid(Neck):
@@ -129,11 +128,11 @@ class _Level(nn.Module):
         )
         self.up_norm = None
         if doublings == 2:  # a norm between the two
-            self.up_norm = ChannelNorm(widths[1], eps=NORM_EPS, **factory)
+            self.up_norm = ChannelNorm(widths[1], eps=TOKEN_NORM_EPS, **factory)
         self.project = MapLinear(widths[-1], out_channels, bias=False, **factory)
-        self.project_norm = ChannelNorm(out_channels, eps=NORM_EPS, **factory)
+        self.project_norm = ChannelNorm(out_channels, eps=TOKEN_NORM_EPS, **factory)
         self.smooth = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False, **factory)
-        self.smooth_norm = ChannelNorm(out_channels, eps=NORM_EPS, **factory)
+        self.smooth_norm = ChannelNorm(out_channels, eps=TOKEN_NORM_EPS, **factory)
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, C, rows, cols) -> (B, D, rows * scale, cols * scale)."""

@@ -15,7 +15,7 @@ from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.grid import GridSize
 from dinoneck.layers.blocks import BatchNormName, map_norm
 from dinoneck.layers.inputs import Plain, TokensLike, as_tokens, check_tokens
-from dinoneck.layers.resampling import halved, resampled
+from dinoneck.layers.resampling import halved, resample_at_stride
 from dinoneck.necks.image_detail import STRIDES, WIDENING, AlignedDetail
 from dinoneck.necks.neck import Neck
 from dinoneck.tokens import FeaturePyramid, Tokens
@@ -203,7 +203,7 @@ class SpatialTuningAdapter(Neck):
     ) -> Tensor:
         """(B, D, rows, cols) -> the size of level ``index``, bilinearly, with cell centres aligned."""
         if self.grid_from == "image" and detail is not None:
-            return resampled(
+            return resample_at_stride(
                 maps, size=detail.shape[-2:], image_size=image_size, stride=STRIDES[index]
             )
         if index == TOKEN_GRID:

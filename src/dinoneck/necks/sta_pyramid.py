@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, NamedTuple, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -13,15 +13,21 @@ from torch import Tensor, nn
 from dinoneck.checks import check_minimum
 from dinoneck.errors import ConfigError
 from dinoneck.grid import GridSize
-from dinoneck.layers.blocks import MapLinear
+from dinoneck.layers.blocks import TOKEN_NORM_EPS, MapLinear
 from dinoneck.layers.inputs import Plain, TokensLike, as_tokens, check_tokens
 from dinoneck.layers.resampling import Upsample, at_stride, halved
 from dinoneck.necks.neck import Neck
 from dinoneck.tokens import FeaturePyramid
 
 Downsample = Literal["conv", "avgpool"]
-NORM_EPS = 1e-6
 PLACE_GRID = GridSize(16, 16)
+
+
+class _LevelStrides(NamedTuple):
+    """Pixels per cell of the two finer levels; the coarse one is made of p16."""
+
+    p8: int
+    p16: int
 
 
 class STAPyramid(Neck):
@@ -107,7 +113,7 @@ class STAPyramid(Neck):
         native = (patch_size / 2, float(patch_size), 2.0 * patch_size)
         if strides == "native" or strides == native:
             self.strides = native
-            self._resample = None
+            self._other_strides: _LevelStrides | None = None  # half the patch, and the patch
         else:
             if strides[0] < 1 or any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
                 raise ConfigError(
@@ -115,9 +121,9 @@ class STAPyramid(Neck):
                     "twice the one before, such as (8, 16, 32)"
                 )
             self.strides = tuple(float(stride) for stride in strides)
-            self._resample = strides[:2]  # the strides of p8 and p16
+            self._other_strides = _LevelStrides(p8=strides[0], p16=strides[1])
         factory = {"device": device, "dtype": dtype}
-        self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS, **factory) if pre_norm else None
+        self.norm = nn.LayerNorm(embed_dim, eps=TOKEN_NORM_EPS, **factory) if pre_norm else None
         self.places = None
         if pos_embed:
             self.places = nn.Parameter(torch.zeros(embed_dim, *PLACE_GRID, **factory))
@@ -143,8 +149,8 @@ class STAPyramid(Neck):
         check_tokens(
             tokens, self, self.embed_dim, num_layers=self.num_layers, patch_size=self.patch_size
         )
-        # (B, P + N, C) of the last layer
-        sequence, prefix = tokens.sequence[-1], tokens.num_prefix_tokens
+        sequence = tokens.sequence[-1]  # (B, P + N, C) of the last layer
+        prefix = tokens.num_prefix_tokens
         rows, cols = tokens.grid
         if self.norm is not None:
             sequence = self.norm(sequence)
@@ -154,19 +160,20 @@ class STAPyramid(Neck):
                 self.places[None], size=(rows, cols), mode="bilinear", align_corners=False
             )
             places = rearrange(places, "b d r c -> b (r c) d").to(sequence.dtype)
-            sequence, prefix = sequence[:, prefix:] + places, 0
+            sequence = sequence[:, prefix:] + places  # CLS and registers have no place
+            prefix = 0
         # the raster-ordered map of the tokens, (B, C, rows, cols): a channels-last view
         maps = rearrange(sequence[:, prefix:], "b (r c) d -> b d r c", r=rows, c=cols)
         # whole sequences are projected and sliced afterwards: slicing first would copy them at full
         # width
         p8 = rearrange(self.p8(sequence)[:, prefix:], "b (r c) d -> b d r c", r=rows, c=cols)
-        if self._resample is None:
+        if self._other_strides is None:
             align = {"align_corners": False} if self.upsample == "bilinear" else {}
             p8 = F.interpolate(p8, size=(2 * rows, 2 * cols), mode=self.upsample, **align)
             p16 = rearrange(self.p16(sequence)[:, prefix:], "b (r c) d -> b d r c", r=rows, c=cols)
         else:  # other strides: read the maps where cells of that stride have their centres
-            p8 = at_stride(p8, self.patch_size, self._resample[0], self.upsample)
-            maps = at_stride(maps, self.patch_size, self._resample[1], "bilinear")
+            p8 = at_stride(p8, self.patch_size, self._other_strides.p8, self.upsample)
+            maps = at_stride(maps, self.patch_size, self._other_strides.p16, "bilinear")
             p16 = self.p16(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         # (B, D, ceil(rows / 2), ceil(cols / 2)): 3x3 convolution with stride 2, or 2x2 means and
         # 1x1

@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dinoneck.checks import check_minimum
-from dinoneck.layers.blocks import ActivationName, ConvBlock, MapLinear, NormName
+from dinoneck.layers.blocks import TOKEN_NORM_EPS, ActivationName, ConvBlock, MapLinear, NormName
 from dinoneck.layers.inputs import Plain, TokensLike, as_tokens, check_tokens
 from dinoneck.layers.resampling import halved
 from dinoneck.necks.layer_grouper import Fusion, LayerGrouper
@@ -283,7 +283,7 @@ class _ClsContext(nn.Module):
     def __init__(self, embed_dim: int, channels: int, num_levels: int, **factory: Any) -> None:
         super().__init__()
         self.num_levels = num_levels
-        self.norm = nn.LayerNorm(embed_dim, eps=1e-6, **factory)
+        self.norm = nn.LayerNorm(embed_dim, eps=TOKEN_NORM_EPS, **factory)
         self.linear = nn.Linear(embed_dim, channels * num_levels, **factory)
 
     def forward(self, cls_token: Tensor) -> tuple[Tensor, ...]:

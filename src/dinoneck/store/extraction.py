@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -60,10 +60,27 @@ _UNITS_PER_CALL = 8  # of an actor
 
 logger = logging.getLogger(__name__)
 Unit = Sequence[Item]
-Prepared = tuple[ImageFile, list[Tensor]]
-"""What identifies an image's file, and its views (3, H, W)."""
-Pass = tuple[list[tuple[str, int]], Tokens]
-"""What went through the backbone together: ids and numbers of the views, and their Tokens on the CPU."""
+
+
+class PreparedImage(NamedTuple):
+    """What identifies an image's file, and its views (3, H, W)."""
+
+    file: ImageFile
+    views: list[Tensor]
+
+
+class ViewOfImage(NamedTuple):
+    """A view of an image, by the image's id and the number of the view."""
+
+    image_id: str
+    number: int
+
+
+class TokenBatch(NamedTuple):
+    """What went through the backbone together: the views, and their Tokens (B, ...) on the CPU."""
+
+    views: list[ViewOfImage]
+    tokens: Tokens
 
 
 @dataclass
@@ -238,14 +255,14 @@ class Extractor:
                 # the ids that the thread has written; none before the first unit
                 unit_before: Future[list[str]] = writing.submit(list)
                 for unit in units:
-                    images: dict[str, Prepared] = {}
+                    images: dict[str, PreparedImage] = {}
                     # takes the unit's images from the generator, which goes on with the next unit
                     for (image_id, _), image in zip(unit, prepared, strict=False):
                         if image is not None:
                             images[image_id] = image
-                    passes = self.passes(images, batch_size)
+                    batches = self.run_backbone(images, batch_size)
                     extracted.written += unit_before.result()
-                    unit_before = writing.submit(self._write, writer, images, passes)
+                    unit_before = writing.submit(self._write, writer, images, batches)
                     bar.update(self._count_new(unit))
                 extracted.written += unit_before.result()
         finally:
@@ -264,53 +281,53 @@ class Extractor:
                     yield image_id, path
 
     def _write(
-        self, writer: Writer, images: Mapping[str, Prepared], passes: Sequence[Pass]
+        self, writer: Writer, images: Mapping[str, PreparedImage], batches: Sequence[TokenBatch]
     ) -> list[str]:
         """Hand the images of a unit that are not stored yet to the writer; return their ids."""
         views = self.reader.description.views
         grids: dict[str, GridSize] = {}
-        # image and view -> part -> (layers, ...)
-        encoded_views: dict[tuple[str, int], dict[str, Tensor]] = {}
-        for pass_views, tokens in passes:
-            encoded = encode(tokens, self.reader.description.dtype, self.reader.scale)
-            for row, (image_id, view) in enumerate(pass_views):
-                encoded_views[image_id, view] = {name: x[row] for name, x in encoded.items()}
-                grid = tokens.grid
-                if views.views[view].turns % 2:
+        # view -> part -> (layers, ...)
+        encoded_views: dict[ViewOfImage, dict[str, Tensor]] = {}
+        for batch in batches:
+            encoded = encode(batch.tokens, self.reader.description.dtype, self.reader.scale)
+            for row, view in enumerate(batch.views):
+                encoded_views[view] = {name: x[row] for name, x in encoded.items()}
+                grid = batch.tokens.grid
+                if views.views[view.number].turns % 2:
                     grid = GridSize(grid.cols, grid.rows)
-                grids[image_id] = grid
+                grids[view.image_id] = grid
 
         new_ids = [image_id for image_id in images if image_id not in self.known]
         for image_id in new_ids:
-            views_of_image = [encoded_views[image_id, view] for view in range(len(views))]
+            views_of_image = []
+            for number in range(len(views)):
+                views_of_image.append(encoded_views[ViewOfImage(image_id, number)])
             parts: dict[str, Tensor] = {}  # (views, layers, ...)
             for name in views_of_image[0]:
                 parts[name] = torch.stack([encoded[name] for encoded in views_of_image])
-            file, _ = images[image_id]
-            writer.add(image_id, parts, grids[image_id], file)
+            writer.add(image_id, parts, grids[image_id], images[image_id].file)
         return new_ids
 
-    def passes(self, images: Mapping[str, Prepared], batch_size: int) -> list[Pass]:
-        """Run the backbone over images: views of one size go through it together, at most ``batch_size``."""
+    def run_backbone(
+        self, images: Mapping[str, PreparedImage], batch_size: int
+    ) -> list[TokenBatch]:
+        """Return the tokens of images: views of one size are a batch together, at most ``batch_size``."""
         device = next(self.backbone.parameters()).device
-        by_size: dict[torch.Size, list[tuple[str, int]]] = {}
-        for image_id, (_, views) in images.items():
-            for view, x in enumerate(views):
-                by_size.setdefault(x.shape, []).append((image_id, view))
-        passes = []
-        for same_size in by_size.values():
+        views_by_size: dict[torch.Size, list[ViewOfImage]] = {}
+        for image_id, image in images.items():
+            for number, x in enumerate(image.views):
+                views_by_size.setdefault(x.shape, []).append(ViewOfImage(image_id, number))
+        batches = []
+        for same_size in views_by_size.values():
             for begin in range(0, len(same_size), batch_size):
-                pass_views = same_size[begin : begin + batch_size]
-                inputs = []
-                for image_id, view in pass_views:
-                    _, views = images[image_id]
-                    inputs.append(views[view])
+                views = same_size[begin : begin + batch_size]
+                inputs = [images[view.image_id].views[view.number] for view in views]
                 batch = torch.stack(inputs)  # (B, 3, H, W)
                 with torch.inference_mode():
                     tokens = self.backbone(*send([batch], device))
                     on_cpu = replace(tokens, sequence=tuple(fetch(tokens.sequence)))
-                passes.append((pass_views, on_cpu))
-        return passes
+                batches.append(TokenBatch(views, on_cpu))
+        return batches
 
     def measure_scale(self, items: Sequence[Item]) -> Tensor:
         """Return the channel scale (layers, channels): the RMS over all views of the first usable images.
@@ -326,8 +343,8 @@ class Extractor:
             if image is None:
                 continue
             image_id, _ = item
-            for _, tokens in self.passes({image_id: image}, LARGEST_BATCH):
-                batches.append(tokens)
+            for batch in self.run_backbone({image_id: image}, LARGEST_BATCH):
+                batches.append(batch.tokens)
             num_usable += 1
             if num_usable == SCALE_IMAGES:
                 break
@@ -339,7 +356,7 @@ class Extractor:
             )
         return channel_rms(batches)
 
-    def prepare(self, item: Item, unusable: dict[str, str]) -> Prepared | None:
+    def prepare(self, item: Item, unusable: dict[str, str]) -> PreparedImage | None:
         """Decode one image and make its views.
 
         Args:
@@ -360,7 +377,7 @@ class Extractor:
             # the next extraction
             file = image_file(path)
             views = views_of(path, description.preprocess, description.views, image_id)
-            return file, views
+            return PreparedImage(file, views)
         except DinoneckError as error:
             problem = str(error)
             if str(path) not in problem:

@@ -21,8 +21,24 @@ _BUFFERS_PER_READ = 512  # systems allow 1024
 _CUT_SHORT = "it is cut short; delete that file and extract its images again"
 _MISSING = "is missing; copy it back, or extract its images again"
 
-Piece = tuple[str, int, list[memoryview]]
-"""A file, a byte in it, and the buffers to fill from there."""
+
+class Piece(NamedTuple):
+    """A range of a file to read.
+
+    Attributes:
+        name: of the file, relative to the store.
+        offset: where it begins, in bytes.
+        buffers: what is filled from there, one after the other.
+    """
+
+    name: str
+    offset: int
+    buffers: list[memoryview]
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes are read."""
+        return sum(len(buffer) for buffer in self.buffers)
 
 
 class FileState(NamedTuple):
@@ -35,6 +51,18 @@ class FileState(NamedTuple):
 
     size: int
     modified_ns: int
+
+
+class FolderTimes(NamedTuple):
+    """What tells whether files were added to a folder or removed from it.
+
+    Attributes:
+        modified_ns: ``st_mtime_ns``, which a copy may keep.
+        changed_ns: ``st_ctime_ns``, which no copy keeps.
+    """
+
+    modified_ns: int
+    changed_ns: int
 
 
 class _Handle(io.FileIO):
@@ -96,13 +124,13 @@ class LocalFiles:
         except OSError as error:
             raise StoreError(f"{self.root / name} cannot be read: {reason_of(error)}") from error
 
-    def modified(self, folder: str) -> tuple[int, int] | None:
-        """Return a folder's times of modification and of change (``st_mtime_ns``, ``st_ctime_ns``); None without it."""
+    def times_of(self, folder: str) -> FolderTimes | None:
+        """Return when a folder was modified and changed; None without it."""
         path = self.root / folder
         if not path.is_dir():
             return None
         status = path.stat()
-        return status.st_mtime_ns, status.st_ctime_ns
+        return FolderTimes(modified_ns=status.st_mtime_ns, changed_ns=status.st_ctime_ns)
 
     def fill(self, pieces: Sequence[Piece]) -> None:
         """Fill every piece's buffers with one scattered positional read.
@@ -179,7 +207,7 @@ class RemoteFiles:
                 raise StoreError(f"{self.url}/{name} cannot be read: {reason_of(error)}") from error
         return FileState(self._listed[name], modified_ns=0)
 
-    def modified(self, folder: str) -> None:
+    def times_of(self, folder: str) -> None:
         """Return None: folders of an object store have no time."""
 
     def fill(self, pieces: Sequence[Piece]) -> None:
@@ -188,20 +216,20 @@ class RemoteFiles:
         Raises:
             StoreError: if a file cannot be read, or is shorter.
         """
-        paths = [f"{self._root}/{name}" for name, _, _ in pieces]
-        starts = [offset for _, offset, _ in pieces]
-        ends = [offset + sum(map(len, buffers)) for _, offset, buffers in pieces]
+        paths = [f"{self._root}/{piece.name}" for piece in pieces]
+        starts = [piece.offset for piece in pieces]
+        ends = [piece.offset + piece.nbytes for piece in pieces]
         fetched = self._fs.cat_ranges(paths, starts, ends, on_error="return")
-        for raw, (name, offset, buffers) in zip(fetched, pieces, strict=True):
+        for raw, piece in zip(fetched, pieces, strict=True):
             if isinstance(raw, FileNotFoundError):
-                raise StoreError(f"{self.url}/{name} {_MISSING}")
-            problem = f"{self.url}/{name} cannot be read at byte {offset}"
+                raise StoreError(f"{self.url}/{piece.name} {_MISSING}")
+            problem = f"{self.url}/{piece.name} cannot be read at byte {piece.offset}"
             if isinstance(raw, Exception):
                 raise StoreError(f"{problem}: {reason_of(raw)}")
-            if len(raw) != sum(map(len, buffers)):
+            if len(raw) != piece.nbytes:
                 raise StoreError(f"{problem}: {_CUT_SHORT}")
             source = io.BytesIO(raw)
-            for buffer in buffers:
+            for buffer in piece.buffers:
                 source.readinto(buffer)
 
     def forget(self) -> None:

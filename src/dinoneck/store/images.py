@@ -110,7 +110,7 @@ def image_file(path: Path) -> ImageFile:
     # before the bytes: a file that changes meanwhile is hashed again by the next extraction
     status = path.stat()
     modified_ns = max(0, status.st_mtime_ns)  # shards hold no times before 1970
-    return hash_of(path), status.st_size, modified_ns
+    return ImageFile(hash_of(path), status.st_size, modified_ns)
 
 
 def check_unchanged(items: Iterable[Item], index: Index) -> None:

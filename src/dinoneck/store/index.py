@@ -44,7 +44,7 @@ from msgspec.structs import astuple
 from dinoneck.atomic import flush_folder
 from dinoneck.errors import DataError, StoreError
 from dinoneck.store.description import DATA
-from dinoneck.store.files import Files, FileState, RemoteFiles
+from dinoneck.store.files import Files, FileState, FolderTimes, RemoteFiles
 from dinoneck.store.shards import Entry, Shards, Whole, is_shard_name
 from dinoneck.text import did_you_mean, some_of
 
@@ -61,6 +61,7 @@ _TABLES = """
 _ID_INDEX = "create index by_id on image (id);"
 # everything that the file defines, as SQLite keeps it; a view or a trigger could run any query
 _SCHEMA = "select sql from sqlite_master"
+# the columns of a Row: the number, then the fields of its entry in their order
 _IMAGES = (
     "select image.number, image.id, rows, cols, checksums, hash, bytes, mtime, offsets, "
     "shard.name, shard.root"
@@ -75,11 +76,21 @@ _ABOUT = (
 # ids that "Did you mean" compares with an unknown one: a store may hold millions
 GUESSED_IDS = 1000
 _NAMED_SHARDS = 3  # in a message
-_UNKNOWN_TIMES = (-1, -1)
+_UNKNOWN_TIMES = FolderTimes(modified_ns=-1, changed_ns=-1)
 _CACHED_NAME_DIGITS = 32  # of the hash of a store's folder or URL
 _SOME_IDS = "select id from image limit ?"
 
+# what reading a damaged file, or one that another process has removed, leads to
+_UNREADABLE = (sqlite3.Error, UnicodeDecodeError, FileNotFoundError)
+
 logger = logging.getLogger(__name__)
+
+
+class Row(NamedTuple):
+    """An image in a shard, and its number among the rows of an index."""
+
+    number: int
+    entry: Entry
 
 
 class Index:
@@ -102,7 +113,7 @@ class Index:
         self.store = str(shards.files)
         self.path = None if path is None else path.resolve()
         # entries of shards that the file lacks, by id
-        self.later: dict[str, list[tuple[int, Entry]]] = {}
+        self.later: dict[str, list[Row]] = {}
         self.times = _UNKNOWN_TIMES  # of the folder of shards
         self.rows = 0
         self._ids_in_file = 0
@@ -121,7 +132,7 @@ class Index:
         """
         try:
             [about] = self._rows(_ABOUT)
-            made, id_count, modified, changed, row_count = convert(
+            made, id_count, modified_ns, changed_ns, row_count = convert(
                 about, tuple[str, Whole, int, int, Whole]
             )
             file_bytes = path.stat().st_size
@@ -134,7 +145,7 @@ class Index:
             raise self._damage(ValueError(f"{row_count} rows in {file_bytes} bytes"))
         self.rows = row_count
         self._ids_in_file = id_count
-        self.times = (modified, changed)
+        self.times = FolderTimes(modified_ns, changed_ns)
 
     def _check_schema(self) -> None:
         """Compare the tables with those of an index, before any of them is read.
@@ -149,10 +160,10 @@ class Index:
             raise self._damage(ValueError("it has other tables than an index"))
 
     def add_shards(self, shards: Iterable[tuple[str, list[Entry]]]) -> None:
-        """Keep the entries of shards that the file lacks in memory; before anything is looked up."""
+        """Keep the entries of shards that the file lacks in memory; call it before anything is looked up."""
         for _, entries in shards:
             for entry in entries:
-                self.later.setdefault(entry.id, []).append((self.rows, entry))
+                self.later.setdefault(entry.id, []).append(Row(self.rows, entry))
                 self.rows += 1
 
     def listed(self) -> dict[str, int]:
@@ -170,25 +181,27 @@ class Index:
             roots_in_file = convert([row[0] for row in rows], list[str])
         except ValidationError as error:
             raise self._damage(error) from None
-        later = {entry.root for entries in self.later.values() for _, entry in entries}
-        return sorted({*roots_in_file, *later})
+        roots = set(roots_in_file)
+        for rows_of_id in self.later.values():
+            roots.update(row.entry.root for row in rows_of_id)
+        return sorted(roots)
 
-    def lookup(self, ids: Iterable[str]) -> dict[str, list[tuple[int, Entry]]]:
-        """Return what is stored under these ids: (row, entry) of every shard that holds one, by the shard's name."""
+    def lookup(self, ids: Iterable[str]) -> dict[str, list[Row]]:
+        """Return what is stored under these ids: id -> a row for each shard that holds it, by the shard's name."""
         unique_ids = list(dict.fromkeys(ids))
-        found: dict[str, list[tuple[int, Entry]]] = {}
+        found: dict[str, list[Row]] = {}
         for image_id in unique_ids:
             if image_id in self.later:
                 found[image_id] = list(self.later[image_id])
         for values in self._rows(_FIND, json.dumps(unique_ids)):
-            row, entry = self._entry(values)
-            found.setdefault(entry.id, []).append((row, entry))
-        for entries in found.values():
-            entries.sort(key=_shard_of)
+            row = self._row(values)
+            found.setdefault(row.entry.id, []).append(row)
+        for rows_of_id in found.values():
+            rows_of_id.sort(key=lambda row: row.entry.shard)
         return found
 
-    def find(self, ids: Iterable[str]) -> list[tuple[int, Entry]]:
-        """Return (row, entry) of each image, in this order. Rows are numbers below ``rows``.
+    def find(self, ids: Iterable[str]) -> list[Row]:
+        """Return the row of each image, in this order; its number is below ``rows``.
 
         Raises:
             DataError: if an id is not in the store.
@@ -197,11 +210,9 @@ class Index:
         ids = [str(image_id) for image_id in ids]
         found = self.lookup(ids)
         for image_id in ids:
-            entries = found.get(image_id)
-            if entries is None:
+            if image_id not in found:
                 raise self._unknown_id(image_id)
-            if len(entries) > 1:
-                self._check_one_image(image_id, entries)
+            self._check_one_image(image_id, found[image_id])
         return [found[image_id][0] for image_id in ids]
 
     def _unknown_id(self, image_id: str) -> DataError:
@@ -209,13 +220,13 @@ class Index:
         near = did_you_mean(image_id, some_ids)
         return DataError(f"{image_id!r} is not among the {len(self)} images of {self.store}.{near}")
 
-    def _check_one_image(self, image_id: str, entries: list[tuple[int, Entry]]) -> None:
+    def _check_one_image(self, image_id: str, rows: list[Row]) -> None:
         """Reject an id under which several shards hold different images."""
-        if len({entry.blake2b for _, entry in entries}) == 1:
+        if len({row.entry.blake2b for row in rows}) == 1:
             return
         origins = []
-        for _, entry in entries[:_NAMED_SHARDS]:
-            origins.append(f"{entry.shard} (from {entry.root})")
+        for row in rows[:_NAMED_SHARDS]:
+            origins.append(f"{row.entry.shard} (from {row.entry.root})")
         raise StoreError(
             f"{self.store} holds different images under the id {image_id!r}, in "
             f"{' and '.join(origins)}. Delete the shards of one of them, and extract with a common "
@@ -225,11 +236,10 @@ class Index:
     def every(self) -> Iterator[Entry]:
         """Iterate over all entries."""
         for values in self._rows(_EVERY):
-            _, entry = self._entry(values)
-            yield entry
-        for entries in self.later.values():
-            for _, entry in entries:
-                yield entry
+            yield self._row(values).entry
+        for rows_of_id in self.later.values():
+            for row in rows_of_id:
+                yield row.entry
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
@@ -246,23 +256,24 @@ class Index:
     def __len__(self) -> int:
         return len(self.ids) if self.later else self._ids_in_file
 
-    def _entry(self, values: tuple[Any, ...]) -> tuple[int, Entry]:
-        """Return the number of a row of the file, and its entry.
+    def _row(self, values: tuple[Any, ...]) -> Row:
+        """Return a row of the file, of the values that ``_IMAGES`` selects.
 
         Raises:
-            StoreError: if the values are not those of an entry.
+            StoreError: if the values are not those of a row.
         """
+        number, *fields = values
         try:
-            row = convert(values[0], Whole)
-            entry = convert(values[1:], Entry)
+            row = Row(convert(number, Whole), convert(fields, Entry))
         except ValidationError as error:
             raise self._damage(error) from None
         # another file has its name by now, and this is a connection to that one
-        if row >= self.rows:
-            raise self._damage(ValueError(f"row {row} of {self.rows}"))
-        if not is_shard_name(entry.shard):
-            raise self._damage(ValueError(f"the shard {entry.shard!r} is not a file in {DATA}/"))
-        return row, entry
+        if row.number >= self.rows:
+            raise self._damage(ValueError(f"row {row.number} of {self.rows}"))
+        shard = row.entry.shard
+        if not is_shard_name(shard):
+            raise self._damage(ValueError(f"the shard {shard!r} is not a file in {DATA}/"))
+        return row
 
     def _rows(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query to the file; none without a file.
@@ -311,15 +322,18 @@ class _Changes(NamedTuple):
 def open_index(shards: Shards) -> Index:
     """Return the index of what a store holds now; it is built again if too much of it is missing.
 
+    An index as old as the folder of shards is complete. Another one is brought up to date: in its
+    file, or in memory where the store has only a few shards more.
+
     Raises:
         StoreError: if it has to be built and cannot be written anywhere.
     """
-    times = shards.files.modified(DATA)
+    times = shards.files.times_of(DATA)
     base: Path | None = None
     for path in _existing_paths(shards.files):
         try:
             index = Index(shards, path)
-            if index.times == times:
+            if index.times == times:  # no shard came or went since it was written
                 return index
             changes = _compare(index.listed(), shards.sizes())
         except StoreError:  # damaged, or of another store
@@ -330,11 +344,14 @@ def open_index(shards: Shards) -> Index:
         if _should_be_written_again(changes, times):
             with contextlib.suppress(StoreError):  # it cannot be written
                 return build_index(shards, path)
-        if not changes.to_drop and len(changes.to_read) <= MOST_SHARDS_IN_MEMORY:
+        # rows are dropped in the file alone
+        can_be_completed = not changes.to_drop and len(changes.to_read) <= MOST_SHARDS_IN_MEMORY
+        if can_be_completed:
             index.add_shards(shards.entries(changes.to_read))
             return index
         base = path  # its rows of the other shards are kept
 
+    # no file is of use as it is
     sizes = shards.sizes()
     if len(sizes) <= MOST_SHARDS_IN_MEMORY:
         index_in_memory = Index(shards)
@@ -355,7 +372,7 @@ def _compare(listed: Mapping[str, int], sizes: Mapping[str, int]) -> _Changes:
     return _Changes(to_read, to_drop)
 
 
-def _should_be_written_again(changes: _Changes, times: tuple[int, int] | None) -> bool:
+def _should_be_written_again(changes: _Changes, times: FolderTimes | None) -> bool:
     """Whether an index has rows to drop, or can trust the times of its folder by now.
 
     Args:
@@ -366,9 +383,8 @@ def _should_be_written_again(changes: _Changes, times: tuple[int, int] | None) -
         return False
     if changes.to_drop:
         return True
-    modified_ns, _ = times
     # twice the age: the clock of the disk, by which it is written, may be behind
-    is_old_enough = time.time_ns() - modified_ns > 2 * TRUSTED_AGE_NS
+    is_old_enough = time.time_ns() - times.modified_ns > 2 * TRUSTED_AGE_NS
     # with new shards, the times differ because the folder did change
     return is_old_enough and not changes.to_read
 
@@ -423,7 +439,7 @@ def _existing_paths(files: Files) -> Iterator[Path]:
         if path.is_file():
             yield path
     if isinstance(files, RemoteFiles):
-        [cached] = _paths(files)
+        [cached] = _paths(files)  # of a URL in the cache folder alone
         fetched = cached.with_name(f".{cached.name}.{secrets.token_hex(8)}")
         with contextlib.suppress(OSError):  # there is none, or it cannot be kept
             cached.parent.mkdir(parents=True, exist_ok=True)
@@ -433,11 +449,25 @@ def _existing_paths(files: Files) -> Iterator[Path]:
 
 
 def _write(path: Path, shards: Shards, base: Path | None) -> None:
-    """Build an index under a temporary name and rename it.
+    """Write an index; from the one that is there if it can be read, else from all headers.
 
     Raises:
         OSError: if it cannot be written.
     """
+    if base is not None:
+        with contextlib.suppress(*_UNREADABLE):
+            _write_under_temporary_name(path, shards, base)
+            return
+    try:
+        _write_under_temporary_name(path, shards, None)
+    except _UNREADABLE as error:
+        is_full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+        code = errno.ENOSPC if is_full else errno.EIO
+        raise OSError(code, str(error), str(path)) from error
+
+
+def _write_under_temporary_name(path: Path, shards: Shards, base: Path | None) -> None:
+    """Build an index under a temporary name and rename it."""
     temporary = path.resolve().with_name(f".{path.name}.{secrets.token_hex(8)}.dinoneck-tmp")
     try:
         _fill(temporary, shards, base)
@@ -445,12 +475,6 @@ def _write(path: Path, shards: Shards, base: Path | None) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
         flush_folder(path.parent)
-    except (sqlite3.Error, UnicodeDecodeError, FileNotFoundError) as error:
-        if base is None:
-            is_full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-            code = errno.ENOSPC if is_full else errno.EIO
-            raise OSError(code, str(error), str(path)) from error
-        _write(path, shards, None)  # the index that was there is damaged
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -461,7 +485,7 @@ def _fill(path: Path, shards: Shards, base: Path | None) -> None:
     now_ns = path.stat().st_mtime_ns  # by the clock of the disk
     # the folder's times before its listing: what changes later gives it other times, except shortly
     # after a change
-    times = shards.files.modified(DATA) or _UNKNOWN_TIMES
+    times = shards.files.times_of(DATA) or _UNKNOWN_TIMES
     sizes = shards.sizes()
     if base is not None:
         shutil.copyfile(base, path)
@@ -483,8 +507,9 @@ def _fill(path: Path, shards: Shards, base: Path | None) -> None:
         if base is None:
             database.execute(_ID_INDEX)  # after the rows, which is faster
         [(count,)] = database.execute("select count(*) from shard")
-        modified_ns, _ = times
-        if now_ns - modified_ns < TRUSTED_AGE_NS or count != len(sizes):
+        is_too_new = now_ns - times.modified_ns < TRUSTED_AGE_NS
+        lacks_shards = count != len(sizes)  # damaged ones, which are read again next time
+        if is_too_new or lacks_shards:
             times = _UNKNOWN_TIMES
         database.execute(
             "insert into about select ?, count(distinct id), ?, ? from image", [shards.made, *times]
@@ -502,15 +527,9 @@ def _insert(
     )
     rows = []
     for entry in entries:
-        *of_image, _shard, _root = astuple(entry)
-        rows.append((*of_image, cursor.lastrowid))
+        *image_fields, _shard, _root = astuple(entry)  # the last two are in the shard's row
+        rows.append((*image_fields, cursor.lastrowid))
     database.executemany("insert into image values (null, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
-
-
-def _shard_of(row_and_entry: tuple[int, Entry]) -> str:
-    """Return the shard of what :meth:`Index.lookup` finds, to sort by."""
-    _, entry = row_and_entry
-    return entry.shard
 
 
 def _in_one_line(sql: str) -> str:

@@ -26,7 +26,7 @@ from dinoneck.store.description import DATA, SCALE_FILE, Description, read_scale
 from dinoneck.store.encoding import Columns, Part, QuantisedTokens, allocate, row_buffers
 from dinoneck.store.files import Files, Piece
 from dinoneck.store.index import FILE, Index, build_index, open_index
-from dinoneck.store.shards import CHECKSUM_BYTES, Entry, Shards, checksum
+from dinoneck.store.shards import CHECKSUM_BYTES, OFFSET_BYTES, Entry, Shards, checksum
 from dinoneck.text import counted, some_of
 from dinoneck.tokens import Tokens
 
@@ -499,11 +499,11 @@ def _pieces(
     entry: Entry, view: int, buffers: list[list[memoryview]], parts: Sequence[Part]
 ) -> list[Piece]:
     """The ranges of a shard to read for a view: one per part, into one buffer per layer."""
-    if len(entry.offsets) != 8 * len(parts):
+    if len(entry.offsets) != OFFSET_BYTES * len(parts):
         raise StoreError(f"{FILE} is damaged where it lists {entry.id!r}; delete it")
     pieces: list[Piece] = []
     for begin, part, layers in zip(entry.begins(), parts, buffers, strict=True):
         view_bytes = part.nbytes
         if view_bytes:
-            pieces.append((entry.shard, begin + view * view_bytes, layers))
+            pieces.append(Piece(entry.shard, begin + view * view_bytes, layers))
     return pieces

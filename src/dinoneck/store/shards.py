@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
@@ -39,13 +39,14 @@ from dinoneck.dtypes import FILE_NAMES
 from dinoneck.grid import GridSize
 from dinoneck.store.description import DATA
 from dinoneck.store.encoding import Part
-from dinoneck.store.files import Files, failed_write
+from dinoneck.store.files import Files, Piece, failed_write
 
 SUFFIX = ".safetensors"
 SHARD_BYTES = 64 << 20  # 64 MiB
 SHARD_IMAGES = 4096  # of small images; a header has at most 100 MB
 SHARD_SECONDS = 30.0
 CHECKSUM_BYTES = 8
+OFFSET_BYTES = 8
 _FIRST_READ = 1 << 16  # bytes: most headers are shorter
 _LENGTH_BYTES = 8  # the length of the header, before it
 _CHECKED_ENTRIES = {"made", "root", "images"}
@@ -54,11 +55,25 @@ _CHECKSUM_ENTRY = "facts"
 _NAMES_OF_A_STORE = ("store.json", "channel_scale", "index.sqlite", "w-")
 Side = Annotated[int, Meta(ge=1, le=1 << 31)]
 Whole = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
-_Listed = tuple[str, Side, Side, str, str, Whole, Whole]  # an image in the metadata
+# an image in the metadata: id, rows, cols, checksums, then the fields of an ImageFile
+_Listed = tuple[str, Side, Side, str, str, Whole, Whole]
 PartsOfPatches = Callable[[int], tuple[Part, ...]]
 """Gives the parts of a view of so many patches."""
-ImageFile = tuple[str, Whole, Whole]
-"""BLAKE2b hash of an image's file in 32 hex digits, its size in bytes and its modification time in ns."""
+
+
+class ImageFile(NamedTuple):
+    """What identifies the file of an image.
+
+    Attributes:
+        blake2b: its hash, 32 hex digits.
+        nbytes: its size.
+        mtime_ns: when it was last modified, in ns.
+    """
+
+    blake2b: str
+    nbytes: int
+    mtime_ns: int
+
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +112,7 @@ class Entry(Struct, array_like=True, frozen=True):
 
     def begins(self) -> tuple[int, ...]:
         """Return the byte of the shard where view 0 of each part begins."""
-        return struct.unpack(f"<{len(self.offsets) // 8}Q", self.offsets)
+        return struct.unpack(f"<{len(self.offsets) // OFFSET_BYTES}Q", self.offsets)
 
 
 def is_shard_name(name: str) -> bool:
@@ -150,42 +165,28 @@ class Shards:
         parts_of_patches = functools.cache(self.parts)
         for begin in range(0, len(names), self.files.at_once):
             batch = names[begin : begin + self.files.at_once]
-            if len(batch) == 1:
-                yield self._read_alone(batch[0], sizes, parts_of_patches)
-            else:
-                yield from self._read_together(batch, sizes, parts_of_patches)
+            try:
+                starts = self._read_starts(batch, sizes)
+            except Exception:  # each file system has errors of its own
+                starts = {}  # one file at least cannot be read: each is read again, alone
+            for name in batch:
+                try:
+                    start = starts.get(name) or self._read_starts([name], sizes)[name]
+                    entries = self._parse_header(name, start, sizes[name], parts_of_patches)
+                except Exception as error:  # whatever a damaged header leads to
+                    self._warn_of_damage(name, error)
+                    entries = []
+                yield name, entries
 
-    def _read_together(
-        self, names: Sequence[str], sizes: Mapping[str, int], parts_of_patches: PartsOfPatches
-    ) -> list[tuple[str, list[Entry]]]:
-        """Shards and their entries; no entries, with a warning, of those that are damaged."""
-        try:
-            return self._read_headers(names, sizes, parts_of_patches)
-        except Exception:  # whatever a damaged header leads to
-            # each is read alone, so that only the damaged ones are left out
-            return [self._read_alone(name, sizes, parts_of_patches) for name in names]
+    def _read_starts(self, names: Sequence[str], sizes: Mapping[str, int]) -> dict[str, bytearray]:
+        """The first bytes of shards, which hold most headers whole; all are fetched together.
 
-    def _read_alone(
-        self, name: str, sizes: Mapping[str, int], parts_of_patches: PartsOfPatches
-    ) -> tuple[str, list[Entry]]:
-        """A shard and its entries; no entries, with a warning, if it is damaged."""
-        try:
-            [shard] = self._read_headers([name], sizes, parts_of_patches)
-        except Exception as error:  # whatever a damaged header leads to
-            self._warn_of_damage(name, error)
-            return name, []
-        return shard
-
-    def _read_headers(
-        self, names: Sequence[str], sizes: Mapping[str, int], parts_of_patches: PartsOfPatches
-    ) -> list[tuple[str, list[Entry]]]:
-        """The entries of these shards, whose headers are fetched together; any error if one is damaged."""
+        Raises:
+            StoreError: if one of the files cannot be read, or is shorter than it was.
+        """
         starts = {name: bytearray(min(sizes[name], _FIRST_READ)) for name in names}
-        self.files.fill([(name, 0, [memoryview(start)]) for name, start in starts.items()])
-        shards = []
-        for name, start in starts.items():
-            shards.append((name, self._parse_header(name, start, sizes[name], parts_of_patches)))
-        return shards
+        self.files.fill([Piece(name, 0, [memoryview(start)]) for name, start in starts.items()])
+        return starts
 
     def _warn_of_damage(self, name: str, error: Exception) -> None:
         problem = f"{self.files}/{name} is not a whole shard of this store: {error}"
@@ -194,15 +195,23 @@ class Shards:
         )
 
     def _parse_header(
-        self, name: str, raw: bytearray, size: int, parts_of_patches: PartsOfPatches
+        self, name: str, start: bytearray, size: int, parts_of_patches: PartsOfPatches
     ) -> list[Entry]:
-        """The entries in a shard's header, of which ``raw`` is the first part; ValueError and the like if damaged."""
-        length = _LENGTH_BYTES + int.from_bytes(raw[:_LENGTH_BYTES], "little")
+        """The entries in a shard's header; ValueError and the like if damaged.
+
+        Args:
+            name: of the shard.
+            start: its first bytes; the rest of a longer header is read here.
+            size: of the shard, in bytes.
+            parts_of_patches: gives the parts of a view of so many patches.
+        """
+        length = _LENGTH_BYTES + int.from_bytes(start[:_LENGTH_BYTES], "little")
         if not _LENGTH_BYTES < length <= size:
             raise ValueError(f"its header would have {length - _LENGTH_BYTES} bytes")
-        if length > len(raw):
+        raw = start
+        if length > len(start):
             raw = bytearray(length)
-            self.files.fill([(name, 0, [memoryview(raw)])])
+            self.files.fill([Piece(name, 0, [memoryview(raw)])])
         header = msgspec.json.decode(raw[_LENGTH_BYTES:length])
         metadata = header.pop("__metadata__")
         _check_facts(metadata)
@@ -237,8 +246,10 @@ class Shards:
                 root=metadata["root"],
             )
             entries.append(entry)
-        if header or not entries:
+        if header:  # what was not taken from it above
             raise ValueError(f"it holds {len(header)} tensors that its list of images lacks")
+        if not entries:
+            raise ValueError("it lists no images")
         return entries
 
 

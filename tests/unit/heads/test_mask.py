@@ -30,7 +30,7 @@ from dinoneck.grid import GridSize
 from dinoneck.heads.instances import decode_centres, decode_instances, decode_panoptic
 from dinoneck.heads.mask import rotary_positions
 from dinoneck.losses import TaskLoss
-from dinoneck.losses.mask import mask_loss
+from dinoneck.losses.mask import centre_loss, mask_loss
 from dinoneck.losses.task_loss import known_masks
 from dinoneck.published.names import our_name
 from dinoneck.training import LiveTokens, MemoryTokens, fit
@@ -164,6 +164,28 @@ def test_images_without_masks_have_a_finite_loss_and_every_parameter_a_gradient(
     assert mask_loss(
         torch.zeros(1, 2, 3), large, [(torch.tensor([0]), torch.ones(1, 300, 300))]
     ).isfinite()
+
+
+def test_the_loss_of_no_images_is_zero_and_reaches_every_output() -> None:
+    classes = torch.zeros(0, 4, 3, requires_grad=True)
+    masks = torch.zeros(0, 4, 6, 8, requires_grad=True)
+
+    loss = mask_loss(classes, masks, [])
+    loss.backward()
+
+    assert loss.item() == 0.0
+    assert classes.grad is not None
+    assert masks.grad is not None
+
+
+def test_the_loss_of_centres_of_no_images_is_zero_and_reaches_the_maps() -> None:
+    maps = torch.zeros(0, 6, 8, 8, requires_grad=True)
+
+    loss = centre_loss(maps, [], weight=torch.zeros(0, 8, 8))
+    loss.backward()
+
+    assert loss.item() == 0.0
+    assert maps.grad is not None
 
 
 def test_maps_become_known_masks_and_ignored_pixels_have_no_weight() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
 from dinoneck import SimplePyramid, SpatialTuningAdapter, STAPyramid, Tokens, ViTFPN
-from dinoneck.layers.resampling import at_stride, resampled
+from dinoneck.layers.resampling import at_stride, resample_at_stride
 from dinoneck.necks import TopDown
 
 
@@ -228,7 +228,7 @@ def test_resampling_reads_tokens_at_the_cells_centres(stride: int, pixels: int) 
     length, cells = 20, -(-pixels // stride)
     places = (torch.arange(length, dtype=torch.float64) + 0.5) * pixels / length
     maps = torch.stack(torch.meshgrid(places, places, indexing="ij"))[None]
-    found = resampled(maps, (cells, cells), (pixels, pixels), stride)
+    found = resample_at_stride(maps, (cells, cells), (pixels, pixels), stride)
     wanted = ((torch.arange(cells, dtype=torch.float64) + 0.5) * stride).clamp(
         places[0], places[-1]
     )
