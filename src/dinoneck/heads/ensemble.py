@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dinoneck.configured import fields_of
 from dinoneck.errors import ConfigError
 from dinoneck.grid import PatchSize
 from dinoneck.heads.cls_gating import CLSGatingHead
@@ -48,16 +49,18 @@ class _Member(NamedTuple):
         return tokens.select(self.layers)
 
 
-class _Prediction(NamedTuple):
-    """What a member predicts, and how much it counts.
-
-    Attributes:
-        weight: of the member.
-        tensors: task name -> values or maps in original units.
-    """
+class _Weighted(NamedTuple):
+    """Values or maps of a member by task name, in original units, and how much they count."""
 
     weight: float
     tensors: Mapping[str, Tensor]
+
+
+class _MemberOutputs(NamedTuple):
+    """What a member predicts, with the compositions of the ensemble where it has their inputs."""
+
+    weight: float
+    outputs: HeadOutputs
 
 
 class HeadEnsemble(Head):
@@ -143,6 +146,8 @@ class HeadEnsemble(Head):
             ConfigError: if it is not the mean.
         """
         current = dict(config)
+        if "reduce" in fields_of(cls):  # a subclass has an argument of this name
+            return current
         reduce = current.pop("reduce", "mean")
         if reduce != "mean":
             raise ConfigError(
@@ -226,8 +231,10 @@ class HeadEnsemble(Head):
         for task in self.predicted:
             tensors = []
             for prediction in predictions:
-                if task.name in prediction.tensors:
-                    tensors.append(prediction.tensors[task.name])
+                outputs = prediction.outputs
+                tensors_of_kind = outputs.maps if task.is_map else outputs.values
+                if task.name in tensors_of_kind:
+                    tensors.append(tensors_of_kind[task.name])
             stacked[task.name] = torch.stack(tensors)
         return stacked
 
@@ -245,24 +252,29 @@ class HeadEnsemble(Head):
 
     def natural(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return ``{name: (B, dim)}`` in original units, probabilities for classes and ratios."""
-        averaged = self.averaged(self._tokens(tokens, **plain))
-        outputs = HeadOutputs.of_predictions(self.predicted, averaged)
+        outputs = self.predict_outputs(self._tokens(tokens, **plain))
         values = recompute_derived(self.predicted, outputs.values, outputs.maps)
-        return averaged | values
+        return {
+            task.name: outputs.maps[task.name] if task.is_map else values[task.name]
+            for task in self.predicted
+        }
 
     def averaged(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return :meth:`natural` before what follows from other outputs is recomputed; callers that average do that."""
-        return self._average(self.predicted, self._predict_members(tokens))
+        outputs = self.predict_outputs(tokens)
+        return {
+            task.name: outputs.maps[task.name] if task.is_map else outputs.values[task.name]
+            for task in self.predicted
+        }
 
     @torch.no_grad()
     def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return the members' maps, averaged, of the tasks that have maps."""
         tokens = self._tokens(tokens, **plain)
-        predictions = []
+        maps = []
         for member in self._running():
-            maps = member.head.predict_maps(member.select(tokens))
-            predictions.append(_Prediction(member.weight, maps))
-        return self._average(self.tasks, predictions)
+            maps.append(_Weighted(member.weight, member.head.predict_maps(member.select(tokens))))
+        return self._average(self.tasks, maps)
 
     def predict_outputs(self, tokens: Tokens, with_maps: bool = False) -> HeadOutputs:
         """Return the averages over the members, see :meth:`Head.predict_outputs`.
@@ -272,14 +284,21 @@ class HeadEnsemble(Head):
             with_maps: with the map of every task that has one, the gate, and
                 :meth:`member_outputs`.
         """
-        outputs = HeadOutputs.of_predictions(self.predicted, self.averaged(tokens))
-        if not with_maps:
-            return outputs
+        values = []
+        maps = []
+        gates = []
+        raw_outputs = []
+        for weight, outputs in self._predict_members(tokens, with_maps):
+            values.append(_Weighted(weight, outputs.values))
+            maps.append(_Weighted(weight, outputs.maps))
+            raw_outputs += outputs.members
+            if outputs.gate is not None:
+                gates.append((weight, outputs.gate))
         return HeadOutputs(
-            values=outputs.values,
-            maps=self.predict_maps(tokens),
-            gate=self.gate(tokens),
-            members=self.member_outputs(tokens),
+            values=self._average([task for task in self.predicted if not task.is_map], values),
+            maps=self._average(self.tasks, maps),
+            gate=_mean_gate(gates),
+            members=raw_outputs if self._resamples_raw_outputs() else [],
         )
 
     def member_outputs(self, tokens: Tokens) -> list[dict[str, Tensor]]:
@@ -288,8 +307,7 @@ class HeadEnsemble(Head):
         It is empty unless all members replace :meth:`Head.at_size`: of the others the maps
         themselves are resampled.
         """
-        members = self._members()
-        if any(type(member.head).at_size is Head.at_size for member in members):
+        if not self._resamples_raw_outputs():
             return []
         return [member.head(member.select(tokens)) for member in self._running()]
 
@@ -306,33 +324,27 @@ class HeadEnsemble(Head):
             size: as for :meth:`Head.at_size`.
             resample: as for :meth:`Head.at_size`.
         """
-        predictions = []
+        resized_maps = []
         for member, head_outputs in zip(self._running(), outputs, strict=True):
             resized = member.head.at_size(head_outputs, size, resample)
             maps = {}
             for task in member.head.tasks:
                 if task.is_map:
                     maps[task.name] = task.predict_map(resized[task.name])
-            predictions.append(_Prediction(member.weight, maps))
-        return self._average(self.tasks, predictions)
+            resized_maps.append(_Weighted(member.weight, maps))
+        return self._average(self.tasks, resized_maps)
 
     @torch.no_grad()
     def gate(self, tokens: Tokens) -> Tensor | None:
         """Return the weighted mean gate (B, rows, cols) of the members that have one; None without."""
         gates = []
-        weights = []
         for member in self._running():
             if not isinstance(member.head, HeadEnsemble | CLSGatingHead):
                 continue
             gate = member.head.gate(member.select(tokens))
             if gate is not None:
-                gates.append(gate)
-                weights.append(member.weight)
-        if not gates:
-            return None
-        total = sum(weights)
-        weighted = [gate * (weight / total) for gate, weight in zip(gates, weights, strict=True)]
-        return torch.stack(weighted).sum(dim=0)
+                gates.append((member.weight, gate))
+        return _mean_gate(gates)
 
     def by_cells(self) -> set[str]:
         """Return the tasks whose value over any area is the sum or mean of their map there."""
@@ -358,27 +370,32 @@ class HeadEnsemble(Head):
         """The members that count."""
         return [member for member in self._members() if member.weight]
 
-    def _predict_members(self, tokens: Tokens) -> list[_Prediction]:
-        """What each member that runs predicts, with the compositions of the ensemble where possible."""
+    def _resamples_raw_outputs(self) -> bool:
+        """Whether all members replace :meth:`Head.at_size`."""
+        return all(type(member.head).at_size is not Head.at_size for member in self._members())
+
+    def _predict_members(self, tokens: Tokens, with_maps: bool = False) -> list[_MemberOutputs]:
+        """What each member that runs predicts; each runs once."""
         predictions = []
         for member in self._running():
-            values = member.head.natural(member.select(tokens))
+            outputs = member.head.predict_outputs(member.select(tokens), with_maps)
+            values = outputs.values
+            if isinstance(member.head, HeadEnsemble):
+                values = recompute_derived(member.head.predicted, values, outputs.maps)
             completed = with_composed(values, self.compositions)
-            predictions.append(_Prediction(member.weight, completed))
+            predictions.append(_MemberOutputs(member.weight, replace(outputs, values=completed)))
         return predictions
 
-    def _average(
-        self, tasks: Sequence[Task], predictions: Sequence[_Prediction]
-    ) -> dict[str, Tensor]:
+    def _average(self, tasks: Sequence[Task], members: Sequence[_Weighted]) -> dict[str, Tensor]:
         """The weighted means over the members that have a task, of the tasks that any of them has."""
         averages = {}
         for task in tasks:
             tensors = []
             weights = []
-            for prediction in predictions:
-                if task.name in prediction.tensors:
-                    tensors.append(prediction.tensors[task.name])
-                    weights.append(prediction.weight)
+            for member in members:
+                if task.name in member.tensors:
+                    tensors.append(member.tensors[task.name])
+                    weights.append(member.weight)
             if tensors:
                 averages[task.name] = self._mean(tensors, weights)
         return averages
@@ -400,6 +417,14 @@ def _at_finest_size(tensors: Sequence[Tensor]) -> list[Tensor]:
             tensor = F.interpolate(tensor, tuple(finest), mode="bilinear")
         resized.append(tensor)
     return resized
+
+
+def _mean_gate(gates: Sequence[tuple[float, Tensor]]) -> Tensor | None:
+    """The mean of gates (B, rows, cols) with their weights; None without gates."""
+    if not gates:
+        return None
+    total = sum(weight for weight, _ in gates)
+    return torch.stack([gate * (weight / total) for weight, gate in gates]).sum(dim=0)
 
 
 def _single_heads(head: Head) -> Iterator[Head]:

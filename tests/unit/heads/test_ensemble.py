@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,17 @@ def test_the_reduction_of_a_member_is_read_too() -> None:
 
     with pytest.raises(ConfigError, match="reduce is 'median'"):
         HeadEnsemble.from_config(config)
+
+
+def test_a_subclass_may_have_an_argument_reduce_of_its_own() -> None:
+    class Reduced(HeadEnsemble):
+        def __init__(self, members: Sequence[Head], reduce: str = "max") -> None:
+            super().__init__(members)
+            self.reduce = reduce
+
+    config = Reduced([kit.head(width=8)], reduce="median").config
+
+    assert Reduced.from_config(config).reduce == "median"
 
 
 def test_a_plain_argument_that_looks_like_a_module_is_left_as_it_is(tmp_path: Path) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tests import kit
-from torch import Tensor
+from torch import Tensor, nn
 
 from dinoneck import (
     CLSGatingHead,
     Composition,
     DenseHead,
+    DPTHead,
+    DPTNeck,
     HeadEnsemble,
     MaskHead,
     PatchMeanHead,
@@ -18,6 +22,7 @@ from dinoneck import (
 )
 from dinoneck.heads import Head
 from dinoneck.heads.outputs import HeadOutputs, recompute_derived
+from dinoneck.layers.inputs import TokensLike
 
 WIDTH = 16
 MASS = Task("mass", minimum=0.0)
@@ -206,3 +211,77 @@ def test_averaged_parts_add_up_to_the_averaged_total() -> None:
     derived = recompute_derived(head.predicted, values)
 
     torch.testing.assert_close(derived["parts"], torch.tensor([[2.0, 6.0, 8.0]]))
+
+
+def count_calls(module: nn.Module) -> list[int]:
+    """A list that holds how often the module is called from now on."""
+    calls = [0]
+
+    def count(*_: object) -> None:
+        calls[0] += 1
+
+    module.register_forward_hook(count)
+    return calls
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(dense(COUNT, COVER, WEED), id="dense"),
+        pytest.param(mask(4), id="mask"),
+        pytest.param(
+            CLSGatingHead(WIDTH, [MASS], mode="query", hidden_dim=8).eval(), id="cls_gating"
+        ),
+    ],
+)
+def test_a_head_runs_once_for_values_maps_and_raw_outputs(head: Head) -> None:
+    ensemble = HeadEnsemble([HeadEnsemble([head])])
+    calls = count_calls(head)
+
+    ensemble.predict_outputs(TOKENS, with_maps=True)
+
+    assert calls == [1]
+
+
+@torch.no_grad()
+def test_a_dpt_head_runs_once() -> None:
+    head = DPTHead(WIDTH, [COVER], DPTNeck(WIDTH, num_layers=1, out_channels=8)).eval()
+    calls = count_calls(head.neck)
+
+    outputs = HeadEnsemble([head]).predict_outputs(TOKENS, with_maps=True)
+
+    assert calls == [1]
+    assert_same(outputs.maps, head.predict_maps(TOKENS))
+
+
+@torch.no_grad()
+def test_what_a_subclass_replaces_is_used_with_maps_too() -> None:
+    class Doubled(DenseHead):
+        def natural(self, tokens: TokensLike, **plain: Any) -> dict[str, Tensor]:
+            return {name: 2 * value for name, value in super().natural(tokens, **plain).items()}
+
+    class Negative(DenseHead):
+        def predict_maps(self, tokens: TokensLike, **plain: Any) -> dict[str, Tensor]:
+            return {name: -cells for name, cells in super().predict_maps(tokens, **plain).items()}
+
+    for head_class in (Doubled, Negative):
+        head = kit.randomised(head_class(WIDTH, [COUNT, COVER], hidden_dim=8)).eval()
+
+        outputs = head.predict_outputs(TOKENS, with_maps=True)
+
+        torch.testing.assert_close(outputs.values["count"], head.predict(TOKENS)["count"])
+        assert_same(outputs.maps, head.predict_maps(TOKENS))
+
+
+@torch.no_grad()
+def test_maps_that_a_subclass_of_dpt_replaces_are_used() -> None:
+    class Negative(DPTHead):
+        def predict_maps(self, tokens: TokensLike, **plain: Any) -> dict[str, Tensor]:
+            return {name: -cells for name, cells in self.predict(tokens, **plain).items()}
+
+    head = Negative(WIDTH, [COVER], DPTNeck(WIDTH, num_layers=1, out_channels=8)).eval()
+
+    outputs = head.predict_outputs(TOKENS, with_maps=True)
+
+    assert_same(outputs.maps, head.predict_maps(TOKENS))
