@@ -214,14 +214,14 @@ class Waiting:
         self.started = threading.Event()
         self.go = threading.Event()
         own = predictor()
-        predicted = own.predicted
+        predict_prepared = own.predict_prepared
 
         def wait(prepared: Any, maps: bool) -> Any:
             self.started.set()
             assert self.go.wait(60)
-            return predicted(prepared, maps)
+            return predict_prepared(prepared, maps)
 
-        own.predicted = wait  # type: ignore[method-assign]
+        own.predict_prepared = wait  # type: ignore[method-assign]
         self.batcher = MicroBatcher(own, max_batch=1, max_waiting=max_waiting)
 
     def __enter__(self) -> MicroBatcher:
