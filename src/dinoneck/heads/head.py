@@ -61,7 +61,8 @@ class Head(Configured, nn.Module):
     compositions: tuple[Composition, ...] = ()
     embed_dim: int
     trained_on: Origin | None = None
-    _predicted: tuple[Task, ...] | None = None  # set by _set_outputs, read by ``predicted``
+    # what ``predicted`` returns; None in a class of the user that sets ``tasks`` itself
+    _predicted: tuple[Task, ...] | None = None
     # whether it has read tokens of a trainable backbone, with gradients, since it was loaded
     _had_gradients: bool = False
     _takes_layers: int | None = None  # the only number of layers of the tokens; None = any
@@ -78,9 +79,9 @@ class Head(Configured, nn.Module):
         self._read_tasks = [task for task in self.tasks if task.from_map is None]
 
     def _set_outputs(self, tasks: Sequence[Task], compositions: Sequence[Composition]) -> None:
-        """Set the tasks and compositions, and what :attr:`predicted` returns of them.
+        """Set the tasks and compositions, and with them what :attr:`predicted` returns.
 
-        That is made here and not at its first use: torch.compile cannot trace how it is made.
+        It is not left to the first use of :attr:`predicted`, which torch.compile may trace.
 
         Raises:
             ConfigError: if a composition does not fit the tasks.
@@ -164,7 +165,6 @@ class Head(Configured, nn.Module):
         """What ``predict`` returns: the tasks, then one :class:`dinoneck.losses.Composed` per composition."""
         if self._predicted is not None:
             return self._predicted
-        # a subclass that sets ``tasks`` itself
         return outputs_of(self.tasks, self.compositions, type(self).__name__)
 
     def natural(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
@@ -311,8 +311,8 @@ class Tower(_Readout):
         return activate(self.out(maps), self.activation)
 
 
-def read_map(task: Task, cells: Tensor) -> dict[str, Tensor]:
-    """Return a task's outputs from its cells (B, dim, rows, cols), as :func:`task_map` gives them.
+def outputs_of_map(task: Task, cells: Tensor) -> dict[str, Tensor]:
+    """Return a task's outputs from its cells (B, dim, rows, cols), as :func:`scale_cells` gives them.
 
     ``dense`` and ``segmentation`` return the map itself; ``density`` the map's sum (or mean) as its
     value and the map as ``"name.map"``; ``ratio`` the logarithm of the cells' mean shares as its
@@ -330,7 +330,7 @@ def read_map(task: Task, cells: Tensor) -> dict[str, Tensor]:
     return {task.name: value, f"{task.name}{MAP}": cells}
 
 
-def from_map(tasks: Sequence[Task], outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def derive_from_maps(tasks: Sequence[Task], outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the outputs (B, 1) in normalised units of the tasks whose value is the mean over a map's cells.
 
     Args:
@@ -382,7 +382,7 @@ def recompute_derived(tasks: Sequence[Task], values: Mapping[str, Tensor]) -> di
     return updated
 
 
-def task_map(task: Task, cells: Tensor) -> Tensor:
+def scale_cells(task: Task, cells: Tensor) -> Tensor:
     """Return a tower's cells as the task's map; cells that are summed are divided by :data:`DENSITY_CELLS`."""
     if task.kind == "density" and task.aggregate == "sum":
         return cells / DENSITY_CELLS
