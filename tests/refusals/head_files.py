@@ -178,6 +178,10 @@ def newer_schema_of_unknown_version(meta: Meta, chunks: Chunks) -> None:
     meta["created_by"] = None
 
 
+def licence_of_another_part(meta: Meta, chunks: Chunks) -> None:
+    meta["licences"] = {"neck": "MIT"}
+
+
 def unknown_entry(meta: Meta, chunks: Chunks) -> None:
     meta["versions"] = {}
 
@@ -528,6 +532,11 @@ ROWS: list[Row] = [
     (forged(newer_schema_of_unknown_version), CheckpointError, ("schema 7", "a later version")),
     (forged(other_format), CheckpointError, ("'dinoneck.neck'", "expected 'dinoneck.head'")),
     (forged(unknown_entry), CheckpointError, "versions"),
+    (
+        forged(licence_of_another_part),
+        CheckpointError,
+        ("licences has the names 'neck'", "expected 'backbone'"),
+    ),
     (forged(missing_entry), CheckpointError, "extra"),
     (forged(long_extra), CheckpointError, ("extra", "16384")),
     (forged(tensors_in_another_order), CheckpointError, ("before", "order")),

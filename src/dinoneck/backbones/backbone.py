@@ -427,7 +427,7 @@ class Backbone(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Backbone:
         """Move or convert; the hash of the float32 weights stays known."""
-        with weight_hashes.kept(self.adapter, fn):
+        with weight_hashes.noting_change(self.adapter, fn):
             super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 

@@ -135,7 +135,7 @@ def note_merge(adapter: Adapter, origin: Mapping[str, Any], *, hashes_before: We
     """
     merged_sha256 = current_hashes(adapter).weights_sha256
     adapter.history.origin = dict(origin)
-    adapter.history.merge = MergeRecord(hashes_before, merged_sha256)
+    adapter.history.merge = MergeRecord(hashes_before, weights_sha256=merged_sha256)
 
 
 def is_comparable(adapter: Adapter, hashes: WeightHashes) -> bool:
@@ -320,8 +320,10 @@ def digest_without(adapter: Adapter, left_out: Sequence[Tensor]) -> str:
 
 
 @contextlib.contextmanager
-def kept(adapter: Adapter, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Move or convert the weights in the ``with`` block, and record the hash of the float32 weights before it.
+def noting_change(adapter: Adapter, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Move or convert the weights in the ``with`` block.
+
+    A cast is recorded with the hashes of before it. After a move the weights keep their hashes.
 
     Args:
         adapter: the model, whose weights the body of the ``with`` block applies ``change`` to.
@@ -333,7 +335,9 @@ def kept(adapter: Adapter, change: Callable[[Tensor], Tensor]) -> Iterator[None]
     changed = change(sample)
     if changed.dtype != sample.dtype:
         before = current_hashes(adapter)
-        tensors_before = None if before.weights_sha256 is None else tensor_hashes(adapter)
+        tensors_before = None  # on the meta device
+        if before.weights_sha256 is not None:
+            tensors_before = tensor_hashes(adapter)
         with _counting_writes():
             yield
         _note_cast(adapter, before, tensors_before)
@@ -341,9 +345,10 @@ def kept(adapter: Adapter, change: Callable[[Tensor], Tensor]) -> Iterator[None]
     cached = _cached_hashes(adapter, list(adapter.parameters()))
     with _counting_writes():
         yield
-    is_on_meta = sample.is_meta or changed.is_meta
-    if cached is not None and not is_on_meta and torch.equal(sample.cpu(), changed.cpu()):
-        # the same values in another place
+    if cached is None or sample.is_meta or changed.is_meta:
+        return
+    is_move = torch.equal(sample.cpu(), changed.cpu())  # the same values in another place
+    if is_move:
         state = _state(adapter, list(adapter.parameters()), cached.buffers)
         adapter.hashes = cached._replace(state=state)
 
@@ -367,15 +372,22 @@ def _note_cast(
         tensors_before: those of every tensor; None if the weights were on the meta device.
     """
     forget(adapter)  # the fingerprint depends on the record of the cast
-    cast = CastRecord(state_digest(base_state(adapter)), before.float32_sha256, tensors={})
+    cast = CastRecord(
+        weights_sha256=state_digest(base_state(adapter)),
+        float32_sha256=before.float32_sha256,
+        tensors={},
+    )
     adapter.history.cast = cast
     if tensors_before is None or cast.weights_sha256 is None:
         return
-    if before.float32_sha256 is None and is_original(adapter, before):
+    was_never_float32 = before.float32_sha256 is None
+    if was_never_float32 and is_original(adapter, before):
         note_original(adapter, adapter.history.origin)
     elif adapter.weight.dtype != torch.float32:
+        cast_tensors = {}
         for name, after in _present_tensor_hashes(adapter).items():
-            cast.tensors[name] = CastTensor(after, tensors_before[name])
+            cast_tensors[name] = CastTensor(after=after, before=tensors_before[name])
+        adapter.history.cast = cast._replace(tensors=cast_tensors)
 
 
 def _fingerprint(

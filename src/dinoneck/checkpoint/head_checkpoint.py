@@ -8,7 +8,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -40,6 +40,17 @@ _SHORT_DIGEST = len("sha256:") + 12  # characters, as git shows the start of a c
 _TAKING_SKELETON = threading.Lock()
 
 RECORDS = ("backbone", "backbone_weights", "preprocess", "training", "license", "tta")
+
+
+@dataclass(frozen=True)
+class ModuleRecords:
+    """What a file states of a module next to its weights and its backbone, see :meth:`HeadCheckpoint.from_module`."""
+
+    preprocess: Preprocessing | Mapping[str, Any] | None = None
+    extra: Mapping[str, Any] | None = None
+    training: Mapping[str, Any] | None = None
+    license: str | None = None
+    tta: str | None = None
 
 
 class HeadCheckpoint:
@@ -81,7 +92,8 @@ class HeadCheckpoint:
         self.backbone_weights = tensors.backbone or None
         self.source = source
         self.revision = revision
-        # a module on the meta device, which the file was checked with; the first build() takes it
+        # the module without weights (on the meta device) that the file was checked with; the first
+        # build() fills it with weights, later ones make another one
         self._skeleton: nn.Module | None = skeleton
         self._skeleton_config = copy.deepcopy(self.config)
         self._num_parameters = sum(parameter.numel() for parameter in skeleton.parameters())
@@ -149,15 +161,10 @@ class HeadCheckpoint:
         origins.check_tokens_of(module, part.record, before_merge=_before_merge(unwrapped))
         if preprocess is None:
             preprocess = origins.images_for(module, unwrapped)
-        checkpoint = cls._of(
-            module,
-            part,
-            preprocess=preprocess,
-            extra=extra,
-            training=training,
-            license=license,
-            tta=tta,
+        records = ModuleRecords(
+            preprocess=preprocess, extra=extra, training=training, license=license, tta=tta
         )
+        checkpoint = cls._with_records(module, part, records)
         origins.check_images_of(module, checkpoint.preprocess)
         return checkpoint
 
@@ -402,7 +409,7 @@ class HeadCheckpoint:
         return module.eval().requires_grad_(True)
 
     def _take_skeleton(self) -> nn.Module:
-        """Return a module on the meta device that no other caller has."""
+        """Return a module without weights, on the meta device, that no other caller has."""
         with _TAKING_SKELETON:  # two threads may build from one checkpoint
             module: Any = self._skeleton
             self._skeleton = None
@@ -422,35 +429,17 @@ class HeadCheckpoint:
                 part.note_origin(origin)
 
     @classmethod
-    def _of(
-        cls,
-        module: nn.Module,
-        part: BackbonePart,
-        *,
-        preprocess: Preprocessing | Mapping[str, Any] | None = None,
-        extra: Mapping[str, Any] | None = None,
-        training: Mapping[str, Any] | None = None,
-        license: str | None = None,  # noqa: A002
-        tta: str | None = None,
-    ) -> Self:
+    def _with_records(cls, module: nn.Module, part: BackbonePart, records: ModuleRecords) -> Self:
         """Take a snapshot of a module and of the part of its backbone, see :meth:`from_module`."""
         name = type(module).__name__
-        file = _pack(
-            module,
-            part,
-            preprocess=preprocess,
-            extra=extra,
-            training=training,
-            license=license,
-            tta=tta,
-        )
+        file = _pack(module, part, records)
         meta = file.header.meta
         compare.check_fits(module, backbone=meta["backbone"], inputs=meta["inputs"], name=name)
         checkpoint = cls(file)
         skeleton = checkpoint._take_skeleton()
         rehearsal.check_takes_tokens(skeleton, meta["backbone"], checkpoint.preprocess, name)
-        checkpoint._skeleton = skeleton  # for the first build()
-        rehearsal.check_views(module, meta["backbone"], checkpoint.preprocess, tta)
+        checkpoint._skeleton = skeleton  # given back, for the first build()
+        rehearsal.check_views(module, meta["backbone"], checkpoint.preprocess, records.tta)
         return checkpoint
 
 
@@ -460,24 +449,15 @@ def checkpoint_of_detector(module: nn.Module, part: BackbonePart, **record: Any)
     Args:
         module: the head, with the weights of the backbone that were tuned.
         part: what else of the backbone goes into the file.
-        **record: as for :meth:`HeadCheckpoint.from_module`.
+        **record: the fields of :class:`ModuleRecords`.
 
     Raises:
-        CheckpointError: as there.
+        CheckpointError: as :meth:`HeadCheckpoint.from_module`.
     """
-    return HeadCheckpoint._of(module, part, **record)
+    return HeadCheckpoint._with_records(module, part, ModuleRecords(**record))
 
 
-def _pack(
-    module: nn.Module,
-    part: BackbonePart,
-    *,
-    preprocess: Preprocessing | Mapping[str, Any] | None,
-    extra: Mapping[str, Any] | None,
-    training: Mapping[str, Any] | None,
-    license: str | None,  # noqa: A002
-    tta: str | None,
-) -> HeadFile:
+def _pack(module: nn.Module, part: BackbonePart, records: ModuleRecords) -> HeadFile:
     """Return the file of a module with copies of its tensors; its records are checked."""
     name = type(module).__name__
     head_type = contents.registered_name(module)
@@ -490,10 +470,10 @@ def _pack(
     tensors = contents.copy_tensors(
         TensorGroups(head=module.state_dict(), adapter=part.lora, backbone=part.weights), name
     )
-    if isinstance(preprocess, Preprocessing):
-        inputs: dict[str, Any] | None = preprocess.record()
+    if isinstance(records.preprocess, Preprocessing):
+        inputs: dict[str, Any] | None = records.preprocess.record()
     else:
-        inputs = _json_copy(preprocess, "preprocess")
+        inputs = _json_copy(records.preprocess, "preprocess")
     meta: dict[str, Any] = {
         "format": schema.FORMAT,
         "schema": schema.SCHEMA,
@@ -504,11 +484,11 @@ def _pack(
         "backbone": backbone,
         "inputs": inputs,
         "tasks": encode(getattr(module, "predicted", ())),
-        "training": _json_copy(training, "training"),
-        "license": license,
+        "training": _json_copy(records.training, "training"),
+        "license": records.license,
         "licences": licences,
-        "tta": _views_of(tta),
-        "extra": _json_copy(extra or {}, "extra"),
+        "tta": _views_of(records.tta),
+        "extra": _json_copy(records.extra or {}, "extra"),
         "digest": schema.UNSIGNED,
     }
     return files.packed(meta, contents.chunks_of(meta, tensors), name)

@@ -49,6 +49,8 @@ _MAY_BE_NULL = ("adapter", "fingerprint", "weights_sha256")
 # what msgspec's message begins with for a value that a Literal annotation lacks
 _NOT_IN_LITERAL = "Invalid enum value"
 _FIELD = re.compile(r"\.(\w+)")  # of a path such as .backbone.layers[0]
+# how msgspec's message ends: " - at `$.backbone.layers[0]`", or " - at `key` in `$.licences`"
+_WHERE = re.compile(r" - at (?P<of_key>`key` in )?`\$(?P<path>[^`]*)`\Z")
 # ends of messages, by the path of the value
 _HINTS = {
     ".license": ", an SPDX identifier such as MIT",
@@ -63,6 +65,7 @@ _ALLOWED = {
     "targets": "'attention' or 'all'",
     "reduce": "'mean'",
     "tensors": f"one of {', '.join(DTYPE_BYTES)}",
+    "licences": "'backbone'",
 }
 SAVE_AGAIN = (
     "if you know the backbone that it was trained on, save the head again with it: "
@@ -365,7 +368,8 @@ class _Mistake(NamedTuple):
         path: of the value, as msgspec writes it without ``$``: ``.backbone.layers[0]``; empty for
             the record itself.
         fields: the names of the path: backbone, layers.
-        value: " is " and the value; empty for null, objects and where the path leads to none.
+        value: " is " and the value, or " has the names " and those of an object; empty for null,
+            other objects and where the path leads to none.
         reason: what was expected.
     """
 
@@ -376,44 +380,44 @@ class _Mistake(NamedTuple):
 
 
 def _mistake(error: msgspec.ValidationError, record: Any) -> _Mistake:
-    """Read what msgspec reports of a record."""
-    reason, path = _split_message(str(error))
+    """Read what msgspec reports of a record: "Expected `int`, got `str` - at `$.backbone.depth`"."""
+    message = str(error)
+    where = _WHERE.search(message)
+    path = ""  # a message about the record itself names no place
+    reason = message
+    if where is not None:
+        path = where["path"]
+        reason = message[: where.start()]
     fields = _FIELD.findall(path)
-    if reason.startswith(_NOT_IN_LITERAL) and fields and fields[-1] in _ALLOWED:
-        reason = f"expected {_ALLOWED[fields[-1]]}"
+    last_field = fields[-1] if fields else ""
+    if reason.startswith(_NOT_IN_LITERAL) and last_field in _ALLOWED:
+        reason = f"expected {_ALLOWED[last_field]}"
     else:
         reason = reason[:1].lower() + reason[1:]
     value = _at(record, path)
     shown_value = ""
-    if value is not None and not isinstance(value, Mapping):
+    if where is not None and where["of_key"]:
+        names = ", ".join(map(repr, value))[:_LONGEST_SHOWN]
+        shown_value = f" has the names {names}"
+        reason = f"one of them does not fit, {reason}"
+    elif value is not None and not isinstance(value, Mapping):
         shown_value = f" is {_shown(value)}"
     return _Mistake(path=path, fields=fields, value=shown_value, reason=reason)
 
 
-def _split_message(message: str) -> tuple[str, str]:
-    """The reason and the path of "Expected `int`, got `str` - at `$.backbone.depth`".
-
-    A message about the record itself has no path, and one about a key of a mapping ends otherwise:
-    both are reasons as a whole.
-    """
-    reason, _, place = message.rpartition(" - at `")
-    path = place.removeprefix("$").removesuffix("`")
-    if not place.startswith("$") or "`" in path:
-        return message, ""
-    return reason, path
-
-
 def _header_error(mistake: _Mistake, name: str) -> CheckpointError:
     """The error for a mistake in the header of a file."""
-    place = mistake.path.removeprefix(".") or "the header"
+    shown_path = mistake.path.removeprefix(".") or "the header"
     entry = mistake.fields[0] if mistake.fields else ""
     remedy = _HINTS.get(mistake.path, "")
     if entry in ("backbone", "inputs"):
         remedy = _AGAIN
     step = "schema"
-    if entry in ("digest", "tensors"):
+    if entry in ("digest", "tensors"):  # which have a check of their own
         step = entry
-    return CheckpointError(f"{name}: {place}{mistake.value}: {mistake.reason}{remedy}", step=step)
+    return CheckpointError(
+        f"{name}: {shown_path}{mistake.value}: {mistake.reason}{remedy}", step=step
+    )
 
 
 def need(record: Mapping[str, Any], key: str) -> Any:
@@ -462,10 +466,15 @@ def describe_parts(record: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} = {' + '.join(parts)}" for name, parts in record["sums"])
 
 
-def _at(value: Any, place: str) -> Any:
-    """The value at a path; None where the path is not a plain one (the keys of a mapping are not named)."""
+def _at(record: Any, path: str) -> Any:
+    """The value at a path such as .backbone.layers[0].
+
+    None where the path leads to none; for ``[...]``, by which msgspec names no entry of a mapping,
+    the mapping.
+    """
+    value = record
     try:
-        for part in re.findall(r"[^.\[\]]+", place):
+        for part in re.findall(r"[^.\[\]]+", path):
             value = value[int(part)] if isinstance(value, list) else value[part]
     except (LookupError, TypeError, ValueError):
         return None

@@ -148,7 +148,7 @@ def label_of(text: str) -> str:
     return f"{number:f}" if number else "0"
 
 
-def same_labels(labels: Iterable[Any], places: Iterable[Any], what: str) -> list[Hashable]:
+def same_labels(labels: Iterable[Any], row_names: Iterable[Any], what: str) -> list[Hashable]:
     """Return labels of which those that mean the same are equal.
 
     Texts are stripped and composed (NFC). Where all labels are numbers, also as text, they are
@@ -156,23 +156,23 @@ def same_labels(labels: Iterable[Any], places: Iterable[Any], what: str) -> list
 
     Args:
         labels: one per row; texts, numbers or any values that can be hashed.
-        places: what messages call the rows.
+        row_names: what messages call the rows.
         what: what messages call a label, such as ``"group"``.
 
     Raises:
         DataError: for missing labels, naming their rows.
     """
-    every = list(labels)
-    are_missing = for_each(is_missing, every)
+    labels = list(labels)
+    are_missing = for_each(is_missing, labels)
     if any(are_missing):
         missing = []
-        for place, is_without in zip(places, are_missing, strict=True):
+        for row_name, is_without in zip(row_names, are_missing, strict=True):
             if is_without:
-                missing.append(str(place))
+                missing.append(str(row_name))
         raise DataError(
             f"the {what} is missing in {some_of(missing, 5)}. Fill it in, or remove the rows"
         )
-    texts = for_each(_label_text, every)
+    texts = for_each(_label_text, labels)
     if all(for_each(_is_number_as_text, texts)):
         return [*for_each(label_of, texts)]
     return texts

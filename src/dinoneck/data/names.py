@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from dinoneck.data.folder_words import GENERIC_FOLDERS, part_of
@@ -192,13 +193,26 @@ def _without_suffix(path: str) -> str:
     return composed(stem if suffix.lower() in SUFFIXES else path)
 
 
-# what is changed, in the words of messages -> keys of names and of files; the most literal first
-_KEYS = {
-    "": (composed, composed),
-    "another case of the suffix": (_lower_suffix, _lower_suffix),
-    "another case": (_any_case, _any_case),
-    "a suffix added": (composed, _without_suffix),
-}
+class _Comparison(NamedTuple):
+    """A way to compare names with files: they fit where their keys are equal.
+
+    Attributes:
+        change: what differs between a name and its file, in the words of messages; empty for none.
+        name_key: name -> its key.
+        file_key: path of a file -> its key.
+    """
+
+    change: str
+    name_key: Callable[[str], str]
+    file_key: Callable[[str], str]
+
+
+_COMPARISONS = (  # the most literal first: it is preferred
+    _Comparison("", composed, composed),
+    _Comparison("another case of the suffix", _lower_suffix, _lower_suffix),
+    _Comparison("another case", _any_case, _any_case),
+    _Comparison("a suffix added", composed, _without_suffix),
+)
 
 
 def spellings_of(names: Sequence[str]) -> list[Spelling]:
@@ -207,7 +221,7 @@ def spellings_of(names: Sequence[str]) -> list[Spelling]:
     has_percent = any(unquote(name) != name for name in names)
     spellings = []
     percent_options = (False, True) if has_percent else (False,)
-    for text, (name_key, file_key) in _KEYS.items():
+    for comparison in _COMPARISONS:
         for percent in percent_options:
             may_have_backslash = has_backslash or percent  # %5C is one
             slash_options = (False, True) if may_have_backslash else (False,)
@@ -215,9 +229,9 @@ def spellings_of(names: Sequence[str]) -> list[Spelling]:
                 spelling = Spelling(
                     slashes=slashes,
                     percent=percent,
-                    text=text,
-                    name_key=name_key,
-                    file_key=file_key,
+                    text=comparison.change,
+                    name_key=comparison.name_key,
+                    file_key=comparison.file_key,
                 )
                 spellings.append(spelling)
     return spellings

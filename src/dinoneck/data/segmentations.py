@@ -332,8 +332,9 @@ def count_pixels(runs: RunLengths) -> int:
     lengths = ends - starts + 1
     if lengths.max() > _LONGEST_NUMBER:
         return -1
-    places = np.arange(len(characters)) - np.repeat(starts, lengths)
-    numbers = np.add.reduceat((characters & (_MORE - 1)) << (_BITS * places), starts)
+    index_in_number = np.arange(len(characters)) - np.repeat(starts, lengths)
+    shifts = _BITS * index_in_number
+    numbers = np.add.reduceat((characters & (_MORE - 1)) << shifts, starts)
     is_negative = (characters[ends] & _SIGN) > 0
     numbers -= np.where(is_negative, np.int64(1) << (_BITS * lengths), 0)
     numbers[1::2] = np.cumsum(numbers[1::2])
@@ -537,7 +538,7 @@ def nesting_of(shape: Shape, height: int, width: int) -> Nesting | None:
 
 
 def _nested_extents(shape: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
-    """The places of parts, and of others in whose extent they lie."""
+    """Pairs of the index of a part, and of another one in whose extent it lies."""
     extents = [polygon_extent([part]) for part in shape]
     pairs = []
     for i, inner in enumerate(extents):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dinoneck.checks import check_minimum
 from dinoneck.grid import as_maps
 from dinoneck.heads.head import Head, Tower
-from dinoneck.heads.outputs import from_map, read_map, task_map
+from dinoneck.heads.outputs import derive_from_maps, outputs_of_map, scale_cells
 from dinoneck.layers.blocks import ConvBlock
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
@@ -95,5 +95,6 @@ class DenseHead(Head):
             maps = block(maps)
         outputs: dict[str, Tensor] = {}
         for task, tower in zip(self._read_tasks, self.towers, strict=True):
-            outputs.update(read_map(task, task_map(task, tower(maps))))  # (B, dim, rows, cols)
-        return outputs | from_map(self.tasks, outputs)
+            cells = scale_cells(task, tower(maps))  # (B, dim, rows, cols)
+            outputs.update(outputs_of_map(task, cells))
+        return outputs | derive_from_maps(self.tasks, outputs)

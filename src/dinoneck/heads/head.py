@@ -61,7 +61,8 @@ class Head(Configured, nn.Module):
     compositions: tuple[Composition, ...] = ()
     embed_dim: int
     trained_on: Origin | None = None
-    _predicted: tuple[Task, ...] | None = None  # set by _set_outputs, read by ``predicted``
+    # what ``predicted`` returns; None in a class of the user that sets ``tasks`` itself
+    _predicted: tuple[Task, ...] | None = None
     # whether it has read tokens of a trainable backbone, with gradients, since it was loaded
     _had_gradients: bool = False
     _takes_layers: int | None = None  # the only number of layers of the tokens; None = any
@@ -78,9 +79,9 @@ class Head(Configured, nn.Module):
         self._read_tasks = [task for task in self.tasks if task.from_map is None]
 
     def _set_outputs(self, tasks: Sequence[Task], compositions: Sequence[Composition]) -> None:
-        """Set the tasks and compositions, and what :attr:`predicted` returns of them.
+        """Set the tasks and compositions, and with them what :attr:`predicted` returns.
 
-        That is made here and not at its first use: torch.compile cannot trace how it is made.
+        It is not left to the first use of :attr:`predicted`, which torch.compile may trace.
 
         Raises:
             ConfigError: if a composition does not fit the tasks.
@@ -164,7 +165,6 @@ class Head(Configured, nn.Module):
         """What ``predict`` returns: the tasks, then one :class:`dinoneck.losses.Composed` per composition."""
         if self._predicted is not None:
             return self._predicted
-        # a subclass that sets ``tasks`` itself
         return outputs_of(self.tasks, self.compositions, type(self).__name__)
 
     def natural(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:

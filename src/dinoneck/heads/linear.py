@@ -14,7 +14,7 @@ from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError
 from dinoneck.grid import as_maps
 from dinoneck.heads.head import Head
-from dinoneck.heads.outputs import from_map, read_map, task_map
+from dinoneck.heads.outputs import derive_from_maps, outputs_of_map, scale_cells
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
 from dinoneck.losses.masked import exact
@@ -233,9 +233,11 @@ class LinearHead(Head):
                 outputs[task.name] = activate(value, task.activation)  # (B, dim)
             else:
                 cells = activate(self._cells(value, tokens), task.activation)
-                # (B, dim, rows * upsample, cols * upsample)
-                outputs.update(read_map(task, task_map(task, cells)))
-        return outputs if self.pool is not None else outputs | from_map(self.tasks, outputs)
+                cells = scale_cells(task, cells)  # (B, dim, rows * upsample, cols * upsample)
+                outputs.update(outputs_of_map(task, cells))
+        if self.pool is not None:
+            return outputs
+        return outputs | derive_from_maps(self.tasks, outputs)
 
     def _cells(self, values: Tensor, tokens: Tokens) -> Tensor:
         """(B, P + N, width) to maps (B, dim, rows * upsample, cols * upsample)."""

@@ -74,8 +74,8 @@ def _map_entries(
     return {name: function(tensor) for name, tensor in tensors.items()}
 
 
-def read_map(task: Task, cells: Tensor) -> dict[str, Tensor]:
-    """Return a task's outputs from its cells (B, dim, rows, cols), as :func:`task_map` gives them.
+def outputs_of_map(task: Task, cells: Tensor) -> dict[str, Tensor]:
+    """Return a task's outputs from its cells (B, dim, rows, cols), as :func:`scale_cells` gives them.
 
     ``dense`` and ``segmentation`` return the map itself; ``density`` the map's sum (or mean) as its
     value and the map as ``"name.map"``; ``ratio`` the logarithm of the cells' mean shares as its
@@ -93,7 +93,7 @@ def read_map(task: Task, cells: Tensor) -> dict[str, Tensor]:
     return {task.name: value, f"{task.name}{MAP}": cells}
 
 
-def from_map(tasks: Sequence[Task], outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def derive_from_maps(tasks: Sequence[Task], outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the outputs (B, 1) in normalised units of the tasks whose value is the mean over a map's cells.
 
     Args:
@@ -155,7 +155,7 @@ def recompute_derived(
     return updated
 
 
-def task_map(task: Task, cells: Tensor) -> Tensor:
+def scale_cells(task: Task, cells: Tensor) -> Tensor:
     """Return a tower's cells as the task's map; cells that are summed are divided by :data:`DENSITY_CELLS`."""
     if task.kind == "density" and task.aggregate == "sum":
         return cells / DENSITY_CELLS

@@ -24,7 +24,8 @@ from dinoneck.text import counted, did_you_mean
 from dinoneck.transforms import each
 
 Sums = tuple[tuple[str, tuple[str, ...]], ...] | Mapping[str, tuple[str, ...]]
-Table = Mapping[str, Tensor]
+TensorsByTask = Mapping[str, Tensor]
+"""Outputs, targets or masks, by the name of the task or composition."""
 _LEAST_WHOLE = 1e-6  # of the sum of the parts' magnitudes: below it the parts cancel out
 _LARGEST_LOG = 80.0  # e^80 is still finite in float32
 
@@ -438,7 +439,11 @@ class CompositionLoss:
         return std * math.exp(min(mean, _LARGEST_LOG))
 
     def __call__(
-        self, transform: TargetTransform, outputs: Table, targets: Table, masks: Table
+        self,
+        transform: TargetTransform,
+        outputs: TensorsByTask,
+        targets: TensorsByTask,
+        masks: TensorsByTask,
     ) -> tuple[Tensor, Tensor]:
         """Return the loss and whether anything counts, a bool tensor.
 
@@ -482,7 +487,7 @@ class CompositionLoss:
         per_output = errors.sum(dim=0) / keep.sum(dim=0).clamp_min(1)
         return (weights * per_output).sum(), (keep & (weights > 0)).any()
 
-    def _kept(self, targets: Table, masks: Table) -> Tensor:
+    def _kept(self, targets: TensorsByTask, masks: TensorsByTask) -> Tensor:
         """Return a bool mask (B, outputs), True where a value counts."""
         total, ratio = self.composition.inputs
         if self.name in targets:
@@ -494,7 +499,7 @@ class CompositionLoss:
         return full_mask(masks.get(self.name), keep) & keep_both
 
 
-def _present(targets: Table, masks: Table, name: str) -> Tensor:
+def _present(targets: TensorsByTask, masks: TensorsByTask, name: str) -> Tensor:
     """Return a bool mask in the target's shape, True where it is not NaN and its mask is True."""
     target = targets[name]
     return full_mask(masks.get(name), target) & ~target.isnan()

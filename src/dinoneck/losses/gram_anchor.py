@@ -22,14 +22,14 @@ class GramAnchor(nn.Module):
     blocks are unfrozen or LoRA is trained; a frozen backbone does not need it. CLS and register
     tokens are left out.
 
-    Shape:
-        tokens: Tokens or patch tokens (B, N, C); reference: the same, of any width -> a scalar.
-
     The loss is the mean squared difference over images, layers and all N² entries, in float32 for
     half-precision tokens and under autocast. No gradient reaches the reference.
 
     A reference of another grid, from a larger image of the same view, is resized to the tokens'
     grid (bicubic).
+
+    Shape:
+        tokens: Tokens or patch tokens (B, N, C); reference: the same, of any width -> a scalar.
 
     Raises:
         ShapeError: if batch, number of layers or, between tensors, number of patches differ.

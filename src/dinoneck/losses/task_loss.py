@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, ShapeError
-from dinoneck.losses.composition import Composition, CompositionLoss
+from dinoneck.losses.composition import Composition, CompositionLoss, TensorsByTask
 from dinoneck.losses.mask import centre_loss, mask_loss
 from dinoneck.losses.masked import (
     DensityRegulariser,
@@ -27,7 +27,6 @@ from dinoneck.losses.masked import (
 from dinoneck.tasks import CLASSES, MAP, MASKS, OBJECTS, Kind, Task, check_tasks
 from dinoneck.text import did_you_mean
 
-Table = Mapping[str, Tensor]
 LOG_VARIANCE_BOUND = 12.0  # weights between 3e-6 and 8e4
 _SMALLEST_COUNT = 1e-12  # a denominator below it is raised to it
 
@@ -310,7 +309,7 @@ class TaskLoss(nn.Module):
         penalties = self._penalties(outputs)
         return torch.stack([total, *penalties.values()]).sum(), {**losses, **penalties}
 
-    def _penalties(self, outputs: Table) -> dict[str, Tensor]:
+    def _penalties(self, outputs: TensorsByTask) -> dict[str, Tensor]:
         """The weighted penalties of the regularisers that have a weight."""
         penalties: dict[str, Tensor] = {}
         for regulariser in self.regularisers:
@@ -325,7 +324,9 @@ class TaskLoss(nn.Module):
             penalties |= regulariser.parts(outputs[map_name])
         return penalties
 
-    def _check_given(self, outputs: Table, targets: Table, masks: Table) -> None:
+    def _check_given(
+        self, outputs: TensorsByTask, targets: TensorsByTask, masks: TensorsByTask
+    ) -> None:
         for name in masks:
             if name not in self._names:
                 raise ShapeError(
@@ -376,7 +377,7 @@ def _composition_losses(
 
 
 def _objects_loss(
-    task: Task, outputs: Table, target: Tensor, mask: Tensor | None
+    task: Task, outputs: TensorsByTask, target: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Return the weighted loss of objects, of queries or of centres, and whether any cell counts."""
     class_logits = outputs.get(f"{task.name}{CLASSES}")
@@ -442,7 +443,9 @@ def _masks_of_ids(ids: Tensor) -> tuple[Tensor, Tensor]:
     return object_ids // OBJECTS - 1, masks.float()
 
 
-def _loss(task: Task, outputs: Table, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def _loss(
+    task: Task, outputs: TensorsByTask, target: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Return the weighted loss of a task, and whether anything counts, a bool tensor."""
     output = outputs[task.name]
     if not task.is_categorical:

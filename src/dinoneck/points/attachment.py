@@ -42,7 +42,8 @@ class _RunningPass(NamedTuple):
     pyramid: Pyramid | None
 
 
-# of this thread, the innermost pass last
+# of this thread and of all slots, the innermost pass last; no variable per slot, since Python frees
+# no ContextVar
 _running_passes: ContextVar[tuple[_RunningPass, ...]] = ContextVar("running_passes", default=())
 
 
@@ -64,8 +65,9 @@ class _KeptPass:
 class Slot:
     """Where the hooks of one attached network find the pyramid of the pass that they run in.
 
-    In forward that is the pass under way in this thread. Backward may run in another thread and
-    after the pass, so for blocks that it recomputes the slot keeps the last pass itself.
+    In forward that is the pass under way in this thread: the pyramid is known to this thread alone.
+    Backward may run in another thread and after the pass, so for blocks that it recomputes
+    (activation checkpointing) the slot keeps the last pass itself.
 
     Copies and pickles of a slot are empty: a copied model has no pass under way.
     """
@@ -77,21 +79,27 @@ class Slot:
         return Slot, ()
 
     @contextmanager
-    def running(self, pyramid: Pyramid | None, keep: bool) -> Iterator[None]:
-        """Run a pass in the ``with`` block; ``keep`` its pyramid for blocks that are recomputed in backward."""
+    def running(self, pyramid: Pyramid | None, *, keep_for_backward: bool) -> Iterator[None]:
+        """Run a pass in the ``with`` block.
+
+        Args:
+            pyramid: what its hooks are given; None = without images.
+            keep_for_backward: whether backward may recompute blocks of it.
+        """
         this_pass = _RunningPass(self, pyramid)
         token = _running_passes.set((*_running_passes.get(), this_pass))
         try:
             yield
         finally:
             _running_passes.reset(token)
-        if keep:
+        if keep_for_backward:
             self._keep(pyramid)
 
     def _keep(self, pyramid: Pyramid | None) -> None:
         """Keep the pyramid of a finished pass in place of the one before."""
         earlier = self._kept
         is_ambiguous = False
+        # a pass of which no block was recomputed yet may still wait for its backward
         if earlier is not None and not earlier.was_recomputed:
             is_ambiguous = earlier.is_ambiguous or earlier.pyramid is not pyramid
         self._kept = _KeptPass(pyramid, is_ambiguous)
@@ -163,7 +171,8 @@ class BlockHook:
         adapter = self.adapter or adapter_of(args[0])
         coords, batch = adapter.coords(args[0], self.stride)
         if self.stride > 1 and not torch.compiler.is_compiling():
-            # engines that count cells of their level cannot tell
+            # strides are powers of two; an engine that counts the cells of a level has multiples
+            # of its stride in any case, so that a wrong block cannot be told there
             is_between = (coords & (self.stride - 1)).any(dim=1)
             if is_between.any():
                 raise ConfigError(
@@ -173,7 +182,7 @@ class BlockHook:
                 )
         pyramid = self.slot.pyramid_of(self.name)
         if pyramid is None:
-            return None
+            return None  # the arguments stay as they are
         feats = adapter.features(args[0])
         channels = self.injection.channels[self.stride]
         if feats.shape[-1] < channels:

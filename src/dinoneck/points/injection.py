@@ -267,7 +267,7 @@ class DecoderInjection(Configured, nn.Module):
             ConfigError: if the pyramid lacks a stride.
         """
         self.check_pyramid(pyramid)
-        with self._slot.running(pyramid, keep=False):
+        with self._slot.running(pyramid, keep_for_backward=False):
             yield
 
     def wrap(
@@ -374,7 +374,7 @@ class InjectedUNet(nn.Module):
             **kwargs: passed on.
         """
         self.injection.check_pyramid(pyramid)
-        with self._slot.running(pyramid, keep=torch.is_grad_enabled()):
+        with self._slot.running(pyramid, keep_for_backward=torch.is_grad_enabled()):
             return self.unet(x, *args, **kwargs)
 
     def remove(self) -> None:

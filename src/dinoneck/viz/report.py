@@ -110,7 +110,7 @@ def html_report(
     if not entries:
         raise DataError("there are no entries; a report needs one image at least")
     training = training or {}
-    is_detector = not tasks
+    is_detector = _is_detector(tasks)
     drawn = [i for i in worst_first(entries, tasks) if entries[i].image is not None]
     if is_detector:
         comparison = _compare_boxes(entries)
@@ -157,6 +157,11 @@ def html_report(
     )
 
 
+def _is_detector(tasks: Sequence[Task]) -> bool:
+    """Whether entries hold boxes: heads have tasks, a detector has none."""
+    return not tasks
+
+
 def _has_content(tables: Sequence[ScoreTable], charts: Sequence[Chart]) -> bool:
     return bool(charts) or any(table.rows for table in tables)
 
@@ -169,7 +174,7 @@ def agreement(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> dict[str
     Raises:
         DataError: if a known value is not finite, or a known class is not one of the task's.
     """
-    if not tasks:
+    if _is_detector(tasks):
         return _box_agreement(entries)
     rows = _rows(entries, tasks)
     classes = _classes(tasks)
@@ -227,10 +232,10 @@ def _class_agreement(
 
 def worst_first(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> list[int]:
     """Return the indices of entries, the largest errors first; those without a known value last, in their order."""
-    if tasks:
-        errors = _errors(entries, tasks)
-    else:
+    if _is_detector(tasks):
         errors = _box_errors(entries)
+    else:
+        errors = _errors(entries, tasks)
     return sorted(range(len(entries)), key=lambda i: errors[i], reverse=True)
 
 
@@ -383,13 +388,15 @@ def _articles(
         entry = entries[i]
         image_input: Any = entry.image() if callable(entry.image) else entry.image
         image = as_image(image_input)
-        if tasks:
+        plain_image = None  # next to the drawn one, where maps cover that
+        if _is_detector(tasks):
+            over = boxes_panel(image, entry.result, entry.known or None, classes=coloured_classes)
+        else:
             recipe = _patches_of(image, result["maps"])
             over = overlay_panel(
                 image, result, mapped_tasks, recipe, known=entry.known, scale=scale
             )
-        else:
-            over = boxes_panel(image, entry.result, entry.known or None, classes=coloured_classes)
+            plain_image = data_uri(image, _PICTURE_WIDTH_PX)
         tokens = None
         if entry.tokens is not None:
             tokens = data_uri(coloured(entry.tokens), _PICTURE_WIDTH_PX, "PNG")
@@ -397,7 +404,7 @@ def _articles(
             "id": f"image-{i}",
             "name": entry.name,
             "over": data_uri(over, _PICTURE_WIDTH_PX),
-            "image": data_uri(image, _PICTURE_WIDTH_PX) if tasks else None,
+            "image": plain_image,
             "tokens": tokens,
             "values": captions(listed, entry.result, entry.known),
         }
