@@ -426,6 +426,7 @@ def pixels_slowly(
     found = {}
     for name, cells in prediction["maps"].items():
         task = tasks_of(ensemble)[name]
+        # with other heads beside them, or tiles, there are no masks of the whole image
         if all(isinstance(head, MaskHead) for head in heads) and not is_cut(size, setting):
             pixels = mask_pixels(ensemble, name, image, setting)
         elif task.kind == "segmentation":
@@ -481,6 +482,66 @@ def in_pixels(
     window_cells = cells[:, windows[0], windows[1]].astype(np.float64)
     # "nearest": beyond the outermost centres the value of the outermost cell
     return np.stack([map_coordinates(x, grid, order=1, mode="nearest") for x in window_cells])
+
+
+# Objects in the pixels of the image
+# -----------------------------------
+
+
+@torch.no_grad()
+def objects_slowly(
+    head: Any, layers: tuple[int, ...], image: Any, setting: Setting, min_score: float | None
+) -> Any:
+    """Return the instances or the panoptic segments of an image in its pixels, as a Predictor does.
+
+    The canvas is predicted at the scale of the image; what it shows of the image is copied from it.
+    """
+    size = image_size(image)
+    placement = setting.preprocess.placement(size)
+    scale = [size[k] / placement.resized[k] for k in range(2)]
+    canvas = [round(placement.canvas[k] * scale[k]) for k in range(2)]
+    corner = [round(placement.corner[k] * scale[k]) for k in range(2)]
+    backbone = setting.backbone.with_layers(layers, setting.backbone.norm)
+    tokens = backbone(setting.preprocess(image))
+    if head.tasks[0].kind == "panoptic":
+        [(segments, listed)] = head.predict_panoptic(tokens, canvas, min_score)
+        [copied] = copy_to_image(segments.numpy()[None], corner, size)
+        kept = []
+        for segment in listed:
+            area = int((copied == segment["id"]).sum())
+            if area > 0:
+                kept.append({**segment, "area": area})
+        return copied, kept
+    [found] = head.predict_instances(tokens, canvas, min_score)
+    masks = copy_to_image(found["masks"].numpy(), corner, size)
+    kept = [number for number, mask in enumerate(masks) if mask.any()]
+    boxes = []
+    for number in kept:
+        rows, cols = np.nonzero(masks[number])
+        boxes.append([cols.min(), rows.min(), cols.max() + 1, rows.max() + 1])
+    return {
+        "boxes": np.array(boxes, np.float32).reshape(-1, 4),
+        "labels": found["labels"].numpy()[kept],
+        "scores": found["scores"].numpy()[kept],
+        "masks": masks[kept],
+    }
+
+
+def copy_to_image(
+    canvas: np.ndarray[Any, Any], corner: Sequence[int], size: tuple[int, int]
+) -> np.ndarray[Any, Any]:
+    """The image (N, height, width) that begins at this corner (top, left) of canvases (N, H, W); 0 outside of them."""
+    copied = np.zeros((len(canvas), *size), canvas.dtype)
+    for row in range(size[0]):
+        for col in range(size[1]):
+            top, left = row + corner[0], col + corner[1]
+            if 0 <= top < canvas.shape[1] and 0 <= left < canvas.shape[2]:
+                copied[:, row, col] = canvas[:, top, left]
+    return copied
+
+
+# Places of pixels
+# ----------------
 
 
 def canvas_places(size: tuple[int, int], recipe: Preprocessing) -> list[np.ndarray[Any, Any]]:
