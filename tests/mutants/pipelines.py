@@ -5,6 +5,8 @@ from __future__ import annotations
 from tests.mutants.edits import always, drop, never, replace
 from tests.mutants.mutant import Mutant
 
+_REFERENCE = "unit/inference/test_against_reference.py::test_predictions_are_those_of_the_reference"
+
 PIPELINES = [
     Mutant(
         sentence="A head file with changed weights is loaded.",
@@ -100,6 +102,26 @@ PIPELINES = [
         where="data.views:Views.undo",
         edit=replace("-self.views[i].turns", by="self.views[i].turns"),
         tests=["unit/inference/test_inference.py::test_maps_of_all_views_come_back_to_the_image"],
+    ),
+    Mutant(
+        sentence="The maps of mirrored views stay mirrored.",
+        where="data.views:Views.undo",
+        edit=replace("_turned.flip(self.views[i].flipped)", by="_turned"),
+        tests=[_REFERENCE],
+    ),
+    Mutant(
+        sentence="Averaged parts of a composition do not add up to the averaged total.",
+        where="losses.composition:Composition.rescaled_to",
+        edit=replace("self._method(_parts * _factor)", by="self._method(_parts)"),
+        tests=[_REFERENCE],
+    ),
+    Mutant(
+        sentence="Patches that show a part of an image, and padding beside it, count as padding.",
+        where="data.preprocessing:Preprocessing.finished",
+        edit=replace(
+            "F.max_pool2d(_shown, _patch)[0] > 0", by="F.avg_pool2d(_shown, _patch)[0] >= 1"
+        ),
+        tests=[_REFERENCE],
     ),
     Mutant(
         sentence="Overlapping tiles count twice at their seams.",
