@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from dinoneck.data.arrays import class_codes
 from dinoneck.data.cells import (
     FRAME_NAME,
     GROUP,
@@ -53,7 +54,6 @@ from dinoneck.text import did_you_mean, some_of
 from dinoneck.training.report import summary
 from dinoneck.training.scores import map_confusion
 from dinoneck.training.table import class_names, column_numbers, masks_of, reader_of_classes
-from dinoneck.training.targets import class_codes
 from dinoneck.training.tasks import Scored
 from dinoneck.training.trained_images import seen_in_training
 from dinoneck.version import versions

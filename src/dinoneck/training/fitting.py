@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone, plain_backbone
 from dinoneck.codec import encode
+from dinoneck.data.arrays import by_id
 from dinoneck.data.cells import IMAGES
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import bytes_of, fetch
@@ -44,7 +45,6 @@ from dinoneck.training.targets import (
     WEIGHT,
     SourceIds,
     Tensors,
-    by_id,
     known,
     match_samples,
     training_targets,

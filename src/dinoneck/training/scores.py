@@ -10,9 +10,9 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
+from dinoneck.data.arrays import as_array, by_id
 from dinoneck.errors import DataError
 from dinoneck.text import counted, some_of
-from dinoneck.training.targets import as_array, by_id
 
 Table = Mapping[str, Any] | np.ndarray[Any, Any] | Sequence[Any]
 _Array = np.ndarray[Any, Any]
