@@ -49,10 +49,10 @@ from dinoneck.heads.ensemble import areas_of
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.results import predict_many
 from dinoneck.inference.sources import MaskRecord, opened
+from dinoneck.metrics import map_confusion
 from dinoneck.tasks import Column, Task, columns_of
 from dinoneck.text import did_you_mean, some_of
 from dinoneck.training.report import summary
-from dinoneck.training.scores import map_confusion
 from dinoneck.training.table import class_names, column_numbers, masks_of, reader_of_classes
 from dinoneck.training.tasks import Scored
 from dinoneck.training.trained_images import seen_in_training

@@ -60,8 +60,8 @@ PIPELINES = [
     ),
     Mutant(
         sentence="The weighted R² is the mean of the targets' R².",
-        where="training.scores:weighted_r2",
-        edit=replace("unexplained(_terms, _weights)", by="unexplained(_terms)"),
+        where="metrics:r2_of_sums",
+        edit=never("_weights is not None"),
         tests=["unit/training/test_scores.py::test_scores_take_the_truth_first_and_match_ids"],
     ),
     Mutant(
