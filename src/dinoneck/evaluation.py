@@ -738,9 +738,10 @@ def _column_targets(tasks: Sequence[Task], table: Any) -> dict[str, Scored]:
         if task.kind == "classification":
             # a column per class, and one truth for all of them
             if place == 0 and task.name in table:
-                codes = class_codes(table[task.name], task.name, task.labels)
+                labels = task.labels or tuple(map(str, range(task.dim)))
+                codes = class_codes(table[task.name], task.name, labels)
                 targets[task.name] = Scored(
-                    "class", task.name, slice(None), truth=np.asarray(codes), labels=task.labels
+                    "class", task.name, slice(None), truth=np.asarray(codes), labels=labels
                 )
         elif column in table and not class_names(table, column):
             numbers = column_numbers(table, column)[:, None]

@@ -237,7 +237,7 @@ def confusion_matrix(true: Any, predicted: Any, num_classes: int) -> Counts:
         (K, K) int64: rows are the true classes, columns the predicted ones.
 
     Raises:
-        DataError: if an index is outside 0 ... K-1.
+        DataError: if an index is outside 0 ... K-1, or no whole number.
 
     Examples:
         >>> confusion_matrix([0, 0, 1, -1], [0, 1, 1, 0], num_classes=2)
@@ -245,16 +245,22 @@ def confusion_matrix(true: Any, predicted: Any, num_classes: int) -> Counts:
                [0, 1]])
     """
     is_known = as_array(true) >= 0
-    true_classes = as_array(true)[is_known].astype(np.int64)
-    predicted_classes = as_array(predicted)[is_known].astype(np.int64)
-    for what, classes in (("true", true_classes), ("predicted", predicted_classes)):
-        is_outside = (classes < 0) | (classes >= num_classes)
-        if is_outside.any():
-            raise DataError(
-                f"{what} classes hold {classes[is_outside][0]}; expected 0 ... {num_classes - 1}"
-            )
+    true_classes = _class_indices("true", as_array(true)[is_known], num_classes)
+    predicted_classes = _class_indices("predicted", as_array(predicted)[is_known], num_classes)
     pairs = true_classes * num_classes + predicted_classes
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def _class_indices(what: str, classes: Array, num_classes: int) -> Counts:
+    """Classes as int64, checked; ``what`` they are, for the message."""
+    is_wrong = (classes < 0) | (classes >= num_classes)
+    if classes.dtype.kind == "f":
+        is_wrong |= classes != np.trunc(classes)  # also NaN
+    if is_wrong.any():
+        raise DataError(
+            f"{what} classes hold {classes[is_wrong][0]:g}; expected 0 ... {num_classes - 1}"
+        )
+    return classes.astype(np.int64)
 
 
 def map_confusion(true: Tensor, logits: Tensor) -> Counts:

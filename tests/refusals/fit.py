@@ -366,4 +366,5 @@ ROWS: list[Row] = [
         ("(6, 2, 2)", "(6, 3, 3)"),
     ),
     (lambda: confusion_matrix([0, 255], [0, 1], 2), DataError, ("true", "255")),
+    (lambda: confusion_matrix([0, 0.5], [0, 1], 2), DataError, ("true", "0.5")),
 ]
