@@ -49,7 +49,7 @@ PIPELINES = [
     ),
     Mutant(
         sentence="Images are scored by a head that was trained on them.",
-        where="training.table:group_folds",
+        where="training.folds:group_folds",
         edit=replace(
             "np.flatnonzero(_fold_of_row != _fold)",
             by="np.flatnonzero(_fold_of_row >= 0)",
@@ -333,7 +333,7 @@ PIPELINES = [
     ),
     Mutant(
         sentence="A group is split over two folds where its rows do not follow each other.",
-        where="training.table:group_folds",
+        where="training.folds:group_folds",
         edit=replace(
             '_group_of_row = _numbered(groups, "group")',
             by="""

@@ -23,7 +23,7 @@ from dinoneck.heads.head import DENSITY_CELLS, Head
 from dinoneck.heads.linear import LinearHead
 from dinoneck.losses.composition import Composition
 from dinoneck.tasks import Task
-from dinoneck.training.table import Fold, group_folds
+from dinoneck.training.folds import Fold, group_folds
 from dinoneck.training.targets import match_samples
 from dinoneck.training.token_sources import TokenSource, in_batches
 

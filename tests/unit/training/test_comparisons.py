@@ -20,8 +20,8 @@ from dinoneck.cli.main import main
 from dinoneck.grid import GridSize
 from dinoneck.training import MemoryTokens, group_folds, ridge_probe, train
 from dinoneck.training.baselines import ALPHAS, PENALTIES, baseline_head, ridge_path
+from dinoneck.training.folds import Fold, column_folds
 from dinoneck.training.scores import Split, score_values
-from dinoneck.training.table import Fold, column_folds
 
 NAMES = ("patch_mean", "linear")
 
