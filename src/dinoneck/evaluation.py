@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from dinoneck.data.arrays import class_codes
 from dinoneck.data.cells import (
     FRAME_NAME,
     GROUP,
@@ -49,12 +50,11 @@ from dinoneck.inference.loaded_head import LoadedHead, MaskRecord
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.results import predict_many
 from dinoneck.inference.sources import open_heads
+from dinoneck.metrics import map_confusion
 from dinoneck.tasks import Column, Task, columns_of
 from dinoneck.text import did_you_mean, some_of
 from dinoneck.training.report import summary
-from dinoneck.training.scores import map_confusion
 from dinoneck.training.table import class_names, column_numbers, masks_of, reader_of_classes
-from dinoneck.training.targets import class_codes
 from dinoneck.training.tasks import Scored
 from dinoneck.training.trained_images import seen_in_training
 from dinoneck.version import versions
@@ -802,9 +802,10 @@ def _column_targets(tasks: Sequence[Task], table: Any) -> dict[str, Scored]:
         if task.kind == "classification":
             # a column per class, and one truth for all of them
             if place == 0 and task.name in table:
-                codes = class_codes(table[task.name], task.name, task.labels)
+                labels = task.labels or tuple(map(str, range(task.dim)))
+                codes = class_codes(table[task.name], task.name, labels)
                 targets[task.name] = Scored(
-                    "class", task.name, slice(None), truth=np.asarray(codes), labels=task.labels
+                    "class", task.name, slice(None), truth=np.asarray(codes), labels=labels
                 )
         elif column in table and not class_names(table, column):
             numbers = column_numbers(table, column)[:, None]

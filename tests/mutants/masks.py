@@ -182,29 +182,26 @@ MASKS = [
     ),
     Mutant(
         sentence="Segments that hardly overlap are pairs.",
-        where="detection.evaluation:score_segments",
-        edit=replace("_iou > 0.5", by="_iou > 0.3"),
+        where="metrics:segment_terms",
+        edit=replace("_iou > PAIR_IOU", by="_iou > 0.3"),
         tests=[_QUALITY],
     ),
     Mutant(
         sentence="Unknown pixels make segments worse.",
-        where="detection.evaluation:score_segments",
+        where="metrics:segment_terms",
         edit=replace("_areas - _shared - _unknown[:, None]", by="_areas - _shared"),
         tests=[_QUALITY],
     ),
     Mutant(
         sentence="Crowd regions of any class hide wrong segments.",
-        where="detection.evaluation:score_segments",
-        edit=replace(
-            "(_shared * _is_same_class) @ (_ids < UNKNOWN)",
-            by="_shared @ (_ids < UNKNOWN)",
-        ),
+        where="metrics:segment_terms",
+        edit=replace("(_shared * _is_same_class) @ _is_crowd", by="_shared @ _is_crowd"),
         tests=[_QUALITY],
     ),
     Mutant(
         sentence="A segment that is partly unknown is never wrong.",
-        where="detection.evaluation:score_segments",
-        edit=replace("2 * (_unknown + _crowd) <= _areas", by="_unknown + _crowd == 0"),
+        where="metrics:segment_terms",
+        edit=replace("2 * (_unknown + _crowd) > _areas", by="_unknown + _crowd > 0"),
         tests=[_QUALITY],
     ),
 ]

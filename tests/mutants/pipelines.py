@@ -51,7 +51,7 @@ PIPELINES = [
     ),
     Mutant(
         sentence="Images are scored by a head that was trained on them.",
-        where="training.table:group_folds",
+        where="training.folds:group_folds",
         edit=replace(
             "np.flatnonzero(_fold_of_row != _fold)",
             by="np.flatnonzero(_fold_of_row >= 0)",
@@ -62,8 +62,8 @@ PIPELINES = [
     ),
     Mutant(
         sentence="The weighted R² is the mean of the targets' R².",
-        where="training.scores:weighted_r2",
-        edit=replace("unexplained(_terms, _weights)", by="unexplained(_terms)"),
+        where="metrics:r2_of_sums",
+        edit=never("_weights is not None"),
         tests=["unit/training/test_scores.py::test_scores_take_the_truth_first_and_match_ids"],
     ),
     Mutant(
@@ -353,7 +353,7 @@ PIPELINES = [
     ),
     Mutant(
         sentence="A group is split over two folds where its rows do not follow each other.",
-        where="training.table:group_folds",
+        where="training.folds:group_folds",
         edit=replace(
             '_group_of_row = _numbered(groups, "group")',
             by="""

@@ -23,6 +23,7 @@ from dinoneck import (
     load_backbone,
 )
 from dinoneck.losses import TaskLoss
+from dinoneck.metrics import confusion_matrix
 from dinoneck.training import (
     EMA,
     SAM,
@@ -39,7 +40,7 @@ from dinoneck.training import (
     ridge_probe,
     weighted_r2,
 )
-from dinoneck.training.scores import Split, confusion_matrix, method_scores
+from dinoneck.training.scores import Split, score_classes, score_pixels, score_values
 from tests.refusals import Row
 from tests.unit.training.small_fit import IDS, Y, head, run, tokens
 
@@ -352,12 +353,18 @@ ROWS: list[Row] = [
         DataError,
         ("a 2, b 1", "length"),
     ),
-    (lambda: method_scores("value", Y[:5], Y, ONE), DataError, ("(5,)", "(6,)")),
-    (lambda: method_scores("value", at(0, np.inf), Y, ONE), DataError, "infinite"),
+    (lambda: score_values(Y[:5], Y, ONE), DataError, ("(5,)", "(6,)")),
+    (lambda: score_values(at(0, np.inf), Y, ONE), DataError, "infinite"),
     (
-        lambda: method_scores("class", CLASSES, CLASSES + 1, ONE, labels="abc"),
+        lambda: score_classes(CLASSES, CLASSES + 1, ONE, "abc"),
         DataError,
         ("predicted", "3"),
     ),
+    (
+        lambda: score_pixels(np.ones((6, 2, 2)), ONE, reference=np.ones((6, 3, 3))),
+        DataError,
+        ("(6, 2, 2)", "(6, 3, 3)"),
+    ),
     (lambda: confusion_matrix([0, 255], [0, 1], 2), DataError, ("true", "255")),
+    (lambda: confusion_matrix([0, 0.5], [0, 1], 2), DataError, ("true", "0.5")),
 ]

@@ -16,8 +16,8 @@ import pandas as pd
 from dinoneck import ConfigError, DataError, RegistryError
 from dinoneck.data import Pasture, read_table
 from dinoneck.training import MemoryTokens, TrainConfig, group_folds, train
+from dinoneck.training.folds import column_folds
 from dinoneck.training.run import prepare_heads
-from dinoneck.training.table import column_folds
 from tests.refusals import Row
 from tests.unit.training.meadow import (
     COUNT,

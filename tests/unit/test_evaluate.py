@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,31 @@ def test_numbers_and_classes_are_scored_as_by_scikit_learn(meadow: Path, tiny: B
     assert found["groups"] == 4 and "12 images in 4 groups are too few" in found["verdict"]
     assert found["cost"]["a"]["parameters"] > found["cost"]["b"]["parameters"] > 0
     assert json.loads(json.dumps(found, allow_nan=False)) == found and len(all_tables(found)) > 2
+
+
+def numbered(table: Path, classes: Sequence[Any]) -> pd.DataFrame:
+    """A table whose column ``kind`` holds these classes, one after the other."""
+    rows = pd.read_csv(table)
+    return rows.assign(kind=[classes[row % len(classes)] for row in range(len(rows))])
+
+
+def test_classes_without_labels_are_called_by_their_numbers(meadow: Path, tiny: Backbone) -> None:
+    model = predictor(tiny, [Task("kind", kind="classification", dim=3)])
+    rows = numbered(meadow, [0, 1, 2])
+    found = evaluate(model, meadow.parent, rows)
+    paths = [meadow.parent / name for name in rows["image"]]
+    predicted = [int(np.argmax(row["kind"])) for row in model(paths)]
+    scores = found["scores"]["kind"]["head"]
+    assert scores["labels"] == ["0", "1", "2"]
+    expected = metrics.confusion_matrix(rows["kind"], predicted, labels=[0, 1, 2])
+    assert scores["confusion_matrix"] == expected.tolist()
+    assert scores["accuracy"]["pooled"] == metrics.accuracy_score(rows["kind"], predicted)
+
+
+def test_words_are_no_classes_of_a_head_without_labels(meadow: Path, tiny: Backbone) -> None:
+    model = predictor(tiny, [Task("kind", kind="classification", dim=3)])
+    with pytest.raises(DataError, match="has the class 'crop'.*expected one of 0, 1, 2"):
+        evaluate(model, meadow.parent, numbered(meadow, ["crop", "weed"]))
 
 
 def test_two_models_are_compared_over_groups(meadow: Path, tiny: Backbone) -> None:

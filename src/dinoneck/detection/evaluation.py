@@ -20,6 +20,18 @@ from dinoneck.data.panoptic import PanopticImages
 from dinoneck.errors import DataError
 from dinoneck.extras import check_installed, missing_extra
 from dinoneck.inference.results import coco_objects, predict_many
+from dinoneck.metrics import (
+    KnownRegions,
+    as_number,
+    best_f1,
+    class_panoptic_quality,
+    class_recognition_quality,
+    class_segmentation_quality,
+    mean_absolute_error,
+    mean_defined,
+    segment_terms,
+    value_terms,
+)
 from dinoneck.tasks import OBJECTS
 from dinoneck.training.token_sources import in_batches
 
@@ -301,77 +313,68 @@ def score_segments(dataset: PanopticImages, objects: Objects) -> dict[str, Any]:
     _check_images(dataset, objects)
     objects = _of_listed_classes(objects, dataset)
     num_classes = len(dataset.classes)
-    sums = []
+    terms = []
     for i, image_id in enumerate(dataset.ids):
         segments = objects.get(image_id, ())
-        sums.append(_pair_sums(dataset.pixels(i), segments, num_classes))
-    iou, pairs, unpaired = np.sum(sums, axis=0)  # (K,) each
-    with np.errstate(invalid="ignore"):
-        recognised: Array = pairs / (pairs + unpaired / 2)  # NaN of a class that is not there
+        terms.append(_segment_terms(dataset.pixels(i), segments, num_classes))
+    sums: Array = np.sum(terms, axis=0)  # (3, K)
     scores = {
-        "PQ": recognised * iou / pairs.clip(1),
-        "SQ": iou / pairs.clip(1) + 0 * recognised,
-        "RQ": recognised,
+        "PQ": class_panoptic_quality(sums),
+        "SQ": class_segmentation_quality(sums),
+        "RQ": class_recognition_quality(sums),
     }
     per_class = {}
     for label, name in enumerate(dataset.classes):
-        per_class[name] = {key: _mean(values[label, None]) for key, values in scores.items()}
+        per_class[name] = {key: as_number(values[label]) for key, values in scores.items()}
     is_stuff = np.isin(np.arange(num_classes), [*dataset.stuff])
     return {
-        "PQ": _mean(scores["PQ"]),
-        "SQ": _mean(scores["SQ"]),
-        "RQ": _mean(scores["RQ"]),
-        "PQ_things": _mean(scores["PQ"][~is_stuff]),
-        "PQ_stuff": _mean(scores["PQ"][is_stuff]),
+        "PQ": as_number(mean_defined(scores["PQ"])),
+        "SQ": as_number(mean_defined(scores["SQ"])),
+        "RQ": as_number(mean_defined(scores["RQ"])),
+        "PQ_things": as_number(mean_defined(scores["PQ"][~is_stuff])),
+        "PQ_stuff": as_number(mean_defined(scores["PQ"][is_stuff])),
         "per_class": per_class,
         "images": len(dataset),
         "count_error": count_error(dataset, objects, 0.0),
     }
 
 
-def _pair_sums(truth: Array, predicted: Sequence[Mapping[str, Any]], num_classes: int) -> Array:
-    """Of an image by class (3, K): the sum of the IoU of pairs, their number, and that of segments without a pair."""
+def _segment_terms(truth: Array, predicted: Sequence[Mapping[str, Any]], num_classes: int) -> Array:
+    """What an image adds to panoptic quality, (3, K).
+
+    Args:
+        truth: the id of every pixel, of :class:`dinoneck.data.PanopticImages`.
+        predicted: COCO results of its segments.
+        num_classes: K.
+    """
     from pycocotools import mask
 
-    # the m known ids: objects of classes, crowd regions (negative) and unknown pixels
-    ids, id_of_pixel = np.unique(truth, return_inverse=True)
-    id_of_pixel = id_of_pixel.ravel()
-    known_areas = np.bincount(id_of_pixel)
-    known_labels = np.abs(ids) // OBJECTS - 1
-    is_object = ids > 0
-
-    # (n, m): pixels that each of the n predicted segments shares with each known id
+    ids, region_of_pixel = np.unique(truth, return_inverse=True)
+    region_of_pixel = region_of_pixel.ravel()
+    known = KnownRegions(
+        areas=np.bincount(region_of_pixel),
+        labels=np.abs(ids) // OBJECTS - 1,
+        is_segment=ids > 0,
+        is_crowd=ids < UNKNOWN,
+        is_unknown=ids == UNKNOWN,
+    )
     shared = np.zeros((len(predicted), len(ids)), np.int64)
     for i, segment in enumerate(predicted):
         is_inside = mask.decode(dict(segment["segmentation"])).ravel() > 0
-        shared[i] = np.bincount(id_of_pixel[is_inside], minlength=len(ids))
+        shared[i] = np.bincount(region_of_pixel[is_inside], minlength=len(ids))
     labels = np.array([segment["category_id"] for segment in predicted], np.int64)
-    areas = shared.sum(axis=1)
-    is_same_class = labels[:, None] == known_labels
-    unknown_area = shared @ (ids == UNKNOWN)
-    crowd_area = (shared * is_same_class) @ (ids < UNKNOWN)
-
-    # pairs; above an IoU of 0.5 a segment has one partner at most
-    union = areas[:, None] + known_areas - shared - unknown_area[:, None]
-    iou = shared / union
-    iou = np.where(is_same_class & is_object & (iou > 0.5), iou, 0.0)
-    is_wrong = (iou.max(axis=1, initial=0) == 0) & (2 * (unknown_area + crowd_area) <= areas)
-    is_missed = (iou.max(axis=0, initial=0) == 0) & is_object
-
-    sums = np.zeros((3, num_classes))
-    np.add.at(sums[0], labels, iou.sum(axis=1))
-    np.add.at(sums[1], labels, (iou > 0).sum(axis=1))
-    np.add.at(sums[2], labels[is_wrong], 1)
-    np.add.at(sums[2], known_labels[is_missed], 1)
-    return sums
+    return segment_terms(shared, labels, known, num_classes)
 
 
 def count_error(dataset: Any, objects: Objects, min_score: float) -> float:
     """Return the mean absolute difference between the numbers of known objects and of predicted ones, without stuff."""
-    errors = []
+    known = []
+    predicted = []
     for image_id, number in dataset.numbers.items():
-        errors.append(abs(number - counted(objects.get(image_id, ()), min_score)))
-    return float(np.mean(errors))
+        known.append(number)
+        predicted.append(counted(objects.get(image_id, ()), min_score))
+    terms = value_terms(np.array(known, np.float64), np.array(predicted, np.float64))
+    return float(mean_absolute_error(terms.sum(axis=0)))
 
 
 def counted(objects: Sequence[Mapping[str, Any]], min_score: float) -> int:
@@ -450,17 +453,8 @@ def _best_threshold(test: Any) -> dict[str, float | None]:
     counts = ~np.concatenate([np.asarray(row["dtIgnore"][0], bool) for row in rows])
     scores = np.concatenate([row["dtScores"] for row in rows])[counts]
     is_right = np.concatenate([row["dtMatches"][0] for row in rows])[counts] > 0
-
-    order = np.argsort(-scores, kind="stable")
-    scores = scores[order]
-    hits = np.cumsum(is_right[order])
-    # boxes of one score are taken together
-    ends = np.flatnonzero(np.diff(scores, append=-np.inf))
-    f1 = 2 * hits[ends] / (ends + 1 + num_known)
-    if not f1.any():
-        return {"F1": 0.0, "min_score": None}
-    best = int(f1.argmax())
-    return {"F1": float(f1[best]), "min_score": float(scores[ends[best]])}
+    f1, min_score = best_f1(scores, is_right, num_known)
+    return {"F1": f1, "min_score": min_score}
 
 
 def coco_results(predictions: Mapping[Any, Prediction], dataset: BoxImages) -> list[dict[str, Any]]:

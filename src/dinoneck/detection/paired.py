@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dinoneck.detection.evaluation import coco_evaluation
-from dinoneck.training.scores import FEWEST_GROUPS, RESAMPLES
+from dinoneck.metrics import (
+    RankedObjects,
+    average_precision,
+    draw_groups,
+    interval,
+    mean_defined,
+)
 
 Array = np.ndarray[Any, Any]
-RECALLS = np.linspace(0.0, 1.0, 101)  # of COCO: precision is read at each
 AP50_PLACE = 0  # of the IoUs 0.50, 0.55 ... 0.95
-INTERVAL = (0.025, 0.975)  # quantiles: 95 % lie between them
-
-
-@dataclass(frozen=True)
-class ClassResults:
-    """The ranked objects of one class.
-
-    Attributes:
-        image: (P,), the place of each object's image; the surest first.
-        right: bool (T, P), whether it is right at each IoU.
-        counts: bool (T, P), whether it counts at all: crowd regions are ignored.
-        known: (images,), number of true objects per image.
-    """
-
-    image: Array
-    right: Array
-    counts: Array
-    known: Array
 
 
 def precision_intervals(
@@ -54,32 +40,21 @@ def precision_intervals(
     Returns:
         ``AP`` and ``AP50``: the ends, or None for fewer than five images.
     """
-    num_images = len(dataset.ids)
-    if num_images < FEWEST_GROUPS:
+    draws = draw_groups(len(dataset.ids))  # each image is a group
+    if draws is None:
         return {"AP": None, "AP50": None}
-    probabilities = np.full(num_images, 1 / num_images)
-    draws = np.random.default_rng(0).multinomial(num_images, probabilities, RESAMPLES)
     drawn = []
     for results in (first, other):
         ranked = class_results(coco_evaluation(dataset, results, kind))
         drawn.append(drawn_precision(ranked, draws))  # (draws, IoUs)
     differences = drawn[0] - drawn[1]
     return {
-        "AP": _ends(differences.mean(axis=1)),
-        "AP50": _ends(differences[:, AP50_PLACE]),
+        "AP": interval(differences.mean(axis=1)),
+        "AP50": interval(differences[:, AP50_PLACE]),
     }
 
 
-def _ends(differences: Array) -> list[float] | None:
-    """The ends of the 95 % interval, over the draws in which both models have a score."""
-    scored = differences[~np.isnan(differences)]
-    if not scored.size:
-        return None
-    low, high = np.quantile(scored, INTERVAL)
-    return [float(low), float(high)]
-
-
-def class_results(evaluation: Any) -> list[ClassResults]:
+def class_results(evaluation: Any) -> list[RankedObjects]:
     """Return the matches of a pycocotools evaluation by class, over boxes of all areas."""
     parameters = evaluation.params
     place_of = {image_id: place for place, image_id in enumerate(parameters.imgIds)}
@@ -105,7 +80,7 @@ def class_results(evaluation: Any) -> list[ClassResults]:
             counts.append(~np.asarray(row["dtIgnore"], bool).reshape(thresholds, number))
         order = np.argsort(-np.concatenate(scores), kind="mergesort")  # as pycocotools
         classes.append(
-            ClassResults(
+            RankedObjects(
                 image=np.concatenate(image)[order],
                 right=np.concatenate(right, axis=1)[:, order],
                 counts=np.concatenate(counts, axis=1)[:, order],
@@ -115,7 +90,7 @@ def class_results(evaluation: Any) -> list[ClassResults]:
     return classes
 
 
-def drawn_precision(classes: Sequence[ClassResults], draws: Array) -> Array:
+def drawn_precision(classes: Sequence[RankedObjects], draws: Array) -> Array:
     """Return the AP of draws of images, at each IoU.
 
     Args:
@@ -126,36 +101,7 @@ def drawn_precision(classes: Sequence[ClassResults], draws: Array) -> Array:
         (draws, IoUs), the mean over the classes that a draw has objects of; NaN where it has none.
     """
     precisions = np.full((len(classes), len(draws), len(classes[0].right)), np.nan)
-    for number, results in enumerate(classes):
-        for draw, weights in enumerate(draws):
-            num_true = float(weights @ results.known)
-            if num_true:
-                precisions[number, draw] = _precision(results, weights[results.image], num_true)
-    is_scored = ~np.isnan(precisions)
-    total = np.where(is_scored, precisions, 0.0).sum(axis=0)
-    num_classes = is_scored.sum(axis=0)
-    return np.where(num_classes > 0, total / np.maximum(num_classes, 1), np.nan)
-
-
-def _precision(results: ClassResults, weights: Array, num_true: float) -> Array:
-    """Return COCO's AP (T,) of a class, with objects that count as often as their images.
-
-    Args:
-        results: the ranked objects (P,) of the class.
-        weights: (P,), how often the image of each object was drawn.
-        num_true: true objects of the images that were drawn.
-    """
-    right = (results.right & results.counts) * weights  # (T, P)
-    wrong = (~results.right & results.counts) * weights
-    hits = right.cumsum(axis=1)
-    recall = hits / num_true
-    precision = hits / np.maximum(hits + wrong.cumsum(axis=1), 1)
-    best_after = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    average = np.zeros(len(recall))
-    for threshold in range(len(recall)):
-        first_object = np.searchsorted(recall[threshold], RECALLS, side="left")
-        # a recall that is never reached has a precision of 0
-        is_reached = first_object < recall.shape[1]
-        reached = best_after[threshold][first_object[is_reached]]
-        average[threshold] = reached.sum() / len(RECALLS)
-    return average
+    for label, objects in enumerate(classes):
+        for draw, times in enumerate(draws):
+            precisions[label, draw] = average_precision(objects, times)
+    return mean_defined(precisions, axis=0)

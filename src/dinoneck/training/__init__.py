@@ -16,12 +16,12 @@ HOMES = homes(
         "TrainConfig",
     ],
     fitting=["fit"],
+    folds=["group_folds"],
     optim=["EMA", "SAM", "cosine_with_warmup", "cutmix", "manifold_mixup"],
     parameter_groups=["FreezeSchedule", "param_groups"],
     recipe=["Recipe"],
     run=["train"],
     scores=["r2", "weighted_r2"],
-    table=["group_folds"],
     token_sources=["LiveTokens", "MemoryTokens", "TokenSource"],
 )
 

@@ -10,6 +10,7 @@ from dinoneck.training.config import LossConfig as LossConfig
 from dinoneck.training.config import TaskConfig as TaskConfig
 from dinoneck.training.config import TrainConfig as TrainConfig
 from dinoneck.training.fitting import fit as fit
+from dinoneck.training.folds import group_folds as group_folds
 from dinoneck.training.optim import EMA as EMA
 from dinoneck.training.optim import SAM as SAM
 from dinoneck.training.optim import cosine_with_warmup as cosine_with_warmup
@@ -21,7 +22,6 @@ from dinoneck.training.recipe import Recipe as Recipe
 from dinoneck.training.run import train as train
 from dinoneck.training.scores import r2 as r2
 from dinoneck.training.scores import weighted_r2 as weighted_r2
-from dinoneck.training.table import group_folds as group_folds
 from dinoneck.training.token_sources import LiveTokens as LiveTokens
 from dinoneck.training.token_sources import MemoryTokens as MemoryTokens
 from dinoneck.training.token_sources import TokenSource as TokenSource

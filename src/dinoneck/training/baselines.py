@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dinoneck.data.arrays import by_id
 from dinoneck.data.cells import OWN_COLUMNS
 from dinoneck.errors import DataError
 from dinoneck.heads.ensemble import HeadEnsemble
@@ -23,8 +24,8 @@ from dinoneck.heads.linear import LinearHead
 from dinoneck.heads.outputs import DENSITY_CELLS
 from dinoneck.losses.composition import Composition
 from dinoneck.tasks import Task
-from dinoneck.training.table import Fold, group_folds
-from dinoneck.training.targets import by_id, match_samples
+from dinoneck.training.folds import Fold, group_folds
+from dinoneck.training.targets import match_samples
 from dinoneck.training.token_sources import TokenSource, in_batches
 
 MOST_PATCHES = 8192  # that a linear layer per patch is fitted to, drawn at random

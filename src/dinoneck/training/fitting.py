@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone, plain_backbone
 from dinoneck.codec import encode
+from dinoneck.data.arrays import by_id
 from dinoneck.data.cells import IMAGES
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import bytes_of, fetch
@@ -29,6 +30,15 @@ from dinoneck.heads.head import Head
 from dinoneck.layers.inputs import Origin
 from dinoneck.losses.masked import exact
 from dinoneck.losses.task_loss import TaskLoss
+from dinoneck.metrics import (
+    ACCURACY,
+    MEAN_IOU,
+    R2,
+    as_number,
+    class_counts,
+    map_confusion,
+    value_terms,
+)
 from dinoneck.store.feature_store import FeatureStore
 from dinoneck.store.memory import MemoryStore
 from dinoneck.tasks import Task
@@ -38,13 +48,11 @@ from dinoneck.training.folder import BACKBONE, SAMPLES, STATE, TOKENS, Callback,
 from dinoneck.training.optim import blended_tokens, pasted, random_box
 from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
 from dinoneck.training.recipe import Recipe
-from dinoneck.training.scores import Split, map_confusion, method_scores
 from dinoneck.training.source import compare_images
 from dinoneck.training.targets import (
     WEIGHT,
     SourceIds,
     Tensors,
-    by_id,
     known,
     match_samples,
     training_targets,
@@ -380,20 +388,16 @@ def _score(task: Task, output: Tensor, truth: Tensor) -> dict[str, float]:
     """
     if task.is_categorical:
         classes = truth.argmax(dim=1) if truth.is_floating_point() else truth
-        matrix = map_confusion(classes.where(known(task, truth), -1), output)
-        scores = method_scores("mask", None, matrix[None], Split([[0]], [0]))
-        name, score = (
-            ("mean_iou", scores["mean_iou"])
-            if task.is_map
-            else ("accuracy", scores["pixel_accuracy"])
-        )
+        metric = MEAN_IOU if task.is_map else ACCURACY
+        sums = class_counts(map_confusion(classes.where(known(task, truth), -1), output))
     else:
         if task.transform is not None:
             truth = task.transform.inverse(truth.double().movedim(1, -1)).movedim(-1, 1)
-        finite = output.where(output.isfinite(), torch.nan)
-        split = Split([range(len(truth))], [0] * len(truth))
-        name, score = "r2", method_scores("value", truth, finite, split)["r2"]
-    return {} if score["pooled"] is None else {f"val_{name}/{task.name}": score["pooled"]}
+        metric = R2
+        terms = value_terms(truth.double().numpy(), output.double().numpy())
+        sums = terms.sum(axis=0)
+    score = as_number(metric.of_sums(sums))
+    return {} if score is None else {f"val_{metric.name}/{task.name}": score}
 
 
 def _check_images(source: TokenSource, targets: Any, ids: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from dinoneck.data.layout import HELD_OUT
 from dinoneck.text import counted, some_of
-from dinoneck.training.table import Fold
+from dinoneck.training.folds import Fold
 from dinoneck.training.tasks import Problem
 
 logger = logging.getLogger(__name__)

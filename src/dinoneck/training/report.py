@@ -10,9 +10,11 @@ import torch
 
 from dinoneck.errors import DataError
 from dinoneck.heads.head import Head
+from dinoneck.metrics import map_confusion
 from dinoneck.tasks import MEAN_KEY, OVERALL, OVERALL_MEAN
-from dinoneck.training.scores import Split, map_confusion, method_scores
-from dinoneck.training.table import Fold, groups_of
+from dinoneck.training.folds import Fold
+from dinoneck.training.scores import Split, score_classes, score_pixels, score_values
+from dinoneck.training.table import groups_of
 from dinoneck.training.tasks import HEAD, Problem, Scored, prediction_column
 from dinoneck.training.token_sources import TokenSource, in_batches
 
@@ -150,16 +152,30 @@ def scores_of(
     scores: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in every}
     for name, target in every.items():
         for method in (method for method, arrays in methods.items() if name in arrays):
-            scores[name][method] = method_scores(
-                target.kind,
-                None if target.kind == "mask" else target.truth,
+            scores[name][method] = _score(
+                target,
                 methods[method][name],
                 split,
-                labels=target.labels,
                 weights=shares if name == mean else None,
-                head=None if method == first else methods[first].get(name),
+                reference=None if method == first else methods[first].get(name),
             )
     return scores
+
+
+def _score(
+    target: Scored,
+    predictions: Any,
+    split: Split,
+    *,
+    weights: Sequence[float] | None,
+    reference: Any,
+) -> dict[str, Any]:
+    """The scores of one method on a target of any kind."""
+    if target.kind == "class":
+        return score_classes(target.truth, predictions, split, target.labels, reference=reference)
+    if target.kind == "mask":  # the matrices hold the truth
+        return score_pixels(predictions, split, target.labels, reference=reference)
+    return score_values(target.truth, predictions, split, weights=weights, reference=reference)
 
 
 def fold_metrics(scores: Mapping[str, Mapping[str, Any]], method: str = HEAD) -> dict[str, float]:

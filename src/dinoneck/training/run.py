@@ -36,9 +36,10 @@ from dinoneck.training.config import DataConfig, TrainConfig, check_used
 from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.earlier import log_backbone
 from dinoneck.training.fitting import fit
+from dinoneck.training.folds import folds_of
 from dinoneck.training.mask_classes import warn_of_mask_classes
 from dinoneck.training.source import Source, live_tokens, source_of
-from dinoneck.training.table import folds_of, groups_of, of_pasture, table_of
+from dinoneck.training.table import groups_of, of_pasture, table_of
 from dinoneck.training.targets import training_targets
 from dinoneck.training.tasks import (
     BOTH,

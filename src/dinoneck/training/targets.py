@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import date, timedelta
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.data.cells import cell_text
+from dinoneck.data.arrays import as_array, by_id, check_words, class_codes
 from dinoneck.data.walk import SUFFIXES
 from dinoneck.errors import DataError
 from dinoneck.losses.task_loss import TaskLoss
@@ -29,8 +28,6 @@ SHARES_TOLERANCE = 1e-2
 SHARE_ROUNDING = 1e-3
 _ANY = "/"  # stands for any suffix: no id ends like this
 WEIGHT = ".weight"  # follows a task's name in the name of what its cells count
-# pandas' Timestamp and Timedelta are kinds of these
-_TIMES = (date, timedelta, np.datetime64, np.timedelta64)
 _Array = np.ndarray[Any, Any]
 Tensors = dict[str, Tensor]
 
@@ -181,107 +178,6 @@ class SourceIds:
         }
 
 
-def class_codes(values: Any, name: str, classes: Sequence[str]) -> Any:
-    """Return the classes of a Series as their indices in ``classes``, none = its own, -1 = missing; others as they are.
-
-    Raises:
-        DataError: for a class that is not one of them.
-    """
-    if not hasattr(values, "cat"):
-        return values
-    own = list(values.cat.categories)
-    if not classes:
-        return values.cat.codes
-    # classes of numbers are called as a table writes them
-    words = [value if value in classes else cell_text(value) for value in own]
-    used = {words[code] for code in values.cat.codes if code >= 0}
-    _check_words(used, name, classes)
-    code_of = {word: code for code, word in enumerate(classes)}
-    codes = [code_of.get(word, -1) for word in words]
-    return values.cat.codes.map(lambda code: codes[code] if code >= 0 else -1)
-
-
-def _check_words(words: Iterable[str], name: str, classes: Sequence[str]) -> None:
-    """Raise a DataError for words that are none of the classes."""
-    unknown = sorted({*words} - {*classes})
-    if unknown:
-        raise DataError(
-            f"{name} has the class {some_of(map(repr, unknown), 3)}; expected one of "
-            f"{', '.join(classes)}"
-        )
-
-
-def by_id(
-    values: Any,
-    name: str,
-    ids: Sequence[Any] | None,
-    spelling: Callable[[Any], Any] = lambda key: key,
-) -> dict[Any, Any]:
-    """Return id -> value of a mapping, a Series (as :func:`class_codes`), or values with such ids.
-
-    The index of a Series holds its ids, unless it holds row numbers and ``ids`` are passed.
-
-    Raises:
-        DataError: for values without ids, ids without an order, another number of ids, ids of other
-            rows, or an id with several values.
-    """
-    if not hasattr(values, "__len__"):
-        raise DataError(
-            f"{name} is {type(values).__name__}; expected {{id: value}}, a Series, or an array with "
-            "target_ids="
-        )
-    values = class_codes(values, name, ())
-    if ids is not None:
-        _check_has_order(ids)
-        values = _without_row_numbers(values, name, ids)
-    if hasattr(values, "items"):
-        ids, values = zip(*values.items(), strict=True) if len(values) else ((), ())
-    if ids is None or len(ids) != len(values):
-        given = "no ids" if ids is None else f"{len(ids)} ids"
-        raise DataError(
-            f"{name} has {len(values)} values and {given}; pass {{id: value}}, or target_ids="
-        )
-    spelt = [spelling(image_id) for image_id in ids]
-    if twice := [repr(image_id) for image_id, count in Counter(spelt).items() if count > 1]:
-        raise DataError(
-            f"{counted(len(twice), 'id')} with several rows in {name}: {some_of(twice, 3)}; keep "
-            "one row"
-        )
-    if isinstance(values, Tensor):
-        values = values.detach().cpu()
-    return dict(zip(spelt, values, strict=True))
-
-
-def _without_row_numbers(values: Any, name: str, ids: Sequence[Any]) -> Any:
-    """Return a Series whose index holds row numbers as an array; other values as they are.
-
-    Raises:
-        DataError: if ``ids`` is a Series of other rows.
-    """
-    if not hasattr(values, "to_numpy") or not hasattr(values, "keys"):
-        return values
-    rows = list(values.keys())
-    if not all(isinstance(row, int | np.integer) for row in rows):
-        return values
-    rows_of_ids = list(ids.keys()) if hasattr(ids, "keys") else rows
-    if rows_of_ids != rows:
-        raise DataError(
-            f"{name} has the rows {some_of(map(str, rows), 3)}, and target_ids "
-            f"{some_of(map(str, rows_of_ids), 3)}; "
-            "expected the same rows in the same order: take both from one table"
-        )
-    return values.to_numpy()
-
-
-def _check_has_order(ids: Any) -> None:
-    """Raise a DataError for a generator, which has one reading, and for a set, whose order is any."""
-    if isinstance(ids, set | frozenset) or not hasattr(ids, "__len__"):
-        raise DataError(
-            f"target_ids is a {type(ids).__name__}; expected a list, with one id for each row of "
-            "the targets"
-        )
-
-
 def _rows(name: str, column: Mapping[Any, Any], ids: Sequence[str]) -> _Array:
     """The values of these ids, (n, ...)."""
     if missing := [repr(image_id) for image_id in ids if image_id not in column]:
@@ -372,41 +268,6 @@ def _check_validation(loss: TaskLoss, values: Tensors, train_count: int) -> None
         )
 
 
-def as_array(values: Any, what: str = "the values") -> _Array:
-    """Return values as a NumPy array; tensors of any dtype and device, with a gradient or without.
-
-    Args:
-        values: numbers, or whatever holds them.
-        what: what messages call them.
-
-    Raises:
-        DataError: for masked values (``numpy.ma``), and for dates and times, of which NumPy makes
-            numbers of nanoseconds.
-    """
-    if isinstance(values, Tensor):
-        values = values.detach().cpu()
-        wide: _Array = (values.double() if values.is_floating_point() else values).numpy()
-        return wide
-    if np.ma.is_masked(values):
-        raise DataError(
-            "some values are masked; fill them: values.filled(numpy.nan), of classes "
-            "values.filled(-1)"
-        )
-    array = np.asarray(values)
-    if _holds_times(array):
-        raise DataError(
-            f"{what} are dates or times, such as {array.flat[0]}; expected numbers: convert them, "
-            "such as to days since the first one"
-        )
-    return array
-
-
-def _holds_times(array: _Array) -> bool:
-    if array.dtype.kind in "mM":
-        return array.size > 0
-    return array.dtype.kind == "O" and any(isinstance(value, _TIMES) for value in array.flat)
-
-
 def known(task: Task, values: Tensor) -> Tensor:
     """Return a mask of the targets that are neither missing nor ignored; of maps (B, K, rows, cols) by cell."""
     present = (
@@ -444,7 +305,7 @@ def _class_index(task: Task, value: Any) -> int:
     if isinstance(value, bool | np.bool_) and task.labels and not task.is_map:
         return _label_of_bool(task, value)
     if isinstance(value, str) and task.labels:
-        _check_words([value], task.name, task.labels)
+        check_words([value], task.name, task.labels)
         return task.labels.index(value)
     if not isinstance(value, int | np.integer | np.bool_):
         expected = "class indices or its labels" if task.labels else "class indices"

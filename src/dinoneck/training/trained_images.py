@@ -17,8 +17,8 @@ from dinoneck.data.cells import IMAGES, csv_text
 from dinoneck.errors import DataError
 from dinoneck.store.images import cached_hash_of
 from dinoneck.training import folder as files
+from dinoneck.training.folds import Fold
 from dinoneck.training.source import TableTokens
-from dinoneck.training.table import Fold
 from dinoneck.training.token_sources import TokenSource
 
 _HEADER = ["image", "folds", "blake2b"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from dinoneck.errors import DataError, ShapeError
+from dinoneck.metrics import BIAS, MAE, R2, RMSE, standard_deviation, value_terms
 from dinoneck.text import printable
 from dinoneck.viz.style import DPI, PALETTE
 
@@ -94,18 +94,14 @@ def scores(
         0.5
     """
     truth = np.asarray(known, np.float64)
-    gap = np.asarray(predicted, np.float64) - truth
-    sd = float(truth.std())
-    mse = float(np.square(gap).mean())
-    r2 = 1.0 - mse / sd**2 if sd > 0 else math.nan
-    return {
-        "images": len(truth),
-        "r2": r2,
-        "mae": float(np.abs(gap).mean()),
-        "rmse": math.sqrt(mse),
-        "bias": float(gap.mean()),
-        "sd": sd,
-    }
+    terms = value_terms(truth, np.asarray(predicted, np.float64))
+    sums = terms.sum(axis=0)
+    compared: dict[str, float] = {"images": len(truth)}
+    for metric in (R2, MAE, RMSE, BIAS):
+        compared[metric.name] = float(metric.of_sums(sums))
+    [sd] = standard_deviation(sums)
+    compared["sd"] = float(sd)
+    return compared
 
 
 def minus(text: str) -> str:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import DataError
+from dinoneck.metrics import accuracy, class_counts, confusion_matrix
 from dinoneck.tasks import Task
 from dinoneck.text import printable
 from dinoneck.version import __version__
@@ -218,15 +219,13 @@ def _class_agreement(
             raise DataError(
                 f"the known class of {name!r} is {known!r}; expected one of {', '.join(labels)}"
             )
-    matrix = []
-    for true in labels:
-        matrix.append([known_and_predicted.count((true, label)) for label in labels])
-    num_images = len(known_and_predicted)
-    num_correct = sum(known == predicted for known, predicted in known_and_predicted)
+    true_classes = [labels.index(known) for known, _ in known_and_predicted]
+    predicted_classes = [labels.index(predicted) for _, predicted in known_and_predicted]
+    matrix = confusion_matrix(true_classes, predicted_classes, len(labels))
     return {
-        "images": num_images,
-        "accuracy": num_correct / num_images,
-        "confusion_matrix": matrix,
+        "images": len(known_and_predicted),
+        "accuracy": float(accuracy(class_counts(matrix))),
+        "confusion_matrix": matrix.tolist(),
     }
 
 

@@ -18,7 +18,7 @@ from tests.kit import cli, saved_head
 from dinoneck import Backbone, HeadCheckpoint, PatchMeanHead, Task, checkup
 from dinoneck.checkpoint import read_header
 from dinoneck.cli.text import show_scores
-from dinoneck.training.scores import Split, method_scores
+from dinoneck.training.scores import Split, score_pixels
 from dinoneck.version import __version__
 
 
@@ -153,8 +153,8 @@ def test_masks_are_tables_that_steer_no_terminal(capsys: pytest.CaptureFixture[s
     matrices = np.tile(np.array([[90, 10], [40, 60]]), (N, 1, 1))
     own, best = ("soil", "\x1b[31mweed\n"), np.tile(np.diag([100, 100]), (N, 1, 1))
     methods = {
-        "head": method_scores("mask", None, best, SPLIT, labels=own),
-        "linear": method_scores("mask", None, matrices, SPLIT, labels=own, head=best),
+        "head": score_pixels(best, SPLIT, own),
+        "linear": score_pixels(matrices, SPLIT, own, reference=best),
     }
     show_scores(
         {"scores": {"cover": methods}, "auxiliary": [], "target_weights": {}, "verdict": "better"}

@@ -19,7 +19,7 @@ from dinoneck import DataError, PatchMeanHead, Task, Tokens
 from dinoneck.data import Pasture, count_classes, read_folders, read_masks, read_table
 from dinoneck.data.cells import csv_text
 from dinoneck.training import MemoryTokens, fit, group_folds
-from dinoneck.training.table import column_folds
+from dinoneck.training.folds import column_folds
 
 TEXT = """image,Höhe der Narbe (cm),Art,% cover,site,part,count
 a.jpg,3.5,Weißklee,0.5,p,x,3

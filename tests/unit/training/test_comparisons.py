@@ -20,8 +20,8 @@ from dinoneck.cli.main import main
 from dinoneck.grid import GridSize
 from dinoneck.training import MemoryTokens, group_folds, ridge_probe, train
 from dinoneck.training.baselines import ALPHAS, PENALTIES, baseline_head, ridge_path
-from dinoneck.training.scores import Split, method_scores
-from dinoneck.training.table import Fold, column_folds
+from dinoneck.training.folds import Fold, column_folds
+from dinoneck.training.scores import Split, score_values
 
 NAMES = ("patch_mean", "linear")
 
@@ -45,8 +45,8 @@ def test_heads_are_trained_as_alone_and_compared_pairwise(meadow: Path, tmp_path
         tables.append(pd.read_csv(tmp_path / name / "out_of_fold.csv"))
     own = [np.flatnonzero(tables[0]["fold"] == fold) for fold in (0, 1)]
     split = Split(own, tables[0]["image"].to_list())
-    minus = method_scores(
-        "value", tables[0]["soil"], tables[1]["soil (head)"], split, head=tables[0]["soil (head)"]
+    minus = score_values(
+        tables[0]["soil"], tables[1]["soil (head)"], split, reference=tables[0]["soil (head)"]
     )
     found = report["scores"]["soil"]["linear"]["head_minus"]["r2"]
     assert found == pytest.approx(minus["head_minus"]["r2"], abs=1e-4)

@@ -15,8 +15,9 @@ from dinoneck import ConfigError, DataError, Task
 from dinoneck.evaluation import truth_table
 from dinoneck.training import TrainConfig
 from dinoneck.training.data_folder import of_data_folder
+from dinoneck.training.folds import folds_of
 from dinoneck.training.run import Run
-from dinoneck.training.table import folds_of, table_of
+from dinoneck.training.table import table_of
 
 COLOURS = {"blue": (20, 30, 200), "red": (200, 30, 20)}
 RUN = ("--backbone", "dinoneck_tiny", "--size", "32x48", "--epochs", "2")

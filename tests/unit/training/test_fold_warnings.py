@@ -10,7 +10,7 @@ import pytest
 
 from dinoneck.data.cells import FOLD
 from dinoneck.training import TrainConfig
-from dinoneck.training.table import folds_of
+from dinoneck.training.folds import folds_of
 
 KINDS = ["bare", "crop", "bare", "crop", "bare", "weedy"]
 

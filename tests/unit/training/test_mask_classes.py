@@ -14,8 +14,8 @@ from dinoneck.data.cells import FOLD
 from dinoneck.data.folders import table_of_folder
 from dinoneck.data.layout import read_data_folder
 from dinoneck.training import TrainConfig
+from dinoneck.training.folds import folds_of
 from dinoneck.training.mask_classes import warn_of_mask_classes
-from dinoneck.training.table import folds_of
 from dinoneck.training.tasks import problem_of
 
 SIZE = 48

@@ -11,7 +11,8 @@ from PIL import Image
 
 from dinoneck import DataError
 from dinoneck.training import TrainConfig
-from dinoneck.training.table import folds_of, table_of
+from dinoneck.training.folds import folds_of
+from dinoneck.training.table import table_of
 
 CONFIG = {"data": {"targets": ["y"]}, "folds": {"column": "split"}}
 

@@ -14,8 +14,9 @@ from tests.unit.training.meadow import a_run
 from dinoneck import Backbone, DataError, DenseHead, Task
 from dinoneck.training import TrainConfig
 from dinoneck.training.folder import check_folder
+from dinoneck.training.folds import folds_of
 from dinoneck.training.run import Run
-from dinoneck.training.table import folds_of, table_of
+from dinoneck.training.table import table_of
 from dinoneck.training.tasks import Problem, problem_of
 
 

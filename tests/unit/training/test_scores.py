@@ -13,17 +13,11 @@ import pytest
 import torch
 from sklearn import metrics
 
+from dinoneck import metrics as own_metrics
+from dinoneck.metrics import confusion_matrix
 from dinoneck.training import r2, weighted_r2
-from dinoneck.training import scores as own_scores
 from dinoneck.training.report import fold_metrics, scores_of, verdict
-from dinoneck.training.scores import (
-    Split,
-    class_counts,
-    class_f1,
-    class_iou,
-    confusion_matrix,
-    method_scores,
-)
+from dinoneck.training.scores import Split, score_classes, score_pixels, score_values
 from dinoneck.training.tasks import Scored
 
 RESAMPLES = 100
@@ -38,7 +32,7 @@ Score = Callable[[Any, Any], float]
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(own_scores, "RESAMPLES", RESAMPLES)
+    monkeypatch.setattr(own_metrics, "RESAMPLES", RESAMPLES)
 
 
 def interval(rows: np.ndarray, score: Callable[[np.ndarray], float]) -> list[float]:
@@ -87,9 +81,9 @@ def test_values_are_those_of_scikit_learn() -> None:
     pred, head = true + RANDOM.normal(size=N), true + RANDOM.normal(size=N)
     true[[3, 30]], pred[[4, 59]] = math.nan, math.nan
     scores = {"r2": metrics.r2_score, "mae": metrics.mean_absolute_error}
-    found = method_scores("value", true, pred, SPLIT, head=head)
+    found = score_values(true, pred, SPLIT, reference=head)
     check(found, scores, true, pred, head, np.setdiff1d(HELD_OUT, [3, 4, 30]))
-    moved = method_scores("value", true + 1e6, pred + 1e6, SPLIT)
+    moved = score_values(true + 1e6, pred + 1e6, SPLIT)
     assert moved["r2"]["pooled"] == pytest.approx(found["r2"]["pooled"], rel=1e-6), (
         "a large level loses no digits"
     )
@@ -103,7 +97,7 @@ def test_classes_are_those_of_scikit_learn() -> None:
     true, pred, head = (RANDOM.integers(0, 2, N) for _ in range(3))
     head = np.where(RANDOM.random(N) < 0.7, true, head)
     true[7], pred[8] = -1, -1
-    found = method_scores("class", true, pred, SPLIT, labels=LABELS, head=head)
+    found = score_classes(true, pred, SPLIT, LABELS, reference=head)
     rows = np.setdiff1d(HELD_OUT, [7, 8])
     check(found, {"accuracy": metrics.accuracy_score, "macro_f1": macro_f1}, true, pred, head, rows)
     assert found["labels"] == list(LABELS) == list(found["f1"]) and found["f1"]["weed"] is None
@@ -121,7 +115,7 @@ def test_masks_are_scored_by_the_counts_of_all_pixels() -> None:
         for x in (pred, head)
     )
     matrices[10] = 0
-    found = method_scores("mask", None, matrices, SPLIT, labels=LABELS, head=others)
+    found = score_pixels(matrices, SPLIT, LABELS, reference=others)
     scores: dict[str, Score] = {
         "mean_iou": lambda a, b: metrics.jaccard_score(
             a[:, 1:].ravel(), b[:, 1:].ravel(), average="macro"
@@ -133,24 +127,6 @@ def test_masks_are_scored_by_the_counts_of_all_pixels() -> None:
     each = metrics.jaccard_score(true[rows, 1:].ravel(), pred[rows, 1:].ravel(), average=None)
     assert [*found["iou"].values()] == pytest.approx(each.tolist())
     assert found["confusion_matrix"] == matrices[rows].sum(axis=0).tolist()
-
-
-def test_a_class_that_occurs_nowhere_has_no_score() -> None:
-    true, pred = RANDOM.integers(0, 4, (3, 5, 7)), RANDOM.integers(0, 4, (3, 5, 7))
-    true[true == 2] = 3  # class 2 is predicted and never true, class 4 occurs nowhere
-    true[0, 0] = -1
-    matrix = sum(
-        confusion_matrix(torch.tensor(a), b.astype(np.uint8), 5)
-        for a, b in zip(true, pred, strict=True)
-    )
-    known = true.ravel() >= 0
-    flat = true.ravel()[known], pred.ravel()[known]
-    assert np.array_equal(matrix, metrics.confusion_matrix(*flat, labels=range(5)))
-    for score, peer in ((class_f1, metrics.f1_score), (class_iou, metrics.jaccard_score)):
-        found = score(class_counts(matrix))
-        assert found[:4] == pytest.approx(
-            peer(*flat, average=None, zero_division=0)
-        ) and math.isnan(found[4])
 
 
 def test_scores_take_the_truth_first_and_match_ids() -> None:
@@ -178,13 +154,11 @@ def test_what_cannot_be_scored_is_none() -> None:
     few = Split(SPLIT.folds, [row // 15 for row in range(N)])
     true, pred = np.ones(N), RANDOM.normal(size=N)
     true[25:40] = math.nan
-    found = method_scores("value", true, pred, few)
+    found = score_values(true, pred, few)
     assert found["r2"] == {"pooled": None, "interval": None, "folds": [None, None, None]}
     assert found["mae"]["interval"] is None and found["mae"]["folds"][1] is None
-    assert method_scores("value", true, pred, SPLIT)["r2"]["interval"] is None
-    nothing = method_scores(
-        "class", 0 * HELD_OUT, 0 * HELD_OUT - 1, SPLIT, labels=LABELS, head=0 * HELD_OUT
-    )
+    assert score_values(true, pred, SPLIT)["r2"]["interval"] is None
+    nothing = score_classes(0 * HELD_OUT, 0 * HELD_OUT - 1, SPLIT, LABELS, reference=0 * HELD_OUT)
     assert (
         nothing["accuracy"]
         == nothing["macro_f1"]
@@ -199,7 +173,7 @@ def test_several_targets_with_gaps_and_maps() -> None:
     gaps = np.where(RANDOM.random(true.shape) < 0.3, np.nan, true)
     gaps[7] = np.nan
     found, rows = (
-        method_scores("map", gaps[:, None], pred[:, None], SPLIT),
+        score_values(gaps[:, None], pred[:, None], SPLIT),
         np.setdiff1d(HELD_OUT, [7]),
     )
     known = np.isfinite(gaps[rows])
@@ -209,12 +183,12 @@ def test_several_targets_with_gaps_and_maps() -> None:
         np.concatenate([gaps[:, :, 0], 1e-8 * gaps[:, :, 1]], axis=1),
         pred.reshape(N, -1)[:, :4],
     )
-    each = [method_scores("value", gaps[:, i], pred[:, i], SPLIT)["r2"]["pooled"] for i in range(4)]
-    assert method_scores("value", gaps, pred, SPLIT)["r2"]["pooled"] == pytest.approx(np.mean(each))
+    each = [score_values(gaps[:, i], pred[:, i], SPLIT)["r2"]["pooled"] for i in range(4)]
+    assert score_values(gaps, pred, SPLIT)["r2"]["pooled"] == pytest.approx(np.mean(each))
     w = np.where(np.isfinite(gaps), [0.1, 0.2, 0.3, 0.4], 0.0)[rows]
     values, errors = np.nan_to_num(gaps[rows]), np.nan_to_num((gaps - pred)[rows] ** 2)
     expected = 1 - (w * errors).sum() / (w * (values - (w * values).sum() / w.sum()) ** 2).sum()
-    found = method_scores("value", gaps, pred, SPLIT, weights=[0.1, 0.2, 0.3, 0.4])
+    found = score_values(gaps, pred, SPLIT, weights=[0.1, 0.2, 0.3, 0.4])
     assert found["r2"]["pooled"] == pytest.approx(expected)
 
 

@@ -23,8 +23,8 @@ from tests.unit.training.meadow import (
 )
 
 from dinoneck import Backbone, HeadEnsemble, load_head
+from dinoneck.metrics import class_counts, class_iou, confusion_matrix
 from dinoneck.training import MemoryTokens, TrainConfig, run, train
-from dinoneck.training.scores import class_counts, class_iou, confusion_matrix
 
 SHARES = ("soil", "crop", "weed")
 # rows in which each is known
