@@ -274,7 +274,7 @@ class HeadEnsemble(Head):
         maps = []
         for member in self._running():
             maps.append(_Weighted(member.weight, member.head.predict_maps(member.select(tokens))))
-        return self._average(self.tasks, maps)
+        return self._average_maps(maps)
 
     def predict_outputs(self, tokens: Tokens, with_maps: bool = False) -> HeadOutputs:
         """Return the averages over the members, see :meth:`Head.predict_outputs`.
@@ -295,8 +295,8 @@ class HeadEnsemble(Head):
             if outputs.gate is not None:
                 gates.append((weight, outputs.gate))
         return HeadOutputs(
-            values=self._average([task for task in self.predicted if not task.is_map], values),
-            maps=self._average(self.tasks, maps),
+            values=self._average_values(values),
+            maps=self._average_maps(maps),
             gate=_mean_gate(gates),
             members=raw_outputs if self._resamples_raw_outputs() else [],
         )
@@ -304,12 +304,19 @@ class HeadEnsemble(Head):
     def member_outputs(self, tokens: Tokens) -> list[dict[str, Tensor]]:
         """Return what each member that runs returns when it is called, in normalised units.
 
-        It is empty unless all members replace :meth:`Head.at_size`: of the others the maps
-        themselves are resampled.
+        Members of nested ensembles stand in place of these. The list is empty unless all of them
+        replace :meth:`Head.at_size`: of the others the maps themselves are resampled.
         """
         if not self._resamples_raw_outputs():
             return []
-        return [member.head(member.select(tokens)) for member in self._running()]
+        outputs = []
+        for member in self._running():
+            member_tokens = member.select(tokens)
+            if isinstance(member.head, HeadEnsemble):
+                outputs += member.head.member_outputs(member_tokens)
+            else:
+                outputs.append(member.head(member_tokens))
+        return outputs
 
     def maps_at_size(
         self,
@@ -325,14 +332,13 @@ class HeadEnsemble(Head):
             resample: as for :meth:`Head.at_size`.
         """
         resized_maps = []
-        for member, head_outputs in zip(self._running(), outputs, strict=True):
-            resized = member.head.at_size(head_outputs, size, resample)
-            maps = {}
-            for task in member.head.tasks:
-                if task.is_map:
-                    maps[task.name] = task.predict_map(resized[task.name])
+        begin = 0
+        for member in self._running():
+            end = begin + _num_running(member.head)
+            maps = _maps_at_size(member.head, outputs[begin:end], size, resample)
             resized_maps.append(_Weighted(member.weight, maps))
-        return self._average(self.tasks, resized_maps)
+            begin = end
+        return self._average_maps(resized_maps)
 
     @torch.no_grad()
     def gate(self, tokens: Tokens) -> Tensor | None:
@@ -371,8 +377,8 @@ class HeadEnsemble(Head):
         return [member for member in self._members() if member.weight]
 
     def _resamples_raw_outputs(self) -> bool:
-        """Whether all members replace :meth:`Head.at_size`."""
-        return all(type(member.head).at_size is not Head.at_size for member in self._members())
+        """Whether all members, those of nested ensembles too, replace :meth:`Head.at_size`."""
+        return all(type(head).at_size is not Head.at_size for head in _single_heads(self))
 
     def _predict_members(self, tokens: Tokens, with_maps: bool = False) -> list[_MemberOutputs]:
         """What each member that runs predicts; each runs once."""
@@ -386,6 +392,22 @@ class HeadEnsemble(Head):
             predictions.append(_MemberOutputs(member.weight, replace(outputs, values=completed)))
         return predictions
 
+    def _average_values(self, members: Sequence[_Weighted]) -> dict[str, Tensor]:
+        """The means of the tasks that are not maps, within the bounds that any member states."""
+        tasks = [task for task in self.predicted if not task.is_map]
+        averages = self._average(tasks, members)
+        for task in tasks:
+            averages[task.name] = task.clamp(averages[task.name])
+        return averages
+
+    def _average_maps(self, members: Sequence[_Weighted]) -> dict[str, Tensor]:
+        """The means of maps; as in :meth:`dinoneck.Task.predict_map`, bounds hold for dense ones."""
+        averages = self._average(self.tasks, members)
+        for task in self.tasks:
+            if task.kind == "dense" and task.name in averages:
+                averages[task.name] = task.clamp(averages[task.name])
+        return averages
+
     def _average(self, tasks: Sequence[Task], members: Sequence[_Weighted]) -> dict[str, Tensor]:
         """The weighted means over the members that have a task, of the tasks that any of them has."""
         averages = {}
@@ -397,26 +419,55 @@ class HeadEnsemble(Head):
                     tensors.append(member.tensors[task.name])
                     weights.append(member.weight)
             if tensors:
-                averages[task.name] = self._mean(tensors, weights)
+                averages[task.name] = self._mean(_at_finest_size(task, tensors), weights)
         return averages
 
     def _mean(self, tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-        stacked = torch.stack(_at_finest_size(tensors))
+        stacked = torch.stack(list(tensors))
         if self.weights is None:
             return stacked.mean(dim=0)
         shares = constants(weights, stacked) / sum(weights)
         return torch.einsum("k,k...->...", shares, stacked)
 
 
-def _at_finest_size(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Maps of members with other strides, resampled to the finest; values (B, dim) as they are."""
+def _at_finest_size(task: Task, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Maps of members with other strides, resampled to the finest; values (B, dim) as they are.
+
+    Cells of a density that adds up are counts: a cell that becomes four is shared among them.
+    """
     finest = max((tensor.shape[2:] for tensor in tensors), key=tuple)
+    adds_up = task.kind == "density" and task.aggregate == "sum"
     resized = []
     for tensor in tensors:
-        if tensor.shape[2:] != finest:
+        size = tensor.shape[2:]
+        if size != finest:
             tensor = F.interpolate(tensor, tuple(finest), mode="bilinear")
+            if adds_up:
+                tensor = tensor * (size.numel() / finest.numel())
         resized.append(tensor)
     return resized
+
+
+def _num_running(head: Head) -> int:
+    """How many heads run for a head: 1, or the members of an ensemble that count."""
+    if not isinstance(head, HeadEnsemble):
+        return 1
+    return sum(_num_running(member.head) for member in head._running())
+
+
+def _maps_at_size(
+    head: Head, outputs: Sequence[Mapping[str, Tensor]], size: Sequence[int], resample: Resample
+) -> dict[str, Tensor]:
+    """The maps of a head or a nested ensemble at another size in original units."""
+    if isinstance(head, HeadEnsemble):
+        return head.maps_at_size(outputs, size, resample)
+    [head_outputs] = outputs
+    resized = head.at_size(head_outputs, size, resample)
+    maps = {}
+    for task in head.tasks:
+        if task.is_map:
+            maps[task.name] = task.predict_map(resized[task.name])
+    return maps
 
 
 def _mean_gate(gates: Sequence[tuple[float, Tensor]]) -> Tensor | None:

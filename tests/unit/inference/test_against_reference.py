@@ -308,10 +308,6 @@ def prediction_in_pixels(ensemble: Member, image: Any, setting: Setting) -> dict
     return pixels_slowly(predict_slowly(ensemble, image, setting), ensemble, image, setting)
 
 
-@pytest.mark.xfail(
-    raises=AssertionError,
-    reason="a nested ensemble resamples the shares of the cells, not the masks",
-)
 def test_masks_of_nested_ensembles_are_resampled_before_they_are_shares(tiny: Backbone) -> None:
     backbone = tiny.with_layers((2, 5))
     image = photo(48, 64)
@@ -344,10 +340,6 @@ def test_cells_finer_than_patches_that_show_padding_alone_are_left_out_of_the_me
     assert row["cover"] == pytest.approx(shown.mean(), rel=1e-5)
 
 
-@pytest.mark.xfail(
-    raises=AssertionError,
-    reason="coarse maps of densities are resampled as if they were no densities",
-)
 @pytest.mark.parametrize("tile", [None, 32])
 def test_a_density_of_members_with_cells_of_two_sizes_is_the_mean_of_theirs(
     tile: int | None, tiny: Backbone
@@ -365,10 +357,6 @@ def test_a_density_of_members_with_cells_of_two_sizes_is_the_mean_of_theirs(
     assert row["maps"]["count"].sum() == pytest.approx(np.mean(values), rel=1e-5)
 
 
-@pytest.mark.xfail(
-    raises=AssertionError,
-    reason="members that state no minimum pull the mean below that of the others",
-)
 def test_a_minimum_that_one_member_states_holds_for_the_mean(tiny: Backbone) -> None:
     heads = [kit.head(Task("mass", minimum=0.0)), kit.head(Task("mass"), seed=1)]
     for head in heads:
