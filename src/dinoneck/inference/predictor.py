@@ -25,12 +25,13 @@ from dinoneck.checkpoint.origins import (
 from dinoneck.checks import check_minimum
 from dinoneck.codec import normal
 from dinoneck.data.bands import read_channels
-from dinoneck.data.decoding import ImageInput, as_list, in_threads, read_image_size
+from dinoneck.data.decoding import ImageInput, in_threads, read_image_size
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.views import Views
 from dinoneck.devices import local_device
-from dinoneck.errors import CheckpointError, ConfigError, DataError
+from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.heads.ensemble import HeadEnsemble
+from dinoneck.inference.images import CalledImages, check_one_image
 from dinoneck.inference.loaded_head import (
     LoadedHead,
     check_alike,
@@ -43,7 +44,6 @@ from dinoneck.inference.resolution import at_image_size
 from dinoneck.inference.results import RAW
 from dinoneck.inference.sources import Heads, open_heads
 from dinoneck.inference.tiles import TTA, VIEWS, Tiling
-from dinoneck.store.reading import StoredTokens
 from dinoneck.tasks import describe_tasks
 from dinoneck.text import counted
 
@@ -309,7 +309,10 @@ class Predictor:
         """Predict.
 
         Args:
-            images: paths, PIL images, arrays or tensors, see :class:`dinoneck.data.Preprocessing`.
+            images: paths, PIL images, arrays or tensors, see :class:`dinoneck.data.Preprocessing`;
+                one, several, or a batch (B, 3, H, W). Or the path of a folder: all images in it and
+                below, sorted, without masks that lie beside them. A folder in a list is refused,
+                since rows could not be told apart.
             maps: ``"patch"`` adds ``"maps": {task: (dim, rows, cols)}``, the prediction of every
                 patch, in the orientation of the image; and ``"gate": (rows, cols)``, where heads
                 have one: what they looked at, adding up to one. ``"image"`` gives the maps in the
@@ -326,7 +329,14 @@ class Predictor:
             shows over the cells that hold image, not padding, of which a task with ``from_map`` is
             one. For tasks of instances and panoptic segments what ``predict_instances`` or
             ``predict_panoptic`` of the head returns, as arrays, in the pixels of the upright image.
-            With a mapping of heads: key -> such a dict.
+            With a mapping of heads: key -> such a dict. The rows of a folder begin with
+            ``"image"``, the path of the image, which begins with that of the folder.
+
+        Raises:
+            ConfigError: for other ``maps``, and for a folder if a task, or a key of the mapping, is
+                called ``"image"``.
+            DataError: if an image cannot be read, a folder holds none, or a prediction is not
+                finite.
         """
         if maps not in (None, *get_args(Maps)):
             raise ConfigError(f"maps is {maps!r}; expected None, 'patch' or 'image'")
@@ -335,13 +345,11 @@ class Predictor:
                 f"probabilities are of maps='image', and maps is {maps!r}; pass maps='image', or "
                 "leave probabilities out"
             )
-        if isinstance(images, StoredTokens):
-            raise DataError(
-                "images are a store of tokens; predict from it with predictor.predict(store, ids)"
-            )
+        called = CalledImages.of_call(images)
+        called.check_names(self._names_in_rows())
         for one in self.passes:
             one.check_weights()
-        listed, results = as_list(images), list[dict[str, Any]]()
+        listed, results = called.images, list[dict[str, Any]]()
         ready = in_threads(self.ready, listed)
         while batch := list(islice(ready, self.batch_size)):
             results += self.predicted(batch, maps is not None, min_score)
@@ -350,7 +358,39 @@ class Predictor:
                 for key, own in row.items() if self._keyed else [("", row)]:
                     own["maps"] = self.image_maps(image, own, probabilities, key)
                     own.pop(RAW, None)
-        return results
+        return called.named(results)
+
+    def one(
+        self,
+        image: ImageInput,
+        maps: Maps | None = None,
+        probabilities: bool = False,
+        min_score: float | None = None,
+    ) -> dict[str, Any]:
+        """Predict from one image.
+
+        Args:
+            image: a path, a PIL image, an array or a tensor.
+            maps: as for calling.
+            probabilities: as for calling.
+            min_score: as for calling.
+
+        Returns:
+            The dict that calling returns in a list.
+
+        Raises:
+            DataError: for a folder, a list or a batch: calling takes them.
+
+        Examples:
+            >>> from dinoneck import PatchMeanHead, Task, load_backbone
+            >>> head = PatchMeanHead(64, [Task("total", unit="g")])
+            >>> predictor = Predictor(head, load_backbone("dinoneck_tiny"))
+            >>> sorted(predictor.one(torch.rand(3, 32, 48)))
+            ['total']
+        """
+        check_one_image(image)
+        [row] = self([image], maps, probabilities, min_score)
+        return row
 
     @torch.no_grad()
     def predict(
@@ -449,6 +489,12 @@ class Predictor:
     def picture(self, image: ImageInput) -> Tensor:
         """Return an image as its maps lie on it: (3, H, W) RGB in 0 ... 1, sized, cropped or padded, but not cut."""
         return self.passes[0].recipe(read_image_size(image)).picture(image)
+
+    def _names_in_rows(self) -> list[str]:
+        """The names at the top of a row: keys of the user's mapping, or tasks and compositions."""
+        if self._keyed:
+            return [*self.tasks]
+        return [task.name for task in self.tasks]
 
     def _of(self, key: str) -> Pass:
         """The pass that the heads of a key read."""
