@@ -67,9 +67,9 @@ def score(data: Path, run: Path) -> Row:
     scores: dict[str, list[float]] = {}
     for name in held_out:
         truth = torch.from_numpy(np.array(Image.open(data / masks[name])))
-        [row] = predictor(data / name, maps="patch")
-        [patch_logits] = row["maps"].values()
-        [image_classes] = predictor.image_maps(data / name, row).values()
+        [prediction] = predictor.predictions(data / name)
+        [patch_logits] = prediction.row(maps="patch")["maps"].values()
+        [image_classes] = prediction.image_maps().values()
         patch_classes = torch.from_numpy(patch_logits).argmax(dim=0)[None, None].float()
         nearest = F.interpolate(patch_classes, truth.shape, mode="nearest-exact")[0, 0].long()
         for method, predicted in (("image", torch.from_numpy(image_classes)), ("cells", nearest)):

@@ -31,7 +31,7 @@ from dinoneck.data.pasture import WEIGHTS
 from dinoneck.data.tables import read_cells
 from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.inference.results import table_row
-from dinoneck.inference.tiles import TTA, VIEWS
+from dinoneck.inference.views import TTA, VIEWS
 from dinoneck.training import TrainConfig, r2, weighted_r2
 from dinoneck.training.folder import HEAD_FILE
 from dinoneck.training.source import source_of

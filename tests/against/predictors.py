@@ -25,6 +25,7 @@ from dinoneck import (
     Task,
 )
 from dinoneck.data import Preprocessing
+from tests.against import this_version
 from tests.against.canonical import canonical
 from tests.against.material import IMAGES, ODD_IMAGES, WIDTH, random_images, seeded, tiny
 
@@ -232,15 +233,9 @@ def predict_store(predictor: Predictor, images: list[Any], folder: Path) -> dict
 
 
 def maps_of_images(predictor: Predictor, images: list[Any]) -> list[dict[str, Any]]:
-    """Return the maps of patches at the size of each image: key of a head -> maps."""
-    resized = []
-    for image, row in zip(images, predictor(images, maps="patch"), strict=True):
-        if isinstance(predictor.tasks, dict):
-            maps = {key: predictor.image_maps(image, row[key], key=key) for key in row}
-        else:
-            maps = {"": predictor.image_maps(image, row)}
-        resized.append(maps)
-    return resized
+    """Return the maps of each image in its pixels, made after all are predicted: key of a head -> maps."""
+    has_keys = isinstance(predictor.tasks, dict)
+    return this_version.image_maps(predictor, images, has_keys)
 
 
 CASES = {name: partial(predict, name) for name in PREDICTORS}

@@ -103,3 +103,21 @@ def warning_categories() -> Iterator[list[str]]:
             yield categories
         finally:
             categories += sorted({warning.category.__name__ for warning in caught})
+
+
+def image_maps(predictor: Any, images: Sequence[Any], has_keys: bool) -> list[dict[str, Any]]:
+    """Predict all images, then make the maps of each in its own pixels: key of a head -> maps."""
+    if hasattr(predictor, "predictions"):
+        maps_of_images = []
+        for prediction in predictor.predictions(images):
+            by_key = prediction if has_keys else {"": prediction}
+            maps_of_images.append({key: one.image_maps() for key, one in by_key.items()})
+        return maps_of_images
+    maps_of_images = []
+    for image, row in zip(images, predictor(images, maps="patch"), strict=True):
+        by_key = row if has_keys else {"": row}
+        maps = {}
+        for key, row_of_key in by_key.items():
+            maps[key] = predictor.image_maps(image, row_of_key, key=key)
+        maps_of_images.append(maps)
+    return maps_of_images

@@ -104,19 +104,19 @@ MASKS = [
     ),
     Mutant(
         sentence="Masks of mirrored views stay mirrored.",
-        where="inference.passes:Pass.predict",
-        edit=never('":" in _name and _output.ndim == 4'),
+        where="inference.resolution:members_at_image_size",
+        edit=replace("_views.undo(_maps, _view)", by="_maps"),
         tests=[f"{_RESOLUTION}test_masks_are_resampled_before_they_are_shares"],
     ),
     Mutant(
         sentence="Shares of masks are resampled to the image, not masks.",
-        where="inference.predictor:Predictor.image_maps",
-        edit=never("RAW in row"),
+        where="inference.predictions:ImagePrediction.image_maps",
+        edit=never("_prediction.members and _task.is_map"),
         tests=[f"{_RESOLUTION}test_masks_are_resampled_before_they_are_shares"],
     ),
     Mutant(
         sentence="Pixels are looked up at their corners.",
-        where="inference.resolution:at_image_size",
+        where="inference.resolution:PixelGrid",
         edit=replace(
             "torch.arange(_pixels, dtype=torch.float64) + 0.5",
             by="torch.arange(_pixels, dtype=torch.float64)",
@@ -125,7 +125,7 @@ MASKS = [
     ),
     Mutant(
         sentence="The padding around an image is forgotten.",
-        where="inference.resolution:at_image_size",
+        where="inference.resolution:PixelGrid",
         edit=replace("_x * _resized / _pixels + _corner", by="_x * _resized / _pixels"),
         tests=[f"{_RESOLUTION}test_a_map_of_places_gives_every_pixel_its_own_place"],
     ),
@@ -138,7 +138,7 @@ MASKS = [
     Mutant(
         sentence="Objects keep the places of the prepared image, padding included.",
         where="inference.resolution:objects_at_image_size",
-        edit=replace("_placement.corner", by="(0, 0)"),
+        edit=replace("_placement.corner[0]", by="0"),
         tests=[f"{_RESOLUTION}test_objects_lie_where_the_image_lies"],
     ),
     Mutant(

@@ -87,7 +87,7 @@ MODULES = [
     ),
     Mutant(
         sentence="Density maps start a thousand times too large.",
-        where="heads.head:task_map",
+        where="heads.outputs:task_map",
         edit=replace("_cells / DENSITY_CELLS", by="_cells"),
         tests=[f"{GOLDEN}[dense]"],
     ),

@@ -388,7 +388,7 @@ PIPELINES = [
     ),
     Mutant(
         sentence="The patches of padding count in the mean over an image.",
-        where="inference.passes:Pass.predict",
+        where="inference.views:ViewAverage",
         edit=replace(
             "(_maps * _counts).sum(dim=(2, 3)) / _counts.sum(dim=(2, 3))",
             by="_maps.mean(dim=(2, 3))",
@@ -399,10 +399,9 @@ PIPELINES = [
         sentence=(
             "Predictions of images of several sizes come back in another order than the images."
         ),
-        where="inference.passes:Pass.predict",
+        where="inference.passes:Pass.predict_images",
         edit=replace(
-            "_rows |= dict(zip(_places, _found, strict=True))",
-            by="_rows |= dict(zip(range(len(_rows), len(images)), _found))",
+            "[_predictions[_i] for _i in range(len(images))]", by="[*_predictions.values()]"
         ),
         tests=["unit/inference/test_inference.py::test_images_of_different_sizes_keep_their_order"],
     ),

@@ -128,6 +128,12 @@ def of_a_task_called_image(folder: Path) -> Any:
     return Predictor(kit.head(Task("image")), kit.backbone())(folder)
 
 
+def image_maps_of_a_store(folder: Path) -> Any:
+    """Ask for maps in the pixels of images that are stored as tokens."""
+    store = FeatureStore.create(folder / "s", backbone=kit.backbone(), image_size=kit.SIZE)
+    return predictor().predict(store, maps="image")  # type: ignore[arg-type]
+
+
 def ids_in_a_text(folder: Path) -> Any:
     """Predict one id of a store that is not in a list."""
     store = FeatureStore.create(folder / "s", backbone=kit.backbone(), image_size=kit.SIZE)
@@ -206,14 +212,14 @@ class Waiting:
         self.started = threading.Event()
         self.go = threading.Event()
         own = predictor()
-        predicted = own.predicted
+        predict_prepared = own.predict_prepared
 
         def wait(prepared: Any, maps: bool) -> Any:
             self.started.set()
             assert self.go.wait(60)
-            return predicted(prepared, maps)
+            return predict_prepared(prepared, maps)
 
-        own.predicted = wait  # type: ignore[method-assign]
+        own.predict_prepared = wait  # type: ignore[method-assign]
         self.batcher = MicroBatcher(own, max_batch=1, max_waiting=max_waiting)
 
     def __enter__(self) -> MicroBatcher:
@@ -423,6 +429,7 @@ ROWS: list[Row] = [
     (lambda folder: stored(folder, backbone=kit.backbone(layers=[3])), CheckpointError, "layers"),
     (lambda: predictor().predict("store"), ConfigError, ("a str", "FeatureStore")),  # type: ignore[arg-type]
     (lambda: predictor().predict(torch.rand(3, 32, 48)), ConfigError, ("a Tensor", "(images)")),  # type: ignore[arg-type]
+    (image_maps_of_a_store, ConfigError, ("'image'", "'patch'")),
     (ids_in_a_text, ConfigError, ("'a'", "['a']")),
     (as_images, DataError, "predictor.predict(store, ids)"),
     (lambda folder: predictor()(folder), DataError, ("no images", ".png")),

@@ -108,17 +108,23 @@ def predict(
             truth, image_column, list(file_by_name.values()), opened.tasks, subfolders
         )
     left_out: dict[str, str] = {}
-    if store is None:
-        results, left_out = predict_named(opened.predict, file_by_name, skip_unusable)
-    else:
+    predictions: Mapping[str, Any] = {}
+    if store is not None:
         results = _predict_store(store, model)
+    elif maps is not None:
+        predictions, left_out = predict_named(model.predictions, file_by_name, skip_unusable)
+        results = {name: opened.row(prediction) for name, prediction in predictions.items()}
+    else:
+        results, left_out = predict_named(opened.predict, file_by_name, skip_unusable)
 
     # write
     if places:
-        predictions = []
+        predicted_files = []
         for name, result in results.items():
-            predictions.append(_ImagePrediction(file_by_name[name], places[name], result))
-        _draw(opened, predictions, known, maps, overlay)
+            predicted_files.append(
+                _PredictedFile(file_by_name[name], places[name], result, predictions.get(name))
+            )
+        _draw(opened, predicted_files, known, maps, overlay)
     if opened.is_detector:
         rows = _box_rows(results)
     else:
@@ -170,12 +176,11 @@ class HeadGroup(NamedTuple):
         """What the methods of a Predictor take as ``key``."""
         return "" if self.key is None else self.key
 
-    def select(self, result: Mapping[str, Any]) -> Mapping[str, Any]:
+    def select(self, result: Any) -> Any:
         """Return what these heads predict from an image, of what the Predictor returns for it."""
         if self.key is None:
             return result
-        predictions: Mapping[str, Any] = result[self.key]
-        return predictions
+        return result[self.key]
 
     def column(self, name: str) -> str:
         """Return what one of their columns is called."""
@@ -207,6 +212,16 @@ class OpenModel(NamedTuple):
     def tasks(self) -> tuple[Task, ...]:
         """The tasks of all heads; none of a detector."""
         return tuple(chain.from_iterable(group.tasks for group in self.groups))
+
+    def row(self, prediction: Any) -> dict[str, Any]:
+        """Return what calling the Predictor with maps per patch returns, of its ``predictions``."""
+        rows: dict[str, Any] = {}
+        for group in self.groups:
+            row = group.select(prediction).row(maps="patch")
+            if group.key is None:
+                return dict(row)
+            rows[group.key] = row
+        return rows
 
 
 def open_model(
@@ -401,23 +416,26 @@ def _rows_of_files(files: Any, images: Sequence[Path], truth: Path) -> dict[str,
     return rows
 
 
-class _ImagePrediction(NamedTuple):
+class _PredictedFile(NamedTuple):
     """What is predicted from an image file.
 
     Attributes:
         file: the image.
         place: where its pictures go below a folder, without suffix.
         result: of the Predictor, of the Detector, or of the heads of one key.
+        prediction: of ``Predictor.predictions``, which makes the maps in the pixels of the image;
+            None without ``--maps``.
     """
 
     file: Path
     place: Path
     result: Any
+    prediction: Any
 
 
 def _draw(
     opened: OpenModel,
-    predictions: Sequence[_ImagePrediction],
+    predicted_files: Sequence[_PredictedFile],
     known: Mapping[Path, Mapping[str, Any]],
     maps: Path | None,
     overlay: Path | None,
@@ -426,15 +444,15 @@ def _draw(
     with whole_folder(maps) as new_maps, whole_folder(overlay) as new_overlay:
         if opened.is_detector:
             if new_overlay is not None:
-                _draw_boxes(new_overlay, opened.model, predictions)
+                _draw_boxes(new_overlay, opened.model, predicted_files)
             return
         for group in opened.groups:
             of_group = []
-            for prediction in predictions:
-                result = group.select(prediction.result)
-                of_group.append(prediction._replace(result=result))
+            for predicted in predicted_files:
+                result = group.select(predicted.result)
+                of_group.append(predicted._replace(result=result))
             if new_maps is not None:
-                _write_maps(new_maps, opened.model, group, of_group)
+                _write_maps(new_maps, group, predicted_files)
             if new_overlay is not None:
                 _draw_values(new_overlay, opened.model, group, of_group, known)
         if new_maps is not None and not any(new_maps.iterdir()):
@@ -443,25 +461,20 @@ def _draw(
             )
 
 
-def _write_maps(
-    folder: Path,
-    predictor: Predictor,
-    group: HeadGroup,
-    predictions: Sequence[_ImagePrediction],
-) -> None:
-    """Write the maps of a group of heads."""
+def _write_maps(folder: Path, group: HeadGroup, predicted_files: Sequence[_PredictedFile]) -> None:
+    """Write the maps of a group of heads, made for one image after the other: they are large."""
     from dinoneck.viz.overlay import write_maps
 
-    for file, place, result in predictions:
-        maps = predictor.image_maps(file, result, key=group.predictor_key)
-        write_maps(group.subfolder(folder), str(place), maps, group.tasks, file)
+    for predicted in predicted_files:
+        maps = group.select(predicted.prediction).image_maps()
+        write_maps(group.subfolder(folder), str(predicted.place), maps, group.tasks, predicted.file)
 
 
 def _draw_values(
     folder: Path,
     predictor: Predictor,
     group: HeadGroup,
-    predictions: Sequence[_ImagePrediction],
+    predicted_files: Sequence[_PredictedFile],
     known: Mapping[Path, Mapping[str, Any]],
 ) -> None:
     """Draw what a group of heads predicts over every image: their objects, or numbers and maps."""
@@ -472,8 +485,8 @@ def _draw_values(
 
     tasks = group.tasks
     objects = next((task for task in tasks if task.is_masks), None)
-    scale = scales(outputs(tasks), [prediction.result for prediction in predictions])
-    for file, place, result in predictions:
+    scale = scales(outputs(tasks), [predicted.result for predicted in predicted_files])
+    for file, place, result, _ in predicted_files:
         if objects is not None:
             pixels = read_pixels(file, predictor.preprocess.bits)
             boxes = _boxes_around(result[objects.name], objects.labels)
@@ -490,12 +503,14 @@ def _draw_values(
         save_picture(group.subfolder(folder) / f"{place}.jpg", picture)
 
 
-def _draw_boxes(folder: Path, detector: Detector, predictions: Sequence[_ImagePrediction]) -> None:
+def _draw_boxes(
+    folder: Path, detector: Detector, predicted_files: Sequence[_PredictedFile]
+) -> None:
     """Draw the boxes of a detector over every image."""
     from dinoneck.data.decoding import read_pixels
     from dinoneck.viz.panels import boxes_panel
 
-    for file, place, result in predictions:
+    for file, place, result, _ in predicted_files:
         pixels = read_pixels(file, detector.preprocess.bits)
         picture = boxes_panel(pixels, result, classes=detector.classes)
         save_picture(folder / f"{place}.jpg", picture)

@@ -16,7 +16,7 @@ from dinoneck.data.bands import RGB_CHANNELS
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError
 from dinoneck.grid import GridSize, PatchSize, TokenGrid, patch_pair
-from dinoneck.heads.head import recompute_derived
+from dinoneck.heads.outputs import recompute_derived
 from dinoneck.inference.loaded_head import LoadedHead
 from dinoneck.inference.predictor import Predictor
 from dinoneck.layers.inputs import as_tokens

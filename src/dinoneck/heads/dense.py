@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from dinoneck.checks import check_minimum
 from dinoneck.grid import as_maps
-from dinoneck.heads.head import Head, Tower, from_map, read_map, task_map
+from dinoneck.heads.head import Head, Tower
+from dinoneck.heads.outputs import from_map, read_map, task_map
 from dinoneck.layers.blocks import ConvBlock
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from dinoneck.errors import ConfigError
 from dinoneck.grid import PatchSize
 from dinoneck.heads.cls_gating import CLSGatingHead
-from dinoneck.heads.head import Head, Resample, recompute_derived, resampled
+from dinoneck.heads.head import Head, Resample, resampled
+from dinoneck.heads.outputs import HeadOutputs, recompute_derived
 from dinoneck.heads.patch_mean import PatchMeanHead
 from dinoneck.layers.inputs import Origin, Plain, TokensLike
 from dinoneck.losses.composition import Composed, Composition, outputs_of
@@ -208,7 +209,10 @@ class HeadEnsemble(Head):
 
     def natural(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return ``{name: (B, dim)}`` in original units, probabilities for classes and ratios."""
-        return recompute_derived(self.predicted, self.averaged(self._tokens(tokens, **plain)))
+        averaged = self.averaged(self._tokens(tokens, **plain))
+        outputs = HeadOutputs.of_predictions(self.predicted, averaged)
+        values = recompute_derived(self.predicted, outputs.values, outputs.maps)
+        return averaged | values
 
     def averaged(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return :meth:`natural` before what follows from other outputs is recomputed; callers that average do that."""
@@ -223,43 +227,55 @@ class HeadEnsemble(Head):
         found = [task for task in self.tasks if any(task.name in row for _, row in rows)]
         return {task.name: self._reduced(task, rows) for task in found}
 
-    def unreduced(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Return ``"number:name"`` -> output of each member, if all of them replace :meth:`Head.at_size`; else none."""
-        if any(type(head).at_size is Head.at_size for head in self._members()):
-            return {}
-        running = enumerate(self._running(tokens))
-        return {
-            f"{i}:{name}": output
-            for i, (_, head, own) in running
-            for name, output in head(own).items()
-        }
-
-    def maps_at_size(
-        self, outputs: Mapping[str, Tensor], size: Sequence[int], resample: Resample = resampled
-    ) -> dict[str, Tensor]:
-        """Return the members' maps at another size in original units, reduced.
+    def predict_outputs(self, tokens: Tokens, with_maps: bool = False) -> HeadOutputs:
+        """Return the averages over the members, see :meth:`Head.predict_outputs`.
 
         Args:
-            outputs: of :meth:`unreduced`.
+            tokens: of the images.
+            with_maps: with the map of every task that has one, the gate, and
+                :meth:`member_outputs`.
+        """
+        outputs = HeadOutputs.of_predictions(self.predicted, self.averaged(tokens))
+        if not with_maps:
+            return outputs
+        return HeadOutputs(
+            values=outputs.values,
+            maps=self.predict_maps(tokens),
+            gate=self.gate(tokens),
+            members=self.member_outputs(tokens),
+        )
+
+    def member_outputs(self, tokens: Tokens) -> list[dict[str, Tensor]]:
+        """Return what each member that runs returns when it is called, in normalised units.
+
+        It is empty unless all members replace :meth:`Head.at_size`: of the others the maps
+        themselves are resampled.
+        """
+        if any(type(head).at_size is Head.at_size for head in self._members()):
+            return []
+        return [head(head_tokens) for _, head, head_tokens in self._running(tokens)]
+
+    def maps_at_size(
+        self,
+        outputs: Sequence[Mapping[str, Tensor]],
+        size: Sequence[int],
+        resample: Resample = resampled,
+    ) -> dict[str, Tensor]:
+        """Return the members' maps at another size in original units, averaged.
+
+        Args:
+            outputs: of :meth:`member_outputs`.
             size: as for :meth:`Head.at_size`.
             resample: as for :meth:`Head.at_size`.
         """
         rows = []
-        for i, (_, weight, head) in enumerate(self._weighted()):
-            own = {
-                name.partition(":")[2]: x for name, x in outputs.items() if name.startswith(f"{i}:")
-            }
-            maps = head.at_size(own, size, resample)
-            rows.append(
-                (
-                    weight,
-                    {
-                        task.name: task.predict_map(maps[task.name])
-                        for task in head.tasks
-                        if task.is_map
-                    },
-                )
-            )
+        for (_, weight, head), head_outputs in zip(self._weighted(), outputs, strict=True):
+            resized = head.at_size(head_outputs, size, resample)
+            maps = {}
+            for task in head.tasks:
+                if task.is_map:
+                    maps[task.name] = task.predict_map(resized[task.name])
+            rows.append((weight, maps))
         return {task.name: self._reduced(task, rows) for task in self.tasks if task.is_map}
 
     @torch.no_grad()

@@ -14,9 +14,10 @@ from dinoneck.backbones import weight_hashes
 from dinoneck.configured import Configured
 from dinoneck.errors import DataError
 from dinoneck.grid import PatchSize
+from dinoneck.heads.outputs import HeadOutputs
 from dinoneck.layers.blocks import ConvBlock, MapLinear, reset
 from dinoneck.layers.inputs import Origin, Plain, TokensLike, as_tokens, check_tokens
-from dinoneck.losses.composition import Composed, Composition, outputs_of
+from dinoneck.losses.composition import Composition, outputs_of
 from dinoneck.losses.masked import exact
 from dinoneck.tasks import (
     MAP,
@@ -24,7 +25,6 @@ from dinoneck.tasks import (
     Kind,
     Task,
     activate,
-    cell_output,
     check_tasks,
     describe_tasks,
 )
@@ -198,6 +198,23 @@ class Head(Configured, nn.Module):
                 maps[task.name] = task.predict_map(outputs[output_name])
         return maps
 
+    def predict_outputs(self, tokens: Tokens, with_maps: bool = False) -> HeadOutputs:
+        """Return predictions in original units, values and maps apart, to be averaged over views or tiles.
+
+        Callers average first and then recompute what follows from other outputs, see
+        :func:`dinoneck.heads.outputs.recompute_derived`.
+
+        Args:
+            tokens: of the images.
+            with_maps: with the map of every task that has one.
+        """
+        if all(task.is_masks for task in self.tasks):
+            return HeadOutputs()
+        outputs = HeadOutputs.of_predictions(self.predicted, self.natural(tokens))
+        if with_maps:
+            outputs = replace(outputs, maps=self.predict_maps(tokens))
+        return outputs
+
     def at_size(
         self, outputs: Mapping[str, Tensor], size: Sequence[int], resample: Resample = resampled
     ) -> dict[str, Tensor]:
@@ -247,9 +264,6 @@ def _trains_backbone(tokens: Tokens) -> bool:
     if torch.compiler.is_compiling() or tokens.source is not None or tokens.layers is None:
         return False
     return tokens.sequence[0].requires_grad
-
-
-DENSITY_CELLS = 1024.0  # cells of a 32 x 32 grid: their sum starts in the order of 1
 
 
 class _Readout(nn.Module):
@@ -309,84 +323,6 @@ class Tower(_Readout):
         for block in self.blocks:
             maps = block(maps)
         return activate(self.out(maps), self.activation)
-
-
-def read_map(task: Task, cells: Tensor) -> dict[str, Tensor]:
-    """Return a task's outputs from its cells (B, dim, rows, cols), as :func:`task_map` gives them.
-
-    ``dense`` and ``segmentation`` return the map itself; ``density`` the map's sum (or mean) as its
-    value and the map as ``"name.map"``; ``ratio`` the logarithm of the cells' mean shares as its
-    value (the softmax of it gives these shares) and the map.
-    """
-    if task.is_map:
-        return {task.name: cells}
-    if task.kind == "instances":
-        return {f"{task.name}{MAP}": cells}
-    if task.kind == "density":
-        value = cells.mean(dim=(2, 3)) if task.aggregate == "mean" else cells.sum(dim=(2, 3))
-    else:
-        shares = exact(cells).softmax(dim=1).mean(dim=(2, 3))
-        value = shares.clamp_min(torch.finfo(shares.dtype).tiny).log().to(cells.dtype)
-    return {task.name: value, f"{task.name}{MAP}": cells}
-
-
-def from_map(tasks: Sequence[Task], outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the outputs (B, 1) in normalised units of the tasks whose value is the mean over a map's cells.
-
-    Args:
-        tasks: of a head.
-        outputs: at least those of its maps, (B, dim, rows, cols) in normalised units.
-    """
-    derived = {}
-    for task in tasks:
-        if task.from_map is None:
-            continue
-        map_task, channel = cell_output(task, tasks)
-        cells = map_task.predict_map(outputs[map_task.name])
-        value = cells[:, channel : channel + 1].mean(dim=(2, 3))
-        if task.transform is not None:
-            value = task.transform.forward(value)
-        derived[task.name] = value
-    return derived
-
-
-def recompute_derived(tasks: Sequence[Task], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Recompute `from_map` values and composed parts from averaged predictions.
-
-    A task with ``from_map`` is the mean over the cells of the averaged map; composed parts add up
-    to the averaged total, or are sums of the averaged parts.
-
-    Args:
-        tasks: those predicted, :class:`dinoneck.losses.Composed` among them.
-        values: in original units, (B, dim); of maps (B, dim, rows, cols), or (B, dim) means over
-            their cells.
-    """
-    updated = dict(values)
-    for task in tasks:
-        if task.from_map is not None:
-            map_task, channel = cell_output(task, tasks)
-            value = updated[map_task.name][:, channel : channel + 1]
-            if value.ndim == 4:
-                value = value.mean(dim=(2, 3))
-            updated[task.name] = task.clamp(value)
-    for task in tasks:
-        composition = task.parts_of if isinstance(task, Composed) else None
-        if composition is None:
-            continue
-        if composition.adds_tasks:
-            updated[composition.name] = composition.of(updated)
-        else:
-            composed = updated[composition.name]
-            total = updated[composition.total]
-            updated[composition.name] = composition.rescaled_to(composed, total)
-    return updated
-
-
-def task_map(task: Task, cells: Tensor) -> Tensor:
-    """Return a tower's cells as the task's map; cells that are summed are divided by :data:`DENSITY_CELLS`."""
-    if task.kind == "density" and task.aggregate == "sum":
-        return cells / DENSITY_CELLS
-    return cells
 
 
 STD_FLOOR = 1e-4  # a channel that varies less is divided by it

@@ -13,7 +13,8 @@ from dinoneck.checks import check_minimum
 from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError
 from dinoneck.grid import as_maps
-from dinoneck.heads.head import Head, from_map, read_map, task_map
+from dinoneck.heads.head import Head
+from dinoneck.heads.outputs import from_map, read_map, task_map
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
 from dinoneck.losses.masked import exact

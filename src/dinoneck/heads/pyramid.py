@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from dinoneck.checks import check_minimum
 from dinoneck.codec import encode
 from dinoneck.errors import ConfigError, ShapeError
-from dinoneck.heads.head import Head, Light, Tower, from_map, read_map, task_map
+from dinoneck.heads.head import Head, Light, Tower
 from dinoneck.heads.instances import decode_centres, task_of
+from dinoneck.heads.outputs import from_map, read_map, task_map
 from dinoneck.layers.blocks import ActivationName, NormName
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition

@@ -5,9 +5,10 @@ from dinoneck.lazy import attach, homes
 HOMES = homes(
     __name__,
     batching=["MicroBatcher"],
+    predictions=["ImagePrediction"],
     predictor=["Predictor"],
     results=["coco_objects", "to_frame"],
-    tiles=["VIEWS"],
+    views=["VIEWS"],
 )
 
 __all__ = [*HOMES]

@@ -1,4 +1,4 @@
-"""Single images of several threads, answered together: the queue between a service's asked and a predictor."""
+"""Single images of several threads, predicted together: the queue between a service and a predictor."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
-import torch
-
 from dinoneck.checks import check_minimum
 from dinoneck.codec import normal
 from dinoneck.data.decoding import ImageInput
 from dinoneck.errors import BusyError
+from dinoneck.inference.passes import PassImage, TiledImage
 from dinoneck.inference.predictor import Predictor
 
 Prediction = dict[str, Any]
@@ -24,8 +23,8 @@ Prediction = dict[str, Any]
 class _Request(NamedTuple):
     """One prepared image and the promise of its prediction."""
 
-    prepared: list[Any]
-    maps: bool
+    prepared: list[PassImage]
+    with_maps: bool
     prediction: Future[Prediction]
 
 
@@ -53,6 +52,7 @@ class MicroBatcher(AbstractContextManager["MicroBatcher"]):
         ConfigError: if a value is out of range.
 
     Examples:
+        >>> import torch
         >>> from dinoneck import PatchMeanHead, Predictor, Task, load_backbone
         >>> head = PatchMeanHead(64, [Task("total", unit="g")])
         >>> predictor = Predictor(head, load_backbone("dinoneck_tiny"))
@@ -71,15 +71,14 @@ class MicroBatcher(AbstractContextManager["MicroBatcher"]):
         max_waiting: int = 64,
     ) -> None:
         self.predictor = predictor
-        self.max_batch, self.max_waiting = (
-            normal(int, max_batch, "max_batch"),
-            normal(int, max_waiting, "max_waiting"),
-        )
+        self.max_batch = normal(int, max_batch, "max_batch")
+        self.max_waiting = normal(int, max_waiting, "max_waiting")
         self.max_wait_s = normal(float, max_wait_s, "max_wait_s")
         check_minimum(1, max_batch=self.max_batch, max_waiting=self.max_waiting)
         check_minimum(0, max_wait_s=self.max_wait_s)
         self._waiting: queue.Queue[_Request] = queue.Queue(self.max_waiting)
-        self._passes, self._process = ThreadPoolExecutor(1, "dinoneck-batches"), os.getpid()
+        self._passes = ThreadPoolExecutor(1, "dinoneck-batches")
+        self._process = os.getpid()
 
     def predict(
         self, image: ImageInput, maps: bool = False, timeout: float | None = None
@@ -107,15 +106,17 @@ class MicroBatcher(AbstractContextManager["MicroBatcher"]):
             raise
 
     def submit(self, image: ImageInput, maps: bool = False) -> Future[Prediction]:
-        """Prepare one image in this thread and return a future of its prediction; raises as :meth:`predict` does.
+        """Prepare one image in this thread and return a future of its prediction; raise as :meth:`predict`.
 
         An image whose future is cancelled while it waits is not predicted.
         """
         if self._waiting.full():
             raise self._full()
-        ready, prediction = self.predictor.ready(image), Future[Prediction]()
-        if any(isinstance(image, torch.Tensor) for _, image in ready):
-            prediction.set_result(self.predictor.predicted([ready], maps)[0])
+        prepared = self.predictor.prepare(image)
+        prediction = Future[Prediction]()
+        if any(isinstance(pass_image, TiledImage) for pass_image in prepared):
+            [result] = self.predictor.predict_prepared([prepared], maps)
+            prediction.set_result(result)
             return prediction
         # a fork has no copy of the thread: no call would ever return
         if os.getpid() != self._process:
@@ -123,7 +124,7 @@ class MicroBatcher(AbstractContextManager["MicroBatcher"]):
                 "the batcher's thread is not in this process (a fork?); make another one here"
             )
         try:
-            self._waiting.put_nowait(_Request(ready, maps, prediction))
+            self._waiting.put_nowait(_Request(prepared, maps, prediction))
             self._passes.submit(self._run)
         except queue.Full:
             raise self._full() from None
@@ -143,36 +144,45 @@ class MicroBatcher(AbstractContextManager["MicroBatcher"]):
         self.close()
 
     def _full(self) -> BusyError:
-        most = self.max_waiting
         return BusyError(
-            f"{most} images wait, which is all that may (max_waiting={most}); ask again later, or "
-            "allow more"
+            f"{self.max_waiting} images wait, which is all that may (max_waiting="
+            f"{self.max_waiting}); ask again later, or allow more"
         )
 
     def _run(self) -> None:
         """Predict a batch of what waits: nothing where an earlier pass has taken this call's image along."""
-        batch = list[_Request]()
-        until = time.monotonic() + self.max_wait_s
+        requests: list[_Request] = []
+        for request in self._next_batch():
+            if request.prediction.set_running_or_notify_cancel():
+                requests.append(request)
+        for with_maps in (False, True):
+            alike = [request for request in requests if request.with_maps == with_maps]
+            if alike:
+                self._predict(alike, with_maps)
+
+    def _next_batch(self) -> list[_Request]:
+        """Take what waits from the queue; after the first request wait a while for more."""
+        batch: list[_Request] = []
+        end = time.monotonic() + self.max_wait_s
         while len(batch) < self.max_batch:
+            time_left = max(0.0, end - time.monotonic())
             try:
-                batch.append(self._waiting.get(bool(batch), max(0.0, until - time.monotonic())))
+                batch.append(self._waiting.get(block=bool(batch), timeout=time_left))
             except queue.Empty:
                 break
-        running = [one for one in batch if one.prediction.set_running_or_notify_cancel()]
-        for maps in (False, True):
-            self._predict([one for one in running if one.maps == maps], maps)
+        return batch
 
-    def _predict(self, asked: Sequence[_Request], maps: bool) -> None:
+    def _predict(self, requests: Sequence[_Request], with_maps: bool) -> None:
         """Predict images together; if that fails, each alone, so that one image fails for its caller alone."""
+        images = [request.prepared for request in requests]
         try:
-            predictions = (
-                self.predictor.predicted([one.prepared for one in asked], maps) if asked else []
-            )
+            predictions = self.predictor.predict_prepared(images, with_maps)
         except Exception as error:
-            if len(asked) == 1:
-                asked[0].prediction.set_exception(error)
-            for one in asked if len(asked) > 1 else ():
-                self._predict([one], maps)
+            if len(requests) == 1:
+                requests[0].prediction.set_exception(error)
+            else:
+                for request in requests:
+                    self._predict([request], with_maps)
             return
-        for one, prediction in zip(asked, predictions, strict=True):
-            one.prediction.set_result(prediction)
+        for request, prediction in zip(requests, predictions, strict=True):
+            request.prediction.set_result(prediction)

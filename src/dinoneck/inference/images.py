@@ -72,14 +72,21 @@ class CalledImages:
                 f"folder; pass the images of {self.folder} as a list"
             )
 
+    @property
+    def paths(self) -> list[str | None]:
+        """The paths of the images of a folder; None for each image that was passed itself."""
+        if self.folder is None:
+            return [None] * len(self.images)
+        return [str(image) for image in self.images]
+
     def named(self, results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Return the rows of the images, with ``"image"`` first for those of a folder."""
         rows = []
-        for image, result in zip(self.images, results, strict=True):
-            row = dict(result)
-            if self.folder is not None:
-                row = {IMAGE: str(image), **row}
-            rows.append(row)
+        for path, result in zip(self.paths, results, strict=True):
+            if path is None:
+                rows.append(dict(result))
+            else:
+                rows.append({IMAGE: path, **result})
         return rows
 
 

@@ -19,7 +19,7 @@ from dinoneck.errors import CheckpointError
 from dinoneck.grid import GridSize
 from dinoneck.heads.ensemble import HeadEnsemble, scores_places
 from dinoneck.heads.head import Head
-from dinoneck.inference.tiles import VIEWS
+from dinoneck.inference.views import VIEWS
 from dinoneck.tasks import GATE, MAP, Task
 from dinoneck.tokens import Tokens
 
@@ -141,20 +141,23 @@ class LoadedHead:
         Args:
             tokens: as :meth:`select` gives them.
             maps: with ``"task.map"`` of every task that has one, ``"gate"`` (B, 1, rows, cols), and
-                :meth:`dinoneck.HeadEnsemble.unreduced`.
+                ``"number:name"`` of :meth:`dinoneck.HeadEnsemble.member_outputs`.
         """
-        mapped = (
-            {name + MAP: cells for name, cells in self.head.predict_maps(tokens).items()}
-            if maps
-            else {}
-        )
-        # it predicts objects, and what stands next to them
-        if not isinstance(self.head, HeadEnsemble):
-            return (self.head.natural(tokens) if len(self.head.tasks) > 1 else {}) | mapped
-        if maps:
-            gate = self.head.gate(tokens)
-            mapped |= self.head.unreduced(tokens) | ({} if gate is None else {GATE: gate[:, None]})
-        return self.head.averaged(tokens) | mapped
+        outputs = self.head.predict_outputs(tokens, maps)
+        named = {}
+        for task in self.head.predicted:
+            if task.is_map:
+                named[task.name] = outputs.maps[task.name]
+            elif task.name in outputs.values:
+                named[task.name] = outputs.values[task.name]
+        if not maps:
+            return named
+        named |= {name + MAP: cells for name, cells in outputs.maps.items()}
+        for number, member in enumerate(outputs.members):
+            named |= {f"{number}:{name}": output for name, output in member.items()}
+        if outputs.gate is not None:
+            named[GATE] = outputs.gate[:, None]
+        return named
 
     def check_grid(self, grid: GridSize, is_turned: bool) -> None:
         """Refuse a view whose patches have other places than those that the head scores.

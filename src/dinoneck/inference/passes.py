@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,43 +18,74 @@ from dinoneck.data.preprocessing import Preprocessing, Size
 from dinoneck.devices import fetch, send
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError
 from dinoneck.grid import PreparedImages
-from dinoneck.heads.head import recompute_derived
+from dinoneck.heads.ensemble import HeadEnsemble
+from dinoneck.heads.head import Head
 from dinoneck.inference.loaded_head import LoadedHead, difference
+from dinoneck.inference.predictions import Prediction, predictions_of
 from dinoneck.inference.resolution import objects_at_image_size
-from dinoneck.inference.results import rows_of
-from dinoneck.inference.tiles import VIEWS, Assembly, Tiling
-from dinoneck.tasks import GATE, MAP, Task
+from dinoneck.inference.tiles import Assembly, Tiling, cut_tiles, tile_positions
+from dinoneck.inference.views import (
+    VIEWS,
+    AveragedOutputs,
+    ViewAverage,
+    ViewBatch,
+    swaps_sides,
+    views_of_one_size,
+)
+from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
 
 if TYPE_CHECKING:
     from dinoneck.store.feature_store import FeatureStore
 
-Rows = list[dict[str, dict[str, Any]]]  # per image: key of a head -> its row
-Outputs = dict[tuple[str, str], Tensor]  # (key of a head, name of its output) -> a batch on the CPU
-# views, their tokens, and which cells show the image; a batch per view
-Seen = tuple[list[int], Tokens, Tensor]
+_BATCH_SIZE = 8
+_BATCH_SIZE_ON_CPU = 4  # larger passes cost more there than they save
 
 
-class Ready(NamedTuple):
-    """A decoded image of this (height, width) for a pass: prepared, or its pixels where it is cut into tiles."""
+@dataclass(frozen=True)
+class WholeImage:
+    """An image that a pass takes as a whole.
+
+    Attributes:
+        size: (height, width) of the upright image.
+        prepared: the image as the backbone takes it.
+    """
 
     size: Size
-    image: PreparedImages | Tensor
+    prepared: PreparedImages
+
+
+@dataclass(frozen=True)
+class TiledImage:
+    """An image that a pass cuts into tiles.
+
+    Attributes:
+        size: (height, width) of the upright image.
+        pixels: (channels, height, width), not yet prepared: that takes several times the memory.
+        tiling: how it is cut.
+    """
+
+    size: Size
+    pixels: Tensor
+    tiling: Tiling
+
+
+PassImage = WholeImage | TiledImage
 
 
 class Pass:
     """A backbone, how its images are prepared, and the heads that read its tokens, by their keys.
 
     Args:
-        heads: by their keys.
+        heads: key -> heads.
         backbone: with the weights that the heads need; its layers and norm follow from them.
         preprocess: how images are prepared.
-        tta: the views that are averaged.
+        tta: the name of the views that are averaged.
         tiling: how large images are cut; None = they are not.
-        batch_size: images or tiles at once.
+        batch_size: images or tiles at once; None = 8, on a CPU 4.
 
     Raises:
-        ConfigError: if views or tiles do not fit the patch.
+        ConfigError: if views or tiles do not fit the patch, or do not go with objects.
     """
 
     def __init__(
@@ -65,35 +98,33 @@ class Pass:
         tiling: Tiling | None,
         batch_size: int | None,
     ) -> None:
-        self.preprocess, self.tiling = preprocess, tiling
-        self.tta, self.views = tta, VIEWS[tta]
-        self.device = next(backbone.parameters()).device
-        self.batch_size = batch_size or (4 if self.device.type == "cpu" else 8)
         if tiling is not None:
             tiling.check(preprocess)
-        if not isinstance(backbone.patch_size, int) and tta == "d6":
+        if tta == "d6" and not isinstance(backbone.patch_size, int):
             raise ConfigError(
                 f"tta={tta!r} turns images by 90 degrees; patches of {backbone.patch_size} px are "
                 "not square"
             )
+        self.preprocess = preprocess
+        self.tta = tta
+        self.views = VIEWS[tta]
+        self.tiling = tiling
         self.heads = {key: head.on(backbone) for key, head in heads.items()}
-        union = tuple(
-            sorted({layer for head in self.heads.values() for layer in head.layers or ()})
-        )
-        norm = all(head.norm for head in self.heads.values())
-        same = (union, norm) == (backbone.layers, backbone.norm)
-        self.backbone = backbone if same else backbone.with_layers(union, norm)
-        self.objects: dict[str, Task] = {}
+        self.object_tasks: dict[str, Task] = {}
         for key, head in self.heads.items():
             if head.object_task is not None:
-                self.objects[key] = head.object_task
-        if self.objects and (tiling is not None or len(self.views) > 1):
-            raise ConfigError(
-                f"task {next(iter(self.objects.values())).name!r} predicts objects, which have no "
-                "mean; leave tile= out, and pass tta='none'"
-            )
-        self.modules = [self.backbone, *(head.head for head in self.heads.values())]
+                self.object_tasks[key] = head.object_task
+        self._check_objects_are_whole()
+        self.backbone = _backbone_for(self.heads.values(), backbone)
+        self.device = next(self.backbone.parameters()).device
+        default_batch_size = _BATCH_SIZE_ON_CPU if self.device.type == "cpu" else _BATCH_SIZE
+        self.batch_size = batch_size or default_batch_size
         self._watch = weight_hashes.Watch(backbone.adapter)
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The backbone, then the heads."""
+        return [self.backbone, *(head.head for head in self.heads.values())]
 
     def check_weights(self) -> None:
         """Compare the backbone's weights with those at construction.
@@ -118,170 +149,207 @@ class Pass:
             ConfigError: if a view is not stored, and for maps of padded images: a store does not
                 record which patches show the image.
         """
-        made, own = store.backbone_record, self.backbone.record()
-        # the norm can still be applied
-        norm = own["norm"] if made.get("norm") is False else made.get("norm")
-        layers = (
-            own["layers"]
-            if {*own["layers"]} <= {*(made.get("layers") or ())}
-            else made.get("layers")
-        )
-        check_records(own, {**made, "norm": norm, "layers": layers})
-        if found := difference(self.preprocess.record(), store.preprocess.record(), "inputs"):
+        expected = self.backbone.record()
+        stored = dict(store.backbone_record)
+        stored.setdefault("norm", None)
+        stored.setdefault("layers", None)
+        if stored["norm"] is False:
+            stored["norm"] = expected["norm"]  # the norm can still be applied
+        if set(expected["layers"]) <= set(stored["layers"] or ()):
+            stored["layers"] = expected["layers"]  # the layers can be selected
+        check_records(expected, stored)
+
+        found = difference(self.preprocess.record(), store.preprocess.record(), "inputs")
+        if found:
             raise CheckpointError(
                 f"the heads need images prepared differently than those of {store.path} "
                 f"({found}); extract a store with the preprocessing of the heads, or pass "
                 "preprocess=",
                 step="pairing",
             )
-        if missing := [view for view in self.views.views if view not in store.views.views]:
-            raise ConfigError(
-                f"{store.path} does not hold the view {missing[0]}; extract with views='flips4' "
-                "or 'd6', or predict with tta='none' (--tta none)"
-            )
-        tasks = [task for head in self.heads.values() for task in head.head.tasks]
-        pads = store.preprocess.resize == "pad"
-        if unknown := [task.name for task in tasks if task.is_masks or (task.is_map and pads)]:
-            raise ConfigError(
-                f"{store.path} records neither the sizes of the images nor which patches are "
-                f"padding, which {unknown[0]!r} needs; predict from the images"
-            )
+        for view in self.views.views:
+            if view not in store.views.views:
+                raise ConfigError(
+                    f"{store.path} does not hold the view {view}; extract with views='flips4' "
+                    "or 'd6', or predict with tta='none' (--tta none)"
+                )
+        has_padding = store.preprocess.resize == "pad"
+        for head in self.heads.values():
+            for task in head.head.tasks:
+                if task.is_masks or (task.is_map and has_padding):
+                    raise ConfigError(
+                        f"{store.path} records neither the sizes of the images nor which patches "
+                        f"are padding, which {task.name!r} needs; predict from the images"
+                    )
 
     def recipe(self, size: Size) -> Preprocessing:
         """Return how an image of this (height, width) is prepared."""
-        return self.preprocess if self.tiling is None else self.tiling.recipe(size, self.preprocess)
+        if self.tiling is None:
+            return self.preprocess
+        return self.tiling.recipe(size, self.preprocess)
 
-    def ready(self, pixels: Tensor) -> Ready:
+    def prepare(self, pixels: Tensor) -> PassImage:
         """Prepare a decoded image, unless it is cut into tiles; called by threads."""
-        size = pixels.shape[-2], pixels.shape[-1]
-        is_cut = self.tiling is not None and not self.tiling.fits(size)
-        return Ready(size, pixels if is_cut else self._prepared(pixels))
+        size = (pixels.shape[-2], pixels.shape[-1])
+        if self.tiling is not None and not self.tiling.fits(size):
+            return TiledImage(size=size, pixels=pixels, tiling=self.tiling)
+        return WholeImage(size=size, prepared=self._prepare_pixels(pixels))
 
-    def predict(self, images: Sequence[Ready], maps: bool, min_score: float | None = None) -> Rows:
-        """Return the rows of every image; those of one size are one batch.
+    def predict_images(
+        self, images: Sequence[PassImage], with_maps: bool, min_score: float | None = None
+    ) -> list[dict[str, Prediction]]:
+        """Return the predictions for every image, by the keys of the heads.
 
-        ``min_score`` is of objects.
+        Images of one prepared size are one batch.
+
+        Args:
+            images: of :meth:`prepare`.
+            with_maps: with maps per patch.
+            min_score: leave out objects of a lower score; None = as recorded in the heads.
         """
-        rows: dict[int, dict[str, Any]] = {}
-        shapes: dict[Any, list[int]] = {}
-        for place, (_, image) in enumerate(images):
-            if isinstance(image, Tensor):
-                [rows[place]] = self._tiled(image, maps)
+        predictions: dict[int, dict[str, Prediction]] = {}
+        batches: dict[torch.Size, dict[int, WholeImage]] = defaultdict(dict)
+        for i, image in enumerate(images):
+            if isinstance(image, TiledImage):
+                predictions[i] = self._predict_tiles(image, with_maps)
             else:
-                shapes.setdefault(image.images.shape, []).append(place)
-        for places in shapes.values():
-            prepared = [cast("PreparedImages", images[place].image) for place in places]
-            batch = torch.cat([one.images for one in prepared])
-            valid = torch.stack([one.valid[None] for one in prepared]).to(batch.dtype)
-            seen: Any = self._seen(*send([batch, valid], self.device))
-            seen = [*seen] if self.objects else seen  # objects have one view
-            found = self._rows(self._averages(seen, maps), maps, len(places))
-            for key, task in self.objects.items():
-                head = self.heads[key]
-                tokens = head.select(seen[0][1], self.backbone)
-                for i, place in enumerate(places):
-                    one, size = tokens[i : i + 1], images[place].size
-                    where = task, size, self.preprocess
-                    found[i][key][task.name] = objects_at_image_size(
-                        head.head, one, *where, min_score
-                    )
-            rows |= dict(zip(places, found, strict=True))
-        return [rows[place] for place in range(len(images))]
+                batches[image.prepared.images.shape][i] = image
+        for batch in batches.values():
+            batch_predictions = self._predict_batch(list(batch.values()), with_maps, min_score)
+            predictions.update(zip(batch.keys(), batch_predictions, strict=True))
+        return [predictions[i] for i in range(len(images))]
 
-    def stored(self, store: FeatureStore, ids: list[str], maps: bool) -> Rows:
-        """Return the rows of images, from their tokens under every view; all of one grid."""
+    def predict_stored(
+        self, store: FeatureStore, ids: list[str], with_maps: bool
+    ) -> list[dict[str, Prediction]]:
+        """Return the predictions for images of one grid from their tokens under every view, by keys."""
         batches = []
         for i, view in enumerate(self.views.views):
-            tokens = store.batch(ids, store.views.views.index(view)).to(device=self.device)
-            batches.append(
-                ([i], tokens, tokens.last.patches[0].new_ones(len(ids), 1, *tokens.grid))
-            )
-        return self._rows(self._averages(batches, maps), maps, len(ids))
+            stored_view = store.views.views.index(view)
+            tokens = store.batch(ids, stored_view).to(device=self.device)
+            valid = tokens.last.patches[0].new_ones(len(ids), 1, *tokens.grid)
+            batches.append(ViewBatch(views=[i], tokens=tokens, valid=valid))
+        outputs = self._average_views(batches, with_maps)
+        return self._to_predictions(outputs, with_maps, count=len(ids))
 
-    def _prepared(self, pixels: Tensor) -> PreparedImages:
+    def _check_objects_are_whole(self) -> None:
+        if self.tiling is None and len(self.views) == 1:
+            return
+        for task in self.object_tasks.values():
+            raise ConfigError(
+                f"task {task.name!r} predicts objects, which have no mean; leave tile= out, and "
+                "pass tta='none'"
+            )
+
+    def _prepare_pixels(self, pixels: Tensor) -> PreparedImages:
         recipe = self.recipe((pixels.shape[-2], pixels.shape[-1]))
         return recipe.finished([recipe.fitted(pixels)])
 
-    def _rows(self, outputs: Outputs, maps: bool, count: int) -> Rows:
-        """The rows of every image; ``outputs`` are means over views or tiles."""
-        rows = []
-        for key, head in self.heads.items():
-            own = {name: output for (other, name), output in outputs.items() if other == key}
-            rows.append(rows_of(recompute_derived(head.head.predicted, own), maps, count))
-        return [dict(zip(self.heads, row, strict=True)) for row in zip(*rows, strict=True)]
+    def _predict_batch(
+        self, images: Sequence[WholeImage], with_maps: bool, min_score: float | None
+    ) -> list[dict[str, Prediction]]:
+        """Predict images of one prepared size."""
+        pixels = torch.cat([image.prepared.images for image in images])
+        valid = torch.stack([image.prepared.valid[None] for image in images])
+        pixels, valid = send([pixels, valid.to(pixels.dtype)], self.device)
+        if not self.object_tasks:
+            outputs = self._average_views(self._run_views(pixels, valid), with_maps)
+            return self._to_predictions(outputs, with_maps, count=len(images))
+        [batch] = self._run_views(pixels, valid)  # objects have one view
+        outputs = self._average_views([batch], with_maps)
+        predictions = self._to_predictions(outputs, with_maps, count=len(images))
+        self._add_objects(predictions, batch.tokens, images, min_score)
+        return predictions
 
-    def _tiled(self, pixels: Tensor, maps: bool) -> Rows:
-        """The rows of an image that is larger than a tile, a batch of tiles at a time."""
-        prepared = self._prepared(pixels)
-        by_cells = {key: cast("Any", head.head).by_cells() for key, head in self.heads.items()}
-        whole = Assembly(*cast("Tiling", self.tiling).axes(prepared.grid, self.preprocess))
-        for begin in range(0, len(whole.places), self.batch_size):
-            part = whole.places[begin : begin + self.batch_size]
-            [tiles] = send([whole.cut(prepared.images, part)], self.device)
-            shown = tiles.new_ones(len(part), 1, whole.rows.length, whole.cols.length)
-            # without outputs of single members, "number:name": tiles are joined as cells
-            averages = self._averages(self._seen(tiles, shown), maps or any(by_cells.values()))
-            whole.add(
-                part, {name: output for name, output in averages.items() if ":" not in name[1]}
-            )
-        outputs = whole.sums
-        for key, head in self.heads.items():
-            for task in head.head.tasks:
-                if task.name in by_cells[key]:
-                    cells = outputs[key, task.name + MAP]
-                    adds_up = task.kind == "density" and task.aggregate == "sum"
-                    outputs[key, task.name] = task.clamp(
-                        cells.sum(dim=(1, 2)) if adds_up else cells.mean(dim=(1, 2))
-                    )
-            if (key, GATE) in outputs:
-                outputs[key, GATE] /= outputs[key, GATE].sum()
-        return self._rows({name: output[None].float() for name, output in outputs.items()}, maps, 1)
-
-    def _seen(self, images: Tensor, valid: Tensor) -> Iterator[Seen]:
-        """Run the backbone on a batch of prepared images of one size under all views."""
-        at_once = (
-            max(1, self.batch_size // len(images))
-            if images.device.type == "cpu"
-            else len(self.views)
-        )
-        for _, alike in groupby(
-            range(len(self.views)), key=lambda i: self.views.views[i].turns % 2
-        ):
-            indices = [*alike]  # views that keep the image's size, or those that swap its sides
-            for begin in range(0, len(indices), at_once):
-                part = indices[begin : begin + at_once]
-                batch, cells = (
-                    torch.cat([self.views.place(x, i) for i in part]) for x in (images, valid)
+    def _add_objects(
+        self,
+        predictions: Sequence[Mapping[str, Prediction]],
+        tokens: Tokens,
+        images: Sequence[WholeImage],
+        min_score: float | None,
+    ) -> None:
+        """Add the objects of every image to its predictions, head by head and image by image."""
+        for key, task in self.object_tasks.items():
+            head = self.heads[key]
+            head_tokens = head.select(tokens, self.backbone)
+            for i, image in enumerate(images):
+                predictions[i][key].objects[task.name] = objects_at_image_size(
+                    head=head.head,
+                    tokens=head_tokens[i : i + 1],
+                    task=task,
+                    size=image.size,
+                    preprocess=self.preprocess,
+                    min_score=min_score,
                 )
-                yield part, self.backbone(batch, self._watch.fingerprint), cells
 
-    def _averages(self, batches: Iterable[Seen], maps: bool) -> Outputs:
-        """The outputs of all heads, averaged over views; the host waits for the device here only.
+    def _predict_tiles(self, image: TiledImage, with_maps: bool) -> dict[str, Prediction]:
+        """Predict an image that is larger than a tile, a batch of tiles at a time."""
+        prepared = self._prepare_pixels(image.pixels)
+        rows, cols = image.tiling.axes(prepared.grid, self.preprocess)
+        by_cells = {key: _tasks_by_cells(head.head) for key, head in self.heads.items()}
+        needs_maps = with_maps or any(by_cells.values())
+        assemblies = {key: Assembly(rows=rows, cols=cols) for key in self.heads}
 
-        With maps also :meth:`dinoneck.HeadEnsemble.unreduced`, (B, views, ...).
-        """
-        found: dict[tuple[str, str], list[Tensor]] = {}
-        for views, tokens, valid in batches:
-            is_turned = bool(self.views.views[views[0]].turns % 2)
+        positions = tile_positions(rows, cols)
+        for begin in range(0, len(positions), self.batch_size):
+            batch = positions[begin : begin + self.batch_size]
+            [tiles] = send([cut_tiles(prepared.images, rows, cols, batch)], self.device)
+            valid = tiles.new_ones(len(batch), 1, rows.length, cols.length)
+            outputs = self._average_views(self._run_views(tiles, valid), needs_maps)
+            for key, assembly in assemblies.items():
+                # without outputs of members, which have no mean over tiles: cells are joined
+                assembly.add(batch, outputs[key].mean)
+
+        whole = {}
+        for key, assembly in assemblies.items():
+            tasks = self.heads[key].head.tasks
+            whole[key] = AveragedOutputs(mean=assembly.outputs(tasks, by_cells[key]))
+        [prediction] = self._to_predictions(whole, with_maps, count=1)
+        return prediction
+
+    def _run_views(self, images: Tensor, valid: Tensor) -> Iterator[ViewBatch]:
+        """Run the backbone on a batch of prepared images of one size under all views."""
+        views_at_once = len(self.views)
+        if images.device.type == "cpu":
+            views_at_once = max(1, self.batch_size // len(images))
+        for views in views_of_one_size(self.views):
+            for begin in range(0, len(views), views_at_once):
+                batch_views = views[begin : begin + views_at_once]
+                pixels = torch.cat([self.views.place(images, view) for view in batch_views])
+                cells = torch.cat([self.views.place(valid, view) for view in batch_views])
+                tokens = self.backbone(pixels, self._watch.fingerprint)
+                yield ViewBatch(views=batch_views, tokens=tokens, valid=cells)
+
+    def _average_views(
+        self, batches: Iterable[ViewBatch], with_maps: bool
+    ) -> dict[str, AveragedOutputs]:
+        """The outputs of all heads on the CPU, averaged over views."""
+        averages = {}
+        for key, head in self.heads.items():
+            averages[key] = ViewAverage(
+                tasks=head.head.predicted, views=self.views, with_maps=with_maps
+            )
+        for batch in batches:
+            is_turned = swaps_sides(self.views, batch.views[0])
             for key, head in self.heads.items():
-                head.check_grid(tokens.grid, is_turned)
-                own = head.select(tokens, self.backbone)
-                for name, output in head.outputs(own, maps).items():
-                    is_map = (
-                        name.endswith(MAP) or name == GATE or (":" in name and output.ndim == 4)
-                    )
-                    is_mean = is_map or ":" in name or output.ndim == 2
-                    parts = (output if is_mean else _mean_of_cells(output, valid)).chunk(len(views))
-                    pairs = zip(parts, views, strict=True)
-                    found.setdefault((key, name), []).extend(
-                        self.views.undo(*pair) if is_map else pair[0] for pair in pairs
-                    )
-        # outputs of single members keep their views, the others are means over them
-        joined = [
-            torch.stack(parts, 1) if ":" in name[1] else torch.stack(parts).mean(0)
-            for name, parts in found.items()
-        ]
-        return dict(zip(found, fetch(joined), strict=True))
+                head.check_grid(batch.tokens.grid, is_turned)
+                head_tokens = head.select(batch.tokens, self.backbone)
+                outputs = head.head.predict_outputs(head_tokens, with_maps)
+                averages[key].add(outputs, batch)
+        return _fetch_outputs({key: average.mean() for key, average in averages.items()})
+
+    def _to_predictions(
+        self, outputs: Mapping[str, AveragedOutputs], with_maps: bool, count: int
+    ) -> list[dict[str, Prediction]]:
+        """The predictions for every image, of outputs that are averaged over views and tiles."""
+        predictions: list[dict[str, Prediction]] = [{} for _ in range(count)]
+        for key, head in self.heads.items():
+            of_head = predictions_of(
+                outputs[key], tasks=head.head.predicted, with_maps=with_maps, count=count
+            )
+            for i, prediction in enumerate(of_head):
+                predictions[i][key] = prediction
+        return predictions
 
 
 def grids_of(store: FeatureStore, ids: Sequence[str], at_once: int) -> Iterator[list[str]]:
@@ -292,11 +360,43 @@ def grids_of(store: FeatureStore, ids: Sequence[str], at_once: int) -> Iterator[
     """
     grids = [entry.grid for _, entry in store.entries.find(ids)]
     for _, group in groupby(zip(ids, grids, strict=True), key=lambda pair: pair[1]):
-        batch = [image_id for image_id, _ in group]
-        yield from (batch[begin : begin + at_once] for begin in range(0, len(batch), at_once))
+        neighbours = [image_id for image_id, _ in group]
+        for begin in range(0, len(neighbours), at_once):
+            yield neighbours[begin : begin + at_once]
 
 
-def _mean_of_cells(maps: Tensor, valid: Tensor) -> Tensor:
-    """(B, dim): means of maps over the cells that show the image and no padding, valid (B, 1, rows, cols)."""
-    counts = nn.functional.interpolate(valid, size=maps.shape[-2:], mode="nearest").to(maps.dtype)
-    return (maps * counts).sum(dim=(2, 3)) / counts.sum(dim=(2, 3))
+def _backbone_for(heads: Iterable[LoadedHead], backbone: Backbone) -> Backbone:
+    """The backbone with the layers that any head reads, normalised where all heads read them so."""
+    layers: set[int] = set()
+    norm = True
+    for head in heads:
+        layers.update(head.layers or ())
+        norm = norm and bool(head.norm)
+    ordered = tuple(sorted(layers))
+    if (ordered, norm) == (backbone.layers, backbone.norm):
+        return backbone
+    return backbone.with_layers(ordered, norm)
+
+
+def _tasks_by_cells(head: Head) -> set[str]:
+    """The tasks whose value for an image is the sum or mean of their map."""
+    if isinstance(head, HeadEnsemble):
+        return head.by_cells()
+    return set()  # of a head that predicts objects, which is not tiled
+
+
+def _fetch_outputs(outputs: Mapping[str, AveragedOutputs]) -> dict[str, AveragedOutputs]:
+    """The outputs of all heads on the CPU, read at once: the only device-to-host synchronisation."""
+    tensors: list[Tensor] = []
+
+    def collect(tensor: Tensor) -> Tensor:
+        tensors.append(tensor)
+        return tensor
+
+    for of_head in outputs.values():
+        of_head.map_tensors(collect)
+    on_cpu = iter(fetch(tensors))
+    fetched = {}
+    for key, of_head in outputs.items():
+        fetched[key] = of_head.map_tensors(lambda _: next(on_cpu))
+    return fetched

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ from dinoneck.checks import check_minimum
 from dinoneck.codec import normal
 from dinoneck.data.bands import read_channels
 from dinoneck.data.decoding import ImageInput, in_threads, read_image_size
-from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.preprocessing import Preprocessing, Size
 from dinoneck.data.views import Views
 from dinoneck.devices import local_device
 from dinoneck.errors import CheckpointError, ConfigError
@@ -39,11 +38,11 @@ from dinoneck.inference.loaded_head import (
     merge_heads,
     without,
 )
-from dinoneck.inference.passes import Pass, Ready, Rows, grids_of
-from dinoneck.inference.resolution import at_image_size
-from dinoneck.inference.results import RAW
+from dinoneck.inference.passes import Pass, PassImage, grids_of
+from dinoneck.inference.predictions import ImagePrediction, Maps, Prediction, check_maps
 from dinoneck.inference.sources import Heads, open_heads
-from dinoneck.inference.tiles import TTA, VIEWS, Tiling
+from dinoneck.inference.tiles import Tiling
+from dinoneck.inference.views import TTA, VIEWS
 from dinoneck.tasks import describe_tasks
 from dinoneck.text import counted
 
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
     from dinoneck.store.feature_store import FeatureStore
 
 logger = logging.getLogger(__name__)
-Maps = Literal["patch", "image"]
+T = TypeVar("T")
 
 
 class _PassKey(NamedTuple):
@@ -226,7 +225,7 @@ class Predictor:
                 )
             )
 
-        tasks = {key: self._of(key).heads[key].head.predicted for key in loaded}
+        tasks = {key: self._pass_of(key).heads[key].head.predicted for key in loaded}
         self.tasks: Any = tasks if self._keyed else tasks[""]
         if self._keyed:
             logger.info(
@@ -241,7 +240,7 @@ class Predictor:
 
     def _describe(self, key: str) -> str:
         """The heads of a key and the pass that they read, on one line."""
-        its_pass = self._of(key)
+        its_pass = self._pass_of(key)
         head = its_pass.heads[key].head
         num_heads = len(head.heads) if isinstance(head, HeadEnsemble) else 1
         tasks = describe_tasks(head.predicted)
@@ -338,26 +337,13 @@ class Predictor:
             DataError: if an image cannot be read, a folder holds none, or a prediction is not
                 finite.
         """
-        if maps not in (None, *get_args(Maps)):
-            raise ConfigError(f"maps is {maps!r}; expected None, 'patch' or 'image'")
-        if probabilities and maps != "image":
-            raise ConfigError(
-                f"probabilities are of maps='image', and maps is {maps!r}; pass maps='image', or "
-                "leave probabilities out"
-            )
-        called = CalledImages.of_call(images)
+        check_maps(maps, probabilities)
+        called = self._list_images(images)
         called.check_names(self._names_in_rows())
-        for one in self.passes:
-            one.check_weights()
-        listed, results = called.images, list[dict[str, Any]]()
-        ready = in_threads(self.ready, listed)
-        while batch := list(islice(ready, self.batch_size)):
-            results += self.predicted(batch, maps is not None, min_score)
-        if maps == "image":
-            for image, row in zip(listed, results, strict=True):
-                for key, own in row.items() if self._keyed else [("", row)]:
-                    own["maps"] = self.image_maps(image, own, probabilities, key)
-                    own.pop(RAW, None)
+        results = []
+        for by_key in self._predict_list(called.images, maps is not None, min_score):
+            rows = {key: of_key.row(maps, probabilities) for key, of_key in by_key.items()}
+            results.append(self._of_user(rows))
         return called.named(results)
 
     def one(
@@ -392,6 +378,28 @@ class Predictor:
         [row] = self([image], maps, probabilities, min_score)
         return row
 
+    def predictions(
+        self, images: ImageInput | Sequence[ImageInput], min_score: float | None = None
+    ) -> list[Any]:
+        """Predict, and make rows and maps in the pixels of images later, one image at a time.
+
+        Args:
+            images: as for calling.
+            min_score: as for calling.
+
+        Returns:
+            One :class:`dinoneck.inference.ImagePrediction` per image; with a mapping of heads: key
+            -> one.
+        """
+        called = self._list_images(images)
+        predicted = self._predict_list(called.images, with_maps=True, min_score=min_score)
+        results = []
+        for path, by_key in zip(called.paths, predicted, strict=True):
+            for of_key in by_key.values():
+                of_key.image = path
+            results.append(self._of_user(by_key))
+        return results
+
     @torch.no_grad()
     def predict(
         self,
@@ -405,7 +413,7 @@ class Predictor:
             store: made with the backbone and the preprocessing of the heads; it holds the views
                 that are averaged.
             ids: of images, in the order of the rows; None = all of the store.
-            maps: as for images.
+            maps: ``"patch"`` as for images; a store does not record the sizes of images.
 
         Returns:
             One dict per id, as for images.
@@ -413,7 +421,7 @@ class Predictor:
         Raises:
             CheckpointError: if the tokens are of another backbone, or of images that were prepared
                 differently.
-            ConfigError: for tiles, for ids that are a text, if it is not a store, or if a view is
+            ConfigError: for tiles, for other maps, for ids that are a text, if it is not a store, or if a view is
                 not stored.
             DataError: if an id is not in the store.
         """
@@ -426,69 +434,73 @@ class Predictor:
             )
         if isinstance(ids, str):
             raise ConfigError(f"ids are {ids!r}; expected a list of them: [{ids!r}]")
-        for one in self.passes:
-            one.check_weights()
-            one.check_store(store)
+        if maps not in (None, "patch"):
+            raise ConfigError(
+                f"maps is {maps!r}; expected None or 'patch': a store does not record the sizes of "
+                "images, for maps='image' call the predictor with the images"
+            )
+        for backbone_pass in self.passes:
+            backbone_pass.check_weights()
+            backbone_pass.check_store(store)
+        store_ids = store.ids if ids is None else ids
+        with_maps = maps == "patch"
         results: list[dict[str, Any]] = []
         with evaluating(*self.modules):
-            for batch in grids_of(store, store.ids if ids is None else ids, self.batch_size):
-                results += self._joined(
-                    [one.stored(store, batch, bool(maps)) for one in self.passes]
-                )
+            for batch in grids_of(store, store_ids, self.batch_size):
+                by_pass = []
+                for backbone_pass in self.passes:
+                    by_pass.append(backbone_pass.predict_stored(store, batch, with_maps))
+                for by_key in _join_passes(by_pass):
+                    rows = {key: of_key.row(with_maps) for key, of_key in by_key.items()}
+                    results.append(self._of_user(rows))
         return results
 
-    def ready(self, image: ImageInput) -> list[Ready]:
+    def prepare(self, image: ImageInput) -> list[PassImage]:
         """Decode an image and prepare it for every pass; called by threads."""
         decoded: dict[tuple[int, int | None], Tensor] = {}
-        ready = []
-        for one in self.passes:
-            key = (one.preprocess.channels, one.preprocess.bits)
-            if key not in decoded:
-                decoded[key] = read_channels(
-                    image, channels=one.preprocess.channels, bits=one.preprocess.bits
-                )
-            ready.append(one.ready(decoded[key]))
-        return ready
+        prepared = []
+        for backbone_pass in self.passes:
+            channels = backbone_pass.preprocess.channels
+            bits = backbone_pass.preprocess.bits
+            if (channels, bits) not in decoded:
+                decoded[channels, bits] = read_channels(image, channels=channels, bits=bits)
+            prepared.append(backbone_pass.prepare(decoded[channels, bits]))
+        return prepared
 
-    @torch.no_grad()
-    def predicted(
-        self, ready: Sequence[list[Ready]], maps: bool, min_score: float | None = None
+    def predict_prepared(
+        self,
+        images: Sequence[Sequence[PassImage]],
+        with_maps: bool,
+        min_score: float | None = None,
     ) -> list[dict[str, Any]]:
-        """Return the rows of images that are :meth:`ready`; they may have different sizes."""
-        rows = []
-        for place, one in enumerate(self.passes):
-            with evaluating(*one.modules):
-                rows.append(one.predict([image[place] for image in ready], maps, min_score))
-        return self._joined(rows)
-
-    def image_maps(
-        self, image: ImageInput, row: Mapping[str, Any], probabilities: bool = False, key: str = ""
-    ) -> dict[str, Any]:
-        """Return the maps of a row that was predicted with ``maps="patch"`` in the pixels of its image.
+        """Return what calling returns for images of :meth:`prepare`, which may have different sizes.
 
         Args:
-            image: the image.
-            row: what was predicted from it; of a mapping of heads that of one key.
-            probabilities: as for calling.
-            key: of the heads in a mapping.
+            images: each as it is prepared for all passes.
+            with_maps: with maps per patch.
+            min_score: as for calling.
         """
-        size, own = read_image_size(image), self._of(key)
-        tasks = {task.name: task for task in (self.tasks[key] if key else self.tasks)}
-        head: Any = own.heads[key].head
-        at_size = partial(head.maps_at_size, row[RAW], size) if RAW in row else None
-        options = own.recipe(size), probabilities, None, at_size
-        return {
-            name: at_image_size(cells, tasks[name], size, *options)
-            for name, cells in row["maps"].items()
-        }
+        maps: Maps | None = "patch" if with_maps else None
+        results = []
+        for by_key in self._predict_batch(images, with_maps, min_score):
+            rows = {key: of_key.row(maps) for key, of_key in by_key.items()}
+            results.append(self._of_user(rows))
+        return results
 
     def recipe(self, image: ImageInput, key: str = "") -> Preprocessing:
         """Return how an image is prepared; for the heads of a key in a mapping."""
-        return self._of(key).recipe(read_image_size(image))
+        return self._pass_of(key).recipe(read_image_size(image))
 
     def picture(self, image: ImageInput) -> Tensor:
         """Return an image as its maps lie on it: (3, H, W) RGB in 0 ... 1, sized, cropped or padded, but not cut."""
         return self.passes[0].recipe(read_image_size(image)).picture(image)
+
+    def _list_images(self, images: ImageInput | Sequence[ImageInput]) -> CalledImages:
+        """The images of a call, if the backbones still are those of the heads."""
+        called = CalledImages.of_call(images)
+        for backbone_pass in self.passes:
+            backbone_pass.check_weights()
+        return called
 
     def _names_in_rows(self) -> list[str]:
         """The names at the top of a row: keys of the user's mapping, or tasks and compositions."""
@@ -496,17 +508,71 @@ class Predictor:
             return [*self.tasks]
         return [task.name for task in self.tasks]
 
-    def _of(self, key: str) -> Pass:
-        """The pass that the heads of a key read."""
-        return next(one for one in self.passes if key in one.heads)
+    def _predict_list(
+        self, images: Sequence[ImageInput], with_maps: bool, min_score: float | None
+    ) -> Iterator[dict[str, ImagePrediction]]:
+        """Yield the predictions for every image by keys; threads prepare images ahead of the model."""
+        prepared = in_threads(self.prepare, images)
+        batch = list(islice(prepared, self.batch_size))
+        while batch:
+            yield from self._predict_batch(batch, with_maps, min_score)
+            batch = list(islice(prepared, self.batch_size))
 
-    def _joined(self, passes: Sequence[Rows]) -> list[dict[str, Any]]:
-        """One row per image, of the rows that all passes give for it."""
-        rows = [
-            {key: row for own in each for key, row in own.items()}
-            for each in zip(*passes, strict=True)
-        ]
-        return [{key: row[key] for key in self.tasks} if self._keyed else row[""] for row in rows]
+    @torch.no_grad()
+    def _predict_batch(
+        self, images: Sequence[Sequence[PassImage]], with_maps: bool, min_score: float | None
+    ) -> list[dict[str, ImagePrediction]]:
+        """The predictions for a batch of prepared images by keys."""
+        by_pass = []
+        for i, backbone_pass in enumerate(self.passes):
+            pass_images = [image[i] for image in images]
+            with evaluating(*backbone_pass.modules):
+                predicted = backbone_pass.predict_images(pass_images, with_maps, min_score)
+            by_pass.append(
+                [
+                    _image_predictions(backbone_pass, image.size, of_image)
+                    for image, of_image in zip(pass_images, predicted, strict=True)
+                ]
+            )
+        return _join_passes(by_pass)
+
+    def _pass_of(self, key: str) -> Pass:
+        """The pass that the heads of a key read."""
+        return next(backbone_pass for backbone_pass in self.passes if key in backbone_pass.heads)
+
+    def _of_user(self, by_key: Mapping[str, Any]) -> Any:
+        """One entry per key, in the order of the user's mapping; without a mapping the only entry itself."""
+        if self._keyed:
+            return {key: by_key[key] for key in self.tasks}
+        return by_key[""]
+
+
+def _image_predictions(
+    backbone_pass: Pass, size: Size, predictions: Mapping[str, Prediction]
+) -> dict[str, ImagePrediction]:
+    """The predictions of a pass for an image, with what their maps in its pixels are made of."""
+    recipe = backbone_pass.recipe(size)
+    of_image = {}
+    for key, prediction in predictions.items():
+        of_image[key] = ImagePrediction(
+            prediction=prediction,
+            head=backbone_pass.heads[key].head,
+            views=backbone_pass.views,
+            size=size,
+            preprocess=recipe,
+        )
+    return of_image
+
+
+def _join_passes(by_pass: Sequence[Sequence[Mapping[str, T]]]) -> list[dict[str, T]]:
+    """What all passes give for every image, by the keys of the heads."""
+    joined = []
+    for of_image in zip(*by_pass, strict=True):
+        by_key: dict[str, T] = {}
+        for of_pass in of_image:
+            by_key.update(of_pass)
+        joined.append(by_key)
+    return joined
 
 
 def _tiling(tile: int | tuple[int, int] | None, overlap: int | float) -> Tiling | None:

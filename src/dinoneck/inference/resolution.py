@@ -1,10 +1,10 @@
-"""Maps at the resolution of the image: from the cells of the prepared image to the pixels of the image itself."""
+"""Maps and objects at the resolution of the image: from cells of the prepared image to its pixels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -12,14 +12,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck.data.preprocessing import Preprocessing, Size
+from dinoneck.data.views import Views
 from dinoneck.grid import patch_pair
-from dinoneck.heads.head import Resample
+from dinoneck.heads.head import Head
+from dinoneck.inference.views import MembersOfView
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
 
+if TYPE_CHECKING:
+    from dinoneck.heads.ensemble import HeadEnsemble
+
+Array = np.ndarray[Any, Any]
+
 UNSEEN = -1
 """The class of pixels that the prepared image does not show; their values are NaN."""
-_AT_ONCE, _MANY = 1 << 24, 256  # numbers of a strip, and its channels where they are not known
+
+_NUMBERS_PER_STRIP = 1 << 24  # 64 MiB of float32
+_MOST_CHANNELS = 256  # of the maps that a head resamples itself: more queries than mask heads have
 
 
 class _Axis(NamedTuple):
@@ -37,16 +46,109 @@ class _Axis(NamedTuple):
     share: Tensor
     seen: Tensor
 
+    @classmethod
+    def of(
+        cls, *, pixels: int, cells: int, resized: int, canvas: int, corner: int, patch: int
+    ) -> _Axis:
+        """Place the pixels of one side.
+
+        Args:
+            pixels: of the result.
+            cells: of the map, which divide the canvas.
+            resized: pixels of the image on the canvas.
+            canvas: pixels of the prepared image.
+            corner: where the image begins on the canvas; below 0 if it is cropped.
+            patch: pixels of a patch.
+        """
+        centres = (torch.arange(pixels, dtype=torch.float64) + 0.5) * resized / pixels + corner
+        seen = (centres > -patch) & (centres < canvas + patch)
+        first_cell = int(max(corner, 0) * cells / canvas)
+        end_cell = -int(-min(corner + resized, canvas) * cells // canvas)  # rounded up
+        last_cell = end_cell - 1
+        position = (centres * cells / canvas - 0.5).clamp(first_cell, last_cell)
+        below = position.floor().long()
+        return cls(
+            below=below,
+            above=(below + 1).clamp_max(last_cell),
+            share=(position - below).float(),
+            seen=seen,
+        )
+
+    def part(self, begin: int, end: int) -> _Axis:
+        """Return some of the pixels."""
+        return _Axis(
+            below=self.below[begin:end],
+            above=self.above[begin:end],
+            share=self.share[begin:end],
+            seen=self.seen[begin:end],
+        )
+
+
+class PixelGrid(NamedTuple):
+    """The pixels of an image, or of a strip of it, between the cells of a map."""
+
+    rows: _Axis
+    cols: _Axis
+
+    @classmethod
+    def of(
+        cls, *, pixels: Size, cells: Sequence[int], size: Size, preprocess: Preprocessing
+    ) -> PixelGrid:
+        """Place the pixels of an image on a map.
+
+        Args:
+            pixels: (height, width) of the result.
+            cells: (rows, cols) of the map.
+            size: (height, width) of the upright image.
+            preprocess: how the image was prepared.
+        """
+        placement = preprocess.placement(size)
+        patch = patch_pair(preprocess.patch_size)
+        axes = []
+        for side in range(2):
+            axis = _Axis.of(
+                pixels=pixels[side],
+                cells=cells[side],
+                resized=placement.resized[side],
+                canvas=placement.canvas[side],
+                corner=placement.corner[side],
+                patch=patch[side],
+            )
+            axes.append(axis)
+        rows, cols = axes
+        return cls(rows=rows, cols=cols)
+
+    @property
+    def unseen(self) -> Tensor:
+        """Which pixels (height, width) the prepared image does not show."""
+        return ~(self.rows.seen[:, None] & self.cols.seen)
+
+    def strips(self, channels: int) -> Iterator[PixelGrid]:
+        """Yield the image in strips of rows, so that maps of many channels need little memory."""
+        height = len(self.rows.share)
+        width = len(self.cols.share)
+        rows_per_strip = max(1, _NUMBERS_PER_STRIP // (channels * width))
+        for begin in range(0, height, rows_per_strip):
+            yield PixelGrid(rows=self.rows.part(begin, begin + rows_per_strip), cols=self.cols)
+
+    def sample(self, maps: Tensor) -> Tensor:
+        """Return maps (..., rows, cols) at the pixels, (..., height, width), bilinearly."""
+        upper = maps[..., self.rows.below, :]
+        lower = maps[..., self.rows.above, :]
+        lines = upper.lerp(lower, self.rows.share[:, None])
+        left = lines[..., self.cols.below]
+        right = lines[..., self.cols.above]
+        return left.lerp(right, self.cols.share)
+
 
 def at_image_size(
-    cells: np.ndarray[Any, Any],
+    cells: Array,
     task: Task,
     size: Size,
     preprocess: Preprocessing,
     probabilities: bool = False,
     pixels: Size | None = None,
-    at_size: Callable[[Resample], Mapping[str, Tensor]] | None = None,
-) -> np.ndarray[Any, Any]:
+) -> Array:
     """Resample a map from the cells of the prepared image to the pixels of the image, bilinearly.
 
     Cells that show padding alone are left out. Classes are resampled as logarithms of their
@@ -60,65 +162,146 @@ def at_image_size(
         preprocess: how the image was prepared.
         probabilities: return those of the classes of a segmentation, not the most probable class.
         pixels: (height, width) of the result; None = the image's.
-        at_size: for heads that replace :meth:`dinoneck.heads.Head.at_size`,
-            :meth:`dinoneck.HeadEnsemble.maps_at_size` of their outputs, whose batch is the views;
-            None = the cells are resampled.
 
     Returns:
         (dim, height, width) float32; for a segmentation (height, width) int64, class indices.
         Pixels that the prepared image does not show are NaN, or :data:`UNSEEN`.
     """
-    grid = torch.from_numpy(np.ascontiguousarray(cells, np.float32))
-    placement, patch = preprocess.placement(size), patch_pair(preprocess.patch_size)
-    sides = zip(
-        pixels or size,
-        grid.shape[1:],
-        placement.resized,
-        placement.canvas,
-        placement.corner,
-        patch,
-        strict=True,
-    )
-    rows, cols = (_axis(*side) for side in sides)
+    values = torch.from_numpy(np.ascontiguousarray(cells, np.float32))
     is_classes = task.kind == "segmentation"
-    whole = float(grid.double().sum())
-    is_index = is_classes and not probabilities
-    if is_classes:
-        grid = grid.clamp_min(torch.finfo(torch.float32).tiny).log()
-    strips, step = (
-        [],
-        max(1, _AT_ONCE // ((len(grid) if at_size is None else _MANY) * len(cols.share))),
+    grid = PixelGrid.of(
+        pixels=pixels or size, cells=values.shape[1:], size=size, preprocess=preprocess
     )
-    for begin in range(0, len(rows.share), step):
-        lines = _Axis(*(own[begin : begin + step] for own in rows))
-        resample = partial(_strip, rows=lines, cols=cols)
-        strip = resample(grid) if at_size is None else at_size(resample)[task.name].mean(dim=0)
-        strip = strip.softmax(dim=0) if at_size is None and is_classes and probabilities else strip
-        strips.append(strip.argmax(dim=0) if is_index else strip)
-    found = torch.cat(strips, dim=-2)
-    unseen = ~(rows.seen[:, None] & cols.seen)
+    logits = values.clamp_min(torch.finfo(torch.float32).tiny).log() if is_classes else values
+
+    def sample(strip: PixelGrid) -> Tensor:
+        sampled = strip.sample(logits)
+        if is_classes and probabilities:
+            return sampled.softmax(dim=0)
+        return sampled
+
+    takes_classes = is_classes and not probabilities
+    sampled = _sample_in_strips(grid, sample, channels=len(values), takes_classes=takes_classes)
     if task.kind == "density" and task.aggregate == "sum":
-        total = float(found.masked_fill(unseen, 0.0).double().sum())
-        found *= whole / total if total else 0.0
-    found.masked_fill_(unseen, UNSEEN if is_index else float("nan"))
-    return found.numpy()
+        sampled_total = float(sampled.masked_fill(grid.unseen, 0.0).double().sum())
+        total = float(values.double().sum())
+        sampled *= total / sampled_total if sampled_total else 0.0
+    return _without_unseen(sampled, grid)
 
 
-def _axis(pixels: int, cells: int, resized: int, canvas: int, corner: int, patch: int) -> _Axis:
-    """One side: ``pixels`` of the image become ``resized`` ones from ``corner`` on a canvas that ``cells`` divide."""
-    place = (torch.arange(pixels, dtype=torch.float64) + 0.5) * resized / pixels + corner
-    seen = (place > -patch) & (place < canvas + patch)
-    first = int(max(corner, 0) * cells / canvas)
-    last = -int(-min(corner + resized, canvas) * cells // canvas) - 1
-    between = (place * cells / canvas - 0.5).clamp(first, last)
-    below = between.floor().long()
-    return _Axis(below, (below + 1).clamp_max(last), (between - below).float(), seen)
+def members_at_image_size(
+    head: Head,
+    members: Sequence[MembersOfView],
+    views: Views,
+    *,
+    cells: Sequence[int],
+    task: Task,
+    size: Size,
+    preprocess: Preprocessing,
+    probabilities: bool = False,
+) -> Array:
+    """Make the map of an image of outputs that are resampled before they are a map, such as masks.
+
+    Args:
+        head: an ensemble whose members replace :meth:`dinoneck.heads.Head.at_size`.
+        members: their outputs for the image under every view.
+        views: the views.
+        cells: (rows, cols) of the upright outputs.
+        task: whose map it is.
+        size: (height, width) of the upright image.
+        preprocess: how the image was prepared.
+        probabilities: return those of the classes of a segmentation, not the most probable class.
+
+    Returns:
+        As :func:`at_image_size`.
+    """
+    ensemble = cast("HeadEnsemble", head)
+    grid = PixelGrid.of(pixels=size, cells=cells, size=size, preprocess=preprocess)
+
+    def sample(strip: PixelGrid) -> Tensor:
+        maps_of_views = []
+        for of_view in members:
+            resample = _ViewResample(strip, views, of_view.view)
+            maps = ensemble.maps_at_size(of_view.outputs, size, resample)
+            maps_of_views.append(maps[task.name])  # (1, dim, rows of the strip, width)
+        return torch.cat(maps_of_views).mean(dim=0)
+
+    sampled = _sample_in_strips(
+        grid,
+        sample,
+        channels=_MOST_CHANNELS,
+        takes_classes=task.kind == "segmentation" and not probabilities,
+    )
+    return _without_unseen(sampled, grid)
 
 
-def _strip(maps: Tensor, _: Any = None, *, rows: _Axis, cols: _Axis) -> Tensor:
-    """Maps (..., rows, cols) at some lines of the image, so that those of many channels need little memory."""
-    lines = maps[..., rows.below, :].lerp(maps[..., rows.above, :], rows.share[:, None])
-    return lines[..., cols.below].lerp(lines[..., cols.above], cols.share)
+@dataclass(frozen=True)
+class _ViewResample:
+    """Resamples maps that lie as a view does to the pixels of the upright image, see :meth:`Head.at_size`."""
+
+    strip: PixelGrid
+    views: Views
+    view: int
+
+    def __call__(self, maps: Tensor, size: Sequence[int]) -> Tensor:
+        """Return the maps at the pixels of the strip."""
+        return self.strip.sample(self.views.undo(maps, self.view))
+
+
+def _sample_in_strips(
+    grid: PixelGrid,
+    sample: Callable[[PixelGrid], Tensor],
+    *,
+    channels: int,
+    takes_classes: bool,
+) -> Tensor:
+    """The values (dim, height, width) of all pixels, or their largest channels (height, width).
+
+    Args:
+        grid: the pixels.
+        sample: gives the values (dim, rows of the strip, width) of a strip.
+        channels: of the maps that are sampled, which limit the rows of a strip.
+        takes_classes: whether the largest channels are returned.
+    """
+    strips = []
+    for strip in grid.strips(channels):
+        values = sample(strip)
+        if takes_classes:
+            values = values.argmax(dim=0)
+        strips.append(values)
+    return torch.cat(strips, dim=-2)
+
+
+def _without_unseen(sampled: Tensor, grid: PixelGrid) -> Array:
+    """The values as an array, NaN or :data:`UNSEEN` where the prepared image shows nothing."""
+    nothing = float("nan") if sampled.is_floating_point() else UNSEEN
+    return sampled.masked_fill_(grid.unseen, nothing).numpy()
+
+
+class _Canvas(NamedTuple):
+    """The prepared image, scaled to the pixels of the image.
+
+    Attributes:
+        size: (height, width).
+        padding: what the canvas lacks of the image on the left, right, top and bottom, as ``F.pad``
+            takes it; below 0 where the canvas reaches beyond the image.
+    """
+
+    size: Size
+    padding: tuple[int, int, int, int]
+
+    @classmethod
+    def of(cls, size: Size, preprocess: Preprocessing) -> _Canvas:
+        """Place an image of (height, width) pixels on its canvas."""
+        placement = preprocess.placement(size)
+        row_scale = size[0] / placement.resized[0]
+        col_scale = size[1] / placement.resized[1]
+        height = round(placement.canvas[0] * row_scale)
+        width = round(placement.canvas[1] * col_scale)
+        top = round(placement.corner[0] * row_scale)
+        left = round(placement.corner[1] * col_scale)
+        padding = (-left, left + size[1] - width, -top, top + size[0] - height)
+        return cls(size=(height, width), padding=padding)
 
 
 def objects_at_image_size(
@@ -142,31 +325,39 @@ def objects_at_image_size(
     Returns:
         What these methods return, as arrays; objects that lie in padding alone are left out.
     """
-    placement = preprocess.placement(size)
-    scales = [side / resized for side, resized in zip(size, placement.resized, strict=True)]
-    height, width = (
-        round(side * scale) for side, scale in zip(placement.canvas, scales, strict=True)
-    )
-    top, left = (round(side * scale) for side, scale in zip(placement.corner, scales, strict=True))
-    # from the canvas to the image
-    window = (-left, left + size[1] - width, -top, top + size[0] - height)
+    canvas = _Canvas.of(size, preprocess)
     if task.kind == "panoptic":
-        [(segments, listed)] = head.predict_panoptic(tokens, (height, width), min_score)
-        segments = F.pad(segments, window).cpu()
-        for segment in listed:
-            segment["area"] = int((segments == segment["id"]).sum())
-        return segments.numpy(), [segment for segment in listed if segment["area"]]
+        [(segments, segment_infos)] = head.predict_panoptic(tokens, canvas.size, min_score)
+        return _panoptic_on_image(segments, segment_infos, canvas)
+    [instances] = head.predict_instances(tokens, canvas.size, min_score)
+    return _instances_on_image(instances, canvas)
+
+
+def _panoptic_on_image(
+    segments: Tensor, segment_infos: Sequence[dict[str, Any]], canvas: _Canvas
+) -> tuple[Array, list[dict[str, Any]]]:
+    """The segments that the image shows, with their areas in it."""
+    segments = F.pad(segments, canvas.padding).cpu()
+    visible = []
+    for info in segment_infos:
+        info["area"] = int((segments == info["id"]).sum())
+        if info["area"]:
+            visible.append(info)
+    return segments.numpy(), visible
+
+
+def _instances_on_image(instances: Mapping[str, Tensor], canvas: _Canvas) -> dict[str, Array]:
+    """The instances that the image shows, with boxes around what it shows of them."""
     from torchvision.ops import masks_to_boxes  # loaded with the head already
 
-    [found] = head.predict_instances(tokens, (height, width), min_score)
-    masks = F.pad(found["masks"], window)
-    kept = masks.flatten(1).any(dim=1)
-    boxes = masks_to_boxes(masks[kept]) + masks.new_tensor(
-        [0.0, 0.0, 1.0, 1.0], dtype=torch.float32
-    )
-    found = {
-        "boxes": boxes,
-        **{name: found[name][kept] for name in ("labels", "scores")},
-        "masks": masks[kept],
+    masks = F.pad(instances["masks"], canvas.padding)
+    is_visible = masks.flatten(1).any(dim=1)
+    masks = masks[is_visible]
+    to_outer_edges = masks.new_tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float32)
+    visible = {
+        "boxes": masks_to_boxes(masks) + to_outer_edges,
+        "labels": instances["labels"][is_visible],
+        "scores": instances["scores"][is_visible],
+        "masks": masks,
     }
-    return {name: value.cpu().numpy() for name, value in found.items()}
+    return {name: values.cpu().numpy() for name, values in visible.items()}

@@ -9,57 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.extras import missing_extra
 from dinoneck.progress import progress
-from dinoneck.tasks import GATE, MAP, Task, columns_of
+from dinoneck.tasks import Task, columns_of
 from dinoneck.text import printable, some_of
 
 IMAGE = "image"
 """The key of the path in the rows of a folder of images."""
-RAW = "maps:outputs"
-"""The key of :meth:`dinoneck.HeadEnsemble.unreduced` in a row, by view; no task has this name."""
 
 logger = logging.getLogger(__name__)
-
-
-def rows_of(outputs: Mapping[str, Tensor], maps: bool, count: int) -> list[dict[str, Any]]:
-    """Return one plain dict per image: floats or arrays, with ``"maps"`` (``"gate"``, :data:`RAW`) if asked for.
-
-    Args:
-        outputs: in original units on the CPU: task name -> (B, dim); with maps ``"task.map"`` and
-            ``"gate"``, see :class:`dinoneck.inference.loaded_head.LoadedHead`.
-        maps: whether they are asked for.
-        count: B, the images.
-
-    Raises:
-        DataError: if a value is not finite.
-    """
-    values = {name: value for name, value in outputs.items() if value.ndim == 2}
-    pictures = {
-        name.removesuffix(MAP): cells for name, cells in outputs.items() if name.endswith(MAP)
-    }
-    for name, value in values.items():
-        if not bool(value.isfinite().all()):
-            raise DataError(
-                f"the prediction of {name!r} is {value[~value.isfinite()][0].item()}; the head or "
-                "image is unfit"
-            )
-    rows = []
-    for i in range(count):
-        row: dict[str, Any] = {
-            name: x[i].item() if x.shape[1] == 1 else x[i].numpy() for name, x in values.items()
-        }
-        if maps:
-            row["maps"] = {name: cells[i].numpy() for name, cells in pictures.items()}
-            row |= {GATE: outputs[GATE][i, 0].numpy()} if GATE in outputs else {}
-            # "number:name" is the output of one member; names of tasks hold no colon
-            raw = {name: output[i] for name, output in outputs.items() if ":" in name}
-            row |= {RAW: raw} if raw else {}
-        rows.append(row)
-    return rows
 
 
 def coco_objects(objects: Any) -> list[dict[str, Any]]:

@@ -1,22 +1,25 @@
-"""Views and tiles of an image: test-time augmentation, and tiles that cover a large image exactly."""
+"""Tiles that cover a large image exactly, and the outputs of its tiles put together."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dinoneck.codec import normal
-from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.data.views import Views
+from dinoneck.data.preprocessing import Preprocessing, Size
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.grid import GridSize, TokenGrid, patch_pair
-from dinoneck.tasks import MAP
+from dinoneck.heads.outputs import HeadOutputs
+from dinoneck.tasks import GATE, Task
+
+_ROUNDING = 1e-9  # 0.3 * 10 is 3, despite the last bit
+_SAME_PROPORTIONS = 0.01  # a tile of whole pixels rarely has the proportions of the heads' size
 
 
 class TileAxis(NamedTuple):
@@ -38,15 +41,16 @@ def windows(axis: TileAxis, finer: int = 1) -> Tensor:
         axis: of the image.
         finer: cells per patch along it.
     """
-    length, total = axis.length * finer, axis.total * finer
-    places = torch.arange(length, dtype=torch.float64)
-    ramp = torch.minimum(places + 0.5, length - places - 0.5)
-    sums = torch.zeros(total, dtype=torch.float64)
+    length = axis.length * finer
+    cells = torch.arange(length, dtype=torch.float64)
+    ramp = torch.minimum(cells + 0.5, length - cells - 0.5)
+    sums = torch.zeros(axis.total * finer, dtype=torch.float64)
     for start in axis.starts:
         sums[start * finer : start * finer + length] += ramp
-    return torch.stack(
-        [ramp / sums[start * finer : start * finer + length] for start in axis.starts]
-    )
+    weights = []
+    for start in axis.starts:
+        weights.append(ramp / sums[start * finer : start * finer + length])
+    return torch.stack(weights)
 
 
 @dataclass(frozen=True)
@@ -86,43 +90,50 @@ class Tiling:
                 "(an int is pixels)"
             )
 
-    def check(self, recipe: Preprocessing) -> None:
+    def check(self, preprocess: Preprocessing) -> None:
         """Refuse a tile that does not fit how the heads' images are prepared.
 
         Raises:
             ConfigError: saying what would.
         """
-        patch = patch_pair(recipe.patch_size)
-        if recipe.size is None and any(
-            side % own for side, own in zip(self.tile, patch, strict=True)
-        ):
-            near = tuple(
-                max(1, round(side / own)) * own for side, own in zip(self.tile, patch, strict=True)
-            )
-            raise ConfigError(
-                f"tile is {self.tile} px (height, width) and the patch {patch} px, which does not "
-                f"divide it; pass tile={near}"
-            )
-        if recipe.size is not None and recipe.resize != "stretch":
-            width = self.tile[0] * recipe.size[1] / recipe.size[0]
-            if not math.isclose(width, self.tile[1], rel_tol=0.01):
-                raise ConfigError(
-                    f"tile is {self.tile} px, the heads' images are {recipe.size} px (height, "
-                    f"width) and resize={recipe.resize!r} keeps proportions; pass such as "
-                    f"tile={(self.tile[0], round(width))}"
-                )
-        for length, overlap in zip(*self._lengths(recipe), strict=True):
+        if preprocess.size is None:
+            self._check_whole_patches(preprocess)
+        elif preprocess.resize != "stretch":
+            self._check_proportions(preprocess, preprocess.size)
+        lengths = self._lengths(preprocess)
+        overlaps = self._overlaps(preprocess)
+        for length, overlap in zip(lengths, overlaps, strict=True):
             if overlap >= length:
                 raise ConfigError(
                     f"overlap is {self.overlap!r}, rounded up to {overlap} of the {length} patches "
                     "of a tile, so that tiles would not move on; choose less, or larger tiles"
                 )
 
-    def fits(self, image_size: tuple[int, int]) -> bool:
-        """Whether an image of (height, width) pixels needs no cutting."""
-        return all(side <= limit for side, limit in zip(image_size, self.tile, strict=True))
+    def _check_whole_patches(self, preprocess: Preprocessing) -> None:
+        patch = patch_pair(preprocess.patch_size)
+        nearest = []
+        for side, patch_side in zip(self.tile, patch, strict=True):
+            nearest.append(max(1, round(side / patch_side)) * patch_side)
+        if any(side % patch_side for side, patch_side in zip(self.tile, patch, strict=True)):
+            raise ConfigError(
+                f"tile is {self.tile} px (height, width) and the patch {patch} px, which does not "
+                f"divide it; pass tile={tuple(nearest)}"
+            )
 
-    def recipe(self, image_size: tuple[int, int], recipe: Preprocessing) -> Preprocessing:
+    def _check_proportions(self, preprocess: Preprocessing, size: Size) -> None:
+        width = self.tile[0] * size[1] / size[0]
+        if not math.isclose(width, self.tile[1], rel_tol=_SAME_PROPORTIONS):
+            raise ConfigError(
+                f"tile is {self.tile} px, the heads' images are {size} px (height, "
+                f"width) and resize={preprocess.resize!r} keeps proportions; pass such as "
+                f"tile={(self.tile[0], round(width))}"
+            )
+
+    def fits(self, image_size: Size) -> bool:
+        """Whether an image of (height, width) pixels needs no cutting."""
+        return image_size[0] <= self.tile[0] and image_size[1] <= self.tile[1]
+
+    def recipe(self, image_size: Size, preprocess: Preprocessing) -> Preprocessing:
         """Return how an image of (height, width) pixels is prepared as a whole, before it is cut.
 
         An image that fits a tile is prepared as without tiles. Heads with a size of their own: a
@@ -130,47 +141,81 @@ class Tiling:
         patches (so that every pixel counts, by at most half a patch in all). Heads without: it
         keeps its own size, and ``resize`` of the recipe decides what becomes of a remainder.
         """
-        if recipe.size is None or self.fits(image_size):
-            return recipe
-        lengths, _ = self._lengths(recipe)
-        sides = [
-            max(1, round(side * length / tile)) * own
-            for side, length, tile, own in zip(
-                image_size, lengths, self.tile, patch_pair(recipe.patch_size), strict=True
-            )
-        ]
-        return recipe.changed(size=(sides[0], sides[1]), resize="stretch", pad_to="corner")
+        if preprocess.size is None or self.fits(image_size):
+            return preprocess
+        lengths = self._lengths(preprocess)
+        patch = patch_pair(preprocess.patch_size)
+        sides = []
+        for axis in range(2):
+            num_patches = round(image_size[axis] * lengths[axis] / self.tile[axis])
+            sides.append(max(1, num_patches) * patch[axis])
+        height, width = sides
+        return preprocess.changed(size=(height, width), resize="stretch", pad_to="corner")
 
-    def axes(self, grid: GridSize, recipe: Preprocessing) -> list[TileAxis]:
-        """Return where tiles lie on the patch grid of a prepared image; ``recipe`` is the heads'."""
-        return [
-            TileAxis(total, min(length, total), _starts(total, length, overlap))
-            for total, length, overlap in zip(grid, *self._lengths(recipe), strict=True)
-        ]
+    def axes(self, grid: GridSize, preprocess: Preprocessing) -> list[TileAxis]:
+        """Return where tiles lie on the patch grid of a prepared image, along rows and columns."""
+        lengths = self._lengths(preprocess)
+        overlaps = self._overlaps(preprocess)
+        axes = []
+        for total, length, overlap in zip(grid, lengths, overlaps, strict=True):
+            starts = _starts(total=total, length=length, overlap=overlap)
+            axes.append(TileAxis(total=total, length=min(length, total), starts=starts))
+        return axes
 
-    def _lengths(self, recipe: Preprocessing) -> tuple[GridSize, list[int]]:
-        """(rows, cols) of a tile, and of its overlap, in patches."""
-        lengths = TokenGrid(recipe.patch_size).size(
-            recipe.placement(recipe.size or self.tile).canvas
-        )
-        shares = [
-            self.overlap / side if isinstance(self.overlap, int) else self.overlap
-            for side in self.tile
-        ]
-        # 0.3 * 10 is 3, despite the last bit
-        return lengths, [
-            math.ceil(share * length - 1e-9) for share, length in zip(shares, lengths, strict=True)
-        ]
+    def _lengths(self, preprocess: Preprocessing) -> GridSize:
+        """(rows, cols) of a tile, in patches."""
+        canvas = preprocess.placement(preprocess.size or self.tile).canvas
+        return TokenGrid(preprocess.patch_size).size(canvas)
+
+    def _overlaps(self, preprocess: Preprocessing) -> list[int]:
+        """The least overlap of tiles along rows and columns, in patches."""
+        overlaps = []
+        for side, length in zip(self.tile, self._lengths(preprocess), strict=True):
+            share = self.overlap / side if isinstance(self.overlap, int) else self.overlap
+            overlaps.append(math.ceil(share * length - _ROUNDING))
+        return overlaps
 
 
 def _starts(total: int, length: int, overlap: int) -> tuple[int, ...]:
-    """Evenly spread starts of as few tiles as cover ``total`` cells with at least this overlap."""
-    gaps = max(0, math.ceil((total - length) / (length - overlap)))
-    return tuple((2 * i * (total - length) + gaps) // max(1, 2 * gaps) for i in range(gaps + 1))
+    """Evenly spread starts of as few tiles as cover ``total`` patches with at least this overlap."""
+    num_steps = max(0, math.ceil((total - length) / (length - overlap)))
+    if num_steps == 0:
+        return (0,)
+    last_start = total - length
+    starts = []
+    for step in range(num_steps + 1):
+        # the nearest integer to step / num_steps * last_start
+        starts.append((2 * step * last_start + num_steps) // (2 * num_steps))
+    return tuple(starts)
+
+
+def tile_positions(rows: TileAxis, cols: TileAxis) -> list[tuple[int, int]]:
+    """Return the (row, column) of all tiles: which of the starts of both axes they have."""
+    positions = []
+    for row in range(len(rows.starts)):
+        for col in range(len(cols.starts)):
+            positions.append((row, col))
+    return positions
+
+
+def cut_tiles(
+    image: Tensor, rows: TileAxis, cols: TileAxis, positions: Sequence[tuple[int, int]]
+) -> Tensor:
+    """Return the tiles (T, C, h, w) at some positions of a prepared image (1, C, H, W)."""
+    patch_height = image.shape[-2] // rows.total
+    patch_width = image.shape[-1] // cols.total
+    height = rows.length * patch_height
+    width = cols.length * patch_width
+    tiles = []
+    for row, col in positions:
+        top = rows.starts[row] * patch_height
+        left = cols.starts[col] * patch_width
+        tiles.append(image[0, :, top : top + height, left : left + width])
+    return torch.stack(tiles)
 
 
 class Assembly:
-    """The sums over the tiles of an image, in float64: the mean of values, and whole maps.
+    """The outputs of one head for the tiles of an image, put together in float64.
 
     Every tile counts by the area that it stands for. The weights of the tiles that show a cell add
     up to one, so that a sum over the blended map counts every cell once.
@@ -178,66 +223,77 @@ class Assembly:
     Args:
         rows: the tiles' rows on the image's patch grid.
         cols: their columns.
-
-    Attributes:
-        places: (row, column) of every tile.
-        sums: name -> (dim,) or (dim, rows, cols).
     """
 
     def __init__(self, rows: TileAxis, cols: TileAxis) -> None:
-        self.rows, self.cols = rows, cols
-        self.places = [(i, j) for i in range(len(rows.starts)) for j in range(len(cols.starts))]
-        self.sums: dict[Any, Tensor] = {}
+        self.rows = rows
+        self.cols = cols
+        self._values: dict[str, Tensor] = {}  # (dim,)
+        self._maps: dict[str, Tensor] = {}  # (dim, rows, cols)
+        self._gate: Tensor | None = None  # (rows, cols)
 
-    def cut(self, images: Tensor, places: Sequence[tuple[int, int]]) -> Tensor:
-        """Return the tiles (T, C, h, w) at these places of a prepared image (1, C, H, W)."""
-        down, across = images.shape[-2] // self.rows.total, images.shape[-1] // self.cols.total
-        tiles = []
-        for i, j in places:
-            top, left = self.rows.starts[i] * down, self.cols.starts[j] * across
-            tiles.append(
-                images[
-                    0,
-                    :,
-                    top : top + self.rows.length * down,
-                    left : left + self.cols.length * across,
-                ]
-            )
-        return torch.stack(tiles)
-
-    def add(self, places: Sequence[tuple[int, int]], outputs: Mapping[Any, Tensor]) -> None:
-        """Take the outputs for the tiles at these places: values (T, dim) and maps (T, dim, rows, cols).
+    def add(self, positions: Sequence[tuple[int, int]], outputs: HeadOutputs) -> None:
+        """Take the outputs for the tiles at some positions; not those of the members of an ensemble.
 
         Raises:
             ShapeError: if a map has no whole number of cells per patch.
         """
-        down, across = windows(self.rows), windows(self.cols)
-        for number, (i, j) in enumerate(places):
-            share = down[i].sum() * across[j].sum() / (self.rows.total * self.cols.total)
-            for name, output in outputs.items():
-                if output.ndim == 4:
-                    self._draw(name, output[number].double(), i, j)
-                else:
-                    self.sums[name] = self.sums.get(name, 0.0) + share * output[number].double()
+        for i, (row, col) in enumerate(positions):
+            share = self._share_of_area(row, col)
+            for name, values in outputs.values.items():
+                self._values[name] = self._values.get(name, 0.0) + share * values[i].double()
+            for name, cells in outputs.maps.items():
+                drawn = self._maps.get(name)
+                self._maps[name] = self._draw(drawn, cells[i].double(), row, col, name)
+            if outputs.gate is not None:
+                self._gate = self._draw(self._gate, outputs.gate[i].double(), row, col, GATE)
 
-    def _draw(self, name: Any, cells: Tensor, i: int, j: int) -> None:
-        """Add a tile's map (dim, rows, cols) to the image's, weighted."""
-        down, across = cells.shape[1] // self.rows.length, cells.shape[2] // self.cols.length
-        if cells.shape[1:] != (self.rows.length * down, self.cols.length * across):
-            task = str(name[-1]).removesuffix(MAP)
+    def outputs(self, tasks: Sequence[Task], by_cells: Collection[str]) -> HeadOutputs:
+        """Return the outputs for the whole image, as a batch of one in float32.
+
+        Args:
+            tasks: of the head.
+            by_cells: names of the tasks whose value is the sum or mean of their map.
+        """
+        values = dict(self._values)
+        for task in tasks:
+            if task.name not in by_cells:
+                continue
+            cells = self._maps[task.name]
+            adds_up = task.kind == "density" and task.aggregate == "sum"
+            value = cells.sum(dim=(1, 2)) if adds_up else cells.mean(dim=(1, 2))
+            values[task.name] = task.clamp(value)
+        gate = None if self._gate is None else self._gate / self._gate.sum()
+        whole = HeadOutputs(values=values, maps=self._maps, gate=gate)
+        return whole.map_tensors(lambda tensor: tensor[None].float())
+
+    def _share_of_area(self, row: int, col: int) -> Tensor:
+        """The share of the image that a tile stands for."""
+        row_weight = windows(self.rows)[row].sum()
+        col_weight = windows(self.cols)[col].sum()
+        return row_weight * col_weight / (self.rows.total * self.cols.total)
+
+    def _draw(
+        self, drawn: Tensor | None, cells: Tensor, row: int, col: int, task_name: str
+    ) -> Tensor:
+        """Add a tile's map (..., rows, cols), weighted, to what is drawn of the image's map."""
+        height, width = cells.shape[-2:]
+        cells_per_row = height // self.rows.length
+        cells_per_col = width // self.cols.length
+        if (height, width) != (self.rows.length * cells_per_row, self.cols.length * cells_per_col):
             raise ShapeError(
-                f"the map of {task!r} has {cells.shape[1]}x{cells.shape[2]} cells for a tile "
+                f"the map of {task_name!r} has {height}x{width} cells for a tile "
                 f"of {self.rows.length}x{self.cols.length} patches; tiles are put together from "
                 "whole cells per patch. Predict without tile=, or with a head whose finest map is "
                 "as fine as the patches or finer"
             )
-        size = (len(cells), self.rows.total * down, self.cols.total * across)
-        whole = self.sums.setdefault(name, torch.zeros(size, dtype=torch.float64))
-        top, left = self.rows.starts[i] * down, self.cols.starts[j] * across
-        weights = windows(self.rows, down)[i][:, None] * windows(self.cols, across)[j]
-        whole[:, top : top + cells.shape[1], left : left + cells.shape[2]] += weights * cells
-
-
-TTA = Literal["none", "flip4", "d6"]
-VIEWS = {"none": Views.named("none"), "flip4": Views.named("flips4"), "d6": Views.named("d6")}
-"""The views behind each value of ``tta``: none, the four flips, and those with both quarter turns."""
+        if drawn is None:
+            size = (self.rows.total * cells_per_row, self.cols.total * cells_per_col)
+            drawn = cells.new_zeros(*cells.shape[:-2], *size)
+        top = self.rows.starts[row] * cells_per_row
+        left = self.cols.starts[col] * cells_per_col
+        row_weights = windows(self.rows, cells_per_row)[row]
+        col_weights = windows(self.cols, cells_per_col)[col]
+        weights = row_weights[:, None] * col_weights
+        drawn[..., top : top + height, left : left + width] += weights * cells
+        return drawn

@@ -20,7 +20,6 @@ from dinoneck.detection.detector import HEAD_TYPE, Detector
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import patch_pair
 from dinoneck.inference import MicroBatcher, Predictor, coco_objects
-from dinoneck.inference.results import RAW
 from dinoneck.inference.sources import open_heads
 from dinoneck.serve.settings import Settings
 from dinoneck.text import counted
@@ -151,7 +150,7 @@ def _as_json(prediction: dict[str, Any], maps: str) -> dict[str, Any]:
     """A prediction as JSON values: numbers without rounding; maps as nested lists or as small images."""
     values = {}
     for name, value in prediction.items():
-        if name not in ("maps", "gate", RAW):
+        if name not in ("maps", "gate"):
             values[name] = _json_value(value)
     answer: dict[str, Any] = {"values": values}
     if maps == "none":

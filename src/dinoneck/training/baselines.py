@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from dinoneck.data.cells import OWN_COLUMNS
 from dinoneck.errors import DataError
 from dinoneck.heads.ensemble import HeadEnsemble
-from dinoneck.heads.head import DENSITY_CELLS, Head
+from dinoneck.heads.head import Head
 from dinoneck.heads.linear import LinearHead
+from dinoneck.heads.outputs import DENSITY_CELLS
 from dinoneck.losses.composition import Composition
 from dinoneck.tasks import Task
 from dinoneck.training.table import Fold, group_folds

@@ -32,7 +32,7 @@ class Held:
     def __init__(self, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sizes: list[int] = []
         self.started, self.go = threading.Event(), threading.Event()
-        own = predictor.predicted
+        own = predictor.predict_prepared
 
         def wait(prepared: Any, maps: bool) -> Any:
             self.sizes.append(len(prepared))
@@ -40,7 +40,7 @@ class Held:
             assert self.go.wait(60)
             return own(prepared, maps)
 
-        monkeypatch.setattr(predictor, "predicted", wait)
+        monkeypatch.setattr(predictor, "predict_prepared", wait)
 
 
 def test_every_thread_gets_its_own_answer(predictor: Predictor) -> None:
@@ -137,14 +137,14 @@ def test_one_image_that_cannot_be_predicted_costs_no_neighbour(
     [expected] = predictor([good])
     bad_size = (48, 48)
     bad = kit.images(1, *bad_size)[0]
-    own = predictor.predicted
+    own = predictor.predict_prepared
 
-    def predicted(prepared: Any, maps: bool) -> Any:
+    def predict_prepared(prepared: Any, maps: bool) -> Any:
         if any(image.size == bad_size for [image] in prepared):
             raise DataError("not finite")
         return own(prepared, maps)
 
-    monkeypatch.setattr(predictor, "predicted", predicted)
+    monkeypatch.setattr(predictor, "predict_prepared", predict_prepared)
 
     # the three fill one pass
     with MicroBatcher(predictor, max_batch=3, max_wait_s=30) as batcher:

@@ -86,6 +86,22 @@ def test_images_that_are_passed_one_by_one_have_no_path_in_their_rows(
     assert list(row) == ["mass"]
 
 
+def test_predictions_of_a_folder_name_their_images(predictor: Predictor, folder: Path) -> None:
+    predictions = predictor.predictions(folder)
+    assert [prediction.image for prediction in predictions] == [
+        str(folder / "a.png"),
+        str(folder / "b.png"),
+        str(folder / "deep" / "c.png"),
+    ]
+
+
+def test_predictions_of_images_that_are_passed_themselves_name_none(
+    predictor: Predictor, folder: Path
+) -> None:
+    [prediction] = predictor.predictions([folder / "a.png"])
+    assert prediction.image is None
+
+
 def test_a_task_called_image_is_refused_for_a_folder_only(tiny: Backbone, folder: Path) -> None:
     predictor = Predictor(kit.head(Task("image")), tiny)
     with pytest.raises(ConfigError, match="'image'"):

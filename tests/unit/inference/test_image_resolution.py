@@ -28,7 +28,7 @@ from dinoneck.data import Preprocessing
 from dinoneck.export import export_model
 from dinoneck.inference import coco_objects, to_frame
 from dinoneck.inference.resolution import UNSEEN, at_image_size
-from dinoneck.inference.tiles import VIEWS
+from dinoneck.inference.views import VIEWS
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 CROP = Preprocessing(16, resize="crop")
@@ -150,7 +150,7 @@ def reference(outputs: dict[str, Tensor], where: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     "case", [{"size": (64, 96)}, {"resize": "pad", "pad_to": "center"}, {"resize": "crop"}]
 )
-@pytest.mark.parametrize("views", ["none", "flip4"])
+@pytest.mark.parametrize("views", ["none", "flip4", "d6"])
 def test_masks_are_resampled_before_they_are_shares(case: dict[str, Any], views: Any) -> None:
     torch.manual_seed(0)
     tasks, backbone = (

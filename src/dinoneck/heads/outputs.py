@@ -1,0 +1,162 @@
+"""What a head predicts for a batch of tokens, and the outputs that follow from other outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from dinoneck.losses.composition import Composed
+from dinoneck.losses.masked import exact
+from dinoneck.tasks import MAP, Task, cell_output
+
+DENSITY_CELLS = 1024.0  # cells of a 32 x 32 grid: their sum starts in the order of 1
+
+
+@dataclass(frozen=True)
+class HeadOutputs:
+    """The predictions of a head for a batch, by task name and in original units.
+
+    A task that is a map has its map in ``maps``, and a value only after averaging: the mean over
+    the cells that show the image. Tasks of objects have neither, see ``predict_instances`` and
+    ``predict_panoptic`` of the heads.
+
+    Attributes:
+        values: (B, dim); of compositions too.
+        maps: (B, dim, rows, cols), of tasks that are maps; if maps are asked for, of every task
+            that has one.
+        gate: (B, rows, cols), the weights of the patches, which sum to one; None if the head has
+            no gate, or maps are not asked for.
+        members: what each head of an ensemble returns when it is called, in normalised units, for
+            heads that resample other outputs than their maps, see
+            :meth:`dinoneck.HeadEnsemble.member_outputs`.
+    """
+
+    values: dict[str, Tensor] = field(default_factory=dict)
+    maps: dict[str, Tensor] = field(default_factory=dict)
+    gate: Tensor | None = None
+    members: list[dict[str, Tensor]] = field(default_factory=list)
+
+    @classmethod
+    def of_predictions(
+        cls, tasks: Sequence[Task], predictions: Mapping[str, Tensor]
+    ) -> HeadOutputs:
+        """Separate predictions in original units into values and maps, in the order of the tasks.
+
+        Args:
+            tasks: those predicted, compositions among them.
+            predictions: task name -> (B, dim), or (B, dim, rows, cols) of tasks that are maps.
+        """
+        outputs = cls()
+        for task in tasks:
+            if task.is_map:
+                outputs.maps[task.name] = predictions[task.name]
+            elif not task.is_masks:
+                outputs.values[task.name] = predictions[task.name]
+        return outputs
+
+    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> HeadOutputs:
+        """Return the outputs with a function applied to every tensor, always in the same order."""
+        return HeadOutputs(
+            values=_map_entries(self.values, function),
+            maps=_map_entries(self.maps, function),
+            gate=None if self.gate is None else function(self.gate),
+            members=[_map_entries(member, function) for member in self.members],
+        )
+
+
+def _map_entries(
+    tensors: Mapping[str, Tensor], function: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
+    return {name: function(tensor) for name, tensor in tensors.items()}
+
+
+def read_map(task: Task, cells: Tensor) -> dict[str, Tensor]:
+    """Return a task's outputs from its cells (B, dim, rows, cols), as :func:`task_map` gives them.
+
+    ``dense`` and ``segmentation`` return the map itself; ``density`` the map's sum (or mean) as its
+    value and the map as ``"name.map"``; ``ratio`` the logarithm of the cells' mean shares as its
+    value (the softmax of it gives these shares) and the map.
+    """
+    if task.is_map:
+        return {task.name: cells}
+    if task.kind == "instances":
+        return {f"{task.name}{MAP}": cells}
+    if task.kind == "density":
+        value = cells.mean(dim=(2, 3)) if task.aggregate == "mean" else cells.sum(dim=(2, 3))
+    else:
+        shares = exact(cells).softmax(dim=1).mean(dim=(2, 3))
+        value = shares.clamp_min(torch.finfo(shares.dtype).tiny).log().to(cells.dtype)
+    return {task.name: value, f"{task.name}{MAP}": cells}
+
+
+def from_map(tasks: Sequence[Task], outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the outputs (B, 1) in normalised units of the tasks whose value is the mean over a map's cells.
+
+    Args:
+        tasks: of a head.
+        outputs: at least those of its maps, (B, dim, rows, cols) in normalised units.
+    """
+    derived = {}
+    for task in tasks:
+        if task.from_map is None:
+            continue
+        map_task, channel = cell_output(task, tasks)
+        cells = map_task.predict_map(outputs[map_task.name])
+        value = cells[:, channel : channel + 1].mean(dim=(2, 3))
+        if task.transform is not None:
+            value = task.transform.forward(value)
+        derived[task.name] = value
+    return derived
+
+
+def recompute_derived(
+    tasks: Sequence[Task],
+    values: Mapping[str, Tensor],
+    maps: Mapping[str, Tensor] = MappingProxyType({}),
+) -> dict[str, Tensor]:
+    """Recompute ``from_map`` values and composed outputs from averaged predictions.
+
+    A task with ``from_map`` is the mean over the cells of the averaged map. Composed parts add up
+    to the averaged total, or are sums of the averaged parts.
+
+    Args:
+        tasks: those predicted, :class:`dinoneck.losses.Composed` among them.
+        values: (B, dim) in original units; of a map the mean over the cells that show the image.
+        maps: (B, dim, rows, cols) in original units, of the maps that have no value; all their
+            cells count.
+
+    Returns:
+        The values in their order, with those recomputed.
+    """
+    updated = dict(values)
+    for task in tasks:
+        if task.from_map is None:
+            continue
+        map_task, channel = cell_output(task, tasks)
+        if map_task.name in values:
+            value = values[map_task.name][:, channel : channel + 1]
+        else:
+            value = maps[map_task.name][:, channel : channel + 1].mean(dim=(2, 3))
+        updated[task.name] = task.clamp(value)
+    for task in tasks:
+        composition = task.parts_of if isinstance(task, Composed) else None
+        if composition is None:
+            continue
+        if composition.adds_tasks:
+            updated[composition.name] = composition.of(updated)
+        else:
+            composed = updated[composition.name]
+            total = updated[composition.total]
+            updated[composition.name] = composition.rescaled_to(composed, total)
+    return updated
+
+
+def task_map(task: Task, cells: Tensor) -> Tensor:
+    """Return a tower's cells as the task's map; cells that are summed are divided by :data:`DENSITY_CELLS`."""
+    if task.kind == "density" and task.aggregate == "sum":
+        return cells / DENSITY_CELLS
+    return cells

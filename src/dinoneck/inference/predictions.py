@@ -1,0 +1,214 @@
+"""What heads predict from one image: numbers, maps and objects, as values without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+
+from dinoneck.data.preprocessing import Preprocessing, Size
+from dinoneck.data.views import Views
+from dinoneck.errors import ConfigError, DataError
+from dinoneck.heads.head import Head
+from dinoneck.heads.outputs import recompute_derived
+from dinoneck.inference.resolution import at_image_size, members_at_image_size
+from dinoneck.inference.views import AveragedOutputs, MembersOfView
+from dinoneck.tasks import GATE, Task, describe_tasks
+
+Array = np.ndarray[Any, Any]
+Maps = Literal["patch", "image"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one head, or one ensemble, predicts from an image, in original units.
+
+    Attributes:
+        values: task name -> a float, or an array (dim,).
+        maps: task name -> (dim, rows, cols), the prediction of every patch; empty unless asked for.
+        gate: (rows, cols), what the head looked at; None if it has none, or if not asked for.
+        members: the outputs of the members of an ensemble that are resampled to the pixels of the
+            image before they are maps, as a batch of one image; empty for other heads.
+        objects: task name -> the objects, in the pixels of the upright image.
+    """
+
+    values: dict[str, float | Array]
+    maps: dict[str, Array] = field(default_factory=dict)
+    gate: Array | None = None
+    members: list[MembersOfView] = field(default_factory=list)
+    objects: dict[str, Any] = field(default_factory=dict)
+
+    def row(self, with_maps: bool) -> dict[str, Any]:
+        """Return the values and objects, and on request ``"maps"`` and ``"gate"``, in one dict."""
+        row: dict[str, Any] = dict(self.values)
+        if with_maps:
+            row["maps"] = dict(self.maps)
+            if self.gate is not None:
+                row[GATE] = self.gate
+        row.update(self.objects)
+        return row
+
+
+def predictions_of(
+    outputs: AveragedOutputs, *, tasks: Sequence[Task], with_maps: bool, count: int
+) -> list[Prediction]:
+    """Return the predictions for every image of a batch.
+
+    Args:
+        outputs: of one head on the CPU, averaged over views and tiles.
+        tasks: what the head predicts; of the averages, compositions are computed once more.
+        with_maps: whether maps and the gate are asked for.
+        count: B, the images; a head that predicts objects alone has no outputs that tell.
+
+    Raises:
+        DataError: if a value is not finite.
+    """
+    values = recompute_derived(tasks, outputs.mean.values)
+    for name, batch in values.items():
+        is_finite = batch.isfinite()
+        if not bool(is_finite.all()):
+            raise DataError(
+                f"the prediction of {name!r} is {batch[~is_finite][0].item()}; the head or "
+                "image is unfit"
+            )
+    predictions = []
+    for i in range(count):
+        values_of_image: dict[str, float | Array] = {}
+        for name, batch in values.items():
+            is_number = batch.shape[1] == 1
+            values_of_image[name] = batch[i].item() if is_number else batch[i].numpy()
+        if with_maps:
+            prediction = Prediction(
+                values=values_of_image,
+                maps={name: cells[i].numpy() for name, cells in outputs.mean.maps.items()},
+                gate=None if outputs.mean.gate is None else outputs.mean.gate[i].numpy(),
+                members=[of_view.of_image(i) for of_view in outputs.members],
+            )
+        else:
+            prediction = Prediction(values=values_of_image)
+        predictions.append(prediction)
+    return predictions
+
+
+class ImagePrediction:
+    """What the heads of one key predict from one image, of which rows and maps are made on request.
+
+    :meth:`dinoneck.Predictor.predictions` returns them. The maps in the pixels of an image take
+    much more memory than those per patch: predict all images, then make and write the maps of one
+    image after the other.
+
+    Args:
+        prediction: with maps per patch.
+        head: that predicted it.
+        views: that were averaged.
+        size: (height, width) of the upright image.
+        preprocess: how the image was prepared.
+
+    Attributes:
+        size: (height, width) of the upright image.
+        image: the path of the image, of a folder; None for an image that was passed itself.
+
+    Examples:
+        >>> import torch
+        >>> from dinoneck import DenseHead, Predictor, Task, load_backbone
+        >>> head = DenseHead(64, [Task("cover", kind="dense")], hidden_dim=8)
+        >>> predictor = Predictor(head, load_backbone("dinoneck_tiny"))
+        >>> [prediction] = predictor.predictions(torch.rand(3, 32, 48))
+        >>> prediction
+        ImagePrediction(cover (dense), of 32 x 48 px)
+        >>> sorted(prediction.row()), prediction.image_maps()["cover"].shape
+        (['cover'], (1, 32, 48))
+    """
+
+    def __init__(
+        self,
+        *,
+        prediction: Prediction,
+        head: Head,
+        views: Views,
+        size: Size,
+        preprocess: Preprocessing,
+    ) -> None:
+        self._prediction = prediction
+        self._head = head
+        self._views = views
+        self._preprocess = preprocess
+        self.size = size
+        self.image: str | None = None
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        tasks = describe_tasks(self._head.predicted)
+        return f"{type(self).__name__}({tasks}, of {height} x {width} px)"
+
+    def row(self, maps: Maps | None = None, probabilities: bool = False) -> dict[str, Any]:
+        """Return the dict that calling the predictor returns for the image, without :attr:`image`.
+
+        Args:
+            maps: as for calling a :class:`dinoneck.Predictor`.
+            probabilities: as for calling.
+
+        Raises:
+            ConfigError: for other ``maps``, or probabilities without ``maps="image"``.
+        """
+        check_maps(maps, probabilities)
+        row = self._prediction.row(with_maps=maps is not None)
+        if maps == "image":
+            row["maps"] = self.image_maps(probabilities)
+        return row
+
+    @torch.no_grad()
+    def image_maps(self, probabilities: bool = False) -> dict[str, Array]:
+        """Return the maps in the pixels of the upright image.
+
+        Args:
+            probabilities: of a segmentation return the probabilities of the classes instead of the
+                most probable class.
+
+        Returns:
+            Task name -> (dim, height, width) float32, NaN where the prepared image does not show
+            them; for a segmentation (height, width) int64, class indices, there -1.
+        """
+        maps = {}
+        for task in self._head.predicted:
+            if task.name not in self._prediction.maps:
+                continue
+            cells = self._prediction.maps[task.name]
+            if self._prediction.members and task.is_map:
+                maps[task.name] = members_at_image_size(
+                    self._head,
+                    self._prediction.members,
+                    self._views,
+                    cells=cells.shape[1:],
+                    task=task,
+                    size=self.size,
+                    preprocess=self._preprocess,
+                    probabilities=probabilities,
+                )
+            else:
+                maps[task.name] = at_image_size(
+                    cells,
+                    task,
+                    size=self.size,
+                    preprocess=self._preprocess,
+                    probabilities=probabilities,
+                )
+        return maps
+
+
+def check_maps(maps: Any, probabilities: bool) -> None:
+    """Refuse other maps than those per patch or image, and probabilities of other maps than the image's.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    if maps not in (None, *get_args(Maps)):
+        raise ConfigError(f"maps is {maps!r}; expected None, 'patch' or 'image'")
+    if probabilities and maps != "image":
+        raise ConfigError(
+            f"probabilities are of maps='image', and maps is {maps!r}; pass maps='image', or "
+            "leave probabilities out"
+        )

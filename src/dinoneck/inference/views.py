@@ -1,0 +1,171 @@
+"""Views of an image (test-time augmentation), and the mean over them of what a head gives."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dinoneck.data.views import Views
+from dinoneck.heads.outputs import HeadOutputs
+from dinoneck.tasks import Task
+from dinoneck.tokens import Tokens
+
+TTA = Literal["none", "flip4", "d6"]
+VIEWS = {"none": Views.named("none"), "flip4": Views.named("flips4"), "d6": Views.named("d6")}
+"""The views behind each value of ``tta``: none, the four flips, and those with both quarter turns."""
+
+
+class ViewBatch(NamedTuple):
+    """A batch of images under some views, as the backbone gives it: all images under one view, then the next.
+
+    Attributes:
+        views: indices of the views, which have one size.
+        tokens: (views * B, P + N, C) per layer.
+        valid: (views * B, 1, rows, cols), 1 where a patch shows the image and 0 in padding.
+    """
+
+    views: list[int]
+    tokens: Tokens
+    valid: Tensor
+
+
+class MembersOfView(NamedTuple):
+    """What the members of an ensemble give for images under one view, whose maps lie as the view does.
+
+    Attributes:
+        view: index of the view.
+        outputs: of every member, see :meth:`dinoneck.HeadEnsemble.member_outputs`.
+    """
+
+    view: int
+    outputs: list[dict[str, Tensor]]
+
+    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> MembersOfView:
+        """Return the outputs with a function applied to every tensor, always in the same order."""
+        mapped = []
+        for member in self.outputs:
+            mapped.append({name: function(tensor) for name, tensor in member.items()})
+        return MembersOfView(view=self.view, outputs=mapped)
+
+    def of_image(self, i: int) -> MembersOfView:
+        """Return the outputs for one image, as a batch of one."""
+        return self.map_tensors(lambda tensor: tensor[i : i + 1])
+
+
+@dataclass(frozen=True)
+class AveragedOutputs:
+    """What a head gives for a batch of images, averaged over views.
+
+    Attributes:
+        mean: values, upright maps and the gate; maps have values too, the means over the cells that
+            show the image.
+        members: the outputs that have no mean over views, for heads that resample them to the
+            pixels of the image before they are maps; empty for others.
+    """
+
+    mean: HeadOutputs
+    members: list[MembersOfView] = field(default_factory=list)
+
+    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> AveragedOutputs:
+        """Return the outputs with a function applied to every tensor, always in the same order."""
+        mean = self.mean.map_tensors(function)
+        members = [of_view.map_tensors(function) for of_view in self.members]
+        return AveragedOutputs(mean=mean, members=members)
+
+
+class ViewAverage:
+    """The mean over the views of a batch of images of what a head gives for each view.
+
+    Args:
+        tasks: what the head predicts.
+        views: all views.
+        with_maps: whether maps, the gate and the members' outputs are kept; without them, maps are
+            dropped as soon as their means are taken.
+    """
+
+    def __init__(self, *, tasks: Sequence[Task], views: Views, with_maps: bool) -> None:
+        self._tasks = tasks
+        self._views = views
+        self._with_maps = with_maps
+        self._values: dict[str, list[Tensor]] = defaultdict(list)  # one (B, dim) per view
+        self._maps: dict[str, list[Tensor]] = defaultdict(list)  # one (B, dim, rows, cols) per view
+        self._gates: list[Tensor] = []  # one (B, rows, cols) per view
+        self._members: list[MembersOfView] = []
+
+    def add(self, outputs: HeadOutputs, batch: ViewBatch) -> None:
+        """Take the outputs for a batch of views."""
+        num_views = len(batch.views)
+        for task in self._tasks:
+            if task.is_map:
+                # padding lies as the view does, so the mean is taken before the map is upright
+                value = _mean_of_cells(outputs.maps[task.name], batch.valid)
+                self._values[task.name] += value.chunk(num_views)
+            elif task.name in outputs.values:
+                self._values[task.name] += outputs.values[task.name].chunk(num_views)
+        if not self._with_maps:
+            return
+        for name, cells in outputs.maps.items():
+            self._maps[name] += self._upright(cells, batch.views)
+        if outputs.gate is not None:
+            self._gates += self._upright(outputs.gate, batch.views)
+        if outputs.members:
+            self._members += _split_members(outputs.members, batch.views)
+
+    def mean(self) -> AveragedOutputs:
+        """Return the means over the views."""
+        mean = HeadOutputs(
+            values={name: _mean_of_views(values) for name, values in self._values.items()},
+            maps={name: _mean_of_views(maps) for name, maps in self._maps.items()},
+            gate=_mean_of_views(self._gates) if self._gates else None,
+        )
+        return AveragedOutputs(mean=mean, members=self._members)
+
+    def _upright(self, cells: Tensor, views: Sequence[int]) -> list[Tensor]:
+        """Maps (views * B, ..., rows, cols) as one upright batch per view."""
+        parts = cells.chunk(len(views))
+        return [self._views.undo(part, view) for part, view in zip(parts, views, strict=True)]
+
+
+def swaps_sides(views: Views, view: int) -> bool:
+    """Return whether a view is the image turned by a quarter."""
+    return views.views[view].turns % 2 == 1
+
+
+def views_of_one_size(views: Views) -> Iterator[list[int]]:
+    """Yield neighbouring views that can be one batch: all keep the size of an image, or all swap its sides."""
+    for _, group in groupby(range(len(views)), key=lambda view: swaps_sides(views, view)):
+        yield list(group)
+
+
+def _split_members(
+    members: Sequence[dict[str, Tensor]], views: Sequence[int]
+) -> list[MembersOfView]:
+    """The outputs of members, (views * B, ...), apart by views."""
+    by_view = [MembersOfView(view=view, outputs=[]) for view in views]
+    for member in members:
+        parts = {name: tensor.chunk(len(views)) for name, tensor in member.items()}
+        for i, of_view in enumerate(by_view):
+            of_view.outputs.append({name: chunks[i] for name, chunks in parts.items()})
+    return by_view
+
+
+def _mean_of_views(parts: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(parts)).mean(dim=0)
+
+
+def _mean_of_cells(maps: Tensor, valid: Tensor) -> Tensor:
+    """(B, dim): means of maps over the cells that show the image and no padding.
+
+    Args:
+        maps: (B, dim, rows, cols).
+        valid: (B, 1, rows, cols) of the patches.
+    """
+    counts = F.interpolate(valid, size=maps.shape[-2:], mode="nearest").to(maps.dtype)
+    return (maps * counts).sum(dim=(2, 3)) / counts.sum(dim=(2, 3))
