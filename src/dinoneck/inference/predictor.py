@@ -528,12 +528,10 @@ class Predictor:
             pass_images = [image[i] for image in images]
             with evaluating(*backbone_pass.modules):
                 predicted = backbone_pass.predict_images(pass_images, with_maps, min_score)
-            by_pass.append(
-                [
-                    _image_predictions(backbone_pass, image.size, of_image)
-                    for image, of_image in zip(pass_images, predicted, strict=True)
-                ]
-            )
+            of_pass = []
+            for image, predictions in zip(pass_images, predicted, strict=True):
+                of_pass.append(_image_predictions(backbone_pass, image.size, predictions))
+            by_pass.append(of_pass)
         return _join_passes(by_pass)
 
     def _pass_of(self, key: str) -> Pass:

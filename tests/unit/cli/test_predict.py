@@ -19,6 +19,7 @@ from dinoneck import (
     FeatureStore,
     HeadCheckpoint,
     LinearHead,
+    MaskHead,
     Predictor,
     Task,
     load_backbone,
@@ -26,8 +27,8 @@ from dinoneck import (
 )
 from dinoneck.backbones.known import DINOV3_SMALL
 from dinoneck.checkpoint.rebuild import rebuild
-from dinoneck.inference import coco_objects
-from dinoneck.viz import boxes_panel
+from dinoneck.inference import ImagePrediction, coco_objects
+from dinoneck.viz import boxes_panel, overlay
 
 TINY = ("--backbone", "dinoneck_tiny")
 
@@ -190,6 +191,42 @@ def test_masks_are_those_of_the_predictor_in_the_pixels_of_the_image(tmp_path: P
         assert np.mean(mask == row["maps"]["crop"]) > 0.999
         with Image.open(tmp_path / "o" / folder / "1.jpg") as picture:
             assert picture.width == round(1200 * size[1] / 94)
+
+
+def test_maps_of_an_image_are_written_before_those_of_the_next_are_made(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Maps in the pixels of images are large: never more than those of one are in memory."""
+    events: list[str] = []
+    make_maps = ImagePrediction.image_maps
+
+    def make(prediction: ImagePrediction, *options: Any) -> Any:
+        events.append(f"make {prediction.size}")
+        return make_maps(prediction, *options)
+
+    def write(folder: Path, name: str, *_: Any) -> None:
+        events.append(f"write {name}")
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}.png").touch()
+
+    monkeypatch.setattr(ImagePrediction, "image_maps", make)
+    monkeypatch.setattr(overlay, "write_maps", write)
+    assert cli(*job(place, "--maps", place / "maps")).code == 0
+    assert events == ["make (60, 150)", "write large", "make (30, 40)", "write small"]
+
+
+def test_masks_of_a_mask_head_are_those_of_the_predictor(tmp_path: Path) -> None:
+    """Masks are resampled to the image before they are shares: maps per patch are not enough."""
+    torch.manual_seed(0)
+    task = Task("crop", dim=3, kind="segmentation")
+    head = MaskHead(64, [task], num_layers=1, num_queries=4, num_blocks=1, dim=16)
+    torch.nn.init.normal_(head.masks[-1].weight, std=0.5)  # masks with edges
+    file = saved_head(tmp_path / "h.safetensors", head)
+    [image] = write_images(tmp_path / "images", ["a.png"], 60, 150)
+    assert cli(*job(tmp_path, "--maps", tmp_path / "m", "--tta", "flip4", heads=file)).code == 0
+    [row] = Predictor(file, tta="flip4")(image, maps="image")
+    with Image.open(tmp_path / "m" / "a.png") as stored:
+        assert np.array_equal(np.asarray(stored), row["maps"]["crop"])
 
 
 def test_folders_of_pictures_keep_what_they_hold(tmp_path: Path) -> None:
