@@ -122,6 +122,12 @@ def as_images(folder: Path) -> Any:
     return predictor()(store)
 
 
+def of_a_task_called_image(folder: Path) -> Any:
+    """Predict the images of a folder with a head whose task has the name of their paths."""
+    kit.write_images(folder, ["a.png"])
+    return Predictor(kit.head(Task("image")), kit.backbone())(folder)
+
+
 def image_maps_of_a_store(folder: Path) -> Any:
     """Ask for maps in the pixels of images that are stored as tokens."""
     store = FeatureStore.create(folder / "s", backbone=kit.backbone(), image_size=kit.SIZE)
@@ -439,6 +445,12 @@ ROWS: list[Row] = [
     (image_maps_of_a_store, ConfigError, ("'image'", "'patch'")),
     (ids_in_a_text, ConfigError, ("'a'", "['a']")),
     (as_images, DataError, "predictor.predict(store, ids)"),
+    (lambda folder: predictor()(folder), DataError, ("no images", ".png")),
+    (lambda folder: predictor()([torch.rand(3, 32, 48), folder]), DataError, "images[1]"),
+    (of_a_task_called_image, ConfigError, ("'image'", "as a list")),
+    (lambda folder: predictor().one(folder), DataError, "predictor('"),
+    (lambda: predictor().one(["a.png"]), DataError, ("a list", "predictor(images)")),
+    (lambda: predictor().one(torch.rand(2, 3, 32, 48)), DataError, "(2, 3, 32, 48)"),
     (lambda: MicroBatcher(predictor(), max_batch=0), ConfigError, "max_batch"),
     (
         lambda: to_frame([{"p": np.zeros(2)}], [Task("p", dim=2, labels=("a", "a"))]),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tests import kit
 
 from dinoneck import (
     Backbone,
     Composition,
+    FeatureStore,
     HeadCheckpoint,
     PatchMeanHead,
     Predictor,
@@ -19,9 +21,18 @@ from dinoneck import (
 from dinoneck.interop import PyramidEncoder
 from dinoneck.losses import UncertaintyWeighting
 from dinoneck.points import SparsePyramid
+from dinoneck.store import MemoryStore
 
 
-def test_the_repr_of_a_head_checkpoint_has_type_parameters_backbone_and_digest(
+def two_images(tiny: Backbone, folder: Path, **options: Any) -> FeatureStore:
+    """A store of the images a and b."""
+    images = kit.write_images(folder, ["a.png", "b.png"])
+    store = FeatureStore.create(folder / "store", backbone=tiny, **options)
+    store.extract(images)
+    return store
+
+
+def test_the_repr_of_a_head_checkpoint_has_type_tasks_parameters_backbone_and_digest(
     tiny: Backbone,
 ) -> None:
     head = kit.head()
@@ -29,9 +40,24 @@ def test_the_repr_of_a_head_checkpoint_has_type_parameters_backbone_and_digest(
     num_parameters = sum(parameter.numel() for parameter in head.parameters())
     digest = checkpoint.meta["digest"]
     assert repr(checkpoint) == (
-        f"HeadCheckpoint('patch_mean', {num_parameters} parameters, backbone='dinoneck_tiny', "
-        f"{digest[:19]})"
+        f"HeadCheckpoint('patch_mean': mass (regression, g); {num_parameters} parameters, "
+        f"backbone='dinoneck_tiny', {digest[:19]})"
     )
+
+
+def test_the_repr_of_a_head_checkpoint_has_the_size_and_views_that_it_records(
+    tiny: Backbone,
+) -> None:
+    preprocess = tiny.preprocess.changed(size=(32, 48))
+    checkpoint = HeadCheckpoint.from_module(
+        kit.head(), backbone=tiny, preprocess=preprocess, tta="flip4"
+    )
+    assert ", backbone='dinoneck_tiny', size=(32, 48), tta='flip4', sha256:" in repr(checkpoint)
+
+
+def test_the_repr_of_the_checkpoint_of_a_neck_has_no_tasks() -> None:
+    neck = SimplePyramid(embed_dim=64, out_channels=32)
+    assert repr(HeadCheckpoint.from_module(neck)).startswith("HeadCheckpoint('simple_pyramid'; ")
 
 
 def test_the_repr_of_a_head_checkpoint_stays_when_the_head_is_built_and_read_again(
@@ -91,6 +117,34 @@ def test_the_repr_of_a_predictor_lists_the_heads_of_a_mapping_by_key(tiny: Backb
         "  field: 1 head: crop (classification of 3); backbone='dinoneck_tiny'",
         ")",
     ]
+
+
+def test_the_repr_of_a_store_has_its_images_views_dtype_backbone_layers_and_size(
+    tiny: Backbone, tmp_path: Path
+) -> None:
+    store = two_images(tiny, tmp_path, views="flips4", image_size=(32, 48))
+    path = str(tmp_path / "store")
+    assert repr(store) == (
+        f"FeatureStore({path!r}: 2 images x 4 views, fp16, backbone='dinoneck_tiny', layers=(5,), "
+        "size=(32, 48))"
+    )
+
+
+def test_the_repr_of_a_store_of_images_in_their_own_size_has_none(
+    tiny: Backbone, tmp_path: Path
+) -> None:
+    assert repr(two_images(tiny, tmp_path, image_size=None, resize="crop")).endswith(
+        ": 2 images x 1 view, fp16, backbone='dinoneck_tiny', layers=(5,))"
+    )
+
+
+def test_the_repr_of_a_store_in_memory_counts_the_images_that_are_kept(
+    tiny: Backbone, tmp_path: Path
+) -> None:
+    store = two_images(tiny, tmp_path, views="flips4", image_size=(32, 48))
+    assert repr(MemoryStore(store, ["a"])) == (
+        "MemoryStore(1 image x 4 views, fp16, backbone='dinoneck_tiny', layers=(5,), size=(32, 48))"
+    )
 
 
 def test_the_repr_of_a_backbone_begins_with_its_name_its_geometry_and_its_layers() -> None:

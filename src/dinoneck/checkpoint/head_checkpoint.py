@@ -7,7 +7,7 @@ import os
 import tempfile
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, cast
@@ -32,6 +32,7 @@ from dinoneck.devices import check_device, check_float
 from dinoneck.errors import BackboneError, CheckpointError
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.layers.inputs import Origin
+from dinoneck.tasks import Task, describe_tasks
 from dinoneck.text import did_you_mean, reason_of
 from dinoneck.version import __version__
 
@@ -97,14 +98,21 @@ class HeadCheckpoint:
         self._skeleton: nn.Module | None = skeleton
         self._skeleton_config = copy.deepcopy(self.config)
         self._num_parameters = sum(parameter.numel() for parameter in skeleton.parameters())
+        # of necks and detectors none
+        self._tasks: Sequence[Task] = getattr(skeleton, "predicted", ())
 
     def __repr__(self) -> str:
+        what = repr(self.head_type)
+        if self._tasks:
+            what += f": {describe_tasks(self._tasks)}"
         backbone = self.meta["backbone"] or {}
-        digest = self.meta["digest"][:_SHORT_DIGEST]
-        return (
-            f"HeadCheckpoint({self.head_type!r}, {self._num_parameters} parameters, "
-            f"backbone={backbone.get('name')!r}, {digest})"
-        )
+        facts = [f"{self._num_parameters} parameters", f"backbone={backbone.get('name')!r}"]
+        if self.preprocess is not None and self.preprocess.size is not None:
+            facts.append(f"size={self.preprocess.size}")
+        if self.meta["tta"] is not None:
+            facts.append(f"tta={self.meta['tta']['ops']!r}")
+        facts.append(self.meta["digest"][:_SHORT_DIGEST])
+        return f"HeadCheckpoint({what}; {', '.join(facts)})"
 
     @classmethod
     def from_module(

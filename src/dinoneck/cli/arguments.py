@@ -413,8 +413,7 @@ def list_images(paths: Sequence[Path]) -> list[Path]:
         DataError: if one does not exist, a folder holds no images, or a name is not Unicode.
     """
     from dinoneck.data.names import check_encodable
-    from dinoneck.data.sources import list_pictures
-    from dinoneck.data.walk import SUFFIXES
+    from dinoneck.data.sources import check_any_pictures, list_pictures
 
     if not paths:
         raise ConfigError(NO_IMAGES)
@@ -432,8 +431,7 @@ def list_images(paths: Sequence[Path]) -> list[Path]:
             )
     pictures_by_path = list_pictures(paths)
     for path, pictures in pictures_by_path.items():
-        if not pictures:
-            raise DataError(f"the folder {path} holds no images ({', '.join(SUFFIXES)})")
+        check_any_pictures(path, pictures)
     files = []
     for path in paths:
         files += pictures_by_path[path]

@@ -93,11 +93,16 @@ def in_threads(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def is_one_image(images: Any) -> bool:
+    """Whether this is one image, or the path of one, and not several; arrays of four dimensions are a batch."""
+    if isinstance(images, Tensor | np.ndarray):
+        return images.ndim != 4
+    return isinstance(images, str | os.PathLike | Image.Image)
+
+
 def as_list(images: Any, noun: str = "images") -> list[Any]:
     """Return a list of single images (or what ``noun`` calls them), whatever form they came in."""
-    if isinstance(images, str | os.PathLike | Image.Image):
-        return [images]
-    if isinstance(images, Tensor | np.ndarray) and images.ndim != 4:
+    if is_one_image(images):
         return [images]
     if isinstance(images, Mapping) or not isinstance(images, Iterable):
         raise DataError(

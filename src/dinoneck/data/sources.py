@@ -28,7 +28,7 @@ from dinoneck.data.names import (
     part_words,
     parts_of,
 )
-from dinoneck.data.walk import walk, warn_of_left_out
+from dinoneck.data.walk import SUFFIXES, walk, warn_of_left_out
 from dinoneck.errors import DataError
 from dinoneck.text import some_of
 
@@ -77,6 +77,27 @@ def list_pictures(paths: Iterable[Path]) -> dict[Path, list[Path]]:
     warn_of_left_out(listings)
     warn_of_masks(pictures_of_folders)
     return pictures
+
+
+def list_folder(folder: Path) -> list[Path]:
+    """Return the images below a folder, as :func:`list_pictures` does.
+
+    Raises:
+        DataError: if there are none, or a folder cannot be read.
+    """
+    images = list_pictures([folder])[folder]
+    check_any_pictures(folder, images)
+    return images
+
+
+def check_any_pictures(folder: Path, images: Sequence[Path]) -> None:
+    """Reject a folder without images.
+
+    Raises:
+        DataError: naming it, and the suffixes of images.
+    """
+    if not images:
+        raise DataError(f"the folder {folder} holds no images ({', '.join(SUFFIXES)})")
 
 
 def find_files(

@@ -107,6 +107,10 @@ class ImagePrediction:
         size: (height, width) of the upright image.
         preprocess: how the image was prepared.
 
+    Attributes:
+        size: (height, width) of the upright image.
+        image: the path of the image, of a folder; None for an image that was passed itself.
+
     Examples:
         >>> import torch
         >>> from dinoneck import DenseHead, Predictor, Task, load_backbone
@@ -133,6 +137,7 @@ class ImagePrediction:
         self._views = views
         self._preprocess = preprocess
         self.size = size
+        self.image: str | None = None
 
     def __repr__(self) -> str:
         height, width = self.size
@@ -140,7 +145,7 @@ class ImagePrediction:
         return f"{type(self).__name__}({tasks}, of {height} x {width} px)"
 
     def row(self, maps: Maps | None = None, probabilities: bool = False) -> dict[str, Any]:
-        """Return the dict that calling the predictor returns for the image.
+        """Return the dict that calling the predictor returns for the image, without :attr:`image`.
 
         Args:
             maps: as for calling a :class:`dinoneck.Predictor`.

@@ -24,12 +24,13 @@ from dinoneck.checkpoint.origins import (
 from dinoneck.checks import check_minimum
 from dinoneck.codec import normal
 from dinoneck.data.bands import read_channels
-from dinoneck.data.decoding import ImageInput, as_list, in_threads, read_image_size
+from dinoneck.data.decoding import ImageInput, in_threads, read_image_size
 from dinoneck.data.preprocessing import Preprocessing, Size
 from dinoneck.data.views import Views
 from dinoneck.devices import local_device
-from dinoneck.errors import CheckpointError, ConfigError, DataError
+from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.heads.ensemble import HeadEnsemble
+from dinoneck.inference.images import CalledImages, check_one_image
 from dinoneck.inference.loaded_head import (
     LoadedHead,
     check_alike,
@@ -42,7 +43,6 @@ from dinoneck.inference.predictions import ImagePrediction, Maps, Prediction, ch
 from dinoneck.inference.sources import Heads, open_heads
 from dinoneck.inference.tiles import Tiling
 from dinoneck.inference.views import TTA, VIEWS
-from dinoneck.store.reading import StoredTokens
 from dinoneck.tasks import describe_tasks
 from dinoneck.text import counted
 
@@ -308,7 +308,10 @@ class Predictor:
         """Predict.
 
         Args:
-            images: paths, PIL images, arrays or tensors, see :class:`dinoneck.data.Preprocessing`.
+            images: paths, PIL images, arrays or tensors, see :class:`dinoneck.data.Preprocessing`;
+                one, several, or a batch (B, 3, H, W). Or the path of a folder: all images in it and
+                below, sorted, without masks that lie beside them. A folder in a list is refused,
+                since rows could not be told apart.
             maps: ``"patch"`` adds ``"maps": {task: (dim, rows, cols)}``, the prediction of every
                 patch, in the orientation of the image; and ``"gate": (rows, cols)``, where heads
                 have one: what they looked at, adding up to one. ``"image"`` gives the maps in the
@@ -325,15 +328,55 @@ class Predictor:
             shows over the cells that hold image, not padding, of which a task with ``from_map`` is
             one. For tasks of instances and panoptic segments what ``predict_instances`` or
             ``predict_panoptic`` of the head returns, as arrays, in the pixels of the upright image.
-            With a mapping of heads: key -> such a dict.
+            With a mapping of heads: key -> such a dict. The rows of a folder begin with
+            ``"image"``, the path of the image, which begins with that of the folder.
+
+        Raises:
+            ConfigError: for other ``maps``, and for a folder if a task, or a key of the mapping, is
+                called ``"image"``.
+            DataError: if an image cannot be read, a folder holds none, or a prediction is not
+                finite.
         """
         check_maps(maps, probabilities)
-        image_list = self._check_images(images)
+        called = self._list_images(images)
+        called.check_names(self._names_in_rows())
         results = []
-        for by_key in self._predict_list(image_list, maps is not None, min_score):
+        for by_key in self._predict_list(called.images, maps is not None, min_score):
             rows = {key: of_key.row(maps, probabilities) for key, of_key in by_key.items()}
             results.append(self._of_user(rows))
-        return results
+        return called.named(results)
+
+    def one(
+        self,
+        image: ImageInput,
+        maps: Maps | None = None,
+        probabilities: bool = False,
+        min_score: float | None = None,
+    ) -> dict[str, Any]:
+        """Predict from one image.
+
+        Args:
+            image: a path, a PIL image, an array or a tensor.
+            maps: as for calling.
+            probabilities: as for calling.
+            min_score: as for calling.
+
+        Returns:
+            The dict that calling returns in a list.
+
+        Raises:
+            DataError: for a folder, a list or a batch: calling takes them.
+
+        Examples:
+            >>> from dinoneck import PatchMeanHead, Task, load_backbone
+            >>> head = PatchMeanHead(64, [Task("total", unit="g")])
+            >>> predictor = Predictor(head, load_backbone("dinoneck_tiny"))
+            >>> sorted(predictor.one(torch.rand(3, 32, 48)))
+            ['total']
+        """
+        check_one_image(image)
+        [row] = self([image], maps, probabilities, min_score)
+        return row
 
     def predictions(
         self, images: ImageInput | Sequence[ImageInput], min_score: float | None = None
@@ -348,9 +391,14 @@ class Predictor:
             One :class:`dinoneck.inference.ImagePrediction` per image; with a mapping of heads: key
             -> one.
         """
-        image_list = self._check_images(images)
-        predicted = self._predict_list(image_list, with_maps=True, min_score=min_score)
-        return [self._of_user(by_key) for by_key in predicted]
+        called = self._list_images(images)
+        predicted = self._predict_list(called.images, with_maps=True, min_score=min_score)
+        results = []
+        for path, by_key in zip(called.paths, predicted, strict=True):
+            for of_key in by_key.values():
+                of_key.image = path
+            results.append(self._of_user(by_key))
+        return results
 
     @torch.no_grad()
     def predict(
@@ -447,15 +495,18 @@ class Predictor:
         """Return an image as its maps lie on it: (3, H, W) RGB in 0 ... 1, sized, cropped or padded, but not cut."""
         return self.passes[0].recipe(read_image_size(image)).picture(image)
 
-    def _check_images(self, images: ImageInput | Sequence[ImageInput]) -> list[ImageInput]:
-        """The images as a list, if the backbones still are those of the heads."""
-        if isinstance(images, StoredTokens):
-            raise DataError(
-                "images are a store of tokens; predict from it with predictor.predict(store, ids)"
-            )
+    def _list_images(self, images: ImageInput | Sequence[ImageInput]) -> CalledImages:
+        """The images of a call, if the backbones still are those of the heads."""
+        called = CalledImages.of_call(images)
         for backbone_pass in self.passes:
             backbone_pass.check_weights()
-        return as_list(images)
+        return called
+
+    def _names_in_rows(self) -> list[str]:
+        """The names at the top of a row: keys of the user's mapping, or tasks and compositions."""
+        if self._keyed:
+            return [*self.tasks]
+        return [task.name for task in self.tasks]
 
     def _predict_list(
         self, images: Sequence[ImageInput], with_maps: bool, min_score: float | None

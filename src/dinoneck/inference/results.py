@@ -16,6 +16,9 @@ from dinoneck.progress import progress
 from dinoneck.tasks import Task, columns_of
 from dinoneck.text import printable, some_of
 
+IMAGE = "image"
+"""The key of the path in the rows of a folder of images."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -89,7 +92,8 @@ def to_frame(
     Args:
         results: of a :class:`dinoneck.Predictor`.
         tasks: the predictor's, which have the labels.
-        names: the index, such as the images' file names; None = 0, 1, ...
+        names: the index, such as the images' file names; None = the paths that the results of a
+            folder hold, else 0, 1, ...
 
     Raises:
         ConfigError: if two columns have one name.
@@ -103,8 +107,19 @@ def to_frame(
         >>> frame.loc["a.jpg"].to_dict()
         {'mass': 3.5, 'soil': 'dry', 'soil:wet': 0.2, 'soil:dry': 0.8}
     """
+    if names is None:
+        names = _paths_in(results, tasks)
     rows = [table_row(result, tasks) for result in results]
     return importlib.import_module("pandas").DataFrame(rows, index=names)  # noqa: TID251 - users install pandas
+
+
+def _paths_in(results: Sequence[Mapping[str, Any]], tasks: Sequence[Task]) -> list[str] | None:
+    """The paths of the images of a folder; None for results of other images."""
+    if any(task.name == IMAGE for task in tasks):
+        return None  # what results hold under this name is its prediction
+    if not results or not all(IMAGE in result for result in results):
+        return None
+    return [result[IMAGE] for result in results]
 
 
 def _cells(tasks: Sequence[Task], result: Mapping[str, Any]) -> Iterator[tuple[str, float | str]]:

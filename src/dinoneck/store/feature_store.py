@@ -182,10 +182,7 @@ class FeatureStore(Reader):
         return len(self.entries)
 
     def __repr__(self) -> str:
-        return (
-            f"FeatureStore({self.path!r}, {len(self)} images x {len(self.views)} views, "
-            f"{self.dtype})"
-        )
+        return f"FeatureStore({self.path!r}: {self._facts()})"
 
     def extract(
         self,

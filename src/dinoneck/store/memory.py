@@ -85,6 +85,9 @@ class MemoryStore(StoredTokens):
         """The ids that are kept, in the order in which they were given."""
         return self._ids
 
+    def __repr__(self) -> str:
+        return f"MemoryStore({self._facts()})"
+
     def _has(self, image_id: str) -> bool:
         return (image_id, 0) in self._rows  # every image has a view 0
 

@@ -72,6 +72,20 @@ class StoredTokens(ABC):
         """Return whether an image is stored under this id; no tokens are read."""
         return isinstance(image_id, str) and self._has(image_id)
 
+    def _facts(self) -> str:
+        """How much is stored, and what made it, on one line."""
+        record = self.description.backbone
+        facts = [
+            f"{counted(len(self), 'image')} x {counted(len(self.description.views), 'view')}",
+            self.description.dtype,
+            f"backbone={record.get('name')!r}",
+        ]
+        if record.get("layers"):
+            facts.append(f"layers={tuple(record['layers'])}")
+        if self.description.preprocess.size is not None:
+            facts.append(f"size={self.description.preprocess.size}")
+        return ", ".join(facts)
+
     @abstractmethod
     def digest(self, ids: Sequence[str]) -> str:
         """Return one hash of the tokens of these images in all views, in 32 hex digits."""
