@@ -102,17 +102,12 @@ MODULES = [
     ),
     Mutant(
         sentence=(
-            "An ensemble averages normalised units and uses the first member's transform for all."
+            "An ensemble averages what its members return in normalised units, as if it were grams."
         ),
         where="heads.ensemble:HeadEnsemble.averaged",
         edit=replace(
-            "return {_task.name: self._reduce(_task, _rows) for _task in self.predicted}",
-            by="""
-            weights = self.weights or [1.0] * len(self.heads)
-            outputs = [(weight, head(tokens)) for weight, head in zip(weights, self.heads)]
-            first = self.heads[0].tasks
-            return {task.name: task.predict(self._reduce(task, outputs)) for task in first}
-            """,
+            "_head.natural(_tokens)",
+            by="_head(_tokens)",
         ),
         tests=["unit/heads/test_heads.py::test_members_are_averaged_in_natural_units"],
     ),

@@ -28,7 +28,7 @@ from dinoneck.data.decoding import ImageInput, as_list, in_threads, read_image_s
 from dinoneck.data.preprocessing import Preprocessing, Size
 from dinoneck.devices import local_device
 from dinoneck.errors import CheckpointError, ConfigError, DataError
-from dinoneck.heads.ensemble import HeadEnsemble, Reduce
+from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.inference.passes import Pass, PassImage, grids_of
 from dinoneck.inference.predictions import ImagePrediction, Maps, Prediction, check_maps
 from dinoneck.inference.sources import (
@@ -104,8 +104,6 @@ class Predictor:
             share of a tile (0.25).
         weights: one number of 0 or more per head of a list, in the order given (files of a folder
             sorted by name); None = equal.
-        reduce: ``"mean"`` or ``"median"`` over the heads of a list; views and tiles are always
-            averaged.
         blur: odd kernel of a Gaussian blur with fixed sigma, instead of that of the files; None
             keeps it.
         bits: how many bits images of 16 bits use, 8 ... 16, instead of that of the files, see
@@ -156,7 +154,6 @@ class Predictor:
         tile: int | tuple[int, int] | None = None,
         overlap: int | float = 0,
         weights: Sequence[float] | None = None,
-        reduce: Reduce = "mean",
         blur: int | None = None,
         bits: int | None = None,
         preprocess: Preprocessing | None = None,
@@ -196,7 +193,7 @@ class Predictor:
         # what heads of one pass have in common -> the heads
         groups: dict[Any, dict[str, Reading]] = {}
         for key, own in members.items():
-            reading = _together(own, weights, reduce)
+            reading = _together(own, weights)
             check_alike(own, inputs=preprocess is None, views=tta is None)
             record = None
             if backbone is None:
@@ -501,9 +498,7 @@ def _join_passes(by_pass: Sequence[Sequence[Mapping[str, T]]]) -> list[dict[str,
     return joined
 
 
-def _together(
-    loaded: Sequence[Reading], weights: Sequence[float] | None, reduce: Reduce
-) -> Reading:
+def _together(loaded: Sequence[Reading], weights: Sequence[float] | None) -> Reading:
     """The heads of a key as one ensemble; one ensemble, or a head that predicts objects, stays as it is."""
     first = loaded[0]
     if (
@@ -514,7 +509,7 @@ def _together(
         return first
     inputs = next((item.inputs for item in loaded if item.inputs is not None), None)
     return first._replace(
-        head=HeadEnsemble.from_heads([item.head for item in loaded], weights, reduce),
+        head=HeadEnsemble.from_heads([item.head for item in loaded], weights),
         inputs=inputs,
         mask_records=tuple(record for item in loaded for record in item.mask_records),
         files=tuple(file for item in loaded for file in item.files),

@@ -1,4 +1,4 @@
-"""Several heads: ensembles with weights, medians and gates; mappings of heads; predictions from stored tokens."""
+"""Several heads: ensembles with weights and gates; mappings of heads; predictions from stored tokens."""
 
 from __future__ import annotations
 
@@ -79,19 +79,6 @@ def test_weights_are_of_natural_units_and_follow_the_order_of_files(
         assert result["a"] == pytest.approx(0.1 * each[0]["a"] + 0.9 * each[2]["a"], rel=1e-5)
         picture = 0.1 * each[0]["maps"]["a"] + 0.9 * each[2]["maps"]["a"]
         assert np.allclose(result["maps"]["a"], picture, rtol=1e-5)
-
-
-@pytest.mark.parametrize("count", [3, 4])
-def test_medians_are_over_heads_and_means_over_views(tiny: Backbone, count: int) -> None:
-    image, heads = kit.images(1)[0], folds(count)
-    flips = [tiny(VIEWS["flip4"].place(tiny.preprocess(image), i)) for i in range(4)]
-    views = [np.median([h.predict(flip)["a"].item() for h in heads]) for flip in flips]
-    [result] = Predictor(heads, tiny, "flip4", reduce="median")(image)
-    assert result["a"] == pytest.approx(np.mean(views), rel=1e-5)
-    assert Predictor(heads, tiny, "flip4")(image)[0]["a"] != pytest.approx(result["a"], rel=1e-5)
-    pictures = [Predictor(head, tiny)(image, maps="patch")[0]["maps"]["a"] for head in heads]
-    [plain] = Predictor(heads, tiny, reduce="median")(image, maps="patch")
-    assert np.allclose(plain["maps"]["a"], np.median(pictures, axis=0), rtol=1e-5)
 
 
 def test_gates_come_upright_and_averaged(tiny: Backbone) -> None:
