@@ -28,21 +28,11 @@ from dinoneck.data.decoding import ImageInput, in_threads, read_image_size
 from dinoneck.data.preprocessing import Preprocessing, Size
 from dinoneck.data.views import Views
 from dinoneck.devices import local_device
-<<<<<<< HEAD
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.inference.images import CalledImages, check_one_image
 from dinoneck.inference.loaded_head import (
     LoadedHead,
-=======
-from dinoneck.errors import CheckpointError, ConfigError, DataError
-from dinoneck.heads.ensemble import HeadEnsemble
-from dinoneck.inference.passes import Pass, PassImage, grids_of
-from dinoneck.inference.predictions import ImagePrediction, Maps, Prediction, check_maps
-from dinoneck.inference.sources import (
-    Heads,
-    Reading,
->>>>>>> s10-tiles
     check_alike,
     check_pairing,
     merge_heads,
