@@ -392,7 +392,7 @@ def _targets_of(model: str, predictor: Predictor) -> dict[str, _Target]:
 
 
 def _check_alike(models: Mapping[str, Predictor]) -> None:
-    """Raise a DataError if two models predict different things for a target of one name.
+    """Raise a DataError if two models predict different things for a target, or a ratio, of one name.
 
     A unit or an area that only some of them state is no difference; a warning names the unit.
     """

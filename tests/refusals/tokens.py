@@ -64,7 +64,9 @@ INPUTS: list[tuple[Any, dict[str, Any], type[Exception], Any]] = [
     (MAPS, {"num_prefix_tokens": 1}, ShapeError, ("num_prefix_tokens=1", "cls_token=")),
     ([torch.zeros(2, 8, 2, 6), torch.zeros(2, 8, 3, 4)], {}, ShapeError, ("2x6", "3x4")),
     (X[0], {"grid": (3, 5)}, ShapeError, "(15, 8)"),
-    (patches(), {"grid": (3, 5)}, ShapeError, "grid"),
+    (patches(), {"grid": (3, 5)}, ShapeError, "Tokens with grid="),
+    (patches(), {"num_prefix_tokens": 1}, ShapeError, "Tokens with num_prefix_tokens="),
+    (patches(), {"cls_token": CLS}, ShapeError, "Tokens with cls_token="),
 ]
 LOG = TargetTransform(log1p=True)
 TASKS: list[dict[str, Any]] = [

@@ -58,11 +58,7 @@ def as_tokens(
     """
     owner_name = "this function" if owner is None else type(owner).__name__
     if isinstance(x, Tokens):
-        if grid is not None or num_prefix_tokens or cls_token is not None:
-            raise ShapeError(
-                f"{owner_name} got Tokens with grid=, num_prefix_tokens= or cls_token=, which Tokens "
-                "hold; leave them out"
-            )
+        _check_only_tokens(owner_name, grid, num_prefix_tokens, cls_token)
         return x
     layers, grid = _sequences(x, grid, num_prefix_tokens, owner_name)
     if grid is None:
@@ -86,6 +82,25 @@ def as_tokens(
         patch_size=patch_size,
         num_prefix_tokens=num_prefix_tokens,
     )
+
+
+def _check_only_tokens(
+    owner_name: str,
+    grid: Sequence[int] | None,
+    num_prefix_tokens: int,
+    cls_token: Tensor | Sequence[Tensor] | None,
+) -> None:
+    """Raise a ShapeError for an argument of plain tensors next to Tokens."""
+    arguments = {
+        "grid": grid is not None,
+        "num_prefix_tokens": bool(num_prefix_tokens),
+        "cls_token": cls_token is not None,
+    }
+    for name, is_given in arguments.items():
+        if is_given:
+            raise ShapeError(
+                f"{owner_name} got Tokens with {name}=, which Tokens hold themselves; leave it out"
+            )
 
 
 def _sequences(
