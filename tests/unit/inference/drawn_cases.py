@@ -424,7 +424,7 @@ FOLDS = (
     DrawnMember("composed_dense", seed=1, weight=0.5),
     DrawnMember("composed_dense", seed=2, weight=0.0),
 )
-PADDED: dict[str, Any] = {"size": (48, 48), "resize": "pad", "pad_to": "center", "views": "d6"}
+PADDED: dict[str, Any] = {"size": (64, 64), "resize": "pad", "pad_to": "center", "views": "d6"}
 LARGE = (DrawnImage((80, 103), "tensor", orientation=1, seed=1),)
 CHOSEN = {
     "padding": chosen_case(chosen_heads(DENSE, **PADDED)),
