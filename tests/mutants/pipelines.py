@@ -5,7 +5,9 @@ from __future__ import annotations
 from tests.mutants.edits import always, drop, never, replace
 from tests.mutants.mutant import Mutant
 
-_REFERENCE = "unit/inference/test_against_reference.py::test_predictions_are_those_of_the_reference"
+_REFERENCE = (
+    "unit/inference/test_against_reference.py::test_chosen_predictions_are_those_of_the_reference"
+)
 
 PIPELINES = [
     Mutant(

@@ -373,6 +373,84 @@ def cases(draw: Any) -> Case:
     )
 
 
+# Cases that hypothesis draws too rarely for the quick tier
+# ---------------------------------------------------------
+
+
+def chosen_heads(*members: DrawnMember, **options: Any) -> DrawnHeads:
+    """The heads of a key, on the last block and an image of its own size, where nothing else is said."""
+    own: dict[str, Any] = {
+        "is_weighted": False,
+        "layers": (5,),
+        "backbone_seed": 0,
+        "norm": True,
+        "size": None,
+        "resize": "stretch",
+        "pad_to": None,
+        "views": "none",
+    }
+    return DrawnHeads(members, **(own | options))
+
+
+def chosen_case(*heads: DrawnHeads, **options: Any) -> Case:
+    """A case with maps per patch of a wide image and of a tall one whose file is turned."""
+    own: dict[str, Any] = {
+        "is_keyed": len(heads) > 1,
+        "are_files": False,
+        "images": (
+            DrawnImage((25, 61), "array", orientation=1, seed=1),
+            DrawnImage((61, 25), "file", orientation=6, seed=2),
+        ),
+        "tile": None,
+        "overlap": 0,
+        "batch_size": 4,
+        "maps": "patch",
+        "are_probabilities": False,
+        "is_stored": False,
+    }
+    return Case(heads, **(own | options))
+
+
+DENSE = DrawnMember("dense", seed=1)
+MIXED_ENSEMBLE = DrawnMember(
+    members=(
+        replace(DENSE, layers=(5,), weight=3.0),
+        DrawnMember("composed", seed=2, layers=(3,)),
+        DrawnMember("gate", seed=3, layers=(4, 1)),
+    )
+)
+FOLDS = (
+    DrawnMember("composed_dense", seed=0, weight=2.0),
+    DrawnMember("composed_dense", seed=1, weight=0.5),
+    DrawnMember("composed_dense", seed=2, weight=0.0),
+)
+PADDED: dict[str, Any] = {"size": (64, 64), "resize": "pad", "pad_to": "center", "views": "d6"}
+LARGE = (DrawnImage((80, 103), "tensor", orientation=1, seed=1),)
+CHOSEN = {
+    "padding": chosen_case(chosen_heads(DENSE, **PADDED)),
+    "pixels of a padded image": chosen_case(chosen_heads(DENSE, **PADDED), maps="image"),
+    "tiles at uneven steps": chosen_case(
+        chosen_heads(MIXED_ENSEMBLE, views="flip4"), images=LARGE, tile=(32, 48)
+    ),
+    "overlapping tiles": chosen_case(
+        chosen_heads(MIXED_ENSEMBLE, views="d6"), images=LARGE, tile=(32, 48), overlap=16
+    ),
+    "weighted folds": chosen_case(
+        chosen_heads(*FOLDS, is_weighted=True, views="flip4"), are_files=True
+    ),
+    "a backbone for each key": chosen_case(
+        chosen_heads(MIXED_ENSEMBLE, views="flip4", size=(32, 48)),
+        chosen_heads(DENSE, backbone_seed=1, layers=(4, 2), norm=False),
+        are_files=True,
+    ),
+    "stored tokens": chosen_case(
+        chosen_heads(MIXED_ENSEMBLE, views="d6"),
+        images=(DrawnImage((32, 61), "file", orientation=6, seed=2),),
+        is_stored=True,
+    ),
+}
+
+
 # What a case stands for
 # ----------------------
 

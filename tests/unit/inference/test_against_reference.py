@@ -181,6 +181,11 @@ def compare_map(found: Any, cells: Any, name: str, case: Case, differences: Diff
         differences.compare(found, cells, is_stored=case.is_stored, where=where)
 
 
+@pytest.mark.parametrize("name", drawn.CHOSEN)
+def test_chosen_predictions_are_those_of_the_reference(name: str, tmp_path: Path) -> None:
+    check(drawn.CHOSEN[name], tmp_path, Differences())
+
+
 @settings(**SETTINGS, max_examples=25)
 @given(case=drawn.cases())
 def test_predictions_are_those_of_the_reference(
