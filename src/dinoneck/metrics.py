@@ -132,22 +132,24 @@ def value_terms(truth: Floats, predictions: Floats, *, joint: bool = False) -> F
     is_known = np.isfinite(truth) & np.isfinite(predictions)
 
     level_axes = (0, 1, 2) if joint else (0, 2)
-    total = np.where(is_known, truth, 0.0).sum(axis=level_axes, keepdims=True)
-    level = divide(total, is_known.sum(axis=level_axes, keepdims=True))
+    known_sum = np.where(is_known, truth, 0.0).sum(axis=level_axes, keepdims=True)
+    level = divide(known_sum, is_known.sum(axis=level_axes, keepdims=True))
+
+    def sum_over_cells(values: Floats) -> Floats:
+        total: Floats = np.where(is_known, values, 0.0).sum(axis=-1)
+        return total
 
     centred = truth - level
     error = predictions - truth
     sums = ValueSums(
-        number=np.ones_like(truth),
-        centred=centred,
-        centred_square=centred**2,
-        squared_error=error**2,
-        absolute_error=np.abs(error),
-        error=error,
+        number=sum_over_cells(np.ones_like(truth)),
+        centred=sum_over_cells(centred),
+        centred_square=sum_over_cells(centred**2),
+        squared_error=sum_over_cells(error**2),
+        absolute_error=sum_over_cells(np.abs(error)),
+        error=sum_over_cells(error),
     )
-    terms = np.stack(sums, axis=1)  # (n, 6, t, cells)
-    row_terms: Floats = np.where(is_known[:, None], terms, 0.0).sum(axis=-1)
-    return row_terms
+    return np.stack(sums, axis=1)
 
 
 def r2_of_sums(sums: Floats, weights: Floats | None = None) -> Floats:

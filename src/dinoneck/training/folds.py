@@ -33,7 +33,7 @@ def folds_of(config: TrainConfig, table: Any) -> dict[int | None, Fold]:
 
     Args:
         config: its group ``folds``.
-        table: of :func:`table_of`.
+        table: of :func:`dinoneck.training.table.table_of`.
 
     Raises:
         ConfigError: if no fold has the number ``folds.only``, or ``folds.stratify`` is not a

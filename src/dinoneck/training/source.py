@@ -30,8 +30,8 @@ from dinoneck.text import some_of
 from dinoneck.tokens import Tokens
 from dinoneck.training.config import FrozenBackbone, TrainConfig
 from dinoneck.training.earlier import start_backbone
+from dinoneck.training.masks import map_task
 from dinoneck.training.stated import stated_record
-from dinoneck.training.table import map_task
 from dinoneck.training.targets import SourceIds
 from dinoneck.training.tasks import SEVERAL_LAYERS, head_type
 from dinoneck.training.token_sources import LiveTokens, MemoryTokens, TokenSource

@@ -1,52 +1,33 @@
-"""Step 2 of a run: the table of its images, and their labels per patch."""
+"""Step 2 of a run: the table of its images."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, OWN_COLUMNS, is_missing
-from dinoneck.data.class_counts import warn_of_empty_classes
-from dinoneck.data.class_lists import warn_of_class_lists
+from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, OWN_COLUMNS
 from dinoneck.data.copies import (
     find_copies,
     warn_of_changed_copies,
     warn_of_copies,
-    warn_of_equal_masks,
 )
-from dinoneck.data.decoding import read_size_and_orientation, read_stated_orientation
 from dinoneck.data.folder_words import part_names_among, part_of
-from dinoneck.data.ground import warn_of_other_places, warn_of_overlaps
-from dinoneck.data.label_sets import (
-    MaskClasses,
-    MaskSurvey,
-    check_not_in_alpha,
-    mask_classes,
-    some_of_numbers,
-    survey_masks,
-)
-from dinoneck.data.labels import DenseLabels
+from dinoneck.data.ground import warn_of_overlaps
 from dinoneck.data.layout import (
     HELD_OUT,
     DataFolder,
     read_data_folder,
     read_images_and_masks,
 )
-from dinoneck.data.orientation import hidden_turns, size_hides_turn, turned_otherwise
 from dinoneck.data.pasture import SUMS, Pasture
-from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError, DataError
-from dinoneck.tasks import TABLE_COLUMNS
 from dinoneck.text import counted, some_of
-from dinoneck.training.config import CompositionConfig, DataConfig, TaskConfig, TrainConfig
+from dinoneck.training.config import CompositionConfig, TaskConfig, TrainConfig
 
 logger = logging.getLogger(__name__)
 MAPS = ("dense", "segmentation")
@@ -311,193 +292,3 @@ def column_numbers(table: Any, column: str) -> _Floats:
 def groups_of(table: Any) -> list[Hashable]:
     """Return the group of every image; without groups every image has its own, the number of its row."""
     return list(table[GROUP]) if GROUP in table else [*range(len(table))]
-
-
-def map_task(config: TrainConfig, table: Any) -> tuple[str, str]:
-    """Return name and kind of the task of a config's masks; numbers have the name of their column or folder.
-
-    Raises:
-        ConfigError: if the config has several such tasks, a segmentation of numbers, or no masks.
-    """
-    labels, of_numbers = config.data.labels, config.data.label_kind == "numbers"
-    kinds = [(name, str(task.kind)) for name, task in config.tasks.items() if task.kind in MAPS]
-    names = ", ".join(name for name, _ in kinds)
-    if len(kinds) > 1:
-        raise ConfigError(
-            f"tasks {names} are all per patch, and there is one column of masks; keep one of them"
-        )
-    if kinds and labels is None:
-        raise ConfigError(
-            f"task {names} is per patch, and no masks are named; name them with data.labels "
-            "(--labels)"
-        )
-    if of_numbers and "segmentation" in dict(kinds).values():
-        raise ConfigError(
-            f"task {names} is a segmentation, and data.label_kind is 'numbers'; write 'classes'"
-        )
-    if kinds:
-        return kinds[0]
-    if of_numbers:
-        name = str(labels)
-        folder = Path(name)
-        if folder.is_dir():
-            name = folder.name
-        return _free_name(name, config, table), "dense"
-    if target_columns(config, table)[0]:
-        return _free_name("cells", config, table), "dense"
-    return _free_name("segmentation", config, table), "segmentation"
-
-
-def _free_name(name: str, config: TrainConfig, table: Any) -> str:
-    """A name for the task of masks; ``name map`` where a column's task or a table's column is called so."""
-    taken = {*column_tasks(config, table), *TABLE_COLUMNS}
-    while name in taken:
-        name += " map"
-    return name
-
-
-@dataclass(frozen=True)
-class TableMasks:
-    """The masks of a table, of the images that have one.
-
-    Attributes:
-        rows: the row of each mask.
-        files: each mask, a file or an array.
-        image_sizes: (height, width) of the image of each mask.
-    """
-
-    rows: list[int]
-    files: list[Any]
-    image_sizes: list[tuple[int, int]]
-
-
-def masks_of(table: Any) -> TableMasks:
-    """Return the masks of a table that has a column of them.
-
-    Images that are turned by their EXIF tag are named in a warning where the size of a mask does not
-    tell whether it is turned, and so are masks that their own tag turns otherwise, or that lie
-    elsewhere on the ground than their images.
-
-    Raises:
-        DataError: if an image with a mask cannot be read.
-    """
-    masks = TableMasks(rows=[], files=[], image_sizes=[])
-    images = []
-    turned = []
-    turned_otherwise_masks = []
-    for row, (image, file) in enumerate(zip(table[IMAGES], table[LABELS], strict=True)):
-        if is_missing(file):
-            continue
-        size, orientation = read_size_and_orientation(image)
-        masks.rows.append(row)
-        masks.files.append(file)
-        masks.image_sizes.append(size)
-        images.append(image)
-        own_orientation = read_stated_orientation(file)
-        if own_orientation not in (1, orientation) and size_hides_turn(size, own_orientation):
-            turned_otherwise_masks.append(file)
-        elif own_orientation != orientation and size_hides_turn(size, orientation):
-            turned.append(image)
-    if turned:
-        logger.warning("%s", hidden_turns(turned, "masks"))
-    if turned_otherwise_masks:
-        logger.warning("%s", turned_otherwise(turned_otherwise_masks))
-    warn_of_other_places(images, masks.files, masks.image_sizes, "mask")
-    return masks
-
-
-def reader_of_classes(classes: MaskClasses, nodata: Sequence[float]) -> DenseLabels:
-    """Return what reads masks as these classes.
-
-    Args:
-        classes: those of the masks.
-        nodata: values in masks without a label.
-    """
-    return DenseLabels(classes=len(classes.names), nodata=nodata, class_values=classes.stored)
-
-
-@dataclass(frozen=True)
-class Maps:
-    """The masks of a table, averaged over the patches of their images; n images, K classes or 1.
-
-    Attributes:
-        names: of the classes; none for numbers.
-        values: (n, K, rows, cols) float32 in original units, of classes their shares of the patch;
-            NaN where unknown.
-        weight: (n, rows, cols) float32, how many labelled pixels a patch has.
-        pixels: returns the classes (1, height, width) of a row's prepared image, -1 = none; without
-            a mask (1, 1, 1).
-    """
-
-    names: tuple[str, ...]
-    values: Tensor
-    weight: Tensor
-    pixels: Callable[[int], Tensor]
-
-
-def read_maps(data: DataConfig, table: Any, preprocess: Preprocessing) -> Maps:
-    """Read the masks of a table and average them over the patches.
-
-    Args:
-        data: how the masks are read.
-        table: of :func:`table_of`.
-        preprocess: what prepares the images.
-
-    Raises:
-        DataError: if a mask cannot be used, has another size than its image, or comes to another
-            grid than others; if the masks show fewer than two classes, or it is open what their
-            values mean.
-    """
-    masks = masks_of(table)
-    names = data.classes
-    if data.label_kind == "numbers":
-        reader = DenseLabels(scale=data.scale, offset=data.offset, nodata=data.nodata)
-    else:
-        survey = survey_masks(masks.files, data.nodata, masks.image_sizes)
-        classes = mask_classes(survey, data.classes, data.class_values)
-        _check_shown(classes, survey)
-        warn_of_class_lists(masks.files, classes.names, classes.stored)
-        _warn_of_equal_masks(table, masks, survey)
-        names = classes.names
-        reader = reader_of_classes(classes, data.nodata)
-    mean, counts = reader.cells(masks.files, preprocess, masks.image_sizes)
-    values = torch.full((len(table), *mean.shape[1:]), torch.nan)
-    values[masks.rows] = mean.masked_fill(counts[:, None] == 0, torch.nan)
-    weight = torch.zeros((len(table), *counts.shape[1:]))
-    weight[masks.rows] = counts
-    file_of_row = dict(zip(masks.rows, masks.files, strict=True))
-
-    def pixels(row: int) -> Tensor:
-        if row not in file_of_row:
-            return torch.full((1, 1, 1), -1)
-        return reader.indices([file_of_row[row]], preprocess)
-
-    return Maps(names, values, weight, pixels)
-
-
-def _warn_of_equal_masks(table: Any, masks: TableMasks, survey: MaskSurvey) -> None:
-    """Count the masks of several classes that are that of another image once more."""
-    images = list(table[IMAGES])
-    image_of = {}
-    for row, file, surveyed in zip(masks.rows, masks.files, survey.files, strict=True):
-        if len(surveyed.pixels) > 1 and isinstance(file, str | Path):
-            image_of[Path(file)] = images[row]
-    warn_of_equal_masks(image_of)
-
-
-def _check_shown(classes: MaskClasses, survey: MaskSurvey) -> None:
-    """Check that masks show two classes or more, and warn of those that they do not show."""
-    shown = [name for name, pixels in classes.pixels.items() if pixels]
-    if len(shown) < 2:
-        check_not_in_alpha(survey)
-        raise DataError(
-            f"the masks hold the class {shown[0]!r} alone; expected two classes or more"
-            f"{survey.marked_words()}"
-        )
-    warn_of_empty_classes(
-        classes.pixels,
-        "pixel",
-        "the masks",
-        remedy=f"They hold {some_of_numbers(survey.pixels)}; leave a class out that is not in "
-        "them, or name the values of the classes (--class-values)",
-    )

@@ -33,15 +33,10 @@ from dinoneck.tasks import (
 from dinoneck.text import did_you_mean, some_of
 from dinoneck.tokens import Tokens
 from dinoneck.training.config import CompositionConfig, TaskConfig, TrainConfig
+from dinoneck.training.masks import map_task, read_maps
 from dinoneck.training.scores import r2
 from dinoneck.training.sums import check_sum, warn_of_sums_of_shares
-from dinoneck.training.table import (
-    class_names,
-    column_numbers,
-    column_tasks,
-    map_task,
-    read_maps,
-)
+from dinoneck.training.table import class_names, column_numbers, column_tasks
 from dinoneck.training.targets import known
 
 HEAD, LINEAR, BOTH = "head", "linear", "head + linear"
@@ -100,7 +95,7 @@ class Problem(NamedTuple):
         compositions: what is computed from tasks.
         scored: target -> where its predictions are, and the truth.
         pixels: returns the classes of a row's pixels, see
-            :class:`dinoneck.training.table.Maps`.
+            :class:`dinoneck.training.masks.Maps`.
     """
 
     tasks: Sequence[Task]

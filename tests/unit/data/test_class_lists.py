@@ -14,7 +14,7 @@ from dinoneck.data import read_masks
 from dinoneck.data.class_lists import warn_of_class_lists
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.training.config import DataConfig
-from dinoneck.training.table import read_maps
+from dinoneck.training.masks import read_maps
 
 NAMES = ("background", "crop", "weed")
 CVAT = "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncrop:128,0,0::\nweed:0,128,0::\n"

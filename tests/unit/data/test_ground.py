@@ -13,7 +13,8 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from dinoneck.data import read_folders, read_masks
 from dinoneck.data.ground import Place, read_place, warn_of_other_places, warn_of_overlaps
 from dinoneck.training.config import TrainConfig
-from dinoneck.training.table import masks_of, table_of
+from dinoneck.training.masks import masks_of
+from dinoneck.training.table import table_of
 
 SIZE = (40, 60)  # height and width of all files, in pixels
 DOUBLE = 12

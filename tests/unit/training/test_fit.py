@@ -33,7 +33,7 @@ from dinoneck.losses import Composition, CompositionLoss, TaskLoss, UncertaintyW
 from dinoneck.metrics import class_counts, class_iou, confusion_matrix
 from dinoneck.training import MemoryTokens, Recipe, TrainConfig, fit, r2
 from dinoneck.training.engine import TIMES
-from dinoneck.training.table import read_maps
+from dinoneck.training.masks import read_maps
 from dinoneck.training.tasks import fitted, problem_of
 from dinoneck.training.token_sources import Samples
 

@@ -16,8 +16,8 @@ from dinoneck.backbones import Backbone
 from dinoneck.data import Preprocessing, read_masks
 from dinoneck.training import TrainConfig, train
 from dinoneck.training.config import DataConfig
+from dinoneck.training.masks import Maps, read_maps
 from dinoneck.training.run import Run
-from dinoneck.training.table import Maps, read_maps
 
 SIZE = (32, 48)
 PREPARE = Preprocessing(16)
