@@ -318,6 +318,24 @@ class HeadEnsemble(Head):
                 outputs.append(member.head(member_tokens))
         return outputs
 
+    def members_at_size(
+        self,
+        outputs: Sequence[Mapping[str, Tensor]],
+        size: Sequence[int],
+        resample: Resample,
+    ) -> list[dict[str, Tensor]]:
+        """Return what :meth:`member_outputs` returns, with the maps among it resampled.
+
+        Args:
+            outputs: of :meth:`member_outputs`.
+            size: as for :meth:`Head.at_size`.
+            resample: as for :meth:`Head.at_size`.
+        """
+        resized = []
+        for member, head_outputs in zip(self._running(), outputs, strict=True):
+            resized.append(member.head.at_size(head_outputs, size, resample))
+        return resized
+
     def maps_at_size(
         self,
         outputs: Sequence[Mapping[str, Tensor]],

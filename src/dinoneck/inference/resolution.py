@@ -217,14 +217,13 @@ def members_at_image_size(
     """
     ensemble = cast("HeadEnsemble", head)
     grid = PixelGrid.of(pixels=size, cells=cells, size=size, preprocess=preprocess)
+    upright = _upright_members(ensemble, members, views, size)
 
     def sample(strip: PixelGrid) -> Tensor:
-        maps_of_views = []
-        for of_view in members:
-            resample = _ViewResample(strip, views, of_view.view)
-            maps = ensemble.maps_at_size(of_view.outputs, size, resample)
-            maps_of_views.append(maps[task.name])  # (1, dim, rows of the strip, width)
-        return torch.cat(maps_of_views).mean(dim=0)
+        maps = ensemble.maps_at_size(
+            upright, size, resample=lambda maps_of_views, _: strip.sample(maps_of_views)
+        )
+        return maps[task.name].mean(dim=0)  # over the views
 
     sampled = _sample_in_strips(
         grid,
@@ -235,17 +234,36 @@ def members_at_image_size(
     return _without_unseen(sampled, grid)
 
 
-@dataclass(frozen=True)
-class _ViewResample:
-    """Resamples maps that lie as a view does to the pixels of the upright image, see :meth:`Head.at_size`."""
+def _upright_members(
+    ensemble: HeadEnsemble, members: Sequence[MembersOfView], views: Views, size: Size
+) -> list[dict[str, Tensor]]:
+    """The outputs of every member, a batch of all views whose maps are upright.
 
-    strip: PixelGrid
+    Only a head knows which of its outputs are maps: those that its ``at_size`` resamples.
+    """
+    by_view = []
+    for of_view in members:
+        undo = _Undo(views, of_view.view)
+        by_view.append(ensemble.members_at_size(of_view.outputs, size, undo))
+    upright = []
+    for outputs_by_view in zip(*by_view, strict=True):  # of one member
+        batch = {}
+        for name in outputs_by_view[0]:
+            batch[name] = torch.cat([outputs[name] for outputs in outputs_by_view])
+        upright.append(batch)
+    return upright
+
+
+@dataclass(frozen=True)
+class _Undo:
+    """Turns maps that lie as a view does upright, in the place of a change of size."""
+
     views: Views
     view: int
 
     def __call__(self, maps: Tensor, size: Sequence[int]) -> Tensor:
-        """Return the maps at the pixels of the strip."""
-        return self.strip.sample(self.views.undo(maps, self.view))
+        """Return the maps (..., rows, cols) upright; the size is ignored."""
+        return self.views.undo(maps, self.view)
 
 
 def _sample_in_strips(
