@@ -332,8 +332,8 @@ class HeadEnsemble(Head):
             resample: as for :meth:`Head.at_size`.
         """
         resized = []
-        for member, head_outputs in zip(self._running(), outputs, strict=True):
-            resized.append(member.head.at_size(head_outputs, size, resample))
+        for head, head_outputs in zip(_running_heads(self), outputs, strict=True):
+            resized.append(head.at_size(head_outputs, size, resample))
         return resized
 
     def maps_at_size(
@@ -352,7 +352,7 @@ class HeadEnsemble(Head):
         resized_maps = []
         begin = 0
         for member in self._running():
-            end = begin + _num_running(member.head)
+            end = begin + len(_running_heads(member.head))
             maps = _maps_at_size(member.head, outputs[begin:end], size, resample)
             resized_maps.append(_Weighted(member.weight, maps))
             begin = end
@@ -466,11 +466,14 @@ def _at_finest_size(task: Task, tensors: Sequence[Tensor]) -> list[Tensor]:
     return resized
 
 
-def _num_running(head: Head) -> int:
-    """How many heads run for a head: 1, or the members of an ensemble that count."""
+def _running_heads(head: Head) -> list[Head]:
+    """The head itself; of an ensemble the single heads that count, in the order of their outputs."""
     if not isinstance(head, HeadEnsemble):
-        return 1
-    return sum(_num_running(member.head) for member in head._running())
+        return [head]
+    running = []
+    for member in head._running():
+        running += _running_heads(member.head)
+    return running
 
 
 def _maps_at_size(
