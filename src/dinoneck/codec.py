@@ -250,6 +250,31 @@ def is_part(value: Any) -> bool:
     )
 
 
+def current_config(cls: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of a class, and of the modules in it, with the arguments of this version.
+
+    Raises:
+        ConfigError: see :meth:`dinoneck.configured.Configured.current_config`.
+    """
+    if hasattr(cls, "current_config"):
+        config = cls.current_config(config)
+    return {name: _current_value(value) for name, value in config.items()}
+
+
+def _current_value(value: Any) -> Any:
+    if is_part(value):
+        try:
+            cls = registry.resolve(value["type"])
+        except RegistryError:
+            return value  # the constructor names it, or takes it as a plain dict
+        return {"type": value["type"], "config": current_config(cls, value["config"])}
+    if isinstance(value, list):
+        return [_current_value(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _current_value(item) for key, item in value.items()}
+    return value
+
+
 def _module(kind: type, part: Mapping[str, Any], where: str) -> Any:
     try:
         cls: Any = registry.resolve(part["type"])

@@ -49,6 +49,17 @@ class Configured:
         return copy.deepcopy(self._config)
 
     @classmethod
+    def current_config(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a configuration that an earlier version wrote with the arguments of this one.
+
+        A class whose arguments have changed overrides this; :meth:`from_config` calls it.
+
+        Raises:
+            ConfigError: if this version has nothing like it.
+        """
+        return dict(config)
+
+    @classmethod
     def from_config(
         cls, config: Mapping[str, Any], *, device: Any = None, dtype: Any = None
     ) -> Self:
@@ -59,6 +70,7 @@ class Configured:
         """
         if not isinstance(config, Mapping):
             raise ConfigError(f"the configuration of {cls.__name__} is {config!r}; expected a dict")
+        config = cls.current_config(config)
         parameters = fields_of(cls)
         for key in config:
             if key not in parameters:

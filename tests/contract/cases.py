@@ -202,7 +202,6 @@ CASES = [
         "ensemble-gating", lambda **f: HeadEnsemble([gated("query"), gated("resized", (2, 3))], **f)
     ),
     Case("ensemble", lambda **f: HeadEnsemble([member(0), member(1), member(2)], **f)),
-    Case("ensemble-median", lambda **f: HeadEnsemble([member(0), member(1)], reduce="median", **f)),
     Case(
         "ensemble-weighted",
         lambda **f: HeadEnsemble([member(0), member(1)], weights=[1.0, 2.0], **f),

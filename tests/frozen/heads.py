@@ -442,6 +442,12 @@ NEW_HEADS = (
     ),
 )
 
+REFUSED = {
+    # an ensemble was the median of its members
+    "heads/ensemble-median.safetensors": ("reduce is 'median'", "0.4", "with dinoneck 0.3"),
+}
+"""Files that this version refuses -> what the message names."""
+
 # The first frozen heads were cases of the contract battery, with five prefix tokens of 24 channels.
 CONTRACT_CASES = (
     "patch_mean",
@@ -451,8 +457,6 @@ CONTRACT_CASES = (
     "ensemble",
     "ensemble-gating",
     "ensemble-weighted",
-    # 0.4 refuses this file and says why: HeadEnsemble(reduce="median") is gone
-    "ensemble-median",
     "ensemble-of-pyramids",
     "mask",
     "mask-instances",

@@ -93,7 +93,7 @@ MODULES = [
     ),
     Mutant(
         sentence="The members of an ensemble count equally, whatever their weights are.",
-        where="heads.ensemble:HeadEnsemble.averaged",
+        where="heads.ensemble:HeadEnsemble.predict_outputs",
         edit=replace(
             'torch.einsum("k,k...->...", _weights, _outputs)',
             by="torch.mean(_outputs, dim=0)",
@@ -102,19 +102,37 @@ MODULES = [
     ),
     Mutant(
         sentence=(
-            "An ensemble averages normalised units and uses the first member's transform for all."
+            "An ensemble averages what its members return in normalised units, as if it were grams."
         ),
-        where="heads.ensemble:HeadEnsemble.averaged",
+        where="heads.ensemble:HeadEnsemble.predict_outputs",
         edit=replace(
-            "return {_task.name: self._reduce(_task, _rows) for _task in self.predicted}",
-            by="""
-            weights = self.weights or [1.0] * len(self.heads)
-            outputs = [(weight, head(tokens)) for weight, head in zip(weights, self.heads)]
-            first = self.heads[0].tasks
-            return {task.name: task.predict(self._reduce(task, outputs)) for task in first}
-            """,
+            "_member.head.predict_outputs(_tokens, _with_maps)",
+            by="HeadOutputs.of_predictions(_member.head.tasks, _member.head(_tokens))",
         ),
         tests=["unit/heads/test_heads.py::test_members_are_averaged_in_natural_units"],
+    ),
+    Mutant(
+        sentence="An ensemble of medians that 0.3 wrote is read as one of means.",
+        where="heads.ensemble:HeadEnsemble.current_config",
+        edit=never("_reduce != 'mean'"),
+        tests=[
+            "frozen/test_frozen_heads.py::"
+            "test_a_file_that_is_no_longer_read_is_refused_with_the_reason"
+        ],
+    ),
+    Mutant(
+        sentence="The maps of a user's head are those of the class that it is derived from.",
+        where="heads.head:Head.predict_outputs",
+        edit=replace("type(self).predict_maps is not Head.predict_maps", by="False"),
+        tests=["unit/heads/test_outputs.py::test_what_a_subclass_replaces_is_used_with_maps_too"],
+    ),
+    Mutant(
+        sentence="The mean of a map counts padding too, also where the mean without it is known.",
+        where="heads.outputs:recompute_derived",
+        edit=never("_task.name in values"),
+        tests=[
+            "unit/heads/test_outputs.py::test_the_mean_of_a_map_is_its_value_or_the_mean_of_all_cells"
+        ],
     ),
     Mutant(
         sentence="A masked value counts in the mean of a loss.",

@@ -354,6 +354,11 @@ ROWS: list[Row] = [
         )
         for own in ([1, 2], [-1], [float("nan")], "1")
     ),
+    (
+        lambda: HeadEnsemble.from_config(HeadEnsemble([kit.head()]).config | {"reduce": "median"}),
+        ConfigError,
+        ("'median'", "0.4", "dinoneck 0.3"),
+    ),
     (lambda: HeadEnsemble([kit.head(), kit.head(Task("y"))], weights=[1, 0]), ConfigError, "'y'"),
     (lambda: HeadEnsemble([kit.head(), kit.head()], layers=[[3]]), ConfigError, "layers"),
     (lambda folder: Predictor(file(folder), kit.backbone(seed=1)), CheckpointError, "seed 1"),

@@ -23,7 +23,7 @@ from dinoneck.checkpoint.compare import check_fits
 from dinoneck.checkpoint.format import HeadFile, spelling
 from dinoneck.checkpoint.lora_weights import check_lora
 from dinoneck.checkpoint.schema import BACKBONE_PREFIX, DTYPE_BYTES, LORA_PREFIX, TensorEntry
-from dinoneck.codec import encode
+from dinoneck.codec import current_config, encode
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import bytes_of
 from dinoneck.dtypes import BY_FILE_NAME, dtype_name
@@ -173,11 +173,11 @@ def build_on_meta(meta: Mapping[str, Any], name: str) -> nn.Module:
     Raises:
         CheckpointError: if the class is not registered, or it refuses the configuration.
     """
-    config = meta["config"]
     limited = _Limited([shape for _, _, shape in meta["tensors"]])
     gradients = torch.is_grad_enabled()
     try:
         cls = registry.resolve(meta["head_type"])
+        config = current_config(cls, meta["config"])
         with torch.device("meta"), limited:
             module = cls.from_config(config)
     except RegistryError as error:

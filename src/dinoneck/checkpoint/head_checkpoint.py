@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import tempfile
 import threading
@@ -83,6 +84,7 @@ class HeadCheckpoint:
         self.revision = revision
         # a module on the meta device, which the file was checked with; the first build() takes it
         self._skeleton: nn.Module | None = skeleton
+        self._skeleton_config = copy.deepcopy(self.config)
         self._num_parameters = sum(parameter.numel() for parameter in skeleton.parameters())
         # of necks and detectors none
         self._tasks: Sequence[Task] = getattr(skeleton, "predicted", ())
@@ -412,7 +414,8 @@ class HeadCheckpoint:
         with _TAKING_SKELETON:  # two threads may build from one checkpoint
             module: Any = self._skeleton
             self._skeleton = None
-        if module is None or module.config != self.meta["config"]:  # meta may have been changed
+        # meta may have been changed
+        if module is None or self.meta["config"] != self._skeleton_config:
             module = contents.build_on_meta(self.meta, "this checkpoint")
         return cast("nn.Module", module)
 

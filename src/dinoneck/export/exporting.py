@@ -24,11 +24,10 @@ from dinoneck.dtypes import dtype_name
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.export import onnx_file, program
 from dinoneck.export.models import ImagesModel, Model, TokensModel
-from dinoneck.export.program import Traced
+from dinoneck.export.program import Traced, TracedOutput
 from dinoneck.grid import GridSize, TokenGrid
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.sources import HeadSource, open_heads
-from dinoneck.tasks import GATE
 from dinoneck.text import did_you_mean, reason_of
 from dinoneck.version import __version__
 
@@ -365,33 +364,33 @@ def _description(
         "format": EXPORT_FORMAT,
         "input": inputs,
         "preprocess": None if model.recipe is None else model.recipe.record(),
-        "outputs": [_output(name, shape, model) for name, shape in traced.outputs.items()],
+        "outputs": [_output(name, output) for name, output in traced.outputs.items()],
         "parity": None if parity is None else parity._asdict(),
         "made_with": made_with,
     }
 
 
-def _output(name: str, shape: tuple[int, ...], model: Model) -> dict[str, Any]:
-    """The record of an output of a shape without the batch: a task's, one next to it, or the gate."""
-    stem, _, suffix = name.rpartition(".")
-    sides = ["rows", "cols"] if len(shape) == 3 else list(shape[1:])
-    output: dict[str, Any] = {"name": name, "shape": ["batch", shape[0], *sides]}
-    by_name = {task.name: task for task in model.heads.predicted}
-    task = by_name.get(name) or by_name.get(stem)
+def _output(name: str, output: TracedOutput) -> dict[str, Any]:
+    """The record of an output."""
+    shape: list[int | str] = ["batch", *output.shape]
+    if len(output.shape) == 3:  # (channels, rows, cols), which follow from the image
+        shape[-2:] = ["rows", "cols"]
+    record: dict[str, Any] = {"name": name, "shape": shape}
+    task = output.task
     if task is None:
-        return output | {
+        return record | {
             "task": None,
-            "of": GATE,
+            "of": output.of,
             "kind": None,
             "aggregate": None,
             "unit": "",
             "labels": [],
         }
-    return output | {
+    return record | {
         "task": task.name,
         "kind": task.kind,
         "unit": task.unit,
         "labels": list(task.labels),
-        "of": "task" if name in by_name else suffix,  # map, classes or masks
+        "of": output.of,
         "aggregate": task.aggregate if task.kind == "density" else None,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,24 @@ from dinoneck.heads.outputs import recompute_derived
 from dinoneck.inference.loaded_head import LoadedHead
 from dinoneck.inference.predictor import Predictor
 from dinoneck.layers.inputs import as_tokens
-from dinoneck.tasks import MAP
+from dinoneck.tasks import CLASSES, GATE, MAP, MASKS, Task
 from dinoneck.tokens import Tokens
+
+
+class Output(NamedTuple):
+    """An output of a model.
+
+    Attributes:
+        name: of the output in files.
+        of: what it is: a task's prediction, its map, what its queries give, or a gate.
+        task: whose output it is; None for a gate, which belongs to all tasks.
+        tensor: of a batch.
+    """
+
+    name: str
+    of: Literal["task", "map", "classes", "masks", "gate"]
+    task: Task | None
+    tensor: Tensor
 
 
 class _Heads(nn.Module):
@@ -53,14 +69,29 @@ class _Heads(nn.Module):
         self.heads.to("cpu").to(memory_format=torch.contiguous_format)
         self.dtypes = {next(self.heads.parameters()).dtype}
 
-    def of_objects(self, tokens: Tokens) -> dict[str, Tensor]:
+    def outputs(self, inputs: Any) -> list[Output]:
+        """Return the outputs in the order of the file."""
+        raise NotImplementedError
+
+    def forward(self, inputs: Any) -> dict[str, Tensor]:
+        """Return ``{output name: tensor}``."""
+        return {output.name: output.tensor for output in self.outputs(inputs)}
+
+    def of_objects(self, tokens: Tokens) -> list[Output]:
         """Return the head's outputs for a task of objects as they are: a program does not decode objects."""
         task = self.loaded_head.object_task
         if task is None:
-            return {}
-        prefix = f"{task.name}."
-        outputs = self.heads(tokens)
-        return {name: output for name, output in outputs.items() if name.startswith(prefix)}
+            return []
+        tensors = self.heads(tokens)
+        outputs = []
+        for name, tensor in tensors.items():
+            if name == f"{task.name}{MAP}":
+                outputs.append(Output(name, "map", task, tensor))
+            elif name == f"{task.name}{CLASSES}":
+                outputs.append(Output(name, "classes", task, tensor))
+            elif name == f"{task.name}{MASKS}":
+                outputs.append(Output(name, "masks", task, tensor))
+        return outputs
 
 
 class TokensModel(_Heads):
@@ -124,9 +155,14 @@ class TokensModel(_Heads):
             "normed": self.record.get("norm"),
         }
 
-    def forward(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Return ``{task: original units}``, and of objects what the head itself gives."""
-        return self.heads.natural(tokens) | self.of_objects(tokens)
+    def outputs(self, tokens: Tokens) -> list[Output]:
+        """Return every task in original units, and of objects what the head itself gives."""
+        predictions = self.heads.natural(tokens)
+        outputs = []
+        for task in self.heads.predicted:
+            if not task.is_masks:
+                outputs.append(Output(task.name, "task", task, predictions[task.name]))
+        return outputs + self.of_objects(tokens)
 
 
 class ImagesModel(_Heads):
@@ -202,22 +238,37 @@ class ImagesModel(_Heads):
             "normalised_inside": True,
         }
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Return ``{output: tensor}`` in float32; as a program NaN for images far beyond 0 ... 1."""
+    def outputs(self, images: Tensor) -> list[Output]:
+        """Return the outputs in float32; as a program NaN for images far beyond 0 ... 1."""
         normalised = (images - self._dinoneck_mean) / self._dinoneck_std  # (B, 3, H, W)
         tokens = self.loaded_head.select(self.backbone(normalised), self.backbone)
-        outputs = recompute_derived(
-            self.heads.predicted, self.loaded_head.outputs(tokens, self.maps)
-        )
-        # the output of kinds that predict per cell, (B, dim, rows, cols), is their map already
-        repeated_maps = {name + MAP for name, x in outputs.items() if x.ndim == 4}
-        outputs |= self.of_objects(tokens)
         valid = _is_valid(normalised)  # (B, 1, 1, 1)
-        checked = {}
-        for name, x in outputs.items():
-            if name not in repeated_maps:
-                checked[name] = x.float() * valid.view(-1, *[1] * (x.ndim - 1))
+        checked = []
+        for output in [*self._predictions(tokens), *self.of_objects(tokens)]:
+            x = output.tensor
+            tensor = x.float() * valid.view(-1, *[1] * (x.ndim - 1))
+            checked.append(output._replace(tensor=tensor))
         return checked
+
+    def _predictions(self, tokens: Tokens) -> list[Output]:
+        """Every task in original units; with maps the other tasks' maps and the gate."""
+        outputs = self.heads.predict_outputs(tokens, self.maps)
+        tasks = {task.name: task for task in self.heads.predicted}
+        values = recompute_derived(self.heads.predicted, outputs.values, outputs.maps)
+
+        predictions = []
+        for name, task in tasks.items():
+            if task.is_map:
+                predictions.append(Output(name, "task", task, outputs.maps[name]))
+            elif not task.is_masks:
+                predictions.append(Output(name, "task", task, values[name]))
+        for name, cells in outputs.maps.items():
+            if not tasks[name].is_map:
+                predictions.append(Output(f"{name}{MAP}", "map", tasks[name], cells))
+        if outputs.gate is not None:
+            gate = outputs.gate[:, None]  # (B, 1, rows, cols)
+            predictions.append(Output(GATE, "gate", None, gate))
+        return predictions
 
 
 def _is_valid(normalised: Tensor) -> Tensor:

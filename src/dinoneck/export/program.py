@@ -13,6 +13,7 @@ from dinoneck.errors import CheckpointError, DinoneckError
 from dinoneck.export.models import Model
 from dinoneck.grid import GridSize
 from dinoneck.heads.ensemble import scores_places
+from dinoneck.tasks import Task
 from dinoneck.text import first_line
 
 # three different sizes, none of them 1, which torch.export would fix
@@ -20,19 +21,33 @@ TRACED_BATCH = 2
 TRACED_GRID = GridSize(10, 13)
 
 
+class TracedOutput(NamedTuple):
+    """An output of a program, see :class:`dinoneck.export.models.Output`.
+
+    Attributes:
+        of: what it is.
+        task: whose output it is; None for a gate.
+        shape: without the batch, at the traced grid.
+    """
+
+    of: str
+    task: Task | None
+    shape: tuple[int, ...]
+
+
 class Traced(NamedTuple):
     """A program and what it takes and gives.
 
     Attributes:
         program: the program.
-        outputs: name -> shape of every output without the batch, in order, at the traced grid.
+        outputs: by name, in order.
         grid: the only grid of patches that it takes; None = any.
         smallest: the least number of patches a side, where the grid is free.
         reason: why the grid is fixed although none was asked for, else None.
     """
 
     program: torch.export.ExportedProgram
-    outputs: dict[str, tuple[int, ...]]
+    outputs: dict[str, TracedOutput]
     grid: GridSize | None
     smallest: int = 1
     reason: str | None = None
@@ -100,7 +115,10 @@ def _exported(model: Model, grid: GridSize | None, smallest: int | None = None) 
     example: Any = model.example(TRACED_BATCH, grid or TRACED_GRID)
     try:
         with torch.no_grad():
-            outputs = {name: tuple(x.shape[1:]) for name, x in model(example).items()}
+            outputs = {}
+            for output in model.outputs(example):
+                shape = tuple(output.tensor.shape[1:])
+                outputs[output.name] = TracedOutput(output.of, output.task, shape)
             dynamic = (model.dynamic(example, smallest),)
             program = torch.export.export(model, (example,), dynamic_shapes=dynamic, strict=False)
     except DinoneckError:

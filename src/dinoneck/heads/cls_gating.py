@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, Unpack
 
 import torch
@@ -15,6 +16,7 @@ from dinoneck.checks import check_minimum
 from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.heads.head import Head, TokenScale
+from dinoneck.heads.outputs import HeadOutputs
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
 from dinoneck.tasks import Task, activate
@@ -261,6 +263,11 @@ class CLSGatingHead(Head):
         scaled: Tokens = self.scale(self._tokens(tokens, **plain))
         _, _, weights = self._pooled(scaled)
         return rearrange(weights, "b (r c) -> b r c", r=scaled.grid.rows)
+
+    def predict_outputs(self, tokens: Tokens, with_maps: bool = False) -> HeadOutputs:
+        """Return the predictions, ``with_maps`` with the gate, see :meth:`Head.predict_outputs`."""
+        outputs = super().predict_outputs(tokens, with_maps)
+        return replace(outputs, gate=self.gate(tokens)) if with_maps else outputs
 
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return ``{task name: (B, dim)}`` in normalised units."""

@@ -12,6 +12,7 @@ from dinoneck.checks import check_minimum
 from dinoneck.errors import ConfigError
 from dinoneck.heads.head import Head, resampled
 from dinoneck.heads.linear import Bins
+from dinoneck.heads.outputs import HeadOutputs
 from dinoneck.heads.pyramid import checked_neck
 from dinoneck.layers.blocks import MapLinear
 from dinoneck.layers.inputs import Plain, TokensLike
@@ -116,6 +117,12 @@ class DPTHead(Head):
         return maps
 
     predict_maps = Head.predict  # all tasks are maps
+
+    def predict_outputs(self, tokens: Tokens, with_maps: bool = False) -> HeadOutputs:
+        """Return the maps, with or without ``with_maps``, see :meth:`Head.predict_outputs`."""
+        if type(self).predict_maps is not DPTHead.predict_maps:  # a subclass has other maps
+            return super().predict_outputs(tokens, with_maps)
+        return HeadOutputs(maps=self.natural(tokens))
 
     def logits(self, tokens: Tokens) -> list[Tensor]:
         """Return the last layer's output of every task, (B, dim or bins, rows, cols) at the decoder's cells."""

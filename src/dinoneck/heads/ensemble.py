@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, Self, Unpack, cast
+from typing import Any, NamedTuple, Self, Unpack, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dinoneck.configured import fields_of
 from dinoneck.errors import ConfigError
 from dinoneck.grid import PatchSize
 from dinoneck.heads.cls_gating import CLSGatingHead
@@ -22,8 +23,44 @@ from dinoneck.tasks import Task, constants
 from dinoneck.text import counted
 from dinoneck.tokens import Tokens
 
-Reduce = Literal["mean", "median"]
 _SHARED_FIELDS = ("dim", "kind", "labels", "unit", "aggregate", "from_map", "parts_of")
+# the sum of weights, beyond which their shares in float32 would be 0 or not finite
+_SMALLEST_SUM = 1e-30
+_LARGEST_SUM = 1e30
+
+
+class _Member(NamedTuple):
+    """A head of an ensemble.
+
+    Attributes:
+        head: the head.
+        weight: 0 or more; the head does not run if it is 0.
+        layers: block indices that it reads; None: it takes the tokens as they come.
+    """
+
+    head: Head
+    weight: float
+    layers: tuple[int, ...] | None
+
+    def select(self, tokens: Tokens) -> Tokens:
+        """Return the tokens of the layers that the head reads."""
+        if self.layers is None or self.layers == tokens.layers:
+            return tokens
+        return tokens.select(self.layers)
+
+
+class _Weighted(NamedTuple):
+    """Values or maps of a member by task name, in original units, and how much they count."""
+
+    weight: float
+    tensors: Mapping[str, Tensor]
+
+
+class _MemberOutputs(NamedTuple):
+    """What a member predicts, with the compositions of the ensemble where it has their inputs."""
+
+    weight: float
+    outputs: HeadOutputs
 
 
 class HeadEnsemble(Head):
@@ -36,10 +73,7 @@ class HeadEnsemble(Head):
     Args:
         members: heads, which are used, not copied; or ``{"type": head_type, "config": {...}}``
             each.
-        weights: one per member; None = equal. For ``mean`` only. A member with weight 0 does not
-            run.
-        reduce: ``"mean"`` or ``"median"`` over the members with a task; of compositions always the
-            mean.
+        weights: one per member; None = equal. A member with weight 0 does not run.
         layers: block indices that each member reads; None = every member takes the tokens as they
             come.
         device: torch factory keyword.
@@ -67,7 +101,6 @@ class HeadEnsemble(Head):
         self,
         members: Sequence[Head],
         weights: Sequence[float] | None = None,
-        reduce: Reduce = "mean",
         layers: Sequence[Sequence[int]] | None = None,
         *,
         device: Any = None,
@@ -76,54 +109,58 @@ class HeadEnsemble(Head):
         super().__init__()
         if not members:
             raise ConfigError("HeadEnsemble has no members")
-        self._weights, self._reduce, self._layers = weights, reduce, layers
+        self._weights = weights
+        self._layers = layers
         self.heads = nn.ModuleList(members)
-        if (device, dtype) != (None, None):
+        if device is not None or dtype is not None:
             self.heads.to(device=device, dtype=dtype)
-        self.training = self.heads.training = any(head.training for head in members)
-        widths = sorted({head.embed_dim for head in self._members()})
-        if len(widths) > 1:
-            raise ConfigError(
-                f"the members were built for tokens of {widths} channels; they need one backbone"
-            )
-        if objects := [
-            task.name for head in self._members() for task in head.tasks if task.is_masks
-        ]:
-            raise ConfigError(
-                f"task {objects[0]!r} predicts objects, which have no mean over heads; use "
-                "predict_instances or predict_panoptic of one head"
-            )
-        self.embed_dim = widths[0]
-        outputs = shared_tasks(self._members())
-        composed = [task for task in outputs if isinstance(task, Composed)]
-        self._set_outputs(
-            tasks=[task for task in outputs if task not in composed],
-            compositions=[task.parts_of for task in composed if task.parts_of],
-        )
+
+        # members keep their modes, and the ensemble trains if one of them does
+        is_training = any(head.training for head in members)
+        self.training = is_training
+        self.heads.training = is_training
+
+        self.embed_dim = _shared_width(members)
+        _check_no_objects(members)
+        tasks, compositions = shared_tasks(members)
+        self._set_outputs(tasks, compositions)
         if weights is not None:
-            _check_weights(weights, members, reduce, self.tasks)
-        self.num_layers = _shared_count(self._members(), layers)
+            _check_weights(weights, members, self.predicted, compositions)
+        self.num_layers = _shared_count(members, layers)
 
     @classmethod
     def from_heads(
         cls,
         heads: Sequence[Head],
         weights: Sequence[float] | None = None,
-        reduce: Reduce = "mean",
         layers: Sequence[Sequence[int]] | None = None,
     ) -> Self:
-        """Return ``HeadEnsemble(heads, weights, reduce, layers)``."""
-        return cls(heads, weights, reduce, layers)
+        """Return ``HeadEnsemble(heads, weights, layers)``."""
+        return cls(heads, weights, layers)
+
+    @classmethod
+    def current_config(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a configuration of dinoneck 0.3 without ``reduce``, which said how members are combined.
+
+        Raises:
+            ConfigError: if it is not the mean.
+        """
+        current = dict(config)
+        if "reduce" in fields_of(cls):  # a subclass has an argument of this name
+            return current
+        reduce = current.pop("reduce", "mean")
+        if reduce != "mean":
+            raise ConfigError(
+                f"reduce is {reduce!r}, and since dinoneck 0.4 an ensemble is the mean of its heads; "
+                "open this one with dinoneck 0.3 and save "
+                "HeadEnsemble.from_heads(list(ensemble.heads))"
+            )
+        return current
 
     @property
     def weights(self) -> Sequence[float] | None:
         """The members' weights, as constructed: a file holds those."""
         return self._weights
-
-    @property
-    def reduce(self) -> Reduce:
-        """How members with one task are combined, as constructed."""
-        return self._reduce
 
     @property
     def layers(self) -> Sequence[Sequence[int]] | None:
@@ -132,31 +169,30 @@ class HeadEnsemble(Head):
 
     @property
     def layer_indices(self) -> tuple[int, ...] | None:
-        """All block indices that members read, shallow first; None where one takes the tokens as they come."""
-        each: Sequence[Any] = self.layers or [
-            getattr(head, "layer_indices", None) for head in self._members()
-        ]
-        known = [own for own in each if own is not None]
-        return (
-            tuple(sorted({index for own in known for index in own}))
-            if len(known) == len(each)
-            else None
-        )
+        """All block indices that members read, shallow first; None if one takes the tokens as they come."""
+        indices: set[int] = set()
+        for member in self._members():
+            member_layers = member.layers
+            if member_layers is None:
+                member_layers = getattr(member.head, "layer_indices", None)
+            if member_layers is None:
+                return None
+            indices.update(member_layers)
+        return tuple(sorted(indices))
 
     @property
     def trained_on(self) -> Origin | None:
         """Which tokens the members were trained on, see :class:`Head`."""
-        return self._members()[0].trained_on
+        return self._members()[0].head.trained_on
 
     @trained_on.setter
     def trained_on(self, origin: Origin | None) -> None:
         """Set the origin of every member, with the layers that the member reads."""
-        for number, head in enumerate(self._members()):
-            head_layers = self._layers_of(number)
-            if origin is None or head_layers is None:
-                head.trained_on = origin
+        for member in self._members():
+            if origin is None or member.layers is None:
+                member.head.trained_on = origin
             else:
-                head.trained_on = replace(origin, layers=head_layers)
+                member.head.trained_on = replace(origin, layers=member.layers)
 
     def note_origin(self, origin: Origin) -> None:
         """Record what the members, with their current weights, were trained on.
@@ -164,68 +200,81 @@ class HeadEnsemble(Head):
         The layers of the origin are replaced by those that each member reads, if ``layers`` was
         passed.
         """
-        for number, head in enumerate(self._members()):
-            head_origin = origin
-            if self.layers is not None:
-                head_origin = replace(origin, layers=self._layers_of(number))
-            head.note_origin(head_origin)
+        for member in self._members():
+            if member.layers is None:
+                member.head.note_origin(origin)
+            else:
+                member.head.note_origin(replace(origin, layers=member.layers))
 
     def readers(
         self, layers: Sequence[int] | None = None
     ) -> list[tuple[Head, tuple[int, ...] | None]]:
         """Return the members, with nested ensembles replaced by theirs, see :meth:`Head.readers`."""
         readers = []
-        for number, head in enumerate(self._members()):
-            head_layers = layers if self.layers is None else self._layers_of(number)
-            readers += head.readers(head_layers)
+        for member in self._members():
+            readers += member.head.readers(layers if member.layers is None else member.layers)
         return readers
 
     @property
     def _patch_size(self) -> PatchSize:
-        return self._members()[0]._patch_size
+        return self._members()[0].head._patch_size
 
     def check_origin(self, tokens: Tokens) -> None:
-        """Refuse tokens of another backbone than the one in a member's file, see :meth:`Head.check_origin`."""
-        for number, head in enumerate(self._members()):
-            head.check_origin(self._fed(tokens, number))
+        """Reject tokens of another backbone than the one in a member's file, see :meth:`Head.check_origin`."""
+        for member in self._members():
+            member.head.check_origin(member.select(tokens))
 
     def members_predict(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return ``{name: (K, B, dim)}`` in original units: the predictions of its K members."""
-        rows = [row for _, row in self._each(self._tokens(tokens, **plain))]
-        return {
-            task.name: torch.stack([row[task.name] for row in rows if task.name in row])
-            for task in self.predicted
-        }
+        predictions = self._predict_members(self._tokens(tokens, **plain))
+        stacked = {}
+        for task in self.predicted:
+            tensors = []
+            for prediction in predictions:
+                outputs = prediction.outputs
+                tensors_of_kind = outputs.maps if task.is_map else outputs.values
+                if task.name in tensors_of_kind:
+                    tensors.append(tensors_of_kind[task.name])
+            stacked[task.name] = torch.stack(tensors)
+        return stacked
 
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return ``{task name: (B, dim)}``: original units, or log-probabilities for classes and ratios."""
-        values = self.natural(tokens, **plain)
-        found = {task.name: values[task.name] for task in self.tasks}
+        predictions = self.natural(tokens, **plain)
+        outputs = {}
         for task in self.tasks:
+            output = predictions[task.name]
             if task.is_categorical or task.kind == "ratio":
-                tiny = torch.finfo(found[task.name].dtype).tiny
-                found[task.name] = found[task.name].clamp_min(tiny).log()
-        return found
+                tiny = torch.finfo(output.dtype).tiny
+                output = output.clamp_min(tiny).log()
+            outputs[task.name] = output
+        return outputs
 
     def natural(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return ``{name: (B, dim)}`` in original units, probabilities for classes and ratios."""
-        averaged = self.averaged(self._tokens(tokens, **plain))
-        outputs = HeadOutputs.of_predictions(self.predicted, averaged)
+        outputs = self.predict_outputs(self._tokens(tokens, **plain))
         values = recompute_derived(self.predicted, outputs.values, outputs.maps)
-        return averaged | values
+        return {
+            task.name: outputs.maps[task.name] if task.is_map else values[task.name]
+            for task in self.predicted
+        }
 
     def averaged(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return :meth:`natural` before what follows from other outputs is recomputed; callers that average do that."""
-        rows = self._each(tokens)
-        return {task.name: self._reduced(task, rows) for task in self.predicted}
+        outputs = self.predict_outputs(tokens)
+        return {
+            task.name: outputs.maps[task.name] if task.is_map else outputs.values[task.name]
+            for task in self.predicted
+        }
 
     @torch.no_grad()
     def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
-        """Return the members' maps, reduced, for the tasks that have maps."""
+        """Return the members' maps, averaged, of the tasks that have maps."""
         tokens = self._tokens(tokens, **plain)
-        rows = [(weight, head.predict_maps(own)) for weight, head, own in self._running(tokens)]
-        found = [task for task in self.tasks if any(task.name in row for _, row in rows)]
-        return {task.name: self._reduced(task, rows) for task in found}
+        maps = []
+        for member in self._running():
+            maps.append(_Weighted(member.weight, member.head.predict_maps(member.select(tokens))))
+        return self._average(self.tasks, maps)
 
     def predict_outputs(self, tokens: Tokens, with_maps: bool = False) -> HeadOutputs:
         """Return the averages over the members, see :meth:`Head.predict_outputs`.
@@ -235,14 +284,21 @@ class HeadEnsemble(Head):
             with_maps: with the map of every task that has one, the gate, and
                 :meth:`member_outputs`.
         """
-        outputs = HeadOutputs.of_predictions(self.predicted, self.averaged(tokens))
-        if not with_maps:
-            return outputs
+        values = []
+        maps = []
+        gates = []
+        raw_outputs = []
+        for weight, outputs in self._predict_members(tokens, with_maps):
+            values.append(_Weighted(weight, outputs.values))
+            maps.append(_Weighted(weight, outputs.maps))
+            raw_outputs += outputs.members
+            if outputs.gate is not None:
+                gates.append((weight, outputs.gate))
         return HeadOutputs(
-            values=outputs.values,
-            maps=self.predict_maps(tokens),
-            gate=self.gate(tokens),
-            members=self.member_outputs(tokens),
+            values=self._average([task for task in self.predicted if not task.is_map], values),
+            maps=self._average(self.tasks, maps),
+            gate=_mean_gate(gates),
+            members=raw_outputs if self._resamples_raw_outputs() else [],
         )
 
     def member_outputs(self, tokens: Tokens) -> list[dict[str, Tensor]]:
@@ -251,9 +307,9 @@ class HeadEnsemble(Head):
         It is empty unless all members replace :meth:`Head.at_size`: of the others the maps
         themselves are resampled.
         """
-        if any(type(head).at_size is Head.at_size for head in self._members()):
+        if not self._resamples_raw_outputs():
             return []
-        return [head(head_tokens) for _, head, head_tokens in self._running(tokens)]
+        return [member.head(member.select(tokens)) for member in self._running()]
 
     def maps_at_size(
         self,
@@ -268,150 +324,190 @@ class HeadEnsemble(Head):
             size: as for :meth:`Head.at_size`.
             resample: as for :meth:`Head.at_size`.
         """
-        rows = []
-        for (_, weight, head), head_outputs in zip(self._weighted(), outputs, strict=True):
-            resized = head.at_size(head_outputs, size, resample)
+        resized_maps = []
+        for member, head_outputs in zip(self._running(), outputs, strict=True):
+            resized = member.head.at_size(head_outputs, size, resample)
             maps = {}
-            for task in head.tasks:
+            for task in member.head.tasks:
                 if task.is_map:
                     maps[task.name] = task.predict_map(resized[task.name])
-            rows.append((weight, maps))
-        return {task.name: self._reduced(task, rows) for task in self.tasks if task.is_map}
+            resized_maps.append(_Weighted(member.weight, maps))
+        return self._average(self.tasks, resized_maps)
 
     @torch.no_grad()
     def gate(self, tokens: Tokens) -> Tensor | None:
         """Return the weighted mean gate (B, rows, cols) of the members that have one; None without."""
-        running = [
-            one for one in self._running(tokens) if isinstance(one[1], HeadEnsemble | CLSGatingHead)
-        ]
-        gates = [
-            (weight, gate) for weight, head, own in running if (gate := head.gate(own)) is not None
-        ]
-        if not gates:
-            return None
-        total = sum(weight for weight, _ in gates)
-        return torch.stack([gate * (weight / total) for weight, gate in gates]).sum(dim=0)
+        gates = []
+        for member in self._running():
+            if not isinstance(member.head, HeadEnsemble | CLSGatingHead):
+                continue
+            gate = member.head.gate(member.select(tokens))
+            if gate is not None:
+                gates.append((member.weight, gate))
+        return _mean_gate(gates)
 
     def by_cells(self) -> set[str]:
         """Return the tasks whose value over any area is the sum or mean of their map there."""
-        names = {task.name for task in self.tasks if task.is_map or task.kind == "density"}
-        if self.reduce == "median":
-            return names
+        single_heads = list(_single_heads(self))
+        names = set()
         for task in self.tasks:
-            if task.kind == "regression" and all(
-                _is_mean_of_map(head, task.name) for head in _leaves(self)
-            ):
+            if task.is_map or task.kind == "density":
                 names.add(task.name)
+            elif task.kind == "regression":
+                if all(_is_mean_of_map(head, task.name) for head in single_heads):
+                    names.add(task.name)
         return names
 
-    def _members(self) -> list[Head]:
-        return [cast("Head", head) for head in self.heads]
+    def _members(self) -> list[_Member]:
+        members = []
+        for number, head in enumerate(self.heads):
+            weight = 1.0 if self.weights is None else self.weights[number]
+            layers = None if self.layers is None else tuple(self.layers[number])
+            members.append(_Member(cast("Head", head), weight, layers))
+        return members
 
-    def _weighted(self) -> list[tuple[int, float, Any]]:
-        """Number, weight and member, of the members whose weight is not 0."""
-        weights = self.weights or [1.0] * len(self.heads)
-        return [(i, weights[i], head) for i, head in enumerate(self.heads) if weights[i]]
+    def _running(self) -> list[_Member]:
+        """The members that count."""
+        return [member for member in self._members() if member.weight]
 
-    def _running(self, tokens: Tokens) -> Iterator[tuple[float, Any, Tokens]]:
-        """Weight, member and its tokens, for the members whose weight is not 0."""
-        for number, weight, head in self._weighted():
-            yield weight, head, self._fed(tokens, number)
+    def _resamples_raw_outputs(self) -> bool:
+        """Whether all members replace :meth:`Head.at_size`."""
+        return all(type(member.head).at_size is not Head.at_size for member in self._members())
 
-    def _fed(self, tokens: Tokens, number: int) -> Tokens:
-        """Tokens of the layers that a member reads."""
-        head_layers = self._layers_of(number)
-        if head_layers is None or head_layers == tokens.layers:
-            return tokens
-        return tokens.select(head_layers)
+    def _predict_members(self, tokens: Tokens, with_maps: bool = False) -> list[_MemberOutputs]:
+        """What each member that runs predicts; each runs once."""
+        predictions = []
+        for member in self._running():
+            outputs = member.head.predict_outputs(member.select(tokens), with_maps)
+            values = outputs.values
+            if isinstance(member.head, HeadEnsemble):
+                values = recompute_derived(member.head.predicted, values, outputs.maps)
+            completed = with_composed(values, self.compositions)
+            predictions.append(_MemberOutputs(member.weight, replace(outputs, values=completed)))
+        return predictions
 
-    def _layers_of(self, number: int) -> tuple[int, ...] | None:
-        """Return the block indices that a member reads; None: it takes the layers as they come."""
-        return None if self.layers is None else tuple(self.layers[number])
+    def _average(self, tasks: Sequence[Task], members: Sequence[_Weighted]) -> dict[str, Tensor]:
+        """The weighted means over the members that have a task, of the tasks that any of them has."""
+        averages = {}
+        for task in tasks:
+            tensors = []
+            weights = []
+            for member in members:
+                if task.name in member.tensors:
+                    tensors.append(member.tensors[task.name])
+                    weights.append(member.weight)
+            if tensors:
+                averages[task.name] = self._mean(tensors, weights)
+        return averages
 
-    def _each(self, tokens: Tokens) -> list[tuple[float, dict[str, Tensor]]]:
-        """Weight and predictions of every member in original units, composed wherever it has what that needs."""
-        running = self._running(tokens)
-        return [
-            (weight, with_composed(head.natural(own), self.compositions))
-            for weight, head, own in running
-        ]
-
-    def _reduced(self, task: Task, rows: Sequence[tuple[float, dict[str, Tensor]]]) -> Tensor:
-        name, outputs = task.name, [row[task.name] for _, row in rows if task.name in row]
-        finest = max((output.shape[2:] for output in outputs), key=tuple)
-        outputs = [
-            x if x.shape[2:] == finest else F.interpolate(x, tuple(finest), mode="bilinear")
-            for x in outputs
-        ]  # maps of members with other strides
-        stacked = torch.stack(outputs)
-        # medians of parts may all be 0
-        if self.reduce == "median" and not isinstance(task, Composed):
-            ordered = stacked.sort(dim=0).values
-            return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+    def _mean(self, tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+        stacked = torch.stack(_at_finest_size(tensors))
         if self.weights is None:
             return stacked.mean(dim=0)
-        weights = [weight for weight, row in rows if name in row]
         shares = constants(weights, stacked) / sum(weights)
         return torch.einsum("k,k...->...", shares, stacked)
 
 
-def _leaves(head: Head) -> Iterator[Head]:
-    """The head, or the members of an ensemble that averages."""
-    if isinstance(head, HeadEnsemble) and head.reduce == "mean":
+def _at_finest_size(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Maps of members with other strides, resampled to the finest; values (B, dim) as they are."""
+    finest = max((tensor.shape[2:] for tensor in tensors), key=tuple)
+    resized = []
+    for tensor in tensors:
+        if tensor.shape[2:] != finest:
+            tensor = F.interpolate(tensor, tuple(finest), mode="bilinear")
+        resized.append(tensor)
+    return resized
+
+
+def _mean_gate(gates: Sequence[tuple[float, Tensor]]) -> Tensor | None:
+    """The mean of gates (B, rows, cols) with their weights; None without gates."""
+    if not gates:
+        return None
+    total = sum(weight for weight, _ in gates)
+    return torch.stack([gate * (weight / total) for weight, gate in gates]).sum(dim=0)
+
+
+def _single_heads(head: Head) -> Iterator[Head]:
+    """The head itself; the single heads of the members of an ensemble."""
+    if isinstance(head, HeadEnsemble):
         for member in head._members():
-            yield from _leaves(member)
+            yield from _single_heads(member.head)
     else:
         yield head
 
 
-def _is_mean_of_map(head: Head, name: str) -> bool:
-    """Whether a head does not know a task, or its value is the mean of its map."""
-    task = next((task for task in head.predicted if task.name == name), None)
+def _is_mean_of_map(head: Head, task_name: str) -> bool:
+    """Whether the value of a task is the mean of the head's map of it, or the head does not know the task."""
+    tasks = {task.name: task for task in head.predicted}
+    task = tasks.get(task_name)
     if task is None:
         return True
-    affine = task.transform is None or not task.transform.log1p
-    return isinstance(head, PatchMeanHead) and affine and not isinstance(task, Composed)
+    if isinstance(task, Composed) or not isinstance(head, PatchMeanHead):
+        return False
+    return task.transform is None or not task.transform.log1p
 
 
 def with_composed(
     values: Mapping[str, Tensor], compositions: Sequence[Composition]
 ) -> dict[str, Tensor]:
-    """Return predictions in original units, and what they lack of the compositions whose inputs they hold."""
-    lacking = [
-        own for own in compositions if own.name not in values and {*own.inputs} <= values.keys()
-    ]
-    return {**values, **{own.name: own.of(values) for own in lacking}}
+    """Return predictions in original units; add the compositions whose inputs are present."""
+    completed = dict(values)
+    for composition in compositions:
+        has_inputs = set(composition.inputs) <= values.keys()
+        if has_inputs and composition.name not in values:
+            completed[composition.name] = composition.of(values)
+    return completed
+
+
+def _shared_width(heads: Sequence[Head]) -> int:
+    widths = sorted({head.embed_dim for head in heads})
+    if len(widths) > 1:
+        raise ConfigError(
+            f"the members were built for tokens of {widths} channels; they need one backbone"
+        )
+    return widths[0]
+
+
+def _check_no_objects(heads: Sequence[Head]) -> None:
+    for head in heads:
+        for task in head.tasks:
+            if task.is_masks:
+                raise ConfigError(
+                    f"task {task.name!r} predicts objects, which have no mean over heads; use "
+                    "predict_instances or predict_panoptic of one head"
+                )
 
 
 def _check_weights(
-    weights: Sequence[float], members: Sequence[Head], reduce: str, tasks: Sequence[Task]
+    weights: Sequence[float],
+    heads: Sequence[Head],
+    predicted: Sequence[Task],
+    compositions: Sequence[Composition],
 ) -> None:
-    if len(weights) != len(members):
+    if len(weights) != len(heads):
         raise ConfigError(
-            f"weights are {tuple(weights)}: {len(weights)} for {len(members)} heads; give one per "
-            "head"
+            f"weights are {tuple(weights)}: {len(weights)} for {len(heads)} heads; give one per head"
         )
-    if min(weights) < 0 or not 1e-30 < sum(weights) < 1e30:
+    if min(weights) < 0 or not _SMALLEST_SUM < sum(weights) < _LARGEST_SUM:
         raise ConfigError(
             f"weights are {tuple(weights)}; expected ordinary numbers of 0 or more, not all 0"
         )
-    if reduce == "median":
-        raise ConfigError(
-            f"weights are {tuple(weights)}; they have no meaning for reduce='median', leave them "
-            "out"
-        )
-    used = {
-        task.name
-        for weight, head in zip(weights, members, strict=True)
-        if weight
-        for task in head.tasks
-    }
-    if unused := sorted({task.name for task in tasks} - used):
-        raise ConfigError(f"every member that knows task {unused[0]!r} has weight 0")
+    weighted_names: set[str] = set()
+    for weight, head in zip(weights, heads, strict=True):
+        if not weight:
+            continue
+        names = {task.name for task in head.predicted}
+        weighted_names |= names
+        for composition in compositions:
+            if set(composition.inputs) <= names:
+                weighted_names.add(composition.name)
+    for task in predicted:
+        if task.name not in weighted_names:
+            raise ConfigError(f"every member that predicts {task.name!r} has weight 0")
 
 
-def shared_tasks(members: Sequence[Head]) -> tuple[Task, ...]:
-    """Return one task per name, then one output per composition; without transform: they are in original units.
+def shared_tasks(heads: Sequence[Head]) -> tuple[list[Task], list[Composition]]:
+    """Return one task per name, and the compositions; without transform: they are in original units.
 
     A minimum or maximum that some of the heads state holds for their mean.
 
@@ -419,31 +515,38 @@ def shared_tasks(members: Sequence[Head]) -> tuple[Task, ...]:
         ConfigError: if two heads disagree about a task's outputs, kind, labels, unit, area,
             aggregate, cells, minimum or maximum, or about what is composed.
     """
-    tasks: dict[str, Task] = {}
+    by_name: dict[str, Task] = {}
     meanings: dict[str, dict[str, Any]] = {}
-    for head in members:
+    for head in heads:
         areas = areas_of(head)
         for task in head.predicted:
             plain = replace(task, transform=None, activation=None)
-            first_task = tasks.setdefault(task.name, plain)
-            tasks[task.name] = _with_bounds(first_task, plain)
-            own = {field: getattr(task, field, None) for field in _SHARED_FIELDS} | {
-                "area": areas.get(task.name)
-            }
-            first = meanings.setdefault(task.name, own)
-            for field, value in own.items():
-                if value != first[field]:
-                    raise ConfigError(
-                        f"members disagree about task {task.name!r}: its {field} is "
-                        f"{first[field]!r} in one and {value!r} in another; load heads of the "
-                        "same task, or rename it in one of them"
-                    )
-    composed = [
-        task.parts_of for task in tasks.values() if isinstance(task, Composed) and task.parts_of
-    ]
-    return outputs_of(
-        [task for task in tasks.values() if not isinstance(task, Composed)], composed, "the members"
-    )
+            first_task = by_name.setdefault(task.name, plain)
+            by_name[task.name] = _with_bounds(first_task, plain)
+
+            meaning = {field: getattr(task, field, None) for field in _SHARED_FIELDS}
+            meaning["area"] = areas.get(task.name)
+            first_meaning = meanings.setdefault(task.name, meaning)
+            _check_same_meaning(task.name, first_meaning, meaning)
+
+    tasks = []
+    compositions = []
+    for task in by_name.values():
+        if not isinstance(task, Composed):
+            tasks.append(task)
+        elif task.parts_of is not None:
+            compositions.append(task.parts_of)
+    outputs_of(tasks, compositions, "the members")  # raises where compositions do not fit
+    return tasks, compositions
+
+
+def _check_same_meaning(name: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
+    for field, value in second.items():
+        if value != first[field]:
+            raise ConfigError(
+                f"members disagree about task {name!r}: its {field} is {first[field]!r} in one and "
+                f"{value!r} in another; load heads of the same task, or rename it in one of them"
+            )
 
 
 def _with_bounds(task: Task, other: Task) -> Task:
@@ -467,11 +570,11 @@ def _with_bounds(task: Task, other: Task) -> Task:
 
 def areas_of(head: Head) -> dict[str, float | None]:
     """Return task name -> area of its transform; an ensemble has the areas of its members."""
-    if isinstance(head, HeadEnsemble):
-        return {name: area for member in head._members() for name, area in areas_of(member).items()}
-    return {
-        task.name: None if task.transform is None else task.transform.area for task in head.tasks
-    }
+    areas: dict[str, float | None] = {}
+    for single_head in _single_heads(head):
+        for task in single_head.tasks:
+            areas[task.name] = None if task.transform is None else task.transform.area
+    return areas
 
 
 def _shared_count(members: Sequence[Head], layers: Sequence[Sequence[int]] | None) -> int | None:
@@ -492,9 +595,12 @@ def _shared_count(members: Sequence[Head], layers: Sequence[Sequence[int]] | Non
                     f"layers name no blocks for member {number}; give one or more block indices"
                 )
         return None
-    named = [getattr(head, "layer_indices", None) for head in members]
-    free = (head for head, own in zip(members, named, strict=True) if own is None)
-    counts: set[Any] = {getattr(head, "num_layers", None) for head in free} - {None}
+    counts: set[int] = set()
+    for head in members:
+        num_layers = getattr(head, "num_layers", None)
+        has_indices = getattr(head, "layer_indices", None) is not None
+        if num_layers is not None and not has_indices:
+            counts.add(num_layers)
     if len(counts) > 1:
         raise ConfigError(
             f"the members read {' and '.join(map(str, sorted(counts)))} layers, and no tokens "

@@ -169,13 +169,7 @@ class Head(Configured, nn.Module):
 
     def natural(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return predictions in original units, with gradients where they are enabled."""
-        outputs = self(tokens, **plain)
-        values = {}
-        for task in self.tasks:
-            if not task.is_masks:
-                values[task.name] = task.predict(outputs[task.name])
-        composed = {composition.name: composition.of(values) for composition in self.compositions}
-        return values | composed
+        return self._predictions_of(self(tokens, **plain))
 
     @torch.no_grad()
     def predict(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
@@ -190,13 +184,7 @@ class Head(Configured, nn.Module):
         and ``maximum`` are applied to dense cells, but not to densities, whose cells add up to the
         value before it is clamped.
         """
-        outputs = self(tokens, **plain)
-        maps = {}
-        for task in self.tasks:
-            output_name = task.name if task.is_map else f"{task.name}{MAP}"
-            if output_name in outputs and not task.is_masks:
-                maps[task.name] = task.predict_map(outputs[output_name])
-        return maps
+        return self._maps_of(self(tokens, **plain))
 
     def predict_outputs(self, tokens: Tokens, with_maps: bool = False) -> HeadOutputs:
         """Return predictions in original units, values and maps apart, to be averaged over views or tiles.
@@ -206,14 +194,46 @@ class Head(Configured, nn.Module):
 
         Args:
             tokens: of the images.
-            with_maps: with the map of every task that has one.
+            with_maps: with the map of every task that has one, and with what the head returns when
+                it is called, if it replaces :meth:`at_size`.
         """
         if all(task.is_masks for task in self.tasks):
             return HeadOutputs()
-        outputs = HeadOutputs.of_predictions(self.predicted, self.natural(tokens))
-        if with_maps:
-            outputs = replace(outputs, maps=self.predict_maps(tokens))
-        return outputs
+        if not with_maps:
+            return HeadOutputs.of_predictions(self.predicted, self.natural(tokens))
+
+        has_own_natural = type(self).natural is not Head.natural
+        has_own_maps = type(self).predict_maps is not Head.predict_maps
+        replaces_at_size = type(self).at_size is not Head.at_size
+        if has_own_natural or has_own_maps:
+            predictions = self.natural(tokens)
+            maps = self.predict_maps(tokens)
+            members = [self(tokens)] if replaces_at_size else []
+        else:  # one forward gives all
+            outputs = self(tokens)
+            predictions = self._predictions_of(outputs)
+            maps = self._maps_of(outputs)
+            members = [outputs] if replaces_at_size else []
+        separate = HeadOutputs.of_predictions(self.predicted, predictions)
+        return replace(separate, maps=maps, members=members)
+
+    def _predictions_of(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What :meth:`natural` returns for the outputs of ``forward``."""
+        values = {}
+        for task in self.tasks:
+            if not task.is_masks:
+                values[task.name] = task.predict(outputs[task.name])
+        composed = {composition.name: composition.of(values) for composition in self.compositions}
+        return values | composed
+
+    def _maps_of(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What :meth:`predict_maps` returns for the outputs of ``forward``."""
+        maps = {}
+        for task in self.tasks:
+            output_name = task.name if task.is_map else f"{task.name}{MAP}"
+            if output_name in outputs and not task.is_masks:
+                maps[task.name] = task.predict_map(outputs[output_name])
+        return maps
 
     def at_size(
         self, outputs: Mapping[str, Tensor], size: Sequence[int], resample: Resample = resampled

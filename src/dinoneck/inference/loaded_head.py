@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dinoneck.backbones.backbone import Backbone, plain_backbone
 from dinoneck.checkpoint.compare import check_rebuilt, check_records, check_rotary
@@ -20,7 +20,7 @@ from dinoneck.grid import GridSize
 from dinoneck.heads.ensemble import HeadEnsemble, scores_places
 from dinoneck.heads.head import Head
 from dinoneck.inference.views import VIEWS
-from dinoneck.tasks import GATE, MAP, Task
+from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
 
 _LONGEST_VALUE = 80  # characters of a value that a message shows
@@ -134,30 +134,6 @@ class LoadedHead:
         if self.norm:
             tokens = backbone.normalised(tokens)
         return tokens.to(dtype=next(self.head.parameters()).dtype)
-
-    def outputs(self, tokens: Tokens, maps: bool) -> dict[str, Tensor]:
-        """Return what the head gives in original units, before what follows from other outputs is recomputed.
-
-        Args:
-            tokens: as :meth:`select` gives them.
-            maps: with ``"task.map"`` of every task that has one, ``"gate"`` (B, 1, rows, cols), and
-                ``"number:name"`` of :meth:`dinoneck.HeadEnsemble.member_outputs`.
-        """
-        outputs = self.head.predict_outputs(tokens, maps)
-        named = {}
-        for task in self.head.predicted:
-            if task.is_map:
-                named[task.name] = outputs.maps[task.name]
-            elif task.name in outputs.values:
-                named[task.name] = outputs.values[task.name]
-        if not maps:
-            return named
-        named |= {name + MAP: cells for name, cells in outputs.maps.items()}
-        for number, member in enumerate(outputs.members):
-            named |= {f"{number}:{name}": output for name, output in member.items()}
-        if outputs.gate is not None:
-            named[GATE] = outputs.gate[:, None]
-        return named
 
     def check_grid(self, grid: GridSize, is_turned: bool) -> None:
         """Refuse a view whose patches have other places than those that the head scores.

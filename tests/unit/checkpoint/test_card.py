@@ -186,7 +186,7 @@ def test_no_string_of_a_header_writes_into_the_page(meta: dict[str, Any], evil: 
     assert {line.count("|") for line in body.splitlines() if line.startswith("|")} == {3, 8}
     assert all(sign.isprintable() or sign == "\n" for sign in page)
     assert json.loads(config_json(source))["digest"] == meta["digest"]
-    many = on(meta, head_type="ensemble", config={"reduce": evil, "weights": [evil]})
+    many = on(meta, head_type="ensemble", config={"weights": [evil]})
     check_outside_of_code(model_card(many).split("\n---\n", 1)[1])
 
 

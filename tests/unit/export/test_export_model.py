@@ -22,6 +22,8 @@ from dinoneck import (
     CheckpointError,
     CLSGatingHead,
     HeadCheckpoint,
+    HeadEnsemble,
+    MaskHead,
     PatchMeanHead,
     Predictor,
     TargetTransform,
@@ -305,6 +307,74 @@ def test_a_half_model_is_compared_and_predicts_what_the_predictor_does(
         images = torch.rand(batch, 3, height, width)
         expected = torch.tensor([row["mass"] for row in predictor(list(images))])
         assert torch.allclose(run(images)["mass"].flatten(), expected, rtol=5e-3, atol=5e-3)
+
+
+@pytest.mark.parametrize("num_heads", [1, 2])
+def test_the_only_map_of_a_mask_head_is_that_of_its_task(num_heads: int, tmp_path: Path) -> None:
+    backbone = load_backbone("dinoneck_tiny", layers=[0, 1])
+    seg = Task("seg", dim=3, kind="segmentation", labels=("soil", "crop", "weed"))
+    heads = []
+    for num_queries in range(4, 4 + num_heads):
+        heads.append(
+            randomised(
+                MaskHead(
+                    64,
+                    [seg],
+                    num_layers=2,
+                    num_queries=num_queries,
+                    num_blocks=1,
+                    num_heads=1,
+                    dim=16,
+                )
+            )
+        )
+    ensemble = HeadEnsemble(heads)
+
+    done = export_model(
+        ensemble, tmp_path / "m.pt2", format="pt2", backbone=backbone, size=(32, 48), maps=True
+    )
+
+    assert done.description["outputs"] == [
+        {
+            "name": "seg",
+            "shape": ["batch", 3, "rows", "cols"],
+            "task": "seg",
+            "kind": "segmentation",
+            "unit": "",
+            "labels": ["soil", "crop", "weed"],
+            "of": "task",
+            "aggregate": None,
+        }
+    ]
+    images = torch.rand(2, 3, 32, 48)
+    found = torch.export.load(tmp_path / "m.pt2").module()(images)
+    assert list(found) == ["seg"]
+    assert_answers(found, Predictor(ensemble, backbone), images)
+
+
+def test_the_record_of_an_output_says_what_it_is_of(tmp_path: Path) -> None:
+    """A gate is of no task; the queries' classes and masks are of theirs."""
+    backbone = load_backbone("dinoneck_tiny", layers=[0, 1])
+    gated = randomised(CLSGatingHead(64, [MASS], mode="query", hidden_dim=8))
+    instances = Task("plant", dim=2, kind="instances")
+    queries = randomised(
+        MaskHead(64, [instances], num_layers=2, num_queries=5, num_blocks=1, num_heads=1, dim=16)
+    )
+
+    kinds = []
+    for head in (gated, queries):
+        done = export_model(
+            head, tmp_path / "m.pt2", format="pt2", backbone=backbone, size=(32, 48), maps=True
+        )
+        for output in done.description["outputs"]:
+            kinds.append((output["name"], output["of"], output["task"], output["shape"]))
+
+    assert kinds == [
+        ("mass", "task", "mass", ["batch", 1]),
+        ("gate", "gate", None, ["batch", 1, "rows", "cols"]),
+        ("plant.classes", "classes", "plant", ["batch", 5, 3]),
+        ("plant.masks", "masks", "plant", ["batch", 5, "rows", "cols"]),
+    ]
 
 
 def test_a_head_with_a_grid_of_its_own(tiny: Backbone, tmp_path: Path) -> None:

@@ -1,0 +1,147 @@
+"""Ensembles: the configurations of 0.3, and weights that leave an output without a member."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests import kit
+
+from dinoneck import (
+    Composition,
+    ConfigError,
+    DenseHead,
+    HeadCheckpoint,
+    HeadEnsemble,
+    Task,
+    load_head,
+    register,
+    save_head,
+)
+from dinoneck.configured import Configured
+from dinoneck.heads import Head
+
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "0.3.0" / "heads"
+NESTED = FIXTURES / "ensemble-nested.safetensors"
+
+
+def words_of(config: Any) -> set[str]:
+    """The keys of a configuration, at every depth."""
+    words: set[str] = set()
+    if isinstance(config, dict):
+        words.update(config)
+        for value in config.values():
+            words |= words_of(value)
+    if isinstance(config, list):
+        for value in config:
+            words |= words_of(value)
+    return words
+
+
+def test_a_file_of_nested_ensembles_of_0_3_is_written_again_without_reduce(tmp_path: Path) -> None:
+    earlier = HeadCheckpoint.load(NESTED)
+    assert "reduce" in words_of(earlier.config)
+    head = load_head(NESTED)
+
+    save_head(tmp_path / "again.safetensors", head, backbone=earlier.meta["backbone"])
+
+    again = HeadCheckpoint.load(tmp_path / "again.safetensors")
+    assert "reduce" not in words_of(again.config)
+    x = kit.tokens(width=8)
+    expected = head.predict(x)  # type: ignore[operator]
+    found = again.build().predict(x)  # type: ignore[operator]
+    assert kit.same(found, expected)
+
+
+def test_a_checkpoint_keeps_the_configuration_that_its_file_states(tmp_path: Path) -> None:
+    checkpoint = HeadCheckpoint.load(NESTED)
+
+    checkpoint.save(tmp_path / "copy.safetensors")
+
+    copy = HeadCheckpoint.load(tmp_path / "copy.safetensors")
+    assert copy.config == checkpoint.config
+    assert copy.meta["digest"] == checkpoint.meta["digest"]
+
+
+def test_two_heads_are_built_from_one_file_of_0_3() -> None:
+    checkpoint = HeadCheckpoint.load(NESTED)
+
+    first = checkpoint.build()
+    second = checkpoint.build()
+
+    assert first is not second
+    assert kit.same(first.state_dict(), second.state_dict())
+
+
+def test_the_reduction_of_a_member_is_read_too() -> None:
+    inner = HeadEnsemble([kit.head(width=8)])
+    config = HeadEnsemble([inner]).config
+    config["members"][0]["config"]["reduce"] = "median"
+
+    with pytest.raises(ConfigError, match="reduce is 'median'"):
+        HeadEnsemble.from_config(config)
+
+
+def test_a_subclass_may_have_an_argument_reduce_of_its_own() -> None:
+    class Reduced(HeadEnsemble):
+        def __init__(self, members: Sequence[Head], reduce: str = "max") -> None:
+            super().__init__(members)
+            self.reduce = reduce
+
+    config = Reduced([kit.head(width=8)], reduce="median").config
+
+    assert Reduced.from_config(config).reduce == "median"
+
+
+def test_a_plain_argument_that_looks_like_a_module_is_left_as_it_is(tmp_path: Path) -> None:
+    @register
+    class NotedHead(Head):
+        def __init__(self, embed_dim: int, note: Any = None) -> None:
+            super().__init__()
+            self.embed_dim = embed_dim
+            self.tasks = (Task("mass"),)
+            self.linear = torch.nn.Linear(embed_dim, 1)
+
+        def forward(self, tokens: Any, **plain: Any) -> Any:
+            return {"mass": self.linear(self._tokens(tokens, **plain).last.patches[0].mean(dim=1))}
+
+    note = {"type": "not_a_class", "config": {"reduce": "median"}}
+
+    save_head(tmp_path / "h.safetensors", NotedHead(8, note), backbone=None)
+
+    assert HeadCheckpoint.load(tmp_path / "h.safetensors").config["note"] == note
+
+
+def test_a_class_without_changes_keeps_its_configuration() -> None:
+    class Plain(Configured):
+        def __init__(self, reduce: str = "mean") -> None:
+            self.reduce = reduce
+
+    assert Plain.from_config({"reduce": "median"}).reduce == "median"
+
+
+def test_a_composition_whose_only_member_has_weight_0_is_refused() -> None:
+    total = Task("total", kind="density")
+    shares = Task("shares", dim=2, kind="ratio")
+    parts = Composition(("leaf", "stem"), {}, "parts", "total", "shares")
+    composing = DenseHead(8, [total, shares], hidden_dim=4, compositions=[parts])
+    apart = [DenseHead(8, [total], hidden_dim=4), DenseHead(8, [shares], hidden_dim=4)]
+
+    with pytest.raises(ConfigError, match="'parts' has weight 0"):
+        HeadEnsemble([composing, *apart], weights=[0.0, 1.0, 1.0])
+
+
+def test_a_composition_is_made_of_the_tasks_of_another_member() -> None:
+    total = Task("total", kind="density")
+    shares = Task("shares", dim=2, kind="ratio")
+    parts = Composition(("leaf", "stem"), {}, "parts", "total", "shares")
+    composing = DenseHead(8, [total, shares], hidden_dim=4, compositions=[parts])
+    plain = DenseHead(8, [total, shares], hidden_dim=4)
+    ensemble = HeadEnsemble([composing, plain], weights=[0.0, 1.0])
+
+    values = ensemble.predict(kit.tokens(width=8))
+
+    torch.testing.assert_close(values["parts"], values["total"] * values["shares"])
