@@ -105,7 +105,7 @@ def test_a_plain_argument_that_looks_like_a_module_is_left_as_it_is(tmp_path: Pa
             self.tasks = (Task("mass"),)
             self.linear = torch.nn.Linear(embed_dim, 1)
 
-        def forward(self, tokens: Any, **plain: Any) -> Any:
+        def forward(self, tokens: Any) -> Any:
             return {"mass": self.linear(tokens.last.patches[0].mean(dim=1))}
 
     note = {"type": "not_a_class", "config": {"reduce": "median"}}
