@@ -27,9 +27,18 @@ _ROUNDING = 2**-8  # relative, of Meta's files in bfloat16: 2**-9, and of invers
 
 def buffers_of(model: nn.Module) -> dict[str, Tensor]:
     """Return the buffers of rotary frequencies that are in no state dict, by their names in the model."""
-    stored = model.state_dict()
-    buffers = dict(model.named_buffers())
-    return {name: buffers[name] for name in NAMES if name in buffers and name not in stored}
+    modules = dict(model.named_children())
+    buffers = {}
+    for name in NAMES:
+        module_name, buffer_name = name.split(".")
+        module = modules.get(module_name)
+        if module is None:
+            continue
+        # only this module is asked: predictors compare the buffers at every call
+        buffer = dict(module.named_buffers(recurse=False)).get(buffer_name)
+        if buffer is not None and buffer_name not in module.state_dict():
+            buffers[name] = buffer
+    return buffers
 
 
 def changed_buffers(model: nn.Module) -> dict[str, Tensor]:
