@@ -58,12 +58,12 @@ class _PassKey(NamedTuple):
 
     Attributes:
         backbone: the module whose tokens they read.
-        preprocess: how their images are prepared; None = as the backbone's are.
+        preprocess: how their images are prepared.
         tta: the name of the views that are averaged.
     """
 
     backbone: Backbone
-    preprocess: Preprocessing | None
+    preprocess: Preprocessing
     tta: str
 
 
@@ -77,8 +77,9 @@ class Predictor:
     share one pass of the backbone, others get their own; a log line states how many passes run.
     Every image is decoded once.
 
-    All views of equal size go through the backbone as one batch (on a CPU, where large passes cost
-    more than they save, as many as ``batch_size`` allows). Given modules are used, not copied: they
+    Views that keep the sides of an image go through the backbone as one batch, and those turned by
+    a quarter as another one, also where images are square. On a CPU, where large batches cost more
+    than they save, a batch holds as many views of its images as ``batch_size`` allows. Given modules are used, not copied: they
     are put into eval mode for the call and back after it.
 
     Threads may call one predictor at once, and several predictors that share a backbone or heads:
@@ -87,15 +88,22 @@ class Predictor:
     LoRA off. Threads that ask for single images share passes through a
     :class:`dinoneck.inference.MicroBatcher`.
 
-    Images larger than ``tile`` are cut into tiles, which are predicted one by one as images of the
-    heads' size. Maps fade into each other where tiles overlap, with weights that add up to one at
+    Images larger than ``tile`` are cut into tiles, which are predicted in batches, each as an image
+    of the heads' size. Maps fade into each other where tiles overlap, with weights that add up to one at
     every cell. The value of a ``density`` task that adds up is the sum of the whole map: every cell
     counts exactly once, so it is the mass or count of the whole image. Tasks of kind ``dense``,
     ``segmentation`` and ``density`` with ``aggregate="mean"``, regressions with ``from_map`` and
     PatchMeanHead's regressions are the mean of the whole map. Composed parts add up to the total of
     the whole image. Pooled regressions, ratios and classes are the mean of the tiles' predictions,
     weighted by the area each stands for: a regression in grams per image gives **grams per tile**.
-    ``minimum`` is applied to the whole image's value too. A tile knows nothing of its neighbours.
+    A tile knows nothing of its neighbours.
+
+    ``minimum`` and ``maximum`` hold for every value and for the cells of ``dense`` maps. In tiles, a
+    value that is the sum or mean of the whole map is clamped once: the map is the mean over views
+    and members of an ensemble, and its cells are not clamped unless it is ``dense``. Pooled values,
+    and without tiles those of densities and PatchMeanHead's regressions too, are clamped for each
+    view and member before they are averaged. Two members that predict -5 and 1 of a density with
+    ``minimum=0`` therefore give (0 + 1) / 2 without tiles, and in tiles 0, their mean of -2 clamped.
 
     Args:
         heads: a head file, the folder of a training (its ``head.safetensors``), a folder of head
@@ -111,7 +119,10 @@ class Predictor:
         tile: (height, width) in pixels of the image, one number for both, or None: no tiles. Where
             the heads have a size of their own, a tile is brought to it: give the size of the
             training images at their own resolution, so that things look as large as they did. Else
-            it is a multiple of the patch. A image that fits a tile is predicted as without tiles;
+            it is a multiple of the patch, and so are the sides of every image of heads whose
+            recipe is ``resize="keep"`` (the default without a size): others raise an error when
+            they are predicted. ``preprocess=`` with ``resize="stretch"``, ``"crop"`` or ``"pad"``
+            takes any image. An image that fits a tile is predicted as without tiles;
             one that is smaller on one side only is not cut along it and shows less than a tile
             there.
         overlap: by how much tiles overlap at least: an int in the same pixels, or a float, the
@@ -123,8 +134,8 @@ class Predictor:
         bits: how many bits images of 16 bits use, 8 ... 16, instead of that of the files, see
             :class:`dinoneck.data.Preprocessing`; None keeps it.
         preprocess: how images are prepared, instead of the records of the files.
-        batch_size: images or tiles per pass; on a CPU, views of images or tiles. None = 8, on a CPU
-            4.
+        batch_size: images or tiles per call of the backbone; on a CPU, images or tiles times views.
+            None = 8, on a CPU 4.
         probe: let what the backbone does decide whether it is the heads', in place of names and
             digests: for the same weights in another library or dtype, see
             :meth:`dinoneck.HeadCheckpoint.check_backbone`.
@@ -200,6 +211,8 @@ class Predictor:
             backbone=None if backbone is None else checked_backbone(backbone),
             weights=weights,
             preprocess=preprocess,
+            blur=blur,
+            bits=bits,
             tta=tta,
             probe=probe,
         )
@@ -209,16 +222,14 @@ class Predictor:
             pass_backbone = shared.backbone
             if device is not None:
                 pass_backbone = pass_backbone.to(local_device(device))
-            recipe = shared.preprocess or pass_backbone.preprocess
-            recipe = recipe.changed(blur=blur, bits=bits)
-            check_patch(recipe.patch_size, pass_backbone.adapter.patch_size)
-            for head in heads_of_pass.values():
-                head.head.to(next(pass_backbone.parameters()).device)
+            check_patch(shared.preprocess.patch_size, pass_backbone.adapter.patch_size)
+            for loaded_head in heads_of_pass.values():
+                loaded_head.head.to(next(pass_backbone.parameters()).device)
             self.passes.append(
                 Pass(
                     heads=heads_of_pass,
                     backbone=pass_backbone,
-                    preprocess=recipe,
+                    preprocess=shared.preprocess,
                     tta=shared.tta,
                     tiling=tiling,
                     batch_size=batch_size,
@@ -281,7 +292,7 @@ class Predictor:
 
     @property
     def batch_size(self) -> int:
-        """Images or tiles per pass of the backbone; on a CPU, views of images or tiles."""
+        """Images or tiles per call of the backbone; on a CPU, images or tiles times views."""
         return self.passes[0].batch_size
 
     @property
@@ -598,6 +609,8 @@ def _group_into_passes(
     backbone: Backbone | None,
     weights: Sequence[float] | None,
     preprocess: Preprocessing | None,
+    blur: int | None,
+    bits: int | None,
     tta: str | None,
     probe: bool,
 ) -> dict[_PassKey, dict[str, LoadedHead]]:
@@ -619,15 +632,17 @@ def _group_into_passes(
                 rebuilt[record_text] = _rebuild_backbone(heads[0])
             head_backbone = rebuilt[record_text]
         check_pairing(heads, head_backbone, probe=probe)
-        images = head.preprocess if preprocess is None else preprocess
+        recipe = head.preprocess if preprocess is None else preprocess
         if any(trained_heads(head.head)):
             plain = plain_backbone(head_backbone)
             _check_trained_on(head, plain)
             if preprocess is None:
-                images = _images_of(head, plain)
+                recipe = _images_of(head, plain)
+        # a head without a recipe shares the pass of one that records the backbone's
+        recipe = recipe or head_backbone.preprocess
         shared = _PassKey(
             backbone=head_backbone,
-            preprocess=images,
+            preprocess=recipe.changed(blur=blur, bits=bits),
             tta=head.views if tta is None else tta,
         )
         groups.setdefault(shared, {})[key] = head
