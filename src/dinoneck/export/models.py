@@ -16,7 +16,7 @@ from dinoneck.data.bands import RGB_CHANNELS
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError
 from dinoneck.grid import GridSize, PatchSize, TokenGrid, patch_pair
-from dinoneck.heads.outputs import recompute_derived
+from dinoneck.heads.outputs import recompute_dependent_values
 from dinoneck.inference.loaded_head import LoadedHead
 from dinoneck.inference.predictor import Predictor
 from dinoneck.layers.inputs import as_tokens
@@ -254,7 +254,7 @@ class ImagesModel(_Heads):
         """Every task in original units; with maps the other tasks' maps and the gate."""
         outputs = self.heads.predict_outputs(tokens, self.maps)
         tasks = {task.name: task for task in self.heads.predicted}
-        values = recompute_derived(self.heads.predicted, outputs.values, outputs.maps)
+        values = recompute_dependent_values(self.heads.predicted, outputs)
 
         predictions = []
         for name, task in tasks.items():

@@ -30,7 +30,7 @@ from dinoneck.inference.views import (
     ViewAverage,
     ViewBatch,
     swaps_sides,
-    views_of_one_size,
+    views_that_swap_alike,
 )
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
@@ -312,7 +312,7 @@ class Pass:
         views_at_once = len(self.views)
         if images.device.type == "cpu":
             views_at_once = max(1, self.batch_size // len(images))
-        for views in views_of_one_size(self.views):
+        for views in views_that_swap_alike(self.views):
             for begin in range(0, len(views), views_at_once):
                 batch_views = views[begin : begin + views_at_once]
                 pixels = torch.cat([self.views.place(images, view) for view in batch_views])

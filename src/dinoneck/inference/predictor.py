@@ -79,8 +79,8 @@ class Predictor:
 
     Views that keep the sides of an image go through the backbone as one batch, and those turned by
     a quarter as another one, also where images are square. On a CPU, where large batches cost more
-    than they save, a batch holds as many views of its images as ``batch_size`` allows. Given modules are used, not copied: they
-    are put into eval mode for the call and back after it.
+    than they save, a batch holds as many views of its images as ``batch_size`` allows. Given modules
+    are used, not copied: they are put into eval mode for the call and back after it.
 
     Threads may call one predictor at once, and several predictors that share a backbone or heads:
     each call returns what it returns alone, bit for bit, and the modules get their modes back when
@@ -462,7 +462,7 @@ class Predictor:
                 for backbone_pass in self.passes:
                     by_pass.append(backbone_pass.predict_stored(store, batch, with_maps))
                 for by_key in _join_passes(by_pass):
-                    rows = {key: of_key.row(with_maps) for key, of_key in by_key.items()}
+                    rows = {key: of_key.to_row(with_maps) for key, of_key in by_key.items()}
                     results.append(self._of_user(rows))
         return results
 
