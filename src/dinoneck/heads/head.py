@@ -192,8 +192,9 @@ class Head(Configured, nn.Module):
         Callers average first and then recompute what follows from other outputs, see
         :mod:`dinoneck.heads.outputs`.
 
-        A head runs once. One that replaces :meth:`natural` or :meth:`predict_maps` runs once for
-        each of them, and once more for what it returns when it is called.
+        A head runs once, unless it replaces :meth:`natural` or :meth:`predict_maps` and not this
+        method: then it runs once for each of the two, and once more for what it returns when it is
+        called.
 
         Args:
             tokens: of the images.

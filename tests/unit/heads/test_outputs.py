@@ -268,6 +268,39 @@ def test_a_dpt_head_runs_once() -> None:
 
 
 @torch.no_grad()
+def test_a_patch_mean_head_runs_once() -> None:
+    soil = Task("soil", dim=3, kind="classification")
+    head = kit.randomised(PatchMeanHead(WIDTH, [MASS, soil], hidden_dim=8)).eval()
+    calls = count_calls(head.scale)
+
+    outputs = head.predict_outputs(TOKENS, with_maps=True)
+
+    assert calls == [1]
+    assert_same(outputs.values, head.predict(TOKENS))
+    assert_same(outputs.maps, head.predict_maps(TOKENS))
+    assert outputs.raw_outputs == []
+
+
+@torch.no_grad()
+def test_what_a_subclass_of_patch_mean_replaces_is_used_with_maps_too() -> None:
+    class Doubled(PatchMeanHead):
+        def forward(self, tokens: TokensLike, **plain: Any) -> dict[str, Tensor]:
+            return {name: 2 * value for name, value in super().forward(tokens, **plain).items()}
+
+    class Negative(PatchMeanHead):
+        def predict_maps(self, tokens: TokensLike, **plain: Any) -> dict[str, Tensor]:
+            return {name: -cells for name, cells in super().predict_maps(tokens, **plain).items()}
+
+    for head_class in (Doubled, Negative):
+        head = kit.randomised(head_class(WIDTH, [MASS], hidden_dim=8)).eval()
+
+        outputs = head.predict_outputs(TOKENS, with_maps=True)
+
+        assert_same(outputs.values, head.predict(TOKENS))
+        assert_same(outputs.maps, head.predict_maps(TOKENS))
+
+
+@torch.no_grad()
 def test_what_a_subclass_replaces_is_used_with_maps_too() -> None:
     class Doubled(DenseHead):
         def natural(self, tokens: TokensLike, **plain: Any) -> dict[str, Tensor]:
