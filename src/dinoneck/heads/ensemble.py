@@ -383,7 +383,10 @@ class HeadEnsemble(Head):
         return _mean_gate(gates)
 
     def by_cells(self) -> set[str]:
-        """Return the tasks whose value over any area is the sum or mean of their map there."""
+        """Return the tasks whose value over any area is the sum or mean of their map there.
+
+        For images in tiles this value replaces the mean over the tiles.
+        """
         single_heads = list(_single_heads(self))
         names = set()
         for task in self.tasks:

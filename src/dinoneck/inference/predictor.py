@@ -40,7 +40,7 @@ from dinoneck.inference.loaded_head import (
 )
 from dinoneck.inference.passes import Pass, PassImage, grids_of
 from dinoneck.inference.predictions import ImagePrediction, Maps, Prediction, check_maps
-from dinoneck.inference.sources import Heads, open_heads
+from dinoneck.inference.sources import NO_KEY, Heads, open_heads
 from dinoneck.inference.tiles import Tiling
 from dinoneck.inference.views import TTA, VIEWS
 from dinoneck.tasks import describe_tasks
@@ -237,7 +237,7 @@ class Predictor:
             )
 
         tasks = {key: self._pass_of(key).heads[key].head.predicted for key in loaded}
-        self.tasks: Any = tasks if self._keyed else tasks[""]
+        self.tasks: Any = tasks if self._keyed else tasks[NO_KEY]
         if self._keyed:
             logger.info(
                 "%s: passes of the backbone: %d", counted(len(loaded), "key"), len(self.passes)
@@ -245,7 +245,7 @@ class Predictor:
 
     def __repr__(self) -> str:
         if not self._keyed:
-            return f"Predictor({self._describe('')})"
+            return f"Predictor({self._describe(NO_KEY)})"
         lines = [f"  {key}: {self._describe(key)}\n" for key in self.tasks]
         return f"Predictor(\n{''.join(lines)})"
 
@@ -354,7 +354,7 @@ class Predictor:
         results = []
         for by_key in self._predict_list(called.images, maps is not None, min_score):
             rows = {key: of_key.row(maps, probabilities) for key, of_key in by_key.items()}
-            results.append(self._of_user(rows))
+            results.append(self._in_shape_of_heads(rows))
         return called.named(results)
 
     def one(
@@ -408,7 +408,7 @@ class Predictor:
         for path, by_key in zip(called.paths, predicted, strict=True):
             for of_key in by_key.values():
                 of_key.image = path
-            results.append(self._of_user(by_key))
+            results.append(self._in_shape_of_heads(by_key))
         return results
 
     @torch.no_grad()
@@ -463,11 +463,14 @@ class Predictor:
                     by_pass.append(backbone_pass.predict_stored(store, batch, with_maps))
                 for by_key in _join_passes(by_pass):
                     rows = {key: of_key.to_row(with_maps) for key, of_key in by_key.items()}
-                    results.append(self._of_user(rows))
+                    results.append(self._in_shape_of_heads(rows))
         return results
 
     def prepare(self, image: ImageInput) -> list[PassImage]:
-        """Decode an image and prepare it for every pass; called by threads."""
+        """Decode an image and prepare it for every pass.
+
+        For several images threads do this while the model predicts those before.
+        """
         decoded: dict[tuple[int, int | None], Tensor] = {}
         prepared = []
         for backbone_pass in self.passes:
@@ -495,10 +498,10 @@ class Predictor:
         results = []
         for by_key in self._predict_batch(images, with_maps, min_score):
             rows = {key: of_key.row(maps) for key, of_key in by_key.items()}
-            results.append(self._of_user(rows))
+            results.append(self._in_shape_of_heads(rows))
         return results
 
-    def recipe(self, image: ImageInput, key: str = "") -> Preprocessing:
+    def recipe(self, image: ImageInput, key: str = NO_KEY) -> Preprocessing:
         """Return how an image is prepared; for the heads of a key in a mapping."""
         return self._pass_of(key).recipe(read_image_size(image))
 
@@ -549,11 +552,11 @@ class Predictor:
         """The pass that the heads of a key read."""
         return next(backbone_pass for backbone_pass in self.passes if key in backbone_pass.heads)
 
-    def _of_user(self, by_key: Mapping[str, Any]) -> Any:
-        """One entry per key, in the order of the user's mapping; without a mapping the only entry itself."""
+    def _in_shape_of_heads(self, by_key: Mapping[str, Any]) -> Any:
+        """The results in the shape of the user's heads: key -> result for a mapping, else the only result."""
         if self._keyed:
-            return {key: by_key[key] for key in self.tasks}
-        return by_key[""]
+            return {key: by_key[key] for key in self.tasks}  # in the order of the mapping
+        return by_key[NO_KEY]
 
 
 def _image_predictions(
@@ -662,7 +665,7 @@ def _rebuild_backbone(head: LoadedHead) -> Backbone:
 
 def _check_trained_on(head: LoadedHead, backbone: Backbone) -> None:
     """Compare the tokens that the heads of a key were trained on with those that they get."""
-    as_read = head.on(backbone)
+    as_read = head.completed_from(backbone)
     record = {**backbone.record(), "layers": as_read.layers, "norm": as_read.norm}
     before_merge = fingerprint_before_merge(backbone.adapter)
     check_tokens_of(head.head, record, before_merge=before_merge)
