@@ -1,7 +1,7 @@
 """What a head predicts: a Task, declared once and used by heads, losses, metrics and checkpoints.
 
-Three spaces are kept apart. *Natural units* are what people measure (grams, a class name). *Model
-space* is what a head outputs and a loss compares: original units after the task's
+Two spaces are kept apart. *Original units* are what people measure (grams, a class name);
+*normalised units* are what a head outputs and a loss compares: original units after the task's
 :class:`TargetTransform`. ``Task.predict`` converts normalised units to original units,
 ``Task.predict_map`` does so for maps.
 """

@@ -127,11 +127,15 @@ MODULES = [
         tests=["unit/heads/test_outputs.py::test_what_a_subclass_replaces_is_used_with_maps_too"],
     ),
     Mutant(
-        sentence="The mean of a map counts padding too, also where the mean without it is known.",
-        where="heads.outputs:recompute_derived",
-        edit=never("_task.name in values"),
+        sentence="A number that is the mean of an averaged map is not kept within its bounds.",
+        where="heads.outputs:recompute_averaged_values",
+        edit=replace(
+            "_task.clamp(values[_map.name][:, _channel : _channel + 1])",
+            by="values[_map.name][:, _channel : _channel + 1]",
+        ),
         tests=[
-            "unit/heads/test_outputs.py::test_the_mean_of_a_map_is_its_value_or_the_mean_of_all_cells"
+            "unit/heads/test_outputs.py::"
+            "test_after_averaging_a_value_with_from_map_is_the_value_of_the_map"
         ],
     ),
     Mutant(

@@ -27,7 +27,7 @@ from dinoneck.export.models import ImagesModel, Model, TokensModel
 from dinoneck.export.program import Traced, TracedOutput
 from dinoneck.grid import GridSize, TokenGrid
 from dinoneck.inference.predictor import Predictor
-from dinoneck.inference.sources import HeadSource, open_heads
+from dinoneck.inference.sources import NO_KEY, HeadSource, open_heads
 from dinoneck.text import did_you_mean, reason_of
 from dinoneck.version import __version__
 
@@ -130,7 +130,7 @@ def export_model(
         path,
         form=format,
         checkpoints=checkpoints,
-        asked=size and TokenGrid(model.patch).size(size),
+        asked=size and TokenGrid(model.patch_size).size(size),
         half=half,
         check=check,
     )
@@ -203,7 +203,7 @@ def _checkpoints(
     check_path(path)
     _check_not_replaced(heads, Path(path))
     checkpoints = []
-    for source in open_heads(heads)[""]:
+    for source in open_heads(heads)[NO_KEY]:
         if isinstance(source, HeadCheckpoint):
             checkpoint = source
         else:
@@ -347,7 +347,7 @@ def _description(
     """The JSON-able record of a file, with which it runs without dinoneck."""
     inputs = model.describe(onnx_file.input_names(model, traced))
     inputs["batch"] = "free"
-    inputs["patch_size"] = list(model.patch)
+    inputs["patch_size"] = list(model.patch_size)
     if traced.grid is None:
         inputs["size"] = None
         inputs["smallest"] = model.size_of(GridSize(traced.smallest, traced.smallest))
@@ -380,7 +380,7 @@ def _output(name: str, output: TracedOutput) -> dict[str, Any]:
     if task is None:
         return record | {
             "task": None,
-            "of": output.of,
+            "of": output.content,
             "kind": None,
             "aggregate": None,
             "unit": "",
@@ -391,6 +391,6 @@ def _output(name: str, output: TracedOutput) -> dict[str, Any]:
         "kind": task.kind,
         "unit": task.unit,
         "labels": list(task.labels),
-        "of": output.of,
+        "of": output.content,
         "aggregate": task.aggregate if task.kind == "density" else None,
     }

@@ -16,7 +16,7 @@ from dinoneck.data.bands import RGB_CHANNELS
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError
 from dinoneck.grid import GridSize, PatchSize, TokenGrid, patch_pair
-from dinoneck.heads.outputs import recompute_derived
+from dinoneck.heads.outputs import recompute_dependent_values
 from dinoneck.inference.loaded_head import LoadedHead
 from dinoneck.inference.predictor import Predictor
 from dinoneck.layers.inputs import as_tokens
@@ -29,13 +29,13 @@ class Output(NamedTuple):
 
     Attributes:
         name: of the output in files.
-        of: what it is: a task's prediction, its map, what its queries give, or a gate.
+        content: what it is: a task's prediction, its map, what its queries give, or a gate.
         task: whose output it is; None for a gate, which belongs to all tasks.
         tensor: of a batch.
     """
 
     name: str
-    of: Literal["task", "map", "classes", "masks", "gate"]
+    content: Literal["task", "map", "classes", "masks", "gate"]
     task: Task | None
     tensor: Tensor
 
@@ -44,17 +44,23 @@ class _Heads(nn.Module):
     """Heads and what the exporters need to know of them.
 
     Attributes:
+        loaded_head: what is exported, with what its file records.
+        heads: its head, or several as one :class:`dinoneck.HeadEnsemble`. The names of weights in
+            exported files begin with the name of this attribute.
+        patch_size: (height, width) of a patch in pixels.
+        recipe: how images are prepared; None if the file does not record it.
+        dtypes: of the weights.
         unit: of the sizes in messages and records.
         remedy: the option that fixes the size.
-        smallest: patches a side to trace for, tried in this order.
-        only: the one grid that the backbone takes; None = any.
-        prepared_grid: the grid that the heads' images are prepared to; None if it depends on the
-            image.
-        inputs: (name, names of the free dimensions) of every input of the ONNX model.
+        smallest_sides: patches a side to trace for, tried in this order.
+        only_grid: the one grid that the backbone takes; None = any.
+        prepared_grid: the grid that the files prepare the heads' images to; None if it depends on
+            the image. It is used where no size is asked for.
+        onnx_inputs: (name, names of the free dimensions) of every input of the ONNX model.
     """
 
-    only: GridSize | None = None
-    inputs: list[tuple[str, tuple[str | None, ...]]]
+    only_grid: GridSize | None = None
+    onnx_inputs: list[tuple[str, tuple[str | None, ...]]]
 
     def __init__(
         self, loaded_head: LoadedHead, patch: PatchSize, recipe: Preprocessing | None
@@ -62,7 +68,7 @@ class _Heads(nn.Module):
         super().__init__()
         self.loaded_head = loaded_head
         self.heads = loaded_head.head
-        self.patch = patch_pair(patch)
+        self.patch_size = patch_pair(patch)
         self.recipe = recipe
         self.prepared_grid = None if recipe is None else recipe.grid()
         # torch.export stores weights of this layout only
@@ -77,7 +83,7 @@ class _Heads(nn.Module):
         """Return ``{output name: tensor}``."""
         return {output.name: output.tensor for output in self.outputs(inputs)}
 
-    def of_objects(self, tokens: Tokens) -> list[Output]:
+    def object_outputs(self, tokens: Tokens) -> list[Output]:
         """Return the head's outputs for a task of objects as they are: a program does not decode objects."""
         task = self.loaded_head.object_task
         if task is None:
@@ -103,7 +109,7 @@ class TokensModel(_Heads):
 
     unit = "patches"
     remedy = "grid=(rows, cols) (--grid ROWSxCOLS on the command line)"
-    smallest = (1,)
+    smallest_sides = (1,)
 
     def __init__(self, checkpoint: HeadCheckpoint) -> None:
         loaded_head = LoadedHead.load(checkpoint)
@@ -117,20 +123,22 @@ class TokensModel(_Heads):
         self.record = record
         self.layers = tuple(getattr(self.heads, "layer_indices", None) or need(record, "layers"))
         self.embed_dim = self.heads.embed_dim
-        self.prefix = need(record, "num_cls") + need(record, "num_registers")
-        self.inputs = [(f"tokens_{i}", ("batch", "tokens", None)) for i in range(len(self.layers))]
-        self.inputs += [("rows", ()), ("cols", ())]
+        self.num_prefix_tokens = need(record, "num_cls") + need(record, "num_registers")
+        self.onnx_inputs = [
+            (f"tokens_{i}", ("batch", "tokens", None)) for i in range(len(self.layers))
+        ]
+        self.onnx_inputs += [("rows", ()), ("cols", ())]
 
     def example(self, batch: int, grid: GridSize) -> Tokens:
         """Return random tokens like those of the backbone that the head was trained on."""
         generator = torch.Generator().manual_seed(0)
         (dtype,) = self.dtypes
-        shape = (batch, self.prefix + grid.count, self.embed_dim)
+        shape = (batch, self.num_prefix_tokens + grid.count, self.embed_dim)
         sequence = [torch.randn(shape, generator=generator).to(dtype) for _ in self.layers]
-        tokens = as_tokens(sequence, grid, self.prefix, patch_size=self.patch)
+        tokens = as_tokens(sequence, grid, self.num_prefix_tokens, patch_size=self.patch_size)
         return replace(tokens, layers=self.layers, normed=self.record.get("norm"))
 
-    def dynamic(self, tokens: Tokens, smallest: int | None) -> Any:
+    def dynamic_shapes(self, tokens: Tokens, smallest: int | None) -> Any:
         """Return the free dimensions: the batch; the grid too if a smallest one is given."""
         if smallest is not None:
             return tokens.dynamic_spec()
@@ -138,7 +146,7 @@ class TokensModel(_Heads):
         sequences = [free_batch] * len(self.layers)
         return [*sequences, None, None]  # rows and cols are fixed
 
-    def values(self, tokens: Tokens) -> list[Any]:
+    def onnx_values(self, tokens: Tokens) -> list[Any]:
         """Return the values of the ONNX model's inputs."""
         return [*tokens.sequence, *tokens.grid]
 
@@ -151,7 +159,7 @@ class TokensModel(_Heads):
         return {
             "names": names,
             "layers": list(self.layers),
-            "prefix": self.prefix,
+            "prefix": self.num_prefix_tokens,
             "normed": self.record.get("norm"),
         }
 
@@ -162,7 +170,7 @@ class TokensModel(_Heads):
         for task in self.heads.predicted:
             if not task.is_masks:
                 outputs.append(Output(task.name, "task", task, predictions[task.name]))
-        return outputs + self.of_objects(tokens)
+        return outputs + self.object_outputs(tokens)
 
 
 class ImagesModel(_Heads):
@@ -172,13 +180,13 @@ class ImagesModel(_Heads):
 
     Shape:
         (B, 3, H, W) RGB in 0 ... 1, or the backbone's bands -> ``{task: (B, dim)}``, (B, dim, rows,
-        cols) for kinds that predict per cell; with ``maps`` also ``{"task.map": (B, dim, rows,
-        cols)}`` and ``{"gate": (B, 1, rows, cols)}``.
+        cols) for tasks that are maps; with ``maps`` also ``{"task.map": (B, dim, rows, cols)}`` of
+        the other tasks that have a map, and ``{"gate": (B, 1, rows, cols)}``.
     """
 
     unit = "px"
     remedy = "size=(height, width) (--size HxW on the command line)"
-    smallest = (2, 4)  # torch.export fixes a side of 1, also of a coarse level
+    smallest_sides = (2, 4)  # torch.export fixes a side of 1, also of a coarse level
     _dinoneck_mean: Tensor
     _dinoneck_std: Tensor
 
@@ -193,13 +201,13 @@ class ImagesModel(_Heads):
             self.backbone = copy.deepcopy(backbone).to("cpu")
         if has_lora:
             self.backbone.merge_lora()
-        self.inputs = [("images", ("batch", None, "height", "width"))]
+        self.onnx_inputs = [("images", ("batch", None, "height", "width"))]
         self.recipe = recipe.changed(size=size)
         self.maps = maps
         self.channels = recipe.channels
         self.dtypes.add(backbone.dtype)
         if backbone.adapter.fixed_size is not None:
-            self.only = TokenGrid(self.patch).size(backbone.adapter.fixed_size)
+            self.only_grid = TokenGrid(self.patch_size).size(backbone.adapter.fixed_size)
         for name, values in (("mean", recipe.mean), ("std", recipe.std)):
             self.register_buffer(
                 f"_dinoneck_{name}", torch.tensor(values).view(1, -1, 1, 1), persistent=False
@@ -210,21 +218,21 @@ class ImagesModel(_Heads):
         generator = torch.Generator().manual_seed(0)
         return torch.rand(batch, self.channels, *self.size_of(grid), generator=generator)
 
-    def dynamic(self, images: Tensor, smallest: int | None) -> Any:
+    def dynamic_shapes(self, images: Tensor, smallest: int | None) -> Any:
         """Return the free dimensions: the batch; height and width too if a smallest grid is given."""
         free: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
         if smallest is not None:
-            free[2] = self.patch[0] * torch.export.Dim("rows", min=smallest)
-            free[3] = self.patch[1] * torch.export.Dim("cols", min=smallest)
+            free[2] = self.patch_size[0] * torch.export.Dim("rows", min=smallest)
+            free[3] = self.patch_size[1] * torch.export.Dim("cols", min=smallest)
         return free
 
-    def values(self, images: Tensor) -> list[Any]:
+    def onnx_values(self, images: Tensor) -> list[Any]:
         """Return the value of the ONNX model's input."""
         return [images]
 
     def size_of(self, grid: GridSize) -> list[int]:
         """Return [height, width] in pixels."""
-        return [grid.rows * self.patch[0], grid.cols * self.patch[1]]
+        return [grid.rows * self.patch_size[0], grid.cols * self.patch_size[1]]
 
     def describe(self, names: list[str]) -> dict[str, Any]:
         """Describe the input."""
@@ -242,19 +250,19 @@ class ImagesModel(_Heads):
         """Return the outputs in float32; as a program NaN for images far beyond 0 ... 1."""
         normalised = (images - self._dinoneck_mean) / self._dinoneck_std  # (B, 3, H, W)
         tokens = self.loaded_head.select(self.backbone(normalised), self.backbone)
-        valid = _is_valid(normalised)  # (B, 1, 1, 1)
+        one_or_nan = _one_or_nan(normalised)  # (B, 1, 1, 1)
         checked = []
-        for output in [*self._predictions(tokens), *self.of_objects(tokens)]:
+        for output in [*self._predictions(tokens), *self.object_outputs(tokens)]:
             x = output.tensor
-            tensor = x.float() * valid.view(-1, *[1] * (x.ndim - 1))
+            tensor = x.float() * one_or_nan.view(-1, *[1] * (x.ndim - 1))
             checked.append(output._replace(tensor=tensor))
         return checked
 
     def _predictions(self, tokens: Tokens) -> list[Output]:
-        """Every task in original units; with maps the other tasks' maps and the gate."""
+        """Every task in original units; with maps also the gate, and maps of tasks that are no maps."""
         outputs = self.heads.predict_outputs(tokens, self.maps)
         tasks = {task.name: task for task in self.heads.predicted}
-        values = recompute_derived(self.heads.predicted, outputs.values, outputs.maps)
+        values = recompute_dependent_values(self.heads.predicted, outputs)
 
         predictions = []
         for name, task in tasks.items():
@@ -271,16 +279,16 @@ class ImagesModel(_Heads):
         return predictions
 
 
-def _is_valid(normalised: Tensor) -> Tensor:
-    """(B, 1, 1, 1): 1, or NaN for an image that the backbone rejects, such as values in 0 ... 255.
+def _one_or_nan(normalised: Tensor) -> Tensor:
+    """The factor of an image's outputs (B, 1, 1, 1): 1, or NaN for an image that the backbone rejects.
 
-    A program cannot raise an error. The NaN is 0 / 0, since torch 2.8 stores no program that holds
-    a NaN constant.
+    Such are values in 0 ... 255. A program cannot raise an error. The NaN is 0 / 0, since torch 2.8
+    stores no program that holds a NaN constant.
     """
     # False for NaN too, which a minimum or maximum of the values might skip
     within = normalised.abs() <= LARGEST_NORMALISED
-    flag = torch.where(within, 1.0, 0.0).amin(dim=(1, 2, 3), keepdim=True)
-    return flag / flag
+    one_or_zero = torch.where(within, 1.0, 0.0).amin(dim=(1, 2, 3), keepdim=True)
+    return one_or_zero / one_or_zero
 
 
 Model = TokensModel | ImagesModel

@@ -34,7 +34,7 @@ def input_names(model: Model, traced: Traced) -> list[str]:
     An input that has the name of an output gets the suffix ``:input``.
     """
     names = []
-    for name, sides in model.inputs:
+    for name, sides in model.onnx_inputs:
         is_grid_side = not sides  # rows and cols are numbers, without free dimensions
         if is_grid_side and traced.grid is not None:
             continue
@@ -78,10 +78,10 @@ def onnx_model(traced: Traced, model: Model) -> Any:
     del graph.node[:]
     has_free_images = isinstance(model, ImagesModel) and traced.grid is None
     # of a fixed grid rows and cols are left out; they are the last of the model's inputs
-    inputs = zip(graph.input, input_names(model, traced), model.inputs, strict=False)
+    inputs = zip(graph.input, input_names(model, traced), model.onnx_inputs, strict=False)
     for value, name, (_, sides) in inputs:
         if has_free_images:
-            graph.node.extend(_whole_patches(graph, name, value.name, model.patch))
+            graph.node.extend(_whole_patches(graph, name, value.name, model.patch_size))
         else:
             graph.node.add(
                 op_type="Identity", name=f"input_{name}", input=[name], output=[value.name]
@@ -234,7 +234,7 @@ def onnx_runner(proto: Any, model: Model) -> Iterator[Run]:
 
         def run(example: Any) -> dict[str, Tensor]:
             inputs = {}
-            for entry, value in zip(session.get_inputs(), model.values(example), strict=False):
+            for entry, value in zip(session.get_inputs(), model.onnx_values(example), strict=False):
                 inputs[entry.name] = np.asarray(value)
             outputs = {}
             for name, output in zip(names, session.run(names, inputs), strict=True):

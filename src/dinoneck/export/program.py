@@ -25,12 +25,12 @@ class TracedOutput(NamedTuple):
     """An output of a program, see :class:`dinoneck.export.models.Output`.
 
     Attributes:
-        of: what it is.
+        content: what it is.
         task: whose output it is; None for a gate.
         shape: without the batch, at the traced grid.
     """
 
-    of: str
+    content: str
     task: Task | None
     shape: tuple[int, ...]
 
@@ -65,8 +65,8 @@ def trace(model: Model, asked: GridSize | None) -> Traced:
     """
     fixed_grid = None
     reason = None
-    if model.only is not None:
-        fixed_grid = model.only
+    if model.only_grid is not None:
+        fixed_grid = model.only_grid
         reason = "the backbone takes images of this size only"
     elif scores_places(model.heads):
         fixed_grid = model.prepared_grid
@@ -78,15 +78,15 @@ def trace(model: Model, asked: GridSize | None) -> Traced:
     grid = asked or fixed_grid
     if grid is not None:
         model.loaded_head.check_grid(grid, is_turned=False)
-        if model.only is not None and model.only != grid:
+        if model.only_grid is not None and model.only_grid != grid:
             raise CheckpointError(
                 f"size is {size_text(model, grid)}; the backbone takes images of "
-                f"{size_text(model, model.only)} only",
+                f"{size_text(model, model.only_grid)} only",
                 step="config",
             )
         return _exported(model, grid)._replace(reason=None if asked else reason)
 
-    for smallest in model.smallest:
+    for smallest in model.smallest_sides:
         try:
             traced = _exported(model, None, smallest)
         except CheckpointError as error:
@@ -118,8 +118,8 @@ def _exported(model: Model, grid: GridSize | None, smallest: int | None = None) 
             outputs = {}
             for output in model.outputs(example):
                 shape = tuple(output.tensor.shape[1:])
-                outputs[output.name] = TracedOutput(output.of, output.task, shape)
-            dynamic = (model.dynamic(example, smallest),)
+                outputs[output.name] = TracedOutput(output.content, output.task, shape)
+            dynamic = (model.dynamic_shapes(example, smallest),)
             program = torch.export.export(model, (example,), dynamic_shapes=dynamic, strict=False)
     except DinoneckError:
         raise

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dinoneck.checks import check_minimum
 from dinoneck.grid import as_maps
 from dinoneck.heads.head import Head, Tower
-from dinoneck.heads.outputs import derive_from_maps, outputs_of_map, scale_cells
+from dinoneck.heads.outputs import from_map_outputs, outputs_from_cells, scale_cells
 from dinoneck.layers.blocks import ConvBlock
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
@@ -96,5 +96,5 @@ class DenseHead(Head):
         outputs: dict[str, Tensor] = {}
         for task, tower in zip(self._read_tasks, self.towers, strict=True):
             cells = scale_cells(task, tower(maps))  # (B, dim, rows, cols)
-            outputs.update(outputs_of_map(task, cells))
-        return outputs | derive_from_maps(self.tasks, outputs)
+            outputs.update(outputs_from_cells(task, cells))
+        return outputs | from_map_outputs(self.tasks, outputs)

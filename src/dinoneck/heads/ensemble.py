@@ -15,7 +15,7 @@ from dinoneck.errors import ConfigError
 from dinoneck.grid import PatchSize
 from dinoneck.heads.cls_gating import CLSGatingHead
 from dinoneck.heads.head import Head, Resample, resampled
-from dinoneck.heads.outputs import HeadOutputs, recompute_derived
+from dinoneck.heads.outputs import HeadOutputs, recompute_dependent_values
 from dinoneck.heads.patch_mean import PatchMeanHead
 from dinoneck.layers.inputs import Origin, Plain, TokensLike
 from dinoneck.losses.composition import Composed, Composition, outputs_of
@@ -251,16 +251,25 @@ class HeadEnsemble(Head):
         return outputs
 
     def natural(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
-        """Return ``{name: (B, dim)}`` in original units, probabilities for classes and ratios."""
+        """Return ``{name: (B, dim)}`` in original units, probabilities for classes and ratios.
+
+        These are the averages over the members of :meth:`predict_outputs`, with ``from_map`` values
+        and compositions recomputed from them: the final predictions of an image without views or
+        tiles.
+        """
         outputs = self.predict_outputs(self._tokens(tokens, **plain))
-        values = recompute_derived(self.predicted, outputs.values, outputs.maps)
+        values = recompute_dependent_values(self.predicted, outputs)
         return {
             task.name: outputs.maps[task.name] if task.is_map else values[task.name]
             for task in self.predicted
         }
 
     def averaged(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Return :meth:`natural` before what follows from other outputs is recomputed; callers that average do that."""
+        """Return :meth:`natural` without recomputing ``from_map`` values and compositions.
+
+        For callers that average these predictions further and recompute afterwards. The same
+        averages as in :meth:`predict_outputs`, in one dict.
+        """
         outputs = self.predict_outputs(tokens)
         return {
             task.name: outputs.maps[task.name] if task.is_map else outputs.values[task.name]
@@ -279,6 +288,9 @@ class HeadEnsemble(Head):
     def predict_outputs(self, tokens: Tokens, with_maps: bool = False) -> HeadOutputs:
         """Return the averages over the members, see :meth:`Head.predict_outputs`.
 
+        ``from_map`` values and compositions are averages too, as in :meth:`averaged`;
+        :meth:`natural` recomputes them.
+
         Args:
             tokens: of the images.
             with_maps: with the map of every task that has one, the gate, and
@@ -291,14 +303,14 @@ class HeadEnsemble(Head):
         for weight, outputs in self._predict_members(tokens, with_maps):
             values.append(_Weighted(weight, outputs.values))
             maps.append(_Weighted(weight, outputs.maps))
-            raw_outputs += outputs.members
+            raw_outputs += outputs.raw_outputs
             if outputs.gate is not None:
                 gates.append((weight, outputs.gate))
         return HeadOutputs(
             values=self._average_values(values),
             maps=self._average_maps(maps),
             gate=_mean_gate(gates),
-            members=raw_outputs if self._resamples_raw_outputs() else [],
+            raw_outputs=raw_outputs if self._resamples_raw_outputs() else [],
         )
 
     def member_outputs(self, tokens: Tokens) -> list[dict[str, Tensor]]:
@@ -371,7 +383,10 @@ class HeadEnsemble(Head):
         return _mean_gate(gates)
 
     def by_cells(self) -> set[str]:
-        """Return the tasks whose value over any area is the sum or mean of their map there."""
+        """Return the tasks whose value over any area is the sum or mean of their map there.
+
+        For images in tiles this value replaces the mean over the tiles.
+        """
         single_heads = list(_single_heads(self))
         names = set()
         for task in self.tasks:
@@ -399,13 +414,13 @@ class HeadEnsemble(Head):
         return all(type(head).at_size is not Head.at_size for head in _single_heads(self))
 
     def _predict_members(self, tokens: Tokens, with_maps: bool = False) -> list[_MemberOutputs]:
-        """What each member that runs predicts; each runs once."""
+        """What each member predicts that runs, see :meth:`Head.predict_outputs`."""
         predictions = []
         for member in self._running():
             outputs = member.head.predict_outputs(member.select(tokens), with_maps)
             values = outputs.values
             if isinstance(member.head, HeadEnsemble):
-                values = recompute_derived(member.head.predicted, values, outputs.maps)
+                values = recompute_dependent_values(member.head.predicted, outputs)
             completed = with_composed(values, self.compositions)
             predictions.append(_MemberOutputs(member.weight, replace(outputs, values=completed)))
         return predictions

@@ -190,7 +190,11 @@ class Head(Configured, nn.Module):
         """Return predictions in original units, values and maps apart, to be averaged over views or tiles.
 
         Callers average first and then recompute what follows from other outputs, see
-        :func:`dinoneck.heads.outputs.recompute_derived`.
+        :mod:`dinoneck.heads.outputs`.
+
+        A head runs once, unless it replaces :meth:`natural` or :meth:`predict_maps` and not this
+        method: then it runs once for each of the two, and once more for what it returns when it is
+        called.
 
         Args:
             tokens: of the images.
@@ -208,14 +212,14 @@ class Head(Configured, nn.Module):
         if has_own_natural or has_own_maps:
             predictions = self.natural(tokens)
             maps = self.predict_maps(tokens)
-            members = [self(tokens)] if replaces_at_size else []
+            raw_outputs = [self(tokens)] if replaces_at_size else []
         else:  # one forward gives all
             outputs = self(tokens)
             predictions = self._predictions_of(outputs)
             maps = self._maps_of(outputs)
-            members = [outputs] if replaces_at_size else []
+            raw_outputs = [outputs] if replaces_at_size else []
         separate = HeadOutputs.of_predictions(self.predicted, predictions)
-        return replace(separate, maps=maps, members=members)
+        return replace(separate, maps=maps, raw_outputs=raw_outputs)
 
     def _predictions_of(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What :meth:`natural` returns for the outputs of ``forward``."""

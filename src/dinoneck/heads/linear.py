@@ -14,7 +14,7 @@ from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError
 from dinoneck.grid import as_maps
 from dinoneck.heads.head import Head
-from dinoneck.heads.outputs import derive_from_maps, outputs_of_map, scale_cells
+from dinoneck.heads.outputs import from_map_outputs, outputs_from_cells, scale_cells
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
 from dinoneck.losses.masked import exact
@@ -234,10 +234,10 @@ class LinearHead(Head):
             else:
                 cells = activate(self._cells(value, tokens), task.activation)
                 cells = scale_cells(task, cells)  # (B, dim, rows * upsample, cols * upsample)
-                outputs.update(outputs_of_map(task, cells))
+                outputs.update(outputs_from_cells(task, cells))
         if self.pool is not None:
             return outputs
-        return outputs | derive_from_maps(self.tasks, outputs)
+        return outputs | from_map_outputs(self.tasks, outputs)
 
     def _cells(self, values: Tensor, tokens: Tokens) -> Tensor:
         """(B, P + N, width) to maps (B, dim, rows * upsample, cols * upsample)."""

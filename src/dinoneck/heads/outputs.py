@@ -1,10 +1,18 @@
-"""What a head predicts for a batch of tokens, and the outputs that follow from other outputs."""
+"""What a head predicts for a batch of tokens, and the outputs that follow from other outputs.
+
+Inside ``forward``, in normalised units: :func:`outputs_from_cells` gives the outputs of a task with
+a map, then :func:`from_map_outputs` those of tasks with ``from_map``.
+
+In original units, two kinds of values follow from others: those of tasks with ``from_map``, and
+composed outputs. They are recomputed whenever those others were averaged, at two stages:
+:func:`recompute_dependent_values` for the outputs of a head or an ensemble, whose maps have no
+values yet, and :func:`recompute_averaged_values` after views and tiles, when they have.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -20,9 +28,9 @@ DENSITY_CELLS = 1024.0  # cells of a 32 x 32 grid: their sum starts in the order
 class HeadOutputs:
     """The predictions of a head for a batch, by task name and in original units.
 
-    A task that is a map has its map in ``maps``, and a value only after averaging: the mean over
-    the cells that show the image. Tasks of objects have neither, see ``predict_instances`` and
-    ``predict_panoptic`` of the heads.
+    A task that is a map has its map in ``maps``. It gets a value when views or tiles are averaged,
+    the mean over the cells that show the image; a head gives none. Tasks of objects have neither,
+    see ``predict_instances`` and ``predict_panoptic`` of the heads.
 
     Attributes:
         values: (B, dim); of compositions too.
@@ -30,15 +38,15 @@ class HeadOutputs:
             that has one.
         gate: (B, rows, cols), the weights of the patches, which sum to one; None if the head has
             no gate, or maps are not asked for.
-        members: what each head of an ensemble returns when it is called, in normalised units, for
-            heads that resample other outputs than their maps, see
+        raw_outputs: what each head of an ensemble returns when it is called, in normalised units,
+            for heads that resample other outputs than their maps, see
             :meth:`dinoneck.HeadEnsemble.member_outputs`.
     """
 
     values: dict[str, Tensor] = field(default_factory=dict)
     maps: dict[str, Tensor] = field(default_factory=dict)
     gate: Tensor | None = None
-    members: list[dict[str, Tensor]] = field(default_factory=list)
+    raw_outputs: list[dict[str, Tensor]] = field(default_factory=list)
 
     @classmethod
     def of_predictions(
@@ -64,7 +72,7 @@ class HeadOutputs:
             values=_map_entries(self.values, function),
             maps=_map_entries(self.maps, function),
             gate=None if self.gate is None else function(self.gate),
-            members=[_map_entries(member, function) for member in self.members],
+            raw_outputs=[_map_entries(outputs, function) for outputs in self.raw_outputs],
         )
 
 
@@ -74,12 +82,13 @@ def _map_entries(
     return {name: function(tensor) for name, tensor in tensors.items()}
 
 
-def outputs_of_map(task: Task, cells: Tensor) -> dict[str, Tensor]:
+def outputs_from_cells(task: Task, cells: Tensor) -> dict[str, Tensor]:
     """Return a task's outputs from its cells (B, dim, rows, cols), as :func:`scale_cells` gives them.
 
-    ``dense`` and ``segmentation`` return the map itself; ``density`` the map's sum (or mean) as its
-    value and the map as ``"name.map"``; ``ratio`` the logarithm of the cells' mean shares as its
-    value (the softmax of it gives these shares) and the map.
+    ``dense`` and ``segmentation`` return the map itself, ``instances`` the map as ``"name.map"``;
+    ``density`` the map's sum (or mean) as its value and the map as ``"name.map"``; ``ratio``, the
+    only other kind with cells, the logarithm of the cells' mean shares as its value (the softmax of
+    it gives these shares) and the map.
     """
     if task.is_map:
         return {task.name: cells}
@@ -87,14 +96,14 @@ def outputs_of_map(task: Task, cells: Tensor) -> dict[str, Tensor]:
         return {f"{task.name}{MAP}": cells}
     if task.kind == "density":
         value = cells.mean(dim=(2, 3)) if task.aggregate == "mean" else cells.sum(dim=(2, 3))
-    else:
+    else:  # ratio
         shares = exact(cells).softmax(dim=1).mean(dim=(2, 3))
         value = shares.clamp_min(torch.finfo(shares.dtype).tiny).log().to(cells.dtype)
     return {task.name: value, f"{task.name}{MAP}": cells}
 
 
-def derive_from_maps(tasks: Sequence[Task], outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the outputs (B, 1) in normalised units of the tasks whose value is the mean over a map's cells.
+def from_map_outputs(tasks: Sequence[Task], outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the outputs (B, 1) in normalised units of the tasks with ``from_map``, means over a map's cells.
 
     Args:
         tasks: of a head.
@@ -113,35 +122,54 @@ def derive_from_maps(tasks: Sequence[Task], outputs: Mapping[str, Tensor]) -> di
     return derived
 
 
-def recompute_derived(
-    tasks: Sequence[Task],
-    values: Mapping[str, Tensor],
-    maps: Mapping[str, Tensor] = MappingProxyType({}),
-) -> dict[str, Tensor]:
-    """Recompute ``from_map`` values and composed outputs from averaged predictions.
+def recompute_dependent_values(tasks: Sequence[Task], outputs: HeadOutputs) -> dict[str, Tensor]:
+    """Return the values of a head's or an ensemble's outputs, with those recomputed that follow from others.
 
-    A task with ``from_map`` is the mean over the cells of the averaged map. Composed parts add up
-    to the averaged total, or are sums of the averaged parts.
+    A task with ``from_map`` is the mean over all cells of the map. Composed parts add up to the
+    total, or are sums of the parts.
+
+    Args:
+        tasks: those predicted, :class:`dinoneck.losses.Composed` among them.
+        outputs: before views or tiles are averaged.
+
+    Returns:
+        (B, dim) in original units, in the order of the values; none of tasks that are maps.
+    """
+    updated = dict(outputs.values)
+    for task in tasks:
+        if task.from_map is not None:
+            map_task, channel = cell_output(task, tasks)
+            cells = outputs.maps[map_task.name][:, channel : channel + 1]
+            updated[task.name] = task.clamp(cells.mean(dim=(2, 3)))
+    return _recompute_compositions(tasks, updated)
+
+
+def recompute_averaged_values(
+    tasks: Sequence[Task], values: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return values averaged over views and tiles, with those recomputed that follow from others.
+
+    As :func:`recompute_dependent_values`; the mean over a map is among the values, taken over the
+    cells that show the image.
 
     Args:
         tasks: those predicted, :class:`dinoneck.losses.Composed` among them.
         values: (B, dim) in original units; of a map the mean over the cells that show the image.
-        maps: (B, dim, rows, cols) in original units, of the maps that have no value; all their
-            cells count.
 
     Returns:
         The values in their order, with those recomputed.
     """
     updated = dict(values)
     for task in tasks:
-        if task.from_map is None:
-            continue
-        map_task, channel = cell_output(task, tasks)
-        if map_task.name in values:
-            value = values[map_task.name][:, channel : channel + 1]
-        else:
-            value = maps[map_task.name][:, channel : channel + 1].mean(dim=(2, 3))
-        updated[task.name] = task.clamp(value)
+        if task.from_map is not None:
+            map_task, channel = cell_output(task, tasks)
+            updated[task.name] = task.clamp(values[map_task.name][:, channel : channel + 1])
+    return _recompute_compositions(tasks, updated)
+
+
+def _recompute_compositions(tasks: Sequence[Task], values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The values, with composed outputs computed from them."""
+    updated = dict(values)
     for task in tasks:
         composition = task.parts_of if isinstance(task, Composed) else None
         if composition is None:

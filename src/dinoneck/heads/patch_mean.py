@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Unpack, cast
 
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 from dinoneck.checks import check_minimum
 from dinoneck.configured import Configured
 from dinoneck.errors import ShapeError
-from dinoneck.grid import as_maps
+from dinoneck.grid import GridSize, as_maps
 from dinoneck.heads.head import Head, TokenScale
+from dinoneck.heads.outputs import HeadOutputs
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
 from dinoneck.tasks import Activation, Task, activate
@@ -163,8 +165,7 @@ class PatchMeanHead(Head):
 
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return ``{task name: (B, dim)}`` in normalised units."""
-        per_patch = self.per_patch(tokens, **plain)
-        return {name: reduce(output, "b n d -> b d", "mean") for name, output in per_patch.items()}
+        return _mean_over_patches(self.per_patch(tokens, **plain))
 
     @torch.no_grad()
     def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
@@ -174,7 +175,29 @@ class PatchMeanHead(Head):
         prediction before ``minimum`` is applied.
         """
         tokens = self._tokens(tokens, **plain)
-        outputs = self.per_patch(tokens)
-        return {
-            task.name: as_maps(task.natural(outputs[task.name]), tokens.grid) for task in self.tasks
-        }
+        return self._maps_of_patches(self.per_patch(tokens), tokens.grid)
+
+    def predict_outputs(self, tokens: Tokens, with_maps: bool = False) -> HeadOutputs:
+        """Return values and maps of one run of the MLPs, see :meth:`Head.predict_outputs`."""
+        is_subclass = type(self) is not PatchMeanHead  # which may replace forward or predict_maps
+        if not with_maps or is_subclass:
+            return super().predict_outputs(tokens, with_maps)
+        per_patch = self.per_patch(tokens)
+        predictions = self._predictions_of(_mean_over_patches(per_patch))
+        with torch.no_grad():
+            maps = self._maps_of_patches(per_patch, tokens.grid)
+        return replace(HeadOutputs.of_predictions(self.predicted, predictions), maps=maps)
+
+    def _maps_of_patches(
+        self, per_patch: Mapping[str, Tensor], grid: GridSize
+    ) -> dict[str, Tensor]:
+        """The maps in original units, (B, dim, rows, cols), of outputs of patches (B, N, dim)."""
+        maps = {}
+        for task in self.tasks:
+            maps[task.name] = as_maps(task.natural(per_patch[task.name]), grid)
+        return maps
+
+
+def _mean_over_patches(per_patch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The means (B, dim) of outputs of patches (B, N, dim)."""
+    return {name: reduce(output, "b n d -> b d", "mean") for name, output in per_patch.items()}

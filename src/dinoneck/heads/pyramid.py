@@ -14,7 +14,7 @@ from dinoneck.codec import encode
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.heads.head import Head, Light, Tower
 from dinoneck.heads.instances import decode_centres, task_of
-from dinoneck.heads.outputs import derive_from_maps, outputs_of_map, scale_cells
+from dinoneck.heads.outputs import from_map_outputs, outputs_from_cells, scale_cells
 from dinoneck.layers.blocks import ActivationName, NormName
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
@@ -141,8 +141,8 @@ class PyramidHead(Head):
                 outputs[task.name] = light(pooled)
         for task, tower in zip(self._map_tasks, self.towers, strict=True):
             cells = scale_cells(task, tower(levels[0]))  # (B, dim, rows, cols)
-            outputs.update(outputs_of_map(task, cells))
-        return outputs | derive_from_maps(self.tasks, outputs)
+            outputs.update(outputs_from_cells(task, cells))
+        return outputs | from_map_outputs(self.tasks, outputs)
 
     def _levels(self, tokens: Tokens) -> tuple[Tensor, ...]:
         """The maps of the neck's pyramid, fine to coarse."""

@@ -114,8 +114,8 @@ class LoadedHead:
                 return task
         return None
 
-    def on(self, backbone: Backbone) -> LoadedHead:
-        """Return the same with the backbone's layers and norm where the file does not state them.
+    def completed_from(self, backbone: Backbone) -> LoadedHead:
+        """Return the head with ``layers`` and ``norm`` filled in: those of the file, else the backbone's.
 
         Raises:
             CheckpointError: if there is a record, which does not state the layers.

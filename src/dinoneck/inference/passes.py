@@ -30,7 +30,7 @@ from dinoneck.inference.views import (
     ViewAverage,
     ViewBatch,
     swaps_sides,
-    views_of_one_size,
+    views_that_swap_alike,
 )
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from dinoneck.store.feature_store import FeatureStore
 
 _BATCH_SIZE = 8
-_BATCH_SIZE_ON_CPU = 4  # larger passes cost more there than they save
+_BATCH_SIZE_ON_CPU = 4  # larger batches cost more there than they save
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ class TiledImage:
 
     Attributes:
         size: (height, width) of the upright image.
-        pixels: (channels, height, width), not yet prepared: that takes several times the memory.
+        pixels: (channels, height, width), not yet prepared, since that takes several times the
+            memory: the image is prepared as a whole when its turn comes, then cut.
         tiling: how it is cut.
     """
 
@@ -76,13 +77,16 @@ PassImage = WholeImage | TiledImage
 class Pass:
     """A backbone, how its images are prepared, and the heads that read its tokens, by their keys.
 
+    A pass calls its backbone for every batch of images or tiles, and for some views at a time.
+
     Args:
         heads: key -> heads.
         backbone: with the weights that the heads need; its layers and norm follow from them.
         preprocess: how images are prepared.
         tta: the name of the views that are averaged.
         tiling: how large images are cut; None = they are not.
-        batch_size: images or tiles at once; None = 8, on a CPU 4.
+        batch_size: images or tiles per call of the backbone, with all views of one size; on a CPU,
+            images or tiles times views. None = 8, on a CPU 4.
 
     Raises:
         ConfigError: if views or tiles do not fit the patch, or do not go with objects.
@@ -109,11 +113,12 @@ class Pass:
         self.tta = tta
         self.views = VIEWS[tta]
         self.tiling = tiling
-        self.heads = {key: head.on(backbone) for key, head in heads.items()}
+        self.heads: dict[str, LoadedHead] = {}
         self.object_tasks: dict[str, Task] = {}
-        for key, head in self.heads.items():
-            if head.object_task is not None:
-                self.object_tasks[key] = head.object_task
+        for key, loaded_head in heads.items():
+            self.heads[key] = loaded_head.completed_from(backbone)
+            if loaded_head.object_task is not None:
+                self.object_tasks[key] = loaded_head.object_task
         self._check_objects_are_whole()
         self.backbone = _backbone_for(self.heads.values(), backbone)
         self.device = next(self.backbone.parameters()).device
@@ -124,7 +129,7 @@ class Pass:
     @property
     def modules(self) -> list[nn.Module]:
         """The backbone, then the heads."""
-        return [self.backbone, *(head.head for head in self.heads.values())]
+        return [self.backbone, *(loaded_head.head for loaded_head in self.heads.values())]
 
     def check_weights(self) -> None:
         """Compare the backbone's weights with those at construction.
@@ -174,8 +179,8 @@ class Pass:
                     "or 'd6', or predict with tta='none' (--tta none)"
                 )
         has_padding = store.preprocess.resize == "pad"
-        for head in self.heads.values():
-            for task in head.head.tasks:
+        for loaded_head in self.heads.values():
+            for task in loaded_head.head.tasks:
                 if task.is_masks or (task.is_map and has_padding):
                     raise ConfigError(
                         f"{store.path} records neither the sizes of the images nor which patches "
@@ -189,7 +194,7 @@ class Pass:
         return self.tiling.recipe(size, self.preprocess)
 
     def prepare(self, pixels: Tensor) -> PassImage:
-        """Prepare a decoded image, unless it is cut into tiles; called by threads."""
+        """Prepare a decoded image, unless it is cut into tiles: see :class:`TiledImage`."""
         size = (pixels.shape[-2], pixels.shape[-1])
         if self.tiling is not None and not self.tiling.fits(size):
             return TiledImage(size=size, pixels=pixels, tiling=self.tiling)
@@ -270,11 +275,11 @@ class Pass:
     ) -> None:
         """Add the objects of every image to its predictions, head by head and image by image."""
         for key, task in self.object_tasks.items():
-            head = self.heads[key]
-            head_tokens = head.select(tokens, self.backbone)
+            loaded_head = self.heads[key]
+            head_tokens = loaded_head.select(tokens, self.backbone)
             for i, image in enumerate(images):
                 predictions[i][key].objects[task.name] = objects_at_image_size(
-                    head=head.head,
+                    head=loaded_head.head,
                     tokens=head_tokens[i : i + 1],
                     task=task,
                     size=image.size,
@@ -286,7 +291,9 @@ class Pass:
         """Predict an image that is larger than a tile, a batch of tiles at a time."""
         prepared = self._prepare_pixels(image.pixels)
         rows, cols = image.tiling.axes(prepared.grid, self.preprocess)
-        by_cells = {key: _tasks_by_cells(head.head) for key, head in self.heads.items()}
+        by_cells = {
+            key: _tasks_valued_by_map(loaded_head.head) for key, loaded_head in self.heads.items()
+        }
         needs_maps = with_maps or any(by_cells.values())
         assemblies = {key: Assembly(rows=rows, cols=cols) for key in self.heads}
 
@@ -297,7 +304,7 @@ class Pass:
             valid = tiles.new_ones(len(batch), 1, rows.length, cols.length)
             outputs = self._average_views(self._run_views(tiles, valid), needs_maps)
             for key, assembly in assemblies.items():
-                # without outputs of members, which have no mean over tiles: cells are joined
+                # raw outputs are left out: in tiles maps of patches are joined, then resampled
                 assembly.add(batch, outputs[key].mean)
 
         whole = {}
@@ -311,8 +318,9 @@ class Pass:
         """Run the backbone on a batch of prepared images of one size under all views."""
         views_at_once = len(self.views)
         if images.device.type == "cpu":
+            # images times views are at most batch_size
             views_at_once = max(1, self.batch_size // len(images))
-        for views in views_of_one_size(self.views):
+        for views in views_that_swap_alike(self.views):
             for begin in range(0, len(views), views_at_once):
                 batch_views = views[begin : begin + views_at_once]
                 pixels = torch.cat([self.views.place(images, view) for view in batch_views])
@@ -325,16 +333,16 @@ class Pass:
     ) -> dict[str, AveragedOutputs]:
         """The outputs of all heads on the CPU, averaged over views."""
         averages = {}
-        for key, head in self.heads.items():
+        for key, loaded_head in self.heads.items():
             averages[key] = ViewAverage(
-                tasks=head.head.predicted, views=self.views, with_maps=with_maps
+                tasks=loaded_head.head.predicted, views=self.views, with_maps=with_maps
             )
         for batch in batches:
             is_turned = swaps_sides(self.views, batch.views[0])
-            for key, head in self.heads.items():
-                head.check_grid(batch.tokens.grid, is_turned)
-                head_tokens = head.select(batch.tokens, self.backbone)
-                outputs = head.head.predict_outputs(head_tokens, with_maps)
+            for key, loaded_head in self.heads.items():
+                loaded_head.check_grid(batch.tokens.grid, is_turned)
+                head_tokens = loaded_head.select(batch.tokens, self.backbone)
+                outputs = loaded_head.head.predict_outputs(head_tokens, with_maps)
                 averages[key].add(outputs, batch)
         return _fetch_outputs({key: average.mean() for key, average in averages.items()})
 
@@ -343,9 +351,9 @@ class Pass:
     ) -> list[dict[str, Prediction]]:
         """The predictions for every image, of outputs that are averaged over views and tiles."""
         predictions: list[dict[str, Prediction]] = [{} for _ in range(count)]
-        for key, head in self.heads.items():
+        for key, loaded_head in self.heads.items():
             of_head = predictions_of(
-                outputs[key], tasks=head.head.predicted, with_maps=with_maps, count=count
+                outputs[key], tasks=loaded_head.head.predicted, with_maps=with_maps, count=count
             )
             for i, prediction in enumerate(of_head):
                 predictions[i][key] = prediction
@@ -369,17 +377,17 @@ def _backbone_for(heads: Iterable[LoadedHead], backbone: Backbone) -> Backbone:
     """The backbone with the layers that any head reads, normalised where all heads read them so."""
     layers: set[int] = set()
     norm = True
-    for head in heads:
-        layers.update(head.layers or ())
-        norm = norm and bool(head.norm)
+    for loaded_head in heads:
+        layers.update(loaded_head.layers or ())
+        norm = norm and bool(loaded_head.norm)
     ordered = tuple(sorted(layers))
     if (ordered, norm) == (backbone.layers, backbone.norm):
         return backbone
     return backbone.with_layers(ordered, norm)
 
 
-def _tasks_by_cells(head: Head) -> set[str]:
-    """The tasks whose value for an image is the sum or mean of their map."""
+def _tasks_valued_by_map(head: Head) -> set[str]:
+    """The tasks whose value for an image is the sum or mean of their joined map, not the mean over tiles."""
     if isinstance(head, HeadEnsemble):
         return head.by_cells()
     return set()  # of a head that predicts objects, which is not tiled

@@ -13,7 +13,7 @@ from dinoneck.data.preprocessing import Preprocessing, Size
 from dinoneck.data.views import Views
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
-from dinoneck.heads.outputs import recompute_derived
+from dinoneck.heads.outputs import recompute_averaged_values
 from dinoneck.inference.resolution import at_image_size, members_at_image_size
 from dinoneck.inference.views import AveragedOutputs, MembersOfView
 from dinoneck.tasks import GATE, Task, describe_tasks
@@ -30,19 +30,19 @@ class Prediction:
         values: task name -> a float, or an array (dim,).
         maps: task name -> (dim, rows, cols), the prediction of every patch; empty unless asked for.
         gate: (rows, cols), what the head looked at; None if it has none, or if not asked for.
-        members: the outputs of the members of an ensemble that are resampled to the pixels of the
-            image before they are maps, as a batch of one image; empty for other heads.
+        raw_outputs: those of the members of an ensemble that are resampled to the pixels of the
+            image before they are maps, view by view, as a batch of one image; empty for other heads.
         objects: task name -> the objects, in the pixels of the upright image.
     """
 
     values: dict[str, float | Array]
     maps: dict[str, Array] = field(default_factory=dict)
     gate: Array | None = None
-    members: list[MembersOfView] = field(default_factory=list)
+    raw_outputs: list[MembersOfView] = field(default_factory=list)
     objects: dict[str, Any] = field(default_factory=dict)
 
-    def row(self, with_maps: bool) -> dict[str, Any]:
-        """Return the values and objects, and on request ``"maps"`` and ``"gate"``, in one dict."""
+    def to_row(self, with_maps: bool) -> dict[str, Any]:
+        """Return the values and objects, and on request ``"maps"`` per patch and ``"gate"``, in one dict."""
         row: dict[str, Any] = dict(self.values)
         if with_maps:
             row["maps"] = dict(self.maps)
@@ -59,14 +59,15 @@ def predictions_of(
 
     Args:
         outputs: of one head on the CPU, averaged over views and tiles.
-        tasks: what the head predicts; of the averages, compositions are computed once more.
+        tasks: what the head predicts; ``from_map`` values and compositions are recomputed.
         with_maps: whether maps and the gate are asked for.
-        count: B, the images; a head that predicts objects alone has no outputs that tell.
+        count: B, the number of images: a head that predicts only objects has no averaged outputs
+            from which it could be read.
 
     Raises:
         DataError: if a value is not finite.
     """
-    values = recompute_derived(tasks, outputs.mean.values)
+    values = recompute_averaged_values(tasks, outputs.mean.values)
     for name, batch in values.items():
         is_finite = batch.isfinite()
         if not bool(is_finite.all()):
@@ -85,7 +86,7 @@ def predictions_of(
                 values=values_of_image,
                 maps={name: cells[i].numpy() for name, cells in outputs.mean.maps.items()},
                 gate=None if outputs.mean.gate is None else outputs.mean.gate[i].numpy(),
-                members=[of_view.of_image(i) for of_view in outputs.members],
+                raw_outputs=[of_view.of_image(i) for of_view in outputs.raw_outputs],
             )
         else:
             prediction = Prediction(values=values_of_image)
@@ -155,7 +156,7 @@ class ImagePrediction:
             ConfigError: for other ``maps``, or probabilities without ``maps="image"``.
         """
         check_maps(maps, probabilities)
-        row = self._prediction.row(with_maps=maps is not None)
+        row = self._prediction.to_row(with_maps=maps is not None)
         if maps == "image":
             row["maps"] = self.image_maps(probabilities)
         return row
@@ -177,10 +178,10 @@ class ImagePrediction:
             if task.name not in self._prediction.maps:
                 continue
             cells = self._prediction.maps[task.name]
-            if self._prediction.members and task.is_map:
+            if self._prediction.raw_outputs and task.is_map:
                 maps[task.name] = members_at_image_size(
                     self._head,
-                    self._prediction.members,
+                    self._prediction.raw_outputs,
                     self._views,
                     cells=cells.shape[1:],
                     task=task,

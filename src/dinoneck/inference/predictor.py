@@ -40,7 +40,7 @@ from dinoneck.inference.loaded_head import (
 )
 from dinoneck.inference.passes import Pass, PassImage, grids_of
 from dinoneck.inference.predictions import ImagePrediction, Maps, Prediction, check_maps
-from dinoneck.inference.sources import Heads, open_heads
+from dinoneck.inference.sources import NO_KEY, Heads, open_heads
 from dinoneck.inference.tiles import Tiling
 from dinoneck.inference.views import TTA, VIEWS
 from dinoneck.tasks import describe_tasks
@@ -58,12 +58,12 @@ class _PassKey(NamedTuple):
 
     Attributes:
         backbone: the module whose tokens they read.
-        preprocess: how their images are prepared; None = as the backbone's are.
+        preprocess: how their images are prepared.
         tta: the name of the views that are averaged.
     """
 
     backbone: Backbone
-    preprocess: Preprocessing | None
+    preprocess: Preprocessing
     tta: str
 
 
@@ -77,9 +77,10 @@ class Predictor:
     share one pass of the backbone, others get their own; a log line states how many passes run.
     Every image is decoded once.
 
-    All views of equal size go through the backbone as one batch (on a CPU, where large passes cost
-    more than they save, as many as ``batch_size`` allows). Given modules are used, not copied: they
-    are put into eval mode for the call and back after it.
+    Views that keep the sides of an image go through the backbone as one batch, and those turned by
+    a quarter as another one, also where images are square. On a CPU, where large batches cost more
+    than they save, a batch holds as many views of its images as ``batch_size`` allows. Given modules
+    are used, not copied: they are put into eval mode for the call and back after it.
 
     Threads may call one predictor at once, and several predictors that share a backbone or heads:
     each call returns what it returns alone, bit for bit, and the modules get their modes back when
@@ -87,15 +88,22 @@ class Predictor:
     LoRA off. Threads that ask for single images share passes through a
     :class:`dinoneck.inference.MicroBatcher`.
 
-    Images larger than ``tile`` are cut into tiles, which are predicted one by one as images of the
-    heads' size. Maps fade into each other where tiles overlap, with weights that add up to one at
+    Images larger than ``tile`` are cut into tiles, which are predicted in batches, each as an image
+    of the heads' size. Maps fade into each other where tiles overlap, with weights that add up to one at
     every cell. The value of a ``density`` task that adds up is the sum of the whole map: every cell
     counts exactly once, so it is the mass or count of the whole image. Tasks of kind ``dense``,
     ``segmentation`` and ``density`` with ``aggregate="mean"``, regressions with ``from_map`` and
     PatchMeanHead's regressions are the mean of the whole map. Composed parts add up to the total of
     the whole image. Pooled regressions, ratios and classes are the mean of the tiles' predictions,
     weighted by the area each stands for: a regression in grams per image gives **grams per tile**.
-    ``minimum`` is applied to the whole image's value too. A tile knows nothing of its neighbours.
+    A tile knows nothing of its neighbours.
+
+    ``minimum`` and ``maximum`` hold for every value and for the cells of ``dense`` maps. In tiles, a
+    value that is the sum or mean of the whole map is clamped once: the map is the mean over views
+    and members of an ensemble, and its cells are not clamped unless it is ``dense``. Pooled values,
+    and without tiles those of densities and PatchMeanHead's regressions too, are clamped for each
+    view and member before they are averaged. Two members that predict -5 and 1 of a density with
+    ``minimum=0`` therefore give (0 + 1) / 2 without tiles, and in tiles 0, their mean of -2 clamped.
 
     Args:
         heads: a head file, the folder of a training (its ``head.safetensors``), a folder of head
@@ -111,7 +119,10 @@ class Predictor:
         tile: (height, width) in pixels of the image, one number for both, or None: no tiles. Where
             the heads have a size of their own, a tile is brought to it: give the size of the
             training images at their own resolution, so that things look as large as they did. Else
-            it is a multiple of the patch. A image that fits a tile is predicted as without tiles;
+            it is a multiple of the patch, and so are the sides of every image of heads whose
+            recipe is ``resize="keep"`` (the default without a size): others raise an error when
+            they are predicted. ``preprocess=`` with ``resize="stretch"``, ``"crop"`` or ``"pad"``
+            takes any image. An image that fits a tile is predicted as without tiles;
             one that is smaller on one side only is not cut along it and shows less than a tile
             there.
         overlap: by how much tiles overlap at least: an int in the same pixels, or a float, the
@@ -123,8 +134,8 @@ class Predictor:
         bits: how many bits images of 16 bits use, 8 ... 16, instead of that of the files, see
             :class:`dinoneck.data.Preprocessing`; None keeps it.
         preprocess: how images are prepared, instead of the records of the files.
-        batch_size: images or tiles per pass; on a CPU, views of images or tiles. None = 8, on a CPU
-            4.
+        batch_size: images or tiles per call of the backbone; on a CPU, images or tiles times views.
+            None = 8, on a CPU 4.
         probe: let what the backbone does decide whether it is the heads', in place of names and
             digests: for the same weights in another library or dtype, see
             :meth:`dinoneck.HeadCheckpoint.check_backbone`.
@@ -200,6 +211,8 @@ class Predictor:
             backbone=None if backbone is None else checked_backbone(backbone),
             weights=weights,
             preprocess=preprocess,
+            blur=blur,
+            bits=bits,
             tta=tta,
             probe=probe,
         )
@@ -209,16 +222,14 @@ class Predictor:
             pass_backbone = shared.backbone
             if device is not None:
                 pass_backbone = pass_backbone.to(local_device(device))
-            recipe = shared.preprocess or pass_backbone.preprocess
-            recipe = recipe.changed(blur=blur, bits=bits)
-            check_patch(recipe.patch_size, pass_backbone.adapter.patch_size)
-            for head in heads_of_pass.values():
-                head.head.to(next(pass_backbone.parameters()).device)
+            check_patch(shared.preprocess.patch_size, pass_backbone.adapter.patch_size)
+            for loaded_head in heads_of_pass.values():
+                loaded_head.head.to(next(pass_backbone.parameters()).device)
             self.passes.append(
                 Pass(
                     heads=heads_of_pass,
                     backbone=pass_backbone,
-                    preprocess=recipe,
+                    preprocess=shared.preprocess,
                     tta=shared.tta,
                     tiling=tiling,
                     batch_size=batch_size,
@@ -226,7 +237,7 @@ class Predictor:
             )
 
         tasks = {key: self._pass_of(key).heads[key].head.predicted for key in loaded}
-        self.tasks: Any = tasks if self._keyed else tasks[""]
+        self.tasks: Any = tasks if self._keyed else tasks[NO_KEY]
         if self._keyed:
             logger.info(
                 "%s: passes of the backbone: %d", counted(len(loaded), "key"), len(self.passes)
@@ -234,7 +245,7 @@ class Predictor:
 
     def __repr__(self) -> str:
         if not self._keyed:
-            return f"Predictor({self._describe('')})"
+            return f"Predictor({self._describe(NO_KEY)})"
         lines = [f"  {key}: {self._describe(key)}\n" for key in self.tasks]
         return f"Predictor(\n{''.join(lines)})"
 
@@ -281,7 +292,7 @@ class Predictor:
 
     @property
     def batch_size(self) -> int:
-        """Images or tiles per pass of the backbone; on a CPU, views of images or tiles."""
+        """Images or tiles per call of the backbone; on a CPU, images or tiles times views."""
         return self.passes[0].batch_size
 
     @property
@@ -343,7 +354,7 @@ class Predictor:
         results = []
         for by_key in self._predict_list(called.images, maps is not None, min_score):
             rows = {key: of_key.row(maps, probabilities) for key, of_key in by_key.items()}
-            results.append(self._of_user(rows))
+            results.append(self._in_shape_of_heads(rows))
         return called.named(results)
 
     def one(
@@ -397,7 +408,7 @@ class Predictor:
         for path, by_key in zip(called.paths, predicted, strict=True):
             for of_key in by_key.values():
                 of_key.image = path
-            results.append(self._of_user(by_key))
+            results.append(self._in_shape_of_heads(by_key))
         return results
 
     @torch.no_grad()
@@ -451,12 +462,15 @@ class Predictor:
                 for backbone_pass in self.passes:
                     by_pass.append(backbone_pass.predict_stored(store, batch, with_maps))
                 for by_key in _join_passes(by_pass):
-                    rows = {key: of_key.row(with_maps) for key, of_key in by_key.items()}
-                    results.append(self._of_user(rows))
+                    rows = {key: of_key.to_row(with_maps) for key, of_key in by_key.items()}
+                    results.append(self._in_shape_of_heads(rows))
         return results
 
     def prepare(self, image: ImageInput) -> list[PassImage]:
-        """Decode an image and prepare it for every pass; called by threads."""
+        """Decode an image and prepare it for every pass.
+
+        For several images threads do this while the model predicts those before.
+        """
         decoded: dict[tuple[int, int | None], Tensor] = {}
         prepared = []
         for backbone_pass in self.passes:
@@ -484,10 +498,10 @@ class Predictor:
         results = []
         for by_key in self._predict_batch(images, with_maps, min_score):
             rows = {key: of_key.row(maps) for key, of_key in by_key.items()}
-            results.append(self._of_user(rows))
+            results.append(self._in_shape_of_heads(rows))
         return results
 
-    def recipe(self, image: ImageInput, key: str = "") -> Preprocessing:
+    def recipe(self, image: ImageInput, key: str = NO_KEY) -> Preprocessing:
         """Return how an image is prepared; for the heads of a key in a mapping."""
         return self._pass_of(key).recipe(read_image_size(image))
 
@@ -538,11 +552,11 @@ class Predictor:
         """The pass that the heads of a key read."""
         return next(backbone_pass for backbone_pass in self.passes if key in backbone_pass.heads)
 
-    def _of_user(self, by_key: Mapping[str, Any]) -> Any:
-        """One entry per key, in the order of the user's mapping; without a mapping the only entry itself."""
+    def _in_shape_of_heads(self, by_key: Mapping[str, Any]) -> Any:
+        """The results in the shape of the user's heads: key -> result for a mapping, else the only result."""
         if self._keyed:
-            return {key: by_key[key] for key in self.tasks}
-        return by_key[""]
+            return {key: by_key[key] for key in self.tasks}  # in the order of the mapping
+        return by_key[NO_KEY]
 
 
 def _image_predictions(
@@ -598,6 +612,8 @@ def _group_into_passes(
     backbone: Backbone | None,
     weights: Sequence[float] | None,
     preprocess: Preprocessing | None,
+    blur: int | None,
+    bits: int | None,
     tta: str | None,
     probe: bool,
 ) -> dict[_PassKey, dict[str, LoadedHead]]:
@@ -619,15 +635,17 @@ def _group_into_passes(
                 rebuilt[record_text] = _rebuild_backbone(heads[0])
             head_backbone = rebuilt[record_text]
         check_pairing(heads, head_backbone, probe=probe)
-        images = head.preprocess if preprocess is None else preprocess
+        recipe = head.preprocess if preprocess is None else preprocess
         if any(trained_heads(head.head)):
             plain = plain_backbone(head_backbone)
             _check_trained_on(head, plain)
             if preprocess is None:
-                images = _images_of(head, plain)
+                recipe = _images_of(head, plain)
+        # a head without a recipe shares the pass of one that records the backbone's
+        recipe = recipe or head_backbone.preprocess
         shared = _PassKey(
             backbone=head_backbone,
-            preprocess=images,
+            preprocess=recipe.changed(blur=blur, bits=bits),
             tta=head.views if tta is None else tta,
         )
         groups.setdefault(shared, {})[key] = head
@@ -647,7 +665,7 @@ def _rebuild_backbone(head: LoadedHead) -> Backbone:
 
 def _check_trained_on(head: LoadedHead, backbone: Backbone) -> None:
     """Compare the tokens that the heads of a key were trained on with those that they get."""
-    as_read = head.on(backbone)
+    as_read = head.completed_from(backbone)
     record = {**backbone.record(), "layers": as_read.layers, "norm": as_read.norm}
     before_merge = fingerprint_before_merge(backbone.adapter)
     check_tokens_of(head.head, record, before_merge=before_merge)

@@ -28,7 +28,9 @@ UNSEEN = -1
 """The class of pixels that the prepared image does not show; their values are NaN."""
 
 _NUMBERS_PER_STRIP = 1 << 24  # 64 MiB of float32
-_MOST_CHANNELS = 256  # of the maps that a head resamples itself: more queries than mask heads have
+# assumed channels of the raw outputs that a head resamples: only a head knows which of its outputs
+# are maps, and mask heads have 100 to 200 queries. More channels only take more memory for a strip.
+_ASSUMED_CHANNELS = 256
 
 
 class _Axis(NamedTuple):
@@ -228,7 +230,7 @@ def members_at_image_size(
     sampled = _sample_in_strips(
         grid,
         sample,
-        channels=_MOST_CHANNELS,
+        channels=_ASSUMED_CHANNELS,
         takes_classes=task.kind == "segmentation" and not probabilities,
     )
     return _without_unseen(sampled, grid)

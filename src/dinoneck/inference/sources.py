@@ -14,6 +14,9 @@ from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.published.loading import load_published
 from dinoneck.published.table import is_published
 
+NO_KEY = ""
+"""The key of heads that are not in a mapping; those of a mapping are not empty."""
+
 HeadSource = str | os.PathLike[str] | HeadCheckpoint | nn.Module
 Heads = HeadSource | Sequence[HeadSource]
 
@@ -23,7 +26,7 @@ def open_heads(
     revision: str | None = None,
     weights: str | os.PathLike[str] | None = None,
 ) -> dict[str, list[HeadCheckpoint | nn.Module]]:
-    """Read and check heads by their keys; heads that are not in a mapping have an empty one.
+    """Read and check heads by their keys; the key of heads that are not in a mapping is :data:`NO_KEY`.
 
     Args:
         heads: as a :class:`dinoneck.Predictor` takes them. A folder without ``head.safetensors``
@@ -52,7 +55,7 @@ def open_heads(
 
 def _sources_by_key(heads: Heads | Mapping[str, Heads]) -> dict[str, list[HeadSource]]:
     if not isinstance(heads, Mapping):
-        return {"": _list_sources(heads)}
+        return {NO_KEY: _list_sources(heads)}
     if not heads or not all(isinstance(key, str) and key for key in heads):
         raise ConfigError(
             f"the keys of heads are {[*heads]}; expected at least one text, none of them empty"

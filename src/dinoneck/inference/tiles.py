@@ -138,8 +138,10 @@ class Tiling:
 
         An image that fits a tile is prepared as without tiles. Heads with a size of their own: a
         larger image is resampled by the scale that brings a tile to that size, rounded to whole
-        patches (so that every pixel counts, by at most half a patch in all). Heads without: it
-        keeps its own size, and ``resize`` of the recipe decides what becomes of a remainder.
+        patches (so that every pixel counts, by at most half a patch in all; a half is rounded to
+        the even number). Heads without: it keeps its own size, and ``resize`` of the recipe decides
+        what becomes of a remainder of the patch. ``keep``, the default without a size, raises a
+        GridError when the image is prepared; ``stretch``, ``crop`` and ``pad`` take any image.
         """
         if preprocess.size is None or self.fits(image_size):
             return preprocess

@@ -37,11 +37,11 @@ class ViewBatch(NamedTuple):
 
 
 class MembersOfView(NamedTuple):
-    """What the members of an ensemble give for images under one view, whose maps lie as the view does.
+    """The raw outputs of the members of an ensemble for images under one view; maps lie as the view does.
 
     Attributes:
         view: index of the view.
-        outputs: of every member, see :meth:`dinoneck.HeadEnsemble.member_outputs`.
+        outputs: of every member, in normalised units, see :meth:`dinoneck.HeadEnsemble.member_outputs`.
     """
 
     view: int
@@ -66,18 +66,18 @@ class AveragedOutputs:
     Attributes:
         mean: values, upright maps and the gate; maps have values too, the means over the cells that
             show the image.
-        members: the outputs that have no mean over views, for heads that resample them to the
+        raw_outputs: those of every view, which have no mean, for heads that resample them to the
             pixels of the image before they are maps; empty for others.
     """
 
     mean: HeadOutputs
-    members: list[MembersOfView] = field(default_factory=list)
+    raw_outputs: list[MembersOfView] = field(default_factory=list)
 
     def map_tensors(self, function: Callable[[Tensor], Tensor]) -> AveragedOutputs:
         """Return the outputs with a function applied to every tensor, always in the same order."""
         mean = self.mean.map_tensors(function)
-        members = [of_view.map_tensors(function) for of_view in self.members]
-        return AveragedOutputs(mean=mean, members=members)
+        raw_outputs = [of_view.map_tensors(function) for of_view in self.raw_outputs]
+        return AveragedOutputs(mean=mean, raw_outputs=raw_outputs)
 
 
 class ViewAverage:
@@ -86,7 +86,7 @@ class ViewAverage:
     Args:
         tasks: what the head predicts.
         views: all views.
-        with_maps: whether maps, the gate and the members' outputs are kept; without them, maps are
+        with_maps: whether maps, the gate and the raw outputs are kept; without them, maps are
             dropped as soon as their means are taken.
     """
 
@@ -97,7 +97,7 @@ class ViewAverage:
         self._values: dict[str, list[Tensor]] = defaultdict(list)  # one (B, dim) per view
         self._maps: dict[str, list[Tensor]] = defaultdict(list)  # one (B, dim, rows, cols) per view
         self._gates: list[Tensor] = []  # one (B, rows, cols) per view
-        self._members: list[MembersOfView] = []
+        self._raw_outputs: list[MembersOfView] = []
 
     def add(self, outputs: HeadOutputs, batch: ViewBatch) -> None:
         """Take the outputs for a batch of views."""
@@ -115,8 +115,8 @@ class ViewAverage:
             self._maps[name] += self._upright(cells, batch.views)
         if outputs.gate is not None:
             self._gates += self._upright(outputs.gate, batch.views)
-        if outputs.members:
-            self._members += _split_members(outputs.members, batch.views)
+        if outputs.raw_outputs:
+            self._raw_outputs += _split_by_view(outputs.raw_outputs, batch.views)
 
     def mean(self) -> AveragedOutputs:
         """Return the means over the views."""
@@ -125,7 +125,7 @@ class ViewAverage:
             maps={name: _mean_of_views(maps) for name, maps in self._maps.items()},
             gate=_mean_of_views(self._gates) if self._gates else None,
         )
-        return AveragedOutputs(mean=mean, members=self._members)
+        return AveragedOutputs(mean=mean, raw_outputs=self._raw_outputs)
 
     def _upright(self, cells: Tensor, views: Sequence[int]) -> list[Tensor]:
         """Maps (views * B, ..., rows, cols) as one upright batch per view."""
@@ -138,19 +138,22 @@ def swaps_sides(views: Views, view: int) -> bool:
     return views.views[view].turns % 2 == 1
 
 
-def views_of_one_size(views: Views) -> Iterator[list[int]]:
-    """Yield neighbouring views that can be one batch: all keep the size of an image, or all swap its sides."""
+def views_that_swap_alike(views: Views) -> Iterator[list[int]]:
+    """Yield neighbouring views that are one batch: all keep the sides of an image, or all swap them.
+
+    Views of square images are apart too, although they have one size.
+    """
     for _, group in groupby(range(len(views)), key=lambda view: swaps_sides(views, view)):
         yield list(group)
 
 
-def _split_members(
-    members: Sequence[dict[str, Tensor]], views: Sequence[int]
+def _split_by_view(
+    raw_outputs: Sequence[dict[str, Tensor]], views: Sequence[int]
 ) -> list[MembersOfView]:
-    """The outputs of members, (views * B, ...), apart by views."""
+    """The raw outputs of members, (views * B, ...), apart by views."""
     by_view = [MembersOfView(view=view, outputs=[]) for view in views]
-    for member in members:
-        parts = {name: tensor.chunk(len(views)) for name, tensor in member.items()}
+    for outputs in raw_outputs:
+        parts = {name: tensor.chunk(len(views)) for name, tensor in outputs.items()}
         for i, of_view in enumerate(by_view):
             of_view.outputs.append({name: chunks[i] for name, chunks in parts.items()})
     return by_view

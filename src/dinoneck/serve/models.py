@@ -20,7 +20,7 @@ from dinoneck.detection.detector import HEAD_TYPE, Detector
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import patch_pair
 from dinoneck.inference import MicroBatcher, Predictor, coco_objects
-from dinoneck.inference.sources import open_heads
+from dinoneck.inference.sources import NO_KEY, open_heads
 from dinoneck.serve.settings import Settings
 from dinoneck.text import counted
 
@@ -52,7 +52,7 @@ def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
             them, and for a head of images that are not RGB.
         DataError: if its prediction is not finite.
     """
-    checkpoints = cast("list[HeadCheckpoint]", open_heads(head, weights=settings.weights)[""])
+    checkpoints = cast("list[HeadCheckpoint]", open_heads(head, weights=settings.weights)[NO_KEY])
     for checkpoint in checkpoints:  # before their backbone is loaded
         _check_channels(checkpoint.preprocess)
     if checkpoints[0].head_type == HEAD_TYPE:

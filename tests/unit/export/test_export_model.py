@@ -212,6 +212,22 @@ def test_a_size_that_is_asked_for_is_the_only_one(one_block: Backbone, tmp_path:
         assert not [name for name in archive.namelist() if archive.read(name)[:2] == b"\x80\x02"]
 
 
+def test_a_size_that_is_asked_for_replaces_that_of_the_file(
+    one_block: Backbone, tmp_path: Path
+) -> None:
+    head = randomised(PatchMeanHead(64, [MASS], hidden_dim=8))
+    checkpoint = HeadCheckpoint.from_module(head, backbone=one_block, preprocess=fed((64, 64)))
+
+    done = export_model(
+        checkpoint, tmp_path / "m.pt2", format="pt2", backbone=one_block, size=(32, 48)
+    )
+
+    assert done.size == (32, 48)
+    assert done.description["preprocess"]["size"] == [32, 48]
+    assert done.parity is not None
+    assert done.parity.tried == [[1, 32, 48], [3, 32, 48]]
+
+
 @pytest.mark.slow
 def test_lora_weights_travel_into_the_model(tmp_path: Path) -> None:
     tuned = load_backbone("dinoneck_tiny", layers=[0]).add_lora(rank=2)

@@ -21,7 +21,11 @@ from dinoneck import (
     Task,
 )
 from dinoneck.heads import Head
-from dinoneck.heads.outputs import HeadOutputs, recompute_derived
+from dinoneck.heads.outputs import (
+    HeadOutputs,
+    recompute_averaged_values,
+    recompute_dependent_values,
+)
 from dinoneck.layers.inputs import TokensLike
 
 WIDTH = 16
@@ -68,7 +72,7 @@ def test_values_and_maps_are_apart_in_the_order_of_the_tasks(is_ensemble: bool) 
     assert_same(outputs.values, {name: predictions[name] for name in ("count", "weed")})
     assert_same(outputs.maps, {"cover": predictions["cover"]})
     assert outputs.gate is None
-    assert outputs.members == []
+    assert outputs.raw_outputs == []
 
 
 @torch.no_grad()
@@ -119,9 +123,9 @@ def test_the_outputs_of_members_are_those_of_the_mask_heads_that_run() -> None:
 
     outputs = ensemble.predict_outputs(TOKENS, with_maps=True)
 
-    assert len(outputs.members) == 2
-    assert_same(outputs.members[0], heads[0](TOKENS))
-    assert_same(outputs.members[1], heads[2](TOKENS))
+    assert len(outputs.raw_outputs) == 2
+    assert_same(outputs.raw_outputs[0], heads[0](TOKENS))
+    assert_same(outputs.raw_outputs[1], heads[2](TOKENS))
 
 
 @torch.no_grad()
@@ -130,7 +134,7 @@ def test_members_have_no_outputs_where_the_maps_of_one_are_resampled_themselves(
 
     outputs = ensemble.predict_outputs(TOKENS, with_maps=True)
 
-    assert outputs.members == []
+    assert outputs.raw_outputs == []
     assert list(outputs.maps) == ["segments", "cover"]
 
 
@@ -166,7 +170,7 @@ def test_a_function_is_applied_to_every_tensor_in_a_fixed_order() -> None:
         values={"a": numbered(1.0), "b": numbered(2.0)},
         maps={"m": numbered(3.0)},
         gate=numbered(4.0),
-        members=[{"x": numbered(5.0)}, {"x": numbered(6.0)}],
+        raw_outputs=[{"x": numbered(5.0)}, {"x": numbered(6.0)}],
     )
     seen: list[float] = []
 
@@ -181,23 +185,31 @@ def test_a_function_is_applied_to_every_tensor_in_a_fixed_order() -> None:
     assert doubled.maps["m"].item() == 6.0
     assert doubled.gate is not None
     assert doubled.gate.item() == 8.0
-    assert [member["x"].item() for member in doubled.members] == [10.0, 12.0]
+    assert [raw["x"].item() for raw in doubled.raw_outputs] == [10.0, 12.0]
 
 
-@pytest.mark.parametrize("has_mean", [True, False])
-def test_the_mean_of_a_map_is_its_value_or_the_mean_of_all_cells(has_mean: bool) -> None:
+def test_before_averaging_a_value_with_from_map_is_the_mean_of_all_cells() -> None:
     """``weed`` is at most 0.5."""
     cells = torch.tensor([[[[0.0, 0.0]], [[0.2, 0.6]]], [[[0.0, 0.0]], [[0.8, 0.6]]]])
-    values = {"weed": torch.zeros(2, 1)}
-    maps = {"cover": cells}
-    if has_mean:  # of the cells that show the image
-        values["cover"] = torch.tensor([[0.0, 0.2], [0.0, 0.8]])
+    outputs = HeadOutputs(values={"weed": torch.zeros(2, 1)}, maps={"cover": cells})
 
-    derived = recompute_derived([COVER, WEED], values, maps)
+    values = recompute_dependent_values([COVER, WEED], outputs)
 
-    expected = [[0.2], [0.5]] if has_mean else [[0.4], [0.5]]
-    torch.testing.assert_close(derived["weed"], torch.tensor(expected))
-    assert list(derived) == list(values)
+    assert list(values) == ["weed"]
+    torch.testing.assert_close(values["weed"], torch.tensor([[0.4], [0.5]]))
+
+
+def test_after_averaging_a_value_with_from_map_is_the_value_of_the_map() -> None:
+    """``weed`` is at most 0.5."""
+    averages = {
+        "weed": torch.zeros(2, 1),
+        "cover": torch.tensor([[0.0, 0.2], [0.0, 0.8]]),  # of the cells that show the image
+    }
+
+    values = recompute_averaged_values([COVER, WEED], averages)
+
+    assert list(values) == ["weed", "cover"]
+    torch.testing.assert_close(values["weed"], torch.tensor([[0.2], [0.5]]))
 
 
 def test_averaged_parts_add_up_to_the_averaged_total() -> None:
@@ -208,9 +220,9 @@ def test_averaged_parts_add_up_to_the_averaged_total() -> None:
         "parts": torch.tensor([[1.0, 3.0, 4.0]]),
     }
 
-    derived = recompute_derived(head.predicted, values)
+    recomputed = recompute_averaged_values(head.predicted, values)
 
-    torch.testing.assert_close(derived["parts"], torch.tensor([[2.0, 6.0, 8.0]]))
+    torch.testing.assert_close(recomputed["parts"], torch.tensor([[2.0, 6.0, 8.0]]))
 
 
 def count_calls(module: nn.Module) -> list[int]:
@@ -253,6 +265,39 @@ def test_a_dpt_head_runs_once() -> None:
 
     assert calls == [1]
     assert_same(outputs.maps, head.predict_maps(TOKENS))
+
+
+@torch.no_grad()
+def test_a_patch_mean_head_runs_once() -> None:
+    soil = Task("soil", dim=3, kind="classification")
+    head = kit.randomised(PatchMeanHead(WIDTH, [MASS, soil], hidden_dim=8)).eval()
+    calls = count_calls(head.scale)
+
+    outputs = head.predict_outputs(TOKENS, with_maps=True)
+
+    assert calls == [1]
+    assert_same(outputs.values, head.predict(TOKENS))
+    assert_same(outputs.maps, head.predict_maps(TOKENS))
+    assert outputs.raw_outputs == []
+
+
+@torch.no_grad()
+def test_what_a_subclass_of_patch_mean_replaces_is_used_with_maps_too() -> None:
+    class Doubled(PatchMeanHead):
+        def forward(self, tokens: TokensLike, **plain: Any) -> dict[str, Tensor]:
+            return {name: 2 * value for name, value in super().forward(tokens, **plain).items()}
+
+    class Negative(PatchMeanHead):
+        def predict_maps(self, tokens: TokensLike, **plain: Any) -> dict[str, Tensor]:
+            return {name: -cells for name, cells in super().predict_maps(tokens, **plain).items()}
+
+    for head_class in (Doubled, Negative):
+        head = kit.randomised(head_class(WIDTH, [MASS], hidden_dim=8)).eval()
+
+        outputs = head.predict_outputs(TOKENS, with_maps=True)
+
+        assert_same(outputs.values, head.predict(TOKENS))
+        assert_same(outputs.maps, head.predict_maps(TOKENS))
 
 
 @torch.no_grad()

@@ -166,6 +166,57 @@ def test_heads_that_need_other_images_get_a_pass_of_their_own(
         assert kit.same(row[key], Predictor(head)(images[0])[0])
 
 
+def calls_of_backbone(predictor: Predictor, image: Path) -> int:
+    calls = 0
+
+    def count(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    hooks = [
+        one_pass.backbone.register_forward_pre_hook(count)
+        for one_pass in {id(p.backbone): p for p in predictor.passes}.values()
+    ]
+    predictor(image)
+    for hook in hooks:
+        hook.remove()
+    return calls
+
+
+def test_a_module_shares_the_pass_of_a_file_that_records_the_recipe_of_the_backbone(
+    tiny: Backbone, tmp_path: Path
+) -> None:
+    [image] = kit.write_images(tmp_path / "images", ["0.png"], 32, 48)
+    module = kit.head(GRAMS)
+    file = HeadCheckpoint.from_module(kit.head(CLASSES), backbone=tiny, preprocess=tiny.preprocess)
+    predictor = Predictor({"module": module, "file": file}, tiny)
+    assert len(predictor.passes) == 1
+    assert calls_of_backbone(predictor, image) == 1
+    [row] = predictor(image)
+    assert kit.same(row["module"], Predictor(module, tiny)(image)[0])
+    assert kit.same(row["file"], Predictor(file, tiny)(image)[0])
+
+
+def test_heads_whose_recipes_differ_in_the_blur_share_a_pass_under_one_blur(
+    tiny: Backbone, images: list[Path]
+) -> None:
+    sharp = checkpoint(kit.head(GRAMS), tiny)
+    blurred = HeadCheckpoint.from_module(
+        kit.head(CLASSES),
+        backbone=tiny,
+        preprocess=tiny.preprocess.changed(size=kit.SIZE, blur=5),
+    )
+    heads = {"sharp": sharp, "blurred": blurred}
+    assert len(Predictor(heads, tiny).passes) == 2
+    predictor = Predictor(heads, tiny, blur=3)
+    assert len(predictor.passes) == 1
+    assert calls_of_backbone(predictor, images[0]) == 1
+    assert predictor.preprocess.blur == 3
+    [row] = predictor(images[0])
+    assert kit.same(row["sharp"], Predictor(sharp, tiny, blur=3)(images[0])[0])
+    assert kit.same(row["blurred"], Predictor(blurred, tiny, blur=3)(images[0])[0])
+
+
 def with_two_sizes(tiny: Backbone) -> Predictor:
     return Predictor(
         {

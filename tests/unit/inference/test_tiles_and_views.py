@@ -130,3 +130,25 @@ def test_tiles_of_one_image_go_through_the_backbone_in_batches(tiny: Backbone) -
 
     hook.remove()
     assert sizes == [4, 2]
+
+
+def constant_head(value: float) -> PatchMeanHead:
+    """Predicts one value of every patch, before the minimum."""
+    head = PatchMeanHead(64, [Task("mass", minimum=0.0)], hidden_dim=8)
+    torch.nn.init.zeros_(head.mlps[0].out.weight)
+    torch.nn.init.constant_(head.mlps[0].out.bias, value)
+    return head
+
+
+def test_a_minimum_is_applied_to_each_member_without_tiles_and_to_the_map_with_them(
+    tiny: Backbone,
+) -> None:
+    members = [constant_head(-5.0), constant_head(1.0)]
+    image = torch.rand(3, 32, 32)
+
+    whole = Predictor(members, tiny).one(image)
+    tiled = Predictor(members, tiny, tile=16).one(image, maps="patch")
+
+    assert whole["mass"] == 0.5
+    assert tiled["mass"] == 0.0
+    assert np.all(tiled["maps"]["mass"] == -2.0)
