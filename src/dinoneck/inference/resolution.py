@@ -48,13 +48,22 @@ class _Axis(NamedTuple):
 
     @classmethod
     def of(
-        cls, *, pixels: int, cells: int, resized: int, canvas: int, corner: int, patch: int
+        cls,
+        *,
+        pixels: int,
+        cells: int,
+        shown_cells: slice,
+        resized: int,
+        canvas: int,
+        corner: int,
+        patch: int,
     ) -> _Axis:
         """Place the pixels of one side.
 
         Args:
             pixels: of the result.
             cells: of the map, which divide the canvas.
+            shown_cells: those that show any pixel of the image.
             resized: pixels of the image on the canvas.
             canvas: pixels of the prepared image.
             corner: where the image begins on the canvas; below 0 if it is cropped.
@@ -62,10 +71,8 @@ class _Axis(NamedTuple):
         """
         centres = (torch.arange(pixels, dtype=torch.float64) + 0.5) * resized / pixels + corner
         seen = (centres > -patch) & (centres < canvas + patch)
-        first_cell = int(max(corner, 0) * cells / canvas)
-        end_cell = -int(-min(corner + resized, canvas) * cells // canvas)  # rounded up
-        last_cell = end_cell - 1
-        position = (centres * cells / canvas - 0.5).clamp(first_cell, last_cell)
+        last_cell = shown_cells.stop - 1
+        position = (centres * cells / canvas - 0.5).clamp(shown_cells.start, last_cell)
         below = position.floor().long()
         return cls(
             below=below,
@@ -103,12 +110,14 @@ class PixelGrid(NamedTuple):
             preprocess: how the image was prepared.
         """
         placement = preprocess.placement(size)
+        shown_cells = placement.shown_cells(cells)
         patch = patch_pair(preprocess.patch_size)
         axes = []
         for side in range(2):
             axis = _Axis.of(
                 pixels=pixels[side],
                 cells=cells[side],
+                shown_cells=shown_cells[side],
                 resized=placement.resized[side],
                 canvas=placement.canvas[side],
                 corner=placement.corner[side],

@@ -131,9 +131,9 @@ def predict_slowly(ensemble: Member, image: Any, setting: Setting) -> dict[str, 
             for name, tile in cells.items():
                 add_tile(drawn, name, tile, rows, cols, (i, j))
 
-    count_of_cells = valid_cells(prepared.valid, whole.maps)
+    shown = shown_cells(whole.maps, image_size(image), recipe)
     is_tiled = is_cut(image_size(image), setting)
-    values = whole_values(ensemble, whole, count_of_cells, is_tiled)
+    values = whole_values(ensemble, whole, shown, is_tiled)
     prediction: dict[str, Any] = {name: value.numpy() for name, value in values.items()}
     prediction["maps"] = {name: cells.numpy() for name, cells in whole.maps.items()}
     for name, gate in whole.gates.items():  # what the head looked at, adding up to one
@@ -168,18 +168,24 @@ def predict_view(
 
 
 def whole_values(
-    ensemble: Member, whole: Outputs, valid: dict[str, Tensor], is_tiled: bool
+    ensemble: Member, whole: Outputs, shown: dict[str, Tensor], is_tiled: bool
 ) -> dict[str, Tensor]:
-    """The values of the whole image: from its map where the value of any area is the sum or mean of the map there."""
+    """The values of the whole image: from its map where the value of any area is the sum or mean of the map there.
+
+    Of tasks that are maps the cells count that show the image, of others all.
+    """
     tasks = tasks_of(ensemble)
     values = dict(whole.values)
     for task in tasks.values():
         is_map = task.kind in ("dense", "segmentation")
-        if is_map or (is_tiled and reads_off_map(task.name, ensemble)):
+        if is_map:
+            counted = whole.maps[task.name][:, shown[task.name]]
+            values[task.name] = within(task, counted.mean(dim=1))
+        elif is_tiled and reads_off_map(task.name, ensemble):
             cells = whole.maps[task.name]
-            total = (cells * valid[task.name]).sum(dim=(1, 2))
             adds_up = task.kind == "density" and task.aggregate == "sum"
-            values[task.name] = within(task, total if adds_up else total / valid[task.name].sum())
+            value = cells.sum(dim=(1, 2)) if adds_up else cells.mean(dim=(1, 2))
+            values[task.name] = within(task, value)
     for task in tasks.values():
         if task.from_map is not None:
             labels = tasks[task.from_map].labels
@@ -269,14 +275,24 @@ def resized(cells: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(cells[None], tuple(size), mode="bilinear", align_corners=False)[0]
 
 
-def valid_cells(valid: Tensor, maps: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Name -> (rows, cols): 1 for the cells of patches that show the image, 0 for those of padding."""
+def shown_cells(
+    maps: dict[str, Tensor], size: tuple[int, int], recipe: Preprocessing
+) -> dict[str, Tensor]:
+    """Name -> bool (rows, cols): the cells that hold any pixel of the image, and not padding alone."""
+    placement = recipe.placement(size)
+    top, left = placement.corner
+    is_image = torch.zeros(placement.canvas, dtype=torch.bool)
+    bottom, right = top + placement.resized[0], left + placement.resized[1]
+    is_image[max(top, 0) : bottom, max(left, 0) : right] = True
     found = {}
     for name, cells in maps.items():
-        rows, cols = (
-            side // patches for side, patches in zip(cells.shape[1:], valid.shape, strict=True)
-        )
-        found[name] = valid.repeat_interleave(rows, 0).repeat_interleave(cols, 1).double()
+        rows, cols = cells.shape[1:]
+        height, width = placement.canvas[0] / rows, placement.canvas[1] / cols  # of a cell, in pixels
+        found[name] = torch.zeros(rows, cols, dtype=torch.bool)
+        for row, col in product(range(rows), range(cols)):
+            down = slice(math.floor(row * height), math.ceil((row + 1) * height))
+            across = slice(math.floor(col * width), math.ceil((col + 1) * width))
+            found[name][row, col] = is_image[down, across].any()
     return found
 
 

@@ -327,22 +327,29 @@ def test_masks_of_nested_ensembles_are_resampled_before_they_are_shares(tiny: Ba
     assert np.abs(row["maps"]["segments"] - expected["segments"]).max() < 1e-5
 
 
-@pytest.mark.xfail(
-    raises=AssertionError,
-    reason="cells of padding count where their patch shows a part of the image",
+@pytest.mark.parametrize("views", ["none", "flip4", "d6"])
+@pytest.mark.parametrize("tile", [None, 32])
+@pytest.mark.parametrize(
+    ("pad_to", "rows", "cols"),
+    [  # of cells of 4 px: 9 of 12 rows, 14 of 16 columns
+        pytest.param("corner", slice(0, 9), slice(0, 14), id="corner"),
+        pytest.param("center", slice(1, 11), slice(1, 15), id="center"),
+    ],
 )
 def test_cells_finer_than_patches_that_show_padding_alone_are_left_out_of_the_mean(
-    tiny: Backbone,
+    pad_to: Any, rows: slice, cols: slice, tile: int | None, views: Any, tiny: Backbone
 ) -> None:
     task = Task("cover", kind="dense")
     head = LinearHead(drawn.WIDTH, [task], pool=None, upsample=4)
     kit.randomised(head, seed=2).eval()
-    recipe = tiny.preprocess.changed(resize="pad")
+    recipe = tiny.preprocess.changed(resize="pad", pad_to=pad_to)
+    image = photo(36, 56)
 
-    [row] = Predictor(head, tiny, preprocess=recipe)(photo(36, 36), maps="patch")
+    [row] = Predictor(head, tiny, views, preprocess=recipe, tile=tile)(image, maps="patch")
 
-    shown = row["maps"]["cover"][:, :9, :9]  # cells of 4 px
-    assert row["cover"] == pytest.approx(shown.mean(), rel=1e-5)
+    cells = row["maps"]["cover"]
+    assert cells.shape == (1, 12, 16)
+    assert row["cover"] == pytest.approx(cells[:, rows, cols].mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize("tile", [None, 32])
