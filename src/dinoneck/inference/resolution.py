@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 UNSEEN = -1
-"""The class of pixels that the prepared image does not show; their values are NaN."""
+"""The class of pixels a patch or more beyond what the prepared image shows; their values are NaN."""
 
 _NUMBERS_PER_STRIP = 1 << 24  # 64 MiB of float32
 _MOST_CHANNELS = 256  # of the maps that a head resamples itself: more queries than mask heads have
@@ -129,7 +129,7 @@ class PixelGrid(NamedTuple):
 
     @property
     def unseen(self) -> Tensor:
-        """Which pixels (height, width) the prepared image does not show."""
+        """Which pixels (height, width) lie a patch or more beyond what the prepared image shows."""
         return ~(self.rows.seen[:, None] & self.cols.seen)
 
     def strips(self, channels: int) -> Iterator[PixelGrid]:
@@ -174,7 +174,8 @@ def at_image_size(
 
     Returns:
         (dim, height, width) float32; for a segmentation (height, width) int64, class indices.
-        Pixels that the prepared image does not show are NaN, or :data:`UNSEEN`.
+        Pixels that the prepared image does not show are NaN, or :data:`UNSEEN`; those up to one
+        patch beyond what it shows have the value of the nearest cell.
     """
     values = torch.from_numpy(np.ascontiguousarray(cells, np.float32))
     is_classes = task.kind == "segmentation"
