@@ -149,10 +149,7 @@ def predict_view(
         parts = []
         for other in member.members:
             if other.weight > 0:
-                outputs = predict_view(other, images, setting, turn, undo)
-                if other.members:  # an ensemble that is a member predicts as a head does
-                    add_up(other, outputs.values)
-                parts.append((other.weight, outputs))
+                parts.append((other.weight, predict_view(other, images, setting, turn, undo)))
         return mean(parts)
     backbone = setting.backbone.with_layers(member.layers, setting.backbone.norm)
     tokens = backbone(turn(images))
@@ -177,8 +174,7 @@ def whole_values(
     tasks = tasks_of(ensemble)
     values = dict(whole.values)
     for task in tasks.values():
-        is_map = task.kind in ("dense", "segmentation")
-        if is_map:
+        if is_map(task):
             counted = whole.maps[task.name][:, shown[task.name]]
             values[task.name] = within(task, counted.mean(dim=1))
         elif is_tiled and reads_off_map(task.name, ensemble):
@@ -241,6 +237,11 @@ def compositions_of(ensemble: Member) -> dict[str, Composition]:
     return {item.name: item for head in ensemble.heads() for item in head.compositions}
 
 
+def is_map(task: Task) -> bool:
+    """Whether a task predicts a map, and has the mean of it as its value."""
+    return task.kind in ("dense", "segmentation")
+
+
 def within(task: Task, value: Tensor) -> Tensor:
     """The value, kept within the task's minimum and maximum."""
     low = -math.inf if task.minimum is None else task.minimum
@@ -287,7 +288,10 @@ def shown_cells(
     found = {}
     for name, cells in maps.items():
         rows, cols = cells.shape[1:]
-        height, width = placement.canvas[0] / rows, placement.canvas[1] / cols  # of a cell, in pixels
+        height, width = (
+            placement.canvas[0] / rows,
+            placement.canvas[1] / cols,
+        )  # of a cell, in pixels
         found[name] = torch.zeros(rows, cols, dtype=torch.bool)
         for row, col in product(range(rows), range(cols)):
             down = slice(math.floor(row * height), math.ceil((row + 1) * height))
@@ -442,8 +446,11 @@ def pixels_slowly(
     found = {}
     for name, cells in prediction["maps"].items():
         task = tasks_of(ensemble)[name]
-        # with other heads beside them, or tiles, there are no masks of the whole image
-        if all(isinstance(head, MaskHead) for head in heads) and not is_cut(size, setting):
+        # with other heads with maps beside them, or tiles, there are no masks of the whole image
+        are_masks = is_map(task) and all(
+            isinstance(head, MaskHead) for head in heads if any(map(is_map, head.tasks))
+        )
+        if are_masks and not is_cut(size, setting):
             pixels = mask_pixels(ensemble, name, image, setting)
         elif task.kind == "segmentation":
             logits = np.log(np.maximum(cells, np.finfo(np.float32).tiny))
@@ -460,7 +467,9 @@ def pixels_slowly(
 def mask_pixels(member: Member, name: str, image: Any, setting: Setting) -> np.ndarray[Any, Any]:
     """Shares (K, H, W) of the classes: masks of queries in pixels, then sigmoid, sum, and shares; then the mean."""
     if member.head is None:
-        running = [other for other in member.members if other.weight > 0]
+        running = [
+            other for other in member.members if other.weight > 0 and name in tasks_of(other)
+        ]
         weights = [other.weight for other in running]
         pixels = [mask_pixels(other, name, image, setting) for other in running]
         return np.average(pixels, axis=0, weights=weights)

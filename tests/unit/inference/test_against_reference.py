@@ -33,6 +33,7 @@ from dinoneck import (
     HeadEnsemble,
     LinearHead,
     MaskHead,
+    PatchMeanHead,
     Predictor,
     Task,
 )
@@ -325,6 +326,57 @@ def test_masks_of_nested_ensembles_are_resampled_before_they_are_shares(tiny: Ba
     ensemble = Member(members=(Member(members=(first, second)), third))
     expected = prediction_in_pixels(ensemble, image, Setting(backbone, backbone.preprocess))
     assert np.abs(row["maps"]["segments"] - expected["segments"]).max() < 1e-5
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_masks_are_resampled_before_they_are_shares_beside_a_head_without_maps(
+    is_nested: bool, tiny: Backbone
+) -> None:
+    backbone = tiny.with_layers((2, 5))
+    image = photo(48, 64)
+    mask_heads = [segmenting(1), segmenting(2)]
+    scalar_head = kit.head(Task("mass"))
+    heads: list[Any] = [scalar_head, *mask_heads]
+    if is_nested:
+        heads = [HeadEnsemble([scalar_head, mask_heads[0]]), mask_heads[1]]
+
+    [row] = Predictor(HeadEnsemble(heads), backbone)(image, maps="image", probabilities=True)
+
+    members = tuple(Member(head, (2, 5)) for head in mask_heads)
+    setting = Setting(backbone, backbone.preprocess)
+    expected = prediction_in_pixels(Member(members=members), image, setting)
+    assert np.abs(row["maps"]["segments"] - expected["segments"]).max() < 1e-5
+
+
+def test_a_member_of_weight_0_does_not_decide_how_a_tiled_image_is_valued(tiny: Backbone) -> None:
+    task = Task("height")
+    counted = kit.randomised(PatchMeanHead(drawn.WIDTH, [task], hidden_dim=8), seed=1).eval()
+    pooled = LinearHead(drawn.WIDTH, [task]).eval()
+    image = photo(96, 96)
+    options: dict[str, Any] = {"tile": 32, "overlap": 16}
+    [alone] = Predictor(counted, tiny, **options)(image, maps="patch")
+
+    ensemble = HeadEnsemble([counted, pooled], weights=(1.0, 0.0))
+    [row] = Predictor(ensemble, tiny, **options)(image)
+
+    assert row["height"] == pytest.approx(alone["maps"]["height"].mean(), rel=1e-5)
+    assert row["height"] == alone["height"]
+
+
+@pytest.mark.parametrize("tile", [None, 32])
+def test_an_ensemble_in_an_ensemble_has_the_parts_that_it_has_alone(
+    tile: int | None, tiny: Backbone
+) -> None:
+    composed = drawn.build_head("composed", 1)
+    other_totals = drawn.build_head("gate", 2)  # in the mean of totals, and not in that of parts
+    ensemble = HeadEnsemble([composed, other_totals])
+    image = photo(64, 80)
+
+    [alone] = Predictor(ensemble, tiny, "flip4", tile=tile)(image)
+    [nested] = Predictor(HeadEnsemble([ensemble]), tiny, "flip4", tile=tile)(image)
+
+    assert nested["plant"] == pytest.approx(alone["plant"], rel=1e-5)
+    assert nested["fruit"] == pytest.approx(alone["fruit"], rel=1e-5)
 
 
 @pytest.mark.parametrize("views", ["none", "flip4", "d6"])
