@@ -75,6 +75,22 @@ class Placement(NamedTuple):
         right = self.canvas[1] - self.resized[1] - left
         return F.pad(x, (left, right, top, bottom))  # negative numbers cut
 
+    def shown_cells(self, cells: Sequence[int]) -> tuple[slice, slice]:
+        """Return the rows and columns of a map of the canvas whose cells show any pixel of the image.
+
+        Args:
+            cells: (rows, cols) of the map; those of the patches, or any others.
+        """
+        shown = []
+        for side in range(2):
+            begin = max(self.corner[side], 0)
+            end = min(self.corner[side] + self.resized[side], self.canvas[side])
+            first_cell = begin * cells[side] // self.canvas[side]
+            end_cell = -(-end * cells[side] // self.canvas[side])  # rounded up
+            shown.append(slice(first_cell, end_cell))
+        rows, cols = shown
+        return rows, cols
+
 
 def _fit_inside(image: Size, size: Size) -> Size:
     """The largest sides with the image's proportions that fit inside ``size``."""
@@ -369,14 +385,12 @@ class Preprocessing:
         on_canvas = []
         for placement, image in zip(placements, normalised, strict=True):
             on_canvas.append(placement.on_canvas(image))
-        batch = torch.stack(on_canvas)
+        prepared = TokenGrid(self.patch_size).prepare(torch.stack(on_canvas))
 
         # the patches that show an image, of any of the batch
-        shown_pixels = batch.new_zeros(1, *canvases[0])
-        for placement in set(placements):
-            ones = placement.on_canvas(batch.new_ones(1, *placement.resized))
-            shown_pixels = torch.maximum(shown_pixels, ones)
-        valid = F.max_pool2d(shown_pixels, patch_pair(self.patch_size))[0] > 0
+        valid = torch.zeros_like(prepared.valid)
+        for placement in placements:
+            valid[placement.shown_cells(prepared.grid)] = True
 
         # the way back to the pixels of the resized image
         corners = {placement.corner for placement in placements}
@@ -384,7 +398,7 @@ class Preprocessing:
         if len(corners) == 1:
             top, left = corners.pop()
             offset = (float(left), float(top))
-        return replace(TokenGrid(self.patch_size).prepare(batch), valid=valid, offset=offset)
+        return replace(prepared, valid=valid, offset=offset)
 
     def _placement_of_fitted(self, image: Tensor) -> Placement:
         """Where an image that :meth:`fitted` gave lies on its canvas."""

@@ -59,6 +59,7 @@ class _Weighted(NamedTuple):
 class _MemberOutputs(NamedTuple):
     """What a member predicts, with the compositions of the ensemble where it has their inputs."""
 
+    head: Head
     weight: float
     outputs: HeadOutputs
 
@@ -226,15 +227,14 @@ class HeadEnsemble(Head):
 
     def members_predict(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return ``{name: (K, B, dim)}`` in original units: the predictions of its K members."""
-        predictions = self._predict_members(self._tokens(tokens, **plain))
+        tokens = self._tokens(tokens, **plain)
+        members = []
+        for member in self._running():
+            predictions = member.head.natural(member.select(tokens))
+            members.append(with_composed(predictions, self.compositions))
         stacked = {}
         for task in self.predicted:
-            tensors = []
-            for prediction in predictions:
-                outputs = prediction.outputs
-                tensors_of_kind = outputs.maps if task.is_map else outputs.values
-                if task.name in tensors_of_kind:
-                    tensors.append(tensors_of_kind[task.name])
+            tensors = [member[task.name] for member in members if task.name in member]
             stacked[task.name] = torch.stack(tensors)
         return stacked
 
@@ -300,10 +300,11 @@ class HeadEnsemble(Head):
         maps = []
         gates = []
         raw_outputs = []
-        for weight, outputs in self._predict_members(tokens, with_maps):
+        for member_head, weight, outputs in self._predict_members(tokens, with_maps):
             values.append(_Weighted(weight, outputs.values))
             maps.append(_Weighted(weight, outputs.maps))
-            raw_outputs += outputs.raw_outputs
+            if _has_maps(member_head):
+                raw_outputs += outputs.raw_outputs
             if outputs.gate is not None:
                 gates.append((weight, outputs.gate))
         return HeadOutputs(
@@ -314,10 +315,11 @@ class HeadEnsemble(Head):
         )
 
     def member_outputs(self, tokens: Tokens) -> list[dict[str, Tensor]]:
-        """Return what each member that runs returns when it is called, in normalised units.
+        """Return what each member with dense or segmentation tasks returns when it is called, in normalised units.
 
-        Members of nested ensembles stand in place of these. The list is empty unless all of them
-        replace :meth:`Head.at_size`: of the others the maps themselves are resampled.
+        Members of weight 0 do not run and are left out.
+        Members of nested ensembles stand in place of these. The list is empty unless all of these
+        members replace :meth:`Head.at_size`: else the maps themselves are resampled.
         """
         if not self._resamples_raw_outputs():
             return []
@@ -326,7 +328,7 @@ class HeadEnsemble(Head):
             member_tokens = member.select(tokens)
             if isinstance(member.head, HeadEnsemble):
                 outputs += member.head.member_outputs(member_tokens)
-            else:
+            elif _has_maps(member.head):
                 outputs.append(member.head(member_tokens))
         return outputs
 
@@ -344,7 +346,7 @@ class HeadEnsemble(Head):
             resample: as for :meth:`Head.at_size`.
         """
         resized = []
-        for head, head_outputs in zip(_running_heads(self), outputs, strict=True):
+        for head, head_outputs in zip(_running_heads_with_maps(self), outputs, strict=True):
             resized.append(head.at_size(head_outputs, size, resample))
         return resized
 
@@ -364,7 +366,9 @@ class HeadEnsemble(Head):
         resized_maps = []
         begin = 0
         for member in self._running():
-            end = begin + len(_running_heads(member.head))
+            if not _has_maps(member.head):
+                continue
+            end = begin + len(_running_heads_with_maps(member.head))
             maps = _maps_at_size(member.head, outputs[begin:end], size, resample)
             resized_maps.append(_Weighted(member.weight, maps))
             begin = end
@@ -385,9 +389,10 @@ class HeadEnsemble(Head):
     def by_cells(self) -> set[str]:
         """Return the tasks whose value over any area is the sum or mean of their map there.
 
-        For images in tiles this value replaces the mean over the tiles.
+        For images in tiles this value replaces the mean over the tiles. Members of weight 0, which
+        do not run, do not decide it.
         """
-        single_heads = list(_single_heads(self))
+        single_heads = _running_heads(self)
         names = set()
         for task in self.tasks:
             if task.is_map or task.kind == "density":
@@ -410,19 +415,22 @@ class HeadEnsemble(Head):
         return [member for member in self._members() if member.weight]
 
     def _resamples_raw_outputs(self) -> bool:
-        """Whether all members, those of nested ensembles too, replace :meth:`Head.at_size`."""
-        return all(type(head).at_size is not Head.at_size for head in _single_heads(self))
+        """Whether all members that run and have maps, those of nested ensembles too, replace :meth:`Head.at_size`."""
+        heads = _running_heads_with_maps(self)
+        return bool(heads) and all(type(head).at_size is not Head.at_size for head in heads)
 
     def _predict_members(self, tokens: Tokens, with_maps: bool = False) -> list[_MemberOutputs]:
-        """What each member predicts that runs, see :meth:`Head.predict_outputs`."""
+        """What each member that runs predicts, see :meth:`Head.predict_outputs`.
+
+        What follows from other outputs is recomputed of the averages of the outermost ensemble
+        alone, so nested ensembles leave it as it is.
+        """
         predictions = []
         for member in self._running():
             outputs = member.head.predict_outputs(member.select(tokens), with_maps)
-            values = outputs.values
-            if isinstance(member.head, HeadEnsemble):
-                values = recompute_dependent_values(member.head.predicted, outputs)
-            completed = with_composed(values, self.compositions)
-            predictions.append(_MemberOutputs(member.weight, replace(outputs, values=completed)))
+            completed = with_composed(outputs.values, self.compositions)
+            outputs = replace(outputs, values=completed)
+            predictions.append(_MemberOutputs(member.head, member.weight, outputs))
         return predictions
 
     def _average_values(self, members: Sequence[_Weighted]) -> dict[str, Tensor]:
@@ -482,13 +490,23 @@ def _at_finest_size(task: Task, tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _running_heads(head: Head) -> list[Head]:
-    """The head itself; of an ensemble the single heads that count, in the order of their outputs."""
+    """The head itself; the single heads that run for an ensemble, those of nested ones too."""
     if not isinstance(head, HeadEnsemble):
         return [head]
-    running = []
+    heads = []
     for member in head._running():
-        running += _running_heads(member.head)
-    return running
+        heads += _running_heads(member.head)
+    return heads
+
+
+def _running_heads_with_maps(head: Head) -> list[Head]:
+    """Those of the single heads that run which have dense or segmentation tasks."""
+    return [single_head for single_head in _running_heads(head) if _has_maps(single_head)]
+
+
+def _has_maps(head: Head) -> bool:
+    """Whether a head has dense or segmentation tasks."""
+    return any(task.is_map for task in head.tasks)
 
 
 def _maps_at_size(

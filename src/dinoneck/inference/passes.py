@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.compare import check_records
-from dinoneck.data.preprocessing import Preprocessing, Size
+from dinoneck.data.preprocessing import Placement, Preprocessing, Size
 from dinoneck.devices import fetch, send
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError
 from dinoneck.grid import PreparedImages
@@ -232,8 +232,8 @@ class Pass:
         for i, view in enumerate(self.views.views):
             stored_view = store.views.views.index(view)
             tokens = store.batch(ids, stored_view).to(device=self.device)
-            valid = tokens.last.patches[0].new_ones(len(ids), 1, *tokens.grid)
-            batches.append(ViewBatch(views=[i], tokens=tokens, valid=valid))
+            # check_store refuses maps of padded images
+            batches.append(ViewBatch(views=[i], tokens=tokens, placements=None))
         outputs = self._average_views(batches, with_maps)
         return self._to_predictions(outputs, with_maps, count=len(ids))
 
@@ -255,12 +255,14 @@ class Pass:
     ) -> list[dict[str, Prediction]]:
         """Predict images of one prepared size."""
         pixels = torch.cat([image.prepared.images for image in images])
-        valid = torch.stack([image.prepared.valid[None] for image in images])
-        pixels, valid = send([pixels, valid.to(pixels.dtype)], self.device)
+        [pixels] = send([pixels], self.device)
+        placements = None
+        if self.preprocess.resize == "pad":
+            placements = [self.preprocess.placement(image.size) for image in images]
         if not self.object_tasks:
-            outputs = self._average_views(self._run_views(pixels, valid), with_maps)
+            outputs = self._average_views(self._run_views(pixels, placements), with_maps)
             return self._to_predictions(outputs, with_maps, count=len(images))
-        [batch] = self._run_views(pixels, valid)  # objects have one view
+        [batch] = self._run_views(pixels, placements)  # objects have one view
         outputs = self._average_views([batch], with_maps)
         predictions = self._to_predictions(outputs, with_maps, count=len(images))
         self._add_objects(predictions, batch.tokens, images, min_score)
@@ -301,21 +303,30 @@ class Pass:
         for begin in range(0, len(positions), self.batch_size):
             batch = positions[begin : begin + self.batch_size]
             [tiles] = send([cut_tiles(prepared.images, rows, cols, batch)], self.device)
-            valid = tiles.new_ones(len(batch), 1, rows.length, cols.length)
-            outputs = self._average_views(self._run_views(tiles, valid), needs_maps)
+            # of maps the mean is taken of the whole image's, so no padding of tiles is left out
+            outputs = self._average_views(self._run_views(tiles, placements=None), needs_maps)
             for key, assembly in assemblies.items():
                 # raw outputs are left out: in tiles maps of patches are joined, then resampled
                 assembly.add(batch, outputs[key].mean)
 
+        placement = self.recipe(image.size).placement(image.size)
         whole = {}
         for key, assembly in assemblies.items():
             tasks = self.heads[key].head.tasks
-            whole[key] = AveragedOutputs(mean=assembly.outputs(tasks, by_cells[key]))
+            mean = assembly.outputs(tasks, by_cells[key], placement)
+            whole[key] = AveragedOutputs(mean=mean)
         [prediction] = self._to_predictions(whole, with_maps, count=1)
         return prediction
 
-    def _run_views(self, images: Tensor, valid: Tensor) -> Iterator[ViewBatch]:
-        """Run the backbone on a batch of prepared images of one size under all views."""
+    def _run_views(
+        self, images: Tensor, placements: Sequence[Placement] | None
+    ) -> Iterator[ViewBatch]:
+        """Run the backbone on a batch of prepared images of one size under all views.
+
+        Args:
+            images: (B, channels, height, width).
+            placements: of :class:`ViewBatch`.
+        """
         views_at_once = len(self.views)
         if images.device.type == "cpu":
             # images times views are at most batch_size
@@ -324,9 +335,8 @@ class Pass:
             for begin in range(0, len(views), views_at_once):
                 batch_views = views[begin : begin + views_at_once]
                 pixels = torch.cat([self.views.place(images, view) for view in batch_views])
-                cells = torch.cat([self.views.place(valid, view) for view in batch_views])
                 tokens = self.backbone(pixels, self._watch.fingerprint)
-                yield ViewBatch(views=batch_views, tokens=tokens, valid=cells)
+                yield ViewBatch(views=batch_views, tokens=tokens, placements=placements)
 
     def _average_views(
         self, batches: Iterable[ViewBatch], with_maps: bool

@@ -171,7 +171,8 @@ class ImagePrediction:
 
         Returns:
             Task name -> (dim, height, width) float32, NaN where the prepared image does not show
-            them; for a segmentation (height, width) int64, class indices, there -1.
+            them, up to one patch beyond what it shows, where the nearest cell counts; for a
+            segmentation (height, width) int64, class indices, there -1.
         """
         maps = {}
         for task in self._head.predicted:

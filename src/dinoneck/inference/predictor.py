@@ -328,7 +328,8 @@ class Predictor:
                 have one: what they looked at, adding up to one. ``"image"`` gives the maps in the
                 pixels of the upright image: (dim, height, width) float32, NaN where the prepared
                 image does not show them; for a segmentation (height, width) int64, class indices,
-                there -1.
+                there -1. Pixels up to one patch beyond what it shows, such as the remainder that
+                ``crop`` cuts off, have the value of the nearest cell.
             probabilities: with ``maps="image"``, the probabilities of the classes instead of their
                 indices.
             min_score: leave out objects of a lower score; None = as recorded in the heads.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 UNSEEN = -1
-"""The class of pixels that the prepared image does not show; their values are NaN."""
+"""The class of pixels a patch or more beyond what the prepared image shows; their values are NaN."""
 
 _NUMBERS_PER_STRIP = 1 << 24  # 64 MiB of float32
 # assumed channels of the raw outputs that a head resamples: only a head knows which of its outputs
@@ -50,13 +50,22 @@ class _Axis(NamedTuple):
 
     @classmethod
     def of(
-        cls, *, pixels: int, cells: int, resized: int, canvas: int, corner: int, patch: int
+        cls,
+        *,
+        pixels: int,
+        cells: int,
+        shown_cells: slice,
+        resized: int,
+        canvas: int,
+        corner: int,
+        patch: int,
     ) -> _Axis:
         """Place the pixels of one side.
 
         Args:
             pixels: of the result.
             cells: of the map, which divide the canvas.
+            shown_cells: those that show any pixel of the image.
             resized: pixels of the image on the canvas.
             canvas: pixels of the prepared image.
             corner: where the image begins on the canvas; below 0 if it is cropped.
@@ -64,10 +73,8 @@ class _Axis(NamedTuple):
         """
         centres = (torch.arange(pixels, dtype=torch.float64) + 0.5) * resized / pixels + corner
         seen = (centres > -patch) & (centres < canvas + patch)
-        first_cell = int(max(corner, 0) * cells / canvas)
-        end_cell = -int(-min(corner + resized, canvas) * cells // canvas)  # rounded up
-        last_cell = end_cell - 1
-        position = (centres * cells / canvas - 0.5).clamp(first_cell, last_cell)
+        last_cell = shown_cells.stop - 1
+        position = (centres * cells / canvas - 0.5).clamp(shown_cells.start, last_cell)
         below = position.floor().long()
         return cls(
             below=below,
@@ -105,12 +112,14 @@ class PixelGrid(NamedTuple):
             preprocess: how the image was prepared.
         """
         placement = preprocess.placement(size)
+        shown_cells = placement.shown_cells(cells)
         patch = patch_pair(preprocess.patch_size)
         axes = []
         for side in range(2):
             axis = _Axis.of(
                 pixels=pixels[side],
                 cells=cells[side],
+                shown_cells=shown_cells[side],
                 resized=placement.resized[side],
                 canvas=placement.canvas[side],
                 corner=placement.corner[side],
@@ -122,7 +131,7 @@ class PixelGrid(NamedTuple):
 
     @property
     def unseen(self) -> Tensor:
-        """Which pixels (height, width) the prepared image does not show."""
+        """Which pixels (height, width) lie a patch or more beyond what the prepared image shows."""
         return ~(self.rows.seen[:, None] & self.cols.seen)
 
     def strips(self, channels: int) -> Iterator[PixelGrid]:
@@ -167,7 +176,8 @@ def at_image_size(
 
     Returns:
         (dim, height, width) float32; for a segmentation (height, width) int64, class indices.
-        Pixels that the prepared image does not show are NaN, or :data:`UNSEEN`.
+        Pixels that the prepared image does not show are NaN, or :data:`UNSEEN`; those up to one
+        patch beyond what it shows have the value of the nearest cell.
     """
     values = torch.from_numpy(np.ascontiguousarray(cells, np.float32))
     is_classes = task.kind == "segmentation"

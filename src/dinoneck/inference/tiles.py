@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.codec import normal
-from dinoneck.data.preprocessing import Preprocessing, Size
+from dinoneck.data.preprocessing import Placement, Preprocessing, Size
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.grid import GridSize, TokenGrid, patch_pair
 from dinoneck.heads.outputs import HeadOutputs
@@ -250,18 +250,25 @@ class Assembly:
             if outputs.gate is not None:
                 self._gate = self._draw(self._gate, outputs.gate[i].double(), row, col, GATE)
 
-    def outputs(self, tasks: Sequence[Task], by_cells: Collection[str]) -> HeadOutputs:
+    def outputs(
+        self, tasks: Sequence[Task], by_cells: Collection[str], placement: Placement
+    ) -> HeadOutputs:
         """Return the outputs for the whole image, as a batch of one in float32.
 
         Args:
             tasks: of the head.
             by_cells: names of the tasks whose value is the sum or mean of their map.
+            placement: of the image on its canvas: cells of padding do not count where the value of
+                a task that is a map is the mean of it.
         """
         values = dict(self._values)
         for task in tasks:
             if task.name not in by_cells:
                 continue
             cells = self._maps[task.name]
+            if task.is_map:
+                shown_rows, shown_cols = placement.shown_cells(cells.shape[1:])
+                cells = cells[:, shown_rows, shown_cols]
             adds_up = task.kind == "density" and task.aggregate == "sum"
             value = cells.sum(dim=(1, 2)) if adds_up else cells.mean(dim=(1, 2))
             values[task.name] = task.clamp(value)

@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from dinoneck.data.preprocessing import Placement
 from dinoneck.data.views import Views
 from dinoneck.heads.outputs import HeadOutputs
 from dinoneck.tasks import Task
@@ -28,12 +28,13 @@ class ViewBatch(NamedTuple):
     Attributes:
         views: indices of the views, which have one size.
         tokens: (views * B, P + N, C) per layer.
-        valid: (views * B, 1, rows, cols), 1 where a patch shows the image and 0 in padding.
+        placements: where each of the B upright images lies on its canvas, which may be padded;
+            None: no image is padded.
     """
 
     views: list[int]
     tokens: Tokens
-    valid: Tensor
+    placements: Sequence[Placement] | None
 
 
 class MembersOfView(NamedTuple):
@@ -105,7 +106,8 @@ class ViewAverage:
         for task in self._tasks:
             if task.is_map:
                 # padding lies as the view does, so the mean is taken before the map is upright
-                value = _mean_of_cells(outputs.maps[task.name], batch.valid)
+                maps = outputs.maps[task.name]
+                value = _mean_of_cells(maps, self._shown_cells(maps, batch))
                 self._values[task.name] += value.chunk(num_views)
             elif task.name in outputs.values:
                 self._values[task.name] += outputs.values[task.name].chunk(num_views)
@@ -126,6 +128,19 @@ class ViewAverage:
             gate=_mean_of_views(self._gates) if self._gates else None,
         )
         return AveragedOutputs(mean=mean, raw_outputs=self._raw_outputs)
+
+    def _shown_cells(self, maps: Tensor, batch: ViewBatch) -> Tensor:
+        """(views * B, 1, rows, cols), 1 where a cell of maps shows any pixel of its image, 0 in padding."""
+        rows, cols = maps.shape[-2:]
+        if batch.placements is None:
+            return maps.new_ones(len(maps), 1, rows, cols)
+        if swaps_sides(self._views, batch.views[0]):
+            rows, cols = cols, rows
+        upright = maps.new_zeros(len(batch.placements), 1, rows, cols)
+        for cells, placement in zip(upright, batch.placements, strict=True):
+            shown_rows, shown_cols = placement.shown_cells((rows, cols))
+            cells[:, shown_rows, shown_cols] = 1.0
+        return torch.cat([self._views.place(upright, view) for view in batch.views])
 
     def _upright(self, cells: Tensor, views: Sequence[int]) -> list[Tensor]:
         """Maps (views * B, ..., rows, cols) as one upright batch per view."""
@@ -163,12 +178,6 @@ def _mean_of_views(parts: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(parts)).mean(dim=0)
 
 
-def _mean_of_cells(maps: Tensor, valid: Tensor) -> Tensor:
-    """(B, dim): means of maps over the cells that show the image and no padding.
-
-    Args:
-        maps: (B, dim, rows, cols).
-        valid: (B, 1, rows, cols) of the patches.
-    """
-    counts = F.interpolate(valid, size=maps.shape[-2:], mode="nearest").to(maps.dtype)
-    return (maps * counts).sum(dim=(2, 3)) / counts.sum(dim=(2, 3))
+def _mean_of_cells(maps: Tensor, shown: Tensor) -> Tensor:
+    """(B, dim): means of maps (B, dim, rows, cols) over the cells where shown (B, 1, rows, cols) is 1."""
+    return (maps * shown).sum(dim=(2, 3)) / shown.sum(dim=(2, 3))

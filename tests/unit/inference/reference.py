@@ -131,9 +131,9 @@ def predict_slowly(ensemble: Member, image: Any, setting: Setting) -> dict[str, 
             for name, tile in cells.items():
                 add_tile(drawn, name, tile, rows, cols, (i, j))
 
-    count_of_cells = valid_cells(prepared.valid, whole.maps)
+    shown = shown_cells(whole.maps, image_size(image), recipe)
     is_tiled = is_cut(image_size(image), setting)
-    values = whole_values(ensemble, whole, count_of_cells, is_tiled)
+    values = whole_values(ensemble, whole, shown, is_tiled)
     prediction: dict[str, Any] = {name: value.numpy() for name, value in values.items()}
     prediction["maps"] = {name: cells.numpy() for name, cells in whole.maps.items()}
     for name, gate in whole.gates.items():  # what the head looked at, adding up to one
@@ -149,10 +149,7 @@ def predict_view(
         parts = []
         for other in member.members:
             if other.weight > 0:
-                outputs = predict_view(other, images, setting, turn, undo)
-                if other.members:  # an ensemble that is a member predicts as a head does
-                    add_up(other, outputs.values)
-                parts.append((other.weight, outputs))
+                parts.append((other.weight, predict_view(other, images, setting, turn, undo)))
         return mean(parts)
     backbone = setting.backbone.with_layers(member.layers, setting.backbone.norm)
     tokens = backbone(turn(images))
@@ -168,18 +165,23 @@ def predict_view(
 
 
 def whole_values(
-    ensemble: Member, whole: Outputs, valid: dict[str, Tensor], is_tiled: bool
+    ensemble: Member, whole: Outputs, shown: dict[str, Tensor], is_tiled: bool
 ) -> dict[str, Tensor]:
-    """The values of the whole image: from its map where the value of any area is the sum or mean of the map there."""
+    """The values of the whole image: from its map where the value of any area is the sum or mean of the map there.
+
+    Of tasks that are maps the cells count that show the image, of others all.
+    """
     tasks = tasks_of(ensemble)
     values = dict(whole.values)
     for task in tasks.values():
-        is_map = task.kind in ("dense", "segmentation")
-        if is_map or (is_tiled and reads_off_map(task.name, ensemble)):
+        if is_map(task):
+            counted = whole.maps[task.name][:, shown[task.name]]
+            values[task.name] = within(task, counted.mean(dim=1))
+        elif is_tiled and reads_off_map(task.name, ensemble):
             cells = whole.maps[task.name]
-            total = (cells * valid[task.name]).sum(dim=(1, 2))
             adds_up = task.kind == "density" and task.aggregate == "sum"
-            values[task.name] = within(task, total if adds_up else total / valid[task.name].sum())
+            value = cells.sum(dim=(1, 2)) if adds_up else cells.mean(dim=(1, 2))
+            values[task.name] = within(task, value)
     for task in tasks.values():
         if task.from_map is not None:
             labels = tasks[task.from_map].labels
@@ -235,6 +237,11 @@ def compositions_of(ensemble: Member) -> dict[str, Composition]:
     return {item.name: item for head in ensemble.heads() for item in head.compositions}
 
 
+def is_map(task: Task) -> bool:
+    """Whether a task predicts a map, and has the mean of it as its value."""
+    return task.kind in ("dense", "segmentation")
+
+
 def within(task: Task, value: Tensor) -> Tensor:
     """The value, kept within the task's minimum and maximum."""
     low = -math.inf if task.minimum is None else task.minimum
@@ -269,14 +276,27 @@ def resized(cells: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(cells[None], tuple(size), mode="bilinear", align_corners=False)[0]
 
 
-def valid_cells(valid: Tensor, maps: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Name -> (rows, cols): 1 for the cells of patches that show the image, 0 for those of padding."""
+def shown_cells(
+    maps: dict[str, Tensor], size: tuple[int, int], recipe: Preprocessing
+) -> dict[str, Tensor]:
+    """Name -> bool (rows, cols): the cells that hold any pixel of the image, and not padding alone."""
+    placement = recipe.placement(size)
+    top, left = placement.corner
+    is_image = torch.zeros(placement.canvas, dtype=torch.bool)
+    bottom, right = top + placement.resized[0], left + placement.resized[1]
+    is_image[max(top, 0) : bottom, max(left, 0) : right] = True
     found = {}
     for name, cells in maps.items():
-        rows, cols = (
-            side // patches for side, patches in zip(cells.shape[1:], valid.shape, strict=True)
-        )
-        found[name] = valid.repeat_interleave(rows, 0).repeat_interleave(cols, 1).double()
+        rows, cols = cells.shape[1:]
+        height, width = (
+            placement.canvas[0] / rows,
+            placement.canvas[1] / cols,
+        )  # of a cell, in pixels
+        found[name] = torch.zeros(rows, cols, dtype=torch.bool)
+        for row, col in product(range(rows), range(cols)):
+            down = slice(math.floor(row * height), math.ceil((row + 1) * height))
+            across = slice(math.floor(col * width), math.ceil((col + 1) * width))
+            found[name][row, col] = is_image[down, across].any()
     return found
 
 
@@ -426,8 +446,11 @@ def pixels_slowly(
     found = {}
     for name, cells in prediction["maps"].items():
         task = tasks_of(ensemble)[name]
-        # with other heads beside them, or tiles, there are no masks of the whole image
-        if all(isinstance(head, MaskHead) for head in heads) and not is_cut(size, setting):
+        # with other heads with maps beside them, or tiles, there are no masks of the whole image
+        are_masks = is_map(task) and all(
+            isinstance(head, MaskHead) for head in heads if any(map(is_map, head.tasks))
+        )
+        if are_masks and not is_cut(size, setting):
             pixels = mask_pixels(ensemble, name, image, setting)
         elif task.kind == "segmentation":
             logits = np.log(np.maximum(cells, np.finfo(np.float32).tiny))
@@ -444,7 +467,9 @@ def pixels_slowly(
 def mask_pixels(member: Member, name: str, image: Any, setting: Setting) -> np.ndarray[Any, Any]:
     """Shares (K, H, W) of the classes: masks of queries in pixels, then sigmoid, sum, and shares; then the mean."""
     if member.head is None:
-        running = [other for other in member.members if other.weight > 0]
+        running = [
+            other for other in member.members if other.weight > 0 and name in tasks_of(other)
+        ]
         weights = [other.weight for other in running]
         pixels = [mask_pixels(other, name, image, setting) for other in running]
         return np.average(pixels, axis=0, weights=weights)

@@ -33,6 +33,7 @@ from dinoneck import (
     HeadEnsemble,
     LinearHead,
     MaskHead,
+    PatchMeanHead,
     Predictor,
     Task,
 )
@@ -327,22 +328,80 @@ def test_masks_of_nested_ensembles_are_resampled_before_they_are_shares(tiny: Ba
     assert np.abs(row["maps"]["segments"] - expected["segments"]).max() < 1e-5
 
 
-@pytest.mark.xfail(
-    raises=AssertionError,
-    reason="cells of padding count where their patch shows a part of the image",
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_masks_are_resampled_before_they_are_shares_beside_a_head_without_maps(
+    is_nested: bool, tiny: Backbone
+) -> None:
+    backbone = tiny.with_layers((2, 5))
+    image = photo(48, 64)
+    mask_heads = [segmenting(1), segmenting(2)]
+    scalar_head = kit.head(Task("mass"))
+    heads: list[Any] = [scalar_head, *mask_heads]
+    if is_nested:
+        heads = [HeadEnsemble([scalar_head, mask_heads[0]]), mask_heads[1]]
+
+    [row] = Predictor(HeadEnsemble(heads), backbone)(image, maps="image", probabilities=True)
+
+    members = tuple(Member(head, (2, 5)) for head in mask_heads)
+    setting = Setting(backbone, backbone.preprocess)
+    expected = prediction_in_pixels(Member(members=members), image, setting)
+    assert np.abs(row["maps"]["segments"] - expected["segments"]).max() < 1e-5
+
+
+def test_a_member_of_weight_0_does_not_decide_how_a_tiled_image_is_valued(tiny: Backbone) -> None:
+    task = Task("height")
+    counted = kit.randomised(PatchMeanHead(drawn.WIDTH, [task], hidden_dim=8), seed=1).eval()
+    pooled = LinearHead(drawn.WIDTH, [task]).eval()
+    image = photo(96, 96)
+    options: dict[str, Any] = {"tile": 32, "overlap": 16}
+    [alone] = Predictor(counted, tiny, **options)(image, maps="patch")
+
+    ensemble = HeadEnsemble([counted, pooled], weights=(1.0, 0.0))
+    [row] = Predictor(ensemble, tiny, **options)(image)
+
+    assert row["height"] == pytest.approx(alone["maps"]["height"].mean(), rel=1e-5)
+    assert row["height"] == alone["height"]
+
+
+@pytest.mark.parametrize("tile", [None, 32])
+def test_an_ensemble_in_an_ensemble_has_the_parts_that_it_has_alone(
+    tile: int | None, tiny: Backbone
+) -> None:
+    composed = drawn.build_head("composed", 1)
+    other_totals = drawn.build_head("gate", 2)  # in the mean of totals, and not in that of parts
+    ensemble = HeadEnsemble([composed, other_totals])
+    image = photo(64, 80)
+
+    [alone] = Predictor(ensemble, tiny, "flip4", tile=tile)(image)
+    [nested] = Predictor(HeadEnsemble([ensemble]), tiny, "flip4", tile=tile)(image)
+
+    assert nested["plant"] == pytest.approx(alone["plant"], rel=1e-5)
+    assert nested["fruit"] == pytest.approx(alone["fruit"], rel=1e-5)
+
+
+@pytest.mark.parametrize("views", ["none", "flip4", "d6"])
+@pytest.mark.parametrize("tile", [None, 32])
+@pytest.mark.parametrize(
+    ("pad_to", "rows", "cols"),
+    [  # of cells of 4 px: 9 of 12 rows, 14 of 16 columns
+        pytest.param("corner", slice(0, 9), slice(0, 14), id="corner"),
+        pytest.param("center", slice(1, 11), slice(1, 15), id="center"),
+    ],
 )
 def test_cells_finer_than_patches_that_show_padding_alone_are_left_out_of_the_mean(
-    tiny: Backbone,
+    pad_to: Any, rows: slice, cols: slice, tile: int | None, views: Any, tiny: Backbone
 ) -> None:
     task = Task("cover", kind="dense")
     head = LinearHead(drawn.WIDTH, [task], pool=None, upsample=4)
     kit.randomised(head, seed=2).eval()
-    recipe = tiny.preprocess.changed(resize="pad")
+    recipe = tiny.preprocess.changed(resize="pad", pad_to=pad_to)
+    image = photo(36, 56)
 
-    [row] = Predictor(head, tiny, preprocess=recipe)(photo(36, 36), maps="patch")
+    [row] = Predictor(head, tiny, views, preprocess=recipe, tile=tile)(image, maps="patch")
 
-    shown = row["maps"]["cover"][:, :9, :9]  # cells of 4 px
-    assert row["cover"] == pytest.approx(shown.mean(), rel=1e-5)
+    cells = row["maps"]["cover"]
+    assert cells.shape == (1, 12, 16)
+    assert row["cover"] == pytest.approx(cells[:, rows, cols].mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize("tile", [None, 32])
