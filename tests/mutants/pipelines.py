@@ -119,10 +119,8 @@ PIPELINES = [
     ),
     Mutant(
         sentence="Patches that show a part of an image, and padding beside it, count as padding.",
-        where="data.preprocessing:Preprocessing.finished",
-        edit=replace(
-            "F.max_pool2d(_shown, _patch)[0] > 0", by="F.avg_pool2d(_shown, _patch)[0] >= 1"
-        ),
+        where="data.preprocessing:Placement.shown_cells",
+        edit=replace("-(-_end * _cells // _canvas)", by="_end * _cells // _canvas"),
         tests=[_REFERENCE],
     ),
     Mutant(
