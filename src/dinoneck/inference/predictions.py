@@ -84,7 +84,7 @@ def predictions_of(
         if with_maps:
             prediction = Prediction(
                 values=values_of_image,
-                maps={name: cells[i].numpy() for name, cells in outputs.mean.maps.items()},
+                maps={name: cells[i].numpy() for name, cells in outputs.mean.maps_to_show.items()},
                 gate=None if outputs.mean.gate is None else outputs.mean.gate[i].numpy(),
                 raw_outputs=[of_view.of_image(i) for of_view in outputs.raw_outputs],
             )
