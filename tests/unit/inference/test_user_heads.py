@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import torch
 from tests import kit
 from torch import Tensor
 
-from dinoneck import DenseHead, HeadEnsemble, Predictor, Task, register
-from dinoneck.layers.inputs import TokensLike
+from dinoneck import CLSGatingHead, DenseHead, HeadEnsemble, Predictor, Task, register
+from dinoneck.heads import Head
+from dinoneck.layers.inputs import TokensLike, as_tokens
 
 WIDTH = 64
 COVER = Task("cover", kind="dense")
@@ -88,3 +90,42 @@ def test_an_ensemble_shows_the_mean_of_the_maps_that_its_members_show() -> None:
     assert row["cover"] == pytest.approx((first["cover"] + second["cover"]) / 2, rel=1e-4)
     expected = (10 * first["maps"]["cover"] + second["maps"]["cover"]) / 2
     np.testing.assert_allclose(row["maps"]["cover"], expected, rtol=1e-4, atol=1e-6)
+
+
+@register
+class BrightnessHead(Head):
+    """Predicts the mean of the tokens; it has no parameters."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        super().__init__()
+        self.embed_dim = WIDTH
+        self.tasks = tuple(tasks)
+
+    def forward(self, tokens: TokensLike, **plain: Any) -> dict[str, Tensor]:
+        patches = as_tokens(tokens, **plain, owner=self).patches[-1]
+        return {task.name: patches.mean(dim=(1, 2))[:, None] for task in self.tasks}
+
+
+@torch.no_grad()
+def test_a_head_without_parameters_predicts() -> None:
+    head = BrightnessHead([Task("brightness")])
+    backbone = kit.backbone()
+    predictor = Predictor(head, backbone)
+
+    [row] = predictor(IMAGE)
+
+    tokens = predictor.backbone(predictor.preprocess(IMAGE))
+    expected = tokens.patches[-1].mean().item()
+    assert row["brightness"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("tile", [None, 32])
+def test_the_gate_of_a_head_in_half_precision_is_float32(dtype: Any, tile: int | None) -> None:
+    head = kit.randomised(CLSGatingHead(WIDTH, [Task("mass")], mode="query", hidden_dim=8)).eval()
+    [row] = Predictor(head, kit.backbone(), tile=tile)(IMAGE, "patch")
+
+    [half_row] = Predictor(head.to(dtype), kit.backbone(), tile=tile)(IMAGE, "patch")
+
+    assert half_row["gate"].dtype == np.float32
+    np.testing.assert_allclose(half_row["gate"], row["gate"], rtol=0.05, atol=1e-3)
