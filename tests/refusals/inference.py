@@ -252,6 +252,11 @@ def closed_batcher() -> Any:
     return batcher.submit(PIXELS)
 
 
+def image_maps_of_a_batcher() -> Any:
+    with MicroBatcher(predictor()) as batcher:
+        return batcher.submit(PIXELS, maps="image")  # type: ignore[arg-type]
+
+
 def batcher_after_a_fork() -> Any:
     with MicroBatcher(predictor()) as batcher, pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "getpid", lambda: -1)
@@ -452,6 +457,7 @@ ROWS: list[Row] = [
     (lambda: predictor().one(["a.png"]), DataError, ("a list", "predictor(images)")),
     (lambda: predictor().one(torch.rand(2, 3, 32, 48)), DataError, "(2, 3, 32, 48)"),
     (lambda: MicroBatcher(predictor(), max_batch=0), ConfigError, "max_batch"),
+    (image_maps_of_a_batcher, ConfigError, ("'image'", "'patch'", "call the predictor")),
     (
         lambda: to_frame([{"p": np.zeros(2)}], [Task("p", dim=2, labels=("a", "a"))]),
         ConfigError,

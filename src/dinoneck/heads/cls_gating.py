@@ -19,6 +19,7 @@ from dinoneck.heads.head import Head, TokenScale
 from dinoneck.heads.outputs import HeadOutputs
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
+from dinoneck.losses.masked import exact
 from dinoneck.tasks import Task, activate
 from dinoneck.tokens import Tokens
 
@@ -265,9 +266,12 @@ class CLSGatingHead(Head):
         return rearrange(weights, "b (r c) -> b r c", r=scaled.grid.rows)
 
     def predict_outputs(self, tokens: Tokens, with_maps: bool = False) -> HeadOutputs:
-        """Return the predictions, ``with_maps`` with the gate, see :meth:`Head.predict_outputs`."""
+        """Return the predictions, ``with_maps`` with the gate, see :meth:`Head.predict_outputs`.
+
+        As predictions are, the gate is float32 or wider.
+        """
         outputs = super().predict_outputs(tokens, with_maps)
-        return replace(outputs, gate=self.gate(tokens)) if with_maps else outputs
+        return replace(outputs, gate=exact(self.gate(tokens))) if with_maps else outputs
 
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return ``{task name: (B, dim)}`` in normalised units."""

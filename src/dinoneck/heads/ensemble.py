@@ -298,11 +298,15 @@ class HeadEnsemble(Head):
         """
         values = []
         maps = []
+        shown_maps = []
         gates = []
         raw_outputs = []
+        shows_other_maps = False
         for member_head, weight, outputs in self._predict_members(tokens, with_maps):
             values.append(_Weighted(weight, outputs.values))
             maps.append(_Weighted(weight, outputs.maps))
+            shown_maps.append(_Weighted(weight, outputs.maps_to_show))
+            shows_other_maps = shows_other_maps or outputs.shown_maps is not None
             if _has_maps(member_head):
                 raw_outputs += outputs.raw_outputs
             if outputs.gate is not None:
@@ -310,6 +314,7 @@ class HeadEnsemble(Head):
         return HeadOutputs(
             values=self._average_values(values),
             maps=self._average_maps(maps),
+            shown_maps=self._average_maps(shown_maps) if shows_other_maps else None,
             gate=_mean_gate(gates),
             raw_outputs=raw_outputs if self._resamples_raw_outputs() else [],
         )

@@ -210,16 +210,21 @@ class Head(Configured, nn.Module):
         has_own_maps = type(self).predict_maps is not Head.predict_maps
         replaces_at_size = type(self).at_size is not Head.at_size
         if has_own_natural or has_own_maps:
-            predictions = self.natural(tokens)
-            maps = self.predict_maps(tokens)
+            separate = HeadOutputs.of_predictions(self.predicted, self.natural(tokens))
+            shown_maps = self.predict_maps(tokens)
             raw_outputs = [self(tokens)] if replaces_at_size else []
-        else:  # one forward gives all
-            outputs = self(tokens)
-            predictions = self._predictions_of(outputs)
-            maps = self._maps_of(outputs)
-            raw_outputs = [outputs] if replaces_at_size else []
-        separate = HeadOutputs.of_predictions(self.predicted, predictions)
-        return replace(separate, maps=maps, raw_outputs=raw_outputs)
+            if not separate.maps:  # no value is the mean of a map of natural
+                return replace(separate, maps=shown_maps, raw_outputs=raw_outputs)
+            return replace(
+                separate,
+                maps=shown_maps | separate.maps,
+                shown_maps=shown_maps,
+                raw_outputs=raw_outputs,
+            )
+        outputs = self(tokens)  # one forward gives all
+        separate = HeadOutputs.of_predictions(self.predicted, self._predictions_of(outputs))
+        raw_outputs = [outputs] if replaces_at_size else []
+        return replace(separate, maps=self._maps_of(outputs), raw_outputs=raw_outputs)
 
     def _predictions_of(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What :meth:`natural` returns for the outputs of ``forward``."""

@@ -36,6 +36,9 @@ class HeadOutputs:
         values: (B, dim); of compositions too.
         maps: (B, dim, rows, cols), of tasks that are maps; if maps are asked for, of every task
             that has one.
+        shown_maps: (B, dim, rows, cols), the maps that are shown in place of ``maps``, of a head
+            that replaces ``natural`` or ``predict_maps``: values come from the maps of ``natural``,
+            and those of ``predict_maps`` are shown. None: ``maps`` are shown.
         gate: (B, rows, cols), the weights of the patches, which sum to one; None if the head has
             no gate, or maps are not asked for.
         raw_outputs: what each head of an ensemble returns when it is called, in normalised units,
@@ -45,6 +48,7 @@ class HeadOutputs:
 
     values: dict[str, Tensor] = field(default_factory=dict)
     maps: dict[str, Tensor] = field(default_factory=dict)
+    shown_maps: dict[str, Tensor] | None = None
     gate: Tensor | None = None
     raw_outputs: list[dict[str, Tensor]] = field(default_factory=list)
 
@@ -66,11 +70,20 @@ class HeadOutputs:
                 outputs.values[task.name] = predictions[task.name]
         return outputs
 
+    @property
+    def maps_to_show(self) -> dict[str, Tensor]:
+        """The maps that the user gets: :attr:`shown_maps`, or :attr:`maps` without them."""
+        return self.maps if self.shown_maps is None else self.shown_maps
+
     def map_tensors(self, function: Callable[[Tensor], Tensor]) -> HeadOutputs:
         """Return the outputs with a function applied to every tensor, always in the same order."""
+        shown_maps = None
+        if self.shown_maps is not None:
+            shown_maps = _map_entries(self.shown_maps, function)
         return HeadOutputs(
             values=_map_entries(self.values, function),
             maps=_map_entries(self.maps, function),
+            shown_maps=shown_maps,
             gate=None if self.gate is None else function(self.gate),
             raw_outputs=[_map_entries(outputs, function) for outputs in self.raw_outputs],
         )

@@ -8,12 +8,12 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from dinoneck.checks import check_minimum
 from dinoneck.codec import normal
 from dinoneck.data.decoding import ImageInput
-from dinoneck.errors import BusyError
+from dinoneck.errors import BusyError, ConfigError
 from dinoneck.inference.passes import PassImage, TiledImage
 from dinoneck.inference.predictor import Predictor
 
@@ -81,19 +81,25 @@ class MicroBatcher(AbstractContextManager["MicroBatcher"]):
         self._process = os.getpid()
 
     def predict(
-        self, image: ImageInput, maps: bool = False, timeout: float | None = None
+        self,
+        image: ImageInput,
+        maps: bool | Literal["patch"] | None = False,
+        timeout: float | None = None,
     ) -> Prediction:
         """Return ``predictor([image], maps)[0]``; waits for a pass.
 
         Args:
             image: one image, see :class:`dinoneck.data.Preprocessing`.
-            maps: with maps, see :class:`dinoneck.Predictor`.
+            maps: True or ``"patch"``: with maps per patch, see :class:`dinoneck.Predictor`; False
+                or None: without.
             timeout: seconds to wait for the prediction of the prepared image; None: as long as it
                 takes.
 
         Raises:
+            BackboneError: if the backbone's weights changed after the predictor was made.
             BusyError: if ``max_waiting`` images wait already, or the batcher is closed or of before
                 a fork.
+            ConfigError: for other ``maps``.
             DataError: if the image cannot be read, or its prediction is not finite.
             TimeoutError: if the prediction takes longer. An image that still waits is dropped; one
                 that is in a pass is predicted for nobody.
@@ -105,17 +111,20 @@ class MicroBatcher(AbstractContextManager["MicroBatcher"]):
             prediction.cancel()
             raise
 
-    def submit(self, image: ImageInput, maps: bool = False) -> Future[Prediction]:
+    def submit(
+        self, image: ImageInput, maps: bool | Literal["patch"] | None = False
+    ) -> Future[Prediction]:
         """Prepare one image in this thread and return a future of its prediction; raise as :meth:`predict`.
 
         An image whose future is cancelled while it waits is not predicted.
         """
+        with_maps = _asks_for_maps(maps)
         if self._waiting.full():
             raise self._full()
         prepared = self.predictor.prepare(image)
         prediction = Future[Prediction]()
         if any(isinstance(pass_image, TiledImage) for pass_image in prepared):
-            [result] = self.predictor.predict_prepared([prepared], maps)
+            [result] = self.predictor.predict_prepared([prepared], with_maps)
             prediction.set_result(result)
             return prediction
         # a fork has no copy of the thread: no call would ever return
@@ -124,7 +133,7 @@ class MicroBatcher(AbstractContextManager["MicroBatcher"]):
                 "the batcher's thread is not in this process (a fork?); make another one here"
             )
         try:
-            self._waiting.put_nowait(_Request(prepared, maps, prediction))
+            self._waiting.put_nowait(_Request(prepared, with_maps, prediction))
             self._passes.submit(self._run)
         except queue.Full:
             raise self._full() from None
@@ -186,3 +195,19 @@ class MicroBatcher(AbstractContextManager["MicroBatcher"]):
             return
         for request, prediction in zip(requests, predictions, strict=True):
             request.prediction.set_result(prediction)
+
+
+def _asks_for_maps(maps: Any) -> bool:
+    """Whether a call asks for maps per patch.
+
+    Raises:
+        ConfigError: for anything but True, ``"patch"``, False and None.
+    """
+    if isinstance(maps, bool) or maps is None:
+        return bool(maps)
+    if maps != "patch":
+        raise ConfigError(
+            f"maps is {maps!r}; expected True or 'patch', or False: a MicroBatcher gives maps per "
+            "patch, for maps='image' call the predictor"
+        )
+    return True

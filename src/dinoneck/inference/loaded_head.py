@@ -128,12 +128,18 @@ class LoadedHead:
         return replace(self, layers=layers, norm=norm)
 
     def select(self, tokens: Tokens, backbone: Backbone) -> Tokens:
-        """Return the layers that the head reads, with or without the norm, in its dtype."""
+        """Return the layers that the head reads, with or without the norm, in its dtype.
+
+        A head without parameters gets them in the backbone's dtype.
+        """
         if self.layers is not None and self.layers != tokens.layers:
             tokens = tokens.select(self.layers)
         if self.norm:
             tokens = backbone.normalised(tokens)
-        return tokens.to(dtype=next(self.head.parameters()).dtype)
+        parameter = next(self.head.parameters(), None)
+        if parameter is None:
+            return tokens
+        return tokens.to(dtype=parameter.dtype)
 
     def check_grid(self, grid: GridSize, is_turned: bool) -> None:
         """Refuse a view whose patches have other places than those that the head scores.

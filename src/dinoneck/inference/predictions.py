@@ -42,12 +42,17 @@ class Prediction:
     objects: dict[str, Any] = field(default_factory=dict)
 
     def to_row(self, with_maps: bool) -> dict[str, Any]:
-        """Return the values and objects, and on request ``"maps"`` per patch and ``"gate"``, in one dict."""
-        row: dict[str, Any] = dict(self.values)
+        """Return the values and objects, and on request ``"maps"`` per patch and ``"gate"``, in one dict.
+
+        Arrays are copies, but for those of objects.
+        """
+        row: dict[str, Any] = {}
+        for name, value in self.values.items():
+            row[name] = value.copy() if isinstance(value, np.ndarray) else value
         if with_maps:
-            row["maps"] = dict(self.maps)
+            row["maps"] = {name: cells.copy() for name, cells in self.maps.items()}
             if self.gate is not None:
-                row[GATE] = self.gate
+                row[GATE] = self.gate.copy()
         row.update(self.objects)
         return row
 
@@ -84,7 +89,7 @@ def predictions_of(
         if with_maps:
             prediction = Prediction(
                 values=values_of_image,
-                maps={name: cells[i].numpy() for name, cells in outputs.mean.maps.items()},
+                maps={name: cells[i].numpy() for name, cells in outputs.mean.maps_to_show.items()},
                 gate=None if outputs.mean.gate is None else outputs.mean.gate[i].numpy(),
                 raw_outputs=[of_view.of_image(i) for of_view in outputs.raw_outputs],
             )
@@ -147,6 +152,8 @@ class ImagePrediction:
 
     def row(self, maps: Maps | None = None, probabilities: bool = False) -> dict[str, Any]:
         """Return the dict that calling the predictor returns for the image, without :attr:`image`.
+
+        A row may be changed: its values and maps are copies. Objects are not copied.
 
         Args:
             maps: as for calling a :class:`dinoneck.Predictor`.

@@ -451,10 +451,10 @@ class Predictor:
                 f"maps is {maps!r}; expected None or 'patch': a store does not record the sizes of "
                 "images, for maps='image' call the predictor with the images"
             )
+        self._check_weights()
         for backbone_pass in self.passes:
-            backbone_pass.check_weights()
             backbone_pass.check_store(store)
-        store_ids = store.ids if ids is None else ids
+        store_ids = store.ids if ids is None else list(ids)
         with_maps = maps == "patch"
         results: list[dict[str, Any]] = []
         with evaluating(*self.modules):
@@ -494,7 +494,11 @@ class Predictor:
             images: each as it is prepared for all passes.
             with_maps: with maps per patch.
             min_score: as for calling.
+
+        Raises:
+            BackboneError: if the backbone's weights changed after construction.
         """
+        self._check_weights()
         maps: Maps | None = "patch" if with_maps else None
         results = []
         for by_key in self._predict_batch(images, with_maps, min_score):
@@ -513,9 +517,13 @@ class Predictor:
     def _list_images(self, images: ImageInput | Sequence[ImageInput]) -> CalledImages:
         """The images of a call, if the backbones still are those of the heads."""
         called = CalledImages.of_call(images)
+        self._check_weights()
+        return called
+
+    def _check_weights(self) -> None:
+        """Compare the backbones' weights with those at construction, see :meth:`Pass.check_weights`."""
         for backbone_pass in self.passes:
             backbone_pass.check_weights()
-        return called
 
     def _names_in_rows(self) -> list[str]:
         """The names at the top of a row: keys of the user's mapping, or tasks and compositions."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -232,6 +232,7 @@ class Assembly:
         self.cols = cols
         self._values: dict[str, Tensor] = {}  # (dim,)
         self._maps: dict[str, Tensor] = {}  # (dim, rows, cols)
+        self._shown_maps: dict[str, Tensor] | None = None  # as maps, of HeadOutputs.shown_maps
         self._gate: Tensor | None = None  # (rows, cols)
 
     def add(self, positions: Sequence[tuple[int, int]], outputs: HeadOutputs) -> None:
@@ -244,9 +245,11 @@ class Assembly:
             share = self._share_of_area(row, col)
             for name, values in outputs.values.items():
                 self._values[name] = self._values.get(name, 0.0) + share * values[i].double()
-            for name, cells in outputs.maps.items():
-                drawn = self._maps.get(name)
-                self._maps[name] = self._draw(drawn, cells[i].double(), row, col, name)
+            self._draw_maps(self._maps, outputs.maps, i, row, col)
+            if outputs.shown_maps is not None:
+                if self._shown_maps is None:
+                    self._shown_maps = {}
+                self._draw_maps(self._shown_maps, outputs.shown_maps, i, row, col)
             if outputs.gate is not None:
                 self._gate = self._draw(self._gate, outputs.gate[i].double(), row, col, GATE)
 
@@ -273,7 +276,7 @@ class Assembly:
             value = cells.sum(dim=(1, 2)) if adds_up else cells.mean(dim=(1, 2))
             values[task.name] = task.clamp(value)
         gate = None if self._gate is None else self._gate / self._gate.sum()
-        whole = HeadOutputs(values=values, maps=self._maps, gate=gate)
+        whole = HeadOutputs(values=values, maps=self._maps, shown_maps=self._shown_maps, gate=gate)
         return whole.map_tensors(lambda tensor: tensor[None].float())
 
     def _share_of_area(self, row: int, col: int) -> Tensor:
@@ -281,6 +284,19 @@ class Assembly:
         row_weight = windows(self.rows)[row].sum()
         col_weight = windows(self.cols)[col].sum()
         return row_weight * col_weight / (self.rows.total * self.cols.total)
+
+    def _draw_maps(
+        self,
+        drawn_maps: dict[str, Tensor],
+        maps: Mapping[str, Tensor],
+        i: int,
+        row: int,
+        col: int,
+    ) -> None:
+        """Add the maps of the i-th tile of a batch to those of the image."""
+        for name, cells in maps.items():
+            drawn = drawn_maps.get(name)
+            drawn_maps[name] = self._draw(drawn, cells[i].double(), row, col, name)
 
     def _draw(
         self, drawn: Tensor | None, cells: Tensor, row: int, col: int, task_name: str

@@ -97,6 +97,9 @@ class ViewAverage:
         self._with_maps = with_maps
         self._values: dict[str, list[Tensor]] = defaultdict(list)  # one (B, dim) per view
         self._maps: dict[str, list[Tensor]] = defaultdict(list)  # one (B, dim, rows, cols) per view
+        self._shown_maps: dict[str, list[Tensor]] | None = (
+            None  # as maps, of HeadOutputs.shown_maps
+        )
         self._gates: list[Tensor] = []  # one (B, rows, cols) per view
         self._raw_outputs: list[MembersOfView] = []
 
@@ -115,6 +118,11 @@ class ViewAverage:
             return
         for name, cells in outputs.maps.items():
             self._maps[name] += self._upright(cells, batch.views)
+        if outputs.shown_maps is not None:
+            if self._shown_maps is None:
+                self._shown_maps = defaultdict(list)
+            for name, cells in outputs.shown_maps.items():
+                self._shown_maps[name] += self._upright(cells, batch.views)
         if outputs.gate is not None:
             self._gates += self._upright(outputs.gate, batch.views)
         if outputs.raw_outputs:
@@ -122,9 +130,13 @@ class ViewAverage:
 
     def mean(self) -> AveragedOutputs:
         """Return the means over the views."""
+        shown_maps = None
+        if self._shown_maps is not None:
+            shown_maps = {name: _mean_of_views(maps) for name, maps in self._shown_maps.items()}
         mean = HeadOutputs(
             values={name: _mean_of_views(values) for name, values in self._values.items()},
             maps={name: _mean_of_views(maps) for name, maps in self._maps.items()},
+            shown_maps=shown_maps,
             gate=_mean_of_views(self._gates) if self._gates else None,
         )
         return AveragedOutputs(mean=mean, raw_outputs=self._raw_outputs)

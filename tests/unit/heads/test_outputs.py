@@ -316,7 +316,9 @@ def test_what_a_subclass_replaces_is_used_with_maps_too() -> None:
         outputs = head.predict_outputs(TOKENS, with_maps=True)
 
         torch.testing.assert_close(outputs.values["count"], head.predict(TOKENS)["count"])
-        assert_same(outputs.maps, head.predict_maps(TOKENS))
+        torch.testing.assert_close(outputs.maps["cover"], head.predict(TOKENS)["cover"])
+        assert outputs.shown_maps is not None
+        assert_same(outputs.shown_maps, head.predict_maps(TOKENS))
 
 
 @torch.no_grad()
@@ -329,4 +331,15 @@ def test_maps_that_a_subclass_of_dpt_replaces_are_used() -> None:
 
     outputs = head.predict_outputs(TOKENS, with_maps=True)
 
-    assert_same(outputs.maps, head.predict_maps(TOKENS))
+    assert outputs.shown_maps is not None
+    assert_same(outputs.shown_maps, head.predict_maps(TOKENS))
+    assert_same(outputs.maps, head.predict(TOKENS))
+
+
+@torch.no_grad()
+def test_a_head_that_replaces_neither_method_shows_the_maps_that_its_values_come_from() -> None:
+    for head in (dense(COUNT, COVER), HeadEnsemble([dense(COUNT, COVER)])):
+        outputs = head.predict_outputs(TOKENS, with_maps=True)
+
+        assert outputs.shown_maps is None
+        assert outputs.maps_to_show is outputs.maps

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tests import kit
 from torch import Tensor
 
-from dinoneck import BusyError, DataError, Predictor
+from dinoneck import BackboneError, BusyError, DataError, Predictor
 from dinoneck.inference import MicroBatcher
 
 
@@ -177,3 +178,29 @@ def test_a_batcher_in_a_fork_raises_instead_of_waiting_for_ever(
         fork.setattr(os, "getpid", lambda: -1)
         with pytest.raises(BusyError, match="not in this process"):
             batcher.submit(images(1)[0])
+
+
+@pytest.mark.parametrize(("maps", "has_maps"), [("patch", True), (True, True), (None, False)])
+@pytest.mark.parametrize("tile", [None, 16])
+def test_maps_are_asked_for_by_true_or_by_the_word_of_a_predictor(
+    maps: Any, has_maps: bool, tile: int | None
+) -> None:
+    predictor = Predictor(kit.head(), kit.backbone(), tile=tile)
+    [image] = images(1)
+
+    with MicroBatcher(predictor) as batcher:
+        prediction = batcher.predict(image, maps=maps, timeout=60)
+
+    [expected] = predictor(image, maps="patch")
+    assert prediction["mass"] == pytest.approx(expected["mass"], rel=1e-5)
+    assert ("maps" in prediction) == has_maps
+
+
+def test_weights_that_changed_after_construction_are_refused() -> None:
+    predictor = Predictor(kit.head(), kit.backbone())
+    [image] = images(1)
+    with torch.no_grad():
+        predictor.backbone.adapter.weight.add_(1.0)
+
+    with MicroBatcher(predictor) as batcher, pytest.raises(BackboneError, match="changed"):
+        batcher.predict(image, timeout=60)

@@ -134,3 +134,19 @@ def test_other_maps_are_refused(options: Any, named: str, tiny: Backbone) -> Non
     [prediction] = Predictor(dense(), tiny).predictions(images()[1])
     with pytest.raises(ConfigError, match=named):
         prediction.row(**options)
+
+
+def test_a_row_that_is_changed_leaves_the_prediction_as_it_is(tiny: Backbone) -> None:
+    head = kit.randomised(DenseHead(64, [Task("cover", dim=2, kind="dense")], hidden_dim=8)).eval()
+    [prediction] = Predictor(head, tiny).predictions(images()[1])
+    row = prediction.row("patch")
+    value = row["cover"].copy()
+    cells = row["maps"]["cover"].copy()
+    of_image = prediction.image_maps()["cover"]
+
+    row["cover"] *= 100
+    row["maps"]["cover"] *= 100
+
+    np.testing.assert_array_equal(prediction.row("patch")["cover"], value)
+    np.testing.assert_array_equal(prediction.row("patch")["maps"]["cover"], cells)
+    np.testing.assert_array_equal(prediction.image_maps()["cover"], of_image)
