@@ -43,6 +43,7 @@ from dinoneck import (
 from dinoneck.data import Preprocessing, read_table
 from dinoneck.inference import MicroBatcher, coco_objects, to_frame
 from dinoneck.inference.sources import open_heads
+from dinoneck.inference.tiles import Assembly, TileAxis
 from dinoneck.training.tasks import start_from
 from tests import kit
 from tests.refusals import Row
@@ -252,6 +253,31 @@ def closed_batcher() -> Any:
     return batcher.submit(PIXELS)
 
 
+class ReturnsNoTask(PatchMeanHead):
+    def forward(self, tokens: Any, **plain: Any) -> Any:
+        return {"other": super().forward(tokens, **plain)["mass"]}
+
+
+class ReturnsTuple(PatchMeanHead):
+    def forward(self, tokens: Any, **plain: Any) -> Any:
+        return tuple(super().forward(tokens, **plain).values())
+
+
+class ReturnsNoAxis(PatchMeanHead):
+    def forward(self, tokens: Any, **plain: Any) -> Any:
+        return {"mass": super().forward(tokens, **plain)["mass"][:, 0]}
+
+
+def predicted_by(head_class: type[PatchMeanHead]) -> Any:
+    return head_class(64, [Task("mass")], hidden_dim=4).eval().predict(kit.tokens(width=64))
+
+
+def density_without_a_map_in_tiles() -> Any:
+    axis = TileAxis(total=2, length=2, starts=(0,))
+    placement = Preprocessing(16).placement((32, 32))
+    return Assembly(axis, axis).outputs([Task("count", kind="density")], {"count"}, placement)
+
+
 def image_maps_of_a_batcher() -> Any:
     with MicroBatcher(predictor()) as batcher:
         return batcher.submit(PIXELS, maps="image")  # type: ignore[arg-type]
@@ -457,6 +483,10 @@ ROWS: list[Row] = [
     (lambda: predictor().one(["a.png"]), DataError, ("a list", "predictor(images)")),
     (lambda: predictor().one(torch.rand(2, 3, 32, 48)), DataError, "(2, 3, 32, 48)"),
     (lambda: MicroBatcher(predictor(), max_batch=0), ConfigError, "max_batch"),
+    (lambda: predicted_by(ReturnsNoTask), ShapeError, ("ReturnsNoTask", "'mass'", "(B, 1)")),
+    (lambda: predicted_by(ReturnsTuple), ShapeError, ("ReturnsTuple", "a tuple", "(B, dim)")),
+    (lambda: predicted_by(ReturnsNoAxis), ShapeError, ("ReturnsNoAxis", "'mass'", "(B, 1)")),
+    (density_without_a_map_in_tiles, ConfigError, ("'count'", "'count.map'", "tile=")),
     (image_maps_of_a_batcher, ConfigError, ("'image'", "'patch'", "call the predictor")),
     (
         lambda: to_frame([{"p": np.zeros(2)}], [Task("p", dim=2, labels=("a", "a"))]),

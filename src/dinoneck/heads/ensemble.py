@@ -123,7 +123,10 @@ class HeadEnsemble(Head):
 
         self.embed_dim = _shared_width(members)
         _check_no_objects(members)
-        tasks, compositions = shared_tasks(members)
+        running = members
+        if weights is not None:  # whether they fit is checked below
+            running = [head for head, weight in zip(members, weights, strict=False) if weight]
+        tasks, compositions = shared_tasks(members, running)
         self._set_outputs(tasks, compositions)
         if weights is not None:
             _check_weights(weights, members, self.predicted, compositions)
@@ -226,7 +229,11 @@ class HeadEnsemble(Head):
             member.head.check_origin(member.select(tokens))
 
     def members_predict(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
-        """Return ``{name: (K, B, dim)}`` in original units: the predictions of its K members."""
+        """Return ``{name: (K, B, dim)}`` in original units: the predictions of its K members.
+
+        Maps are (K, B, dim, rows, cols), those of members with other strides resampled to the
+        finest, as for their mean.
+        """
         tokens = self._tokens(tokens, **plain)
         members = []
         for member in self._running():
@@ -235,7 +242,7 @@ class HeadEnsemble(Head):
         stacked = {}
         for task in self.predicted:
             tensors = [member[task.name] for member in members if task.name in member]
-            stacked[task.name] = torch.stack(tensors)
+            stacked[task.name] = torch.stack(_at_finest_size(task, tensors))
         return stacked
 
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
@@ -616,10 +623,16 @@ def _check_weights(
             raise ConfigError(f"every member that predicts {task.name!r} has weight 0")
 
 
-def shared_tasks(heads: Sequence[Head]) -> tuple[list[Task], list[Composition]]:
+def shared_tasks(
+    heads: Sequence[Head], running: Sequence[Head]
+) -> tuple[list[Task], list[Composition]]:
     """Return one task per name, and the compositions; without transform: they are in original units.
 
     A minimum or maximum that some of the heads state holds for their mean.
+
+    Args:
+        heads: all members.
+        running: those that count, of a weight above 0, whose bounds hold.
 
     Raises:
         ConfigError: if two heads disagree about a task's outputs, kind, labels, unit, area,
@@ -629,8 +642,11 @@ def shared_tasks(heads: Sequence[Head]) -> tuple[list[Task], list[Composition]]:
     meanings: dict[str, dict[str, Any]] = {}
     for head in heads:
         areas = areas_of(head)
+        counts = any(head is other for other in running)
         for task in head.predicted:
             plain = replace(task, transform=None, activation=None)
+            if not counts:
+                plain = replace(plain, minimum=None, maximum=None)
             first_task = by_name.setdefault(task.name, plain)
             by_name[task.name] = _with_bounds(first_task, plain)
 

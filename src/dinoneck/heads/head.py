@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dinoneck.backbones import weight_hashes
 from dinoneck.configured import Configured
-from dinoneck.errors import DataError
+from dinoneck.errors import DataError, ShapeError
 from dinoneck.grid import PatchSize
 from dinoneck.heads.outputs import HeadOutputs
 from dinoneck.layers.blocks import ConvBlock, MapLinear, reset
@@ -228,12 +228,40 @@ class Head(Configured, nn.Module):
 
     def _predictions_of(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What :meth:`natural` returns for the outputs of ``forward``."""
+        self._check_outputs(outputs)
         values = {}
         for task in self.tasks:
             if not task.is_masks:
                 values[task.name] = task.predict(outputs[task.name])
         composed = {composition.name: composition.of(values) for composition in self.compositions}
         return values | composed
+
+    def _check_outputs(self, outputs: Any) -> None:
+        """Refuse outputs of ``forward`` that lack a task or its axis.
+
+        Raises:
+            ShapeError: naming the class, the task and the shape.
+        """
+        owner = type(self).__name__
+        if not isinstance(outputs, Mapping):
+            raise ShapeError(
+                f"{owner}.forward returns a {type(outputs).__name__}; expected a dict of task names "
+                "to tensors, (B, dim) each, or (B, dim, rows, cols) for dense and segmentation"
+            )
+        for task in self.tasks:
+            if task.is_masks:
+                continue
+            expected = f"(B, {task.dim}, rows, cols)" if task.is_map else f"(B, {task.dim})"
+            if task.name not in outputs:
+                raise ShapeError(
+                    f"{owner}.forward returns no {task.name!r}, which is one of its tasks; it "
+                    f"returns {', '.join(map(repr, outputs)) or 'nothing'}. Return it too, {expected}"
+                )
+            shape = tuple(outputs[task.name].shape)
+            if len(shape) < 2:
+                raise ShapeError(
+                    f"{owner}.forward returns {task.name!r} of shape {shape}; expected {expected}"
+                )
 
     def _maps_of(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What :meth:`predict_maps` returns for the outputs of ``forward``."""

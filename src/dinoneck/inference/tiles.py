@@ -16,7 +16,7 @@ from dinoneck.data.preprocessing import Placement, Preprocessing, Size
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.grid import GridSize, TokenGrid, patch_pair
 from dinoneck.heads.outputs import HeadOutputs
-from dinoneck.tasks import GATE, Task
+from dinoneck.tasks import GATE, MAP, Task
 
 _ROUNDING = 1e-9  # 0.3 * 10 is 3, despite the last bit
 _SAME_PROPORTIONS = 0.01  # a tile of whole pixels rarely has the proportions of the heads' size
@@ -263,11 +263,20 @@ class Assembly:
             by_cells: names of the tasks whose value is the sum or mean of their map.
             placement: of the image on its canvas: cells of padding do not count where the value of
                 a task that is a map is the mean of it.
+
+        Raises:
+            ConfigError: if the head gives no map of a task in ``by_cells``.
         """
         values = dict(self._values)
         for task in tasks:
             if task.name not in by_cells:
                 continue
+            if task.name not in self._maps:
+                raise ConfigError(
+                    f"the head gives no map of {task.name!r}, and in tiles its value is the sum or "
+                    f"mean of the map; return it from forward as '{task.name}{MAP}', or predict "
+                    "without tile="
+                )
             cells = self._maps[task.name]
             if task.is_map:
                 shown_rows, shown_cols = placement.shown_cells(cells.shape[1:])

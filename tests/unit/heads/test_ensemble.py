@@ -14,8 +14,11 @@ from dinoneck import (
     Composition,
     ConfigError,
     DenseHead,
+    DPTHead,
+    DPTNeck,
     HeadCheckpoint,
     HeadEnsemble,
+    PatchMeanHead,
     Task,
     load_head,
     register,
@@ -145,3 +148,29 @@ def test_a_composition_is_made_of_the_tasks_of_another_member() -> None:
     values = ensemble.predict(kit.tokens(width=8))
 
     torch.testing.assert_close(values["parts"], values["total"] * values["shares"])
+
+
+@torch.no_grad()
+def test_the_bounds_of_a_member_of_weight_0_do_not_hold_for_the_mean() -> None:
+    free = kit.randomised(PatchMeanHead(8, [Task("mass")], hidden_dim=4)).eval()
+    bounded = PatchMeanHead(8, [Task("mass", minimum=1000.0)], hidden_dim=4).eval()
+    tokens = kit.tokens(width=8)
+
+    ensemble = HeadEnsemble([bounded, free], weights=[0.0, 1.0])
+
+    assert ensemble.tasks[0].minimum is None
+    torch.testing.assert_close(ensemble.predict(tokens)["mass"], free.predict(tokens)["mass"])
+
+
+@torch.no_grad()
+def test_maps_of_members_with_other_strides_are_stacked_at_the_finest() -> None:
+    cover = Task("cover", kind="dense")
+    coarse = DenseHead(8, [cover], hidden_dim=4).eval()
+    fine = DPTHead(8, [cover], DPTNeck(8, num_layers=1, out_channels=4)).eval()
+    tokens = kit.tokens(width=8)
+    ensemble = HeadEnsemble([coarse, fine])
+
+    members = ensemble.members_predict(tokens)["cover"]
+
+    torch.testing.assert_close(members[1], fine.predict(tokens)["cover"])
+    torch.testing.assert_close(members.mean(dim=0), ensemble.predict(tokens)["cover"])
