@@ -88,7 +88,7 @@ def run_empty_model(folder: Path) -> Any:
     """Open an ONNX model without a graph."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(folder))  # ONNX Runtime leaves a file there when it is imported
-        with onnx_runner(onnx.ModelProto(), None) as run:  # type: ignore[arg-type]
+        with onnx_runner(onnx.ModelProto(), list) as run:
             return run
 
 

@@ -7,7 +7,6 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -156,9 +155,7 @@ def _compare(model: _OneImage, proto: Any, size: Sequence[int]) -> None:
     """
     generator = torch.Generator().manual_seed(1)
     device = next(model.parameters()).device
-    # all that the runner asks a model for
-    inputs: Any = SimpleNamespace(values=lambda image: [image])
-    with onnx_runner(proto, inputs) as run:
+    with onnx_runner(proto, lambda image: [image]) as run:
         for _ in range(2):
             image = torch.rand(1, model.channels, *size, generator=generator)
             expected = [output.cpu().double().numpy() for output in model(image.to(device))]

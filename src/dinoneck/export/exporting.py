@@ -320,7 +320,7 @@ def _check_parity(model: Model, traced: Traced, onnx: Any, half: bool) -> progra
     """Compare the ONNX model, or without one the program, with the eager model."""
     if onnx is None:
         return program.check_parity(model, traced, traced.program.module(), half)
-    with onnx_file.onnx_runner(onnx, model) as run:
+    with onnx_file.onnx_runner(onnx, model.onnx_values) as run:
         return program.check_parity(model, traced, run, half)
 
 

@@ -6,7 +6,7 @@ import copy
 import logging
 import secrets
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -193,12 +193,12 @@ def write_onnx(path: Path, model: Any, texts: Mapping[str, str] | None = None) -
 
 
 @contextmanager
-def onnx_runner(proto: Any, model: Model) -> Iterator[Run]:
+def onnx_runner(proto: Any, onnx_values: Callable[[Any], list[Any]]) -> Iterator[Run]:
     """Give the ``with`` block a function that runs an ONNX model by ONNX Runtime on the CPU, from a temporary file.
 
     Args:
         proto: the ONNX model; it stays as it is.
-        model: what it was made of.
+        onnx_values: gives the values of the model's inputs, in their order, from an example.
 
     Raises:
         CheckpointError: if the file cannot be written, or ONNX Runtime does not take it.
@@ -234,7 +234,7 @@ def onnx_runner(proto: Any, model: Model) -> Iterator[Run]:
 
         def run(example: Any) -> dict[str, Tensor]:
             inputs = {}
-            for entry, value in zip(session.get_inputs(), model.onnx_values(example), strict=False):
+            for entry, value in zip(session.get_inputs(), onnx_values(example), strict=False):
                 inputs[entry.name] = np.asarray(value)
             outputs = {}
             for name, output in zip(names, session.run(names, inputs), strict=True):
