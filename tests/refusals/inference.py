@@ -154,8 +154,10 @@ def scored_both(folder: Path, first: Task, second: Task) -> Any:
     return scored(folder, heads)
 
 
-def scored_ratios(folder: Path, first: Task, second: Task) -> Any:
-    """Evaluate two heads, each of a ratio, on one image with the parts ``leaf``, ``stem`` and ``root``."""
+def scored_ratios(folder: Path, second_name: str) -> Any:
+    """Evaluate heads of the ratio ``one``, leaf to stem, and of another one, leaf to root, on one image."""
+    first = Task("one", dim=2, kind="ratio", labels=("leaf", "stem"))
+    second = Task(second_name, dim=2, kind="ratio", labels=("leaf", "root"))
     kit.write_images(folder, ["a.png"])
     (folder / "t.csv").write_text("image,leaf,stem,root\na.png,1,2,3\n")
     heads = {"a": predictor(kit.head(first)), "b": predictor(kit.head(second))}
@@ -543,20 +545,12 @@ ROWS: list[Row] = [
     (scored_categories, DataError, ("mass is categorical", "astype(float)")),
     (lambda folder: scored(folder, {}), ConfigError, "empty mapping"),
     (
-        lambda folder: scored_ratios(
-            folder,
-            Task("one", dim=2, kind="ratio", labels=("leaf", "stem")),
-            Task("other", dim=2, kind="ratio", labels=("leaf", "root")),
-        ),
+        lambda folder: scored_ratios(folder, second_name="other"),
         DataError,
         ("share of leaf", "leaf + stem", "leaf + root", "apart"),
     ),
     (
-        lambda folder: scored_ratios(
-            folder,
-            Task("one", dim=2, kind="ratio", labels=("leaf", "stem")),
-            Task("one", dim=2, kind="ratio", labels=("leaf", "root")),
-        ),
+        lambda folder: scored_ratios(folder, second_name="one"),
         DataError,
         ("ratio one", "leaf + stem", "leaf + root", "apart"),
     ),

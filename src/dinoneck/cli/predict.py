@@ -494,7 +494,9 @@ def _draw_values(
     tasks = group.tasks
     objects = next((task for task in tasks if task.is_masks), None)
     scale = scales(outputs(tasks), [predicted.result for predicted in predicted_files])
-    for file, output_path, result, _ in predicted_files:
+    for predicted in predicted_files:
+        file = predicted.file
+        result = predicted.result
         if objects is not None:
             pixels = read_pixels(file, predictor.preprocess.bits)
             boxes = _boxes_around(result[objects.name], objects.labels)
@@ -508,7 +510,7 @@ def _draw_values(
                 known=known.get(file),
                 scale=scale,
             )
-        save_picture(group.subfolder(folder) / f"{output_path}.jpg", picture)
+        save_picture(group.subfolder(folder) / f"{predicted.output_path}.jpg", picture)
 
 
 def _draw_boxes(
@@ -518,10 +520,10 @@ def _draw_boxes(
     from dinoneck.data.decoding import read_pixels
     from dinoneck.viz.panels import boxes_panel
 
-    for file, output_path, result, _ in predicted_files:
-        pixels = read_pixels(file, detector.preprocess.bits)
-        picture = boxes_panel(pixels, result, classes=detector.classes)
-        save_picture(folder / f"{output_path}.jpg", picture)
+    for predicted in predicted_files:
+        pixels = read_pixels(predicted.file, detector.preprocess.bits)
+        picture = boxes_panel(pixels, predicted.result, classes=detector.classes)
+        save_picture(folder / f"{predicted.output_path}.jpg", picture)
 
 
 def _boxes_around(objects: Any, labels: Sequence[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
@@ -40,7 +41,7 @@ class Output(NamedTuple):
     tensor: Tensor
 
 
-class _Heads(nn.Module):
+class _Heads(nn.Module, ABC):
     """Heads and what the exporters need to know of them.
 
     Attributes:
@@ -75,9 +76,9 @@ class _Heads(nn.Module):
         self.heads.to("cpu").to(memory_format=torch.contiguous_format)
         self.dtypes = {next(self.heads.parameters()).dtype}
 
+    @abstractmethod
     def outputs(self, inputs: Any) -> list[Output]:
         """Return the outputs in the order of the file."""
-        raise NotImplementedError
 
     def forward(self, inputs: Any) -> dict[str, Tensor]:
         """Return ``{output name: tensor}``."""

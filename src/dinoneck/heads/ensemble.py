@@ -266,22 +266,13 @@ class HeadEnsemble(Head):
         """
         outputs = self.predict_outputs(self._tokens(tokens, **plain))
         values = recompute_dependent_values(self.predicted, outputs)
-        return {
-            task.name: outputs.maps[task.name] if task.is_map else values[task.name]
-            for task in self.predicted
-        }
-
-    def averaged(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Return :meth:`natural` without recomputing ``from_map`` values and compositions.
-
-        For callers that average these predictions further and recompute afterwards. The same
-        averages as in :meth:`predict_outputs`, in one dict.
-        """
-        outputs = self.predict_outputs(tokens)
-        return {
-            task.name: outputs.maps[task.name] if task.is_map else outputs.values[task.name]
-            for task in self.predicted
-        }
+        predictions = {}
+        for task in self.predicted:
+            if task.is_map:
+                predictions[task.name] = outputs.maps[task.name]
+            else:
+                predictions[task.name] = values[task.name]
+        return predictions
 
     @torch.no_grad()
     def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
@@ -295,8 +286,7 @@ class HeadEnsemble(Head):
     def predict_outputs(self, tokens: Tokens, with_maps: bool = False) -> HeadOutputs:
         """Return the averages over the members, see :meth:`Head.predict_outputs`.
 
-        ``from_map`` values and compositions are averages too, as in :meth:`averaged`;
-        :meth:`natural` recomputes them.
+        ``from_map`` values and compositions are averages too; :meth:`natural` recomputes them.
 
         Args:
             tokens: of the images.
@@ -329,20 +319,11 @@ class HeadEnsemble(Head):
     def member_outputs(self, tokens: Tokens) -> list[dict[str, Tensor]]:
         """Return what each member with dense or segmentation tasks returns when it is called, in normalised units.
 
-        Members of weight 0 do not run and are left out.
-        Members of nested ensembles stand in place of these. The list is empty unless all of these
-        members replace :meth:`Head.at_size`: else the maps themselves are resampled.
+        Members of weight 0 do not run and are left out. A nested ensemble is replaced by its members.
+        The list is empty unless all of them replace :meth:`Head.at_size`: otherwise the maps
+        themselves are resampled.
         """
-        if not self._resamples_raw_outputs():
-            return []
-        outputs = []
-        for member in self._running():
-            member_tokens = member.select(tokens)
-            if isinstance(member.head, HeadEnsemble):
-                outputs += member.head.member_outputs(member_tokens)
-            elif _has_maps(member.head):
-                outputs.append(member.head(member_tokens))
-        return outputs
+        return self.predict_outputs(tokens, with_maps=True).raw_outputs
 
     def members_at_size(
         self,

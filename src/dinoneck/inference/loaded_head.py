@@ -228,10 +228,10 @@ def check_alike(heads: Sequence[LoadedHead], *, compare_inputs: bool, compare_vi
     if compare_views:
         _check_views_are_known(heads)
     for number, head in enumerate(heads[1:], 2):
-        found = _first_difference(heads[0], head, compare_inputs, compare_views)
-        if found is None:
+        text = _first_difference(heads[0], head, compare_inputs, compare_views)
+        if text is None:
             continue
-        if found.startswith("heads.backbone"):
+        if text.startswith("heads.backbone"):
             remedy = ": each then has its own backbone, and their predictions can be averaged"
         else:
             remedy = (
@@ -239,7 +239,7 @@ def check_alike(heads: Sequence[LoadedHead], *, compare_inputs: bool, compare_vi
                 "replace what the files record of inputs and views"
             )
         raise CheckpointError(
-            f"heads 1 and {number} of the list differ ({found}); a list is one ensemble of "
+            f"heads 1 and {number} of the list differ ({text}); a list is one ensemble of "
             "alike heads. Run different heads next to each other with a mapping, {'depth': a, "
             f"'classes': b}} (--heads depth=A --heads classes=B){remedy}",
             step="pairing",
@@ -267,9 +267,9 @@ def _first_difference(
         other = other_facts[name]
         if value is None or other is None:
             continue
-        found = difference(value, other, f"heads.{name}")
-        if found is not None:
-            return found
+        text = difference(value, other, f"heads.{name}")
+        if text is not None:
+            return text
     return None
 
 
@@ -332,9 +332,9 @@ def difference(first: Any, second: Any, where: str) -> str | None:
     if not isinstance(first, Mapping) or not isinstance(second, Mapping):
         return f"{where}: {str(first)[:_LONGEST_VALUE]} / {str(second)[:_LONGEST_VALUE]}"
     for key in sorted({*first, *second}):
-        found = difference(first.get(key), second.get(key), f"{where}.{key}")
-        if found is not None:
-            return found
+        text = difference(first.get(key), second.get(key), f"{where}.{key}")
+        if text is not None:
+            return text
     return None
 
 

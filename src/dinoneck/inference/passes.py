@@ -164,11 +164,11 @@ class Pass:
             stored["layers"] = expected["layers"]  # the layers can be selected
         check_records(expected, stored)
 
-        found = difference(self.preprocess.record(), store.preprocess.record(), "inputs")
-        if found:
+        text = difference(self.preprocess.record(), store.preprocess.record(), "inputs")
+        if text is not None:
             raise CheckpointError(
                 f"the heads need images prepared differently than those of {store.path} "
-                f"({found}); extract a store with the preprocessing of the heads, or pass "
+                f"({text}); extract a store with the preprocessing of the heads, or pass "
                 "preprocess=",
                 step="pairing",
             )

@@ -89,8 +89,8 @@ class Predictor:
     :class:`dinoneck.inference.MicroBatcher`.
 
     Images larger than ``tile`` are cut into tiles, which are predicted in batches, each as an image
-    of the heads' size. Maps fade into each other where tiles overlap, with weights that add up to one at
-    every cell. The value of a ``density`` task that adds up is the sum of the whole map: every cell
+    of the heads' size. Maps fade into each other where tiles overlap, with weights that add up to
+    one at every cell. The value of a ``density`` task that adds up is the sum of the whole map: every cell
     counts exactly once, so it is the mass or count of the whole image. Tasks of kind ``dense``,
     ``segmentation`` and ``density`` with ``aggregate="mean"``, regressions with ``from_map`` and
     PatchMeanHead's regressions are the mean of the whole map. Composed parts add up to the total of
@@ -433,8 +433,8 @@ class Predictor:
         Raises:
             CheckpointError: if the tokens are of another backbone, or of images that were prepared
                 differently.
-            ConfigError: for tiles, for other maps, for ids that are a text, if it is not a store, or if a view is
-                not stored.
+            ConfigError: for tiles, for other maps, for ids that are a text, if it is not a store,
+                or if a view is not stored.
             DataError: if an id is not in the store.
         """
         if self.tiling is not None:
@@ -646,10 +646,10 @@ def _group_into_passes(
         check_pairing(heads, head_backbone, probe=probe)
         recipe = head.preprocess if preprocess is None else preprocess
         if any(trained_heads(head.head)):
-            plain = plain_backbone(head_backbone)
-            _check_trained_on(head, plain)
+            unwrapped = plain_backbone(head_backbone)
+            _check_trained_on(head, unwrapped)
             if preprocess is None:
-                recipe = _images_of(head, plain)
+                recipe = _images_of(head, unwrapped)
         # a head without a recipe shares the pass of one that records the backbone's
         recipe = recipe or head_backbone.preprocess
         shared = _PassKey(

@@ -190,7 +190,9 @@ def test_a_function_is_applied_to_every_tensor_in_a_fixed_order() -> None:
 
 def test_before_averaging_a_value_with_from_map_is_the_mean_of_all_cells() -> None:
     """``weed`` is at most 0.5."""
-    cells = torch.tensor([[[[0.0, 0.0]], [[0.2, 0.6]]], [[[0.0, 0.0]], [[0.8, 0.6]]]])
+    cells = torch.zeros(2, 2, 1, 2)  # two images with two cells of two channels
+    cells[0, 1] = torch.tensor([[0.2, 0.6]])
+    cells[1, 1] = torch.tensor([[0.8, 0.6]])
     outputs = HeadOutputs(values={"weed": torch.zeros(2, 1)}, maps={"cover": cells})
 
     values = recompute_dependent_values([COVER, WEED], outputs)

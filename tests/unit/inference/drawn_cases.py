@@ -326,10 +326,13 @@ def drawn_heads(draw: Any, is_tiled: bool) -> DrawnHeads:
 def drawn_images(draw: Any, is_large: bool) -> DrawnImage:
     """An image of 1 to 4 patches a side, or of up to 7 where it is cut into tiles."""
     sides = [40, 64, 80, 103] if is_large else [16, 25, 40, 48, 61]
-    size = (draw(st.sampled_from(sides)), draw(st.sampled_from(sides)))
+    height = draw(st.sampled_from(sides))
+    width = draw(st.sampled_from(sides))
     form = draw(st.sampled_from(["array", "tensor", "pil", "file"]))
-    orientation = draw(st.integers(1, 8)) if form in ("pil", "file") else 1
-    return DrawnImage(size, form, orientation, draw(st.integers(0, 9)))
+    has_orientation = form in ("pil", "file")
+    orientation = draw(st.integers(1, 8)) if has_orientation else 1
+    seed = draw(st.integers(0, 9))
+    return DrawnImage((height, width), form, orientation, seed)
 
 
 @st.composite
@@ -342,19 +345,21 @@ def cases(draw: Any) -> Case:
     count = draw(st.integers(1, 2)) if is_keyed else 1
     heads = [draw(drawn_heads(is_tiled)) for _ in range(count)]
     if not are_files:  # all heads have one backbone, preparation and views
-        own = ("layers", "backbone_seed", "norm", "size", "resize", "pad_to", "views")
-        shared = {name: getattr(heads[0], name) for name in own}
+        shared_names = ("layers", "backbone_seed", "norm", "size", "resize", "pad_to", "views")
+        shared = {name: getattr(heads[0], name) for name in shared_names}
         others = [replace(other, **shared) for other in heads[1:]]
         if len(heads) > 1:
             fitting = draw(members(len(heads[0].layers)))
             others = [replace(other, members=fitting) for other in others]
         heads = [heads[0], *others]
     if is_keyed:  # weights are of a list
-        heads = [replace(one, is_weighted=False) for one in heads]
+        heads = [replace(head, is_weighted=False) for head in heads]
     if is_stored:  # a store does not know which cells show padding
-        heads = [
-            replace(one, resize=one.resize.replace("pad", "crop"), pad_to=None) for one in heads
-        ]
+        cropped_heads = []
+        for head in heads:
+            resize = head.resize.replace("pad", "crop")
+            cropped_heads.append(replace(head, resize=resize, pad_to=None))
+        heads = cropped_heads
     maps = draw(st.sampled_from([None, "patch", "patch", "image", "image"]))
     images = draw(st.lists(drawn_images(is_tiled), min_size=1, max_size=3))
     if is_stored:

@@ -119,11 +119,16 @@ def predict_slowly(ensemble: Member, image: Any, setting: Setting) -> dict[str, 
 
     whole = Outputs({}, {}, {})
     for i, j in tiles:
-        top, left = rows.starts[i] * PATCH, cols.starts[j] * PATCH
-        bottom, right = top + rows.length * PATCH, left + cols.length * PATCH
-        shown = prepared.images[:, :, top:bottom, left:right]
-        views = [predict_view(ensemble, shown, setting, *view) for view in VIEWS[setting.views]]
-        outputs = mean([(1.0, view) for view in views])
+        top = rows.starts[i] * PATCH
+        left = cols.starts[j] * PATCH
+        bottom = top + rows.length * PATCH
+        right = left + cols.length * PATCH
+        tile_pixels = prepared.images[:, :, top:bottom, left:right]
+        views = []
+        for turn, undo in VIEWS[setting.views]:
+            view = predict_view(ensemble, tile_pixels, setting, turn, undo)
+            views.append((1.0, view))
+        outputs = mean(views)
         area = rows.weights(i).sum() * cols.weights(j).sum() / (rows.total * cols.total)
         for name, value in outputs.values.items():
             whole.values[name] = whole.values.get(name, 0.0) + area * value

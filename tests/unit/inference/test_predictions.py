@@ -116,7 +116,11 @@ def test_its_text_names_the_tasks_and_the_size_of_the_image(tiny: Backbone) -> N
 
 def test_tiled_images_have_maps_of_their_own_size(tiny: Backbone) -> None:
     predictor = Predictor(masks(), tiny, tile=32)
-    [large, small] = predictor.predictions([kit.images(1, 64, 96)[0], kit.images(1, 32, 32)[0]])
+    [large_image] = kit.images(1, 64, 96)
+    [small_image] = kit.images(1, 32, 32)
+
+    [large, small] = predictor.predictions([large_image, small_image])
+
     assert large.image_maps()["plant"].shape == (64, 96)
     assert small.image_maps()["plant"].shape == (32, 32)
 

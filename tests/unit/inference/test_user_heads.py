@@ -80,13 +80,14 @@ def test_a_map_that_a_head_does_not_show_is_not_in_a_row() -> None:
 
 
 def test_an_ensemble_shows_the_mean_of_the_maps_that_its_members_show() -> None:
-    plain = randomised(DenseHead, seed=1)
-    ensemble = HeadEnsemble([randomised(TenfoldMaps), plain])
+    dense = randomised(DenseHead)
+    other_dense = randomised(DenseHead, seed=1)
+    ensemble = HeadEnsemble([randomised(TenfoldMaps), other_dense])
 
     [row] = Predictor(ensemble, kit.backbone())(IMAGE, "patch")
 
-    [first] = Predictor(randomised(DenseHead), kit.backbone())(IMAGE, "patch")
-    [second] = Predictor(plain, kit.backbone())(IMAGE, "patch")
+    [first] = Predictor(dense, kit.backbone())(IMAGE, "patch")
+    [second] = Predictor(other_dense, kit.backbone())(IMAGE, "patch")
     assert row["cover"] == pytest.approx((first["cover"] + second["cover"]) / 2, rel=1e-4)
     expected = (10 * first["maps"]["cover"] + second["maps"]["cover"]) / 2
     np.testing.assert_allclose(row["maps"]["cover"], expected, rtol=1e-4, atol=1e-6)
@@ -122,10 +123,13 @@ def test_a_head_without_parameters_predicts() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("tile", [None, 32])
 def test_the_gate_of_a_head_in_half_precision_is_float32(dtype: Any, tile: int | None) -> None:
-    head = kit.randomised(CLSGatingHead(WIDTH, [Task("mass")], mode="query", hidden_dim=8)).eval()
-    [row] = Predictor(head, kit.backbone(), tile=tile)(IMAGE, "patch")
+    head = CLSGatingHead(WIDTH, [Task("mass")], mode="query", hidden_dim=8)
+    head = kit.randomised(head).eval()
+    predictor = Predictor(head, kit.backbone(), tile=tile)
+    [row] = predictor(IMAGE, "patch")
 
-    [half_row] = Predictor(head.to(dtype), kit.backbone(), tile=tile)(IMAGE, "patch")
+    half_predictor = Predictor(head.to(dtype), kit.backbone(), tile=tile)
+    [half_row] = half_predictor(IMAGE, "patch")
 
     assert half_row["gate"].dtype == np.float32
     np.testing.assert_allclose(half_row["gate"], row["gate"], rtol=0.05, atol=1e-3)

@@ -94,9 +94,13 @@ def macro_f1(true: Any, pred: Any) -> float:
 
 
 def test_classes_are_those_of_scikit_learn() -> None:
-    true, pred, head = (RANDOM.integers(0, 2, N) for _ in range(3))
-    head = np.where(RANDOM.random(N) < 0.7, true, head)
-    true[7], pred[8] = -1, -1
+    true = RANDOM.integers(0, 2, N)
+    pred = RANDOM.integers(0, 2, N)
+    guesses = RANDOM.integers(0, 2, N)
+    is_right = RANDOM.random(N) < 0.7
+    head = np.where(is_right, true, guesses)
+    true[7] = -1
+    pred[8] = -1
     found = score_classes(true, pred, SPLIT, LABELS, reference=head)
     rows = np.setdiff1d(HELD_OUT, [7, 8])
     check(found, {"accuracy": metrics.accuracy_score, "macro_f1": macro_f1}, true, pred, head, rows)
@@ -169,27 +173,38 @@ def test_what_cannot_be_scored_is_none() -> None:
 
 
 def test_several_targets_with_gaps_and_maps() -> None:
-    true, pred = RANDOM.normal(size=(N, 2, 3)), RANDOM.normal(size=(N, 2, 3))
+    true = RANDOM.normal(size=(N, 2, 3))
+    pred = RANDOM.normal(size=(N, 2, 3))
     gaps = np.where(RANDOM.random(true.shape) < 0.3, np.nan, true)
     gaps[7] = np.nan
-    found, rows = (
-        score_values(gaps[:, None], pred[:, None], SPLIT),
-        np.setdiff1d(HELD_OUT, [7]),
-    )
-    known = np.isfinite(gaps[rows])
-    assert found["images"] == len(rows)
-    assert found["r2"]["pooled"] == pytest.approx(r2(gaps[rows][known], pred[rows][known]))
-    gaps, pred = (
-        np.concatenate([gaps[:, :, 0], 1e-8 * gaps[:, :, 1]], axis=1),
-        pred.reshape(N, -1)[:, :4],
-    )
-    each = [score_values(gaps[:, i], pred[:, i], SPLIT)["r2"]["pooled"] for i in range(4)]
-    assert score_values(gaps, pred, SPLIT)["r2"]["pooled"] == pytest.approx(np.mean(each))
-    w = np.where(np.isfinite(gaps), [0.1, 0.2, 0.3, 0.4], 0.0)[rows]
-    values, errors = np.nan_to_num(gaps[rows]), np.nan_to_num((gaps - pred)[rows] ** 2)
-    expected = 1 - (w * errors).sum() / (w * (values - (w * values).sum() / w.sum()) ** 2).sum()
-    found = score_values(gaps, pred, SPLIT, weights=[0.1, 0.2, 0.3, 0.4])
-    assert found["r2"]["pooled"] == pytest.approx(expected)
+    rows = np.setdiff1d(HELD_OUT, [7])
+
+    # cells of a map: every known cell is a value
+    of_maps = score_values(gaps[:, None], pred[:, None], SPLIT)
+    is_known = np.isfinite(gaps[rows])
+    expected = r2(gaps[rows][is_known], pred[rows][is_known])
+    assert of_maps["images"] == len(rows)
+    assert of_maps["r2"]["pooled"] == pytest.approx(expected)
+
+    # four targets: the mean of their R²
+    gaps = np.concatenate([gaps[:, :, 0], 1e-8 * gaps[:, :, 1]], axis=1)
+    pred = pred.reshape(N, -1)[:, :4]
+    scores_of_targets = []
+    for i in range(4):
+        of_target = score_values(gaps[:, i], pred[:, i], SPLIT)
+        scores_of_targets.append(of_target["r2"]["pooled"])
+    of_all = score_values(gaps, pred, SPLIT)
+    assert of_all["r2"]["pooled"] == pytest.approx(np.mean(scores_of_targets))
+
+    # with weights: one quotient and one weighted mean
+    weights = np.where(np.isfinite(gaps), [0.1, 0.2, 0.3, 0.4], 0.0)[rows]
+    values = np.nan_to_num(gaps[rows])
+    errors = np.nan_to_num((gaps - pred)[rows] ** 2)
+    mean = (weights * values).sum() / weights.sum()
+    deviations = (values - mean) ** 2
+    expected = 1 - (weights * errors).sum() / (weights * deviations).sum()
+    weighted = score_values(gaps, pred, SPLIT, weights=[0.1, 0.2, 0.3, 0.4])
+    assert weighted["r2"]["pooled"] == pytest.approx(expected)
 
 
 def methods(**each: Any) -> dict[str, Any]:
