@@ -780,12 +780,14 @@ def _scored_targets(
     if LABELS in table:
         for task in predictor.tasks:
             if task.kind == "segmentation":
-                targets[task.name] = _mask_target(task, table, predictor, masks[task.name])
+                targets[task.name] = _mask_target(task, table, predictor, masks)
     return targets
 
 
-def _mask_target(task: Task, table: Any, predictor: Predictor, reader: DenseLabels) -> PixelTarget:
-    """The classes of the pixels of masks, which ``reader`` reads as the model prepares their images."""
+def _mask_target(
+    task: Task, table: Any, predictor: Predictor, masks: Mapping[str, DenseLabels]
+) -> PixelTarget:
+    """The classes of the pixels of masks, which are read as the model prepares their images."""
     images = list(table[IMAGES])
     files = list(table[LABELS])
 
@@ -793,7 +795,7 @@ def _mask_target(task: Task, table: Any, predictor: Predictor, reader: DenseLabe
         if is_missing(files[row]):
             return torch.full((1, 1, 1), -1)
         size = read_image_size(images[row])
-        return reader.indices([files[row]], predictor.preprocess, [size])
+        return masks[task.name].indices([files[row]], predictor.preprocess, [size])
 
     return PixelTarget(
         task.name,
