@@ -66,9 +66,9 @@ def train_detector(
 
     The folder gets ``detector.safetensors`` (the weights of the best held-out AP, for
     :meth:`Detector.load`), ``log.jsonl`` (a line per epoch), ``trained_on.csv`` (the training images
-    with their hashes) and, last, ``report.json``. The same
-    call after a kill continues the run, and writes what it would have written. Under ``torchrun``
-    each process computes its share of every batch.
+    with their hashes) and, last, ``report.json``. The same call after a kill continues the run, and
+    writes what it would have written. Under ``torchrun`` each process computes its share of every
+    batch.
 
     Args:
         config: ``data.boxes`` and ``data.val_boxes`` name COCO files, ``detector`` the detector,
