@@ -54,9 +54,9 @@ from dinoneck.metrics import map_confusion
 from dinoneck.tasks import Column, Task, columns_of
 from dinoneck.text import did_you_mean, some_of
 from dinoneck.training.masks import masks_of, reader_of_classes
+from dinoneck.training.problem import Scored
 from dinoneck.training.report import summary
 from dinoneck.training.table import class_names, column_numbers
-from dinoneck.training.tasks import Scored
 from dinoneck.training.trained_images import seen_in_training
 from dinoneck.version import versions
 

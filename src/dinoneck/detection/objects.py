@@ -26,8 +26,8 @@ from dinoneck.inference.results import coco_objects
 from dinoneck.tasks import OBJECTS, Task
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.folder import Callback
+from dinoneck.training.problem import HEAD, Problem, Scored
 from dinoneck.training.run import Run
-from dinoneck.training.tasks import HEAD, Problem, Scored
 from dinoneck.training.token_sources import LiveTokens, TokenSource
 
 TASK = "objects"

@@ -43,9 +43,9 @@ from dinoneck.training.config import TrainConfig, check_used
 from dinoneck.training.earlier import check_same_backbone, log_backbone, start_lora
 from dinoneck.training.engine import Batches, Engine, Row, gathered, own_random_numbers
 from dinoneck.training.folds import Fold
+from dinoneck.training.new_head import start_from
 from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
 from dinoneck.training.source import open_backbone
-from dinoneck.training.tasks import start_from
 from dinoneck.training.trained_images import write_trained_images
 from dinoneck.version import versions
 

@@ -13,9 +13,9 @@ from dinoneck.heads.head import Head
 from dinoneck.metrics import map_confusion
 from dinoneck.tasks import MEAN_KEY, OVERALL, OVERALL_MEAN
 from dinoneck.training.folds import Fold
+from dinoneck.training.problem import HEAD, Problem, Scored, prediction_column
 from dinoneck.training.scores import Split, score_classes, score_pixels, score_values
 from dinoneck.training.table import groups_of
-from dinoneck.training.tasks import HEAD, Problem, Scored, prediction_column
 from dinoneck.training.token_sources import TokenSource, in_batches
 
 ENOUGH_IMAGES, ENOUGH_GROUPS = 50, 10  # to compare methods

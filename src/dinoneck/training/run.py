@@ -38,22 +38,20 @@ from dinoneck.training.earlier import log_backbone
 from dinoneck.training.fitting import fit
 from dinoneck.training.folds import folds_of
 from dinoneck.training.mask_classes import warn_of_mask_classes
-from dinoneck.training.source import Source, live_tokens, source_of
-from dinoneck.training.table import groups_of, of_pasture, table_of
-from dinoneck.training.targets import training_targets
-from dinoneck.training.tasks import (
+from dinoneck.training.new_head import SEVERAL_LAYERS, head_type, make_head
+from dinoneck.training.problem import (
     BOTH,
     HEAD,
     LINEAR,
-    SEVERAL_LAYERS,
     Problem,
-    head_type,
-    make_head,
     problem_of,
     take_rows,
     unlabelled_rows,
     with_fine_maps,
 )
+from dinoneck.training.source import Source, live_tokens, source_of
+from dinoneck.training.table import groups_of, of_pasture, table_of
+from dinoneck.training.targets import training_targets
 from dinoneck.training.token_sources import LiveTokens, MemoryTokens, TokenSource, digest_of
 from dinoneck.training.trained_images import write_images_of_table
 from dinoneck.version import versions

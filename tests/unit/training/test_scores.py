@@ -16,9 +16,9 @@ from sklearn import metrics
 from dinoneck import metrics as own_metrics
 from dinoneck.metrics import confusion_matrix
 from dinoneck.training import r2, weighted_r2
+from dinoneck.training.problem import Scored
 from dinoneck.training.report import fold_metrics, scores_of, verdict
 from dinoneck.training.scores import Split, score_classes, score_pixels, score_values
-from dinoneck.training.tasks import Scored
 
 RESAMPLES = 100
 N, LABELS = 60, ("soil", "Weiß-Klee (Trifolium)", "weed")
