@@ -154,9 +154,7 @@ class _InstanceRun(Run):
                 )
         numbers = np.array([*self.dataset.numbers.values()], np.float64)[:, None]
         scored = {TASK: Scored("value", TASK, slice(None), numbers)}
-        return Problem(
-            [task], {TASK: torch.cat(ids)}, weights={}, compositions=[], scored=scored, pixels=None
-        )
+        return Problem([task], {TASK: torch.cat(ids)}, weights={}, compositions=[], scored=scored)
 
     def _ids(self, i: int) -> torch.Tensor:
         """The ids of objects (1, h, w) in the prepared image, a value per 4 x 4 pixels; -1 in crowd regions."""
@@ -181,7 +179,7 @@ class _InstanceRun(Run):
         if number is None:
             min_score = self._scored(self.dataset)["min_score"]
             task = replace(self.problem.tasks[0], minimum=min_score)
-            self.heads[None] = self._new_head(self.problem._replace(tasks=[task]), None)
+            self.heads[None] = self._new_head(replace(self.problem, tasks=[task]), None)
         return super()._train_head(number, source, callbacks)
 
     def _predict(

@@ -15,13 +15,13 @@ from dinoneck import Backbone, DataError, DenseHead, Task
 from dinoneck.training import TrainConfig
 from dinoneck.training.folder import check_folder
 from dinoneck.training.folds import folds_of
-from dinoneck.training.problem import Problem, problem_of
+from dinoneck.training.problem import Problem, read_problem
 from dinoneck.training.run import Run
 from dinoneck.training.table import table_of
 
 
 def problem(config: TrainConfig, table: Any, backbone: Backbone) -> Problem:
-    return problem_of(config, table, backbone.preprocess)
+    return read_problem(config, table, backbone.preprocess)
 
 
 def tasks_of(config: TrainConfig, backbone: Backbone) -> dict[str, Task]:
