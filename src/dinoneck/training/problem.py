@@ -72,8 +72,8 @@ class Scored(NamedTuple):
     auxiliary: bool = False
 
 
-def no_pixels(row: int) -> Tensor:
-    """Return the classes (1, 1, 1) of an image without a mask, -1."""
+def _no_pixels(row: int) -> Tensor:
+    """The classes (1, 1, 1) of an image without a mask, -1."""
     return torch.full((1, 1, 1), -1)
 
 
@@ -99,7 +99,7 @@ class Problem:
     weights: Mapping[str, Tensor]
     compositions: Sequence[Composition]
     scored: Mapping[str, Scored]
-    pixels: Callable[[int], Tensor] = no_pixels
+    pixels: Callable[[int], Tensor] = _no_pixels
 
 
 def read_problem(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Problem:
@@ -147,7 +147,7 @@ def read_problem(config: TrainConfig, table: Any, preprocess: Preprocessing) -> 
         weights=weights,
         compositions=compositions,
         scored=_numbers_first(scored, table),
-        pixels=no_pixels if maps is None else maps.pixels,
+        pixels=_no_pixels if maps is None else maps.pixels,
     )
 
 
