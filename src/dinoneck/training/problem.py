@@ -183,7 +183,7 @@ def _choose_scored(
     by_compositions: dict[str, Scored] = {}
     for columns in composed:
         by_compositions |= _scored_columns(columns)
-    # of equal keys the value of the last counts
+    # of equal names the last one counts
     return by_ratios | by_compositions | by_tasks
 
 
