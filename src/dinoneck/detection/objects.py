@@ -26,8 +26,10 @@ from dinoneck.inference.results import coco_objects
 from dinoneck.tasks import OBJECTS, Task
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.folder import Callback
-from dinoneck.training.problem import HEAD, Problem, Scored
+from dinoneck.training.problem import Problem
+from dinoneck.training.report import HEAD
 from dinoneck.training.run import Run
+from dinoneck.training.scored import ValueTarget
 from dinoneck.training.token_sources import LiveTokens, TokenSource
 
 TASK = "objects"
@@ -153,7 +155,7 @@ class _InstanceRun(Run):
                     "--size)"
                 )
         numbers = np.array([*self.dataset.numbers.values()], np.float64)[:, None]
-        scored = {TASK: Scored("value", TASK, slice(None), numbers)}
+        scored = {TASK: ValueTarget(TASK, columns=(0,), truth=numbers)}
         return Problem([task], {TASK: torch.cat(ids)}, weights={}, compositions=[], scored=scored)
 
     def _ids(self, i: int) -> torch.Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +17,6 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.losses.composition import Composition
 from dinoneck.tasks import (
-    OVERALL_MEAN,
-    OVERALL_WEIGHTED,
     TABLE_COLUMNS,
     TargetTransform,
     Task,
@@ -26,7 +24,7 @@ from dinoneck.tasks import (
 )
 from dinoneck.text import some_of
 from dinoneck.training.composed_columns import ComposedColumns, read_compositions
-from dinoneck.training.config import TaskConfig, TrainConfig
+from dinoneck.training.config import TrainConfig
 from dinoneck.training.learned_tasks import (
     LearnedTask,
     LearnedTasks,
@@ -36,45 +34,10 @@ from dinoneck.training.learned_tasks import (
     propose_from_map,
     read_columns,
 )
-from dinoneck.training.masks import map_task, read_maps
+from dinoneck.training.masks import Maps, map_task, read_maps
+from dinoneck.training.report import check_target_names
+from dinoneck.training.scored import ClassTarget, PixelTarget, ScoredTarget, ValueTarget
 from dinoneck.training.targets import known
-
-HEAD = "head"
-LINEAR = "linear"
-BOTH = "head + linear"
-METHODS = (HEAD, LINEAR, BOTH)
-"""What predicts in a run: its head, the linear baseline, and their mean."""
-
-
-def prediction_column(target: str, method: str) -> str:
-    """Return the column of a method's predictions in ``out_of_fold.csv``; the target's has the known values."""
-    return f"{target} ({method})"
-
-
-class Scored(NamedTuple):
-    """A target that is scored.
-
-    Attributes:
-        kind: ``value``, ``class``, ``mask`` (classes per pixel) or ``map`` (numbers per patch).
-        output: of ``head.predict``.
-        places: of the target among the output's columns.
-        truth: (n, t) values, (n,) class indices, or (n, 1, rows, cols); what is missing is NaN or
-            -1. Of masks zeros (n, K, K), as confusion matrices are.
-        labels: class names.
-        auxiliary: whether it only helps training: it does not count in the overall score.
-    """
-
-    kind: str
-    output: str
-    places: slice
-    truth: Array
-    labels: tuple[str, ...] = ()
-    auxiliary: bool = False
-
-
-def _no_pixels(row: int) -> Tensor:
-    """The classes (1, 1, 1) of an image without a mask, -1."""
-    return torch.full((1, 1, 1), -1)
 
 
 @dataclass(frozen=True)
@@ -90,16 +53,13 @@ class Problem:
         weights: dense task -> (n, rows, cols), how much a patch counts.
         compositions: what is computed from tasks.
         scored: target -> where its predictions are, and the truth.
-        pixels: returns the classes (1, height, width) of a row's prepared image, see
-            :class:`dinoneck.training.masks.Maps`.
     """
 
     tasks: Sequence[Task]
     targets: Mapping[str, Tensor]
     weights: Mapping[str, Tensor]
     compositions: Sequence[Composition]
-    scored: Mapping[str, Scored]
-    pixels: Callable[[int], Tensor] = _no_pixels
+    scored: Mapping[str, ScoredTarget]
 
 
 def read_problem(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Problem:
@@ -138,16 +98,15 @@ def read_problem(config: TrainConfig, table: Any, preprocess: Preprocessing) -> 
 
     composed = read_compositions(config, learned, table)
     compositions = [columns.composition for columns in composed]
-    scored = _choose_scored(tasks, learned, composed)
-    _check_columns(tasks, compositions)
-    _check_scored(scored)
+    scored = _choose_scored(tasks, learned, composed, maps)
+    _check_column_names(tasks, compositions)
+    check_target_names(scored)
     return Problem(
         tasks=tasks,
         targets=targets,
         weights=weights,
         compositions=compositions,
         scored=_numbers_first(scored, table),
-        pixels=_no_pixels if maps is None else maps.pixels,
     )
 
 
@@ -155,8 +114,11 @@ def read_problem(config: TrainConfig, table: Any, preprocess: Preprocessing) -> 
 
 
 def _choose_scored(
-    tasks: Sequence[Task], learned: LearnedTasks, composed: Sequence[ComposedColumns]
-) -> dict[str, Scored]:
+    tasks: Sequence[Task],
+    learned: LearnedTasks,
+    composed: Sequence[ComposedColumns],
+    maps: Maps | None,
+) -> dict[str, ScoredTarget]:
     """Return what is scored: target -> where its predictions are, and the truth.
 
     A column that several outputs predict is scored once: by the task of the column, else by a
@@ -166,10 +128,10 @@ def _choose_scored(
     Raises:
         ConfigError: if two tasks have a target of one name.
     """
-    by_tasks: dict[str, Scored] = {}
-    by_ratios: dict[str, Scored] = {}
+    by_tasks: dict[str, ScoredTarget] = {}
+    by_ratios: dict[str, ScoredTarget] = {}
     for task in tasks:
-        targets = _scored(task, learned[task.name].spec, learned[task.name].values)
+        targets = _targets_of(task, learned[task.name], maps)
         if task.kind == "ratio":
             by_ratios = targets | by_ratios
             continue
@@ -180,76 +142,87 @@ def _choose_scored(
                     f"{target!r}; rename one of them, or its class"
                 )
         by_tasks |= targets
-    by_compositions: dict[str, Scored] = {}
+    by_compositions: dict[str, ScoredTarget] = {}
     for columns in composed:
-        by_compositions |= _scored_columns(columns)
+        by_compositions |= _composed_targets(columns)
     # of equal names the last one counts
     return by_ratios | by_compositions | by_tasks
 
 
-def _scored_columns(columns: ComposedColumns) -> dict[str, Scored]:
-    """The columns of a composition that are scored: those that the table has."""
+def _composed_targets(columns: ComposedColumns) -> dict[str, ScoredTarget]:
+    """The targets of a composition that are scored: its columns that the table has."""
     composition = columns.composition
-    targets = {}
-    for place, column in enumerate(composition.names):
+    targets: dict[str, ScoredTarget] = {}
+    for i, column in enumerate(composition.names):
         if column in columns.truth:
-            targets[column] = Scored(
-                kind="value",
-                output=composition.name,
-                places=slice(place, place + 1),
-                truth=columns.truth[column],
+            targets[column] = ValueTarget(
+                composition.name, columns=(i,), truth=columns.truth[column]
             )
     return targets
 
 
-def _numbers_first(scored: Mapping[str, Scored], table: Any) -> dict[str, Scored]:
-    """Return the targets in the order of reports: numbers as the table's columns, then the rest."""
-    ordered = {}
-    for column in table.columns:
-        if column in scored and scored[column].kind == "value":
-            ordered[column] = scored[column]
-    return ordered | dict(scored)
+def _targets_of(task: Task, learned: LearnedTask, maps: Maps | None) -> dict[str, ScoredTarget]:
+    """The targets of a task that are scored."""
+    if maps is not None and task.is_map:
+        return _map_targets(task, maps)
+    return _column_targets(task, learned)
 
 
-def _scored(task: Task, spec: TaskConfig, values: Tensor) -> dict[str, Scored]:
-    """The targets of a task that are scored, and where their predictions are."""
-    name, truth, whole = task.name, values.numpy(), slice(None)
+def _column_targets(task: Task, learned: LearnedTask) -> dict[str, ScoredTarget]:
+    """The targets of a task of columns that are scored, with their true values."""
+    spec = learned.spec
+    values = learned.values
     if task.kind == "classification":
-        key = name if spec.auxiliary else spec.columns[0]
-        return {key: Scored("class", name, whole, truth, task.labels, spec.auxiliary)}
-    if task.kind == "segmentation":
-        return {
-            name: Scored(
-                "mask",
-                name,
-                whole,
-                np.zeros((len(truth), task.dim, task.dim), np.int64),
-                task.labels,
-            )
-        }
-    if task.kind == "dense":
-        keys = (
-            [name]
-            if task.dim == 1
-            else [f"{name} {label}" for label in task.labels or range(task.dim)]
+        name = task.name if spec.auxiliary else spec.columns[0]
+        target = ClassTarget(
+            task.name, truth=values.numpy(), labels=task.labels, auxiliary=spec.auxiliary
         )
-        return {
-            key: Scored("map", name, slice(i, i + 1), truth[:, i, None])
-            for i, key in enumerate(keys)
-        }
-    truth = truth.reshape(len(truth), -1)
+        return {name: target}
+    truth = values.numpy().reshape(len(values), -1)
     if spec.auxiliary:
-        return {name: Scored("value", name, whole, truth, (), True)}
-    return {
-        key: Scored("value", name, slice(i, i + 1), truth[:, i : i + 1])
-        for i, key in enumerate(spec.columns)
-    }
+        columns = tuple(range(truth.shape[1]))
+        return {task.name: ValueTarget(task.name, columns=columns, truth=truth, auxiliary=True)}
+    targets: dict[str, ScoredTarget] = {}
+    for i, column in enumerate(spec.columns):
+        targets[column] = ValueTarget(task.name, columns=(i,), truth=truth[:, i : i + 1])
+    return targets
+
+
+def _map_targets(task: Task, maps: Maps) -> dict[str, ScoredTarget]:
+    """The targets of the task of masks that are scored: its classes by pixel, or each map by patch."""
+    if task.kind == "segmentation":
+        target = PixelTarget(
+            task.name,
+            num_rows=len(maps.values),
+            num_classes=task.dim,
+            labels=task.labels,
+            pixels=maps.pixels,
+        )
+        return {task.name: target}
+    truth = maps.values.numpy()
+    if task.dim == 1:
+        return {task.name: ValueTarget(task.name, columns=(0,), truth=truth)}
+    targets: dict[str, ScoredTarget] = {}
+    for i, label in enumerate(task.labels or range(task.dim)):
+        name = f"{task.name} {label}"
+        targets[name] = ValueTarget(task.name, columns=(i,), truth=truth[:, i : i + 1])
+    return targets
+
+
+def _numbers_first(scored: Mapping[str, ScoredTarget], table: Any) -> dict[str, ScoredTarget]:
+    """The targets in their order in reports: numbers of images as their columns in the table, then the others."""
+    numbers: dict[str, ScoredTarget] = {}
+    for name in table.columns:
+        target = scored.get(name)
+        if isinstance(target, ValueTarget) and not target.is_per_patch:
+            numbers[name] = target
+    return numbers | {**scored}
 
 
 # names
 
 
-def _check_columns(tasks: Sequence[Task], compositions: Sequence[Composition]) -> None:
+def _check_column_names(tasks: Sequence[Task], compositions: Sequence[Composition]) -> None:
     """Reject names of predicted numbers that are columns of tables already."""
     for task in tasks:
         if task.name in TABLE_COLUMNS:
@@ -272,22 +245,6 @@ def _check_columns(tasks: Sequence[Task], compositions: Sequence[Composition]) -
                 f"column {column.name!r} in tables of predictions; rename one of them, or its class"
             )
         task_of_column[column.name] = column.task.name
-
-
-def _check_scored(scored: Mapping[str, Scored]) -> None:
-    """Reject targets that are called like another one's column of ``out_of_fold.csv``, or the mean of scores."""
-    for name in scored:
-        for method in METHODS:
-            column = prediction_column(name, method)
-            if column in scored:
-                raise ConfigError(
-                    f"a target is called {column!r}, as the column of {name!r} in "
-                    "out_of_fold.csv; rename it"
-                )
-        if name in (OVERALL_MEAN, OVERALL_WEIGHTED):
-            raise ConfigError(
-                f"a target is called {name!r}, as the mean over the targets; rename it"
-            )
 
 
 # images of which nothing is known
@@ -375,14 +332,8 @@ def take_rows(problem: Problem, rows: Array) -> Problem:
     """Return a problem of these rows alone."""
     targets = {name: values[rows] for name, values in problem.targets.items()}
     weights = {name: weight[rows] for name, weight in problem.weights.items()}
-    scored = {}
-    for name, target in problem.scored.items():
-        scored[name] = target._replace(truth=target.truth[rows])
-
-    def pixels(row: int) -> Tensor:
-        return problem.pixels(int(rows[row]))
-
-    return replace(problem, targets=targets, weights=weights, scored=scored, pixels=pixels)
+    scored = {name: target.take(rows) for name, target in problem.scored.items()}
+    return replace(problem, targets=targets, weights=weights, scored=scored)
 
 
 def fitted(problem: Problem, rows: Array) -> list[Task]:
@@ -428,20 +379,20 @@ def with_fine_maps(problem: Problem, outputs: Mapping[str, Tensor]) -> Problem:
         size = outputs[task.name].shape[-2:]
         if size == targets[task.name].shape[-2:]:
             continue
-        if task.name in problem.weights:
+        target = problem.scored.get(task.name)
+        if not isinstance(target, PixelTarget):
             raise ConfigError(
                 f"the head's map of {task.name!r} is {tuple(size)}, and the labels are per patch; "
                 "take dense"
             )
-        targets[task.name] = _classes_at_size(problem, size)
+        targets[task.name] = _classes_at_size(target, size)
     return replace(problem, targets=targets)
 
 
-def _classes_at_size(problem: Problem, size: Sequence[int]) -> Tensor:
+def _classes_at_size(target: PixelTarget, size: Sequence[int]) -> Tensor:
     """The classes of all images as maps (n, rows, cols) of a size, from their pixels."""
-    num_images = len(next(iter(problem.targets.values())))
     maps = []
-    for row in range(num_images):
-        pixels = problem.pixels(row)[None].float()
+    for row in range(target.num_rows):
+        pixels = target.pixels(row)[None].float()
         maps.append(F.interpolate(pixels, size, mode="nearest-exact")[0].long())
     return torch.cat(maps)
