@@ -315,14 +315,14 @@ def propose_from_map(learned: LearnedTasks, map_name: str, weight: Tensor) -> No
     sums = (dense.values.nan_to_num().double() * weight[:, None]).sum(dim=(2, 3))  # (n, outputs)
     means = (sums / weight.sum(dim=(1, 2))[:, None]).numpy()
     # maps of numbers may have no labels
-    for place, name in enumerate(dense.labels):
+    for channel, name in enumerate(dense.labels):
         if name not in learned:
             continue
         number = learned[name]
         if number.spec.from_map is not None or number.values.ndim > 1:
             continue
         truth = number.values.numpy()
-        mean = means[:, place]
+        mean = means[:, channel]
         is_known = np.isfinite(truth) & np.isfinite(mean)
         varies = len(np.unique(truth[is_known])) > 1
         if varies and r2(truth[is_known], mean[is_known]) >= _FOLLOWS_R2:

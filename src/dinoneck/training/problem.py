@@ -145,7 +145,7 @@ def _choose_scored(
     by_compositions: dict[str, ScoredTarget] = {}
     for columns in composed:
         by_compositions |= _composed_targets(columns)
-    # of equal names the last one counts
+    # of equal names the right one counts
     return by_ratios | by_compositions | by_tasks
 
 
