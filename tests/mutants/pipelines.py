@@ -465,7 +465,7 @@ PIPELINES = [
         edit=replace(
             "to_original(_boxes, _seen, _size).clamp(min=0)", by="to_original(_boxes, _seen, _size)"
         ),
-        tests=["unit/detection/test_detector.py::test_predictions_are_in_the_pixels_of_each_image"],
+        tests=["unit/detection/test_detector.py::test_boxes_over_the_edge_are_cut_there"],
     ),
     Mutant(
         sentence="Boxes of different classes suppress each other in the ONNX file of a detector.",
