@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
 
@@ -69,21 +69,36 @@ def class_codes(values: Any, name: str, classes: Sequence[str]) -> Any:
     categories = list(values.cat.categories)
     # classes of numbers are called as a table writes them
     words = [value if value in classes else cell_text(value) for value in categories]
-    used = {words[code] for code in values.cat.codes if code >= 0}
-    check_words(used, name, classes)
+    first_ids: dict[str, Any] = {}
+    for value_id, code in values.cat.codes.items():
+        if code >= 0:
+            first_ids.setdefault(words[code], value_id)
+    check_words(first_ids, name, classes)
     code_of = {word: code for code, word in enumerate(classes)}
     codes = [code_of.get(word, -1) for word in words]
     return values.cat.codes.map(lambda code: codes[code] if code >= 0 else -1)
 
 
-def check_words(words: Iterable[str], name: str, classes: Sequence[str]) -> None:
-    """Raise a DataError for words that are none of the classes."""
+def check_words(
+    words: Iterable[str] | Mapping[str, Any], name: str, classes: Sequence[str]
+) -> None:
+    """Raise a DataError for words that are none of the classes.
+
+    Args:
+        words: with ids, word -> the id of a value that is it.
+        name: of the target.
+        classes: that are expected.
+    """
     unknown = sorted({*words} - {*classes})
-    if unknown:
-        raise DataError(
-            f"{name} has the class {some_of(map(repr, unknown), 3)}; expected one of "
-            f"{', '.join(classes)}"
-        )
+    if not unknown:
+        return
+    example = ""
+    if isinstance(words, Mapping):
+        example = f", such as that of {words[unknown[0]]!r}"
+    raise DataError(
+        f"{name} has the class {some_of(map(repr, unknown), 3)}{example}; expected one of "
+        f"{', '.join(classes)}"
+    )
 
 
 def by_id(
