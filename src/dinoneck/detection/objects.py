@@ -17,7 +17,12 @@ from dinoneck.data.copies import warn_of_changed_copies
 from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.listed_images import UNKNOWN
-from dinoneck.detection.evaluation import counted, known_objects, score_masks, score_segments
+from dinoneck.detection.evaluation import (
+    count_objects,
+    open_objects,
+    score_masks,
+    score_segments,
+)
 from dinoneck.errors import DataError
 from dinoneck.extras import check_installed
 from dinoneck.heads.head import Head
@@ -83,14 +88,16 @@ def train_instances(
     optim = config.optim
     check_installed("pycocotools", "masks")
     check_installed("scipy", "masks")
-    dataset = known_objects(data.objects, data.images, data.classes or None, data.crowd)
+    dataset = open_objects(
+        data.objects, data.images, classes=data.classes or None, crowd=data.crowd
+    )
     noun = "object" if data.panoptic is None else "segment"
     dataset.check_trainable(noun)
     dataset.warn_of_turned_images()
     if config.folds.count != 1:
         warn_of_changed_copies(dataset.paths, remedy="Leave them out")
     most = max(dataset.numbers.values()) + len(dataset.stuff)
-    head = config.head
+    head: dict[str, Any] = config.head
     if "type" not in head:
         if data.panoptic is None:
             head = {"type": "dpt_neck", "out_channels": 64} | head
@@ -219,7 +226,7 @@ class _InstanceRun(Run):
         objects = self.objects.get(min_score if self.is_panoptic else 0.0, {})
         numbers = []
         for image_id in self.dataset.ids:
-            numbers.append([float(counted(objects.get(image_id, ()), min_score))])
+            numbers.append([float(count_objects(objects.get(image_id, ()), min_score))])
         self.predictions = {HEAD: {TASK: np.array(numbers)}}
         report = {**self.scores(self.predictions), "verdict": None}
         if held_out:

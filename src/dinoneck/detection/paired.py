@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dinoneck.detection.evaluation import coco_evaluation
+from dinoneck.detection.evaluation import IouType, coco_evaluation
 from dinoneck.metrics import (
     RankedObjects,
     average_precision,
@@ -24,7 +24,7 @@ def precision_intervals(
     dataset: Any,
     first: list[dict[str, Any]],
     other: list[dict[str, Any]],
-    kind: str,
+    iou_type: IouType,
 ) -> dict[str, list[float] | None]:
     """Return 95 % intervals of the first model's AP and AP50 minus those of the other one.
 
@@ -35,7 +35,7 @@ def precision_intervals(
         dataset: a :class:`dinoneck.data.BoxImages`.
         first: COCO results of its images, as :func:`dinoneck.detection.coco_results` returns them.
         other: the other model's.
-        kind: ``bbox`` or ``segm``.
+        iou_type: whether the IoU is of boxes or of masks.
 
     Returns:
         ``AP`` and ``AP50``: the ends, or None for fewer than five images.
@@ -45,7 +45,7 @@ def precision_intervals(
         return {"AP": None, "AP50": None}
     drawn = []
     for results in (first, other):
-        ranked = class_results(coco_evaluation(dataset, results, kind))
+        ranked = class_results(coco_evaluation(dataset, results, iou_type))
         drawn.append(drawn_precision(ranked, draws))  # (draws, IoUs)
     differences = drawn[0] - drawn[1]
     return {

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from dinoneck.data.listed_images import Crowd
 from dinoneck.detection.detector import Detector
 from dinoneck.detection.evaluation import (
+    IouType,
     coco_results,
     mask_results,
     predict_boxes,
@@ -81,7 +82,7 @@ class _ScoredObjects:
     dataset: Any
     scores: dict[str, Any]
     results: list[dict[str, Any]]
-    iou_type: Literal["bbox", "segm"] | None
+    iou_type: IouType | None
 
 
 def _score_boxes(detector: Detector, truth: Any, images: Any, crowd: Crowd) -> _ScoredObjects:
@@ -107,6 +108,7 @@ def _score_masks(predictor: Predictor, truth: Any, images: Any, crowd: Crowd) ->
 
 
 def _score_segments(model: Any, truth: Any, images: Any, crowd: Crowd) -> _ScoredObjects:
+    """The scores of a predictor; of a detector, ``predict_masks`` raises an error."""
     dataset, segments = predict_masks(model, truth, images, crowd=crowd)
     return _ScoredObjects(
         key="segments",
@@ -132,7 +134,7 @@ class _Comparison:
 
 
 def _compare_with_first(
-    objects_of_models: Mapping[str, _ScoredObjects], iou_type: str
+    objects_of_models: Mapping[str, _ScoredObjects], iou_type: IouType
 ) -> dict[str, _Comparison]:
     """Compare the first model with each other one, by name of the other."""
     first_name, *other_names = objects_of_models
