@@ -31,8 +31,10 @@ from dinoneck.inference.results import coco_objects
 from dinoneck.tasks import OBJECTS, Task
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.folder import Callback
+from dinoneck.training.problem import Problem
+from dinoneck.training.report import HEAD
 from dinoneck.training.run import Run
-from dinoneck.training.tasks import HEAD, Problem, Scored
+from dinoneck.training.scored import ValueTarget
 from dinoneck.training.token_sources import LiveTokens, TokenSource
 
 TASK = "objects"
@@ -97,7 +99,7 @@ def train_instances(
     if config.folds.count != 1:
         warn_of_changed_copies(dataset.paths, remedy="Leave them out")
     most = max(dataset.numbers.values()) + len(dataset.stuff)
-    head: dict[str, Any] = config.head
+    head = config.head
     if "type" not in head:
         if data.panoptic is None:
             head = {"type": "dpt_neck", "out_channels": 64} | head
@@ -105,9 +107,10 @@ def train_instances(
             head = {"type": "mask"} | head
     if head["type"] == "mask":
         head = {"num_queries": min(max(2 * most, _FEWEST_QUERIES), _MOST_QUERIES)} | head
-    if most > head.get("num_queries", most):
+    num_queries: Any = head.get("num_queries", most)
+    if most > num_queries:
         raise DataError(
-            f"{dataset.file}: an image has {most} objects; num_queries is {head['num_queries']}, "
+            f"{dataset.file}: an image has {most} objects; num_queries is {num_queries}, "
             f"expected {most} or more"
         )
     if optim.epochs == type(optim)().epochs:
@@ -160,10 +163,8 @@ class _InstanceRun(Run):
                     "--size)"
                 )
         numbers = np.array([*self.dataset.numbers.values()], np.float64)[:, None]
-        scored = {TASK: Scored("value", TASK, slice(None), numbers)}
-        return Problem(
-            [task], {TASK: torch.cat(ids)}, weights={}, compositions=[], scored=scored, pixels=None
-        )
+        scored = {TASK: ValueTarget(TASK, columns=(0,), truth=numbers)}
+        return Problem([task], {TASK: torch.cat(ids)}, weights={}, compositions=[], scored=scored)
 
     def _ids(self, i: int) -> torch.Tensor:
         """The ids of objects (1, h, w) in the prepared image, a value per 4 x 4 pixels; -1 in crowd regions."""

@@ -13,7 +13,7 @@ from dinoneck.heads.ensemble import areas_of
 from dinoneck.inference.predictor import Predictor
 from dinoneck.tasks import Task, columns_of
 from dinoneck.text import some_of
-from dinoneck.training.tasks import Scored
+from dinoneck.training.scored import ScoredTarget
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def check_comparable(predictors: Mapping[str, Predictor]) -> None:
 
 
 def check_same_wholes(
-    predictors: Mapping[str, Predictor], targets_of_models: Mapping[str, Mapping[str, Scored]]
+    predictors: Mapping[str, Predictor], targets_of_models: Mapping[str, Mapping[str, ScoredTarget]]
 ) -> None:
     """Check that all models predict a part's share of the same whole: otherwise the truth differs.
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dinoneck.data.cells import IMAGES, LABELS, is_missing
@@ -38,11 +39,14 @@ class MaskReader:
     masks: list[Any]
     labels_of_task: Mapping[str, DenseLabels]
 
-    def read(self, row: int, task: str, preprocess: Preprocessing) -> Tensor | None:
-        """Return the classes (1, height, width) of the prepared image, -1 = unlabelled; None without a mask."""
+    def read(self, row: int, *, task: str, preprocess: Preprocessing) -> Tensor:
+        """Return the true classes (1, height, width) of the pixels of a prepared image, -1 = unlabelled.
+
+        Without a mask it is one pixel that is unlabelled.
+        """
         mask = self.masks[row]
         if is_missing(mask):
-            return None
+            return torch.full((1, 1, 1), -1)
         size = read_image_size(self.images[row])
         return self.labels_of_task[task].indices([mask], preprocess, [size])
 

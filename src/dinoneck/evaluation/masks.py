@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from dinoneck.errors import DataError
 from dinoneck.evaluation.comparable import check_same_wholes
 from dinoneck.evaluation.mask_options import MaskOptions
-from dinoneck.evaluation.mask_reading import open_masks
+from dinoneck.evaluation.mask_reading import MaskReader, open_masks
 from dinoneck.evaluation.mask_records import mask_records_of
 from dinoneck.evaluation.predicted import Predicted
 from dinoneck.evaluation.scores import score_predictions
-from dinoneck.evaluation.targets import mask_targets, value_targets
+from dinoneck.evaluation.targets import class_labels, value_targets
 from dinoneck.evaluation.truth import nothing_to_score
 from dinoneck.inference.predictor import Predictor
 from dinoneck.text import some_of
+from dinoneck.training.scored import PixelTarget
 
 
 def evaluate_masks(
@@ -44,11 +46,30 @@ def evaluate_masks(
     targets_of_models = value_targets(predictors, table, predicted)
     check_same_wholes(predictors, targets_of_models)
     for name, predictor in predictors.items():
-        targets_of_models[name] |= mask_targets(predictor.tasks)
+        targets_of_models[name] |= _mask_targets(predictor, mask_reader)
     if not any(targets_of_models.values()):
         _check_no_number_maps(predicted)
         raise nothing_to_score([*predicted.tasks], list(table.columns))
-    return score_predictions(predictors, table, targets_of_models, mask_reader)
+    return score_predictions(predictors, table, targets_of_models)
+
+
+def _mask_targets(predictor: Predictor, mask_reader: MaskReader) -> dict[str, PixelTarget]:
+    """The targets of a model whose truth is the masks."""
+    targets = {}
+    for task in predictor.tasks:
+        if task.kind == "segmentation":
+            targets[task.name] = PixelTarget(
+                task.name,
+                num_rows=len(mask_reader.masks),
+                num_classes=task.dim,
+                labels=class_labels(task),
+                pixels=partial(
+                    mask_reader.read,
+                    task=task.name,
+                    preprocess=predictor.preprocess,
+                ),
+            )
+    return targets
 
 
 def _check_no_number_maps(predicted: Predicted) -> None:

@@ -11,15 +11,13 @@ import numpy as np
 import torch
 
 from dinoneck.data.cells import IMAGES
-from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.evaluation.mask_reading import MaskReader
 from dinoneck.evaluation.models import cost_of, count_trained_on
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.results import predict_many
-from dinoneck.metrics import Array, map_confusion
+from dinoneck.metrics import Array
 from dinoneck.tasks import columns_of
-from dinoneck.training.report import summary
-from dinoneck.training.tasks import Scored
+from dinoneck.training.report import Predictions, summary
+from dinoneck.training.scored import ClassTarget, PixelTarget, ScoredTarget, ValueTarget
 from dinoneck.version import versions
 
 _BATCHES_AT_ONCE = 4
@@ -28,8 +26,7 @@ _BATCHES_AT_ONCE = 4
 def score_predictions(
     predictors: Mapping[str, Predictor],
     table: Any,
-    targets_of_models: Mapping[str, Mapping[str, Scored]],
-    mask_reader: MaskReader | None = None,
+    targets_of_models: Mapping[str, Mapping[str, ScoredTarget]],
 ) -> dict[str, Any]:
     """Predict the images of a table, and return the report of the scores.
 
@@ -37,10 +34,13 @@ def score_predictions(
         predictors: name -> model.
         table: the truth.
         targets_of_models: name -> the targets of the model, one or more in all.
-        mask_reader: reads the truth of targets that are masks; None = there are none.
     """
     images = list(table[IMAGES])
     scored = _first_of_each(targets_of_models.values())
+    class_labels = {}
+    for name, target in scored.items():
+        if isinstance(target, ClassTarget):
+            class_labels[name] = target.labels
     predictions = {}
     cost = {}
     for name, predictor in predictors.items():
@@ -49,8 +49,7 @@ def score_predictions(
             predictor,
             images,
             targets_of_models[name],
-            scored=scored,
-            mask_reader=mask_reader,
+            class_labels,
         )
         seconds = time.perf_counter() - begin
         cost[name] = cost_of(predictor, seconds / len(images))
@@ -64,9 +63,11 @@ def score_predictions(
     return report | count_trained_on(predictors, images)
 
 
-def _first_of_each(targets_of_models: Iterable[Mapping[str, Scored]]) -> dict[str, Scored]:
+def _first_of_each(
+    targets_of_models: Iterable[Mapping[str, ScoredTarget]],
+) -> dict[str, ScoredTarget]:
     """Target -> that of the first model that predicts it: classes are numbered as by its head."""
-    first: dict[str, Scored] = {}
+    first: dict[str, ScoredTarget] = {}
     for targets in targets_of_models:
         for name, target in targets.items():
             first.setdefault(name, target)
@@ -76,44 +77,37 @@ def _first_of_each(targets_of_models: Iterable[Mapping[str, Scored]]) -> dict[st
 def _predict_targets(
     predictor: Predictor,
     images: Sequence[Any],
-    targets: Mapping[str, Scored],
-    *,
-    scored: Mapping[str, Scored],
-    mask_reader: MaskReader | None,
-) -> dict[str, Array]:
+    targets: Mapping[str, ScoredTarget],
+    class_labels: Mapping[str, Sequence[str]],
+) -> Predictions:
     """Target -> the predictions of all images by one model.
 
     Args:
         predictor: the model.
         images: of all rows.
         targets: those that the model predicts.
-        scored: those of all models, which number the classes.
-        mask_reader: of targets that are masks.
+        class_labels: target -> its classes, in the order in which the report numbers them.
     """
-    has_masks = any(target.kind == "mask" for target in targets.values())
+    has_masks = any(isinstance(target, PixelTarget) for target in targets.values())
     predict = partial(predictor, maps="patch" if has_masks else None)
     at_once = _BATCHES_AT_ONCE * predictor.batch_size
     row_of_image = predict_many(predict, images, at_once=at_once)
     rows = list(row_of_image.values())
-    predictions: dict[str, Array] = {}
+    predictions = {}
     for name, target in targets.items():
-        if target.kind == "value":
-            predictions[name] = _numbers(target, rows)
-        elif target.kind == "class":
-            predictions[name] = _class_numbers(target, rows, scored[name].labels)
-        elif mask_reader is not None:
-            predictions[name] = _pixel_matrices(target, rows, mask_reader, predictor.preprocess)
+        if isinstance(target, ValueTarget):
+            outputs = np.stack([np.reshape(row[target.output], -1) for row in rows])
+            predictions[name] = outputs[:, list(target.columns)]
+        elif isinstance(target, ClassTarget):
+            predictions[name] = _predicted_classes(target, rows, class_labels[name])
+        else:
+            class_maps = [torch.as_tensor(row["maps"][target.output]) for row in rows]
+            predictions[name] = target.read(class_maps, range(len(rows)))
     return predictions
 
 
-def _numbers(target: Scored, rows: Sequence[Mapping[str, Any]]) -> Array:
-    """The number of every image, (n, 1)."""
-    outputs = np.stack([np.reshape(row[target.output], -1) for row in rows])
-    return outputs[:, target.places]
-
-
-def _class_numbers(
-    target: Scored, rows: Sequence[Mapping[str, Any]], labels: Sequence[str]
+def _predicted_classes(
+    target: ClassTarget, rows: Sequence[Mapping[str, Any]], labels: Sequence[str]
 ) -> Array:
     """The most probable class of every image (n,), as its number among the labels.
 
@@ -124,25 +118,6 @@ def _class_numbers(
         label = target.labels[int(np.argmax(row[target.output]))]
         numbers.append(labels.index(label))
     return np.array(numbers)
-
-
-def _pixel_matrices(
-    target: Scored,
-    rows: Sequence[Mapping[str, Any]],
-    mask_reader: MaskReader,
-    preprocess: Preprocessing,
-) -> Array:
-    """The confusion matrices of every image's pixels, (n, K, K); 0 for an image without a mask."""
-    matrices = []
-    for i, row in enumerate(rows):
-        class_map = torch.as_tensor(row["maps"][target.output])  # (K, rows, cols)
-        true_classes = mask_reader.read(i, target.output, preprocess)
-        if true_classes is None:
-            num_classes = len(class_map)
-            matrices.append(np.zeros((num_classes, num_classes), np.int64))
-        else:
-            matrices.append(map_confusion(true_classes, class_map[None]))
-    return np.stack(matrices)
 
 
 def _shared_units(predictors: Iterable[Predictor], targets: Collection[str]) -> dict[str, str]:

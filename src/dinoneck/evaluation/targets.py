@@ -14,13 +14,13 @@ from dinoneck.evaluation.predicted import Predicted, missing_parts
 from dinoneck.inference.predictor import Predictor
 from dinoneck.tasks import Task, columns_of
 from dinoneck.text import some_of
+from dinoneck.training.scored import ClassTarget, ScoredTarget, ValueTarget
 from dinoneck.training.table import class_names, column_numbers
-from dinoneck.training.tasks import Scored
 
 
 def value_targets(
     predictors: Mapping[str, Predictor], table: Any, predicted: Predicted
-) -> dict[str, dict[str, Scored]]:
+) -> dict[str, dict[str, ScoredTarget]]:
     """Return the targets of each model that have numbers or classes in the table.
 
     Args:
@@ -46,30 +46,14 @@ def value_targets(
     return targets_of_models
 
 
-def mask_targets(tasks: Sequence[Task]) -> dict[str, Scored]:
-    """Return the targets of the tasks that predict classes of pixels."""
-    targets = {}
-    for task in tasks:
-        if task.kind == "segmentation":
-            # the confusion matrices of the predictions hold the truth
-            targets[task.name] = Scored(
-                "mask",
-                task.name,
-                slice(None),
-                truth=np.empty(0),
-                labels=class_labels(task),
-            )
-    return targets
-
-
 def class_labels(task: Task) -> tuple[str, ...]:
     """Return the names of the classes of a task; without names they are called ``0``, ``1``, ..."""
     return task.labels or tuple(str(number) for number in range(task.dim))
 
 
-def _column_targets(tasks: Sequence[Task], table: Any) -> dict[str, Scored]:
+def _column_targets(tasks: Sequence[Task], table: Any) -> dict[str, ScoredTarget]:
     """The targets that have a column of their own in the table: numbers, and the classes of a task."""
-    targets: dict[str, Scored] = {}
+    targets: dict[str, ScoredTarget] = {}
     for column, task, place in columns_of(tasks):
         # the groups of the table are not the truth of a class "group"
         if column in OWN_COLUMNS or task.name in OWN_COLUMNS:
@@ -79,20 +63,14 @@ def _column_targets(tasks: Sequence[Task], table: Any) -> dict[str, Scored]:
             if place == 0 and task.name in table:
                 labels = class_labels(task)
                 codes = np.asarray(class_codes(table[task.name], task.name, labels))
-                targets[task.name] = Scored(
-                    "class",
-                    task.name,
-                    slice(None),
-                    truth=codes,
-                    labels=labels,
-                )
+                targets[task.name] = ClassTarget(task.name, truth=codes, labels=labels)
         elif column in table and not class_names(table, column):
             numbers = column_numbers(table, column)[:, None]
-            targets[column] = Scored("value", task.name, slice(place, place + 1), truth=numbers)
+            targets[column] = ValueTarget(task.name, columns=(place,), truth=numbers)
     return targets
 
 
-def _share_targets(ratio: Task, table: Any) -> dict[str, Scored]:
+def _share_targets(ratio: Task, table: Any) -> dict[str, ValueTarget]:
     """The shares of a ratio by the columns of its parts, as training scores them.
 
     Raises:
@@ -110,6 +88,5 @@ def _share_targets(ratio: Task, table: Any) -> dict[str, Scored]:
         shares = parts / parts.sum(axis=1, keepdims=True)  # of nothing the shares are unknown
     targets = {}
     for i, part in enumerate(ratio.labels):
-        column = slice(i, i + 1)
-        targets[part] = Scored("value", ratio.name, column, truth=shares[:, column])
+        targets[part] = ValueTarget(ratio.name, columns=(i,), truth=shares[:, i : i + 1])
     return targets
