@@ -64,13 +64,14 @@ class Classes:
         """Return the column of these rows, with all classes."""
         return Classes(self.names, self.codes[rows])
 
-    def codes_in(self, classes: Sequence[str], column: str) -> _Ints:
+    def codes_in(self, classes: Sequence[str], column: str, ids: Sequence[Any]) -> _Ints:
         """Return the index of each row's class in other classes (n,), -1 = missing.
 
         Raises:
-            DataError: for a row of a class that is none of them; it names ``column``.
+            DataError: for a row of a class that is none of them; it names ``column`` and the row's
+                id.
         """
-        new_codes = codes_among(self.names, self.codes, column, classes)
+        new_codes = codes_among(self.names, self.codes, ids, name=column, classes=classes)
         return np.array([new_codes[code] if code >= 0 else -1 for code in self.codes], np.int64)
 
 

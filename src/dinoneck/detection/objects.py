@@ -17,7 +17,12 @@ from dinoneck.data.copies import warn_of_changed_copies
 from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.listed_images import UNKNOWN
-from dinoneck.detection.evaluation import counted, known_objects, score_masks, score_segments
+from dinoneck.detection.evaluation import (
+    count_objects,
+    open_objects,
+    score_masks,
+    score_segments,
+)
 from dinoneck.errors import DataError
 from dinoneck.extras import check_installed
 from dinoneck.heads.head import Head
@@ -85,7 +90,9 @@ def train_instances(
     optim = config.optim
     check_installed("pycocotools", "masks")
     check_installed("scipy", "masks")
-    dataset = known_objects(data.objects, data.images, data.classes or None, data.crowd)
+    dataset = open_objects(
+        data.objects, data.images, classes=data.classes or None, crowd=data.crowd
+    )
     noun = "object" if data.panoptic is None else "segment"
     dataset.check_trainable(noun)
     dataset.warn_of_turned_images()
@@ -100,9 +107,10 @@ def train_instances(
             head = {"type": "mask"} | head
     if head["type"] == "mask":
         head = {"num_queries": min(max(2 * most, _FEWEST_QUERIES), _MOST_QUERIES)} | head
-    if most > head.get("num_queries", most):
+    num_queries: Any = head.get("num_queries", most)
+    if most > num_queries:
         raise DataError(
-            f"{dataset.file}: an image has {most} objects; num_queries is {head['num_queries']}, "
+            f"{dataset.file}: an image has {most} objects; num_queries is {num_queries}, "
             f"expected {most} or more"
         )
     if optim.epochs == type(optim)().epochs:
@@ -219,7 +227,7 @@ class _InstanceRun(Run):
         objects = self.objects.get(min_score if self.is_panoptic else 0.0, {})
         numbers = []
         for image_id in self.dataset.ids:
-            numbers.append([float(counted(objects.get(image_id, ()), min_score))])
+            numbers.append([float(count_objects(objects.get(image_id, ()), min_score))])
         self.predictions = {HEAD: {TASK: np.array(numbers)}}
         report = {**self.scores(self.predictions), "verdict": None}
         if held_out:

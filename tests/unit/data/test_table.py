@@ -84,16 +84,17 @@ def test_classes_that_are_numbers_are_read_as_such() -> None:
 
     assert table.class_names("grade") == (1, 2)
     np.testing.assert_array_equal(table.numbers("grade"), [2.0, 1.0, np.nan])
-    assert table.classes("grade").codes_in(["2", "1"], "grade").tolist() == [0, 1, -1]
+    assert table.classes("grade").codes_in(["2", "1"], "grade", table.ids).tolist() == [0, 1, -1]
 
 
 def test_classes_are_numbered_as_those_of_a_head() -> None:
     kinds = pd.Categorical(["crop", None, "weed"], categories=["bare", "crop", "weed"])
-    classes = Table.from_frame(frame_of(kind=kinds)).classes("kind")
+    table = Table.from_frame(frame_of(kind=kinds))
+    classes = table.classes("kind")
 
-    assert classes.codes_in(["weed", "crop"], "kind").tolist() == [1, -1, 0]
+    assert classes.codes_in(["weed", "crop"], "kind", table.ids).tolist() == [1, -1, 0]
     with pytest.raises(DataError, match="kind has the class 'crop'"):
-        classes.codes_in(["weed", "bare"], "kind")
+        classes.codes_in(["weed", "bare"], "kind", table.ids)
 
 
 @pytest.mark.parametrize(
