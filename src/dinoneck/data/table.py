@@ -106,8 +106,7 @@ class Table:
         groups: of the images. Without a column of them, each image has its own: its row.
         has_groups: whether there is a column of groups.
         folds: of the images; None = there is no column.
-        has_parts: whether the folds are parts of a data set, see :func:`dinoneck.data.read_table`
-            and :func:`dinoneck.data.folders.table_of_folder`.
+        has_parts: whether the folds are parts of a data set, such as train and val.
         held_out: the part that is held out; None = each in turn.
         weights: target -> its weight in the weighted R²; empty = all count alike.
     """
@@ -142,17 +141,24 @@ class Table:
                 f"the table has no column {IMAGES!r}; make it with read_table(), which finds the "
                 "images"
             )
+        columns = {name: _column(frame, name) for name in names if name not in OWN_COLUMNS}
         masks = None
         if LABELS in frame:
             masks = [None if is_missing(mask) else mask for mask in frame[LABELS]]
+        groups = _own_groups(len(frame))
+        if GROUP in frame:
+            groups = list(frame[GROUP])
+        folds = None
+        if FOLD in frame:
+            folds = list(frame[FOLD])
         return cls(
             ids=list(frame.index),
             images=list(frame[IMAGES]),
-            columns={name: _column(frame, name) for name in names if name not in OWN_COLUMNS},
+            columns=columns,
             masks=masks,
-            groups=list(frame[GROUP]) if GROUP in frame else _own_groups(len(frame)),
+            groups=groups,
             has_groups=GROUP in frame,
-            folds=list(frame[FOLD]) if FOLD in frame else None,
+            folds=folds,
             has_parts=HELD_OUT in frame.attrs,
             held_out=frame.attrs.get(HELD_OUT),
             weights=dict(frame.attrs.get(WEIGHTS, {})),
@@ -164,18 +170,23 @@ class Table:
         Without a column of groups the rows of the new table are the groups.
         """
         indices = np.asarray(rows, np.int64)
+        masks = None
+        if self.masks is not None:
+            masks = [self.masks[row] for row in indices]
+        groups = _own_groups(len(indices))
+        if self.has_groups:
+            groups = [self.groups[row] for row in indices]
+        folds = None
+        if self.folds is not None:
+            folds = [self.folds[row] for row in indices]
         return replace(
             self,
             ids=[self.ids[row] for row in indices],
             images=[self.images[row] for row in indices],
             columns={name: column.take(indices) for name, column in self.columns.items()},
-            masks=None if self.masks is None else [self.masks[row] for row in indices],
-            groups=(
-                [self.groups[row] for row in indices]
-                if self.has_groups
-                else _own_groups(len(indices))
-            ),
-            folds=None if self.folds is None else [self.folds[row] for row in indices],
+            masks=masks,
+            groups=groups,
+            folds=folds,
         )
 
     def class_names(self, column: str) -> tuple[Hashable, ...]:
