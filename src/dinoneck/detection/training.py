@@ -8,7 +8,8 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,7 +40,7 @@ from dinoneck.text import in_words
 from dinoneck.training import folder as files
 from dinoneck.training.config import TrainConfig, check_used
 from dinoneck.training.earlier import check_same_backbone, log_backbone, start_lora
-from dinoneck.training.engine import Batches, Engine, Row, gathered, own_random_numbers
+from dinoneck.training.engine import Engine, Row, gather, restored_random_state
 from dinoneck.training.folds import Fold
 from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
 from dinoneck.training.source import open_backbone
@@ -98,7 +99,7 @@ def train_detector(
     files.check_folder(folder, overwrite=overwrite)
     train, val = open_images(config)
     detector = build_detector(config, train.classes).to(local_device(config.device))
-    with own_random_numbers():
+    with restored_random_state():
         run = _Run(config, folder, detector, train, val)
         run.run(resume=resume)
     history = run.engine.history
@@ -182,7 +183,26 @@ class _Run:
         if not engine.extra:
             engine.extra = {"untrained": self._scores(), "tuned": []}
         self.detector.tuned = set(engine.extra["tuned"])
-        engine.run(self._batches, self._validate, begin=self._begin, callbacks=[self._log])
+        with engine.progress() as bar:
+            while not engine.is_finished:
+                epoch = engine.start_epoch()
+                self._begin(epoch)
+                self._train_epoch(epoch, bar)
+                with engine.evaluating():
+                    engine.add_scores(self._validate())
+                engine.end_epoch(callbacks=[self._log])
+        engine.finish()
+
+    def _train_epoch(self, epoch: int, bar: Any) -> None:
+        """Take a step of the optimizer per batch; add the mean losses to the engine's history."""
+        engine = self.engine
+        engine.model.train()
+        for images, targets in self._batches(epoch):
+            losses = engine.forward_backward(partial(engine.model, images, targets))
+            engine.step()
+            engine.add_losses(losses, self.config.optim.batch_size)
+            bar.update()
+        engine.add_row()
 
     def _identity(self) -> dict[str, Any]:
         """What must be equal in a run and its continuation."""
@@ -200,7 +220,7 @@ class _Run:
         self.detector.note_trained()
         self.engine.extra["tuned"] = sorted(self.detector.tuned)
 
-    def _batches(self, epoch: int) -> Batches:
+    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, list[dict[str, Any]]]]:
         """This process' batches of one epoch; the last is filled up from the start of the order."""
         batch_size = self.config.optim.batch_size
         rank = self.engine.rank
@@ -214,7 +234,7 @@ class _Run:
             batch = order[start : start + batch_size]
             shares.append(batch[rank::num_processes].tolist())
         for images, targets in self._loader(self.train, batch_sampler=shares):
-            yield batch_size, _to_device(images, targets, self.engine.device)
+            yield _to_device(images, targets, self.engine.device)
 
     def _loader(self, images: Any, **options: Any) -> Any:
         workers = self.config.detector.workers
@@ -259,7 +279,7 @@ class _Run:
                 boxes = to_original(best["boxes"], images.shape[-2:], target["size"])
                 predictions[target["image_id"]] = {**best, "boxes": boxes}
         all_predictions: dict[int, dict[str, Tensor]] = {}
-        for process_predictions in gathered(predictions):
+        for process_predictions in gather(predictions):
             all_predictions |= process_predictions
         return score_boxes(self.val, all_predictions)
 

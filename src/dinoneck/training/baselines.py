@@ -25,7 +25,7 @@ from dinoneck.heads.outputs import DENSITY_CELLS
 from dinoneck.losses.composition import Composition
 from dinoneck.tasks import Task
 from dinoneck.training.folds import Fold, group_folds
-from dinoneck.training.targets import match_samples
+from dinoneck.training.samples import match_samples
 from dinoneck.training.token_sources import TokenSource, in_batches
 
 MOST_PATCHES = 8192  # that a linear layer per patch is fitted to, drawn at random
@@ -76,13 +76,13 @@ def ridge_probe(
     table = targets if hasattr(targets, "keys") else {"values": targets}
     names = [name for name in table if name not in OWN_COLUMNS]
     rows = by_id(table[names[0]], names[0], target_ids)
-    used, _, values, _ = match_samples(source.ids, table, None, names, rows, target_ids=target_ids)
-    y = np.column_stack([*values.values()]).astype(np.float64)
+    matched = match_samples(source.ids, table, None, names, ids=rows, target_ids=target_ids)
+    y = np.column_stack([*matched.values.values()]).astype(np.float64)
     if np.isinf(y).any():
         raise DataError(
             "the targets hold infinite values; expected numbers, or NaN where a value is missing"
         )
-    x = _features(source, used)[0]
+    x = _features(source, matched.ids)[0]
     labels = [*range(len(y))] if groups is None else [*groups]
     predictions = np.full(y.shape, np.nan)
     for train, valid in folds:
