@@ -382,7 +382,7 @@ PIPELINES = [
         ),
         where="training.optim:SAM.gradient",
         edit=replace(
-            "[*(_parameter for _parameter, _ in _moved), *_statistics]",
+            "[*_moved, *_statistics]",
             by="[*_statistics]",
         ),
         tests=["unit/training/test_optim.py::test_it_follows_the_published_rule_over_many_steps"],
