@@ -32,8 +32,8 @@ from dinoneck.training.config import FrozenBackbone, TrainConfig
 from dinoneck.training.earlier import start_backbone
 from dinoneck.training.ids import IdMatcher
 from dinoneck.training.masks import map_task
+from dinoneck.training.new_head import SEVERAL_LAYERS, head_type
 from dinoneck.training.stated import stated_record
-from dinoneck.training.tasks import SEVERAL_LAYERS, head_type
 from dinoneck.training.token_sources import LiveTokens, MemoryTokens, TokenSource
 
 logger = logging.getLogger(__name__)

@@ -35,8 +35,8 @@ from dinoneck.training import MemoryTokens, Recipe, TrainConfig, fit, r2
 from dinoneck.training.batches import BatchReader, BatchRows
 from dinoneck.training.engine import TIMES
 from dinoneck.training.masks import read_maps
+from dinoneck.training.problem import fitted, problem_of
 from dinoneck.training.samples import Samples, Targets
-from dinoneck.training.tasks import fitted, problem_of
 
 PARTS = Composition(
     ("leaf", "stem"), {"both": ("leaf", "stem")}, "plant", total="y", ratio="shares"
