@@ -391,8 +391,8 @@ PIPELINES = [
         sentence="Mixup counts the loss of a sample's own target with the partner's share.",
         where="training.objective:Objective.forward",
         edit=replace(
-            "_Share(_share * _each.share, _each.targets)",
-            by="_Share((1 - _share) * _each.share, _each.targets)",
+            "_class(_share * _weighted.share, _weighted.targets)",
+            by="_class((1 - _share) * _weighted.share, _weighted.targets)",
         ),
         tests=["unit/training/test_optim.py::test_mixed_losses_follow_the_targets_of_both_samples"],
     ),

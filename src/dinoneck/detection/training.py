@@ -223,8 +223,8 @@ class DetectorTrainer:
         engine.model.train()
         with closing(self._batches(epoch)) as batches:
             for images, targets in batches:
-                forward = partial(engine.model, images, targets)
-                losses = engine.forward_backward(forward)
+                compute_losses = partial(engine.model, images, targets)
+                losses = engine.forward_backward(compute_losses)
                 engine.step()
                 engine.add_losses(losses, self.config.optim.batch_size)
                 bar.update()

@@ -146,17 +146,19 @@ class Engine:
         dtype = None if self.recipe.amp is None else HALF_DTYPES[self.recipe.amp]
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
-    def forward_backward(self, forward: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Leave the gradients of ``"loss"``, with SAM those of the second pass; return the losses.
+    def forward_backward(
+        self, compute_losses: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Run a forward and a backward pass, with SAM two; leave the gradients of ``"loss"``, return the losses.
 
         Args:
-            forward: returns the losses of a batch.
+            compute_losses: the forward pass; returns the losses of a batch by name.
         """
 
         def compute_gradients() -> dict[str, Tensor]:
             self.optimizer.zero_grad(set_to_none=True)
             with self.precision():
-                losses = forward()
+                losses = compute_losses()
             self.scaler.scale(losses["loss"]).backward()  # type: ignore[no-untyped-call]
             return losses
 

@@ -179,8 +179,8 @@ def _train_epoch(engine: Engine, batches: Generator[Batch, None, None], bar: Any
     engine.model.train()
     with closing(batches):
         for batch in batches:
-            forward = partial(engine.model, batch.inputs, batch.targets, batch.mixes)
-            losses = engine.forward_backward(forward)
+            compute_losses = partial(engine.model, batch.inputs, batch.targets, batch.mixes)
+            losses = engine.forward_backward(compute_losses)
             engine.step()
             engine.add_losses(losses, batch.num_images)
             bar.update()

@@ -52,12 +52,12 @@ class Trained(nn.Module):
 
 
 @dataclass(frozen=True)
-class _Share:
-    """Targets that the outputs of blended samples are compared with.
+class _WeightedTargets:
+    """Targets that the outputs of blended samples are compared with, those of the samples or of their partners.
 
     Attributes:
         share: by which their loss counts.
-        targets: of the samples, or of their partners.
+        targets: of a batch.
     """
 
     share: float
@@ -133,7 +133,7 @@ class Objective(nn.Module):
         """
         cutmix_alpha = self.recipe.cutmix_alpha if mixes else None
         mixup_alpha = self.recipe.mixup_alpha if mixes else None
-        compared = [_Share(1.0, targets)]
+        compared = [_WeightedTargets(1.0, targets)]
         if cutmix_alpha is not None:
             images = cast("Tensor", inputs)
             backbone = cast("Backbone", self.trained.backbone)
@@ -141,18 +141,18 @@ class Objective(nn.Module):
             inputs = pasted(images, box)
             # maps are pasted as the images, the other targets count by the area
             targets = targets.with_maps(self.maps, lambda x: pasted(x, box))
-            compared = _with_partners([_Share(1.0, targets)], share, kept=self.maps)
+            compared = _with_partners([_WeightedTargets(1.0, targets)], share, kept=self.maps)
         tokens = self.tokens(inputs)
         if mixup_alpha is not None:
             tokens, share = blended_tokens(tokens, mixup_alpha)
             compared = _with_partners(compared, share)
 
         outputs = self.outputs(tokens)
-        losses_of_shares = [self.losses(outputs, each.targets) for each in compared]
-        losses: dict[str, Any] = dict.fromkeys(losses_of_shares[0], 0)
-        for each, losses_of_share in zip(compared, losses_of_shares, strict=True):
-            for name, value in losses_of_share.items():
-                losses[name] = losses[name] + each.share * value
+        losses_per_targets = [self.losses(outputs, weighted.targets) for weighted in compared]
+        losses: dict[str, Any] = dict.fromkeys(losses_per_targets[0], 0)
+        for weighted, parts in zip(compared, losses_per_targets, strict=True):
+            for name, value in parts.items():
+                losses[name] = losses[name] + weighted.share * value
         if self.training and self.is_first_step:
             self.is_first_step = False
             self._compare_scales(losses, targets.values)
@@ -226,16 +226,16 @@ class Objective(nn.Module):
 
 
 def _with_partners(
-    compared: Sequence[_Share], share: float, kept: Collection[str] = ()
-) -> list[_Share]:
+    compared: Sequence[_WeightedTargets], share: float, kept: Collection[str] = ()
+) -> list[_WeightedTargets]:
     """Add the targets of the sample before each: ``share`` of a loss is that of its targets, the rest theirs.
 
     The maps in ``kept`` are pasted already and stay.
     """
-    own_shares = []
-    partner_shares = []
-    for each in compared:
-        own_shares.append(_Share(share * each.share, each.targets))
-        partners = each.targets.partners(kept)
-        partner_shares.append(_Share((1 - share) * each.share, partners))
-    return own_shares + partner_shares
+    of_samples = []
+    of_partners = []
+    for weighted in compared:
+        partners = weighted.targets.partners(kept)
+        of_samples.append(_WeightedTargets(share * weighted.share, weighted.targets))
+        of_partners.append(_WeightedTargets((1 - share) * weighted.share, partners))
+    return of_samples + of_partners
