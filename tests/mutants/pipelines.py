@@ -78,7 +78,7 @@ PIPELINES = [
         sentence=(
             "The moving average of the weights is computed, but the trained head does not get it."
         ),
-        where="training.engine:Engine.run",
+        where="training.engine:Engine.finish",
         edit=drop("self.ema.copy_to(self.trained)"),
         tests=["unit/training/test_recipe.py::test_several_steps_are_the_plain_loop"],
     ),
@@ -95,7 +95,7 @@ PIPELINES = [
     ),
     Mutant(
         sentence="A flipped image is trained with the labels of the image as it is.",
-        where="training.token_sources:Samples.read",
+        where="training.batches:BatchReader.read",
         edit=replace("_views.place(_label, _view)", by="_label"),
         tests=["unit/training/test_fit.py::test_labels_of_a_cell_follow_the_image"],
     ),
@@ -326,7 +326,7 @@ PIPELINES = [
     ),
     Mutant(
         sentence="Targets are given to images by their position in the table, not by id.",
-        where="training.targets:match_samples",
+        where="training.samples:match_samples",
         edit=replace(
             "[as_array(_column[_id], _what) for _id in _ids]",
             by="[as_array(value, _what) for value in [*_column.values()][: len(_ids)]]",
@@ -382,29 +382,29 @@ PIPELINES = [
         ),
         where="training.optim:SAM.gradient",
         edit=replace(
-            "[*(_parameter for _parameter, _ in _moved), *_statistics]",
+            "[*_moved, *_statistics]",
             by="[*_statistics]",
         ),
         tests=["unit/training/test_optim.py::test_it_follows_the_published_rule_over_many_steps"],
     ),
     Mutant(
         sentence="Mixup counts the loss of a sample's own target with the partner's share.",
-        where="training.fitting:Objective.forward",
+        where="training.objective:Objective.forward",
         edit=replace(
-            "[(_share * _part, _own) for _part, _own in _truths]",
-            by="[((1 - _share) * _part, _own) for _part, _own in _truths]",
+            "_class(_share * _weighted.share, _weighted.targets)",
+            by="_class((1 - _share) * _weighted.share, _weighted.targets)",
         ),
         tests=["unit/training/test_optim.py::test_mixed_losses_follow_the_targets_of_both_samples"],
     ),
     Mutant(
         sentence="Maps are trained as they are where CutMix has pasted another image.",
-        where="training.fitting:Objective.forward",
-        edit=never("_name in self.maps"),
+        where="training.objective:Objective.forward",
+        edit=replace("targets.with_maps(self.maps, _change)", by="targets"),
         tests=["unit/training/test_live_tokens.py::test_cutmix_pastes_maps_as_the_images"],
     ),
     Mutant(
         sentence="Early stopping keeps the weights of the last epoch, not those of the best.",
-        where="training.engine:Engine.run",
+        where="training.engine:Engine.add_scores",
         edit=replace("_weights.clone()", by="_weights"),
         tests=["unit/training/test_recipe.py::test_patience_keeps_the_best_weights_and_stops"],
     ),
