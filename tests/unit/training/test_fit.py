@@ -479,7 +479,9 @@ def test_every_sample_meets_every_view_in_training_and_its_own_image_in_validati
 
 def test_classes_of_a_table_are_those_of_the_head() -> None:
     table = pd.DataFrame({"y": pd.Categorical(["no", "yes", "?"] * 2)}, index=IDS)
-    with pytest.raises(DataError, match=r"has the class '\?', such as that of 's2'; expected one of yes, no"):
+    with pytest.raises(
+        DataError, match=r"has the class '\?', such as that of 's2'; expected one of yes, no"
+    ):
         run(
             head(Task("y", dim=2, kind="classification", labels=("yes", "no"))),
             targets=table,
