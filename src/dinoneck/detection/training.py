@@ -42,7 +42,7 @@ from dinoneck.training.earlier import check_same_backbone, log_backbone, start_l
 from dinoneck.training.engine import Batches, Engine, Row, gathered, own_random_numbers
 from dinoneck.training.folds import Fold
 from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
-from dinoneck.training.source import open_backbone
+from dinoneck.training.run_tokens import open_backbone
 from dinoneck.training.tasks import start_from
 from dinoneck.training.trained_images import write_trained_images
 from dinoneck.version import versions
@@ -107,9 +107,9 @@ def train_detector(
             finished = folder / files.UNFINISHED / name
             if finished.exists():  # a run may stop between here and its report
                 finished.replace(folder / name)
-        all_trained: Fold = (np.arange(len(train)), np.arange(0))  # none is held out
         names = [str(path) for path in train.paths]
-        write_trained_images(folder, train.paths, names, tokens=None, folds={None: all_trained})
+        all_images = Fold.of_all_images(len(train))  # the held-out ones are no rows of it
+        write_trained_images(folder, train.paths, names, tokens=None, folds=[all_images])
     scored = [row for row in history if "AP" in row]
     report = {
         "best": max(scored, key=lambda row: row["AP"]),

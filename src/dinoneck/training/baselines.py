@@ -24,7 +24,7 @@ from dinoneck.heads.linear import LinearHead
 from dinoneck.heads.outputs import DENSITY_CELLS
 from dinoneck.losses.composition import Composition
 from dinoneck.tasks import Task
-from dinoneck.training.folds import Fold, group_folds
+from dinoneck.training.folds import FoldRows, group_folds
 from dinoneck.training.targets import match_samples
 from dinoneck.training.token_sources import TokenSource, in_batches
 
@@ -44,7 +44,7 @@ _Path = Callable[[_Floats, _Floats, _Floats], _Floats]  # x, y, new x -> (settin
 def ridge_probe(
     source: TokenSource,
     targets: Any,
-    folds: Sequence[Fold],
+    folds: Sequence[FoldRows],
     *,
     target_ids: Sequence[str] | None = None,
     groups: Sequence[Hashable] | None = None,

@@ -48,7 +48,7 @@ from dinoneck.training.folder import BACKBONE, SAMPLES, STATE, TOKENS, Callback,
 from dinoneck.training.optim import blended_tokens, pasted, random_box
 from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
 from dinoneck.training.recipe import Recipe
-from dinoneck.training.source import compare_images
+from dinoneck.training.run_tokens import compare_images
 from dinoneck.training.targets import (
     WEIGHT,
     SourceIds,

@@ -242,13 +242,15 @@ def _first_shared(scores: Mapping[str, Mapping[str, Any]], first: str) -> str:
 
 
 def prediction_rows(
-    table: Any, scored: Mapping[str, Scored], predictions: Methods, folds: Mapping[Any, Fold]
+    table: Any, scored: Mapping[str, Scored], predictions: Methods, folds: Sequence[Fold]
 ) -> dict[str, list[Any]]:
     """Return the held-out images as columns: id, fold, and the true and predicted values and classes.
 
     What is not known is None. Auxiliary targets and maps have no columns.
     """
-    fold_of = {int(row): number for number, (_, valid) in folds.items() for row in valid}
+    fold_of: dict[int, int | None] = {}
+    for fold in folds:
+        fold_of.update(dict.fromkeys(fold.valid.tolist(), fold.number))
     rows = sorted(fold_of)
     columns = {"image": [table.index[row] for row in rows], "fold": [fold_of[row] for row in rows]}
     for name, target in scored.items():
