@@ -198,7 +198,7 @@ def _check_extras(run: TrainConfig) -> None:
 def with_width(run: TrainConfig, hidden_dim: int | None) -> TrainConfig:
     """Return the config with the width of its head, neck or pyramid; None: as in the config."""
     from dinoneck.registry import import_modules, resolve
-    from dinoneck.training.tasks import head_type
+    from dinoneck.training.new_head import head_type
 
     if hidden_dim is None:
         return run

@@ -30,12 +30,14 @@ from dinoneck.training import folder as files
 from dinoneck.training.config import TrainConfig, check_used
 from dinoneck.training.evaluators import FoldTokens, Logs
 from dinoneck.training.folds import Fold, folds_of
+from dinoneck.training.new_head import head_type
+from dinoneck.training.problem import Problem
 from dinoneck.training.recipe import Recipe
-from dinoneck.training.report import Methods, summary
+from dinoneck.training.report import HEAD, Methods, summary
 from dinoneck.training.run import Trainer
 from dinoneck.training.run_tokens import RunTokens
+from dinoneck.training.scored import ValueTarget
 from dinoneck.training.table import table_of
-from dinoneck.training.tasks import HEAD, Problem, Scored, head_type
 
 TASK = "objects"
 FEWEST_STEPS = 500
@@ -205,10 +207,8 @@ def object_problem(config: TrainConfig, dataset: Any, preprocess: Preprocessing)
                 f"{path} comes to another size than {dataset.paths[0]}; give one (size=, --size)"
             )
     numbers = np.array([*dataset.numbers.values()], np.float64)[:, None]
-    scored = {TASK: Scored("value", TASK, slice(None), numbers)}
-    return Problem(
-        [task], {TASK: torch.cat(maps)}, weights={}, compositions=[], scored=scored, pixels=None
-    )
+    scored = {TASK: ValueTarget(TASK, columns=(0,), truth=numbers)}
+    return Problem([task], {TASK: torch.cat(maps)}, weights={}, compositions=[], scored=scored)
 
 
 def _object_ids(dataset: Any, i: int, preprocess: Preprocessing) -> torch.Tensor:

@@ -13,8 +13,9 @@ from dinoneck.training import folder as files
 from dinoneck.training import report as reports
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.data_folder import of_data_folder
+from dinoneck.training.new_head import SEVERAL_LAYERS
+from dinoneck.training.report import HEAD
 from dinoneck.training.run import Trainer, prepare
-from dinoneck.training.tasks import HEAD, SEVERAL_LAYERS
 
 
 def prepare_heads(

@@ -12,8 +12,9 @@ from dinoneck.training import report as reports
 from dinoneck.training.baselines import baseline_head
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.folds import Fold
+from dinoneck.training.problem import Problem
+from dinoneck.training.report import BOTH, HEAD, LINEAR
 from dinoneck.training.table import groups_of
-from dinoneck.training.tasks import BOTH, HEAD, LINEAR, Problem
 from dinoneck.training.token_sources import LiveTokens, TokenSource
 
 Logs = Mapping[str, Sequence[Mapping[str, float]]]
@@ -113,8 +114,13 @@ class ValueEvaluator:
             heads[BOTH] = HeadEnsemble.from_heads([head, linear])
         for name, predicting in heads.items():
             source = tokens.of_head if name == HEAD else tokens.frozen
-            rows = fold.valid.tolist()
-            reports.write_predictions(problem, source, predicting, rows, self.methods[name])
+            reports.write_predictions(
+                problem.scored,
+                source,
+                head=predicting,
+                rows=fold.valid.tolist(),
+                predictions=self.methods[name],
+            )
         method = BOTH if self.config.with_ridge else HEAD
         report = reports.summary(
             self.table, self.targets, {method: self.methods[method]}, [fold.valid]

@@ -38,20 +38,18 @@ from dinoneck.training.evaluators import Evaluator, FoldTokens, ValueEvaluator
 from dinoneck.training.fitting import fit
 from dinoneck.training.folds import Fold, Rows, folds_of
 from dinoneck.training.mask_classes import warn_of_mask_classes
-from dinoneck.training.run_tokens import RunTokens
-from dinoneck.training.table import of_pasture, table_of
-from dinoneck.training.targets import training_targets
-from dinoneck.training.tasks import (
-    BOTH,
-    HEAD,
+from dinoneck.training.new_head import head_type, make_head
+from dinoneck.training.problem import (
     Problem,
-    head_type,
-    make_head,
     problem_of,
     take_rows,
     unlabelled_rows,
     with_fine_maps,
 )
+from dinoneck.training.report import BOTH, HEAD
+from dinoneck.training.run_tokens import RunTokens
+from dinoneck.training.table import of_pasture, table_of
+from dinoneck.training.targets import training_targets
 from dinoneck.training.token_sources import LiveTokens, MemoryTokens, digest_of
 from dinoneck.training.trained_images import write_images_of_table
 from dinoneck.version import versions
