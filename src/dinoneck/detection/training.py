@@ -37,6 +37,7 @@ from dinoneck.errors import ConfigError
 from dinoneck.extras import check_installed
 from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.registry import import_modules
+from dinoneck.store.images import cached_hash_of
 from dinoneck.text import in_words
 from dinoneck.training import folder as files
 from dinoneck.training.config import TrainConfig, check_used
@@ -193,8 +194,21 @@ class DetectorTrainer:
             datasets.append([*images.ids, images.ground_truth()])
         content = json.dumps(datasets).encode()
         values["hash of images and boxes"] = hashlib.sha256(content).hexdigest()
+        values[files.IMAGE_FILES] = self._hash_of_images()
         values["backbone record"] = self.detector.record
         return values
+
+    def _hash_of_images(self) -> str:
+        """The SHA-256 of the contents of all images, which the first process reads.
+
+        The hashes of the training images are kept for ``trained_on.csv``: no image is hashed twice.
+        """
+        digest = hashlib.sha256()
+        if self.engine.rank == 0:
+            for path in (*self.train_images.paths, *self.val_images.paths):
+                digest.update(cached_hash_of(path).encode())
+        of_first_process, *_ = gathered(digest.hexdigest())
+        return str(of_first_process)
 
     def _start_or_continue(self) -> None:
         """Score the first weights of a new run; tell the detector what was trained in an interrupted one."""
