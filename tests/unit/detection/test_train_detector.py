@@ -21,7 +21,7 @@ from tests.unit.training.histories import logged
 
 from dinoneck import Backbone, CheckpointError, DataError
 from dinoneck.detection import Detector, evaluate_boxes, train_detector, training
-from dinoneck.training import TrainConfig, engine
+from dinoneck.training import TrainConfig, engine, folder
 
 pytest.importorskip("pycocotools", reason="needs dinoneck[detection]")
 
@@ -159,15 +159,15 @@ def test_an_unfinished_run_of_0_3_continues_without_a_hash_of_its_images(
 ) -> None:
     monkeypatch.setattr(engine, "SAVE_EVERY_S", 0.0)
     config = config_of(boxes, optim={"epochs": 2})
-    identity = training.DetectorTrainer._identity
+    begin = folder.begin
 
-    def identity_of_0_3(trainer: training.DetectorTrainer) -> dict[str, Any]:
-        values = identity(trainer)
-        del values["hash of image files"]
-        return values
+    def begin_as_0_3(path: Path, values: dict[str, Any], *, resume: bool) -> dict[str, Any]:
+        values_of_0_3 = {**values}
+        del values_of_0_3[folder.IMAGE_FILES]
+        return begin(path, values_of_0_3, resume=resume)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.DetectorTrainer, "_identity", identity_of_0_3)
+        patch.setattr(folder, "begin", begin_as_0_3)
         with stopped_after(epochs=1, by=DataError("no power")):
             train_detector(config, tmp_path / "run")
 
