@@ -5,6 +5,7 @@ from dinoneck import checkpoint as checkpoint
 from dinoneck import cli as cli
 from dinoneck import data as data
 from dinoneck import detection as detection
+from dinoneck import evaluation as evaluation
 from dinoneck import export as export
 from dinoneck import heads as heads
 from dinoneck import inference as inference

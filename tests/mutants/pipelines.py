@@ -78,7 +78,7 @@ PIPELINES = [
         sentence=(
             "The moving average of the weights is computed, but the trained head does not get it."
         ),
-        where="training.engine:Engine.run",
+        where="training.engine:Engine.finish",
         edit=drop("self.ema.copy_to(self.trained)"),
         tests=["unit/training/test_recipe.py::test_several_steps_are_the_plain_loop"],
     ),
@@ -95,7 +95,7 @@ PIPELINES = [
     ),
     Mutant(
         sentence="A flipped image is trained with the labels of the image as it is.",
-        where="training.token_sources:Samples.read",
+        where="training.batches:BatchReader.read",
         edit=replace("_views.place(_label, _view)", by="_label"),
         tests=["unit/training/test_fit.py::test_labels_of_a_cell_follow_the_image"],
     ),
@@ -326,7 +326,7 @@ PIPELINES = [
     ),
     Mutant(
         sentence="Targets are given to images by their position in the table, not by id.",
-        where="training.targets:match_samples",
+        where="training.samples:match_samples",
         edit=replace(
             "[as_array(_column[_id], _what) for _id in _ids]",
             by="[as_array(value, _what) for value in [*_column.values()][: len(_ids)]]",
@@ -382,29 +382,29 @@ PIPELINES = [
         ),
         where="training.optim:SAM.gradient",
         edit=replace(
-            "[*(_parameter for _parameter, _ in _moved), *_statistics]",
+            "[*_moved, *_statistics]",
             by="[*_statistics]",
         ),
         tests=["unit/training/test_optim.py::test_it_follows_the_published_rule_over_many_steps"],
     ),
     Mutant(
         sentence="Mixup counts the loss of a sample's own target with the partner's share.",
-        where="training.fitting:Objective.forward",
+        where="training.objective:Objective.forward",
         edit=replace(
-            "[(_share * _part, _own) for _part, _own in _truths]",
-            by="[((1 - _share) * _part, _own) for _part, _own in _truths]",
+            "_class(_share * _weighted.share, _weighted.targets)",
+            by="_class((1 - _share) * _weighted.share, _weighted.targets)",
         ),
         tests=["unit/training/test_optim.py::test_mixed_losses_follow_the_targets_of_both_samples"],
     ),
     Mutant(
         sentence="Maps are trained as they are where CutMix has pasted another image.",
-        where="training.fitting:Objective.forward",
-        edit=never("_name in self.maps"),
+        where="training.objective:Objective.forward",
+        edit=replace("targets.with_maps(self.maps, _change)", by="targets"),
         tests=["unit/training/test_live_tokens.py::test_cutmix_pastes_maps_as_the_images"],
     ),
     Mutant(
         sentence="Early stopping keeps the weights of the last epoch, not those of the best.",
-        where="training.engine:Engine.run",
+        where="training.engine:Engine.add_scores",
         edit=replace("_weights.clone()", by="_weights"),
         tests=["unit/training/test_recipe.py::test_patience_keeps_the_best_weights_and_stops"],
     ),
@@ -437,6 +437,52 @@ PIPELINES = [
             by="detector.predict(_images, **_options)",
         ),
         tests=["unit/detection/test_evaluation.py::test_boxes_of_low_scores_count"],
+    ),
+    Mutant(
+        sentence="The file of a detector holds the last weights in the place of the best ones.",
+        where="detection.training:DetectorTrainer",
+        edit=always('_scores["AP"] > _self._best_earlier_precision()'),
+        tests=[
+            "unit/detection/test_train_detector.py::"
+            "test_the_file_holds_the_weights_of_the_epoch_with_the_best_precision"
+        ],
+    ),
+    Mutant(
+        sentence="A detector sees the images in the same order in each epoch.",
+        where="detection.training:DetectorTrainer",
+        edit=replace(
+            "np.random.default_rng([self.config.optim.seed, _epoch])",
+            by="np.random.default_rng(self.config.optim.seed)",
+        ),
+        tests=[
+            "unit/detection/test_train_detector.py::"
+            "test_every_epoch_shows_the_images_in_another_order"
+        ],
+    ),
+    Mutant(
+        sentence="Predicted boxes reach over the edge of the image.",
+        where="detection.detector:Detector.predict",
+        edit=replace(
+            "to_original(_boxes, _seen, _size).clamp(min=0)", by="to_original(_boxes, _seen, _size)"
+        ),
+        tests=["unit/detection/test_detector.py::test_boxes_over_the_edge_are_cut_there"],
+    ),
+    Mutant(
+        sentence="Boxes of different classes suppress each other in the ONNX file of a detector.",
+        where="detection.onnx:dense_detections",
+        edit=replace(
+            "torchvision.ops.nms(_apart, _best, _iou)", by="torchvision.ops.nms(boxes, _best, _iou)"
+        ),
+        tests=[
+            "unit/detection/test_onnx.py::"
+            "test_the_form_without_shapes_that_depend_on_data_is_torchvisions"
+        ],
+    ),
+    Mutant(
+        sentence="A draw of images counts the boxes of all images with those of the first one.",
+        where="detection.paired:class_results",
+        edit=replace("np.full(_count, _index)", by="np.zeros(_count, np.int64)"),
+        tests=["unit/detection/test_paired.py::test_a_draw_has_the_ap_of_its_images"],
     ),
     Mutant(
         sentence="An exported model that differs from the eager model is written without an error.",

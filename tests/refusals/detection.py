@@ -35,7 +35,7 @@ from dinoneck.detection import (
     train_detector,
     train_instances,
 )
-from dinoneck.detection.evaluation import evaluate_masks, known_objects
+from dinoneck.detection.evaluation import evaluate_masks, open_objects
 from dinoneck.training import TrainConfig
 from tests import kit
 from tests.faults import signed
@@ -256,7 +256,7 @@ ROWS: list[Row] = [
     (without_onnxscript, ImportError, "dinoneck[export]"),
     # truth
     (without_pycocotools, ImportError, "dinoneck[detection]"),
-    (lambda: known_objects(["a", "b", "c"]), DataError, "['a', 'b', 'c']"),
+    (lambda: open_objects(["a", "b", "c"]), DataError, "['a', 'b', 'c']"),
     (
         lambda: evaluate_masks(Predictor(kit.head(), kit.backbone()), "objects.json"),
         DataError,

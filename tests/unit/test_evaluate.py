@@ -92,6 +92,21 @@ def test_words_are_no_classes_of_a_head_without_labels(meadow: Path, tiny: Backb
         evaluate(model, meadow.parent, numbered(meadow, ["crop", "weed"]))
 
 
+def test_a_class_that_the_head_does_not_know_is_named_with_its_target_and_an_image(
+    meadow: Path, tiny: Backbone
+) -> None:
+    rows = numbered(meadow, ["crop", "bare", "wheat"])
+    table = read_table(rows, meadow.parent, "kind")
+
+    with pytest.raises(DataError) as refused:
+        evaluate(predictor(tiny, TASKS[1:]), None, table)
+
+    assert str(refused.value) == (
+        f"kind has the class 'wheat', such as that of {rows['image'][2]!r}; expected one of bare, "
+        "crop, weedy"
+    )
+
+
 def test_two_models_are_compared_over_groups(meadow: Path, tiny: Backbone) -> None:
     """Equal models differ by 0; intervals need five groups or more."""
     one, rows = predictor(tiny, TASKS[:1]), pd.read_csv(meadow).assign(place=range(COUNT))
@@ -318,6 +333,26 @@ def test_masks_are_scored_by_their_pixels(meadow: Path, tiny: Backbone, tmp_path
     Image.fromarray(np.rot90(masks[0])).save(turned)
     with pytest.raises(DataError, match=turned.name):
         evaluate(own, tmp_path / "images", tmp_path / "masks")
+
+
+def test_pixels_of_classes_without_labels_are_scored_by_their_numbers(
+    meadow: Path, tiny: Backbone
+) -> None:
+    task = Task("cover", dim=3, kind="segmentation", labels=("soil", "crop", "weed"))
+    head = DenseHead(64, [task])
+    unlabelled = DenseHead(64, [replace(task, labels=())])
+    unlabelled.load_state_dict(head.state_dict())
+
+    scores = {}
+    for name, one in {"labels": head, "no labels": unlabelled}.items():
+        report = evaluate(Predictor(one, tiny), meadow.parent, meadow, labels="mask")
+        scores[name] = report["scores"]["cover"]["head"]
+        assert len(all_tables(report)) > 2
+
+    assert scores["no labels"]["labels"] == ["0", "1", "2"]
+    assert [*scores["no labels"]["iou"]] == ["0", "1", "2"]
+    assert [*scores["no labels"]["iou"].values()] == [*scores["labels"]["iou"].values()]
+    assert scores["no labels"]["confusion_matrix"] == scores["labels"]["confusion_matrix"]
 
 
 def test_the_score_of_a_fold_is_that_of_its_head(meadow: Path, tmp_path: Path) -> None:

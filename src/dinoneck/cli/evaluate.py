@@ -31,7 +31,7 @@ _OVERALL_SCORES = (
 )
 """What ``--at-least`` may name next to the heads' targets: scores of boxes and objects, and means over all targets."""
 _MAIN_SCORES = ("r2", "accuracy", "mean_iou")  # of numbers, of classes and of masks
-_SHOWN = 8  # names in a message
+_MOST_NAMES = 8  # in a message
 
 
 def evaluate(
@@ -83,19 +83,17 @@ def evaluate(
     head_by_name = _name_models(heads)
     from dinoneck.evaluation import evaluate as score_models
 
-    opened = {name: open_model(head, options, words) for name, head in head_by_name.items()}
-    models = {name: model.model for name, model in opened.items()}
-    targets = _target_names(opened.values())
-    unknown = smallest_scores.keys() - targets
-    if unknown:
-        raise ConfigError(
-            f"--at-least names {min(unknown)!r}; expected one of {', '.join(sorted(targets))}"
-        )
-    sources: Any = truth if len(truth) > 1 else truth[0]
+    opened_models = []
+    models = {}
+    for name, head in head_by_name.items():
+        opened_model = open_model(head, options, words)
+        opened_models.append(opened_model)
+        models[name] = opened_model.model
+    _check_targets(smallest_scores, opened_models)
     report = score_models(
         models,
         images,
-        sources,
+        truth if len(truth) > 1 else truth[0],
         group=group,
         image_column=image_column,
         labels=labels,
@@ -104,16 +102,18 @@ def evaluate(
         class_values=class_values,
         crowd=crowd,
     )
-    shown = report
     if len(models) == 1:  # a verdict compares models
-        shown = report | {"verdict": None}
-    show_scores(shown, held_out=False)
-    low = []
+        show_scores(report | {"verdict": None}, held_out=False)
+    else:
+        show_scores(report, held_out=False)
+    lines_of_low_scores = []
     for target, smallest in smallest_scores.items():
-        low += _too_low(report, target, smallest)
-    for line in low:
+        for model, score in _scores_of_target(report, target).items():
+            if score is None or score < smallest:
+                lines_of_low_scores.append(f"{target} of {model} is {score}, below {smallest:g}")
+    for line in lines_of_low_scores:
         show(line)
-    return {"ok": not low, **report}
+    return {"ok": not lines_of_low_scores, **report}
 
 
 def _name_models(words: Sequence[str]) -> dict[str, str]:
@@ -188,46 +188,52 @@ def _read_smallest_score(word: str) -> tuple[str, float]:
     return target, smallest
 
 
-def _target_names(opened: Iterable[OpenModel]) -> set[str]:
-    """What ``--at-least`` may name: overall scores, and tasks and columns of the heads."""
+def _check_targets(smallest_scores: Mapping[str, float], opened: Sequence[OpenModel]) -> None:
+    """Raise a ConfigError if ``--at-least`` names neither an overall score nor a task or column of the heads."""
     from dinoneck.tasks import columns_of
 
     names = set(_OVERALL_SCORES)
     for model in opened:
         names.update(task.name for task in model.tasks)
         names.update(column.name for column in columns_of(model.tasks))
-    return names
+    unknown = smallest_scores.keys() - names
+    if unknown:
+        raise ConfigError(
+            f"--at-least names {min(unknown)!r}; expected one of {', '.join(sorted(names))}"
+        )
 
 
-def _too_low(report: Mapping[str, Any], target: str, smallest: float) -> list[str]:
-    """A line for each model whose score of the target is below the smallest one that is allowed."""
+def _scores_of_target(report: Mapping[str, Any], target: str) -> dict[str, float | None]:
+    """Return the score of each model that ``--at-least`` compares.
+
+    Args:
+        report: of :func:`dinoneck.evaluate`.
+        target: of numbers, classes or masks; or a score of objects, such as AP.
+
+    Raises:
+        ConfigError: if the report has no such target or score.
+    """
     scores: dict[str, float | None] = {}
-    object_scores: dict[str, Mapping[str, Any]] = {}
+    names: set[str] = set()
     for kind in ("boxes", "masks", "segments"):
-        object_scores |= report.get(kind, {})
-    for model, scores_by_name in object_scores.items():
-        if target in scores_by_name:
-            scores[model] = scores_by_name[target]
+        for model, object_scores in report.get(kind, {}).items():
+            names.update(object_scores)
+            if target in object_scores:
+                scores[model] = object_scores[target]
     value_scores = report.get("scores", {})
+    names.update(value_scores)
     for model, target_scores in value_scores.get(target, {}).items():
         scores[model] = _main_score(target_scores)
     if not scores:
-        names = set(value_scores)
-        for scores_by_name in object_scores.values():
-            names.update(scores_by_name)
         raise ConfigError(
-            f"--at-least names {target!r}; expected one of {some_of(names, _SHOWN)}."
+            f"--at-least names {target!r}; expected one of {some_of(names, _MOST_NAMES)}."
             f"{did_you_mean(target, names)}"
         )
-    low = []
-    for model, score in scores.items():
-        if score is None or score < smallest:
-            low.append(f"{target} of {model} is {score}, below {smallest:g}")
-    return low
+    return scores
 
 
 def _main_score(scores: Mapping[str, Any]) -> float | None:
-    """The R², accuracy or mean IoU of a target, whichever it has."""
-    name = next(name for name in _MAIN_SCORES if name in scores)
-    score: float | None = scores[name]["pooled"]
+    """The R², accuracy or mean IoU of a target, whichever it has; None if it is not defined."""
+    [main_score] = [name for name in _MAIN_SCORES if name in scores]
+    score: float | None = scores[main_score]["pooled"]
     return score

@@ -371,7 +371,8 @@ def known_values(
             images.
     """
     from dinoneck.data.sources import find_images
-    from dinoneck.evaluation import truth_table
+    from dinoneck.evaluation.predicted import Predicted
+    from dinoneck.evaluation.truth import truth_table
 
     mask_tasks = [task.name for task in tasks if task.is_masks]
     if mask_tasks:
@@ -384,7 +385,13 @@ def known_values(
             f"--truth {truth} is a folder, and the heads predict masks, which 'dinoneck evaluate' "
             "compares; here name a CSV of known values"
         )
-    table = truth_table(None, truth, [tasks], image_column=image_column, subfolders=subfolders)
+    table = truth_table(
+        None,
+        truth,
+        Predicted.of_models([tasks]),
+        image_column=image_column,
+        subfolders=subfolders,
+    )
     if truth.is_dir():
         _check_known_classes(truth, table, tasks)
         image_by_row: Mapping[str, Path] = _rows_of_files(table[IMAGES], images, truth)

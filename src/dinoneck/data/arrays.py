@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
 
@@ -66,24 +66,62 @@ def class_codes(values: Any, name: str, classes: Sequence[str]) -> Any:
         return values
     if not classes:
         return values.cat.codes
-    categories = list(values.cat.categories)
-    # classes of numbers are called as a table writes them
-    words = [value if value in classes else cell_text(value) for value in categories]
-    used = {words[code] for code in values.cat.codes if code >= 0}
-    check_words(used, name, classes)
-    code_of = {word: code for code, word in enumerate(classes)}
-    codes = [code_of.get(word, -1) for word in words]
+    codes = codes_among(
+        list(values.cat.categories), values.cat.codes, values.index, name=name, classes=classes
+    )
     return values.cat.codes.map(lambda code: codes[code] if code >= 0 else -1)
 
 
-def check_words(words: Iterable[str], name: str, classes: Sequence[str]) -> None:
-    """Raise a DataError for words that are none of the classes."""
+def codes_among(
+    categories: Sequence[Any],
+    codes: Iterable[int],
+    ids: Iterable[Any],
+    *,
+    name: str,
+    classes: Sequence[str],
+) -> list[int]:
+    """Return the index in ``classes`` of each category; -1 for one that is none of them and has no row.
+
+    Args:
+        categories: words, or numbers, which are called as a table writes them.
+        codes: the category of each row, -1 = missing.
+        ids: of the rows; the error names one.
+        name: of the column.
+        classes: those to number by.
+
+    Raises:
+        DataError: for a category with a row that is none of the classes.
+    """
+    words = [value if value in classes else cell_text(value) for value in categories]
+    first_ids: dict[str, Any] = {}
+    for value_id, code in zip(ids, codes, strict=True):
+        if code >= 0:
+            first_ids.setdefault(words[code], value_id)
+    check_words(first_ids, name, classes)
+    code_of = {word: code for code, word in enumerate(classes)}
+    return [code_of.get(word, -1) for word in words]
+
+
+def check_words(
+    words: Iterable[str] | Mapping[str, Any], name: str, classes: Sequence[str]
+) -> None:
+    """Raise a DataError for words that are none of the classes.
+
+    Args:
+        words: with ids, word -> the id of a value that is it.
+        name: of the target.
+        classes: that are expected.
+    """
     unknown = sorted({*words} - {*classes})
-    if unknown:
-        raise DataError(
-            f"{name} has the class {some_of(map(repr, unknown), 3)}; expected one of "
-            f"{', '.join(classes)}"
-        )
+    if not unknown:
+        return
+    example = ""
+    if isinstance(words, Mapping):
+        example = f", such as that of {words[unknown[0]]!r}"
+    raise DataError(
+        f"{name} has the class {some_of(map(repr, unknown), 3)}{example}; expected one of "
+        f"{', '.join(classes)}"
+    )
 
 
 def by_id(

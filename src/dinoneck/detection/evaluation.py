@@ -6,8 +6,9 @@ import contextlib
 import io
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from dinoneck.checks import check_minimum
 from dinoneck.data.boxes import BoxImages
-from dinoneck.data.listed_images import UNKNOWN, Crowd
+from dinoneck.data.listed_images import UNKNOWN, Crowd, ListedImages
 from dinoneck.data.panoptic import PanopticImages
 from dinoneck.errors import DataError
 from dinoneck.extras import check_installed, missing_extra
@@ -32,7 +33,7 @@ from dinoneck.metrics import (
     segment_terms,
     value_terms,
 )
-from dinoneck.tasks import OBJECTS
+from dinoneck.tasks import OBJECTS, Task
 from dinoneck.training.token_sources import in_batches
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ Prediction = Mapping[str, Any]
 # image id -> as dinoneck.inference.coco_objects returns them
 Objects = Mapping[Any, Sequence[Mapping[str, Any]]]
 Array = np.ndarray[Any, Any]
+IouType = Literal["bbox", "segm"]
+"""Whether pycocotools compares boxes or masks."""
 
 KEYS = ("boxes", "scores", "labels")
 _MOST_BOXES = (1, 10, 100)
@@ -115,12 +118,12 @@ def predict_boxes(
     return dataset, predictions
 
 
-def _check_images(dataset: Any, predictions: Mapping[Any, Any]) -> None:
+def _check_images(dataset: ListedImages, predictions: Mapping[Any, Any]) -> None:
     """Reject predictions of images that a dataset does not have."""
-    unknown = list(predictions.keys() - set(dataset.ids))
-    if unknown:
+    unknown_ids = list(predictions.keys() - set(dataset.ids))
+    if unknown_ids:
         raise DataError(
-            f"there is a prediction for image {unknown[0]!r}, which is not in {dataset.file}"
+            f"there is a prediction for image {unknown_ids[0]!r}, which is not in {dataset.file}"
         )
 
 
@@ -146,32 +149,52 @@ def score_boxes(dataset: BoxImages, predictions: Mapping[Any, Prediction]) -> di
         DataError: if an id is unknown, or a prediction has another form, or no image has a box.
         ImportError: if pycocotools is missing.
     """
-    return _scores(dataset, coco_results(predictions, dataset), "bbox")
+    return _coco_scores(dataset, coco_results(predictions, dataset), "bbox")
 
 
-def known_objects(
+def open_objects(
     truth: Any,
     images: Any = None,
+    *,
     classes: Sequence[str] | None = None,
     crowd: Crowd = "ignore",
-    *,
     allow_unlisted: bool = False,
-) -> Any:
-    """Return the images of a COCO file of masks; of a folder and a COCO file, those of panoptic segments."""
-    options: dict[str, Any] = {
-        "classes": classes,
-        "crowd": crowd,
-        "allow_unlisted": allow_unlisted,
-    }
+) -> BoxImages | PanopticImages:
+    """Return images and their true objects: masks of a COCO file, or panoptic segments.
+
+    Args:
+        truth: the COCO file of masks; or the folder and the COCO file of panoptic segments.
+        images: the folder of the images; None = the file's, or ``images`` in it.
+        classes: their names in the order of the labels; None = as in the file.
+        crowd: as of :class:`dinoneck.data.BoxImages`.
+        allow_unlisted: whether the file may lack some of the classes.
+
+    Raises:
+        DataError: if the truth is of another form, or a file cannot be used.
+    """
     if isinstance(truth, str | os.PathLike):
-        return BoxImages(truth, images, masks=True, **options)
+        return BoxImages(
+            truth,
+            images,
+            classes=classes,
+            crowd=crowd,
+            masks=True,
+            allow_unlisted=allow_unlisted,
+        )
     if len(truth) != 2:
         raise DataError(
             f"the truth is {truth}; expected a file, or the folder and the file of panoptic "
             "segments"
         )
     folder, file = truth
-    return PanopticImages(file, folder, images, **options)
+    return PanopticImages(
+        file,
+        folder,
+        images,
+        classes=classes,
+        crowd=crowd,
+        allow_unlisted=allow_unlisted,
+    )
 
 
 def evaluate_masks(
@@ -216,24 +239,43 @@ def predict_masks(
     Raises:
         DataError, ImportError: as :func:`evaluate_masks`.
     """
-    kind = "instances" if isinstance(coco_json, str | os.PathLike) else "panoptic"
-    tasks: Any = getattr(predictor, "tasks", [])
-    if isinstance(tasks, Mapping):
-        tasks = []  # of keyed heads, of which none can be told to be that of the file
-    task = next((task for task in tasks if task.kind == kind), None)
-    if task is None:
-        names = ", ".join(task.name for task in tasks) or "boxes, or tasks of several keys,"
-        raise DataError(
-            f"{coco_json} holds objects, and {names} are predicted; give a head of kind {kind}"
-        )
+    if isinstance(coco_json, str | os.PathLike):
+        task = _task_of_kind("instances", predictor, coco_json)
+        min_score: float | None = 0.0  # average precision ranks objects of all scores
+    else:
+        task = _task_of_kind("panoptic", predictor, coco_json)
+        min_score = None
     check_installed("pycocotools", "masks")
-    dataset: Any = known_objects(coco_json, images, task.labels, crowd, allow_unlisted=True)
+    dataset = open_objects(
+        coco_json,
+        images,
+        classes=task.labels,
+        crowd=crowd,
+        allow_unlisted=True,
+    )
     dataset.warn_of_turned_images()
-    min_score = 0.0 if kind == "instances" else None
     predict = partial(predictor, min_score=min_score)
-    rows = predict_many(predict, [*dataset.paths], at_once=predictor.batch_size)
-    objects = {dataset.ids[i]: coco_objects(row[task.name]) for i, row in rows.items()}
+    rows = predict_many(predict, list(dataset.paths), at_once=predictor.batch_size)
+    objects = {}
+    for i, row in rows.items():
+        objects[dataset.ids[i]] = coco_objects(row[task.name])
     return dataset, objects
+
+
+def _task_of_kind(kind: str, predictor: Predictor | Detector, truth: Any) -> Task:
+    """The task of a model that predicts objects.
+
+    Raises:
+        DataError: if there is none, naming the truth and what is predicted.
+    """
+    tasks: Sequence[Task] = getattr(predictor, "tasks", ())  # a detector has none
+    if isinstance(tasks, Mapping):
+        tasks = ()  # of keyed heads, of which none can be told to be that of the file
+    for task in tasks:
+        if task.kind == kind:
+            return task
+    names = ", ".join(task.name for task in tasks) or "boxes, or tasks of several keys,"
+    raise DataError(f"{truth} holds objects, and {names} are predicted; give a head of kind {kind}")
 
 
 def score_masks(dataset: BoxImages, objects: Objects) -> dict[str, Any]:
@@ -252,10 +294,11 @@ def score_masks(dataset: BoxImages, objects: Objects) -> dict[str, Any]:
         DataError: if an id is unknown, or no image has an object.
         ImportError: if pycocotools is missing.
     """
-    _check_images(dataset, objects)
-    objects = _of_listed_classes(objects, dataset)
-    scores = _scores(dataset, mask_results(objects, dataset), "segm")
-    return {**scores, "count_error": count_error(dataset, objects, scores["min_score"] or 0.0)}
+    scores = _coco_scores(dataset, mask_results(objects, dataset), "segm")
+    listed = _of_listed_classes(objects, dataset)
+    min_score = scores["min_score"] or 0.0
+    scores["count_error"] = count_error(dataset, listed, min_score)
+    return scores
 
 
 def mask_results(objects: Objects, dataset: BoxImages) -> list[dict[str, Any]]:
@@ -275,9 +318,11 @@ def mask_results(objects: Objects, dataset: BoxImages) -> list[dict[str, Any]]:
     return entries
 
 
-def _of_listed_classes(objects: Objects, dataset: Any) -> dict[Any, Sequence[Mapping[str, Any]]]:
+def _of_listed_classes(
+    objects: Objects, dataset: ListedImages
+) -> dict[Any, list[Mapping[str, Any]]]:
     """The objects without those of classes that the file of a dataset does not list."""
-    listed: dict[Any, Sequence[Mapping[str, Any]]] = {}
+    listed = {}
     for image_id, image_objects in objects.items():
         listed[image_id] = [
             entry for entry in image_objects if entry["category_id"] not in dataset.unlisted
@@ -311,112 +356,147 @@ def score_segments(dataset: PanopticImages, objects: Objects) -> dict[str, Any]:
     regions of a class count, not one.
     """
     _check_images(dataset, objects)
-    objects = _of_listed_classes(objects, dataset)
+    listed = _of_listed_classes(objects, dataset)
     num_classes = len(dataset.classes)
     terms = []
     for i, image_id in enumerate(dataset.ids):
-        segments = objects.get(image_id, ())
+        segments = listed.get(image_id, [])
         terms.append(_segment_terms(dataset.pixels(i), segments, num_classes))
     sums: Array = np.sum(terms, axis=0)  # (3, K)
-    scores = {
-        "PQ": class_panoptic_quality(sums),
-        "SQ": class_segmentation_quality(sums),
-        "RQ": class_recognition_quality(sums),
-    }
+    panoptic_quality = class_panoptic_quality(sums)
+    segmentation_quality = class_segmentation_quality(sums)
+    recognition_quality = class_recognition_quality(sums)
     per_class = {}
     for label, name in enumerate(dataset.classes):
-        per_class[name] = {key: as_number(values[label]) for key, values in scores.items()}
+        per_class[name] = {
+            "PQ": as_number(panoptic_quality[label]),
+            "SQ": as_number(segmentation_quality[label]),
+            "RQ": as_number(recognition_quality[label]),
+        }
     is_stuff = np.isin(np.arange(num_classes), [*dataset.stuff])
     return {
-        "PQ": as_number(mean_defined(scores["PQ"])),
-        "SQ": as_number(mean_defined(scores["SQ"])),
-        "RQ": as_number(mean_defined(scores["RQ"])),
-        "PQ_things": as_number(mean_defined(scores["PQ"][~is_stuff])),
-        "PQ_stuff": as_number(mean_defined(scores["PQ"][is_stuff])),
+        "PQ": as_number(mean_defined(panoptic_quality)),
+        "SQ": as_number(mean_defined(segmentation_quality)),
+        "RQ": as_number(mean_defined(recognition_quality)),
+        "PQ_things": as_number(mean_defined(panoptic_quality[~is_stuff])),
+        "PQ_stuff": as_number(mean_defined(panoptic_quality[is_stuff])),
         "per_class": per_class,
         "images": len(dataset),
-        "count_error": count_error(dataset, objects, 0.0),
+        "count_error": count_error(dataset, listed, 0.0),
     }
 
 
-def _segment_terms(truth: Array, predicted: Sequence[Mapping[str, Any]], num_classes: int) -> Array:
+def _segment_terms(
+    true_ids: Array, segments: Sequence[Mapping[str, Any]], num_classes: int
+) -> Array:
     """What an image adds to panoptic quality, (3, K).
 
     Args:
-        truth: the id of every pixel, of :class:`dinoneck.data.PanopticImages`.
-        predicted: COCO results of its segments.
+        true_ids: the id of every pixel, of :class:`dinoneck.data.PanopticImages`.
+        segments: COCO results of those that are predicted.
         num_classes: K.
     """
     from pycocotools import mask
 
-    ids, region_of_pixel = np.unique(truth, return_inverse=True)
+    # a region is all pixels of one id
+    ids, region_of_pixel = np.unique(true_ids, return_inverse=True)
     region_of_pixel = region_of_pixel.ravel()
-    known = KnownRegions(
+    regions = KnownRegions(
         areas=np.bincount(region_of_pixel),
         labels=np.abs(ids) // OBJECTS - 1,
         is_segment=ids > 0,
         is_crowd=ids < UNKNOWN,
         is_unknown=ids == UNKNOWN,
     )
-    shared = np.zeros((len(predicted), len(ids)), np.int64)
-    for i, segment in enumerate(predicted):
+    shared_pixels = np.zeros((len(segments), len(ids)), np.int64)
+    for i, segment in enumerate(segments):
         is_inside = mask.decode(dict(segment["segmentation"])).ravel() > 0
-        shared[i] = np.bincount(region_of_pixel[is_inside], minlength=len(ids))
-    labels = np.array([segment["category_id"] for segment in predicted], np.int64)
-    return segment_terms(shared, labels, known, num_classes)
+        shared_pixels[i] = np.bincount(region_of_pixel[is_inside], minlength=len(ids))
+    labels = np.array([segment["category_id"] for segment in segments], np.int64)
+    return segment_terms(shared_pixels, labels, regions, num_classes)
 
 
-def count_error(dataset: Any, objects: Objects, min_score: float) -> float:
-    """Return the mean absolute difference between the numbers of known objects and of predicted ones, without stuff."""
-    known = []
-    predicted = []
+def count_error(dataset: ListedImages, objects: Objects, min_score: float) -> float:
+    """Return the mean absolute difference between the numbers of true objects and of predicted ones, without stuff."""
+    true_numbers = []
+    predicted_numbers = []
     for image_id, number in dataset.numbers.items():
-        known.append(number)
-        predicted.append(counted(objects.get(image_id, ()), min_score))
-    terms = value_terms(np.array(known, np.float64), np.array(predicted, np.float64))
+        true_numbers.append(number)
+        predicted_numbers.append(count_objects(objects.get(image_id, ()), min_score))
+    terms = value_terms(
+        np.array(true_numbers, np.float64),
+        np.array(predicted_numbers, np.float64),
+    )
     return float(mean_absolute_error(terms.sum(axis=0)))
 
 
-def counted(objects: Sequence[Mapping[str, Any]], min_score: float) -> int:
+def count_objects(objects: Sequence[Mapping[str, Any]], min_score: float) -> int:
     """Return the number of objects with this score or more, without stuff."""
-    return sum(entry["score"] >= min_score and entry.get("isthing", True) for entry in objects)
+    number = 0
+    for entry in objects:
+        is_thing = entry.get("isthing", True)
+        if is_thing and entry["score"] >= min_score:
+            number += 1
+    return number
 
 
-def _scores(dataset: BoxImages, results: list[dict[str, Any]], kind: str) -> dict[str, Any]:
-    """The scores of COCO results; ``kind`` is ``bbox`` or ``segm``."""
-    test = coco_evaluation(dataset, results, kind)
-    # (IoUs, recalls, classes), of boxes of all areas
-    precision = test.eval["precision"][..., 0, -1]
-    index_of_iou = {round(100 * iou): i for i, iou in enumerate(test.params.iouThrs)}
-    at_50 = precision[index_of_iou[50]]
-    at_75 = precision[index_of_iou[75]]
-    # pycocotools sorts the ids; the order of the labels is another one
-    index_of_id = {category_id: i for i, category_id in enumerate(test.params.catIds)}
-    classes: dict[str, dict[str, float | None]] = {}
-    for name, category_id in zip(dataset.classes, dataset.category_ids, strict=True):
-        if category_id is None:
-            classes[name] = {"AP": None, "AP50": None}
-            continue
-        i = index_of_id[category_id]
-        classes[name] = {"AP": _mean(precision[:, :, i]), "AP50": _mean(at_50[:, i])}
+def _coco_scores(
+    dataset: BoxImages, results: list[dict[str, Any]], iou_type: IouType
+) -> dict[str, Any]:
+    """The scores of COCO results."""
+    evaluation = coco_evaluation(dataset, results, iou_type)
+    # of boxes of all areas, and of as many as count at most
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (IoUs, recalls, classes)
+    recall = evaluation.eval["recall"][:, :, 0, -1]  # (IoUs, classes)
+    iou_percents = [round(100 * iou) for iou in evaluation.params.iouThrs]
+    at_50 = precision[iou_percents.index(50)]
+    at_75 = precision[iou_percents.index(75)]
+    f1, min_score = _best_threshold(evaluation)
     return {
-        "AP": _mean(precision),
-        "AP50": _mean(at_50),
-        "AP75": _mean(at_75),
-        "AR100": _mean(test.eval["recall"][..., 0, -1]),
-        "per_class": classes,
+        "AP": _mean_without_missing(precision),
+        "AP50": _mean_without_missing(at_50),
+        "AP75": _mean_without_missing(at_75),
+        "AR100": _mean_without_missing(recall),
+        "per_class": _precision_by_class(dataset, precision, at_50, evaluation.params.catIds),
         "images": len(dataset.ids),
-        **_best_threshold(test),
+        "F1": f1,
+        "min_score": min_score,
     }
 
 
-def coco_evaluation(dataset: BoxImages, results: list[dict[str, Any]], kind: str) -> Any:
+def _precision_by_class(
+    dataset: BoxImages, precision: Array, precision_at_50: Array, category_ids: Sequence[int | str]
+) -> dict[str, dict[str, float | None]]:
+    """The AP and AP50 of each class; None for one that the file does not list.
+
+    Args:
+        dataset: the truth.
+        precision: (IoUs, recalls, classes).
+        precision_at_50: (recalls, classes).
+        category_ids: of these classes; pycocotools sorts them, so that they are in another order
+            than the labels.
+    """
+    column_of_id = {category_id: column for column, category_id in enumerate(category_ids)}
+    by_class: dict[str, dict[str, float | None]] = {}
+    for name, category_id in zip(dataset.classes, dataset.category_ids, strict=True):
+        if category_id is None:
+            by_class[name] = {"AP": None, "AP50": None}
+            continue
+        column = column_of_id[category_id]
+        by_class[name] = {
+            "AP": _mean_without_missing(precision[:, :, column]),
+            "AP50": _mean_without_missing(precision_at_50[:, column]),
+        }
+    return by_class
+
+
+def coco_evaluation(dataset: BoxImages, results: list[dict[str, Any]], iou_type: IouType) -> Any:
     """Return the evaluation of pycocotools, accumulated.
 
     Args:
         dataset: the truth.
         results: COCO results of its images.
-        kind: ``bbox`` or ``segm``.
+        iou_type: whether the IoU is of boxes or of masks.
 
     Raises:
         DataError: if no image has an object.
@@ -431,30 +511,40 @@ def coco_evaluation(dataset: BoxImages, results: list[dict[str, Any]], kind: str
     # pycocotools 2.0.10 fails without "info"
     truth.dataset = {"info": {}, **dataset.ground_truth()}
     if all(box["iscrowd"] for box in truth.dataset["annotations"]):
-        raise dataset.nothing_to_show("box" if kind == "bbox" else "mask")
+        raise dataset.nothing_to_show("box" if iou_type == "bbox" else "mask")
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
-        test = COCOeval(truth, truth.loadRes(results) if results else COCO(), kind)
-        test.params.imgIds = list(dataset.ids)
-        test.params.catIds = [entry["id"] for entry in truth.dataset["categories"]]
-        test.params.maxDets = list(_MOST_BOXES)
-        test.evaluate()
-        test.accumulate()
-    return test
+        predicted = truth.loadRes(results) if results else COCO()
+        evaluation = COCOeval(truth, predicted, iou_type)
+        evaluation.params.imgIds = list(dataset.ids)
+        evaluation.params.catIds = [entry["id"] for entry in truth.dataset["categories"]]
+        evaluation.params.maxDets = list(_MOST_BOXES)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation
 
 
-def _best_threshold(test: Any) -> dict[str, float | None]:
-    """The score from which boxes have the best F1 at an IoU of 0.50, of an evaluation by pycocotools."""
-    rows = []
-    for row in test.evalImgs:
-        if row is not None and row["aRng"] == test.params.areaRng[0]:  # boxes of all areas
-            rows.append(row)
-    num_known = sum(int(np.sum(np.asarray(row["gtIgnore"]) == 0)) for row in rows)
-    counts = ~np.concatenate([np.asarray(row["dtIgnore"][0], bool) for row in rows])
-    scores = np.concatenate([row["dtScores"] for row in rows])[counts]
-    is_right = np.concatenate([row["dtMatches"][0] for row in rows])[counts] > 0
-    f1, min_score = best_f1(scores, is_right, num_known)
-    return {"F1": f1, "min_score": min_score}
+def _best_threshold(evaluation: Any) -> tuple[float, float | None]:
+    """The best F1 at an IoU of 0.50, of an evaluation by pycocotools, and the score that it begins at."""
+    all_areas = evaluation.params.areaRng[0]
+    num_objects = 0
+    counts = []
+    scores = []
+    is_right = []
+    for row in evaluation.evalImgs:  # of an image and a class
+        if row is None or row["aRng"] != all_areas:
+            continue
+        num_objects += int(np.sum(np.asarray(row["gtIgnore"]) == 0))
+        # the first IoU is 0.50
+        counts.append(~np.asarray(row["dtIgnore"][0], bool))
+        scores.append(np.asarray(row["dtScores"]))
+        is_right.append(np.asarray(row["dtMatches"][0]) > 0)
+    does_count = np.concatenate(counts)
+    return best_f1(
+        np.concatenate(scores)[does_count],
+        np.concatenate(is_right)[does_count],
+        num_objects,
+    )
 
 
 def coco_results(predictions: Mapping[Any, Prediction], dataset: BoxImages) -> list[dict[str, Any]]:
@@ -468,52 +558,92 @@ def coco_results(predictions: Mapping[Any, Prediction], dataset: BoxImages) -> l
     _check_images(dataset, predictions)
     entries = []
     for image_id, prediction in predictions.items():
-        checked = _checked(prediction, f"the prediction for image {image_id}")
-        boxes, scores, labels = (tensor.tolist() for tensor in checked)
-        wrong = [label for label in labels if not 0 <= label < len(dataset.classes)]
-        if wrong:
-            raise DataError(
-                f"the prediction for image {image_id} has the label {wrong[0]}; expected 0 ... "
-                f"{len(dataset.classes) - 1}, 0-based, as in the dataset's classes "
-                f"{dataset.classes}"
-            )
-        for (left, top, right, bottom), score, label in zip(boxes, scores, labels, strict=True):
+        name = f"the prediction for image {image_id}"
+        boxes = _ScoredBoxes.checked(prediction, name)
+        labels = boxes.labels.tolist()
+        _check_labels(labels, name, dataset)
+        corners = boxes.corners.tolist()
+        scores = boxes.scores.tolist()
+        for (left, top, right, bottom), score, label in zip(corners, scores, labels, strict=True):
             if label in dataset.unlisted:
                 continue
-            box = [left, top, right - left, bottom - top]
-            category = dataset.category_ids[label]
             entries.append(
-                {"image_id": image_id, "category_id": category, "bbox": box, "score": score}
+                {
+                    "image_id": image_id,
+                    "category_id": dataset.category_ids[label],
+                    "bbox": [left, top, right - left, bottom - top],
+                    "score": score,
+                }
             )
     return entries
 
 
-def _checked(prediction: Prediction, name: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Float64 boxes (n, 4), float64 scores (n,) and int64 labels (n,), checked."""
-    if not isinstance(prediction, Mapping) or not set(KEYS) <= set(prediction):
-        raise DataError(
-            f"{name} is {type(prediction).__name__}; expected a dict with {', '.join(KEYS)}"
-        )
-    boxes, scores, labels = (torch.as_tensor(prediction[key]).detach().cpu() for key in KEYS)
-    shapes = [tuple(boxes.shape), tuple(scores.shape), tuple(labels.shape)]
-    if shapes != [(len(scores), 4), (len(scores),), (len(scores),)]:
-        raise DataError(
-            f"{name} has boxes, scores and labels of shapes {shapes}; expected (n, 4), (n,) and "
-            "(n,)"
-        )
-    if labels.is_floating_point() and labels.numel():
-        raise DataError(f"{name} has {labels.dtype} labels; expected whole numbers, 0-based")
-    if not (boxes.isfinite().all() and scores.isfinite().all()):
-        raise DataError(f"{name} has a box or a score that is not finite; check the training loss")
-    if (boxes[:, 2:] < boxes[:, :2]).any():
-        raise DataError(
-            f"{name} has a box whose right or bottom lies before its left or top; expected XYXY "
-            "in pixels"
-        )
-    return boxes.double(), scores.double(), labels.long()
+def _check_labels(labels: Sequence[int], name: str, dataset: BoxImages) -> None:
+    """Raise a DataError for a label that is none of a dataset's classes."""
+    num_classes = len(dataset.classes)
+    for label in labels:
+        if not 0 <= label < num_classes:
+            raise DataError(
+                f"{name} has the label {label}; expected 0 ... {num_classes - 1}, 0-based, as in "
+                f"the dataset's classes {dataset.classes}"
+            )
 
 
-def _mean(values: Array) -> float | None:
+@dataclass(frozen=True)
+class _ScoredBoxes:
+    """The boxes of an image as tensors on the CPU.
+
+    Attributes:
+        corners: float64 (n, 4), XYXY in pixels.
+        scores: float64 (n,).
+        labels: int64 (n,).
+    """
+
+    corners: Tensor
+    scores: Tensor
+    labels: Tensor
+
+    @classmethod
+    def checked(cls, prediction: Prediction, name: str) -> Self:
+        """Read a prediction.
+
+        Args:
+            prediction: as of :func:`score_boxes`.
+            name: what messages call it.
+
+        Raises:
+            DataError: if it has another form, or numbers that are no boxes.
+        """
+        if not isinstance(prediction, Mapping) or not set(KEYS) <= set(prediction):
+            raise DataError(
+                f"{name} is {type(prediction).__name__}; expected a dict with {', '.join(KEYS)}"
+            )
+        corners = torch.as_tensor(prediction["boxes"]).detach().cpu()
+        scores = torch.as_tensor(prediction["scores"]).detach().cpu()
+        labels = torch.as_tensor(prediction["labels"]).detach().cpu()
+        shapes = [tuple(corners.shape), tuple(scores.shape), tuple(labels.shape)]
+        if shapes != [(len(scores), 4), (len(scores),), (len(scores),)]:
+            raise DataError(
+                f"{name} has boxes, scores and labels of shapes {shapes}; expected (n, 4), (n,) "
+                "and (n,)"
+            )
+        if labels.is_floating_point() and labels.numel():
+            raise DataError(f"{name} has {labels.dtype} labels; expected whole numbers, 0-based")
+        if not (corners.isfinite().all() and scores.isfinite().all()):
+            raise DataError(
+                f"{name} has a box or a score that is not finite; check the training loss"
+            )
+        if (corners[:, 2:] < corners[:, :2]).any():
+            raise DataError(
+                f"{name} has a box whose right or bottom lies before its left or top; expected "
+                "XYXY in pixels"
+            )
+        return cls(corners=corners.double(), scores=scores.double(), labels=labels.long())
+
+
+def _mean_without_missing(values: Array) -> float | None:
     """The mean over what is defined; pycocotools marks a class without boxes by -1."""
     defined = values[values > -1]
-    return float(defined.mean()) if defined.size else None
+    if not defined.size:
+        return None
+    return float(defined.mean())

@@ -18,7 +18,12 @@ from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.listed_images import UNKNOWN
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.detection.evaluation import counted, known_objects, score_masks, score_segments
+from dinoneck.detection.evaluation import (
+    count_objects,
+    open_objects,
+    score_masks,
+    score_segments,
+)
 from dinoneck.errors import DataError
 from dinoneck.extras import check_installed
 from dinoneck.heads.head import Head
@@ -91,7 +96,9 @@ def train_instances(
     data = config.data
     check_installed("pycocotools", "masks")
     check_installed("scipy", "masks")
-    dataset = known_objects(data.objects, data.images, data.classes or None, data.crowd)
+    dataset = open_objects(
+        data.objects, data.images, classes=data.classes or None, crowd=data.crowd
+    )
     noun = "object" if data.panoptic is None else "segment"
     dataset.check_trainable(noun)
     dataset.warn_of_turned_images()
@@ -116,7 +123,7 @@ def with_object_defaults(config: TrainConfig, dataset: Any) -> TrainConfig:
     """
     most_objects = max(dataset.numbers.values()) + len(dataset.stuff)
     head = _head_with_defaults(config, most_objects)
-    num_queries = head.get("num_queries", most_objects)
+    num_queries: Any = head.get("num_queries", most_objects)
     if most_objects > num_queries:
         raise DataError(
             f"{dataset.file}: an image has {most_objects} objects; num_queries is {num_queries}, "
@@ -281,7 +288,7 @@ class ObjectEvaluator:
         """Return the problem with the smallest score that gives the best scores of held-out images."""
         min_score = self._best_scores(self.dataset)["min_score"]
         task = replace(problem.tasks[0], minimum=min_score)
-        return problem._replace(tasks=[task])
+        return replace(problem, tasks=[task])
 
     def _best_scores(self, dataset: Any) -> dict[str, Any]:
         """The scores of held-out images, with the smallest score ``min_score`` that gives the best ones."""
@@ -304,7 +311,7 @@ class ObjectEvaluator:
         objects = self.objects.get(min_score if self.is_panoptic else 0.0, {})
         numbers = []
         for image_id in self.dataset.ids:
-            numbers.append([float(counted(objects.get(image_id, ()), min_score))])
+            numbers.append([float(count_objects(objects.get(image_id, ()), min_score))])
         self.methods = {HEAD: {TASK: np.array(numbers)}}
         valid_rows = [fold.valid for fold in self.folds]
         report = summary(self.table, self.targets, self.methods, valid_rows, units)

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +22,6 @@ from dinoneck.extras import missing_extra
 from dinoneck.text import first_line
 from dinoneck.version import __version__
 
-if TYPE_CHECKING:
-    from dinoneck.detection.detector import Detector
-
 OUTPUTS = ("boxes", "scores", "labels")
 KEY = "dinoneck_detector"
 # what the check of a file tolerates
@@ -34,7 +31,7 @@ _SCORE_GAP = 1e-3  # largest difference of a score
 
 
 def export(
-    detector: Detector, path: str | os.PathLike[str], size: tuple[int, int], *, check: bool
+    detector: Any, path: str | os.PathLike[str], size: tuple[int, int], *, check: bool
 ) -> None:
     """Write a detector in eval mode as an ONNX file, see :meth:`dinoneck.detection.Detector.export_onnx`.
 
@@ -64,7 +61,7 @@ def export(
 class _OneImage(nn.Module):
     """A detector on one image, with outputs of fixed shapes."""
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: Any) -> None:
         super().__init__()
         self.detector = detector
         self.channels = detector.preprocess.channels

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dinoneck.detection.evaluation import coco_evaluation
+from dinoneck.detection.evaluation import IouType, coco_evaluation
 from dinoneck.metrics import (
     RankedObjects,
     average_precision,
@@ -24,7 +24,7 @@ def precision_intervals(
     dataset: Any,
     first: list[dict[str, Any]],
     other: list[dict[str, Any]],
-    kind: str,
+    iou_type: IouType,
 ) -> dict[str, list[float] | None]:
     """Return 95 % intervals of the first model's AP and AP50 minus those of the other one.
 
@@ -35,7 +35,7 @@ def precision_intervals(
         dataset: a :class:`dinoneck.data.BoxImages`.
         first: COCO results of its images, as :func:`dinoneck.detection.coco_results` returns them.
         other: the other model's.
-        kind: ``bbox`` or ``segm``.
+        iou_type: whether the IoU is of boxes or of masks.
 
     Returns:
         ``AP`` and ``AP50``: the lower and the upper end, or None for fewer than five images.
@@ -43,8 +43,8 @@ def precision_intervals(
     draws = draw_groups(len(dataset.ids))  # each image is a group
     if draws is None:
         return {"AP": None, "AP50": None}
-    first_classes = class_results(coco_evaluation(dataset, first, kind))
-    other_classes = class_results(coco_evaluation(dataset, other, kind))
+    first_classes = class_results(coco_evaluation(dataset, first, iou_type))
+    other_classes = class_results(coco_evaluation(dataset, other, iou_type))
     differences = drawn_precision(first_classes, draws) - drawn_precision(other_classes, draws)
     return {
         "AP": interval(differences.mean(axis=1)),  # over the IoUs

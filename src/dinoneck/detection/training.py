@@ -8,7 +8,9 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -42,7 +44,7 @@ from dinoneck.text import in_words
 from dinoneck.training import folder as files
 from dinoneck.training.config import TrainConfig, check_used
 from dinoneck.training.earlier import check_same_backbone, log_backbone, start_lora
-from dinoneck.training.engine import Batches, Engine, Row, gathered, own_random_numbers
+from dinoneck.training.engine import Engine, Row, gather, restored_random_state
 from dinoneck.training.folds import Fold
 from dinoneck.training.new_head import start_from
 from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
@@ -162,16 +164,20 @@ class DetectorTrainer:
 
     def train(self, *, resume: bool = True) -> dict[str, Any]:
         """Train, score and write; return the report, see :func:`train_detector`."""
-        with own_random_numbers():
+        engine = self.engine
+        with restored_random_state():
             self._begin(resume=resume)
             self._start_or_continue()
-            # in each epoch the engine calls these four, in this order
-            self.engine.run(
-                begin=self._begin_epoch,
-                batches=self._batches,
-                validate=self._score_epoch,
-                callbacks=[_log_epoch],
-            )
+            with engine.progress() as bar:
+                while not engine.is_finished:
+                    epoch = engine.start_epoch()
+                    self._begin_epoch(epoch)
+                    self._train_epoch(epoch, bar)
+                    with engine.evaluating():
+                        scores = self._score_epoch()
+                        engine.add_scores(scores)
+                    engine.end_epoch(callbacks=[_log_epoch])
+            engine.finish()
         if files.writes():
             self._move_results()
             self._write_trained_images()
@@ -207,7 +213,7 @@ class DetectorTrainer:
         if self.engine.rank == 0:
             for path in (*self.train_images.paths, *self.val_images.paths):
                 digest.update(cached_hash_of(path).encode())
-        of_first_process, *_ = gathered(digest.hexdigest())
+        of_first_process, *_ = gather(digest.hexdigest())
         return str(of_first_process)
 
     def _start_or_continue(self) -> None:
@@ -225,7 +231,20 @@ class DetectorTrainer:
         self.detector.note_trained()
         self.engine.extra["tuned"] = sorted(self.detector.tuned)
 
-    def _batches(self, epoch: int) -> Batches:
+    def _train_epoch(self, epoch: int, bar: Any) -> None:
+        """Take a step of the optimizer per batch; add the mean losses to the engine's history."""
+        engine = self.engine
+        engine.model.train()
+        with closing(self._batches(epoch)) as batches:
+            for images, targets in batches:
+                compute_losses = partial(engine.model, images, targets)
+                losses = engine.forward_backward(compute_losses)
+                engine.step()
+                engine.add_losses(losses, self.config.optim.batch_size)
+                bar.update()
+        engine.add_row()
+
+    def _batches(self, epoch: int) -> Generator[tuple[Tensor, list[Target]], None, None]:
         """Yield this process' share of each batch of an epoch, on its device."""
         loader = DataLoader(
             self.train_images,
@@ -234,8 +253,7 @@ class DetectorTrainer:
             collate_fn=collate_boxes,
         )
         for images, targets in loader:
-            arguments = _to_device(images, targets, self.engine.device)
-            yield self.config.optim.batch_size, arguments
+            yield _to_device(images, targets, self.engine.device)
 
     def _rows_of_batches(self, epoch: int) -> list[list[int]]:
         """Rows of the training images, a list for each batch: those of this process.
@@ -273,7 +291,7 @@ class DetectorTrainer:
     def _score_held_out(self) -> Row:
         """Return the scores of the held-out images, the same in all processes."""
         predictions: dict[int, dict[str, Tensor]] = {}
-        for share in gathered(self._predict_share()):
+        for share in gather(self._predict_share()):
             predictions |= share
         return score_boxes(self.val_images, predictions)
 

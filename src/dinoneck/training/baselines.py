@@ -7,8 +7,8 @@ fit sees.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,8 +24,9 @@ from dinoneck.heads.linear import LinearHead
 from dinoneck.heads.outputs import DENSITY_CELLS
 from dinoneck.losses.composition import Composition
 from dinoneck.tasks import Task
+from dinoneck.tokens import Tokens
 from dinoneck.training.folds import FoldRows, group_folds
-from dinoneck.training.targets import match_samples
+from dinoneck.training.samples import match_samples
 from dinoneck.training.token_sources import TokenSource, in_batches
 
 MOST_PATCHES = 8192  # that a linear layer per patch is fitted to, drawn at random
@@ -38,7 +39,7 @@ INNER_FOLDS = 5
 FLOOR = 1e-8
 ALPHAS = tuple(10.0**power for power in range(-2, 6))
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
-_Path = Callable[[_Floats, _Floats, _Floats], _Floats]  # x, y, new x -> (settings, n_new, t)
+_Integers = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def ridge_probe(
@@ -76,29 +77,25 @@ def ridge_probe(
     table = targets if hasattr(targets, "keys") else {"values": targets}
     names = [name for name in table if name not in OWN_COLUMNS]
     rows = by_id(table[names[0]], names[0], target_ids)
-    used, _, values, _ = match_samples(source.ids, table, None, names, rows, target_ids=target_ids)
-    y = np.column_stack([*values.values()]).astype(np.float64)
+    matched = match_samples(source.ids, table, None, names, ids=rows, target_ids=target_ids)
+    y = np.column_stack([*matched.values.values()]).astype(np.float64)
     if np.isinf(y).any():
         raise DataError(
             "the targets hold infinite values; expected numbers, or NaN where a value is missing"
         )
-    x = _features(source, used)[0]
-    labels = [*range(len(y))] if groups is None else [*groups]
+    x = _features(source, matched.ids).means
+    labels: list[Hashable] = list(range(len(y))) if groups is None else list(groups)
     predictions = np.full(y.shape, np.nan)
     for train, valid in folds:
-        predictions[valid] = chosen(
-            ridge_path, squares, x[train], y[train], [labels[row] for row in train], x[valid]
+        train_labels = [labels[row] for row in train]
+        predictions[valid] = predict_with_best_setting(
+            RIDGE, x[train], y[train], groups=train_labels, new=x[valid]
         )
     return predictions
 
 
-def chosen(
-    path: _Path,
-    error: Callable[[_Floats, _Floats], _Floats],
-    x: _Floats,
-    y: _Floats,
-    groups: Sequence[Any],
-    new: _Floats,
+def predict_with_best_setting(
+    method: Method, x: _Floats, y: _Floats, *, groups: Sequence[Hashable], new: _Floats
 ) -> _Floats:
     """Return predictions (n_new, t) with the setting of the least error in inner folds, which keep groups whole.
 
@@ -106,8 +103,7 @@ def chosen(
     rows are solved together, in these rows.
 
     Args:
-        path: the method: predictions by all settings.
-        error: of predictions (settings, n, t) and targets (n, t), (settings, t).
+        method: predictions by all settings, and their errors.
         x: features (n, d).
         y: targets (n, t), NaN = missing.
         groups: one label per row.
@@ -116,53 +112,61 @@ def chosen(
     Raises:
         DataError: if no value of a target is known.
     """
-    predictions, known = np.empty((len(new), y.shape[1])), np.isfinite(y)
-    for rows in np.unique(known, axis=1).T:
+    predictions = np.empty((len(new), y.shape[1]))
+    is_known = np.isfinite(y)
+    for rows in np.unique(is_known, axis=1).T:
         if not rows.any():
             raise DataError("a fold has no training rows whose target is known; use other folds")
-        columns = (known == rows[:, None]).all(axis=0)
-        own_x, own_y, labels = (
-            x[rows],
-            y[rows][:, columns],
-            [groups[row] for row in np.flatnonzero(rows).tolist()],
-        )
-        labels = labels if len({*labels}) > 1 else [*range(len(labels))]
-        count = min(INNER_FOLDS, len({*labels}))
-        every = path(own_x, own_y, new)
-        errors = np.zeros((len(every), own_y.shape[1]))
-        for train, valid in group_folds(labels, count, seed=0) if count > 1 else ():
-            errors += error(path(own_x[train], own_y[train], own_x[valid]), own_y[valid])
+        columns = (is_known == rows[:, None]).all(axis=0)
+        known_x = x[rows]
+        known_y = y[rows][:, columns]
+        labels = [groups[row] for row in np.flatnonzero(rows).tolist()]
+        if len(set(labels)) == 1:
+            labels = list(range(len(labels)))
+
+        predictions_of_settings = method.path(known_x, known_y, new)
+        errors = np.zeros((len(predictions_of_settings), known_y.shape[1]))
+        count = min(INNER_FOLDS, len(set(labels)))
+        inner_folds = group_folds(labels, count, seed=0) if count > 1 else []
+        for train, valid in inner_folds:
+            inner_predictions = method.path(known_x[train], known_y[train], known_x[valid])
+            errors += method.error(inner_predictions, known_y[valid])
+        best = errors.argmin(axis=0)
         predictions[:, columns] = np.take_along_axis(
-            every, errors.argmin(axis=0)[None, None], axis=0
+            predictions_of_settings, best[None, None], axis=0
         )[0]
     return predictions
 
 
 def squares(predictions: _Floats, y: _Floats) -> _Floats:
     """Return the sum of squared errors of each setting and target."""
-    found: _Floats = ((predictions - y) ** 2).sum(axis=1)
-    return found
+    errors: _Floats = ((predictions - y) ** 2).sum(axis=1)
+    return errors
 
 
 def cross_entropy(logits: _Floats, shares: _Floats) -> _Floats:
     """Return the sum of the cross-entropies of each setting, for all classes."""
     log_shares = torch.from_numpy(logits).log_softmax(dim=-1).numpy()
-    found: _Floats = -(log_shares * shares).sum(axis=(1, 2))[:, None]
-    return found
+    errors: _Floats = -(log_shares * shares).sum(axis=(1, 2))[:, None]
+    return errors
 
 
-def linear_path(
-    path: _Path, error: Any, x: _Floats, y: _Floats, groups: Sequence[Any]
+def fit_linear(
+    method: Method, x: _Floats, y: _Floats, *, groups: Sequence[Hashable]
 ) -> tuple[_Floats, _Floats]:
     """Return weight (t, d) and bias (t,), for features as they are, of a method that is affine in them."""
-    bias, *rest = chosen(
-        path, error, x, y, groups, np.vstack([np.zeros(x.shape[1]), np.eye(x.shape[1])])
-    )
-    return (np.stack(rest) - bias).T, bias
+    # the prediction of no feature is the bias; that of one feature alone adds its weight
+    probes = np.vstack([np.zeros(x.shape[1]), np.eye(x.shape[1])])
+    predictions = predict_with_best_setting(method, x, y, groups=groups, new=probes)
+    bias = predictions[0]
+    weight = (predictions[1:] - bias).T
+    return weight, bias
 
 
 def _standardised(x: _Floats, new: _Floats) -> tuple[_Floats, _Floats]:
-    mean, std = x.mean(axis=0), x.std(axis=0) + FLOOR
+    """Both in units of the mean and the deviation of ``x``."""
+    mean = x.mean(axis=0)
+    std = x.std(axis=0) + FLOOR
     return (x - mean) / std, (new - mean) / std
 
 
@@ -170,21 +174,45 @@ def ridge_path(x: _Floats, y: _Floats, new: _Floats) -> _Floats:
     """Return the predictions of ridge regression on standardised features, for all strengths."""
     x, new = _standardised(x, new)
     u, s, vt = np.linalg.svd(x, full_matrices=False)
-    projected, read = u.T @ (y - y.mean(axis=0)), new @ vt.T
-    return np.stack(
-        [
-            read @ (s[:, None] / (s[:, None] ** 2 + alpha) * projected) + y.mean(axis=0)
-            for alpha in ALPHAS
-        ]
-    )
+    mean = y.mean(axis=0)
+    projected = u.T @ (y - mean)
+    new_projected = new @ vt.T
+    predictions = []
+    for alpha in ALPHAS:
+        shrinkage = s[:, None] / (s[:, None] ** 2 + alpha)
+        predictions.append(new_projected @ (shrinkage * projected) + mean)
+    return np.stack(predictions)
 
 
 def softmax_path(x: _Floats, shares: _Floats, new: _Floats) -> _Floats:
     """Return the logits of softmax regression on standardised features, for all penalties."""
-    features, read, y = map(torch.from_numpy, (*_standardised(x, new), shares))
-    return np.stack(
-        [_softmax_regression(features, y, penalty)(read).numpy() for penalty in PENALTIES]
-    )
+    x, new = _standardised(x, new)
+    features = torch.from_numpy(x)
+    targets = torch.from_numpy(shares)
+    new_features = torch.from_numpy(new)
+    logits = []
+    for penalty in PENALTIES:
+        layer = _softmax_regression(features, targets, penalty)
+        logits.append(layer(new_features).numpy())
+    return np.stack(logits)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A linear method with a setting to choose.
+
+    Attributes:
+        path: features (n, d), targets (n, t), new features (n_new, d) -> predictions by all
+            settings (settings, n_new, t).
+        error: predictions (settings, n, t), targets (n, t) -> errors (settings, t).
+    """
+
+    path: Callable[[_Floats, _Floats, _Floats], _Floats]
+    error: Callable[[_Floats, _Floats], _Floats]
+
+
+RIDGE = Method(ridge_path, squares)
+SOFTMAX = Method(softmax_path, cross_entropy)
 
 
 @torch.enable_grad()
@@ -236,82 +264,152 @@ def baseline_head(
     Returns:
         A :class:`dinoneck.heads.LinearHead`; where tasks are of both kinds, an ensemble of two.
     """
-    of_images = [task for task in tasks if task.kind not in _MAPS and task.from_map is None]
-    of_patches = [task for task in tasks if task not in of_images]
-    ids, labels = [source.ids[row] for row in rows], [groups[row] for row in rows]
-    first = source.batch(ids[:1])
-    grid, layers, width = (
-        (first.grid.rows, first.grid.cols),
-        len(first.sequence),
-        first.sequence[-1].shape[-1],
+    of_images: list[Task] = []
+    of_patches: list[Task] = []
+    for task in tasks:
+        if task.kind in _MAPS or task.from_map is not None:
+            of_patches.append(task)
+        else:
+            of_images.append(task)
+    ids = [source.ids[row] for row in rows]
+    example = source.batch(ids[:1])
+    training = _TrainingRows(
+        features=_features(source, ids, most_patches=MOST_PATCHES if of_patches else 0, seed=seed),
+        targets={task.name: torch.as_tensor(targets[task.name])[[*rows]] for task in tasks},
+        groups=[groups[row] for row in rows],
     )
-    means, patches, image, place = _features(source, ids, MOST_PATCHES if of_patches else 0, seed)
-    heads = []
-    for pool, its_tasks in (("mean", of_images), (None, of_patches)):
-        if not its_tasks:
-            continue
-        inside = [
-            each for each in compositions if {*each.inputs} <= {task.name for task in its_tasks}
-        ]
-        linear = [replace(task, activation=None) for task in its_tasks]
-        head = LinearHead(width, linear, layers, cast("Any", pool), compositions=inside)
-        heads.append(head.eval())
-        for task, readout in zip(
-            [task for task in its_tasks if task.from_map is None], head.readouts, strict=True
-        ):
-            y = _fitted(task, torch.as_tensor(targets[task.name])[[*rows]], grid).numpy()
-            is_share = task.is_categorical or task.kind == "ratio"
-            path, error = (softmax_path, cross_entropy) if is_share else (ridge_path, squares)
-            seen = (
-                (patches, y[image, place], [labels[i] for i in image])
-                if task.is_map
-                else (means, y, labels)
-            )
-            weight, bias = linear_path(path, error, *seen)
-            if task.kind == "density":  # the value is read from the mean token of the last layer
-                scale = DENSITY_CELLS / (grid[0] * grid[1]) if task.aggregate == "sum" else 1.0
-                weight, bias = (
-                    np.pad(weight, ((0, 0), ((layers - 1) * width, 0))) * scale,
-                    bias * scale,
-                )
-            readout.load_state_dict(
-                {"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)}
-            )
-    return heads[0] if len(heads) == 1 else HeadEnsemble.from_heads(heads)
+    heads: list[Head] = []
+    if of_images:
+        head = _linear_head(of_images, compositions, example, pool="mean")
+        _fit_readouts(head, of_images, training, example)
+        heads.append(head)
+    if of_patches:
+        head = _linear_head(of_patches, compositions, example, pool=None)
+        _fit_readouts(head, of_patches, training, example)
+        heads.append(head)
+    if len(heads) == 1:
+        return heads[0]
+    return HeadEnsemble.from_heads(heads)
+
+
+@dataclass(frozen=True)
+class _Features:
+    """What linear methods read of n images.
+
+    Attributes:
+        means: mean tokens of the last layer (n, C).
+        patches: of all layers, drawn at random (m, L * C).
+        images: the row of the image of each patch (m,).
+        positions: its number in the image in raster order (m,).
+    """
+
+    means: _Floats
+    patches: _Floats
+    images: _Integers
+    positions: _Integers
+
+
+@dataclass(frozen=True)
+class _TrainingRows:
+    """What a head is fitted to: features, targets in original units and a group per image."""
+
+    features: _Features
+    targets: Mapping[str, Tensor]
+    groups: Sequence[Hashable]
+
+
+def _linear_head(
+    tasks: Sequence[Task],
+    compositions: Sequence[Composition],
+    example: Tokens,
+    *,
+    pool: Literal["mean"] | None,
+) -> LinearHead:
+    """Return a head for tokens such as the example's, with the compositions whose tasks it has."""
+    names = {task.name for task in tasks}
+    return LinearHead(
+        example.sequence[-1].shape[-1],
+        [replace(task, activation=None) for task in tasks],
+        num_layers=len(example.sequence),
+        pool=pool,
+        compositions=[made for made in compositions if names.issuperset(made.inputs)],
+    ).eval()
+
+
+def _fit_readouts(
+    head: LinearHead, tasks: Sequence[Task], training: _TrainingRows, example: Tokens
+) -> None:
+    """Fit the linear layer of every task that has one."""
+    features = training.features
+    grid = (example.grid.rows, example.grid.cols)
+    tasks_with_layer = [task for task in tasks if task.from_map is None]
+    for task, readout in zip(tasks_with_layer, head.readouts, strict=True):
+        y = _fitted(task, training.targets[task.name], grid).numpy()
+        method = SOFTMAX if task.is_categorical or task.kind == "ratio" else RIDGE
+        if task.is_map:
+            patch_groups = [training.groups[row] for row in features.images]
+            y = y[features.images, features.positions]
+            weight, bias = fit_linear(method, features.patches, y, groups=patch_groups)
+        else:
+            weight, bias = fit_linear(method, features.means, y, groups=training.groups)
+        if task.kind == "density":
+            # the value is read from the mean token of the last layer
+            num_others = features.patches.shape[1] - features.means.shape[1]
+            scale = 1.0
+            if task.aggregate == "sum":
+                scale = DENSITY_CELLS / (grid[0] * grid[1])
+            weight = np.pad(weight, ((0, 0), (num_others, 0))) * scale
+            bias = bias * scale
+        readout.load_state_dict(
+            {"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)}
+        )
 
 
 @torch.no_grad()
 def _features(
-    source: TokenSource, ids: Sequence[str], most: int = 0, seed: int = 0
-) -> tuple[_Floats, _Floats, Any, Any]:
-    """Mean tokens of the last layer (n, C); about ``most`` patches (m, L * C), the rows of their images and numbers.
-
-    Both numbers are (m,): the place of the image among ``ids``, and that of the patch in raster
-    order.
-    """
-    random, parts = np.random.default_rng(seed), []
-    for numbers in in_batches(range(len(ids)), _BATCH):
-        tokens = source.batch([ids[number] for number in numbers])
-        drawn = random.random((len(numbers), tokens.grid.count)) < most / (
-            len(ids) * tokens.grid.count
-        )
-        image, place = np.nonzero(drawn)
-        patches = torch.cat(tokens.patches, dim=-1)[image, place].double().cpu().numpy()
-        means = tokens.last.patches[0].double().mean(dim=1).cpu().numpy()
-        parts.append((means, patches, image + numbers[0], place))
-    means, patches, image, place = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return means, patches, image, place
+    source: TokenSource, ids: Sequence[str], *, most_patches: int = 0, seed: int = 0
+) -> _Features:
+    """Read the features of images, with about ``most_patches`` patches."""
+    random = np.random.default_rng(seed)
+    means = []
+    patches = []
+    images = []
+    positions = []
+    for rows in in_batches(range(len(ids)), _BATCH):
+        tokens = source.batch([ids[row] for row in rows])
+        share = most_patches / (len(ids) * tokens.grid.count)
+        is_drawn = random.random((len(rows), tokens.grid.count)) < share
+        image, position = np.nonzero(is_drawn)
+        drawn = torch.cat(tokens.patches, dim=-1)[image, position]
+        means.append(tokens.last.patches[0].double().mean(dim=1).cpu().numpy())
+        patches.append(drawn.double().cpu().numpy())
+        images.append(image + rows[0])
+        positions.append(position)
+    return _Features(
+        means=np.concatenate(means),
+        patches=np.concatenate(patches),
+        images=np.concatenate(images),
+        positions=np.concatenate(positions),
+    )
 
 
 def _fitted(task: Task, values: Tensor, grid: tuple[int, int]) -> Tensor:
     """What a task's layer is fitted to, (n, dim) or of maps (n, patches, dim): values in normalised units or shares."""
     if task.is_categorical and not values.is_floating_point():
-        values = torch.stack(
-            [(values == k) & (k != task.ignore_index) for k in range(task.dim)], dim=1
-        )
-    x = F.adaptive_avg_pool2d(values.double(), grid).flatten(2) if task.is_map else values.double()
+        is_class = [(values == k) & (k != task.ignore_index) for k in range(task.dim)]
+        values = torch.stack(is_class, dim=1)
+    x = values.double()
+    if task.is_map:
+        x = F.adaptive_avg_pool2d(x, grid).flatten(2)
     if task.is_categorical:
         x = x / x.sum(dim=1, keepdim=True)  # 0 / 0 = missing
-    x = x.reshape(len(x), -1) if x.ndim < 3 else x.movedim(1, -1)
-    x = x if task.transform is None else task.transform.forward(x)
-    return x.where(x.isfinite().all(dim=-1, keepdim=True), torch.nan) if task.is_share else x
+    if x.ndim < 3:
+        x = x.reshape(len(x), -1)
+    else:
+        x = x.movedim(1, -1)
+    if task.transform is not None:
+        x = task.transform.forward(x)
+    if task.is_share:
+        is_known = x.isfinite().all(dim=-1, keepdim=True)
+        x = x.where(is_known, torch.nan)
+    return x

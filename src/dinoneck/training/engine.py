@@ -1,4 +1,4 @@
-"""The one training loop, of heads and of detectors, in one process or several: steps, averages, a state per epoch."""
+"""What the training loops of heads and of detectors share: the step, averages, the best weights, a state per epoch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import random
 import resource
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,26 +33,40 @@ from dinoneck.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
-# images of a batch in all processes, arguments of model
-Batches = Generator[tuple[int, Sequence[Any]], None, None]
 # of an epoch; they differ from run to run
 TIMES = ("seconds", "images_per_second", "peak_memory_mb")
 SAVE_EVERY_S = 30.0
-_PLAIN = ("epoch", "history", "extra", "best")  # plain values of the state
 
 
 class Engine:
-    """A training run: the model, its optimizer and all state that changes from step to step.
+    """The state of a training run, in one process or several: the model, its optimizer and what is kept on disk.
+
+    The caller writes the loops::
+
+        with engine.progress() as bar:
+            while not engine.is_finished:
+                engine.start_epoch()
+                for batch in batches:
+                    losses = engine.forward_backward(lambda: engine.model(batch))
+                    engine.step()
+                    engine.add_losses(losses, len(batch))
+                    bar.update()
+                engine.add_row()
+                with engine.evaluating():
+                    engine.add_scores(scores)
+                engine.end_epoch()
+        engine.finish()
 
     Args:
         trained: what is trained; averaged, clipped and moved by SAM.
-        model: holds ``trained``; its ``forward`` returns losses by name, of which ``"loss"`` is
+        objective: holds ``trained``; its ``forward`` returns losses by name, of which ``"loss"`` is
             minimised.
         groups: of the optimizer; frozen parameters that are trained later are among them.
         recipe: how.
         steps: of the optimizer, per epoch; each takes a batch.
 
     Attributes:
+        model: the objective; in several processes in DistributedDataParallel.
         epoch: how many epochs are done.
         history: a row of numbers per finished epoch.
         best: the weights to keep; None = the last, or the averaged ones.
@@ -63,155 +77,97 @@ class Engine:
     def __init__(
         self,
         trained: nn.Module,
-        model: nn.Module,
+        objective: nn.Module,
         groups: list[dict[str, Any]],
         recipe: Recipe,
         steps: int,
     ) -> None:
-        self.trained, self.plain, self.recipe, self.steps = trained, model, recipe, steps
+        self.trained = trained
+        self.objective = objective
+        self.recipe = recipe
+        self.steps = steps
         self.device = next(trained.parameters()).device
-        self.rank, self.count = joined(self.device)
+        self.rank, self.count = join_processes(self.device)
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
         self.sam = SAM(trained, self.optimizer, recipe.rho) if recipe.optimizer == "sam" else None
         self.scheduler = cosine_with_warmup(self.optimizer, recipe.epochs * steps, recipe.warmup)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "fp16")
-        self.parameters = [
-            parameter for group in self.optimizer.param_groups for parameter in group["params"]
-        ]
-        self.model = wrapped(model, self.parameters) if self.count > 1 else model
+        self.parameters: list[nn.Parameter] = []
+        for group in self.optimizer.param_groups:
+            self.parameters += group["params"]
+        self.model = objective
+        if self.count > 1:
+            self.model = wrap_for_processes(objective, self.parameters)
         # of the first process' weights
         self.ema = None if recipe.ema_decay is None else EMA(trained, recipe.ema_decay)
-        self._parts: dict[str, Any] = {
-            "optimizer": self.optimizer,
-            "scheduler": self.scheduler,
-            "scaler": self.scaler,
-        }
-        self._parts |= {} if self.ema is None else {"ema": self.ema}
-        self.epoch, self.history, self.extra = 0, list[Row](), dict[str, Any]()
+
+        self.epoch = 0
+        self.history: list[Row] = []
+        self.extra: dict[str, Any] = {}
         self.best: dict[str, Tensor] | None = None
         # of batches, on the device, and their images
         self._losses: list[tuple[dict[str, Tensor], int]] = []
+        self._epoch_started = time.perf_counter()
+        self._saved = time.monotonic()
         self._file: tuple[Path, Mapping[str, Any]] | None = None
 
-    def run(
-        self,
-        batches: Callable[[int], Batches],
-        validate: Callable[[], Row] | None = None,
-        *,
-        begin: Callable[[int], object] = lambda epoch: None,
-        callbacks: Sequence[Callback] = (),
-    ) -> None:
-        """Train until the recipe's last epoch, or until patience ends; keep the state, at most every 30 s.
+    def progress(self) -> Any:
+        """Return a bar of the steps that are left, a context manager with ``update()``."""
+        return progress(
+            total=self.recipe.epochs * self.steps,
+            initial=self.epoch * self.steps,
+            desc="steps",
+            unit="step",
+            hidden=self.rank > 0,
+        )
 
-        At the end the model has the best weights with patience, else the averaged ones, else the
-        last.
+    @property
+    def is_finished(self) -> bool:
+        """Whether the recipe's last epoch is done, or patience has ended."""
+        if self.epoch >= self.recipe.epochs:
+            return True
+        patience = self.recipe.patience
+        return patience is not None and self._epochs_since_best() >= patience
 
-        Args:
-            batches: of an epoch.
-            validate: returns the scores of an epoch; it sees the averaged weights, and the first
-                process' row counts.
-            begin: called before an epoch.
-            callbacks: ``callback(epoch, row)``, called after every epoch in the first process.
-        """
-        saved = time.monotonic()
-        total, done = self.recipe.epochs * self.steps, self.epoch * self.steps
-        with progress(
-            total=total, initial=done, desc="steps", unit="step", hidden=self.rank > 0
-        ) as bar:
-            while not self._is_finished():
-                seed_all(self.recipe.seed, self.epoch, self.rank)
-                begin(self.epoch)
-                self.history.append(self._one_epoch(batches(self.epoch), bar.update))
-                if validate is not None:
-                    self._validate(validate)
-                self.epoch += 1
-                if self._is_finished() or time.monotonic() - saved >= SAVE_EVERY_S:
-                    self._save()
-                    saved = time.monotonic()
-                for callback in callbacks if self.rank == 0 else ():
-                    callback(self.epoch - 1, dict(self.history[-1]))
-        if self.best is not None:
-            self._take(self.best)
-        elif self.ema is not None:
-            self.ema.copy_to(self.trained)
-        same(self.plain.buffers())  # batch statistics differ between processes
-        self.plain.eval()
+    def _epochs_since_best(self) -> int:
+        losses = [row.get("val_loss", math.inf) for row in self.history]
+        if not losses:
+            return 0
+        return len(losses) - 1 - losses.index(min(losses))
+
+    def start_epoch(self) -> int:
+        """Seed an epoch, so that it is the same in a run that is resumed; return its number, from 0."""
+        seed_all(self.recipe.seed, self.epoch, self.rank)
+        self._epoch_started = time.perf_counter()
+        return self.epoch
 
     def precision(self) -> torch.autocast:
         """Return the context of the recipe's ``amp``."""
         dtype = None if self.recipe.amp is None else HALF_DTYPES[self.recipe.amp]
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
-    def note(self, losses: Mapping[str, Tensor], images: int) -> None:
-        """Note a batch's losses on the device: the host waits for it in :meth:`mean_losses` alone."""
-        self._losses.append(
-            ({name: value.detach().float() for name, value in losses.items()}, images)
-        )
+    def forward_backward(
+        self, compute_losses: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Run a forward and a backward pass, with SAM two; leave the gradients of ``"loss"``, return the losses.
 
-    def mean_losses(self) -> dict[str, float]:
-        """Return the means over images of the losses that are noted, and forget them.
-
-        Raises:
-            DataError: if one is not finite.
+        Args:
+            compute_losses: the forward pass; returns the losses of a batch by name.
         """
-        noted, self._losses = self._losses, []
-        images = torch.tensor([float(count) for _, count in noted], dtype=torch.float64)
-        # the host waits here
-        values = torch.stack([x for losses, _ in noted for x in losses.values()]).tolist()
-        means = (
-            images @ torch.tensor(values, dtype=torch.float64).view(len(noted), -1) / images.sum()
-        )
-        row: dict[str, float] = dict(zip(noted[0][0], means.tolist(), strict=True))
-        if wrong := [name for name, value in row.items() if not math.isfinite(value)]:
-            raise DataError(
-                f"{wrong[0]} is {row[wrong[0]]} in epoch {self.epoch}: training diverged at lr "
-                f"{self.recipe.lr:.3g}; lower it"
-            )
-        return row
 
-    def _is_finished(self) -> bool:
-        return self.epoch >= self.recipe.epochs or self._epochs_since_best() >= (
-            self.recipe.patience or math.inf
-        )
-
-    def _epochs_since_best(self) -> int:
-        losses = [row.get("val_loss", math.inf) for row in self.history]
-        return len(losses) - 1 - losses.index(min(losses)) if losses else 0
-
-    def _one_epoch(self, batches: Batches, done: Callable[[], object]) -> Row:
-        """Train on the batches; return the mean losses and what they took."""
-        self.model.train()
-        begin, images = time.perf_counter(), 0
-        with closing(batches):
-            for size, arguments in batches:
-                self.note(self._step(arguments), size)
-                done()
-                images += size
-        # the last gradient may not have been finite: the weights are checked with the losses, in
-        # one read
-        norm = torch.nn.utils.get_total_norm([p.detach() for p in self.parameters])
-        self.note(dict.fromkeys(self._losses[0][0], norm), 0)
-        rows = gathered(self.mean_losses())
-        row = {name: sum(process[name] for process in rows) / len(rows) for name in rows[0]}
-        seconds = time.perf_counter() - begin
-        return {
-            **row,
-            **dict(
-                zip(TIMES, (seconds, images / seconds, _peak_memory_mb(self.device)), strict=True)
-            ),
-        }
-
-    def _step(self, arguments: Sequence[Any]) -> dict[str, Tensor]:
-        """Take one step of the optimizer; return the losses before it."""
-
-        def closure() -> dict[str, Tensor]:
+        def compute_gradients() -> dict[str, Tensor]:
             self.optimizer.zero_grad(set_to_none=True)
             with self.precision():
-                losses: dict[str, Tensor] = self.model(*arguments)
+                losses = compute_losses()
             self.scaler.scale(losses["loss"]).backward()  # type: ignore[no-untyped-call]
             return losses
 
-        losses = closure() if self.sam is None else self.sam.gradient(closure)
+        if self.sam is None:
+            return compute_gradients()
+        return self.sam.gradient(compute_gradients)
+
+    def step(self) -> None:
+        """Clip the gradients and take a step of the optimizer, the schedule and the moving average."""
         scale = self.scaler.get_scale()
         self.scaler.unscale_(self.optimizer)
         if self.recipe.clip_norm is not None:
@@ -223,28 +179,111 @@ class Engine:
             self.scheduler.step()
             if self.ema is not None:
                 self.ema.update(self.trained)
-        return losses
 
-    @torch.no_grad()
-    def _validate(self, validate: Callable[[], Row]) -> None:
-        """Add the scores to the row of the epoch."""
+    def add_losses(self, losses: Mapping[str, Tensor], images: int) -> None:
+        """Keep a batch's losses on the device: the host waits for it in :meth:`mean_losses` alone."""
+        detached = {name: value.detach().float() for name, value in losses.items()}
+        self._losses.append((detached, images))
+
+    def mean_losses(self) -> dict[str, float]:
+        """Return the means over images of the losses that were added, and forget them.
+
+        Raises:
+            DataError: if one is not finite.
+        """
+        batches = self._losses
+        self._losses = []
+        names = [*batches[0][0]]
+        on_device: list[Tensor] = []
+        for losses, _ in batches:
+            on_device += losses.values()
+        # the host waits here
+        values = torch.tensor(torch.stack(on_device).tolist(), dtype=torch.float64)
+        images = torch.tensor([float(count) for _, count in batches], dtype=torch.float64)
+        means = images @ values.view(len(batches), len(names)) / images.sum()
+        row: dict[str, float] = dict(zip(names, means.tolist(), strict=True))
+        for name, value in row.items():
+            if not math.isfinite(value):
+                raise DataError(
+                    f"{name} is {value} in epoch {self.epoch}: training diverged at lr "
+                    f"{self.recipe.lr:.3g}; lower it"
+                )
+        return row
+
+    def add_row(self) -> None:
+        """Add the mean losses of the epoch, and what it took, to the history.
+
+        Raises:
+            DataError: if a loss or a weight is not finite.
+        """
+        images = sum(count for _, count in self._losses)
+        # the last gradient may not have been finite: the weights are checked with the losses, in
+        # one read
+        norm = torch.nn.utils.get_total_norm([p.detach() for p in self.parameters])
+        self.add_losses(dict.fromkeys(self._losses[0][0], norm), 0)
+        rows = gather(self.mean_losses())
+        row: Row = {}
+        for name in rows[0]:
+            row[name] = sum(process[name] for process in rows) / len(rows)
+        seconds = time.perf_counter() - self._epoch_started
+        times = (seconds, images / seconds, _peak_memory_mb(self.device))
+        row |= dict(zip(TIMES, times, strict=True))
+        self.history.append(row)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Within the block the model evaluates, with the averaged weights and without gradients."""
         # batch statistics differ between processes; all evaluate those of the first, which are saved
-        same(self.plain.buffers())
-        with nullcontext() if self.ema is None else self.ema.applied(self.trained):
-            self.plain.eval()
-            self.history[-1] |= gathered(validate())[0]
-            if self.recipe.patience is not None and self._epochs_since_best() == 0:
-                self.best = {name: x.clone() for name, x in self._weights().items()}
+        copy_from_first(self.objective.buffers())
+        averaged_weights = nullcontext() if self.ema is None else self.ema.applied(self.trained)
+        with torch.no_grad(), averaged_weights:
+            self.objective.eval()
+            yield
+
+    def add_scores(self, scores: Row) -> None:
+        """Add the scores of the first process to the row of the epoch; keep the weights if they are the best.
+
+        Call it within :meth:`evaluating`: the weights of the moment are kept.
+        """
+        self.history[-1] |= gather(scores)[0]
+        if self.recipe.patience is not None and self._epochs_since_best() == 0:
+            self.best = {name: x.clone() for name, x in self._weights().items()}
+
+    def end_epoch(self, callbacks: Sequence[Callback] = ()) -> None:
+        """Count the epoch; keep the state, at most every 30 s and at the end.
+
+        Args:
+            callbacks: ``callback(epoch, row)``, called in the first process.
+        """
+        self.epoch += 1
+        if self.is_finished or time.monotonic() - self._saved >= SAVE_EVERY_S:
+            self._save()
+            self._saved = time.monotonic()
+        if self.rank == 0:
+            for callback in callbacks:
+                callback(self.epoch - 1, dict(self.history[-1]))
+
+    def finish(self) -> None:
+        """Give the model the best weights with patience, else the averaged ones, else leave the last."""
+        if self.best is not None:
+            self._take(self.best)
+        elif self.ema is not None:
+            self.ema.copy_to(self.trained)
+        copy_from_first(self.objective.buffers())  # batch statistics differ between processes
+        self.objective.eval()
 
     def _weights(self) -> dict[str, Tensor]:
         """All weights and buffers but those of a backbone that is not trained."""
-        backbones = [module for module in self.plain.modules() if isinstance(module, Backbone)]
-        left_out = {p for module in backbones for p in module.parameters()} - {*self.parameters}
-        return {
-            name: x.detach()
-            for name, x in self.plain.state_dict(keep_vars=True).items()
-            if x not in left_out
-        }
+        left_out: set[Tensor] = set()
+        for module in self.objective.modules():
+            if isinstance(module, Backbone):
+                left_out.update(module.parameters())
+        left_out.difference_update(self.parameters)
+        weights = {}
+        for name, x in self.objective.state_dict(keep_vars=True).items():
+            if x not in left_out:
+                weights[name] = x.detach()
+        return weights
 
     @torch.no_grad()
     def _take(self, weights: Mapping[str, Tensor]) -> None:
@@ -263,56 +302,70 @@ class Engine:
             CheckpointError: if the state is damaged, of another run, another one than the first
                 process has, or cannot be written.
         """
-        self._file = path, run
+        self._file = (path, run)
+        self._saved = time.monotonic()
         state = load_state(path, run) if resume else None
-        epochs = gathered(0 if state is None else state["epoch"])
+        epochs = gather(0 if state is None else state["epoch"])
         if len({*epochs}) > 1:
             raise CheckpointError(
                 f"{path} is at epochs {epochs} in the processes; share one folder"
             )
         if state is not None:
-            for name in _PLAIN:
-                setattr(self, name, state[name])
+            self.epoch = state["epoch"]
+            self.history = state["history"]
+            self.extra = state["extra"]
+            self.best = state["best"]
             self._take(state["weights"])
-            for name, part in self._parts.items():
-                part.load_state_dict(state[name])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scheduler.load_state_dict(state["scheduler"])
+            self.scaler.load_state_dict(state["scaler"])
+            if self.ema is not None:
+                self.ema.load_state_dict(state["ema"])
             if self.rank == 0:
                 logger.info("the run is resumed from %s, epoch %d", path, self.epoch)
         self._write_log()
 
     def _save(self) -> None:
-        if self._file is not None and self.rank == 0:
-            path, run = self._file
-            state = {name: getattr(self, name) for name in _PLAIN} | {
-                "run": dict(run),
-                "weights": self._weights(),
-            }
-            content = io.BytesIO()
-            torch.save(
-                state | {name: part.state_dict() for name, part in self._parts.items()}, content
-            )
-            write_file(path, content.getvalue())
-            self._write_log()
+        if self._file is None or self.rank > 0:
+            return
+        path, run = self._file
+        state = {
+            "epoch": self.epoch,
+            "history": self.history,
+            "extra": self.extra,
+            "best": self.best,
+            "run": dict(run),
+            "weights": self._weights(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+        if self.ema is not None:
+            state["ema"] = self.ema.state_dict()
+        content = io.BytesIO()
+        torch.save(state, content)
+        write_file(path, content.getvalue())
+        self._write_log()
 
     def _write_log(self) -> None:
-        if self._file is not None and self.rank == 0:
-            lines = [
-                json.dumps({"epoch": i, **row}, allow_nan=False) + "\n"
-                for i, row in enumerate(self.history)
-            ]
-            write_file(self._file[0].parent / LOG, "".join(lines).encode())
+        if self._file is None or self.rank > 0:
+            return
+        path, _ = self._file
+        lines = []
+        for epoch, row in enumerate(self.history):
+            lines.append(json.dumps({"epoch": epoch, **row}, allow_nan=False) + "\n")
+        write_file(path.parent / LOG, "".join(lines).encode())
 
 
 def _peak_memory_mb(device: torch.device) -> float:
     """The most memory so far: of torch on a GPU, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-        2**20 if sys.platform == "darwin" else 2**10
-    )
+    units_per_mb = 2**20 if sys.platform == "darwin" else 2**10  # bytes, or kilobytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units_per_mb
 
 
-def joined(device: torch.device) -> tuple[int, int]:
+def join_processes(device: torch.device) -> tuple[int, int]:
     """Return this process' rank and the number of processes; open the group of ``torchrun`` where it is not open.
 
     The group stays open until the process ends: opened a second time it would find the addresses of
@@ -325,15 +378,22 @@ def joined(device: torch.device) -> tuple[int, int]:
         if device.type == "cuda":
             torch.cuda.set_device(device)  # NCCL takes one process per GPU
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        atexit.register(lambda: dist.destroy_process_group() if _are_several() else None)
-    return (dist.get_rank(), dist.get_world_size()) if _are_several() else (0, 1)
+        atexit.register(_leave_processes)
+    if not _are_several():
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
+def _leave_processes() -> None:
+    if _are_several():
+        dist.destroy_process_group()
 
 
 def _are_several() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def wrapped(model: nn.Module, parameters: Sequence[nn.Parameter]) -> nn.Module:
+def wrap_for_processes(model: nn.Module, parameters: Sequence[nn.Parameter]) -> nn.Module:
     """Return the model in DistributedDataParallel, which gets the weights of the first process.
 
     Args:
@@ -347,21 +407,24 @@ def wrapped(model: nn.Module, parameters: Sequence[nn.Parameter]) -> nn.Module:
     return parallel
 
 
-def gathered(value: Any) -> list[Any]:
+def gather(value: Any) -> list[Any]:
     """Return the values of all processes."""
-    values = [value] * (dist.get_world_size() if _are_several() else 1)
-    if len(values) > 1:
-        dist.all_gather_object(values, value)
+    if not _are_several():
+        return [value]
+    values = [value] * dist.get_world_size()
+    dist.all_gather_object(values, value)
     return values
 
 
 @torch.no_grad()
-def same(tensors: Iterable[Tensor]) -> None:
+def copy_from_first(tensors: Iterable[Tensor]) -> None:
     """Give all processes the values of the first."""
-    for tensor in tensors if _are_several() else ():
-        whole = tensor.contiguous()
-        dist.broadcast(whole, 0)
-        tensor.copy_(whole)
+    if not _are_several():
+        return
+    for tensor in tensors:
+        contiguous = tensor.contiguous()
+        dist.broadcast(contiguous, 0)
+        tensor.copy_(contiguous)
 
 
 def seed_all(*words: int) -> None:
@@ -373,14 +436,17 @@ def seed_all(*words: int) -> None:
 
 
 @contextmanager
-def own_random_numbers() -> Iterator[None]:
+def restored_random_state() -> Iterator[None]:
     """After the block the generators of Python, NumPy and torch (all devices) are as before it."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    python_state = random.getstate()
+    numpy_state = np.random.get_state()  # noqa: NPY002
+    devices: list[int] = []
     # fork_rng reads the state of each device, which would initialise a CUDA that nobody uses
-    is_used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if is_used else []):
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        devices = list(range(torch.cuda.device_count()))
+    with torch.random.fork_rng(devices=devices):
         try:
             yield
         finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002

@@ -18,16 +18,16 @@ from dinoneck.inference.loaded_head import difference
 from dinoneck.text import reason_of, some_of
 from dinoneck.weight_files import read_any
 
-HEADS, LOGS, HEAD_FILE, REPORT, PREDICTIONS, TRAINED_ON = (
-    "heads",
-    "logs",
-    "head.safetensors",
-    "report.json",
-    "out_of_fold.csv",
-    "trained_on.csv",
-)
-UNFINISHED, RUN = "unfinished", "run.json"
-STATE, LOG = "state.pt", "log.jsonl"
+HEADS = "heads"
+LOGS = "logs"
+HEAD_FILE = "head.safetensors"
+REPORT = "report.json"
+PREDICTIONS = "out_of_fold.csv"
+TRAINED_ON = "trained_on.csv"
+UNFINISHED = "unfinished"
+RUN = "run.json"
+STATE = "state.pt"
+LOG = "log.jsonl"
 # in the folder of what is unfinished: name of a head's file -> SHA-256 of what the run wrote
 FINISHED_HEADS = "finished_heads.json"
 DETECTOR = "detector.safetensors"
@@ -58,20 +58,24 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
     Raises:
         DataError: naming it and some of its files, or the folder that cannot be written to.
     """
-    results, begun = results_in(folder), (folder / UNFINISHED).is_dir()
+    results = results_in(folder)
+    is_begun = (folder / UNFINISHED).is_dir()
     # a run may stop before its report
-    finished = [path for path in results if path.name == REPORT or not begun]
+    finished = [path for path in results if path.name == REPORT or not is_begun]
     if finished and not overwrite:
         raise DataError(
             f"{folder} holds results ({finished[0].name}); overwrite=True (--overwrite) replaces "
             "them"
         )
-    if not (results or begun) and (names := [path.name for path in folder.glob("[!.]*")]):
-        raise DataError(
-            f"{folder} holds {some_of(names, 3)}, which are not of a run; choose a new or empty "
-            "folder"
-        )
-    parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not results and not is_begun:
+        names = [path.name for path in folder.glob("[!.]*")]
+        if names:
+            raise DataError(
+                f"{folder} holds {some_of(names, 3)}, which are not of a run; choose a new or empty "
+                "folder"
+            )
+    parents = [path for path in (folder, *folder.absolute().parents) if path.exists()]
+    parent = parents[0]
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise DataError(
             f"the results cannot be written to {folder}: {parent} is not a folder that can be "
@@ -91,7 +95,10 @@ def results_in(folder: Path) -> list[Path]:
         LOG,
         TRAINED_ON,
     )
-    return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    paths: list[Path] = []
+    for pattern in patterns:
+        paths += sorted(folder.glob(pattern))
+    return paths
 
 
 def begin(folder: Path, values: Mapping[str, Any], *, resume: bool) -> dict[str, Any]:
@@ -114,7 +121,8 @@ def begin(folder: Path, values: Mapping[str, Any], *, resume: bool) -> dict[str,
             other targets.
     """
     identity = {name: x for name, x in values.items() if name not in ("imports", "device")}
-    path, text = folder / UNFINISHED / RUN, json.dumps(identity, indent=2) + "\n"
+    path = folder / UNFINISHED / RUN
+    text = json.dumps(identity, indent=2) + "\n"
     is_unfinished = path.exists() and not (folder / REPORT).exists()
     if resume and is_unfinished and _has_epochs(folder):
         check_same(json.loads(read_regular(path)), json.loads(text), str(folder))
@@ -183,9 +191,11 @@ def _has_epochs(folder: Path) -> bool:
     """Whether an unfinished run has something to continue from, in its folder or those of its heads."""
     if any(folder.rglob(STATE)) or results_in(folder):
         return True
-    others = (EARLIER, UNFINISHED)
-    parts = [path for path in folder.iterdir() if path.is_dir() and path.name not in others]
-    return any(results_in(part) for part in parts)
+    for path in folder.iterdir():
+        is_of_head = path.is_dir() and path.name not in (EARLIER, UNFINISHED)
+        if is_of_head and results_in(path):
+            return True
+    return False
 
 
 def _set_aside(folder: Path) -> None:
@@ -261,12 +271,12 @@ def load_state(path: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
         state: dict[str, Any] = read_any(path)
     except DinoneckError as error:
         raise CheckpointError(f"{error}; {_DAMAGED_REMEDY}") from error
-    there = state.get("run") if isinstance(state, dict) else None
-    if there is None:
+    run_of_state = state.get("run") if isinstance(state, dict) else None
+    if run_of_state is None:
         raise CheckpointError(
             f"{path} holds other things than the state of a training run; {_REMEDY}"
         )
-    check_same(there, run, str(path))
+    check_same(run_of_state, run, str(path))
     return state
 
 
@@ -290,8 +300,9 @@ def check_same(there: Mapping[str, Any], here: Mapping[str, Any], where: str) ->
     """
     there = _compared(there, here)
     here = _compared(here, there)
-    found = difference(there, here, "run")
-    if found:
+    values_that_differ = difference(there, here, "run")
+    if values_that_differ:
         raise CheckpointError(
-            f"{where} is of another run, its value / yours: {found}; {_REMEDY}", step="pairing"
+            f"{where} is of another run, its value / yours: {values_that_differ}; {_REMEDY}",
+            step="pairing",
         )

@@ -42,17 +42,23 @@ class IdMatcher:
         Raises:
             DataError: if several ids of the source fit.
         """
-        if image_id in self.ids or not isinstance(image_id, str):
-            return image_id if image_id in self.ids else None
+        if image_id in self.ids:
+            spelling: str = image_id
+            return spelling
+        if not isinstance(image_id, str):
+            return None
         stem, suffix = _stem_and_suffix(image_id)
-        fitting = self._named.get(stem + suffix) or self._named.get(
-            stem if suffix else stem + _ANY, []
-        )
+        fitting = self._named.get(stem + suffix)
+        if not fitting:
+            other_name = stem if suffix else stem + _ANY
+            fitting = self._named.get(other_name)
+        if not fitting:
+            return None
         if len(fitting) > 1:
             raise DataError(
                 f"id {image_id!r} may be {some_of(map(repr, fitting), 3)}; write it with its suffix"
             )
-        return fitting[0] if fitting else None
+        return fitting[0]
 
     def all_of(self, ids: Iterable[Any], remedy: str = "") -> list[str]:
         """Return the source's spelling of ids.
@@ -64,15 +70,17 @@ class IdMatcher:
         Raises:
             DataError: naming those that have no tokens.
         """
-        spelt = {image_id: self.find(image_id) for image_id in ids}
-        if missing := [repr(image_id) for image_id, spelling in spelt.items() if spelling is None]:
+        # an id that stands twice is one
+        spellings = {image_id: self.find(image_id) for image_id in ids}
+        missing = [repr(image_id) for image_id, spelling in spellings.items() if spelling is None]
+        if missing:
             raise DataError(
                 f"{counted(len(missing), 'id')} without tokens in the source: "
                 f"{some_of(missing, 3)}. The ids of the source are such as "
                 f"{some_of(map(repr, self.ids), 3) or 'none'}; those of a store are paths below "
                 f"the root of its extraction (--root){remedy}"
             )
-        return [spelling for spelling in spelt.values() if spelling is not None]
+        return [spelling for spelling in spellings.values() if spelling is not None]
 
     def columns(
         self, table: Any, ids: Sequence[Any] | None, names: Collection[str]
@@ -95,15 +103,21 @@ class IdMatcher:
                 f"{', '.join(map(str, table)) or 'none'}"
             )
         classes = names if isinstance(names, dict) else {}
-        columns = {name: class_codes(table[name], name, classes.get(name, ())) for name in names}
-        return {
-            name: by_id(x, repr(name), ids, lambda key: self.find(key) or key)
-            for name, x in columns.items()
-        }
+        codes = {name: class_codes(table[name], name, classes.get(name, ())) for name in names}
+        columns = {}
+        for name, values in codes.items():
+            columns[name] = by_id(values, repr(name), ids, self._spelling)
+        return columns
+
+    def _spelling(self, image_id: Any) -> Any:
+        """The source's spelling of an id; an id that it does not have stays as it is."""
+        return self.find(image_id) or image_id
 
 
 def _stem_and_suffix(image_id: str) -> tuple[str, str]:
     """``train/a`` (NFC) and ``.JPG`` of ``train/a.JPG``."""
     name = unicodedata.normalize("NFC", image_id)
     suffix = PurePosixPath(name).suffix
-    return (name.removesuffix(suffix), suffix) if suffix.lower() in SUFFIXES else (name, "")
+    if suffix.lower() not in SUFFIXES:
+        return name, ""
+    return name.removesuffix(suffix), suffix

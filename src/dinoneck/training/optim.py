@@ -46,14 +46,14 @@ def cosine_with_warmup(optimizer: Optimizer, total_steps: int, warmup: float = 0
     """
     converted("total_steps", total_steps, Annotated[int, Meta(ge=1)])
     converted("warmup", warmup, BelowOne)
-    rising = round(warmup * total_steps)
+    rising_steps = round(warmup * total_steps)
+    falling_steps = max(1, total_steps - rising_steps)
 
     def factor(step: int) -> float:
-        if step < rising:
-            return (step + 1) / rising
-        return 0.5 * (
-            1.0 + math.cos(math.pi * min(1.0, (step - rising) / max(1, total_steps - rising)))
-        )
+        if step < rising_steps:
+            return (step + 1) / rising_steps
+        progress = min(1.0, (step - rising_steps) / falling_steps)
+        return 0.5 * (1.0 + math.cos(math.pi * progress))
 
     return LambdaLR(optimizer, factor)
 
@@ -95,16 +95,18 @@ class EMA:
 
     def __init__(self, model: nn.Module, decay: float = 0.997, warmup: bool = True) -> None:
         converted("decay", decay, BelowOne)
-        self.decay, self.warmup, self.updates = float(decay), bool(warmup), 0
+        self.decay = float(decay)
+        self.warmup = bool(warmup)
+        self.updates = 0
         self.values: dict[str, Tensor] = {}
         self._count_in(model, 1.0)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Count the model's present weights in; call it after every optimizer step."""
-        decay = (
-            min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warmup else self.decay
-        )
+        decay = self.decay
+        if self.warmup:
+            decay = min(decay, (1 + self.updates) / (10 + self.updates))
         self._count_in(model, 1.0 - decay)
         self.updates += 1
 
@@ -116,15 +118,16 @@ class EMA:
             ConfigError: if the model lacks one of the names, or a weight has another shape there;
                 its weights are as before.
         """
-        named = _named(model)
-        _check_averaged(self.values, named, "the model")
+        tensors = _named_tensors(model)
+        _check_averaged(self.values, tensors, "the model")
         for name, value in self.values.items():
-            named[name].copy_(value)
+            tensors[name].copy_(value)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
         """Within the block ``model`` has the averaged weights; after it its own again, bit for bit."""
-        with _restored(value for name, value in _named(model).items() if name in self.values):
+        averaged = [x for name, x in _named_tensors(model).items() if name in self.values]
+        with _restored(averaged):
             self.copy_to(model)
             yield
 
@@ -146,7 +149,10 @@ class EMA:
                 "updates and values, as state_dict() returns them"
             )
         _check_averaged(self.values, state["values"], "the state")
-        device = next((value.device for value in self.values.values()), None)
+        device = None
+        for value in self.values.values():
+            device = value.device
+            break
         self.values = {name: value.to(device, copy=True) for name, value in state["values"].items()}
         self.updates = state["updates"]
 
@@ -156,7 +162,8 @@ class EMA:
                 self.values[name].lerp_(parameter.detach().to(self.values[name]), share)
             elif parameter.requires_grad:
                 self.values[name] = exact(parameter.detach()).clone()
-        self.values |= {name: value.detach().clone() for name, value in model.named_buffers()}
+        for name, buffer in model.named_buffers():
+            self.values[name] = buffer.detach().clone()
 
 
 def _check_averaged(
@@ -175,8 +182,11 @@ def _check_averaged(
             )
 
 
-def _named(model: nn.Module) -> dict[str, Tensor]:
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+def _named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name."""
+    tensors: dict[str, Tensor] = dict(model.named_parameters())
+    tensors.update(model.named_buffers())
+    return tensors
 
 
 @contextmanager
@@ -234,8 +244,10 @@ class SAM(Optimizer):
                 "torch, such as torch.optim.AdamW(model.parameters())"
             )
         super().__init__(base_optimizer.param_groups, base_optimizer.defaults)
-        self.model, self.base_optimizer, self.rho = model, base_optimizer, rho
-        self.param_groups, self.state = base_optimizer.param_groups, base_optimizer.state
+        self.model = model
+        self.base_optimizer = base_optimizer
+        self.rho = rho
+        self._share_state()
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
         """Take one step and return the loss at the weights before it.
@@ -265,45 +277,49 @@ class SAM(Optimizer):
         Raises:
             DataError: if the first gradient is not finite.
         """
-        devices = {p.device for p in self.model.parameters() if p.device.type == "cuda"}
         # both passes draw the same random numbers
-        with (
-            torch.random.fork_rng(devices=[device.index for device in devices]),
-            torch.enable_grad(),
-        ):
+        with torch.random.fork_rng(devices=self._gpus()), torch.enable_grad():
             loss = closure()
-        moved = [
-            (p, exact(p.grad))
-            for p in self.model.parameters()
-            if p.requires_grad and p.grad is not None
-        ]
-        norm = torch.nn.utils.get_total_norm([gradient for _, gradient in moved])
+
+        gradients: list[tuple[nn.Parameter, Tensor]] = []
+        for parameter in self.model.parameters():
+            if parameter.requires_grad and parameter.grad is not None:
+                gradients.append((parameter, exact(parameter.grad)))
+        norm = torch.nn.utils.get_total_norm([gradient for _, gradient in gradients])
         if not bool(norm.isfinite()):
             raise DataError(
                 f"SAM's first gradient has norm {norm.item()}; weights are left as they are. Lower "
                 "lr, check the targets, or compute the loss in float32"
             )
-        statistics = [
-            b
-            for module in self.model.modules()
-            if module.training
-            for b in module.buffers(recurse=False)
-        ]
-        with _restored([*(parameter for parameter, _ in moved), *statistics]):
+
+        statistics: list[Tensor] = []
+        for module in self.model.modules():
+            if module.training:
+                statistics += module.buffers(recurse=False)
+        moved = [parameter for parameter, _ in gradients]
+        with _restored([*moved, *statistics]):
             with torch.no_grad():
-                for parameter, gradient in moved:
-                    parameter.copy_(
-                        parameter.to(gradient.dtype)
-                        + gradient * (self.rho / (norm + TINY)).to(gradient)
-                    )
+                for parameter, gradient in gradients:
+                    distance = (self.rho / (norm + TINY)).to(gradient)
+                    parameter.copy_(parameter.to(gradient.dtype) + gradient * distance)
             with torch.enable_grad():
                 closure()
         return loss
 
+    def _gpus(self) -> list[int]:
+        """The numbers of the GPUs that hold the model."""
+        devices = {p.device for p in self.model.parameters() if p.device.type == "cuda"}
+        return [device.index for device in devices]
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a state of :meth:`state_dict`, which is the base optimizer's."""
         self.base_optimizer.load_state_dict(state_dict)
-        self.param_groups, self.state = self.base_optimizer.param_groups, self.base_optimizer.state
+        self._share_state()
+
+    def _share_state(self) -> None:
+        """Have the groups and the state of the base optimizer, the same objects."""
+        self.param_groups = self.base_optimizer.param_groups
+        self.state = self.base_optimizer.state
 
 
 def manifold_mixup(
@@ -409,9 +425,9 @@ def cutmix(
                 "images are, not blended by the area; expected (batch,) or (batch, K), or train "
                 "with fit(cutmix_alpha=...), which pastes maps"
             )
-    box, share = random_box(
-        images.shape[-2:], alpha, 1 if patch_size is None else patch_size, generator
-    )
+    if patch_size is None:
+        patch_size = 1
+    box, share = random_box(images.shape[-2:], alpha, patch_size, generator)
     return pasted(images, box), _blended_targets(targets, share, len(images))
 
 
@@ -420,9 +436,8 @@ def blended_tokens(
 ) -> tuple[Tokens, float]:
     """Return the blended tokens, and the share that every sample keeps of itself."""
     share = float(_random(alpha, generator).beta(alpha, alpha))
-    return replace(
-        tokens, sequence=tuple(torch.lerp(x.roll(1, 0), x, share) for x in tokens.sequence)
-    ), share
+    blended = tuple(torch.lerp(x.roll(1, 0), x, share) for x in tokens.sequence)
+    return replace(tokens, sequence=blended), share
 
 
 def random_box(
@@ -434,13 +449,18 @@ def random_box(
     """Return a rectangle of whole patches, and the share of the image that it leaves."""
     random = _random(alpha, generator)
     side = (1.0 - random.beta(alpha, alpha)) ** 0.5
-    box: list[float] = []
-    for cells in TokenGrid(patch_size).size(image_size):
-        count = round(side * cells)
-        first = int(random.integers(0, cells)) - count // 2
-        box += [max(0, first) / cells, min(cells, first + count) / cells]
-    top, bottom, left, right = box
-    return (top, bottom, left, right), 1.0 - (bottom - top) * (right - left)
+    rows, cols = TokenGrid(patch_size).size(image_size)
+    top, bottom = _random_range(random, rows, side)
+    left, right = _random_range(random, cols, side)
+    share = 1.0 - (bottom - top) * (right - left)
+    return (top, bottom, left, right), share
+
+
+def _random_range(random: np.random.Generator, cells: int, side: float) -> tuple[float, float]:
+    """First and last of about ``side * cells`` cells around a random one, as shares of all."""
+    count = round(side * cells)
+    first = int(random.integers(0, cells)) - count // 2
+    return max(0, first) / cells, min(cells, first + count) / cells
 
 
 def pasted(x: Tensor, box: Box) -> Tensor:
@@ -458,9 +478,8 @@ def _random(alpha: float, generator: torch.Generator | None) -> np.random.Genera
     """A generator seeded by one draw of torch's, so that a seed gives the same blend on every device."""
     converted("alpha", alpha, Positive)
     device = "cpu" if generator is None else generator.device
-    return np.random.default_rng(
-        int(torch.randint(2**63 - 1, (), generator=generator, device=device))
-    )
+    seed = int(torch.randint(2**63 - 1, (), generator=generator, device=device))
+    return np.random.default_rng(seed)
 
 
 def _blended_targets(

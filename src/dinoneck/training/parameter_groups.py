@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from msgspec import Meta
 from torch import nn
@@ -81,24 +81,29 @@ def param_groups(
         >>> [(group["name"], group["lr"]) for group in param_groups(model, lr=1e-3, backbone_lr=1e-5)]
         [('backbone.no_decay', 1e-05), ('backbone.decay', 1e-05), ('head.decay', 0.001), ('head.no_decay', 0.001)]
     """
-    backbone, backbone_lr = backbone_of(model), lr if backbone_lr is None else backbone_lr
-    for name, value in (("lr", lr), ("backbone_lr", backbone_lr)):
-        converted(name, value, Positive)
+    backbone = backbone_of(model)
+    if backbone_lr is None:
+        backbone_lr = lr
+    converted("lr", lr, Positive)
+    converted("backbone_lr", backbone_lr, Positive)
     converted("weight_decay", weight_decay, NotNegative)
     converted("layer_decay", layer_decay, Scale | None)
     rates = _rates(backbone, backbone_lr, layer_decay)
+    outside = _Rate("head", lr)
     groups: dict[str, dict[str, Any]] = {}
     for parameter, decays in _decays(model, backbone).items():
-        if include_frozen or parameter.requires_grad:
-            part, own_lr = rates.get(parameter, ("head", lr))
-            name = f"{part}.{'decay' if decays else 'no_decay'}"
-            group = {
+        if not include_frozen and not parameter.requires_grad:
+            continue
+        rate = rates.get(parameter, outside)
+        name = f"{rate.name}.decay" if decays else f"{rate.name}.no_decay"
+        if name not in groups:
+            groups[name] = {
                 "params": [],
-                "lr": own_lr,
+                "lr": rate.lr,
                 "weight_decay": weight_decay if decays else 0.0,
                 "name": name,
             }
-            groups.setdefault(name, group)["params"].append(parameter)
+        groups[name]["params"].append(parameter)
     if not groups:
         raise ConfigError(
             "no parameter is trainable; call backbone.unfreeze_last(n), or pass include_frozen=True"
@@ -116,61 +121,77 @@ def backbone_of(model: nn.Module) -> Backbone:
         ConfigError: if there is none, or there are several, naming what was found.
     """
     inner = model.module if isinstance(model, DistributedDataParallel) else model
-    own = getattr(inner, "backbone", None)
-    nested = {
-        name: module for name, module in inner.named_modules() if isinstance(module, Backbone)
-    }
-    if isinstance(own, Backbone) or len(nested) == 1:
-        return own if isinstance(own, Backbone) else next(iter(nested.values()))
+    attribute = getattr(inner, "backbone", None)
+    if isinstance(attribute, Backbone):
+        return attribute
+    nested: dict[str, Backbone] = {}
+    for name, module in inner.named_modules():
+        if isinstance(module, Backbone):
+            nested[name] = module
+    if len(nested) == 1:
+        [backbone] = nested.values()
+        return backbone
     raise ConfigError(
-        f"{type(inner).__name__}.backbone is {type(own).__name__}, and "
+        f"{type(inner).__name__}.backbone is {type(attribute).__name__}, and "
         f"{', '.join(nested) or 'no backbone'} inside; set model.backbone to a dinoneck.Backbone: "
         "load_backbone(...), or wrap_backbone(model)"
     )
 
 
-def _rates(
-    backbone: Backbone, lr: float, layer_decay: float | None
-) -> dict[nn.Parameter, tuple[str, float]]:
-    """The part of the backbone that each of its parameters is in, and the learning rate there."""
+class _Rate(NamedTuple):
+    """The learning rate in a part of the model, and the name of the part."""
+
+    name: str
+    lr: float
+
+
+def _rates(backbone: Backbone, lr: float, layer_decay: float | None) -> dict[nn.Parameter, _Rate]:
+    """Return the rate of each parameter of the backbone."""
     if layer_decay is None:
-        return dict.fromkeys(backbone.parameters(), ("backbone", lr))
-    adapter, last = backbone.adapter, max(backbone.layers) + 1
-    parts: list[tuple[nn.Module, str, int]] = [(backbone, "backbone.embeddings", 0)]
-    parts += [
-        (block, f"backbone.block{i}", min(i + 1, last)) for i, block in enumerate(adapter.blocks)
-    ]
-    parts += [(norm, "backbone.norm", last) for norm in adapter.norms]
-    return {
-        parameter: (name, lr * layer_decay ** (last - layer))
-        for module, name, layer in parts
-        for parameter in module.parameters()
-    }
+        return dict.fromkeys(backbone.parameters(), _Rate("backbone", lr))
+    adapter = backbone.adapter
+    last = max(backbone.layers) + 1
+    # the later entries are inside the first one, and replace its rate
+    layers: list[tuple[nn.Module, str, int]] = [(backbone, "backbone.embeddings", 0)]
+    for i, block in enumerate(adapter.blocks):
+        layers.append((block, f"backbone.block{i}", min(i + 1, last)))
+    for norm in adapter.norms:
+        layers.append((norm, "backbone.norm", last))
+    rates = {}
+    for module, name, layer in layers:
+        rate = _Rate(name, lr * layer_decay ** (last - layer))
+        for parameter in module.parameters():
+            rates[parameter] = rate
+    return rates
 
 
 def _decays(model: nn.Module, backbone: Backbone) -> dict[nn.Parameter, bool]:
     """Whether weight decay acts on each parameter, the backbone's first."""
     in_backbone = set(backbone.parameters())
-    in_blocks = {parameter for block in backbone.adapter.blocks for parameter in block.parameters()}
-    found: dict[nn.Parameter, bool] = {}
+    in_blocks: set[nn.Parameter] = set()
+    for block in backbone.adapter.blocks:
+        in_blocks.update(block.parameters())
     modules = [*backbone.modules(), *model.modules()]
+    decays: dict[nn.Parameter, bool] = {}
     for module in modules:
+        is_norm = isinstance(module, _NORMS)
         for name, parameter in module.named_parameters(recurse=False):
-            decays = parameter.ndim > 1 and name != "bias" and not isinstance(module, _NORMS)
+            if parameter in decays:
+                continue
+            is_matrix = parameter.ndim > 1 and name != "bias" and not is_norm
             if parameter in in_backbone and not isinstance(module, _MAPS):
                 # outside the blocks these are tokens and positions; inside, what has one long side
                 # is LayerScale
-                decays = (
-                    decays and parameter in in_blocks and parameter.numel() > max(parameter.shape)
-                )
-            found.setdefault(parameter, decays)
+                has_one_side = parameter.numel() <= max(parameter.shape, default=0)
+                is_matrix = is_matrix and parameter in in_blocks and not has_one_side
+            decays[parameter] = is_matrix
     for module in modules:
         # what a module names in timm's way
         exempt: Collection[str] = getattr(module, "no_weight_decay", set)()
-        found |= {
-            parameter: False for name, parameter in module.named_parameters() if name in exempt
-        }
-    return found
+        for name, parameter in module.named_parameters():
+            if name in exempt:
+                decays[parameter] = False
+    return decays
 
 
 @dataclass(frozen=True)
@@ -247,12 +268,15 @@ class FreezeSchedule:
             ConfigError: if the backbone is missing, or the plan, at any epoch, names more blocks
                 than run.
         """
-        backbone, stage = backbone_of(model), self.stage(epoch)
-        runs, deepest = max(backbone.layers) + 1, max(map(_count, self.plan.values()))
-        if deepest > runs:
+        backbone = backbone_of(model)
+        stage = self.stage(epoch)
+        num_running = max(backbone.layers) + 1
+        deepest = max(_num_blocks(planned) for planned in self.plan.values())
+        if deepest > num_running:
             raise ConfigError(
-                f"plan has 'last:{deepest}', but {runs} blocks of {backbone.name} run for layers "
-                f"{', '.join(map(str, backbone.layers))}; expected 'last:{runs}' at most, or 'none'"
+                f"plan has 'last:{deepest}', but {num_running} blocks of {backbone.name} run for "
+                f"layers {', '.join(map(str, backbone.layers))}; expected 'last:{num_running}' at "
+                "most, or 'none'"
             )
         before = _trainable(backbone)
         if stage == "all":
@@ -260,11 +284,12 @@ class FreezeSchedule:
         elif stage == "none":
             backbone.unfreeze()
         else:
-            backbone.unfreeze_last(_count(stage))
+            backbone.unfreeze_last(_num_blocks(stage))
         for parameter in backbone.parameters():
             if not parameter.requires_grad:
                 parameter.grad = None  # optimizers would apply a left-over one
-        return FreezeReport(stage, before != _trainable(backbone), backbone.trainable_blocks)
+        has_changed = before != _trainable(backbone)
+        return FreezeReport(stage, has_changed, backbone.trainable_blocks)
 
     def param_groups(
         self, model: nn.Module, *, lr: float, **options: float | None
@@ -282,8 +307,8 @@ class FreezeSchedule:
         Raises:
             ConfigError: as ``param_groups`` does.
         """
-        own: dict[str, Any] = {"lr": lr, "backbone_lr": lr * self.lr_scale, **options}
-        return param_groups(model, include_frozen=True, **own)
+        arguments: dict[str, Any] = {"lr": lr, "backbone_lr": lr * self.lr_scale, **options}
+        return param_groups(model, include_frozen=True, **arguments)
 
     def start_epoch(
         self, epoch: int, model: nn.Module, optimizer: Optimizer
@@ -304,30 +329,15 @@ class FreezeSchedule:
                 parameters that the plan trains from now on.
         """
         backbone = backbone_of(model)
-        wrappers = [part for part in model.modules() if isinstance(part, DistributedDataParallel)]
-        for part in (part for part in wrappers if "dinoneck_checked" not in part.__dict__):
-            # a wrapper averages the gradients of what is trainable when it is built
-            averaged, part.__dict__["dinoneck_checked"] = _trainable(part), True
-            if not part.find_unused_parameters:
-                raise ConfigError(
-                    "DistributedDataParallel waits for the gradients of frozen parameters; build "
-                    "it with find_unused_parameters=True"
-                )
-            if not {*backbone.parameters()} <= {*part.parameters()}:
-                raise ConfigError(
-                    "DistributedDataParallel does not see the parameters of the backbone, so that "
-                    "ranks would diverge; register it as a submodule: self.backbone = backbone"
-                )
-            if not _trainable(backbone.unfreeze()) <= averaged:
-                raise ConfigError(
-                    "DistributedDataParallel was built while parameters that the plan may train "
-                    "were frozen, and does not average them, so that ranks would diverge; call "
-                    "backbone.unfreeze() before the model is wrapped"
-                )
+        for module in model.modules():
+            if isinstance(module, DistributedDataParallel):
+                _check_wrapper(module, backbone)
         self.apply(model, epoch)
-        if missing := _trainable(backbone) - {
-            p for group in optimizer.param_groups for p in group["params"]
-        }:
+        in_optimizer: set[nn.Parameter] = set()
+        for group in optimizer.param_groups:
+            in_optimizer.update(group["params"])
+        missing = _trainable(backbone) - in_optimizer
+        if missing:
             raise ConfigError(
                 f"the optimizer lacks {len(missing)} weights that the plan trains from epoch {epoch} "
                 "on; build it from schedule.param_groups(model, lr=...), or param_groups(model, "
@@ -336,7 +346,32 @@ class FreezeSchedule:
         return model, optimizer
 
 
-def _count(stage: str) -> int:
+def _check_wrapper(wrapper: DistributedDataParallel, backbone: Backbone) -> None:
+    """Check once that a wrapper averages the gradients of all that a plan may train."""
+    if "dinoneck_checked" in wrapper.__dict__:
+        return
+    # it averages the gradients of what is trainable when it is built
+    averaged = _trainable(wrapper)
+    wrapper.__dict__["dinoneck_checked"] = True
+    if not wrapper.find_unused_parameters:
+        raise ConfigError(
+            "DistributedDataParallel waits for the gradients of frozen parameters; build "
+            "it with find_unused_parameters=True"
+        )
+    if not set(backbone.parameters()) <= set(wrapper.parameters()):
+        raise ConfigError(
+            "DistributedDataParallel does not see the parameters of the backbone, so that "
+            "ranks would diverge; register it as a submodule: self.backbone = backbone"
+        )
+    if not _trainable(backbone.unfreeze()) <= averaged:
+        raise ConfigError(
+            "DistributedDataParallel was built while parameters that the plan may train "
+            "were frozen, and does not average them, so that ranks would diverge; call "
+            "backbone.unfreeze() before the model is wrapped"
+        )
+
+
+def _num_blocks(stage: str) -> int:
     """The n of ``last:n``, else 0."""
     return int(stage.partition(":")[2] or 0)
 

@@ -41,7 +41,7 @@ from dinoneck.training.mask_classes import warn_of_mask_classes
 from dinoneck.training.new_head import head_type, make_head
 from dinoneck.training.problem import (
     Problem,
-    problem_of,
+    read_problem,
     take_rows,
     unlabelled_rows,
     with_fine_maps,
@@ -154,7 +154,7 @@ def prepare(
     if table is None:
         config = of_pasture(config)
     tokens.check_start(config)
-    problem = problem_of(config, images, tokens.preprocess)
+    problem = read_problem(config, images, tokens.preprocess)
     labelled = _labelled_rows(problem, images)
     if len(labelled) < len(images):
         images = images.iloc[labelled]

@@ -1,9 +1,9 @@
-"""The targets of a run: matched with the images of a token source by id, and brought into normalised units."""
+"""The targets of a run: checked, and brought into the normalised units that the loss compares."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from dinoneck.errors import DataError
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tasks import OBJECTS, Task
 from dinoneck.text import counted, some_of
-from dinoneck.training.ids import IdMatcher
+from dinoneck.training.samples import MatchedSamples, Samples, Targets, Tensors, is_none
 
 # of a minimum: float32 holds 7 digits, and values may have passed through it
 ROUNDING = 1e-6
@@ -23,89 +23,23 @@ ROUNDING = 1e-6
 SHARES_TOLERANCE = 1e-2
 # of one share: what a resampled mask or a division in float16 may be off by
 SHARE_ROUNDING = 1e-3
-WEIGHT = ".weight"  # follows a task's name in the name of what its cells count
 _Array = np.ndarray[Any, Any]
-Tensors = dict[str, Tensor]
 
 
-def match_samples(
-    source_ids: Sequence[str],
-    targets: Any,
-    weights: Any,
-    names: Collection[str],
-    ids: Iterable[str] | None = None,
-    val_ids: Iterable[str] | None = None,
-    target_ids: Sequence[Any] | None = None,
-) -> tuple[list[str], list[str], dict[str, _Array], dict[str, _Array]]:
-    """Return training ids and validation ids as the source spells them, and targets and weights of both in this order.
-
-    Args:
-        source_ids: all ids of the token source.
-        targets: a DataFrame whose index holds the ids, or a mapping column -> ``{id: value}``, a
-            Series, or values that ``target_ids`` gives the ids of.
-        weights: as ``targets``; None = none.
-        names: the columns that are used; of a mapping the values are their classes in order.
-        ids: training ids; None = all ids of the columns in ascending order, without ``val_ids``.
-        val_ids: validation ids; None = none.
-        target_ids: the ids of values that carry none.
-
-    Raises:
-        DataError: for ids without a row or without tokens, for several rows of one id, and for
-            values without ids.
-    """
-    source = IdMatcher(source_ids)
-    columns = source.columns(targets, target_ids, names)
-    cells = {} if weights is None else source.columns(weights, target_ids, weights)
-    # the order of a set differs between processes
-    if isinstance(ids, set | frozenset):
-        ids = sorted(ids)
-    if isinstance(val_ids, set | frozenset):
-        val_ids = sorted(val_ids)
-    valid = [] if val_ids is None else source.all_of(val_ids)
-    if ids is None:
-        ids_with_values = {image_id for column in columns.values() for image_id in column}
-        train = sorted({*source.all_of(ids_with_values)} - {*valid})
-    else:
-        train = source.all_of(ids)
-    both = {*train} & {*valid}
-    if both:
-        raise DataError(
-            f"{counted(len(both), 'id')} for training and for validation: "
-            f"{some_of(map(repr, both), 3)}"
-        )
-    if not train and ids is not None:
-        raise DataError("there are no training ids: ids= is empty; name some, or leave it out")
-    if not train and valid:
-        raise DataError(
-            "there are no training ids: all ids of the targets are validation ids; leave some out "
-            "of val_ids="
-        )
-    if not train:
-        raise DataError("there are no training ids: the targets have no values; pass some")
-    used = [*train, *valid]
-    values = {name: _rows(name, column, used) for name, column in columns.items()}
-    cell_weights = {name: _rows(name, column, used) for name, column in cells.items()}
-    return train, valid, values, cell_weights
-
-
-def _rows(name: str, column: Mapping[Any, Any], ids: Sequence[str]) -> _Array:
-    """The values of these ids, (n, ...)."""
-    if missing := [repr(image_id) for image_id in ids if image_id not in column]:
-        raise DataError(
-            f"{counted(len(missing), 'id')} without a row in {name!r}: {some_of(missing, 3)}. The "
-            f"ids there are such as {some_of(map(repr, column), 3) or 'none'}; missing values are "
-            "NaN, of classes -1"
-        )
-    what = f"the values of {name!r}"
-    if any(isinstance(column[image_id], str) or _is_none(column[image_id]) for image_id in ids):
-        cells: _Array = np.empty(len(ids), dtype=object)  # NumPy would make text of all of them
-        for row, image_id in enumerate(ids):
-            cells[row] = column[image_id]
-        return cells
-    try:
-        return np.array([as_array(column[image_id], what) for image_id in ids])
-    except ValueError as error:
-        raise DataError(f"the values of {name!r} are no array: {error}") from error
+def normalise_samples(
+    loss: TaskLoss, matched: MatchedSamples, *, needs_validation: bool
+) -> Samples:
+    """Return samples with targets in normalised units, see :func:`training_targets`."""
+    train_count = len(matched.train_ids)
+    targets = training_targets(
+        loss,
+        matched.values,
+        matched.cell_weights,
+        matched.ids,
+        train_count,
+        needs_validation=needs_validation,
+    )
+    return Samples(matched.ids, train_count, targets)
 
 
 def training_targets(
@@ -115,8 +49,8 @@ def training_targets(
     ids: Sequence[str],
     train_count: int,
     needs_validation: bool = False,
-) -> Tensors:
-    """Return the targets of a loss's tasks in normalised units.
+) -> Targets:
+    """Return the targets of a loss's tasks in normalised units, in float32 or int64.
 
     Values where a cell's weight is 0 become NaN, whatever they were.
 
@@ -127,9 +61,6 @@ def training_targets(
         ids: of the n samples.
         train_count: the first so many samples are trained on.
         needs_validation: some validation sample must have a value.
-
-    Returns:
-        Targets in float32 or int64, and the weights of cells as ``NAME.weight``.
 
     Raises:
         DataError: if something is missing, has another shape or values that cannot be, is below the
@@ -142,18 +73,21 @@ def training_targets(
                 f"weights are given for {name!r}, which is no dense task; there are "
                 f"{', '.join(dense) or 'none'}"
             )
-    values = Tensors()
+    values: Tensors = {}
+    cell_weights: Tensors = {}
     for task in loss.tasks:
-        x = _original(task, targets[task.name])
-        _check_shape(task, x)
+        original = _original(task, targets[task.name])
+        _check_shape(task, original)
         if task.name in weights:
-            values[task.name + WEIGHT] = weight = _cell_weights(task.name, x, weights[task.name])
-            x = x.where(weight[:, None] > 0, torch.nan)
-        values[task.name] = _normalised(task, x, ids)
-        _check_learnable(task, x[:train_count], values[task.name][:train_count])
+            weight = _cell_weights(task.name, original, weights[task.name])
+            original = original.where(weight[:, None] > 0, torch.nan)
+            cell_weights[task.name] = weight
+        normalised = _normalised(task, original, ids)
+        _check_learnable(task, original[:train_count], normalised[:train_count])
+        values[task.name] = normalised
     if needs_validation:
         _check_validation(loss, values, train_count)
-    return values
+    return Targets(values, cell_weights)
 
 
 def _check_validation(loss: TaskLoss, values: Tensors, train_count: int) -> None:
@@ -173,12 +107,13 @@ def _check_validation(loss: TaskLoss, values: Tensors, train_count: int) -> None
 
 def known(task: Task, values: Tensor) -> Tensor:
     """Return a mask of the targets that are neither missing nor ignored; of maps (B, K, rows, cols) by cell."""
-    present = (
-        values.isfinite()
-        if values.is_floating_point()
-        else (values >= 0) & (values != task.ignore_index)
-    )
-    return present.all(dim=1) if values.ndim == 4 else present
+    if values.is_floating_point():
+        is_known = values.isfinite()
+    else:
+        is_known = (values >= 0) & (values != task.ignore_index)
+    if values.ndim == 4:
+        is_known = is_known.all(dim=1)
+    return is_known
 
 
 def _original(task: Task, values: Any) -> Tensor:
@@ -187,8 +122,13 @@ def _original(task: Task, values: Any) -> Tensor:
     is_share = task.is_map and array.dtype.kind == "f"
     if task.is_categorical and not is_share:
         return torch.from_numpy(_class_indices(task, array))
-    numbers = array.astype(np.float64) if array.dtype.kind in "biuf" else _numbers(task, array)
-    return torch.from_numpy(numbers[:, None] if numbers.ndim == 1 else numbers)
+    if array.dtype.kind in "biuf":
+        numbers = array.astype(np.float64)
+    else:
+        numbers = _numbers(task, array)
+    if numbers.ndim == 1:
+        numbers = numbers[:, None]
+    return torch.from_numpy(numbers)
 
 
 def _class_indices(task: Task, array: _Array) -> _Array:
@@ -196,10 +136,10 @@ def _class_indices(task: Task, array: _Array) -> _Array:
     if array.dtype.kind in "iu":
         return array.astype(np.int64)
     indices: _Array = np.full(array.shape, -1, dtype=np.int64)
-    for place in np.ndindex(array.shape):
-        value = array[place]
+    for index in np.ndindex(array.shape):
+        value = array[index]
         if not _is_missing(value):
-            indices[place] = _class_index(task, value)
+            indices[index] = _class_index(task, value)
     return indices
 
 
@@ -233,14 +173,14 @@ def _label_of_bool(task: Task, value: bool | np.bool_) -> int:
 def _numbers(task: Task, array: _Array) -> _Array:
     """The numbers of an array of objects in float64; cells that hold nothing are NaN."""
     numbers: _Array = np.full(array.shape, np.nan)
-    for place in np.ndindex(array.shape):
-        value = array[place]
+    for index in np.ndindex(array.shape):
+        value = array[index]
         if _is_missing(value):
             continue
         try:
             if isinstance(value, np.complexfloating):
                 raise TypeError("NumPy would drop the imaginary part")
-            numbers[place] = float(value)
+            numbers[index] = float(value)
         except (TypeError, ValueError):
             raise DataError(
                 f"the targets of {task.name!r} hold {_shown(value)}; expected numbers, NaN = missing"
@@ -251,12 +191,7 @@ def _numbers(task: Task, array: _Array) -> _Array:
 def _is_missing(value: Any) -> bool:
     """Whether a cell holds nothing: None, pandas.NA or NaN."""
     is_nan = isinstance(value, float) and math.isnan(value)
-    return is_nan or _is_none(value)
-
-
-def _is_none(value: Any) -> bool:
-    """Whether this is None or pandas.NA, which NumPy has no number for."""
-    return value is None or type(value).__name__ == "NAType"
+    return is_nan or is_none(value)
 
 
 def _shown(value: Any) -> str:
@@ -322,7 +257,7 @@ def _normalised(task: Task, x: Tensor, ids: Sequence[str]) -> Tensor:
             raise DataError(f"task {task.name!r}: {error}") from None
     is_too_large = x.isfinite() & ~normalised.isfinite()
     if bool(is_too_large.any()):
-        row, value = _first_place(is_too_large, x)
+        row, value = _first_wrong(is_too_large, x)
         raise DataError(
             f"the targets of {task.name!r} reach {value:g} for {ids[row]!r}, beyond float32 in "
             "normalised units; give the task a transform that is fitted on them, or another unit"
@@ -330,7 +265,7 @@ def _normalised(task: Task, x: Tensor, ids: Sequence[str]) -> Tensor:
     return normalised
 
 
-def _first_place(is_wrong: Tensor, values: Tensor) -> tuple[int, float]:
+def _first_wrong(is_wrong: Tensor, values: Tensor) -> tuple[int, float]:
     """The row of the first value that is wrong, and this value."""
     index = tuple(is_wrong.nonzero()[0].tolist())
     return index[0], values[index].item()
@@ -346,7 +281,7 @@ def _check_objects(task: Task, x: Tensor, ids: Sequence[str]) -> None:
     """Check the ids of objects."""
     fits = (x == 0) | (x == -1) | ((x >= OBJECTS) & (x < OBJECTS * (task.dim + 1)))
     if not bool(fits.all()):
-        row, value = _first_place(~fits, x)
+        row, value = _first_wrong(~fits, x)
         raise DataError(
             f"{task.name!r} is {value} for {ids[row]!r}; expected {OBJECTS} * (class + 1) + number "
             f"for the pixels of an object, with a class of 0 ... {task.dim - 1}, 0 for none, -1 for "
@@ -359,7 +294,7 @@ def _check_classes(task: Task, x: Tensor, ids: Sequence[str]) -> None:
     ignored = -1 if task.ignore_index is None else task.ignore_index
     fits = ((x >= -1) & (x < task.dim)) | (x == ignored)
     if not bool(fits.all()):
-        row, value = _first_place(~fits, x)
+        row, value = _first_wrong(~fits, x)
         raise DataError(
             f"{task.name!r} is {value} for {ids[row]!r}; expected a class of 0 ... {task.dim - 1}, "
             "-1 = missing"
@@ -369,8 +304,9 @@ def _check_classes(task: Task, x: Tensor, ids: Sequence[str]) -> None:
 def _check_shares(task: Task, x: Tensor, ids: Sequence[str]) -> None:
     """Check shares of one whole, which are the second axis."""
     is_outside = (x < -SHARE_ROUNDING) | (x > 1 + SHARE_ROUNDING)
-    if rows := _rows_where(is_outside):
-        row, value = _first_place(is_outside, x)
+    rows = _rows_where(is_outside)
+    if rows:
+        row, value = _first_wrong(is_outside, x)
         raise DataError(
             f"{counted(len(rows), 'image')} with targets of {task.name!r} outside 0 ... 1, the first "
             f"is {ids[row]!r} with {value:g}; expected shares: divide per cent by 100, unknown ones "
@@ -378,8 +314,9 @@ def _check_shares(task: Task, x: Tensor, ids: Sequence[str]) -> None:
         )
     sums = x.sum(dim=1)
     is_other_sum = (sums - 1).abs() > SHARES_TOLERANCE
-    if rows := _rows_where(is_other_sum):
-        row, value = _first_place(is_other_sum, sums)
+    rows = _rows_where(is_other_sum)
+    if rows:
+        row, value = _first_wrong(is_other_sum, sums)
         raise DataError(
             f"{counted(len(rows), 'image')} with targets of {task.name!r} that do not add up to 1, "
             f"the first is {ids[row]!r} with {value:.4g}; divide them by their sum, unknown ones "
@@ -389,7 +326,8 @@ def _check_shares(task: Task, x: Tensor, ids: Sequence[str]) -> None:
 
 def _check_numbers(task: Task, x: Tensor, ids: Sequence[str]) -> None:
     """Check that numbers are finite or missing, and not below the task's minimum."""
-    if rows := _rows_where(x.isinf()):
+    rows = _rows_where(x.isinf())
+    if rows:
         raise DataError(
             f"{counted(len(rows), 'image')} with infinite targets of {task.name!r}: "
             f"{some_of([repr(ids[row]) for row in rows], 3)}; missing ones are NaN"
@@ -397,7 +335,8 @@ def _check_numbers(task: Task, x: Tensor, ids: Sequence[str]) -> None:
     if task.minimum is None:
         return
     is_below = x < task.minimum - ROUNDING * max(1.0, abs(task.minimum))
-    if rows := _rows_where(is_below):
+    rows = _rows_where(is_below)
+    if rows:
         shown = [f"{ids[row]!r} with {x[row][is_below[row]].min():g}" for row in rows]
         raise DataError(
             f"{counted(len(rows), 'image')} with targets of {task.name!r} below the minimum "

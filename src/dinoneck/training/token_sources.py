@@ -1,14 +1,13 @@
-"""Sources of training tokens: anything with ``ids`` and ``batch(ids, views)``; and the batches of a run."""
+"""Sources of training tokens: anything with ``ids`` and ``batch(ids, views)``."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence, Set
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeGuard, TypeVar, cast
 
 import numpy as np
 import torch
@@ -22,16 +21,13 @@ from dinoneck.checks import check_minimum
 from dinoneck.data.bands import read_channels
 from dinoneck.data.decoding import ImageInput, in_threads, read_image_size, to_uint8
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.devices import bytes_of, send
+from dinoneck.devices import bytes_of
 from dinoneck.errors import DataError
 from dinoneck.layers.inputs import Origin
 from dinoneck.progress import progress
 from dinoneck.store.images import cached_hash_of
 from dinoneck.text import counted, some_of
 from dinoneck.tokens import Tokens
-from dinoneck.training.engine import Batches
-from dinoneck.training.recipe import Recipe
-from dinoneck.training.targets import Tensors
 
 Stored = tuple[Sequence[Tensor], Callable[[Sequence[Tensor]], Tokens]]
 _Item = TypeVar("_Item")
@@ -70,10 +66,24 @@ class TokenSource(Protocol):
         ...
 
 
-def is_stored(source: TokenSource) -> bool:
-    """Whether the class that defines ``batch`` also has ``stored``, so that both give the same tokens."""
-    owner = next((kind for kind in type(source).__mro__ if "batch" in vars(kind)), object)
-    return "stored" in vars(owner)
+class StoredSource(TokenSource, Protocol):
+    """A source with tensors as they are kept, see :class:`TokenSource`."""
+
+    def stored(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Stored:
+        """Return tensors, and what makes the Tokens of :meth:`batch` of them."""
+        ...
+
+
+def has_stored(source: TokenSource) -> TypeGuard[StoredSource]:
+    """Return whether the class that defines ``batch`` also defines ``stored``.
+
+    A subclass that overrides ``batch`` alone, to add noise for instance, inherits a ``stored`` that
+    would bypass it.
+    """
+    for kind in type(source).__mro__:
+        if "batch" in vars(kind):
+            return "stored" in vars(kind)
+    return False
 
 
 def digest_of(source: TokenSource, ids: Sequence[str]) -> str | None:
@@ -138,17 +148,7 @@ class _ById:
 
     def __init__(self, ids: Sequence[str], count: int) -> None:
         self.ids = tuple(ids)
-        self._rows = {image_id: row for row, image_id in enumerate(self.ids)}
-        if count == 0:
-            raise DataError("there are no images; give one or more")
-        if len(self.ids) != count:
-            raise DataError(
-                f"there are {counted(len(self.ids), 'id')} for {counted(count, 'image')}; expected "
-                "one for each"
-            )
-        if len(self._rows) < count:
-            twice = next(x for row, x in enumerate(self.ids) if self._rows[x] != row)
-            raise DataError(f"the id {twice!r} is given to several images; ids must differ")
+        self._rows = _rows_by_id(self.ids, count)
 
     def rows(self, ids: Sequence[str], views: Sequence[int] | None = None) -> list[int]:
         """Return the row numbers of these ids.
@@ -156,7 +156,8 @@ class _ById:
         Raises:
             DataError: for an id or a view that is not there.
         """
-        if unknown := [image_id for image_id in ids if image_id not in self._rows]:
+        unknown = [image_id for image_id in ids if image_id not in self._rows]
+        if unknown:
             raise DataError(
                 f"{counted(len(unknown), 'id')} of {len(ids)} not in this source: "
                 f"{some_of(map(repr, unknown), 3)}; the ids there are such as "
@@ -167,6 +168,22 @@ class _ById:
                 f"these tokens have view 0 only, the image as it is; asked for view {max(views)}"
             )
         return [self._rows[image_id] for image_id in ids]
+
+
+def _rows_by_id(ids: Sequence[str], count: int) -> dict[str, int]:
+    """Id -> row; raise unless each of ``count`` images has an id of its own."""
+    if count == 0:
+        raise DataError("there are no images; give one or more")
+    if len(ids) != count:
+        raise DataError(
+            f"there are {counted(len(ids), 'id')} for {counted(count, 'image')}; expected one for "
+            "each"
+        )
+    rows = {image_id: row for row, image_id in enumerate(ids)}
+    repeated = [image_id for row, image_id in enumerate(ids) if rows[image_id] != row]
+    if repeated:
+        raise DataError(f"the id {repeated[0]!r} is given to several images; ids must differ")
+    return rows
 
 
 def _first_not_finite(tokens: Tokens) -> int | None:
@@ -218,6 +235,22 @@ class _Extraction:
             _add_image(total, self.images[row])
 
 
+def _check_one_size(images: Sequence[ImageInput], ids: Sequence[str]) -> None:
+    """Raise if images differ in size."""
+    id_of_size: dict[tuple[int, int], str] = {}
+    for image, image_id in zip(images, ids, strict=True):
+        id_of_size[read_image_size(image)] = image_id
+    if len(id_of_size) > 1:
+        examples = [
+            f"{image_id!r} with {height}x{width} px"
+            for (height, width), image_id in id_of_size.items()
+        ]
+        raise DataError(
+            f"the images differ in size (height x width): {some_of(examples, 2)}; give one size "
+            "(size=, --size)"
+        )
+
+
 class MemoryTokens(_ById):
     """Tokens of all images in memory, extracted once: the shortest way to train on a few hundred images.
 
@@ -267,57 +300,53 @@ class MemoryTokens(_ById):
                 refuses.
             ConfigError: if ``backbone`` is not a Backbone.
         """
-        prepare, images, ids = (
-            preprocess or checked_backbone(backbone).preprocess,
-            list(images),
-            list(ids),
-        )
-        _ById(ids, len(images))
+        preprocess = preprocess or checked_backbone(backbone).preprocess
+        images = list(images)
+        ids = list(ids)
+        _rows_by_id(ids, len(images))
         check_minimum(1, batch_size=batch_size)
-        sizes = (
-            {}
-            if prepare.size
-            else {read_image_size(x): name for x, name in zip(images, ids, strict=True)}
-        )
-        if len(sizes) > 1:
-            examples = some_of(
-                [f"{name!r} with {size[0]}x{size[1]} px" for size, name in sizes.items()], 2
-            )
-            raise DataError(
-                f"the images differ in size (height x width): {examples}; give one size (size=, "
-                "--size)"
-            )
-        parts: list[Tokens] = []
+        if not preprocess.size:
+            _check_one_size(images, ids)
+
         device = next(backbone.parameters()).device
-        for batch in progress([*in_batches(images, batch_size)], desc="tokens", unit="batch"):
+        batches = list(in_batches(range(len(images)), batch_size))
+        tokens_of_batches: list[Tokens] = []
+        for rows in progress(batches, desc="tokens", unit="batch"):
+            batch_images = [images[row] for row in rows]
             with torch.no_grad():
-                tokens = backbone(prepare(batch).to(device)).to("cpu")
-            first = len(parts) * batch_size
-            if (row := _first_not_finite(tokens)) is not None:
+                tokens = backbone(preprocess(batch_images).to(device)).to("cpu")
+            wrong = _first_not_finite(tokens)
+            if wrong is not None:
                 raise DataError(
-                    f"tokens of {ids[first + row]!r} are not finite; the weights of the backbone "
+                    f"tokens of {ids[rows[wrong]]!r} are not finite; the weights of the backbone "
                     "may be damaged, load it again"
                 )
-            parts.append(tokens.to(dtype=dtype))
-            if (row := _first_not_finite(parts[-1])) is not None:
+            narrowed = tokens.to(dtype=dtype)
+            wrong = _first_not_finite(narrowed)
+            if wrong is not None:
                 raise DataError(
-                    f"tokens of {ids[first + row]!r} exceed {str(dtype).removeprefix('torch.')}; "
+                    f"tokens of {ids[rows[wrong]]!r} exceed {str(dtype).removeprefix('torch.')}; "
                     "extract with dtype=torch.bfloat16, or load the backbone with norm=True"
                 )
-        extracted = cls(ids, Tokens.cat(parts))
-        extracted.preprocess = prepare
-        extracted._extraction = _Extraction.of(backbone, images, prepare, dtype)
+            tokens_of_batches.append(narrowed)
+        extracted = cls(ids, Tokens.cat(tokens_of_batches))
+        extracted.preprocess = preprocess
+        extracted._extraction = _Extraction.of(backbone, images, preprocess, dtype)
         return extracted
 
     def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:
         """Return float32 Tokens of these ids; view 0 is the image as it is."""
-        tensors, tokens = self.stored(ids, views)
-        return tokens(tensors)
+        tensors, make_tokens = self.stored(ids, views)
+        return make_tokens(tensors)
 
     def stored(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Stored:
         """Return what :meth:`batch` is made of, see :class:`TokenSource`."""
         kept = self.tokens[self.rows(ids, views)]
-        return kept.sequence, lambda moved: replace(kept, sequence=tuple(x.float() for x in moved))
+
+        def make_tokens(moved: Sequence[Tensor]) -> Tokens:
+            return replace(kept, sequence=tuple(x.float() for x in moved))
+
+        return kept.sequence, make_tokens
 
     def digest(self, ids: Sequence[str]) -> str:
         """Return one hash of the tokens of these images, in 32 hex digits.
@@ -380,10 +409,13 @@ class LiveTokens(_ById):
         preprocess: Preprocessing | None = None,
         transform: Callable[[Tensor], Any] | None = None,
     ) -> None:
-        self.backbone, self.transform = checked_backbone(backbone), transform
+        self.backbone = checked_backbone(backbone)
+        self.transform = transform
         self.preprocess = preprocess or backbone.preprocess
         self._inputs = images if isinstance(images, Sequence) else list(images)
-        super().__init__([*map(str, range(len(images)))] if ids is None else ids, len(images))
+        if ids is None:
+            ids = [str(number) for number in range(len(images))]
+        super().__init__(ids, len(images))
 
     def images(self, ids: Sequence[str], *, transformed: bool = False) -> Tensor:
         """Return the prepared images (B, 3, H, W) float32 on the CPU; ``transformed`` applies the transform.
@@ -391,17 +423,17 @@ class LiveTokens(_ById):
         Raises:
             DataError: if an id is unknown, or an image cannot be used.
         """
-        images: list[Any] = [self._inputs[row] for row in self.rows(ids)]
-        if transformed and self.transform is not None:
-            read = partial(
-                read_channels, channels=self.preprocess.channels, bits=self.preprocess.bits
-            )
-            # one after another, as transforms draw from the global generators
-            images = [
-                _checked_image(self.transform(to_uint8(pixels)))
-                for pixels in in_threads(read, images)
-            ]
-        return self.preprocess(images)
+        images = [self._inputs[row] for row in self.rows(ids)]
+        if not transformed or self.transform is None:
+            return self.preprocess(images)
+        read = partial(read_channels, channels=self.preprocess.channels, bits=self.preprocess.bits)
+        transformed_images = []
+        # one after another, as transforms draw from the global generators
+        for pixels in in_threads(read, images):
+            image = self.transform(to_uint8(pixels))
+            _check_image(image)
+            transformed_images.append(image)
+        return self.preprocess(transformed_images)
 
     def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:
         """Return the Tokens of these images, with a graph where the backbone is trainable and gradients are on.
@@ -440,119 +472,10 @@ def _add_image(total: xxh3_128, image: ImageInput) -> None:
         total.update(pixels.tobytes())
 
 
-def _checked_image(result: Any) -> Any:
-    """The image that a transform returned; a text would be read as a path."""
+def _check_image(result: Any) -> None:
+    """Raise unless a transform returned an image; a text would be read as a path."""
     if not isinstance(result, Tensor | np.ndarray | Image.Image):
         raise DataError(
             f"transform= returned {type(result).__name__}; expected an image: a tensor "
             "(3, height, width), an array or a PIL image"
-        )
-    return result
-
-
-@dataclass
-class Samples:
-    """The samples of a run; the first ``train_count`` of them are trained on, the others validate.
-
-    Attributes:
-        source: of tokens.
-        ids: of the samples, n.
-        train_count: how many are training samples.
-        maps: names of the targets that are maps.
-        targets: name -> (n, ...) in normalised units.
-        device: where batches are sent.
-    """
-
-    source: TokenSource
-    ids: Sequence[str]
-    train_count: int
-    maps: Set[str]
-    targets: Tensors
-    device: torch.device
-
-    def training(self, epoch: int, recipe: Recipe, rank: int, count: int) -> Batches:
-        """Yield the batches of an epoch, of which this process reads its share: images, and (inputs, targets, mixes).
-
-        Inputs are Tokens, or images of live tokens. The order and the view of every sample follow
-        from seed and epoch. Where the samples of a batch do not divide among the processes, its
-        first ones are repeated. ``mixes`` states whether the step blends samples.
-        """
-        random = np.random.default_rng([recipe.seed, epoch])
-        order = random.permutation(self.train_count)
-        count_views = len(getattr(self.source, "views", None) or ())
-        views = random.integers(0, count_views, self.train_count) if count_views > 1 else None
-        batches = [*in_batches(range(self.train_count), recipe.batch_size)]
-        own = [
-            np.resize(places, -(-len(places) // count) * count)[rank::count] for places in batches
-        ]
-        last_mixed = (1.0 - recipe.mixup_off_last) * recipe.epochs * len(own)
-        drawn = [
-            (order[places], None if views is None else views[places].tolist()) for places in own
-        ]
-        loaded = self._loaded(drawn, is_training=True)
-        for number, (places, inputs) in enumerate(zip(batches, loaded, strict=True)):
-            yield len(places), (*inputs, epoch * len(own) + number < last_mixed)
-
-    def held_out(self, size: int) -> Batches:
-        """Yield the batches of the validation samples, as they are: images, and (inputs, targets)."""
-        batches = [*in_batches(range(self.train_count, len(self.ids)), size)]
-        loaded = self._loaded([(rows, None) for rows in batches], is_training=False)
-        yield from zip(map(len, batches), loaded, strict=True)
-
-    def _loaded(
-        self, batches: Sequence[tuple[Any, Any]], *, is_training: bool
-    ) -> Generator[Any, None, None]:
-        """Yield inputs and targets of rows and views.
-
-        A thread reads a batch while the step before computes.
-
-        What may draw random numbers is read when its step has begun: a transform, a source without
-        ``stored``. So are tokens in memory on a CPU, where a thread would take the step's core.
-        """
-        stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
-        draws = is_training and getattr(self.source, "transform", None) is not None
-        in_place = isinstance(self.source, MemoryTokens) and self.device.type == "cpu"
-        ahead = (isinstance(self.source, LiveTokens) or is_stored(self.source)) and not (
-            draws or in_place
-        )
-
-        def read(batch: tuple[Any, Any]) -> tuple[Any, Tensors]:
-            # a thread has its own
-            with nullcontext() if stream is None else torch.cuda.stream(stream):
-                return self.read(*batch, is_training=is_training)
-
-        yield from in_threads(read, batches, workers=1) if ahead else map(read, batches)
-
-    def read(
-        self, rows: Sequence[int], views: Sequence[int] | None = None, *, is_training: bool = False
-    ) -> tuple[Any, Tensors]:
-        """Return inputs and targets of rows on the device, in one copy; maps are flipped as the images."""
-        ids, source = [self.ids[row] for row in rows], self.source
-        tensors: Sequence[Tensor]
-        finished: Callable[[Sequence[Tensor]], Any]
-        if isinstance(source, LiveTokens):
-            tensors, finished = (
-                [source.images(ids, transformed=is_training)],
-                lambda moved: moved[0],
-            )
-        elif is_stored(source):
-            tensors, finished = source.stored(ids, views)  # type: ignore[attr-defined]
-        else:
-            tokens = source.batch(ids, views)
-            tensors, finished = (
-                tokens.sequence,
-                lambda moved: replace(tokens, sequence=tuple(moved)),
-            )
-        targets = {name: x[[*rows]] for name, x in self.targets.items()}
-        if views is not None:
-            known_views: Any = source.views  # type: ignore[attr-defined]
-            for name in self.maps & targets.keys():
-                placed = [
-                    known_views.place(one, view)
-                    for one, view in zip(targets[name], views, strict=True)
-                ]
-                targets[name] = torch.stack(placed)
-        moved = send([*tensors, *targets.values()], self.device)
-        return finished(moved[: len(tensors)]), dict(
-            zip(targets, moved[len(tensors) :], strict=True)
         )

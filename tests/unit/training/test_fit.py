@@ -32,10 +32,11 @@ from dinoneck.data import Pasture, Views
 from dinoneck.losses import Composition, CompositionLoss, TaskLoss, UncertaintyWeighting
 from dinoneck.metrics import class_counts, class_iou, confusion_matrix
 from dinoneck.training import MemoryTokens, Recipe, TrainConfig, fit, r2
+from dinoneck.training.batches import BatchReader, BatchRows
 from dinoneck.training.engine import TIMES
 from dinoneck.training.masks import read_maps
-from dinoneck.training.problem import fitted, problem_of
-from dinoneck.training.token_sources import Samples
+from dinoneck.training.problem import fitted, read_problem
+from dinoneck.training.samples import Samples, Targets
 
 PARTS = Composition(
     ("leaf", "stem"), {"both": ("leaf", "stem")}, "plant", total="y", ratio="shares"
@@ -347,7 +348,7 @@ def test_maps_of_a_table_are_shares_of_its_masks() -> None:
     assert maps.pixels(0)[0].tolist() == first.tolist()
     [task] = [
         task
-        for task in fitted(problem_of(config, table, preprocess), np.array([0, 1]))
+        for task in fitted(read_problem(config, table, preprocess), np.array([0, 1]))
         if task.kind == "dense"
     ]
     assert task.transform is not None
@@ -377,7 +378,7 @@ def test_a_number_that_is_the_mean_over_its_map_is_named_in_the_log(
 
     def crop(data: pd.DataFrame = table, **own: Any) -> Task:
         config = run_of_masks(("soil", "crop"), tasks={"crop": own} if own else {})
-        problem = problem_of(config, data, preprocess)
+        problem = read_problem(config, data, preprocess)
         return next(task for task in problem.tasks if task.name == "crop")
 
     assert crop().from_map is None
@@ -438,14 +439,18 @@ def test_labels_of_a_cell_follow_the_image() -> None:
         "mask": pixels,
         "mean": source.cells.mean(dim=(1, 2, 3))[:, None],
     }
-    values["map.weight"] = source.cells[:, 0]
-    labels = Samples(
-        source, source.ids, VIEW_IMAGES, {"map", "mask", "map.weight"}, values, torch.device("cpu")
+    samples = Samples(
+        source.ids, VIEW_IMAGES, Targets(values, cell_weights={"map": source.cells[:, 0]})
     )
-    tokens, wanted = labels.read([4, 1, 0, 5], [3, 1, 0, 2], is_training=True)
-    shown = tokens.maps()[-1]
+    reader = BatchReader(source, samples, maps={"map", "mask"}, device=torch.device("cpu"))
+    rows = BatchRows([4, 1, 0, 5], views=[3, 1, 0, 2], num_images=4, mixes=False)
+
+    batch = reader.read(rows, is_training=True)
+
+    wanted = batch.targets.values
+    shown = batch.inputs.maps()[-1]
     assert torch.equal(wanted["map"][:, 0], shown[:, 0])
-    assert torch.equal(wanted["map.weight"], shown[:, 0])
+    assert torch.equal(batch.targets.cell_weights["map"], shown[:, 0])
     expected = [pixels[4].flip(-1, -2), pixels[1].flip(-1), pixels[0], pixels[5].flip(-2)]
     assert torch.equal(wanted["mask"], torch.stack(expected))
     assert torch.equal(wanted["mean"], values["mean"][[4, 1, 0, 5]])

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from dinoneck import DataError, PatchMeanHead, Task, Tokens, load_backbone, wrap_backbone
 from dinoneck.losses import TaskLoss
 from dinoneck.training import EMA, SAM, MemoryTokens, Recipe, cutmix, manifold_mixup, param_groups
-from dinoneck.training.fitting import Objective
+from dinoneck.training.objective import Objective
+from dinoneck.training.samples import Targets
 
 
 def walk(model: nn.Module) -> None:
@@ -248,7 +249,7 @@ def test_mixed_losses_follow_the_targets_of_both_samples() -> None:
     source = MemoryTokens([*map(str, range(5))], tokens())
     own = Objective(head, source, loss, Recipe(mixup_alpha=1.0))
     torch.manual_seed(3)
-    found = own(tokens(), values, mixes=True)
+    found = own(tokens(), Targets(values), mixes=True)
     torch.manual_seed(3)
     mixed, wanted = manifold_mixup(tokens(), targets(), 1.0)
     kept, outputs = float(wanted["kind"][0, 0]), head(mixed)
@@ -256,7 +257,7 @@ def test_mixed_losses_follow_the_targets_of_both_samples() -> None:
     (first, parts), (second, others) = loss(outputs, values, masks), loss(outputs, *rolled)
     assert torch.allclose(found["loss"], kept * first + (1 - kept) * second)
     assert torch.allclose(found["loss/kind"], kept * parts["kind"] + (1 - kept) * others["kind"])
-    plain = own(tokens(), values, mixes=False)
+    plain = own(tokens(), Targets(values), mixes=False)
     assert torch.equal(plain["loss"], loss(head(tokens()), values, masks)[0])
 
 

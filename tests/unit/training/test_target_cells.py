@@ -11,7 +11,8 @@ import torch
 
 from dinoneck import DataError, Task
 from dinoneck.losses import TaskLoss
-from dinoneck.training.targets import match_samples, training_targets
+from dinoneck.training.samples import match_samples
+from dinoneck.training.targets import normalise_samples
 
 pd = pytest.importorskip("pandas", reason="needs dinoneck[train]")
 
@@ -26,9 +27,9 @@ def read(task: Task, column: Any) -> list[float]:
     table = column
     if not isinstance(column, dict):
         table = pd.DataFrame({"y": column}, index=IDS)
-    train, _, values, _ = match_samples(IDS, table, None, {"y": task.labels}, IDS, None, None)
-    targets = training_targets(TaskLoss([task]), values, {}, train, len(train))
-    return list(targets["y"].flatten().tolist())
+    matched = match_samples(IDS, table, None, {"y": task.labels}, IDS, None, None)
+    samples = normalise_samples(TaskLoss([task]), matched, needs_validation=False)
+    return list(samples.targets.values["y"].flatten().tolist())
 
 
 @pytest.mark.parametrize("dtype", ["Int64", "Float64", "double[pyarrow]", object])

@@ -1,0 +1,8 @@
+"""The scores of finished models on images whose truth is known."""
+
+from dinoneck.lazy import attach, homes
+
+HOMES = homes(__name__, run=["evaluate"])
+
+__all__ = [*HOMES]
+__getattr__, __dir__ = attach(__name__, HOMES)

@@ -1,0 +1,120 @@
+"""The models that are scored: opened, what they cost, and which images they were trained on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from dinoneck.detection.detector import Detector
+from dinoneck.errors import ConfigError
+from dinoneck.inference.loaded_head import LoadedHead
+from dinoneck.inference.predictor import Predictor
+from dinoneck.inference.sources import open_heads
+from dinoneck.training.trained_images import seen_in_training
+
+logger = logging.getLogger(__name__)
+
+
+def open_models(model: Any) -> dict[str, Predictor | Detector]:
+    """Return name -> model that can be called; a single model has the name ``head``.
+
+    Args:
+        model: as of :func:`dinoneck.evaluate`.
+
+    Raises:
+        ConfigError: if there is no model, or one has several keys.
+        CheckpointError: if a model cannot be read.
+    """
+    if not isinstance(model, Mapping):
+        return {"head": _open_model(model)}
+    models = {}
+    for name, named_model in model.items():
+        models[name] = _open_model(named_model)
+    if not models:
+        raise ConfigError("model is an empty mapping; name one model or more")
+    return models
+
+
+def _open_model(model: Any) -> Predictor | Detector:
+    if isinstance(model, Detector):
+        return model
+    if isinstance(model, Predictor):
+        if isinstance(model.tasks, Mapping):  # one of several heads has tasks by their keys
+            raise ConfigError(
+                f"the model has the keys {', '.join(model.tasks)}; give {{name: model}} with a head each"
+            )
+        return model
+    [checkpoints] = open_heads(model).values()
+    first: Any = checkpoints[0]
+    if getattr(first, "head_type", "") == "detector":
+        detector = Detector.from_checkpoint(first)
+        detector.source = first.source or ""
+        return detector
+    return Predictor(checkpoints)
+
+
+def loaded_heads_of(predictor: Predictor) -> list[LoadedHead]:
+    """Return the heads of a model with what their files record, over all of its backbones."""
+    loaded_heads: list[LoadedHead] = []
+    for backbone_pass in predictor.passes:
+        loaded_heads += backbone_pass.heads.values()
+    return loaded_heads
+
+
+def cost_of(model: Predictor | Detector, seconds_per_image: float) -> dict[str, float]:
+    """Return what a report holds of a model's cost: the time, and the parameters of heads and backbone."""
+    backbone_parameters = list(model.backbone.parameters())
+    backbone_ids = {id(parameter) for parameter in backbone_parameters}
+    head_parameters = []
+    for head in _heads_of(model):
+        for parameter in head.parameters():
+            if id(parameter) not in backbone_ids:  # a detector holds its backbone
+                head_parameters.append(parameter)
+    return {
+        "seconds_per_image": seconds_per_image,
+        "parameters": sum(parameter.numel() for parameter in head_parameters),
+        "backbone_parameters": sum(parameter.numel() for parameter in backbone_parameters),
+    }
+
+
+def _heads_of(model: Predictor | Detector) -> list[nn.Module]:
+    """What reads the tokens of a model's one backbone: its head, or the whole detector."""
+    if isinstance(model, Detector):
+        return [model]
+    return [loaded_head.head for loaded_head in loaded_heads_of(model)]
+
+
+def count_trained_on(
+    models: Mapping[str, Predictor | Detector], images: Sequence[Any]
+) -> dict[str, dict[str, int]]:
+    """Return ``trained_on``: model -> how many of the images it was trained on; empty without any.
+
+    A warning names each model that was trained on some of them.
+    """
+    counts = {}
+    for name, model in models.items():
+        seen = seen_in_training(_files_of(model), images)
+        if seen:
+            counts[name] = len(seen)
+            logger.warning(
+                "%s was trained on %d of the %d images, such as %s: its scores on them are too good. "
+                "Scores of held-out images are those that its training printed",
+                name,
+                len(seen),
+                len(images),
+                seen[0],
+            )
+    return {"trained_on": counts} if counts else {}
+
+
+def _files_of(model: Predictor | Detector) -> list[str]:
+    """The files that a model was read from."""
+    if isinstance(model, Detector):
+        return [model.source] if model.source else []
+    files: list[str] = []
+    for loaded_head in loaded_heads_of(model):
+        files += loaded_head.files
+    return files

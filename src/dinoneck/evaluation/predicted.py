@@ -1,0 +1,69 @@
+"""What the models predict together, in words of tasks and columns."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from dinoneck.tasks import Column, Task, columns_of
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What several models predict.
+
+    Attributes:
+        tasks: by name, each that of the first model that has it.
+        columns: of tables, each name once, with the task of the first model that has it.
+    """
+
+    tasks: dict[str, Task]
+    columns: list[Column]
+
+    @classmethod
+    def of_models(cls, tasks_of_models: Sequence[Sequence[Task]]) -> Self:
+        """Collect the tasks of each model."""
+        tasks: dict[str, Task] = {}
+        columns: dict[str, Column] = {}
+        for tasks_of_model in tasks_of_models:
+            for task in tasks_of_model:
+                tasks.setdefault(task.name, task)
+            for column in columns_of(tasks_of_model):
+                columns.setdefault(column.name, column)
+        return cls(tasks=tasks, columns=list(columns.values()))
+
+    @property
+    def segmentations(self) -> list[Task]:
+        """The tasks that predict classes of pixels."""
+        return [task for task in self.tasks.values() if task.kind == "segmentation"]
+
+    @property
+    def number_maps(self) -> list[str]:
+        """The names of the tasks that predict numbers per patch."""
+        return [task.name for task in self.tasks.values() if task.kind == "dense"]
+
+    @property
+    def truth_columns(self) -> list[str]:
+        """The columns that a truth is looked for in: those of numbers, and one for the classes of a task."""
+        names = []
+        for column in self.columns:
+            is_class = column.task.kind == "classification"
+            names.append(column.task.name if is_class else column.name)
+        return list(dict.fromkeys(names))
+
+    def has_scored_shares(self, task: Task) -> bool:
+        """Return whether a task is a ratio whose parts are scored as shares.
+
+        A part that a model predicts by itself is scored as what it is, not as a share.
+        """
+        if task.kind != "ratio" or not task.labels:  # without labels the parts have no columns
+            return False
+        names = {column.name for column in self.columns}
+        names |= {column.task.name for column in self.columns}
+        return names.isdisjoint(task.labels)
+
+
+def missing_parts(ratio: Task, columns: Container[str]) -> list[str]:
+    """Return the parts of a ratio that the columns of a truth lack."""
+    return [part for part in ratio.labels if part not in columns]

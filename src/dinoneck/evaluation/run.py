@@ -1,0 +1,171 @@
+"""``evaluate``: what it is given decides whether values, masks or objects are scored."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dinoneck.data.cells import LABELS
+from dinoneck.data.layout import Subfolders
+from dinoneck.data.listed_images import Crowd
+from dinoneck.detection.detector import Detector
+from dinoneck.errors import ConfigError
+from dinoneck.evaluation.comparable import check_comparable
+from dinoneck.evaluation.mask_options import MaskOptions
+from dinoneck.evaluation.masks import evaluate_masks
+from dinoneck.evaluation.models import open_models
+from dinoneck.evaluation.objects import evaluate_objects
+from dinoneck.evaluation.predicted import Predicted
+from dinoneck.evaluation.truth import truth_table
+from dinoneck.evaluation.values import evaluate_values
+from dinoneck.inference.predictor import Predictor
+from dinoneck.text import some_of
+
+
+def evaluate(
+    model: Any,
+    images: str | os.PathLike[str] | None,
+    truth: Any,
+    *,
+    group: Sequence[str] = (),
+    image_column: str = "image",
+    labels: str | None = None,
+    subfolders: Subfolders | None = None,
+    nodata: Sequence[float] = (),
+    class_values: Sequence[int] = (),
+    crowd: Crowd = "ignore",
+) -> dict[str, Any]:
+    """Predict images and compare the predictions with the truth.
+
+    Args:
+        model: a Predictor, a Detector, what a Predictor takes (a file, the folder of a training, a
+            module), or a mapping of names to these: the first is compared with each other one.
+        images: their folder; for boxes None = that of the COCO file; for a folder None = those in
+            the truth.
+        truth: a table (CSV or DataFrame) with the columns of the predictions, numbers or classes; a
+            folder of masks, or of images and masks; a folder of class folders; a COCO file of
+            boxes, or of masks for instances; or ``(folder, file)`` of panoptic segments.
+        group: columns of the table; intervals resample the images of a group together. None = every
+            image is its own.
+        image_column: the table's column of file names.
+        labels: the table's column of masks.
+        subfolders: how the folders in a truth of class folders, or of images and masks, are read:
+            ``"classes"`` whatever they are called; ``"folds"``, all of which are scored together;
+            None = by their names.
+        nodata: values in masks without a label; empty = as the head files record of the training.
+        class_values: the value of each class in the masks, as ``data.class_values`` of a training;
+            empty = as the head files record.
+        crowd: of a COCO file: whether entries with ``iscrowd`` count for nothing, or are objects.
+
+    Returns:
+        A report of plain values, which JSON can hold.
+
+        Of a table or a folder it is what the ``report.json`` of a training holds of its scores.
+        ``scores``: target -> name of the model (``"head"`` for one model alone) -> scores, each
+        with ``pooled``, its 95 % ``interval`` over groups and ``folds``:
+
+        - numbers: ``r2`` and ``mae``, the latter in the target's unit, which ``units`` has where
+          the models state it. The parts of a ratio are scored as shares of their sum, 0 to 1.
+        - classes of images: ``accuracy``, ``macro_f1``, and ``f1`` and ``confusion_matrix`` by
+          class.
+        - classes of pixels: ``mean_iou``, ``pixel_accuracy``, and ``iou`` and
+          ``confusion_matrix`` by class.
+
+        Classes without names are called ``"0"``, ``"1"``, ...
+
+        Of objects it holds ``"boxes"``, ``"masks"`` or ``"segments"``: name -> the scores of
+        :func:`dinoneck.detection.score_boxes`, :func:`dinoneck.detection.score_masks` or
+        :func:`dinoneck.detection.score_segments`. Of two or more models of boxes or masks the
+        others also have ``head_minus``, the 95 % intervals over images of the first one's AP and
+        AP50 minus theirs (None for fewer than five images).
+
+        ``verdict``: which of several models is best, and whether that is clear. ``trained_on``:
+        name -> how many of the images the model was trained on, if any; it is known of models in
+        the folder of their run, by the content of the images. ``cost``: name -> seconds per image,
+        and parameters of heads and backbone.
+
+    Raises:
+        ConfigError: if detectors and heads are mixed, an option has no effect on this truth, or
+            masks were read in training with other class values or nodata than these, or than for
+            another head.
+        DataError: if the truth has nothing that a model predicts, models predict different things
+            for a target of one name, or an image or label cannot be used.
+        CheckpointError: if a model cannot be read.
+
+    Examples:
+        >>> from dinoneck import PatchMeanHead, Predictor, Task, load_backbone
+        >>> from dinoneck.data import Pasture
+        >>> table, head = Pasture(seed=0).table(range(8)), PatchMeanHead(64, [Task("GDM_g")])
+        >>> evaluate(Predictor(head, load_backbone("dinoneck_tiny")), None, table)["scores"]["GDM_g"]["head"]["images"]
+        8
+    """
+    models = open_models(model)
+    predictors = _predictors_of(models)  # none: the models are detectors
+    if not predictors or _is_of_objects(truth):
+        _check_no_table_options(
+            group=group,
+            labels=labels,
+            subfolders=subfolders,
+            nodata=nodata,
+            class_values=class_values,
+        )
+        return evaluate_objects(models, truth, images, crowd=crowd)
+    _check_no_crowd(crowd)
+    check_comparable(predictors)
+    predicted = Predicted.of_models([predictor.tasks for predictor in predictors.values()])
+    table = truth_table(
+        images,
+        truth,
+        predicted,
+        group=group,
+        image_column=image_column,
+        labels=labels,
+        subfolders=subfolders,
+    )
+    mask_options = MaskOptions(labels=labels, nodata=nodata, class_values=class_values)
+    if LABELS in table:
+        return evaluate_masks(predictors, table, predicted, options=mask_options)
+    mask_options.check_not_given()
+    return evaluate_values(predictors, table, predicted)
+
+
+def _predictors_of(models: Mapping[str, Predictor | Detector]) -> dict[str, Predictor]:
+    """The models if they are heads; none if they are detectors.
+
+    Raises:
+        ConfigError: if heads and detectors are mixed.
+    """
+    predictors = {}
+    for name, model in models.items():
+        if isinstance(model, Predictor):
+            predictors[name] = model
+    if predictors and len(predictors) < len(models):
+        raise ConfigError(
+            f"{some_of([*predictors], 3)} are heads and other models are detectors; evaluate them "
+            "apart"
+        )
+    return predictors
+
+
+def _is_of_objects(truth: Any) -> bool:
+    """Whether the truth is a COCO file, or the folder and the file of panoptic segments."""
+    if isinstance(truth, list | tuple):
+        return True
+    return isinstance(truth, str | os.PathLike) and str(truth).endswith(".json")
+
+
+def _check_no_table_options(**options: Any) -> None:
+    for name, value in options.items():
+        if value:
+            raise ConfigError(
+                f"{name} is {value!r}, which is of tables and folders of masks; leave it out "
+                "for objects"
+            )
+
+
+def _check_no_crowd(crowd: Crowd) -> None:
+    if crowd != "ignore":
+        raise ConfigError(
+            f"crowd is {crowd!r}, and the truth is no COCO file of objects; leave it out"
+        )

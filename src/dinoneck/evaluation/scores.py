@@ -1,0 +1,149 @@
+"""Predictions of the images of a table, and the report of their scores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from dinoneck.data.cells import IMAGES
+from dinoneck.evaluation.models import cost_of, count_trained_on
+from dinoneck.inference.predictor import Predictor
+from dinoneck.inference.results import predict_many
+from dinoneck.metrics import Array
+from dinoneck.tasks import columns_of
+from dinoneck.training.report import Predictions, summary
+from dinoneck.training.scored import ClassTarget, PixelTarget, ScoredTarget, ValueTarget
+from dinoneck.version import versions
+
+_BATCHES_AT_ONCE = 4
+
+
+def score_predictions(
+    predictors: Mapping[str, Predictor],
+    table: Any,
+    targets_of_models: Mapping[str, Mapping[str, ScoredTarget]],
+) -> dict[str, Any]:
+    """Predict the images of a table, and return the report of the scores.
+
+    Args:
+        predictors: name -> model.
+        table: the truth.
+        targets_of_models: name -> the targets of the model, one or more in all.
+    """
+    images = list(table[IMAGES])
+    scored = _first_of_each(targets_of_models.values())
+    class_labels = {}
+    for name, target in scored.items():
+        if isinstance(target, ClassTarget):
+            class_labels[name] = target.labels
+    predictions = {}
+    cost = {}
+    for name, predictor in predictors.items():
+        begin = time.perf_counter()
+        predictions[name] = _predict_targets(
+            predictor,
+            images,
+            targets_of_models[name],
+            class_labels,
+        )
+        seconds = time.perf_counter() - begin
+        cost[name] = cost_of(predictor, seconds / len(images))
+    all_rows = range(len(images))
+    units = _shared_units(predictors.values(), scored)
+    report = summary(table, scored, predictions, [all_rows], units)
+    lines = [report["verdict"], *_lines_of_unshared_targets(predictions)]
+    report["verdict"] = "\n".join(lines)
+    report["cost"] = cost
+    report["versions"] = versions()
+    return report | count_trained_on(predictors, images)
+
+
+def _first_of_each(
+    targets_of_models: Iterable[Mapping[str, ScoredTarget]],
+) -> dict[str, ScoredTarget]:
+    """Target -> that of the first model that predicts it: classes are numbered as by its head."""
+    first: dict[str, ScoredTarget] = {}
+    for targets in targets_of_models:
+        for name, target in targets.items():
+            first.setdefault(name, target)
+    return first
+
+
+def _predict_targets(
+    predictor: Predictor,
+    images: Sequence[Any],
+    targets: Mapping[str, ScoredTarget],
+    class_labels: Mapping[str, Sequence[str]],
+) -> Predictions:
+    """Target -> the predictions of all images by one model.
+
+    Args:
+        predictor: the model.
+        images: of all rows.
+        targets: those that the model predicts.
+        class_labels: target -> its classes, in the order in which the report numbers them.
+    """
+    has_masks = any(isinstance(target, PixelTarget) for target in targets.values())
+    predict = partial(predictor, maps="patch" if has_masks else None)
+    at_once = _BATCHES_AT_ONCE * predictor.batch_size
+    row_of_image = predict_many(predict, images, at_once=at_once)
+    rows = list(row_of_image.values())
+    predictions = {}
+    for name, target in targets.items():
+        if isinstance(target, ValueTarget):
+            outputs = np.stack([np.reshape(row[target.output], -1) for row in rows])
+            predictions[name] = outputs[:, list(target.columns)]
+        elif isinstance(target, ClassTarget):
+            predictions[name] = _predicted_classes(target, rows, class_labels[name])
+        else:
+            class_maps = [torch.as_tensor(row["maps"][target.output]) for row in rows]
+            predictions[name] = target.read(class_maps, range(len(rows)))
+    return predictions
+
+
+def _predicted_classes(
+    target: ClassTarget, rows: Sequence[Mapping[str, Any]], labels: Sequence[str]
+) -> Array:
+    """The most probable class of every image (n,), as its number among the labels.
+
+    The head of this model may number its classes otherwise.
+    """
+    numbers = []
+    for row in rows:
+        label = target.labels[int(np.argmax(row[target.output]))]
+        numbers.append(labels.index(label))
+    return np.array(numbers)
+
+
+def _shared_units(predictors: Iterable[Predictor], targets: Collection[str]) -> dict[str, str]:
+    """Target -> its unit, which all models that predict it state; empty where one of them does not."""
+    units_of_target: dict[str, set[str]] = {}
+    for predictor in predictors:
+        for column in columns_of(predictor.tasks):
+            if column.name in targets:
+                units_of_target.setdefault(column.name, set()).add(column.task.unit)
+    shared = {}
+    for target, units in units_of_target.items():
+        if len(units) == 1:
+            [shared[target]] = units
+        else:  # one states a unit, another one none
+            shared[target] = ""
+    return shared
+
+
+def _lines_of_unshared_targets(predictions: Mapping[str, Mapping[str, Array]]) -> list[str]:
+    """A line for each target that only some of the models predict."""
+    models_of_target: dict[str, list[str]] = {}
+    for model, predictions_of_model in predictions.items():
+        for target in predictions_of_model:
+            models_of_target.setdefault(target, []).append(model)
+    lines = []
+    for target, models in models_of_target.items():
+        if len(models) < len(predictions):
+            lines.append(f"{target}: predicted by {', '.join(models)} only, so it is not compared")
+    return lines

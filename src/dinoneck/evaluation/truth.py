@@ -1,0 +1,272 @@
+"""The images and their truth: of a table, of class folders, or of a folder of masks."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from dinoneck.data.cells import FRAME_NAME, GROUP, IMAGES, LABELS, is_number
+from dinoneck.data.folders import read_masks, table_of_folder
+from dinoneck.data.layout import DataFolder, Subfolders, read_data_folder
+from dinoneck.data.tables import read_cells, read_truth
+from dinoneck.errors import ConfigError, DataError
+from dinoneck.evaluation.predicted import Predicted, missing_parts
+from dinoneck.text import did_you_mean, some_of
+from dinoneck.training.table import class_names
+
+logger = logging.getLogger(__name__)
+
+
+def truth_table(
+    images: Any,
+    truth: Any,
+    predicted: Predicted,
+    *,
+    group: Any = (),
+    image_column: str = "image",
+    labels: Any = None,
+    subfolders: Subfolders | None = None,
+) -> Any:
+    """Return the images and their truth: of a table, of class folders, or of a folder of masks.
+
+    Args:
+        images: folder of the images; None = those of the truth, whose files are not looked for if
+            it is a table.
+        truth: a CSV file or a DataFrame, a folder, or a table of :func:`dinoneck.data.read_table`.
+        predicted: what the models predict; these columns are read.
+        group: columns of the table.
+        image_column: its column of file names.
+        labels: its column of masks.
+        subfolders: as of :func:`dinoneck.evaluate`.
+
+    Raises:
+        ConfigError: for ``group`` or ``labels`` of a folder, or of a table without such a column;
+            for ``subfolders`` of a table, or of masks in a folder of their own.
+        DataError: if the truth has nothing that is predicted, a cell does not fit, or a column that
+            is predicted as numbers holds words or classes.
+    """
+    if isinstance(truth, str | os.PathLike) and Path(truth).is_dir():
+        _check_no_columns(truth, group=group, labels=labels)
+        if any(task.is_map for task in predicted.tasks.values()):
+            return _read_mask_folder(images, Path(truth), subfolders)
+        return _read_class_folders(images, Path(truth), predicted, subfolders)
+    if subfolders is not None:
+        raise ConfigError(
+            f"subfolders is {subfolders!r}, and the truth is a table; expected a folder of class "
+            "folders, or leave it out"
+        )
+    if IMAGES in getattr(truth, "columns", ()):
+        _check_read_table(truth, predicted, group=group, labels=labels)
+        return truth
+    return _read_rows(
+        images,
+        truth,
+        predicted,
+        group=group,
+        image_column=image_column,
+        labels=labels,
+    )
+
+
+def _check_no_columns(folder: Any, **columns: Any) -> None:
+    """Raise a ConfigError if a column of a table is named for a folder."""
+    for name, value in columns.items():
+        if value:
+            raise ConfigError(
+                f"{name} is {value!r}, which is a column of a table, and the truth {folder} is "
+                "a folder; leave it out"
+            )
+
+
+def _check_read_table(table: Any, predicted: Predicted, *, group: Any, labels: Any) -> None:
+    """Check a table of :func:`dinoneck.data.read_table`, which is taken as it is.
+
+    Raises:
+        ConfigError: if it has no groups or masks, and they are asked for.
+        DataError: if a column that is scored as numbers holds words or classes.
+    """
+    for role, value in {GROUP: group, LABELS: labels}.items():
+        if value and role not in table:
+            raise ConfigError(
+                f"{role} is {value!r}, and the table of read_table() has no column {role!r}; "
+                f"name it with {role}= of read_table(), which makes it"
+            )
+    _warn_of_missing_parts(predicted, table.columns)
+    names = predicted.truth_columns
+    if LABELS in table or not table.columns.intersection(names).empty:  # else an error follows
+        _warn_of_near_columns(names, table.columns)
+    _check_numbers(table, predicted)
+
+
+def _check_numbers(table: Any, predicted: Predicted) -> None:
+    """Raise a DataError for words in a column that is scored as numbers."""
+    for column in _number_columns(table, predicted):
+        names = class_names(table, column)
+        words = [word for word in names if not is_number(word)]
+        if names and not words:
+            raise DataError(
+                f"{FRAME_NAME}: {column} is categorical, of the classes "
+                f"{some_of(map(repr, names), 5)}, and the heads predict numbers; expected a column "
+                f"of float64, which table[{column!r}].astype(float) gives"
+            )
+        if not words:
+            continue
+        image_id = table.index[table[column].isin(words).to_numpy()][0]
+        raise DataError(
+            f"{FRAME_NAME}: {column} of {image_id!r} is {table[column][image_id]!r}, and the heads "
+            "predict numbers; expected a number in every cell, or an empty one where it is unknown"
+        )
+
+
+def _number_columns(table: Any, predicted: Predicted) -> list[str]:
+    """The columns of a table that are scored as numbers: those that are predicted, and parts of ratios."""
+    names = [column.name for column in predicted.columns if column.task.kind != "classification"]
+    for task in predicted.tasks.values():
+        if predicted.has_scored_shares(task) and not missing_parts(task, table.columns):
+            names += task.labels
+    return [name for name in dict.fromkeys(names) if name in table]
+
+
+def _read_rows(
+    images: Any,
+    truth: Any,
+    predicted: Predicted,
+    *,
+    group: Any,
+    image_column: str,
+    labels: Any,
+) -> Any:
+    """Return the table of a CSV file or a DataFrame, with the columns that are predicted."""
+    cells = truth if hasattr(truth, "columns") else read_cells(truth)
+    columns = [str(column) for column in cells.columns]
+    classes = {}
+    for name, task in predicted.tasks.items():
+        if task.kind == "classification" and name in columns:
+            classes[name] = task.labels
+    _warn_of_missing_parts(predicted, columns)
+    numbers = _columns_to_read_as_numbers(predicted, columns, classes)
+    targets = [*classes, *numbers]
+    if not targets and labels is None:
+        raise nothing_to_score(predicted.truth_columns, columns)
+    _warn_of_near_columns(predicted.truth_columns, columns)
+    return read_truth(
+        truth,
+        images,
+        targets,
+        group=group,
+        image_column=image_column,
+        labels=labels,
+        classes=classes,
+        numbers=numbers,
+    )
+
+
+def _columns_to_read_as_numbers(
+    predicted: Predicted, columns: Sequence[str], classes: Collection[str]
+) -> list[str]:
+    """The columns of predicted numbers that there are, and the parts of ratios that have all of theirs.
+
+    Args:
+        predicted: what the models predict.
+        columns: of the truth.
+        classes: the columns that are read as classes.
+    """
+    names = [column.name for column in predicted.columns if column.task.name not in classes]
+    for task in predicted.tasks.values():  # shares are computed from the numbers of all parts
+        if task.kind == "ratio" and not missing_parts(task, columns):
+            names += [part for part in task.labels if part not in classes]
+    return [name for name in dict.fromkeys(names) if name in columns]
+
+
+def _warn_of_missing_parts(predicted: Predicted, columns: Sequence[str]) -> None:
+    """Name the parts that the truth lacks of a ratio of which it has some."""
+    for task in predicted.tasks.values():
+        if not predicted.has_scored_shares(task):
+            continue
+        missing = missing_parts(task, columns)
+        if missing and len(missing) < len(task.labels):
+            shown = some_of(missing, 5)
+            logger.warning("the shares %s are not scored: the truth lacks %s", task.name, shown)
+
+
+def _warn_of_near_columns(names: Sequence[str], columns: Sequence[str]) -> None:
+    """Name predicted columns that the truth has in capitals or small letters alone: they are not scored."""
+    column_of = {column.casefold(): column for column in columns}
+    for name in names:
+        if name not in columns and name.casefold() in column_of:
+            logger.warning(
+                "the truth has no column %r, which is not scored. Did you mean %r?",
+                name,
+                column_of[name.casefold()],
+            )
+
+
+def nothing_to_score(names: Sequence[str], columns: Sequence[str]) -> DataError:
+    """Return the error for a truth without a column of what is predicted."""
+    message = (
+        f"the truth has none of what is predicted, {some_of(names, 5)}; it has the columns "
+        f"{some_of(columns, 5)}"
+    )
+    for name in names:
+        hint = did_you_mean(name, columns)
+        if hint:
+            message += f".{hint}"
+            break
+    return DataError(message)
+
+
+def _read_mask_folder(images: Any, truth: Path, subfolders: Subfolders | None) -> Any:
+    """Return the images and masks of a folder, or of a folder of masks and one of images."""
+    if _is_another_folder(images, truth):
+        if subfolders is not None:
+            raise ConfigError(
+                f"subfolders is {subfolders!r}, and {truth} holds the masks of {images}, whose "
+                "folders say nothing; leave it out"
+            )
+        return read_masks(images, truth)
+    content = read_data_folder(truth, subfolders)
+    if content.kind != "masks":
+        raise DataError(
+            f"{truth} holds no images with masks; name the folder of the images, and that of "
+            "the masks as the truth"
+        )
+    _check_has_no_parts(content)
+    return table_of_folder(content)
+
+
+def _read_class_folders(
+    images: Any, truth: Path, predicted: Predicted, subfolders: Subfolders | None
+) -> Any:
+    """Return the images of class folders, with the class under the name of the one task of classes."""
+    names = [task.name for task in predicted.tasks.values() if task.kind == "classification"]
+    if len(names) != 1:
+        raise DataError(
+            f"the truth {truth} is a folder, whose folders are the classes of one target; the heads "
+            f"predict {some_of(predicted.tasks, 5)}. Name a CSV with these columns"
+        )
+    content = read_data_folder(truth, subfolders)
+    if content.kind != "classes":
+        raise DataError(f"the truth {truth} has no class folders, and the heads predict classes")
+    if _is_another_folder(images, truth):
+        raise DataError(
+            f"the truth {truth} has class folders, which hold the images to predict; name it in the "
+            f"place of {images}"
+        )
+    _check_has_no_parts(content)
+    return table_of_folder(content).rename(columns={"class": names[0]})
+
+
+def _is_another_folder(images: Any, truth: Path) -> bool:
+    """Whether a folder of images is given, and is another one than that of the truth."""
+    return images is not None and not Path(images).samefile(truth)
+
+
+def _check_has_no_parts(content: DataFolder) -> None:
+    """Raise a DataError for a folder whose folders are parts such as train and val; folds are none."""
+    if content.held_out is not None:
+        raise DataError(
+            f"{content.root} holds the parts {', '.join(content.parts)}; name the folder of one"
+        )

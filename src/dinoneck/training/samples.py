@@ -1,0 +1,190 @@
+"""The samples of a run: ids, targets and weights of cells, matched by id once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from dinoneck.data.arrays import as_array
+from dinoneck.errors import DataError
+from dinoneck.text import counted, some_of
+from dinoneck.training.ids import IdMatcher
+
+_Array = np.ndarray[Any, Any]
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Targets of some samples in normalised units, as the loss compares them.
+
+    Attributes:
+        values: task -> (n, ...) in float32, NaN = missing, or in int64, -1 = missing.
+        cell_weights: dense task -> (n, rows, cols) float32, how much every cell counts; a task that
+            is not named here has cells that count alike.
+    """
+
+    values: Tensors
+    cell_weights: Tensors = field(default_factory=dict)
+
+    def take(self, rows: Sequence[int]) -> Targets:
+        """Return the targets of some rows."""
+        index = [*rows]
+        return Targets(
+            values={name: x[index] for name, x in self.values.items()},
+            cell_weights={name: x[index] for name, x in self.cell_weights.items()},
+        )
+
+    def with_maps(self, maps: Collection[str], change: Callable[[Tensor], Tensor]) -> Targets:
+        """Return the targets with changed maps: those of the tasks in ``maps``, and all weights of cells."""
+        values = {}
+        for name, x in self.values.items():
+            values[name] = change(x) if name in maps else x
+        cell_weights = {name: change(x) for name, x in self.cell_weights.items()}
+        return Targets(values, cell_weights)
+
+    def partners(self, kept: Collection[str] = ()) -> Targets:
+        """Return for every sample the targets of the one before it; the maps of the tasks in ``kept`` stay."""
+        values = {}
+        for name, x in self.values.items():
+            values[name] = x if name in kept else x.roll(1, 0)
+        cell_weights = {}
+        for name, x in self.cell_weights.items():
+            cell_weights[name] = x if name in kept else x.roll(1, 0)
+        return Targets(values, cell_weights)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of a run; the first ``train_count`` of them are trained on, the others validate.
+
+    Attributes:
+        ids: of the samples, n, as the token source spells them.
+        train_count: how many are training samples.
+        targets: of the samples.
+    """
+
+    ids: Sequence[str]
+    train_count: int
+    targets: Targets
+
+
+@dataclass(frozen=True)
+class MatchedSamples:
+    """Samples whose targets are matched by id, in original units.
+
+    Attributes:
+        train_ids: as the token source spells them.
+        valid_ids: of the validation samples.
+        values: column -> (n, ...), in the order of :attr:`ids`.
+        cell_weights: dense task -> (n, rows, cols), in this order.
+    """
+
+    train_ids: list[str]
+    valid_ids: list[str]
+    values: dict[str, _Array]
+    cell_weights: dict[str, _Array]
+
+    @property
+    def ids(self) -> list[str]:
+        """The training ids, then the validation ids."""
+        return [*self.train_ids, *self.valid_ids]
+
+
+def match_samples(
+    source_ids: Sequence[str],
+    targets: Any,
+    weights: Any,
+    names: Collection[str],
+    ids: Iterable[str] | None = None,
+    val_ids: Iterable[str] | None = None,
+    target_ids: Sequence[Any] | None = None,
+) -> MatchedSamples:
+    """Return the samples of a run with targets and weights of cells matched by id.
+
+    Args:
+        source_ids: all ids of the token source.
+        targets: a DataFrame whose index holds the ids, or a mapping column -> ``{id: value}``, a
+            Series, or values that ``target_ids`` gives the ids of.
+        weights: as ``targets``; None = none.
+        names: the columns that are used; of a mapping the values are their classes in order.
+        ids: training ids; None = all ids of the columns in ascending order, without ``val_ids``.
+        val_ids: validation ids; None = none.
+        target_ids: the ids of values that carry none.
+
+    Raises:
+        DataError: for ids without a row or without tokens, for several rows of one id, and for
+            values without ids.
+    """
+    matcher = IdMatcher(source_ids)
+    columns = matcher.columns(targets, target_ids, names)
+    cells = {} if weights is None else matcher.columns(weights, target_ids, weights)
+    # the order of a set differs between processes
+    if isinstance(ids, set | frozenset):
+        ids = sorted(ids)
+    if isinstance(val_ids, set | frozenset):
+        val_ids = sorted(val_ids)
+    valid_ids = [] if val_ids is None else matcher.all_of(val_ids)
+    if ids is None:
+        ids_with_values = {image_id for column in columns.values() for image_id in column}
+        train_ids = sorted(set(matcher.all_of(ids_with_values)) - set(valid_ids))
+    else:
+        train_ids = matcher.all_of(ids)
+    _check_split(train_ids, valid_ids, names_ids=ids is not None)
+    sample_ids = [*train_ids, *valid_ids]
+    return MatchedSamples(
+        train_ids=train_ids,
+        valid_ids=valid_ids,
+        values={name: _rows(name, column, sample_ids) for name, column in columns.items()},
+        cell_weights={name: _rows(name, column, sample_ids) for name, column in cells.items()},
+    )
+
+
+def _check_split(train_ids: Sequence[str], valid_ids: Sequence[str], *, names_ids: bool) -> None:
+    """Check that there are training ids, and that none of them validates."""
+    in_both = {*train_ids} & {*valid_ids}
+    if in_both:
+        raise DataError(
+            f"{counted(len(in_both), 'id')} for training and for validation: "
+            f"{some_of(map(repr, in_both), 3)}"
+        )
+    if train_ids:
+        return
+    if names_ids:
+        raise DataError("there are no training ids: ids= is empty; name some, or leave it out")
+    if valid_ids:
+        raise DataError(
+            "there are no training ids: all ids of the targets are validation ids; leave some out "
+            "of val_ids="
+        )
+    raise DataError("there are no training ids: the targets have no values; pass some")
+
+
+def _rows(name: str, column: Mapping[Any, Any], ids: Sequence[str]) -> _Array:
+    """The values of these ids, (n, ...)."""
+    missing = [repr(image_id) for image_id in ids if image_id not in column]
+    if missing:
+        raise DataError(
+            f"{counted(len(missing), 'id')} without a row in {name!r}: {some_of(missing, 3)}. The "
+            f"ids there are such as {some_of(map(repr, column), 3) or 'none'}; missing values are "
+            "NaN, of classes -1"
+        )
+    what = f"the values of {name!r}"
+    if any(isinstance(column[image_id], str) or is_none(column[image_id]) for image_id in ids):
+        cells: _Array = np.empty(len(ids), dtype=object)  # NumPy would make text of all of them
+        for row, image_id in enumerate(ids):
+            cells[row] = column[image_id]
+        return cells
+    try:
+        return np.array([as_array(column[image_id], what) for image_id in ids])
+    except ValueError as error:
+        raise DataError(f"the values of {name!r} are no array: {error}") from error
+
+
+def is_none(value: Any) -> bool:
+    """Return whether this is None or pandas.NA, which NumPy has no number for."""
+    return value is None or type(value).__name__ == "NAType"
