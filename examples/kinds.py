@@ -7,7 +7,7 @@ import math
 
 from dinoneck import Backbone
 from dinoneck.training.config import BackboneConfig
-from dinoneck.training.source import open_backbone
+from dinoneck.training.run_tokens import open_backbone
 
 
 def count(text: str) -> int:

@@ -22,7 +22,7 @@ from dinoneck.training import (
     TrainConfig,
     train,
 )
-from dinoneck.training.run import prepare_heads, train_heads
+from dinoneck.training.comparison import prepare_heads, train_heads
 
 CLASSES = ("soil", "crop", "weed")
 SHORT_SIZE = (96, 128)  # height, width
@@ -179,8 +179,8 @@ def masks(options: Namespace) -> dict[str, Row]:
         folds=2,
     )
     out = options.runs / "masks"
-    run = prepare_heads(config, ("linear", "fpn", "mask"), out, overwrite=True)
-    report = train_heads(run, out)
+    trainers = prepare_heads(config, ("linear", "fpn", "mask"), out, overwrite=True)
+    report = train_heads(trainers, out)
     [scores_of_heads] = report["scores"].values()
     table: dict[str, Row] = {}
     for name, scores in scores_of_heads.items():

@@ -34,7 +34,7 @@ from dinoneck.inference.results import table_row
 from dinoneck.inference.views import TTA, VIEWS
 from dinoneck.training import TrainConfig, r2, weighted_r2
 from dinoneck.training.folder import HEAD_FILE
-from dinoneck.training.source import source_of
+from dinoneck.training.run_tokens import RunTokens
 from dinoneck.training.table import class_names, table_of, target_columns
 from dinoneck.version import versions
 from examples import kinds
@@ -332,15 +332,15 @@ def differences(head: Path, config: TrainConfig, images: Mapping[str, Path]) -> 
     if config.data.store is None:
         raise ConfigError("the run has no store to compare with; give data.store, or --store")
     frame = table_of(config)
-    source = source_of(config, frame)
-    tokens = source.load()
+    run_tokens = RunTokens.open(config, frame)
+    tokens = run_tokens.frozen()
     patterns = getattr(tokens, "views", ())
     views: TTA = "flip4" if len(patterns) >= len(VIEWS["flip4"]) else "none"
 
     # from images
     backbone = None
     if config.backbone.file is not None:
-        backbone = rebuild(source.record, config.backbone.file)
+        backbone = rebuild(run_tokens.record, config.backbone.file)
     predictor = Predictor(head, backbone, views, config.device)
     results = predictor(list(images.values()))
     live_rows = [table_row(result, predictor.tasks) for result in results]

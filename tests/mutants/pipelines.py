@@ -231,8 +231,8 @@ PIPELINES = [
     ),
     Mutant(
         sentence="An image without a labelled pixel is trained on.",
-        where="training.run:Run",
-        edit=always("not len(_unlabelled)"),
+        where="training.run:prepare",
+        edit=never("len(_labelled) < len(_images)"),
         tests=[
             "unit/training/test_masks.py"
             "::test_an_image_without_a_labelled_pixel_is_left_out_and_named"
@@ -332,7 +332,7 @@ PIPELINES = [
             by="[as_array(value, _what) for value in [*_column.values()][: len(_ids)]]",
         ),
         tests=[
-            "unit/training/test_source.py::"
+            "unit/training/test_run_tokens.py::"
             "test_a_shuffled_table_trains_the_same_weights_bit_for_bit"
         ],
     ),

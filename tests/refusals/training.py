@@ -16,8 +16,8 @@ import pandas as pd
 from dinoneck import ConfigError, DataError, RegistryError
 from dinoneck.data import Pasture, read_table
 from dinoneck.training import MemoryTokens, TrainConfig, group_folds, train
+from dinoneck.training.comparison import prepare_heads
 from dinoneck.training.folds import column_folds
-from dinoneck.training.run import prepare_heads
 from tests.refusals import Row
 from tests.unit.training.meadow import (
     COUNT,
@@ -27,7 +27,7 @@ from tests.unit.training.meadow import (
     with_gaps,
     write_meadow,
 )
-from tests.unit.training.test_source import tokens_of
+from tests.unit.training.test_run_tokens import tokens_of
 
 PASTURE = Pasture(size=(32, 64)).table(range(8))[["images", "GDM_g"]]
 GRAMS, N = PASTURE["GDM_g"].to_numpy(), len(PASTURE)

@@ -88,7 +88,7 @@ def extract(
         root = images[0]
     cli.check_backbone_name(backbone.name, backbone.source)
     from dinoneck.store.feature_store import FeatureStore, no_empty_store
-    from dinoneck.training.source import open_backbone
+    from dinoneck.training.run_tokens import open_backbone
 
     model = open_backbone(backbone, device, norm=not no_norm)
     # with several processes another one may be about to write

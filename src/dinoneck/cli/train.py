@@ -18,7 +18,7 @@ from dinoneck.training.config import TrainConfig
 if TYPE_CHECKING:
     from dinoneck.data.layout import DataFolder
     from dinoneck.data.preprocessing import Preprocessing
-    from dinoneck.training.run import Run
+    from dinoneck.training.run import Trainer
 
 # patches of an image: attention grows with their square, and above it takes most of a pass
 MANY_PATCHES = 4096
@@ -128,16 +128,17 @@ def _train_heads(
 
     ``folder`` is the folder of data that the configuration was made of, which is read already.
     """
-    from dinoneck.training.run import Run, prepare_heads, train_heads
+    from dinoneck.training.comparison import prepare_heads, train_heads
+    from dinoneck.training.run import prepare
 
     if not heads:
-        only = Run(config, out, overwrite=overwrite, data_folder=folder)
-        _describe(only)
-        return only.train(resume=resume)
-    runs = prepare_heads(config, heads, out, overwrite=overwrite, data_folder=folder)
-    first = next(iter(runs.values()))
+        trainer = prepare(config, out, overwrite=overwrite, data_folder=folder)
+        _describe(trainer)
+        return trainer.train(resume=resume)
+    trainers = prepare_heads(config, heads, out, overwrite=overwrite, data_folder=folder)
+    first = next(iter(trainers.values()))
     _describe(first)
-    return train_heads(runs, out, resume=resume)
+    return train_heads(trainers, out, resume=resume)
 
 
 def _check_names(run: TrainConfig) -> None:
@@ -215,20 +216,20 @@ def with_width(run: TrainConfig, hidden_dim: int | None) -> TrainConfig:
     return run.changed(head={**run.head, width: hidden_dim})
 
 
-def _describe(run: Run) -> None:
+def _describe(trainer: Trainer) -> None:
     """Print what a run trains on, what the head will read, and what a user should know before the work."""
     from dinoneck.data.cells import GROUP, IMAGES
     from dinoneck.data.decoding import read_image_size
     from dinoneck.data.layout import HELD_OUT
     from dinoneck.training.table import groups_of, target_columns
 
-    config = run.config
-    table = run.table
-    source = run.source
+    config = trainer.config
+    table = trainer.table
+    tokens = trainer.tokens
 
     # what it learns
     targets, auxiliary = target_columns(config, table)
-    masks = [task.name for task in run.problem.tasks if task.is_map]
+    masks = [task.name for task in trainer.problem.tasks if task.is_map]
     num_groups = len(set(groups_of(table)))
     line = f"{len(table)} images, {num_groups} groups, targets {', '.join([*targets, *masks])}"
     if auxiliary:
@@ -236,25 +237,25 @@ def _describe(run: Run) -> None:
     print(line)
 
     # what it reads
-    grid = source.first.grid
+    grid = tokens.example.grid
     patches = f"{grid.rows}x{grid.cols} patches"
-    if source.backbone is None:
-        print(f"Tokens come from {config.data.store}: {source.record.get('name')}, {patches}.")
+    if tokens.backbone is None:
+        print(f"Tokens come from {config.data.store}: {tokens.record.get('name')}, {patches}.")
     else:
         size = read_image_size(table[IMAGES].iloc[0])
         height, width = size
-        new_height, new_width = source.preprocess.placement(size).canvas
+        new_height, new_width = tokens.preprocess.placement(size).canvas
         print(
             f"The first image, {height}x{width} px (height x width), becomes "
             f"{new_height}x{new_width} px, {patches}."
         )
-        show_remainder(source.preprocess, source.preprocess.size or size)
-        for line in size_advice(source.preprocess, size):
+        show_remainder(tokens.preprocess, tokens.preprocess.size or size)
+        for line in size_advice(tokens.preprocess, size):
             print(line)
 
     # how it is scored
     is_drawn = config.folds.column is None and HELD_OUT not in table.attrs
-    if GROUP not in table and is_drawn and len(run.folds) > 1:
+    if GROUP not in table and is_drawn and len(trainer.folds) > 1:
         print(
             "No --group: images of one place or day may fall into several folds, and every score "
             "looks better."

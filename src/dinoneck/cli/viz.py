@@ -448,7 +448,7 @@ class Features:
                 )
             return _stored_tokens(self.store, files, images)
         cli.check_backbone_name(self.backbone.name, self.backbone.source)
-        from dinoneck.training.source import open_backbone
+        from dinoneck.training.run_tokens import open_backbone
 
         backbone = open_backbone(self.backbone, self.device)
         preprocess = backbone.preprocess.changed(
@@ -473,7 +473,7 @@ def _stored_tokens(path: Path, files: Sequence[Path], images: Sequence[Path]) ->
     """
     from dinoneck.store.feature_store import FeatureStore
     from dinoneck.training.ids import IdMatcher
-    from dinoneck.training.source import TableTokens, compare_images
+    from dinoneck.training.run_tokens import StoreSubset, compare_images
 
     store = FeatureStore.open(path)
     names = cli.names_below(files)
@@ -482,7 +482,7 @@ def _stored_tokens(path: Path, files: Sequence[Path], images: Sequence[Path]) ->
         stored = IdMatcher(store.ids)
         if all(stored.find(name) is not None for name in relative):
             names = relative
-    ids = TableTokens(store, names).ids
+    ids = StoreSubset(store, names).ids
     compare_images(store, dict(zip(ids, files, strict=True)))
     return ImageTokens(
         names=list(ids),

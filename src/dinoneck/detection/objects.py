@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from dinoneck.data.copies import warn_of_changed_copies
 from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.listed_images import UNKNOWN
+from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.evaluation import (
     count_objects,
     open_objects,
@@ -28,14 +29,20 @@ from dinoneck.extras import check_installed
 from dinoneck.heads.head import Head
 from dinoneck.inference.resolution import objects_at_image_size
 from dinoneck.inference.results import coco_objects
+from dinoneck.registry import import_modules
 from dinoneck.tasks import OBJECTS, Task
-from dinoneck.training.config import TrainConfig
-from dinoneck.training.folder import Callback
+from dinoneck.training import folder as files
+from dinoneck.training.config import TrainConfig, check_used
+from dinoneck.training.evaluators import FoldTokens, Logs
+from dinoneck.training.folds import Fold, folds_of
+from dinoneck.training.new_head import head_type
 from dinoneck.training.problem import Problem
-from dinoneck.training.report import HEAD
-from dinoneck.training.run import Run
+from dinoneck.training.recipe import Recipe
+from dinoneck.training.report import HEAD, Methods, summary
+from dinoneck.training.run import Trainer
+from dinoneck.training.run_tokens import RunTokens
 from dinoneck.training.scored import ValueTarget
-from dinoneck.training.token_sources import LiveTokens, TokenSource
+from dinoneck.training.table import table_of
 
 TASK = "objects"
 FEWEST_STEPS = 500
@@ -87,7 +94,6 @@ def train_instances(
         CheckpointError: if ``out`` holds an unfinished run of another config or of other objects.
     """
     data = config.data
-    optim = config.optim
     check_installed("pycocotools", "masks")
     check_installed("scipy", "masks")
     dataset = open_objects(
@@ -98,82 +104,193 @@ def train_instances(
     dataset.warn_of_turned_images()
     if config.folds.count != 1:
         warn_of_changed_copies(dataset.paths, remedy="Leave them out")
-    most = max(dataset.numbers.values()) + len(dataset.stuff)
-    head = config.head
+    config = with_object_defaults(config, dataset)
+    trainer = prepare_instances(config, Path(out), dataset, overwrite=overwrite)
+    for fold in trainer.folds:
+        if not fold.is_of_all_images:
+            train_images = dataset.take(fold.train.tolist())
+            train_images.check_part(
+                dataset.class_counts, noun, f"the training images of fold {fold.name}"
+            )
+    return trainer.train(resume=resume)
+
+
+def with_object_defaults(config: TrainConfig, dataset: Any) -> TrainConfig:
+    """Return the config with a head, its queries and the number of epochs, where the config has none.
+
+    Raises:
+        DataError: if an image has more objects than the head has queries.
+    """
+    most_objects = max(dataset.numbers.values()) + len(dataset.stuff)
+    head = _head_with_defaults(config, most_objects)
+    num_queries: Any = head.get("num_queries", most_objects)
+    if most_objects > num_queries:
+        raise DataError(
+            f"{dataset.file}: an image has {most_objects} objects; num_queries is {num_queries}, "
+            f"expected {most_objects} or more"
+        )
+    optim = _recipe_with_epochs(config.optim, len(dataset))
+    return config.changed(head=head, optim=optim)
+
+
+def _head_with_defaults(config: TrainConfig, most_objects: int) -> dict[str, Any]:
+    """The arguments of the head; a mask head has twice as many queries as an image has objects at most."""
+    head = dict(config.head)
     if "type" not in head:
-        if data.panoptic is None:
+        if config.data.panoptic is None:
             head = {"type": "dpt_neck", "out_channels": 64} | head
         else:
             head = {"type": "mask"} | head
     if head["type"] == "mask":
-        head = {"num_queries": min(max(2 * most, _FEWEST_QUERIES), _MOST_QUERIES)} | head
-    num_queries: Any = head.get("num_queries", most)
-    if most > num_queries:
-        raise DataError(
-            f"{dataset.file}: an image has {most} objects; num_queries is {num_queries}, "
-            f"expected {most} or more"
-        )
-    if optim.epochs == type(optim)().epochs:
-        steps_per_epoch = math.ceil(len(dataset) / optim.batch_size)
-        epochs = max(optim.epochs, math.ceil(FEWEST_STEPS / steps_per_epoch))
-        optim = optim.changed(epochs=epochs)
-    config = config.changed(head=head, optim=optim)
-    run = _InstanceRun(config, Path(out), dataset, overwrite=overwrite)
-    for number, (train_rows, _) in run.folds.items():
-        if number is not None:
-            train_images = dataset.take(train_rows.tolist())
-            train_images.check_part(
-                dataset.class_counts, noun, f"the training images of fold {number}"
+        num_queries = min(max(2 * most_objects, _FEWEST_QUERIES), _MOST_QUERIES)
+        head = {"num_queries": num_queries} | head
+    return head
+
+
+def _recipe_with_epochs(optim: Recipe, num_images: int) -> Recipe:
+    """The recipe with so many epochs that enough steps are taken, if the config leaves their number as it is."""
+    if optim.epochs != type(optim)().epochs:
+        return optim
+    steps_per_epoch = math.ceil(num_images / optim.batch_size)
+    epochs = max(optim.epochs, math.ceil(FEWEST_STEPS / steps_per_epoch))
+    return optim.changed(epochs=epochs)
+
+
+def prepare_instances(
+    config: TrainConfig, out: Path, dataset: Any, *, overwrite: bool = False
+) -> Trainer:
+    """Return the trainer of heads that learn the objects of a dataset.
+
+    Raises:
+        DinoneckError: as :func:`train_instances`.
+    """
+    files.check_folder(out, overwrite=overwrite)
+    check_used(config, with_table=True)
+    import_modules(config.imports)
+    head_type(config)  # a name that is not registered is refused before anything is read
+    table = table_of(config, _table_of_dataset(dataset))
+    tokens = RunTokens.open(config, table)
+    tokens.check_start(config)
+    problem = object_problem(config, dataset, tokens.preprocess)
+    folds = folds_of(config, table)
+    evaluator = ObjectEvaluator(
+        table, dataset, problem=problem, folds=folds, preprocess=tokens.preprocess
+    )
+    return Trainer(
+        config,
+        out,
+        table=table,
+        tokens=tokens,
+        problem=problem,
+        folds=folds,
+        evaluator=evaluator,
+    )
+
+
+def _table_of_dataset(dataset: Any) -> Any:
+    """The images of a dataset as a table, whose ids are paths below the folder that all lie in."""
+    import pandas as pd
+
+    folder = os.path.commonpath([path.parent for path in dataset.paths])
+    names = [os.path.relpath(path, folder) for path in dataset.paths]
+    return pd.DataFrame({IMAGES: [*dataset.paths]}, index=names, dtype=object)
+
+
+def object_problem(config: TrainConfig, dataset: Any, preprocess: Preprocessing) -> Problem:
+    """Return what heads learn of a dataset: the ids of objects, a value per 4 x 4 pixels.
+
+    Raises:
+        DataError: if the prepared images have several sizes.
+    """
+    labels = dataset.classes
+    task = Task(TASK, dim=len(labels), kind="instances", labels=labels)
+    if config.data.panoptic is not None:
+        things = tuple(label for i, label in enumerate(labels) if i not in dataset.stuff)
+        task = replace(task, kind="panoptic", things=things)
+    maps = [_object_ids(dataset, i, preprocess) for i in range(len(dataset))]
+    for path, ids in zip(dataset.paths, maps, strict=True):
+        if ids.shape != maps[0].shape:
+            raise DataError(
+                f"{path} comes to another size than {dataset.paths[0]}; give one (size=, --size)"
             )
-    return run.train(resume=resume)
+    numbers = np.array([*dataset.numbers.values()], np.float64)[:, None]
+    scored = {TASK: ValueTarget(TASK, columns=(0,), truth=numbers)}
+    return Problem([task], {TASK: torch.cat(maps)}, weights={}, compositions=[], scored=scored)
 
 
-class _InstanceRun(Run):
-    """A run whose heads learn the objects of a dataset.
+def _object_ids(dataset: Any, i: int, preprocess: Preprocessing) -> torch.Tensor:
+    """The ids of objects (1, h, w) in a prepared image, a value per 4 x 4 pixels; -1 in crowd regions."""
+    reader = DenseLabels(classes=OBJECTS * (len(dataset.classes) + 1), nodata=UNKNOWN)
+    pixels = dataset.pixels(i).clip(UNKNOWN)
+    ids = reader.indices([pixels], preprocess)
+    middle = _STRIDE // 2
+    return ids[:, middle::_STRIDE, middle::_STRIDE]
+
+
+class ObjectEvaluator:
+    """Predicts and scores the objects of held-out images.
+
+    Args:
+        table: the images.
+        dataset: the same images with their objects.
+        problem: of :func:`object_problem`.
+        folds: of the run.
+        preprocess: how images are prepared.
 
     Attributes:
         objects: smallest score -> image id -> the held-out predictions, see
             :func:`dinoneck.inference.coco_objects`.
+        methods: ``head`` -> the predicted numbers of objects; empty until :meth:`report`.
     """
 
-    def __init__(self, config: TrainConfig, out: Path, dataset: Any, *, overwrite: bool) -> None:
-        import pandas as pd
-
+    def __init__(
+        self,
+        table: Any,
+        dataset: Any,
+        *,
+        problem: Problem,
+        folds: Sequence[Fold],
+        preprocess: Preprocessing,
+    ) -> None:
+        self.table = table
         self.dataset = dataset
-        self.is_panoptic = config.data.panoptic is not None
+        self.targets = problem.scored
+        self.folds = folds
+        self.preprocess = preprocess
+        self.is_panoptic = problem.tasks[0].kind == "panoptic"
         min_scores = _MIN_SCORES if self.is_panoptic else (0.0,)
         self.objects: dict[float, dict[int, Any]] = {min_score: {} for min_score in min_scores}
-        folder = os.path.commonpath([path.parent for path in dataset.paths])
-        names = [os.path.relpath(path, folder) for path in dataset.paths]
-        table = pd.DataFrame({IMAGES: [*dataset.paths]}, index=names, dtype=object)
-        super().__init__(config, out, table=table, overwrite=overwrite)
+        self.methods: Methods = {}
 
-    def _problem(self) -> Problem:
-        labels = self.dataset.classes
-        task = Task(TASK, dim=len(labels), kind="instances", labels=labels)
-        if self.is_panoptic:
-            stuff = self.dataset.stuff
-            things = tuple(label for i, label in enumerate(labels) if i not in stuff)
-            task = replace(task, kind="panoptic", things=things)
-        ids = [self._ids(i) for i in range(len(self.dataset))]
-        for path, image_ids in zip(self.dataset.paths, ids, strict=True):
-            if image_ids.shape != ids[0].shape:
-                raise DataError(
-                    f"{path} comes to another size than {self.dataset.paths[0]}; give one (size=, "
-                    "--size)"
+    def predict_fold(
+        self, problem: Problem, fold: Fold, head: Any, tokens: FoldTokens
+    ) -> tuple[list[Head], dict[str, Any]]:
+        """Predict the objects of the held-out images; return the head and the facts for its file."""
+        source = tokens.of_head
+        device = next(head.parameters()).device
+        for row in fold.valid.tolist():
+            image_tokens = source.batch([source.ids[row]]).to(device)
+            size = read_image_size(self.dataset.paths[row])
+            for min_score, objects in self.objects.items():
+                predicted = objects_at_image_size(
+                    head,
+                    image_tokens,
+                    problem.tasks[0],
+                    size,
+                    self.preprocess,
+                    min_score,
                 )
-        numbers = np.array([*self.dataset.numbers.values()], np.float64)[:, None]
-        scored = {TASK: ValueTarget(TASK, columns=(0,), truth=numbers)}
-        return Problem([task], {TASK: torch.cat(ids)}, weights={}, compositions=[], scored=scored)
+                objects[self.dataset.ids[row]] = coco_objects(predicted)
+        facts = {} if fold.is_of_all_images else {"fold": fold.number}
+        return [head], facts
 
-    def _ids(self, i: int) -> torch.Tensor:
-        """The ids of objects (1, h, w) in the prepared image, a value per 4 x 4 pixels; -1 in crowd regions."""
-        reader = DenseLabels(classes=OBJECTS * (len(self.dataset.classes) + 1), nodata=UNKNOWN)
-        pixels = self.dataset.pixels(i).clip(UNKNOWN)
-        ids = reader.indices([pixels], self.source.preprocess)
-        return ids[:, _STRIDE // 2 :: _STRIDE, _STRIDE // 2 :: _STRIDE]
+    def final_problem(self, problem: Problem) -> Problem:
+        """Return the problem with the smallest score that gives the best scores of held-out images."""
+        min_score = self._best_scores(self.dataset)["min_score"]
+        task = replace(problem.tasks[0], minimum=min_score)
+        return replace(problem, tasks=[task])
 
-    def _scored(self, dataset: Any) -> dict[str, Any]:
+    def _best_scores(self, dataset: Any) -> dict[str, Any]:
         """The scores of held-out images, with the smallest score ``min_score`` that gives the best ones."""
         if not self.is_panoptic:
             return score_masks(dataset, self.objects[0.0])
@@ -182,54 +299,23 @@ class _InstanceRun(Run):
             candidates.append({"min_score": min_score, **score_segments(dataset, objects)})
         return max(candidates, key=lambda scores: scores["PQ"] or 0.0)
 
-    def _train_head(
-        self, number: int | None, source: TokenSource, callbacks: Sequence[Callback]
-    ) -> Head:
-        # the head of all images is the last: all objects have been predicted by heads of folds
-        if number is None:
-            min_score = self._scored(self.dataset)["min_score"]
-            task = replace(self.problem.tasks[0], minimum=min_score)
-            self.heads[None] = self._new_head(replace(self.problem, tasks=[task]), None)
-        return super()._train_head(number, source, callbacks)
-
-    def _predict(
-        self, number: int | None, head: Any, tokens: TokenSource, live: LiveTokens | None
-    ) -> tuple[list[Head], dict[str, Any]]:
-        """Predict the objects of the held-out images."""
-        source = live or tokens
-        device = next(head.parameters()).device
-        _, held_out = self.folds[number]
-        for row in held_out.tolist():
-            image_tokens = source.batch([tokens.ids[row]]).to(device)
-            size = read_image_size(self.dataset.paths[row])
-            for min_score, objects in self.objects.items():
-                predicted = objects_at_image_size(
-                    head,
-                    image_tokens,
-                    self.problem.tasks[0],
-                    size,
-                    self.source.preprocess,
-                    min_score,
-                )
-                objects[self.dataset.ids[row]] = coco_objects(predicted)
-        facts = {} if number is None else {"fold": number}
-        return [head], facts
-
-    def _report(self) -> dict[str, Any]:
-        """The scores of the held-out objects, and of their numbers."""
+    def report(self, logs: Logs, units: Mapping[str, str]) -> dict[str, Any]:
+        """Return the scores of the held-out objects, and of their numbers."""
         held_out: list[int] = []  # of all folds, or of the only one (folds.only)
-        for _, valid_rows in self.folds.values():
-            held_out += valid_rows.tolist()
+        for fold in self.folds:
+            held_out += fold.valid.tolist()
         scores: dict[str, Any] = {}
         if held_out:
-            scores = self._scored(self.dataset.take(held_out))
+            scores = self._best_scores(self.dataset.take(held_out))
         min_score = scores.get("min_score") or 0.0
         objects = self.objects.get(min_score if self.is_panoptic else 0.0, {})
         numbers = []
         for image_id in self.dataset.ids:
             numbers.append([float(count_objects(objects.get(image_id, ()), min_score))])
-        self.predictions = {HEAD: {TASK: np.array(numbers)}}
-        report = {**self.scores(self.predictions), "verdict": None}
+        self.methods = {HEAD: {TASK: np.array(numbers)}}
+        valid_rows = [fold.valid for fold in self.folds]
+        report = summary(self.table, self.targets, self.methods, valid_rows, units)
+        report["verdict"] = None
         if held_out:
             report["segments" if self.is_panoptic else "masks"] = {HEAD: scores}
         return report

@@ -39,6 +39,7 @@ from dinoneck.errors import ConfigError
 from dinoneck.extras import check_installed
 from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.registry import import_modules
+from dinoneck.store.images import cached_hash_of
 from dinoneck.text import in_words
 from dinoneck.training import folder as files
 from dinoneck.training.config import TrainConfig, check_used
@@ -47,7 +48,7 @@ from dinoneck.training.engine import Engine, Row, gather, restored_random_state
 from dinoneck.training.folds import Fold
 from dinoneck.training.new_head import start_from
 from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
-from dinoneck.training.source import open_backbone
+from dinoneck.training.run_tokens import open_backbone
 from dinoneck.training.trained_images import write_trained_images
 from dinoneck.version import versions
 
@@ -199,8 +200,21 @@ class DetectorTrainer:
             datasets.append([*images.ids, images.ground_truth()])
         content = json.dumps(datasets).encode()
         values["hash of images and boxes"] = hashlib.sha256(content).hexdigest()
+        values[files.IMAGE_FILES] = self._hash_of_images()
         values["backbone record"] = self.detector.record
         return values
+
+    def _hash_of_images(self) -> str:
+        """The SHA-256 of the contents of all images, which the first process reads.
+
+        The hashes of the training images are kept for ``trained_on.csv``: no image is hashed twice.
+        """
+        digest = hashlib.sha256()
+        if self.engine.rank == 0:
+            for path in (*self.train_images.paths, *self.val_images.paths):
+                digest.update(cached_hash_of(path).encode())
+        of_first_process, *_ = gather(digest.hexdigest())
+        return str(of_first_process)
 
     def _start_or_continue(self) -> None:
         """Score the first weights of a new run; tell the detector what was trained in an interrupted one."""
@@ -333,12 +347,10 @@ class DetectorTrainer:
 
     def _write_trained_images(self) -> None:
         """Write the names and the hashes of the training images."""
-        train = self.train_images
-        all_trained: Fold = (np.arange(len(train)), np.arange(0))  # none is held out
-        names = [str(path) for path in train.paths]
-        write_trained_images(
-            self.folder, train.paths, names, tokens=None, folds={None: all_trained}
-        )
+        paths = self.train_images.paths
+        names = [str(path) for path in paths]
+        all_images = Fold.of_all_images(len(paths))
+        write_trained_images(self.folder, paths, names, tokens=None, folds=[all_images])
 
     def _report(self) -> dict[str, Any]:
         """What ``report.json`` holds, see :func:`train_detector`."""

@@ -25,7 +25,7 @@ from dinoneck.heads.outputs import DENSITY_CELLS
 from dinoneck.losses.composition import Composition
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
-from dinoneck.training.folds import Fold, group_folds
+from dinoneck.training.folds import FoldRows, group_folds
 from dinoneck.training.samples import match_samples
 from dinoneck.training.token_sources import TokenSource, in_batches
 
@@ -45,7 +45,7 @@ _Integers = np.ndarray[Any, np.dtype[np.int64]]
 def ridge_probe(
     source: TokenSource,
     targets: Any,
-    folds: Sequence[Fold],
+    folds: Sequence[FoldRows],
     *,
     target_ids: Sequence[str] | None = None,
     groups: Sequence[Hashable] | None = None,

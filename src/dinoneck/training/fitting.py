@@ -44,8 +44,8 @@ from dinoneck.training.ids import IdMatcher
 from dinoneck.training.objective import Objective
 from dinoneck.training.origins import note_origin
 from dinoneck.training.recipe import Recipe
+from dinoneck.training.run_tokens import compare_images
 from dinoneck.training.samples import Samples, match_samples
-from dinoneck.training.source import compare_images
 from dinoneck.training.targets import known, normalise_samples
 from dinoneck.training.token_sources import LiveTokens, TokenSource, in_batches
 

@@ -40,8 +40,9 @@ TOKENS = "tokens"
 TARGETS = "hash of targets and folds"
 SAMPLES = "ids and targets of the samples"
 BACKBONE = "backbone of live tokens"
+IMAGE_FILES = "hash of image files"
 # entries that runs of 0.3 do not have; they are not compared there
-_NOT_IN_OLD_RUNS = (TOKENS, TARGETS, SAMPLES, BACKBONE)
+_NOT_IN_OLD_RUNS = (TOKENS, TARGETS, SAMPLES, BACKBONE, IMAGE_FILES)
 # entries of 0.3 with some tokens in them, whose last bits depend on the device -> the entry that is
 # compared in their place where both runs have it
 _REPLACED = {"hash of images and targets": TARGETS, "ids and targets": SAMPLES}

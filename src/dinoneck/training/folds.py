@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Hashable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
@@ -20,13 +21,54 @@ from dinoneck.training.recipe import Seed, converted
 from dinoneck.training.table import class_names, column_numbers, groups_of, target_columns
 
 logger = logging.getLogger(__name__)
-_Rows = np.ndarray[Any, np.dtype[np.int64]]
-Fold = tuple[_Rows, _Rows]
+Rows = np.ndarray[Any, np.dtype[np.int64]]
+FoldRows = tuple[Rows, Rows]
+"""``(train, valid)`` rows of a table."""
 _BINS = 5  # of a column of numbers that folds are stratified by
 
 
-def folds_of(config: TrainConfig, table: Any) -> dict[int | None, Fold]:
-    """Return the folds to train by their numbers: ``(train, valid)`` rows of the table; None = all images.
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """Rows of a table to train on, and those that are held out.
+
+    Attributes:
+        number: of the fold; None = the fold of all images, which holds out none and is trained
+            after the others, see :attr:`TrainConfig.trains_on_all`.
+        train: rows to train on, ascending.
+        valid: rows that are held out, ascending.
+    """
+
+    number: int | None
+    train: Rows
+    valid: Rows
+
+    @classmethod
+    def of_all_images(cls, num_images: int) -> Fold:
+        """Return the fold that trains on all images."""
+        return cls(number=None, train=np.arange(num_images), valid=np.arange(0))
+
+    @property
+    def is_of_all_images(self) -> bool:
+        """Whether it is the fold of all images."""
+        return self.number is None
+
+    @property
+    def name(self) -> str:
+        """Its name in files and messages."""
+        return "all" if self.number is None else str(self.number)
+
+    @property
+    def rows(self) -> Rows:
+        """All its rows, those to train on first."""
+        return np.concatenate([self.train, self.valid])
+
+    def seed(self, base: int) -> int:
+        """Return the seed of its head and of its training, of a run with the seed ``base``."""
+        return base + (self.number or 0)
+
+
+def folds_of(config: TrainConfig, table: Any) -> list[Fold]:
+    """Return the folds to train, in the order in which they are trained.
 
     Warnings name groups that folds of a column share, and classes of which a fold holds out images
     and trains on none.
@@ -40,30 +82,39 @@ def folds_of(config: TrainConfig, table: Any) -> dict[int | None, Fold]:
             target.
         DataError: if there are fewer groups than folds.
     """
-    chosen, groups = config.folds, groups_of(table)
-    all_images: Fold = np.arange(len(table)), np.arange(0)
-    if chosen.column is None and HELD_OUT in table.attrs and chosen.count != 1:
-        every_fold = _part_folds(table)
-    elif chosen.column is not None:
-        every_fold = _part_folds(table) if HELD_OUT in table.attrs else column_folds(table[FOLD])
-        _warn_of_split_groups(chosen.column, groups, every_fold)
-    elif chosen.count == 1:
-        every_fold = [all_images]
-    else:
-        if GROUP in table:
-            _warn_of_single_groups(groups)
-        stratify = None if chosen.stratify is None else _strata(table, chosen.stratify)
-        every_fold = group_folds(groups, chosen.count, config.optim.seed, stratify=stratify)
-    if chosen.only is not None and chosen.only >= (count := len(every_fold)):
-        raise ConfigError(
-            f"fold is {chosen.only} and there are {count} folds; expected 0 ... {count - 1}"
-        )
-    folds: dict[int | None, Fold] = {
-        i: fold for i, fold in enumerate(every_fold) if chosen.only in (None, i)
-    }
-    for name, fold in folds.items():
-        _warn_of_unseen_classes(config, table, name, fold)
-    return folds | {None: all_images} if config.trains_on_all and len(folds) > 1 else folds
+    only = config.folds.only
+    every_fold = _every_fold(config, table)
+    count = len(every_fold)
+    if only is not None and only >= count:
+        raise ConfigError(f"fold is {only} and there are {count} folds; expected 0 ... {count - 1}")
+    folds = []
+    for number, (train, valid) in enumerate(every_fold):
+        if only in (None, number):
+            folds.append(Fold(number, train, valid))
+    for fold in folds:
+        _warn_of_unseen_classes(config, table, fold)
+    if config.trains_on_all and len(folds) > 1:
+        folds.append(Fold.of_all_images(len(table)))
+    return folds
+
+
+def _every_fold(config: TrainConfig, table: Any) -> list[FoldRows]:
+    """The rows of all folds that a config describes."""
+    settings = config.folds
+    has_parts = HELD_OUT in table.attrs
+    if settings.column is None and has_parts and settings.count != 1:
+        return _part_folds(table)
+    groups = groups_of(table)
+    if settings.column is not None:
+        folds = _part_folds(table) if has_parts else column_folds(table[FOLD])
+        _warn_of_split_groups(settings.column, groups, folds)
+        return folds
+    if settings.count == 1:
+        return [(np.arange(len(table)), np.arange(0))]
+    if GROUP in table:
+        _warn_of_single_groups(groups)
+    stratify = None if settings.stratify is None else _strata(table, settings.stratify)
+    return group_folds(groups, settings.count, config.optim.seed, stratify=stratify)
 
 
 def _warn_of_single_groups(groups: Sequence[Hashable]) -> None:
@@ -77,7 +128,9 @@ def _warn_of_single_groups(groups: Sequence[Hashable]) -> None:
         )
 
 
-def _warn_of_split_groups(column: str, groups: Sequence[Hashable], folds: Sequence[Fold]) -> None:
+def _warn_of_split_groups(
+    column: str, groups: Sequence[Hashable], folds: Sequence[FoldRows]
+) -> None:
     """Log the groups that have images in several folds of a column."""
     labels = np.array(groups)
     split: set[str] = set()
@@ -93,28 +146,28 @@ def _warn_of_split_groups(column: str, groups: Sequence[Hashable], folds: Sequen
         )
 
 
-def _warn_of_unseen_classes(config: TrainConfig, table: Any, name: int | None, fold: Fold) -> None:
+def _warn_of_unseen_classes(config: TrainConfig, table: Any, fold: Fold) -> None:
     """Log the classes of which a fold holds out images and trains on none."""
-    train, valid = fold
     targets, auxiliary = target_columns(config, table)
     for column in (*targets, *auxiliary):
         names = class_names(table, column) if column in table else ()
         if not names:
             continue
         codes = np.asarray(table[column].cat.codes)  # -1 = missing
-        unseen = [names[code] for code in np.setdiff1d(codes[valid], codes[train]) if code >= 0]
+        unseen_codes = np.setdiff1d(codes[fold.valid], codes[fold.train])
+        unseen = [names[code] for code in unseen_codes if code >= 0]
         if unseen:
             logger.warning(
                 "fold %s holds out images of the %s %s and trains on none: they cannot be predicted "
                 "right. Use other folds (--stratify %s), or remove what is too rare",
-                name,
+                fold.name,
                 column,
                 some_of(unseen, 5),
                 column,
             )
 
 
-def _part_folds(table: Any) -> list[Fold]:
+def _part_folds(table: Any) -> list[FoldRows]:
     """The folds that parts make: one that holds a part out, or one for each part."""
     held_out = table.attrs[HELD_OUT]
     if held_out is None:
@@ -129,7 +182,7 @@ def group_folds(
     seed: int,
     *,
     stratify: Sequence[Hashable] | None = None,
-) -> list[Fold]:
+) -> list[FoldRows]:
     """Split rows into folds of about equal size; rows of one group are validated in one fold.
 
     Random row folds overstate a model when images of one day or field look alike.
@@ -157,25 +210,28 @@ def group_folds(
     """
     converted("n_folds", n_folds, Annotated[int, Meta(ge=2)])
     converted("seed", seed, Seed)
-    of_row = _numbered(groups, "group")
-    sizes = np.bincount(of_row)
-    if len(sizes) < n_folds:
+    group_of_row = _numbered(groups, "group")
+    group_sizes = np.bincount(group_of_row)
+    if len(group_sizes) < n_folds:
         raise DataError(
-            f"{len(sizes)} groups cannot fill {n_folds} folds; use fewer folds or a finer group "
+            f"{len(group_sizes)} groups cannot fill {n_folds} folds; use fewer folds or a finer group "
             "column"
         )
     if stratify is not None:
-        return _stratified(of_row, _numbered(stratify, "class"), n_folds, seed)
-    shuffled = np.random.RandomState(seed).permutation(len(sizes))
-    fold_of, filled = np.zeros(len(sizes), dtype=np.int64), np.zeros(n_folds, dtype=np.int64)
-    # the largest first, to the emptiest fold
-    for group in shuffled[np.argsort(-sizes[shuffled], kind="stable")]:
-        fold_of[group] = filled.argmin()
-        filled[fold_of[group]] += sizes[group]
-    return _held_out(fold_of[of_row], n_folds)
+        return _stratified(group_of_row, _numbered(stratify, "class"), n_folds, seed)
+    # the largest group first, to the emptiest fold; equal ones in random order
+    shuffled = np.random.RandomState(seed).permutation(len(group_sizes))
+    largest_first = shuffled[np.argsort(-group_sizes[shuffled], kind="stable")]
+    fold_of_group = np.zeros(len(group_sizes), dtype=np.int64)
+    fold_sizes = np.zeros(n_folds, dtype=np.int64)
+    for group in largest_first:
+        emptiest = fold_sizes.argmin()
+        fold_of_group[group] = emptiest
+        fold_sizes[emptiest] += group_sizes[group]
+    return _held_out(fold_of_group[group_of_row], n_folds)
 
 
-def column_folds(labels: Any) -> list[Fold]:
+def column_folds(labels: Any) -> list[FoldRows]:
     """Return the folds of a column: the rows of each distinct label are held out once, in the labels' order.
 
     Numbers are sorted as numbers.
@@ -187,45 +243,44 @@ def column_folds(labels: Any) -> list[Fold]:
         >>> [valid.tolist() for _, valid in column_folds(["10", "2", "2", "10"])]
         [[1, 2], [0, 3]]
     """
-    same = _same(labels, "fold")
-    distinct = sorted(set(same), key=str)
+    row_labels = _comparable(labels, "fold")
+    distinct = sorted(set(row_labels), key=str)
     if len(distinct) < 2:
         raise DataError(
-            f"all {len(same)} rows are of one fold, {distinct}; expected two different labels or "
-            "more"
+            f"all {len(row_labels)} rows are of one fold, {distinct}; expected two different labels "
+            "or more"
         )
     with suppress(TypeError, ValueError):  # texts stay sorted as texts
         distinct = sorted(distinct, key=float)
-    return _held_out(np.array([distinct.index(label) for label in same]), len(distinct))
+    fold_of_row = np.array([distinct.index(label) for label in row_labels])
+    return _held_out(fold_of_row, len(distinct))
 
 
 def _strata(table: Any, column: str) -> list[Any]:
     """One class per row: those of a column, or of numbers the quantile they are in."""
     if column in OWN_COLUMNS or column not in table:
-        known = ", ".join(name for name in table.columns if name not in OWN_COLUMNS)
-        raise ConfigError(f"folds.stratify is {column!r}; expected one of the targets {known}")
+        targets = ", ".join(name for name in table.columns if name not in OWN_COLUMNS)
+        raise ConfigError(f"folds.stratify is {column!r}; expected one of the targets {targets}")
     if class_names(table, column):
         return list(table[column].cat.codes)
     values = column_numbers(table, column)
-    return list(np.searchsorted(np.nanquantile(values, np.linspace(0, 1, _BINS + 1)[1:-1]), values))
+    inner_edges = np.linspace(0, 1, _BINS + 1)[1:-1]
+    return list(np.searchsorted(np.nanquantile(values, inner_edges), values))
 
 
-def _stratified(of_row: _Rows, classes: _Rows, n_folds: int, seed: int) -> list[Fold]:
-    if len(classes) != len(of_row):
+def _stratified(group_of_row: Rows, classes: Rows, n_folds: int, seed: int) -> list[FoldRows]:
+    if len(classes) != len(group_of_row):
         raise DataError(
             f"stratify holds {counted(len(classes), 'class label')} for "
-            f"{counted(len(of_row), 'row')}; expected one for each"
+            f"{counted(len(group_of_row), 'row')}; expected one for each"
         )
     try:
         from sklearn.model_selection import StratifiedGroupKFold
     except ImportError as error:
         raise missing_extra("scikit-learn", "train") from error
+    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
     try:
-        folds = [
-            *StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed).split(
-                of_row, classes, of_row
-            )
-        ]
+        folds = list(splitter.split(group_of_row, classes, group_of_row))
     except ValueError as error:  # too few rows of every class
         raise DataError(
             f"the rows cannot be stratified: {error} Use fewer folds, or do not stratify"
@@ -238,20 +293,23 @@ def _stratified(of_row: _Rows, classes: _Rows, n_folds: int, seed: int) -> list[
     return folds
 
 
-def _held_out(row_fold: _Rows, n_folds: int) -> list[Fold]:
-    return [
-        (np.flatnonzero(row_fold != fold), np.flatnonzero(row_fold == fold))
-        for fold in range(n_folds)
-    ]
+def _held_out(fold_of_row: Rows, n_folds: int) -> list[FoldRows]:
+    folds = []
+    for number in range(n_folds):
+        train = np.flatnonzero(fold_of_row != number)
+        valid = np.flatnonzero(fold_of_row == number)
+        folds.append((train, valid))
+    return folds
 
 
-def _numbered(labels: Any, what: str) -> _Rows:
+def _numbered(labels: Any, what: str) -> Rows:
     """The labels as 0, 1, ... in the order in which they occur."""
-    same = _same(labels, what)
-    number = {label: place for place, label in enumerate(dict.fromkeys(same))}
-    return np.array([number[label] for label in same], dtype=np.int64)
+    row_labels = _comparable(labels, what)
+    number_of = {label: number for number, label in enumerate(dict.fromkeys(row_labels))}
+    return np.array([number_of[label] for label in row_labels], dtype=np.int64)
 
 
-def _same(labels: Any, what: str) -> list[Any]:
-    every = labels.tolist() if hasattr(labels, "tolist") else list(labels)
-    return same_labels(every, [f"row {row}" for row in range(len(every))], what)
+def _comparable(labels: Any, what: str) -> list[Any]:
+    """Labels of which those that mean the same are equal."""
+    values = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    return same_labels(values, [f"row {row}" for row in range(len(values))], what)

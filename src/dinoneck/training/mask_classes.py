@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,13 +21,13 @@ _MIN_CLASSES = 3
 _Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
 
-def warn_of_mask_classes(problem: Problem, table: Any, folds: Mapping[int | None, Fold]) -> None:
+def warn_of_mask_classes(problem: Problem, table: Any, folds: Sequence[Fold]) -> None:
     """Warn of classes that no head can learn or score, and of masks whose class numbers are shifted.
 
     Args:
         problem: the tasks and their targets; only segmentation tasks are checked.
         table: the table of :func:`dinoneck.training.table.table_of`.
-        folds: number of each fold that is trained -> its rows.
+        folds: those that are trained.
     """
     for task in problem.tasks:
         if task.kind != "segmentation":
@@ -37,24 +37,24 @@ def warn_of_mask_classes(problem: Problem, table: Any, folds: Mapping[int | None
         names = [str(label) for label in task.labels]
         held_out_part = table.attrs.get(HELD_OUT)
         is_shifted = _warn_of_shifted(names, shown)
-        for number, (train, valid) in folds.items():
-            if number is None or not len(valid):
+        for fold in folds:
+            if not len(fold.valid):
                 continue
-            trained = np.logical_or.reduce(shown[train], axis=0)  # (K,)
-            held_out = np.logical_or.reduce(shown[valid], axis=0)  # (K,)
-            _warn_of_unseen(names, number, trained, held_out, hints_at_shift=not is_shifted)
+            trained = np.logical_or.reduce(shown[fold.train], axis=0)  # (K,)
+            held_out = np.logical_or.reduce(shown[fold.valid], axis=0)  # (K,)
+            _warn_of_unseen(names, fold.name, trained, held_out, hints_at_shift=not is_shifted)
             if held_out_part is not None:
                 _warn_of_unscored(names, held_out_part, trained, held_out)
 
 
 def _warn_of_unseen(
-    names: list[str], number: int, trained: _Bools, held_out: _Bools, *, hints_at_shift: bool
+    names: list[str], fold_name: str, trained: _Bools, held_out: _Bools, *, hints_at_shift: bool
 ) -> None:
     """Warn of classes that only the held-out masks of a fold show.
 
     Args:
         names: names of the K classes.
-        number: number of the fold.
+        fold_name: name of the fold.
         trained: whether a mask to train on shows each class (K,).
         held_out: whether a held-out mask does (K,).
         hints_at_shift: whether to add a hint if the numbers of the classes seem shifted by one.
@@ -75,7 +75,7 @@ def _warn_of_unseen(
     logger.warning(
         "fold %s holds out masks of %s %s and trains on none: no head can learn it. Move some such "
         "images, or use other folds%s",
-        number,
+        fold_name,
         "the class" if len(unseen) == 1 else "the classes",
         some_of(unseen, _MAX_NAMES),
         hint,

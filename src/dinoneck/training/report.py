@@ -118,16 +118,16 @@ def prediction_rows(
     table: Any,
     targets: Mapping[str, ScoredTarget],
     methods: Methods,
-    folds: Mapping[Any, Fold],
+    folds: Sequence[Fold],
 ) -> dict[str, list[Any]]:
     """Return the held-out images as columns: id, fold, and the true and predicted values and classes.
 
     A cell is None where its value is not known. Auxiliary targets and maps have no columns.
     """
     fold_of_row = {}
-    for number, (_, valid) in folds.items():
-        for row in valid.tolist():
-            fold_of_row[row] = number
+    for fold in folds:
+        for row in fold.valid.tolist():
+            fold_of_row[row] = fold.number
     rows = sorted(fold_of_row)
     columns: dict[str, list[Any]] = {
         "image": [table.index[row] for row in rows],

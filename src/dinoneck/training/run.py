@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,13 @@ from dinoneck.registry import import_modules
 from dinoneck.text import some_of
 from dinoneck.training import folder as files
 from dinoneck.training import report as reports
-from dinoneck.training.baselines import baseline_head
 from dinoneck.training.config import DataConfig, TrainConfig, check_used
 from dinoneck.training.data_folder import of_data_folder
-from dinoneck.training.earlier import log_backbone
+from dinoneck.training.evaluators import Evaluator, FoldTokens, ValueEvaluator
 from dinoneck.training.fitting import fit
-from dinoneck.training.folds import folds_of
+from dinoneck.training.folds import Fold, Rows, folds_of
 from dinoneck.training.mask_classes import warn_of_mask_classes
-from dinoneck.training.new_head import SEVERAL_LAYERS, head_type, make_head
+from dinoneck.training.new_head import head_type, make_head
 from dinoneck.training.problem import (
     Problem,
     read_problem,
@@ -46,11 +46,11 @@ from dinoneck.training.problem import (
     unlabelled_rows,
     with_fine_maps,
 )
-from dinoneck.training.report import BOTH, HEAD, LINEAR
-from dinoneck.training.source import Source, live_tokens, source_of
-from dinoneck.training.table import groups_of, of_pasture, table_of
+from dinoneck.training.report import BOTH, HEAD
+from dinoneck.training.run_tokens import RunTokens
+from dinoneck.training.table import of_pasture, table_of
 from dinoneck.training.targets import training_targets
-from dinoneck.training.token_sources import LiveTokens, MemoryTokens, TokenSource, digest_of
+from dinoneck.training.token_sources import LiveTokens, MemoryTokens, digest_of
 from dinoneck.training.trained_images import write_images_of_table
 from dinoneck.version import versions
 
@@ -112,326 +112,324 @@ def train(
             "data.instances or data.panoptic names objects; heads for them are trained with "
             "dinoneck.detection.train_instances"
         )
-    return Run(config, Path(out), table=table, overwrite=overwrite).train(
-        resume=resume, callbacks=callbacks
+    trainer = prepare(config, Path(out), table=table, overwrite=overwrite)
+    return trainer.train(resume=resume, callbacks=callbacks)
+
+
+def prepare(
+    config: TrainConfig,
+    out: Path,
+    *,
+    table: Any = None,
+    overwrite: bool = False,
+    like: Trainer | None = None,
+    data_folder: DataFolder | None = None,
+) -> Trainer:
+    """Read the inputs of a run; what may be refused is refused before the first expensive step.
+
+    Args:
+        config: the run.
+        out: the folder of the results.
+        table: a pandas DataFrame in the place of ``data.csv``.
+        overwrite: replace the results of an earlier run in ``out``.
+        like: of another run of the same data, whose table, tokens and folds are used.
+        data_folder: what ``data.images`` holds, if the config is one that
+            :func:`dinoneck.training.data_folder.of_data_folder` returned with it.
+
+    Raises:
+        DinoneckError: as :func:`train`.
+    """
+    files.check_folder(out, overwrite=overwrite)
+    if table is None and data_folder is None:
+        config, data_folder = of_data_folder(config)
+    check_used(config, with_table=table is not None)
+    import_modules(config.imports)
+    head_type(config)  # a name that is not registered is refused before anything is read
+    if like is None:
+        images = table_of(config, table, data_folder)
+        tokens = RunTokens.open(config, images)
+    else:
+        images = like.table
+        tokens = like.tokens
+    if table is None:
+        config = of_pasture(config)
+    tokens.check_start(config)
+    problem = read_problem(config, images, tokens.preprocess)
+    labelled = _labelled_rows(problem, images)
+    if len(labelled) < len(images):
+        images = images.iloc[labelled]
+        tokens = tokens.take(labelled.tolist())
+        problem = take_rows(problem, labelled)
+    folds: Sequence[Fold]
+    if like is None:
+        folds = folds_of(config, images)
+        warn_of_mask_classes(problem, images, folds)
+    else:
+        folds = like.folds
+    evaluator = ValueEvaluator(config, images, problem, folds)
+    return Trainer(
+        config,
+        out,
+        table=images,
+        tokens=tokens,
+        problem=problem,
+        folds=folds,
+        evaluator=evaluator,
     )
 
 
-class Run:
-    """A run whose inputs fit together; what may be refused is refused before the first expensive step.
+def _labelled_rows(problem: Problem, table: Any) -> Rows:
+    """The rows of a table without those whose label files have no labelled pixel, if nothing else is known of them.
 
-    Arguments and errors are those of :func:`train`; ``like`` is another run of the same data, whose
-    table, tokens and folds are used. ``data_folder`` is what ``data.images`` holds, if the config is one
-    that :func:`dinoneck.training.data_folder.of_data_folder` returned with it.
+    A warning names what is left out.
+    """
+    unlabelled = unlabelled_rows(problem, table)
+    if len(unlabelled):
+        logger.warning(
+            "%d of %d images have no labelled pixel in their label files and are left out: %s",
+            len(unlabelled),
+            len(table),
+            some_of([repr(table.index[row]) for row in unlabelled], _SHOWN),
+        )
+    return np.delete(np.arange(len(table)), unlabelled)
 
-    Attributes:
-        config: its description.
+
+class Trainer:
+    """Trains the heads of all folds, and writes them with their predictions and scores.
+
+    Its inputs fit together: heads are built here, and what may be refused is refused before tokens
+    are extracted.
+
+    Args:
+        config: the run.
         folder: of the results.
         table: the images and what is known of them.
-        source: their tokens, not loaded yet.
+        tokens: of the images.
         problem: what the heads learn.
-        folds: number -> ``(train, valid)`` rows of the table; None = all images, see
-            :attr:`TrainConfig.trains_on_all`.
-        heads: fold number -> its new head.
-        predictions: of the held-out images: method -> target -> values of all rows.
+        folds: rows of the table, in the order in which they are trained.
+        evaluator: predicts and scores the held-out images.
+
+    Attributes:
+        problem: the problem, with labels as fine as the maps of the heads.
+        heads: name of a fold -> its new head.
+
+    Raises:
+        ConfigError: if head, tasks and tokens do not fit.
+        DataError: if a fold cannot learn a target.
+        CheckpointError: if ``data.tta`` names views that the head does not take.
     """
 
     def __init__(
         self,
         config: TrainConfig,
-        out: Path,
+        folder: Path,
         *,
-        table: Any = None,
-        overwrite: bool = False,
-        like: Run | None = None,
-        data_folder: DataFolder | None = None,
+        table: Any,
+        tokens: RunTokens,
+        problem: Problem,
+        folds: Sequence[Fold],
+        evaluator: Evaluator,
     ) -> None:
-        self.folder = out
-        files.check_folder(self.folder, overwrite=overwrite)
-        if table is None and data_folder is None:
-            config, data_folder = of_data_folder(config)
-        check_used(config, with_table=table is not None)
-        import_modules(config.imports)
-        head_type(config)  # a name that is not registered is refused before anything is read
-        if like is None:
-            self.table: Any = table_of(config, table, data_folder)
-        else:
-            self.table = like.table
-        self.config = config if table is not None else of_pasture(config)
-        self.source: Source = source_of(config, self.table) if like is None else like.source
-        live_tokens(config, self.source, self.table)  # refuses a rank that does not fit
-        log_backbone(config, self.source.record)
-        problem = self._of_labelled_images(self._problem())
-        if like is None:
-            self.folds = folds_of(config, self.table)
-            warn_of_mask_classes(problem, self.table, self.folds)
-        else:
-            self.folds = like.folds
-        self.heads = {number: self._new_head(problem, number) for number in self.folds}
-        first = next(iter(self.heads.values())).eval()
+        self.config = config
+        self.folder = folder
+        self.table = table
+        self.tokens = tokens
+        self.folds = folds
+        self.evaluator = evaluator
+        self.heads = {fold.name: self._new_head(problem, fold) for fold in folds}
+        first = self._first_head().eval()
         # refused before the training, as the file of a head refuses it
-        check_views(first, self.source.record, self.source.preprocess, config.data.tta)
-        self.problem = with_fine_maps(
-            problem, first.predict(self.source.first.to(next(first.parameters()).device))
-        )
-        methods = (HEAD, LINEAR) if config.is_live else (HEAD, LINEAR, BOTH)
-        self.predictions = {method: reports.no_predictions(problem.scored) for method in methods}
-
-    def _problem(self) -> Problem:
-        """What the heads learn; a run of other targets replaces it, and ``_predict`` and ``_report``."""
-        return read_problem(self.config, self.table, self.source.preprocess)
-
-    def _of_labelled_images(self, problem: Problem) -> Problem:
-        """Leave the images out whose label files have no labelled pixel, and of which nothing else is known."""
-        unlabelled = unlabelled_rows(problem, self.table)
-        if not len(unlabelled):
-            return problem
-        logger.warning(
-            "%d of %d images have no labelled pixel in their label files and are left out: %s",
-            len(unlabelled),
-            len(self.table),
-            some_of([repr(self.table.index[row]) for row in unlabelled], _SHOWN),
-        )
-        labelled = np.delete(np.arange(len(self.table)), unlabelled)
-        self.table = self.table.iloc[labelled]
-        self.source = source_of(self.config, self.table)
-        return take_rows(problem, labelled)
+        check_views(first, tokens.record, tokens.preprocess, config.data.tta)
+        device = next(first.parameters()).device
+        self.problem = with_fine_maps(problem, first.predict(tokens.example.to(device)))
 
     def train(
         self, *, resume: bool = True, callbacks: Sequence[files.Callback] = ()
     ) -> dict[str, Any]:
         """Train, predict, score and write; return the report, see :func:`train`."""
-        return files.finish(self.folder, self.trained(resume=resume, callbacks=callbacks))
+        report = self.train_folds(resume=resume, callbacks=callbacks)
+        return files.finish(self.folder, report)
 
-    def trained(
+    def train_folds(
         self, *, resume: bool = True, callbacks: Sequence[files.Callback] = ()
     ) -> dict[str, Any]:
         """Do the same up to the report, which is returned: until it is written, the run is not finished."""
         self._begin(resume=resume)
-        members = list[Head]()
-        for finished, number in enumerate(self.folds, 1):
+        members: list[Head] = []
+        for finished, fold in enumerate(self.folds, 1):
             try:
-                members += self._train_fold(number, callbacks)
+                members += self._train_fold(fold, callbacks)
             except DataError as error:
-                raise DataError(f"fold {number}: {error}") from error
-            note(
-                f"fold {'all' if number is None else number} is trained, {finished} of "
-                f"{len(self.folds)}"
-            )
-        return self._finish(members)
+                raise DataError(f"fold {fold.name}: {error}") from error
+            note(f"fold {fold.name} is trained, {finished} of {len(self.folds)}")
+        report = self._report(members[0])
+        if files.writes():
+            self._write_head_of_run(members, report)
+            self._write_predictions()
+        return report
 
-    def _new_head(self, problem: Problem, number: int | None) -> Head:
+    def units(self) -> dict[str, str]:
+        """Return target -> its unit, empty where it is not stated."""
+        unit_of_output = {task.name: task.unit for task in self._first_head().predicted}
+        units = {}
+        for name, target in self.problem.scored.items():
+            units[name] = unit_of_output.get(target.output, "")
+        return units
+
+    def logs(self) -> dict[str, list[dict[str, float]]]:
+        """Return the rows of every fold's log."""
+        logs = {}
+        for path in sorted((self.folder / files.LOGS).glob("fold-*.jsonl")):
+            logs[path.stem] = [json.loads(line) for line in read_regular(path).splitlines()]
+        return logs
+
+    # before the training
+
+    def _first_head(self) -> Head:
+        return self.heads[self.folds[0].name]
+
+    def _new_head(self, problem: Problem, fold: Fold) -> Head:
         """The head of a fold, which can learn the targets of its rows."""
-        (rows, valid), optim = self.folds[number], self.config.optim
-        both = np.concatenate([rows, valid])
-        targets, weights = (
-            {name: x[both] for name, x in of.items()} for of in (problem.targets, problem.weights)
-        )
+        optim = self.config.optim
+        rows = fold.rows
+        targets = {name: values[rows] for name, values in problem.targets.items()}
+        weights = {name: weight[rows] for name, weight in problem.weights.items()}
         try:
             head = make_head(
-                self.config, self.source.first, problem, rows, optim.seed + (number or 0)
+                self.config,
+                self.tokens.example,
+                problem,
+                rows=fold.train,
+                seed=fold.seed(optim.seed),
             )
-            loss = self._loss(head)
-            needs_validation = optim.patience is not None and number is not None
             training_targets(
-                loss, targets, weights, self.table.index[both], len(rows), needs_validation
+                self._loss(head),
+                targets,
+                weights=weights,
+                ids=self.table.index[rows],
+                train_count=len(fold.train),
+                needs_validation=optim.patience is not None and not fold.is_of_all_images,
             )
         except DataError as error:
-            raise DataError(f"fold {number}: {error}") from error
+            raise DataError(f"fold {fold.name}: {error}") from error
         return head
 
     def _begin(self, *, resume: bool) -> None:
         """Keep what identifies the run, see :func:`dinoneck.training.folder.begin`; make its folders."""
-        tokens = self.source.load()
-        data = {
-            "backbone record": self.source.record,
-            "hash of images and targets": self._hash(with_tokens=True),
-            files.TARGETS: self._hash(with_tokens=False),
-            files.TOKENS: digest_of(tokens, tokens.ids),
-        }
-        files.begin(self.folder, self.config.to_dict() | data, resume=resume)
+        tokens = self.tokens.frozen()
+        identity = self.config.to_dict()
+        identity["backbone record"] = self.tokens.record
+        identity["hash of images and targets"] = self._hash(with_tokens=True)
+        identity[files.TARGETS] = self._hash(with_tokens=False)
+        identity[files.TOKENS] = digest_of(tokens, tokens.ids)
+        files.begin(self.folder, identity, resume=resume)
         for name in (files.HEADS, files.LOGS):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
 
-    def _train_fold(self, number: int | None, callbacks: Sequence[files.Callback]) -> list[Head]:
-        """Train, predict and keep the head of a fold, and return the members that it brings to the ensemble."""
-        path, log, unfinished = self._paths(number)
-        is_finished = files.is_finished_head(self.folder, path)
-        tokens = self.source.load()
-        # the images with the backbone that is trained along with the head of this file
-        live = live_tokens(self.config, self.source, self.table, path if is_finished else None)
+    def _hash(self, *, with_tokens: bool) -> str:
+        """The SHA-256 of ids, targets and folds; with tokens also of two tokens of every image in memory, as in 0.3."""
+        tensors = {**self.problem.targets}
+        for name, weight in self.problem.weights.items():
+            tensors[f"weight {name}"] = weight
+        tokens = self.tokens.frozen()
+        if with_tokens and isinstance(tokens, MemoryTokens):
+            # a token depends on the whole image
+            for layer, sequence in enumerate(tokens.tokens.sequence):
+                tensors[f"layer {layer}"] = sequence[:, [0, -1]]
+        held_out = {fold.number: fold.valid.tolist() for fold in self.folds}
+        digest = hashlib.sha256(repr([list(self.table.index), held_out]).encode())
+        for name, values in sorted(tensors.items()):
+            digest.update(f"|{name}|{tuple(values.shape)}|".encode())
+            digest.update(bytes_of(values.contiguous()))
+        return digest.hexdigest()
+
+    # a fold
+
+    def _train_fold(self, fold: Fold, callbacks: Sequence[files.Callback]) -> list[Head]:
+        """Train, predict and keep the head of a fold; return the members that it brings to the ensemble."""
+        paths = FoldPaths.of(self.folder, fold)
+        is_finished = files.is_finished_head(self.folder, paths.head)
+        trained_backbone = paths.head if is_finished else None
+        tokens = FoldTokens(
+            frozen=self.tokens.frozen(), live=self.tokens.live(self.config, trained_backbone)
+        )
         if is_finished:
-            head = self._finished_head(path)
+            head = self._finished_head(paths)
         else:
-            head = self._train_head(number, live or tokens, callbacks)
-        members, facts = self._predict(number, head, tokens, live)
-        if not is_finished and files.writes():
-            shutil.copyfile(unfinished / files.LOG, log)
-            self._save(members, path, facts, live)
-            files.note_finished_head(self.folder, path)
+            head = self._fit_head(fold, tokens, paths, callbacks)
+        members, facts = self.evaluator.predict_fold(self.problem, fold, head, tokens)
         if files.writes():
-            shutil.rmtree(unfinished, ignore_errors=True)
+            if not is_finished:
+                shutil.copyfile(paths.unfinished / files.LOG, paths.log)
+                self._save(members, paths.head, facts, tokens.live)
+                files.note_finished_head(self.folder, paths.head)
+            shutil.rmtree(paths.unfinished, ignore_errors=True)
         return members
 
-    def _predict(
-        self, number: int | None, head: Head, tokens: TokenSource, live: LiveTokens | None
-    ) -> tuple[list[Head], dict[str, Any]]:
-        """Predict the held-out images; return the heads that the fold's file averages, and facts for that file.
+    def _finished_head(self, paths: FoldPaths) -> Head:
+        """The head of a finished fold, out of its file."""
+        saved: Any = HeadCheckpoint.load(paths.head).build()
+        head: Head = saved.members[0] if self.config.with_ridge else saved
+        return head
 
-        With live tokens the head reads them, and the baseline those of the frozen backbone: no
-        average is made.
-        """
-        config, problem, (rows, valid) = (
-            self.config,
-            self.problem,
-            (side.tolist() for side in self.folds[number]),
+    def _fit_head(
+        self,
+        fold: Fold,
+        tokens: FoldTokens,
+        paths: FoldPaths,
+        callbacks: Sequence[files.Callback],
+    ) -> Head:
+        """Train the head of a fold; a training that was stopped goes on from its last epoch."""
+        if fold.is_of_all_images:
+            problem = self.evaluator.final_problem(self.problem)
+            if problem is not self.problem:
+                self.heads[fold.name] = self._new_head(problem, fold)
+        head = self.heads[fold.name]
+        optim = self.config.optim
+        recipe = optim.changed(
+            seed=fold.seed(optim.seed),
+            # an earlier head has the token scale of its training
+            standardise_tokens=optim.standardise_tokens and self.config.init is None,
+            # of all images none is held out
+            patience=None if fold.is_of_all_images else optim.patience,
         )
-        groups, composed = groups_of(self.table), problem.compositions
-        linear = baseline_head(
-            tokens, problem.targets, rows, head.tasks, groups, composed, config.optim.seed
+        source = tokens.of_head
+        fit(
+            head.to(local_device(self.config.device)),
+            source,
+            self.problem.targets,
+            ids=[source.ids[row] for row in fold.train],
+            val_ids=[source.ids[row] for row in fold.valid],
+            target_ids=source.ids,
+            weights=self.problem.weights,
+            loss=self._loss(head),
+            recipe=recipe,
+            out=paths.unfinished,
+            callbacks=callbacks,
         )
-        heads = {HEAD: head, LINEAR: linear.to(next(head.parameters()).device)}
-        if live is None:
-            linear.trained_on = head.trained_on
-            heads[BOTH] = HeadEnsemble.from_heads([*heads.values()])
-        for method, predicting in heads.items():
-            source = live if live is not None and method == HEAD else tokens
-            reports.write_predictions(
-                problem.scored,
-                source,
-                head=predicting,
-                rows=valid,
-                predictions=self.predictions[method],
-            )
-        method = BOTH if config.with_ridge else HEAD
-        scores = reports.summary(
-            self.table, problem.scored, {method: self.predictions[method]}, [valid]
-        )["scores"]
-        facts = {"fold": number, "metrics": reports.fold_metrics(scores, method)}
-        return [head, linear] if config.with_ridge else [head], facts
+        return head
 
     def _loss(self, head: Head) -> TaskLoss:
         """The loss of a head, whose tasks and composed outputs count by the weights of the config."""
-        composed: list[Composition | CompositionLoss] = []
-        for made in head.compositions:
-            weights = self.config.compositions[made.name].weights
-            if weights and {*weights} != {*made.names}:
-                raise ConfigError(
-                    f"compositions.{made.name}.weights has {', '.join(weights)}; expected "
-                    f"{', '.join(made.names)}"
-                )
-            composed.append(
-                CompositionLoss(made, tuple(weights[name] for name in made.names))
-                if weights
-                else made
-            )
+        composed = [self._weighted(composition) for composition in head.compositions]
         loss = TaskLoss(head.tasks, composed)
         if self.config.losses.weighting == "fixed":
             return loss
-        names = [task.name for task in loss.tasks] + [made.name for made in loss.compositions]
+        names = [task.name for task in loss.tasks]
+        names += [composition.name for composition in loss.compositions]
         return TaskLoss(head.tasks, composed, UncertaintyWeighting(names))
 
-    def _finished_head(self, path: Path) -> Head:
-        """The head of a finished fold, out of its file."""
-        kept: Any = HeadCheckpoint.load(path).build()
-        head: Head = kept.members[0] if self.config.with_ridge else kept
-        return head
-
-    def _train_head(
-        self, number: int | None, source: TokenSource, callbacks: Sequence[files.Callback]
-    ) -> Head:
-        """Train the head of a fold; a training that was stopped goes on from its last epoch."""
-        _, _, unfinished = self._paths(number)
-        config, optim, head = self.config, self.config.optim, self.heads[number]
-        # an earlier head has the token scale of its training
-        scaled = optim.standardise_tokens and config.init is None
-        patience = None if number is None else optim.patience  # of all images none is held out
-        recipe = optim.changed(
-            seed=optim.seed + (number or 0), standardise_tokens=scaled, patience=patience
-        )
-        train, held_out = ([source.ids[row] for row in rows] for rows in self.folds[number])
-        options: dict[str, Any] = {
-            "recipe": recipe,
-            "out": unfinished,
-            "weights": self.problem.weights,
-        }
-        options |= {"target_ids": source.ids, "loss": self._loss(head), "callbacks": callbacks}
-        fit(
-            head.to(local_device(config.device)),
-            source,
-            self.problem.targets,
-            ids=train,
-            val_ids=held_out,
-            **options,
-        )
-        return head
-
-    def _finish(self, members: Sequence[Head]) -> dict[str, Any]:
-        """Score all folds; write the head of all and the predictions; return the report."""
-        config, folder = self.config, self.folder
-        report = self._report() | {
-            "parameters": sum(parameter.numel() for parameter in members[0].parameters()),
-            "config": config.to_dict(),
-            "backbone": dict(self.source.record),
-            "inputs": self.source.preprocess.record(),
-            "versions": versions(),
-        }
-        if files.writes():
-            file = folder / files.HEAD_FILE
-            if not config.trains_on_all:
-                metrics = reports.fold_metrics(
-                    report["scores"], BOTH if config.with_ridge else HEAD
-                )
-                self._save(members, file, {"metrics": metrics})
-            elif None not in self.folds:
-                shutil.copyfile(self._paths(*self.folds)[0], file)
-            columns = reports.prediction_rows(
-                self.table, self.problem.scored, self.predictions, self.folds
+    def _weighted(self, composition: Composition) -> Composition | CompositionLoss:
+        """A composition with the weights of its outputs in the loss, if the config has some."""
+        weights = self.config.compositions[composition.name].weights
+        if not weights:
+            return composition
+        if {*weights} != {*composition.names}:
+            raise ConfigError(
+                f"compositions.{composition.name}.weights has {', '.join(weights)}; expected "
+                f"{', '.join(composition.names)}"
             )
-            write_images_of_table(folder, self.table, self.source.load(), self.folds)
-            text = csv_text([*columns], zip(*columns.values(), strict=True))
-            files.write_file(folder / files.PREDICTIONS, text.encode())
-        return report
-
-    def _report(self) -> dict[str, Any]:
-        """What the report holds of the predictions of all folds."""
-        return {**self.scores(self.predictions), "loss_weights": self._learned_weights()}
-
-    def scores(self, predictions: reports.Methods) -> dict[str, Any]:
-        """Return what the report holds of the scores of predictions, see :func:`dinoneck.training.report.summary`."""
-        return reports.summary(
-            self.table,
-            self.problem.scored,
-            predictions,
-            [valid for _, valid in self.folds.values()],
-            self._units(),
-        )
-
-    def _units(self) -> dict[str, str]:
-        """Target -> its unit."""
-        heads = [*self.heads.values()]
-        unit_of_output = {task.name: task.unit for task in heads[0].predicted}
-        return {
-            name: unit_of_output.get(target.output, "")
-            for name, target in self.problem.scored.items()
-        }
-
-    def logs(self) -> dict[str, list[dict[str, float]]]:
-        """Return the rows of every fold's log."""
-        paths = sorted((self.folder / files.LOGS).glob("fold-*.jsonl"))
-        return {path.stem: [*map(json.loads, read_regular(path).splitlines())] for path in paths}
-
-    def _learned_weights(self) -> dict[str, dict[str, float]]:
-        """Fold -> loss -> its learned weight after the last epoch, by the logs; empty with fixed weights."""
-        learns = self.config.losses.weighting == "uncertainty" and files.writes()
-        return {
-            name: {
-                key.removeprefix("weight/"): x
-                for key, x in rows[-1].items()
-                if key.startswith("weight/")
-            }
-            for name, rows in (self.logs() if learns else {}).items()
-        }
+        return CompositionLoss(composition, tuple(weights[name] for name in composition.names))
 
     def _save(
         self,
@@ -444,101 +442,90 @@ class Run:
 
         Weights of the backbone of ``live`` that were trained along are written too.
         """
-        optim, source = self.config.optim, self.source
-        HeadCheckpoint.from_module(
-            members[0] if len(members) == 1 else HeadEnsemble.from_heads(members),
-            backbone=live.backbone if live is not None else source.backbone or source.record,
-            backbone_weights=None if live is None else changed_weights(live.backbone),
-            preprocess=source.preprocess,
-            training={
-                "folds": len({*self.folds} - {None}),
-                "seed": optim.seed,
-                "epochs": optim.epochs,
-                **_mask_record(self.config.data),
-                **facts,
-            },
+        module = members[0] if len(members) == 1 else HeadEnsemble.from_heads(members)
+        if live is None:
+            backbone = self.tokens.backbone or self.tokens.record
+            backbone_weights = None
+        else:
+            backbone = live.backbone
+            backbone_weights = changed_weights(live.backbone)
+        num_folds = sum(not fold.is_of_all_images for fold in self.folds)
+        optim = self.config.optim
+        training = {"folds": num_folds, "seed": optim.seed, "epochs": optim.epochs}
+        checkpoint = HeadCheckpoint.from_module(
+            module,
+            backbone=backbone,
+            backbone_weights=backbone_weights,
+            preprocess=self.tokens.preprocess,
+            training={**training, **_mask_record(self.config.data), **facts},
             tta=self.config.data.tta,
-        ).save(path)
+        )
+        checkpoint.save(path)
 
-    def _hash(self, *, with_tokens: bool) -> str:
-        """The SHA-256 of ids, targets and folds; with tokens also of two tokens of every image in memory, as in 0.3."""
-        tensors = {
-            **self.problem.targets,
-            **{f"weight {name}": x for name, x in self.problem.weights.items()},
+    # after all folds
+
+    def _report(self, first_head: Head) -> dict[str, Any]:
+        """What is written as the report."""
+        logs = self.logs() if files.writes() else {}
+        report = self.evaluator.report(logs, self.units())
+        num_parameters = sum(parameter.numel() for parameter in first_head.parameters())
+        return {
+            **report,
+            "parameters": num_parameters,
+            "config": self.config.to_dict(),
+            "backbone": dict(self.tokens.record),
+            "inputs": self.tokens.preprocess.record(),
+            "versions": versions(),
         }
-        tokens = self.source.load()
-        if with_tokens and isinstance(tokens, MemoryTokens):
-            # a token depends on the whole image
-            tensors |= {f"layer {i}": x[:, [0, -1]] for i, x in enumerate(tokens.tokens.sequence)}
-        folds = {number: valid.tolist() for number, (_, valid) in self.folds.items()}
-        data = hashlib.sha256(repr([list(self.table.index), folds]).encode())
-        for name, values in sorted(tensors.items()):
-            data.update(f"|{name}|{tuple(values.shape)}|".encode() + bytes_of(values.contiguous()))
-        return data.hexdigest()
 
-    def _paths(self, number: int | None) -> tuple[Path, Path, Path]:
-        """The head's file, the log and the folder of the unfinished training of a fold."""
-        name, folder = "fold-all" if number is None else f"fold-{number}", self.folder
-        head = (
-            folder / files.HEAD_FILE
-            if number is None
-            else folder / files.HEADS / f"{name}.safetensors"
+    def _write_head_of_run(self, members: Sequence[Head], report: Mapping[str, Any]) -> None:
+        """Write the heads of all folds as one ensemble; a head of all images is there already."""
+        path = self.folder / files.HEAD_FILE
+        if not self.config.trains_on_all:
+            method = BOTH if self.config.with_ridge else HEAD
+            metrics = reports.fold_metrics(report["scores"], method)
+            self._save(members, path, {"metrics": metrics})
+        elif len(self.folds) == 1:
+            only_fold = FoldPaths.of(self.folder, self.folds[0])
+            shutil.copyfile(only_fold.head, path)
+
+    def _write_predictions(self) -> None:
+        """Write the held-out predictions, and which folds were trained on each image."""
+        columns = reports.prediction_rows(
+            self.table, self.problem.scored, self.evaluator.methods, self.folds
         )
-        return head, folder / files.LOGS / f"{name}.jsonl", folder / files.UNFINISHED / name
+        write_images_of_table(self.folder, self.table, self.tokens.frozen(), self.folds)
+        text = csv_text([*columns], zip(*columns.values(), strict=True))
+        files.write_file(self.folder / files.PREDICTIONS, text.encode())
 
 
-def prepare_heads(
-    config: TrainConfig,
-    heads: Sequence[str],
-    out: Path,
-    *,
-    overwrite: bool = False,
-    data_folder: DataFolder | None = None,
-) -> dict[str, Run]:
-    """Return a run per head, each with the tokens, folds and targets of the first, in the folder ``out / NAME``.
+@dataclass(frozen=True)
+class FoldPaths:
+    """The files of a fold in the folder of a run.
 
-    ``data_folder`` is as of :class:`Run`.
-
-    Raises:
-        ConfigError: for fewer than two heads, or a head that is named twice.
-        DinoneckError: as :func:`dinoneck.training.train`.
+    Attributes:
+        head: of the fold.
+        log: a line per epoch.
+        unfinished: the folder of the training that is not finished.
     """
-    if len({*heads}) < max(len(heads), 2):
-        raise ConfigError(f"heads are {', '.join(heads)}; expected two or more, each once")
-    files.check_folder(out, overwrite=overwrite)
-    if data_folder is None:
-        config, data_folder = of_data_folder(config)
-    runs = dict[str, Run]()
-    first = None
-    # all read the layers of the first
-    for name in sorted(heads, key=SEVERAL_LAYERS.__contains__, reverse=True):
-        with_head = config.changed(head={**config.head, "type": name})
-        runs[name] = Run(
-            with_head, out / name, overwrite=overwrite, like=first, data_folder=data_folder
+
+    head: Path
+    log: Path
+    unfinished: Path
+
+    @classmethod
+    def of(cls, folder: Path, fold: Fold) -> FoldPaths:
+        """Return the files of a fold; the head of all images is that of the run."""
+        name = f"fold-{fold.name}"
+        if fold.is_of_all_images:
+            head = folder / files.HEAD_FILE
+        else:
+            head = folder / files.HEADS / f"{name}.safetensors"
+        return cls(
+            head=head,
+            log=folder / files.LOGS / f"{name}.jsonl",
+            unfinished=folder / files.UNFINISHED / name,
         )
-        first = runs[name]
-    return runs
-
-
-def train_heads(runs: Mapping[str, Run], out: Path, *, resume: bool = True) -> dict[str, Any]:
-    """Train the runs of :func:`prepare_heads` and write ``out / report.json``: target -> head -> scores.
-
-    The first head is compared with each other one, by intervals over groups. ``cost``: head ->
-    seconds of training and parameters.
-    """
-    cost, done = dict[str, Any](), dict[str, dict[str, Any]]()
-    files.begin(out, {"heads": [*runs]}, resume=resume)
-    for name, run in runs.items():
-        note(f"head {name}")
-        done[name] = run.trained(resume=resume)
-        seconds = sum(row["seconds"] for rows in run.logs().values() for row in rows)
-        cost[name] = {"parameters": done[name]["parameters"], "seconds": seconds}
-    # none is finished before all are, so that the same command continues
-    for name, run in runs.items():
-        report = files.finish(run.folder, done[name])
-    del report["config"], report["parameters"]
-    report |= run.scores({name: x.predictions[HEAD] for name, x in runs.items()}) | {"cost": cost}
-    return files.finish(out, report)
 
 
 def _mask_record(data: DataConfig) -> dict[str, Any]:

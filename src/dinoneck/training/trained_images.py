@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,10 @@ from dinoneck.errors import DataError
 from dinoneck.store.images import cached_hash_of
 from dinoneck.training import folder as files
 from dinoneck.training.folds import Fold
-from dinoneck.training.source import TableTokens
+from dinoneck.training.run_tokens import StoreSubset
 from dinoneck.training.token_sources import TokenSource
 
 _HEADER = ["image", "folds", "blake2b"]
-_ALL = "all"  # the head that is trained on all images
 _UNKNOWN = ""  # the hash of an image that is no file
 
 
@@ -31,7 +30,7 @@ def write_trained_images(
     images: Sequence[Any],
     names: Sequence[str],
     tokens: TokenSource | None,
-    folds: Mapping[int | None, Fold],
+    folds: Sequence[Fold],
 ) -> None:
     """Write which folds were trained on each image.
 
@@ -40,12 +39,12 @@ def write_trained_images(
         images: files, or images in memory, which have no hash.
         names: of the images.
         tokens: of the images; a store knows their hashes.
-        folds: number -> rows that its head is trained on, and those that are held out.
+        folds: the rows that their heads are trained on.
     """
     folds_of_row: dict[int, list[str]] = {row: [] for row in range(len(names))}
-    for number, (rows, _) in folds.items():
-        for row in rows.tolist():
-            folds_of_row[row].append(_ALL if number is None else str(number))
+    for fold in folds:
+        for row in fold.train.tolist():
+            folds_of_row[row].append(fold.name)
     hashes = _image_hashes(images, tokens)
     cells = []
     for row, name in enumerate(names):
@@ -54,7 +53,7 @@ def write_trained_images(
 
 
 def write_images_of_table(
-    folder: Path, table: Any, tokens: TokenSource, folds: Mapping[int | None, Fold]
+    folder: Path, table: Any, tokens: TokenSource, folds: Sequence[Fold]
 ) -> None:
     """Write which folds were trained on each image of a table."""
     write_trained_images(folder, list(table[IMAGES]), list(table.index), tokens, folds)
@@ -62,7 +61,7 @@ def write_images_of_table(
 
 def _image_hashes(images: Sequence[Any], tokens: TokenSource | None) -> list[str]:
     """The hashes of images: those that a store keeps, else those of the files."""
-    if isinstance(tokens, TableTokens):
+    if isinstance(tokens, StoreSubset):
         return [str(entry.blake2b) for _, entry in tokens.store.entries.find(tokens.ids)]
     return [_hash_of_image(image) for image in images]
 

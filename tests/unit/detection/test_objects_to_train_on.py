@@ -16,7 +16,7 @@ from dinoneck.detection.objects import train_instances
 from dinoneck.detection.training import open_images
 from dinoneck.training import TrainConfig
 from dinoneck.training.config import check_used
-from dinoneck.training.run import Run
+from dinoneck.training.run import Trainer
 
 pytest.importorskip("pycocotools", reason="needs dinoneck[detection]")
 # pycocotools 2.0.11 with NumPy 2
@@ -216,7 +216,7 @@ def test_a_class_whose_objects_are_all_in_one_fold_is_named_before_training(
     rare = {"id": 99, "image_id": content["images"][0]["id"], "category_id": 9}
     content["annotations"].append({**rare, "bbox": [3, 4, 20, 10], "segmentation": outline})
     file.write_text(json.dumps(content))
-    monkeypatch.setattr(Run, "train", lambda self, resume: {})
+    monkeypatch.setattr(Trainer, "train", lambda self, resume: {})
 
     with caplog.at_level(logging.WARNING, "dinoneck"):
         train_instances(mask_config(file), tmp_path / "run")
@@ -261,7 +261,7 @@ def test_changed_copies_of_objects_are_counted_where_folds_are_drawn(
     content["images"][1]["file_name"] = "0_flip.png"
     (file.parent / "1.png").rename(file.parent / "0_flip.png")
     file.write_text(json.dumps(content))
-    monkeypatch.setattr(Run, "train", lambda self, resume: {})
+    monkeypatch.setattr(Trainer, "train", lambda self, resume: {})
     config = mask_config(file)
     config = config.changed(folds=config.folds.changed(count=folds))
 

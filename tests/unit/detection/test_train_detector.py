@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from tests.unit.training.histories import logged
 
 from dinoneck import Backbone, CheckpointError, DataError, HeadCheckpoint
 from dinoneck.detection import Detector, evaluate_boxes, train_detector, training
-from dinoneck.training import TrainConfig, engine
+from dinoneck.training import TrainConfig, engine, folder
 
 pytest.importorskip("pycocotools", reason="needs dinoneck[detection]")
 
@@ -130,6 +131,51 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
     assert {key: scores[key] for key in SCORES} == pytest.approx(
         {key: report["best"][key] for key in SCORES}, abs=1e-6
     )
+
+
+@pytest.mark.parametrize("replaced", ["train", "held out"])
+def test_an_image_that_was_replaced_does_not_continue_a_run(
+    replaced: str, boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "SAVE_EVERY_S", 0.0)
+    shutil.copytree(boxes.parent, tmp_path / "train")
+    shutil.copytree(boxes.parent, tmp_path / "held out")
+    data = {"val_boxes": str(tmp_path / "held out" / boxes.name)}
+    config = config_of(tmp_path / "train" / boxes.name, data=data, optim={"epochs": 2})
+    with stopped_after(epochs=1, by=DataError("no power")):
+        train_detector(config, tmp_path / "run")
+    image = min((tmp_path / replaced).rglob("*.png"))
+    pixels = np.asarray(Image.open(image))
+    Image.fromarray(255 - pixels).save(image)
+
+    with pytest.raises(CheckpointError, match="hash of image files"):
+        train_detector(config, tmp_path / "run")
+
+    Image.fromarray(pixels).save(image)
+    train_detector(config, tmp_path / "run")
+    assert (tmp_path / "run" / "report.json").exists()
+
+
+def test_an_unfinished_run_of_0_3_continues_without_a_hash_of_its_images(
+    boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "SAVE_EVERY_S", 0.0)
+    config = config_of(boxes, optim={"epochs": 2})
+    begin = folder.begin
+
+    def begin_as_0_3(path: Path, values: dict[str, Any], *, resume: bool) -> dict[str, Any]:
+        values_of_0_3 = {**values}
+        del values_of_0_3[folder.IMAGE_FILES]
+        return begin(path, values_of_0_3, resume=resume)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "begin", begin_as_0_3)
+        with stopped_after(epochs=1, by=DataError("no power")):
+            train_detector(config, tmp_path / "run")
+
+    train_detector(config, tmp_path / "run")
+
+    assert len(logged(tmp_path / "run" / "log.jsonl")) == 2
 
 
 def lora_config(boxes: Path) -> TrainConfig:

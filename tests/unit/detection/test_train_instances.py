@@ -13,11 +13,19 @@ from PIL import Image, ImageDraw
 from tests.kit import cli
 from tests.unit.training.meadow import rows_of
 
-from dinoneck import DataError, HeadCheckpoint, Predictor, evaluate
+from dinoneck import CheckpointError, DataError, HeadCheckpoint, Predictor, evaluate
 from dinoneck.data import BoxImages
 from dinoneck.detection import score_masks, train_instances
 from dinoneck.inference import coco_objects
-from dinoneck.training import BackboneConfig, DataConfig, FoldsConfig, Recipe, TrainConfig, run
+from dinoneck.training import (
+    BackboneConfig,
+    DataConfig,
+    FoldsConfig,
+    Recipe,
+    TrainConfig,
+    engine,
+    run,
+)
 
 pytest.importorskip("pycocotools", reason="masks need pycocotools, the extra [masks]")
 # pycocotools with NumPy 2
@@ -146,6 +154,35 @@ def test_a_run_has_scored_folds_and_a_head_of_all_images(
         assert all(
             score >= (task["minimum"] or 0.0) for score in kept["objects"]["scores"].tolist()
         )
+
+
+def test_an_image_that_was_replaced_does_not_continue_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "SAVE_EVERY_S", 0.0)
+    config = config_of(scenes(tmp_path / "s", 4))
+    fit = run.fit
+
+    def stop(epoch: int, row: dict[str, Any]) -> None:
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    def stopped_fit(*arguments: Any, **options: Any) -> Any:
+        return fit(*arguments, **{**options, "callbacks": [stop]})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "fit", stopped_fit)
+        with pytest.raises(KeyboardInterrupt):
+            train_instances(config, tmp_path / "run")
+    image = tmp_path / "s" / "3.png"
+    pixels = np.asarray(Image.open(image))
+    Image.fromarray(255 - pixels).save(image)
+
+    with pytest.raises(CheckpointError, match=r"run\.tokens"):
+        train_instances(config, tmp_path / "run")
+
+    Image.fromarray(pixels).save(image)
+    assert train_instances(config, tmp_path / "run")["images"] == 4
 
 
 def test_finished_heads_are_scored_over_all_scores(tmp_path: Path) -> None:

@@ -67,6 +67,6 @@ def test_a_missing_ray_is_named_before_the_backbone_is_loaded(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.setattr("dinoneck.training.source.open_backbone", None)
+    monkeypatch.setattr("dinoneck.training.run_tokens.open_backbone", None)
     result = extract(images, tmp_path / "store", "--engine", "ray")
     assert "ray is not installed" in result.err

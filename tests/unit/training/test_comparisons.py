@@ -20,7 +20,7 @@ from dinoneck.cli.main import main
 from dinoneck.grid import GridSize
 from dinoneck.training import MemoryTokens, group_folds, ridge_probe, train
 from dinoneck.training.baselines import ALPHAS, PENALTIES, baseline_head, ridge_path
-from dinoneck.training.folds import Fold, column_folds
+from dinoneck.training.folds import FoldRows, column_folds
 from dinoneck.training.scores import Split, score_values
 
 NAMES = ("patch_mean", "linear")
@@ -103,7 +103,7 @@ GROUPS = [f"g{row // 3}" for row in range(N)]
 CLASSES = ["rare" if row // 3 % 10 == 0 else "common" for row in range(N)]
 
 
-def held_out(folds: Sequence[Fold]) -> list[list[int]]:
+def held_out(folds: Sequence[FoldRows]) -> list[list[int]]:
     return [valid.tolist() for _, valid in folds]
 
 

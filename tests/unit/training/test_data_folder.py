@@ -17,7 +17,7 @@ from dinoneck.evaluation.truth import truth_table
 from dinoneck.training import TrainConfig
 from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.folds import folds_of
-from dinoneck.training.run import Run
+from dinoneck.training.run import prepare
 from dinoneck.training.table import table_of
 
 COLOURS = {"blue": (20, 30, 200), "red": (200, 30, 20)}
@@ -56,25 +56,25 @@ def test_train_and_val_are_one_fold_and_test_is_left(tmp_path: Path) -> None:
     config = config_of(class_parts(tmp_path, train=3, valid=2, test=4))
     table = table_of(config)
     folds = folds_of(config, table)
-    [(train, valid)] = folds.values()
-    assert {table.index[row].partition("/")[0] for row in train} == {"train"}
-    assert {table.index[row].partition("/")[0] for row in valid} == {"valid"}
-    assert (len(train), len(valid), len(table)) == (6, 4, 10)
+    [fold] = folds
+    assert {table.index[row].partition("/")[0] for row in fold.train} == {"train"}
+    assert {table.index[row].partition("/")[0] for row in fold.valid} == {"valid"}
+    assert (len(fold.train), len(fold.valid), len(table)) == (6, 4, 10)
 
 
 def test_folders_that_are_folds_are_held_out_in_turn(tmp_path: Path) -> None:
     folder = class_parts(tmp_path, k1=1, k2=2, k3=3)
     config = config_of(folder, subfolders="folds")
     folds = folds_of(config, table_of(config))
-    assert [len(valid) for _, valid in folds.values()] == [2, 4, 6]
+    assert [len(fold.valid) for fold in folds] == [2, 4, 6]
 
 
 def test_one_head_on_all_images_trains_on_both_parts(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = config_of(class_parts(tmp_path, train=3, val=2), folds={"count": 1})
-    [(train, valid)] = folds_of(config, table_of(config)).values()
-    assert (len(train), len(valid)) == (10, 0)
+    [fold] = folds_of(config, table_of(config))
+    assert (len(fold.train), len(fold.valid)) == (10, 0)
     assert "none is held out" in caplog.text
 
 
@@ -268,9 +268,9 @@ def test_the_parts_of_named_images_and_masks_are_read_on_request(tmp_path: Path)
     images, masks = folders_of_parts(tmp_path, "training", "validation")
     config = config_of(images, labels=str(masks), subfolders="parts")
     table = table_of(config)
-    [(train, valid)] = folds_of(config, table).values()
-    assert list(table.index[train]) == ["training/0.png", "training/1.png"]
-    assert list(table.index[valid]) == ["validation/0.png", "validation/1.png"]
+    [fold] = folds_of(config, table)
+    assert list(table.index[fold.train]) == ["training/0.png", "training/1.png"]
+    assert list(table.index[fold.valid]) == ["validation/0.png", "validation/1.png"]
     assert table["labels"].tolist()[3] == masks / "validation" / "1.png"
 
 
@@ -278,7 +278,7 @@ def test_the_folds_of_named_images_and_masks_are_read_on_request(tmp_path: Path)
     images, masks = folders_of_parts(tmp_path, "a", "b", "c")
     config = config_of(images, labels=str(masks), subfolders="folds")
     folds = folds_of(config, table_of(config))
-    assert [len(valid) for _, valid in folds.values()] == [2, 2, 2]
+    assert [len(fold.valid) for fold in folds] == [2, 2, 2]
 
 
 def test_named_images_and_masks_without_the_option_are_one_set_with_a_word(
@@ -313,7 +313,7 @@ def test_a_run_states_the_doubts_of_its_folder_once(
     doubtful_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     values = {"data": {"images": str(doubtful_folder)}, "backbone": {"name": "dinoneck_tiny"}}
-    Run(TrainConfig.from_dict(values), tmp_path / "run")
+    prepare(TrainConfig.from_dict(values), tmp_path / "run")
     assert caplog.text.count("is called like a copy of 'blue'") == 1
 
 

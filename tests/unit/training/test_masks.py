@@ -17,7 +17,7 @@ from dinoneck.data import Preprocessing, read_masks
 from dinoneck.training import TrainConfig, train
 from dinoneck.training.config import DataConfig
 from dinoneck.training.masks import Maps, read_maps
-from dinoneck.training.run import Run
+from dinoneck.training.run import prepare
 
 SIZE = (32, 48)
 PREPARE = Preprocessing(16)
@@ -153,9 +153,9 @@ def test_an_image_of_which_another_target_is_known_stays_without_a_labelled_pixe
         "folds": {"count": 2},
     }
 
-    run = Run(TrainConfig.from_dict(config), tmp_path / "out")
+    trainer = prepare(TrainConfig.from_dict(config), tmp_path / "out")
 
-    assert run.problem.targets["height"].flatten().tolist() == [0, 1, 2, 3]
+    assert trainer.problem.targets["height"].flatten().tolist() == [0, 1, 2, 3]
 
 
 def test_numbers_leave_out_what_the_file_marks(tmp_path: Path) -> None:

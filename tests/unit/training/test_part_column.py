@@ -31,7 +31,7 @@ def folds_by_id(
         config = config.changed(data=config.data.changed(store="tokens"))
     table = table_of(config, frame)
     folds = folds_of(config, table)
-    return [(list(table.index[train]), list(table.index[valid])) for train, valid in folds.values()]
+    return [(list(table.index[fold.train]), list(table.index[fold.valid])) for fold in folds]
 
 
 @pytest.mark.parametrize("is_ready_made", [False, True], ids=["frame", "ready-made table"])

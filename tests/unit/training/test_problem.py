@@ -16,7 +16,7 @@ from dinoneck.training import TrainConfig
 from dinoneck.training.folder import check_folder
 from dinoneck.training.folds import folds_of
 from dinoneck.training.problem import Problem, read_problem
-from dinoneck.training.run import Run
+from dinoneck.training.run import prepare
 from dinoneck.training.table import table_of
 
 
@@ -136,8 +136,8 @@ def test_folds_that_are_stratified_by_a_number_hold_every_fifth_of_it() -> None:
 
     folds = folds_of(config, table)
 
-    for _, held_out in folds.values():
-        fifths = np.sort(cover[held_out] // 8)
+    for fold in folds:
+        fifths = np.sort(cover[fold.valid] // 8)
         assert fifths.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 
 
@@ -146,9 +146,9 @@ def test_masks_on_one_layer_get_a_dense_head(meadow: Path, tmp_path: Path) -> No
     data = {"csv": str(meadow), "labels": "mask", "classes": ["soil", "crop", "weed"]}
     config = a_run(None, data=data, backbone={"name": "dinoneck_tiny", "layers": [5]})
 
-    run = Run(config, tmp_path / "run")
+    trainer = prepare(config, tmp_path / "run")
 
-    assert all(isinstance(head, DenseHead) for head in run.heads.values())
+    assert all(isinstance(head, DenseHead) for head in trainer.heads.values())
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(

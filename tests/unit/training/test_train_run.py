@@ -21,7 +21,7 @@ from dinoneck import (
 from dinoneck.checkpoint.backbone_part import changed_weights
 from dinoneck.data import Pasture
 from dinoneck.training import MemoryTokens, TrainConfig, engine, folder, run, train
-from dinoneck.training.source import live_tokens, source_of
+from dinoneck.training.run_tokens import RunTokens
 from dinoneck.training.table import table_of
 
 N = 8
@@ -218,14 +218,14 @@ def test_a_backbone_that_its_training_left_as_it_was_is_not_in_the_heads_file(
 ) -> None:
     config = a_run(meadow, ["crop"], backbone={"unfreeze_last": 1})
     table = table_of(config)
-    source = source_of(config, table)
-    live = live_tokens(config, source, table)
+    tokens = RunTokens.open(config, table)
+    live = tokens.live(config)
     assert live is not None
     weights = changed_weights(live.backbone)
     file = tmp_path / "h.safetensors"
     head = PatchMeanHead(64, [Task("crop")])
     save_head(file, head, backbone=live.backbone, backbone_weights=weights)
-    again = live_tokens(config, source, table, file)
+    again = tokens.live(config, file)
     assert weights is None
     assert again is not None
     assert again.backbone.fingerprint == load_backbone("dinoneck_tiny").fingerprint

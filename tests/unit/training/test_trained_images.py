@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -19,6 +18,7 @@ from dinoneck.data import BoxImages
 from dinoneck.detection import Detector
 from dinoneck.detection.head import DetectionHead
 from dinoneck.training import train
+from dinoneck.training.folds import Fold
 from dinoneck.training.trained_images import (
     hashes_of_trained_images,
     seen_in_training,
@@ -134,7 +134,7 @@ def test_any_name_of_a_file_is_read_back(name: str, tmp_path: Path) -> None:
     for number, file in enumerate(images):
         Image.new("RGB", (8, 8), (number, 5, 5)).save(file)
     (tmp_path / "head.safetensors").touch()
-    write_trained_images(tmp_path, images, [name, "other.png"], None, {None: (np.arange(1), [])})
+    write_trained_images(tmp_path, images, [name, "other.png"], None, [Fold.of_all_images(1)])
     assert seen_in_training([tmp_path / "head.safetensors"], images) == [str(images[0])]
 
 
@@ -153,7 +153,6 @@ def test_a_detector_is_said_to_have_been_trained_on_images_of_its_run(
     run.mkdir()
     Detector(head, tiny, size=(32, 64)).save(run / "detector.safetensors")
     trained = [truth.paths[0], truth.paths[2]]
-    every_image = (np.arange(2), np.arange(0))
-    write_trained_images(run, trained, ["a", "b"], None, {None: every_image})
+    write_trained_images(run, trained, ["a", "b"], None, [Fold.of_all_images(2)])
     report = evaluate({"mine": run / "detector.safetensors"}, None, truth.file)
     assert report["trained_on"] == {"mine": 2}

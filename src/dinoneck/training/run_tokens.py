@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache, partial
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
@@ -29,7 +29,7 @@ from dinoneck.store.images import check_unchanged
 from dinoneck.text import some_of
 from dinoneck.tokens import Tokens
 from dinoneck.training.config import FrozenBackbone, TrainConfig
-from dinoneck.training.earlier import start_backbone
+from dinoneck.training.earlier import log_backbone, start_backbone
 from dinoneck.training.ids import IdMatcher
 from dinoneck.training.masks import map_task
 from dinoneck.training.new_head import SEVERAL_LAYERS, head_type
@@ -37,28 +37,186 @@ from dinoneck.training.stated import stated_record
 from dinoneck.training.token_sources import LiveTokens, MemoryTokens, TokenSource
 
 logger = logging.getLogger(__name__)
+# how images are prepared: the fields that DataConfig and Preprocessing share
+_PREPARATION = ("size", "interpolation", "blur", "bits", "resize", "pad_to")
 
 
-class Source(NamedTuple):
-    """Where the tokens of a table's images come from.
+class RunTokens:
+    """The tokens of a table's images: frozen ones, made once, and live ones of a backbone in training.
+
+    Args:
+        table: of :func:`dinoneck.training.table.table_of`.
+        record: of the backbone that makes or made the tokens.
+        preprocess: how the images are or were prepared.
+        backbone: that makes them; None where they come from a store.
+        stored: the tokens of the store; None where a backbone makes them.
 
     Attributes:
-        first: the tokens of one image: the layers, grid and width that heads are built for.
-        record: of the backbone that makes or made them.
-        preprocess: how the images are or were prepared.
-        load: returns the tokens of all images under the table's ids; the expensive step where a
-            backbone extracts them, which is done once.
-        backbone: that makes them; None where they come from a store.
+        example: the tokens of one image: the layers, grid and width that heads are built for.
     """
 
-    first: Tokens
-    record: Mapping[str, Any]
-    preprocess: Preprocessing
-    load: Callable[[], TokenSource]
-    backbone: Backbone | None = None
+    def __init__(
+        self,
+        table: Any,
+        record: Mapping[str, Any],
+        preprocess: Preprocessing,
+        *,
+        backbone: Backbone | None = None,
+        stored: StoreSubset | None = None,
+    ) -> None:
+        self.record = record
+        self.preprocess = preprocess
+        self.backbone = backbone
+        self._stored = stored
+        self._ids = list(table.index)
+        self._images = list(table[IMAGES])
+        self._extracted: MemoryTokens | None = None
+        source = stored if stored is not None else self._extract(1)
+        self.example = source.batch(source.ids[:1])
+
+    @classmethod
+    def open(cls, config: TrainConfig, table: Any) -> RunTokens:
+        """Open the store or the backbone of a config, and match the table's ids.
+
+        Args:
+            config: the run.
+            table: of :func:`dinoneck.training.table.table_of`.
+
+        Raises:
+            ConfigError: if values contradict each other, or what the store or backbone is.
+            DataError: if the store lacks images of the table.
+            StoreError: if the store cannot be opened, or images were replaced since the
+                extraction.
+            BackboneError: if the backbone cannot be loaded.
+        """
+        if config.data.store is not None:
+            return cls._from_store(config, table)
+        return cls._from_backbone(config, table)
+
+    @classmethod
+    def _from_backbone(cls, config: TrainConfig, table: Any) -> RunTokens:
+        """Open a backbone; for a head that reads several layers it gives four, if the config names none."""
+        data = config.data
+        backbone = open_backbone(config.backbone, config.device)
+        map_kind = None if data.labels is None else map_task(config, table)[1]
+        if head_type(config, map_kind) in SEVERAL_LAYERS and config.backbone.layers is None:
+            quarters = [backbone.depth * part // 4 - 1 for part in (1, 2, 3, 4)]
+            backbone = backbone.with_layers(quarters)
+        settings = {name: getattr(data, name) for name in _PREPARATION}
+        if data.resize is None and data.size is None:
+            settings["resize"] = "crop"
+        preprocess = backbone.preprocess.changed(**settings)
+        return cls(table, backbone.record(), preprocess, backbone=backbone)
+
+    @classmethod
+    def _from_store(cls, config: TrainConfig, table: Any) -> RunTokens:
+        """Open a store, which must be what the config asks for."""
+        data = config.data
+        root = Path(str(data.store))
+        if root.is_dir() and not (root / FILE).exists() and any(root.rglob("*.npz")):
+            raise ConfigError(
+                f"{data.store} holds .npz files and is not a feature store; "
+                "FeatureStore.from_npz(folder, path, grid=..., patch_size=...) converts them"
+            )
+        store = FeatureStore.open(str(data.store))
+        stored = StoreSubset(store, list(table.index), data.views)
+        store.check_grids(stored.ids[:1], len(stored.views))
+        record = store.backbone_record
+        if record.get("layers") is None:  # of files of another program
+            record = stated_record(config.backbone, record, str(data.store))
+            first = stored.batch(stored.ids[:1])
+            preprocess = _stated_preprocess(config, store, record, first)
+            return cls(table, record, preprocess, stored=stored)
+        _check_record_of_store(config, store)
+        _check_weights_of_store(config.backbone, record, str(data.store))
+        folder = Path(data.csv or ".").parent
+        images = {}
+        for store_id, image in zip(stored.ids, table[IMAGES], strict=True):
+            is_elsewhere = isinstance(image, Path) and not image.is_file()
+            images[store_id] = folder / image if is_elsewhere else image
+        compare_images(store, images)
+        return cls(table, record, store.preprocess, stored=stored)
+
+    def check_start(self, config: TrainConfig) -> None:
+        """Refuse a LoRA rank or weights of ``config.init`` that do not fit; log what is taken of that file.
+
+        Raises:
+            ConfigError: if the rank does not fit.
+            CheckpointError: if the weights of ``config.init`` are of another backbone.
+        """
+        self.live(config)
+        log_backbone(config, self.record)
+
+    def frozen(self) -> TokenSource:
+        """Return the tokens of all images, in the table's order.
+
+        This is the expensive step where a backbone extracts them, which is done once.
+        """
+        if self._stored is not None:
+            return self._stored
+        if self._extracted is None:
+            self._extracted = self._extract(len(self._ids))
+        return self._extracted
+
+    def live(self, config: TrainConfig, file: Path | None = None) -> LiveTokens | None:
+        """Return the images with a copy of the backbone, which a fold trains in parts.
+
+        Args:
+            config: the run; None is returned where it keeps the backbone frozen.
+            file: of the fold's finished head, which holds the weights that its training changed.
+                None = no weights are trained yet: they start as those in the file of
+                ``config.init``.
+
+        Raises:
+            CheckpointError: if the weights of ``config.init`` are of another backbone.
+        """
+        if not config.is_live or self.backbone is None:
+            return None
+        backbone = copy.deepcopy(self.backbone)
+        if file is None:
+            _start_training(backbone, config)
+        else:
+            checkpoint = HeadCheckpoint.load(file)
+            if checkpoint.backbone_weights is not None:
+                backbone = checkpoint.load_backbone().to(local_device(config.device))
+            elif checkpoint.adapter_state:
+                checkpoint.apply_adapter(backbone)
+        return LiveTokens(backbone, self._images, self._ids, self.preprocess)
+
+    def take(self, rows: Sequence[int]) -> RunTokens:
+        """Return the tokens of these rows of the table alone, of the same backbone or store."""
+        subset = copy.copy(self)
+        subset._ids = [self._ids[row] for row in rows]
+        subset._images = [self._images[row] for row in rows]
+        subset._extracted = None
+        if self._stored is not None:
+            subset._stored = self._stored.take(rows)
+        return subset
+
+    def _extract(self, count: int) -> MemoryTokens:
+        """The tokens of the first images."""
+        if self.backbone is None:
+            raise ConfigError("the tokens need a backbone or a store; give one of them")
+        return MemoryTokens.extract(
+            self.backbone,
+            self._images[:count],
+            self._ids[:count],
+            preprocess=self.preprocess,
+        )
 
 
-class TableTokens:
+def _start_training(backbone: Backbone, config: TrainConfig) -> None:
+    """Make parts of a backbone trainable; they start as in the file of ``config.init``."""
+    rank = config.backbone.lora
+    blocks = config.backbone.unfreeze_last
+    has_lora = start_backbone(backbone, config)
+    if rank is not None and not has_lora:
+        backbone.add_lora(rank, seed=config.optim.seed)
+    if blocks is not None:
+        backbone.unfreeze_last(blocks)
+
+
+class StoreSubset:
     """The stored tokens of a table's images, in the table's order.
 
     Args:
@@ -84,13 +242,13 @@ class TableTokens:
         spelt = _without_shared_folder(names, source_ids, store.path)
         self.store = store
         self.ids = source_ids.all_of(spelt, remedy)
-        if twice := [
-            name
-            for name, store_id in zip(names, self.ids, strict=True)
-            if self.ids.count(store_id) > 1
-        ]:
+        counts = Counter(self.ids)
+        repeated = [
+            name for name, store_id in zip(names, self.ids, strict=True) if counts[store_id] > 1
+        ]
+        if repeated:
             raise DataError(
-                f"the images {some_of(twice, 3)} are one image of the store; keep one of them"
+                f"the images {some_of(repeated, 3)} are one image of the store; keep one of them"
             )
         if views is not None and views > len(store.views):
             raise ConfigError(
@@ -109,6 +267,12 @@ class TableTokens:
     def digest(self, ids: Sequence[str]) -> str:
         """Return one hash of the tokens of these images, see :meth:`FeatureStore.digest`."""
         return self.store.digest(ids)
+
+    def take(self, rows: Sequence[int]) -> StoreSubset:
+        """Return the stored tokens of these rows of the table alone."""
+        subset = copy.copy(self)
+        subset.ids = [self.ids[row] for row in rows]
+        return subset
 
 
 def _without_shared_folder(
@@ -142,55 +306,15 @@ def _without_shared_folder(
     return names
 
 
-def source_of(config: TrainConfig, table: Any) -> Source:
-    """Open the store or the backbone of a config, and match the table's ids.
-
-    Args:
-        config: the run.
-        table: of :func:`dinoneck.training.table.table_of`.
+def _check_record_of_store(config: TrainConfig, store: FeatureStore) -> None:
+    """Compare the backbone and the preparation of images that a config asks for with those of a store.
 
     Raises:
-        ConfigError: if values contradict each other, or what the store or backbone is.
-        DataError: if the store lacks images of the table.
-        StoreError: if the store cannot be opened, or images were replaced since the extraction.
-        BackboneError: if the backbone cannot be loaded.
+        ConfigError: if they differ, or no file names the weights that made the store's tokens.
     """
-    data, ids, images = config.data, list(table.index), list(table[IMAGES])
-    if data.store is not None:
-        return _from_store(config, table)
-    backbone = open_backbone(config.backbone, config.device)
-    map_kind = None if data.labels is None else map_task(config, table)[1]
-    if head_type(config, map_kind) in SEVERAL_LAYERS and config.backbone.layers is None:
-        backbone = backbone.with_layers([backbone.depth * part // 4 - 1 for part in (1, 2, 3, 4)])
-    names = ("size", "pad_to", "interpolation", "blur", "bits")
-    changes = {name: getattr(data, name) for name in names}
-    resize = data.resize or ("crop" if data.size is None else None)
-    preprocess = backbone.preprocess.changed(resize=resize, **changes)
-    first = MemoryTokens.extract(backbone, images[:1], ids[:1], preprocess=preprocess).batch(
-        ids[:1]
-    )
-    load = cache(partial(MemoryTokens.extract, backbone, images, ids, preprocess=preprocess))
-    return Source(first, backbone.record(), preprocess, load, backbone)
-
-
-def _from_store(config: TrainConfig, table: Any) -> Source:
-    """The tokens of a store, which must be what the config asks for."""
-    data, backbone = config.data, config.backbone
-    root = Path(str(data.store))
-    if root.is_dir() and not (root / FILE).exists() and any(root.rglob("*.npz")):
-        raise ConfigError(
-            f"{data.store} holds .npz files and is not a feature store; "
-            "FeatureStore.from_npz(folder, path, grid=..., patch_size=...) converts them"
-        )
-    store = FeatureStore.open(str(data.store))
-    tokens = TableTokens(store, list(table.index), data.views)
-    store.check_grids(tokens.ids[:1], len(tokens.views))
-    record, preprocess = store.backbone_record, store.preprocess
-    if record.get("layers") is None:  # of files of another program
-        record = stated_record(backbone, record, str(data.store))
-        first = tokens.batch(tokens.ids[:1])
-        preprocess = _stated_preprocess(config, store, record, first)
-        return Source(first, record, preprocess, lambda: tokens)
+    data = config.data
+    backbone = config.backbone
+    record = store.backbone_record
     if is_changed(record) or record.get("adapter") is not None:
         weights = describe_weights(record["weights"])
         trained = weights if record.get("adapter") is None else f"{weights}, and LoRA"
@@ -200,26 +324,19 @@ def _from_store(config: TrainConfig, table: Any) -> Source:
             "LoRA, backbone.save_weights(FILE)), and extract the images again with the backbone "
             "that is loaded from that file"
         )
-    both = {
+    asked_and_stored = {
         "backbone": (backbone.name, record.get("name")),
         "source": (backbone.source, record.get("source")),
         "layers": (backbone.layers, tuple(record["layers"])),
     }
-    names = ("size", "interpolation", "blur", "bits", "resize", "pad_to")
-    both |= {name: (getattr(data, name), getattr(preprocess, name)) for name in names}
-    for name, (value, stored) in both.items():
-        if value is not None and value != stored:
+    for name in _PREPARATION:
+        asked_and_stored[name] = (getattr(data, name), getattr(store.preprocess, name))
+    for name, (asked, stored) in asked_and_stored.items():
+        if asked is not None and asked != stored:
             raise ConfigError(
-                f"the store {data.store} was made with {name} {stored}, not {value}; leave it out, "
+                f"the store {data.store} was made with {name} {stored}, not {asked}; leave it out, "
                 "or extract the images again into another store"
             )
-    _check_weights_of_store(backbone, record, str(data.store))
-    folder, images = Path(data.csv or ".").parent, list(table[IMAGES])
-    images = [
-        folder / file if isinstance(file, Path) and not file.is_file() else file for file in images
-    ]
-    compare_images(store, dict(zip(tokens.ids, images, strict=True)))
-    return Source(tokens.batch(tokens.ids[:1]), record, preprocess, lambda: tokens)
 
 
 def _check_weights_of_store(
@@ -250,13 +367,13 @@ def _check_weights_of_store(
 
 def _is_made_with(file: str, record: Mapping[str, Any]) -> bool:
     """Whether a file of weights holds those of a backbone's record."""
-    own = load_backbone(
+    backbone = load_backbone(
         record["name"],
         source=record["source"],
         checkpoint=file,
         dtype=WEIGHT_DTYPES[record["dtype"]],
     )
-    return bool(own.record()["weights_sha256"] == record["weights_sha256"])
+    return bool(backbone.record()["weights_sha256"] == record["weights_sha256"])
 
 
 def _stated_preprocess(
@@ -303,50 +420,14 @@ def compare_images(store: FeatureStore, images: Mapping[str, Any]) -> None:
     """
     # imported tokens come without hashes of images
     is_extracted = store.backbone_record.get("layers") is not None
-    files = [
-        (image_id, Path(x))
-        for image_id, x in images.items()
-        if isinstance(x, str | Path) and is_extracted
-    ]
-    files = [(image_id, file) for image_id, file in files if file.is_file()]
+    files = []
+    for image_id, image in images.items():
+        if is_extracted and isinstance(image, str | Path) and Path(image).is_file():
+            files.append((image_id, Path(image)))
     check_unchanged(files, store.entries)
     if len(files) < len(images):
         line = "%d of %d images were compared with the store %s; name their folder (--images)"
         logger.warning(line, len(files), len(images), store.path)
-
-
-def live_tokens(
-    config: TrainConfig, source: Source, table: Any, file: Path | None = None
-) -> LiveTokens | None:
-    """Return the table's images with a copy of the backbone, which a fold trains in parts.
-
-    Args:
-        config: the run; None is returned where it keeps the backbone frozen.
-        source: of the run.
-        table: of the run.
-        file: of the fold's head; if it exists, it holds the weights that its training changed.
-            None = no weights are trained yet: they start as those in the file of ``config.init``.
-
-    Raises:
-        CheckpointError: if the weights of ``config.init`` are of another backbone.
-    """
-    if not config.is_live or source.backbone is None:
-        return None
-    backbone = copy.deepcopy(source.backbone)
-    rank = config.backbone.lora
-    blocks = config.backbone.unfreeze_last
-    kept = HeadCheckpoint.load(file) if file is not None and file.exists() else None
-    if kept is None:
-        has_lora = start_backbone(backbone, config)
-        if rank is not None and not has_lora:
-            backbone.add_lora(rank, seed=config.optim.seed)
-        if blocks is not None:
-            backbone.unfreeze_last(blocks)
-    elif kept.backbone_weights is not None:
-        backbone = kept.load_backbone().to(local_device(config.device))
-    elif kept.adapter_state:
-        kept.apply_adapter(backbone)
-    return LiveTokens(backbone, list(table[IMAGES]), list(table.index), source.preprocess)
 
 
 def open_backbone(config: FrozenBackbone, device: str | None, *, norm: bool = True) -> Backbone:
@@ -361,17 +442,19 @@ def open_backbone(config: FrozenBackbone, device: str | None, *, norm: bool = Tr
         ConfigError: if the description contradicts itself, or the device cannot be used.
         BackboneError: if the weights cannot be loaded.
     """
-    options: dict[str, Any] = {
-        "checkpoint": config.file,
-        "seed": config.seed,
-        "layers": config.layers,
-        "norm": norm,
-    }
-    options |= {"source": config.source or "timm", "pretrained": not config.random}
     if config.seed is not None and not config.random and config.name != TINY:
         raise ConfigError(
             f"the backbone's seed is {config.seed}, which chooses random weights; give it with "
             "backbone.random: true (--random-backbone), or leave it out (--backbone-seed)"
         )
     torch_device = local_device(device)  # refused before the weights are read
-    return load_backbone(config.name or DINOV3_SMALL, **options).to(torch_device)
+    backbone = load_backbone(
+        config.name or DINOV3_SMALL,
+        checkpoint=config.file,
+        seed=config.seed,
+        layers=config.layers,
+        norm=norm,
+        source=config.source or "timm",
+        pretrained=not config.random,
+    )
+    return backbone.to(torch_device)

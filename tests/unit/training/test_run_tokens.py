@@ -31,8 +31,8 @@ from dinoneck import (
 from dinoneck.data import Views, read_table
 from dinoneck.store import MemoryStore
 from dinoneck.training import DataConfig, MemoryTokens, TrainConfig, engine, fit
-from dinoneck.training.run import Run
-from dinoneck.training.source import TableTokens
+from dinoneck.training.run import Trainer, prepare
+from dinoneck.training.run_tokens import StoreSubset
 
 NAMES = [f"{i}.png" for i in range(6)]
 
@@ -53,9 +53,9 @@ class Numbered:
         )
 
 
-def tokens_of(known: Sequence[str], names: Sequence[str], views: int | None = None) -> TableTokens:
+def tokens_of(known: Sequence[str], names: Sequence[str], views: int | None = None) -> StoreSubset:
     store: Any = Numbered(known)
-    return TableTokens(store, names, views)
+    return StoreSubset(store, names, views)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def stored(tmp_path: Path) -> FeatureStore:
     return store
 
 
-def prepared(folder: Path, images: str | None = None, **data: Any) -> Run:
+def prepared(folder: Path, images: str | None = None, **data: Any) -> Trainer:
     """The run before its work."""
     named = None if images is None else str(folder / images)
     given = {
@@ -124,7 +124,7 @@ def prepared(folder: Path, images: str | None = None, **data: Any) -> Run:
         "targets": ["mass"],
         **data,
     }
-    return Run(TrainConfig.from_dict({"data": given}), folder / "run")
+    return prepare(TrainConfig.from_dict({"data": given}), folder / "run")
 
 
 def trained(store: FeatureStore, table: pd.DataFrame) -> None:
@@ -234,9 +234,9 @@ def test_a_table_with_files_is_compared_in_python(stored: FeatureStore, tmp_path
     table, other = (
         read_table(tmp_path / "t.csv", tmp_path / name, "mass") for name in ("train", "other")
     )
-    Run(own, tmp_path / "run", table=table)
+    prepare(own, tmp_path / "run", table=table)
     with pytest.raises(StoreError, match="'0'"):
-        Run(own, tmp_path / "run", table=other)
+        prepare(own, tmp_path / "run", table=other)
     with pytest.raises(StoreError, match="'0'"):
         trained(stored, other)
 

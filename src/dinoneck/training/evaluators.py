@@ -1,0 +1,155 @@
+"""Steps 8 and 9 of a run: how held-out images are predicted and scored; the evaluator of values and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from dinoneck.heads.ensemble import HeadEnsemble
+from dinoneck.heads.head import Head
+from dinoneck.training import report as reports
+from dinoneck.training.baselines import baseline_head
+from dinoneck.training.config import TrainConfig
+from dinoneck.training.folds import Fold
+from dinoneck.training.problem import Problem
+from dinoneck.training.report import BOTH, HEAD, LINEAR
+from dinoneck.training.table import groups_of
+from dinoneck.training.token_sources import LiveTokens, TokenSource
+
+Logs = Mapping[str, Sequence[Mapping[str, float]]]
+"""Name of a fold's log -> its rows, one per epoch."""
+
+
+@dataclass(frozen=True)
+class FoldTokens:
+    """The tokens of a fold.
+
+    Attributes:
+        frozen: of the frozen backbone, or of the store.
+        live: of the backbone that the fold trains along with its head; None = it is frozen.
+    """
+
+    frozen: TokenSource
+    live: LiveTokens | None
+
+    @property
+    def of_head(self) -> TokenSource:
+        """What the fold's head reads."""
+        return self.frozen if self.live is None else self.live
+
+
+class Evaluator(Protocol):
+    """How the held-out images of a run are predicted and scored."""
+
+    methods: reports.Methods
+    """Method -> target -> the held-out predictions of all rows."""
+
+    def predict_fold(
+        self, problem: Problem, fold: Fold, head: Head, tokens: FoldTokens
+    ) -> tuple[list[Head], dict[str, Any]]:
+        """Predict the held-out images of a fold.
+
+        Returns:
+            The heads that the fold's file averages, and facts for that file.
+        """
+        ...
+
+    def final_problem(self, problem: Problem) -> Problem:
+        """Return what the head of all images learns, once all folds are predicted."""
+        ...
+
+    def report(self, logs: Logs, units: Mapping[str, str]) -> dict[str, Any]:
+        """Return what the report holds of the predictions of all folds.
+
+        Args:
+            logs: of the folds; empty in a process that writes no files.
+            units: target -> its unit, empty where it is not stated.
+        """
+        ...
+
+
+class ValueEvaluator:
+    """Predicts values, classes and masks with the fold's head, a linear baseline and their mean.
+
+    With live tokens the head reads these, and the baseline those of the frozen backbone: no mean is
+    made.
+
+    Args:
+        config: the run.
+        table: the images.
+        problem: what the heads learn.
+        folds: of the run.
+
+    Attributes:
+        methods: method -> target -> the held-out predictions of all rows.
+    """
+
+    def __init__(
+        self, config: TrainConfig, table: Any, problem: Problem, folds: Sequence[Fold]
+    ) -> None:
+        self.config = config
+        self.table = table
+        self.targets = problem.scored
+        self.folds = folds
+        names = (HEAD, LINEAR) if config.is_live else (HEAD, LINEAR, BOTH)
+        self.methods = {name: reports.no_predictions(problem.scored) for name in names}
+
+    def predict_fold(
+        self, problem: Problem, fold: Fold, head: Head, tokens: FoldTokens
+    ) -> tuple[list[Head], dict[str, Any]]:
+        """Predict the held-out images of a fold; return its heads and the facts for its file."""
+        linear = baseline_head(
+            tokens.frozen,
+            problem.targets,
+            rows=fold.train.tolist(),
+            tasks=head.tasks,
+            groups=groups_of(self.table),
+            compositions=problem.compositions,
+            seed=self.config.optim.seed,
+        )
+        heads = {HEAD: head, LINEAR: linear.to(next(head.parameters()).device)}
+        if tokens.live is None:
+            linear.trained_on = head.trained_on
+            heads[BOTH] = HeadEnsemble.from_heads([head, linear])
+        for name, predicting in heads.items():
+            source = tokens.of_head if name == HEAD else tokens.frozen
+            reports.write_predictions(
+                problem.scored,
+                source,
+                head=predicting,
+                rows=fold.valid.tolist(),
+                predictions=self.methods[name],
+            )
+        method = BOTH if self.config.with_ridge else HEAD
+        report = reports.summary(
+            self.table, self.targets, {method: self.methods[method]}, [fold.valid]
+        )
+        metrics = reports.fold_metrics(report["scores"], method)
+        facts = {"fold": fold.number, "metrics": metrics}
+        members = [head, linear] if self.config.with_ridge else [head]
+        return members, facts
+
+    def final_problem(self, problem: Problem) -> Problem:
+        """Return the problem as it is."""
+        return problem
+
+    def report(self, logs: Logs, units: Mapping[str, str]) -> dict[str, Any]:
+        """Return the scores of all methods, and the learned weights of the losses."""
+        held_out = [fold.valid for fold in self.folds]
+        report = reports.summary(self.table, self.targets, self.methods, held_out, units)
+        learns_weights = self.config.losses.weighting == "uncertainty"
+        report["loss_weights"] = learned_weights(logs) if learns_weights else {}
+        return report
+
+
+def learned_weights(logs: Logs) -> dict[str, dict[str, float]]:
+    """Return name of a fold's log -> loss -> its learned weight after the last epoch."""
+    learned = {}
+    for name, rows in logs.items():
+        weights = {}
+        for key, value in rows[-1].items():
+            if key.startswith("weight/"):
+                weights[key.removeprefix("weight/")] = value
+        learned[name] = weights
+    return learned
