@@ -24,8 +24,9 @@ from dinoneck.heads.head import Head
 from dinoneck.inference.resolution import objects_at_image_size
 from dinoneck.inference.results import coco_objects
 from dinoneck.tasks import OBJECTS, Task
-from dinoneck.training.config import TrainConfig
+from dinoneck.training.config import TrainInstancesConfig
 from dinoneck.training.folder import Callback
+from dinoneck.training.programs import check_class
 from dinoneck.training.run import Run
 from dinoneck.training.tasks import HEAD, Problem, Scored
 from dinoneck.training.token_sources import LiveTokens, TokenSource
@@ -39,7 +40,7 @@ _MIN_SCORES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of segments; the one with t
 
 
 def train_instances(
-    config: TrainConfig,
+    config: TrainInstancesConfig,
     out: str | os.PathLike[str],
     *,
     overwrite: bool = False,
@@ -79,6 +80,7 @@ def train_instances(
         ConfigError: if values contradict each other, or do not fit.
         CheckpointError: if ``out`` holds an unfinished run of another config or of other objects.
     """
+    check_class(config, TrainInstancesConfig)
     data = config.data
     optim = config.optim
     check_installed("pycocotools", "masks")
@@ -126,7 +128,8 @@ class _InstanceRun(Run):
             :func:`dinoneck.inference.coco_objects`.
     """
 
-    def __init__(self, config: TrainConfig, out: Path, dataset: Any, *, overwrite: bool) -> None:
+    def __init__(
+        self, config: TrainInstancesConfig, out: Path, dataset: Any, *, overwrite: bool) -> None:
         import pandas as pd
 
         self.dataset = dataset

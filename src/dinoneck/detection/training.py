@@ -37,11 +37,12 @@ from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.registry import import_modules
 from dinoneck.text import in_words
 from dinoneck.training import folder as files
-from dinoneck.training.config import TrainConfig, check_used
+from dinoneck.training.config import TrainDetectorConfig
 from dinoneck.training.earlier import check_same_backbone, log_backbone, start_lora
 from dinoneck.training.engine import Batches, Engine, Row, gathered, own_random_numbers
 from dinoneck.training.folds import Fold
 from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
+from dinoneck.training.programs import check_class
 from dinoneck.training.source import open_backbone
 from dinoneck.training.tasks import start_from
 from dinoneck.training.trained_images import write_trained_images
@@ -54,7 +55,7 @@ _logger = logging.getLogger(__name__)
 
 
 def train_detector(
-    config: TrainConfig,
+    config: TrainDetectorConfig,
     out: str | os.PathLike[str],
     *,
     overwrite: bool = False,
@@ -87,12 +88,8 @@ def train_detector(
             ``overwrite`` is off, or it holds other files than those of a run.
         CheckpointError: if ``out`` holds the state of another run; it names the values that differ.
     """
+    check_class(config, TrainDetectorConfig)
     import_modules(config.imports)
-    if config.data.boxes is None:
-        raise ConfigError(
-            "data.boxes is missing; expected the COCO file of the training images (--boxes)"
-        )
-    check_used(config)
     check_installed("pycocotools", "detection")
     folder = Path(out)
     files.check_folder(folder, overwrite=overwrite)
@@ -151,7 +148,7 @@ class _Run:
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: TrainDetectorConfig,
         folder: Path,
         detector: Detector,
         train: BoxImages,
@@ -290,7 +287,7 @@ def _to_device(
     return images_on_device, targets_on_device
 
 
-def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
+def open_images(config: TrainDetectorConfig) -> tuple[BoxImages, BoxImages]:
     """Return the training and the held-out images.
 
     Raises:
@@ -310,7 +307,7 @@ def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
     )
     val_views = box_transforms(size, train=False, mean=None, std=None)
     train = BoxImages(
-        str(data.boxes),
+        data.boxes,
         data.images,
         transform=train_views,
         classes=data.classes or None,
@@ -322,7 +319,7 @@ def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
     return train, _open_held_out(config, data.val_boxes, train, val_views)
 
 
-def _open_held_out(config: TrainConfig, file: str, train: BoxImages, val_views: Any) -> BoxImages:
+def _open_held_out(config: TrainDetectorConfig, file: str, train: BoxImages, val_views: Any) -> BoxImages:
     """Open the held-out images of a file of their own; warn of those that are trained on too."""
     data = config.data
     held_out = BoxImages(
@@ -358,7 +355,7 @@ def _open_held_out(config: TrainConfig, file: str, train: BoxImages, val_views: 
 
 
 def _hold_out_part(
-    config: TrainConfig, train: BoxImages, val_views: Any
+    config: TrainDetectorConfig, train: BoxImages, val_views: Any
 ) -> tuple[BoxImages, BoxImages]:
     """Split the images at random: return those to train on, and the held-out ones.
 
@@ -430,7 +427,7 @@ def _spread_layers(count: int, depth: int) -> list[int]:
     return [depth - 1 - i * depth // (count + 1) for i in reversed(range(count))]
 
 
-def build_detector(config: TrainConfig, classes: tuple[str, ...]) -> Detector:
+def build_detector(config: TrainDetectorConfig, classes: tuple[str, ...]) -> Detector:
     """Return the detector of a config with its first weights, which the seed decides.
 
     With ``init`` it starts as the detector of that file, with what was trained of its ViT.

@@ -29,7 +29,7 @@ from dinoneck.errors import CheckpointError, DataError
 from dinoneck.progress import progress
 from dinoneck.training.folder import LOG, Callback, load_state, write_file
 from dinoneck.training.optim import EMA, SAM, cosine_with_warmup
-from dinoneck.training.recipe import Recipe
+from dinoneck.training.recipe import DetectorRecipe
 
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
@@ -51,6 +51,9 @@ class Engine:
         groups: of the optimizer; frozen parameters that are trained later are among them.
         recipe: how.
         steps: of the optimizer, per epoch; each takes a batch.
+        sam_rho: neighbourhood size of SAM; None = without.
+        patience: epochs without a better validation loss before training ends with the best
+            weights; None = all epochs of the recipe.
 
     Attributes:
         epoch: how many epochs are done.
@@ -65,14 +68,18 @@ class Engine:
         trained: nn.Module,
         model: nn.Module,
         groups: list[dict[str, Any]],
-        recipe: Recipe,
+        recipe: DetectorRecipe,
         steps: int,
+        *,
+        sam_rho: float | None = None,
+        patience: int | None = None,
     ) -> None:
         self.trained, self.plain, self.recipe, self.steps = trained, model, recipe, steps
+        self.patience = patience
         self.device = next(trained.parameters()).device
         self.rank, self.count = joined(self.device)
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
-        self.sam = SAM(trained, self.optimizer, recipe.rho) if recipe.optimizer == "sam" else None
+        self.sam = None if sam_rho is None else SAM(trained, self.optimizer, sam_rho)
         self.scheduler = cosine_with_warmup(self.optimizer, recipe.epochs * steps, recipe.warmup)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "fp16")
         self.parameters = [
@@ -171,7 +178,7 @@ class Engine:
 
     def _is_finished(self) -> bool:
         return self.epoch >= self.recipe.epochs or self._epochs_since_best() >= (
-            self.recipe.patience or math.inf
+            self.patience or math.inf
         )
 
     def _epochs_since_best(self) -> int:
@@ -233,7 +240,7 @@ class Engine:
         with nullcontext() if self.ema is None else self.ema.applied(self.trained):
             self.plain.eval()
             self.history[-1] |= gathered(validate())[0]
-            if self.recipe.patience is not None and self._epochs_since_best() == 0:
+            if self.patience is not None and self._epochs_since_best() == 0:
                 self.best = {name: x.clone() for name, x in self._weights().items()}
 
     def _weights(self) -> dict[str, Tensor]:

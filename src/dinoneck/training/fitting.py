@@ -190,7 +190,15 @@ def _train(
             f"all parameters of this {type(head).__name__} are frozen, so that there is nothing to "
             "train; unfreeze some: head.requires_grad_(True)"
         )
-    engine = Engine(objective.trained, objective, groups, recipe, -(-count // recipe.batch_size))
+    engine = Engine(
+        objective.trained,
+        objective,
+        groups,
+        recipe,
+        -(-count // recipe.batch_size),
+        sam_rho=recipe.rho if recipe.optimizer == "sam" else None,
+        patience=recipe.patience,
+    )
     # what does not fit is refused before a folder is made
     inputs, targets = samples.read([0])
     with torch.no_grad(), engine.precision():

@@ -15,7 +15,7 @@ from dinoneck.data.layout import HELD_OUT
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.extras import missing_extra
 from dinoneck.text import counted, some_of
-from dinoneck.training.config import TrainConfig
+from dinoneck.training.config import FoldsConfig, HeadConfig
 from dinoneck.training.recipe import Seed, converted
 from dinoneck.training.table import class_names, column_numbers, groups_of, target_columns
 
@@ -25,7 +25,7 @@ Fold = tuple[_Rows, _Rows]
 _BINS = 5  # of a column of numbers that folds are stratified by
 
 
-def folds_of(config: TrainConfig, table: Any) -> dict[int | None, Fold]:
+def folds_of(config: HeadConfig, table: Any) -> dict[int | None, Fold]:
     """Return the folds to train by their numbers: ``(train, valid)`` rows of the table; None = all images.
 
     Warnings name groups that folds of a column share, and classes of which a fold holds out images
@@ -40,7 +40,10 @@ def folds_of(config: TrainConfig, table: Any) -> dict[int | None, Fold]:
             target.
         DataError: if there are fewer groups than folds.
     """
-    chosen, groups = config.folds, groups_of(table)
+    groups = groups_of(table)
+    chosen = config.folds
+    if not isinstance(chosen, FoldsConfig):  # of objects, whose images have no groups
+        chosen = FoldsConfig(count=chosen.count, only=chosen.only)
     all_images: Fold = np.arange(len(table)), np.arange(0)
     if chosen.column is None and HELD_OUT in table.attrs and chosen.count != 1:
         every_fold = _part_folds(table)
@@ -93,7 +96,7 @@ def _warn_of_split_groups(column: str, groups: Sequence[Hashable], folds: Sequen
         )
 
 
-def _warn_of_unseen_classes(config: TrainConfig, table: Any, name: int | None, fold: Fold) -> None:
+def _warn_of_unseen_classes(config: HeadConfig, table: Any, name: int | None, fold: Fold) -> None:
     """Log the classes of which a fold holds out images and trains on none."""
     train, valid = fold
     targets, auxiliary = target_columns(config, table)

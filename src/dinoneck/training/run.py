@@ -32,12 +32,13 @@ from dinoneck.text import some_of
 from dinoneck.training import folder as files
 from dinoneck.training import report as reports
 from dinoneck.training.baselines import baseline_head
-from dinoneck.training.config import DataConfig, TrainConfig, check_used
+from dinoneck.training.config import DataConfig, TrainConfig
 from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.earlier import log_backbone
 from dinoneck.training.fitting import fit
 from dinoneck.training.folds import folds_of
 from dinoneck.training.mask_classes import warn_of_mask_classes
+from dinoneck.training.programs import check_class
 from dinoneck.training.source import Source, live_tokens, source_of
 from dinoneck.training.table import groups_of, of_pasture, table_of
 from dinoneck.training.targets import training_targets
@@ -101,21 +102,7 @@ def train(
         CheckpointError: if ``out`` holds an unfinished run of another config or of other targets,
             or ``data.tta`` names views that the head does not take.
     """
-    if not isinstance(config, TrainConfig):
-        raise ConfigError(
-            f"config is {type(config).__name__}; expected a TrainConfig: TrainConfig.from_dict, or "
-            "TrainConfig.read for a YAML file"
-        )
-    if config.data.boxes:
-        raise ConfigError(
-            f"data.boxes is {config.data.boxes!r}; detectors are trained with "
-            "dinoneck.detection.train_detector"
-        )
-    if config.data.objects:
-        raise ConfigError(
-            "data.instances or data.panoptic names objects; heads for them are trained with "
-            "dinoneck.detection.train_instances"
-        )
+    check_class(config, TrainConfig)
     return Run(config, Path(out), table=table, overwrite=overwrite).train(
         resume=resume, callbacks=callbacks
     )
@@ -154,7 +141,7 @@ class Run:
         files.check_folder(self.folder, overwrite=overwrite)
         if table is None and data_folder is None:
             config, data_folder = of_data_folder(config)
-        check_used(config, with_table=table is not None)
+        config.check_used(with_table=table is not None)
         import_modules(config.imports)
         head_type(config)  # a name that is not registered is refused before anything is read
         if like is None:

@@ -62,7 +62,7 @@ def table_of(config: TrainConfig, frame: Any = None, folder: DataFolder | None =
                 raise ConfigError(f"the config names {named!r}; the table has no column {role!r}")
         targets, auxiliary = target_columns(config, frame)
         _warn_of_copies(frame, [name for name in (*targets, *auxiliary) if name in frame])
-        if data.objects is None:  # the changed copies of objects are counted with theirs
+        if isinstance(config, TrainConfig):  # the changed copies of objects are counted with theirs
             _warn_of_changed_copies(frame)
         return frame if folds.column is None else _without_test_part(frame, folds.column)
     if data.csv is None and frame is None:
