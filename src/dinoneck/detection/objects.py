@@ -81,6 +81,7 @@ def train_instances(
         CheckpointError: if ``out`` holds an unfinished run of another config or of other objects.
     """
     check_class(config, TrainInstancesConfig)
+    config.check_used()
     data = config.data
     optim = config.optim
     check_installed("pycocotools", "masks")
@@ -129,7 +130,8 @@ class _InstanceRun(Run):
     """
 
     def __init__(
-        self, config: TrainInstancesConfig, out: Path, dataset: Any, *, overwrite: bool) -> None:
+        self, config: TrainInstancesConfig, out: Path, dataset: Any, *, overwrite: bool
+    ) -> None:
         import pandas as pd
 
         self.dataset = dataset

@@ -319,7 +319,9 @@ def open_images(config: TrainDetectorConfig) -> tuple[BoxImages, BoxImages]:
     return train, _open_held_out(config, data.val_boxes, train, val_views)
 
 
-def _open_held_out(config: TrainDetectorConfig, file: str, train: BoxImages, val_views: Any) -> BoxImages:
+def _open_held_out(
+    config: TrainDetectorConfig, file: str, train: BoxImages, val_views: Any
+) -> BoxImages:
     """Open the held-out images of a file of their own; warn of those that are trained on too."""
     data = config.data
     held_out = BoxImages(

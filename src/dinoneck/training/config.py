@@ -1,7 +1,9 @@
 """The descriptions of training runs: one struct is the YAML file, the command line's flags and the Python call.
 
 There is one class per training, named as its function: :class:`TrainConfig`,
-:class:`TrainInstancesConfig` and :class:`TrainDetectorConfig`. They share their groups.
+:class:`TrainInstancesConfig` and :class:`TrainDetectorConfig`. They share their groups. An option is
+a field; it is a flag too unless it is marked ``Fixed, Suppress``: then it stands in training files
+alone.
 
 No torch is imported here, so that a wrong option is refused at once.
 """
@@ -17,7 +19,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import yaml
 from msgspec import Meta, field
 from msgspec.structs import fields, force_setattr
-from tyro.conf import Suppress, arg
+from tyro.conf import Fixed, Suppress, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 from dinoneck.checks import LARGEST_FLOAT, LARGEST_SIDE
@@ -373,7 +375,7 @@ class LossConfig(Config, frozen=True, kw_only=True):
     """
 
     weighting: Annotated[Literal["fixed", "uncertainty"], arg(name="loss-weighting")] = "fixed"
-    aux_weight: NotNegative = 0.1
+    aux_weight: Annotated[NotNegative, Fixed, Suppress] = 0.1
 
 
 class HeldOutConfig(Config, frozen=True, kw_only=True):
@@ -441,8 +443,8 @@ class DetectorConfig(Config, frozen=True, kw_only=True):
     ] = "fcos"
     variant: Literal["stock", "25m", "tiny"] = "25m"
     features_at: Scale = 1.0
-    queries: Count | None = None
-    encoder_layers: Count | None = None
+    queries: Annotated[Count | None, Fixed, Suppress] = None
+    encoder_layers: Annotated[Count | None, Fixed, Suppress] = None
     augment: Literal["horizontal", "both", "none"] = "horizontal"
     checkpointing: bool = False
     eval_every: Count = 1
@@ -536,8 +538,12 @@ class HeadRunConfig(RunConfig, frozen=True, kw_only=True):
         """Whether every fold trains a backbone along with its head."""
         return bool(self.backbone.lora or self.backbone.unfreeze_last or self.optim.freeze)
 
-    def _check_live(self) -> None:
-        """Raise ConfigError for options of a trained backbone where none is trained."""
+    def check_used(self) -> None:
+        """Refuse options of a trained backbone where none is trained.
+
+        Raises:
+            ConfigError: naming the value, and what it needs.
+        """
         if self.is_live:
             return
         optim = self.optim
@@ -573,8 +579,10 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
     """
 
     data: DataConfig = DataConfig()
-    tasks: Suppress[dict[str, TaskConfig]] = field(default_factory=dict)
-    compositions: Suppress[dict[str, CompositionConfig]] = field(default_factory=dict)
+    tasks: Annotated[dict[str, TaskConfig], Fixed, Suppress] = field(default_factory=dict)
+    compositions: Annotated[dict[str, CompositionConfig], Fixed, Suppress] = field(
+        default_factory=dict
+    )
     losses: LossConfig = LossConfig()
     folds: FoldsConfig = FoldsConfig()
     with_ridge: bool = False
@@ -608,7 +616,7 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
             raise ConfigError(
                 f"with_ridge is True, and has no effect with {self._live_option}; leave it out"
             )
-        self._check_live()
+        super().check_used()
         if data.labels is None:
             self._check_without_labels()
         if data.store is None and data.views is not None:
@@ -697,14 +705,6 @@ class TrainInstancesConfig(HeadRunConfig, frozen=True, kw_only=True):
     losses: ClassVar[LossConfig] = LossConfig()
     with_ridge: ClassVar[bool] = False
     trains_on_all: ClassVar[bool] = True
-
-    def check_used(self) -> None:
-        """Refuse values that a run would leave unused.
-
-        Raises:
-            ConfigError: naming the value, and what it needs.
-        """
-        self._check_live()
 
 
 class TrainDetectorConfig(RunConfig, frozen=True, kw_only=True):

@@ -98,9 +98,17 @@ def read_config(path: str | os.PathLike[str]) -> AnyConfig:
         >>> type(config).__name__, config.optim.lr
         ('TrainDetectorConfig', 0.0001)
     """
-    values = read_yaml(path)
+    return config_of(read_yaml(path), str(path))
+
+
+def config_of(values: Mapping[str, Any], where: str) -> AnyConfig:
+    """Return the config of the training that nested plain values describe.
+
+    Raises:
+        ConfigError: naming ``where``, what the values are, and the key.
+    """
     program = program_of(_named_data(values))
-    config = program.config.from_dict(values, str(path))
+    config = program.config.from_dict(values, where)
     return typing.cast("AnyConfig", config)
 
 

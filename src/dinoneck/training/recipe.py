@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 import msgspec
 from msgspec import Meta
 from msgspec.structs import force_setattr
+from tyro.conf import Fixed, Suppress
 from tyro.constructors import PrimitiveConstructorSpec
 
 from dinoneck.errors import ConfigError
@@ -313,10 +314,10 @@ class Recipe(DetectorRecipe, frozen=True, kw_only=True):
     """
 
     optimizer: Literal["adamw", "sam"] = "adamw"
-    rho: Positive = 0.05
+    rho: Annotated[Positive, Fixed, Suppress] = 0.05
     standardise_tokens: bool = True
     mixup_alpha: Annotated[Positive | None, FLOAT_OR_NONE] = None
-    mixup_off_last: Share = 0.2
+    mixup_off_last: Annotated[Share, Fixed, Suppress] = 0.2
     cutmix_alpha: Annotated[Positive | None, FLOAT_OR_NONE] = None
     patience: Annotated[Count | None, INT_OR_NONE] = None
 

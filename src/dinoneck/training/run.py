@@ -141,7 +141,8 @@ class Run:
         files.check_folder(self.folder, overwrite=overwrite)
         if table is None and data_folder is None:
             config, data_folder = of_data_folder(config)
-        config.check_used(with_table=table is not None)
+        if isinstance(config, TrainConfig):  # that of objects is checked by train_instances
+            config.check_used(with_table=table is not None)
         import_modules(config.imports)
         head_type(config)  # a name that is not registered is refused before anything is read
         if like is None:
