@@ -282,8 +282,9 @@ def _check_before_torch(config: str | None, run: AnyConfig, out: Path, *, overwr
         )
     check_backbone_name(run.backbone.name, run.backbone.source)
     for file in _named_files(run):
-        is_local = file is not None and "://" not in file
-        if is_local and not Path(file).exists():
+        if file is None or "://" in file:
+            continue
+        if not Path(file).exists():
             raise DataError(
                 f"{file} does not exist; check the name, which is relative to this folder"
             )

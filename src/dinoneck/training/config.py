@@ -455,6 +455,7 @@ class RunConfig(Config, frozen=True, kw_only=True):
     """What every training has.
 
     Attributes:
+        data: images, and what is known of them.
         head: a registered head or neck, or {type: NAME, ...} with constructor arguments; without a
             type patch_mean, for masks a pyramid head on dpt_neck.
         init: head or detector file to start from: its tensors of equal name and shape are taken,
@@ -464,6 +465,7 @@ class RunConfig(Config, frozen=True, kw_only=True):
         device: such as cpu or cuda:1; None = a GPU if there is one, else the CPU.
     """
 
+    data: ImagesConfig
     head: Annotated[dict[str, Any], HEAD] = field(default_factory=dict)
     init: Path | None = None
     imports: Annotated[tuple[str, ...], arg(name="import")] = ()

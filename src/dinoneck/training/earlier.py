@@ -25,7 +25,7 @@ def lora_rank(checkpoint: HeadCheckpoint) -> int | None:
     return int(checkpoint.meta["backbone"]["adapter"]["rank"])
 
 
-def start_backbone(backbone: Backbone, config: HeadRunConfig) -> bool:
+def start_backbone(backbone: Backbone, config: HeadConfig) -> bool:
     """Put the backbone weights of the file of ``config.init`` into a backbone that is trained along.
 
     Returns:

@@ -27,7 +27,7 @@ from dinoneck.data.layout import (
 from dinoneck.data.pasture import SUMS, Pasture
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.text import counted, some_of
-from dinoneck.training.config import CompositionConfig, TaskConfig, TrainConfig
+from dinoneck.training.config import CompositionConfig, HeadConfig, TaskConfig, TrainConfig
 
 logger = logging.getLogger(__name__)
 MAPS = ("dense", "segmentation")
@@ -219,7 +219,7 @@ def of_pasture(config: TrainConfig) -> TrainConfig:
     )
 
 
-def column_tasks(config: TrainConfig, table: Any = None) -> dict[str, TaskConfig]:
+def column_tasks(config: HeadConfig, table: Any = None) -> dict[str, TaskConfig]:
     """Return the tasks that learn columns: those of the config, and a default for every other target.
 
     Raises:
@@ -243,7 +243,7 @@ def column_tasks(config: TrainConfig, table: Any = None) -> dict[str, TaskConfig
     return tasks
 
 
-def target_columns(config: TrainConfig, table: Any = None) -> tuple[list[str], list[str]]:
+def target_columns(config: HeadConfig, table: Any = None) -> tuple[list[str], list[str]]:
     """Return the columns that are scored as targets, and those that only help training; without a table the named."""
     helps = {
         column: task.auxiliary
@@ -256,7 +256,7 @@ def target_columns(config: TrainConfig, table: Any = None) -> tuple[list[str], l
     ]
 
 
-def _targets(config: TrainConfig, table: Any) -> Sequence[str]:
+def _targets(config: HeadConfig, table: Any) -> Sequence[str]:
     every = () if table is None else table.columns
     return config.data.targets or [
         name for name in every if name not in (*OWN_COLUMNS, *config.data.aux_targets)

@@ -32,7 +32,7 @@ from dinoneck.tasks import (
 )
 from dinoneck.text import did_you_mean, some_of
 from dinoneck.tokens import Tokens
-from dinoneck.training.config import CompositionConfig, TaskConfig, TrainConfig
+from dinoneck.training.config import CompositionConfig, HeadConfig, TaskConfig, TrainConfig
 from dinoneck.training.masks import map_task, read_maps
 from dinoneck.training.scores import r2
 from dinoneck.training.sums import check_sum, warn_of_sums_of_shares
@@ -574,7 +574,7 @@ def with_fine_maps(problem: Problem, outputs: Mapping[str, Tensor]) -> Problem:
     return problem
 
 
-def head_type(config: TrainConfig, map_kind: str | None = None) -> str:
+def head_type(config: HeadConfig, map_kind: str | None = None) -> str:
     """Return the head's name; where the config has none, the default.
 
     Args:
