@@ -50,13 +50,12 @@ from dinoneck.inference.loaded_head import LoadedHead, MaskRecord
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.results import predict_many
 from dinoneck.inference.sources import open_heads
-from dinoneck.metrics import map_confusion
 from dinoneck.tasks import Column, Task, columns_of
 from dinoneck.text import did_you_mean, some_of
 from dinoneck.training.masks import masks_of, reader_of_classes
 from dinoneck.training.report import summary
+from dinoneck.training.scored import ClassTarget, PixelTarget, ScoredTarget, ValueTarget
 from dinoneck.training.table import class_names, column_numbers
-from dinoneck.training.tasks import Scored
 from dinoneck.training.trained_images import seen_in_training
 from dinoneck.version import versions
 
@@ -200,21 +199,24 @@ def _score_table(
     """
     tasks_of_models = [predictor.tasks for predictor in predictors.values()]
     columns = _columns_of(tasks_of_models)
-    targets_of_models: dict[str, dict[str, Scored]] = {}
+    targets_of_models: dict[str, dict[str, ScoredTarget]] = {}
     for name, predictor in predictors.items():
-        targets_of_models[name] = _scored_targets(predictor.tasks, table, columns)
+        targets_of_models[name] = _scored_targets(predictor, table, columns, masks)
     _check_shares(predictors, targets_of_models)
     scored = _first_of_each(targets_of_models.values())
     if not scored:
         _check_scorable(table, tasks)
         raise _nothing_to_score([*tasks], list(table.columns))
-    class_names_of_targets = {name: target.labels for name, target in scored.items()}
+    class_names_of_targets = {}
+    for name, target in scored.items():
+        if isinstance(target, ClassTarget):
+            class_names_of_targets[name] = target.labels
     predictions: dict[str, dict[str, Any]] = {}
     cost: dict[str, Any] = {}
     for name, predictor in predictors.items():
         begin = time.perf_counter()
         targets = targets_of_models[name]
-        predictions[name] = _predictions(predictor, table, targets, class_names_of_targets, masks)
+        predictions[name] = _predictions(predictor, table, targets, class_names_of_targets)
         cost[name] = _cost(predictor, begin, len(table))
     units = _shared_units(tasks_of_models, scored)
     report = summary(table, scored, predictions, [range(len(table))], units)
@@ -433,7 +435,7 @@ def _check_ratios(models: Mapping[str, Predictor]) -> None:
 
 
 def _check_shares(
-    predictors: Mapping[str, Predictor], targets_of_models: Mapping[str, Mapping[str, Scored]]
+    predictors: Mapping[str, Predictor], targets_of_models: Mapping[str, Mapping[str, ScoredTarget]]
 ) -> None:
     """Raise a DataError if two models predict a part's shares of other wholes, which differ in their truth.
 
@@ -759,33 +761,56 @@ def _check_has_no_parts(content: DataFolder) -> None:
 
 
 def _scored_targets(
-    tasks: Sequence[Task], table: Any, columns: Sequence[Column]
-) -> dict[str, Scored]:
+    predictor: Predictor, table: Any, columns: Sequence[Column], masks: Mapping[str, DenseLabels]
+) -> dict[str, ScoredTarget]:
     """Target -> its truth in the table and where one model predicts it; what the table does not know is left out.
 
     Args:
-        tasks: those of the model.
+        predictor: the model.
         table: the truth.
         columns: those that all models predict.
+        masks: segmentation task -> how its masks are read.
     """
-    targets = _column_targets(tasks, table)
-    for task in tasks:
+    targets = _column_targets(predictor.tasks, table)
+    for task in predictor.tasks:
         if _has_scored_shares(task, columns) and not _missing_parts(task, table.columns):
             for part, target in _share_targets(task, table).items():
                 if part not in targets:  # else it is a part of an earlier ratio, which counts
                     targets[part] = target
     if LABELS in table:
-        for task in tasks:
+        for task in predictor.tasks:
             if task.kind == "segmentation":
-                targets[task.name] = Scored(
-                    "mask", task.name, slice(None), truth=np.empty(0), labels=task.labels
-                )
+                targets[task.name] = _mask_target(task, table, predictor, masks)
     return targets
 
 
-def _first_of_each(targets_of_models: Iterable[Mapping[str, Scored]]) -> dict[str, Scored]:
+def _mask_target(
+    task: Task, table: Any, predictor: Predictor, masks: Mapping[str, DenseLabels]
+) -> PixelTarget:
+    """The classes of the pixels of masks, which are read as the model prepares their images."""
+    images = list(table[IMAGES])
+    files = list(table[LABELS])
+
+    def pixels(row: int) -> torch.Tensor:
+        if is_missing(files[row]):
+            return torch.full((1, 1, 1), -1)
+        size = read_image_size(images[row])
+        return masks[task.name].indices([files[row]], predictor.preprocess, [size])
+
+    return PixelTarget(
+        task.name,
+        num_rows=len(table),
+        num_classes=task.dim,
+        labels=task.labels,
+        pixels=pixels,
+    )
+
+
+def _first_of_each(
+    targets_of_models: Iterable[Mapping[str, ScoredTarget]],
+) -> dict[str, ScoredTarget]:
     """Target -> that of the first model that predicts it: classes are numbered as by its head."""
-    first: dict[str, Scored] = {}
+    first: dict[str, ScoredTarget] = {}
     for targets in targets_of_models:
         for name, target in targets.items():
             if name not in first:
@@ -793,9 +818,9 @@ def _first_of_each(targets_of_models: Iterable[Mapping[str, Scored]]) -> dict[st
     return first
 
 
-def _column_targets(tasks: Sequence[Task], table: Any) -> dict[str, Scored]:
+def _column_targets(tasks: Sequence[Task], table: Any) -> dict[str, ScoredTarget]:
     """The targets that have a column of their own in the table: numbers, and the classes of a task."""
-    targets: dict[str, Scored] = {}
+    targets: dict[str, ScoredTarget] = {}
     for column, task, place in columns_of(tasks):
         # the groups of the table are not the truth of a class "group"
         if column in OWN_COLUMNS or task.name in OWN_COLUMNS:
@@ -805,16 +830,14 @@ def _column_targets(tasks: Sequence[Task], table: Any) -> dict[str, Scored]:
             if place == 0 and task.name in table:
                 labels = task.labels or tuple(map(str, range(task.dim)))
                 codes = class_codes(table[task.name], task.name, labels)
-                targets[task.name] = Scored(
-                    "class", task.name, slice(None), truth=np.asarray(codes), labels=labels
-                )
+                targets[task.name] = ClassTarget(task.name, truth=np.asarray(codes), labels=labels)
         elif column in table and not class_names(table, column):
             numbers = column_numbers(table, column)[:, None]
-            targets[column] = Scored("value", task.name, slice(place, place + 1), truth=numbers)
+            targets[column] = ValueTarget(task.name, columns=(place,), truth=numbers)
     return targets
 
 
-def _share_targets(task: Task, table: Any) -> dict[str, Scored]:
+def _share_targets(task: Task, table: Any) -> dict[str, ScoredTarget]:
     """The shares of a ratio by the columns of its parts, as training scores them.
 
     Raises:
@@ -829,19 +852,17 @@ def _share_targets(task: Task, table: Any) -> dict[str, Scored]:
         )
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = parts / parts.sum(axis=1, keepdims=True)  # of nothing the shares are unknown
-    targets = {}
+    targets: dict[str, ScoredTarget] = {}
     for i, part in enumerate(task.labels):
-        place = slice(i, i + 1)
-        targets[part] = Scored("value", task.name, place, truth=shares[:, place])
+        targets[part] = ValueTarget(task.name, columns=(i,), truth=shares[:, i : i + 1])
     return targets
 
 
 def _predictions(
     predictor: Predictor,
     table: Any,
-    targets: Mapping[str, Scored],
+    targets: Mapping[str, ScoredTarget],
     class_names_of_targets: Mapping[str, Sequence[str]],
-    masks: Mapping[str, DenseLabels],
 ) -> dict[str, Any]:
     """Target -> the predictions of all images by one model.
 
@@ -850,7 +871,6 @@ def _predictions(
         table: its images.
         targets: those that the model predicts.
         class_names_of_targets: target -> its classes, in the order in which the truth numbers them.
-        masks: segmentation task -> how its masks are read.
     """
     has_masks = LABELS in table and any(task.is_map for task in predictor.tasks)
     predict = partial(predictor, maps="patch" if has_masks else None)
@@ -858,22 +878,18 @@ def _predictions(
     rows = list(row_of_image.values())
     predictions: dict[str, Any] = {}
     for name, target in targets.items():
-        if target.kind == "value":
-            predictions[name] = _numbers(target, rows)
-        elif target.kind == "class":
+        if isinstance(target, ValueTarget):
+            outputs = np.stack([np.reshape(row[target.output], -1) for row in rows])
+            predictions[name] = outputs[:, list(target.columns)]
+        elif isinstance(target, ClassTarget):
             predictions[name] = _classes(target, rows, class_names_of_targets[name])
         else:
-            predictions[name] = _matrices(target, rows, table, predictor, masks)
+            class_maps = [torch.as_tensor(row["maps"][target.output]) for row in rows]
+            predictions[name] = target.read(class_maps, range(len(rows)))
     return predictions
 
 
-def _numbers(target: Scored, rows: Sequence[Any]) -> Any:
-    """The number of every image, (n, 1)."""
-    outputs = np.stack([np.reshape(row[target.output], -1) for row in rows])
-    return outputs[:, target.places]
-
-
-def _classes(target: Scored, rows: Sequence[Any], names: Sequence[str]) -> Any:
+def _classes(target: ClassTarget, rows: Sequence[Any], names: Sequence[str]) -> Any:
     """The most probable class of every image (n,), as its number among the names of classes."""
     numbers = []
     for row in rows:
@@ -882,27 +898,6 @@ def _classes(target: Scored, rows: Sequence[Any], names: Sequence[str]) -> Any:
             number = names.index(target.labels[number])
         numbers.append(number)
     return np.array(numbers)
-
-
-def _matrices(
-    target: Scored,
-    rows: Sequence[Any],
-    table: Any,
-    predictor: Predictor,
-    masks: Mapping[str, DenseLabels],
-) -> Any:
-    """The confusion matrices of every image's pixels, (n, K, K); 0 for an image without a mask."""
-    matrices = []
-    for image, mask, row in zip(table[IMAGES], table[LABELS], rows, strict=True):
-        class_map = torch.as_tensor(row["maps"][target.output])  # (K, rows, cols)
-        if is_missing(mask):
-            num_classes = len(class_map)
-            matrices.append(np.zeros((num_classes, num_classes), np.int64))
-            continue
-        size = read_image_size(image)
-        true = masks[target.output].indices([mask], predictor.preprocess, [size])
-        matrices.append(map_confusion(true, class_map[None]))
-    return np.stack(matrices)
 
 
 def _missing_parts(task: Task, columns: Sequence[str]) -> list[str]:

@@ -368,7 +368,7 @@ PIPELINES = [
     ),
     Mutant(
         sentence="The transforms of targets are fitted on the held-out rows too.",
-        where="training.tasks:fitted",
+        where="training.problem:fitted",
         edit=replace(
             "problem.targets[_name][torch.as_tensor(rows)]",
             by="problem.targets[_name]",

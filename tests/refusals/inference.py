@@ -44,7 +44,7 @@ from dinoneck.data import Preprocessing, read_table
 from dinoneck.inference import MicroBatcher, coco_objects, to_frame
 from dinoneck.inference.sources import open_heads
 from dinoneck.inference.tiles import Assembly, TileAxis
-from dinoneck.training.tasks import start_from
+from dinoneck.training.new_head import start_from
 from tests import kit
 from tests.refusals import Row
 from tests.unit.detection.test_detector import detector_of

@@ -44,7 +44,7 @@ from dinoneck.training import (
     train,
 )
 from dinoneck.training.earlier import start_backbone
-from dinoneck.training.tasks import start_from
+from dinoneck.training.new_head import start_from
 from tests import kit
 from tests.refusals import Row
 from tests.refusals.store_files import sound

@@ -361,3 +361,13 @@ def test_a_score_that_is_too_low_is_exit_code_1(
     assert word in ran.out + ran.err
     if not code:
         assert [*ran.json["scores"]] == ["soil", "kind", "overall"]
+
+
+def test_a_truth_whose_masks_are_all_missing_scores_no_image(meadow: Path, tiny: Backbone) -> None:
+    head = DenseHead(64, [Task("cover", dim=3, kind="segmentation")])
+    table = read_table(meadow, meadow.parent, ["soil"], labels="mask")
+    table["labels"] = None
+
+    report = evaluate(Predictor(head, tiny), None, table)
+
+    assert report["scores"]["cover"]["head"]["images"] == 0

@@ -98,7 +98,7 @@ def train(
     """
     _check_before_torch(config, run, out, overwrite=overwrite)
     from dinoneck.training.data_folder import of_data_folder
-    from dinoneck.training.tasks import head_type
+    from dinoneck.training.new_head import head_type
 
     run, folder = of_data_folder(run)
     if hidden_dim is not None:
@@ -132,7 +132,7 @@ def train_objects(
     """
     _check_before_torch(config, run, out, overwrite=overwrite)
     from dinoneck.detection import train_instances
-    from dinoneck.training.tasks import head_type
+    from dinoneck.training.new_head import head_type
 
     if hidden_dim is not None:
         import_modules(run.imports)

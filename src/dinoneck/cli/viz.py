@@ -472,14 +472,14 @@ def _stored_tokens(path: Path, files: Sequence[Path], images: Sequence[Path]) ->
         DataError: if the store lacks a file, or holds another one of its name.
     """
     from dinoneck.store.feature_store import FeatureStore
+    from dinoneck.training.ids import IdMatcher
     from dinoneck.training.source import TableTokens, compare_images
-    from dinoneck.training.targets import SourceIds
 
     store = FeatureStore.open(path)
     names = cli.names_below(files)
     if len(images) == 1 and images[0].is_dir():
         relative = [file.relative_to(images[0]).as_posix() for file in files]
-        stored = SourceIds(store.ids)
+        stored = IdMatcher(store.ids)
         if all(stored.find(name) is not None for name in relative):
             names = relative
     ids = TableTokens(store, names).ids

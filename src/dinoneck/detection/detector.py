@@ -6,6 +6,7 @@ import copy
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -44,6 +45,19 @@ logger = logging.getLogger(__name__)
 
 HEAD_TYPE = "detector"
 MOST_BOXES = 100  # per image, as many as COCO's average precision counts
+
+
+@dataclass(frozen=True)
+class _PreparedImage:
+    """An image as the network takes it.
+
+    Attributes:
+        pixels: (3, H, W) in 0 ... 1, of the detector's ``size``.
+        size: (height, width) of the image before it was resized.
+    """
+
+    pixels: Tensor
+    size: tuple[int, int]
 
 
 class Detector(nn.Module):
@@ -95,15 +109,17 @@ class Detector(nn.Module):
     ) -> None:
         super().__init__()
         backbone = callable_backbone(backbone)
-        recipe = backbone.preprocess.changed(
+        self.preprocess: Preprocessing = backbone.preprocess.changed(
             size=size, resize="stretch", pad_to="corner", interpolation="bilinear", bits=bits
         )
-        self.preprocess: Preprocessing = recipe
         head.check_size(self.size, patch_pair(backbone.patch_size))
         head.levels.attach(backbone)
         self.backbone = backbone
         self.head = head
-        self.record = base_record(plain_backbone(backbone)) if record is None else dict(record)
+        if record is None:
+            self.record = base_record(plain_backbone(backbone))
+        else:
+            self.record = dict(record)
         self._is_record_given = record is not None
         self.source = ""
         self.tuned = set(head.config["tuned"] or ())
@@ -128,9 +144,15 @@ class Detector(nn.Module):
         return next(self.head.parameters()).device
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Any:
-        """Return losses by name with targets, else the detections of each image in pixels of ``images``."""
-        trains = targets is not None and torch.is_grad_enabled()
-        if trains and any(parameter.requires_grad for parameter in self.backbone.parameters()):
+        """Return losses by name with targets, else the detections of each image in pixels of ``images``.
+
+        Args:
+            images: (B, 3, H, W) in 0 ... 1, of the detector's ``size``.
+            targets: per image ``boxes`` (n, 4) XYXY in pixels of ``images`` and ``labels`` (n,)
+                from 0.
+        """
+        is_training = targets is not None and torch.is_grad_enabled()
+        if is_training and any(weight.requires_grad for weight in self.backbone.parameters()):
             self._watch = None
         return self.head(self.normalised(images), targets)
 
@@ -177,30 +199,44 @@ class Detector(nn.Module):
         self.eval()
         predictions = []
         prepared = in_threads(self._prepare, as_list(images))
-        while batch := list(islice(prepared, batch_size)):
-            inputs = torch.stack([image for image, _ in batch]).to(self.device)
-            sizes = [size for _, size in batch]
-            for detections, size in zip(self(inputs), sizes, strict=True):
+        batch = list(islice(prepared, batch_size))
+        while batch:
+            inputs = torch.stack([image.pixels for image in batch]).to(self.device)
+            for detections, image in zip(self(inputs), batch, strict=True):
                 best = best_of(detections, max_boxes)
-                predictions.append(self._named(best, size, min_score))
+                predictions.append(self._in_image(best, image.size, min_score))
+            batch = list(islice(prepared, batch_size))
         return predictions
 
-    def _prepare(self, image: ImageInput) -> tuple[Tensor, tuple[int, int]]:
-        """Decode and resize an image; also return its own (height, width)."""
+    def _prepare(self, image: ImageInput) -> _PreparedImage:
+        """Decode and resize an image."""
         pixels = read_channels(image, self.preprocess.channels, self.preprocess.bits)
-        return self.preprocess.fitted(pixels), (pixels.shape[-2], pixels.shape[-1])
+        return _PreparedImage(
+            pixels=self.preprocess.fitted(pixels),
+            size=(pixels.shape[-2], pixels.shape[-1]),
+        )
 
-    def _named(
-        self, best: dict[str, Tensor], size: tuple[int, int], min_score: float
+    def _in_image(
+        self, detections: dict[str, Tensor], size: tuple[int, int], min_score: float
     ) -> dict[str, Any]:
-        """Boxes of this score or more, in pixels of the image of this (height, width) and inside it, with names."""
-        is_kept = best["scores"] >= min_score
-        kept = {key: value[is_kept] for key, value in best.items()}
+        """Leave out low scores, bring the boxes to pixels of the image and cut them at its edge; add names.
+
+        Args:
+            detections: ``boxes`` (n, 4) XYXY in pixels of the network's input, ``scores``, ``labels``.
+            size: (height, width) of the image.
+            min_score: of the boxes that stay.
+        """
+        is_sure = detections["scores"] >= min_score
+        labels = detections["labels"][is_sure]
         height, width = size
-        boxes = to_original(kept["boxes"], self.size, size).clamp(min=0)
+        boxes = to_original(detections["boxes"][is_sure], self.size, size).clamp(min=0)
         boxes = boxes.minimum(boxes.new_tensor([width, height, width, height]))
-        names = [self.classes[label] for label in kept["labels"].tolist()]
-        return {**kept, "boxes": boxes, "names": names}
+        return {
+            "boxes": boxes,
+            "scores": detections["scores"][is_sure],
+            "labels": labels,
+            "names": [self.classes[label] for label in labels.tolist()],
+        }
 
     def check_weights(self) -> None:
         """Compare the backbone's weights with those at the last prediction, or when the detector was loaded.
@@ -226,7 +262,9 @@ class Detector(nn.Module):
         if self._watch is None:
             return False
         adapter = plain_backbone(self.backbone).adapter
-        return not (self._watch.is_untouched(adapter) or self._watch.is_same(adapter))
+        if self._watch.is_untouched(adapter):
+            return False
+        return not self._watch.is_same(adapter)
 
     def note_trained(self) -> None:
         """Take the backbone as it is now: it was trained along.
@@ -293,20 +331,32 @@ class Detector(nn.Module):
         tuned = {MODEL + name: value for name, value in part.tuned.items()}
         self.tuned = set(tuned)
         self._check_dtypes(tuned)
-        tuned_shapes = {name: list(value.shape) for name, value in tuned.items()} or None
-        config = {**self.head.config, "tuned": tuned_shapes, "min_score": self.min_score}
-        whole = DetectionHead.from_config(config, device="meta")
+        backbone_record = {
+            **part.record,
+            # backbone.preprocess may have been set to others since
+            "mean": list(self.preprocess.mean),
+            "std": list(self.preprocess.std),
+        }
+        return checkpoint_of_detector(
+            self._head_with(tuned),
+            BackbonePart(record=backbone_record, lora=part.lora, weights={}),
+            preprocess=self.preprocess,
+            **record,
+        )
+
+    def _head_with(self, tuned: Mapping[str, Tensor]) -> DetectionHead:
+        """A copy of the head that also holds these weights of the backbone, as its file does."""
+        shapes = {name: list(value.shape) for name, value in tuned.items()}
+        config = {**self.head.config, "tuned": shapes or None, "min_score": self.min_score}
         state = {}
         for key, value in self.head.state_dict().items():
             if not key.startswith("tuned."):
                 state[key] = value
         for i, value in enumerate(tuned.values()):
             state[f"tuned.{i}"] = value.detach().clone()
-        whole.load_state_dict(state, assign=True)
-        # backbone.preprocess may have been set to others since
-        channels = {"mean": list(self.preprocess.mean), "std": list(self.preprocess.std)}
-        of_head = BackbonePart(record={**part.record, **channels}, lora=part.lora, weights={})
-        return checkpoint_of_detector(whole, of_head, preprocess=self.preprocess, **record)
+        head = DetectionHead.from_config(config, device="meta")
+        head.load_state_dict(state, assign=True)
+        return head
 
     def _check_dtypes(self, tuned: Mapping[str, Tensor]) -> None:
         """Raise a CheckpointError if weights of the backbone that go into the file have another dtype than the head."""
@@ -434,20 +484,8 @@ class Detector(nn.Module):
                 step="registry",
             )
         head = cast("DetectionHead", checkpoint.build())
-        trained = trained_weights(checkpoint)
         head.tuned = nn.ParameterList()  # they are the backbone's now
-        if backbone is None:
-            backbone = checkpoint.load_backbone()
-            checkpoint.check_backbone(backbone)
-        elif trained or checkpoint.adapter_state:
-            unwrapped: Backbone = plain_backbone(backbone)
-            if trained:
-                _check_dtype(unwrapped, checkpoint)
-            backbone = _checked_copy(checkpoint, unwrapped)
-        else:
-            checkpoint.check_backbone(backbone)
-        if trained:
-            backbone = with_trained_weights(backbone, trained)
+        backbone = _backbone_of(checkpoint, backbone)
         if device is None:
             head = head.to(plain_backbone(backbone).adapter.weight.device)
         detector = cls(head, backbone, recipe.size, bits=recipe.bits).eval()
@@ -462,6 +500,32 @@ class Detector(nn.Module):
 def _forget_watch(detector: Detector, _: object) -> None:
     """Accept the weights that load_state_dict has put into a detector: its head came with them."""
     detector._watch = None
+
+
+def _backbone_of(checkpoint: HeadCheckpoint, backbone: Backbone | None) -> Backbone:
+    """Return the backbone of a file, with its trained weights and LoRA weights.
+
+    Args:
+        checkpoint: of the file.
+        backbone: the caller's, which is copied if the file holds weights of it; None = it is loaded.
+
+    Raises:
+        CheckpointError: if it is not the one that the detector was trained on.
+    """
+    trained = trained_weights(checkpoint)
+    if backbone is None:
+        backbone = checkpoint.load_backbone()
+        checkpoint.check_backbone(backbone)
+    elif trained or checkpoint.adapter_state:
+        unwrapped: Backbone = plain_backbone(backbone)
+        if trained:
+            _check_dtype(unwrapped, checkpoint)
+        backbone = _checked_copy(checkpoint, unwrapped)
+    else:
+        checkpoint.check_backbone(backbone)
+    if trained:
+        backbone = with_trained_weights(backbone, trained)
+    return backbone
 
 
 def _checked_copy(checkpoint: HeadCheckpoint, backbone: Backbone) -> Backbone:
@@ -512,7 +576,7 @@ def with_trained_weights(backbone: Backbone, trained: Mapping[str, Tensor]) -> B
     Raises:
         CheckpointError: if the backbone has no such weight.
     """
-    [dtype] = {value.dtype for value in trained.values()}
+    [dtype] = {value.dtype for value in trained.values()}  # a file has one dtype
     backbone = backbone.to(dtype=dtype)  # before the copy, which would round them otherwise
     state = base_state(backbone.adapter) | rotary.buffers_of(backbone.adapter.model)
     for name, value in trained.items():
@@ -526,7 +590,12 @@ def with_trained_weights(backbone: Backbone, trained: Mapping[str, Tensor]) -> B
 
 
 def best_of(detections: Mapping[str, Tensor], max_boxes: int = MOST_BOXES) -> dict[str, Tensor]:
-    """Return the boxes with the highest scores, best first, float32 on the CPU."""
+    """Return the detections of an image with the highest scores, best first, on the CPU.
+
+    Args:
+        detections: ``boxes`` (n, 4), ``scores`` (n,) and ``labels`` (n,).
+        max_boxes: how many; ``boxes`` and ``scores`` come back in float32.
+    """
     best = detections["scores"].argsort(descending=True)[:max_boxes]
     return {
         "boxes": detections["boxes"][best].cpu().float(),

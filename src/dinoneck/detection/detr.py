@@ -26,11 +26,7 @@ except ImportError as error:
 
 from dinoneck.interop.transformers import DinoneckBackboneConfig, MaskedLevels, register
 
-_MODELS = {
-    "dfine": (DFineConfig, DFineForObjectDetection),
-    "rtdetrv2": (RTDetrV2Config, RTDetrV2ForObjectDetection),
-}
-_LEVELS = 3
+_LEVELS = 3  # that the hybrid encoder reads
 _WIDTH = 256  # channels of the hybrid encoder as published
 # million parameters next to ViT and neck: 17.0 of "stock", which is D-FINE-L as published, 3.1 of
 # "25m" and 1.9 of "tiny"
@@ -64,18 +60,28 @@ def width_of(kind: str, variant: str) -> int:
 def build_detr(
     kind: str,
     levels: Levels,
+    *,
     classes: Sequence[str],
     variant: str,
     queries: int | None,
     encoder_layers: int | None,
 ) -> nn.Module:
-    """Return the detector.
+    """Return the detector of transformers, which reads the levels of a neck.
+
+    Args:
+        kind: ``dfine`` or ``rtdetrv2``.
+        levels: three, each at twice the stride of the one before.
+        classes: names of the labels.
+        variant: size of D-FINE, one of ``VARIANTS``.
+        queries: None = the variant's.
+        encoder_layers: None = the variant's.
 
     Raises:
         ConfigError: if the levels do not fit it.
     """
     strides = levels.strides
-    if len(strides) != _LEVELS or any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
+    doubles = all(coarse == 2 * fine for fine, coarse in pairwise(strides))
+    if len(strides) != _LEVELS or not doubles:
         raise ConfigError(
             f"the neck gives levels of strides {strides}; {kind} reads {_LEVELS}, each at twice "
             "the stride of the one before: change the neck's arguments"
@@ -101,36 +107,55 @@ def build_detr(
         "simple_pyramid",
         {"scales": [2.0, 1.0, 0.5], "out_channels": levels.out_channels},
     )
-    config_class, model_class = _MODELS[kind]
-    config = config_class(
-        **options,
-        encoder_in_channels=[levels.out_channels] * _LEVELS,
-        backbone_config=stub,
-        freeze_backbone_batch_norms=False,
-        num_labels=len(classes),
-    )
-    model: Any = model_class(config)
+    options["encoder_in_channels"] = [levels.out_channels] * _LEVELS
+    options["backbone_config"] = stub
+    options["freeze_backbone_batch_norms"] = False
+    options["num_labels"] = len(classes)
+    model: Any
+    if kind == "dfine":
+        model = DFineForObjectDetection(DFineConfig(**options))
+    else:
+        model = RTDetrV2ForObjectDetection(RTDetrV2Config(**options))
     model.model.backbone = MaskedLevels(levels)
     return model  # type: ignore[no-any-return]
 
 
 def detr_losses(model: nn.Module, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
-    """Return the losses; those of auxiliary and denoising outputs are added to their kind."""
+    """Return the losses by kind; those of auxiliary and denoising outputs are added to their kind.
+
+    Args:
+        model: D-FINE or RT-DETRv2.
+        images: normalised, (B, 3, H, W).
+        targets: per image ``boxes`` (n, 4) XYXY in pixels of ``images`` and ``labels`` (n,).
+    """
     height, width = images.shape[-2:]
     scale = images.new_tensor((width, height, width, height))
     labels = []
     for target in targets:
+        # centre and size, in shares of the image
         boxes = box_convert(target["boxes"].float() / scale, "xyxy", "cxcywh")
         labels.append({"class_labels": target["labels"], "boxes": boxes})
+    outputs = model(pixel_values=images, labels=labels)
     losses: dict[str, Tensor] = {}
-    for name, value in model(pixel_values=images, labels=labels).loss_dict.items():
+    for name, value in outputs.loss_dict.items():
         kind = "_".join(name.split("_")[:2])  # loss_vfl of loss_vfl_aux_0, loss_vfl_dn_1, ...
-        losses[kind] = losses[kind] + value if kind in losses else value
+        if kind in losses:
+            losses[kind] = losses[kind] + value
+        else:
+            losses[kind] = value
     return losses
 
 
 def detr_detections(model: nn.Module, images: Tensor) -> list[dict[str, Tensor]]:
-    """Return as many boxes per image as there are queries, by falling score."""
+    """Return as many boxes per image as there are queries, by falling score.
+
+    Args:
+        model: D-FINE or RT-DETRv2.
+        images: normalised, (B, 3, H, W).
+
+    Returns:
+        per image ``boxes`` (Q, 4) XYXY in pixels of ``images``, ``scores`` (Q,) and ``labels`` (Q,).
+    """
     outputs = model(pixel_values=images)
     boxes, scores, labels = ranked(
         outputs.logits.float(), outputs.pred_boxes.float(), images.shape[-2:]
@@ -154,9 +179,10 @@ def ranked(logits: Tensor, shares: Tensor, size: Sequence[int]) -> tuple[Tensor,
     """
     num_queries, num_classes = logits.shape[1:]
     height, width = size
-    scores, index = logits.sigmoid().flatten(1).topk(num_queries, dim=1)
+    # a pair has the number query * num_classes + class
+    scores, pairs = logits.sigmoid().flatten(1).topk(num_queries, dim=1)
     scale = shares.new_tensor([width, height, width, height])
     boxes = box_convert(shares, "cxcywh", "xyxy") * scale
-    query = torch.div(index, num_classes, rounding_mode="floor")
-    boxes = boxes.gather(1, query[..., None].expand(-1, -1, 4))
-    return boxes, scores, index % num_classes
+    queries = torch.div(pairs, num_classes, rounding_mode="floor")
+    boxes = boxes.gather(1, queries[..., None].expand(-1, -1, 4))
+    return boxes, scores, pairs % num_classes

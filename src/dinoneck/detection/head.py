@@ -90,11 +90,11 @@ class DetectionHead(Configured, nn.Module):
         self.classes = classes
         self.embed_dim = neck.embed_dim
         levels = Levels(neck, features_at)
+        shapes = dict(sorted((tuned or {}).items()))
         with nullcontext() if device is None else torch.device(device):
             self.model = self._build(levels, variant, queries, encoder_layers)
-            shapes = dict(sorted((tuned or {}).items()))
-            self.tuned_names = tuple(shapes)
             self.tuned = nn.ParameterList(torch.zeros(shape) for shape in shapes.values())
+        self.tuned_names = tuple(shapes)
         self._aliases = _aliases(self.model)
         self.register_state_dict_post_hook(_without_aliases)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_with_aliases)  # type: ignore[no-untyped-call]
@@ -105,11 +105,19 @@ class DetectionHead(Configured, nn.Module):
     def _build(
         self, levels: Levels, variant: str, queries: int | None, encoder_layers: int | None
     ) -> nn.Module:
+        """The library's detector on these levels."""
         if self.detector in DETRS:
             from dinoneck.detection.detr import build_detr
 
-            return build_detr(self.detector, levels, self.classes, variant, queries, encoder_layers)
-        if (queries, encoder_layers) != (None, None):
+            return build_detr(
+                self.detector,
+                levels,
+                classes=self.classes,
+                variant=variant,
+                queries=queries,
+                encoder_layers=encoder_layers,
+            )
+        if queries is not None or encoder_layers is not None:
             raise ConfigError(
                 f"queries and encoder_layers are arguments of {' and '.join(DETRS)}, not "
                 f"{self.detector}"
@@ -122,55 +130,88 @@ class DetectionHead(Configured, nn.Module):
         return next(module for module in self.modules() if isinstance(module, Levels))
 
     def check_size(self, size: Sequence[int], patch: tuple[int, int]) -> None:
-        """Reject a network size (height, width) at which a level has a fraction of a cell.
+        """Reject a network size at which a level has a fraction of a cell, or fewer cells than queries.
+
+        Args:
+            size: (height, width) in pixels.
+            patch: (height, width) of a patch of the backbone, in pixels of what it is given.
 
         Raises:
-            ConfigError: naming the next sizes that fit.
+            ConfigError: naming the next size that fits, or the number of cells.
         """
-        strides = [_fraction(stride) for stride in self.levels.strides]
-        whole_strides = math.lcm(*(stride.numerator for stride in strides))
-        units = []  # a side must be a multiple of it
-        for side in patch:
-            patch_px = side / _fraction(self.levels.features_at)
-            units.append(math.lcm(patch_px.numerator, whole_strides))
-        if size[0] % units[0] or size[1] % units[1]:
-            next_sides = [math.ceil(size[i] / units[i]) * units[i] for i in range(2)]
-            near = f"{next_sides[0]}x{next_sides[1]}"
+        height, width = size
+        unit_height = self._unit(patch[0])
+        unit_width = self._unit(patch[1])
+        if height % unit_height or width % unit_width:
+            next_height = math.ceil(height / unit_height) * unit_height
+            next_width = math.ceil(width / unit_width) * unit_width
             raise ConfigError(
-                f"size is {size[0]}x{size[1]} (height x width); this detector needs multiples of "
-                f"{units[0]}x{units[1]}, such as {near}"
+                f"size is {height}x{width} (height x width); this detector needs multiples of "
+                f"{unit_height}x{unit_width}, such as {next_height}x{next_width}"
             )
-        cells = sum(int(size[0] / stride) * int(size[1] / stride) for stride in strides)
-        queries = getattr(getattr(self.model, "config", None), "num_queries", 0)
-        if cells < queries:
+        num_cells = 0
+        for stride in self._strides():
+            num_cells += int(height / stride) * int(width / stride)
+        num_queries = getattr(getattr(self.model, "config", None), "num_queries", 0)
+        if num_cells < num_queries:
             raise ConfigError(
-                f"size {size[0]}x{size[1]} gives {cells} cells; expected {queries} (queries) or "
+                f"size {height}x{width} gives {num_cells} cells; expected {num_queries} (queries) or "
                 "more"
             )
 
+    def _unit(self, patch_side: int) -> int:
+        """The pixels of which a side of the image is a multiple, so that patches and cells are whole."""
+        patch_px = patch_side / _fraction(self.levels.features_at)
+        return math.lcm(patch_px.numerator, *(stride.numerator for stride in self._strides()))
+
+    def _strides(self) -> list[Fraction]:
+        """Pixels of the image per cell of each level, fine to coarse."""
+        return [_fraction(stride) for stride in self.levels.strides]
+
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Any:
-        """Return losses by name with targets, else the detections of each image."""
+        """Return losses by name with targets, else the detections of each image.
+
+        Args:
+            images: normalised, (B, 3, H, W).
+            targets: per image ``boxes`` (n, 4) XYXY in pixels of ``images`` and ``labels`` (n,)
+                from 0.
+        """
         if self.detector in DETRS:
             from dinoneck.detection.detr import detr_detections, detr_losses
 
             if targets is None:
                 return detr_detections(self.model, images)
             return detr_losses(self.model, images, targets)
-        first_label = 1 if self.detector == "fasterrcnn" else 0  # its label 0 is the background
-        if targets is not None:
-            shifted = []
-            for target in targets:
-                labels = target["labels"] + first_label
-                shifted.append({"boxes": target["boxes"].float(), "labels": labels})
-            return self.model(list(images), shifted)
+        if targets is None:
+            return self._torchvision_detections(images)
+        return self._torchvision_losses(images, targets)
+
+    def _torchvision_losses(self, images: Tensor, targets: Sequence[Target]) -> Any:
+        """The losses of torchvision's detector by name."""
+        torchvision_targets = []
+        for target in targets:
+            labels = target["labels"] + self._first_label
+            torchvision_targets.append({"boxes": target["boxes"].float(), "labels": labels})
+        return self.model(list(images), torchvision_targets)
+
+    def _torchvision_detections(self, images: Tensor) -> list[dict[str, Tensor]]:
+        """Per image the boxes of torchvision's detector in pixels of ``images``, with labels from 0."""
         detections = []
-        for of_image in self.model(list(images)):
-            labels = of_image["labels"] - first_label
-            detections.append({**of_image, "labels": labels})
+        for image_detections in self.model(list(images)):
+            labels = image_detections["labels"] - self._first_label
+            detections.append({**image_detections, "labels": labels})
         return detections
+
+    @property
+    def _first_label(self) -> int:
+        """The label of the first class in torchvision's detector; 0 is the background of Faster R-CNN."""
+        if self.detector == "fasterrcnn":
+            return 1
+        return 0
 
 
 def _fraction(value: float) -> Fraction:
+    """A stride or a ratio as the fraction that its decimals stand for."""
     return Fraction(value).limit_denominator(_LARGEST_DENOMINATOR)
 
 

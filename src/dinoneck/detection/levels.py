@@ -23,10 +23,26 @@ from dinoneck.tokens import FeaturePyramid
 Target = Mapping[str, Any]
 ASPECTS = (0.5, 1.0, 2.0)
 _FCOS_NORM_GROUPS = 32  # in torchvision's FCOS
+_ANCHOR_STRIDES = 4  # the side of an anchor in strides of its level, as in the papers
+_OCTAVE_SIZES = 3  # sizes of RetinaNet's anchors per octave
+# images come normalised
+_NOT_NORMALISED = {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
 
 
 class Levels(nn.Module):
-    """The neck, and a backbone that is attached and not a part of it: its weights are not in the head's file."""
+    """The neck, and a backbone that is attached and not a part of it: its weights are not in the head's file.
+
+    Args:
+        neck: of the backbone's width and patch size.
+        features_at: as in :class:`dinoneck.interop.PyramidEncoder`.
+
+    Attributes:
+        out_channels: channels of every level.
+        strides: pixels of the image per cell of every level, fine to coarse.
+
+    Shape:
+        normalised images (B, 3, H, W) -> levels (B, out_channels, rows_i, cols_i).
+    """
 
     def __init__(self, neck: Neck, features_at: float) -> None:
         super().__init__()
@@ -59,26 +75,34 @@ class _NamedLevels(nn.Module):
         self.out_channels = levels.out_channels
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
-        """Return the levels, fine to coarse."""
-        maps = self.levels(images).maps
-        return OrderedDict((str(i), level) for i, level in enumerate(maps))
+        """Return the levels of normalised images (B, 3, H, W), fine to coarse: ``"0"``, ``"1"``, ..."""
+        named = OrderedDict()
+        for i, level in enumerate(self.levels(images).maps):
+            named[str(i)] = level
+        return named
 
 
 class _StackImages(nn.Module):
     """In place of torchvision's transform: images come normalised and of one size."""
 
     def forward(self, images: list[Tensor], targets: Any = None) -> tuple[ImageList, Any]:
-        """Stack the images."""
+        """Stack B images (3, H, W) into (B, 3, H, W)."""
         size = (images[0].shape[-2], images[0].shape[-1])
-        return ImageList(torch.stack(images), [size] * len(images)), targets
+        sizes = [size] * len(images)
+        return ImageList(torch.stack(images), sizes), targets
 
     def postprocess(self, result: Any, *_: Any) -> Any:
         """Leave the boxes in the pixels of the network's input."""
         return result
 
 
-def build_torchvision(kind: str, levels: Levels, count: int) -> nn.Module:
-    """Return the detector for ``count`` classes.
+def build_torchvision(kind: str, levels: Levels, num_classes: int) -> nn.Module:
+    """Return the detector of torchvision, which reads the levels of a neck.
+
+    Args:
+        kind: ``fcos``, ``retinanet`` or ``fasterrcnn``.
+        levels: of strides in whole pixels.
+        num_classes: without a background.
 
     Raises:
         ConfigError: if the levels do not fit it.
@@ -90,18 +114,13 @@ def build_torchvision(kind: str, levels: Levels, count: int) -> nn.Module:
             "levels out"
         )
     if kind == "fcos":
-        model = _build_fcos(levels, count)
+        model = _build_fcos(levels, num_classes)
     elif kind == "retinanet":
-        model = _build_retinanet(levels, count)
+        model = _build_retinanet(levels, num_classes)
     else:
-        model = _build_faster_rcnn(levels, count)
+        model = _build_faster_rcnn(levels, num_classes)
     model.transform = _StackImages()
     return model
-
-
-# images come normalised
-_NOT_NORMALISED = {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
-_ANCHOR_STRIDES = 4  # the side of an anchor in strides of its level, as in the papers
 
 
 def _build_fcos(levels: Levels, num_classes: int) -> nn.Module:
@@ -124,7 +143,8 @@ def _build_retinanet(levels: Levels, num_classes: int) -> nn.Module:
     """RetinaNet, with anchors of three sizes per octave."""
     sizes = []
     for stride in levels.strides:
-        sizes.append([int(_ANCHOR_STRIDES * stride * 2 ** (third / 3)) for third in range(3)])
+        side = _ANCHOR_STRIDES * stride
+        sizes.append([int(side * 2 ** (i / _OCTAVE_SIZES)) for i in range(_OCTAVE_SIZES)])
     model: nn.Module = RetinaNet(
         _NamedLevels(levels),
         num_classes,
@@ -137,7 +157,8 @@ def _build_retinanet(levels: Levels, num_classes: int) -> nn.Module:
 def _build_faster_rcnn(levels: Levels, num_classes: int) -> nn.Module:
     """Faster R-CNN; its class 0 is the background."""
     strides = levels.strides
-    if not all(math.log2(stride).is_integer() for stride in strides):
+    are_powers_of_two = all(math.log2(stride).is_integer() for stride in strides)
+    if not are_powers_of_two:
         raise ConfigError(
             f"the levels have strides {strides}; fasterrcnn pools as if they were powers of "
             "two. Take fcos or retinanet, or a backbone of patch 16"
@@ -155,9 +176,14 @@ def _build_faster_rcnn(levels: Levels, num_classes: int) -> nn.Module:
 
 
 def _anchors(sizes: Sequence[Sequence[int]], aspects: tuple[float, ...]) -> AnchorGenerator:
-    """Anchors of these sizes at each level, all with the same aspects."""
+    """Anchors of these sizes at each level, all with the same aspects.
+
+    Args:
+        sizes: per level, the sides of its anchors in pixels.
+        aspects: height over width.
+    """
+    sizes_of_levels = tuple(tuple(level_sizes) for level_sizes in sizes)
+    aspects_of_levels = (aspects,) * len(sizes)
     # anchors are plain tensors, which a module on the meta device would lose
     with torch.device("cpu"):
-        return AnchorGenerator(
-            tuple(tuple(of_level) for of_level in sizes), (aspects,) * len(sizes)
-        )
+        return AnchorGenerator(sizes_of_levels, aspects_of_levels)

@@ -26,9 +26,11 @@ from dinoneck.inference.results import coco_objects
 from dinoneck.tasks import OBJECTS, Task
 from dinoneck.training.config import TrainInstancesConfig
 from dinoneck.training.folder import Callback
+from dinoneck.training.problem import Problem
 from dinoneck.training.programs import check_class
+from dinoneck.training.report import HEAD
 from dinoneck.training.run import Run
-from dinoneck.training.tasks import HEAD, Problem, Scored
+from dinoneck.training.scored import ValueTarget
 from dinoneck.training.token_sources import LiveTokens, TokenSource
 
 TASK = "objects"
@@ -158,10 +160,8 @@ class _InstanceRun(Run):
                     "--size)"
                 )
         numbers = np.array([*self.dataset.numbers.values()], np.float64)[:, None]
-        scored = {TASK: Scored("value", TASK, slice(None), numbers)}
-        return Problem(
-            [task], {TASK: torch.cat(ids)}, weights={}, compositions=[], scored=scored, pixels=None
-        )
+        scored = {TASK: ValueTarget(TASK, columns=(0,), truth=numbers)}
+        return Problem([task], {TASK: torch.cat(ids)}, weights={}, compositions=[], scored=scored)
 
     def _ids(self, i: int) -> torch.Tensor:
         """The ids of objects (1, h, w) in the prepared image, a value per 4 x 4 pixels; -1 in crowd regions."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from dinoneck.metrics import (
 )
 
 Array = np.ndarray[Any, Any]
-AP50_PLACE = 0  # of the IoUs 0.50, 0.55 ... 0.95
+_FIRST_IOU = 0  # index of 0.50 in COCO's IoUs 0.50, 0.55 ... 0.95
 
 
 def precision_intervals(
@@ -38,69 +38,82 @@ def precision_intervals(
         kind: ``bbox`` or ``segm``.
 
     Returns:
-        ``AP`` and ``AP50``: the ends, or None for fewer than five images.
+        ``AP`` and ``AP50``: the lower and the upper end, or None for fewer than five images.
     """
     draws = draw_groups(len(dataset.ids))  # each image is a group
     if draws is None:
         return {"AP": None, "AP50": None}
-    drawn = []
-    for results in (first, other):
-        ranked = class_results(coco_evaluation(dataset, results, kind))
-        drawn.append(drawn_precision(ranked, draws))  # (draws, IoUs)
-    differences = drawn[0] - drawn[1]
+    first_classes = class_results(coco_evaluation(dataset, first, kind))
+    other_classes = class_results(coco_evaluation(dataset, other, kind))
+    differences = drawn_precision(first_classes, draws) - drawn_precision(other_classes, draws)
     return {
-        "AP": interval(differences.mean(axis=1)),
-        "AP50": interval(differences[:, AP50_PLACE]),
+        "AP": interval(differences.mean(axis=1)),  # over the IoUs
+        "AP50": interval(differences[:, _FIRST_IOU]),
     }
 
 
 def class_results(evaluation: Any) -> list[RankedObjects]:
     """Return the matches of a pycocotools evaluation by class, over boxes of all areas."""
     parameters = evaluation.params
-    place_of = {image_id: place for place, image_id in enumerate(parameters.imgIds)}
-    by_class: dict[int, list[Any]] = {category: [] for category in parameters.catIds}
-    for row in evaluation.evalImgs:
-        if row is not None and row["aRng"] == parameters.areaRng[0]:
-            by_class[row["category_id"]].append(row)
-    thresholds = len(parameters.iouThrs)
-    classes = []
-    for rows in by_class.values():
-        known = np.zeros(len(place_of))
-        scores: list[Array] = [np.zeros(0)]
-        image: list[Array] = [np.zeros(0, np.int64)]
-        right: list[Array] = [np.zeros((thresholds, 0), bool)]
-        counts: list[Array] = [np.zeros((thresholds, 0), bool)]
-        for row in rows:
-            place = place_of[row["image_id"]]
-            known[place] = np.sum(np.asarray(row["gtIgnore"]) == 0)
-            number = len(row["dtScores"])
-            scores.append(np.asarray(row["dtScores"], float))
-            image.append(np.full(number, place))
-            right.append(np.asarray(row["dtMatches"]).reshape(thresholds, number) > 0)
-            counts.append(~np.asarray(row["dtIgnore"], bool).reshape(thresholds, number))
-        order = np.argsort(-np.concatenate(scores), kind="mergesort")  # as pycocotools
-        classes.append(
-            RankedObjects(
-                image=np.concatenate(image)[order],
-                right=np.concatenate(right, axis=1)[:, order],
-                counts=np.concatenate(counts, axis=1)[:, order],
-                known=known,
-            )
-        )
-    return classes
+    index_of = {image_id: index for index, image_id in enumerate(parameters.imgIds)}
+    all_areas = parameters.areaRng[0]
+    matches_of_class: dict[int, list[Any]] = {category: [] for category in parameters.catIds}
+    for matches in evaluation.evalImgs:
+        if matches is not None and matches["aRng"] == all_areas:
+            matches_of_class[matches["category_id"]].append(matches)
+    ranked = []
+    for image_matches in matches_of_class.values():
+        ranked.append(_rank(image_matches, index_of, num_thresholds=len(parameters.iouThrs)))
+    return ranked
+
+
+def _rank(
+    image_matches: Sequence[Any], index_of: Mapping[int, int], *, num_thresholds: int
+) -> RankedObjects:
+    """The objects of one class in all images, those with the highest scores first.
+
+    Args:
+        image_matches: pycocotools' matches in each image that has a known or a predicted object of
+            the class.
+        index_of: id of an image -> its index.
+        num_thresholds: IoUs at which objects are matched.
+    """
+    num_known = np.zeros(len(index_of))
+    # the empty ones: a class may have no object at all
+    scores: list[Array] = [np.zeros(0)]
+    images: list[Array] = [np.zeros(0, np.int64)]
+    right: list[Array] = [np.zeros((num_thresholds, 0), bool)]
+    counts: list[Array] = [np.zeros((num_thresholds, 0), bool)]
+    for matches in image_matches:
+        index = index_of[matches["image_id"]]
+        num_known[index] = np.sum(np.asarray(matches["gtIgnore"]) == 0)
+        num_predicted = len(matches["dtScores"])
+        shape = (num_thresholds, num_predicted)
+        scores.append(np.asarray(matches["dtScores"], float))
+        images.append(np.full(num_predicted, index))
+        right.append(np.asarray(matches["dtMatches"]).reshape(shape) > 0)
+        counts.append(~np.asarray(matches["dtIgnore"], bool).reshape(shape))
+    order = np.argsort(-np.concatenate(scores), kind="mergesort")  # as pycocotools
+    return RankedObjects(
+        image=np.concatenate(images)[order],
+        right=np.concatenate(right, axis=1)[:, order],
+        counts=np.concatenate(counts, axis=1)[:, order],
+        known=num_known,
+    )
 
 
 def drawn_precision(classes: Sequence[RankedObjects], draws: Array) -> Array:
     """Return the AP of draws of images, at each IoU.
 
     Args:
-        classes: the ranked objects.
+        classes: the ranked objects of each class.
         draws: (draws, images), how often each image was drawn.
 
     Returns:
         (draws, IoUs), the mean over the classes that a draw has objects of; NaN where it has none.
     """
-    precisions = np.full((len(classes), len(draws), len(classes[0].right)), np.nan)
+    num_thresholds = len(classes[0].right)
+    precisions = np.full((len(classes), len(draws), num_thresholds), np.nan)
     for label, objects in enumerate(classes):
         for draw, times in enumerate(draws):
             precisions[label, draw] = average_precision(objects, times)

@@ -8,18 +8,20 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
+from torchvision.transforms import v2
 
+from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.configured import fields_of
-from dinoneck.data.boxes import BoxImages, box_transforms, collate_boxes, to_original
+from dinoneck.data.boxes import BoxImages, Target, box_transforms, collate_boxes, to_original
 from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
 from dinoneck.data.ground import warn_of_overlaps
 from dinoneck.detection.detector import (
@@ -41,10 +43,10 @@ from dinoneck.training.config import TrainDetectorConfig
 from dinoneck.training.earlier import check_same_backbone, log_backbone, start_lora
 from dinoneck.training.engine import Batches, Engine, Row, gathered, own_random_numbers
 from dinoneck.training.folds import Fold
+from dinoneck.training.new_head import start_from
 from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
 from dinoneck.training.programs import check_class
 from dinoneck.training.source import open_backbone
-from dinoneck.training.tasks import start_from
 from dinoneck.training.trained_images import write_trained_images
 from dinoneck.version import versions
 
@@ -65,9 +67,9 @@ def train_detector(
 
     The folder gets ``detector.safetensors`` (the weights of the best held-out AP, for
     :meth:`Detector.load`), ``log.jsonl`` (a line per epoch), ``trained_on.csv`` (the training images
-    with their hashes) and, last, ``report.json``. The same
-    call after a kill continues the run, and writes what it would have written. Under ``torchrun``
-    each process computes its share of every batch.
+    with their hashes) and, last, ``report.json``. The same call after a kill continues the run, and
+    writes what it would have written. Under ``torchrun`` each process computes its share of every
+    batch.
 
     Args:
         config: ``data.boxes`` and ``data.val_boxes`` name COCO files, ``detector`` the detector,
@@ -88,82 +90,65 @@ def train_detector(
             ``overwrite`` is off, or it holds other files than those of a run.
         CheckpointError: if ``out`` holds the state of another run; it names the values that differ.
     """
+    trainer = prepare(config, Path(out), overwrite=overwrite)
+    return trainer.train(resume=resume)
+
+
+def prepare(config: TrainDetectorConfig, out: Path, *, overwrite: bool = False) -> DetectorTrainer:
+    """Open the images and build the detector of a run; nothing is written.
+
+    Arguments and errors are those of :func:`train_detector`.
+    """
     check_class(config, TrainDetectorConfig)
     import_modules(config.imports)
     check_installed("pycocotools", "detection")
-    folder = Path(out)
-    files.check_folder(folder, overwrite=overwrite)
-    train, val = open_images(config)
-    detector = build_detector(config, train.classes).to(local_device(config.device))
-    with own_random_numbers():
-        run = _Run(config, folder, detector, train, val)
-        run.run(resume=resume)
-    history = run.engine.history
-    if files.writes():
-        for name in (files.LOG, files.DETECTOR):
-            finished = folder / files.UNFINISHED / name
-            if finished.exists():  # a run may stop between here and its report
-                finished.replace(folder / name)
-        all_trained: Fold = (np.arange(len(train)), np.arange(0))  # none is held out
-        names = [str(path) for path in train.paths]
-        write_trained_images(folder, train.paths, names, tokens=None, folds={None: all_trained})
-    scored = [row for row in history if "AP" in row]
-    report = {
-        "best": max(scored, key=lambda row: row["AP"]),
-        "untrained": run.engine.extra["untrained"],
-        "images": {"train": len(train), "val": len(val)},
-        "skipped": {"train": dict(train.skipped), "val": dict(val.skipped)},
-        "parameters": sum(parameter.numel() for parameter in detector.parameters()),
-        "minutes": round(sum(row["seconds"] for row in history) / 60, 2),
-        "config": config.to_dict(),
-        "versions": versions(),
-    }
-    return files.finish(folder, report)
+    files.check_folder(out, overwrite=overwrite)
+    train_images, val_images = open_images(config)
+    detector = build_detector(config, train_images.classes).to(local_device(config.device))
+    return DetectorTrainer(
+        config,
+        out,
+        detector=detector,
+        train_images=train_images,
+        val_images=val_images,
+    )
 
 
-class _Losses(nn.Module):
-    """A detector's losses by name, and ``"loss"``, their sum."""
+class DetectorTrainer:
+    """Trains a detector, chooses its weights by the AP on held-out images, and writes the files of the run.
 
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, images: Tensor, targets: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Return the losses, in float32."""
-        losses = {name: value.float() for name, value in self.detector(images, targets).items()}
-        total = torch.stack([*losses.values()]).sum()
-        return {"loss": total, **losses}
-
-
-class _Run:
-    """A training run.
+    The methods stand in the order in which :meth:`train` calls them.
 
     Args:
         config: the run.
         folder: of the results.
-        detector: with its first weights.
-        train: training images.
-        val: held-out images.
+        detector: with its first weights, on its device.
+        train_images: what it learns from.
+        val_images: the held-out images.
+
+    Raises:
+        ConfigError: if the processes cannot share the batches equally.
     """
 
     def __init__(
         self,
         config: TrainDetectorConfig,
         folder: Path,
+        *,
         detector: Detector,
-        train: BoxImages,
-        val: BoxImages,
+        train_images: BoxImages,
+        val_images: BoxImages,
     ) -> None:
         self.config = config
         self.folder = folder
         self.detector = detector
-        self.train = train
-        self.val = val
+        self.train_images = train_images
+        self.val_images = val_images
         optim = config.optim
         self.schedule = FreezeSchedule(optim.plan or PLAN)
         self.schedule.apply(detector, 0)
         groups = param_groups(detector, **optim.rates(), include_frozen=True)
-        steps_per_epoch = math.ceil(len(train) / optim.batch_size)
+        steps_per_epoch = math.ceil(len(train_images) / optim.batch_size)
         self.engine = Engine(detector, _Losses(detector), groups, optim, steps_per_epoch)
         if optim.batch_size % self.engine.count:
             raise ConfigError(
@@ -171,54 +156,89 @@ class _Run:
                 "multiple"
             )
 
-    def run(self, *, resume: bool) -> None:
-        """Train to the last epoch."""
-        engine = self.engine
+    def train(self, *, resume: bool = True) -> dict[str, Any]:
+        """Train, score and write; return the report, see :func:`train_detector`."""
+        with own_random_numbers():
+            self._begin(resume=resume)
+            self._start_or_continue()
+            # in each epoch the engine calls these four, in this order
+            self.engine.run(
+                begin=self._begin_epoch,
+                batches=self._batches,
+                validate=self._score_epoch,
+                callbacks=[_log_epoch],
+            )
+        if files.writes():
+            self._move_results()
+            self._write_trained_images()
+        return files.finish(self.folder, self._report())
+
+    # before the first epoch
+
+    def _begin(self, *, resume: bool) -> None:
+        """Keep what identifies the run; restore the state of an interrupted one."""
         identity = files.begin(self.folder, self._identity(), resume=resume)
-        engine.keep(self.folder / files.UNFINISHED / files.STATE, identity, resume=resume)
-        if not engine.extra:
-            engine.extra = {"untrained": self._scores(), "tuned": []}
-        self.detector.tuned = set(engine.extra["tuned"])
-        engine.run(self._batches, self._validate, begin=self._begin, callbacks=[self._log])
+        state_file = self.folder / files.UNFINISHED / files.STATE
+        self.engine.keep(state_file, identity, resume=resume)
 
     def _identity(self) -> dict[str, Any]:
         """What must be equal in a run and its continuation."""
         values = self.config.to_dict()
         del values["detector"]["workers"]
-        datasets = [[*dataset.ids, dataset.ground_truth()] for dataset in (self.train, self.val)]
+        datasets = []
+        for images in (self.train_images, self.val_images):
+            datasets.append([*images.ids, images.ground_truth()])
         content = json.dumps(datasets).encode()
         values["hash of images and boxes"] = hashlib.sha256(content).hexdigest()
         values["backbone record"] = self.detector.record
         return values
 
-    def _begin(self, epoch: int) -> None:
+    def _start_or_continue(self) -> None:
+        """Score the first weights of a new run; tell the detector what was trained in an interrupted one."""
+        is_new = not self.engine.extra
+        if is_new:
+            self.engine.extra = {"untrained": self._score_held_out(), "tuned": []}
+        self.detector.tuned = set(self.engine.extra["tuned"])
+
+    # in each epoch
+
+    def _begin_epoch(self, epoch: int) -> None:
         """Apply the plan of what is trained to a new epoch."""
         self.schedule.start_epoch(epoch, self.detector, self.engine.optimizer)
         self.detector.note_trained()
         self.engine.extra["tuned"] = sorted(self.detector.tuned)
 
     def _batches(self, epoch: int) -> Batches:
-        """This process' batches of one epoch; the last is filled up from the start of the order."""
+        """Yield this process' share of each batch of an epoch, on its device."""
+        loader = DataLoader(
+            self.train_images,
+            batch_sampler=self._rows_of_batches(epoch),
+            num_workers=self.config.detector.workers,
+            collate_fn=collate_boxes,
+        )
+        for images, targets in loader:
+            arguments = _to_device(images, targets, self.engine.device)
+            yield self.config.optim.batch_size, arguments
+
+    def _rows_of_batches(self, epoch: int) -> list[list[int]]:
+        """Rows of the training images, a list for each batch: those of this process.
+
+        The seed and the epoch decide the order. The last batch is filled up from its start.
+        """
         batch_size = self.config.optim.batch_size
-        rank = self.engine.rank
-        num_processes = self.engine.count
         generator = np.random.default_rng([self.config.optim.seed, epoch])
-        order = generator.permutation(len(self.train))
+        order = generator.permutation(len(self.train_images))
         num_batches = math.ceil(len(order) / batch_size)
         order = np.resize(order, num_batches * batch_size)
-        shares = []
+        rows_of_batches = []
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
-            shares.append(batch[rank::num_processes].tolist())
-        for images, targets in self._loader(self.train, batch_sampler=shares):
-            yield batch_size, _to_device(images, targets, self.engine.device)
+            share = batch[self.engine.rank :: self.engine.count]
+            rows_of_batches.append(share.tolist())
+        return rows_of_batches
 
-    def _loader(self, images: Any, **options: Any) -> Any:
-        workers = self.config.detector.workers
-        return DataLoader(images, num_workers=workers, collate_fn=collate_boxes, **options)
-
-    def _validate(self) -> Row:
-        """Return the scores of an epoch that is scored; write the best detector so far."""
+    def _score_epoch(self) -> Row:
+        """Return what the log holds of an epoch next to its losses; write the best detector so far."""
         epoch = self.engine.epoch
         row: Row = {
             "epoch": epoch,
@@ -228,106 +248,184 @@ class _Run:
         is_last = epoch + 1 >= self.config.optim.epochs
         if not is_last and (epoch + 1) % self.config.detector.eval_every:
             return row
-        scores = self._scores()
-        best_before = -1.0  # COCO's AP of no result
-        for earlier in self.engine.history:
-            if "AP" in earlier:
-                best_before = max(best_before, earlier["AP"])
-        if self.engine.rank == 0 and scores["AP"] > best_before:
-            metrics = {name: scores[name] for name in ("AP", "AP50", "AP75", "F1")}
-            training = {"epochs": epoch + 1, "metrics": metrics}
-            self.detector.min_score = scores["min_score"] or self.detector.min_score
-            # the folder of a run holds a finished detector or none
-            self.detector.save(self.folder / files.UNFINISHED / files.DETECTOR, training=training)
+        scores = self._score_held_out()
+        if self.engine.rank == 0 and scores["AP"] > self._best_earlier_precision():
+            self._write_detector(scores)
         return row | scores
 
-    @torch.no_grad()
-    def _scores(self) -> Row:
-        """Return the scores of the held-out images, of which each process predicts its share."""
-        engine = self.engine
-        self.detector.eval()
-        share = Subset(self.val, range(engine.rank, len(self.val), engine.count))
-        batch_size = self.config.optim.batch_size // engine.count
+    def _score_held_out(self) -> Row:
+        """Return the scores of the held-out images, the same in all processes."""
         predictions: dict[int, dict[str, Tensor]] = {}
-        for images, targets in self._loader(share, batch_size=batch_size):
-            outputs = self.detector(images.to(engine.device))
+        for share in gathered(self._predict_share()):
+            predictions |= share
+        return score_boxes(self.val_images, predictions)
+
+    @torch.no_grad()
+    def _predict_share(self) -> dict[int, dict[str, Tensor]]:
+        """Predict this process' share of the held-out images.
+
+        Returns:
+            image id -> ``boxes`` (n, 4) XYXY in pixels of the image itself, ``scores`` (n,) and
+            ``labels`` (n,), by falling score, on the CPU.
+        """
+        self.detector.eval()
+        rows = range(self.engine.rank, len(self.val_images), self.engine.count)
+        loader = DataLoader(
+            Subset(self.val_images, rows),
+            batch_size=self.config.optim.batch_size // self.engine.count,
+            num_workers=self.config.detector.workers,
+            collate_fn=collate_boxes,
+        )
+        predictions = {}
+        for images, targets in loader:
+            outputs = self.detector(images.to(self.engine.device))
             for detections, target in zip(outputs, targets, strict=True):
                 best = best_of(detections)
                 boxes = to_original(best["boxes"], images.shape[-2:], target["size"])
                 predictions[target["image_id"]] = {**best, "boxes": boxes}
-        all_predictions: dict[int, dict[str, Tensor]] = {}
-        for process_predictions in gathered(predictions):
-            all_predictions |= process_predictions
-        return score_boxes(self.val, all_predictions)
+        return predictions
 
-    def _log(self, epoch: int, row: Row) -> None:
-        texts = []
-        for key, value in row.items():
-            if key == "per_class":
-                continue
-            texts.append(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}")
-        _logger.info("epoch %d: %s", epoch, ", ".join(texts))
+    def _best_earlier_precision(self) -> float:
+        """The highest AP of the epochs before this one; -1, COCO's AP of no result, if none was scored."""
+        best = -1.0
+        for row in self.engine.history:
+            if "AP" in row:
+                best = max(best, row["AP"])
+        return best
+
+    def _write_detector(self, scores: Row) -> None:
+        """Write the detector of this epoch, which the folder of the run gets when the run is finished."""
+        if scores["min_score"]:
+            self.detector.min_score = scores["min_score"]
+        metrics = {name: scores[name] for name in ("AP", "AP50", "AP75", "F1")}
+        training = {"epochs": self.engine.epoch + 1, "metrics": metrics}
+        self.detector.save(self.folder / files.UNFINISHED / files.DETECTOR, training=training)
+
+    # after the last epoch
+
+    def _move_results(self) -> None:
+        """Move log and detector into the folder of the run."""
+        for name in (files.LOG, files.DETECTOR):
+            finished = self.folder / files.UNFINISHED / name
+            if finished.exists():  # a run may stop between here and its report
+                finished.replace(self.folder / name)
+
+    def _write_trained_images(self) -> None:
+        """Write the names and the hashes of the training images."""
+        train = self.train_images
+        all_trained: Fold = (np.arange(len(train)), np.arange(0))  # none is held out
+        names = [str(path) for path in train.paths]
+        write_trained_images(
+            self.folder, train.paths, names, tokens=None, folds={None: all_trained}
+        )
+
+    def _report(self) -> dict[str, Any]:
+        """What ``report.json`` holds, see :func:`train_detector`."""
+        history = self.engine.history
+        scored = [row for row in history if "AP" in row]
+        train = self.train_images
+        val = self.val_images
+        return {
+            "best": max(scored, key=lambda row: row["AP"]),
+            "untrained": self.engine.extra["untrained"],
+            "images": {"train": len(train), "val": len(val)},
+            "skipped": {"train": dict(train.skipped), "val": dict(val.skipped)},
+            "parameters": sum(parameter.numel() for parameter in self.detector.parameters()),
+            "minutes": round(sum(row["seconds"] for row in history) / 60, 2),
+            "config": self.config.to_dict(),
+            "versions": versions(),
+        }
+
+
+class _Losses(nn.Module):
+    """A detector's losses by name, and ``"loss"``, their sum."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Tensor, targets: list[Target]) -> dict[str, Tensor]:
+        """Return the losses of images (B, 3, H, W), in float32."""
+        losses = {name: value.float() for name, value in self.detector(images, targets).items()}
+        total = torch.stack([*losses.values()]).sum()
+        return {"loss": total, **losses}
 
 
 def _to_device(
-    images: Tensor, targets: list[dict[str, Any]], device: torch.device
-) -> tuple[Tensor, list[dict[str, Any]]]:
-    """A batch with its tensors on the device, where one transfer takes them all."""
+    images: Tensor, targets: list[Target], device: torch.device
+) -> tuple[Tensor, list[Target]]:
+    """Return a batch with its tensors on the device; one transfer takes them all."""
     tensors = [images]
-    for target in targets:
-        tensors += [value for value in target.values() if isinstance(value, Tensor)]
-    images_on_device, *others = send(tensors, device)
-    remaining = iter(others)  # in the order in which they were collected
-    targets_on_device = []
-    for target in targets:
-        moved = {}
+    entries = []  # (number of the target, key) of each further tensor
+    for number, target in enumerate(targets):
         for key, value in target.items():
-            moved[key] = next(remaining) if isinstance(value, Tensor) else value
-        targets_on_device.append(moved)
+            if isinstance(value, Tensor):
+                tensors.append(value)
+                entries.append((number, key))
+    images_on_device, *values_on_device = send(tensors, device)
+    targets_on_device = [dict(target) for target in targets]
+    for (number, key), value in zip(entries, values_on_device, strict=True):
+        targets_on_device[number][key] = value
     return images_on_device, targets_on_device
 
 
+def _log_epoch(epoch: int, row: Row) -> None:
+    """Log the numbers of an epoch; those of single classes are in the file only."""
+    texts = []
+    for key, value in row.items():
+        if key == "per_class":
+            continue
+        if isinstance(value, float):
+            texts.append(f"{key} {value:.4g}")
+        else:
+            texts.append(f"{key} {value}")
+    _logger.info("epoch %d: %s", epoch, ", ".join(texts))
+
+
 def open_images(config: TrainDetectorConfig) -> tuple[BoxImages, BoxImages]:
-    """Return the training and the held-out images.
+    """Return the training and the held-out images, resized; the training images are augmented.
+
+    Without ``data.val_boxes`` some of the training images are drawn and held out.
 
     Raises:
+        ConfigError: if no image is left to hold out or to train on.
         DataError: if a file or a folder cannot be used, or there are too few images.
     """
     data = config.data
-    augment = config.detector.augment
     size = data.size or SIZE
-    # the detector normalises, not the transforms
-    train_views = box_transforms(
-        size,
-        train=True,
-        flip=None if augment == "none" else augment,
-        photometric=augment != "none",
-        mean=None,
-        std=None,
-    )
-    val_views = box_transforms(size, train=False, mean=None, std=None)
     train = BoxImages(
         data.boxes,
         data.images,
-        transform=train_views,
+        transform=_train_transform(size, config.detector.augment),
         classes=data.classes or None,
         bits=data.bits,
         crowd=data.crowd,
     )
+    # the detector normalises, not the transform
+    val_transform = box_transforms(size, train=False, mean=None, std=None)
     if data.val_boxes is None:
-        return _hold_out_part(config, train, val_views)
-    return train, _open_held_out(config, data.val_boxes, train, val_views)
+        return _hold_out_some(config, train, val_transform)
+    return train, _open_held_out(config, data.val_boxes, train, val_transform)
+
+
+def _train_transform(
+    size: int | tuple[int, int], augment: Literal["none", "horizontal", "both"]
+) -> v2.Compose:
+    """The transform of training images; the detector normalises, not the transform."""
+    if augment == "none":
+        return box_transforms(size, train=True, flip=None, photometric=False, mean=None, std=None)
+    return box_transforms(size, train=True, flip=augment, photometric=True, mean=None, std=None)
 
 
 def _open_held_out(
-    config: TrainDetectorConfig, file: str, train: BoxImages, val_views: Any
+    config: TrainDetectorConfig, file: str, train: BoxImages, val_transform: v2.Compose
 ) -> BoxImages:
-    """Open the held-out images of a file of their own; warn of those that are trained on too."""
+    """Open the file of held-out images; warn of those that are trained on too."""
     data = config.data
     held_out = BoxImages(
         file,
         data.val_images or data.images,
-        transform=val_views,
+        transform=val_transform,
         classes=train.classes,
         crowd=data.crowd,
         bits=data.bits,
@@ -336,8 +434,8 @@ def _open_held_out(
     train.check_trainable("box")
     train.warn_of_turned_images()
     held_out.warn_of_turned_images()
-    both = _held_out_and_trained(train, held_out)
-    if both:
+    trained_paths = _held_out_and_trained(train, held_out)
+    if trained_paths:
         folder_note = ""
         if data.val_images is None:
             folder_note = (
@@ -347,17 +445,17 @@ def _open_held_out(
         _logger.warning(
             "%d of the %d held-out images of %s are training images too: %s ...; their scores are "
             "too high. Leave them out of one of the files%s",
-            len(both),
+            len(trained_paths),
             len(held_out),
             held_out.file,
-            min(both),
+            min(trained_paths),
             folder_note,
         )
     return held_out
 
 
-def _hold_out_part(
-    config: TrainDetectorConfig, train: BoxImages, val_views: Any
+def _hold_out_some(
+    config: TrainDetectorConfig, images: BoxImages, val_transform: v2.Compose
 ) -> tuple[BoxImages, BoxImages]:
     """Split the images at random: return those to train on, and the held-out ones.
 
@@ -365,27 +463,29 @@ def _hold_out_part(
         ConfigError: if none is left for one of them.
     """
     data = config.data
-    order = np.random.default_rng(config.optim.seed).permutation(len(train)).tolist()
-    count = len(train) // config.folds.count
-    if not count:
+    num_held_out = len(images) // config.folds.count
+    if not num_held_out:
         raise ConfigError(
-            f"{data.boxes} has {len(train)} images, too few to hold out one in "
+            f"{data.boxes} has {len(images)} images, too few to hold out one in "
             f"{config.folds.count}; name held-out images with data.val_boxes (--val-boxes)"
         )
-    if count == len(train):
+    if num_held_out == len(images):
         raise ConfigError(
             f"folds.count is {config.folds.count} (--folds): all images are held out and none is "
             "left to train on; take 2 or more, or name held-out images with data.val_boxes "
             "(--val-boxes)"
         )
-    train.check_trainable("box")
-    train.warn_of_turned_images()
-    _warn_of_split_copies(train, held_out_rows=order[:count])
-    val = train.take(sorted(order[:count]))
-    val.transform = val_views
-    remaining = train.take(sorted(order[count:]))
-    remaining.check_part(train.class_counts, "box", "the images that are trained on")
-    return remaining, val
+    images.check_trainable("box")
+    images.warn_of_turned_images()
+    order = np.random.default_rng(config.optim.seed).permutation(len(images)).tolist()
+    held_out_rows = sorted(order[:num_held_out])
+    train_rows = sorted(order[num_held_out:])
+    _warn_of_split_copies(images, held_out_rows)
+    held_out = images.take(held_out_rows)
+    held_out.transform = val_transform
+    train = images.take(train_rows)
+    train.check_part(images.class_counts, "box", "the images that are trained on")
+    return train, held_out
 
 
 def _warn_of_split_copies(images: BoxImages, held_out_rows: Sequence[int]) -> None:
@@ -417,16 +517,11 @@ def _classes_shown(images: BoxImages) -> dict[Path, object]:
 def _held_out_and_trained(train: BoxImages, held_out: BoxImages) -> set[Path]:
     """The held-out images that are trained on: the same files, or copies of them."""
     trained = set(train.paths)
-    both = {path for path in held_out.paths if path in trained}
+    held_out_and_trained = {path for path in held_out.paths if path in trained}
     for copy in find_copies([*train.paths, *held_out.paths]):
         if copy.first in trained and copy.second not in trained:
-            both.add(copy.second)
-    return both
-
-
-def _spread_layers(count: int, depth: int) -> list[int]:
-    """Return the indices of ``count`` blocks at equal distances, of which the last is the last block."""
-    return [depth - 1 - i * depth // (count + 1) for i in reversed(range(count))]
+            held_out_and_trained.add(copy.second)
+    return held_out_and_trained
 
 
 def build_detector(config: TrainDetectorConfig, classes: tuple[str, ...]) -> Detector:
@@ -441,33 +536,13 @@ def build_detector(config: TrainDetectorConfig, classes: tuple[str, ...]) -> Det
     """
     spec = config.detector
     neck_arguments = dict(config.head)
-    cls = neck_named(neck_arguments.pop("type", NECK))
-    parameters = fields_of(cls)
-
-    # the backbone, with as many layers as the neck takes
-    backbone = open_backbone(config.backbone, config.device)
-    if config.backbone.layers is None and "num_layers" in parameters:
-        num_layers = int(neck_arguments.get("num_layers", 3))
-        backbone = backbone.with_layers(_spread_layers(num_layers, backbone.depth))
-
-    # the neck, with the arguments that backbone and detection head decide
-    geometry = {
-        "embed_dim": backbone.embed_dim,
-        "patch_size": backbone.patch_size,
-        "num_layers": len(backbone.layers),
-    }
-    derived = {name: value for name, value in geometry.items() if name in parameters}
-    neck_arguments = {**derived, **neck_arguments}
+    neck_class = neck_named(neck_arguments.pop("type", NECK))
+    backbone = _open_backbone(config, neck_class, neck_arguments)
+    neck_arguments = _with_geometry(neck_arguments, neck_class, backbone)
     if spec.name in DETRS:
-        from dinoneck.detection.detr import width_of
-
-        width_name = "fpn_dim" if "fpn_dim" in parameters else "out_channels"
-        neck_arguments.setdefault(width_name, width_of(spec.name, spec.variant))
-        if "scales" in parameters:
-            neck_arguments.setdefault("scales", (2.0, 1.0, 0.5))
+        neck_arguments = _with_detr_levels(neck_arguments, neck_class, config)
     torch.manual_seed(config.optim.seed)
-    neck: Neck = cls.from_config(neck_arguments)
-
+    neck: Neck = neck_class.from_config(neck_arguments)
     head = DetectionHead(
         spec.name,
         classes,
@@ -477,21 +552,81 @@ def build_detector(config: TrainDetectorConfig, classes: tuple[str, ...]) -> Det
         queries=spec.queries,
         encoder_layers=spec.encoder_layers,
     )
-    has_lora = False
-    if config.init is not None:
-        start_from(head, config.init)
-        checkpoint = HeadCheckpoint.load(config.init)
-        trained = trained_weights(checkpoint)
-        log_backbone(config, backbone.record(), has_tuned=bool(trained))
-        if trained:
-            check_same_backbone(backbone, checkpoint, config.init)
-        has_lora = start_lora(backbone, checkpoint, config)
-        if trained:
-            backbone = with_trained_weights(backbone, trained)
-    if config.backbone.lora is not None and not has_lora:
-        backbone.add_lora(config.backbone.lora, seed=config.optim.seed)
+    if config.init is None:
+        _add_lora(config, backbone)
+    else:
+        backbone = _start_from_file(config, config.init, head, backbone)
     size = cast("tuple[int, int]", config.data.size or SIZE)
     detector = Detector(head, backbone, size, bits=config.data.bits)
     if spec.checkpointing:
         backbone.set_grad_checkpointing()
     return detector
+
+
+def _open_backbone(
+    config: TrainDetectorConfig, neck_class: type[Neck], neck_arguments: Mapping[str, Any]
+) -> Backbone:
+    """Load the backbone; without ``backbone.layers`` it gives as many layers as the neck takes."""
+    backbone = open_backbone(config.backbone, config.device)
+    if config.backbone.layers is None and "num_layers" in fields_of(neck_class):
+        num_layers = int(neck_arguments.get("num_layers", 3))
+        backbone = backbone.with_layers(_spread_layers(num_layers, backbone.depth))
+    return backbone
+
+
+def _spread_layers(count: int, depth: int) -> list[int]:
+    """Return the indices of ``count`` blocks at equal distances, of which the last is the last block."""
+    return [depth - 1 - i * depth // (count + 1) for i in reversed(range(count))]
+
+
+def _with_geometry(
+    neck_arguments: Mapping[str, Any], neck_class: type[Neck], backbone: Backbone
+) -> dict[str, Any]:
+    """The arguments of a neck with those that its backbone decides, where the config has none."""
+    geometry = {
+        "embed_dim": backbone.embed_dim,
+        "patch_size": backbone.patch_size,
+        "num_layers": len(backbone.layers),
+    }
+    parameters = fields_of(neck_class)
+    derived = {name: value for name, value in geometry.items() if name in parameters}
+    return {**derived, **neck_arguments}
+
+
+def _with_detr_levels(
+    neck_arguments: Mapping[str, Any], neck_class: type[Neck], config: TrainDetectorConfig
+) -> dict[str, Any]:
+    """The arguments of a neck with channels and scales as a DETR reads them, where the config has none."""
+    from dinoneck.detection.detr import width_of
+
+    parameters = fields_of(neck_class)
+    width_name = "fpn_dim" if "fpn_dim" in parameters else "out_channels"
+    arguments = dict(neck_arguments)
+    arguments.setdefault(width_name, width_of(config.detector.name, config.detector.variant))
+    if "scales" in parameters:
+        arguments.setdefault("scales", (2.0, 1.0, 0.5))
+    return arguments
+
+
+def _start_from_file(
+    config: TrainDetectorConfig, file: str, head: DetectionHead, backbone: Backbone
+) -> Backbone:
+    """Copy the weights of an earlier detector into the head; return the backbone with what was trained of it."""
+    start_from(head, file)
+    checkpoint = HeadCheckpoint.load(file)
+    trained = trained_weights(checkpoint)
+    log_backbone(config, backbone.record(), has_tuned=bool(trained))
+    if trained:
+        check_same_backbone(backbone, checkpoint, file)
+    has_lora = start_lora(backbone, checkpoint, config)
+    if trained:
+        backbone = with_trained_weights(backbone, trained)
+    if not has_lora:
+        _add_lora(config, backbone)
+    return backbone
+
+
+def _add_lora(config: TrainDetectorConfig, backbone: Backbone) -> None:
+    """Add new LoRA weights to the backbone if the config has some."""
+    if config.backbone.lora is not None:
+        backbone.add_lora(config.backbone.lora, seed=config.optim.seed)

@@ -13,7 +13,7 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint import compare
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.errors import BackboneError, CheckpointError
-from dinoneck.training.config import AnyConfig, HeadRunConfig
+from dinoneck.training.config import AnyConfig, HeadConfig
 
 logger = logging.getLogger(__name__)
 

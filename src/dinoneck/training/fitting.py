@@ -45,13 +45,13 @@ from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
 from dinoneck.training.engine import Engine, own_random_numbers, seed_all
 from dinoneck.training.folder import BACKBONE, SAMPLES, STATE, TOKENS, Callback, writes
+from dinoneck.training.ids import IdMatcher
 from dinoneck.training.optim import blended_tokens, pasted, random_box
 from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
 from dinoneck.training.recipe import Recipe
 from dinoneck.training.source import compare_images
 from dinoneck.training.targets import (
     WEIGHT,
-    SourceIds,
     Tensors,
     known,
     match_samples,
@@ -414,7 +414,7 @@ def _check_images(source: TokenSource, targets: Any, ids: Sequence[str]) -> None
     names_images = IMAGES in getattr(targets, "columns", ())
     if not names_images or not isinstance(store, FeatureStore):
         return
-    find_id = SourceIds(source.ids).find
+    find_id = IdMatcher(source.ids).find
     files = by_id(targets[IMAGES], IMAGES, None, find_id)
     files_to_train_on = {image_id: files[image_id] for image_id in ids}
     compare_images(store, files_to_train_on)

@@ -12,7 +12,7 @@ import torch
 from dinoneck.data.layout import HELD_OUT
 from dinoneck.text import counted, some_of
 from dinoneck.training.folds import Fold
-from dinoneck.training.tasks import Problem
+from dinoneck.training.problem import Problem
 
 logger = logging.getLogger(__name__)
 _MAX_NAMES = 5  # in a message

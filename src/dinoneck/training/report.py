@@ -1,4 +1,4 @@
-"""Steps 8 and 9 of a run: held-out predictions, and their scores as plain values, target -> method -> score."""
+"""Predictions of held-out images, their scores, and what a report says of them."""
 
 from __future__ import annotations
 
@@ -8,69 +8,149 @@ from typing import Any
 import numpy as np
 import torch
 
-from dinoneck.errors import DataError
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
-from dinoneck.metrics import map_confusion
-from dinoneck.tasks import MEAN_KEY, OVERALL, OVERALL_MEAN
+from dinoneck.metrics import Array
+from dinoneck.tasks import MEAN_KEY, OVERALL, OVERALL_MEAN, OVERALL_WEIGHTED
 from dinoneck.training.folds import Fold
-from dinoneck.training.scores import Split, score_classes, score_pixels, score_values
+from dinoneck.training.scored import PixelTarget, ScoredTarget, ValueTarget
+from dinoneck.training.scores import Split, score_values
 from dinoneck.training.table import groups_of
-from dinoneck.training.tasks import HEAD, Problem, Scored, prediction_column
 from dinoneck.training.token_sources import TokenSource, in_batches
 
-ENOUGH_IMAGES, ENOUGH_GROUPS = 50, 10  # to compare methods
-_MAIN = ("r2", "accuracy", "mean_iou")
-_IN_FILE = {"r2": "R2", "accuracy": "accuracy", "macro_f1": "macro_f1", "mean_iou": "mean_iou"}
-_UNKNOWN = {"value": np.nan, "map": np.nan, "class": -1, "mask": 0}
-Methods = dict[str, dict[str, Any]]
-"""Method -> target -> predictions of all rows: NaN, -1 or a matrix of zeros where a row is not predicted."""
+# what predicts in a run: its head, the linear baseline, and their mean
+HEAD = "head"
+LINEAR = "linear"
+BOTH = "head + linear"
+METHODS = (HEAD, LINEAR, BOTH)
+
+# with fewer, a report does not tell which method is better
+ENOUGH_IMAGES = 50
+ENOUGH_GROUPS = 10
+
+# the scores that methods are compared by; a target has one of them
+_MAIN_METRICS = ("r2", "accuracy", "mean_iou")
+# their names in head files
+_NAMES_IN_FILE = {
+    "r2": "R2",
+    "accuracy": "accuracy",
+    "macro_f1": "macro_f1",
+    "mean_iou": "mean_iou",
+}
 _BATCH = 16
+
+Predictions = dict[str, Array]
+"""Target -> the predictions of all rows, see :mod:`dinoneck.training.scored`."""
+Methods = dict[str, Predictions]
+"""Method -> its predictions; the first method is compared with the others."""
+
+
+def prediction_column(target: str, method: str) -> str:
+    """Return the column of a method's predictions in ``out_of_fold.csv``; the target's has the known values."""
+    return f"{target} ({method})"
+
+
+def check_target_names(targets: Mapping[str, ScoredTarget]) -> None:
+    """Check that targets have other names than columns of ``out_of_fold.csv`` and the mean of scores.
+
+    Raises:
+        ConfigError: for a target that is called like one of them.
+    """
+    for name in targets:
+        for method in METHODS:
+            column = prediction_column(name, method)
+            if column in targets:
+                raise ConfigError(
+                    f"a target is called {column!r}, as the column of {name!r} in out_of_fold.csv; "
+                    "rename it"
+                )
+        if name in (OVERALL_MEAN, OVERALL_WEIGHTED):
+            raise ConfigError(
+                f"a target is called {name!r}, as the mean over the targets; rename it"
+            )
+
+
+# predictions
+
+
+def no_predictions(targets: Mapping[str, ScoredTarget]) -> Predictions:
+    """Return the predictions of a method that has predicted no row yet."""
+    return {name: target.no_predictions() for name, target in targets.items()}
 
 
 @torch.no_grad()
 def write_predictions(
-    problem: Problem,
+    targets: Mapping[str, ScoredTarget],
     tokens: TokenSource,
     head: Head,
-    valid: Sequence[int],
-    predictions: dict[str, Any],
+    rows: Sequence[int],
+    predictions: Predictions,
 ) -> None:
-    """Write what a head predicts for the held-out rows into the predictions, target -> values of all rows.
+    """Write what a head predicts for the held-out rows into the predictions of all rows.
+
+    Args:
+        targets: what is predicted.
+        tokens: of all rows.
+        head: the head, which is set to evaluation mode.
+        rows: the held-out rows.
+        predictions: of :func:`no_predictions`, changed in place.
 
     Raises:
         DataError: if a prediction is not finite.
     """
     device = next(head.parameters()).device
-    for rows in in_batches(valid, _BATCH):
-        batch = tokens.batch([tokens.ids[row] for row in rows]).to(device)
-        outputs = {name: x.float().cpu() for name, x in head.eval().predict(batch).items()}
-        for name, target in problem.scored.items():
-            x: Any = outputs[target.output][:, target.places]
-            if not bool(x.isfinite().all()):
+    head.eval()
+    for batch_rows in in_batches(rows, _BATCH):
+        batch = tokens.batch([tokens.ids[row] for row in batch_rows]).to(device)
+        outputs = {}
+        for name, output in head.predict(batch).items():
+            outputs[name] = output.float().cpu()
+        for name, target in targets.items():
+            selected = target.select(outputs)
+            if not bool(selected.isfinite().all()):
                 raise DataError(
                     f"the predictions of {name} are not finite: training diverged; lower lr (--lr)"
                 )
-            if target.kind == "mask":
-                x = [
-                    map_confusion(problem.pixels(row), each[None])
-                    for row, each in zip(rows, x, strict=True)
-                ]
-            elif target.kind == "class":
-                x = x.argmax(dim=1)
-            predictions[name][rows] = x
+            predictions[name][batch_rows] = target.read(selected, batch_rows)
 
 
-def no_predictions(scored: Mapping[str, Scored]) -> dict[str, Any]:
-    """Return target -> the predictions of all rows by a method, of which none is known yet."""
-    return {
-        name: np.full_like(target.truth, _UNKNOWN[target.kind]) for name, target in scored.items()
+def prediction_rows(
+    table: Any,
+    targets: Mapping[str, ScoredTarget],
+    methods: Methods,
+    folds: Mapping[Any, Fold],
+) -> dict[str, list[Any]]:
+    """Return the held-out images as columns: id, fold, and the true and predicted values and classes.
+
+    A cell is None where its value is not known. Auxiliary targets and maps have no columns.
+    """
+    fold_of_row = {}
+    for number, (_, valid) in folds.items():
+        for row in valid.tolist():
+            fold_of_row[row] = number
+    rows = sorted(fold_of_row)
+    columns: dict[str, list[Any]] = {
+        "image": [table.index[row] for row in rows],
+        "fold": [fold_of_row[row] for row in rows],
     }
+    for name, target in targets.items():
+        if isinstance(target, PixelTarget) or not target.has_columns:
+            continue
+        columns[name] = target.cells(target.truth[rows])
+        for method, predictions in methods.items():
+            if name in predictions:
+                column = prediction_column(name, method)
+                columns[column] = target.cells(predictions[name][rows])
+    return columns
+
+
+# scores
 
 
 def summary(
     table: Any,
-    scored: Mapping[str, Scored],
-    predictions: Methods,
+    targets: Mapping[str, ScoredTarget],
+    methods: Methods,
     folds: Sequence[Any],
     units: Mapping[str, str] = {},
 ) -> dict[str, Any]:
@@ -78,38 +158,43 @@ def summary(
 
     Args:
         table: the images.
-        scored: the targets.
-        predictions: of the methods; the first is compared with the others.
+        targets: what is scored.
+        methods: their predictions.
         folds: the rows that each fold held out; where there are none, there are no scores.
         units: target -> its unit, empty where it is not stated.
     """
-    groups, folds = groups_of(table), [valid for valid in folds if len(valid)]
-    weights = {
-        name: weight for name, weight in table.attrs.get("weights", {}).items() if name in scored
-    }
+    groups = groups_of(table)
+    held_out = [rows for rows in folds if len(rows)]
+    weights = {}
+    for name, weight in table.attrs.get("weights", {}).items():
+        if name in targets:
+            weights[name] = weight
     scores: dict[str, Any] = {}
-    line = "one head on all images; none is held out"
-    if folds:
-        split = Split(folds, groups)
-        scores = scores_of(scored, predictions, split, weights)
-        num_groups = len({groups[row] for fold in folds for row in fold})
-        line = verdict(scores, num_groups, next(iter(predictions)), mean=mean_name(scored))
-    named: dict[str, Any] = {}
-    if OVERALL in scored:
-        named[MEAN_KEY] = mean_name(scored)
-    stated = {name: unit for name, unit in units.items() if unit}
-    if stated:
-        named["units"] = stated
-    return {
+    verdict_line = "one head on all images; none is held out"
+    if held_out:
+        scores = scores_of(targets, methods, Split(held_out, groups), weights)
+        predicted_groups = {groups[row] for row in np.concatenate(held_out)}
+        verdict_line = verdict(
+            scores,
+            len(predicted_groups),
+            first=next(iter(methods)),
+            mean=mean_name(targets),
+        )
+    report = {
         "images": len(table),
-        "predicted": sum(map(len, folds)),
+        "predicted": sum(map(len, held_out)),
         "groups": len({*groups}),
         "scores": scores,
-        "auxiliary": [name for name, target in scored.items() if target.auxiliary],
+        "auxiliary": [name for name, target in targets.items() if target.auxiliary],
         "target_weights": weights,
-        "verdict": line,
-        **named,
+        "verdict": verdict_line,
     }
+    if OVERALL in targets:
+        report[MEAN_KEY] = mean_name(targets)
+    stated_units = {name: unit for name, unit in units.items() if unit}
+    if stated_units:
+        report["units"] = stated_units
+    return report
 
 
 def mean_name(targets: Container[str]) -> str:
@@ -118,74 +203,83 @@ def mean_name(targets: Container[str]) -> str:
 
 
 def scores_of(
-    scored: Mapping[str, Scored],
-    predictions: Methods,
+    targets: Mapping[str, ScoredTarget],
+    methods: Methods,
     split: Split,
     weights: Mapping[str, float] = {},
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Return target -> method -> the scores of :mod:`dinoneck.training.scores`.
 
-    ``overall`` is the R² of all targets that are values, not auxiliary and predicted by every
-    method: the weighted R² where all have weights, else the mean over targets. Beside a target of
-    that name it is called ``overall (mean)``.
+    ``overall`` is the R² of all targets that are numbers of images, not auxiliary and predicted by
+    every method: the weighted R² where all have weights, else the mean over targets. Beside a
+    target of that name it is called ``overall (mean)``.
 
     Args:
-        scored: the targets.
-        predictions: of the methods; the first is compared with the others.
+        targets: what is scored.
+        methods: their predictions.
         split: the folds and groups of the rows.
         weights: target -> its weight in the weighted R².
     """
-    first, every = next(iter(predictions)), {**scored}
-    mean = mean_name(scored)
-    values = []
-    for name, target in scored.items():
-        is_shared = all(name in arrays for arrays in predictions.values())
-        if target.kind == "value" and not target.auxiliary and is_shared:
-            values.append(name)
-    methods = {method: {**arrays} for method, arrays in predictions.items()}
-    if values:
-        truth = np.concatenate([scored[name].truth for name in values], axis=1)
-        every[mean] = Scored("value", mean, slice(None), truth)
-        for arrays in methods.values():
-            arrays[mean] = np.concatenate([arrays[name] for name in values], axis=1)
-    shares = [weights[name] for name in values] if weights.keys() >= {*values} else None
-    scores: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in every}
-    for name, target in every.items():
-        for method in (method for method, arrays in methods.items() if name in arrays):
-            scores[name][method] = _score(
-                target,
-                methods[method][name],
-                split,
-                weights=shares if name == mean else None,
-                reference=None if method == first else methods[first].get(name),
-            )
+    first = next(iter(methods))
+    scores: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, target in targets.items():
+        scores[name] = {}
+        for method, predictions in methods.items():
+            if name not in predictions:
+                continue
+            reference = None
+            if method != first:
+                reference = methods[first].get(name)
+            scores[name][method] = target.score(predictions[name], split, reference=reference)
+    truths = _truths_of_mean(targets, methods)
+    if truths:
+        scores[mean_name(targets)] = _scores_of_mean(truths, methods, split, weights)
     return scores
 
 
-def _score(
-    target: Scored,
-    predictions: Any,
-    split: Split,
-    *,
-    weights: Sequence[float] | None,
-    reference: Any,
-) -> dict[str, Any]:
-    """The scores of one method on a target of any kind."""
-    if target.kind == "class":
-        return score_classes(target.truth, predictions, split, target.labels, reference=reference)
-    if target.kind == "mask":  # the matrices hold the truth
-        return score_pixels(predictions, split, target.labels, reference=reference)
-    return score_values(target.truth, predictions, split, weights=weights, reference=reference)
+def _truths_of_mean(targets: Mapping[str, ScoredTarget], methods: Methods) -> dict[str, Array]:
+    """The truth (n, 1) of the numbers of images that are not auxiliary and that every method predicts."""
+    truths = {}
+    for name, target in targets.items():
+        if not isinstance(target, ValueTarget) or target.auxiliary or target.is_per_patch:
+            continue
+        if all(name in predictions for predictions in methods.values()):
+            truths[name] = target.truth
+    return truths
+
+
+def _scores_of_mean(
+    truths: Mapping[str, Array], methods: Methods, split: Split, weights: Mapping[str, float]
+) -> dict[str, dict[str, Any]]:
+    """Method -> its scores on several targets together, each of a truth (n, 1)."""
+    truth = np.concatenate(list(truths.values()), axis=1)
+    target_weights = None
+    if all(name in weights for name in truths):
+        target_weights = [weights[name] for name in truths]
+    scores: dict[str, dict[str, Any]] = {}
+    reference = None  # the predictions of the first method
+    for method, predictions in methods.items():
+        predicted = np.concatenate([predictions[name] for name in truths], axis=1)
+        scores[method] = score_values(
+            truth, predicted, split, weights=target_weights, reference=reference
+        )
+        if reference is None:
+            reference = predicted
+    return scores
 
 
 def fold_metrics(scores: Mapping[str, Mapping[str, Any]], method: str = HEAD) -> dict[str, float]:
     """Return the scores of a method by the names that head files keep."""
-    return {
-        f"{name} {target}": methods[method][metric]["pooled"]
-        for target, methods in scores.items()
-        for metric, name in _IN_FILE.items()
-        if methods.get(method, {}).get(metric, {}).get("pooled") is not None
-    }
+    metrics = {}
+    for target, methods in scores.items():
+        for metric, name_in_file in _NAMES_IN_FILE.items():
+            pooled = methods.get(method, {}).get(metric, {}).get("pooled")
+            if pooled is not None:
+                metrics[f"{name_in_file} {target}"] = pooled
+    return metrics
+
+
+# the verdict
 
 
 def verdict(
@@ -207,30 +301,31 @@ def verdict(
     """
     target = mean if mean in scores else _first_shared(scores, first)
     methods = scores[target]
-    metric = next(name for name in _MAIN for held in methods.values() if name in held)
-    pooled = {
-        name: held[metric]["pooled"]
-        for name, held in methods.items()
-        if held[metric]["pooled"] is not None
-    }
+    metric = _main_metric(methods)
+    pooled = {}
+    for method, method_scores in methods.items():
+        score = method_scores[metric]["pooled"]
+        if score is not None:
+            pooled[method] = score
     if first not in pooled or len(pooled) < 2:
         return f"{target}: there is nothing to compare {first!r} with"
-    best, second, *_ = sorted(pooled, key=pooled.__getitem__, reverse=True)
-    rest = ", ".join(f"{name} {value:.3f}" for name, value in pooled.items() if name != best)
+    best, second, *_ = sorted(pooled, key=lambda method: pooled[method], reverse=True)
+    rest = ", ".join(f"{method} {score:.3f}" for method, score in pooled.items() if method != best)
     line = f"{target}: best is {best} with {metric} {pooled[best]:.3f} ({rest})"
     other = second if best == first else best
-    images, ends = methods[other]["images"], methods[other]["head_minus"][metric]
-    if ends is None or images < ENOUGH_IMAGES or groups < ENOUGH_GROUPS:
+    images = methods[other]["images"]
+    interval = methods[other]["head_minus"][metric]
+    if interval is None or images < ENOUGH_IMAGES or groups < ENOUGH_GROUPS:
         return (
             f"{line}; {images} images in {groups} groups are too few to tell whether the "
             "difference is clear"
         )
-    clear = (
-        "clear: the interval excludes 0"
-        if ends[0] > 0 or ends[1] < 0
-        else "not clear: the interval includes 0"
-    )
-    return f"{line}; {first} minus {other} is {ends[0]:+.3f} ... {ends[1]:+.3f}, {clear}"
+    low, high = interval
+    if low > 0 or high < 0:
+        clear = "clear: the interval excludes 0"
+    else:
+        clear = "not clear: the interval includes 0"
+    return f"{line}; {first} minus {other} is {low:+.3f} ... {high:+.3f}, {clear}"
 
 
 def _first_shared(scores: Mapping[str, Mapping[str, Any]], first: str) -> str:
@@ -241,29 +336,8 @@ def _first_shared(scores: Mapping[str, Mapping[str, Any]], first: str) -> str:
     return next(iter(scores))
 
 
-def prediction_rows(
-    table: Any, scored: Mapping[str, Scored], predictions: Methods, folds: Mapping[Any, Fold]
-) -> dict[str, list[Any]]:
-    """Return the held-out images as columns: id, fold, and the true and predicted values and classes.
-
-    What is not known is None. Auxiliary targets and maps have no columns.
-    """
-    fold_of = {int(row): number for number, (_, valid) in folds.items() for row in valid}
-    rows = sorted(fold_of)
-    columns = {"image": [table.index[row] for row in rows], "fold": [fold_of[row] for row in rows]}
-    for name, target in scored.items():
-        if target.kind in ("value", "class") and not target.auxiliary:
-            by_method = {
-                prediction_column(name, method): x[name]
-                for method, x in predictions.items()
-                if name in x
-            }
-            for key, values in {name: target.truth, **by_method}.items():
-                columns[key] = [_cell(target, value) for value in values[rows]]
-    return columns
-
-
-def _cell(target: Scored, value: Any) -> Any:
-    if target.kind == "class":
-        return None if value < 0 else target.labels[value]
-    return None if np.isnan(value) else float(f"{value[0]:.6g}")
+def _main_metric(methods: Mapping[str, Mapping[str, Any]]) -> str:
+    """The score that methods are compared by on a target, which all of its methods have."""
+    method_scores = next(iter(methods.values()))
+    [metric] = [name for name in _MAIN_METRICS if name in method_scores]
+    return metric

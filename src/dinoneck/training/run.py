@@ -38,23 +38,19 @@ from dinoneck.training.earlier import log_backbone
 from dinoneck.training.fitting import fit
 from dinoneck.training.folds import folds_of
 from dinoneck.training.mask_classes import warn_of_mask_classes
-from dinoneck.training.programs import check_class
-from dinoneck.training.source import Source, live_tokens, source_of
-from dinoneck.training.table import groups_of, of_pasture, table_of
-from dinoneck.training.targets import training_targets
-from dinoneck.training.tasks import (
-    BOTH,
-    HEAD,
-    LINEAR,
-    SEVERAL_LAYERS,
+from dinoneck.training.new_head import SEVERAL_LAYERS, head_type, make_head
+from dinoneck.training.problem import (
     Problem,
-    head_type,
-    make_head,
     problem_of,
     take_rows,
     unlabelled_rows,
     with_fine_maps,
 )
+from dinoneck.training.programs import check_class
+from dinoneck.training.report import BOTH, HEAD, LINEAR
+from dinoneck.training.source import Source, live_tokens, source_of
+from dinoneck.training.table import groups_of, of_pasture, table_of
+from dinoneck.training.targets import training_targets
 from dinoneck.training.token_sources import LiveTokens, MemoryTokens, TokenSource, digest_of
 from dinoneck.training.trained_images import write_images_of_table
 from dinoneck.version import versions
@@ -288,7 +284,13 @@ class Run:
             heads[BOTH] = HeadEnsemble.from_heads([*heads.values()])
         for method, predicting in heads.items():
             source = live if live is not None and method == HEAD else tokens
-            reports.write_predictions(problem, source, predicting, valid, self.predictions[method])
+            reports.write_predictions(
+                problem.scored,
+                source,
+                head=predicting,
+                rows=valid,
+                predictions=self.predictions[method],
+            )
         method = BOTH if config.with_ridge else HEAD
         scores = reports.summary(
             self.table, problem.scored, {method: self.predictions[method]}, [valid]

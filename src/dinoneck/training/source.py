@@ -30,10 +30,10 @@ from dinoneck.text import some_of
 from dinoneck.tokens import Tokens
 from dinoneck.training.config import FrozenBackbone, TrainConfig
 from dinoneck.training.earlier import start_backbone
+from dinoneck.training.ids import IdMatcher
 from dinoneck.training.masks import map_task
+from dinoneck.training.new_head import SEVERAL_LAYERS, head_type
 from dinoneck.training.stated import stated_record
-from dinoneck.training.targets import SourceIds
-from dinoneck.training.tasks import SEVERAL_LAYERS, head_type
 from dinoneck.training.token_sources import LiveTokens, MemoryTokens, TokenSource
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class TableTokens:
             f". Extract the images that are missing (dinoneck extract IMAGES --out {store.path}, "
             "with the options that made it), or remove the rows"
         )
-        source_ids = SourceIds(store.ids)
+        source_ids = IdMatcher(store.ids)
         spelt = _without_shared_folder(names, source_ids, store.path)
         self.store = store
         self.ids = source_ids.all_of(spelt, remedy)
@@ -112,7 +112,7 @@ class TableTokens:
 
 
 def _without_shared_folder(
-    names: Sequence[str], source_ids: SourceIds, store: Any
+    names: Sequence[str], source_ids: IdMatcher, store: Any
 ) -> Sequence[str]:
     """Return names without the folder that all begin with, if no name but all of these are in the store.
 

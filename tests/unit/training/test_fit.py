@@ -34,7 +34,7 @@ from dinoneck.metrics import class_counts, class_iou, confusion_matrix
 from dinoneck.training import MemoryTokens, Recipe, TrainConfig, fit, r2
 from dinoneck.training.engine import TIMES
 from dinoneck.training.masks import read_maps
-from dinoneck.training.tasks import fitted, problem_of
+from dinoneck.training.problem import fitted, problem_of
 from dinoneck.training.token_sources import Samples
 
 PARTS = Composition(

@@ -16,7 +16,7 @@ from dinoneck.data.layout import read_data_folder
 from dinoneck.training import TrainConfig
 from dinoneck.training.folds import folds_of
 from dinoneck.training.mask_classes import warn_of_mask_classes
-from dinoneck.training.tasks import problem_of
+from dinoneck.training.problem import problem_of
 
 SIZE = 48
 

@@ -15,9 +15,9 @@ from dinoneck import Backbone, DataError, DenseHead, Task
 from dinoneck.training import TrainConfig
 from dinoneck.training.folder import check_folder
 from dinoneck.training.folds import folds_of
+from dinoneck.training.problem import Problem, problem_of
 from dinoneck.training.run import Run
 from dinoneck.training.table import table_of
-from dinoneck.training.tasks import Problem, problem_of
 
 
 def problem(config: TrainConfig, table: Any, backbone: Backbone) -> Problem:

@@ -17,8 +17,8 @@ from dinoneck import metrics as own_metrics
 from dinoneck.metrics import confusion_matrix
 from dinoneck.training import r2, weighted_r2
 from dinoneck.training.report import fold_metrics, scores_of, verdict
+from dinoneck.training.scored import ScoredTarget, ValueTarget
 from dinoneck.training.scores import Split, score_classes, score_pixels, score_values
-from dinoneck.training.tasks import Scored
 
 RESAMPLES = 100
 N, LABELS = 60, ("soil", "Weiß-Klee (Trifolium)", "weed")
@@ -215,11 +215,11 @@ def methods(**each: Any) -> dict[str, Any]:
 
 def test_a_report_has_an_overall_score_and_a_verdict() -> None:
     y, good = RANDOM.normal(size=N), RANDOM.normal(size=N) / 9
-    scored = {
-        name: Scored("value", name, slice(0, 1), x[:, None])
-        for name, x in (("a", y), ("b", 5 * y[::-1]))
+    scored: dict[str, ScoredTarget] = {
+        "a": ValueTarget("a", columns=(0,), truth=y[:, None]),
+        "b": ValueTarget("b", columns=(0,), truth=5 * y[::-1, None]),
+        "help": ValueTarget("help", columns=(0,), truth=y[:, None], auxiliary=True),
     }
-    scored["help"] = Scored("value", "help", slice(0, 1), y[:, None], auxiliary=True)
     predictions = methods(head=y + good, linear=y + 9 * good)
     true, pred = (
         np.stack([y, 5 * y[::-1]], axis=1)[HELD_OUT],

@@ -10,7 +10,7 @@ import pytest
 
 from dinoneck import Backbone, DataError
 from dinoneck.training import TrainConfig
-from dinoneck.training.tasks import problem_of
+from dinoneck.training.problem import problem_of
 
 LEAF = np.array([30.0, 12.0, 55.0, 20.0, 41.0, 8.0])
 STEM = np.array([10.0, 30.0, 25.0, 20.0, 9.0, 52.0])

@@ -1,4 +1,4 @@
-"""Steps 4 and 6 of a run: what the heads of a config and a table learn, and new heads for it."""
+"""Step 4 of a run: what the heads of a config and a table learn."""
 
 from __future__ import annotations
 
@@ -10,79 +10,32 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from dinoneck import registry
-from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.configured import fields_of
 from dinoneck.data.cells import LABELS, OWN_COLUMNS, is_missing
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError, DataError
-from dinoneck.heads.dense import DenseHead
-from dinoneck.heads.head import Head
-from dinoneck.heads.pyramid import PyramidHead
 from dinoneck.losses.composition import Composition
 from dinoneck.tasks import (
-    OVERALL_MEAN,
-    OVERALL_WEIGHTED,
     TABLE_COLUMNS,
     TargetTransform,
     Task,
     columns_of,
 )
 from dinoneck.text import did_you_mean, some_of
-from dinoneck.tokens import Tokens
-from dinoneck.training.config import CompositionConfig, HeadConfig, TaskConfig, TrainConfig
-from dinoneck.training.masks import map_task, read_maps
+from dinoneck.training.config import CompositionConfig, TaskConfig, TrainConfig
+from dinoneck.training.masks import Maps, map_task, read_maps
+from dinoneck.training.report import check_target_names
+from dinoneck.training.scored import ClassTarget, PixelTarget, ScoredTarget, ValueTarget
 from dinoneck.training.scores import r2
 from dinoneck.training.sums import check_sum, warn_of_sums_of_shares
 from dinoneck.training.table import class_names, column_numbers, column_tasks
 from dinoneck.training.targets import known
 
-HEAD, LINEAR, BOTH = "head", "linear", "head + linear"
-METHODS = (HEAD, LINEAR, BOTH)
-"""What predicts in a run: its head, the linear baseline, and their mean."""
 FOLLOWS_R2 = 0.9  # from it on a number is taken for the mean over the map of its name
-# heads and necks that read four layers where the config names none
-SEVERAL_LAYERS = ("dpt", "dpt_neck", "mask")
-# by the kind of the masks' task
-_DEFAULT_HEADS = {None: "patch_mean", "dense": "dense", "segmentation": "dpt_neck"}
-# a mask head is narrow: a few hundred images do not fill the published one
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "dpt": {"neck": {"type": "dpt_neck"}},
-    "mask": {"dim": 128},
-}
-# of a detector's file: they go into its backbone, see dinoneck.training.earlier
-WEIGHTS_OF_VIT = "tuned."
 logger = logging.getLogger(__name__)
 Specs = Mapping[str, TaskConfig]  # task name -> how the config describes it
 _Array = np.ndarray[Any, Any]
-
-
-def prediction_column(target: str, method: str) -> str:
-    """Return the column of a method's predictions in ``out_of_fold.csv``; the target's has the known values."""
-    return f"{target} ({method})"
-
-
-class Scored(NamedTuple):
-    """A target that is scored.
-
-    Attributes:
-        kind: ``value``, ``class``, ``mask`` (classes per pixel) or ``map`` (numbers per patch).
-        output: of ``head.predict``.
-        places: of the target among the output's columns.
-        truth: (n, t) values, (n,) class indices, or (n, 1, rows, cols); what is missing is NaN or
-            -1. Of masks zeros (n, K, K), as confusion matrices are.
-        labels: class names.
-        auxiliary: whether it only helps training: it does not count in the overall score.
-    """
-
-    kind: str
-    output: str
-    places: slice
-    truth: _Array
-    labels: tuple[str, ...] = ()
-    auxiliary: bool = False
 
 
 class Problem(NamedTuple):
@@ -94,16 +47,13 @@ class Problem(NamedTuple):
         weights: dense task -> (n, rows, cols), how much a patch counts.
         compositions: what is computed from tasks.
         scored: target -> where its predictions are, and the truth.
-        pixels: returns the classes of a row's pixels, see
-            :class:`dinoneck.training.masks.Maps`.
     """
 
     tasks: Sequence[Task]
     targets: Mapping[str, Tensor]
     weights: Mapping[str, Tensor]
     compositions: Sequence[Composition]
-    scored: Mapping[str, Scored]
-    pixels: Any
+    scored: Mapping[str, ScoredTarget]
 
 
 def problem_of(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Problem:
@@ -132,7 +82,6 @@ def problem_of(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Pr
         maps = read_maps(config.data, table, preprocess)
         learned[map_name] = maps.names, maps.values
     weight = None if maps is None else maps.weight
-    pixels = None if maps is None else maps.pixels
     if not specs:
         raise ConfigError(
             "which columns are to be predicted? Name them with data.targets (--targets), or "
@@ -147,7 +96,7 @@ def problem_of(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Pr
     weights = {map_name: weight} if weight is not None and map_kind == "dense" else {}
     for name, patches in weights.items():
         _propose_from_map(specs, learned[name][0], targets, name, patches)
-    scored = dict[str, Scored]()
+    scored = dict[str, ScoredTarget]()
     compositions = list[Composition]()
     for name, made in config.compositions.items():
         _check_composition(name, made, specs)
@@ -162,10 +111,13 @@ def problem_of(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Pr
         for i, column in enumerate(composition.names):
             if column in table:
                 truth = column_numbers(table, column)[:, None]
-                scored[column] = Scored("value", name, slice(i, i + 1), truth)
+                scored[column] = ValueTarget(name, columns=(i,), truth=truth)
     owner: dict[str, str] = {}  # target -> the task that is scored on it
     for task in tasks:
-        its_targets = _scored(task, specs[task.name], targets[task.name])
+        if maps is not None and task.name == map_name:
+            its_targets = _map_targets(task, maps)
+        else:
+            its_targets = _column_targets(task, specs[task.name], targets[task.name])
         # of a column a ratio predicts the share only: what else predicts it is scored
         if task.kind == "ratio":
             scored = its_targets | scored
@@ -179,16 +131,8 @@ def problem_of(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Pr
             owner[target] = task.name
         scored |= its_targets
     _check_columns(tasks, compositions)
-    _check_scored(scored)
-    numbers = [name for name in table.columns if name in scored and scored[name].kind == "value"]
-    return Problem(
-        tasks,
-        targets,
-        weights,
-        compositions,
-        {name: scored[name] for name in numbers} | scored,
-        pixels,
-    )
+    check_target_names(scored)
+    return Problem(tasks, targets, weights, compositions, _numbers_first(scored, table))
 
 
 def _check_columns(tasks: Sequence[Task], compositions: Sequence[Composition]) -> None:
@@ -214,21 +158,6 @@ def _check_columns(tasks: Sequence[Task], compositions: Sequence[Composition]) -
                 f"{column.name!r} in tables of predictions; rename one of them, or its class"
             )
         owner[column.name] = column.task.name
-
-
-def _check_scored(scored: Mapping[str, Scored]) -> None:
-    """Reject targets that are called like another one's column of ``out_of_fold.csv``, or the mean of scores."""
-    for name in scored:
-        for method in METHODS:
-            if prediction_column(name, method) in scored:
-                raise ConfigError(
-                    f"a target is called {prediction_column(name, method)!r}, as the column of "
-                    f"{name!r} in out_of_fold.csv; rename it"
-                )
-        if name in (OVERALL_MEAN, OVERALL_WEIGHTED):
-            raise ConfigError(
-                f"a target is called {name!r}, as the mean over the targets; rename it"
-            )
 
 
 def _check_composition(name: str, made: CompositionConfig, specs: Specs) -> None:
@@ -417,39 +346,53 @@ def _propose_from_map(
             )
 
 
-def _scored(task: Task, spec: TaskConfig, values: Tensor) -> dict[str, Scored]:
-    """The targets of a task that are scored, and where their predictions are."""
-    name, truth, whole = task.name, values.numpy(), slice(None)
+def _column_targets(task: Task, spec: TaskConfig, values: Tensor) -> dict[str, ScoredTarget]:
+    """The targets of a task of columns that are scored, with their true values."""
     if task.kind == "classification":
-        key = name if spec.auxiliary else spec.columns[0]
-        return {key: Scored("class", name, whole, truth, task.labels, spec.auxiliary)}
-    if task.kind == "segmentation":
-        return {
-            name: Scored(
-                "mask",
-                name,
-                whole,
-                np.zeros((len(truth), task.dim, task.dim), np.int64),
-                task.labels,
-            )
-        }
-    if task.kind == "dense":
-        keys = (
-            [name]
-            if task.dim == 1
-            else [f"{name} {label}" for label in task.labels or range(task.dim)]
+        name = task.name if spec.auxiliary else spec.columns[0]
+        target = ClassTarget(
+            task.name, truth=values.numpy(), labels=task.labels, auxiliary=spec.auxiliary
         )
-        return {
-            key: Scored("map", name, slice(i, i + 1), truth[:, i, None])
-            for i, key in enumerate(keys)
-        }
-    truth = truth.reshape(len(truth), -1)
+        return {name: target}
+    truth = values.numpy().reshape(len(values), -1)
     if spec.auxiliary:
-        return {name: Scored("value", name, whole, truth, (), True)}
-    return {
-        key: Scored("value", name, slice(i, i + 1), truth[:, i : i + 1])
-        for i, key in enumerate(spec.columns)
-    }
+        columns = tuple(range(truth.shape[1]))
+        return {task.name: ValueTarget(task.name, columns=columns, truth=truth, auxiliary=True)}
+    targets: dict[str, ScoredTarget] = {}
+    for i, column in enumerate(spec.columns):
+        targets[column] = ValueTarget(task.name, columns=(i,), truth=truth[:, i : i + 1])
+    return targets
+
+
+def _map_targets(task: Task, maps: Maps) -> dict[str, ScoredTarget]:
+    """The targets of the task of masks that are scored: its classes by pixel, or each map by patch."""
+    if task.kind == "segmentation":
+        target = PixelTarget(
+            task.name,
+            num_rows=len(maps.values),
+            num_classes=task.dim,
+            labels=task.labels,
+            pixels=maps.pixels,
+        )
+        return {task.name: target}
+    truth = maps.values.numpy()
+    if task.dim == 1:
+        return {task.name: ValueTarget(task.name, columns=(0,), truth=truth)}
+    targets: dict[str, ScoredTarget] = {}
+    for i, label in enumerate(task.labels or range(task.dim)):
+        name = f"{task.name} {label}"
+        targets[name] = ValueTarget(task.name, columns=(i,), truth=truth[:, i : i + 1])
+    return targets
+
+
+def _numbers_first(scored: Mapping[str, ScoredTarget], table: Any) -> dict[str, ScoredTarget]:
+    """The targets in their order in reports: numbers of images as their columns in the table, then the others."""
+    numbers: dict[str, ScoredTarget] = {}
+    for name in table.columns:
+        target = scored.get(name)
+        if isinstance(target, ValueTarget) and not target.is_per_patch:
+            numbers[name] = target
+    return numbers | {**scored}
 
 
 def _check_known(
@@ -515,20 +458,10 @@ def unlabelled_rows(problem: Problem, table: Any) -> _Array:
 
 def take_rows(problem: Problem, rows: _Array) -> Problem:
     """Return a problem of these rows alone."""
-    scored = {}
-    for name, target in problem.scored.items():
-        scored[name] = target._replace(truth=target.truth[rows])
-    pixels_of_all = problem.pixels
-
-    def pixels(row: int) -> Tensor:
-        values: Tensor = pixels_of_all(int(rows[row]))
-        return values
-
     return problem._replace(
         targets={name: values[rows] for name, values in problem.targets.items()},
         weights={name: weight[rows] for name, weight in problem.weights.items()},
-        scored=scored,
-        pixels=pixels,
+        scored={name: target.take(rows) for name, target in problem.scored.items()},
     )
 
 
@@ -558,150 +491,22 @@ def with_fine_maps(problem: Problem, outputs: Mapping[str, Tensor]) -> Problem:
     Raises:
         ConfigError: if the head's map has another size than the labels of a dense task.
     """
-    for name in (task.name for task in problem.tasks if task.is_map):
-        if (size := outputs[name].shape[-2:]) == problem.targets[name].shape[-2:]:
+    targets = {**problem.targets}
+    for task in problem.tasks:
+        if not task.is_map:
             continue
-        if name in problem.weights:
+        size = outputs[task.name].shape[-2:]
+        if size == targets[task.name].shape[-2:]:
+            continue
+        target = problem.scored.get(task.name)
+        if not isinstance(target, PixelTarget):
             raise ConfigError(
-                f"the head's map of {name!r} is {tuple(size)}, and the labels are per patch; take "
-                "dense"
+                f"the head's map of {task.name!r} is {tuple(size)}, and the labels are per patch; "
+                "take dense"
             )
-        pixels = (problem.pixels(row)[None].float() for row in range(len(problem.targets[name])))
-        indices = torch.cat(
-            [F.interpolate(classes, size, mode="nearest-exact")[0].long() for classes in pixels]
-        )
-        problem = problem._replace(targets={**problem.targets, name: indices})
-    return problem
-
-
-def head_type(config: HeadConfig, map_kind: str | None = None) -> str:
-    """Return the head's name; where the config has none, the default.
-
-    Args:
-        config: the run.
-        map_kind: the kind of its masks' task, ``segmentation`` (the default is a pyramid head on
-            ``dpt_neck``) or ``dense`` (``dense``); None = it has no masks (``patch_mean``).
-
-    Raises:
-        RegistryError: if the name is not registered.
-    """
-    name = str(config.head.get("type") or _DEFAULT_HEADS[map_kind])
-    registry.resolve(name)
-    return name
-
-
-def make_head(
-    config: TrainConfig, tokens: Tokens, problem: Problem, rows: _Array, seed: int
-) -> Head:
-    """Return a new head for such tokens; the transforms of its tasks are fitted on the training rows.
-
-    Arguments of its constructor that follow from tokens and tasks (``embed_dim``, ``tasks``,
-    ``num_layers``, ``layer_indices``, ``patch_size``, ``num_patches``, ``compositions``) are filled
-    in where the config has none.
-
-    Raises:
-        ConfigError: if an argument is unknown, or the head does not fit the tokens or tasks.
-        DataError: if a task cannot be fitted.
-    """
-    # one or none
-    tasks, map_kinds = fitted(problem, rows), [task.kind for task in problem.tasks if task.is_map]
-    name = head_type(config, *map_kinds)
-    if "type" not in config.head and name == "dpt_neck" and len(tokens.sequence) == 1:
-        name = "dense"  # one layer has no finer map than its patches
-    options = {
-        key: x for key, x in (_DEFAULTS.get(name, {}) | config.head).items() if key != "type"
-    }
-    cls = registry.resolve(name)
-    if not issubclass(cls, Head):  # a neck, which a pyramid head stands on
-        cls, options = PyramidHead, {"neck": {"type": name, **options}}
-    if issubclass(cls, DenseHead):
-        readout = [task for task in tasks if task.kind == "regression" and task.from_map is None]
-        tasks = [
-            replace(task, kind="density", aggregate="mean") if task in readout else task
-            for task in tasks
-        ]
-    derived: dict[str, Any] = {
-        "embed_dim": tokens.sequence[0].shape[-1],
-        "tasks": tasks,
-        "num_layers": len(tokens.sequence),
-        "layer_indices": tokens.layers,
-        "patch_size": tokens.patch_size,
-        "num_patches": {"resized": tuple(tokens.grid), "query": None}.get(
-            options.get("mode", ""), tokens.grid.count
-        ),
-        "compositions": problem.compositions,
-    }
-    if map_kinds:
-        derived["pool"] = None  # of a linear head: a prediction per patch
-    if isinstance(neck := options.get("neck"), Mapping) and "type" in neck:
-        options["neck"] = {**_accepted(registry.resolve(neck["type"]), derived), **neck}
-    if problem.compositions and "compositions" not in fields_of(cls):
-        names = ", ".join(name for made in problem.compositions for name in made.names)
-        raise ConfigError(
-            f"{cls.__name__} takes no compositions, which {names} need; take another head, such "
-            "as fpn"
-        )
-    if any(name == "tasks" and x.annotation is x.empty for name, x in fields_of(cls).items()):
-        raise ConfigError(
-            f"{cls.__name__} needs the annotation tasks: Sequence[Task]; without it tasks are not "
-            "kept"
-        )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        head = cls.from_config({**_accepted(cls, derived), **options})
-    if config.init is not None:
-        start_from(head, config.init)
-    return head
-
-
-def start_from(module: nn.Module, path: str) -> None:
-    """Give a new module the tensors of an earlier one that have its names and shapes; a log line lists both kinds.
-
-    Raises:
-        CheckpointError: if the file cannot be read.
-        ConfigError: if no tensor matches, the file is of several heads, or a task or class of both
-            has another place.
-    """
-    kept = HeadCheckpoint.load(path)
-    if kept.head_type == "ensemble":
-        raise ConfigError(
-            f"init is {path}, which averages several heads; name one of the run's folder heads"
-        )
-    tasks, labels = (
-        getattr(module, "tasks", ()),
-        {task["name"]: task["labels"] for task in kept.meta["tasks"]},
-    )
-    orders = [(labels.get(task.name, ()), task.labels) for task in tasks]
-    orders.append((kept.config.get("classes", ()), getattr(module, "classes", ())))  # of detectors
-    orders = [(before, now) for before, now in orders if len(before) == len(now)]
-    for before, now in (*orders, ([*labels], [task.name for task in tasks])):
-        if moved := [
-            name for place, name in enumerate(now) if name in before and before.index(name) != place
-        ]:
-            raise ConfigError(
-                f"init is {path}, which predicts {', '.join(before)}; give {moved[0]!r} the same "
-                "place"
-            )
-    new = module.state_dict()
-    earlier = {
-        name: x for name, x in kept.state_dict.items() if not name.startswith(WEIGHTS_OF_VIT)
-    }
-    taken = {name: x for name, x in earlier.items() if name in new and new[name].shape == x.shape}
-    others = sorted({*earlier, *new} - {*taken})
-    if not taken:
-        raise ConfigError(
-            f"init is {path}, and none of its tensors fits {type(module).__name__}: "
-            f"{some_of(others, 5)}"
-        )
-    module.load_state_dict({**new, **taken})
-    logger.warning(
-        "init %s: taken are %s; without a match are %s",
-        path,
-        ", ".join(taken),
-        ", ".join(others) or "none",
-    )
-
-
-def _accepted(cls: type[Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that the constructor of a class has."""
-    return {name: value for name, value in arguments.items() if name in fields_of(cls)}
+        classes = []
+        for row in range(target.num_rows):
+            pixels = target.pixels(row)[None].float()
+            classes.append(F.interpolate(pixels, size, mode="nearest-exact")[0].long())
+        targets[task.name] = torch.cat(classes)
+    return problem._replace(targets=targets)

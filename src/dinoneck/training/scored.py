@@ -1,0 +1,208 @@
+"""What is scored: numbers, classes of images and classes of pixels.
+
+A target of each kind selects what predicts it from the outputs of a head, reads its predictions,
+scores them, and writes them into the cells of ``out_of_fold.csv``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from dinoneck.metrics import Array, map_confusion
+from dinoneck.training.scores import Split, score_classes, score_pixels, score_values
+
+
+@dataclass(frozen=True, eq=False)
+class ValueTarget:
+    """Numbers of images, or of patches; its predictions have the shape of the truth, NaN = none.
+
+    Attributes:
+        output: its key in the outputs of ``head.predict``.
+        columns: which of the output's columns predict it, t.
+        truth: (n, t) in original units, or per patch (n, t, rows, cols); NaN = missing.
+        auxiliary: whether it only helps training: it does not count in the overall score.
+    """
+
+    output: str
+    columns: tuple[int, ...]
+    truth: Array
+    auxiliary: bool = False
+
+    @property
+    def is_per_patch(self) -> bool:
+        """Whether it has a value per patch."""
+        return self.truth.ndim > 2
+
+    @property
+    def has_columns(self) -> bool:
+        """Whether ``out_of_fold.csv`` has columns of it."""
+        return not self.auxiliary and not self.is_per_patch
+
+    def take(self, rows: Array) -> ValueTarget:
+        """Return the target of these rows alone."""
+        return replace(self, truth=self.truth[rows])
+
+    def no_predictions(self) -> Array:
+        """Return the predictions of all rows where none is known."""
+        return np.full_like(self.truth, np.nan)
+
+    def select(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Return what predicts it, (B, t) or (B, t, rows, cols), from the outputs of a head."""
+        return outputs[self.output][:, list(self.columns)]
+
+    def read(self, selected: Tensor, rows: Sequence[int]) -> Array:
+        """Return the predictions of these rows from what :meth:`select` returned."""
+        return selected.numpy()
+
+    def score(
+        self, predictions: Array, split: Split, *, reference: Array | None = None
+    ) -> dict[str, Any]:
+        """Return the scores of one method, see :func:`dinoneck.training.scores.score_values`.
+
+        Args:
+            predictions: of all rows.
+            split: the folds and groups of the rows.
+            reference: predictions of another method, to compare with.
+        """
+        return score_values(self.truth, predictions, split, reference=reference)
+
+    def cells(self, values: Array) -> list[float | None]:
+        """Return values (n, 1) as numbers with six digits; None for those that are not known."""
+        cells: list[float | None] = []
+        for value in values[:, 0]:
+            if np.isnan(value):
+                cells.append(None)
+            else:
+                cells.append(float(f"{value:.6g}"))
+        return cells
+
+
+@dataclass(frozen=True, eq=False)
+class ClassTarget:
+    """One class per image; its predictions are class indices (n,), -1 = none.
+
+    Attributes:
+        output: its key in the outputs of ``head.predict``.
+        truth: class indices (n,), -1 = missing.
+        labels: names of the K classes.
+        auxiliary: whether it only helps training.
+    """
+
+    output: str
+    truth: Array
+    labels: tuple[str, ...]
+    auxiliary: bool = False
+
+    @property
+    def has_columns(self) -> bool:
+        """Whether ``out_of_fold.csv`` has columns of it."""
+        return not self.auxiliary
+
+    def take(self, rows: Array) -> ClassTarget:
+        """Return the target of these rows alone."""
+        return replace(self, truth=self.truth[rows])
+
+    def no_predictions(self) -> Array:
+        """Return the predictions of all rows where none is known."""
+        return np.full_like(self.truth, -1)
+
+    def select(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the probabilities of its classes, (B, K), from the outputs of a head."""
+        return outputs[self.output]
+
+    def read(self, selected: Tensor, rows: Sequence[int]) -> Array:
+        """Return the most probable classes of these rows from what :meth:`select` returned."""
+        return selected.argmax(dim=1).numpy()
+
+    def score(
+        self, predictions: Array, split: Split, *, reference: Array | None = None
+    ) -> dict[str, Any]:
+        """Return the scores of one method, see :func:`dinoneck.training.scores.score_classes`.
+
+        Args:
+            predictions: of all rows.
+            split: the folds and groups of the rows.
+            reference: predictions of another method, to compare with.
+        """
+        return score_classes(self.truth, predictions, split, self.labels, reference=reference)
+
+    def cells(self, classes: Array) -> list[str | None]:
+        """Return the names of class indices (n,); None for those that are not known."""
+        cells: list[str | None] = []
+        for index in classes:
+            if index < 0:
+                cells.append(None)
+            else:
+                cells.append(self.labels[index])
+        return cells
+
+
+@dataclass(frozen=True, eq=False)
+class PixelTarget:
+    """One class per pixel; its predictions are confusion matrices (n, K, K), 0 = none.
+
+    The matrices hold what their scores need of the truth.
+
+    Attributes:
+        output: its key in the outputs of ``head.predict``.
+        num_rows: n.
+        num_classes: K.
+        labels: names of the K classes; may be empty.
+        pixels: returns the true classes (1, height, width) of the pixels of a row, -1 = missing.
+    """
+
+    output: str
+    num_rows: int
+    num_classes: int
+    labels: tuple[str, ...]
+    pixels: Callable[[int], Tensor]
+    # masks are never learned for the sake of other targets alone
+    auxiliary: ClassVar[bool] = False
+
+    def take(self, rows: Array) -> PixelTarget:
+        """Return the target of these rows alone."""
+
+        def pixels(row: int) -> Tensor:
+            return self.pixels(int(rows[row]))
+
+        return replace(self, num_rows=len(rows), pixels=pixels)
+
+    def no_predictions(self) -> Array:
+        """Return the predictions of all rows where none is known."""
+        return np.zeros((self.num_rows, self.num_classes, self.num_classes), np.int64)
+
+    def select(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the maps of its classes, (B, K, rows, cols), from the outputs of a head."""
+        return outputs[self.output]
+
+    def read(self, selected: Iterable[Tensor], rows: Sequence[int]) -> Array:
+        """Return the confusion matrices of these rows.
+
+        Args:
+            selected: what :meth:`select` returned, or maps (K, rows, cols) of any size.
+            rows: one for each map.
+        """
+        matrices = []
+        for row, class_map in zip(rows, selected, strict=True):
+            matrices.append(map_confusion(self.pixels(row), class_map[None]))
+        return np.stack(matrices)
+
+    def score(
+        self, predictions: Array, split: Split, *, reference: Array | None = None
+    ) -> dict[str, Any]:
+        """Return the scores of one method, see :func:`dinoneck.training.scores.score_pixels`.
+
+        Args:
+            predictions: of all rows.
+            split: the folds and groups of the rows.
+            reference: predictions of another method, to compare with.
+        """
+        return score_pixels(predictions, split, self.labels, reference=reference)
+
+
+ScoredTarget = ValueTarget | ClassTarget | PixelTarget
