@@ -256,13 +256,13 @@ def _is_default(key: str, value: Any) -> bool:
         return True
     for program in programs_with(key):
         default = keys_of(program.config).get(key)
-        if _as_list(value) == default:
+        if _as_list(value) == _as_list(default):
             return True
     return False
 
 
 def _as_list(value: Any) -> Any:
-    """A value as its default is written: a tuple as a list."""
+    """A value as YAML and JSON hold it: a tuple as a list."""
     return list(value) if isinstance(value, tuple) else value
 
 

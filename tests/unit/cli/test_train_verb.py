@@ -226,7 +226,7 @@ def test_every_kind_of_data_is_trained_on_and_its_score_is_shown(
 @pytest.mark.parametrize(
     ("text", "flags", "message"),
     [
-        ("detector: {name: dfine}\n", "", "detector .*--boxes"),
+        ("detector: {name: dfine}\n", "", r"detector\.name .*--boxes"),
         ("", "--views 20", "20 .*the store has 4"),
         ("", "--size 960", r"made with size \(32, 64\), not \(960, 960\)"),
         ("", "--head fpn --layers 1 3", r"made with layers \(5,\)"),
