@@ -153,8 +153,10 @@ def _with_configs(name: str, value: Any, kind: Any) -> Any:
     has_configs = isinstance(config, type) and issubclass(config, Config)
     if value is None and (has_configs or typing.get_origin(kind) is dict):
         value = {}
-    if not has_configs or isinstance(value, config):
+    if not has_configs or type(value) is config:
         return value
+    if isinstance(value, Config):  # such as the recipe of heads for a detector
+        raise ConfigError(f"{name} is a {type(value).__name__}; expected a {config.__name__}")
     if not isinstance(value, Mapping):
         raise ConfigError(f"{name or 'the file'} is {value!r}; expected keys with values")
     if kind is not config:
