@@ -54,8 +54,8 @@ def names() -> Iterator[tuple[str, ...]]:
         found = load(verb)
         yield (verb,)
         if verb == "train":
-            yield (verb, "--instances", "objects.json")
-            yield (verb, "--boxes", "boxes.json")
+            yield (verb, "--instances=objects.json")
+            yield (verb, "--boxes=boxes.json")
         if isinstance(found, Mapping):
             yield from ((verb, sub) for sub in found)
 

@@ -213,7 +213,6 @@ class InstancesDataConfig(PreparationConfig, frozen=True, kw_only=True):
     panoptic: tuple[Path, Path] | None = None
     crowd: Crowd = "ignore"
     # what other images of heads may have, and these have not
-    csv: ClassVar[None] = None
     store: ClassVar[None] = None
     labels: ClassVar[None] = None
     targets: ClassVar[tuple[str, ...]] = ()
@@ -245,8 +244,8 @@ class BoxesDataConfig(ImagesConfig, frozen=True, kw_only=True):
         boxes: COCO file of boxes, for detectors.
         val_boxes: COCO file of held-out images; None = one image in folds.count of boxes.
         val_images: folder of the held-out images; None = as images.
-        size: size to which images are stretched, in pixels, HEIGHTxWIDTH or one number; None =
-            640x640.
+        size: size in pixels to which images are stretched, HEIGHTxWIDTH or one number; without
+            one it is 640x640.
         crowd: ignore: objects of COCO files with iscrowd=1 are regions that count for nothing;
             objects: they are objects, as in exports that mark every mask.
     """

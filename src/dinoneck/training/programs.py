@@ -239,6 +239,8 @@ def _keys_of_others(values: Mapping[str, Any], config: type[RunConfig]) -> dict[
         del of_others[key]
     found: dict[str, Any] = {}
     for group, content in values.items():
+        if "." in str(group):  # unknown, such as "optim.lr" in the place of a group
+            continue
         if group in of_others:
             found[group] = content
         elif isinstance(content, Mapping):

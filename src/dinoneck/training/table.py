@@ -27,7 +27,13 @@ from dinoneck.data.layout import (
 from dinoneck.data.pasture import SUMS, Pasture
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.text import counted, some_of
-from dinoneck.training.config import CompositionConfig, HeadConfig, TaskConfig, TrainConfig
+from dinoneck.training.config import (
+    CompositionConfig,
+    HeadConfig,
+    TaskConfig,
+    TrainConfig,
+    TrainInstancesConfig,
+)
 
 logger = logging.getLogger(__name__)
 MAPS = ("dense", "segmentation")
@@ -40,7 +46,7 @@ _Floats = np.ndarray[Any, np.dtype[np.float64]]
 _SHOWN = 5  # names in a message
 
 
-def table_of(config: TrainConfig, frame: Any = None, folder: DataFolder | None = None) -> Any:
+def table_of(config: HeadConfig, frame: Any = None, folder: DataFolder | None = None) -> Any:
     """Return the table that a config describes.
 
     Args:
@@ -53,6 +59,9 @@ def table_of(config: TrainConfig, frame: Any = None, folder: DataFolder | None =
         ConfigError: if a table and ``data.csv`` are given, or a table lacks what the config names.
         DataError: if the table or the folders cannot be used.
     """
+    if isinstance(config, TrainInstancesConfig):
+        _warn_of_copies(frame, [])  # the changed ones are counted with those of their objects
+        return frame
     data, folds = config.data, config.folds
     if frame is not None and data.csv is not None:
         raise ConfigError(f"data.csv is {data.csv!r} and a table is given; leave one of them out")
@@ -62,8 +71,7 @@ def table_of(config: TrainConfig, frame: Any = None, folder: DataFolder | None =
                 raise ConfigError(f"the config names {named!r}; the table has no column {role!r}")
         targets, auxiliary = target_columns(config, frame)
         _warn_of_copies(frame, [name for name in (*targets, *auxiliary) if name in frame])
-        if isinstance(config, TrainConfig):  # the changed copies of objects are counted with theirs
-            _warn_of_changed_copies(frame)
+        _warn_of_changed_copies(frame)
         return frame if folds.column is None else _without_test_part(frame, folds.column)
     if data.csv is None and frame is None:
         if data.images is None:
