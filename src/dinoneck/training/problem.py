@@ -385,14 +385,14 @@ def _map_targets(task: Task, maps: Maps) -> dict[str, ScoredTarget]:
     return targets
 
 
-def _numbers_first(scored: Mapping[str, ScoredTarget], table: Any) -> dict[str, ScoredTarget]:
+def _numbers_first(scored: dict[str, ScoredTarget], table: Any) -> dict[str, ScoredTarget]:
     """The targets in their order in reports: numbers of images as their columns in the table, then the others."""
     numbers: dict[str, ScoredTarget] = {}
     for name in table.columns:
         target = scored.get(name)
         if isinstance(target, ValueTarget) and not target.is_per_patch:
             numbers[name] = target
-    return numbers | {**scored}
+    return numbers | scored
 
 
 def _check_known(

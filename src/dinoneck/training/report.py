@@ -1,4 +1,4 @@
-"""Predictions of held-out images, their scores, and what a report says of them."""
+"""Steps 8 and 9 of a run: predictions of held-out images, their scores, and what a report says of them."""
 
 from __future__ import annotations
 
