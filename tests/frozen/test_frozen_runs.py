@@ -11,7 +11,7 @@ import pytest
 from dinoneck import HeadCheckpoint, Predictor
 from dinoneck.detection import Detector
 from dinoneck.training import read_config
-from dinoneck.training.programs import config_of
+from dinoneck.training.config import config_of
 from tests import kit
 from tests.frozen import runs
 from tests.frozen.comparison import assert_same_numbers

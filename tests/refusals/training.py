@@ -165,7 +165,7 @@ TEXTS = [
     ("data: {val_boxes: b}", ("data.val_boxes is 'b'", "needs data.boxes (--boxes)")),
     ("detector: {name: dfine}", ("detector.name is 'dfine'", "needs data.boxes (--boxes)")),
     ("detector: 3", ("detector is 3", "needs data.boxes (--boxes)")),
-    ("data: {crowd: objects}", ("data.crowd is 'objects'", "--instances or --panoptic or --boxes")),
+    ("data: {crowd: objects}", ("data.crowd is 'objects'", "--boxes or --instances or --panoptic")),
 ]
 RUNS: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
     ({"head": {"type": "fpn", "fpn_dims": 8}}, ConfigError, ("'fpn_dims'", "'fpn_dim'")),

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 from tyro.conf import Positional, Suppress, arg
 
@@ -20,22 +20,18 @@ from dinoneck.errors import ConfigError, DataError
 from dinoneck.extras import check_installed
 from dinoneck.registry import import_modules
 from dinoneck.training.config import (
+    PROGRAMS,
     AnyConfig,
-    RunConfig,
     TrainConfig,
     TrainDetectorConfig,
     TrainInstancesConfig,
-)
-from dinoneck.training.programs import (
-    HEADS,
-    PROGRAMS,
-    AnyRun,
-    Program,
     config_of,
-    program_of,
 )
+from dinoneck.training.programs import Program
 from dinoneck.training.recipe import Config
 from dinoneck.yaml_file import read_yaml
+
+AnyRun = TypeVar("AnyRun", TrainConfig, TrainInstancesConfig, TrainDetectorConfig)
 
 if TYPE_CHECKING:
     from dinoneck.data.layout import DataFolder
@@ -183,7 +179,7 @@ def parse_training(words: Sequence[str]) -> partial[Any]:
         SystemExit: as :func:`dinoneck.cli.arguments.parse`.
     """
     data = _data_in(words)
-    program = program_of(data)
+    program = PROGRAMS.program_of(data)
     verb: Any = _FUNCTIONS[program.config]
     if words and not words[0].startswith("-"):
         program, run = _read_with_data(words[0], data)
@@ -206,15 +202,15 @@ def _data_in(words: Sequence[str]) -> dict[str, Any]:
     return data
 
 
-def _read_with_data(path: str, data: Mapping[str, Any]) -> tuple[Program, RunConfig]:
+def _read_with_data(path: str, data: Mapping[str, Any]) -> tuple[Program, AnyConfig]:
     """Read a training file whose data may stand in the command line; return the training and its config."""
     values = read_yaml(path)
     named_data = values.get("data") or {}
     if not isinstance(named_data, Mapping):
         named_data = {}
-    in_file = program_of(named_data)
-    in_words = program_of(data)
-    if data and in_file is not HEADS and in_file is not in_words:
+    in_file = PROGRAMS.described(values)
+    in_words = PROGRAMS.program_of(data)
+    if data and in_file is not PROGRAMS.default and in_file is not in_words:
         raise ConfigError(
             f"{path} describes a training of {in_file.learns}, and --{next(iter(data))} one of "
             f"{in_words.learns}; leave one of them out"
@@ -222,7 +218,7 @@ def _read_with_data(path: str, data: Mapping[str, Any]) -> tuple[Program, RunCon
     if data:
         values = {**values, "data": {**named_data, **data}}
     run = config_of(values, path)
-    return program_of(values.get("data") or {}), run
+    return PROGRAMS.described(values), run
 
 
 def _explain(flag: str, program: Program) -> str:
@@ -233,7 +229,7 @@ def _explain(flag: str, program: Program) -> str:
         if key.rpartition(".")[2].replace("_", "-") in (name, switch):
             return f"{key} stands in the training file alone: dinoneck train RUN.yaml"
     others = []
-    for other in PROGRAMS:
+    for other in PROGRAMS.all:
         other_flags = flags(_FUNCTIONS[other.config])
         if other is not program and (flag in other_flags or f"--{switch}" in other_flags):
             others.append(other)
@@ -260,7 +256,7 @@ def _keys_of_files(config: type[Config], prefix: str = "") -> list[str]:
     return keys
 
 
-_FUNCTIONS: dict[type[RunConfig], Callable[..., dict[str, Any]]] = {
+_FUNCTIONS: dict[type[Config], Callable[..., dict[str, Any]]] = {
     TrainConfig: train,
     TrainInstancesConfig: train_objects,
     TrainDetectorConfig: train_boxes,

@@ -24,10 +24,9 @@ from dinoneck.heads.head import Head
 from dinoneck.inference.resolution import objects_at_image_size
 from dinoneck.inference.results import coco_objects
 from dinoneck.tasks import OBJECTS, Task
-from dinoneck.training.config import TrainInstancesConfig
+from dinoneck.training.config import PROGRAMS, TrainInstancesConfig
 from dinoneck.training.folder import Callback
 from dinoneck.training.problem import Problem
-from dinoneck.training.programs import check_class
 from dinoneck.training.report import HEAD
 from dinoneck.training.run import Run
 from dinoneck.training.scored import ValueTarget
@@ -82,7 +81,7 @@ def train_instances(
         ConfigError: if values contradict each other, or do not fit.
         CheckpointError: if ``out`` holds an unfinished run of another config or of other objects.
     """
-    check_class(config, TrainInstancesConfig)
+    PROGRAMS.check_class(config, TrainInstancesConfig)
     config.check_used()
     data = config.data
     optim = config.optim

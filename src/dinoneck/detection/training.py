@@ -39,13 +39,12 @@ from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.registry import import_modules
 from dinoneck.text import in_words
 from dinoneck.training import folder as files
-from dinoneck.training.config import TrainDetectorConfig
+from dinoneck.training.config import PROGRAMS, TrainDetectorConfig
 from dinoneck.training.earlier import check_same_backbone, log_backbone, start_lora
 from dinoneck.training.engine import Batches, Engine, Row, gathered, own_random_numbers
 from dinoneck.training.folds import Fold
 from dinoneck.training.new_head import start_from
 from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
-from dinoneck.training.programs import check_class
 from dinoneck.training.source import open_backbone
 from dinoneck.training.trained_images import write_trained_images
 from dinoneck.version import versions
@@ -99,7 +98,7 @@ def prepare(config: TrainDetectorConfig, out: Path, *, overwrite: bool = False) 
 
     Arguments and errors are those of :func:`train_detector`.
     """
-    check_class(config, TrainDetectorConfig)
+    PROGRAMS.check_class(config, TrainDetectorConfig)
     import_modules(config.imports)
     check_installed("pycocotools", "detection")
     files.check_folder(out, overwrite=overwrite)

@@ -14,7 +14,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 import yaml
 from msgspec import Meta, field
@@ -24,6 +24,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from dinoneck.checks import LARGEST_FLOAT, LARGEST_SIDE
 from dinoneck.errors import ConfigError
+from dinoneck.training.programs import Program, Programs
 from dinoneck.training.recipe import (
     PATH_PATTERN,
     Config,
@@ -501,11 +502,9 @@ class RunConfig(Config, frozen=True, kw_only=True):
             ConfigError: naming ``where`` and the key, or the class and the function of the training
                 that the values describe.
         """
-        from dinoneck.training.programs import check_program, without_void_keys  # which needs this
-
         if isinstance(values, Mapping):
-            check_program(values, cls, where)
-            values = without_void_keys(values)
+            PROGRAMS.check_program(values, cls, where)
+            values = PROGRAMS.without_void_keys(values)
         return super().from_dict(values, where)
 
     def to_dict(self) -> dict[str, Any]:
@@ -743,6 +742,61 @@ class TrainDetectorConfig(RunConfig, frozen=True, kw_only=True):
 
 HeadConfig = TrainConfig | TrainInstancesConfig
 AnyConfig = TrainConfig | TrainInstancesConfig | TrainDetectorConfig
+PROGRAMS = Programs(
+    default=Program(
+        TrainConfig, function="dinoneck.training.train", learns="numbers, classes or masks"
+    ),
+    others=(
+        Program(
+            TrainDetectorConfig,
+            function="dinoneck.detection.train_detector",
+            learns="boxes",
+            data_keys=("boxes",),
+            missing="data.boxes is missing; expected the COCO file of the training images (--boxes)",
+        ),
+        Program(
+            TrainInstancesConfig,
+            function="dinoneck.detection.train_instances",
+            learns="objects",
+            data_keys=("instances", "panoptic"),
+            missing="data.instances is missing, and so is data.panoptic; expected the COCO file of "
+            "objects with masks, or of panoptic segments (--instances or --panoptic)",
+        ),
+    ),
+)
+
+
+def read_config(path: str | os.PathLike[str]) -> AnyConfig:
+    r"""Read a training file; the data that it names decides which training it describes.
+
+    ``data.boxes`` describes a :class:`TrainDetectorConfig`, ``data.instances`` or ``data.panoptic`` a
+    :class:`TrainInstancesConfig`, and other data a :class:`TrainConfig`.
+
+    Raises:
+        ConfigError: if the file cannot be read, a key is unknown, stands twice or has no effect on
+            that training, or a value is wrong.
+
+    Examples:
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "run.yaml")
+        ...     _ = path.write_text("data: {boxes: boxes.json}\noptim: {epochs: 20, lr: 1e-4}\n")
+        ...     config = read_config(path)
+        >>> type(config).__name__, config.optim.lr
+        ('TrainDetectorConfig', 0.0001)
+    """
+    return config_of(read_yaml(path), str(path))
+
+
+def config_of(values: Mapping[str, Any], where: str) -> AnyConfig:
+    """Return the config of the training that nested plain values describe.
+
+    Raises:
+        ConfigError: naming ``where``, what the values are, and the key.
+    """
+    config = PROGRAMS.described(values).config.from_dict(values, where)
+    return cast("AnyConfig", config)
+
 
 # options that came after 0.3: a record holds them only where they are set, so that it equals those
 # of 0.3 and a run that 0.3 began continues

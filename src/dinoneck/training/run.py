@@ -32,7 +32,7 @@ from dinoneck.text import some_of
 from dinoneck.training import folder as files
 from dinoneck.training import report as reports
 from dinoneck.training.baselines import baseline_head
-from dinoneck.training.config import DataConfig, TrainConfig
+from dinoneck.training.config import PROGRAMS, DataConfig, TrainConfig
 from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.earlier import log_backbone
 from dinoneck.training.fitting import fit
@@ -46,7 +46,6 @@ from dinoneck.training.problem import (
     unlabelled_rows,
     with_fine_maps,
 )
-from dinoneck.training.programs import check_class
 from dinoneck.training.report import BOTH, HEAD, LINEAR
 from dinoneck.training.source import Source, live_tokens, source_of
 from dinoneck.training.table import groups_of, of_pasture, table_of
@@ -98,7 +97,7 @@ def train(
         CheckpointError: if ``out`` holds an unfinished run of another config or of other targets,
             or ``data.tta`` names views that the head does not take.
     """
-    check_class(config, TrainConfig)
+    PROGRAMS.check_class(config, TrainConfig)
     return Run(config, Path(out), table=table, overwrite=overwrite).train(
         resume=resume, callbacks=callbacks
     )

@@ -16,7 +16,7 @@ from PIL import Image
 from tests.kit import cli
 from tests.unit.training.meadow import HEIGHT, WIDTH, files_of, rows_of, write_rows
 
-from dinoneck import Backbone, ConfigError, HeadCheckpoint, detection
+from dinoneck import Backbone, ConfigError, HeadCheckpoint
 from dinoneck.cli import train
 from dinoneck.cli.main import command
 from dinoneck.data import Preprocessing
@@ -48,16 +48,15 @@ def parsed(*arguments: str) -> TrainConfig:
 
 
 def built(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict[str, Any]:
-    """The head of the config that a command line trains."""
-    heads = []
+    """The head of the config that a command line trains, with its width."""
+    with_width = train.with_width
+    heads: list[dict[str, Any]] = []
 
-    def stop(config: Any, *arguments: Any, **options: Any) -> Any:
-        heads.append(config.head)
+    def stop(run: Any, type_name: str, hidden_dim: int) -> Any:
+        heads.append(with_width(run, type_name, hidden_dim).head)
         raise ConfigError("stopped")
 
-    monkeypatch.setattr(train, "_check_before_torch", lambda *arguments, **options: None)
-    monkeypatch.setattr(train, "_train_heads", stop)
-    monkeypatch.setattr(detection, "train_detector", stop)
+    monkeypatch.setattr(train, "with_width", stop)
     with pytest.raises(ConfigError, match="stopped"):
         command("train", [*arguments, "--out", "x"])()
     [head] = heads
@@ -152,9 +151,14 @@ def test_other_words_than_none_are_checked_as_numbers_are(
     ],
 )
 def test_heads_by_flags(
-    flags: list[str], head: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    flags: list[str], head: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    assert built(monkeypatch, *flags) == head
+    monkeypatch.chdir(tmp_path)
+    Path("boxes.json").write_text("{}")
+    if "--hidden-dim" in flags:
+        assert built(monkeypatch, *flags) == head
+    else:
+        assert parsed(*flags).head == head
 
 
 @pytest.fixture(scope="module")

@@ -164,7 +164,7 @@ def test_another_word_for_crowd_is_refused(tmp_path: Path) -> None:
 def test_crowd_without_a_coco_file_is_refused() -> None:
     data = {"csv": "t.csv", "targets": ["y"], "crowd": "objects"}
 
-    with pytest.raises(ConfigError, match=r"data\.crowd is 'objects', and needs data\.instances"):
+    with pytest.raises(ConfigError, match=r"data\.crowd is 'objects', and needs data\.boxes"):
         TrainConfig.from_dict({"data": data})
 
 

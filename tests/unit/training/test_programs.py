@@ -16,7 +16,8 @@ from dinoneck.training import (
     TrainInstancesConfig,
     read_config,
 )
-from dinoneck.training.programs import keys_of, program_of, without_void_keys
+from dinoneck.training.config import PROGRAMS
+from dinoneck.training.programs import keys_of
 
 FILES = [
     ("data: {csv: a.csv}", TrainConfig),
@@ -92,7 +93,10 @@ def test_a_flag_replaces_the_data_of_a_file(tmp_path: Path) -> None:
         ("--instances o --heads fpn", "and has no effect with --instances or --panoptic"),
         ("--boxes b --instances o", "training of objects, and has no effect with --boxes"),
         ("--detector fcos", "training of boxes, and needs --boxes"),
-        ("--crowd objects", "of objects and of boxes, and needs --instances or --panoptic"),
+        (
+            "--crowd objects",
+            "of boxes and of objects, and needs --boxes or --instances or --panoptic",
+        ),
         ("--rho 0.1", "optim.rho stands in the training file alone"),
         ("--boxes b --queries 3", "detector.queries stands in the training file alone"),
         ("--tasks a", "tasks stands in the training file alone"),
@@ -121,7 +125,7 @@ def test_a_record_of_0_3_is_read_without_the_groups_of_other_trainings() -> None
         "hash of images and boxes": "0a1b",
     }
 
-    assert without_void_keys(record) == {
+    assert PROGRAMS.without_void_keys(record) == {
         "data": {"boxes": "b.json"},
         "optim": {"epochs": 3},
         "folds": {"count": 5},
@@ -141,4 +145,4 @@ def test_the_groups_of_heads_hold_no_key_of_boxes_and_objects() -> None:
 
     assert not {"data.boxes", "data.instances", "data.crowd", "detector.name"} & keys
     assert {f"data.{name}" for name in DataConfig.__struct_fields__} <= keys
-    assert program_of(["csv"]).config is TrainConfig
+    assert PROGRAMS.program_of(["csv"]).config is TrainConfig
