@@ -49,6 +49,7 @@ LEFT_OUT = (
     "objects/detector/report.json/best",
     "objects/detector/log.jsonl/1",
     "objects/detector/detector.safetensors/header/training",
+    "objects/detector/detector.safetensors/header/config/min_score",
     "objects/detector/detector.safetensors/tensors/*/statistics",
 )
 """Addresses of what is not recorded, of which everything below is left out too."""

@@ -439,6 +439,52 @@ PIPELINES = [
         tests=["unit/detection/test_evaluation.py::test_boxes_of_low_scores_count"],
     ),
     Mutant(
+        sentence="The file of a detector holds the last weights in the place of the best ones.",
+        where="detection.training:DetectorTrainer",
+        edit=always('_scores["AP"] > _self._best_earlier_precision()'),
+        tests=[
+            "unit/detection/test_train_detector.py::"
+            "test_the_file_holds_the_weights_of_the_epoch_with_the_best_precision"
+        ],
+    ),
+    Mutant(
+        sentence="A detector sees the images in the same order in each epoch.",
+        where="detection.training:DetectorTrainer",
+        edit=replace(
+            "np.random.default_rng([self.config.optim.seed, _epoch])",
+            by="np.random.default_rng(self.config.optim.seed)",
+        ),
+        tests=[
+            "unit/detection/test_train_detector.py::"
+            "test_every_epoch_shows_the_images_in_another_order"
+        ],
+    ),
+    Mutant(
+        sentence="Predicted boxes reach over the edge of the image.",
+        where="detection.detector:Detector.predict",
+        edit=replace(
+            "to_original(_boxes, _seen, _size).clamp(min=0)", by="to_original(_boxes, _seen, _size)"
+        ),
+        tests=["unit/detection/test_detector.py::test_boxes_over_the_edge_are_cut_there"],
+    ),
+    Mutant(
+        sentence="Boxes of different classes suppress each other in the ONNX file of a detector.",
+        where="detection.onnx:dense_detections",
+        edit=replace(
+            "torchvision.ops.nms(_apart, _best, _iou)", by="torchvision.ops.nms(boxes, _best, _iou)"
+        ),
+        tests=[
+            "unit/detection/test_onnx.py::"
+            "test_the_form_without_shapes_that_depend_on_data_is_torchvisions"
+        ],
+    ),
+    Mutant(
+        sentence="A draw of images counts the boxes of all images with those of the first one.",
+        where="detection.paired:class_results",
+        edit=replace("np.full(_count, _index)", by="np.zeros(_count, np.int64)"),
+        tests=["unit/detection/test_paired.py::test_a_draw_has_the_ap_of_its_images"],
+    ),
+    Mutant(
         sentence="An exported model that differs from the eager model is written without an error.",
         where="export.program:check_parity",
         edit=always("_parity.largest <= _tolerance"),

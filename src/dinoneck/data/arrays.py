@@ -66,14 +66,29 @@ def class_codes(values: Any, name: str, classes: Sequence[str]) -> Any:
         return values
     if not classes:
         return values.cat.codes
-    categories = list(values.cat.categories)
-    # classes of numbers are called as a table writes them
+    codes = codes_among(list(values.cat.categories), values.cat.codes, name, classes)
+    return values.cat.codes.map(lambda code: codes[code] if code >= 0 else -1)
+
+
+def codes_among(
+    categories: Sequence[Any], codes: Iterable[int], name: str, classes: Sequence[str]
+) -> list[int]:
+    """Return the index in ``classes`` of each category; -1 for one that is none of them and has no row.
+
+    Args:
+        categories: words, or numbers, which are called as a table writes them.
+        codes: the category of each row, -1 = missing.
+        name: of the column.
+        classes: those to number by.
+
+    Raises:
+        DataError: for a category with a row that is none of the classes.
+    """
     words = [value if value in classes else cell_text(value) for value in categories]
-    used = {words[code] for code in values.cat.codes if code >= 0}
+    used = {words[code] for code in codes if code >= 0}
     check_words(used, name, classes)
     code_of = {word: code for code, word in enumerate(classes)}
-    codes = [code_of.get(word, -1) for word in words]
-    return values.cat.codes.map(lambda code: codes[code] if code >= 0 else -1)
+    return [code_of.get(word, -1) for word in words]
 
 
 def check_words(words: Iterable[str], name: str, classes: Sequence[str]) -> None:

@@ -323,23 +323,23 @@ class Detector(nn.Module):
                 self.backbone.name,
             )
         self._add_trainable_names()
-        part = part_for_detector(
+        backbone_part = part_for_detector(
             plain_backbone(self.backbone),
             trained=[name_in_model(name) for name in self.tuned],
             record=self.record if self._is_record_given else None,
         )
-        tuned = {MODEL + name: value for name, value in part.tuned.items()}
+        tuned = {MODEL + name: value for name, value in backbone_part.tuned.items()}
         self.tuned = set(tuned)
         self._check_dtypes(tuned)
         backbone_record = {
-            **part.record,
+            **backbone_part.record,
             # backbone.preprocess may have been set to others since
             "mean": list(self.preprocess.mean),
             "std": list(self.preprocess.std),
         }
         return checkpoint_of_detector(
             self._head_with(tuned),
-            BackbonePart(record=backbone_record, lora=part.lora, weights={}),
+            BackbonePart(record=backbone_record, lora=backbone_part.lora, weights={}),
             preprocess=self.preprocess,
             **record,
         )

@@ -185,7 +185,7 @@ class _InstanceRun(Run):
         if number is None:
             min_score = self._scored(self.dataset)["min_score"]
             task = replace(self.problem.tasks[0], minimum=min_score)
-            self.heads[None] = self._new_head(self.problem._replace(tasks=[task]), None)
+            self.heads[None] = self._new_head(replace(self.problem, tasks=[task]), None)
         return super()._train_head(number, source, callbacks)
 
     def _predict(

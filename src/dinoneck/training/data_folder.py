@@ -57,15 +57,15 @@ def of_data_folder(config: TrainConfig) -> tuple[TrainConfig, DataFolder | None]
         with_parts = config.changed(data=data.changed(labels=labels, subfolders=subfolders))
         return with_parts, folder
     if content.kind == "masks":
-        places = _places(folder.root, content)
-        logger.warning("%s: %s%s", folder.root, places, _unread(folder.root))
+        layout = _layout(folder.root, content)
+        logger.warning("%s: %s%s", folder.root, layout, _unread(folder.root))
         changed = data.changed(images=str(content.images), labels=str(content.masks))
         return config.changed(data=changed), None
     return config, folder
 
 
 def _check_folds(folds: FoldsConfig, folder: DataFolder) -> None:
-    """Refuse options of folds that folders make."""
+    """Reject options of folds that the folders make."""
     default = FoldsConfig()
     names = ", ".join(folder.parts)
     if folds.stratify is not None:
@@ -80,7 +80,7 @@ def _check_folds(folds: FoldsConfig, folder: DataFolder) -> None:
         )
 
 
-def _places(root: Path, content: Content) -> str:
+def _layout(root: Path, content: Content) -> str:
     """Where images and masks lie, in words."""
     images = content.images
     masks = content.masks

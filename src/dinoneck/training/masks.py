@@ -42,31 +42,39 @@ def map_task(config: TrainConfig, table: Any) -> tuple[str, str]:
     Raises:
         ConfigError: if the config has several such tasks, a segmentation of numbers, or no masks.
     """
-    labels, of_numbers = config.data.labels, config.data.label_kind == "numbers"
-    kinds = [(name, str(task.kind)) for name, task in config.tasks.items() if task.kind in MAPS]
-    names = ", ".join(name for name, _ in kinds)
-    if len(kinds) > 1:
+    stated = []
+    for name, task in config.tasks.items():
+        if task.kind in MAPS:
+            stated.append((name, str(task.kind)))
+    if not stated:
+        return _default_map_task(config, table)
+    names = ", ".join(name for name, _ in stated)
+    if len(stated) > 1:
         raise ConfigError(
             f"tasks {names} are all per patch, and there is one column of masks; keep one of them"
         )
-    if kinds and labels is None:
+    if config.data.labels is None:
         raise ConfigError(
             f"task {names} is per patch, and no masks are named; name them with data.labels "
             "(--labels)"
         )
-    if of_numbers and "segmentation" in dict(kinds).values():
+    name, kind = stated[0]
+    if config.data.label_kind == "numbers" and kind == "segmentation":
         raise ConfigError(
-            f"task {names} is a segmentation, and data.label_kind is 'numbers'; write 'classes'"
+            f"task {name} is a segmentation, and data.label_kind is 'numbers'; write 'classes'"
         )
-    if kinds:
-        return kinds[0]
-    if of_numbers:
-        name = str(labels)
-        folder = Path(name)
-        if folder.is_dir():
-            name = folder.name
+    return name, kind
+
+
+def _default_map_task(config: TrainConfig, table: Any) -> tuple[str, str]:
+    """Name and kind of the task of masks of which the config states nothing."""
+    if config.data.label_kind == "numbers":
+        folder = Path(str(config.data.labels))
+        name = folder.name if folder.is_dir() else str(config.data.labels)
         return _free_name(name, config, table), "dense"
-    if target_columns(config, table)[0]:
+    targets, _ = target_columns(config, table)
+    # beside numbers of the images, the classes are learned as shares of the patches
+    if targets:
         return _free_name("cells", config, table), "dense"
     return _free_name("segmentation", config, table), "segmentation"
 
@@ -116,10 +124,10 @@ def masks_of(table: Any) -> TableMasks:
         masks.files.append(file)
         masks.image_sizes.append(size)
         images.append(image)
-        own_orientation = read_stated_orientation(file)
-        if own_orientation not in (1, orientation) and size_hides_turn(size, own_orientation):
+        mask_orientation = read_stated_orientation(file)
+        if mask_orientation not in (1, orientation) and size_hides_turn(size, mask_orientation):
             turned_otherwise_masks.append(file)
-        elif own_orientation != orientation and size_hides_turn(size, orientation):
+        elif mask_orientation != orientation and size_hides_turn(size, orientation):
             turned.append(image)
     if turned:
         logger.warning("%s", hidden_turns(turned, "masks"))

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dinoneck import registry
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.configured import fields_of
+from dinoneck.data.arrays import Array
 from dinoneck.errors import ConfigError
 from dinoneck.heads.dense import DenseHead
 from dinoneck.heads.head import Head
 from dinoneck.heads.pyramid import PyramidHead
+from dinoneck.tasks import Task
 from dinoneck.text import some_of
 from dinoneck.tokens import Tokens
 from dinoneck.training.config import HeadConfig
@@ -25,21 +27,20 @@ from dinoneck.training.problem import Problem, fitted
 
 # heads and necks that read four layers where the config names none
 SEVERAL_LAYERS = ("dpt", "dpt_neck", "mask")
-# by the kind of the masks' task
-_DEFAULT_HEADS = {None: "patch_mean", "dense": "dense", "segmentation": "dpt_neck"}
-# a mask head is narrow: a few hundred images do not fill the published one
-_DEFAULTS: dict[str, dict[str, Any]] = {
+# arguments of heads and necks, where the config has none
+_DEFAULT_ARGUMENTS: dict[str, dict[str, Any]] = {
     "dpt": {"neck": {"type": "dpt_neck"}},
+    # narrower than the published head, which a few hundred images do not fill
     "mask": {"dim": 128},
 }
 # of a detector's file: they go into its backbone, see dinoneck.training.earlier
-WEIGHTS_OF_VIT = "tuned."
+_WEIGHTS_OF_VIT = "tuned."
+_NUM_SHOWN = 5  # names of tensors in a message
 logger = logging.getLogger(__name__)
-_Array = np.ndarray[Any, Any]
 
 
 def head_type(config: HeadConfig, map_kind: str | None = None) -> str:
-    """Return the head's name; where the config has none, the default.
+    """Return the name of the head or neck; where the config has none, the default.
 
     Args:
         config: the run.
@@ -49,123 +50,206 @@ def head_type(config: HeadConfig, map_kind: str | None = None) -> str:
     Raises:
         RegistryError: if the name is not registered.
     """
-    name = str(config.head.get("type") or _DEFAULT_HEADS[map_kind])
+    name = str(config.head.get("type") or _default_head(map_kind))
     registry.resolve(name)
     return name
 
 
-def make_head(
-    config: HeadConfig, tokens: Tokens, problem: Problem, rows: _Array, seed: int
-) -> Head:
+def _default_head(map_kind: str | None) -> str:
+    """The head or neck for a kind of masks, None without masks, where the config names none."""
+    if map_kind == "segmentation":
+        return "dpt_neck"
+    if map_kind == "dense":
+        return "dense"
+    return "patch_mean"
+
+
+def make_head(config: HeadConfig, tokens: Tokens, problem: Problem, rows: Array, seed: int) -> Head:
     """Return a new head for such tokens; the transforms of its tasks are fitted on the training rows.
 
     Arguments of its constructor that follow from tokens and tasks (``embed_dim``, ``tasks``,
     ``num_layers``, ``layer_indices``, ``patch_size``, ``num_patches``, ``compositions``) are filled
     in where the config has none.
 
+    Args:
+        config: the run.
+        tokens: of an image.
+        problem: what the head learns.
+        rows: the training rows.
+        seed: of the head's random weights.
+
     Raises:
         ConfigError: if an argument is unknown, or the head does not fit the tokens or tasks.
         DataError: if a task cannot be fitted.
     """
-    # one or none
-    tasks, map_kinds = fitted(problem, rows), [task.kind for task in problem.tasks if task.is_map]
+    fitted_tasks = fitted(problem, rows)
+    head_class, arguments = _choose_class(config, tokens, problem)
+    tasks = _adapt_tasks(head_class, fitted_tasks)
+    derived = _derived_arguments(tokens, tasks, problem, arguments.get("mode"))
+    neck = arguments.get("neck")
+    if isinstance(neck, Mapping) and "type" in neck:
+        neck_class = registry.resolve(neck["type"])
+        arguments["neck"] = {**_accepted(neck_class, derived), **neck}
+    _check_takes_tasks(head_class, problem)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = head_class.from_config({**_accepted(head_class, derived), **arguments})
+    if config.init is not None:
+        start_from(head, config.init)
+    return head
+
+
+def _choose_class(
+    config: HeadConfig, tokens: Tokens, problem: Problem
+) -> tuple[type[Head], dict[str, Any]]:
+    """The class of a config's head, and the arguments that the config or a default states."""
+    map_kinds = [task.kind for task in problem.tasks if task.is_map]  # one or none
     name = head_type(config, *map_kinds)
     if "type" not in config.head and name == "dpt_neck" and len(tokens.sequence) == 1:
         name = "dense"  # one layer has no finer map than its patches
-    options = {
-        key: x for key, x in (_DEFAULTS.get(name, {}) | config.head).items() if key != "type"
-    }
-    cls = registry.resolve(name)
-    if not issubclass(cls, Head):  # a neck, which a pyramid head stands on
-        cls, options = PyramidHead, {"neck": {"type": name, **options}}
-    if issubclass(cls, DenseHead):
-        readout = [task for task in tasks if task.kind == "regression" and task.from_map is None]
-        tasks = [
-            replace(task, kind="density", aggregate="mean") if task in readout else task
-            for task in tasks
-        ]
+    arguments = _DEFAULT_ARGUMENTS.get(name, {}) | config.head
+    arguments.pop("type", None)
+    registered = registry.resolve(name)
+    if issubclass(registered, Head):
+        return registered, arguments
+    # a neck, which a pyramid head stands on
+    return PyramidHead, {"neck": {"type": name, **arguments}}
+
+
+def _adapt_tasks(head_class: type[Head], tasks: Sequence[Task]) -> list[Task]:
+    """The tasks in the kinds that a head predicts: a dense head predicts numbers as the mean of a map."""
+    if not issubclass(head_class, DenseHead):
+        return list(tasks)
+    adapted = []
+    for task in tasks:
+        if task.kind == "regression" and task.from_map is None:
+            task = replace(task, kind="density", aggregate="mean")
+        adapted.append(task)
+    return adapted
+
+
+def _derived_arguments(
+    tokens: Tokens, tasks: Sequence[Task], problem: Problem, mode: str | None
+) -> dict[str, Any]:
+    """The arguments of constructors that follow from tokens and tasks.
+
+    Args:
+        tokens: of an image.
+        tasks: of the head.
+        problem: what the head learns.
+        mode: of a gated head: ``resized`` takes the shape of the grid, ``query`` takes any grid,
+            and others the number of patches.
+    """
+    num_patches: int | tuple[int, ...] | None = tokens.grid.count
+    if mode == "resized":
+        num_patches = tuple(tokens.grid)
+    elif mode == "query":
+        num_patches = None
     derived: dict[str, Any] = {
         "embed_dim": tokens.sequence[0].shape[-1],
         "tasks": tasks,
         "num_layers": len(tokens.sequence),
         "layer_indices": tokens.layers,
         "patch_size": tokens.patch_size,
-        "num_patches": {"resized": tuple(tokens.grid), "query": None}.get(
-            options.get("mode", ""), tokens.grid.count
-        ),
+        "num_patches": num_patches,
         "compositions": problem.compositions,
     }
-    if map_kinds:
+    if any(task.is_map for task in tasks):
         derived["pool"] = None  # of a linear head: a prediction per patch
-    if isinstance(neck := options.get("neck"), Mapping) and "type" in neck:
-        options["neck"] = {**_accepted(registry.resolve(neck["type"]), derived), **neck}
-    if problem.compositions and "compositions" not in fields_of(cls):
-        names = ", ".join(name for made in problem.compositions for name in made.names)
+    return derived
+
+
+def _accepted(cls: type[Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that the constructor of a class has."""
+    parameters = fields_of(cls)
+    return {name: value for name, value in arguments.items() if name in parameters}
+
+
+def _check_takes_tasks(head_class: type[Head], problem: Problem) -> None:
+    """Reject a class that cannot have the compositions or the tasks of a problem."""
+    name = head_class.__name__
+    parameters = fields_of(head_class)
+    if problem.compositions and "compositions" not in parameters:
+        columns: list[str] = []
+        for composition in problem.compositions:
+            columns += composition.names
         raise ConfigError(
-            f"{cls.__name__} takes no compositions, which {names} need; take another head, such "
-            "as fpn"
+            f"{name} takes no compositions, which {', '.join(columns)} need; take another head, "
+            "such as fpn"
         )
-    if any(name == "tasks" and x.annotation is x.empty for name, x in fields_of(cls).items()):
+    tasks = parameters.get("tasks")
+    if tasks is not None and tasks.annotation is inspect.Parameter.empty:
         raise ConfigError(
-            f"{cls.__name__} needs the annotation tasks: Sequence[Task]; without it tasks are not "
-            "kept"
+            f"{name} needs the annotation tasks: Sequence[Task]; without it tasks are not kept"
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        head = cls.from_config({**_accepted(cls, derived), **options})
-    if config.init is not None:
-        start_from(head, config.init)
-    return head
+
+
+# an earlier head
 
 
 def start_from(module: nn.Module, path: str) -> None:
     """Give a new module the tensors of an earlier one that have its names and shapes; a log line lists both kinds.
+
+    Args:
+        module: a new head or detector.
+        path: file of the earlier one.
 
     Raises:
         CheckpointError: if the file cannot be read.
         ConfigError: if no tensor matches, the file is of several heads, or a task or class of both
             has another place.
     """
-    kept = HeadCheckpoint.load(path)
-    if kept.head_type == "ensemble":
+    checkpoint = HeadCheckpoint.load(path)
+    if checkpoint.head_type == "ensemble":
         raise ConfigError(
             f"init is {path}, which averages several heads; name one of the run's folder heads"
         )
-    tasks, labels = (
-        getattr(module, "tasks", ()),
-        {task["name"]: task["labels"] for task in kept.meta["tasks"]},
-    )
-    orders = [(labels.get(task.name, ()), task.labels) for task in tasks]
-    orders.append((kept.config.get("classes", ()), getattr(module, "classes", ())))  # of detectors
-    orders = [(before, now) for before, now in orders if len(before) == len(now)]
-    for before, now in (*orders, ([*labels], [task.name for task in tasks])):
-        if moved := [
-            name for place, name in enumerate(now) if name in before and before.index(name) != place
-        ]:
-            raise ConfigError(
-                f"init is {path}, which predicts {', '.join(before)}; give {moved[0]!r} the same "
-                "place"
-            )
-    new = module.state_dict()
-    earlier = {
-        name: x for name, x in kept.state_dict.items() if not name.startswith(WEIGHTS_OF_VIT)
-    }
-    taken = {name: x for name, x in earlier.items() if name in new and new[name].shape == x.shape}
-    others = sorted({*earlier, *new} - {*taken})
+    _check_places(checkpoint, module, path)
+    new_state = module.state_dict()
+    earlier_state = {}
+    for name, tensor in checkpoint.state_dict.items():
+        if not name.startswith(_WEIGHTS_OF_VIT):
+            earlier_state[name] = tensor
+    taken: dict[str, Tensor] = {}
+    for name, tensor in earlier_state.items():
+        if name in new_state and new_state[name].shape == tensor.shape:
+            taken[name] = tensor
+    unmatched = sorted({*earlier_state, *new_state} - taken.keys())
     if not taken:
         raise ConfigError(
             f"init is {path}, and none of its tensors fits {type(module).__name__}: "
-            f"{some_of(others, 5)}"
+            f"{some_of(unmatched, _NUM_SHOWN)}"
         )
-    module.load_state_dict({**new, **taken})
+    module.load_state_dict({**new_state, **taken})
     logger.warning(
         "init %s: taken are %s; without a match are %s",
         path,
         ", ".join(taken),
-        ", ".join(others) or "none",
+        ", ".join(unmatched) or "none",
     )
 
 
-def _accepted(cls: type[Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that the constructor of a class has."""
-    return {name: value for name, value in arguments.items() if name in fields_of(cls)}
+def _check_places(checkpoint: HeadCheckpoint, module: nn.Module, path: str) -> None:
+    """Check that the classes and tasks that an earlier module has too are the outputs of equal places."""
+    tasks = getattr(module, "tasks", ())
+    earlier_labels = {task["name"]: task["labels"] for task in checkpoint.meta["tasks"]}
+    for task in tasks:
+        _check_classes(earlier_labels.get(task.name, ()), task.labels, path)
+    earlier_classes = checkpoint.config.get("classes", ())  # of detectors
+    _check_classes(earlier_classes, getattr(module, "classes", ()), path)
+    _check_order(list(earlier_labels), [task.name for task in tasks], path)
+
+
+def _check_classes(earlier: Sequence[str], new: Sequence[str], path: str) -> None:
+    # tensors for more or fewer classes have another shape, and are not taken
+    if len(earlier) == len(new):
+        _check_order(earlier, new, path)
+
+
+def _check_order(earlier: Sequence[str], new: Sequence[str], path: str) -> None:
+    """Check that the names that are in both have equal places."""
+    for place, name in enumerate(new):
+        if name in earlier and earlier.index(name) != place:
+            raise ConfigError(
+                f"init is {path}, which predicts {', '.join(earlier)}; give {name!r} the same place"
+            )

@@ -41,7 +41,7 @@ from dinoneck.training.mask_classes import warn_of_mask_classes
 from dinoneck.training.new_head import SEVERAL_LAYERS, head_type, make_head
 from dinoneck.training.problem import (
     Problem,
-    problem_of,
+    read_problem,
     take_rows,
     unlabelled_rows,
     with_fine_maps,
@@ -166,7 +166,7 @@ class Run:
 
     def _problem(self) -> Problem:
         """What the heads learn; a run of other targets replaces it, and ``_predict`` and ``_report``."""
-        return problem_of(self.config, self.table, self.source.preprocess)
+        return read_problem(self.config, self.table, self.source.preprocess)
 
     def _of_labelled_images(self, problem: Problem) -> Problem:
         """Leave the images out whose label files have no labelled pixel, and of which nothing else is known."""

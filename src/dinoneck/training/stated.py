@@ -87,7 +87,7 @@ def stated_record(
 
 
 def _compare(model: Known, layers: tuple[int, ...], stored: Mapping[str, Any], store: str) -> None:
-    """Refuse a model of another width, patch or depth than the features.
+    """Check that a model has the width and the patch of the features, and the layer that they are of.
 
     Raises:
         ConfigError: naming both.

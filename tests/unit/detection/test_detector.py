@@ -135,7 +135,7 @@ def test_faster_rcnn_keeps_its_background_label(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_predictions_are_in_the_pixels_of_each_image(tmp_path: Path) -> None:
-    """Prepared as in training, clipped to the image, the surest first; above a threshold."""
+    """Prepared as in training, inside the image, the surest first; above a threshold."""
     detector, file = detector_of("dfine"), coloured_boxes.write(tmp_path / "images")
     data = BoxImages(file, transform=box_transforms(SIZE, train=False, mean=None, std=None))
     with torch.no_grad():
@@ -153,6 +153,25 @@ def test_predictions_are_in_the_pixels_of_each_image(tmp_path: Path) -> None:
     limit = float(one["scores"][2]) - 1e-4
     [kept] = detector.predict(large, min_score=limit)
     assert len(kept["scores"]) >= 3 and kept["scores"].min() >= limit
+
+
+def test_boxes_over_the_edge_are_cut_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = detector_of("fcos")
+    height, width = detector.size
+    boxes = torch.tensor([[-5.0, -6.0, width + 7.0, height + 8.0], [10.0, 20.0, 30.0, 40.0]])
+    detections = {
+        "boxes": boxes,
+        "scores": torch.tensor([0.9, 0.8]),
+        "labels": torch.tensor([1, 0]),
+    }
+    monkeypatch.setattr(detector.head, "forward", lambda images, targets: [detections])
+    image = torch.rand(3, 2 * height, 3 * width)
+
+    [prediction] = detector.predict(image)
+
+    whole_image = [0, 0, 3 * width, 2 * height]
+    assert prediction["boxes"].tolist() == [whole_image, [30, 40, 90, 80]]
+    assert prediction["names"] == ["blue", "red"]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +16,11 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 from tests import kit
+from tests.process_group import ROOT, printed_by
 from tests.unit.detection import coloured_boxes
 from tests.unit.training.histories import logged
 
-from dinoneck import Backbone, CheckpointError, DataError
+from dinoneck import Backbone, CheckpointError, DataError, HeadCheckpoint
 from dinoneck.detection import Detector, evaluate_boxes, train_detector, training
 from dinoneck.training import TrainDetectorConfig, engine
 
@@ -341,6 +343,60 @@ def test_a_pair_of_images_is_learned_by_heart(
     report = train_detector(config_of(boxes, data=data, detector=detector, optim=optim), tmp_path)
     assert report["untrained"]["AP"] < 0.1
     assert report["best"]["AP"] >= 0.75  # 0.81 to 1.0 from one CPU to another
+
+
+def test_the_file_holds_the_weights_of_the_epoch_with_the_best_precision(
+    boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later weights with the same precision do not replace them."""
+    precisions = iter([0.9, 0.1, 0.5, 0.5])  # of the first weights, then of each epoch
+    score_boxes = training.score_boxes
+
+    def scripted(*arguments: Any) -> dict[str, Any]:
+        return score_boxes(*arguments) | {"AP": next(precisions)}
+
+    monkeypatch.setattr(training, "score_boxes", scripted)
+
+    report = train_detector(config_of(boxes, optim={"epochs": 3}), tmp_path)
+
+    record = HeadCheckpoint.load(tmp_path / "detector.safetensors").meta["training"]
+    assert record["epochs"] == 2
+    assert record["metrics"]["AP"] == 0.5
+    assert report["best"]["epoch"] == 1
+    assert report["untrained"]["AP"] == 0.9
+
+
+@pytest.mark.slow
+def test_two_processes_score_all_held_out_images_together(boxes: Path, tmp_path: Path) -> None:
+    alone = train_detector(config_of(boxes), tmp_path / "alone")
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "tests.unit.detection.two_processes",
+        str(boxes),
+        str(tmp_path),
+    ]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT))),
+    }
+
+    printed_by(command, 150, environment)
+
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
+    for process in (first, second):
+        # the first weights, then those after the epoch
+        assert process["scored"] == [[0, 1, 2], [0, 1, 2]]
+        assert process["report"]["untrained"] == alone["untrained"]
+    assert second["report"]["best"]["AP"] == first["report"]["best"]["AP"]
+    [row] = logged(tmp_path / "run" / "log.jsonl")
+    assert row["AP"] == first["report"]["best"]["AP"]
 
 
 def test_every_epoch_shows_the_images_in_another_order(

@@ -34,7 +34,7 @@ from dinoneck.metrics import class_counts, class_iou, confusion_matrix
 from dinoneck.training import MemoryTokens, Recipe, TrainConfig, fit, r2
 from dinoneck.training.engine import TIMES
 from dinoneck.training.masks import read_maps
-from dinoneck.training.problem import fitted, problem_of
+from dinoneck.training.problem import fitted, read_problem
 from dinoneck.training.token_sources import Samples
 
 PARTS = Composition(
@@ -347,7 +347,7 @@ def test_maps_of_a_table_are_shares_of_its_masks() -> None:
     assert maps.pixels(0)[0].tolist() == first.tolist()
     [task] = [
         task
-        for task in fitted(problem_of(config, table, preprocess), np.array([0, 1]))
+        for task in fitted(read_problem(config, table, preprocess), np.array([0, 1]))
         if task.kind == "dense"
     ]
     assert task.transform is not None
@@ -377,7 +377,7 @@ def test_a_number_that_is_the_mean_over_its_map_is_named_in_the_log(
 
     def crop(data: pd.DataFrame = table, **own: Any) -> Task:
         config = run_of_masks(("soil", "crop"), tasks={"crop": own} if own else {})
-        problem = problem_of(config, data, preprocess)
+        problem = read_problem(config, data, preprocess)
         return next(task for task in problem.tasks if task.name == "crop")
 
     assert crop().from_map is None

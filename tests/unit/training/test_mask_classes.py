@@ -16,7 +16,7 @@ from dinoneck.data.layout import read_data_folder
 from dinoneck.training import TrainConfig
 from dinoneck.training.folds import folds_of
 from dinoneck.training.mask_classes import warn_of_mask_classes
-from dinoneck.training.problem import problem_of
+from dinoneck.training.problem import read_problem
 
 SIZE = 48
 
@@ -40,7 +40,7 @@ def warnings_of(
 ) -> list[str]:
     parts = {"data": {"images": ".", "labels": ".", **config}, "folds": {"count": 2}}
     run = TrainConfig.from_dict(parts)
-    problem = problem_of(run, table, Preprocessing(16))
+    problem = read_problem(run, table, Preprocessing(16))
     folds = folds_of(run, table)
     caplog.clear()
     warn_of_mask_classes(problem, table, folds)

@@ -15,13 +15,13 @@ from dinoneck import Backbone, DataError, DenseHead, Task
 from dinoneck.training import TrainConfig
 from dinoneck.training.folder import check_folder
 from dinoneck.training.folds import folds_of
-from dinoneck.training.problem import Problem, problem_of
+from dinoneck.training.problem import Problem, read_problem
 from dinoneck.training.run import Run
 from dinoneck.training.table import table_of
 
 
 def problem(config: TrainConfig, table: Any, backbone: Backbone) -> Problem:
-    return problem_of(config, table, backbone.preprocess)
+    return read_problem(config, table, backbone.preprocess)
 
 
 def tasks_of(config: TrainConfig, backbone: Backbone) -> dict[str, Task]:
@@ -70,6 +70,60 @@ def test_shares_of_nothing_are_unknown_and_not_zero(tiny: Backbone) -> None:
 
     assert targets[1].isnan().all()
     assert targets[[0, 2, 3]].tolist() == [[0.25, 0.75], [0.75, 0.25], [0.5, 0.5]]
+
+
+def scored_outputs(tiny: Backbone, **groups: Any) -> dict[str, str]:
+    """Scored target -> the output that it is scored on, of a table of masses and a kind."""
+    columns: dict[str, Any] = {
+        "leaf": [1.0, 2.0, 3.0, 4.0],
+        "mass": [5.0, 5.0, 7.0, 9.0],
+        "stem": [4.0, 3.0, 4.0, 5.0],
+        "kind": pd.Categorical(["grass", "clover"] * 2),
+    }
+    images = [np.zeros((32, 48, 3), np.uint8)] * 4
+    table = pd.DataFrame(columns | {"images": pd.Series(images, dtype=object)})
+    learned = problem(TrainConfig.from_dict(groups), table, tiny)
+    return {name: target.output for name, target in learned.scored.items()}
+
+
+SHARES = {"kind": "ratio", "columns": ["leaf", "stem"]}
+OTHER_SHARES = {"kind": "ratio", "columns": ["stem", "leaf"]}
+PLANT = {"total": "mass", "ratio": "shares"}
+
+
+def test_numbers_are_scored_in_the_order_of_the_table_before_classes(tiny: Backbone) -> None:
+    scored = scored_outputs(tiny, data={"targets": ["kind", "stem", "leaf"]})
+
+    assert [*scored] == ["leaf", "stem", "kind"]
+
+
+def test_a_column_is_scored_on_its_own_task_before_a_composition(tiny: Backbone) -> None:
+    scored = scored_outputs(
+        tiny,
+        data={"targets": ["mass", "leaf"]},
+        tasks={"shares": SHARES, "leaf": {"columns": ["leaf"]}},
+        compositions={"plant": PLANT},
+    )
+
+    assert scored == {"leaf": "leaf", "mass": "mass", "stem": "plant"}
+
+
+def test_a_column_is_scored_on_a_ratio_if_nothing_else_predicts_it(tiny: Backbone) -> None:
+    scored = scored_outputs(
+        tiny,
+        data={"targets": ["mass", "leaf"]},
+        tasks={"shares": SHARES, "leaf": {"columns": ["leaf"]}},
+    )
+
+    assert scored == {"leaf": "leaf", "mass": "mass", "stem": "shares"}
+
+
+def test_a_column_of_two_ratios_is_scored_on_the_first(tiny: Backbone) -> None:
+    scored = scored_outputs(
+        tiny, data={"targets": ["mass"]}, tasks={"shares": SHARES, "others": OTHER_SHARES}
+    )
+
+    assert scored == {"leaf": "shares", "mass": "mass", "stem": "shares"}
 
 
 def test_folds_that_are_stratified_by_a_number_hold_every_fifth_of_it() -> None:

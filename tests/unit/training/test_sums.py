@@ -10,7 +10,7 @@ import pytest
 
 from dinoneck import Backbone, DataError
 from dinoneck.training import TrainConfig
-from dinoneck.training.problem import problem_of
+from dinoneck.training.problem import read_problem
 
 LEAF = np.array([30.0, 12.0, 55.0, 20.0, 41.0, 8.0])
 STEM = np.array([10.0, 30.0, 25.0, 20.0, 9.0, 52.0])
@@ -27,7 +27,7 @@ def sort_targets(
     groups = {"tasks": tasks or {}, "compositions": compositions or {}}
     targets = [] if tasks else ["leaf", "stem"]
     config = TrainConfig.from_dict({"data": {"targets": targets}} | groups)
-    problem_of(config, table, backbone.preprocess)
+    read_problem(config, table, backbone.preprocess)
 
 
 def test_parts_and_sums_that_agree_say_nothing(

@@ -1,0 +1,333 @@
+"""What each task of a run learns: its description, its values, and what follows from its kind.
+
+Each decision by the kind of a task is one function of this file: :func:`_default_kind`,
+:func:`_check_content`, :func:`_check_options`, :func:`read_columns` and :func:`_default_options`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dinoneck.data.arrays import Array
+from dinoneck.data.cells import OWN_COLUMNS
+from dinoneck.errors import ConfigError, DataError
+from dinoneck.tasks import Kind, TargetTransform, Task
+from dinoneck.text import did_you_mean
+from dinoneck.training.config import TaskConfig, TrainConfig
+from dinoneck.training.masks import Maps
+from dinoneck.training.scores import r2
+from dinoneck.training.sums import warn_of_sums_of_shares
+from dinoneck.training.table import class_names, column_numbers, column_tasks
+
+# from this R² on, a number is taken for the mean over the map of its name
+_FOLLOWS_R2 = 0.9
+# of a task's description, those that a task has under the same name
+_TASK_FIELDS = ("kind", "loss", "beta", "weight", "activation", "unit", "minimum", "from_map")
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LearnedTask:
+    """A task as the config describes it, and what the table holds of it; n images.
+
+    Attributes:
+        name: of the task.
+        spec: its description; the kind is set.
+        labels: names of the classes or outputs; none for a single number.
+        values: in original units: numbers (n,) or (n, outputs) in float64, class indices (n,) in
+            int64, or maps (n, outputs, rows, cols) in float32. NaN or -1 is missing.
+    """
+
+    name: str
+    spec: TaskConfig
+    labels: tuple[str, ...]
+    values: Tensor
+
+    @property
+    def num_outputs(self) -> int:
+        """The number of the task's outputs, of classes one for each."""
+        if self.values.ndim > 1:
+            return self.values.shape[1]
+        return max(len(self.labels), 1)
+
+
+LearnedTasks = Mapping[str, LearnedTask]
+"""The tasks of a run by their names."""
+
+
+# what the tasks are
+
+
+def column_specs(config: TrainConfig, table: Any) -> dict[str, TaskConfig]:
+    """Return the descriptions of the tasks of the table's columns, with their kinds.
+
+    Raises:
+        ConfigError: if a column does not exist, is predicted by two tasks, or holds values of
+            another kind; if a task has an option that its kind has not.
+    """
+    specs = {}
+    task_of_column: dict[str, str] = {}
+    existing = [name for name in table.columns if name not in OWN_COLUMNS]
+    for name, spec in column_tasks(config, table).items():
+        _check_columns(name, spec, existing, task_of_column)
+        kind = spec.kind or _default_kind(spec.columns[0], table)
+        _check_content(name, kind, spec.columns, table)
+        _check_options(name, kind, spec)
+        # a ratio may share its columns with tasks that predict them on their own
+        if kind != "ratio":
+            for column in spec.columns:
+                task_of_column[column] = name
+        specs[name] = spec.changed(kind=kind)
+    return specs
+
+
+def map_spec(
+    config: TrainConfig, name: str, kind: str, specs_of_columns: Mapping[str, TaskConfig]
+) -> TaskConfig:
+    """Return the description of the task of the masks.
+
+    Args:
+        config: the run.
+        name: of the task.
+        kind: ``dense`` or ``segmentation``.
+        specs_of_columns: of :func:`column_specs`; no task of columns has this name.
+
+    Raises:
+        ConfigError: if the task has the name of another one, or an option that its kind has not.
+    """
+    if name in specs_of_columns:
+        raise ConfigError(
+            f"task {name!r} is of the masks, and a column has its name; rename the task"
+        )
+    spec = config.tasks.get(name, TaskConfig()).changed(kind=kind)
+    if spec.columns or spec.auxiliary:
+        raise ConfigError(
+            f"the targets of task {name!r} are masks; leave out columns and auxiliary"
+        )
+    _check_options(name, kind, spec)
+    return spec
+
+
+def _check_columns(
+    name: str, spec: TaskConfig, existing: Sequence[str], task_of_column: Mapping[str, str]
+) -> None:
+    """Check that the columns of a task exist, are named once and are not another task's."""
+    missing = [column for column in spec.columns if column not in existing]
+    if missing:
+        hint = did_you_mean(missing[0], existing)
+        raise ConfigError(
+            f"task {name!r} needs column {missing[0]!r}; there are {', '.join(existing)}.{hint}"
+        )
+    for column in spec.columns:
+        if spec.columns.count(column) > 1:
+            raise ConfigError(f"task {name!r} has the column {column!r} twice; name it once")
+        if spec.kind != "ratio" and column in task_of_column:
+            raise ConfigError(
+                f"tasks {task_of_column[column]!r} and {name!r} both predict column {column!r}; "
+                "leave it out of one of them"
+            )
+
+
+def _default_kind(column: str, table: Any) -> Kind:
+    """The kind of a task whose description has none: by the content of its first column."""
+    if class_names(table, column):
+        return "classification"
+    return "regression"
+
+
+def _check_content(name: str, kind: str, columns: Sequence[str], table: Any) -> None:
+    """Check that columns hold what a task of this kind learns.
+
+    Classes are one column of words, a number is one column or several, and a ratio needs two.
+    """
+    if kind == "ratio" and len(columns) < 2:
+        raise ConfigError(
+            f"task {name!r} is a ratio of {columns[0]!r} alone; name two columns or more"
+        )
+    for column in columns:
+        words = class_names(table, column)
+        if kind == "classification" and not words:
+            raise ConfigError(
+                f"task {name!r} is of kind 'classification', and its column {column!r} holds "
+                "numbers; leave the kind out, or write classes as words"
+            )
+        if kind != "classification" and words:
+            raise ConfigError(
+                f"task {name!r} is of kind {kind!r}, for numbers, and its column {column!r} holds "
+                f"the classes {', '.join(words[:5])}; leave the kind out, or write kind: "
+                "classification"
+            )
+    if kind == "classification" and len(columns) > 1:
+        raise ConfigError(
+            f"task {name!r} has the columns {', '.join(columns)}; classes are one column: make a "
+            "task of each"
+        )
+
+
+def _check_options(name: str, kind: str, spec: TaskConfig) -> None:
+    """Check that a task whose outputs are probabilities has no option of numbers."""
+    if kind not in ("classification", "segmentation", "ratio"):
+        return
+    for option in ("area", "log1p", "activation", "minimum"):
+        if getattr(spec, option) not in (None, False):
+            raise ConfigError(
+                f"task {name!r} is of kind {kind!r}, whose outputs are probabilities, and has no "
+                f"{option!r}; leave it out"
+            )
+
+
+# their values
+
+
+def read_columns(name: str, spec: TaskConfig, table: Any) -> LearnedTask:
+    """Return a task of columns with its labels and values.
+
+    Args:
+        name: of the task.
+        spec: of :func:`column_specs`.
+        table: with its columns.
+
+    Raises:
+        DataError: if a column holds no numbers, or negative ones for a ratio.
+    """
+    labels: tuple[str, ...]
+    if spec.kind == "classification":
+        column = spec.columns[0]
+        labels = class_names(table, column)
+        values = np.array(table[column].cat.codes, np.int64)
+    elif spec.kind == "ratio":
+        labels = spec.columns
+        values = _shares(name, spec.columns, table)
+    elif len(spec.columns) > 1:
+        labels = spec.columns
+        values = _numbers(spec.columns, table)
+    else:
+        labels = ()
+        values = _numbers(spec.columns, table)[:, 0]
+    return LearnedTask(name, spec, labels=labels, values=torch.from_numpy(values))
+
+
+def _numbers(columns: Sequence[str], table: Any) -> Array:
+    """The numbers of columns, (n, columns) in float64."""
+    return np.stack([column_numbers(table, column) for column in columns], axis=1)
+
+
+def _shares(name: str, columns: Sequence[str], table: Any) -> Array:
+    """The columns as shares of their sum, (n, columns) in float64; of a sum of 0 they are NaN."""
+    amounts = _numbers(columns, table)
+    # the shares of two negative values would be positive
+    is_negative = (amounts < 0).any(axis=1)
+    if is_negative.any():
+        row = table.index[is_negative][0]
+        raise DataError(
+            f"task {name!r} is a ratio of {', '.join(columns)}, and a value of {row!r} is negative; "
+            "correct it"
+        )
+    warn_of_sums_of_shares(name, columns, amounts)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares: Array = amounts / amounts.sum(axis=1, keepdims=True)
+    return shares
+
+
+# the tasks of a head
+
+
+def build_task(
+    config: TrainConfig, task: LearnedTask, learned: LearnedTasks, maps: Maps | None
+) -> Task:
+    """Return a task as it is described, with defaults for what is not; its transform is not fitted yet.
+
+    Args:
+        config: the run.
+        task: what is learned.
+        learned: all tasks of the run.
+        maps: the masks of the run; None without.
+
+    Raises:
+        ConfigError: if options contradict each other.
+    """
+    spec = task.spec
+    if spec.beta is not None and spec.loss != "smooth_l1":
+        raise ConfigError(
+            f"task {task.name!r} has beta {spec.beta:g}, which belongs to loss: smooth_l1; write "
+            "both"
+        )
+    options: dict[str, Any] = {"dim": task.num_outputs}
+    options |= _default_weight(config, task, learned, maps)
+    options |= _default_options(config, task, learned)
+    for field in _TASK_FIELDS:
+        value = getattr(spec, field)
+        if value is not None:
+            options[field] = value
+    if spec.area is not None or spec.log1p:
+        options["transform"] = TargetTransform(area=spec.area, log1p=spec.log1p)
+    return Task(task.name, labels=task.labels, **options)
+
+
+def _default_weight(
+    config: TrainConfig, task: LearnedTask, learned: LearnedTasks, maps: Maps | None
+) -> dict[str, Any]:
+    """The weight of a task's loss where its description has none; empty: the weight of every task, 1."""
+    if maps is not None and task.spec.from_map is not None:
+        # the map's own loss trains it; a loss of the mean too made the numbers of crop images worse
+        first_output = task.values.reshape(len(task.values), -1)[:, 0]
+        has_mask = maps.weight.flatten(1).any(dim=1)
+        has_number_alone = first_output.isfinite() & ~has_mask
+        return {"weight": (float(has_number_alone.any()),)}
+    if task.spec.auxiliary and config.losses.weighting == "fixed":
+        num_auxiliary = sum(other.spec.auxiliary for other in learned.values())
+        return {"weight": config.losses.aux_weight / num_auxiliary}
+    return {}
+
+
+def _default_options(
+    config: TrainConfig, task: LearnedTask, learned: LearnedTasks
+) -> dict[str, Any]:
+    """The unit, the minimum and the shares of a kind, where the task's description has none."""
+    data = config.data
+    kind = task.spec.kind
+    if kind in ("regression", "density") and not task.spec.auxiliary:
+        return {"unit": data.unit, "minimum": data.minimum}
+    if kind == "dense":
+        averaged_maps = [other.spec.from_map for other in learned.values()]
+        # a mean of clipped patches is too high
+        minimum = None if task.name in averaged_maps else data.minimum
+        return {"shares": len(task.labels) > 0, "minimum": minimum}
+    return {}
+
+
+def propose_from_map(learned: LearnedTasks, map_name: str, weight: Tensor) -> None:
+    """Warn of numbers that are the mean over the map of their name, and are not described so.
+
+    Args:
+        learned: all tasks of the run.
+        map_name: name of the dense task.
+        weight: (n, rows, cols), how much each patch of its maps counts.
+    """
+    dense = learned[map_name]
+    sums = (dense.values.nan_to_num().double() * weight[:, None]).sum(dim=(2, 3))  # (n, outputs)
+    means = (sums / weight.sum(dim=(1, 2))[:, None]).numpy()
+    # maps of numbers may have no labels
+    for channel, name in enumerate(dense.labels):
+        if name not in learned:
+            continue
+        number = learned[name]
+        if number.spec.from_map is not None or number.values.ndim > 1:
+            continue
+        truth = number.values.numpy()
+        mean = means[:, channel]
+        is_known = np.isfinite(truth) & np.isfinite(mean)
+        varies = len(np.unique(truth[is_known])) > 1
+        if varies and r2(truth[is_known], mean[is_known]) >= _FOLLOWS_R2:
+            logger.warning(
+                "the target %r follows the mean over its map %r; predict it by from_map",
+                name,
+                map_name,
+            )
