@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -142,7 +142,8 @@ class _InstanceRun(Run):
         folder = os.path.commonpath([path.parent for path in dataset.paths])
         names = [os.path.relpath(path, folder) for path in dataset.paths]
         table = pd.DataFrame({IMAGES: [*dataset.paths]}, index=names, dtype=object)
-        super().__init__(config, out, table=table, overwrite=overwrite)
+        # what Run reads of a TrainConfig and this one has not is a constant of its classes
+        super().__init__(cast("Any", config), out, table=table, overwrite=overwrite)
 
     def _problem(self) -> Problem:
         labels = self.dataset.classes
