@@ -346,7 +346,7 @@ class DetectorTrainer:
         paths = self.train_images.paths
         names = [str(path) for path in paths]
         all_images = Fold.of_all_images(len(paths))
-        write_trained_images(self.folder, paths, names, tokens=None, folds=[all_images])
+        write_trained_images(self.folder, paths, names, stored=None, folds=[all_images])
 
     def _report(self) -> dict[str, Any]:
         """What ``report.json`` holds, see :func:`train_detector`."""

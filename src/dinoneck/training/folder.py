@@ -44,9 +44,11 @@ BACKBONE = "backbone of live tokens"
 IMAGE_FILES = "hash of image files"
 # entries that runs of 0.3 do not have; they are not compared there
 _NOT_IN_OLD_RUNS = (TOKENS, TARGETS, SAMPLES, BACKBONE, IMAGE_FILES)
-# entries of 0.3 with some tokens in them, whose last bits depend on the device -> the entry that is
-# compared in their place where both runs have it
-_REPLACED = {"hash of images and targets": TARGETS, "ids and targets": SAMPLES}
+# entries of 0.3 with some tokens in them, whose last bits depend on the device
+TARGETS_OF_0_3 = "hash of images and targets"
+SAMPLES_OF_0_3 = "ids and targets"
+# -> the entry that is compared in their place where both runs have it
+_REPLACED = {TARGETS_OF_0_3: TARGETS, SAMPLES_OF_0_3: SAMPLES}
 _REMEDY = "use another folder, or replace it: fit(..., resume=False), --no-resume"
 _DAMAGED_REMEDY = "restore it from a copy, or start again: fit(..., resume=False), --no-resume"
 
@@ -133,6 +135,15 @@ def begin(folder: Path, values: Mapping[str, Any], *, resume: bool) -> dict[str,
         write_file(path, text.encode())
         _write_finished_heads(folder, {})
     return identity
+
+
+def is_begun_by_0_3(folder: Path) -> bool:
+    """Return whether the folder holds an unfinished run of heads that 0.3 began.
+
+    Such a run is compared by :data:`TARGETS_OF_0_3`, which needs the tokens of all images.
+    """
+    path = folder / UNFINISHED / RUN
+    return path.exists() and TARGETS not in json.loads(read_regular(path))
 
 
 def note_finished_head(folder: Path, head_file: Path) -> None:

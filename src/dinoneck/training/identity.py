@@ -14,7 +14,7 @@ from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone, plain_backbone
 from dinoneck.codec import encode
 from dinoneck.devices import bytes_of
-from dinoneck.training.folder import BACKBONE, SAMPLES, TOKENS
+from dinoneck.training.folder import BACKBONE, SAMPLES, SAMPLES_OF_0_3, TOKENS
 from dinoneck.training.objective import Objective
 from dinoneck.training.samples import Samples
 from dinoneck.training.token_sources import LiveTokens, TokenSource, digest_of, has_stored
@@ -60,7 +60,7 @@ def identity_of(
         "trained": trained_shapes,
         "weighting": weighting,
         "loss": [encode(part) for part in (*loss.compositions, *loss.regularisers)],
-        "ids and targets": with_tokens.hexdigest(),  # as in 0.3
+        SAMPLES_OF_0_3: with_tokens.hexdigest(),
         SAMPLES: hash_of_samples.hexdigest(),
         TOKENS: tokens,
         BACKBONE: _identity_of_backbone(source, parameters),

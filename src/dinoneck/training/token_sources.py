@@ -29,6 +29,8 @@ from dinoneck.store.images import cached_hash_of
 from dinoneck.text import counted, some_of
 from dinoneck.tokens import Tokens
 
+# of tokens in memory; half of float32, and three digits
+MEMORY_DTYPE = torch.float16
 Stored = tuple[Sequence[Tensor], Callable[[Sequence[Tensor]], Tokens]]
 _Item = TypeVar("_Item")
 
@@ -129,7 +131,7 @@ def origin_of(source: TokenSource, inputs: Tokens | Tensor) -> Origin:
 def _fingerprint_at_extraction(source: TokenSource) -> str | None:
     """The fingerprint of the weights that made tokens in memory; None = unknown."""
     extraction = getattr(source, "_extraction", None)
-    return extraction.fingerprint if isinstance(extraction, _Extraction) else None
+    return extraction.fingerprint if isinstance(extraction, Extraction) else None
 
 
 def _images_of(source: TokenSource) -> dict[str, Any] | None:
@@ -196,8 +198,8 @@ def _first_not_finite(tokens: Tokens) -> int | None:
 
 
 @dataclass(frozen=True)
-class _Extraction:
-    """What tokens were made of.
+class Extraction:
+    """What tokens are made of, which is known before the backbone runs.
 
     Attributes:
         settings: of the weights, the layers, the images and the dtype, as text.
@@ -212,27 +214,24 @@ class _Extraction:
     @classmethod
     def of(
         cls,
-        backbone: Any,
+        backbone: Backbone,
         images: Sequence[ImageInput],
         preprocess: Preprocessing,
-        dtype: torch.dtype,
-    ) -> _Extraction | None:
-        """Return it; None where the weights of the backbone are not known."""
-        plain = plain_backbone(backbone)
-        if not isinstance(plain, Backbone):
-            return None
-        hashes = weight_hashes.current_hashes(plain.adapter)
+        dtype: torch.dtype = MEMORY_DTYPE,
+    ) -> Extraction:
+        """Return what the tokens of images are made of by a backbone with its present weights."""
+        hashes = weight_hashes.current_hashes(backbone.adapter)
         weights = hashes.fingerprint or hashes.weights_sha256
-        if weights is None:
-            return None
-        settings = [weights, plain.layers, plain.norm, preprocess.record(), dtype]
+        settings = [weights, backbone.layers, backbone.norm, preprocess.record(), dtype]
         return cls(repr(settings), images, hashes.fingerprint)
 
-    def add_to(self, total: xxh3_128, rows: Sequence[int]) -> None:
-        """Add what identifies the tokens of these rows to a hash."""
+    def digest(self, rows: Sequence[int]) -> str:
+        """Return one hash of the settings and of the images of these rows, in 32 hex digits."""
+        total = xxh3_128()
         total.update(self.settings.encode())
         for row in rows:
             _add_image(total, self.images[row])
+        return total.hexdigest()
 
 
 def _check_one_size(images: Sequence[ImageInput], ids: Sequence[str]) -> None:
@@ -269,7 +268,7 @@ class MemoryTokens(_ById):
         super().__init__(ids, len(tokens))
         self.tokens = tokens
         self.preprocess: Preprocessing | None = None
-        self._extraction: _Extraction | None = None
+        self._extraction: Extraction | None = None
 
     @classmethod
     def extract(
@@ -280,7 +279,7 @@ class MemoryTokens(_ById):
         *,
         preprocess: Preprocessing | None = None,
         batch_size: int = 8,
-        dtype: torch.dtype = torch.float16,
+        dtype: torch.dtype = MEMORY_DTYPE,
     ) -> MemoryTokens:
         """Run the backbone once over all images.
 
@@ -331,7 +330,9 @@ class MemoryTokens(_ById):
             tokens_of_batches.append(narrowed)
         extracted = cls(ids, Tokens.cat(tokens_of_batches))
         extracted.preprocess = preprocess
-        extracted._extraction = _Extraction.of(backbone, images, preprocess, dtype)
+        plain = plain_backbone(backbone)
+        if isinstance(plain, Backbone):
+            extracted._extraction = Extraction.of(plain, images, preprocess, dtype)
         return extracted
 
     def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:
@@ -359,10 +360,9 @@ class MemoryTokens(_ById):
             OSError: if a file of an image cannot be read.
         """
         rows = self.rows(ids)
-        total = xxh3_128()
         if self._extraction is not None:
-            self._extraction.add_to(total, rows)
-            return total.hexdigest()
+            return self._extraction.digest(rows)
+        total = xxh3_128()
         kept = self.tokens[rows]
         for layer in kept.sequence:
             total.update(f"{layer.dtype} {tuple(layer.shape)}".encode())
