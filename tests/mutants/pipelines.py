@@ -338,11 +338,11 @@ PIPELINES = [
     ),
     Mutant(
         sentence="A resumed run trains the last finished epoch again.",
-        where="training.engine:Engine.keep",
+        where="training.engine:Engine.open_state",
         edit=replace(
-            'self._take(_state["weights"])',
+            'self._load_weights(_state["weights"])',
             by="""
-            self._take(_state["weights"])
+            self._load_weights(_state["weights"])
             self.epoch = max(0, self.epoch - 1)
             """,
         ),

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -150,7 +150,7 @@ def fit(
 
         if out is not None:
             identity = identity_of(objective, source, samples, engine.parameters)
-            engine.keep(Path(out) / STATE, identity, resume=resume)
+            engine.open_state(Path(out) / STATE, identity, resume=resume)
         is_new = not engine.history
         objective.is_first_step = is_new
         if is_new and recipe.standardise_tokens:
@@ -161,9 +161,19 @@ def fit(
                 epoch = engine.start_epoch()
                 objective.start_epoch(epoch)
                 batches = reader.training_batches(
-                    epoch, recipe, rank=engine.rank, num_processes=engine.count
+                    epoch, recipe, rank=engine.rank, num_processes=engine.num_processes
                 )
-                _train_epoch(engine, batches, bar)
+                engine.model.train()
+                with closing(batches):
+                    for batch in batches:
+                        compute_losses = partial(
+                            engine.model, batch.inputs, batch.targets, batch.mixes
+                        )
+                        losses = engine.forward_backward(compute_losses)
+                        engine.step()
+                        engine.add_losses(losses, batch.num_images)
+                        bar.update()
+                engine.add_row()
                 if has_validation:
                     with engine.evaluating():
                         scores = _validate(engine, objective, reader)
@@ -172,19 +182,6 @@ def fit(
         engine.finish()  # best, averaged or last weights
         note_origin(objective.trained, source, example.inputs)
     return engine.history
-
-
-def _train_epoch(engine: Engine, batches: Generator[Batch, None, None], bar: Any) -> None:
-    """Take a step of the optimizer per batch; add the mean losses to the engine's history."""
-    engine.model.train()
-    with closing(batches):
-        for batch in batches:
-            compute_losses = partial(engine.model, batch.inputs, batch.targets, batch.mixes)
-            losses = engine.forward_backward(compute_losses)
-            engine.step()
-            engine.add_losses(losses, batch.num_images)
-            bar.update()
-    engine.add_row()
 
 
 def _validate(engine: Engine, objective: Objective, reader: BatchReader) -> dict[str, float]:
@@ -262,7 +259,7 @@ def _build_engine(objective: Objective, samples: Samples) -> Engine:
         objective,
         groups,
         recipe,
-        steps=steps_per_epoch,
+        steps_per_epoch,
         sam_rho=recipe.rho if recipe.optimizer == "sam" else None,
         patience=recipe.patience,
     )
