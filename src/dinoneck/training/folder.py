@@ -87,7 +87,7 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
 
 
 def results_in(folder: Path) -> list[Path]:
-    """Files that a run leaves in the folder; the report first, so that a half-removed run has none."""
+    """Return the files that a run left in the folder; the report first, so that a half-removed run has none."""
     patterns = (
         REPORT,
         HEAD_FILE,
@@ -222,9 +222,9 @@ def _set_aside(folder: Path) -> None:
         shutil.rmtree(earlier)
     # the report last: a kill between leaves results that the same command goes on to move
     for path in reversed(results):
-        kept = earlier / path.relative_to(folder)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(kept)
+        new_path = earlier / path.relative_to(folder)
+        new_path.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(new_path)
 
 
 def finish(folder: Path, report: Mapping[str, Any]) -> dict[str, Any]:
@@ -234,8 +234,8 @@ def finish(folder: Path, report: Mapping[str, Any]) -> dict[str, Any]:
         write_file(folder / REPORT, f"{text}\n".encode())
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
         shutil.rmtree(folder / EARLIER, ignore_errors=True)
-    plain: dict[str, Any] = json.loads(text)
-    return plain
+    json_values: dict[str, Any] = json.loads(text)
+    return json_values
 
 
 def writes() -> bool:
@@ -304,15 +304,20 @@ def _compared(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str,
     return compared
 
 
-def check_same(there: Mapping[str, Any], here: Mapping[str, Any], where: str) -> None:
-    """Refuse to resume from the state of another run.
+def check_same(earlier: Mapping[str, Any], present: Mapping[str, Any], where: str) -> None:
+    """Check that a run continues itself.
+
+    Args:
+        earlier: the identity of the run whose state is there.
+        present: the identity of the run that would continue it.
+        where: the folder or the file with the state, for messages.
 
     Raises:
         CheckpointError: naming the first difference.
     """
-    there = _compared(PROGRAMS.without_void_keys(there), here)
-    here = _compared(here, there)
-    values_that_differ = difference(there, here, "run")
+    earlier = _compared(PROGRAMS.without_void_keys(earlier), present)
+    present = _compared(present, earlier)
+    values_that_differ = difference(earlier, present, "run")
     if values_that_differ:
         raise CheckpointError(
             f"{where} is of another run, its value / yours: {values_that_differ}; {_REMEDY}",

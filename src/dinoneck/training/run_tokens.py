@@ -269,7 +269,7 @@ class StoreSubset:
         source_ids = IdMatcher(store.ids)
         spelt = _without_shared_folder(names, source_ids, store.path)
         self.store = store
-        self.ids = source_ids.all_of(spelt, remedy)
+        self.ids = source_ids.find_all(spelt, remedy)
         counts = Counter(self.ids)
         repeated = [
             name for name, store_id in zip(names, self.ids, strict=True) if counts[store_id] > 1

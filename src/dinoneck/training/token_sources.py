@@ -82,9 +82,9 @@ def has_stored(source: TokenSource) -> TypeGuard[StoredSource]:
     A subclass that overrides ``batch`` alone, to add noise for instance, inherits a ``stored`` that
     would bypass it.
     """
-    for kind in type(source).__mro__:
-        if "batch" in vars(kind):
-            return "stored" in vars(kind)
+    for base in type(source).__mro__:
+        if "batch" in vars(base):
+            return "stored" in vars(base)
     return False
 
 
@@ -129,13 +129,13 @@ def origin_of(source: TokenSource, inputs: Tokens | Tensor) -> Origin:
 
 
 def _fingerprint_at_extraction(source: TokenSource) -> str | None:
-    """The fingerprint of the weights that made tokens in memory; None = unknown."""
+    """Return the fingerprint of the weights that made tokens in memory; None = unknown."""
     extraction = getattr(source, "_extraction", None)
     return extraction.fingerprint if isinstance(extraction, Extraction) else None
 
 
 def _images_of(source: TokenSource) -> dict[str, Any] | None:
-    """The record of how the images of a source were prepared; None = unknown."""
+    """Return the record of how the images of a source were prepared; None = unknown."""
     preprocess = getattr(source, "preprocess", None)
     if not isinstance(preprocess, Preprocessing):
         return None
@@ -173,7 +173,7 @@ class _ById:
 
 
 def _rows_by_id(ids: Sequence[str], count: int) -> dict[str, int]:
-    """Id -> row; raise unless each of ``count`` images has an id of its own."""
+    """Return id -> row; raise unless each of ``count`` images has another id."""
     if count == 0:
         raise DataError("there are no images; give one or more")
     if len(ids) != count:
@@ -189,7 +189,7 @@ def _rows_by_id(ids: Sequence[str], count: int) -> dict[str, int]:
 
 
 def _first_not_finite(tokens: Tokens) -> int | None:
-    """The row of the first image with a token that is not finite, or None."""
+    """Return the row of the first image with a token that is not finite, or None."""
     for layer in tokens.sequence:
         is_finite = layer.isfinite().flatten(1).all(dim=1)
         if not bool(is_finite.all()):
@@ -314,25 +314,25 @@ class MemoryTokens(_ById):
             batch_images = [images[row] for row in rows]
             with torch.no_grad():
                 tokens = backbone(preprocess(batch_images).to(device)).to("cpu")
-            wrong = _first_not_finite(tokens)
-            if wrong is not None:
+            wrong_row = _first_not_finite(tokens)
+            if wrong_row is not None:
                 raise DataError(
-                    f"tokens of {ids[rows[wrong]]!r} are not finite; the weights of the backbone "
+                    f"tokens of {ids[rows[wrong_row]]!r} are not finite; the weights of the backbone "
                     "may be damaged, load it again"
                 )
             narrowed = tokens.to(dtype=dtype)
-            wrong = _first_not_finite(narrowed)
-            if wrong is not None:
+            wrong_row = _first_not_finite(narrowed)
+            if wrong_row is not None:
                 raise DataError(
-                    f"tokens of {ids[rows[wrong]]!r} exceed {str(dtype).removeprefix('torch.')}; "
+                    f"tokens of {ids[rows[wrong_row]]!r} exceed {str(dtype).removeprefix('torch.')}; "
                     "extract with dtype=torch.bfloat16, or load the backbone with norm=True"
                 )
             tokens_of_batches.append(narrowed)
         extracted = cls(ids, Tokens.cat(tokens_of_batches))
         extracted.preprocess = preprocess
-        plain = plain_backbone(backbone)
-        if isinstance(plain, Backbone):
-            extracted._extraction = Extraction.of(plain, images, preprocess, dtype)
+        unwrapped = plain_backbone(backbone)
+        if isinstance(unwrapped, Backbone):
+            extracted._extraction = Extraction.of(unwrapped, images, preprocess, dtype)
         return extracted
 
     def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:
@@ -342,12 +342,12 @@ class MemoryTokens(_ById):
 
     def stored(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Stored:
         """Return what :meth:`batch` is made of, see :class:`TokenSource`."""
-        kept = self.tokens[self.rows(ids, views)]
+        tokens = self.tokens[self.rows(ids, views)]
 
         def make_tokens(moved: Sequence[Tensor]) -> Tokens:
-            return replace(kept, sequence=tuple(x.float() for x in moved))
+            return replace(tokens, sequence=tuple(x.float() for x in moved))
 
-        return kept.sequence, make_tokens
+        return tokens.sequence, make_tokens
 
     def digest(self, ids: Sequence[str]) -> str:
         """Return one hash of the tokens of these images, in 32 hex digits.
@@ -363,8 +363,7 @@ class MemoryTokens(_ById):
         if self._extraction is not None:
             return self._extraction.digest(rows)
         total = xxh3_128()
-        kept = self.tokens[rows]
-        for layer in kept.sequence:
+        for layer in self.tokens[rows].sequence:
             total.update(f"{layer.dtype} {tuple(layer.shape)}".encode())
             total.update(bytes_of(layer))
         return total.hexdigest()
@@ -412,7 +411,7 @@ class LiveTokens(_ById):
         self.backbone = checked_backbone(backbone)
         self.transform = transform
         self.preprocess = preprocess or backbone.preprocess
-        self._inputs = images if isinstance(images, Sequence) else list(images)
+        self._images = images if isinstance(images, Sequence) else list(images)
         if ids is None:
             ids = [str(number) for number in range(len(images))]
         super().__init__(ids, len(images))
@@ -423,7 +422,7 @@ class LiveTokens(_ById):
         Raises:
             DataError: if an id is unknown, or an image cannot be used.
         """
-        images = [self._inputs[row] for row in self.rows(ids)]
+        images = [self._images[row] for row in self.rows(ids)]
         if not transformed or self.transform is None:
             return self.preprocess(images)
         read = partial(read_channels, channels=self.preprocess.channels, bits=self.preprocess.bits)
@@ -441,7 +440,7 @@ class LiveTokens(_ById):
         Raises:
             DataError: if an id or a view is unknown, or an image cannot be used.
         """
-        self.rows(ids, views)
+        self.rows(ids, views)  # raises for unknown ids and views
         images = self.images(ids).to(next(self.backbone.parameters()).device)
         tokens: Tokens = self.backbone(images)
         return tokens
@@ -455,7 +454,7 @@ class LiveTokens(_ById):
         """
         total = xxh3_128()
         for row in self.rows(ids):
-            _add_image(total, self._inputs[row])
+            _add_image(total, self._images[row])
         return total.hexdigest()
 
 
