@@ -18,6 +18,7 @@ from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.listed_images import UNKNOWN
 from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.table import Table
 from dinoneck.detection.evaluation import (
     count_objects,
     open_objects,
@@ -314,7 +315,8 @@ class ObjectEvaluator:
             numbers.append([float(count_objects(objects.get(image_id, ()), min_score))])
         self.methods = {HEAD: {TASK: np.array(numbers)}}
         valid_rows = [fold.valid for fold in self.folds]
-        report = summary(self.table, self.targets, self.methods, valid_rows, units)
+        table = Table.from_frame(self.table)
+        report = summary(table, self.targets, self.methods, valid_rows, units)
         report["verdict"] = None
         if held_out:
             report["segments" if self.is_panoptic else "masks"] = {HEAD: scores}

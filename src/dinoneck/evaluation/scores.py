@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from dinoneck.data.cells import IMAGES
+from dinoneck.data.table import Table
 from dinoneck.evaluation.models import cost_of, count_trained_on
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.results import predict_many
@@ -55,7 +56,7 @@ def score_predictions(
         cost[name] = cost_of(predictor, seconds / len(images))
     all_rows = range(len(images))
     units = _shared_units(predictors.values(), scored)
-    report = summary(table, scored, predictions, [all_rows], units)
+    report = summary(Table.from_frame(table), scored, predictions, [all_rows], units)
     lines = [report["verdict"], *_lines_of_unshared_targets(predictions)]
     report["verdict"] = "\n".join(lines)
     report["cost"] = cost

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from dinoneck.data.table import Table
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
 from dinoneck.training import report as reports
@@ -123,7 +124,10 @@ class ValueEvaluator:
             )
         method = BOTH if self.config.with_ridge else HEAD
         report = reports.summary(
-            self.table, self.targets, {method: self.methods[method]}, [fold.valid]
+            Table.from_frame(self.table),
+            self.targets,
+            {method: self.methods[method]},
+            [fold.valid],
         )
         metrics = reports.fold_metrics(report["scores"], method)
         facts = {"fold": fold.number, "metrics": metrics}
@@ -137,7 +141,8 @@ class ValueEvaluator:
     def report(self, logs: Logs, units: Mapping[str, str]) -> dict[str, Any]:
         """Return the scores of all methods, and the learned weights of the losses."""
         held_out = [fold.valid for fold in self.folds]
-        report = reports.summary(self.table, self.targets, self.methods, held_out, units)
+        table = Table.from_frame(self.table)
+        report = reports.summary(table, self.targets, self.methods, held_out, units)
         learns_weights = self.config.losses.weighting == "uncertainty"
         report["loss_weights"] = learned_weights(logs) if learns_weights else {}
         return report

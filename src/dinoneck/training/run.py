@@ -21,6 +21,7 @@ from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.rehearsal import check_views
 from dinoneck.data.cells import csv_text
 from dinoneck.data.layout import DataFolder
+from dinoneck.data.table import Table
 from dinoneck.devices import bytes_of, local_device
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.ensemble import HeadEnsemble
@@ -492,7 +493,7 @@ class Trainer:
     def _write_predictions(self) -> None:
         """Write the held-out predictions, and which folds were trained on each image."""
         columns = reports.prediction_rows(
-            self.table, self.problem.scored, self.evaluator.methods, self.folds
+            Table.from_frame(self.table), self.problem.scored, self.evaluator.methods, self.folds
         )
         write_images_of_table(self.folder, self.table, self.tokens.frozen(), self.folds)
         text = csv_text([*columns], zip(*columns.values(), strict=True))
