@@ -16,6 +16,7 @@ from dinoneck.data.decoding import read_image_size
 from dinoneck.data.label_sets import mask_classes, survey_masks
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.table import Table
 from dinoneck.evaluation.mask_options import MaskOptions
 from dinoneck.evaluation.mask_records import as_in_training
 from dinoneck.evaluation.targets import class_labels
@@ -69,7 +70,7 @@ def open_masks(
         ConfigError: if trainings differ, or the options contradict one.
         DataError: if an image or a mask cannot be read, or holds other values than the classes.
     """
-    masks = masks_of(table)
+    masks = masks_of(Table.from_frame(table))
     labels_of_task = {}
     if tasks and masks.files:
         record = as_in_training(options.record, records)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dinoneck.data.cells import IMAGES, LABELS, is_missing
+from dinoneck.data.cells import IMAGES
 from dinoneck.data.class_counts import warn_of_empty_classes
 from dinoneck.data.class_lists import warn_of_class_lists
 from dinoneck.data.copies import warn_of_equal_masks
@@ -28,6 +28,7 @@ from dinoneck.data.label_sets import (
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.orientation import hidden_turns, size_hides_turn, turned_otherwise
 from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.table import Table
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.tasks import TABLE_COLUMNS
 from dinoneck.training.config import DataConfig, TrainConfig
@@ -102,8 +103,8 @@ class TableMasks:
     image_sizes: list[tuple[int, int]]
 
 
-def masks_of(table: Any) -> TableMasks:
-    """Return the masks of a table that has a column of them.
+def masks_of(table: Table) -> TableMasks:
+    """Return the masks of a table; none without a column of them.
 
     Images that are turned by their EXIF tag are named in a warning where the size of a mask does not
     tell whether it is turned, and so are masks that their own tag turns otherwise, or that lie
@@ -113,11 +114,13 @@ def masks_of(table: Any) -> TableMasks:
         DataError: if an image with a mask cannot be read.
     """
     masks = TableMasks(rows=[], files=[], image_sizes=[])
+    if table.masks is None:
+        return masks
     images = []
     turned = []
     turned_otherwise_masks = []
-    for row, (image, file) in enumerate(zip(table[IMAGES], table[LABELS], strict=True)):
-        if is_missing(file):
+    for row, (image, file) in enumerate(zip(table.images, table.masks, strict=True)):
+        if file is None:
             continue
         size, orientation = read_size_and_orientation(image)
         masks.rows.append(row)
@@ -179,7 +182,7 @@ def read_maps(data: DataConfig, table: Any, preprocess: Preprocessing) -> Maps:
             grid than others; if the masks show fewer than two classes, or it is open what their
             values mean.
     """
-    masks = masks_of(table)
+    masks = masks_of(Table.from_frame(table))
     names = data.classes
     if data.label_kind == "numbers":
         reader = DenseLabels(scale=data.scale, offset=data.offset, nodata=data.nodata)
