@@ -191,13 +191,14 @@ def prepare_instances(
     )
 
 
-def _table_of_dataset(dataset: Any) -> Any:
+def _table_of_dataset(dataset: Any) -> Table:
     """The images of a dataset as a table, whose ids are paths below the folder that all lie in."""
     import pandas as pd
 
     folder = os.path.commonpath([path.parent for path in dataset.paths])
     names = [os.path.relpath(path, folder) for path in dataset.paths]
-    return pd.DataFrame({IMAGES: [*dataset.paths]}, index=names, dtype=object)
+    frame = pd.DataFrame({IMAGES: [*dataset.paths]}, index=names, dtype=object)
+    return Table.from_frame(frame)
 
 
 def object_problem(
@@ -251,7 +252,7 @@ class ObjectEvaluator:
 
     def __init__(
         self,
-        table: Any,
+        table: Table,
         dataset: Any,
         *,
         problem: Problem,
@@ -320,8 +321,7 @@ class ObjectEvaluator:
             numbers.append([float(count_objects(objects.get(image_id, ()), min_score))])
         self.methods = {HEAD: {TASK: np.array(numbers)}}
         valid_rows = [fold.valid for fold in self.folds]
-        table = Table.from_frame(self.table)
-        report = summary(table, self.targets, self.methods, valid_rows, units)
+        report = summary(self.table, self.targets, self.methods, valid_rows, units)
         report["verdict"] = None
         if held_out:
             report["segments" if self.is_panoptic else "masks"] = {HEAD: scores}

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from dinoneck.data.layout import DataFolder
-from dinoneck.data.table import Table
 from dinoneck.errors import ConfigError
 from dinoneck.progress import note
 from dinoneck.training import folder as files
@@ -89,11 +88,7 @@ def train_heads(
     del report["config"], report["parameters"]
     held_out = [fold.valid for fold in trainer.folds]
     report |= reports.summary(
-        Table.from_frame(trainer.table),
-        trainer.problem.scored,
-        methods,
-        held_out,
-        trainer.units(),
+        trainer.table, trainer.problem.scored, methods, held_out, trainer.units()
     )
     report["cost"] = cost
     return files.finish(out, report)

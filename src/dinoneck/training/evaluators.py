@@ -15,7 +15,6 @@ from dinoneck.training.config import TrainConfig
 from dinoneck.training.folds import Fold
 from dinoneck.training.problem import Problem
 from dinoneck.training.report import BOTH, HEAD, LINEAR
-from dinoneck.training.table import groups_of
 from dinoneck.training.token_sources import LiveTokens, TokenSource
 
 Logs = Mapping[str, Sequence[Mapping[str, float]]]
@@ -87,7 +86,7 @@ class ValueEvaluator:
     """
 
     def __init__(
-        self, config: TrainConfig, table: Any, problem: Problem, folds: Sequence[Fold]
+        self, config: TrainConfig, table: Table, problem: Problem, folds: Sequence[Fold]
     ) -> None:
         self.config = config
         self.table = table
@@ -105,7 +104,7 @@ class ValueEvaluator:
             problem.targets,
             rows=fold.train.tolist(),
             tasks=head.tasks,
-            groups=groups_of(self.table),
+            groups=self.table.groups,
             compositions=problem.compositions,
             seed=self.config.optim.seed,
         )
@@ -124,10 +123,7 @@ class ValueEvaluator:
             )
         method = BOTH if self.config.with_ridge else HEAD
         report = reports.summary(
-            Table.from_frame(self.table),
-            self.targets,
-            {method: self.methods[method]},
-            [fold.valid],
+            self.table, self.targets, {method: self.methods[method]}, [fold.valid]
         )
         metrics = reports.fold_metrics(report["scores"], method)
         facts = {"fold": fold.number, "metrics": metrics}
@@ -141,8 +137,7 @@ class ValueEvaluator:
     def report(self, logs: Logs, units: Mapping[str, str]) -> dict[str, Any]:
         """Return the scores of all methods, and the learned weights of the losses."""
         held_out = [fold.valid for fold in self.folds]
-        table = Table.from_frame(self.table)
-        report = reports.summary(table, self.targets, self.methods, held_out, units)
+        report = reports.summary(self.table, self.targets, self.methods, held_out, units)
         learns_weights = self.config.losses.weighting == "uncertainty"
         report["loss_weights"] = learned_weights(logs) if learns_weights else {}
         return report

@@ -52,7 +52,7 @@ from dinoneck.training.run_tokens import RunTokens
 from dinoneck.training.table import of_pasture, table_of
 from dinoneck.training.targets import training_targets
 from dinoneck.training.token_sources import LiveTokens, MemoryTokens, digest_of
-from dinoneck.training.trained_images import write_images_of_table
+from dinoneck.training.trained_images import write_trained_images
 from dinoneck.version import versions
 
 logger = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ def prepare(
     problem = read_problem(config, images, tokens.preprocess)
     labelled = _labelled_rows(problem, images)
     if len(labelled) < len(images):
-        images = images.iloc[labelled]
+        images = images.take(labelled)
         tokens = tokens.take(labelled.tolist())
         problem = take_rows(problem, labelled)
     folds: Sequence[Fold]
@@ -167,7 +167,7 @@ def prepare(
     )
 
 
-def _labelled_rows(problem: Problem, table: Any) -> Rows:
+def _labelled_rows(problem: Problem, table: Table) -> Rows:
     """The rows of a table without those whose label files have no labelled pixel, if nothing else is known of them.
 
     A warning names what is left out.
@@ -178,7 +178,7 @@ def _labelled_rows(problem: Problem, table: Any) -> Rows:
             "%d of %d images have no labelled pixel in their label files and are left out: %s",
             len(unlabelled),
             len(table),
-            some_of([repr(table.index[row]) for row in unlabelled], _SHOWN),
+            some_of([repr(table.ids[row]) for row in unlabelled], _SHOWN),
         )
     return np.delete(np.arange(len(table)), unlabelled)
 
@@ -213,7 +213,7 @@ class Trainer(Generic[AnyHeadConfig]):
         config: AnyHeadConfig,
         folder: Path,
         *,
-        table: Any,
+        table: Table,
         tokens: RunTokens,
         problem: Problem,
         folds: Sequence[Fold],
@@ -295,7 +295,7 @@ class Trainer(Generic[AnyHeadConfig]):
                 self._loss(head),
                 targets,
                 weights=weights,
-                ids=self.table.index[rows],
+                ids=[self.table.ids[row] for row in rows],
                 train_count=len(fold.train),
                 needs_validation=optim.patience is not None and not fold.is_of_all_images,
             )
@@ -326,7 +326,7 @@ class Trainer(Generic[AnyHeadConfig]):
             for layer, sequence in enumerate(tokens.tokens.sequence):
                 tensors[f"layer {layer}"] = sequence[:, [0, -1]]
         held_out = {fold.number: fold.valid.tolist() for fold in self.folds}
-        digest = hashlib.sha256(repr([list(self.table.index), held_out]).encode())
+        digest = hashlib.sha256(repr([self.table.ids, held_out]).encode())
         for name, values in sorted(tensors.items()):
             digest.update(f"|{name}|{tuple(values.shape)}|".encode())
             digest.update(bytes_of(values.contiguous()))
@@ -487,9 +487,15 @@ class Trainer(Generic[AnyHeadConfig]):
     def _write_predictions(self) -> None:
         """Write the held-out predictions, and which folds were trained on each image."""
         columns = reports.prediction_rows(
-            Table.from_frame(self.table), self.problem.scored, self.evaluator.methods, self.folds
+            self.table, self.problem.scored, self.evaluator.methods, self.folds
         )
-        write_images_of_table(self.folder, self.table, self.tokens.frozen(), self.folds)
+        write_trained_images(
+            self.folder,
+            self.table.images,
+            names=self.table.ids,
+            tokens=self.tokens.frozen(),
+            folds=self.folds,
+        )
         text = csv_text([*columns], zip(*columns.values(), strict=True))
         files.write_file(self.folder / files.PREDICTIONS, text.encode())
 

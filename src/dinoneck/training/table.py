@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from dinoneck.data.layout import (
     read_images_and_masks,
 )
 from dinoneck.data.pasture import SUMS, Pasture
+from dinoneck.data.table import Table
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.text import counted, some_of
 from dinoneck.training.config import (
@@ -38,13 +39,10 @@ MAPS = ("dense", "segmentation")
 # kinds of tasks whose columns hold classes, and numbers
 _OF_CLASSES = ("classification",)
 _OF_NUMBERS = ("regression", "ratio", "density")
-# kinds of NumPy's dtypes of which float64 would be made without a word: times and complex numbers
-_NO_NUMBERS = ("m", "M", "c")
-_Floats = np.ndarray[Any, np.dtype[np.float64]]
 _SHOWN = 5  # names in a message
 
 
-def table_of(config: TrainConfig, frame: Any = None, folder: DataFolder | None = None) -> Any:
+def table_of(config: TrainConfig, frame: Any = None, folder: DataFolder | None = None) -> Table:
     """Return the table that a config describes.
 
     Args:
@@ -57,14 +55,21 @@ def table_of(config: TrainConfig, frame: Any = None, folder: DataFolder | None =
         ConfigError: if a table and ``data.csv`` are given, or a table lacks what the config names.
         DataError: if the table or the folders cannot be used.
     """
-    data, folds = config.data, config.folds
+    return Table.from_frame(_frame_of(config, frame, folder))
+
+
+def _frame_of(config: TrainConfig, frame: Any, folder: DataFolder | None) -> Any:
+    """The DataFrame that a config describes, as :func:`dinoneck.data.read_table` returns it."""
+    data = config.data
+    folds = config.folds
     if frame is not None and data.csv is not None:
         raise ConfigError(f"data.csv is {data.csv!r} and a table is given; leave one of them out")
     if IMAGES in getattr(frame, "columns", ()):
         for role, named in {FOLD: folds.column, GROUP: folds.group, LABELS: data.labels}.items():
             if named and role not in frame:
                 raise ConfigError(f"the config names {named!r}; the table has no column {role!r}")
-        targets, auxiliary = target_columns(config, frame)
+        columns = [name for name in frame.columns if name not in OWN_COLUMNS]
+        targets, auxiliary = target_columns(config, columns)
         _warn_of_copies(frame, [name for name in (*targets, *auxiliary) if name in frame])
         _warn_of_changed_copies(frame)
         return frame if folds.column is None else _without_test_part(frame, folds.column)
@@ -222,8 +227,12 @@ def of_pasture(config: TrainConfig) -> TrainConfig:
     )
 
 
-def column_tasks(config: TrainConfig, table: Any = None) -> dict[str, TaskConfig]:
+def column_tasks(config: TrainConfig, columns: Collection[str] = ()) -> dict[str, TaskConfig]:
     """Return the tasks that learn columns: those of the config, and a default for every other target.
+
+    Args:
+        config: the run.
+        columns: of the table, all of them targets if the config names none.
 
     Raises:
         ConfigError: if a task has the name of a target and predicts other columns.
@@ -235,7 +244,7 @@ def column_tasks(config: TrainConfig, table: Any = None) -> dict[str, TaskConfig
     covered = {column for task in tasks.values() for column in task.columns}
     covered |= {column for made in config.compositions.values() for column in made.sums}
     auxiliary = config.data.aux_targets
-    for column in (*_targets(config, table), *auxiliary):
+    for column in (*_targets(config, columns), *auxiliary):
         if column in of_columns and column not in covered:
             raise ConfigError(
                 f"task {column!r} predicts other columns than the target {column!r}; rename one "
@@ -246,52 +255,27 @@ def column_tasks(config: TrainConfig, table: Any = None) -> dict[str, TaskConfig
     return tasks
 
 
-def target_columns(config: TrainConfig, table: Any = None) -> tuple[list[str], list[str]]:
-    """Return the columns that are scored as targets, and those that only help training; without a table the named."""
+def target_columns(
+    config: TrainConfig, columns: Collection[str] = ()
+) -> tuple[list[str], list[str]]:
+    """Return the columns that are scored as targets, and those that only help training.
+
+    Args:
+        config: the run.
+        columns: as of :func:`column_tasks`; without them, those that the config names are returned.
+    """
     helps = {
         column: task.auxiliary
-        for task in column_tasks(config, table).values()
+        for task in column_tasks(config, columns).values()
         for column in task.columns
     }
-    every = dict.fromkeys((*_targets(config, table), *helps))
+    every = dict.fromkeys((*_targets(config, columns), *helps))
     return [name for name in every if not helps.get(name)], [
         name for name in every if helps.get(name)
     ]
 
 
-def _targets(config: TrainConfig, table: Any) -> Sequence[str]:
-    every = () if table is None else table.columns
-    return config.data.targets or [
-        name for name in every if name not in (*OWN_COLUMNS, *config.data.aux_targets)
-    ]
-
-
-def class_names(table: Any, column: str) -> tuple[str, ...]:
-    """Return the class names of a column; none for numbers."""
-    return tuple(table[column].cat.categories) if hasattr(table[column], "cat") else ()
-
-
-def column_numbers(table: Any, column: str) -> _Floats:
-    """Return the numbers of a column in float64, NaN = missing.
-
-    Raises:
-        DataError: for a column of dates, times, complex numbers, or what else is no number.
-    """
-    values = table[column]
-    if values.dtype.kind in _NO_NUMBERS:
-        raise DataError(
-            f"the column {column!r} of the table is {values.dtype}; expected numbers: convert it, "
-            "of dates such as to days since the first one"
-        )
-    try:
-        return np.asarray(values, np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"the column {column!r} of the table is no column of numbers: {error}; make the table "
-            "with read_table()"
-        ) from error
-
-
-def groups_of(table: Any) -> list[Hashable]:
-    """Return the group of every image; without groups every image has its own, the number of its row."""
-    return list(table[GROUP]) if GROUP in table else [*range(len(table))]
+def _targets(config: TrainConfig, columns: Collection[str]) -> Sequence[str]:
+    if config.data.targets:
+        return config.data.targets
+    return [name for name in columns if name not in config.data.aux_targets]

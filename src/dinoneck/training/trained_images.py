@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoneck.atomic import read_regular
-from dinoneck.data.cells import IMAGES, csv_text
+from dinoneck.data.cells import csv_text
 from dinoneck.errors import DataError
 from dinoneck.store.images import cached_hash_of
 from dinoneck.training import folder as files
@@ -50,13 +50,6 @@ def write_trained_images(
     for row, name in enumerate(names):
         cells.append([name, " ".join(folds_of_row[row]), hashes[row]])
     files.write_file(folder / files.TRAINED_ON, csv_text(_HEADER, cells).encode())
-
-
-def write_images_of_table(
-    folder: Path, table: Any, tokens: TokenSource, folds: Sequence[Fold]
-) -> None:
-    """Write which folds were trained on each image of a table."""
-    write_trained_images(folder, list(table[IMAGES]), list(table.index), tokens, folds)
 
 
 def _image_hashes(images: Sequence[Any], tokens: TokenSource | None) -> list[str]:
