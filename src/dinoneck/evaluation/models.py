@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from dinoneck.detection.detector import Detector
+from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.detection.detector import HEAD_TYPE, Detector
 from dinoneck.errors import ConfigError
 from dinoneck.inference.loaded_head import LoadedHead
 from dinoneck.inference.predictor import Predictor
@@ -48,8 +49,8 @@ def _open_model(model: Any) -> Predictor | Detector:
             )
         return model
     [checkpoints] = open_heads(model).values()
-    first: Any = checkpoints[0]
-    if getattr(first, "head_type", "") == "detector":
+    first = checkpoints[0]
+    if isinstance(first, HeadCheckpoint) and first.head_type == HEAD_TYPE:
         detector = Detector.from_checkpoint(first)
         detector.source = first.source or ""
         return detector
@@ -89,8 +90,8 @@ def _heads_of(model: Predictor | Detector) -> list[nn.Module]:
 
 def count_trained_on(
     models: Mapping[str, Predictor | Detector], images: Sequence[Any]
-) -> dict[str, dict[str, int]]:
-    """Return ``trained_on``: model -> how many of the images it was trained on; empty without any.
+) -> dict[str, int]:
+    """Return model -> how many of the images it was trained on, of the models that were on some.
 
     A warning names each model that was trained on some of them.
     """
@@ -107,7 +108,7 @@ def count_trained_on(
                 len(images),
                 seen[0],
             )
-    return {"trained_on": counts} if counts else {}
+    return counts
 
 
 def _files_of(model: Predictor | Detector) -> list[str]:
