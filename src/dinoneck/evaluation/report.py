@@ -20,7 +20,7 @@ from dinoneck.training.report import Predictions, summary
 from dinoneck.training.scored import ClassTarget, PixelTarget, ScoredTarget, ValueTarget
 from dinoneck.version import versions
 
-_BATCHES_AT_ONCE = 4
+_BATCHES_AT_ONCE = 4  # of a call of the predictor, which decodes images ahead of the model
 
 
 def score_predictions(
@@ -98,8 +98,7 @@ def _predict_targets(
     has_masks = any(isinstance(target, PixelTarget) for target in targets.values())
     predict = partial(predictor, maps="patch" if has_masks else None)
     at_once = _BATCHES_AT_ONCE * predictor.batch_size
-    row_of_image = predict_many(predict, images, at_once=at_once)
-    rows = list(row_of_image.values())
+    rows = list(predict_many(predict, images, at_once=at_once).values())  # in the order of images
     predictions = {}
     for name, target in targets.items():
         if isinstance(target, ValueTarget):

@@ -63,7 +63,7 @@ def truth_table(
             f"subfolders is {subfolders!r}, and the truth is a table; expected a folder of class "
             "folders, or leave it out"
         )
-    if not isinstance(truth, str | os.PathLike) and IMAGES in truth.columns:
+    if hasattr(truth, "columns") and IMAGES in truth.columns:  # a DataFrame of read_table()
         _check_read_table(truth, predicted, group=group, labels=labels)
         return truth
     return _read_rows(
@@ -151,10 +151,10 @@ def _read_rows(
     labels: str | None,
 ) -> pd.DataFrame:
     """Return the table of a CSV file or a DataFrame, with the columns that are predicted."""
-    if isinstance(truth, str | os.PathLike):
-        cells = read_cells(truth)
-    else:
+    if hasattr(truth, "columns"):
         cells = truth
+    else:
+        cells = read_cells(truth)  # also rejects what is neither a DataFrame nor a path
     columns = [str(column) for column in cells.columns]
     classes = {}
     for task in predicted.tasks:
