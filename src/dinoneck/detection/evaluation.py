@@ -16,8 +16,10 @@ from torch import Tensor
 
 from dinoneck.checks import check_minimum
 from dinoneck.data.boxes import BoxImages
+from dinoneck.data.cells import PathLike
 from dinoneck.data.listed_images import UNKNOWN, Crowd, ListedImages
 from dinoneck.data.panoptic import PanopticImages
+from dinoneck.detection.detector import Detector
 from dinoneck.errors import DataError
 from dinoneck.extras import check_installed, missing_extra
 from dinoneck.inference.results import coco_objects, predict_many
@@ -37,7 +39,6 @@ from dinoneck.tasks import OBJECTS, Task
 from dinoneck.training.token_sources import in_batches
 
 if TYPE_CHECKING:
-    from dinoneck.detection.detector import Detector
     from dinoneck.inference.predictor import Predictor
 
 Prediction = Mapping[str, Any]
@@ -46,6 +47,8 @@ Objects = Mapping[Any, Sequence[Mapping[str, Any]]]
 Array = np.ndarray[Any, Any]
 IouType = Literal["bbox", "segm"]
 """Whether pycocotools compares boxes or masks."""
+PanopticTruth = list[PathLike] | tuple[PathLike, ...]
+"""The folder and the COCO file of panoptic segments."""
 
 KEYS = ("boxes", "scores", "labels")
 _MOST_BOXES = (1, 10, 100)
@@ -153,8 +156,8 @@ def score_boxes(dataset: BoxImages, predictions: Mapping[Any, Prediction]) -> di
 
 
 def open_objects(
-    truth: Any,
-    images: Any = None,
+    truth: PathLike | PanopticTruth,
+    images: PathLike | None = None,
     *,
     classes: Sequence[str] | None = None,
     crowd: Crowd = "ignore",
@@ -181,6 +184,23 @@ def open_objects(
             masks=True,
             allow_unlisted=allow_unlisted,
         )
+    return _open_segments(
+        truth,
+        images,
+        classes=classes,
+        crowd=crowd,
+        allow_unlisted=allow_unlisted,
+    )
+
+
+def _open_segments(
+    truth: PanopticTruth,
+    images: PathLike | None,
+    *,
+    classes: Sequence[str] | None,
+    crowd: Crowd,
+    allow_unlisted: bool,
+) -> PanopticImages:
     if len(truth) != 2:
         raise DataError(
             f"the truth is {truth}; expected a file, or the folder and the file of panoptic "
@@ -221,61 +241,98 @@ def evaluate_masks(
             object.
         ImportError: if pycocotools is missing.
     """
-    dataset, objects = predict_masks(predictor, coco_json, images, crowd=crowd)
-    if isinstance(dataset, PanopticImages):
-        return score_segments(dataset, objects)
-    return score_masks(dataset, objects)
+    if isinstance(coco_json, str | os.PathLike):
+        dataset, objects = predict_instances(predictor, coco_json, images, crowd=crowd)
+        return score_masks(dataset, objects)
+    panoptic_dataset, segments = predict_segments(predictor, coco_json, images, crowd=crowd)
+    return score_segments(panoptic_dataset, segments)
 
 
-def predict_masks(
-    predictor: Predictor,
-    coco_json: Any,
-    images: str | os.PathLike[str] | None,
+def predict_instances(
+    model: Predictor | Detector,
+    coco_json: PathLike,
+    images: PathLike | None,
     *,
     crowd: Crowd = "ignore",
-) -> tuple[Any, dict[Any, Any]]:
-    """Return the images of a file, and image id -> the objects predicted in it.
+) -> tuple[BoxImages, Objects]:
+    """Return the images of a COCO file of masks, and the instances predicted in them, of all scores.
 
     Raises:
-        DataError, ImportError: as :func:`evaluate_masks`.
+        DataError, ImportError: as :func:`evaluate_masks`; of a detector, which predicts none.
     """
-    if isinstance(coco_json, str | os.PathLike):
-        task = _task_of_kind("instances", predictor, coco_json)
-        min_score: float | None = 0.0  # average precision ranks objects of all scores
-    else:
-        task = _task_of_kind("panoptic", predictor, coco_json)
-        min_score = None
+    if isinstance(model, Detector):
+        raise _no_task_of_kind("instances", (), coco_json)
+    task = _task_of_kind("instances", model, coco_json)
     check_installed("pycocotools", "masks")
-    dataset = open_objects(
+    dataset = BoxImages(
         coco_json,
         images,
         classes=task.labels,
         crowd=crowd,
+        masks=True,
         allow_unlisted=True,
     )
+    # average precision ranks objects of all scores
+    return dataset, _predict_objects(model, task, dataset, min_score=0.0)
+
+
+def predict_segments(
+    model: Predictor | Detector,
+    truth: PanopticTruth,
+    images: PathLike | None,
+    *,
+    crowd: Crowd = "ignore",
+) -> tuple[PanopticImages, Objects]:
+    """Return the images of panoptic segments, and the segments predicted in them.
+
+    Raises:
+        DataError, ImportError: as :func:`evaluate_masks`; of a detector, which predicts none.
+    """
+    if isinstance(model, Detector):
+        raise _no_task_of_kind("panoptic", (), truth)
+    task = _task_of_kind("panoptic", model, truth)
+    check_installed("pycocotools", "masks")
+    dataset = _open_segments(truth, images, classes=task.labels, crowd=crowd, allow_unlisted=True)
+    return dataset, _predict_objects(model, task, dataset, min_score=None)
+
+
+def _predict_objects(
+    predictor: Predictor, task: Task, dataset: ListedImages, *, min_score: float | None
+) -> Objects:
+    """The objects that a task predicts in the images of a dataset; min_score None = the task's."""
     dataset.warn_of_turned_images()
     predict = partial(predictor, min_score=min_score)
     rows = predict_many(predict, list(dataset.paths), at_once=predictor.batch_size)
     objects = {}
     for i, row in rows.items():
         objects[dataset.ids[i]] = coco_objects(row[task.name])
-    return dataset, objects
+    return objects
 
 
-def _task_of_kind(kind: str, predictor: Predictor | Detector, truth: Any) -> Task:
-    """The task of a model that predicts objects.
+def _task_of_kind(kind: str, predictor: Predictor, truth: PathLike | PanopticTruth) -> Task:
+    """The task of a predictor that predicts objects.
 
     Raises:
-        DataError: if there is none, naming the truth and what is predicted.
+        DataError: if there is none, or if its heads have keys: none can be told to be that of the
+            truth.
     """
-    tasks: Sequence[Task] = getattr(predictor, "tasks", ())  # a detector has none
-    if isinstance(tasks, Mapping):
-        tasks = ()  # of keyed heads, of which none can be told to be that of the file
+    if isinstance(predictor.tasks, Mapping):
+        raise _no_task_of_kind(kind, (), truth)
+    tasks: Sequence[Task] = predictor.tasks
     for task in tasks:
         if task.kind == kind:
             return task
+    raise _no_task_of_kind(kind, tasks, truth)
+
+
+def _no_task_of_kind(
+    kind: str, tasks: Sequence[Task], truth: PathLike | PanopticTruth
+) -> DataError:
+    """The error for a model that predicts other tasks, or none: boxes, or tasks by keys."""
     names = ", ".join(task.name for task in tasks) or "boxes, or tasks of several keys,"
-    raise DataError(f"{truth} holds objects, and {names} are predicted; give a head of kind {kind}")
+    return DataError(
+        f"{truth} holds objects, and {names} are predicted; give a head of kind {kind}"
+    )
 
 
 def score_masks(dataset: BoxImages, objects: Objects) -> dict[str, Any]:

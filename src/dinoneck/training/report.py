@@ -300,7 +300,7 @@ def verdict(
     """
     target = mean if mean in scores else _first_shared(scores, first)
     methods = scores[target]
-    metric = _main_metric(methods)
+    metric = main_metric(methods)
     pooled = {}
     for method, method_scores in methods.items():
         score = method_scores[metric]["pooled"]
@@ -335,8 +335,12 @@ def _first_shared(scores: Mapping[str, Mapping[str, Any]], first: str) -> str:
     return next(iter(scores))
 
 
-def _main_metric(methods: Mapping[str, Mapping[str, Any]]) -> str:
-    """The score that methods are compared by on a target, which all of its methods have."""
+def main_metric(methods: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the score that methods are compared by on a target, which all of its methods have.
+
+    Args:
+        methods: method, or model -> its scores on the target.
+    """
     method_scores = next(iter(methods.values()))
     [metric] = [name for name in _MAIN_METRICS if name in method_scores]
     return metric
