@@ -57,8 +57,8 @@ def test_train_and_val_are_one_fold_and_test_is_left(tmp_path: Path) -> None:
     table = table_of(config)
     folds = folds_of(config, table)
     [fold] = folds
-    assert {table.index[row].partition("/")[0] for row in fold.train} == {"train"}
-    assert {table.index[row].partition("/")[0] for row in fold.valid} == {"valid"}
+    assert {table.ids[row].partition("/")[0] for row in fold.train} == {"train"}
+    assert {table.ids[row].partition("/")[0] for row in fold.valid} == {"valid"}
     assert (len(fold.train), len(fold.valid), len(table)) == (6, 4, 10)
 
 
@@ -275,9 +275,10 @@ def test_the_parts_of_named_images_and_masks_are_read_on_request(tmp_path: Path)
     config = config_of(images, labels=str(masks), subfolders="parts")
     table = table_of(config)
     [fold] = folds_of(config, table)
-    assert list(table.index[fold.train]) == ["training/0.png", "training/1.png"]
-    assert list(table.index[fold.valid]) == ["validation/0.png", "validation/1.png"]
-    assert table["labels"].tolist()[3] == masks / "validation" / "1.png"
+    assert [table.ids[row] for row in fold.train] == ["training/0.png", "training/1.png"]
+    assert [table.ids[row] for row in fold.valid] == ["validation/0.png", "validation/1.png"]
+    assert table.masks is not None
+    assert table.masks[3] == masks / "validation" / "1.png"
 
 
 def test_the_folds_of_named_images_and_masks_are_read_on_request(tmp_path: Path) -> None:
