@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,6 +34,9 @@ from dinoneck.training.config import (
     TrainConfig,
 )
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 logger = logging.getLogger(__name__)
 MAPS = ("dense", "segmentation")
 # kinds of tasks whose columns hold classes, and numbers
@@ -58,7 +61,7 @@ def table_of(config: TrainConfig, frame: Any = None, folder: DataFolder | None =
     return Table.from_frame(_frame_of(config, frame, folder))
 
 
-def _frame_of(config: TrainConfig, frame: Any, folder: DataFolder | None) -> Any:
+def _frame_of(config: TrainConfig, frame: Any, folder: DataFolder | None) -> pd.DataFrame:
     """The DataFrame that a config describes, as :func:`dinoneck.data.read_table` returns it."""
     data = config.data
     folds = config.folds
@@ -76,7 +79,7 @@ def _frame_of(config: TrainConfig, frame: Any, folder: DataFolder | None) -> Any
     if data.csv is None and frame is None:
         if data.images is None:
             return Pasture(seed=0).table(range(data.pasture))
-        return _table_of_folders(config, folder)
+        return _frame_of_folders(config, folder)
     from dinoneck.data.tables import read_table
 
     targets, auxiliary = target_columns(config)
@@ -107,12 +110,12 @@ def _columns_of_kinds(config: TrainConfig, kinds: Sequence[str]) -> list[str]:
     return columns
 
 
-def _warn_of_copies(table: Any, targets: Sequence[str]) -> None:
+def _warn_of_copies(frame: pd.DataFrame, targets: Sequence[str]) -> None:
     """Name pictures that are in two rows, with two values or in two folds."""
-    with_files = _rows_with_files(table)
+    with_files = _rows_with_files(frame)
     files = list(with_files[IMAGES])
-    folds = dict(zip(files, with_files[FOLD], strict=True)) if FOLD in table else {}
-    groups = dict(zip(files, with_files[GROUP], strict=True)) if GROUP in table else {}
+    folds = dict(zip(files, with_files[FOLD], strict=True)) if FOLD in frame else {}
+    groups = dict(zip(files, with_files[GROUP], strict=True)) if GROUP in frame else {}
     values = {}
     for name in targets:
         filled = with_files[with_files[name].notna()]
@@ -120,40 +123,40 @@ def _warn_of_copies(table: Any, targets: Sequence[str]) -> None:
     warn_of_copies(find_copies(files), folds, values, groups)
 
 
-def _warn_of_changed_copies(table: Any) -> None:
+def _warn_of_changed_copies(frame: pd.DataFrame) -> None:
     """Count the files that are called like changed copies of another one, of another fold or group."""
-    with_files = _rows_with_files(table)
+    with_files = _rows_with_files(frame)
     files = list(with_files[IMAGES])
     kept_in = {}
     for column in (FOLD, GROUP):
-        if column in table:
+        if column in frame:
             kept_in = dict(zip(files, with_files[column], strict=True))
             break
     warn_of_changed_copies(files, kept_in)
     warn_of_overlaps(files, kept_in)
 
 
-def _rows_with_files(table: Any) -> Any:
-    """Return the rows of a table whose images are files."""
-    return table[[isinstance(file, Path) for file in table[IMAGES]]]
+def _rows_with_files(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a DataFrame whose images are files."""
+    return frame[[isinstance(file, Path) for file in frame[IMAGES]]]
 
 
-def _without_test_part(table: Any, column: str) -> Any:
-    """Return a table whose folds are parts such as train and val: without test, and with val held out.
+def _without_test_part(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return a DataFrame whose folds are parts such as train and val: without test, and with val held out.
 
-    Tables whose folds have numbers or names of their own are returned as they are.
+    Folds that have numbers or names of their own are returned as they are.
 
     Args:
-        table: with a column ``fold``.
+        frame: with a column ``fold``.
         column: what the user calls this column.
 
     Raises:
         DataError: if there are parts, and not both train and val, or other folds beside them.
     """
-    names = [str(name).strip() for name in table[FOLD]]
+    names = [str(name).strip() for name in frame[FOLD]]
     part_names = part_names_among(set(names))
     if not part_names:
-        return table
+        return frame
     parts = [part_of(name) for name in names]
     counts = Counter(parts)
     if None in counts:
@@ -173,7 +176,7 @@ def _without_test_part(table: Any, column: str) -> Any:
             "and 1"
         )
     is_read = np.array([part != "test" for part in parts])
-    kept = table[is_read].copy()
+    kept = frame[is_read].copy()
     kept[FOLD] = [part for part in parts if part != "test"]
     kept.attrs[HELD_OUT] = "val"
     left_out = ""
@@ -189,7 +192,7 @@ def _without_test_part(table: Any, column: str) -> Any:
     return kept
 
 
-def _table_of_folders(config: TrainConfig, content: DataFolder | None) -> Any:
+def _frame_of_folders(config: TrainConfig, content: DataFolder | None) -> pd.DataFrame:
     """The table of class folders, of folders of images and masks, or of parts with these.
 
     ``content`` is what the folders hold; None = they are read here.
@@ -201,20 +204,20 @@ def _table_of_folders(config: TrainConfig, content: DataFolder | None) -> Any:
         if content is None:
             content = read_images_and_masks(str(data.images), data.labels, data.subfolders)
         if not content.parts:
-            table = read_masks(str(data.images), data.labels)
-            warn_of_overlaps(table[IMAGES])
-            return table
+            frame = read_masks(str(data.images), data.labels)
+            warn_of_overlaps(frame[IMAGES])
+            return frame
     elif content is None:
         content = read_data_folder(str(data.images), data.subfolders)
-    table = table_of_folder(content)
+    frame = table_of_folder(content)
     if not content.parts:
-        warn_of_overlaps(table[IMAGES])
+        warn_of_overlaps(frame[IMAGES])
     elif config.folds.count == 1:
         line = "%s: %s are trained on, and none is held out, as --folds is 1"
         logger.warning(line, content.root, " and ".join(content.parts))
     else:
-        logger.warning("%s", describe(content, table))
-    return table
+        logger.warning("%s", describe(content, frame))
+    return frame
 
 
 def of_pasture(config: TrainConfig) -> TrainConfig:
@@ -264,15 +267,18 @@ def target_columns(
         config: the run.
         columns: as of :func:`column_tasks`; without them, those that the config names are returned.
     """
-    helps = {
-        column: task.auxiliary
-        for task in column_tasks(config, columns).values()
-        for column in task.columns
-    }
-    every = dict.fromkeys((*_targets(config, columns), *helps))
-    return [name for name in every if not helps.get(name)], [
-        name for name in every if helps.get(name)
-    ]
+    is_auxiliary: dict[str, bool] = {}
+    for task in column_tasks(config, columns).values():
+        for column in task.columns:
+            is_auxiliary[column] = task.auxiliary
+    targets = []
+    auxiliary = []
+    for column in dict.fromkeys((*_targets(config, columns), *is_auxiliary)):
+        if is_auxiliary.get(column):
+            auxiliary.append(column)
+        else:
+            targets.append(column)
+    return targets, auxiliary
 
 
 def _targets(config: TrainConfig, columns: Collection[str]) -> Sequence[str]:
