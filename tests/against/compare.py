@@ -20,6 +20,8 @@ LIST = Path(__file__).with_name("differences.toml")
 FIELDS = ("address", "what", "commit", "why")
 IDENTITY = ("dtype", "shape", "sha256", "order", "requires_grad")
 """What makes two arrays equal."""
+ORDER = "order of keys"
+"""The last step of the address of two mappings whose keys have another order."""
 ABSENT = "absent"
 SHOWN = 80
 """How many characters of a value the report shows."""
@@ -104,7 +106,9 @@ class Comparison:
         shared_in_old = [key for key in old if key in here]
         shared_here = [key for key in here if key in old]
         if shared_in_old != shared_here:
-            self._add(address, ", ".join(shared_in_old), ", ".join(shared_here), "order of keys")
+            # an address of its own: an entry for it does not cover the values
+            order = f"{address}/{ORDER}"
+            self._add(order, ", ".join(shared_in_old), ", ".join(shared_here))
 
     def _compare_arrays(self, address: str, old: dict[str, Any], here: dict[str, Any]) -> None:
         self.compared += 1

@@ -32,12 +32,14 @@ def train(settings: Groups, out: Path, table: Any = None) -> Mapping[str, Any]:
 
 def train_instances(settings: Groups, out: Path) -> Mapping[str, Any]:
     """Train heads of objects with masks; return the report."""
-    return detection.train_instances(training.TrainConfig.from_dict(settings), out)
+    config_class = getattr(training, "TrainInstancesConfig", training.TrainConfig)
+    return detection.train_instances(config_class.from_dict(settings), out)
 
 
 def train_detector(settings: Groups, out: Path) -> Mapping[str, Any]:
     """Train a detector of boxes; return the report."""
-    return detection.train_detector(training.TrainConfig.from_dict(settings), out)
+    config_class = getattr(training, "TrainDetectorConfig", training.TrainConfig)
+    return detection.train_detector(config_class.from_dict(settings), out)
 
 
 KINDS_OF_LINES = ("Traceback", "error:", "interrupted")

@@ -49,10 +49,13 @@ def plain(text: str) -> str:
 
 
 def names() -> Iterator[tuple[str, ...]]:
-    """Every verb, and below it its sub-verbs."""
+    """Every verb, and below it its sub-verbs; the trainings with the flag that chooses each."""
     for verb in VERBS:
         found = load(verb)
         yield (verb,)
+        if verb == "train":
+            yield (verb, "--instances=objects.json")
+            yield (verb, "--boxes=boxes.json")
         if isinstance(found, Mapping):
             yield from ((verb, sub) for sub in found)
 

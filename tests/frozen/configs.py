@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dinoneck.training import TrainConfig
+from dinoneck.training import read_config
 from tests.frozen.folder import VersionFolder, is_frozen
 
 FOLDER = "configs"
@@ -13,5 +13,5 @@ def freeze(folder: VersionFolder) -> None:
     for path in sorted((folder.path / FOLDER).glob("*.yaml")):
         name = f"{FOLDER}/{path.name}"
         if not is_frozen(name):
-            config = TrainConfig.read(path)
+            config = read_config(path)
             folder.record(name, {"config": config.to_dict()}, {})

@@ -10,7 +10,8 @@ import pytest
 
 from dinoneck import HeadCheckpoint, Predictor
 from dinoneck.detection import Detector
-from dinoneck.training import TrainConfig
+from dinoneck.training import read_config
+from dinoneck.training.config import config_of
 from tests import kit
 from tests.frozen import runs
 from tests.frozen.comparison import assert_same_numbers
@@ -124,5 +125,5 @@ def test_an_unfinished_run_of_other_values_is_refused(file: FrozenFile, working:
 @each_run
 def test_the_config_in_a_report_is_that_of_the_training_file(file: FrozenFile) -> None:
     report = json.loads((file.path / "report.json").read_text())
-    trained = TrainConfig.from_dict(report["config"])
-    assert trained == TrainConfig.read(file.path.with_suffix(".yaml"))
+    trained = config_of(report["config"], where="the report")
+    assert trained == read_config(file.path.with_suffix(".yaml"))

@@ -36,7 +36,7 @@ from dinoneck.detection import (
     train_instances,
 )
 from dinoneck.detection.evaluation import evaluate_masks, open_objects
-from dinoneck.training import TrainConfig
+from dinoneck.training import TrainInstancesConfig
 from tests import kit
 from tests.faults import signed
 from tests.refusals import Row
@@ -87,7 +87,7 @@ def objects(folder: Path, mask: int = 1, **data: Any) -> None:
     file = write(folder, content() | {"annotations": entries})
     head = {"type": "mask", "num_queries": 20 if data else 1}
     train_instances(
-        TrainConfig.from_dict({"data": {"instances": str(file), **data}, "head": head}),
+        TrainInstancesConfig.from_dict({"data": {"instances": str(file), **data}, "head": head}),
         folder / "run",
     )
 
@@ -190,7 +190,7 @@ def objects_in_images_of_two_sizes(folder: Path) -> Any:
     config = {"data": {"instances": str(file)}, "head": head, "backbone": TINY}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of pycocotools, about NumPy
-        return train_instances(TrainConfig.from_dict(config), folder / "run")
+        return train_instances(TrainInstancesConfig.from_dict(config), folder / "run")
 
 
 ROWS: list[Row] = [

@@ -15,7 +15,20 @@ import pandas as pd
 
 from dinoneck import ConfigError, DataError, RegistryError
 from dinoneck.data import Pasture, read_table
-from dinoneck.training import MemoryTokens, TrainConfig, group_folds, train
+from dinoneck.detection import train_detector, train_instances
+from dinoneck.training import (
+    BackboneConfig,
+    BoxesDataConfig,
+    InstancesDataConfig,
+    MemoryTokens,
+    Recipe,
+    TrainConfig,
+    TrainDetectorConfig,
+    TrainInstancesConfig,
+    group_folds,
+    read_config,
+    train,
+)
 from dinoneck.training.comparison import prepare_heads
 from dinoneck.training.folds import column_folds
 from tests.refusals import Row
@@ -38,7 +51,7 @@ def text(content: str) -> Callable[[Path], Any]:
 
     def call(folder: Path) -> Any:
         (folder / "run.yaml").write_text(content)
-        return TrainConfig.read(folder / "run.yaml")
+        return read_config(folder / "run.yaml")
 
     return call
 
@@ -137,6 +150,22 @@ TEXTS = [
     ("just text", "run.yaml"),
     ("optim: {freeze: [all]}", ("optim.freeze is ['all']", "EPOCH=STAGE", "10=last:4")),
     ("optim: {freeze: ['0=all', '0=none']}", "0=all, 0=none"),
+    # keys of another training
+    ("data: {boxes: b.json, targets: [a]}", ("data.targets is ['a']", "no effect with data.boxes")),
+    ("data: {boxes: b, instances: o}", ("data.instances is 'o'", "no effect with data.boxes")),
+    ("data: {boxes: b}\noptim: {rho: 0.1}", ("optim.rho is 0.1", "no effect with data.boxes")),
+    (
+        "data: {boxes: b}\nlosses: {aux_weight: 1}",
+        ("losses.aux_weight", "no effect with data.boxes"),
+    ),
+    ("data: {boxes: b}\ntasks: {a: {}}", ("tasks is {'a': {}}", "no effect with data.boxes")),
+    ("data: {instances: o}\nwith_ridge: true", ("with_ridge is True", "with data.instances")),
+    ("data: {panoptic: [a, b], store: s}", ("data.store is 's'", "with data.panoptic")),
+    ("data: {instances: o, panoptic: [a, b]}", ("data.panoptic is", "with data.instances")),
+    ("data: {val_boxes: b}", ("data.val_boxes is 'b'", "needs data.boxes (--boxes)")),
+    ("detector: {name: dfine}", ("detector.name is 'dfine'", "needs data.boxes (--boxes)")),
+    ("detector: 3", ("detector is 3", "needs data.boxes (--boxes)")),
+    ("data: {crowd: objects}", ("data.crowd is 'objects'", "--boxes or --instances or --panoptic")),
 ]
 RUNS: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
     ({"head": {"type": "fpn", "fpn_dims": 8}}, ConfigError, ("'fpn_dims'", "'fpn_dim'")),
@@ -282,6 +311,8 @@ COLUMNS_OF_NO_NUMBERS = [
     (["late"] * COUNT, ("'day'", "'late'", "read_table()")),
 ]
 
+OF_BOXES = TrainDetectorConfig(data=BoxesDataConfig(boxes="boxes.json"))
+
 ROWS: list[Row] = [
     *(
         (text(content), ConfigError, ("run.yaml", *([named] if isinstance(named, str) else named)))
@@ -410,6 +441,44 @@ ROWS: list[Row] = [
     (lambda: tokens_of(["a", "b"], ["a.jpg", "a"]), DataError, "a, a.jpg"),
     (lambda: tokens_of(["a"], ["a.jpg"], 20), ConfigError, ("20", "4")),
     (lambda folder: train({}, folder / "run"), ConfigError, ("config is dict", "TrainConfig")),  # type: ignore[arg-type]
+    # the config of another training
+    (
+        lambda folder: train(OF_BOXES, folder / "run"),  # type: ignore[arg-type]
+        ConfigError,
+        ("a TrainDetectorConfig", "dinoneck.detection.train_detector", "expected a TrainConfig"),
+    ),
+    (
+        lambda folder: train_detector(TrainConfig(), folder / "run"),  # type: ignore[arg-type]
+        ConfigError,
+        ("a TrainConfig", "dinoneck.training.train", "expected a TrainDetectorConfig"),
+    ),
+    (
+        lambda folder: train_instances(TrainConfig(), folder / "run"),  # type: ignore[arg-type]
+        ConfigError,
+        ("a TrainConfig", "dinoneck.training.train", "expected a TrainInstancesConfig"),
+    ),
+    (lambda: TrainDetectorConfig.from_dict({}), ConfigError, ("data.boxes", "--boxes")),
+    (
+        lambda: TrainInstancesConfig.from_dict({"data": {"images": "i"}}),
+        ConfigError,
+        ("data.instances", "data.panoptic", "--instances or --panoptic"),
+    ),
+    (
+        lambda: TrainInstancesConfig.from_dict({"data": {"boxes": "b.json"}}),
+        ConfigError,
+        ("data.boxes is 'b.json'", "TrainDetectorConfig", "train_detector"),
+    ),
+    (lambda: InstancesDataConfig(), ConfigError, ("instances", "panoptic", "--instances")),
+    (
+        lambda: OF_BOXES.changed(optim=Recipe()),
+        ConfigError,
+        ("optim is a Recipe", "expected a DetectorRecipe"),
+    ),
+    (
+        lambda: OF_BOXES.changed(backbone=BackboneConfig()),
+        ConfigError,
+        ("backbone is a BackboneConfig", "expected a LoraBackboneConfig"),
+    ),
     (on_folder_of_npz, ConfigError, (".npz", "from_npz")),
     (heads("linear"), ConfigError, "linear"),
     (heads("linear", "linear"), ConfigError, "linear"),

@@ -99,7 +99,12 @@ EXPORT_DETECTOR = RunKind("the export of a detector", unused=("--grid", "--maps"
 
 
 def parse(
-    verb: Verb | Mapping[str, Verb], prog: str, words: Sequence[str], *, pairs: bool = False
+    verb: Verb | Mapping[str, Verb],
+    prog: str,
+    words: Sequence[str],
+    *,
+    pairs: bool = False,
+    explain: Callable[[str], str] = lambda flag: "",
 ) -> functools.partial[Any]:
     """Return the call of a verb's function, or of one of its sub-verbs, that a command line describes.
 
@@ -109,6 +114,7 @@ def parse(
         prog: what stands before the words.
         words: the command line.
         pairs: whether every switch has its opposite too (``--x`` and ``--no-x``).
+        explain: an unknown flag -> a sentence on what it is; empty = it is nothing.
 
     Raises:
         SystemExit: 0 after the help, 2 after the reason on stderr. A reason is also an option of
@@ -130,6 +136,9 @@ def parse(
     if unknown:
         unknown_flags = [word for word in unknown if word.startswith("-")]
         first = unknown_flags[0] if unknown_flags else unknown[0]
+        explanation = explain(_flag_of(first))
+        if explanation:
+            raise SystemExit(_wrong_usage(f"{first!r} is unknown here. {explanation}"))
         raise SystemExit(_wrong_usage(_unknown(first, flags(verb), prog)))
     for flag in _list_flags(verb):
         if _count(flag, words) > 1:
@@ -217,7 +226,7 @@ def _hinted_flags(owner: Any) -> list[tuple[str, Any]]:
     hinted: list[tuple[str, Any]] = []
     for name, hint in typing.get_type_hints(owner, include_extras=True).items():
         annotations = _annotations(hint)
-        if name == "return" or tyro.conf.Suppress in annotations:
+        if name == "return" or tyro.conf.Suppress in annotations or _is_class_variable(hint):
             continue
         plain_type = getattr(hint, "__origin__", hint)
         if _is_group(plain_type):
@@ -230,6 +239,11 @@ def _hinted_flags(owner: Any) -> list[tuple[str, Any]]:
                 break
         hinted.append((f"--{flag.replace('_', '-')}", hint))
     return hinted
+
+
+def _is_class_variable(hint: Any) -> bool:
+    """Whether a type is that of a constant of the class, which is no option."""
+    return typing.get_origin(hint) is typing.ClassVar
 
 
 def _is_group(plain_type: Any) -> bool:

@@ -239,13 +239,11 @@ def command(verb: str, words: Sequence[str]) -> partial[Any]:
     """Return the call that the words of a verb describe."""
     from dinoneck.cli.arguments import parse
 
-    function = load(verb)
-    if verb == "train" and words and not words[0].startswith("-"):
-        from dinoneck.training.config import TrainConfig
+    if verb == "train":
+        from dinoneck.cli.train import parse_training
 
-        function = partial(function, run=TrainConfig.read(words[0]))
-        words = words[1:]
-    return parse(function, f"dinoneck {verb}", words, pairs=verb == "train")
+        return parse_training(words)
+    return parse(load(verb), f"dinoneck {verb}", words)
 
 
 def _refusal(error: Exception) -> str | None:

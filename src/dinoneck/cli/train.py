@@ -1,19 +1,37 @@
-"""``dinoneck train``: cross-validated heads from a training file, or from flags, next to a baseline; or a detector."""
+"""``dinoneck train``: cross-validated heads from a training file, or from flags, next to a baseline; or a detector.
+
+There is one function per training, :func:`train`, :func:`train_objects` and :func:`train_boxes`;
+:func:`parse_training` chooses it.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, Suppress, arg
 
-from dinoneck.cli.arguments import check_backbone_name
+from dinoneck.cli.arguments import check_backbone_name, flags, parse
 from dinoneck.cli.text import show_remainder, show_scores
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.extras import check_installed
-from dinoneck.training.config import TrainConfig
+from dinoneck.registry import import_modules
+from dinoneck.training.config import (
+    PROGRAMS,
+    AnyConfig,
+    TrainConfig,
+    TrainDetectorConfig,
+    TrainInstancesConfig,
+    config_of,
+)
+from dinoneck.training.programs import Program
+from dinoneck.training.recipe import Config
+from dinoneck.yaml_file import read_yaml
+
+AnyRun = TypeVar("AnyRun", TrainConfig, TrainInstancesConfig, TrainDetectorConfig)
 
 if TYPE_CHECKING:
     from dinoneck.data.layout import DataFolder
@@ -60,6 +78,9 @@ def train(
         tokens of a store        train --csv cover.csv --targets soil crop --store store
         a training file          train run.yaml
 
+    The options below are those of numbers, classes and masks. Boxes and objects have others:
+    'dinoneck train --boxes boxes.json --help' and 'dinoneck train --instances objects.json --help'.
+
     Example: dinoneck train --csv cover.csv --targets crop weed --out run
 
     Args:
@@ -71,11 +92,183 @@ def train(
         overwrite: replace the results of an earlier run.
         resume: continue an interrupted run of the same config (default: on).
     """
-    if config is not None:  # a training file that comes first is read by cli.main.command
+    _check_before_torch(config, run, out, overwrite=overwrite)
+    from dinoneck.training.data_folder import of_data_folder
+    from dinoneck.training.new_head import head_type
+
+    run, folder = of_data_folder(run)
+    if hidden_dim is not None:
+        import_modules(run.imports)
+        masks_alone = bool(run.data.labels) and not run.data.targets
+        run = with_width(run, head_type(run, "segmentation" if masks_alone else None), hidden_dim)
+    report = _train_heads(run, heads, out, folder, overwrite=overwrite, resume=resume)
+    return _shown(out, report)
+
+
+def train_objects(
+    config: Annotated[str | None, Positional, arg(metavar="RUN.yaml")] = None,
+    *,
+    out: Path,
+    run: Annotated[TrainInstancesConfig, arg(name="")],
+    hidden_dim: int | None = None,
+    overwrite: bool = False,
+    resume: bool = True,
+) -> dict[str, Any]:
+    """Train cross-validated heads that predict every object with its class and mask, or panoptic segments.
+
+    Example: dinoneck train --instances objects.json --images images --out run
+
+    Args:
+        config: training file; it comes first, and flags override it.
+        out: folder for heads, predictions and report.
+        run: the run.
+        hidden_dim: width of the head or neck.
+        overwrite: replace the results of an earlier run.
+        resume: continue an interrupted run of the same config (default: on).
+    """
+    _check_before_torch(config, run, out, overwrite=overwrite)
+    from dinoneck.detection import train_instances
+    from dinoneck.training.new_head import head_type
+
+    if hidden_dim is not None:
+        import_modules(run.imports)
+        run = with_width(run, head_type(run), hidden_dim)
+    return _shown(out, train_instances(run, out, overwrite=overwrite, resume=resume))
+
+
+def train_boxes(
+    config: Annotated[str | None, Positional, arg(metavar="RUN.yaml")] = None,
+    *,
+    out: Path,
+    run: Annotated[TrainDetectorConfig, arg(name="")],
+    hidden_dim: int | None = None,
+    overwrite: bool = False,
+    resume: bool = True,
+) -> dict[str, Any]:
+    """Train a detector from COCO JSON.
+
+    Example: dinoneck train --boxes boxes.json --images images --out run
+
+    Args:
+        config: training file; it comes first, and flags override it.
+        out: folder for the detector and the report.
+        run: the run.
+        hidden_dim: width of the neck.
+        overwrite: replace the results of an earlier run.
+        resume: continue an interrupted run of the same config (default: on).
+    """
+    _check_before_torch(config, run, out, overwrite=overwrite)
+    from dinoneck.detection import train_detector
+    from dinoneck.detection.training import NECK
+
+    if hidden_dim is not None:
+        import_modules(run.imports)
+        run = with_width(run, str(run.head.get("type", NECK)), hidden_dim)
+    return _shown(out, train_detector(run, out, overwrite=overwrite, resume=resume))
+
+
+def parse_training(words: Sequence[str]) -> partial[Any]:
+    """Return the call that a command line of ``train`` describes, of one of the three functions above.
+
+    A training file comes first; the data that it names, or the flags ``--boxes``, ``--instances`` and
+    ``--panoptic``, decide. The flags are searched for before they are parsed, as a parser is made for
+    one class of configs.
+
+    Raises:
+        ConfigError: if the file cannot be used, or file and flags describe two trainings.
+        SystemExit: as :func:`dinoneck.cli.arguments.parse`.
+    """
+    data = _data_in(words)
+    program = PROGRAMS.program_of(data)
+    verb: Any = _FUNCTIONS[program.config]
+    if words and not words[0].startswith("-"):
+        program, run = _read_with_data(words[0], data)
+        verb = partial(_FUNCTIONS[program.config], run=run)
+        words = words[1:]
+    explain = partial(_explain, program=program)
+    return parse(verb, "dinoneck train", words, pairs=True, explain=explain)
+
+
+def _data_in(words: Sequence[str]) -> dict[str, Any]:
+    """The data in a command line that decides which training it describes: key -> file, or its files."""
+    data: dict[str, Any] = {}
+    for position, word in enumerate(words):
+        flag, is_joined, value = word.partition("=")
+        following = words[position + 1 :]
+        if flag == "--panoptic":
+            data["panoptic"] = tuple(following[:2])
+        elif flag in ("--boxes", "--instances"):
+            data[flag.removeprefix("--")] = value if is_joined else " ".join(following[:1])
+    return data
+
+
+def _read_with_data(path: str, data: Mapping[str, Any]) -> tuple[Program, AnyConfig]:
+    """Read a training file whose data may stand in the command line; return the training and its config."""
+    values = read_yaml(path)
+    named_data = values.get("data") or {}
+    if not isinstance(named_data, Mapping):
+        named_data = {}
+    in_file = PROGRAMS.described(values)
+    in_words = PROGRAMS.program_of(data)
+    if data and in_file is not PROGRAMS.default and in_file is not in_words:
+        raise ConfigError(
+            f"{path} describes a training of {in_file.learns}, and --{next(iter(data))} one of "
+            f"{in_words.learns}; leave one of them out"
+        )
+    if data:
+        values = {**values, "data": {**named_data, **data}}
+    run = config_of(values, path)
+    return PROGRAMS.described(values), run
+
+
+def _explain(flag: str, program: Program) -> str:
+    """The sentence for a flag that this training has not: that of others, or of none but the training file."""
+    name = flag.removeprefix("--")
+    switch = name.removeprefix("no-")
+    for key in _keys_of_files(program.config):
+        if key.rpartition(".")[2].replace("_", "-") in (name, switch):
+            return f"{key} stands in the training file alone: dinoneck train RUN.yaml"
+    others = []
+    for other in PROGRAMS.all:
+        other_flags = flags(_FUNCTIONS[other.config])
+        if other is not program and (flag in other_flags or f"--{switch}" in other_flags):
+            others.append(other)
+    if not others:
+        return ""
+    trainings = f"It is an option of the training of {' and of '.join(x.learns for x in others)}"
+    if program.data_keys:
+        data = " or ".join(f"--{key}" for key in program.data_keys)
+        return f"{trainings}, and has no effect with {data}; leave it out"
+    data = " or ".join(f"--{key}" for other in others for key in other.data_keys)
+    return f"{trainings}, and needs {data}; or leave it out"
+
+
+def _keys_of_files(config: type[Config], prefix: str = "") -> list[str]:
+    """The keys that no flag sets, ``GROUP.KEY`` where they are in a group."""
+    keys = []
+    hints = get_type_hints(config, include_extras=True)
+    for name in config.__struct_fields__:
+        hint = hints[name]
+        if Suppress in getattr(hint, "__metadata__", ()):
+            keys.append(prefix + name)
+        elif isinstance(hint, type) and issubclass(hint, Config):
+            keys += _keys_of_files(hint, f"{prefix}{name}.")
+    return keys
+
+
+_FUNCTIONS: dict[type[Config], Callable[..., dict[str, Any]]] = {
+    TrainConfig: train,
+    TrainInstancesConfig: train_objects,
+    TrainDetectorConfig: train_boxes,
+}
+
+
+def _check_before_torch(config: str | None, run: AnyConfig, out: Path, *, overwrite: bool) -> None:
+    """Refuse what is wrong before torch is imported: a second file, an output, names, lacking extras."""
+    if config is not None:  # a training file that comes first is read by parse_training
         raise ConfigError(
             f"{config}: one training file stands first: dinoneck train RUN.yaml --out FOLDER ..."
         )
-    # refuse what is wrong before torch is imported
     if out.is_file():
         raise ConfigError(f"--out {out} is a file; name a folder")
     if (out / "report.json").exists() and not overwrite:
@@ -83,36 +276,66 @@ def train(
             f"--out {out} holds results of an earlier run, report.json; choose another folder, or "
             "replace them with --overwrite"
         )
-    _check_names(run)
+    check_backbone_name(run.backbone.name, run.backbone.source)
+    for file in _named_files(run):
+        if file is None or "://" in file:
+            continue
+        if not Path(file).exists():
+            raise DataError(
+                f"{file} does not exist; check the name, which is relative to this folder"
+            )
+    if isinstance(run, TrainConfig):
+        _check_columns(run)
     _check_extras(run)
-    objects = run.data.boxes or run.data.objects
-    if objects and heads:
-        raise ConfigError(
-            f"--heads {' '.join(heads)} compares heads of images; {objects} is for one, --head NAME"
-        )
-    if objects:
-        run = with_width(run, hidden_dim)
-        report = _train_objects(run, out, overwrite=overwrite, resume=resume)
+
+
+def _named_files(run: AnyConfig) -> list[str | None]:
+    """The files and folders that a run reads."""
+    images = run.data.images
+    weights = run.backbone.file
+    if isinstance(run, TrainConfig):
+        return [images, run.data.store, weights]
+    if isinstance(run, TrainInstancesConfig):
+        return [images, run.data.instances, *(run.data.panoptic or ()), weights]
+    return [images, run.data.boxes, run.data.val_boxes, run.data.val_images, weights]
+
+
+def _check_columns(run: TrainConfig) -> None:
+    """Refuse a table that cannot be read, and columns that it lacks."""
+    from dinoneck.data.tables import read_cells
+
+    data = run.data
+    if data.csv is None:
+        return
+    columns = [
+        data.image_column or "image",
+        *data.targets,
+        *data.aux_targets,
+        data.labels,
+        *run.folds.group,
+        run.folds.column,
+    ]
+    read_cells(data.csv, [column for column in columns if column is not None])
+
+
+def _check_extras(run: AnyConfig) -> None:
+    """Name an extra that the run needs and that is not installed."""
+    if run.backbone.source == "transformers":
+        check_installed("transformers", "hf")
+    if run.backbone.lora is not None:
+        check_installed("peft", "lora")
+    if isinstance(run, TrainDetectorConfig):
+        check_installed("pycocotools", "detection")
+        if run.detector.name in _OF_TRANSFORMERS:
+            check_installed("transformers", "detection")
+            check_installed("scipy", "detection")
+    elif isinstance(run, TrainInstancesConfig):
+        check_installed("pycocotools", "masks")
+        check_installed("scipy", "masks")
     else:
-        from dinoneck.training.data_folder import of_data_folder
-
-        run, folder = of_data_folder(run)
-        run = with_width(run, hidden_dim)  # imports torch
-        report = _train_heads(run, heads, out, folder, overwrite=overwrite, resume=resume)
-    show_scores(report)
-    print(f"written: {out}, with report.json")
-    return {"out": out, "report": report}
-
-
-def _train_objects(
-    config: TrainConfig, out: Path, *, overwrite: bool, resume: bool
-) -> dict[str, Any]:
-    """Train a detector on boxes, or a head on the masks of objects."""
-    from dinoneck.detection import train_detector, train_instances
-
-    if config.data.boxes is not None:
-        return train_detector(config, out, overwrite=overwrite, resume=resume)
-    return train_instances(config, out, overwrite=overwrite, resume=resume)
+        check_installed("pandas", "train")
+        if run.folds.stratify is not None:
+            check_installed("scikit-learn", "train", "sklearn")
 
 
 def _train_heads(
@@ -141,82 +364,24 @@ def _train_heads(
     return train_heads(trainers, out, resume=resume)
 
 
-def _check_names(run: TrainConfig) -> None:
-    """Refuse names of files, columns and backbones that are wrong, before torch is imported."""
-    data = run.data
-    check_backbone_name(run.backbone.name, run.backbone.source)
-    files = (
-        data.images,
-        data.store,
-        data.boxes,
-        data.val_boxes,
-        data.val_images,
-        data.instances,
-        *(data.panoptic or ()),
-        run.backbone.file,
-    )
-    for file in files:
-        is_local = file is not None and "://" not in file
-        if is_local and not Path(file).exists():
-            raise DataError(
-                f"{file} does not exist; check the name, which is relative to this folder"
-            )
-    if data.csv is not None:
-        from dinoneck.data.tables import read_cells
-
-        columns = [
-            data.image_column or "image",
-            *data.targets,
-            *data.aux_targets,
-            data.labels,
-            *run.folds.group,
-            run.folds.column,
-        ]
-        read_cells(data.csv, [column for column in columns if column is not None])
+def _shown(out: Path, report: dict[str, Any]) -> dict[str, Any]:
+    """Print the scores of a run and where its files are; return the document of the verb."""
+    show_scores(report)
+    print(f"written: {out}, with report.json")
+    return {"out": out, "report": report}
 
 
-def _check_extras(run: TrainConfig) -> None:
-    """Name an extra that the run needs and that is not installed, before torch is imported."""
-    if run.backbone.source == "transformers":
-        check_installed("transformers", "hf")
-    if run.backbone.lora is not None:
-        check_installed("peft", "lora")
-    if run.data.boxes is not None:
-        check_installed("pycocotools", "detection")
-        if run.detector.name in _OF_TRANSFORMERS:
-            check_installed("transformers", "detection")
-            check_installed("scipy", "detection")
-    elif run.data.objects:
-        check_installed("pycocotools", "masks")
-        check_installed("scipy", "masks")
-    else:
-        check_installed("pandas", "train")
-        if run.folds.stratify is not None:
-            check_installed("scikit-learn", "train", "sklearn")
+def with_width(run: AnyRun, type_name: str, hidden_dim: int) -> AnyRun:
+    """Return the config with the width of its head, neck or pyramid, whose registered name is given."""
+    from dinoneck.registry import resolve
 
-
-def with_width(run: TrainConfig, hidden_dim: int | None) -> TrainConfig:
-    """Return the config with the width of its head, neck or pyramid; None: as in the config."""
-    from dinoneck.registry import import_modules, resolve
-    from dinoneck.training.new_head import head_type
-
-    if hidden_dim is None:
-        return run
-    import_modules(run.imports)
-    if run.data.boxes is not None:
-        from dinoneck.detection.training import NECK
-
-        type_name = run.head.get("type", NECK)
-    else:
-        masks_alone = bool(run.data.labels) and not run.data.targets
-        type_name = head_type(run, "segmentation" if masks_alone else None)
     parameters = inspect.signature(resolve(type_name)).parameters
     widths = [name for name in _WIDTHS if name in parameters]
     width = widths[0] if widths else "hidden_dim"  # which the head then refuses
     return run.changed(head={**run.head, width: hidden_dim})
 
 
-def _describe(trainer: Trainer) -> None:
+def _describe(trainer: Trainer[TrainConfig]) -> None:
     """Print what a run trains on, what the head will read, and what a user should know before the work."""
     from dinoneck.data.cells import GROUP, IMAGES
     from dinoneck.data.decoding import read_image_size

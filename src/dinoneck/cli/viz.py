@@ -339,12 +339,12 @@ def _images_of_detector(
 def _held_out_images(training: Mapping[str, Any]) -> BoxImages:
     """The images that the run of a report held out, whose paths may be relative to a folder above the run."""
     from dinoneck.detection.training import open_images
-    from dinoneck.training.config import TrainConfig
+    from dinoneck.training.config import TrainDetectorConfig
 
     folders = training["path"].resolve().parents
     config = training["config"]
     data = {key: _existing_path(value, folders) for key, value in config["data"].items()}
-    _, held_out = open_images(TrainConfig.from_dict(config | {"data": data}))
+    _, held_out = open_images(TrainDetectorConfig.from_dict(config | {"data": data}))
     held_out.transform = None
     return held_out
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from dinoneck.data.cells import IMAGES
-from dinoneck.data.copies import warn_of_changed_copies
+from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
 from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.listed_images import UNKNOWN
@@ -33,9 +33,9 @@ from dinoneck.inference.results import coco_objects
 from dinoneck.registry import import_modules
 from dinoneck.tasks import OBJECTS, Task
 from dinoneck.training import folder as files
-from dinoneck.training.config import TrainConfig, check_used
+from dinoneck.training.config import PROGRAMS, TrainInstancesConfig
 from dinoneck.training.evaluators import FoldTokens, Logs
-from dinoneck.training.folds import Fold, folds_of
+from dinoneck.training.folds import Fold, plain_folds
 from dinoneck.training.new_head import head_type
 from dinoneck.training.problem import Problem
 from dinoneck.training.recipe import Recipe
@@ -43,7 +43,6 @@ from dinoneck.training.report import HEAD, Methods, summary
 from dinoneck.training.run import Trainer
 from dinoneck.training.run_tokens import RunTokens
 from dinoneck.training.scored import ValueTarget
-from dinoneck.training.table import table_of
 
 TASK = "objects"
 FEWEST_STEPS = 500
@@ -54,7 +53,7 @@ _MIN_SCORES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of segments; the one with t
 
 
 def train_instances(
-    config: TrainConfig,
+    config: TrainInstancesConfig,
     out: str | os.PathLike[str],
     *,
     overwrite: bool = False,
@@ -94,6 +93,8 @@ def train_instances(
         ConfigError: if values contradict each other, or do not fit.
         CheckpointError: if ``out`` holds an unfinished run of another config or of other objects.
     """
+    PROGRAMS.check_class(config, TrainInstancesConfig)
+    config.check_used()
     data = config.data
     check_installed("pycocotools", "masks")
     check_installed("scipy", "masks")
@@ -116,7 +117,7 @@ def train_instances(
     return trainer.train(resume=resume)
 
 
-def with_object_defaults(config: TrainConfig, dataset: Any) -> TrainConfig:
+def with_object_defaults(config: TrainInstancesConfig, dataset: Any) -> TrainInstancesConfig:
     """Return the config with a head, its queries and the number of epochs, where the config has none.
 
     Raises:
@@ -134,7 +135,7 @@ def with_object_defaults(config: TrainConfig, dataset: Any) -> TrainConfig:
     return config.changed(head=head, optim=optim)
 
 
-def _head_with_defaults(config: TrainConfig, most_objects: int) -> dict[str, Any]:
+def _head_with_defaults(config: TrainInstancesConfig, most_objects: int) -> dict[str, Any]:
     """The arguments of the head; a mask head has twice as many queries as an image has objects at most."""
     head = dict(config.head)
     if "type" not in head:
@@ -158,22 +159,24 @@ def _recipe_with_epochs(optim: Recipe, num_images: int) -> Recipe:
 
 
 def prepare_instances(
-    config: TrainConfig, out: Path, dataset: Any, *, overwrite: bool = False
-) -> Trainer:
+    config: TrainInstancesConfig, out: Path, dataset: Any, *, overwrite: bool = False
+) -> Trainer[TrainInstancesConfig]:
     """Return the trainer of heads that learn the objects of a dataset.
 
     Raises:
         DinoneckError: as :func:`train_instances`.
     """
     files.check_folder(out, overwrite=overwrite)
-    check_used(config, with_table=True)
     import_modules(config.imports)
-    head_type(config)  # a name that is not registered is refused before anything is read
-    table = table_of(config, _table_of_dataset(dataset))
-    tokens = RunTokens.open(config, table)
+    type_name = head_type(
+        config
+    )  # a name that is not registered is refused before anything is read
+    warn_of_copies(find_copies(dataset.paths), parts={}, values={})
+    table = _table_of_dataset(dataset)
+    tokens = RunTokens.from_backbone(config, table, type_name)
     tokens.check_start(config)
     problem = object_problem(config, dataset, tokens.preprocess)
-    folds = folds_of(config, table)
+    folds = plain_folds(config, len(dataset))
     evaluator = ObjectEvaluator(
         table, dataset, problem=problem, folds=folds, preprocess=tokens.preprocess
     )
@@ -197,7 +200,9 @@ def _table_of_dataset(dataset: Any) -> Any:
     return pd.DataFrame({IMAGES: [*dataset.paths]}, index=names, dtype=object)
 
 
-def object_problem(config: TrainConfig, dataset: Any, preprocess: Preprocessing) -> Problem:
+def object_problem(
+    config: TrainInstancesConfig, dataset: Any, preprocess: Preprocessing
+) -> Problem:
     """Return what heads learn of a dataset: the ids of objects, a value per 4 x 4 pixels.
 
     Raises:

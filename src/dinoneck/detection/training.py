@@ -42,7 +42,7 @@ from dinoneck.registry import import_modules
 from dinoneck.store.images import cached_hash_of
 from dinoneck.text import in_words
 from dinoneck.training import folder as files
-from dinoneck.training.config import TrainConfig, check_used
+from dinoneck.training.config import PROGRAMS, TrainDetectorConfig
 from dinoneck.training.earlier import check_same_backbone, log_backbone, start_lora
 from dinoneck.training.engine import Engine, Row, gather, restored_random_state
 from dinoneck.training.folds import Fold
@@ -59,7 +59,7 @@ _logger = logging.getLogger(__name__)
 
 
 def train_detector(
-    config: TrainConfig,
+    config: TrainDetectorConfig,
     out: str | os.PathLike[str],
     *,
     overwrite: bool = False,
@@ -96,17 +96,13 @@ def train_detector(
     return trainer.train(resume=resume)
 
 
-def prepare(config: TrainConfig, out: Path, *, overwrite: bool = False) -> DetectorTrainer:
+def prepare(config: TrainDetectorConfig, out: Path, *, overwrite: bool = False) -> DetectorTrainer:
     """Open the images and build the detector of a run; nothing is written.
 
     Arguments and errors are those of :func:`train_detector`.
     """
+    PROGRAMS.check_class(config, TrainDetectorConfig)
     import_modules(config.imports)
-    if config.data.boxes is None:
-        raise ConfigError(
-            "data.boxes is missing; expected the COCO file of the training images (--boxes)"
-        )
-    check_used(config)
     check_installed("pycocotools", "detection")
     files.check_folder(out, overwrite=overwrite)
     train_images, val_images = open_images(config)
@@ -138,7 +134,7 @@ class DetectorTrainer:
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: TrainDetectorConfig,
         folder: Path,
         *,
         detector: Detector,
@@ -415,7 +411,7 @@ def _log_epoch(epoch: int, row: Row) -> None:
     _logger.info("epoch %d: %s", epoch, ", ".join(texts))
 
 
-def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
+def open_images(config: TrainDetectorConfig) -> tuple[BoxImages, BoxImages]:
     """Return the training and the held-out images, resized; the training images are augmented.
 
     Without ``data.val_boxes`` some of the training images are drawn and held out.
@@ -427,7 +423,7 @@ def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
     data = config.data
     size = data.size or SIZE
     train = BoxImages(
-        str(data.boxes),
+        data.boxes,
         data.images,
         transform=_train_transform(size, config.detector.augment),
         classes=data.classes or None,
@@ -451,7 +447,7 @@ def _train_transform(
 
 
 def _open_held_out(
-    config: TrainConfig, file: str, train: BoxImages, val_transform: v2.Compose
+    config: TrainDetectorConfig, file: str, train: BoxImages, val_transform: v2.Compose
 ) -> BoxImages:
     """Open the file of held-out images; warn of those that are trained on too."""
     data = config.data
@@ -488,7 +484,7 @@ def _open_held_out(
 
 
 def _hold_out_some(
-    config: TrainConfig, images: BoxImages, val_transform: v2.Compose
+    config: TrainDetectorConfig, images: BoxImages, val_transform: v2.Compose
 ) -> tuple[BoxImages, BoxImages]:
     """Split the images at random: return those to train on, and the held-out ones.
 
@@ -557,7 +553,7 @@ def _held_out_and_trained(train: BoxImages, held_out: BoxImages) -> set[Path]:
     return held_out_and_trained
 
 
-def build_detector(config: TrainConfig, classes: tuple[str, ...]) -> Detector:
+def build_detector(config: TrainDetectorConfig, classes: tuple[str, ...]) -> Detector:
     """Return the detector of a config with its first weights, which the seed decides.
 
     With ``init`` it starts as the detector of that file, with what was trained of its ViT.
@@ -597,7 +593,7 @@ def build_detector(config: TrainConfig, classes: tuple[str, ...]) -> Detector:
 
 
 def _open_backbone(
-    config: TrainConfig, neck_class: type[Neck], neck_arguments: Mapping[str, Any]
+    config: TrainDetectorConfig, neck_class: type[Neck], neck_arguments: Mapping[str, Any]
 ) -> Backbone:
     """Load the backbone; without ``backbone.layers`` it gives as many layers as the neck takes."""
     backbone = open_backbone(config.backbone, config.device)
@@ -627,7 +623,7 @@ def _with_geometry(
 
 
 def _with_detr_levels(
-    neck_arguments: Mapping[str, Any], neck_class: type[Neck], config: TrainConfig
+    neck_arguments: Mapping[str, Any], neck_class: type[Neck], config: TrainDetectorConfig
 ) -> dict[str, Any]:
     """The arguments of a neck with channels and scales as a DETR reads them, where the config has none."""
     from dinoneck.detection.detr import width_of
@@ -642,7 +638,7 @@ def _with_detr_levels(
 
 
 def _start_from_file(
-    config: TrainConfig, file: str, head: DetectionHead, backbone: Backbone
+    config: TrainDetectorConfig, file: str, head: DetectionHead, backbone: Backbone
 ) -> Backbone:
     """Copy the weights of an earlier detector into the head; return the backbone with what was trained of it."""
     start_from(head, file)
@@ -659,7 +655,7 @@ def _start_from_file(
     return backbone
 
 
-def _add_lora(config: TrainConfig, backbone: Backbone) -> None:
+def _add_lora(config: TrainDetectorConfig, backbone: Backbone) -> None:
     """Add new LoRA weights to the backbone if the config has some."""
     if config.backbone.lora is not None:
         backbone.add_lora(config.backbone.lora, seed=config.optim.seed)

@@ -2,13 +2,21 @@
 
 from dinoneck.training.baselines import ridge_probe as ridge_probe
 from dinoneck.training.config import BackboneConfig as BackboneConfig
+from dinoneck.training.config import BoxesDataConfig as BoxesDataConfig
 from dinoneck.training.config import CompositionConfig as CompositionConfig
 from dinoneck.training.config import DataConfig as DataConfig
 from dinoneck.training.config import DetectorConfig as DetectorConfig
 from dinoneck.training.config import FoldsConfig as FoldsConfig
+from dinoneck.training.config import HeldOutConfig as HeldOutConfig
+from dinoneck.training.config import InstancesDataConfig as InstancesDataConfig
+from dinoneck.training.config import LoraBackboneConfig as LoraBackboneConfig
 from dinoneck.training.config import LossConfig as LossConfig
+from dinoneck.training.config import PlainFoldsConfig as PlainFoldsConfig
 from dinoneck.training.config import TaskConfig as TaskConfig
 from dinoneck.training.config import TrainConfig as TrainConfig
+from dinoneck.training.config import TrainDetectorConfig as TrainDetectorConfig
+from dinoneck.training.config import TrainInstancesConfig as TrainInstancesConfig
+from dinoneck.training.config import read_config as read_config
 from dinoneck.training.fitting import fit as fit
 from dinoneck.training.folds import group_folds as group_folds
 from dinoneck.training.optim import EMA as EMA
@@ -18,6 +26,7 @@ from dinoneck.training.optim import cutmix as cutmix
 from dinoneck.training.optim import manifold_mixup as manifold_mixup
 from dinoneck.training.parameter_groups import FreezeSchedule as FreezeSchedule
 from dinoneck.training.parameter_groups import param_groups as param_groups
+from dinoneck.training.recipe import DetectorRecipe as DetectorRecipe
 from dinoneck.training.recipe import Recipe as Recipe
 from dinoneck.training.run import train as train
 from dinoneck.training.scores import r2 as r2

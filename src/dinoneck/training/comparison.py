@@ -26,7 +26,7 @@ def prepare_heads(
     *,
     overwrite: bool = False,
     data_folder: DataFolder | None = None,
-) -> dict[str, Trainer]:
+) -> dict[str, Trainer[TrainConfig]]:
     """Return a trainer per head, each with the tokens and folds of the first, in the folder ``out / NAME``.
 
     Args:
@@ -48,7 +48,7 @@ def prepare_heads(
     # all read the layers of the first: a head that reads several goes first
     several = [name for name in heads if name in SEVERAL_LAYERS]
     others = [name for name in heads if name not in SEVERAL_LAYERS]
-    trainers: dict[str, Trainer] = {}
+    trainers: dict[str, Trainer[TrainConfig]] = {}
     first = None
     for name in several + others:
         trainers[name] = prepare(
@@ -64,7 +64,7 @@ def prepare_heads(
 
 
 def train_heads(
-    trainers: Mapping[str, Trainer], out: Path, *, resume: bool = True
+    trainers: Mapping[str, Trainer[TrainConfig]], out: Path, *, resume: bool = True
 ) -> dict[str, Any]:
     """Train the heads of :func:`prepare_heads` and write ``out / report.json``: target -> head -> scores.
 

@@ -1,4 +1,9 @@
-"""The description of a training run: one struct is the YAML file, the command line's flags and the Python call.
+"""The descriptions of training runs: one struct is the YAML file, the command line's flags and the Python call.
+
+There is one class per training, named as its function: :class:`TrainConfig`,
+:class:`TrainInstancesConfig` and :class:`TrainDetectorConfig`. They share their groups. An option is
+a field; it is a flag too unless it is marked ``Fixed, Suppress``: then it stands in training files
+alone.
 
 No torch is imported here, so that a wrong option is refused at once.
 """
@@ -7,23 +12,24 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from operator import attrgetter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 import yaml
 from msgspec import Meta, field
-from msgspec.structs import force_setattr
-from tyro.conf import Suppress, arg
+from msgspec.structs import fields, force_setattr
+from tyro.conf import Fixed, Suppress, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 from dinoneck.checks import LARGEST_FLOAT, LARGEST_SIDE
 from dinoneck.errors import ConfigError
+from dinoneck.training.programs import Program, Programs
 from dinoneck.training.recipe import (
     PATH_PATTERN,
     Config,
     Count,
+    DetectorRecipe,
     NotNegative,
     Positive,
     Recipe,
@@ -33,6 +39,7 @@ from dinoneck.training.recipe import (
 from dinoneck.yaml_file import read_plain, read_yaml
 
 Kind = Literal["regression", "ratio", "classification", "dense", "density", "segmentation"]
+Crowd = Literal["ignore", "objects"]
 Path = Annotated[str, Meta(pattern=PATH_PATTERN)]
 
 
@@ -68,7 +75,50 @@ SIZE = _written(
 HEAD = _written("NAME", _head, lambda head: yaml.safe_dump(head, default_flow_style=True).strip())
 
 
-class DataConfig(Config, frozen=True, kw_only=True):
+class ImagesConfig(Config, frozen=True, kw_only=True):
+    """The images of any training.
+
+    Attributes:
+        images: their folder; None = that of the file that names them.
+        size: image size in pixels, HEIGHTxWIDTH or one number; None = their own, of detectors
+            640x640.
+        classes: names of the classes to learn, of the COCO file's; empty = all.
+        bits: how many bits images of 16 bits use, such as 12, recorded in the head files; 16 reads
+            them as they are; None refuses images that use a part of the range.
+    """
+
+    images: Path | None = None
+    size: Annotated[int | tuple[int, int] | None, SIZE] = None
+    classes: tuple[str, ...] = ()
+    bits: Annotated[int, Meta(ge=8, le=16)] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        size = (self.size, self.size) if isinstance(self.size, int) else self.size
+        force_setattr(self, "size", size)
+        if size is not None and not 1 <= min(size) <= max(size) <= LARGEST_SIDE:
+            raise ConfigError(f"size is {size}; expected 1 ... {LARGEST_SIDE} pixels a side")
+        _refuse_repeated("classes", self.classes)
+
+
+class PreparationConfig(ImagesConfig, frozen=True, kw_only=True):
+    """The images of heads, and how they are prepared.
+
+    Attributes:
+        resize: how images come to the size in whole patches: stretched, kept in proportion, cropped
+            or padded; None = stretch with a size, crop without.
+        pad_to: where resize pad puts the image; None = corner.
+        interpolation: of the resize; None = the backbone's.
+        blur: odd kernel size of a Gaussian blur after the resize; None = off.
+    """
+
+    resize: Literal["stretch", "keep", "crop", "pad"] | None = None
+    pad_to: Literal["corner", "center"] | None = None
+    interpolation: Literal["bilinear", "bicubic", "area"] | None = None
+    blur: Count | None = None
+
+
+class DataConfig(PreparationConfig, frozen=True, kw_only=True):
     """Images, what is known of them, and how they are prepared.
 
     Attributes:
@@ -97,35 +147,18 @@ class DataConfig(Config, frozen=True, kw_only=True):
         store: feature store to train on, in place of images.
         views: number of the store's augmentations to use; None = all.
         size: image size in pixels, HEIGHTxWIDTH or one number; None = their own.
-        resize: how images come to the size in whole patches: stretched, kept in proportion, cropped
-            or padded; None = stretch with a size, crop without.
-        pad_to: where resize pad puts the image; None = corner.
-        interpolation: of the resize; None = the backbone's.
-        blur: odd kernel size of a Gaussian blur after the resize; None = off.
-        bits: how many bits images of 16 bits use, such as 12, recorded in the head files; 16 reads
-            them as they are; None refuses images that use a part of the range.
         tta: views that predictions average, recorded in the head files; the run's scores do not use
             them.
         pasture: number of generated images if no data is named.
-        instances: COCO file of objects with masks, for heads that predict each object.
-        panoptic: folder of PNG files and COCO file of panoptic segments, for heads that predict
-            them.
-        boxes: COCO file of boxes, for detectors.
-        val_boxes: COCO file of held-out images; None = one image in folds.count of boxes.
-        val_images: folder of the held-out images; None = as images.
-        crowd: ignore: objects of COCO files with iscrowd=1 are regions that count for nothing;
-            objects: they are objects, as in exports that mark every mask.
     """
 
     csv: Path | None = None
-    images: Path | None = None
     subfolders: Literal["classes", "folds", "parts"] | None = None
     image_column: str | None = None
     targets: tuple[str, ...] = ()
     aux_targets: tuple[str, ...] = ()
     labels: Path | None = None
     label_kind: Literal["classes", "numbers"] = "classes"
-    classes: tuple[str, ...] = ()
     class_values: tuple[int, ...] = ()
     nodata: tuple[float, ...] = ()
     scale: float = 1.0
@@ -134,36 +167,15 @@ class DataConfig(Config, frozen=True, kw_only=True):
     minimum: float | None = None
     store: Path | None = None
     views: Count | None = None
-    size: Annotated[int | tuple[int, int] | None, SIZE] = None
-    resize: Literal["stretch", "keep", "crop", "pad"] | None = None
-    pad_to: Literal["corner", "center"] | None = None
-    interpolation: Literal["bilinear", "bicubic", "area"] | None = None
-    blur: Count | None = None
-    bits: Annotated[int, Meta(ge=8, le=16)] | None = None
     tta: Literal["none", "flip4", "d6"] | None = None
     pasture: Count = 120
-    instances: Path | None = None
-    panoptic: tuple[Path, Path] | None = None
-    boxes: Path | None = None
-    val_boxes: Path | None = None
-    val_images: Path | None = None
-    crowd: Literal["ignore", "objects"] = "ignore"
-
-    @property
-    def objects(self) -> Any:
-        """What names objects with masks or panoptic segments; None = nothing does."""
-        return self.instances or self.panoptic
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        size = (self.size, self.size) if isinstance(self.size, int) else self.size
-        force_setattr(self, "size", size)
         # records are JSON, which has no infinity; NaN has no label anyway
         numbers = [value for value in self.nodata if not math.isnan(value)]
         limited = [max(-LARGEST_FLOAT, min(LARGEST_FLOAT, value)) for value in numbers]
         force_setattr(self, "nodata", tuple(limited))
-        if size is not None and not 1 <= min(size) <= max(size) <= LARGEST_SIDE:
-            raise ConfigError(f"size is {size}; expected 1 ... {LARGEST_SIDE} pixels a side")
         if self.class_values and self.label_kind == "numbers":
             raise ConfigError(
                 f"class_values are {', '.join(map(str, self.class_values))}, and label_kind is "
@@ -182,9 +194,68 @@ class DataConfig(Config, frozen=True, kw_only=True):
                 f"there are {len(self.classes)} classes and {len(self.class_values)} class_values; "
                 "expected one value for each class"
             )
-        for name in ("classes", "targets", "aux_targets"):
-            if len(set(names := getattr(self, name))) < len(names):
-                raise ConfigError(f"{name} are {', '.join(names)}; name each once")
+        _refuse_repeated("targets", self.targets)
+        _refuse_repeated("aux_targets", self.aux_targets)
+
+
+class InstancesDataConfig(PreparationConfig, frozen=True, kw_only=True):
+    """Images with objects or segments, and how they are prepared; one of the two files is named.
+
+    Attributes:
+        instances: COCO file of objects with masks, for heads that predict each object.
+        panoptic: folder of PNG files and COCO file of panoptic segments, for heads that predict
+            them.
+        size: image size in pixels, HEIGHTxWIDTH or one number; None = their own.
+        crowd: ignore: objects of COCO files with iscrowd=1 are regions that count for nothing;
+            objects: they are objects, as in exports that mark every mask.
+    """
+
+    instances: Path | None = None
+    panoptic: tuple[Path, Path] | None = None
+    crowd: Crowd = "ignore"
+    tta: ClassVar[None] = None  # views are not averaged: those of objects have no mean
+
+    @property
+    def objects(self) -> str | tuple[str, str]:
+        """What names the objects or segments."""
+        return self.instances or self.panoptic or ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.instances is None and self.panoptic is None:
+            raise ConfigError(
+                "instances is missing, and so is panoptic; expected the COCO file of objects with "
+                "masks, or of panoptic segments (--instances or --panoptic)"
+            )
+        if self.instances is not None and self.panoptic is not None:
+            raise ConfigError(
+                f"panoptic is {self.panoptic!r}, and has no effect with data.instances; leave it out"
+            )
+
+
+class BoxesDataConfig(ImagesConfig, frozen=True, kw_only=True):
+    """Images with boxes.
+
+    Attributes:
+        boxes: COCO file of boxes, for detectors.
+        val_boxes: COCO file of held-out images; None = one image in folds.count of boxes.
+        val_images: folder of the held-out images; None = as images.
+        size: size in pixels to which images are stretched, HEIGHTxWIDTH or one number; without
+            one it is 640x640.
+        crowd: ignore: objects of COCO files with iscrowd=1 are regions that count for nothing;
+            objects: they are objects, as in exports that mark every mask.
+    """
+
+    boxes: Path
+    val_boxes: Path | None = None
+    val_images: Path | None = None
+    crowd: Crowd = "ignore"
+
+
+def _refuse_repeated(name: str, values: tuple[str, ...]) -> None:
+    """Raise ConfigError for a name that stands twice."""
+    if len(set(values)) < len(values):
+        raise ConfigError(f"{name} are {', '.join(values)}; name each once")
 
 
 class FrozenBackbone(Config, frozen=True, kw_only=True):
@@ -215,17 +286,25 @@ class FrozenBackbone(Config, frozen=True, kw_only=True):
             )
 
 
-class BackboneConfig(FrozenBackbone, frozen=True, kw_only=True):
-    """The backbone.
+class LoraBackboneConfig(FrozenBackbone, frozen=True, kw_only=True):
+    """The backbone of a detector.
 
     Attributes:
         lora: rank of LoRA weights that every fold, or a detector, trains along with its head, at
             optim.backbone_lr; None = none.
+    """
+
+    lora: Count | None = None
+
+
+class BackboneConfig(LoraBackboneConfig, frozen=True, kw_only=True):
+    """The backbone of heads.
+
+    Attributes:
         unfreeze_last: number of last blocks that every fold trains along with its head; None =
             none.
     """
 
-    lora: Count | None = None
     unfreeze_last: Count | None = None
 
 
@@ -291,10 +370,31 @@ class LossConfig(Config, frozen=True, kw_only=True):
     """
 
     weighting: Annotated[Literal["fixed", "uncertainty"], arg(name="loss-weighting")] = "fixed"
-    aux_weight: NotNegative = 0.1
+    aux_weight: Annotated[NotNegative, Fixed, Suppress] = 0.1
 
 
-class FoldsConfig(Config, frozen=True, kw_only=True):
+class HeldOutConfig(Config, frozen=True, kw_only=True):
+    """The held-out images of a detector.
+
+    Attributes:
+        count: without data.val_boxes one image in this many is held out.
+    """
+
+    count: Annotated[Count, arg(name="folds")] = 5
+
+
+class PlainFoldsConfig(HeldOutConfig, frozen=True, kw_only=True):
+    """The folds of the cross-validation of images without groups.
+
+    Attributes:
+        count: number of folds; 1 = one head on all images, without held-out scores.
+        only: train this fold alone, counted from 0; None = all.
+    """
+
+    only: Annotated[Annotated[int, Meta(ge=0)] | None, arg(name="fold")] = None
+
+
+class FoldsConfig(PlainFoldsConfig, frozen=True, kw_only=True):
     """The folds of the cross-validation.
 
     Attributes:
@@ -305,11 +405,9 @@ class FoldsConfig(Config, frozen=True, kw_only=True):
         only: train this fold alone, counted from 0; None = all.
     """
 
-    count: Annotated[Count, arg(name="folds")] = 5
     group: tuple[str, ...] = ()
     column: Annotated[str | None, arg(name="fold-column")] = None
     stratify: str | None = None
-    only: Annotated[Annotated[int, Meta(ge=0)] | None, arg(name="fold")] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -340,84 +438,43 @@ class DetectorConfig(Config, frozen=True, kw_only=True):
     ] = "fcos"
     variant: Literal["stock", "25m", "tiny"] = "25m"
     features_at: Scale = 1.0
-    queries: Count | None = None
-    encoder_layers: Count | None = None
+    queries: Annotated[Count | None, Fixed, Suppress] = None
+    encoder_layers: Annotated[Count | None, Fixed, Suppress] = None
     augment: Literal["horizontal", "both", "none"] = "horizontal"
     checkpointing: bool = False
     eval_every: Count = 1
     workers: Annotated[int, Meta(ge=0)] = 0
 
 
-class TrainConfig(Config, frozen=True, kw_only=True):
-    """One training run.
+class RunConfig(Config, frozen=True, kw_only=True):
+    """What every training has.
 
     Attributes:
-        data: images and targets.
-        backbone: the model that makes the tokens.
+        data: images, and what is known of them.
         head: a registered head or neck, or {type: NAME, ...} with constructor arguments; without a
             type patch_mean, for masks a pyramid head on dpt_neck.
-        tasks: task name -> how it is trained; target columns without an entry get the defaults.
-        compositions: name -> columns computed from tasks.
-        losses: weights of the tasks' losses.
-        optim: how the head is trained.
-        folds: folds of the cross-validation.
-        with_ridge: keep the average of each fold's head and its linear baseline.
         init: head or detector file to start from: its tensors of equal name and shape are taken,
             and what was trained of its ViT: tuned blocks if this run trains the ViT, LoRA weights
             if it has some of this rank.
-        detector: the detector that data.boxes trains; its neck is ``head``.
         imports: modules or Python files to import first, to register heads.
         device: such as cpu or cuda:1; None = a GPU if there is one, else the CPU.
-
-    Raises:
-        ConfigError: if a value is unknown, of another type or out of range.
-
-    Examples:
-        >>> config = TrainConfig(data=DataConfig(csv="cover.csv", targets=("crop",)), head={"type": "fpn"})
-        >>> config.optim.epochs, config.folds.count
-        (40, 5)
     """
 
-    data: DataConfig = DataConfig()
-    backbone: BackboneConfig = BackboneConfig()
+    data: ImagesConfig
     head: Annotated[dict[str, Any], HEAD] = field(default_factory=dict)
-    tasks: Suppress[dict[str, TaskConfig]] = field(default_factory=dict)
-    compositions: Suppress[dict[str, CompositionConfig]] = field(default_factory=dict)
-    losses: LossConfig = LossConfig()
-    optim: Recipe = Recipe()
-    folds: FoldsConfig = FoldsConfig()
-    with_ridge: bool = False
     init: Path | None = None
-    detector: DetectorConfig = DetectorConfig()
     imports: Annotated[tuple[str, ...], arg(name="import")] = ()
     device: str | None = None
 
-    @property
-    def is_live(self) -> bool:
-        """Whether every fold trains a backbone along with its head."""
-        return bool(self.backbone.lora or self.backbone.unfreeze_last or self.optim.freeze)
-
-    @property
-    def trains_on_all(self) -> bool:
-        """Whether one head is trained on all images after the folds, as the heads of the folds make no ensemble."""
-        return self.is_live or bool(self.data.objects)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return nested plain values: what a report keeps and :meth:`from_dict` reads."""
-        plain = super().to_dict()
-        default = DataConfig()
-        for name in _LATER_OPTIONS_OF_DATA:
-            if getattr(self.data, name) == getattr(default, name):
-                del plain["data"][name]
-        return plain
-
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> TrainConfig:
+    def read(cls, path: str | os.PathLike[str]) -> Self:
         r"""Read a training file: YAML with the groups of this class.
 
+        :func:`dinoneck.training.read_config` reads the file of any training.
+
         Raises:
-            ConfigError: if the file cannot be read, a key is unknown or stands twice, or a value is
-                wrong.
+            ConfigError: if the file cannot be read or describes another training, a key is unknown
+                or stands twice, or a value is wrong.
 
         Examples:
             >>> import pathlib, tempfile
@@ -430,110 +487,312 @@ class TrainConfig(Config, frozen=True, kw_only=True):
         """
         return cls.from_dict(read_yaml(path), str(path))
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str = "the config") -> Self:
+        """Return the config of nested plain values, such as those of :meth:`to_dict`; None = the defaults.
+
+        Keys of other trainings may be there with their defaults, as reports of version 0.3 hold them.
+
+        Raises:
+            ConfigError: naming ``where`` and the key, or the class and the function of the training
+                that the values describe.
+        """
+        if isinstance(values, Mapping):
+            PROGRAMS.check_program(values, cls, where)
+            values = PROGRAMS.without_void_keys(values)
+        return super().from_dict(values, where)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return nested plain values: what a report keeps and :meth:`from_dict` reads."""
+        plain = super().to_dict()
+        data = plain["data"]
+        for option in fields(self.data):
+            if option.name in _LATER_OPTIONS_OF_DATA:
+                if getattr(self.data, option.name) == option.default:
+                    del data[option.name]
+        return plain
+
+
+class HeadRunConfig(RunConfig, frozen=True, kw_only=True):
+    """What the trainings of heads share, those of images and those of objects.
+
+    Attributes:
+        data: images, and what is known of them.
+        backbone: the model that makes the tokens.
+        optim: how the head is trained.
+        folds: folds of the cross-validation.
+    """
+
+    data: PreparationConfig
+    backbone: BackboneConfig = BackboneConfig()
+    optim: Recipe = Recipe()
+    folds: PlainFoldsConfig = PlainFoldsConfig()
+
+    @property
+    def is_live(self) -> bool:
+        """Whether every fold trains a backbone along with its head."""
+        return bool(self.backbone.lora or self.backbone.unfreeze_last or self.optim.freeze)
+
+    def check_used(self) -> None:
+        """Refuse options of a trained backbone where none is trained.
+
+        Raises:
+            ConfigError: naming the value, and what it needs.
+        """
+        if self.is_live:
+            return
+        optim = self.optim
+        remedy = f"and needs {_LIVE} (--lora or --unfreeze-last or --freeze); or leave it out"
+        if optim.cutmix_alpha is not None:
+            raise ConfigError(f"optim.cutmix_alpha is {optim.cutmix_alpha}, {remedy}")
+        if optim.backbone_lr is not None:
+            raise ConfigError(f"optim.backbone_lr is {optim.backbone_lr}, {remedy}")
+        if optim.layer_decay is not None:
+            raise ConfigError(f"optim.layer_decay is {optim.layer_decay}, {remedy}")
+
+
+class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
+    """A training of heads on images: of numbers, classes and maps, see :func:`train`.
+
+    Attributes:
+        data: images and targets.
+        backbone: the model that makes the tokens.
+        tasks: task name -> how it is trained; target columns without an entry get the defaults.
+        compositions: name -> columns computed from tasks.
+        losses: weights of the tasks' losses.
+        optim: how the head is trained.
+        folds: folds of the cross-validation.
+        with_ridge: keep the average of each fold's head and its linear baseline.
+
+    Raises:
+        ConfigError: if a value is unknown, of another type or out of range.
+
+    Examples:
+        >>> config = TrainConfig(data=DataConfig(csv="cover.csv", targets=("crop",)), head={"type": "fpn"})
+        >>> config.optim.epochs, config.folds.count
+        (40, 5)
+    """
+
+    data: DataConfig = DataConfig()
+    tasks: Annotated[dict[str, TaskConfig], Fixed, Suppress] = field(default_factory=dict)
+    compositions: Annotated[dict[str, CompositionConfig], Fixed, Suppress] = field(
+        default_factory=dict
+    )
+    losses: LossConfig = LossConfig()
+    folds: FoldsConfig = FoldsConfig()
+    with_ridge: bool = False
+
+    @property
+    def trains_on_all(self) -> bool:
+        """Whether one head is trained on all images after the folds, as the heads of the folds make no ensemble."""
+        return self.is_live
+
+    def check_used(self, *, with_table: bool = False) -> None:
+        """Refuse values that a run would leave unused.
+
+        Args:
+            with_table: a table is given in the place of ``data.csv``.
+
+        Raises:
+            ConfigError: naming the value, and what it needs or what excludes it.
+        """
+        data = self.data
+        if data.csv is not None and data.subfolders is not None:
+            raise ConfigError(
+                f"data.subfolders is {data.subfolders!r}, and has no effect with data.csv; leave it "
+                "out"
+            )
+        if self.is_live and data.store is not None:
+            raise ConfigError(
+                f"data.store is {data.store!r}, and has no effect with {self._live_option}; leave "
+                "it out"
+            )
+        if self.is_live and self.with_ridge:
+            raise ConfigError(
+                f"with_ridge is True, and has no effect with {self._live_option}; leave it out"
+            )
+        super().check_used()
+        if data.labels is None:
+            self._check_without_labels()
+        if data.store is None and data.views is not None:
+            raise ConfigError(
+                f"data.views is {data.views}, and needs data.store (--store); or leave it out"
+            )
+        if data.csv is None and not with_table:
+            self._check_without_table()
+        if data.images is None and data.subfolders is not None:
+            raise ConfigError(
+                f"data.subfolders is {data.subfolders!r}, and needs data.images (--images); or "
+                "leave it out"
+            )
+
+    @property
+    def _live_option(self) -> str:
+        """The first option that trains a backbone along, as messages name it."""
+        if self.backbone.lora:
+            return "backbone.lora"
+        if self.backbone.unfreeze_last:
+            return "backbone.unfreeze_last"
+        return "optim.freeze"
+
+    def _check_without_labels(self) -> None:
+        """Raise ConfigError for options of masks; ``data.classes`` is one of objects and boxes too."""
+        data = self.data
+        if data.classes:
+            raise ConfigError(
+                f"data.classes is {data.classes!r}, and needs data.labels or data.instances or "
+                "data.panoptic or data.boxes (--labels or --instances or --panoptic or --boxes); or "
+                "leave it out"
+            )
+        remedy = "and needs data.labels (--labels); or leave it out"
+        if data.nodata:
+            raise ConfigError(f"data.nodata is {data.nodata!r}, {remedy}")
+        if data.label_kind != "classes":
+            raise ConfigError(f"data.label_kind is {data.label_kind!r}, {remedy}")
+        if data.class_values:
+            raise ConfigError(f"data.class_values is {data.class_values!r}, {remedy}")
+
+    def _check_without_table(self) -> None:
+        """Raise ConfigError for options of tables."""
+        data = self.data
+        remedy = "and needs data.csv (--csv); or leave it out"
+        if data.targets:
+            raise ConfigError(f"data.targets is {data.targets!r}, {remedy}")
+        if data.aux_targets:
+            raise ConfigError(f"data.aux_targets is {data.aux_targets!r}, {remedy}")
+        if data.minimum is not None:
+            raise ConfigError(f"data.minimum is {data.minimum!r}, {remedy}")
+        if data.store is not None:
+            raise ConfigError(f"data.store is {data.store!r}, {remedy}")
+        if self.folds.group:
+            raise ConfigError(f"folds.group is {self.folds.group!r}, {remedy}")
+        if self.folds.column is not None:
+            raise ConfigError(f"folds.column is {self.folds.column!r}, {remedy}")
+        if data.labels is not None and data.images is None:
+            raise ConfigError(
+                f"data.labels is {data.labels!r}, and needs data.csv or data.images (--csv or "
+                "--images); or leave it out"
+            )
+
+
+class TrainInstancesConfig(HeadRunConfig, frozen=True, kw_only=True):
+    """A training of heads that predict every object, see :func:`dinoneck.detection.train_instances`.
+
+    Attributes:
+        data: images and objects, or panoptic segments.
+        backbone: the model that makes the tokens.
+        optim: how the head is trained.
+        folds: folds of the cross-validation.
+
+    Raises:
+        ConfigError: if a value is unknown, of another type or out of range.
+
+    Examples:
+        >>> config = TrainInstancesConfig(data=InstancesDataConfig(instances="objects.json"))
+        >>> config.folds.count
+        5
+    """
+
+    data: InstancesDataConfig
+    # what heads of images may have, and these have not
+    compositions: ClassVar[dict[str, CompositionConfig]] = {}
+    losses: ClassVar[LossConfig] = LossConfig()
+    with_ridge: ClassVar[bool] = False
+    trains_on_all: ClassVar[bool] = True
+
+
+class TrainDetectorConfig(RunConfig, frozen=True, kw_only=True):
+    """A training of a detector, see :func:`dinoneck.detection.train_detector`.
+
+    Attributes:
+        data: images and boxes.
+        backbone: the model that makes the tokens.
+        head: the detector's neck, {type: NAME, ...} with constructor arguments; without a type
+            spatial_tuning_adapter.
+        detector: the detector on the neck.
+        optim: how it is trained.
+        folds: how many images are held out.
+
+    Raises:
+        ConfigError: if a value is unknown, of another type or out of range.
+
+    Examples:
+        >>> config = TrainDetectorConfig(data=BoxesDataConfig(boxes="boxes.json"))
+        >>> config.detector.name
+        'fcos'
+    """
+
+    data: BoxesDataConfig
+    backbone: LoraBackboneConfig = LoraBackboneConfig()
+    detector: DetectorConfig = DetectorConfig()
+    optim: DetectorRecipe = DetectorRecipe()
+    folds: HeldOutConfig = HeldOutConfig()
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the backbone is trained along with the detector: without ``optim.freeze`` too, by its plan."""
+        return True
+
+
+HeadConfig = TrainConfig | TrainInstancesConfig
+AnyConfig = TrainConfig | TrainInstancesConfig | TrainDetectorConfig
+PROGRAMS = Programs(
+    default=Program(
+        TrainConfig, function="dinoneck.training.train", learns="numbers, classes or masks"
+    ),
+    others=(
+        Program(
+            TrainDetectorConfig,
+            function="dinoneck.detection.train_detector",
+            learns="boxes",
+            data_keys=("boxes",),
+            missing="data.boxes is missing; expected the COCO file of the training images (--boxes)",
+        ),
+        Program(
+            TrainInstancesConfig,
+            function="dinoneck.detection.train_instances",
+            learns="objects",
+            data_keys=("instances", "panoptic"),
+            missing="data.instances is missing, and so is data.panoptic; expected the COCO file of "
+            "objects with masks, or of panoptic segments (--instances or --panoptic)",
+        ),
+    ),
+)
+
+
+def read_config(path: str | os.PathLike[str]) -> AnyConfig:
+    r"""Read a training file; the data that it names decides which training it describes.
+
+    ``data.boxes`` describes a :class:`TrainDetectorConfig`, ``data.instances`` or ``data.panoptic`` a
+    :class:`TrainInstancesConfig`, and other data a :class:`TrainConfig`.
+
+    Raises:
+        ConfigError: if the file cannot be read, a key is unknown, stands twice or has no effect on
+            that training, or a value is wrong.
+
+    Examples:
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "run.yaml")
+        ...     _ = path.write_text("data: {boxes: boxes.json}\noptim: {epochs: 20, lr: 1e-4}\n")
+        ...     config = read_config(path)
+        >>> type(config).__name__, config.optim.lr
+        ('TrainDetectorConfig', 0.0001)
+    """
+    return config_of(read_yaml(path), str(path))
+
+
+def config_of(values: Mapping[str, Any], where: str) -> AnyConfig:
+    """Return the config of the training that nested plain values describe.
+
+    Raises:
+        ConfigError: naming ``where``, what the values are, and the key.
+    """
+    config = PROGRAMS.described(values).config.from_dict(values, where)
+    return cast("AnyConfig", config)
+
 
 # options that came after 0.3: a record holds them only where they are set, so that it equals those
 # of 0.3 and a run that 0.3 began continues
 _LATER_OPTIONS_OF_DATA = ("bits", "class_values", "crowd", "offset", "scale", "subfolders")
-_LIVE = ("backbone.lora", "backbone.unfreeze_last", "optim.freeze")
-_NEEDS = {  # one of these -> the options that have no effect without it
-    ("data.boxes",): ("data.val_boxes", "data.val_images", "detector"),
-    _LIVE: ("optim.cutmix_alpha",),
-    (*_LIVE, "data.boxes"): ("optim.backbone_lr", "optim.layer_decay"),
-    ("data.labels", "data.instances", "data.panoptic", "data.boxes"): ("data.classes",),
-    ("data.instances", "data.panoptic", "data.boxes"): ("data.crowd",),
-    ("data.labels",): (
-        "data.nodata",
-        "data.label_kind",
-        "data.class_values",
-        "data.scale",
-        "data.offset",
-    ),
-    ("data.store",): ("data.views",),
-    ("data.csv",): (
-        "data.targets",
-        "data.aux_targets",
-        "data.minimum",
-        "data.store",
-        "folds.group",
-        "folds.column",
-    ),
-    ("data.csv", "data.images"): ("data.labels",),
-    ("data.images",): ("data.subfolders",),
-}
-# what heads of images alone use; and heads of images or of objects alone
-_OF_IMAGES = [
-    f"data.{name}"
-    for name in (
-        "csv",
-        "subfolders",
-        "targets",
-        "aux_targets",
-        "labels",
-        "unit",
-        "minimum",
-        "tta",
-    )
-]
-_OF_IMAGES += [
-    "tasks",
-    "compositions",
-    "losses",
-    "with_ridge",
-    "folds.group",
-    "folds.column",
-    "folds.stratify",
-]
-_OF_HEADS = [
-    f"data.{name}"
-    for name in ("instances", "panoptic", "image_column", "store", "resize", "pad_to", "blur")
-]
-_OF_HEADS += [
-    "data.interpolation",
-    "data.pasture",
-    "folds.only",
-    "backbone.unfreeze_last",
-]
-_OF_HEADS += [
-    f"optim.{name}"
-    for name in ("optimizer", "rho", "standardise_tokens", "mixup_alpha", "mixup_off_last")
-]
-_OF_HEADS += ["optim.cutmix_alpha", "optim.patience"]
-_EXCLUDED = {  # this -> the options that have no effect with it
-    "data.csv": ["data.subfolders"],
-    "data.boxes": _OF_IMAGES + _OF_HEADS,
-    "data.instances": ["data.panoptic", *_OF_IMAGES],
-    "data.panoptic": _OF_IMAGES,
-    **{name: ["data.store", "with_ridge"] for name in _LIVE},
-}
-
-
-def check_used(config: TrainConfig, *, with_table: bool = False) -> None:
-    """Refuse values that a run would leave unused.
-
-    Args:
-        config: the run.
-        with_table: a table is given in the place of ``data.csv``.
-
-    Raises:
-        ConfigError: naming the value, and what it needs or what excludes it.
-    """
-    default = TrainConfig()
-
-    def given(name: str) -> bool:
-        return bool(attrgetter(name)(config) != attrgetter(name)(default))
-
-    for other, options in _EXCLUDED.items():
-        for option in (option for option in options if given(other) and given(option)):
-            raise ConfigError(
-                f"{option} is {attrgetter(option)(config)!r}, and has no effect with {other}; "
-                "leave it out"
-            )
-    for needed, needing in _NEEDS.items():
-        is_there = (with_table and "data.csv" in needed) or any(map(given, needed))
-        for option in (option for option in needing if given(option) and not is_there):
-            value = attrgetter(option)(config)
-            words = [name.partition(".")[2].replace("_", "-") for name in needed]
-            flags = " or ".join(f"--{word}" for word in words)
-            raise ConfigError(
-                f"{option} is {value!r}, and needs {' or '.join(needed)} ({flags}); or leave it out"
-            )
+_LIVE = "backbone.lora or backbone.unfreeze_last or optim.freeze"

@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 def of_data_folder(config: TrainConfig) -> tuple[TrainConfig, DataFolder | None]:
     """Return the config with what the folder ``data.images`` holds: its masks, and its parts.
 
-    Nothing is changed for a table, boxes and objects, for class folders, and where ``data.labels``
-    names the masks; their folders are then parts only if ``data.subfolders`` says so. What is taken
-    is logged in one line.
+    Nothing is changed for a table, for class folders, and where ``data.labels`` names the masks;
+    their folders are then parts only if ``data.subfolders`` says so. What is taken is logged in one
+    line.
 
     Returns:
         The config, and the folder that was read, for :func:`dinoneck.training.table.table_of`: to
@@ -40,8 +40,7 @@ def of_data_folder(config: TrainConfig) -> tuple[TrainConfig, DataFolder | None]
     """
     data = config.data
     is_table = data.csv is not None or data.store is not None
-    is_objects = bool(data.boxes or data.objects)
-    if data.images is None or is_table or is_objects:
+    if data.images is None or is_table:
         return config, None
     if data.labels is not None:
         if data.labels == data.images or data.subfolders is None:

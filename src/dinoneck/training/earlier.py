@@ -13,7 +13,7 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint import compare
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.errors import BackboneError, CheckpointError
-from dinoneck.training.config import TrainConfig
+from dinoneck.training.config import AnyConfig, HeadConfig
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def lora_rank(checkpoint: HeadCheckpoint) -> int | None:
     return int(checkpoint.meta["backbone"]["adapter"]["rank"])
 
 
-def start_backbone(backbone: Backbone, config: TrainConfig) -> bool:
+def start_backbone(backbone: Backbone, config: HeadConfig) -> bool:
     """Put the backbone weights of the file of ``config.init`` into a backbone that is trained along.
 
     Returns:
@@ -42,7 +42,7 @@ def start_backbone(backbone: Backbone, config: TrainConfig) -> bool:
     return start_lora(backbone, checkpoint, config)
 
 
-def start_lora(backbone: Backbone, checkpoint: HeadCheckpoint, config: TrainConfig) -> bool:
+def start_lora(backbone: Backbone, checkpoint: HeadCheckpoint, config: AnyConfig) -> bool:
     """Put the LoRA weights of a file into a backbone if the training has some of this rank; return whether.
 
     Raises:
@@ -75,7 +75,7 @@ def check_same_backbone(backbone: Backbone, checkpoint: HeadCheckpoint, path: st
 
 
 def log_backbone(
-    config: TrainConfig,
+    config: AnyConfig,
     record: Mapping[str, Any],
     *,
     has_tuned: bool | None = None,
@@ -93,8 +93,7 @@ def log_backbone(
     checkpoint = HeadCheckpoint.load(config.init)
     if has_tuned is None:
         has_tuned = checkpoint.backbone_weights is not None
-    trains_vit = config.is_live or bool(config.data.boxes)
-    if has_tuned and trains_vit:
+    if has_tuned and config.is_live:
         logger.warning("init %s: its weights of the ViT are taken", config.init)
     elif has_tuned:
         logger.warning(

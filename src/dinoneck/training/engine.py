@@ -29,7 +29,7 @@ from dinoneck.errors import CheckpointError, DataError
 from dinoneck.progress import progress
 from dinoneck.training.folder import LOG, Callback, load_state, write_file
 from dinoneck.training.optim import EMA, SAM, cosine_with_warmup
-from dinoneck.training.recipe import Recipe
+from dinoneck.training.recipe import DetectorRecipe
 
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
@@ -64,6 +64,9 @@ class Engine:
         groups: of the optimizer; frozen parameters that are trained later are among them.
         recipe: how.
         steps: of the optimizer, per epoch; each takes a batch.
+        sam_rho: neighbourhood size of SAM; None = without.
+        patience: epochs without a better validation loss before training ends with the best
+            weights; None = all epochs of the recipe.
 
     Attributes:
         model: the objective; in several processes in DistributedDataParallel.
@@ -79,17 +82,21 @@ class Engine:
         trained: nn.Module,
         objective: nn.Module,
         groups: list[dict[str, Any]],
-        recipe: Recipe,
+        recipe: DetectorRecipe,
         steps: int,
+        *,
+        sam_rho: float | None = None,
+        patience: int | None = None,
     ) -> None:
         self.trained = trained
         self.objective = objective
         self.recipe = recipe
         self.steps = steps
+        self.patience = patience
         self.device = next(trained.parameters()).device
         self.rank, self.count = join_processes(self.device)
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
-        self.sam = SAM(trained, self.optimizer, recipe.rho) if recipe.optimizer == "sam" else None
+        self.sam = None if sam_rho is None else SAM(trained, self.optimizer, sam_rho)
         self.scheduler = cosine_with_warmup(self.optimizer, recipe.epochs * steps, recipe.warmup)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "fp16")
         self.parameters: list[nn.Parameter] = []
@@ -126,7 +133,7 @@ class Engine:
         """Whether the recipe's last epoch is done, or patience has ended."""
         if self.epoch >= self.recipe.epochs:
             return True
-        patience = self.recipe.patience
+        patience = self.patience
         return patience is not None and self._epochs_since_best() >= patience
 
     def _epochs_since_best(self) -> int:
@@ -246,7 +253,7 @@ class Engine:
         Call it within :meth:`evaluating`: the weights of the moment are kept.
         """
         self.history[-1] |= gather(scores)[0]
-        if self.recipe.patience is not None and self._epochs_since_best() == 0:
+        if self.patience is not None and self._epochs_since_best() == 0:
             self.best = {name: x.clone() for name, x in self._weights().items()}
 
     def end_epoch(self, callbacks: Sequence[Callback] = ()) -> None:

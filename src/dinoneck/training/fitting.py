@@ -257,7 +257,15 @@ def _build_engine(objective: Objective, samples: Samples) -> Engine:
             "there is nothing to train; unfreeze some: head.requires_grad_(True)"
         )
     steps_per_epoch = math.ceil(samples.train_count / recipe.batch_size)
-    return Engine(objective.trained, objective, groups, recipe, steps=steps_per_epoch)
+    return Engine(
+        objective.trained,
+        objective,
+        groups,
+        recipe,
+        steps=steps_per_epoch,
+        sam_rho=recipe.rho if recipe.optimizer == "sam" else None,
+        patience=recipe.patience,
+    )
 
 
 @torch.no_grad()

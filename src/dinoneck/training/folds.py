@@ -16,7 +16,7 @@ from dinoneck.data.layout import HELD_OUT
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.extras import missing_extra
 from dinoneck.text import counted, some_of
-from dinoneck.training.config import TrainConfig
+from dinoneck.training.config import TrainConfig, TrainInstancesConfig
 from dinoneck.training.recipe import Seed, converted
 from dinoneck.training.table import class_names, column_numbers, groups_of, target_columns
 
@@ -45,7 +45,8 @@ class Fold:
     @classmethod
     def of_all_images(cls, num_images: int) -> Fold:
         """Return the fold that trains on all images."""
-        return cls(number=None, train=np.arange(num_images), valid=np.arange(0))
+        train, valid = _all_images(num_images)
+        return cls(number=None, train=train, valid=valid)
 
     @property
     def is_of_all_images(self) -> bool:
@@ -82,8 +83,32 @@ def folds_of(config: TrainConfig, table: Any) -> list[Fold]:
             target.
         DataError: if there are fewer groups than folds.
     """
-    only = config.folds.only
-    every_fold = _every_fold(config, table)
+    folds = _chosen(_every_fold(config, table), config.folds.only)
+    for fold in folds:
+        _warn_of_unseen_classes(config, table, fold)
+    if config.trains_on_all and len(folds) > 1:
+        folds.append(Fold.of_all_images(len(table)))
+    return folds
+
+
+def plain_folds(config: TrainInstancesConfig, num_images: int) -> list[Fold]:
+    """Return the folds to train of images without groups, and last the fold of all images.
+
+    Raises:
+        ConfigError: if no fold has the number ``folds.only``.
+        DataError: if there are fewer images than folds.
+    """
+    if config.folds.count == 1:
+        return _chosen([_all_images(num_images)], config.folds.only)
+    every_fold = group_folds(range(num_images), config.folds.count, config.optim.seed)
+    folds = _chosen(every_fold, config.folds.only)
+    if len(folds) > 1:
+        folds.append(Fold.of_all_images(num_images))
+    return folds
+
+
+def _chosen(every_fold: Sequence[FoldRows], only: int | None) -> list[Fold]:
+    """The folds with their numbers; with ``only`` the fold of this number alone."""
     count = len(every_fold)
     if only is not None and only >= count:
         raise ConfigError(f"fold is {only} and there are {count} folds; expected 0 ... {count - 1}")
@@ -91,11 +116,12 @@ def folds_of(config: TrainConfig, table: Any) -> list[Fold]:
     for number, (train, valid) in enumerate(every_fold):
         if only in (None, number):
             folds.append(Fold(number, train, valid))
-    for fold in folds:
-        _warn_of_unseen_classes(config, table, fold)
-    if config.trains_on_all and len(folds) > 1:
-        folds.append(Fold.of_all_images(len(table)))
     return folds
+
+
+def _all_images(num_images: int) -> FoldRows:
+    """The rows of a fold that trains on all images and holds out none."""
+    return np.arange(num_images), np.arange(0)
 
 
 def _every_fold(config: TrainConfig, table: Any) -> list[FoldRows]:
@@ -110,7 +136,7 @@ def _every_fold(config: TrainConfig, table: Any) -> list[FoldRows]:
         _warn_of_split_groups(settings.column, groups, folds)
         return folds
     if settings.count == 1:
-        return [(np.arange(len(table)), np.arange(0))]
+        return [_all_images(len(table))]
     if GROUP in table:
         _warn_of_single_groups(groups)
     stratify = None if settings.stratify is None else _strata(table, settings.stratify)

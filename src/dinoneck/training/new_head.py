@@ -22,7 +22,7 @@ from dinoneck.heads.pyramid import PyramidHead
 from dinoneck.tasks import Task
 from dinoneck.text import some_of
 from dinoneck.tokens import Tokens
-from dinoneck.training.config import TrainConfig
+from dinoneck.training.config import HeadConfig
 from dinoneck.training.problem import Problem, fitted
 
 # heads and necks that read four layers where the config names none
@@ -39,7 +39,7 @@ _NUM_SHOWN = 5  # names of tensors in a message
 logger = logging.getLogger(__name__)
 
 
-def head_type(config: TrainConfig, map_kind: str | None = None) -> str:
+def head_type(config: HeadConfig, map_kind: str | None = None) -> str:
     """Return the name of the head or neck; where the config has none, the default.
 
     Args:
@@ -64,9 +64,7 @@ def _default_head(map_kind: str | None) -> str:
     return "patch_mean"
 
 
-def make_head(
-    config: TrainConfig, tokens: Tokens, problem: Problem, rows: Array, seed: int
-) -> Head:
+def make_head(config: HeadConfig, tokens: Tokens, problem: Problem, rows: Array, seed: int) -> Head:
     """Return a new head for such tokens; the transforms of its tasks are fitted on the training rows.
 
     Arguments of its constructor that follow from tokens and tasks (``embed_dim``, ``tasks``,
@@ -102,7 +100,7 @@ def make_head(
 
 
 def _choose_class(
-    config: TrainConfig, tokens: Tokens, problem: Problem
+    config: HeadConfig, tokens: Tokens, problem: Problem
 ) -> tuple[type[Head], dict[str, Any]]:
     """The class of a config's head, and the arguments that the config or a default states."""
     map_kinds = [task.kind for task in problem.tasks if task.is_map]  # one or none

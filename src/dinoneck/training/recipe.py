@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 import msgspec
 from msgspec import Meta
 from msgspec.structs import force_setattr
+from tyro.conf import Fixed, Suppress
 from tyro.constructors import PrimitiveConstructorSpec
 
 from dinoneck.errors import ConfigError
@@ -112,9 +113,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def __post_init__(self) -> None:
         kinds = typing.get_type_hints(type(self))
-        for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
+        hints = typing.get_type_hints(type(self), include_extras=True)
+        for name in self.__struct_fields__:
             value = _with_configs(name, getattr(self, name), kinds[name])
-            force_setattr(self, name, converted(name, value, hint))
+            force_setattr(self, name, converted(name, value, hints[name]))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "the config") -> Self:
@@ -151,13 +153,15 @@ def _with_configs(name: str, value: Any, kind: Any) -> Any:
     has_configs = isinstance(config, type) and issubclass(config, Config)
     if value is None and (has_configs or typing.get_origin(kind) is dict):
         value = {}
-    if not has_configs or isinstance(value, config):
+    if not has_configs or type(value) is config:
         return value
+    if isinstance(value, Config):  # such as the recipe of heads for a detector
+        raise ConfigError(f"{name} is a {type(value).__name__}; expected a {config.__name__}")
     if not isinstance(value, Mapping):
         raise ConfigError(f"{name or 'the file'} is {value!r}; expected keys with values")
     if kind is not config:
         return {key: _with_configs(f"{prefix}{key}", own, config) for key, own in value.items()}
-    known = typing.get_type_hints(config)
+    known = config.__struct_fields__
     if unknown := [key for key in value if key not in known]:
         hint = did_you_mean(str(unknown[0]), known)
         raise ConfigError(
@@ -212,7 +216,69 @@ def _limited(types: str, limit: str) -> str:
     return f"{words} {_LIMITS[limit].format(number)}" if limit else words
 
 
-class Recipe(Config, frozen=True, kw_only=True):
+class DetectorRecipe(Config, frozen=True, kw_only=True):
+    """How a detector is trained: the group ``optim`` of its training file; heads have a :class:`Recipe`.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images per step, over all processes.
+        lr: peak learning rate; cosine with warm-up.
+        seed: of the split, the first weights and the order of samples.
+        weight_decay: of AdamW, for weight matrices only; biases, norms and the loss's own parameters
+            have none.
+        warmup: share of the steps with a rising learning rate.
+        ema_decay: decay of the moving average of the weights, which is validated and saved; None =
+            no average.
+        amp: autocast to bf16 or fp16, losses in float32; None = float32.
+        clip_norm: largest norm of the gradients; None = no limit.
+        backbone_lr: peak learning rate of a trained backbone; None = a tenth of lr.
+        layer_decay: factor of that rate per block of the backbone; None = one rate.
+        freeze: EPOCH=STAGE: what is frozen of the backbone from an epoch on: all, last:N (the last
+            N blocks are trained) or none; empty = by the plan 0=all 10=last:4.
+
+    Raises:
+        ConfigError: if a value is unknown or out of range, or two of them contradict each other.
+    """
+
+    epochs: Count = 40
+    batch_size: Count = 8
+    lr: Positive = 1e-3
+    seed: Seed = 42
+    weight_decay: NotNegative = 1e-2
+    warmup: BelowOne = 0.1
+    ema_decay: Annotated[BelowOne | None, FLOAT_OR_NONE] = None
+    amp: Annotated[Literal["bf16", "fp16"] | None, AMP_OR_NONE] = None
+    clip_norm: Annotated[Positive | None, FLOAT_OR_NONE] = 1.0
+    backbone_lr: Annotated[Positive | None, FLOAT_OR_NONE] = None
+    layer_decay: Annotated[Scale | None, FLOAT_OR_NONE] = None
+    freeze: tuple[Annotated[str, Meta(pattern=FREEZE_PATTERN)], ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.plan) < len(self.freeze):
+            raise ConfigError(f"freeze is {', '.join(self.freeze)}; name each epoch once")
+
+    @property
+    def plan(self) -> dict[int, str]:
+        """``freeze`` as epoch -> stage, for :class:`dinoneck.training.FreezeSchedule`."""
+        stages = {}
+        for entry in self.freeze:
+            epoch, _, stage = entry.partition("=")
+            stages[int(epoch)] = stage
+        return stages
+
+    def rates(self) -> dict[str, Any]:
+        """Return what :func:`dinoneck.training.param_groups` takes of it."""
+        rate = BACKBONE_RATE * self.lr if self.backbone_lr is None else self.backbone_lr
+        return {
+            "lr": self.lr,
+            "backbone_lr": rate,
+            "weight_decay": self.weight_decay,
+            "layer_decay": self.layer_decay,
+        }
+
+
+class Recipe(DetectorRecipe, frozen=True, kw_only=True):
     """How a head is trained: the group ``optim`` of a training file, and what :func:`dinoneck.training.fit` takes.
 
     Attributes:
@@ -242,55 +308,23 @@ class Recipe(Config, frozen=True, kw_only=True):
         backbone_lr: peak learning rate of a trained backbone; None = a tenth of lr.
         layer_decay: factor of that rate per block of the backbone; None = one rate.
         freeze: EPOCH=STAGE: what is frozen of the backbone from an epoch on: all, last:N (the last
-            N blocks are trained) or none; empty = as the backbone is, of a detector 0=all
-            10=last:4.
+            N blocks are trained) or none; empty = as the backbone is.
 
     Raises:
         ConfigError: if a value is unknown or out of range, or two of them contradict each other.
     """
 
-    epochs: Count = 40
-    batch_size: Count = 8
-    lr: Positive = 1e-3
-    seed: Seed = 42
     optimizer: Literal["adamw", "sam"] = "adamw"
-    rho: Positive = 0.05
-    weight_decay: NotNegative = 1e-2
-    warmup: BelowOne = 0.1
-    ema_decay: Annotated[BelowOne | None, FLOAT_OR_NONE] = None
-    amp: Annotated[Literal["bf16", "fp16"] | None, AMP_OR_NONE] = None
-    clip_norm: Annotated[Positive | None, FLOAT_OR_NONE] = 1.0
+    rho: Annotated[Positive, Fixed, Suppress] = 0.05
     standardise_tokens: bool = True
     mixup_alpha: Annotated[Positive | None, FLOAT_OR_NONE] = None
-    mixup_off_last: Share = 0.2
+    mixup_off_last: Annotated[Share, Fixed, Suppress] = 0.2
     cutmix_alpha: Annotated[Positive | None, FLOAT_OR_NONE] = None
     patience: Annotated[Count | None, INT_OR_NONE] = None
-    backbone_lr: Annotated[Positive | None, FLOAT_OR_NONE] = None
-    layer_decay: Annotated[Scale | None, FLOAT_OR_NONE] = None
-    freeze: tuple[Annotated[str, Meta(pattern=FREEZE_PATTERN)], ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.plan) < len(self.freeze):
-            raise ConfigError(f"freeze is {', '.join(self.freeze)}; name each epoch once")
         if self.optimizer == "sam" and self.amp == "fp16":
             raise ConfigError(
                 "optimizer 'sam' does not work with the loss scale of amp 'fp16'; take amp='bf16'"
             )
-
-    @property
-    def plan(self) -> dict[int, str]:
-        """``freeze`` as epoch -> stage, for :class:`dinoneck.training.FreezeSchedule`."""
-        return {
-            int(epoch): stage for epoch, _, stage in (entry.partition("=") for entry in self.freeze)
-        }
-
-    def rates(self) -> dict[str, Any]:
-        """Return what :func:`dinoneck.training.param_groups` takes of it."""
-        rate = BACKBONE_RATE * self.lr if self.backbone_lr is None else self.backbone_lr
-        return {
-            "lr": self.lr,
-            "backbone_lr": rate,
-            "weight_decay": self.weight_decay,
-            "layer_decay": self.layer_decay,
-        }

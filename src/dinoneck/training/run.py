@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -33,7 +33,7 @@ from dinoneck.registry import import_modules
 from dinoneck.text import some_of
 from dinoneck.training import folder as files
 from dinoneck.training import report as reports
-from dinoneck.training.config import DataConfig, TrainConfig, check_used
+from dinoneck.training.config import PROGRAMS, DataConfig, HeadConfig, TrainConfig
 from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.evaluators import Evaluator, FoldTokens, ValueEvaluator
 from dinoneck.training.fitting import fit
@@ -58,6 +58,8 @@ from dinoneck.version import versions
 logger = logging.getLogger(__name__)
 
 _SHOWN = 5  # images in a message
+
+AnyHeadConfig = TypeVar("AnyHeadConfig", bound=HeadConfig)
 
 
 def train(
@@ -98,21 +100,7 @@ def train(
         CheckpointError: if ``out`` holds an unfinished run of another config or of other targets,
             or ``data.tta`` names views that the head does not take.
     """
-    if not isinstance(config, TrainConfig):
-        raise ConfigError(
-            f"config is {type(config).__name__}; expected a TrainConfig: TrainConfig.from_dict, or "
-            "TrainConfig.read for a YAML file"
-        )
-    if config.data.boxes:
-        raise ConfigError(
-            f"data.boxes is {config.data.boxes!r}; detectors are trained with "
-            "dinoneck.detection.train_detector"
-        )
-    if config.data.objects:
-        raise ConfigError(
-            "data.instances or data.panoptic names objects; heads for them are trained with "
-            "dinoneck.detection.train_instances"
-        )
+    PROGRAMS.check_class(config, TrainConfig)
     trainer = prepare(config, Path(out), table=table, overwrite=overwrite)
     return trainer.train(resume=resume, callbacks=callbacks)
 
@@ -123,9 +111,9 @@ def prepare(
     *,
     table: Any = None,
     overwrite: bool = False,
-    like: Trainer | None = None,
+    like: Trainer[TrainConfig] | None = None,
     data_folder: DataFolder | None = None,
-) -> Trainer:
+) -> Trainer[TrainConfig]:
     """Read the inputs of a run; what may be refused is refused before the first expensive step.
 
     Args:
@@ -143,7 +131,7 @@ def prepare(
     files.check_folder(out, overwrite=overwrite)
     if table is None and data_folder is None:
         config, data_folder = of_data_folder(config)
-    check_used(config, with_table=table is not None)
+    config.check_used(with_table=table is not None)
     import_modules(config.imports)
     head_type(config)  # a name that is not registered is refused before anything is read
     if like is None:
@@ -195,7 +183,7 @@ def _labelled_rows(problem: Problem, table: Any) -> Rows:
     return np.delete(np.arange(len(table)), unlabelled)
 
 
-class Trainer:
+class Trainer(Generic[AnyHeadConfig]):
     """Trains the heads of all folds, and writes them with their predictions and scores.
 
     Its inputs fit together: heads are built here, and what may be refused is refused before tokens
@@ -222,7 +210,7 @@ class Trainer:
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: AnyHeadConfig,
         folder: Path,
         *,
         table: Any,
@@ -452,13 +440,19 @@ class Trainer:
             backbone_weights = changed_weights(live.backbone)
         num_folds = sum(not fold.is_of_all_images for fold in self.folds)
         optim = self.config.optim
-        training = {"folds": num_folds, "seed": optim.seed, "epochs": optim.epochs}
+        training: dict[str, Any] = {
+            "folds": num_folds,
+            "seed": optim.seed,
+            "epochs": optim.epochs,
+        }
+        if isinstance(self.config, TrainConfig):
+            training |= _mask_record(self.config.data)
         checkpoint = HeadCheckpoint.from_module(
             module,
             backbone=backbone,
             backbone_weights=backbone_weights,
             preprocess=self.tokens.preprocess,
-            training={**training, **_mask_record(self.config.data), **facts},
+            training=training | dict(facts),
             tta=self.config.data.tta,
         )
         checkpoint.save(path)

@@ -28,7 +28,7 @@ from dinoneck.store.feature_store import FeatureStore
 from dinoneck.store.images import check_unchanged
 from dinoneck.text import some_of
 from dinoneck.tokens import Tokens
-from dinoneck.training.config import FrozenBackbone, TrainConfig
+from dinoneck.training.config import FrozenBackbone, HeadConfig, TrainConfig
 from dinoneck.training.earlier import log_backbone, start_backbone
 from dinoneck.training.ids import IdMatcher
 from dinoneck.training.masks import map_task
@@ -91,15 +91,25 @@ class RunTokens:
         """
         if config.data.store is not None:
             return cls._from_store(config, table)
-        return cls._from_backbone(config, table)
+        map_kind = None if config.data.labels is None else map_task(config, table)[1]
+        return cls.from_backbone(config, table, type_name=head_type(config, map_kind))
 
     @classmethod
-    def _from_backbone(cls, config: TrainConfig, table: Any) -> RunTokens:
-        """Open a backbone; for a head that reads several layers it gives four, if the config names none."""
+    def from_backbone(cls, config: HeadConfig, table: Any, type_name: str) -> RunTokens:
+        """Open a backbone; for a head that reads several layers it gives four, if the config names none.
+
+        Args:
+            config: the run.
+            table: the images.
+            type_name: the registered name of the head.
+
+        Raises:
+            ConfigError: if values contradict each other.
+            BackboneError: if the backbone cannot be loaded.
+        """
         data = config.data
         backbone = open_backbone(config.backbone, config.device)
-        map_kind = None if data.labels is None else map_task(config, table)[1]
-        if head_type(config, map_kind) in SEVERAL_LAYERS and config.backbone.layers is None:
+        if type_name in SEVERAL_LAYERS and config.backbone.layers is None:
             quarters = [backbone.depth * part // 4 - 1 for part in (1, 2, 3, 4)]
             backbone = backbone.with_layers(quarters)
         settings = {name: getattr(data, name) for name in _PREPARATION}
@@ -137,7 +147,7 @@ class RunTokens:
         compare_images(store, images)
         return cls(table, record, store.preprocess, stored=stored)
 
-    def check_start(self, config: TrainConfig) -> None:
+    def check_start(self, config: HeadConfig) -> None:
         """Refuse a LoRA rank or weights of ``config.init`` that do not fit; log what is taken of that file.
 
         Raises:
@@ -158,7 +168,7 @@ class RunTokens:
             self._extracted = self._extract(len(self._ids))
         return self._extracted
 
-    def live(self, config: TrainConfig, file: Path | None = None) -> LiveTokens | None:
+    def live(self, config: HeadConfig, file: Path | None = None) -> LiveTokens | None:
         """Return the images with a copy of the backbone, which a fold trains in parts.
 
         Args:
@@ -205,7 +215,7 @@ class RunTokens:
         )
 
 
-def _start_training(backbone: Backbone, config: TrainConfig) -> None:
+def _start_training(backbone: Backbone, config: HeadConfig) -> None:
     """Make parts of a backbone trainable; they start as in the file of ``config.init``."""
     rank = config.backbone.lora
     blocks = config.backbone.unfreeze_last

@@ -27,7 +27,11 @@ from dinoneck.data.layout import (
 from dinoneck.data.pasture import SUMS, Pasture
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.text import counted, some_of
-from dinoneck.training.config import CompositionConfig, TaskConfig, TrainConfig
+from dinoneck.training.config import (
+    CompositionConfig,
+    TaskConfig,
+    TrainConfig,
+)
 
 logger = logging.getLogger(__name__)
 MAPS = ("dense", "segmentation")
@@ -62,8 +66,7 @@ def table_of(config: TrainConfig, frame: Any = None, folder: DataFolder | None =
                 raise ConfigError(f"the config names {named!r}; the table has no column {role!r}")
         targets, auxiliary = target_columns(config, frame)
         _warn_of_copies(frame, [name for name in (*targets, *auxiliary) if name in frame])
-        if data.objects is None:  # the changed copies of objects are counted with theirs
-            _warn_of_changed_copies(frame)
+        _warn_of_changed_copies(frame)
         return frame if folds.column is None else _without_test_part(frame, folds.column)
     if data.csv is None and frame is None:
         if data.images is None:

@@ -16,7 +16,7 @@ from PIL import Image
 from tests.kit import cli
 from tests.unit.training.meadow import HEIGHT, WIDTH, files_of, rows_of, write_rows
 
-from dinoneck import Backbone, HeadCheckpoint
+from dinoneck import Backbone, ConfigError, HeadCheckpoint
 from dinoneck.cli import train
 from dinoneck.cli.main import command
 from dinoneck.data import Preprocessing
@@ -42,9 +42,25 @@ def written(folder: Path, text: str) -> str:
 
 
 def parsed(*arguments: str) -> TrainConfig:
-    given = command("train", [*arguments, "--out", "x"]).keywords
-    config: TrainConfig = train.with_width(given["run"], given["hidden_dim"])
+    call = command("train", [*arguments, "--out", "x"])
+    config: TrainConfig = call.keywords["run"]
     return config
+
+
+def built(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict[str, Any]:
+    """The head of the config that a command line trains, with its width."""
+    with_width = train.with_width
+    heads: list[dict[str, Any]] = []
+
+    def stop(run: Any, type_name: str, hidden_dim: int) -> Any:
+        heads.append(with_width(run, type_name, hidden_dim).head)
+        raise ConfigError("stopped")
+
+    monkeypatch.setattr(train, "with_width", stop)
+    with pytest.raises(ConfigError, match="stopped"):
+        command("train", [*arguments, "--out", "x"])()
+    [head] = heads
+    return head
 
 
 def test_flags_over_file_over_defaults(tmp_path: Path) -> None:
@@ -53,13 +69,10 @@ def test_flags_over_file_over_defaults(tmp_path: Path) -> None:
         "batch_size: 4}\n"
     )
     path = written(tmp_path, f"{text}folds: {{count: 10}}\ndata: {{targets: [a, b], size: 64}}\n")
-    flags = (
-        "--epochs 9 --rho 0.2 --patience 3 --fold 7 --resize crop --random-backbone --store s "
-        "--lr 1e-2"
-    )
+    flags = "--epochs 9 --patience 3 --fold 7 --resize crop --random-backbone --store s --lr 1e-2"
     config = parsed(path, *flags.split(), "--group", "State", "Sampling_Date", "--targets", "c")
     assert config.optim == Recipe(
-        epochs=9, batch_size=4, lr=1e-2, optimizer="sam", rho=0.2, patience=3
+        epochs=9, batch_size=4, lr=1e-2, optimizer="sam", rho=0.1, patience=3
     )
     assert (config.folds.count, config.folds.only, config.folds.group) == (
         10,
@@ -137,8 +150,15 @@ def test_other_words_than_none_are_checked_as_numbers_are(
         (["--boxes", "boxes.json", "--hidden-dim", "8"], {"out_channels": 8}),
     ],
 )
-def test_heads_by_flags(flags: list[str], head: dict[str, Any]) -> None:
-    assert parsed(*flags).head == head
+def test_heads_by_flags(
+    flags: list[str], head: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("boxes.json").write_text("{}")
+    if "--hidden-dim" in flags:
+        assert built(monkeypatch, *flags) == head
+    else:
+        assert parsed(*flags).head == head
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +230,7 @@ def test_every_kind_of_data_is_trained_on_and_its_score_is_shown(
 @pytest.mark.parametrize(
     ("text", "flags", "message"),
     [
-        ("detector: {name: dfine}\n", "", "detector .*--boxes"),
+        ("detector: {name: dfine}\n", "", r"detector\.name .*--boxes"),
         ("", "--views 20", "20 .*the store has 4"),
         ("", "--size 960", r"made with size \(32, 64\), not \(960, 960\)"),
         ("", "--head fpn --layers 1 3", r"made with layers \(5,\)"),

@@ -273,7 +273,7 @@ def test_a_report_of_a_detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "pycocotools", reason="held-out boxes need pycocotools, the extra [detection]"
     )
     from dinoneck.detection import Detector, train_detector
-    from dinoneck.training import TrainConfig
+    from dinoneck.training import TrainDetectorConfig
 
     boxes, out, run = write_boxes(tmp_path / "data"), tmp_path / "r.html", tmp_path / "run"
     monkeypatch.chdir(tmp_path)
@@ -284,7 +284,7 @@ def test_a_report_of_a_detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "head": {"type": "spatial_tuning_adapter", "out_channels": 32},
         "optim": {"epochs": 2, "batch_size": 3, "freeze": ["0=all"]},
     }
-    report = train_detector(TrainConfig.from_dict(config), run)
+    report = train_detector(TrainDetectorConfig.from_dict(config), run)
 
     def written(*words: object) -> Any:
         return cli("viz", "report", *words, "--min-score", 0.05, "--out", out, "--json").json

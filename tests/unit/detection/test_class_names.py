@@ -20,7 +20,7 @@ from dinoneck.detection import evaluate_boxes, score_boxes, score_masks, score_s
 from dinoneck.detection.training import open_images
 from dinoneck.errors import DataError
 from dinoneck.inference import coco_objects
-from dinoneck.training import TrainConfig
+from dinoneck.training import TrainDetectorConfig
 from dinoneck.viz import ReportEntry
 from dinoneck.viz.report import agreement
 
@@ -260,7 +260,7 @@ def test_held_out_boxes_of_a_training_are_matched_by_their_names(tmp_path: Path)
         "val_images": str(tmp_path / "val"),
         "size": [64, 64],
     }
-    train, held_out = open_images(TrainConfig.from_dict({"data": data}))
+    train, held_out = open_images(TrainDetectorConfig.from_dict({"data": data}))
     assert train.classes == held_out.classes == ("seed", "bug", "stone", "leaf")
     assert held_out.category_ids == (None, None, 1, 2)
     assert held_out.unlisted == {0, 1}

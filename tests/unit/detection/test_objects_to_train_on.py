@@ -14,8 +14,7 @@ from dinoneck import ConfigError, DataError
 from dinoneck.data import BoxImages
 from dinoneck.detection.objects import train_instances
 from dinoneck.detection.training import open_images
-from dinoneck.training import TrainConfig
-from dinoneck.training.config import check_used
+from dinoneck.training import TrainConfig, TrainDetectorConfig, TrainInstancesConfig
 from dinoneck.training.run import Trainer
 
 pytest.importorskip("pycocotools", reason="needs dinoneck[detection]")
@@ -38,18 +37,18 @@ def written(folder: Path, crowd: int, masks: bool = False) -> Path:
     return file
 
 
-def detector_config(file: Path, **data: Any) -> TrainConfig:
+def detector_config(file: Path, **data: Any) -> TrainDetectorConfig:
     groups = {"data": {"boxes": str(file), "size": [96, 128], **data}, "folds": {"count": 3}}
-    return TrainConfig.from_dict(groups)
+    return TrainDetectorConfig.from_dict(groups)
 
 
-def mask_config(file: Path, **data: Any) -> TrainConfig:
+def mask_config(file: Path, **data: Any) -> TrainInstancesConfig:
     groups = {
         "data": {"instances": str(file), **data},
         "backbone": {"name": "dinoneck_tiny"},
         "folds": {"count": 2},
     }
-    return TrainConfig.from_dict(groups)
+    return TrainInstancesConfig.from_dict(groups)
 
 
 def test_a_detector_is_not_trained_on_crowd_regions_alone(tmp_path: Path) -> None:
@@ -163,10 +162,10 @@ def test_another_word_for_crowd_is_refused(tmp_path: Path) -> None:
 
 
 def test_crowd_without_a_coco_file_is_refused() -> None:
-    config = TrainConfig.from_dict({"data": {"csv": "t.csv", "targets": ["y"], "crowd": "objects"}})
+    data = {"csv": "t.csv", "targets": ["y"], "crowd": "objects"}
 
-    with pytest.raises(ConfigError, match=r"data\.crowd is 'objects', and needs data\.instances"):
-        check_used(config)
+    with pytest.raises(ConfigError, match=r"data\.crowd is 'objects', and needs data\.boxes"):
+        TrainConfig.from_dict({"data": data})
 
 
 def test_a_record_without_crowd_equals_those_of_earlier_versions(tmp_path: Path) -> None:

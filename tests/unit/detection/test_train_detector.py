@@ -23,7 +23,7 @@ from tests.unit.training.histories import logged
 
 from dinoneck import Backbone, CheckpointError, DataError, HeadCheckpoint
 from dinoneck.detection import Detector, evaluate_boxes, train_detector, training
-from dinoneck.training import TrainConfig, engine, folder
+from dinoneck.training import TrainDetectorConfig, engine, folder
 
 pytest.importorskip("pycocotools", reason="needs dinoneck[detection]")
 
@@ -35,7 +35,7 @@ def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return coloured_boxes.write(tmp_path_factory.mktemp("images"))
 
 
-def config_of(boxes: Path, **groups: dict[str, Any]) -> TrainConfig:
+def config_of(boxes: Path, **groups: dict[str, Any]) -> TrainDetectorConfig:
     plain: dict[str, dict[str, Any]] = {
         "data": {"boxes": str(boxes), "val_boxes": str(boxes), "size": [96, 128]},
         "backbone": {"name": "dinoneck_tiny", "layers": [1, 3, 5]},
@@ -43,7 +43,7 @@ def config_of(boxes: Path, **groups: dict[str, Any]) -> TrainConfig:
         "detector": {"variant": "tiny"},
         "optim": {"batch_size": 2, "epochs": 1, "seed": 0},
     }
-    return TrainConfig.from_dict(
+    return TrainDetectorConfig.from_dict(
         {key: {**own, **groups.get(key, {})} for key, own in {**groups, **plain}.items()}
     )
 
@@ -178,11 +178,11 @@ def test_an_unfinished_run_of_0_3_continues_without_a_hash_of_its_images(
     assert len(logged(tmp_path / "run" / "log.jsonl")) == 2
 
 
-def lora_config(boxes: Path) -> TrainConfig:
+def lora_config(boxes: Path) -> TrainDetectorConfig:
     backbone = {"name": "dinoneck_tiny", "layers": [1, 3, 5], "lora": 2}
     optim = {"freeze": ["0=all"], "epochs": 3, "backbone_lr": 1e-2, "ema_decay": 0.9}
     config = config_of(boxes, optim=optim).to_dict()
-    return TrainConfig.from_dict({**config, "backbone": backbone})
+    return TrainDetectorConfig.from_dict({**config, "backbone": backbone})
 
 
 def test_a_detector_trains_lora_weights_and_its_file_holds_them_and_no_backbone(
@@ -496,7 +496,7 @@ def test_without_val_boxes_the_held_out_images_are_drawn_at_random(tmp_path: Pat
     drawn = []
     for seed in (0, 1, 0):
         data = {"boxes": str(file), "size": 32}
-        config = TrainConfig.from_dict({"data": data, "optim": {"seed": seed}})
+        config = TrainDetectorConfig.from_dict({"data": data, "optim": {"seed": seed}})
 
         train, held_out = training.open_images(config)
 
@@ -545,7 +545,7 @@ def test_copies_in_a_drawn_part_and_their_classes_are_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = copies_of_noise(tmp_path, copied="again_{}.png")
-    config = TrainConfig.from_dict({"data": {"boxes": str(file), "size": 32}})
+    config = TrainDetectorConfig.from_dict({"data": {"boxes": str(file), "size": 32}})
 
     with caplog.at_level(logging.WARNING, "dinoneck"):
         train, held_out = training.open_images(config)
@@ -567,7 +567,7 @@ def test_changed_copies_in_the_other_drawn_part_are_counted(
     copied: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = copies_of_noise(tmp_path, copied)
-    config = TrainConfig.from_dict({"data": {"boxes": str(file), "size": 32}})
+    config = TrainDetectorConfig.from_dict({"data": {"boxes": str(file), "size": 32}})
 
     with caplog.at_level(logging.WARNING, "dinoneck"):
         train, held_out = training.open_images(config)
@@ -588,7 +588,7 @@ def test_held_out_images_that_are_trained_on_have_the_remedy_of_another_folder(
     lines = []
     for images in ({}, {"val_images": str(tmp_path)}):
         caplog.clear()
-        training.open_images(TrainConfig.from_dict({"data": data | images}))
+        training.open_images(TrainDetectorConfig.from_dict({"data": data | images}))
         lines += [line for line in caplog.messages if "training images too" in line]
 
     assert "name their folder: data.val_images (--val-images)" in lines[0]

@@ -19,10 +19,10 @@ from dinoneck.detection import score_masks, train_instances
 from dinoneck.inference import coco_objects
 from dinoneck.training import (
     BackboneConfig,
-    DataConfig,
-    FoldsConfig,
+    InstancesDataConfig,
+    PlainFoldsConfig,
     Recipe,
-    TrainConfig,
+    TrainInstancesConfig,
     engine,
     run,
 )
@@ -90,15 +90,15 @@ def scenes(folder: Path, count: int) -> Path:
     return written(folder, pictures, shapes, {9: "disc", 4: "square"})
 
 
-def config_of(file: Path, epochs: int = 2, **changes: Any) -> TrainConfig:
+def config_of(file: Path, epochs: int = 2, **changes: Any) -> TrainInstancesConfig:
     settings: dict[str, Any] = {
-        "data": DataConfig(instances=str(file)),
-        "folds": FoldsConfig(count=2),
+        "data": InstancesDataConfig(instances=str(file)),
+        "folds": PlainFoldsConfig(count=2),
     }
     settings["optim"] = Recipe(epochs=epochs, batch_size=4, lr=3e-3, seed=0)
     settings["backbone"] = BackboneConfig(name="dinoneck_tiny", layers=(1, 2, 4, 5))
     settings["head"] = {"type": "dpt_neck", "out_channels": 16}
-    return TrainConfig(**settings | changes)
+    return TrainInstancesConfig(**settings | changes)
 
 
 def test_true_masks_have_the_best_scores_and_numbers(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_finished_heads_are_scored_over_all_scores(tmp_path: Path) -> None:
 
 
 def test_one_fold_is_scored_on_its_own_images(tmp_path: Path) -> None:
-    config = config_of(scenes(tmp_path / "s", 4), epochs=1, folds=FoldsConfig(count=2, only=1))
+    config = config_of(scenes(tmp_path / "s", 4), epochs=1, folds=PlainFoldsConfig(count=2, only=1))
     scores = train_instances(config, tmp_path / "r")["masks"]["head"]
     rows = rows_of(tmp_path / "r" / "out_of_fold.csv")
     assert scores["images"] == len(rows) == 2
@@ -283,12 +283,12 @@ def test_objects_of_held_out_scenes_are_found_and_counted(
 ) -> None:
     """180 images to train, 60 held out, on random features."""
     file, out = easy_scenes(tmp_path / "s", 240), tmp_path / "run"
-    config = TrainConfig(
-        data=DataConfig(instances=str(file)),
+    config = TrainInstancesConfig(
+        data=InstancesDataConfig(instances=str(file)),
         backbone=BackboneConfig(name="vit_small_patch16_dinov3", random=True, layers=(2, 5, 8, 11)),
         head=head,
         optim=Recipe(epochs=epochs, lr=lr, seed=0),
-        folds=FoldsConfig(count=4, only=0),
+        folds=PlainFoldsConfig(count=4, only=0),
     )
     scores = train_instances(config, out)["masks"]["head"]
     print(scores)
