@@ -50,8 +50,11 @@ IouType = Literal["bbox", "segm"]
 PanopticTruth = list[PathLike] | tuple[PathLike, ...]
 """The folder and the COCO file of panoptic segments."""
 
-KEYS = ("boxes", "scores", "labels")
-_MOST_BOXES = (1, 10, 100)
+_BOX_KEYS = ("boxes", "scores", "labels")  # of a prediction
+_MOST_BOXES = (1, 10, 100)  # that count per image and class, as COCO has them; the last one is used
+
+
+# boxes
 
 
 def evaluate_boxes(
@@ -121,15 +124,6 @@ def predict_boxes(
     return dataset, predictions
 
 
-def _check_images(dataset: ListedImages, predictions: Mapping[Any, Any]) -> None:
-    """Reject predictions of images that a dataset does not have."""
-    unknown_ids = list(predictions.keys() - set(dataset.ids))
-    if unknown_ids:
-        raise DataError(
-            f"there is a prediction for image {unknown_ids[0]!r}, which is not in {dataset.file}"
-        )
-
-
 def score_boxes(dataset: BoxImages, predictions: Mapping[Any, Prediction]) -> dict[str, Any]:
     """Compare the boxes of a dataset with the predictions of any detector.
 
@@ -152,74 +146,109 @@ def score_boxes(dataset: BoxImages, predictions: Mapping[Any, Prediction]) -> di
         DataError: if an id is unknown, or a prediction has another form, or no image has a box.
         ImportError: if pycocotools is missing.
     """
-    return _coco_scores(dataset, coco_results(predictions, dataset), "bbox")
+    return _coco_scores(dataset, coco_results(predictions, dataset), iou_type="bbox")
 
 
-def open_objects(
-    truth: PathLike | PanopticTruth,
-    images: PathLike | None = None,
-    *,
-    classes: Sequence[str] | None = None,
-    crowd: Crowd = "ignore",
-    allow_unlisted: bool = False,
-) -> BoxImages | PanopticImages:
-    """Return images and their true objects: masks of a COCO file, or panoptic segments.
+def coco_results(predictions: Mapping[Any, Prediction], dataset: BoxImages) -> list[dict[str, Any]]:
+    """Return predictions as COCO results for a JSON file: a dict per box, with the category ids of the dataset.
 
-    Args:
-        truth: the COCO file of masks; or the folder and the COCO file of panoptic segments.
-        images: the folder of the images; None = the file's, or ``images`` in it.
-        classes: their names in the order of the labels; None = as in the file.
-        crowd: as of :class:`dinoneck.data.BoxImages`.
-        allow_unlisted: whether the file may lack some of the classes.
+    Boxes of classes that its file does not list are left out.
 
     Raises:
-        DataError: if the truth is of another form, or a file cannot be used.
+        DataError: as :func:`score_boxes`.
     """
-    if isinstance(truth, str | os.PathLike):
-        return BoxImages(
-            truth,
-            images,
-            classes=classes,
-            crowd=crowd,
-            masks=True,
-            allow_unlisted=allow_unlisted,
-        )
-    return _open_segments(
-        truth,
-        images,
-        classes=classes,
-        crowd=crowd,
-        allow_unlisted=allow_unlisted,
-    )
+    _check_images(dataset, predictions)
+    entries = []
+    for image_id, prediction in predictions.items():
+        name = f"the prediction for image {image_id}"
+        boxes = _ScoredBoxes.checked(prediction, name)
+        labels = boxes.labels.tolist()
+        _check_labels(labels, name, dataset)
+        corners = boxes.corners.tolist()
+        scores = boxes.scores.tolist()
+        for (left, top, right, bottom), score, label in zip(corners, scores, labels, strict=True):
+            if label in dataset.unlisted:
+                continue
+            entries.append(
+                {
+                    "image_id": image_id,
+                    "category_id": dataset.category_ids[label],
+                    "bbox": [left, top, right - left, bottom - top],
+                    "score": score,
+                }
+            )
+    return entries
 
 
-def _open_segments(
-    truth: PanopticTruth,
-    images: PathLike | None,
-    *,
-    classes: Sequence[str] | None,
-    crowd: Crowd,
-    allow_unlisted: bool,
-) -> PanopticImages:
-    if len(truth) != 2:
-        raise DataError(
-            f"the truth is {truth}; expected a file, or the folder and the file of panoptic "
-            "segments"
-        )
-    folder, file = truth
-    return PanopticImages(
-        file,
-        folder,
-        images,
-        classes=classes,
-        crowd=crowd,
-        allow_unlisted=allow_unlisted,
-    )
+def _check_labels(labels: Sequence[int], name: str, dataset: BoxImages) -> None:
+    """Raise a DataError for a label that is none of a dataset's classes."""
+    num_classes = len(dataset.classes)
+    for label in labels:
+        if not 0 <= label < num_classes:
+            raise DataError(
+                f"{name} has the label {label}; expected 0 ... {num_classes - 1}, 0-based, as in "
+                f"the dataset's classes {dataset.classes}"
+            )
+
+
+@dataclass(frozen=True)
+class _ScoredBoxes:
+    """The boxes of an image as tensors on the CPU.
+
+    Attributes:
+        corners: float64 (n, 4), XYXY in pixels.
+        scores: float64 (n,).
+        labels: int64 (n,).
+    """
+
+    corners: Tensor
+    scores: Tensor
+    labels: Tensor
+
+    @classmethod
+    def checked(cls, prediction: Prediction, name: str) -> Self:
+        """Read a prediction.
+
+        Args:
+            prediction: as of :func:`score_boxes`.
+            name: what messages call it.
+
+        Raises:
+            DataError: if it has another form, or numbers that are no boxes.
+        """
+        if not isinstance(prediction, Mapping) or not set(_BOX_KEYS) <= set(prediction):
+            raise DataError(
+                f"{name} is {type(prediction).__name__}; expected a dict with {', '.join(_BOX_KEYS)}"
+            )
+        corners = torch.as_tensor(prediction["boxes"]).detach().cpu()
+        scores = torch.as_tensor(prediction["scores"]).detach().cpu()
+        labels = torch.as_tensor(prediction["labels"]).detach().cpu()
+        shapes = [tuple(corners.shape), tuple(scores.shape), tuple(labels.shape)]
+        if shapes != [(len(scores), 4), (len(scores),), (len(scores),)]:
+            raise DataError(
+                f"{name} has boxes, scores and labels of shapes {shapes}; expected (n, 4), (n,) "
+                "and (n,)"
+            )
+        if labels.is_floating_point() and labels.numel():
+            raise DataError(f"{name} has {labels.dtype} labels; expected whole numbers, 0-based")
+        if not (corners.isfinite().all() and scores.isfinite().all()):
+            raise DataError(
+                f"{name} has a box or a score that is not finite; check the training loss"
+            )
+        if (corners[:, 2:] < corners[:, :2]).any():
+            raise DataError(
+                f"{name} has a box whose right or bottom lies before its left or top; expected "
+                "XYXY in pixels"
+            )
+        return cls(corners=corners.double(), scores=scores.double(), labels=labels.long())
+
+
+# masks of instances, and panoptic segments
 
 
 def evaluate_masks(
     predictor: Predictor,
-    coco_json: Any,
+    coco_json: str | os.PathLike[str] | PanopticTruth,
     images: str | os.PathLike[str] | None = None,
     *,
     crowd: Crowd = "ignore",
@@ -242,10 +271,10 @@ def evaluate_masks(
         ImportError: if pycocotools is missing.
     """
     if isinstance(coco_json, str | os.PathLike):
-        dataset, objects = predict_instances(predictor, coco_json, images, crowd=crowd)
-        return score_masks(dataset, objects)
-    panoptic_dataset, segments = predict_segments(predictor, coco_json, images, crowd=crowd)
-    return score_segments(panoptic_dataset, segments)
+        instance_images, objects = predict_instances(predictor, coco_json, images, crowd=crowd)
+        return score_masks(instance_images, objects)
+    panoptic_images, segments = predict_segments(predictor, coco_json, images, crowd=crowd)
+    return score_segments(panoptic_images, segments)
 
 
 def predict_instances(
@@ -335,6 +364,68 @@ def _no_task_of_kind(
     )
 
 
+def open_objects(
+    truth: PathLike | PanopticTruth,
+    images: PathLike | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    crowd: Crowd = "ignore",
+    allow_unlisted: bool = False,
+) -> BoxImages | PanopticImages:
+    """Return images and their true objects: masks of a COCO file, or panoptic segments.
+
+    Args:
+        truth: the COCO file of masks; or the folder and the COCO file of panoptic segments.
+        images: the folder of the images; None = the file's, or ``images`` in it.
+        classes: their names in the order of the labels; None = as in the file.
+        crowd: as of :class:`dinoneck.data.BoxImages`.
+        allow_unlisted: whether the file may lack some of the classes.
+
+    Raises:
+        DataError: if the truth is of another form, or a file cannot be used.
+    """
+    if isinstance(truth, str | os.PathLike):
+        return BoxImages(
+            truth,
+            images,
+            classes=classes,
+            crowd=crowd,
+            masks=True,
+            allow_unlisted=allow_unlisted,
+        )
+    return _open_segments(
+        truth,
+        images,
+        classes=classes,
+        crowd=crowd,
+        allow_unlisted=allow_unlisted,
+    )
+
+
+def _open_segments(
+    truth: PanopticTruth,
+    images: PathLike | None,
+    *,
+    classes: Sequence[str] | None,
+    crowd: Crowd,
+    allow_unlisted: bool,
+) -> PanopticImages:
+    if len(truth) != 2:
+        raise DataError(
+            f"the truth is {truth}; expected a file, or the folder and the file of panoptic "
+            "segments"
+        )
+    folder, file = truth
+    return PanopticImages(
+        file,
+        folder,
+        images,
+        classes=classes,
+        crowd=crowd,
+        allow_unlisted=allow_unlisted,
+    )
+
+
 def score_masks(dataset: BoxImages, objects: Objects) -> dict[str, Any]:
     """Compare the masks of a dataset with those that were predicted, by COCO's rules.
 
@@ -351,10 +442,10 @@ def score_masks(dataset: BoxImages, objects: Objects) -> dict[str, Any]:
         DataError: if an id is unknown, or no image has an object.
         ImportError: if pycocotools is missing.
     """
-    scores = _coco_scores(dataset, mask_results(objects, dataset), "segm")
+    scores = _coco_scores(dataset, mask_results(objects, dataset), iou_type="segm")
     listed = _of_listed_classes(objects, dataset)
     min_score = scores["min_score"] or 0.0
-    scores["count_error"] = count_error(dataset, listed, min_score)
+    scores["count_error"] = count_error(dataset, listed, min_score=min_score)
     return scores
 
 
@@ -373,18 +464,6 @@ def mask_results(objects: Objects, dataset: BoxImages) -> list[dict[str, Any]]:
             category = dataset.category_ids[entry["category_id"]]
             entries.append({**entry, "image_id": image_id, "category_id": category})
     return entries
-
-
-def _of_listed_classes(
-    objects: Objects, dataset: ListedImages
-) -> dict[Any, list[Mapping[str, Any]]]:
-    """The objects without those of classes that the file of a dataset does not list."""
-    listed = {}
-    for image_id, image_objects in objects.items():
-        listed[image_id] = [
-            entry for entry in image_objects if entry["category_id"] not in dataset.unlisted
-        ]
-    return listed
 
 
 def score_segments(dataset: PanopticImages, objects: Objects) -> dict[str, Any]:
@@ -418,7 +497,7 @@ def score_segments(dataset: PanopticImages, objects: Objects) -> dict[str, Any]:
     terms = []
     for i, image_id in enumerate(dataset.ids):
         segments = listed.get(image_id, [])
-        terms.append(_segment_terms(dataset.pixels(i), segments, num_classes))
+        terms.append(_segment_terms(dataset.pixels(i), segments, num_classes=num_classes))
     sums: Array = np.sum(terms, axis=0)  # (3, K)
     panoptic_quality = class_panoptic_quality(sums)
     segmentation_quality = class_segmentation_quality(sums)
@@ -439,12 +518,12 @@ def score_segments(dataset: PanopticImages, objects: Objects) -> dict[str, Any]:
         "PQ_stuff": as_number(mean_defined(panoptic_quality[is_stuff])),
         "per_class": per_class,
         "images": len(dataset),
-        "count_error": count_error(dataset, listed, 0.0),
+        "count_error": count_error(dataset, listed, min_score=0.0),
     }
 
 
 def _segment_terms(
-    true_ids: Array, segments: Sequence[Mapping[str, Any]], num_classes: int
+    true_ids: Array, segments: Sequence[Mapping[str, Any]], *, num_classes: int
 ) -> Array:
     """What an image adds to panoptic quality, (3, K).
 
@@ -497,6 +576,33 @@ def count_objects(objects: Sequence[Mapping[str, Any]], min_score: float) -> int
     return number
 
 
+# objects of any kind
+
+
+def _check_images(dataset: ListedImages, predictions: Mapping[Any, Any]) -> None:
+    """Reject predictions of images that a dataset does not have."""
+    unknown_ids = list(predictions.keys() - set(dataset.ids))
+    if unknown_ids:
+        raise DataError(
+            f"there is a prediction for image {unknown_ids[0]!r}, which is not in {dataset.file}"
+        )
+
+
+def _of_listed_classes(
+    objects: Objects, dataset: ListedImages
+) -> dict[Any, list[Mapping[str, Any]]]:
+    """The objects without those of classes that the file of a dataset does not list."""
+    listed = {}
+    for image_id, image_objects in objects.items():
+        listed[image_id] = [
+            entry for entry in image_objects if entry["category_id"] not in dataset.unlisted
+        ]
+    return listed
+
+
+# average precision by COCO's rules
+
+
 def _coco_scores(
     dataset: BoxImages, results: list[dict[str, Any]], iou_type: IouType
 ) -> dict[str, Any]:
@@ -519,32 +625,6 @@ def _coco_scores(
         "F1": f1,
         "min_score": min_score,
     }
-
-
-def _precision_by_class(
-    dataset: BoxImages, precision: Array, precision_at_50: Array, category_ids: Sequence[int | str]
-) -> dict[str, dict[str, float | None]]:
-    """The AP and AP50 of each class; None for one that the file does not list.
-
-    Args:
-        dataset: the truth.
-        precision: (IoUs, recalls, classes).
-        precision_at_50: (recalls, classes).
-        category_ids: of these classes; pycocotools sorts them, so that they are in another order
-            than the labels.
-    """
-    column_of_id = {category_id: column for column, category_id in enumerate(category_ids)}
-    by_class: dict[str, dict[str, float | None]] = {}
-    for name, category_id in zip(dataset.classes, dataset.category_ids, strict=True):
-        if category_id is None:
-            by_class[name] = {"AP": None, "AP50": None}
-            continue
-        column = column_of_id[category_id]
-        by_class[name] = {
-            "AP": _mean_without_missing(precision[:, :, column]),
-            "AP50": _mean_without_missing(precision_at_50[:, column]),
-        }
-    return by_class
 
 
 def coco_evaluation(dataset: BoxImages, results: list[dict[str, Any]], iou_type: IouType) -> Any:
@@ -581,6 +661,40 @@ def coco_evaluation(dataset: BoxImages, results: list[dict[str, Any]], iou_type:
     return evaluation
 
 
+def _mean_without_missing(values: Array) -> float | None:
+    """The mean over what is defined; pycocotools marks a class without boxes by -1."""
+    defined = values[values > -1]
+    if not defined.size:
+        return None
+    return float(defined.mean())
+
+
+def _precision_by_class(
+    dataset: BoxImages, precision: Array, precision_at_50: Array, category_ids: Sequence[int | str]
+) -> dict[str, dict[str, float | None]]:
+    """The AP and AP50 of each class; None for one that the file does not list.
+
+    Args:
+        dataset: the truth.
+        precision: (IoUs, recalls, classes).
+        precision_at_50: (recalls, classes).
+        category_ids: of these classes; pycocotools sorts them, so that they are in another order
+            than the labels.
+    """
+    column_of_id = {category_id: column for column, category_id in enumerate(category_ids)}
+    by_class: dict[str, dict[str, float | None]] = {}
+    for name, category_id in zip(dataset.classes, dataset.category_ids, strict=True):
+        if category_id is None:
+            by_class[name] = {"AP": None, "AP50": None}
+            continue
+        column = column_of_id[category_id]
+        by_class[name] = {
+            "AP": _mean_without_missing(precision[:, :, column]),
+            "AP50": _mean_without_missing(precision_at_50[:, column]),
+        }
+    return by_class
+
+
 def _best_threshold(evaluation: Any) -> tuple[float, float | None]:
     """The best F1 at an IoU of 0.50, of an evaluation by pycocotools, and the score that it begins at."""
     all_areas = evaluation.params.areaRng[0]
@@ -602,105 +716,3 @@ def _best_threshold(evaluation: Any) -> tuple[float, float | None]:
         np.concatenate(is_right)[does_count],
         num_objects,
     )
-
-
-def coco_results(predictions: Mapping[Any, Prediction], dataset: BoxImages) -> list[dict[str, Any]]:
-    """Return predictions as COCO results for a JSON file: a dict per box, with the category ids of the dataset.
-
-    Boxes of classes that its file does not list are left out.
-
-    Raises:
-        DataError: as :func:`score_boxes`.
-    """
-    _check_images(dataset, predictions)
-    entries = []
-    for image_id, prediction in predictions.items():
-        name = f"the prediction for image {image_id}"
-        boxes = _ScoredBoxes.checked(prediction, name)
-        labels = boxes.labels.tolist()
-        _check_labels(labels, name, dataset)
-        corners = boxes.corners.tolist()
-        scores = boxes.scores.tolist()
-        for (left, top, right, bottom), score, label in zip(corners, scores, labels, strict=True):
-            if label in dataset.unlisted:
-                continue
-            entries.append(
-                {
-                    "image_id": image_id,
-                    "category_id": dataset.category_ids[label],
-                    "bbox": [left, top, right - left, bottom - top],
-                    "score": score,
-                }
-            )
-    return entries
-
-
-def _check_labels(labels: Sequence[int], name: str, dataset: BoxImages) -> None:
-    """Raise a DataError for a label that is none of a dataset's classes."""
-    num_classes = len(dataset.classes)
-    for label in labels:
-        if not 0 <= label < num_classes:
-            raise DataError(
-                f"{name} has the label {label}; expected 0 ... {num_classes - 1}, 0-based, as in "
-                f"the dataset's classes {dataset.classes}"
-            )
-
-
-@dataclass(frozen=True)
-class _ScoredBoxes:
-    """The boxes of an image as tensors on the CPU.
-
-    Attributes:
-        corners: float64 (n, 4), XYXY in pixels.
-        scores: float64 (n,).
-        labels: int64 (n,).
-    """
-
-    corners: Tensor
-    scores: Tensor
-    labels: Tensor
-
-    @classmethod
-    def checked(cls, prediction: Prediction, name: str) -> Self:
-        """Read a prediction.
-
-        Args:
-            prediction: as of :func:`score_boxes`.
-            name: what messages call it.
-
-        Raises:
-            DataError: if it has another form, or numbers that are no boxes.
-        """
-        if not isinstance(prediction, Mapping) or not set(KEYS) <= set(prediction):
-            raise DataError(
-                f"{name} is {type(prediction).__name__}; expected a dict with {', '.join(KEYS)}"
-            )
-        corners = torch.as_tensor(prediction["boxes"]).detach().cpu()
-        scores = torch.as_tensor(prediction["scores"]).detach().cpu()
-        labels = torch.as_tensor(prediction["labels"]).detach().cpu()
-        shapes = [tuple(corners.shape), tuple(scores.shape), tuple(labels.shape)]
-        if shapes != [(len(scores), 4), (len(scores),), (len(scores),)]:
-            raise DataError(
-                f"{name} has boxes, scores and labels of shapes {shapes}; expected (n, 4), (n,) "
-                "and (n,)"
-            )
-        if labels.is_floating_point() and labels.numel():
-            raise DataError(f"{name} has {labels.dtype} labels; expected whole numbers, 0-based")
-        if not (corners.isfinite().all() and scores.isfinite().all()):
-            raise DataError(
-                f"{name} has a box or a score that is not finite; check the training loss"
-            )
-        if (corners[:, 2:] < corners[:, :2]).any():
-            raise DataError(
-                f"{name} has a box whose right or bottom lies before its left or top; expected "
-                "XYXY in pixels"
-            )
-        return cls(corners=corners.double(), scores=scores.double(), labels=labels.long())
-
-
-def _mean_without_missing(values: Array) -> float | None:
-    """The mean over what is defined; pycocotools marks a class without boxes by -1."""
-    defined = values[values > -1]
-    if not defined.size:
-        return None
-    return float(defined.mean())

@@ -14,7 +14,7 @@ from dinoneck.errors import ConfigError
 from dinoneck.evaluation.comparability import check_comparable
 from dinoneck.evaluation.mask_options import MaskOptions
 from dinoneck.evaluation.masks import evaluate_masks
-from dinoneck.evaluation.models import open_models
+from dinoneck.evaluation.models import Model, open_models
 from dinoneck.evaluation.objects import evaluate_objects
 from dinoneck.evaluation.predicted_tasks import PredictedTasks
 from dinoneck.evaluation.truth import truth_table
@@ -24,7 +24,7 @@ from dinoneck.text import some_of
 
 
 def evaluate(
-    model: Any,
+    model: Model | Mapping[str, Model],
     images: str | os.PathLike[str] | None,
     truth: Any,
     *,
@@ -159,7 +159,7 @@ def _is_of_objects(truth: Any) -> bool:
     return isinstance(truth, str | os.PathLike) and str(truth).endswith(".json")
 
 
-def _check_no_table_options(**options: Any) -> None:
+def _check_no_table_options(**options: object) -> None:
     for name, value in options.items():
         if value:
             raise ConfigError(

@@ -19,7 +19,7 @@ from dinoneck.data.table import Table
 from dinoneck.errors import DataError
 from dinoneck.evaluation.mask_options import MaskOptions, complete_from_training, mask_records_of
 from dinoneck.evaluation.predicted_tasks import PredictedTasks
-from dinoneck.evaluation.report import score_predictions
+from dinoneck.evaluation.report import predict_and_score
 from dinoneck.evaluation.truth import nothing_to_score
 from dinoneck.evaluation.values import class_labels, value_targets
 from dinoneck.inference.loaded_head import MaskRecord
@@ -55,14 +55,19 @@ def evaluate_masks(
     """
     options.check_used(predicted)
     records = mask_records_of(predictors)
-    mask_reader = MaskReader.open(table, predicted.segmentations, options, records)
+    mask_reader = MaskReader.open(
+        table,
+        predicted.segmentations,
+        options=options,
+        records=records,
+    )
     targets_of_models = value_targets(predictors, table, predicted)
     for name, predictor in predictors.items():
         targets_of_models[name] |= _mask_targets(predictor, mask_reader, num_rows=len(table))
     if not any(targets_of_models.values()):
         _check_no_number_maps(predicted)
         raise nothing_to_score(predicted.names, truth_columns)
-    return score_predictions(predictors, table, targets_of_models)
+    return predict_and_score(predictors, table, targets_of_models)
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,7 @@ class MaskReader:
         cls,
         table: Table,
         tasks: Sequence[Task],
+        *,
         options: MaskOptions,
         records: Sequence[MaskRecord],
     ) -> MaskReader:

@@ -13,13 +13,16 @@ from dinoneck.detection.detector import HEAD_TYPE, Detector
 from dinoneck.errors import ConfigError
 from dinoneck.inference.loaded_head import LoadedHead
 from dinoneck.inference.predictor import Predictor
-from dinoneck.inference.sources import open_heads
+from dinoneck.inference.sources import Heads, open_heads
 from dinoneck.training.trained_images import seen_in_training
 
 logger = logging.getLogger(__name__)
 
+Model = Predictor | Detector | Heads
+"""A model that can be called, or what a Predictor takes."""
 
-def open_models(model: Any) -> dict[str, Predictor | Detector]:
+
+def open_models(model: Model | Mapping[str, Model]) -> dict[str, Predictor | Detector]:
     """Return name -> model that can be called; a single model has the name ``head``.
 
     Args:
@@ -39,7 +42,7 @@ def open_models(model: Any) -> dict[str, Predictor | Detector]:
     return models
 
 
-def _open_model(model: Any) -> Predictor | Detector:
+def _open_model(model: Model) -> Predictor | Detector:
     if isinstance(model, Detector):
         return model
     if isinstance(model, Predictor):

@@ -89,9 +89,9 @@ def _evaluate_precision(
     for name, model in models.items():
         begin = time.perf_counter()
         if isinstance(model, Detector):
-            scored = _score_boxes(model, truth, images, crowd)
+            scored = _score_boxes(model, truth, images, crowd=crowd)
         else:
-            scored = _score_masks(model, truth, images, crowd)
+            scored = _score_masks(model, truth, images, crowd=crowd)
         seconds = time.perf_counter() - begin
         scored_models[name] = scored
         cost[name] = cost_of(model, seconds / len(scored.dataset))
@@ -101,7 +101,7 @@ def _evaluate_precision(
     report = _report(first.key, scores, cost=cost, models=models, images=first.dataset.paths)
     verdicts = []
     for name in other_names:
-        comparison = _compare(first_name, first, name, scored_models[name])
+        comparison = _compare(first_name, first, other_name=name, other=scored_models[name])
         verdicts.append(comparison.verdict)
         if comparison.intervals is not None:
             scores[name]["head_minus"] = comparison.intervals
@@ -154,7 +154,7 @@ class _ScoredModel:
 
 
 def _score_boxes(
-    detector: Detector, truth: PathLike, images: PathLike | None, crowd: Crowd
+    detector: Detector, truth: PathLike, images: PathLike | None, *, crowd: Crowd
 ) -> _ScoredModel:
     dataset, boxes = predict_boxes(detector, truth, images, crowd=crowd)
     return _ScoredModel(
@@ -167,7 +167,7 @@ def _score_boxes(
 
 
 def _score_masks(
-    predictor: Predictor, truth: PathLike, images: PathLike | None, crowd: Crowd
+    predictor: Predictor, truth: PathLike, images: PathLike | None, *, crowd: Crowd
 ) -> _ScoredModel:
     dataset, objects = predict_instances(predictor, truth, images, crowd=crowd)
     return _ScoredModel(
@@ -194,7 +194,7 @@ class _Comparison:
 
 
 def _compare(
-    first_name: str, first: _ScoredModel, other_name: str, other: _ScoredModel
+    first_name: str, first: _ScoredModel, *, other_name: str, other: _ScoredModel
 ) -> _Comparison:
     """Compare the average precision of two models."""
     if {*other.dataset.classes} != {*first.dataset.classes}:

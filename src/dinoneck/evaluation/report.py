@@ -23,7 +23,7 @@ from dinoneck.version import versions
 _BATCHES_AT_ONCE = 4  # of a call of the predictor, which decodes images ahead of the model
 
 
-def score_predictions(
+def predict_and_score(
     predictors: Mapping[str, Predictor],
     table: Table,
     targets_of_models: Mapping[str, Mapping[str, ScoredTarget]],

@@ -11,7 +11,7 @@ from dinoneck.data.table import Classes, Table
 from dinoneck.errors import DataError
 from dinoneck.evaluation.comparability import check_same_wholes
 from dinoneck.evaluation.predicted_tasks import PredictedTasks
-from dinoneck.evaluation.report import score_predictions
+from dinoneck.evaluation.report import predict_and_score
 from dinoneck.evaluation.truth import nothing_to_score
 from dinoneck.inference.predictor import Predictor
 from dinoneck.metrics import Array
@@ -41,7 +41,7 @@ def evaluate_values(
     targets_of_models = value_targets(predictors, table, predicted)
     if not any(targets_of_models.values()):
         raise nothing_to_score(predicted.names, truth_columns)
-    return score_predictions(predictors, table, targets_of_models)
+    return predict_and_score(predictors, table, targets_of_models)
 
 
 def value_targets(
