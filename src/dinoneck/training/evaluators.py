@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from dinoneck.data.table import Table
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
 from dinoneck.training import report as reports
@@ -15,7 +16,6 @@ from dinoneck.training.folds import Fold
 from dinoneck.training.problem import Problem
 from dinoneck.training.report import BOTH, HEAD, LINEAR
 from dinoneck.training.run_tokens import RunTokens
-from dinoneck.training.table import groups_of
 from dinoneck.training.token_sources import LiveTokens, TokenSource
 
 Logs = Mapping[str, Sequence[Mapping[str, float]]]
@@ -97,7 +97,7 @@ class ValueEvaluator:
     has_baseline = True
 
     def __init__(
-        self, config: TrainConfig, table: Any, problem: Problem, folds: Sequence[Fold]
+        self, config: TrainConfig, table: Table, problem: Problem, folds: Sequence[Fold]
     ) -> None:
         self.config = config
         self.table = table
@@ -115,7 +115,7 @@ class ValueEvaluator:
             problem.targets,
             rows=fold.train.tolist(),
             tasks=head.tasks,
-            groups=groups_of(self.table),
+            groups=self.table.groups,
             compositions=problem.compositions,
             seed=self.config.optim.seed,
         )

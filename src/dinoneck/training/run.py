@@ -22,6 +22,7 @@ from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.rehearsal import check_views
 from dinoneck.data.cells import csv_text
 from dinoneck.data.layout import DataFolder
+from dinoneck.data.table import Table
 from dinoneck.devices import bytes_of, local_device
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.ensemble import HeadEnsemble
@@ -52,7 +53,7 @@ from dinoneck.training.run_tokens import RunTokens
 from dinoneck.training.table import of_pasture, table_of
 from dinoneck.training.targets import training_targets
 from dinoneck.training.token_sources import LiveTokens, MemoryTokens
-from dinoneck.training.trained_images import write_images_of_table
+from dinoneck.training.trained_images import write_trained_images
 from dinoneck.version import versions
 
 logger = logging.getLogger(__name__)
@@ -146,7 +147,7 @@ def prepare(
     problem = read_problem(config, images, tokens.preprocess)
     labelled = _labelled_rows(problem, images)
     if len(labelled) < len(images):
-        images = images.iloc[labelled]
+        images = images.take(labelled)
         tokens = tokens.take(labelled.tolist())
         problem = take_rows(problem, labelled)
     folds: Sequence[Fold]
@@ -167,7 +168,7 @@ def prepare(
     )
 
 
-def _labelled_rows(problem: Problem, table: Any) -> Rows:
+def _labelled_rows(problem: Problem, table: Table) -> Rows:
     """The rows of a table without those whose label files have no labelled pixel, if nothing else is known of them.
 
     A warning names what is left out.
@@ -178,7 +179,7 @@ def _labelled_rows(problem: Problem, table: Any) -> Rows:
             "%d of %d images have no labelled pixel in their label files and are left out: %s",
             len(unlabelled),
             len(table),
-            some_of([repr(table.index[row]) for row in unlabelled], _SHOWN),
+            some_of([repr(table.ids[row]) for row in unlabelled], _SHOWN),
         )
     return np.delete(np.arange(len(table)), unlabelled)
 
@@ -213,7 +214,7 @@ class Trainer(Generic[AnyHeadConfig]):
         config: AnyHeadConfig,
         folder: Path,
         *,
-        table: Any,
+        table: Table,
         tokens: RunTokens,
         problem: Problem,
         folds: Sequence[Fold],
@@ -295,7 +296,7 @@ class Trainer(Generic[AnyHeadConfig]):
                 self._loss(head),
                 targets,
                 weights=weights,
-                ids=self.table.index[rows],
+                ids=[self.table.ids[row] for row in rows],
                 train_count=len(fold.train),
                 needs_validation=optim.patience is not None and not fold.is_of_all_images,
             )
@@ -340,7 +341,7 @@ class Trainer(Generic[AnyHeadConfig]):
     def _hash_with_folds(self, tensors: Mapping[str, Tensor]) -> str:
         """Return the SHA-256 of the ids, the folds and these tensors."""
         held_out = {fold.number: fold.valid.tolist() for fold in self.folds}
-        digest = hashlib.sha256(repr([list(self.table.index), held_out]).encode())
+        digest = hashlib.sha256(repr([self.table.ids, held_out]).encode())
         for name, values in sorted(tensors.items()):
             digest.update(f"|{name}|{tuple(values.shape)}|".encode())
             digest.update(bytes_of(values.contiguous()))
@@ -503,7 +504,13 @@ class Trainer(Generic[AnyHeadConfig]):
         columns = reports.prediction_rows(
             self.table, self.problem.scored, self.evaluator.methods, self.folds
         )
-        write_images_of_table(self.folder, self.table, self.tokens.stored, self.folds)
+        write_trained_images(
+            self.folder,
+            self.table.images,
+            names=self.table.ids,
+            stored=self.tokens.stored,
+            folds=self.folds,
+        )
         text = csv_text([*columns], zip(*columns.values(), strict=True))
         files.write_file(self.folder / files.PREDICTIONS, text.encode())
 

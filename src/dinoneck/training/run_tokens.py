@@ -16,8 +16,8 @@ from dinoneck.backbones.load import load_backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.origins import is_changed
 from dinoneck.checkpoint.schema import describe_weights
-from dinoneck.data.cells import IMAGES
 from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.table import Table
 from dinoneck.data.views import Views
 from dinoneck.devices import local_device
 from dinoneck.dtypes import WEIGHT_DTYPES
@@ -58,7 +58,7 @@ class RunTokens:
 
     def __init__(
         self,
-        table: Any,
+        table: Table,
         record: Mapping[str, Any],
         preprocess: Preprocessing,
         *,
@@ -69,14 +69,14 @@ class RunTokens:
         self.preprocess = preprocess
         self.backbone = backbone
         self.stored = stored
-        self._ids = list(table.index)
-        self._images = list(table[IMAGES])
+        self._ids = table.ids
+        self._images = table.images
         self._extracted: MemoryTokens | None = None
         source = stored if stored is not None else self._extract(1)
         self.example = source.batch(source.ids[:1])
 
     @classmethod
-    def open(cls, config: TrainConfig, table: Any) -> RunTokens:
+    def open(cls, config: TrainConfig, table: Table) -> RunTokens:
         """Open the store or the backbone of a config, and match the table's ids.
 
         Args:
@@ -96,7 +96,7 @@ class RunTokens:
         return cls.from_backbone(config, table, type_name=head_type(config, map_kind))
 
     @classmethod
-    def from_backbone(cls, config: HeadConfig, table: Any, type_name: str) -> RunTokens:
+    def from_backbone(cls, config: HeadConfig, table: Table, type_name: str) -> RunTokens:
         """Open a backbone; for a head that reads several layers it gives four, if the config names none.
 
         Args:
@@ -120,7 +120,7 @@ class RunTokens:
         return cls(table, backbone.record(), preprocess, backbone=backbone)
 
     @classmethod
-    def _from_store(cls, config: TrainConfig, table: Any) -> RunTokens:
+    def _from_store(cls, config: TrainConfig, table: Table) -> RunTokens:
         """Open a store, which must be what the config asks for."""
         data = config.data
         root = Path(str(data.store))
@@ -130,7 +130,7 @@ class RunTokens:
                 "FeatureStore.from_npz(folder, path, grid=..., patch_size=...) converts them"
             )
         store = FeatureStore.open(str(data.store))
-        stored = StoreSubset(store, list(table.index), data.views)
+        stored = StoreSubset(store, table.ids, data.views)
         store.check_grids(stored.ids[:1], len(stored.views))
         record = store.backbone_record
         if record.get("layers") is None:  # of files of another program
@@ -142,7 +142,7 @@ class RunTokens:
         _check_weights_of_store(config.backbone, record, str(data.store))
         folder = Path(data.csv or ".").parent
         images = {}
-        for store_id, image in zip(stored.ids, table[IMAGES], strict=True):
+        for store_id, image in zip(stored.ids, table.images, strict=True):
             is_elsewhere = isinstance(image, Path) and not image.is_file()
             images[store_id] = folder / image if is_elsewhere else image
         compare_images(store, images)

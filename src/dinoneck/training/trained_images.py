@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoneck.atomic import read_regular
-from dinoneck.data.cells import IMAGES, csv_text
+from dinoneck.data.cells import csv_text
 from dinoneck.errors import DataError
 from dinoneck.store.images import cached_hash_of
 from dinoneck.training import folder as files
@@ -49,13 +49,6 @@ def write_trained_images(
     for row, name in enumerate(names):
         cells.append([name, " ".join(folds_of_row[row]), hashes[row]])
     files.write_file(folder / files.TRAINED_ON, csv_text(_HEADER, cells).encode())
-
-
-def write_images_of_table(
-    folder: Path, table: Any, stored: StoreSubset | None, folds: Sequence[Fold]
-) -> None:
-    """Write which folds were trained on each image of a table."""
-    write_trained_images(folder, list(table[IMAGES]), list(table.index), stored, folds)
 
 
 def _image_hashes(images: Sequence[Any], stored: StoreSubset | None) -> list[str]:
