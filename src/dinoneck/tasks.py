@@ -19,19 +19,11 @@ from torch import Tensor
 
 from dinoneck.codec import normalize_fields, restore
 from dinoneck.errors import ConfigError, ShapeError
+from dinoneck.kinds import CATEGORICAL_KINDS, CLASS_KINDS, MAP_KINDS, MASK_KINDS, PROBABILITY_KINDS
+from dinoneck.kinds import Kind as Kind
 from dinoneck.transforms import TargetTransform as TargetTransform
 from dinoneck.transforms import constants as constants
 
-Kind = Literal[
-    "regression",
-    "ratio",
-    "classification",
-    "dense",
-    "density",
-    "segmentation",
-    "instances",
-    "panoptic",
-]
 Activation = Literal["relu", "softplus", "sigmoid"]
 Loss = Literal["mse", "smooth_l1", "cross_entropy"]
 Aggregate = Literal["sum", "mean"]
@@ -246,7 +238,7 @@ class Task:
                 0.0 <= (self.minimum or 0.0) <= 1.0,
                 "the smallest score of an object, 0 to 1",
             )
-        if self.is_categorical or kind == "ratio":
+        if self.is_probability:
             for field in of_numbers:
                 fits = getattr(self, field) is None or (self.is_masks and field == "minimum")
                 yield field, fits, f"None: outputs of kind {kind!r} are probabilities"
@@ -269,12 +261,22 @@ class Task:
     @property
     def is_categorical(self) -> bool:
         """Whether outputs are class logits."""
-        return self.kind in ("classification", "segmentation", "instances", "panoptic")
+        return self.kind in CATEGORICAL_KINDS
+
+    @property
+    def is_image_class(self) -> bool:
+        """Whether outputs are the classes of an image, which has one of them."""
+        return self.kind in CLASS_KINDS
+
+    @property
+    def is_probability(self) -> bool:
+        """Whether outputs are logits whose softmax is probabilities of classes, or parts of a whole."""
+        return self.kind in PROBABILITY_KINDS
 
     @property
     def is_share(self) -> bool:
         """Whether outputs are parts of one whole, from 0 to 1: shares or probabilities."""
-        return self.shares or self.is_categorical or self.kind == "ratio"
+        return self.shares or self.is_probability
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -286,12 +288,12 @@ class Task:
     @property
     def is_masks(self) -> bool:
         """Whether outputs are classes and masks of queries, not a tensor of the task's name."""
-        return self.kind in ("instances", "panoptic")
+        return self.kind in MASK_KINDS
 
     @property
     def is_map(self) -> bool:
         """Whether outputs are maps, (B, dim, rows, cols); those of other kinds are (B, dim)."""
-        return self.kind in ("dense", "segmentation")
+        return self.kind in MAP_KINDS
 
     def natural(self, output: Tensor) -> Tensor:
         """Convert normalised outputs to original units, in float32 or wider, before ``minimum`` and ``maximum``.
@@ -345,7 +347,7 @@ class Task:
     def _natural(self, output: Tensor, parts: int = 1) -> Tensor:
         """Values (..., dim), of which ``parts`` add up to one image's."""
         x = output if output.dtype in (torch.float32, torch.float64) else output.float()
-        if self.is_categorical or self.kind == "ratio":
+        if self.is_probability:
             return x.softmax(dim=-1)
         return x if self.transform is None else self.transform.inverse(x, parts)
 
@@ -423,7 +425,7 @@ def columns_of(tasks: Sequence[Task]) -> list[Column]:
             columns.append(Column(name, task, place))
     counts = Counter(column.name for column in columns)
     counts.update(TABLE_COLUMNS)
-    counts.update(task.name for task in tasks if task.kind == "classification")
+    counts.update(task.name for task in tasks if task.is_image_class)
     for i, column in enumerate(columns):
         is_ambiguous = counts[column.name] > 1 or column.name.isdecimal()
         if _is_called_by_label(column.task) and is_ambiguous:

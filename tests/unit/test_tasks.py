@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
+from itertools import chain
+from typing import get_args
 
 import pytest
 import torch
 
 from dinoneck import TargetTransform, Task
+from dinoneck.kinds import CLASS_KINDS, MAP_KINDS, MASK_KINDS, NUMBER_KINDS, Kind
 from dinoneck.tasks import columns_of
 
 
@@ -165,3 +169,14 @@ def test_a_maximum_bounds_values_and_dense_cells() -> None:
     assert task.natural_map(cells).flatten().tolist() == [-2.0, 2.0, 8.0]
     assert task.predict_map(cells).flatten().tolist() == [0.5, 2.0, 3.0]
     assert Task("height", maximum=3.0).predict(torch.tensor([[4.0]])).item() == 3.0
+
+
+def test_targets_of_a_kind_are_in_one_group() -> None:
+    groups = (NUMBER_KINDS, CLASS_KINDS, MAP_KINDS, MASK_KINDS)
+    counts = Counter(chain.from_iterable(groups))
+    assert counts == Counter(get_args(Kind))
+
+
+def test_every_kind_has_a_loss_without_naming_one() -> None:
+    for kind in get_args(Kind):
+        assert Task("a", kind=kind).default_loss

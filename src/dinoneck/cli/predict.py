@@ -405,7 +405,7 @@ def known_values(
 def _check_known_classes(truth: Path, table: Any, tasks: Sequence[Task]) -> None:
     """Raise a DataError if class folders have a class that the heads do not."""
     for task in tasks:
-        if task.kind != "classification" or not task.labels or task.name not in table:
+        if not task.is_image_class or not task.labels or task.name not in table:
             continue
         unknown = set(table[task.name].dropna()) - set(task.labels)
         if unknown:

@@ -118,11 +118,11 @@ def _predictions_by_target(model: str, predictor: Predictor) -> dict[str, _Predi
     predictions = {}
     for column in columns_of(predictor.tasks):
         task = column.task
-        if task.kind != "classification":
+        if not task.is_image_class:
             area = areas.get(task.name)
             predictions[column.name] = _Prediction(model, "numbers", task=task, area=area)
     for task in predictor.tasks:
-        if task.kind == "classification":
+        if task.is_image_class:
             predictions[task.name] = _Prediction(model, "classes", task=task)
         elif task.kind == "segmentation":
             predictions[task.name] = _Prediction(model, "masks", task=task)

@@ -53,7 +53,7 @@ class PredictedTasks:
         """The columns that a truth is looked for in: those of numbers, and one for the classes of a task."""
         names = []
         for column in self.columns:
-            if column.task.kind == "classification":
+            if column.task.is_image_class:
                 names.append(column.task.name)
             else:
                 names.append(column.name)

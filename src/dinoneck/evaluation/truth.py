@@ -134,7 +134,7 @@ def _check_numbers(table: pd.DataFrame, predicted: PredictedTasks) -> None:
 
 def _number_columns(table: pd.DataFrame, predicted: PredictedTasks) -> list[str]:
     """The columns of a table that are scored as numbers: those that are predicted, and parts of ratios."""
-    names = [column.name for column in predicted.columns if column.task.kind != "classification"]
+    names = [column.name for column in predicted.columns if not column.task.is_image_class]
     for task in predicted.tasks:
         if predicted.can_score_shares(task, table.columns):
             names += task.labels
@@ -158,7 +158,7 @@ def _read_rows(
     columns = [str(column) for column in cells.columns]
     classes = {}
     for task in predicted.tasks:
-        if task.kind == "classification" and task.name in columns:
+        if task.is_image_class and task.name in columns:
             classes[task.name] = task.labels
     _warn_of_missing_parts(predicted, columns)
     numbers = _columns_to_read_as_numbers(predicted, columns, classes)
@@ -265,7 +265,7 @@ def _read_class_folders(
     subfolders: Subfolders | None,
 ) -> pd.DataFrame:
     """Return the images of class folders, with the class under the name of the one task of classes."""
-    names = [task.name for task in predicted.tasks if task.kind == "classification"]
+    names = [task.name for task in predicted.tasks if task.is_image_class]
     if len(names) != 1:
         raise DataError(
             f"the truth {truth} is a folder, whose folders are the classes of one target; the heads "

@@ -83,7 +83,7 @@ def _column_targets(tasks: Sequence[Task], table: Table) -> dict[str, ScoredTarg
     targets: dict[str, ScoredTarget] = {}
     for column in columns_of(tasks):
         task = column.task
-        if task.kind == "classification":
+        if task.is_image_class:
             # it predicts a column per class, and the truth is one column for all of them
             is_first_class = column.place == 0
             if is_first_class and task.name in table.columns:

@@ -17,6 +17,7 @@ from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.heads.head import Head, TokenScale
 from dinoneck.heads.outputs import HeadOutputs
+from dinoneck.kinds import POOLED_KINDS
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
 from dinoneck.losses.masked import exact
@@ -249,7 +250,7 @@ class CLSGatingHead(Head):
             raise ConfigError(f"dropout is {dropout}; expected 0 or more, below 1")
         factory = {"device": device, "dtype": dtype}
         self.embed_dim = embed_dim
-        self._set_tasks(tasks, compositions, "regression", "ratio", "classification")
+        self._set_tasks(tasks, compositions, *POOLED_KINDS)
         self.scale = TokenScale(embed_dim, **factory)
         self.gating = CLSGating(embed_dim, num_patches, mode, **factory)
         self.trunk = nn.Linear(2 * embed_dim, hidden_dim, **factory)

@@ -251,7 +251,7 @@ class HeadEnsemble(Head):
         outputs = {}
         for task in self.tasks:
             output = predictions[task.name]
-            if task.is_categorical or task.kind == "ratio":
+            if task.is_probability:
                 tiny = torch.finfo(output.dtype).tiny
                 output = output.clamp_min(tiny).log()
             outputs[task.name] = output

@@ -15,6 +15,7 @@ from dinoneck.errors import ConfigError
 from dinoneck.grid import as_maps
 from dinoneck.heads.head import Head
 from dinoneck.heads.outputs import from_map_outputs, outputs_from_cells, scale_cells
+from dinoneck.kinds import POOLED_KINDS
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
 from dinoneck.losses.masked import exact
@@ -24,7 +25,6 @@ from dinoneck.tokens import Tokens
 Pool = Literal["cls", "mean", "cls+mean"]
 Spacing = Literal["linear", "log", "mixed"]
 _MAP_KINDS: tuple[Kind, ...] = ("dense", "density", "segmentation", "ratio")
-_POOLED_KINDS: tuple[Kind, ...] = ("regression", "ratio", "classification")
 
 
 class Bins(Configured, nn.Module):
@@ -198,7 +198,7 @@ class LinearHead(Head):
         self._set_tasks(tasks, compositions)
         check_tasks(
             self._read_tasks,
-            kinds=_MAP_KINDS if pool is None else _POOLED_KINDS,
+            kinds=_MAP_KINDS if pool is None else POOLED_KINDS,
             owner=f"LinearHead(pool={pool!r})",
         )
         if bins is not None:

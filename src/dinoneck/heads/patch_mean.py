@@ -17,6 +17,7 @@ from dinoneck.errors import ShapeError
 from dinoneck.grid import GridSize, as_maps
 from dinoneck.heads.head import Head, TokenScale
 from dinoneck.heads.outputs import HeadOutputs
+from dinoneck.kinds import POOLED_KINDS
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
 from dinoneck.tasks import Activation, Task, activate
@@ -142,7 +143,7 @@ class PatchMeanHead(Head):
     ) -> None:
         super().__init__()
         self.embed_dim = embed_dim
-        self._set_tasks(tasks, compositions, "regression", "ratio", "classification")
+        self._set_tasks(tasks, compositions, *POOLED_KINDS)
         factory = {"device": device, "dtype": dtype}
         self.scale = TokenScale(embed_dim, **factory)
         self.mlps = nn.ModuleList()

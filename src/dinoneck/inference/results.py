@@ -141,7 +141,7 @@ def _cells(tasks: Sequence[Task], result: Mapping[str, Any]) -> Iterator[tuple[s
         if not task.is_masks
     }
     for name, task, place in columns_of(tasks):
-        if task.kind == "classification":
+        if task.is_image_class:
             labels = task.labels or tuple(map(str, range(task.dim)))
             if place == 0:
                 yield task.name, labels[int(np.argmax(numbers[task.name]))]

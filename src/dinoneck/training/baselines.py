@@ -22,6 +22,7 @@ from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
 from dinoneck.heads.linear import LinearHead
 from dinoneck.heads.outputs import DENSITY_CELLS
+from dinoneck.kinds import MAP_KINDS
 from dinoneck.losses.composition import Composition
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
@@ -34,7 +35,7 @@ MOST_PATCHES = 8192  # that a linear layer per patch is fitted to, drawn at rand
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _MOST_ITERATIONS = 100  # of L-BFGS
 _BATCH_SIZE = 32  # images whose tokens are read at once
-_MAP_KINDS = ("dense", "density", "segmentation")
+_MAP_KINDS = (*MAP_KINDS, "density")
 INNER_FOLDS = 5  # that choose a setting
 FLOOR = 1e-8  # added to the deviation of a feature, which may be 0
 # strengths of the ridge regression, times the squared norm of the weights
@@ -357,7 +358,7 @@ def _fit_readouts(
     tasks_with_layer = [task for task in tasks if task.from_map is None]
     for task, readout in zip(tasks_with_layer, head.readouts, strict=True):
         y = _readout_targets(task, training.targets[task.name], grid).numpy()
-        method = SOFTMAX if task.is_categorical or task.kind == "ratio" else RIDGE
+        method = SOFTMAX if task.is_probability else RIDGE
         if task.is_map:
             patch_groups = [training.groups[row] for row in features.images]
             y = y[features.images, features.positions]

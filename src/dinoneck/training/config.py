@@ -24,6 +24,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from dinoneck.checks import LARGEST_FLOAT, LARGEST_SIDE
 from dinoneck.errors import ConfigError
+from dinoneck.kinds import TrainedKind
 from dinoneck.training.programs import Program, Programs
 from dinoneck.training.recipe import (
     PATH_PATTERN,
@@ -38,7 +39,6 @@ from dinoneck.training.recipe import (
 )
 from dinoneck.yaml_file import read_plain, read_yaml
 
-Kind = Literal["regression", "ratio", "classification", "dense", "density", "segmentation"]
 Crowd = Literal["ignore", "objects"]
 Path = Annotated[str, Meta(pattern=PATH_PATTERN)]
 
@@ -329,7 +329,7 @@ class TaskConfig(Config, frozen=True, kw_only=True):
             output that has this task's name.
     """
 
-    kind: Kind | None = None
+    kind: TrainedKind | None = None
     columns: tuple[str, ...] = ()
     unit: str | None = None
     weight: float | tuple[float, ...] | None = None

@@ -18,6 +18,7 @@ from torch import Tensor
 from dinoneck.data.arrays import Array
 from dinoneck.data.table import Classes, Table
 from dinoneck.errors import ConfigError, DataError
+from dinoneck.kinds import CLASS_KINDS, PROBABILITY_KINDS
 from dinoneck.tasks import Kind, TargetTransform, Task
 from dinoneck.text import did_you_mean
 from dinoneck.training.config import TaskConfig, TrainConfig
@@ -152,18 +153,18 @@ def _check_content(name: str, kind: str, columns: Sequence[str], table: Table) -
         )
     for column in columns:
         words = table.class_names(column)
-        if kind == "classification" and not words:
+        if kind in CLASS_KINDS and not words:
             raise ConfigError(
-                f"task {name!r} is of kind 'classification', and its column {column!r} holds "
+                f"task {name!r} is of kind {kind!r}, and its column {column!r} holds "
                 "numbers; leave the kind out, or write classes as words"
             )
-        if kind != "classification" and words:
+        if kind not in CLASS_KINDS and words:
             raise ConfigError(
                 f"task {name!r} is of kind {kind!r}, for numbers, and its column {column!r} holds "
                 f"the classes {', '.join(map(str, words[:5]))}; leave the kind out, or write kind: "
                 "classification"
             )
-    if kind == "classification" and len(columns) > 1:
+    if kind in CLASS_KINDS and len(columns) > 1:
         raise ConfigError(
             f"task {name!r} has the columns {', '.join(columns)}; classes are one column: make a "
             "task of each"
@@ -172,7 +173,7 @@ def _check_content(name: str, kind: str, columns: Sequence[str], table: Table) -
 
 def _check_options(name: str, kind: str, spec: TaskConfig) -> None:
     """Check that a task whose outputs are probabilities has no option of numbers."""
-    if kind not in ("classification", "segmentation", "ratio"):
+    if kind not in PROBABILITY_KINDS:
         return
     for option in ("area", "log1p", "activation", "minimum"):
         if getattr(spec, option) not in (None, False):
@@ -198,7 +199,7 @@ def read_columns(name: str, spec: TaskConfig, table: Table) -> LearnedTask:
         DataError: if a column holds no numbers, or negative ones for a ratio.
     """
     labels: tuple[str, ...]
-    if spec.kind == "classification":
+    if spec.kind in CLASS_KINDS:
         classes = table.classes(spec.columns[0])
         labels = _class_labels(name, classes)
         values = classes.codes

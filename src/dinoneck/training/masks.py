@@ -29,9 +29,10 @@ from dinoneck.data.orientation import hidden_turns, size_hides_turn, turned_othe
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.table import Table
 from dinoneck.errors import ConfigError, DataError
+from dinoneck.kinds import MAP_KINDS
 from dinoneck.tasks import TABLE_COLUMNS
 from dinoneck.training.config import DataConfig, TrainConfig
-from dinoneck.training.table import MAPS, column_tasks, target_columns
+from dinoneck.training.table import column_tasks, target_columns
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def map_task(config: TrainConfig, table: Table) -> tuple[str, str]:
     """
     stated = []
     for name, task in config.tasks.items():
-        if task.kind in MAPS:
+        if task.kind in MAP_KINDS:
             stated.append((name, str(task.kind)))
     if not stated:
         return _default_map_task(config, table)

@@ -171,7 +171,7 @@ def _column_targets(task: Task, learned: LearnedTask) -> dict[str, ScoredTarget]
     """The targets of a task of columns that are scored, with their true values."""
     spec = learned.spec
     values = learned.values
-    if task.kind == "classification":
+    if task.is_image_class:
         name = task.name if spec.auxiliary else spec.columns[0]
         target = ClassTarget(
             task.name, truth=values.numpy(), labels=task.labels, auxiliary=spec.auxiliary
@@ -263,7 +263,7 @@ def _check_known(
     if len(unknown):
         raise DataError(_message_of_nothing(unknown, learned, table))
     for task in tasks:
-        if task.kind == "classification":
+        if task.is_image_class:
             _check_class_counts(task, targets[task.name].numpy())
 
 

@@ -27,6 +27,7 @@ from dinoneck.data.layout import (
 from dinoneck.data.pasture import SUMS, Pasture
 from dinoneck.data.table import Table
 from dinoneck.errors import ConfigError, DataError
+from dinoneck.kinds import CLASS_KINDS, MAP_KINDS, NUMBER_KINDS
 from dinoneck.text import counted, some_of
 from dinoneck.training.config import (
     CompositionConfig,
@@ -38,10 +39,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 logger = logging.getLogger(__name__)
-MAPS = ("dense", "segmentation")
-# kinds of tasks whose columns hold classes, and numbers
-_OF_CLASSES = ("classification",)
-_OF_NUMBERS = ("regression", "ratio", "density")
 _SHOWN = 5  # names in a message
 
 
@@ -93,8 +90,8 @@ def _frame_of(config: TrainConfig, frame: Any, folder: DataFolder | None) -> pd.
         fold_column=folds.column,
         image_column=data.image_column or "image",
         labels=data.labels,
-        classes=dict.fromkeys(_columns_of_kinds(config, _OF_CLASSES), ()),
-        numbers=_columns_of_kinds(config, _OF_NUMBERS),
+        classes=dict.fromkeys(_columns_of_kinds(config, CLASS_KINDS), ()),
+        numbers=_columns_of_kinds(config, NUMBER_KINDS),
     )
     _warn_of_copies(table, [*targets, *auxiliary])
     _warn_of_changed_copies(table)
@@ -240,7 +237,7 @@ def column_tasks(config: TrainConfig, columns: Collection[str] = ()) -> dict[str
     Raises:
         ConfigError: if a task has the name of a target and predicts other columns.
     """
-    of_columns = {name: task for name, task in config.tasks.items() if task.kind not in MAPS}
+    of_columns = {name: task for name, task in config.tasks.items() if task.kind not in MAP_KINDS}
     tasks = {
         name: task.changed(columns=task.columns or (name,)) for name, task in of_columns.items()
     }

@@ -268,7 +268,7 @@ def captions(
     texts = []
     for task in {output.task.name: output.task for output in listed}.values():
         outputs_of_task = [output for output in listed if output.task is task]
-        if task.kind == "classification":
+        if task.is_image_class:
             likely = max(outputs_of_task, key=lambda output: output.value(result))
             name = likely.key.replace(":", ": ", 1)
             probability = likely.text(likely.value(result))

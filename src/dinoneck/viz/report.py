@@ -287,7 +287,7 @@ def _classes(tasks: Sequence[Task]) -> dict[str, list[str]]:
     """Name of a classification -> its classes."""
     classes = {}
     for task in tasks:
-        if task.kind == "classification":
+        if task.is_image_class:
             classes[task.name] = [str(label) for label in task.labels or range(task.dim)]
     return classes
 

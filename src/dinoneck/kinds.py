@@ -1,0 +1,28 @@
+"""The kinds of tasks, and the groups that code decides by. It imports no torch, for configurations."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+TrainedKind = Literal["regression", "ratio", "classification", "dense", "density", "segmentation"]
+"""Kinds that a training of a table or of masks learns, those of its ``tasks: {NAME: {kind: ...}}``."""
+Kind = Literal[TrainedKind, "instances", "panoptic"]
+"""All kinds."""
+
+# what the targets of images are; each kind is in one of these
+NUMBER_KINDS: tuple[Kind, ...] = ("regression", "ratio", "density")
+"""One number of an image, or several; a table has them in columns of numbers."""
+CLASS_KINDS: tuple[Kind, ...] = ("classification",)
+"""One class of an image; a table has it in a column of words."""
+MAP_KINDS: tuple[Kind, ...] = ("dense", "segmentation")
+"""A value or a class per cell: outputs are maps, and targets are masks."""
+MASK_KINDS: tuple[Kind, ...] = ("instances", "panoptic")
+"""Objects with a class and a mask."""
+
+# what the outputs of heads are
+CATEGORICAL_KINDS: tuple[Kind, ...] = (*CLASS_KINDS, "segmentation", *MASK_KINDS)
+"""Outputs are logits of classes."""
+PROBABILITY_KINDS: tuple[Kind, ...] = (*CATEGORICAL_KINDS, "ratio")
+"""Outputs in original units are parts of one whole, which have no unit, bounds or transform."""
+POOLED_KINDS: tuple[Kind, ...] = ("regression", "ratio", *CLASS_KINDS)
+"""Kinds that a head without maps predicts, from one vector of an image."""
