@@ -226,7 +226,7 @@ def _hinted_flags(owner: Any) -> list[tuple[str, Any]]:
     hinted: list[tuple[str, Any]] = []
     for name, hint in typing.get_type_hints(owner, include_extras=True).items():
         annotations = _annotations(hint)
-        if name == "return" or tyro.conf.Suppress in annotations or _is_class_variable(hint):
+        if name == "return" or tyro.conf.Suppress in annotations:
             continue
         plain_type = getattr(hint, "__origin__", hint)
         if _is_group(plain_type):
@@ -239,11 +239,6 @@ def _hinted_flags(owner: Any) -> list[tuple[str, Any]]:
                 break
         hinted.append((f"--{flag.replace('_', '-')}", hint))
     return hinted
-
-
-def _is_class_variable(hint: Any) -> bool:
-    """Whether a type is that of a constant of the class, which is no option."""
-    return typing.get_origin(hint) is typing.ClassVar
 
 
 def _is_group(plain_type: Any) -> bool:

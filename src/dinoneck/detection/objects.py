@@ -167,9 +167,7 @@ def prepare_instances(
     """
     files.check_folder(out, overwrite=overwrite)
     import_modules(config.imports)
-    type_name = head_type(
-        config
-    )  # a name that is not registered is refused before anything is read
+    type_name = head_type(config)  # refused before anything is read, if it is not registered
     warn_of_copies(find_copies(dataset.paths), parts={}, values={})
     table = _table_of_dataset(dataset)
     tokens = RunTokens.from_backbone(config, table, type_name)
@@ -246,6 +244,7 @@ class ObjectEvaluator:
         objects: smallest score -> image id -> the held-out predictions, see
             :func:`dinoneck.inference.coco_objects`.
         methods: ``head`` -> the predicted numbers of objects; empty until :meth:`report`.
+        method: ``head``.
     """
 
     def __init__(
@@ -266,6 +265,7 @@ class ObjectEvaluator:
         min_scores = _MIN_SCORES if self.is_panoptic else (0.0,)
         self.objects: dict[float, dict[int, Any]] = {min_score: {} for min_score in min_scores}
         self.methods: Methods = {}
+        self.method = HEAD
 
     def predict_fold(
         self, problem: Problem, fold: Fold, head: Any, tokens: FoldTokens

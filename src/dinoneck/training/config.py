@@ -14,7 +14,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Annotated, Any, ClassVar, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 import yaml
 from msgspec import Meta, field
@@ -213,7 +213,6 @@ class InstancesDataConfig(PreparationConfig, frozen=True, kw_only=True):
     instances: Path | None = None
     panoptic: tuple[Path, Path] | None = None
     crowd: Crowd = "ignore"
-    tta: ClassVar[None] = None  # views are not averaged: those of objects have no mean
 
     @property
     def objects(self) -> str | tuple[str, str]:
@@ -533,6 +532,11 @@ class HeadRunConfig(RunConfig, frozen=True, kw_only=True):
         """Whether every fold trains a backbone along with its head."""
         return bool(self.backbone.lora or self.backbone.unfreeze_last or self.optim.freeze)
 
+    @property
+    def trains_on_all(self) -> bool:
+        """Whether one head is trained on all images after the folds, as the heads of the folds make no ensemble."""
+        return self.is_live
+
     def check_used(self) -> None:
         """Refuse options of a trained backbone where none is trained.
 
@@ -581,11 +585,6 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
     losses: LossConfig = LossConfig()
     folds: FoldsConfig = FoldsConfig()
     with_ridge: bool = False
-
-    @property
-    def trains_on_all(self) -> bool:
-        """Whether one head is trained on all images after the folds, as the heads of the folds make no ensemble."""
-        return self.is_live
 
     def check_used(self, *, with_table: bool = False) -> None:
         """Refuse values that a run would leave unused.
@@ -694,11 +693,11 @@ class TrainInstancesConfig(HeadRunConfig, frozen=True, kw_only=True):
     """
 
     data: InstancesDataConfig
-    # what heads of images may have, and these have not
-    compositions: ClassVar[dict[str, CompositionConfig]] = {}
-    losses: ClassVar[LossConfig] = LossConfig()
-    with_ridge: ClassVar[bool] = False
-    trains_on_all: ClassVar[bool] = True
+
+    @property
+    def trains_on_all(self) -> bool:
+        """Whether one head is trained on all images after the folds: always, as objects have no mean."""
+        return True
 
 
 class TrainDetectorConfig(RunConfig, frozen=True, kw_only=True):
