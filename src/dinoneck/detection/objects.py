@@ -32,7 +32,7 @@ from dinoneck.inference.results import coco_objects
 from dinoneck.registry import import_modules
 from dinoneck.tasks import OBJECTS, Task
 from dinoneck.training import folder as files
-from dinoneck.training.config import PROGRAMS, TrainInstancesConfig
+from dinoneck.training.config import TRAININGS, TrainInstancesConfig
 from dinoneck.training.evaluators import FoldTokens, Logs
 from dinoneck.training.folds import Fold, plain_folds
 from dinoneck.training.new_head import head_type
@@ -92,7 +92,7 @@ def train_instances(
         ConfigError: if values contradict each other, or do not fit.
         CheckpointError: if ``out`` holds an unfinished run of another config or of other objects.
     """
-    PROGRAMS.check_class(config, TrainInstancesConfig)
+    TRAININGS.check_class(config, TrainInstancesConfig)
     config.check_used()
     data = config.data
     check_installed("pycocotools", "masks")

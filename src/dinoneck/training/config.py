@@ -24,7 +24,6 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from dinoneck.checks import LARGEST_FLOAT, LARGEST_SIDE
 from dinoneck.errors import ConfigError
-from dinoneck.training.programs import Program, Programs
 from dinoneck.training.recipe import (
     PATH_PATTERN,
     Config,
@@ -36,6 +35,7 @@ from dinoneck.training.recipe import (
     Scale,
     Seed,
 )
+from dinoneck.training.trainings import Training, Trainings
 from dinoneck.yaml_file import read_plain, read_yaml
 
 Kind = Literal["regression", "ratio", "classification", "dense", "density", "segmentation"]
@@ -497,8 +497,8 @@ class RunConfig(Config, frozen=True, kw_only=True):
                 that the values describe.
         """
         if isinstance(values, Mapping):
-            PROGRAMS.check_program(values, cls, where)
-            values = PROGRAMS.without_void_keys(values)
+            TRAININGS.check_values(values, cls, where)
+            values = TRAININGS.without_void_keys(values)
         return super().from_dict(values, where)
 
     def to_dict(self) -> dict[str, Any]:
@@ -735,19 +735,19 @@ class TrainDetectorConfig(RunConfig, frozen=True, kw_only=True):
 
 HeadConfig = TrainConfig | TrainInstancesConfig
 AnyConfig = TrainConfig | TrainInstancesConfig | TrainDetectorConfig
-PROGRAMS = Programs(
-    default=Program(
+TRAININGS = Trainings(
+    default=Training(
         TrainConfig, function="dinoneck.training.train", learns="numbers, classes or masks"
     ),
     others=(
-        Program(
+        Training(
             TrainDetectorConfig,
             function="dinoneck.detection.train_detector",
             learns="boxes",
             data_keys=("boxes",),
             missing="data.boxes is missing; expected the COCO file of the training images (--boxes)",
         ),
-        Program(
+        Training(
             TrainInstancesConfig,
             function="dinoneck.detection.train_instances",
             learns="objects",
@@ -787,7 +787,7 @@ def config_of(values: Mapping[str, Any], where: str) -> AnyConfig:
     Raises:
         ConfigError: naming ``where``, what the values are, and the key.
     """
-    config = PROGRAMS.described(values).config.from_dict(values, where)
+    config = TRAININGS.described(values).config.from_dict(values, where)
     return cast("AnyConfig", config)
 
 

@@ -16,7 +16,7 @@ from dinoneck.atomic import read_regular, write_whole
 from dinoneck.errors import CheckpointError, DataError, DinoneckError
 from dinoneck.inference.loaded_head import difference
 from dinoneck.text import reason_of, some_of
-from dinoneck.training.config import PROGRAMS
+from dinoneck.training.config import TRAININGS
 from dinoneck.weight_files import read_any
 
 HEADS = "heads"
@@ -299,7 +299,7 @@ def check_same(there: Mapping[str, Any], here: Mapping[str, Any], where: str) ->
     Raises:
         CheckpointError: naming the first difference.
     """
-    there = _compared(PROGRAMS.without_void_keys(there), here)
+    there = _compared(TRAININGS.without_void_keys(there), here)
     here = _compared(here, there)
     values_that_differ = difference(there, here, "run")
     if values_that_differ:

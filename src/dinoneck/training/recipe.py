@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
@@ -163,14 +163,23 @@ def _with_configs(name: str, value: Any, kind: Any) -> Any:
         return {key: _with_configs(f"{prefix}{key}", own, config) for key, own in value.items()}
     known = config.__struct_fields__
     if unknown := [key for key in value if key not in known]:
-        hint = did_you_mean(str(unknown[0]), known)
-        raise ConfigError(
-            f"unknown key {f'{prefix}{unknown[0]}'!r}.{hint} Known: {', '.join(known)}"
-        )
+        raise ConfigError(unknown_key(f"{prefix}{unknown[0]}", known, candidates=known))
     try:
         return config(**value)
     except ConfigError as error:
         raise ConfigError(f"{prefix}{error}") from None
+
+
+def unknown_key(key: str, known: Sequence[str], candidates: Iterable[str]) -> str:
+    """Return the message for an unknown key.
+
+    Args:
+        key: after the names of its groups, such as ``optim.lrr``.
+        known: the names that its group has.
+        candidates: names that may be meant, of which the nearest is proposed.
+    """
+    hint = did_you_mean(key.rpartition(".")[2], candidates)
+    return f"unknown key {key!r}.{hint} Known: {', '.join(known)}"
 
 
 def _in_words(error: Exception, value: Any, hint: Any) -> str:

@@ -32,7 +32,7 @@ from dinoneck.registry import import_modules
 from dinoneck.text import some_of
 from dinoneck.training import folder as files
 from dinoneck.training import report as reports
-from dinoneck.training.config import PROGRAMS, DataConfig, HeadConfig, TrainConfig
+from dinoneck.training.config import TRAININGS, DataConfig, HeadConfig, TrainConfig
 from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.evaluators import Evaluator, FoldTokens, ValueEvaluator
 from dinoneck.training.fitting import fit
@@ -99,7 +99,7 @@ def train(
         CheckpointError: if ``out`` holds an unfinished run of another config or of other targets,
             or ``data.tta`` names views that the head does not take.
     """
-    PROGRAMS.check_class(config, TrainConfig)
+    TRAININGS.check_class(config, TrainConfig)
     trainer = prepare(config, Path(out), table=table, overwrite=overwrite)
     return trainer.train(resume=resume, callbacks=callbacks)
 
