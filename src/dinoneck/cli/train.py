@@ -116,6 +116,9 @@ def train_objects(
 ) -> dict[str, Any]:
     """Train cross-validated heads that predict every object with its class and mask, or panoptic segments.
 
+    --instances names the COCO file of objects, or --panoptic the folder and the COCO file of
+    panoptic segments. 'dinoneck train --help' shows all trainings.
+
     Example: dinoneck train --instances objects.json --images images --out run
 
     Args:
@@ -146,6 +149,8 @@ def train_boxes(
     resume: bool = True,
 ) -> dict[str, Any]:
     """Train a detector from COCO JSON.
+
+    'dinoneck train --help' shows all trainings.
 
     Example: dinoneck train --boxes boxes.json --images images --out run
 

@@ -79,7 +79,7 @@ class ImagesConfig(Config, frozen=True, kw_only=True):
     """The images of any training.
 
     Attributes:
-        images: their folder; None = that of the file that names them.
+        images: folder of the images; None = that of the file that names them.
         size: image size in pixels, HEIGHTxWIDTH or one number; None = their own, of detectors
             640x640.
         classes: names of the classes to learn, of the COCO file's; empty = all.
@@ -450,8 +450,7 @@ class RunConfig(Config, frozen=True, kw_only=True):
 
     Attributes:
         data: images, and what is known of them.
-        head: a registered head or neck, or {type: NAME, ...} with constructor arguments; without a
-            type patch_mean, for masks a pyramid head on dpt_neck.
+        head: a registered head or neck, or {type: NAME, ...} with constructor arguments.
         init: head or detector file to start from: its tensors of equal name and shape are taken,
             and what was trained of its ViT: tuned blocks if this run trains the ViT, LoRA weights
             if it has some of this rank.
@@ -561,6 +560,8 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
     Attributes:
         data: images and targets.
         backbone: the model that makes the tokens.
+        head: a registered head or neck, or {type: NAME, ...} with constructor arguments; without a
+            type patch_mean, for masks a pyramid head on dpt_neck.
         tasks: task name -> how it is trained; target columns without an entry get the defaults.
         compositions: name -> columns computed from tasks.
         losses: weights of the tasks' losses.
@@ -680,6 +681,8 @@ class TrainInstancesConfig(HeadRunConfig, frozen=True, kw_only=True):
     Attributes:
         data: images and objects, or panoptic segments.
         backbone: the model that makes the tokens.
+        head: a registered head or neck, or {type: NAME, ...} with constructor arguments; without a
+            type a pyramid head on dpt_neck, for panoptic segments mask.
         optim: how the head is trained.
         folds: folds of the cross-validation.
 
