@@ -163,23 +163,24 @@ def _with_configs(name: str, value: Any, kind: Any) -> Any:
         return {key: _with_configs(f"{prefix}{key}", own, config) for key, own in value.items()}
     known = config.__struct_fields__
     if unknown := [key for key in value if key not in known]:
-        raise ConfigError(unknown_key(f"{prefix}{unknown[0]}", known, candidates=known))
+        raise ConfigError(unknown_key(name, str(unknown[0]), known=known, candidates=known))
     try:
         return config(**value)
     except ConfigError as error:
         raise ConfigError(f"{prefix}{error}") from None
 
 
-def unknown_key(key: str, known: Sequence[str], candidates: Iterable[str]) -> str:
+def unknown_key(group: str, name: str, *, known: Sequence[str], candidates: Iterable[str]) -> str:
     """Return the message for an unknown key.
 
     Args:
-        key: after the names of its groups, such as ``optim.lrr``.
-        known: the names that its group has.
+        group: that it is in; an empty text for a key without a group.
+        name: of the key.
+        known: the names that the group has.
         candidates: names that may be meant, of which the nearest is proposed.
     """
-    hint = did_you_mean(key.rpartition(".")[2], candidates)
-    return f"unknown key {key!r}.{hint} Known: {', '.join(known)}"
+    key = f"{group}.{name}" if group else name
+    return f"unknown key {key!r}.{did_you_mean(name, candidates)} Known: {', '.join(known)}"
 
 
 def _in_words(error: Exception, value: Any, hint: Any) -> str:

@@ -149,14 +149,15 @@ class Trainings:
     def _check_spelling(self, values: Mapping[str, Any], training: Training, where: str) -> None:
         """Refuse a key that no training has; the message proposes the nearest key of any training."""
         for key in self._flat(values):
-            group = key.rpartition(".")[0]
+            group, _, name = key.rpartition(".")
             known = training.names_in(group)
             if not known or self.with_key(key):
                 continue
             candidates = []
             for other in self.all:
                 candidates += other.names_in(group)
-            raise ConfigError(f"{where}: {unknown_key(key, known, candidates)}")
+            message = unknown_key(group, name, known=known, candidates=candidates)
+            raise ConfigError(f"{where}: {message}")
 
     def _data_of(self, key: str) -> str:
         """The data that a key needs, and its flags, in words."""
