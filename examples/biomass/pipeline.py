@@ -35,7 +35,7 @@ from dinoneck.inference.views import TTA, VIEWS
 from dinoneck.training import TrainConfig, r2, weighted_r2
 from dinoneck.training.folder import HEAD_FILE
 from dinoneck.training.run_tokens import RunTokens
-from dinoneck.training.table import class_names, table_of, target_columns
+from dinoneck.training.table import table_of, target_columns
 from dinoneck.version import versions
 from examples import kinds
 from examples.biomass import layouts
@@ -197,7 +197,7 @@ def extraction(
         raise ConfigError(
             f"data.blur is {data.blur}, and stores hold images without a blur; use 'dinoneck train'"
         )
-    folders = sorted({str((layout.images / name).parent) for name in table_of(config).index})
+    folders = sorted({str((layout.images / name).parent) for name in table_of(config).ids})
     flags: dict[str, Any] = {
         "--backbone": backbone.name or DINOV3_SMALL,
         "--backbone-source": backbone.source,
@@ -299,7 +299,7 @@ def compare(head: Path, config: TrainConfig) -> dict[str, float]:
         DataError: if a difference is beyond 1e-3 of the target's standard deviation.
     """
     folder = Path(str(config.data.images))
-    images = {name: folder / name for name in table_of(config).index[:COMPARED]}
+    images = {name: folder / name for name in table_of(config).ids[:COMPARED]}
     largest = differences(head, config, images)
     shown = ", ".join(f"{name} {value:.1e}" for name, value in largest.items())
     print(
@@ -331,8 +331,8 @@ def differences(head: Path, config: TrainConfig, images: Mapping[str, Path]) -> 
     """
     if config.data.store is None:
         raise ConfigError("the run has no store to compare with; give data.store, or --store")
-    frame = table_of(config)
-    run_tokens = RunTokens.open(config, frame)
+    image_table = table_of(config)
+    run_tokens = RunTokens.open(config, image_table)
     tokens = run_tokens.frozen()
     patterns = getattr(tokens, "views", ())
     views: TTA = "flip4" if len(patterns) >= len(VIEWS["flip4"]) else "none"
@@ -359,13 +359,13 @@ def differences(head: Path, config: TrainConfig, images: Mapping[str, Path]) -> 
         stored_rows.append(table_row(values, predictor.tasks))
 
     largest = {}
-    targets, auxiliary = target_columns(config, frame)
+    targets, auxiliary = target_columns(config, image_table.columns)
     for name in (*targets, *auxiliary):
-        columns = [f"{name}:{label}" for label in class_names(frame, name)]
+        columns = [f"{name}:{label}" for label in image_table.class_names(name)]
         scale = 1.0
         if not columns:  # a number
             columns = [name]
-            scale = float(np.nanstd(frame[name]))
+            scale = float(np.nanstd(image_table.numbers(name)))
         gaps = []
         for live_row, stored_row in zip(live_rows, stored_rows, strict=True):
             gaps += [abs(float(live_row[col]) - float(stored_row[col])) for col in columns]

@@ -107,6 +107,25 @@ def test_a_class_that_the_head_does_not_know_is_named_with_its_target_and_an_ima
     )
 
 
+def test_numbers_of_classes_in_a_ready_made_table_are_scored_as_the_classes(
+    meadow: Path, tiny: Backbone
+) -> None:
+    table = read_table(meadow, meadow.parent, "kind", classes={"kind": KINDS})
+    numbers = table.assign(kind=table["kind"].cat.codes)
+    model = predictor(tiny, TASKS[1:])
+
+    of_classes = evaluate(model, None, table)["scores"]
+    of_numbers = evaluate(model, None, numbers)["scores"]
+
+    assert of_numbers == of_classes
+
+
+@pytest.mark.parametrize("truth", [{"soil": [1.0]}, 5], ids=["mapping", "number"])
+def test_a_truth_that_is_neither_a_table_nor_a_path_is_refused(tiny: Backbone, truth: Any) -> None:
+    with pytest.raises(DataError, match="expected a pandas DataFrame or the path of a CSV file"):
+        evaluate(predictor(tiny), None, truth)
+
+
 def test_two_models_are_compared_over_groups(meadow: Path, tiny: Backbone) -> None:
     """Equal models differ by 0; intervals need five groups or more."""
     one, rows = predictor(tiny, TASKS[:1]), pd.read_csv(meadow).assign(place=range(COUNT))

@@ -389,6 +389,12 @@ def test_a_bound_that_one_member_states_holds_for_their_mean(
     assert (task.minimum, task.maximum) == expected
 
 
+def test_several_heads_with_keys_are_no_single_model(meadow: Path) -> None:
+    heads = {"a": kit.head(Task("soil"), seed=0), "b": kit.head(Task("soil"), seed=1)}
+    with pytest.raises(ConfigError, match="the model has the keys a, b; give"):
+        evaluate({"first": heads}, meadow.parent, meadow)
+
+
 @pytest.mark.parametrize("bound", ["minimum", "maximum"])
 def test_members_with_other_bounds_are_refused(bound: str) -> None:
     bounds: list[dict[str, Any]] = [{bound: 0.5}, {bound: 2.0}]

@@ -30,7 +30,6 @@ _OVERALL_SCORES = (
     "overall (mean)",
 )
 """What ``--at-least`` may name next to the heads' targets: scores of boxes and objects, and means over all targets."""
-_MAIN_SCORES = ("r2", "accuracy", "mean_iou")  # of numbers, of classes and of masks
 _MOST_NAMES = 8  # in a message
 
 
@@ -83,17 +82,15 @@ def evaluate(
     head_by_name = _name_models(heads)
     from dinoneck.evaluation import evaluate as score_models
 
-    opened_models = []
-    models = {}
+    opened_models = {}
     for name, head in head_by_name.items():
-        opened_model = open_model(head, options, words)
-        opened_models.append(opened_model)
-        models[name] = opened_model.model
-    _check_targets(smallest_scores, opened_models)
+        opened_models[name] = open_model(head, options, words)
+    _check_target_names(smallest_scores, list(opened_models.values()))
+    is_panoptic = len(truth) > 1  # a folder and a COCO file
     report = score_models(
-        models,
+        {name: opened_model.model for name, opened_model in opened_models.items()},
         images,
-        truth if len(truth) > 1 else truth[0],
+        truth if is_panoptic else truth[0],
         group=group,
         image_column=image_column,
         labels=labels,
@@ -102,22 +99,21 @@ def evaluate(
         class_values=class_values,
         crowd=crowd,
     )
-    if len(models) == 1:  # a verdict compares models
+    if len(opened_models) == 1:  # a verdict compares models
         show_scores(report | {"verdict": None}, held_out=False)
     else:
         show_scores(report, held_out=False)
-    lines_of_low_scores = []
-    for target, smallest in smallest_scores.items():
-        for model, score in _scores_of_target(report, target).items():
-            if score is None or score < smallest:
-                lines_of_low_scores.append(f"{target} of {model} is {score}, below {smallest:g}")
+    lines_of_low_scores = _lines_of_low_scores(report, smallest_scores)
     for line in lines_of_low_scores:
         show(line)
     return {"ok": not lines_of_low_scores, **report}
 
 
 def _name_models(words: Sequence[str]) -> dict[str, str]:
-    """The models of a command line: name in the tables -> its head.
+    """Name of a model in the tables -> its head.
+
+    Args:
+        words: of ``--heads``: ``HEAD``, or ``KEY=HEAD``.
 
     Raises:
         CheckpointError: if a head file does not exist, or is none.
@@ -188,12 +184,14 @@ def _read_smallest_score(word: str) -> tuple[str, float]:
     return target, smallest
 
 
-def _check_targets(smallest_scores: Mapping[str, float], opened: Sequence[OpenModel]) -> None:
+def _check_target_names(
+    smallest_scores: Mapping[str, float], opened_models: Sequence[OpenModel]
+) -> None:
     """Raise a ConfigError if ``--at-least`` names neither an overall score nor a task or column of the heads."""
     from dinoneck.tasks import columns_of
 
     names = set(_OVERALL_SCORES)
-    for model in opened:
+    for model in opened_models:
         names.update(task.name for task in model.tasks)
         names.update(column.name for column in columns_of(model.tasks))
     unknown = smallest_scores.keys() - names
@@ -201,6 +199,18 @@ def _check_targets(smallest_scores: Mapping[str, float], opened: Sequence[OpenMo
         raise ConfigError(
             f"--at-least names {min(unknown)!r}; expected one of {', '.join(sorted(names))}"
         )
+
+
+def _lines_of_low_scores(
+    report: Mapping[str, Any], smallest_scores: Mapping[str, float]
+) -> list[str]:
+    """A line for each score of a model that is below its ``--at-least``, or not defined."""
+    lines = []
+    for target, smallest in smallest_scores.items():
+        for model, score in _scores_of_target(report, target).items():
+            if score is None or score < smallest:
+                lines.append(f"{target} of {model} is {score}, below {smallest:g}")
+    return lines
 
 
 def _scores_of_target(report: Mapping[str, Any], target: str) -> dict[str, float | None]:
@@ -222,18 +232,16 @@ def _scores_of_target(report: Mapping[str, Any], target: str) -> dict[str, float
                 scores[model] = object_scores[target]
     value_scores = report.get("scores", {})
     names.update(value_scores)
-    for model, target_scores in value_scores.get(target, {}).items():
-        scores[model] = _main_score(target_scores)
+    if target in value_scores:
+        from dinoneck.training.report import main_metric
+
+        scores_of_models = value_scores[target]
+        metric = main_metric(scores_of_models)  # R², accuracy or mean IoU
+        for model, model_scores in scores_of_models.items():
+            scores[model] = model_scores[metric]["pooled"]
     if not scores:
         raise ConfigError(
             f"--at-least names {target!r}; expected one of {some_of(names, _MOST_NAMES)}."
             f"{did_you_mean(target, names)}"
         )
     return scores
-
-
-def _main_score(scores: Mapping[str, Any]) -> float | None:
-    """The R², accuracy or mean IoU of a target, whichever it has; None if it is not defined."""
-    [main_score] = [name for name in _MAIN_SCORES if name in scores]
-    score: float | None = scores[main_score]["pooled"]
-    return score

@@ -371,7 +371,7 @@ def known_values(
             images.
     """
     from dinoneck.data.sources import find_images
-    from dinoneck.evaluation.predicted import Predicted
+    from dinoneck.evaluation.predicted_tasks import PredictedTasks
     from dinoneck.evaluation.truth import truth_table
 
     mask_tasks = [task.name for task in tasks if task.is_masks]
@@ -388,7 +388,7 @@ def known_values(
     table = truth_table(
         None,
         truth,
-        Predicted.of_models([tasks]),
+        PredictedTasks.of_models([tasks]),
         image_column=image_column,
         subfolders=subfolders,
     )

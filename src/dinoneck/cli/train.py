@@ -398,19 +398,17 @@ def with_width(run: AnyRun, type_name: str, hidden_dim: int) -> AnyRun:
 
 def _describe(trainer: Trainer[TrainConfig]) -> None:
     """Print what a run trains on, what the head will read, and what a user should know before the work."""
-    from dinoneck.data.cells import GROUP, IMAGES
     from dinoneck.data.decoding import read_image_size
-    from dinoneck.data.layout import HELD_OUT
-    from dinoneck.training.table import groups_of, target_columns
+    from dinoneck.training.table import target_columns
 
     config = trainer.config
     table = trainer.table
     tokens = trainer.tokens
 
     # what it learns
-    targets, auxiliary = target_columns(config, table)
+    targets, auxiliary = target_columns(config, table.columns)
     masks = [task.name for task in trainer.problem.tasks if task.is_map]
-    num_groups = len(set(groups_of(table)))
+    num_groups = len(set(table.groups))
     line = f"{len(table)} images, {num_groups} groups, targets {', '.join([*targets, *masks])}"
     if auxiliary:
         line += f"; auxiliary: {', '.join(auxiliary)}"
@@ -422,7 +420,7 @@ def _describe(trainer: Trainer[TrainConfig]) -> None:
     if tokens.backbone is None:
         print(f"Tokens come from {config.data.store}: {tokens.record.get('name')}, {patches}.")
     else:
-        size = read_image_size(table[IMAGES].iloc[0])
+        size = read_image_size(table.images[0])
         height, width = size
         new_height, new_width = tokens.preprocess.placement(size).canvas
         print(
@@ -434,8 +432,8 @@ def _describe(trainer: Trainer[TrainConfig]) -> None:
             print(line)
 
     # how it is scored
-    is_drawn = config.folds.column is None and HELD_OUT not in table.attrs
-    if GROUP not in table and is_drawn and len(trainer.folds) > 1:
+    is_drawn = config.folds.column is None and not table.has_parts
+    if not table.has_groups and is_drawn and len(trainer.folds) > 1:
         print(
             "No --group: images of one place or day may fall into several folds, and every score "
             "looks better."

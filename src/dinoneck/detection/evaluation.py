@@ -16,8 +16,10 @@ from torch import Tensor
 
 from dinoneck.checks import check_minimum
 from dinoneck.data.boxes import BoxImages
+from dinoneck.data.cells import PathLike
 from dinoneck.data.listed_images import UNKNOWN, Crowd, ListedImages
 from dinoneck.data.panoptic import PanopticImages
+from dinoneck.detection.detector import Detector
 from dinoneck.errors import DataError
 from dinoneck.extras import check_installed, missing_extra
 from dinoneck.inference.results import coco_objects, predict_many
@@ -37,7 +39,6 @@ from dinoneck.tasks import OBJECTS, Task
 from dinoneck.training.token_sources import in_batches
 
 if TYPE_CHECKING:
-    from dinoneck.detection.detector import Detector
     from dinoneck.inference.predictor import Predictor
 
 Prediction = Mapping[str, Any]
@@ -46,9 +47,14 @@ Objects = Mapping[Any, Sequence[Mapping[str, Any]]]
 Array = np.ndarray[Any, Any]
 IouType = Literal["bbox", "segm"]
 """Whether pycocotools compares boxes or masks."""
+PanopticTruth = list[PathLike] | tuple[PathLike, ...]
+"""The folder and the COCO file of panoptic segments."""
 
-KEYS = ("boxes", "scores", "labels")
-_MOST_BOXES = (1, 10, 100)
+_BOX_KEYS = ("boxes", "scores", "labels")  # of a prediction
+_MOST_BOXES = (1, 10, 100)  # that count per image and class, as COCO has them; the last one is used
+
+
+# boxes
 
 
 def evaluate_boxes(
@@ -118,15 +124,6 @@ def predict_boxes(
     return dataset, predictions
 
 
-def _check_images(dataset: ListedImages, predictions: Mapping[Any, Any]) -> None:
-    """Reject predictions of images that a dataset does not have."""
-    unknown_ids = list(predictions.keys() - set(dataset.ids))
-    if unknown_ids:
-        raise DataError(
-            f"there is a prediction for image {unknown_ids[0]!r}, which is not in {dataset.file}"
-        )
-
-
 def score_boxes(dataset: BoxImages, predictions: Mapping[Any, Prediction]) -> dict[str, Any]:
     """Compare the boxes of a dataset with the predictions of any detector.
 
@@ -149,402 +146,7 @@ def score_boxes(dataset: BoxImages, predictions: Mapping[Any, Prediction]) -> di
         DataError: if an id is unknown, or a prediction has another form, or no image has a box.
         ImportError: if pycocotools is missing.
     """
-    return _coco_scores(dataset, coco_results(predictions, dataset), "bbox")
-
-
-def open_objects(
-    truth: Any,
-    images: Any = None,
-    *,
-    classes: Sequence[str] | None = None,
-    crowd: Crowd = "ignore",
-    allow_unlisted: bool = False,
-) -> BoxImages | PanopticImages:
-    """Return images and their true objects: masks of a COCO file, or panoptic segments.
-
-    Args:
-        truth: the COCO file of masks; or the folder and the COCO file of panoptic segments.
-        images: the folder of the images; None = the file's, or ``images`` in it.
-        classes: their names in the order of the labels; None = as in the file.
-        crowd: as of :class:`dinoneck.data.BoxImages`.
-        allow_unlisted: whether the file may lack some of the classes.
-
-    Raises:
-        DataError: if the truth is of another form, or a file cannot be used.
-    """
-    if isinstance(truth, str | os.PathLike):
-        return BoxImages(
-            truth,
-            images,
-            classes=classes,
-            crowd=crowd,
-            masks=True,
-            allow_unlisted=allow_unlisted,
-        )
-    if len(truth) != 2:
-        raise DataError(
-            f"the truth is {truth}; expected a file, or the folder and the file of panoptic "
-            "segments"
-        )
-    folder, file = truth
-    return PanopticImages(
-        file,
-        folder,
-        images,
-        classes=classes,
-        crowd=crowd,
-        allow_unlisted=allow_unlisted,
-    )
-
-
-def evaluate_masks(
-    predictor: Predictor,
-    coco_json: Any,
-    images: str | os.PathLike[str] | None = None,
-    *,
-    crowd: Crowd = "ignore",
-) -> dict[str, Any]:
-    """Predict the images of a COCO file and compare the objects with the masks of the file.
-
-    Args:
-        predictor: of a head whose classes are matched with those of the file by their names, as
-            by :func:`evaluate_boxes`; of instances objects of all scores count.
-        coco_json: the COCO file of masks; or the folder and the COCO file of panoptic segments.
-        images: the folder of the images; None = the file's, or ``images`` in it.
-        crowd: as of :func:`evaluate_boxes`.
-
-    Returns:
-        As :func:`score_masks`, or of panoptic segments :func:`score_segments`.
-
-    Raises:
-        DataError: if the head predicts no such objects, a file cannot be used, or no image has an
-            object.
-        ImportError: if pycocotools is missing.
-    """
-    dataset, objects = predict_masks(predictor, coco_json, images, crowd=crowd)
-    if isinstance(dataset, PanopticImages):
-        return score_segments(dataset, objects)
-    return score_masks(dataset, objects)
-
-
-def predict_masks(
-    predictor: Predictor,
-    coco_json: Any,
-    images: str | os.PathLike[str] | None,
-    *,
-    crowd: Crowd = "ignore",
-) -> tuple[Any, dict[Any, Any]]:
-    """Return the images of a file, and image id -> the objects predicted in it.
-
-    Raises:
-        DataError, ImportError: as :func:`evaluate_masks`.
-    """
-    if isinstance(coco_json, str | os.PathLike):
-        task = _task_of_kind("instances", predictor, coco_json)
-        min_score: float | None = 0.0  # average precision ranks objects of all scores
-    else:
-        task = _task_of_kind("panoptic", predictor, coco_json)
-        min_score = None
-    check_installed("pycocotools", "masks")
-    dataset = open_objects(
-        coco_json,
-        images,
-        classes=task.labels,
-        crowd=crowd,
-        allow_unlisted=True,
-    )
-    dataset.warn_of_turned_images()
-    predict = partial(predictor, min_score=min_score)
-    rows = predict_many(predict, list(dataset.paths), at_once=predictor.batch_size)
-    objects = {}
-    for i, row in rows.items():
-        objects[dataset.ids[i]] = coco_objects(row[task.name])
-    return dataset, objects
-
-
-def _task_of_kind(kind: str, predictor: Predictor | Detector, truth: Any) -> Task:
-    """The task of a model that predicts objects.
-
-    Raises:
-        DataError: if there is none, naming the truth and what is predicted.
-    """
-    tasks: Sequence[Task] = getattr(predictor, "tasks", ())  # a detector has none
-    if isinstance(tasks, Mapping):
-        tasks = ()  # of keyed heads, of which none can be told to be that of the file
-    for task in tasks:
-        if task.kind == kind:
-            return task
-    names = ", ".join(task.name for task in tasks) or "boxes, or tasks of several keys,"
-    raise DataError(f"{truth} holds objects, and {names} are predicted; give a head of kind {kind}")
-
-
-def score_masks(dataset: BoxImages, objects: Objects) -> dict[str, Any]:
-    """Compare the masks of a dataset with those that were predicted, by COCO's rules.
-
-    Args:
-        dataset: the images with their true masks; what lies in crowd regions counts for nothing.
-        objects: image id -> the objects of the image, as :func:`dinoneck.inference.coco_objects`
-            returns them.
-
-    Returns:
-        As :func:`score_boxes`, of masks; and ``count_error``, the mean absolute difference between
-        the numbers of known objects and of predicted ones with ``min_score`` or more.
-
-    Raises:
-        DataError: if an id is unknown, or no image has an object.
-        ImportError: if pycocotools is missing.
-    """
-    scores = _coco_scores(dataset, mask_results(objects, dataset), "segm")
-    listed = _of_listed_classes(objects, dataset)
-    min_score = scores["min_score"] or 0.0
-    scores["count_error"] = count_error(dataset, listed, min_score)
-    return scores
-
-
-def mask_results(objects: Objects, dataset: BoxImages) -> list[dict[str, Any]]:
-    """Return objects as COCO results: a dict per mask, with the category ids of the dataset.
-
-    Objects of classes that its file does not list are left out.
-
-    Raises:
-        DataError: if an id is unknown.
-    """
-    _check_images(dataset, objects)
-    entries = []
-    for image_id, image_objects in _of_listed_classes(objects, dataset).items():
-        for entry in image_objects:
-            category = dataset.category_ids[entry["category_id"]]
-            entries.append({**entry, "image_id": image_id, "category_id": category})
-    return entries
-
-
-def _of_listed_classes(
-    objects: Objects, dataset: ListedImages
-) -> dict[Any, list[Mapping[str, Any]]]:
-    """The objects without those of classes that the file of a dataset does not list."""
-    listed = {}
-    for image_id, image_objects in objects.items():
-        listed[image_id] = [
-            entry for entry in image_objects if entry["category_id"] not in dataset.unlisted
-        ]
-    return listed
-
-
-def score_segments(dataset: PanopticImages, objects: Objects) -> dict[str, Any]:
-    """Compare the segments of a dataset with those that were predicted, by panoptic quality.
-
-    A predicted segment and a known one of its class are a pair where their IoU is above 0.5;
-    unknown pixels count for nothing. A segment without a pair counts as wrong, unless more than
-    half of it is unknown or a crowd region of its class.
-
-    Args:
-        dataset: the images with their true segments.
-        objects: image id -> the segments of the image, as :func:`dinoneck.inference.coco_objects`
-            returns them.
-
-    Returns:
-        ``PQ``, ``SQ`` (mean IoU of the pairs) and ``RQ`` (F1), means over the classes that there
-        are, ``PQ_things`` and ``PQ_stuff``; ``per_class``: name -> ``PQ``, ``SQ``, ``RQ``, None for
-        a class that no image has and none was predicted of; ``images``, their number; and
-        ``count_error``, the mean absolute difference between the numbers of known and predicted
-        things.
-
-    Raises:
-        DataError: if an id is unknown.
-
-    Reference: Panoptic Segmentation (arXiv 1801.00868), as in panopticapi. Deviation: all crowd
-    regions of a class count, not one.
-    """
-    _check_images(dataset, objects)
-    listed = _of_listed_classes(objects, dataset)
-    num_classes = len(dataset.classes)
-    terms = []
-    for i, image_id in enumerate(dataset.ids):
-        segments = listed.get(image_id, [])
-        terms.append(_segment_terms(dataset.pixels(i), segments, num_classes))
-    sums: Array = np.sum(terms, axis=0)  # (3, K)
-    panoptic_quality = class_panoptic_quality(sums)
-    segmentation_quality = class_segmentation_quality(sums)
-    recognition_quality = class_recognition_quality(sums)
-    per_class = {}
-    for label, name in enumerate(dataset.classes):
-        per_class[name] = {
-            "PQ": as_number(panoptic_quality[label]),
-            "SQ": as_number(segmentation_quality[label]),
-            "RQ": as_number(recognition_quality[label]),
-        }
-    is_stuff = np.isin(np.arange(num_classes), [*dataset.stuff])
-    return {
-        "PQ": as_number(mean_defined(panoptic_quality)),
-        "SQ": as_number(mean_defined(segmentation_quality)),
-        "RQ": as_number(mean_defined(recognition_quality)),
-        "PQ_things": as_number(mean_defined(panoptic_quality[~is_stuff])),
-        "PQ_stuff": as_number(mean_defined(panoptic_quality[is_stuff])),
-        "per_class": per_class,
-        "images": len(dataset),
-        "count_error": count_error(dataset, listed, 0.0),
-    }
-
-
-def _segment_terms(
-    true_ids: Array, segments: Sequence[Mapping[str, Any]], num_classes: int
-) -> Array:
-    """What an image adds to panoptic quality, (3, K).
-
-    Args:
-        true_ids: the id of every pixel, of :class:`dinoneck.data.PanopticImages`.
-        segments: COCO results of those that are predicted.
-        num_classes: K.
-    """
-    from pycocotools import mask
-
-    # a region is all pixels of one id
-    ids, region_of_pixel = np.unique(true_ids, return_inverse=True)
-    region_of_pixel = region_of_pixel.ravel()
-    regions = KnownRegions(
-        areas=np.bincount(region_of_pixel),
-        labels=np.abs(ids) // OBJECTS - 1,
-        is_segment=ids > 0,
-        is_crowd=ids < UNKNOWN,
-        is_unknown=ids == UNKNOWN,
-    )
-    shared_pixels = np.zeros((len(segments), len(ids)), np.int64)
-    for i, segment in enumerate(segments):
-        is_inside = mask.decode(dict(segment["segmentation"])).ravel() > 0
-        shared_pixels[i] = np.bincount(region_of_pixel[is_inside], minlength=len(ids))
-    labels = np.array([segment["category_id"] for segment in segments], np.int64)
-    return segment_terms(shared_pixels, labels, regions, num_classes)
-
-
-def count_error(dataset: ListedImages, objects: Objects, min_score: float) -> float:
-    """Return the mean absolute difference between the numbers of true objects and of predicted ones, without stuff."""
-    true_numbers = []
-    predicted_numbers = []
-    for image_id, number in dataset.numbers.items():
-        true_numbers.append(number)
-        predicted_numbers.append(count_objects(objects.get(image_id, ()), min_score))
-    terms = value_terms(
-        np.array(true_numbers, np.float64),
-        np.array(predicted_numbers, np.float64),
-    )
-    return float(mean_absolute_error(terms.sum(axis=0)))
-
-
-def count_objects(objects: Sequence[Mapping[str, Any]], min_score: float) -> int:
-    """Return the number of objects with this score or more, without stuff."""
-    number = 0
-    for entry in objects:
-        is_thing = entry.get("isthing", True)
-        if is_thing and entry["score"] >= min_score:
-            number += 1
-    return number
-
-
-def _coco_scores(
-    dataset: BoxImages, results: list[dict[str, Any]], iou_type: IouType
-) -> dict[str, Any]:
-    """The scores of COCO results."""
-    evaluation = coco_evaluation(dataset, results, iou_type)
-    # of boxes of all areas, and of as many as count at most
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (IoUs, recalls, classes)
-    recall = evaluation.eval["recall"][:, :, 0, -1]  # (IoUs, classes)
-    iou_percents = [round(100 * iou) for iou in evaluation.params.iouThrs]
-    at_50 = precision[iou_percents.index(50)]
-    at_75 = precision[iou_percents.index(75)]
-    f1, min_score = _best_threshold(evaluation)
-    return {
-        "AP": _mean_without_missing(precision),
-        "AP50": _mean_without_missing(at_50),
-        "AP75": _mean_without_missing(at_75),
-        "AR100": _mean_without_missing(recall),
-        "per_class": _precision_by_class(dataset, precision, at_50, evaluation.params.catIds),
-        "images": len(dataset.ids),
-        "F1": f1,
-        "min_score": min_score,
-    }
-
-
-def _precision_by_class(
-    dataset: BoxImages, precision: Array, precision_at_50: Array, category_ids: Sequence[int | str]
-) -> dict[str, dict[str, float | None]]:
-    """The AP and AP50 of each class; None for one that the file does not list.
-
-    Args:
-        dataset: the truth.
-        precision: (IoUs, recalls, classes).
-        precision_at_50: (recalls, classes).
-        category_ids: of these classes; pycocotools sorts them, so that they are in another order
-            than the labels.
-    """
-    column_of_id = {category_id: column for column, category_id in enumerate(category_ids)}
-    by_class: dict[str, dict[str, float | None]] = {}
-    for name, category_id in zip(dataset.classes, dataset.category_ids, strict=True):
-        if category_id is None:
-            by_class[name] = {"AP": None, "AP50": None}
-            continue
-        column = column_of_id[category_id]
-        by_class[name] = {
-            "AP": _mean_without_missing(precision[:, :, column]),
-            "AP50": _mean_without_missing(precision_at_50[:, column]),
-        }
-    return by_class
-
-
-def coco_evaluation(dataset: BoxImages, results: list[dict[str, Any]], iou_type: IouType) -> Any:
-    """Return the evaluation of pycocotools, accumulated.
-
-    Args:
-        dataset: the truth.
-        results: COCO results of its images.
-        iou_type: whether the IoU is of boxes or of masks.
-
-    Raises:
-        DataError: if no image has an object.
-        ImportError: if pycocotools is missing.
-    """
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        raise missing_extra("pycocotools", "detection") from error
-    truth = COCO()
-    # pycocotools 2.0.10 fails without "info"
-    truth.dataset = {"info": {}, **dataset.ground_truth()}
-    if all(box["iscrowd"] for box in truth.dataset["annotations"]):
-        raise dataset.nothing_to_show("box" if iou_type == "bbox" else "mask")
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth.createIndex()
-        predicted = truth.loadRes(results) if results else COCO()
-        evaluation = COCOeval(truth, predicted, iou_type)
-        evaluation.params.imgIds = list(dataset.ids)
-        evaluation.params.catIds = [entry["id"] for entry in truth.dataset["categories"]]
-        evaluation.params.maxDets = list(_MOST_BOXES)
-        evaluation.evaluate()
-        evaluation.accumulate()
-    return evaluation
-
-
-def _best_threshold(evaluation: Any) -> tuple[float, float | None]:
-    """The best F1 at an IoU of 0.50, of an evaluation by pycocotools, and the score that it begins at."""
-    all_areas = evaluation.params.areaRng[0]
-    num_objects = 0
-    counts = []
-    scores = []
-    is_right = []
-    for row in evaluation.evalImgs:  # of an image and a class
-        if row is None or row["aRng"] != all_areas:
-            continue
-        num_objects += int(np.sum(np.asarray(row["gtIgnore"]) == 0))
-        # the first IoU is 0.50
-        counts.append(~np.asarray(row["dtIgnore"][0], bool))
-        scores.append(np.asarray(row["dtScores"]))
-        is_right.append(np.asarray(row["dtMatches"][0]) > 0)
-    does_count = np.concatenate(counts)
-    return best_f1(
-        np.concatenate(scores)[does_count],
-        np.concatenate(is_right)[does_count],
-        num_objects,
-    )
+    return _coco_scores(dataset, coco_results(predictions, dataset), iou_type="bbox")
 
 
 def coco_results(predictions: Mapping[Any, Prediction], dataset: BoxImages) -> list[dict[str, Any]]:
@@ -614,9 +216,9 @@ class _ScoredBoxes:
         Raises:
             DataError: if it has another form, or numbers that are no boxes.
         """
-        if not isinstance(prediction, Mapping) or not set(KEYS) <= set(prediction):
+        if not isinstance(prediction, Mapping) or not set(_BOX_KEYS) <= set(prediction):
             raise DataError(
-                f"{name} is {type(prediction).__name__}; expected a dict with {', '.join(KEYS)}"
+                f"{name} is {type(prediction).__name__}; expected a dict with {', '.join(_BOX_KEYS)}"
             )
         corners = torch.as_tensor(prediction["boxes"]).detach().cpu()
         scores = torch.as_tensor(prediction["scores"]).detach().cpu()
@@ -641,9 +243,476 @@ class _ScoredBoxes:
         return cls(corners=corners.double(), scores=scores.double(), labels=labels.long())
 
 
+# masks of instances, and panoptic segments
+
+
+def evaluate_masks(
+    predictor: Predictor,
+    coco_json: str | os.PathLike[str] | PanopticTruth,
+    images: str | os.PathLike[str] | None = None,
+    *,
+    crowd: Crowd = "ignore",
+) -> dict[str, Any]:
+    """Predict the images of a COCO file and compare the objects with the masks of the file.
+
+    Args:
+        predictor: of a head whose classes are matched with those of the file by their names, as
+            by :func:`evaluate_boxes`; of instances objects of all scores count.
+        coco_json: the COCO file of masks; or the folder and the COCO file of panoptic segments.
+        images: the folder of the images; None = the file's, or ``images`` in it.
+        crowd: as of :func:`evaluate_boxes`.
+
+    Returns:
+        As :func:`score_masks`, or of panoptic segments :func:`score_segments`.
+
+    Raises:
+        DataError: if the head predicts no such objects, a file cannot be used, or no image has an
+            object.
+        ImportError: if pycocotools is missing.
+    """
+    if isinstance(coco_json, str | os.PathLike):
+        instance_images, objects = predict_instances(predictor, coco_json, images, crowd=crowd)
+        return score_masks(instance_images, objects)
+    panoptic_images, segments = predict_segments(predictor, coco_json, images, crowd=crowd)
+    return score_segments(panoptic_images, segments)
+
+
+def predict_instances(
+    model: Predictor | Detector,
+    coco_json: PathLike,
+    images: PathLike | None,
+    *,
+    crowd: Crowd = "ignore",
+) -> tuple[BoxImages, Objects]:
+    """Return the images of a COCO file of masks, and the instances predicted in them, of all scores.
+
+    Raises:
+        DataError, ImportError: as :func:`evaluate_masks`; of a detector, which predicts none.
+    """
+    if isinstance(model, Detector):
+        raise _no_task_of_kind("instances", (), coco_json)
+    task = _task_of_kind("instances", model, coco_json)
+    check_installed("pycocotools", "masks")
+    dataset = BoxImages(
+        coco_json,
+        images,
+        classes=task.labels,
+        crowd=crowd,
+        masks=True,
+        allow_unlisted=True,
+    )
+    # average precision ranks objects of all scores
+    return dataset, _predict_objects(model, task, dataset, min_score=0.0)
+
+
+def predict_segments(
+    model: Predictor | Detector,
+    truth: PanopticTruth,
+    images: PathLike | None,
+    *,
+    crowd: Crowd = "ignore",
+) -> tuple[PanopticImages, Objects]:
+    """Return the images of panoptic segments, and the segments predicted in them.
+
+    Raises:
+        DataError, ImportError: as :func:`evaluate_masks`; of a detector, which predicts none.
+    """
+    if isinstance(model, Detector):
+        raise _no_task_of_kind("panoptic", (), truth)
+    task = _task_of_kind("panoptic", model, truth)
+    check_installed("pycocotools", "masks")
+    dataset = _open_segments(truth, images, classes=task.labels, crowd=crowd, allow_unlisted=True)
+    return dataset, _predict_objects(model, task, dataset, min_score=None)
+
+
+def _predict_objects(
+    predictor: Predictor, task: Task, dataset: ListedImages, *, min_score: float | None
+) -> Objects:
+    """The objects that a task predicts in the images of a dataset; min_score None = the task's."""
+    dataset.warn_of_turned_images()
+    predict = partial(predictor, min_score=min_score)
+    rows = predict_many(predict, list(dataset.paths), at_once=predictor.batch_size)
+    objects = {}
+    for i, row in rows.items():
+        objects[dataset.ids[i]] = coco_objects(row[task.name])
+    return objects
+
+
+def _task_of_kind(kind: str, predictor: Predictor, truth: PathLike | PanopticTruth) -> Task:
+    """The task of a predictor that predicts objects.
+
+    Raises:
+        DataError: if there is none, or if its heads have keys: none can be told to be that of the
+            truth.
+    """
+    if isinstance(predictor.tasks, Mapping):
+        raise _no_task_of_kind(kind, (), truth)
+    tasks: Sequence[Task] = predictor.tasks
+    for task in tasks:
+        if task.kind == kind:
+            return task
+    raise _no_task_of_kind(kind, tasks, truth)
+
+
+def _no_task_of_kind(
+    kind: str, tasks: Sequence[Task], truth: PathLike | PanopticTruth
+) -> DataError:
+    """The error for a model that predicts other tasks, or none: boxes, or tasks by keys."""
+    names = ", ".join(task.name for task in tasks) or "boxes, or tasks of several keys,"
+    return DataError(
+        f"{truth} holds objects, and {names} are predicted; give a head of kind {kind}"
+    )
+
+
+def open_objects(
+    truth: PathLike | PanopticTruth,
+    images: PathLike | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    crowd: Crowd = "ignore",
+    allow_unlisted: bool = False,
+) -> BoxImages | PanopticImages:
+    """Return images and their true objects: masks of a COCO file, or panoptic segments.
+
+    Args:
+        truth: the COCO file of masks; or the folder and the COCO file of panoptic segments.
+        images: the folder of the images; None = the file's, or ``images`` in it.
+        classes: their names in the order of the labels; None = as in the file.
+        crowd: as of :class:`dinoneck.data.BoxImages`.
+        allow_unlisted: whether the file may lack some of the classes.
+
+    Raises:
+        DataError: if the truth is of another form, or a file cannot be used.
+    """
+    if isinstance(truth, str | os.PathLike):
+        return BoxImages(
+            truth,
+            images,
+            classes=classes,
+            crowd=crowd,
+            masks=True,
+            allow_unlisted=allow_unlisted,
+        )
+    return _open_segments(
+        truth,
+        images,
+        classes=classes,
+        crowd=crowd,
+        allow_unlisted=allow_unlisted,
+    )
+
+
+def _open_segments(
+    truth: PanopticTruth,
+    images: PathLike | None,
+    *,
+    classes: Sequence[str] | None,
+    crowd: Crowd,
+    allow_unlisted: bool,
+) -> PanopticImages:
+    if len(truth) != 2:
+        raise DataError(
+            f"the truth is {truth}; expected a file, or the folder and the file of panoptic "
+            "segments"
+        )
+    folder, file = truth
+    return PanopticImages(
+        file,
+        folder,
+        images,
+        classes=classes,
+        crowd=crowd,
+        allow_unlisted=allow_unlisted,
+    )
+
+
+def score_masks(dataset: BoxImages, objects: Objects) -> dict[str, Any]:
+    """Compare the masks of a dataset with those that were predicted, by COCO's rules.
+
+    Args:
+        dataset: the images with their true masks; what lies in crowd regions counts for nothing.
+        objects: image id -> the objects of the image, as :func:`dinoneck.inference.coco_objects`
+            returns them.
+
+    Returns:
+        As :func:`score_boxes`, of masks; and ``count_error``, the mean absolute difference between
+        the numbers of known objects and of predicted ones with ``min_score`` or more.
+
+    Raises:
+        DataError: if an id is unknown, or no image has an object.
+        ImportError: if pycocotools is missing.
+    """
+    scores = _coco_scores(dataset, mask_results(objects, dataset), iou_type="segm")
+    listed = _of_listed_classes(objects, dataset)
+    min_score = scores["min_score"] or 0.0
+    scores["count_error"] = count_error(dataset, listed, min_score=min_score)
+    return scores
+
+
+def mask_results(objects: Objects, dataset: BoxImages) -> list[dict[str, Any]]:
+    """Return objects as COCO results: a dict per mask, with the category ids of the dataset.
+
+    Objects of classes that its file does not list are left out.
+
+    Raises:
+        DataError: if an id is unknown.
+    """
+    _check_images(dataset, objects)
+    entries = []
+    for image_id, image_objects in _of_listed_classes(objects, dataset).items():
+        for entry in image_objects:
+            category = dataset.category_ids[entry["category_id"]]
+            entries.append({**entry, "image_id": image_id, "category_id": category})
+    return entries
+
+
+def score_segments(dataset: PanopticImages, objects: Objects) -> dict[str, Any]:
+    """Compare the segments of a dataset with those that were predicted, by panoptic quality.
+
+    A predicted segment and a known one of its class are a pair where their IoU is above 0.5;
+    unknown pixels count for nothing. A segment without a pair counts as wrong, unless more than
+    half of it is unknown or a crowd region of its class.
+
+    Args:
+        dataset: the images with their true segments.
+        objects: image id -> the segments of the image, as :func:`dinoneck.inference.coco_objects`
+            returns them.
+
+    Returns:
+        ``PQ``, ``SQ`` (mean IoU of the pairs) and ``RQ`` (F1), means over the classes that there
+        are, ``PQ_things`` and ``PQ_stuff``; ``per_class``: name -> ``PQ``, ``SQ``, ``RQ``, None for
+        a class that no image has and none was predicted of; ``images``, their number; and
+        ``count_error``, the mean absolute difference between the numbers of known and predicted
+        things.
+
+    Raises:
+        DataError: if an id is unknown.
+
+    Reference: Panoptic Segmentation (arXiv 1801.00868), as in panopticapi. Deviation: all crowd
+    regions of a class count, not one.
+    """
+    _check_images(dataset, objects)
+    listed = _of_listed_classes(objects, dataset)
+    num_classes = len(dataset.classes)
+    terms = []
+    for i, image_id in enumerate(dataset.ids):
+        segments = listed.get(image_id, [])
+        terms.append(_segment_terms(dataset.pixels(i), segments, num_classes=num_classes))
+    sums: Array = np.sum(terms, axis=0)  # (3, K)
+    panoptic_quality = class_panoptic_quality(sums)
+    segmentation_quality = class_segmentation_quality(sums)
+    recognition_quality = class_recognition_quality(sums)
+    per_class = {}
+    for label, name in enumerate(dataset.classes):
+        per_class[name] = {
+            "PQ": as_number(panoptic_quality[label]),
+            "SQ": as_number(segmentation_quality[label]),
+            "RQ": as_number(recognition_quality[label]),
+        }
+    is_stuff = np.isin(np.arange(num_classes), [*dataset.stuff])
+    return {
+        "PQ": as_number(mean_defined(panoptic_quality)),
+        "SQ": as_number(mean_defined(segmentation_quality)),
+        "RQ": as_number(mean_defined(recognition_quality)),
+        "PQ_things": as_number(mean_defined(panoptic_quality[~is_stuff])),
+        "PQ_stuff": as_number(mean_defined(panoptic_quality[is_stuff])),
+        "per_class": per_class,
+        "images": len(dataset),
+        "count_error": count_error(dataset, listed, min_score=0.0),
+    }
+
+
+def _segment_terms(
+    true_ids: Array, segments: Sequence[Mapping[str, Any]], *, num_classes: int
+) -> Array:
+    """What an image adds to panoptic quality, (3, K).
+
+    Args:
+        true_ids: the id of every pixel, of :class:`dinoneck.data.PanopticImages`.
+        segments: COCO results of those that are predicted.
+        num_classes: K.
+    """
+    from pycocotools import mask
+
+    # a region is all pixels of one id
+    ids, region_of_pixel = np.unique(true_ids, return_inverse=True)
+    region_of_pixel = region_of_pixel.ravel()
+    regions = KnownRegions(
+        areas=np.bincount(region_of_pixel),
+        labels=np.abs(ids) // OBJECTS - 1,
+        is_segment=ids > 0,
+        is_crowd=ids < UNKNOWN,
+        is_unknown=ids == UNKNOWN,
+    )
+    shared_pixels = np.zeros((len(segments), len(ids)), np.int64)
+    for i, segment in enumerate(segments):
+        is_inside = mask.decode(dict(segment["segmentation"])).ravel() > 0
+        shared_pixels[i] = np.bincount(region_of_pixel[is_inside], minlength=len(ids))
+    labels = np.array([segment["category_id"] for segment in segments], np.int64)
+    return segment_terms(shared_pixels, labels, regions, num_classes)
+
+
+def count_error(dataset: ListedImages, objects: Objects, min_score: float) -> float:
+    """Return the mean absolute difference between the numbers of true objects and of predicted ones, without stuff."""
+    true_numbers = []
+    predicted_numbers = []
+    for image_id, number in dataset.numbers.items():
+        true_numbers.append(number)
+        predicted_numbers.append(count_objects(objects.get(image_id, ()), min_score))
+    terms = value_terms(
+        np.array(true_numbers, np.float64),
+        np.array(predicted_numbers, np.float64),
+    )
+    return float(mean_absolute_error(terms.sum(axis=0)))
+
+
+def count_objects(objects: Sequence[Mapping[str, Any]], min_score: float) -> int:
+    """Return the number of objects with this score or more, without stuff."""
+    number = 0
+    for entry in objects:
+        is_thing = entry.get("isthing", True)
+        if is_thing and entry["score"] >= min_score:
+            number += 1
+    return number
+
+
+# objects of any kind
+
+
+def _check_images(dataset: ListedImages, predictions: Mapping[Any, Any]) -> None:
+    """Reject predictions of images that a dataset does not have."""
+    unknown_ids = list(predictions.keys() - set(dataset.ids))
+    if unknown_ids:
+        raise DataError(
+            f"there is a prediction for image {unknown_ids[0]!r}, which is not in {dataset.file}"
+        )
+
+
+def _of_listed_classes(
+    objects: Objects, dataset: ListedImages
+) -> dict[Any, list[Mapping[str, Any]]]:
+    """The objects without those of classes that the file of a dataset does not list."""
+    listed = {}
+    for image_id, image_objects in objects.items():
+        listed[image_id] = [
+            entry for entry in image_objects if entry["category_id"] not in dataset.unlisted
+        ]
+    return listed
+
+
+# average precision by COCO's rules
+
+
+def _coco_scores(
+    dataset: BoxImages, results: list[dict[str, Any]], iou_type: IouType
+) -> dict[str, Any]:
+    """The scores of COCO results."""
+    evaluation = coco_evaluation(dataset, results, iou_type)
+    # of boxes of all areas, and of as many as count at most
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (IoUs, recalls, classes)
+    recall = evaluation.eval["recall"][:, :, 0, -1]  # (IoUs, classes)
+    iou_percents = [round(100 * iou) for iou in evaluation.params.iouThrs]
+    at_50 = precision[iou_percents.index(50)]
+    at_75 = precision[iou_percents.index(75)]
+    f1, min_score = _best_threshold(evaluation)
+    return {
+        "AP": _mean_without_missing(precision),
+        "AP50": _mean_without_missing(at_50),
+        "AP75": _mean_without_missing(at_75),
+        "AR100": _mean_without_missing(recall),
+        "per_class": _precision_by_class(dataset, precision, at_50, evaluation.params.catIds),
+        "images": len(dataset.ids),
+        "F1": f1,
+        "min_score": min_score,
+    }
+
+
+def coco_evaluation(dataset: BoxImages, results: list[dict[str, Any]], iou_type: IouType) -> Any:
+    """Return the evaluation of pycocotools, accumulated.
+
+    Args:
+        dataset: the truth.
+        results: COCO results of its images.
+        iou_type: whether the IoU is of boxes or of masks.
+
+    Raises:
+        DataError: if no image has an object.
+        ImportError: if pycocotools is missing.
+    """
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise missing_extra("pycocotools", "detection") from error
+    truth = COCO()
+    # pycocotools 2.0.10 fails without "info"
+    truth.dataset = {"info": {}, **dataset.ground_truth()}
+    if all(box["iscrowd"] for box in truth.dataset["annotations"]):
+        raise dataset.nothing_to_show("box" if iou_type == "bbox" else "mask")
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+        predicted = truth.loadRes(results) if results else COCO()
+        evaluation = COCOeval(truth, predicted, iou_type)
+        evaluation.params.imgIds = list(dataset.ids)
+        evaluation.params.catIds = [entry["id"] for entry in truth.dataset["categories"]]
+        evaluation.params.maxDets = list(_MOST_BOXES)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation
+
+
 def _mean_without_missing(values: Array) -> float | None:
     """The mean over what is defined; pycocotools marks a class without boxes by -1."""
     defined = values[values > -1]
     if not defined.size:
         return None
     return float(defined.mean())
+
+
+def _precision_by_class(
+    dataset: BoxImages, precision: Array, precision_at_50: Array, category_ids: Sequence[int | str]
+) -> dict[str, dict[str, float | None]]:
+    """The AP and AP50 of each class; None for one that the file does not list.
+
+    Args:
+        dataset: the truth.
+        precision: (IoUs, recalls, classes).
+        precision_at_50: (recalls, classes).
+        category_ids: of these classes; pycocotools sorts them, so that they are in another order
+            than the labels.
+    """
+    column_of_id = {category_id: column for column, category_id in enumerate(category_ids)}
+    by_class: dict[str, dict[str, float | None]] = {}
+    for name, category_id in zip(dataset.classes, dataset.category_ids, strict=True):
+        if category_id is None:
+            by_class[name] = {"AP": None, "AP50": None}
+            continue
+        column = column_of_id[category_id]
+        by_class[name] = {
+            "AP": _mean_without_missing(precision[:, :, column]),
+            "AP50": _mean_without_missing(precision_at_50[:, column]),
+        }
+    return by_class
+
+
+def _best_threshold(evaluation: Any) -> tuple[float, float | None]:
+    """The best F1 at an IoU of 0.50, of an evaluation by pycocotools, and the score that it begins at."""
+    all_areas = evaluation.params.areaRng[0]
+    num_objects = 0
+    counts = []
+    scores = []
+    is_right = []
+    for row in evaluation.evalImgs:  # of an image and a class
+        if row is None or row["aRng"] != all_areas:
+            continue
+        num_objects += int(np.sum(np.asarray(row["gtIgnore"]) == 0))
+        # the first IoU is 0.50
+        counts.append(~np.asarray(row["dtIgnore"][0], bool))
+        scores.append(np.asarray(row["dtScores"]))
+        is_right.append(np.asarray(row["dtMatches"][0]) > 0)
+    does_count = np.concatenate(counts)
+    return best_f1(
+        np.concatenate(scores)[does_count],
+        np.concatenate(is_right)[does_count],
+        num_objects,
+    )

@@ -18,6 +18,7 @@ from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.listed_images import UNKNOWN
 from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.table import Table
 from dinoneck.detection.evaluation import (
     count_objects,
     open_objects,
@@ -167,7 +168,8 @@ def prepare_instances(
     """
     files.check_folder(out, overwrite=overwrite)
     import_modules(config.imports)
-    type_name = head_type(config)  # refused before anything is read, if it is not registered
+    # a name that is not registered is refused before anything is read
+    type_name = head_type(config)
     warn_of_copies(find_copies(dataset.paths), parts={}, values={})
     table = _table_of_dataset(dataset)
     tokens = RunTokens.from_backbone(config, table, type_name)
@@ -188,13 +190,14 @@ def prepare_instances(
     )
 
 
-def _table_of_dataset(dataset: Any) -> Any:
+def _table_of_dataset(dataset: Any) -> Table:
     """The images of a dataset as a table, whose ids are paths below the folder that all lie in."""
     import pandas as pd
 
     folder = os.path.commonpath([path.parent for path in dataset.paths])
     names = [os.path.relpath(path, folder) for path in dataset.paths]
-    return pd.DataFrame({IMAGES: [*dataset.paths]}, index=names, dtype=object)
+    frame = pd.DataFrame({IMAGES: [*dataset.paths]}, index=names, dtype=object)
+    return Table.from_frame(frame)
 
 
 def object_problem(
@@ -247,9 +250,11 @@ class ObjectEvaluator:
         method: ``head``.
     """
 
+    has_baseline = False
+
     def __init__(
         self,
-        table: Any,
+        table: Table,
         dataset: Any,
         *,
         problem: Problem,

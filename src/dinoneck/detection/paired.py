@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dinoneck.data.boxes import BoxImages
 from dinoneck.detection.evaluation import IouType, coco_evaluation
 from dinoneck.metrics import (
     RankedObjects,
@@ -21,7 +22,7 @@ _FIRST_IOU = 0  # index of 0.50 in COCO's IoUs 0.50, 0.55 ... 0.95
 
 
 def precision_intervals(
-    dataset: Any,
+    dataset: BoxImages,
     first: list[dict[str, Any]],
     other: list[dict[str, Any]],
     iou_type: IouType,
@@ -32,7 +33,7 @@ def precision_intervals(
     objects are matched within images, so that takes no new matching.
 
     Args:
-        dataset: a :class:`dinoneck.data.BoxImages`.
+        dataset: the images with their true objects.
         first: COCO results of its images, as :func:`dinoneck.detection.coco_results` returns them.
         other: the other model's.
         iou_type: whether the IoU is of boxes or of masks.

@@ -2,7 +2,7 @@
 
 from dinoneck.lazy import attach, homes
 
-HOMES = homes(__name__, run=["evaluate"])
+HOMES = homes(__name__, dispatch=["evaluate"])
 
 __all__ = [*HOMES]
 __getattr__, __dir__ = attach(__name__, HOMES)

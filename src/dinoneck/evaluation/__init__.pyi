@@ -1,3 +1,3 @@
 """Written by python -m tests.house.test_house from __init__.py."""
 
-from dinoneck.evaluation.run import evaluate as evaluate
+from dinoneck.evaluation.dispatch import evaluate as evaluate

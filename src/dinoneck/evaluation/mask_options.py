@@ -1,15 +1,19 @@
-"""The options of ``evaluate`` that are of masks."""
+"""How the masks of a truth are read: the options of ``evaluate``, completed from the trainings of the models."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from dinoneck.errors import ConfigError
-from dinoneck.evaluation.predicted import Predicted
+from dinoneck.evaluation.models import loaded_heads_of
+from dinoneck.evaluation.predicted_tasks import PredictedTasks
 from dinoneck.inference.loaded_head import MaskRecord
+from dinoneck.inference.predictor import Predictor
 from dinoneck.text import some_of
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,34 +33,175 @@ class MaskOptions:
     @property
     def record(self) -> MaskRecord:
         """What they say, to compare with the records of trainings."""
-        return MaskRecord("the call", tuple(self.class_values), tuple(self.nodata))
+        return MaskRecord(
+            source="the call",
+            class_values=tuple(self.class_values),
+            nodata=tuple(self.nodata),
+        )
 
     def check_not_given(self) -> None:
         """Raise a ConfigError for an option that changes nothing, since the truth has no masks."""
-        for name, value in self._stated():
+        for name, value in self._stated().items():
             raise ConfigError(
                 f"{name} is {value!r}, which is of masks, and the truth has none; name its column "
                 "of masks with labels= (--labels), and leave cells of a table empty where the "
                 "value is unknown"
             )
 
-    def check_used(self, predicted: Predicted) -> None:
+    def check_used(self, predicted: PredictedTasks) -> None:
         """Raise a ConfigError for an option that changes nothing, since no model predicts classes of pixels."""
         if predicted.segmentations:
             return
-        for name, value in self._stated():
-            if predicted.number_maps:
+        for name, value in self._stated().items():
+            if predicted.number_map_names:
                 raise ConfigError(
                     f"{name} is {value!r}, which is of masks of classes, and the heads predict maps "
-                    f"of numbers, {some_of(predicted.number_maps, 5)}, which are not scored; leave "
+                    f"of numbers, {some_of(predicted.number_map_names, 5)}, which are not scored; leave "
                     "it out"
                 )
             raise ConfigError(
                 f"{name} is {value!r}, which is of masks, and the heads predict "
-                f"{some_of([*predicted.tasks], 5)}, which no mask shows; leave it out"
+                f"{some_of(predicted.names, 5)}, which no mask shows; leave it out"
             )
 
-    def _stated(self) -> list[tuple[str, Any]]:
-        """Names and values of the options that are given."""
-        options = {"labels": self.labels, "nodata": self.nodata, "class_values": self.class_values}
-        return [(name, value) for name, value in options.items() if value]
+    def _stated(self) -> dict[str, str | Sequence[float]]:
+        """Name -> value of the options that are given."""
+        stated: dict[str, str | Sequence[float]] = {}
+        if self.labels:
+            stated["labels"] = self.labels
+        if self.nodata:
+            stated["nodata"] = self.nodata
+        if self.class_values:
+            stated["class_values"] = self.class_values
+        return stated
+
+
+def mask_records_of(predictors: Mapping[str, Predictor]) -> list[MaskRecord]:
+    """Return how the trainings of the heads that predict segmentations read their masks.
+
+    A file that records nothing of it has an empty record; modules in memory have none.
+    """
+    records: list[MaskRecord] = []
+    for predictor in predictors.values():
+        for loaded_head in loaded_heads_of(predictor):
+            if not any(task.kind == "segmentation" for task in loaded_head.head.tasks):
+                continue
+            records += loaded_head.mask_records
+            recorded = {record.source for record in loaded_head.mask_records}
+            records += [MaskRecord(file) for file in loaded_head.files if file not in recorded]
+    return records
+
+
+def complete_from_training(asked: MaskRecord, records: Sequence[MaskRecord]) -> MaskRecord:
+    """Return how masks are read: what the call leaves open is as in the trainings, and stated in a log line.
+
+    Args:
+        asked: what the call says.
+        records: of the trainings.
+
+    Raises:
+        ConfigError: if trainings differ, or the call contradicts one.
+    """
+    with_class_values = [record for record in records if record.class_values]
+    with_nodata = [record for record in records if record.nodata]
+    _check_class_values(asked, with_class_values)
+    if not asked.class_values:
+        _check_none_without_class_values(with_class_values, records)
+    _check_nodata(asked, with_nodata)
+
+    class_values_record = asked
+    nodata_record = asked
+    from_training = []
+    if with_class_values and not asked.class_values:
+        class_values_record = with_class_values[0]
+        from_training.append(f"class values {_as_options(class_values_record.class_values)}")
+    if with_nodata and not asked.nodata:
+        nodata_record = with_nodata[0]
+        from_training.append(f"nodata {_as_options(nodata_record.nodata)}")
+    _check_disjoint(asked, class_values_record, nodata_record)
+    if from_training:
+        logger.warning("masks are read as in training: %s", ", ".join(from_training))
+    return MaskRecord(
+        source=asked.source,
+        class_values=class_values_record.class_values,
+        nodata=nodata_record.nodata,
+    )
+
+
+def _check_class_values(asked: MaskRecord, records: Sequence[MaskRecord]) -> None:
+    """Raise a ConfigError if the class values of trainings differ from another, or from the call."""
+    for record in records:
+        first = records[0]
+        if record.class_values != first.class_values:
+            raise ConfigError(
+                f"the training of {first.source} read masks with the class values "
+                f"{_as_options(first.class_values)}, that of {record.source} with "
+                f"{_as_options(record.class_values)}; evaluate them apart"
+            )
+        if asked.class_values and asked.class_values != record.class_values:
+            raise ConfigError(
+                f"class_values are {_as_options(asked.class_values)}, and the training of "
+                f"{record.source} read masks with the class values {_as_options(record.class_values)}; "
+                "leave class_values out (--class-values), and write the masks with the values of "
+                "the training if they have others"
+            )
+
+
+def _check_none_without_class_values(
+    with_class_values: Sequence[MaskRecord], records: Sequence[MaskRecord]
+) -> None:
+    """Raise a ConfigError if one training records class values of its own, and another one records none."""
+    without = [record for record in records if not record.class_values]
+    if not with_class_values or not without:
+        return
+    values = with_class_values[0].class_values
+    if values == tuple(range(len(values))):  # the classes of masks that nothing is recorded of
+        return
+    raise ConfigError(
+        f"the training of {with_class_values[0].source} read masks with the class values "
+        f"{_as_options(values)}, and that of {without[0].source} records none, which is 0, 1, ...; "
+        "evaluate them apart, or pass class_values (--class-values) if the masks mean the same to "
+        "both"
+    )
+
+
+def _check_nodata(asked: MaskRecord, records: Sequence[MaskRecord]) -> None:
+    """Raise a ConfigError if the nodata of trainings differ, or the call leaves some of it out."""
+    for record in records:
+        first = records[0]
+        if {*record.nodata} != {*first.nodata}:
+            raise ConfigError(
+                f"the training of {first.source} read masks with nodata {_as_options(first.nodata)}, "
+                f"that of {record.source} with {_as_options(record.nodata)}; evaluate them apart"
+            )
+        if asked.nodata and not {*record.nodata} <= {*asked.nodata}:
+            raise ConfigError(
+                f"nodata is {_as_options(asked.nodata)}, and the training of {record.source} read "
+                f"masks with nodata {_as_options(record.nodata)}; leave nodata out (--nodata), or name "
+                f"{_as_options(record.nodata)} among it"
+            )
+
+
+def _check_disjoint(
+    asked: MaskRecord, class_values_record: MaskRecord, nodata_record: MaskRecord
+) -> None:
+    """Raise a ConfigError if a class of one source is nodata of another one."""
+    if class_values_record is nodata_record:
+        return
+    in_both = {*class_values_record.class_values} & {*nodata_record.nodata}
+    if not in_both:
+        return
+    if asked in (class_values_record, nodata_record):
+        remedy = "leave the option out that names it"
+    else:
+        remedy = "evaluate them apart"
+    raise ConfigError(
+        f"the class values of {class_values_record.source} are "
+        f"{_as_options(class_values_record.class_values)}, and {min(in_both):g} is nodata of "
+        f"{nodata_record.source}; {remedy}"
+    )
+
+
+def _as_options(values: Sequence[float]) -> str:
+    """Values as the command line has them."""
+    return " ".join(f"{value:.12g}" for value in values)

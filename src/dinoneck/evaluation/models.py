@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
-from dinoneck.detection.detector import Detector
+from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.detection.detector import HEAD_TYPE, Detector
 from dinoneck.errors import ConfigError
 from dinoneck.inference.loaded_head import LoadedHead
 from dinoneck.inference.predictor import Predictor
-from dinoneck.inference.sources import open_heads
+from dinoneck.inference.sources import Heads, open_heads
 from dinoneck.training.trained_images import seen_in_training
 
 logger = logging.getLogger(__name__)
 
+Model = Predictor | Detector | Heads
+"""A model that can be called, or what a Predictor takes."""
 
-def open_models(model: Any) -> dict[str, Predictor | Detector]:
+
+def open_models(model: Model | Mapping[str, Model]) -> dict[str, Predictor | Detector]:
     """Return name -> model that can be called; a single model has the name ``head``.
 
     Args:
@@ -38,22 +42,30 @@ def open_models(model: Any) -> dict[str, Predictor | Detector]:
     return models
 
 
-def _open_model(model: Any) -> Predictor | Detector:
+def _open_model(model: Model) -> Predictor | Detector:
     if isinstance(model, Detector):
         return model
     if isinstance(model, Predictor):
-        if isinstance(model.tasks, Mapping):  # one of several heads has tasks by their keys
-            raise ConfigError(
-                f"the model has the keys {', '.join(model.tasks)}; give {{name: model}} with a head each"
-            )
+        if isinstance(model.tasks, Mapping):  # a predictor of several heads has tasks by their keys
+            raise _several_keys(model.tasks)
         return model
-    [checkpoints] = open_heads(model).values()
-    first: Any = checkpoints[0]
-    if getattr(first, "head_type", "") == "detector":
+    checkpoints_by_key = open_heads(model)
+    if len(checkpoints_by_key) > 1:
+        raise _several_keys(checkpoints_by_key)
+    [checkpoints] = checkpoints_by_key.values()
+    first = checkpoints[0]
+    if isinstance(first, HeadCheckpoint) and first.head_type == HEAD_TYPE:
         detector = Detector.from_checkpoint(first)
         detector.source = first.source or ""
         return detector
     return Predictor(checkpoints)
+
+
+def _several_keys(keys: Iterable[str]) -> ConfigError:
+    """The error for a model of several heads next to each other, which are no single model."""
+    return ConfigError(
+        f"the model has the keys {', '.join(keys)}; give {{name: model}} with a head each"
+    )
 
 
 def loaded_heads_of(predictor: Predictor) -> list[LoadedHead]:
@@ -89,8 +101,8 @@ def _heads_of(model: Predictor | Detector) -> list[nn.Module]:
 
 def count_trained_on(
     models: Mapping[str, Predictor | Detector], images: Sequence[Any]
-) -> dict[str, dict[str, int]]:
-    """Return ``trained_on``: model -> how many of the images it was trained on; empty without any.
+) -> dict[str, int]:
+    """Return model -> how many of the images it was trained on, of the models that were on some.
 
     A warning names each model that was trained on some of them.
     """
@@ -107,7 +119,7 @@ def count_trained_on(
                 len(images),
                 seen[0],
             )
-    return {"trained_on": counts} if counts else {}
+    return counts
 
 
 def _files_of(model: Predictor | Detector) -> list[str]:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
+from dinoneck.data.boxes import BoxImages
+from dinoneck.data.cells import PathLike
 from dinoneck.data.listed_images import Crowd
 from dinoneck.detection.detector import Detector
 from dinoneck.detection.evaluation import (
     IouType,
+    PanopticTruth,
     coco_results,
     mask_results,
     predict_boxes,
-    predict_masks,
+    predict_instances,
+    predict_segments,
     score_boxes,
     score_masks,
     score_segments,
@@ -26,7 +31,11 @@ from dinoneck.version import versions
 
 
 def evaluate_objects(
-    models: Mapping[str, Predictor | Detector], truth: Any, images: Any, *, crowd: Crowd
+    models: Mapping[str, Predictor | Detector],
+    truth: PathLike | PanopticTruth,
+    images: PathLike | None,
+    *,
+    crowd: Crowd,
 ) -> dict[str, Any]:
     """Score models on the objects of a COCO file.
 
@@ -41,81 +50,132 @@ def evaluate_objects(
             object.
         ImportError: if pycocotools is missing.
     """
-    objects_of_models = {}
+    if isinstance(truth, list | tuple):
+        return _evaluate_segments(models, truth, images, crowd=crowd)
+    return _evaluate_precision(models, truth, images, crowd=crowd)
+
+
+def _evaluate_segments(
+    models: Mapping[str, Predictor | Detector],
+    truth: PanopticTruth,
+    images: PathLike | None,
+    *,
+    crowd: Crowd,
+) -> dict[str, Any]:
+    """The report of panoptic quality; of a detector, ``predict_segments`` raises an error."""
+    scores = {}
+    cost = {}
+    datasets = []
+    for name, model in models.items():
+        begin = time.perf_counter()
+        dataset, segments = predict_segments(model, truth, images, crowd=crowd)
+        scores[name] = score_segments(dataset, segments)
+        seconds = time.perf_counter() - begin
+        datasets.append(dataset)
+        cost[name] = cost_of(model, seconds / len(dataset))
+    return _report("segments", scores, cost=cost, models=models, images=datasets[0].paths)
+
+
+def _evaluate_precision(
+    models: Mapping[str, Predictor | Detector],
+    truth: PathLike,
+    images: PathLike | None,
+    *,
+    crowd: Crowd,
+) -> dict[str, Any]:
+    """The report of average precision: of the boxes of detectors, or the masks of heads."""
+    scored_models = {}
     cost = {}
     for name, model in models.items():
         begin = time.perf_counter()
-        if isinstance(truth, list | tuple):
-            objects = _score_segments(model, truth, images, crowd)
-        elif isinstance(model, Detector):
-            objects = _score_boxes(model, truth, images, crowd)
+        if isinstance(model, Detector):
+            scored = _score_boxes(model, truth, images, crowd=crowd)
         else:
-            objects = _score_masks(model, truth, images, crowd)
+            scored = _score_masks(model, truth, images, crowd=crowd)
         seconds = time.perf_counter() - begin
-        objects_of_models[name] = objects
-        cost[name] = cost_of(model, seconds / objects.scores["images"])
-    scores = {name: objects.scores for name, objects in objects_of_models.items()}
-    first = next(iter(objects_of_models.values()))
-    report = {first.key: scores, "cost": cost, "versions": versions()}
-    report |= count_trained_on(models, first.dataset.paths)
-    if len(models) > 1 and first.iou_type is not None:
-        comparisons = _compare_with_first(objects_of_models, first.iou_type)
-        report[first.key] = _with_intervals(scores, comparisons)
-        report["verdict"] = "\n".join(comparison.verdict for comparison in comparisons.values())
+        scored_models[name] = scored
+        cost[name] = cost_of(model, seconds / len(scored.dataset))
+    first_name, *other_names = scored_models
+    first = scored_models[first_name]
+    scores = {name: scored.scores for name, scored in scored_models.items()}
+    report = _report(first.key, scores, cost=cost, models=models, images=first.dataset.paths)
+    verdicts = []
+    for name in other_names:
+        comparison = _compare(first_name, first, other_name=name, other=scored_models[name])
+        verdicts.append(comparison.verdict)
+        if comparison.intervals is not None:
+            scores[name]["head_minus"] = comparison.intervals
+    if verdicts:
+        report["verdict"] = "\n".join(verdicts)
+    return report
+
+
+def _report(
+    key: Literal["boxes", "masks", "segments"],
+    scores: Mapping[str, Mapping[str, Any]],
+    *,
+    cost: Mapping[str, Mapping[str, float]],
+    models: Mapping[str, Predictor | Detector],
+    images: Sequence[Path],
+) -> dict[str, Any]:
+    """What a report holds of objects of any kind.
+
+    Args:
+        key: of the scores.
+        scores: name of a model -> its scores.
+        cost: name of a model -> what it costs.
+        models: name -> model.
+        images: their files.
+    """
+    report: dict[str, Any] = {key: scores, "cost": cost, "versions": versions()}
+    trained_on = count_trained_on(models, images)
+    if trained_on:
+        report["trained_on"] = trained_on
     return report
 
 
 @dataclass(frozen=True)
-class _ScoredObjects:
-    """The objects that a model predicts, and their scores.
+class _ScoredModel:
+    """The boxes or masks that a model predicts, and their scores.
 
     Attributes:
         key: of the scores in the report.
-        dataset: the images and their true objects.
-        scores: of :mod:`dinoneck.detection.evaluation`.
-        results: COCO results; none of segments.
-        iou_type: what the IoU of pycocotools is of; None of segments, whose quality has no
-            intervals.
+        iou_type: what the IoU of pycocotools is of.
+        dataset: the images and their true objects, with the classes of the model.
+        scores: of :func:`dinoneck.detection.score_boxes`, or of masks.
+        results: what is predicted, as COCO results.
     """
 
-    key: Literal["boxes", "masks", "segments"]
-    dataset: Any
+    key: Literal["boxes", "masks"]
+    iou_type: IouType
+    dataset: BoxImages
     scores: dict[str, Any]
     results: list[dict[str, Any]]
-    iou_type: IouType | None
 
 
-def _score_boxes(detector: Detector, truth: Any, images: Any, crowd: Crowd) -> _ScoredObjects:
+def _score_boxes(
+    detector: Detector, truth: PathLike, images: PathLike | None, *, crowd: Crowd
+) -> _ScoredModel:
     dataset, boxes = predict_boxes(detector, truth, images, crowd=crowd)
-    return _ScoredObjects(
+    return _ScoredModel(
         key="boxes",
+        iou_type="bbox",
         dataset=dataset,
         scores=score_boxes(dataset, boxes),
         results=coco_results(boxes, dataset),
-        iou_type="bbox",
     )
 
 
-def _score_masks(predictor: Predictor, truth: Any, images: Any, crowd: Crowd) -> _ScoredObjects:
-    dataset, objects = predict_masks(predictor, truth, images, crowd=crowd)
-    return _ScoredObjects(
+def _score_masks(
+    predictor: Predictor, truth: PathLike, images: PathLike | None, *, crowd: Crowd
+) -> _ScoredModel:
+    dataset, objects = predict_instances(predictor, truth, images, crowd=crowd)
+    return _ScoredModel(
         key="masks",
+        iou_type="segm",
         dataset=dataset,
         scores=score_masks(dataset, objects),
         results=mask_results(objects, dataset),
-        iou_type="segm",
-    )
-
-
-def _score_segments(model: Any, truth: Any, images: Any, crowd: Crowd) -> _ScoredObjects:
-    """The scores of a predictor; of a detector, ``predict_masks`` raises an error."""
-    dataset, segments = predict_masks(model, truth, images, crowd=crowd)
-    return _ScoredObjects(
-        key="segments",
-        dataset=dataset,
-        scores=score_segments(dataset, segments),
-        results=[],
-        iou_type=None,
     )
 
 
@@ -133,53 +193,43 @@ class _Comparison:
     verdict: str
 
 
-def _compare_with_first(
-    objects_of_models: Mapping[str, _ScoredObjects], iou_type: IouType
-) -> dict[str, _Comparison]:
-    """Compare the first model with each other one, by name of the other."""
-    first_name, *other_names = objects_of_models
-    first = objects_of_models[first_name]
-    comparisons = {}
-    for name in other_names:
-        other = objects_of_models[name]
-        if {*other.dataset.classes} != {*first.dataset.classes}:
-            verdict = (
-                f"{first_name} and {name} predict the classes {first.dataset.classes} and "
-                f"{other.dataset.classes}; their AP is not compared"
-            )
-            comparisons[name] = _Comparison(None, verdict)
-            continue
-        intervals = precision_intervals(first.dataset, first.results, other.results, iou_type)
-        difference = f"AP of {first_name} minus AP of {name}"
-        verdict = _verdict(difference, intervals["AP"], first.scores["images"])
-        comparisons[name] = _Comparison(intervals, verdict)
-    return comparisons
+def _compare(
+    first_name: str, first: _ScoredModel, *, other_name: str, other: _ScoredModel
+) -> _Comparison:
+    """Compare the average precision of two models."""
+    if {*other.dataset.classes} != {*first.dataset.classes}:
+        verdict = (
+            f"{first_name} and {other_name} predict the classes {first.dataset.classes} and "
+            f"{other.dataset.classes}; their AP is not compared"
+        )
+        return _Comparison(intervals=None, verdict=verdict)
+    intervals = precision_intervals(
+        first.dataset,
+        first=first.results,
+        other=other.results,
+        iou_type=first.iou_type,
+    )
+    verdict = _verdict(
+        f"AP of {first_name} minus AP of {other_name}",
+        interval=intervals["AP"],
+        num_images=len(first.dataset),
+    )
+    return _Comparison(intervals=intervals, verdict=verdict)
 
 
-def _verdict(difference: str, ends: list[float] | None, images: int) -> str:
+def _verdict(difference: str, *, interval: list[float] | None, num_images: int) -> str:
     """Whether a difference is clear.
 
     Args:
         difference: in words.
-        ends: of its interval; None where there is none.
-        images: how many there are.
+        interval: its lower and upper end; None = there are too few images.
+        num_images: how many there are.
     """
-    if ends is None:
-        return f"{difference}: {images} images are too few for an interval"
-    if ends[0] <= 0 <= ends[1]:
+    if interval is None:
+        return f"{difference}: {num_images} images are too few for an interval"
+    low, high = interval
+    if low <= 0 <= high:
         clear = "not clear: the interval includes 0"
     else:
         clear = "clear: the interval excludes 0"
-    return f"{difference} is {ends[0]:+.3f} ... {ends[1]:+.3f} over {images} images, {clear}"
-
-
-def _with_intervals(
-    scores: Mapping[str, dict[str, Any]], comparisons: Mapping[str, _Comparison]
-) -> dict[str, dict[str, Any]]:
-    """The scores of all models, with ``head_minus`` where a model is compared with the first one."""
-    with_intervals = {}
-    for name, model_scores in scores.items():
-        with_intervals[name] = model_scores
-        if name in comparisons and comparisons[name].intervals is not None:
-            with_intervals[name] = model_scores | {"head_minus": comparisons[name].intervals}
-    return with_intervals
+    return f"{difference} is {low:+.3f} ... {high:+.3f} over {num_images} images, {clear}"

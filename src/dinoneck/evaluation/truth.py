@@ -6,30 +6,32 @@ import logging
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from dinoneck.data.cells import FRAME_NAME, GROUP, IMAGES, LABELS, is_number
+from dinoneck.data.cells import FRAME_NAME, GROUP, IMAGES, LABELS, PathLike, is_number
 from dinoneck.data.folders import read_masks, table_of_folder
 from dinoneck.data.layout import DataFolder, Subfolders, read_data_folder
 from dinoneck.data.tables import read_cells, read_truth
 from dinoneck.errors import ConfigError, DataError
-from dinoneck.evaluation.predicted import Predicted, missing_parts
+from dinoneck.evaluation.predicted_tasks import PredictedTasks, missing_parts
 from dinoneck.text import did_you_mean, some_of
-from dinoneck.training.table import class_names
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
 
 def truth_table(
-    images: Any,
-    truth: Any,
-    predicted: Predicted,
+    images: PathLike | None,
+    truth: PathLike | pd.DataFrame,
+    predicted: PredictedTasks,
     *,
-    group: Any = (),
+    group: Sequence[str] = (),
     image_column: str = "image",
-    labels: Any = None,
+    labels: str | None = None,
     subfolders: Subfolders | None = None,
-) -> Any:
+) -> pd.DataFrame:
     """Return the images and their truth: of a table, of class folders, or of a folder of masks.
 
     Args:
@@ -42,6 +44,9 @@ def truth_table(
         labels: its column of masks.
         subfolders: as of :func:`dinoneck.evaluate`.
 
+    Returns:
+        A table as of :func:`dinoneck.data.read_table`.
+
     Raises:
         ConfigError: for ``group`` or ``labels`` of a folder, or of a table without such a column;
             for ``subfolders`` of a table, or of masks in a folder of their own.
@@ -50,7 +55,7 @@ def truth_table(
     """
     if isinstance(truth, str | os.PathLike) and Path(truth).is_dir():
         _check_no_columns(truth, group=group, labels=labels)
-        if any(task.is_map for task in predicted.tasks.values()):
+        if any(task.is_map for task in predicted.tasks):
             return _read_mask_folder(images, Path(truth), subfolders)
         return _read_class_folders(images, Path(truth), predicted, subfolders)
     if subfolders is not None:
@@ -58,7 +63,7 @@ def truth_table(
             f"subfolders is {subfolders!r}, and the truth is a table; expected a folder of class "
             "folders, or leave it out"
         )
-    if IMAGES in getattr(truth, "columns", ()):
+    if hasattr(truth, "columns") and IMAGES in truth.columns:  # a DataFrame of read_table()
         _check_read_table(truth, predicted, group=group, labels=labels)
         return truth
     return _read_rows(
@@ -71,9 +76,9 @@ def truth_table(
     )
 
 
-def _check_no_columns(folder: Any, **columns: Any) -> None:
+def _check_no_columns(folder: PathLike, *, group: Sequence[str], labels: str | None) -> None:
     """Raise a ConfigError if a column of a table is named for a folder."""
-    for name, value in columns.items():
+    for name, value in {"group": group, "labels": labels}.items():
         if value:
             raise ConfigError(
                 f"{name} is {value!r}, which is a column of a table, and the truth {folder} is "
@@ -81,7 +86,9 @@ def _check_no_columns(folder: Any, **columns: Any) -> None:
             )
 
 
-def _check_read_table(table: Any, predicted: Predicted, *, group: Any, labels: Any) -> None:
+def _check_read_table(
+    table: pd.DataFrame, predicted: PredictedTasks, *, group: Sequence[str], labels: str | None
+) -> None:
     """Check a table of :func:`dinoneck.data.read_table`, which is taken as it is.
 
     Raises:
@@ -94,17 +101,21 @@ def _check_read_table(table: Any, predicted: Predicted, *, group: Any, labels: A
                 f"{role} is {value!r}, and the table of read_table() has no column {role!r}; "
                 f"name it with {role}= of read_table(), which makes it"
             )
-    _warn_of_missing_parts(predicted, table.columns)
-    names = predicted.truth_columns
-    if LABELS in table or not table.columns.intersection(names).empty:  # else an error follows
-        _warn_of_near_columns(names, table.columns)
+    columns = list(table.columns)
+    _warn_of_missing_parts(predicted, columns)
+    expected = predicted.expected_columns
+    has_truth = LABELS in columns or any(name in columns for name in expected)
+    if has_truth:  # else an error follows
+        _warn_of_near_columns(expected, columns)
     _check_numbers(table, predicted)
 
 
-def _check_numbers(table: Any, predicted: Predicted) -> None:
+def _check_numbers(table: pd.DataFrame, predicted: PredictedTasks) -> None:
     """Raise a DataError for words in a column that is scored as numbers."""
     for column in _number_columns(table, predicted):
-        names = class_names(table, column)
+        if not hasattr(table[column], "cat"):
+            continue
+        names = list(table[column].cat.categories)
         words = [word for word in names if not is_number(word)]
         if names and not words:
             raise DataError(
@@ -121,37 +132,40 @@ def _check_numbers(table: Any, predicted: Predicted) -> None:
         )
 
 
-def _number_columns(table: Any, predicted: Predicted) -> list[str]:
+def _number_columns(table: pd.DataFrame, predicted: PredictedTasks) -> list[str]:
     """The columns of a table that are scored as numbers: those that are predicted, and parts of ratios."""
     names = [column.name for column in predicted.columns if column.task.kind != "classification"]
-    for task in predicted.tasks.values():
-        if predicted.has_scored_shares(task) and not missing_parts(task, table.columns):
+    for task in predicted.tasks:
+        if predicted.can_score_shares(task, table.columns):
             names += task.labels
     return [name for name in dict.fromkeys(names) if name in table]
 
 
 def _read_rows(
-    images: Any,
-    truth: Any,
-    predicted: Predicted,
+    images: PathLike | None,
+    truth: PathLike | pd.DataFrame,
+    predicted: PredictedTasks,
     *,
-    group: Any,
+    group: Sequence[str],
     image_column: str,
-    labels: Any,
-) -> Any:
+    labels: str | None,
+) -> pd.DataFrame:
     """Return the table of a CSV file or a DataFrame, with the columns that are predicted."""
-    cells = truth if hasattr(truth, "columns") else read_cells(truth)
+    if hasattr(truth, "columns"):
+        cells = truth
+    else:
+        cells = read_cells(truth)  # also rejects what is neither a DataFrame nor a path
     columns = [str(column) for column in cells.columns]
     classes = {}
-    for name, task in predicted.tasks.items():
-        if task.kind == "classification" and name in columns:
-            classes[name] = task.labels
+    for task in predicted.tasks:
+        if task.kind == "classification" and task.name in columns:
+            classes[task.name] = task.labels
     _warn_of_missing_parts(predicted, columns)
     numbers = _columns_to_read_as_numbers(predicted, columns, classes)
     targets = [*classes, *numbers]
     if not targets and labels is None:
-        raise nothing_to_score(predicted.truth_columns, columns)
-    _warn_of_near_columns(predicted.truth_columns, columns)
+        raise nothing_to_score(predicted.expected_columns, columns)
+    _warn_of_near_columns(predicted.expected_columns, columns)
     return read_truth(
         truth,
         images,
@@ -165,7 +179,7 @@ def _read_rows(
 
 
 def _columns_to_read_as_numbers(
-    predicted: Predicted, columns: Sequence[str], classes: Collection[str]
+    predicted: PredictedTasks, columns: Sequence[str], classes: Collection[str]
 ) -> list[str]:
     """The columns of predicted numbers that there are, and the parts of ratios that have all of theirs.
 
@@ -175,15 +189,15 @@ def _columns_to_read_as_numbers(
         classes: the columns that are read as classes.
     """
     names = [column.name for column in predicted.columns if column.task.name not in classes]
-    for task in predicted.tasks.values():  # shares are computed from the numbers of all parts
+    for task in predicted.tasks:  # shares are computed from the numbers of all parts
         if task.kind == "ratio" and not missing_parts(task, columns):
             names += [part for part in task.labels if part not in classes]
     return [name for name in dict.fromkeys(names) if name in columns]
 
 
-def _warn_of_missing_parts(predicted: Predicted, columns: Sequence[str]) -> None:
+def _warn_of_missing_parts(predicted: PredictedTasks, columns: Sequence[str]) -> None:
     """Name the parts that the truth lacks of a ratio of which it has some."""
-    for task in predicted.tasks.values():
+    for task in predicted.tasks:
         if not predicted.has_scored_shares(task):
             continue
         missing = missing_parts(task, columns)
@@ -205,7 +219,12 @@ def _warn_of_near_columns(names: Sequence[str], columns: Sequence[str]) -> None:
 
 
 def nothing_to_score(names: Sequence[str], columns: Sequence[str]) -> DataError:
-    """Return the error for a truth without a column of what is predicted."""
+    """Return the error for a truth that has none of what is predicted.
+
+    Args:
+        names: what is predicted.
+        columns: of the truth.
+    """
     message = (
         f"the truth has none of what is predicted, {some_of(names, 5)}; it has the columns "
         f"{some_of(columns, 5)}"
@@ -218,9 +237,11 @@ def nothing_to_score(names: Sequence[str], columns: Sequence[str]) -> DataError:
     return DataError(message)
 
 
-def _read_mask_folder(images: Any, truth: Path, subfolders: Subfolders | None) -> Any:
+def _read_mask_folder(
+    images: PathLike | None, truth: Path, subfolders: Subfolders | None
+) -> pd.DataFrame:
     """Return the images and masks of a folder, or of a folder of masks and one of images."""
-    if _is_another_folder(images, truth):
+    if images is not None and not Path(images).samefile(truth):
         if subfolders is not None:
             raise ConfigError(
                 f"subfolders is {subfolders!r}, and {truth} holds the masks of {images}, whose "
@@ -238,30 +259,28 @@ def _read_mask_folder(images: Any, truth: Path, subfolders: Subfolders | None) -
 
 
 def _read_class_folders(
-    images: Any, truth: Path, predicted: Predicted, subfolders: Subfolders | None
-) -> Any:
+    images: PathLike | None,
+    truth: Path,
+    predicted: PredictedTasks,
+    subfolders: Subfolders | None,
+) -> pd.DataFrame:
     """Return the images of class folders, with the class under the name of the one task of classes."""
-    names = [task.name for task in predicted.tasks.values() if task.kind == "classification"]
+    names = [task.name for task in predicted.tasks if task.kind == "classification"]
     if len(names) != 1:
         raise DataError(
             f"the truth {truth} is a folder, whose folders are the classes of one target; the heads "
-            f"predict {some_of(predicted.tasks, 5)}. Name a CSV with these columns"
+            f"predict {some_of(predicted.names, 5)}. Name a CSV with these columns"
         )
     content = read_data_folder(truth, subfolders)
     if content.kind != "classes":
         raise DataError(f"the truth {truth} has no class folders, and the heads predict classes")
-    if _is_another_folder(images, truth):
+    if images is not None and not Path(images).samefile(truth):
         raise DataError(
             f"the truth {truth} has class folders, which hold the images to predict; name it in the "
             f"place of {images}"
         )
     _check_has_no_parts(content)
     return table_of_folder(content).rename(columns={"class": names[0]})
-
-
-def _is_another_folder(images: Any, truth: Path) -> bool:
-    """Whether a folder of images is given, and is another one than that of the truth."""
-    return images is not None and not Path(images).samefile(truth)
 
 
 def _check_has_no_parts(content: DataFolder) -> None:

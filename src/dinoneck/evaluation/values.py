@@ -1,33 +1,132 @@
-"""Scores of numbers and classes of images, of a table without masks."""
+"""Scores of numbers and classes of images, and their true values."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dinoneck.evaluation.comparable import check_same_wholes
-from dinoneck.evaluation.predicted import Predicted
-from dinoneck.evaluation.scores import score_predictions
-from dinoneck.evaluation.targets import value_targets
+import numpy as np
+
+from dinoneck.data.table import Classes, Table
+from dinoneck.errors import DataError
+from dinoneck.evaluation.comparability import check_same_wholes
+from dinoneck.evaluation.predicted_tasks import PredictedTasks
+from dinoneck.evaluation.report import predict_and_score
 from dinoneck.evaluation.truth import nothing_to_score
 from dinoneck.inference.predictor import Predictor
+from dinoneck.metrics import Array
+from dinoneck.tasks import Column, Task, columns_of
+from dinoneck.text import some_of
+from dinoneck.training.scored import ClassTarget, ScoredTarget, ValueTarget
 
 
 def evaluate_values(
-    predictors: Mapping[str, Predictor], table: Any, predicted: Predicted
+    predictors: Mapping[str, Predictor],
+    table: Table,
+    predicted: PredictedTasks,
+    *,
+    truth_columns: Sequence[str],
 ) -> dict[str, Any]:
     """Score models on the numbers and classes of a table.
 
     Args:
         predictors: name -> model; the first is compared with the others.
-        table: of :func:`dinoneck.evaluation.truth.truth_table`, without masks.
+        table: the truth, without masks.
         predicted: what all models predict.
+        truth_columns: all columns of the truth, for the error if none of them is predicted.
 
     Raises:
         DataError: if the truth has nothing that is predicted, or values that cannot be scored.
     """
     targets_of_models = value_targets(predictors, table, predicted)
-    check_same_wholes(predictors, targets_of_models)
     if not any(targets_of_models.values()):
-        raise nothing_to_score([*predicted.tasks], list(table.columns))
-    return score_predictions(predictors, table, targets_of_models)
+        raise nothing_to_score(predicted.names, truth_columns)
+    return predict_and_score(predictors, table, targets_of_models)
+
+
+def value_targets(
+    predictors: Mapping[str, Predictor], table: Table, predicted: PredictedTasks
+) -> dict[str, dict[str, ScoredTarget]]:
+    """Return the targets of each model that have numbers or classes in the table.
+
+    Args:
+        predictors: name -> model.
+        table: the truth.
+        predicted: what all models predict.
+
+    Returns:
+        Name of the model -> target -> its truth, and where the model predicts it.
+
+    Raises:
+        DataError: if the truth has a class that a model does not know, a part of a ratio is
+            negative, or two models predict shares of different wholes.
+    """
+    targets_of_models = {}
+    for name, predictor in predictors.items():
+        targets = _column_targets(predictor.tasks, table)
+        for task in predictor.tasks:
+            if predicted.can_score_shares(task, table.columns):
+                for part, target in _share_targets(task, table).items():
+                    targets.setdefault(part, target)  # of two ratios the first one counts
+        targets_of_models[name] = targets
+    check_same_wholes(predictors, targets_of_models)
+    return targets_of_models
+
+
+def class_labels(task: Task) -> tuple[str, ...]:
+    """Return the names of the classes of a task; without names they are called ``0``, ``1``, ..."""
+    return task.labels or tuple(str(number) for number in range(task.dim))
+
+
+def _column_targets(tasks: Sequence[Task], table: Table) -> dict[str, ScoredTarget]:
+    """The targets that have a column in the table: numbers, and the classes of a task."""
+    targets: dict[str, ScoredTarget] = {}
+    for column in columns_of(tasks):
+        task = column.task
+        if task.kind == "classification":
+            # it predicts a column per class, and the truth is one column for all of them
+            is_first_class = column.place == 0
+            if is_first_class and task.name in table.columns:
+                targets[task.name] = _class_target(task, table)
+        elif column.name in table.columns and not table.class_names(column.name):
+            targets[column.name] = _number_target(column, table)
+    return targets
+
+
+def _class_target(task: Task, table: Table) -> ClassTarget:
+    """The classes of a task, from a column of classes, or of their numbers."""
+    labels = class_labels(task)
+    codes: Array
+    if isinstance(table.columns[task.name], Classes):
+        codes = table.classes(task.name).codes_in(labels, task.name, table.ids)
+    else:
+        codes = table.numbers(task.name)
+    return ClassTarget(task.name, truth=codes, labels=labels)
+
+
+def _number_target(column: Column, table: Table) -> ValueTarget:
+    """The numbers of a column, (n, 1)."""
+    numbers = table.numbers(column.name)[:, None]
+    return ValueTarget(column.task.name, columns=(column.place,), truth=numbers)
+
+
+def _share_targets(ratio: Task, table: Table) -> dict[str, ValueTarget]:
+    """The shares of a ratio by the columns of its parts, as training scores them.
+
+    Raises:
+        DataError: if a part is negative.
+    """
+    parts = np.stack([table.numbers(part) for part in ratio.labels], axis=1)
+    rows_with_negative = np.flatnonzero((parts < 0).any(axis=1))
+    if rows_with_negative.size:
+        image_id = table.ids[rows_with_negative[0]]
+        raise DataError(
+            f"the parts {some_of(ratio.labels, 5)} of {ratio.name} have a negative value of "
+            f"{image_id!r}, which has no share; correct it"
+        )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = parts / parts.sum(axis=1, keepdims=True)  # of nothing the shares are unknown
+    targets = {}
+    for i, part in enumerate(ratio.labels):
+        targets[part] = ValueTarget(ratio.name, columns=(i,), truth=shares[:, i : i + 1])
+    return targets

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from dinoneck.data.arrays import Array
+from dinoneck.data.table import Table
 from dinoneck.errors import ConfigError
 from dinoneck.losses.composition import Composition
 from dinoneck.text import did_you_mean
 from dinoneck.training.config import CompositionConfig, TrainConfig
 from dinoneck.training.learned_tasks import LearnedTasks
 from dinoneck.training.sums import check_sum
-from dinoneck.training.table import class_names, column_numbers
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class ComposedColumns:
 
 
 def read_compositions(
-    config: TrainConfig, learned: LearnedTasks, table: Any
+    config: TrainConfig, learned: LearnedTasks, table: Table
 ) -> list[ComposedColumns]:
     """Return the compositions of a config with the known numbers of their columns.
 
@@ -52,8 +51,8 @@ def read_compositions(
         _check_sums(composition, learned, table)
         truth = {}
         for column in composition.names:
-            if column in table:
-                truth[column] = column_numbers(table, column)[:, None]
+            if column in table.columns:
+                truth[column] = table.numbers(column)[:, None]
         composed.append(ComposedColumns(composition, truth))
     return composed
 
@@ -89,7 +88,7 @@ def _check_composition(name: str, spec: CompositionConfig, learned: LearnedTasks
             )
 
 
-def _check_sums(composition: Composition, learned: LearnedTasks, table: Any) -> None:
+def _check_sums(composition: Composition, learned: LearnedTasks, table: Table) -> None:
     """Compare the columns of a composition's total and sums with those of their parts, where all exist."""
     members_of = dict(composition.sums)
     if composition.total:
@@ -107,5 +106,5 @@ def _column_of(name: str, learned: LearnedTasks) -> str:
     return name
 
 
-def _is_of_numbers(column: str, table: Any) -> bool:
-    return column in table and not class_names(table, column)
+def _is_of_numbers(column: str, table: Table) -> bool:
+    return column in table.columns and not table.class_names(column)

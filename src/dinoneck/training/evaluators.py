@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from dinoneck.data.table import Table
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
 from dinoneck.training import report as reports
@@ -14,7 +15,7 @@ from dinoneck.training.config import TrainConfig
 from dinoneck.training.folds import Fold
 from dinoneck.training.problem import Problem
 from dinoneck.training.report import BOTH, HEAD, LINEAR
-from dinoneck.training.table import groups_of
+from dinoneck.training.run_tokens import RunTokens
 from dinoneck.training.token_sources import LiveTokens, TokenSource
 
 Logs = Mapping[str, Sequence[Mapping[str, float]]]
@@ -26,12 +27,17 @@ class FoldTokens:
     """The tokens of a fold.
 
     Attributes:
-        frozen: of the frozen backbone, or of the store.
+        of_run: of all images, by the frozen backbone or of the store.
         live: of the backbone that the fold trains along with its head; None = it is frozen.
     """
 
-    frozen: TokenSource
+    of_run: RunTokens
     live: LiveTokens | None
+
+    @property
+    def frozen(self) -> TokenSource:
+        """The tokens of the frozen backbone, extracted when they are asked for first, or of the store."""
+        return self.of_run.frozen()
 
     @property
     def of_head(self) -> TokenSource:
@@ -46,6 +52,9 @@ class Evaluator(Protocol):
     """Method -> target -> the held-out predictions of all rows."""
     method: str
     """The method of the heads that are written."""
+
+    has_baseline: bool
+    """Whether it fits a baseline to the tokens of the frozen backbone."""
 
     def predict_fold(
         self, problem: Problem, fold: Fold, head: Head, tokens: FoldTokens
@@ -88,8 +97,10 @@ class ValueEvaluator:
         method: that of the heads that are written.
     """
 
+    has_baseline = True
+
     def __init__(
-        self, config: TrainConfig, table: Any, problem: Problem, folds: Sequence[Fold]
+        self, config: TrainConfig, table: Table, problem: Problem, folds: Sequence[Fold]
     ) -> None:
         self.config = config
         self.table = table
@@ -108,7 +119,7 @@ class ValueEvaluator:
             problem.targets,
             rows=fold.train.tolist(),
             tasks=head.tasks,
-            groups=groups_of(self.table),
+            groups=self.table.groups,
             compositions=problem.compositions,
             seed=self.config.optim.seed,
         )

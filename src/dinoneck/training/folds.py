@@ -11,14 +11,14 @@ from typing import Annotated, Any
 import numpy as np
 from msgspec import Meta
 
-from dinoneck.data.cells import FOLD, GROUP, OWN_COLUMNS, same_labels
-from dinoneck.data.layout import HELD_OUT
+from dinoneck.data.cells import same_labels
+from dinoneck.data.table import Table
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.extras import missing_extra
 from dinoneck.text import counted, some_of
 from dinoneck.training.config import TrainConfig, TrainInstancesConfig
 from dinoneck.training.recipe import Seed, converted
-from dinoneck.training.table import class_names, column_numbers, groups_of, target_columns
+from dinoneck.training.table import target_columns
 
 logger = logging.getLogger(__name__)
 Rows = np.ndarray[Any, np.dtype[np.int64]]
@@ -68,7 +68,7 @@ class Fold:
         return base + (self.number or 0)
 
 
-def folds_of(config: TrainConfig, table: Any) -> list[Fold]:
+def folds_of(config: TrainConfig, table: Table) -> list[Fold]:
     """Return the folds to train, in the order in which they are trained.
 
     Warnings name groups that folds of a column share, and classes of which a fold holds out images
@@ -124,23 +124,21 @@ def _all_images(num_images: int) -> FoldRows:
     return np.arange(num_images), np.arange(0)
 
 
-def _every_fold(config: TrainConfig, table: Any) -> list[FoldRows]:
+def _every_fold(config: TrainConfig, table: Table) -> list[FoldRows]:
     """The rows of all folds that a config describes."""
     settings = config.folds
-    has_parts = HELD_OUT in table.attrs
-    if settings.column is None and has_parts and settings.count != 1:
-        return _part_folds(table)
-    groups = groups_of(table)
+    if settings.column is None and table.has_parts and settings.count != 1:
+        return _folds_of_column(table)
     if settings.column is not None:
-        folds = _part_folds(table) if has_parts else column_folds(table[FOLD])
-        _warn_of_split_groups(settings.column, groups, folds)
+        folds = _folds_of_column(table)
+        _warn_of_split_groups(settings.column, table.groups, folds)
         return folds
     if settings.count == 1:
         return [_all_images(len(table))]
-    if GROUP in table:
-        _warn_of_single_groups(groups)
+    if table.has_groups:
+        _warn_of_single_groups(table.groups)
     stratify = None if settings.stratify is None else _strata(table, settings.stratify)
-    return group_folds(groups, settings.count, config.optim.seed, stratify=stratify)
+    return group_folds(table.groups, settings.count, config.optim.seed, stratify=stratify)
 
 
 def _warn_of_single_groups(groups: Sequence[Hashable]) -> None:
@@ -172,16 +170,16 @@ def _warn_of_split_groups(
         )
 
 
-def _warn_of_unseen_classes(config: TrainConfig, table: Any, fold: Fold) -> None:
+def _warn_of_unseen_classes(config: TrainConfig, table: Table, fold: Fold) -> None:
     """Log the classes of which a fold holds out images and trains on none."""
-    targets, auxiliary = target_columns(config, table)
+    targets, auxiliary = target_columns(config, table.columns)
     for column in (*targets, *auxiliary):
-        names = class_names(table, column) if column in table else ()
-        if not names:
+        if column not in table.columns or not table.class_names(column):
             continue
-        codes = np.asarray(table[column].cat.codes)  # -1 = missing
+        classes = table.classes(column)
+        codes = classes.codes  # -1 = missing
         unseen_codes = np.setdiff1d(codes[fold.valid], codes[fold.train])
-        unseen = [names[code] for code in unseen_codes if code >= 0]
+        unseen = [str(classes.names[code]) for code in unseen_codes if code >= 0]
         if unseen:
             logger.warning(
                 "fold %s holds out images of the %s %s and trains on none: they cannot be predicted "
@@ -193,12 +191,16 @@ def _warn_of_unseen_classes(config: TrainConfig, table: Any, fold: Fold) -> None
             )
 
 
-def _part_folds(table: Any) -> list[FoldRows]:
-    """The folds that parts make: one that holds a part out, or one for each part."""
-    held_out = table.attrs[HELD_OUT]
-    if held_out is None:
-        return column_folds(table[FOLD])
-    is_held_out = np.asarray(table[FOLD] == held_out)
+def _folds_of_column(table: Table) -> list[FoldRows]:
+    """The folds of the table's column: one that holds a part out, or one for each label."""
+    if table.folds is None:
+        raise DataError(
+            "the table says that its folds are parts of a data set, and has no column of folds; "
+            "keep the column, or clear table.attrs"
+        )
+    if table.held_out is None:
+        return column_folds(table.folds)
+    is_held_out = np.array([fold == table.held_out for fold in table.folds])
     return [(np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out))]
 
 
@@ -282,14 +284,15 @@ def column_folds(labels: Any) -> list[FoldRows]:
     return _held_out(fold_of_row, len(distinct))
 
 
-def _strata(table: Any, column: str) -> list[Any]:
+def _strata(table: Table, column: str) -> list[int]:
     """One class per row: those of a column, or of numbers the quantile they are in."""
-    if column in OWN_COLUMNS or column not in table:
-        targets = ", ".join(name for name in table.columns if name not in OWN_COLUMNS)
+    if column not in table.columns:
+        targets = ", ".join(table.columns)
         raise ConfigError(f"folds.stratify is {column!r}; expected one of the targets {targets}")
-    if class_names(table, column):
-        return list(table[column].cat.codes)
-    values = column_numbers(table, column)
+    if table.class_names(column):
+        codes: list[int] = table.classes(column).codes.tolist()
+        return codes
+    values = table.numbers(column)
     inner_edges = np.linspace(0, 1, _BINS + 1)[1:-1]
     return list(np.searchsorted(np.nanquantile(values, inner_edges), values))
 

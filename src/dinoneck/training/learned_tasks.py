@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.data.arrays import Array
-from dinoneck.data.cells import OWN_COLUMNS
+from dinoneck.data.table import Classes, Table
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.tasks import Kind, TargetTransform, Task
 from dinoneck.text import did_you_mean
@@ -24,7 +24,7 @@ from dinoneck.training.config import TaskConfig, TrainConfig
 from dinoneck.training.masks import Maps
 from dinoneck.training.scores import r2
 from dinoneck.training.sums import warn_of_sums_of_shares
-from dinoneck.training.table import class_names, column_numbers, column_tasks
+from dinoneck.training.table import column_tasks
 
 # from this R² on, a number is taken for the mean over the map of its name
 _FOLLOWS_R2 = 0.9
@@ -65,7 +65,7 @@ LearnedTasks = Mapping[str, LearnedTask]
 # what the tasks are
 
 
-def column_specs(config: TrainConfig, table: Any) -> dict[str, TaskConfig]:
+def column_specs(config: TrainConfig, table: Table) -> dict[str, TaskConfig]:
     """Return the descriptions of the tasks of the table's columns, with their kinds.
 
     Raises:
@@ -74,9 +74,8 @@ def column_specs(config: TrainConfig, table: Any) -> dict[str, TaskConfig]:
     """
     specs = {}
     task_of_column: dict[str, str] = {}
-    existing = [name for name in table.columns if name not in OWN_COLUMNS]
-    for name, spec in column_tasks(config, table).items():
-        _check_columns(name, spec, existing, task_of_column)
+    for name, spec in column_tasks(config, table.columns).items():
+        _check_columns(name, spec, list(table.columns), task_of_column)
         kind = spec.kind or _default_kind(spec.columns[0], table)
         _check_content(name, kind, spec.columns, table)
         _check_options(name, kind, spec)
@@ -135,14 +134,14 @@ def _check_columns(
             )
 
 
-def _default_kind(column: str, table: Any) -> Kind:
+def _default_kind(column: str, table: Table) -> Kind:
     """The kind of a task whose description has none: by the content of its first column."""
-    if class_names(table, column):
+    if table.class_names(column):
         return "classification"
     return "regression"
 
 
-def _check_content(name: str, kind: str, columns: Sequence[str], table: Any) -> None:
+def _check_content(name: str, kind: str, columns: Sequence[str], table: Table) -> None:
     """Check that columns hold what a task of this kind learns.
 
     Classes are one column of words, a number is one column or several, and a ratio needs two.
@@ -152,7 +151,7 @@ def _check_content(name: str, kind: str, columns: Sequence[str], table: Any) -> 
             f"task {name!r} is a ratio of {columns[0]!r} alone; name two columns or more"
         )
     for column in columns:
-        words = class_names(table, column)
+        words = table.class_names(column)
         if kind == "classification" and not words:
             raise ConfigError(
                 f"task {name!r} is of kind 'classification', and its column {column!r} holds "
@@ -161,7 +160,7 @@ def _check_content(name: str, kind: str, columns: Sequence[str], table: Any) -> 
         if kind != "classification" and words:
             raise ConfigError(
                 f"task {name!r} is of kind {kind!r}, for numbers, and its column {column!r} holds "
-                f"the classes {', '.join(words[:5])}; leave the kind out, or write kind: "
+                f"the classes {', '.join(map(str, words[:5]))}; leave the kind out, or write kind: "
                 "classification"
             )
     if kind == "classification" and len(columns) > 1:
@@ -186,7 +185,7 @@ def _check_options(name: str, kind: str, spec: TaskConfig) -> None:
 # their values
 
 
-def read_columns(name: str, spec: TaskConfig, table: Any) -> LearnedTask:
+def read_columns(name: str, spec: TaskConfig, table: Table) -> LearnedTask:
     """Return a task of columns with its labels and values.
 
     Args:
@@ -195,13 +194,14 @@ def read_columns(name: str, spec: TaskConfig, table: Any) -> LearnedTask:
         table: with its columns.
 
     Raises:
+        ConfigError: if classes are numbers.
         DataError: if a column holds no numbers, or negative ones for a ratio.
     """
     labels: tuple[str, ...]
     if spec.kind == "classification":
-        column = spec.columns[0]
-        labels = class_names(table, column)
-        values = np.array(table[column].cat.codes, np.int64)
+        classes = table.classes(spec.columns[0])
+        labels = _class_labels(name, classes)
+        values = classes.codes
     elif spec.kind == "ratio":
         labels = spec.columns
         values = _shares(name, spec.columns, table)
@@ -214,20 +214,28 @@ def read_columns(name: str, spec: TaskConfig, table: Any) -> LearnedTask:
     return LearnedTask(name, spec, labels=labels, values=torch.from_numpy(values))
 
 
-def _numbers(columns: Sequence[str], table: Any) -> Array:
+def _class_labels(name: str, classes: Classes) -> tuple[str, ...]:
+    """The labels of a task of classes, which are texts."""
+    labels = tuple(label for label in classes.names if isinstance(label, str))
+    if len(labels) < len(classes.names):
+        raise ConfigError(f"Task {name!r}: labels is {classes.names}; expected a list of texts")
+    return labels
+
+
+def _numbers(columns: Sequence[str], table: Table) -> Array:
     """The numbers of columns, (n, columns) in float64."""
-    return np.stack([column_numbers(table, column) for column in columns], axis=1)
+    return np.stack([table.numbers(column) for column in columns], axis=1)
 
 
-def _shares(name: str, columns: Sequence[str], table: Any) -> Array:
+def _shares(name: str, columns: Sequence[str], table: Table) -> Array:
     """The columns as shares of their sum, (n, columns) in float64; of a sum of 0 they are NaN."""
     amounts = _numbers(columns, table)
     # the shares of two negative values would be positive
     is_negative = (amounts < 0).any(axis=1)
     if is_negative.any():
-        row = table.index[is_negative][0]
+        row_id = table.ids[int(np.argmax(is_negative))]
         raise DataError(
-            f"task {name!r} is a ratio of {', '.join(columns)}, and a value of {row!r} is negative; "
+            f"task {name!r} is a ratio of {', '.join(columns)}, and a value of {row_id!r} is negative; "
             "correct it"
         )
     warn_of_sums_of_shares(name, columns, amounts)

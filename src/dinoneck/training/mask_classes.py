@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dinoneck.data.layout import HELD_OUT
+from dinoneck.data.table import Table
 from dinoneck.text import counted, some_of
 from dinoneck.training.folds import Fold
 from dinoneck.training.problem import Problem
@@ -21,7 +21,7 @@ _MIN_CLASSES = 3
 _Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
 
-def warn_of_mask_classes(problem: Problem, table: Any, folds: Sequence[Fold]) -> None:
+def warn_of_mask_classes(problem: Problem, table: Table, folds: Sequence[Fold]) -> None:
     """Warn of classes that no head can learn or score, and of masks whose class numbers are shifted.
 
     Args:
@@ -35,7 +35,6 @@ def warn_of_mask_classes(problem: Problem, table: Any, folds: Sequence[Fold]) ->
         class_shares = torch.nan_to_num(problem.targets[task.name])  # (n, K, rows, cols)
         shown = class_shares.flatten(2).amax(-1).gt(0).numpy()  # (n, K): the mask shows the class
         names = [str(label) for label in task.labels]
-        held_out_part = table.attrs.get(HELD_OUT)
         is_shifted = _warn_of_shifted(names, shown)
         for fold in folds:
             if not len(fold.valid):
@@ -43,8 +42,8 @@ def warn_of_mask_classes(problem: Problem, table: Any, folds: Sequence[Fold]) ->
             trained = np.logical_or.reduce(shown[fold.train], axis=0)  # (K,)
             held_out = np.logical_or.reduce(shown[fold.valid], axis=0)  # (K,)
             _warn_of_unseen(names, fold.name, trained, held_out, hints_at_shift=not is_shifted)
-            if held_out_part is not None:
-                _warn_of_unscored(names, held_out_part, trained, held_out)
+            if table.held_out is not None:
+                _warn_of_unscored(names, table.held_out, trained, held_out)
 
 
 def _warn_of_unseen(

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dinoneck.data.cells import IMAGES, LABELS, is_missing
 from dinoneck.data.class_counts import warn_of_empty_classes
 from dinoneck.data.class_lists import warn_of_class_lists
 from dinoneck.data.copies import warn_of_equal_masks
@@ -28,6 +27,7 @@ from dinoneck.data.label_sets import (
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.orientation import hidden_turns, size_hides_turn, turned_otherwise
 from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.table import Table
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.tasks import TABLE_COLUMNS
 from dinoneck.training.config import DataConfig, TrainConfig
@@ -49,7 +49,7 @@ class MapTask:
     kind: str
 
 
-def map_task(config: TrainConfig, table: Any) -> MapTask | None:
+def map_task(config: TrainConfig, table: Table) -> MapTask | None:
     """Return the task of a config's masks; None without masks.
 
     Raises:
@@ -82,22 +82,22 @@ def map_task(config: TrainConfig, table: Any) -> MapTask | None:
     return MapTask(name, kind)
 
 
-def _default_map_task(config: TrainConfig, table: Any) -> MapTask:
+def _default_map_task(config: TrainConfig, table: Table) -> MapTask:
     """The task of masks of which the config states nothing."""
     if config.data.label_kind == "numbers":
         folder = Path(str(config.data.labels))
         name = folder.name if folder.is_dir() else str(config.data.labels)
         return MapTask(_free_name(name, config, table), kind="dense")
-    targets, _ = target_columns(config, table)
+    targets, _ = target_columns(config, table.columns)
     # beside numbers of the images, the classes are learned as shares of the patches
     if targets:
         return MapTask(_free_name("cells", config, table), kind="dense")
     return MapTask(_free_name("segmentation", config, table), kind="segmentation")
 
 
-def _free_name(name: str, config: TrainConfig, table: Any) -> str:
+def _free_name(name: str, config: TrainConfig, table: Table) -> str:
     """A name for the task of masks; ``name map`` where a column's task or a table's column is called so."""
-    taken = {*column_tasks(config, table), *TABLE_COLUMNS}
+    taken = {*column_tasks(config, table.columns), *TABLE_COLUMNS}
     while name in taken:
         name += " map"
     return name
@@ -118,8 +118,8 @@ class TableMasks:
     image_sizes: list[tuple[int, int]]
 
 
-def masks_of(table: Any) -> TableMasks:
-    """Return the masks of a table that has a column of them.
+def masks_of(table: Table) -> TableMasks:
+    """Return the masks of a table; none without a column of them.
 
     Images that are turned by their EXIF tag are named in a warning where the size of a mask does not
     tell whether it is turned, and so are masks that their own tag turns otherwise, or that lie
@@ -129,11 +129,13 @@ def masks_of(table: Any) -> TableMasks:
         DataError: if an image with a mask cannot be read.
     """
     masks = TableMasks(rows=[], files=[], image_sizes=[])
+    if table.masks is None:
+        return masks
     images = []
     turned = []
     turned_otherwise_masks = []
-    for row, (image, file) in enumerate(zip(table[IMAGES], table[LABELS], strict=True)):
-        if is_missing(file):
+    for row, (image, file) in enumerate(zip(table.images, table.masks, strict=True)):
+        if file is None:
             continue
         size, orientation = read_size_and_orientation(image)
         masks.rows.append(row)
@@ -182,7 +184,7 @@ class Maps:
     pixels: Callable[[int], Tensor]
 
 
-def read_maps(data: DataConfig, table: Any, preprocess: Preprocessing) -> Maps:
+def read_maps(data: DataConfig, table: Table, preprocess: Preprocessing) -> Maps:
     """Read the masks of a table and average them over the patches.
 
     Args:
@@ -222,13 +224,12 @@ def read_maps(data: DataConfig, table: Any, preprocess: Preprocessing) -> Maps:
     return Maps(names, values, weight, pixels)
 
 
-def _warn_of_equal_masks(table: Any, masks: TableMasks, survey: MaskSurvey) -> None:
+def _warn_of_equal_masks(table: Table, masks: TableMasks, survey: MaskSurvey) -> None:
     """Count the masks of several classes that are that of another image once more."""
-    images = list(table[IMAGES])
     image_of = {}
     for row, file, surveyed in zip(masks.rows, masks.files, survey.files, strict=True):
         if len(surveyed.pixels) > 1 and isinstance(file, str | Path):
-            image_of[Path(file)] = images[row]
+            image_of[Path(file)] = table.images[row]
     warn_of_equal_masks(image_of)
 
 

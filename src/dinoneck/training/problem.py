@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck.data.arrays import Array
-from dinoneck.data.cells import LABELS, is_missing
 from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.table import Table
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.losses.composition import Composition
 from dinoneck.tasks import (
@@ -37,7 +36,7 @@ from dinoneck.training.learned_tasks import (
 from dinoneck.training.masks import Maps, map_task, read_maps
 from dinoneck.training.report import check_target_names
 from dinoneck.training.scored import ClassTarget, PixelTarget, ScoredTarget, ValueTarget
-from dinoneck.training.targets import known
+from dinoneck.training.targets import known_mask
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Problem:
     scored: Mapping[str, ScoredTarget]
 
 
-def read_problem(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Problem:
+def read_problem(config: TrainConfig, table: Table, preprocess: Preprocessing) -> Problem:
     """Return what the heads of a config and a table learn.
 
     Args:
@@ -211,7 +210,7 @@ def _map_targets(task: Task, maps: Maps) -> dict[str, ScoredTarget]:
     return targets
 
 
-def _numbers_first(scored: dict[str, ScoredTarget], table: Any) -> dict[str, ScoredTarget]:
+def _numbers_first(scored: dict[str, ScoredTarget], table: Table) -> dict[str, ScoredTarget]:
     """The targets in their order in reports: numbers of images as their columns in the table, then the others."""
     numbers: dict[str, ScoredTarget] = {}
     for name in table.columns:
@@ -253,7 +252,7 @@ def _check_column_names(tasks: Sequence[Task], compositions: Sequence[Compositio
 
 
 def _check_known(
-    tasks: Sequence[Task], targets: Mapping[str, Tensor], learned: LearnedTasks, table: Any
+    tasks: Sequence[Task], targets: Mapping[str, Tensor], learned: LearnedTasks, table: Table
 ) -> None:
     """Reject images of which nothing is known, and classes that no head can learn.
 
@@ -274,24 +273,26 @@ def _rows_of_nothing(tasks: Sequence[Task], targets: Mapping[str, Tensor]) -> Ar
     """The rows of which nothing is known."""
     is_known = []
     for task in tasks:
-        values = known(task, targets[task.name])
+        values = known_mask(task, targets[task.name])
         is_known.append(values.reshape(len(values), -1).any(dim=1).numpy())
     return np.flatnonzero(~np.any(is_known, axis=0))
 
 
-def _has_label_file(tasks: Sequence[Task], table: Any) -> Array:
+def _has_label_file(tasks: Sequence[Task], table: Table) -> Array:
     """Which rows of a table have a label file that a task learns, (n,) bool."""
     if not any(task.is_map for task in tasks):
         return np.zeros(len(table), bool)
-    return np.array([not is_missing(file) for file in table[LABELS]], bool)
+    return np.array([table.has_mask(row) for row in range(len(table))], bool)
 
 
-def _message_of_nothing(rows: Array, learned: LearnedTasks, table: Any) -> str:
+def _message_of_nothing(rows: Array, learned: LearnedTasks, table: Table) -> str:
     """The message for rows of which nothing is known; of shares it names the columns that are all 0."""
-    names = some_of([repr(table.index[row]) for row in rows], 3)
+    names = some_of([repr(table.ids[row]) for row in rows], 3)
     for task in learned.values():
-        columns = list(task.spec.columns)
-        if task.spec.kind == "ratio" and (table[columns].iloc[rows] == 0).all(axis=None):
+        if task.spec.kind != "ratio":
+            continue
+        columns = task.spec.columns
+        if all((table.numbers(column)[rows] == 0).all() for column in columns):
             return (
                 f"nothing is known of the images {names}: the columns {', '.join(columns)} of "
                 f"the ratio {task.name!r} are all 0 there, so that their shares are unknown; remove "
@@ -319,7 +320,7 @@ def _check_class_counts(task: Task, indices: Array) -> None:
         )
 
 
-def unlabelled_rows(problem: Problem, table: Any) -> Array:
+def unlabelled_rows(problem: Problem, table: Table) -> Array:
     """Return the rows whose label files have no labelled pixel, and of which nothing else is known."""
     unknown = _rows_of_nothing(problem.tasks, problem.targets)
     has_label_file = _has_label_file(problem.tasks, table)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dinoneck.data.table import Table
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
 from dinoneck.metrics import Array
@@ -15,7 +16,6 @@ from dinoneck.tasks import MEAN_KEY, OVERALL, OVERALL_MEAN, OVERALL_WEIGHTED
 from dinoneck.training.folds import Fold
 from dinoneck.training.scored import PixelTarget, ScoredTarget, ValueTarget
 from dinoneck.training.scores import Split, score_values
-from dinoneck.training.table import groups_of
 from dinoneck.training.token_sources import TokenSource, in_batches
 
 # what predicts in a run: its head, the linear baseline, and their mean
@@ -115,7 +115,7 @@ def write_predictions(
 
 
 def prediction_rows(
-    table: Any,
+    table: Table,
     targets: Mapping[str, ScoredTarget],
     methods: Methods,
     folds: Sequence[Fold],
@@ -130,7 +130,7 @@ def prediction_rows(
             fold_of_row[row] = fold.number
     rows = sorted(fold_of_row)
     columns: dict[str, list[Any]] = {
-        "image": [table.index[row] for row in rows],
+        "image": [table.ids[row] for row in rows],
         "fold": [fold_of_row[row] for row in rows],
     }
     for name, target in targets.items():
@@ -148,7 +148,7 @@ def prediction_rows(
 
 
 def summary(
-    table: Any,
+    table: Table,
     targets: Mapping[str, ScoredTarget],
     methods: Methods,
     folds: Sequence[Any],
@@ -163,17 +163,16 @@ def summary(
         folds: the rows that each fold held out; where there are none, there are no scores.
         units: target -> its unit, empty where it is not stated.
     """
-    groups = groups_of(table)
     held_out = [rows for rows in folds if len(rows)]
     weights = {}
-    for name, weight in table.attrs.get("weights", {}).items():
+    for name, weight in table.weights.items():
         if name in targets:
             weights[name] = weight
     scores: dict[str, Any] = {}
     verdict_line = "one head on all images; none is held out"
     if held_out:
-        scores = scores_of(targets, methods, Split(held_out, groups), weights)
-        predicted_groups = {groups[row] for row in np.concatenate(held_out)}
+        scores = scores_of(targets, methods, Split(held_out, table.groups), weights)
+        predicted_groups = {table.groups[row] for row in np.concatenate(held_out)}
         verdict_line = verdict(
             scores,
             len(predicted_groups),
@@ -183,7 +182,7 @@ def summary(
     report = {
         "images": len(table),
         "predicted": sum(map(len, held_out)),
-        "groups": len({*groups}),
+        "groups": len({*table.groups}),
         "scores": scores,
         "auxiliary": [name for name, target in targets.items() if target.auxiliary],
         "target_weights": weights,
@@ -301,7 +300,7 @@ def verdict(
     """
     target = mean if mean in scores else _first_shared(scores, first)
     methods = scores[target]
-    metric = _main_metric(methods)
+    metric = main_metric(methods)
     pooled = {}
     for method, method_scores in methods.items():
         score = method_scores[metric]["pooled"]
@@ -336,8 +335,12 @@ def _first_shared(scores: Mapping[str, Mapping[str, Any]], first: str) -> str:
     return next(iter(scores))
 
 
-def _main_metric(methods: Mapping[str, Mapping[str, Any]]) -> str:
-    """The score that methods are compared by on a target, which all of its methods have."""
+def main_metric(methods: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the score that methods are compared by on a target, which all of its methods have.
+
+    Args:
+        methods: method, or model -> its scores on the target.
+    """
     method_scores = next(iter(methods.values()))
     [metric] = [name for name in _MAIN_METRICS if name in method_scores]
     return metric

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+from torch import Tensor
 
 from dinoneck.atomic import read_regular
 from dinoneck.checkpoint.backbone_part import changed_weights
@@ -21,6 +22,7 @@ from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.rehearsal import check_views
 from dinoneck.data.cells import csv_text
 from dinoneck.data.layout import DataFolder
+from dinoneck.data.table import Table
 from dinoneck.devices import bytes_of, local_device
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.ensemble import HeadEnsemble
@@ -50,8 +52,8 @@ from dinoneck.training.report import BOTH
 from dinoneck.training.run_tokens import RunTokens
 from dinoneck.training.table import of_pasture, table_of
 from dinoneck.training.targets import training_targets
-from dinoneck.training.token_sources import LiveTokens, MemoryTokens, digest_of
-from dinoneck.training.trained_images import write_images_of_table
+from dinoneck.training.token_sources import LiveTokens, MemoryTokens
+from dinoneck.training.trained_images import write_trained_images
 from dinoneck.version import versions
 
 logger = logging.getLogger(__name__)
@@ -145,7 +147,7 @@ def prepare(
     problem = read_problem(config, images, tokens.preprocess)
     labelled = _labelled_rows(problem, images)
     if len(labelled) < len(images):
-        images = images.iloc[labelled]
+        images = images.take(labelled)
         tokens = tokens.take(labelled.tolist())
         problem = take_rows(problem, labelled)
     folds: Sequence[Fold]
@@ -166,7 +168,7 @@ def prepare(
     )
 
 
-def _labelled_rows(problem: Problem, table: Any) -> Rows:
+def _labelled_rows(problem: Problem, table: Table) -> Rows:
     """The rows of a table without those whose label files have no labelled pixel, if nothing else is known of them.
 
     A warning names what is left out.
@@ -177,7 +179,7 @@ def _labelled_rows(problem: Problem, table: Any) -> Rows:
             "%d of %d images have no labelled pixel in their label files and are left out: %s",
             len(unlabelled),
             len(table),
-            some_of([repr(table.index[row]) for row in unlabelled], _SHOWN),
+            some_of([repr(table.ids[row]) for row in unlabelled], _SHOWN),
         )
     return np.delete(np.arange(len(table)), unlabelled)
 
@@ -213,7 +215,7 @@ class Trainer(Generic[AnyHeadConfig]):
         config: AnyHeadConfig,
         folder: Path,
         *,
-        table: Any,
+        table: Table,
         tokens: RunTokens,
         problem: Problem,
         folds: Sequence[Fold],
@@ -297,7 +299,7 @@ class Trainer(Generic[AnyHeadConfig]):
                 self._loss(head),
                 targets,
                 weights=weights,
-                ids=self.table.index[rows],
+                ids=[self.table.ids[row] for row in rows],
                 train_count=len(fold.train),
                 needs_validation=optim.patience is not None and not fold.is_of_all_images,
             )
@@ -307,28 +309,42 @@ class Trainer(Generic[AnyHeadConfig]):
 
     def _begin(self, *, resume: bool) -> None:
         """Keep what identifies the run, see :func:`dinoneck.training.folder.begin`; make its folders."""
-        tokens = self.tokens.frozen()
-        identity = self.config.to_dict()
-        identity["backbone record"] = self.tokens.record
-        identity["hash of images and targets"] = self._hash(with_tokens=True)
-        identity[files.TARGETS] = self._hash(with_tokens=False)
-        identity[files.TOKENS] = digest_of(tokens, tokens.ids)
-        files.begin(self.folder, identity, resume=resume)
+        if self.evaluator.has_baseline or not self.config.is_live:
+            # extracted now: images that cannot be used are refused before a file is written
+            self.tokens.frozen()
+        files.begin(self.folder, self._identity(), resume=resume)
         for name in (files.HEADS, files.LOGS):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
 
-    def _hash(self, *, with_tokens: bool) -> str:
-        """The SHA-256 of ids, targets and folds; with tokens also of two tokens of every image in memory, as in 0.3."""
-        tensors = {**self.problem.targets}
+    def _identity(self) -> dict[str, Any]:
+        """Return what must be equal in a run and its continuation."""
+        targets = {**self.problem.targets}
         for name, weight in self.problem.weights.items():
-            tensors[f"weight {name}"] = weight
+            targets[f"weight {name}"] = weight
+        identity = self.config.to_dict()
+        identity["backbone record"] = self.tokens.record
+        identity[files.TARGETS] = self._hash_with_folds(targets)
+        identity[files.TOKENS] = self.tokens.digest()
+        if files.is_begun_by_0_3(self.folder):
+            targets_and_tokens = targets | self._tokens_of_0_3()
+            identity[files.TARGETS_OF_0_3] = self._hash_with_folds(targets_and_tokens)
+        return identity
+
+    def _tokens_of_0_3(self) -> dict[str, Tensor]:
+        """Return two tokens of every image in memory, of each layer, which 0.3 has in its hash of targets."""
         tokens = self.tokens.frozen()
-        if with_tokens and isinstance(tokens, MemoryTokens):
+        if not isinstance(tokens, MemoryTokens):
+            return {}
+        tensors = {}
+        for layer, sequence in enumerate(tokens.tokens.sequence):
             # a token depends on the whole image
-            for layer, sequence in enumerate(tokens.tokens.sequence):
-                tensors[f"layer {layer}"] = sequence[:, [0, -1]]
+            tensors[f"layer {layer}"] = sequence[:, [0, -1]]
+        return tensors
+
+    def _hash_with_folds(self, tensors: Mapping[str, Tensor]) -> str:
+        """Return the SHA-256 of the ids, the folds and these tensors."""
         held_out = {fold.number: fold.valid.tolist() for fold in self.folds}
-        digest = hashlib.sha256(repr([list(self.table.index), held_out]).encode())
+        digest = hashlib.sha256(repr([self.table.ids, held_out]).encode())
         for name, values in sorted(tensors.items()):
             digest.update(f"|{name}|{tuple(values.shape)}|".encode())
             digest.update(bytes_of(values.contiguous()))
@@ -342,7 +358,7 @@ class Trainer(Generic[AnyHeadConfig]):
         is_finished = files.is_finished_head(self.folder, paths.head)
         trained_backbone = paths.head if is_finished else None
         tokens = FoldTokens(
-            frozen=self.tokens.frozen(), live=self.tokens.live(self.config, trained_backbone)
+            of_run=self.tokens, live=self.tokens.live(self.config, trained_backbone)
         )
         if is_finished:
             head = self._finished_head(paths)
@@ -483,7 +499,13 @@ class Trainer(Generic[AnyHeadConfig]):
         columns = reports.prediction_rows(
             self.table, self.problem.scored, self.evaluator.methods, self.folds
         )
-        write_images_of_table(self.folder, self.table, self.tokens.frozen(), self.folds)
+        write_trained_images(
+            self.folder,
+            self.table.images,
+            names=self.table.ids,
+            stored=self.tokens.stored,
+            folds=self.folds,
+        )
         text = csv_text([*columns], zip(*columns.values(), strict=True))
         files.write_file(self.folder / files.PREDICTIONS, text.encode())
 

@@ -16,8 +16,8 @@ from dinoneck.backbones.load import load_backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.origins import is_changed
 from dinoneck.checkpoint.schema import describe_weights
-from dinoneck.data.cells import IMAGES
 from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.table import Table
 from dinoneck.data.views import Views
 from dinoneck.devices import local_device
 from dinoneck.dtypes import WEIGHT_DTYPES
@@ -34,7 +34,7 @@ from dinoneck.training.ids import IdMatcher
 from dinoneck.training.masks import map_task
 from dinoneck.training.new_head import SEVERAL_LAYERS, head_type
 from dinoneck.training.stated import stated_record
-from dinoneck.training.token_sources import LiveTokens, MemoryTokens, TokenSource
+from dinoneck.training.token_sources import Extraction, LiveTokens, MemoryTokens, TokenSource
 
 logger = logging.getLogger(__name__)
 # how images are prepared: the fields that DataConfig and Preprocessing share
@@ -52,12 +52,13 @@ class RunTokens:
         stored: the tokens of the store; None where a backbone makes them.
 
     Attributes:
+        stored: the tokens of the store; None where a backbone makes them.
         example: the tokens of one image: the layers, grid and width that heads are built for.
     """
 
     def __init__(
         self,
-        table: Any,
+        table: Table,
         record: Mapping[str, Any],
         preprocess: Preprocessing,
         *,
@@ -67,15 +68,15 @@ class RunTokens:
         self.record = record
         self.preprocess = preprocess
         self.backbone = backbone
-        self._stored = stored
-        self._ids = list(table.index)
-        self._images = list(table[IMAGES])
+        self.stored = stored
+        self._ids = table.ids
+        self._images = table.images
         self._extracted: MemoryTokens | None = None
         source = stored if stored is not None else self._extract(1)
         self.example = source.batch(source.ids[:1])
 
     @classmethod
-    def open(cls, config: TrainConfig, table: Any) -> RunTokens:
+    def open(cls, config: TrainConfig, table: Table) -> RunTokens:
         """Open the store or the backbone of a config, and match the table's ids.
 
         Args:
@@ -96,7 +97,7 @@ class RunTokens:
         return cls.from_backbone(config, table, type_name=head_type(config, map_kind))
 
     @classmethod
-    def from_backbone(cls, config: HeadConfig, table: Any, type_name: str) -> RunTokens:
+    def from_backbone(cls, config: HeadConfig, table: Table, type_name: str) -> RunTokens:
         """Open a backbone; for a head that reads several layers it gives four, if the config names none.
 
         Args:
@@ -120,7 +121,7 @@ class RunTokens:
         return cls(table, backbone.record(), preprocess, backbone=backbone)
 
     @classmethod
-    def _from_store(cls, config: TrainConfig, table: Any) -> RunTokens:
+    def _from_store(cls, config: TrainConfig, table: Table) -> RunTokens:
         """Open a store, which must be what the config asks for."""
         data = config.data
         root = Path(str(data.store))
@@ -130,7 +131,7 @@ class RunTokens:
                 "FeatureStore.from_npz(folder, path, grid=..., patch_size=...) converts them"
             )
         store = FeatureStore.open(str(data.store))
-        stored = StoreSubset(store, list(table.index), data.views)
+        stored = StoreSubset(store, table.ids, data.views)
         store.check_grids(stored.ids[:1], len(stored.views))
         record = store.backbone_record
         if record.get("layers") is None:  # of files of another program
@@ -142,7 +143,7 @@ class RunTokens:
         _check_weights_of_store(config.backbone, record, str(data.store))
         folder = Path(data.csv or ".").parent
         images = {}
-        for store_id, image in zip(stored.ids, table[IMAGES], strict=True):
+        for store_id, image in zip(stored.ids, table.images, strict=True):
             is_elsewhere = isinstance(image, Path) and not image.is_file()
             images[store_id] = folder / image if is_elsewhere else image
         compare_images(store, images)
@@ -163,11 +164,24 @@ class RunTokens:
 
         This is the expensive step where a backbone extracts them, which is done once.
         """
-        if self._stored is not None:
-            return self._stored
+        if self.stored is not None:
+            return self.stored
         if self._extracted is None:
             self._extracted = self._extract(len(self._ids))
         return self._extracted
+
+    def digest(self) -> str:
+        """Return one hash of what the frozen tokens of all images are, in 32 hex digits; nothing is extracted.
+
+        Of a backbone it is a hash of its weights, the settings and the contents of the images.
+
+        Raises:
+            OSError: if a file of an image cannot be read.
+        """
+        if self.stored is not None:
+            return self.stored.digest(self.stored.ids)
+        extraction = Extraction.of(self._opened_backbone(), self._images, self.preprocess)
+        return extraction.digest(range(len(self._images)))
 
     def live(self, config: HeadConfig, file: Path | None = None) -> LiveTokens | None:
         """Return the images with a copy of the backbone, which a fold trains in parts.
@@ -200,20 +214,24 @@ class RunTokens:
         subset._ids = [self._ids[row] for row in rows]
         subset._images = [self._images[row] for row in rows]
         subset._extracted = None
-        if self._stored is not None:
-            subset._stored = self._stored.take(rows)
+        if self.stored is not None:
+            subset.stored = self.stored.take(rows)
         return subset
 
     def _extract(self, count: int) -> MemoryTokens:
-        """The tokens of the first images."""
-        if self.backbone is None:
-            raise ConfigError("the tokens need a backbone or a store; give one of them")
+        """Extract the tokens of the first images."""
         return MemoryTokens.extract(
-            self.backbone,
+            self._opened_backbone(),
             self._images[:count],
             self._ids[:count],
             preprocess=self.preprocess,
         )
+
+    def _opened_backbone(self) -> Backbone:
+        """Return the backbone that makes the tokens."""
+        if self.backbone is None:
+            raise ConfigError("the tokens need a backbone or a store; give one of them")
+        return self.backbone
 
 
 def _start_training(backbone: Backbone, config: HeadConfig) -> None:
@@ -252,7 +270,7 @@ class StoreSubset:
         source_ids = IdMatcher(store.ids)
         spelt = _without_shared_folder(names, source_ids, store.path)
         self.store = store
-        self.ids = source_ids.all_of(spelt, remedy)
+        self.ids = source_ids.find_all(spelt, remedy)
         counts = Counter(self.ids)
         repeated = [
             name for name, store_id in zip(names, self.ids, strict=True) if counts[store_id] > 1

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from dinoneck.data.table import Table
 from dinoneck.errors import DataError
 from dinoneck.text import counted
-from dinoneck.training.table import column_numbers
 
 # relative to the whole: parts are weighed and rounded one by one
 _WHOLE_TOLERANCE = 0.05
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def check_sum(composition: str, whole: str, parts: Sequence[str], table: Any) -> None:
+def check_sum(composition: str, whole: str, parts: Sequence[str], table: Table) -> None:
     """Check that the parts of a composition add up to its whole.
 
     If up to half of the rows differ, a warning counts them.
@@ -37,8 +37,8 @@ def check_sum(composition: str, whole: str, parts: Sequence[str], table: Any) ->
     Raises:
         DataError: if more than half of the rows differ.
     """
-    total = column_numbers(table, whole)
-    part_sum = np.sum([column_numbers(table, part) for part in parts], axis=0)
+    total = table.numbers(whole)
+    part_sum = np.sum([table.numbers(part) for part in parts], axis=0)
     is_known = np.isfinite(total) & np.isfinite(part_sum)
     if not is_known.any():
         return
@@ -67,7 +67,7 @@ def check_sum(composition: str, whole: str, parts: Sequence[str], table: Any) ->
         whole,
         terms,
         counted(num_differing, "image"),
-        table.index[row],
+        table.ids[row],
         total[row],
         part_sum[row],
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from dinoneck.data.layout import (
     read_images_and_masks,
 )
 from dinoneck.data.pasture import SUMS, Pasture
+from dinoneck.data.table import Table
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.text import counted, some_of
 from dinoneck.training.config import (
@@ -33,18 +34,18 @@ from dinoneck.training.config import (
     TrainConfig,
 )
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 logger = logging.getLogger(__name__)
 MAPS = ("dense", "segmentation")
 # kinds of tasks whose columns hold classes, and numbers
 _OF_CLASSES = ("classification",)
 _OF_NUMBERS = ("regression", "ratio", "density")
-# kinds of NumPy's dtypes of which float64 would be made without a word: times and complex numbers
-_NO_NUMBERS = ("m", "M", "c")
-_Floats = np.ndarray[Any, np.dtype[np.float64]]
 _SHOWN = 5  # names in a message
 
 
-def table_of(config: TrainConfig, frame: Any = None, folder: DataFolder | None = None) -> Any:
+def table_of(config: TrainConfig, frame: Any = None, folder: DataFolder | None = None) -> Table:
     """Return the table that a config describes.
 
     Args:
@@ -57,21 +58,28 @@ def table_of(config: TrainConfig, frame: Any = None, folder: DataFolder | None =
         ConfigError: if a table and ``data.csv`` are given, or a table lacks what the config names.
         DataError: if the table or the folders cannot be used.
     """
-    data, folds = config.data, config.folds
+    return Table.from_frame(_frame_of(config, frame, folder))
+
+
+def _frame_of(config: TrainConfig, frame: Any, folder: DataFolder | None) -> pd.DataFrame:
+    """The DataFrame that a config describes, as :func:`dinoneck.data.read_table` returns it."""
+    data = config.data
+    folds = config.folds
     if frame is not None and data.csv is not None:
         raise ConfigError(f"data.csv is {data.csv!r} and a table is given; leave one of them out")
     if IMAGES in getattr(frame, "columns", ()):
         for role, named in {FOLD: folds.column, GROUP: folds.group, LABELS: data.labels}.items():
             if named and role not in frame:
                 raise ConfigError(f"the config names {named!r}; the table has no column {role!r}")
-        targets, auxiliary = target_columns(config, frame)
+        columns = [name for name in frame.columns if name not in OWN_COLUMNS]
+        targets, auxiliary = target_columns(config, columns)
         _warn_of_copies(frame, [name for name in (*targets, *auxiliary) if name in frame])
         _warn_of_changed_copies(frame)
         return frame if folds.column is None else _without_test_part(frame, folds.column)
     if data.csv is None and frame is None:
         if data.images is None:
             return Pasture(seed=0).table(range(data.pasture))
-        return _table_of_folders(config, folder)
+        return _frame_of_folders(config, folder)
     from dinoneck.data.tables import read_table
 
     targets, auxiliary = target_columns(config)
@@ -102,12 +110,12 @@ def _columns_of_kinds(config: TrainConfig, kinds: Sequence[str]) -> list[str]:
     return columns
 
 
-def _warn_of_copies(table: Any, targets: Sequence[str]) -> None:
+def _warn_of_copies(frame: pd.DataFrame, targets: Sequence[str]) -> None:
     """Name pictures that are in two rows, with two values or in two folds."""
-    with_files = _rows_with_files(table)
+    with_files = _rows_with_files(frame)
     files = list(with_files[IMAGES])
-    folds = dict(zip(files, with_files[FOLD], strict=True)) if FOLD in table else {}
-    groups = dict(zip(files, with_files[GROUP], strict=True)) if GROUP in table else {}
+    folds = dict(zip(files, with_files[FOLD], strict=True)) if FOLD in frame else {}
+    groups = dict(zip(files, with_files[GROUP], strict=True)) if GROUP in frame else {}
     values = {}
     for name in targets:
         filled = with_files[with_files[name].notna()]
@@ -115,40 +123,40 @@ def _warn_of_copies(table: Any, targets: Sequence[str]) -> None:
     warn_of_copies(find_copies(files), folds, values, groups)
 
 
-def _warn_of_changed_copies(table: Any) -> None:
+def _warn_of_changed_copies(frame: pd.DataFrame) -> None:
     """Count the files that are called like changed copies of another one, of another fold or group."""
-    with_files = _rows_with_files(table)
+    with_files = _rows_with_files(frame)
     files = list(with_files[IMAGES])
     kept_in = {}
     for column in (FOLD, GROUP):
-        if column in table:
+        if column in frame:
             kept_in = dict(zip(files, with_files[column], strict=True))
             break
     warn_of_changed_copies(files, kept_in)
     warn_of_overlaps(files, kept_in)
 
 
-def _rows_with_files(table: Any) -> Any:
-    """Return the rows of a table whose images are files."""
-    return table[[isinstance(file, Path) for file in table[IMAGES]]]
+def _rows_with_files(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a DataFrame whose images are files."""
+    return frame[[isinstance(file, Path) for file in frame[IMAGES]]]
 
 
-def _without_test_part(table: Any, column: str) -> Any:
-    """Return a table whose folds are parts such as train and val: without test, and with val held out.
+def _without_test_part(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return a DataFrame whose folds are parts such as train and val: without test, and with val held out.
 
-    Tables whose folds have numbers or names of their own are returned as they are.
+    Folds that have numbers or names of their own are returned as they are.
 
     Args:
-        table: with a column ``fold``.
+        frame: with a column ``fold``.
         column: what the user calls this column.
 
     Raises:
         DataError: if there are parts, and not both train and val, or other folds beside them.
     """
-    names = [str(name).strip() for name in table[FOLD]]
+    names = [str(name).strip() for name in frame[FOLD]]
     part_names = part_names_among(set(names))
     if not part_names:
-        return table
+        return frame
     parts = [part_of(name) for name in names]
     counts = Counter(parts)
     if None in counts:
@@ -168,7 +176,7 @@ def _without_test_part(table: Any, column: str) -> Any:
             "and 1"
         )
     is_read = np.array([part != "test" for part in parts])
-    kept = table[is_read].copy()
+    kept = frame[is_read].copy()
     kept[FOLD] = [part for part in parts if part != "test"]
     kept.attrs[HELD_OUT] = "val"
     left_out = ""
@@ -184,7 +192,7 @@ def _without_test_part(table: Any, column: str) -> Any:
     return kept
 
 
-def _table_of_folders(config: TrainConfig, content: DataFolder | None) -> Any:
+def _frame_of_folders(config: TrainConfig, content: DataFolder | None) -> pd.DataFrame:
     """The table of class folders, of folders of images and masks, or of parts with these.
 
     ``content`` is what the folders hold; None = they are read here.
@@ -196,20 +204,20 @@ def _table_of_folders(config: TrainConfig, content: DataFolder | None) -> Any:
         if content is None:
             content = read_images_and_masks(str(data.images), data.labels, data.subfolders)
         if not content.parts:
-            table = read_masks(str(data.images), data.labels)
-            warn_of_overlaps(table[IMAGES])
-            return table
+            frame = read_masks(str(data.images), data.labels)
+            warn_of_overlaps(frame[IMAGES])
+            return frame
     elif content is None:
         content = read_data_folder(str(data.images), data.subfolders)
-    table = table_of_folder(content)
+    frame = table_of_folder(content)
     if not content.parts:
-        warn_of_overlaps(table[IMAGES])
+        warn_of_overlaps(frame[IMAGES])
     elif config.folds.count == 1:
         line = "%s: %s are trained on, and none is held out, as --folds is 1"
         logger.warning(line, content.root, " and ".join(content.parts))
     else:
-        logger.warning("%s", describe(content, table))
-    return table
+        logger.warning("%s", describe(content, frame))
+    return frame
 
 
 def of_pasture(config: TrainConfig) -> TrainConfig:
@@ -222,8 +230,12 @@ def of_pasture(config: TrainConfig) -> TrainConfig:
     )
 
 
-def column_tasks(config: TrainConfig, table: Any = None) -> dict[str, TaskConfig]:
+def column_tasks(config: TrainConfig, columns: Collection[str] = ()) -> dict[str, TaskConfig]:
     """Return the tasks that learn columns: those of the config, and a default for every other target.
+
+    Args:
+        config: the run.
+        columns: of the table, all of them targets if the config names none.
 
     Raises:
         ConfigError: if a task has the name of a target and predicts other columns.
@@ -235,7 +247,7 @@ def column_tasks(config: TrainConfig, table: Any = None) -> dict[str, TaskConfig
     covered = {column for task in tasks.values() for column in task.columns}
     covered |= {column for made in config.compositions.values() for column in made.sums}
     auxiliary = config.data.aux_targets
-    for column in (*_targets(config, table), *auxiliary):
+    for column in (*_targets(config, columns), *auxiliary):
         if column in of_columns and column not in covered:
             raise ConfigError(
                 f"task {column!r} predicts other columns than the target {column!r}; rename one "
@@ -246,52 +258,30 @@ def column_tasks(config: TrainConfig, table: Any = None) -> dict[str, TaskConfig
     return tasks
 
 
-def target_columns(config: TrainConfig, table: Any = None) -> tuple[list[str], list[str]]:
-    """Return the columns that are scored as targets, and those that only help training; without a table the named."""
-    helps = {
-        column: task.auxiliary
-        for task in column_tasks(config, table).values()
-        for column in task.columns
-    }
-    every = dict.fromkeys((*_targets(config, table), *helps))
-    return [name for name in every if not helps.get(name)], [
-        name for name in every if helps.get(name)
-    ]
+def target_columns(
+    config: TrainConfig, columns: Collection[str] = ()
+) -> tuple[list[str], list[str]]:
+    """Return the columns that are scored as targets, and those that only help training.
 
-
-def _targets(config: TrainConfig, table: Any) -> Sequence[str]:
-    every = () if table is None else table.columns
-    return config.data.targets or [
-        name for name in every if name not in (*OWN_COLUMNS, *config.data.aux_targets)
-    ]
-
-
-def class_names(table: Any, column: str) -> tuple[str, ...]:
-    """Return the class names of a column; none for numbers."""
-    return tuple(table[column].cat.categories) if hasattr(table[column], "cat") else ()
-
-
-def column_numbers(table: Any, column: str) -> _Floats:
-    """Return the numbers of a column in float64, NaN = missing.
-
-    Raises:
-        DataError: for a column of dates, times, complex numbers, or what else is no number.
+    Args:
+        config: the run.
+        columns: as of :func:`column_tasks`; without them, those that the config names are returned.
     """
-    values = table[column]
-    if values.dtype.kind in _NO_NUMBERS:
-        raise DataError(
-            f"the column {column!r} of the table is {values.dtype}; expected numbers: convert it, "
-            "of dates such as to days since the first one"
-        )
-    try:
-        return np.asarray(values, np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"the column {column!r} of the table is no column of numbers: {error}; make the table "
-            "with read_table()"
-        ) from error
+    is_auxiliary: dict[str, bool] = {}
+    for task in column_tasks(config, columns).values():
+        for column in task.columns:
+            is_auxiliary[column] = task.auxiliary
+    targets = []
+    auxiliary = []
+    for column in dict.fromkeys((*_targets(config, columns), *is_auxiliary)):
+        if is_auxiliary.get(column):
+            auxiliary.append(column)
+        else:
+            targets.append(column)
+    return targets, auxiliary
 
 
-def groups_of(table: Any) -> list[Hashable]:
-    """Return the group of every image; without groups every image has its own, the number of its row."""
-    return list(table[GROUP]) if GROUP in table else [*range(len(table))]
+def _targets(config: TrainConfig, columns: Collection[str]) -> Sequence[str]:
+    if config.data.targets:
+        return config.data.targets
+    return [name for name in columns if name not in config.data.aux_targets]

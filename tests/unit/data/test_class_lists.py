@@ -13,6 +13,7 @@ from PIL import Image
 from dinoneck.data import read_masks
 from dinoneck.data.class_lists import warn_of_class_lists
 from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.table import Table
 from dinoneck.training.config import DataConfig
 from dinoneck.training.masks import read_maps
 
@@ -128,7 +129,7 @@ def test_training_compares_its_classes_with_the_list(
         mask = np.arange(32 * 32).reshape(32, 32) % 3
         Image.fromarray(mask.astype(np.uint8)).save(tmp_path / f"masks/{i}.png")
     (tmp_path / "class_names.txt").write_text(LISTS["class_names.txt"])
-    table = read_masks(tmp_path / "images", tmp_path / "masks")
+    table = Table.from_frame(read_masks(tmp_path / "images", tmp_path / "masks"))
     data = DataConfig(classes=("background", "weed", "crop"))
     maps = read_maps(data, table, Preprocessing(patch_size=16, size=(32, 32)))
     assert maps.names == ("background", "weed", "crop")

@@ -12,6 +12,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from dinoneck.data import read_folders, read_masks
 from dinoneck.data.ground import Place, read_place, warn_of_other_places, warn_of_overlaps
+from dinoneck.data.table import Table
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.masks import masks_of
 from dinoneck.training.table import table_of
@@ -155,7 +156,7 @@ def test_training_and_evaluation_compare_the_masks_of_a_table_with_its_images(
         geotiff(tmp_path / f"images/{i}.tif", x=500_000 + 30 * i)
         geotiff(tmp_path / f"masks/{i}.tif", x=500_000 + 30 * (1 - i))
     table = read_masks(tmp_path / "images", tmp_path / "masks")
-    masks_of(table)
+    masks_of(Table.from_frame(table))
     [line] = lines_of(caplog)
     assert line.startswith("2 of 2 masks with coordinates lie elsewhere")
 

@@ -12,7 +12,7 @@ from tests.kit import cli
 from tests.unit.training.meadow import rows_of
 
 from dinoneck import ConfigError, DataError, Task
-from dinoneck.evaluation.predicted import Predicted
+from dinoneck.evaluation.predicted_tasks import PredictedTasks
 from dinoneck.evaluation.truth import truth_table
 from dinoneck.training import TrainConfig
 from dinoneck.training.data_folder import of_data_folder
@@ -57,8 +57,8 @@ def test_train_and_val_are_one_fold_and_test_is_left(tmp_path: Path) -> None:
     table = table_of(config)
     folds = folds_of(config, table)
     [fold] = folds
-    assert {table.index[row].partition("/")[0] for row in fold.train} == {"train"}
-    assert {table.index[row].partition("/")[0] for row in fold.valid} == {"valid"}
+    assert {table.ids[row].partition("/")[0] for row in fold.train} == {"train"}
+    assert {table.ids[row].partition("/")[0] for row in fold.valid} == {"valid"}
     assert (len(fold.train), len(fold.valid), len(table)) == (6, 4, 10)
 
 
@@ -176,11 +176,11 @@ def test_a_truth_of_parts_is_refused(tmp_path: Path) -> None:
     kind = Task("kind", 2, kind="classification", labels=("blue", "red"))
     folder = class_parts(tmp_path, train=1, val=1)
     with pytest.raises(DataError, match="holds the parts train, val"):
-        truth_table(None, folder, Predicted.of_models([[kind]]))
-    table = truth_table(folder / "val", folder / "val", Predicted.of_models([[kind]]))
+        truth_table(None, folder, PredictedTasks.of_models([[kind]]))
+    table = truth_table(folder / "val", folder / "val", PredictedTasks.of_models([[kind]]))
     assert table["kind"].tolist() == ["blue", "red"]
     with pytest.raises(DataError, match="in the place of"):
-        truth_table(folder / "train", folder / "val", Predicted.of_models([[kind]]))
+        truth_table(folder / "train", folder / "val", PredictedTasks.of_models([[kind]]))
 
 
 def test_the_option_for_class_folders_of_doubtful_names_works_for_a_truth_too(
@@ -189,11 +189,11 @@ def test_the_option_for_class_folders_of_doubtful_names_works_for_a_truth_too(
     folder = class_parts(tmp_path / "ds", train_set=2, test_set=1)
     kind = Task("kind", 2, kind="classification", labels=("test_set", "train_set"))
     with pytest.raises(DataError, match="--subfolders classes"):
-        truth_table(None, folder, Predicted.of_models([[kind]]))
-    table = truth_table(None, folder, Predicted.of_models([[kind]]), subfolders="classes")
+        truth_table(None, folder, PredictedTasks.of_models([[kind]]))
+    table = truth_table(None, folder, PredictedTasks.of_models([[kind]]), subfolders="classes")
     assert table["kind"].value_counts().to_dict() == {"train_set": 4, "test_set": 2}
     kind = Task("kind", 2, kind="classification", labels=("blue", "red"))
-    table = truth_table(None, folder, Predicted.of_models([[kind]]), subfolders="folds")
+    table = truth_table(None, folder, PredictedTasks.of_models([[kind]]), subfolders="folds")
     assert table["kind"].value_counts().to_dict() == {"blue": 3, "red": 3}
 
 
@@ -224,12 +224,18 @@ def test_the_option_for_folders_is_refused_where_it_says_nothing(tmp_path: Path)
     soil = Task("soil", 2, kind="segmentation", labels=("a", "b"))
     with pytest.raises(ConfigError, match="subfolders is 'classes'"):
         truth_table(
-            folder / "images", folder / "masks", Predicted.of_models([[soil]]), subfolders="classes"
+            folder / "images",
+            folder / "masks",
+            PredictedTasks.of_models([[soil]]),
+            subfolders="classes",
         )
     (tmp_path / "t.csv").write_text("image,mass\n1.png,1\n")
     with pytest.raises(ConfigError, match="subfolders is 'folds', and the truth is a table"):
         truth_table(
-            folder, tmp_path / "t.csv", Predicted.of_models([[Task("mass", 1)]]), subfolders="folds"
+            folder,
+            tmp_path / "t.csv",
+            PredictedTasks.of_models([[Task("mass", 1)]]),
+            subfolders="folds",
         )
 
 
@@ -246,14 +252,14 @@ def test_a_folder_that_is_no_truth_of_the_heads_is_refused(
 ) -> None:
     folder = pictures(tmp_path, *files)
     with pytest.raises(DataError, match=named):
-        truth_table(None, folder, Predicted.of_models([[task]]))
+        truth_table(None, folder, PredictedTasks.of_models([[task]]))
 
 
 def test_a_truth_of_words_for_a_head_of_numbers_is_refused(tmp_path: Path) -> None:
     folder = pictures(tmp_path, "1.png", "2.png")
     (tmp_path / "t.csv").write_text("image,mass\n1.png,little\n2.png,much\n")
     with pytest.raises(DataError, match="mass holds the words 'little', 'much'; expected numbers"):
-        truth_table(folder, tmp_path / "t.csv", Predicted.of_models([[Task("mass", 1)]]))
+        truth_table(folder, tmp_path / "t.csv", PredictedTasks.of_models([[Task("mass", 1)]]))
 
 
 def folders_of_parts(root: Path, *names: str) -> tuple[Path, Path]:
@@ -269,9 +275,10 @@ def test_the_parts_of_named_images_and_masks_are_read_on_request(tmp_path: Path)
     config = config_of(images, labels=str(masks), subfolders="parts")
     table = table_of(config)
     [fold] = folds_of(config, table)
-    assert list(table.index[fold.train]) == ["training/0.png", "training/1.png"]
-    assert list(table.index[fold.valid]) == ["validation/0.png", "validation/1.png"]
-    assert table["labels"].tolist()[3] == masks / "validation" / "1.png"
+    assert [table.ids[row] for row in fold.train] == ["training/0.png", "training/1.png"]
+    assert [table.ids[row] for row in fold.valid] == ["validation/0.png", "validation/1.png"]
+    assert table.masks is not None
+    assert table.masks[3] == masks / "validation" / "1.png"
 
 
 def test_the_folds_of_named_images_and_masks_are_read_on_request(tmp_path: Path) -> None:

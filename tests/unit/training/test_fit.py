@@ -29,6 +29,7 @@ from dinoneck import (
     load_backbone,
 )
 from dinoneck.data import Pasture, Views
+from dinoneck.data.table import Table
 from dinoneck.losses import Composition, CompositionLoss, TaskLoss, UncertaintyWeighting
 from dinoneck.metrics import class_counts, class_iou, confusion_matrix
 from dinoneck.training import MemoryTokens, Recipe, TrainConfig, fit, r2
@@ -337,13 +338,14 @@ def run_of_masks(classes: tuple[str, ...], **groups: Any) -> TrainConfig:
 
 
 def test_maps_of_a_table_are_shares_of_its_masks() -> None:
-    table = Pasture(seed=0, size=(32, 64)).table(range(3))
+    frame = Pasture(seed=0, size=(32, 64)).table(range(3))
+    table = Table.from_frame(frame)
     preprocess = load_backbone("dinoneck_tiny").preprocess
     config = run_of_masks(("soil", "clover", "dead", "green"))
     maps = read_maps(config.data, table, preprocess)
     assert (maps.names, maps.values.shape) == (config.data.classes, (3, 4, 2, 4))
     assert maps.weight.tolist() == torch.full((3, 2, 4), 256.0).tolist()
-    first = table["labels"].iloc[0]
+    first = frame["labels"].iloc[0]
     assert maps.values[0, 3, 1, 2].item() == pytest.approx((first[16:32, 32:48] == 3).mean())
     assert maps.pixels(0)[0].tolist() == first.tolist()
     [task] = [
@@ -355,9 +357,7 @@ def test_maps_of_a_table_are_shares_of_its_masks() -> None:
     assert task.transform.mean == pytest.approx(
         maps.values[:2].double().mean(dim=(0, 2, 3)).tolist()
     )
-    wrong = table.assign(
-        labels=pd.Series([np.zeros((16, 64), np.uint8)] * 3, table.index, dtype=object)
-    )
+    wrong = replace(table, masks=[np.zeros((16, 64), np.uint8)] * 3)
     with pytest.raises(DataError, match=r"16x64.*32x64"):
         read_maps(config.data, wrong, preprocess)
 
@@ -378,7 +378,7 @@ def test_a_number_that_is_the_mean_over_its_map_is_named_in_the_log(
 
     def crop(data: pd.DataFrame = table, **own: Any) -> Task:
         config = run_of_masks(("soil", "crop"), tasks={"crop": own} if own else {})
-        problem = read_problem(config, data, preprocess)
+        problem = read_problem(config, Table.from_frame(data), preprocess)
         return next(task for task in problem.tasks if task.name == "crop")
 
     assert crop().from_map is None

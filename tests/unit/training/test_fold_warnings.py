@@ -8,17 +8,25 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from dinoneck import DataError
 from dinoneck.data.cells import FOLD
+from dinoneck.data.layout import HELD_OUT
+from dinoneck.data.table import Table
 from dinoneck.training import TrainConfig
 from dinoneck.training.folds import folds_of
 
 KINDS = ["bare", "crop", "bare", "crop", "bare", "weedy"]
 
 
-def table(kinds: list[Any] = KINDS) -> pd.DataFrame:
+def frame_of(kinds: list[Any] = KINDS) -> pd.DataFrame:
     """Six images in two folds; the only weedy one is in the second."""
+    ids = [f"image {i}" for i in range(6)]
     columns = {"kind": pd.Categorical(kinds), "cover": range(6), FOLD: [0, 0, 0, 1, 1, 1]}
-    return pd.DataFrame(columns, index=[f"image {i}" for i in range(6)])
+    return pd.DataFrame({"images": ids, **columns}, index=ids)
+
+
+def table(kinds: list[Any] = KINDS) -> Table:
+    return Table.from_frame(frame_of(kinds))
 
 
 def config(**data: Any) -> TrainConfig:
@@ -72,9 +80,20 @@ def test_groups_that_keep_nothing_together_are_named(
 ) -> None:
     drawn = TrainConfig.from_dict({"data": {"targets": ["cover"]}, "folds": {"count": 2}})
 
-    folds_of(drawn, table().drop(columns=FOLD).assign(group=groups))
+    frame = frame_of().drop(columns=FOLD).assign(group=groups)
+
+    folds_of(drawn, Table.from_frame(frame))
 
     named = [
         line for line in caplog.messages if "each of the 6 images has a group of its own" in line
     ]
     assert len(named) == num_named
+
+
+def test_parts_without_a_column_of_folds_are_refused() -> None:
+    frame = frame_of().drop(columns=FOLD)
+    frame.attrs = {HELD_OUT: "val"}
+    drawn = TrainConfig.from_dict({"data": {"targets": ["cover"]}})
+
+    with pytest.raises(DataError, match="has no column of folds; keep the column, or clear"):
+        folds_of(drawn, Table.from_frame(frame))

@@ -13,6 +13,7 @@ from dinoneck.data import Preprocessing, read_masks
 from dinoneck.data.cells import FOLD
 from dinoneck.data.folders import table_of_folder
 from dinoneck.data.layout import read_data_folder
+from dinoneck.data.table import Table
 from dinoneck.training import TrainConfig
 from dinoneck.training.folds import folds_of
 from dinoneck.training.mask_classes import warn_of_mask_classes
@@ -36,10 +37,11 @@ def written(folder: Path, masks: list[list[int]]) -> Path:
 
 
 def warnings_of(
-    table: pd.DataFrame, caplog: pytest.LogCaptureFixture, **config: object
+    frame: pd.DataFrame, caplog: pytest.LogCaptureFixture, **config: object
 ) -> list[str]:
     parts = {"data": {"images": ".", "labels": ".", **config}, "folds": {"count": 2}}
     run = TrainConfig.from_dict(parts)
+    table = Table.from_frame(frame)
     problem = read_problem(run, table, Preprocessing(16))
     folds = folds_of(run, table)
     caplog.clear()

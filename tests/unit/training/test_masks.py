@@ -14,6 +14,7 @@ from tests.unit.data.tiff_files import nodata_tag, write_tiff
 from dinoneck import ConfigError, DataError, DenseHead, Predictor, Task, evaluate
 from dinoneck.backbones import Backbone
 from dinoneck.data import Preprocessing, read_masks
+from dinoneck.data.table import Table
 from dinoneck.training import TrainConfig, train
 from dinoneck.training.config import DataConfig
 from dinoneck.training.masks import Maps, read_maps
@@ -41,7 +42,7 @@ def halves(left: float, right: float, dtype: str = "u1") -> np.ndarray:
 
 
 def maps_of(folder: Path, **data: Any) -> Maps:
-    table = read_masks(folder / "images", folder / "masks")
+    table = Table.from_frame(read_masks(folder / "images", folder / "masks"))
     return read_maps(DataConfig(**data), table, PREPARE)
 
 

@@ -31,7 +31,12 @@ def folds_by_id(
         config = config.changed(data=config.data.changed(store="tokens"))
     table = table_of(config, frame)
     folds = folds_of(config, table)
-    return [(list(table.index[fold.train]), list(table.index[fold.valid])) for fold in folds]
+    ids_of_folds = []
+    for fold in folds:
+        train_ids = [table.ids[row] for row in fold.train]
+        valid_ids = [table.ids[row] for row in fold.valid]
+        ids_of_folds.append((train_ids, valid_ids))
+    return ids_of_folds
 
 
 @pytest.mark.parametrize("is_ready_made", [False, True], ids=["frame", "ready-made table"])
@@ -161,6 +166,6 @@ def test_tables_that_were_joined_keep_their_rows_apart(
 
     table = table_of(config, pd.concat([first, second]))
 
-    assert table["y"].tolist() == [1.0, 2.0, 7.0]
+    assert table.numbers("y").tolist() == [1.0, 2.0, 7.0]
     assert "a.png" in caplog.text
     assert "c.png" in caplog.text

@@ -12,6 +12,7 @@ import pytest
 from tests.unit.training.meadow import a_run
 
 from dinoneck import Backbone, DataError, DenseHead, Task
+from dinoneck.data.table import Table
 from dinoneck.training import TrainConfig
 from dinoneck.training.folder import check_folder
 from dinoneck.training.folds import folds_of
@@ -20,7 +21,7 @@ from dinoneck.training.run import prepare
 from dinoneck.training.table import table_of
 
 
-def problem(config: TrainConfig, table: Any, backbone: Backbone) -> Problem:
+def problem(config: TrainConfig, table: Table, backbone: Backbone) -> Problem:
     return read_problem(config, table, backbone.preprocess)
 
 
@@ -62,11 +63,11 @@ def test_minimum_and_unit_are_those_of_targets_and_not_of_auxiliary_ones(
 def test_shares_of_nothing_are_unknown_and_not_zero(tiny: Backbone) -> None:
     columns = {"leaf": [1.0, 0.0, 3.0, 2.0], "stem": [3.0, 0.0, 1.0, 2.0], "mass": [4, 0, 4, 4]}
     images = [np.zeros((32, 48, 3), np.uint8)] * 4
-    table = pd.DataFrame(columns | {"images": pd.Series(images, dtype=object)})
+    frame = pd.DataFrame(columns | {"images": pd.Series(images, dtype=object)})
     shares = {"kind": "ratio", "columns": ["leaf", "stem"]}
     config = TrainConfig.from_dict({"data": {"targets": ["mass"]}, "tasks": {"shares": shares}})
 
-    targets = problem(config, table, tiny).targets["shares"]
+    targets = problem(config, Table.from_frame(frame), tiny).targets["shares"]
 
     assert targets[1].isnan().all()
     assert targets[[0, 2, 3]].tolist() == [[0.25, 0.75], [0.75, 0.25], [0.5, 0.5]]
@@ -81,8 +82,8 @@ def scored_outputs(tiny: Backbone, **groups: Any) -> dict[str, str]:
         "kind": pd.Categorical(["grass", "clover"] * 2),
     }
     images = [np.zeros((32, 48, 3), np.uint8)] * 4
-    table = pd.DataFrame(columns | {"images": pd.Series(images, dtype=object)})
-    learned = problem(TrainConfig.from_dict(groups), table, tiny)
+    frame = pd.DataFrame(columns | {"images": pd.Series(images, dtype=object)})
+    learned = problem(TrainConfig.from_dict(groups), Table.from_frame(frame), tiny)
     return {name: target.output for name, target in learned.scored.items()}
 
 
@@ -129,12 +130,13 @@ def test_a_column_of_two_ratios_is_scored_on_the_first(tiny: Backbone) -> None:
 def test_folds_that_are_stratified_by_a_number_hold_every_fifth_of_it() -> None:
     pytest.importorskip("sklearn")
     cover = np.random.default_rng(0).permutation(40).astype(float)
-    table = pd.DataFrame({"cover": cover}, index=[f"image {i}" for i in range(40)])
+    ids = [f"image {i}" for i in range(40)]
+    frame = pd.DataFrame({"images": ids, "cover": cover}, index=ids)
     config = TrainConfig.from_dict(
         {"data": {"targets": ["cover"]}, "folds": {"count": 4, "stratify": "cover"}}
     )
 
-    folds = folds_of(config, table)
+    folds = folds_of(config, Table.from_frame(frame))
 
     for fold in folds:
         fifths = np.sort(cover[fold.valid] // 8)

@@ -132,9 +132,7 @@ def trained(store: FeatureStore, table: pd.DataFrame) -> None:
 
 
 def test_images_of_the_same_names_are_refused(stored: FeatureStore, tmp_path: Path) -> None:
-    assert list(prepared(tmp_path, "train").table["images"]) == [
-        tmp_path / "train" / name for name in NAMES
-    ]
+    assert prepared(tmp_path, "train").table.images == [tmp_path / "train" / name for name in NAMES]
     with pytest.raises(StoreError, match=r"6 stored images.*other/0.png"):
         prepared(tmp_path, "other")
     shutil.copytree(tmp_path / "train", tmp_path / "copy")
@@ -251,7 +249,7 @@ def test_quarter_turns_of_images_that_are_not_square_are_refused_before_the_work
     store.extract(tmp_path / "train")
     with pytest.raises(DataError, match=r"2x3, 3x2"):
         prepared(tmp_path, store=str(tmp_path / "turned"))
-    assert list(prepared(tmp_path, store=str(tmp_path / "turned"), views=4).table.index) == NAMES
+    assert prepared(tmp_path, store=str(tmp_path / "turned"), views=4).table.ids == NAMES
 
 
 IDS = tuple(f"meadow-{i}" for i in range(12))  # sorted, meadow-10 comes before meadow-2

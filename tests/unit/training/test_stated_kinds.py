@@ -25,7 +25,7 @@ def test_zeros_before_numbers_are_named_unless_the_kind_says_that_they_are_numbe
 ) -> None:
     table = table_of(config_of(kind), frame_of("05", "10", "07"))
 
-    assert table["y"].tolist() == [5.0, 10.0, 7.0]
+    assert table.numbers("y").tolist() == [5.0, 10.0, 7.0]
     assert len(caplog.messages) == num_warnings
     if num_warnings:
         assert "If it holds numbers, name it in numbers=, or as {kind: regression}" in caplog.text
@@ -34,7 +34,8 @@ def test_zeros_before_numbers_are_named_unless_the_kind_says_that_they_are_numbe
 def test_zeros_before_numbers_are_kept_where_the_kind_says_that_they_are_classes() -> None:
     table = table_of(config_of("classification"), frame_of("05", "10", "07"))
 
-    assert table["y"].tolist() == ["05", "10", "07"]
+    classes = table.classes("y")
+    assert [classes.names[code] for code in classes.codes] == ["05", "10", "07"]
 
 
 def test_a_column_of_words_whose_kind_is_regression_is_refused_with_the_kind() -> None:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from dinoneck import Backbone, DataError
+from dinoneck.data.table import Table
 from dinoneck.training import TrainConfig
 from dinoneck.training.problem import read_problem
 
@@ -23,11 +24,11 @@ def sort_targets(
     backbone: Backbone, columns: dict[str, Any], tasks: Any = None, compositions: Any = None
 ) -> None:
     images = [np.zeros((32, 48, 3), np.uint8)] * len(LEAF)
-    table = pd.DataFrame(columns | {"images": pd.Series(images, dtype=object)})
+    frame = pd.DataFrame(columns | {"images": pd.Series(images, dtype=object)})
     groups = {"tasks": tasks or {}, "compositions": compositions or {}}
     targets = [] if tasks else ["leaf", "stem"]
     config = TrainConfig.from_dict({"data": {"targets": targets}} | groups)
-    read_problem(config, table, backbone.preprocess)
+    read_problem(config, Table.from_frame(frame), backbone.preprocess)
 
 
 def test_parts_and_sums_that_agree_say_nothing(

@@ -6,17 +6,17 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dinoneck.data.cells import LABELS
 from dinoneck.data.layout import Subfolders
 from dinoneck.data.listed_images import Crowd
+from dinoneck.data.table import Table
 from dinoneck.detection.detector import Detector
 from dinoneck.errors import ConfigError
-from dinoneck.evaluation.comparable import check_comparable
+from dinoneck.evaluation.comparability import check_comparable
 from dinoneck.evaluation.mask_options import MaskOptions
 from dinoneck.evaluation.masks import evaluate_masks
-from dinoneck.evaluation.models import open_models
+from dinoneck.evaluation.models import Model, open_models
 from dinoneck.evaluation.objects import evaluate_objects
-from dinoneck.evaluation.predicted import Predicted
+from dinoneck.evaluation.predicted_tasks import PredictedTasks
 from dinoneck.evaluation.truth import truth_table
 from dinoneck.evaluation.values import evaluate_values
 from dinoneck.inference.predictor import Predictor
@@ -24,7 +24,7 @@ from dinoneck.text import some_of
 
 
 def evaluate(
-    model: Any,
+    model: Model | Mapping[str, Model],
     images: str | os.PathLike[str] | None,
     truth: Any,
     *,
@@ -101,8 +101,14 @@ def evaluate(
         8
     """
     models = open_models(model)
-    predictors = _predictors_of(models)  # none: the models are detectors
-    if not predictors or _is_of_objects(truth):
+    detectors = _detectors_among(models)
+    predictors = _predictors_among(models)
+    if detectors and predictors:
+        raise ConfigError(
+            f"{some_of([*predictors], 3)} are heads and other models are detectors; evaluate them "
+            "apart"
+        )
+    if detectors or _is_of_objects(truth):
         _check_no_table_options(
             group=group,
             labels=labels,
@@ -113,8 +119,8 @@ def evaluate(
         return evaluate_objects(models, truth, images, crowd=crowd)
     _check_no_crowd(crowd)
     check_comparable(predictors)
-    predicted = Predicted.of_models([predictor.tasks for predictor in predictors.values()])
-    table = truth_table(
+    predicted = PredictedTasks.of_models([predictor.tasks for predictor in predictors.values()])
+    frame = truth_table(
         images,
         truth,
         predicted,
@@ -123,29 +129,27 @@ def evaluate(
         labels=labels,
         subfolders=subfolders,
     )
+    table = Table.from_frame(frame)
+    truth_columns = list(frame.columns)
     mask_options = MaskOptions(labels=labels, nodata=nodata, class_values=class_values)
-    if LABELS in table:
-        return evaluate_masks(predictors, table, predicted, options=mask_options)
-    mask_options.check_not_given()
-    return evaluate_values(predictors, table, predicted)
-
-
-def _predictors_of(models: Mapping[str, Predictor | Detector]) -> dict[str, Predictor]:
-    """The models if they are heads; none if they are detectors.
-
-    Raises:
-        ConfigError: if heads and detectors are mixed.
-    """
-    predictors = {}
-    for name, model in models.items():
-        if isinstance(model, Predictor):
-            predictors[name] = model
-    if predictors and len(predictors) < len(models):
-        raise ConfigError(
-            f"{some_of([*predictors], 3)} are heads and other models are detectors; evaluate them "
-            "apart"
+    if table.masks is not None:
+        return evaluate_masks(
+            predictors,
+            table,
+            predicted,
+            options=mask_options,
+            truth_columns=truth_columns,
         )
-    return predictors
+    mask_options.check_not_given()
+    return evaluate_values(predictors, table, predicted, truth_columns=truth_columns)
+
+
+def _detectors_among(models: Mapping[str, Predictor | Detector]) -> dict[str, Detector]:
+    return {name: model for name, model in models.items() if isinstance(model, Detector)}
+
+
+def _predictors_among(models: Mapping[str, Predictor | Detector]) -> dict[str, Predictor]:
+    return {name: model for name, model in models.items() if isinstance(model, Predictor)}
 
 
 def _is_of_objects(truth: Any) -> bool:
@@ -155,7 +159,7 @@ def _is_of_objects(truth: Any) -> bool:
     return isinstance(truth, str | os.PathLike) and str(truth).endswith(".json")
 
 
-def _check_no_table_options(**options: Any) -> None:
+def _check_no_table_options(**options: object) -> None:
     for name, value in options.items():
         if value:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""What the models predict together, in words of tasks and columns."""
+"""The tasks that several models predict, and what a truth needs to score them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from dinoneck.tasks import Column, Task, columns_of
 
 
 @dataclass(frozen=True)
-class Predicted:
+class PredictedTasks:
     """What several models predict.
 
     Attributes:
-        tasks: by name, each that of the first model that has it.
-        columns: of tables, each name once, with the task of the first model that has it.
+        tasks: each name once, of the first model that has it.
+        columns: of the tables of predictions, each name once, of the first model that has it.
     """
 
-    tasks: dict[str, Task]
+    tasks: list[Task]
     columns: list[Column]
 
     @classmethod
@@ -31,25 +31,32 @@ class Predicted:
                 tasks.setdefault(task.name, task)
             for column in columns_of(tasks_of_model):
                 columns.setdefault(column.name, column)
-        return cls(tasks=tasks, columns=list(columns.values()))
+        return cls(tasks=list(tasks.values()), columns=list(columns.values()))
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the tasks."""
+        return [task.name for task in self.tasks]
 
     @property
     def segmentations(self) -> list[Task]:
         """The tasks that predict classes of pixels."""
-        return [task for task in self.tasks.values() if task.kind == "segmentation"]
+        return [task for task in self.tasks if task.kind == "segmentation"]
 
     @property
-    def number_maps(self) -> list[str]:
+    def number_map_names(self) -> list[str]:
         """The names of the tasks that predict numbers per patch."""
-        return [task.name for task in self.tasks.values() if task.kind == "dense"]
+        return [task.name for task in self.tasks if task.kind == "dense"]
 
     @property
-    def truth_columns(self) -> list[str]:
+    def expected_columns(self) -> list[str]:
         """The columns that a truth is looked for in: those of numbers, and one for the classes of a task."""
         names = []
         for column in self.columns:
-            is_class = column.task.kind == "classification"
-            names.append(column.task.name if is_class else column.name)
+            if column.task.kind == "classification":
+                names.append(column.task.name)
+            else:
+                names.append(column.name)
         return list(dict.fromkeys(names))
 
     def has_scored_shares(self, task: Task) -> bool:
@@ -63,7 +70,11 @@ class Predicted:
         names |= {column.task.name for column in self.columns}
         return names.isdisjoint(task.labels)
 
+    def can_score_shares(self, task: Task, truth_columns: Container[str]) -> bool:
+        """Return whether a task is a ratio whose parts are scored as shares, and the truth has all of them."""
+        return self.has_scored_shares(task) and not missing_parts(task, truth_columns)
 
-def missing_parts(ratio: Task, columns: Container[str]) -> list[str]:
+
+def missing_parts(ratio: Task, truth_columns: Container[str]) -> list[str]:
     """Return the parts of a ratio that the columns of a truth lack."""
-    return [part for part in ratio.labels if part not in columns]
+    return [part for part in ratio.labels if part not in truth_columns]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dinoneck.data.cells import IMAGES
+from dinoneck.data.table import Table
 from dinoneck.evaluation.models import cost_of, count_trained_on
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.results import predict_many
@@ -20,12 +20,12 @@ from dinoneck.training.report import Predictions, summary
 from dinoneck.training.scored import ClassTarget, PixelTarget, ScoredTarget, ValueTarget
 from dinoneck.version import versions
 
-_BATCHES_AT_ONCE = 4
+_BATCHES_AT_ONCE = 4  # of a call of the predictor, which decodes images ahead of the model
 
 
-def score_predictions(
+def predict_and_score(
     predictors: Mapping[str, Predictor],
-    table: Any,
+    table: Table,
     targets_of_models: Mapping[str, Mapping[str, ScoredTarget]],
 ) -> dict[str, Any]:
     """Predict the images of a table, and return the report of the scores.
@@ -35,10 +35,9 @@ def score_predictions(
         table: the truth.
         targets_of_models: name -> the targets of the model, one or more in all.
     """
-    images = list(table[IMAGES])
-    scored = _first_of_each(targets_of_models.values())
+    targets = _targets_of_first_models(targets_of_models.values())
     class_labels = {}
-    for name, target in scored.items():
+    for name, target in targets.items():
         if isinstance(target, ClassTarget):
             class_labels[name] = target.labels
     predictions = {}
@@ -47,23 +46,31 @@ def score_predictions(
         begin = time.perf_counter()
         predictions[name] = _predict_targets(
             predictor,
-            images,
-            targets_of_models[name],
-            class_labels,
+            table.images,
+            targets=targets_of_models[name],
+            class_labels=class_labels,
         )
         seconds = time.perf_counter() - begin
-        cost[name] = cost_of(predictor, seconds / len(images))
-    all_rows = range(len(images))
-    units = _shared_units(predictors.values(), scored)
-    report = summary(table, scored, predictions, [all_rows], units)
+        cost[name] = cost_of(predictor, seconds / len(table))
+    all_rows = range(len(table))
+    report = summary(
+        table,
+        targets,
+        methods=predictions,
+        folds=[all_rows],
+        units=_shared_units(predictors.values(), targets),
+    )
     lines = [report["verdict"], *_lines_of_unshared_targets(predictions)]
     report["verdict"] = "\n".join(lines)
     report["cost"] = cost
     report["versions"] = versions()
-    return report | count_trained_on(predictors, images)
+    trained_on = count_trained_on(predictors, table.images)
+    if trained_on:
+        report["trained_on"] = trained_on
+    return report
 
 
-def _first_of_each(
+def _targets_of_first_models(
     targets_of_models: Iterable[Mapping[str, ScoredTarget]],
 ) -> dict[str, ScoredTarget]:
     """Target -> that of the first model that predicts it: classes are numbered as by its head."""
@@ -91,8 +98,7 @@ def _predict_targets(
     has_masks = any(isinstance(target, PixelTarget) for target in targets.values())
     predict = partial(predictor, maps="patch" if has_masks else None)
     at_once = _BATCHES_AT_ONCE * predictor.batch_size
-    row_of_image = predict_many(predict, images, at_once=at_once)
-    rows = list(row_of_image.values())
+    rows = list(predict_many(predict, images, at_once=at_once).values())  # in the order of images
     predictions = {}
     for name, target in targets.items():
         if isinstance(target, ValueTarget):
@@ -130,7 +136,7 @@ def _shared_units(predictors: Iterable[Predictor], targets: Collection[str]) -> 
     shared = {}
     for target, units in units_of_target.items():
         if len(units) == 1:
-            [shared[target]] = units
+            shared[target] = units.pop()
         else:  # one states a unit, another one none
             shared[target] = ""
     return shared

@@ -1,4 +1,4 @@
-"""Models are compared only where they predict the same: classes, units, areas and wholes of shares."""
+"""Whether models can be compared: they predict the same classes, units, areas and wholes of shares."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ def check_same_wholes(
             if not is_share:
                 continue
             ratio = _Ratio(model, task)
-            first = first_ratios.setdefault(name, ratio)
+            first_ratios.setdefault(name, ratio)
+            first = first_ratios[name]
             if ratio.parts != first.parts:
                 raise DataError(
                     f"{first.model} predicts the share of {name} in {first.sum_in_words}, and "
@@ -142,8 +143,11 @@ def _check_same_content(name: str, first: _Prediction, other: _Prediction) -> No
         return
     first_labels = first.task.labels
     labels = other.task.labels
-    is_other_order = first.content == "masks" and first_labels != labels
-    if {*first_labels} != {*labels} or is_other_order:
+    if first.content == "masks":
+        are_same = labels == first_labels
+    else:
+        are_same = {*labels} == {*first_labels}
+    if not are_same:
         raise DataError(
             f"{first.model} predicts the classes {first_labels} of {name}, and {other.model} "
             f"{labels}; evaluate them apart"
@@ -194,7 +198,8 @@ def _check_ratios(predictors: Mapping[str, Predictor]) -> None:
             if task.kind != "ratio":
                 continue
             ratio = _Ratio(model, task)
-            first = first_ratios.setdefault(task.name, ratio)
+            first_ratios.setdefault(task.name, ratio)
+            first = first_ratios[task.name]
             if ratio.parts != first.parts:
                 raise DataError(
                     f"{first.model} predicts the ratio {task.name} of {first.sum_in_words}, and "
