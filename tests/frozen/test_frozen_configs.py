@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from dinoneck.training import CompositionConfig, TaskConfig, read_config
-from dinoneck.training.config import PROGRAMS
-from dinoneck.training.programs import keys_of
+from dinoneck.training.config import TRAININGS
+from dinoneck.training.trainings import keys_of
 from tests.frozen import configs
 from tests.frozen.comparison import differences
 from tests.frozen.folder import FrozenFile, frozen_files, plain
@@ -24,7 +24,7 @@ def test_a_training_file_means_what_it_meant(file: FrozenFile) -> None:
     """The values of keys that a file leaves out are compared too: they decide what it trains."""
     config = read_config(file.path)
     # records of 0.3 hold the defaults of all trainings
-    meant = PROGRAMS.without_void_keys(file.facts["config"])
+    meant = TRAININGS.without_void_keys(file.facts["config"])
     assert differences(meant, plain(config.to_dict())) == []
 
 
@@ -53,7 +53,7 @@ def test_every_key_is_in_a_frozen_training_file() -> None:
     for file in CONFIGS:
         written |= keys_in(yaml.safe_load(file.path.read_text()))
     known: set[str] = set()
-    for program in PROGRAMS.all:
+    for program in TRAININGS.all:
         known |= keys_of(program.config).keys()
     for name, group in NAMED_GROUPS.items():
         known.remove(name)

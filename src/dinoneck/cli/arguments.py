@@ -105,6 +105,7 @@ def parse(
     *,
     pairs: bool = False,
     explain: Callable[[str], str] = lambda flag: "",
+    candidates: Iterable[str] = (),
 ) -> functools.partial[Any]:
     """Return the call of a verb's function, or of one of its sub-verbs, that a command line describes.
 
@@ -115,6 +116,7 @@ def parse(
         words: the command line.
         pairs: whether every switch has its opposite too (``--x`` and ``--no-x``).
         explain: an unknown flag -> a sentence on what it is; empty = it is nothing.
+        candidates: flags that an unknown one may be a misspelling of, beside those of the function.
 
     Raises:
         SystemExit: 0 after the help, 2 after the reason on stderr. A reason is also an option of
@@ -139,7 +141,7 @@ def parse(
         explanation = explain(_flag_of(first))
         if explanation:
             raise SystemExit(_wrong_usage(f"{first!r} is unknown here. {explanation}"))
-        raise SystemExit(_wrong_usage(_unknown(first, flags(verb), prog)))
+        raise SystemExit(_wrong_usage(_unknown(first, [*flags(verb), *candidates], prog)))
     for flag in _list_flags(verb):
         if _count(flag, words) > 1:
             raise SystemExit(
@@ -226,7 +228,7 @@ def _hinted_flags(owner: Any) -> list[tuple[str, Any]]:
     hinted: list[tuple[str, Any]] = []
     for name, hint in typing.get_type_hints(owner, include_extras=True).items():
         annotations = _annotations(hint)
-        if name == "return" or tyro.conf.Suppress in annotations or _is_class_variable(hint):
+        if name == "return" or tyro.conf.Suppress in annotations:
             continue
         plain_type = getattr(hint, "__origin__", hint)
         if _is_group(plain_type):
@@ -239,11 +241,6 @@ def _hinted_flags(owner: Any) -> list[tuple[str, Any]]:
                 break
         hinted.append((f"--{flag.replace('_', '-')}", hint))
     return hinted
-
-
-def _is_class_variable(hint: Any) -> bool:
-    """Whether a type is that of a constant of the class, which is no option."""
-    return typing.get_origin(hint) is typing.ClassVar
 
 
 def _is_group(plain_type: Any) -> bool:

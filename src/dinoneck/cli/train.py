@@ -20,15 +20,15 @@ from dinoneck.errors import ConfigError, DataError
 from dinoneck.extras import check_installed
 from dinoneck.registry import import_modules
 from dinoneck.training.config import (
-    PROGRAMS,
+    TRAININGS,
     AnyConfig,
     TrainConfig,
     TrainDetectorConfig,
     TrainInstancesConfig,
     config_of,
 )
-from dinoneck.training.programs import Program
 from dinoneck.training.recipe import Config
+from dinoneck.training.trainings import Training
 from dinoneck.yaml_file import read_yaml
 
 AnyRun = TypeVar("AnyRun", TrainConfig, TrainInstancesConfig, TrainDetectorConfig)
@@ -116,6 +116,9 @@ def train_objects(
 ) -> dict[str, Any]:
     """Train cross-validated heads that predict every object with its class and mask, or panoptic segments.
 
+    --instances names the COCO file of objects, or --panoptic the folder and the COCO file of
+    panoptic segments. 'dinoneck train --help' shows all trainings.
+
     Example: dinoneck train --instances objects.json --images images --out run
 
     Args:
@@ -146,6 +149,8 @@ def train_boxes(
     resume: bool = True,
 ) -> dict[str, Any]:
     """Train a detector from COCO JSON.
+
+    'dinoneck train --help' shows all trainings.
 
     Example: dinoneck train --boxes boxes.json --images images --out run
 
@@ -179,14 +184,23 @@ def parse_training(words: Sequence[str]) -> partial[Any]:
         SystemExit: as :func:`dinoneck.cli.arguments.parse`.
     """
     data = _data_in(words)
-    program = PROGRAMS.program_of(data)
-    verb: Any = _FUNCTIONS[program.config]
+    training = TRAININGS.of_data(data)
+    verb: Any = _FUNCTIONS[training.config]
     if words and not words[0].startswith("-"):
-        program, run = _read_with_data(words[0], data)
-        verb = partial(_FUNCTIONS[program.config], run=run)
+        training, run = _read_with_data(words[0], data)
+        verb = partial(_FUNCTIONS[training.config], run=run)
         words = words[1:]
-    explain = partial(_explain, program=program)
-    return parse(verb, "dinoneck train", words, pairs=True, explain=explain)
+    flags_of_all: list[str] = []
+    for function in _FUNCTIONS.values():
+        flags_of_all += flags(function)
+    return parse(
+        verb,
+        "dinoneck train",
+        words,
+        pairs=True,
+        explain=partial(_explain, training=training),
+        candidates=flags_of_all,
+    )
 
 
 def _data_in(words: Sequence[str]) -> dict[str, Any]:
@@ -202,15 +216,15 @@ def _data_in(words: Sequence[str]) -> dict[str, Any]:
     return data
 
 
-def _read_with_data(path: str, data: Mapping[str, Any]) -> tuple[Program, AnyConfig]:
+def _read_with_data(path: str, data: Mapping[str, Any]) -> tuple[Training, AnyConfig]:
     """Read a training file whose data may stand in the command line; return the training and its config."""
     values = read_yaml(path)
     named_data = values.get("data") or {}
     if not isinstance(named_data, Mapping):
         named_data = {}
-    in_file = PROGRAMS.described(values)
-    in_words = PROGRAMS.program_of(data)
-    if data and in_file is not PROGRAMS.default and in_file is not in_words:
+    in_file = TRAININGS.described(values)
+    in_words = TRAININGS.of_data(data)
+    if data and in_file is not TRAININGS.default and in_file is not in_words:
         raise ConfigError(
             f"{path} describes a training of {in_file.learns}, and --{next(iter(data))} one of "
             f"{in_words.learns}; leave one of them out"
@@ -218,29 +232,30 @@ def _read_with_data(path: str, data: Mapping[str, Any]) -> tuple[Program, AnyCon
     if data:
         values = {**values, "data": {**named_data, **data}}
     run = config_of(values, path)
-    return PROGRAMS.described(values), run
+    return TRAININGS.described(values), run
 
 
-def _explain(flag: str, program: Program) -> str:
-    """The sentence for a flag that this training has not: that of others, or of none but the training file."""
+def _explain(flag: str, training: Training) -> str:
+    """What a flag is that this training has not: a key of training files alone, or of other trainings; else empty."""
     name = flag.removeprefix("--")
     switch = name.removeprefix("no-")
-    for key in _keys_of_files(program.config):
+    for key in _keys_of_files(training.config):
         if key.rpartition(".")[2].replace("_", "-") in (name, switch):
             return f"{key} stands in the training file alone: dinoneck train RUN.yaml"
     others = []
-    for other in PROGRAMS.all:
+    for other in TRAININGS.all:
         other_flags = flags(_FUNCTIONS[other.config])
-        if other is not program and (flag in other_flags or f"--{switch}" in other_flags):
+        if other is not training and (flag in other_flags or f"--{switch}" in other_flags):
             others.append(other)
     if not others:
         return ""
-    trainings = f"It is an option of the training of {' and of '.join(x.learns for x in others)}"
-    if program.data_keys:
-        data = " or ".join(f"--{key}" for key in program.data_keys)
-        return f"{trainings}, and has no effect with {data}; leave it out"
+    learned = " and of ".join(other.learns for other in others)
+    sentence = f"It is an option of the training of {learned}"
+    if training.data_keys:
+        data = " or ".join(f"--{key}" for key in training.data_keys)
+        return f"{sentence}, and has no effect with {data}; leave it out"
     data = " or ".join(f"--{key}" for other in others for key in other.data_keys)
-    return f"{trainings}, and needs {data}; or leave it out"
+    return f"{sentence}, and needs {data}; or leave it out"
 
 
 def _keys_of_files(config: type[Config], prefix: str = "") -> list[str]:

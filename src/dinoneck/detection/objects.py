@@ -33,7 +33,7 @@ from dinoneck.inference.results import coco_objects
 from dinoneck.registry import import_modules
 from dinoneck.tasks import OBJECTS, Task
 from dinoneck.training import folder as files
-from dinoneck.training.config import PROGRAMS, TrainInstancesConfig
+from dinoneck.training.config import TRAININGS, TrainInstancesConfig
 from dinoneck.training.evaluators import FoldTokens, Logs
 from dinoneck.training.folds import Fold, plain_folds
 from dinoneck.training.new_head import head_type
@@ -93,7 +93,7 @@ def train_instances(
         ConfigError: if values contradict each other, or do not fit.
         CheckpointError: if ``out`` holds an unfinished run of another config or of other objects.
     """
-    PROGRAMS.check_class(config, TrainInstancesConfig)
+    TRAININGS.check_class(config, TrainInstancesConfig)
     config.check_used()
     data = config.data
     check_installed("pycocotools", "masks")
@@ -247,6 +247,7 @@ class ObjectEvaluator:
         objects: smallest score -> image id -> the held-out predictions, see
             :func:`dinoneck.inference.coco_objects`.
         methods: ``head`` -> the predicted numbers of objects; empty until :meth:`report`.
+        method: ``head``.
     """
 
     has_baseline = False
@@ -269,6 +270,7 @@ class ObjectEvaluator:
         min_scores = _MIN_SCORES if self.is_panoptic else (0.0,)
         self.objects: dict[float, dict[int, Any]] = {min_score: {} for min_score in min_scores}
         self.methods: Methods = {}
+        self.method = HEAD
 
     def predict_fold(
         self, problem: Problem, fold: Fold, head: Any, tokens: FoldTokens

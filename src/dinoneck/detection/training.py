@@ -42,7 +42,7 @@ from dinoneck.registry import import_modules
 from dinoneck.store.images import cached_hash_of
 from dinoneck.text import in_words
 from dinoneck.training import folder as files
-from dinoneck.training.config import PROGRAMS, TrainDetectorConfig
+from dinoneck.training.config import TRAININGS, TrainDetectorConfig
 from dinoneck.training.earlier import check_same_backbone, log_backbone, start_lora
 from dinoneck.training.engine import Engine, Row, gather, restored_random_state
 from dinoneck.training.folds import Fold
@@ -101,7 +101,7 @@ def prepare(config: TrainDetectorConfig, out: Path, *, overwrite: bool = False) 
 
     Arguments and errors are those of :func:`train_detector`.
     """
-    PROGRAMS.check_class(config, TrainDetectorConfig)
+    TRAININGS.check_class(config, TrainDetectorConfig)
     import_modules(config.imports)
     check_installed("pycocotools", "detection")
     files.check_folder(out, overwrite=overwrite)

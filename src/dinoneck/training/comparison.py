@@ -68,12 +68,14 @@ def train_heads(
     """Train the heads of :func:`prepare_heads` and write ``out / report.json``: target -> head -> scores.
 
     The first head is compared with each other one, by intervals over groups. ``cost``: head ->
-    seconds of training and parameters.
+    seconds of training and parameters. ``loss_weights``: head -> its learned weights of the losses,
+    as in the report of that head; empty where none are learned.
     """
     files.begin(out, {"heads": [*trainers]}, resume=resume)
     reports_of_heads = {}
     methods = {}
     cost = {}
+    loss_weights = {}
     for name, trainer in trainers.items():
         note(f"head {name}")
         reports_of_heads[name] = trainer.train_folds(resume=resume)
@@ -81,6 +83,8 @@ def train_heads(
         seconds = 0.0
         for rows in trainer.logs().values():
             seconds += sum(row["seconds"] for row in rows)
+        if reports_of_heads[name]["loss_weights"]:
+            loss_weights[name] = reports_of_heads[name]["loss_weights"]
         cost[name] = {"parameters": reports_of_heads[name]["parameters"], "seconds": seconds}
     # none is finished before all are, so that the same command continues
     for name, trainer in trainers.items():
@@ -91,4 +95,5 @@ def train_heads(
         trainer.table, trainer.problem.scored, methods, held_out, trainer.units()
     )
     report["cost"] = cost
+    report["loss_weights"] = loss_weights
     return files.finish(out, report)

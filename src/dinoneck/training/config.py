@@ -14,7 +14,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Annotated, Any, ClassVar, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 import yaml
 from msgspec import Meta, field
@@ -25,7 +25,6 @@ from tyro.constructors import PrimitiveConstructorSpec
 from dinoneck.checks import LARGEST_FLOAT, LARGEST_SIDE
 from dinoneck.errors import ConfigError
 from dinoneck.kinds import TrainedKind
-from dinoneck.training.programs import Program, Programs
 from dinoneck.training.recipe import (
     PATH_PATTERN,
     Config,
@@ -37,6 +36,7 @@ from dinoneck.training.recipe import (
     Scale,
     Seed,
 )
+from dinoneck.training.trainings import Training, Trainings
 from dinoneck.yaml_file import read_plain, read_yaml
 
 Crowd = Literal["ignore", "objects"]
@@ -79,7 +79,7 @@ class ImagesConfig(Config, frozen=True, kw_only=True):
     """The images of any training.
 
     Attributes:
-        images: their folder; None = that of the file that names them.
+        images: folder of the images; None = that of the file that names them.
         size: image size in pixels, HEIGHTxWIDTH or one number; None = their own, of detectors
             640x640.
         classes: names of the classes to learn, of the COCO file's; empty = all.
@@ -213,7 +213,6 @@ class InstancesDataConfig(PreparationConfig, frozen=True, kw_only=True):
     instances: Path | None = None
     panoptic: tuple[Path, Path] | None = None
     crowd: Crowd = "ignore"
-    tta: ClassVar[None] = None  # views are not averaged: those of objects have no mean
 
     @property
     def objects(self) -> str | tuple[str, str]:
@@ -451,8 +450,7 @@ class RunConfig(Config, frozen=True, kw_only=True):
 
     Attributes:
         data: images, and what is known of them.
-        head: a registered head or neck, or {type: NAME, ...} with constructor arguments; without a
-            type patch_mean, for masks a pyramid head on dpt_neck.
+        head: a registered head or neck, or {type: NAME, ...} with constructor arguments.
         init: head or detector file to start from: its tensors of equal name and shape are taken,
             and what was trained of its ViT: tuned blocks if this run trains the ViT, LoRA weights
             if it has some of this rank.
@@ -498,8 +496,8 @@ class RunConfig(Config, frozen=True, kw_only=True):
                 that the values describe.
         """
         if isinstance(values, Mapping):
-            PROGRAMS.check_program(values, cls, where)
-            values = PROGRAMS.without_void_keys(values)
+            TRAININGS.check_values(values, cls, where)
+            values = TRAININGS.without_void_keys(values)
         return super().from_dict(values, where)
 
     def to_dict(self) -> dict[str, Any]:
@@ -533,6 +531,11 @@ class HeadRunConfig(RunConfig, frozen=True, kw_only=True):
         """Whether every fold trains a backbone along with its head."""
         return bool(self.backbone.lora or self.backbone.unfreeze_last or self.optim.freeze)
 
+    @property
+    def trains_on_all(self) -> bool:
+        """Whether one head is trained on all images after the folds, as the heads of the folds make no ensemble."""
+        return self.is_live
+
     def check_used(self) -> None:
         """Refuse options of a trained backbone where none is trained.
 
@@ -557,6 +560,8 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
     Attributes:
         data: images and targets.
         backbone: the model that makes the tokens.
+        head: a registered head or neck, or {type: NAME, ...} with constructor arguments; without a
+            type patch_mean, for masks a pyramid head on dpt_neck.
         tasks: task name -> how it is trained; target columns without an entry get the defaults.
         compositions: name -> columns computed from tasks.
         losses: weights of the tasks' losses.
@@ -581,11 +586,6 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
     losses: LossConfig = LossConfig()
     folds: FoldsConfig = FoldsConfig()
     with_ridge: bool = False
-
-    @property
-    def trains_on_all(self) -> bool:
-        """Whether one head is trained on all images after the folds, as the heads of the folds make no ensemble."""
-        return self.is_live
 
     def check_used(self, *, with_table: bool = False) -> None:
         """Refuse values that a run would leave unused.
@@ -681,6 +681,8 @@ class TrainInstancesConfig(HeadRunConfig, frozen=True, kw_only=True):
     Attributes:
         data: images and objects, or panoptic segments.
         backbone: the model that makes the tokens.
+        head: a registered head or neck, or {type: NAME, ...} with constructor arguments; without a
+            type a pyramid head on dpt_neck, for panoptic segments mask.
         optim: how the head is trained.
         folds: folds of the cross-validation.
 
@@ -694,11 +696,11 @@ class TrainInstancesConfig(HeadRunConfig, frozen=True, kw_only=True):
     """
 
     data: InstancesDataConfig
-    # what heads of images may have, and these have not
-    compositions: ClassVar[dict[str, CompositionConfig]] = {}
-    losses: ClassVar[LossConfig] = LossConfig()
-    with_ridge: ClassVar[bool] = False
-    trains_on_all: ClassVar[bool] = True
+
+    @property
+    def trains_on_all(self) -> bool:
+        """Whether one head is trained on all images after the folds: always, as objects have no mean."""
+        return True
 
 
 class TrainDetectorConfig(RunConfig, frozen=True, kw_only=True):
@@ -736,19 +738,19 @@ class TrainDetectorConfig(RunConfig, frozen=True, kw_only=True):
 
 HeadConfig = TrainConfig | TrainInstancesConfig
 AnyConfig = TrainConfig | TrainInstancesConfig | TrainDetectorConfig
-PROGRAMS = Programs(
-    default=Program(
+TRAININGS = Trainings(
+    default=Training(
         TrainConfig, function="dinoneck.training.train", learns="numbers, classes or masks"
     ),
     others=(
-        Program(
+        Training(
             TrainDetectorConfig,
             function="dinoneck.detection.train_detector",
             learns="boxes",
             data_keys=("boxes",),
             missing="data.boxes is missing; expected the COCO file of the training images (--boxes)",
         ),
-        Program(
+        Training(
             TrainInstancesConfig,
             function="dinoneck.detection.train_instances",
             learns="objects",
@@ -788,7 +790,7 @@ def config_of(values: Mapping[str, Any], where: str) -> AnyConfig:
     Raises:
         ConfigError: naming ``where``, what the values are, and the key.
     """
-    config = PROGRAMS.described(values).config.from_dict(values, where)
+    config = TRAININGS.described(values).config.from_dict(values, where)
     return cast("AnyConfig", config)
 
 

@@ -50,6 +50,8 @@ class Evaluator(Protocol):
 
     methods: reports.Methods
     """Method -> target -> the held-out predictions of all rows."""
+    method: str
+    """The method of the heads that are written."""
 
     has_baseline: bool
     """Whether it fits a baseline to the tokens of the frozen backbone."""
@@ -92,6 +94,7 @@ class ValueEvaluator:
 
     Attributes:
         methods: method -> target -> the held-out predictions of all rows.
+        method: that of the heads that are written.
     """
 
     has_baseline = True
@@ -103,6 +106,7 @@ class ValueEvaluator:
         self.table = table
         self.targets = problem.scored
         self.folds = folds
+        self.method = BOTH if config.with_ridge else HEAD
         names = (HEAD, LINEAR) if config.is_live else (HEAD, LINEAR, BOTH)
         self.methods = {name: reports.no_predictions(problem.scored) for name in names}
 
@@ -132,13 +136,11 @@ class ValueEvaluator:
                 rows=fold.valid.tolist(),
                 predictions=self.methods[name],
             )
-        method = BOTH if self.config.with_ridge else HEAD
-        report = reports.summary(
-            self.table, self.targets, {method: self.methods[method]}, [fold.valid]
-        )
-        metrics = reports.fold_metrics(report["scores"], method)
+        written = {self.method: self.methods[self.method]}
+        report = reports.summary(self.table, self.targets, written, [fold.valid])
+        metrics = reports.fold_metrics(report["scores"], self.method)
         facts = {"fold": fold.number, "metrics": metrics}
-        members = [head, linear] if self.config.with_ridge else [head]
+        members = [head, linear] if self.method == BOTH else [head]
         return members, facts
 
     def final_problem(self, problem: Problem) -> Problem:

@@ -16,7 +16,7 @@ from dinoneck.atomic import read_regular, write_whole
 from dinoneck.errors import CheckpointError, DataError, DinoneckError
 from dinoneck.inference.loaded_head import difference
 from dinoneck.text import reason_of, some_of
-from dinoneck.training.config import PROGRAMS
+from dinoneck.training.config import TRAININGS
 from dinoneck.weight_files import read_any
 
 HEADS = "heads"
@@ -315,7 +315,7 @@ def check_same(earlier: Mapping[str, Any], present: Mapping[str, Any], where: st
     Raises:
         CheckpointError: naming the first difference.
     """
-    earlier = _compared(PROGRAMS.without_void_keys(earlier), present)
+    earlier = _compared(TRAININGS.without_void_keys(earlier), present)
     present = _compared(present, earlier)
     values_that_differ = difference(earlier, present, "run")
     if values_that_differ:

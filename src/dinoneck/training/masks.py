@@ -37,16 +37,32 @@ from dinoneck.training.table import column_tasks, target_columns
 logger = logging.getLogger(__name__)
 
 
-def map_task(config: TrainConfig, table: Table) -> tuple[str, str]:
-    """Return name and kind of the task of a config's masks; numbers have the name of their column or folder.
+@dataclass(frozen=True)
+class MapTask:
+    """The task of a config's masks.
+
+    Attributes:
+        name: of the task; without a task in the config, numbers have that of their column or folder.
+        kind: ``dense`` or ``segmentation``.
+    """
+
+    name: str
+    kind: str
+
+
+def map_task(config: TrainConfig, table: Table) -> MapTask | None:
+    """Return the task of a config's masks; None without masks.
 
     Raises:
-        ConfigError: if the config has several such tasks, a segmentation of numbers, or no masks.
+        ConfigError: if the config has several such tasks, a segmentation of numbers, or a task of
+            masks without masks.
     """
     stated = []
     for name, task in config.tasks.items():
         if task.kind in MAP_KINDS:
             stated.append((name, str(task.kind)))
+    if not stated and config.data.labels is None:
+        return None
     if not stated:
         return _default_map_task(config, table)
     names = ", ".join(name for name, _ in stated)
@@ -64,20 +80,20 @@ def map_task(config: TrainConfig, table: Table) -> tuple[str, str]:
         raise ConfigError(
             f"task {name} is a segmentation, and data.label_kind is 'numbers'; write 'classes'"
         )
-    return name, kind
+    return MapTask(name, kind)
 
 
-def _default_map_task(config: TrainConfig, table: Table) -> tuple[str, str]:
-    """Name and kind of the task of masks of which the config states nothing."""
+def _default_map_task(config: TrainConfig, table: Table) -> MapTask:
+    """The task of masks of which the config states nothing."""
     if config.data.label_kind == "numbers":
         folder = Path(str(config.data.labels))
         name = folder.name if folder.is_dir() else str(config.data.labels)
-        return _free_name(name, config, table), "dense"
+        return MapTask(_free_name(name, config, table), kind="dense")
     targets, _ = target_columns(config, table.columns)
     # beside numbers of the images, the classes are learned as shares of the patches
     if targets:
-        return _free_name("cells", config, table), "dense"
-    return _free_name("segmentation", config, table), "segmentation"
+        return MapTask(_free_name("cells", config, table), kind="dense")
+    return MapTask(_free_name("segmentation", config, table), kind="segmentation")
 
 
 def _free_name(name: str, config: TrainConfig, table: Table) -> str:

@@ -74,13 +74,15 @@ def read_problem(config: TrainConfig, table: Table, preprocess: Preprocessing) -
         DataError: if values or masks cannot be used.
     """
     specs = column_specs(config, table)
-    map_name, map_kind = map_task(config, table)
+    mask_task = map_task(config, table)
     learned = {name: read_columns(name, spec, table) for name, spec in specs.items()}
     maps = None
-    if config.data.labels is not None:
-        spec = map_spec(config, map_name, map_kind, specs)
+    if mask_task is not None:
+        spec = map_spec(config, mask_task.name, mask_task.kind, specs)
         maps = read_maps(config.data, table, preprocess)
-        learned[map_name] = LearnedTask(map_name, spec, labels=maps.names, values=maps.values)
+        learned[mask_task.name] = LearnedTask(
+            mask_task.name, spec, labels=maps.names, values=maps.values
+        )
     if not learned:
         raise ConfigError(
             "which columns are to be predicted? Name them with data.targets (--targets), or "
@@ -91,9 +93,9 @@ def read_problem(config: TrainConfig, table: Table, preprocess: Preprocessing) -
     targets = {name: task.values for name, task in learned.items()}
     _check_known(tasks, targets, learned, table)
     weights = {}
-    if maps is not None and map_kind == "dense":
-        weights[map_name] = maps.weight
-        propose_from_map(learned, map_name, maps.weight)
+    if mask_task is not None and maps is not None and mask_task.kind == "dense":
+        weights[mask_task.name] = maps.weight
+        propose_from_map(learned, mask_task.name, maps.weight)
 
     composed = read_compositions(config, learned, table)
     compositions = [columns.composition for columns in composed]

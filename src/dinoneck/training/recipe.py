@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import msgspec
@@ -163,14 +163,24 @@ def _with_configs(name: str, value: Any, kind: Any) -> Any:
         return {key: _with_configs(f"{prefix}{key}", own, config) for key, own in value.items()}
     known = config.__struct_fields__
     if unknown := [key for key in value if key not in known]:
-        hint = did_you_mean(str(unknown[0]), known)
-        raise ConfigError(
-            f"unknown key {f'{prefix}{unknown[0]}'!r}.{hint} Known: {', '.join(known)}"
-        )
+        raise ConfigError(unknown_key(name, str(unknown[0]), known=known, candidates=known))
     try:
         return config(**value)
     except ConfigError as error:
         raise ConfigError(f"{prefix}{error}") from None
+
+
+def unknown_key(group: str, name: str, *, known: Sequence[str], candidates: Iterable[str]) -> str:
+    """Return the message for an unknown key.
+
+    Args:
+        group: that it is in; an empty text for a key without a group.
+        name: of the key.
+        known: the names that the group has.
+        candidates: names that may be meant, of which the nearest is proposed.
+    """
+    key = f"{group}.{name}" if group else name
+    return f"unknown key {key!r}.{did_you_mean(name, candidates)} Known: {', '.join(known)}"
 
 
 def _in_words(error: Exception, value: Any, hint: Any) -> str:

@@ -34,7 +34,7 @@ from dinoneck.registry import import_modules
 from dinoneck.text import some_of
 from dinoneck.training import folder as files
 from dinoneck.training import report as reports
-from dinoneck.training.config import PROGRAMS, DataConfig, HeadConfig, TrainConfig
+from dinoneck.training.config import TRAININGS, DataConfig, HeadConfig, TrainConfig
 from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.evaluators import Evaluator, FoldTokens, ValueEvaluator
 from dinoneck.training.fitting import fit
@@ -48,7 +48,7 @@ from dinoneck.training.problem import (
     unlabelled_rows,
     with_fine_maps,
 )
-from dinoneck.training.report import BOTH, HEAD
+from dinoneck.training.report import BOTH
 from dinoneck.training.run_tokens import RunTokens
 from dinoneck.training.table import of_pasture, table_of
 from dinoneck.training.targets import training_targets
@@ -101,7 +101,7 @@ def train(
         CheckpointError: if ``out`` holds an unfinished run of another config or of other targets,
             or ``data.tta`` names views that the head does not take.
     """
-    PROGRAMS.check_class(config, TrainConfig)
+    TRAININGS.check_class(config, TrainConfig)
     trainer = prepare(config, Path(out), table=table, overwrite=overwrite)
     return trainer.train(resume=resume, callbacks=callbacks)
 
@@ -202,6 +202,7 @@ class Trainer(Generic[AnyHeadConfig]):
     Attributes:
         problem: the problem, with labels as fine as the maps of the heads.
         heads: name of a fold -> its new head.
+        tta: views that predictions with the heads average, recorded in their files.
 
     Raises:
         ConfigError: if head, tasks and tokens do not fit.
@@ -226,10 +227,12 @@ class Trainer(Generic[AnyHeadConfig]):
         self.tokens = tokens
         self.folds = folds
         self.evaluator = evaluator
+        # predictions of objects are not averaged over views: those of an object have no mean
+        self.tta = config.data.tta if isinstance(config, TrainConfig) else None
         self.heads = {fold.name: self._new_head(problem, fold) for fold in folds}
         first = self._first_head().eval()
         # refused before the training, as the file of a head refuses it
-        check_views(first, tokens.record, tokens.preprocess, config.data.tta)
+        check_views(first, tokens.record, tokens.preprocess, self.tta)
         device = next(first.parameters()).device
         self.problem = with_fine_maps(problem, first.predict(tokens.example.to(device)))
 
@@ -371,9 +374,9 @@ class Trainer(Generic[AnyHeadConfig]):
         return members
 
     def _finished_head(self, paths: FoldPaths) -> Head:
-        """The head of a finished fold, out of its file."""
+        """The head of a finished fold, out of its file, which may hold its linear baseline too."""
         saved: Any = HeadCheckpoint.load(paths.head).build()
-        head: Head = saved.members[0] if self.config.with_ridge else saved
+        head: Head = saved.members[0] if self.evaluator.method == BOTH else saved
         return head
 
     def _fit_head(
@@ -415,25 +418,18 @@ class Trainer(Generic[AnyHeadConfig]):
 
     def _loss(self, head: Head) -> TaskLoss:
         """The loss of a head, whose tasks and composed outputs count by the weights of the config."""
-        composed = [self._weighted(composition) for composition in head.compositions]
+        if not isinstance(self.config, TrainConfig):  # of objects, which are one task
+            return TaskLoss(head.tasks)
+        specs = self.config.compositions
+        composed = []
+        for composition in head.compositions:
+            composed.append(_weighted(composition, specs[composition.name].weights))
         loss = TaskLoss(head.tasks, composed)
         if self.config.losses.weighting == "fixed":
             return loss
         names = [task.name for task in loss.tasks]
         names += [composition.name for composition in loss.compositions]
         return TaskLoss(head.tasks, composed, UncertaintyWeighting(names))
-
-    def _weighted(self, composition: Composition) -> Composition | CompositionLoss:
-        """A composition with the weights of its outputs in the loss, if the config has some."""
-        weights = self.config.compositions[composition.name].weights
-        if not weights:
-            return composition
-        if {*weights} != {*composition.names}:
-            raise ConfigError(
-                f"compositions.{composition.name}.weights has {', '.join(weights)}; expected "
-                f"{', '.join(composition.names)}"
-            )
-        return CompositionLoss(composition, tuple(weights[name] for name in composition.names))
 
     def _save(
         self,
@@ -468,7 +464,7 @@ class Trainer(Generic[AnyHeadConfig]):
             backbone_weights=backbone_weights,
             preprocess=self.tokens.preprocess,
             training=training | dict(facts),
-            tta=self.config.data.tta,
+            tta=self.tta,
         )
         checkpoint.save(path)
 
@@ -492,10 +488,9 @@ class Trainer(Generic[AnyHeadConfig]):
         """Write the heads of all folds as one ensemble; a head of all images is there already."""
         path = self.folder / files.HEAD_FILE
         if not self.config.trains_on_all:
-            method = BOTH if self.config.with_ridge else HEAD
-            metrics = reports.fold_metrics(report["scores"], method)
+            metrics = reports.fold_metrics(report["scores"], self.evaluator.method)
             self._save(members, path, {"metrics": metrics})
-        elif len(self.folds) == 1:
+        elif len(self.folds) == 1:  # a single fold has no head of all images after it
             only_fold = FoldPaths.of(self.folder, self.folds[0])
             shutil.copyfile(only_fold.head, path)
 
@@ -542,6 +537,20 @@ class FoldPaths:
             log=folder / files.LOGS / f"{name}.jsonl",
             unfinished=folder / files.UNFINISHED / name,
         )
+
+
+def _weighted(
+    composition: Composition, weights: Mapping[str, float]
+) -> Composition | CompositionLoss:
+    """A composition with the weights of its outputs in the loss, if the config has some."""
+    if not weights:
+        return composition
+    if {*weights} != {*composition.names}:
+        raise ConfigError(
+            f"compositions.{composition.name}.weights has {', '.join(weights)}; expected "
+            f"{', '.join(composition.names)}"
+        )
+    return CompositionLoss(composition, tuple(weights[name] for name in composition.names))
 
 
 def _mask_record(data: DataConfig) -> dict[str, Any]:

@@ -92,7 +92,8 @@ class RunTokens:
         """
         if config.data.store is not None:
             return cls._from_store(config, table)
-        map_kind = None if config.data.labels is None else map_task(config, table)[1]
+        mask_task = map_task(config, table)
+        map_kind = None if mask_task is None else mask_task.kind
         return cls.from_backbone(config, table, type_name=head_type(config, map_kind))
 
     @classmethod

@@ -27,6 +27,7 @@ USAGE = [
     ("", "a verb is missing", "dinoneck --help"),
     ("trian --out r", "'trian'", "'train'"),
     (f"{TRAIN} cover --target cover", "--target", "'--targets'"),
+    (f"{TRAIN} cover --val-boxes t.csv", "--val-boxes", "needs --boxes"),
     (f"{PREDICT} --out ''", "an argument is empty", "name a file"),
     (f"{PREDICT} --overlap 1.5", "'1.5'", "whole number"),
     ("predict images --heads h", "--out", "the CSV to write"),
@@ -47,7 +48,6 @@ REFUSED = [
         "names are relative",
     ),
     (f"{TRAIN} cover --device cuda:99", "cuda:99", "cannot be used here"),
-    (f"{TRAIN} cover --val-boxes t.csv", "val_boxes", "--boxes"),
     ("train --epochs 1 run.yaml --out r", "run.yaml", "stands first"),
     (
         "train --csv t.csv --targets cover --out r --backbone dinov3_vits61",

@@ -20,6 +20,7 @@ from dinoneck.cli.main import main
 from dinoneck.grid import GridSize
 from dinoneck.training import MemoryTokens, group_folds, ridge_probe, train
 from dinoneck.training.baselines import ALPHAS, PENALTIES, baseline_head, ridge_path
+from dinoneck.training.comparison import prepare_heads, train_heads
 from dinoneck.training.folds import FoldRows, column_folds
 from dinoneck.training.scores import Split, score_values
 
@@ -92,6 +93,20 @@ def test_the_width_is_that_of_each_head(meadow: Path, tmp_path: Path) -> None:
     assert main(["train", *words, "--heads", *NAMES, "--out", str(tmp_path / "no")]) == 1, (
         "a linear head has no width"
     )
+
+
+def test_the_learned_weights_of_the_losses_are_those_of_each_head(
+    meadow: Path, tmp_path: Path
+) -> None:
+    config = a_run(meadow, ["soil", "crop"], losses={"weighting": "uncertainty"})
+    trainers = prepare_heads(config, NAMES, tmp_path)
+
+    report = train_heads(trainers, tmp_path)
+
+    for name in NAMES:
+        of_head = json.loads((tmp_path / name / "report.json").read_text())["loss_weights"]
+        assert report["loss_weights"][name] == of_head
+        assert [*of_head] == ["fold-0", "fold-1"]
 
 
 N = 120

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from dinoneck.training import (
     TrainInstancesConfig,
     read_config,
 )
-from dinoneck.training.config import PROGRAMS
-from dinoneck.training.programs import keys_of
+from dinoneck.training.config import TRAININGS
+from dinoneck.training.trainings import keys_of
 
 FILES = [
     ("data: {csv: a.csv}", TrainConfig),
@@ -112,6 +113,44 @@ def test_a_flag_of_another_training_is_refused_with_the_training_that_has_it(
     assert sentence in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"data": {"boxs": "b.json"}}, "unknown key 'data.boxs'. Did you mean 'boxes'?"),
+        ({"detecter": {"name": "fcos"}}, "unknown key 'detecter'. Did you mean 'detector'?"),
+        ({"data": {"boxes": "b", "panoptik": 1}}, "'data.panoptik'. Did you mean 'panoptic'?"),
+        ({"optim": {"lrr": 1}}, "unknown key 'optim.lrr'. Did you mean 'lr'?"),
+        ({3: 4}, "unknown key '3'. Known: data, head,"),
+        ({"nothing": {}}, "unknown key 'nothing'"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_one_of_any_training(
+    values: dict[Any, Any], message: str
+) -> None:
+    config = TRAININGS.described(values).config
+
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        config.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("--bxes b.json", "Did you mean '--boxes'?"),
+        ("--boxes b --instanses o", "Did you mean '--instances'?"),
+        ("--boxes b --minimun 0", "Did you mean '--minimum'?"),
+    ],
+)
+def test_an_unknown_flag_names_the_nearest_one_of_any_training(
+    words: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", *words.split(), "--out", "x"])
+
+    assert stopped.value.code == 2
+    assert hint in capsys.readouterr().err
+
+
 def test_a_record_of_0_3_is_read_without_the_groups_of_other_trainings() -> None:
     """0.3 wrote the defaults of all trainings into every report."""
     boxes: dict[str, Any] = {"boxes": "b.json", "csv": None, "targets": [], "pasture": 120}
@@ -125,7 +164,7 @@ def test_a_record_of_0_3_is_read_without_the_groups_of_other_trainings() -> None
         "hash of images and boxes": "0a1b",
     }
 
-    assert PROGRAMS.without_void_keys(record) == {
+    assert TRAININGS.without_void_keys(record) == {
         "data": {"boxes": "b.json"},
         "optim": {"epochs": 3},
         "folds": {"count": 5},
@@ -145,4 +184,4 @@ def test_the_groups_of_heads_hold_no_key_of_boxes_and_objects() -> None:
 
     assert not {"data.boxes", "data.instances", "data.crowd", "detector.name"} & keys
     assert {f"data.{name}" for name in DataConfig.__struct_fields__} <= keys
-    assert PROGRAMS.program_of(["csv"]).config is TrainConfig
+    assert TRAININGS.of_data(["csv"]).config is TrainConfig
