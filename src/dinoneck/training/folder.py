@@ -124,26 +124,34 @@ def begin(folder: Path, values: Mapping[str, Any], *, resume: bool) -> dict[str,
             other targets.
     """
     identity = {name: x for name, x in values.items() if name not in ("imports", "device")}
-    path = folder / UNFINISHED / RUN
     text = json.dumps(identity, indent=2) + "\n"
-    is_unfinished = path.exists() and not (folder / REPORT).exists()
-    if resume and is_unfinished and _has_epochs(folder):
-        check_same(json.loads(read_regular(path)), json.loads(text), str(folder))
+    earlier = _unfinished_identity(folder) if resume else None
+    if earlier is not None:
+        check_same(earlier, json.loads(text), str(folder))
     elif writes():
         _set_aside(folder)
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-        write_file(path, text.encode())
+        write_file(folder / UNFINISHED / RUN, text.encode())
         _write_finished_heads(folder, {})
     return identity
 
 
 def is_begun_by_0_3(folder: Path) -> bool:
-    """Return whether the folder holds an unfinished run of heads that 0.3 began.
+    """Return whether the folder holds a run of heads to continue that 0.3 began.
 
     Such a run is compared by :data:`TARGETS_OF_0_3`, which needs the tokens of all images.
     """
+    identity = _unfinished_identity(folder)
+    return identity is not None and TARGETS not in identity
+
+
+def _unfinished_identity(folder: Path) -> dict[str, Any] | None:
+    """Return what identifies the unfinished run in a folder; None without a run that has kept an epoch."""
     path = folder / UNFINISHED / RUN
-    return path.exists() and TARGETS not in json.loads(read_regular(path))
+    if not path.exists() or (folder / REPORT).exists() or not _has_epochs(folder):
+        return None
+    identity: dict[str, Any] = json.loads(read_regular(path))
+    return identity
 
 
 def note_finished_head(folder: Path, head_file: Path) -> None:

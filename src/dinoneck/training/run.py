@@ -312,12 +312,18 @@ class Trainer(Generic[AnyHeadConfig]):
         if self.evaluator.has_baseline or not self.config.is_live:
             # extracted now: images that cannot be used are refused before a file is written
             self.tokens.frozen()
-        files.begin(self.folder, self._identity(), resume=resume)
+        continues_0_3 = resume and files.is_begun_by_0_3(self.folder)
+        identity = self._identity(as_in_0_3=continues_0_3)
+        files.begin(self.folder, identity, resume=resume)
         for name in (files.HEADS, files.LOGS):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
 
-    def _identity(self) -> dict[str, Any]:
-        """Return what must be equal in a run and its continuation."""
+    def _identity(self, *, as_in_0_3: bool) -> dict[str, Any]:
+        """Return what must be equal in a run and its continuation.
+
+        Args:
+            as_in_0_3: with the hash that runs of 0.3 have, for which tokens are extracted.
+        """
         targets = {**self.problem.targets}
         for name, weight in self.problem.weights.items():
             targets[f"weight {name}"] = weight
@@ -325,7 +331,7 @@ class Trainer(Generic[AnyHeadConfig]):
         identity["backbone record"] = self.tokens.record
         identity[files.TARGETS] = self._hash_with_folds(targets)
         identity[files.TOKENS] = self.tokens.digest()
-        if files.is_begun_by_0_3(self.folder):
+        if as_in_0_3:
             targets_and_tokens = targets | self._tokens_of_0_3()
             identity[files.TARGETS_OF_0_3] = self._hash_with_folds(targets_and_tokens)
         return identity
