@@ -357,7 +357,8 @@ class Trainer(Generic[AnyHeadConfig]):
     def _finished_head(self, paths: FoldPaths) -> Head:
         """The head of a finished fold, out of its file."""
         saved: Any = HeadCheckpoint.load(paths.head).build()
-        head: Head = saved.members[0] if self.config.with_ridge else saved
+        # with_ridge keeps an ensemble of the head and its linear baseline
+        head: Head = saved.heads[0] if self.config.with_ridge else saved
         return head
 
     def _fit_head(
