@@ -151,7 +151,8 @@ class Programs:
             for key, value in content.items():
                 if f"{group}.{key}" not in void:
                     kept_keys[key] = value
-            if kept_keys or not content or group in config.__struct_fields__:
+            is_of_others = group not in config.__struct_fields__ and self.with_key(group)
+            if kept_keys or not is_of_others:
                 kept[group] = kept_keys
         return kept
 
