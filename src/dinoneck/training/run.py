@@ -382,7 +382,7 @@ class Trainer(Generic[AnyHeadConfig]):
     def _finished_head(self, paths: FoldPaths) -> Head:
         """The head of a finished fold, out of its file, which may hold its linear baseline too."""
         saved: Any = HeadCheckpoint.load(paths.head).build()
-        head: Head = saved.members[0] if self.evaluator.method == BOTH else saved
+        head: Head = saved.heads[0] if self.evaluator.method == BOTH else saved
         return head
 
     def _fit_head(

@@ -174,8 +174,9 @@ class Trainings:
 
         Reports and unfinished runs of version 0.3 hold the keys of all trainings.
         """
+        training = self.described(values)
         void = set()
-        for key, value in self._keys_of_others(values, self.described(values)).items():
+        for key, value in self._keys_of_others(values, training).items():
             if self._is_void(key, value):
                 void.add(key)
         kept: dict[str, Any] = {}
@@ -189,7 +190,8 @@ class Trainings:
             for key, value in content.items():
                 if f"{name}.{key}" not in void:
                     kept_keys[key] = value
-            if kept_keys or not content:  # a group of void keys is void
+            is_of_others = not training.has(name) and bool(self.with_key(name))
+            if kept_keys or not is_of_others:  # an empty group of another training is void
                 kept[name] = kept_keys
         return kept
 

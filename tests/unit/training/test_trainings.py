@@ -172,6 +172,17 @@ def test_a_record_of_0_3_is_read_without_the_groups_of_other_trainings() -> None
     }
 
 
+@pytest.mark.parametrize("content", [{}, None])
+def test_an_empty_group_of_another_training_has_no_effect(content: object) -> None:
+    heads = TrainConfig.from_dict({"data": {"csv": "a.csv"}, "detector": content})
+    boxes = TrainDetectorConfig.from_dict({"data": {"boxes": "b.json"}, "losses": content})
+
+    assert heads.data.csv == "a.csv"
+    assert boxes.data.boxes == "b.json"
+    with pytest.raises(ConfigError, match="unknown key 'detectors'"):
+        TrainConfig.from_dict({"detectors": {}})
+
+
 def test_a_switch_of_another_training_that_is_off_is_no_default_where_on_is() -> None:
     values = {"data": {"boxes": "b.json"}, "optim": {"standardise_tokens": False}}
 
