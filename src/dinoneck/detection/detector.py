@@ -596,7 +596,8 @@ def best_of(detections: Mapping[str, Tensor], max_boxes: int = MOST_BOXES) -> di
         detections: ``boxes`` (n, 4), ``scores`` (n,) and ``labels`` (n,).
         max_boxes: how many; ``boxes`` and ``scores`` come back in float32.
     """
-    best = detections["scores"].argsort(descending=True)[:max_boxes]
+    by_score = detections["scores"].argsort(descending=True)
+    best = by_score[:max_boxes]
     return {
         "boxes": detections["boxes"][best].cpu().float(),
         "scores": detections["scores"][best].cpu().float(),

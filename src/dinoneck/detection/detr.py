@@ -180,9 +180,13 @@ def ranked(logits: Tensor, shares: Tensor, size: Sequence[int]) -> tuple[Tensor,
     num_queries, num_classes = logits.shape[1:]
     height, width = size
     # a pair has the number query * num_classes + class
-    scores, pairs = logits.sigmoid().flatten(1).topk(num_queries, dim=1)
+    pair_scores = logits.sigmoid().flatten(1)
+    scores, pairs = pair_scores.topk(num_queries, dim=1)
+    queries = torch.div(pairs, num_classes, rounding_mode="floor")
+    labels = pairs % num_classes
+
     scale = shares.new_tensor([width, height, width, height])
     boxes = box_convert(shares, "cxcywh", "xyxy") * scale
-    queries = torch.div(pairs, num_classes, rounding_mode="floor")
-    boxes = boxes.gather(1, queries[..., None].expand(-1, -1, 4))
-    return boxes, scores, pairs % num_classes
+    corners_of_queries = queries[..., None].expand(-1, -1, 4)
+    boxes = boxes.gather(1, corners_of_queries)
+    return boxes, scores, labels

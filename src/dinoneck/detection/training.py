@@ -326,7 +326,8 @@ class DetectorTrainer:
             self.detector.min_score = scores["min_score"]
         metrics = {name: scores[name] for name in ("AP", "AP50", "AP75", "F1")}
         training = {"epochs": self.engine.epoch + 1, "metrics": metrics}
-        self.detector.save(self.folder / files.UNFINISHED / files.DETECTOR, training=training)
+        file = self.folder / files.UNFINISHED / files.DETECTOR
+        self.detector.save(file, training=training)
 
     # after the last epoch
 
@@ -437,9 +438,12 @@ def _train_transform(
     size: int | tuple[int, int], augment: Literal["none", "horizontal", "both"]
 ) -> v2.Compose:
     """The transform of training images; the detector normalises, not the transform."""
-    if augment == "none":
-        return box_transforms(size, train=True, flip=None, photometric=False, mean=None, std=None)
-    return box_transforms(size, train=True, flip=augment, photometric=True, mean=None, std=None)
+    flip = None
+    if augment != "none":
+        flip = augment
+    return box_transforms(
+        size, train=True, flip=flip, photometric=flip is not None, mean=None, std=None
+    )
 
 
 def _open_held_out(
@@ -531,8 +535,11 @@ def _classes_shown(images: BoxImages) -> dict[Path, object]:
     name_of = dict(zip(images.category_ids, images.classes, strict=True))
     counts = {image_id: Counter[str]() for image_id in images.ids}
     for box in images.ground_truth()["annotations"]:
-        if not box["iscrowd"]:
-            counts[box["image_id"]][name_of[box["category_id"]]] += 1
+        if box["iscrowd"]:
+            continue
+        class_name = name_of[box["category_id"]]
+        counts_of_image = counts[box["image_id"]]
+        counts_of_image[class_name] += 1
     shown: dict[Path, object] = {}
     for path, image_id in zip(images.paths, images.ids, strict=True):
         shown[path] = in_words(counts[image_id]) or "none"

@@ -160,7 +160,8 @@ class EMA:
         """Give the weights of a model this share in the averages; copy its buffers."""
         for name, parameter in model.named_parameters():
             if name in self.values:
-                self.values[name].lerp_(parameter.detach().to(self.values[name]), share)
+                average = self.values[name]
+                average.lerp_(parameter.detach().to(average), share)
             elif parameter.requires_grad:
                 self.values[name] = exact(parameter.detach()).clone()
         for name, buffer in model.named_buffers():
@@ -437,8 +438,11 @@ def blend_tokens(
 ) -> tuple[Tokens, float]:
     """Return the blended tokens, and the share that every sample keeps of itself."""
     share = float(_seeded_generator(alpha, generator).beta(alpha, alpha))
-    blended = tuple(torch.lerp(x.roll(1, 0), x, share) for x in tokens.sequence)
-    return replace(tokens, sequence=blended), share
+    blended = []
+    for layer_tokens in tokens.sequence:
+        partners = layer_tokens.roll(1, 0)
+        blended.append(torch.lerp(partners, layer_tokens, share))
+    return replace(tokens, sequence=tuple(blended)), share
 
 
 def random_box(
@@ -471,8 +475,9 @@ def paste_box(x: Tensor, box: Box) -> Tensor:
     top, bottom, left, right = box
     rows = slice(round(top * height), round(bottom * height))
     cols = slice(round(left * width), round(right * width))
+    partners = x.roll(1, 0)
     mixed = x.clone()
-    mixed[..., rows, cols] = x.roll(1, 0)[..., rows, cols]
+    mixed[..., rows, cols] = partners[..., rows, cols]
     return mixed
 
 
