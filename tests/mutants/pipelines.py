@@ -86,8 +86,8 @@ PIPELINES = [
         sentence="A run resumes from the state of another head, source or recipe.",
         where="training.folder:check_same",
         edit=replace(
-            'difference(there, here, "run")',
-            by='difference(there.get("epochs"), here.get("epochs"), "run")',
+            'difference(earlier, present, "run")',
+            by='difference(earlier.get("epochs"), present.get("epochs"), "run")',
         ),
         tests=[
             "unit/training/test_fit.py::test_a_changed_head_loss_recipe_or_sample_is_another_run"
@@ -338,11 +338,11 @@ PIPELINES = [
     ),
     Mutant(
         sentence="A resumed run trains the last finished epoch again.",
-        where="training.engine:Engine.keep",
+        where="training.engine:Engine.open_state",
         edit=replace(
-            'self._take(_state["weights"])',
+            'self._load_weights(_state["weights"])',
             by="""
-            self._take(_state["weights"])
+            self._load_weights(_state["weights"])
             self.epoch = max(0, self.epoch - 1)
             """,
         ),

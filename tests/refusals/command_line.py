@@ -255,9 +255,9 @@ ROWS: list[Row] = [
     (line(f"{TRAIN} --out t.csv"), ConfigError, "--out t.csv"),
     (line(f"{TRAIN} --out results"), ConfigError, ("--out results", "--overwrite")),
     (
-        line("train --boxes t.csv --images images --out r --heads linear fpn"),
-        ConfigError,
-        ("linear fpn", "t.csv"),
+        usage("train --boxes t.csv --images images --out r --heads linear fpn"),
+        WrongUsageError,
+        ("--heads", "--boxes"),
     ),
     (line("train --images no --out r"), DataError, "no "),
     # viz

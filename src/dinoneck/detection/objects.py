@@ -168,9 +168,8 @@ def prepare_instances(
     """
     files.check_folder(out, overwrite=overwrite)
     import_modules(config.imports)
-    type_name = head_type(
-        config
-    )  # a name that is not registered is refused before anything is read
+    # a name that is not registered is refused before anything is read
+    type_name = head_type(config)
     warn_of_copies(find_copies(dataset.paths), parts={}, values={})
     table = _table_of_dataset(dataset)
     tokens = RunTokens.from_backbone(config, table, type_name)
@@ -249,6 +248,8 @@ class ObjectEvaluator:
             :func:`dinoneck.inference.coco_objects`.
         methods: ``head`` -> the predicted numbers of objects; empty until :meth:`report`.
     """
+
+    has_baseline = False
 
     def __init__(
         self,

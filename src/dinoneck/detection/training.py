@@ -152,9 +152,9 @@ class DetectorTrainer:
         groups = param_groups(detector, **optim.rates(), include_frozen=True)
         steps_per_epoch = math.ceil(len(train_images) / optim.batch_size)
         self.engine = Engine(detector, _Losses(detector), groups, optim, steps_per_epoch)
-        if optim.batch_size % self.engine.count:
+        if optim.batch_size % self.engine.num_processes:
             raise ConfigError(
-                f"batch_size is {optim.batch_size} for {self.engine.count} processes; take a "
+                f"batch_size is {optim.batch_size} for {self.engine.num_processes} processes; take a "
                 "multiple"
             )
 
@@ -167,8 +167,17 @@ class DetectorTrainer:
             with engine.progress() as bar:
                 while not engine.is_finished:
                     epoch = engine.start_epoch()
-                    self._begin_epoch(epoch)
-                    self._train_epoch(epoch, bar)
+                    self._start_epoch(epoch)
+                    batches = self._training_batches(epoch)
+                    engine.model.train()
+                    with closing(batches):
+                        for images, targets in batches:
+                            compute_losses = partial(engine.model, images, targets)
+                            losses = engine.forward_backward(compute_losses)
+                            engine.step()
+                            engine.add_losses(losses, self.config.optim.batch_size)
+                            bar.update()
+                    engine.add_row()
                     with engine.evaluating():
                         scores = self._score_epoch()
                         engine.add_scores(scores)
@@ -185,7 +194,7 @@ class DetectorTrainer:
         """Keep what identifies the run; restore the state of an interrupted one."""
         identity = files.begin(self.folder, self._identity(), resume=resume)
         state_file = self.folder / files.UNFINISHED / files.STATE
-        self.engine.keep(state_file, identity, resume=resume)
+        self.engine.open_state(state_file, identity, resume=resume)
 
     def _identity(self) -> dict[str, Any]:
         """What must be equal in a run and its continuation."""
@@ -221,26 +230,13 @@ class DetectorTrainer:
 
     # in each epoch
 
-    def _begin_epoch(self, epoch: int) -> None:
+    def _start_epoch(self, epoch: int) -> None:
         """Apply the plan of what is trained to a new epoch."""
         self.schedule.start_epoch(epoch, self.detector, self.engine.optimizer)
         self.detector.note_trained()
         self.engine.extra["tuned"] = sorted(self.detector.tuned)
 
-    def _train_epoch(self, epoch: int, bar: Any) -> None:
-        """Take a step of the optimizer per batch; add the mean losses to the engine's history."""
-        engine = self.engine
-        engine.model.train()
-        with closing(self._batches(epoch)) as batches:
-            for images, targets in batches:
-                compute_losses = partial(engine.model, images, targets)
-                losses = engine.forward_backward(compute_losses)
-                engine.step()
-                engine.add_losses(losses, self.config.optim.batch_size)
-                bar.update()
-        engine.add_row()
-
-    def _batches(self, epoch: int) -> Generator[tuple[Tensor, list[Target]], None, None]:
+    def _training_batches(self, epoch: int) -> Generator[tuple[Tensor, list[Target]], None, None]:
         """Yield this process' share of each batch of an epoch, on its device."""
         loader = DataLoader(
             self.train_images,
@@ -264,7 +260,7 @@ class DetectorTrainer:
         rows_of_batches = []
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
-            share = batch[self.engine.rank :: self.engine.count]
+            share = batch[self.engine.rank :: self.engine.num_processes]
             rows_of_batches.append(share.tolist())
         return rows_of_batches
 
@@ -300,10 +296,10 @@ class DetectorTrainer:
             ``labels`` (n,), by falling score, on the CPU.
         """
         self.detector.eval()
-        rows = range(self.engine.rank, len(self.val_images), self.engine.count)
+        rows = range(self.engine.rank, len(self.val_images), self.engine.num_processes)
         loader = DataLoader(
             Subset(self.val_images, rows),
-            batch_size=self.config.optim.batch_size // self.engine.count,
+            batch_size=self.config.optim.batch_size // self.engine.num_processes,
             num_workers=self.config.detector.workers,
             collate_fn=collate_boxes,
         )
@@ -346,7 +342,7 @@ class DetectorTrainer:
         paths = self.train_images.paths
         names = [str(path) for path in paths]
         all_images = Fold.of_all_images(len(paths))
-        write_trained_images(self.folder, paths, names, tokens=None, folds=[all_images])
+        write_trained_images(self.folder, paths, names, stored=None, folds=[all_images])
 
     def _report(self) -> dict[str, Any]:
         """What ``report.json`` holds, see :func:`train_detector`."""

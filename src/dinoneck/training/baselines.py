@@ -33,11 +33,12 @@ from dinoneck.training.token_sources import TokenSource, in_batches
 MOST_PATCHES = 8192  # that a linear layer per patch is fitted to, drawn at random
 # of the softmax regression, times the squared norm of the weights
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-_STEPS = 100
-_BATCH = 32
-_MAPS = (*MAP_KINDS, "density")
-INNER_FOLDS = 5
-FLOOR = 1e-8
+_MOST_ITERATIONS = 100  # of L-BFGS
+_BATCH_SIZE = 32  # images whose tokens are read at once
+_KINDS_WITH_MAPS = (*MAP_KINDS, "density")
+INNER_FOLDS = 5  # that choose a setting
+FLOOR = 1e-8  # added to the deviation of a feature, which may be 0
+# strengths of the ridge regression, times the squared norm of the weights
 ALPHAS = tuple(10.0**power for power in range(-2, 6))
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
 _Integers = np.ndarray[Any, np.dtype[np.int64]]
@@ -77,14 +78,21 @@ def ridge_probe(
     """
     table = targets if hasattr(targets, "keys") else {"values": targets}
     names = [name for name in table if name not in OWN_COLUMNS]
-    rows = by_id(table[names[0]], names[0], target_ids)
-    matched = match_samples(source.ids, table, None, names, ids=rows, target_ids=target_ids)
+    values_by_id = by_id(table[names[0]], names[0], target_ids)
+    matched = match_samples(
+        source.ids,
+        table,
+        weights=None,
+        labels=dict.fromkeys(names, ()),
+        ids=values_by_id,
+        target_ids=target_ids,
+    )
     y = np.column_stack([*matched.values.values()]).astype(np.float64)
     if np.isinf(y).any():
         raise DataError(
             "the targets hold infinite values; expected numbers, or NaN where a value is missing"
         )
-    x = _features(source, matched.ids).means
+    x = _read_features(source, matched.ids).means
     labels: list[Hashable] = list(range(len(y))) if groups is None else list(groups)
     predictions = np.full(y.shape, np.nan)
     for train, valid in folds:
@@ -164,8 +172,8 @@ def fit_linear(
     return weight, bias
 
 
-def _standardised(x: _Floats, new: _Floats) -> tuple[_Floats, _Floats]:
-    """Both in units of the mean and the deviation of ``x``."""
+def _standardise(x: _Floats, new: _Floats) -> tuple[_Floats, _Floats]:
+    """Return both in units of the deviation of ``x`` from its mean."""
     mean = x.mean(axis=0)
     std = x.std(axis=0) + FLOOR
     return (x - mean) / std, (new - mean) / std
@@ -173,7 +181,7 @@ def _standardised(x: _Floats, new: _Floats) -> tuple[_Floats, _Floats]:
 
 def ridge_path(x: _Floats, y: _Floats, new: _Floats) -> _Floats:
     """Return the predictions of ridge regression on standardised features, for all strengths."""
-    x, new = _standardised(x, new)
+    x, new = _standardise(x, new)
     u, s, vt = np.linalg.svd(x, full_matrices=False)
     mean = y.mean(axis=0)
     projected = u.T @ (y - mean)
@@ -187,7 +195,7 @@ def ridge_path(x: _Floats, y: _Floats, new: _Floats) -> _Floats:
 
 def softmax_path(x: _Floats, shares: _Floats, new: _Floats) -> _Floats:
     """Return the logits of softmax regression on standardised features, for all penalties."""
-    x, new = _standardised(x, new)
+    x, new = _standardise(x, new)
     features = torch.from_numpy(x)
     targets = torch.from_numpy(shares)
     new_features = torch.from_numpy(new)
@@ -222,7 +230,7 @@ def _softmax_regression(x: Tensor, shares: Tensor, penalty: float) -> nn.Linear:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     optimizer = torch.optim.LBFGS(
-        layer.parameters(), max_iter=_STEPS, line_search_fn="strong_wolfe"
+        layer.parameters(), max_iter=_MOST_ITERATIONS, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
@@ -268,14 +276,16 @@ def baseline_head(
     of_images: list[Task] = []
     of_patches: list[Task] = []
     for task in tasks:
-        if task.kind in _MAPS or task.from_map is not None:
+        if task.kind in _KINDS_WITH_MAPS or task.from_map is not None:
             of_patches.append(task)
         else:
             of_images.append(task)
     ids = [source.ids[row] for row in rows]
     example = source.batch(ids[:1])
     training = _TrainingRows(
-        features=_features(source, ids, most_patches=MOST_PATCHES if of_patches else 0, seed=seed),
+        features=_read_features(
+            source, ids, most_patches=MOST_PATCHES if of_patches else 0, seed=seed
+        ),
         targets={task.name: torch.as_tensor(targets[task.name])[[*rows]] for task in tasks},
         groups=[groups[row] for row in rows],
     )
@@ -333,7 +343,9 @@ def _linear_head(
         [replace(task, activation=None) for task in tasks],
         num_layers=len(example.sequence),
         pool=pool,
-        compositions=[made for made in compositions if names.issuperset(made.inputs)],
+        compositions=[
+            composition for composition in compositions if names.issuperset(composition.inputs)
+        ],
     ).eval()
 
 
@@ -345,7 +357,7 @@ def _fit_readouts(
     grid = (example.grid.rows, example.grid.cols)
     tasks_with_layer = [task for task in tasks if task.from_map is None]
     for task, readout in zip(tasks_with_layer, head.readouts, strict=True):
-        y = _fitted(task, training.targets[task.name], grid).numpy()
+        y = _readout_targets(task, training.targets[task.name], grid).numpy()
         method = SOFTMAX if task.is_probability else RIDGE
         if task.is_map:
             patch_groups = [training.groups[row] for row in features.images]
@@ -367,7 +379,7 @@ def _fit_readouts(
 
 
 @torch.no_grad()
-def _features(
+def _read_features(
     source: TokenSource, ids: Sequence[str], *, most_patches: int = 0, seed: int = 0
 ) -> _Features:
     """Read the features of images, with about ``most_patches`` patches."""
@@ -376,7 +388,7 @@ def _features(
     patches = []
     images = []
     positions = []
-    for rows in in_batches(range(len(ids)), _BATCH):
+    for rows in in_batches(range(len(ids)), _BATCH_SIZE):
         tokens = source.batch([ids[row] for row in rows])
         share = most_patches / (len(ids) * tokens.grid.count)
         is_drawn = random.random((len(rows), tokens.grid.count)) < share
@@ -394,8 +406,11 @@ def _features(
     )
 
 
-def _fitted(task: Task, values: Tensor, grid: tuple[int, int]) -> Tensor:
-    """What a task's layer is fitted to, (n, dim) or of maps (n, patches, dim): values in normalised units or shares."""
+def _readout_targets(task: Task, values: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return what a task's layer is fitted to: values in normalised units, or shares.
+
+    (n, dim), of maps (n, patches, dim), in float64; NaN = missing.
+    """
     if task.is_categorical and not values.is_floating_point():
         is_class = [(values == k) & (k != task.ignore_index) for k in range(task.dim)]
         values = torch.stack(is_class, dim=1)

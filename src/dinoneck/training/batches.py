@@ -99,12 +99,11 @@ class BatchReader:
         for positions in in_batches(range(count), recipe.batch_size):
             # of all processes the same number, so that they take a step together
             num_per_process = math.ceil(len(positions) / num_processes)
-            filled = np.resize(positions, num_per_process * num_processes)
-            share = filled[rank::num_processes]
-            share_views = None if views is None else views[share].tolist()
+            repeated = np.resize(positions, num_per_process * num_processes)
+            positions_here = repeated[rank::num_processes]
             batch = BatchRows(
-                order[share],
-                share_views,
+                rows=order[positions_here],
+                views=None if views is None else views[positions_here].tolist(),
                 num_images=len(positions),
                 mixes=step < last_mixed_step,
             )
@@ -112,11 +111,11 @@ class BatchReader:
             step += 1
         yield from self._read_all(batches, is_training=True)
 
-    def validation_batches(self, size: int) -> Generator[Batch, None, None]:
+    def validation_batches(self, batch_size: int) -> Generator[Batch, None, None]:
         """Yield the batches of the validation samples, as they are."""
         rows = range(self.samples.train_count, len(self.samples.ids))
         batches = []
-        for batch_rows in in_batches(rows, size):
+        for batch_rows in in_batches(rows, batch_size):
             batches.append(
                 BatchRows(batch_rows, views=None, num_images=len(batch_rows), mixes=False)
             )
@@ -133,7 +132,7 @@ class BatchReader:
         stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
 
         def read(rows: BatchRows) -> Batch:
-            # a thread has its own
+            # a thread has a stream of its own, and would not wait for this one
             with nullcontext() if stream is None else torch.cuda.stream(stream):
                 return self.read(rows, is_training=is_training)
 
@@ -161,11 +160,11 @@ class BatchReader:
         tensors: Sequence[Tensor]
         if isinstance(self.source, LiveTokens):
             tensors = [self.source.images(ids, transformed=is_training)]
-            finish: Callable[[Sequence[Tensor]], Tokens | Tensor] = _only_tensor
+            finish: Callable[[Sequence[Tensor]], Tokens | Tensor] = _get_images
         else:
-            tensors, finish = _stored(self.source, ids, batch.views)
+            tensors, finish = _read_stored(self.source, ids, batch.views)
         if batch.views is not None:
-            targets = self._placed(targets, batch.views)
+            targets = self._place(targets, batch.views)
 
         num_values = len(targets.values)
         target_tensors = [*targets.values.values(), *targets.cell_weights.values()]
@@ -184,8 +183,8 @@ class BatchReader:
             mixes=batch.mixes,
         )
 
-    def _placed(self, targets: Targets, views: Sequence[int]) -> Targets:
-        """Turn and mirror the maps as the views of the images are."""
+    def _place(self, targets: Targets, views: Sequence[int]) -> Targets:
+        """Return targets whose maps are turned and mirrored as the views of the images are."""
         source_views = cast("Views", getattr(self.source, "views", None))
 
         def place(maps: Tensor) -> Tensor:
@@ -197,7 +196,7 @@ class BatchReader:
         return targets.with_maps(self.maps, place)
 
 
-def _stored(source: TokenSource, ids: Sequence[str], views: Sequence[int] | None) -> Stored:
+def _read_stored(source: TokenSource, ids: Sequence[str], views: Sequence[int] | None) -> Stored:
     """Return tensors of a source, and what makes Tokens of them where they have arrived."""
     if has_stored(source):
         return source.stored(ids, views)
@@ -209,7 +208,7 @@ def _stored(source: TokenSource, ids: Sequence[str], views: Sequence[int] | None
     return tokens.sequence, with_sequence
 
 
-def _only_tensor(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the images, which need no work where they have arrived."""
+def _get_images(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the images, the only tensor of a batch of live tokens."""
     [images] = tensors
     return images

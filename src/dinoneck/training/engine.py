@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,25 @@ from dinoneck.training.recipe import DetectorRecipe
 
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
-# of an epoch; they differ from run to run
+# what an epoch took, in its row; they differ from run to run
 TIMES = ("seconds", "images_per_second", "peak_memory_mb")
 SAVE_EVERY_S = 30.0
+
+
+@dataclass(frozen=True)
+class _BatchLosses:
+    """The losses of a batch by name, on the device, and how many images they are means over."""
+
+    losses: Mapping[str, Tensor]
+    num_images: int
+
+
+@dataclass(frozen=True)
+class _StateFile:
+    """The file that keeps the state of a run, and the plain values that identify the run."""
+
+    path: Path
+    identity: Mapping[str, Any]
 
 
 class Engine:
@@ -46,6 +63,7 @@ class Engine:
         with engine.progress() as bar:
             while not engine.is_finished:
                 engine.start_epoch()
+                engine.model.train()
                 for batch in batches:
                     losses = engine.forward_backward(lambda: engine.model(batch))
                     engine.step()
@@ -62,19 +80,20 @@ class Engine:
         objective: holds ``trained``; its ``forward`` returns losses by name, of which ``"loss"`` is
             minimised.
         groups: of the optimizer; frozen parameters that are trained later are among them.
-        recipe: how.
-        steps: of the optimizer, per epoch; each takes a batch.
+        recipe: epochs, learning rate and its schedule, precision, clipping and averaging.
+        steps_per_epoch: of the optimizer; each takes a batch.
         sam_rho: neighbourhood size of SAM; None = without.
         patience: epochs without a better validation loss before training ends with the best
             weights; None = all epochs of the recipe.
 
     Attributes:
         model: the objective; in several processes in DistributedDataParallel.
+        parameters: all that the optimizer has, also those that are frozen now.
         epoch: how many epochs are done.
         history: a row of numbers per finished epoch.
         best: the weights to keep; None = the last, or the averaged ones.
         extra: plain values that the caller keeps in the state.
-        rank: this process among ``count``; 0 writes.
+        rank: this process among ``num_processes``; 0 writes.
     """
 
     def __init__(
@@ -83,7 +102,7 @@ class Engine:
         objective: nn.Module,
         groups: list[dict[str, Any]],
         recipe: DetectorRecipe,
-        steps: int,
+        steps_per_epoch: int,
         *,
         sam_rho: float | None = None,
         patience: int | None = None,
@@ -91,38 +110,39 @@ class Engine:
         self.trained = trained
         self.objective = objective
         self.recipe = recipe
-        self.steps = steps
+        self.steps_per_epoch = steps_per_epoch
         self.patience = patience
         self.device = next(trained.parameters()).device
-        self.rank, self.count = join_processes(self.device)
+        self.rank, self.num_processes = join_processes(self.device)
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
         self.sam = None if sam_rho is None else SAM(trained, self.optimizer, sam_rho)
-        self.scheduler = cosine_with_warmup(self.optimizer, recipe.epochs * steps, recipe.warmup)
+        self.scheduler = cosine_with_warmup(
+            self.optimizer, recipe.epochs * steps_per_epoch, recipe.warmup
+        )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "fp16")
         self.parameters: list[nn.Parameter] = []
         for group in self.optimizer.param_groups:
             self.parameters += group["params"]
         self.model = objective
-        if self.count > 1:
+        if self.num_processes > 1:
             self.model = wrap_for_processes(objective, self.parameters)
-        # of the first process' weights
+        # made after DistributedDataParallel gave all processes the weights of the first
         self.ema = None if recipe.ema_decay is None else EMA(trained, recipe.ema_decay)
 
         self.epoch = 0
         self.history: list[Row] = []
         self.extra: dict[str, Any] = {}
         self.best: dict[str, Tensor] | None = None
-        # of batches, on the device, and their images
-        self._losses: list[tuple[dict[str, Tensor], int]] = []
+        self._batch_losses: list[_BatchLosses] = []  # of the epoch
         self._epoch_started = time.perf_counter()
         self._saved = time.monotonic()
-        self._file: tuple[Path, Mapping[str, Any]] | None = None
+        self._state_file: _StateFile | None = None
 
     def progress(self) -> Any:
         """Return a bar of the steps that are left, a context manager with ``update()``."""
         return progress(
-            total=self.recipe.epochs * self.steps,
-            initial=self.epoch * self.steps,
+            total=self.recipe.epochs * self.steps_per_epoch,
+            initial=self.epoch * self.steps_per_epoch,
             desc="steps",
             unit="step",
             hidden=self.rank > 0,
@@ -187,10 +207,15 @@ class Engine:
             if self.ema is not None:
                 self.ema.update(self.trained)
 
-    def add_losses(self, losses: Mapping[str, Tensor], images: int) -> None:
-        """Keep a batch's losses on the device: the host waits for it in :meth:`mean_losses` alone."""
+    def add_losses(self, losses: Mapping[str, Tensor], num_images: int) -> None:
+        """Keep a batch's losses on the device: the host waits for it in :meth:`mean_losses` alone.
+
+        Args:
+            losses: scalars by name, the same names for all batches.
+            num_images: of the batch in all processes; a batch counts in the means by it.
+        """
         detached = {name: value.detach().float() for name, value in losses.items()}
-        self._losses.append((detached, images))
+        self._batch_losses.append(_BatchLosses(detached, num_images))
 
     def mean_losses(self) -> dict[str, float]:
         """Return the means over images of the losses that were added, and forget them.
@@ -198,16 +223,17 @@ class Engine:
         Raises:
             DataError: if one is not finite.
         """
-        batches = self._losses
-        self._losses = []
-        names = [*batches[0][0]]
+        batches = self._batch_losses
+        self._batch_losses = []
+        names = list(batches[0].losses)
         on_device: list[Tensor] = []
-        for losses, _ in batches:
-            on_device += losses.values()
+        for batch in batches:
+            on_device += batch.losses.values()
         # the host waits here
         values = torch.tensor(torch.stack(on_device).tolist(), dtype=torch.float64)
-        images = torch.tensor([float(count) for _, count in batches], dtype=torch.float64)
-        means = images @ values.view(len(batches), len(names)) / images.sum()
+        values = values.view(len(batches), len(names))
+        num_images = torch.tensor([batch.num_images for batch in batches], dtype=torch.float64)
+        means = num_images @ values / num_images.sum()
         row: dict[str, float] = dict(zip(names, means.tolist(), strict=True))
         for name, value in row.items():
             if not math.isfinite(value):
@@ -223,17 +249,18 @@ class Engine:
         Raises:
             DataError: if a loss or a weight is not finite.
         """
-        images = sum(count for _, count in self._losses)
+        num_images = sum(batch.num_images for batch in self._batch_losses)
         # the last gradient may not have been finite: the weights are checked with the losses, in
-        # one read
+        # one read. A batch of 0 images changes no mean, unless its values are not finite: 0 * NaN
         norm = torch.nn.utils.get_total_norm([p.detach() for p in self.parameters])
-        self.add_losses(dict.fromkeys(self._losses[0][0], norm), 0)
+        names = self._batch_losses[0].losses
+        self.add_losses(dict.fromkeys(names, norm), num_images=0)
         rows = gather(self.mean_losses())
         row: Row = {}
         for name in rows[0]:
             row[name] = sum(process[name] for process in rows) / len(rows)
         seconds = time.perf_counter() - self._epoch_started
-        times = (seconds, images / seconds, _peak_memory_mb(self.device))
+        times = (seconds, num_images / seconds, _peak_memory_mb(self.device))
         row |= dict(zip(TIMES, times, strict=True))
         self.history.append(row)
 
@@ -273,45 +300,47 @@ class Engine:
     def finish(self) -> None:
         """Give the model the best weights with patience, else the averaged ones, else leave the last."""
         if self.best is not None:
-            self._take(self.best)
+            self._load_weights(self.best)
         elif self.ema is not None:
             self.ema.copy_to(self.trained)
         copy_from_first(self.objective.buffers())  # batch statistics differ between processes
         self.objective.eval()
 
     def _weights(self) -> dict[str, Tensor]:
-        """All weights and buffers but those of a backbone that is not trained."""
-        left_out: set[Tensor] = set()
+        """Return all weights and buffers but the parameters of a backbone that are never trained."""
+        never_trained: set[Tensor] = set()
         for module in self.objective.modules():
             if isinstance(module, Backbone):
-                left_out.update(module.parameters())
-        left_out.difference_update(self.parameters)
+                never_trained.update(module.parameters())
+        never_trained.difference_update(self.parameters)
         weights = {}
         for name, x in self.objective.state_dict(keep_vars=True).items():
-            if x not in left_out:
+            if x not in never_trained:
                 weights[name] = x.detach()
         return weights
 
     @torch.no_grad()
-    def _take(self, weights: Mapping[str, Tensor]) -> None:
+    def _load_weights(self, weights: Mapping[str, Tensor]) -> None:
         for name, value in self._weights().items():
             value.copy_(weights[name])
 
-    def keep(self, path: Path, run: Mapping[str, Any], *, resume: bool = True) -> None:
-        """Keep the state in a file and, next to it, the log: one line per epoch; continue from the state of this run.
+    def open_state(self, path: Path, identity: Mapping[str, Any], *, resume: bool = True) -> None:
+        """Continue from the state in a file, if there is one; from now on keep the state in it.
+
+        Next to it the log is written, one line per epoch.
 
         Args:
             path: of the file, which the first process writes and every process reads.
-            run: plain values that identify the run.
-            resume: off = start again.
+            identity: plain values that identify the run.
+            resume: off = start again, whatever the file holds.
 
         Raises:
             CheckpointError: if the state is damaged, of another run, another one than the first
                 process has, or cannot be written.
         """
-        self._file = (path, run)
+        self._state_file = _StateFile(path, identity)
         self._saved = time.monotonic()
-        state = load_state(path, run) if resume else None
+        state = load_state(path, identity) if resume else None
         epochs = gather(0 if state is None else state["epoch"])
         if len({*epochs}) > 1:
             raise CheckpointError(
@@ -322,7 +351,7 @@ class Engine:
             self.history = state["history"]
             self.extra = state["extra"]
             self.best = state["best"]
-            self._take(state["weights"])
+            self._load_weights(state["weights"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scheduler.load_state_dict(state["scheduler"])
             self.scaler.load_state_dict(state["scaler"])
@@ -333,15 +362,15 @@ class Engine:
         self._write_log()
 
     def _save(self) -> None:
-        if self._file is None or self.rank > 0:
+        """Write the state and the log, in the first process of a run that keeps its state."""
+        if self._state_file is None or self.rank > 0:
             return
-        path, run = self._file
         state = {
             "epoch": self.epoch,
             "history": self.history,
             "extra": self.extra,
             "best": self.best,
-            "run": dict(run),
+            "run": dict(self._state_file.identity),
             "weights": self._weights(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
@@ -351,21 +380,21 @@ class Engine:
             state["ema"] = self.ema.state_dict()
         content = io.BytesIO()
         torch.save(state, content)
-        write_file(path, content.getvalue())
+        write_file(self._state_file.path, content.getvalue())
         self._write_log()
 
     def _write_log(self) -> None:
-        if self._file is None or self.rank > 0:
+        if self._state_file is None or self.rank > 0:
             return
-        path, _ = self._file
         lines = []
         for epoch, row in enumerate(self.history):
             lines.append(json.dumps({"epoch": epoch, **row}, allow_nan=False) + "\n")
-        write_file(path.parent / LOG, "".join(lines).encode())
+        log = self._state_file.path.with_name(LOG)
+        write_file(log, "".join(lines).encode())
 
 
 def _peak_memory_mb(device: torch.device) -> float:
-    """The most memory so far: of torch on a GPU, else of this process."""
+    """Return the most memory so far in MiB: of torch on a GPU, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     units_per_mb = 2**20 if sys.platform == "darwin" else 2**10  # bytes, or kilobytes

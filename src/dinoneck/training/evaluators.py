@@ -15,6 +15,7 @@ from dinoneck.training.config import TrainConfig
 from dinoneck.training.folds import Fold
 from dinoneck.training.problem import Problem
 from dinoneck.training.report import BOTH, HEAD, LINEAR
+from dinoneck.training.run_tokens import RunTokens
 from dinoneck.training.token_sources import LiveTokens, TokenSource
 
 Logs = Mapping[str, Sequence[Mapping[str, float]]]
@@ -26,12 +27,17 @@ class FoldTokens:
     """The tokens of a fold.
 
     Attributes:
-        frozen: of the frozen backbone, or of the store.
+        of_run: of all images, by the frozen backbone or of the store.
         live: of the backbone that the fold trains along with its head; None = it is frozen.
     """
 
-    frozen: TokenSource
+    of_run: RunTokens
     live: LiveTokens | None
+
+    @property
+    def frozen(self) -> TokenSource:
+        """The tokens of the frozen backbone, extracted when they are asked for first, or of the store."""
+        return self.of_run.frozen()
 
     @property
     def of_head(self) -> TokenSource:
@@ -44,6 +50,9 @@ class Evaluator(Protocol):
 
     methods: reports.Methods
     """Method -> target -> the held-out predictions of all rows."""
+
+    has_baseline: bool
+    """Whether it fits a baseline to the tokens of the frozen backbone."""
 
     def predict_fold(
         self, problem: Problem, fold: Fold, head: Head, tokens: FoldTokens
@@ -84,6 +93,8 @@ class ValueEvaluator:
     Attributes:
         methods: method -> target -> the held-out predictions of all rows.
     """
+
+    has_baseline = True
 
     def __init__(
         self, config: TrainConfig, table: Table, problem: Problem, folds: Sequence[Fold]

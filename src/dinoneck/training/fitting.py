@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -46,7 +46,7 @@ from dinoneck.training.origins import note_origin
 from dinoneck.training.recipe import Recipe
 from dinoneck.training.run_tokens import compare_images
 from dinoneck.training.samples import Samples, match_samples
-from dinoneck.training.targets import known, normalise_samples
+from dinoneck.training.targets import known_mask, normalise_samples
 from dinoneck.training.token_sources import LiveTokens, TokenSource, in_batches
 
 logger = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ def fit(
         source.ids,
         targets,
         weights,
-        names={task.name: task.labels for task in head.tasks},
+        labels={task.name: task.labels for task in head.tasks},
         ids=ids,
         val_ids=val_ids,
         target_ids=target_ids,
@@ -150,7 +150,7 @@ def fit(
 
         if out is not None:
             identity = identity_of(objective, source, samples, engine.parameters)
-            engine.keep(Path(out) / STATE, identity, resume=resume)
+            engine.open_state(Path(out) / STATE, identity, resume=resume)
         is_new = not engine.history
         objective.is_first_step = is_new
         if is_new and recipe.standardise_tokens:
@@ -161,9 +161,19 @@ def fit(
                 epoch = engine.start_epoch()
                 objective.start_epoch(epoch)
                 batches = reader.training_batches(
-                    epoch, recipe, rank=engine.rank, num_processes=engine.count
+                    epoch, recipe, rank=engine.rank, num_processes=engine.num_processes
                 )
-                _train_epoch(engine, batches, bar)
+                engine.model.train()
+                with closing(batches):
+                    for batch in batches:
+                        compute_losses = partial(
+                            engine.model, batch.inputs, batch.targets, batch.mixes
+                        )
+                        losses = engine.forward_backward(compute_losses)
+                        engine.step()
+                        engine.add_losses(losses, batch.num_images)
+                        bar.update()
+                engine.add_row()
                 if has_validation:
                     with engine.evaluating():
                         scores = _validate(engine, objective, reader)
@@ -174,21 +184,8 @@ def fit(
     return engine.history
 
 
-def _train_epoch(engine: Engine, batches: Generator[Batch, None, None], bar: Any) -> None:
-    """Take a step of the optimizer per batch; add the mean losses to the engine's history."""
-    engine.model.train()
-    with closing(batches):
-        for batch in batches:
-            compute_losses = partial(engine.model, batch.inputs, batch.targets, batch.mixes)
-            losses = engine.forward_backward(compute_losses)
-            engine.step()
-            engine.add_losses(losses, batch.num_images)
-            bar.update()
-    engine.add_row()
-
-
 def _validate(engine: Engine, objective: Objective, reader: BatchReader) -> dict[str, float]:
-    """Return the loss (the plain sum of its parts) and the scores of the validation samples."""
+    """Return the losses (``val_loss`` is the unweighted sum of the others) and scores of the validation samples."""
     tasks = [task for task in objective.loss.tasks if not task.is_masks]
     predictions: dict[str, list[Tensor]] = {task.name: [] for task in tasks}
     for batch in reader.validation_batches(engine.recipe.batch_size):
@@ -204,18 +201,19 @@ def _validate(engine: Engine, objective: Objective, reader: BatchReader) -> dict
             predictions[task.name].append(task.predict(outputs[task.name]))
     row = engine.mean_losses()
 
-    predictions_of_all = fetch([torch.cat(parts).float() for parts in predictions.values()])
+    # one transfer for all tasks
+    fetched = fetch([torch.cat(of_batches).float() for of_batches in predictions.values()])
     samples = reader.samples
-    for task, predicted in zip(tasks, predictions_of_all, strict=True):
+    for task, task_predictions in zip(tasks, fetched, strict=True):
         truth = samples.targets.values[task.name][samples.train_count :]
-        row |= _score(task, predicted, truth)
+        row |= _score(task, task_predictions, truth)
     r2_scores = [score for name, score in row.items() if name.startswith("val_r2/")]
     if r2_scores:
         row["val_r2"] = float(np.mean(r2_scores))
     return row
 
 
-def _score(task: Task, output: Tensor, truth: Tensor) -> dict[str, float]:
+def _score(task: Task, predictions: Tensor, truth: Tensor) -> dict[str, float]:
     """Return ``val_r2/TASK`` (the mean over outputs), ``val_accuracy/TASK`` or, of masks, ``val_mean_iou/TASK``.
 
     Masks are compared at the resolution of the labels. What is missing counts for nothing; without
@@ -223,19 +221,19 @@ def _score(task: Task, output: Tensor, truth: Tensor) -> dict[str, float]:
 
     Args:
         task: of the head.
-        output: (m, ...) in original units.
+        predictions: (m, ...) in original units, on the CPU.
         truth: the targets of the same samples as the loss compares them.
     """
     if task.is_categorical:
         classes = truth.argmax(dim=1) if truth.is_floating_point() else truth
-        classes = classes.where(known(task, truth), -1)
+        classes = classes.where(known_mask(task, truth), -1)
         metric = MEAN_IOU if task.is_map else ACCURACY
-        sums = class_counts(map_confusion(classes, output))
+        sums = class_counts(map_confusion(classes, predictions))
     else:
         if task.transform is not None:
             truth = task.transform.inverse(truth.double().movedim(1, -1)).movedim(-1, 1)
         metric = R2
-        terms = value_terms(truth.double().numpy(), output.double().numpy())
+        terms = value_terms(truth.double().numpy(), predictions.double().numpy())
         sums = terms.sum(axis=0)
     score = as_number(metric.of_sums(sums))
     if score is None:
@@ -262,7 +260,7 @@ def _build_engine(objective: Objective, samples: Samples) -> Engine:
         objective,
         groups,
         recipe,
-        steps=steps_per_epoch,
+        steps_per_epoch,
         sam_rho=recipe.rho if recipe.optimizer == "sam" else None,
         patience=recipe.patience,
     )
@@ -278,7 +276,7 @@ def _calibrate(head: Head, reader: BatchReader, batch_size: int) -> None:
 
 
 def _warn_of_layers(head: Head, source: TokenSource, example: Batch) -> None:
-    """Log which layer a head reads that reads the last one alone."""
+    """Log which layer is read by a head that reads the last one alone."""
     if not head._reads_last_layer:
         return
     layers = None
@@ -324,7 +322,9 @@ def _check_images(source: TokenSource, targets: Any, ids: Sequence[str]) -> None
     compare_images(store, files_to_train_on)
 
 
-def _check_arguments(head: Any, source: Any, loss: Any, recipe: Any, callbacks: Any) -> None:
+def _check_arguments(
+    head: object, source: object, loss: object, recipe: object, callbacks: object
+) -> None:
     """Raise if an argument of ``fit`` has another type."""
     if not isinstance(head, Head):
         raise ConfigError(

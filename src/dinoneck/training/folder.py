@@ -44,9 +44,11 @@ BACKBONE = "backbone of live tokens"
 IMAGE_FILES = "hash of image files"
 # entries that runs of 0.3 do not have; they are not compared there
 _NOT_IN_OLD_RUNS = (TOKENS, TARGETS, SAMPLES, BACKBONE, IMAGE_FILES)
-# entries of 0.3 with some tokens in them, whose last bits depend on the device -> the entry that is
-# compared in their place where both runs have it
-_REPLACED = {"hash of images and targets": TARGETS, "ids and targets": SAMPLES}
+# entries of 0.3 with some tokens in them, whose last bits depend on the device
+TARGETS_OF_0_3 = "hash of images and targets"
+SAMPLES_OF_0_3 = "ids and targets"
+# -> the entry that is compared in their place where both runs have it
+_REPLACED = {TARGETS_OF_0_3: TARGETS, SAMPLES_OF_0_3: SAMPLES}
 _REMEDY = "use another folder, or replace it: fit(..., resume=False), --no-resume"
 _DAMAGED_REMEDY = "restore it from a copy, or start again: fit(..., resume=False), --no-resume"
 
@@ -85,7 +87,7 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
 
 
 def results_in(folder: Path) -> list[Path]:
-    """Files that a run leaves in the folder; the report first, so that a half-removed run has none."""
+    """Return the files that a run left in the folder; the report first, so that a half-removed run has none."""
     patterns = (
         REPORT,
         HEAD_FILE,
@@ -133,6 +135,15 @@ def begin(folder: Path, values: Mapping[str, Any], *, resume: bool) -> dict[str,
         write_file(path, text.encode())
         _write_finished_heads(folder, {})
     return identity
+
+
+def is_begun_by_0_3(folder: Path) -> bool:
+    """Return whether the folder holds an unfinished run of heads that 0.3 began.
+
+    Such a run is compared by :data:`TARGETS_OF_0_3`, which needs the tokens of all images.
+    """
+    path = folder / UNFINISHED / RUN
+    return path.exists() and TARGETS not in json.loads(read_regular(path))
 
 
 def note_finished_head(folder: Path, head_file: Path) -> None:
@@ -211,9 +222,9 @@ def _set_aside(folder: Path) -> None:
         shutil.rmtree(earlier)
     # the report last: a kill between leaves results that the same command goes on to move
     for path in reversed(results):
-        kept = earlier / path.relative_to(folder)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(kept)
+        new_path = earlier / path.relative_to(folder)
+        new_path.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(new_path)
 
 
 def finish(folder: Path, report: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,8 +234,8 @@ def finish(folder: Path, report: Mapping[str, Any]) -> dict[str, Any]:
         write_file(folder / REPORT, f"{text}\n".encode())
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
         shutil.rmtree(folder / EARLIER, ignore_errors=True)
-    plain: dict[str, Any] = json.loads(text)
-    return plain
+    json_values: dict[str, Any] = json.loads(text)
+    return json_values
 
 
 def writes() -> bool:
@@ -293,15 +304,20 @@ def _compared(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str,
     return compared
 
 
-def check_same(there: Mapping[str, Any], here: Mapping[str, Any], where: str) -> None:
-    """Refuse to resume from the state of another run.
+def check_same(earlier: Mapping[str, Any], present: Mapping[str, Any], where: str) -> None:
+    """Check that a run continues itself.
+
+    Args:
+        earlier: the identity of the run whose state is there.
+        present: the identity of the run that would continue it.
+        where: the folder or the file with the state, for messages.
 
     Raises:
         CheckpointError: naming the first difference.
     """
-    there = _compared(PROGRAMS.without_void_keys(there), here)
-    here = _compared(here, there)
-    values_that_differ = difference(there, here, "run")
+    earlier = _compared(PROGRAMS.without_void_keys(earlier), present)
+    present = _compared(present, earlier)
+    values_that_differ = difference(earlier, present, "run")
     if values_that_differ:
         raise CheckpointError(
             f"{where} is of another run, its value / yours: {values_that_differ}; {_REMEDY}",

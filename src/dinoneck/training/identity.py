@@ -14,7 +14,7 @@ from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone, plain_backbone
 from dinoneck.codec import encode
 from dinoneck.devices import bytes_of
-from dinoneck.training.folder import BACKBONE, SAMPLES, TOKENS
+from dinoneck.training.folder import BACKBONE, SAMPLES, SAMPLES_OF_0_3, TOKENS
 from dinoneck.training.objective import Objective
 from dinoneck.training.samples import Samples
 from dinoneck.training.token_sources import LiveTokens, TokenSource, digest_of, has_stored
@@ -34,6 +34,9 @@ def identity_of(
         source: of the tokens.
         samples: of the run.
         parameters: all that the optimizer has.
+
+    Returns:
+        Values as JSON has them.
     """
     head = objective.trained.head
     loss = objective.loss
@@ -60,22 +63,23 @@ def identity_of(
         "trained": trained_shapes,
         "weighting": weighting,
         "loss": [encode(part) for part in (*loss.compositions, *loss.regularisers)],
-        "ids and targets": with_tokens.hexdigest(),  # as in 0.3
+        SAMPLES_OF_0_3: with_tokens.hexdigest(),
         SAMPLES: hash_of_samples.hexdigest(),
         TOKENS: tokens,
         BACKBONE: _identity_of_backbone(source, parameters),
     }
-    plain: dict[str, Any] = json.loads(json.dumps(identity))
-    return plain
+    # as the state of an earlier run holds it: tuples are lists there
+    json_values: dict[str, Any] = json.loads(json.dumps(identity))
+    return json_values
 
 
 def _hash_of_samples(samples: Samples) -> hashlib._Hash:
-    """A hash of ids and targets."""
-    values = dict(samples.targets.values)
+    """Return a SHA-256 of the ids and targets, which more can be added to."""
+    tensors = dict(samples.targets.values)
     for name, weight in samples.targets.cell_weights.items():
-        values[f"{name}.weight"] = weight
+        tensors[f"{name}.weight"] = weight
     total = hashlib.sha256(repr([samples.train_count, *map(str, samples.ids)]).encode())
-    for name, x in sorted(values.items()):
+    for name, x in sorted(tensors.items()):
         total.update(f"{name} {x.dtype} {tuple(x.shape)} ".encode() + bytes_of(x))
     return total
 
@@ -83,7 +87,7 @@ def _hash_of_samples(samples: Samples) -> hashlib._Hash:
 def _identity_of_backbone(
     source: TokenSource, parameters: Sequence[Tensor]
 ) -> dict[str, Any] | None:
-    """What decides which tokens a backbone makes of images, without its trained weights; None without live tokens."""
+    """Return what decides which tokens a backbone makes, without its trained weights; None without live tokens."""
     if not isinstance(source, LiveTokens):
         return None
     backbone = cast("Backbone", plain_backbone(source.backbone))

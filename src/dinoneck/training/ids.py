@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -13,7 +13,7 @@ from dinoneck.data.walk import SUFFIXES
 from dinoneck.errors import DataError
 from dinoneck.text import counted, some_of
 
-_ANY = "/"  # stands for any suffix: no id ends like this
+_ANY_SUFFIX = "/"  # stands for any suffix: no id ends like this
 
 
 class IdMatcher:
@@ -30,11 +30,11 @@ class IdMatcher:
 
     def __init__(self, ids: Sequence[str]) -> None:
         self.ids = set(ids)
-        self._named = defaultdict[str, list[str]](list)
+        self._ids_of_name = defaultdict[str, list[str]](list)
         for image_id in ids:
             stem, suffix = _stem_and_suffix(image_id)
-            for name in (stem + suffix, stem + _ANY):
-                self._named[name].append(image_id)
+            for name in (stem + suffix, stem + _ANY_SUFFIX):
+                self._ids_of_name[name].append(image_id)
 
     def find(self, image_id: Any) -> str | None:
         """Return the source's spelling of an id; None if it is not there.
@@ -48,10 +48,10 @@ class IdMatcher:
         if not isinstance(image_id, str):
             return None
         stem, suffix = _stem_and_suffix(image_id)
-        fitting = self._named.get(stem + suffix)
+        fitting = self._ids_of_name.get(stem + suffix)
         if not fitting:
-            other_name = stem if suffix else stem + _ANY
-            fitting = self._named.get(other_name)
+            other_name = stem if suffix else stem + _ANY_SUFFIX
+            fitting = self._ids_of_name.get(other_name)
         if not fitting:
             return None
         if len(fitting) > 1:
@@ -60,8 +60,8 @@ class IdMatcher:
             )
         return fitting[0]
 
-    def all_of(self, ids: Iterable[Any], remedy: str = "") -> list[str]:
-        """Return the source's spelling of ids.
+    def find_all(self, ids: Iterable[Any], remedy: str = "") -> list[str]:
+        """Return the source's spelling of ids; an id that is repeated is returned once.
 
         Args:
             ids: of the source, in either spelling.
@@ -70,7 +70,6 @@ class IdMatcher:
         Raises:
             DataError: naming those that have no tokens.
         """
-        # an id that stands twice is one
         spellings = {image_id: self.find(image_id) for image_id in ids}
         missing = [repr(image_id) for image_id, spelling in spellings.items() if spelling is None]
         if missing:
@@ -83,9 +82,15 @@ class IdMatcher:
         return [spelling for spelling in spellings.values() if spelling is not None]
 
     def columns(
-        self, table: Any, ids: Sequence[Any] | None, names: Collection[str]
+        self, table: Any, ids: Sequence[Any] | None, labels: Mapping[str, Sequence[str]]
     ) -> dict[str, dict[Any, Any]]:
-        """Return column -> id -> value for the columns of these names.
+        """Return column -> id -> value for the columns that ``labels`` names.
+
+        Args:
+            table: a DataFrame whose index holds the ids, or a mapping column -> ``{id: value}``, a
+                Series, or values that ``ids`` gives the ids of.
+            ids: the ids of values that carry none.
+            labels: column -> the words of its classes in order; empty where there are none.
 
         Raises:
             DataError: as :func:`by_id`, or for a table of another type or without one of the
@@ -96,26 +101,27 @@ class IdMatcher:
                 f"the targets are {type(table).__name__}; expected a DataFrame, or name -> {{id: "
                 "value}"
             )
-        absent = [name for name in names if name not in table]
+        absent = [name for name in labels if name not in table]
         if absent:
             raise DataError(
                 f"there are no targets for {absent[0]!r}; given: "
                 f"{', '.join(map(str, table)) or 'none'}"
             )
-        classes = names if isinstance(names, dict) else {}
-        codes = {name: class_codes(table[name], name, classes.get(name, ())) for name in names}
+        values_of_columns = {}
+        for name, words in labels.items():
+            values_of_columns[name] = class_codes(table[name], name, words)
         columns = {}
-        for name, values in codes.items():
-            columns[name] = by_id(values, repr(name), ids, self._spelling)
+        for name, values in values_of_columns.items():
+            columns[name] = by_id(values, repr(name), ids, self._find_or_keep)
         return columns
 
-    def _spelling(self, image_id: Any) -> Any:
-        """The source's spelling of an id; an id that it does not have stays as it is."""
+    def _find_or_keep(self, image_id: Any) -> Any:
+        """Return the source's spelling of an id; an id that it does not have stays as it is."""
         return self.find(image_id) or image_id
 
 
 def _stem_and_suffix(image_id: str) -> tuple[str, str]:
-    """``train/a`` (NFC) and ``.JPG`` of ``train/a.JPG``."""
+    """Return ``train/a`` (NFC) and ``.JPG`` for ``train/a.JPG``; other suffixes belong to the stem."""
     name = unicodedata.normalize("NFC", image_id)
     suffix = PurePosixPath(name).suffix
     if suffix.lower() not in SUFFIXES:

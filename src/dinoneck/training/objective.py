@@ -16,11 +16,11 @@ from dinoneck.losses.masked import exact
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tokens import Tokens
 from dinoneck.training.folder import writes
-from dinoneck.training.optim import blended_tokens, pasted, random_box
+from dinoneck.training.optim import blend_tokens, paste_box, random_box
 from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
 from dinoneck.training.recipe import Recipe
 from dinoneck.training.samples import Targets, Tensors
-from dinoneck.training.targets import known
+from dinoneck.training.targets import known_mask
 from dinoneck.training.token_sources import LiveTokens, TokenSource
 
 logger = logging.getLogger(__name__)
@@ -91,8 +91,8 @@ class Objective(nn.Module):
     def start_epoch(self, epoch: int) -> None:
         """Freeze and unfreeze the backbone by the recipe's plan.
 
-        A head that was loaded from a file takes the tokens of a backbone that is trained along from
-        now on.
+        Once parts of the backbone are trained, a head that was loaded from a file no longer expects
+        the tokens of the weights that it was trained on.
         """
         if self.recipe.freeze:
             FreezeSchedule(self.recipe.plan).apply(self.trained, epoch)
@@ -109,6 +109,7 @@ class Objective(nn.Module):
         backbone = self.trained.backbone
         if backbone is not None and (recipe.freeze or not backbone.frozen):
             return param_groups(self, **recipe.rates(), include_frozen=bool(recipe.freeze))
+        # with a weight decay of 0 both are one group
         by_decay: dict[float, list[Tensor]] = {recipe.weight_decay: [], 0.0: []}
         for module in (self.trained.head, self.loss):
             for parameter in module.parameters():
@@ -124,10 +125,10 @@ class Objective(nn.Module):
     def forward(self, inputs: Tokens | Tensor, targets: Targets, mixes: bool) -> Tensors:
         """Return ``loss``, its parts ``loss/NAME`` and their learned weights ``weight/NAME``.
 
-        A loss may be the mean over what the samples are blended of.
+        Of blended samples a loss is the mean over what they are blended of, by its share.
 
         Args:
-            inputs: tokens, or images (B, 3, H, W) of live tokens.
+            inputs: tokens, or images (B, 3, H, W) float32 of live tokens.
             targets: of the batch.
             mixes: whether samples are blended, as the recipe says.
         """
@@ -138,21 +139,21 @@ class Objective(nn.Module):
             images = cast("Tensor", inputs)
             backbone = cast("Backbone", self.trained.backbone)
             box, share = random_box(images.shape[-2:], cutmix_alpha, backbone.patch_size)
-            inputs = pasted(images, box)
+            inputs = paste_box(images, box)
             # maps are pasted as the images, the other targets count by the area
-            targets = targets.with_maps(self.maps, lambda x: pasted(x, box))
-            compared = _with_partners([_WeightedTargets(1.0, targets)], share, kept=self.maps)
+            targets = targets.with_maps(self.maps, lambda x: paste_box(x, box))
+            compared = _with_partners([_WeightedTargets(1.0, targets)], share, unchanged=self.maps)
         tokens = self.tokens(inputs)
         if mixup_alpha is not None:
-            tokens, share = blended_tokens(tokens, mixup_alpha)
+            tokens, share = blend_tokens(tokens, mixup_alpha)
             compared = _with_partners(compared, share)
 
         outputs = self.outputs(tokens)
-        losses_per_targets = [self.losses(outputs, weighted.targets) for weighted in compared]
-        losses: dict[str, Any] = dict.fromkeys(losses_per_targets[0], 0)
-        for weighted, parts in zip(compared, losses_per_targets, strict=True):
-            for name, value in parts.items():
-                losses[name] = losses[name] + weighted.share * value
+        losses: Tensors = {}
+        for weighted in compared:
+            for name, value in self.losses(outputs, weighted.targets).items():
+                sum_before = losses.get(name, torch.zeros_like(value))
+                losses[name] = sum_before + weighted.share * value
         if self.training and self.is_first_step:
             self.is_first_step = False
             self._compare_scales(losses, targets.values)
@@ -162,7 +163,7 @@ class Objective(nn.Module):
         return losses
 
     def tokens(self, inputs: Tokens | Tensor) -> Tokens:
-        """Return tokens, of images those of the backbone."""
+        """Return the tokens themselves, or those that the backbone makes of images (B, 3, H, W)."""
         if isinstance(inputs, Tokens):
             return inputs
         backbone = cast("Backbone", self.trained.backbone)
@@ -174,7 +175,12 @@ class Objective(nn.Module):
         return {name: exact(x) for name, x in self.trained.head(tokens).items()}
 
     def losses(self, outputs: Tensors, targets: Targets) -> Tensors:
-        """Return ``loss`` and its parts; what is missing counts for nothing."""
+        """Return ``loss`` and its parts ``loss/NAME``; missing targets count for nothing.
+
+        Args:
+            outputs: task -> (B, ...), see :meth:`outputs`.
+            targets: of the batch.
+        """
         masks = {}
         for name, x in targets.values.items():
             if not x.is_floating_point():
@@ -199,7 +205,7 @@ class Objective(nn.Module):
             return
         counts = []
         for task in tasks:
-            is_known = known(task, targets[task.name])
+            is_known = known_mask(task, targets[task.name])
             if is_known.ndim > 1:
                 is_known = is_known.flatten(1).any(dim=1)
             counts.append(is_known.sum())
@@ -226,16 +232,16 @@ class Objective(nn.Module):
 
 
 def _with_partners(
-    compared: Sequence[_WeightedTargets], share: float, kept: Collection[str] = ()
+    compared: Sequence[_WeightedTargets], share: float, unchanged: Collection[str] = ()
 ) -> list[_WeightedTargets]:
-    """Add the targets of the sample before each: ``share`` of a loss is that of its targets, the rest theirs.
+    """Compare with ``share`` by the targets of the samples, and with the rest by those of their partners.
 
-    The maps in ``kept`` are pasted already and stay.
+    The maps of the tasks in ``unchanged`` are pasted already: partners have the same.
     """
     of_samples = []
     of_partners = []
     for weighted in compared:
-        partners = weighted.targets.partners(kept)
+        partner_targets = weighted.targets.of_partners(unchanged)
         of_samples.append(_WeightedTargets(share * weighted.share, weighted.targets))
-        of_partners.append(_WeightedTargets((1 - share) * weighted.share, partners))
+        of_partners.append(_WeightedTargets((1 - share) * weighted.share, partner_targets))
     return of_samples + of_partners

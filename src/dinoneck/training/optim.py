@@ -27,14 +27,16 @@ from dinoneck.losses.masked import exact
 from dinoneck.tokens import Tokens
 from dinoneck.training.recipe import BelowOne, Positive, converted
 
-TINY = 1e-12
+TINY = 1e-12  # added to the norm of SAM's gradient, which may be 0
 _Loss = TypeVar("_Loss")
 # top, bottom, left and right, as shares of the image's sides
 Box = tuple[float, float, float, float]
 
 
 def cosine_with_warmup(optimizer: Optimizer, total_steps: int, warmup: float = 0.1) -> LambdaLR:
-    """Linear from lr / w to lr over the first ``warmup`` share of the steps (w of them), then a half cosine to 0.
+    """Return a schedule of the learning rate: a linear rise, then a half cosine to 0.
+
+    The first ``warmup`` share of the steps, w of them, rises from lr / w to lr.
 
     Args:
         optimizer: its groups keep their own learning rates as the peak.
@@ -99,15 +101,15 @@ class EMA:
         self.warmup = bool(warmup)
         self.updates = 0
         self.values: dict[str, Tensor] = {}
-        self._count_in(model, 1.0)
+        self._average_in(model, 1.0)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Count the model's present weights in; call it after every optimizer step."""
+        """Add the model's present weights to the average; call it after every optimizer step."""
         decay = self.decay
         if self.warmup:
             decay = min(decay, (1 + self.updates) / (10 + self.updates))
-        self._count_in(model, 1.0 - decay)
+        self._average_in(model, 1.0 - decay)
         self.updates += 1
 
     @torch.no_grad()
@@ -149,14 +151,13 @@ class EMA:
                 "updates and values, as state_dict() returns them"
             )
         _check_averaged(self.values, state["values"], "the state")
-        device = None
-        for value in self.values.values():
-            device = value.device
-            break
+        devices = [value.device for value in self.values.values()]
+        device = devices[0] if devices else None
         self.values = {name: value.to(device, copy=True) for name, value in state["values"].items()}
         self.updates = state["updates"]
 
-    def _count_in(self, model: nn.Module, share: float) -> None:
+    def _average_in(self, model: nn.Module, share: float) -> None:
+        """Give the weights of a model this share in the averages; copy its buffers."""
         for name, parameter in model.named_parameters():
             if name in self.values:
                 self.values[name].lerp_(parameter.detach().to(self.values[name]), share)
@@ -183,7 +184,7 @@ def _check_averaged(
 
 
 def _named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name."""
+    """Return parameters and buffers by name."""
     tensors: dict[str, Tensor] = dict(model.named_parameters())
     tensors.update(model.named_buffers())
     return tensors
@@ -296,8 +297,8 @@ class SAM(Optimizer):
         for module in self.model.modules():
             if module.training:
                 statistics += module.buffers(recurse=False)
-        moved = [parameter for parameter, _ in gradients]
-        with _restored([*moved, *statistics]):
+        moved_parameters = [parameter for parameter, _ in gradients]
+        with _restored([*moved_parameters, *statistics]):
             with torch.no_grad():
                 for parameter, gradient in gradients:
                     distance = (self.rho / (norm + TINY)).to(gradient)
@@ -307,7 +308,7 @@ class SAM(Optimizer):
         return loss
 
     def _gpus(self) -> list[int]:
-        """The numbers of the GPUs that hold the model."""
+        """Return the numbers of the GPUs that hold the model."""
         devices = {p.device for p in self.model.parameters() if p.device.type == "cuda"}
         return [device.index for device in devices]
 
@@ -317,7 +318,7 @@ class SAM(Optimizer):
         self._share_state()
 
     def _share_state(self) -> None:
-        """Have the groups and the state of the base optimizer, the same objects."""
+        """Take over the groups and the state of the base optimizer, the same objects."""
         self.param_groups = self.base_optimizer.param_groups
         self.state = self.base_optimizer.state
 
@@ -369,8 +370,8 @@ def manifold_mixup(
                 f"the tokens are {layer.dtype}; expected floating point: tokens.to(dtype="
                 "torch.float32)"
             )
-    mixed, share = blended_tokens(tokens, alpha, generator)
-    return mixed, _blended_targets(targets, share, len(tokens))
+    mixed, share = blend_tokens(tokens, alpha, generator)
+    return mixed, _blend_targets(targets, share, len(tokens))
 
 
 def cutmix(
@@ -428,14 +429,14 @@ def cutmix(
     if patch_size is None:
         patch_size = 1
     box, share = random_box(images.shape[-2:], alpha, patch_size, generator)
-    return pasted(images, box), _blended_targets(targets, share, len(images))
+    return paste_box(images, box), _blend_targets(targets, share, len(images))
 
 
-def blended_tokens(
+def blend_tokens(
     tokens: Tokens, alpha: float, generator: torch.Generator | None = None
 ) -> tuple[Tokens, float]:
     """Return the blended tokens, and the share that every sample keeps of itself."""
-    share = float(_random(alpha, generator).beta(alpha, alpha))
+    share = float(_seeded_generator(alpha, generator).beta(alpha, alpha))
     blended = tuple(torch.lerp(x.roll(1, 0), x, share) for x in tokens.sequence)
     return replace(tokens, sequence=blended), share
 
@@ -447,7 +448,7 @@ def random_box(
     generator: torch.Generator | None = None,
 ) -> tuple[Box, float]:
     """Return a rectangle of whole patches, and the share of the image that it leaves."""
-    random = _random(alpha, generator)
+    random = _seeded_generator(alpha, generator)
     side = (1.0 - random.beta(alpha, alpha)) ** 0.5
     rows, cols = TokenGrid(patch_size).size(image_size)
     top, bottom = _random_range(random, rows, side)
@@ -457,13 +458,14 @@ def random_box(
 
 
 def _random_range(random: np.random.Generator, cells: int, side: float) -> tuple[float, float]:
-    """First and last of about ``side * cells`` cells around a random one, as shares of all."""
+    """Return begin and end of about ``side * cells`` cells around a random one, as shares of all."""
     count = round(side * cells)
     first = int(random.integers(0, cells)) - count // 2
-    return max(0, first) / cells, min(cells, first + count) / cells
+    end = first + count
+    return max(0, first) / cells, min(cells, end) / cells
 
 
-def pasted(x: Tensor, box: Box) -> Tensor:
+def paste_box(x: Tensor, box: Box) -> Tensor:
     """Return images or maps (B, ..., H, W) with the rectangle of the sample before each pasted into it."""
     height, width = x.shape[-2:]
     top, bottom, left, right = box
@@ -474,25 +476,30 @@ def pasted(x: Tensor, box: Box) -> Tensor:
     return mixed
 
 
-def _random(alpha: float, generator: torch.Generator | None) -> np.random.Generator:
-    """A generator seeded by one draw of torch's, so that a seed gives the same blend on every device."""
+def _seeded_generator(alpha: float, generator: torch.Generator | None) -> np.random.Generator:
+    """Return a generator that one draw of torch's seeds, so that a seed gives the same blend on every device."""
     converted("alpha", alpha, Positive)
     device = "cpu" if generator is None else generator.device
     seed = int(torch.randint(2**63 - 1, (), generator=generator, device=device))
     return np.random.default_rng(seed)
 
 
-def _blended_targets(
-    targets: Mapping[str, Tensor], share: float, samples: int
+def _blend_targets(
+    targets: Mapping[str, Tensor], share: float, num_samples: int
 ) -> dict[str, Tensor]:
+    """Return ``share`` of each target plus the rest of its partner's.
+
+    Raises:
+        ShapeError: if a target is no tensor of floating point, or of another number of samples.
+    """
     for name, x in targets.items():
         if not isinstance(x, Tensor):
             raise ShapeError(
-                f"targets of {name!r} are {type(x).__name__}; expected a tensor of {samples} samples"
+                f"targets of {name!r} are {type(x).__name__}; expected a tensor of {num_samples} samples"
             )
-        if x.ndim == 0 or len(x) != samples:
+        if x.ndim == 0 or len(x) != num_samples:
             raise ShapeError(
-                f"targets of {name!r} have shape {tuple(x.shape)}; expected {samples} samples, the "
+                f"targets of {name!r} have shape {tuple(x.shape)}; expected {num_samples} samples, the "
                 "first axis"
             )
         if not x.is_floating_point():

@@ -17,7 +17,7 @@ from dinoneck.training.objective import Trained
 from dinoneck.training.token_sources import TokenSource, origin_of
 
 logger = logging.getLogger(__name__)
-_OF_TOKENS = ("name", "source", "layers", "normed", "patch_size")  # fields of Origin
+_FIELDS_OF_TOKENS = ("name", "source", "layers", "normed", "patch_size")  # fields of Origin
 
 
 def note_origin(trained: Trained, source: TokenSource, inputs: Tokens | Tensor) -> None:
@@ -33,16 +33,16 @@ def note_origin(trained: Trained, source: TokenSource, inputs: Tokens | Tensor) 
         if head.trained_on is None:
             head.note_origin(origin)
         else:
-            head.note_origin(_updated(head, head.trained_on, origin, inputs))
+            head.note_origin(_update_origin(head, head.trained_on, origin, inputs))
 
 
-def _updated(head: Head, earlier: Origin, origin: Origin, inputs: Tokens | Tensor) -> Origin:
+def _update_origin(head: Head, earlier: Origin, origin: Origin, inputs: Tokens | Tensor) -> Origin:
     """Return the origin of a head that was trained before, with what is known of these tokens."""
     images = origin.images or _earlier_images(head, earlier, inputs)
     if not earlier.refuses_tokens:
         return replace(origin, images=images)
     values: dict[str, Any] = {"images": images}
-    for name in _OF_TOKENS:
+    for name in _FIELDS_OF_TOKENS:
         value = getattr(origin, name)
         if value is not None:
             values[name] = value

@@ -26,8 +26,8 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.errors import ConfigError
 from dinoneck.training.recipe import PLAN_PATTERN, NotNegative, Positive, Scale, converted
 
-_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)
-_MAPS = (nn.Linear, _ConvNd)
+_NORM_LAYERS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)
+_LINEAR_LAYERS = (nn.Linear, _ConvNd)
 _Stage = Annotated[str, Meta(pattern=PLAN_PATTERN)]
 _Plan = Annotated[dict[Annotated[int, Meta(ge=0)], _Stage], Meta(min_length=1)]
 
@@ -89,12 +89,12 @@ def param_groups(
     converted("weight_decay", weight_decay, NotNegative)
     converted("layer_decay", layer_decay, Scale | None)
     rates = _rates(backbone, backbone_lr, layer_decay)
-    outside = _Rate("head", lr)
+    head_rate = _Rate("head", lr)  # of everything outside the backbone
     groups: dict[str, dict[str, Any]] = {}
-    for parameter, decays in _decays(model, backbone).items():
+    for parameter, decays in _decaying_parameters(model, backbone).items():
         if not include_frozen and not parameter.requires_grad:
             continue
-        rate = rates.get(parameter, outside)
+        rate = rates.get(parameter, head_rate)
         name = f"{rate.name}.decay" if decays else f"{rate.name}.no_decay"
         if name not in groups:
             groups[name] = {
@@ -165,8 +165,8 @@ def _rates(backbone: Backbone, lr: float, layer_decay: float | None) -> dict[nn.
     return rates
 
 
-def _decays(model: nn.Module, backbone: Backbone) -> dict[nn.Parameter, bool]:
-    """Whether weight decay acts on each parameter, the backbone's first."""
+def _decaying_parameters(model: nn.Module, backbone: Backbone) -> dict[nn.Parameter, bool]:
+    """Return for each parameter whether weight decay acts on it, the backbone's first."""
     in_backbone = set(backbone.parameters())
     in_blocks: set[nn.Parameter] = set()
     for block in backbone.adapter.blocks:
@@ -174,12 +174,12 @@ def _decays(model: nn.Module, backbone: Backbone) -> dict[nn.Parameter, bool]:
     modules = [*backbone.modules(), *model.modules()]
     decays: dict[nn.Parameter, bool] = {}
     for module in modules:
-        is_norm = isinstance(module, _NORMS)
+        is_norm = isinstance(module, _NORM_LAYERS)
         for name, parameter in module.named_parameters(recurse=False):
             if parameter in decays:
                 continue
             is_matrix = parameter.ndim > 1 and name != "bias" and not is_norm
-            if parameter in in_backbone and not isinstance(module, _MAPS):
+            if parameter in in_backbone and not isinstance(module, _LINEAR_LAYERS):
                 # outside the blocks these are tokens and positions; inside, what has one long side
                 # is LayerScale
                 has_one_side = parameter.numel() <= max(parameter.shape, default=0)
@@ -347,7 +347,10 @@ class FreezeSchedule:
 
 
 def _check_wrapper(wrapper: DistributedDataParallel, backbone: Backbone) -> None:
-    """Check once that a wrapper averages the gradients of all that a plan may train."""
+    """Check once that a wrapper averages the gradients of all that a plan may train.
+
+    The backbone is unfrozen for it: the stage of the epoch is applied after this check.
+    """
     if "dinoneck_checked" in wrapper.__dict__:
         return
     # it averages the gradients of what is trainable when it is built
@@ -372,9 +375,10 @@ def _check_wrapper(wrapper: DistributedDataParallel, backbone: Backbone) -> None
 
 
 def _num_blocks(stage: str) -> int:
-    """The n of ``last:n``, else 0."""
+    """Return the n of ``last:n``, 0 for the other stages."""
     return int(stage.partition(":")[2] or 0)
 
 
 def _trainable(module: nn.Module) -> set[nn.Parameter]:
+    """Return the parameters of a module that are trained now."""
     return {parameter for parameter in module.parameters() if parameter.requires_grad}

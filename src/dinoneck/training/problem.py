@@ -36,7 +36,7 @@ from dinoneck.training.learned_tasks import (
 from dinoneck.training.masks import Maps, map_task, read_maps
 from dinoneck.training.report import check_target_names
 from dinoneck.training.scored import ClassTarget, PixelTarget, ScoredTarget, ValueTarget
-from dinoneck.training.targets import known
+from dinoneck.training.targets import known_mask
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ def _rows_of_nothing(tasks: Sequence[Task], targets: Mapping[str, Tensor]) -> Ar
     """The rows of which nothing is known."""
     is_known = []
     for task in tasks:
-        values = known(task, targets[task.name])
+        values = known_mask(task, targets[task.name])
         is_known.append(values.reshape(len(values), -1).any(dim=1).numpy())
     return np.flatnonzero(~np.any(is_known, axis=0))
 

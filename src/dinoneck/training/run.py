@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+from torch import Tensor
 
 from dinoneck.atomic import read_regular
 from dinoneck.checkpoint.backbone_part import changed_weights
@@ -51,7 +52,7 @@ from dinoneck.training.report import BOTH, HEAD
 from dinoneck.training.run_tokens import RunTokens
 from dinoneck.training.table import of_pasture, table_of
 from dinoneck.training.targets import training_targets
-from dinoneck.training.token_sources import LiveTokens, MemoryTokens, digest_of
+from dinoneck.training.token_sources import LiveTokens, MemoryTokens
 from dinoneck.training.trained_images import write_trained_images
 from dinoneck.version import versions
 
@@ -305,26 +306,40 @@ class Trainer(Generic[AnyHeadConfig]):
 
     def _begin(self, *, resume: bool) -> None:
         """Keep what identifies the run, see :func:`dinoneck.training.folder.begin`; make its folders."""
-        tokens = self.tokens.frozen()
-        identity = self.config.to_dict()
-        identity["backbone record"] = self.tokens.record
-        identity["hash of images and targets"] = self._hash(with_tokens=True)
-        identity[files.TARGETS] = self._hash(with_tokens=False)
-        identity[files.TOKENS] = digest_of(tokens, tokens.ids)
-        files.begin(self.folder, identity, resume=resume)
+        if self.evaluator.has_baseline or not self.config.is_live:
+            # extracted now: images that cannot be used are refused before a file is written
+            self.tokens.frozen()
+        files.begin(self.folder, self._identity(), resume=resume)
         for name in (files.HEADS, files.LOGS):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
 
-    def _hash(self, *, with_tokens: bool) -> str:
-        """The SHA-256 of ids, targets and folds; with tokens also of two tokens of every image in memory, as in 0.3."""
-        tensors = {**self.problem.targets}
+    def _identity(self) -> dict[str, Any]:
+        """Return what must be equal in a run and its continuation."""
+        targets = {**self.problem.targets}
         for name, weight in self.problem.weights.items():
-            tensors[f"weight {name}"] = weight
+            targets[f"weight {name}"] = weight
+        identity = self.config.to_dict()
+        identity["backbone record"] = self.tokens.record
+        identity[files.TARGETS] = self._hash_with_folds(targets)
+        identity[files.TOKENS] = self.tokens.digest()
+        if files.is_begun_by_0_3(self.folder):
+            targets_and_tokens = targets | self._tokens_of_0_3()
+            identity[files.TARGETS_OF_0_3] = self._hash_with_folds(targets_and_tokens)
+        return identity
+
+    def _tokens_of_0_3(self) -> dict[str, Tensor]:
+        """Return two tokens of every image in memory, of each layer, which 0.3 has in its hash of targets."""
         tokens = self.tokens.frozen()
-        if with_tokens and isinstance(tokens, MemoryTokens):
+        if not isinstance(tokens, MemoryTokens):
+            return {}
+        tensors = {}
+        for layer, sequence in enumerate(tokens.tokens.sequence):
             # a token depends on the whole image
-            for layer, sequence in enumerate(tokens.tokens.sequence):
-                tensors[f"layer {layer}"] = sequence[:, [0, -1]]
+            tensors[f"layer {layer}"] = sequence[:, [0, -1]]
+        return tensors
+
+    def _hash_with_folds(self, tensors: Mapping[str, Tensor]) -> str:
+        """Return the SHA-256 of the ids, the folds and these tensors."""
         held_out = {fold.number: fold.valid.tolist() for fold in self.folds}
         digest = hashlib.sha256(repr([self.table.ids, held_out]).encode())
         for name, values in sorted(tensors.items()):
@@ -340,7 +355,7 @@ class Trainer(Generic[AnyHeadConfig]):
         is_finished = files.is_finished_head(self.folder, paths.head)
         trained_backbone = paths.head if is_finished else None
         tokens = FoldTokens(
-            frozen=self.tokens.frozen(), live=self.tokens.live(self.config, trained_backbone)
+            of_run=self.tokens, live=self.tokens.live(self.config, trained_backbone)
         )
         if is_finished:
             head = self._finished_head(paths)
@@ -493,7 +508,7 @@ class Trainer(Generic[AnyHeadConfig]):
             self.folder,
             self.table.images,
             names=self.table.ids,
-            tokens=self.tokens.frozen(),
+            stored=self.tokens.stored,
             folds=self.folds,
         )
         text = csv_text([*columns], zip(*columns.values(), strict=True))

@@ -34,7 +34,7 @@ from dinoneck.training.ids import IdMatcher
 from dinoneck.training.masks import map_task
 from dinoneck.training.new_head import SEVERAL_LAYERS, head_type
 from dinoneck.training.stated import stated_record
-from dinoneck.training.token_sources import LiveTokens, MemoryTokens, TokenSource
+from dinoneck.training.token_sources import Extraction, LiveTokens, MemoryTokens, TokenSource
 
 logger = logging.getLogger(__name__)
 # how images are prepared: the fields that DataConfig and Preprocessing share
@@ -52,6 +52,7 @@ class RunTokens:
         stored: the tokens of the store; None where a backbone makes them.
 
     Attributes:
+        stored: the tokens of the store; None where a backbone makes them.
         example: the tokens of one image: the layers, grid and width that heads are built for.
     """
 
@@ -67,7 +68,7 @@ class RunTokens:
         self.record = record
         self.preprocess = preprocess
         self.backbone = backbone
-        self._stored = stored
+        self.stored = stored
         self._ids = table.ids
         self._images = table.images
         self._extracted: MemoryTokens | None = None
@@ -162,11 +163,24 @@ class RunTokens:
 
         This is the expensive step where a backbone extracts them, which is done once.
         """
-        if self._stored is not None:
-            return self._stored
+        if self.stored is not None:
+            return self.stored
         if self._extracted is None:
             self._extracted = self._extract(len(self._ids))
         return self._extracted
+
+    def digest(self) -> str:
+        """Return one hash of what the frozen tokens of all images are, in 32 hex digits; nothing is extracted.
+
+        Of a backbone it is a hash of its weights, the settings and the contents of the images.
+
+        Raises:
+            OSError: if a file of an image cannot be read.
+        """
+        if self.stored is not None:
+            return self.stored.digest(self.stored.ids)
+        extraction = Extraction.of(self._opened_backbone(), self._images, self.preprocess)
+        return extraction.digest(range(len(self._images)))
 
     def live(self, config: HeadConfig, file: Path | None = None) -> LiveTokens | None:
         """Return the images with a copy of the backbone, which a fold trains in parts.
@@ -199,20 +213,24 @@ class RunTokens:
         subset._ids = [self._ids[row] for row in rows]
         subset._images = [self._images[row] for row in rows]
         subset._extracted = None
-        if self._stored is not None:
-            subset._stored = self._stored.take(rows)
+        if self.stored is not None:
+            subset.stored = self.stored.take(rows)
         return subset
 
     def _extract(self, count: int) -> MemoryTokens:
-        """The tokens of the first images."""
-        if self.backbone is None:
-            raise ConfigError("the tokens need a backbone or a store; give one of them")
+        """Extract the tokens of the first images."""
         return MemoryTokens.extract(
-            self.backbone,
+            self._opened_backbone(),
             self._images[:count],
             self._ids[:count],
             preprocess=self.preprocess,
         )
+
+    def _opened_backbone(self) -> Backbone:
+        """Return the backbone that makes the tokens."""
+        if self.backbone is None:
+            raise ConfigError("the tokens need a backbone or a store; give one of them")
+        return self.backbone
 
 
 def _start_training(backbone: Backbone, config: HeadConfig) -> None:
@@ -251,7 +269,7 @@ class StoreSubset:
         source_ids = IdMatcher(store.ids)
         spelt = _without_shared_folder(names, source_ids, store.path)
         self.store = store
-        self.ids = source_ids.all_of(spelt, remedy)
+        self.ids = source_ids.find_all(spelt, remedy)
         counts = Counter(self.ids)
         repeated = [
             name for name, store_id in zip(names, self.ids, strict=True) if counts[store_id] > 1

@@ -40,21 +40,27 @@ class Targets:
         )
 
     def with_maps(self, maps: Collection[str], change: Callable[[Tensor], Tensor]) -> Targets:
-        """Return the targets with changed maps: those of the tasks in ``maps``, and all weights of cells."""
+        """Return the targets with changed maps.
+
+        Args:
+            maps: names of the tasks whose values are maps.
+            change: takes maps (B, ..., rows, cols); the values of these tasks, and all weights of
+                cells.
+        """
         values = {}
         for name, x in self.values.items():
             values[name] = change(x) if name in maps else x
         cell_weights = {name: change(x) for name, x in self.cell_weights.items()}
         return Targets(values, cell_weights)
 
-    def partners(self, kept: Collection[str] = ()) -> Targets:
-        """Return for every sample the targets of the one before it; the maps of the tasks in ``kept`` stay."""
+    def of_partners(self, unchanged: Collection[str] = ()) -> Targets:
+        """Return for every sample the targets of the one before it; those of the tasks in ``unchanged`` stay."""
         values = {}
         for name, x in self.values.items():
-            values[name] = x if name in kept else x.roll(1, 0)
+            values[name] = x if name in unchanged else x.roll(1, 0)
         cell_weights = {}
         for name, x in self.cell_weights.items():
-            cell_weights[name] = x if name in kept else x.roll(1, 0)
+            cell_weights[name] = x if name in unchanged else x.roll(1, 0)
         return Targets(values, cell_weights)
 
 
@@ -80,7 +86,8 @@ class MatchedSamples:
     Attributes:
         train_ids: as the token source spells them.
         valid_ids: of the validation samples.
-        values: column -> (n, ...), in the order of :attr:`ids`.
+        values: column -> (n, ...), in the order of :attr:`ids`; of objects where words or None are
+            among them.
         cell_weights: dense task -> (n, rows, cols), in this order.
     """
 
@@ -99,7 +106,8 @@ def match_samples(
     source_ids: Sequence[str],
     targets: Any,
     weights: Any,
-    names: Collection[str],
+    labels: Mapping[str, Sequence[str]],
+    *,
     ids: Iterable[str] | None = None,
     val_ids: Iterable[str] | None = None,
     target_ids: Sequence[Any] | None = None,
@@ -111,7 +119,8 @@ def match_samples(
         targets: a DataFrame whose index holds the ids, or a mapping column -> ``{id: value}``, a
             Series, or values that ``target_ids`` gives the ids of.
         weights: as ``targets``; None = none.
-        names: the columns that are used; of a mapping the values are their classes in order.
+        labels: column -> the words of its classes in order, empty where there are none, for the
+            columns that are used.
         ids: training ids; None = all ids of the columns in ascending order, without ``val_ids``.
         val_ids: validation ids; None = none.
         target_ids: the ids of values that carry none.
@@ -121,30 +130,34 @@ def match_samples(
             values without ids.
     """
     matcher = IdMatcher(source_ids)
-    columns = matcher.columns(targets, target_ids, names)
-    cells = {} if weights is None else matcher.columns(weights, target_ids, weights)
+    columns = matcher.columns(targets, target_ids, labels)
+    weight_columns = {}
+    if weights is not None:
+        weight_columns = matcher.columns(weights, target_ids, dict.fromkeys(weights, ()))
     # the order of a set differs between processes
     if isinstance(ids, set | frozenset):
         ids = sorted(ids)
     if isinstance(val_ids, set | frozenset):
         val_ids = sorted(val_ids)
-    valid_ids = [] if val_ids is None else matcher.all_of(val_ids)
+    valid_ids = [] if val_ids is None else matcher.find_all(val_ids)
     if ids is None:
         ids_with_values = {image_id for column in columns.values() for image_id in column}
-        train_ids = sorted(set(matcher.all_of(ids_with_values)) - set(valid_ids))
+        train_ids = sorted(set(matcher.find_all(ids_with_values)) - set(valid_ids))
     else:
-        train_ids = matcher.all_of(ids)
-    _check_split(train_ids, valid_ids, names_ids=ids is not None)
+        train_ids = matcher.find_all(ids)
+    _check_split(train_ids, valid_ids, has_ids_argument=ids is not None)
     sample_ids = [*train_ids, *valid_ids]
     return MatchedSamples(
         train_ids=train_ids,
         valid_ids=valid_ids,
-        values={name: _rows(name, column, sample_ids) for name, column in columns.items()},
-        cell_weights={name: _rows(name, column, sample_ids) for name, column in cells.items()},
+        values=_stack_columns(columns, sample_ids),
+        cell_weights=_stack_columns(weight_columns, sample_ids),
     )
 
 
-def _check_split(train_ids: Sequence[str], valid_ids: Sequence[str], *, names_ids: bool) -> None:
+def _check_split(
+    train_ids: Sequence[str], valid_ids: Sequence[str], *, has_ids_argument: bool
+) -> None:
     """Check that there are training ids, and that none of them validates."""
     in_both = {*train_ids} & {*valid_ids}
     if in_both:
@@ -154,7 +167,7 @@ def _check_split(train_ids: Sequence[str], valid_ids: Sequence[str], *, names_id
         )
     if train_ids:
         return
-    if names_ids:
+    if has_ids_argument:
         raise DataError("there are no training ids: ids= is empty; name some, or leave it out")
     if valid_ids:
         raise DataError(
@@ -164,8 +177,15 @@ def _check_split(train_ids: Sequence[str], valid_ids: Sequence[str], *, names_id
     raise DataError("there are no training ids: the targets have no values; pass some")
 
 
-def _rows(name: str, column: Mapping[Any, Any], ids: Sequence[str]) -> _Array:
-    """The values of these ids, (n, ...)."""
+def _stack_columns(
+    columns: Mapping[str, Mapping[Any, Any]], ids: Sequence[str]
+) -> dict[str, _Array]:
+    """Return column -> the values of these ids (n, ...)."""
+    return {name: _stack_column(name, column, ids) for name, column in columns.items()}
+
+
+def _stack_column(name: str, column: Mapping[Any, Any], ids: Sequence[str]) -> _Array:
+    """Return the values of these ids (n, ...); with words or None among them as objects."""
     missing = [repr(image_id) for image_id in ids if image_id not in column]
     if missing:
         raise DataError(
@@ -175,10 +195,10 @@ def _rows(name: str, column: Mapping[Any, Any], ids: Sequence[str]) -> _Array:
         )
     what = f"the values of {name!r}"
     if any(isinstance(column[image_id], str) or is_none(column[image_id]) for image_id in ids):
-        cells: _Array = np.empty(len(ids), dtype=object)  # NumPy would make text of all of them
+        values: _Array = np.empty(len(ids), dtype=object)  # NumPy would make text of all of them
         for row, image_id in enumerate(ids):
-            cells[row] = column[image_id]
-        return cells
+            values[row] = column[image_id]
+        return values
     try:
         return np.array([as_array(column[image_id], what) for image_id in ids])
     except ValueError as error:

@@ -76,13 +76,13 @@ def training_targets(
     values: Tensors = {}
     cell_weights: Tensors = {}
     for task in loss.tasks:
-        original = _original(task, targets[task.name])
+        original = _read_values(task, targets[task.name])
         _check_shape(task, original)
         if task.name in weights:
-            weight = _cell_weights(task.name, original, weights[task.name])
+            weight = _read_cell_weights(task.name, original, weights[task.name])
             original = original.where(weight[:, None] > 0, torch.nan)
             cell_weights[task.name] = weight
-        normalised = _normalised(task, original, ids)
+        normalised = _normalise(task, original, ids)
         _check_learnable(task, original[:train_count], normalised[:train_count])
         values[task.name] = normalised
     if needs_validation:
@@ -98,15 +98,15 @@ def _check_validation(loss: TaskLoss, values: Tensors, train_count: int) -> None
             "patience is set, and there are no validation ids whose loss it could wait for; name "
             "some (val_ids=, several folds), or leave patience out"
         )
-    if not any(known(task, held_out[task.name]).any() for task in loss.tasks):
+    if not any(known_mask(task, held_out[task.name]).any() for task in loss.tasks):
         raise DataError(
             "patience is set, and no validation id has a target value to judge epochs by; fill in "
             "some, or leave patience out"
         )
 
 
-def known(task: Task, values: Tensor) -> Tensor:
-    """Return a mask of the targets that are neither missing nor ignored; of maps (B, K, rows, cols) by cell."""
+def known_mask(task: Task, values: Tensor) -> Tensor:
+    """Return where targets are neither missing nor ignored: as ``values``; of maps (B, K, rows, cols) by cell."""
     if values.is_floating_point():
         is_known = values.isfinite()
     else:
@@ -116,23 +116,23 @@ def known(task: Task, values: Tensor) -> Tensor:
     return is_known
 
 
-def _original(task: Task, values: Any) -> Tensor:
-    """A task's values: class indices and ids of objects in int64; numbers and shares in float64, NaN = missing."""
+def _read_values(task: Task, values: Any) -> Tensor:
+    """Return a task's values: indices and ids of objects in int64; numbers and shares in float64, NaN = missing."""
     array = as_array(values, f"the values of {task.name!r}")
     is_share = task.is_map and array.dtype.kind == "f"
     if task.is_categorical and not is_share:
-        return torch.from_numpy(_class_indices(task, array))
+        return torch.from_numpy(_read_class_indices(task, array))
     if array.dtype.kind in "biuf":
         numbers = array.astype(np.float64)
     else:
-        numbers = _numbers(task, array)
+        numbers = _read_numbers(task, array)
     if numbers.ndim == 1:
         numbers = numbers[:, None]
     return torch.from_numpy(numbers)
 
 
-def _class_indices(task: Task, array: _Array) -> _Array:
-    """Class indices in int64; words are those of the task's labels, and cells that hold nothing -1."""
+def _read_class_indices(task: Task, array: _Array) -> _Array:
+    """Return class indices in int64; words are those of the task's labels, and cells that hold nothing -1."""
     if array.dtype.kind in "iu":
         return array.astype(np.int64)
     indices: _Array = np.full(array.shape, -1, dtype=np.int64)
@@ -144,7 +144,7 @@ def _class_indices(task: Task, array: _Array) -> _Array:
 
 
 def _class_index(task: Task, value: Any) -> int:
-    """The index of a class that is given as a word, or as its index."""
+    """Return the index of a class that is given as a word, or as its index."""
     if isinstance(value, bool | np.bool_) and task.labels and not task.is_map:
         return _label_of_bool(task, value)
     if isinstance(value, str) and task.labels:
@@ -153,13 +153,13 @@ def _class_index(task: Task, value: Any) -> int:
     if not isinstance(value, int | np.integer | np.bool_):
         expected = "class indices or its labels" if task.labels else "class indices"
         raise DataError(
-            f"the targets of {task.name!r} hold {_shown(value)}; expected {expected}, -1 = missing"
+            f"the targets of {task.name!r} hold {_describe(value)}; expected {expected}, -1 = missing"
         )
     return int(value)
 
 
 def _label_of_bool(task: Task, value: bool | np.bool_) -> int:
-    """The index of the label that says true or false; of other labels the order says nothing of their sense."""
+    """Return the index of the label that says true or false; the order of other labels says nothing of their sense."""
     words = [label.lower() for label in task.labels]
     if {*words} != {"true", "false"}:
         raise DataError(
@@ -170,8 +170,8 @@ def _label_of_bool(task: Task, value: bool | np.bool_) -> int:
     return words.index(str(value).lower())
 
 
-def _numbers(task: Task, array: _Array) -> _Array:
-    """The numbers of an array of objects in float64; cells that hold nothing are NaN."""
+def _read_numbers(task: Task, array: _Array) -> _Array:
+    """Return the numbers of an array of objects in float64; cells that hold nothing are NaN."""
     numbers: _Array = np.full(array.shape, np.nan)
     for index in np.ndindex(array.shape):
         value = array[index]
@@ -183,7 +183,7 @@ def _numbers(task: Task, array: _Array) -> _Array:
             numbers[index] = float(value)
         except (TypeError, ValueError):
             raise DataError(
-                f"the targets of {task.name!r} hold {_shown(value)}; expected numbers, NaN = missing"
+                f"the targets of {task.name!r} hold {_describe(value)}; expected numbers, NaN = missing"
             ) from None
     return numbers
 
@@ -194,8 +194,8 @@ def _is_missing(value: Any) -> bool:
     return is_nan or is_none(value)
 
 
-def _shown(value: Any) -> str:
-    """A value and its type, for messages."""
+def _describe(value: Any) -> str:
+    """Return a value and its type as text, for messages."""
     return f"{value!r:.60} ({type(value).__name__})"
 
 
@@ -220,8 +220,8 @@ def _check_shape(task: Task, values: Tensor) -> None:
         )
 
 
-def _cell_weights(name: str, values: Tensor, weights: Any) -> Tensor:
-    """How much every cell of a dense task counts: (n, rows, cols)."""
+def _read_cell_weights(name: str, values: Tensor, weights: Any) -> Tensor:
+    """Return how much every cell of a dense task counts: (n, rows, cols) in float32."""
     weight = torch.from_numpy(as_array(weights).astype(np.float32))
     if weight.shape[1:] != values.shape[2:]:
         raise DataError(
@@ -237,8 +237,8 @@ def _cell_weights(name: str, values: Tensor, weights: Any) -> Tensor:
     return weight
 
 
-def _normalised(task: Task, x: Tensor, ids: Sequence[str]) -> Tensor:
-    """Targets as the loss compares them: int64, or float32 in normalised units."""
+def _normalise(task: Task, x: Tensor, ids: Sequence[str]) -> Tensor:
+    """Return targets as the loss compares them: int64, or float32 in normalised units."""
     if task.is_masks:
         _check_objects(task, x, ids)
         return x
@@ -266,13 +266,13 @@ def _normalised(task: Task, x: Tensor, ids: Sequence[str]) -> Tensor:
 
 
 def _first_wrong(is_wrong: Tensor, values: Tensor) -> tuple[int, float]:
-    """The row of the first value that is wrong, and this value."""
+    """Return the row of the first value that is wrong, and this value."""
     index = tuple(is_wrong.nonzero()[0].tolist())
     return index[0], values[index].item()
 
 
 def _rows_where(is_wrong: Tensor) -> list[int]:
-    """The rows in which a value is wrong."""
+    """Return the rows in which a value is wrong."""
     rows: list[int] = is_wrong.reshape(len(is_wrong), -1).any(dim=1).nonzero().flatten().tolist()
     return rows
 
@@ -347,7 +347,7 @@ def _check_numbers(task: Task, x: Tensor, ids: Sequence[str]) -> None:
 
 def _check_learnable(task: Task, original: Tensor, normalised: Tensor) -> None:
     """Check training targets: some are known, they differ, and the task's activation can reach them."""
-    if not bool(known(task, normalised).any()):
+    if not bool(known_mask(task, normalised).any()):
         raise DataError(
             f"task {task.name!r} has no target value among the {len(normalised)} training ids"
         )
@@ -377,7 +377,7 @@ def _check_learnable(task: Task, original: Tensor, normalised: Tensor) -> None:
 
 
 def _ranges(values: Tensor) -> tuple[Tensor, Tensor]:
-    """The smallest and the largest known value of each output, (dim,) each."""
+    """Return the smallest and the largest known value of each output, (dim,) each."""
     columns = values.movedim(1, -1).flatten(0, -2)  # (m, dim)
     low = columns.nan_to_num(torch.inf).amin(dim=0)
     high = columns.nan_to_num(-torch.inf).amax(dim=0)

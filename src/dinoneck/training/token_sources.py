@@ -29,6 +29,8 @@ from dinoneck.store.images import cached_hash_of
 from dinoneck.text import counted, some_of
 from dinoneck.tokens import Tokens
 
+# of tokens in memory; half of float32, and three digits
+MEMORY_DTYPE = torch.float16
 Stored = tuple[Sequence[Tensor], Callable[[Sequence[Tensor]], Tokens]]
 _Item = TypeVar("_Item")
 
@@ -80,9 +82,9 @@ def has_stored(source: TokenSource) -> TypeGuard[StoredSource]:
     A subclass that overrides ``batch`` alone, to add noise for instance, inherits a ``stored`` that
     would bypass it.
     """
-    for kind in type(source).__mro__:
-        if "batch" in vars(kind):
-            return "stored" in vars(kind)
+    for base in type(source).__mro__:
+        if "batch" in vars(base):
+            return "stored" in vars(base)
     return False
 
 
@@ -127,13 +129,13 @@ def origin_of(source: TokenSource, inputs: Tokens | Tensor) -> Origin:
 
 
 def _fingerprint_at_extraction(source: TokenSource) -> str | None:
-    """The fingerprint of the weights that made tokens in memory; None = unknown."""
+    """Return the fingerprint of the weights that made tokens in memory; None = unknown."""
     extraction = getattr(source, "_extraction", None)
-    return extraction.fingerprint if isinstance(extraction, _Extraction) else None
+    return extraction.fingerprint if isinstance(extraction, Extraction) else None
 
 
 def _images_of(source: TokenSource) -> dict[str, Any] | None:
-    """The record of how the images of a source were prepared; None = unknown."""
+    """Return the record of how the images of a source were prepared; None = unknown."""
     preprocess = getattr(source, "preprocess", None)
     if not isinstance(preprocess, Preprocessing):
         return None
@@ -171,7 +173,7 @@ class _ById:
 
 
 def _rows_by_id(ids: Sequence[str], count: int) -> dict[str, int]:
-    """Id -> row; raise unless each of ``count`` images has an id of its own."""
+    """Return id -> row; raise unless each of ``count`` images has another id."""
     if count == 0:
         raise DataError("there are no images; give one or more")
     if len(ids) != count:
@@ -187,7 +189,7 @@ def _rows_by_id(ids: Sequence[str], count: int) -> dict[str, int]:
 
 
 def _first_not_finite(tokens: Tokens) -> int | None:
-    """The row of the first image with a token that is not finite, or None."""
+    """Return the row of the first image with a token that is not finite, or None."""
     for layer in tokens.sequence:
         is_finite = layer.isfinite().flatten(1).all(dim=1)
         if not bool(is_finite.all()):
@@ -196,8 +198,8 @@ def _first_not_finite(tokens: Tokens) -> int | None:
 
 
 @dataclass(frozen=True)
-class _Extraction:
-    """What tokens were made of.
+class Extraction:
+    """What tokens are made of, which is known before the backbone runs.
 
     Attributes:
         settings: of the weights, the layers, the images and the dtype, as text.
@@ -212,27 +214,24 @@ class _Extraction:
     @classmethod
     def of(
         cls,
-        backbone: Any,
+        backbone: Backbone,
         images: Sequence[ImageInput],
         preprocess: Preprocessing,
-        dtype: torch.dtype,
-    ) -> _Extraction | None:
-        """Return it; None where the weights of the backbone are not known."""
-        plain = plain_backbone(backbone)
-        if not isinstance(plain, Backbone):
-            return None
-        hashes = weight_hashes.current_hashes(plain.adapter)
+        dtype: torch.dtype = MEMORY_DTYPE,
+    ) -> Extraction:
+        """Return what the tokens of images are made of by a backbone with its present weights."""
+        hashes = weight_hashes.current_hashes(backbone.adapter)
         weights = hashes.fingerprint or hashes.weights_sha256
-        if weights is None:
-            return None
-        settings = [weights, plain.layers, plain.norm, preprocess.record(), dtype]
+        settings = [weights, backbone.layers, backbone.norm, preprocess.record(), dtype]
         return cls(repr(settings), images, hashes.fingerprint)
 
-    def add_to(self, total: xxh3_128, rows: Sequence[int]) -> None:
-        """Add what identifies the tokens of these rows to a hash."""
+    def digest(self, rows: Sequence[int]) -> str:
+        """Return one hash of the settings and of the images of these rows, in 32 hex digits."""
+        total = xxh3_128()
         total.update(self.settings.encode())
         for row in rows:
             _add_image(total, self.images[row])
+        return total.hexdigest()
 
 
 def _check_one_size(images: Sequence[ImageInput], ids: Sequence[str]) -> None:
@@ -269,7 +268,7 @@ class MemoryTokens(_ById):
         super().__init__(ids, len(tokens))
         self.tokens = tokens
         self.preprocess: Preprocessing | None = None
-        self._extraction: _Extraction | None = None
+        self._extraction: Extraction | None = None
 
     @classmethod
     def extract(
@@ -280,7 +279,7 @@ class MemoryTokens(_ById):
         *,
         preprocess: Preprocessing | None = None,
         batch_size: int = 8,
-        dtype: torch.dtype = torch.float16,
+        dtype: torch.dtype = MEMORY_DTYPE,
     ) -> MemoryTokens:
         """Run the backbone once over all images.
 
@@ -315,23 +314,25 @@ class MemoryTokens(_ById):
             batch_images = [images[row] for row in rows]
             with torch.no_grad():
                 tokens = backbone(preprocess(batch_images).to(device)).to("cpu")
-            wrong = _first_not_finite(tokens)
-            if wrong is not None:
+            wrong_row = _first_not_finite(tokens)
+            if wrong_row is not None:
                 raise DataError(
-                    f"tokens of {ids[rows[wrong]]!r} are not finite; the weights of the backbone "
+                    f"tokens of {ids[rows[wrong_row]]!r} are not finite; the weights of the backbone "
                     "may be damaged, load it again"
                 )
             narrowed = tokens.to(dtype=dtype)
-            wrong = _first_not_finite(narrowed)
-            if wrong is not None:
+            wrong_row = _first_not_finite(narrowed)
+            if wrong_row is not None:
                 raise DataError(
-                    f"tokens of {ids[rows[wrong]]!r} exceed {str(dtype).removeprefix('torch.')}; "
+                    f"tokens of {ids[rows[wrong_row]]!r} exceed {str(dtype).removeprefix('torch.')}; "
                     "extract with dtype=torch.bfloat16, or load the backbone with norm=True"
                 )
             tokens_of_batches.append(narrowed)
         extracted = cls(ids, Tokens.cat(tokens_of_batches))
         extracted.preprocess = preprocess
-        extracted._extraction = _Extraction.of(backbone, images, preprocess, dtype)
+        unwrapped = plain_backbone(backbone)
+        if isinstance(unwrapped, Backbone):
+            extracted._extraction = Extraction.of(unwrapped, images, preprocess, dtype)
         return extracted
 
     def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:
@@ -341,12 +342,12 @@ class MemoryTokens(_ById):
 
     def stored(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Stored:
         """Return what :meth:`batch` is made of, see :class:`TokenSource`."""
-        kept = self.tokens[self.rows(ids, views)]
+        tokens = self.tokens[self.rows(ids, views)]
 
         def make_tokens(moved: Sequence[Tensor]) -> Tokens:
-            return replace(kept, sequence=tuple(x.float() for x in moved))
+            return replace(tokens, sequence=tuple(x.float() for x in moved))
 
-        return kept.sequence, make_tokens
+        return tokens.sequence, make_tokens
 
     def digest(self, ids: Sequence[str]) -> str:
         """Return one hash of the tokens of these images, in 32 hex digits.
@@ -359,12 +360,10 @@ class MemoryTokens(_ById):
             OSError: if a file of an image cannot be read.
         """
         rows = self.rows(ids)
-        total = xxh3_128()
         if self._extraction is not None:
-            self._extraction.add_to(total, rows)
-            return total.hexdigest()
-        kept = self.tokens[rows]
-        for layer in kept.sequence:
+            return self._extraction.digest(rows)
+        total = xxh3_128()
+        for layer in self.tokens[rows].sequence:
             total.update(f"{layer.dtype} {tuple(layer.shape)}".encode())
             total.update(bytes_of(layer))
         return total.hexdigest()
@@ -412,7 +411,7 @@ class LiveTokens(_ById):
         self.backbone = checked_backbone(backbone)
         self.transform = transform
         self.preprocess = preprocess or backbone.preprocess
-        self._inputs = images if isinstance(images, Sequence) else list(images)
+        self._images = images if isinstance(images, Sequence) else list(images)
         if ids is None:
             ids = [str(number) for number in range(len(images))]
         super().__init__(ids, len(images))
@@ -423,7 +422,7 @@ class LiveTokens(_ById):
         Raises:
             DataError: if an id is unknown, or an image cannot be used.
         """
-        images = [self._inputs[row] for row in self.rows(ids)]
+        images = [self._images[row] for row in self.rows(ids)]
         if not transformed or self.transform is None:
             return self.preprocess(images)
         read = partial(read_channels, channels=self.preprocess.channels, bits=self.preprocess.bits)
@@ -441,7 +440,7 @@ class LiveTokens(_ById):
         Raises:
             DataError: if an id or a view is unknown, or an image cannot be used.
         """
-        self.rows(ids, views)
+        self.rows(ids, views)  # raises for unknown ids and views
         images = self.images(ids).to(next(self.backbone.parameters()).device)
         tokens: Tokens = self.backbone(images)
         return tokens
@@ -455,7 +454,7 @@ class LiveTokens(_ById):
         """
         total = xxh3_128()
         for row in self.rows(ids):
-            _add_image(total, self._inputs[row])
+            _add_image(total, self._images[row])
         return total.hexdigest()
 
 

@@ -19,7 +19,6 @@ from dinoneck.store.images import cached_hash_of
 from dinoneck.training import folder as files
 from dinoneck.training.folds import Fold
 from dinoneck.training.run_tokens import StoreSubset
-from dinoneck.training.token_sources import TokenSource
 
 _HEADER = ["image", "folds", "blake2b"]
 _UNKNOWN = ""  # the hash of an image that is no file
@@ -29,7 +28,7 @@ def write_trained_images(
     folder: Path,
     images: Sequence[Any],
     names: Sequence[str],
-    tokens: TokenSource | None,
+    stored: StoreSubset | None,
     folds: Sequence[Fold],
 ) -> None:
     """Write which folds were trained on each image.
@@ -38,24 +37,24 @@ def write_trained_images(
         folder: of the run.
         images: files, or images in memory, which have no hash.
         names: of the images.
-        tokens: of the images; a store knows their hashes.
+        stored: the tokens of a store, which knows the hashes of the images; None = without one.
         folds: the rows that their heads are trained on.
     """
     folds_of_row: dict[int, list[str]] = {row: [] for row in range(len(names))}
     for fold in folds:
         for row in fold.train.tolist():
             folds_of_row[row].append(fold.name)
-    hashes = _image_hashes(images, tokens)
+    hashes = _image_hashes(images, stored)
     cells = []
     for row, name in enumerate(names):
         cells.append([name, " ".join(folds_of_row[row]), hashes[row]])
     files.write_file(folder / files.TRAINED_ON, csv_text(_HEADER, cells).encode())
 
 
-def _image_hashes(images: Sequence[Any], tokens: TokenSource | None) -> list[str]:
-    """The hashes of images: those that a store keeps, else those of the files."""
-    if isinstance(tokens, StoreSubset):
-        return [str(entry.blake2b) for _, entry in tokens.store.entries.find(tokens.ids)]
+def _image_hashes(images: Sequence[Any], stored: StoreSubset | None) -> list[str]:
+    """Return the hashes of images: those that a store keeps, else those of the files."""
+    if stored is not None:
+        return [str(entry.blake2b) for _, entry in stored.store.entries.find(stored.ids)]
     return [_hash_of_image(image) for image in images]
 
 

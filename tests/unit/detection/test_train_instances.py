@@ -12,10 +12,11 @@ import torch
 from PIL import Image, ImageDraw
 from tests.kit import cli
 from tests.unit.training.meadow import rows_of
+from torch import Tensor
 
-from dinoneck import CheckpointError, DataError, HeadCheckpoint, Predictor, evaluate
+from dinoneck import Backbone, CheckpointError, DataError, HeadCheckpoint, Predictor, evaluate
 from dinoneck.data import BoxImages
-from dinoneck.detection import score_masks, train_instances
+from dinoneck.detection import objects, score_masks, train_instances
 from dinoneck.inference import coco_objects
 from dinoneck.training import (
     BackboneConfig,
@@ -156,11 +157,10 @@ def test_a_run_has_scored_folds_and_a_head_of_all_images(
         )
 
 
-def test_an_image_that_was_replaced_does_not_continue_a_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def stop_in_first_fold(
+    config: TrainInstancesConfig, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "SAVE_EVERY_S", 0.0)
-    config = config_of(scenes(tmp_path / "s", 4))
+    """Begin a run that ends after its second epoch."""
     fit = run.fit
 
     def stop(epoch: int, row: dict[str, Any]) -> None:
@@ -171,9 +171,19 @@ def test_an_image_that_was_replaced_does_not_continue_a_run(
         return fit(*arguments, **{**options, "callbacks": [stop]})
 
     with monkeypatch.context() as patch:
+        patch.setattr(engine, "SAVE_EVERY_S", 0.0)
         patch.setattr(run, "fit", stopped_fit)
         with pytest.raises(KeyboardInterrupt):
-            train_instances(config, tmp_path / "run")
+            train_instances(config, out)
+
+
+@pytest.mark.parametrize("lora", [None, 2], ids=["frozen", "LoRA"])
+def test_an_image_that_was_replaced_does_not_continue_a_run(
+    lora: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = BackboneConfig(name="dinoneck_tiny", layers=(1, 2, 4, 5), lora=lora)
+    config = config_of(scenes(tmp_path / "s", 4), backbone=backbone)
+    stop_in_first_fold(config, tmp_path / "run", monkeypatch)
     image = tmp_path / "s" / "3.png"
     pixels = np.asarray(Image.open(image))
     Image.fromarray(255 - pixels).save(image)
@@ -183,6 +193,56 @@ def test_an_image_that_was_replaced_does_not_continue_a_run(
 
     Image.fromarray(pixels).save(image)
     assert train_instances(config, tmp_path / "run")["images"] == 4
+
+
+def test_a_run_of_0_3_with_a_trained_backbone_continues_with_its_images_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0.3 kept one hash of the targets and of two tokens of every image."""
+    backbone = BackboneConfig(name="dinoneck_tiny", layers=(1, 2, 4, 5), lora=2)
+    file = scenes(tmp_path / "s", 4)
+    config = config_of(file, backbone=backbone)
+    stop_in_first_fold(config, tmp_path / "run", monkeypatch)
+    record = tmp_path / "run" / "unfinished" / "run.json"
+    identity = json.loads(record.read_text())
+    del identity["tokens"]
+    del identity["hash of targets and folds"]
+    record.write_text(json.dumps(identity))
+    dataset = BoxImages(file, masks=True)
+    trainer = objects.prepare_instances(config, tmp_path / "run", dataset)
+    identity["hash of images and targets"] = trainer._identity()["hash of images and targets"]
+    record.write_text(json.dumps(identity))
+    image = tmp_path / "s" / "3.png"
+    pixels = np.asarray(Image.open(image))
+    Image.fromarray(255 - pixels).save(image)
+
+    with pytest.raises(CheckpointError, match="hash of images and targets"):
+        train_instances(config, tmp_path / "run")
+
+    Image.fromarray(pixels).save(image)
+    assert train_instances(config, tmp_path / "run")["images"] == 4
+
+
+def test_a_trained_backbone_makes_no_frozen_tokens_that_nobody_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = BackboneConfig(name="dinoneck_tiny", layers=(1, 2, 4, 5), lora=2)
+    folds = PlainFoldsConfig(count=2, only=1)  # 2 images to train on, 2 held out
+    config = config_of(scenes(tmp_path / "s", 4), epochs=3, backbone=backbone, folds=folds)
+    num_images = []
+    forward = Backbone.forward
+
+    def counted_forward(self: Backbone, images: Tensor) -> Any:
+        num_images.append(len(images))
+        return forward(self, images)
+
+    monkeypatch.setattr(Backbone, "forward", counted_forward)
+    train_instances(config, tmp_path / "run")
+
+    examples = 1 + 1  # of the tokens that the head is built for, and of the first batch of fit
+    epochs = 3 * (2 + 2)
+    held_out = 2
+    assert sum(num_images) == examples + epochs + held_out
 
 
 def test_finished_heads_are_scored_over_all_scores(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def read(task: Task, column: Any) -> list[float]:
     table = column
     if not isinstance(column, dict):
         table = pd.DataFrame({"y": column}, index=IDS)
-    matched = match_samples(IDS, table, None, {"y": task.labels}, IDS, None, None)
+    matched = match_samples(IDS, table, None, {"y": task.labels}, ids=IDS)
     samples = normalise_samples(TaskLoss([task]), matched, needs_validation=False)
     return list(samples.targets.values["y"].flatten().tolist())
 
