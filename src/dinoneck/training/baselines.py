@@ -35,7 +35,7 @@ MOST_PATCHES = 8192  # that a linear layer per patch is fitted to, drawn at rand
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _MOST_ITERATIONS = 100  # of L-BFGS
 _BATCH_SIZE = 32  # images whose tokens are read at once
-_MAP_KINDS = (*MAP_KINDS, "density")
+_KINDS_WITH_MAPS = (*MAP_KINDS, "density")
 INNER_FOLDS = 5  # that choose a setting
 FLOOR = 1e-8  # added to the deviation of a feature, which may be 0
 # strengths of the ridge regression, times the squared norm of the weights
@@ -276,7 +276,7 @@ def baseline_head(
     of_images: list[Task] = []
     of_patches: list[Task] = []
     for task in tasks:
-        if task.kind in _MAP_KINDS or task.from_map is not None:
+        if task.kind in _KINDS_WITH_MAPS or task.from_map is not None:
             of_patches.append(task)
         else:
             of_images.append(task)
