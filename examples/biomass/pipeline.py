@@ -34,6 +34,7 @@ from dinoneck.inference.results import table_row
 from dinoneck.inference.views import TTA, VIEWS
 from dinoneck.training import TrainConfig, r2, weighted_r2
 from dinoneck.training.folder import HEAD_FILE
+from dinoneck.training.new_head import head_type
 from dinoneck.training.run_tokens import RunTokens
 from dinoneck.training.table import table_of, target_columns
 from dinoneck.version import versions
@@ -114,7 +115,9 @@ def run(options: argparse.Namespace, rest: Sequence[str] = ()) -> None:
     layout = layouts.find(options.data, out)
     command = training(options, layout, rest)
     parsed = cli.command("train", command[1:]).keywords
-    config = train.with_width(parsed["run"], parsed["hidden_dim"])
+    config = parsed["run"]
+    if parsed["hidden_dim"] is not None:
+        config = train.with_width(config, head_type(config), parsed["hidden_dim"])
     if not isinstance(config.data.size, tuple):
         raise ConfigError(
             "a store needs images of one size; give data.size in the file, or --size HEIGHTxWIDTH"

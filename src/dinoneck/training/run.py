@@ -313,12 +313,12 @@ class Trainer(Generic[AnyHeadConfig]):
             # extracted now: images that cannot be used are refused before a file is written
             self.tokens.frozen()
         continues_0_3 = resume and files.is_begun_by_0_3(self.folder)
-        identity = self._identity(as_in_0_3=continues_0_3)
+        identity = self.identity(as_in_0_3=continues_0_3)
         files.begin(self.folder, identity, resume=resume)
         for name in (files.HEADS, files.LOGS):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
 
-    def _identity(self, *, as_in_0_3: bool) -> dict[str, Any]:
+    def identity(self, *, as_in_0_3: bool) -> dict[str, Any]:
         """Return what must be equal in a run and its continuation.
 
         Args:

@@ -210,7 +210,7 @@ def test_a_run_of_0_3_with_a_trained_backbone_continues_with_its_images_only(
     record.write_text(json.dumps(identity))
     dataset = BoxImages(file, masks=True)
     trainer = objects.prepare_instances(config, tmp_path / "run", dataset)
-    identity_of_0_3 = trainer._identity(as_in_0_3=True)
+    identity_of_0_3 = trainer.identity(as_in_0_3=True)
     identity["hash of images and targets"] = identity_of_0_3["hash of images and targets"]
     record.write_text(json.dumps(identity))
     image = tmp_path / "s" / "3.png"
