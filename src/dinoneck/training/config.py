@@ -437,8 +437,8 @@ class DetectorConfig(Config, frozen=True, kw_only=True):
     ] = "fcos"
     variant: Literal["stock", "25m", "tiny"] = "25m"
     features_at: Scale = 1.0
-    queries: Annotated[Count | None, Fixed, Suppress] = None
-    encoder_layers: Annotated[Count | None, Fixed, Suppress] = None
+    queries: Count | None = None
+    encoder_layers: Count | None = None
     augment: Literal["horizontal", "both", "none"] = "horizontal"
     checkpointing: bool = False
     eval_every: Count = 1

@@ -99,7 +99,6 @@ def test_a_flag_replaces_the_data_of_a_file(tmp_path: Path) -> None:
             "of boxes and of objects, and needs --boxes or --instances or --panoptic",
         ),
         ("--rho 0.1", "optim.rho stands in the training file alone"),
-        ("--boxes b --queries 3", "detector.queries stands in the training file alone"),
         ("--tasks a", "tasks stands in the training file alone"),
     ],
 )
