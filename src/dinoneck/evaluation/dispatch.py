@@ -63,14 +63,13 @@ def evaluate(
 
         Of a table or a folder it is what the ``report.json`` of a training holds of its scores.
         ``scores``: target -> name of the model (``"head"`` for one model alone) -> scores, each
-        with ``pooled``, its 95 % ``interval`` over groups and ``folds``:
+        with ``pooled``, its 95 % ``interval`` over groups and ``folds``.
 
-        - numbers: ``r2`` and ``mae``, the latter in the target's unit, which ``units`` has where
-          the models state it. The parts of a ratio are scored as shares of their sum, 0 to 1.
-        - classes of images: ``accuracy``, ``macro_f1``, and ``f1`` and ``confusion_matrix`` by
-          class.
-        - classes of pixels: ``mean_iou``, ``pixel_accuracy``, and ``iou`` and
-          ``confusion_matrix`` by class.
+        Numbers have ``r2`` and ``mae``, the latter in the target's unit, which ``units`` has where
+        the models state it. The parts of a ratio are scored as shares of their sum, 0 to 1. Classes
+        of images have ``accuracy``, ``macro_f1``, and ``f1`` and ``confusion_matrix`` by class.
+        Classes of pixels have ``mean_iou``, ``pixel_accuracy``, and ``iou`` and
+        ``confusion_matrix`` by class.
 
         Classes without names are called ``"0"``, ``"1"``, ...
 
