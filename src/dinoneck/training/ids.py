@@ -82,7 +82,10 @@ class IdMatcher:
         return [spelling for spelling in spellings.values() if spelling is not None]
 
     def columns(
-        self, table: Any, ids: Sequence[Any] | None, labels: Mapping[str, Sequence[str]]
+        self,
+        table: Any,
+        ids: Sequence[Any] | None,
+        labels: Mapping[str, Sequence[str]] | None = None,
     ) -> dict[str, dict[Any, Any]]:
         """Return column -> id -> value for the columns that ``labels`` names.
 
@@ -90,7 +93,8 @@ class IdMatcher:
             table: a DataFrame whose index holds the ids, or a mapping column -> ``{id: value}``, a
                 Series, or values that ``ids`` gives the ids of.
             ids: the ids of values that carry none.
-            labels: column -> the words of its classes in order; empty where there are none.
+            labels: column -> the words of its classes in order; empty where there are none. None =
+                all columns of the table, without words.
 
         Raises:
             DataError: as :func:`by_id`, or for a table of another type or without one of the
@@ -101,6 +105,8 @@ class IdMatcher:
                 f"the targets are {type(table).__name__}; expected a DataFrame, or name -> {{id: "
                 "value}"
             )
+        if labels is None:
+            labels = dict.fromkeys(table, ())
         absent = [name for name in labels if name not in table]
         if absent:
             raise DataError(

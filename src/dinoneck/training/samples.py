@@ -133,7 +133,7 @@ def match_samples(
     columns = matcher.columns(targets, target_ids, labels)
     weight_columns = {}
     if weights is not None:
-        weight_columns = matcher.columns(weights, target_ids, dict.fromkeys(weights, ()))
+        weight_columns = matcher.columns(weights, target_ids)
     # the order of a set differs between processes
     if isinstance(ids, set | frozenset):
         ids = sorted(ids)

@@ -284,6 +284,13 @@ def test_weights_pull_towards_heavy_cells() -> None:
     assert abs(values.mean() - wanted) > 0.5
 
 
+def test_weights_without_the_name_of_their_task_are_refused() -> None:
+    source, values = cells()
+    weight: Any = np.ones((IMAGES, ROWS, COLS), np.float32)
+    with pytest.raises(DataError, match="ndarray; expected a DataFrame, or name -> {id: value}"):
+        fit(dense_head(), source, {"ndvi": values}, weights=weight, target_ids=source.ids)
+
+
 def test_segmentation_from_pixels_and_from_shares() -> None:
     source, values = cells()
     classes = (values[:, 0] > 0.5).astype(np.int64)
