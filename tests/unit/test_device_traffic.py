@@ -22,7 +22,7 @@ from dinoneck.losses import Composition, TaskLoss, UncertaintyWeighting
 from dinoneck.store import FeatureStore, MemoryStore
 from dinoneck.store.encoding import StoreDtype
 from dinoneck.tasks import TargetTransform
-from dinoneck.training import Recipe, TrainConfig, fit
+from dinoneck.training import Recipe, TrainDetectorConfig, fit
 
 IDS = [f"image{i:02d}" for i in range(12)]
 BATCHES = 4
@@ -173,7 +173,7 @@ def test_prediction_is_one_copy_in_and_one_read(images: Path) -> None:
 def test_a_detectors_batch_is_one_copy(tmp_path: Path) -> None:
     pytest.importorskip("pycocotools", reason="needs dinoneck[detection]")
     boxes = coloured_boxes.write(tmp_path / "images")
-    config = TrainConfig.from_dict(
+    config = TrainDetectorConfig.from_dict(
         {
             "data": {"boxes": str(boxes), "val_boxes": str(boxes), "size": [96, 128]},
             "backbone": {"name": "dinoneck_tiny", "layers": [1, 3, 5]},
