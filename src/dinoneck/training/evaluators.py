@@ -1,4 +1,4 @@
-"""Steps 8 and 9 of a run: how held-out images are predicted and scored; the evaluator of values and masks."""
+"""Step 8 of a run: how held-out images are predicted and scored; the evaluator of values and masks."""
 
 from __future__ import annotations
 

@@ -333,10 +333,12 @@ def unlabelled_rows(problem: Problem, table: Table) -> Array:
 
 def take_rows(problem: Problem, rows: Array) -> Problem:
     """Return a problem of these rows alone."""
-    targets = {name: values[rows] for name, values in problem.targets.items()}
-    weights = {name: weight[rows] for name, weight in problem.weights.items()}
-    scored = {name: target.take(rows) for name, target in problem.scored.items()}
-    return replace(problem, targets=targets, weights=weights, scored=scored)
+    return replace(
+        problem,
+        targets={name: values[rows] for name, values in problem.targets.items()},
+        weights={name: weight[rows] for name, weight in problem.weights.items()},
+        scored={name: target.take(rows) for name, target in problem.scored.items()},
+    )
 
 
 def fitted(problem: Problem, rows: Array) -> list[Task]:

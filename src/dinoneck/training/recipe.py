@@ -142,14 +142,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Raises:
             ConfigError: if a field is unknown, or its value does not fit.
         """
-        whole = {name: getattr(self, name) for name in self.__struct_fields__} | fields
-        made: Self = _with_configs("", whole, type(self))
-        return made
+        values = {name: getattr(self, name) for name in self.__struct_fields__}
+        changed: Self = _with_configs("", values | fields, type(self))
+        return changed
 
 
 def _with_configs(name: str, value: Any, kind: Any) -> Any:
     """A value; where a config is expected, or configs by their names, those of plain values; an empty group is {}."""
-    config, prefix = (typing.get_args(kind) or (kind,))[-1], f"{name}." if name else ""
+    # of dict[str, TaskConfig] the last argument
+    config = (typing.get_args(kind) or (kind,))[-1]
+    prefix = f"{name}." if name else ""
     has_configs = isinstance(config, type) and issubclass(config, Config)
     if value is None and (has_configs or typing.get_origin(kind) is dict):
         value = {}
@@ -160,10 +162,14 @@ def _with_configs(name: str, value: Any, kind: Any) -> Any:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{name or 'the file'} is {value!r}; expected keys with values")
     if kind is not config:
-        return {key: _with_configs(f"{prefix}{key}", own, config) for key, own in value.items()}
-    known = config.__struct_fields__
-    if unknown := [key for key in value if key not in known]:
-        raise ConfigError(unknown_key(name, str(unknown[0]), known=known, candidates=known))
+        configs = {}
+        for key, plain_values in value.items():
+            configs[key] = _with_configs(f"{prefix}{key}", plain_values, config)
+        return configs
+    fields = config.__struct_fields__
+    unknown = [key for key in value if key not in fields]
+    if unknown:
+        raise ConfigError(unknown_key(name, str(unknown[0]), known=fields, candidates=fields))
     try:
         return config(**value)
     except ConfigError as error:
@@ -187,17 +193,12 @@ def _in_words(error: Exception, value: Any, hint: Any) -> str:
     """What is expected, of msgspec's message; a choice that is close to the value."""
     if typing.get_origin(hint) is Annotated:  # with notes for the command line
         hint = typing.get_args(hint)[0]
-    choices = [
-        word
-        for part in (hint, *typing.get_args(hint))
-        if typing.get_origin(part) is typing.Literal
-        for word in typing.get_args(part)
-    ]
+    choices: list[str] = []
+    for member in (hint, *typing.get_args(hint)):
+        if typing.get_origin(member) is typing.Literal:
+            choices += map(str, typing.get_args(member))
     if choices and isinstance(value, str):
-        return (
-            "expected one of "
-            f"{', '.join(map(str, choices))}.{did_you_mean(value, map(str, choices))}"
-        )
+        return f"expected one of {', '.join(choices)}.{did_you_mean(value, choices)}"
     message, _, place = str(error).partition(" - at ")
     parts = _EXPECTED.fullmatch(message)
     if parts is None:

@@ -141,7 +141,9 @@ def match_samples(
         val_ids = sorted(val_ids)
     valid_ids = [] if val_ids is None else matcher.find_all(val_ids)
     if ids is None:
-        ids_with_values = {image_id for column in columns.values() for image_id in column}
+        ids_with_values: set[Any] = set()
+        for column in columns.values():
+            ids_with_values.update(column)
         train_ids = sorted(set(matcher.find_all(ids_with_values)) - set(valid_ids))
     else:
         train_ids = matcher.find_all(ids)

@@ -65,14 +65,17 @@ def _frame_of(config: TrainConfig, frame: Any, folder: DataFolder | None) -> pd.
     if frame is not None and data.csv is not None:
         raise ConfigError(f"data.csv is {data.csv!r} and a table is given; leave one of them out")
     if IMAGES in getattr(frame, "columns", ()):
-        for role, named in {FOLD: folds.column, GROUP: folds.group, LABELS: data.labels}.items():
-            if named and role not in frame:
-                raise ConfigError(f"the config names {named!r}; the table has no column {role!r}")
+        columns_of_roles = {FOLD: folds.column, GROUP: folds.group, LABELS: data.labels}
+        for role, column in columns_of_roles.items():
+            if column and role not in frame:
+                raise ConfigError(f"the config names {column!r}; the table has no column {role!r}")
         columns = [name for name in frame.columns if name not in OWN_COLUMNS]
         targets, auxiliary = target_columns(config, columns)
         _warn_of_copies(frame, [name for name in (*targets, *auxiliary) if name in frame])
         _warn_of_changed_copies(frame)
-        return frame if folds.column is None else _without_test_part(frame, folds.column)
+        if folds.column is None:
+            return frame
+        return _without_test_part(frame, folds.column)
     if data.csv is None and frame is None:
         if data.images is None:
             return Pasture(seed=0).table(range(data.pasture))
@@ -80,10 +83,13 @@ def _frame_of(config: TrainConfig, frame: Any, folder: DataFolder | None) -> pd.
     from dinoneck.data.tables import read_table
 
     targets, auxiliary = target_columns(config)
-    looks = data.store is None or data.labels is not None or data.images is not None
+    reads_images = data.store is None or data.labels is not None or data.images is not None
+    images = None
+    if reads_images:
+        images = data.images or Path(data.csv or ".").parent
     table = read_table(
         data.csv if frame is None else frame,
-        (data.images or Path(data.csv or ".").parent) if looks else None,
+        images,
         targets,
         auxiliary=auxiliary,
         group=folds.group,
@@ -95,7 +101,9 @@ def _frame_of(config: TrainConfig, frame: Any, folder: DataFolder | None) -> pd.
     )
     _warn_of_copies(table, [*targets, *auxiliary])
     _warn_of_changed_copies(table)
-    return table if folds.column is None else _without_test_part(table, folds.column)
+    if folds.column is None:
+        return table
+    return _without_test_part(table, folds.column)
 
 
 def _columns_of_kinds(config: TrainConfig, kinds: Sequence[str]) -> list[str]:
@@ -237,20 +245,24 @@ def column_tasks(config: TrainConfig, columns: Collection[str] = ()) -> dict[str
     Raises:
         ConfigError: if a task has the name of a target and predicts other columns.
     """
-    of_columns = {name: task for name, task in config.tasks.items() if task.kind not in MAP_KINDS}
-    tasks = {
-        name: task.changed(columns=task.columns or (name,)) for name, task in of_columns.items()
-    }
-    covered = {column for task in tasks.values() for column in task.columns}
-    covered |= {column for made in config.compositions.values() for column in made.sums}
+    tasks: dict[str, TaskConfig] = {}
+    predicted: set[str] = set()  # columns that have a task or are a sum
+    for name, task in config.tasks.items():
+        if task.kind not in MAP_KINDS:
+            task_columns = task.columns or (name,)
+            tasks[name] = task.changed(columns=task_columns)
+            predicted.update(task_columns)
+    for composition in config.compositions.values():
+        predicted.update(composition.sums)
+    stated_tasks = list(tasks)
     auxiliary = config.data.aux_targets
     for column in (*_targets(config, columns), *auxiliary):
-        if column in of_columns and column not in covered:
+        if column in stated_tasks and column not in predicted:
             raise ConfigError(
                 f"task {column!r} predicts other columns than the target {column!r}; rename one "
                 "of them"
             )
-        if column not in covered:
+        if column not in predicted:
             tasks[column] = TaskConfig(columns=(column,), auxiliary=column in auxiliary)
     return tasks
 
