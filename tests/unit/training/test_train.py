@@ -44,7 +44,7 @@ def numbers(rows: list[dict[str, str]], column: str) -> Any:
 
 def test_numbers_in_groups(meadow: Path, tiny: Backbone, tmp_path: Path) -> None:
     data = {"csv": str(meadow), "targets": ["crop", "weed"], "minimum": 0, "unit": "g"}
-    config = a_run(None, data=data, folds={"group": ["place"]})
+    config = a_run(None, data=data, folds={"group": ["place"]}, predict_with="head")
     report = trained(config, tmp_path)
     rows = rows_of(tmp_path / "out_of_fold.csv")
     assert len(rows) == report["images"] == report["predicted"] == COUNT
