@@ -25,7 +25,6 @@ from dinoneck.data.layout import DataFolder
 from dinoneck.data.table import Table
 from dinoneck.devices import bytes_of, local_device
 from dinoneck.errors import ConfigError, DataError
-from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
 from dinoneck.losses.composition import Composition, CompositionLoss
 from dinoneck.losses.task_loss import TaskLoss, UncertaintyWeighting
@@ -36,7 +35,7 @@ from dinoneck.training import folder as files
 from dinoneck.training import report as reports
 from dinoneck.training.config import TRAININGS, DataConfig, HeadConfig, TrainConfig
 from dinoneck.training.data_folder import of_data_folder
-from dinoneck.training.evaluators import Evaluator, FoldTokens, ValueEvaluator
+from dinoneck.training.evaluators import Evaluator, FoldTokens, KeptHead, ValueEvaluator
 from dinoneck.training.fitting import fit
 from dinoneck.training.folds import Fold, Rows, folds_of
 from dinoneck.training.mask_classes import warn_of_mask_classes
@@ -48,7 +47,8 @@ from dinoneck.training.problem import (
     unlabelled_rows,
     with_fine_maps,
 )
-from dinoneck.training.report import BOTH
+from dinoneck.training.report import HEAD, LINEAR
+from dinoneck.training.run_file import holds_baseline_too, switch_method, write_run_file
 from dinoneck.training.run_tokens import RunTokens
 from dinoneck.training.table import of_pasture, table_of
 from dinoneck.training.targets import training_targets
@@ -74,11 +74,17 @@ def train(
 ) -> dict[str, Any]:
     """Train one head per fold and write heads, predictions and a report.
 
-    The folder gets ``heads/fold-K.safetensors``, ``logs/fold-K.jsonl`` (a line per epoch),
-    ``head.safetensors`` (the heads of all folds as one ensemble), ``out_of_fold.csv``,
+    The folder gets ``heads/fold-K.safetensors`` and ``baselines/fold-K.safetensors`` (the head of a
+    fold and its linear baseline), ``logs/fold-K.jsonl`` (a line per epoch), ``head.safetensors``
+    (what the run predicts with, of all folds as one ensemble), ``out_of_fold.csv``,
     ``trained_on.csv`` (the images, with their hashes, and which folds were trained on each) and,
     last, ``report.json``. A fold is finished when its head is there: the same call after a kill or an
     error trains no finished fold again, and writes what it would have written.
+
+    The run predicts with the head if the config names one (``head.type``), else with the best of
+    head, linear baseline and their average by the overall score on held-out images, of those that
+    have every output of the head; ``predict_with`` in the config decides. On a finished run another
+    ``predict_with`` writes ``head.safetensors`` and the report again, and trains nothing.
 
     Args:
         config: the run, see :class:`TrainConfig`.
@@ -91,8 +97,8 @@ def train(
 
     Returns:
         What ``report.json`` holds: ``scores`` (target -> method -> scores as by
-        :mod:`dinoneck.training.scores`), the ``verdict``, counts of images and groups, the config,
-        and what made the tokens.
+        :mod:`dinoneck.training.scores`), the ``verdict``, which method ``predicts`` and the
+        ``choice`` between them, counts of images and groups, the config, and what made the tokens.
 
     Raises:
         DataError: if the data cannot be used, ``out`` holds results and ``overwrite`` is off, or it
@@ -102,7 +108,12 @@ def train(
             or ``data.tta`` names views that the head does not take.
     """
     TRAININGS.check_class(config, TrainConfig)
-    trainer = prepare(config, Path(out), table=table, overwrite=overwrite)
+    folder = Path(out)
+    if not overwrite:
+        report = switch_method(config, folder)
+        if report is not None:
+            return report
+    trainer = prepare(config, folder, table=table, overwrite=overwrite)
     return trainer.train(resume=resume, callbacks=callbacks)
 
 
@@ -248,16 +259,16 @@ class Trainer(Generic[AnyHeadConfig]):
     ) -> dict[str, Any]:
         """Do the same up to the report, which is returned: until it is written, the run is not finished."""
         self._begin(resume=resume)
-        members: list[Head] = []
         for finished, fold in enumerate(self.folds, 1):
             try:
-                members += self._train_fold(fold, callbacks)
+                self._train_fold(fold, callbacks)
             except DataError as error:
                 raise DataError(f"fold {fold.name}: {error}") from error
-            note(f"fold {fold.name} is trained, {finished} of {len(self.folds)}")
-        report = self._report(members[0])
+            what = "the head of all images" if fold.is_of_all_images else f"fold {fold.name}"
+            note(f"{what} is trained, {finished} of {len(self.folds)}")
+        report = self._report()
         if files.writes():
-            self._write_head_of_run(members, report)
+            self._write_head_of_run(report)
             self._write_predictions()
         return report
 
@@ -358,8 +369,8 @@ class Trainer(Generic[AnyHeadConfig]):
 
     # a fold
 
-    def _train_fold(self, fold: Fold, callbacks: Sequence[files.Callback]) -> list[Head]:
-        """Train, predict and keep the head of a fold; return the members that it brings to the ensemble."""
+    def _train_fold(self, fold: Fold, callbacks: Sequence[files.Callback]) -> None:
+        """Train and predict a fold; keep its head, and the linear baseline of the same tokens."""
         paths = FoldPaths.of(self.folder, fold)
         is_finished = files.is_finished_head(self.folder, paths.head)
         trained_backbone = paths.head if is_finished else None
@@ -370,19 +381,21 @@ class Trainer(Generic[AnyHeadConfig]):
             head = self._finished_head(paths)
         else:
             head = self._fit_head(fold, tokens, paths, callbacks)
-        members, facts = self.evaluator.predict_fold(self.problem, fold, head, tokens)
+        kept = self.evaluator.predict_fold(self.problem, fold, head, tokens)
         if files.writes():
+            if LINEAR in kept:
+                paths.baseline.parent.mkdir(exist_ok=True)
+                self._save(kept[LINEAR], paths.baseline)
             if not is_finished:
                 shutil.copyfile(paths.unfinished / files.LOG, paths.log)
-                self._save(members, paths.head, facts, tokens.live)
+                self._save(kept[HEAD], paths.head, tokens.live)
                 files.note_finished_head(self.folder, paths.head)
             shutil.rmtree(paths.unfinished, ignore_errors=True)
-        return members
 
     def _finished_head(self, paths: FoldPaths) -> Head:
-        """The head of a finished fold, out of its file, which may hold its linear baseline too."""
+        """The head of a finished fold, out of its file; that of 0.3 may hold its linear baseline too."""
         saved: Any = HeadCheckpoint.load(paths.head).build()
-        head: Head = saved.heads[0] if self.evaluator.method == BOTH else saved
+        head: Head = saved.heads[0] if holds_baseline_too(saved, self.config) else saved
         return head
 
     def _fit_head(
@@ -437,18 +450,11 @@ class Trainer(Generic[AnyHeadConfig]):
         names += [composition.name for composition in loss.compositions]
         return TaskLoss(head.tasks, composed, UncertaintyWeighting(names))
 
-    def _save(
-        self,
-        members: Sequence[Head],
-        path: Path,
-        facts: Mapping[str, Any],
-        live: LiveTokens | None = None,
-    ) -> None:
-        """Write a head, or several as an ensemble, with the facts of the training.
+    def _save(self, kept: KeptHead, path: Path, live: LiveTokens | None = None) -> None:
+        """Write a head with the facts of the training.
 
         Weights of the backbone of ``live`` that were trained along are written too.
         """
-        module = members[0] if len(members) == 1 else HeadEnsemble.from_heads(members)
         if live is None:
             backbone = self.tokens.backbone or self.tokens.record
             backbone_weights = None
@@ -465,22 +471,22 @@ class Trainer(Generic[AnyHeadConfig]):
         if isinstance(self.config, TrainConfig):
             training |= _mask_record(self.config.data)
         checkpoint = HeadCheckpoint.from_module(
-            module,
+            kept.head,
             backbone=backbone,
             backbone_weights=backbone_weights,
             preprocess=self.tokens.preprocess,
-            training=training | dict(facts),
+            training=training | kept.facts,
             tta=self.tta,
         )
         checkpoint.save(path)
 
     # after all folds
 
-    def _report(self, first_head: Head) -> dict[str, Any]:
+    def _report(self) -> dict[str, Any]:
         """What is written as the report."""
         logs = self.logs() if files.writes() else {}
         report = self.evaluator.report(logs, self.units())
-        num_parameters = sum(parameter.numel() for parameter in first_head.parameters())
+        num_parameters = sum(parameter.numel() for parameter in self._first_head().parameters())
         return {
             **report,
             "parameters": num_parameters,
@@ -490,15 +496,13 @@ class Trainer(Generic[AnyHeadConfig]):
             "versions": versions(),
         }
 
-    def _write_head_of_run(self, members: Sequence[Head], report: Mapping[str, Any]) -> None:
-        """Write the heads of all folds as one ensemble; a head of all images is there already."""
-        path = self.folder / files.HEAD_FILE
-        if not self.config.trains_on_all:
-            metrics = reports.fold_metrics(report["scores"], self.evaluator.method)
-            self._save(members, path, {"metrics": metrics})
+    def _write_head_of_run(self, report: Mapping[str, Any]) -> None:
+        """Write what predicts of all folds as one ensemble; a head of all images is there already."""
+        if isinstance(self.config, TrainConfig) and not self.config.trains_on_all:
+            write_run_file(self.folder, self.config, report)
         elif len(self.folds) == 1:  # a single fold has no head of all images after it
             only_fold = FoldPaths.of(self.folder, self.folds[0])
-            shutil.copyfile(only_fold.head, path)
+            shutil.copyfile(only_fold.head, self.folder / files.HEAD_FILE)
 
     def _write_predictions(self) -> None:
         """Write the held-out predictions, and which folds were trained on each image."""
@@ -522,11 +526,13 @@ class FoldPaths:
 
     Attributes:
         head: of the fold.
+        baseline: its linear baseline.
         log: a line per epoch.
         unfinished: the folder of the training that is not finished.
     """
 
     head: Path
+    baseline: Path
     log: Path
     unfinished: Path
 
@@ -540,6 +546,7 @@ class FoldPaths:
             head = folder / files.HEADS / f"{name}.safetensors"
         return cls(
             head=head,
+            baseline=folder / files.BASELINES / f"{name}.safetensors",
             log=folder / files.LOGS / f"{name}.jsonl",
             unfinished=folder / files.UNFINISHED / name,
         )
