@@ -9,6 +9,9 @@ from typing import Any
 from tqdm import tqdm
 
 SECONDS_PER_LINE = 60.0  # of a log
+# from here on a time is in minutes, and in hours
+_SECONDS_IN_MINUTES = 90
+_MINUTES_IN_HOURS = 90
 
 
 def progress(
@@ -53,12 +56,30 @@ def progress(
 def note(text: str) -> None:
     """Print a flushed line to a log; on a terminal the bars show as much."""
     if not sys.stderr.isatty():
-        tqdm.write(text, file=sys.stderr)
+        _print_line(text)
 
 
 def announce(text: str) -> None:
     """Print a line to a log or above the bars of a terminal."""
-    tqdm.write(text, file=sys.stderr)
+    if sys.stderr.isatty():
+        tqdm.write(text, file=sys.stderr)
+    else:
+        _print_line(text)
+
+
+def _print_line(text: str) -> None:
+    # tqdm.write would repeat the lines of bars that are open
+    print(text, file=sys.stderr, flush=True)
+
+
+def in_time(seconds: float) -> str:
+    """Return a time in plain words: ``40 s``, ``12 min``, ``3.5 h``."""
+    if seconds < _SECONDS_IN_MINUTES:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    if minutes < _MINUTES_IN_HOURS:
+        return f"{minutes:.0f} min"
+    return f"{minutes / 60:.1f} h"
 
 
 class _Lines(tqdm):  # type: ignore[type-arg]
