@@ -447,7 +447,7 @@ class Trainer(Generic[AnyHeadConfig]):
         remark = ""
         cheaper = cheaper_head(self.config, self.problem)
         if total > _LONG_S and cheaper is not None:
-            remark = f"; --head {cheaper} takes less"
+            remark = f"; --head {cheaper} is much faster"
         notes.state_estimate(total, remark)
 
     # a fold
