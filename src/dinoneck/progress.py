@@ -90,6 +90,14 @@ class _Lines(tqdm):  # type: ignore[type-arg]
         """Return the function that prints a state."""
         return lambda text: file.write(f"{text}\n") if text.strip() else None
 
+    def set_description_str(self, desc: str | None = None, refresh: bool | None = True) -> None:
+        """Set the description for the next line; it has none of its own."""
+        super().set_description_str(desc, refresh=False)
+
+    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
+        """Set what a bar has at its end, for the next line."""
+        super().set_postfix_str(s, refresh=False)
+
     def close(self) -> None:
         """End without a last line; the caller reports the result."""
         self.disable = True

@@ -180,7 +180,7 @@ class Engine:
             position = f"epoch {self.epoch + 1} of {self.recipe.epochs}, steps"
             if self._title:
                 position = f"{self._title}, {position}"
-            self._bar.set_description_str(position, refresh=False)
+            self._bar.set_description_str(position)
         return self.epoch
 
     def precision(self) -> torch.autocast:
@@ -281,7 +281,7 @@ class Engine:
             row[MEMORY] = peak
         self.history.append(row)
         if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {row['loss']:.4g}", refresh=False)
+            self._bar.set_postfix_str(f"loss {row['loss']:.4g}")
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
