@@ -68,8 +68,9 @@ def announce(text: str) -> None:
 
 
 def _print_line(text: str) -> None:
-    # tqdm.write would repeat the lines of bars that are open
-    print(text, file=sys.stderr, flush=True)
+    """Print a line to a log; tqdm.write would repeat the lines of bars that are open."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def in_time(seconds: float) -> str:

@@ -114,7 +114,7 @@ def prepare(config: TrainDetectorConfig, out: Path, *, overwrite: bool = False) 
     check_installed("pycocotools", "detection")
     files.check_folder(out, overwrite=overwrite)
     train_images, val_images = open_images(config)
-    if config.init is not None:
+    if config.init is not None and files.writes():
         warn_of_seen_images(config.init, val_images.paths, stored=None)
     detector = build_detector(config, train_images.classes).to(local_device(config.device))
     return DetectorTrainer(
@@ -648,7 +648,8 @@ def _start_from_file(
 ) -> Backbone:
     """Copy the weights of an earlier detector into the head; return the backbone with what was trained of it."""
     start_from(head, file)
-    log_start(head, file)
+    if files.writes():
+        log_start(head, file)
     checkpoint = HeadCheckpoint.load(file)
     trained = trained_weights(checkpoint)
     log_backbone(config, backbone.record(), has_tuned=bool(trained))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 from dinoneck.progress import announce, in_time, note
 
+logger = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 5.0
 """The lines of shorter epochs are left out, but for the first and the last of a fold."""
 SECONDS_MEASURED = 5.0
@@ -37,13 +39,14 @@ class _Estimate:
 
 
 class EpochNotes:
-    """Prints where a run is: a line per epoch in a log, and once an estimate of the whole run.
+    """Prints where a run is: a line per epoch in a log, and an estimate of the whole run.
 
     An instance is a callback of the epochs, which the first process alone calls. On a terminal
     there is no line, as the bar shows as much. If an epoch is shorter than 5 s, lines are left out
-    until 5 s have passed since the last one; the first and the last epoch of a fold have one. The
-    estimate comes after the first epoch that ends 5 s or more after the start. It is corrected
-    once, if the epochs since then differ by more than a quarter.
+    until 5 s have passed since the last one; the first and the last epoch of a fold have one. All
+    numbers of every epoch are logged as information. The estimate comes after the first epoch that
+    ends 5 s or more after the start. It is corrected once, if the epochs since then differ by more
+    than a quarter.
 
     Args:
         images_of_fold: title of a fold, such as ``"fold 0"``, -> the number of its training images,
@@ -107,6 +110,7 @@ class EpochNotes:
         position = f"epoch {epoch + 1} of {self.epochs}"
         if self._title:
             position = f"{self._title}, {position}"
+        logger.info("%s: %s", position, _all_numbers(row))
         numbers = [f"{name} {row[name]:.4g}" for name in _SHOWN if name in row]
         line = f"{position}: {', '.join(numbers)}, {row['seconds']:.1f} s"
         now = time.monotonic()
@@ -153,3 +157,16 @@ class EpochNotes:
         if seconds_left >= SHORTEST_RUN and not 1 / LARGEST_RATIO < ratio < LARGEST_RATIO:
             self._is_corrected = True
             self.state_estimate(total, ", by the epochs so far")
+
+
+def _all_numbers(row: Mapping[str, Any]) -> str:
+    """The numbers of an epoch in words, without those of single classes."""
+    texts = []
+    for name, value in row.items():
+        if name == "per_class":
+            continue
+        if isinstance(value, float):
+            texts.append(f"{name} {value:.4g}")
+        else:
+            texts.append(f"{name} {value}")
+    return ", ".join(texts)

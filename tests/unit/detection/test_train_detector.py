@@ -57,7 +57,7 @@ class Stop(logging.Handler):
         self.error = error
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.getMessage().startswith(f"epoch {self.epoch}:"):
+        if record.getMessage().startswith(f"epoch {self.epoch + 1} of "):
             raise self.error
 
 
