@@ -90,7 +90,8 @@ def train_instances(
         What ``report.json`` holds: ``masks`` (``{"head": scores}`` of the held-out objects, see
         :func:`dinoneck.detection.score_masks`) or ``segments``
         (:func:`dinoneck.detection.score_segments`), ``scores`` of the numbers of objects,
-        ``images``, ``parameters``, ``config`` and ``versions``.
+        ``images``, ``parameters``, ``peak_memory_mb`` (as :func:`dinoneck.training.train` returns
+        it), ``config`` and ``versions``.
 
     Raises:
         DataError: if the data cannot be used, an image has 1000 objects of a class or more, images

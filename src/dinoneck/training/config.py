@@ -568,7 +568,7 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
         data: images and targets.
         backbone: the model that makes the tokens.
         head: a registered head or neck, or {type: NAME, ...} with constructor arguments; without a
-            type patch_mean, for masks a pyramid head on dpt_neck.
+            type patch_mean, for masks of classes fpn, for masks of numbers dense.
         tasks: task name -> how it is trained; target columns without an entry get the defaults.
         compositions: name -> columns computed from tasks.
         losses: weights of the tasks' losses.

@@ -35,11 +35,19 @@ from dinoneck.training import folder as files
 from dinoneck.training import report as reports
 from dinoneck.training.config import TRAININGS, DataConfig, HeadConfig, TrainConfig
 from dinoneck.training.data_folder import of_data_folder
+from dinoneck.training.engine import highest_memory
+from dinoneck.training.epoch_notes import SHORTEST_RUN, EpochNotes
 from dinoneck.training.evaluators import Evaluator, FoldTokens, KeptHead, ValueEvaluator
-from dinoneck.training.fitting import fit
+from dinoneck.training.fitting import fit, seconds_per_image
 from dinoneck.training.folds import Fold, Rows, folds_of
 from dinoneck.training.mask_classes import warn_of_mask_classes
-from dinoneck.training.new_head import head_type, make_head
+from dinoneck.training.new_head import (
+    cheaper_head,
+    head_type,
+    log_start,
+    make_head,
+    with_default_head,
+)
 from dinoneck.training.problem import (
     Problem,
     read_problem,
@@ -53,12 +61,15 @@ from dinoneck.training.run_tokens import RunTokens
 from dinoneck.training.table import of_pasture, table_of
 from dinoneck.training.targets import training_targets
 from dinoneck.training.token_sources import LiveTokens, MemoryTokens
-from dinoneck.training.trained_images import write_trained_images
+from dinoneck.training.trained_images import warn_of_seen_images, write_trained_images
 from dinoneck.version import versions
 
 logger = logging.getLogger(__name__)
 
 _SHOWN = 5  # images in a message
+_LONG_S = 600.0  # seconds of a run that a cheaper head is named for
+# of an image that is held out, of one to train on: a backward pass costs two forward passes
+_COST_OF_VALIDATION = 1 / 3
 
 AnyHeadConfig = TypeVar("AnyHeadConfig", bound=HeadConfig)
 
@@ -98,7 +109,9 @@ def train(
     Returns:
         What ``report.json`` holds: ``scores`` (target -> method -> scores as by
         :mod:`dinoneck.training.scores`), the ``verdict``, which method ``predicts`` and the
-        ``choice`` between them, counts of images and groups, the config, and what made the tokens.
+        ``choice`` between them, counts of images and groups, the config, what made the tokens, and
+        the peak memory ``peak_memory_mb`` in MiB: of torch on a GPU, else of this process, where
+        the system tells it.
 
     Raises:
         DataError: if the data cannot be used, ``out`` holds results and ``overwrite`` is off, or it
@@ -156,6 +169,7 @@ def prepare(
         config = of_pasture(config)
     tokens.check_start(config)
     problem = read_problem(config, images, tokens.preprocess)
+    config = with_default_head(config, problem)
     labelled = _labelled_rows(problem, images)
     if len(labelled) < len(images):
         images = images.take(labelled)
@@ -242,6 +256,9 @@ class Trainer(Generic[AnyHeadConfig]):
         self.tta = config.data.tta if isinstance(config, TrainConfig) else None
         self.heads = {fold.name: self._new_head(problem, fold) for fold in folds}
         first = self._first_head().eval()
+        if config.init is not None and files.writes():
+            log_start(first, config.init)
+            self._warn_of_seen_images(config.init)
         # refused before the training, as the file of a head refuses it
         check_views(first, tokens.record, tokens.preprocess, self.tta)
         device = next(first.parameters()).device
@@ -259,13 +276,14 @@ class Trainer(Generic[AnyHeadConfig]):
     ) -> dict[str, Any]:
         """Do the same up to the report, which is returned: until it is written, the run is not finished."""
         self._begin(resume=resume)
+        notes = self._epoch_notes()
+        self._state_estimate(notes)
         for finished, fold in enumerate(self.folds, 1):
             try:
-                self._train_fold(fold, callbacks)
+                self._train_fold(fold, notes, callbacks)
             except DataError as error:
-                raise DataError(f"fold {fold.name}: {error}") from error
-            what = "the head of all images" if fold.is_of_all_images else f"fold {fold.name}"
-            note(f"{what} is trained, {finished} of {len(self.folds)}")
+                raise DataError(f"{fold.title}: {error}") from error
+            note(f"{fold.title} is trained, {finished} of {len(self.folds)}")
         report = self._report()
         if files.writes():
             self._write_head_of_run(report)
@@ -315,8 +333,18 @@ class Trainer(Generic[AnyHeadConfig]):
                 needs_validation=optim.patience is not None and not fold.is_of_all_images,
             )
         except DataError as error:
-            raise DataError(f"fold {fold.name}: {error}") from error
+            raise DataError(f"{fold.title}: {error}") from error
         return head
+
+    def _warn_of_seen_images(self, init: str) -> None:
+        """Warn if the earlier head was trained on images that a fold holds out."""
+        held_out: set[int] = set()
+        for fold in self.folds:
+            held_out.update(fold.valid.tolist())
+        rows = sorted(held_out)
+        images = [self.table.images[row] for row in rows]
+        stored = self.tokens.stored
+        warn_of_seen_images(init, images, None if stored is None else stored.take(rows))
 
     def _begin(self, *, resume: bool) -> None:
         """Keep what identifies the run, see :func:`dinoneck.training.folder.begin`; make its folders."""
@@ -367,9 +395,77 @@ class Trainer(Generic[AnyHeadConfig]):
             digest.update(bytes_of(values.contiguous()))
         return digest.hexdigest()
 
+    # what it says of its time
+
+    def _folds_to_train(self) -> list[Fold]:
+        """The folds that are not finished."""
+        folds = []
+        for fold in self.folds:
+            head_file = FoldPaths.of(self.folder, fold).head
+            if not files.is_finished_head(self.folder, head_file):
+                folds.append(fold)
+        return folds
+
+    def _epoch_notes(self) -> EpochNotes:
+        """What prints the epochs of the folds to train."""
+        folds = self._folds_to_train()
+        num_held_out = sum(not fold.is_of_all_images for fold in folds)
+        names = []
+        if num_held_out:
+            names.append("the fold" if num_held_out == 1 else f"the {num_held_out} folds")
+        if len(folds) > num_held_out:
+            names.append("the head of all images")
+        return EpochNotes(
+            {fold.title: len(fold.train) for fold in folds},
+            self.config.optim.epochs,
+            what=" and ".join(names),
+            may_end_early=self.config.optim.patience is not None,
+        )
+
+    def _state_estimate(self, notes: EpochNotes) -> None:
+        """Print how long a new run takes if that is long, by a step of its first head.
+
+        With a backbone that is trained along, the first epochs tell it: see :class:`EpochNotes`.
+        """
+        folds = self._folds_to_train()
+        is_begun = any(FoldPaths.of(self.folder, fold).unfinished.exists() for fold in folds)
+        if not folds or is_begun or self.config.is_live or not files.writes():
+            return
+        fold = folds[0]
+        head = self.heads[fold.name].to(local_device(self.config.device))
+        tokens = self.tokens.frozen()
+        try:
+            seconds = seconds_per_image(
+                head,
+                tokens,
+                self.problem.targets,
+                ids=[tokens.ids[row] for row in fold.train],
+                target_ids=tokens.ids,
+                weights=self.problem.weights,
+                loss=self._loss(head),
+                recipe=self.config.optim,
+            )
+        except (RuntimeError, TypeError, ValueError) as error:
+            # the training raises it with its cause, unless a copy of the head alone has it
+            logger.info("the time of the run is not estimated: %s", error)
+            return
+        num_images = 0.0
+        for fold in folds:
+            num_images += len(fold.train) + len(fold.valid) * _COST_OF_VALIDATION
+        total = num_images * self.config.optim.epochs * seconds
+        if total < SHORTEST_RUN:
+            return
+        remark = ""
+        cheaper = cheaper_head(self.config, self.problem)
+        if total > _LONG_S and cheaper is not None:
+            remark = f"; --head {cheaper} is much faster"
+        notes.state_estimate(total, remark)
+
     # a fold
 
-    def _train_fold(self, fold: Fold, callbacks: Sequence[files.Callback]) -> None:
+    def _train_fold(
+        self, fold: Fold, notes: EpochNotes, callbacks: Sequence[files.Callback]
+    ) -> None:
         """Train and predict a fold; keep its head, and the linear baseline of the same tokens."""
         paths = FoldPaths.of(self.folder, fold)
         is_finished = files.is_finished_head(self.folder, paths.head)
@@ -380,7 +476,9 @@ class Trainer(Generic[AnyHeadConfig]):
         if is_finished:
             head = self._finished_head(paths)
         else:
-            head = self._fit_head(fold, tokens, paths, callbacks)
+            notes.start_fold(fold.title)
+            head = self._fit_head(fold, tokens, paths, [notes, *callbacks])
+            notes.end_fold()
         kept = self.evaluator.predict_fold(self.problem, fold, head, tokens)
         if files.writes():
             if LINEAR in kept:
@@ -432,6 +530,7 @@ class Trainer(Generic[AnyHeadConfig]):
             recipe=recipe,
             out=paths.unfinished,
             callbacks=callbacks,
+            title=fold.title,
         )
         return head
 
@@ -487,9 +586,11 @@ class Trainer(Generic[AnyHeadConfig]):
         logs = self.logs() if files.writes() else {}
         report = self.evaluator.report(logs, self.units())
         num_parameters = sum(parameter.numel() for parameter in self._first_head().parameters())
+        epochs = [row for rows in logs.values() for row in rows]
         return {
             **report,
             "parameters": num_parameters,
+            **highest_memory(epochs, local_device(self.config.device)),
             "config": self.config.to_dict(),
             "backbone": dict(self.tokens.record),
             "inputs": self.tokens.preprocess.record(),
