@@ -404,10 +404,12 @@ def _train_heads(
             print(f"{out} is a finished run: nothing is trained.")
             return report
     if not heads:
-        trainer = prepare(config, out, overwrite=overwrite, data_folder=folder)
+        trainer = prepare(config, out, overwrite=overwrite, resume=resume, data_folder=folder)
         _describe(trainer)
         return trainer.train(resume=resume)
-    trainers = prepare_heads(config, heads, out, overwrite=overwrite, data_folder=folder)
+    trainers = prepare_heads(
+        config, heads, out, overwrite=overwrite, resume=resume, data_folder=folder
+    )
     first = next(iter(trainers.values()))
     _describe(first)
     return train_heads(trainers, out, resume=resume)

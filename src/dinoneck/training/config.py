@@ -146,6 +146,9 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
         nodata: mask values without a label, such as 255. NaN never has one and is left out here.
         scale: with label_kind numbers: what the masks' numbers are multiplied by, such as 0.0001.
         offset: added to them after the scale.
+        numbers_from_maps: with labels: read the number of a target from the map that knows it, if it
+            has the name of a class and agrees with the masks; off, or for others, a readout of its
+            own (default: on).
         unit: unit of the targets.
         minimum: smallest prediction, such as 0.
         store: feature store to train on, in place of images.
@@ -167,6 +170,7 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
     nodata: tuple[float, ...] = ()
     scale: float = 1.0
     offset: float = 0.0
+    numbers_from_maps: bool = True
     unit: str = ""
     minimum: float | None = None
     store: Path | None = None
@@ -666,6 +670,8 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
             raise ConfigError(f"data.label_kind is {data.label_kind!r}, {remedy}")
         if data.class_values:
             raise ConfigError(f"data.class_values is {data.class_values!r}, {remedy}")
+        if not data.numbers_from_maps:
+            raise ConfigError(f"data.numbers_from_maps is {data.numbers_from_maps!r}, {remedy}")
 
     def _check_without_table(self) -> None:
         """Raise ConfigError for options of tables."""
@@ -811,5 +817,13 @@ def config_of(values: Mapping[str, Any], where: str) -> AnyConfig:
 
 # options that came after 0.3: a record holds them only where they are set, so that it equals those
 # of 0.3 and a run that 0.3 began continues
-_LATER_OPTIONS_OF_DATA = ("bits", "class_values", "crowd", "offset", "scale", "subfolders")
+_LATER_OPTIONS_OF_DATA = (
+    "bits",
+    "class_values",
+    "crowd",
+    "numbers_from_maps",
+    "offset",
+    "scale",
+    "subfolders",
+)
 _LIVE = "backbone.lora or backbone.unfreeze_last or optim.freeze"

@@ -126,7 +126,7 @@ def train(
         report = switch_method(config, folder)
         if report is not None:
             return report
-    trainer = prepare(config, folder, table=table, overwrite=overwrite)
+    trainer = prepare(config, folder, table=table, overwrite=overwrite, resume=resume)
     return trainer.train(resume=resume, callbacks=callbacks)
 
 
@@ -136,6 +136,7 @@ def prepare(
     *,
     table: Any = None,
     overwrite: bool = False,
+    resume: bool = True,
     like: Trainer[TrainConfig] | None = None,
     data_folder: DataFolder | None = None,
 ) -> Trainer[TrainConfig]:
@@ -146,6 +147,7 @@ def prepare(
         out: the folder of the results.
         table: a pandas DataFrame in the place of ``data.csv``.
         overwrite: replace the results of an earlier run in ``out``.
+        resume: an interrupted run in ``out`` is going to be continued.
         like: of another run of the same data, whose table, tokens and folds are used.
         data_folder: what ``data.images`` holds, if the config is one that
             :func:`dinoneck.training.data_folder.of_data_folder` returned with it.
@@ -167,6 +169,8 @@ def prepare(
         tokens = like.tokens
     if table is None:
         config = of_pasture(config)
+    if resume:
+        config = as_begun(config, [out])
     tokens.check_start(config)
     problem = read_problem(config, images, tokens.preprocess)
     config = with_default_head(config, problem)
@@ -191,6 +195,23 @@ def prepare(
         folds=folds,
         evaluator=evaluator,
     )
+
+
+def as_begun(config: TrainConfig, folders: Sequence[Path]) -> TrainConfig:
+    """Return the config with which the runs in these folders go on that 0.3 began.
+
+    0.3 reads a number from a map only where its task has ``from_map``. A line says so.
+    """
+    data = config.data
+    begun = [folder for folder in folders if files.is_begun_by_0_3(folder)]
+    if not begun or data.labels is None or not data.numbers_from_maps:
+        return config
+    logger.warning(
+        "%s holds a run that 0.3 began; it goes on with a readout for every number without from_map, "
+        "as with --no-numbers-from-maps",
+        begun[0],
+    )
+    return config.changed(data=data.changed(numbers_from_maps=False))
 
 
 def _labelled_rows(problem: Problem, table: Table) -> Rows:
@@ -367,12 +388,17 @@ class Trainer(Generic[AnyHeadConfig]):
         for name, weight in self.problem.weights.items():
             targets[f"weight {name}"] = weight
         identity = self.config.to_dict()
+        identity[files.FROM_MAPS] = {
+            task.name: task.from_map for task in self.problem.tasks if task.from_map is not None
+        }
         identity["backbone record"] = self.tokens.record
         identity[files.TARGETS] = self._hash_with_folds(targets)
         identity[files.TOKENS] = self.tokens.digest()
         if as_in_0_3:
             targets_and_tokens = targets | self._tokens_of_0_3()
             identity[files.TARGETS_OF_0_3] = self._hash_with_folds(targets_and_tokens)
+            # off in every such run, see as_begun
+            identity["data"].pop("numbers_from_maps", None)
         return identity
 
     def _tokens_of_0_3(self) -> dict[str, Tensor]:
