@@ -98,15 +98,15 @@ def test_a_half_file_computes_products_in_float16_but_those_of_boxes_and_places(
 
     # the same products, of which those in float32 are of the modules that stay so
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    in_half = set()
     for node in model.graph.node:
         if node.op_type == "Cast":
             [target] = [attribute.i for attribute in node.attribute if attribute.name == "to"]
             types[node.output[0]] = target
-    in_half = set()
-    for node in model.graph.node:
-        if node.op_type in ("MatMul", "Gemm", "Conv"):
-            if types.get(node.input[0]) == onnx.TensorProto.FLOAT16:
-                in_half.add(node.name)
+        is_product = node.op_type in ("MatMul", "Gemm", "Conv")
+        if is_product and types.get(node.input[0]) == onnx.TensorProto.FLOAT16:
+            in_half.add(node.name)
+            types[node.output[0]] = onnx.TensorProto.FLOAT16
     stayed = set()
     for node in full.graph.node:
         if node.op_type in ("MatMul", "Gemm", "Conv") and node.name not in in_half:
