@@ -21,8 +21,9 @@ from dinoneck.data.decoding import ImageInput, read_picture
 from dinoneck.data.orientation import stated_orientation, turn_back
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError
+from dinoneck.inference.predictions import GATE_WEIGHTS
 from dinoneck.inference.resolution import UNSEEN, at_image_size
-from dinoneck.tasks import Task
+from dinoneck.tasks import GATE, Task
 from dinoneck.text import printable
 from dinoneck.viz import style
 from dinoneck.viz.panels import as_image, caption
@@ -241,6 +242,7 @@ def write_maps(
     maps: Mapping[str, Array],
     tasks: Sequence[Task],
     image: Path | None = None,
+    gate: Array | None = None,
 ) -> list[Path]:
     """Write the maps of one image, one file each: ``folder/name.png`` or ``.tif``.
 
@@ -259,6 +261,7 @@ def write_maps(
             (transform, control points, RPCs), if rasterio (the extra ``geo``) is installed. A
             position holds for the stored pixels: of a GeoTIFF with an orientation tag, the maps are
             turned back to them and have no such tag.
+        gate: (height, width) weights of what a head looked at, one map more, called ``gate``.
 
     Returns:
         The files.
@@ -268,6 +271,8 @@ def write_maps(
         OSError: if a file cannot be written.
     """
     planes = _planes(maps, tasks)
+    if gate is not None:
+        planes[(GATE,)] = (GATE_WEIGHTS, gate)
     folders = _folders(planes)
     reference = None if image is None else _geo_reference(image)
     files: list[Path] = []
