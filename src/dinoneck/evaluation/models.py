@@ -76,6 +76,14 @@ def loaded_heads_of(predictor: Predictor) -> list[LoadedHead]:
     return loaded_heads
 
 
+def warm_up(model: Predictor | Detector, image: Any) -> None:
+    """Predict an image before the time is taken: a first pass also loads and allocates what later ones use."""
+    if isinstance(model, Detector):
+        model.predict([image])
+    else:
+        model([image])
+
+
 def cost_of(model: Predictor | Detector, seconds_per_image: float) -> dict[str, float]:
     """Return what a report holds of a model's cost: the time, and the parameters of heads and backbone."""
     backbone_parameters = list(model.backbone.parameters())
