@@ -36,7 +36,7 @@ def evaluate(
     nodata: Sequence[float] = (),
     class_values: Sequence[int] = (),
     crowd: Crowd = "ignore",
-    target_weights: TargetWeights = {},
+    target_weights: TargetWeights | None = None,
 ) -> dict[str, Any]:
     """Predict images and compare the predictions with the truth.
 
@@ -61,7 +61,7 @@ def evaluate(
         crowd: of a COCO file: whether entries with ``iscrowd`` count for nothing, or are objects.
         target_weights: target -> its weight in the overall score, which is then one R² over all of
             them, see :func:`dinoneck.training.weighted_r2`; or a CSV file with the columns
-            ``target`` and ``weight``. Empty = as the truth or the head files record; without a
+            ``target`` and ``weight``. None = as the truth or the head files record; without a
             record the overall score is the mean of the targets' R².
 
     Returns:
@@ -118,7 +118,7 @@ def evaluate(
             f"{some_of([*predictors], 3)} are heads and other models are detectors; evaluate them "
             "apart"
         )
-    weights = read_target_weights(target_weights)
+    weights = read_target_weights(target_weights or {})
     if detectors or _is_of_objects(truth):
         _check_no_table_options(
             group=group,

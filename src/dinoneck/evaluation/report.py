@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from dinoneck.data.table import Table
-from dinoneck.evaluation.models import cost_of, count_trained_on, loaded_heads_of, warm_up
+from dinoneck.evaluation.models import Stopwatch, cost_of, count_trained_on, loaded_heads_of
 from dinoneck.evaluation.weights import weights_of
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.results import predict_many
@@ -57,16 +56,15 @@ def predict_and_score(
     predictions = {}
     cost = {}
     for name, predictor in predictors.items():
-        warm_up(predictor, table.images[0])
-        begin = time.perf_counter()
+        watch = Stopwatch(predictor)
+        watch.begin(table.images[0])
         predictions[name] = _predict_targets(
             predictor,
             table.images,
             targets=targets_of_models[name],
             class_labels=class_labels,
         )
-        seconds = time.perf_counter() - begin
-        cost[name] = cost_of(predictor, seconds / len(table))
+        cost[name] = cost_of(predictor, watch.seconds() / len(table))
     all_rows = range(len(table))
     report = summary(
         table,

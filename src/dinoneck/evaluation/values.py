@@ -43,9 +43,7 @@ def evaluate_values(
     targets_of_models = value_targets(predictors, table, predicted)
     if not any(targets_of_models.values()):
         raise nothing_to_score(predicted.names, truth_columns)
-    return predict_and_score(
-        predictors, table, targets_of_models, target_weights=target_weights
-    )
+    return predict_and_score(predictors, table, targets_of_models, target_weights=target_weights)
 
 
 def value_targets(

@@ -823,5 +823,13 @@ def config_of(values: Mapping[str, Any], where: str) -> AnyConfig:
 
 # options that came after 0.3: a record holds them only where they are set, so that it equals those
 # of 0.3 and a run that 0.3 began continues
-_LATER_OPTIONS_OF_DATA = ("bits", "class_values", "crowd", "offset", "scale", "subfolders", "target_weights")
+_LATER_OPTIONS_OF_DATA = (
+    "bits",
+    "class_values",
+    "crowd",
+    "offset",
+    "scale",
+    "subfolders",
+    "target_weights",
+)
 _LIVE = "backbone.lora or backbone.unfreeze_last or optim.freeze"

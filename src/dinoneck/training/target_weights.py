@@ -132,4 +132,6 @@ def _checked_weight(target: object, weight: Any) -> float:
 
 
 def _not_a_weight(target: object, weight: object) -> ConfigError:
-    return ConfigError(f"the weight of the target {target} is {weight}; expected a number, 0 or more")
+    return ConfigError(
+        f"the weight of the target {target} is {weight}; expected a number, 0 or more"
+    )

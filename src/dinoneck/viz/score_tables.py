@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dinoneck.errors import DataError
@@ -60,7 +60,9 @@ def _all_tables(report: Mapping[str, Any], held_out: bool) -> list[ScoreTable]:
             tables += class_tables(name, methods, held_out)
     if "best" in report:
         best = report["best"]
-        models = {f"best epoch ({best['epoch']})": best, "before training": report["untrained"]}
+        untrained = dict(report["untrained"])
+        untrained.pop("per_class", None)  # classes are shown of the best epoch
+        models = {f"best epoch ({best['epoch']})": best, "before training": untrained}
         tables += box_tables(models)
     for key in ("boxes", "masks", "segments"):
         if key in report:
@@ -98,14 +100,16 @@ def value_tables(report: Mapping[str, Any], held_out: bool = True) -> list[Score
     for method in methods:
         cells = [_r2_cell(scores[name].get(method), with_error=name != mean) for name in names]
         rows.append([method, *cells])
+    deviations = [_deviation(first_of(scores[name])) for name in names]
     counts = [str(first_of(scores[name])["images"]) for name in names]
-    counts_row = ["images", *counts]
+    last_rows = [["standard deviation", *deviations], ["images", *counts]]
     if mean is not None:
         header.append("worst fold")
         for row, method in zip(rows, methods, strict=True):
             row.append(_worst(scores[mean].get(method, {}).get("r2")))
-        counts_row.append("")
-    tables = [ScoreTable(header, [*rows, counts_row])]
+        for row in last_rows:
+            row.append("")
+    tables = [ScoreTable(header, [*rows, *last_rows])]
 
     # differences of the first method to the others
     differences = []
@@ -116,7 +120,28 @@ def value_tables(report: Mapping[str, Any], held_out: bool = True) -> list[Score
             differences.append([f"{methods[0]} minus {method}", *cells])
     if differences:
         tables.append(ScoreTable(["R², 95 % interval", *columns], differences))
+    elif len(methods) > 1:
+        reasons = _reasons(scores[name] for name in names)
+        if reasons:
+            empty = [""] * len(columns)
+            tables.append(ScoreTable(["R², 95 % interval", *columns], [[reasons, *empty]]))
     return tables
+
+
+def _reasons(scores_of_methods: Iterable[Mapping[str, Mapping[str, Any]]]) -> str:
+    """Why there are no intervals of these scores; empty where it is not stated."""
+    reasons = []
+    for methods in scores_of_methods:
+        reasons += [score["no_interval"] for score in methods.values() if "no_interval" in score]
+    if not reasons:
+        return ""
+    return f"none: {'; '.join(dict.fromkeys(reasons))}"
+
+
+def _deviation(score: Mapping[str, Any]) -> str:
+    """The standard deviation of the known values, which the mean absolute error compares with."""
+    deviation = score.get("sd")
+    return "" if deviation is None else f"{deviation:.3g}"
 
 
 def _heading(name: str, report: Mapping[str, Any]) -> str:
@@ -177,6 +202,9 @@ def class_tables(
         header += [heading, "95 % interval", "worst fold"]
         for row, score in zip(rows, methods.values(), strict=True):
             row += _cells(score[key])
+    reasons = _reasons([methods])
+    if reasons:
+        rows.append([f"intervals: {reasons}", *[""] * (len(header) - 1)])
     yield ScoreTable(header, rows)
 
     # of each class
@@ -199,7 +227,7 @@ def class_tables(
 def box_tables(
     boxes: Mapping[str, Any], what: str = "boxes", held_out: bool = True
 ) -> list[ScoreTable]:
-    """Return the scores of boxes, masks or segments by the name of the model, and by the first one those of a class."""
+    """Return the scores of boxes, masks or segments by the name of the model, over all classes and of each class."""
     if "AP" in first_of(boxes):
         class_keys = ["AP", "AP50"]
         keys = [*class_keys, "AP75", "AR100"]
@@ -208,11 +236,32 @@ def box_tables(
         keys = [*class_keys, "PQ_things", "PQ_stuff"]
     headings = [key.replace("_", " ") for key in keys]
     by_model = _rows(boxes, keys)
-    by_class = _rows(first_of(boxes)["per_class"], class_keys)
+    reasons = _reasons([boxes])
+    if reasons:
+        by_model.append([f"intervals: {reasons}", *[""] * len(keys)])
     return [
         ScoreTable([f"{'held-out ' * held_out}{what}", *headings], by_model),
-        ScoreTable(["class", *class_keys], by_class),
+        _table_by_class(boxes, class_keys),
     ]
+
+
+def _table_by_class(boxes: Mapping[str, Any], keys: Sequence[str]) -> ScoreTable:
+    """The scores of each class by every model that has them, with the names of the models if there are several."""
+    classes_of_model = {}
+    for model, scores in boxes.items():
+        if "per_class" in scores:
+            classes_of_model[model] = scores["per_class"]
+    rows: dict[str, list[str]] = {}
+    for classes in classes_of_model.values():
+        for name in classes:
+            rows.setdefault(name, [name])
+    header = ["class"]
+    for key in keys:
+        for model, classes in classes_of_model.items():
+            header.append(key if len(classes_of_model) == 1 else f"{key} {model}")
+            for name, row in rows.items():
+                row.append(_number(classes[name][key] if name in classes else None))
+    return ScoreTable(header, list(rows.values()))
 
 
 def _rows(scores: Mapping[str, Mapping[str, Any]], keys: Sequence[str]) -> list[list[str]]:
