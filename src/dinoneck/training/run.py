@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -59,6 +59,7 @@ from dinoneck.training.report import HEAD, LINEAR
 from dinoneck.training.run_file import holds_baseline_too, switch_method, write_run_file
 from dinoneck.training.run_tokens import RunTokens
 from dinoneck.training.table import of_pasture, table_of
+from dinoneck.training.target_weights import check_target_weights, read_target_weights
 from dinoneck.training.targets import training_targets
 from dinoneck.training.token_sources import LiveTokens, MemoryTokens
 from dinoneck.training.trained_images import warn_of_seen_images, write_trained_images
@@ -179,6 +180,10 @@ def prepare(
         images = images.take(labelled)
         tokens = tokens.take(labelled.tolist())
         problem = take_rows(problem, labelled)
+    target_weights = read_target_weights(config.data.target_weights)
+    if target_weights:
+        check_target_weights(target_weights, reports.targets_of_mean(problem.scored))
+        images = replace(images, weights=target_weights)
     folds: Sequence[Fold]
     if like is None:
         folds = folds_of(config, images)
@@ -595,6 +600,7 @@ class Trainer(Generic[AnyHeadConfig]):
         }
         if isinstance(self.config, TrainConfig):
             training |= _mask_record(self.config.data)
+            training |= _score_record(self.problem, self.config.data)
         checkpoint = HeadCheckpoint.from_module(
             kept.head,
             backbone=backbone,
@@ -691,6 +697,18 @@ def _weighted(
             f"{', '.join(composition.names)}"
         )
     return CompositionLoss(composition, tuple(weights[name] for name in composition.names))
+
+
+def _score_record(problem: Problem, data: DataConfig) -> dict[str, Any]:
+    """What counts in the overall score, for the head files; empty without options, as files of 0.3 are."""
+    record: dict[str, Any] = {}
+    auxiliary = [target.output for target in problem.scored.values() if target.auxiliary]
+    if auxiliary:
+        record["auxiliary"] = auxiliary
+    target_weights = read_target_weights(data.target_weights)
+    if target_weights:
+        record["target_weights"] = target_weights
+    return record
 
 
 def _mask_record(data: DataConfig) -> dict[str, Any]:
