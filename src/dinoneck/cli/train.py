@@ -6,7 +6,6 @@ There is one function per training, :func:`train`, :func:`train_objects` and :fu
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from dinoneck.errors import ConfigError, DataError
 from dinoneck.extras import check_installed
 from dinoneck.registry import import_modules
 from dinoneck.training.config import (
+    HEAD,
     TRAININGS,
     AnyConfig,
     TrainConfig,
@@ -45,8 +45,6 @@ ENOUGH_ALONG = 40
 # detectors whose code is that of transformers; dinoneck.detection.head, which imports torch, has
 # the same names
 _OF_TRANSFORMERS = ("dfine", "rtdetrv2")
-# parameters of heads, necks and pyramids that --hidden-dim sets: the first that a class has
-_WIDTHS = ("fpn_dim", "hidden_dim", "out_channels")
 # ratio of the two scales; rounding to whole patches alone gives up to about 2 %
 DISTORTED = 1.02
 
@@ -56,7 +54,7 @@ def train(
     *,
     out: Path,
     run: Annotated[TrainConfig, arg(name="")] = TrainConfig(),
-    heads: Annotated[tuple[str, ...], arg(metavar="HEAD ...")] = (),
+    heads: Annotated[tuple[Annotated[dict[str, Any], HEAD], ...], arg(metavar="HEAD ...")] = (),
     hidden_dim: int | None = None,
     overwrite: bool = False,
     resume: bool = True,
@@ -87,7 +85,9 @@ def train(
         config: training file; it comes first, and flags override it.
         out: folder for heads, predictions and report.
         run: the run.
-        heads: train each of these heads on the same tokens and folds, and compare them.
+        heads: train each of these heads, such as fpn '{type: fpn, fpn_dim: 64}' patch_mean, on the
+            same tokens and folds, and compare them; those that are named alone have the arguments
+            of head that they take.
         hidden_dim: width of the head, neck or pyramid.
         overwrite: replace the results of an earlier run.
         resume: continue an interrupted run of the same config (default: on).
@@ -95,14 +95,21 @@ def train(
     _check_before_torch(config, run, out, overwrite=overwrite)
     from dinoneck.training.data_folder import of_data_folder
     from dinoneck.training.new_head import head_type
+    from dinoneck.training.run import prepare
 
     run, folder = of_data_folder(run)
+    if heads:
+        report = _compare_heads(
+            run, heads, out, folder, hidden_dim=hidden_dim, overwrite=overwrite, resume=resume
+        )
+        return _shown(out, report)
     if hidden_dim is not None:
         import_modules(run.imports)
         masks_alone = bool(run.data.labels) and not run.data.targets
         run = with_width(run, head_type(run, "segmentation" if masks_alone else None), hidden_dim)
-    report = _train_heads(run, heads, out, folder, overwrite=overwrite, resume=resume)
-    return _shown(out, report)
+    trainer = prepare(run, out, overwrite=overwrite, data_folder=folder)
+    _describe(trainer)
+    return _shown(out, trainer.train(resume=resume))
 
 
 def train_objects(
@@ -353,27 +360,30 @@ def _check_extras(run: AnyConfig) -> None:
             check_installed("scikit-learn", "train", "sklearn")
 
 
-def _train_heads(
+def _compare_heads(
     config: TrainConfig,
-    heads: Sequence[str],
+    heads: Sequence[Mapping[str, Any]],
     out: Path,
     folder: DataFolder | None,
     *,
+    hidden_dim: int | None,
     overwrite: bool,
     resume: bool,
 ) -> dict[str, Any]:
-    """Train the head of a configuration, or each of several on the same tokens and folds.
+    """Train several heads on the same tokens and folds.
 
     ``folder`` is the folder of data that the configuration was made of, which is read already.
     """
     from dinoneck.training.comparison import prepare_heads, train_heads
-    from dinoneck.training.run import prepare
 
-    if not heads:
-        trainer = prepare(config, out, overwrite=overwrite, data_folder=folder)
-        _describe(trainer)
-        return trainer.train(resume=resume)
-    trainers = prepare_heads(config, heads, out, overwrite=overwrite, data_folder=folder)
+    trainers = prepare_heads(
+        config,
+        heads,
+        out,
+        hidden_dim=hidden_dim,
+        overwrite=overwrite,
+        data_folder=folder,
+    )
     first = next(iter(trainers.values()))
     _describe(first)
     return train_heads(trainers, out, resume=resume)
@@ -388,11 +398,9 @@ def _shown(out: Path, report: dict[str, Any]) -> dict[str, Any]:
 
 def with_width(run: AnyRun, type_name: str, hidden_dim: int) -> AnyRun:
     """Return the config with the width of its head, neck or pyramid, whose registered name is given."""
-    from dinoneck.registry import resolve
+    from dinoneck.training.head_arguments import width_argument
 
-    parameters = inspect.signature(resolve(type_name)).parameters
-    widths = [name for name in _WIDTHS if name in parameters]
-    width = widths[0] if widths else "hidden_dim"  # which the head then refuses
+    width = width_argument(type_name) or "hidden_dim"  # which the head then refuses
     return run.changed(head={**run.head, width: hidden_dim})
 
 
