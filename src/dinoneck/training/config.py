@@ -24,7 +24,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from dinoneck.checks import LARGEST_FLOAT, LARGEST_SIDE
 from dinoneck.errors import ConfigError
-from dinoneck.kinds import TrainedKind
+from dinoneck.kinds import Method, TrainedKind
 from dinoneck.training.recipe import (
     PATH_PATTERN,
     Config,
@@ -36,7 +36,7 @@ from dinoneck.training.recipe import (
     Scale,
     Seed,
 )
-from dinoneck.training.trainings import Training, Trainings
+from dinoneck.training.trainings import Training, Trainings, with_present_keys
 from dinoneck.yaml_file import read_plain, read_yaml
 
 Crowd = Literal["ignore", "objects"]
@@ -62,17 +62,21 @@ def _head(words: list[str]) -> dict[str, Any]:
     )
 
 
-def _written(metavar: str, read: Callable[[list[str]], Any], write: Callable[[Any], str]) -> Any:
+def _in_one_word(
+    metavar: str, read: Callable[[list[str]], Any], write: Callable[[Any], str]
+) -> Any:
     """How a field that is not a plain number or word is one word of the command line."""
     return PrimitiveConstructorSpec[Any](
         1, metavar, read, lambda value: True, lambda value: [write(value)]
     )
 
 
-SIZE = _written(
+SIZE = _in_one_word(
     "HEIGHTxWIDTH", _size, lambda size: "none" if size is None else "x".join(map(str, size))
 )
-HEAD = _written("NAME", _head, lambda head: yaml.safe_dump(head, default_flow_style=True).strip())
+HEAD = _in_one_word(
+    "NAME", _head, lambda head: yaml.safe_dump(head, default_flow_style=True).strip()
+)
 
 
 class ImagesConfig(Config, frozen=True, kw_only=True):
@@ -496,6 +500,7 @@ class RunConfig(Config, frozen=True, kw_only=True):
                 that the values describe.
         """
         if isinstance(values, Mapping):
+            values = with_present_keys(values, where)
             TRAININGS.check_values(values, cls, where)
             values = TRAININGS.without_void_keys(values)
         return super().from_dict(values, where)
@@ -508,6 +513,8 @@ class RunConfig(Config, frozen=True, kw_only=True):
             if option.name in _LATER_OPTIONS_OF_DATA:
                 if getattr(self.data, option.name) == option.default:
                     del data[option.name]
+        if plain.get("predict_with") is None:
+            plain.pop("predict_with", None)
         return plain
 
 
@@ -561,13 +568,14 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
         data: images and targets.
         backbone: the model that makes the tokens.
         head: a registered head or neck, or {type: NAME, ...} with constructor arguments; without a
-            type patch_mean, for masks a pyramid head on dpt_neck.
+            type patch_mean, for masks of classes fpn, for masks of numbers dense.
         tasks: task name -> how it is trained; target columns without an entry get the defaults.
         compositions: name -> columns computed from tasks.
         losses: weights of the tasks' losses.
         optim: how the head is trained.
         folds: folds of the cross-validation.
-        with_ridge: keep the average of each fold's head and its linear baseline.
+        predict_with: what predicts: the head, its linear baseline or the average of both; None = the
+            head if it is named, else the best of the three on held-out images.
 
     Raises:
         ConfigError: if a value is unknown, of another type or out of range.
@@ -585,7 +593,12 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
     )
     losses: LossConfig = LossConfig()
     folds: FoldsConfig = FoldsConfig()
-    with_ridge: bool = False
+    predict_with: Method | None = None
+
+    @property
+    def names_head(self) -> bool:
+        """Whether it names a head, by its type."""
+        return bool(self.head.get("type"))
 
     def check_used(self, *, with_table: bool = False) -> None:
         """Refuse values that a run would leave unused.
@@ -607,9 +620,11 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
                 f"data.store is {data.store!r}, and has no effect with {self._live_option}; leave "
                 "it out"
             )
-        if self.is_live and self.with_ridge:
+        if self.is_live and self.predict_with not in (None, "head"):
             raise ConfigError(
-                f"with_ridge is True, and has no effect with {self._live_option}; leave it out"
+                f"predict_with is {self.predict_with!r}, and has no effect with "
+                f"{self._live_option}, as the linear baseline reads the frozen backbone; leave it "
+                "out"
             )
         super().check_used()
         if data.labels is None:
