@@ -22,7 +22,7 @@ from dinoneck.data.orientation import stated_orientation, turn_back
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError
 from dinoneck.inference.resolution import UNSEEN, at_image_size
-from dinoneck.tasks import Task
+from dinoneck.tasks import Task, as_tasks
 from dinoneck.text import printable
 from dinoneck.viz import style
 from dinoneck.viz.panels import as_image, caption
@@ -66,7 +66,7 @@ class _GeoReference:
 def overlay_panel(
     image: ImageInput,
     result: Mapping[str, Any],
-    tasks: Sequence[Task],
+    tasks: Task | Sequence[Task],
     preprocess: Preprocessing,
     *,
     known: Mapping[str, Any] | None = None,
@@ -96,7 +96,7 @@ def overlay_panel(
         ShapeError: if a map is not (outputs, rows, cols).
     """
     picture = as_image(image, preprocess.bits)
-    listed = outputs(tasks)
+    listed = outputs(as_tasks(tasks))
     maps = result.get("maps") or {}
     scale = scale or scales(listed, [result])
     known = known or {}
@@ -239,7 +239,7 @@ def write_maps(
     folder: Path,
     name: str,
     maps: Mapping[str, Array],
-    tasks: Sequence[Task],
+    tasks: Task | Sequence[Task],
     image: Path | None = None,
 ) -> list[Path]:
     """Write the maps of one image, one file each: ``folder/name.png`` or ``.tif``.
@@ -267,7 +267,7 @@ def write_maps(
         ConfigError: if two maps have one file name.
         OSError: if a file cannot be written.
     """
-    planes = _planes(maps, tasks)
+    planes = _planes(maps, as_tasks(tasks))
     folders = _folders(planes)
     reference = None if image is None else _geo_reference(image)
     files: list[Path] = []
