@@ -62,17 +62,21 @@ def _head(words: list[str]) -> dict[str, Any]:
     )
 
 
-def _written(metavar: str, read: Callable[[list[str]], Any], write: Callable[[Any], str]) -> Any:
+def _in_one_word(
+    metavar: str, read: Callable[[list[str]], Any], write: Callable[[Any], str]
+) -> Any:
     """How a field that is not a plain number or word is one word of the command line."""
     return PrimitiveConstructorSpec[Any](
         1, metavar, read, lambda value: True, lambda value: [write(value)]
     )
 
 
-SIZE = _written(
+SIZE = _in_one_word(
     "HEIGHTxWIDTH", _size, lambda size: "none" if size is None else "x".join(map(str, size))
 )
-HEAD = _written("NAME", _head, lambda head: yaml.safe_dump(head, default_flow_style=True).strip())
+HEAD = _in_one_word(
+    "NAME", _head, lambda head: yaml.safe_dump(head, default_flow_style=True).strip()
+)
 
 
 class ImagesConfig(Config, frozen=True, kw_only=True):

@@ -277,7 +277,7 @@ def _calibrate(head: Head, reader: BatchReader, batch_size: int) -> None:
 
 def _warn_of_layers(head: Head, source: TokenSource, example: Batch) -> None:
     """Log which layer is read by a head that reads the last one alone."""
-    if not head._reads_last_layer:
+    if not head.reads_last_layer:
         return
     layers = None
     if isinstance(source, LiveTokens):
