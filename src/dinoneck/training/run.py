@@ -63,7 +63,7 @@ _SHOWN = 5  # images in a message
 AnyHeadConfig = TypeVar("AnyHeadConfig", bound=HeadConfig)
 
 
-def train(
+def train_config(
     config: TrainConfig,
     out: str | os.PathLike[str],
     *,
@@ -72,7 +72,7 @@ def train(
     resume: bool = True,
     callbacks: Sequence[files.Callback] = (),
 ) -> dict[str, Any]:
-    """Train one head per fold and write heads, predictions and a report.
+    """Train one head per fold and write heads, predictions and a report, see :func:`dinoneck.training.train`.
 
     The folder gets ``heads/fold-K.safetensors``, ``logs/fold-K.jsonl`` (a line per epoch),
     ``head.safetensors`` (the heads of all folds as one ensemble), ``out_of_fold.csv``,
