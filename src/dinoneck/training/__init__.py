@@ -25,6 +25,7 @@ HOMES = homes(
     ],
     fitting=["fit"],
     folds=["group_folds"],
+    linear_average=["with_linear_baseline"],
     optim=["EMA", "SAM", "cosine_with_warmup", "cutmix", "manifold_mixup"],
     parameter_groups=["FreezeSchedule", "param_groups"],
     recipe=["DetectorRecipe", "Recipe"],

@@ -20,6 +20,7 @@ from dinoneck.training.config import read_config as read_config
 from dinoneck.training.fitting import fit as fit
 from dinoneck.training.folds import group_folds as group_folds
 from dinoneck.training.from_python import train as train
+from dinoneck.training.linear_average import with_linear_baseline as with_linear_baseline
 from dinoneck.training.optim import EMA as EMA
 from dinoneck.training.optim import SAM as SAM
 from dinoneck.training.optim import cosine_with_warmup as cosine_with_warmup

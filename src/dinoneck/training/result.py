@@ -166,7 +166,9 @@ class TrainingResult(dict[str, Any]):
             ImportError: if pandas is not installed.
         """
         pandas = importlib.import_module("pandas")  # noqa: TID251 - users install pandas
-        return pandas.DataFrame(self.rows(), columns=list(_COLUMNS))
+        table = pandas.DataFrame(self.rows(), columns=list(_COLUMNS))
+        # whole numbers, some of which are not known
+        return table.astype({"score": float, "low": float, "high": float, "images": "Int64"})
 
     def predictor(self, **options: Any) -> Any:
         """Return what the run trained: a :class:`dinoneck.Predictor`, of boxes a :class:`dinoneck.detection.Detector`.
