@@ -136,7 +136,7 @@ TEXTS = [
     ("optim: {warmup: 1.0}", ("optim.warmup is 1.0", "a number below 1")),
     ("optim: {lr: 0}", ("optim.lr is 0", "a number above 0")),
     ("optim: {ema_decay: x}", ("optim.ema_decay is 'x'", "a number or none")),
-    ("data: {targets: a}", ("data.targets is 'a'", "a list, such as [a]")),
+    ("data: {targets: a}", ("data.targets is 'a'", "a list, such as ['a']")),
     ("data: {targets: [1]}", ("data.targets is [1]", "every item must be text")),
     ("data: {csv: ' '}", ("data.csv is ' '", "file")),
     ("data: {panoptic: [a]}", ("data.panoptic is ['a']", "2 values")),

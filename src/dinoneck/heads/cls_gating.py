@@ -234,7 +234,7 @@ class CLSGatingHead(Head):
     def __init__(
         self,
         embed_dim: int,
-        tasks: Sequence[Task],
+        tasks: Task | Sequence[Task],
         mode: Mode = "mlp",
         num_patches: int | tuple[int, int] | None = None,
         hidden_dim: int = 512,

@@ -57,7 +57,7 @@ class DenseHead(Head):
     def __init__(
         self,
         embed_dim: int,
-        tasks: Sequence[Task],
+        tasks: Task | Sequence[Task],
         hidden_dim: int = 256,
         depth: int = 2,
         compositions: Sequence[Composition] = (),

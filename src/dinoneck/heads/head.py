@@ -69,7 +69,7 @@ class Head(Configured, nn.Module):
     reads_last_layer: bool = False  # takes tokens of several layers, and reads the last one alone
 
     def _set_tasks(
-        self, tasks: Sequence[Task], compositions: Sequence[Composition], *kinds: Kind
+        self, tasks: Task | Sequence[Task], compositions: Sequence[Composition], *kinds: Kind
     ) -> None:
         """Check and keep what the head predicts; without ``kinds`` every kind is taken."""
         owner = type(self).__name__

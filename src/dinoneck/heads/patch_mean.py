@@ -134,7 +134,7 @@ class PatchMeanHead(Head):
     def __init__(
         self,
         embed_dim: int,
-        tasks: Sequence[Task],
+        tasks: Task | Sequence[Task],
         hidden_dim: int = 128,
         compositions: Sequence[Composition] = (),
         *,

@@ -13,7 +13,7 @@ import numpy as np
 from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.extras import missing_extra
 from dinoneck.progress import progress
-from dinoneck.tasks import Task, columns_of
+from dinoneck.tasks import Task, as_tasks, columns_of
 from dinoneck.text import printable, some_of
 
 IMAGE = "image"
@@ -85,7 +85,9 @@ def table_row(
 
 
 def to_frame(
-    results: Sequence[Mapping[str, Any]], tasks: Sequence[Task], names: Sequence[str] | None = None
+    results: Sequence[Mapping[str, Any]],
+    tasks: Task | Sequence[Task],
+    names: Sequence[str] | None = None,
 ) -> Any:
     """Return results as a ``pandas.DataFrame`` with a row per image and the columns of ``dinoneck predict``.
 
@@ -107,6 +109,7 @@ def to_frame(
         >>> frame.loc["a.jpg"].to_dict()
         {'mass': 3.5, 'soil': 'dry', 'soil:wet': 0.2, 'soil:dry': 0.8}
     """
+    tasks = as_tasks(tasks)
     if names is None:
         names = _paths_in(results, tasks)
     rows = [table_row(result, tasks) for result in results]

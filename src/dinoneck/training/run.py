@@ -75,7 +75,7 @@ _COST_OF_VALIDATION = 1 / 3
 AnyHeadConfig = TypeVar("AnyHeadConfig", bound=HeadConfig)
 
 
-def train(
+def train_config(
     config: TrainConfig,
     out: str | os.PathLike[str],
     *,
@@ -84,7 +84,7 @@ def train(
     resume: bool = True,
     callbacks: Sequence[files.Callback] = (),
 ) -> dict[str, Any]:
-    """Train one head per fold and write heads, predictions and a report.
+    """Train one head per fold and write heads, predictions and a report, see :func:`dinoneck.training.train`.
 
     The folder gets ``heads/fold-K.safetensors`` and ``baselines/fold-K.safetensors`` (the head of a
     fold and its linear baseline), ``logs/fold-K.jsonl`` (a line per epoch), ``head.safetensors``

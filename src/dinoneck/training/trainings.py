@@ -82,6 +82,18 @@ class Trainings:
         """Return the training that nested plain values describe."""
         return self.of_data(_named_data(values))
 
+    def of_config(self, config: Config) -> Training:
+        """Return the training that a config describes.
+
+        Raises:
+            ConfigError: if it describes none, as that of a group.
+        """
+        for training in self.all:
+            if isinstance(config, training.config):
+                return training
+        names = ", ".join(training.config.__name__ for training in self.all)
+        raise ConfigError(f"config is a {type(config).__name__}; expected one of {names}")
+
     def with_key(self, key: str) -> list[Training]:
         """Return the trainings that have a key, or a group."""
         return [training for training in self.all if training.has(key)]

@@ -14,7 +14,7 @@ from PIL import Image
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import DataError
 from dinoneck.metrics import accuracy, class_counts, confusion_matrix
-from dinoneck.tasks import Task
+from dinoneck.tasks import Task, as_tasks
 from dinoneck.text import printable
 from dinoneck.version import __version__
 from dinoneck.viz.drawing import (
@@ -62,7 +62,7 @@ class Comparison(NamedTuple):
 
 def html_report(
     entries: Sequence[ReportEntry],
-    tasks: Sequence[Task],
+    tasks: Task | Sequence[Task],
     *,
     title: str = "Predictions",
     facts: Mapping[str, Mapping[str, str]] | None = None,
@@ -111,6 +111,7 @@ def html_report(
     """
     if not entries:
         raise DataError("there are no entries; a report needs one image at least")
+    tasks = as_tasks(tasks)
     training = training or {}
     is_detector = _is_detector(tasks)
     drawn = [i for i in worst_first(entries, tasks) if entries[i].image is not None]
