@@ -92,7 +92,11 @@ def report(
     else:
         report_images = _images_of_detector(opened.model, files, images, truth, training)
     entries, left_out, box_scores = _report_entries(
-        opened, report_images, most_drawn=max_images, with_tokens=not no_tokens
+        opened,
+        report_images,
+        most_drawn=max_images,
+        with_tokens=not no_tokens,
+        batch_size=options.batch_size,
     )
 
     # write
@@ -180,7 +184,12 @@ def _images_of_heads(
 
 
 def _report_entries(
-    opened: OpenModel, images: _ReportImages, *, most_drawn: int, with_tokens: bool
+    opened: OpenModel,
+    images: _ReportImages,
+    *,
+    most_drawn: int,
+    with_tokens: bool,
+    batch_size: int | None,
 ) -> tuple[list[ReportEntry], dict[str, str], dict[str, Any]]:
     """An entry per image that can be used, name -> why another one cannot, and the scores of boxes.
 
@@ -191,6 +200,7 @@ def _report_entries(
         images: its images.
         most_drawn: how many entries have pixels: those of the largest errors, and typical ones.
         with_tokens: whether those of a Predictor have their tokens as colours.
+        batch_size: images in a forward pass of a detector.
     """
     from dinoneck.viz.report import worst_and_typical
     from dinoneck.viz.scales import ReportEntry
@@ -205,7 +215,8 @@ def _report_entries(
         if images.boxes is None:
             return opened.predict(pixels)
         # average precision ranks boxes of all scores
-        return list(opened.predict(pixels, min_score=0.0))
+        boxes: list[dict[str, Any]] = model.predict(pixels, min_score=0.0, batch_size=batch_size)
+        return boxes
 
     results, left_out = predict_named(predict, images.items, skip_unusable=True)
     box_scores: dict[str, Any] = {}
