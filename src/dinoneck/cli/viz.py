@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
@@ -17,7 +17,6 @@ from dinoneck.cli import arguments as cli
 from dinoneck.cli.predict import OpenModel, known_values, open_model, predict_named
 from dinoneck.cli.text import file_size, save_picture, show
 from dinoneck.errors import ConfigError, DataError
-from dinoneck.kinds import AVERAGE_OF_0_3
 from dinoneck.text import counted, reason_of
 from dinoneck.training.config import SIZE, FrozenBackbone
 
@@ -93,7 +92,11 @@ def report(
     else:
         report_images = _images_of_detector(opened.model, files, images, truth, training)
     entries, left_out, box_scores = _report_entries(
-        opened, report_images, most_drawn=max_images, with_tokens=not no_tokens
+        opened,
+        report_images,
+        most_drawn=max_images,
+        with_tokens=not no_tokens,
+        batch_size=options.batch_size,
     )
 
     # write
@@ -181,7 +184,12 @@ def _images_of_heads(
 
 
 def _report_entries(
-    opened: OpenModel, images: _ReportImages, *, most_drawn: int, with_tokens: bool
+    opened: OpenModel,
+    images: _ReportImages,
+    *,
+    most_drawn: int,
+    with_tokens: bool,
+    batch_size: int | None,
 ) -> tuple[list[ReportEntry], dict[str, str], dict[str, Any]]:
     """An entry per image that can be used, name -> why another one cannot, and the scores of boxes.
 
@@ -192,6 +200,7 @@ def _report_entries(
         images: its images.
         most_drawn: how many entries have pixels: those of the largest errors, and typical ones.
         with_tokens: whether those of a Predictor have their tokens as colours.
+        batch_size: images in a forward pass of a detector.
     """
     from dinoneck.viz.report import worst_and_typical
     from dinoneck.viz.scales import ReportEntry
@@ -206,7 +215,8 @@ def _report_entries(
         if images.boxes is None:
             return opened.predict(pixels)
         # average precision ranks boxes of all scores
-        return list(model.predict(pixels, min_score=0.0))
+        boxes: list[dict[str, Any]] = model.predict(pixels, min_score=0.0, batch_size=batch_size)
+        return boxes
 
     results, left_out = predict_named(predict, images.items, skip_unusable=True)
     box_scores: dict[str, Any] = {}
@@ -307,7 +317,7 @@ def _training_report(head: Path, tasks: Sequence[Task]) -> dict[str, Any]:
     It is empty where there is none, or the run is one of other tasks.
     """
     folder = head if head.is_dir() else head.parent
-    run = folder.parent if folder.name in ("heads", "baselines") else folder
+    run = folder.parent if folder.name == "heads" else folder
     path = run / "report.json"
     if not path.is_file():
         return {}
@@ -326,12 +336,8 @@ def _training_report(head: Path, tasks: Sequence[Task]) -> dict[str, Any]:
     if "best" in report and log.is_file():
         report["log"] = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
     report["path"] = path
-    predicts = report.get("predicts", {})
-    method = predicts.get("method", "head")
-    report["held_out"] = _held_out_values(run / "out_of_fold.csv", scores, method)
+    report["held_out"] = _held_out_values(run / "out_of_fold.csv", scores)
     report["remarks"] = [report["verdict"]] if "verdict" in report else []
-    if "sentence" in predicts:
-        report["remarks"].append(predicts["sentence"])
     return report
 
 
@@ -342,11 +348,8 @@ def _are_scored(tasks: Sequence[Task], scores: Mapping[str, Any]) -> bool:
     return any(not scored.isdisjoint((task.name, *task.columns)) for task in tasks)
 
 
-def _held_out_values(table: Path, scores: Mapping[str, Any], method: str) -> dict[str, Any]:
-    """Target -> (2, n) known and predicted numbers of the images that a run held out; empty without its table.
-
-    The predictions are those of the method that predicts.
-    """
+def _held_out_values(table: Path, scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Target -> (2, n) known and predicted numbers of the images that a run held out; empty without its table."""
     if not table.is_file():
         return {}
     import pandas as pd
@@ -358,19 +361,10 @@ def _held_out_values(table: Path, scores: Mapping[str, Any], method: str) -> dic
     for name in sorted(scores):
         if "r2" not in scores[name]["head"] or name not in cells:
             continue
-        predictions = _column_of(name, method, cells.columns)
-        pairs = cells[[name, predictions]].apply(pd.to_numeric, errors="coerce").dropna()
+        pairs = cells[[name, f"{name} (head)"]].apply(pd.to_numeric, errors="coerce").dropna()
         if len(pairs):
             held_out[name] = pairs.to_numpy().T
     return held_out
-
-
-def _column_of(target: str, method: str, columns: Collection[str]) -> str:
-    """The column of a method's predictions, which a table of 0.3 may name otherwise."""
-    column = f"{target} ({method})"
-    if column not in columns and method == "average":
-        return f"{target} ({AVERAGE_OF_0_3})"
-    return column
 
 
 def _images_of_detector(
