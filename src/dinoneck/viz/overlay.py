@@ -40,6 +40,7 @@ _GREY_OFFSET = 40.0
 _COLOURS = 256  # entries of a palette; the last one marks pixels without a prediction
 _UNSEEN_8_BIT = _COLOURS - 1
 _UNSEEN_16_BIT = 65535
+_CLASSES = "most probable class"  # the folder of the classes of a map of shares
 # tags of TIFF files that place pixels on the ground: ModelPixelScale, ModelTiepoint,
 # ModelTransformation, GeoKeyDirectory (OGC GeoTIFF 1.1) and RPCCoefficient (of NITF and GDAL)
 _POSITION_TAGS = (33550, 33922, 34264, 34735, 50844)
@@ -247,7 +248,9 @@ def write_maps(
     """Write the maps of one image, one file each: ``folder/name.png`` or ``.tif``.
 
     Where there are several maps, each has a folder of its own: ``folder/task/name.png``; the
-    outputs of a map of values are files of their own too, ``folder/task/label/name.tif``.
+    outputs of a map of values are files of their own too, ``folder/task/label/name.tif``. A map of
+    shares has the classes of the largest shares next to them, as a segmentation:
+    ``folder/task/most probable class/name.png``.
 
     Args:
         folder: made if missing.
@@ -316,7 +319,16 @@ def _planes(
             for label, plane in zip(labels, outputs_of_map, strict=True):
                 plane_name = (task.name, label) if task.dim > 1 else (task.name,)
                 planes[plane_name] = (task, plane)
+            if task.shares and task.dim > 1:
+                planes[(task.name, _CLASSES)] = (task, _most_probable(outputs_of_map))
     return planes
+
+
+def _most_probable(shares: Array) -> Array:
+    """The class of the largest share (height, width) of shares (classes, height, width), -1 where they are NaN."""
+    is_unseen = np.isnan(shares).any(axis=0)
+    classes: Array = np.where(is_unseen, UNSEEN, np.nan_to_num(shares).argmax(axis=0))
+    return classes
 
 
 def _folders(names: Iterable[_PlaneName]) -> dict[_PlaneName, Path]:

@@ -37,7 +37,7 @@ from dinoneck.viz.panels import (
     partners,
 )
 from dinoneck.viz.scales import THE_GATE, ReportEntry, outputs, scales, with_gate
-from dinoneck.viz.score_tables import MOST_COLUMNS, ScoreTable, all_tables, matrix_table
+from dinoneck.viz.score_tables import MOST_COLUMNS, ScoreTable, all_tables, box_tables, matrix_table
 
 _PICTURE_WIDTH_PX = 700
 _NO_CHARTS = "Charts are left out: matplotlib draws them, pip install 'dinoneck[viz]'."
@@ -70,6 +70,7 @@ def html_report(
     unread: Mapping[str, str] | None = None,
     classes: Sequence[str] = (),
     trained_on: int = 0,
+    box_scores: Mapping[str, Any] | None = None,
 ) -> str:
     """Return a page that holds everything it shows: it loads nothing and runs nothing.
 
@@ -94,6 +95,7 @@ def html_report(
         unread: name -> reason of the images that could not be read.
         classes: of a detector, in its order: each has the colour that it has in other pictures.
         trained_on: how many of the images the model was trained on, which the page then states.
+        box_scores: of a detector, by :func:`dinoneck.detection.score_boxes` on the known boxes.
 
     Raises:
         DataError: if there are no entries, predictions, known values, maps or colours are missing
@@ -114,6 +116,9 @@ def html_report(
     drawn = [i for i in worst_first(entries, tasks) if entries[i].image is not None]
     if is_detector:
         comparison = _compare_boxes(entries)
+        if box_scores:
+            tables = box_tables({"detector": box_scores}, "known boxes", held_out=False)
+            comparison = comparison._replace(tables=[*tables, *comparison.tables])
     else:
         comparison = _compare_numbers(entries, tasks, drawn)
 
