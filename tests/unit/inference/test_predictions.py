@@ -176,7 +176,7 @@ def test_the_gate_of_an_image_lies_on_its_pixels_and_adds_up_to_one(
 
 
 def test_the_gate_on_padding_has_no_pixels(tiny: Backbone) -> None:
-    wide = torch.rand(3, 20, 160)  # a quarter of its square canvas, or less
+    wide = torch.rand(3, 20, 160)  # two of the four rows of its square canvas
     padded = PADDED.changed(size=(64, 64))
     [prediction] = Predictor(gated(), tiny, preprocess=padded).predictions(wide)
     weights = prediction.image_gate()
@@ -184,7 +184,7 @@ def test_the_gate_on_padding_has_no_pixels(tiny: Backbone) -> None:
     gate = prediction.row(maps="patch")["gate"]
     rows, cols = padded.placement(prediction.size).shown_cells(gate.shape)
     shown = float(gate[rows, cols].sum())
-    assert 0.0 < shown < 0.5
+    assert 0.0 < shown < 0.9
     assert np.nansum(weights.astype(float)) == pytest.approx(shown, abs=1e-6)
 
 
