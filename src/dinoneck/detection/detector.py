@@ -29,13 +29,14 @@ from dinoneck.checkpoint.lora_weights import check_takes_lora
 from dinoneck.checks import check_minimum
 from dinoneck.data.bands import read_channels
 from dinoneck.data.boxes import to_original
-from dinoneck.data.decoding import ImageInput, as_list, in_threads
+from dinoneck.data.decoding import ImageInput, in_threads
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.head import DetectionHead
 from dinoneck.detection.levels import Target
 from dinoneck.dtypes import WEIGHT_DTYPES
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError
 from dinoneck.grid import patch_pair
+from dinoneck.inference.images import CalledImages
 from dinoneck.training.recipe import Share, converted
 
 if TYPE_CHECKING:
@@ -175,7 +176,8 @@ class Detector(nn.Module):
         """Detect objects in images of any size; the detector is put into eval mode.
 
         Args:
-            images: one or several paths, PIL images, arrays (H, W, 3) or tensors (3, H, W).
+            images: one or several paths, PIL images, arrays (H, W, 3) or tensors (3, H, W). Or the
+                path of a folder: all images in it and below, sorted.
             min_score: leave out boxes of a lower score, 0 ... 1; None = :attr:`min_score`. FCOS
                 gives none below 0.2, RetinaNet and Faster R-CNN none below 0.05.
             max_boxes: per image, those with the highest scores. FCOS and Faster R-CNN give 100 at
@@ -184,22 +186,24 @@ class Detector(nn.Module):
 
         Returns:
             per image ``boxes`` (n, 4) float32 XYXY in its own pixels (upright by its EXIF tag),
-            ``scores`` (n,), ``labels`` (n,) and ``names``, by falling score, on the CPU.
+            ``scores`` (n,), ``labels`` (n,) and ``names``, by falling score, on the CPU; of a
+            folder ``image`` first, the path of the image, which begins with that of the folder.
 
         Raises:
             BackboneError: if the backbone's weights were changed since the detector was loaded or
                 predicted last, by anything but its own training.
             ConfigError: if ``max_boxes`` or ``batch_size`` is below 1, or ``min_score`` is outside 0 ... 1.
-            DataError: if an image cannot be read.
+            DataError: if an image cannot be read, or a folder holds none.
         """
         check_minimum(1, max_boxes=max_boxes, batch_size=batch_size)
         if min_score is None:
             min_score = self.min_score
         min_score = converted("min_score", min_score, Share)
+        called = CalledImages.of_call(images)
         self.check_weights()
         self.eval()
         predictions = []
-        prepared = in_threads(self._prepare, as_list(images))
+        prepared = in_threads(self._prepare, called.images)
         batch = list(islice(prepared, batch_size))
         while batch:
             inputs = torch.stack([image.pixels for image in batch]).to(self.device)
@@ -207,7 +211,7 @@ class Detector(nn.Module):
                 best = best_of(detections, max_boxes)
                 predictions.append(self._in_image(best, image.size, min_score))
             batch = list(islice(prepared, batch_size))
-        return predictions
+        return called.named(predictions)
 
     def _prepare(self, image: ImageInput) -> _PreparedImage:
         """Decode and resize an image."""

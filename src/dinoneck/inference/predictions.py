@@ -224,10 +224,11 @@ class ImagePrediction:
         shown_weights = np.zeros_like(gate)  # without those of padding
         shown_weights[shown_rows, shown_cols] = gate[shown_rows, shown_cols]
         weights: np.ndarray
-        [weights] = at_image_size(
+        weights = at_image_size(
             shown_weights[None], GATE_WEIGHTS, size=self.size, preprocess=self._preprocess
         )
-        return weights
+        gate_of_pixels: Array = weights[0]
+        return gate_of_pixels
 
 
 def check_maps(maps: Any, probabilities: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.unit.store.store_samples import make, same, write_images
 from tests.unit.training.meadow import rows_of
 
 from dinoneck import (
+    CLSGatingHead,
     DenseHead,
     FeatureStore,
     HeadCheckpoint,
@@ -213,6 +215,49 @@ def test_maps_of_an_image_are_written_before_those_of_the_next_are_made(
     monkeypatch.setattr(overlay, "write_maps", write)
     assert cli(*job(place, "--maps", place / "maps")).code == 0
     assert events == ["make (60, 150)", "write large", "make (30, 40)", "write small"]
+
+
+def test_the_gate_of_a_head_is_a_map_and_a_picture(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    head = CLSGatingHead(64, [Task("mass", unit="g")], mode="query", hidden_dim=8)
+    file = saved_head(tmp_path / "h.safetensors", head)
+    [image] = write_images(tmp_path / "images", ["a.png"], 60, 150)
+    outputs = ("--maps", tmp_path / "m", "--overlay", tmp_path / "o")
+    assert cli(*job(tmp_path, *outputs, heads=file)).code == 0
+
+    [prediction] = Predictor(file).predictions(image)
+    with Image.open(tmp_path / "m" / "a.tif") as stored:
+        weights = np.asarray(stored)
+    assert weights.shape == (60, 150)
+    assert np.array_equal(weights, prediction.image_gate(), equal_nan=True)
+    assert np.nansum(weights.astype(float)) == pytest.approx(1.0, abs=1e-6)
+    with Image.open(tmp_path / "o" / "a.jpg") as picture:
+        plain = np.ptp(np.asarray(picture, int), axis=2)
+    assert plain[: picture.height // 2].mean() > 5  # heat, not the grey of an image without maps
+
+
+def test_maps_of_images_are_dropped_when_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 70 images, of which 32 are predicted at once, the maps of 32 at most are in memory."""
+    file = saved_head(
+        tmp_path / "h.safetensors",
+        LinearHead(64, [Task("crop", dim=3, kind="segmentation")], pool=None),
+    )
+    write_images(tmp_path / "images", [f"{i:02}.png" for i in range(70)], 32, 32)
+    alive: weakref.WeakSet[ImagePrediction] = weakref.WeakSet()
+    counts = []
+    make_maps = ImagePrediction.image_maps
+
+    def make(prediction: ImagePrediction, *options: Any) -> Any:
+        alive.add(prediction)
+        counts.append(len(alive))
+        return make_maps(prediction, *options)
+
+    monkeypatch.setattr(ImagePrediction, "image_maps", make)
+    assert cli(*job(tmp_path, "--maps", tmp_path / "m", heads=file)).code == 0
+    assert len(counts) == 70
+    assert max(counts) <= 33
 
 
 def test_masks_of_a_mask_head_are_those_of_the_predictor(tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ from PIL import Image
 from tests import kit
 from tests.hub_server import WRITER, Hub
 from tests.unit.detection import coloured_boxes
+from tests.unit.store.store_samples import write_images
 
 from dinoneck import HeadCheckpoint, SpatialTuningAdapter, STAPyramid, load_backbone
 from dinoneck.data import BoxImages, box_transforms
 from dinoneck.detection import DetectionHead, Detector
+from dinoneck.errors import DataError
 
 OTHERS = ("dfine", "rtdetrv2", "retinanet", "fasterrcnn")
 KINDS = ("fcos", *OTHERS)
@@ -265,3 +267,17 @@ def test_a_pushed_detector_gives_the_same_boxes(
     assert kit.cli("verify", "d.safetensors", "user/cells").code == 0
     shown = kit.cli("inspect", "d.safetensors").out
     assert all(word in shown for word in ("detector fcos", '["red", "blue"]', "dinoneck_tiny"))
+
+
+def test_a_folder_is_predicted_image_by_image(tmp_path: Path) -> None:
+    detector = detector_of("fcos")
+    write_images(tmp_path / "images", ["a.png", "deep/b.png"], 40, 60)
+    rows = detector.predict(str(tmp_path / "images"), min_score=0.0)
+    files = [tmp_path / "images" / name for name in ("a.png", "deep/b.png")]
+    assert all(next(iter(row)) == "image" for row in rows)
+    assert [row.pop("image") for row in rows] == [str(file) for file in files]
+    assert alike(rows, detector.predict(files, min_score=0.0))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(DataError, match="no images"):
+        detector.predict(empty)

@@ -154,3 +154,40 @@ def test_a_row_that_is_changed_leaves_the_prediction_as_it_is(tiny: Backbone) ->
     np.testing.assert_array_equal(prediction.row("patch")["cover"], value)
     np.testing.assert_array_equal(prediction.row("patch")["maps"]["cover"], cells)
     np.testing.assert_array_equal(prediction.image_maps()["cover"], of_image)
+
+
+@pytest.mark.parametrize("views", ["none", "flip4"])
+def test_the_gate_of_an_image_lies_on_its_pixels_and_adds_up_to_one(
+    views: Any, tiny: Backbone
+) -> None:
+    """Weights are spread bilinearly, so pixels in the corners have those of the outer cells."""
+    predictor = Predictor([gated(), kit.randomised(gated(), std=0.2)], tiny, views)
+    image = torch.rand(3, 32, 48)
+    [prediction] = predictor.predictions(image)
+    weights = prediction.image_gate()
+    assert weights is not None
+    assert (weights.shape, weights.dtype) == ((32, 48), np.float32)
+    assert weights.astype(float).sum() == pytest.approx(1.0, abs=1e-6)
+
+    gate = prediction.row(maps="patch")["gate"]
+    corners = weights[[0, 0, -1, -1], [0, -1, 0, -1]]
+    cells = gate[[0, 0, -1, -1], [0, -1, 0, -1]]
+    assert corners / corners[0] == pytest.approx(cells / cells[0], rel=1e-4)
+
+
+def test_the_gate_on_padding_has_no_pixels(tiny: Backbone) -> None:
+    wide = torch.rand(3, 20, 160)  # two of the four rows of its square canvas
+    padded = PADDED.changed(size=(64, 64))
+    [prediction] = Predictor(gated(), tiny, preprocess=padded).predictions(wide)
+    weights = prediction.image_gate()
+    assert weights is not None
+    gate = prediction.row(maps="patch")["gate"]
+    rows, cols = padded.placement(prediction.size).shown_cells(gate.shape)
+    shown = float(gate[rows, cols].sum())
+    assert 0.0 < shown < 0.9
+    assert np.nansum(weights.astype(float)) == pytest.approx(shown, abs=1e-6)
+
+
+def test_heads_without_a_gate_have_no_map_of_one(tiny: Backbone) -> None:
+    [prediction] = Predictor(dense(), tiny, preprocess=PADDED).predictions(images()[0])
+    assert prediction.image_gate() is None
