@@ -35,7 +35,13 @@ from dinoneck.training.learned_tasks import (
 from dinoneck.training.map_numbers import read_from_map
 from dinoneck.training.masks import Maps, map_task, read_maps
 from dinoneck.training.report import check_target_names
-from dinoneck.training.scored import ClassTarget, PixelTarget, ScoredTarget, ValueTarget
+from dinoneck.training.scored import (
+    ClassTarget,
+    PixelTarget,
+    ScoredTarget,
+    ValueTarget,
+    cell_targets,
+)
 from dinoneck.training.targets import known_mask
 
 
@@ -207,14 +213,7 @@ def _map_targets(task: Task, maps: Maps) -> dict[str, ScoredTarget]:
             pixels=maps.pixels,
         )
         return {task.name: target}
-    truth = maps.values.numpy()
-    if task.dim == 1:
-        return {task.name: ValueTarget(task.name, columns=(0,), truth=truth)}
-    targets: dict[str, ScoredTarget] = {}
-    for i, label in enumerate(task.labels or range(task.dim)):
-        name = f"{task.name} {label}"
-        targets[name] = ValueTarget(task.name, columns=(i,), truth=truth[:, i : i + 1])
-    return targets
+    return {**cell_targets(task, maps.values.numpy())}
 
 
 def _numbers_first(scored: dict[str, ScoredTarget], table: Table) -> dict[str, ScoredTarget]:
