@@ -148,7 +148,7 @@ def _numbers_of_map(
             continue
         truth = task.values.numpy()
         is_known = np.isfinite(truth) & np.isfinite(means[:, channel])
-        rows = np.flatnonzero(is_known)
+        rows = np.flatnonzero(is_known).tolist()
         if len(np.unique(truth[rows])) > 1:
             number = _Number(
                 task,
