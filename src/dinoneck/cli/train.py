@@ -7,6 +7,7 @@ There is one function per training, :func:`train`, :func:`train_objects` and :fu
 from __future__ import annotations
 
 import inspect
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 from tyro.conf import Positional, Suppress, arg
 
 from dinoneck.cli.arguments import check_backbone_name, flags, parse
-from dinoneck.cli.text import show_remainder, show_scores
+from dinoneck.cli.text import show, show_remainder, show_scores
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.extras import check_installed
 from dinoneck.registry import import_modules
@@ -59,6 +60,7 @@ def train(
     run: Annotated[TrainConfig, arg(name="")] = TrainConfig(),
     heads: Annotated[tuple[str, ...], arg(metavar="HEAD ...")] = (),
     hidden_dim: int | None = None,
+    with_linear: bool = False,
     overwrite: bool = False,
     resume: bool = True,
 ) -> dict[str, Any]:
@@ -82,6 +84,10 @@ def train(
     The options below are those of numbers, classes and masks. Boxes and objects have others:
     'dinoneck train --boxes boxes.json --help' and 'dinoneck train --instances objects.json --help'.
 
+    A finished run predicts with another method, without training, by its folder and the method:
+
+        the linear baseline      train --out run --predict-with linear
+
     Example: dinoneck train --csv cover.csv --targets crop weed --out run
 
     Args:
@@ -90,9 +96,13 @@ def train(
         run: the run.
         heads: train each of these heads on the same tokens and folds, and compare them.
         hidden_dim: width of the head, neck or pyramid.
+        with_linear: predict with the average of head and linear baseline, as --predict-with
+            average.
         overwrite: replace the results of an earlier run.
         resume: continue an interrupted run of the same config (default: on).
     """
+    if with_linear:
+        run = _with_average(run)
     _check_before_torch(config, run, out, overwrite=overwrite)
     from dinoneck.training.data_folder import of_data_folder
     from dinoneck.training.new_head import head_type
@@ -239,6 +249,8 @@ def _explain(flag: str, training: Training) -> str:
     """What a flag is that this training has not: a key of training files alone, or of other trainings; else empty."""
     name = flag.removeprefix("--")
     switch = name.removeprefix("no-")
+    if switch == "with-ridge":
+        return "It is called --with-linear now, or --predict-with average"
     for key in _keys_of_files(training.config):
         if key.rpartition(".")[2].replace("_", "-") in (name, switch):
             return f"{key} stands in the training file alone: dinoneck train RUN.yaml"
@@ -286,7 +298,9 @@ def _check_before_torch(config: str | None, run: AnyConfig, out: Path, *, overwr
         )
     if out.is_file():
         raise ConfigError(f"--out {out} is a file; name a folder")
-    if (out / "report.json").exists() and not overwrite:
+    # a run that is finished may get another method to predict with
+    may_switch = isinstance(run, TrainConfig) and run.predict_with is not None
+    if (out / "report.json").exists() and not overwrite and not may_switch:
         raise ConfigError(
             f"--out {out} holds results of an earlier run, report.json; choose another folder, or "
             "replace them with --overwrite"
@@ -353,6 +367,20 @@ def _check_extras(run: AnyConfig) -> None:
             check_installed("scikit-learn", "train", "sklearn")
 
 
+def _with_average(run: TrainConfig) -> TrainConfig:
+    """The run with the average of head and linear baseline, which ``--with-linear`` asks for.
+
+    Raises:
+        ConfigError: if it names another method.
+    """
+    if run.predict_with not in (None, "average"):
+        raise ConfigError(
+            f"--with-linear is --predict-with average, and predict_with is {run.predict_with!r}; "
+            "give one of them"
+        )
+    return run.changed(predict_with="average")
+
+
 def _train_heads(
     config: TrainConfig,
     heads: Sequence[str],
@@ -368,12 +396,20 @@ def _train_heads(
     """
     from dinoneck.training.comparison import prepare_heads, train_heads
     from dinoneck.training.run import prepare
+    from dinoneck.training.run_file import switch_method
 
+    if not heads and not overwrite:
+        report = switch_method(config, out)
+        if report is not None:
+            print(f"{out} is a finished run: nothing is trained.")
+            return report
     if not heads:
-        trainer = prepare(config, out, overwrite=overwrite, data_folder=folder)
+        trainer = prepare(config, out, overwrite=overwrite, resume=resume, data_folder=folder)
         _describe(trainer)
         return trainer.train(resume=resume)
-    trainers = prepare_heads(config, heads, out, overwrite=overwrite, data_folder=folder)
+    trainers = prepare_heads(
+        config, heads, out, overwrite=overwrite, resume=resume, data_folder=folder
+    )
     first = next(iter(trainers.values()))
     _describe(first)
     return train_heads(trainers, out, resume=resume)
@@ -385,6 +421,13 @@ def _shown(out: Path, report: dict[str, Any]) -> dict[str, Any]:
     if "peak_memory_mb" in report:
         print(f"peak memory: {report['peak_memory_mb']:.0f} MiB")
     print(f"written: {out}, with report.json")
+    predicts = report.get("predicts")
+    if predicts is not None:
+        line = predicts["sentence"]
+        if predicts["better"] is not None:
+            command = ["dinoneck", "train", "--out", str(out), "--predict-with", predicts["better"]]
+            line += f" Change to it: {shlex.join(command)}"
+        show(line)
     return {"out": out, "report": report}
 
 

@@ -79,7 +79,7 @@ def hashes_of_trained_images(head_file: str | Path) -> set[str]:
     file = Path(head_file)
     fold = None
     folder = file.parent
-    if folder.name == files.HEADS:
+    if folder.name in (files.HEADS, files.BASELINES):
         folder = folder.parent
         fold = file.stem.removeprefix("fold-")
     record = folder / files.TRAINED_ON

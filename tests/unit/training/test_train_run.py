@@ -27,6 +27,8 @@ from dinoneck.training.table import table_of
 
 N = 8
 FILES = [
+    "baselines/fold-0.safetensors",
+    "baselines/fold-1.safetensors",
     "head.safetensors",
     "heads/fold-0.safetensors",
     "heads/fold-1.safetensors",
@@ -71,7 +73,7 @@ def test_a_stopped_run_continues_to_the_same_files(
 ) -> None:
     """In the first epoch, between epochs, and in the second fold; three steps are an epoch of six images."""
     monkeypatch.setattr(engine, "SAVE_EVERY_S", 0.0)
-    options = {"optim": {"batch_size": 2, "ema_decay": 0.9}, "with_ridge": True}
+    options = {"optim": {"batch_size": 2, "ema_decay": 0.9}, "predict_with": "average"}
     config = a_run(meadow, ["crop", "kind"], **options)  # type: ignore[arg-type]
     whole = train(config, tmp_path / "whole")
     for step in (2, 4, 5):  # counted from the state that the call before left
