@@ -32,6 +32,8 @@ DEPTH = 3
 PER_MACHINE = ("versions", "machine", "checks")
 """Entries whose keys depend on what is installed: they are listed without what they hold."""
 NO_JSON = ("viz",)
+PEAK_MEMORY = re.compile(rb'"peak_memory_mb": [0-9.]+')
+"""In a report: it may differ between two runs in one process."""
 WRITER_NAME = re.compile(r"w-[0-9a-f-]+")
 """Part of the names of a store's files: which process wrote them."""
 
@@ -69,11 +71,18 @@ def transcript(command: str) -> dict[str, Any]:
 
 
 def files() -> dict[str, str]:
-    """Every file below the present folder with its content's hash; but a store's index, which an opening may renew."""
+    """Every file below the present folder with its content's hash; but a store's index, which an opening may renew.
+
+    The peak memory in a report does not count.
+    """
     found = sorted(
         path for path in Path().rglob("*") if path.is_file() and path.name != "index.sqlite"
     )
-    return {path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+    hashes = {}
+    for path in found:
+        content = PEAK_MEMORY.sub(b"", path.read_bytes())
+        hashes[path.as_posix()] = hashlib.sha256(content).hexdigest()
+    return hashes
 
 
 def keys(document: Any, depth: int = DEPTH) -> Any:

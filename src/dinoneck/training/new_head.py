@@ -22,7 +22,7 @@ from dinoneck.heads.pyramid import PyramidHead
 from dinoneck.tasks import Task
 from dinoneck.text import some_of
 from dinoneck.tokens import Tokens
-from dinoneck.training.config import HeadConfig, TrainConfig
+from dinoneck.training.config import HeadConfig
 from dinoneck.training.problem import Problem, fitted
 
 # heads and necks that read four layers where the config names none
@@ -59,16 +59,15 @@ def head_type(config: HeadConfig, map_kind: str | None = None) -> str:
     return name
 
 
-def with_default_head(config: TrainConfig, problem: Problem) -> TrainConfig:
-    """Return the config with the default head of masks of classes by name.
+def default_head_of_masks(config: HeadConfig, problem: Problem) -> str | None:
+    """Return the default head of masks of classes if the run has it, else None.
 
-    It is another one than in 0.3: a run that 0.3 began has none in its config, and is not continued
-    with the head of this version.
+    It is another one than in 0.3: a run that 0.3 began is not continued with it.
     """
     learns_classes = any(task.kind == "segmentation" for task in problem.tasks)
     if not learns_classes or "type" in config.head:
-        return config
-    return config.changed(head={"type": _default_head("segmentation"), **config.head})
+        return None
+    return _default_head("segmentation")
 
 
 def _default_head(map_kind: str | None) -> str:

@@ -43,10 +43,10 @@ from dinoneck.training.folds import Fold, Rows, folds_of
 from dinoneck.training.mask_classes import warn_of_mask_classes
 from dinoneck.training.new_head import (
     cheaper_head,
+    default_head_of_masks,
     head_type,
     log_start,
     make_head,
-    with_default_head,
 )
 from dinoneck.training.problem import (
     Problem,
@@ -174,7 +174,6 @@ def prepare(
         config = as_begun(config, [out])
     tokens.check_start(config)
     problem = read_problem(config, images, tokens.preprocess)
-    config = with_default_head(config, problem)
     labelled = _labelled_rows(problem, images)
     if len(labelled) < len(images):
         images = images.take(labelled)
@@ -396,6 +395,9 @@ class Trainer(Generic[AnyHeadConfig]):
         identity[files.FROM_MAPS] = {
             task.name: task.from_map for task in self.problem.tasks if task.from_map is not None
         }
+        default_head = default_head_of_masks(self.config, self.problem)
+        if default_head is not None:
+            identity["default head of masks"] = default_head
         identity["backbone record"] = self.tokens.record
         identity[files.TARGETS] = self._hash_with_folds(targets)
         identity[files.TOKENS] = self.tokens.digest()

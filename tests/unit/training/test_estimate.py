@@ -15,7 +15,7 @@ import torch
 from tests.unit.training.meadow import a_run, files_of, write_meadow
 from torch import nn
 
-from dinoneck import PatchMeanHead, TargetTransform, Task, Tokens
+from dinoneck import CheckpointError, PatchMeanHead, TargetTransform, Task, Tokens
 from dinoneck.devices import peak_memory_mb
 from dinoneck.losses import TaskLoss
 from dinoneck.training import MemoryTokens, Recipe, run, train
@@ -156,13 +156,40 @@ def test_a_head_that_cannot_be_copied_is_trained_without_an_estimate(
 def test_masks_of_classes_are_learned_by_an_fpn_head_on_the_last_block(
     meadow: Path, tmp_path: Path
 ) -> None:
-    """The run is the one that names this head."""
+    """It is trained as the head that is named so."""
     report = train(a_run(meadow, data=MASKS), tmp_path / "default")
     train(a_run(meadow, data=MASKS, head={"type": "fpn"}), tmp_path / "named")
 
-    assert report["config"]["head"] == {"type": "fpn"}
     assert report["backbone"]["layers"] == [5]
-    assert files_of(tmp_path / "default") == files_of(tmp_path / "named")
+    default = files_of(tmp_path / "default")
+    named = files_of(tmp_path / "named")
+    for log in ("logs/fold-0.jsonl", "logs/fold-1.jsonl"):
+        assert default[log] == named[log]
+
+
+def test_a_run_of_masks_that_0_3_began_is_not_continued_with_another_head(
+    meadow: Path, tmp_path: Path
+) -> None:
+    class Stopped(Exception):
+        """Ends a run after the first epoch of its second fold."""
+
+    epochs: list[int] = []
+
+    def stop(epoch: int, _: Any) -> None:
+        epochs.append(epoch)
+        if len(epochs) == 3:
+            raise Stopped
+
+    config = a_run(meadow, data=MASKS)
+    with pytest.raises(Stopped):
+        train(config, tmp_path / "run", callbacks=[stop])
+    record = tmp_path / "run" / "unfinished" / "run.json"
+    values = json.loads(record.read_text())
+    del values["default head of masks"]
+    record.write_text(json.dumps(values))
+
+    with pytest.raises(CheckpointError, match="default head of masks"):
+        train(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
