@@ -81,6 +81,12 @@ def read_with(folder: Path, **columns: Any) -> Any:
     return read_table(write_meadow(folder), folder, "crop").assign(**columns)
 
 
+def with_a_column_twice(folder: Path) -> Any:
+    """The table of the meadow, whose column of values stands in it twice."""
+    table = read_table(write_meadow(folder), folder, "crop")
+    return pd.concat([table, table[["crop"]]], axis=1)
+
+
 def own_head(arguments: str) -> Callable[[Path], Any]:
     """Train a head whose constructor takes these arguments."""
     lines = [
@@ -345,6 +351,11 @@ ROWS: list[Row] = [
             named,
         )
         for days, named in COLUMNS_OF_NO_NUMBERS
+    ),
+    (
+        run(table=with_a_column_twice, data={"targets": ["crop"]}),
+        DataError,
+        ("'crop'", "stands more than once"),
     ),
     (own_head("embed_dim: int, tasks"), ConfigError, "tasks: Sequence"),
     (own_head("embed_dim: int, tasks: Sequence[Task], width: int"), ConfigError, "width"),

@@ -23,6 +23,7 @@ from dinoneck.registry import import_modules
 from dinoneck.training.config import (
     TRAININGS,
     AnyConfig,
+    DataConfig,
     TrainConfig,
     TrainDetectorConfig,
     TrainInstancesConfig,
@@ -109,8 +110,7 @@ def train(
     run, folder = of_data_folder(run)
     if hidden_dim is not None:
         import_modules(run.imports)
-        masks_alone = bool(run.data.labels) and not run.data.targets
-        run = with_width(run, head_type(run, "segmentation" if masks_alone else None), hidden_dim)
+        run = with_width(run, head_type(run, _map_kind(run.data)), hidden_dim)
     report = _train_heads(run, heads, out, folder, overwrite=overwrite, resume=resume)
     return _shown(out, report)
 
@@ -404,18 +404,22 @@ def _train_heads(
             print(f"{out} is a finished run: nothing is trained.")
             return report
     if not heads:
-        trainer = prepare(config, out, overwrite=overwrite, data_folder=folder)
+        trainer = prepare(config, out, overwrite=overwrite, resume=resume, data_folder=folder)
         _describe(trainer)
         return trainer.train(resume=resume)
-    trainers = prepare_heads(config, heads, out, overwrite=overwrite, data_folder=folder)
+    trainers = prepare_heads(
+        config, heads, out, overwrite=overwrite, resume=resume, data_folder=folder
+    )
     first = next(iter(trainers.values()))
     _describe(first)
     return train_heads(trainers, out, resume=resume)
 
 
 def _shown(out: Path, report: dict[str, Any]) -> dict[str, Any]:
-    """Print the scores of a run and where its files are; return the document of the verb."""
+    """Print the scores of a run, its peak memory and where its files are; return the document of the verb."""
     show_scores(report)
+    if "peak_memory_mb" in report:
+        print(f"peak memory: {report['peak_memory_mb']:.0f} MiB")
     print(f"written: {out}, with report.json")
     predicts = report.get("predicts")
     if predicts is not None:
@@ -425,6 +429,16 @@ def _shown(out: Path, report: dict[str, Any]) -> dict[str, Any]:
             line += f" Change to it: {shlex.join(command)}"
         show(line)
     return {"out": out, "report": report}
+
+
+def _map_kind(data: DataConfig) -> str | None:
+    """The kind of the task of masks that decides the default head; None without masks."""
+    if not data.labels:
+        return None
+    # beside numbers of the images, classes are learned as shares of the patches
+    if data.targets or data.label_kind == "numbers":
+        return "dense"
+    return "segmentation"
 
 
 def with_width(run: AnyRun, type_name: str, hidden_dim: int) -> AnyRun:

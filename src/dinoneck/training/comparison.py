@@ -15,7 +15,7 @@ from dinoneck.training.config import TrainConfig
 from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.new_head import SEVERAL_LAYERS
 from dinoneck.training.report import HEAD
-from dinoneck.training.run import Trainer, prepare
+from dinoneck.training.run import Trainer, as_begun, prepare
 
 
 def prepare_heads(
@@ -24,6 +24,7 @@ def prepare_heads(
     out: Path,
     *,
     overwrite: bool = False,
+    resume: bool = True,
     data_folder: DataFolder | None = None,
 ) -> dict[str, Trainer[TrainConfig]]:
     """Return a trainer per head, each with the tokens and folds of the first, in the folder ``out / NAME``.
@@ -33,6 +34,7 @@ def prepare_heads(
         heads: names of heads, two or more.
         out: the folder of the comparison.
         overwrite: replace the results of an earlier run.
+        resume: an interrupted comparison in ``out`` is going to be continued.
         data_folder: as of :func:`dinoneck.training.run.prepare`.
 
     Raises:
@@ -44,6 +46,9 @@ def prepare_heads(
     files.check_folder(out, overwrite=overwrite)
     if data_folder is None:
         config, data_folder = of_data_folder(config)
+    if resume:
+        # all heads learn the same, also those that 0.3 has not begun
+        config = as_begun(config, [out / name for name in heads])
     # all read the layers of the first: a head that reads several goes first
     several = [name for name in heads if name in SEVERAL_LAYERS]
     others = [name for name in heads if name not in SEVERAL_LAYERS]
@@ -54,6 +59,7 @@ def prepare_heads(
             config.changed(head={**config.head, "type": name}),
             out / name,
             overwrite=overwrite,
+            resume=resume,
             like=first,
             data_folder=data_folder,
         )

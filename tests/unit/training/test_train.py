@@ -310,9 +310,18 @@ def test_every_kind_of_task_is_trained_and_scored(meadow: Path, tmp_path: Path) 
     np.testing.assert_allclose(soil + green, total, rtol=1e-5)
 
 
-def test_a_segmentation_reads_four_layers_into_a_pyramid(meadow: Path, tmp_path: Path) -> None:
+def test_a_dpt_neck_reads_four_layers_of_a_segmentation_into_a_pyramid(
+    meadow: Path, tmp_path: Path
+) -> None:
     data = {"csv": str(meadow), "labels": "mask", "classes": list(SHARES)}
-    report = trained(a_run(None, data=data, optim={"epochs": 1}, folds={"only": 0}), tmp_path)
+    config = a_run(
+        None,
+        data=data,
+        head={"type": "dpt_neck"},
+        optim={"epochs": 1},
+        folds={"only": 0},
+    )
+    report = trained(config, tmp_path)
     head = load_head(tmp_path / "head.safetensors")
     assert type(head).__name__ == "PyramidHead"
     assert report["backbone"]["layers"] == [0, 2, 3, 5]
