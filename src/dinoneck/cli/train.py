@@ -6,7 +6,6 @@ There is one function per training, :func:`train`, :func:`train_objects` and :fu
 
 from __future__ import annotations
 
-import inspect
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -21,6 +20,7 @@ from dinoneck.errors import ConfigError, DataError
 from dinoneck.extras import check_installed
 from dinoneck.registry import import_modules
 from dinoneck.training.config import (
+    HEAD,
     TRAININGS,
     AnyConfig,
     DataConfig,
@@ -47,8 +47,6 @@ ENOUGH_ALONG = 40
 # detectors whose code is that of transformers; dinoneck.detection.head, which imports torch, has
 # the same names
 _OF_TRANSFORMERS = ("dfine", "rtdetrv2")
-# parameters of heads, necks and pyramids that --hidden-dim sets: the first that a class has
-_WIDTHS = ("fpn_dim", "hidden_dim", "out_channels")
 # ratio of the two scales; rounding to whole patches alone gives up to about 2 %
 DISTORTED = 1.02
 
@@ -58,7 +56,7 @@ def train(
     *,
     out: Path,
     run: Annotated[TrainConfig, arg(name="")] = TrainConfig(),
-    heads: Annotated[tuple[str, ...], arg(metavar="HEAD ...")] = (),
+    heads: Annotated[tuple[Annotated[dict[str, Any], HEAD], ...], arg(metavar="HEAD ...")] = (),
     hidden_dim: int | None = None,
     with_linear: bool = False,
     overwrite: bool = False,
@@ -94,7 +92,9 @@ def train(
         config: training file; it comes first, and flags override it.
         out: folder for heads, predictions and report.
         run: the run.
-        heads: train each of these heads on the same tokens and folds, and compare them.
+        heads: train each of these heads, such as fpn '{type: fpn, fpn_dim: 64}' patch_mean, on the
+            same tokens and folds, and compare them; those that are named alone have the arguments
+            of head that they take.
         hidden_dim: width of the head, neck or pyramid.
         with_linear: predict with the average of head and linear baseline, as --predict-with
             average.
@@ -108,10 +108,15 @@ def train(
     from dinoneck.training.new_head import head_type
 
     run, folder = of_data_folder(run)
+    if heads:
+        report = _compare_heads(
+            run, heads, out, folder, hidden_dim=hidden_dim, overwrite=overwrite, resume=resume
+        )
+        return _shown(out, report)
     if hidden_dim is not None:
         import_modules(run.imports)
         run = with_width(run, head_type(run, _map_kind(run.data)), hidden_dim)
-    report = _train_heads(run, heads, out, folder, overwrite=overwrite, resume=resume)
+    report = _train_head(run, out, folder, overwrite=overwrite, resume=resume)
     return _shown(out, report)
 
 
@@ -381,34 +386,52 @@ def _with_average(run: TrainConfig) -> TrainConfig:
     return run.changed(predict_with="average")
 
 
-def _train_heads(
+def _train_head(
     config: TrainConfig,
-    heads: Sequence[str],
     out: Path,
     folder: DataFolder | None,
     *,
     overwrite: bool,
     resume: bool,
 ) -> dict[str, Any]:
-    """Train the head of a configuration, or each of several on the same tokens and folds.
+    """Train the head of a configuration; of a finished run, change the method that predicts.
 
     ``folder`` is the folder of data that the configuration was made of, which is read already.
     """
-    from dinoneck.training.comparison import prepare_heads, train_heads
     from dinoneck.training.run import prepare
     from dinoneck.training.run_file import switch_method
 
-    if not heads and not overwrite:
+    if not overwrite:
         report = switch_method(config, out)
         if report is not None:
             print(f"{out} is a finished run: nothing is trained.")
             return report
-    if not heads:
-        trainer = prepare(config, out, overwrite=overwrite, resume=resume, data_folder=folder)
-        _describe(trainer)
-        return trainer.train(resume=resume)
+    trainer = prepare(config, out, overwrite=overwrite, resume=resume, data_folder=folder)
+    _describe(trainer)
+    return trainer.train(resume=resume)
+
+
+def _compare_heads(
+    config: TrainConfig,
+    heads: Sequence[Mapping[str, Any]],
+    out: Path,
+    folder: DataFolder | None,
+    *,
+    hidden_dim: int | None,
+    overwrite: bool,
+    resume: bool,
+) -> dict[str, Any]:
+    """Train several heads on the same tokens and folds; ``folder`` is as in :func:`_train_head`."""
+    from dinoneck.training.comparison import prepare_heads, train_heads
+
     trainers = prepare_heads(
-        config, heads, out, overwrite=overwrite, resume=resume, data_folder=folder
+        config,
+        heads,
+        out,
+        hidden_dim=hidden_dim,
+        overwrite=overwrite,
+        resume=resume,
+        data_folder=folder,
     )
     first = next(iter(trainers.values()))
     _describe(first)
@@ -443,11 +466,9 @@ def _map_kind(data: DataConfig) -> str | None:
 
 def with_width(run: AnyRun, type_name: str, hidden_dim: int) -> AnyRun:
     """Return the config with the width of its head, neck or pyramid, whose registered name is given."""
-    from dinoneck.registry import resolve
+    from dinoneck.training.head_arguments import width_argument
 
-    parameters = inspect.signature(resolve(type_name)).parameters
-    widths = [name for name in _WIDTHS if name in parameters]
-    width = widths[0] if widths else "hidden_dim"  # which the head then refuses
+    width = width_argument(type_name) or "hidden_dim"  # which the head then refuses
     return run.changed(head={**run.head, width: hidden_dim})
 
 

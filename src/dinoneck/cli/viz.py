@@ -206,7 +206,7 @@ def _report_entries(
         if images.boxes is None:
             return opened.predict(pixels)
         # average precision ranks boxes of all scores
-        return list(opened.predict(pixels, min_score=0.0))
+        return list(model.predict(pixels, min_score=0.0))
 
     results, left_out = predict_named(predict, images.items, skip_unusable=True)
     box_scores: dict[str, Any] = {}

@@ -223,6 +223,7 @@ class ImagePrediction:
         shown_rows, shown_cols = self._preprocess.placement(self.size).shown_cells(gate.shape)
         shown_weights = np.zeros_like(gate)  # without those of padding
         shown_weights[shown_rows, shown_cols] = gate[shown_rows, shown_cols]
+        weights: np.ndarray
         [weights] = at_image_size(
             shown_weights[None], GATE_WEIGHTS, size=self.size, preprocess=self._preprocess
         )

@@ -161,9 +161,8 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
         nodata: mask values without a label, such as 255. NaN never has one and is left out here.
         scale: with label_kind numbers: what the masks' numbers are multiplied by, such as 0.0001.
         offset: added to them after the scale.
-        numbers_from_maps: with labels: read the number of a target from the map that knows it, if it
-            has the name of a class and agrees with the masks; off, or for others, a readout of its
-            own (default: on).
+        numbers_from_maps: with labels: a target that has the name of a class and is its share in the
+            masks is read from the map; off: it has a readout of its own (default: on).
         unit: unit of the targets.
         minimum: smallest prediction, such as 0.
         target_weights: weights of the targets in the overall score, one R² over all of them:

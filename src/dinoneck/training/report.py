@@ -256,10 +256,7 @@ def scores_of(
             if method != first:
                 reference = methods[first].get(name)
             scores[name][method] = target.score(predictions[name], split, reference=reference)
-    truths = {}
-    for name, target in targets_of_mean(targets).items():
-        if all(name in predictions for predictions in methods.values()):
-            truths[name] = target.truth
+    truths = _truths_of_mean(targets, methods)
     if truths:
         scores[mean_name(targets)] = _scores_of_mean(truths, methods, split, weights)
     return scores
@@ -272,6 +269,15 @@ def targets_of_mean(targets: Mapping[str, ScoredTarget]) -> dict[str, ValueTarge
         if isinstance(target, ValueTarget) and not target.auxiliary and not target.is_per_patch:
             counted[name] = target
     return counted
+
+
+def _truths_of_mean(targets: Mapping[str, ScoredTarget], methods: Methods) -> dict[str, Array]:
+    """The truth (n, 1) of the targets of the overall score that every method predicts."""
+    truths = {}
+    for name, target in targets_of_mean(targets).items():
+        if all(name in predictions for predictions in methods.values()):
+            truths[name] = target.truth
+    return truths
 
 
 def _scores_of_mean(
