@@ -10,6 +10,7 @@ import pytest
 
 from dinoneck import HeadCheckpoint, Predictor
 from dinoneck.detection import Detector
+from dinoneck.kinds import AVERAGE_OF_0_3
 from dinoneck.training import read_config
 from dinoneck.training.config import config_of
 from tests import kit
@@ -90,7 +91,10 @@ def test_an_unfinished_run_predicts_what_one_without_interruption_does(
     file: FrozenFile, working: Path
 ) -> None:
     predictions = runs.train_on_store(runs.UNFINISHED)
-    assert_same_numbers(predictions, file.numbers("held_out"), rtol=1e-2, atol=1e-2)
+    recorded = {}
+    for column, numbers in file.numbers("held_out").items():
+        recorded[column.replace(AVERAGE_OF_0_3, "average")] = numbers
+    assert_same_numbers(predictions, recorded, rtol=1e-2, atol=1e-2)
 
 
 @each_unfinished

@@ -106,7 +106,8 @@ def train_heads(
     # none is finished before all are, so that the same command continues
     for name, trainer in trainers.items():
         report = files.finish(trainer.folder, reports_of_heads[name])
-    del report["config"], report["parameters"]
+    for name in ("config", "parameters", "choice", "predicts"):  # of one head
+        del report[name]
     held_out = [fold.valid for fold in trainer.folds]
     report |= reports.summary(
         trainer.table, trainer.problem.scored, methods, held_out, trainer.units()

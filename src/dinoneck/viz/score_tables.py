@@ -104,6 +104,7 @@ def value_tables(report: Mapping[str, Any], held_out: bool = True) -> list[Score
     rows = []
     for position, name in enumerate([*methods, "standard deviation", "images"]):
         rows.append([present_method(name), *(column[position + 1] for column in columns)])
+    rows = [row for row in rows if any(row[1:])]  # reports of 0.3 hold no standard deviation
     header = [f"{'held-out ' * held_out}R² (MAE)", *(column[0] for column in columns)]
     tables = [ScoreTable(header, rows)]
 

@@ -275,11 +275,13 @@ def test_from_a_table_to_predictions(table: Path, tmp_path: Path) -> None:
         "becomes 16x32 px, 1x2 patches",
         "does not divide 20x33 px: --resize crop makes it 16x32 px",
         "No --group",
-        "overall (mean)",
+        "its worst fold",
+        "It predicts with the ",
     ):
         assert text in done.out
     assert "No --group" not in cli(*words, "--group", "field", "--overwrite").out
     assert sorted(os.listdir(run)) == [
+        "baselines",
         "head.safetensors",
         "heads",
         "logs",
