@@ -155,7 +155,7 @@ def _numbers_of_map(
                 map_task,
                 truth=truth[rows],
                 means=means[rows, channel],
-                ids=[ids[row] for row in rows.tolist()],
+                ids=[ids[row] for row in rows],
             )
             numbers.append(number)
     return numbers
