@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dinoneck.backbones import lora, weight_hashes, weights
+from dinoneck.backbones import lora, openvino, weight_hashes, weights
 from dinoneck.backbones.adapter import Adapter, WeightHashes, is_trainable
 from dinoneck.backbones.known import LICENSES, family_of, has_other_recipe, license_of
+from dinoneck.backbones.runtime import Programs, RuntimeName, check_runtime
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import is_capturing
 from dinoneck.dtypes import dtype_name
@@ -56,6 +57,8 @@ class Backbone(nn.Module):
         embed_dim: channels of a token.
         depth: number of blocks.
         num_prefix_tokens: CLS and register tokens before the patches.
+        runtime: what computes the tokens of frozen weights: ``torch`` or ``openvino``, see
+            :meth:`with_runtime`.
 
     Shape:
         images (B, 3, H, W), normalised floats, or with as many channels as the model takes ->
@@ -86,6 +89,8 @@ class Backbone(nn.Module):
         self.num_prefix_tokens = adapter.num_prefix_tokens
         self.layers = resolve_layers(layers, adapter.depth)
         self.norm = bool(norm)
+        self.runtime: RuntimeName = "torch"
+        self._programs = Programs()
         position_record = {
             "family": adapter.family or family_of(name),
             "num_registers": adapter.num_registers,
@@ -293,7 +298,7 @@ class Backbone(nn.Module):
         frozen = not any(parameter.requires_grad for parameter in parameters)
         with torch.no_grad() if frozen else contextlib.nullcontext():
             if images.shape[0]:  # len() would fix the batch size in an export
-                sequence = self.adapter(images.to(dtype), self.layers, self.norm)
+                sequence = self._run(images.to(dtype), is_frozen=frozen)
             else:  # attention cannot run on an empty batch
                 grid = TokenGrid(self.patch_size).size(images.shape[-2:])
                 num_tokens = self.num_prefix_tokens + grid.count
@@ -314,6 +319,48 @@ class Backbone(nn.Module):
             source=source,
         )
 
+    def _run(self, images: Tensor, *, is_frozen: bool) -> list[Tensor]:
+        """Return the sequences (B, P + N, C) of all layers for images in the dtype of the weights.
+
+        Torch computes them while anything is trainable, in a graph that is traced or compiled, on
+        the meta device and under autocast.
+        """
+        is_torch = (
+            self.runtime == "torch"
+            or not is_frozen
+            or torch.compiler.is_compiling()
+            or images.is_meta
+            or torch.is_autocast_enabled(images.device.type)
+        )
+        if is_torch:
+            sequence: list[Tensor] = self.adapter(images, self.layers, self.norm)
+            return sequence
+        return self._programs.run(self.adapter, images, self.layers, self.norm)
+
+    def with_runtime(self, runtime: RuntimeName) -> Backbone:
+        """Return a backbone of the same weights (shared, not copied) whose tokens another runtime computes.
+
+        ``openvino`` compiles a program of the frozen blocks for each size of images, at the first
+        batch of that size, and compares its tokens with torch's. In float32 they agree to 1e-4 of
+        the largest value; ``Tokens.source`` is the same. It computes in the dtype of the weights,
+        float32 or bfloat16, on the CPU, with as many threads as torch. What trains, is traced or
+        compiled runs in torch.
+
+        Args:
+            runtime: ``torch`` or ``openvino``.
+
+        Raises:
+            ConfigError: for another runtime.
+            ImportError: naming the extra, if OpenVINO is not installed.
+            BackboneError: if OpenVINO does not compute in the dtype of the weights.
+        """
+        check_runtime(runtime)
+        if runtime == "openvino":
+            openvino.check_usable(self.dtype)
+        other = self.with_layers(self.layers)
+        other.runtime = runtime
+        return other
+
     def with_layers(self, layers: int | Sequence[int] | None, norm: bool | None = None) -> Backbone:
         """Return a backbone of the same weights (shared, not copied) with other output layers.
 
@@ -329,6 +376,8 @@ class Backbone(nn.Module):
             norm = self.norm
         other = Backbone(self.adapter, name=self.name, layers=layers, norm=norm, frozen=None)
         other._preprocess = self._preprocess
+        other.runtime = self.runtime
+        other._programs = self._programs
         other.training = self.training
         return other
 

@@ -1,0 +1,249 @@
+"""OpenVINO: programs of frozen backbones for a CPU. No other module imports the library.
+
+OpenVINO reports its use and keeps an identifier of the user in the home folder if its package
+``openvino_telemetry`` can be imported. It is hidden here, so neither happens.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dinoneck.backbones import lora
+from dinoneck.backbones.adapter import Adapter
+from dinoneck.dtypes import dtype_name
+from dinoneck.errors import BackboneError
+from dinoneck.extras import check_installed
+from dinoneck.text import first_line
+
+# the dtype of the weights -> OpenVINO's name of the precision that it computes in
+_PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
+_TELEMETRY = "openvino_telemetry"
+_TRACED_BATCH = 2  # torch.export takes a batch of 1 for a constant
+_LARGEST_BATCH = 65_536
+# how far the first tokens of an image may lie from those that the model computes, relative to them
+_FIRST_TOKENS_TOLERANCE = 1e-5
+
+
+class Program:
+    """The blocks of a backbone, compiled for images of one size and a free batch.
+
+    It may be called by several threads: one of them computes at a time, with all threads of the
+    program.
+
+    Args:
+        compiled: the model of OpenVINO.
+        layers: the block of each of its outputs.
+    """
+
+    def __init__(self, compiled: Any, layers: Sequence[int]) -> None:
+        self._request = compiled.create_infer_request()
+        self._layers = tuple(layers)
+        self._lock = threading.Lock()
+
+    def __call__(self, images: Tensor) -> dict[int, Tensor]:
+        """Return block -> its tokens (B, P + N, C) in float32, for images (B, C, H, W) on the CPU."""
+        array = images.detach().float().contiguous().numpy()
+        with self._lock:
+            outputs = self._request.infer([array], share_inputs=True)
+            tokens = {}
+            for position, layer in enumerate(self._layers):
+                tokens[layer] = torch.from_numpy(np.array(outputs[position]))
+        return tokens
+
+
+def check_usable(dtype: torch.dtype) -> None:
+    """Check that OpenVINO is installed and computes in the dtype of a backbone's weights.
+
+    Raises:
+        ImportError: naming the extra.
+        BackboneError: naming the dtype and those that it takes.
+    """
+    check_installed("openvino", "fast")
+    if dtype not in _PRECISIONS:
+        expected = " or ".join(dtype_name(known) for known in _PRECISIONS)
+        raise BackboneError(
+            f"runtime is 'openvino' and the weights are {dtype_name(dtype)}; expected {expected}: "
+            "pass dtype=, or runtime='torch'"
+        )
+
+
+def compile_program(
+    adapter: Adapter,
+    image_size: tuple[int, int],
+    *,
+    layers: Sequence[int],
+    norm: bool,
+    num_threads: int,
+) -> Program:
+    """Compile the blocks of a frozen backbone for images of one size.
+
+    It computes in the precision of the weights. LoRA weights that are switched on are merged into
+    the program; the adapter is not changed.
+
+    Args:
+        adapter: in float32 or bfloat16, on the CPU.
+        image_size: (height, width) in pixels.
+        layers: the blocks whose tokens are returned.
+        norm: apply the final norm to each.
+        num_threads: how many threads it uses.
+
+    Raises:
+        BackboneError: if the model cannot be exported or converted.
+    """
+    openvino = _library()
+    layers = sorted(set(layers))
+    precision = _PRECISIONS[adapter.weight.dtype]
+    model = _Blocks(_plain_copy(adapter), image_size, layers=layers, norm=norm)
+    height, width = image_size
+    example = torch.zeros(_TRACED_BATCH, adapter.in_chans, height, width)
+    batch = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
+    try:
+        with torch.no_grad():
+            exported = torch.export.export(
+                model, (example,), dynamic_shapes=({0: batch},), strict=False
+            )
+        with _quiet():
+            converted = openvino.convert_model(exported)
+            compiled = openvino.Core().compile_model(
+                converted,
+                "CPU",
+                {
+                    # without it OpenVINO computes in bfloat16 wherever the processor can
+                    "INFERENCE_PRECISION_HINT": precision,
+                    "INFERENCE_NUM_THREADS": num_threads,
+                    "PERFORMANCE_HINT": "LATENCY",
+                },
+            )
+    except Exception as error:  # the exporter and the converter raise many unrelated types
+        raise BackboneError(
+            f"OpenVINO cannot run {adapter.name or type(adapter.model).__name__} on images of "
+            f"{height}x{width} px: {first_line(error)}; pass runtime='torch'"
+        ) from error
+    return Program(compiled, layers)
+
+
+class _Blocks(nn.Module):
+    """A frozen backbone for images of one size: positions are constants.
+
+    The first tokens are the patches of the image, without the bias of their convolution, plus the
+    first tokens of a black image. OpenVINO has no rule for how DINOv2 resamples its positions, and
+    no program has to compute them again for each batch.
+
+    Args:
+        adapter: of float32 weights.
+        image_size: (height, width) in pixels.
+        layers: the blocks whose tokens are returned, in order.
+        norm: apply the final norm to each.
+    """
+
+    def __init__(
+        self, adapter: Adapter, image_size: tuple[int, int], *, layers: Sequence[int], norm: bool
+    ) -> None:
+        super().__init__()
+        self.adapter = adapter
+        self.layers = tuple(layers)
+        self.norm = norm
+        black = torch.zeros(1, adapter.in_chans, *image_size)
+        with torch.no_grad():
+            # extra: what the blocks need beside the tokens, such as rotary positions
+            self.black_tokens, self.extra = adapter.embed(black)
+        self.convolution = _convolution_of(adapter)
+        self.embeds = not self._adds_positions_to_patches(black)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the tokens (B, P + N, C) of each layer."""
+        if self.embeds:
+            tokens, extra = self.adapter.embed(images)
+        else:
+            tokens = self._first_tokens(images)
+            extra = self.extra
+        outputs = []
+        for number, block in enumerate(list(self.adapter.blocks)[: self.layers[-1] + 1]):
+            tokens = self.adapter.step(block, number, tokens, extra)
+            if number in self.layers:
+                outputs.append(self.adapter.final_norm(tokens) if self.norm else tokens)
+        return tuple(outputs)
+
+    def _first_tokens(self, images: Tensor) -> Tensor:
+        """Return the first tokens (B, P + N, C) with positions."""
+        convolution = self.convolution
+        maps = F.conv2d(images, convolution.weight, None, convolution.stride)
+        patches = maps.flatten(2).transpose(1, 2)  # (B, N, C)
+        num_prefix_tokens = self.adapter.num_prefix_tokens
+        prefix = self.black_tokens[:, :num_prefix_tokens].expand(images.shape[0], -1, -1)
+        return torch.cat((prefix, patches + self.black_tokens[:, num_prefix_tokens:]), dim=1)
+
+    def _adds_positions_to_patches(self, black: Tensor) -> bool:
+        """Whether the first tokens of an image are what this class takes them for."""
+        if self.convolution is None:
+            return False
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(black.shape, generator=generator)
+        with torch.no_grad():
+            expected, _ = self.adapter.embed(images)
+            computed = self._first_tokens(images)
+        if computed.shape != expected.shape:
+            return False
+        difference = (computed - expected).abs().max()
+        return bool(difference <= _FIRST_TOKENS_TOLERANCE * expected.abs().max())
+
+
+def _convolution_of(adapter: Adapter) -> nn.Conv2d | None:
+    """The one convolution that makes patches of images; None if there is none, or several."""
+    modules = [
+        module for module in adapter.patch_embedding.modules() if isinstance(module, nn.Conv2d)
+    ]
+    return modules[0] if len(modules) == 1 else None
+
+
+def _plain_copy(adapter: Adapter) -> Adapter:
+    """Return the adapter if it has float32 weights and no LoRA, else a copy of it that has."""
+    has_lora = adapter.lora is not None
+    if adapter.weight.dtype == torch.float32 and not has_lora:
+        return adapter
+    plain = copy.deepcopy(adapter).float()
+    if has_lora and adapter.lora_off:
+        lora.remove(plain)
+    elif has_lora:
+        lora.merge(plain)
+    return plain
+
+
+@functools.cache
+def _library() -> ModuleType:
+    """Import OpenVINO without what would report it."""
+    hidden = sys.modules.get(_TELEMETRY)
+    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # its import raises ImportError
+    try:
+        import openvino
+    finally:
+        if hidden is None:
+            del sys.modules[_TELEMETRY]
+        else:
+            sys.modules[_TELEMETRY] = hidden
+    return openvino
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the converter's own notes out of the log."""
+    logger = logging.getLogger("openvino")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
