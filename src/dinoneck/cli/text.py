@@ -125,8 +125,8 @@ def show_scores(report: Mapping[str, Any], held_out: bool = True) -> None:
     costs = report.get("cost", {})
     if costs:
         print(_cost_table(costs))
-    if report.get("verdict"):
-        show(report["verdict"])
+    for line in (report.get("verdict") or "").splitlines():
+        show(line)
     names = no_better_than_mean(report)
     if names:
         method = METHOD_NAMES[_predicting_method(report)]

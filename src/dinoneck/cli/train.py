@@ -406,7 +406,7 @@ def _train_head(
         if report is not None:
             print(f"{out} is a finished run: nothing is trained.")
             return report
-    trainer = prepare(config, out, overwrite=overwrite, data_folder=folder)
+    trainer = prepare(config, out, overwrite=overwrite, resume=resume, data_folder=folder)
     _describe(trainer)
     return trainer.train(resume=resume)
 
@@ -430,6 +430,7 @@ def _compare_heads(
         out,
         hidden_dim=hidden_dim,
         overwrite=overwrite,
+        resume=resume,
         data_folder=folder,
     )
     first = next(iter(trainers.values()))

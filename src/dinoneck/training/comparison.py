@@ -16,7 +16,7 @@ from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.head_arguments import compared_heads
 from dinoneck.training.new_head import SEVERAL_LAYERS
 from dinoneck.training.report import HEAD
-from dinoneck.training.run import Trainer, prepare
+from dinoneck.training.run import Trainer, as_begun, prepare
 
 
 def prepare_heads(
@@ -26,6 +26,7 @@ def prepare_heads(
     *,
     hidden_dim: int | None = None,
     overwrite: bool = False,
+    resume: bool = True,
     data_folder: DataFolder | None = None,
 ) -> dict[str, Trainer[TrainConfig]]:
     """Return a trainer per head, each with the tokens and folds of the first, in the folder ``out / NAME``.
@@ -40,6 +41,7 @@ def prepare_heads(
         out: the folder of the comparison.
         hidden_dim: width of every head that has one.
         overwrite: replace the results of an earlier run.
+        resume: an interrupted comparison in ``out`` is going to be continued.
         data_folder: as of :func:`dinoneck.training.run.prepare`.
 
     Raises:
@@ -55,6 +57,9 @@ def prepare_heads(
     for entry in compared:
         if entry.left_out and files.writes():
             announce(f"{entry.name} leaves out {', '.join(entry.left_out)}")
+    if resume:
+        # all heads learn the same, also those that 0.3 has not begun
+        config = as_begun(config, [out / entry.name for entry in compared])
     # all read the layers of the first: a head that reads several goes first
     several = [entry for entry in compared if entry.head["type"] in SEVERAL_LAYERS]
     others = [entry for entry in compared if entry.head["type"] not in SEVERAL_LAYERS]
@@ -65,6 +70,7 @@ def prepare_heads(
             config.changed(head=entry.head),
             out / entry.name,
             overwrite=overwrite,
+            resume=resume,
             like=first,
             data_folder=data_folder,
         )

@@ -15,6 +15,8 @@ SECONDS_BETWEEN_LINES = 5.0
 """The lines of shorter epochs are left out, but for the first and the last of a fold."""
 SECONDS_MEASURED = 5.0
 """An estimate is of as much training or more: the first steps of a process are slow."""
+SHARE_MEASURED = 0.1
+"""Of the run; a correction is of as much or more, so that other programs change it little."""
 SHORTEST_RUN = 60.0
 """Seconds; a run that is shorter has no estimate."""
 LARGEST_RATIO = 1.25
@@ -146,8 +148,9 @@ class EpochNotes:
                 self.state_estimate(total)
             return
         # the steps that the first estimate is of include the slow ones
-        is_due = seconds >= 3 * first.measured_seconds
-        if self._is_corrected or not is_due:
+        is_long_enough = seconds >= 3 * first.measured_seconds
+        share_done = self._num_images / (self._num_images + images_left)
+        if self._is_corrected or not is_long_enough or share_done < SHARE_MEASURED:
             return
         images_since = self._num_images - first.measured_images
         pace = (seconds - first.measured_seconds) / images_since

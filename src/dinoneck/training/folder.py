@@ -43,8 +43,9 @@ TARGETS = "hash of targets and folds"
 SAMPLES = "ids and targets of the samples"
 BACKBONE = "backbone of live tokens"
 IMAGE_FILES = "hash of image files"
+FROM_MAPS = "numbers read from maps"
 # entries that runs of 0.3 do not have; they are not compared there
-_NOT_IN_OLD_RUNS = (TOKENS, TARGETS, SAMPLES, BACKBONE, IMAGE_FILES)
+_NOT_IN_OLD_RUNS = (TOKENS, TARGETS, SAMPLES, BACKBONE, IMAGE_FILES, FROM_MAPS)
 # entries of 0.3 with some tokens in them, whose last bits depend on the device
 TARGETS_OF_0_3 = "hash of images and targets"
 SAMPLES_OF_0_3 = "ids and targets"

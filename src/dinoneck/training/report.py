@@ -262,12 +262,19 @@ def scores_of(
     return scores
 
 
-def _truths_of_mean(targets: Mapping[str, ScoredTarget], methods: Methods) -> dict[str, Array]:
-    """The truth (n, 1) of the numbers of images that are not auxiliary and that every method predicts."""
-    truths = {}
+def targets_of_mean(targets: Mapping[str, ScoredTarget]) -> dict[str, ValueTarget]:
+    """Return the targets of the overall score: the numbers of images that are not auxiliary."""
+    counted = {}
     for name, target in targets.items():
-        if not isinstance(target, ValueTarget) or target.auxiliary or target.is_per_patch:
-            continue
+        if isinstance(target, ValueTarget) and not target.auxiliary and not target.is_per_patch:
+            counted[name] = target
+    return counted
+
+
+def _truths_of_mean(targets: Mapping[str, ScoredTarget], methods: Methods) -> dict[str, Array]:
+    """The truth (n, 1) of the targets of the overall score that every method predicts."""
+    truths = {}
+    for name, target in targets_of_mean(targets).items():
         if all(name in predictions for predictions in methods.values()):
             truths[name] = target.truth
     return truths

@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -59,6 +59,7 @@ from dinoneck.training.report import HEAD, LINEAR
 from dinoneck.training.run_file import holds_baseline_too, switch_method, write_run_file
 from dinoneck.training.run_tokens import RunTokens
 from dinoneck.training.table import of_pasture, table_of
+from dinoneck.training.target_weights import check_target_weights, read_target_weights
 from dinoneck.training.targets import training_targets
 from dinoneck.training.token_sources import LiveTokens, MemoryTokens
 from dinoneck.training.trained_images import warn_of_seen_images, write_trained_images
@@ -126,7 +127,7 @@ def train(
         report = switch_method(config, folder)
         if report is not None:
             return report
-    trainer = prepare(config, folder, table=table, overwrite=overwrite)
+    trainer = prepare(config, folder, table=table, overwrite=overwrite, resume=resume)
     return trainer.train(resume=resume, callbacks=callbacks)
 
 
@@ -136,6 +137,7 @@ def prepare(
     *,
     table: Any = None,
     overwrite: bool = False,
+    resume: bool = True,
     like: Trainer[TrainConfig] | None = None,
     data_folder: DataFolder | None = None,
 ) -> Trainer[TrainConfig]:
@@ -146,6 +148,7 @@ def prepare(
         out: the folder of the results.
         table: a pandas DataFrame in the place of ``data.csv``.
         overwrite: replace the results of an earlier run in ``out``.
+        resume: an interrupted run in ``out`` is going to be continued.
         like: of another run of the same data, whose table, tokens and folds are used.
         data_folder: what ``data.images`` holds, if the config is one that
             :func:`dinoneck.training.data_folder.of_data_folder` returned with it.
@@ -167,6 +170,8 @@ def prepare(
         tokens = like.tokens
     if table is None:
         config = of_pasture(config)
+    if resume:
+        config = as_begun(config, [out])
     tokens.check_start(config)
     problem = read_problem(config, images, tokens.preprocess)
     config = with_default_head(config, problem)
@@ -175,6 +180,10 @@ def prepare(
         images = images.take(labelled)
         tokens = tokens.take(labelled.tolist())
         problem = take_rows(problem, labelled)
+    target_weights = read_target_weights(config.data.target_weights)
+    if target_weights:
+        check_target_weights(target_weights, reports.targets_of_mean(problem.scored))
+        images = replace(images, weights=target_weights)
     folds: Sequence[Fold]
     if like is None:
         folds = folds_of(config, images)
@@ -191,6 +200,23 @@ def prepare(
         folds=folds,
         evaluator=evaluator,
     )
+
+
+def as_begun(config: TrainConfig, folders: Sequence[Path]) -> TrainConfig:
+    """Return the config with which the runs in these folders go on that 0.3 began.
+
+    0.3 reads a number from a map only where its task has ``from_map``. A line says so.
+    """
+    data = config.data
+    begun = [folder for folder in folders if files.is_begun_by_0_3(folder)]
+    if not begun or data.labels is None or not data.numbers_from_maps:
+        return config
+    logger.warning(
+        "%s holds a run that 0.3 began; it goes on with a readout for every number without from_map, "
+        "as with --no-numbers-from-maps",
+        begun[0],
+    )
+    return config.changed(data=data.changed(numbers_from_maps=False))
 
 
 def _labelled_rows(problem: Problem, table: Table) -> Rows:
@@ -367,12 +393,17 @@ class Trainer(Generic[AnyHeadConfig]):
         for name, weight in self.problem.weights.items():
             targets[f"weight {name}"] = weight
         identity = self.config.to_dict()
+        identity[files.FROM_MAPS] = {
+            task.name: task.from_map for task in self.problem.tasks if task.from_map is not None
+        }
         identity["backbone record"] = self.tokens.record
         identity[files.TARGETS] = self._hash_with_folds(targets)
         identity[files.TOKENS] = self.tokens.digest()
         if as_in_0_3:
             targets_and_tokens = targets | self._tokens_of_0_3()
             identity[files.TARGETS_OF_0_3] = self._hash_with_folds(targets_and_tokens)
+            # off in every such run, see as_begun
+            identity["data"].pop("numbers_from_maps", None)
         return identity
 
     def _tokens_of_0_3(self) -> dict[str, Tensor]:
@@ -569,6 +600,7 @@ class Trainer(Generic[AnyHeadConfig]):
         }
         if isinstance(self.config, TrainConfig):
             training |= _mask_record(self.config.data)
+            training |= _score_record(self.problem, self.config.data)
         checkpoint = HeadCheckpoint.from_module(
             kept.head,
             backbone=backbone,
@@ -665,6 +697,18 @@ def _weighted(
             f"{', '.join(composition.names)}"
         )
     return CompositionLoss(composition, tuple(weights[name] for name in composition.names))
+
+
+def _score_record(problem: Problem, data: DataConfig) -> dict[str, Any]:
+    """What counts in the overall score, for the head files; empty without options, as files of 0.3 are."""
+    record: dict[str, Any] = {}
+    auxiliary = [target.output for target in problem.scored.values() if target.auxiliary]
+    if auxiliary:
+        record["auxiliary"] = auxiliary
+    target_weights = read_target_weights(data.target_weights)
+    if target_weights:
+        record["target_weights"] = target_weights
+    return record
 
 
 def _mask_record(data: DataConfig) -> dict[str, Any]:

@@ -14,21 +14,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, TiffImagePlugin
 
 from dinoneck.atomic import write_whole
 from dinoneck.data.decoding import ImageInput, read_picture
 from dinoneck.data.orientation import stated_orientation, turn_back
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError
+from dinoneck.inference.predictions import GATE_WEIGHTS
 from dinoneck.inference.resolution import UNSEEN, at_image_size
-from dinoneck.tasks import Task
+from dinoneck.tasks import GATE, Task
 from dinoneck.text import printable
 from dinoneck.viz import style
 from dinoneck.viz.panels import as_image, caption
 from dinoneck.viz.scales import Output, Scale, outputs, scales, shown_cells
 
 Array = np.ndarray[Any, Any]
+AGGREGATE_TAG = "NUMBER_OF_IMAGE"
+"""The entry of GDAL's metadata in a TIFF of values: whether the image's number is their sum or their mean."""
+_GDAL_METADATA = 42112  # tag of TIFF
 logger = logging.getLogger(__name__)
 
 _HATCH_PX = 12
@@ -39,6 +43,7 @@ _GREY_OFFSET = 40.0
 _COLOURS = 256  # entries of a palette; the last one marks pixels without a prediction
 _UNSEEN_8_BIT = _COLOURS - 1
 _UNSEEN_16_BIT = 65535
+_CLASSES = "most probable class"  # the folder of the classes of a map of shares
 # tags of TIFF files that place pixels on the ground: ModelPixelScale, ModelTiepoint,
 # ModelTransformation, GeoKeyDirectory (OGC GeoTIFF 1.1) and RPCCoefficient (of NITF and GDAL)
 _POSITION_TAGS = (33550, 33922, 34264, 34735, 50844)
@@ -241,11 +246,14 @@ def write_maps(
     maps: Mapping[str, Array],
     tasks: Sequence[Task],
     image: Path | None = None,
+    gate: Array | None = None,
 ) -> list[Path]:
     """Write the maps of one image, one file each: ``folder/name.png`` or ``.tif``.
 
     Where there are several maps, each has a folder of its own: ``folder/task/name.png``; the
-    outputs of a map of values are files of their own too, ``folder/task/label/name.tif``.
+    outputs of a map of values are files of their own too, ``folder/task/label/name.tif``. A map of
+    shares has the classes of the largest shares next to them, as a segmentation:
+    ``folder/task/most probable class/name.png``.
 
     Args:
         folder: made if missing.
@@ -253,12 +261,15 @@ def write_maps(
         maps: task name -> (height, width) class indices, or (dim, height, width) values, as
             ``Predictor`` gives them with ``maps="image"``. Class indices become a palette PNG of 8
             bits, above 255 classes a grey PNG of 16 bits; pixels without a prediction are 255, or
-            65535. Values become a TIFF of 32-bit floats, NaN without a prediction.
+            65535. Values become a TIFF of 32-bit floats, NaN without a prediction; the entry
+            ``NUMBER_OF_IMAGE`` of its tag ``GDAL_METADATA`` (42112) states whether the number of
+            the image is their ``sum`` or their ``mean``.
         tasks: whose maps they are.
         image: the file of the image. The maps of a GeoTIFF are GeoTIFFs with its position
             (transform, control points, RPCs), if rasterio (the extra ``geo``) is installed. A
             position holds for the stored pixels: of a GeoTIFF with an orientation tag, the maps are
             turned back to them and have no such tag.
+        gate: (height, width) weights of what a head looked at, one map more, called ``gate``.
 
     Returns:
         The files.
@@ -268,6 +279,8 @@ def write_maps(
         OSError: if a file cannot be written.
     """
     planes = _planes(maps, tasks)
+    if gate is not None:
+        planes[(GATE,)] = (GATE_WEIGHTS, gate)
     folders = _folders(planes)
     reference = None if image is None else _geo_reference(image)
     files: list[Path] = []
@@ -283,9 +296,9 @@ def write_maps(
         file = inside / f"{name}{suffix}"
         file.parent.mkdir(parents=True, exist_ok=True)
         if reference is None:
-            contents = _encoded(stored, palette, as_png)
+            contents = _encoded(stored, palette, as_png, _aggregate(plane, task))
         else:
-            contents = _geotiff(stored, reference)
+            contents = _geotiff(stored, reference, _aggregate(plane, task))
         write_whole(file, contents)
         files.append(file)
     return files
@@ -311,7 +324,16 @@ def _planes(
             for label, plane in zip(labels, outputs_of_map, strict=True):
                 plane_name = (task.name, label) if task.dim > 1 else (task.name,)
                 planes[plane_name] = (task, plane)
+            if task.shares and task.dim > 1:
+                planes[(task.name, _CLASSES)] = (task, _most_probable(outputs_of_map))
     return planes
+
+
+def _most_probable(shares: Array) -> Array:
+    """The class of the largest share (height, width) of shares (classes, height, width), -1 where they are NaN."""
+    is_unseen = np.isnan(shares).any(axis=0)
+    classes: Array = np.where(is_unseen, UNSEEN, np.nan_to_num(shares).argmax(axis=0))
+    return classes
 
 
 def _folders(names: Iterable[_PlaneName]) -> dict[_PlaneName, Path]:
@@ -352,7 +374,19 @@ def _has_classes(plane: Array) -> bool:
     return bool(plane.dtype.kind == "i")
 
 
-def _encoded(stored: Array, palette: bytes | None, as_png: bool) -> bytes:
+def _aggregate(plane: Array, task: Task) -> str | None:
+    """What makes the number of an image of its pixels, ``sum`` or ``mean``.
+
+    None of class indices, and of the weights of a gate, which are no number of the image.
+    """
+    if _has_classes(plane) or task is GATE_WEIGHTS:
+        return None
+    is_sum = task.kind == "density" and task.aggregate == "sum"
+    return "sum" if is_sum else "mean"
+
+
+def _encoded(stored: Array, palette: bytes | None, as_png: bool, aggregate: str | None) -> bytes:
+    """The bytes of a PNG, or of a TIFF with the tag of GDAL that states the aggregate."""
     picture = Image.fromarray(stored)
     if palette is not None:
         picture.putpalette(palette)
@@ -360,7 +394,11 @@ def _encoded(stored: Array, palette: bytes | None, as_png: bool) -> bytes:
     if as_png:
         picture.save(buffer, "PNG")
     else:
-        picture.save(buffer, "TIFF", compression="tiff_adobe_deflate")
+        tags = TiffImagePlugin.ImageFileDirectory_v2()
+        if aggregate is not None:
+            item = f'<Item name="{AGGREGATE_TAG}" sample="0">{aggregate}</Item>'
+            tags[_GDAL_METADATA] = f"<GDALMetadata>{item}</GDALMetadata>"
+        picture.save(buffer, "TIFF", compression="tiff_adobe_deflate", tiffinfo=tags)
     return buffer.getvalue()
 
 
@@ -404,8 +442,8 @@ def _turned_back(upright: Array, orientation: int) -> Array:
     return turn_back(pixels, orientation)[0].numpy()
 
 
-def _geotiff(stored: Array, reference: _GeoReference) -> bytes:
-    """The bytes of a GeoTIFF of a map."""
+def _geotiff(stored: Array, reference: _GeoReference, aggregate: str | None) -> bytes:
+    """The bytes of a GeoTIFF of a map, with the tag of GDAL that states the aggregate."""
     import rasterio
 
     options: dict[str, Any] = {
@@ -428,4 +466,6 @@ def _geotiff(stored: Array, reference: _GeoReference) -> bytes:
             if reference.rpcs is not None:
                 file.rpcs = reference.rpcs
             file.write(stored, 1)
+            if aggregate is not None:
+                file.update_tags(1, **{AGGREGATE_TAG: aggregate})
         return bytes(memory.read())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 from dinoneck.errors import DataError
@@ -63,7 +63,9 @@ def _all_tables(report: Mapping[str, Any], held_out: bool) -> list[ScoreTable]:
             tables += class_tables(name, methods, held_out)
     if "best" in report:
         best = report["best"]
-        models = {f"best epoch ({best['epoch']})": best, "before training": report["untrained"]}
+        untrained = dict(report["untrained"])
+        untrained.pop("per_class", None)  # classes are shown of the best epoch
+        models = {f"best epoch ({best['epoch']})": best, "before training": untrained}
         tables += box_tables(models)
     for key in ("boxes", "masks", "segments"):
         if key in report:
@@ -100,8 +102,8 @@ def value_tables(report: Mapping[str, Any], held_out: bool = True) -> list[Score
     for name in names:
         columns += _value_columns(name, methods, report, with_interval=name == _main(names, report))
     rows = []
-    for position, method in enumerate([*methods, "images"]):
-        rows.append([present_method(method), *(column[position + 1] for column in columns)])
+    for position, name in enumerate([*methods, "standard deviation", "images"]):
+        rows.append([present_method(name), *(column[position + 1] for column in columns)])
     header = [f"{'held-out ' * held_out}R² (MAE)", *(column[0] for column in columns)]
     tables = [ScoreTable(header, rows)]
 
@@ -116,6 +118,12 @@ def value_tables(report: Mapping[str, Any], held_out: bool = True) -> list[Score
     if differences and are_models:
         headings = [_heading(name, report) for name in names]
         tables.append(ScoreTable(["R², 95 % interval", *headings], differences))
+    elif len(methods) > 1:
+        reasons = _reasons(scores[name] for name in names)
+        if reasons:
+            headings = [_heading(name, report) for name in names]
+            empty = [""] * len(headings)
+            tables.append(ScoreTable(["R², 95 % interval", *headings], [[reasons, *empty]]))
     return tables
 
 
@@ -131,7 +139,7 @@ def _main(names: Sequence[str], report: Mapping[str, Any]) -> str | None:
 def _value_columns(
     name: str, methods: Sequence[str], report: Mapping[str, Any], *, with_interval: bool
 ) -> list[list[str]]:
-    """The columns of a target: heading, a cell per method, and the number of images."""
+    """The columns of a target: heading, a cell per method, the standard deviation and the number of images."""
     scores = report["scores"][name]
     column = [_heading(name, report)]
     intervals = ["its 95 % interval"]
@@ -142,13 +150,30 @@ def _value_columns(
         r2 = {} if score is None else score["r2"]
         intervals.append(_interval(r2.get("interval")))
         worst.append(_worst(r2 or None))
-    column.append(str(first_of(scores)["images"]))
+    first = first_of(scores)
+    column += [_deviation(first), str(first["images"])]
     columns = [column]
     if with_interval and any(cell != "-" for cell in intervals[1:]):
-        columns.append([*intervals, ""])
-    if with_interval and len(first_of(scores)["r2"]["folds"]) > 1:
-        columns.append([*worst, ""])
+        columns.append([*intervals, "", ""])
+    if with_interval and len(first["r2"]["folds"]) > 1:
+        columns.append([*worst, "", ""])
     return columns
+
+
+def _reasons(scores_of_methods: Iterable[Mapping[str, Mapping[str, Any]]]) -> str:
+    """Why there are no intervals of these scores; empty where it is not stated."""
+    reasons = []
+    for methods in scores_of_methods:
+        reasons += [score["no_interval"] for score in methods.values() if "no_interval" in score]
+    if not reasons:
+        return ""
+    return f"none: {'; '.join(dict.fromkeys(reasons))}"
+
+
+def _deviation(score: Mapping[str, Any]) -> str:
+    """The standard deviation of the known values, which the mean absolute error compares with."""
+    deviation = score.get("sd")
+    return "" if deviation is None else f"{deviation:.3g}"
 
 
 def _heading(name: str, report: Mapping[str, Any]) -> str:
@@ -215,6 +240,9 @@ def class_tables(
             row += [_number(score[key]["pooled"]), _interval(score[key]["interval"])]
             if has_folds:
                 row.append(_worst(score[key]))
+    reasons = _reasons([methods])
+    if reasons:
+        rows.append([f"intervals: {reasons}", *[""] * (len(header) - 1)])
     yield ScoreTable(header, rows)
 
     # of each class
@@ -237,7 +265,7 @@ def class_tables(
 def box_tables(
     boxes: Mapping[str, Any], what: str = "boxes", held_out: bool = True
 ) -> list[ScoreTable]:
-    """Return the scores of boxes, masks or segments by the name of the model, and by the first one those of a class."""
+    """Return the scores of boxes, masks or segments by the name of the model, over all classes and of each class."""
     if "AP" in first_of(boxes):
         class_keys = ["AP", "AP50"]
         keys = [*class_keys, "AP75", "AR100"]
@@ -246,11 +274,32 @@ def box_tables(
         keys = [*class_keys, "PQ_things", "PQ_stuff"]
     headings = [key.replace("_", " ") for key in keys]
     by_model = _rows(boxes, keys)
-    by_class = _rows(first_of(boxes)["per_class"], class_keys)
+    reasons = _reasons([boxes])
+    if reasons:
+        by_model.append([f"intervals: {reasons}", *[""] * len(keys)])
     return [
         ScoreTable([f"{'held-out ' * held_out}{what}", *headings], by_model),
-        ScoreTable(["class", *class_keys], by_class),
+        _table_by_class(boxes, class_keys),
     ]
+
+
+def _table_by_class(boxes: Mapping[str, Any], keys: Sequence[str]) -> ScoreTable:
+    """The scores of each class by every model that has them, with the names of the models if there are several."""
+    classes_of_model = {}
+    for model, scores in boxes.items():
+        if "per_class" in scores:
+            classes_of_model[model] = scores["per_class"]
+    rows: dict[str, list[str]] = {}
+    for classes in classes_of_model.values():
+        for name in classes:
+            rows.setdefault(name, [name])
+    header = ["class"]
+    for key in keys:
+        for model, classes in classes_of_model.items():
+            header.append(key if len(classes_of_model) == 1 else f"{key} {model}")
+            for name, row in rows.items():
+                row.append(_number(classes[name][key] if name in classes else None))
+    return ScoreTable(header, list(rows.values()))
 
 
 def _rows(scores: Mapping[str, Mapping[str, Any]], keys: Sequence[str]) -> list[list[str]]:
