@@ -47,8 +47,6 @@ UNUSED = (
     "backbone.hidden_dim",
     "backbone.num_patches",
     "trainer.num_workers",
-    "model.head.type",
-    "model.head.layer_grouping",
     "optimization.ema_start_ratio",
 )
 """Keys that are not read: widths and grids come from the tokens, and the average begins with the first step."""
@@ -85,6 +83,7 @@ def translate(values: Mapping[str, Any]) -> dict[str, Any]:
         value = old.pop(key, None)
         if value is not None:
             _put(new, path, [value] if path == "folds.group" else value)
+    _move_layers(old, new)
     _move_switches(old, new)
     _move_tasks(old, new)
 
@@ -110,6 +109,12 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _take_head(old: dict[str, Any]) -> dict[str, Any]:
     """The head's type, which the keys of the second notebook's pyramid tell."""
     is_pyramid = any(key.startswith("model.") for key in old)
+    type_name = old.pop("model.head.type", "fpn")
+    if type_name != "fpn":
+        raise ConfigError(
+            f"model.head.type is {type_name!r}; the published files have 'fpn'; write another head "
+            "into the new file: head: {type: NAME}"
+        )
     if old.pop("model.head.ndvi_dense", False):
         raise ConfigError(
             "model.head.ndvi_dense is true, but the old file names no NDVI maps; remove the key "
@@ -123,17 +128,15 @@ def _move_switches(old: dict[str, Any], new: dict[str, Any]) -> None:
     """Move the keys whose value is written in another way."""
     if old.pop("backbone.freeze", True) is False:
         raise ConfigError(
-            "backbone.freeze is false; a run from a file trains heads on a frozen backbone"
+            "backbone.freeze is false, and the old file does not say how many blocks are trained; "
+            "remove the key and name them in the new file: backbone: {unfreeze_last: N} "
+            "(--unfreeze-last N), or LoRA weights: backbone: {lora: RANK} (--lora RANK)"
         )
     if old.pop("backbone.pretrained", True) is False:
         _put(new, "backbone.random", True)
     method = old.pop("dataset.resize_method", None)
     if method:
         _put(new, "data.interpolation", _METHODS.get(method, method))
-    has_layers = old.pop("model.backbone_layers.enabled", None)
-    layers = old.pop("model.backbone_layers.indices", None)
-    if has_layers:
-        _put(new, "backbone.layers", layers)
     indices = old.pop("inference.tta_indices", None)
     if indices is not None:
         if str(indices) not in _TTA:
@@ -150,6 +153,44 @@ def _move_switches(old: dict[str, Any], new: dict[str, Any]) -> None:
     weighting = old.pop("loss.weighting", "fixed")
     if weighting != "fixed":
         _put(new, "losses.weighting", _WEIGHTINGS.get(weighting, weighting))
+
+
+def _move_layers(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Move the blocks that are read, and which of them make each level of the pyramid.
+
+    The old file groups indices of blocks, and the new one positions in the list of blocks.
+    """
+    is_enabled = old.pop("model.backbone_layers.enabled", None)
+    indices = old.pop("model.backbone_layers.indices", None)
+    layers = list(indices or ()) if is_enabled else []
+    if layers:
+        _put(new, "backbone.layers", layers)
+    grouping = old.pop("model.head.layer_grouping", "auto")
+    groups = old.pop("model.head.layer_groups", old.pop("fpn.layer_groups", None))
+    if grouping not in ("auto", "explicit"):
+        raise ConfigError(f"model.head.layer_grouping is {grouping!r}; expected auto or explicit")
+    if grouping == "auto" and groups is not None:
+        raise ConfigError(
+            f"layer_groups are {groups}, and model.head.layer_grouping is auto; set it to explicit, "
+            "or leave the groups out"
+        )
+    if grouping == "auto":
+        return
+    if groups is None:
+        raise ConfigError(
+            "model.head.layer_grouping is explicit, and the groups are missing; name the blocks of "
+            "each level: model.head.layer_groups: [[2], [5], [8, 11]]"
+        )
+    positions = []
+    for group in groups:
+        for block in group:
+            if layers.count(block) != 1:
+                raise ConfigError(
+                    f"layer_groups name block {block}, and model.backbone_layers reads "
+                    f"{layers or 'the last block alone'}; group the blocks that are read"
+                )
+        positions.append([layers.index(block) for block in group])
+    _put(new, "head.layer_groups", positions)
 
 
 def _move_tasks(old: dict[str, Any], new: dict[str, Any]) -> None:

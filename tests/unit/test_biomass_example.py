@@ -22,10 +22,11 @@ from tests import kit
 from tests.unit.training.meadow import rows_of
 from torch import Tensor
 
-from dinoneck import TargetTransform, load_head, save_head
+from dinoneck import FPNHead, TargetTransform, Task, load_head, save_head
 from dinoneck.cli import main as cli
 from dinoneck.data import Views
 from dinoneck.data.tables import read_cells
+from dinoneck.errors import ConfigError
 from dinoneck.training import TrainConfig
 
 QUICK = [
@@ -178,6 +179,61 @@ def test_keys_of_the_notebooks_are_translated() -> None:
         "Dry_Clover_g": (0.25, True),
         "State": (0.3, True),
     }
+
+
+def pyramid_of(groups: dict[str, Any]) -> FPNHead:
+    """The head of an old file of the first notebook, which reads four blocks."""
+    old = {
+        "model": {
+            "backbone_layers": {"enabled": True, "indices": [2, 5, 8, 11]},
+            "head": {"type": "fpn", "fpn_dim": 8, **groups},
+        },
+        "dataset": {"target_cols": ["Dry_Total_g"]},
+    }
+    config = TrainConfig.from_dict(keys.translate(old))
+    arguments = {name: value for name, value in config.head.items() if name != "type"}
+    layers = config.backbone.layers
+    assert layers is not None
+    return FPNHead(8, [Task("x")], num_layers=len(layers), layer_indices=layers, **arguments)
+
+
+def test_blocks_that_are_grouped_as_the_notebook_writes_them_make_the_levels() -> None:
+    groups = [[11], [5], [2, 8]]
+    head = pyramid_of({"layer_grouping": "explicit", "layer_groups": groups})
+    assert head.config["layer_groups"] == [[3], [1], [0, 2]]
+    generator = torch.Generator().manual_seed(0)
+    sequences = [torch.randn(1, 16, 8, generator=generator) for _ in range(4)]
+
+    levels = head.eval().neck.grouper(sequences)
+    # only the level of block 11 changes with block 11
+    changed = head.neck.grouper([*sequences[:3], sequences[3] + 1 + sequences[3] ** 2])
+
+    is_equal = [torch.equal(*pair) for pair in zip(levels, changed, strict=True)]
+    assert is_equal == [False, True, True]
+
+
+def test_auto_groups_are_those_of_the_library() -> None:
+    assert pyramid_of({"layer_grouping": "auto"}).config["layer_groups"] == "auto"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"backbone.freeze": False}, "unfreeze_last: N"),
+        ({"model.head.type": "unet"}, "'unet'"),
+        ({"model.head.layer_grouping": "explicit"}, "groups are missing"),
+        ({"model.head.layer_grouping": "auto", "model.head.layer_groups": [[1]]}, "is auto"),
+        ({"model.head.layer_grouping": "pairs"}, "expected auto or explicit"),
+        (
+            {"model.head.layer_grouping": "explicit", "model.head.layer_groups": [[1]]},
+            "reads the last block alone",
+        ),
+    ],
+    ids=["freeze", "type", "no groups", "auto", "unknown", "blocks that are not read"],
+)
+def test_keys_that_cannot_be_translated_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        keys.translate(values)
 
 
 FILES = sorted(layouts.HERE.glob("*.yaml"))

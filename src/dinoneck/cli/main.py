@@ -155,9 +155,16 @@ def _run(arguments: list[str]) -> int:
     )
 
     document: dict[str, Any] = {}
-    to_stderr = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
+    is_silent = verb == "train" and os.environ.get("RANK", "0") != "0"
+    if is_silent:  # of the processes of torchrun the first one prints
+        printed = contextlib.redirect_stdout(io.StringIO())
+        logging.getLogger().setLevel(logging.ERROR)
+    elif as_json:
+        printed = contextlib.redirect_stdout(sys.stderr)
+    else:
+        printed = contextlib.redirect_stdout(sys.stdout)
     try:
-        with to_stderr:
+        with printed:
             import_modules(imports)
             document = command(verb, words)() or {}
         is_ok = bool(document.pop("ok", True))
@@ -172,7 +179,7 @@ def _run(arguments: list[str]) -> int:
         print(line, file=sys.stderr)
         is_ok = False
         document = {"error": _error_entry(error)}
-    if as_json:
+    if as_json and not is_silent:
         print(_json({"verb": verb, "ok": is_ok, "dinoneck": __version__, **document}))
     return 0 if is_ok else REFUSED
 

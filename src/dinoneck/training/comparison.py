@@ -54,12 +54,12 @@ def prepare_heads(
     files.check_folder(out, overwrite=overwrite)
     if data_folder is None:
         config, data_folder = of_data_folder(config)
-    if resume:
-        # all heads learn the same, also those that 0.3 has not begun
-        config = as_begun(config, [out / entry.name for entry in compared])
     for entry in compared:
         if entry.left_out and files.writes():
             announce(f"{entry.name} leaves out {', '.join(entry.left_out)}")
+    if resume:
+        # all heads learn the same, also those that 0.3 has not begun
+        config = as_begun(config, [out / entry.name for entry in compared])
     # all read the layers of the first: a head that reads several goes first
     several = [entry for entry in compared if entry.head["type"] in SEVERAL_LAYERS]
     others = [entry for entry in compared if entry.head["type"] not in SEVERAL_LAYERS]

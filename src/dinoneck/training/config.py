@@ -22,6 +22,7 @@ from msgspec.structs import FieldInfo, fields, force_setattr
 from tyro.conf import Fixed, Suppress, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
+from dinoneck.checkpoint.schema import License
 from dinoneck.checks import LARGEST_FLOAT, LARGEST_SIDE
 from dinoneck.errors import ConfigError, DinoneckError
 from dinoneck.kinds import Method, TrainedKind
@@ -294,6 +295,8 @@ class FrozenBackbone(Config, frozen=True, kw_only=True):
         random: seeded random weights without download, equal on every machine.
         seed: which random weights; None = 0.
         layers: block indices to read, such as 2 5 8 11; None = the last.
+        license: licence of the weights, recorded in the files where none is known, such as of own
+            weights.
     """
 
     name: Annotated[str | None, arg(name="backbone")] = None
@@ -302,6 +305,7 @@ class FrozenBackbone(Config, frozen=True, kw_only=True):
     random: Annotated[bool, arg(name="random-backbone")] = False
     seed: Annotated[Seed | None, arg(name="backbone-seed")] = None
     layers: tuple[int, ...] | None = None
+    license: Annotated[License | None, arg(name="backbone-license")] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -536,6 +540,8 @@ class RunConfig(Config, frozen=True, kw_only=True):
             if option.name in _LATER_OPTIONS_OF_DATA:
                 if getattr(self.data, option.name) == _default_of(option):
                     del data[option.name]
+        if plain["backbone"]["license"] is None:
+            del plain["backbone"]["license"]
         if plain.get("predict_with") is None:
             plain.pop("predict_with", None)
         return plain

@@ -486,4 +486,27 @@ def open_backbone(config: FrozenBackbone, device: str | None, *, norm: bool = Tr
         source=config.source or "timm",
         pretrained=not config.random,
     )
+    _state_license(backbone, config.license)
     return backbone.to(torch_device)
+
+
+def _state_license(backbone: Backbone, stated: str | None) -> None:
+    """Give a backbone the licence of its weights that a config states, where none is known.
+
+    Raises:
+        ConfigError: for random weights, and where another licence is known.
+    """
+    if stated is None:
+        return
+    if backbone.weights["kind"] == "seeded":
+        raise ConfigError(
+            f"backbone.license is {stated!r}, and random weights have none; leave it out "
+            "(--backbone-license)"
+        )
+    recorded = backbone.record()["license"]
+    if recorded not in (None, stated):
+        raise ConfigError(
+            f"backbone.license is {stated!r}, and the licence of {backbone.name} is {recorded!r}; "
+            "leave it out (--backbone-license)"
+        )
+    backbone.adapter.license = stated

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, TiffImagePlugin
 
 from dinoneck.atomic import write_whole
 from dinoneck.data.decoding import ImageInput, read_picture
@@ -30,6 +30,9 @@ from dinoneck.viz.panels import as_image, caption
 from dinoneck.viz.scales import Output, Scale, outputs, scales, shown_cells
 
 Array = np.ndarray[Any, Any]
+AGGREGATE_TAG = "NUMBER_OF_IMAGE"
+"""The entry of GDAL's metadata in a TIFF of values: whether the image's number is their sum or their mean."""
+_GDAL_METADATA = 42112  # tag of TIFF
 logger = logging.getLogger(__name__)
 
 _HATCH_PX = 12
@@ -258,7 +261,9 @@ def write_maps(
         maps: task name -> (height, width) class indices, or (dim, height, width) values, as
             ``Predictor`` gives them with ``maps="image"``. Class indices become a palette PNG of 8
             bits, above 255 classes a grey PNG of 16 bits; pixels without a prediction are 255, or
-            65535. Values become a TIFF of 32-bit floats, NaN without a prediction.
+            65535. Values become a TIFF of 32-bit floats, NaN without a prediction; the entry
+            ``NUMBER_OF_IMAGE`` of its tag ``GDAL_METADATA`` (42112) states whether the number of
+            the image is their ``sum`` or their ``mean``.
         tasks: whose maps they are.
         image: the file of the image. The maps of a GeoTIFF are GeoTIFFs with its position
             (transform, control points, RPCs), if rasterio (the extra ``geo``) is installed. A
@@ -291,9 +296,9 @@ def write_maps(
         file = inside / f"{name}{suffix}"
         file.parent.mkdir(parents=True, exist_ok=True)
         if reference is None:
-            contents = _encoded(stored, palette, as_png)
+            contents = _encoded(stored, palette, as_png, _aggregate(plane, task))
         else:
-            contents = _geotiff(stored, reference)
+            contents = _geotiff(stored, reference, _aggregate(plane, task))
         write_whole(file, contents)
         files.append(file)
     return files
@@ -369,7 +374,19 @@ def _has_classes(plane: Array) -> bool:
     return bool(plane.dtype.kind == "i")
 
 
-def _encoded(stored: Array, palette: bytes | None, as_png: bool) -> bytes:
+def _aggregate(plane: Array, task: Task) -> str | None:
+    """What makes the number of an image of its pixels, ``sum`` or ``mean``.
+
+    None of class indices, and of the weights of a gate, which are no number of the image.
+    """
+    if _has_classes(plane) or task is GATE_WEIGHTS:
+        return None
+    is_sum = task.kind == "density" and task.aggregate == "sum"
+    return "sum" if is_sum else "mean"
+
+
+def _encoded(stored: Array, palette: bytes | None, as_png: bool, aggregate: str | None) -> bytes:
+    """The bytes of a PNG, or of a TIFF with the tag of GDAL that states the aggregate."""
     picture = Image.fromarray(stored)
     if palette is not None:
         picture.putpalette(palette)
@@ -377,7 +394,11 @@ def _encoded(stored: Array, palette: bytes | None, as_png: bool) -> bytes:
     if as_png:
         picture.save(buffer, "PNG")
     else:
-        picture.save(buffer, "TIFF", compression="tiff_adobe_deflate")
+        tags = TiffImagePlugin.ImageFileDirectory_v2()
+        if aggregate is not None:
+            item = f'<Item name="{AGGREGATE_TAG}" sample="0">{aggregate}</Item>'
+            tags[_GDAL_METADATA] = f"<GDALMetadata>{item}</GDALMetadata>"
+        picture.save(buffer, "TIFF", compression="tiff_adobe_deflate", tiffinfo=tags)
     return buffer.getvalue()
 
 
@@ -421,8 +442,8 @@ def _turned_back(upright: Array, orientation: int) -> Array:
     return turn_back(pixels, orientation)[0].numpy()
 
 
-def _geotiff(stored: Array, reference: _GeoReference) -> bytes:
-    """The bytes of a GeoTIFF of a map."""
+def _geotiff(stored: Array, reference: _GeoReference, aggregate: str | None) -> bytes:
+    """The bytes of a GeoTIFF of a map, with the tag of GDAL that states the aggregate."""
     import rasterio
 
     options: dict[str, Any] = {
@@ -445,4 +466,6 @@ def _geotiff(stored: Array, reference: _GeoReference) -> bytes:
             if reference.rpcs is not None:
                 file.rpcs = reference.rpcs
             file.write(stored, 1)
+            if aggregate is not None:
+                file.update_tags(1, **{AGGREGATE_TAG: aggregate})
         return bytes(memory.read())

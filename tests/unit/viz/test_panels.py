@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -289,6 +290,45 @@ def test_values_are_written_as_tiffs_of_32_bits(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of rasterio and affine
+@pytest.mark.parametrize(
+    ("task", "aggregate"),
+    [
+        (Task("count", kind="density"), "sum"),
+        (Task("count", kind="density", aggregate="mean"), "mean"),
+        (Task("count", kind="dense"), "mean"),
+    ],
+    ids=["density", "mean of a density", "dense"],
+)
+def test_a_tiff_says_whether_the_number_is_its_sum_or_its_mean(
+    task: Task, aggregate: str, tmp_path: Path
+) -> None:
+    values = np.ones((1, 2, 3), np.float32)
+
+    [file] = write_maps(tmp_path, "a", {"count": values}, [task])
+
+    with Image.open(file) as picture:
+        metadata = ElementTree.fromstring(picture.tag_v2[42112])
+    [item] = metadata
+    assert item.attrib == {"name": "NUMBER_OF_IMAGE", "sample": "0"}
+    assert item.text == aggregate
+
+
+def test_a_geotiff_says_whether_the_number_is_its_sum_or_its_mean(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    place = rasterio.transform.from_origin(0, 0, 1, 1)
+    image = tmp_path / "a.tif"
+    with rasterio.open(
+        image, "w", driver="GTiff", height=2, width=3, count=1, dtype="uint8", transform=place
+    ) as source:
+        source.write(np.zeros((1, 2, 3), np.uint8))
+    maps = {"count": np.ones((1, 2, 3), np.float32)}
+
+    [file] = write_maps(tmp_path / "out", "a", maps, [Task("count", kind="density")], image)
+
+    with rasterio.open(file) as written:
+        assert written.tags(1)["NUMBER_OF_IMAGE"] == "sum"
+
+
 def test_the_maps_of_a_geotiff_keep_its_position(tmp_path: Path) -> None:
     rasterio = pytest.importorskip("rasterio")
     position = {
