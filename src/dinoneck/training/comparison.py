@@ -37,7 +37,7 @@ def prepare_heads(
 
     Raises:
         ConfigError: for fewer than two heads, or a head that is named twice.
-        DinoneckError: as :func:`dinoneck.training.train`.
+        DinoneckError: as :func:`dinoneck.train`.
     """
     if len({*heads}) < max(len(heads), 2):
         raise ConfigError(f"heads are {', '.join(heads)}; expected two or more, each once")
