@@ -165,7 +165,13 @@ TEXTS = [
         ("losses.aux_weight", "no effect with data.boxes"),
     ),
     ("data: {boxes: b}\ntasks: {a: {}}", ("tasks is {'a': {}}", "no effect with data.boxes")),
-    ("data: {instances: o}\nwith_ridge: true", ("with_ridge is True", "with data.instances")),
+    (
+        "data: {instances: o}\nwith_ridge: true",
+        ("predict_with is 'average'", "with data.instances"),
+    ),
+    ("with_ridge: 2", ("with_ridge is 2", "predict_with: average")),
+    ("with_ridge: true\npredict_with: head", ("with_ridge is True", "leave with_ridge out")),
+    ("predict_with: ridge", ("predict_with", "'ridge'")),
     ("data: {panoptic: [a, b], store: s}", ("data.store is 's'", "with data.panoptic")),
     ("data: {instances: o, panoptic: [a, b]}", ("data.panoptic is", "with data.instances")),
     ("data: {val_boxes: b}", ("data.val_boxes is 'b'", "needs data.boxes (--boxes)")),
@@ -282,7 +288,7 @@ RUNS: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
         ConfigError,
         ("seed is 1", "--random"),
     ),
-    ({"backbone": {"lora": 2}, "with_ridge": True}, ConfigError, "lora"),
+    ({"backbone": {"lora": 2}, "predict_with": "average"}, ConfigError, "lora"),
 ]
 # names of predicted numbers that are columns of tables, or of the scores, already
 TAKEN_NAMES: list[tuple[dict[str, Any], str]] = [

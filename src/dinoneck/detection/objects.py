@@ -32,11 +32,12 @@ from dinoneck.extras import check_installed
 from dinoneck.heads.head import Head
 from dinoneck.inference.resolution import objects_at_image_size
 from dinoneck.inference.results import coco_objects
+from dinoneck.kinds import Method
 from dinoneck.registry import import_modules
 from dinoneck.tasks import OBJECTS, Task
 from dinoneck.training import folder as files
 from dinoneck.training.config import TRAININGS, TrainInstancesConfig
-from dinoneck.training.evaluators import FoldTokens, Logs
+from dinoneck.training.evaluators import FoldTokens, KeptHead, Logs
 from dinoneck.training.folds import Fold, plain_folds
 from dinoneck.training.new_head import head_type
 from dinoneck.training.problem import Problem
@@ -89,7 +90,8 @@ def train_instances(
         What ``report.json`` holds: ``masks`` (``{"head": scores}`` of the held-out objects, see
         :func:`dinoneck.detection.score_masks`) or ``segments``
         (:func:`dinoneck.detection.score_segments`), ``scores`` of the numbers of objects,
-        ``images``, ``parameters``, ``config`` and ``versions``.
+        ``images``, ``parameters``, ``peak_memory_mb`` (as :func:`dinoneck.training.train` returns
+        it), ``config`` and ``versions``.
 
     Raises:
         DataError: if the data cannot be used, an image has 1000 objects of a class or more, images
@@ -254,7 +256,6 @@ class ObjectEvaluator:
         objects: smallest score -> image id -> the held-out predictions, see
             :func:`dinoneck.inference.coco_objects`.
         methods: ``head`` -> the predicted numbers of objects; empty until :meth:`report`.
-        method: ``head``.
     """
 
     has_baseline = False
@@ -279,12 +280,11 @@ class ObjectEvaluator:
             min_score: {} for min_score in min_scores
         }
         self.methods: Methods = {}
-        self.method = HEAD
 
     def predict_fold(
         self, problem: Problem, fold: Fold, head: Head, tokens: FoldTokens
-    ) -> tuple[list[Head], dict[str, Any]]:
-        """Predict the objects of the held-out images; return the head and the facts for its file."""
+    ) -> dict[Method, KeptHead]:
+        """Predict the objects of the held-out images; return the head of the fold."""
         source = tokens.of_head
         device = next(head.parameters()).device
         for row in fold.valid.tolist():
@@ -301,7 +301,7 @@ class ObjectEvaluator:
                 )
                 objects[self.dataset.ids[row]] = coco_objects(predicted)
         facts = {} if fold.is_of_all_images else {"fold": fold.number}
-        return [head], facts
+        return {HEAD: KeptHead(head, facts)}
 
     def final_problem(self, problem: Problem) -> Problem:
         """Return the problem with the smallest score that gives the best scores of held-out images."""
