@@ -16,7 +16,8 @@ from dinoneck.inference.predictor import Predictor
 from dinoneck.tasks import MEAN_KEY, OVERALL
 from dinoneck.text import printable
 from dinoneck.training.folder import REPORT
-from dinoneck.training.report import HEAD, main_metric
+from dinoneck.training.report import HEAD
+from dinoneck.training.verdict import main_metric
 
 DETECTOR_NAME = "detector.safetensors"
 _OF_OBJECTS = ("masks", "segments")  # the keys of their scores
