@@ -336,10 +336,10 @@ ROWS: list[Row] = [
     *(
         (lambda folder, meta=meta: save(folder, **meta), CheckpointError, "extra")
         for meta in (
-            {"note": object()},
+            {"extra": {"note": object()}},
             {"extra": {1: 2}},
-            {"note": "\ud800"},
-            {"note": "x" * 20000},
+            {"extra": {"note": "\ud800"}},
+            {"extra": {"note": "x" * 20000}},
         )
     ),
     (lambda folder: save(folder, preprocess={"size": 3}), CheckpointError, "inputs.size"),

@@ -457,12 +457,18 @@ ROWS: list[Row] = [
     (lambda: tokens_of(["a", "b"], ["a.jpg", "c.jpg"]), DataError, ("'c.jpg'", "dinoneck extract")),
     (lambda: tokens_of(["a", "b"], ["a.jpg", "a"]), DataError, "a, a.jpg"),
     (lambda: tokens_of(["a"], ["a.jpg"], 20), ConfigError, ("20", "4")),
-    (lambda folder: train({}, folder / "run"), ConfigError, ("config is dict", "TrainConfig")),  # type: ignore[arg-type]
+    (lambda folder: train(5, folder / "run"), ConfigError, ("config is a int", "a DataFrame")),
+    (lambda folder: train(Recipe(), folder / "run"), ConfigError, ("a Recipe", "TrainConfig")),
+    (
+        lambda folder: train(PASTURE, folder / "run", table=PASTURE),
+        ConfigError,
+        "two tables are given, config and table",
+    ),
     # the config of another training
     (
-        lambda folder: train(OF_BOXES, folder / "run"),  # type: ignore[arg-type]
+        lambda folder: train(OF_BOXES, folder / "run", table=PASTURE),
         ConfigError,
-        ("a TrainDetectorConfig", "dinoneck.detection.train_detector", "expected a TrainConfig"),
+        "table has no effect on a training of boxes",
     ),
     (
         lambda folder: train_detector(TrainConfig(), folder / "run"),  # type: ignore[arg-type]

@@ -71,7 +71,7 @@ def train_instances(
     numbers of objects), ``head.safetensors``, trained on all images, and, last, ``report.json``.
     The score from which the held-out objects have the best F1, or panoptic segments the best PQ, is
     the ``minimum`` of that head's task, so objects of a lower score are left out. An interrupted
-    run continues as in :func:`dinoneck.training.train`.
+    run continues as in :func:`dinoneck.train`.
 
     Without a head in the config it is a pyramid head on ``dpt_neck``, of panoptic segments
     ``mask``. ``mask`` gets twice as many queries as an image has objects at most, 20 to 100; a

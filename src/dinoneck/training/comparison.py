@@ -47,7 +47,7 @@ def prepare_heads(
     Raises:
         ConfigError: for fewer than two heads, a head that stands twice, or an argument that no head
             has.
-        DinoneckError: as :func:`dinoneck.training.train`.
+        DinoneckError: as :func:`dinoneck.train`.
     """
     import_modules(config.imports)
     compared = compared_heads(heads, config.head, hidden_dim)

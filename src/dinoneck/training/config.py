@@ -591,7 +591,7 @@ class HeadRunConfig(RunConfig, frozen=True, kw_only=True):
 
 
 class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
-    """A training of heads on images: of numbers, classes and maps, see :func:`train`.
+    """A training of heads on images: of numbers, classes and maps, see :func:`dinoneck.train`.
 
     Attributes:
         data: images and targets.

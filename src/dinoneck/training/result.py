@@ -16,7 +16,8 @@ from dinoneck.inference.predictor import Predictor
 from dinoneck.tasks import MEAN_KEY, OVERALL
 from dinoneck.text import printable
 from dinoneck.training.folder import REPORT
-from dinoneck.training.report import BOTH, HEAD, main_metric
+from dinoneck.training.report import HEAD
+from dinoneck.training.verdict import main_metric
 
 DETECTOR_NAME = "detector.safetensors"
 _OF_OBJECTS = ("masks", "segments")  # the keys of their scores
@@ -136,9 +137,7 @@ class TrainingResult(dict[str, Any]):
 
     def _predicting_method(self, methods: Mapping[str, Any]) -> str:
         """The method of the head file; of several heads that are compared the best."""
-        predicting = self.get("predicts", {}).get("method")
-        if predicting is None:
-            predicting = BOTH if self.get("config", {}).get("with_ridge") else HEAD
+        predicting = self.get("predicts", {}).get("method", HEAD)
         if predicting in methods:
             return str(predicting)
         if "cost" not in self:  # no comparison of heads

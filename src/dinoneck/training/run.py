@@ -84,7 +84,7 @@ def train_config(
     resume: bool = True,
     callbacks: Sequence[files.Callback] = (),
 ) -> dict[str, Any]:
-    """Train one head per fold and write heads, predictions and a report, see :func:`dinoneck.training.train`.
+    """Train one head per fold and write heads, predictions and a report, see :func:`dinoneck.train`.
 
     The folder gets ``heads/fold-K.safetensors`` and ``baselines/fold-K.safetensors`` (the head of a
     fold and its linear baseline), ``logs/fold-K.jsonl`` (a line per epoch), ``head.safetensors``
@@ -154,7 +154,7 @@ def prepare(
             :func:`dinoneck.training.data_folder.of_data_folder` returned with it.
 
     Raises:
-        DinoneckError: as :func:`train`.
+        DinoneckError: as :func:`dinoneck.train`.
     """
     files.check_folder(out, overwrite=overwrite)
     if table is None and data_folder is None:
@@ -292,7 +292,7 @@ class Trainer(Generic[AnyHeadConfig]):
     def train(
         self, *, resume: bool = True, callbacks: Sequence[files.Callback] = ()
     ) -> dict[str, Any]:
-        """Train, predict, score and write; return the report, see :func:`train`."""
+        """Train, predict, score and write; return the report, see :func:`dinoneck.train`."""
         report = self.train_folds(resume=resume, callbacks=callbacks)
         return files.finish(self.folder, report)
 

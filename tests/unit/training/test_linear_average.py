@@ -62,10 +62,10 @@ def test_the_average_is_that_of_the_run(
     average = with_linear_baseline(head, source, values, ids=ids, groups=table["place"])
     tokens = source.batch([row["image"] for row in held_out])
     predicted = average.predict(tokens)["crop"][:, 0]
-    expected = torch.tensor([float(row["crop (head + linear)"]) for row in held_out])
+    expected = torch.tensor([float(row["crop (average)"]) for row in held_out])
     torch.testing.assert_close(predicted, expected, rtol=1e-4, atol=1e-3)
     labels = [head.tasks[1].labels[place] for place in average.predict(tokens)["kind"].argmax(1)]
-    assert labels == [row["kind (head + linear)"] for row in held_out]
+    assert labels == [row["kind (average)"] for row in held_out]
 
 
 def test_it_is_saved_and_predicts_as_any_head(
