@@ -26,15 +26,15 @@ _GRAMS = {"activation": "softplus", "loss": "smooth_l1"}
 GATING_TASKS = (
     Task(
         "main",
-        3,
+        dim=3,
         weight=(1.0, 0.6, 0.3),
         unit="g",
         labels=("Dry_Total_g", "GDM_g", "Dry_Green_g"),
         **_GRAMS,
     ),
-    Task("state", 4, kind="classification", weight=0.1, labels=("Tas", "NSW", "WA", "Vic")),
+    Task("state", dim=4, kind="classification", weight=0.1, labels=("Tas", "NSW", "WA", "Vic")),
     Task("height", weight=0.1, unit="cm", labels=("Height_Ave_cm",), **_GRAMS),
-    Task("aux", 2, weight=0.1, unit="g", labels=("Dry_Dead_g", "Dry_Clover_g"), **_GRAMS),
+    Task("aux", dim=2, weight=0.1, unit="g", labels=("Dry_Dead_g", "Dry_Clover_g"), **_GRAMS),
 )
 
 

@@ -36,6 +36,7 @@ HOMES = {
     "import_weights": "dinoneck.checkpoint.importing",
     "Predictor": "dinoneck.inference.predictor",
     "Composition": "dinoneck.losses.composition",
+    "train": "dinoneck.training.from_python",
     "FeatureStore": "dinoneck.store.feature_store",
 }
 PACKAGES = sorted(file.parent.name for file in Path(__file__).parent.glob("*/__init__.py"))

@@ -72,5 +72,6 @@ from dinoneck.tasks import Task as Task
 from dinoneck.tokens import FeaturePyramid as FeaturePyramid
 from dinoneck.tokens import Tokens as Tokens
 from dinoneck.tokens import collate as collate
+from dinoneck.training.from_python import train as train
 
 __version__: str

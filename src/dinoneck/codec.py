@@ -61,8 +61,9 @@ def normal(annotation: Any, value: Any, where: str) -> Any:
     """Bring ``value`` to the one normal form that ``annotation`` allows.
 
     Args:
-        annotation: a resolved type that msgspec converts, ``Sequence`` (which becomes a tuple),
-            dataclasses, classes of modules, or a union of these.
+        annotation: a resolved type that msgspec converts, ``Sequence`` (which becomes a tuple, as
+            does a single object where its items are those of a dataclass), dataclasses, classes of
+            modules, or a union of these.
         value: a Python value or its JSON form.
         where: what the value is, for messages.
 
@@ -70,6 +71,8 @@ def normal(annotation: Any, value: Any, where: str) -> Any:
         ConfigError: if the value does not fit.
     """
     members = _members(annotation)
+    if members.item_class is not None and isinstance(value, members.item_class):
+        value = (value,)
     # by type(), as True is also an int
     if type(value) in members.other_types and isinstance(value, _EXACT):
         return value
@@ -172,12 +175,14 @@ class _Members(NamedTuple):
         classes: those that are dataclasses and modules.
         other_types: all others.
         item_type: of the items of the first ``Sequence`` among the others; None without one.
+        item_class: the item type if it is a dataclass, of which a single object is a list of one.
         converted: the union of the others, as which msgspec converts a value; None without others.
     """
 
     classes: tuple[type, ...]
     other_types: tuple[Any, ...]
     item_type: Any
+    item_class: type | None
     converted: Any
 
 
@@ -194,11 +199,17 @@ def _members(annotation: Any) -> _Members:
         others.append(member)
         if item_type is None and typing.get_origin(member) is Sequence:
             item_type = typing.get_args(member)[0]
+    item_class = None
+    if isinstance(item_type, type) and dataclasses.is_dataclass(item_type):
+        item_class = item_type
+        # of Task | Sequence[Task] the list is the normal form
+        classes = [cls for cls in classes if cls is not item_class]
     union = Union[tuple(others)] if others else None  # noqa: UP007
     return _Members(
         classes=tuple(classes),
         other_types=tuple(others),
         item_type=item_type,
+        item_class=item_class,
         converted=union,
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
@@ -74,9 +74,9 @@ def activate(x: Tensor, activation: str | None) -> Tensor:
     return x if activation is None else _ACTIVATIONS[activation](x)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
-    """One named prediction of a head.
+    """One named prediction of a head; all but its name are keywords.
 
     Args:
         name: the key of the head's output and its column in tables: 1 to 64 printable characters,
@@ -126,7 +126,7 @@ class Task:
         True
     """
 
-    name: str
+    name: str = field(kw_only=False)
     dim: int = 1
     kind: Kind = "regression"
     activation: Activation | None = None
@@ -150,10 +150,10 @@ class Task:
     def __post_init__(self) -> None:
         where = f"Task {self.name!r}"
         normalize_fields(self, where)
-        for field, fits, expected in self._rules():
+        for option, fits, expected in self._rules():
             if not fits:
                 raise ConfigError(
-                    f"{where}: {field} is {getattr(self, field)!r}; expected {expected}"
+                    f"{where}: {option} is {getattr(self, option)!r}; expected {expected}"
                 )
 
     def _rules(self) -> Iterator[tuple[str, bool, str]]:
@@ -239,9 +239,9 @@ class Task:
                 "the smallest score of an object, 0 to 1",
             )
         if self.is_probability:
-            for field in of_numbers:
-                fits = getattr(self, field) is None or (self.is_masks and field == "minimum")
-                yield field, fits, f"None: outputs of kind {kind!r} are probabilities"
+            for option in of_numbers:
+                fits = getattr(self, option) is None or (self.is_masks and option == "minimum")
+                yield option, fits, f"None: outputs of kind {kind!r} are probabilities"
         yield "unit", self.unit.isprintable(), "printable characters"
         yield "labels", all(label.isprintable() for label in self.labels), "printable characters"
         yield (
@@ -352,12 +352,20 @@ class Task:
         return x if self.transform is None else self.transform.inverse(x, parts)
 
 
-def check_tasks(tasks: Sequence[Task], *, kinds: Sequence[str], owner: str) -> tuple[Task, ...]:
+def as_tasks(tasks: Task | Sequence[Task]) -> tuple[Task, ...]:
+    """Return tasks as a tuple; a single task is a tuple of one."""
+    return (tasks,) if isinstance(tasks, Task) else tuple(tasks)
+
+
+def check_tasks(
+    tasks: Task | Sequence[Task], *, kinds: Sequence[str], owner: str
+) -> tuple[Task, ...]:
     """Check the tasks of a head: at least one, names used once, kinds the head can serve.
 
     Raises:
         ConfigError: naming the task that does not fit.
     """
+    tasks = as_tasks(tasks)
     if not tasks:
         raise ConfigError(f"{owner} has no tasks; pass at least one Task")
     for name, count in Counter(task.name for task in tasks).items():
@@ -374,7 +382,7 @@ def check_tasks(tasks: Sequence[Task], *, kinds: Sequence[str], owner: str) -> t
             )
         if task.from_map is not None:
             cell_output(task, tasks)
-    return tuple(tasks)
+    return tasks
 
 
 def describe_tasks(tasks: Sequence[Task]) -> str:

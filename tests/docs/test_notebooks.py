@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -15,6 +16,11 @@ ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
 # run after the last cell, with the names of the notebook
 CHECKS = {
+    "ten_lines": """
+assert result.best.metric == "r2"
+assert [*result.table()["target"].unique()] == ["cover", "Dry_Total_g", "overall"]
+assert len(rows) == len(frame) == 48
+assert overlay_panel(rows[0]["image"], rows[0], predictor.tasks, predictor.preprocess).width > 1000""",
     "regression": """
 assert report["scores"]["cover"]["head"]["r2"]["pooled"] > 0.2
 written = pd.read_csv("submission.csv", index_col=ID)
@@ -71,6 +77,13 @@ def test_notebooks_run_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
     )
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["report.json"]
     assert (tmp_path / "notebook-run" / "report.json").is_file()
+
+
+def test_the_shortest_notebook_has_ten_lines() -> None:
+    """From the imports to the picture, without the cells that install dinoneck and draw images."""
+    _, _, *sources = cells(ROOT / "examples" / "notebooks" / "ten_lines.ipynb", "code")
+    statements = [statement for source in sources for statement in ast.parse(source).body]
+    assert len(statements) == 10
 
 
 def test_the_page_links_every_notebook() -> None:

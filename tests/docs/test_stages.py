@@ -84,6 +84,8 @@ NUMBERED = [
     "E4.4",
     "E4.4.loss",
     "E4.4.run",
+    "E4.4.epochs",
+    "E4.4.memory",
     "E4.5",
     "E5.1",
     "E5.2",

@@ -51,10 +51,10 @@ from tests.unit.detection.test_detector import detector_of
 
 IMAGE = torch.rand(3, 32, 48)
 PIXELS = np.zeros((32, 48, 3), np.uint8)
-CELLS = Task("cells", 3, kind="dense", labels=("soil", "crop", "weed"))
+CELLS = Task("cells", dim=3, kind="dense", labels=("soil", "crop", "weed"))
 WEED, KIND = (
     Task("weed", from_map="cells"),
-    Task("kind", 2, kind="classification", labels=("a", "b")),
+    Task("kind", dim=2, kind="classification", labels=("a", "b")),
 )
 PARTS = {
     "parts": ("leaf", "stem", "root"),
@@ -76,7 +76,7 @@ def predictor(head: Any = None, backbone: Any = None, **options: Any) -> Predict
 def objects() -> MaskHead:
     return MaskHead(
         64,
-        [Task("plant", 1, kind="instances", labels=("a",))],
+        [Task("plant", dim=1, kind="instances", labels=("a",))],
         1,
         num_queries=2,
         num_blocks=1,
@@ -603,7 +603,7 @@ ROWS: list[Row] = [
         (lambda own=own: FPNHead(64, own, 1, fpn_dim=8, num_levels=1), ConfigError, named)
         for own, named in (([WEED], "none"), ([WEED, replace(CELLS, minimum=0.0)], "minimum is 0"))
     ),
-    (lambda: Task("weed", 2, from_map="cells"), ConfigError, "weed"),
+    (lambda: Task("weed", dim=2, from_map="cells"), ConfigError, "weed"),
     # batches
     (full_batcher, BusyError, "max_waiting=1"),
     (closed_batcher, BusyError, "closed"),

@@ -6,13 +6,27 @@ import math
 from collections import Counter
 from dataclasses import replace
 from itertools import chain
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
 
-from dinoneck import TargetTransform, Task
+from dinoneck import (
+    CLSGatingHead,
+    Composition,
+    DenseHead,
+    FPNHead,
+    LinearHead,
+    MaskHead,
+    PatchMeanHead,
+    TargetTransform,
+    Task,
+)
+from dinoneck.errors import ConfigError
+from dinoneck.heads.head import Head
+from dinoneck.inference import to_frame
 from dinoneck.kinds import CLASS_KINDS, MAP_KINDS, MASK_KINDS, NUMBER_KINDS, Kind
+from dinoneck.losses import TaskLoss
 from dinoneck.tasks import columns_of
 
 
@@ -122,7 +136,7 @@ def columns(*tasks: Task) -> list[tuple[str, str, int]]:
 
 
 def test_columns_are_named_by_labels_and_hold_each_number_once() -> None:
-    cells = Task("cells", 3, kind="dense", labels=("soil", "crop", "weed"))
+    cells = Task("cells", dim=3, kind="dense", labels=("soil", "crop", "weed"))
     weed, mass = Task("weed", from_map="cells"), Task("mass")
     assert columns(weed, mass, cells) == [
         ("weed", "weed", 0),
@@ -130,7 +144,7 @@ def test_columns_are_named_by_labels_and_hold_each_number_once() -> None:
         ("soil", "cells", 0),
         ("crop", "cells", 1),
     ]
-    kind = Task("kind", 2, kind="segmentation", labels=("soil", "kind"))
+    kind = Task("kind", dim=2, kind="segmentation", labels=("soil", "kind"))
     assert [name for name, *_ in columns(kind)] == ["soil", "kind"]
     assert [name for name, *_ in columns(replace(cells, name="depth", dim=1, labels=()))] == [
         "depth"
@@ -141,7 +155,10 @@ def test_columns_are_named_by_labels_and_hold_each_number_once() -> None:
 
 
 def test_columns_of_equal_names_keep_the_name_of_their_map() -> None:
-    grams, cells = Task("dead", unit="g"), Task("cells", 2, kind="dense", labels=("dead", "green"))
+    grams, cells = (
+        Task("dead", unit="g"),
+        Task("cells", dim=2, kind="dense", labels=("dead", "green")),
+    )
     assert [name for name, *_ in columns(grams, cells)] == ["dead", "cells dead", "green"]
     later = replace(cells, name="later")
     assert [name for name, *_ in columns(cells, later)] == [
@@ -180,3 +197,42 @@ def test_targets_of_a_kind_are_in_one_group() -> None:
 def test_every_kind_has_a_loss_without_naming_one() -> None:
     for kind in get_args(Kind):
         assert Task("a", kind=kind).default_loss
+
+
+MASS = Task("mass", unit="g")
+COVER = Task("cover", dim=2, kind="segmentation")
+HEADS: dict[type[Head], tuple[Task, dict[str, Any]]] = {
+    PatchMeanHead: (MASS, {}),
+    LinearHead: (MASS, {}),
+    CLSGatingHead: (MASS, {"mode": "query"}),
+    DenseHead: (COVER, {}),
+    MaskHead: (COVER, {"num_layers": 1, "num_blocks": 1, "dim": 8}),
+    FPNHead: (MASS, {"num_layers": 1}),
+}
+
+
+@pytest.mark.parametrize("cls", HEADS)
+def test_a_head_of_a_single_task_is_that_of_a_list_of_it(cls: type[Any]) -> None:
+    task, options = HEADS[cls]
+    head = cls(16, task, **options)
+    assert head.tasks == (task,)
+    assert head.config == cls(16, [task], **options).config
+
+
+def test_a_single_task_is_taken_where_tasks_are_expected() -> None:
+    assert TaskLoss(MASS).tasks == (MASS,)
+    assert list(to_frame([{"mass": 2.0}], MASS)["mass"]) == [2.0]
+    total = Composition(("mass",), {"total": ("mass",)}, name="sum")
+    assert total.tasks_of(MASS) == total.tasks_of([MASS]) == (MASS,)
+
+
+def test_another_value_than_tasks_is_refused_with_what_is_expected() -> None:
+    head: Any = PatchMeanHead
+    with pytest.raises(ConfigError, match=r"is 'mass'; expected a Task, or a list of Task objects"):
+        head(16, "mass")
+
+
+def test_only_the_name_of_a_task_is_known_by_its_place() -> None:
+    task: Any = Task
+    with pytest.raises(TypeError, match="positional"):
+        task("mass", 3)

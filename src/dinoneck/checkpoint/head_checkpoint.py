@@ -26,6 +26,7 @@ from dinoneck.checkpoint.backbone_part import BackbonePart, part_for_head
 from dinoneck.checkpoint.contents import TensorGroups
 from dinoneck.checkpoint.format import HeadFile
 from dinoneck.checkpoint.rebuild import rebuild
+from dinoneck.checks import with_named_keywords
 from dinoneck.codec import encode, normal
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import check_device, check_float
@@ -40,7 +41,7 @@ _SHORT_DIGEST = len("sha256:") + 12  # characters, as git shows the start of a c
 # of all checkpoints: a lock in each could not be pickled
 _TAKING_SKELETON = threading.Lock()
 
-RECORDS = ("backbone", "backbone_weights", "preprocess", "training", "license", "tta")
+RECORDS = ("backbone", "backbone_weights", "preprocess", "training", "license", "tta", "extra")
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ class HeadCheckpoint:
         return f"HeadCheckpoint({what}; {', '.join(facts)})"
 
     @classmethod
+    @with_named_keywords
     def from_module(
         cls,
         module: nn.Module,
@@ -502,31 +504,50 @@ def _pack(module: nn.Module, part: BackbonePart, records: ModuleRecords) -> Head
     return files.packed(meta, contents.chunks_of(meta, tensors), name)
 
 
-def save_head(path: str | os.PathLike[str], module: nn.Module, **meta: Any) -> None:
+@with_named_keywords
+def save_head(
+    path: str | os.PathLike[str],
+    module: nn.Module,
+    *,
+    backbone: Backbone | Mapping[str, Any] | None = None,
+    backbone_weights: Mapping[str, Tensor] | None = None,
+    preprocess: Preprocessing | Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    license: str | None = None,  # noqa: A002
+    tta: str | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
     """Save a registered module in one line.
+
+    A head saved without ``backbone=`` warns: its use with another backbone cannot be noticed.
 
     Args:
         path: the file.
         module: a registered module.
-        **meta: ``backbone=``, ``backbone_weights=``, ``preprocess=``, ``training=``, ``license=``
-            and ``tta=`` as in :meth:`HeadCheckpoint.from_module`; everything else is kept under
-            ``extra``.
+        backbone: as all that follow, see :meth:`HeadCheckpoint.from_module`.
+        backbone_weights: the state dict of a backbone that was changed.
+        preprocess: how the images were prepared.
+        training: facts of the training.
+        license: the head's own licence.
+        tta: the views that predictions average.
+        extra: anything else to keep.
 
     Raises:
         CheckpointError: as :meth:`HeadCheckpoint.from_module` and :meth:`HeadCheckpoint.save`.
-
-    A head saved without ``backbone=`` warns: its use with another backbone cannot be noticed.
+        TypeError: for an unknown keyword, with the nearest known one.
     """
-    warn_without_backbone(module, meta.get("backbone"), stacklevel=3)
-    records = {}
-    for name in RECORDS:
-        if name in meta:
-            records[name] = meta.pop(name)
-    extra = meta.pop("extra", None)
-    if extra is not None and not isinstance(extra, Mapping):
-        raise CheckpointError(f"extra is a {type(extra).__name__}; expected a dict", step="write")
-    extra = {**(extra or {}), **meta}
-    HeadCheckpoint.from_module(module, **records, extra=extra).save(path)
+    warn_without_backbone(module, backbone, stacklevel=4)
+    checkpoint = HeadCheckpoint.from_module(
+        module,
+        backbone=backbone,
+        backbone_weights=backbone_weights,
+        preprocess=preprocess,
+        extra=extra,
+        training=training,
+        license=license,
+        tta=tta,
+    )
+    checkpoint.save(path)
 
 
 def warn_without_backbone(module: nn.Module, backbone: Any, stacklevel: int) -> None:

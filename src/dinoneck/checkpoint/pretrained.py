@@ -42,7 +42,7 @@ def save(
 
 def push(module: Any, repo_id: str, backbone: Any, options: dict[str, Any]) -> CommitInfo:
     """Publish the module with its page in one commit."""
-    record = {name: options.pop(name) for name in (*RECORDS, "extra") if name in options}
+    record = {name: options.pop(name) for name in RECORDS if name in options}
     return _checkpoint(module, backbone, record).push_to_hub(repo_id, **options)
 
 

@@ -243,7 +243,7 @@ def _scores_of_target(report: Mapping[str, Any], target: str) -> dict[str, float
     value_scores = report.get("scores", {})
     names.update(value_scores)
     if target in value_scores:
-        from dinoneck.training.report import main_metric
+        from dinoneck.training.verdict import main_metric
 
         scores_of_models = value_scores[target]
         metric = main_metric(scores_of_models)  # R², accuracy or mean IoU

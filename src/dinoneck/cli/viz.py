@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
@@ -17,6 +17,7 @@ from dinoneck.cli import arguments as cli
 from dinoneck.cli.predict import OpenModel, known_values, open_model, predict_named
 from dinoneck.cli.text import file_size, save_picture, show
 from dinoneck.errors import ConfigError, DataError
+from dinoneck.kinds import AVERAGE_OF_0_3
 from dinoneck.text import counted, reason_of
 from dinoneck.training.config import SIZE, FrozenBackbone
 
@@ -317,7 +318,7 @@ def _training_report(head: Path, tasks: Sequence[Task]) -> dict[str, Any]:
     It is empty where there is none, or the run is one of other tasks.
     """
     folder = head if head.is_dir() else head.parent
-    run = folder.parent if folder.name == "heads" else folder
+    run = folder.parent if folder.name in ("heads", "baselines") else folder
     path = run / "report.json"
     if not path.is_file():
         return {}
@@ -336,8 +337,12 @@ def _training_report(head: Path, tasks: Sequence[Task]) -> dict[str, Any]:
     if "best" in report and log.is_file():
         report["log"] = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
     report["path"] = path
-    report["held_out"] = _held_out_values(run / "out_of_fold.csv", scores)
+    predicts = report.get("predicts", {})
+    method = predicts.get("method", "head")
+    report["held_out"] = _held_out_values(run / "out_of_fold.csv", scores, method)
     report["remarks"] = [report["verdict"]] if "verdict" in report else []
+    if "sentence" in predicts:
+        report["remarks"].append(predicts["sentence"])
     return report
 
 
@@ -348,8 +353,11 @@ def _are_scored(tasks: Sequence[Task], scores: Mapping[str, Any]) -> bool:
     return any(not scored.isdisjoint((task.name, *task.columns)) for task in tasks)
 
 
-def _held_out_values(table: Path, scores: Mapping[str, Any]) -> dict[str, Any]:
-    """Target -> (2, n) known and predicted numbers of the images that a run held out; empty without its table."""
+def _held_out_values(table: Path, scores: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """Target -> (2, n) known and predicted numbers of the images that a run held out; empty without its table.
+
+    The predictions are those of the method that predicts.
+    """
     if not table.is_file():
         return {}
     import pandas as pd
@@ -361,10 +369,19 @@ def _held_out_values(table: Path, scores: Mapping[str, Any]) -> dict[str, Any]:
     for name in sorted(scores):
         if "r2" not in scores[name]["head"] or name not in cells:
             continue
-        pairs = cells[[name, f"{name} (head)"]].apply(pd.to_numeric, errors="coerce").dropna()
+        predictions = _column_of(name, method, cells.columns)
+        pairs = cells[[name, predictions]].apply(pd.to_numeric, errors="coerce").dropna()
         if len(pairs):
             held_out[name] = pairs.to_numpy().T
     return held_out
+
+
+def _column_of(target: str, method: str, columns: Collection[str]) -> str:
+    """The column of a method's predictions, which a table of 0.3 may name otherwise."""
+    column = f"{target} ({method})"
+    if column not in columns and method == "average":
+        return f"{target} ({AVERAGE_OF_0_3})"
+    return column
 
 
 def _images_of_detector(

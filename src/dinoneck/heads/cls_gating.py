@@ -229,12 +229,12 @@ class CLSGatingHead(Head):
     Reference: a published notebook; ``examples/biomass/published.py`` reads its weights.
     """
 
-    _reads_last_layer = True
+    reads_last_layer = True
 
     def __init__(
         self,
         embed_dim: int,
-        tasks: Sequence[Task],
+        tasks: Task | Sequence[Task],
         mode: Mode = "mlp",
         num_patches: int | tuple[int, int] | None = None,
         hidden_dim: int = 512,

@@ -52,12 +52,12 @@ class DenseHead(Head):
         torch.Size([2, 3, 3, 5])
     """
 
-    _reads_last_layer = True
+    reads_last_layer = True
 
     def __init__(
         self,
         embed_dim: int,
-        tasks: Sequence[Task],
+        tasks: Task | Sequence[Task],
         hidden_dim: int = 256,
         depth: int = 2,
         compositions: Sequence[Composition] = (),

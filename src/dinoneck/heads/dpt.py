@@ -67,7 +67,7 @@ class DPTHead(Head):
     def __init__(
         self,
         embed_dim: int,
-        tasks: Sequence[Task],
+        tasks: Task | Sequence[Task],
         neck: Neck | dict[str, Any],
         hidden_dim: int = 32,
         bins: Bins | None = None,

@@ -19,7 +19,7 @@ from dinoneck.kinds import POOLED_KINDS
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
 from dinoneck.losses.masked import exact
-from dinoneck.tasks import Kind, Task, activate, check_tasks
+from dinoneck.tasks import Kind, Task, activate, as_tasks, check_tasks
 from dinoneck.tokens import Tokens
 
 Pool = Literal["cls", "mean", "cls+mean"]
@@ -90,13 +90,13 @@ class Bins(Configured, nn.Module):
     def reset_parameters(self) -> None:
         """Do nothing: it has no parameters."""
 
-    def check(self, tasks: Sequence[Task]) -> None:
+    def check(self, tasks: Task | Sequence[Task]) -> None:
         """Reject tasks that bins do not fit.
 
         Raises:
             ConfigError: naming the first.
         """
-        for task in tasks:
+        for task in as_tasks(tasks):
             if task.kind != "dense" or task.dim > 1:
                 raise ConfigError(
                     f"bins give one value per cell; task {task.name!r} has kind {task.kind!r} and "
@@ -168,7 +168,7 @@ class LinearHead(Head):
     def __init__(
         self,
         embed_dim: int,
-        tasks: Sequence[Task],
+        tasks: Task | Sequence[Task],
         num_layers: int = 1,
         pool: Pool | None = "cls+mean",
         use_cls: bool = False,

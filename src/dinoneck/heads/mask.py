@@ -75,7 +75,7 @@ class MaskHead(Head):
     def __init__(
         self,
         embed_dim: int,
-        tasks: Sequence[Task],
+        tasks: Task | Sequence[Task],
         num_layers: int = 4,
         num_queries: int | None = None,
         num_blocks: int = 6,

@@ -129,12 +129,12 @@ class PatchMeanHead(Head):
         (torch.Size([2, 1]), torch.Size([2, 1, 2, 3]))
     """
 
-    _reads_last_layer = True
+    reads_last_layer = True
 
     def __init__(
         self,
         embed_dim: int,
-        tasks: Sequence[Task],
+        tasks: Task | Sequence[Task],
         hidden_dim: int = 128,
         compositions: Sequence[Composition] = (),
         *,

@@ -78,7 +78,7 @@ class PyramidHead(Head):
     def __init__(
         self,
         embed_dim: int | None = None,
-        tasks: Sequence[Task] = (),
+        tasks: Task | Sequence[Task] = (),
         neck: Neck | dict[str, Any] | None = None,
         layer_indices: Sequence[int] | None = None,
         hidden_dim: int | None = None,
@@ -308,7 +308,7 @@ class FPNHead(PyramidHead):
     def __init__(
         self,
         embed_dim: int,
-        tasks: Sequence[Task],
+        tasks: Task | Sequence[Task],
         num_layers: int,
         layer_indices: Sequence[int] | None = None,
         fpn_dim: int = 256,

@@ -13,7 +13,7 @@ import numpy as np
 from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.extras import missing_extra
 from dinoneck.progress import progress
-from dinoneck.tasks import Task, columns_of
+from dinoneck.tasks import Task, as_tasks, columns_of
 from dinoneck.text import printable, some_of
 
 IMAGE = "image"
@@ -85,7 +85,9 @@ def table_row(
 
 
 def to_frame(
-    results: Sequence[Mapping[str, Any]], tasks: Sequence[Task], names: Sequence[str] | None = None
+    results: Sequence[Mapping[str, Any]],
+    tasks: Task | Sequence[Task],
+    names: Sequence[str] | None = None,
 ) -> Any:
     """Return results as a ``pandas.DataFrame`` with a row per image and the columns of ``dinoneck predict``.
 
@@ -107,6 +109,7 @@ def to_frame(
         >>> frame.loc["a.jpg"].to_dict()
         {'mass': 3.5, 'soil': 'dry', 'soil:wet': 0.2, 'soil:dry': 0.8}
     """
+    tasks = as_tasks(tasks)
     if names is None:
         names = _paths_in(results, tasks)
     rows = [table_row(result, tasks) for result in results]
@@ -155,6 +158,7 @@ def predict_many(
     *,
     at_once: int = 32,
     unusable: dict[int, str] | None = None,
+    finish: Callable[[Path, Any], dict[str, Any]] | None = None,
 ) -> dict[int, dict[str, Any]]:
     """Return place among the images -> prediction.
 
@@ -165,6 +169,8 @@ def predict_many(
         at_once: images per call; if one of them cannot be used, they are predicted one by one.
         unusable: place -> why the image cannot be used, filled in by this call; None = such an
             image is an error.
+        finish: an image and its prediction -> what is kept of it, called before the next images are
+            predicted: maps can be written and dropped. Its errors are not those of an image.
 
     Raises:
         DinoneckError: the first unusable image, if ``unusable`` is None.
@@ -173,8 +179,9 @@ def predict_many(
     with progress(total=len(images), desc="images", unit="image") as bar:
         for begin in range(0, len(images), at_once):
             batch = [*images[begin : begin + at_once]]
+            predictions: dict[int, Any] = {}
             try:
-                results |= enumerate(predict(batch), begin)
+                predictions |= enumerate(predict(batch), begin)
             except (DinoneckError, OSError):
                 if unusable is None:
                     raise
@@ -185,8 +192,10 @@ def predict_many(
                 )
                 for place, image in enumerate(batch, begin):
                     try:
-                        [results[place]] = predict([image])
+                        [predictions[place]] = predict([image])
                     except (DinoneckError, OSError) as error:
                         unusable[place] = printable(str(error))
+            for place, prediction in predictions.items():
+                results[place] = prediction if finish is None else finish(images[place], prediction)
             bar.update(len(batch))
     return results

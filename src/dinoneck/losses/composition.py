@@ -19,7 +19,7 @@ from torch import Tensor
 from dinoneck.codec import normalize_fields, restore
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.losses.masked import exact, full_mask, shares, smooth_l1
-from dinoneck.tasks import Kind, TargetTransform, Task, constants
+from dinoneck.tasks import Kind, TargetTransform, Task, as_tasks, constants
 from dinoneck.text import counted, did_you_mean
 from dinoneck.transforms import each
 
@@ -194,7 +194,7 @@ class Composition:
         factor = torch.where(is_safe, total / torch.where(is_safe, whole, 1.0), 1.0)
         return self._with_sums(parts * factor)
 
-    def tasks_of(self, tasks: Sequence[Task]) -> tuple[Task, ...]:
+    def tasks_of(self, tasks: Task | Sequence[Task]) -> tuple[Task, ...]:
         """Return the tasks of :attr:`inputs`: the total and the ratio, or the parts.
 
         Raises:
@@ -203,7 +203,7 @@ class Composition:
                 another order, or tasks of different units are added.
         """
         self._check_names_tasks()
-        by_name = {task.name: task for task in tasks}
+        by_name = {task.name: task for task in as_tasks(tasks)}
         for required in self._required_tasks():
             self._check_task(required, by_name)
         used = tuple(by_name[name] for name in self.inputs)
@@ -277,7 +277,7 @@ class Composition:
                 "the same order"
             )
 
-    def output(self, tasks: Sequence[Task]) -> Composed:
+    def output(self, tasks: Task | Sequence[Task]) -> Composed:
         """Return the description of the output, its unit and labels included, given the tasks of its head.
 
         Raises:
@@ -289,7 +289,7 @@ class Composition:
         is_never_negative = all(task.minimum is not None and task.minimum >= 0 for task in signed)
         return Composed(
             self.name,
-            len(self.names),
+            dim=len(self.names),
             unit=used[0].unit,
             labels=self.names,
             minimum=0.0 if is_never_negative else None,
@@ -307,7 +307,7 @@ class Composition:
         return torch.stack(sums, dim=1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Composed(Task):
     """The output of a composition, described as a task: it has no loss of its own, and its columns are outputs.
 
@@ -412,7 +412,7 @@ class CompositionLoss:
         """Name of the composition."""
         return self.composition.name
 
-    def total_transform(self, tasks: Sequence[Task]) -> TargetTransform:
+    def total_transform(self, tasks: Task | Sequence[Task]) -> TargetTransform:
         """Return the transform that converts the total's output to the units of the composition; check both tasks.
 
         Raises:

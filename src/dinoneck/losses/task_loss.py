@@ -215,7 +215,7 @@ class TaskLoss(nn.Module):
 
     def __init__(
         self,
-        tasks: Sequence[Task],
+        tasks: Task | Sequence[Task],
         compositions: Sequence[Composition | CompositionLoss] = (),
         weighting: UncertaintyWeighting | None = None,
         regularisers: Sequence[DensityRegulariser] = (),

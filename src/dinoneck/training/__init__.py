@@ -25,10 +25,12 @@ HOMES = homes(
     ],
     fitting=["fit"],
     folds=["group_folds"],
+    linear_average=["with_linear_baseline"],
     optim=["EMA", "SAM", "cosine_with_warmup", "cutmix", "manifold_mixup"],
     parameter_groups=["FreezeSchedule", "param_groups"],
     recipe=["DetectorRecipe", "Recipe"],
-    run=["train"],
+    from_python=["train"],
+    result=["TrainingResult"],
     scores=["r2", "weighted_r2"],
     token_sources=["LiveTokens", "MemoryTokens", "TokenSource"],
 )

@@ -19,6 +19,8 @@ from dinoneck.training.config import TrainInstancesConfig as TrainInstancesConfi
 from dinoneck.training.config import read_config as read_config
 from dinoneck.training.fitting import fit as fit
 from dinoneck.training.folds import group_folds as group_folds
+from dinoneck.training.from_python import train as train
+from dinoneck.training.linear_average import with_linear_baseline as with_linear_baseline
 from dinoneck.training.optim import EMA as EMA
 from dinoneck.training.optim import SAM as SAM
 from dinoneck.training.optim import cosine_with_warmup as cosine_with_warmup
@@ -28,7 +30,7 @@ from dinoneck.training.parameter_groups import FreezeSchedule as FreezeSchedule
 from dinoneck.training.parameter_groups import param_groups as param_groups
 from dinoneck.training.recipe import DetectorRecipe as DetectorRecipe
 from dinoneck.training.recipe import Recipe as Recipe
-from dinoneck.training.run import train as train
+from dinoneck.training.result import TrainingResult as TrainingResult
 from dinoneck.training.scores import r2 as r2
 from dinoneck.training.scores import weighted_r2 as weighted_r2
 from dinoneck.training.token_sources import LiveTokens as LiveTokens

@@ -30,9 +30,9 @@ from dinoneck.training.learned_tasks import (
     build_task,
     column_specs,
     map_spec,
-    propose_from_map,
     read_columns,
 )
+from dinoneck.training.map_numbers import read_from_map
 from dinoneck.training.masks import Maps, map_task, read_maps
 from dinoneck.training.report import check_target_names
 from dinoneck.training.scored import (
@@ -89,6 +89,14 @@ def read_problem(config: TrainConfig, table: Table, preprocess: Preprocessing) -
         learned[mask_task.name] = LearnedTask(
             mask_task.name, spec, labels=maps.names, values=maps.values
         )
+        learned = read_from_map(
+            config,
+            learned,
+            mask_task.name,
+            weight=maps.weight,
+            preprocess=preprocess,
+            ids=table.ids,
+        )
     if not learned:
         raise ConfigError(
             "which columns are to be predicted? Name them with data.targets (--targets), or "
@@ -101,7 +109,6 @@ def read_problem(config: TrainConfig, table: Table, preprocess: Preprocessing) -
     weights = {}
     if mask_task is not None and maps is not None and mask_task.kind == "dense":
         weights[mask_task.name] = maps.weight
-        propose_from_map(learned, mask_task.name, maps.weight)
 
     composed = read_compositions(config, learned, table)
     compositions = [columns.composition for columns in composed]

@@ -6,6 +6,7 @@ Python, flags and YAML pass the same check.
 from __future__ import annotations
 
 import math
+import os
 import re
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ from tyro.conf import Fixed, Suppress
 from tyro.constructors import PrimitiveConstructorSpec
 
 from dinoneck.errors import ConfigError
-from dinoneck.text import did_you_mean
+from dinoneck.text import did_you_mean, shorten
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Seed = Annotated[int, Meta(ge=0, lt=1 << 32)]
@@ -86,10 +87,16 @@ AMP_OR_NONE = _or_none(str, "{bf16,fp16,none}", choices=("bf16", "fp16", OFF))
 def converted(name: str, value: Any, hint: Any) -> Any:
     """Return a value as its type and limits hold it: numbers of NumPy become plain ones, lists become tuples.
 
+    A path becomes text.
+
     Raises:
         ConfigError: if it is of another type, out of range, or not finite.
     """
     value = value.item() if getattr(value, "ndim", None) == 0 else value
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    elif isinstance(value, list | tuple):
+        value = [os.fspath(item) if isinstance(item, os.PathLike) else item for item in value]
     try:
         checked = msgspec.convert(value, hint)
     except msgspec.ValidationError as error:
@@ -101,7 +108,41 @@ def converted(name: str, value: Any, hint: Any) -> Any:
     return checked
 
 
-class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _ConfigType(msgspec.StructMeta):
+    """The type of configs: a call of one names the keyword that is unknown or missing."""
+
+    if not typing.TYPE_CHECKING:  # the signature of a config is that of its fields
+
+        def __call__(cls, *values: Any, **fields: Any) -> Any:
+            names = cls.__struct_fields__
+            if values:
+                raise TypeError(
+                    f"{cls.__name__} takes keywords alone, not {shorten(values[0])}, such as "
+                    f"{cls.__name__}({names[0]}=...)"
+                )
+            for name in fields:
+                if name not in names:
+                    raise TypeError(
+                        f"{cls.__name__} has no argument {name!r}.{did_you_mean(name, names)} It "
+                        f"takes: {', '.join(names)}"
+                    )
+            missing = _first_missing(cls, fields)
+            if missing:
+                raise TypeError(f"{cls.__name__} needs the argument {missing!r}")
+            return super().__call__(**fields)
+
+
+def _first_missing(config: type[Config], values: Mapping[str, Any]) -> str:
+    """The first field without a default that values lack; empty if there is none."""
+    for field in msgspec.structs.fields(config):
+        if field.required and field.name not in values:
+            return field.name
+    return ""
+
+
+class Config(
+    msgspec.Struct, metaclass=_ConfigType, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
     """Plain values that are checked when they are set, however that happens.
 
     Numbers of NumPy become plain ones, lists become tuples, mappings become the configs of their
@@ -170,6 +211,9 @@ def _with_configs(name: str, value: Any, kind: Any) -> Any:
     unknown = [key for key in value if key not in fields]
     if unknown:
         raise ConfigError(unknown_key(name, str(unknown[0]), known=fields, candidates=fields))
+    missing = _first_missing(config, value)
+    if missing:
+        raise ConfigError(f"{prefix}{missing} is missing")
     try:
         return config(**value)
     except ConfigError as error:
@@ -205,7 +249,7 @@ def _in_words(error: Exception, value: Any, hint: Any) -> str:
         return message
     expected = _limited(parts["types"], parts["limit"])
     if isinstance(value, str) and parts["types"].startswith("array"):
-        expected += f", such as [{value}]"
+        expected += f", such as {[value]}"
     if place.startswith("`key`"):
         return f"every key must be {expected}"
     if place:

@@ -76,7 +76,7 @@ def training_targets(
     values: Tensors = {}
     cell_weights: Tensors = {}
     for task in loss.tasks:
-        original = _read_values(task, targets[task.name])
+        original = read_values(task, targets[task.name])
         _check_shape(task, original)
         if task.name in weights:
             weight = _read_cell_weights(task.name, original, weights[task.name])
@@ -116,7 +116,7 @@ def known_mask(task: Task, values: Tensor) -> Tensor:
     return is_known
 
 
-def _read_values(task: Task, values: Any) -> Tensor:
+def read_values(task: Task, values: Any) -> Tensor:
     """Return a task's values: indices and ids of objects in int64; numbers and shares in float64, NaN = missing."""
     array = as_array(values, f"the values of {task.name!r}")
     is_share = task.is_map and array.dtype.kind == "f"

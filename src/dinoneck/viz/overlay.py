@@ -21,8 +21,9 @@ from dinoneck.data.decoding import ImageInput, read_picture
 from dinoneck.data.orientation import stated_orientation, turn_back
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError
+from dinoneck.inference.predictions import GATE_WEIGHTS
 from dinoneck.inference.resolution import UNSEEN, at_image_size
-from dinoneck.tasks import Task
+from dinoneck.tasks import GATE, Task, as_tasks
 from dinoneck.text import printable
 from dinoneck.viz import style
 from dinoneck.viz.panels import as_image, caption
@@ -67,7 +68,7 @@ class _GeoReference:
 def overlay_panel(
     image: ImageInput,
     result: Mapping[str, Any],
-    tasks: Sequence[Task],
+    tasks: Task | Sequence[Task],
     preprocess: Preprocessing,
     *,
     known: Mapping[str, Any] | None = None,
@@ -97,7 +98,7 @@ def overlay_panel(
         ShapeError: if a map is not (outputs, rows, cols).
     """
     picture = as_image(image, preprocess.bits)
-    listed = outputs(tasks)
+    listed = outputs(as_tasks(tasks))
     maps = result.get("maps") or {}
     scale = scale or scales(listed, [result])
     known = known or {}
@@ -240,8 +241,9 @@ def write_maps(
     folder: Path,
     name: str,
     maps: Mapping[str, Array],
-    tasks: Sequence[Task],
+    tasks: Task | Sequence[Task],
     image: Path | None = None,
+    gate: Array | None = None,
 ) -> list[Path]:
     """Write the maps of one image, one file each: ``folder/name.png`` or ``.tif``.
 
@@ -262,6 +264,7 @@ def write_maps(
             (transform, control points, RPCs), if rasterio (the extra ``geo``) is installed. A
             position holds for the stored pixels: of a GeoTIFF with an orientation tag, the maps are
             turned back to them and have no such tag.
+        gate: (height, width) weights of what a head looked at, one map more, called ``gate``.
 
     Returns:
         The files.
@@ -270,7 +273,9 @@ def write_maps(
         ConfigError: if two maps have one file name.
         OSError: if a file cannot be written.
     """
-    planes = _planes(maps, tasks)
+    planes = _planes(maps, as_tasks(tasks))
+    if gate is not None:
+        planes[(GATE,)] = (GATE_WEIGHTS, gate)
     folders = _folders(planes)
     reference = None if image is None else _geo_reference(image)
     files: list[Path] = []

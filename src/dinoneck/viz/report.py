@@ -14,7 +14,7 @@ from PIL import Image
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import DataError
 from dinoneck.metrics import accuracy, class_counts, confusion_matrix
-from dinoneck.tasks import Task
+from dinoneck.tasks import Task, as_tasks
 from dinoneck.text import printable
 from dinoneck.version import __version__
 from dinoneck.viz.drawing import (
@@ -36,11 +36,10 @@ from dinoneck.viz.panels import (
     data_uri,
     partners,
 )
-from dinoneck.viz.scales import ReportEntry, outputs, scales
+from dinoneck.viz.scales import THE_GATE, ReportEntry, outputs, scales, with_gate
 from dinoneck.viz.score_tables import MOST_COLUMNS, ScoreTable, all_tables, box_tables, matrix_table
 
 _PICTURE_WIDTH_PX = 700
-_GATE = "the gate"  # as a map
 _NO_CHARTS = "Charts are left out: matplotlib draws them, pip install 'dinoneck[viz]'."
 _FOLDER = Path(__file__).parent
 _NOTHING = "–"  # in a cell of a table
@@ -63,7 +62,7 @@ class Comparison(NamedTuple):
 
 def html_report(
     entries: Sequence[ReportEntry],
-    tasks: Sequence[Task],
+    tasks: Task | Sequence[Task],
     *,
     title: str = "Predictions",
     facts: Mapping[str, Mapping[str, str]] | None = None,
@@ -112,6 +111,7 @@ def html_report(
     """
     if not entries:
         raise DataError("there are no entries; a report needs one image at least")
+    tasks = as_tasks(tasks)
     training = training or {}
     is_detector = _is_detector(tasks)
     drawn = [i for i in worst_first(entries, tasks) if entries[i].image is not None]
@@ -375,12 +375,10 @@ def _articles(
     classes: Sequence[str],
 ) -> Iterator[dict[str, Any]]:
     """What the page shows of each drawn image: itself and what is predicted over it, and its tokens, as data URIs."""
-    results = {i: _with_gate(entries[i]) for i in drawn}
+    results = {i: with_gate(entries[i].result, entries[i].name) for i in drawn}
     mapped_tasks = [*tasks]
-    if any(_GATE in result for result in results.values()):
-        mapped_tasks.append(
-            Task(_GATE, kind="density", aggregate="mean", minimum=0, unit="times the mean weight")
-        )
+    if any(THE_GATE.name in result for result in results.values()):
+        mapped_tasks.append(THE_GATE)
     scale = scales(outputs(mapped_tasks), list(results.values()))
     listed = [output for output in outputs(tasks) if output.task.kind != "segmentation"]
     predicted_names: set[str] = set()
@@ -421,18 +419,6 @@ def _patches_of(image: Image.Image, maps: Mapping[str, Any]) -> Preprocessing:
         rows, cols = cells.shape[1:]
         break
     return Preprocessing((image.height // rows, image.width // cols), resize="crop")
-
-
-def _with_gate(entry: ReportEntry) -> dict[str, Any]:
-    """The result of an entry, with the gate as a map of weights relative to their mean."""
-    result = dict(entry.result)
-    result["maps"] = dict(entry.result.get("maps") or {})
-    gate = entry.result.get("gate")
-    if gate is not None:
-        weights = numbers(gate, f"the gate of {entry.name}", "rows, cols")
-        result[_GATE] = 1.0
-        result["maps"][_GATE] = weights[None] / weights.mean()
-    return result
 
 
 def _number(value: float | str, digits: int = 6) -> str:

@@ -398,3 +398,19 @@ def test_lora_weights_of_a_head_are_trained_further_on_request_only(
     lora = [parameter for name, parameter in base.named_parameters() if "lora_" in name]
     assert lora
     assert all(parameter.requires_grad == trainable for parameter in lora)
+
+
+@pytest.mark.parametrize("save", [save_head, HeadCheckpoint.from_module])
+def test_a_misspelt_record_is_refused_with_the_nearest(save: Any, tmp_path: Path) -> None:
+    """Python names the nearest keyword from 3.13 on; a keyword is no record of its own."""
+    arguments = [tmp_path / "head.safetensors"] if save is save_head else []
+    with pytest.raises(TypeError, match=r"no argument 'licence'\. Did you mean 'license'\?"):
+        save(*arguments, PatchMeanHead(8, Task("mass")), licence="MIT")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_records_of_ones_own_are_kept_under_extra(tmp_path: Path) -> None:
+    path = tmp_path / "head.safetensors"
+    head = PatchMeanHead(8, Task("mass"))
+    save_head(path, head, backbone={"name": "x"}, extra={"site": "meadow"})
+    assert HeadCheckpoint.load(path).meta["extra"] == {"site": "meadow"}

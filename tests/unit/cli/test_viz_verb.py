@@ -167,7 +167,7 @@ def test_a_picture_that_is_written_among_images_is_named(
 
 
 def test_images_find_their_rows_by_the_ends_of_their_paths(tmp_path: Path) -> None:
-    kind = Task("kind", 2, kind="classification", labels=("a,b", "c"))
+    kind = Task("kind", dim=2, kind="classification", labels=("a,b", "c"))
     (tmp_path / "t.csv").write_text(
         "image;mass;kind\na/1.jpg;1,5;a,b\n2.jpg; nan;c\n./b/3.jpg;3;\nc/4.jpg;1;c\n"
     )
@@ -181,7 +181,7 @@ def test_images_find_their_rows_by_the_ends_of_their_paths(tmp_path: Path) -> No
 
 
 def test_class_folders_of_other_classes_are_refused(tmp_path: Path) -> None:
-    kind = Task("kind", 2, kind="classification", labels=("oats", "rye"))
+    kind = Task("kind", dim=2, kind="classification", labels=("oats", "rye"))
     files = []
     for name in ("oats", "wheat"):
         files += write_images(tmp_path / name, ["1.png"], 8, 8)
@@ -192,14 +192,14 @@ def test_class_folders_of_other_classes_are_refused(tmp_path: Path) -> None:
 
 def test_class_folders_are_known_classes(tmp_path: Path) -> None:
     files = write_images(tmp_path, ["a/0.png", "a/1.png", "b/0.png"])
-    kind = Task("species", 2, kind="classification", labels=("b", "a"))
+    kind = Task("species", dim=2, kind="classification", labels=("b", "a"))
     found = known_values(tmp_path, "image", [files[0], files[2]], [kind])
     assert found == {files[0]: {"species": "a"}, files[2]: {"species": "b"}}
 
 
 def test_a_folder_of_masks_is_left_to_evaluate(tmp_path: Path) -> None:
     [mask] = write_images(tmp_path, ["masks/0.png"])
-    cover = Task("cover", 2, kind="segmentation", labels=("a", "b"))
+    cover = Task("cover", dim=2, kind="segmentation", labels=("a", "b"))
     with pytest.raises(ConfigError, match="dinoneck evaluate"):
         known_values(mask.parent, "image", [mask], [cover])
 
@@ -216,7 +216,7 @@ def test_a_folder_of_masks_is_left_to_evaluate(tmp_path: Path) -> None:
         (
             [("1.jpg", "soil")],
             ["1.jpg"],
-            Task("mass", 2, kind="classification", labels=("crop", "weed")),
+            Task("mass", dim=2, kind="classification", labels=("crop", "weed")),
             "soil",
         ),
     ],

@@ -39,7 +39,7 @@ DENSITY = Task("total", kind="density", unit="g", activation="softplus")
 ADDED = Composition(PARTS, {"above": PARTS[:2], "plant (g)": PARTS}, "sums")
 CELLS = Task(
     "cells",
-    3,
+    dim=3,
     kind="dense",
     labels=("soil", "crop", "weed"),
     transform=TargetTransform(mean=0.1, std=0.3),
@@ -180,7 +180,7 @@ def mapped(kind: str, *tasks: Task) -> Head:
 @pytest.mark.parametrize("kind", ["dense", "fpn"])
 @pytest.mark.parametrize("segments", [False, True])
 def test_the_number_is_the_mean_of_the_maps_cells(kind: str, segments: bool) -> None:
-    cells = Task("cells", 3, kind="segmentation", labels=CELLS.labels) if segments else CELLS
+    cells = Task("cells", dim=3, kind="segmentation", labels=CELLS.labels) if segments else CELLS
     head: Any = mapped(kind, WEED, cells, CROP)
     assert not any("weed" in name for name, _ in head.named_parameters())
     assert sum(len(list(own.out.parameters())) for own in head.towers) == 2, (

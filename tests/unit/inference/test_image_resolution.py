@@ -209,7 +209,9 @@ NECK = {"type": "simple_pyramid", "out_channels": 16, "scales": [1.0]}
 def head_of(kind: str) -> Any:
     """A head that finds objects in any image."""
     things = {"things": ("a",)} if kind == "panoptic" else {}
-    task = Task("plant", 2, kind="panoptic" if things else "instances", labels=("a", "b"), **things)  # type: ignore
+    task = Task(
+        "plant", dim=2, kind="panoptic" if things else "instances", labels=("a", "b"), **things
+    )  # type: ignore
     if kind == "centres":
         head: Any = kit.randomised(PyramidHead(64, [task, Task("mass")], NECK), 0.3)
         head.towers[0].out.bias.data[:] = torch.tensor([-3.0, 1.0, 0.0, 1.0, 0.0, 0.0])

@@ -139,7 +139,7 @@ TASKS = (
     Task("mass", kind="density", transform=TargetTransform(area=0.5)),
     Task("cover", kind="density", aggregate="mean", activation="sigmoid"),
     Task("height", kind="dense"),
-    Task("crop", 3, kind="segmentation"),
+    Task("crop", dim=3, kind="segmentation"),
 )
 
 
@@ -201,7 +201,7 @@ def test_tiled_equals_whole(
 def test_pooled_answers_are_weighted_by_the_ground_they_stand_for(tiny: Backbone) -> None:
     tasks = [
         Task("mass", transform=TargetTransform(log1p=True)),
-        Task("kind", 2, kind="classification"),
+        Task("kind", dim=2, kind="classification"),
     ]
     head = CLSGatingHead(64, tasks, mode="query", hidden_dim=8).eval()
     image = torch.rand(3, 32, 80, generator=torch.Generator().manual_seed(0))

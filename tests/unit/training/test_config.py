@@ -7,6 +7,7 @@ import inspect
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from dinoneck.training import (
     BackboneConfig,
     DataConfig,
     FoldsConfig,
+    InstancesDataConfig,
     LossConfig,
     Recipe,
     TaskConfig,
     TrainConfig,
+    TrainDetectorConfig,
     fit,
 )
 
@@ -157,3 +160,43 @@ def test_a_wrong_value_is_refused_by_name_however_it_is_set(
     words = capsys.readouterr().err
     assert name in words or key in words
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        pytest.param(
+            lambda: DataConfig(targts=("crop",)),  # type: ignore[call-arg]
+            r"DataConfig has no argument 'targts'\. Did you mean 'targets'\?",
+            id="unknown",
+        ),
+        pytest.param(
+            lambda: Recipe(3),  # type: ignore[misc]
+            r"Recipe takes keywords alone, not 3, such as Recipe\(epochs=\.\.\.\)",
+            id="by its place",
+        ),
+        pytest.param(
+            lambda: TrainDetectorConfig(),  # type: ignore[call-arg]
+            "TrainDetectorConfig needs the argument 'data'",
+            id="missing",
+        ),
+    ],
+)
+def test_a_call_with_wrong_keywords_names_class_and_keyword(
+    make: Callable[[], Any], message: str
+) -> None:
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+def test_a_missing_value_of_a_group_is_named() -> None:
+    values: Any = {}
+    with pytest.raises(ConfigError, match=r"^data\.boxes is missing$"):
+        TrainDetectorConfig(data=values)
+
+
+def test_paths_are_taken_as_text() -> None:
+    csv: Any = Path("table.csv")
+    assert DataConfig(csv=csv).csv == "table.csv"
+    panoptic: Any = (Path("segments"), "segments.json")
+    assert InstancesDataConfig(panoptic=panoptic).panoptic == ("segments", "segments.json")

@@ -173,7 +173,7 @@ def test_the_part_that_is_left_is_evaluated(tmp_path: Path) -> None:
 
 
 def test_a_truth_of_parts_is_refused(tmp_path: Path) -> None:
-    kind = Task("kind", 2, kind="classification", labels=("blue", "red"))
+    kind = Task("kind", dim=2, kind="classification", labels=("blue", "red"))
     folder = class_parts(tmp_path, train=1, val=1)
     with pytest.raises(DataError, match="holds the parts train, val"):
         truth_table(None, folder, PredictedTasks.of_models([[kind]]))
@@ -187,12 +187,12 @@ def test_the_option_for_class_folders_of_doubtful_names_works_for_a_truth_too(
     tmp_path: Path,
 ) -> None:
     folder = class_parts(tmp_path / "ds", train_set=2, test_set=1)
-    kind = Task("kind", 2, kind="classification", labels=("test_set", "train_set"))
+    kind = Task("kind", dim=2, kind="classification", labels=("test_set", "train_set"))
     with pytest.raises(DataError, match="--subfolders classes"):
         truth_table(None, folder, PredictedTasks.of_models([[kind]]))
     table = truth_table(None, folder, PredictedTasks.of_models([[kind]]), subfolders="classes")
     assert table["kind"].value_counts().to_dict() == {"train_set": 4, "test_set": 2}
-    kind = Task("kind", 2, kind="classification", labels=("blue", "red"))
+    kind = Task("kind", dim=2, kind="classification", labels=("blue", "red"))
     table = truth_table(None, folder, PredictedTasks.of_models([[kind]]), subfolders="folds")
     assert table["kind"].value_counts().to_dict() == {"blue": 3, "red": 3}
 
@@ -221,7 +221,7 @@ def test_verbs_that_know_a_truth_take_the_option_for_its_folders(tmp_path: Path)
 
 def test_the_option_for_folders_is_refused_where_it_says_nothing(tmp_path: Path) -> None:
     folder = pictures(tmp_path, "images/1.png", "masks/1.png")
-    soil = Task("soil", 2, kind="segmentation", labels=("a", "b"))
+    soil = Task("soil", dim=2, kind="segmentation", labels=("a", "b"))
     with pytest.raises(ConfigError, match="subfolders is 'classes'"):
         truth_table(
             folder / "images",
@@ -234,7 +234,7 @@ def test_the_option_for_folders_is_refused_where_it_says_nothing(tmp_path: Path)
         truth_table(
             folder,
             tmp_path / "t.csv",
-            PredictedTasks.of_models([[Task("mass", 1)]]),
+            PredictedTasks.of_models([[Task("mass", dim=1)]]),
             subfolders="folds",
         )
 
@@ -242,9 +242,11 @@ def test_the_option_for_folders_is_refused_where_it_says_nothing(tmp_path: Path)
 @pytest.mark.parametrize(
     ("task", "files", "named"),
     [
-        pytest.param(Task("kind", 2, kind="classification"), ["1.png"], "no class folders", id="images alone"),
-        pytest.param(Task("mass", 1), ["a/1.png", "b/1.png"], "predict mass", id="numbers"),
-        pytest.param(Task("soil", 2, kind="segmentation"), ["a/1.png", "b/1.png"], "no images with masks", id="masks"),
+        pytest.param(Task("kind", dim=2, kind="classification"), ["1.png"], "no class folders", id="images alone"),
+        pytest.param(Task("mass"), ["a/1.png", "b/1.png"], "predict mass", id="numbers"),
+        pytest.param(
+            Task("soil", dim=2, kind="segmentation"), ["a/1.png", "b/1.png"], "no images with masks", id="masks"
+        ),
     ],
 )  # fmt: skip
 def test_a_folder_that_is_no_truth_of_the_heads_is_refused(
@@ -259,7 +261,7 @@ def test_a_truth_of_words_for_a_head_of_numbers_is_refused(tmp_path: Path) -> No
     folder = pictures(tmp_path, "1.png", "2.png")
     (tmp_path / "t.csv").write_text("image,mass\n1.png,little\n2.png,much\n")
     with pytest.raises(DataError, match="mass holds the words 'little', 'much'; expected numbers"):
-        truth_table(folder, tmp_path / "t.csv", PredictedTasks.of_models([[Task("mass", 1)]]))
+        truth_table(folder, tmp_path / "t.csv", PredictedTasks.of_models([[Task("mass", dim=1)]]))
 
 
 def folders_of_parts(root: Path, *names: str) -> tuple[Path, Path]:

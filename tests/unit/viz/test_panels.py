@@ -437,7 +437,7 @@ RAMP = np.linspace(0.187, 0.446, 6).reshape(1, *SIZE)
 
 def shares_task(*labels: str) -> Task:
     """The task that masks of classes give."""
-    return Task("cells", len(labels), kind="dense", labels=labels, shares=True)
+    return Task("cells", dim=len(labels), kind="dense", labels=labels, shares=True)
 
 
 def result(task: Task, cells: np.ndarray) -> dict[str, Any]:
@@ -449,8 +449,8 @@ def result(task: Task, cells: np.ndarray) -> dict[str, Any]:
     "task",
     [
         shares_task(*LABELS),
-        Task("kind", 3, kind="segmentation", labels=LABELS),
-        Task("parts", 3, kind="ratio", labels=LABELS),
+        Task("kind", dim=3, kind="segmentation", labels=LABELS),
+        Task("parts", dim=3, kind="ratio", labels=LABELS),
     ],
     ids=lambda task: task.kind,
 )
@@ -490,7 +490,7 @@ def test_shares_span_0_to_100_percent_and_impossible_ones_are_drawn_as_possible_
             np.linspace(-1.0, 4.0, 6).reshape(1, *SIZE),
             (0.0, 4.0),
         ),
-        (Task("bands", 2, kind="dense"), np.stack([RAMP[0] - 2, RAMP[0] + 7]), (-1.813, 7.446)),
+        (Task("bands", dim=2, kind="dense"), np.stack([RAMP[0] - 2, RAMP[0] + 7]), (-1.813, 7.446)),
     ],
 )
 def test_amounts_start_at_0_and_other_numbers_keep_their_ends(

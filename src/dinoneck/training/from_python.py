@@ -1,0 +1,227 @@
+"""``train`` of any kind from Python: a table and keywords, nested values, a training file or a config.
+
+The keywords are the names of the flags of ``dinoneck train``, which the classes of configs state.
+"""
+
+from __future__ import annotations
+
+import importlib
+import keyword
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast, get_type_hints
+
+from dinoneck.errors import ConfigError
+from dinoneck.text import did_you_mean
+from dinoneck.training.comparison import prepare_heads, train_heads
+from dinoneck.training.config import TRAININGS, AnyConfig, TrainConfig, config_of
+from dinoneck.training.folder import Callback
+from dinoneck.training.recipe import Config
+from dinoneck.training.result import TrainingResult
+from dinoneck.training.run import train_config
+from dinoneck.yaml_file import read_yaml
+
+_WHERE = "train"  # what messages call the values of a call
+_TRAINING_FILES = (".yaml", ".yml")
+
+
+def train(
+    config: Any = None,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    table: Any = None,
+    heads: Sequence[str] = (),
+    overwrite: bool = False,
+    resume: bool = True,
+    callbacks: Sequence[Callback] = (),
+    **options: Any,
+) -> TrainingResult:
+    """Train heads of numbers, classes, masks or objects, or a detector, and write them with predictions and a report.
+
+    The data decides which training it is, as in ``dinoneck train``: ``boxes=`` a detector,
+    ``instances=`` or ``panoptic=`` heads of objects, other data heads of images. The folder holds what
+    :func:`dinoneck.detection.train_detector`, :func:`dinoneck.detection.train_instances` or, of heads
+    of images, the following writes: ``heads/fold-K.safetensors``, ``logs/fold-K.jsonl`` (a line per
+    epoch), ``head.safetensors`` (the heads of all folds as one ensemble), ``out_of_fold.csv``,
+    ``trained_on.csv`` (the images, with their hashes, and which folds were trained on each) and, last,
+    ``report.json``. A fold is finished when its head is there: the same call after a kill or an error
+    trains no finished fold again, and writes what it would have written.
+
+    Args:
+        config: a table (a pandas DataFrame, or the name of its file), the folder of the images, a
+            training file (``.yaml``), nested values as such a file holds them, or a config:
+            :class:`TrainConfig`, :class:`TrainInstancesConfig` or :class:`TrainDetectorConfig`. None
+            = keywords alone.
+        out: the folder: a new or empty one, or that of an earlier run.
+        table: a pandas DataFrame next to a config, in the place of ``data.csv``.
+        heads: names of heads of images to compare on the same tokens and folds, each in a folder of
+            its own.
+        overwrite: replace the results of an earlier run in ``out``; until the new report is written
+            they are in ``out/earlier``.
+        resume: continue an interrupted run of the same config.
+        callbacks: of heads of images: ``callback(epoch, row)`` after every epoch, see
+            :func:`dinoneck.training.fit`.
+        options: the flags of ``dinoneck train`` with ``_`` in the place of ``-``, such as
+            ``targets=["crop"]``, ``backbone="dinov3_vits16"``, ``epochs=20`` and ``folds=3``; and
+            the keys that stand in training files alone, such as ``tasks``. They replace values of
+            ``config``. ``head`` takes a name, or a dict with the constructor's arguments.
+
+    Returns:
+        What ``report.json`` holds, a mapping with ``scores``, ``best``, ``table()`` and
+        ``predictor()``. Of heads of images: ``scores`` (target -> method -> scores as by
+        :mod:`dinoneck.training.scores`), the ``verdict``, counts of images and groups, the config,
+        and what made the tokens.
+
+    Raises:
+        TypeError: for an unknown keyword, with the nearest known one, or without ``out``.
+        DataError: if the data cannot be used, ``out`` holds results and ``overwrite`` is off, or it
+            holds other files than those of a run.
+        ConfigError: if values contradict each other, or head, tasks and tokens do not fit.
+        CheckpointError: if ``out`` holds an unfinished run of another config or of other targets,
+            or ``data.tta`` names views that the head does not take.
+    """
+    if out is None:
+        raise TypeError("train() needs the argument 'out', the folder of the results")
+    if _is_table(config):
+        if table is not None:
+            raise ConfigError("two tables are given, config and table; leave one of them out")
+        table = config
+        config = None
+    described = _config(config, _nested(options))
+    if not isinstance(described, TrainConfig):
+        _refuse_of_images(described, table=table is not None, heads=heads, callbacks=callbacks)
+        # of a package that imports this one
+        module, _, name = TRAININGS.of_config(described).function.rpartition(".")
+        function = getattr(importlib.import_module(module), name)  # noqa: TID251 - of this package
+        report = function(described, out, overwrite=overwrite, resume=resume)
+    elif heads:
+        if table is not None or callbacks:
+            raise ConfigError(
+                "heads are compared without table and callbacks; name the file of the table, and "
+                "leave callbacks out"
+            )
+        trainers = prepare_heads(described, heads, Path(out), overwrite=overwrite)
+        report = train_heads(trainers, Path(out), resume=resume)
+    else:
+        report = train_config(
+            described,
+            out,
+            table=table,
+            overwrite=overwrite,
+            resume=resume,
+            callbacks=callbacks,
+        )
+    return TrainingResult(report, out)
+
+
+def keys_of_keywords() -> dict[str, str]:
+    """Return keyword of :func:`train` -> the key of training files that it sets, ``GROUP.KEY`` or a key alone."""
+    keys: dict[str, str] = {}
+    for training in TRAININGS.all:
+        keys |= _keys_in(training.config)
+    return keys
+
+
+def _keys_in(config: type[Config], prefix: str = "") -> dict[str, str]:
+    """The keywords of a class of configs, which are the names of its flags, and their keys."""
+    keys: dict[str, str] = {}
+    hints = get_type_hints(config, include_extras=True)
+    for field in config.__struct_fields__:
+        hint = hints[field]
+        if isinstance(hint, type) and issubclass(hint, Config):
+            keys |= _keys_in(hint, f"{prefix}{field}.")
+            continue
+        name = field
+        for annotation in getattr(hint, "__metadata__", ()):
+            flag = getattr(annotation, "name", None)  # arg(name="...")
+            if flag:
+                name = flag.replace("-", "_")
+                break
+        if keyword.iskeyword(name):  # --import
+            name = field
+        keys[name] = f"{prefix}{field}"
+    return keys
+
+
+def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords as nested values.
+
+    Raises:
+        TypeError: for an unknown keyword.
+    """
+    keys = keys_of_keywords()
+    values: dict[str, Any] = {}
+    for name, value in options.items():
+        if name not in keys:
+            raise TypeError(
+                f"train() has no argument {name!r}.{did_you_mean(name, keys)} Its keywords are the "
+                "flags of 'dinoneck train --help', with _ in the place of -"
+            )
+        if name == "head" and isinstance(value, str):  # as the flag takes it
+            value = {"type": value}
+        group, _, key = keys[name].rpartition(".")
+        if group:
+            values.setdefault(group, {})[key] = value
+        else:
+            values[key] = value
+    return values
+
+
+def _is_table(config: Any) -> bool:
+    """Whether a value is a DataFrame; pandas is not imported to find out."""
+    return hasattr(config, "columns") and hasattr(config, "iloc")
+
+
+def _config(config: Any, options: Mapping[str, Any]) -> AnyConfig:
+    """The config that the first argument of :func:`train` and its keywords describe."""
+    if isinstance(config, Config):
+        TRAININGS.of_config(config)
+        if not options:
+            return cast("AnyConfig", config)
+        values = config.to_dict()
+        where = _WHERE
+    elif config is None:
+        values = {}
+        where = _WHERE
+    elif isinstance(config, Mapping):
+        values = dict(config)
+        where = _WHERE
+    elif isinstance(config, str | os.PathLike):
+        path = os.fspath(config)
+        if Path(path).suffix.lower() in _TRAINING_FILES:
+            values = read_yaml(path)
+            where = path
+        else:
+            is_folder = Path(path).is_dir()
+            values = {"data": {"images" if is_folder else "csv": path}}
+            where = _WHERE
+    else:
+        raise ConfigError(
+            f"config is a {type(config).__name__}; expected a DataFrame, the name of a table, of a "
+            "folder of images or of a training file, a dict, or a config such as TrainConfig"
+        )
+    return config_of(_merged(values, options), where)
+
+
+def _merged(values: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values with those of keywords in their place."""
+    merged = dict(values)
+    for name, content in options.items():
+        group = values.get(name)
+        is_group = any(training.names_in(name) for training in TRAININGS.all)
+        if is_group and isinstance(group, Mapping):
+            merged[name] = {**group, **content}
+        else:
+            merged[name] = content
+    return merged
+
+
+def _refuse_of_images(
+    config: AnyConfig, *, table: bool, heads: Sequence[str], callbacks: Sequence[Callback]
+) -> None:
+    """Refuse what only the training of heads of images has."""
+    learns = TRAININGS.of_config(config).learns
+    for name, is_given in (("table", table), ("heads", heads), ("callbacks", callbacks)):
+        if is_given:
+            raise ConfigError(f"{name} has no effect on a training of {learns}; leave it out")
