@@ -190,7 +190,7 @@ def _report_entries(
     *,
     most_drawn: int,
     with_tokens: bool,
-    batch_size: int | None,
+    batch_size: int,
 ) -> tuple[list[ReportEntry], dict[str, str], dict[str, Any]]:
     """An entry per image that can be used, name -> why another one cannot, and the scores of boxes.
 
