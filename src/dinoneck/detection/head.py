@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck.configured import Configured
-from dinoneck.detection.levels import Levels, Target, build_torchvision
+from dinoneck.detection.levels import Levels, Target, build_torchvision, count_fcos_cells
 from dinoneck.errors import ConfigError
 from dinoneck.necks.neck import Neck
 from dinoneck.training.recipe import Share, converted
@@ -185,6 +185,22 @@ class DetectionHead(Configured, nn.Module):
         if targets is None:
             return self._torchvision_detections(images)
         return self._torchvision_losses(images, targets)
+
+    def loss_counts(self, targets: Sequence[Target], size: tuple[int, int]) -> list[float]:
+        """Return how much each image counts in the means that the losses of a batch are.
+
+        The losses of FCOS are means over the cells that an object is assigned to, those of a DETR
+        over boxes, those of the others over images.
+
+        Args:
+            targets: per image, see :meth:`forward`.
+            size: (height, width) of the images, in pixels.
+        """
+        if self.detector in DETRS:
+            return [float(len(target["boxes"])) for target in targets]
+        if self.detector == "fcos":
+            return count_fcos_cells(self.model, self.levels.strides, targets, size)
+        return [1.0] * len(targets)
 
     def _torchvision_losses(self, images: Tensor, targets: Sequence[Target]) -> Any:
         """The losses of torchvision's detector by name."""

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Self, cast
 
 import yaml
 from msgspec import Meta, field
-from msgspec.structs import fields, force_setattr
+from msgspec.structs import force_setattr
 from tyro.conf import Fixed, Suppress, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
@@ -35,6 +35,7 @@ from dinoneck.training.recipe import (
     Recipe,
     Scale,
     Seed,
+    without_unset,
 )
 from dinoneck.training.trainings import Training, Trainings
 from dinoneck.yaml_file import read_plain, read_yaml
@@ -503,11 +504,11 @@ class RunConfig(Config, frozen=True, kw_only=True):
     def to_dict(self) -> dict[str, Any]:
         """Return nested plain values: what a report keeps and :meth:`from_dict` reads."""
         plain = super().to_dict()
-        data = plain["data"]
-        for option in fields(self.data):
-            if option.name in _LATER_OPTIONS_OF_DATA:
-                if getattr(self.data, option.name) == option.default:
-                    del data[option.name]
+        plain["data"] = without_unset(plain["data"], self.data, _LATER_OPTIONS_OF_DATA)
+        for name in self.__struct_fields__:
+            group = getattr(self, name)
+            if isinstance(group, DetectorRecipe):
+                plain[name] = group.to_dict()
         return plain
 
 

@@ -144,7 +144,8 @@ def fit(
         # what does not fit is refused before a folder is made
         example = reader.read_first()
         with torch.no_grad(), engine.precision():
-            objective.eval()(example.inputs, example.targets, mixes=False)
+            for part in objective.parts(example.inputs, example.targets, mixes=False):
+                objective.eval()(part)
         if engine.rank == 0:
             _warn_of_layers(head, source, example)
 
@@ -166,10 +167,13 @@ def fit(
                 engine.model.train()
                 with closing(batches):
                     for batch in batches:
-                        compute_losses = partial(
-                            engine.model, batch.inputs, batch.targets, batch.mixes
-                        )
-                        losses = engine.forward_backward(compute_losses)
+                        parts = objective.parts(batch.inputs, batch.targets, batch.mixes)
+                        with engine.precision():
+                            objective.start_weighting(parts)
+                        forwards = [partial(engine.model, part) for part in parts]
+                        losses = engine.forward_backward(*forwards)
+                        objective.compare_scales(losses, batch.targets.values)
+                        losses |= objective.learned_weights()
                         engine.step()
                         engine.add_losses(losses, batch.num_images)
                         bar.update()

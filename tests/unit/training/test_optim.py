@@ -249,7 +249,8 @@ def test_mixed_losses_follow_the_targets_of_both_samples() -> None:
     source = MemoryTokens([*map(str, range(5))], tokens())
     own = Objective(head, source, loss, Recipe(mixup_alpha=1.0))
     torch.manual_seed(3)
-    found = own(tokens(), Targets(values), mixes=True)
+    [part] = own.parts(tokens(), Targets(values), mixes=True)
+    found = own(part)
     torch.manual_seed(3)
     mixed, wanted = manifold_mixup(tokens(), targets(), 1.0)
     kept, outputs = float(wanted["kind"][0, 0]), head(mixed)
@@ -257,7 +258,8 @@ def test_mixed_losses_follow_the_targets_of_both_samples() -> None:
     (first, parts), (second, others) = loss(outputs, values, masks), loss(outputs, *rolled)
     assert torch.allclose(found["loss"], kept * first + (1 - kept) * second)
     assert torch.allclose(found["loss/kind"], kept * parts["kind"] + (1 - kept) * others["kind"])
-    plain = own(tokens(), Targets(values), mixes=False)
+    [part] = own.parts(tokens(), Targets(values), mixes=False)
+    plain = own(part)
     assert torch.equal(plain["loss"], loss(head(tokens()), values, masks)[0])
 
 
