@@ -186,22 +186,6 @@ class DetectionHead(Configured, nn.Module):
             return self._torchvision_detections(images)
         return self._torchvision_losses(images, targets)
 
-    def loss_counts(self, targets: Sequence[Target], size: tuple[int, int]) -> list[float]:
-        """Return how much each image counts in the means that the losses of a batch are.
-
-        The losses of FCOS are means over the cells that an object is assigned to, those of a DETR
-        over boxes, those of the others over images.
-
-        Args:
-            targets: per image, see :meth:`forward`.
-            size: (height, width) of the images, in pixels.
-        """
-        if self.detector in DETRS:
-            return [float(len(target["boxes"])) for target in targets]
-        if self.detector == "fcos":
-            return count_fcos_cells(self.model, self.levels.strides, targets, size)
-        return [1.0] * len(targets)
-
     def _torchvision_losses(self, images: Tensor, targets: Sequence[Target]) -> Any:
         """The losses of torchvision's detector by name."""
         torchvision_targets = []
@@ -224,6 +208,26 @@ class DetectionHead(Configured, nn.Module):
         if self.detector == "fasterrcnn":
             return 1
         return 0
+
+
+def loss_counts(
+    head: DetectionHead, targets: Sequence[Target], size: tuple[int, int]
+) -> list[float]:
+    """Return how much each image counts in the means that the losses of a batch are.
+
+    The losses of FCOS are means over the cells that an object is assigned to, those of a DETR over
+    boxes, those of the others over images.
+
+    Args:
+        head: that is trained.
+        targets: per image, see :meth:`DetectionHead.forward`.
+        size: (height, width) of the images, in pixels.
+    """
+    if head.detector in DETRS:
+        return [float(len(target["boxes"])) for target in targets]
+    if head.detector == "fcos":
+        return count_fcos_cells(head.model, head.levels.strides, targets, size)
+    return [1.0] * len(targets)
 
 
 def _fraction(value: float) -> Fraction:

@@ -33,7 +33,7 @@ from dinoneck.detection.detector import (
     with_trained_weights,
 )
 from dinoneck.detection.evaluation import score_boxes
-from dinoneck.detection.head import DETRS, DetectionHead
+from dinoneck.detection.head import DETRS, DetectionHead, loss_counts
 from dinoneck.devices import local_device, send
 from dinoneck.errors import ConfigError
 from dinoneck.extras import check_installed
@@ -255,7 +255,7 @@ class DetectorTrainer:
         if num_parts == 1:
             return [partial(self.engine.model, images, targets)]
         size = (images.shape[-2], images.shape[-1])
-        counts = self.detector.head.loss_counts(targets, size)
+        counts = loss_counts(self.detector.head, targets, size)
         total = max(1.0, sum(counts))
         forwards = []
         for rows in np.array_split(np.arange(len(images)), num_parts):
