@@ -140,7 +140,7 @@ def _build_fcos(levels: Levels, num_classes: int) -> nn.Module:
 
 
 def count_fcos_cells(
-    model: nn.Module,
+    model: Any,
     strides: Sequence[float],
     targets: Sequence[Target],
     size: tuple[int, int],

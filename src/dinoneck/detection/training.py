@@ -257,7 +257,7 @@ class DetectorTrainer:
         size = (images.shape[-2], images.shape[-1])
         counts = loss_counts(self.detector.head, targets, size)
         total = max(1.0, sum(counts))
-        forwards = []
+        forwards: list[Callable[[], dict[str, Tensor]]] = []
         for rows in np.array_split(np.arange(len(images)), num_parts):
             samples = slice(int(rows[0]), int(rows[-1]) + 1)
             share = max(1.0, sum(counts[samples])) / total
