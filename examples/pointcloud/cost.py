@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-_MEGABYTE = 2**20
+from dinoneck.devices import peak_memory_mb
 
 
 @dataclass
@@ -21,7 +19,7 @@ class Cost:
     Attributes:
         seconds: of the clock, the device's work included.
         peak_memory_mb: MiB; on a GPU the most that torch held since the work began, else the most
-            that this process held since its start.
+            that this process held since its start; 0 where the system does not tell it.
     """
 
     seconds: float = 0.0
@@ -47,12 +45,4 @@ def measured(device: torch.device | str) -> Iterator[Cost]:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         cost.seconds = time.perf_counter() - begin
-        cost.peak_memory_mb = _peak_memory_mb(device)
-
-
-def _peak_memory_mb(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / _MEGABYTE
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    bytes_per_unit = 1 if sys.platform == "darwin" else 1024
-    return peak * bytes_per_unit / _MEGABYTE
+        cost.peak_memory_mb = peak_memory_mb(device) or 0.0

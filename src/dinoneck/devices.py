@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -43,6 +44,21 @@ def local_device(device: torch.device | str | None) -> torch.device:
     if local.type == "meta":
         raise ConfigError("device 'meta' holds no values; use cpu or cuda")
     return local
+
+
+def peak_memory_mb(device: torch.device) -> float | None:
+    """Return the most memory so far in MiB: of torch on a GPU, else of this process.
+
+    None where the system does not tell it, as on Windows.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:
+        return None
+    units_per_mb = 2**20 if sys.platform == "darwin" else 2**10  # bytes, or kilobytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units_per_mb
 
 
 def send(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:

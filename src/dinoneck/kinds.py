@@ -26,3 +26,20 @@ PROBABILITY_KINDS: tuple[Kind, ...] = (*CATEGORICAL_KINDS, "ratio")
 """Outputs in original units are parts of one whole, which have no unit, bounds or transform."""
 POOLED_KINDS: tuple[Kind, ...] = ("regression", "ratio", *CLASS_KINDS)
 """Kinds that a head without maps predicts, from one vector of an image."""
+
+# what predicts in a training of numbers, classes and masks
+Method = Literal["head", "linear", "average"]
+"""The head, its linear baseline, or the average of both."""
+METHOD_NAMES: dict[str, str] = {
+    "head": "the head",
+    "linear": "the linear baseline",
+    "average": "the average of head and linear baseline",
+}
+"""What sentences call them."""
+AVERAGE_OF_0_3 = "head + linear"
+"""What reports and tables of 0.3 call the average."""
+
+
+def present_method(name: str) -> str:
+    """Return the present name of a method that a report or a table of 0.3 names; others stay."""
+    return "average" if name == AVERAGE_OF_0_3 else name

@@ -9,6 +9,9 @@ from typing import Any
 from tqdm import tqdm
 
 SECONDS_PER_LINE = 60.0  # of a log
+# from here on a time is in minutes, and in hours
+_SECONDS_IN_MINUTES = 90
+_MINUTES_IN_HOURS = 90
 
 
 def progress(
@@ -53,12 +56,31 @@ def progress(
 def note(text: str) -> None:
     """Print a flushed line to a log; on a terminal the bars show as much."""
     if not sys.stderr.isatty():
-        tqdm.write(text, file=sys.stderr)
+        _print_line(text)
 
 
 def announce(text: str) -> None:
     """Print a line to a log or above the bars of a terminal."""
-    tqdm.write(text, file=sys.stderr)
+    if sys.stderr.isatty():
+        tqdm.write(text, file=sys.stderr)
+    else:
+        _print_line(text)
+
+
+def _print_line(text: str) -> None:
+    """Print a line to a log; tqdm.write would repeat the lines of bars that are open."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def in_time(seconds: float) -> str:
+    """Return a time in plain words: ``40 s``, ``12 min``, ``3.5 h``."""
+    if seconds < _SECONDS_IN_MINUTES:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    if minutes < _MINUTES_IN_HOURS:
+        return f"{minutes:.0f} min"
+    return f"{minutes / 60:.1f} h"
 
 
 class _Lines(tqdm):  # type: ignore[type-arg]
@@ -68,6 +90,14 @@ class _Lines(tqdm):  # type: ignore[type-arg]
     def status_printer(file: Any) -> Callable[[str], None]:
         """Return the function that prints a state."""
         return lambda text: file.write(f"{text}\n") if text.strip() else None
+
+    def set_description_str(self, desc: str | None = None, refresh: bool | None = True) -> None:
+        """Set the description for the next line; it has none of its own."""
+        super().set_description_str(desc, refresh=False)
+
+    def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
+        """Set what a bar has at its end, for the next line."""
+        super().set_postfix_str(s, refresh=False)
 
     def close(self) -> None:
         """End without a last line; the caller reports the result."""

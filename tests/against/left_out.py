@@ -17,6 +17,7 @@ ANY = "*"
 
 REPORT: Paths = (
     ("minutes",),
+    ("peak_memory_mb",),
     ("verdict",),
     ("versions",),
     ("cost", ANY, "seconds"),

@@ -33,6 +33,7 @@ MEADOW_RUNS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "masks": {
         "data": {"labels": "mask", "classes": ["a", "b", "c"]},
+        "head": {"type": "dpt_neck"},  # the default of 0.3
         "optim": {"epochs": 1},
         "folds": {"count": 2},
     },

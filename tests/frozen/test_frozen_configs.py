@@ -9,7 +9,7 @@ import yaml
 
 from dinoneck.training import CompositionConfig, TaskConfig, read_config
 from dinoneck.training.config import TRAININGS
-from dinoneck.training.trainings import keys_of
+from dinoneck.training.trainings import keys_of, with_present_keys
 from tests.frozen import configs
 from tests.frozen.comparison import differences
 from tests.frozen.folder import FrozenFile, frozen_files, plain
@@ -30,7 +30,7 @@ def test_a_training_file_means_what_it_meant(file: FrozenFile) -> None:
 
 @each_config
 def test_a_training_file_is_read_with_the_values_in_it(file: FrozenFile) -> None:
-    written = yaml.safe_load(file.path.read_text())
+    written = with_present_keys(yaml.safe_load(file.path.read_text()), str(file))
     config = read_config(file.path).to_dict()
     assert_holds(written, plain(config))
 

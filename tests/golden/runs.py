@@ -130,7 +130,7 @@ def record_tensors(path: str, content: Mapping[str, Any]) -> dict[str, Any]:
     """
     metadata = without_type(without_type(content["header"])[METADATA])
     recorded = {"header": plain(metadata["dinoneck"])}
-    if not path.rpartition("/")[0].endswith("heads"):
+    if not path.rpartition("/")[0].endswith(("heads", "baselines")):
         tensors = content["tensors"].items()
         recorded["tensors"] = {name: statistics(tensor[ARRAY]) for name, tensor in tensors}
     return recorded

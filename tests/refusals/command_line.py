@@ -157,9 +157,9 @@ ROWS: list[Row] = [
     (line(f"{EXPORT} --maps"), ConfigError, ("without --with-backbone", "--maps")),
     (line(f"{EXPORT} --with-backbone --grid 2x3"), ConfigError, ("whole model", "--grid")),
     (
-        line("export d.safetensors --format onnx --out m.onnx --half"),
+        line("export d.safetensors --format onnx --out m.onnx --maps"),
         ConfigError,
-        ("export of a detector", "--half"),
+        ("export of a detector", "--maps"),
     ),
     # what several verbs take
     (

@@ -81,6 +81,12 @@ def read_with(folder: Path, **columns: Any) -> Any:
     return read_table(write_meadow(folder), folder, "crop").assign(**columns)
 
 
+def with_a_column_twice(folder: Path) -> Any:
+    """The table of the meadow, whose column of values stands in it twice."""
+    table = read_table(write_meadow(folder), folder, "crop")
+    return pd.concat([table, table[["crop"]]], axis=1)
+
+
 def own_head(arguments: str) -> Callable[[Path], Any]:
     """Train a head whose constructor takes these arguments."""
     lines = [
@@ -159,7 +165,13 @@ TEXTS = [
         ("losses.aux_weight", "no effect with data.boxes"),
     ),
     ("data: {boxes: b}\ntasks: {a: {}}", ("tasks is {'a': {}}", "no effect with data.boxes")),
-    ("data: {instances: o}\nwith_ridge: true", ("with_ridge is True", "with data.instances")),
+    (
+        "data: {instances: o}\nwith_ridge: true",
+        ("predict_with is 'average'", "with data.instances"),
+    ),
+    ("with_ridge: 2", ("with_ridge is 2", "predict_with: average")),
+    ("with_ridge: true\npredict_with: head", ("with_ridge is True", "leave with_ridge out")),
+    ("predict_with: ridge", ("predict_with", "'ridge'")),
     ("data: {panoptic: [a, b], store: s}", ("data.store is 's'", "with data.panoptic")),
     ("data: {instances: o, panoptic: [a, b]}", ("data.panoptic is", "with data.instances")),
     ("data: {val_boxes: b}", ("data.val_boxes is 'b'", "needs data.boxes (--boxes)")),
@@ -276,7 +288,7 @@ RUNS: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
         ConfigError,
         ("seed is 1", "--random"),
     ),
-    ({"backbone": {"lora": 2}, "with_ridge": True}, ConfigError, "lora"),
+    ({"backbone": {"lora": 2}, "predict_with": "average"}, ConfigError, "lora"),
 ]
 # names of predicted numbers that are columns of tables, or of the scores, already
 TAKEN_NAMES: list[tuple[dict[str, Any], str]] = [
@@ -339,6 +351,11 @@ ROWS: list[Row] = [
             named,
         )
         for days, named in COLUMNS_OF_NO_NUMBERS
+    ),
+    (
+        run(table=with_a_column_twice, data={"targets": ["crop"]}),
+        DataError,
+        ("'crop'", "stands more than once"),
     ),
     (own_head("embed_dim: int, tasks"), ConfigError, "tasks: Sequence"),
     (own_head("embed_dim: int, tasks: Sequence[Task], width: int"), ConfigError, "width"),

@@ -320,7 +320,7 @@ def _layer_differences(trained: TrainedHead) -> list[str]:
     selected_layers = getattr(trained.head, "layer_indices", None)
     if selected_layers is not None and set(selected_layers) <= set(received_layers):
         return []  # the head selects its layers, and all of them are there
-    if getattr(trained.head, "_reads_last_layer", False):
+    if getattr(trained.head, "reads_last_layer", False):
         return _describe_differences(
             [("the last of the layers", trained_layers[-1], received_layers[-1])]
         )

@@ -54,8 +54,8 @@ _WHERE = re.compile(r" - at (?P<of_key>`key` in )?`\$(?P<path>[^`]*)`\Z")
 # ends of messages, by the path of the value
 _HINTS = {
     ".license": ", an SPDX identifier such as MIT",
-    ".training": "; its entries are seed, folds, fold, epochs, data, masks and metrics, others "
-    "belong under extra",
+    ".training": "; its entries are seed, folds, fold, epochs, data, masks, metrics, "
+    "auxiliary and target_weights, others belong under extra",
 }
 # what the Literal annotations of the records allow, by the last field of the path
 _ALLOWED = {
@@ -214,6 +214,8 @@ class Training(Struct, forbid_unknown_fields=True):
     data: Data | None = None
     masks: Masks | None = None
     metrics: dict[Annotated[str, Meta(min_length=1)], float | Spread] | None = None
+    auxiliary: list[Annotated[str, Meta(min_length=1)]] | None = None
+    target_weights: dict[str, Annotated[float, Meta(ge=0)]] | None = None
 
 
 class Views(Struct, forbid_unknown_fields=True):

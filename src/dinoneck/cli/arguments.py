@@ -95,7 +95,7 @@ EXPORT_HEAD_ALONE = RunKind(
     unused=("--size", "--maps", "--backbone-file", "--random-backbone"),
 )
 EXPORT_WHOLE_MODEL = RunKind("the export of a whole model", unused=("--grid",))
-EXPORT_DETECTOR = RunKind("the export of a detector", unused=("--grid", "--maps", "--half"))
+EXPORT_DETECTOR = RunKind("the export of a detector", unused=("--grid", "--maps"))
 
 
 def parse(

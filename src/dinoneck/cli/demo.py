@@ -20,7 +20,7 @@ _TRUTH = shlex.split(
 )
 """Flags of the numbers and masks that the generated table has."""
 _HEAD = shlex.split(
-    "--head fpn --hidden-dim 64 --size 128x256 --lr 2e-3 --with-ridge --overwrite --no-resume"
+    "--head fpn --hidden-dim 64 --size 128x256 --lr 2e-3 --with-linear --overwrite --no-resume"
 )
 
 
@@ -70,18 +70,17 @@ def demo(
     table = str(out / "table.csv")
     _run("train", "--csv", table, *_TRUTH, *_HEAD, *length, *weights, "--out", run)
 
-    heads = str(out / "run" / "heads")
-    _run("verify", heads)
+    _run("verify", str(out / "run" / "heads"))
 
     new_images = str(out / "new" / "images")
     predictions = str(out / "predictions.csv")
     overlay = out / "overlay"
     shutil.rmtree(overlay, ignore_errors=True)  # of an earlier demo
-    _run("predict", new_images, "--heads", heads, "--out", predictions, "--overlay", str(overlay))
+    _run("predict", new_images, "--heads", run, "--out", predictions, "--overlay", str(overlay))
 
     new_table = str(out / "new" / "table.csv")
     page = out / "report.html"
-    _run("viz", "report", heads, new_images, "--truth", new_table, "--out", str(page))
+    _run("viz", "report", run, new_images, "--truth", new_table, "--out", str(page))
     print(f"Open {page}: new images with their predicted maps, and the true values of each.")
     return {"out": out, "report": page}
 

@@ -28,6 +28,7 @@ from dinoneck.training.config import SIZE
 if TYPE_CHECKING:
     from dinoneck.backbones.backbone import Backbone
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+    from dinoneck.detection import Detector
 
 
 def export(
@@ -90,7 +91,7 @@ def export(
         if format != "onnx":
             raise ConfigError(f"--format is {format}; a detector is exported as onnx")
         detector = Detector.from_checkpoint(head, backbone.load_backbone(head))
-        detector.export_onnx(out, size=size, check=check)
+        document |= _export_detector(detector, out, size=size, half=half, check=check)
     elif with_backbone:
         refuse_unused(EXPORT_WHOLE_MODEL, words)
         document |= _export_model(
@@ -109,6 +110,29 @@ def export(
         document["files"] = list(exported.files)
     show({"written": ", ".join(map(str, document["files"]))})
     return document
+
+
+def _export_detector(
+    detector: Detector,
+    out: Path,
+    *,
+    size: tuple[int, int] | None,
+    half: bool,
+    check: bool,
+) -> dict[str, Any]:
+    """Write a detector, and print how far its boxes are from the file's; see :func:`export`."""
+    parity = detector.export_onnx(out, size=size, half=half, check=check)
+    if parity is None:
+        return {"half": half, "parity": None}
+    if parity.compared == 0:
+        show("parity: no box on random images has a score of 0.05 or more, so none was compared")
+    else:
+        show(
+            f"parity: boxes on random images differ by at most {parity.box_px:.2g} px and "
+            f"{parity.score:.2g} in score ({parity.compared} compared, {parity.unmatched} without "
+            "a counterpart)"
+        )
+    return {"half": half, "parity": parity._asdict()}
 
 
 def _export_model(

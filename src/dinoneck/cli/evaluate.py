@@ -14,6 +14,7 @@ from dinoneck.cli.predict import OpenModel, list_heads, open_model, read_heads
 from dinoneck.cli.text import show, show_scores
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.text import did_you_mean, some_of
+from dinoneck.training.config import TARGET_WEIGHTS
 
 _OVERALL_SCORES = (
     "AP",
@@ -45,6 +46,7 @@ def evaluate(
     nodata: tuple[float, ...] = (),
     class_values: tuple[int, ...] = (),
     crowd: Literal["ignore", "objects"] = "ignore",
+    target_weights: Annotated[Mapping[str, float], TARGET_WEIGHTS] = {},
     at_least: Annotated[tuple[str, ...], arg(metavar="TARGET=VALUE ...")] = (),
     options: Annotated[cli.PredictionOptions, arg(name="")] = cli.PredictionOptions(),
     words: cli.Words = (),
@@ -67,6 +69,8 @@ def evaluate(
         class_values: the value of each class in the masks; without it as in training.
         crowd: ignore: objects of a COCO file with iscrowd=1 count for nothing; objects: they are
             objects.
+        target_weights: weights of the targets in the overall score: TARGET=WEIGHT pairs, or a CSV
+            with the columns target and weight; without them as in training.
         at_least: the smallest R², accuracy or mean IoU of a target, or the smallest AP.
         options: how images are predicted.
         words: the command line.
@@ -98,6 +102,7 @@ def evaluate(
         nodata=nodata,
         class_values=class_values,
         crowd=crowd,
+        target_weights=target_weights,
     )
     if len(opened_models) == 1:  # a verdict compares models
         show_scores(report | {"verdict": None}, held_out=False)
@@ -188,12 +193,17 @@ def _check_target_names(
     smallest_scores: Mapping[str, float], opened_models: Sequence[OpenModel]
 ) -> None:
     """Raise a ConfigError if ``--at-least`` names neither an overall score nor a task or column of the heads."""
+    from dinoneck.evaluation.predicted_tasks import is_share_map
     from dinoneck.tasks import columns_of
+    from dinoneck.training.scored import cell_target_names
 
     names = set(_OVERALL_SCORES)
     for model in opened_models:
         names.update(task.name for task in model.tasks)
         names.update(column.name for column in columns_of(model.tasks))
+        for task in model.tasks:
+            if is_share_map(task):
+                names.update(cell_target_names(task))
     unknown = smallest_scores.keys() - names
     if unknown:
         raise ConfigError(
@@ -233,7 +243,7 @@ def _scores_of_target(report: Mapping[str, Any], target: str) -> dict[str, float
     value_scores = report.get("scores", {})
     names.update(value_scores)
     if target in value_scores:
-        from dinoneck.training.report import main_metric
+        from dinoneck.training.verdict import main_metric
 
         scores_of_models = value_scores[target]
         metric = main_metric(scores_of_models)  # R², accuracy or mean IoU

@@ -110,25 +110,34 @@ def predict(
             truth, image_column, list(file_by_name.values()), opened.tasks, subfolders
         )
     left_out: dict[str, str] = {}
-    predictions: Mapping[str, Any] = {}
-    if store is not None:
-        results = _predict_store(store, model)
-    elif maps is not None:
-        predictions, left_out = predict_named(model.predictions, file_by_name, skip_unusable)
-        results = {name: opened.row(prediction) for name, prediction in predictions.items()}
-    else:
-        results, left_out = predict_named(opened.predict, file_by_name, skip_unusable)
+    with whole_folder(maps) as new_maps, whole_folder(overlay) as new_overlay:
+        if store is not None:
+            results = _predict_store(store, model)
+        elif new_maps is not None:
+            writer = _MapWriter(
+                new_maps,
+                opened=opened,
+                output_paths={file_by_name[name]: path for name, path in output_paths.items()},
+                keeps_maps=overlay is not None,
+            )
+            results, left_out = predict_named(
+                model.predictions, file_by_name, skip_unusable, finish=writer.write
+            )
+            if not any(new_maps.iterdir()):
+                raise ConfigError(
+                    f"--maps {maps}: these heads have no maps; leave --maps out (--json has "
+                    "objects)"
+                )
+        else:
+            results, left_out = predict_named(opened.predict, file_by_name, skip_unusable)
+        if new_overlay is not None:
+            predicted_files = []
+            for name, result in results.items():
+                file = _PredictedFile(file_by_name[name], output_paths[name], result)
+                predicted_files.append(file)
+            _draw(new_overlay, opened, predicted_files, known)
 
     # write
-    if output_paths:
-        predicted_files = []
-        for name, result in results.items():
-            predicted_files.append(
-                _PredictedFile(
-                    file_by_name[name], output_paths[name], result, predictions.get(name)
-                )
-            )
-        _draw(opened, predicted_files, known, maps, overlay)
     if opened.is_detector:
         rows = _box_rows(results)
     else:
@@ -219,11 +228,11 @@ class OpenModel(NamedTuple):
         """The tasks of all heads; none of a detector."""
         return tuple(chain.from_iterable(group.tasks for group in self.groups))
 
-    def row(self, prediction: Any) -> dict[str, Any]:
-        """Return what calling the Predictor with maps per patch returns, of its ``predictions``."""
+    def row(self, prediction: Any, with_maps: bool) -> dict[str, Any]:
+        """Return what calling the Predictor returns, of its ``predictions``; on request with maps per patch."""
         rows: dict[str, Any] = {}
         for group in self.groups:
-            row = group.select(prediction).row(maps="patch")
+            row = group.select(prediction).row(maps="patch" if with_maps else None)
             if group.key is None:
                 return dict(row)
             rows[group.key] = row
@@ -314,15 +323,28 @@ def _open_detector(
 
 
 def predict_named(
-    predict: Predict, images: Mapping[str, Any], skip_unusable: bool
+    predict: Predict,
+    images: Mapping[str, Any],
+    skip_unusable: bool,
+    finish: Callable[[Path, Any], dict[str, Any]] | None = None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return name -> predictions of images, and name -> reason of those that are left out."""
+    """Return name -> predictions of images, and name -> reason of those that are left out.
+
+    Args:
+        predict: predicts a list of images.
+        images: name -> image.
+        skip_unusable: leave out images that cannot be used.
+        finish: as for :func:`dinoneck.inference.results.predict_many`.
+    """
     from dinoneck.inference.results import predict_many
 
     names = list(images)
     reasons: dict[int, str] = {}
     predictions = predict_many(
-        predict, list(images.values()), unusable=reasons if skip_unusable else None
+        predict,
+        list(images.values()),
+        unusable=reasons if skip_unusable else None,
+        finish=finish,
     )
     if not predictions:
         raise DataError(f"none of the {len(names)} images can be used; the first: {reasons[0]}")
@@ -436,53 +458,75 @@ class _PredictedFile(NamedTuple):
         file: the image.
         output_path: where its pictures go below a folder, without suffix.
         result: of the Predictor, of the Detector, or of the heads of one key.
-        prediction: of ``Predictor.predictions``, which makes the maps in the pixels of the image;
-            None without ``--maps``.
     """
 
     file: Path
     output_path: Path
     result: Any
-    prediction: Any
+
+
+class _MapWriter:
+    """Writes the maps of every image as soon as it is predicted, since maps of many images take much memory.
+
+    Args:
+        folder: for the maps.
+        opened: the heads.
+        output_paths: image -> where its maps go below the folder, without suffix.
+        keeps_maps: whether results have maps per patch, which are drawn later.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        opened: OpenModel,
+        output_paths: Mapping[Path, Path],
+        keeps_maps: bool,
+    ) -> None:
+        self.folder = folder
+        self.opened = opened
+        self.output_paths = output_paths
+        self.keeps_maps = keeps_maps
+
+    def write(self, file: Path, prediction: Any) -> dict[str, Any]:
+        """Write the maps of an image, and return its result.
+
+        Args:
+            file: the image.
+            prediction: of ``Predictor.predictions``, which makes the maps in the pixels of the
+                image.
+        """
+        from dinoneck.viz.overlay import write_maps
+
+        for group in self.opened.groups:
+            of_group = group.select(prediction)
+            write_maps(
+                group.subfolder(self.folder),
+                str(self.output_paths[file]),
+                of_group.image_maps(),
+                group.tasks,
+                file,
+                gate=of_group.image_gate(),
+            )
+        return self.opened.row(prediction, self.keeps_maps)
 
 
 def _draw(
+    folder: Path,
     opened: OpenModel,
     predicted_files: Sequence[_PredictedFile],
     known: Mapping[Path, Mapping[str, Any]],
-    maps: Path | None,
-    overlay: Path | None,
 ) -> None:
-    """Write maps and pictures of images; the folders appear whole or not at all."""
-    with whole_folder(maps) as new_maps, whole_folder(overlay) as new_overlay:
-        if opened.is_detector:
-            if new_overlay is not None:
-                _draw_boxes(new_overlay, opened.model, predicted_files)
-            return
-        for group in opened.groups:
-            group_files = []
-            for predicted in predicted_files:
-                result = group.select(predicted.result)
-                group_files.append(predicted._replace(result=result))
-            if new_maps is not None:
-                _write_maps(new_maps, group, predicted_files)
-            if new_overlay is not None:
-                _draw_values(new_overlay, opened.model, group, group_files, known)
-        if new_maps is not None and not any(new_maps.iterdir()):
-            raise ConfigError(
-                f"--maps {maps}: these heads have no maps; leave --maps out (--json has objects)"
-            )
-
-
-def _write_maps(folder: Path, group: HeadGroup, predicted_files: Sequence[_PredictedFile]) -> None:
-    """Write the maps of a group of heads, made for one image after the other: they are large."""
-    from dinoneck.viz.overlay import write_maps
-
-    for predicted in predicted_files:
-        maps = group.select(predicted.prediction).image_maps()
-        write_maps(
-            group.subfolder(folder), str(predicted.output_path), maps, group.tasks, predicted.file
-        )
+    """Draw the pictures of images into a folder."""
+    if opened.is_detector:
+        _draw_boxes(folder, opened.model, predicted_files)
+        return
+    for group in opened.groups:
+        group_files = []
+        for predicted in predicted_files:
+            result = group.select(predicted.result)
+            group_files.append(predicted._replace(result=result))
+        _draw_values(folder, opened.model, group, group_files, known)
 
 
 def _draw_values(
@@ -496,14 +540,16 @@ def _draw_values(
     from dinoneck.data.decoding import read_pixels
     from dinoneck.viz.overlay import overlay_panel
     from dinoneck.viz.panels import boxes_panel
-    from dinoneck.viz.scales import outputs, scales
+    from dinoneck.viz.scales import THE_GATE, outputs, scales, with_gate
 
-    tasks = group.tasks
+    tasks = list(group.tasks)
     objects = next((task for task in tasks if task.is_masks), None)
-    scale = scales(outputs(tasks), [predicted.result for predicted in predicted_files])
-    for predicted in predicted_files:
+    results = [with_gate(predicted.result, str(predicted.file)) for predicted in predicted_files]
+    if any(THE_GATE.name in result["maps"] for result in results):
+        tasks.append(THE_GATE)
+    scale = scales(outputs(tasks), results)
+    for predicted, result in zip(predicted_files, results, strict=True):
         file = predicted.file
-        result = predicted.result
         if objects is not None:
             pixels = read_pixels(file, predictor.preprocess.bits)
             boxes = _boxes_around(result[objects.name], objects.labels)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from dinoneck.atomic import write_whole
+from dinoneck.kinds import METHOD_NAMES, Method
 from dinoneck.text import printable
 
 if TYPE_CHECKING:
@@ -124,12 +125,13 @@ def show_scores(report: Mapping[str, Any], held_out: bool = True) -> None:
     costs = report.get("cost", {})
     if costs:
         print(_cost_table(costs))
-    if report.get("verdict"):
-        show(report["verdict"])
+    for line in (report.get("verdict") or "").splitlines():
+        show(line)
     names = no_better_than_mean(report)
     if names:
+        method = METHOD_NAMES[_predicting_method(report)]
         show(
-            f"{', '.join(names)}: R² is not above 0, so the head is no better than the mean of all "
+            f"{', '.join(names)}: R² is not above 0, so {method} is no better than the mean of all "
             "images."
         )
 
@@ -143,18 +145,27 @@ def _cost_table(costs: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def no_better_than_mean(report: Mapping[str, Any]) -> list[str]:
-    """Return the targets of a report, without auxiliary ones, of which the head's R² is not above 0."""
+    """Return the targets of a report, without auxiliary ones, of which the R² is not above 0.
+
+    It is that of the method that predicts.
+    """
     from dinoneck.viz.score_tables import mean_of
 
+    predicting = _predicting_method(report)
     names = []
     mean = mean_of(report)
     for name, methods in report.get("scores", {}).items():
         if name == mean or name in report.get("auxiliary", ()):
             continue
-        r2 = methods.get("head", {}).get("r2", {}).get("pooled")
+        r2 = methods.get(predicting, {}).get("r2", {}).get("pooled")
         if r2 is not None and r2 <= 0:
             names.append(name)
     return names
+
+
+def _predicting_method(report: Mapping[str, Any]) -> Method:
+    method: Method = report.get("predicts", {}).get("method", "head")
+    return method
 
 
 def show_remainder(preprocess: Preprocessing, size: tuple[int, int]) -> None:

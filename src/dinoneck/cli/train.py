@@ -6,7 +6,7 @@ There is one function per training, :func:`train`, :func:`train_objects` and :fu
 
 from __future__ import annotations
 
-import inspect
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 from tyro.conf import Positional, Suppress, arg
 
 from dinoneck.cli.arguments import check_backbone_name, flags, parse
-from dinoneck.cli.text import show_remainder, show_scores
+from dinoneck.cli.text import show, show_remainder, show_scores
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.extras import check_installed
 from dinoneck.registry import import_modules
 from dinoneck.training.config import (
+    HEAD,
     TRAININGS,
     AnyConfig,
+    DataConfig,
     TrainConfig,
     TrainDetectorConfig,
     TrainInstancesConfig,
@@ -45,8 +47,6 @@ ENOUGH_ALONG = 40
 # detectors whose code is that of transformers; dinoneck.detection.head, which imports torch, has
 # the same names
 _OF_TRANSFORMERS = ("dfine", "rtdetrv2")
-# parameters of heads, necks and pyramids that --hidden-dim sets: the first that a class has
-_WIDTHS = ("fpn_dim", "hidden_dim", "out_channels")
 # ratio of the two scales; rounding to whole patches alone gives up to about 2 %
 DISTORTED = 1.02
 
@@ -56,8 +56,9 @@ def train(
     *,
     out: Path,
     run: Annotated[TrainConfig, arg(name="")] = TrainConfig(),
-    heads: Annotated[tuple[str, ...], arg(metavar="HEAD ...")] = (),
+    heads: Annotated[tuple[Annotated[dict[str, Any], HEAD], ...], arg(metavar="HEAD ...")] = (),
     hidden_dim: int | None = None,
+    with_linear: bool = False,
     overwrite: bool = False,
     resume: bool = True,
 ) -> dict[str, Any]:
@@ -81,27 +82,41 @@ def train(
     The options below are those of numbers, classes and masks. Boxes and objects have others:
     'dinoneck train --boxes boxes.json --help' and 'dinoneck train --instances objects.json --help'.
 
+    A finished run predicts with another method, without training, by its folder and the method:
+
+        the linear baseline      train --out run --predict-with linear
+
     Example: dinoneck train --csv cover.csv --targets crop weed --out run
 
     Args:
         config: training file; it comes first, and flags override it.
         out: folder for heads, predictions and report.
         run: the run.
-        heads: train each of these heads on the same tokens and folds, and compare them.
+        heads: train each of these heads, such as fpn '{type: fpn, fpn_dim: 64}' patch_mean, on the
+            same tokens and folds, and compare them; those that are named alone have the arguments
+            of head that they take.
         hidden_dim: width of the head, neck or pyramid.
+        with_linear: predict with the average of head and linear baseline, as --predict-with
+            average.
         overwrite: replace the results of an earlier run.
         resume: continue an interrupted run of the same config (default: on).
     """
+    if with_linear:
+        run = _with_average(run)
     _check_before_torch(config, run, out, overwrite=overwrite)
     from dinoneck.training.data_folder import of_data_folder
     from dinoneck.training.new_head import head_type
 
     run, folder = of_data_folder(run)
+    if heads:
+        report = _compare_heads(
+            run, heads, out, folder, hidden_dim=hidden_dim, overwrite=overwrite, resume=resume
+        )
+        return _shown(out, report)
     if hidden_dim is not None:
         import_modules(run.imports)
-        masks_alone = bool(run.data.labels) and not run.data.targets
-        run = with_width(run, head_type(run, "segmentation" if masks_alone else None), hidden_dim)
-    report = _train_heads(run, heads, out, folder, overwrite=overwrite, resume=resume)
+        run = with_width(run, head_type(run, _map_kind(run.data)), hidden_dim)
+    report = _train_head(run, out, folder, overwrite=overwrite, resume=resume)
     return _shown(out, report)
 
 
@@ -239,6 +254,8 @@ def _explain(flag: str, training: Training) -> str:
     """What a flag is that this training has not: a key of training files alone, or of other trainings; else empty."""
     name = flag.removeprefix("--")
     switch = name.removeprefix("no-")
+    if switch == "with-ridge":
+        return "It is called --with-linear now, or --predict-with average"
     for key in _keys_of_files(training.config):
         if key.rpartition(".")[2].replace("_", "-") in (name, switch):
             return f"{key} stands in the training file alone: dinoneck train RUN.yaml"
@@ -286,7 +303,9 @@ def _check_before_torch(config: str | None, run: AnyConfig, out: Path, *, overwr
         )
     if out.is_file():
         raise ConfigError(f"--out {out} is a file; name a folder")
-    if (out / "report.json").exists() and not overwrite:
+    # a run that is finished may get another method to predict with
+    may_switch = isinstance(run, TrainConfig) and run.predict_with is not None
+    if (out / "report.json").exists() and not overwrite and not may_switch:
         raise ConfigError(
             f"--out {out} holds results of an earlier run, report.json; choose another folder, or "
             "replace them with --overwrite"
@@ -353,46 +372,103 @@ def _check_extras(run: AnyConfig) -> None:
             check_installed("scikit-learn", "train", "sklearn")
 
 
-def _train_heads(
+def _with_average(run: TrainConfig) -> TrainConfig:
+    """The run with the average of head and linear baseline, which ``--with-linear`` asks for.
+
+    Raises:
+        ConfigError: if it names another method.
+    """
+    if run.predict_with not in (None, "average"):
+        raise ConfigError(
+            f"--with-linear is --predict-with average, and predict_with is {run.predict_with!r}; "
+            "give one of them"
+        )
+    return run.changed(predict_with="average")
+
+
+def _train_head(
     config: TrainConfig,
-    heads: Sequence[str],
     out: Path,
     folder: DataFolder | None,
     *,
     overwrite: bool,
     resume: bool,
 ) -> dict[str, Any]:
-    """Train the head of a configuration, or each of several on the same tokens and folds.
+    """Train the head of a configuration; of a finished run, change the method that predicts.
 
     ``folder`` is the folder of data that the configuration was made of, which is read already.
     """
-    from dinoneck.training.comparison import prepare_heads, train_heads
     from dinoneck.training.run import prepare
+    from dinoneck.training.run_file import switch_method
 
-    if not heads:
-        trainer = prepare(config, out, overwrite=overwrite, data_folder=folder)
-        _describe(trainer)
-        return trainer.train(resume=resume)
-    trainers = prepare_heads(config, heads, out, overwrite=overwrite, data_folder=folder)
+    if not overwrite:
+        report = switch_method(config, out)
+        if report is not None:
+            print(f"{out} is a finished run: nothing is trained.")
+            return report
+    trainer = prepare(config, out, overwrite=overwrite, resume=resume, data_folder=folder)
+    _describe(trainer)
+    return trainer.train(resume=resume)
+
+
+def _compare_heads(
+    config: TrainConfig,
+    heads: Sequence[Mapping[str, Any]],
+    out: Path,
+    folder: DataFolder | None,
+    *,
+    hidden_dim: int | None,
+    overwrite: bool,
+    resume: bool,
+) -> dict[str, Any]:
+    """Train several heads on the same tokens and folds; ``folder`` is as in :func:`_train_head`."""
+    from dinoneck.training.comparison import prepare_heads, train_heads
+
+    trainers = prepare_heads(
+        config,
+        heads,
+        out,
+        hidden_dim=hidden_dim,
+        overwrite=overwrite,
+        resume=resume,
+        data_folder=folder,
+    )
     first = next(iter(trainers.values()))
     _describe(first)
     return train_heads(trainers, out, resume=resume)
 
 
 def _shown(out: Path, report: dict[str, Any]) -> dict[str, Any]:
-    """Print the scores of a run and where its files are; return the document of the verb."""
+    """Print the scores of a run, its peak memory and where its files are; return the document of the verb."""
     show_scores(report)
+    if "peak_memory_mb" in report:
+        print(f"peak memory: {report['peak_memory_mb']:.0f} MiB")
     print(f"written: {out}, with report.json")
+    predicts = report.get("predicts")
+    if predicts is not None:
+        line = predicts["sentence"]
+        if predicts["better"] is not None:
+            command = ["dinoneck", "train", "--out", str(out), "--predict-with", predicts["better"]]
+            line += f" Change to it: {shlex.join(command)}"
+        show(line)
     return {"out": out, "report": report}
+
+
+def _map_kind(data: DataConfig) -> str | None:
+    """The kind of the task of masks that decides the default head; None without masks."""
+    if not data.labels:
+        return None
+    # beside numbers of the images, classes are learned as shares of the patches
+    if data.targets or data.label_kind == "numbers":
+        return "dense"
+    return "segmentation"
 
 
 def with_width(run: AnyRun, type_name: str, hidden_dim: int) -> AnyRun:
     """Return the config with the width of its head, neck or pyramid, whose registered name is given."""
-    from dinoneck.registry import resolve
+    from dinoneck.training.head_arguments import width_argument
 
-    parameters = inspect.signature(resolve(type_name)).parameters
-    widths = [name for name in _WIDTHS if name in parameters]
-    width = widths[0] if widths else "hidden_dim"  # which the head then refuses
+    width = width_argument(type_name) or "hidden_dim"  # which the head then refuses
     return run.changed(head={**run.head, width: hidden_dim})
 
 

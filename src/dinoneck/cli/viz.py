@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
@@ -15,8 +15,9 @@ from tyro.conf import Positional, arg
 from dinoneck.atomic import read_regular
 from dinoneck.cli import arguments as cli
 from dinoneck.cli.predict import OpenModel, known_values, open_model, predict_named
-from dinoneck.cli.text import file_size, save_picture
+from dinoneck.cli.text import file_size, save_picture, show
 from dinoneck.errors import ConfigError, DataError
+from dinoneck.kinds import AVERAGE_OF_0_3
 from dinoneck.text import counted, reason_of
 from dinoneck.training.config import SIZE, FrozenBackbone
 
@@ -91,7 +92,7 @@ def report(
         )
     else:
         report_images = _images_of_detector(opened.model, files, images, truth, training)
-    entries, left_out = _report_entries(
+    entries, left_out, box_scores = _report_entries(
         opened, report_images, most_drawn=max_images, with_tokens=not no_tokens
     )
 
@@ -108,6 +109,7 @@ def report(
         unread=left_out,
         classes=() if tasks else opened.model.classes,
         trained_on=_count_trained_on(opened.checkpoints, report_images.files),
+        box_scores=box_scores,
     )
     write_text(out, page)
     num_bytes = out.stat().st_size
@@ -116,7 +118,7 @@ def report(
         f"{counted(len(entries), 'image')} predicted, {num_drawn} drawn; written: {out} "
         f"({file_size(num_bytes)})"
     )
-    return {
+    document = {
         "ok": not (left_out and strict),
         "written": [out],
         "bytes": num_bytes,
@@ -125,6 +127,9 @@ def report(
         "unread": left_out,
         "scores": agreement(entries, tasks),
     }
+    if box_scores:
+        document["boxes"] = box_scores
+    return document
 
 
 def _count_trained_on(heads: Sequence[HeadCheckpoint], images: Sequence[Path]) -> int:
@@ -145,12 +150,14 @@ class _ReportImages:
         known: returns what is known of an image; empty where nothing is.
         pixels: returns an image as it is drawn; a detector predicts from it.
         files: of all images.
+        boxes: the images of a COCO file, by which a detector is scored; None without one.
     """
 
     items: dict[str, Any]
     known: Callable[[Any], Mapping[str, Any]]
     pixels: Callable[[Any], Any]
     files: Sequence[Path]
+    boxes: BoxImages | None = None
 
 
 def _images_of_heads(
@@ -175,8 +182,10 @@ def _images_of_heads(
 
 def _report_entries(
     opened: OpenModel, images: _ReportImages, *, most_drawn: int, with_tokens: bool
-) -> tuple[list[ReportEntry], dict[str, str]]:
-    """An entry per image that can be used, and name -> why another one cannot.
+) -> tuple[list[ReportEntry], dict[str, str], dict[str, Any]]:
+    """An entry per image that can be used, name -> why another one cannot, and the scores of boxes.
+
+    The scores are empty without known boxes, and where an image cannot be used.
 
     Args:
         opened: the model; its predictions hold maps unless there are more images than are drawn.
@@ -193,9 +202,18 @@ def _report_entries(
     def predict(items: list[Any]) -> list[dict[str, Any]]:
         if tasks:
             return opened.predict(items)
-        return opened.predict([images.pixels(item) for item in items])
+        pixels = [images.pixels(item) for item in items]
+        if images.boxes is None:
+            return opened.predict(pixels)
+        # average precision ranks boxes of all scores
+        return list(model.predict(pixels, min_score=0.0))
 
     results, left_out = predict_named(predict, images.items, skip_unusable=True)
+    box_scores: dict[str, Any] = {}
+    if images.boxes is not None:
+        if not left_out:
+            box_scores = _box_scores(images.boxes, images.items, results)
+        results = {name: _sure_boxes(result, model.min_score) for name, result in results.items()}
     entries = []
     for name, result in results.items():
         entries.append(ReportEntry(name, result, known=images.known(images.items[name])))
@@ -210,7 +228,38 @@ def _report_entries(
         if tasks and len(images.items) > most_drawn:  # the maps of all images would not fit
             [result] = model(item, maps="patch")
             entries[i] = replace(entries[i], result=result)
-    return entries, left_out
+    return entries, left_out, box_scores
+
+
+def _box_scores(
+    box_images: BoxImages, items: Mapping[str, int], results: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The average precision of boxes of all scores, as of :func:`dinoneck.detection.score_boxes`.
+
+    Empty if no image has a box, or pycocotools is not installed.
+    """
+    from dinoneck.detection import score_boxes
+
+    predictions = {}
+    for name, result in results.items():
+        predictions[box_images.ids[items[name]]] = result
+    try:
+        return score_boxes(box_images, predictions)
+    except (ImportError, DataError) as error:
+        show(f"the report has no average precision: {error}")
+        return {}
+
+
+def _sure_boxes(result: Mapping[str, Any], min_score: float) -> dict[str, Any]:
+    """The boxes of a detector's result that have this score or more."""
+    is_sure = result["scores"] >= min_score
+    places = is_sure.nonzero()[:, 0].tolist()
+    return {
+        "boxes": result["boxes"][is_sure],
+        "scores": result["scores"][is_sure],
+        "labels": result["labels"][is_sure],
+        "names": [result["names"][i] for i in places],
+    }
 
 
 def _token_colours(predictor: Predictor, files: Sequence[Path]) -> list[Any]:
@@ -258,7 +307,7 @@ def _training_report(head: Path, tasks: Sequence[Task]) -> dict[str, Any]:
     It is empty where there is none, or the run is one of other tasks.
     """
     folder = head if head.is_dir() else head.parent
-    run = folder.parent if folder.name == "heads" else folder
+    run = folder.parent if folder.name in ("heads", "baselines") else folder
     path = run / "report.json"
     if not path.is_file():
         return {}
@@ -277,8 +326,12 @@ def _training_report(head: Path, tasks: Sequence[Task]) -> dict[str, Any]:
     if "best" in report and log.is_file():
         report["log"] = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
     report["path"] = path
-    report["held_out"] = _held_out_values(run / "out_of_fold.csv", scores)
+    predicts = report.get("predicts", {})
+    method = predicts.get("method", "head")
+    report["held_out"] = _held_out_values(run / "out_of_fold.csv", scores, method)
     report["remarks"] = [report["verdict"]] if "verdict" in report else []
+    if "sentence" in predicts:
+        report["remarks"].append(predicts["sentence"])
     return report
 
 
@@ -289,8 +342,11 @@ def _are_scored(tasks: Sequence[Task], scores: Mapping[str, Any]) -> bool:
     return any(not scored.isdisjoint((task.name, *task.columns)) for task in tasks)
 
 
-def _held_out_values(table: Path, scores: Mapping[str, Any]) -> dict[str, Any]:
-    """Target -> (2, n) known and predicted numbers of the images that a run held out; empty without its table."""
+def _held_out_values(table: Path, scores: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """Target -> (2, n) known and predicted numbers of the images that a run held out; empty without its table.
+
+    The predictions are those of the method that predicts.
+    """
     if not table.is_file():
         return {}
     import pandas as pd
@@ -302,10 +358,19 @@ def _held_out_values(table: Path, scores: Mapping[str, Any]) -> dict[str, Any]:
     for name in sorted(scores):
         if "r2" not in scores[name]["head"] or name not in cells:
             continue
-        pairs = cells[[name, f"{name} (head)"]].apply(pd.to_numeric, errors="coerce").dropna()
+        predictions = _column_of(name, method, cells.columns)
+        pairs = cells[[name, predictions]].apply(pd.to_numeric, errors="coerce").dropna()
         if len(pairs):
             held_out[name] = pairs.to_numpy().T
     return held_out
+
+
+def _column_of(target: str, method: str, columns: Collection[str]) -> str:
+    """The column of a method's predictions, which a table of 0.3 may name otherwise."""
+    column = f"{target} ({method})"
+    if column not in columns and method == "average":
+        return f"{target} ({AVERAGE_OF_0_3})"
+    return column
 
 
 def _images_of_detector(
@@ -379,7 +444,9 @@ def _images_with_boxes(box_images: BoxImages) -> _ReportImages:
 
     files = box_images.paths
     items = {name: index for index, name in enumerate(cli.names_below(files))}
-    return _ReportImages(items=items, known=known_boxes, pixels=pixels, files=files)
+    return _ReportImages(
+        items=items, known=known_boxes, pixels=pixels, files=files, boxes=box_images
+    )
 
 
 def _images_without_boxes(files: list[Path], bits: int | None) -> _ReportImages:

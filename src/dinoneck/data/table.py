@@ -134,8 +134,8 @@ class Table:
         Raises:
             DataError: if the DataFrame has no column of images, or two columns of one name.
         """
+        check_column_names(frame)
         names = list(frame.columns)
-        check_unique(names, "the column", "give each its own name")
         if IMAGES not in frame:
             raise DataError(
                 f"the table has no column {IMAGES!r}; make it with read_table(), which finds the "
@@ -223,6 +223,15 @@ class Table:
     def has_mask(self, row: int) -> bool:
         """Whether an image has a mask."""
         return self.masks is not None and self.masks[row] is not None
+
+
+def check_column_names(frame: pd.DataFrame) -> None:
+    """Check that a table has no two columns of one name.
+
+    Raises:
+        DataError: naming the first one that it has twice.
+    """
+    check_unique(frame.columns, "the column", "give each its own name")
 
 
 def _own_groups(count: int) -> list[Hashable]:

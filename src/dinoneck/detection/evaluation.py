@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -47,6 +47,8 @@ Objects = Mapping[Any, Sequence[Mapping[str, Any]]]
 Array = np.ndarray[Any, Any]
 IouType = Literal["bbox", "segm"]
 """Whether pycocotools compares boxes or masks."""
+Begin = Callable[[Any], None]
+"""What is called with the first image before any is predicted, such as to take the time."""
 PanopticTruth = list[PathLike] | tuple[PathLike, ...]
 """The folder and the COCO file of panoptic segments."""
 
@@ -97,8 +99,17 @@ def predict_boxes(
     *,
     batch_size: int = 8,
     crowd: Crowd = "ignore",
+    begin: Begin | None = None,
 ) -> tuple[BoxImages, dict[Any, Prediction]]:
     """Return the images of a file, and image id -> the boxes of all scores.
+
+    Args:
+        detector: as of :func:`evaluate_boxes`.
+        coco_json: as of :func:`evaluate_boxes`.
+        images: as of :func:`evaluate_boxes`.
+        batch_size: as of :func:`evaluate_boxes`.
+        crowd: as of :func:`evaluate_boxes`.
+        begin: is called with the first image before any is predicted.
 
     Raises:
         ConfigError, DataError, ImportError: as :func:`evaluate_boxes`.
@@ -115,6 +126,8 @@ def predict_boxes(
         allow_unlisted=True,
     )
     dataset.warn_of_turned_images()
+    if begin is not None:
+        begin(dataset.original(0)[0])
     predictions: dict[Any, Prediction] = {}
     for rows in in_batches(range(len(dataset)), batch_size):
         batch = [dataset.original(row)[0] for row in rows]
@@ -283,6 +296,7 @@ def predict_instances(
     images: PathLike | None,
     *,
     crowd: Crowd = "ignore",
+    begin: Begin | None = None,
 ) -> tuple[BoxImages, Objects]:
     """Return the images of a COCO file of masks, and the instances predicted in them, of all scores.
 
@@ -302,7 +316,7 @@ def predict_instances(
         allow_unlisted=True,
     )
     # average precision ranks objects of all scores
-    return dataset, _predict_objects(model, task, dataset, min_score=0.0)
+    return dataset, _predict_objects(model, task, dataset, min_score=0.0, begin=begin)
 
 
 def predict_segments(
@@ -311,6 +325,7 @@ def predict_segments(
     images: PathLike | None,
     *,
     crowd: Crowd = "ignore",
+    begin: Begin | None = None,
 ) -> tuple[PanopticImages, Objects]:
     """Return the images of panoptic segments, and the segments predicted in them.
 
@@ -322,14 +337,21 @@ def predict_segments(
     task = _task_of_kind("panoptic", model, truth)
     check_installed("pycocotools", "masks")
     dataset = _open_segments(truth, images, classes=task.labels, crowd=crowd, allow_unlisted=True)
-    return dataset, _predict_objects(model, task, dataset, min_score=None)
+    return dataset, _predict_objects(model, task, dataset, min_score=None, begin=begin)
 
 
 def _predict_objects(
-    predictor: Predictor, task: Task, dataset: ListedImages, *, min_score: float | None
+    predictor: Predictor,
+    task: Task,
+    dataset: ListedImages,
+    *,
+    min_score: float | None,
+    begin: Begin | None,
 ) -> Objects:
     """The objects that a task predicts in the images of a dataset; min_score None = the task's."""
     dataset.warn_of_turned_images()
+    if begin is not None:
+        begin(dataset.paths[0])
     predict = partial(predictor, min_score=min_score)
     rows = predict_many(predict, list(dataset.paths), at_once=predictor.batch_size)
     objects = {}

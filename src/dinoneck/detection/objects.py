@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from dinoneck.data.boxes import BoxImages
 from dinoneck.data.cells import IMAGES
 from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
 from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.listed_images import UNKNOWN
+from dinoneck.data.panoptic import PanopticImages
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.table import Table
 from dinoneck.detection.evaluation import (
@@ -30,11 +32,12 @@ from dinoneck.extras import check_installed
 from dinoneck.heads.head import Head
 from dinoneck.inference.resolution import objects_at_image_size
 from dinoneck.inference.results import coco_objects
+from dinoneck.kinds import Method
 from dinoneck.registry import import_modules
 from dinoneck.tasks import OBJECTS, Task
 from dinoneck.training import folder as files
 from dinoneck.training.config import TRAININGS, TrainInstancesConfig
-from dinoneck.training.evaluators import FoldTokens, Logs
+from dinoneck.training.evaluators import FoldTokens, KeptHead, Logs
 from dinoneck.training.folds import Fold, plain_folds
 from dinoneck.training.new_head import head_type
 from dinoneck.training.problem import Problem
@@ -43,6 +46,9 @@ from dinoneck.training.report import HEAD, Methods, summary
 from dinoneck.training.run import Trainer
 from dinoneck.training.run_tokens import RunTokens
 from dinoneck.training.scored import ValueTarget
+
+ObjectImages = BoxImages | PanopticImages
+"""Images with their true objects, or their panoptic segments."""
 
 TASK = "objects"
 FEWEST_STEPS = 500
@@ -84,7 +90,8 @@ def train_instances(
         What ``report.json`` holds: ``masks`` (``{"head": scores}`` of the held-out objects, see
         :func:`dinoneck.detection.score_masks`) or ``segments``
         (:func:`dinoneck.detection.score_segments`), ``scores`` of the numbers of objects,
-        ``images``, ``parameters``, ``config`` and ``versions``.
+        ``images``, ``parameters``, ``peak_memory_mb`` (as :func:`dinoneck.training.train` returns
+        it), ``config`` and ``versions``.
 
     Raises:
         DataError: if the data cannot be used, an image has 1000 objects of a class or more, images
@@ -117,7 +124,9 @@ def train_instances(
     return trainer.train(resume=resume)
 
 
-def with_object_defaults(config: TrainInstancesConfig, dataset: Any) -> TrainInstancesConfig:
+def with_object_defaults(
+    config: TrainInstancesConfig, dataset: ObjectImages
+) -> TrainInstancesConfig:
     """Return the config with a head, its queries and the number of epochs, where the config has none.
 
     Raises:
@@ -125,7 +134,7 @@ def with_object_defaults(config: TrainInstancesConfig, dataset: Any) -> TrainIns
     """
     most_objects = max(dataset.numbers.values()) + len(dataset.stuff)
     head = _head_with_defaults(config, most_objects)
-    num_queries: Any = head.get("num_queries", most_objects)
+    num_queries: int = head.get("num_queries", most_objects)
     if most_objects > num_queries:
         raise DataError(
             f"{dataset.file}: an image has {most_objects} objects; num_queries is {num_queries}, "
@@ -159,7 +168,7 @@ def _recipe_with_epochs(optim: Recipe, num_images: int) -> Recipe:
 
 
 def prepare_instances(
-    config: TrainInstancesConfig, out: Path, dataset: Any, *, overwrite: bool = False
+    config: TrainInstancesConfig, out: Path, dataset: ObjectImages, *, overwrite: bool = False
 ) -> Trainer[TrainInstancesConfig]:
     """Return the trainer of heads that learn the objects of a dataset.
 
@@ -190,7 +199,7 @@ def prepare_instances(
     )
 
 
-def _table_of_dataset(dataset: Any) -> Table:
+def _table_of_dataset(dataset: ObjectImages) -> Table:
     """The images of a dataset as a table, whose ids are paths below the folder that all lie in."""
     import pandas as pd
 
@@ -201,7 +210,7 @@ def _table_of_dataset(dataset: Any) -> Table:
 
 
 def object_problem(
-    config: TrainInstancesConfig, dataset: Any, preprocess: Preprocessing
+    config: TrainInstancesConfig, dataset: ObjectImages, preprocess: Preprocessing
 ) -> Problem:
     """Return what heads learn of a dataset: the ids of objects, a value per 4 x 4 pixels.
 
@@ -224,7 +233,7 @@ def object_problem(
     return Problem([task], {TASK: torch.cat(maps)}, weights={}, compositions=[], scored=scored)
 
 
-def _object_ids(dataset: Any, i: int, preprocess: Preprocessing) -> torch.Tensor:
+def _object_ids(dataset: ObjectImages, i: int, preprocess: Preprocessing) -> torch.Tensor:
     """The ids of objects (1, h, w) in a prepared image, a value per 4 x 4 pixels; -1 in crowd regions."""
     reader = DenseLabels(classes=OBJECTS * (len(dataset.classes) + 1), nodata=UNKNOWN)
     pixels = dataset.pixels(i).clip(UNKNOWN)
@@ -247,7 +256,6 @@ class ObjectEvaluator:
         objects: smallest score -> image id -> the held-out predictions, see
             :func:`dinoneck.inference.coco_objects`.
         methods: ``head`` -> the predicted numbers of objects; empty until :meth:`report`.
-        method: ``head``.
     """
 
     has_baseline = False
@@ -255,7 +263,7 @@ class ObjectEvaluator:
     def __init__(
         self,
         table: Table,
-        dataset: Any,
+        dataset: ObjectImages,
         *,
         problem: Problem,
         folds: Sequence[Fold],
@@ -268,14 +276,15 @@ class ObjectEvaluator:
         self.preprocess = preprocess
         self.is_panoptic = problem.tasks[0].kind == "panoptic"
         min_scores = _MIN_SCORES if self.is_panoptic else (0.0,)
-        self.objects: dict[float, dict[int, Any]] = {min_score: {} for min_score in min_scores}
+        self.objects: dict[float, dict[int | str, Any]] = {
+            min_score: {} for min_score in min_scores
+        }
         self.methods: Methods = {}
-        self.method = HEAD
 
     def predict_fold(
-        self, problem: Problem, fold: Fold, head: Any, tokens: FoldTokens
-    ) -> tuple[list[Head], dict[str, Any]]:
-        """Predict the objects of the held-out images; return the head and the facts for its file."""
+        self, problem: Problem, fold: Fold, head: Head, tokens: FoldTokens
+    ) -> dict[Method, KeptHead]:
+        """Predict the objects of the held-out images; return the head of the fold."""
         source = tokens.of_head
         device = next(head.parameters()).device
         for row in fold.valid.tolist():
@@ -292,7 +301,7 @@ class ObjectEvaluator:
                 )
                 objects[self.dataset.ids[row]] = coco_objects(predicted)
         facts = {} if fold.is_of_all_images else {"fold": fold.number}
-        return [head], facts
+        return {HEAD: KeptHead(head, facts)}
 
     def final_problem(self, problem: Problem) -> Problem:
         """Return the problem with the smallest score that gives the best scores of held-out images."""
@@ -300,9 +309,9 @@ class ObjectEvaluator:
         task = replace(problem.tasks[0], minimum=min_score)
         return replace(problem, tasks=[task])
 
-    def _best_scores(self, dataset: Any) -> dict[str, Any]:
+    def _best_scores(self, dataset: ObjectImages) -> dict[str, Any]:
         """The scores of held-out images, with the smallest score ``min_score`` that gives the best ones."""
-        if not self.is_panoptic:
+        if isinstance(dataset, BoxImages):
             return score_masks(dataset, self.objects[0.0])
         candidates = []
         for min_score, objects in self.objects.items():

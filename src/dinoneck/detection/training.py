@@ -44,12 +44,19 @@ from dinoneck.text import in_words
 from dinoneck.training import folder as files
 from dinoneck.training.config import TRAININGS, TrainDetectorConfig
 from dinoneck.training.earlier import check_same_backbone, log_backbone, start_lora
-from dinoneck.training.engine import Engine, Row, gather, restored_random_state
+from dinoneck.training.engine import (
+    Engine,
+    Row,
+    gather,
+    highest_memory,
+    restored_random_state,
+)
+from dinoneck.training.epoch_notes import EpochNotes
 from dinoneck.training.folds import Fold
-from dinoneck.training.new_head import start_from
+from dinoneck.training.new_head import log_start, start_from
 from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
 from dinoneck.training.run_tokens import open_backbone
-from dinoneck.training.trained_images import write_trained_images
+from dinoneck.training.trained_images import warn_of_seen_images, write_trained_images
 from dinoneck.version import versions
 
 NECK = "spatial_tuning_adapter"
@@ -84,7 +91,8 @@ def train_detector(
     Returns:
         what ``report.json`` holds: ``best`` (the log's best row: ``AP``, ``AP50``, ``AP75``,
         ``per_class``, ``epoch``), ``untrained`` (the scores of the first weights), ``images``,
-        ``skipped`` boxes, ``parameters``, ``minutes``, ``config`` and ``versions``.
+        ``skipped`` boxes, ``parameters``, ``minutes``, ``peak_memory_mb`` (as
+        :func:`dinoneck.training.train` returns it), ``config`` and ``versions``.
 
     Raises:
         ConfigError: if values contradict each other or have no effect on detectors.
@@ -106,6 +114,8 @@ def prepare(config: TrainDetectorConfig, out: Path, *, overwrite: bool = False) 
     check_installed("pycocotools", "detection")
     files.check_folder(out, overwrite=overwrite)
     train_images, val_images = open_images(config)
+    if config.init is not None and files.writes():
+        warn_of_seen_images(config.init, val_images.paths, stored=None)
     detector = build_detector(config, train_images.classes).to(local_device(config.device))
     return DetectorTrainer(
         config,
@@ -164,6 +174,10 @@ class DetectorTrainer:
         with restored_random_state():
             self._begin(resume=resume)
             self._start_or_continue()
+            notes = EpochNotes(
+                {"": len(self.train_images)}, engine.recipe.epochs, what="the training"
+            )
+            notes.start_fold("")
             with engine.progress() as bar:
                 while not engine.is_finished:
                     epoch = engine.start_epoch()
@@ -181,7 +195,8 @@ class DetectorTrainer:
                     with engine.evaluating():
                         scores = self._score_epoch()
                         engine.add_scores(scores)
-                    engine.end_epoch(callbacks=[_log_epoch])
+                    engine.end_epoch(callbacks=[notes])
+            notes.end_fold()
             engine.finish()
         if files.writes():
             self._move_results()
@@ -375,6 +390,7 @@ class DetectorTrainer:
             "skipped": {"train": dict(train.skipped), "val": dict(val.skipped)},
             "parameters": sum(parameter.numel() for parameter in self.detector.parameters()),
             "minutes": round(sum(row["seconds"] for row in history) / 60, 2),
+            **highest_memory(history, self.engine.device),
             "config": self.config.to_dict(),
             "versions": versions(),
         }
@@ -420,19 +436,6 @@ def _to_device(
     for (number, key), value in zip(entries, values_on_device, strict=True):
         targets_on_device[number][key] = value
     return images_on_device, targets_on_device
-
-
-def _log_epoch(epoch: int, row: Row) -> None:
-    """Log the numbers of an epoch; those of single classes are in the file only."""
-    texts = []
-    for key, value in row.items():
-        if key == "per_class":
-            continue
-        if isinstance(value, float):
-            texts.append(f"{key} {value:.4g}")
-        else:
-            texts.append(f"{key} {value}")
-    _logger.info("epoch %d: %s", epoch, ", ".join(texts))
 
 
 def open_images(config: TrainDetectorConfig) -> tuple[BoxImages, BoxImages]:
@@ -672,6 +675,8 @@ def _start_from_file(
 ) -> Backbone:
     """Copy the weights of an earlier detector into the head; return the backbone with what was trained of it."""
     start_from(head, file)
+    if files.writes():
+        log_start(head, file)
     checkpoint = HeadCheckpoint.load(file)
     trained = trained_weights(checkpoint)
     log_backbone(config, backbone.record(), has_tuned=bool(trained))

@@ -21,6 +21,7 @@ from dinoneck.evaluation.truth import truth_table
 from dinoneck.evaluation.values import evaluate_values
 from dinoneck.inference.predictor import Predictor
 from dinoneck.text import some_of
+from dinoneck.training.target_weights import TargetWeights, read_target_weights
 
 
 def evaluate(
@@ -35,6 +36,7 @@ def evaluate(
     nodata: Sequence[float] = (),
     class_values: Sequence[int] = (),
     crowd: Crowd = "ignore",
+    target_weights: TargetWeights | None = None,
 ) -> dict[str, Any]:
     """Predict images and compare the predictions with the truth.
 
@@ -57,6 +59,10 @@ def evaluate(
         class_values: the value of each class in the masks, as ``data.class_values`` of a training;
             empty = as the head files record.
         crowd: of a COCO file: whether entries with ``iscrowd`` count for nothing, or are objects.
+        target_weights: target -> its weight in the overall score, which is then one R² over all of
+            them, see :func:`dinoneck.training.weighted_r2`; or a CSV file with the columns
+            ``target`` and ``weight``. None = as the truth or the head files record; without a
+            record the overall score is the mean of the targets' R².
 
     Returns:
         A report of plain values, which JSON can hold.
@@ -65,11 +71,16 @@ def evaluate(
         ``scores``: target -> name of the model (``"head"`` for one model alone) -> scores, each
         with ``pooled``, its 95 % ``interval`` over groups and ``folds``.
 
-        Numbers have ``r2`` and ``mae``, the latter in the target's unit, which ``units`` has where
-        the models state it. The parts of a ratio are scored as shares of their sum, 0 to 1. Classes
+        Numbers have ``r2``, ``mae`` and ``sd``, the standard deviation of the truth, both in the
+        target's unit, which ``units`` has where the models state it. Where an interval is None,
+        ``no_interval`` states why. Targets that only helped the training of a model do not count in
+        the overall score. The parts of a ratio are scored as shares of their sum, 0 to 1. Classes
         of images have ``accuracy``, ``macro_f1``, and ``f1`` and ``confusion_matrix`` by class.
         Classes of pixels have ``mean_iou``, ``pixel_accuracy``, and ``iou`` and
         ``confusion_matrix`` by class.
+
+        Maps of shares have the scores of numbers over all patches, under ``task label``, and as
+        ``task`` those of the classes of pixels, of the most probable class.
 
         Classes without names are called ``"0"``, ``"1"``, ...
 
@@ -107,6 +118,7 @@ def evaluate(
             f"{some_of([*predictors], 3)} are heads and other models are detectors; evaluate them "
             "apart"
         )
+    weights = read_target_weights(target_weights or {})
     if detectors or _is_of_objects(truth):
         _check_no_table_options(
             group=group,
@@ -114,6 +126,7 @@ def evaluate(
             subfolders=subfolders,
             nodata=nodata,
             class_values=class_values,
+            target_weights=weights,
         )
         return evaluate_objects(models, truth, images, crowd=crowd)
     _check_no_crowd(crowd)
@@ -138,9 +151,16 @@ def evaluate(
             predicted,
             options=mask_options,
             truth_columns=truth_columns,
+            target_weights=weights,
         )
     mask_options.check_not_given()
-    return evaluate_values(predictors, table, predicted, truth_columns=truth_columns)
+    return evaluate_values(
+        predictors,
+        table,
+        predicted,
+        truth_columns=truth_columns,
+        target_weights=weights,
+    )
 
 
 def _detectors_among(models: Mapping[str, Predictor | Detector]) -> dict[str, Detector]:

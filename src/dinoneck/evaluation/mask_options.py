@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from dinoneck.errors import ConfigError
 from dinoneck.evaluation.models import loaded_heads_of
-from dinoneck.evaluation.predicted_tasks import PredictedTasks
+from dinoneck.evaluation.predicted_tasks import PredictedTasks, is_share_map
 from dinoneck.inference.loaded_head import MaskRecord
 from dinoneck.inference.predictor import Predictor
+from dinoneck.tasks import Task
 from dinoneck.text import some_of
 
 logger = logging.getLogger(__name__)
@@ -49,8 +50,8 @@ class MaskOptions:
             )
 
     def check_used(self, predicted: PredictedTasks) -> None:
-        """Raise a ConfigError for an option that changes nothing, since no model predicts classes of pixels."""
-        if predicted.segmentations:
+        """Raise a ConfigError for an option that changes nothing, since no model predicts classes in maps."""
+        if predicted.segmentations or predicted.share_maps:
             return
         for name, value in self._stated().items():
             if predicted.number_map_names:
@@ -77,19 +78,24 @@ class MaskOptions:
 
 
 def mask_records_of(predictors: Mapping[str, Predictor]) -> list[MaskRecord]:
-    """Return how the trainings of the heads that predict segmentations read their masks.
+    """Return how the trainings of the heads that predict segmentations or maps of shares read their masks.
 
     A file that records nothing of it has an empty record; modules in memory have none.
     """
     records: list[MaskRecord] = []
     for predictor in predictors.values():
         for loaded_head in loaded_heads_of(predictor):
-            if not any(task.kind == "segmentation" for task in loaded_head.head.tasks):
+            if not any(_learns_masks(task) for task in loaded_head.head.tasks):
                 continue
             records += loaded_head.mask_records
             recorded = {record.source for record in loaded_head.mask_records}
             records += [MaskRecord(file) for file in loaded_head.files if file not in recorded]
     return records
+
+
+def _learns_masks(task: Task) -> bool:
+    """Whether a task learns the classes of masks."""
+    return task.kind == "segmentation" or is_share_map(task)
 
 
 def complete_from_training(asked: MaskRecord, records: Sequence[MaskRecord]) -> MaskRecord:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,16 +19,17 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.table import Table
 from dinoneck.errors import DataError
 from dinoneck.evaluation.mask_options import MaskOptions, complete_from_training, mask_records_of
-from dinoneck.evaluation.predicted_tasks import PredictedTasks
-from dinoneck.evaluation.report import predict_and_score
+from dinoneck.evaluation.predicted_tasks import PredictedTasks, is_share_map
+from dinoneck.evaluation.report import CellTarget, predict_and_score
 from dinoneck.evaluation.truth import nothing_to_score
 from dinoneck.evaluation.values import class_labels, value_targets
 from dinoneck.inference.loaded_head import MaskRecord
 from dinoneck.inference.predictor import Predictor
+from dinoneck.metrics import Array
 from dinoneck.tasks import Task
 from dinoneck.text import some_of
 from dinoneck.training.masks import masks_of, reader_of_classes
-from dinoneck.training.scored import PixelTarget
+from dinoneck.training.scored import PixelTarget, ScoredTarget, cell_targets
 
 
 def evaluate_masks(
@@ -37,6 +39,7 @@ def evaluate_masks(
     *,
     options: MaskOptions,
     truth_columns: Sequence[str],
+    target_weights: Mapping[str, float],
 ) -> dict[str, Any]:
     """Score models on the masks of a table, and on its numbers and classes.
 
@@ -46,6 +49,7 @@ def evaluate_masks(
         predicted: what all models predict.
         options: how the masks are read; what they leave open is as in the trainings of the models.
         truth_columns: all columns of the truth, for the error if none of them is predicted.
+        target_weights: as of :func:`dinoneck.evaluation.report.predict_and_score`.
 
     Raises:
         ConfigError: if no masks are scored and an option of masks is given, or the trainings of the
@@ -54,20 +58,29 @@ def evaluate_masks(
             scored.
     """
     options.check_used(predicted)
+    _check_same_shares(predictors)
     records = mask_records_of(predictors)
     mask_reader = MaskReader.open(
         table,
-        predicted.segmentations,
+        [*predicted.segmentations, *predicted.share_maps],
         options=options,
         records=records,
     )
     targets_of_models = value_targets(predictors, table, predicted)
     for name, predictor in predictors.items():
+        targets_of_models[name] |= _share_targets(predictor, mask_reader, table.images)
         targets_of_models[name] |= _mask_targets(predictor, mask_reader, num_rows=len(table))
     if not any(targets_of_models.values()):
         _check_no_number_maps(predicted)
         raise nothing_to_score(predicted.names, truth_columns)
-    return predict_and_score(predictors, table, targets_of_models)
+    other_cells = _leave_out_other_cells(targets_of_models)
+    return predict_and_score(
+        predictors,
+        table,
+        targets_of_models,
+        target_weights=target_weights,
+        other_cells=other_cells,
+    )
 
 
 @dataclass(frozen=True)
@@ -77,7 +90,7 @@ class MaskReader:
     Attributes:
         mask_of_row: row -> its mask, a file or an array; only rows with a mask.
         image_size_of_row: row -> (height, width) of its image; the same rows.
-        labels_of_task: segmentation task -> how its classes are read; empty if no row has a mask.
+        labels_of_task: task of classes -> how they are read; empty if no row has a mask.
     """
 
     mask_of_row: Mapping[int, Any]
@@ -97,7 +110,7 @@ class MaskReader:
 
         Args:
             table: the truth, with masks.
-            tasks: the segmentations that are predicted.
+            tasks: the segmentations and maps of shares that are predicted.
             options: of the call.
             records: how the trainings of the models read masks.
 
@@ -136,14 +149,25 @@ class MaskReader:
         labels = self.labels_of_task[task]
         return labels.indices([self.mask_of_row[row]], preprocess, [self.image_size_of_row[row]])
 
+    def read_shares(self, row: int, *, task: str, preprocess: Preprocessing) -> Array | None:
+        """Return the true shares of the classes per patch (K, rows, cols), NaN = unlabelled; None without a mask."""
+        if row not in self.mask_of_row:
+            return None
+        labels = self.labels_of_task[task]
+        shares, counts = labels.cells(
+            [self.mask_of_row[row]], preprocess, [self.image_size_of_row[row]]
+        )
+        truth: Array = shares.masked_fill(counts[:, None] == 0, torch.nan)[0].numpy()
+        return truth
+
 
 def _mask_targets(
     predictor: Predictor, mask_reader: MaskReader, *, num_rows: int
 ) -> dict[str, PixelTarget]:
-    """The targets of a model whose truth is the masks."""
+    """The classes of pixels that a model predicts, of a map of shares the most probable one."""
     targets = {}
     for task in predictor.tasks:
-        if task.kind == "segmentation":
+        if task.kind == "segmentation" or is_share_map(task):
             targets[task.name] = PixelTarget(
                 task.name,
                 num_rows=num_rows,
@@ -156,6 +180,80 @@ def _mask_targets(
                 ),
             )
     return targets
+
+
+def _share_targets(
+    predictor: Predictor, mask_reader: MaskReader, images: Sequence[Any]
+) -> dict[str, CellTarget]:
+    """The shares per patch that a model predicts, by their names in the report of a training."""
+    targets = {}
+    for task in predictor.tasks:
+        if not is_share_map(task):
+            continue
+        shares = []
+        for row, image in enumerate(images):
+            preprocess = predictor.recipe(image)
+            shares.append(mask_reader.read_shares(row, task=task.name, preprocess=preprocess))
+        grids = [None if cells is None else cells.shape[-2:] for cells in shares]
+        for name, target in cell_targets(task, _padded(shares, task.dim)).items():
+            targets[name] = CellTarget(
+                target.output, columns=target.columns, truth=target.truth, grids=grids
+            )
+    return targets
+
+
+def _padded(shares: Sequence[Array | None], num_classes: int) -> Array:
+    """Shares of all rows as one array (n, K, rows, cols), NaN beyond the patches of an image."""
+    shapes = [cells.shape[-2:] for cells in shares if cells is not None]
+    rows = max((shape[0] for shape in shapes), default=1)
+    cols = max((shape[1] for shape in shapes), default=1)
+    padded = np.full((len(shares), num_classes, rows, cols), np.nan, np.float32)
+    for row, cells in enumerate(shares):
+        if cells is not None:
+            padded[row, :, : cells.shape[1], : cells.shape[2]] = cells
+    return padded
+
+
+def _leave_out_other_cells(
+    targets_of_models: dict[str, dict[str, ScoredTarget]],
+) -> dict[str, str]:
+    """Leave out the shares per patch of models whose patches show other pixels than those of the first model.
+
+    Returns:
+        Target -> why it is not compared.
+    """
+    first_of_target: dict[str, CellTarget] = {}
+    model_of_target: dict[str, str] = {}
+    reasons = {}
+    for model, targets in targets_of_models.items():
+        for name, target in list(targets.items()):
+            if not isinstance(target, CellTarget):
+                continue
+            first = first_of_target.setdefault(name, target)
+            first_model = model_of_target.setdefault(name, model)
+            if not np.array_equal(first.truth, target.truth, equal_nan=True):
+                del targets[name]
+                reasons[name] = (
+                    f"{name}: the patches of {model} show other pixels than those of "
+                    f"{first_model}, so it is not compared"
+                )
+    return reasons
+
+
+def _check_same_shares(predictors: Mapping[str, Predictor]) -> None:
+    """Raise a DataError if two models predict shares of other classes by one name: masks hold their numbers."""
+    first_labels: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for model, predictor in predictors.items():
+        for task in predictor.tasks:
+            if not is_share_map(task):
+                continue
+            labels = class_labels(task)
+            first_model, first = first_labels.setdefault(task.name, (model, labels))
+            if labels != first:
+                raise DataError(
+                    f"{first_model} predicts the shares of {first} in {task.name}, and {model} of "
+                    f"{labels}; evaluate them apart"
+                )
 
 
 def _check_no_number_maps(predicted: PredictedTasks) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -74,6 +75,29 @@ def loaded_heads_of(predictor: Predictor) -> list[LoadedHead]:
     for backbone_pass in predictor.passes:
         loaded_heads += backbone_pass.heads.values()
     return loaded_heads
+
+
+class Stopwatch:
+    """Takes the time that a model needs for its predictions, without its first pass.
+
+    A first pass also loads and allocates what later ones use.
+    """
+
+    def __init__(self, model: Predictor | Detector) -> None:
+        self._model = model
+        self._begin = time.perf_counter()
+
+    def begin(self, image: Any) -> None:
+        """Predict an image, whose prediction is thrown away, and begin to count."""
+        if isinstance(self._model, Detector):
+            self._model.predict([image])
+        else:
+            self._model([image])
+        self._begin = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Return the seconds since the beginning."""
+        return time.perf_counter() - self._begin
 
 
 def cost_of(model: Predictor | Detector, seconds_per_image: float) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +24,10 @@ from dinoneck.detection.evaluation import (
     score_segments,
 )
 from dinoneck.detection.paired import precision_intervals
-from dinoneck.evaluation.models import cost_of, count_trained_on
+from dinoneck.evaluation.models import Stopwatch, cost_of, count_trained_on
 from dinoneck.inference.predictor import Predictor
+from dinoneck.metrics import FEWEST_GROUPS
+from dinoneck.text import counted
 from dinoneck.version import versions
 
 
@@ -67,10 +68,10 @@ def _evaluate_segments(
     cost = {}
     datasets = []
     for name, model in models.items():
-        begin = time.perf_counter()
-        dataset, segments = predict_segments(model, truth, images, crowd=crowd)
+        watch = Stopwatch(model)
+        dataset, segments = predict_segments(model, truth, images, crowd=crowd, begin=watch.begin)
+        seconds = watch.seconds()
         scores[name] = score_segments(dataset, segments)
-        seconds = time.perf_counter() - begin
         datasets.append(dataset)
         cost[name] = cost_of(model, seconds / len(dataset))
     return _report("segments", scores, cost=cost, models=models, images=datasets[0].paths)
@@ -87,14 +88,12 @@ def _evaluate_precision(
     scored_models = {}
     cost = {}
     for name, model in models.items():
-        begin = time.perf_counter()
         if isinstance(model, Detector):
             scored = _score_boxes(model, truth, images, crowd=crowd)
         else:
             scored = _score_masks(model, truth, images, crowd=crowd)
-        seconds = time.perf_counter() - begin
         scored_models[name] = scored
-        cost[name] = cost_of(model, seconds / len(scored.dataset))
+        cost[name] = cost_of(model, scored.seconds / len(scored.dataset))
     first_name, *other_names = scored_models
     first = scored_models[first_name]
     scores = {name: scored.scores for name, scored in scored_models.items()}
@@ -105,6 +104,8 @@ def _evaluate_precision(
         verdicts.append(comparison.verdict)
         if comparison.intervals is not None:
             scores[name]["head_minus"] = comparison.intervals
+        if comparison.no_interval:
+            scores[name]["no_interval"] = comparison.no_interval
     if verdicts:
         report["verdict"] = "\n".join(verdicts)
     return report
@@ -144,6 +145,7 @@ class _ScoredModel:
         dataset: the images and their true objects, with the classes of the model.
         scores: of :func:`dinoneck.detection.score_boxes`, or of masks.
         results: what is predicted, as COCO results.
+        seconds: that the predictions of all images took.
     """
 
     key: Literal["boxes", "masks"]
@@ -151,31 +153,38 @@ class _ScoredModel:
     dataset: BoxImages
     scores: dict[str, Any]
     results: list[dict[str, Any]]
+    seconds: float
 
 
 def _score_boxes(
     detector: Detector, truth: PathLike, images: PathLike | None, *, crowd: Crowd
 ) -> _ScoredModel:
-    dataset, boxes = predict_boxes(detector, truth, images, crowd=crowd)
+    watch = Stopwatch(detector)
+    dataset, boxes = predict_boxes(detector, truth, images, crowd=crowd, begin=watch.begin)
+    seconds = watch.seconds()
     return _ScoredModel(
         key="boxes",
         iou_type="bbox",
         dataset=dataset,
         scores=score_boxes(dataset, boxes),
         results=coco_results(boxes, dataset),
+        seconds=seconds,
     )
 
 
 def _score_masks(
     predictor: Predictor, truth: PathLike, images: PathLike | None, *, crowd: Crowd
 ) -> _ScoredModel:
-    dataset, objects = predict_instances(predictor, truth, images, crowd=crowd)
+    watch = Stopwatch(predictor)
+    dataset, objects = predict_instances(predictor, truth, images, crowd=crowd, begin=watch.begin)
+    seconds = watch.seconds()
     return _ScoredModel(
         key="masks",
         iou_type="segm",
         dataset=dataset,
         scores=score_masks(dataset, objects),
         results=mask_results(objects, dataset),
+        seconds=seconds,
     )
 
 
@@ -187,10 +196,12 @@ class _Comparison:
         intervals: of AP and AP50 of the first minus those of the other; None if they predict
             other classes.
         verdict: in words.
+        no_interval: why there is no interval; empty if there is one.
     """
 
     intervals: dict[str, list[float] | None] | None
     verdict: str
+    no_interval: str = ""
 
 
 def _compare(
@@ -202,7 +213,9 @@ def _compare(
             f"{first_name} and {other_name} predict the classes {first.dataset.classes} and "
             f"{other.dataset.classes}; their AP is not compared"
         )
-        return _Comparison(intervals=None, verdict=verdict)
+        return _Comparison(
+            intervals=None, verdict=verdict, no_interval="the models predict other classes"
+        )
     intervals = precision_intervals(
         first.dataset,
         first=first.results,
@@ -214,7 +227,11 @@ def _compare(
         interval=intervals["AP"],
         num_images=len(first.dataset),
     )
-    return _Comparison(intervals=intervals, verdict=verdict)
+    no_interval = ""
+    if intervals["AP"] is None:
+        images = counted(len(first.dataset), "image")
+        no_interval = f"{images}, and an interval needs {FEWEST_GROUPS}"
+    return _Comparison(intervals=intervals, verdict=verdict, no_interval=no_interval)
 
 
 def _verdict(difference: str, *, interval: list[float] | None, num_images: int) -> str:

@@ -44,9 +44,18 @@ class PredictedTasks:
         return [task for task in self.tasks if task.kind == "segmentation"]
 
     @property
+    def share_maps(self) -> list[Task]:
+        """The tasks that predict the shares of classes per patch."""
+        return [task for task in self.tasks if is_share_map(task)]
+
+    @property
     def number_map_names(self) -> list[str]:
-        """The names of the tasks that predict numbers per patch."""
-        return [task.name for task in self.tasks if task.kind == "dense"]
+        """The names of the tasks that predict numbers per patch, which are no shares."""
+        numbers = []
+        for task in self.tasks:
+            if task.kind == "dense" and not is_share_map(task):
+                numbers.append(task.name)
+        return numbers
 
     @property
     def expected_columns(self) -> list[str]:
@@ -73,6 +82,11 @@ class PredictedTasks:
     def can_score_shares(self, task: Task, truth_columns: Container[str]) -> bool:
         """Return whether a task is a ratio whose parts are scored as shares, and the truth has all of them."""
         return self.has_scored_shares(task) and not missing_parts(task, truth_columns)
+
+
+def is_share_map(task: Task) -> bool:
+    """Return whether a task predicts the shares of several classes per patch."""
+    return task.kind == "dense" and task.shares and task.dim > 1
 
 
 def missing_parts(ratio: Task, truth_columns: Container[str]) -> list[str]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from dinoneck.data.table import Table
-from dinoneck.evaluation.models import cost_of, count_trained_on
+from dinoneck.evaluation.models import Stopwatch, cost_of, count_trained_on, loaded_heads_of
+from dinoneck.evaluation.weights import weights_of
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.results import predict_many
 from dinoneck.metrics import Array
@@ -27,6 +29,9 @@ def predict_and_score(
     predictors: Mapping[str, Predictor],
     table: Table,
     targets_of_models: Mapping[str, Mapping[str, ScoredTarget]],
+    *,
+    target_weights: Mapping[str, float],
+    other_cells: Mapping[str, str] = {},
 ) -> dict[str, Any]:
     """Predict the images of a table, and return the report of the scores.
 
@@ -34,8 +39,16 @@ def predict_and_score(
         predictors: name -> model.
         table: the truth.
         targets_of_models: name -> the targets of the model, one or more in all.
+        target_weights: of the overall score, as the call states them; empty = those of the table,
+            else of the trainings.
+        other_cells: target of patches -> why only some of the models are scored on it.
+
+    Raises:
+        ConfigError: if the weights do not fit the targets, or trainings of the models have others.
     """
     targets = _targets_of_first_models(targets_of_models.values())
+    targets = _with_auxiliary(targets, predictors.values())
+    table = replace(table, weights=weights_of(predictors, table, targets, asked=target_weights))
     class_labels = {}
     for name, target in targets.items():
         if isinstance(target, ClassTarget):
@@ -43,15 +56,15 @@ def predict_and_score(
     predictions = {}
     cost = {}
     for name, predictor in predictors.items():
-        begin = time.perf_counter()
+        watch = Stopwatch(predictor)
+        watch.begin(table.images[0])
         predictions[name] = _predict_targets(
             predictor,
             table.images,
             targets=targets_of_models[name],
             class_labels=class_labels,
         )
-        seconds = time.perf_counter() - begin
-        cost[name] = cost_of(predictor, seconds / len(table))
+        cost[name] = cost_of(predictor, watch.seconds() / len(table))
     all_rows = range(len(table))
     report = summary(
         table,
@@ -60,7 +73,7 @@ def predict_and_score(
         folds=[all_rows],
         units=_shared_units(predictors.values(), targets),
     )
-    lines = [report["verdict"], *_lines_of_unshared_targets(predictions)]
+    lines = [report["verdict"], *_lines_of_unshared_targets(predictions, other_cells)]
     report["verdict"] = "\n".join(lines)
     report["cost"] = cost
     report["versions"] = versions()
@@ -81,6 +94,49 @@ def _targets_of_first_models(
     return first
 
 
+def _with_auxiliary(
+    targets: Mapping[str, ScoredTarget], predictors: Iterable[Predictor]
+) -> dict[str, ScoredTarget]:
+    """The targets; those that only helped the training of a model do not count in the overall score."""
+    auxiliary: set[str] = set()
+    for predictor in predictors:
+        for loaded_head in loaded_heads_of(predictor):
+            auxiliary |= loaded_head.auxiliary
+    marked = {}
+    for name, target in targets.items():
+        if not isinstance(target, PixelTarget) and target.output in auxiliary:
+            target = replace(target, auxiliary=True)
+        marked[name] = target
+    return marked
+
+
+@dataclass(frozen=True, eq=False)
+class CellTarget(ValueTarget):
+    """Numbers per patch of images whose grids may differ.
+
+    Attributes:
+        grids: (rows, cols) of the patches of each image, the part of its truth that is not padded;
+            None = nothing is known of the image.
+    """
+
+    grids: Sequence[tuple[int, int] | None] = ()
+
+    def read_maps(self, maps: Sequence[Any]) -> Array:
+        """Return the predictions of all rows from their maps (outputs, rows, cols).
+
+        A map that is finer than the patches is averaged over them.
+        """
+        predictions = self.no_predictions()
+        for row, (cells, grid) in enumerate(zip(maps, self.grids, strict=True)):
+            if grid is None:
+                continue
+            selected = torch.as_tensor(cells)[list(self.columns)]
+            if selected.shape[-2:] != torch.Size(grid):
+                selected = F.interpolate(selected[None], grid, mode="area")[0]
+            predictions[row, :, : grid[0], : grid[1]] = selected.numpy()
+        return predictions
+
+
 def _predict_targets(
     predictor: Predictor,
     images: Sequence[Any],
@@ -95,13 +151,15 @@ def _predict_targets(
         targets: those that the model predicts.
         class_labels: target -> its classes, in the order in which the report numbers them.
     """
-    has_masks = any(isinstance(target, PixelTarget) for target in targets.values())
-    predict = partial(predictor, maps="patch" if has_masks else None)
+    has_maps = any(isinstance(target, PixelTarget | CellTarget) for target in targets.values())
+    predict = partial(predictor, maps="patch" if has_maps else None)
     at_once = _BATCHES_AT_ONCE * predictor.batch_size
     rows = list(predict_many(predict, images, at_once=at_once).values())  # in the order of images
     predictions = {}
     for name, target in targets.items():
-        if isinstance(target, ValueTarget):
+        if isinstance(target, CellTarget):
+            predictions[name] = target.read_maps([row["maps"][target.output] for row in rows])
+        elif isinstance(target, ValueTarget):
             outputs = np.stack([np.reshape(row[target.output], -1) for row in rows])
             predictions[name] = outputs[:, list(target.columns)]
         elif isinstance(target, ClassTarget):
@@ -142,14 +200,23 @@ def _shared_units(predictors: Iterable[Predictor], targets: Collection[str]) -> 
     return shared
 
 
-def _lines_of_unshared_targets(predictions: Mapping[str, Mapping[str, Array]]) -> list[str]:
-    """A line for each target that only some of the models predict."""
+def _lines_of_unshared_targets(
+    predictions: Mapping[str, Mapping[str, Array]], other_cells: Mapping[str, str]
+) -> list[str]:
+    """A line for each target that only some of the models predict, or that is not the same for all.
+
+    Args:
+        predictions: model -> target -> predictions.
+        other_cells: target of patches -> its line.
+    """
     models_of_target: dict[str, list[str]] = {}
     for model, predictions_of_model in predictions.items():
         for target in predictions_of_model:
             models_of_target.setdefault(target, []).append(model)
     lines = []
     for target, models in models_of_target.items():
-        if len(models) < len(predictions):
+        if target in other_cells:
+            lines.append(other_cells[target])
+        elif len(models) < len(predictions):
             lines.append(f"{target}: predicted by {', '.join(models)} only, so it is not compared")
     return lines

@@ -26,6 +26,7 @@ def evaluate_values(
     predicted: PredictedTasks,
     *,
     truth_columns: Sequence[str],
+    target_weights: Mapping[str, float],
 ) -> dict[str, Any]:
     """Score models on the numbers and classes of a table.
 
@@ -34,6 +35,7 @@ def evaluate_values(
         table: the truth, without masks.
         predicted: what all models predict.
         truth_columns: all columns of the truth, for the error if none of them is predicted.
+        target_weights: as of :func:`dinoneck.evaluation.report.predict_and_score`.
 
     Raises:
         DataError: if the truth has nothing that is predicted, or values that cannot be scored.
@@ -41,7 +43,7 @@ def evaluate_values(
     targets_of_models = value_targets(predictors, table, predicted)
     if not any(targets_of_models.values()):
         raise nothing_to_score(predicted.names, truth_columns)
-    return predict_and_score(predictors, table, targets_of_models)
+    return predict_and_score(predictors, table, targets_of_models, target_weights=target_weights)
 
 
 def value_targets(

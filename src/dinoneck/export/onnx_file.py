@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +26,7 @@ from dinoneck.text import first_line, reason_of
 LARGEST_BYTES = (1 << 31) - (1 << 24)  # protobuf ends at 2 GiB
 _PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 _LEAST_EXTERNAL_BYTES = 1024  # of a weight that goes into the second file
+_MODULE_PATHS = "pkg.torch.onnx.name_scopes"  # an entry of a node's metadata
 _FATAL_ONLY = 4  # of ONNX Runtime's log levels
 
 
@@ -94,11 +96,16 @@ def onnx_model(traced: Traced, model: Model) -> Any:
     return proto
 
 
-def to_half(proto: Any) -> None:
+def to_half(proto: Any, float32_modules: Collection[str] = ()) -> None:
     """Let matrix products and convolutions of an ONNX model compute in float16, with their weights in float16.
 
     Everything else stays in float32: softmax, norms, rotary positions, the sums of residuals,
     original units.
+
+    Args:
+        proto: the ONNX model, which is changed. With ``float32_modules`` it still has the metadata
+            of the exporter, which name the module of every node.
+        float32_modules: names of modules whose products stay in float32, such as ``"bbox_embed"``.
 
     Raises:
         CheckpointError: if a weight is too large for float16.
@@ -112,7 +119,8 @@ def to_half(proto: Any) -> None:
     del graph.node[:]
     for node in nodes:
         is_transposed_weight = node.op_type == "Transpose" and node.input[0] in weights
-        if node.op_type not in _PRODUCTS and not is_transposed_weight:
+        is_product = node.op_type in _PRODUCTS or is_transposed_weight
+        if not is_product or not modules_of(node).isdisjoint(float32_modules):
             graph.node.append(node)
             continue
         for i, name in enumerate(node.input):
@@ -134,6 +142,23 @@ def to_half(proto: Any) -> None:
         graph.node.append(node)
         graph.node.append(helper.make_node("Cast", [half_result], [result], to=TensorProto.FLOAT))
     _drop_unused_weights(graph)
+
+
+def modules_of(node: Any) -> set[str]:
+    """Return the names of the modules that a node was exported from, outermost and inner ones, without their paths."""
+    for entry in node.metadata_props:
+        if entry.key == _MODULE_PATHS:
+            # the text of a list: "['', 'head', 'head.decoder.bbox_embed.0', 'linear_3']"
+            return set(re.findall(r"\w+", entry.value))
+    return set()
+
+
+def drop_metadata(proto: Any) -> None:
+    """Drop what the exporter notes of every node, with lines of source and their paths on this machine."""
+    graph = proto.graph
+    for owner in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info):
+        del owner.metadata_props[:]
+        owner.ClearField("doc_string")
 
 
 def _as_half(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

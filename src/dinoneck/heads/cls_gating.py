@@ -229,7 +229,7 @@ class CLSGatingHead(Head):
     Reference: a published notebook; ``examples/biomass/published.py`` reads its weights.
     """
 
-    _reads_last_layer = True
+    reads_last_layer = True
 
     def __init__(
         self,

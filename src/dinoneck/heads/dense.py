@@ -52,7 +52,7 @@ class DenseHead(Head):
         torch.Size([2, 3, 3, 5])
     """
 
-    _reads_last_layer = True
+    reads_last_layer = True
 
     def __init__(
         self,

@@ -66,7 +66,7 @@ class Head(Configured, nn.Module):
     # whether it has read tokens of a trainable backbone, with gradients, since it was loaded
     _had_gradients: bool = False
     _takes_layers: int | None = None  # the only number of layers of the tokens; None = any
-    _reads_last_layer: bool = False  # takes tokens of several layers, and reads the last one alone
+    reads_last_layer: bool = False  # takes tokens of several layers, and reads the last one alone
 
     def _set_tasks(
         self, tasks: Sequence[Task], compositions: Sequence[Composition], *kinds: Kind

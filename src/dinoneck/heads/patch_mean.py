@@ -129,7 +129,7 @@ class PatchMeanHead(Head):
         (torch.Size([2, 1]), torch.Size([2, 1, 2, 3]))
     """
 
-    _reads_last_layer = True
+    reads_last_layer = True
 
     def __init__(
         self,

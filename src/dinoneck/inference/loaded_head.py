@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -57,6 +57,9 @@ class LoadedHead:
         checkpoint: its file; None for a module.
         mask_records: of the files of all its heads that record how masks were read.
         files: of all its heads, as they were named.
+        auxiliary: the tasks that only helped its training, as far as files record it.
+        target_weights: target -> its weight in the overall score of its training; empty where none
+            is recorded.
     """
 
     head: Head
@@ -68,6 +71,8 @@ class LoadedHead:
     checkpoint: HeadCheckpoint | None = None
     mask_records: tuple[MaskRecord, ...] = ()
     files: tuple[str, ...] = ()
+    auxiliary: frozenset[str] = frozenset()
+    target_weights: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def load(cls, source: HeadCheckpoint | nn.Module) -> LoadedHead:
@@ -94,6 +99,7 @@ class LoadedHead:
             layers = record.get("layers")
             norm = record.get("norm")
         recorded_views = checkpoint.meta["tta"]
+        training = checkpoint.meta["training"] or {}
         return cls(
             head=head,
             layers=layers,
@@ -104,6 +110,8 @@ class LoadedHead:
             checkpoint=checkpoint,
             mask_records=_mask_records(checkpoint),
             files=(checkpoint.source,) if checkpoint.source else (),
+            auxiliary=frozenset(training.get("auxiliary") or ()),
+            target_weights=dict(training.get("target_weights") or {}),
         )
 
     @property
@@ -198,17 +206,23 @@ def merge_heads(heads: Sequence[LoadedHead], weights: Sequence[float] | None) ->
     preprocess = None
     mask_records: list[MaskRecord] = []
     files: list[str] = []
+    auxiliary: set[str] = set()
+    target_weights: Mapping[str, float] = {}
     for head in heads:
         if preprocess is None:
             preprocess = head.preprocess
         mask_records += head.mask_records
         files += head.files
+        auxiliary |= head.auxiliary
+        target_weights = target_weights or head.target_weights
     return replace(
         first,
         head=HeadEnsemble([head.head for head in heads], weights=weights),
         preprocess=preprocess,
         mask_records=tuple(mask_records),
         files=tuple(files),
+        auxiliary=frozenset(auxiliary),
+        target_weights=target_weights,
     )
 
 

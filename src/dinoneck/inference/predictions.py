@@ -20,6 +20,8 @@ from dinoneck.tasks import GATE, Task, describe_tasks
 
 Array = np.ndarray[Any, Any]
 Maps = Literal["patch", "image"]
+GATE_WEIGHTS = Task("the gate", kind="density")
+"""The gate as a map: weights, which add up over an image."""
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,26 @@ class ImagePrediction:
                     probabilities=probabilities,
                 )
         return maps
+
+    def image_gate(self) -> Array | None:
+        """Return what the head looked at, in the pixels of the upright image.
+
+        Returns:
+            (height, width) float32, weights that add up to one over the pixels; to less where
+            padding has the rest. NaN where the prepared image does not show pixels. None if the
+            head has no gate.
+        """
+        gate = self._prediction.gate
+        if gate is None:
+            return None
+        shown_rows, shown_cols = self._preprocess.placement(self.size).shown_cells(gate.shape)
+        shown_weights = np.zeros_like(gate)  # without those of padding
+        shown_weights[shown_rows, shown_cols] = gate[shown_rows, shown_cols]
+        weights: np.ndarray
+        [weights] = at_image_size(
+            shown_weights[None], GATE_WEIGHTS, size=self.size, preprocess=self._preprocess
+        )
+        return weights
 
 
 def check_maps(maps: Any, probabilities: bool) -> None:

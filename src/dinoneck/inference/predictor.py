@@ -325,7 +325,9 @@ class Predictor:
                 since rows could not be told apart.
             maps: ``"patch"`` adds ``"maps": {task: (dim, rows, cols)}``, the prediction of every
                 patch, in the orientation of the image; and ``"gate": (rows, cols)``, where heads
-                have one: what they looked at, adding up to one. ``"image"`` gives the maps in the
+                have one: what they looked at, adding up to one; its weights in the pixels of the
+                image are those of :meth:`ImagePrediction.image_gate` (see :meth:`predictions`).
+                ``"image"`` gives the maps in the
                 pixels of the upright image: (dim, height, width) float32, NaN where the prepared
                 image does not show them; for a segmentation (height, width) int64, class indices,
                 there -1. Pixels up to one patch beyond what it shows, such as the remainder that

@@ -155,6 +155,7 @@ def predict_many(
     *,
     at_once: int = 32,
     unusable: dict[int, str] | None = None,
+    finish: Callable[[Path, Any], dict[str, Any]] | None = None,
 ) -> dict[int, dict[str, Any]]:
     """Return place among the images -> prediction.
 
@@ -165,6 +166,8 @@ def predict_many(
         at_once: images per call; if one of them cannot be used, they are predicted one by one.
         unusable: place -> why the image cannot be used, filled in by this call; None = such an
             image is an error.
+        finish: an image and its prediction -> what is kept of it, called before the next images are
+            predicted: maps can be written and dropped. Its errors are not those of an image.
 
     Raises:
         DinoneckError: the first unusable image, if ``unusable`` is None.
@@ -173,8 +176,9 @@ def predict_many(
     with progress(total=len(images), desc="images", unit="image") as bar:
         for begin in range(0, len(images), at_once):
             batch = [*images[begin : begin + at_once]]
+            predictions: dict[int, Any] = {}
             try:
-                results |= enumerate(predict(batch), begin)
+                predictions |= enumerate(predict(batch), begin)
             except (DinoneckError, OSError):
                 if unusable is None:
                     raise
@@ -185,8 +189,10 @@ def predict_many(
                 )
                 for place, image in enumerate(batch, begin):
                     try:
-                        [results[place]] = predict([image])
+                        [predictions[place]] = predict([image])
                     except (DinoneckError, OSError) as error:
                         unusable[place] = printable(str(error))
+            for place, prediction in predictions.items():
+                results[place] = prediction if finish is None else finish(images[place], prediction)
             bar.update(len(batch))
     return results

@@ -7,58 +7,75 @@ from pathlib import Path
 from typing import Any
 
 from dinoneck.data.layout import DataFolder
-from dinoneck.errors import ConfigError
-from dinoneck.progress import note
+from dinoneck.progress import announce, note
+from dinoneck.registry import import_modules
 from dinoneck.training import folder as files
 from dinoneck.training import report as reports
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.data_folder import of_data_folder
+from dinoneck.training.head_arguments import compared_heads
 from dinoneck.training.new_head import SEVERAL_LAYERS
 from dinoneck.training.report import HEAD
-from dinoneck.training.run import Trainer, prepare
+from dinoneck.training.run import Trainer, as_begun, prepare
 
 
 def prepare_heads(
     config: TrainConfig,
-    heads: Sequence[str],
+    heads: Sequence[str | Mapping[str, Any]],
     out: Path,
     *,
+    hidden_dim: int | None = None,
     overwrite: bool = False,
+    resume: bool = True,
     data_folder: DataFolder | None = None,
 ) -> dict[str, Trainer[TrainConfig]]:
     """Return a trainer per head, each with the tokens and folds of the first, in the folder ``out / NAME``.
 
+    The arguments and names of the heads are those of
+    :func:`dinoneck.training.head_arguments.compared_heads`; a line per head names the arguments of
+    the config that it does not have.
+
     Args:
         config: the run.
-        heads: names of heads, two or more.
+        heads: two or more heads: registered names, or ``{"type": NAME, ...}`` with arguments.
         out: the folder of the comparison.
+        hidden_dim: width of every head that has one.
         overwrite: replace the results of an earlier run.
+        resume: an interrupted comparison in ``out`` is going to be continued.
         data_folder: as of :func:`dinoneck.training.run.prepare`.
 
     Raises:
-        ConfigError: for fewer than two heads, or a head that is named twice.
+        ConfigError: for fewer than two heads, a head that stands twice, or an argument that no head
+            has.
         DinoneckError: as :func:`dinoneck.training.train`.
     """
-    if len({*heads}) < max(len(heads), 2):
-        raise ConfigError(f"heads are {', '.join(heads)}; expected two or more, each once")
+    import_modules(config.imports)
+    compared = compared_heads(heads, config.head, hidden_dim)
     files.check_folder(out, overwrite=overwrite)
     if data_folder is None:
         config, data_folder = of_data_folder(config)
+    if resume:
+        # all heads learn the same, also those that 0.3 has not begun
+        config = as_begun(config, [out / entry.name for entry in compared])
+    for entry in compared:
+        if entry.left_out and files.writes():
+            announce(f"{entry.name} leaves out {', '.join(entry.left_out)}")
     # all read the layers of the first: a head that reads several goes first
-    several = [name for name in heads if name in SEVERAL_LAYERS]
-    others = [name for name in heads if name not in SEVERAL_LAYERS]
+    several = [entry for entry in compared if entry.head["type"] in SEVERAL_LAYERS]
+    others = [entry for entry in compared if entry.head["type"] not in SEVERAL_LAYERS]
     trainers: dict[str, Trainer[TrainConfig]] = {}
     first = None
-    for name in several + others:
-        trainers[name] = prepare(
-            config.changed(head={**config.head, "type": name}),
-            out / name,
+    for entry in several + others:
+        trainers[entry.name] = prepare(
+            config.changed(head=entry.head),
+            out / entry.name,
             overwrite=overwrite,
+            resume=resume,
             like=first,
             data_folder=data_folder,
         )
         if first is None:
-            first = trainers[name]
+            first = trainers[entry.name]
     return trainers
 
 

@@ -17,14 +17,14 @@ from contextlib import suppress
 from typing import Annotated, Any, Literal, Self, cast
 
 import yaml
-from msgspec import Meta, field
-from msgspec.structs import force_setattr
+from msgspec import NODEFAULT, Meta, field
+from msgspec.structs import FieldInfo, fields, force_setattr
 from tyro.conf import Fixed, Suppress, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 from dinoneck.checks import LARGEST_FLOAT, LARGEST_SIDE
-from dinoneck.errors import ConfigError
-from dinoneck.kinds import TrainedKind
+from dinoneck.errors import ConfigError, DinoneckError
+from dinoneck.kinds import Method, TrainedKind
 from dinoneck.training.recipe import (
     PATH_PATTERN,
     Config,
@@ -35,9 +35,9 @@ from dinoneck.training.recipe import (
     Recipe,
     Scale,
     Seed,
-    without_unset,
 )
-from dinoneck.training.trainings import Training, Trainings
+from dinoneck.training.target_weights import read_target_weights, read_words
+from dinoneck.training.trainings import Training, Trainings, with_present_keys
 from dinoneck.yaml_file import read_plain, read_yaml
 
 Crowd = Literal["ignore", "objects"]
@@ -63,17 +63,35 @@ def _head(words: list[str]) -> dict[str, Any]:
     )
 
 
-def _written(metavar: str, read: Callable[[list[str]], Any], write: Callable[[Any], str]) -> Any:
+def _target_weights(words: list[str]) -> dict[str, float]:
+    try:
+        return read_words(words)
+    except DinoneckError as error:
+        raise ValueError(str(error)) from None
+
+
+def _in_one_word(
+    metavar: str, read: Callable[[list[str]], Any], write: Callable[[Any], str]
+) -> Any:
     """How a field that is not a plain number or word is one word of the command line."""
     return PrimitiveConstructorSpec[Any](
         1, metavar, read, lambda value: True, lambda value: [write(value)]
     )
 
 
-SIZE = _written(
+SIZE = _in_one_word(
     "HEIGHTxWIDTH", _size, lambda size: "none" if size is None else "x".join(map(str, size))
 )
-HEAD = _written("NAME", _head, lambda head: yaml.safe_dump(head, default_flow_style=True).strip())
+TARGET_WEIGHTS = PrimitiveConstructorSpec[Any](
+    nargs="*",
+    metavar="TARGET=WEIGHT ...|CSV",
+    instance_from_str=_target_weights,
+    is_instance=lambda value: True,
+    str_from_instance=lambda weights: [f"{name}={weight:g}" for name, weight in weights.items()],
+)
+HEAD = _in_one_word(
+    "NAME", _head, lambda head: yaml.safe_dump(head, default_flow_style=True).strip()
+)
 
 
 class ImagesConfig(Config, frozen=True, kw_only=True):
@@ -143,8 +161,13 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
         nodata: mask values without a label, such as 255. NaN never has one and is left out here.
         scale: with label_kind numbers: what the masks' numbers are multiplied by, such as 0.0001.
         offset: added to them after the scale.
+        numbers_from_maps: with labels: a target that has the name of a class and is its share in the
+            masks is read from the map; off: it has a readout of its own (default: on).
         unit: unit of the targets.
         minimum: smallest prediction, such as 0.
+        target_weights: weights of the targets in the overall score, one R² over all of them:
+            TARGET=WEIGHT pairs, or a CSV with the columns target and weight; without them it is the
+            mean of their R².
         store: feature store to train on, in place of images.
         views: number of the store's augmentations to use; None = all.
         size: image size in pixels, HEIGHTxWIDTH or one number; None = their own.
@@ -164,8 +187,10 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
     nodata: tuple[float, ...] = ()
     scale: float = 1.0
     offset: float = 0.0
+    numbers_from_maps: bool = True
     unit: str = ""
     minimum: float | None = None
+    target_weights: Annotated[dict[str, float] | str, TARGET_WEIGHTS] = field(default_factory=dict)
     store: Path | None = None
     views: Count | None = None
     tta: Literal["none", "flip4", "d6"] | None = None
@@ -197,6 +222,7 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
             )
         _refuse_repeated("targets", self.targets)
         _refuse_repeated("aux_targets", self.aux_targets)
+        force_setattr(self, "target_weights", read_target_weights(self.target_weights))
 
 
 class InstancesDataConfig(PreparationConfig, frozen=True, kw_only=True):
@@ -497,6 +523,7 @@ class RunConfig(Config, frozen=True, kw_only=True):
                 that the values describe.
         """
         if isinstance(values, Mapping):
+            values = with_present_keys(values, where)
             TRAININGS.check_values(values, cls, where)
             values = TRAININGS.without_void_keys(values)
         return super().from_dict(values, where)
@@ -504,11 +531,17 @@ class RunConfig(Config, frozen=True, kw_only=True):
     def to_dict(self) -> dict[str, Any]:
         """Return nested plain values: what a report keeps and :meth:`from_dict` reads."""
         plain = super().to_dict()
-        plain["data"] = without_unset(plain["data"], self.data, _LATER_OPTIONS_OF_DATA)
+        data = plain["data"]
+        for option in fields(self.data):
+            if option.name in _LATER_OPTIONS_OF_DATA:
+                if getattr(self.data, option.name) == _default_of(option):
+                    del data[option.name]
         for name in self.__struct_fields__:
             group = getattr(self, name)
             if isinstance(group, DetectorRecipe):
                 plain[name] = group.to_dict()
+        if plain.get("predict_with") is None:
+            plain.pop("predict_with", None)
         return plain
 
 
@@ -562,13 +595,14 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
         data: images and targets.
         backbone: the model that makes the tokens.
         head: a registered head or neck, or {type: NAME, ...} with constructor arguments; without a
-            type patch_mean, for masks a pyramid head on dpt_neck.
+            type patch_mean, for masks of classes fpn, for masks of numbers dense.
         tasks: task name -> how it is trained; target columns without an entry get the defaults.
         compositions: name -> columns computed from tasks.
         losses: weights of the tasks' losses.
         optim: how the head is trained.
         folds: folds of the cross-validation.
-        with_ridge: keep the average of each fold's head and its linear baseline.
+        predict_with: what predicts: the head, its linear baseline or the average of both; None = the
+            head if it is named, else the best of the three on held-out images.
 
     Raises:
         ConfigError: if a value is unknown, of another type or out of range.
@@ -586,7 +620,12 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
     )
     losses: LossConfig = LossConfig()
     folds: FoldsConfig = FoldsConfig()
-    with_ridge: bool = False
+    predict_with: Method | None = None
+
+    @property
+    def names_head(self) -> bool:
+        """Whether it names a head, by its type."""
+        return bool(self.head.get("type"))
 
     def check_used(self, *, with_table: bool = False) -> None:
         """Refuse values that a run would leave unused.
@@ -608,9 +647,11 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
                 f"data.store is {data.store!r}, and has no effect with {self._live_option}; leave "
                 "it out"
             )
-        if self.is_live and self.with_ridge:
+        if self.is_live and self.predict_with not in (None, "head"):
             raise ConfigError(
-                f"with_ridge is True, and has no effect with {self._live_option}; leave it out"
+                f"predict_with is {self.predict_with!r}, and has no effect with "
+                f"{self._live_option}, as the linear baseline reads the frozen backbone; leave it "
+                "out"
             )
         super().check_used()
         if data.labels is None:
@@ -652,6 +693,8 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
             raise ConfigError(f"data.label_kind is {data.label_kind!r}, {remedy}")
         if data.class_values:
             raise ConfigError(f"data.class_values is {data.class_values!r}, {remedy}")
+        if not data.numbers_from_maps:
+            raise ConfigError(f"data.numbers_from_maps is {data.numbers_from_maps!r}, {remedy}")
 
     def _check_without_table(self) -> None:
         """Raise ConfigError for options of tables."""
@@ -763,6 +806,13 @@ TRAININGS = Trainings(
 )
 
 
+def _default_of(option: FieldInfo) -> Any:
+    """The default of a field of a config."""
+    if option.default_factory is not NODEFAULT:
+        return option.default_factory()
+    return option.default
+
+
 def read_config(path: str | os.PathLike[str]) -> AnyConfig:
     r"""Read a training file; the data that it names decides which training it describes.
 
@@ -797,5 +847,14 @@ def config_of(values: Mapping[str, Any], where: str) -> AnyConfig:
 
 # options that came after 0.3: a record holds them only where they are set, so that it equals those
 # of 0.3 and a run that 0.3 began continues
-_LATER_OPTIONS_OF_DATA = ("bits", "class_values", "crowd", "offset", "scale", "subfolders")
+_LATER_OPTIONS_OF_DATA = (
+    "bits",
+    "class_values",
+    "crowd",
+    "numbers_from_maps",
+    "offset",
+    "scale",
+    "subfolders",
+    "target_weights",
+)
 _LIVE = "backbone.lora or backbone.unfreeze_last or optim.freeze"

@@ -9,8 +9,6 @@ import logging
 import math
 import os
 import random
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -25,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dinoneck.backbones.backbone import Backbone
+from dinoneck.devices import peak_memory_mb
 from dinoneck.dtypes import HALF_DTYPES
 from dinoneck.errors import CheckpointError, ConfigError, DataError
 from dinoneck.progress import progress
@@ -35,7 +34,8 @@ from dinoneck.training.recipe import DetectorRecipe
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 # what an epoch took, in its row; they differ from run to run
-TIMES = ("seconds", "images_per_second", "peak_memory_mb")
+MEMORY = "peak_memory_mb"
+TIMES = ("seconds", "images_per_second", MEMORY)
 SAVE_EVERY_S = 30.0
 
 
@@ -139,6 +139,8 @@ class Engine:
         self._epoch_started = time.perf_counter()
         self._saved = time.monotonic()
         self._state_file: _StateFile | None = None
+        self._bar: Any = None
+        self._title = ""  # of the bar
 
     def _check_parts(self) -> None:
         """Raise if the processes have fewer images of a step than parts."""
@@ -150,15 +152,23 @@ class Engine:
                 "step; take a larger batch_size, or a smaller accumulate"
             )
 
-    def progress(self) -> Any:
-        """Return a bar of the steps that are left, a context manager with ``update()``."""
-        return progress(
+    def progress(self, title: str = "") -> Any:
+        """Return a bar of the steps that are left, a context manager with ``update()``.
+
+        It shows the epoch, and the loss of the last one.
+
+        Args:
+            title: what is trained, such as ``"fold 0"``; empty = none.
+        """
+        self._title = title
+        self._bar = progress(
             total=self.recipe.epochs * self.steps_per_epoch,
             initial=self.epoch * self.steps_per_epoch,
             desc="steps",
             unit="step",
             hidden=self.rank > 0,
         )
+        return self._bar
 
     @property
     def is_finished(self) -> bool:
@@ -178,12 +188,16 @@ class Engine:
         """Seed an epoch, so that it is the same in a run that is resumed; return its number, from 0."""
         seed_all(self.recipe.seed, self.epoch, self.rank)
         self._epoch_started = time.perf_counter()
+        if self._bar is not None:
+            position = f"epoch {self.epoch + 1} of {self.recipe.epochs}, steps"
+            if self._title:
+                position = f"{self._title}, {position}"
+            self._bar.set_description_str(position)
         return self.epoch
 
     def precision(self) -> torch.autocast:
         """Return the context of the recipe's ``amp``."""
-        dtype = None if self.recipe.amp is None else HALF_DTYPES[self.recipe.amp]
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+        return autocast(self.device, self.recipe.amp)
 
     def forward_backward(self, *forwards: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Run a forward and a backward pass, with SAM two; leave the gradients of ``"loss"``, return the losses.
@@ -291,9 +305,14 @@ class Engine:
         for name in rows[0]:
             row[name] = sum(process[name] for process in rows) / len(rows)
         seconds = time.perf_counter() - self._epoch_started
-        times = (seconds, num_images / seconds, _peak_memory_mb(self.device))
-        row |= dict(zip(TIMES, times, strict=True))
+        row["seconds"] = seconds
+        row["images_per_second"] = num_images / seconds
+        peak = peak_memory_mb(self.device)
+        if peak is not None:
+            row[MEMORY] = peak
         self.history.append(row)
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"loss {row['loss']:.4g}")
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -424,12 +443,24 @@ class Engine:
         write_file(log, "".join(lines).encode())
 
 
-def _peak_memory_mb(device: torch.device) -> float:
-    """Return the most memory so far in MiB: of torch on a GPU, else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    units_per_mb = 2**20 if sys.platform == "darwin" else 2**10  # bytes, or kilobytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units_per_mb
+def autocast(device: torch.device, amp: str | None) -> torch.autocast:
+    """Return the context of a recipe's ``amp`` on a device."""
+    dtype = None if amp is None else HALF_DTYPES[amp]
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def highest_memory(rows: Iterable[Row], device: torch.device) -> dict[str, float]:
+    """Return ``{"peak_memory_mb": the most memory}`` of a run; empty where the system does not tell it.
+
+    Args:
+        rows: of its epochs, also of those before an interruption.
+        device: that computes.
+    """
+    peaks = [row[MEMORY] for row in rows if MEMORY in row]
+    present = peak_memory_mb(device)
+    if present is not None:
+        peaks.append(present)
+    return {MEMORY: max(peaks)} if peaks else {}
 
 
 def join_processes(device: torch.device) -> tuple[int, int]:

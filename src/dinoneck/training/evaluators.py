@@ -9,12 +9,20 @@ from typing import Any, Protocol
 from dinoneck.data.table import Table
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
+from dinoneck.kinds import METHOD_NAMES, Method
 from dinoneck.training import report as reports
 from dinoneck.training.baselines import baseline_head
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.folds import Fold
+from dinoneck.training.method import (
+    Candidates,
+    HeldOut,
+    candidates_of,
+    choice_record,
+    chosen_method,
+)
 from dinoneck.training.problem import Problem
-from dinoneck.training.report import BOTH, HEAD, LINEAR
+from dinoneck.training.report import AVERAGE, HEAD, LINEAR, METHODS
 from dinoneck.training.run_tokens import RunTokens
 from dinoneck.training.token_sources import LiveTokens, TokenSource
 
@@ -45,25 +53,32 @@ class FoldTokens:
         return self.frozen if self.live is None else self.live
 
 
+@dataclass(frozen=True)
+class KeptHead:
+    """A head that a run keeps in a file.
+
+    Attributes:
+        head: the trained head of a fold, or its linear baseline.
+        facts: of its training, for the file.
+    """
+
+    head: Head
+    facts: dict[str, Any]
+
+
 class Evaluator(Protocol):
     """How the held-out images of a run are predicted and scored."""
 
     methods: reports.Methods
     """Method -> target -> the held-out predictions of all rows."""
-    method: str
-    """The method of the heads that are written."""
 
     has_baseline: bool
     """Whether it fits a baseline to the tokens of the frozen backbone."""
 
     def predict_fold(
         self, problem: Problem, fold: Fold, head: Head, tokens: FoldTokens
-    ) -> tuple[list[Head], dict[str, Any]]:
-        """Predict the held-out images of a fold.
-
-        Returns:
-            The heads that the fold's file averages, and facts for that file.
-        """
+    ) -> dict[Method, KeptHead]:
+        """Predict the held-out images of a fold; return method -> the head that the run keeps."""
         ...
 
     def final_problem(self, problem: Problem) -> Problem:
@@ -94,7 +109,7 @@ class ValueEvaluator:
 
     Attributes:
         methods: method -> target -> the held-out predictions of all rows.
-        method: that of the heads that are written.
+        candidates: the methods that the run may predict with; known once a fold is predicted.
     """
 
     has_baseline = True
@@ -106,14 +121,16 @@ class ValueEvaluator:
         self.table = table
         self.targets = problem.scored
         self.folds = folds
-        self.method = BOTH if config.with_ridge else HEAD
-        names = (HEAD, LINEAR) if config.is_live else (HEAD, LINEAR, BOTH)
-        self.methods = {name: reports.no_predictions(problem.scored) for name in names}
+        names = (HEAD, LINEAR) if config.is_live else METHODS
+        self.methods: reports.Methods = {
+            name: reports.no_predictions(problem.scored) for name in names
+        }
+        self.candidates = Candidates(kept=(HEAD,), lacking={})
 
     def predict_fold(
         self, problem: Problem, fold: Fold, head: Head, tokens: FoldTokens
-    ) -> tuple[list[Head], dict[str, Any]]:
-        """Predict the held-out images of a fold; return its heads and the facts for its file."""
+    ) -> dict[Method, KeptHead]:
+        """Predict the held-out images of a fold; return its head, and the linear baseline of the same tokens."""
         linear = baseline_head(
             tokens.frozen,
             problem.targets,
@@ -123,10 +140,13 @@ class ValueEvaluator:
             compositions=problem.compositions,
             seed=self.config.optim.seed,
         )
-        heads = {HEAD: head, LINEAR: linear.to(next(head.parameters()).device)}
+        heads: dict[Method, Head] = {
+            HEAD: head,
+            LINEAR: linear.to(next(head.parameters()).device),
+        }
         if tokens.live is None:
             linear.trained_on = head.trained_on
-            heads[BOTH] = HeadEnsemble.from_heads([head, linear])
+            heads[AVERAGE] = HeadEnsemble.from_heads([head, linear])
         for name, predicting in heads.items():
             source = tokens.of_head if name == HEAD else tokens.frozen
             reports.write_predictions(
@@ -136,21 +156,38 @@ class ValueEvaluator:
                 rows=fold.valid.tolist(),
                 predictions=self.methods[name],
             )
-        written = {self.method: self.methods[self.method]}
-        report = reports.summary(self.table, self.targets, written, [fold.valid])
-        metrics = reports.fold_metrics(report["scores"], self.method)
-        facts = {"fold": fold.number, "metrics": metrics}
-        members = [head, linear] if self.method == BOTH else [head]
-        return members, facts
+        if tokens.live is not None:
+            return {HEAD: self._kept(HEAD, fold, head)}
+        example = tokens.frozen.batch([tokens.frozen.ids[fold.train[0]]])
+        self.candidates = candidates_of(heads, example)
+        return {HEAD: self._kept(HEAD, fold, head), LINEAR: self._kept(LINEAR, fold, linear)}
+
+    def _kept(self, method: Method, fold: Fold, head: Head) -> KeptHead:
+        """A head of a fold with its scores."""
+        predictions: reports.Methods = {method: self.methods[method]}
+        report = reports.summary(self.table, self.targets, predictions, [fold.valid])
+        metrics = reports.fold_metrics(report["scores"], method)
+        return KeptHead(head, {"fold": fold.number, "metrics": metrics})
 
     def final_problem(self, problem: Problem) -> Problem:
         """Return the problem as it is."""
         return problem
 
     def report(self, logs: Logs, units: Mapping[str, str]) -> dict[str, Any]:
-        """Return the scores of all methods, and the learned weights of the losses."""
-        held_out = [fold.valid for fold in self.folds]
-        report = reports.summary(self.table, self.targets, self.methods, held_out, units)
+        """Return the scores of all methods, the choice between them, and the learned weights of the losses."""
+        valid_rows = [fold.valid for fold in self.folds]
+        report = reports.summary(
+            self.table, self.targets, self.methods, valid_rows, units, names=METHOD_NAMES
+        )
+        held_out = HeldOut(
+            self.targets,
+            methods=self.methods,
+            folds={fold.name: fold.valid for fold in self.folds if len(fold.valid)},
+            groups=self.table.groups,
+            weights=report["target_weights"],
+        )
+        report["choice"] = choice_record(self.candidates, held_out, report["scores"])
+        report["predicts"] = chosen_method(self.config, report["choice"])
         learns_weights = self.config.losses.weighting == "uncertainty"
         report["loss_weights"] = learned_weights(logs) if learns_weights else {}
         return report

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 import math
 import os
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -36,8 +38,8 @@ from dinoneck.store.feature_store import FeatureStore
 from dinoneck.store.memory import MemoryStore
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
-from dinoneck.training.batches import Batch, BatchReader
-from dinoneck.training.engine import Engine, restored_random_state, seed_all
+from dinoneck.training.batches import Batch, BatchReader, BatchRows
+from dinoneck.training.engine import Engine, autocast, restored_random_state, seed_all
 from dinoneck.training.folder import STATE, Callback
 from dinoneck.training.identity import identity_of
 from dinoneck.training.ids import IdMatcher
@@ -67,6 +69,7 @@ def fit(
     out: str | os.PathLike[str] | None = None,
     resume: bool = True,
     callbacks: Sequence[Callback] = (),
+    title: str = "",
     **recipe_fields: Any,
 ) -> list[dict[str, float]]:
     """Train ``head`` in place, and what is trainable in the backbone of :class:`LiveTokens`, repeatably.
@@ -97,6 +100,7 @@ def fit(
         out: folder of the state and the log (a JSON line per epoch); None = keep nothing.
         resume: continue from the state in ``out``, bit for bit; off = start again.
         callbacks: ``callback(epoch, row)``, called after every new epoch, by one process.
+        title: what is trained, such as ``"fold 0"``, for the bar on a terminal.
         recipe_fields: fields of the recipe that differ from ``recipe``, such as
             ``epochs=12, lr=3e-3``.
 
@@ -157,7 +161,7 @@ def fit(
         if is_new and recipe.standardise_tokens:
             _calibrate(head, reader, recipe.batch_size)
 
-        with engine.progress() as bar:
+        with engine.progress(title) as bar:
             while not engine.is_finished:
                 epoch = engine.start_epoch()
                 objective.start_epoch(epoch)
@@ -186,6 +190,60 @@ def fit(
         engine.finish()  # best, averaged or last weights
         note_origin(objective.trained, source, example.inputs)
     return engine.history
+
+
+def seconds_per_image(
+    head: Head,
+    source: TokenSource,
+    targets: Any,
+    *,
+    ids: Sequence[str],
+    target_ids: Sequence[str],
+    weights: Mapping[str, Any],
+    loss: TaskLoss,
+    recipe: Recipe,
+) -> float:
+    """Return about how many seconds an image takes in an epoch of :func:`fit`, by steps on a copy of the head.
+
+    The head, the loss and the state of random generators stay as they are. A step on two images
+    warms up; the next one is on as many images of a batch as take about 2 s. A step includes
+    reading the tokens, without the optimizer. Arguments are those of :func:`fit`.
+    """
+    matched = match_samples(
+        source.ids,
+        targets,
+        weights,
+        labels={task.name: task.labels for task in head.tasks},
+        ids=ids,
+        target_ids=target_ids,
+    )
+    samples = normalise_samples(loss, matched, needs_validation=False)
+    device = next(head.parameters()).device
+    objective = Objective(copy.deepcopy(head), source, copy.deepcopy(loss).to(device), recipe)
+    objective.is_first_step = False  # warnings of losses are those of the training
+    objective.train()
+    reader = BatchReader(source, samples, objective.maps, device)
+
+    def seconds_of_step(num_images: int) -> float:
+        started = time.perf_counter()
+        rows = BatchRows(range(num_images), views=None, num_images=num_images, mixes=False)
+        batch = reader.read(rows, is_training=True)
+        with autocast(device, recipe.amp):
+            part = objective.parts(batch.inputs, batch.targets, mixes=False)[0]
+            losses = objective(part)
+        losses["loss"].backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - started
+
+    most_images = min(recipe.batch_size, samples.train_count)
+    num_images = min(2, most_images)
+    with _RUNNING, restored_random_state():
+        seconds = seconds_of_step(num_images)
+        num_images = max(num_images, min(int(2.0 / seconds * num_images), most_images))
+        seconds = seconds_of_step(num_images)
+    passes = 2 if recipe.optimizer == "sam" else 1
+    return passes * seconds / num_images
 
 
 def _validate(engine: Engine, objective: Objective, reader: BatchReader) -> dict[str, float]:
@@ -281,7 +339,7 @@ def _calibrate(head: Head, reader: BatchReader, batch_size: int) -> None:
 
 def _warn_of_layers(head: Head, source: TokenSource, example: Batch) -> None:
     """Log which layer is read by a head that reads the last one alone."""
-    if not head._reads_last_layer:
+    if not head.reads_last_layer:
         return
     layers = None
     if isinstance(source, LiveTokens):

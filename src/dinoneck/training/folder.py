@@ -20,6 +20,7 @@ from dinoneck.training.config import TRAININGS
 from dinoneck.weight_files import read_any
 
 HEADS = "heads"
+BASELINES = "baselines"
 LOGS = "logs"
 HEAD_FILE = "head.safetensors"
 REPORT = "report.json"
@@ -42,13 +43,16 @@ TARGETS = "hash of targets and folds"
 SAMPLES = "ids and targets of the samples"
 BACKBONE = "backbone of live tokens"
 IMAGE_FILES = "hash of image files"
+FROM_MAPS = "numbers read from maps"
 # entries that runs of 0.3 do not have; they are not compared there
-_NOT_IN_OLD_RUNS = (TOKENS, TARGETS, SAMPLES, BACKBONE, IMAGE_FILES)
+_NOT_IN_OLD_RUNS = (TOKENS, TARGETS, SAMPLES, BACKBONE, IMAGE_FILES, FROM_MAPS)
 # entries of 0.3 with some tokens in them, whose last bits depend on the device
 TARGETS_OF_0_3 = "hash of images and targets"
 SAMPLES_OF_0_3 = "ids and targets"
 # -> the entry that is compared in their place where both runs have it
 _REPLACED = {TARGETS_OF_0_3: TARGETS, SAMPLES_OF_0_3: SAMPLES}
+# entries of a config that may differ in a continuation: a run keeps all that may predict
+_MAY_DIFFER = ("imports", "device", "predict_with")
 _REMEDY = "use another folder, or replace it: fit(..., resume=False), --no-resume"
 _DAMAGED_REMEDY = "restore it from a copy, or start again: fit(..., resume=False), --no-resume"
 
@@ -93,6 +97,7 @@ def results_in(folder: Path) -> list[Path]:
         HEAD_FILE,
         PREDICTIONS,
         f"{HEADS}/fold-*.safetensors",
+        f"{BASELINES}/fold-*.safetensors",
         f"{LOGS}/fold-*.jsonl",
         DETECTOR,
         LOG,
@@ -112,8 +117,8 @@ def begin(folder: Path, values: Mapping[str, Any], *, resume: bool) -> dict[str,
 
     Args:
         folder: of the run.
-        values: its config and what else must be equal in a continuation; imports and the device may
-            differ.
+        values: its config and what else must be equal in a continuation; imports, the device and
+            what predicts may differ.
         resume: continue an unfinished run.
 
     Returns:
@@ -123,7 +128,7 @@ def begin(folder: Path, values: Mapping[str, Any], *, resume: bool) -> dict[str,
         CheckpointError: if the folder holds an unfinished run of another config, other images or
             other targets.
     """
-    identity = {name: x for name, x in values.items() if name not in ("imports", "device")}
+    identity = {name: x for name, x in values.items() if name not in _MAY_DIFFER}
     text = json.dumps(identity, indent=2) + "\n"
     earlier = _unfinished_identity(folder) if resume else None
     if earlier is not None:
@@ -324,6 +329,7 @@ def check_same(earlier: Mapping[str, Any], present: Mapping[str, Any], where: st
         CheckpointError: naming the first difference.
     """
     earlier = _compared(TRAININGS.without_void_keys(earlier), present)
+    earlier.pop("predict_with", None)  # of with_ridge, which 0.3 compared
     present = _compared(present, earlier)
     values_that_differ = difference(earlier, present, "run")
     if values_that_differ:

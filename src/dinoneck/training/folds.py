@@ -59,6 +59,11 @@ class Fold:
         return "all" if self.number is None else str(self.number)
 
     @property
+    def title(self) -> str:
+        """Its name in messages of a run, ``fold 0``."""
+        return f"fold {self.name}"
+
+    @property
     def rows(self) -> Rows:
         """All its rows, those to train on first."""
         return np.concatenate([self.train, self.valid])

@@ -6,7 +6,6 @@ Each decision by the kind of a task is one function of this file: :func:`_defaul
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,15 +22,11 @@ from dinoneck.tasks import Kind, TargetTransform, Task
 from dinoneck.text import did_you_mean
 from dinoneck.training.config import TaskConfig, TrainConfig
 from dinoneck.training.masks import Maps
-from dinoneck.training.scores import r2
 from dinoneck.training.sums import warn_of_sums_of_shares
 from dinoneck.training.table import column_tasks
 
-# from this R² on, a number is taken for the mean over the map of its name
-_FOLLOWS_R2 = 0.9
 # of a task's description, those that a task has under the same name
 _TASK_FIELDS = ("kind", "loss", "beta", "weight", "activation", "unit", "minimum", "from_map")
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -310,33 +305,3 @@ def _default_options(
         minimum = None if task.name in averaged_maps else data.minimum
         return {"shares": len(task.labels) > 0, "minimum": minimum}
     return {}
-
-
-def propose_from_map(learned: LearnedTasks, map_name: str, weight: Tensor) -> None:
-    """Warn of numbers that are the mean over the map of their name, and are not described so.
-
-    Args:
-        learned: all tasks of the run.
-        map_name: name of the dense task.
-        weight: (n, rows, cols), how much each patch of its maps counts.
-    """
-    dense = learned[map_name]
-    sums = (dense.values.nan_to_num().double() * weight[:, None]).sum(dim=(2, 3))  # (n, outputs)
-    means = (sums / weight.sum(dim=(1, 2))[:, None]).numpy()
-    # maps of numbers may have no labels
-    for channel, name in enumerate(dense.labels):
-        if name not in learned:
-            continue
-        number = learned[name]
-        if number.spec.from_map is not None or number.values.ndim > 1:
-            continue
-        truth = number.values.numpy()
-        mean = means[:, channel]
-        is_known = np.isfinite(truth) & np.isfinite(mean)
-        varies = len(np.unique(truth[is_known])) > 1
-        if varies and r2(truth[is_known], mean[is_known]) >= _FOLLOWS_R2:
-            logger.warning(
-                "the target %r follows the mean over its map %r; predict it by from_map",
-                name,
-                map_name,
-            )

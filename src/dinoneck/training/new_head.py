@@ -22,7 +22,7 @@ from dinoneck.heads.pyramid import PyramidHead
 from dinoneck.tasks import Task
 from dinoneck.text import some_of
 from dinoneck.tokens import Tokens
-from dinoneck.training.config import HeadConfig
+from dinoneck.training.config import HeadConfig, TrainConfig
 from dinoneck.training.problem import Problem, fitted
 
 # heads and necks that read four layers where the config names none
@@ -33,6 +33,10 @@ _DEFAULT_ARGUMENTS: dict[str, dict[str, Any]] = {
     # narrower than the published head, which a few hundred images do not fill
     "mask": {"dim": 128},
 }
+# head or neck -> one that takes much less time per image
+_CHEAPER_OF_MAPS = {"dpt": "fpn", "dpt_neck": "fpn", "mask": "fpn", "fpn": "dense"}
+_CHEAPER_OF_OBJECTS = {"dpt_neck": "fpn", "mask": "fpn"}
+_CHEAPER_OF_NUMBERS = {"dpt_neck": "fpn", "fpn": "patch_mean", "cls_gating": "patch_mean"}
 # of a detector's file: they go into its backbone, see dinoneck.training.earlier
 _WEIGHTS_OF_VIT = "tuned."
 _NUM_SHOWN = 5  # names of tensors in a message
@@ -44,8 +48,8 @@ def head_type(config: HeadConfig, map_kind: str | None = None) -> str:
 
     Args:
         config: the run.
-        map_kind: the kind of its masks' task, ``segmentation`` (the default is a pyramid head on
-            ``dpt_neck``) or ``dense`` (``dense``); None = it has no masks (``patch_mean``).
+        map_kind: the kind of its masks' task, ``segmentation`` (the default is ``fpn``) or
+            ``dense`` (``dense``); None = it has no masks (``patch_mean``).
 
     Raises:
         RegistryError: if the name is not registered.
@@ -55,13 +59,48 @@ def head_type(config: HeadConfig, map_kind: str | None = None) -> str:
     return name
 
 
+def with_default_head(config: TrainConfig, problem: Problem) -> TrainConfig:
+    """Return the config with the default head of masks of classes by name.
+
+    It is another one than in 0.3: a run that 0.3 began has none in its config, and is not continued
+    with the head of this version.
+    """
+    learns_classes = any(task.kind == "segmentation" for task in problem.tasks)
+    if not learns_classes or "type" in config.head:
+        return config
+    return config.changed(head={"type": _default_head("segmentation"), **config.head})
+
+
 def _default_head(map_kind: str | None) -> str:
     """The head or neck for a kind of masks, None without masks, where the config names none."""
     if map_kind == "segmentation":
-        return "dpt_neck"
+        return "fpn"
     if map_kind == "dense":
         return "dense"
     return "patch_mean"
+
+
+def cheaper_head(config: HeadConfig, problem: Problem) -> str | None:
+    """Return the name of a head that learns the same in much less time than that of the config, or None.
+
+    Heads of maps are compared with those of maps, and others with those of numbers.
+    """
+    kinds = {task.kind for task in problem.tasks}
+    map_kinds = [task.kind for task in problem.tasks if task.is_map]  # one or none
+    name = head_type(config, *map_kinds)
+    cheaper: str | None
+    if "panoptic" in kinds:
+        cheaper = None  # one head learns these
+    elif map_kinds:
+        cheaper = _CHEAPER_OF_MAPS.get(name)
+    elif "instances" in kinds:
+        cheaper = _CHEAPER_OF_OBJECTS.get(name)
+    else:
+        cheaper = _CHEAPER_OF_NUMBERS.get(name)
+    if cheaper is not None and problem.compositions:
+        if "compositions" not in fields_of(registry.resolve(cheaper)):
+            return None
+    return cheaper
 
 
 def make_head(config: HeadConfig, tokens: Tokens, problem: Problem, rows: Array, seed: int) -> Head:
@@ -83,7 +122,7 @@ def make_head(config: HeadConfig, tokens: Tokens, problem: Problem, rows: Array,
         DataError: if a task cannot be fitted.
     """
     fitted_tasks = fitted(problem, rows)
-    head_class, arguments = _choose_class(config, tokens, problem)
+    head_class, arguments = _choose_class(config, problem)
     tasks = _adapt_tasks(head_class, fitted_tasks)
     derived = _derived_arguments(tokens, tasks, problem, arguments.get("mode"))
     neck = arguments.get("neck")
@@ -99,14 +138,10 @@ def make_head(config: HeadConfig, tokens: Tokens, problem: Problem, rows: Array,
     return head
 
 
-def _choose_class(
-    config: HeadConfig, tokens: Tokens, problem: Problem
-) -> tuple[type[Head], dict[str, Any]]:
+def _choose_class(config: HeadConfig, problem: Problem) -> tuple[type[Head], dict[str, Any]]:
     """The class of a config's head, and the arguments that the config or a default states."""
     map_kinds = [task.kind for task in problem.tasks if task.is_map]  # one or none
     name = head_type(config, *map_kinds)
-    if "type" not in config.head and name == "dpt_neck" and len(tokens.sequence) == 1:
-        name = "dense"  # one layer has no finer map than its patches
     arguments = _DEFAULT_ARGUMENTS.get(name, {}) | config.head
     arguments.pop("type", None)
     registered = registry.resolve(name)
@@ -188,7 +223,7 @@ def _check_takes_tasks(head_class: type[Head], problem: Problem) -> None:
 
 
 def start_from(module: nn.Module, path: str) -> None:
-    """Give a new module the tensors of an earlier one that have its names and shapes; a log line lists both kinds.
+    """Give a new module the tensors of an earlier one that have its names and shapes.
 
     Args:
         module: a new head or detector.
@@ -206,27 +241,59 @@ def start_from(module: nn.Module, path: str) -> None:
         )
     _check_places(checkpoint, module, path)
     new_state = module.state_dict()
-    earlier_state = {}
-    for name, tensor in checkpoint.state_dict.items():
-        if not name.startswith(_WEIGHTS_OF_VIT):
-            earlier_state[name] = tensor
-    taken: dict[str, Tensor] = {}
-    for name, tensor in earlier_state.items():
-        if name in new_state and new_state[name].shape == tensor.shape:
-            taken[name] = tensor
-    unmatched = sorted({*earlier_state, *new_state} - taken.keys())
+    earlier_state = _tensors_without_vit(checkpoint)
+    taken = _fitting(earlier_state, new_state)
+    unmatched = {*earlier_state, *new_state} - taken.keys()
     if not taken:
         raise ConfigError(
             f"init is {path}, and none of its tensors fits {type(module).__name__}: "
             f"{some_of(unmatched, _NUM_SHOWN)}"
         )
     module.load_state_dict({**new_state, **taken})
+
+
+def log_start(module: nn.Module, path: str) -> None:
+    """Log how many tensors of a module :func:`start_from` takes of a file; their names as information.
+
+    Args:
+        module: the new head or detector.
+        path: file of the earlier one.
+    """
+    new_state = module.state_dict()
+    earlier_state = _tensors_without_vit(HeadCheckpoint.load(path))
+    taken = _fitting(earlier_state, new_state)
+    new_names = sorted(new_state.keys() - taken.keys())
+    left_out = sorted(earlier_state.keys() - taken.keys())
     logger.warning(
-        "init %s: taken are %s; without a match are %s",
+        "init %s: %d of %d tensors are taken, %d are new; %d of the file are left out%s",
         path,
-        ", ".join(taken),
-        ", ".join(unmatched) or "none",
+        len(taken),
+        len(new_state),
+        len(new_names),
+        len(left_out),
+        " (dinoneck --verbose names them)" if new_names or left_out else "",
     )
+    logger.info("init %s: taken are %s", path, ", ".join(taken))
+    logger.info("init %s: new are %s", path, ", ".join(new_names) or "none")
+    logger.info("init %s: left out are %s", path, ", ".join(left_out) or "none")
+
+
+def _tensors_without_vit(checkpoint: HeadCheckpoint) -> dict[str, Tensor]:
+    """The tensors of a head, or of a detector without those of its ViT."""
+    tensors = {}
+    for name, tensor in checkpoint.state_dict.items():
+        if not name.startswith(_WEIGHTS_OF_VIT):
+            tensors[name] = tensor
+    return tensors
+
+
+def _fitting(earlier: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The earlier tensors that a new module has by name and shape."""
+    fitting = {}
+    for name, tensor in earlier.items():
+        if name in new and new[name].shape == tensor.shape:
+            fitting[name] = tensor
+    return fitting
 
 
 def _check_places(checkpoint: HeadCheckpoint, module: nn.Module, path: str) -> None:

@@ -30,12 +30,18 @@ from dinoneck.training.learned_tasks import (
     build_task,
     column_specs,
     map_spec,
-    propose_from_map,
     read_columns,
 )
+from dinoneck.training.map_numbers import read_from_map
 from dinoneck.training.masks import Maps, map_task, read_maps
 from dinoneck.training.report import check_target_names
-from dinoneck.training.scored import ClassTarget, PixelTarget, ScoredTarget, ValueTarget
+from dinoneck.training.scored import (
+    ClassTarget,
+    PixelTarget,
+    ScoredTarget,
+    ValueTarget,
+    cell_targets,
+)
 from dinoneck.training.targets import known_mask
 
 
@@ -83,6 +89,14 @@ def read_problem(config: TrainConfig, table: Table, preprocess: Preprocessing) -
         learned[mask_task.name] = LearnedTask(
             mask_task.name, spec, labels=maps.names, values=maps.values
         )
+        learned = read_from_map(
+            config,
+            learned,
+            mask_task.name,
+            weight=maps.weight,
+            preprocess=preprocess,
+            ids=table.ids,
+        )
     if not learned:
         raise ConfigError(
             "which columns are to be predicted? Name them with data.targets (--targets), or "
@@ -95,7 +109,6 @@ def read_problem(config: TrainConfig, table: Table, preprocess: Preprocessing) -
     weights = {}
     if mask_task is not None and maps is not None and mask_task.kind == "dense":
         weights[mask_task.name] = maps.weight
-        propose_from_map(learned, mask_task.name, maps.weight)
 
     composed = read_compositions(config, learned, table)
     compositions = [columns.composition for columns in composed]
@@ -200,14 +213,7 @@ def _map_targets(task: Task, maps: Maps) -> dict[str, ScoredTarget]:
             pixels=maps.pixels,
         )
         return {task.name: target}
-    truth = maps.values.numpy()
-    if task.dim == 1:
-        return {task.name: ValueTarget(task.name, columns=(0,), truth=truth)}
-    targets: dict[str, ScoredTarget] = {}
-    for i, label in enumerate(task.labels or range(task.dim)):
-        name = f"{task.name} {label}"
-        targets[name] = ValueTarget(task.name, columns=(i,), truth=truth[:, i : i + 1])
-    return targets
+    return {**cell_targets(task, maps.values.numpy())}
 
 
 def _numbers_first(scored: dict[str, ScoredTarget], table: Table) -> dict[str, ScoredTarget]:

@@ -11,27 +11,23 @@ import torch
 from dinoneck.data.table import Table
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
+from dinoneck.kinds import Method
 from dinoneck.metrics import Array
 from dinoneck.tasks import MEAN_KEY, OVERALL, OVERALL_MEAN, OVERALL_WEIGHTED
 from dinoneck.training.folds import Fold
 from dinoneck.training.scored import PixelTarget, ScoredTarget, ValueTarget
 from dinoneck.training.scores import Split, score_values
 from dinoneck.training.token_sources import TokenSource, in_batches
+from dinoneck.training.verdict import verdict
 
-# what predicts in a run: its head, the linear baseline, and their mean
-HEAD = "head"
-LINEAR = "linear"
-BOTH = "head + linear"
-METHODS = (HEAD, LINEAR, BOTH)
+# what predicts in a run
+HEAD: Method = "head"
+LINEAR: Method = "linear"
+AVERAGE: Method = "average"
+METHODS: tuple[Method, ...] = (HEAD, LINEAR, AVERAGE)
 
-# with fewer, a report does not tell which method is better
-ENOUGH_IMAGES = 50
-ENOUGH_GROUPS = 10
-
-# the scores that methods are compared by; a target has one of them
-_MAIN_METRICS = ("r2", "accuracy", "mean_iou")
-# their names in head files
-_NAMES_IN_FILE = {
+# the names of scores in head files
+NAMES_IN_FILE = {
     "r2": "R2",
     "accuracy": "accuracy",
     "macro_f1": "macro_f1",
@@ -153,6 +149,8 @@ def summary(
     methods: Methods,
     folds: Sequence[Any],
     units: Mapping[str, str] = {},
+    *,
+    names: Mapping[str, str] = {},
 ) -> dict[str, Any]:
     """Return what a report holds of the scores of methods: counts, scores, target weights and the verdict.
 
@@ -162,6 +160,7 @@ def summary(
         methods: their predictions.
         folds: the rows that each fold held out; where there are none, there are no scores.
         units: target -> its unit, empty where it is not stated.
+        names: method -> what the verdict calls it; others are called by their own name.
     """
     held_out = [rows for rows in folds if len(rows)]
     weights = {}
@@ -177,7 +176,9 @@ def summary(
             scores,
             len(predicted_groups),
             first=next(iter(methods)),
+            target=deciding_target(targets, methods),
             mean=mean_name(targets),
+            names=names,
         )
     report = {
         "images": len(table),
@@ -199,6 +200,31 @@ def summary(
 def mean_name(targets: Container[str]) -> str:
     """Return what scores call the mean over the targets, which is another name beside a target ``overall``."""
     return OVERALL_MEAN if OVERALL in targets else OVERALL
+
+
+def deciding_target(targets: Mapping[str, ScoredTarget], methods: Methods) -> str:
+    """Return what methods are compared by: the mean over the targets, where there is one, or a target.
+
+    Without numbers of images that every method predicts it is the first target that the first method
+    and another one predict, one that is not auxiliary before others.
+    """
+    if _truths_of_mean(targets, methods):
+        return mean_name(targets)
+    names = sorted(targets, key=lambda name: targets[name].auxiliary)
+    first = next(iter(methods))
+    for name in names:
+        num_methods = sum(name in predictions for predictions in methods.values())
+        if name in methods[first] and num_methods > 1:
+            return name
+    return names[0]
+
+
+def deciding_targets(
+    targets: Mapping[str, ScoredTarget], methods: Methods
+) -> dict[str, ScoredTarget]:
+    """Return the targets that :func:`deciding_target` stands for: those of the mean, or the one."""
+    names = _truths_of_mean(targets, methods) or [deciding_target(targets, methods)]
+    return {name: targets[name] for name in names}
 
 
 def scores_of(
@@ -236,12 +262,19 @@ def scores_of(
     return scores
 
 
-def _truths_of_mean(targets: Mapping[str, ScoredTarget], methods: Methods) -> dict[str, Array]:
-    """The truth (n, 1) of the numbers of images that are not auxiliary and that every method predicts."""
-    truths = {}
+def targets_of_mean(targets: Mapping[str, ScoredTarget]) -> dict[str, ValueTarget]:
+    """Return the targets of the overall score: the numbers of images that are not auxiliary."""
+    counted = {}
     for name, target in targets.items():
-        if not isinstance(target, ValueTarget) or target.auxiliary or target.is_per_patch:
-            continue
+        if isinstance(target, ValueTarget) and not target.auxiliary and not target.is_per_patch:
+            counted[name] = target
+    return counted
+
+
+def _truths_of_mean(targets: Mapping[str, ScoredTarget], methods: Methods) -> dict[str, Array]:
+    """The truth (n, 1) of the targets of the overall score that every method predicts."""
+    truths = {}
+    for name, target in targets_of_mean(targets).items():
         if all(name in predictions for predictions in methods.values()):
             truths[name] = target.truth
     return truths
@@ -271,76 +304,8 @@ def fold_metrics(scores: Mapping[str, Mapping[str, Any]], method: str = HEAD) ->
     """Return the scores of a method by the names that head files keep."""
     metrics = {}
     for target, methods in scores.items():
-        for metric, name_in_file in _NAMES_IN_FILE.items():
+        for metric, name_in_file in NAMES_IN_FILE.items():
             pooled = methods.get(method, {}).get(metric, {}).get("pooled")
             if pooled is not None:
                 metrics[f"{name_in_file} {target}"] = pooled
     return metrics
-
-
-# the verdict
-
-
-def verdict(
-    scores: Mapping[str, Mapping[str, Any]],
-    groups: int,
-    first: str = HEAD,
-    *,
-    mean: str = OVERALL,
-) -> str:
-    """Return which of several methods scores best, and whether its difference from the first one is clear.
-
-    Args:
-        scores: of :func:`scores_of`.
-        groups: how many groups were predicted; below 10, or below 50 images, there are too few to
-            tell.
-        first: the method that was compared with the others.
-        mean: what the scores call the mean over the targets; without it the first target counts
-            that the first method and another one predict.
-    """
-    target = mean if mean in scores else _first_shared(scores, first)
-    methods = scores[target]
-    metric = main_metric(methods)
-    pooled = {}
-    for method, method_scores in methods.items():
-        score = method_scores[metric]["pooled"]
-        if score is not None:
-            pooled[method] = score
-    if first not in pooled or len(pooled) < 2:
-        return f"{target}: there is nothing to compare {first!r} with"
-    best, second, *_ = sorted(pooled, key=lambda method: pooled[method], reverse=True)
-    rest = ", ".join(f"{method} {score:.3f}" for method, score in pooled.items() if method != best)
-    line = f"{target}: best is {best} with {metric} {pooled[best]:.3f} ({rest})"
-    other = second if best == first else best
-    images = methods[other]["images"]
-    interval = methods[other]["head_minus"][metric]
-    if interval is None or images < ENOUGH_IMAGES or groups < ENOUGH_GROUPS:
-        return (
-            f"{line}; {images} images in {groups} groups are too few to tell whether the "
-            "difference is clear"
-        )
-    low, high = interval
-    if low > 0 or high < 0:
-        clear = "clear: the interval excludes 0"
-    else:
-        clear = "not clear: the interval includes 0"
-    return f"{line}; {first} minus {other} is {low:+.3f} ... {high:+.3f}, {clear}"
-
-
-def _first_shared(scores: Mapping[str, Mapping[str, Any]], first: str) -> str:
-    """The first target that the first method and another one predict; if there is none, the first target."""
-    for target, methods in scores.items():
-        if first in methods and len(methods) > 1:
-            return target
-    return next(iter(scores))
-
-
-def main_metric(methods: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the score that methods are compared by on a target, which all of its methods have.
-
-    Args:
-        methods: method, or model -> its scores on the target.
-    """
-    method_scores = next(iter(methods.values()))
-    [metric] = [name for name in _MAIN_METRICS if name in method_scores]
-    return metric

@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -25,7 +25,6 @@ from dinoneck.data.layout import DataFolder
 from dinoneck.data.table import Table
 from dinoneck.devices import bytes_of, local_device
 from dinoneck.errors import ConfigError, DataError
-from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
 from dinoneck.losses.composition import Composition, CompositionLoss
 from dinoneck.losses.task_loss import TaskLoss, UncertaintyWeighting
@@ -36,11 +35,19 @@ from dinoneck.training import folder as files
 from dinoneck.training import report as reports
 from dinoneck.training.config import TRAININGS, DataConfig, HeadConfig, TrainConfig
 from dinoneck.training.data_folder import of_data_folder
-from dinoneck.training.evaluators import Evaluator, FoldTokens, ValueEvaluator
-from dinoneck.training.fitting import fit
+from dinoneck.training.engine import highest_memory
+from dinoneck.training.epoch_notes import SHORTEST_RUN, EpochNotes
+from dinoneck.training.evaluators import Evaluator, FoldTokens, KeptHead, ValueEvaluator
+from dinoneck.training.fitting import fit, seconds_per_image
 from dinoneck.training.folds import Fold, Rows, folds_of
 from dinoneck.training.mask_classes import warn_of_mask_classes
-from dinoneck.training.new_head import head_type, make_head
+from dinoneck.training.new_head import (
+    cheaper_head,
+    head_type,
+    log_start,
+    make_head,
+    with_default_head,
+)
 from dinoneck.training.problem import (
     Problem,
     read_problem,
@@ -48,17 +55,22 @@ from dinoneck.training.problem import (
     unlabelled_rows,
     with_fine_maps,
 )
-from dinoneck.training.report import BOTH
+from dinoneck.training.report import HEAD, LINEAR
+from dinoneck.training.run_file import holds_baseline_too, switch_method, write_run_file
 from dinoneck.training.run_tokens import RunTokens
 from dinoneck.training.table import of_pasture, table_of
+from dinoneck.training.target_weights import check_target_weights, read_target_weights
 from dinoneck.training.targets import training_targets
 from dinoneck.training.token_sources import LiveTokens, MemoryTokens
-from dinoneck.training.trained_images import write_trained_images
+from dinoneck.training.trained_images import warn_of_seen_images, write_trained_images
 from dinoneck.version import versions
 
 logger = logging.getLogger(__name__)
 
 _SHOWN = 5  # images in a message
+_LONG_S = 600.0  # seconds of a run that a cheaper head is named for
+# of an image that is held out, of one to train on: a backward pass costs two forward passes
+_COST_OF_VALIDATION = 1 / 3
 
 AnyHeadConfig = TypeVar("AnyHeadConfig", bound=HeadConfig)
 
@@ -74,11 +86,17 @@ def train(
 ) -> dict[str, Any]:
     """Train one head per fold and write heads, predictions and a report.
 
-    The folder gets ``heads/fold-K.safetensors``, ``logs/fold-K.jsonl`` (a line per epoch),
-    ``head.safetensors`` (the heads of all folds as one ensemble), ``out_of_fold.csv``,
+    The folder gets ``heads/fold-K.safetensors`` and ``baselines/fold-K.safetensors`` (the head of a
+    fold and its linear baseline), ``logs/fold-K.jsonl`` (a line per epoch), ``head.safetensors``
+    (what the run predicts with, of all folds as one ensemble), ``out_of_fold.csv``,
     ``trained_on.csv`` (the images, with their hashes, and which folds were trained on each) and,
     last, ``report.json``. A fold is finished when its head is there: the same call after a kill or an
     error trains no finished fold again, and writes what it would have written.
+
+    The run predicts with the head if the config names one (``head.type``), else with the best of
+    head, linear baseline and their average by the overall score on held-out images, of those that
+    have every output of the head; ``predict_with`` in the config decides. On a finished run another
+    ``predict_with`` writes ``head.safetensors`` and the report again, and trains nothing.
 
     Args:
         config: the run, see :class:`TrainConfig`.
@@ -91,8 +109,10 @@ def train(
 
     Returns:
         What ``report.json`` holds: ``scores`` (target -> method -> scores as by
-        :mod:`dinoneck.training.scores`), the ``verdict``, counts of images and groups, the config,
-        and what made the tokens.
+        :mod:`dinoneck.training.scores`), the ``verdict``, which method ``predicts`` and the
+        ``choice`` between them, counts of images and groups, the config, what made the tokens, and
+        the peak memory ``peak_memory_mb`` in MiB: of torch on a GPU, else of this process, where
+        the system tells it.
 
     Raises:
         DataError: if the data cannot be used, ``out`` holds results and ``overwrite`` is off, or it
@@ -102,7 +122,12 @@ def train(
             or ``data.tta`` names views that the head does not take.
     """
     TRAININGS.check_class(config, TrainConfig)
-    trainer = prepare(config, Path(out), table=table, overwrite=overwrite)
+    folder = Path(out)
+    if not overwrite:
+        report = switch_method(config, folder)
+        if report is not None:
+            return report
+    trainer = prepare(config, folder, table=table, overwrite=overwrite, resume=resume)
     return trainer.train(resume=resume, callbacks=callbacks)
 
 
@@ -112,6 +137,7 @@ def prepare(
     *,
     table: Any = None,
     overwrite: bool = False,
+    resume: bool = True,
     like: Trainer[TrainConfig] | None = None,
     data_folder: DataFolder | None = None,
 ) -> Trainer[TrainConfig]:
@@ -122,6 +148,7 @@ def prepare(
         out: the folder of the results.
         table: a pandas DataFrame in the place of ``data.csv``.
         overwrite: replace the results of an earlier run in ``out``.
+        resume: an interrupted run in ``out`` is going to be continued.
         like: of another run of the same data, whose table, tokens and folds are used.
         data_folder: what ``data.images`` holds, if the config is one that
             :func:`dinoneck.training.data_folder.of_data_folder` returned with it.
@@ -143,13 +170,20 @@ def prepare(
         tokens = like.tokens
     if table is None:
         config = of_pasture(config)
+    if resume:
+        config = as_begun(config, [out])
     tokens.check_start(config)
     problem = read_problem(config, images, tokens.preprocess)
+    config = with_default_head(config, problem)
     labelled = _labelled_rows(problem, images)
     if len(labelled) < len(images):
         images = images.take(labelled)
         tokens = tokens.take(labelled.tolist())
         problem = take_rows(problem, labelled)
+    target_weights = read_target_weights(config.data.target_weights)
+    if target_weights:
+        check_target_weights(target_weights, reports.targets_of_mean(problem.scored))
+        images = replace(images, weights=target_weights)
     folds: Sequence[Fold]
     if like is None:
         folds = folds_of(config, images)
@@ -166,6 +200,23 @@ def prepare(
         folds=folds,
         evaluator=evaluator,
     )
+
+
+def as_begun(config: TrainConfig, folders: Sequence[Path]) -> TrainConfig:
+    """Return the config with which the runs in these folders go on that 0.3 began.
+
+    0.3 reads a number from a map only where its task has ``from_map``. A line says so.
+    """
+    data = config.data
+    begun = [folder for folder in folders if files.is_begun_by_0_3(folder)]
+    if not begun or data.labels is None or not data.numbers_from_maps:
+        return config
+    logger.warning(
+        "%s holds a run that 0.3 began; it goes on with a readout for every number without from_map, "
+        "as with --no-numbers-from-maps",
+        begun[0],
+    )
+    return config.changed(data=data.changed(numbers_from_maps=False))
 
 
 def _labelled_rows(problem: Problem, table: Table) -> Rows:
@@ -231,6 +282,9 @@ class Trainer(Generic[AnyHeadConfig]):
         self.tta = config.data.tta if isinstance(config, TrainConfig) else None
         self.heads = {fold.name: self._new_head(problem, fold) for fold in folds}
         first = self._first_head().eval()
+        if config.init is not None and files.writes():
+            log_start(first, config.init)
+            self._warn_of_seen_images(config.init)
         # refused before the training, as the file of a head refuses it
         check_views(first, tokens.record, tokens.preprocess, self.tta)
         device = next(first.parameters()).device
@@ -248,16 +302,17 @@ class Trainer(Generic[AnyHeadConfig]):
     ) -> dict[str, Any]:
         """Do the same up to the report, which is returned: until it is written, the run is not finished."""
         self._begin(resume=resume)
-        members: list[Head] = []
+        notes = self._epoch_notes()
+        self._state_estimate(notes)
         for finished, fold in enumerate(self.folds, 1):
             try:
-                members += self._train_fold(fold, callbacks)
+                self._train_fold(fold, notes, callbacks)
             except DataError as error:
-                raise DataError(f"fold {fold.name}: {error}") from error
-            note(f"fold {fold.name} is trained, {finished} of {len(self.folds)}")
-        report = self._report(members[0])
+                raise DataError(f"{fold.title}: {error}") from error
+            note(f"{fold.title} is trained, {finished} of {len(self.folds)}")
+        report = self._report()
         if files.writes():
-            self._write_head_of_run(members, report)
+            self._write_head_of_run(report)
             self._write_predictions()
         return report
 
@@ -304,8 +359,18 @@ class Trainer(Generic[AnyHeadConfig]):
                 needs_validation=optim.patience is not None and not fold.is_of_all_images,
             )
         except DataError as error:
-            raise DataError(f"fold {fold.name}: {error}") from error
+            raise DataError(f"{fold.title}: {error}") from error
         return head
+
+    def _warn_of_seen_images(self, init: str) -> None:
+        """Warn if the earlier head was trained on images that a fold holds out."""
+        held_out: set[int] = set()
+        for fold in self.folds:
+            held_out.update(fold.valid.tolist())
+        rows = sorted(held_out)
+        images = [self.table.images[row] for row in rows]
+        stored = self.tokens.stored
+        warn_of_seen_images(init, images, None if stored is None else stored.take(rows))
 
     def _begin(self, *, resume: bool) -> None:
         """Keep what identifies the run, see :func:`dinoneck.training.folder.begin`; make its folders."""
@@ -328,12 +393,17 @@ class Trainer(Generic[AnyHeadConfig]):
         for name, weight in self.problem.weights.items():
             targets[f"weight {name}"] = weight
         identity = self.config.to_dict()
+        identity[files.FROM_MAPS] = {
+            task.name: task.from_map for task in self.problem.tasks if task.from_map is not None
+        }
         identity["backbone record"] = self.tokens.record
         identity[files.TARGETS] = self._hash_with_folds(targets)
         identity[files.TOKENS] = self.tokens.digest()
         if as_in_0_3:
             targets_and_tokens = targets | self._tokens_of_0_3()
             identity[files.TARGETS_OF_0_3] = self._hash_with_folds(targets_and_tokens)
+            # off in every such run, see as_begun
+            identity["data"].pop("numbers_from_maps", None)
         return identity
 
     def _tokens_of_0_3(self) -> dict[str, Tensor]:
@@ -356,10 +426,78 @@ class Trainer(Generic[AnyHeadConfig]):
             digest.update(bytes_of(values.contiguous()))
         return digest.hexdigest()
 
+    # what it says of its time
+
+    def _folds_to_train(self) -> list[Fold]:
+        """The folds that are not finished."""
+        folds = []
+        for fold in self.folds:
+            head_file = FoldPaths.of(self.folder, fold).head
+            if not files.is_finished_head(self.folder, head_file):
+                folds.append(fold)
+        return folds
+
+    def _epoch_notes(self) -> EpochNotes:
+        """What prints the epochs of the folds to train."""
+        folds = self._folds_to_train()
+        num_held_out = sum(not fold.is_of_all_images for fold in folds)
+        names = []
+        if num_held_out:
+            names.append("the fold" if num_held_out == 1 else f"the {num_held_out} folds")
+        if len(folds) > num_held_out:
+            names.append("the head of all images")
+        return EpochNotes(
+            {fold.title: len(fold.train) for fold in folds},
+            self.config.optim.epochs,
+            what=" and ".join(names),
+            may_end_early=self.config.optim.patience is not None,
+        )
+
+    def _state_estimate(self, notes: EpochNotes) -> None:
+        """Print how long a new run takes if that is long, by a step of its first head.
+
+        With a backbone that is trained along, the first epochs tell it: see :class:`EpochNotes`.
+        """
+        folds = self._folds_to_train()
+        is_begun = any(FoldPaths.of(self.folder, fold).unfinished.exists() for fold in folds)
+        if not folds or is_begun or self.config.is_live or not files.writes():
+            return
+        fold = folds[0]
+        head = self.heads[fold.name].to(local_device(self.config.device))
+        tokens = self.tokens.frozen()
+        try:
+            seconds = seconds_per_image(
+                head,
+                tokens,
+                self.problem.targets,
+                ids=[tokens.ids[row] for row in fold.train],
+                target_ids=tokens.ids,
+                weights=self.problem.weights,
+                loss=self._loss(head),
+                recipe=self.config.optim,
+            )
+        except (RuntimeError, TypeError, ValueError) as error:
+            # the training raises it with its cause, unless a copy of the head alone has it
+            logger.info("the time of the run is not estimated: %s", error)
+            return
+        num_images = 0.0
+        for fold in folds:
+            num_images += len(fold.train) + len(fold.valid) * _COST_OF_VALIDATION
+        total = num_images * self.config.optim.epochs * seconds
+        if total < SHORTEST_RUN:
+            return
+        remark = ""
+        cheaper = cheaper_head(self.config, self.problem)
+        if total > _LONG_S and cheaper is not None:
+            remark = f"; --head {cheaper} is much faster"
+        notes.state_estimate(total, remark)
+
     # a fold
 
-    def _train_fold(self, fold: Fold, callbacks: Sequence[files.Callback]) -> list[Head]:
-        """Train, predict and keep the head of a fold; return the members that it brings to the ensemble."""
+    def _train_fold(
+        self, fold: Fold, notes: EpochNotes, callbacks: Sequence[files.Callback]
+    ) -> None:
+        """Train and predict a fold; keep its head, and the linear baseline of the same tokens."""
         paths = FoldPaths.of(self.folder, fold)
         is_finished = files.is_finished_head(self.folder, paths.head)
         trained_backbone = paths.head if is_finished else None
@@ -369,20 +507,24 @@ class Trainer(Generic[AnyHeadConfig]):
         if is_finished:
             head = self._finished_head(paths)
         else:
-            head = self._fit_head(fold, tokens, paths, callbacks)
-        members, facts = self.evaluator.predict_fold(self.problem, fold, head, tokens)
+            notes.start_fold(fold.title)
+            head = self._fit_head(fold, tokens, paths, [notes, *callbacks])
+            notes.end_fold()
+        kept = self.evaluator.predict_fold(self.problem, fold, head, tokens)
         if files.writes():
+            if LINEAR in kept:
+                paths.baseline.parent.mkdir(exist_ok=True)
+                self._save(kept[LINEAR], paths.baseline)
             if not is_finished:
                 shutil.copyfile(paths.unfinished / files.LOG, paths.log)
-                self._save(members, paths.head, facts, tokens.live)
+                self._save(kept[HEAD], paths.head, tokens.live)
                 files.note_finished_head(self.folder, paths.head)
             shutil.rmtree(paths.unfinished, ignore_errors=True)
-        return members
 
     def _finished_head(self, paths: FoldPaths) -> Head:
-        """The head of a finished fold, out of its file, which may hold its linear baseline too."""
+        """The head of a finished fold, out of its file; that of 0.3 may hold its linear baseline too."""
         saved: Any = HeadCheckpoint.load(paths.head).build()
-        head: Head = saved.heads[0] if self.evaluator.method == BOTH else saved
+        head: Head = saved.heads[0] if holds_baseline_too(saved, self.config) else saved
         return head
 
     def _fit_head(
@@ -419,6 +561,7 @@ class Trainer(Generic[AnyHeadConfig]):
             recipe=recipe,
             out=paths.unfinished,
             callbacks=callbacks,
+            title=fold.title,
         )
         return head
 
@@ -437,18 +580,11 @@ class Trainer(Generic[AnyHeadConfig]):
         names += [composition.name for composition in loss.compositions]
         return TaskLoss(head.tasks, composed, UncertaintyWeighting(names))
 
-    def _save(
-        self,
-        members: Sequence[Head],
-        path: Path,
-        facts: Mapping[str, Any],
-        live: LiveTokens | None = None,
-    ) -> None:
-        """Write a head, or several as an ensemble, with the facts of the training.
+    def _save(self, kept: KeptHead, path: Path, live: LiveTokens | None = None) -> None:
+        """Write a head with the facts of the training.
 
         Weights of the backbone of ``live`` that were trained along are written too.
         """
-        module = members[0] if len(members) == 1 else HeadEnsemble.from_heads(members)
         if live is None:
             backbone = self.tokens.backbone or self.tokens.record
             backbone_weights = None
@@ -464,41 +600,42 @@ class Trainer(Generic[AnyHeadConfig]):
         }
         if isinstance(self.config, TrainConfig):
             training |= _mask_record(self.config.data)
+            training |= _score_record(self.problem, self.config.data)
         checkpoint = HeadCheckpoint.from_module(
-            module,
+            kept.head,
             backbone=backbone,
             backbone_weights=backbone_weights,
             preprocess=self.tokens.preprocess,
-            training=training | dict(facts),
+            training=training | kept.facts,
             tta=self.tta,
         )
         checkpoint.save(path)
 
     # after all folds
 
-    def _report(self, first_head: Head) -> dict[str, Any]:
+    def _report(self) -> dict[str, Any]:
         """What is written as the report."""
         logs = self.logs() if files.writes() else {}
         report = self.evaluator.report(logs, self.units())
-        num_parameters = sum(parameter.numel() for parameter in first_head.parameters())
+        num_parameters = sum(parameter.numel() for parameter in self._first_head().parameters())
+        epochs = [row for rows in logs.values() for row in rows]
         return {
             **report,
             "parameters": num_parameters,
+            **highest_memory(epochs, local_device(self.config.device)),
             "config": self.config.to_dict(),
             "backbone": dict(self.tokens.record),
             "inputs": self.tokens.preprocess.record(),
             "versions": versions(),
         }
 
-    def _write_head_of_run(self, members: Sequence[Head], report: Mapping[str, Any]) -> None:
-        """Write the heads of all folds as one ensemble; a head of all images is there already."""
-        path = self.folder / files.HEAD_FILE
-        if not self.config.trains_on_all:
-            metrics = reports.fold_metrics(report["scores"], self.evaluator.method)
-            self._save(members, path, {"metrics": metrics})
+    def _write_head_of_run(self, report: Mapping[str, Any]) -> None:
+        """Write what predicts of all folds as one ensemble; a head of all images is there already."""
+        if isinstance(self.config, TrainConfig) and not self.config.trains_on_all:
+            write_run_file(self.folder, self.config, report)
         elif len(self.folds) == 1:  # a single fold has no head of all images after it
             only_fold = FoldPaths.of(self.folder, self.folds[0])
-            shutil.copyfile(only_fold.head, path)
+            shutil.copyfile(only_fold.head, self.folder / files.HEAD_FILE)
 
     def _write_predictions(self) -> None:
         """Write the held-out predictions, and which folds were trained on each image."""
@@ -522,11 +659,13 @@ class FoldPaths:
 
     Attributes:
         head: of the fold.
+        baseline: its linear baseline.
         log: a line per epoch.
         unfinished: the folder of the training that is not finished.
     """
 
     head: Path
+    baseline: Path
     log: Path
     unfinished: Path
 
@@ -540,6 +679,7 @@ class FoldPaths:
             head = folder / files.HEADS / f"{name}.safetensors"
         return cls(
             head=head,
+            baseline=folder / files.BASELINES / f"{name}.safetensors",
             log=folder / files.LOGS / f"{name}.jsonl",
             unfinished=folder / files.UNFINISHED / name,
         )
@@ -557,6 +697,18 @@ def _weighted(
             f"{', '.join(composition.names)}"
         )
     return CompositionLoss(composition, tuple(weights[name] for name in composition.names))
+
+
+def _score_record(problem: Problem, data: DataConfig) -> dict[str, Any]:
+    """What counts in the overall score, for the head files; empty without options, as files of 0.3 are."""
+    record: dict[str, Any] = {}
+    auxiliary = [target.output for target in problem.scored.values() if target.auxiliary]
+    if auxiliary:
+        record["auxiliary"] = auxiliary
+    target_weights = read_target_weights(data.target_weights)
+    if target_weights:
+        record["target_weights"] = target_weights
+    return record
 
 
 def _mask_record(data: DataConfig) -> dict[str, Any]:

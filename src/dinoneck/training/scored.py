@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from dinoneck.metrics import Array, map_confusion
+from dinoneck.tasks import Task
 from dinoneck.training.scores import Split, score_classes, score_pixels, score_values
 
 
@@ -80,6 +81,27 @@ class ValueTarget:
             else:
                 cells.append(float(f"{value:.6g}"))
         return cells
+
+
+def cell_targets(task: Task, truth: Array) -> dict[str, ValueTarget]:
+    """Return the targets of a dense task, a number per patch, by their names in reports.
+
+    Args:
+        task: of the map.
+        truth: (n, outputs, rows, cols) in original units, NaN = missing.
+    """
+    names = cell_target_names(task)
+    targets = {}
+    for i, name in enumerate(names):
+        targets[name] = ValueTarget(task.name, columns=(i,), truth=truth[:, i : i + 1])
+    return targets
+
+
+def cell_target_names(task: Task) -> list[str]:
+    """Return what reports call the outputs of a dense task: ``task label``, a single one as the task."""
+    if task.dim == 1:
+        return [task.name]
+    return [f"{task.name} {label}" for label in task.labels or range(task.dim)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from dinoneck.data.arrays import as_array, by_id
 from dinoneck.errors import DataError
 from dinoneck.metrics import (
     ACCURACY,
+    FEWEST_GROUPS,
     MACRO_F1,
     MAE,
     MEAN_IOU,
@@ -28,6 +29,7 @@ from dinoneck.metrics import (
     class_iou,
     class_terms,
     confusion_matrix,
+    standard_deviation,
     value_terms,
     weighted_r2_metric,
 )
@@ -239,9 +241,10 @@ def score_values(
     Returns:
         ``images``: how many rows the scores rest on, those with a known and predicted value;
         ``r2`` and ``mae``, each with ``pooled``, its 95 % ``interval`` (None for fewer than five
-        groups) and ``folds``. With a reference also ``head_minus``: score -> interval of the
-        reference's score minus this one. The terms of all rows are added before a score is
-        computed.
+        groups) and ``folds``; of one target ``sd``, the standard deviation of its known values, which
+        the mean absolute error compares with. With a reference also ``head_minus``: score ->
+        interval of the reference's score minus this one. Where an interval is None, ``no_interval``
+        states why. The terms of all rows are added before a score is computed.
 
     Raises:
         DataError: for values that are infinite, or shapes that differ.
@@ -263,7 +266,11 @@ def score_values(
     reference_terms = None
     if reference is not None:
         reference_terms = value_terms(truth, reference, joint=is_joint)
-    return held_out.scores((r2_metric, MAE), terms, reference_terms)
+    scores = held_out.scores((r2_metric, MAE), terms, reference_terms)
+    if terms.shape[-1] == 1:
+        [deviation] = standard_deviation(terms[held_out.rows].sum(axis=0))
+        scores["sd"] = as_number(deviation)
+    return scores
 
 
 def score_classes(
@@ -401,7 +408,22 @@ class _HeldOut:
             for metric in metrics:
                 intervals[metric.name] = reference.interval_of_difference(metric, held_out)
             scores["head_minus"] = intervals
+        reason = self._reason_of_no_interval(scores, metrics)
+        if reason:
+            scores["no_interval"] = reason
         return scores
+
+    def _reason_of_no_interval(self, scores: Mapping[str, Any], metrics: Sequence[Metric]) -> str:
+        """Why an interval of these scores is None; empty if none is."""
+        intervals = [scores[metric.name]["interval"] for metric in metrics]
+        intervals += scores.get("head_minus", {}).values()
+        if None not in intervals:
+            return ""
+        num_groups = len({*self.groups})
+        if num_groups < FEWEST_GROUPS:
+            what = "image" if num_groups == len(self.rows) else "group"
+            return f"{counted(num_groups, what)}, and an interval needs {FEWEST_GROUPS}"
+        return "a score is not defined"
 
 
 def _scores_by_label(

@@ -25,7 +25,7 @@ from dinoneck.data.layout import (
     read_images_and_masks,
 )
 from dinoneck.data.pasture import SUMS, Pasture
-from dinoneck.data.table import Table
+from dinoneck.data.table import Table, check_column_names
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.kinds import CLASS_KINDS, MAP_KINDS, NUMBER_KINDS
 from dinoneck.text import counted, some_of
@@ -65,6 +65,7 @@ def _frame_of(config: TrainConfig, frame: Any, folder: DataFolder | None) -> pd.
     if frame is not None and data.csv is not None:
         raise ConfigError(f"data.csv is {data.csv!r} and a table is given; leave one of them out")
     if IMAGES in getattr(frame, "columns", ()):
+        check_column_names(frame)
         columns_of_roles = {FOLD: folds.column, GROUP: folds.group, LABELS: data.labels}
         for role, column in columns_of_roles.items():
             if column and role not in frame:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from dinoneck.training import folder as files
 from dinoneck.training.folds import Fold
 from dinoneck.training.run_tokens import StoreSubset
 
+logger = logging.getLogger(__name__)
 _HEADER = ["image", "folds", "blake2b"]
 _UNKNOWN = ""  # the hash of an image that is no file
 
@@ -77,7 +79,7 @@ def hashes_of_trained_images(head_file: str | Path) -> set[str]:
     file = Path(head_file)
     fold = None
     folder = file.parent
-    if folder.name == files.HEADS:
+    if folder.name in (files.HEADS, files.BASELINES):
         folder = folder.parent
         fold = file.stem.removeprefix("fold-")
     record = folder / files.TRAINED_ON
@@ -89,6 +91,33 @@ def hashes_of_trained_images(head_file: str | Path) -> set[str]:
         if is_trained_on and digest != _UNKNOWN:
             hashes.add(digest)
     return hashes
+
+
+def warn_of_seen_images(
+    head_file: str | Path, images: Sequence[Any], stored: StoreSubset | None
+) -> None:
+    """Warn if the head that a training starts from was trained on images that are held out.
+
+    Args:
+        head_file: of the earlier head. Nothing is known of a file outside of the folder of its run.
+        images: the held-out images, files or images in memory, which are not compared.
+        stored: the tokens of a store, which knows the hashes of the images; None = without one.
+
+    Raises:
+        DataError: if the record of the earlier run is damaged.
+    """
+    trained_on = hashes_of_trained_images(head_file)
+    if not trained_on:
+        return
+    num_seen = sum(digest in trained_on for digest in _image_hashes(images, stored))
+    if num_seen:
+        logger.warning(
+            "init %s: it was trained on %d of the %d images that are held out here, so that their "
+            "scores are too high; start from a head of other images",
+            head_file,
+            num_seen,
+            len(images),
+        )
 
 
 def _rows_of(record: Path) -> list[list[str]]:

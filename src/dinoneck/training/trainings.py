@@ -174,6 +174,7 @@ class Trainings:
 
         Reports and unfinished runs of version 0.3 hold the keys of all trainings.
         """
+        values = with_present_keys(values, "the record")
         training = self.described(values)
         void = set()
         for key, value in self._keys_of_others(values, training).items():
@@ -224,6 +225,33 @@ class Trainings:
             else:
                 flat[str(name)] = content
         return flat
+
+
+def with_present_keys(values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """Return nested plain values with the key ``with_ridge`` of 0.3 under its present name.
+
+    ``with_ridge: true`` is ``predict_with: average``; ``false`` was its default, and is left out.
+
+    Raises:
+        ConfigError: if it is neither, or ``predict_with`` is there too.
+    """
+    if "with_ridge" not in values:
+        return values
+    with_ridge = values["with_ridge"]
+    if not isinstance(with_ridge, bool):
+        raise ConfigError(
+            f"{where}: with_ridge is {with_ridge!r}; expected true or false. It is called "
+            "predict_with now: predict_with: average"
+        )
+    if values.get("predict_with") is not None:
+        raise ConfigError(
+            f"{where}: with_ridge is {with_ridge}, and predict_with is "
+            f"{values['predict_with']!r}; leave with_ridge out"
+        )
+    present = {key: value for key, value in values.items() if key != "with_ridge"}
+    if with_ridge:
+        present["predict_with"] = "average"
+    return present
 
 
 def keys_of(config: type[Config]) -> dict[str, Any]:

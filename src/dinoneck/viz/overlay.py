@@ -21,8 +21,9 @@ from dinoneck.data.decoding import ImageInput, read_picture
 from dinoneck.data.orientation import stated_orientation, turn_back
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError
+from dinoneck.inference.predictions import GATE_WEIGHTS
 from dinoneck.inference.resolution import UNSEEN, at_image_size
-from dinoneck.tasks import Task
+from dinoneck.tasks import GATE, Task
 from dinoneck.text import printable
 from dinoneck.viz import style
 from dinoneck.viz.panels import as_image, caption
@@ -39,6 +40,7 @@ _GREY_OFFSET = 40.0
 _COLOURS = 256  # entries of a palette; the last one marks pixels without a prediction
 _UNSEEN_8_BIT = _COLOURS - 1
 _UNSEEN_16_BIT = 65535
+_CLASSES = "most probable class"  # the folder of the classes of a map of shares
 # tags of TIFF files that place pixels on the ground: ModelPixelScale, ModelTiepoint,
 # ModelTransformation, GeoKeyDirectory (OGC GeoTIFF 1.1) and RPCCoefficient (of NITF and GDAL)
 _POSITION_TAGS = (33550, 33922, 34264, 34735, 50844)
@@ -241,11 +243,14 @@ def write_maps(
     maps: Mapping[str, Array],
     tasks: Sequence[Task],
     image: Path | None = None,
+    gate: Array | None = None,
 ) -> list[Path]:
     """Write the maps of one image, one file each: ``folder/name.png`` or ``.tif``.
 
     Where there are several maps, each has a folder of its own: ``folder/task/name.png``; the
-    outputs of a map of values are files of their own too, ``folder/task/label/name.tif``.
+    outputs of a map of values are files of their own too, ``folder/task/label/name.tif``. A map of
+    shares has the classes of the largest shares next to them, as a segmentation:
+    ``folder/task/most probable class/name.png``.
 
     Args:
         folder: made if missing.
@@ -259,6 +264,7 @@ def write_maps(
             (transform, control points, RPCs), if rasterio (the extra ``geo``) is installed. A
             position holds for the stored pixels: of a GeoTIFF with an orientation tag, the maps are
             turned back to them and have no such tag.
+        gate: (height, width) weights of what a head looked at, one map more, called ``gate``.
 
     Returns:
         The files.
@@ -268,6 +274,8 @@ def write_maps(
         OSError: if a file cannot be written.
     """
     planes = _planes(maps, tasks)
+    if gate is not None:
+        planes[(GATE,)] = (GATE_WEIGHTS, gate)
     folders = _folders(planes)
     reference = None if image is None else _geo_reference(image)
     files: list[Path] = []
@@ -311,7 +319,16 @@ def _planes(
             for label, plane in zip(labels, outputs_of_map, strict=True):
                 plane_name = (task.name, label) if task.dim > 1 else (task.name,)
                 planes[plane_name] = (task, plane)
+            if task.shares and task.dim > 1:
+                planes[(task.name, _CLASSES)] = (task, _most_probable(outputs_of_map))
     return planes
+
+
+def _most_probable(shares: Array) -> Array:
+    """The class of the largest share (height, width) of shares (classes, height, width), -1 where they are NaN."""
+    is_unseen = np.isnan(shares).any(axis=0)
+    classes: Array = np.where(is_unseen, UNSEEN, np.nan_to_num(shares).argmax(axis=0))
+    return classes
 
 
 def _folders(names: Iterable[_PlaneName]) -> dict[_PlaneName, Path]:

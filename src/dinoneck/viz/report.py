@@ -36,11 +36,10 @@ from dinoneck.viz.panels import (
     data_uri,
     partners,
 )
-from dinoneck.viz.scales import ReportEntry, outputs, scales
-from dinoneck.viz.score_tables import MOST_COLUMNS, ScoreTable, all_tables, matrix_table
+from dinoneck.viz.scales import THE_GATE, ReportEntry, outputs, scales, with_gate
+from dinoneck.viz.score_tables import MOST_COLUMNS, ScoreTable, all_tables, box_tables, matrix_table
 
 _PICTURE_WIDTH_PX = 700
-_GATE = "the gate"  # as a map
 _NO_CHARTS = "Charts are left out: matplotlib draws them, pip install 'dinoneck[viz]'."
 _FOLDER = Path(__file__).parent
 _NOTHING = "–"  # in a cell of a table
@@ -71,6 +70,7 @@ def html_report(
     unread: Mapping[str, str] | None = None,
     classes: Sequence[str] = (),
     trained_on: int = 0,
+    box_scores: Mapping[str, Any] | None = None,
 ) -> str:
     """Return a page that holds everything it shows: it loads nothing and runs nothing.
 
@@ -95,6 +95,7 @@ def html_report(
         unread: name -> reason of the images that could not be read.
         classes: of a detector, in its order: each has the colour that it has in other pictures.
         trained_on: how many of the images the model was trained on, which the page then states.
+        box_scores: of a detector, by :func:`dinoneck.detection.score_boxes` on the known boxes.
 
     Raises:
         DataError: if there are no entries, predictions, known values, maps or colours are missing
@@ -115,6 +116,9 @@ def html_report(
     drawn = [i for i in worst_first(entries, tasks) if entries[i].image is not None]
     if is_detector:
         comparison = _compare_boxes(entries)
+        if box_scores:
+            tables = box_tables({"detector": box_scores}, "known boxes", held_out=False)
+            comparison = comparison._replace(tables=[*tables, *comparison.tables])
     else:
         comparison = _compare_numbers(entries, tasks, drawn)
 
@@ -370,12 +374,10 @@ def _articles(
     classes: Sequence[str],
 ) -> Iterator[dict[str, Any]]:
     """What the page shows of each drawn image: itself and what is predicted over it, and its tokens, as data URIs."""
-    results = {i: _with_gate(entries[i]) for i in drawn}
+    results = {i: with_gate(entries[i].result, entries[i].name) for i in drawn}
     mapped_tasks = [*tasks]
-    if any(_GATE in result for result in results.values()):
-        mapped_tasks.append(
-            Task(_GATE, kind="density", aggregate="mean", minimum=0, unit="times the mean weight")
-        )
+    if any(THE_GATE.name in result for result in results.values()):
+        mapped_tasks.append(THE_GATE)
     scale = scales(outputs(mapped_tasks), list(results.values()))
     listed = [output for output in outputs(tasks) if output.task.kind != "segmentation"]
     predicted_names: set[str] = set()
@@ -416,18 +418,6 @@ def _patches_of(image: Image.Image, maps: Mapping[str, Any]) -> Preprocessing:
         rows, cols = cells.shape[1:]
         break
     return Preprocessing((image.height // rows, image.width // cols), resize="crop")
-
-
-def _with_gate(entry: ReportEntry) -> dict[str, Any]:
-    """The result of an entry, with the gate as a map of weights relative to their mean."""
-    result = dict(entry.result)
-    result["maps"] = dict(entry.result.get("maps") or {})
-    gate = entry.result.get("gate")
-    if gate is not None:
-        weights = numbers(gate, f"the gate of {entry.name}", "rows, cols")
-        result[_GATE] = 1.0
-        result["maps"][_GATE] = weights[None] / weights.mean()
-    return result
 
 
 def _number(value: float | str, digits: int = 6) -> str:

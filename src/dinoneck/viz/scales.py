@@ -11,10 +11,14 @@ import numpy as np
 
 from dinoneck.data.decoding import ImageInput
 from dinoneck.errors import DataError
-from dinoneck.tasks import Task, columns_of
+from dinoneck.tasks import GATE, Task, columns_of
 from dinoneck.text import some_of
 from dinoneck.viz.drawing import Floats, minus, numbers, span
 
+THE_GATE = Task(
+    "the gate", kind="density", aggregate="mean", minimum=0, unit="times the mean weight"
+)
+"""The gate of a head as pictures show it, next to the maps of tasks."""
 _ROUNDING = 1e-4  # a smaller change of a cell is not worth a note
 
 
@@ -126,6 +130,27 @@ def outputs(tasks: Sequence[Task]) -> list[Output]:
             channel = map_task.labels.index(task.name)
         listed.append(Output(key=key, task=task, place=place, map=map_task, channel=channel))
     return listed
+
+
+def with_gate(result: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a result with its gate, if it has one, as the map of :data:`THE_GATE`: weights relative to their mean.
+
+    Args:
+        result: of a Predictor.
+        name: of the image, for messages.
+
+    Raises:
+        DataError: if the gate is not finite.
+        ShapeError: if it is not (rows, cols).
+    """
+    shown = dict(result)
+    shown["maps"] = dict(result.get("maps") or {})
+    gate = result.get(GATE)
+    if gate is not None:
+        weights = numbers(gate, f"the gate of {name}", "rows, cols")
+        shown[THE_GATE.name] = 1.0
+        shown["maps"][THE_GATE.name] = weights[None] / weights.mean()
+    return shown
 
 
 def scales(listed: Sequence[Output], results: Sequence[Mapping[str, Any]]) -> dict[str, Scale]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, get_args
 
 from dinoneck.errors import DataError
+from dinoneck.kinds import Method, present_method
 from dinoneck.tasks import MEAN_KEY, OVERALL, OVERALL_MEAN, OVERALL_WEIGHTED
 from dinoneck.text import counted
 
 MOST_COLUMNS = 12  # of a confusion matrix
+# of a training; other names are those of models
+METHODS = frozenset(get_args(Method))
 # the keys of scores over all classes -> their headings
 SCORES = {
     "accuracy": "accuracy",
@@ -60,7 +63,9 @@ def _all_tables(report: Mapping[str, Any], held_out: bool) -> list[ScoreTable]:
             tables += class_tables(name, methods, held_out)
     if "best" in report:
         best = report["best"]
-        models = {f"best epoch ({best['epoch']})": best, "before training": report["untrained"]}
+        untrained = dict(report["untrained"])
+        untrained.pop("per_class", None)  # classes are shown of the best epoch
+        models = {f"best epoch ({best['epoch']})": best, "before training": untrained}
         tables += box_tables(models)
     for key in ("boxes", "masks", "segments"):
         if key in report:
@@ -75,48 +80,100 @@ def mean_of(report: Mapping[str, Any]) -> str | None:
 
 
 def value_tables(report: Mapping[str, Any], held_out: bool = True) -> list[ScoreTable]:
-    """Return the table of R² with the mean absolute errors, and that of the differences where intervals are known.
+    """Return the table of R² with the mean absolute errors, and of several models that of their differences.
 
-    A row is a method, a column a target of numbers; auxiliary targets come last. A report without
-    numbers has none.
+    A row is a method or a model, a column a target of numbers; auxiliary targets come last. Next to
+    the mean over the targets, or to the only one, are its interval and that of the worst of several
+    folds. A report without numbers has no table.
     """
     scores = report["scores"]
     auxiliary = report["auxiliary"]
     mean = mean_of(report)
     names = [name for name, methods in scores.items() if "r2" in first_of(methods)]
+    if sum(name not in auxiliary for name in names) == 2 and mean is not None:
+        names.remove(mean)  # which is that of the only target
     names.sort(key=lambda name: name in auxiliary)
     if not names:
         return []
-    columns = [_heading(name, report) for name in names]
     methods: list[str] = []
     for name in names:
         methods += [method for method in scores[name] if method not in methods]
-
-    # R² of every method
-    header = [f"{'held-out ' * held_out}R² (MAE)", *columns]
+    columns = []
+    for name in names:
+        columns += _value_columns(name, methods, report, with_interval=name == _main(names, report))
     rows = []
-    for method in methods:
-        cells = [_r2_cell(scores[name].get(method), with_error=name != mean) for name in names]
-        rows.append([method, *cells])
-    counts = [str(first_of(scores[name])["images"]) for name in names]
-    counts_row = ["images", *counts]
-    if mean is not None:
-        header.append("worst fold")
-        for row, method in zip(rows, methods, strict=True):
-            row.append(_worst(scores[mean].get(method, {}).get("r2")))
-        counts_row.append("")
-    tables = [ScoreTable(header, [*rows, counts_row])]
+    for position, name in enumerate([*methods, "standard deviation", "images"]):
+        rows.append([present_method(name), *(column[position + 1] for column in columns)])
+    header = [f"{'held-out ' * held_out}R² (MAE)", *(column[0] for column in columns)]
+    tables = [ScoreTable(header, rows)]
 
-    # differences of the first method to the others
+    # differences of the first model to the others
     differences = []
     for method in methods:
         intervals = [_difference(scores[name].get(method)) for name in names]
         if any(intervals):
             cells = [_interval(ends, "+") for ends in intervals]
             differences.append([f"{methods[0]} minus {method}", *cells])
-    if differences:
-        tables.append(ScoreTable(["R², 95 % interval", *columns], differences))
+    are_models = not METHODS.issuperset(map(present_method, methods))
+    if differences and are_models:
+        headings = [_heading(name, report) for name in names]
+        tables.append(ScoreTable(["R², 95 % interval", *headings], differences))
+    elif len(methods) > 1:
+        reasons = _reasons(scores[name] for name in names)
+        if reasons:
+            headings = [_heading(name, report) for name in names]
+            empty = [""] * len(headings)
+            tables.append(ScoreTable(["R², 95 % interval", *headings], [[reasons, *empty]]))
     return tables
+
+
+def _main(names: Sequence[str], report: Mapping[str, Any]) -> str | None:
+    """The target whose interval is in the table: the mean over the targets, or the only target."""
+    mean = mean_of(report)
+    if mean in names:
+        return mean
+    targets = [name for name in names if name not in report["auxiliary"]]
+    return targets[0] if len(targets) == 1 else None
+
+
+def _value_columns(
+    name: str, methods: Sequence[str], report: Mapping[str, Any], *, with_interval: bool
+) -> list[list[str]]:
+    """The columns of a target: heading, a cell per method, the standard deviation and the number of images."""
+    scores = report["scores"][name]
+    column = [_heading(name, report)]
+    intervals = ["its 95 % interval"]
+    worst = ["its worst fold"]
+    for method in methods:
+        score = scores.get(method)
+        column.append(_r2_cell(score, with_error=name != mean_of(report)))
+        r2 = {} if score is None else score["r2"]
+        intervals.append(_interval(r2.get("interval")))
+        worst.append(_worst(r2 or None))
+    first = first_of(scores)
+    column += [_deviation(first), str(first["images"])]
+    columns = [column]
+    if with_interval and any(cell != "-" for cell in intervals[1:]):
+        columns.append([*intervals, "", ""])
+    if with_interval and len(first["r2"]["folds"]) > 1:
+        columns.append([*worst, "", ""])
+    return columns
+
+
+def _reasons(scores_of_methods: Iterable[Mapping[str, Mapping[str, Any]]]) -> str:
+    """Why there are no intervals of these scores; empty where it is not stated."""
+    reasons = []
+    for methods in scores_of_methods:
+        reasons += [score["no_interval"] for score in methods.values() if "no_interval" in score]
+    if not reasons:
+        return ""
+    return f"none: {'; '.join(dict.fromkeys(reasons))}"
+
+
+def _deviation(score: Mapping[str, Any]) -> str:
+    """The standard deviation of the known values, which the mean absolute error compares with."""
+    deviation = score.get("sd")
+    return "" if deviation is None else f"{deviation:.3g}"
 
 
 def _heading(name: str, report: Mapping[str, Any]) -> str:
@@ -167,6 +224,8 @@ def class_tables(
         held_out: as of :func:`all_tables`.
     """
     head = first_of(methods)
+    methods = {present_method(method): score for method, score in methods.items()}
+    has_folds = len(head[next(key for key in SCORES if key in head)]["folds"]) > 1
 
     # over all classes
     header = [f"{name}, {counted(head['images'], 'image')}{' held out' * held_out}"]
@@ -174,9 +233,16 @@ def class_tables(
     for key, heading in SCORES.items():
         if key not in head:
             continue
-        header += [heading, "95 % interval", "worst fold"]
+        header += [heading, "95 % interval"]
+        if has_folds:
+            header.append("worst fold")
         for row, score in zip(rows, methods.values(), strict=True):
-            row += _cells(score[key])
+            row += [_number(score[key]["pooled"]), _interval(score[key]["interval"])]
+            if has_folds:
+                row.append(_worst(score[key]))
+    reasons = _reasons([methods])
+    if reasons:
+        rows.append([f"intervals: {reasons}", *[""] * (len(header) - 1)])
     yield ScoreTable(header, rows)
 
     # of each class
@@ -199,7 +265,7 @@ def class_tables(
 def box_tables(
     boxes: Mapping[str, Any], what: str = "boxes", held_out: bool = True
 ) -> list[ScoreTable]:
-    """Return the scores of boxes, masks or segments by the name of the model, and by the first one those of a class."""
+    """Return the scores of boxes, masks or segments by the name of the model, over all classes and of each class."""
     if "AP" in first_of(boxes):
         class_keys = ["AP", "AP50"]
         keys = [*class_keys, "AP75", "AR100"]
@@ -208,11 +274,32 @@ def box_tables(
         keys = [*class_keys, "PQ_things", "PQ_stuff"]
     headings = [key.replace("_", " ") for key in keys]
     by_model = _rows(boxes, keys)
-    by_class = _rows(first_of(boxes)["per_class"], class_keys)
+    reasons = _reasons([boxes])
+    if reasons:
+        by_model.append([f"intervals: {reasons}", *[""] * len(keys)])
     return [
         ScoreTable([f"{'held-out ' * held_out}{what}", *headings], by_model),
-        ScoreTable(["class", *class_keys], by_class),
+        _table_by_class(boxes, class_keys),
     ]
+
+
+def _table_by_class(boxes: Mapping[str, Any], keys: Sequence[str]) -> ScoreTable:
+    """The scores of each class by every model that has them, with the names of the models if there are several."""
+    classes_of_model = {}
+    for model, scores in boxes.items():
+        if "per_class" in scores:
+            classes_of_model[model] = scores["per_class"]
+    rows: dict[str, list[str]] = {}
+    for classes in classes_of_model.values():
+        for name in classes:
+            rows.setdefault(name, [name])
+    header = ["class"]
+    for key in keys:
+        for model, classes in classes_of_model.items():
+            header.append(key if len(classes_of_model) == 1 else f"{key} {model}")
+            for name, row in rows.items():
+                row.append(_number(classes[name][key] if name in classes else None))
+    return ScoreTable(header, list(rows.values()))
 
 
 def _rows(scores: Mapping[str, Mapping[str, Any]], keys: Sequence[str]) -> list[list[str]]:
@@ -232,11 +319,6 @@ def matrix_table(name: str, labels: Sequence[str], matrix: Sequence[Sequence[int
     """Return a confusion matrix as a table, a row per true class."""
     rows = [[label, *map(str, row)] for label, row in zip(labels, matrix, strict=True)]
     return ScoreTable([name, *labels], rows, is_matrix=True)
-
-
-def _cells(score: Mapping[str, Any]) -> list[str]:
-    """The score over all folds, its interval and that of the worst fold."""
-    return [_number(score["pooled"]), _interval(score["interval"]), _worst(score)]
 
 
 def _interval(ends: Sequence[float] | None, sign: str = "") -> str:

@@ -64,7 +64,7 @@ WORDS: dict[str, dict[Any, list[object]]] = {
     "fold-column": {"part": ["--fold-column", "part"]},
     "stratify": {"kind": ["--stratify", "kind"]},
     "fold": {"0": ["--fold", 0]},
-    "with-ridge": {"on": ["--with-ridge"]},
+    "predict-with": {"linear": ["--predict-with", "linear"]},
     "minimum": {"2.6": ["--minimum", 2.6]},
     "weighting": {"uncertainty": ["--loss-weighting", "uncertainty"]},
     "aux-targets": {"height": ["--aux-targets", "height"]},
@@ -136,6 +136,8 @@ class Field:
     def _defaults(self, settings: Settings) -> list[object]:
         """What is asked for where no option of the case says it."""
         words: list[object] = ["--epochs", 1, "--lr", 0.01, "--device", "cpu"]
+        if settings["predict-with"] is None:
+            words += ["--predict-with", "head"]
         if settings["target"] is None:
             words += ["--targets", "mass"]
         if settings["folds"] is None and settings["fold-column"] is None:
@@ -173,13 +175,17 @@ class Field:
             number = file.stem.partition("-")[2]
             by_fold[number] = [_plain(row) for row in Predictor(file, tta="none")(paths)]
         if settings["folds"] != "one":
-            self._check_table(settings, run, by_fold)
+            self._check_table(run, by_fold)
         whole = run / "head.safetensors"
         is_live = settings["lora"] or settings["unfreeze-last"]
         if whole.exists() and by_fold and not is_live:  # those are trained on all images
             found = [_plain(row) for row in Predictor(whole, tta="none")(paths)]
+            folder = "heads" if settings["predict-with"] is None else "baselines"
+            predictions = []
+            for file in sorted(run.glob(f"{folder}/fold-*.safetensors")):
+                predictions.append([_plain(row) for row in Predictor(file, tta="none")(paths)])
             for image, row in enumerate(found):
-                members = [rows[image] for rows in by_fold.values()]
+                members = [rows[image] for rows in predictions]
                 mean = {name: np.mean([member[name] for member in members], axis=0) for name in row}
                 check_same(row, mean, f"the run's head on image {image}", TOLERANCE)
             return found
@@ -187,13 +193,12 @@ class Field:
             by_fold["all"] = [_plain(row) for row in Predictor(whole, tta="none")(paths)]
         return [*by_fold.values()]
 
-    def _check_table(self, settings: Settings, run: Path, by_fold: dict[str, Any]) -> None:
-        method = "head + linear" if settings["with-ridge"] else "head"
+    def _check_table(self, run: Path, by_fold: dict[str, Any]) -> None:
         num_compared = 0
         for row in _rows(run / "out_of_fold.csv"):
             predictions = by_fold[row["fold"]][int(row["image"].partition(".")[0])]
             for name, value in predictions.items():
-                stated = row.get(f"{name} ({method})")
+                stated = row.get(f"{name} (head)")
                 if stated is None:
                     continue
                 num_compared += 1

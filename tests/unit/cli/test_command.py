@@ -236,11 +236,15 @@ def test_bars_are_for_terminals_and_lines_for_logs(
     for job in ([*predict, str(tmp_path / "p.csv")], [*train, "--out", str(tmp_path / "r")]):
         printed = cli(*job)
         assert printed.code == 0 and "%|" not in printed.err
-        assert ("fold 1 is trained, 2 of 2" in printed.err) == (job[0] == "train")
+        assert "steps:" not in printed.err, "lines of epochs repeat no line of steps"
+        for line in ("fold 1, epoch 2 of 2: loss ", "fold 1 is trained, 2 of 2"):
+            assert (line in printed.err) == (job[0] == "train")
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stderr", terminal := Terminal())
             assert main(job) == 0
         assert "%|" in terminal.getvalue(), job
+    assert re.search(r"fold 1, epoch 2 of 2, steps: .*loss [0-9.]+", terminal.getvalue())
+    assert "fold 1, epoch 2 of 2: " not in terminal.getvalue()
     monkeypatch.setattr("dinoneck.progress.SECONDS_PER_LINE", 0.0)
     assert "steps: 1 of 2 in" in cli(*train, "--out", tmp_path / "r").err
 

@@ -204,7 +204,7 @@ def test_maps_of_an_image_are_written_before_those_of_the_next_are_made(
         events.append(f"make {prediction.size}")
         return make_maps(prediction, *options)
 
-    def write(folder: Path, name: str, *_: Any) -> None:
+    def write(folder: Path, name: str, *_: Any, **__: Any) -> None:
         events.append(f"write {name}")
         folder.mkdir(exist_ok=True)
         (folder / f"{name}.png").touch()

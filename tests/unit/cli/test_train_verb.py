@@ -147,6 +147,9 @@ def test_other_words_than_none_are_checked_as_numbers_are(
         ),
         (["--head", "vit_fpn", "--hidden-dim", "8"], {"type": "vit_fpn", "fpn_dim": 8}),
         (["--hidden-dim", "8"], {"hidden_dim": 8}),
+        (["--labels", "mask", "--hidden-dim", "8"], {"fpn_dim": 8}),
+        (["--labels", "mask", "--targets", "crop", "--hidden-dim", "8"], {"hidden_dim": 8}),
+        (["--labels", "mask", "--label-kind", "numbers", "--hidden-dim", "8"], {"hidden_dim": 8}),
         (["--boxes", "boxes.json", "--hidden-dim", "8"], {"out_channels": 8}),
     ],
 )

@@ -272,7 +272,7 @@ def test_a_report_of_a_detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     pytest.importorskip(
         "pycocotools", reason="held-out boxes need pycocotools, the extra [detection]"
     )
-    from dinoneck.detection import Detector, train_detector
+    from dinoneck.detection import Detector, evaluate_boxes, train_detector
     from dinoneck.training import TrainDetectorConfig
 
     boxes, out, run = write_boxes(tmp_path / "data"), tmp_path / "r.html", tmp_path / "run"
@@ -298,7 +298,11 @@ def test_a_report_of_a_detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "the files are found from any folder"
     )
     file = run / "detector.safetensors"
-    assert written(file, boxes.parent, "--truth", boxes)["scores"] == found["scores"]
+    with_truth = written(file, boxes.parent, "--truth", boxes)
+    assert with_truth["scores"] == found["scores"]
+    expected = evaluate_boxes(Detector.load(file), boxes)
+    assert with_truth["boxes"]["AP"] == pytest.approx(expected["AP"])
+    assert f"<td>{expected['AP']:.3f}</td>" in out.read_text()
     written(file, boxes.parent / "0.png")
     page, [own] = (
         out.read_text(),

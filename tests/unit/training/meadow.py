@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from tests.unit.training.histories import logged
+from tests.unit.training.histories import logged, without_memory
 
 from dinoneck.training import TrainConfig
 
@@ -93,14 +94,17 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def files_of(folder: Path) -> dict[str, Any]:
-    """Every file below a folder; logs without times."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {
-        path.relative_to(folder).as_posix(): logged(path)
-        if path.suffix == ".jsonl"
-        else path.read_bytes()
-        for path in files
-    }
+    """Every file below a folder; logs without times, reports without the peak memory."""
+    contents: dict[str, Any] = {}
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.suffix == ".jsonl":
+            contents[name] = logged(path)
+        elif path.name == "report.json":
+            contents[name] = without_memory(json.loads(path.read_text()))
+        elif path.is_file():
+            contents[name] = path.read_bytes()
+    return contents
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:

@@ -17,11 +17,13 @@ from tests.unit.training.meadow import a_run
 
 from dinoneck import HeadEnsemble, LinearHead, TargetTransform, Task, Tokens, load_head
 from dinoneck.cli.main import main
+from dinoneck.errors import ConfigError
 from dinoneck.grid import GridSize
 from dinoneck.training import MemoryTokens, group_folds, ridge_probe, train
 from dinoneck.training.baselines import ALPHAS, PENALTIES, baseline_head, ridge_path
 from dinoneck.training.comparison import prepare_heads, train_heads
 from dinoneck.training.folds import FoldRows, column_folds
+from dinoneck.training.head_arguments import compared_heads
 from dinoneck.training.scores import Split, score_values
 
 NAMES = ("patch_mean", "linear")
@@ -90,9 +92,85 @@ def test_the_width_is_that_of_each_head(meadow: Path, tmp_path: Path) -> None:
             load_head(tmp_path / "all" / name / "heads" / "fold-0.safetensors").config["hidden_dim"]
             == 8
         )
-    assert main(["train", *words, "--heads", *NAMES, "--out", str(tmp_path / "no")]) == 1, (
-        "a linear head has no width"
-    )
+
+
+def test_a_head_without_a_width_leaves_it_out(
+    meadow: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainers = prepare_heads(a_run(meadow, ["soil"]), NAMES, tmp_path / "run", hidden_dim=8)
+
+    assert "linear leaves out hidden_dim" in capsys.readouterr().err
+    assert trainers["patch_mean"].heads["0"].config["hidden_dim"] == 8
+    with pytest.raises(ConfigError, match="none of the heads linear, linear has .* 'hidden_dim'"):
+        compared_heads([{"type": "linear", "pool": "cls"}, "linear"], {}, hidden_dim=8)
+
+
+def test_each_head_gets_the_arguments_that_it_has(
+    meadow: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = {"type": "fpn", "fpn_dim": 16, "num_levels": 2, "hidden_dim": 24}
+    config = a_run(meadow, ["soil"], head=head)
+
+    trainers = prepare_heads(config, ["fpn", "patch_mean", "linear"], tmp_path / "run")
+
+    built = {name: trainer.heads["0"].config for name, trainer in trainers.items()}
+    assert built["fpn"]["fpn_dim"] == 16
+    assert built["fpn"]["num_levels"] == 2
+    assert built["patch_mean"]["hidden_dim"] == 24
+    lines = capsys.readouterr().err
+    assert "patch_mean leaves out fpn_dim, num_levels\n" in lines
+    assert "linear leaves out fpn_dim, num_levels, hidden_dim\n" in lines
+    assert "fpn leaves" not in lines.replace("leaves out fpn", "")
+
+
+def test_heads_of_one_type_are_trained_next_to_each_other(meadow: Path, tmp_path: Path) -> None:
+    words = (
+        f"train --csv {meadow} --targets soil --backbone dinoneck_tiny --folds 2 --epochs 1 "
+        "--batch-size 4 --heads"
+    ).split()
+    heads = ["{type: patch_mean, hidden_dim: 4}", "patch_mean"]
+
+    assert main([*words, *heads, "--out", str(tmp_path / "all")]) == 0
+
+    narrow = load_head(tmp_path / "all" / "patch_mean-hidden_dim=4" / "head.safetensors")
+    assert narrow.config["members"][0]["config"]["hidden_dim"] == 4
+    report = json.loads((tmp_path / "all" / "report.json").read_text())
+    assert [*report["cost"]] == ["patch_mean-hidden_dim=4", "patch_mean"]
+
+
+@pytest.mark.parametrize(
+    ("heads", "names"),
+    [
+        (["fpn", "linear"], ["fpn", "linear"]),
+        (
+            [{"type": "fpn", "fpn_dim": 8}, "linear", "fpn"],
+            ["fpn-fpn_dim=8", "linear", "fpn-fpn_dim=64"],
+        ),
+        (
+            [{"type": "fpn", "layer_groups": [[0], [1]]}, {"type": "fpn", "fpn_dim": 8}],
+            ["fpn-1", "fpn-2"],
+        ),
+        ([{"type": "linear", "pool": "a/b"}, {"type": "linear"}], ["linear-1", "linear-2"]),
+    ],
+    ids=["types", "what differs", "a list", "no name of a folder"],
+)
+def test_heads_are_named_by_what_they_differ_in(heads: Any, names: list[str]) -> None:
+    compared = compared_heads(heads, {"type": "fpn", "fpn_dim": 64})
+    assert [head.name for head in compared] == names
+
+
+@pytest.mark.parametrize(
+    ("heads", "common", "message"),
+    [
+        (["fpn", {"type": "fpn", "fpn_dim": 64}], {"type": "fpn", "fpn_dim": 64}, "each once"),
+        (["fpn", "linear"], {"fpn_dims": 64}, "none of the heads fpn, linear has .* 'fpn_dims'"),
+        ([{"fpn_dim": 64}, "linear"], {}, "names no type"),
+    ],
+    ids=["equal", "an argument of none", "no type"],
+)
+def test_heads_that_cannot_be_compared(heads: Any, common: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compared_heads(heads, common)
 
 
 def test_the_learned_weights_of_the_losses_are_those_of_each_head(

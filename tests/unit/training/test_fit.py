@@ -369,39 +369,6 @@ def test_maps_of_a_table_are_shares_of_its_masks() -> None:
         read_maps(config.data, wrong, preprocess)
 
 
-def test_a_number_that_is_the_mean_over_its_map_is_named_in_the_log(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """A share in per cent is not that mean, nor is one that the config predicts from the map already."""
-    masks = [(np.arange(32)[:, None] < 4 * i).repeat(32, axis=1).astype(np.uint8) for i in range(8)]
-    share = np.array([mask.mean() for mask in masks])
-    columns = {
-        "images": [np.zeros((32, 32, 3), np.uint8)] * 8,
-        "labels": masks,
-        "soil": 100 * (1 - share),
-    }
-    table = pd.DataFrame({**columns, "crop": share}, index=[f"{i}" for i in range(8)])
-    preprocess = load_backbone("dinoneck_tiny").preprocess
-
-    def crop(data: pd.DataFrame = table, **own: Any) -> Task:
-        config = run_of_masks(("soil", "crop"), tasks={"crop": own} if own else {})
-        problem = read_problem(config, Table.from_frame(data), preprocess)
-        return next(task for task in problem.tasks if task.name == "crop")
-
-    assert crop().from_map is None
-    [record] = caplog.records
-    assert "'crop'" in record.getMessage()
-    some = table.assign(labels=[*masks[:7], None])
-    for data, own, weight in (
-        (table, {}, (0.0,)),
-        (some, {}, (1.0,)),
-        (table, {"weight": 0.5}, 0.5),
-    ):
-        task = crop(data, from_map="cells", **own)
-        assert (task.from_map, task.weight) == ("cells", weight)
-    assert len(caplog.records) == 1
-
-
 def test_missing_values_count_for_nothing_in_the_loss() -> None:
     """With all samples in one step, training is that of the known samples alone."""
     recipe = Recipe(ema_decay=None, standardise_tokens=False)

@@ -409,9 +409,15 @@ def test_a_head_starts_from_an_earlier_one(
     train(live_run(folds={"only": 0}), tmp_path / "first", table=TABLE)
     first = str(tmp_path / "first" / "head.safetensors")
     slow = {"lr": 1e-12, "weight_decay": 0.0}
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         train(live_run(init=first, optim=slow, folds={"only": 0}), tmp_path / "second", table=TABLE)
-    assert "mlps.0.out.weight" in caplog.text
+    count = len(load_head(first).state_dict())
+    [line] = [message for message in caplog.messages if "are new;" in message]
+    assert line == (
+        f"init {first}: {count} of {count} tensors are taken, 0 are new; 0 of the file are left out"
+    )
+    [taken] = [message for message in caplog.messages if "taken are" in message]
+    assert "mlps.0.out.weight" in taken
     old, new = (
         load_head(path).state_dict() for path in (first, tmp_path / "second" / "head.safetensors")
     )
@@ -422,13 +428,14 @@ def test_a_head_starts_from_an_earlier_one(
     caplog.clear()
     table = TABLE.assign(other=np.arange(8.0))
     own = {"tasks": {"GDM_g": {}, "other": {}}, "folds": {"only": 0}}
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         train(
             live_run(init=first, **own),
             tmp_path / "third",
             table=table[["images", "GDM_g", "other"]],
         )
-    assert "mlps.1.out.weight" in caplog.text.partition("without a match")[2]
+    [new] = [message for message in caplog.messages if "new are" in message]
+    assert "mlps.1.out.weight" in new
     other = table[["images", "other", "GDM_g"]]
     with pytest.raises(ConfigError, match="'GDM_g' the same place"):
         train(

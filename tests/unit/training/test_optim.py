@@ -242,24 +242,31 @@ def test_a_rectangle_of_the_partner_is_pasted_and_targets_follow_its_area(patch_
 def test_mixed_losses_follow_the_targets_of_both_samples() -> None:
     """Class indices, missing values and masks need no rules: the loss of the partner's targets counts by its share."""
     tasks = [Task("x"), Task("kind", dim=3, kind="classification")]
-    head, loss = PatchMeanHead(4, tasks).double(), TaskLoss(tasks)
+    head = PatchMeanHead(4, tasks).double()
+    loss = TaskLoss(tasks)
     values = {"x": targets()["x"], "kind": torch.tensor([0, 1, -1, 2, 1])}
     values["x"][1] = torch.nan
     masks = {"x": values["x"].isfinite(), "kind": values["kind"] >= 0}
     source = MemoryTokens([*map(str, range(5))], tokens())
-    own = Objective(head, source, loss, Recipe(mixup_alpha=1.0))
+    objective = Objective(head, source, loss, Recipe(mixup_alpha=1.0))
     torch.manual_seed(3)
-    [part] = own.parts(tokens(), Targets(values), mixes=True)
-    found = own(part)
+    [part] = objective.parts(tokens(), Targets(values), mixes=True)
+    losses = objective(part)
+
     torch.manual_seed(3)
-    mixed, wanted = manifold_mixup(tokens(), targets(), 1.0)
-    kept, outputs = float(wanted["kind"][0, 0]), head(mixed)
-    rolled = ({name: x.roll(1, 0) for name, x in table.items()} for table in (values, masks))
-    (first, parts), (second, others) = loss(outputs, values, masks), loss(outputs, *rolled)
-    assert torch.allclose(found["loss"], kept * first + (1 - kept) * second)
-    assert torch.allclose(found["loss/kind"], kept * parts["kind"] + (1 - kept) * others["kind"])
-    [part] = own.parts(tokens(), Targets(values), mixes=False)
-    plain = own(part)
+    mixed, mixed_targets = manifold_mixup(tokens(), targets(), 1.0)
+    share = float(mixed_targets["kind"][0, 0])  # of each sample; its partner has the rest
+    outputs = head(mixed)
+    values_of_partners = {name: x.roll(1, 0) for name, x in values.items()}
+    masks_of_partners = {name: x.roll(1, 0) for name, x in masks.items()}
+    of_samples, parts_of_samples = loss(outputs, values, masks)
+    of_partners, parts_of_partners = loss(outputs, values_of_partners, masks_of_partners)
+    expected = share * of_samples + (1 - share) * of_partners
+    expected_kind = share * parts_of_samples["kind"] + (1 - share) * parts_of_partners["kind"]
+    assert torch.allclose(losses["loss"], expected)
+    assert torch.allclose(losses["loss/kind"], expected_kind)
+    [part] = objective.parts(tokens(), Targets(values), mixes=False)
+    plain = objective(part)
     assert torch.equal(plain["loss"], loss(head(tokens()), values, masks)[0])
 
 

@@ -44,7 +44,7 @@ def numbers(rows: list[dict[str, str]], column: str) -> Any:
 
 def test_numbers_in_groups(meadow: Path, tiny: Backbone, tmp_path: Path) -> None:
     data = {"csv": str(meadow), "targets": ["crop", "weed"], "minimum": 0, "unit": "g"}
-    config = a_run(None, data=data, folds={"group": ["place"]})
+    config = a_run(None, data=data, folds={"group": ["place"]}, predict_with="head")
     report = trained(config, tmp_path)
     rows = rows_of(tmp_path / "out_of_fold.csv")
     assert len(rows) == report["images"] == report["predicted"] == COUNT
@@ -54,7 +54,7 @@ def test_numbers_in_groups(meadow: Path, tiny: Backbone, tmp_path: Path) -> None
         "a place is in one fold"
     )
     metrics = pytest.importorskip("sklearn.metrics")
-    for method in ("head", "linear", "head + linear"):
+    for method in ("head", "linear", "average"):
         pairs = [
             (numbers(rows, name), numbers(rows, f"{name} ({method})")) for name in ("crop", "weed")
         ]
@@ -97,7 +97,7 @@ def test_masks_are_scored_by_the_pixels_of_the_prepared_images(
     options = {"optim": {"epochs": 12, "lr": 1e-2}, "head": {"type": "dense"}}
     report = trained(a_run(None, data=labels, **options), tmp_path)
     scores = report["scores"]["segmentation"]
-    assert set(scores) == {"head", "linear", "head + linear"}
+    assert set(scores) == {"head", "linear", "average"}
     matrix = np.zeros((3, 3), int)
     preprocess = tiny.preprocess.changed(size=(64, 128))
     for row in rows_of(tmp_path / "out_of_fold.csv"):
@@ -230,19 +230,19 @@ def test_held_out_images_and_values_change_no_head_and_no_baseline(
         kinds = ["bare" if poisoned and i % 2 else row["kind"] for i, row in enumerate(rows)]
         table["kind"] = pd.Categorical(kinds, ["bare", "crop", "weedy"])
         table["fold"] = np.arange(COUNT) % 2
-        config = a_run(None, folds={"column": "fold", "only": 1}, with_ridge=True)  # type: ignore[arg-type]
+        config = a_run(None, folds={"column": "fold", "only": 1}, predict_with="average")  # type: ignore[arg-type]
         trained(config, tmp_path / name, table=table)
         states.append(load_head(tmp_path / name / "head.safetensors").state_dict())
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(x, states[1][name]) for name, x in states[0].items())
 
 
-def test_with_ridge_keeps_the_mean_of_head_and_baseline(
+def test_a_run_predicts_with_the_average_of_head_and_baseline(
     meadow: Path, tiny: Backbone, tmp_path: Path
 ) -> None:
     config = a_run(meadow, ["crop"])
     plain = trained(config, tmp_path / "plain")
-    report = trained(config.changed(with_ridge=True), tmp_path / "both")
+    report = trained(config.changed(predict_with="average"), tmp_path / "both")
     assert report["scores"] == plain["scores"]
     rows = rows_of(tmp_path / "both" / "out_of_fold.csv")
     source = MemoryTokens.extract(
@@ -250,14 +250,14 @@ def test_with_ridge_keeps_the_mean_of_head_and_baseline(
     )
     tokens, each = source.batch(source.ids), []
     for fold in range(2):
-        both = load_head(tmp_path / "both" / "heads" / f"fold-{fold}.safetensors")
+        linear = load_head(tmp_path / "both" / "baselines" / f"fold-{fold}.safetensors")
         own = load_head(tmp_path / "plain" / "heads" / f"fold-{fold}.safetensors").predict(tokens)[
             "crop"
         ]
-        each.append((own + both.heads[1].predict(tokens)["crop"]) / 2)
+        each.append((own + linear.predict(tokens)["crop"]) / 2)
         held_out = [i for i, row in enumerate(rows) if row["fold"] == str(fold)]
         np.testing.assert_allclose(
-            each[-1][held_out, 0], numbers(rows, "crop (head + linear)")[held_out], rtol=1e-3
+            each[-1][held_out, 0], numbers(rows, "crop (average)")[held_out], rtol=1e-3
         )
     whole = load_head(tmp_path / "both" / "head.safetensors").predict(tokens)["crop"]
     torch.testing.assert_close(whole, torch.stack(each).mean(dim=0))
@@ -276,7 +276,7 @@ def test_every_kind_of_task_is_trained_and_scored(meadow: Path, tmp_path: Path) 
             "minimum": 0,
         },
         head={"type": "fpn", "fpn_dim": 8},
-        with_ridge=True,
+        predict_with="average",
         tasks={
             "total": {},
             "shares": {"kind": "ratio", "columns": list(SHARES)},
@@ -298,7 +298,7 @@ def test_every_kind_of_task_is_trained_and_scored(meadow: Path, tmp_path: Path) 
     }
     assert {*report["scores"]} == names
     for methods in report["scores"].values():
-        assert {"head", "linear", "head + linear"} <= {*methods}
+        assert {"head", "linear", "average"} <= {*methods}
         assert all(
             (own.get("r2") or own["accuracy"])["pooled"] is not None for own in methods.values()
         )
@@ -310,13 +310,22 @@ def test_every_kind_of_task_is_trained_and_scored(meadow: Path, tmp_path: Path) 
     np.testing.assert_allclose(soil + green, total, rtol=1e-5)
 
 
-def test_a_segmentation_reads_four_layers_into_a_pyramid(meadow: Path, tmp_path: Path) -> None:
+def test_a_dpt_neck_reads_four_layers_of_a_segmentation_into_a_pyramid(
+    meadow: Path, tmp_path: Path
+) -> None:
     data = {"csv": str(meadow), "labels": "mask", "classes": list(SHARES)}
-    report = trained(a_run(None, data=data, optim={"epochs": 1}, folds={"only": 0}), tmp_path)
+    config = a_run(
+        None,
+        data=data,
+        head={"type": "dpt_neck"},
+        optim={"epochs": 1},
+        folds={"only": 0},
+    )
+    report = trained(config, tmp_path)
     head = load_head(tmp_path / "head.safetensors")
     assert type(head).__name__ == "PyramidHead"
     assert report["backbone"]["layers"] == [0, 2, 3, 5]
-    assert {"head", "linear", "head + linear"} == {*report["scores"]["segmentation"]}
+    assert {"head", "linear", "average"} == {*report["scores"]["segmentation"]}
 
 
 def test_numbers_are_classes_where_the_task_is_a_classification(tmp_path: Path) -> None:

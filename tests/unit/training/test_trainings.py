@@ -90,7 +90,7 @@ def test_a_flag_replaces_the_data_of_a_file(tmp_path: Path) -> None:
     ("words", "sentence"),
     [
         ("--boxes b --targets a", "numbers, classes or masks, and has no effect with --boxes"),
-        ("--boxes b --no-with-ridge", "classes or masks, and has no effect with --boxes"),
+        ("--boxes b --no-with-linear", "classes or masks, and has no effect with --boxes"),
         ("--instances o --heads fpn", "and has no effect with --instances or --panoptic"),
         ("--boxes b --instances o", "training of objects, and has no effect with --boxes"),
         ("--detector fcos", "training of boxes, and needs --boxes"),

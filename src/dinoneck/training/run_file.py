@@ -1,0 +1,213 @@
+"""The file that a finished run predicts with: the heads of its folds by one method, as one ensemble."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dinoneck.atomic import read_regular
+from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.errors import CheckpointError, DataError
+from dinoneck.heads.ensemble import HeadEnsemble
+from dinoneck.heads.head import Head
+from dinoneck.inference.loaded_head import difference
+from dinoneck.kinds import METHOD_NAMES, Method, present_method
+from dinoneck.registry import import_modules
+from dinoneck.training import folder as files
+from dinoneck.training.config import TRAININGS, HeadConfig, TrainConfig
+from dinoneck.training.data_folder import of_data_folder
+from dinoneck.training.method import chosen_method, metrics_of
+from dinoneck.training.report import HEAD, LINEAR
+from dinoneck.training.table import of_pasture
+
+PREDICTS_WITH = "predicts_with"
+"""The entry ``extra`` of a run's file that names its method."""
+
+
+def write_run_file(folder: Path, config: TrainConfig, report: Mapping[str, Any]) -> None:
+    """Write ``head.safetensors`` of the heads of all folds in a folder, by the method that predicts.
+
+    Raises:
+        CheckpointError: if a fold has no linear baseline, which the method needs.
+    """
+    method: Method = report["predicts"]["method"]
+    members: list[Head] = []
+    checkpoints = []
+    for head_file in sorted((folder / files.HEADS).glob("fold-*.safetensors"), key=_fold_number):
+        fold = FoldHeads.load(head_file, config)
+        members += fold.of_method(method)
+        checkpoints.append(fold.checkpoint)
+    first = checkpoints[0]
+    training = {name: x for name, x in first.meta["training"].items() if x is not None}
+    training.pop("fold")
+    tta = first.meta["tta"]
+    checkpoint = HeadCheckpoint.from_module(
+        members[0] if len(members) == 1 else HeadEnsemble.from_heads(members),
+        backbone=_backbone_record(first),
+        preprocess=first.preprocess,
+        training=training | {"metrics": metrics_of(report)},
+        license=first.meta["license"],
+        tta=None if tta is None else tta["ops"],
+        extra={PREDICTS_WITH: method},
+    )
+    checkpoint.save(folder / files.HEAD_FILE)
+
+
+def _fold_number(head_file: Path) -> int:
+    return int(head_file.stem.removeprefix("fold-"))
+
+
+def _backbone_record(checkpoint: HeadCheckpoint) -> dict[str, Any]:
+    """The record of the backbone of a head, with the licence of its weights, as :class:`HeadCheckpoint` takes it."""
+    record = dict(checkpoint.meta["backbone"])
+    licence = checkpoint.meta["licences"].get("backbone")
+    if licence is not None:
+        record["license"] = licence
+    return record
+
+
+@dataclass(frozen=True)
+class FoldHeads:
+    """The heads that a run keeps of a fold.
+
+    Attributes:
+        file: of the head.
+        checkpoint: of the head.
+        head: the head.
+        linear: its linear baseline; None where the run kept none.
+    """
+
+    file: Path
+    checkpoint: HeadCheckpoint
+    head: Head
+    linear: Head | None
+
+    @classmethod
+    def load(cls, file: Path, config: TrainConfig) -> FoldHeads:
+        """Load the heads of a fold.
+
+        A file of 0.3 holds both in an ensemble, if the run had the option ``with_ridge``.
+
+        Args:
+            file: of its head.
+            config: of the run.
+        """
+        checkpoint = HeadCheckpoint.load(file)
+        head: Any = checkpoint.build()
+        linear: Any = None
+        if holds_baseline_too(head, config):
+            head, linear = head.heads
+        baseline_file = file.parent.parent / files.BASELINES / file.name
+        if baseline_file.exists():
+            linear = HeadCheckpoint.load(baseline_file).build()
+        return cls(file, checkpoint, head, linear)
+
+    def of_method(self, method: Method) -> list[Head]:
+        """Return the heads whose predictions the method averages.
+
+        Raises:
+            CheckpointError: if the linear baseline is not there.
+        """
+        if method == HEAD:
+            return [self.head]
+        if self.linear is None:
+            raise CheckpointError(
+                f"{self.file} has no linear baseline in the folder {files.BASELINES} next to its "
+                f"own, so the run cannot predict with {METHOD_NAMES[method]}: train it again with "
+                "overwrite=True (--overwrite), which keeps one for every fold",
+                step="pairing",
+            )
+        return [self.linear] if method == LINEAR else [self.head, self.linear]
+
+
+def holds_baseline_too(head: object, config: HeadConfig) -> bool:
+    """Whether what a fold's file holds is the average of its head and its linear baseline, as files of 0.3 may."""
+    return isinstance(head, HeadEnsemble) and config.head.get("type") != "ensemble"
+
+
+# another method for a finished run
+
+
+def switch_method(config: TrainConfig, folder: Path) -> dict[str, Any] | None:
+    """Let a finished run predict with another of its methods, if that is what a config asks for.
+
+    Nothing is trained: ``head.safetensors`` and then ``report.json`` are written again, each whole
+    or not at all. The config is that of the run but for ``predict_with``, or it has no other value.
+
+    Returns:
+        The new report; None if the config names no method, the folder holds no finished run, or one
+        of this very config.
+
+    Raises:
+        DataError: if the run has another config, or its report is damaged.
+        CheckpointError: if the run kept no linear baseline, as those of 0.3.
+    """
+    if config.predict_with is None:
+        return None
+    report = _finished_report(folder)
+    if report is None:
+        return None
+    trained = TrainConfig.from_dict(report["config"], f"{folder / files.REPORT}")
+    if _without_method(config) != TrainConfig():
+        _check_same_run(trained, config, folder)
+        if trained.predict_with == config.predict_with:
+            return None
+    trained = trained.changed(predict_with=config.predict_with)
+    import_modules((*trained.imports, *config.imports))
+    report["config"] = trained.to_dict()
+    report["scores"] = _with_present_methods(report["scores"])
+    report["predicts"] = chosen_method(trained, report.get("choice", {}))
+    text = json.dumps(report, indent=2, allow_nan=False)
+    if files.writes():
+        write_run_file(folder, trained, report)
+        files.write_file(folder / files.REPORT, f"{text}\n".encode())
+    json_values: dict[str, Any] = json.loads(text)
+    return json_values
+
+
+def _finished_report(folder: Path) -> dict[str, Any] | None:
+    """The report of the finished training of a head in a folder; None where there is none."""
+    path = folder / files.REPORT
+    if not path.is_file():
+        return None
+    try:
+        report: Any = json.loads(read_regular(path))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is damaged: {error}; restore it, or remove it") from error
+    config = report.get("config") if isinstance(report, dict) else None
+    if not isinstance(config, dict):
+        return None  # of a comparison of heads
+    is_of_heads = TRAININGS.described(config).config is TrainConfig
+    return report if is_of_heads else None
+
+
+def _without_method(config: TrainConfig) -> TrainConfig:
+    """The values of a config that must be those of the run."""
+    return config.changed(predict_with=None, imports=(), device=None)
+
+
+def _check_same_run(trained: TrainConfig, config: TrainConfig, folder: Path) -> None:
+    """Reject a config that is not that of the run in a folder."""
+    values = _without_method(trained).to_dict()
+    if _without_method(config).to_dict() == values:
+        return
+    present, _ = of_data_folder(config)
+    present = _without_method(of_pasture(present))
+    values_that_differ = difference(values, present.to_dict(), "run")
+    if values_that_differ is not None:
+        raise DataError(
+            f"{folder} holds the results of another config, its value / yours: "
+            f"{values_that_differ}; predict_with (--predict-with) without other options changes what "
+            "that run predicts with, and overwrite=True (--overwrite) trains again"
+        )
+
+
+def _with_present_methods(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The scores of a report with the present names of the methods."""
+    present = {}
+    for target, methods in scores.items():
+        present[target] = {present_method(name): score for name, score in methods.items()}
+    return present

@@ -1,0 +1,238 @@
+"""Maps of shares, weights of targets and auxiliary tasks count in ``evaluate`` as in the training."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from tests.unit.training.meadow import a_run, rows_of
+
+from dinoneck import Backbone, DataError, DenseHead, PatchMeanHead, Predictor, Task, evaluate
+from dinoneck.evaluation.models import Stopwatch
+from dinoneck.training import train, weighted_r2
+from dinoneck.viz import write_maps
+from dinoneck.viz.score_tables import all_tables
+
+NAMES = ("soil", "crop", "weed")
+SHARES = Task("cells", dim=3, kind="dense", labels=NAMES, shares=True)
+
+
+def shares_model(tiny: Backbone, **changes: Any) -> Predictor:
+    torch.manual_seed(0)
+    task = Task(
+        **{"name": "cells", "dim": 3, "kind": "dense", "labels": NAMES, "shares": True} | changes
+    )
+    return Predictor(DenseHead(64, [task]), tiny)
+
+
+def test_the_patches_of_a_fold_are_scored_as_in_its_training(meadow: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    report = train(
+        a_run(meadow, ["crop"], data={"labels": "mask", "classes": NAMES}, head={"type": "dense"}),
+        run,
+    )
+    held_out = [row["image"] for row in rows_of(run / "out_of_fold.csv") if row["fold"] == "0"]
+    table = pd.read_csv(meadow)
+    table = table[table["image"].isin(held_out)]
+
+    found = evaluate(run / "heads/fold-0.safetensors", meadow.parent, table, labels="mask")
+
+    for name in ("cells soil", "cells crop", "cells weed"):
+        expected = report["scores"][name]["head"]["r2"]["folds"][0]
+        assert found["scores"][name]["head"]["r2"]["pooled"] == pytest.approx(expected, abs=5e-3)
+    assert "cells crop" not in found["auxiliary"]
+
+
+def test_the_classes_of_pixels_are_those_of_the_largest_share(meadow: Path, tiny: Backbone) -> None:
+    model = shares_model(tiny)
+    rows = rows_of(meadow)
+    images = [meadow.parent / row["image"] for row in rows]
+    matrix = np.zeros((3, 3), np.int64)
+    for row, result in zip(rows, model(images, maps="patch"), strict=True):
+        true = np.array(Image.open(meadow.parent / row["mask"]))
+        shares = torch.as_tensor(result["maps"]["cells"])[None]
+        enlarged = F.interpolate(shares, true.shape, mode="bilinear")[0]
+        np.add.at(matrix, (true.ravel(), enlarged.argmax(dim=0).numpy().ravel()), 1)
+    iou = np.diag(matrix) / (matrix.sum(0) + matrix.sum(1) - np.diag(matrix))
+
+    found = evaluate(model, meadow.parent, meadow, labels="mask")["scores"]["cells"]["head"]
+
+    assert found["confusion_matrix"] == matrix.tolist()
+    assert found["mean_iou"]["pooled"] == pytest.approx(np.nanmean(iou))
+
+
+def test_the_shares_of_images_of_several_sizes_are_scored(
+    meadow: Path, tiny: Backbone, tmp_path: Path
+) -> None:
+    """The truth of each patch is its share of pixels, whatever the grid of other images is."""
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    true = []
+    predicted = []
+    model = shares_model(tiny)
+    for row, width in zip(rows_of(meadow)[:6], (64, 48, 32, 64, 48, 32), strict=True):
+        image = Image.open(meadow.parent / row["image"]).crop((0, 0, width, 32))
+        mask = Image.open(meadow.parent / row["mask"]).crop((0, 0, width, 32))
+        image.save(tmp_path / "images" / row["image"])
+        mask.save(tmp_path / "masks" / row["image"])
+        crop = np.array(mask) == 1
+        true.append(crop.reshape(2, 16, width // 16, 16).mean(axis=(1, 3)).ravel())
+        [result] = model(tmp_path / "images" / row["image"], maps="patch")
+        predicted.append(result["maps"]["cells"][1].ravel())
+    truth = np.concatenate(true)
+    error = np.concatenate(predicted) - truth
+    expected = 1 - (error**2).sum() / ((truth - truth.mean()) ** 2).sum()
+
+    found = evaluate(model, tmp_path / "images", tmp_path / "masks")["scores"]
+
+    assert found["cells crop"]["head"]["r2"]["pooled"] == pytest.approx(expected, abs=1e-4)
+    assert found["cells crop"]["head"]["sd"] == pytest.approx(truth.std(), abs=1e-5)
+
+
+def test_patches_that_show_other_pixels_are_not_compared(meadow: Path, tiny: Backbone) -> None:
+    first = shares_model(tiny)
+    larger = first.preprocess.changed(size=(64, 128))
+    second = Predictor(first.passes[0].heads[""].head, tiny, preprocess=larger)
+
+    found = evaluate({"a": first, "b": second}, meadow.parent, meadow, labels="mask")
+
+    assert {*found["scores"]["cells crop"]} == {"a"}
+    assert {*found["scores"]["cells"]} == {"a", "b"}
+    assert "cells crop: the patches of b show other pixels than those of a" in found["verdict"]
+
+
+def test_shares_of_other_classes_by_one_name_are_evaluated_apart(
+    meadow: Path, tiny: Backbone
+) -> None:
+    models = {"a": shares_model(tiny), "b": shares_model(tiny, labels=NAMES[::-1])}
+    with pytest.raises(DataError, match="a predicts the shares of .* in cells, and b"):
+        evaluate(models, meadow.parent, meadow, labels="mask")
+
+
+def test_a_map_of_shares_has_the_most_probable_class_next_to_it(tmp_path: Path) -> None:
+    shares = np.array([[[0.6, 0.2]], [[0.3, 0.5]], [[0.1, 0.3]]], np.float32)
+    shares = np.concatenate([shares, np.full((3, 1, 2), np.nan, np.float32)], axis=1)
+
+    files = write_maps(tmp_path, "a", {"cells": shares}, [SHARES])
+
+    names = [file.relative_to(tmp_path).as_posix() for file in files]
+    assert names[:3] == [f"cells/{name}/a.tif" for name in NAMES]
+    assert names[3:] == ["cells/most probable class/a.png"]
+    assert np.array(Image.open(files[3])).tolist() == [[0, 1], [255, 255]]
+
+
+def test_weights_of_the_call_make_one_weighted_r2(meadow: Path, tiny: Backbone) -> None:
+    model = Predictor(PatchMeanHead(64, [Task("soil"), Task("crop")], hidden_dim=4), tiny)
+    table = pd.read_csv(meadow)
+    results = model([meadow.parent / name for name in table["image"]])
+    predicted = {name: [row[name] for row in results] for name in ("soil", "crop")}
+    weights = {"soil": 0.2, "crop": 0.8}
+    expected = weighted_r2({name: table[name].to_numpy() for name in weights}, predicted, weights)
+
+    found = evaluate(model, meadow.parent, meadow, target_weights=weights)
+
+    assert found["scores"]["overall"]["head"]["r2"]["pooled"] == pytest.approx(expected)
+    assert found["target_weights"] == weights
+    assert "overall (weighted)" in all_tables(found, held_out=False)[0].header
+
+
+def test_weights_and_auxiliary_tasks_of_a_training_hold_in_evaluate(
+    meadow: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = {"aux_targets": ["soil"], "target_weights": {"crop": 0.3, "weed": 0.7}}
+    run = tmp_path / "run"
+    report = train(a_run(meadow, ["crop", "weed"], data=data, optim={"epochs": 1}), run)
+
+    found = evaluate(run, meadow.parent, meadow)
+    equal = evaluate(run, meadow.parent, meadow, target_weights={"crop": 1, "weed": 1})
+
+    assert report["target_weights"] == found["target_weights"] == data["target_weights"]
+    assert "weighted as in training: crop=0.3 weed=0.7" in caplog.text
+    assert found["auxiliary"] == ["soil"]
+    assert equal["target_weights"] == {"crop": 1.0, "weed": 1.0}
+    with pytest.raises(Exception, match="names 'soil', which is none of the numbers"):
+        evaluate(run, meadow.parent, meadow, target_weights={"crop": 1, "weed": 1, "soil": 1})
+
+
+def test_an_auxiliary_task_does_not_count_in_the_mean(meadow: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(a_run(meadow, ["crop"], data={"aux_targets": ["soil"]}, optim={"epochs": 1}), run)
+
+    scores = evaluate(run, meadow.parent, meadow)["scores"]
+
+    crop = scores["crop"]["head"]["r2"]["pooled"]
+    assert scores["overall"]["head"]["r2"]["pooled"] == crop
+    assert scores["soil"]["head"]["r2"]["pooled"] != crop
+
+
+def test_a_missing_interval_has_a_reason(meadow: Path, tiny: Backbone) -> None:
+    model = Predictor(PatchMeanHead(64, [Task("soil")], hidden_dim=4), tiny)
+
+    few_groups = evaluate({"a": model, "b": model}, meadow.parent, meadow, group=["place"])
+    enough = evaluate({"a": model, "b": model}, meadow.parent, meadow)
+    few_images = evaluate(model, meadow.parent, pd.read_csv(meadow)[:3])
+
+    scores = few_groups["scores"]["soil"]["b"]
+    assert scores["head_minus"]["r2"] is None
+    assert scores["no_interval"] == "4 groups, and an interval needs 5"
+    [_, intervals] = all_tables(few_groups, held_out=False)[:2]
+    assert intervals.rows[0][0] == "none: 4 groups, and an interval needs 5"
+    assert "no_interval" not in enough["scores"]["soil"]["b"]
+    assert (
+        few_images["scores"]["soil"]["head"]["no_interval"] == "3 images, and an interval needs 5"
+    )
+
+
+def test_the_standard_deviation_stands_below_the_errors(meadow: Path, tiny: Backbone) -> None:
+    model = Predictor(PatchMeanHead(64, [Task("soil"), Task("crop")], hidden_dim=4), tiny)
+    expected = pd.read_csv(meadow)["soil"].std(ddof=0)
+
+    found = evaluate(model, meadow.parent, meadow)
+
+    assert found["scores"]["soil"]["head"]["sd"] == pytest.approx(expected)
+    assert "sd" not in found["scores"]["overall"]["head"]
+    row = all_tables(found, held_out=False)[0].rows[-2]
+    assert row[:2] == ["standard deviation", f"{expected:.3g}"]
+    assert row[3:] == ["", ""]
+
+
+def test_the_time_of_a_first_pass_is_not_counted() -> None:
+    class SlowAtFirst:
+        calls = 0
+
+        def __call__(self, images: list[Any]) -> list[Any]:
+            self.calls += 1
+            if self.calls == 1:
+                time.sleep(0.5)
+            return images
+
+    model: Any = SlowAtFirst()
+    watch = Stopwatch(model)
+    watch.begin("image")
+    model(["image"])
+
+    assert watch.seconds() < 0.4
+    assert model.calls == 2
+
+
+def test_classes_are_shown_of_every_model() -> None:
+    def model(**average: float) -> dict[str, Any]:
+        per_class = {name: {"AP": ap, "AP50": ap + 0.1} for name, ap in average.items()}
+        return {"AP": 0.5, "AP50": 0.6, "AP75": 0.5, "AR100": 0.5, "per_class": per_class}
+
+    report = {"boxes": {"a": model(cell=0.2), "b": model(cell=0.3, dust=0.4)}}
+
+    by_class = all_tables(report, held_out=False)[1]
+
+    assert by_class.header == ["class", "AP a", "AP b", "AP50 a", "AP50 b"]
+    assert by_class.rows == [
+        ["cell", "0.200", "0.300", "0.300", "0.400"],
+        ["dust", "-", "0.400", "-", "0.500"],
+    ]
