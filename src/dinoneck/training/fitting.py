@@ -228,10 +228,10 @@ def seconds_per_image(
         started = time.perf_counter()
         rows = BatchRows(range(num_images), views=None, num_images=num_images, mixes=False)
         batch = reader.read(rows, is_training=True)
-        with autocast(device, recipe.amp):
-            part = objective.parts(batch.inputs, batch.targets, mixes=False)[0]
-            losses = objective(part)
-        losses["loss"].backward()
+        for part in objective.parts(batch.inputs, batch.targets, mixes=False):
+            with autocast(device, recipe.amp):
+                losses = objective(part)
+            losses["loss"].backward()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter() - started
