@@ -38,6 +38,7 @@ RENAMED: Mapping[str, str] = {
     "optimization.weight_decay": "optim.weight_decay",
     "optimization.warmup_rate": "optim.warmup",
     "optimization.ema_decay": "optim.ema_decay",
+    "optimization.ema_start_ratio": "optim.ema_start",
     "augmentation.mixup.alpha": "optim.mixup_alpha",
     "augmentation.mixup.disable_ratio": "optim.mixup_off_last",
 }
@@ -47,9 +48,8 @@ UNUSED = (
     "backbone.hidden_dim",
     "backbone.num_patches",
     "trainer.num_workers",
-    "optimization.ema_start_ratio",
 )
-"""Keys that are not read: widths and grids come from the tokens, and the average begins with the first step."""
+"""Keys that are not read: widths and grids come from the tokens."""
 DEFAULTS = {"epochs": 200, "batch_size": 32, "lr": 1e-4, "ema_decay": 0.997}
 _TTA = {"[0]": "none", "[0, 1, 2, 3]": "flip4"}
 _METHODS = {"INTER_AREA": "area", "INTER_LINEAR": "bilinear", "INTER_CUBIC": "bicubic"}
@@ -148,6 +148,7 @@ def _move_switches(old: dict[str, Any], new: dict[str, Any]) -> None:
         new["optim"]["mixup_alpha"] = None
     if old.pop("optimization.use_ema", True) is False:
         new["optim"]["ema_decay"] = None
+        new["optim"].pop("ema_start", None)
     if old.pop("trainer.use_amp", False):
         new["optim"]["amp"] = "bf16"
     weighting = old.pop("loss.weighting", "fixed")

@@ -60,7 +60,10 @@ MASKS = [
     Mutant(
         sentence="Queries without a mask count as much as the others.",
         where="losses.mask:mask_loss",
-        edit=replace("NO_OBJECT_WEIGHT", by="1.0"),
+        edit=replace(
+            "torch.where(_target == _no_object, NO_OBJECT_WEIGHT, 1.0)",
+            by="torch.where(_target == _no_object, 1.0, 1.0)",
+        ),
         tests=[f"{_HEAD}test_the_loss_is_that_of_mask2former_over_all_cells"],
     ),
     Mutant(

@@ -140,16 +140,16 @@ MODULES = [
     ),
     Mutant(
         sentence="A masked value counts in the mean of a loss.",
-        where="losses.masked:masked_mse",
-        edit=replace("_keep.sum().clamp_min(1)", by="_keep.numel()"),
+        where="losses.masked:masked_mean",
+        edit=replace("keep.sum()", by="torch.tensor(keep.numel())"),
         tests=["unit/losses/test_losses.py::test_masked_values_count_for_nothing"],
     ),
     Mutant(
         sentence="The unknown pixels of a mask are trained as class 0.",
-        where="losses.masked:cross_entropy",
+        where="losses.masked:counted_classes",
         edit=replace(
             "_keep = _keep & (target != ignore_index)",
-            by="target = torch.where(target == ignore_index, 0, target)",
+            by="pass",
         ),
         tests=["unit/losses/test_task_loss.py::test_every_kind_has_its_loss"],
     ),
@@ -157,8 +157,8 @@ MODULES = [
         sentence="The weights of cells are left out of the loss of maps.",
         where="losses.task_loss:TaskLoss.forward",
         edit=replace(
-            "(_sum for _x in (_errors * _weights, _weights))",
-            by="(_sum for _x in (_errors, _weights))",
+            "_sums = _sum_outputs(_errors * _keep)",
+            by="_sums = _sum_outputs(_errors)",
         ),
         tests=["unit/training/test_fit.py::test_weights_pull_towards_heavy_cells"],
     ),

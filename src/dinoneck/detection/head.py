@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck.configured import Configured
-from dinoneck.detection.levels import Levels, Target, build_torchvision
+from dinoneck.detection.levels import Levels, Target, build_torchvision, count_fcos_cells
 from dinoneck.errors import ConfigError
 from dinoneck.necks.neck import Neck
 from dinoneck.training.recipe import Share, converted
@@ -208,6 +208,26 @@ class DetectionHead(Configured, nn.Module):
         if self.detector == "fasterrcnn":
             return 1
         return 0
+
+
+def loss_counts(
+    head: DetectionHead, targets: Sequence[Target], size: tuple[int, int]
+) -> list[float]:
+    """Return how much each image counts in the means that the losses of a batch are.
+
+    The losses of FCOS are means over the cells that an object is assigned to, those of a DETR over
+    boxes, those of the others over images.
+
+    Args:
+        head: that is trained.
+        targets: per image, see :meth:`DetectionHead.forward`.
+        size: (height, width) of the images, in pixels.
+    """
+    if head.detector in DETRS:
+        return [float(len(target["boxes"])) for target in targets]
+    if head.detector == "fcos":
+        return count_fcos_cells(head.model, head.levels.strides, targets, size)
+    return [1.0] * len(targets)
 
 
 def _fraction(value: float) -> Fraction:

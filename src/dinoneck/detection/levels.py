@@ -139,6 +139,51 @@ def _build_fcos(levels: Levels, num_classes: int) -> nn.Module:
     return model
 
 
+def count_fcos_cells(
+    model: Any,
+    strides: Sequence[float],
+    targets: Sequence[Target],
+    size: tuple[int, int],
+) -> list[float]:
+    """Return for each image the number of cells that FCOS assigns an object to.
+
+    Args:
+        model: of :func:`build_torchvision`.
+        strides: of its levels, in pixels.
+        targets: per image ``boxes`` (n, 4) XYXY in pixels and ``labels`` (n,).
+        size: (height, width) of the images, in pixels.
+    """
+    counts = []
+    for target in targets:
+        boxes = target["boxes"].float()
+        grids = []
+        for stride in strides:
+            grids.append(boxes.new_zeros(1, 1, int(size[0] / stride), int(size[1] / stride)))
+        image = ImageList(boxes.new_zeros(1, 3, *size), [size])
+        anchors = model.anchor_generator(image, grids)
+        counter = _AssignedCells(model.center_sampling_radius)
+        num_cells = [grid.numel() for grid in grids]
+        counts.append(
+            FCOS.compute_loss(counter, [{**target, "boxes": boxes}], {}, anchors, num_cells)
+        )
+    return counts
+
+
+class _AssignedCells:
+    """In place of an FCOS and of its head: the loss is the number of cells that objects are assigned to."""
+
+    def __init__(self, center_sampling_radius: float) -> None:
+        self.center_sampling_radius = center_sampling_radius
+        self.head = self
+
+    def compute_loss(
+        self, targets: Any, outputs: Any, anchors: Any, objects_of_cells: list[Tensor]
+    ) -> float:
+        """Return the number of cells of an image with an object; -1 is none."""
+        [objects_of_image] = objects_of_cells
+        return float((objects_of_image >= 0).sum())
+
+
 def _build_retinanet(levels: Levels, num_classes: int) -> nn.Module:
     """RetinaNet, with anchors of three sizes per octave."""
     sizes = []

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from dinoneck.detection.detector import (
     with_trained_weights,
 )
 from dinoneck.detection.evaluation import score_boxes
-from dinoneck.detection.head import DETRS, DetectionHead
+from dinoneck.detection.head import DETRS, DetectionHead, loss_counts
 from dinoneck.devices import local_device, send
 from dinoneck.errors import ConfigError
 from dinoneck.extras import check_installed
@@ -186,8 +186,8 @@ class DetectorTrainer:
                     engine.model.train()
                     with closing(batches):
                         for images, targets in batches:
-                            compute_losses = partial(engine.model, images, targets)
-                            losses = engine.forward_backward(compute_losses)
+                            forwards = self._forwards(images, targets)
+                            losses = engine.forward_backward(*forwards)
                             engine.step()
                             engine.add_losses(losses, self.config.optim.batch_size)
                             bar.update()
@@ -261,6 +261,23 @@ class DetectorTrainer:
         )
         for images, targets in loader:
             yield _to_device(images, targets, self.engine.device)
+
+    def _forwards(
+        self, images: Tensor, targets: list[Target]
+    ) -> list[Callable[[], dict[str, Tensor]]]:
+        """Return the forward pass of each part of a batch, whose losses add up to those of the batch."""
+        num_parts = min(self.config.optim.accumulate, len(images))
+        if num_parts == 1:
+            return [partial(self.engine.model, images, targets)]
+        size = (images.shape[-2], images.shape[-1])
+        counts = loss_counts(self.detector.head, targets, size)
+        total = max(1.0, sum(counts))
+        forwards: list[Callable[[], dict[str, Tensor]]] = []
+        for rows in np.array_split(np.arange(len(images)), num_parts):
+            samples = slice(int(rows[0]), int(rows[-1]) + 1)
+            share = max(1.0, sum(counts[samples])) / total
+            forwards.append(partial(self.engine.model, images[samples], targets[samples], share))
+        return forwards
 
     def _rows_of_batches(self, epoch: int) -> list[list[int]]:
         """Rows of the training images, a list for each batch: those of this process.
@@ -386,9 +403,19 @@ class _Losses(nn.Module):
         super().__init__()
         self.detector = detector
 
-    def forward(self, images: Tensor, targets: list[Target]) -> dict[str, Tensor]:
-        """Return the losses of images (B, 3, H, W), in float32."""
+    def forward(
+        self, images: Tensor, targets: list[Target], share: float | None = None
+    ) -> dict[str, Tensor]:
+        """Return the losses of images (B, 3, H, W), in float32.
+
+        Args:
+            images: of a batch, or a part of it.
+            targets: of the images.
+            share: that the losses of a part have in those of the batch; None = all.
+        """
         losses = {name: value.float() for name, value in self.detector(images, targets).items()}
+        if share is not None:
+            losses = {name: share * value for name, value in losses.items()}
         total = torch.stack([*losses.values()]).sum()
         return {"loss": total, **losses}
 

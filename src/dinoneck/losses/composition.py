@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dinoneck.codec import normalize_fields, restore
 from dinoneck.errors import ConfigError, ShapeError
-from dinoneck.losses.masked import exact, full_mask, shares, smooth_l1
+from dinoneck.losses.masked import BatchPart, exact, full_mask, shares, smooth_l1
 from dinoneck.tasks import Kind, TargetTransform, Task, as_tasks, constants
 from dinoneck.text import counted, did_you_mean
 from dinoneck.transforms import each
@@ -444,6 +444,7 @@ class CompositionLoss:
         outputs: TensorsByTask,
         targets: TensorsByTask,
         masks: TensorsByTask,
+        part: BatchPart | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the loss and whether anything counts, a bool tensor.
 
@@ -452,6 +453,7 @@ class CompositionLoss:
             outputs: at least those of the two tasks, in normalised units.
             targets: at least those of the two tasks, in normalised units.
             masks: by name; without a mask everything counts.
+            part: which part of a batch the samples are; None = a whole one.
 
         Raises:
             ShapeError: if shapes do not fit.
@@ -484,8 +486,17 @@ class CompositionLoss:
             count = len(self.composition.names)
             output_weights = (1.0 / count,) * count
         weights = constants(output_weights, pred)
-        per_output = errors.sum(dim=0) / keep.sum(dim=0).clamp_min(1)
-        return (weights * per_output).sum(), (keep & (weights > 0)).any()
+        if part is None:
+            counts = keep.sum(dim=0)
+        else:
+            counts = part.counts[self.name]
+            errors = part.weigh(errors)
+        per_output = errors.sum(dim=0) / counts.clamp_min(1)
+        return (weights * per_output).sum(), ((counts > 0) & (weights > 0)).any()
+
+    def counts(self, targets: TensorsByTask, masks: TensorsByTask) -> Tensor:
+        """Return how many values of each output count, (outputs,)."""
+        return self._kept(targets, masks).sum(dim=0)
 
     def _kept(self, targets: TensorsByTask, masks: TensorsByTask) -> Tensor:
         """Return a bool mask (B, outputs), True where a value counts."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -28,11 +29,34 @@ _SMALLEST_AREA = 1e-6  # cells; a denominator below it is raised to it
 _DICE_SMOOTHING = 1.0
 
 
+@dataclass(frozen=True)
+class ObjectsPart:
+    """A part of a batch of images with objects.
+
+    Attributes:
+        num_objects: of the whole batch, a scalar tensor of floating point.
+        num_images: of the whole batch.
+        image_weights: by which the errors of every image of the part are multiplied, (B,); None =
+            by 1.
+    """
+
+    num_objects: Tensor
+    num_images: int
+    image_weights: Tensor | None = None
+
+
+def _image_weights(part: ObjectsPart | None, num_images: int) -> Sequence[Tensor | float]:
+    if part is None or part.image_weights is None:
+        return [1.0] * num_images
+    return part.image_weights.unbind()
+
+
 def mask_loss(
     classes: Tensor,
     masks: Tensor,
     known: Sequence[tuple[Tensor, Tensor]],
     weight: Tensor | None = None,
+    part: ObjectsPart | None = None,
 ) -> Tensor:
     """Return the class, mask and dice loss, after each known mask is matched with the query that fits it best.
 
@@ -45,6 +69,7 @@ def mask_loss(
         known: per image classes (n,), int64, and masks (n, h, w), shares of the cells in 0 ... 1;
             each mask has a share in a cell that counts.
         weight: (B, h, w) of the cells; None = all count alike.
+        part: which part of a batch the images are; None = a whole one.
 
     Raises:
         DataError: if logits are not finite, or an image has more masks than there are queries.
@@ -68,8 +93,9 @@ def mask_loss(
     class_norm = classes.new_zeros(())
     num_objects = classes.new_zeros(())
     no_object = classes.shape[-1] - 1
-    images = zip(exact(classes), exact(masks), known, weight, strict=True)
-    for class_logits, mask_logits, (labels, truth), cell_weight in images:
+    image_weights = _image_weights(part, len(classes))
+    images = zip(exact(classes), exact(masks), known, weight, image_weights, strict=True)
+    for class_logits, mask_logits, (labels, truth), cell_weight, image_weight in images:
         _check_objects(labels, truth, mask_logits)
         cross_entropy, dice = _pair_losses(
             mask_logits.flatten(1),
@@ -82,7 +108,7 @@ def mask_loss(
         # match each known object with one query
         probabilities = class_logits.softmax(-1)[:, labels]
         queries, objects = _best_pairs(pair_loss - CLASS_WEIGHT * probabilities)
-        shape_loss = shape_loss + pair_loss[queries, objects].sum()
+        shape_loss = shape_loss + image_weight * pair_loss[queries, objects].sum()
         num_objects = num_objects + len(labels)
 
         # the queries that are left learn the class "no object"
@@ -90,8 +116,12 @@ def mask_loss(
         target[queries] = labels[objects]
         query_weight = torch.where(target == no_object, NO_OBJECT_WEIGHT, 1.0)
         query_loss = F.cross_entropy(class_logits, target, reduction="none")
-        class_loss = class_loss + (query_weight * query_loss).sum()
+        class_loss = class_loss + image_weight * (query_weight * query_loss).sum()
         class_norm = class_norm + query_weight.sum()
+    if part is not None:
+        num_objects = part.num_objects
+        num_queries = part.num_images * classes.shape[1]
+        class_norm = num_objects + NO_OBJECT_WEIGHT * (num_queries - num_objects)
     class_norm = class_norm.clamp_min(torch.finfo(class_norm.dtype).tiny)  # 0 without images
     loss: Tensor = CLASS_WEIGHT * class_loss / class_norm + shape_loss / num_objects.clamp_min(1.0)
     return loss
@@ -140,7 +170,12 @@ def _best_pairs(costs: Tensor) -> tuple[Tensor, Tensor]:
     return queries, objects
 
 
-def centre_loss(maps: Tensor, known: Sequence[tuple[Tensor, Tensor]], weight: Tensor) -> Tensor:
+def centre_loss(
+    maps: Tensor,
+    known: Sequence[tuple[Tensor, Tensor]],
+    weight: Tensor,
+    part: ObjectsPart | None = None,
+) -> Tensor:
     """Return the loss of a class, a centre and the offset to it per cell.
 
     The centre is compared by squared differences with a Gaussian bell over every object, as wide as
@@ -153,6 +188,7 @@ def centre_loss(maps: Tensor, known: Sequence[tuple[Tensor, Tensor]], weight: Te
         maps: (B, K + 4, rows, cols), see :func:`dinoneck.heads.instances.decode_centres`.
         known: per image classes (n,) and masks (n, rows, cols), shares of the cells; none is empty.
         weight: (B, rows, cols) of the cells.
+        part: which part of a batch the images are; None = a whole one.
 
     Reference: Panoptic-DeepLab (arXiv 1911.10194). Deviations: the bell follows the size of the
     object; offsets are in cells.
@@ -161,8 +197,9 @@ def centre_loss(maps: Tensor, known: Sequence[tuple[Tensor, Tensor]], weight: Te
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
     cell_positions = torch.stack([y, x]).to(maps.device, torch.float32)  # (2, rows, cols)
     total = exact(maps).sum() * 0.0  # keeps the graph where there is no image
-    images = zip(exact(maps), known, weight, strict=True)
-    for predicted, (labels, masks), cell_weight in images:
+    image_weights = _image_weights(part, len(maps))
+    images = zip(exact(maps), known, weight, image_weights, strict=True)
+    for predicted, (labels, masks), cell_weight, image_weight in images:
         class_logits = predicted[:-3]  # (K + 1, rows, cols)
         centre = predicted[-3]
         offset = predicted[-2:]  # down and right
@@ -175,16 +212,20 @@ def centre_loss(maps: Tensor, known: Sequence[tuple[Tensor, Tensor]], weight: Te
             class_logits[None], target.classes[None], reduction="none"
         ).squeeze(0)  # (rows, cols)
         class_loss = (class_errors * cell_weight).sum() / cell_count
-        total = total + class_loss + (class_errors * inside).sum() / inside_count
+        object_class_loss = (class_errors * inside).sum() / inside_count
+        total = total + image_weight * class_loss + image_weight * object_class_loss
 
         centre_errors = (centre - target.centre).square()
-        total = total + CENTRE_WEIGHT * (centre_errors * cell_weight).sum() / cell_count
+        cell_centre_loss = CENTRE_WEIGHT * (centre_errors * cell_weight).sum() / cell_count
+        total = total + image_weight * cell_centre_loss
 
         # (rows, cols, 2) -> (2, rows, cols): the offset to the object that owns the cell
         owner_offset = target.offsets[target.owner, :, y, x].movedim(-1, 0)
         offset_errors = F.smooth_l1_loss(offset, owner_offset, reduction="none").sum(dim=0)
-        total = total + OFFSET_WEIGHT * (offset_errors * inside).sum() / inside_count
-    return total / max(len(maps), 1)
+        offset_loss = OFFSET_WEIGHT * (offset_errors * inside).sum() / inside_count
+        total = total + image_weight * offset_loss
+    num_images = len(maps) if part is None else part.num_images
+    return total / max(num_images, 1)
 
 
 class _CentreTargets(NamedTuple):

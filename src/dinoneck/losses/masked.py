@@ -8,6 +8,7 @@ inputs are compared in float32, since squared errors of physical units overflow 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +33,7 @@ def masked_mse(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tens
         ShapeError: if shapes differ (values are not broadcast).
     """
     difference, keep = _difference(pred, target, mask)
-    return _mean(difference.square(), keep)
+    return masked_mean(difference.square(), keep)
 
 
 def masked_smooth_l1(
@@ -45,7 +46,7 @@ def masked_smooth_l1(
         ConfigError: if ``beta`` is not positive.
     """
     difference, keep = _difference(pred, target, mask)
-    return _mean(smooth_l1(difference, beta), keep)
+    return masked_mean(smooth_l1(difference, beta), keep)
 
 
 def ratio_mse(logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -99,7 +100,7 @@ def scale_invariant_log(
     count = keep.sum(dim=1, keepdim=True).clamp_min(1)
     mean = difference.sum(dim=1, keepdim=True) / count
     variance = torch.where(keep, difference - mean, 0.0).square().sum(dim=1, keepdim=True) / count
-    return _mean(variance + (1 - lam) * mean.square(), keep.any(dim=1, keepdim=True))
+    return masked_mean(variance + (1 - lam) * mean.square(), keep.any(dim=1, keepdim=True))
 
 
 def shares(logits: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -126,13 +127,13 @@ def masked_cross_entropy(
     Raises:
         ShapeError: if shapes do not fit or a class index that counts is out of range.
     """
-    return cross_entropy(logits, target, mask, ignore_index)[0]
+    return masked_mean(*class_errors(logits, target, mask, ignore_index))
 
 
-def cross_entropy(
+def class_errors(
     logits: Tensor, target: Tensor, mask: Tensor | None, ignore_index: int | None
 ) -> tuple[Tensor, Tensor]:
-    """Return :func:`masked_cross_entropy` and whether any sample counts, a bool tensor."""
+    """Return the cross-entropy (B,) of every sample, and whether it counts, bool (B,)."""
     logits = exact(logits)
     is_soft = target.ndim == 2  # probabilities, not class indices
     if logits.ndim != 2 or target.shape != (logits.shape if is_soft else logits.shape[:1]):
@@ -140,21 +141,12 @@ def cross_entropy(
             f"logits are {tuple(logits.shape)} and the target {tuple(target.shape)}; expected (B, "
             "K) and class indices (B,) or probabilities (B, K)"
         )
-    if mask is None:
-        keep = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
-    else:
-        keep = as_mask(mask).reshape(-1)
-    if keep.shape != logits.shape[:1]:
-        raise ShapeError(f"the mask has shape {tuple(keep.shape)} for {len(logits)} samples")
-    if is_soft:
-        keep = keep & ~target.isnan().any(dim=-1)  # mixed with a missing label
-    elif ignore_index is not None:
-        keep = keep & (target != ignore_index)
+    keep = counted_classes(target, mask, ignore_index)
     # a masked NaN would come back through the gradient
     logits = torch.where(keep[:, None], logits, 0.0)
     if is_soft:
         probabilities = torch.where(keep[:, None], target.to(logits), 0.0)
-        return _mean(F.cross_entropy(logits, probabilities, reduction="none"), keep), keep.any()
+        return F.cross_entropy(logits, probabilities, reduction="none"), keep
     if target.is_floating_point():
         raise ShapeError(
             f"class indices are {target.dtype}; expected integers (probabilities are (B, K))"
@@ -167,7 +159,22 @@ def cross_entropy(
             f"class indices reach {int(labels.max())} (lowest {int(labels.min())}); logits have "
             f"{logits.shape[1]} classes"
         )
-    return _mean(F.cross_entropy(logits, labels, reduction="none"), keep), keep.any()
+    return F.cross_entropy(logits, labels, reduction="none"), keep
+
+
+def counted_classes(target: Tensor, mask: Tensor | None, ignore_index: int | None = None) -> Tensor:
+    """Return whether the class of every sample counts, bool (B,); arguments as :func:`masked_cross_entropy`."""
+    if mask is None:
+        keep = torch.ones(len(target), dtype=torch.bool, device=target.device)
+    else:
+        keep = as_mask(mask).reshape(-1)
+    if keep.shape != target.shape[:1]:
+        raise ShapeError(f"the mask has shape {tuple(keep.shape)} for {len(target)} samples")
+    if target.ndim == 2:
+        keep = keep & ~target.isnan().any(dim=-1)  # mixed with a missing label
+    elif ignore_index is not None:
+        keep = keep & (target != ignore_index)
+    return keep
 
 
 def _difference(pred: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -215,8 +222,11 @@ def smooth_l1(difference: Tensor, beta: float) -> Tensor:
     return F.smooth_l1_loss(difference, torch.zeros_like(difference), reduction="none", beta=beta)
 
 
-def _mean(values: Tensor, keep: Tensor) -> Tensor:
-    return torch.where(keep, values, 0.0).sum() / keep.sum().clamp_min(1)
+def masked_mean(values: Tensor, keep: Tensor, count: Tensor | None = None) -> Tensor:
+    """Return the sum of the values that count over their number, or over another ``count``."""
+    if count is None:
+        count = keep.sum()
+    return torch.where(keep, values, 0.0).sum() / count.clamp_min(1)
 
 
 def dense_masked_mse(pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -268,7 +278,7 @@ def map_cross_entropy(
         >>> map_cross_entropy(logits, labels)
         tensor(1.3863)
     """
-    return cross_entropy(*by_pixel(logits, target, mask), ignore_index)[0]
+    return masked_mean(*class_errors(*by_pixel(logits, target, mask), ignore_index))
 
 
 def by_pixel(
@@ -284,16 +294,56 @@ def by_pixel(
         )
     if size != logits.shape[-2:]:
         logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    return _rows_of(logits), pixels_of(target), mask
+
+
+def pixels_of(target: Tensor) -> Tensor:
+    """Return class indices (B, H, W) as (B * H * W,), probabilities (B, K, H, W) as (B * H * W, K)."""
     if target.ndim == 4:
-        target = _rows_of(target)  # (B * H * W, K)
-    else:
-        target = target.reshape(-1)  # (B * H * W,)
-    return _rows_of(logits), target, mask
+        return _rows_of(target)
+    return target.reshape(-1)
 
 
 def _rows_of(maps: Tensor) -> Tensor:
     """(B, K, H, W) -> (B * H * W, K)."""
     return maps.movedim(1, -1).reshape(-1, maps.shape[1])
+
+
+@dataclass(frozen=True)
+class BatchPart:
+    """A part of a batch, whose losses add up with those of the other parts to the losses of the batch.
+
+    Attributes:
+        counts: name of a task or composition -> how many values of the whole batch count, see
+            :meth:`dinoneck.losses.TaskLoss.counts`.
+        num_samples: of the part.
+        num_in_batch: samples of the whole batch.
+        sample_weights: by which the errors of every sample are multiplied, (num_samples,); None =
+            by 1. They change no count.
+    """
+
+    counts: Mapping[str, Tensor]
+    num_samples: int
+    num_in_batch: int
+    sample_weights: Tensor | None = None
+
+    @property
+    def share(self) -> float | Tensor:
+        """The share of the whole batch that the samples have together, by their weights."""
+        if self.sample_weights is None:
+            return self.num_samples / self.num_in_batch
+        return self.sample_weights.sum() / self.num_in_batch
+
+    def weigh(self, errors: Tensor) -> Tensor:
+        """Return errors times the weights of their samples.
+
+        Args:
+            errors: in the order of the samples, of each the same number.
+        """
+        if self.sample_weights is None:
+            return errors
+        weights = self.sample_weights.to(errors)[:, None]
+        return (errors.reshape(self.num_samples, -1) * weights).reshape(errors.shape)
 
 
 @dataclass(frozen=True)
@@ -341,8 +391,12 @@ class DensityRegulariser:
         """The names of the parts, ``<task>.<regulariser>``, of those with a weight."""
         return tuple(f"{self.task}.{name}" for name in _PENALTIES if getattr(self, name))
 
-    def parts(self, maps: Tensor) -> dict[str, Tensor]:
+    def parts(self, maps: Tensor, part: BatchPart | None = None) -> dict[str, Tensor]:
         """Return the weighted penalties, by name, of maps (B, K, rows, cols) in normalised units.
+
+        Args:
+            maps: of a batch.
+            part: which part of a batch the maps are; None = a whole one.
 
         Raises:
             ShapeError: if the maps have another number of axes.
@@ -354,21 +408,31 @@ class DensityRegulariser:
         maps = exact(maps)
         parts = {}
         if self.smoothness:
-            neighbours = torch.cat([maps.diff(dim=axis).square().flatten() for axis in (2, 3)])
-            parts[f"{self.task}.smoothness"] = self.smoothness * _mean_of_all(neighbours)
+            squares = [_weighed(maps.diff(dim=axis).square(), part).flatten() for axis in (2, 3)]
+            mean = _mean_of_all(torch.cat(squares), part)
+            parts[f"{self.task}.smoothness"] = self.smoothness * mean
         if self.sparsity:
-            parts[f"{self.task}.sparsity"] = self.sparsity * _mean_of_all(maps.abs())
+            mean = _mean_of_all(_weighed(maps.abs(), part), part)
+            parts[f"{self.task}.sparsity"] = self.sparsity * mean
         if self.negativity:
-            parts[f"{self.task}.negativity"] = self.negativity * _mean_of_all(F.relu(-maps))
+            mean = _mean_of_all(_weighed(F.relu(-maps), part), part)
+            parts[f"{self.task}.negativity"] = self.negativity * mean
         return parts
 
 
 _PENALTIES = ("smoothness", "sparsity", "negativity")
 
 
-def _mean_of_all(values: Tensor) -> Tensor:
-    """The mean; 0 of no values."""
-    return values.sum() / max(values.numel(), 1)
+def _weighed(values: Tensor, part: BatchPart | None) -> Tensor:
+    return values if part is None else part.weigh(values)
+
+
+def _mean_of_all(values: Tensor, part: BatchPart | None) -> Tensor:
+    """The mean, of a part of a batch by its share of the samples; 0 of no values."""
+    mean = values.sum() / max(values.numel(), 1)
+    if part is None:
+        return mean
+    return mean * (part.num_samples / part.num_in_batch)
 
 
 def weighted_difference(

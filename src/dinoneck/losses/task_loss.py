@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast, get_args
 
 import torch
@@ -13,13 +13,17 @@ from torch import Tensor, nn
 from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.losses.composition import Composition, CompositionLoss, TensorsByTask
-from dinoneck.losses.mask import centre_loss, mask_loss
+from dinoneck.losses.mask import ObjectsPart, centre_loss, mask_loss
 from dinoneck.losses.masked import (
+    BatchPart,
     DensityRegulariser,
     by_pixel,
-    cross_entropy,
+    class_errors,
+    counted_classes,
     exact,
     full_mask,
+    masked_mean,
+    pixels_of,
     shares,
     smooth_l1,
     weighted_difference,
@@ -107,7 +111,10 @@ class UncertaintyWeighting(Configured, nn.Module):
         return dict(zip(self.names, (0.5 * torch.exp(-s)).unbind(), strict=True))
 
     def forward(
-        self, losses: Mapping[str, Tensor], counts: Mapping[str, Tensor | float] | None = None
+        self,
+        losses: Mapping[str, Tensor],
+        counts: Mapping[str, Tensor | float] | None = None,
+        share: float | Tensor = 1.0,
     ) -> Tensor:
         """Return the weighted sum.
 
@@ -116,6 +123,7 @@ class UncertaintyWeighting(Configured, nn.Module):
             counts: name -> the number of values that count, of every name; a loss with 0 of them
                 adds 0 and its s gets no gradient (an optimizer's momentum may still change it).
                 None = all count.
+            share: of the batch that the losses are of; ½ s counts by it.
         """
         values = exact(self._stacked("losses", losses))
         keep = None if counts is None else self._stacked("counts", counts) > 0
@@ -133,9 +141,9 @@ class UncertaintyWeighting(Configured, nn.Module):
         # the gradient passes: s can return
         s = s + (s.clamp(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND) - s).detach()
         if keep is None:
-            return (0.5 * torch.exp(-s) * values + 0.5 * s).sum()
+            return (0.5 * torch.exp(-s) * values + 0.5 * s * share).sum()
         values = torch.where(keep, values, 0.0)
-        return torch.where(keep, 0.5 * torch.exp(-s) * values + 0.5 * s, 0.0).sum()
+        return torch.where(keep, 0.5 * torch.exp(-s) * values + 0.5 * s * share, 0.0).sum()
 
     def _stacked(self, what: str, scalars: Mapping[str, Any]) -> Tensor:
         for name in self.names:
@@ -281,11 +289,19 @@ class TaskLoss(nn.Module):
         outputs: Mapping[str, Tensor],
         targets: Mapping[str, Tensor],
         masks: Mapping[str, Tensor] | None = None,
+        part: BatchPart | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return (total, parts).
 
         The parts sum to the total; with a ``weighting`` those of tasks and compositions are the
         losses before it.
+
+        Args:
+            outputs: by task name.
+            targets: by task name.
+            masks: by task name; without a mask everything counts.
+            part: which part of a batch the samples are: means are over the values of the whole
+                batch, so that totals and parts add up to those of the batch. None = a whole one.
         """
         masks = masks or {}
         self._check_given(outputs, targets, masks)
@@ -295,21 +311,57 @@ class TaskLoss(nn.Module):
             target = targets[task.name]
             mask = masks.get(task.name)
             if task.is_masks or f"{task.name}{MASKS}" in outputs:
-                losses[task.name], counts[task.name] = _objects_loss(task, outputs, target, mask)
+                loss, count = _objects_loss(task, outputs, target, mask, part)
             else:
-                losses[task.name], counts[task.name] = _loss(task, outputs, target, mask)
+                loss, count = _loss(task, outputs, target, mask, part)
+            losses[task.name] = loss
+            counts[task.name] = count
         for composition in self.compositions:
             name = composition.name
             transform = self._transforms[name]
-            losses[name], counts[name] = composition(transform, outputs, targets, masks)
+            losses[name], counts[name] = composition(transform, outputs, targets, masks, part)
         if self.weighting is None:
             total = torch.stack(list(losses.values())).sum()
         else:
-            total = self.weighting(losses, counts)
-        penalties = self._penalties(outputs)
+            share = 1.0 if part is None else part.share
+            total = self.weighting(losses, counts, share)
+        penalties = self._penalties(outputs, part)
         return torch.stack([total, *penalties.values()]).sum(), {**losses, **penalties}
 
-    def _penalties(self, outputs: TensorsByTask) -> dict[str, Tensor]:
+    def counts(
+        self,
+        outputs: Collection[str],
+        targets: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """Return what the means of a batch are over, for the losses of its parts.
+
+        Args:
+            outputs: names of the outputs that the targets are compared with.
+            targets: as of :meth:`forward`.
+            masks: see there.
+
+        Returns:
+            Name of the task or composition -> how many values count: of numbers (dim,), of classes
+            a scalar, of objects (2,): their number, and that of images with cells that count; of a
+            composition (outputs,).
+        """
+        masks = masks or {}
+        counts: dict[str, Tensor] = {}
+        for task in self.tasks:
+            target = targets[task.name]
+            mask = masks.get(task.name)
+            if task.is_masks or f"{task.name}{MASKS}" in outputs:
+                counts[task.name] = _count_objects(task, target, mask)
+            elif task.is_categorical:
+                counts[task.name] = _count_classes(task, target, mask)
+            else:
+                counts[task.name] = _count_values(task, target, mask)
+        for composition in self.compositions:
+            counts[composition.name] = composition.counts(targets, masks)
+        return counts
+
+    def _penalties(self, outputs: TensorsByTask, part: BatchPart | None) -> dict[str, Tensor]:
         """The weighted penalties of the regularisers that have a weight."""
         penalties: dict[str, Tensor] = {}
         for regulariser in self.regularisers:
@@ -321,7 +373,7 @@ class TaskLoss(nn.Module):
                     f"the outputs lack {map_name!r}, the map to regularise; they hold "
                     f"{', '.join(outputs)}"
                 )
-            penalties |= regulariser.parts(outputs[map_name])
+            penalties |= regulariser.parts(outputs[map_name], part)
         return penalties
 
     def _check_given(
@@ -377,19 +429,36 @@ def _composition_losses(
 
 
 def _objects_loss(
-    task: Task, outputs: TensorsByTask, target: Tensor, mask: Tensor | None
+    task: Task,
+    outputs: TensorsByTask,
+    target: Tensor,
+    mask: Tensor | None,
+    part: BatchPart | None,
 ) -> tuple[Tensor, Tensor]:
     """Return the weighted loss of objects, of queries or of centres, and whether any cell counts."""
     class_logits = outputs.get(f"{task.name}{CLASSES}")
     mask_logits = outputs.get(f"{task.name}{MASKS}")
     maps = outputs[f"{task.name}{MAP}"] if mask_logits is None else mask_logits
     objects, cell_weight = known_masks(task, target, maps.shape[-2:], mask)
-    if class_logits is None:
-        loss = centre_loss(maps, objects, cell_weight)
-    else:
-        loss = mask_loss(class_logits, maps, objects, cell_weight)
+    objects_part = None
     counts = cell_weight.sum() > 0
+    if part is not None:
+        num_objects, num_images = part.counts[task.name].unbind()
+        objects_part = ObjectsPart(num_objects, part.num_in_batch, part.sample_weights)
+        counts = num_images > 0
+    if class_logits is None:
+        loss = centre_loss(maps, objects, cell_weight, objects_part)
+    else:
+        loss = mask_loss(class_logits, maps, objects, cell_weight, objects_part)
     return cast(float, task.weight) * loss * counts, counts
+
+
+def _count_objects(task: Task, target: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the number of objects, or of classes in images, and that of images with cells that count, (2,)."""
+    objects, cell_weights = known_masks(task, target, (1, 1), mask)
+    num_objects = sum(len(labels) for labels, _ in objects)
+    num_images = (cell_weights.flatten(1).sum(dim=1) > 0).sum().float()
+    return torch.stack([torch.full_like(num_images, num_objects), num_images])
 
 
 def known_masks(
@@ -444,20 +513,35 @@ def _masks_of_ids(ids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _loss(
-    task: Task, outputs: TensorsByTask, target: Tensor, mask: Tensor | None
+    task: Task,
+    outputs: TensorsByTask,
+    target: Tensor,
+    mask: Tensor | None,
+    part: BatchPart | None,
 ) -> tuple[Tensor, Tensor]:
     """Return the weighted loss of a task, and whether anything counts, a bool tensor."""
     output = outputs[task.name]
     if not task.is_categorical:
-        return _values_loss(task, output, target, mask)
+        return _values_loss(task, output, target, mask, part)
     if task.is_map:
         output, target, mask = by_pixel(output, target, mask)
-    loss, counts = cross_entropy(output, target, mask, task.ignore_index)
-    return cast(float, task.weight) * loss, counts
+    errors, keep = class_errors(output, target, mask, task.ignore_index)
+    if part is None:
+        return cast(float, task.weight) * masked_mean(errors, keep), keep.any()
+    count = part.counts[task.name]
+    loss = masked_mean(part.weigh(errors), keep, count)
+    return cast(float, task.weight) * loss, count > 0
+
+
+def _count_classes(task: Task, target: Tensor, mask: Tensor | None) -> Tensor:
+    """Return how many samples, or pixels, have a class that counts."""
+    if task.is_map:
+        target = pixels_of(target)
+    return counted_classes(target, mask, task.ignore_index).sum()
 
 
 def _values_loss(
-    task: Task, output: Tensor, target: Tensor, mask: Tensor | None
+    task: Task, output: Tensor, target: Tensor, mask: Tensor | None, part: BatchPart | None
 ) -> tuple[Tensor, Tensor]:
     """The loss of numbers: the mean over samples (and cells, by weight), of each output or of all; NaN = missing."""
     if task.kind == "dense":
@@ -481,13 +565,33 @@ def _values_loss(
     else:
         errors = difference.square()
     keep = keep.to(errors).expand_as(errors)
-    # (dim,) each
-    sums, counts = (x.movedim(1, 0).flatten(1).sum(dim=1) for x in (errors * keep, keep))
+    if part is None:
+        counts = _sum_outputs(keep)
+    else:
+        counts = part.counts[task.name]
+        errors = part.weigh(errors)
+    sums = _sum_outputs(errors * keep)
     if isinstance(task.weight, tuple):
         return _weighted_outputs(task.weight, sums, counts)
     count = counts.sum()
     loss = task.weight * sums.sum() / torch.where(count > 0, count, 1.0)
     return loss, (count > 0) & (task.weight > 0)
+
+
+def _count_values(task: Task, target: Tensor, mask: Tensor | None) -> Tensor:
+    """Return how many values count, of maps the sum of the weights of their cells, (dim,)."""
+    if task.kind == "dense":
+        is_complete = ~target.isnan().any(dim=1)  # (B, rows, cols)
+        weight = torch.ones_like(target[:, 0]) if mask is None else mask.to(exact(target))
+        keep = torch.where(is_complete, weight, 0.0).unsqueeze(1)
+    else:
+        keep = full_mask(mask, target) & ~target.isnan()
+    return _sum_outputs(keep.to(exact(target)).expand_as(target))
+
+
+def _sum_outputs(x: Tensor) -> Tensor:
+    """Return the sums (dim,) of values (B, dim, ...)."""
+    return x.movedim(1, 0).flatten(1).sum(dim=1)
 
 
 def _weighted_outputs(

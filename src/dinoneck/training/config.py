@@ -17,8 +17,8 @@ from contextlib import suppress
 from typing import Annotated, Any, Literal, Self, cast
 
 import yaml
-from msgspec import NODEFAULT, Meta, field
-from msgspec.structs import FieldInfo, fields, force_setattr
+from msgspec import Meta, field
+from msgspec.structs import force_setattr
 from tyro.conf import Fixed, Suppress, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
@@ -535,13 +535,13 @@ class RunConfig(Config, frozen=True, kw_only=True):
     def to_dict(self) -> dict[str, Any]:
         """Return nested plain values: what a report keeps and :meth:`from_dict` reads."""
         plain = super().to_dict()
-        data = plain["data"]
-        for option in fields(self.data):
-            if option.name in _LATER_OPTIONS_OF_DATA:
-                if getattr(self.data, option.name) == _default_of(option):
-                    del data[option.name]
+        plain["data"] = without_unset(plain["data"], self.data, _LATER_OPTIONS_OF_DATA)
         if plain["backbone"]["license"] is None:
             del plain["backbone"]["license"]
+        for name in self.__struct_fields__:
+            group = getattr(self, name)
+            if isinstance(group, DetectorRecipe):
+                plain[name] = group.to_dict()
         if plain.get("predict_with") is None:
             plain.pop("predict_with", None)
         return plain
@@ -806,13 +806,6 @@ TRAININGS = Trainings(
         ),
     ),
 )
-
-
-def _default_of(option: FieldInfo) -> Any:
-    """The default of a field of a config."""
-    if option.default_factory is not NODEFAULT:
-        return option.default_factory()
-    return option.default
 
 
 def read_config(path: str | os.PathLike[str]) -> AnyConfig:

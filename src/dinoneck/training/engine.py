@@ -11,7 +11,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.devices import peak_memory_mb
 from dinoneck.dtypes import HALF_DTYPES
-from dinoneck.errors import CheckpointError, DataError
+from dinoneck.errors import CheckpointError, ConfigError, DataError
 from dinoneck.progress import progress
 from dinoneck.training.folder import LOG, Callback, load_state, write_file
 from dinoneck.training.optim import EMA, SAM, cosine_with_warmup
@@ -125,9 +125,11 @@ class Engine:
             self.parameters += group["params"]
         self.model = objective
         if self.num_processes > 1:
+            self._check_parts()
             self.model = wrap_for_processes(objective, self.parameters)
         # made after DistributedDataParallel gave all processes the weights of the first
         self.ema = None if recipe.ema_decay is None else EMA(trained, recipe.ema_decay)
+        self._steps_before_average = round(recipe.ema_start * recipe.epochs * steps_per_epoch)
 
         self.epoch = 0
         self.history: list[Row] = []
@@ -139,6 +141,16 @@ class Engine:
         self._state_file: _StateFile | None = None
         self._bar: Any = None
         self._title = ""  # of the bar
+
+    def _check_parts(self) -> None:
+        """Raise if the processes have fewer images of a step than parts."""
+        images_per_process = self.recipe.batch_size // self.num_processes
+        if self.recipe.accumulate > max(images_per_process, 1):
+            raise ConfigError(
+                f"accumulate is {self.recipe.accumulate}, and batch_size {self.recipe.batch_size} "
+                f"for {self.num_processes} processes: each has {images_per_process} images of a "
+                "step; take a larger batch_size, or a smaller accumulate"
+            )
 
     def progress(self, title: str = "") -> Any:
         """Return a bar of the steps that are left, a context manager with ``update()``.
@@ -187,25 +199,36 @@ class Engine:
         """Return the context of the recipe's ``amp``."""
         return autocast(self.device, self.recipe.amp)
 
-    def forward_backward(
-        self, compute_losses: Callable[[], dict[str, Tensor]]
-    ) -> dict[str, Tensor]:
+    def forward_backward(self, *forwards: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         """Run a forward and a backward pass, with SAM two; leave the gradients of ``"loss"``, return the losses.
 
         Args:
-            compute_losses: the forward pass; returns the losses of a batch by name.
+            forwards: the forward pass of each part of the batch, one after the other; returns the
+                losses by name, which add up to those of the batch.
         """
 
         def compute_gradients() -> dict[str, Tensor]:
             self.optimizer.zero_grad(set_to_none=True)
-            with self.precision():
-                losses = compute_losses()
-            self.scaler.scale(losses["loss"]).backward()  # type: ignore[no-untyped-call]
-            return losses
+            sums: dict[str, Tensor] = {}
+            for forward in forwards:
+                with self._gradients_shared(is_last=forward is forwards[-1]):
+                    with self.precision():
+                        losses = forward()
+                    self.scaler.scale(losses["loss"]).backward()  # type: ignore[no-untyped-call]
+                for name, value in losses.items():
+                    value = value.detach()
+                    sums[name] = sums[name] + value if name in sums else value
+            return sums
 
         if self.sam is None:
             return compute_gradients()
         return self.sam.gradient(compute_gradients)
+
+    def _gradients_shared(self, *, is_last: bool) -> AbstractContextManager[None]:
+        """Within the block processes average gradients, of the last part of a batch only: those of all parts."""
+        if isinstance(self.model, DistributedDataParallel) and not is_last:
+            return self.model.no_sync()
+        return nullcontext()
 
     def step(self) -> None:
         """Clip the gradients and take a step of the optimizer, the schedule and the moving average."""
@@ -218,8 +241,16 @@ class Engine:
         # a gradient that overflowed in float16 counts for nothing
         if self.scaler.get_scale() >= scale:
             self.scheduler.step()
-            if self.ema is not None:
-                self.ema.update(self.trained)
+            self._average()
+
+    def _average(self) -> None:
+        """Take the weights after a step into the average; until it begins it is the weights themselves."""
+        if self.ema is None:
+            return
+        if self.scheduler.last_epoch <= self._steps_before_average:
+            self.ema.restart(self.trained)
+        else:
+            self.ema.update(self.trained)
 
     def add_losses(self, losses: Mapping[str, Tensor], num_images: int) -> None:
         """Keep a batch's losses on the device: the host waits for it in :meth:`mean_losses` alone.

@@ -148,7 +148,8 @@ def fit(
         # what does not fit is refused before a folder is made
         example = reader.read_first()
         with torch.no_grad(), engine.precision():
-            objective.eval()(example.inputs, example.targets, mixes=False)
+            for part in objective.parts(example.inputs, example.targets, mixes=False):
+                objective.eval()(part)
         if engine.rank == 0:
             _warn_of_layers(head, source, example)
 
@@ -170,10 +171,13 @@ def fit(
                 engine.model.train()
                 with closing(batches):
                     for batch in batches:
-                        compute_losses = partial(
-                            engine.model, batch.inputs, batch.targets, batch.mixes
-                        )
-                        losses = engine.forward_backward(compute_losses)
+                        parts = objective.parts(batch.inputs, batch.targets, batch.mixes)
+                        with engine.precision():
+                            objective.start_weighting(parts)
+                        forwards = [partial(engine.model, part) for part in parts]
+                        losses = engine.forward_backward(*forwards)
+                        objective.compare_scales(losses, batch.targets.values)
+                        losses |= objective.learned_weights()
                         engine.step()
                         engine.add_losses(losses, batch.num_images)
                         bar.update()
@@ -224,9 +228,10 @@ def seconds_per_image(
         started = time.perf_counter()
         rows = BatchRows(range(num_images), views=None, num_images=num_images, mixes=False)
         batch = reader.read(rows, is_training=True)
-        with autocast(device, recipe.amp):
-            losses = objective(batch.inputs, batch.targets, mixes=False)
-        losses["loss"].backward()
+        for part in objective.parts(batch.inputs, batch.targets, mixes=False):
+            with autocast(device, recipe.amp):
+                losses = objective(part)
+            losses["loss"].backward()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter() - started

@@ -7,16 +7,17 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.heads.head import Head
-from dinoneck.losses.masked import exact
+from dinoneck.losses.masked import BatchPart, exact
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tokens import Tokens
 from dinoneck.training.folder import writes
-from dinoneck.training.optim import blend_tokens, paste_box, random_box
+from dinoneck.training.optim import Mixup, draw_mixup, paste_box, random_box, restored
 from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
 from dinoneck.training.recipe import Recipe
 from dinoneck.training.samples import Targets, Tensors
@@ -58,10 +59,58 @@ class _WeightedTargets:
     Attributes:
         share: by which their loss counts.
         targets: of a batch.
+        sample_weights: by which the loss of each sample counts next to that, (n,); None = by 1.
     """
 
     share: float
     targets: Targets
+    sample_weights: Tensor | None = None
+
+    def take(self, samples: slice) -> _WeightedTargets:
+        """Return the targets of some samples."""
+        weights = self.sample_weights
+        if weights is not None:
+            weights = weights[samples]
+        return _WeightedTargets(self.share, self.targets.take(samples), weights)
+
+
+class _WholeBatch:
+    """The targets of all samples of a step, which the means of the losses of its parts are over.
+
+    Args:
+        targets: of the batch.
+    """
+
+    def __init__(self, targets: Targets) -> None:
+        self.targets = targets
+        self.num_samples = len(next(iter(targets.values.values())))
+        self._counts: dict[str, Tensor] | None = None
+
+    def counts(self, loss: TaskLoss, outputs: Tensors) -> dict[str, Tensor]:
+        """Return what the means are over; it is computed once."""
+        if self._counts is None:
+            self._counts = loss.counts(outputs, self.targets.values, _masks_of(self.targets))
+        return self._counts
+
+
+@dataclass(frozen=True)
+class StepPart:
+    """Samples of a step that are computed together: all of its batch, or a part.
+
+    Attributes:
+        inputs: tokens, or images (m, 3, H, W) float32 of live tokens: of the n samples, then of
+            partners that are not among them.
+        num_samples: n.
+        mixup: how the tokens of the samples are blended; None = they are not.
+        compared: targets of the samples and of their partners.
+        batches: of each of these the batch that means are over; None = the samples themselves.
+    """
+
+    inputs: Tokens | Tensor
+    num_samples: int
+    mixup: Mixup | None
+    compared: Sequence[_WeightedTargets]
+    batches: Sequence[_WholeBatch | None]
 
 
 class Objective(nn.Module):
@@ -122,18 +171,19 @@ class Objective(nn.Module):
                 groups.append({"params": parameters, "weight_decay": decay})
         return groups
 
-    def forward(self, inputs: Tokens | Tensor, targets: Targets, mixes: bool) -> Tensors:
-        """Return ``loss``, its parts ``loss/NAME`` and their learned weights ``weight/NAME``.
-
-        Of blended samples a loss is the mean over what they are blended of, by its share.
+    def parts(self, inputs: Tokens | Tensor, targets: Targets, mixes: bool) -> list[StepPart]:
+        """Blend the samples of a batch and divide them into the parts of a step, as the recipe says.
 
         Args:
             inputs: tokens, or images (B, 3, H, W) float32 of live tokens.
             targets: of the batch.
-            mixes: whether samples are blended, as the recipe says.
+            mixes: whether samples are blended.
         """
-        cutmix_alpha = self.recipe.cutmix_alpha if mixes else None
-        mixup_alpha = self.recipe.mixup_alpha if mixes else None
+        recipe = self.recipe
+        cutmix_alpha = recipe.cutmix_alpha if mixes else None
+        mixup_alpha = recipe.mixup_alpha if mixes else None
+        num_samples = len(inputs)
+        mixup = None
         compared = [_WeightedTargets(1.0, targets)]
         if cutmix_alpha is not None:
             images = cast("Tensor", inputs)
@@ -142,25 +192,102 @@ class Objective(nn.Module):
             inputs = paste_box(images, box)
             # maps are pasted as the images, the other targets count by the area
             targets = targets.with_maps(self.maps, lambda x: paste_box(x, box))
-            compared = _with_partners([_WeightedTargets(1.0, targets)], share, unchanged=self.maps)
-        tokens = self.tokens(inputs)
+            compared = [_WeightedTargets(1.0, targets)]
+            compared = _with_partners(compared, Mixup(share), unchanged=self.maps)
         if mixup_alpha is not None:
-            tokens, share = blend_tokens(tokens, mixup_alpha)
-            compared = _with_partners(compared, share)
+            device = next(iter(targets.values.values())).device
+            mixup = draw_mixup(
+                num_samples, mixup_alpha, per_sample=recipe.mixup_per_sample, device=device
+            )
+            compared = _with_partners(compared, mixup)
 
+        num_parts = min(recipe.accumulate, num_samples)
+        has_sample_weights = compared[0].sample_weights is not None
+        if num_parts == 1 and not has_sample_weights:
+            batches = [None] * len(compared)
+            return [StepPart(inputs, num_samples, mixup, compared, batches)]
+        whole = [_WholeBatch(weighted.targets) for weighted in compared]
+        parts = []
+        for rows in np.array_split(np.arange(num_samples), num_parts):
+            samples = slice(int(rows[0]), int(rows[-1]) + 1)
+            part_inputs, part_mixup = _part_of_inputs(inputs, mixup, samples, num_samples)
+            part_compared = [weighted.take(samples) for weighted in compared]
+            parts.append(StepPart(part_inputs, len(rows), part_mixup, part_compared, whole))
+        return parts
+
+    def forward(self, part: StepPart) -> Tensors:
+        """Return ``loss`` and its parts ``loss/NAME``; those of the parts of a step add up.
+
+        Of blended samples a loss is the mean over what they are blended of, by its share.
+
+        Args:
+            part: the batch, or a part of it, see :meth:`parts`.
+        """
+        tokens = self.tokens(part.inputs)
+        if part.mixup is not None:
+            tokens = part.mixup.blend(tokens)
         outputs = self.outputs(tokens)
         losses: Tensors = {}
-        for weighted in compared:
-            for name, value in self.losses(outputs, weighted.targets).items():
+        for weighted, batch in zip(part.compared, part.batches, strict=True):
+            batch_part = None
+            if batch is not None:
+                batch_part = BatchPart(
+                    counts=batch.counts(self.loss, outputs),
+                    num_samples=part.num_samples,
+                    num_in_batch=batch.num_samples,
+                    sample_weights=weighted.sample_weights,
+                )
+            for name, value in self.losses(outputs, weighted.targets, batch_part).items():
                 sum_before = losses.get(name, torch.zeros_like(value))
                 losses[name] = sum_before + weighted.share * value
-        if self.training and self.is_first_step:
-            self.is_first_step = False
-            self._compare_scales(losses, targets.values)
+        return losses
+
+    def learned_weights(self) -> Tensors:
+        """Return the learned weights ``weight/NAME`` of the losses; without a weighting none."""
+        weights = {}
         if self.loss.weighting is not None:
             for name, weight in self.loss.weighting.weights().items():
-                losses[f"weight/{name}"] = weight
-        return losses
+                weights[f"weight/{name}"] = weight
+        return weights
+
+    @torch.no_grad()
+    def start_weighting(self, parts: Sequence[StepPart]) -> None:
+        """Give learned weights that are not set yet their first value, by the losses of a whole batch.
+
+        Without parts, and without weights of samples, the forward pass does so.
+        """
+        weighting = self.loss.weighting
+        if weighting is None or parts[0].batches[0] is None or bool(weighting.is_set.all()):
+            return
+        statistics = []
+        for module in self.trained.modules():
+            if module.training:
+                statistics += list(module.buffers(recurse=False))
+        losses: Tensors = {}
+        counts: Tensors = {}
+        random_devices = [x.device for x in statistics[:1] if x.device.type == "cuda"]
+        with torch.random.fork_rng(devices=random_devices), restored(statistics):
+            for part in parts:
+                tokens = self.tokens(part.inputs)
+                if part.mixup is not None:
+                    tokens = part.mixup.blend(tokens)
+                outputs = self.outputs(tokens)
+                batch = part.batches[0]
+                if batch is None:
+                    continue
+                counts = batch.counts(self.loss, outputs)
+                batch_part = BatchPart(counts, part.num_samples, batch.num_samples)
+                weighting.eval()
+                for name, value in self.losses(
+                    outputs, part.compared[0].targets, batch_part
+                ).items():
+                    losses[name] = losses.get(name, 0.0) + value
+                weighting.train()
+        names = weighting.names
+        weighting(
+            {name: losses[f"loss/{name}"] for name in names},
+            {name: counts[name].sum() for name in names},
+        )
 
     def tokens(self, inputs: Tokens | Tensor) -> Tokens:
         """Return the tokens themselves, or those that the backbone makes of images (B, 3, H, W)."""
@@ -174,32 +301,31 @@ class Objective(nn.Module):
         """Return the head's outputs in float32 or wider, so that losses are exact under autocast."""
         return {name: exact(x) for name, x in self.trained.head(tokens).items()}
 
-    def losses(self, outputs: Tensors, targets: Targets) -> Tensors:
+    def losses(self, outputs: Tensors, targets: Targets, part: BatchPart | None = None) -> Tensors:
         """Return ``loss`` and its parts ``loss/NAME``; missing targets count for nothing.
 
         Args:
             outputs: task -> (B, ...), see :meth:`outputs`.
             targets: of the batch.
+            part: which part of a batch the samples are; None = a whole one.
         """
-        masks = {}
-        for name, x in targets.values.items():
-            if not x.is_floating_point():
-                masks[name] = x >= 0
-        masks |= targets.cell_weights
         device_type = next(iter(outputs.values())).device.type
         with torch.autocast(device_type, enabled=False):
-            total, parts = self.loss(outputs, targets.values, masks)
+            total, parts = self.loss(outputs, targets.values, _masks_of(targets), part)
         losses = {"loss": total}
         for name, x in parts.items():
             losses[f"loss/{name}"] = x
         return losses
 
-    def _compare_scales(self, losses: Tensors, targets: Tensors) -> None:
-        """Log if one loss is so large that another one hardly affects the gradient.
+    def compare_scales(self, losses: Tensors, targets: Tensors) -> None:
+        """Log, at the first step of a run, if one loss is so large that another one hardly affects the gradient.
 
         Weights that are learned or that are not 1 were chosen to balance the losses: they are not
         compared. The host waits for the device here, once per run.
         """
+        if not self.is_first_step:
+            return
+        self.is_first_step = False
         tasks = [task for task in self.loss.tasks if task.weight == 1.0]
         if len(tasks) < 2 or self.loss.weighting is not None or not writes():
             return
@@ -232,16 +358,53 @@ class Objective(nn.Module):
 
 
 def _with_partners(
-    compared: Sequence[_WeightedTargets], share: float, unchanged: Collection[str] = ()
+    compared: Sequence[_WeightedTargets], mixup: Mixup, unchanged: Collection[str] = ()
 ) -> list[_WeightedTargets]:
-    """Compare with ``share`` by the targets of the samples, and with the rest by those of their partners.
+    """Compare by the share of mixup with the targets of the samples, and by the rest with those of their partners.
 
     The maps of the tasks in ``unchanged`` are pasted already: partners have the same.
     """
     of_samples = []
     of_partners = []
     for weighted in compared:
-        partner_targets = weighted.targets.of_partners(unchanged)
-        of_samples.append(_WeightedTargets(share * weighted.share, weighted.targets))
-        of_partners.append(_WeightedTargets((1 - share) * weighted.share, partner_targets))
+        partner_targets = weighted.targets.of_partners(mixup, unchanged)
+        share = mixup.share
+        if isinstance(share, Tensor):
+            of_samples.append(_WeightedTargets(weighted.share, weighted.targets, share))
+            of_partners.append(_WeightedTargets(weighted.share, partner_targets, 1 - share))
+        else:
+            of_samples.append(_WeightedTargets(share * weighted.share, weighted.targets))
+            of_partners.append(_WeightedTargets((1 - share) * weighted.share, partner_targets))
     return of_samples + of_partners
+
+
+def _part_of_inputs(
+    inputs: Tokens | Tensor, mixup: Mixup | None, samples: slice, num_samples: int
+) -> tuple[Tokens | Tensor, Mixup | None]:
+    """Return the inputs of some samples of a batch, then those of further partners, and how they are blended."""
+    if mixup is None:
+        return inputs[samples], None
+    rows = list(range(samples.start, samples.stop))
+    position_of = {row: position for position, row in enumerate(rows)}
+    partners = []
+    for row in rows[:]:
+        partner = (row - 1) % num_samples
+        if mixup.partners is not None:
+            partner = mixup.partners[row]
+        if partner not in position_of:
+            position_of[partner] = len(rows)
+            rows.append(partner)
+        partners.append(position_of[partner])
+    share = mixup.share
+    if isinstance(share, Tensor):
+        share = share[samples]
+    return inputs[rows], Mixup(share, partners)
+
+
+def _masks_of(targets: Targets) -> Tensors:
+    """Return which targets count, and the weights of cells, as a loss takes them."""
+    masks = {}
+    for name, x in targets.values.items():
+        if not x.is_floating_point():
+            masks[name] = x >= 0
+    return masks | targets.cell_weights

@@ -1,7 +1,8 @@
 """What a recipe may add to AdamW: a schedule, a moving average, sharpness-aware minimisation, mixup and CutMix.
 
 Mixup blends the tokens, CutMix the images of every sample with those of the sample before it in the
-batch, by one share lambda ~ Beta(alpha, alpha) per batch. :func:`dinoneck.training.fit` blends
+batch, by one share lambda ~ Beta(alpha, alpha) per batch; mixup can draw shares and partners per
+sample. :func:`dinoneck.training.fit` blends
 their losses, for targets of any kind. The two functions here blend targets instead, which is the
 same for a loss that is linear in them.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -113,6 +114,12 @@ class EMA:
         self.updates += 1
 
     @torch.no_grad()
+    def restart(self, model: nn.Module) -> None:
+        """Begin the average again with the model's present weights."""
+        self._average_in(model, 1.0)
+        self.updates = 0
+
+    @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
         """Give a model of the same form the averaged weights, in its own dtype, and the buffers.
 
@@ -129,7 +136,7 @@ class EMA:
     def applied(self, model: nn.Module) -> Iterator[None]:
         """Within the block ``model`` has the averaged weights; after it its own again, bit for bit."""
         averaged = [x for name, x in _named_tensors(model).items() if name in self.values]
-        with _restored(averaged):
+        with restored(averaged):
             self.copy_to(model)
             yield
 
@@ -192,7 +199,7 @@ def _named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _restored(tensors: Iterable[Tensor]) -> Iterator[None]:
+def restored(tensors: Iterable[Tensor]) -> Iterator[None]:
     """After the block, also after an error, the tensors have their values from before it, bit for bit."""
     before = [(x, x.detach().clone()) for x in tensors]
     try:
@@ -299,7 +306,7 @@ class SAM(Optimizer):
             if module.training:
                 statistics += module.buffers(recurse=False)
         moved_parameters = [parameter for parameter, _ in gradients]
-        with _restored([*moved_parameters, *statistics]):
+        with restored([*moved_parameters, *statistics]):
             with torch.no_grad():
                 for parameter, gradient in gradients:
                     distance = (self.rho / (norm + TINY)).to(gradient)
@@ -329,6 +336,7 @@ def manifold_mixup(
     targets: Mapping[str, Tensor],
     alpha: float,
     *,
+    per_sample: bool = False,
     generator: torch.Generator | None = None,
 ) -> tuple[Tokens, dict[str, Tensor]]:
     """Blend the tokens (CLS and registers too) and the targets of every sample with those of the sample before it.
@@ -339,6 +347,7 @@ def manifold_mixup(
             stays so.
         alpha: lambda ~ Beta(alpha, alpha). 1 is uniform; below it most batches stay nearly
             themselves.
+        per_sample: draw a lambda per sample, and its partner by a random permutation.
         generator: source of the random numbers; None = torch's own.
 
     Returns:
@@ -356,9 +365,10 @@ def manifold_mixup(
         >>> torch.allclose(mixed["mass"][:, 0], mixed["state"] @ torch.tensor([20.0, 100.0]))
         True
 
-    Reference: Verma et al. 2019, "Manifold Mixup". Deviation: the partner of a sample is the one
-    before it in the batch, not one of a random permutation; only the tokens are blended, no hidden
-    layer of the head. As in their code, lambda is one for the batch.
+    Reference: Verma et al. 2019, "Manifold Mixup". Deviation: without ``per_sample`` the partner of
+    a sample is the one before it in the batch, not one of a random permutation; only the tokens are
+    blended, no hidden layer of the head. As in their code, lambda is one for the batch, without
+    ``per_sample``.
     """
     if not isinstance(tokens, Tokens):
         raise ShapeError(
@@ -371,8 +381,8 @@ def manifold_mixup(
                 f"the tokens are {layer.dtype}; expected floating point: tokens.to(dtype="
                 "torch.float32)"
             )
-    mixed, share = blend_tokens(tokens, alpha, generator)
-    return mixed, _blend_targets(targets, share, len(tokens))
+    mixup = draw_mixup(len(tokens), alpha, per_sample=per_sample, generator=generator)
+    return mixup.blend(tokens), _blend_targets(targets, mixup, len(tokens))
 
 
 def cutmix(
@@ -430,19 +440,64 @@ def cutmix(
     if patch_size is None:
         patch_size = 1
     box, share = random_box(images.shape[-2:], alpha, patch_size, generator)
-    return paste_box(images, box), _blend_targets(targets, share, len(images))
+    return paste_box(images, box), _blend_targets(targets, Mixup(share), len(images))
 
 
-def blend_tokens(
-    tokens: Tokens, alpha: float, generator: torch.Generator | None = None
-) -> tuple[Tokens, float]:
-    """Return the blended tokens, and the share that every sample keeps of itself."""
-    share = float(_seeded_generator(alpha, generator).beta(alpha, alpha))
-    blended = []
-    for layer_tokens in tokens.sequence:
-        partners = layer_tokens.roll(1, 0)
-        blended.append(torch.lerp(partners, layer_tokens, share))
-    return replace(tokens, sequence=tuple(blended)), share
+@dataclass(frozen=True)
+class Mixup:
+    """With which other one every sample is blended, and by which share.
+
+    Attributes:
+        share: that every sample keeps of itself, one for all, or (n,) on the device.
+        partners: the row of every sample's partner, n; None = the sample before it.
+    """
+
+    share: float | Tensor
+    partners: Sequence[int] | None = None
+
+    def of_partners(self, x: Tensor) -> Tensor:
+        """Return for every sample the row of its partner, of x (n, ...) or, with further rows, (m, ...)."""
+        if self.partners is None:
+            return x.roll(1, 0)
+        return x[[*self.partners]]
+
+    def blend_rows(self, x: Tensor) -> Tensor:
+        """Return every sample's row of x (n, ...) blended with that of its partner.
+
+        Further rows of x are those of partners that are no samples.
+        """
+        partners = self.of_partners(x)
+        samples = x[: len(partners)]
+        if isinstance(self.share, Tensor):
+            shares = self.share.to(x)
+            while shares.ndim < x.ndim:
+                shares = shares.unsqueeze(-1)
+            return torch.lerp(partners, samples, shares)
+        return torch.lerp(partners, samples, self.share)
+
+    def blend(self, tokens: Tokens) -> Tokens:
+        """Return the blended tokens of the samples."""
+        blended = [self.blend_rows(layer_tokens) for layer_tokens in tokens.sequence]
+        return replace(tokens, sequence=tuple(blended))
+
+
+def draw_mixup(
+    num_samples: int,
+    alpha: float,
+    *,
+    per_sample: bool,
+    device: torch.device | None = None,
+    generator: torch.Generator | None = None,
+) -> Mixup:
+    """Draw a share for all samples, or with ``per_sample`` shares and partners of their own."""
+    random = _seeded_generator(alpha, generator)
+    if not per_sample:
+        return Mixup(float(random.beta(alpha, alpha)))
+    shares = random.beta(alpha, alpha, num_samples)
+    return Mixup(
+        share=torch.as_tensor(shares, dtype=torch.float32).to(device),
+        partners=random.permutation(num_samples).tolist(),
+    )
 
 
 def random_box(
@@ -490,9 +545,9 @@ def _seeded_generator(alpha: float, generator: torch.Generator | None) -> np.ran
 
 
 def _blend_targets(
-    targets: Mapping[str, Tensor], share: float, num_samples: int
+    targets: Mapping[str, Tensor], mixup: Mixup, num_samples: int
 ) -> dict[str, Tensor]:
-    """Return ``share`` of each target plus the rest of its partner's.
+    """Return each target blended with its partner's.
 
     Raises:
         ShapeError: if a target is no tensor of floating point, or of another number of samples.
@@ -512,4 +567,4 @@ def _blend_targets(
                 f"targets of {name!r} are {x.dtype}; expected floating point, classes as one-hot "
                 "rows: torch.nn.functional.one_hot(x, classes).float()"
             )
-    return {name: torch.lerp(x.roll(1, 0), x, share) for name, x in targets.items()}
+    return {name: mixup.blend_rows(x) for name, x in targets.items()}

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 import msgspec
 from msgspec import Meta
-from msgspec.structs import force_setattr
+from msgspec.structs import FieldInfo, force_setattr
 from tyro.conf import Fixed, Suppress
 from tyro.constructors import PrimitiveConstructorSpec
 
@@ -271,12 +271,37 @@ def _limited(types: str, limit: str) -> str:
     return f"{words} {_LIMITS[limit].format(number)}" if limit else words
 
 
+# options that came after 0.3: plain values hold them only where they are set, so that they equal
+# those of 0.3 and a run that 0.3 began continues
+LATER_OPTIONS_OF_OPTIM = ("accumulate", "ema_start", "mixup_per_sample")
+
+
+def without_unset(
+    plain: Mapping[str, Any], config: Config, options: Sequence[str]
+) -> dict[str, Any]:
+    """Return the plain values of a config without those of these options that have their default."""
+    kept = dict(plain)
+    for option in msgspec.structs.fields(config):
+        if option.name in options and getattr(config, option.name) == _default_of(option):
+            del kept[option.name]
+    return kept
+
+
+def _default_of(option: FieldInfo) -> Any:
+    """The default of a field of a config."""
+    if option.default_factory is not msgspec.NODEFAULT:
+        return option.default_factory()
+    return option.default
+
+
 class DetectorRecipe(Config, frozen=True, kw_only=True):
     """How a detector is trained: the group ``optim`` of its training file; heads have a :class:`Recipe`.
 
     Attributes:
         epochs: passes over the training images.
         batch_size: images per step, over all processes.
+        accumulate: number of parts that the images of a step are computed in, one after the other;
+            their gradients add up to that of all images. More parts need less memory.
         lr: peak learning rate; cosine with warm-up.
         seed: of the split, the first weights and the order of samples.
         weight_decay: of AdamW, for weight matrices only; biases, norms and the loss's own parameters
@@ -284,6 +309,8 @@ class DetectorRecipe(Config, frozen=True, kw_only=True):
         warmup: share of the steps with a rising learning rate.
         ema_decay: decay of the moving average of the weights, which is validated and saved; None =
             no average.
+        ema_start: share of the steps after which the average begins; until then it is the weights
+            themselves.
         amp: autocast to bf16 or fp16, losses in float32; None = float32.
         clip_norm: largest norm of the gradients; None = no limit.
         backbone_lr: peak learning rate of a trained backbone; None = a tenth of lr.
@@ -297,11 +324,13 @@ class DetectorRecipe(Config, frozen=True, kw_only=True):
 
     epochs: Count = 40
     batch_size: Count = 8
+    accumulate: Count = 1
     lr: Positive = 1e-3
     seed: Seed = 42
     weight_decay: NotNegative = 1e-2
     warmup: BelowOne = 0.1
     ema_decay: Annotated[BelowOne | None, FLOAT_OR_NONE] = None
+    ema_start: Annotated[BelowOne, Fixed, Suppress] = 0.0
     amp: Annotated[Literal["bf16", "fp16"] | None, AMP_OR_NONE] = None
     clip_norm: Annotated[Positive | None, FLOAT_OR_NONE] = 1.0
     backbone_lr: Annotated[Positive | None, FLOAT_OR_NONE] = None
@@ -312,6 +341,19 @@ class DetectorRecipe(Config, frozen=True, kw_only=True):
         super().__post_init__()
         if len(self.plan) < len(self.freeze):
             raise ConfigError(f"freeze is {', '.join(self.freeze)}; name each epoch once")
+        if self.accumulate > self.batch_size:
+            raise ConfigError(
+                f"accumulate is {self.accumulate}, and batch_size {self.batch_size}: there are not "
+                "so many images to divide; take a larger batch_size, or a smaller accumulate"
+            )
+        if self.ema_start and self.ema_decay is None:
+            raise ConfigError(
+                f"ema_start is {self.ema_start}, and needs ema_decay; or leave it out"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values: what a state keeps and :meth:`from_dict` reads."""
+        return without_unset(super().to_dict(), self, LATER_OPTIONS_OF_OPTIM)
 
     @property
     def plan(self) -> dict[int, str]:
@@ -339,6 +381,8 @@ class Recipe(DetectorRecipe, frozen=True, kw_only=True):
     Attributes:
         epochs: passes over the training images.
         batch_size: images per step, over all processes.
+        accumulate: number of parts that the images of a step are computed in, one after the other;
+            their gradients add up to that of all images. More parts need less memory.
         lr: peak learning rate; cosine with warm-up.
         seed: of the split, the first weights and the order of samples.
         optimizer: adamw, or sam: sharpness-aware minimisation with AdamW, at twice the cost.
@@ -348,6 +392,8 @@ class Recipe(DetectorRecipe, frozen=True, kw_only=True):
         warmup: share of the steps with a rising learning rate.
         ema_decay: decay of the moving average of the weights, which is validated and saved; None =
             no average.
+        ema_start: share of the steps after which the average begins; until then it is the weights
+            themselves.
         amp: autocast to bf16 or fp16, losses in float32; None = float32.
         clip_norm: largest norm of the gradients; None = no limit.
         standardise_tokens: measure mean and deviation of every channel on the training images, and
@@ -355,6 +401,8 @@ class Recipe(DetectorRecipe, frozen=True, kw_only=True):
             linear layer or a norm.
         mixup_alpha: mix tokens and losses of pairs of images, by shares from Beta(alpha, alpha);
             None = off.
+        mixup_per_sample: mix every image by a share of its own with another one of the batch at
+            random, not all by one share with the image before.
         mixup_off_last: share of the steps at the end without mixup and CutMix.
         cutmix_alpha: paste parts of images, where the backbone is trained along; None = off. With
             mixup_alpha too, a batch is pasted first, then its tokens are blended.
@@ -373,6 +421,7 @@ class Recipe(DetectorRecipe, frozen=True, kw_only=True):
     rho: Annotated[Positive, Fixed, Suppress] = 0.05
     standardise_tokens: bool = True
     mixup_alpha: Annotated[Positive | None, FLOAT_OR_NONE] = None
+    mixup_per_sample: Annotated[bool, Fixed, Suppress] = False
     mixup_off_last: Annotated[Share, Fixed, Suppress] = 0.2
     cutmix_alpha: Annotated[Positive | None, FLOAT_OR_NONE] = None
     patience: Annotated[Count | None, INT_OR_NONE] = None
@@ -383,3 +432,5 @@ class Recipe(DetectorRecipe, frozen=True, kw_only=True):
             raise ConfigError(
                 "optimizer 'sam' does not work with the loss scale of amp 'fp16'; take amp='bf16'"
             )
+        if self.mixup_per_sample and self.mixup_alpha is None:
+            raise ConfigError("mixup_per_sample is True, and needs mixup_alpha; or leave it out")

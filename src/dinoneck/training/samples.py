@@ -13,6 +13,7 @@ from dinoneck.data.arrays import as_array
 from dinoneck.errors import DataError
 from dinoneck.text import counted, some_of
 from dinoneck.training.ids import IdMatcher
+from dinoneck.training.optim import Mixup
 
 _Array = np.ndarray[Any, Any]
 Tensors = dict[str, Tensor]
@@ -31,9 +32,9 @@ class Targets:
     values: Tensors
     cell_weights: Tensors = field(default_factory=dict)
 
-    def take(self, rows: Sequence[int]) -> Targets:
+    def take(self, rows: Sequence[int] | slice) -> Targets:
         """Return the targets of some rows."""
-        index = [*rows]
+        index = rows if isinstance(rows, slice) else [*rows]
         return Targets(
             values={name: x[index] for name, x in self.values.items()},
             cell_weights={name: x[index] for name, x in self.cell_weights.items()},
@@ -53,14 +54,14 @@ class Targets:
         cell_weights = {name: change(x) for name, x in self.cell_weights.items()}
         return Targets(values, cell_weights)
 
-    def of_partners(self, unchanged: Collection[str] = ()) -> Targets:
-        """Return for every sample the targets of the one before it; those of the tasks in ``unchanged`` stay."""
+    def of_partners(self, mixup: Mixup, unchanged: Collection[str] = ()) -> Targets:
+        """Return for every sample the targets of its partner; those of the tasks in ``unchanged`` stay."""
         values = {}
         for name, x in self.values.items():
-            values[name] = x if name in unchanged else x.roll(1, 0)
+            values[name] = x if name in unchanged else mixup.of_partners(x)
         cell_weights = {}
         for name, x in self.cell_weights.items():
-            cell_weights[name] = x if name in unchanged else x.roll(1, 0)
+            cell_weights[name] = x if name in unchanged else mixup.of_partners(x)
         return Targets(values, cell_weights)
 
 

@@ -164,7 +164,11 @@ def test_boxes_train_a_detector(tmp_path: Path) -> None:
     assert table.loc[("boxes: red", "before training")]["metric"] == "AP"
     best = result.best
     assert best is not None
-    assert (best.method, best.metric, best.score) == (f"epoch {result['best']['epoch']}", "AP", result["best"]["AP"])
+    assert (best.method, best.metric, best.score) == (
+        f"epoch {result['best']['epoch']}",
+        "AP",
+        result["best"]["AP"],
+    )
     detector = result.predictor()
     assert isinstance(detector, Detector)
     assert detector.classes == ("red", "blue")

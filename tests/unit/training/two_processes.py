@@ -22,6 +22,8 @@ CASES: dict[str, Recipe] = {
     "adamw": Recipe(clip_norm=None),
     "sam": Recipe(optimizer="sam", rho=0.5, clip_norm=None),
     "patience": Recipe(patience=2, clip_norm=None, ema_decay=0.5),
+    "parts": Recipe(accumulate=2, clip_norm=None),
+    "live in parts": Recipe(accumulate=2, backbone_lr=1e-2, clip_norm=None),
     "live": Recipe(backbone_lr=1e-2, clip_norm=None),
 }
 
@@ -30,7 +32,7 @@ def run(case: str, out: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, A
     """Batches of 4 without missing values; the gradient of the first step, and the weights after the last."""
     y = np.linspace(-1, 3, IMAGES)
     tasks, ids = [Task("x"), Task("other")], [str(i) for i in range(IMAGES)]
-    if case == "live":
+    if case.startswith("live"):
         images = np.random.RandomState(0).randint(0, 255, (IMAGES, 32, 32, 3), np.uint8)
         source: Any = LiveTokens(load_backbone("dinoneck_tiny").unfreeze_last(1), list(images), ids)
     else:
@@ -47,7 +49,7 @@ def run(case: str, out: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, A
             gradients.setdefault(f"gradient {i}", parameter.grad.detach().clone())
 
     hook = register_optimizer_step_pre_hook(keep)
-    weighting = UncertaintyWeighting(["x", "other"]) if case == "live" else None
+    weighting = UncertaintyWeighting(["x", "other"]) if case.startswith("live") else None
     loss = TaskLoss(tasks, (), weighting)
     targets = {"x": y, "other": y[::-1] ** 2}
     options: dict[str, Any] = {
@@ -69,7 +71,7 @@ def run(case: str, out: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, A
     )
     hook.remove()
     trained = [*head.named_parameters(), *loss.named_parameters()]
-    if case == "live":
+    if case.startswith("live"):
         trained += [(name, p) for name, p in source.backbone.named_parameters() if p.requires_grad]
     return {name: p.detach().clone().contiguous() for name, p in trained} | gradients, history
 
