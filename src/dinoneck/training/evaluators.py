@@ -106,6 +106,7 @@ class ValueEvaluator:
         table: the images.
         problem: what the heads learn.
         folds: of the run.
+        names_head: whether the user named the head.
 
     Attributes:
         methods: method -> target -> the held-out predictions of all rows.
@@ -115,8 +116,15 @@ class ValueEvaluator:
     has_baseline = True
 
     def __init__(
-        self, config: TrainConfig, table: Table, problem: Problem, folds: Sequence[Fold]
+        self,
+        config: TrainConfig,
+        table: Table,
+        problem: Problem,
+        folds: Sequence[Fold],
+        *,
+        names_head: bool,
     ) -> None:
+        self.names_head = names_head
         self.config = config
         self.table = table
         self.targets = problem.scored
@@ -187,7 +195,9 @@ class ValueEvaluator:
             weights=report["target_weights"],
         )
         report["choice"] = choice_record(self.candidates, held_out, report["scores"])
-        report["predicts"] = chosen_method(self.config, report["choice"])
+        report["predicts"] = chosen_method(
+            self.config, report["choice"], names_head=self.names_head
+        )
         learns_weights = self.config.losses.weighting == "uncertainty"
         report["loss_weights"] = learned_weights(logs) if learns_weights else {}
         return report

@@ -225,11 +225,14 @@ def choice_record(candidates: Candidates, held_out: HeldOut, scores: Scores) -> 
     return record
 
 
-def chosen_method(config: TrainConfig, record: Mapping[str, Any]) -> dict[str, Any]:
+def chosen_method(
+    config: TrainConfig, record: Mapping[str, Any], *, names_head: bool
+) -> dict[str, Any]:
     """Return the method that predicts, and why: the entry ``predicts`` of a report.
 
     Args:
-        config: the run, which may name a method, or a head.
+        config: the run, which may name a method.
+        names_head: whether the user named the head.
         record: of :func:`choice_record`; empty for a run of 0.3.
 
     Returns:
@@ -242,7 +245,7 @@ def chosen_method(config: TrainConfig, record: Mapping[str, Any]) -> dict[str, A
     if config.predict_with is not None:
         method = config.predict_with
         reason = "as predict_with (--predict-with) says"
-    elif config.names_head:
+    elif names_head:
         reason = "as head.type (--head) names it"
     elif config.is_live:
         reason = "as the linear baseline reads another backbone, the frozen one"

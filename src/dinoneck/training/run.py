@@ -174,6 +174,7 @@ def prepare(
         config = as_begun(config, [out])
     tokens.check_start(config)
     problem = read_problem(config, images, tokens.preprocess)
+    names_head = config.names_head  # the default is none that the user names
     config = with_default_head(config, problem)
     labelled = _labelled_rows(problem, images)
     if len(labelled) < len(images):
@@ -190,7 +191,7 @@ def prepare(
         warn_of_mask_classes(problem, images, folds)
     else:
         folds = like.folds
-    evaluator = ValueEvaluator(config, images, problem, folds)
+    evaluator = ValueEvaluator(config, images, problem, folds, names_head=names_head)
     return Trainer(
         config,
         out,

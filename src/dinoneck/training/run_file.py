@@ -159,7 +159,9 @@ def switch_method(config: TrainConfig, folder: Path) -> dict[str, Any] | None:
     import_modules((*trained.imports, *config.imports))
     report["config"] = trained.to_dict()
     report["scores"] = _with_present_methods(report["scores"])
-    report["predicts"] = chosen_method(trained, report.get("choice", {}))
+    report["predicts"] = chosen_method(
+        trained, report.get("choice", {}), names_head=trained.names_head
+    )
     text = json.dumps(report, indent=2, allow_nan=False)
     if files.writes():
         write_run_file(folder, trained, report)
@@ -191,6 +193,9 @@ def _without_method(config: TrainConfig) -> TrainConfig:
 
 def _check_same_run(trained: TrainConfig, config: TrainConfig, folder: Path) -> None:
     """Reject a config that is not that of the run in a folder."""
+    if not config.names_head:  # the record of a run holds its default head too
+        head = {name: value for name, value in trained.head.items() if name != "type"}
+        trained = trained.changed(head=head)
     values = _without_method(trained).to_dict()
     if _without_method(config).to_dict() == values:
         return

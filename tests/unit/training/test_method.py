@@ -98,7 +98,8 @@ def test_a_method_that_lacks_an_output_of_the_head_is_not_chosen() -> None:
 def test_the_score_decides_if_no_head_and_no_method_is_named(
     config: dict[str, Any], method: str, words: str
 ) -> None:
-    predicts = chosen_method(TrainConfig.from_dict(config), record_by_hand({}))
+    run_config = TrainConfig.from_dict(config)
+    predicts = chosen_method(run_config, record_by_hand({}), names_head=run_config.names_head)
     assert predicts["method"] == method
     assert words in predicts["sentence"]
 
@@ -115,7 +116,7 @@ def test_one_fold_predicts_with_its_head() -> None:
     scores = scores_of(held_out.targets, held_out.methods, Split([range(8, 12)], held_out.groups))
     record = choice_record(Candidates(("head", "linear"), {}), one_fold, scores)
 
-    predicts = chosen_method(TrainConfig(), record)
+    predicts = chosen_method(TrainConfig(), record, names_head=False)
 
     assert predicts["method"] == "head"
     assert "as a choice takes two folds" in predicts["sentence"]
@@ -140,8 +141,8 @@ def test_a_clearly_better_method_is_named() -> None:
     candidates = Candidates(("head", "linear"), {"linear": "gate"})
     record = choice_record(candidates, held_out, scores)
 
-    named = chosen_method(TrainConfig(head={"type": "fpn"}), record)
-    chosen = chosen_method(TrainConfig(predict_with="linear"), record)
+    named = chosen_method(TrainConfig(), record, names_head=True)
+    chosen = chosen_method(TrainConfig(predict_with="linear"), record, names_head=False)
 
     low, high = scores["overall"]["linear"]["head_minus"]["r2"]
     assert named["better"] == "linear"
