@@ -160,8 +160,11 @@ class _Blocks(nn.Module):
         with torch.no_grad():
             # extra: what the blocks need beside the tokens, such as rotary positions
             self.black_tokens, self.extra = adapter.embed(black)
-        self.convolution = _convolution_of(adapter)
-        self.embeds = not self._adds_positions_to_patches(black)
+        convolution = _convolution_of(adapter)
+        self.embeds = convolution is None
+        if convolution is not None:
+            self.convolution = convolution
+            self.embeds = not self._adds_positions_to_patches(black)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the tokens (B, P + N, C) of each layer."""
@@ -188,8 +191,6 @@ class _Blocks(nn.Module):
 
     def _adds_positions_to_patches(self, black: Tensor) -> bool:
         """Whether the first tokens of an image are what this class takes them for."""
-        if self.convolution is None:
-            return False
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(black.shape, generator=generator)
         with torch.no_grad():
@@ -234,7 +235,8 @@ def _library() -> ModuleType:
             del sys.modules[_TELEMETRY]
         else:
             sys.modules[_TELEMETRY] = hidden
-    return openvino
+    library: ModuleType = openvino
+    return library
 
 
 @contextmanager

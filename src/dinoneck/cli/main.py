@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import import_module  # noqa: TID251 - verbs of our own list
-from typing import Any
+from typing import Any, TextIO
 
 from dinoneck.errors import DinoneckError
 from dinoneck.registry import import_modules
@@ -156,15 +156,14 @@ def _run(arguments: list[str]) -> int:
 
     document: dict[str, Any] = {}
     is_silent = verb == "train" and os.environ.get("RANK", "0") != "0"
+    output: TextIO = sys.stdout
     if is_silent:  # of the processes of torchrun the first one prints
-        printed = contextlib.redirect_stdout(io.StringIO())
+        output = io.StringIO()
         logging.getLogger().setLevel(logging.ERROR)
     elif as_json:
-        printed = contextlib.redirect_stdout(sys.stderr)
-    else:
-        printed = contextlib.redirect_stdout(sys.stdout)
+        output = sys.stderr
     try:
-        with printed:
+        with contextlib.redirect_stdout(output):
             import_modules(imports)
             document = command(verb, words)() or {}
         is_ok = bool(document.pop("ok", True))

@@ -36,6 +36,7 @@ from dinoneck.training.recipe import (
     Recipe,
     Scale,
     Seed,
+    without_unset,
 )
 from dinoneck.training.target_weights import read_target_weights, read_words
 from dinoneck.training.trainings import Training, Trainings, with_present_keys
