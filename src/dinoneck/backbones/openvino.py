@@ -103,7 +103,7 @@ def compile_program(
     Raises:
         BackboneError: if the model cannot be exported or converted.
     """
-    openvino = _library()
+    openvino = library()
     layers = sorted(set(layers))
     precision = _PRECISIONS[adapter.weight.dtype]
     model = _Blocks(_plain_copy(adapter), image_size, layers=layers, norm=norm)
@@ -224,7 +224,7 @@ def _plain_copy(adapter: Adapter) -> Adapter:
 
 
 @functools.cache
-def _library() -> ModuleType:
+def library() -> ModuleType:
     """Import OpenVINO without what would report it."""
     hidden = sys.modules.get(_TELEMETRY)
     sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # its import raises ImportError
@@ -235,8 +235,8 @@ def _library() -> ModuleType:
             del sys.modules[_TELEMETRY]
         else:
             sys.modules[_TELEMETRY] = hidden
-    library: ModuleType = openvino
-    return library
+    module: ModuleType = openvino
+    return module
 
 
 @contextmanager

@@ -33,7 +33,7 @@ _LEAST_SCORE = 0.05  # boxes of lower scores are not compared
 _BLOB_PX = 16  # side of the blobs of a random image
 # modules of torchvision and transformers whose products stay in float32 with half=True: they give
 # scores that are ranked, boxes, and the places that a decoder samples
-_FLOAT32_MODULES = (
+FLOAT32_MODULES = (
     "cls_logits",
     "bbox_reg",
     "bbox_ctrness",
@@ -114,13 +114,13 @@ def export(
     """
     if half:
         _check_float32(detector)
-    proto = _proto(_OneImage(_without_lora(detector)), size)
+    proto = exported_model(OneImage(_without_lora(detector)), size)
     if half:
-        to_half(proto, _FLOAT32_MODULES)
+        to_half(proto, FLOAT32_MODULES)
     drop_metadata(proto)
     parity = None
     if check:
-        parity = _compare(_OneImage(detector), proto, size, half=half)
+        parity = _compare(OneImage(detector), proto, size, half=half)
     facts = {
         "classes": detector.classes,
         "size": size,
@@ -161,7 +161,7 @@ def _without_lora(detector: Any) -> Any:
     return merged.eval()
 
 
-class _OneImage(nn.Module):
+class OneImage(nn.Module):
     """A detector on one image, with outputs of fixed shapes."""
 
     def __init__(self, detector: Any) -> None:
@@ -272,7 +272,7 @@ def _candidates(
     return inside, best, pairs % num_classes
 
 
-def _proto(model: _OneImage, size: Sequence[int]) -> Any:
+def exported_model(model: OneImage, size: Sequence[int]) -> Any:
     """The ONNX model for images of this size; the detector is on the CPU meanwhile."""
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(1, model.channels, *size, generator=generator, device="cpu")
@@ -304,7 +304,7 @@ def _proto(model: _OneImage, size: Sequence[int]) -> Any:
 
 
 @torch.no_grad()
-def _compare(model: _OneImage, proto: Any, size: tuple[int, int], *, half: bool) -> BoxParity:
+def _compare(model: OneImage, proto: Any, size: tuple[int, int], *, half: bool) -> BoxParity:
     """Compare a file with the detector on images that the export has not seen.
 
     Raises:

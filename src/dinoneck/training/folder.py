@@ -45,7 +45,7 @@ BACKBONE = "backbone of live tokens"
 IMAGE_FILES = "hash of image files"
 FROM_MAPS = "numbers read from maps"
 # entries that runs of 0.3 do not have; they are not compared there
-_NOT_IN_OLD_RUNS = (TOKENS, TARGETS, SAMPLES, BACKBONE, IMAGE_FILES, FROM_MAPS)
+NOT_IN_OLD_RUNS = (TOKENS, TARGETS, SAMPLES, BACKBONE, IMAGE_FILES, FROM_MAPS)
 # entries of 0.3 with some tokens in them, whose last bits depend on the device
 TARGETS_OF_0_3 = "hash of images and targets"
 SAMPLES_OF_0_3 = "ids and targets"
@@ -309,7 +309,7 @@ def _compared(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str,
     """Return the entries of a run's identity that are compared with those of another one."""
     compared = {}
     for name, value in values.items():
-        is_new = name in _NOT_IN_OLD_RUNS and name not in others
+        is_new = name in NOT_IN_OLD_RUNS and name not in others
         replacement = _REPLACED.get(name)
         is_replaced = replacement in values and replacement in others
         if not (is_new or is_replaced):

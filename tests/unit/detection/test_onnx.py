@@ -13,14 +13,14 @@ from tests.unit.detection.test_detector import detector_of
 
 from dinoneck.detection import Detector
 from dinoneck.detection.onnx import (
-    _FLOAT32_MODULES,
+    FLOAT32_MODULES,
     FLOAT32_TOLERANCE,
     HALF_TOLERANCE,
     BoxTolerance,
-    _OneImage,
-    _proto,
+    OneImage,
     compare_boxes,
     dense_detections,
+    exported_model,
 )
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.export.onnx_file import modules_of
@@ -94,7 +94,7 @@ def test_a_half_file_computes_products_in_float16_but_those_of_boxes_and_places(
     detector = detector_of(kind)
     kit.randomised(detector.head, std=0.1)
     model = half_export(detector, tmp_path / "half.onnx")
-    full = _proto(_OneImage(detector), detector.size)
+    full = exported_model(OneImage(detector), detector.size)
 
     # the same products, of which those in float32 are of the modules that stay so
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
@@ -110,12 +110,12 @@ def test_a_half_file_computes_products_in_float16_but_those_of_boxes_and_places(
     stayed = set()
     for node in full.graph.node:
         if node.op_type in ("MatMul", "Gemm", "Conv") and node.name not in in_half:
-            stayed |= modules_of(node) & set(_FLOAT32_MODULES)
-            assert modules_of(node) & set(_FLOAT32_MODULES)
+            stayed |= modules_of(node) & set(FLOAT32_MODULES)
+            assert modules_of(node) & set(FLOAT32_MODULES)
     expected = {
         "fcos": {"cls_logits", "bbox_reg", "bbox_ctrness"},
         "retinanet": {"cls_logits", "bbox_reg"},
-        "dfine": {*_FLOAT32_MODULES} - {"cls_logits", "bbox_reg", "bbox_ctrness"},
+        "dfine": {*FLOAT32_MODULES} - {"cls_logits", "bbox_reg", "bbox_ctrness"},
         "rtdetrv2": {"enc_score_head", "enc_bbox_head", "class_embed", "bbox_embed"}
         | {"query_pos_head", "sampling_offsets"},
     }

@@ -369,7 +369,7 @@ def as_0_3_left_it(out: Path, identity: dict[str, Any]) -> None:
     """Leave in an unfinished run what 0.3 would have written: no entry that came later."""
     path = out / folder.UNFINISHED / folder.RUN
     kept = json.loads(path.read_text())
-    for name in folder._NOT_IN_OLD_RUNS:
+    for name in folder.NOT_IN_OLD_RUNS:
         kept.pop(name, None)
     kept["data"].pop("numbers_from_maps", None)
     kept[folder.TARGETS_OF_0_3] = identity[folder.TARGETS_OF_0_3]
