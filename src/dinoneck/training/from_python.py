@@ -31,7 +31,7 @@ def train(
     out: str | os.PathLike[str] | None = None,
     *,
     table: Any = None,
-    heads: Sequence[str] = (),
+    heads: Sequence[str | Mapping[str, Any]] = (),
     overwrite: bool = False,
     resume: bool = True,
     callbacks: Sequence[Callback] = (),
@@ -55,8 +55,8 @@ def train(
             = keywords alone.
         out: the folder: a new or empty one, or that of an earlier run.
         table: a pandas DataFrame next to a config, in the place of ``data.csv``.
-        heads: names of heads of images to compare on the same tokens and folds, each in a folder of
-            its own.
+        heads: heads of images, by name or as ``{"type": NAME, ...}``, to compare on the same tokens
+            and folds, each in a folder of its own.
         overwrite: replace the results of an earlier run in ``out``; until the new report is written
             they are in ``out/earlier``.
         resume: continue an interrupted run of the same config.
@@ -101,7 +101,7 @@ def train(
                 "heads are compared without table and callbacks; name the file of the table, and "
                 "leave callbacks out"
             )
-        trainers = prepare_heads(described, heads, Path(out), overwrite=overwrite)
+        trainers = prepare_heads(described, heads, Path(out), overwrite=overwrite, resume=resume)
         report = train_heads(trainers, Path(out), resume=resume)
     else:
         report = train_config(
@@ -218,10 +218,10 @@ def _merged(values: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, 
 
 
 def _refuse_of_images(
-    config: AnyConfig, *, table: bool, heads: Sequence[str], callbacks: Sequence[Callback]
+    config: AnyConfig, *, table: bool, heads: Sequence[object], callbacks: Sequence[Callback]
 ) -> None:
     """Refuse what only the training of heads of images has."""
     learns = TRAININGS.of_config(config).learns
-    for name, is_given in (("table", table), ("heads", heads), ("callbacks", callbacks)):
-        if is_given:
+    for name, value in (("table", table), ("heads", heads), ("callbacks", callbacks)):
+        if value:
             raise ConfigError(f"{name} has no effect on a training of {learns}; leave it out")
