@@ -298,19 +298,20 @@ def run_of_fields(table: Path, data: dict[str, Any] | None = None, **groups: Any
 def test_head_baseline_and_average_predict_the_mean_of_their_own_map(
     fields: Path, tiny: Backbone, tmp_path: Path
 ) -> None:
-    train(run_of_fields(fields, with_ridge=True), tmp_path / "run")  # type: ignore[arg-type]
+    train(run_of_fields(fields), tmp_path / "run")
 
     rows = rows_of(tmp_path / "run" / "out_of_fold.csv")
     images = [fields.parent / row["image"] for row in rows]
     source = MemoryTokens.extract(tiny, images, [row["image"] for row in rows])
     for fold in ("0", "1"):
-        both = load_head(tmp_path / "run" / "heads" / f"fold-{fold}.safetensors")
-        assert isinstance(both, HeadEnsemble)
+        head = load_head(tmp_path / "run" / "heads" / f"fold-{fold}.safetensors")
+        linear = load_head(tmp_path / "run" / "baselines" / f"fold-{fold}.safetensors")
+        average = HeadEnsemble.from_heads([head, linear])
         held_out = [i for i, row in enumerate(rows) if row["fold"] == fold]
         tokens = source.batch([source.ids[i] for i in held_out])
-        methods = {"head": both.heads[0], "linear": both.heads[1], "head + linear": both}
-        for method, head in methods.items():
-            predicted = head.predict(tokens)
+        methods = {"head": head, "linear": linear, "average": average}
+        for method, predicting in methods.items():
+            predicted = predicting.predict(tokens)
             for channel, name in ((1, "crop"), (2, "weed")):
                 mean = predicted["cells"][:, channel].mean(dim=(1, 2))
                 torch.testing.assert_close(predicted[name][:, 0], mean)
