@@ -116,18 +116,20 @@ def results(report: Mapping[str, Any], run: Path, folder: Path) -> dict[str, Any
 
 def run_on_meadow(name: str, folder: Path) -> dict[str, Any]:
     table = write_meadow(folder / "meadow")
-    report = train(with_meadow(MEADOW_RUNS[name], table), folder / "run")
+    report = dict(
+        train(with_meadow(MEADOW_RUNS[name], table), folder / "run")
+    )  # its items alone, as 0.3 returns
     return results(report, folder / "run", folder)
 
 
 def run_total_and_shares(folder: Path) -> dict[str, Any]:
     table = Pasture(seed=0).table(range(24))
-    report = train(TOTAL_AND_SHARES, folder / "run", table=table)
+    report = dict(train(TOTAL_AND_SHARES, folder / "run", table=table))
     return results(report, folder / "run", folder)
 
 
 def run_sums(folder: Path) -> dict[str, Any]:
-    report = train(SUMS_OF_GENERATED_IMAGES, folder / "run")
+    report = dict(train(SUMS_OF_GENERATED_IMAGES, folder / "run"))
     return results(report, folder / "run", folder)
 
 
