@@ -220,7 +220,7 @@ def _move_tasks(old: dict[str, Any], new: dict[str, Any]) -> None:
     beta = old.pop("loss.beta", None)
     if beta is not None or in_grams:
         common["loss"] = "smooth_l1"
-        common["beta"] = float(beta or 1.0)
+        common["beta"] = 1.0 if beta is None else float(beta)
 
     tasks: dict[str, dict[str, Any]] = {}
     for i, name in enumerate(targets):

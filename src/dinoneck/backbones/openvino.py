@@ -7,7 +7,6 @@ OpenVINO reports its use and keeps an identifier of the user in the home folder 
 from __future__ import annotations
 
 import copy
-import functools
 import logging
 import sys
 import threading
@@ -31,6 +30,7 @@ from dinoneck.text import first_line
 # the dtype of the weights -> OpenVINO's name of the precision that it computes in
 _PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 _TELEMETRY = "openvino_telemetry"
+_IMPORT = threading.Lock()
 _TRACED_BATCH = 2  # torch.export takes a batch of 1 for a constant
 _LARGEST_BATCH = 65_536
 # how far the first tokens of an image may lie from those that the model computes, relative to them
@@ -106,12 +106,13 @@ def compile_program(
     openvino = library()
     layers = sorted(set(layers))
     precision = _PRECISIONS[adapter.weight.dtype]
-    model = _Blocks(_plain_copy(adapter), image_size, layers=layers, norm=norm)
     height, width = image_size
-    example = torch.zeros(_TRACED_BATCH, adapter.in_chans, height, width)
     batch = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
     try:
-        with torch.no_grad():
+        # inference tensors cannot be exported
+        with torch.inference_mode(False), torch.no_grad():
+            model = _Blocks(_plain_copy(adapter), image_size, layers=layers, norm=norm)
+            example = torch.zeros(_TRACED_BATCH, adapter.in_chans, height, width)
             exported = torch.export.export(
                 model, (example,), dynamic_shapes=({0: batch},), strict=False
             )
@@ -211,30 +212,33 @@ def _convolution_of(adapter: Adapter) -> nn.Conv2d | None:
 
 
 def _plain_copy(adapter: Adapter) -> Adapter:
-    """Return the adapter if it has float32 weights and no LoRA, else a copy of it that has."""
-    has_lora = adapter.lora is not None
-    if adapter.weight.dtype == torch.float32 and not has_lora:
-        return adapter
+    """Return a copy of the adapter in float32, whose LoRA weights are merged, or left out if they are off.
+
+    A program may use the memory of the weights that it was made of: those of a copy, which nobody
+    writes to.
+    """
     plain = copy.deepcopy(adapter).float()
-    if has_lora and adapter.lora_off:
+    if adapter.lora is None:
+        return plain
+    if adapter.lora_off:
         lora.remove(plain)
-    elif has_lora:
+    else:
         lora.merge(plain)
     return plain
 
 
-@functools.cache
 def library() -> ModuleType:
     """Import OpenVINO without what would report it."""
-    hidden = sys.modules.get(_TELEMETRY)
-    sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # its import raises ImportError
-    try:
-        import openvino
-    finally:
-        if hidden is None:
-            del sys.modules[_TELEMETRY]
-        else:
-            sys.modules[_TELEMETRY] = hidden
+    with _IMPORT:
+        hidden = sys.modules.get(_TELEMETRY)
+        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # its import raises ImportError
+        try:
+            import openvino
+        finally:
+            if hidden is None:
+                del sys.modules[_TELEMETRY]
+            else:
+                sys.modules[_TELEMETRY] = hidden
     module: ModuleType = openvino
     return module
 

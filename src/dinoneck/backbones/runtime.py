@@ -117,11 +117,16 @@ class Programs:
             ImportError: naming the extra, if OpenVINO is not installed.
         """
         _check_weights(adapter)
-        key = _key(adapter, images, layers, norm)
         with self._lock:
+            key = _key(adapter, images, layers, norm)
             program = self._programs.get(key)
             if program is None:
                 program = _compiled(adapter, images, layers, norm)
+                if _key(adapter, images, layers, norm) != key:
+                    raise BackboneError(
+                        "the weights of the backbone were changed by another thread while a program "
+                        "of them was compiled; run it again"
+                    )
                 self._programs[key] = program
                 if len(self._programs) > MOST_PROGRAMS:
                     self._programs.popitem(last=False)
@@ -137,6 +142,8 @@ def _key(adapter: Adapter, images: Tensor, layers: Sequence[int], norm: bool) ->
     return (
         hashes.weights_sha256,
         lora_sha256,
+        # of rotary frequencies, which no record of weights holds
+        *sorted(weight_hashes.rotary_hashes(adapter).items()),
         adapter.pos_embed,
         tuple(images.shape[-2:]),
         tuple(sorted(set(layers))),

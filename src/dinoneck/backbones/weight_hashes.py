@@ -212,7 +212,7 @@ class Watch:
         self._dtype = adapter.weight.dtype
         self._counts = _counts_of_writes(adapter)
         self._trainable = _trainable_hashes(adapter)
-        self._rotary = _rotary_hashes(adapter)
+        self._rotary = rotary_hashes(adapter)
         self._rotary_counts = _counts_of_rotary_writes(adapter)
         self._lora_off = adapter.lora_off
 
@@ -255,7 +255,7 @@ class Watch:
         counts = _counts_of_rotary_writes(adapter)
         if counts is not None and counts == self._rotary_counts:
             return True
-        if _rotary_hashes(adapter) != self._rotary:
+        if rotary_hashes(adapter) != self._rotary:
             return False
         self._rotary_counts = counts
         return True
@@ -452,7 +452,7 @@ def _counts_of_rotary_writes(adapter: Adapter) -> WeightState | None:
     return _versions(list(rotary.buffers_of(adapter.model).values()))
 
 
-def _rotary_hashes(adapter: Adapter) -> dict[str, str]:
+def rotary_hashes(adapter: Adapter) -> dict[str, str]:
     """Return name -> hash of the values of the rotary frequencies, which no fingerprint holds."""
     hashes = {}
     for name, value in rotary.buffers_of(adapter.model).items():

@@ -146,11 +146,12 @@ def train_objects(
     """
     _check_before_torch(config, run, out, overwrite=overwrite)
     from dinoneck.detection import train_instances
-    from dinoneck.training.new_head import head_type
+    from dinoneck.detection.objects import default_head_type
 
     if hidden_dim is not None:
         import_modules(run.imports)
-        run = with_width(run, head_type(run), hidden_dim)
+        type_name = str(run.head.get("type") or default_head_type(run))
+        run = with_width(run, type_name, hidden_dim)
     return _shown(out, train_instances(run, out, overwrite=overwrite, resume=resume))
 
 

@@ -18,6 +18,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
+from dinoneck.backbones import lora
 from dinoneck.backbones.backbone import plain_backbone
 from dinoneck.detection.head import DETRS
 from dinoneck.dtypes import dtype_name
@@ -153,12 +154,16 @@ def _check_float32(detector: Any) -> None:
 
 
 def _without_lora(detector: Any) -> Any:
-    """The detector, or a copy in which LoRA is merged into the weights if it has any."""
-    if plain_backbone(detector.backbone).adapter.lora is None:
+    """The detector, or a copy in which LoRA is merged into the weights, or left out if it is off."""
+    adapter = plain_backbone(detector.backbone).adapter
+    if adapter.lora is None:
         return detector
-    merged = copy.deepcopy(detector)
-    plain_backbone(merged.backbone).merge_lora()
-    return merged.eval()
+    plain = copy.deepcopy(detector)
+    if adapter.lora_off:
+        lora.remove(plain_backbone(plain.backbone).adapter)
+    else:
+        plain_backbone(plain.backbone).merge_lora()
+    return plain.eval()
 
 
 class OneImage(nn.Module):

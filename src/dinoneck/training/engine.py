@@ -129,7 +129,9 @@ class Engine:
             self.model = wrap_for_processes(objective, self.parameters)
         # made after DistributedDataParallel gave all processes the weights of the first
         self.ema = None if recipe.ema_decay is None else EMA(trained, recipe.ema_decay)
-        self._steps_before_average = round(recipe.ema_start * recipe.epochs * steps_per_epoch)
+        num_steps = recipe.epochs * steps_per_epoch
+        # the last step is averaged at least
+        self._steps_before_average = min(round(recipe.ema_start * num_steps), num_steps - 1)
 
         self.epoch = 0
         self.history: list[Row] = []
@@ -477,17 +479,18 @@ def join_processes(device: torch.device) -> tuple[int, int]:
             torch.cuda.set_device(device)  # NCCL takes one process per GPU
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         atexit.register(_leave_processes)
-    if not _are_several():
+    if not are_several():
         return 0, 1
     return dist.get_rank(), dist.get_world_size()
 
 
 def _leave_processes() -> None:
-    if _are_several():
+    if are_several():
         dist.destroy_process_group()
 
 
-def _are_several() -> bool:
+def are_several() -> bool:
+    """Return whether this process is one of several of a group that torch.distributed has opened."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
@@ -507,7 +510,7 @@ def wrap_for_processes(model: nn.Module, parameters: Sequence[nn.Parameter]) -> 
 
 def gather(value: Any) -> list[Any]:
     """Return the values of all processes."""
-    if not _are_several():
+    if not are_several():
         return [value]
     values = [value] * dist.get_world_size()
     dist.all_gather_object(values, value)
@@ -517,7 +520,7 @@ def gather(value: Any) -> list[Any]:
 @torch.no_grad()
 def copy_from_first(tensors: Iterable[Tensor]) -> None:
     """Give all processes the values of the first."""
-    if not _are_several():
+    if not are_several():
         return
     for tensor in tensors:
         contiguous = tensor.contiguous()

@@ -219,7 +219,14 @@ def seconds_per_image(
     )
     samples = normalise_samples(loss, matched, needs_validation=False)
     device = next(head.parameters()).device
-    objective = Objective(copy.deepcopy(head), source, copy.deepcopy(loss).to(device), recipe)
+    # a batch of as many images as a part has, which fits into memory where the whole one may not
+    most_images = min(math.ceil(recipe.batch_size / recipe.accumulate), samples.train_count)
+    objective = Objective(
+        copy.deepcopy(head),
+        source,
+        copy.deepcopy(loss).to(device),
+        recipe.changed(accumulate=1),
+    )
     objective.is_first_step = False  # warnings of losses are those of the training
     objective.train()
     reader = BatchReader(source, samples, objective.maps, device)
@@ -236,7 +243,6 @@ def seconds_per_image(
             torch.cuda.synchronize(device)
         return time.perf_counter() - started
 
-    most_images = min(recipe.batch_size, samples.train_count)
     num_images = min(2, most_images)
     with _RUNNING, restored_random_state():
         seconds = seconds_of_step(num_images)

@@ -265,8 +265,9 @@ class Objective(nn.Module):
                 statistics += list(module.buffers(recurse=False))
         losses: Tensors = {}
         counts: Tensors = {}
-        random_devices = [x.device for x in statistics[:1] if x.device.type == "cuda"]
-        with torch.random.fork_rng(devices=random_devices), restored(statistics):
+        devices = {parameter.device for parameter in self.trained.parameters()}
+        gpus = [device.index for device in devices if device.type == "cuda"]
+        with torch.random.fork_rng(devices=gpus), restored(statistics):
             for part in parts:
                 tokens = self.tokens(part.inputs)
                 if part.mixup is not None:

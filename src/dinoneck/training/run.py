@@ -35,7 +35,7 @@ from dinoneck.training import folder as files
 from dinoneck.training import report as reports
 from dinoneck.training.config import TRAININGS, DataConfig, HeadConfig, TrainConfig
 from dinoneck.training.data_folder import of_data_folder
-from dinoneck.training.engine import highest_memory
+from dinoneck.training.engine import are_several, highest_memory
 from dinoneck.training.epoch_notes import SHORTEST_RUN, EpochNotes
 from dinoneck.training.evaluators import Evaluator, FoldTokens, KeptHead, ValueEvaluator
 from dinoneck.training.fitting import fit, seconds_per_image
@@ -462,7 +462,10 @@ class Trainer(Generic[AnyHeadConfig]):
         """
         folds = self._folds_to_train()
         is_begun = any(FoldPaths.of(self.folder, fold).unfinished.exists() for fold in folds)
-        if not folds or is_begun or self.config.is_live or not files.writes():
+        if not folds or is_begun or self.config.is_live:
+            return
+        # a step of one process alone would wait for the others
+        if are_several() or not files.writes():
             return
         fold = folds[0]
         head = self.heads[fold.name].to(local_device(self.config.device))

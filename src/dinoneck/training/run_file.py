@@ -142,7 +142,8 @@ def switch_method(config: TrainConfig, folder: Path) -> dict[str, Any] | None:
         of this very config.
 
     Raises:
-        DataError: if the run has another config, or its report is damaged.
+        DataError: if the run has another config, its report is damaged, or its only head is of
+            all images.
         CheckpointError: if the run kept no linear baseline, as those of 0.3.
     """
     if config.predict_with is None:
@@ -156,6 +157,11 @@ def switch_method(config: TrainConfig, folder: Path) -> dict[str, Any] | None:
         if trained.predict_with == config.predict_with:
             return None
     trained = trained.changed(predict_with=config.predict_with)
+    if trained.trains_on_all:
+        raise DataError(
+            f"{folder} holds one head that was trained on all images, and no other method beside "
+            "it; leave --predict-with out"
+        )
     import_modules((*trained.imports, *config.imports))
     report["config"] = trained.to_dict()
     report["scores"] = _with_present_methods(report["scores"])

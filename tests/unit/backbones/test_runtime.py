@@ -267,6 +267,26 @@ def test_a_few_programs_are_kept_the_last_used_ones(monkeypatch: pytest.MonkeyPa
     assert compiled == [*sizes, sizes[0]]
 
 
+def test_changed_rotary_frequencies_get_a_program_of_their_own() -> None:
+    """They are no weights: the hash of the weights stays the same."""
+    backbone = load_backbone("dinoneck_tiny", runtime="openvino")
+    images = some_images()
+    before = backbone(images)
+    with torch.no_grad():
+        backbone.adapter.model.rope.periods.mul_(3.0)
+    after = backbone(images)
+    assert_same_tokens(after, backbone.with_runtime("torch")(images))
+    assert not torch.allclose(after.sequence[0], before.sequence[0], atol=1e-3)
+
+
+def test_inference_mode_gives_the_same_tokens() -> None:
+    backbone = load_backbone("dinoneck_tiny", runtime="openvino")
+    images = some_images()
+    with torch.inference_mode():
+        tokens = backbone(images)
+    assert_same_tokens(tokens, backbone.with_runtime("torch")(images))
+
+
 def test_copies_compile_for_themselves(tiny: Backbone) -> None:
     tiny(some_images())
     other = copy.deepcopy(tiny)

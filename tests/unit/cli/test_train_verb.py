@@ -151,6 +151,7 @@ def test_other_words_than_none_are_checked_as_numbers_are(
         (["--labels", "mask", "--targets", "crop", "--hidden-dim", "8"], {"hidden_dim": 8}),
         (["--labels", "mask", "--label-kind", "numbers", "--hidden-dim", "8"], {"hidden_dim": 8}),
         (["--boxes", "boxes.json", "--hidden-dim", "8"], {"out_channels": 8}),
+        (["--instances", "boxes.json", "--hidden-dim", "8"], {"out_channels": 8}),
     ],
 )
 def test_heads_by_flags(

@@ -369,3 +369,13 @@ def test_with_linear_is_the_average(meadow: Path, tmp_path: Path) -> None:
     ran = kit.cli("train", *words, "--with-ridge")
     assert ran.code != 0
     assert "It is called --with-linear now" in ran.err
+
+
+def test_a_run_with_one_head_of_all_images_has_no_other_method(tmp_path: Path) -> None:
+    table = write_meadow(tmp_path)
+    config = a_run(table, ["crop"], optim={"epochs": 1}, backbone={"unfreeze_last": 1})
+    train(config, tmp_path / "run")
+    before = (tmp_path / "run" / "head.safetensors").read_bytes()
+    with pytest.raises(DataError, match="one head that was trained on all images"):
+        train(config.changed(predict_with="head"), tmp_path / "run")
+    assert (tmp_path / "run" / "head.safetensors").read_bytes() == before
