@@ -129,9 +129,8 @@ class Engine:
             self.model = wrap_for_processes(objective, self.parameters)
         # made after DistributedDataParallel gave all processes the weights of the first
         self.ema = None if recipe.ema_decay is None else EMA(trained, recipe.ema_decay)
-        num_steps = recipe.epochs * steps_per_epoch
-        # the last step is averaged at least
-        self._steps_before_average = min(round(recipe.ema_start * num_steps), num_steps - 1)
+        # all of them in a run so short that no step is left: its weights are the last ones
+        self._steps_before_average = round(recipe.ema_start * recipe.epochs * steps_per_epoch)
 
         self.epoch = 0
         self.history: list[Row] = []
