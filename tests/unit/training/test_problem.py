@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from tests.unit.training.meadow import a_run
 
-from dinoneck import Backbone, DataError, DenseHead, Task
+from dinoneck import Backbone, DataError, FPNHead, Task
 from dinoneck.data.table import Table
 from dinoneck.training import TrainConfig
 from dinoneck.training.folder import check_folder
@@ -143,14 +143,13 @@ def test_folds_that_are_stratified_by_a_number_hold_every_fifth_of_it() -> None:
         assert fifths.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 
 
-def test_masks_on_one_layer_get_a_dense_head(meadow: Path, tmp_path: Path) -> None:
-    """A pyramid on one layer has no finer map than its patches."""
+def test_masks_on_one_layer_get_the_default_head_of_masks(meadow: Path, tmp_path: Path) -> None:
     data = {"csv": str(meadow), "labels": "mask", "classes": ["soil", "crop", "weed"]}
     config = a_run(None, data=data, backbone={"name": "dinoneck_tiny", "layers": [5]})
 
     trainer = prepare(config, tmp_path / "run")
 
-    assert all(isinstance(head, DenseHead) for head in trainer.heads.values())
+    assert all(isinstance(head, FPNHead) for head in trainer.heads.values())
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(
