@@ -457,7 +457,8 @@ def _count_objects(task: Task, target: Tensor, mask: Tensor | None) -> Tensor:
     """Return the number of objects, or of classes in images, and that of images with cells that count, (2,)."""
     objects, cell_weights = known_masks(task, target, (1, 1), mask)
     num_objects = sum(len(labels) for labels, _ in objects)
-    num_images = (cell_weights.flatten(1).sum(dim=1) > 0).sum().float()
+    weight_of_images = cell_weights.flatten(1).sum(dim=1)
+    num_images = (weight_of_images > 0).sum().float()
     return torch.stack([torch.full_like(num_images, num_objects), num_images])
 
 

@@ -52,6 +52,8 @@ from dinoneck.training.targets import known_mask, normalise_samples
 from dinoneck.training.token_sources import LiveTokens, TokenSource, in_batches
 
 logger = logging.getLogger(__name__)
+_IMAGES_OF_WARM_UP = 2  # of the first step of an estimate, which is not counted
+_SECONDS_OF_ESTIMATE = 2.0  # of its second step, about
 _RUNNING = threading.RLock()  # a run seeds the global generators: one at a time in a process
 
 
@@ -243,10 +245,11 @@ def seconds_per_image(
             torch.cuda.synchronize(device)
         return time.perf_counter() - started
 
-    num_images = min(2, most_images)
+    num_images = min(_IMAGES_OF_WARM_UP, most_images)
     with _RUNNING, restored_random_state():
         seconds = seconds_of_step(num_images)
-        num_images = max(num_images, min(int(2.0 / seconds * num_images), most_images))
+        images_in_time = int(_SECONDS_OF_ESTIMATE / seconds * num_images)
+        num_images = max(num_images, min(images_in_time, most_images))
         seconds = seconds_of_step(num_images)
     passes = 2 if recipe.optimizer == "sam" else 1
     return passes * seconds / num_images

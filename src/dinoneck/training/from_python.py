@@ -42,8 +42,9 @@ def train(
     The data decides which training it is, as in ``dinoneck train``: ``boxes=`` a detector,
     ``instances=`` or ``panoptic=`` heads of objects, other data heads of images. The folder holds what
     :func:`dinoneck.detection.train_detector`, :func:`dinoneck.detection.train_instances` or, of heads
-    of images, the following writes: ``heads/fold-K.safetensors``, ``logs/fold-K.jsonl`` (a line per
-    epoch), ``head.safetensors`` (the heads of all folds as one ensemble), ``out_of_fold.csv``,
+    of images, the following writes: ``heads/fold-K.safetensors`` and ``baselines/fold-K.safetensors``
+    (the head of a fold and its linear baseline), ``logs/fold-K.jsonl`` (a line per epoch),
+    ``head.safetensors`` (what the run predicts with, of all folds as one ensemble), ``out_of_fold.csv``,
     ``trained_on.csv`` (the images, with their hashes, and which folds were trained on each) and, last,
     ``report.json``. A fold is finished when its head is there: the same call after a kill or an error
     trains no finished fold again, and writes what it would have written.

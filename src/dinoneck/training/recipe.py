@@ -301,7 +301,8 @@ class DetectorRecipe(Config, frozen=True, kw_only=True):
         epochs: passes over the training images.
         batch_size: images per step, over all processes.
         accumulate: number of parts that the images of a step are computed in, one after the other;
-            their gradients add up to that of all images. More parts need less memory.
+            their gradients add up to that of all images, but for what draws at random or takes
+            statistics of a batch, such as dropout and batch norm. More parts need less memory.
         lr: peak learning rate; cosine with warm-up.
         seed: of the split, the first weights and the order of samples.
         weight_decay: of AdamW, for weight matrices only; biases, norms and the loss's own parameters
@@ -382,7 +383,8 @@ class Recipe(DetectorRecipe, frozen=True, kw_only=True):
         epochs: passes over the training images.
         batch_size: images per step, over all processes.
         accumulate: number of parts that the images of a step are computed in, one after the other;
-            their gradients add up to that of all images. More parts need less memory.
+            their gradients add up to that of all images, but for what draws at random or takes
+            statistics of a batch, such as dropout and batch norm. More parts need less memory.
         lr: peak learning rate; cosine with warm-up.
         seed: of the split, the first weights and the order of samples.
         optimizer: adamw, or sam: sharpness-aware minimisation with AdamW, at twice the cost.

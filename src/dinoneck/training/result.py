@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from dinoneck.atomic import read_regular
-from dinoneck.checkpoint.format import HEAD_NAME
 from dinoneck.errors import DataError
 from dinoneck.inference.predictor import Predictor
 from dinoneck.tasks import MEAN_KEY, OVERALL
 from dinoneck.text import printable
-from dinoneck.training.folder import REPORT
+from dinoneck.training.folder import DETECTOR, HEAD_FILE, REPORT
 from dinoneck.training.report import HEAD
 from dinoneck.training.verdict import main_metric
 
-DETECTOR_NAME = "detector.safetensors"
 _OF_OBJECTS = ("masks", "segments")  # the keys of their scores
 _COLUMNS = ("target", "method", "metric", "score", "low", "high", "images")
 _METRICS_OF_CLASSES = {"iou": "IoU", "f1": "F1"}
@@ -179,15 +177,15 @@ class TrainingResult(dict[str, Any]):
             DataError: if the folder has no head of its own, as that of several heads that were
                 compared.
         """
-        name = DETECTOR_NAME if "best" in self else HEAD_NAME
+        name = DETECTOR if "best" in self else HEAD_FILE
         path = self.folder / name
         if not path.is_file():
-            folders = [folder.parent.name for folder in sorted(self.folder.glob(f"*/{HEAD_NAME}"))]
+            folders = [folder.parent.name for folder in sorted(self.folder.glob(f"*/{HEAD_FILE}"))]
             remedy = "train again"
             if folders:
                 remedy = f"open the result of one of its heads: {', '.join(folders)}"
             raise DataError(f"{self.folder} holds no {name}; {remedy}")
-        if name == HEAD_NAME:
+        if name == HEAD_FILE:
             return Predictor(path, **options)
         # of a package that imports this one
         detection = importlib.import_module("dinoneck.detection")  # noqa: TID251 - of this package
