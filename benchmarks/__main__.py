@@ -30,6 +30,7 @@ NAMES = (
     "gpu",
     "service",
     "parity",
+    "runtimes",
     "evidence",
 )
 SHORT_ROUNDS = 2

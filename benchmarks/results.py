@@ -32,6 +32,7 @@ SOURCES = {  # benchmark -> folders and files of src/dinoneck
     "speed": ("backbones", "heads", "interop", "layers", "necks", "points", "tokens.py"),
     "service": ("serve", "inference"),
     "parity": ("backbones", "export", "heads", "necks", "published"),
+    "runtimes": ("backbones",),
     "matrix": (".",),
     "evidence": ("backbones", "data", "detection", "interop", "points", *TRAINED),
 }
