@@ -42,8 +42,8 @@ OF_WALL_CLOCK = f"× {PEER}"
 MODELS = ("dinoneck_tiny", "vit_small_patch16_dinov3")
 RUNTIME_MODELS = (
     "vit_small_patch16_dinov3",
-    "vit_base_patch16_dinov3",
     "vit_small_patch14_dinov2",
+    "vit_base_patch16_dinov3",
 )
 THREADS = (1, 2)  # of torch and OpenVINO, for the runtimes
 PARTS = ("script", "runtimes")
