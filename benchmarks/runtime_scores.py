@@ -34,7 +34,9 @@ TRAIN_GROUPS = 0.7  # the first groups of field photos are for training
 HIDDEN_DIM = 64
 EPOCHS = 8
 BATCH_SIZE = 16
-SHORT_COUNT = 12  # images of each part with --short
+# images of both sets: for training, and to score
+COUNTS = (96, 48)
+SHORT_COUNTS = (12, 12)
 SHARES = "share"
 CLASSES = "class"
 # heads are trained with the first of them, and with those that are compared with it
@@ -111,13 +113,15 @@ def cell_photos(folder: Path) -> Photos:
     return Photos(images=images, masks=masks, classes=CELL_CLASSES, num_train=num_train)
 
 
-def short(photos: Photos) -> Photos:
-    """Return the first images of both parts."""
-    rows = [*range(SHORT_COUNT), *range(photos.num_train, photos.num_train + SHORT_COUNT)]
+def thinned(photos: Photos, num_train: int, num_held_out: int) -> Photos:
+    """Return so many images of both parts, evenly spaced."""
+    train_rows = np.linspace(0, photos.num_train - 1, num_train).round()
+    held_out_rows = np.linspace(photos.num_train, len(photos.images) - 1, num_held_out).round()
+    rows = [int(row) for row in (*train_rows, *held_out_rows)]
     return photos._replace(
         images=[photos.images[row] for row in rows],
         masks=[photos.masks[row] for row in rows],
-        num_train=SHORT_COUNT,
+        num_train=num_train,
     )
 
 
@@ -133,7 +137,8 @@ def tables(data: Path, *, is_short: bool = False) -> Iterator[tuple[str, dict[st
         ("fields", field_photos(data / "crop_cover")),
         ("cells", cell_photos(data / "blood_cells")),
     ):
-        yield f"{title}, {weights}", scores(short(photos) if is_short else photos)
+        counts = SHORT_COUNTS if is_short else COUNTS
+        yield f"{title}, {weights}", scores(thinned(photos, *counts))
 
 
 def scores(photos: Photos) -> dict[str, Row]:
