@@ -144,16 +144,11 @@ def with_object_defaults(
     return config.changed(head=head, optim=optim)
 
 
-def default_head_type(config: TrainInstancesConfig) -> str:
-    """Return the type of the head of a config that names none."""
-    return "dpt_neck" if config.data.panoptic is None else "mask"
-
-
 def _head_with_defaults(config: TrainInstancesConfig, most_objects: int) -> dict[str, Any]:
     """The arguments of the head; a mask head has twice as many queries as an image has objects at most."""
     head = dict(config.head)
     if "type" not in head:
-        head["type"] = default_head_type(config)
+        head["type"] = config.default_head
         if head["type"] == "dpt_neck":
             head = {"out_channels": 64} | head
     if head["type"] == "mask":

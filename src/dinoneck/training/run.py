@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +32,7 @@ from dinoneck.registry import import_modules
 from dinoneck.text import some_of
 from dinoneck.training import folder as files
 from dinoneck.training import report as reports
-from dinoneck.training.config import TRAININGS, DataConfig, HeadConfig, TrainConfig
+from dinoneck.training.config import DataConfig, HeadConfig, TrainConfig
 from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.engine import are_several, highest_memory
 from dinoneck.training.epoch_notes import SHORTEST_RUN, EpochNotes
@@ -56,7 +55,7 @@ from dinoneck.training.problem import (
     with_fine_maps,
 )
 from dinoneck.training.report import HEAD, LINEAR
-from dinoneck.training.run_file import holds_baseline_too, switch_method, write_run_file
+from dinoneck.training.run_file import holds_baseline_too, write_run_file
 from dinoneck.training.run_tokens import RunTokens
 from dinoneck.training.table import of_pasture, table_of
 from dinoneck.training.target_weights import check_target_weights, read_target_weights
@@ -73,62 +72,6 @@ _LONG_S = 600.0  # seconds of a run that a cheaper head is named for
 _COST_OF_VALIDATION = 1 / 3
 
 AnyHeadConfig = TypeVar("AnyHeadConfig", bound=HeadConfig)
-
-
-def train_config(
-    config: TrainConfig,
-    out: str | os.PathLike[str],
-    *,
-    table: Any = None,
-    overwrite: bool = False,
-    resume: bool = True,
-    callbacks: Sequence[files.Callback] = (),
-) -> dict[str, Any]:
-    """Train one head per fold and write heads, predictions and a report, see :func:`dinoneck.train`.
-
-    The folder gets ``heads/fold-K.safetensors`` and ``baselines/fold-K.safetensors`` (the head of a
-    fold and its linear baseline), ``logs/fold-K.jsonl`` (a line per epoch), ``head.safetensors``
-    (what the run predicts with, of all folds as one ensemble), ``out_of_fold.csv``,
-    ``trained_on.csv`` (the images, with their hashes, and which folds were trained on each) and,
-    last, ``report.json``. A fold is finished when its head is there: the same call after a kill or an
-    error trains no finished fold again, and writes what it would have written.
-
-    The run predicts with the head if the config names one (``head.type``), else with the best of
-    head, linear baseline and their average by the overall score on held-out images, of those that
-    have every output of the head; ``predict_with`` in the config decides. On a finished run another
-    ``predict_with`` writes ``head.safetensors`` and the report again, and trains nothing.
-
-    Args:
-        config: the run, see :class:`TrainConfig`.
-        out: the folder: a new or empty one, or that of an earlier run.
-        table: a pandas DataFrame in the place of ``data.csv``.
-        overwrite: replace the results of an earlier run in ``out``; until the new report is
-            written they are in ``out/earlier``.
-        resume: continue an interrupted run of the same config.
-        callbacks: ``callback(epoch, row)`` after every epoch, see :func:`dinoneck.training.fit`.
-
-    Returns:
-        What ``report.json`` holds: ``scores`` (target -> method -> scores as by
-        :mod:`dinoneck.training.scores`), the ``verdict``, which method ``predicts`` and the
-        ``choice`` between them, counts of images and groups, the config, what made the tokens, and
-        the peak memory ``peak_memory_mb`` in MiB: of torch on a GPU, else of this process, where
-        the system tells it.
-
-    Raises:
-        DataError: if the data cannot be used, ``out`` holds results and ``overwrite`` is off, or it
-            holds other files than those of a run.
-        ConfigError: if values contradict each other, or head, tasks and tokens do not fit.
-        CheckpointError: if ``out`` holds an unfinished run of another config or of other targets,
-            or ``data.tta`` names views that the head does not take.
-    """
-    TRAININGS.check_class(config, TrainConfig)
-    folder = Path(out)
-    if not overwrite:
-        report = switch_method(config, folder)
-        if report is not None:
-            return report
-    trainer = prepare(config, folder, table=table, overwrite=overwrite, resume=resume)
-    return trainer.train(resume=resume, callbacks=callbacks)
 
 
 def prepare(
