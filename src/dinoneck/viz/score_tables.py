@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from dinoneck.errors import DataError
-from dinoneck.kinds import Method, present_method
+from dinoneck.kinds import METHODS, present_method
 from dinoneck.tasks import MEAN_KEY, OVERALL, OVERALL_MEAN, OVERALL_WEIGHTED
 from dinoneck.text import counted
 
 MOST_COLUMNS = 12  # of a confusion matrix
-# of a training; other names are those of models
-METHODS = frozenset(get_args(Method))
 # the keys of scores over all classes -> their headings
 SCORES = {
     "accuracy": "accuracy",
@@ -115,7 +113,7 @@ def value_tables(report: Mapping[str, Any], held_out: bool = True) -> list[Score
         if any(intervals):
             cells = [_interval(ends, "+") for ends in intervals]
             differences.append([f"{methods[0]} minus {method}", *cells])
-    are_models = not METHODS.issuperset(map(present_method, methods))
+    are_models = any(present_method(method) not in METHODS for method in methods)
     if differences and are_models:
         headings = [_heading(name, report) for name in names]
         tables.append(ScoreTable(["R², 95 % interval", *headings], differences))
