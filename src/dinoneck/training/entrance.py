@@ -17,7 +17,7 @@ from dinoneck.training.comparison import prepare_heads, train_heads
 from dinoneck.training.config import TRAININGS, AnyConfig, TrainConfig
 from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.folder import Callback
-from dinoneck.training.head_arguments import with_width
+from dinoneck.training.head_arguments import head_with_width
 from dinoneck.training.run import Trainer, prepare
 from dinoneck.training.run_file import switch_method
 
@@ -55,7 +55,7 @@ def run_training(
     if not isinstance(config, TrainConfig):
         _refuse_options_of_images(config, table=table, heads=heads, callbacks=callbacks)
         if hidden_dim is not None:
-            config = with_width(config, hidden_dim)
+            config = config.changed(head=head_with_width(config, hidden_dim))
         function = _function_of(config)
         report: dict[str, Any] = function(config, out, overwrite=overwrite, resume=resume)
         return report
@@ -82,7 +82,7 @@ def run_training(
             describe(next(iter(trainers.values())))
         return train_heads(trainers, folder, resume=resume)
     if hidden_dim is not None:
-        config = with_width(config, hidden_dim)
+        config = config.changed(head=head_with_width(config, hidden_dim))
     if not overwrite:
         switched = switch_method(config, folder)
         if switched is not None:

@@ -45,23 +45,26 @@ def width_argument(type_name: str) -> str | None:
     return None
 
 
-def with_width(config: AnyConfig, hidden_dim: int) -> AnyConfig:
-    """Return a config with the width of its head, neck or pyramid, as the argument that this calls so.
+def head_with_width(config: AnyConfig, hidden_dim: int) -> dict[str, Any]:
+    """Return the head of a config with its width, or that of its neck or pyramid.
 
     Args:
         config: any training.
-        hidden_dim: the width.
+        hidden_dim: the width, whatever the head calls it.
 
     Raises:
         RegistryError: if the head is not registered.
     """
     import_modules(config.imports)
+    width = width_argument(_type_name(config)) or "hidden_dim"  # which the head then refuses
+    return {**config.head, width: hidden_dim}
+
+
+def _type_name(config: AnyConfig) -> str:
+    """The registered name of the head, neck or pyramid of any training, or of its default."""
     if isinstance(config, TrainConfig):
-        type_name = head_type(config, map_kind(config))
-    else:
-        type_name = str(config.head.get("type") or config.default_head)
-    width = width_argument(type_name) or "hidden_dim"  # which the head then refuses
-    return config.changed(head={**config.head, width: hidden_dim})
+        return head_type(config, map_kind(config))
+    return str(config.head.get("type") or config.default_head)
 
 
 def compared_heads(

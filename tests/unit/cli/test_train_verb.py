@@ -23,7 +23,7 @@ from dinoneck.data import Preprocessing
 from dinoneck.data.preprocessing import Resize
 from dinoneck.store import FeatureStore
 from dinoneck.training import Recipe, TrainConfig, r2
-from dinoneck.training.head_arguments import with_width
+from dinoneck.training.head_arguments import head_with_width
 
 TINY = ["--backbone", "dinoneck_tiny", "--folds", "2", "--epochs", "1"]
 
@@ -144,7 +144,7 @@ def test_heads_by_flags(flags: list[str], head: dict[str, Any]) -> None:
     config = call.keywords["run"]
     hidden_dim = call.keywords["hidden_dim"]
     if hidden_dim is not None:
-        config = with_width(config, hidden_dim)
+        config = config.changed(head=head_with_width(config, hidden_dim))
     assert config.head == head
 
 
@@ -152,8 +152,7 @@ def test_the_width_is_that_of_the_default_head_of_the_task_that_a_file_describes
     tmp_path: Path,
 ) -> None:
     file = written(tmp_path, "data: {labels: mask}\ntasks: {cover: {kind: dense}}\n")
-    config = with_width(parsed(file), 8)
-    assert config.head == {"hidden_dim": 8}  # of a dense head, not fpn_dim
+    assert head_with_width(parsed(file), 8) == {"hidden_dim": 8}  # of a dense head, not fpn_dim
 
 
 @pytest.fixture(scope="module")
