@@ -34,7 +34,7 @@ from dinoneck.yaml_file import read_yaml
 
 if TYPE_CHECKING:
     from dinoneck.data.preprocessing import Preprocessing
-    from dinoneck.training.run import Trainer
+    from dinoneck.training.run import ImageTrainer
 
 # patches of an image: attention grows with their square, and above it takes most of a pass
 MANY_PATCHES = 4096
@@ -400,7 +400,7 @@ def _shown(out: Path, report: dict[str, Any]) -> dict[str, Any]:
     return {"out": out, "report": report}
 
 
-def _describe(trainer: Trainer[TrainConfig]) -> None:
+def _describe(trainer: ImageTrainer) -> None:
     """Print what a run trains on, what the head will read, and what a user should know before the work."""
     from dinoneck.data.decoding import read_image_size
     from dinoneck.training.table import target_columns

@@ -33,6 +33,7 @@ from dinoneck.heads.head import Head
 from dinoneck.inference.resolution import objects_at_image_size
 from dinoneck.inference.results import coco_objects
 from dinoneck.kinds import Method
+from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.registry import import_modules
 from dinoneck.tasks import OBJECTS, Task
 from dinoneck.training import folder as files
@@ -168,7 +169,7 @@ def _recipe_with_epochs(optim: Recipe, num_images: int) -> Recipe:
 
 def prepare_instances(
     config: TrainInstancesConfig, out: Path, dataset: ObjectImages, *, overwrite: bool = False
-) -> Trainer[TrainInstancesConfig]:
+) -> ObjectTrainer:
     """Return the trainer of heads that learn the objects of a dataset.
 
     Raises:
@@ -187,7 +188,7 @@ def prepare_instances(
     evaluator = ObjectEvaluator(
         table, dataset, problem=problem, folds=folds, preprocess=tokens.preprocess
     )
-    return Trainer(
+    return ObjectTrainer(
         config,
         out,
         table=table,
@@ -239,6 +240,23 @@ def _object_ids(dataset: ObjectImages, i: int, preprocess: Preprocessing) -> tor
     ids = reader.indices([pixels], preprocess)
     middle = _STRIDE // 2
     return ids[:, middle::_STRIDE, middle::_STRIDE]
+
+
+class ObjectTrainer(Trainer[TrainInstancesConfig]):
+    """Trains heads that predict objects, see :class:`dinoneck.training.run.Trainer`."""
+
+    @property
+    def tta(self) -> None:
+        """None: the predictions of an object have no mean over views."""
+        return None
+
+    def loss(self, head: Head) -> TaskLoss:
+        """Return the loss of a head; objects are one task."""
+        return TaskLoss(head.tasks)
+
+    def record_of_data(self) -> dict[str, Any]:
+        """Return nothing: COCO files are read in one way."""
+        return {}
 
 
 class ObjectEvaluator:

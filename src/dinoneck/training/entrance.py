@@ -18,10 +18,10 @@ from dinoneck.training.config import TRAININGS, AnyConfig, TrainConfig
 from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.folder import Callback
 from dinoneck.training.head_arguments import head_with_width
-from dinoneck.training.run import Trainer, prepare
+from dinoneck.training.run import ImageTrainer, prepare
 from dinoneck.training.run_file import switch_method
 
-Describe = Callable[[Trainer[TrainConfig]], None]
+Describe = Callable[[ImageTrainer], None]
 """Shows what a run of heads of images is going to do, of which all inputs are read."""
 
 

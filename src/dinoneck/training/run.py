@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,9 +82,9 @@ def prepare(
     table: Any = None,
     overwrite: bool = False,
     resume: bool = True,
-    like: Trainer[TrainConfig] | None = None,
+    like: ImageTrainer | None = None,
     data_folder: DataFolder | None = None,
-) -> Trainer[TrainConfig]:
+) -> ImageTrainer:
     """Read the inputs of a run; what may be refused is refused before the first expensive step.
 
     Args:
@@ -133,7 +134,7 @@ def prepare(
     else:
         folds = like.folds
     evaluator = ValueEvaluator(config, images, problem, folds)
-    return Trainer(
+    return ImageTrainer(
         config,
         out,
         table=images,
@@ -177,11 +178,11 @@ def _labelled_rows(problem: Problem, table: Table) -> Rows:
     return np.delete(np.arange(len(table)), unlabelled)
 
 
-class Trainer(Generic[AnyHeadConfig]):
+class Trainer(ABC, Generic[AnyHeadConfig]):
     """Trains the heads of all folds, and writes them with their predictions and scores.
 
-    Its inputs fit together: heads are built here, and what may be refused is refused before tokens
-    are extracted.
+    ``tta``, ``loss`` and ``record_of_data`` are what images and objects do not share. The inputs fit
+    together: heads are built here, and what may be refused is refused before tokens are extracted.
 
     Args:
         config: the run.
@@ -195,7 +196,6 @@ class Trainer(Generic[AnyHeadConfig]):
     Attributes:
         problem: the problem, with labels as fine as the maps of the heads.
         heads: name of a fold -> its new head.
-        tta: views that predictions with the heads average, recorded in their files.
 
     Raises:
         ConfigError: if head, tasks and tokens do not fit.
@@ -220,8 +220,6 @@ class Trainer(Generic[AnyHeadConfig]):
         self.tokens = tokens
         self.folds = folds
         self.evaluator = evaluator
-        # predictions of objects are not averaged over views: those of an object have no mean
-        self.tta = config.data.tta if isinstance(config, TrainConfig) else None
         self.heads = {fold.name: self._new_head(problem, fold) for fold in folds}
         first = self._first_head().eval()
         if config.init is not None and files.writes():
@@ -231,6 +229,19 @@ class Trainer(Generic[AnyHeadConfig]):
         check_views(first, tokens.record, tokens.preprocess, self.tta)
         device = next(first.parameters()).device
         self.problem = with_fine_maps(problem, first.predict(tokens.example.to(device)))
+
+    @property
+    @abstractmethod
+    def tta(self) -> str | None:
+        """Views that predictions with the heads average, recorded in their files."""
+
+    @abstractmethod
+    def loss(self, head: Head) -> TaskLoss:
+        """Return the loss of a head."""
+
+    @abstractmethod
+    def record_of_data(self) -> dict[str, Any]:
+        """Return how the truth was read and scored, for the files of the heads."""
 
     def train(
         self, *, resume: bool = True, callbacks: Sequence[files.Callback] = ()
@@ -293,7 +304,7 @@ class Trainer(Generic[AnyHeadConfig]):
                 seed=fold.seed(optim.seed),
             )
             training_targets(
-                self._loss(head),
+                self.loss(head),
                 targets,
                 weights=weights,
                 ids=[self.table.ids[row] for row in rows],
@@ -421,7 +432,7 @@ class Trainer(Generic[AnyHeadConfig]):
                 ids=[tokens.ids[row] for row in fold.train],
                 target_ids=tokens.ids,
                 weights=self.problem.weights,
-                loss=self._loss(head),
+                loss=self.loss(head),
                 recipe=self.config.optim,
             )
         except (RuntimeError, TypeError, ValueError) as error:
@@ -505,28 +516,13 @@ class Trainer(Generic[AnyHeadConfig]):
             val_ids=[source.ids[row] for row in fold.valid],
             target_ids=source.ids,
             weights=self.problem.weights,
-            loss=self._loss(head),
+            loss=self.loss(head),
             recipe=recipe,
             out=paths.unfinished,
             callbacks=callbacks,
             title=fold.title,
         )
         return head
-
-    def _loss(self, head: Head) -> TaskLoss:
-        """The loss of a head, whose tasks and composed outputs count by the weights of the config."""
-        if not isinstance(self.config, TrainConfig):  # of objects, which are one task
-            return TaskLoss(head.tasks)
-        specs = self.config.compositions
-        composed = []
-        for composition in head.compositions:
-            composed.append(_weighted(composition, specs[composition.name].weights))
-        loss = TaskLoss(head.tasks, composed)
-        if self.config.losses.weighting == "fixed":
-            return loss
-        names = [task.name for task in loss.tasks]
-        names += [composition.name for composition in loss.compositions]
-        return TaskLoss(head.tasks, composed, UncertaintyWeighting(names))
 
     def _save(self, kept: KeptHead, path: Path, live: LiveTokens | None = None) -> None:
         """Write a head with the facts of the training.
@@ -545,10 +541,8 @@ class Trainer(Generic[AnyHeadConfig]):
             "folds": num_folds,
             "seed": optim.seed,
             "epochs": optim.epochs,
+            **self.record_of_data(),
         }
-        if isinstance(self.config, TrainConfig):
-            training |= _mask_record(self.config.data)
-            training |= _score_record(self.problem, self.config.data)
         checkpoint = HeadCheckpoint.from_module(
             kept.head,
             backbone=backbone,
@@ -578,10 +572,8 @@ class Trainer(Generic[AnyHeadConfig]):
         }
 
     def _write_head_of_run(self, report: Mapping[str, Any]) -> None:
-        """Write what predicts of all folds as one ensemble; a head of all images is there already."""
-        if isinstance(self.config, TrainConfig) and not self.config.trains_on_all:
-            write_run_file(self.folder, self.config, report)
-        elif len(self.folds) == 1:  # a single fold has no head of all images after it
+        """Write the head that predicts; a head of all images is there already."""
+        if len(self.folds) == 1:  # a single fold has no head of all images after it
             only_fold = FoldPaths.of(self.folder, self.folds[0])
             shutil.copyfile(only_fold.head, self.folder / files.HEAD_FILE)
 
@@ -599,6 +591,40 @@ class Trainer(Generic[AnyHeadConfig]):
         )
         text = csv_text([*columns], zip(*columns.values(), strict=True))
         files.write_file(self.folder / files.PREDICTIONS, text.encode())
+
+
+class ImageTrainer(Trainer[TrainConfig]):
+    """Trains heads of the numbers, classes and masks of images, see :class:`Trainer`."""
+
+    @property
+    def tta(self) -> str | None:
+        """Those of the config."""
+        return self.config.data.tta
+
+    def loss(self, head: Head) -> TaskLoss:
+        """Return the loss of a head, whose tasks and composed outputs count by the weights of the config."""
+        specs = self.config.compositions
+        composed = []
+        for composition in head.compositions:
+            composed.append(_weighted(composition, specs[composition.name].weights))
+        loss = TaskLoss(head.tasks, composed)
+        if self.config.losses.weighting == "fixed":
+            return loss
+        names = [task.name for task in loss.tasks]
+        names += [composition.name for composition in loss.compositions]
+        return TaskLoss(head.tasks, composed, UncertaintyWeighting(names))
+
+    def record_of_data(self) -> dict[str, Any]:
+        """Return how masks are read, and what counts in the overall score."""
+        data = self.config.data
+        return _mask_record(data) | _score_record(self.problem, data)
+
+    def _write_head_of_run(self, report: Mapping[str, Any]) -> None:
+        """Write the method that predicts, of all folds as one ensemble; a head of all images is there already."""
+        if self.config.trains_on_all:
+            super()._write_head_of_run(report)
+        else:
+            write_run_file(self.folder, self.config, report)
 
 
 @dataclass(frozen=True)
