@@ -190,6 +190,18 @@ def test_a_missing_interval_has_a_reason(meadow: Path, tiny: Backbone) -> None:
     )
 
 
+def test_models_called_as_methods_of_a_run_have_their_differences(
+    meadow: Path, tiny: Backbone
+) -> None:
+    model = Predictor(PatchMeanHead(64, [Task("soil")], hidden_dim=4), tiny)
+
+    found = evaluate({"head": model, "head + linear": model}, meadow.parent, meadow)
+
+    [scores, differences, *_] = all_tables(found, held_out=False)
+    assert [row[0] for row in scores.rows[:2]] == ["head", "head + linear"]
+    assert differences.rows == [["head minus head + linear", "+0.00 ... +0.00"]]
+
+
 def test_the_standard_deviation_stands_below_the_errors(meadow: Path, tiny: Backbone) -> None:
     model = Predictor(PatchMeanHead(64, [Task("soil"), Task("crop")], hidden_dim=4), tiny)
     expected = pd.read_csv(meadow)["soil"].std(ddof=0)

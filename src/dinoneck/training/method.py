@@ -12,6 +12,7 @@ import torch
 from dinoneck.heads.head import Head
 from dinoneck.heads.outputs import HeadOutputs
 from dinoneck.kinds import METHOD_NAMES, Method
+from dinoneck.tasks import OVERALL
 from dinoneck.tokens import Tokens
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.folds import Rows
@@ -225,12 +226,35 @@ def choice_record(candidates: Candidates, held_out: HeldOut, scores: Scores) -> 
     return record
 
 
+def scores_record(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the report of 0.3 knows of the choice between the methods: their scores.
+
+    Args:
+        report: with the present names of the methods.
+
+    Returns:
+        As :func:`choice_record`, without ``best``.
+    """
+    scores: Scores = report["scores"]
+    methods: dict[str, dict[str, Any]] = {}
+    record: dict[str, Any] = {"words": "", "methods": methods}
+    if not scores:
+        return record
+    auxiliary = report["auxiliary"]
+    target = OVERALL if OVERALL in scores else min(scores, key=lambda name: name in auxiliary)
+    main_score = MainScore.of(scores, target)
+    pooled = main_score.pooled(scores)
+    for method in scores[target]:
+        methods[method] = {"score": pooled.get(method), "lacks": None, "better": None}
+    return record | {"words": main_score.words, "target": target, "metric": main_score.metric}
+
+
 def chosen_method(config: TrainConfig, record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the method that predicts, and why: the entry ``predicts`` of a report.
 
     Args:
         config: the run, which may name a method, or a head.
-        record: of :func:`choice_record`; empty for a run of 0.3.
+        record: of :func:`choice_record`, or of :func:`scores_record`.
 
     Returns:
         ``method``; ``sentence``: the method, why it predicts, and with which scores; ``score``: on

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from dinoneck.errors import DataError
-from dinoneck.kinds import Method, present_method
+from dinoneck.kinds import present_report
 from dinoneck.tasks import MEAN_KEY, OVERALL, OVERALL_MEAN, OVERALL_WEIGHTED
 from dinoneck.text import counted
 
 MOST_COLUMNS = 12  # of a confusion matrix
-# of a training; other names are those of models
-METHODS = frozenset(get_args(Method))
 # the keys of scores over all classes -> their headings
 SCORES = {
     "accuracy": "accuracy",
@@ -47,7 +45,7 @@ def all_tables(report: Mapping[str, Any], held_out: bool = True) -> list[ScoreTa
         DataError: if it is not such a report.
     """
     try:
-        return _all_tables(report, held_out)
+        return _all_tables(present_report(report), held_out)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(
             f"these are not the scores of a training run: {error!r}; expected its report.json"
@@ -103,7 +101,7 @@ def value_tables(report: Mapping[str, Any], held_out: bool = True) -> list[Score
         columns += _value_columns(name, methods, report, with_interval=name == _main(names, report))
     rows = []
     for position, name in enumerate([*methods, "standard deviation", "images"]):
-        rows.append([present_method(name), *(column[position + 1] for column in columns)])
+        rows.append([name, *(column[position + 1] for column in columns)])
     rows = [row for row in rows if any(row[1:])]  # reports of 0.3 hold no standard deviation
     header = [f"{'held-out ' * held_out}R² (MAE)", *(column[0] for column in columns)]
     tables = [ScoreTable(header, rows)]
@@ -115,7 +113,7 @@ def value_tables(report: Mapping[str, Any], held_out: bool = True) -> list[Score
         if any(intervals):
             cells = [_interval(ends, "+") for ends in intervals]
             differences.append([f"{methods[0]} minus {method}", *cells])
-    are_models = not METHODS.issuperset(map(present_method, methods))
+    are_models = "cost" in report  # the methods of a run have no costs of their own
     if differences and are_models:
         headings = [_heading(name, report) for name in names]
         tables.append(ScoreTable(["R², 95 % interval", *headings], differences))
@@ -225,7 +223,6 @@ def class_tables(
         held_out: as of :func:`all_tables`.
     """
     head = first_of(methods)
-    methods = {present_method(method): score for method, score in methods.items()}
     has_folds = len(head[next(key for key in SCORES if key in head)]["folds"]) > 1
 
     # over all classes
