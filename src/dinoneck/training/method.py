@@ -155,10 +155,7 @@ class HeldOut:
         for candidate in candidates:
             methods.setdefault(candidate, self.methods[candidate])
         scores, main_score = self._score(methods, Split(list(self.folds.values()), self.groups))
-        predicted_groups: set[Hashable] = set()
-        for rows in self.folds.values():
-            predicted_groups.update(self.groups[row] for row in rows)
-        difference = best_difference(scores, len(predicted_groups), method, main_score)
+        difference = best_difference(scores, method, main_score)
         if difference is None or difference.better == method or not difference.is_clear:
             return None
         return difference
