@@ -14,7 +14,7 @@ from dinoneck.errors import CheckpointError, DataError
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
 from dinoneck.inference.loaded_head import difference
-from dinoneck.kinds import METHOD_NAMES, Method, present_method
+from dinoneck.kinds import METHOD_NAMES, Method, present_report
 from dinoneck.registry import import_modules
 from dinoneck.training import folder as files
 from dinoneck.training.config import TRAININGS, HeadConfig, TrainConfig
@@ -165,8 +165,11 @@ def switch_method(config: TrainConfig, folder: Path) -> dict[str, Any] | None:
         )
     import_modules((*trained.imports, *config.imports))
     report["config"] = trained.to_dict()
-    report["scores"] = _with_present_methods(report["scores"])
-    choice = Choice.from_record(report.get("choice", {}))
+    report = present_report(report)
+    if "choice" in report:
+        choice = Choice.from_record(report["choice"])
+    else:
+        choice = Choice.of_report_of_0_3(report)
     report["predicts"] = ChosenMethod.of(trained, choice).record()
     text = json.dumps(report, indent=2, allow_nan=False)
     if files.writes():
@@ -211,11 +214,3 @@ def _check_same_run(trained: TrainConfig, config: TrainConfig, folder: Path) -> 
             f"{values_that_differ}; predict_with (--predict-with) without other options changes what "
             "that run predicts with, and overwrite=True (--overwrite) trains again"
         )
-
-
-def _with_present_methods(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The scores of a report with the present names of the methods."""
-    present = {}
-    for target, methods in scores.items():
-        present[target] = {present_method(name): score for name, score in methods.items()}
-    return present
