@@ -17,6 +17,7 @@ from dinoneck.errors import CheckpointError, DataError, DinoneckError
 from dinoneck.inference.loaded_head import difference
 from dinoneck.text import reason_of, some_of
 from dinoneck.training.config import TRAININGS
+from dinoneck.training.processes import wait_for_all
 from dinoneck.weight_files import read_any
 
 HEADS = "heads"
@@ -115,6 +116,8 @@ def begin(folder: Path, values: Mapping[str, Any], *, resume: bool) -> dict[str,
     They are in ``folder / EARLIER`` until :func:`finish`. An unfinished run that has not kept the
     state of an epoch, such as one that an error ended at its start, is replaced by any other.
 
+    All processes of a group call it together, see :func:`dinoneck.training.processes.join_processes`.
+
     Args:
         folder: of the run.
         values: its config and what else must be equal in a continuation; imports, the device and
@@ -133,11 +136,15 @@ def begin(folder: Path, values: Mapping[str, Any], *, resume: bool) -> dict[str,
     earlier = _unfinished_identity(folder) if resume else None
     if earlier is not None:
         check_same(earlier, json.loads(text), str(folder))
-    elif writes():
+    # of several processes none reads the folder while the first one changes it, and none goes on
+    # with what it held before
+    wait_for_all()
+    if earlier is None and writes():
         _set_aside(folder)
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
         write_file(folder / UNFINISHED / RUN, text.encode())
         _write_finished_heads(folder, {})
+    wait_for_all()
     return identity
 
 

@@ -35,7 +35,7 @@ from dinoneck.training import folder as files
 from dinoneck.training import report as reports
 from dinoneck.training.config import TRAININGS, DataConfig, HeadConfig, TrainConfig
 from dinoneck.training.data_folder import of_data_folder
-from dinoneck.training.engine import are_several, highest_memory
+from dinoneck.training.engine import highest_memory
 from dinoneck.training.epoch_notes import SHORTEST_RUN, EpochNotes
 from dinoneck.training.evaluators import Evaluator, FoldTokens, KeptHead, ValueEvaluator
 from dinoneck.training.fitting import fit, seconds_per_image
@@ -55,6 +55,7 @@ from dinoneck.training.problem import (
     unlabelled_rows,
     with_fine_maps,
 )
+from dinoneck.training.processes import are_several, join_processes
 from dinoneck.training.report import HEAD, LINEAR
 from dinoneck.training.run_file import holds_baseline_too, switch_method, write_run_file
 from dinoneck.training.run_tokens import RunTokens
@@ -376,6 +377,7 @@ class Trainer(Generic[AnyHeadConfig]):
         if self.evaluator.has_baseline or not self.config.is_live:
             # extracted now: images that cannot be used are refused before a file is written
             self.tokens.frozen()
+        join_processes(local_device(self.config.device))
         continues_0_3 = resume and files.is_begun_by_0_3(self.folder)
         identity = self.identity(as_in_0_3=continues_0_3)
         files.begin(self.folder, identity, resume=resume)
