@@ -359,7 +359,7 @@ class DetectorTrainer:
         metrics = {name: scores[name] for name in ("AP", "AP50", "AP75", "F1")}
         training = {"epochs": self.engine.epoch + 1, "metrics": metrics}
         file = self.folder / files.UNFINISHED / files.DETECTOR
-        self.detector.save(file, training=training)
+        self.detector.save(file, training=training, license=self.config.license)
 
     # after the last epoch
 

@@ -400,7 +400,7 @@ class Trainer(Generic[AnyHeadConfig]):
         default_head = default_head_of_masks(self.config, self.problem)
         if default_head is not None:
             identity["default head of masks"] = default_head
-        identity["backbone record"] = self.tokens.record
+        identity[files.BACKBONE_RECORD] = self.tokens.record
         identity[files.TARGETS] = self._hash_with_folds(targets)
         identity[files.TOKENS] = self.tokens.digest()
         if as_in_0_3:
@@ -614,6 +614,7 @@ class Trainer(Generic[AnyHeadConfig]):
             backbone_weights=backbone_weights,
             preprocess=self.tokens.preprocess,
             training=training | kept.facts,
+            license=self.config.license,
             tta=self.tta,
         )
         checkpoint.save(path)
