@@ -10,6 +10,7 @@ from typing import Any
 
 from dinoneck.atomic import read_regular
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.devices import local_device
 from dinoneck.errors import CheckpointError, DataError
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
@@ -20,6 +21,7 @@ from dinoneck.training import folder as files
 from dinoneck.training.config import TRAININGS, HeadConfig, TrainConfig
 from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.method import Choice, ChosenMethod, metrics_of
+from dinoneck.training.processes import join_processes, wait_for_all
 from dinoneck.training.report import HEAD, LINEAR
 from dinoneck.training.table import of_pasture
 
@@ -172,6 +174,8 @@ def switch_method(config: TrainConfig, folder: Path) -> dict[str, Any] | None:
         choice = Choice.of_report_of_0_3(report)
     report["predicts"] = ChosenMethod.of(trained, choice).record()
     text = json.dumps(report, indent=2, allow_nan=False)
+    join_processes(local_device(config.device))
+    wait_for_all()  # until every process has read the report, which the first one replaces
     if files.writes():
         write_run_file(folder, trained, report)
         files.write_file(folder / files.REPORT, f"{text}\n".encode())

@@ -181,13 +181,15 @@ TOKENS = Tokens.from_patches(
 @pytest.mark.parametrize(
     ("head", "lacking"),
     [
-        (LinearHead(8, [Task("y")], pool="mean"), {}),
-        (PatchMeanHead(8, [Task("y")]), {"linear": "map of y"}),
+        (LinearHead(8, [Task("y")], pool="cls"), {}),
+        (PatchMeanHead(8, [Task("y")]), {}),
         (CLSGatingHead(8, [Task("y")], num_patches=6), {"linear": "gate"}),
     ],
-    ids=["no further output", "a map", "a gate"],
+    ids=["no further output", "a map, as the baseline", "a gate"],
 )
-def test_a_linear_baseline_lacks_maps_and_a_gate(head: Any, lacking: dict[str, str]) -> None:
+def test_a_linear_baseline_has_the_maps_of_a_number_and_lacks_a_gate(
+    head: Any, lacking: dict[str, str]
+) -> None:
     linear = LinearHead(8, [Task("y")], pool="mean")
     average = HeadEnsemble([head, linear])
     heads: dict[Any, Any] = {"head": head, "linear": linear, "average": average}
