@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from tests import kit
 from tests.unit.necks.test_dpt import small
-from torch import nn
+from torch import Tensor, nn
 
 from dinoneck import (
     Bins,
