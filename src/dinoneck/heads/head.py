@@ -447,10 +447,12 @@ class TokenScale(nn.Module):
         total: Tensor | float = 0.0
         total_square: Tensor | float = 0.0
         for tokens in batches:
-            x = tokens.last.patches[0].double().flatten(0, 1)  # (B * N, C)
-            count += len(x)
-            total = total + x.sum(dim=0)
-            total_square = total_square + x.square().sum(dim=0)
+            # one image at a time: float64 tokens of a batch would not fit in the cache
+            for patches in tokens.last.patches[0]:
+                x = patches.double()  # (N, C)
+                count += len(x)
+                total = total + x.sum(dim=0)
+                total_square = total_square + x.square().sum(dim=0)
         mean = torch.as_tensor(total) / count
         variance = (total_square / count - mean.square()).clamp_min(0.0)
         std = variance.sqrt().clamp_min(STD_FLOOR)
