@@ -75,12 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     without_folders = [re.sub(r"(?<![^=])/.*/", "", word) for word in words]
     command = shlex.join(["python", "-m", "benchmarks", *without_folders])
 
-    tables = {}
     for title, table in module.measure(options):
-        tables[title] = table
         print(f"**{title}**\n\n{markdown(table)}\n", flush=True)
-        # after each table, so that it is kept if a later one fails
-        write(path, name, command, machine(options.device), tables)
+        # after each table, so that it is kept if a later one fails, and with its own threads
+        write(path, name, command, machine(options.device), {title: table})
 
 
 if __name__ == "__main__":

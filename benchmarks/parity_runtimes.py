@@ -167,31 +167,40 @@ def _largest(differences: Sequence[TokenDifference]) -> TokenDifference:
 
 
 def rows(
-    checkouts: Mapping[str, Path], architectures: Sequence[Known] = KNOWN
+    library: str, architectures: Sequence[Known] = KNOWN
 ) -> Iterator[tuple[str, Row, str | None]]:
     """Yield the name of a row, its differences, and what is above its bound.
 
     Args:
-        checkouts: family -> folder of the official repository, whose models are compared too.
+        library: whose models are compared, see :func:`model_of`.
         architectures: those to compare.
     """
     for architecture in architectures:
-        for library in LIBRARIES:
-            model = model_of(architecture, library, DEPTH)
-            differences = compare(model, patch=architecture.patch, depth=DEPTH)
-            yield f"`{architecture.name}`, {library}", _row(differences, DEPTH), differences.problem
-    names = [architecture.name for architecture in architectures]
+        model = model_of(architecture, library, DEPTH)
+        differences = compare(model, patch=architecture.patch, depth=DEPTH)
+        yield f"`{architecture.name}`", _row(differences, DEPTH), differences.problem
+
+
+def official_rows(
+    checkouts: Mapping[str, Path], architectures: Sequence[Known] = KNOWN
+) -> Iterator[tuple[str, Row, str | None]]:
+    """Yield what :func:`rows` does for the models of the official repositories.
+
+    Args:
+        checkouts: family -> folder of its repository.
+        architectures: those to compare; of ``parity.CASES``.
+    """
+    patches = {architecture.name: architecture.patch for architecture in architectures}
+    # the repository's own code has one recipe
+    settings = [setting._replace(pos_embed="native") for setting in SETTINGS]
     for case in parity.CASES:
         checkout = checkouts.get(family_of(case.name))
-        if checkout is None or case.name not in names:
+        if checkout is None or case.name not in patches:
             continue
         model = parity.official(case, checkout)
-        depth = case.depth or 12
-        patch = 16 if family_of(case.name) == "dinov3" else 14
-        # the repository's own code has one recipe
-        settings = [setting._replace(pos_embed="native") for setting in SETTINGS]
-        differences = compare(model, patch=patch, depth=depth, settings=settings)
-        yield f"`{case.name}`, official", _row(differences, depth), differences.problem
+        depth = case.depth or len(model.blocks)
+        differences = compare(model, patch=patches[case.name], depth=depth, settings=settings)
+        yield f"`{case.name}`", _row(differences, depth), differences.problem
 
 
 def _row(differences: Differences, depth: int) -> Row:

@@ -51,16 +51,26 @@ def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]
             checkouts["dinov2"] = options.official_dinov2.resolve()
         if options.official_dinov3:
             checkouts["dinov3"] = options.official_dinov3.resolve()
-        table: dict[str, Row] = {}
-        for name, row, problem in parity_runtimes.rows(checkouts, architectures):
-            table[name] = row
-            if problem is not None:
-                problems.append(f"{name}: {problem}")
-            print(name, flush=True)
-        yield "architectures", table
+        for library in parity_runtimes.LIBRARIES:
+            rows = parity_runtimes.rows(library, architectures)
+            yield f"architectures of {library}", table_of(rows, problems)
+        if checkouts:
+            rows = parity_runtimes.official_rows(checkouts, architectures)
+            yield "architectures of the official code", table_of(rows, problems)
     if "scores" in parts:
         if not (options.data / "crop_cover" / "cover.csv").is_file():
             raise SystemExit(f"{options.data} holds no crop_cover; pass --data with its folder")
         yield from runtime_scores.tables(options.data, is_short=options.short)
     if problems:
         raise SystemExit(f"above the bound: {'; '.join(problems)}")
+
+
+def table_of(rows: Iterator[tuple[str, Row, str | None]], problems: list[str]) -> dict[str, Row]:
+    """Return the table of rows, and add to the problems what is above its bound."""
+    table: dict[str, Row] = {}
+    for name, row, problem in rows:
+        print(name, flush=True)
+        table[name] = row
+        if problem is not None:
+            problems.append(f"{name}: {problem}")
+    return table
