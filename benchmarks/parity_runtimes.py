@@ -198,7 +198,7 @@ def official_rows(
         if checkout is None or case.name not in patches:
             continue
         model = parity.official(case, checkout)
-        depth = case.depth or len(model.blocks)
+        depth = case.depth or wrap_backbone(model).adapter.depth
         differences = compare(model, patch=patches[case.name], depth=depth, settings=settings)
         yield f"`{case.name}`", _row(differences, depth), differences.problem
 

@@ -59,7 +59,7 @@ class Photos(NamedTuple):
 
     images: Sequence[Path]
     masks: Sequence[Path | np.ndarray]
-    classes: Sequence[str]
+    classes: tuple[str, ...]
     num_train: int
 
 

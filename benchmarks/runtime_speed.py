@@ -78,7 +78,8 @@ def operations_of(backbone: Backbone, image_size: tuple[int, int]) -> int:
     images = torch.zeros(1, 3, *image_size)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         in_torch(images)
-    return counter.get_total_flops()
+    operations: int = counter.get_total_flops()
+    return operations
 
 
 def compare(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from typing import Any
 
 import pytest
 from benchmarks.parity_runtimes import (
@@ -29,7 +30,7 @@ QUICK = (
 )
 
 
-def cases() -> list[object]:
+def cases() -> list[Any]:
     """Every published architecture from every library."""
     params = []
     for architecture in KNOWN:
