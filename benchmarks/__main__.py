@@ -31,6 +31,7 @@ NAMES = (
     "service",
     "parity",
     "runtimes",
+    "runtime_scores",
     "evidence",
 )
 SHORT_ROUNDS = 2

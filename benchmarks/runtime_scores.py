@@ -1,13 +1,17 @@
 """Scores of heads that are used with another runtime or precision than they were trained with.
 
+    python -m benchmarks runtime_scores [--data DATA]
+
 Two sets of images: field photos with masks of soil, crop and weed, and photos of blood cells, whose
 boxes are filled. A head learns the shares and the classes of every patch on some images, and is
 scored on others: R² of the share of a class in an image, mean over the classes, and mean IoU over
-pixels.
+pixels. DATA holds crop_cover and blood_cells. The weights are seeded random ones, or published ones
+where DINONECK_WEIGHTS is set.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.evidence.run import DATA
 from benchmarks.evidence.weights import WEIGHTS
 from benchmarks.measure import Row
 from benchmarks.runtime_speed import SETTINGS, Setting
@@ -26,6 +31,7 @@ from dinoneck import Backbone, DenseHead, Task, load_backbone
 from dinoneck.data import DenseLabels, Preprocessing
 from dinoneck.training import MemoryTokens, fit
 
+ROUNDS = 1
 NAME = "vit_small_patch16_dinov3.lvd1689m"
 SIZE = (224, 288)  # of the images that the model gets: height, width
 FIELD_CLASSES = ("soil", "crop", "weed")
@@ -125,19 +131,25 @@ def thinned(photos: Photos, num_train: int, num_held_out: int) -> Photos:
     )
 
 
-def tables(data: Path, *, is_short: bool = False) -> Iterator[tuple[str, dict[str, Row]]]:
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    parser.add_argument("--data", type=Path, default=DATA)
+
+
+def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]:
     """Yield a table per set of images.
 
-    Args:
-        data: the folder of crop_cover and blood_cells.
-        is_short: with few images, which checks the code.
+    Raises:
+        SystemExit: if the data is missing.
     """
+    if not (options.data / "crop_cover" / "cover.csv").is_file():
+        raise SystemExit(f"{options.data} holds no crop_cover; pass --data with its folder")
     weights = "published weights" if WEIGHTS else "random weights"
     for title, photos in (
-        ("fields", field_photos(data / "crop_cover")),
-        ("cells", cell_photos(data / "blood_cells")),
+        ("fields", field_photos(options.data / "crop_cover")),
+        ("cells", cell_photos(options.data / "blood_cells")),
     ):
-        counts = SHORT_COUNTS if is_short else COUNTS
+        counts = SHORT_COUNTS if options.short else COUNTS
         yield f"{title}, {weights}", scores(thinned(photos, *counts))
 
 

@@ -96,7 +96,7 @@ def test_stored_tokens_of_openvino_are_those_of_torch() -> None:
 
 def test_stored_predictions_are_those_of_the_other_runtime() -> None:
     for title in ("fields", "cells"):
-        rows = read(RESULTS / "runtimes.json")[f"{title}, random weights"]["rows"]
+        rows = read(RESULTS / "runtime_scores.json")[f"{title}, random weights"]["rows"]
         for one, other in (("torch", "openvino"), ("openvino", "torch")):
             row = rows[f"trained with {one}, float32; used with {other}, float32"]
             assert 0 < row["largest difference"] <= 1e-4

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from typing import Any
 
 import pytest
 from benchmarks.parity_runtimes import (
@@ -22,7 +21,7 @@ from dinoneck.backbones.runtime import TokenDifference
 # looked for without an import, which would report it
 is_missing = importlib.util.find_spec("openvino") is None
 needs_openvino = pytest.mark.skipif(is_missing, reason="the extra [fast] is not installed")
-# one of each kind, with few channels; the others are as slow as they are wide
+# one of each kind, with few channels
 QUICK = (
     ("vit_small_patch14_dinov2", "timm"),
     ("vit_small_patch14_reg4_dinov2", "transformers"),
@@ -30,24 +29,36 @@ QUICK = (
 )
 
 
-def cases() -> list[Any]:
-    """Every published architecture from every library."""
-    params = []
-    for architecture in KNOWN:
-        for library in LIBRARIES:
-            is_quick = (architecture.name, library) in QUICK
-            marks = [] if is_quick else [pytest.mark.slow]
-            title = f"{architecture.name}, {library}"
-            params.append(pytest.param(architecture, library, id=title, marks=marks))
-    return params
+@needs_openvino
+@pytest.mark.parametrize(("name", "library"), QUICK)
+def test_tokens_of_each_kind_agree_on_an_odd_grid(name: str, library: str) -> None:
+    [architecture] = [known for known in KNOWN if known.name == name]
+    model = model_of(architecture, library, 1)
+    differences = compare(model, patch=architecture.patch, depth=1, settings=SETTINGS[:1])
+    assert_agree(differences)
 
 
 @needs_openvino
-@pytest.mark.parametrize(("architecture", "library"), cases())
+@pytest.mark.slow
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("architecture", KNOWN, ids=lambda architecture: architecture.name)
 def test_tokens_of_every_published_architecture_agree(architecture: Known, library: str) -> None:
     """In its own width, for the first blocks, on grids of three sizes, with and without the norm."""
     model = model_of(architecture, library, DEPTH)
-    differences = compare(model, patch=architecture.patch, depth=DEPTH)
+    assert_agree(compare(model, patch=architecture.patch, depth=DEPTH))
+
+
+@needs_openvino
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vit_small_patch14_dinov2", "vit_small_plus_patch16_dinov3"])
+def test_tokens_agree_after_all_blocks(name: str) -> None:
+    [architecture] = [known for known in KNOWN if known.name == name]
+    depth = architecture.depth
+    model = model_of(architecture, "timm", depth)
+    assert_agree(compare(model, patch=architecture.patch, depth=depth, settings=SETTINGS[:1]))
+
+
+def assert_agree(differences: Differences) -> None:
     assert differences.problem is None
     # the two precisions were two programs, not one
     assert differences.bfloat16.of_token > 10 * differences.float32.of_token
