@@ -81,7 +81,10 @@ def test_stored_logits_of_published_heads_are_within_their_bounds() -> None:
 
 def test_stored_tokens_of_openvino_are_those_of_torch() -> None:
     """For every published architecture; in bfloat16 as near to float32 as torch's."""
-    tables = read(RESULTS / "runtimes.json")
+    stored = RESULTS / "runtimes.json"
+    if not stored.exists():
+        pytest.skip("not measured yet: python -m benchmarks runtimes")
+    tables = read(stored)
     names = [f"`{architecture.name}`" for architecture in KNOWN]
     assert [*tables["architectures of timm"]["rows"]] == names
     for title, table in tables.items():
@@ -95,8 +98,11 @@ def test_stored_tokens_of_openvino_are_those_of_torch() -> None:
 
 
 def test_stored_predictions_are_those_of_the_other_runtime() -> None:
+    stored = RESULTS / "runtime_scores.json"
+    if not stored.exists():
+        pytest.skip("not measured yet: python -m benchmarks runtime_scores")
     for title in ("fields", "cells"):
-        rows = read(RESULTS / "runtime_scores.json")[f"{title}, random weights"]["rows"]
+        rows = read(stored)[f"{title}, random weights"]["rows"]
         for one, other in (("torch", "openvino"), ("openvino", "torch")):
             row = rows[f"trained with {one}, float32; used with {other}, float32"]
             assert 0 < row["largest difference"] <= 1e-4

@@ -61,7 +61,7 @@ def test_operations_are_those_of_the_products_of_a_vit() -> None:
     depth = len(list(backbone.adapter.blocks))
     patches = 2 * 3
     tokens = backbone.num_prefix_tokens + patches
-    block = list(backbone.adapter.blocks)[0]
+    block = next(iter(backbone.adapter.blocks))
     hidden = block.get_parameter("mlp.fc1.weight").shape[0]
     linear = 2 * tokens * (4 * width * width + 2 * width * hidden)
     attention = 2 * 2 * tokens * tokens * width
