@@ -22,6 +22,7 @@ from dinoneck.backbones.adapter import PosEmbed
 from dinoneck.backbones.known import KNOWN, Known, family_of
 from dinoneck.backbones.load import fill_seeded
 from dinoneck.backbones.runtime import TOLERANCES, TokenDifference, token_difference
+from dinoneck.errors import BackboneError
 
 DEPTH = 2  # blocks; differences in float32 hardly grow with more of them
 NUM_IMAGES = 2
@@ -199,7 +200,11 @@ def official_rows(
             continue
         model = parity.official(case, checkout)
         depth = case.depth or wrap_backbone(model).adapter.depth
-        differences = compare(model, patch=patches[case.name], depth=depth, settings=settings)
+        try:
+            differences = compare(model, patch=patches[case.name], depth=depth, settings=settings)
+        except BackboneError as error:
+            yield f"`{case.name}`", {"blocks": depth}, str(error)
+            continue
         yield f"`{case.name}`", _row(differences, depth), differences.problem
 
 

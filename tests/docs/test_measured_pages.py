@@ -91,6 +91,8 @@ def test_stored_tokens_of_openvino_are_those_of_torch() -> None:
         if not title.startswith("architectures"):
             continue
         for name, row in table["rows"].items():
+            if "float32: layer" not in row:  # cannot be compiled
+                continue
             assert row["float32: layer"] <= 1e-4, name
             assert row["token"] <= 1e-3, name
             bfloat16 = row["bfloat16: OpenVINO from float32, token"]
