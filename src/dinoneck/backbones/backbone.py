@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
 from typing import Any
@@ -352,12 +352,12 @@ class Backbone(nn.Module):
         do not agree.
 
         Args:
-            runtime: ``torch`` or ``openvino``.
+            runtime: ``torch``, ``openvino`` or ``auto``.
 
         Raises:
             ConfigError: for another runtime.
-            ImportError: naming the extra, if OpenVINO is not installed.
-            BackboneError: if OpenVINO does not compute in the dtype of the weights.
+            ImportError: naming the extra, if ``openvino`` is not installed.
+            BackboneError: if ``openvino`` does not compute in the dtype of the weights.
         """
         check_runtime(runtime)
         if runtime == "openvino":
@@ -365,6 +365,22 @@ class Backbone(nn.Module):
         other = self.with_layers(self.layers)
         other.runtime = runtime
         return other
+
+    def expect_images(self, counts: Mapping[tuple[int, int], int]) -> None:
+        """State how many images of each size are still to come, by which the runtime ``auto`` decides.
+
+        A statement replaces the one before, and holds for all backbones that share the weights
+        (:meth:`with_layers`, :meth:`with_runtime`). The numbers go down as images are computed. The
+        other runtimes take no notice.
+
+        Args:
+            counts: (height, width) in pixels, as the backbone gets the images -> how many; each
+                view of an image counts.
+
+        Raises:
+            ConfigError: if a number is negative.
+        """
+        self._programs.expect(counts)
 
     def with_layers(self, layers: int | Sequence[int] | None, norm: bool | None = None) -> Backbone:
         """Return a backbone of the same weights (shared, not copied) with other output layers.

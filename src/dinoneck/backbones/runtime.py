@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -16,7 +16,7 @@ from dinoneck.backbones.adapter import Adapter
 from dinoneck.dtypes import dtype_name
 from dinoneck.errors import BackboneError, ConfigError
 
-RuntimeName = Literal["torch", "openvino"]
+RuntimeName = Literal["torch", "openvino", "auto"]
 RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
 
 MOST_PROGRAMS = 8
@@ -86,9 +86,13 @@ class Programs:
     """The programs of a backbone's blocks, each for images of one size; the last used are kept.
 
     A copy of a backbone has none: they are compiled again for it.
+
+    Attributes:
+        images_left: (height, width) -> how many images of this size are still to come.
     """
 
     def __init__(self) -> None:
+        self.images_left: Counter[tuple[int, int]] = Counter()
         self._programs: OrderedDict[tuple[Any, ...], openvino.Program] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -97,6 +101,19 @@ class Programs:
 
     def __reduce__(self) -> tuple[type[Programs], tuple[()]]:
         return Programs, ()
+
+    def expect(self, counts: Mapping[tuple[int, int], int]) -> None:
+        """Take how many images of each size are still to come, in place of what was stated before.
+
+        Raises:
+            ConfigError: if a number is negative.
+        """
+        for (height, width), count in counts.items():
+            if count < 0:
+                raise ConfigError(
+                    f"counts holds {count} images of {height}x{width} px; expected 0 or more"
+                )
+        self.images_left = Counter(counts)
 
     def run(
         self, adapter: Adapter, images: Tensor, layers: Sequence[int], norm: bool

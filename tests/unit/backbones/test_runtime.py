@@ -303,7 +303,9 @@ def test_other_dtypes_are_refused(dtype: torch.dtype) -> None:
 
 
 def test_a_runtime_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ConfigError, match="runtime is 'onnx'; expected 'torch' or 'openvino'"):
+    with pytest.raises(
+        ConfigError, match="runtime is 'onnx'; expected 'torch' or 'openvino' or 'auto'"
+    ):
         load_backbone("dinoneck_tiny", runtime="onnx")  # type: ignore[arg-type]
 
 
