@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 from tyro.conf import Positional, Suppress, arg
 
-from dinoneck.cli.arguments import check_backbone_name, flags, parse
+from dinoneck.cli.arguments import check_backbone_name, flags, parse, with_default_runtime
 from dinoneck.cli.text import show, show_remainder, show_scores
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.extras import check_installed
@@ -33,6 +33,7 @@ from dinoneck.training.recipe import Config
 from dinoneck.training.trainings import Training
 from dinoneck.yaml_file import read_yaml
 
+AnyHeadRun = TypeVar("AnyHeadRun", TrainConfig, TrainInstancesConfig)
 AnyRun = TypeVar("AnyRun", TrainConfig, TrainInstancesConfig, TrainDetectorConfig)
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def train(
     from dinoneck.training.data_folder import of_data_folder
     from dinoneck.training.new_head import head_type
 
-    run, folder = of_data_folder(run)
+    run, folder = of_data_folder(_with_runtime(run))
     if heads:
         report = _compare_heads(
             run, heads, out, folder, hidden_dim=hidden_dim, overwrite=overwrite, resume=resume
@@ -152,6 +153,7 @@ def train_objects(
         import_modules(run.imports)
         type_name = str(run.head.get("type") or default_head_type(run))
         run = with_width(run, type_name, hidden_dim)
+    run = _with_runtime(run)
     return _shown(out, train_instances(run, out, overwrite=overwrite, resume=resume))
 
 
@@ -385,6 +387,13 @@ def _with_average(run: TrainConfig) -> TrainConfig:
             "give one of them"
         )
     return run.changed(predict_with="average")
+
+
+def _with_runtime(run: AnyHeadRun) -> AnyHeadRun:
+    """The run with the runtime of commands, where it names none; the tokens of a store are computed."""
+    if isinstance(run, TrainConfig) and run.data.store is not None:
+        return run
+    return run.changed(backbone=with_default_runtime(run.backbone))
 
 
 def _train_head(

@@ -528,7 +528,7 @@ class Features:
         cli.check_backbone_name(self.backbone.name, self.backbone.source)
         from dinoneck.training.run_tokens import open_backbone
 
-        backbone = open_backbone(self.backbone, self.device)
+        backbone = open_backbone(cli.with_default_runtime(self.backbone), self.device)
         preprocess = backbone.preprocess.changed(
             size=self.size, resize="crop" if self.size is None else None, bits=self.bits
         )

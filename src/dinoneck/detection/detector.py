@@ -37,6 +37,7 @@ from dinoneck.dtypes import WEIGHT_DTYPES
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError
 from dinoneck.grid import patch_pair
 from dinoneck.inference.images import CalledImages
+from dinoneck.kinds import Runtime
 from dinoneck.training.recipe import Share, converted
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ class Detector(nn.Module):
             self.record = dict(record)
         self._is_record_given = record is not None
         self.source = ""
+        self._num_expected = 0
         self.tuned = set(head.config["tuned"] or ())
         self.min_score = head.config["min_score"]
         # None: the weights may have been trained since the last prediction
@@ -202,6 +204,8 @@ class Detector(nn.Module):
         called = CalledImages.of_call(images)
         self.check_weights()
         self.eval()
+        if self._num_expected < len(called.images):
+            self.expect_images(len(called.images))
         predictions = []
         prepared = in_threads(self._prepare, called.images)
         batch = list(islice(prepared, batch_size))
@@ -210,8 +214,27 @@ class Detector(nn.Module):
             for detections, image in zip(self(inputs), batch, strict=True):
                 best = best_of(detections, max_boxes)
                 predictions.append(self._in_image(best, image.size, min_score))
+            self._num_expected -= len(batch)
             batch = list(islice(prepared, batch_size))
         return called.named(predictions)
+
+    def expect_images(self, count: int) -> None:
+        """State how many images are going to be predicted in several calls, by which the runtime ``auto`` decides.
+
+        A call states its own number where no larger one was stated.
+
+        Args:
+            count: of images.
+
+        Raises:
+            ConfigError: if it is negative.
+        """
+        check_minimum(0, count=count)
+        self._num_expected = count
+        features_at = self.head.levels.features_at
+        height, width = self.size
+        size = (round(height * features_at), round(width * features_at))
+        plain_backbone(self.backbone).expect_images({size: count})
 
     def _prepare(self, image: ImageInput) -> _PreparedImage:
         """Decode and resize an image."""
@@ -483,8 +506,14 @@ class Detector(nn.Module):
         checkpoint: HeadCheckpoint,
         backbone: Backbone | None = None,
         device: torch.device | str | None = None,
+        *,
+        runtime: Runtime | None = None,
     ) -> Self:
-        """Return the detector of a head file that is read already, as :meth:`load`."""
+        """Return the detector of a head file that is read already, as :meth:`load`.
+
+        ``runtime`` computes the tokens, see :meth:`dinoneck.Backbone.with_runtime`; None = that of
+        the backbone.
+        """
         record = checkpoint.meta["backbone"]
         recipe = checkpoint.preprocess
         if (
@@ -502,6 +531,8 @@ class Detector(nn.Module):
         head = cast("DetectionHead", checkpoint.build())
         head.tuned = nn.ParameterList()  # they are the backbone's now
         backbone = _backbone_of(checkpoint, backbone)
+        if runtime is not None:
+            backbone = backbone.with_runtime(runtime)
         if device is None:
             head = head.to(plain_backbone(backbone).adapter.weight.device)
         detector = cls(head, backbone, recipe.size, bits=recipe.bits).eval()

@@ -121,7 +121,8 @@ def serve(
     """Serve a head or a detector over HTTP until SIGTERM or Ctrl-C; accepted requests are completed first.
 
     It has no authentication, TLS or rate limit: run it behind a proxy that has them. Torch's
-    threads are shared among ``settings.concurrency``, except with ``batch``.
+    threads are shared among ``settings.concurrency``, except with ``batch`` and with the runtime
+    ``openvino``.
 
     Args:
         head: a head file, a folder of head files, or a Hub repository.
@@ -140,7 +141,8 @@ def serve(
     settings = settings or Settings()
     # a client that connects before the head is loaded waits
     with _listener(host, port) as listener:
-        if settings.batch == 1:
+        # programs of OpenVINO compute one request at a time
+        if settings.batch == 1 and settings.runtime != "openvino":
             torch.set_num_threads(max(1, torch.get_num_threads() // settings.concurrency))
         app = create_app(head, settings=settings)
         # a request that was just accepted may take its whole time, and a second for its answer

@@ -15,6 +15,7 @@ from typing import Any
 from dinoneck.atomic import read_regular, write_whole
 from dinoneck.errors import CheckpointError, DataError, DinoneckError
 from dinoneck.inference.loaded_head import difference
+from dinoneck.kinds import Runtime
 from dinoneck.text import reason_of, some_of
 from dinoneck.training.config import TRAININGS
 from dinoneck.weight_files import read_any
@@ -44,6 +45,8 @@ SAMPLES = "ids and targets of the samples"
 BACKBONE = "backbone of live tokens"
 IMAGE_FILES = "hash of image files"
 FROM_MAPS = "numbers read from maps"
+# of a run, which a continuation takes; it is not compared
+RUNTIME = "runtime"
 # entries that runs of 0.3 do not have; they are not compared there
 NOT_IN_OLD_RUNS = (TOKENS, TARGETS, SAMPLES, BACKBONE, IMAGE_FILES, FROM_MAPS)
 # entries of 0.3 with some tokens in them, whose last bits depend on the device
@@ -148,6 +151,15 @@ def is_begun_by_0_3(folder: Path) -> bool:
     """
     identity = _unfinished_identity(folder)
     return identity is not None and TARGETS not in identity
+
+
+def runtime_of_unfinished(folder: Path) -> Runtime | None:
+    """Return what computes the tokens of the unfinished run in a folder; None without such a run."""
+    identity = _unfinished_identity(folder)
+    if identity is None:
+        return None
+    runtime: Runtime = identity.get(RUNTIME, "torch")  # those of 0.3 have none
+    return runtime
 
 
 def _unfinished_identity(folder: Path) -> dict[str, Any] | None:
@@ -309,6 +321,8 @@ def _compared(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str,
     """Return the entries of a run's identity that are compared with those of another one."""
     compared = {}
     for name, value in values.items():
+        if name == RUNTIME:
+            continue
         is_new = name in NOT_IN_OLD_RUNS and name not in others
         replacement = _REPLACED.get(name)
         is_replaced = replacement in values and replacement in others

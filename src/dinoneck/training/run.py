@@ -26,6 +26,7 @@ from dinoneck.data.table import Table
 from dinoneck.devices import bytes_of, local_device
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
+from dinoneck.inference.loaded_head import without
 from dinoneck.losses.composition import Composition, CompositionLoss
 from dinoneck.losses.task_loss import TaskLoss, UncertaintyWeighting
 from dinoneck.progress import note
@@ -57,6 +58,7 @@ from dinoneck.training.problem import (
 )
 from dinoneck.training.report import HEAD, LINEAR
 from dinoneck.training.run_file import holds_baseline_too, switch_method, write_run_file
+from dinoneck.training.run_runtime import continued_runtime, with_runtime
 from dinoneck.training.run_tokens import RunTokens
 from dinoneck.training.table import of_pasture, table_of
 from dinoneck.training.target_weights import check_target_weights, read_target_weights
@@ -163,11 +165,15 @@ def prepare(
     import_modules(config.imports)
     head_type(config)  # a name that is not registered is refused before anything is read
     if like is None:
+        if resume and config.data.store is None:
+            config = continued_runtime(config, out)
         images = table_of(config, table, data_folder)
         tokens = RunTokens.open(config, images)
     else:
         images = like.table
         tokens = like.tokens
+    if tokens.runtime is not None:
+        config = with_runtime(config, tokens.runtime)
     if table is None:
         config = of_pasture(config)
     if resume:
@@ -392,13 +398,16 @@ class Trainer(Generic[AnyHeadConfig]):
         for name, weight in self.problem.weights.items():
             targets[f"weight {name}"] = weight
         identity = self.config.to_dict()
+        identity["backbone"].pop("runtime", None)
+        if self.tokens.runtime is not None:
+            identity[files.RUNTIME] = self.tokens.runtime
         identity[files.FROM_MAPS] = {
             task.name: task.from_map for task in self.problem.tasks if task.from_map is not None
         }
         default_head = default_head_of_masks(self.config, self.problem)
         if default_head is not None:
             identity["default head of masks"] = default_head
-        identity["backbone record"] = self.tokens.record
+        identity["backbone record"] = without(self.tokens.record, "runtime")
         identity[files.TARGETS] = self._hash_with_folds(targets)
         identity[files.TOKENS] = self.tokens.digest()
         if as_in_0_3:

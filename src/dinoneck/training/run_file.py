@@ -192,7 +192,8 @@ def _finished_report(folder: Path) -> dict[str, Any] | None:
 
 def _without_method(config: TrainConfig) -> TrainConfig:
     """The values of a config that must be those of the run."""
-    return config.changed(predict_with=None, imports=(), device=None)
+    backbone = config.backbone.changed(runtime=None)
+    return config.changed(predict_with=None, imports=(), device=None, backbone=backbone)
 
 
 def _check_same_run(trained: TrainConfig, config: TrainConfig, folder: Path) -> None:
