@@ -24,7 +24,8 @@ os.environ["DINONECK_RUNTIME"] = "torch"
 os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 # each worker its own
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="dinoneck-compiled-")
-# indexes of stores that are only read
+# indexes of stores that are only read, and compiled programs of backbones
+os.environ.pop("DINONECK_CACHE", None)
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="dinoneck-cache-")
 
 import torch

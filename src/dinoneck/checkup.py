@@ -95,13 +95,23 @@ def _package(needed: Requirement, extra: str) -> Finding:
         return Finding(name, state_if_not_usable, text, remedy)
     module = _MODULES.get(needed.name.lower(), needed.name.replace("-", "_"))
     try:
-        importlib.import_module(module)  # noqa: TID251
+        _import(module)
     # a binary that was built for another version of torch raises anything
     except (Exception, SystemExit) as error:
         text = f"{version}, and its import fails: {type(error).__name__}: {first_line(error)}"
         remedy = f"pip install --upgrade --force-reinstall torch {needed.name}"
         return Finding(name, "broken", text, remedy)
     return Finding(name, "ok", version)
+
+
+def _import(module: str) -> None:
+    """Import a module; OpenVINO's as dinoneck does, so that it reports nothing."""
+    if module == "openvino":
+        from dinoneck.backbones import openvino
+
+        openvino.library()
+    else:
+        importlib.import_module(module)  # noqa: TID251
 
 
 def _device() -> Iterator[Finding]:

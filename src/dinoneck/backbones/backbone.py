@@ -30,8 +30,6 @@ logger = logging.getLogger(__name__)
 
 # images in 0 ... 1 become 2.7 at most by ImageNet's mean and std; those in 0 ... 255 reach 255
 LARGEST_NORMALISED = 10.0
-CHANGED = ("modified", "merged")
-"""The kinds of weights that were trained since they were loaded, or that LoRA was merged into."""
 
 
 class Backbone(nn.Module):
@@ -322,12 +320,13 @@ class Backbone(nn.Module):
     def _run(self, images: Tensor, *, is_frozen: bool) -> list[Tensor]:
         """Return the sequences (B, P + N, C) of all layers for images in the dtype of the weights.
 
-        Torch computes them while anything is trainable, in a graph that is traced or compiled, on
+        Torch computes them while anything is trainable or in training mode, in a graph that is traced or compiled, on
         the meta device and under autocast.
         """
         is_torch = (
-            self.runtime != "openvino"
+            self.runtime == "torch"
             or not is_frozen
+            or any(module.training for module in self.adapter.modules())
             or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
             or torch.compiler.is_compiling()
             or images.is_meta
@@ -336,6 +335,8 @@ class Backbone(nn.Module):
         if is_torch:
             sequence: list[Tensor] = self.adapter(images, self.layers, self.norm)
             return sequence
+        if self.runtime == "auto":
+            return self._programs.run_fastest(self.adapter, images, self.layers, self.norm)
         return self._programs.run(self.adapter, images, self.layers, self.norm)
 
     def with_runtime(self, runtime: RuntimeName) -> Backbone:
@@ -485,7 +486,7 @@ class Backbone(nn.Module):
 
     def _licence(self, family: str) -> str | None:
         """The licence of the published weights; None of seeded random ones, and where it is not known."""
-        if unchanged_origin(self.weights)["kind"] == "seeded":
+        if weight_hashes.unchanged_origin(self.weights)["kind"] == "seeded":
             return None
         return self.adapter.license or license_of(self.name) or LICENSES.get(family)
 
@@ -495,8 +496,8 @@ class Backbone(nn.Module):
         if not weight_hashes.is_comparable(self.adapter, hashes):  # on the meta device
             return origin
         if weight_hashes.is_original(self.adapter, hashes):
-            return unchanged_origin(origin)
-        if origin["kind"] in CHANGED:
+            return weight_hashes.unchanged_origin(origin)
+        if origin["kind"] in weight_hashes.CHANGED:
             return origin
         return {"kind": "modified", "base": origin}
 
@@ -537,13 +538,6 @@ class Backbone(nn.Module):
                 f"images hold values up to {images.abs().amax().item():g}; normalised ones stay "
                 f"within ±{LARGEST_NORMALISED:g}: use backbone.preprocess(images)"
             )
-
-
-def unchanged_origin(origin: dict[str, Any]) -> dict[str, Any]:
-    """Return where weights come from, without the notes that they were trained or merged since."""
-    while origin["kind"] in CHANGED:
-        origin = origin["base"]
-    return origin
 
 
 def checked_backbone(backbone: Backbone) -> Backbone:
