@@ -28,8 +28,8 @@ from dinoneck.text import counted
 MAPS = ("none", "lists", "png")
 # a service computes as many images as come: more than any program takes to be compiled
 _MANY_IMAGES = 1_000_000_000
-# before the first request: one in torch, one that compiles and compares, and some that are timed
-_PREDICTIONS_OF_AUTO = 4
+# before the first request: one is timed in torch, and the next one compiles a program and compares it
+_PREDICTIONS_OF_AUTO = 2
 
 
 class Model(NamedTuple):

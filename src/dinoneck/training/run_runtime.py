@@ -12,17 +12,20 @@ import torch
 from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone
+from dinoneck.backbones.program_costs import (
+    default_compile_seconds,
+    expected_gain,
+    is_worth_compiling,
+)
 from dinoneck.data.decoding import ImageInput
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import BackboneError
 from dinoneck.kinds import Runtime
+from dinoneck.text import first_line
 from dinoneck.training import folder as files
 from dinoneck.training.config import TrainConfig, TrainInstancesConfig
 
 logger = logging.getLogger(__name__)
-# seconds that torch takes for all images; a program of a ViT-S is made in about 5 s, and saves half
-WORTH_COMPILING_S = 20.0
-
 AnyHeadConfig = TypeVar("AnyHeadConfig", TrainConfig, TrainInstancesConfig)
 
 
@@ -77,12 +80,19 @@ def faster_runtime(
         return "torch"
     first = preprocess([images[0]])
     seconds_in_torch = _seconds(backbone.with_runtime("torch"), first)
-    if seconds_in_torch * len(images) < WORTH_COMPILING_S:
-        return "torch"
     try:
+        pays = is_worth_compiling(
+            seconds_in_torch,
+            num_images=len(images),
+            batch=len(first),
+            compile_seconds=default_compile_seconds(max(backbone.layers) + 1),
+            gain=lambda: expected_gain(backbone.dtype),
+        )
+        if not pays:
+            return "torch"
         seconds = _seconds(compiled, first)
-    except BackboneError as error:
-        logger.warning("the tokens are computed by torch: %s", error)
+    except Exception as error:  # the exporter, the converter and programs raise any type
+        logger.warning("the tokens are computed by torch: %s", first_line(error))
         return "torch"
     return "openvino" if seconds < seconds_in_torch else "torch"
 
