@@ -146,7 +146,7 @@ def serve(
     settings = settings or Settings()
     # a client that connects before the head is loaded waits
     with _listener(host, port) as listener:
-        app = _app_of(_open_with_threads(head, settings), settings)
+        app = _app_of(open_with_threads(head, settings), settings)
         # a request that was just accepted may take its whole time, and a second for its answer
         shutdown_seconds = math.ceil(settings.timeout) + 1
         config = uvicorn.Config(
@@ -161,7 +161,7 @@ def serve(
             uvicorn.Server(config).run(sockets=[listener])
 
 
-def _open_with_threads(head: str | os.PathLike[str], settings: Settings) -> Model:
+def open_with_threads(head: str | os.PathLike[str], settings: Settings) -> Model:
     """Return the model; torch's threads are then shared among the requests that are computed at once.
 
     Programs of OpenVINO compute one request after the other, with all threads.

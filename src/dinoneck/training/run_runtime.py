@@ -79,7 +79,7 @@ def faster_runtime(
         logger.info("the tokens are computed by torch: %s", error)
         return "torch"
     first = preprocess([images[0]])
-    seconds_in_torch = _seconds(backbone.with_runtime("torch"), first)
+    seconds_in_torch = seconds_of_a_pass(backbone.with_runtime("torch"), first)
     try:
         pays = is_worth_compiling(
             seconds_in_torch,
@@ -90,14 +90,14 @@ def faster_runtime(
         )
         if not pays:
             return "torch"
-        seconds = _seconds(compiled, first)
+        seconds = seconds_of_a_pass(compiled, first)
     except Exception as error:  # the exporter, the converter and programs raise any type
         logger.warning("the tokens are computed by torch: %s", first_line(error))
         return "torch"
     return "openvino" if seconds < seconds_in_torch else "torch"
 
 
-def _seconds(backbone: Backbone, image: Tensor) -> float:
+def seconds_of_a_pass(backbone: Backbone, image: Tensor) -> float:
     """The seconds that a backbone takes for an image (1, C, H, W) after a first pass, which compiles."""
     with torch.no_grad():
         backbone(image)

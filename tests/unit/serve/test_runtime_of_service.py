@@ -123,5 +123,5 @@ def test_requests_share_the_threads_unless_a_program_takes_all(
     monkeypatch.setattr(app, "is_installed", lambda: True)
     monkeypatch.setattr(app, "open_model", lambda head, settings: model)
     settings = Settings(runtime=runtime, batch=batch, concurrency=4)
-    assert app._open_with_threads("head.safetensors", settings) is model
+    assert app.open_with_threads("head.safetensors", settings) is model
     assert threads[-1] == num_threads

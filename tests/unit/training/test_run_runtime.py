@@ -149,7 +149,9 @@ def test_auto_takes_the_faster_runtime_where_compiling_pays(
     """Of 100 images, in a program that is taken for twice as fast and compiled in about 4 s."""
     monkeypatch.setattr(run_runtime, "expected_gain", lambda dtype: 2.0)
     seconds = {"torch": in_torch, "openvino": compiled}
-    monkeypatch.setattr(run_runtime, "_seconds", lambda backbone, image: seconds[backbone.runtime])
+    monkeypatch.setattr(
+        run_runtime, "seconds_of_a_pass", lambda backbone, image: seconds[backbone.runtime]
+    )
     monkeypatch.setattr(Backbone, "with_runtime", _named)
     backbone = kit.backbone()
     images = list(kit.images(1)) * 100
@@ -176,7 +178,7 @@ def test_auto_of_a_run_is_settled_before_its_tokens_are_extracted(
     meadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_runtime, "is_worth_compiling", lambda *args, **options: True)
-    monkeypatch.setattr(run_runtime, "_seconds", _faster_if_compiled)
+    monkeypatch.setattr(run_runtime, "seconds_of_a_pass", _faster_if_compiled)
     trainer = prepare(with_runtime(meadow, "auto"), tmp_path)
     assert trainer.tokens.runtime == "openvino"
     assert trainer.config.backbone.runtime == "openvino"
