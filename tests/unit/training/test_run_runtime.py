@@ -15,7 +15,7 @@ from tests.unit.training.histories import without_memory
 from tests.unit.training.meadow import a_run, files_of
 from torch import Tensor
 
-from dinoneck import Backbone, ConfigError, HeadCheckpoint
+from dinoneck import Backbone, CheckpointError, ConfigError, HeadCheckpoint
 from dinoneck.training import (
     TrainConfig,
     TrainDetectorConfig,
@@ -24,6 +24,7 @@ from dinoneck.training import (
     run_runtime,
     train,
 )
+from dinoneck.training.folder import check_same
 from dinoneck.training.run import prepare
 
 needs_openvino = pytest.mark.skipif(
@@ -108,14 +109,16 @@ def test_another_runtime_does_not_change_which_run_it_is(meadow: Path, tmp_path:
         identity = trainer.identity(as_in_0_3=False)
         assert identity.pop("runtime") == runtime
         identities.append(identity)
-    assert identities[0] == identities[1]
+    check_same(*identities, "run")
     bfloat16 = a_run(
         meadow,
         ["crop"],
         backbone={"precision": "bfloat16"},
         predict_with="head",  # type: ignore[arg-type]
     )
-    assert prepare(bfloat16, tmp_path / "half").identity(as_in_0_3=False) != identities[0]
+    half = prepare(bfloat16, tmp_path / "half").identity(as_in_0_3=False)
+    with pytest.raises(CheckpointError, match=r"backbone.*precision: None / bfloat16"):
+        check_same(identities[0], half, "run")
 
 
 @needs_openvino
