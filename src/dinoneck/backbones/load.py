@@ -92,15 +92,17 @@ def load_backbone(
         checkpoint: a local ``.pth`` or ``.safetensors`` file instead, official or of the library's
             names; every tensor of the ViT must match. Checkpoints of trainings are read too
             (DINOv2, DINOv3, Lightning, DDP): the averaged model or the teacher, without its heads.
-            A file or folder name of published weights gives their tag, mean, std and licence.
+            A file or folder name of published weights gives their tag, mean, std and licence; the
+            licence of other files is not known.
         seed: of random weights, with ``pretrained=False``: the same on every machine; None = 0.
         dtype: of the weights and tokens; None keeps float32.
         pos_embed: how position embeddings are resampled to another grid: ``"native"``, as the
             library does it, or ``"official"``, as the dinov2 repository does it. They differ for
             DINOv2 without registers at sizes other than 518 x 518, by several percent of the
             features at 224 x 224.
-        runtime: what computes the tokens of frozen weights: ``"torch"``, or ``"openvino"`` (extra
-            ``[fast]``), which is faster on CPUs, see :meth:`Backbone.with_runtime`.
+        runtime: what computes the tokens of frozen weights: ``"torch"``; ``"openvino"`` (extra
+            ``[fast]``), which is faster on many CPUs; or ``"auto"``, the faster of both, see
+            :meth:`Backbone.with_runtime`.
 
     Raises:
         BackboneError: if the name is unknown, weights are unavailable or do not fit, a file has the
@@ -148,6 +150,11 @@ def load_backbone(
         build = _from_timm if source == "timm" else _from_transformers
         seed_or_none = (seed or 0) if random else None
         adapter, origin = build(name, file, seed_or_none, pos_embed)
+    if origin["kind"] == "file":
+        path = Path(name, "model.safetensors") if checkpoint is None else checkpoint
+        if weights_of_file(path) is None:
+            adapter.has_published_weights = False
+            adapter.license = None
     full_name = name
     if not random and checkpoint is None and adapter.name is not None:
         full_name = adapter.name
