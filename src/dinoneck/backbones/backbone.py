@@ -55,7 +55,7 @@ class Backbone(nn.Module):
         embed_dim: channels of a token.
         depth: number of blocks.
         num_prefix_tokens: CLS and register tokens before the patches.
-        runtime: what computes the tokens of frozen weights: ``torch`` or ``openvino``, see
+        runtime: what computes the tokens of frozen weights: ``torch``, ``openvino`` or ``auto``, see
             :meth:`with_runtime`.
 
     Shape:
@@ -342,8 +342,14 @@ class Backbone(nn.Module):
     def with_runtime(self, runtime: RuntimeName) -> Backbone:
         """Return a backbone of the same weights (shared, not copied) whose tokens another runtime computes.
 
+        ``auto`` stays with torch until compiling a program takes less time than it saves on the
+        images of a size that :meth:`expect_images` has stated, and uses a program of the cache
+        folder where loading it pays. A program that is not faster, gives other tokens or cannot be
+        made is dropped; nothing is raised.
+
         ``openvino`` compiles a program of the frozen blocks for each size of images, at the first
-        batch of that size, and compares its tokens with torch's. In float32 they agree to 1e-4 of
+        batch of that size, and compares its tokens with torch's; it is kept in the cache folder
+        (``DINONECK_CACHE``). In float32 they agree to 1e-4 of
         the largest value of a layer and to 1e-3 of each token's length, in bfloat16 to 5e-2 and
         1e-1; ``Tokens.source`` is the same. It computes in the dtype of the weights, on the CPU,
         with as many threads as torch. What trains, is traced, compiled or under autocast runs in

@@ -171,6 +171,15 @@ class ProgramFolder:
                     records.append(record)
         return records
 
+    def is_usable(self) -> bool:
+        """Whether the folder does not exist yet, or is this user's and no other may write to it."""
+        try:
+            return self._is_private()
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+
     def size(self) -> CacheSize:
         """Return how much the folder holds."""
         files = self._files()
