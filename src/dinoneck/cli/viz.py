@@ -16,7 +16,7 @@ from dinoneck.cli import arguments as cli
 from dinoneck.cli.predict import OpenModel, known_values, open_model, predict_named
 from dinoneck.cli.text import file_size, save_picture, show
 from dinoneck.errors import ConfigError, DataError
-from dinoneck.kinds import AVERAGE_OF_0_3
+from dinoneck.kinds import AVERAGE_OF_0_3, predicting_method
 from dinoneck.text import counted
 from dinoneck.training.config import SIZE, FrozenBackbone
 
@@ -331,12 +331,13 @@ def _training_report(head: Path, tasks: Sequence[Task]) -> dict[str, Any]:
     if "best" in report and log.is_file():
         report["log"] = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
     report["path"] = run / files.REPORT
-    predicts = report.get("predicts", {})
-    method = predicts.get("method", "head")
-    report["held_out"] = _held_out_values(run / files.PREDICTIONS, scores, method)
+    report["held_out"] = _held_out_values(
+        run / files.PREDICTIONS, scores, predicting_method(report)
+    )
     report["remarks"] = [report["verdict"]] if "verdict" in report else []
-    if "sentence" in predicts:
-        report["remarks"].append(predicts["sentence"])
+    sentence = report.get("predicts", {}).get("sentence")
+    if sentence is not None:
+        report["remarks"].append(sentence)
     return report
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoneck.data.layout import DataFolder
+from dinoneck.devices import local_device
 from dinoneck.progress import announce, note
 from dinoneck.registry import import_modules
 from dinoneck.training import folder as files
@@ -15,6 +16,7 @@ from dinoneck.training.config import TrainConfig
 from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.head_arguments import compared_heads
 from dinoneck.training.new_head import SEVERAL_LAYERS
+from dinoneck.training.processes import join_processes
 from dinoneck.training.report import HEAD
 from dinoneck.training.run import ImageTrainer, as_begun, prepare
 
@@ -88,6 +90,8 @@ def train_heads(
     seconds of training and parameters. ``loss_weights``: head -> its learned weights of the losses,
     as in the report of that head; empty where none are learned.
     """
+    first = next(iter(trainers.values()))
+    join_processes(local_device(first.config.device))
     files.begin(out, {"heads": [*trainers]}, resume=resume)
     reports_of_heads = {}
     methods = {}

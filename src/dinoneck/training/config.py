@@ -491,6 +491,8 @@ class RunConfig(Config, frozen=True, kw_only=True):
         init: head or detector file to start from: its tensors of equal name and shape are taken,
             and what was trained of its ViT: tuned blocks if this run trains the ViT, LoRA weights
             if it has some of this rank.
+        license: of the head or the detector, such as MIT, recorded in its files; that of the
+            backbone's weights is backbone.license.
         imports: modules or Python files to import first, to register heads.
         device: such as cpu or cuda:1; None = a GPU if there is one, else the CPU.
     """
@@ -498,6 +500,7 @@ class RunConfig(Config, frozen=True, kw_only=True):
     data: ImagesConfig
     head: Annotated[dict[str, Any], HEAD] = field(default_factory=dict)
     init: Path | None = None
+    license: License | None = None
     imports: Annotated[tuple[str, ...], arg(name="import")] = ()
     device: str | None = None
 
@@ -544,6 +547,8 @@ class RunConfig(Config, frozen=True, kw_only=True):
         plain["data"] = without_unset(plain["data"], self.data, _LATER_OPTIONS_OF_DATA)
         if plain["backbone"]["license"] is None:
             del plain["backbone"]["license"]
+        if plain["license"] is None:
+            del plain["license"]
         for name in self.__struct_fields__:
             group = getattr(self, name)
             if isinstance(group, DetectorRecipe):

@@ -49,7 +49,7 @@ from dinoneck.training.recipe import Recipe
 from dinoneck.training.run_tokens import compare_images
 from dinoneck.training.samples import Samples, match_samples
 from dinoneck.training.targets import known_mask, normalise_samples
-from dinoneck.training.token_sources import LiveTokens, TokenSource, in_batches
+from dinoneck.training.token_sources import LiveTokens, TokenSource
 
 logger = logging.getLogger(__name__)
 _IMAGES_OF_WARM_UP = 2  # of the first step of an estimate, which is not counted
@@ -346,10 +346,7 @@ def _build_engine(objective: Objective, samples: Samples) -> Engine:
 @torch.no_grad()
 def _calibrate(head: Head, reader: BatchReader, batch_size: int) -> None:
     """Measure the scale of the tokens of the training images, for heads that standardise them."""
-    samples = reader.samples
-    train_ids = samples.ids[: samples.train_count]
-    batches = in_batches(train_ids, batch_size)
-    head.calibrate(reader.source.batch(ids).to(reader.device) for ids in batches)
+    head.calibrate(reader.training_tokens(batch_size))
 
 
 def _warn_of_layers(head: Head, source: TokenSource, example: Batch) -> None:

@@ -9,6 +9,7 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from dinoneck.data.run_names import TRAINED_ON as TRAINED_ON
 from dinoneck.data.run_names import UNFINISHED as UNFINISHED
 from dinoneck.errors import CheckpointError, DataError, DinoneckError
 from dinoneck.inference.loaded_head import difference
+from dinoneck.kinds import present_report
 from dinoneck.text import reason_of, some_of
 from dinoneck.training.config import TRAININGS
+from dinoneck.training.processes import wait_for_all
 from dinoneck.weight_files import read_any
 
 STATE = "state.pt"
@@ -44,6 +47,7 @@ SAMPLES = "ids and targets of the samples"
 BACKBONE = "backbone of live tokens"
 IMAGE_FILES = "hash of image files"
 FROM_MAPS = "numbers read from maps"
+BACKBONE_RECORD = "backbone record"
 # entries that runs of 0.3 do not have; they are not compared there
 NOT_IN_OLD_RUNS = (TOKENS, TARGETS, SAMPLES, BACKBONE, IMAGE_FILES, FROM_MAPS)
 # entries of 0.3 with some tokens in them, whose last bits depend on the device
@@ -115,6 +119,8 @@ def begin(folder: Path, values: Mapping[str, Any], *, resume: bool) -> dict[str,
     They are in ``folder / EARLIER`` until :func:`finish`. An unfinished run that has not kept the
     state of an epoch, such as one that an error ended at its start, is replaced by any other.
 
+    All processes of a group call it together, see :func:`dinoneck.training.processes.join_processes`.
+
     Args:
         folder: of the run.
         values: its config and what else must be equal in a continuation; imports, the device and
@@ -133,11 +139,15 @@ def begin(folder: Path, values: Mapping[str, Any], *, resume: bool) -> dict[str,
     earlier = _unfinished_identity(folder) if resume else None
     if earlier is not None:
         check_same(earlier, json.loads(text), str(folder))
-    elif writes():
+    # of several processes none reads the folder while the first one changes it, and none goes on
+    # with what it held before
+    wait_for_all()
+    if earlier is None and writes():
         _set_aside(folder)
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
         write_file(folder / UNFINISHED / RUN, text.encode())
         _write_finished_heads(folder, {})
+    wait_for_all()
     return identity
 
 
@@ -259,7 +269,7 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_report(folder: Path) -> dict[str, Any] | None:
-    """Return the report of a finished run; None where the folder has none.
+    """Return the report of a finished run, with the present names of methods; None where the folder has none.
 
     Raises:
         DataError: if it is damaged, or holds no report.
@@ -271,9 +281,10 @@ def read_report(folder: Path) -> dict[str, Any] | None:
         report: Any = json.loads(read_regular(path))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged: {error}; restore it, or remove it") from error
-    if not isinstance(report, dict):
-        raise DataError(f"{path} is damaged: it holds no report; restore it, or remove it")
-    return report
+    if isinstance(report, dict):
+        with suppress(AttributeError, TypeError):  # of scores that are no scores
+            return present_report(report)
+    raise DataError(f"{path} is damaged: it holds no report; restore it, or remove it")
 
 
 def writes() -> bool:
@@ -337,8 +348,11 @@ def _compared(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str,
         is_new = name in NOT_IN_OLD_RUNS and name not in others
         replacement = _REPLACED.get(name)
         is_replaced = replacement in values and replacement in others
-        if not (is_new or is_replaced):
-            compared[name] = value
+        if is_new or is_replaced:
+            continue
+        if name == BACKBONE_RECORD:  # what is known of a licence changes no result
+            value = {key: entry for key, entry in value.items() if key != "license"}
+        compared[name] = value
     return compared
 
 

@@ -13,6 +13,7 @@ import torch
 from dinoneck.heads.head import Head
 from dinoneck.heads.outputs import HeadOutputs
 from dinoneck.kinds import METHOD_NAMES, Method
+from dinoneck.tasks import OVERALL
 from dinoneck.tokens import Tokens
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.folds import Rows
@@ -154,10 +155,7 @@ class HeldOut:
         for candidate in candidates:
             methods.setdefault(candidate, self.methods[candidate])
         scores, main_score = self._score(methods, Split(list(self.folds.values()), self.groups))
-        predicted_groups: set[Hashable] = set()
-        for rows in self.folds.values():
-            predicted_groups.update(self.groups[row] for row in rows)
-        difference = best_difference(scores, len(predicted_groups), method, main_score)
+        difference = best_difference(scores, method, main_score)
         if difference is None or difference.better == method or not difference.is_clear:
             return None
         return BetterMethod(difference.better, difference.interval_text())
@@ -211,7 +209,7 @@ class Choice:
 
     Attributes:
         words: what the score is called that decides; empty without held-out images.
-        methods: how each does; none in a run of 0.3.
+        methods: how each does.
         target: the key of that score: a target, or the mean over the targets; None without held-out
             images.
         metric: its name.
@@ -271,8 +269,32 @@ class Choice:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Choice:
-        """Return what the entry ``choice`` of a report holds; an empty one is that of a run of 0.3."""
+        """Return what the entry ``choice`` of a report holds."""
         return msgspec.convert(dict(record), cls)
+
+    @classmethod
+    def of_report_of_0_3(cls, report: Mapping[str, Any]) -> Choice:
+        """Return what the report of a run of 0.3 knows of the choice: the scores of its methods.
+
+        Args:
+            report: with the present names of the methods.
+        """
+        scores: Scores = report["scores"]
+        if not scores:
+            return cls()
+        auxiliary = report["auxiliary"]
+        target = OVERALL if OVERALL in scores else min(scores, key=lambda name: name in auxiliary)
+        main_score = MainScore.of(scores, target)
+        pooled = main_score.pooled(scores)
+        methods = {}
+        for method in scores[target]:
+            methods[method] = MethodScore(score=pooled.get(method), lacks=None, better=None)
+        return cls(
+            words=main_score.words,
+            methods=methods,
+            target=main_score.target,
+            metric=main_score.metric,
+        )
 
     def record(self) -> dict[str, Any]:
         """Return the entry ``choice`` of a report; what is not known has no key."""

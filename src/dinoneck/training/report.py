@@ -170,10 +170,8 @@ def summary(
     verdict_line = "one head on all images; none is held out"
     if held_out:
         scores = scores_of(targets, methods, Split(held_out, table.groups), weights)
-        predicted_groups = {table.groups[row] for row in np.concatenate(held_out)}
         verdict_line = verdict(
             scores,
-            len(predicted_groups),
             first=compared_method(methods),
             target=deciding_target(targets, methods),
             mean=mean_name(targets),

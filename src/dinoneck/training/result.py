@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, Self
 
 from dinoneck.errors import DataError
 from dinoneck.inference.predictor import Predictor
+from dinoneck.kinds import predicting_method
 from dinoneck.tasks import MEAN_KEY, OVERALL
 from dinoneck.text import printable
 from dinoneck.training.folder import DETECTOR, HEAD_FILE, REPORT, read_report
-from dinoneck.training.report import HEAD
 from dinoneck.training.verdict import main_metric
 
 _OF_OBJECTS = ("masks", "segments")  # the keys of their scores
@@ -128,9 +128,9 @@ class TrainingResult(dict[str, Any]):
 
     def _predicting_method(self, methods: Mapping[str, Any]) -> str:
         """The method of the head file; of several heads that are compared the best."""
-        predicting = self.get("predicts", {}).get("method", HEAD)
+        predicting = predicting_method(self)
         if predicting in methods:
-            return str(predicting)
+            return predicting
         if "cost" not in self:  # no comparison of heads
             return str(next(iter(methods)))
         metric = main_metric(methods)

@@ -35,7 +35,7 @@ from dinoneck.training import folder as files
 from dinoneck.training import report as reports
 from dinoneck.training.config import DataConfig, HeadConfig, TrainConfig
 from dinoneck.training.data_folder import of_data_folder
-from dinoneck.training.engine import are_several, highest_memory
+from dinoneck.training.engine import highest_memory
 from dinoneck.training.epoch_notes import SHORTEST_RUN, EpochNotes
 from dinoneck.training.evaluators import Evaluator, FoldTokens, KeptHead, ValueEvaluator
 from dinoneck.training.fitting import fit, seconds_per_image
@@ -55,6 +55,7 @@ from dinoneck.training.problem import (
     unlabelled_rows,
     with_fine_maps,
 )
+from dinoneck.training.processes import are_several, join_processes
 from dinoneck.training.report import HEAD, LINEAR
 from dinoneck.training.run_file import holds_baseline_too, write_run_file
 from dinoneck.training.run_tokens import RunTokens
@@ -330,6 +331,7 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
         if self.evaluator.has_baseline or not self.config.is_live:
             # extracted now: images that cannot be used are refused before a file is written
             self.tokens.frozen()
+        join_processes(local_device(self.config.device))
         continues_0_3 = resume and files.is_begun_by_0_3(self.folder)
         identity = self.identity(as_in_0_3=continues_0_3)
         files.begin(self.folder, identity, resume=resume)
@@ -352,7 +354,7 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
         default_head = default_head_of_masks(self.config, self.problem)
         if default_head is not None:
             identity["default head of masks"] = default_head
-        identity["backbone record"] = self.tokens.record
+        identity[files.BACKBONE_RECORD] = self.tokens.record
         identity[files.TARGETS] = self._hash_with_folds(targets)
         identity[files.TOKENS] = self.tokens.digest()
         if as_in_0_3:
@@ -549,6 +551,7 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
             backbone_weights=backbone_weights,
             preprocess=self.tokens.preprocess,
             training=training | kept.facts,
+            license=self.config.license,
             tta=self.tta,
         )
         checkpoint.save(path)

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.devices import local_device
 from dinoneck.errors import CheckpointError, DataError
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
 from dinoneck.inference.loaded_head import difference
-from dinoneck.kinds import METHOD_NAMES, Method, present_method
+from dinoneck.kinds import METHOD_NAMES, Method
 from dinoneck.registry import import_modules
 from dinoneck.training import folder as files
 from dinoneck.training.config import TRAININGS, HeadConfig, TrainConfig
 from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.method import Choice, ChosenMethod, metrics_of
+from dinoneck.training.processes import join_processes, wait_for_all
 from dinoneck.training.report import HEAD, LINEAR
 from dinoneck.training.table import of_pasture
 
@@ -163,9 +165,13 @@ def switch_method(config: TrainConfig, folder: Path) -> dict[str, Any] | None:
         )
     import_modules((*trained.imports, *config.imports))
     report["config"] = trained.to_dict()
-    report["scores"] = _with_present_methods(report["scores"])
-    choice = Choice.from_record(report.get("choice", {}))
+    if "choice" in report:
+        choice = Choice.from_record(report["choice"])
+    else:
+        choice = Choice.of_report_of_0_3(report)
     report["predicts"] = ChosenMethod.of(trained, choice).record()
+    join_processes(local_device(config.device))
+    wait_for_all()  # until every process has read the report, which the first one replaces
     if files.writes():
         write_run_file(folder, trained, report)
     return files.write_report(folder, report)
@@ -202,11 +208,3 @@ def _check_same_run(trained: TrainConfig, config: TrainConfig, folder: Path) -> 
             f"{values_that_differ}; predict_with (--predict-with) without other options changes what "
             "that run predicts with, and overwrite=True (--overwrite) trains again"
         )
-
-
-def _with_present_methods(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The scores of a report with the present names of the methods."""
-    present = {}
-    for target, methods in scores.items():
-        present[target] = {present_method(name): score for name, score in methods.items()}
-    return present

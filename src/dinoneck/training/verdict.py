@@ -201,7 +201,6 @@ def capitalised(words: str) -> str:
 
 def verdict(
     scores: Scores,
-    groups: int,
     first: str,
     *,
     target: str,
@@ -212,23 +211,20 @@ def verdict(
 
     Args:
         scores: of :func:`dinoneck.training.report.scores_of`.
-        groups: how many groups were predicted; below 10, or below 50 images, there are too few to
-            tell.
-        first: the method that was compared with the others.
+        first: the method that was compared with the others. On fewer than 10 groups or 50 images
+            there are too few to tell.
         target: the target that decides, or the mean over the targets.
         mean: what the scores call the mean over the targets.
         names: method -> what sentences call it; others are called by their own name.
     """
     main_score = MainScore.of(scores, target, mean=mean)
-    difference = best_difference(scores, groups, first, main_score)
+    difference = best_difference(scores, first, main_score)
     if difference is None:
         return f"{target}: there is nothing to compare {first!r} with"
     return difference.sentence(main_score.words, names)
 
 
-def best_difference(
-    scores: Scores, groups: int, first: str, main_score: MainScore
-) -> Difference | None:
+def best_difference(scores: Scores, first: str, main_score: MainScore) -> Difference | None:
     """Return the best method next to the first one, or the first one next to the second best.
 
     None if the first method has no score, or no other one has. The arguments are those of
@@ -256,5 +252,5 @@ def best_difference(
         scores=(pooled[better], pooled[worse]),
         interval=interval,
         images=scores_of_other["images"],
-        groups=groups,
+        groups=scores_of_other["groups"],
     )

@@ -15,6 +15,7 @@ from tests import kit
 from tests.unit.training.meadow import COUNT, a_run, rows_of, write_meadow
 
 from dinoneck import HeadCheckpoint, load_head
+from dinoneck.cli.text import no_better_than_mean
 from dinoneck.errors import CheckpointError, ConfigError, DataError
 from dinoneck.heads import CLSGatingHead, HeadEnsemble, LinearHead, PatchMeanHead
 from dinoneck.tasks import Task
@@ -28,10 +29,12 @@ from dinoneck.training.method import (
     candidates_of,
 )
 from dinoneck.training.report import scores_of
+from dinoneck.training.result import TrainingResult
 from dinoneck.training.scored import ValueTarget
 from dinoneck.training.scores import Split
 
 ALL = ("head", "linear", "average")
+FROZEN = Path(__file__).parents[2] / "fixtures" / "0.3.0" / "runs"
 
 
 # the choice, by hand
@@ -178,13 +181,15 @@ TOKENS = Tokens.from_patches(
 @pytest.mark.parametrize(
     ("head", "lacking"),
     [
-        (LinearHead(8, [Task("y")], pool="mean"), {}),
-        (PatchMeanHead(8, [Task("y")]), {"linear": "map of y"}),
+        (LinearHead(8, [Task("y")], pool="cls"), {}),
+        (PatchMeanHead(8, [Task("y")]), {}),
         (CLSGatingHead(8, [Task("y")], num_patches=6), {"linear": "gate"}),
     ],
-    ids=["no further output", "a map", "a gate"],
+    ids=["no further output", "a map, as the baseline", "a gate"],
 )
-def test_a_linear_baseline_lacks_maps_and_a_gate(head: Any, lacking: dict[str, str]) -> None:
+def test_a_linear_baseline_has_the_maps_of_a_number_and_lacks_a_gate(
+    head: Any, lacking: dict[str, str]
+) -> None:
     linear = LinearHead(8, [Task("y")], pool="mean")
     average = HeadEnsemble([head, linear])
     heads: dict[Any, Any] = {"head": head, "linear": linear, "average": average}
@@ -337,7 +342,7 @@ def test_a_run_without_baselines_names_what_to_do(run: Path, meadow: Path, tmp_p
 
 def test_a_run_of_0_3_with_both_in_one_file_predicts_with_each(tmp_path: Path) -> None:
     """Its folds were written with ``with_ridge``; its report has the old names."""
-    frozen = Path(__file__).parents[2] / "fixtures" / "0.3.0" / "runs" / "numbers"
+    frozen = FROZEN / "numbers"
     shutil.copytree(frozen, tmp_path / "run")
     config = TrainConfig(predict_with="linear")
 
@@ -349,12 +354,43 @@ def test_a_run_of_0_3_with_both_in_one_file_predicts_with_each(tmp_path: Path) -
         for name, weight in both.heads[1].state_dict().items():
             assert torch.equal(linear[fold].state_dict()[name], weight)
     assert {*report["scores"]["crop"]} == {*ALL}
+    assert report["predicts"]["sentence"] == (
+        "It predicts with the linear baseline, as predict_with (--predict-with) says: "
+        "overall R² −1.36."
+    )
     assert report["config"]["predict_with"] == "linear"
     assert "with_ridge" not in report["config"]
     train(TrainConfig(predict_with="average"), tmp_path / "run")
     average = load_head(tmp_path / "run" / "head.safetensors").state_dict()
     for name, weight in load_head(frozen / "head.safetensors").state_dict().items():
         assert torch.equal(average[name], weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "best"),
+    [
+        # with_ridge: true
+        ("numbers", ("average", "overall", "r2", -0.430)),
+        # with_ridge: false
+        ("masks", ("head", "segmentation", "mean_iou", 0.185)),
+    ],
+)
+def test_a_report_of_0_3_has_the_present_names(name: str, best: tuple[Any, ...]) -> None:
+    result = TrainingResult.open(FROZEN / name)
+
+    assert {row.method for row in result.rows()} == {*ALL}
+    assert result.best is not None
+    assert result.best[:3] == best[:3]
+    assert result.best.score == pytest.approx(best[3], abs=5e-4)
+
+
+def test_what_is_printed_of_a_report_of_0_3_is_of_its_method() -> None:
+    """The R² of its head is above 0, that of the average, which predicts, is not."""
+    result = TrainingResult.open(FROZEN / "numbers")
+
+    assert result["scores"]["crop"]["head"]["r2"]["pooled"] == pytest.approx(0.107, abs=5e-4)
+    assert result["scores"]["crop"]["average"]["r2"]["pooled"] == pytest.approx(-0.162, abs=5e-4)
+    assert no_better_than_mean(result) == ["crop", "weed", "green"]
 
 
 def test_a_run_on_all_images_predicts_with_the_method_that_is_named(
