@@ -59,7 +59,6 @@ from dinoneck.training.run_tokens import open_backbone
 from dinoneck.training.trained_images import warn_of_seen_images, write_trained_images
 from dinoneck.version import versions
 
-NECK = "spatial_tuning_adapter"
 SIZE = (640, 640)  # (height, width), as in the recipes of D-FINE and RT-DETR
 PLAN = {0: "all", 10: "last:4"}  # epoch -> what is frozen of the backbone, see FreezeSchedule
 _logger = logging.getLogger(__name__)
@@ -598,7 +597,7 @@ def build_detector(config: TrainDetectorConfig, classes: tuple[str, ...]) -> Det
     """
     spec = config.detector
     neck_arguments = dict(config.head)
-    neck_class = neck_named(neck_arguments.pop("type", NECK))
+    neck_class = neck_named(neck_arguments.pop("type", config.default_head))
     backbone = _open_backbone(config, neck_class, neck_arguments)
     neck_arguments = _with_geometry(neck_arguments, neck_class, backbone)
     if spec.name in DETRS:

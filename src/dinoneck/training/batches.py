@@ -121,6 +121,13 @@ class BatchReader:
             )
         yield from self._read_all(batches, is_training=False)
 
+    def training_tokens(self, batch_size: int) -> Generator[Tokens, None, None]:
+        """Yield the tokens of the training samples, as they are, on the device."""
+        train_ids = self.samples.ids[: self.samples.train_count]
+        for ids in in_batches(train_ids, batch_size):
+            tensors, make_tokens = _read_stored(self.source, ids, views=None)
+            yield make_tokens(send(tensors, self.device))
+
     def read_first(self) -> Batch:
         """Return a batch of the first sample, as it is."""
         return self.read(BatchRows([0], views=None, num_images=1, mixes=False), is_training=False)

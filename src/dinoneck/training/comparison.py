@@ -18,7 +18,7 @@ from dinoneck.training.head_arguments import compared_heads
 from dinoneck.training.new_head import SEVERAL_LAYERS
 from dinoneck.training.processes import join_processes
 from dinoneck.training.report import HEAD
-from dinoneck.training.run import Trainer, as_begun, prepare
+from dinoneck.training.run import ImageTrainer, as_begun, prepare
 
 
 def prepare_heads(
@@ -30,7 +30,7 @@ def prepare_heads(
     overwrite: bool = False,
     resume: bool = True,
     data_folder: DataFolder | None = None,
-) -> dict[str, Trainer[TrainConfig]]:
+) -> dict[str, ImageTrainer]:
     """Return a trainer per head, each with the tokens and folds of the first, in the folder ``out / NAME``.
 
     The arguments and names of the heads are those of
@@ -65,7 +65,7 @@ def prepare_heads(
     # all read the layers of the first: a head that reads several goes first
     several = [entry for entry in compared if entry.head["type"] in SEVERAL_LAYERS]
     others = [entry for entry in compared if entry.head["type"] not in SEVERAL_LAYERS]
-    trainers: dict[str, Trainer[TrainConfig]] = {}
+    trainers: dict[str, ImageTrainer] = {}
     first = None
     for entry in several + others:
         trainers[entry.name] = prepare(
@@ -82,7 +82,7 @@ def prepare_heads(
 
 
 def train_heads(
-    trainers: Mapping[str, Trainer[TrainConfig]], out: Path, *, resume: bool = True
+    trainers: Mapping[str, ImageTrainer], out: Path, *, resume: bool = True
 ) -> dict[str, Any]:
     """Train the heads of :func:`prepare_heads` and write ``out / report.json``: target -> head -> scores.
 
