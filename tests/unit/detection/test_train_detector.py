@@ -219,6 +219,15 @@ def test_a_killed_run_with_lora_weights_goes_on_to_the_same_file(
     assert contents(tmp_path / "cut")[name] == contents(tmp_path / "whole")[name]
 
 
+def test_the_file_of_a_detector_states_the_licence_that_the_run_states(
+    boxes: Path, tmp_path: Path
+) -> None:
+    train_detector(config_of(boxes).changed(license="MIT"), tmp_path / "run")
+
+    meta = HeadCheckpoint.load(tmp_path / "run" / "detector.safetensors").meta
+    assert meta["license"] == "MIT"
+
+
 @pytest.mark.slow
 def test_a_killed_run_whose_steps_have_parts_goes_on_to_the_same_file(
     boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
