@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 TrainedKind = Literal["regression", "ratio", "classification", "dense", "density", "segmentation"]
 """Kinds that a training of a table or of masks learns, those of its ``tasks: {NAME: {kind: ...}}``."""
@@ -31,6 +31,8 @@ POOLED_KINDS: tuple[Kind, ...] = ("regression", "ratio", *CLASS_KINDS)
 # what predicts in a training of numbers, classes and masks
 Method = Literal["head", "linear", "average"]
 """The head, its linear baseline, or the average of both."""
+METHODS: tuple[Method, ...] = get_args(Method)
+"""All of them, in the order of reports."""
 METHOD_NAMES: dict[str, str] = {
     "head": "the head",
     "linear": "the linear baseline",

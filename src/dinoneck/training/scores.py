@@ -244,8 +244,8 @@ def score_values(
         ``interval`` (None for fewer than five groups) and ``folds``; of one target ``sd``, the
         standard deviation of its known values, which the mean absolute error compares with. With a
         reference also ``head_minus``: score -> interval of the reference's score minus this one.
-        Where an interval is None, ``no_interval`` states why. The terms of all rows are added before
-        a score is computed.
+        Where an interval is None, ``no_interval`` states why. The terms of all rows are added
+        before a score is computed.
 
     Raises:
         DataError: for values that are infinite, or shapes that differ.

@@ -21,7 +21,7 @@ from dinoneck.losses import (
     TaskLoss,
     UncertaintyWeighting,
 )
-from dinoneck.losses.masked import BatchPart
+from dinoneck.losses.masked import MicroBatch
 from dinoneck.training import LiveTokens, Recipe, fit
 from dinoneck.training.engine import Engine
 from dinoneck.training.objective import Objective
@@ -188,15 +188,15 @@ def gradients(
     is_plain = len(rows_of_parts) == 1 and sample_weights is None
     total = torch.zeros((), dtype=torch.float64)
     for rows in rows_of_parts:
-        part = None
+        micro_batch = None
         if not is_plain:
             weights = None if sample_weights is None else sample_weights[rows]
-            part = BatchPart(counts, len(rows), IMAGES, weights)
+            micro_batch = MicroBatch(counts, len(rows), IMAGES, weights)
         value, _ = case.loss(
             {name: output[rows] for name, output in outputs.items()},
             {name: target[rows] for name, target in case.targets.items()},
             {name: mask[rows] for name, mask in masks.items()},
-            part,
+            micro_batch,
         )
         value.backward()
         total += value.detach()
@@ -262,8 +262,8 @@ def test_the_mean_over_known_values_is_that_of_the_batch() -> None:
     counts = loss.counts(["x"], {"x": targets})
     total = 0.0
     for rows in (slice(0, 2), slice(2, 4)):
-        part = BatchPart(counts, num_samples=2, num_in_batch=4)
-        total += float(loss({"x": outputs[rows]}, {"x": targets[rows]}, None, part)[0])
+        micro_batch = MicroBatch(counts, num_samples=2, num_in_batch=4)
+        total += float(loss({"x": outputs[rows]}, {"x": targets[rows]}, None, micro_batch)[0])
     assert total == pytest.approx(35 / 3)
 
 
@@ -423,8 +423,8 @@ def test_mixup_per_sample_weighs_the_errors_of_every_image_by_its_share() -> Non
     x = random(IMAGES, 1)
     x[2] = NAN
     tokens = DoubleTokens().batch(IDS)
-    [part] = objective.parts(tokens, Targets({"x": x}), mixes=True)
-    mixup = part.mixup
+    [samples] = objective.micro_batches(tokens, Targets({"x": x}), mixes=True)
+    mixup = samples.mixup
     shares = mixup.share
     partners = mixup.partners
     assert sorted(partners) == [*range(IMAGES)]
@@ -438,7 +438,7 @@ def test_mixup_per_sample_weighs_the_errors_of_every_image_by_its_share() -> Non
         for share, target in ((shares[i], x[i]), (1 - shares[i], x[partner])):
             if not target.isnan():
                 expected += float(share * (output - target).square()) / (IMAGES - 1)
-    assert float(objective(part)["loss"].detach()) == pytest.approx(expected, rel=1e-6)
+    assert float(objective(samples)["loss"].detach()) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from dinoneck.tokens import Tokens
 from dinoneck.training import TrainConfig, engine, train
 from dinoneck.training.method import (
     Candidates,
+    Choice,
+    ChosenMethod,
     HeldOut,
     candidates_of,
-    choice_record,
-    chosen_method,
 )
 from dinoneck.training.report import scores_of
 from dinoneck.training.result import TrainingResult
@@ -57,30 +58,44 @@ def held_out_by_hand() -> HeldOut:
     )
 
 
-def record_by_hand(lacking: dict[Any, str]) -> dict[str, Any]:
+def choice_by_hand(lacking: dict[Any, str]) -> Choice:
     held_out = held_out_by_hand()
     split = Split(list(held_out.folds.values()), held_out.groups)
     scores = scores_of(held_out.targets, held_out.methods, split)
-    return choice_record(Candidates(("head", "linear"), lacking), held_out, scores)
+    return Choice.of(Candidates(("head", "linear"), lacking), held_out, scores)
 
 
 def test_the_choice_is_scored_with_the_method_that_is_best_on_the_other_folds() -> None:
-    record = record_by_hand({})
+    choice = choice_by_hand({})
 
-    assert record["best"] == "linear"
-    assert record["methods"]["head"]["score"] == pytest.approx(1 - 16 / 15)
-    assert record["methods"]["linear"]["score"] == pytest.approx(1 - 8 / 15)
+    assert choice.best == "linear"
+    assert choice.methods["head"].score == pytest.approx(1 - 16 / 15)
+    assert choice.methods["linear"].score == pytest.approx(1 - 8 / 15)
     # b and c: 16 against 4; a and c: 16 against 4; a and b: 0 against 8
-    assert record["on_other_folds"] == {"a": "linear", "b": "linear", "c": "head"}
-    assert record["score_on_other_folds"] == pytest.approx(1 - (4 + 4 + 16) / 15)
+    assert choice.on_other_folds == {"a": "linear", "b": "linear", "c": "head"}
+    assert choice.score_on_other_folds == pytest.approx(1 - (4 + 4 + 16) / 15)
 
 
 def test_a_method_that_lacks_an_output_of_the_head_is_not_chosen() -> None:
-    record = record_by_hand({"linear": "map of y"})
+    choice = choice_by_hand({"linear": "map of y"})
 
-    assert record["best"] == "head"
-    assert record["on_other_folds"] == dict.fromkeys("abc", "head")
-    assert record["score_on_other_folds"] == pytest.approx(1 - 16 / 15)
+    assert choice.best == "head"
+    assert choice.on_other_folds == dict.fromkeys("abc", "head")
+    assert choice.score_on_other_folds == pytest.approx(1 - 16 / 15)
+
+
+@pytest.mark.parametrize("folds", ["abc", "a", ""], ids=["three folds", "one fold", "no fold"])
+def test_a_report_keeps_the_choice(folds: str) -> None:
+    held_out = held_out_by_hand()
+    of_folds = replace(held_out, folds={name: held_out.folds[name] for name in folds})
+    split = Split(list(held_out.folds.values()), held_out.groups)
+    scores = scores_of(held_out.targets, held_out.methods, split)
+    choice = Choice.of(Candidates(("head", "linear"), {"linear": "gate"}), of_folds, scores)
+
+    in_report = json.loads(json.dumps(choice.record()))
+
+    assert Choice.from_record(in_report) == choice
+    assert ("best" in in_report, "target" in in_report) == (len(folds) > 1, len(folds) > 0)
 
 
 @pytest.mark.parametrize(
@@ -101,9 +116,9 @@ def test_a_method_that_lacks_an_output_of_the_head_is_not_chosen() -> None:
 def test_the_score_decides_if_no_head_and_no_method_is_named(
     config: dict[str, Any], method: str, words: str
 ) -> None:
-    predicts = chosen_method(TrainConfig.from_dict(config), record_by_hand({}))
-    assert predicts["method"] == method
-    assert words in predicts["sentence"]
+    predicts = ChosenMethod.of(TrainConfig.from_dict(config), choice_by_hand({}))
+    assert predicts.method == method
+    assert words in predicts.sentence
 
 
 def test_one_fold_predicts_with_its_head() -> None:
@@ -116,12 +131,12 @@ def test_one_fold_predicts_with_its_head() -> None:
         weights={},
     )
     scores = scores_of(held_out.targets, held_out.methods, Split([range(8, 12)], held_out.groups))
-    record = choice_record(Candidates(("head", "linear"), {}), one_fold, scores)
+    choice = Choice.of(Candidates(("head", "linear"), {}), one_fold, scores)
 
-    predicts = chosen_method(TrainConfig(), record)
+    predicts = ChosenMethod.of(TrainConfig(), choice)
 
-    assert predicts["method"] == "head"
-    assert "as a choice takes two folds" in predicts["sentence"]
+    assert predicts.method == "head"
+    assert "as a choice takes two folds" in predicts.sentence
 
 
 def test_a_clearly_better_method_is_named() -> None:
@@ -141,18 +156,18 @@ def test_a_clearly_better_method_is_named() -> None:
     split = Split(list(held_out.folds.values()), held_out.groups)
     scores = scores_of(held_out.targets, held_out.methods, split)
     candidates = Candidates(("head", "linear"), {"linear": "gate"})
-    record = choice_record(candidates, held_out, scores)
+    choice = Choice.of(candidates, held_out, scores)
 
-    named = chosen_method(TrainConfig(head={"type": "fpn"}), record)
-    chosen = chosen_method(TrainConfig(predict_with="linear"), record)
+    named = ChosenMethod.of(TrainConfig(head={"type": "fpn"}), choice)
+    chosen = ChosenMethod.of(TrainConfig(predict_with="linear"), choice)
 
     low, high = scores["overall"]["linear"]["head_minus"]["r2"]
-    assert named["better"] == "linear"
+    assert named.better == "linear"
     assert (
         f"The linear baseline is better (difference {-high:.2f} to {-low:.2f}, 95 %), but has no "
         "gate."
-    ) in named["sentence"]
-    assert chosen["better"] is None
+    ) in named.sentence
+    assert chosen.better is None
 
 
 # what a method gives
@@ -166,13 +181,15 @@ TOKENS = Tokens.from_patches(
 @pytest.mark.parametrize(
     ("head", "lacking"),
     [
-        (LinearHead(8, [Task("y")], pool="mean"), {}),
-        (PatchMeanHead(8, [Task("y")]), {"linear": "map of y"}),
+        (LinearHead(8, [Task("y")], pool="cls"), {}),
+        (PatchMeanHead(8, [Task("y")]), {}),
         (CLSGatingHead(8, [Task("y")], num_patches=6), {"linear": "gate"}),
     ],
-    ids=["no further output", "a map", "a gate"],
+    ids=["no further output", "a map, as the baseline", "a gate"],
 )
-def test_a_linear_baseline_lacks_maps_and_a_gate(head: Any, lacking: dict[str, str]) -> None:
+def test_a_linear_baseline_has_the_maps_of_a_number_and_lacks_a_gate(
+    head: Any, lacking: dict[str, str]
+) -> None:
     linear = LinearHead(8, [Task("y")], pool="mean")
     average = HeadEnsemble([head, linear])
     heads: dict[Any, Any] = {"head": head, "linear": linear, "average": average}
@@ -181,7 +198,7 @@ def test_a_linear_baseline_lacks_maps_and_a_gate(head: Any, lacking: dict[str, s
 
     candidates = candidates_of(heads, TOKENS)
 
-    assert candidates.kept == ALL
+    assert candidates.methods == ALL
     assert candidates.lacking == lacking
 
 
