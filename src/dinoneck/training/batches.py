@@ -100,7 +100,7 @@ class BatchReader:
             # of all processes the same number, so that they take a step together
             num_per_process = math.ceil(len(positions) / num_processes)
             repeated = np.resize(positions, num_per_process * num_processes)
-            positions_here = repeated[rank::num_processes]
+            positions_here = repeated[rank * num_per_process : (rank + 1) * num_per_process]
             batch = BatchRows(
                 rows=order[positions_here],
                 views=None if views is None else views[positions_here].tolist(),
