@@ -318,6 +318,10 @@ class HeadBackbone:
             )
         if not (self.backbone_file or self.random_backbone):
             return None
+        if head.head_type == "rf_detr":
+            raise ConfigError(
+                "this detector holds its own ViT; leave --backbone-file and --random-backbone out"
+            )
         return head.load_backbone(self.backbone_file, random=self.random_backbone)
 
 

@@ -19,6 +19,7 @@ from dinoneck.data.cells import IMAGES, LABELS, csv_text
 from dinoneck.data.layout import Subfolders
 from dinoneck.data.walk import SUFFIXES
 from dinoneck.errors import ConfigError, DataError
+from dinoneck.registry import DETECTORS
 from dinoneck.text import counted, some_of
 from dinoneck.training.config import SIZE
 
@@ -266,7 +267,7 @@ def open_model(
     checkpoints_by_key: Any = open_heads(heads, options.revision, options.weights)
     checkpoints = list(chain.from_iterable(checkpoints_by_key.values()))
     first = checkpoints[0]
-    is_detector = first.head_type == "detector"
+    is_detector = first.head_type in DETECTORS
     if is_detector:
         cli.refuse_unused(cli.PREDICT_WITH_DETECTOR, words)
     else:
