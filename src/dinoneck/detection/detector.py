@@ -146,6 +146,11 @@ class Detector(nn.Module):
         return self.head.classes
 
     @property
+    def has_masks(self) -> bool:
+        """Whether predictions hold a mask for each box."""
+        return not isinstance(self.head, DetectionHead) and self.head.has_masks
+
+    @property
     def backbone_name(self) -> str:
         """Name of the backbone; of an RfDetr that of its ViT."""
         if self.backbone is None:

@@ -213,5 +213,5 @@ def boxes_of_queries(shares: Tensor, queries: Tensor, size: Sequence[int]) -> Te
     scale = shares.new_tensor([width, height, width, height])
     boxes = box_convert(shares, "cxcywh", "xyxy") * scale
     corners_of_queries = queries[..., None].expand(-1, -1, 4)
-    boxes = boxes.gather(1, corners_of_queries)
-    return boxes
+    chosen: Tensor = boxes.gather(1, corners_of_queries)
+    return chosen

@@ -300,18 +300,19 @@ class RfDetr(Configured, nn.Module):
         Raises:
             CheckpointError: naming the first difference.
         """
+        model_type = config.get("model_type")
+        if model_type != RfDetrConfig.model_type:
+            raise CheckpointError(
+                f"{where} is of a model of type {model_type!r}; expected "
+                f"{RfDetrConfig.model_type!r}",
+                step="config",
+            )
         try:
             published = RfDetrConfig.from_dict(dict(config))
         except Exception as error:  # of transformers: many unrelated types
             raise CheckpointError(
                 f"{where} is no configuration of RF-DETR: {first_line(error)}", step="config"
             ) from error
-        if config.get("model_type") != published.model_type:
-            raise CheckpointError(
-                f"{where} is of a model of type {config.get('model_type')!r}; expected "
-                f"{published.model_type!r}",
-                step="config",
-            )
         pairs = [
             (published, self.model.config, _ARCHITECTURE),
             (
