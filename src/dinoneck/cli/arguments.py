@@ -77,7 +77,6 @@ PREDICT_WITH_DETECTOR = RunKind(
         "--probe",
         "--tile",
         "--overlap",
-        "--weights",
         "--image-column",
         "--maps",
         "--no-tokens",

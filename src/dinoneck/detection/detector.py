@@ -131,6 +131,7 @@ class Detector(nn.Module):
         self.source = ""
         self.tuned = set(head.config.get("tuned") or ())
         self.min_score = head.config["min_score"]
+        self._publication: dict[str, Any] = {}  # licence and origin of an RfDetr's weights
         # None: the weights may have been trained since the last prediction
         self._watch: Watch | None = None
         self.register_load_state_dict_post_hook(_forget_watch)  # type: ignore[no-untyped-call]
@@ -358,7 +359,7 @@ class Detector(nn.Module):
                 self._head_with({}),
                 BackbonePart(record=None, lora={}, weights={}),
                 preprocess=self.preprocess,
-                **record,
+                **{**self._publication, **record},
             )
         if self._was_changed():
             logger.warning(
@@ -573,6 +574,11 @@ class Detector(nn.Module):
         detector.preprocess = detector.preprocess.changed(mean=recipe.mean, std=recipe.std)
         if device is not None:
             detector = detector.to(device)
+        if backbone is None:
+            detector._publication = {
+                "license": checkpoint.meta["license"],
+                "extra": checkpoint.meta["extra"],
+            }
         detector._check_recipe(recipe)
         detector.check_weights()
         return detector

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as coco_masks
 from safetensors.torch import load_file, save_file
 from tests.unit.detection import rf_detr_files as files
 from tests.unit.detection.rf_detr_files import BOXES, MASKS
 from transformers import RfDetrImageProcessor
 
-from dinoneck import CheckpointError, ConfigError, HeadCheckpoint, load_published
+from dinoneck import CheckpointError, ConfigError, HeadCheckpoint, evaluate, load_published
+from dinoneck.cli.main import main
 from dinoneck.detection import Detector
 from dinoneck.published import list_published
 from dinoneck.published.detectors import DETECTORS, coco_classes
+from dinoneck.serve.models import open_model
+from dinoneck.serve.settings import Settings
 
 # what the 91 outputs of the published models have no class for, and an independent part of the rest
 GAPS = {0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
@@ -189,6 +197,8 @@ def test_a_saved_detector_predicts_the_same_bits(
     published = load_published(name, weights=folders[name])
     assert published.meta["license"] == "Apache-2.0"
     assert published.meta["extra"]["published"] == name
+    assert checkpoint.meta["license"] == "Apache-2.0"
+    assert checkpoint.meta["extra"] == published.meta["extra"]
 
 
 def test_the_file_alone_and_the_names_of_the_publisher_are_read(
@@ -295,3 +305,210 @@ def test_a_detector_of_its_own_vit_takes_no_backbone(folders: dict[str, Path]) -
         Detector(checkpoint.build(), tiny, (96, 96))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="predicts only"):
         checkpoint.build()(torch.rand(1, 3, 96, 96), [])
+
+
+def write_coco(folder: Path) -> Path:
+    """Two images and a COCO file of objects in them, with masks, of two of COCO's classes and another."""
+    boxes = [[10, 10, 60, 40], [80, 20, 50, 60], [20, 30, 40, 40]]
+    annotations = []
+    for i, (x, y, width, height) in enumerate(boxes):
+        corners = [x, y, x + width, y, x + width, y + height, x, y + height]
+        annotations.append(
+            {
+                "id": i + 1,
+                "image_id": i % 2 + 1,
+                "category_id": i + 1,
+                "bbox": [x, y, width, height],
+                "area": width * height,
+                "iscrowd": 0,
+                "segmentation": [corners],
+            }
+        )
+    (folder / "images").mkdir()
+    images = []
+    for i, kind in enumerate(("landscape", "portrait")):
+        picture(kind).save(folder / f"images/{kind}.png")
+        height, width = SIZES[kind]
+        images.append({"id": i + 1, "file_name": f"{kind}.png", "height": height, "width": width})
+    names = ("person", "cat", "dog")
+    categories = [{"id": i + 1, "name": name} for i, name in enumerate(names)]
+    coco = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "coco.json").write_text(json.dumps(coco))
+    return folder / "coco.json"
+
+
+@pytest.mark.parametrize(("name", "key"), [(BOXES, "boxes"), (MASKS, "masks")])
+def test_it_is_scored_like_any_detector(
+    folders: dict[str, Path], tmp_path: Path, name: str, key: str
+) -> None:
+    file = write_coco(tmp_path)
+    detector = Detector.load(name, weights=folders[name])
+
+    report = evaluate(detector, tmp_path / "images", file)
+
+    scores = report[key]["head"]
+    assert 0 <= scores["AP"] <= 1
+    assert set(scores["per_class"]) == {"person", "cat", "dog"}
+    cost = report["cost"]["head"]
+    vit = sum(parameter.numel() for parameter in detector.vit.parameters())
+    assert cost["backbone_parameters"] == vit
+    whole = sum(parameter.numel() for parameter in detector.parameters())
+    assert cost["parameters"] == whole - vit
+
+
+@pytest.mark.parametrize("name", [BOXES, MASKS])
+def test_it_is_served(folders: dict[str, Path], name: str) -> None:
+    model = open_model(name, Settings(weights=str(folders[name])))
+
+    answer = model.predict(torch.rand(3, 60, 90), "none")
+
+    assert model.facts["classes"] == [*coco_classes().values()]
+    assert model.facts["backbone"] == "DINOv2 ViT-S (tuned)"
+    for box in answer["boxes"]:
+        assert box["score"] >= 0.5
+        assert ("segmentation" in box) == (name == MASKS)
+    json.dumps(answer)
+
+
+def test_the_command_line_predicts_boxes_and_masks(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture("landscape").save(tmp_path / "photo.png")
+    words = ["predict", str(tmp_path / "photo.png"), "--heads", MASKS, "--json"]
+    words += ["--weights", str(folders[MASKS]), "--out", str(tmp_path / "boxes.csv")]
+    words += ["--min-score", "0.2", "--overlay", str(tmp_path / "pictures")]
+
+    assert main(words) == 0
+
+    document = json.loads(capsys.readouterr().out)
+    [expected] = Detector.load(MASKS, weights=folders[MASKS]).predict(
+        picture("landscape"), min_score=0.2
+    )
+    rows = document["predictions"]
+    assert [row["name"] for row in rows] == expected["names"]
+    for row, mask in zip(rows, expected["masks"], strict=True):
+        assert coco_masks.area(row["segmentation"]) == int(mask.sum())
+    assert len((tmp_path / "boxes.csv").read_text().splitlines()) == len(rows) + 1
+    assert (tmp_path / "pictures/photo.jpg").exists()
+
+
+@pytest.mark.parametrize("name", [BOXES, MASKS])
+def test_its_onnx_file_gives_what_it_gives(
+    folders: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    detector = Detector.load(name, weights=folders[name])
+    side = DETECTORS[name].image_size
+
+    parity = detector.export_onnx(tmp_path / "model.onnx")
+
+    assert parity is not None
+    assert parity.compared > 0
+    assert parity.unmatched == 0
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(5))
+    names = [output.name for output in session.get_outputs()]
+    outputs = dict(zip(names, session.run(None, {"image": image.numpy()}), strict=True))
+    with torch.no_grad():
+        [expected] = detector(image)
+    if name == MASKS:
+        expected["masks"] = expected["masks"].sigmoid()
+    assert set(outputs) == set(expected)
+    for key, value in expected.items():
+        np.testing.assert_allclose(outputs[key], value.numpy(), atol=1e-4, err_msg=key)
+
+
+def refused(name: str, weights: Path) -> str:
+    """Why a file is refused; nothing is written next to it."""
+    before = sorted(weights.parent.rglob("*"))
+    with pytest.raises(CheckpointError) as error:
+        load_published(name, weights=weights)
+    assert sorted(weights.parent.rglob("*")) == before
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_other_files_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    state = load_file(folders[BOXES] / "model.safetensors")
+    whole = (folders[BOXES] / "model.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    torch.save(state, tmp_path / "pickle.pth")
+    (tmp_path / "text.safetensors").write_text("no weights")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/config.json").write_text("{}")
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange/config.json").write_text("[1")
+    (tmp_path / "strange/model.safetensors").write_bytes(whole)
+    reduced = {**state}
+    del reduced["class_embed.bias"]
+    save_file({**reduced, "more": torch.zeros(1)}, tmp_path / "other.safetensors")
+    save_file({**state, "class_embed.bias": torch.zeros(3)}, tmp_path / "shape.safetensors")
+
+    assert "incomplete" in refused(BOXES, tmp_path / "cut.safetensors")
+    assert "is no .safetensors file" in refused(BOXES, tmp_path / "pickle.pth")
+    assert "cannot be read as weights" in refused(BOXES, tmp_path / "text.safetensors")
+    assert "has no model.safetensors" in refused(BOXES, tmp_path / "folder")
+    assert "not valid JSON" in refused(BOXES, tmp_path / "strange")
+    assert "is not a file" in refused(BOXES, tmp_path / "nothing.safetensors")
+    message = refused(BOXES, tmp_path / "other.safetensors")
+    assert "lacks class_embed.bias, and holds" in message
+    assert "class_embed.bias of shape (3,), where (91,)" in refused(
+        BOXES, tmp_path / "shape.safetensors"
+    )
+    assert "holds" in refused(BOXES, folders[MASKS] / "model.safetensors")
+
+
+def test_a_name_and_its_options_have_to_fit(folders: dict[str, Path]) -> None:
+    with pytest.raises(CheckpointError, match="Did you mean 'rf_detr_small'"):
+        load_published("rf_detr_smal")
+    with pytest.raises(CheckpointError, match="leave one of them out"):
+        load_published(BOXES, weights=folders[BOXES], revision="main")
+    with pytest.raises(CheckpointError, match="is not the name of one"):
+        Detector.load(folders[BOXES], weights=folders[BOXES])
+
+
+def test_without_a_network_one_sentence_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unreachable(*_: object, **__: object) -> str:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
+
+    with pytest.raises(CheckpointError, match=r"Roboflow/rf-detr-nano .*--weights FILE") as error:
+        load_published(BOXES)
+
+    assert "\n" not in str(error.value)
+
+
+def test_a_fetched_model_is_that_of_the_repository(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = []
+
+    def fetch(repo_id: str, name: str, *, revision: str | None) -> str:
+        asked.append((repo_id, name, revision))
+        return str(folders[BOXES] / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+
+    checkpoint = load_published(BOXES, revision="v1")
+
+    assert asked == [
+        ("Roboflow/rf-detr-nano", "config.json", "v1"),
+        ("Roboflow/rf-detr-nano", "model.safetensors", "v1"),
+    ]
+    assert "the terms of Apache-2.0 hold" in caplog.text
+    assert checkpoint.meta["extra"]["url"].startswith("https://huggingface.co/Roboflow/")
+
+
+def test_an_old_transformers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+
+    monkeypatch.setattr(transformers, "__version__", "5.1.0")
+    monkeypatch.delitem(sys.modules, "dinoneck.detection.rf_detr")
+    monkeypatch.setitem(sys.modules, "transformers", types.ModuleType("transformers"))
+    monkeypatch.setattr(sys.modules["transformers"], "__version__", "5.1.0", raising=False)
+
+    with pytest.raises(ImportError, match=r"from version 5\.9 on, and 5\.1\.0 is installed"):
+        importlib.import_module("dinoneck.detection.rf_detr")
