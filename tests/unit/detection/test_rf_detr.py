@@ -309,7 +309,7 @@ def test_a_detector_of_its_own_vit_takes_no_backbone(folders: dict[str, Path]) -
 
 def write_coco(folder: Path) -> Path:
     """Two images and a COCO file of objects in them, with masks, of two of COCO's classes and another."""
-    boxes = [[10, 10, 60, 40], [80, 20, 50, 60], [20, 30, 40, 40]]
+    boxes = [[10, 10, 60, 40], [60, 20, 50, 60], [20, 30, 40, 40]]
     annotations = []
     for i, (x, y, width, height) in enumerate(boxes):
         corners = [x, y, x + width, y, x + width, y + height, x, y + height]
@@ -348,7 +348,11 @@ def test_it_is_scored_like_any_detector(
 
     scores = report[key]["head"]
     assert 0 <= scores["AP"] <= 1
-    assert set(scores["per_class"]) == {"person", "cat", "dog"}
+    assert {name for name, of_class in scores["per_class"].items() if of_class["AP"] is not None} == {
+        "person",
+        "cat",
+        "dog",
+    }
     cost = report["cost"]["head"]
     vit = sum(parameter.numel() for parameter in detector.vit.parameters())
     assert cost["backbone_parameters"] == vit
