@@ -348,7 +348,9 @@ def test_it_is_scored_like_any_detector(
 
     scores = report[key]["head"]
     assert 0 <= scores["AP"] <= 1
-    assert {name for name, of_class in scores["per_class"].items() if of_class["AP"] is not None} == {
+    assert {
+        name for name, of_class in scores["per_class"].items() if of_class["AP"] is not None
+    } == {
         "person",
         "cat",
         "dog",
