@@ -4,10 +4,13 @@
 
 Both train the same head on the same float16 tokens in memory, in batches of 32, by AdamW with a
 cosine schedule. The plain loop casts and standardises each batch, as ``fit`` does; its float32
-variant keeps a standardised copy, twice as large, and only selects rows. An epoch is the median of
-a run's epochs without the first. The counts are those of the pretend device of the tests, per step
-of an epoch; ``wait`` is how often the host waits. The last table is an epoch of JPEG files through
-a backbone at every step, with images decoded ahead or within the step.
+variant keeps a standardised copy, twice as large, and only selects rows. Tokens "as they are" are
+not standardised. An epoch is the median of a run's epochs without the first. A whole run has its
+first epoch too, and what comes before it: the mean and the deviation of the channels, and what
+``fit`` checks. Times are CPU time with one thread. The counts are those of the pretend device of
+the tests, per step of an epoch, and per batch that the scale of the tokens is measured on; ``wait``
+is how often the host waits. The last table is an epoch of JPEG files through a backbone at every
+step, with images decoded ahead or within the step, by the wall clock.
 """
 
 from __future__ import annotations
@@ -47,27 +50,33 @@ LIVE_BATCH = 4
 IDS = [f"image{i}" for i in range(IMAGES)]
 
 
-def plain_loop(tokens: Tensor, targets: Tensor, *, in_float32: bool) -> list[float]:
-    """Return the seconds of the epochs of a loop as one writes it by hand."""
+def plain_loop(
+    tokens: Tensor, targets: Tensor, *, in_float32: bool = False, standardises: bool = True
+) -> list[float]:
+    """Return the seconds of the epochs of a loop as one writes it by hand; the first has the preparation."""
+    clock = clock_of_loops()
+    times = [clock()]
     patches = tokens[:, 1:]
-    in_full = patches.float()
-    mean = in_full.mean(dim=(0, 1))
-    std = in_full.std(dim=(0, 1))
-    if in_float32:
-        patches = (in_full - mean) / std
-    del in_full
+    if standardises:
+        in_full = patches.float()
+        mean = in_full.mean(dim=(0, 1))
+        std = in_full.std(dim=(0, 1))
+        if in_float32:
+            patches = (in_full - mean) / std
+        del in_full
     heads = nn.ModuleList()
     for _ in range(targets.shape[1]):
         heads.append(nn.Sequential(nn.Linear(CHANNELS, 128), nn.LeakyReLU(), nn.Linear(128, 1)))
     optimizer = torch.optim.AdamW(heads.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * STEPS)
-    times = [time.perf_counter()]
     for _ in range(EPOCHS):
         total = 0.0
         for rows in torch.randperm(IMAGES).split(BATCH):
             batch = patches[rows]
             if not in_float32:
-                batch = (batch.float() - mean) / std
+                batch = batch.float()
+                if standardises:
+                    batch = (batch - mean) / std
             predicted = torch.cat([head(batch).mean(dim=1) for head in heads], dim=1)
             loss = nn.functional.mse_loss(predicted, targets[rows])
             optimizer.zero_grad()
@@ -76,14 +85,27 @@ def plain_loop(tokens: Tensor, targets: Tensor, *, in_float32: bool) -> list[flo
             optimizer.step()
             schedule.step()
             total += loss.item()
-        times.append(time.perf_counter())
+        times.append(clock())
     return [end - begin for begin, end in itertools.pairwise(times)]
 
 
+def clock_of_loops() -> Callable[[], float]:
+    """Return the clock of a loop over stored tokens: CPU time with one thread, else the wall clock."""
+    if torch.get_num_threads() == 1:
+        return time.process_time
+    return time.perf_counter
+
+
 def run_fit(
-    source: TokenSource, targets: Tensor, epochs: int = EPOCHS, device: str = "cpu", **options: Any
+    source: TokenSource,
+    targets: Tensor,
+    *,
+    clock: Callable[[], float],
+    epochs: int = EPOCHS,
+    device: str = "cpu",
+    **options: Any,
 ) -> list[float]:
-    """Return the seconds of the epochs of ``fit`` without the first."""
+    """Return the seconds of the epochs of ``fit``; the first has what comes before it."""
     width = source.batch(source.ids[:1]).sequence[0].shape[2]
     tasks = []
     values = {}
@@ -93,27 +115,39 @@ def run_fit(
         values[name] = dict(zip(source.ids, column.tolist(), strict=True))
     head = PatchMeanHead(width, tasks).to(device)
     recipe = Recipe(epochs=epochs, **{"batch_size": BATCH, **options})
-    times: list[float] = []
+    times = [clock()]
 
     def keep_time(*_: Any) -> None:
-        times.append(time.perf_counter())
+        times.append(clock())
 
     fit(head, source, targets=values, recipe=recipe, callbacks=[keep_time])
     return [end - begin for begin, end in itertools.pairwise(times)]
 
 
-def count_events(source: MemoryTokens, targets: Tensor, **options: Any) -> dict[str, float]:
-    """Return the copies, reads and waits per step of one more epoch on the pretend device."""
+def events_of(source: MemoryTokens, targets: Tensor, **options: Any) -> Counter[str]:
+    """Return the copies, reads and waits of a run on the pretend device."""
     with pretend_device() as device:
-        run_fit(source, targets, epochs=1, device=NAME, **options)
-        of_one_epoch = Counter(device.events)
-    with pretend_device() as device:
-        run_fit(source, targets, epochs=2, device=NAME, **options)
-        of_two_epochs = Counter(device.events)
-    per_step = {}
-    for name in sorted(of_two_epochs):
-        per_step[name] = (of_two_epochs[name] - of_one_epoch[name]) / STEPS
-    return per_step
+        run_fit(source, targets, clock=time.perf_counter, device=NAME, **options)
+        return Counter(device.events)
+
+
+def count_per_step(source: MemoryTokens, targets: Tensor, **options: Any) -> dict[str, float]:
+    """Return the events per step of one more epoch."""
+    of_one_epoch = events_of(source, targets, epochs=1, **options)
+    of_two_epochs = events_of(source, targets, epochs=2, **options)
+    return difference_per_step(of_two_epochs, of_one_epoch)
+
+
+def count_of_scale(source: MemoryTokens, targets: Tensor) -> dict[str, float]:
+    """Return the events per batch that the scale of the tokens is measured on, before the first step."""
+    without = events_of(source, targets, epochs=1, standardise_tokens=False)
+    measured = events_of(source, targets, epochs=1)
+    return difference_per_step(measured, without)
+
+
+def difference_per_step(events: Counter[str], fewer: Counter[str]) -> dict[str, float]:
+    """Return by how much two runs differ, per step of an epoch."""
+    return {name: (events[name] - fewer[name]) / STEPS for name in sorted(events)}
 
 
 class InTheStep:
@@ -136,17 +170,23 @@ def epoch_of_files(folder: Path, rounds: int) -> dict[str, Row]:
     preprocess = backbone.preprocess.changed(size=(224, 288))
     source = LiveTokens(backbone, files, IDS[:LIVE_IMAGES], preprocess)
     targets = torch.linspace(-1, 1, LIVE_IMAGES)[:, None]
+    options: dict[str, Any] = {"batch_size": LIVE_BATCH, "clock": time.perf_counter}
     runs = {
-        "in the step": partial(run_fit, InTheStep(source), targets, batch_size=LIVE_BATCH),
-        "ahead": partial(run_fit, source, targets, batch_size=LIVE_BATCH),
+        "in the step": partial(run_fit, InTheStep(source), targets, **options),
+        "ahead": partial(run_fit, source, targets, **options),
     }
     seconds = turns(runs, rounds=rounds, warmup=0, timer=median_epoch)
     return ratios(seconds, "in the step", "× in the step")
 
 
 def median_epoch(run: Callable[[], list[float]]) -> float:
-    """Return the median seconds of a run's epochs."""
-    return statistics.median(run())
+    """Return the median seconds of a run's epochs without the first."""
+    return statistics.median(run()[1:])
+
+
+def whole_run(run: Callable[[], list[float]]) -> float:
+    """Return the seconds of all epochs of a run."""
+    return sum(run())
 
 
 def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]:
@@ -162,22 +202,33 @@ def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]
 
     # before any other gradient: autograd counts the kinds of devices when it starts
     events = {
-        "float32": count_events(source, targets),
-        "bf16": count_events(source, targets, amp="bf16"),
-        "mixup": count_events(source, targets, mixup_alpha=0.5, mixup_off_last=0.0),
+        "float32": count_per_step(source, targets),
+        "bf16": count_per_step(source, targets, amp="bf16"),
+        "mixup": count_per_step(source, targets, mixup_alpha=0.5, mixup_off_last=0.0),
+        "scale of the tokens": count_of_scale(source, targets),
     }
     yield "a step on the pretend device", events
 
-    variants: dict[str, Callable[[], list[float]]] = {
-        "plain loop": lambda: plain_loop(sequence, targets, in_float32=False)[1:],
+    clock = clock_of_loops()
+    loops: dict[str, Callable[[], list[float]]] = {
+        "plain loop": lambda: plain_loop(sequence, targets),
+        "plain loop, tokens as they are": lambda: plain_loop(sequence, targets, standardises=False),
+        "fit": lambda: run_fit(source, targets, clock=clock),
+        "fit, standardise_tokens=False": lambda: run_fit(
+            source, targets, clock=clock, standardise_tokens=False
+        ),
+    }
+    more_loops: dict[str, Callable[[], list[float]]] = {
         "plain loop, standardised float32 copy": lambda: plain_loop(
             sequence, targets, in_float32=True
-        )[1:],
-        "fit": lambda: run_fit(source, targets),
-        "fit, ema_decay=0.997": lambda: run_fit(source, targets, ema_decay=0.997),
+        ),
+        "fit, ema_decay=0.997": lambda: run_fit(source, targets, clock=clock, ema_decay=0.997),
+        'fit, amp="bf16"': lambda: run_fit(source, targets, clock=clock, amp="bf16"),
     }
-    seconds = turns(variants, rounds=options.rounds, timer=median_epoch)
+    seconds = turns(loops | more_loops, rounds=options.rounds, timer=median_epoch)
     yield "an epoch", ratios(seconds, "plain loop", "× plain loop")
+    seconds = turns(loops, rounds=options.rounds, timer=whole_run)
+    yield f"a whole run of {EPOCHS} epochs", ratios(seconds, "plain loop", "× plain loop")
 
     with tempfile.TemporaryDirectory() as folder:
         yield "an epoch of JPEG files", epoch_of_files(Path(folder), options.rounds)

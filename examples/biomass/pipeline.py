@@ -25,7 +25,6 @@ from dinoneck.atomic import write_text
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
 from dinoneck.checkpoint.rebuild import rebuild
 from dinoneck.cli import main as cli
-from dinoneck.cli import train
 from dinoneck.cli.text import show_scores, table
 from dinoneck.data.pasture import WEIGHTS
 from dinoneck.data.tables import read_cells
@@ -34,7 +33,7 @@ from dinoneck.inference.results import table_row
 from dinoneck.inference.views import TTA, VIEWS
 from dinoneck.training import TrainConfig, r2, weighted_r2
 from dinoneck.training.folder import HEAD_FILE
-from dinoneck.training.new_head import head_type
+from dinoneck.training.head_arguments import head_with_width
 from dinoneck.training.run_tokens import RunTokens
 from dinoneck.training.table import table_of, target_columns
 from dinoneck.version import versions
@@ -117,7 +116,7 @@ def run(options: argparse.Namespace, rest: Sequence[str] = ()) -> None:
     parsed = cli.command("train", command[1:]).keywords
     config = parsed["run"]
     if parsed["hidden_dim"] is not None:
-        config = train.with_width(config, head_type(config), parsed["hidden_dim"])
+        config = config.changed(head=head_with_width(config, parsed["hidden_dim"]))
     if not isinstance(config.data.size, tuple):
         raise ConfigError(
             "a store needs images of one size; give data.size in the file, or --size HEIGHTxWIDTH"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 TrainedKind = Literal["regression", "ratio", "classification", "dense", "density", "segmentation"]
 """Kinds that a training of a table or of masks learns, those of its ``tasks: {NAME: {kind: ...}}``."""
@@ -30,6 +31,8 @@ POOLED_KINDS: tuple[Kind, ...] = ("regression", "ratio", *CLASS_KINDS)
 # what predicts in a training of numbers, classes and masks
 Method = Literal["head", "linear", "average"]
 """The head, its linear baseline, or the average of both."""
+METHODS: tuple[Method, ...] = get_args(Method)
+"""All of them, in the order of reports."""
 METHOD_NAMES: dict[str, str] = {
     "head": "the head",
     "linear": "the linear baseline",
@@ -40,6 +43,34 @@ AVERAGE_OF_0_3 = "head + linear"
 """What reports and tables of 0.3 call the average."""
 
 
-def present_method(name: str) -> str:
-    """Return the present name of a method that a report or a table of 0.3 names; others stay."""
-    return "average" if name == AVERAGE_OF_0_3 else name
+def present_report(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the report of a training with the present names of its methods.
+
+    A report of 0.3 calls the average otherwise, and states what predicts by its option
+    ``with_ridge``. Any other report stays as it is.
+    """
+    present = dict(report)
+    if "cost" in report:  # the scores are those of models, whose names are the user's
+        return present
+    if "scores" in report:
+        present["scores"] = {}
+        for target, methods in report["scores"].items():
+            present["scores"][target] = _with_present_names(methods)
+    if "predicts" not in report and report.get("config", {}).get("with_ridge"):
+        present["predicts"] = {"method": "average"}
+    return present
+
+
+def _with_present_names(methods: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores of a target by the present names of the methods."""
+    present = {}
+    for method, scores in methods.items():
+        name = "average" if method == AVERAGE_OF_0_3 else method
+        present[name] = scores
+    return present
+
+
+def predicting_method(report: Mapping[str, Any]) -> Method:
+    """Return the method that a run predicts with, by its report of :func:`present_report`."""
+    method: Method = report.get("predicts", {}).get("method", "head")
+    return method

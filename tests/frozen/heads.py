@@ -448,6 +448,12 @@ REFUSED = {
 }
 """Files that this version refuses -> what the message names."""
 
+GAINED_MAPS = {
+    # linear layers on the mean patch have maps since 0.4
+    "heads/linear-mean.safetensors",
+}
+"""Files whose heads give maps now that they did not give when they were written."""
+
 # The first frozen heads were cases of the contract battery, with five prefix tokens of 24 channels.
 CONTRACT_CASES = (
     "patch_mean",

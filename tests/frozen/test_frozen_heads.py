@@ -56,6 +56,10 @@ def test_a_head_computes_what_was_recorded(file: FrozenFile) -> None:
     is_half = next(head.parameters()).dtype in (torch.float16, torch.bfloat16)
     rtol, atol = HALF_PRECISION if is_half else SINGLE_PRECISION
     results = heads.compute_recorded(head, file)
+    if file.name in heads.GAINED_MAPS:
+        added = results.keys() - file.numbers("result").keys()
+        assert added and all(name.startswith("map/") for name in added)
+        results = {name: x for name, x in results.items() if name not in added}
     assert_same_numbers(results, file.numbers("result"), rtol=rtol, atol=atol)
 
 

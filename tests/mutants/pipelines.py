@@ -389,7 +389,7 @@ PIPELINES = [
     ),
     Mutant(
         sentence="Mixup counts the loss of a sample's own target with the partner's share.",
-        where="training.objective:Objective.parts",
+        where="training.objective:Objective.micro_batches",
         edit=replace(
             "_class(_share * _weighted.share, _weighted.targets)",
             by="_class((1 - _share) * _weighted.share, _weighted.targets)",
@@ -398,7 +398,7 @@ PIPELINES = [
     ),
     Mutant(
         sentence="Maps are trained as they are where CutMix has pasted another image.",
-        where="training.objective:Objective.parts",
+        where="training.objective:Objective.micro_batches",
         edit=replace("targets.with_maps(self.maps, _change)", by="targets"),
         tests=["unit/training/test_live_tokens.py::test_cutmix_pastes_maps_as_the_images"],
     ),

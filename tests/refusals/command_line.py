@@ -145,6 +145,21 @@ ROWS: list[Row] = [
     (line(f"{PREDICT} --min-score 0.5"), ConfigError, ("heads", "--min-score")),
     (line(f"{PREDICT} --truth t.csv"), ConfigError, ("without --overlay", "--truth")),
     (
+        line(f"{PREDICT} --overlay o --image-column file"),
+        ConfigError,
+        ("without --truth", "--image-column"),
+    ),
+    (
+        line(f"viz report {GOOD} images --out r.html --image-column file"),
+        ConfigError,
+        ("a report without --truth", "--image-column"),
+    ),
+    (
+        line("viz report d.safetensors images --out r.html --truth t.json --image-column file"),
+        ConfigError,
+        ("a detector", "--image-column"),
+    ),
+    (
         line("evaluate images --heads d.safetensors --truth t.csv --min-score 0.5"),
         ConfigError,
         ("boxes of all scores", "--min-score"),

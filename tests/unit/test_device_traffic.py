@@ -138,6 +138,17 @@ def test_a_training_step_is_one_copy_that_nothing_waits_for(
     assert events == {"to device": BATCHES, "read": 1, "wait": 1}
 
 
+def test_the_scale_of_tokens_is_measured_on_the_device(stores: dict[str, FeatureStore]) -> None:
+    counts = []
+    for measures in (True, False):
+        recipe = Recipe(batch_size=3, epochs=1, standardise_tokens=measures)
+        with pretend_device() as device:
+            trained(stores["fp16"], patch_mean(MASS), recipe, device=NAME)
+            counts.append(Counter(device.events))
+    # the tokens travel as a step's; it is read whether there is a scale, and whether it is finite
+    assert counts[0] - counts[1] == {"to device": BATCHES, "read": 2, "wait": 2}
+
+
 def test_validation_reads_its_losses_and_its_predictions_once(
     stores: dict[str, FeatureStore],
 ) -> None:

@@ -309,6 +309,38 @@ def test_groups_of_a_table_are_refused_for_a_folder(meadow: Path, tiny: Backbone
         evaluate(predictor(tiny), None, meadow.parent, group=["place"])
 
 
+def test_a_column_of_images_is_refused_where_none_is_read(meadow: Path, tiny: Backbone) -> None:
+    table = read_table(meadow, meadow.parent, ["soil", "kind"])
+    model = predictor(tiny)
+    for truth, words in {
+        meadow.parent: "image_column is 'file'.*is a folder; leave it out",
+        meadow.parent / "objects.json": "image_column is 'file'.*leave it out for objects",
+    }.items():
+        with pytest.raises(ConfigError, match=words):
+            evaluate(model, None, truth, image_column="file")
+    with pytest.raises(ConfigError, match=r"image_column is 'file'.*image_column= of read_table"):
+        evaluate(model, None, table, image_column="file")
+
+
+def test_a_ready_made_table_has_the_numbers_of_a_file(meadow: Path, tiny: Backbone) -> None:
+    """A column of probabilities is one of numbers, where the truth has no column of the class."""
+    rows = pd.read_csv(meadow)
+    rows["kind:bare"] = rows.pop("kind")
+    table = read_table(rows, meadow.parent, ["soil", "kind:bare"])
+    head = PatchMeanHead(
+        64,
+        [Task("soil"), Task("kind", dim=2, kind="classification", labels=("bare", "crop"))],
+        hidden_dim=4,
+    )
+    model = Predictor(head, tiny)
+
+    for truth in (rows, table):
+        with pytest.raises(
+            DataError, match="kind:bare (of .* is|holds the words) .* expected (a )?number"
+        ):
+            evaluate(model, meadow.parent, truth)
+
+
 def test_groups_of_the_table_are_not_the_truth_of_a_class_of_that_name(
     meadow: Path, tiny: Backbone
 ) -> None:

@@ -91,6 +91,22 @@ def test_masks_are_read_with_the_class_values_of_the_training(
     assert np.sum(matrix(other), axis=1).tolist() == [7 * 512, 5 * 512]
 
 
+@pytest.mark.parametrize("resize", ["stretch", "crop"])
+def test_masks_are_read_at_the_size_of_an_image_of_tiles(
+    tmp_path: Path, tiny: Backbone, resize: Any
+) -> None:
+    """An image of tiles is predicted whole, whatever the size of one tile is."""
+    field = written(tmp_path / "field", [np.eye(64, 96, dtype=np.uint8)])
+    head = DenseHead(64, [Task("cover", dim=2, kind="segmentation", labels=NAMES)])
+    preprocess = tiny.preprocess.changed(size=(32, 32), resize=resize)
+    model = Predictor(head, tiny, preprocess=preprocess, tile=32)
+
+    found = evaluate(model, field / "images", field / "masks")
+
+    # the diagonal alone is of the second class
+    assert np.sum(matrix(found), axis=1).tolist() == [64 * 96 - 64, 64]
+
+
 def test_masks_are_read_with_the_nodata_of_the_training(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

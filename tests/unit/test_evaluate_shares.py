@@ -190,6 +190,63 @@ def test_a_missing_interval_has_a_reason(meadow: Path, tiny: Backbone) -> None:
     )
 
 
+def test_the_reason_of_a_missing_interval_names_what_it_is_of(meadow: Path, tiny: Backbone) -> None:
+    """Soil is known of all images and crop of three, for which there is no interval."""
+    models = {}
+    for name, targets in {"a": ["soil", "crop"], "b": ["soil"], "c": ["crop"]}.items():
+        tasks = [Task(target) for target in targets]
+        models[name] = Predictor(PatchMeanHead(64, tasks, hidden_dim=4), tiny)
+    table = pd.read_csv(meadow)
+    table.loc[3:, "crop"] = np.nan
+
+    found = evaluate(models, meadow.parent, table)
+
+    [_, intervals, *_] = all_tables(found, held_out=False)
+    assert intervals.header == ["R², 95 % interval", "soil", "crop"]
+    assert [row[0] for row in intervals.rows] == [
+        "a minus b",
+        "none of crop for a, c: 3 images, and an interval needs 5",
+    ]
+    assert intervals.rows[0][2] == "-"
+
+
+def test_the_reason_is_shown_of_a_single_model_too(meadow: Path, tiny: Backbone) -> None:
+    model = Predictor(PatchMeanHead(64, [Task("soil")], hidden_dim=4), tiny)
+
+    found = evaluate(model, meadow.parent, pd.read_csv(meadow)[:3])
+
+    assert all_tables(found, held_out=False)[1].rows == [
+        ["none: 3 images, and an interval needs 5", ""]
+    ]
+
+
+def test_boxes_of_other_classes_have_no_interval_for_that_model_alone() -> None:
+    scores = {"AP": 0.5, "AP50": 0.6, "AP75": 0.5, "AR100": 0.5}
+    report = {
+        "boxes": {
+            "a": scores,
+            "b": scores | {"head_minus": {"AP": [0.1, 0.2]}},
+            "c": scores | {"no_interval": "the models predict other classes"},
+        }
+    }
+
+    rows = all_tables(report, held_out=False)[0].rows
+
+    assert rows[-1][0] == "intervals: none for c: the models predict other classes"
+
+
+def test_models_called_as_methods_of_a_run_have_their_differences(
+    meadow: Path, tiny: Backbone
+) -> None:
+    model = Predictor(PatchMeanHead(64, [Task("soil")], hidden_dim=4), tiny)
+
+    found = evaluate({"head": model, "head + linear": model}, meadow.parent, meadow)
+
+    [scores, differences, *_] = all_tables(found, held_out=False)
+    assert [row[0] for row in scores.rows[:2]] == ["head", "head + linear"]
+    assert differences.rows == [["head minus head + linear", "+0.00 ... +0.00"]]
+
+
 def test_the_standard_deviation_stands_below_the_errors(meadow: Path, tiny: Backbone) -> None:
     model = Predictor(PatchMeanHead(64, [Task("soil"), Task("crop")], hidden_dim=4), tiny)
     expected = pd.read_csv(meadow)["soil"].std(ddof=0)

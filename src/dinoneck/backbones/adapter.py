@@ -177,7 +177,9 @@ class Adapter(nn.Module):
         name: the model's name; None if the object has none.
         mean: per-channel mean for images.
         std: per-channel standard deviation for images.
-        license: of the published weights, if the library records it.
+        license: of the published weights, if the library records it, or as their owner states it.
+        has_published_weights: whether the name stands for the weights; not those of a file whose
+            name is not that of published ones.
         hub_id: where the published weights are, if the library records it.
     """
 
@@ -192,6 +194,7 @@ class Adapter(nn.Module):
     attention = "attn"
     name: str | None = None
     license: str | None = None
+    has_published_weights = True
     hub_id: str | None = None
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD

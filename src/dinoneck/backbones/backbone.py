@@ -400,7 +400,8 @@ class Backbone(nn.Module):
         the images, where the weights come from and their hash (SHA-256 of all of them, in the
         present dtype; None on the meta device), and the LoRA weights if there are any. Weights that
         have changed since they were loaded are marked as modified. The licence is that of published
-        weights; seeded random weights have none.
+        weights; seeded random weights have none, and that of a file which has no name of published
+        weights is not known.
 
         The hashes are cached until a parameter moves or is written to; torch does not count writes
         through ``.data``.
@@ -463,9 +464,11 @@ class Backbone(nn.Module):
         return weight_hashes.measure(self.adapter, self.layers, self.norm)
 
     def _licence(self, family: str) -> str | None:
-        """The licence of the published weights; None of seeded random ones, and where it is not known."""
+        """The licence of the weights; None of seeded random ones, and where it is not known."""
         if unchanged_origin(self.weights)["kind"] == "seeded":
             return None
+        if not self.adapter.has_published_weights:
+            return self.adapter.license
         return self.adapter.license or license_of(self.name) or LICENSES.get(family)
 
     def _origin(self, hashes: WeightHashes) -> dict[str, Any]:

@@ -92,7 +92,8 @@ def load_backbone(
         checkpoint: a local ``.pth`` or ``.safetensors`` file instead, official or of the library's
             names; every tensor of the ViT must match. Checkpoints of trainings are read too
             (DINOv2, DINOv3, Lightning, DDP): the averaged model or the teacher, without its heads.
-            A file or folder name of published weights gives their tag, mean, std and licence.
+            A file or folder name of published weights gives their tag, mean, std and licence; the
+            licence of other files is not known.
         seed: of random weights, with ``pretrained=False``: the same on every machine; None = 0.
         dtype: of the weights and tokens; None keeps float32.
         pos_embed: how position embeddings are resampled to another grid: ``"native"``, as the
@@ -148,6 +149,11 @@ def load_backbone(
         build = _from_timm if source == "timm" else _from_transformers
         seed_or_none = (seed or 0) if random else None
         adapter, origin = build(name, file, seed_or_none, pos_embed)
+    if origin["kind"] == "file":
+        path = Path(name, "model.safetensors") if checkpoint is None else checkpoint
+        if weights_of_file(path) is None:
+            adapter.has_published_weights = False
+            adapter.license = None
     full_name = name
     if not random and checkpoint is None and adapter.name is not None:
         full_name = adapter.name

@@ -23,6 +23,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dinoneck.atomic import open_regular
 from dinoneck.checkpoint import schema
 from dinoneck.checkpoint.schema import HeadRecord
@@ -145,7 +147,8 @@ def read(path: Path) -> HeadFile:
         )
     with opened(path) as file:
         header = _header(file, str(path))
-        buffers = [bytearray(size) for size in header.sizes]
+        # a bytearray would be filled with zeros first
+        buffers = [np.empty(size, np.uint8) for size in header.sizes]
         for buffer in buffers:
             file.readinto(buffer)  # a file that is cut short meanwhile does not match its digest
     return HeadFile(str(path), header, buffers, digest(header.meta, buffers))

@@ -88,7 +88,12 @@ PREDICT_WITHOUT_OVERLAY = RunKind(
     "predictions without --overlay", unused=("--truth", "--image-column", "--subfolders")
 )
 EVALUATE = RunKind("scores, which count boxes of all scores", unused=("--min-score",))
-REPORT_WITHOUT_TRUTH = RunKind("a report without --truth", unused=("--subfolders",))
+PREDICT_WITHOUT_TRUTH = RunKind(
+    "predictions without --truth", unused=("--image-column", "--subfolders")
+)
+REPORT_WITHOUT_TRUTH = RunKind(
+    "a report without --truth", unused=("--image-column", "--subfolders")
+)
 EXPORT_HEAD_ALONE = RunKind(
     "the export of a head without --with-backbone",
     unused=("--size", "--maps", "--backbone-file", "--random-backbone"),

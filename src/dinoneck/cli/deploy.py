@@ -125,9 +125,7 @@ def _export_detector(
     parity = detector.export_onnx(out, size=size, half=half, check=check)
     if parity is None:
         return {"half": half, "parity": None}
-    if parity.compared == 0:
-        show("parity: no box on random images has a score of 0.05 or more, so none was compared")
-    else:
+    if parity.compared:  # else a warning states that there are no boxes
         show(
             f"parity: boxes on random images differ by at most {parity.box_px:.2g} px and "
             f"{parity.score:.2g} in score ({parity.compared} compared, {parity.unmatched} without "

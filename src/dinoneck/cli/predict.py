@@ -98,6 +98,8 @@ def predict(
     output_paths = _output_paths(file_by_name, images, {"--maps": maps, "--overlay": overlay})
     if overlay is None:
         cli.refuse_unused(cli.PREDICT_WITHOUT_OVERLAY, words)
+    if truth is None:
+        cli.refuse_unused(cli.PREDICT_WITHOUT_TRUTH, words)
 
     # predict
     opened = open_model(
@@ -117,6 +119,7 @@ def predict(
         elif new_maps is not None:
             writer = _MapWriter(
                 new_maps,
+                name=str(maps),
                 opened=opened,
                 output_paths={file_by_name[name]: path for name, path in output_paths.items()},
                 keeps_maps=overlay is not None,
@@ -124,11 +127,6 @@ def predict(
             results, left_out = predict_named(
                 model.predictions, file_by_name, skip_unusable, finish=writer.write
             )
-            if not any(new_maps.iterdir()):
-                raise ConfigError(
-                    f"--maps {maps}: these heads have no maps; leave --maps out (--json has "
-                    "objects)"
-                )
         else:
             results, left_out = predict_named(opened.predict, file_by_name, skip_unusable)
         if new_overlay is not None:
@@ -474,6 +472,7 @@ class _MapWriter:
 
     Args:
         folder: for the maps.
+        name: what the command line calls it.
         opened: the heads.
         output_paths: image -> where its maps go below the folder, without suffix.
         keeps_maps: whether results have maps per patch, which are drawn later.
@@ -483,11 +482,13 @@ class _MapWriter:
         self,
         folder: Path,
         *,
+        name: str,
         opened: OpenModel,
         output_paths: Mapping[Path, Path],
         keeps_maps: bool,
     ) -> None:
         self.folder = folder
+        self.name = name
         self.opened = opened
         self.output_paths = output_paths
         self.keeps_maps = keeps_maps
@@ -499,18 +500,26 @@ class _MapWriter:
             file: the image.
             prediction: of ``Predictor.predictions``, which makes the maps in the pixels of the
                 image.
+
+        Raises:
+            ConfigError: if the heads have no maps, which the first image shows.
         """
         from dinoneck.viz.overlay import write_maps
 
+        written: list[Path] = []
         for group in self.opened.groups:
             of_group = group.select(prediction)
-            write_maps(
+            written += write_maps(
                 group.subfolder(self.folder),
                 str(self.output_paths[file]),
                 of_group.image_maps(),
                 group.tasks,
                 file,
                 gate=of_group.image_gate(),
+            )
+        if not written:
+            raise ConfigError(
+                f"--maps {self.name}: these heads have no maps; leave --maps out (--json has objects)"
             )
         return self.opened.row(prediction, self.keeps_maps)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from dinoneck.atomic import write_whole
-from dinoneck.kinds import METHOD_NAMES, Method
+from dinoneck.kinds import METHOD_NAMES, predicting_method
 from dinoneck.text import printable
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def show_scores(report: Mapping[str, Any], held_out: bool = True) -> None:
         show(line)
     names = no_better_than_mean(report)
     if names:
-        method = METHOD_NAMES[_predicting_method(report)]
+        method = METHOD_NAMES[predicting_method(report)]
         show(
             f"{', '.join(names)}: R² is not above 0, so {method} is no better than the mean of all "
             "images."
@@ -151,7 +151,7 @@ def no_better_than_mean(report: Mapping[str, Any]) -> list[str]:
     """
     from dinoneck.viz.score_tables import mean_of
 
-    predicting = _predicting_method(report)
+    predicting = predicting_method(report)
     names = []
     mean = mean_of(report)
     for name, methods in report.get("scores", {}).items():
@@ -161,11 +161,6 @@ def no_better_than_mean(report: Mapping[str, Any]) -> list[str]:
         if r2 is not None and r2 <= 0:
             names.append(name)
     return names
-
-
-def _predicting_method(report: Mapping[str, Any]) -> Method:
-    method: Method = report.get("predicts", {}).get("method", "head")
-    return method
 
 
 def show_remainder(preprocess: Preprocessing, size: tuple[int, int]) -> None:

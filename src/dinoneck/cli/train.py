@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from tyro.conf import Positional, Suppress, arg
 
@@ -18,27 +18,23 @@ from dinoneck.cli.arguments import check_backbone_name, flags, parse
 from dinoneck.cli.text import show, show_remainder, show_scores
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.extras import check_installed
-from dinoneck.registry import import_modules
 from dinoneck.training.config import (
     HEAD,
     TRAININGS,
     AnyConfig,
-    DataConfig,
     TrainConfig,
     TrainDetectorConfig,
     TrainInstancesConfig,
     config_of,
+    merged_values,
 )
 from dinoneck.training.recipe import Config
 from dinoneck.training.trainings import Training
 from dinoneck.yaml_file import read_yaml
 
-AnyRun = TypeVar("AnyRun", TrainConfig, TrainInstancesConfig, TrainDetectorConfig)
-
 if TYPE_CHECKING:
-    from dinoneck.data.layout import DataFolder
     from dinoneck.data.preprocessing import Preprocessing
-    from dinoneck.training.run import Trainer
+    from dinoneck.training.run import ImageTrainer
 
 # patches of an image: attention grows with their square, and above it takes most of a pass
 MANY_PATCHES = 4096
@@ -102,22 +98,16 @@ def train(
         resume: continue an interrupted run of the same config (default: on).
     """
     if with_linear:
-        run = _with_average(run)
-    _check_before_torch(config, run, out, overwrite=overwrite)
-    from dinoneck.training.data_folder import of_data_folder
-    from dinoneck.training.new_head import head_type
-
-    run, folder = of_data_folder(run)
-    if heads:
-        report = _compare_heads(
-            run, heads, out, folder, hidden_dim=hidden_dim, overwrite=overwrite, resume=resume
-        )
-        return _shown(out, report)
-    if hidden_dim is not None:
-        import_modules(run.imports)
-        run = with_width(run, head_type(run, _map_kind(run.data)), hidden_dim)
-    report = _train_head(run, out, folder, overwrite=overwrite, resume=resume)
-    return _shown(out, report)
+        run = run.with_average()
+    return _train_and_show(
+        config,
+        run,
+        out,
+        heads=heads,
+        hidden_dim=hidden_dim,
+        overwrite=overwrite,
+        resume=resume,
+    )
 
 
 def train_objects(
@@ -144,15 +134,9 @@ def train_objects(
         overwrite: replace the results of an earlier run.
         resume: continue an interrupted run of the same config (default: on).
     """
-    _check_before_torch(config, run, out, overwrite=overwrite)
-    from dinoneck.detection import train_instances
-    from dinoneck.detection.objects import default_head_type
-
-    if hidden_dim is not None:
-        import_modules(run.imports)
-        type_name = str(run.head.get("type") or default_head_type(run))
-        run = with_width(run, type_name, hidden_dim)
-    return _shown(out, train_instances(run, out, overwrite=overwrite, resume=resume))
+    return _train_and_show(
+        config, run, out, hidden_dim=hidden_dim, overwrite=overwrite, resume=resume
+    )
 
 
 def train_boxes(
@@ -178,14 +162,9 @@ def train_boxes(
         overwrite: replace the results of an earlier run.
         resume: continue an interrupted run of the same config (default: on).
     """
-    _check_before_torch(config, run, out, overwrite=overwrite)
-    from dinoneck.detection import train_detector
-    from dinoneck.detection.training import NECK
-
-    if hidden_dim is not None:
-        import_modules(run.imports)
-        run = with_width(run, str(run.head.get("type", NECK)), hidden_dim)
-    return _shown(out, train_detector(run, out, overwrite=overwrite, resume=resume))
+    return _train_and_show(
+        config, run, out, hidden_dim=hidden_dim, overwrite=overwrite, resume=resume
+    )
 
 
 def parse_training(words: Sequence[str]) -> partial[Any]:
@@ -235,9 +214,6 @@ def _data_in(words: Sequence[str]) -> dict[str, Any]:
 def _read_with_data(path: str, data: Mapping[str, Any]) -> tuple[Training, AnyConfig]:
     """Read a training file whose data may stand in the command line; return the training and its config."""
     values = read_yaml(path)
-    named_data = values.get("data") or {}
-    if not isinstance(named_data, Mapping):
-        named_data = {}
     in_file = TRAININGS.described(values)
     in_words = TRAININGS.of_data(data)
     if data and in_file is not TRAININGS.default and in_file is not in_words:
@@ -246,7 +222,7 @@ def _read_with_data(path: str, data: Mapping[str, Any]) -> tuple[Training, AnyCo
             f"{in_words.learns}; leave one of them out"
         )
     if data:
-        values = {**values, "data": {**named_data, **data}}
+        values = merged_values(values, {"data": data})
     run = config_of(values, path)
     return TRAININGS.described(values), run
 
@@ -296,17 +272,52 @@ _FUNCTIONS: dict[type[Config], Callable[..., dict[str, Any]]] = {
 }
 
 
-def _check_before_torch(config: str | None, run: AnyConfig, out: Path, *, overwrite: bool) -> None:
-    """Refuse what is wrong before torch is imported: a second file, an output, names, lacking extras."""
+def _train_and_show(
+    config: str | None,
+    run: AnyConfig,
+    out: Path,
+    *,
+    heads: Sequence[Mapping[str, Any]] = (),
+    hidden_dim: int | None,
+    overwrite: bool,
+    resume: bool,
+) -> dict[str, Any]:
+    """Train as :func:`dinoneck.train` does, and print what it does and its scores; return the document."""
+    may_switch = isinstance(run, TrainConfig) and run.predict_with is not None and not overwrite
+    switches_method = may_switch and (out / "report.json").exists()
+    _check_before_torch(config, run, out, replaces=overwrite or switches_method)
+    from dinoneck.training.entrance import run_training
+
+    report = run_training(
+        run,
+        out,
+        heads=heads,
+        hidden_dim=hidden_dim,
+        overwrite=overwrite,
+        resume=resume,
+        describe=_describe,
+    )
+    if switches_method:
+        print(f"{out} is a finished run: nothing is trained.")
+    return _shown(out, report)
+
+
+def _check_before_torch(config: str | None, run: AnyConfig, out: Path, *, replaces: bool) -> None:
+    """Refuse what is wrong before torch is imported: a second file, an output, names, lacking extras.
+
+    Args:
+        config: a training file that is not the first word.
+        run: the run.
+        out: folder of the results.
+        replaces: whether results of an earlier run may be there.
+    """
     if config is not None:  # a training file that comes first is read by parse_training
         raise ConfigError(
             f"{config}: one training file stands first: dinoneck train RUN.yaml --out FOLDER ..."
         )
     if out.is_file():
         raise ConfigError(f"--out {out} is a file; name a folder")
-    # a run that is finished may get another method to predict with
-    may_switch = isinstance(run, TrainConfig) and run.predict_with is not None
-    if (out / "report.json").exists() and not overwrite and not may_switch:
+    if (out / "report.json").exists() and not replaces:
         raise ConfigError(
             f"--out {out} holds results of an earlier run, report.json; choose another folder, or "
             "replace them with --overwrite"
@@ -373,72 +384,6 @@ def _check_extras(run: AnyConfig) -> None:
             check_installed("scikit-learn", "train", "sklearn")
 
 
-def _with_average(run: TrainConfig) -> TrainConfig:
-    """The run with the average of head and linear baseline, which ``--with-linear`` asks for.
-
-    Raises:
-        ConfigError: if it names another method.
-    """
-    if run.predict_with not in (None, "average"):
-        raise ConfigError(
-            f"--with-linear is --predict-with average, and predict_with is {run.predict_with!r}; "
-            "give one of them"
-        )
-    return run.changed(predict_with="average")
-
-
-def _train_head(
-    config: TrainConfig,
-    out: Path,
-    folder: DataFolder | None,
-    *,
-    overwrite: bool,
-    resume: bool,
-) -> dict[str, Any]:
-    """Train the head of a configuration; of a finished run, change the method that predicts.
-
-    ``folder`` is the folder of data that the configuration was made of, which is read already.
-    """
-    from dinoneck.training.run import prepare
-    from dinoneck.training.run_file import switch_method
-
-    if not overwrite:
-        report = switch_method(config, out)
-        if report is not None:
-            print(f"{out} is a finished run: nothing is trained.")
-            return report
-    trainer = prepare(config, out, overwrite=overwrite, resume=resume, data_folder=folder)
-    _describe(trainer)
-    return trainer.train(resume=resume)
-
-
-def _compare_heads(
-    config: TrainConfig,
-    heads: Sequence[Mapping[str, Any]],
-    out: Path,
-    folder: DataFolder | None,
-    *,
-    hidden_dim: int | None,
-    overwrite: bool,
-    resume: bool,
-) -> dict[str, Any]:
-    """Train several heads on the same tokens and folds; ``folder`` is as in :func:`_train_head`."""
-    from dinoneck.training.comparison import prepare_heads, train_heads
-
-    trainers = prepare_heads(
-        config,
-        heads,
-        out,
-        hidden_dim=hidden_dim,
-        overwrite=overwrite,
-        resume=resume,
-        data_folder=folder,
-    )
-    first = next(iter(trainers.values()))
-    _describe(first)
-    return train_heads(trainers, out, resume=resume)
-
-
 def _shown(out: Path, report: dict[str, Any]) -> dict[str, Any]:
     """Print the scores of a run, its peak memory and where its files are; return the document of the verb."""
     show_scores(report)
@@ -455,25 +400,7 @@ def _shown(out: Path, report: dict[str, Any]) -> dict[str, Any]:
     return {"out": out, "report": report}
 
 
-def _map_kind(data: DataConfig) -> str | None:
-    """The kind of the task of masks that decides the default head; None without masks."""
-    if not data.labels:
-        return None
-    # beside numbers of the images, classes are learned as shares of the patches
-    if data.targets or data.label_kind == "numbers":
-        return "dense"
-    return "segmentation"
-
-
-def with_width(run: AnyRun, type_name: str, hidden_dim: int) -> AnyRun:
-    """Return the config with the width of its head, neck or pyramid, whose registered name is given."""
-    from dinoneck.training.head_arguments import width_argument
-
-    width = width_argument(type_name) or "hidden_dim"  # which the head then refuses
-    return run.changed(head={**run.head, width: hidden_dim})
-
-
-def _describe(trainer: Trainer[TrainConfig]) -> None:
+def _describe(trainer: ImageTrainer) -> None:
     """Print what a run trains on, what the head will read, and what a user should know before the work."""
     from dinoneck.data.decoding import read_image_size
     from dinoneck.training.table import target_columns

@@ -17,7 +17,7 @@ from dinoneck.cli import arguments as cli
 from dinoneck.cli.predict import OpenModel, known_values, open_model, predict_named
 from dinoneck.cli.text import file_size, save_picture, show
 from dinoneck.errors import ConfigError, DataError
-from dinoneck.kinds import AVERAGE_OF_0_3
+from dinoneck.kinds import AVERAGE_OF_0_3, predicting_method, present_report
 from dinoneck.text import counted, reason_of
 from dinoneck.training.config import SIZE, FrozenBackbone
 
@@ -323,9 +323,9 @@ def _training_report(head: Path, tasks: Sequence[Task]) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        report: dict[str, Any] = json.loads(read_regular(path))
+        report = present_report(json.loads(read_regular(path)))
         scores = report.get("scores", {})
-    except (OSError, ValueError, RecursionError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError, AttributeError, TypeError) as error:
         raise DataError(
             f"{path} is not the report of a training, or is damaged: {reason_of(error)}; remove "
             "it, or move the head out of its folder"
@@ -337,12 +337,13 @@ def _training_report(head: Path, tasks: Sequence[Task]) -> dict[str, Any]:
     if "best" in report and log.is_file():
         report["log"] = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
     report["path"] = path
-    predicts = report.get("predicts", {})
-    method = predicts.get("method", "head")
-    report["held_out"] = _held_out_values(run / "out_of_fold.csv", scores, method)
+    report["held_out"] = _held_out_values(
+        run / "out_of_fold.csv", scores, predicting_method(report)
+    )
     report["remarks"] = [report["verdict"]] if "verdict" in report else []
-    if "sentence" in predicts:
-        report["remarks"].append(predicts["sentence"])
+    sentence = report.get("predicts", {}).get("sentence")
+    if sentence is not None:
+        report["remarks"].append(sentence)
     return report
 
 

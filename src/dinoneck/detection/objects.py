@@ -33,6 +33,7 @@ from dinoneck.heads.head import Head
 from dinoneck.inference.resolution import objects_at_image_size
 from dinoneck.inference.results import coco_objects
 from dinoneck.kinds import Method
+from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.registry import import_modules
 from dinoneck.tasks import OBJECTS, Task
 from dinoneck.training import folder as files
@@ -144,16 +145,11 @@ def with_object_defaults(
     return config.changed(head=head, optim=optim)
 
 
-def default_head_type(config: TrainInstancesConfig) -> str:
-    """Return the type of the head of a config that names none."""
-    return "dpt_neck" if config.data.panoptic is None else "mask"
-
-
 def _head_with_defaults(config: TrainInstancesConfig, most_objects: int) -> dict[str, Any]:
     """The arguments of the head; a mask head has twice as many queries as an image has objects at most."""
     head = dict(config.head)
     if "type" not in head:
-        head["type"] = default_head_type(config)
+        head["type"] = config.default_head
         if head["type"] == "dpt_neck":
             head = {"out_channels": 64} | head
     if head["type"] == "mask":
@@ -173,7 +169,7 @@ def _recipe_with_epochs(optim: Recipe, num_images: int) -> Recipe:
 
 def prepare_instances(
     config: TrainInstancesConfig, out: Path, dataset: ObjectImages, *, overwrite: bool = False
-) -> Trainer[TrainInstancesConfig]:
+) -> ObjectTrainer:
     """Return the trainer of heads that learn the objects of a dataset.
 
     Raises:
@@ -192,7 +188,7 @@ def prepare_instances(
     evaluator = ObjectEvaluator(
         table, dataset, problem=problem, folds=folds, preprocess=tokens.preprocess
     )
-    return Trainer(
+    return ObjectTrainer(
         config,
         out,
         table=table,
@@ -244,6 +240,23 @@ def _object_ids(dataset: ObjectImages, i: int, preprocess: Preprocessing) -> tor
     ids = reader.indices([pixels], preprocess)
     middle = _STRIDE // 2
     return ids[:, middle::_STRIDE, middle::_STRIDE]
+
+
+class ObjectTrainer(Trainer[TrainInstancesConfig]):
+    """Trains heads that predict objects, see :class:`dinoneck.training.run.Trainer`."""
+
+    @property
+    def tta(self) -> None:
+        """None: the predictions of an object have no mean over views."""
+        return None
+
+    def loss(self, head: Head) -> TaskLoss:
+        """Return the loss of a head; objects are one task."""
+        return TaskLoss(head.tasks)
+
+    def record_of_data(self) -> dict[str, Any]:
+        """Return nothing: COCO files are read in one way."""
+        return {}
 
 
 class ObjectEvaluator:

@@ -47,7 +47,6 @@ from dinoneck.training.earlier import check_same_backbone, log_backbone, start_l
 from dinoneck.training.engine import (
     Engine,
     Row,
-    gather,
     highest_memory,
     restored_random_state,
 )
@@ -55,11 +54,11 @@ from dinoneck.training.epoch_notes import EpochNotes
 from dinoneck.training.folds import Fold
 from dinoneck.training.new_head import log_start, start_from
 from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
+from dinoneck.training.processes import gather
 from dinoneck.training.run_tokens import open_backbone
 from dinoneck.training.trained_images import warn_of_seen_images, write_trained_images
 from dinoneck.version import versions
 
-NECK = "spatial_tuning_adapter"
 SIZE = (640, 640)  # (height, width), as in the recipes of D-FINE and RT-DETR
 PLAN = {0: "all", 10: "last:4"}  # epoch -> what is frozen of the backbone, see FreezeSchedule
 _logger = logging.getLogger(__name__)
@@ -359,7 +358,7 @@ class DetectorTrainer:
         metrics = {name: scores[name] for name in ("AP", "AP50", "AP75", "F1")}
         training = {"epochs": self.engine.epoch + 1, "metrics": metrics}
         file = self.folder / files.UNFINISHED / files.DETECTOR
-        self.detector.save(file, training=training)
+        self.detector.save(file, training=training, license=self.config.license)
 
     # after the last epoch
 
@@ -598,7 +597,7 @@ def build_detector(config: TrainDetectorConfig, classes: tuple[str, ...]) -> Det
     """
     spec = config.detector
     neck_arguments = dict(config.head)
-    neck_class = neck_named(neck_arguments.pop("type", NECK))
+    neck_class = neck_named(neck_arguments.pop("type", config.default_head))
     backbone = _open_backbone(config, neck_class, neck_arguments)
     neck_arguments = _with_geometry(neck_arguments, neck_class, backbone)
     if spec.name in DETRS:

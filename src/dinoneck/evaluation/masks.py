@@ -69,7 +69,7 @@ def evaluate_masks(
     targets_of_models = value_targets(predictors, table, predicted)
     for name, predictor in predictors.items():
         targets_of_models[name] |= _share_targets(predictor, mask_reader, table.images)
-        targets_of_models[name] |= _mask_targets(predictor, mask_reader, num_rows=len(table))
+        targets_of_models[name] |= _mask_targets(predictor, mask_reader, table.images)
     if not any(targets_of_models.values()):
         _check_no_number_maps(predicted)
         raise nothing_to_score(predicted.names, truth_columns)
@@ -162,7 +162,7 @@ class MaskReader:
 
 
 def _mask_targets(
-    predictor: Predictor, mask_reader: MaskReader, *, num_rows: int
+    predictor: Predictor, mask_reader: MaskReader, images: Sequence[Any]
 ) -> dict[str, PixelTarget]:
     """The classes of pixels that a model predicts, of a map of shares the most probable one."""
     targets = {}
@@ -170,16 +170,26 @@ def _mask_targets(
         if task.kind == "segmentation" or is_share_map(task):
             targets[task.name] = PixelTarget(
                 task.name,
-                num_rows=num_rows,
+                num_rows=len(images),
                 num_classes=task.dim,
                 labels=class_labels(task),
                 pixels=partial(
-                    mask_reader.read,
+                    _true_pixels,
+                    predictor=predictor,
+                    mask_reader=mask_reader,
                     task=task.name,
-                    preprocess=predictor.preprocess,
+                    images=images,
                 ),
             )
     return targets
+
+
+def _true_pixels(
+    row: int, *, predictor: Predictor, mask_reader: MaskReader, task: str, images: Sequence[Any]
+) -> Tensor:
+    """The true classes of the pixels of a row, as :meth:`MaskReader.read`, where the model's map shows them."""
+    preprocess = predictor.recipe(images[row])
+    return mask_reader.read(row, task=task, preprocess=preprocess)
 
 
 def _share_targets(

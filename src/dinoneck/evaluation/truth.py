@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 logger = logging.getLogger(__name__)
+IMAGE_COLUMN = "image"
+"""The column of file names where no other is named."""
 
 
 def truth_table(
@@ -28,7 +30,7 @@ def truth_table(
     predicted: PredictedTasks,
     *,
     group: Sequence[str] = (),
-    image_column: str = "image",
+    image_column: str = IMAGE_COLUMN,
     labels: str | None = None,
     subfolders: Subfolders | None = None,
 ) -> pd.DataFrame:
@@ -48,13 +50,13 @@ def truth_table(
         A table as of :func:`dinoneck.data.read_table`.
 
     Raises:
-        ConfigError: for ``group`` or ``labels`` of a folder, or of a table without such a column;
-            for ``subfolders`` of a table, or of masks in a folder of their own.
+        ConfigError: for ``group``, ``image_column`` or ``labels`` of a folder, or of a table without
+            such a column; for ``subfolders`` of a table, or of masks in a folder of their own.
         DataError: if the truth has nothing that is predicted, a cell does not fit, or a column that
             is predicted as numbers holds words or classes.
     """
     if isinstance(truth, str | os.PathLike) and Path(truth).is_dir():
-        _check_no_columns(truth, group=group, labels=labels)
+        _check_no_columns(truth, group=group, image_column=image_column, labels=labels)
         if any(task.is_map for task in predicted.tasks):
             return _read_mask_folder(images, Path(truth), subfolders)
         return _read_class_folders(images, Path(truth), predicted, subfolders)
@@ -64,7 +66,7 @@ def truth_table(
             "folders, or leave it out"
         )
     if hasattr(truth, "columns") and IMAGES in truth.columns:  # a DataFrame of read_table()
-        _check_read_table(truth, predicted, group=group, labels=labels)
+        _check_read_table(truth, predicted, group=group, image_column=image_column, labels=labels)
         return truth
     return _read_rows(
         images,
@@ -76,9 +78,12 @@ def truth_table(
     )
 
 
-def _check_no_columns(folder: PathLike, *, group: Sequence[str], labels: str | None) -> None:
+def _check_no_columns(
+    folder: PathLike, *, group: Sequence[str], image_column: str, labels: str | None
+) -> None:
     """Raise a ConfigError if a column of a table is named for a folder."""
-    for name, value in {"group": group, "labels": labels}.items():
+    columns = {"group": group, "labels": labels, "image_column": other_image_column(image_column)}
+    for name, value in columns.items():
         if value:
             raise ConfigError(
                 f"{name} is {value!r}, which is a column of a table, and the truth {folder} is "
@@ -86,13 +91,24 @@ def _check_no_columns(folder: PathLike, *, group: Sequence[str], labels: str | N
             )
 
 
+def other_image_column(image_column: str) -> str | None:
+    """Return a column of file names that is not the default; None for the default."""
+    return None if image_column == IMAGE_COLUMN else image_column
+
+
 def _check_read_table(
-    table: pd.DataFrame, predicted: PredictedTasks, *, group: Sequence[str], labels: str | None
+    table: pd.DataFrame,
+    predicted: PredictedTasks,
+    *,
+    group: Sequence[str],
+    image_column: str,
+    labels: str | None,
 ) -> None:
     """Check a table of :func:`dinoneck.data.read_table`, which is taken as it is.
 
     Raises:
-        ConfigError: if it has no groups or masks, and they are asked for.
+        ConfigError: if it has no groups or masks, and they are asked for; for another column of
+            images.
         DataError: if a column that is scored as numbers holds words or classes.
     """
     for role, value in {GROUP: group, LABELS: labels}.items():
@@ -101,6 +117,11 @@ def _check_read_table(
                 f"{role} is {value!r}, and the table of read_table() has no column {role!r}; "
                 f"name it with {role}= of read_table(), which makes it"
             )
+    if other_image_column(image_column) is not None:
+        raise ConfigError(
+            f"image_column is {image_column!r}, and the table of read_table() has its images "
+            "already; leave it out, or name it with image_column= of read_table()"
+        )
     columns = list(table.columns)
     _warn_of_missing_parts(predicted, columns)
     expected = predicted.expected_columns
@@ -112,7 +133,7 @@ def _check_read_table(
 
 def _check_numbers(table: pd.DataFrame, predicted: PredictedTasks) -> None:
     """Raise a DataError for words in a column that is scored as numbers."""
-    for column in _number_columns(table, predicted):
+    for column in _number_columns(predicted, table.columns):
         if not hasattr(table[column], "cat"):
             continue
         names = list(table[column].cat.categories)
@@ -132,15 +153,6 @@ def _check_numbers(table: pd.DataFrame, predicted: PredictedTasks) -> None:
         )
 
 
-def _number_columns(table: pd.DataFrame, predicted: PredictedTasks) -> list[str]:
-    """The columns of a table that are scored as numbers: those that are predicted, and parts of ratios."""
-    names = [column.name for column in predicted.columns if not column.task.is_image_class]
-    for task in predicted.tasks:
-        if predicted.can_score_shares(task, table.columns):
-            names += task.labels
-    return [name for name in dict.fromkeys(names) if name in table]
-
-
 def _read_rows(
     images: PathLike | None,
     truth: PathLike | pd.DataFrame,
@@ -156,12 +168,9 @@ def _read_rows(
     else:
         cells = read_cells(truth)  # also rejects what is neither a DataFrame nor a path
     columns = [str(column) for column in cells.columns]
-    classes = {}
-    for task in predicted.tasks:
-        if task.is_image_class and task.name in columns:
-            classes[task.name] = task.labels
+    classes = _class_columns(predicted, columns)
     _warn_of_missing_parts(predicted, columns)
-    numbers = _columns_to_read_as_numbers(predicted, columns, classes)
+    numbers = _number_columns(predicted, columns)
     targets = [*classes, *numbers]
     if not targets and labels is None:
         raise nothing_to_score(predicted.expected_columns, columns)
@@ -178,16 +187,20 @@ def _read_rows(
     )
 
 
-def _columns_to_read_as_numbers(
-    predicted: PredictedTasks, columns: Sequence[str], classes: Collection[str]
-) -> list[str]:
-    """The columns of predicted numbers that there are, and the parts of ratios that have all of theirs.
+def _class_columns(
+    predicted: PredictedTasks, columns: Collection[str]
+) -> dict[str, tuple[str, ...]]:
+    """The columns of a truth that are read as classes -> the labels of their task."""
+    classes = {}
+    for task in predicted.tasks:
+        if task.is_image_class and task.name in columns:
+            classes[task.name] = task.labels
+    return classes
 
-    Args:
-        predicted: what the models predict.
-        columns: of the truth.
-        classes: the columns that are read as classes.
-    """
+
+def _number_columns(predicted: PredictedTasks, columns: Collection[str]) -> list[str]:
+    """The columns of a truth that are numbers: those that are predicted, and the parts of ratios that are complete."""
+    classes = _class_columns(predicted, columns)
     names = [column.name for column in predicted.columns if column.task.name not in classes]
     for task in predicted.tasks:  # shares are computed from the numbers of all parts
         if task.kind == "ratio" and not missing_parts(task, columns):

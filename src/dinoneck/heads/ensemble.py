@@ -15,6 +15,7 @@ from dinoneck.errors import ConfigError
 from dinoneck.grid import PatchSize
 from dinoneck.heads.cls_gating import CLSGatingHead
 from dinoneck.heads.head import Head, Resample, resampled
+from dinoneck.heads.linear import LinearHead
 from dinoneck.heads.outputs import HeadOutputs, recompute_dependent_values
 from dinoneck.heads.patch_mean import PatchMeanHead
 from dinoneck.layers.inputs import Origin, Plain, TokensLike
@@ -52,6 +53,7 @@ class _Member(NamedTuple):
 class _Weighted(NamedTuple):
     """Values or maps of a member by task name, in original units, and how much they count."""
 
+    head: Head
     weight: float
     tensors: Mapping[str, Tensor]
 
@@ -280,7 +282,8 @@ class HeadEnsemble(Head):
         tokens = self._tokens(tokens, **plain)
         maps = []
         for member in self._running():
-            maps.append(_Weighted(member.weight, member.head.predict_maps(member.select(tokens))))
+            member_maps = member.head.predict_maps(member.select(tokens))
+            maps.append(_Weighted(member.head, member.weight, member_maps))
         return self._average_maps(maps)
 
     def predict_outputs(self, tokens: Tokens, with_maps: bool = False) -> HeadOutputs:
@@ -300,9 +303,9 @@ class HeadEnsemble(Head):
         raw_outputs = []
         shows_other_maps = False
         for member_head, weight, outputs in self._predict_members(tokens, with_maps):
-            values.append(_Weighted(weight, outputs.values))
-            maps.append(_Weighted(weight, outputs.maps))
-            shown_maps.append(_Weighted(weight, outputs.maps_to_show))
+            values.append(_Weighted(member_head, weight, outputs.values))
+            maps.append(_Weighted(member_head, weight, outputs.maps))
+            shown_maps.append(_Weighted(member_head, weight, outputs.maps_to_show))
             shows_other_maps = shows_other_maps or outputs.shown_maps is not None
             if _has_maps(member_head):
                 raw_outputs += outputs.raw_outputs
@@ -363,7 +366,7 @@ class HeadEnsemble(Head):
                 continue
             end = begin + len(_running_heads_with_maps(member.head))
             maps = _maps_at_size(member.head, outputs[begin:end], size, resample)
-            resized_maps.append(_Weighted(member.weight, maps))
+            resized_maps.append(_Weighted(member.head, member.weight, maps))
             begin = end
         return self._average_maps(resized_maps)
 
@@ -435,12 +438,31 @@ class HeadEnsemble(Head):
         return averages
 
     def _average_maps(self, members: Sequence[_Weighted]) -> dict[str, Tensor]:
-        """The means of maps; as in :meth:`dinoneck.Task.predict_map`, bounds hold for dense ones."""
-        averages = self._average(self.tasks, members)
+        """The means of maps; as in :meth:`dinoneck.Task.predict_map`, bounds hold for dense ones.
+
+        That of a linear layer on the mean patch counts if all members that predict the task have a
+        map of it: alone it would be shown as the map of another prediction.
+        """
+        counted_members = []
+        for member in members:
+            maps = {}
+            for name, cells in member.tensors.items():
+                if not _is_of_mean_patch(member.head, name) or self._all_have(name, members):
+                    maps[name] = cells
+            counted_members.append(member._replace(tensors=maps))
+        averages = self._average(self.tasks, counted_members)
         for task in self.tasks:
             if task.kind == "dense" and task.name in averages:
                 averages[task.name] = task.clamp(averages[task.name])
         return averages
+
+    def _all_have(self, task_name: str, members: Sequence[_Weighted]) -> bool:
+        """Whether all members that predict a task have a map of it."""
+        num_predictions = 0
+        for member in self._running():
+            num_predictions += any(task.name == task_name for task in member.head.tasks)
+        num_maps = sum(task_name in member.tensors for member in members)
+        return num_maps == num_predictions
 
     def _average(self, tasks: Sequence[Task], members: Sequence[_Weighted]) -> dict[str, Tensor]:
         """The weighted means over the members that have a task, of the tasks that any of them has."""
@@ -490,6 +512,16 @@ def _running_heads(head: Head) -> list[Head]:
     for member in head._running():
         heads += _running_heads(member.head)
     return heads
+
+
+def _is_of_mean_patch(head: Head, task_name: str) -> bool:
+    """Whether the heads that predict a task, of a head or a nested ensemble, are linear layers on the mean patch."""
+    for single_head in _running_heads(head):
+        has_task = any(task.name == task_name for task in single_head.tasks)
+        is_of_mean = isinstance(single_head, LinearHead) and single_head.pool == "mean"
+        if has_task and not is_of_mean:
+            return False
+    return True
 
 
 def _running_heads_with_maps(head: Head) -> list[Head]:

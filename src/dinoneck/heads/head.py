@@ -414,34 +414,49 @@ class TokenScale(nn.Module):
 
     @property
     def is_measured(self) -> bool:
-        """Whether the buffers were set."""
-        return bool(self.mean.any() or (self.std != 1).any())
+        """Whether the buffers were set; the host waits for the device once."""
+        return bool(self.mean.any() | (self.std != 1).any())
 
     def forward(self, tokens: Tokens) -> Tokens:
         """Return the standardised tokens of the last layer, CLS and registers too."""
         last = tokens.last
+        if self._passes_tokens():
+            return last
         centred = last.sequence[0] - self.mean  # (B, P + N, C)
         return replace(last, sequence=(centred.div_(self.std),))  # in place: tokens are large
 
+    def _passes_tokens(self) -> bool:
+        """Whether the buffers are not set, as far as the host can tell without waiting for a device."""
+        if torch.compiler.is_compiling() or self.mean.device.type != "cpu":
+            return False
+        try:
+            return not self.is_measured
+        except RuntimeError:  # torch.func.vmap over heads, of which each has other buffers
+            return False
+
     @torch.no_grad()
     def measure(self, batches: Iterable[Tokens]) -> None:
-        """Set the buffers to the mean and the standard deviation of the patch tokens; sums are kept in float64.
+        """Set the buffers to the mean and the standard deviation of the patch tokens.
+
+        Sums are kept in float64, on the device of the tokens.
 
         Raises:
             DataError: if they are not finite.
         """
         count = 0
-        total = torch.zeros(())
-        total_square = torch.zeros(())
+        total: Tensor | float = 0.0
+        total_square: Tensor | float = 0.0
         for tokens in batches:
-            x = tokens.last.patches[0].double().flatten(0, 1).cpu()  # (B * N, C)
-            count += len(x)
-            total = total + x.sum(dim=0)
-            total_square = total_square + x.square().sum(dim=0)
-        mean = total / count
+            # one image at a time: float64 tokens of a batch would not fit in the cache
+            for patches in tokens.last.patches[0]:
+                x = patches.double()  # (N, C)
+                count += len(x)
+                total = total + x.sum(dim=0)
+                total_square = total_square + x.square().sum(dim=0)
+        mean = torch.as_tensor(total) / count
         variance = (total_square / count - mean.square()).clamp_min(0.0)
         std = variance.sqrt().clamp_min(STD_FLOOR)
-        if not bool(mean.isfinite().all() and std.isfinite().all()):
+        if not bool(mean.isfinite().all() & std.isfinite().all()):
             raise DataError("the tokens of the training images are not finite; extract them again")
         self.mean.copy_(mean)
         self.std.copy_(std)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, Unpack, cast
 
 import torch
@@ -14,7 +15,12 @@ from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError
 from dinoneck.grid import as_maps
 from dinoneck.heads.head import Head
-from dinoneck.heads.outputs import from_map_outputs, outputs_from_cells, scale_cells
+from dinoneck.heads.outputs import (
+    HeadOutputs,
+    from_map_outputs,
+    outputs_from_cells,
+    scale_cells,
+)
 from dinoneck.kinds import POOLED_KINDS
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
@@ -128,8 +134,9 @@ class LinearHead(Head):
             regressions with ``from_map``.
         num_layers: layers L of the tokens.
         pool: what the layer reads. ``"cls"``: the CLS tokens of all layers; ``"mean"``: the mean
-            over the patches of the last layer; ``"cls+mean"``: both, CLS first; None: the patches
-            of all layers, one prediction per patch. Registers are never read.
+            over the patches of the last layer, so that there are maps too: the layer on each patch;
+            ``"cls+mean"``: both, CLS first; None: the patches of all layers, one prediction per
+            patch. Registers are never read.
         use_cls: without ``pool``: every patch is read together with the CLS token of its layer.
         upsample: without ``pool``: cells per patch side; the layer's outputs are resized (bilinear,
             ``align_corners=False``), then ``bins`` and the activation are applied.
@@ -141,7 +148,8 @@ class LinearHead(Head):
         dtype: torch factory keyword.
 
     Shape:
-        Tokens -> ``{task: (B, dim)}`` with ``pool``. Without:
+        Tokens -> ``{task: (B, dim)}`` with ``pool``; maps (B, dim, rows, cols) with ``"mean"``.
+        Without:
         ``{task: (B, dim, rows * upsample, cols * upsample)}`` for dense and segmentation,
         ``{task: (B, dim)}`` with the map as ``"task.map"`` for density and ratio. The weight of a
         task is (dim, parts * C), or (bins, parts * C), its columns in the order of the parts: with
@@ -238,6 +246,41 @@ class LinearHead(Head):
         if self.pool is not None:
             return outputs
         return outputs | from_map_outputs(self.tasks, outputs)
+
+    @torch.no_grad()
+    def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
+        """Return maps in original units, see :meth:`Head.predict_maps`; with ``pool="mean"`` those of the patches.
+
+        These are what the layer and the activation give for each patch, (B, dim, rows, cols).
+        ``minimum`` is not applied to them: with an affine transform and no activation, the mean of
+        a map is the prediction before ``minimum`` is applied.
+        """
+        if self.pool != "mean":
+            return super().predict_maps(tokens, **plain)
+        return self._maps_of_patches(self._tokens(tokens, **plain))
+
+    def predict_outputs(self, tokens: Tokens, with_maps: bool = False) -> HeadOutputs:
+        """Return values and maps of one run of the layers, see :meth:`Head.predict_outputs`."""
+        is_subclass = type(self) is not LinearHead  # which may replace forward or predict_maps
+        if not with_maps or is_subclass:
+            return super().predict_outputs(tokens, with_maps)
+        outputs = self(tokens)
+        predictions = HeadOutputs.of_predictions(self.predicted, self._predictions_of(outputs))
+        if self.pool == "mean":
+            return replace(predictions, maps=self._maps_of_patches(tokens))
+        return replace(predictions, maps=self._maps_of(outputs))
+
+    @torch.no_grad()
+    def _maps_of_patches(self, tokens: Tokens) -> dict[str, Tensor]:
+        """The maps (B, dim, rows, cols) in original units of the layers on patches, with ``pool="mean"``."""
+        sequence = tokens.last.sequence[0]  # (B, P + N, C)
+        maps = {}
+        for task, readout in zip(self.tasks, self.readouts, strict=True):
+            # CLS and registers are sliced off here: off the tokens it would copy these
+            values = readout(sequence)[:, tokens.num_prefix_tokens :]  # (B, N, dim)
+            cells = activate(values, task.activation)
+            maps[task.name] = as_maps(task.natural(cells), tokens.grid)
+        return maps
 
     def _cells(self, values: Tensor, tokens: Tokens) -> Tensor:
         """(B, P + N, width) to maps (B, dim, rows * upsample, cols * upsample)."""

@@ -1,4 +1,4 @@
-"""The one fast path: LayerNorm and a linear layer as one operation that keeps only its input for the backward pass."""
+"""The one fast path: LayerNorm, a linear layer and a factor, of which only the input is kept for the backward pass."""
 
 from __future__ import annotations
 
@@ -19,16 +19,35 @@ def is_fusable(x: Tensor, norm: nn.Module, linear: nn.Module) -> bool:
     pruning, old-style weight and spectral normalisation and ``torch.func`` put other tensors there,
     and then the modules run.
     """
-    if torch.compiler.is_compiling():
+    if type(norm) is not nn.LayerNorm:
         return False
-    if type(norm) is not nn.LayerNorm or type(linear) is not nn.Linear:
+    if not all(isinstance(tensor, nn.Parameter) for tensor in (norm.weight, norm.bias)):
         return False
-    if x.dtype != linear.weight.dtype and not torch.is_autocast_enabled(x.device.type):
+    return is_replaceable(x, linear)
+
+
+def is_replaceable(x: Tensor, linear: nn.Module) -> bool:
+    """Return whether the weights of a linear layer may be used without calling it, see :func:`is_fusable`."""
+    if torch.compiler.is_compiling() or type(linear) is not nn.Linear:
         return False
-    tensors = (norm.weight, norm.bias, linear.weight)
-    if not all(isinstance(tensor, nn.Parameter) for tensor in tensors):
+    if not isinstance(linear.weight, nn.Parameter) or linear.weight.is_meta:
         return False
-    return not linear.weight.is_meta
+    return x.dtype == linear.weight.dtype or torch.is_autocast_enabled(x.device.type)
+
+
+def scaled_linear(x: Tensor, linear: nn.Linear, share: Tensor) -> Tensor:
+    """Return ``share * linear(x)`` without keeping ``linear(x)`` for the gradient of the factor.
+
+    Args:
+        x: (..., C).
+        linear: C -> D.
+        share: a factor, () tensor.
+
+    Returns:
+        (..., D), in the dtype of autocast where it is enabled.
+    """
+    bias = None if linear.bias is None else share * linear.bias
+    return F.linear(x, share * linear.weight, bias)
 
 
 def norm_linear(

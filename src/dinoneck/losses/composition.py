@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dinoneck.codec import normalize_fields, restore
 from dinoneck.errors import ConfigError, ShapeError
-from dinoneck.losses.masked import BatchPart, exact, full_mask, shares, smooth_l1
+from dinoneck.losses.masked import MicroBatch, exact, full_mask, shares, smooth_l1
 from dinoneck.tasks import Kind, TargetTransform, Task, as_tasks, constants
 from dinoneck.text import counted, did_you_mean
 from dinoneck.transforms import each
@@ -444,7 +444,7 @@ class CompositionLoss:
         outputs: TensorsByTask,
         targets: TensorsByTask,
         masks: TensorsByTask,
-        part: BatchPart | None = None,
+        micro_batch: MicroBatch | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the loss and whether anything counts, a bool tensor.
 
@@ -453,7 +453,7 @@ class CompositionLoss:
             outputs: at least those of the two tasks, in normalised units.
             targets: at least those of the two tasks, in normalised units.
             masks: by name; without a mask everything counts.
-            part: which part of a batch the samples are; None = a whole one.
+            micro_batch: the micro-batch that the samples are; None = a whole batch.
 
         Raises:
             ShapeError: if shapes do not fit.
@@ -486,11 +486,11 @@ class CompositionLoss:
             count = len(self.composition.names)
             output_weights = (1.0 / count,) * count
         weights = constants(output_weights, pred)
-        if part is None:
+        if micro_batch is None:
             counts = keep.sum(dim=0)
         else:
-            counts = part.counts[self.name]
-            errors = part.weigh(errors)
+            counts = micro_batch.counts[self.name]
+            errors = micro_batch.weigh(errors)
         per_output = errors.sum(dim=0) / counts.clamp_min(1)
         return (weights * per_output).sum(), ((counts > 0) & (weights > 0)).any()
 

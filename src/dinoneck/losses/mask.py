@@ -30,13 +30,13 @@ _DICE_SMOOTHING = 1.0
 
 
 @dataclass(frozen=True)
-class ObjectsPart:
-    """A part of a batch of images with objects.
+class MicroBatchOfObjects:
+    """A micro-batch of images with objects, see :class:`dinoneck.losses.masked.MicroBatch`.
 
     Attributes:
         num_objects: of the whole batch, a scalar tensor of floating point.
         num_images: of the whole batch.
-        image_weights: by which the errors of every image of the part are multiplied, (B,); None =
+        image_weights: by which the errors of every image of it are multiplied, (B,); None =
             by 1.
     """
 
@@ -45,10 +45,12 @@ class ObjectsPart:
     image_weights: Tensor | None = None
 
 
-def _image_weights(part: ObjectsPart | None, num_images: int) -> Sequence[Tensor | float]:
-    if part is None or part.image_weights is None:
+def _image_weights(
+    micro_batch: MicroBatchOfObjects | None, num_images: int
+) -> Sequence[Tensor | float]:
+    if micro_batch is None or micro_batch.image_weights is None:
         return [1.0] * num_images
-    return part.image_weights.unbind()
+    return micro_batch.image_weights.unbind()
 
 
 def mask_loss(
@@ -56,7 +58,7 @@ def mask_loss(
     masks: Tensor,
     known: Sequence[tuple[Tensor, Tensor]],
     weight: Tensor | None = None,
-    part: ObjectsPart | None = None,
+    micro_batch: MicroBatchOfObjects | None = None,
 ) -> Tensor:
     """Return the class, mask and dice loss, after each known mask is matched with the query that fits it best.
 
@@ -69,7 +71,7 @@ def mask_loss(
         known: per image classes (n,), int64, and masks (n, h, w), shares of the cells in 0 ... 1;
             each mask has a share in a cell that counts.
         weight: (B, h, w) of the cells; None = all count alike.
-        part: which part of a batch the images are; None = a whole one.
+        micro_batch: the micro-batch that the images are; None = a whole batch.
 
     Raises:
         DataError: if logits are not finite, or an image has more masks than there are queries.
@@ -93,7 +95,7 @@ def mask_loss(
     class_norm = classes.new_zeros(())
     num_objects = classes.new_zeros(())
     no_object = classes.shape[-1] - 1
-    image_weights = _image_weights(part, len(classes))
+    image_weights = _image_weights(micro_batch, len(classes))
     images = zip(exact(classes), exact(masks), known, weight, image_weights, strict=True)
     for class_logits, mask_logits, (labels, truth), cell_weight, image_weight in images:
         _check_objects(labels, truth, mask_logits)
@@ -118,9 +120,9 @@ def mask_loss(
         query_loss = F.cross_entropy(class_logits, target, reduction="none")
         class_loss = class_loss + image_weight * (query_weight * query_loss).sum()
         class_norm = class_norm + query_weight.sum()
-    if part is not None:
-        num_objects = part.num_objects
-        num_queries = part.num_images * classes.shape[1]
+    if micro_batch is not None:
+        num_objects = micro_batch.num_objects
+        num_queries = micro_batch.num_images * classes.shape[1]
         class_norm = num_objects + NO_OBJECT_WEIGHT * (num_queries - num_objects)
     class_norm = class_norm.clamp_min(torch.finfo(class_norm.dtype).tiny)  # 0 without images
     loss: Tensor = CLASS_WEIGHT * class_loss / class_norm + shape_loss / num_objects.clamp_min(1.0)
@@ -174,7 +176,7 @@ def centre_loss(
     maps: Tensor,
     known: Sequence[tuple[Tensor, Tensor]],
     weight: Tensor,
-    part: ObjectsPart | None = None,
+    micro_batch: MicroBatchOfObjects | None = None,
 ) -> Tensor:
     """Return the loss of a class, a centre and the offset to it per cell.
 
@@ -188,7 +190,7 @@ def centre_loss(
         maps: (B, K + 4, rows, cols), see :func:`dinoneck.heads.instances.decode_centres`.
         known: per image classes (n,) and masks (n, rows, cols), shares of the cells; none is empty.
         weight: (B, rows, cols) of the cells.
-        part: which part of a batch the images are; None = a whole one.
+        micro_batch: the micro-batch that the images are; None = a whole batch.
 
     Reference: Panoptic-DeepLab (arXiv 1911.10194). Deviations: the bell follows the size of the
     object; offsets are in cells.
@@ -197,7 +199,7 @@ def centre_loss(
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
     cell_positions = torch.stack([y, x]).to(maps.device, torch.float32)  # (2, rows, cols)
     total = exact(maps).sum() * 0.0  # keeps the graph where there is no image
-    image_weights = _image_weights(part, len(maps))
+    image_weights = _image_weights(micro_batch, len(maps))
     images = zip(exact(maps), known, weight, image_weights, strict=True)
     for predicted, (labels, masks), cell_weight, image_weight in images:
         class_logits = predicted[:-3]  # (K + 1, rows, cols)
@@ -224,7 +226,7 @@ def centre_loss(
         offset_errors = F.smooth_l1_loss(offset, owner_offset, reduction="none").sum(dim=0)
         offset_loss = OFFSET_WEIGHT * (offset_errors * inside).sum() / inside_count
         total = total + image_weight * offset_loss
-    num_images = len(maps) if part is None else part.num_images
+    num_images = len(maps) if micro_batch is None else micro_batch.num_images
     return total / max(num_images, 1)
 
 

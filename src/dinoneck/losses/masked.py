@@ -310,13 +310,13 @@ def _rows_of(maps: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class BatchPart:
-    """A part of a batch, whose losses add up with those of the other parts to the losses of the batch.
+class MicroBatch:
+    """A part of a batch in gradient accumulation: the losses of all parts add up to the losses of the batch.
 
     Attributes:
         counts: name of a task or composition -> how many values of the whole batch count, see
             :meth:`dinoneck.losses.TaskLoss.counts`.
-        num_samples: of the part.
+        num_samples: of the micro-batch.
         num_in_batch: samples of the whole batch.
         sample_weights: by which the errors of every sample are multiplied, (num_samples,); None =
             by 1. They change no count.
@@ -391,12 +391,12 @@ class DensityRegulariser:
         """The names of the parts, ``<task>.<regulariser>``, of those with a weight."""
         return tuple(f"{self.task}.{name}" for name in _PENALTIES if getattr(self, name))
 
-    def parts(self, maps: Tensor, part: BatchPart | None = None) -> dict[str, Tensor]:
+    def parts(self, maps: Tensor, micro_batch: MicroBatch | None = None) -> dict[str, Tensor]:
         """Return the weighted penalties, by name, of maps (B, K, rows, cols) in normalised units.
 
         Args:
             maps: of a batch.
-            part: which part of a batch the maps are; None = a whole one.
+            micro_batch: the micro-batch that the maps are; None = a whole batch.
 
         Raises:
             ShapeError: if the maps have another number of axes.
@@ -408,14 +408,16 @@ class DensityRegulariser:
         maps = exact(maps)
         parts = {}
         if self.smoothness:
-            squares = [_weighed(maps.diff(dim=axis).square(), part).flatten() for axis in (2, 3)]
-            mean = _mean_of_all(torch.cat(squares), part)
+            squares = [
+                _weighed(maps.diff(dim=axis).square(), micro_batch).flatten() for axis in (2, 3)
+            ]
+            mean = _mean_of_all(torch.cat(squares), micro_batch)
             parts[f"{self.task}.smoothness"] = self.smoothness * mean
         if self.sparsity:
-            mean = _mean_of_all(_weighed(maps.abs(), part), part)
+            mean = _mean_of_all(_weighed(maps.abs(), micro_batch), micro_batch)
             parts[f"{self.task}.sparsity"] = self.sparsity * mean
         if self.negativity:
-            mean = _mean_of_all(_weighed(F.relu(-maps), part), part)
+            mean = _mean_of_all(_weighed(F.relu(-maps), micro_batch), micro_batch)
             parts[f"{self.task}.negativity"] = self.negativity * mean
         return parts
 
@@ -423,16 +425,16 @@ class DensityRegulariser:
 _PENALTIES = ("smoothness", "sparsity", "negativity")
 
 
-def _weighed(values: Tensor, part: BatchPart | None) -> Tensor:
-    return values if part is None else part.weigh(values)
+def _weighed(values: Tensor, micro_batch: MicroBatch | None) -> Tensor:
+    return values if micro_batch is None else micro_batch.weigh(values)
 
 
-def _mean_of_all(values: Tensor, part: BatchPart | None) -> Tensor:
-    """The mean, of a part of a batch by its share of the samples; 0 of no values."""
+def _mean_of_all(values: Tensor, micro_batch: MicroBatch | None) -> Tensor:
+    """The mean, of a micro-batch times its share of the samples; 0 of no values."""
     mean = values.sum() / max(values.numel(), 1)
-    if part is None:
+    if micro_batch is None:
         return mean
-    return mean * (part.num_samples / part.num_in_batch)
+    return mean * (micro_batch.num_samples / micro_batch.num_in_batch)
 
 
 def weighted_difference(

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.losses.composition import Composition, CompositionLoss, TensorsByTask
-from dinoneck.losses.mask import ObjectsPart, centre_loss, mask_loss
+from dinoneck.losses.mask import MicroBatchOfObjects, centre_loss, mask_loss
 from dinoneck.losses.masked import (
-    BatchPart,
     DensityRegulariser,
+    MicroBatch,
     by_pixel,
     class_errors,
     counted_classes,
@@ -289,7 +289,7 @@ class TaskLoss(nn.Module):
         outputs: Mapping[str, Tensor],
         targets: Mapping[str, Tensor],
         masks: Mapping[str, Tensor] | None = None,
-        part: BatchPart | None = None,
+        micro_batch: MicroBatch | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return (total, parts).
 
@@ -300,8 +300,9 @@ class TaskLoss(nn.Module):
             outputs: by task name.
             targets: by task name.
             masks: by task name; without a mask everything counts.
-            part: which part of a batch the samples are: means are over the values of the whole
-                batch, so that totals and parts add up to those of the batch. None = a whole one.
+            micro_batch: the micro-batch that the samples are: means are over the values of the whole
+                batch, so that the totals and parts of all its micro-batches add up to those of the
+                batch. None = a whole batch.
         """
         masks = masks or {}
         self._check_given(outputs, targets, masks)
@@ -311,21 +312,23 @@ class TaskLoss(nn.Module):
             target = targets[task.name]
             mask = masks.get(task.name)
             if task.is_masks or f"{task.name}{MASKS}" in outputs:
-                loss, count = _objects_loss(task, outputs, target, mask, part)
+                loss, count = _objects_loss(task, outputs, target, mask, micro_batch)
             else:
-                loss, count = _loss(task, outputs, target, mask, part)
+                loss, count = _loss(task, outputs, target, mask, micro_batch)
             losses[task.name] = loss
             counts[task.name] = count
         for composition in self.compositions:
             name = composition.name
             transform = self._transforms[name]
-            losses[name], counts[name] = composition(transform, outputs, targets, masks, part)
+            losses[name], counts[name] = composition(
+                transform, outputs, targets, masks, micro_batch
+            )
         if self.weighting is None:
             total = torch.stack(list(losses.values())).sum()
         else:
-            share = 1.0 if part is None else part.share
+            share = 1.0 if micro_batch is None else micro_batch.share
             total = self.weighting(losses, counts, share)
-        penalties = self._penalties(outputs, part)
+        penalties = self._penalties(outputs, micro_batch)
         return torch.stack([total, *penalties.values()]).sum(), {**losses, **penalties}
 
     def counts(
@@ -334,7 +337,7 @@ class TaskLoss(nn.Module):
         targets: Mapping[str, Tensor],
         masks: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Return what the means of a batch are over, for the losses of its parts.
+        """Return what the means of a batch are over, for the losses of its micro-batches.
 
         Args:
             outputs: names of the outputs that the targets are compared with.
@@ -361,7 +364,9 @@ class TaskLoss(nn.Module):
             counts[composition.name] = composition.counts(targets, masks)
         return counts
 
-    def _penalties(self, outputs: TensorsByTask, part: BatchPart | None) -> dict[str, Tensor]:
+    def _penalties(
+        self, outputs: TensorsByTask, micro_batch: MicroBatch | None
+    ) -> dict[str, Tensor]:
         """The weighted penalties of the regularisers that have a weight."""
         penalties: dict[str, Tensor] = {}
         for regulariser in self.regularisers:
@@ -373,7 +378,7 @@ class TaskLoss(nn.Module):
                     f"the outputs lack {map_name!r}, the map to regularise; they hold "
                     f"{', '.join(outputs)}"
                 )
-            penalties |= regulariser.parts(outputs[map_name], part)
+            penalties |= regulariser.parts(outputs[map_name], micro_batch)
         return penalties
 
     def _check_given(
@@ -433,23 +438,25 @@ def _objects_loss(
     outputs: TensorsByTask,
     target: Tensor,
     mask: Tensor | None,
-    part: BatchPart | None,
+    micro_batch: MicroBatch | None,
 ) -> tuple[Tensor, Tensor]:
     """Return the weighted loss of objects, of queries or of centres, and whether any cell counts."""
     class_logits = outputs.get(f"{task.name}{CLASSES}")
     mask_logits = outputs.get(f"{task.name}{MASKS}")
     maps = outputs[f"{task.name}{MAP}"] if mask_logits is None else mask_logits
     objects, cell_weight = known_masks(task, target, maps.shape[-2:], mask)
-    objects_part = None
+    micro_batch_of_objects = None
     counts = cell_weight.sum() > 0
-    if part is not None:
-        num_objects, num_images = part.counts[task.name].unbind()
-        objects_part = ObjectsPart(num_objects, part.num_in_batch, part.sample_weights)
+    if micro_batch is not None:
+        num_objects, num_images = micro_batch.counts[task.name].unbind()
+        micro_batch_of_objects = MicroBatchOfObjects(
+            num_objects, micro_batch.num_in_batch, micro_batch.sample_weights
+        )
         counts = num_images > 0
     if class_logits is None:
-        loss = centre_loss(maps, objects, cell_weight, objects_part)
+        loss = centre_loss(maps, objects, cell_weight, micro_batch_of_objects)
     else:
-        loss = mask_loss(class_logits, maps, objects, cell_weight, objects_part)
+        loss = mask_loss(class_logits, maps, objects, cell_weight, micro_batch_of_objects)
     return cast(float, task.weight) * loss * counts, counts
 
 
@@ -518,19 +525,19 @@ def _loss(
     outputs: TensorsByTask,
     target: Tensor,
     mask: Tensor | None,
-    part: BatchPart | None,
+    micro_batch: MicroBatch | None,
 ) -> tuple[Tensor, Tensor]:
     """Return the weighted loss of a task, and whether anything counts, a bool tensor."""
     output = outputs[task.name]
     if not task.is_categorical:
-        return _values_loss(task, output, target, mask, part)
+        return _values_loss(task, output, target, mask, micro_batch)
     if task.is_map:
         output, target, mask = by_pixel(output, target, mask)
     errors, keep = class_errors(output, target, mask, task.ignore_index)
-    if part is None:
+    if micro_batch is None:
         return cast(float, task.weight) * masked_mean(errors, keep), keep.any()
-    count = part.counts[task.name]
-    loss = masked_mean(part.weigh(errors), keep, count)
+    count = micro_batch.counts[task.name]
+    loss = masked_mean(micro_batch.weigh(errors), keep, count)
     return cast(float, task.weight) * loss, count > 0
 
 
@@ -542,7 +549,7 @@ def _count_classes(task: Task, target: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _values_loss(
-    task: Task, output: Tensor, target: Tensor, mask: Tensor | None, part: BatchPart | None
+    task: Task, output: Tensor, target: Tensor, mask: Tensor | None, micro_batch: MicroBatch | None
 ) -> tuple[Tensor, Tensor]:
     """The loss of numbers: the mean over samples (and cells, by weight), of each output or of all; NaN = missing."""
     if task.kind == "dense":
@@ -566,11 +573,11 @@ def _values_loss(
     else:
         errors = difference.square()
     keep = keep.to(errors).expand_as(errors)
-    if part is None:
+    if micro_batch is None:
         counts = _sum_outputs(keep)
     else:
-        counts = part.counts[task.name]
-        errors = part.weigh(errors)
+        counts = micro_batch.counts[task.name]
+        errors = micro_batch.weigh(errors)
     sums = _sum_outputs(errors * keep)
     if isinstance(task.weight, tuple):
         return _weighted_outputs(task.weight, sums, counts)

@@ -14,7 +14,7 @@ from dinoneck.checks import check_minimum
 from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.layers.blocks import TOKEN_NORM_EPS, reset
-from dinoneck.layers.fused import is_fusable, norm_linear
+from dinoneck.layers.fused import is_fusable, is_replaceable, norm_linear, scaled_linear
 
 Fusion = Literal["mean", "softmax", "pixel"]
 Groups = tuple[tuple[int, ...], ...]
@@ -48,10 +48,14 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor, share: Tensor | None = None) -> Tensor:
         """(B, N, C) -> (B, N, D), times ``share``."""
-        # while gradients are recorded: the same value, without keeping norm(x) for the backward
-        # pass
-        if torch.is_grad_enabled() and is_fusable(x, self.norm, self.linear):
-            return norm_linear(x, self.norm, self.linear, share)  # type: ignore[arg-type]
+        # while gradients are recorded: the same value, without keeping norm(x) or linear(x) for the
+        # backward pass
+        if torch.is_grad_enabled():
+            if is_fusable(x, self.norm, self.linear):
+                return norm_linear(x, self.norm, self.linear, share)  # type: ignore[arg-type]
+            has_norm = type(self.norm) is not nn.Identity
+            if share is not None and not has_norm and is_replaceable(x, self.linear):
+                return scaled_linear(x, self.linear, share)
         projected: Tensor = self.linear(self.norm(x))
         return projected if share is None else share.to(projected.dtype) * projected
 
@@ -60,9 +64,9 @@ class LayerGrouper(Configured, nn.Module):
     """Project the tokens of L layers to a neck's width and fuse them into G groups, shallow first.
 
     Every token is processed on its own, so necks pass whole sequences and slice CLS and registers
-    off the narrower result. In training, the norm and the linear layer of a bottleneck run as one
-    operation that keeps no normed tokens for the backward pass; hooks belong on the bottleneck, not
-    on these two.
+    off the narrower result. In training, the norm and the linear layer of a bottleneck and the
+    scalar of ``softmax`` run as one operation that keeps no normed or projected tokens for the
+    backward pass; hooks belong on the bottleneck, not on these modules.
 
     Args:
         embed_dim: channels C of the tokens.

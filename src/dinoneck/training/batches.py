@@ -100,7 +100,7 @@ class BatchReader:
             # of all processes the same number, so that they take a step together
             num_per_process = math.ceil(len(positions) / num_processes)
             repeated = np.resize(positions, num_per_process * num_processes)
-            positions_here = repeated[rank::num_processes]
+            positions_here = repeated[rank * num_per_process : (rank + 1) * num_per_process]
             batch = BatchRows(
                 rows=order[positions_here],
                 views=None if views is None else views[positions_here].tolist(),
@@ -120,6 +120,13 @@ class BatchReader:
                 BatchRows(batch_rows, views=None, num_images=len(batch_rows), mixes=False)
             )
         yield from self._read_all(batches, is_training=False)
+
+    def training_tokens(self, batch_size: int) -> Generator[Tokens, None, None]:
+        """Yield the tokens of the training samples, as they are, on the device."""
+        train_ids = self.samples.ids[: self.samples.train_count]
+        for ids in in_batches(train_ids, batch_size):
+            tensors, make_tokens = _read_stored(self.source, ids, views=None)
+            yield make_tokens(send(tensors, self.device))
 
     def read_first(self) -> Batch:
         """Return a batch of the first sample, as it is."""

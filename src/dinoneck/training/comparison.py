@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoneck.data.layout import DataFolder
+from dinoneck.devices import local_device
 from dinoneck.progress import announce, note
 from dinoneck.registry import import_modules
 from dinoneck.training import folder as files
@@ -15,8 +16,9 @@ from dinoneck.training.config import TrainConfig
 from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.head_arguments import compared_heads
 from dinoneck.training.new_head import SEVERAL_LAYERS
+from dinoneck.training.processes import join_processes
 from dinoneck.training.report import HEAD
-from dinoneck.training.run import Trainer, as_begun, prepare
+from dinoneck.training.run import ImageTrainer, as_begun, prepare
 
 
 def prepare_heads(
@@ -28,7 +30,7 @@ def prepare_heads(
     overwrite: bool = False,
     resume: bool = True,
     data_folder: DataFolder | None = None,
-) -> dict[str, Trainer[TrainConfig]]:
+) -> dict[str, ImageTrainer]:
     """Return a trainer per head, each with the tokens and folds of the first, in the folder ``out / NAME``.
 
     The arguments and names of the heads are those of
@@ -63,7 +65,7 @@ def prepare_heads(
     # all read the layers of the first: a head that reads several goes first
     several = [entry for entry in compared if entry.head["type"] in SEVERAL_LAYERS]
     others = [entry for entry in compared if entry.head["type"] not in SEVERAL_LAYERS]
-    trainers: dict[str, Trainer[TrainConfig]] = {}
+    trainers: dict[str, ImageTrainer] = {}
     first = None
     for entry in several + others:
         trainers[entry.name] = prepare(
@@ -80,7 +82,7 @@ def prepare_heads(
 
 
 def train_heads(
-    trainers: Mapping[str, Trainer[TrainConfig]], out: Path, *, resume: bool = True
+    trainers: Mapping[str, ImageTrainer], out: Path, *, resume: bool = True
 ) -> dict[str, Any]:
     """Train the heads of :func:`prepare_heads` and write ``out / report.json``: target -> head -> scores.
 
@@ -88,6 +90,8 @@ def train_heads(
     seconds of training and parameters. ``loss_weights``: head -> its learned weights of the losses,
     as in the report of that head; empty where none are learned.
     """
+    first = next(iter(trainers.values()))
+    join_processes(local_device(first.config.device))
     files.begin(out, {"heads": [*trainers]}, resume=resume)
     reports_of_heads = {}
     methods = {}

@@ -55,11 +55,16 @@ def _size(words: list[str]) -> tuple[int, int]:
     return int(sides[0]), int(sides[-1])
 
 
+def head_description(head: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Return a head as ``{"type": NAME, ...}``; a text is its registered name."""
+    return {"type": head} if isinstance(head, str) else dict(head)
+
+
 def _head(words: list[str]) -> dict[str, Any]:
     with suppress(yaml.YAMLError, RecursionError, ValueError):
         value = read_plain(words[0])
         if isinstance(value, str | dict):
-            return {"type": value} if isinstance(value, str) else value
+            return head_description(value)
     raise ValueError(
         f"{words[0]!r} is not a head; expected a registered name, or '{{type: NAME, ...}}'"
     )
@@ -486,6 +491,8 @@ class RunConfig(Config, frozen=True, kw_only=True):
         init: head or detector file to start from: its tensors of equal name and shape are taken,
             and what was trained of its ViT: tuned blocks if this run trains the ViT, LoRA weights
             if it has some of this rank.
+        license: of the head or the detector, such as MIT, recorded in its files; that of the
+            backbone's weights is backbone.license.
         imports: modules or Python files to import first, to register heads.
         device: such as cpu or cuda:1; None = a GPU if there is one, else the CPU.
     """
@@ -493,6 +500,7 @@ class RunConfig(Config, frozen=True, kw_only=True):
     data: ImagesConfig
     head: Annotated[dict[str, Any], HEAD] = field(default_factory=dict)
     init: Path | None = None
+    license: License | None = None
     imports: Annotated[tuple[str, ...], arg(name="import")] = ()
     device: str | None = None
 
@@ -539,6 +547,8 @@ class RunConfig(Config, frozen=True, kw_only=True):
         plain["data"] = without_unset(plain["data"], self.data, _LATER_OPTIONS_OF_DATA)
         if plain["backbone"]["license"] is None:
             del plain["backbone"]["license"]
+        if plain["license"] is None:
+            del plain["license"]
         for name in self.__struct_fields__:
             group = getattr(self, name)
             if isinstance(group, DetectorRecipe):
@@ -629,6 +639,19 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
     def names_head(self) -> bool:
         """Whether it names a head, by its type."""
         return bool(self.head.get("type"))
+
+    def with_average(self) -> Self:
+        """Return the config that predicts with the average of head and linear baseline: ``with_linear``.
+
+        Raises:
+            ConfigError: if the config names another method.
+        """
+        if self.predict_with not in (None, "average"):
+            raise ConfigError(
+                f"--with-linear is --predict-with average, and predict_with is "
+                f"{self.predict_with!r}; give one of them"
+            )
+        return self.changed(predict_with="average")
 
     def check_used(self, *, with_table: bool = False) -> None:
         """Refuse values that a run would leave unused.
@@ -745,6 +768,11 @@ class TrainInstancesConfig(HeadRunConfig, frozen=True, kw_only=True):
     data: InstancesDataConfig
 
     @property
+    def default_head(self) -> str:
+        """The type of its head where the config names none."""
+        return "dpt_neck" if self.data.panoptic is None else "mask"
+
+    @property
     def trains_on_all(self) -> bool:
         """Whether one head is trained on all images after the folds: always, as objects have no mean."""
         return True
@@ -776,6 +804,11 @@ class TrainDetectorConfig(RunConfig, frozen=True, kw_only=True):
     detector: DetectorConfig = DetectorConfig()
     optim: DetectorRecipe = DetectorRecipe()
     folds: HeldOutConfig = HeldOutConfig()
+
+    @property
+    def default_head(self) -> str:
+        """The type of its neck where the config names none."""
+        return "spatial_tuning_adapter"
 
     @property
     def is_live(self) -> bool:
@@ -839,6 +872,19 @@ def config_of(values: Mapping[str, Any], where: str) -> AnyConfig:
     """
     config = TRAININGS.described(values).config.from_dict(values, where)
     return cast("AnyConfig", config)
+
+
+def merged_values(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested plain values with others in their place; of a group, key by key."""
+    merged = dict(values)
+    for name, content in others.items():
+        group = values.get(name)
+        is_group = any(training.names_in(name) for training in TRAININGS.all)
+        if is_group and isinstance(group, Mapping):
+            merged[name] = {**group, **content}
+        else:
+            merged[name] = content
+    return merged
 
 
 # options that came after 0.3: a record holds them only where they are set, so that it equals those

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import io
 import json
 import logging
 import math
-import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -29,6 +26,7 @@ from dinoneck.errors import CheckpointError, ConfigError, DataError
 from dinoneck.progress import progress
 from dinoneck.training.folder import LOG, Callback, load_state, write_file
 from dinoneck.training.optim import EMA, SAM, cosine_with_warmup
+from dinoneck.training.processes import copy_from_first, gather, join_processes
 from dinoneck.training.recipe import DetectorRecipe
 
 logger = logging.getLogger(__name__)
@@ -464,35 +462,6 @@ def highest_memory(rows: Iterable[Row], device: torch.device) -> dict[str, float
     return {MEMORY: max(peaks)} if peaks else {}
 
 
-def join_processes(device: torch.device) -> tuple[int, int]:
-    """Return this process' rank and the number of processes; open the group of ``torchrun`` where it is not open.
-
-    The group stays open until the process ends: opened a second time it would find the addresses of
-    the first.
-
-    Args:
-        device: of the model, which decides between NCCL and Gloo.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        if device.type == "cuda":
-            torch.cuda.set_device(device)  # NCCL takes one process per GPU
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        atexit.register(_leave_processes)
-    if not are_several():
-        return 0, 1
-    return dist.get_rank(), dist.get_world_size()
-
-
-def _leave_processes() -> None:
-    if are_several():
-        dist.destroy_process_group()
-
-
-def are_several() -> bool:
-    """Return whether this process is one of several of a group that torch.distributed has opened."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
 def wrap_for_processes(model: nn.Module, parameters: Sequence[nn.Parameter]) -> nn.Module:
     """Return the model in DistributedDataParallel, which gets the weights of the first process.
 
@@ -505,26 +474,6 @@ def wrap_for_processes(model: nn.Module, parameters: Sequence[nn.Parameter]) -> 
     parallel = DistributedDataParallel(model, find_unused_parameters=True)
     frozen.requires_grad_(False)
     return parallel
-
-
-def gather(value: Any) -> list[Any]:
-    """Return the values of all processes."""
-    if not are_several():
-        return [value]
-    values = [value] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
-
-
-@torch.no_grad()
-def copy_from_first(tensors: Iterable[Tensor]) -> None:
-    """Give all processes the values of the first."""
-    if not are_several():
-        return
-    for tensor in tensors:
-        contiguous = tensor.contiguous()
-        dist.broadcast(contiguous, 0)
-        tensor.copy_(contiguous)
 
 
 def seed_all(*words: int) -> None:

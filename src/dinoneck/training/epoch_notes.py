@@ -47,8 +47,8 @@ class EpochNotes:
     there is no line, as the bar shows as much. If an epoch is shorter than 5 s, lines are left out
     until 5 s have passed since the last one; the first and the last epoch of a fold have one. All
     numbers of every epoch are logged as information. The estimate comes after the first epoch that
-    ends 5 s or more after the start. It is corrected once, if the epochs since then differ by more
-    than a quarter.
+    ends 5 s or more after the start, unless one was stated before. It is corrected once, if the
+    epochs since then differ by more than a quarter.
 
     Args:
         images_of_fold: title of a fold, such as ``"fold 0"``, -> the number of its training images,
@@ -104,7 +104,14 @@ class EpochNotes:
             self._left_out = None
 
     def state_estimate(self, seconds: float, remark: str = "") -> None:
-        """Print in plain words how long the run takes, and a remark."""
+        """Print in plain words how long the run takes, and a remark, before the first epoch.
+
+        The epochs may correct it; they print none like it.
+        """
+        self._first_estimate = _Estimate(seconds, measured_seconds=0.0, measured_images=0)
+        self._announce(seconds, remark)
+
+    def _announce(self, seconds: float, remark: str = "") -> None:
         at_most = "at most " if self.may_end_early else ""
         announce(f"{at_most}about {in_time(seconds)} for {self.what}{remark}")
 
@@ -145,7 +152,7 @@ class EpochNotes:
                 self._first_estimate = _Estimate(
                     total, measured_seconds=seconds, measured_images=self._num_images
                 )
-                self.state_estimate(total)
+                self._announce(total)
             return
         # the steps that the first estimate is of include the slow ones
         is_long_enough = seconds >= 3 * first.measured_seconds
@@ -159,7 +166,7 @@ class EpochNotes:
         ratio = total / first.total
         if seconds_left >= SHORTEST_RUN and not 1 / LARGEST_RATIO < ratio < LARGEST_RATIO:
             self._is_corrected = True
-            self.state_estimate(total, ", by the epochs so far")
+            self._announce(total, ", by the epochs so far")
 
 
 def _all_numbers(row: Mapping[str, Any]) -> str:

@@ -9,20 +9,20 @@ from typing import Any, Protocol
 from dinoneck.data.table import Table
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
-from dinoneck.kinds import METHOD_NAMES, Method
+from dinoneck.kinds import METHOD_NAMES, METHODS, Method
 from dinoneck.training import report as reports
 from dinoneck.training.baselines import baseline_head
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.folds import Fold
 from dinoneck.training.method import (
     Candidates,
+    Choice,
+    ChosenMethod,
     HeldOut,
     candidates_of,
-    choice_record,
-    chosen_method,
 )
 from dinoneck.training.problem import Problem
-from dinoneck.training.report import AVERAGE, HEAD, LINEAR, METHODS
+from dinoneck.training.report import AVERAGE, HEAD, LINEAR
 from dinoneck.training.run_tokens import RunTokens
 from dinoneck.training.token_sources import LiveTokens, TokenSource
 
@@ -125,7 +125,7 @@ class ValueEvaluator:
         self.methods: reports.Methods = {
             name: reports.no_predictions(problem.scored) for name in names
         }
-        self.candidates = Candidates(kept=(HEAD,), lacking={})
+        self.candidates = Candidates(methods=(HEAD,), lacking={})
 
     def predict_fold(
         self, problem: Problem, fold: Fold, head: Head, tokens: FoldTokens
@@ -186,8 +186,9 @@ class ValueEvaluator:
             groups=self.table.groups,
             weights=report["target_weights"],
         )
-        report["choice"] = choice_record(self.candidates, held_out, report["scores"])
-        report["predicts"] = chosen_method(self.config, report["choice"])
+        choice = Choice.of(self.candidates, held_out, report["scores"])
+        report["choice"] = choice.record()
+        report["predicts"] = ChosenMethod.of(self.config, choice).record()
         learns_weights = self.config.losses.weighting == "uncertainty"
         report["loss_weights"] = learned_weights(logs) if learns_weights else {}
         return report

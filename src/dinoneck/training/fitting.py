@@ -49,7 +49,7 @@ from dinoneck.training.recipe import Recipe
 from dinoneck.training.run_tokens import compare_images
 from dinoneck.training.samples import Samples, match_samples
 from dinoneck.training.targets import known_mask, normalise_samples
-from dinoneck.training.token_sources import LiveTokens, TokenSource, in_batches
+from dinoneck.training.token_sources import LiveTokens, TokenSource
 
 logger = logging.getLogger(__name__)
 _IMAGES_OF_WARM_UP = 2  # of the first step of an estimate, which is not counted
@@ -150,8 +150,10 @@ def fit(
         # what does not fit is refused before a folder is made
         example = reader.read_first()
         with torch.no_grad(), engine.precision():
-            for part in objective.parts(example.inputs, example.targets, mixes=False):
-                objective.eval()(part)
+            for micro_batch in objective.micro_batches(
+                example.inputs, example.targets, mixes=False
+            ):
+                objective.eval()(micro_batch)
         if engine.rank == 0:
             _warn_of_layers(head, source, example)
 
@@ -173,10 +175,14 @@ def fit(
                 engine.model.train()
                 with closing(batches):
                     for batch in batches:
-                        parts = objective.parts(batch.inputs, batch.targets, batch.mixes)
+                        micro_batches = objective.micro_batches(
+                            batch.inputs, batch.targets, batch.mixes
+                        )
                         with engine.precision():
-                            objective.start_weighting(parts)
-                        forwards = [partial(engine.model, part) for part in parts]
+                            objective.start_weighting(micro_batches)
+                        forwards = [
+                            partial(engine.model, micro_batch) for micro_batch in micro_batches
+                        ]
                         losses = engine.forward_backward(*forwards)
                         objective.compare_scales(losses, batch.targets.values)
                         losses |= objective.learned_weights()
@@ -221,7 +227,7 @@ def seconds_per_image(
     )
     samples = normalise_samples(loss, matched, needs_validation=False)
     device = next(head.parameters()).device
-    # a batch of as many images as a part has, which fits into memory where the whole one may not
+    # a batch of as many images as a micro-batch has, which fits into memory where the whole one may not
     most_images = min(math.ceil(recipe.batch_size / recipe.accumulate), samples.train_count)
     objective = Objective(
         copy.deepcopy(head),
@@ -237,9 +243,9 @@ def seconds_per_image(
         started = time.perf_counter()
         rows = BatchRows(range(num_images), views=None, num_images=num_images, mixes=False)
         batch = reader.read(rows, is_training=True)
-        for part in objective.parts(batch.inputs, batch.targets, mixes=False):
+        for micro_batch in objective.micro_batches(batch.inputs, batch.targets, mixes=False):
             with autocast(device, recipe.amp):
-                losses = objective(part)
+                losses = objective(micro_batch)
             losses["loss"].backward()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
@@ -340,10 +346,7 @@ def _build_engine(objective: Objective, samples: Samples) -> Engine:
 @torch.no_grad()
 def _calibrate(head: Head, reader: BatchReader, batch_size: int) -> None:
     """Measure the scale of the tokens of the training images, for heads that standardise them."""
-    samples = reader.samples
-    train_ids = samples.ids[: samples.train_count]
-    batches = in_batches(train_ids, batch_size)
-    head.calibrate(reader.source.batch(ids).to(reader.device) for ids in batches)
+    head.calibrate(reader.training_tokens(batch_size))
 
 
 def _warn_of_layers(head: Head, source: TokenSource, example: Batch) -> None:

@@ -17,6 +17,7 @@ from dinoneck.errors import CheckpointError, DataError, DinoneckError
 from dinoneck.inference.loaded_head import difference
 from dinoneck.text import reason_of, some_of
 from dinoneck.training.config import TRAININGS
+from dinoneck.training.processes import wait_for_all
 from dinoneck.weight_files import read_any
 
 HEADS = "heads"
@@ -44,6 +45,7 @@ SAMPLES = "ids and targets of the samples"
 BACKBONE = "backbone of live tokens"
 IMAGE_FILES = "hash of image files"
 FROM_MAPS = "numbers read from maps"
+BACKBONE_RECORD = "backbone record"
 # entries that runs of 0.3 do not have; they are not compared there
 NOT_IN_OLD_RUNS = (TOKENS, TARGETS, SAMPLES, BACKBONE, IMAGE_FILES, FROM_MAPS)
 # entries of 0.3 with some tokens in them, whose last bits depend on the device
@@ -115,6 +117,8 @@ def begin(folder: Path, values: Mapping[str, Any], *, resume: bool) -> dict[str,
     They are in ``folder / EARLIER`` until :func:`finish`. An unfinished run that has not kept the
     state of an epoch, such as one that an error ended at its start, is replaced by any other.
 
+    All processes of a group call it together, see :func:`dinoneck.training.processes.join_processes`.
+
     Args:
         folder: of the run.
         values: its config and what else must be equal in a continuation; imports, the device and
@@ -133,11 +137,15 @@ def begin(folder: Path, values: Mapping[str, Any], *, resume: bool) -> dict[str,
     earlier = _unfinished_identity(folder) if resume else None
     if earlier is not None:
         check_same(earlier, json.loads(text), str(folder))
-    elif writes():
+    # of several processes none reads the folder while the first one changes it, and none goes on
+    # with what it held before
+    wait_for_all()
+    if earlier is None and writes():
         _set_aside(folder)
         shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
         write_file(folder / UNFINISHED / RUN, text.encode())
         _write_finished_heads(folder, {})
+    wait_for_all()
     return identity
 
 
@@ -312,8 +320,11 @@ def _compared(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str,
         is_new = name in NOT_IN_OLD_RUNS and name not in others
         replacement = _REPLACED.get(name)
         is_replaced = replacement in values and replacement in others
-        if not (is_new or is_replaced):
-            compared[name] = value
+        if is_new or is_replaced:
+            continue
+        if name == BACKBONE_RECORD:  # what is known of a licence changes no result
+            value = {key: entry for key, entry in value.items() if key != "license"}
+        compared[name] = value
     return compared
 
 

@@ -5,7 +5,7 @@ The keywords are the names of the flags of ``dinoneck train``, which the classes
 
 from __future__ import annotations
 
-import importlib
+import inspect
 import keyword
 import os
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,18 @@ from typing import Any, cast, get_type_hints
 
 from dinoneck.errors import ConfigError
 from dinoneck.text import did_you_mean
-from dinoneck.training.comparison import prepare_heads, train_heads
-from dinoneck.training.config import TRAININGS, AnyConfig, TrainConfig, config_of
+from dinoneck.training.config import (
+    TRAININGS,
+    AnyConfig,
+    TrainConfig,
+    config_of,
+    head_description,
+    merged_values,
+)
+from dinoneck.training.entrance import run_training
 from dinoneck.training.folder import Callback
 from dinoneck.training.recipe import Config
 from dinoneck.training.result import TrainingResult
-from dinoneck.training.run import train_config
 from dinoneck.yaml_file import read_yaml
 
 _WHERE = "train"  # what messages call the values of a call
@@ -32,6 +38,8 @@ def train(
     *,
     table: Any = None,
     heads: Sequence[str | Mapping[str, Any]] = (),
+    hidden_dim: int | None = None,
+    with_linear: bool = False,
     overwrite: bool = False,
     resume: bool = True,
     callbacks: Sequence[Callback] = (),
@@ -49,6 +57,11 @@ def train(
     ``report.json``. A fold is finished when its head is there: the same call after a kill or an error
     trains no finished fold again, and writes what it would have written.
 
+    A run of heads of images predicts with the head if the config names one (``head.type``), else with
+    the best of head, linear baseline and their average by the overall score on held-out images, of
+    those that have every output of the head; ``predict_with`` decides. On a finished run another
+    ``predict_with`` writes ``head.safetensors`` and the report again, and trains nothing.
+
     Args:
         config: a table (a pandas DataFrame, or the name of its file), the folder of the images, a
             training file (``.yaml``), nested values as such a file holds them, or a config:
@@ -58,6 +71,9 @@ def train(
         table: a pandas DataFrame next to a config, in the place of ``data.csv``.
         heads: heads of images, by name or as ``{"type": NAME, ...}``, to compare on the same tokens
             and folds, each in a folder of its own.
+        hidden_dim: width of the head, neck or pyramid.
+        with_linear: predict with the average of head and linear baseline, as
+            ``predict_with="average"`` does.
         overwrite: replace the results of an earlier run in ``out``; until the new report is written
             they are in ``out/earlier``.
         resume: continue an interrupted run of the same config.
@@ -71,8 +87,10 @@ def train(
     Returns:
         What ``report.json`` holds, a mapping with ``scores``, ``best``, ``table()`` and
         ``predictor()``. Of heads of images: ``scores`` (target -> method -> scores as by
-        :mod:`dinoneck.training.scores`), the ``verdict``, counts of images and groups, the config,
-        and what made the tokens.
+        :mod:`dinoneck.training.scores`), the ``verdict``, which method ``predicts`` and the
+        ``choice`` between them, counts of images and groups, the config, what made the tokens, and
+        the peak memory ``peak_memory_mb`` in MiB: of torch on a GPU, else of this process, where
+        the system tells it.
 
     Raises:
         TypeError: for an unknown keyword, with the nearest known one, or without ``out``.
@@ -90,29 +108,18 @@ def train(
         table = config
         config = None
     described = _config(config, _nested(options))
-    if not isinstance(described, TrainConfig):
-        _refuse_of_images(described, table=table is not None, heads=heads, callbacks=callbacks)
-        # of a package that imports this one
-        module, _, name = TRAININGS.of_config(described).function.rpartition(".")
-        function = getattr(importlib.import_module(module), name)  # noqa: TID251 - of this package
-        report = function(described, out, overwrite=overwrite, resume=resume)
-    elif heads:
-        if table is not None or callbacks:
-            raise ConfigError(
-                "heads are compared without table and callbacks; name the file of the table, and "
-                "leave callbacks out"
-            )
-        trainers = prepare_heads(described, heads, Path(out), overwrite=overwrite, resume=resume)
-        report = train_heads(trainers, Path(out), resume=resume)
-    else:
-        report = train_config(
-            described,
-            out,
-            table=table,
-            overwrite=overwrite,
-            resume=resume,
-            callbacks=callbacks,
-        )
+    if with_linear:
+        described = _with_average(described)
+    report = run_training(
+        described,
+        out,
+        table=table,
+        heads=heads,
+        hidden_dim=hidden_dim,
+        overwrite=overwrite,
+        resume=resume,
+        callbacks=callbacks,
+    )
     return TrainingResult(report, out)
 
 
@@ -155,12 +162,13 @@ def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in options.items():
         if name not in keys:
+            arguments = [*inspect.signature(train).parameters, *keys]
             raise TypeError(
-                f"train() has no argument {name!r}.{did_you_mean(name, keys)} Its keywords are the "
+                f"train() has no argument {name!r}.{did_you_mean(name, arguments)} Its keywords are the "
                 "flags of 'dinoneck train --help', with _ in the place of -"
             )
         if name == "head" and isinstance(value, str):  # as the flag takes it
-            value = {"type": value}
+            value = head_description(value)
         group, _, key = keys[name].rpartition(".")
         if group:
             values.setdefault(group, {})[key] = value
@@ -202,27 +210,12 @@ def _config(config: Any, options: Mapping[str, Any]) -> AnyConfig:
             f"config is a {type(config).__name__}; expected a DataFrame, the name of a table, of a "
             "folder of images or of a training file, a dict, or a config such as TrainConfig"
         )
-    return config_of(_merged(values, options), where)
+    return config_of(merged_values(values, options), where)
 
 
-def _merged(values: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested values with those of keywords in their place."""
-    merged = dict(values)
-    for name, content in options.items():
-        group = values.get(name)
-        is_group = any(training.names_in(name) for training in TRAININGS.all)
-        if is_group and isinstance(group, Mapping):
-            merged[name] = {**group, **content}
-        else:
-            merged[name] = content
-    return merged
-
-
-def _refuse_of_images(
-    config: AnyConfig, *, table: bool, heads: Sequence[object], callbacks: Sequence[Callback]
-) -> None:
-    """Refuse what only the training of heads of images has."""
-    learns = TRAININGS.of_config(config).learns
-    for name, value in (("table", table), ("heads", heads), ("callbacks", callbacks)):
-        if value:
-            raise ConfigError(f"{name} has no effect on a training of {learns}; leave it out")
+def _with_average(config: AnyConfig) -> AnyConfig:
+    """The config that predicts with the average of head and linear baseline."""
+    if not isinstance(config, TrainConfig):
+        learns = TRAININGS.of_config(config).learns
+        raise ConfigError(f"with_linear has no effect on a training of {learns}; leave it out")
+    return config.with_average()

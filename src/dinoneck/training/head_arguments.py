@@ -10,6 +10,10 @@ from typing import Any
 from dinoneck import registry
 from dinoneck.configured import fields_of
 from dinoneck.errors import ConfigError
+from dinoneck.registry import import_modules
+from dinoneck.training.config import AnyConfig, TrainConfig, head_description
+from dinoneck.training.masks import map_kind
+from dinoneck.training.new_head import head_type
 
 # parameters of heads, necks and pyramids that --hidden-dim sets: the first that a class has
 _WIDTHS = ("fpn_dim", "hidden_dim", "out_channels")
@@ -41,6 +45,28 @@ def width_argument(type_name: str) -> str | None:
     return None
 
 
+def head_with_width(config: AnyConfig, hidden_dim: int) -> dict[str, Any]:
+    """Return the head of a config with its width, or that of its neck or pyramid.
+
+    Args:
+        config: any training.
+        hidden_dim: the width, whatever the head calls it.
+
+    Raises:
+        RegistryError: if the head is not registered.
+    """
+    import_modules(config.imports)
+    width = width_argument(_type_name(config)) or "hidden_dim"  # which the head then refuses
+    return {**config.head, width: hidden_dim}
+
+
+def _type_name(config: AnyConfig) -> str:
+    """The registered name of the head, neck or pyramid of any training, or of its default."""
+    if isinstance(config, TrainConfig):
+        return head_type(config, map_kind(config))
+    return str(config.head.get("type") or config.default_head)
+
+
 def compared_heads(
     heads: Sequence[str | Mapping[str, Any]],
     common: Mapping[str, Any],
@@ -66,7 +92,7 @@ def compared_heads(
     descriptions: list[dict[str, Any]] = []
     left_out: list[list[str]] = []
     for entry in heads:
-        description: dict[str, Any] = {"type": entry} if isinstance(entry, str) else dict(entry)
+        description = head_description(entry)
         _check_type(description)
         unused: list[str] = []
         if len(description) == 1:  # it is named alone

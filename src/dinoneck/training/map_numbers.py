@@ -60,13 +60,15 @@ def read_from_map(
     changed = dict(learned)
     numbers = []
     for number in _numbers_of_map(learned, map_name, weight, ids):
-        name = number.task.name
-        reason = _reason_against(config, number, preprocess)
-        if number.follows and not reason:
-            changed[name] = replace(number.task, spec=number.task.spec.changed(from_map=map_name))
+        reason = _reason_for_readout(config, number, preprocess)
+        if number.follows:
+            reason = reason or _reason_of_differences(number)
+            if reason:
+                _warn_of_readout(number, reason)
+                continue
+            spec = number.task.spec.changed(from_map=map_name)
+            changed[number.task.name] = replace(number.task, spec=spec)
             numbers.append(number)
-        elif number.follows:
-            _warn_of_readout(number, reason)
         elif number.is_a_multiple and not reason:
             factor = f"{number.factor:.3g}"
             _warn_of_readout(
@@ -174,10 +176,10 @@ def _names_of_numbers(map_task: LearnedTask) -> Sequence[str]:
     return (name,)
 
 
-def _reason_against(config: TrainConfig, number: _Number, preprocess: Preprocessing) -> str:
-    """Why a number that follows its map, or a multiple of it, is not read from it; empty if it is.
+def _reason_for_readout(config: TrainConfig, number: _Number, preprocess: Preprocessing) -> str:
+    """Why a number keeps a readout of its own, however well it agrees with its map; empty without a reason.
 
-    The difference counts only for one that follows it.
+    The run, the task or the images may be the reason.
     """
     spec = number.task.spec
     map_name = number.map_task.name
@@ -199,17 +201,31 @@ def _reason_against(config: TrainConfig, number: _Number, preprocess: Preprocess
         return "the map has a minimum, and a mean of clipped cells is too high; leave it out there"
     if preprocess.resize == "pad":
         return "with resize 'pad' cells of the map are padding"
-    from_map = f"tasks: {{{number.task.name}: {{from_map: {map_name}}}}} in a training file"
     if len(number.ids) < _FEWEST_IMAGES:
         images = counted(len(number.ids), "image")
-        return f"{images} with a number and a mask are too few to tell; {from_map} reads it from the map"
-    row = int(np.argmax(number.differences))
-    if number.follows and number.differences[row] > _LARGEST_DIFFERENCE:
         return (
-            f"it differs by up to {abs(number.truth[row] - number.means[row]):.2g} (of image "
-            f"{number.ids[row]!r}); {from_map} reads it from the map all the same"
+            f"{images} with a number and a mask are too few to tell; {_how_to_read_it(number)} reads "
+            "it from the map"
         )
     return ""
+
+
+def _reason_of_differences(number: _Number) -> str:
+    """Why a number that follows its map is not read from it: an image where both differ; empty if none does."""
+    row = int(np.argmax(number.differences))
+    if number.differences[row] <= _LARGEST_DIFFERENCE:
+        return ""
+    difference = abs(number.truth[row] - number.means[row])
+    return (
+        f"it differs by up to {difference:.2g} (of image {number.ids[row]!r}); "
+        f"{_how_to_read_it(number)} reads it from the map all the same"
+    )
+
+
+def _how_to_read_it(number: _Number) -> str:
+    """The entry of a training file with which a number is read from its map."""
+    entry = f"{{{number.task.name}: {{from_map: {number.map_task.name}}}}}"
+    return f"tasks: {entry} in a training file"
 
 
 def _warn_of_readout(number: _Number, reason: str) -> None:

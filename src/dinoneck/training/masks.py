@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,25 @@ class MapTask:
     kind: str
 
 
+def map_kind(config: TrainConfig, columns: Collection[str] = ()) -> str | None:
+    """Return the kind of the task of a config's masks, ``dense`` or ``segmentation``; None without masks.
+
+    Args:
+        config: the run.
+        columns: of the table; without them the targets are those that the config names.
+    """
+    stated = _stated_map_tasks(config)
+    if stated:
+        return stated[0].kind
+    if config.data.labels is None:
+        return None
+    if config.data.label_kind == "numbers":
+        return "dense"
+    # beside numbers of the images, the classes are learned as shares of the patches
+    targets, _ = target_columns(config, columns)
+    return "dense" if targets else "segmentation"
+
+
 def map_task(config: TrainConfig, table: Table) -> MapTask | None:
     """Return the task of a config's masks; None without masks.
 
@@ -57,15 +76,12 @@ def map_task(config: TrainConfig, table: Table) -> MapTask | None:
         ConfigError: if the config has several such tasks, a segmentation of numbers, or a task of
             masks without masks.
     """
-    stated = []
-    for name, task in config.tasks.items():
-        if task.kind in MAP_KINDS:
-            stated.append((name, str(task.kind)))
+    stated = _stated_map_tasks(config)
     if not stated and config.data.labels is None:
         return None
     if not stated:
         return _default_map_task(config, table)
-    names = ", ".join(name for name, _ in stated)
+    names = ", ".join(task.name for task in stated)
     if len(stated) > 1:
         raise ConfigError(
             f"tasks {names} are all per patch, and there is one column of masks; keep one of them"
@@ -75,25 +91,34 @@ def map_task(config: TrainConfig, table: Table) -> MapTask | None:
             f"task {names} is per patch, and no masks are named; name them with data.labels "
             "(--labels)"
         )
-    name, kind = stated[0]
-    if config.data.label_kind == "numbers" and kind == "segmentation":
+    [task] = stated
+    if config.data.label_kind == "numbers" and task.kind == "segmentation":
         raise ConfigError(
-            f"task {name} is a segmentation, and data.label_kind is 'numbers'; write 'classes'"
+            f"task {task.name} is a segmentation, and data.label_kind is 'numbers'; write 'classes'"
         )
-    return MapTask(name, kind)
+    return task
+
+
+def _stated_map_tasks(config: TrainConfig) -> list[MapTask]:
+    """The tasks of masks that the config describes."""
+    stated = []
+    for name, task in config.tasks.items():
+        if task.kind in MAP_KINDS:
+            stated.append(MapTask(name, kind=str(task.kind)))
+    return stated
 
 
 def _default_map_task(config: TrainConfig, table: Table) -> MapTask:
     """The task of masks of which the config states nothing."""
+    kind = str(map_kind(config, table.columns))
     if config.data.label_kind == "numbers":
         folder = Path(str(config.data.labels))
         name = folder.name if folder.is_dir() else str(config.data.labels)
-        return MapTask(_free_name(name, config, table), kind="dense")
-    targets, _ = target_columns(config, table.columns)
-    # beside numbers of the images, the classes are learned as shares of the patches
-    if targets:
-        return MapTask(_free_name("cells", config, table), kind="dense")
-    return MapTask(_free_name("segmentation", config, table), kind="segmentation")
+    elif kind == "dense":
+        name = "cells"
+    else:
+        name = "segmentation"
+    return MapTask(_free_name(name, config, table), kind)
 
 
 def _free_name(name: str, config: TrainConfig, table: Table) -> str:

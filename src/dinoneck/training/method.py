@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
 from dinoneck.heads.head import Head
 from dinoneck.heads.outputs import HeadOutputs
 from dinoneck.kinds import METHOD_NAMES, Method
+from dinoneck.tasks import OVERALL
 from dinoneck.tokens import Tokens
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.folds import Rows
@@ -30,7 +32,6 @@ from dinoneck.training.report import (
 from dinoneck.training.scored import ScoredTarget
 from dinoneck.training.scores import Split
 from dinoneck.training.verdict import (
-    Difference,
     MainScore,
     Scores,
     best_difference,
@@ -38,7 +39,7 @@ from dinoneck.training.verdict import (
     number_text,
 )
 
-_ONE = "one"  # the name of predictions that are scored alone
+_SCORED = "scored"  # the name of predictions that are scored alone
 
 
 @dataclass(frozen=True)
@@ -46,17 +47,17 @@ class Candidates:
     """The methods that a run may predict with.
 
     Attributes:
-        kept: those that it keeps heads of, in the order of :data:`METHODS`.
+        methods: those that it keeps heads of, in the order of :data:`dinoneck.kinds.METHODS`.
         lacking: method -> an output of the head that it lacks, in words; it predicts if it is named.
     """
 
-    kept: tuple[Method, ...]
+    methods: tuple[Method, ...]
     lacking: Mapping[Method, str]
 
     @property
     def complete(self) -> list[Method]:
         """Those that have every output of the head."""
-        return [method for method in self.kept if method not in self.lacking]
+        return [method for method in self.methods if method not in self.lacking]
 
 
 @torch.no_grad()
@@ -76,7 +77,7 @@ def candidates_of(heads: Mapping[Method, Head], tokens: Tokens) -> Candidates:
         output = lacking_output(outputs[method], outputs[HEAD])
         if output is not None:
             lacking[method] = output
-    return Candidates(kept=tuple(heads), lacking=lacking)
+    return Candidates(methods=tuple(heads), lacking=lacking)
 
 
 def lacking_output(outputs: HeadOutputs, head_outputs: HeadOutputs) -> str | None:
@@ -148,26 +149,23 @@ class HeldOut:
                 predictions[name][rows] = predictions_of_fold[name][rows]
         return self._pooled(predictions, np.concatenate(list(self.folds.values())))
 
-    def better_than(self, method: Method, candidates: Sequence[Method]) -> Difference | None:
-        """Return the best candidate next to a method, if it is clearly better than this one."""
-        methods: Methods = {method: self.methods[method]}
+    def better_than(self, method: Method, candidates: Sequence[Method]) -> BetterMethod | None:
+        """Return the best candidate, if it is clearly better than a method."""
+        methods: Methods = {method: self.methods[method]}  # which the others are compared with
         for candidate in candidates:
             methods.setdefault(candidate, self.methods[candidate])
         scores, main_score = self._score(methods, Split(list(self.folds.values()), self.groups))
-        predicted_groups: set[Hashable] = set()
-        for rows in self.folds.values():
-            predicted_groups.update(self.groups[row] for row in rows)
-        difference = best_difference(scores, len(predicted_groups), method, main_score)
+        difference = best_difference(scores, method, main_score)
         if difference is None or difference.better == method or not difference.is_clear:
             return None
-        return difference
+        return BetterMethod(difference.better, difference.interval_text())
 
     def _pooled(self, predictions: Predictions, rows: Rows) -> float | None:
         """The score of predictions on some rows together; None where it is not defined."""
         # of one group, for which no interval is computed
         split = Split([rows], groups=[0] * len(self.groups))
-        scores, main_score = self._score({_ONE: predictions}, split)
-        return main_score.pooled(scores).get(_ONE)
+        scores, main_score = self._score({_SCORED: predictions}, split)
+        return main_score.pooled(scores).get(_SCORED)
 
     def _score(self, methods: Methods, split: Split) -> tuple[Scores, MainScore]:
         """The scores of methods on what decides between all of them."""
@@ -177,120 +175,239 @@ class HeldOut:
         return scores, MainScore.of(scores, target, mean=mean_name(targets))
 
 
-def choice_record(candidates: Candidates, held_out: HeldOut, scores: Scores) -> dict[str, Any]:
-    """Return what a report holds of the choice between the methods, its entry ``choice``.
+@dataclass(frozen=True)
+class BetterMethod:
+    """A method that is clearly better than another one.
 
-    Args:
-        candidates: the methods of the run.
-        held_out: its held-out predictions, by fold.
-        scores: of all targets and methods.
-
-    Returns:
-        ``methods``: method -> ``score`` on all held-out images; ``lacks``: an output of the head that
-        it does not give, in words, or None; ``better``: the ``method`` that is clearly better and
-        the ``difference``, its 95 % interval in words, or None. ``words``: what the score is called.
-        With two folds or more ``best``: the method with the best score, of those that give every
-        output; ``on_other_folds``: fold -> the best method on the other folds;
-        ``score_on_other_folds``: of the predictions that each fold has from that method. ``target``
-        and ``metric``: the keys of the score.
+    Attributes:
+        method: the better one.
+        difference: the 95 % interval of the difference of both, in words.
     """
-    methods: dict[str, dict[str, Any]] = {}
-    for method in candidates.kept:
-        lacks = candidates.lacking.get(method)
-        methods[method] = {"score": None, "lacks": lacks, "better": None}
-    record: dict[str, Any] = {"words": "", "methods": methods}
-    if not held_out.folds:
-        return record
-    mean = mean_name(held_out.targets)
-    target = deciding_target(held_out.targets, held_out.methods)
-    main_score = MainScore.of(scores, target, mean=mean)
-    record |= {
-        "words": main_score.words,
-        "target": main_score.target,
-        "metric": main_score.metric,
-    }
-    for method in candidates.kept:
-        methods[method]["score"] = main_score.pooled(scores).get(method)
-        difference = held_out.better_than(method, candidates.kept)
-        if difference is not None:
-            methods[method]["better"] = {
-                "method": difference.better,
-                "difference": difference.interval_text(),
-            }
-    if len(held_out.folds) > 1:
-        on_other_folds = held_out.best_on_other_folds(candidates.complete)
-        record["best"] = held_out.best_method(list(held_out.folds), candidates.complete)
-        record["on_other_folds"] = on_other_folds
-        record["score_on_other_folds"] = held_out.score_of_choice(on_other_folds)
-    return record
+
+    method: str
+    difference: str
 
 
-def chosen_method(config: TrainConfig, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the method that predicts, and why: the entry ``predicts`` of a report.
+@dataclass(frozen=True)
+class MethodScore:
+    """How a method does in a run.
 
-    Args:
-        config: the run, which may name a method, or a head.
-        record: of :func:`choice_record`; empty for a run of 0.3.
-
-    Returns:
-        ``method``; ``sentence``: the method, why it predicts, and with which scores; ``score``: on
-        all held-out images; ``score_on_other_folds``: with the choice made on the other folds, None
-        if the score was not what decided; ``better``: a method that is clearly better, or None.
+    Attributes:
+        score: on all held-out images; None if it is not defined.
+        lacks: an output of the head that it does not give, in words, or None.
+        better: another method that is clearly better, or None.
     """
-    method: Method = HEAD
-    score_on_other_folds = None
-    if config.predict_with is not None:
-        method = config.predict_with
-        reason = "as predict_with (--predict-with) says"
-    elif config.names_head:
-        reason = "as head.type (--head) names it"
-    elif config.is_live:
-        reason = "as the linear baseline reads another backbone, the frozen one"
-    elif "best" not in record:
-        reason = "as a choice takes two folds of held-out images or more"
-    else:
-        method = record["best"]
-        reason = "the best on held-out images"
-        lacking = {of["lacks"] for of in record["methods"].values()} - {None}
-        if lacking:
-            reason += f" of those that give a {min(lacking)}"
-        score_on_other_folds = record["score_on_other_folds"]
-    facts: Mapping[str, Any] = record.get("methods", {}).get(method, {})
-    sentence = f"It predicts with {METHOD_NAMES[method]}, {reason}"
-    if facts.get("score") is not None:
-        sentence += f": {record['words']} {number_text(facts['score'])}"
-        if score_on_other_folds is not None:
-            score = number_text(score_on_other_folds)
-            sentence += f", and {score} with the choice made on the other folds"
-    sentence += "."
-    better = facts.get("better")
-    if better is not None:
-        sentence += (
-            f" {capitalised(METHOD_NAMES[better['method']])} is better ({better['difference']})"
+
+    score: float | None
+    lacks: str | None
+    better: BetterMethod | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is known of the methods of a run, and which of them the scores choose.
+
+    Attributes:
+        words: what the score is called that decides; empty without held-out images.
+        methods: how each does.
+        target: the key of that score: a target, or the mean over the targets; None without held-out
+            images.
+        metric: its name.
+        best: the method with the best score, of those that give every output; None with fewer
+            than two folds.
+        on_other_folds: fold -> the best method on the other folds.
+        score_on_other_folds: of the predictions that each fold has from that method.
+    """
+
+    words: str = ""
+    methods: Mapping[str, MethodScore] = field(default_factory=dict)
+    target: str | None = None
+    metric: str | None = None
+    best: Method | None = None
+    on_other_folds: Mapping[str, Method] = field(default_factory=dict)
+    score_on_other_folds: float | None = None
+
+    @classmethod
+    def of(cls, candidates: Candidates, held_out: HeldOut, scores: Scores) -> Choice:
+        """Return the choice between the methods of a run.
+
+        Args:
+            candidates: its methods.
+            held_out: its held-out predictions, by fold.
+            scores: of all targets and methods.
+        """
+        methods: dict[str, MethodScore] = {}
+        if not held_out.folds:
+            for method in candidates.methods:
+                lacks = candidates.lacking.get(method)
+                methods[method] = MethodScore(score=None, lacks=lacks, better=None)
+            return cls(methods=methods)
+        target = deciding_target(held_out.targets, held_out.methods)
+        main_score = MainScore.of(scores, target, mean=mean_name(held_out.targets))
+        pooled = main_score.pooled(scores)
+        for method in candidates.methods:
+            methods[method] = MethodScore(
+                score=pooled.get(method),
+                lacks=candidates.lacking.get(method),
+                better=held_out.better_than(method, candidates.methods),
+            )
+        choice = cls(
+            words=main_score.words,
+            methods=methods,
+            target=main_score.target,
+            metric=main_score.metric,
         )
-        lacks = record["methods"][better["method"]]["lacks"]
-        if lacks is not None:
-            sentence += f", but has no {lacks}"
+        if len(held_out.folds) < 2:
+            return choice
+        on_other_folds = held_out.best_on_other_folds(candidates.complete)
+        return replace(
+            choice,
+            best=held_out.best_method(list(held_out.folds), candidates.complete),
+            on_other_folds=on_other_folds,
+            score_on_other_folds=held_out.score_of_choice(on_other_folds),
+        )
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Choice:
+        """Return what the entry ``choice`` of a report holds."""
+        return msgspec.convert(dict(record), cls)
+
+    @classmethod
+    def of_report_of_0_3(cls, report: Mapping[str, Any]) -> Choice:
+        """Return what the report of a run of 0.3 knows of the choice: the scores of its methods.
+
+        Args:
+            report: with the present names of the methods.
+        """
+        scores: Scores = report["scores"]
+        if not scores:
+            return cls()
+        auxiliary = report["auxiliary"]
+        target = OVERALL if OVERALL in scores else min(scores, key=lambda name: name in auxiliary)
+        main_score = MainScore.of(scores, target)
+        pooled = main_score.pooled(scores)
+        methods = {}
+        for method in scores[target]:
+            methods[method] = MethodScore(score=pooled.get(method), lacks=None, better=None)
+        return cls(
+            words=main_score.words,
+            methods=methods,
+            target=main_score.target,
+            metric=main_score.metric,
+        )
+
+    def record(self) -> dict[str, Any]:
+        """Return the entry ``choice`` of a report; what is not known has no key."""
+        record = asdict(self)
+        if self.target is None:
+            del record["target"]
+            del record["metric"]
+        if self.best is None:
+            del record["best"]
+            del record["on_other_folds"]
+            del record["score_on_other_folds"]
+        return record
+
+
+@dataclass(frozen=True)
+class ChosenMethod:
+    """The method that predicts in a run, the entry ``predicts`` of its report.
+
+    Attributes:
+        method: the method.
+        sentence: the method, why it predicts, and with which scores.
+        score: on all held-out images.
+        score_on_other_folds: with the choice made on the other folds; None if the score was not what
+            decided.
+        better: a method that is clearly better, or None.
+    """
+
+    method: Method
+    sentence: str
+    score: float | None
+    score_on_other_folds: float | None
+    better: str | None
+
+    @classmethod
+    def of(cls, config: TrainConfig, choice: Choice) -> ChosenMethod:
+        """Return the method that predicts, and why.
+
+        Args:
+            config: the run, which may name a method, or a head.
+            choice: what is known of its methods.
+        """
+        method: Method = HEAD
+        score_on_other_folds = None
+        if config.predict_with is not None:
+            method = config.predict_with
+            reason = "as predict_with (--predict-with) says"
+        elif config.names_head:
+            reason = "as head.type (--head) names it"
+        elif config.is_live:
+            reason = "as the linear baseline reads another backbone, the frozen one"
+        elif choice.best is None:
+            reason = "as a choice takes two folds of held-out images or more"
+        else:
+            method = choice.best
+            reason = _reason_of_best(choice)
+            score_on_other_folds = choice.score_on_other_folds
+        sentence = f"It predicts with {METHOD_NAMES[method]}, {reason}"
+        score = None
+        better = None
+        if method in choice.methods:
+            score = choice.methods[method].score
+            better = choice.methods[method].better
+        if score is not None:
+            sentence += f": {choice.words} {number_text(score)}"
+            if score_on_other_folds is not None:
+                on_other_folds = number_text(score_on_other_folds)
+                sentence += f", and {on_other_folds} with the choice made on the other folds"
         sentence += "."
-    return {
-        "method": method,
-        "sentence": sentence,
-        "score": facts.get("score"),
-        "score_on_other_folds": score_on_other_folds,
-        "better": None if better is None else better["method"],
-    }
+        if better is not None:
+            sentence += f" {_sentence_of_better(better, choice)}"
+        return cls(
+            method=method,
+            sentence=sentence,
+            score=score,
+            score_on_other_folds=score_on_other_folds,
+            better=None if better is None else better.method,
+        )
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> ChosenMethod:
+        """Return what the entry ``predicts`` of a report holds."""
+        return msgspec.convert(dict(record), cls)
+
+    def record(self) -> dict[str, Any]:
+        """Return the entry ``predicts`` of a report."""
+        return asdict(self)
 
 
-def metrics_of(report: Mapping[str, Any]) -> dict[str, float]:
+def _reason_of_best(choice: Choice) -> str:
+    """Why the method with the best score predicts; it names what the methods lack that were no candidates."""
+    reason = "the best on held-out images"
+    lacking = {score.lacks for score in choice.methods.values() if score.lacks is not None}
+    if lacking:
+        reason += f" of those that give a {min(lacking)}"
+    return reason
+
+
+def _sentence_of_better(better: BetterMethod, choice: Choice) -> str:
+    """That another method is clearly better, and what it lacks."""
+    sentence = f"{capitalised(METHOD_NAMES[better.method])} is better ({better.difference})"
+    lacks = choice.methods[better.method].lacks
+    if lacks is not None:
+        sentence += f", but has no {lacks}"
+    return f"{sentence}."
+
+
+def metrics_of(scores: Scores, chosen: ChosenMethod, choice: Choice) -> dict[str, float]:
     """Return the scores that the file of a run keeps: of the method that predicts.
 
     Where the method was chosen by its score, that of the choice made on the other folds is kept too.
     """
-    predicts = report["predicts"]
-    metrics = fold_metrics(report["scores"], predicts["method"])
-    score = predicts["score_on_other_folds"]
-    if score is not None:
-        choice = report["choice"]
-        metric = NAMES_IN_FILE[choice["metric"]]
-        metrics[f"{metric} {choice['target']} (chosen on the other folds)"] = score
+    metrics = fold_metrics(scores, chosen.method)
+    if chosen.score_on_other_folds is not None and choice.metric is not None:
+        name = f"{NAMES_IN_FILE[choice.metric]} {choice.target} (chosen on the other folds)"
+        metrics[name] = chosen.score_on_other_folds
     return metrics

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.heads.head import Head
-from dinoneck.losses.masked import BatchPart, exact
+from dinoneck.losses.masked import MicroBatch, exact
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tokens import Tokens
 from dinoneck.training.folder import writes
@@ -52,50 +52,71 @@ class Trained(nn.Module):
         return [module for module in self.head.modules() if isinstance(module, Head)]
 
 
+class _BatchCounts:
+    """What the means of the losses of a batch are over, which all its micro-batches share.
+
+    Args:
+        targets: of the whole batch.
+    """
+
+    def __init__(self, targets: Targets) -> None:
+        self.num_samples = len(next(iter(targets.values.values())))
+        self._targets = targets
+        self._counts: dict[str, Tensor] | None = None
+
+    def of_losses(self, loss: TaskLoss, outputs: Tensors) -> dict[str, Tensor]:
+        """Return the counts of :meth:`TaskLoss.counts`, which are computed once."""
+        if self._counts is None:
+            masks = _masks_of(self._targets)
+            self._counts = loss.counts(outputs, self._targets.values, masks)
+        return self._counts
+
+
 @dataclass(frozen=True)
-class _WeightedTargets:
-    """Targets that the outputs of blended samples are compared with, those of the samples or of their partners.
+class ComparedTargets:
+    """Targets that the outputs are compared with: those of the samples, or of the samples that are blended in.
 
     Attributes:
         share: by which their loss counts.
-        targets: of a batch.
+        targets: of the samples of a batch or micro-batch.
         sample_weights: by which the loss of each sample counts next to that, (n,); None = by 1.
+        batch_counts: of a micro-batch, or with weights of samples: what the means of the whole batch
+            are over; None = the samples are the batch.
     """
 
     share: float
     targets: Targets
     sample_weights: Tensor | None = None
+    batch_counts: _BatchCounts | None = None
 
-    def take(self, samples: slice) -> _WeightedTargets:
+    def take(self, samples: slice) -> ComparedTargets:
         """Return the targets of some samples."""
         weights = self.sample_weights
         if weights is not None:
             weights = weights[samples]
-        return _WeightedTargets(self.share, self.targets.take(samples), weights)
+        return replace(self, targets=self.targets.take(samples), sample_weights=weights)
 
+    def micro_batch(self, loss: TaskLoss, outputs: Tensors, num_samples: int) -> MicroBatch | None:
+        """Return what makes the losses of micro-batches add up to that of the batch; None for a whole batch.
 
-class _WholeBatch:
-    """The targets of all samples of a step, which the means of the losses of its parts are over.
-
-    Args:
-        targets: of the batch.
-    """
-
-    def __init__(self, targets: Targets) -> None:
-        self.targets = targets
-        self.num_samples = len(next(iter(targets.values.values())))
-        self._counts: dict[str, Tensor] | None = None
-
-    def counts(self, loss: TaskLoss, outputs: Tensors) -> dict[str, Tensor]:
-        """Return what the means are over; it is computed once."""
-        if self._counts is None:
-            self._counts = loss.counts(outputs, self.targets.values, _masks_of(self.targets))
-        return self._counts
+        Args:
+            loss: of the tasks.
+            outputs: of the samples.
+            num_samples: how many they are.
+        """
+        if self.batch_counts is None:
+            return None
+        return MicroBatch(
+            counts=self.batch_counts.of_losses(loss, outputs),
+            num_samples=num_samples,
+            num_in_batch=self.batch_counts.num_samples,
+            sample_weights=self.sample_weights,
+        )
 
 
 @dataclass(frozen=True)
-class StepPart:
-    """Samples of a step that are computed together: all of its batch, or a part.
+class StepSamples:
+    """Samples of a step that are computed together: its batch, or a micro-batch of it.
 
     Attributes:
         inputs: tokens, or images (m, 3, H, W) float32 of live tokens: of the n samples, then of
@@ -103,14 +124,12 @@ class StepPart:
         num_samples: n.
         mixup: how the tokens of the samples are blended; None = they are not.
         compared: targets of the samples and of their partners.
-        batches: of each of these the batch that means are over; None = the samples themselves.
     """
 
     inputs: Tokens | Tensor
     num_samples: int
     mixup: Mixup | None
-    compared: Sequence[_WeightedTargets]
-    batches: Sequence[_WholeBatch | None]
+    compared: Sequence[ComparedTargets]
 
 
 class Objective(nn.Module):
@@ -171,20 +190,26 @@ class Objective(nn.Module):
                 groups.append({"params": parameters, "weight_decay": decay})
         return groups
 
-    def parts(self, inputs: Tokens | Tensor, targets: Targets, mixes: bool) -> list[StepPart]:
-        """Blend the samples of a batch and divide them into the parts of a step, as the recipe says.
+    def micro_batches(
+        self, inputs: Tokens | Tensor, targets: Targets, mixes: bool
+    ) -> list[StepSamples]:
+        """Blend the samples of a batch and divide them into micro-batches, as the recipe says.
 
         Args:
             inputs: tokens, or images (B, 3, H, W) float32 of live tokens.
             targets: of the batch.
             mixes: whether samples are blended.
+
+        Returns:
+            The micro-batches, whose losses add up to those of the batch; one without
+            ``accumulate``.
         """
         recipe = self.recipe
         cutmix_alpha = recipe.cutmix_alpha if mixes else None
         mixup_alpha = recipe.mixup_alpha if mixes else None
         num_samples = len(inputs)
         mixup = None
-        compared = [_WeightedTargets(1.0, targets)]
+        compared = [ComparedTargets(1.0, targets)]
         if cutmix_alpha is not None:
             images = cast("Tensor", inputs)
             backbone = cast("Backbone", self.trained.backbone)
@@ -192,7 +217,7 @@ class Objective(nn.Module):
             inputs = paste_box(images, box)
             # maps are pasted as the images, the other targets count by the area
             targets = targets.with_maps(self.maps, lambda x: paste_box(x, box))
-            compared = [_WeightedTargets(1.0, targets)]
+            compared = [ComparedTargets(1.0, targets)]
             compared = _with_partners(compared, Mixup(share), unchanged=self.maps)
         if mixup_alpha is not None:
             device = next(iter(targets.values.values())).device
@@ -201,43 +226,26 @@ class Objective(nn.Module):
             )
             compared = _with_partners(compared, mixup)
 
-        num_parts = min(recipe.accumulate, num_samples)
+        samples = StepSamples(inputs, num_samples, mixup, compared)
+        num_micro_batches = min(recipe.accumulate, num_samples)
         has_sample_weights = compared[0].sample_weights is not None
-        if num_parts == 1 and not has_sample_weights:
-            batches = [None] * len(compared)
-            return [StepPart(inputs, num_samples, mixup, compared, batches)]
-        whole = [_WholeBatch(weighted.targets) for weighted in compared]
-        parts = []
-        for rows in np.array_split(np.arange(num_samples), num_parts):
-            samples = slice(int(rows[0]), int(rows[-1]) + 1)
-            part_inputs, part_mixup = _part_of_inputs(inputs, mixup, samples, num_samples)
-            part_compared = [weighted.take(samples) for weighted in compared]
-            parts.append(StepPart(part_inputs, len(rows), part_mixup, part_compared, whole))
-        return parts
+        if num_micro_batches == 1 and not has_sample_weights:
+            return [samples]
+        return _divide(samples, num_micro_batches)
 
-    def forward(self, part: StepPart) -> Tensors:
-        """Return ``loss`` and its parts ``loss/NAME``; those of the parts of a step add up.
+    def forward(self, samples: StepSamples) -> Tensors:
+        """Return ``loss`` and its parts ``loss/NAME``; those of all micro-batches of a step add up.
 
         Of blended samples a loss is the mean over what they are blended of, by its share.
 
         Args:
-            part: the batch, or a part of it, see :meth:`parts`.
+            samples: of :meth:`micro_batches`.
         """
-        tokens = self.tokens(part.inputs)
-        if part.mixup is not None:
-            tokens = part.mixup.blend(tokens)
-        outputs = self.outputs(tokens)
+        outputs = self.outputs(self.blended_tokens(samples))
         losses: Tensors = {}
-        for weighted, batch in zip(part.compared, part.batches, strict=True):
-            batch_part = None
-            if batch is not None:
-                batch_part = BatchPart(
-                    counts=batch.counts(self.loss, outputs),
-                    num_samples=part.num_samples,
-                    num_in_batch=batch.num_samples,
-                    sample_weights=weighted.sample_weights,
-                )
-            for name, value in self.losses(outputs, weighted.targets, batch_part).items():
+        for weighted in samples.compared:
+            micro_batch = weighted.micro_batch(self.loss, outputs, samples.num_samples)
+            for name, value in self.losses(outputs, weighted.targets, micro_batch).items():
                 sum_before = losses.get(name, torch.zeros_like(value))
                 losses[name] = sum_before + weighted.share * value
         return losses
@@ -251,37 +259,33 @@ class Objective(nn.Module):
         return weights
 
     @torch.no_grad()
-    def start_weighting(self, parts: Sequence[StepPart]) -> None:
+    def start_weighting(self, micro_batches: Sequence[StepSamples]) -> None:
         """Give learned weights that are not set yet their first value, by the losses of a whole batch.
 
-        Without parts, and without weights of samples, the forward pass does so.
+        Of a batch that is no micro-batch, and without weights of samples, the forward pass does so.
         """
         weighting = self.loss.weighting
-        if weighting is None or parts[0].batches[0] is None or bool(weighting.is_set.all()):
+        is_whole = micro_batches[0].compared[0].batch_counts is None
+        if weighting is None or is_whole or bool(weighting.is_set.all()):
             return
         statistics = []
         for module in self.trained.modules():
             if module.training:
                 statistics += list(module.buffers(recurse=False))
         losses: Tensors = {}
-        counts: Tensors = {}
+        counts: Mapping[str, Tensor] = {}
         devices = {parameter.device for parameter in self.trained.parameters()}
         gpus = [device.index for device in devices if device.type == "cuda"]
         with torch.random.fork_rng(devices=gpus), restored(statistics):
-            for part in parts:
-                tokens = self.tokens(part.inputs)
-                if part.mixup is not None:
-                    tokens = part.mixup.blend(tokens)
-                outputs = self.outputs(tokens)
-                batch = part.batches[0]
-                if batch is None:
+            for samples in micro_batches:
+                outputs = self.outputs(self.blended_tokens(samples))
+                of_samples = replace(samples.compared[0], sample_weights=None)
+                micro_batch = of_samples.micro_batch(self.loss, outputs, samples.num_samples)
+                if micro_batch is None:
                     continue
-                counts = batch.counts(self.loss, outputs)
-                batch_part = BatchPart(counts, part.num_samples, batch.num_samples)
+                counts = micro_batch.counts
                 weighting.eval()
-                for name, value in self.losses(
-                    outputs, part.compared[0].targets, batch_part
-                ).items():
+                for name, value in self.losses(outputs, of_samples.targets, micro_batch).items():
                     losses[name] = losses.get(name, 0.0) + value
                 weighting.train()
         names = weighting.names
@@ -289,6 +293,13 @@ class Objective(nn.Module):
             {name: losses[f"loss/{name}"] for name in names},
             {name: counts[name].sum() for name in names},
         )
+
+    def blended_tokens(self, samples: StepSamples) -> Tokens:
+        """Return the tokens of samples, blended with those of their partners."""
+        tokens = self.tokens(samples.inputs)
+        if samples.mixup is None:
+            return tokens
+        return samples.mixup.blend(tokens)
 
     def tokens(self, inputs: Tokens | Tensor) -> Tokens:
         """Return the tokens themselves, or those that the backbone makes of images (B, 3, H, W)."""
@@ -302,17 +313,19 @@ class Objective(nn.Module):
         """Return the head's outputs in float32 or wider, so that losses are exact under autocast."""
         return {name: exact(x) for name, x in self.trained.head(tokens).items()}
 
-    def losses(self, outputs: Tensors, targets: Targets, part: BatchPart | None = None) -> Tensors:
+    def losses(
+        self, outputs: Tensors, targets: Targets, micro_batch: MicroBatch | None = None
+    ) -> Tensors:
         """Return ``loss`` and its parts ``loss/NAME``; missing targets count for nothing.
 
         Args:
             outputs: task -> (B, ...), see :meth:`outputs`.
             targets: of the batch.
-            part: which part of a batch the samples are; None = a whole one.
+            micro_batch: the micro-batch that the samples are; None = a whole batch.
         """
         device_type = next(iter(outputs.values())).device.type
         with torch.autocast(device_type, enabled=False):
-            total, parts = self.loss(outputs, targets.values, _masks_of(targets), part)
+            total, parts = self.loss(outputs, targets.values, _masks_of(targets), micro_batch)
         losses = {"loss": total}
         for name, x in parts.items():
             losses[f"loss/{name}"] = x
@@ -359,8 +372,8 @@ class Objective(nn.Module):
 
 
 def _with_partners(
-    compared: Sequence[_WeightedTargets], mixup: Mixup, unchanged: Collection[str] = ()
-) -> list[_WeightedTargets]:
+    compared: Sequence[ComparedTargets], mixup: Mixup, unchanged: Collection[str] = ()
+) -> list[ComparedTargets]:
     """Compare by the share of mixup with the targets of the samples, and by the rest with those of their partners.
 
     The maps of the tasks in ``unchanged`` are pasted already: partners have the same.
@@ -371,15 +384,29 @@ def _with_partners(
         partner_targets = weighted.targets.of_partners(mixup, unchanged)
         share = mixup.share
         if isinstance(share, Tensor):
-            of_samples.append(_WeightedTargets(weighted.share, weighted.targets, share))
-            of_partners.append(_WeightedTargets(weighted.share, partner_targets, 1 - share))
+            of_samples.append(ComparedTargets(weighted.share, weighted.targets, share))
+            of_partners.append(ComparedTargets(weighted.share, partner_targets, 1 - share))
         else:
-            of_samples.append(_WeightedTargets(share * weighted.share, weighted.targets))
-            of_partners.append(_WeightedTargets((1 - share) * weighted.share, partner_targets))
+            of_samples.append(ComparedTargets(share * weighted.share, weighted.targets))
+            of_partners.append(ComparedTargets((1 - share) * weighted.share, partner_targets))
     return of_samples + of_partners
 
 
-def _part_of_inputs(
+def _divide(whole: StepSamples, num_micro_batches: int) -> list[StepSamples]:
+    """Divide the samples of a batch into micro-batches, whose losses add up to that of the batch."""
+    counted = []
+    for weighted in whole.compared:
+        counted.append(replace(weighted, batch_counts=_BatchCounts(weighted.targets)))
+    micro_batches = []
+    for rows in np.array_split(np.arange(whole.num_samples), num_micro_batches):
+        samples = slice(int(rows[0]), int(rows[-1]) + 1)
+        inputs, mixup = _take_inputs(whole.inputs, whole.mixup, samples, whole.num_samples)
+        compared = [weighted.take(samples) for weighted in counted]
+        micro_batches.append(StepSamples(inputs, len(rows), mixup, compared))
+    return micro_batches
+
+
+def _take_inputs(
     inputs: Tokens | Tensor, mixup: Mixup | None, samples: slice, num_samples: int
 ) -> tuple[Tokens | Tensor, Mixup | None]:
     """Return the inputs of some samples of a batch, then those of further partners, and how they are blended."""

@@ -11,7 +11,7 @@ import torch
 from dinoneck.data.table import Table
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
-from dinoneck.kinds import Method
+from dinoneck.kinds import METHODS, Method
 from dinoneck.metrics import Array
 from dinoneck.tasks import MEAN_KEY, OVERALL, OVERALL_MEAN, OVERALL_WEIGHTED
 from dinoneck.training.folds import Fold
@@ -24,7 +24,6 @@ from dinoneck.training.verdict import verdict
 HEAD: Method = "head"
 LINEAR: Method = "linear"
 AVERAGE: Method = "average"
-METHODS: tuple[Method, ...] = (HEAD, LINEAR, AVERAGE)
 
 # the names of scores in head files
 NAMES_IN_FILE = {
@@ -171,11 +170,9 @@ def summary(
     verdict_line = "one head on all images; none is held out"
     if held_out:
         scores = scores_of(targets, methods, Split(held_out, table.groups), weights)
-        predicted_groups = {table.groups[row] for row in np.concatenate(held_out)}
         verdict_line = verdict(
             scores,
-            len(predicted_groups),
-            first=next(iter(methods)),
+            first=compared_method(methods),
             target=deciding_target(targets, methods),
             mean=mean_name(targets),
             names=names,
@@ -202,6 +199,11 @@ def mean_name(targets: Container[str]) -> str:
     return OVERALL_MEAN if OVERALL in targets else OVERALL
 
 
+def compared_method(methods: Methods) -> str:
+    """Return the method that all others are compared with: the first."""
+    return next(iter(methods))
+
+
 def deciding_target(targets: Mapping[str, ScoredTarget], methods: Methods) -> str:
     """Return what methods are compared by: the mean over the targets, where there is one, or a target.
 
@@ -210,13 +212,14 @@ def deciding_target(targets: Mapping[str, ScoredTarget], methods: Methods) -> st
     """
     if _truths_of_mean(targets, methods):
         return mean_name(targets)
-    names = sorted(targets, key=lambda name: targets[name].auxiliary)
-    first = next(iter(methods))
-    for name in names:
+    main = [name for name in targets if not targets[name].auxiliary]
+    auxiliary = [name for name in targets if targets[name].auxiliary]
+    compared = compared_method(methods)
+    for name in (*main, *auxiliary):
         num_methods = sum(name in predictions for predictions in methods.values())
-        if name in methods[first] and num_methods > 1:
+        if name in methods[compared] and num_methods > 1:
             return name
-    return names[0]
+    return [*main, *auxiliary][0]
 
 
 def deciding_targets(
@@ -245,7 +248,7 @@ def scores_of(
         split: the folds and groups of the rows.
         weights: target -> its weight in the weighted R².
     """
-    first = next(iter(methods))
+    compared = compared_method(methods)
     scores: dict[str, dict[str, dict[str, Any]]] = {}
     for name, target in targets.items():
         scores[name] = {}
@@ -253,8 +256,8 @@ def scores_of(
             if name not in predictions:
                 continue
             reference = None
-            if method != first:
-                reference = methods[first].get(name)
+            if method != compared:
+                reference = methods[compared].get(name)
             scores[name][method] = target.score(predictions[name], split, reference=reference)
     truths = _truths_of_mean(targets, methods)
     if truths:
@@ -288,15 +291,19 @@ def _scores_of_mean(
     target_weights = None
     if all(name in weights for name in truths):
         target_weights = [weights[name] for name in truths]
-    scores: dict[str, dict[str, Any]] = {}
-    reference = None  # the predictions of the first method
+    compared = compared_method(methods)
+    predicted = {}
     for method, predictions in methods.items():
-        predicted = np.concatenate([predictions[name] for name in truths], axis=1)
+        predicted[method] = np.concatenate([predictions[name] for name in truths], axis=1)
+    scores: dict[str, dict[str, Any]] = {}
+    for method in methods:
         scores[method] = score_values(
-            truth, predicted, split, weights=target_weights, reference=reference
+            truth,
+            predicted[method],
+            split,
+            weights=target_weights,
+            reference=None if method == compared else predicted[compared],
         )
-        if reference is None:
-            reference = predicted
     return scores
 
 

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, Self
 from dinoneck.atomic import read_regular
 from dinoneck.errors import DataError
 from dinoneck.inference.predictor import Predictor
+from dinoneck.kinds import predicting_method, present_report
 from dinoneck.tasks import MEAN_KEY, OVERALL
 from dinoneck.text import printable
 from dinoneck.training.folder import DETECTOR, HEAD_FILE, REPORT
-from dinoneck.training.report import HEAD
 from dinoneck.training.verdict import main_metric
 
 _OF_OBJECTS = ("masks", "segments")  # the keys of their scores
@@ -92,7 +92,7 @@ class TrainingResult(dict[str, Any]):
             raise DataError(f"{path} is damaged: {error}; train again") from None
         if not isinstance(report, dict):
             raise DataError(f"{path} is damaged: it holds no report; train again")
-        return cls(report, folder)
+        return cls(present_report(report), folder)
 
     @property
     def scores(self) -> dict[str, Any]:
@@ -135,9 +135,9 @@ class TrainingResult(dict[str, Any]):
 
     def _predicting_method(self, methods: Mapping[str, Any]) -> str:
         """The method of the head file; of several heads that are compared the best."""
-        predicting = self.get("predicts", {}).get("method", HEAD)
+        predicting = predicting_method(self)
         if predicting in methods:
-            return str(predicting)
+            return predicting
         if "cost" not in self:  # no comparison of heads
             return str(next(iter(methods)))
         metric = main_metric(methods)

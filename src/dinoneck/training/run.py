@@ -6,8 +6,8 @@ import hashlib
 import json
 import logging
 import math
-import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,9 +33,9 @@ from dinoneck.registry import import_modules
 from dinoneck.text import some_of
 from dinoneck.training import folder as files
 from dinoneck.training import report as reports
-from dinoneck.training.config import TRAININGS, DataConfig, HeadConfig, TrainConfig
+from dinoneck.training.config import DataConfig, HeadConfig, TrainConfig
 from dinoneck.training.data_folder import of_data_folder
-from dinoneck.training.engine import are_several, highest_memory
+from dinoneck.training.engine import highest_memory
 from dinoneck.training.epoch_notes import SHORTEST_RUN, EpochNotes
 from dinoneck.training.evaluators import Evaluator, FoldTokens, KeptHead, ValueEvaluator
 from dinoneck.training.fitting import fit, seconds_per_image
@@ -55,8 +55,9 @@ from dinoneck.training.problem import (
     unlabelled_rows,
     with_fine_maps,
 )
+from dinoneck.training.processes import are_several, join_processes
 from dinoneck.training.report import HEAD, LINEAR
-from dinoneck.training.run_file import holds_baseline_too, switch_method, write_run_file
+from dinoneck.training.run_file import holds_baseline_too, write_run_file
 from dinoneck.training.run_tokens import RunTokens
 from dinoneck.training.table import of_pasture, table_of
 from dinoneck.training.target_weights import check_target_weights, read_target_weights
@@ -75,62 +76,6 @@ _COST_OF_VALIDATION = 1 / 3
 AnyHeadConfig = TypeVar("AnyHeadConfig", bound=HeadConfig)
 
 
-def train_config(
-    config: TrainConfig,
-    out: str | os.PathLike[str],
-    *,
-    table: Any = None,
-    overwrite: bool = False,
-    resume: bool = True,
-    callbacks: Sequence[files.Callback] = (),
-) -> dict[str, Any]:
-    """Train one head per fold and write heads, predictions and a report, see :func:`dinoneck.train`.
-
-    The folder gets ``heads/fold-K.safetensors`` and ``baselines/fold-K.safetensors`` (the head of a
-    fold and its linear baseline), ``logs/fold-K.jsonl`` (a line per epoch), ``head.safetensors``
-    (what the run predicts with, of all folds as one ensemble), ``out_of_fold.csv``,
-    ``trained_on.csv`` (the images, with their hashes, and which folds were trained on each) and,
-    last, ``report.json``. A fold is finished when its head is there: the same call after a kill or an
-    error trains no finished fold again, and writes what it would have written.
-
-    The run predicts with the head if the config names one (``head.type``), else with the best of
-    head, linear baseline and their average by the overall score on held-out images, of those that
-    have every output of the head; ``predict_with`` in the config decides. On a finished run another
-    ``predict_with`` writes ``head.safetensors`` and the report again, and trains nothing.
-
-    Args:
-        config: the run, see :class:`TrainConfig`.
-        out: the folder: a new or empty one, or that of an earlier run.
-        table: a pandas DataFrame in the place of ``data.csv``.
-        overwrite: replace the results of an earlier run in ``out``; until the new report is
-            written they are in ``out/earlier``.
-        resume: continue an interrupted run of the same config.
-        callbacks: ``callback(epoch, row)`` after every epoch, see :func:`dinoneck.training.fit`.
-
-    Returns:
-        What ``report.json`` holds: ``scores`` (target -> method -> scores as by
-        :mod:`dinoneck.training.scores`), the ``verdict``, which method ``predicts`` and the
-        ``choice`` between them, counts of images and groups, the config, what made the tokens, and
-        the peak memory ``peak_memory_mb`` in MiB: of torch on a GPU, else of this process, where
-        the system tells it.
-
-    Raises:
-        DataError: if the data cannot be used, ``out`` holds results and ``overwrite`` is off, or it
-            holds other files than those of a run.
-        ConfigError: if values contradict each other, or head, tasks and tokens do not fit.
-        CheckpointError: if ``out`` holds an unfinished run of another config or of other targets,
-            or ``data.tta`` names views that the head does not take.
-    """
-    TRAININGS.check_class(config, TrainConfig)
-    folder = Path(out)
-    if not overwrite:
-        report = switch_method(config, folder)
-        if report is not None:
-            return report
-    trainer = prepare(config, folder, table=table, overwrite=overwrite, resume=resume)
-    return trainer.train(resume=resume, callbacks=callbacks)
-
-
 def prepare(
     config: TrainConfig,
     out: Path,
@@ -138,9 +83,9 @@ def prepare(
     table: Any = None,
     overwrite: bool = False,
     resume: bool = True,
-    like: Trainer[TrainConfig] | None = None,
+    like: ImageTrainer | None = None,
     data_folder: DataFolder | None = None,
-) -> Trainer[TrainConfig]:
+) -> ImageTrainer:
     """Read the inputs of a run; what may be refused is refused before the first expensive step.
 
     Args:
@@ -190,7 +135,7 @@ def prepare(
     else:
         folds = like.folds
     evaluator = ValueEvaluator(config, images, problem, folds)
-    return Trainer(
+    return ImageTrainer(
         config,
         out,
         table=images,
@@ -234,11 +179,11 @@ def _labelled_rows(problem: Problem, table: Table) -> Rows:
     return np.delete(np.arange(len(table)), unlabelled)
 
 
-class Trainer(Generic[AnyHeadConfig]):
+class Trainer(ABC, Generic[AnyHeadConfig]):
     """Trains the heads of all folds, and writes them with their predictions and scores.
 
-    Its inputs fit together: heads are built here, and what may be refused is refused before tokens
-    are extracted.
+    ``tta``, ``loss`` and ``record_of_data`` are what images and objects do not share. The inputs fit
+    together: heads are built here, and what may be refused is refused before tokens are extracted.
 
     Args:
         config: the run.
@@ -252,7 +197,6 @@ class Trainer(Generic[AnyHeadConfig]):
     Attributes:
         problem: the problem, with labels as fine as the maps of the heads.
         heads: name of a fold -> its new head.
-        tta: views that predictions with the heads average, recorded in their files.
 
     Raises:
         ConfigError: if head, tasks and tokens do not fit.
@@ -277,8 +221,6 @@ class Trainer(Generic[AnyHeadConfig]):
         self.tokens = tokens
         self.folds = folds
         self.evaluator = evaluator
-        # predictions of objects are not averaged over views: those of an object have no mean
-        self.tta = config.data.tta if isinstance(config, TrainConfig) else None
         self.heads = {fold.name: self._new_head(problem, fold) for fold in folds}
         first = self._first_head().eval()
         if config.init is not None and files.writes():
@@ -288,6 +230,19 @@ class Trainer(Generic[AnyHeadConfig]):
         check_views(first, tokens.record, tokens.preprocess, self.tta)
         device = next(first.parameters()).device
         self.problem = with_fine_maps(problem, first.predict(tokens.example.to(device)))
+
+    @property
+    @abstractmethod
+    def tta(self) -> str | None:
+        """Views that predictions with the heads average, recorded in their files."""
+
+    @abstractmethod
+    def loss(self, head: Head) -> TaskLoss:
+        """Return the loss of a head."""
+
+    @abstractmethod
+    def record_of_data(self) -> dict[str, Any]:
+        """Return how the truth was read and scored, for the files of the heads."""
 
     def train(
         self, *, resume: bool = True, callbacks: Sequence[files.Callback] = ()
@@ -350,7 +305,7 @@ class Trainer(Generic[AnyHeadConfig]):
                 seed=fold.seed(optim.seed),
             )
             training_targets(
-                self._loss(head),
+                self.loss(head),
                 targets,
                 weights=weights,
                 ids=[self.table.ids[row] for row in rows],
@@ -376,6 +331,7 @@ class Trainer(Generic[AnyHeadConfig]):
         if self.evaluator.has_baseline or not self.config.is_live:
             # extracted now: images that cannot be used are refused before a file is written
             self.tokens.frozen()
+        join_processes(local_device(self.config.device))
         continues_0_3 = resume and files.is_begun_by_0_3(self.folder)
         identity = self.identity(as_in_0_3=continues_0_3)
         files.begin(self.folder, identity, resume=resume)
@@ -398,7 +354,7 @@ class Trainer(Generic[AnyHeadConfig]):
         default_head = default_head_of_masks(self.config, self.problem)
         if default_head is not None:
             identity["default head of masks"] = default_head
-        identity["backbone record"] = self.tokens.record
+        identity[files.BACKBONE_RECORD] = self.tokens.record
         identity[files.TARGETS] = self._hash_with_folds(targets)
         identity[files.TOKENS] = self.tokens.digest()
         if as_in_0_3:
@@ -478,7 +434,7 @@ class Trainer(Generic[AnyHeadConfig]):
                 ids=[tokens.ids[row] for row in fold.train],
                 target_ids=tokens.ids,
                 weights=self.problem.weights,
-                loss=self._loss(head),
+                loss=self.loss(head),
                 recipe=self.config.optim,
             )
         except (RuntimeError, TypeError, ValueError) as error:
@@ -562,28 +518,13 @@ class Trainer(Generic[AnyHeadConfig]):
             val_ids=[source.ids[row] for row in fold.valid],
             target_ids=source.ids,
             weights=self.problem.weights,
-            loss=self._loss(head),
+            loss=self.loss(head),
             recipe=recipe,
             out=paths.unfinished,
             callbacks=callbacks,
             title=fold.title,
         )
         return head
-
-    def _loss(self, head: Head) -> TaskLoss:
-        """The loss of a head, whose tasks and composed outputs count by the weights of the config."""
-        if not isinstance(self.config, TrainConfig):  # of objects, which are one task
-            return TaskLoss(head.tasks)
-        specs = self.config.compositions
-        composed = []
-        for composition in head.compositions:
-            composed.append(_weighted(composition, specs[composition.name].weights))
-        loss = TaskLoss(head.tasks, composed)
-        if self.config.losses.weighting == "fixed":
-            return loss
-        names = [task.name for task in loss.tasks]
-        names += [composition.name for composition in loss.compositions]
-        return TaskLoss(head.tasks, composed, UncertaintyWeighting(names))
 
     def _save(self, kept: KeptHead, path: Path, live: LiveTokens | None = None) -> None:
         """Write a head with the facts of the training.
@@ -602,16 +543,15 @@ class Trainer(Generic[AnyHeadConfig]):
             "folds": num_folds,
             "seed": optim.seed,
             "epochs": optim.epochs,
+            **self.record_of_data(),
         }
-        if isinstance(self.config, TrainConfig):
-            training |= _mask_record(self.config.data)
-            training |= _score_record(self.problem, self.config.data)
         checkpoint = HeadCheckpoint.from_module(
             kept.head,
             backbone=backbone,
             backbone_weights=backbone_weights,
             preprocess=self.tokens.preprocess,
             training=training | kept.facts,
+            license=self.config.license,
             tta=self.tta,
         )
         checkpoint.save(path)
@@ -635,10 +575,8 @@ class Trainer(Generic[AnyHeadConfig]):
         }
 
     def _write_head_of_run(self, report: Mapping[str, Any]) -> None:
-        """Write what predicts of all folds as one ensemble; a head of all images is there already."""
-        if isinstance(self.config, TrainConfig) and not self.config.trains_on_all:
-            write_run_file(self.folder, self.config, report)
-        elif len(self.folds) == 1:  # a single fold has no head of all images after it
+        """Write the head that predicts; a head of all images is there already."""
+        if len(self.folds) == 1:  # a single fold has no head of all images after it
             only_fold = FoldPaths.of(self.folder, self.folds[0])
             shutil.copyfile(only_fold.head, self.folder / files.HEAD_FILE)
 
@@ -656,6 +594,40 @@ class Trainer(Generic[AnyHeadConfig]):
         )
         text = csv_text([*columns], zip(*columns.values(), strict=True))
         files.write_file(self.folder / files.PREDICTIONS, text.encode())
+
+
+class ImageTrainer(Trainer[TrainConfig]):
+    """Trains heads of the numbers, classes and masks of images, see :class:`Trainer`."""
+
+    @property
+    def tta(self) -> str | None:
+        """Those of the config."""
+        return self.config.data.tta
+
+    def loss(self, head: Head) -> TaskLoss:
+        """Return the loss of a head, whose tasks and composed outputs count by the weights of the config."""
+        specs = self.config.compositions
+        composed = []
+        for composition in head.compositions:
+            composed.append(_weighted(composition, specs[composition.name].weights))
+        loss = TaskLoss(head.tasks, composed)
+        if self.config.losses.weighting == "fixed":
+            return loss
+        names = [task.name for task in loss.tasks]
+        names += [composition.name for composition in loss.compositions]
+        return TaskLoss(head.tasks, composed, UncertaintyWeighting(names))
+
+    def record_of_data(self) -> dict[str, Any]:
+        """Return how masks are read, and what counts in the overall score."""
+        data = self.config.data
+        return _mask_record(data) | _score_record(self.problem, data)
+
+    def _write_head_of_run(self, report: Mapping[str, Any]) -> None:
+        """Write the method that predicts, of all folds as one ensemble; a head of all images is there already."""
+        if self.config.trains_on_all:
+            super()._write_head_of_run(report)
+        else:
+            write_run_file(self.folder, self.config, report)
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,18 @@ from typing import Any
 
 from dinoneck.atomic import read_regular
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.devices import local_device
 from dinoneck.errors import CheckpointError, DataError
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
 from dinoneck.inference.loaded_head import difference
-from dinoneck.kinds import METHOD_NAMES, Method, present_method
+from dinoneck.kinds import METHOD_NAMES, Method, present_report
 from dinoneck.registry import import_modules
 from dinoneck.training import folder as files
 from dinoneck.training.config import TRAININGS, HeadConfig, TrainConfig
 from dinoneck.training.data_folder import of_data_folder
-from dinoneck.training.method import chosen_method, metrics_of
+from dinoneck.training.method import Choice, ChosenMethod, metrics_of
+from dinoneck.training.processes import join_processes, wait_for_all
 from dinoneck.training.report import HEAD, LINEAR
 from dinoneck.training.table import of_pasture
 
@@ -33,12 +35,13 @@ def write_run_file(folder: Path, config: TrainConfig, report: Mapping[str, Any])
     Raises:
         CheckpointError: if a fold has no linear baseline, which the method needs.
     """
-    method: Method = report["predicts"]["method"]
+    choice = Choice.from_record(report.get("choice", {}))
+    chosen = ChosenMethod.from_record(report["predicts"])
     members: list[Head] = []
     checkpoints = []
     for head_file in sorted((folder / files.HEADS).glob("fold-*.safetensors"), key=_fold_number):
         fold = FoldHeads.load(head_file, config)
-        members += fold.of_method(method)
+        members += fold.of_method(chosen.method)
         checkpoints.append(fold.checkpoint)
     first = checkpoints[0]
     training = {name: x for name, x in first.meta["training"].items() if x is not None}
@@ -48,10 +51,10 @@ def write_run_file(folder: Path, config: TrainConfig, report: Mapping[str, Any])
         members[0] if len(members) == 1 else HeadEnsemble.from_heads(members),
         backbone=_backbone_record(first),
         preprocess=first.preprocess,
-        training=training | {"metrics": metrics_of(report)},
+        training=training | {"metrics": metrics_of(report["scores"], chosen, choice)},
         license=first.meta["license"],
         tta=None if tta is None else tta["ops"],
-        extra={PREDICTS_WITH: method},
+        extra={PREDICTS_WITH: chosen.method},
     )
     checkpoint.save(folder / files.HEAD_FILE)
 
@@ -164,9 +167,15 @@ def switch_method(config: TrainConfig, folder: Path) -> dict[str, Any] | None:
         )
     import_modules((*trained.imports, *config.imports))
     report["config"] = trained.to_dict()
-    report["scores"] = _with_present_methods(report["scores"])
-    report["predicts"] = chosen_method(trained, report.get("choice", {}))
+    report = present_report(report)
+    if "choice" in report:
+        choice = Choice.from_record(report["choice"])
+    else:
+        choice = Choice.of_report_of_0_3(report)
+    report["predicts"] = ChosenMethod.of(trained, choice).record()
     text = json.dumps(report, indent=2, allow_nan=False)
+    join_processes(local_device(config.device))
+    wait_for_all()  # until every process has read the report, which the first one replaces
     if files.writes():
         write_run_file(folder, trained, report)
         files.write_file(folder / files.REPORT, f"{text}\n".encode())
@@ -209,11 +218,3 @@ def _check_same_run(trained: TrainConfig, config: TrainConfig, folder: Path) -> 
             f"{values_that_differ}; predict_with (--predict-with) without other options changes what "
             "that run predicts with, and overwrite=True (--overwrite) trains again"
         )
-
-
-def _with_present_methods(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The scores of a report with the present names of the methods."""
-    present = {}
-    for target, methods in scores.items():
-        present[target] = {present_method(name): score for name, score in methods.items()}
-    return present

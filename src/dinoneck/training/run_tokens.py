@@ -136,6 +136,7 @@ class RunTokens:
         record = store.backbone_record
         if record.get("layers") is None:  # of files of another program
             record = stated_record(config.backbone, record, str(data.store))
+            record = _with_license(record, config.backbone.license)
             first = stored.batch(stored.ids[:1])
             preprocess = _stated_preprocess(config, store, record, first)
             return cls(table, record, preprocess, stored=stored)
@@ -147,6 +148,7 @@ class RunTokens:
             is_elsewhere = isinstance(image, Path) and not image.is_file()
             images[store_id] = folder / image if is_elsewhere else image
         compare_images(store, images)
+        record = _with_license(record, config.backbone.license)
         return cls(table, record, store.preprocess, stored=stored)
 
     def check_start(self, config: HeadConfig) -> None:
@@ -486,27 +488,38 @@ def open_backbone(config: FrozenBackbone, device: str | None, *, norm: bool = Tr
         source=config.source or "timm",
         pretrained=not config.random,
     )
-    _state_license(backbone, config.license)
+    if config.license is not None:
+        _check_license(config.license, backbone.record())
+        backbone.adapter.license = config.license
     return backbone.to(torch_device)
 
 
-def _state_license(backbone: Backbone, stated: str | None) -> None:
-    """Give a backbone the licence of its weights that a config states, where none is known.
+def _check_license(stated: str, record: Mapping[str, Any]) -> None:
+    """Check the licence of a backbone's weights that a config states: it counts where none is known.
+
+    Raises:
+        ConfigError: for random weights, and where another licence is known.
+    """
+    if record["weights"]["kind"] == "seeded":
+        raise ConfigError(
+            f"backbone.license is {stated!r}, and random weights have none; leave it out "
+            "(--backbone-license)"
+        )
+    recorded = record["license"]
+    if recorded not in (None, stated):
+        raise ConfigError(
+            f"backbone.license is {stated!r}, and the licence of {record['name']} is {recorded!r}; "
+            "leave it out (--backbone-license)"
+        )
+
+
+def _with_license(record: Mapping[str, Any], stated: str | None) -> Mapping[str, Any]:
+    """The record of the backbone of a store, with the licence of its weights that a config states.
 
     Raises:
         ConfigError: for random weights, and where another licence is known.
     """
     if stated is None:
-        return
-    if backbone.weights["kind"] == "seeded":
-        raise ConfigError(
-            f"backbone.license is {stated!r}, and random weights have none; leave it out "
-            "(--backbone-license)"
-        )
-    recorded = backbone.record()["license"]
-    if recorded not in (None, stated):
-        raise ConfigError(
-            f"backbone.license is {stated!r}, and the licence of {backbone.name} is {recorded!r}; "
-            "leave it out (--backbone-license)"
-        )
-    backbone.adapter.license = stated
+        return record
+    _check_license(stated, record)
+    return {**record, "license": stated}

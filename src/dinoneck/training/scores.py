@@ -240,11 +240,12 @@ def score_values(
 
     Returns:
         ``images``: how many rows the scores rest on, those with a known and predicted value;
-        ``r2`` and ``mae``, each with ``pooled``, its 95 % ``interval`` (None for fewer than five
-        groups) and ``folds``; of one target ``sd``, the standard deviation of its known values, which
-        the mean absolute error compares with. With a reference also ``head_minus``: score ->
-        interval of the reference's score minus this one. Where an interval is None, ``no_interval``
-        states why. The terms of all rows are added before a score is computed.
+        ``groups``: of how many groups these are; ``r2`` and ``mae``, each with ``pooled``, its 95 %
+        ``interval`` (None for fewer than five groups) and ``folds``; of one target ``sd``, the
+        standard deviation of its known values, which the mean absolute error compares with. With a
+        reference also ``head_minus``: score -> interval of the reference's score minus this one.
+        Where an interval is None, ``no_interval`` states why. The terms of all rows are added
+        before a score is computed.
 
     Raises:
         DataError: for values that are infinite, or shapes that differ.
@@ -392,7 +393,7 @@ class _HeldOut:
             reference_terms: those of another method; None = there is none to compare with.
         """
         held_out = GroupedTerms(terms[self.rows], self.groups)
-        scores: dict[str, Any] = {"images": len(self.rows)}
+        scores: dict[str, Any] = {"images": len(self.rows), "groups": len({*self.groups})}
         for metric in metrics:
             by_fold = []
             for rows in self.folds:

@@ -115,10 +115,10 @@ class Difference:
         better = names.get(self.better, self.better)
         other = names.get(self.other, self.other)
         if not self.are_enough:
-            score, other_score, *_ = self._texts()
+            texts = self._texts()
             return (
                 f"{self.images} images in {self.groups} groups are too few to tell whether {better} "
-                f"is better than {other}: {words} {score} against {other_score}."
+                f"is better than {other}: {words} {texts.score} against {texts.other_score}."
             )
         numbers = self._numbers(words)
         if self.is_clear:
@@ -129,31 +129,61 @@ class Difference:
 
     def _numbers(self, words: str) -> str:
         """The scores with the interval of their difference."""
-        score, other_score, *_ = self._texts()
-        return f"{words} {score} against {other_score} ({self.interval_text()})"
+        texts = self._texts()
+        return f"{words} {texts.score} against {texts.other_score} ({self.interval_text()})"
 
     def interval_text(self) -> str:
         """Return the interval of the difference in words; empty where it is not known."""
         if self.interval is None:
             return ""
-        *_, low, high = self._texts()
-        return f"difference {low} to {high}, 95 %"
+        texts = self._texts()
+        return f"difference {texts.low} to {texts.high}, 95 %"
 
-    def _texts(self) -> list[str]:
-        """Both scores and the ends of the interval, with so many digits that what is not equal differs.
+    def _texts(self) -> _DifferenceTexts:
+        """The numbers as texts, with so many digits that what is not equal differs.
 
         Both scores differ then, and the ends of a clear interval differ from 0.
         """
-        texts: list[str] = []
+        texts = self._texts_with(_DIGITS)
         for digits in range(_DIGITS, _MOST_DIGITS + 1):
-            texts = [
-                number_text(number, digits) for number in (*self.scores, *(self.interval or ()))
-            ]
-            shows_scores = texts[0] != texts[1] or self.scores[0] == self.scores[1]
-            shows_clear = not self.is_clear or number_text(0.0, digits) not in texts[2:]
+            texts = self._texts_with(digits)
+            zero = number_text(0.0, digits)
+            shows_scores = texts.score != texts.other_score or self.scores[0] == self.scores[1]
+            shows_clear = not self.is_clear or zero not in (texts.low, texts.high)
             if shows_scores and shows_clear:
                 break
         return texts
+
+    def _texts_with(self, digits: int) -> _DifferenceTexts:
+        """The numbers as texts, with this many digits."""
+        score, other_score = self.scores
+        low = ""
+        high = ""
+        if self.interval is not None:
+            low, high = (number_text(end, digits) for end in self.interval)
+        return _DifferenceTexts(
+            score=number_text(score, digits),
+            other_score=number_text(other_score, digits),
+            low=low,
+            high=high,
+        )
+
+
+@dataclass(frozen=True)
+class _DifferenceTexts:
+    """The numbers of a difference, for a sentence.
+
+    Attributes:
+        score: of the better method.
+        other_score: of the other one.
+        low: lower end of the interval of their difference; empty where it is not known.
+        high: the upper end.
+    """
+
+    score: str
+    other_score: str
+    low: str
+    high: str
 
 
 def number_text(number: float, digits: int = _DIGITS) -> str:
@@ -171,7 +201,6 @@ def capitalised(words: str) -> str:
 
 def verdict(
     scores: Scores,
-    groups: int,
     first: str,
     *,
     target: str,
@@ -182,23 +211,20 @@ def verdict(
 
     Args:
         scores: of :func:`dinoneck.training.report.scores_of`.
-        groups: how many groups were predicted; below 10, or below 50 images, there are too few to
-            tell.
-        first: the method that was compared with the others.
+        first: the method that was compared with the others. On fewer than 10 groups or 50 images
+            there are too few to tell.
         target: the target that decides, or the mean over the targets.
         mean: what the scores call the mean over the targets.
         names: method -> what sentences call it; others are called by their own name.
     """
     main_score = MainScore.of(scores, target, mean=mean)
-    difference = best_difference(scores, groups, first, main_score)
+    difference = best_difference(scores, first, main_score)
     if difference is None:
         return f"{target}: there is nothing to compare {first!r} with"
     return difference.sentence(main_score.words, names)
 
 
-def best_difference(
-    scores: Scores, groups: int, first: str, main_score: MainScore
-) -> Difference | None:
+def best_difference(scores: Scores, first: str, main_score: MainScore) -> Difference | None:
     """Return the best method next to the first one, or the first one next to the second best.
 
     None if the first method has no score, or no other one has. The arguments are those of
@@ -207,19 +233,24 @@ def best_difference(
     pooled = main_score.pooled(scores)
     if first not in pooled or len(pooled) < 2:
         return None
-    best, second, *_ = sorted(pooled, key=lambda method: pooled[method], reverse=True)
-    other = second if best == first else best
-    other_scores = scores[main_score.target][other]
-    interval = other_scores["head_minus"][main_score.metric]  # of the first minus the other
-    if interval is not None:
-        low, high = interval
-        interval = (low, high) if best == first else (-high, -low)
-    worse = second if best == first else first
+    others = [method for method in pooled if method != first]
+    best_other = max(others, key=lambda method: pooled[method])
+    scores_of_other = scores[main_score.target][best_other]
+    interval = scores_of_other["head_minus"][main_score.metric]  # of the first minus the other
+    if pooled[first] >= pooled[best_other]:
+        better = first
+        worse = best_other
+    else:
+        better = best_other
+        worse = first
+        if interval is not None:
+            low, high = interval
+            interval = (-high, -low)
     return Difference(
-        better=best,
+        better=better,
         other=worse,
-        scores=(pooled[best], pooled[worse]),
+        scores=(pooled[better], pooled[worse]),
         interval=interval,
-        images=other_scores["images"],
-        groups=groups,
+        images=scores_of_other["images"],
+        groups=scores_of_other["groups"],
     )

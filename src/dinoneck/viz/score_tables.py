@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, get_args
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from dinoneck.errors import DataError
-from dinoneck.kinds import Method, present_method
+from dinoneck.kinds import present_report
 from dinoneck.tasks import MEAN_KEY, OVERALL, OVERALL_MEAN, OVERALL_WEIGHTED
-from dinoneck.text import counted
+from dinoneck.text import counted, some_of
 
 MOST_COLUMNS = 12  # of a confusion matrix
-# of a training; other names are those of models
-METHODS = frozenset(get_args(Method))
 # the keys of scores over all classes -> their headings
 SCORES = {
     "accuracy": "accuracy",
@@ -47,7 +45,7 @@ def all_tables(report: Mapping[str, Any], held_out: bool = True) -> list[ScoreTa
         DataError: if it is not such a report.
     """
     try:
-        return _all_tables(report, held_out)
+        return _all_tables(present_report(report), held_out)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(
             f"these are not the scores of a training run: {error!r}; expected its report.json"
@@ -103,28 +101,26 @@ def value_tables(report: Mapping[str, Any], held_out: bool = True) -> list[Score
         columns += _value_columns(name, methods, report, with_interval=name == _main(names, report))
     rows = []
     for position, name in enumerate([*methods, "standard deviation", "images"]):
-        rows.append([present_method(name), *(column[position + 1] for column in columns)])
+        rows.append([name, *(column[position + 1] for column in columns)])
     rows = [row for row in rows if any(row[1:])]  # reports of 0.3 hold no standard deviation
     header = [f"{'held-out ' * held_out}R² (MAE)", *(column[0] for column in columns)]
     tables = [ScoreTable(header, rows)]
 
-    # differences of the first model to the others
-    differences = []
-    for method in methods:
-        intervals = [_difference(scores[name].get(method)) for name in names]
-        if any(intervals):
-            cells = [_interval(ends, "+") for ends in intervals]
-            differences.append([f"{methods[0]} minus {method}", *cells])
-    are_models = not METHODS.issuperset(map(present_method, methods))
-    if differences and are_models:
+    # differences of the first model to the others, and why there are none
+    rows = []
+    are_models = "cost" in report  # the methods of a run have no costs of their own
+    if are_models:
+        for method in methods:
+            intervals = [_difference(scores[name].get(method)) for name in names]
+            if any(intervals):
+                cells = [_interval(ends, "+") for ends in intervals]
+                rows.append([f"{methods[0]} minus {method}", *cells])
+    reasons = _reasons({name: scores[name] for name in names})
+    if reasons:
+        rows.append([reasons, *[""] * len(names)])
+    if rows:
         headings = [_heading(name, report) for name in names]
-        tables.append(ScoreTable(["R², 95 % interval", *headings], differences))
-    elif len(methods) > 1:
-        reasons = _reasons(scores[name] for name in names)
-        if reasons:
-            headings = [_heading(name, report) for name in names]
-            empty = [""] * len(headings)
-            tables.append(ScoreTable(["R², 95 % interval", *headings], [[reasons, *empty]]))
+        tables.append(ScoreTable(["R², 95 % interval", *headings], rows))
     return tables
 
 
@@ -161,14 +157,33 @@ def _value_columns(
     return columns
 
 
-def _reasons(scores_of_methods: Iterable[Mapping[str, Mapping[str, Any]]]) -> str:
-    """Why there are no intervals of these scores; empty where it is not stated."""
-    reasons = []
-    for methods in scores_of_methods:
-        reasons += [score["no_interval"] for score in methods.values() if "no_interval" in score]
-    if not reasons:
-        return ""
-    return f"none: {'; '.join(dict.fromkeys(reasons))}"
+def _reasons(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """Why there are no intervals of these scores; empty where it is not stated.
+
+    Targets and methods are named where others have an interval.
+
+    Args:
+        scores: target -> method -> its scores.
+    """
+    targets_of_reason: dict[str, list[str]] = {}
+    methods_of_reason: dict[str, list[str]] = {}
+    methods = set()
+    for target, scores_of_methods in scores.items():
+        for method, score in scores_of_methods.items():
+            methods.add(method)
+            reason = score.get("no_interval")
+            if reason is not None:
+                targets_of_reason.setdefault(reason, []).append(target)
+                methods_of_reason.setdefault(reason, []).append(method)
+    texts = []
+    for reason, targets in targets_of_reason.items():
+        text = "none"
+        if {*targets} != {*scores}:
+            text += f" of {some_of(dict.fromkeys(targets), 3)}"
+        if {*methods_of_reason[reason]} != methods:
+            text += f" for {some_of(dict.fromkeys(methods_of_reason[reason]), 3)}"
+        texts.append(f"{text}: {reason}")
+    return "; ".join(texts)
 
 
 def _deviation(score: Mapping[str, Any]) -> str:
@@ -225,7 +240,6 @@ def class_tables(
         held_out: as of :func:`all_tables`.
     """
     head = first_of(methods)
-    methods = {present_method(method): score for method, score in methods.items()}
     has_folds = len(head[next(key for key in SCORES if key in head)]["folds"]) > 1
 
     # over all classes
@@ -241,7 +255,7 @@ def class_tables(
             row += [_number(score[key]["pooled"]), _interval(score[key]["interval"])]
             if has_folds:
                 row.append(_worst(score[key]))
-    reasons = _reasons([methods])
+    reasons = _reasons({name: methods})
     if reasons:
         rows.append([f"intervals: {reasons}", *[""] * (len(header) - 1)])
     yield ScoreTable(header, rows)
@@ -275,7 +289,8 @@ def box_tables(
         keys = [*class_keys, "PQ_things", "PQ_stuff"]
     headings = [key.replace("_", " ") for key in keys]
     by_model = _rows(boxes, keys)
-    reasons = _reasons([boxes])
+    _, *others = boxes  # intervals are those of differences from the first model
+    reasons = _reasons({what: {model: boxes[model] for model in others}})
     if reasons:
         by_model.append([f"intervals: {reasons}", *[""] * len(keys)])
     return [

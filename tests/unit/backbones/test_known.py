@@ -182,6 +182,14 @@ def test_a_files_name_gives_tag_and_licence(file: str, tmp_path: Path) -> None:
     assert loaded.record()["license"] == "fair-noncommercial-research-license"
 
 
+def test_own_weights_under_a_published_name_have_no_licence(tmp_path: Path) -> None:
+    file = saved_weights("dinov3_vits16", tmp_path / "best.pth")
+    loaded = load_backbone("dinov3_vits16", checkpoint=file)
+    assert loaded.record()["license"] is None
+    loaded.adapter.license = "MIT"
+    assert loaded.record()["license"] == "MIT"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["timm", "transformers"])
 def test_a_file_of_satellite_weights_has_their_mean_and_std(source: str, tmp_path: Path) -> None:

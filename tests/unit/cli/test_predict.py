@@ -206,10 +206,11 @@ def test_maps_of_an_image_are_written_before_those_of_the_next_are_made(
         events.append(f"make {prediction.size}")
         return make_maps(prediction, *options)
 
-    def write(folder: Path, name: str, *_: Any, **__: Any) -> None:
+    def write(folder: Path, name: str, *_: Any, **__: Any) -> list[Path]:
         events.append(f"write {name}")
         folder.mkdir(exist_ok=True)
         (folder / f"{name}.png").touch()
+        return [folder / f"{name}.png"]
 
     monkeypatch.setattr(ImagePrediction, "image_maps", make)
     monkeypatch.setattr(overlay, "write_maps", write)
@@ -234,6 +235,29 @@ def test_the_gate_of_a_head_is_a_map_and_a_picture(tmp_path: Path) -> None:
     with Image.open(tmp_path / "o" / "a.jpg") as picture:
         plain = np.ptp(np.asarray(picture, int), axis=2)
     assert plain[: picture.height // 2].mean() > 5  # heat, not the grey of an image without maps
+
+
+def test_heads_without_maps_are_refused_with_the_first_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 70 images the first 32 are predicted, and nothing is written."""
+    file = saved_head(tmp_path / "h.safetensors", LinearHead(64, [Task("mass")]))
+    write_images(tmp_path / "images", [f"{i:02}.png" for i in range(70)], 32, 32)
+    num_predicted = 0
+    predict = Predictor.predictions
+
+    def count(predictor: Predictor, images: Any, *options: Any) -> Any:
+        nonlocal num_predicted
+        num_predicted += len(images)
+        return predict(predictor, images, *options)
+
+    monkeypatch.setattr(Predictor, "predictions", count)
+    refused = cli(*job(tmp_path, "--maps", tmp_path / "m", heads=file))
+
+    assert refused.code == 1
+    assert f"--maps {tmp_path / 'm'}: these heads have no maps" in refused.err
+    assert num_predicted == 32
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["h.safetensors", "images"]
 
 
 def test_maps_of_images_are_dropped_when_they_are_written(

@@ -16,13 +16,14 @@ from PIL import Image
 from tests.kit import cli
 from tests.unit.training.meadow import HEIGHT, WIDTH, files_of, rows_of, write_rows
 
-from dinoneck import Backbone, ConfigError, HeadCheckpoint
-from dinoneck.cli import train
+from dinoneck import Backbone, HeadCheckpoint
 from dinoneck.cli.main import command
+from dinoneck.cli.train import size_advice
 from dinoneck.data import Preprocessing
 from dinoneck.data.preprocessing import Resize
 from dinoneck.store import FeatureStore
 from dinoneck.training import Recipe, TrainConfig, r2
+from dinoneck.training.head_arguments import head_with_width
 
 TINY = ["--backbone", "dinoneck_tiny", "--folds", "2", "--epochs", "1"]
 
@@ -45,22 +46,6 @@ def parsed(*arguments: str) -> TrainConfig:
     call = command("train", [*arguments, "--out", "x"])
     config: TrainConfig = call.keywords["run"]
     return config
-
-
-def built(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> dict[str, Any]:
-    """The head of the config that a command line trains, with its width."""
-    with_width = train.with_width
-    heads: list[dict[str, Any]] = []
-
-    def stop(run: Any, type_name: str, hidden_dim: int) -> Any:
-        heads.append(with_width(run, type_name, hidden_dim).head)
-        raise ConfigError("stopped")
-
-    monkeypatch.setattr(train, "with_width", stop)
-    with pytest.raises(ConfigError, match="stopped"):
-        command("train", [*arguments, "--out", "x"])()
-    [head] = heads
-    return head
 
 
 def test_flags_over_file_over_defaults(tmp_path: Path) -> None:
@@ -154,15 +139,20 @@ def test_other_words_than_none_are_checked_as_numbers_are(
         (["--instances", "boxes.json", "--hidden-dim", "8"], {"out_channels": 8}),
     ],
 )
-def test_heads_by_flags(
-    flags: list[str], head: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_heads_by_flags(flags: list[str], head: dict[str, Any]) -> None:
+    call = command("train", [*flags, "--out", "x"])
+    config = call.keywords["run"]
+    hidden_dim = call.keywords["hidden_dim"]
+    if hidden_dim is not None:
+        config = config.changed(head=head_with_width(config, hidden_dim))
+    assert config.head == head
+
+
+def test_the_width_is_that_of_the_default_head_of_the_task_that_a_file_describes(
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("boxes.json").write_text("{}")
-    if "--hidden-dim" in flags:
-        assert built(monkeypatch, *flags) == head
-    else:
-        assert parsed(*flags).head == head
+    file = written(tmp_path, "data: {labels: mask}\ntasks: {cover: {kind: dense}}\n")
+    assert head_with_width(parsed(file), 8) == {"hidden_dim": 8}  # of a dense head, not fpn_dim
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +305,7 @@ def test_from_a_table_to_predictions(table: Path, tmp_path: Path) -> None:
 def test_images_with_very_many_patches_get_a_smaller_size_proposed() -> None:
     recipe = Preprocessing(16, resize="crop")
 
-    [line] = train.size_advice(recipe, (3024, 4032))
+    [line] = size_advice(recipe, (3024, 4032))
 
     assert line == (
         "That is 47,628 patches per image: slow, and much memory. --size 480x640 brings images to "
@@ -333,13 +323,13 @@ def test_images_with_very_many_patches_get_a_smaller_size_proposed() -> None:
 def test_images_with_fewer_patches_get_no_advice(
     recipe: Preprocessing, size: tuple[int, int]
 ) -> None:
-    assert not train.size_advice(recipe, size)
+    assert not size_advice(recipe, size)
 
 
 def test_a_size_that_stretches_images_is_said() -> None:
     recipe = Preprocessing(16, size=(480, 480), resize="stretch")
 
-    [line] = train.size_advice(recipe, (360, 480))
+    [line] = size_advice(recipe, (360, 480))
 
     assert line == (
         "--resize stretch changes its proportions by 33%; --resize crop, pad or keep would not."
@@ -350,7 +340,7 @@ def test_a_size_that_stretches_images_is_said() -> None:
 def test_other_resize_modes_keep_proportions_and_say_nothing(resize: Resize) -> None:
     recipe = Preprocessing(16, size=(480, 480), resize=resize)
 
-    assert not train.size_advice(recipe, (360, 480))
+    assert not size_advice(recipe, (360, 480))
 
 
 def test_advice_on_the_size_is_printed_before_the_work(meadow: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from tests import kit
 from tests.unit.necks.test_dpt import small
-from torch import nn
+from torch import Tensor, nn
 
 from dinoneck import (
     Bins,
@@ -293,13 +293,34 @@ def test_a_measured_head_sees_standardised_channels(make: Any) -> None:
 def test_tokens_pass_an_unmeasured_scale_bit_for_bit() -> None:
     scale, tokens = TokenScale(C), tokens_of().to(torch.float32)
     assert not scale.is_measured
-    assert torch.equal(scale(tokens).sequence[0], tokens.sequence[-1])
+    # the tokens themselves, and no copy of them
+    assert scale(tokens).sequence[0] is tokens.sequence[-1]
     scale.measure([tokens])
     assert scale.is_measured
     scale.reset_parameters()
     assert not scale.is_measured
     with pytest.raises(DataError, match="not finite"):
         scale.measure([kit.tokens_from(torch.full((1, 11, C), torch.nan), 2, 3)])
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_heads_with_scales_of_their_own_run_as_one_under_vmap(measured: bool) -> None:
+    heads = [PatchMeanHead(C, [Task("mass")]) for _ in range(3)]
+    tokens = tokens_of().to(torch.float32)
+    if measured:
+        for seed, head in enumerate(heads):
+            head.calibrate([tokens_of(seed).to(torch.float32)])
+    weights, buffers = torch.func.stack_module_state(heads)
+
+    def run(weights: Any, buffers: Any) -> Tensor:
+        outputs: dict[str, Tensor] = torch.func.functional_call(
+            heads[0], (weights, buffers), (tokens,)
+        )
+        return outputs["mass"]
+
+    stacked = torch.vmap(run)(weights, buffers)
+    expected = torch.stack([head(tokens)["mass"] for head in heads])
+    assert torch.allclose(stacked, expected, atol=1e-6)
 
 
 def test_values_are_bounded_before_and_classes_resized_before_they_are_shares() -> None:

@@ -155,6 +155,38 @@ def test_values_and_gradients_are_those_of_the_modules(
     assert same(*results, 1e-10)
 
 
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_a_linear_layer_times_a_scalar_has_the_gradients_of_the_product(has_bias: bool) -> None:
+    linear = nn.Linear(WIDE, NARROW, bias=has_bias, dtype=torch.float64)
+    x = torch.randn(B, TOKENS, WIDE, dtype=torch.float64, requires_grad=True)
+    share = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    leaves = [x, share, *linear.parameters()]
+    results = []
+    for y in (fused.scaled_linear(x, linear, share), share * linear(x)):
+        results.append([y, *torch.autograd.grad(y.square().sum(), leaves)])
+    assert same(*results, 1e-12)
+
+
+@pytest.mark.parametrize("fusion", ["mean", "softmax"])
+def test_without_a_norm_no_tokens_are_kept_for_the_backward_pass(fusion: Fusion) -> None:
+    grouper = LayerGrouper(WIDE, 3, NARROW, 1, norm=None, fusion=fusion)
+    layers = [torch.randn(B, TOKENS, WIDE) for _ in range(3)]
+    addresses = {x.data_ptr() for x in (*layers, *grouper.parameters())}
+    kept_numbers = []
+
+    def keep(x: Tensor) -> Tensor:
+        if x.data_ptr() not in addresses:
+            kept_numbers.append(x.numel())
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        _result = grouper(layers)[0]
+    # the three scalars, by which a weight and a bias are multiplied, and their softmax; of the mean
+    # nothing, and never one of the 2 * 70 tokens
+    expected = [3] + [1] * 6 if fusion == "softmax" else []
+    assert sorted(kept_numbers, reverse=True) == expected
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch.func's own
 @pytest.mark.parametrize("way", ["prune", "functional_call"])
 def test_the_modules_run_where_their_weights_are_others(way: str) -> None:

@@ -20,7 +20,7 @@ from dinoneck.losses import (
     TaskLoss,
     UncertaintyWeighting,
 )
-from dinoneck.losses.masked import BatchPart
+from dinoneck.losses.masked import MicroBatch
 from dinoneck.training import LiveTokens, Recipe, fit
 from dinoneck.training.engine import Engine
 from dinoneck.training.objective import Objective
@@ -132,14 +132,14 @@ def gradients(
     counts = loss.counts(outputs, targets, masks)
     total = torch.zeros((), dtype=torch.float64)
     for part_rows in rows:
-        part = None
+        micro_batch = None
         if len(rows) > 1 or sample_weights is not None:
             weights = None if sample_weights is None else sample_weights[part_rows]
-            part = BatchPart(counts, len(part_rows), IMAGES, weights)
+            micro_batch = MicroBatch(counts, len(part_rows), IMAGES, weights)
         tables = []
         for table in (outputs, targets, masks):
             tables.append({name: x[part_rows] for name, x in table.items()})
-        value, _ = loss(*tables, part)
+        value, _ = loss(*tables, micro_batch)
         value.backward()
         total += value.detach()
     return total, {name: x.grad for name, x in outputs.items() if x.grad is not None}
@@ -179,8 +179,8 @@ def test_the_mean_over_known_values_is_that_of_the_batch() -> None:
     counts = loss.counts(["x"], {"x": targets})
     total = 0.0
     for rows in (slice(0, 2), slice(2, 4)):
-        part = BatchPart(counts, num_samples=2, num_in_batch=4)
-        total += float(loss({"x": outputs[rows]}, {"x": targets[rows]}, None, part)[0])
+        micro_batch = MicroBatch(counts, num_samples=2, num_in_batch=4)
+        total += float(loss({"x": outputs[rows]}, {"x": targets[rows]}, None, micro_batch)[0])
     assert total == pytest.approx(35 / 3)
 
 
@@ -340,8 +340,8 @@ def test_mixup_per_sample_weighs_the_errors_of_every_image_by_its_share() -> Non
     x = random(IMAGES, 1)
     x[2] = NAN
     tokens = DoubleTokens().batch(IDS)
-    [part] = objective.parts(tokens, Targets({"x": x}), mixes=True)
-    mixup = part.mixup
+    [samples] = objective.micro_batches(tokens, Targets({"x": x}), mixes=True)
+    mixup = samples.mixup
     shares = mixup.share
     partners = mixup.partners
     assert sorted(partners) == [*range(IMAGES)]
@@ -355,7 +355,7 @@ def test_mixup_per_sample_weighs_the_errors_of_every_image_by_its_share() -> Non
         for share, target in ((shares[i], x[i]), (1 - shares[i], x[partner])):
             if not target.isnan():
                 expected += float(share * (output - target).square()) / (IMAGES - 1)
-    assert float(objective(part)["loss"].detach()) == pytest.approx(expected, rel=1e-6)
+    assert float(objective(samples)["loss"].detach()) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,27 @@ def test_an_estimate_that_slow_first_steps_made_too_long_is_corrected_once(
     ]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "correction"),
+    [
+        pytest.param(1800.0, [], id="as long as the epochs promise"),
+        # 50 epochs of 20 s: 1000 s
+        pytest.param(3600.0, ["about 17 min for the fold, by the epochs so far"], id="too long"),
+    ],
+)
+def test_an_estimate_before_the_first_epoch_is_the_only_one_if_the_epochs_agree(
+    clock: Clock, capsys: pytest.CaptureFixture[str], seconds: float, correction: list[str]
+) -> None:
+    notes = EpochNotes({"fold 0": 8}, epochs=50, what="the fold")
+    notes.state_estimate(seconds, "; --head dense is much faster")
+    stated = estimates(printed(capsys))
+
+    train_fold(notes, clock, "fold 0", [20.0 if correction else 36.0] * 50)
+
+    assert stated == [f"about {in_time(seconds)} for the fold; --head dense is much faster"]
+    assert estimates(printed(capsys)) == correction
+
+
 def test_a_run_that_is_continued_counts_the_epochs_that_are_left(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from tests.kit import cli
 from tests.unit.detection import coloured_boxes
 from tests.unit.training.meadow import a_run, write_meadow
 
@@ -136,6 +137,23 @@ def test_classes_have_a_row_each(meadow: Path, tmp_path: Path) -> None:
     assert result["config"]["head"] == {"type": "patch_mean"}
 
 
+def test_width_and_average_are_keywords_as_they_are_flags(meadow: Path, tmp_path: Path) -> None:
+    options = {**OPTIONS, "targets": ["crop"], "epochs": 1}
+    result = train(meadow, tmp_path / "python", hidden_dim=6, with_linear=True, **options)
+    words = [
+        *("--csv", str(meadow), "--targets", "crop", "--backbone", "dinoneck_tiny"),
+        *("--epochs", "1", "--batch-size", "4", "--folds", "2"),
+        *("--hidden-dim", "6", "--with-linear", "--out", str(tmp_path / "words")),
+    ]
+    ran = cli("train", *words)
+    assert ran.code == 0
+    of_words = TrainingResult.open(tmp_path / "words")
+    assert result["config"] == of_words["config"]
+    assert result["scores"] == of_words["scores"]
+    assert result["config"]["head"] == {"hidden_dim": 6}
+    assert result["predicts"]["method"] == "average"
+
+
 def test_several_heads_are_compared(meadow: Path, tmp_path: Path) -> None:
     result = train(meadow, tmp_path, heads=["patch_mean", "linear"], **OPTIONS)
     methods = result["scores"]["overall"]
@@ -179,6 +197,9 @@ def test_boxes_train_a_detector(tmp_path: Path) -> None:
     ("arguments", "error", "message"),
     [
         pytest.param({"out": "x", "target": ["crop"]}, TypeError, r"Did you mean 'targets'\?", id="typo"),
+        pytest.param({"out": "x", "hiden_dim": 8}, TypeError, r"Did you mean 'hidden_dim'\?", id="typo of an argument"),
+        pytest.param({"out": "x", "boxes": "b", "with_linear": True}, ConfigError, "with_linear has no", id="boxes"),
+        pytest.param({"out": "x", "with_linear": True, "predict_with": "head"}, ConfigError, "give one", id="methods"),
         pytest.param({"targets": ["crop"]}, TypeError, "needs the argument 'out'", id="no folder"),
         pytest.param({"out": "x", "targets": "crop"}, ConfigError, r"such as \['crop'\]", id="a text for a list"),
         pytest.param({"out": "x", "boxes": "b.json", "heads": ["a"]}, ConfigError, "heads has no effect", id="heads"),

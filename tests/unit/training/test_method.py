@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests import kit
 from tests.unit.training.meadow import COUNT, a_run, rows_of, write_meadow
 
 from dinoneck import HeadCheckpoint, load_head
+from dinoneck.cli.text import no_better_than_mean
 from dinoneck.errors import CheckpointError, ConfigError, DataError
 from dinoneck.heads import CLSGatingHead, HeadEnsemble, LinearHead, PatchMeanHead
 from dinoneck.tasks import Task
@@ -21,16 +23,18 @@ from dinoneck.tokens import Tokens
 from dinoneck.training import TrainConfig, engine, train
 from dinoneck.training.method import (
     Candidates,
+    Choice,
+    ChosenMethod,
     HeldOut,
     candidates_of,
-    choice_record,
-    chosen_method,
 )
 from dinoneck.training.report import scores_of
+from dinoneck.training.result import TrainingResult
 from dinoneck.training.scored import ValueTarget
 from dinoneck.training.scores import Split
 
 ALL = ("head", "linear", "average")
+FROZEN = Path(__file__).parents[2] / "fixtures" / "0.3.0" / "runs"
 
 
 # the choice, by hand
@@ -54,30 +58,44 @@ def held_out_by_hand() -> HeldOut:
     )
 
 
-def record_by_hand(lacking: dict[Any, str]) -> dict[str, Any]:
+def choice_by_hand(lacking: dict[Any, str]) -> Choice:
     held_out = held_out_by_hand()
     split = Split(list(held_out.folds.values()), held_out.groups)
     scores = scores_of(held_out.targets, held_out.methods, split)
-    return choice_record(Candidates(("head", "linear"), lacking), held_out, scores)
+    return Choice.of(Candidates(("head", "linear"), lacking), held_out, scores)
 
 
 def test_the_choice_is_scored_with_the_method_that_is_best_on_the_other_folds() -> None:
-    record = record_by_hand({})
+    choice = choice_by_hand({})
 
-    assert record["best"] == "linear"
-    assert record["methods"]["head"]["score"] == pytest.approx(1 - 16 / 15)
-    assert record["methods"]["linear"]["score"] == pytest.approx(1 - 8 / 15)
+    assert choice.best == "linear"
+    assert choice.methods["head"].score == pytest.approx(1 - 16 / 15)
+    assert choice.methods["linear"].score == pytest.approx(1 - 8 / 15)
     # b and c: 16 against 4; a and c: 16 against 4; a and b: 0 against 8
-    assert record["on_other_folds"] == {"a": "linear", "b": "linear", "c": "head"}
-    assert record["score_on_other_folds"] == pytest.approx(1 - (4 + 4 + 16) / 15)
+    assert choice.on_other_folds == {"a": "linear", "b": "linear", "c": "head"}
+    assert choice.score_on_other_folds == pytest.approx(1 - (4 + 4 + 16) / 15)
 
 
 def test_a_method_that_lacks_an_output_of_the_head_is_not_chosen() -> None:
-    record = record_by_hand({"linear": "map of y"})
+    choice = choice_by_hand({"linear": "map of y"})
 
-    assert record["best"] == "head"
-    assert record["on_other_folds"] == dict.fromkeys("abc", "head")
-    assert record["score_on_other_folds"] == pytest.approx(1 - 16 / 15)
+    assert choice.best == "head"
+    assert choice.on_other_folds == dict.fromkeys("abc", "head")
+    assert choice.score_on_other_folds == pytest.approx(1 - 16 / 15)
+
+
+@pytest.mark.parametrize("folds", ["abc", "a", ""], ids=["three folds", "one fold", "no fold"])
+def test_a_report_keeps_the_choice(folds: str) -> None:
+    held_out = held_out_by_hand()
+    of_folds = replace(held_out, folds={name: held_out.folds[name] for name in folds})
+    split = Split(list(held_out.folds.values()), held_out.groups)
+    scores = scores_of(held_out.targets, held_out.methods, split)
+    choice = Choice.of(Candidates(("head", "linear"), {"linear": "gate"}), of_folds, scores)
+
+    in_report = json.loads(json.dumps(choice.record()))
+
+    assert Choice.from_record(in_report) == choice
+    assert ("best" in in_report, "target" in in_report) == (len(folds) > 1, len(folds) > 0)
 
 
 @pytest.mark.parametrize(
@@ -98,9 +116,9 @@ def test_a_method_that_lacks_an_output_of_the_head_is_not_chosen() -> None:
 def test_the_score_decides_if_no_head_and_no_method_is_named(
     config: dict[str, Any], method: str, words: str
 ) -> None:
-    predicts = chosen_method(TrainConfig.from_dict(config), record_by_hand({}))
-    assert predicts["method"] == method
-    assert words in predicts["sentence"]
+    predicts = ChosenMethod.of(TrainConfig.from_dict(config), choice_by_hand({}))
+    assert predicts.method == method
+    assert words in predicts.sentence
 
 
 def test_one_fold_predicts_with_its_head() -> None:
@@ -113,12 +131,12 @@ def test_one_fold_predicts_with_its_head() -> None:
         weights={},
     )
     scores = scores_of(held_out.targets, held_out.methods, Split([range(8, 12)], held_out.groups))
-    record = choice_record(Candidates(("head", "linear"), {}), one_fold, scores)
+    choice = Choice.of(Candidates(("head", "linear"), {}), one_fold, scores)
 
-    predicts = chosen_method(TrainConfig(), record)
+    predicts = ChosenMethod.of(TrainConfig(), choice)
 
-    assert predicts["method"] == "head"
-    assert "as a choice takes two folds" in predicts["sentence"]
+    assert predicts.method == "head"
+    assert "as a choice takes two folds" in predicts.sentence
 
 
 def test_a_clearly_better_method_is_named() -> None:
@@ -138,18 +156,18 @@ def test_a_clearly_better_method_is_named() -> None:
     split = Split(list(held_out.folds.values()), held_out.groups)
     scores = scores_of(held_out.targets, held_out.methods, split)
     candidates = Candidates(("head", "linear"), {"linear": "gate"})
-    record = choice_record(candidates, held_out, scores)
+    choice = Choice.of(candidates, held_out, scores)
 
-    named = chosen_method(TrainConfig(head={"type": "fpn"}), record)
-    chosen = chosen_method(TrainConfig(predict_with="linear"), record)
+    named = ChosenMethod.of(TrainConfig(head={"type": "fpn"}), choice)
+    chosen = ChosenMethod.of(TrainConfig(predict_with="linear"), choice)
 
     low, high = scores["overall"]["linear"]["head_minus"]["r2"]
-    assert named["better"] == "linear"
+    assert named.better == "linear"
     assert (
         f"The linear baseline is better (difference {-high:.2f} to {-low:.2f}, 95 %), but has no "
         "gate."
-    ) in named["sentence"]
-    assert chosen["better"] is None
+    ) in named.sentence
+    assert chosen.better is None
 
 
 # what a method gives
@@ -163,13 +181,15 @@ TOKENS = Tokens.from_patches(
 @pytest.mark.parametrize(
     ("head", "lacking"),
     [
-        (LinearHead(8, [Task("y")], pool="mean"), {}),
-        (PatchMeanHead(8, [Task("y")]), {"linear": "map of y"}),
+        (LinearHead(8, [Task("y")], pool="cls"), {}),
+        (PatchMeanHead(8, [Task("y")]), {}),
         (CLSGatingHead(8, [Task("y")], num_patches=6), {"linear": "gate"}),
     ],
-    ids=["no further output", "a map", "a gate"],
+    ids=["no further output", "a map, as the baseline", "a gate"],
 )
-def test_a_linear_baseline_lacks_maps_and_a_gate(head: Any, lacking: dict[str, str]) -> None:
+def test_a_linear_baseline_has_the_maps_of_a_number_and_lacks_a_gate(
+    head: Any, lacking: dict[str, str]
+) -> None:
     linear = LinearHead(8, [Task("y")], pool="mean")
     average = HeadEnsemble([head, linear])
     heads: dict[Any, Any] = {"head": head, "linear": linear, "average": average}
@@ -178,7 +198,7 @@ def test_a_linear_baseline_lacks_maps_and_a_gate(head: Any, lacking: dict[str, s
 
     candidates = candidates_of(heads, TOKENS)
 
-    assert candidates.kept == ALL
+    assert candidates.methods == ALL
     assert candidates.lacking == lacking
 
 
@@ -322,7 +342,7 @@ def test_a_run_without_baselines_names_what_to_do(run: Path, meadow: Path, tmp_p
 
 def test_a_run_of_0_3_with_both_in_one_file_predicts_with_each(tmp_path: Path) -> None:
     """Its folds were written with ``with_ridge``; its report has the old names."""
-    frozen = Path(__file__).parents[2] / "fixtures" / "0.3.0" / "runs" / "numbers"
+    frozen = FROZEN / "numbers"
     shutil.copytree(frozen, tmp_path / "run")
     config = TrainConfig(predict_with="linear")
 
@@ -334,12 +354,43 @@ def test_a_run_of_0_3_with_both_in_one_file_predicts_with_each(tmp_path: Path) -
         for name, weight in both.heads[1].state_dict().items():
             assert torch.equal(linear[fold].state_dict()[name], weight)
     assert {*report["scores"]["crop"]} == {*ALL}
+    assert report["predicts"]["sentence"] == (
+        "It predicts with the linear baseline, as predict_with (--predict-with) says: "
+        "overall R² −1.36."
+    )
     assert report["config"]["predict_with"] == "linear"
     assert "with_ridge" not in report["config"]
     train(TrainConfig(predict_with="average"), tmp_path / "run")
     average = load_head(tmp_path / "run" / "head.safetensors").state_dict()
     for name, weight in load_head(frozen / "head.safetensors").state_dict().items():
         assert torch.equal(average[name], weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "best"),
+    [
+        # with_ridge: true
+        ("numbers", ("average", "overall", "r2", -0.430)),
+        # with_ridge: false
+        ("masks", ("head", "segmentation", "mean_iou", 0.185)),
+    ],
+)
+def test_a_report_of_0_3_has_the_present_names(name: str, best: tuple[Any, ...]) -> None:
+    result = TrainingResult.open(FROZEN / name)
+
+    assert {row.method for row in result.rows()} == {*ALL}
+    assert result.best is not None
+    assert result.best[:3] == best[:3]
+    assert result.best.score == pytest.approx(best[3], abs=5e-4)
+
+
+def test_what_is_printed_of_a_report_of_0_3_is_of_its_method() -> None:
+    """The R² of its head is above 0, that of the average, which predicts, is not."""
+    result = TrainingResult.open(FROZEN / "numbers")
+
+    assert result["scores"]["crop"]["head"]["r2"]["pooled"] == pytest.approx(0.107, abs=5e-4)
+    assert result["scores"]["crop"]["average"]["r2"]["pooled"] == pytest.approx(-0.162, abs=5e-4)
+    assert no_better_than_mean(result) == ["crop", "weed", "green"]
 
 
 def test_a_run_on_all_images_predicts_with_the_method_that_is_named(

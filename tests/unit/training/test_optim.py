@@ -250,8 +250,8 @@ def test_mixed_losses_follow_the_targets_of_both_samples() -> None:
     source = MemoryTokens([*map(str, range(5))], tokens())
     objective = Objective(head, source, loss, Recipe(mixup_alpha=1.0))
     torch.manual_seed(3)
-    [part] = objective.parts(tokens(), Targets(values), mixes=True)
-    losses = objective(part)
+    [samples] = objective.micro_batches(tokens(), Targets(values), mixes=True)
+    losses = objective(samples)
 
     torch.manual_seed(3)
     mixed, mixed_targets = manifold_mixup(tokens(), targets(), 1.0)
@@ -265,8 +265,8 @@ def test_mixed_losses_follow_the_targets_of_both_samples() -> None:
     expected_kind = share * parts_of_samples["kind"] + (1 - share) * parts_of_partners["kind"]
     assert torch.allclose(losses["loss"], expected)
     assert torch.allclose(losses["loss/kind"], expected_kind)
-    [part] = objective.parts(tokens(), Targets(values), mixes=False)
-    plain = objective(part)
+    [samples] = objective.micro_batches(tokens(), Targets(values), mixes=False)
+    plain = objective(samples)
     assert torch.equal(plain["loss"], loss(head(tokens()), values, masks)[0])
 
 

@@ -276,20 +276,42 @@ def test_a_verdict_says_in_words_which_method_is_better(
         "head": {"a": (y + head * error)[:, None]},
         "linear": {"a": (y + linear * error)[:, None]},
     }
-    scores = scores_of(targets, predictions, SPLIT)
+    split = Split(SPLIT.folds, [row % groups for row in range(N)])
+    scores = scores_of(targets, predictions, split)
 
-    line = verdict(scores, groups, "head", target="overall", names=METHOD_NAMES)
+    line = verdict(scores, "head", target="overall", names=METHOD_NAMES)
 
     assert re.match(sentence, line)
     assert ("95 %" in line) == (groups == 12)
 
 
+def test_groups_without_a_known_value_do_not_count_in_a_verdict() -> None:
+    """Of 12 groups, which are enough, eight have a known value."""
+    groups = [row % 12 for row in range(90)]
+    y = RANDOM.normal(size=90)
+    y[[group >= 8 for group in groups]] = np.nan
+    targets: dict[str, ScoredTarget] = {"a": ValueTarget("a", columns=(0,), truth=y[:, None])}
+    predictions = {"head": {"a": y[:, None]}, "linear": {"a": 2 * y[:, None]}}
+
+    scores = scores_of(targets, predictions, Split([range(90)], groups))
+    line = verdict(scores, "head", target="overall", names=METHOD_NAMES)
+
+    assert scores["a"]["head"]["images"] == 62
+    assert scores["a"]["head"]["groups"] == 8
+    assert line.startswith("62 images in 8 groups are too few to tell whether the head is better")
+
+
 def test_the_interval_in_a_verdict_is_of_the_better_minus_the_other_one() -> None:
     method_scores = {
-        "head": {"images": 60, "r2": {"pooled": -0.0219}},
-        "linear": {"images": 60, "r2": {"pooled": 0.2763}, "head_minus": {"r2": [-0.5, -0.166]}},
+        "head": {"images": 60, "groups": 16, "r2": {"pooled": -0.0219}},
+        "linear": {
+            "images": 60,
+            "groups": 16,
+            "r2": {"pooled": 0.2763},
+            "head_minus": {"r2": [-0.5, -0.166]},
+        },
     }
-    line = verdict({"crop": method_scores}, 16, "head", target="crop", names=METHOD_NAMES)
+    line = verdict({"crop": method_scores}, "head", target="crop", names=METHOD_NAMES)
     assert line == (
         "The linear baseline is better than the head: R² 0.28 against −0.02 (difference 0.17 to "
         "0.50, 95 %)."
@@ -299,10 +321,15 @@ def test_the_interval_in_a_verdict_is_of_the_better_minus_the_other_one() -> Non
 def test_a_verdict_on_models_calls_them_by_their_names() -> None:
     """A model may have the name of a method."""
     method_scores = {
-        "linear": {"images": 60, "r2": {"pooled": 0.633}},
-        "fpn": {"images": 60, "r2": {"pooled": 0.6312}, "head_minus": {"r2": [0.0004, 0.0012]}},
+        "linear": {"images": 60, "groups": 16, "r2": {"pooled": 0.633}},
+        "fpn": {
+            "images": 60,
+            "groups": 16,
+            "r2": {"pooled": 0.6312},
+            "head_minus": {"r2": [0.0004, 0.0012]},
+        },
     }
-    line = verdict({"crop": method_scores, "weed": {}}, 16, "linear", target="crop")
+    line = verdict({"crop": method_scores, "weed": {}}, "linear", target="crop")
     assert line == (
         "linear is better than fpn: R² of crop 0.6330 against 0.6312 (difference 0.0004 to 0.0012, "
         "95 %)."

@@ -1,0 +1,121 @@
+"""The entrance of every training: what Python and the command line call once a config describes the run.
+
+The class of the config decides what is trained. How the words of a command line become a config is
+in :mod:`dinoneck.cli.train`, and how arguments of Python do, in :mod:`dinoneck.training.from_python`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dinoneck.errors import ConfigError
+from dinoneck.training.comparison import prepare_heads, train_heads
+from dinoneck.training.config import TRAININGS, AnyConfig, TrainConfig
+from dinoneck.training.data_folder import of_data_folder
+from dinoneck.training.folder import Callback
+from dinoneck.training.head_arguments import head_with_width
+from dinoneck.training.run import ImageTrainer, prepare
+from dinoneck.training.run_file import switch_method
+
+Describe = Callable[[ImageTrainer], None]
+"""Shows what a run of heads of images is going to do, of which all inputs are read."""
+
+
+def run_training(
+    config: AnyConfig,
+    out: str | os.PathLike[str],
+    *,
+    table: Any = None,
+    heads: Sequence[str | Mapping[str, Any]] = (),
+    hidden_dim: int | None = None,
+    overwrite: bool = False,
+    resume: bool = True,
+    callbacks: Sequence[Callback] = (),
+    describe: Describe | None = None,
+) -> dict[str, Any]:
+    """Train as a config describes, and write the results; return what ``report.json`` holds.
+
+    Arguments and errors are those of :func:`dinoneck.train`.
+
+    Args:
+        config: the run.
+        out: the folder of the results.
+        table: a pandas DataFrame in the place of ``data.csv``.
+        heads: heads of images to compare.
+        hidden_dim: width of the head, neck or pyramid.
+        overwrite: replace the results of an earlier run.
+        resume: continue an interrupted run of the same config.
+        callbacks: of heads of images, after every epoch.
+        describe: of heads of images, called before the training; of several heads with the first.
+    """
+    if not isinstance(config, TrainConfig):
+        _refuse_options_of_images(config, table=table, heads=heads, callbacks=callbacks)
+        if hidden_dim is not None:
+            config = config.changed(head=head_with_width(config, hidden_dim))
+        function = _function_of(config)
+        report: dict[str, Any] = function(config, out, overwrite=overwrite, resume=resume)
+        return report
+    if heads and (table is not None or callbacks):
+        raise ConfigError(
+            "heads are compared without table and callbacks; name the file of the table, and leave "
+            "callbacks out"
+        )
+    folder = Path(out)
+    data_folder = None
+    if table is None:
+        config, data_folder = of_data_folder(config)
+    if heads:
+        trainers = prepare_heads(
+            config,
+            heads,
+            folder,
+            hidden_dim=hidden_dim,
+            overwrite=overwrite,
+            resume=resume,
+            data_folder=data_folder,
+        )
+        if describe is not None:
+            describe(next(iter(trainers.values())))
+        return train_heads(trainers, folder, resume=resume)
+    if hidden_dim is not None:
+        config = config.changed(head=head_with_width(config, hidden_dim))
+    if not overwrite:
+        switched = switch_method(config, folder)
+        if switched is not None:
+            return switched
+    trainer = prepare(
+        config,
+        folder,
+        table=table,
+        overwrite=overwrite,
+        resume=resume,
+        data_folder=data_folder,
+    )
+    if describe is not None:
+        describe(trainer)
+    return trainer.train(resume=resume, callbacks=callbacks)
+
+
+def _refuse_options_of_images(
+    config: AnyConfig, *, table: Any, heads: Sequence[object], callbacks: Sequence[Callback]
+) -> None:
+    """Refuse what only the training of heads of images has."""
+    learns = TRAININGS.of_config(config).learns
+    for name, is_there in (
+        ("table", table is not None),
+        ("heads", bool(heads)),
+        ("callbacks", bool(callbacks)),
+    ):
+        if is_there:
+            raise ConfigError(f"{name} has no effect on a training of {learns}; leave it out")
+
+
+def _function_of(config: AnyConfig) -> Callable[..., Any]:
+    """The function that trains a detector or heads of objects, of a package that imports this one."""
+    module, _, name = TRAININGS.of_config(config).function.rpartition(".")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)  # noqa: TID251 - of this package
+    return function
