@@ -32,6 +32,8 @@ SOURCES = {  # benchmark -> folders and files of src/dinoneck
     "speed": ("backbones", "heads", "interop", "layers", "necks", "points", "tokens.py"),
     "service": ("serve", "inference"),
     "parity": ("backbones", "export", "heads", "necks", "published"),
+    "runtimes": ("backbones",),
+    "runtime_scores": ("backbones",),
     "matrix": (".",),
     "evidence": ("backbones", "data", "detection", "interop", "points", *TRAINED),
 }
