@@ -424,7 +424,8 @@ class Backbone(nn.Module):
         present dtype; None on the meta device), and the LoRA weights if there are any. Weights that
         have changed since they were loaded are marked as modified. The licence is that of published
         weights; seeded random weights have none, and that of a file which has no name of published
-        weights is not known.
+        weights is not known. ``runtime`` is there where it is another one than torch; records are
+        never compared by it.
 
         The hashes are cached until a parameter moves or is written to; torch does not count writes
         through ``.data``.
@@ -438,6 +439,9 @@ class Backbone(nn.Module):
         fingerprint_entry = {}
         if dtype != "float32":  # in float32 the fingerprint follows from the hashes
             fingerprint_entry["fingerprint"] = hashes.fingerprint
+        runtime_entry = {}
+        if self.runtime != "torch":  # as in the records of 0.3, which have none
+            runtime_entry["runtime"] = self.runtime
         return {
             "name": self.name,
             "family": family,
@@ -457,6 +461,7 @@ class Backbone(nn.Module):
             "weights": self._origin(hashes),
             "weights_sha256": hashes.weights_sha256,
             **fingerprint_entry,
+            **runtime_entry,
             "license": self._licence(family),
         }
 
