@@ -381,14 +381,15 @@ def test_the_gain_of_this_processor_is_measured_once(
 ) -> None:
     monkeypatch.setenv("DINONECK_CACHE", str(tmp_path))
     gain = program_costs.expected_gain(torch.float32)
-    assert 1.0 <= gain < 20.0
+    assert 1.05 <= gain < 20.0
     monkeypatch.setattr(program_costs, "_gain_of_mlp", lambda dtype: 1 / 0)
     assert program_costs.expected_gain(torch.float32) == gain
     ProgramFolder(tmp_path / "programs").empty()
     monkeypatch.setattr(program_costs, "_gain_of_mlp", lambda dtype: 3.0)
     assert program_costs.expected_gain(torch.float32) == 2.0  # half of what an MLP gains
     monkeypatch.setattr(program_costs, "_gain_of_mlp", lambda dtype: 0.5)
-    assert program_costs.expected_gain(torch.bfloat16) == 1.0  # then nothing is ever compiled
+    # a trial costs at most 5 % of what torch would take
+    assert program_costs.expected_gain(torch.bfloat16) == 1.05
 
 
 def test_info_of_hooks_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
