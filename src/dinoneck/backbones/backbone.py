@@ -320,17 +320,17 @@ class Backbone(nn.Module):
     def _run(self, images: Tensor, *, is_frozen: bool) -> list[Tensor]:
         """Return the sequences (B, P + N, C) of all layers for images in the dtype of the weights.
 
-        Torch computes them while anything is trainable or in training mode, in a graph that is traced or compiled, on
-        the meta device and under autocast.
+        Torch computes them while anything is trainable or in training mode, in a graph that is
+        traced or compiled, on the meta device and under autocast.
         """
         is_torch = (
             self.runtime == "torch"
             or not is_frozen
-            or any(module.training for module in self.adapter.modules())
             or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
             or torch.compiler.is_compiling()
             or images.is_meta
             or torch.is_autocast_enabled(images.device.type)
+            or any(module.training for module in self.adapter.modules())
         )
         if is_torch:
             sequence: list[Tensor] = self.adapter(images, self.layers, self.norm)
@@ -349,9 +349,9 @@ class Backbone(nn.Module):
 
         ``openvino`` compiles a program of the frozen blocks for each size of images, at the first
         batch of that size, and compares its tokens with torch's; it is kept in the cache folder
-        (``DINONECK_CACHE``). In float32 they agree to 1e-4 of
-        the largest value of a layer and to 1e-3 of each token's length, in bfloat16 to 5e-2 and
-        1e-1; ``Tokens.source`` is the same. It computes in the dtype of the weights, on the CPU,
+        (``DINONECK_CACHE``). In float32 they agree to 1e-4 of the largest value of a layer and to
+        1e-3 of each token's length, in bfloat16 to 5e-2 and 1e-1; ``Tokens.source`` is the same.
+        It computes in the dtype of the weights, on the CPU,
         with as many threads as torch. What trains, is traced, compiled or under autocast runs in
         torch. Changed weights get a program of their own; a change of the model's code after the
         first batch is not noticed. The first call of a size raises BackboneError for weights that
