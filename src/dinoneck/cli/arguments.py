@@ -84,7 +84,6 @@ PREDICT_WITH_DETECTOR = RunKind(
         "--probe",
         "--tile",
         "--overlap",
-        "--weights",
         "--image-column",
         "--maps",
         "--no-tokens",
@@ -331,6 +330,10 @@ class HeadBackbone:
             )
         if not (self.backbone_file or self.random_backbone):
             return None
+        if head.head_type == "rf_detr":
+            raise ConfigError(
+                "this detector holds its own ViT; leave --backbone-file and --random-backbone out"
+            )
         return head.load_backbone(self.backbone_file, random=self.random_backbone)
 
 

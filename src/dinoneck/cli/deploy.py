@@ -23,6 +23,7 @@ from dinoneck.cli.arguments import (
 from dinoneck.cli.text import show
 from dinoneck.errors import ConfigError
 from dinoneck.extras import check_installed
+from dinoneck.registry import DETECTORS
 from dinoneck.serve.settings import Settings
 from dinoneck.training.config import SIZE
 
@@ -85,7 +86,7 @@ def export(
         )
     [head] = heads
     document: dict[str, Any] = {"files": [out], "format": format, "with_backbone": with_backbone}
-    if head.head_type == "detector":
+    if head.head_type in DETECTORS:
         refuse_unused(EXPORT_DETECTOR, words)
         from dinoneck.detection import Detector
 

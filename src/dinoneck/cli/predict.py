@@ -20,6 +20,7 @@ from dinoneck.data.layout import Subfolders
 from dinoneck.data.walk import SUFFIXES
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.kinds import Runtime
+from dinoneck.registry import DETECTORS
 from dinoneck.text import counted, some_of
 from dinoneck.training.config import SIZE
 
@@ -154,10 +155,13 @@ def predict(
         if model.tta != "none":
             averaged = f", the mean of the views {model.tta}"
         document["tasks"] = _describe_tasks(opened.groups)
-        try:
+    try:
+        if opened.is_detector:
+            _add_masks(rows, results)
+        else:
             _add_objects(rows, results, opened.groups)
-        except ImportError as error:
-            show(f"--json lacks the objects: {error}")
+    except ImportError as error:
+        show(f"--json lacks the objects: {error}")
     document["predictions"] = rows
     written = [path for path in (out, maps, overlay) if path is not None]
     show(
@@ -267,7 +271,7 @@ def open_model(
     checkpoints_by_key: Any = open_heads(heads, options.revision, options.weights)
     checkpoints = list(chain.from_iterable(checkpoints_by_key.values()))
     first = checkpoints[0]
-    is_detector = first.head_type == "detector"
+    is_detector = first.head_type in DETECTORS
     if is_detector:
         cli.refuse_unused(cli.PREDICT_WITH_DETECTOR, words)
     else:
@@ -717,6 +721,17 @@ def _box_rows(results: Mapping[str, Mapping[str, Any]]) -> list[Row]:
             cells = [image, name, round(score, _SCORE_DIGITS), *sides]
             rows.append(dict(zip(_BOX_COLUMNS, cells, strict=True)))
     return rows
+
+
+def _add_masks(rows: Sequence[Row], results: Mapping[str, Any]) -> None:
+    """Add the mask of every box to its row, as COCO's run lengths, where there are masks."""
+    from dinoneck.inference.results import coco_objects
+
+    boxes = iter(rows)
+    for result in results.values():
+        if "masks" in result:
+            for record, row in zip(coco_objects(result), boxes, strict=False):
+                row["segmentation"] = record["segmentation"]
 
 
 def _value_rows(results: Mapping[str, Mapping[str, Any]], groups: Sequence[HeadGroup]) -> list[Row]:

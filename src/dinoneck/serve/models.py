@@ -16,12 +16,13 @@ from torch import Tensor
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.bands import RGB_CHANNELS
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.detection.detector import HEAD_TYPE, Detector
+from dinoneck.detection.detector import Detector
 from dinoneck.dtypes import WEIGHT_DTYPES
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import patch_pair
 from dinoneck.inference import MicroBatcher, Predictor, coco_objects
 from dinoneck.inference.sources import NO_KEY, open_heads
+from dinoneck.registry import DETECTORS
 from dinoneck.serve.settings import Settings
 from dinoneck.text import counted
 
@@ -62,7 +63,7 @@ def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
     checkpoints = cast("list[HeadCheckpoint]", open_heads(head, weights=settings.weights)[NO_KEY])
     for checkpoint in checkpoints:  # before their backbone is loaded
         _check_channels(checkpoint.preprocess)
-    if checkpoints[0].head_type == HEAD_TYPE:
+    if checkpoints[0].head_type in DETECTORS:
         model = _detector(checkpoints[0], settings)
     else:
         model = _heads(checkpoints, settings)
@@ -161,11 +162,14 @@ def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
         boxes = []
         for label, score, box in zip(prediction["names"], scores, corners, strict=True):
             boxes.append({"label": label, "score": score, "box": box})
+        if "masks" in prediction:
+            for box, record in zip(boxes, coco_objects(prediction), strict=True):
+                box["segmentation"] = record["segmentation"]
         return {"boxes": boxes}
 
     facts = {
         "classes": list(detector.classes),
-        "backbone": detector.backbone.name,
+        "backbone": detector.backbone_name,
         "device": str(detector.device),
     }
     return Model(predict, detector.preprocess, facts)

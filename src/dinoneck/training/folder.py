@@ -9,32 +9,33 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from dinoneck.atomic import read_regular, write_whole
+from dinoneck.data.run_names import BASELINES as BASELINES
+from dinoneck.data.run_names import DETECTOR as DETECTOR
+from dinoneck.data.run_names import HEAD_FILE as HEAD_FILE
+from dinoneck.data.run_names import HEADS as HEADS
+from dinoneck.data.run_names import LOGS as LOGS
+from dinoneck.data.run_names import PREDICTIONS as PREDICTIONS
+from dinoneck.data.run_names import REPORT as REPORT
+from dinoneck.data.run_names import RUN as RUN
+from dinoneck.data.run_names import TRAINED_ON as TRAINED_ON
+from dinoneck.data.run_names import UNFINISHED as UNFINISHED
 from dinoneck.errors import CheckpointError, DataError, DinoneckError
 from dinoneck.inference.loaded_head import difference
-from dinoneck.kinds import Runtime
+from dinoneck.kinds import Runtime, present_report
 from dinoneck.text import reason_of, some_of
 from dinoneck.training.config import TRAININGS
 from dinoneck.training.processes import wait_for_all
 from dinoneck.weight_files import read_any
 
-HEADS = "heads"
-BASELINES = "baselines"
-LOGS = "logs"
-HEAD_FILE = "head.safetensors"
-REPORT = "report.json"
-PREDICTIONS = "out_of_fold.csv"
-TRAINED_ON = "trained_on.csv"
-UNFINISHED = "unfinished"
-RUN = "run.json"
 STATE = "state.pt"
 LOG = "log.jsonl"
 # in the folder of what is unfinished: name of a head's file -> SHA-256 of what the run wrote
 FINISHED_HEADS = "finished_heads.json"
-DETECTOR = "detector.safetensors"
 # what zipfile raises, also by a changed method
 _DAMAGED = (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError)
 Callback = Callable[[int, dict[str, Any]], object]  # of an epoch and its row of numbers
@@ -262,13 +263,39 @@ def _set_aside(folder: Path) -> None:
 
 def finish(folder: Path, report: Mapping[str, Any]) -> dict[str, Any]:
     """Write the report, the last file of a run; remove the results that it replaces; return its plain values."""
+    json_values = write_report(folder, report)
+    if writes():
+        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+        shutil.rmtree(folder / EARLIER, ignore_errors=True)
+    return json_values
+
+
+def write_report(folder: Path, report: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the report of a run in the process that writes files; return its plain values."""
     text = json.dumps(report, indent=2, allow_nan=False)
     if writes():
         write_file(folder / REPORT, f"{text}\n".encode())
-        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-        shutil.rmtree(folder / EARLIER, ignore_errors=True)
     json_values: dict[str, Any] = json.loads(text)
     return json_values
+
+
+def read_report(folder: Path) -> dict[str, Any] | None:
+    """Return the report of a finished run, with the present names of methods; None where the folder has none.
+
+    Raises:
+        DataError: if it is damaged, or holds no report.
+    """
+    path = folder / REPORT
+    if not path.is_file():
+        return None
+    try:
+        report: Any = json.loads(read_regular(path))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is damaged: {error}; restore it, or remove it") from error
+    if isinstance(report, dict):
+        with suppress(AttributeError, TypeError):  # of scores that are no scores
+            return present_report(report)
+    raise DataError(f"{path} is damaged: it holds no report; restore it, or remove it")
 
 
 def writes() -> bool:

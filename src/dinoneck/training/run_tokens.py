@@ -536,7 +536,7 @@ def _check_license(stated: str, record: Mapping[str, Any]) -> None:
         )
 
 
-def _with_license(record: Mapping[str, Any], stated: str | None) -> Mapping[str, Any]:
+def _with_license(record: dict[str, Any], stated: str | None) -> dict[str, Any]:
     """The record of the backbone of a store, with the licence of its weights that a config states.
 
     Raises:
