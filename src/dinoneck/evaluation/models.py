@@ -10,11 +10,12 @@ from typing import Any
 from torch import nn
 
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.detection.detector import HEAD_TYPE, Detector
+from dinoneck.detection.detector import Detector
 from dinoneck.errors import ConfigError
 from dinoneck.inference.loaded_head import LoadedHead
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.sources import Heads, open_heads
+from dinoneck.registry import DETECTORS
 from dinoneck.training.result import TrainingResult
 from dinoneck.training.trained_images import seen_in_training
 
@@ -60,7 +61,7 @@ def _open_model(model: Model) -> Predictor | Detector:
         raise _several_keys(checkpoints_by_key)
     [checkpoints] = checkpoints_by_key.values()
     first = checkpoints[0]
-    if isinstance(first, HeadCheckpoint) and first.head_type == HEAD_TYPE:
+    if isinstance(first, HeadCheckpoint) and first.head_type in DETECTORS:
         detector = Detector.from_checkpoint(first)
         detector.source = first.source or ""
         return detector
@@ -107,7 +108,10 @@ class Stopwatch:
 
 def cost_of(model: Predictor | Detector, seconds_per_image: float) -> dict[str, float]:
     """Return what a report holds of a model's cost: the time, and the parameters of heads and backbone."""
-    backbone_parameters = list(model.backbone.parameters())
+    if isinstance(model, Detector):
+        backbone_parameters = list(model.vit.parameters())
+    else:
+        backbone_parameters = list(model.backbone.parameters())
     backbone_ids = {id(parameter) for parameter in backbone_parameters}
     head_parameters = []
     for head in _heads_of(model):

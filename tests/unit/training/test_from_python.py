@@ -223,6 +223,20 @@ def test_wrong_arguments_are_refused(
         train(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"report\.json is damaged: Expecting .*; restore it, or remove it"),
+        ("[1]", "it holds no report"),
+        ('{"scores": [1]}', "it holds no report"),
+    ],
+)
+def test_a_damaged_report_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises(DataError, match=message):
+        TrainingResult.open(tmp_path)
+
+
 def test_a_folder_without_a_report_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"report\.json does not exist; expected the folder"):
         TrainingResult.open(tmp_path)
