@@ -25,7 +25,7 @@ RESULTS = Path(__file__).with_name("results")
 TRAINED = ("heads", "necks", "layers", "losses", "training")
 SOURCES = {  # benchmark -> folders and files of src/dinoneck
     "images": ("backbones", "data", "inference"),
-    "reading": ("data",),
+    "reading": ("checkpoint", "data"),
     "extraction": ("backbones", "data", "store"),
     "training_loop": ("heads", "layers", "losses", "training"),
     "store": ("store",),

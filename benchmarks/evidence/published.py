@@ -27,6 +27,7 @@ from dinoneck import (
     load_published,
 )
 from dinoneck.points import PointProjector, lift
+from dinoneck.published import PublishedHead
 
 # timm's and transformers' name -> entry of the official repository on torch.hub
 PARITY = {
@@ -124,6 +125,8 @@ def golden(options: Namespace) -> dict[str, Row]:
     images = sorted((options.data / "crop_cover" / "images").iterdir())[:GOLDEN_IMAGES]
     table: dict[str, Row] = {}
     for head in list_published():
+        if not isinstance(head, PublishedHead):
+            continue  # a detector
         if head.gated:
             continue
         try:

@@ -32,6 +32,7 @@ HOMES = {
         tokens=["FeaturePyramid", "Tokens", "collate"],
     ),
     "DetectionHead": "dinoneck.detection.head",
+    "RfDetr": "dinoneck.detection.rf_detr",
     "list_heads": "dinoneck.checkpoint.hub",
     "import_weights": "dinoneck.checkpoint.importing",
     "Predictor": "dinoneck.inference.predictor",

@@ -29,6 +29,7 @@ from dinoneck.checkpoint.hub import list_heads as list_heads
 from dinoneck.checkpoint.importing import import_weights as import_weights
 from dinoneck.checkpoint.pickled import safe_globals as safe_globals
 from dinoneck.detection.head import DetectionHead as DetectionHead
+from dinoneck.detection.rf_detr import RfDetr as RfDetr
 from dinoneck.errors import BackboneError as BackboneError
 from dinoneck.errors import BusyError as BusyError
 from dinoneck.errors import CheckpointError as CheckpointError

@@ -39,10 +39,13 @@ HOMES: dict[str, str] = {
     "patch_mean_mlp": "dinoneck.heads.patch_mean:PatchMeanMLP",
     "pyramid": "dinoneck.heads.pyramid:PyramidHead",
     "simple_pyramid": "dinoneck.necks.simple_pyramid:SimplePyramid",
+    "rf_detr": "dinoneck.detection.rf_detr:RfDetr",
     "spatial_tuning_adapter": "dinoneck.necks.spatial_tuning_adapter:SpatialTuningAdapter",
     "sta_pyramid": "dinoneck.necks.sta_pyramid:STAPyramid",
     "vit_fpn": "dinoneck.necks.vit_fpn:ViTFPN",
 }
+# types of the files that a Detector loads
+DETECTORS = frozenset({"detector", "rf_detr"})
 REGISTERED: dict[str, type] = {}  # name -> class that the running program has registered
 _NAME = re.compile(r"([a-z0-9][a-z0-9_]{0,63}\.)?[a-z][a-z0-9_]{0,63}")
 _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")

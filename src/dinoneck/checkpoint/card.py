@@ -18,6 +18,7 @@ from dinoneck.backbones.known import LICENSE_LINKS, LICENSES
 from dinoneck.checkpoint.format import HEAD_NAME, read_header
 from dinoneck.checkpoint.schema import BACKBONE_PREFIX, check, describe_parts, describe_weights
 from dinoneck.errors import CheckpointError
+from dinoneck.registry import DETECTORS
 from dinoneck.version import __version__
 
 if TYPE_CHECKING:
@@ -227,7 +228,7 @@ def _pipeline(head_type: str, kinds: Sequence[str]) -> str | None:
             return _PIPELINES[kind]
     if kinds:
         return None
-    if head_type == "detector":
+    if head_type in DETECTORS:
         return "object-detection"
     return "image-feature-extraction"
 

@@ -16,12 +16,14 @@ from dinoneck.cli.arguments import (
     HeadBackbone,
     Words,
     check_output,
+    default_runtime,
     refuse_unused,
     whole,
 )
 from dinoneck.cli.text import show
 from dinoneck.errors import ConfigError
 from dinoneck.extras import check_installed
+from dinoneck.registry import DETECTORS
 from dinoneck.serve.settings import Settings
 from dinoneck.training.config import SIZE
 
@@ -84,7 +86,7 @@ def export(
         )
     [head] = heads
     document: dict[str, Any] = {"files": [out], "format": format, "with_backbone": with_backbone}
-    if head.head_type == "detector":
+    if head.head_type in DETECTORS:
         refuse_unused(EXPORT_DETECTOR, words)
         from dinoneck.detection import Detector
 
@@ -189,6 +191,8 @@ def serve(
     """
     check_installed("fastapi", "serve")  # before torch is imported
     check_installed("uvicorn", "serve")
+    if settings.runtime is None:
+        settings = settings.changed(runtime=default_runtime())
     from dinoneck.serve import serve as serve_head
 
     serve_head(head, host=host, port=port, settings=settings, announce=partial(print, flush=True))

@@ -19,6 +19,8 @@ from dinoneck.data.cells import IMAGES, LABELS, csv_text
 from dinoneck.data.layout import Subfolders
 from dinoneck.data.walk import SUFFIXES
 from dinoneck.errors import ConfigError, DataError
+from dinoneck.kinds import Runtime
+from dinoneck.registry import DETECTORS
 from dinoneck.text import counted, some_of
 from dinoneck.training.config import SIZE
 
@@ -112,6 +114,7 @@ def predict(
             truth, image_column, list(file_by_name.values()), opened.tasks, subfolders
         )
     left_out: dict[str, str] = {}
+    model.expect_images(len(file_by_name))
     with whole_folder(maps) as new_maps, whole_folder(overlay) as new_overlay:
         if store is not None:
             results = _predict_store(store, model)
@@ -152,10 +155,13 @@ def predict(
         if model.tta != "none":
             averaged = f", the mean of the views {model.tta}"
         document["tasks"] = _describe_tasks(opened.groups)
-        try:
+    try:
+        if opened.is_detector:
+            _add_masks(rows, results)
+        else:
             _add_objects(rows, results, opened.groups)
-        except ImportError as error:
-            show(f"--json lacks the objects: {error}")
+    except ImportError as error:
+        show(f"--json lacks the objects: {error}")
     document["predictions"] = rows
     written = [path for path in (out, maps, overlay) if path is not None]
     show(
@@ -259,19 +265,21 @@ def open_model(
         CheckpointError: if a file cannot be read, or the heads do not belong together.
     """
     from dinoneck.devices import local_device
+    from dinoneck.dtypes import WEIGHT_DTYPES
     from dinoneck.inference.sources import open_heads
 
     checkpoints_by_key: Any = open_heads(heads, options.revision, options.weights)
     checkpoints = list(chain.from_iterable(checkpoints_by_key.values()))
     first = checkpoints[0]
-    is_detector = first.head_type == "detector"
+    is_detector = first.head_type in DETECTORS
     if is_detector:
         cli.refuse_unused(cli.PREDICT_WITH_DETECTOR, words)
     else:
         cli.refuse_unused(cli.PREDICT_WITH_HEADS, words)
     backbone = options.load_backbone(first)
+    runtime = options.runtime or cli.default_runtime()
     if is_detector:
-        detector = _open_detector(first, backbone, options)
+        detector = _open_detector(first, backbone, options, runtime=runtime)
         return OpenModel(
             detector,
             is_detector=True,
@@ -282,6 +290,7 @@ def open_model(
     from dinoneck.inference.predictor import Predictor
 
     has_keys = isinstance(heads, Mapping)
+    dtype = None if options.precision is None else WEIGHT_DTYPES[options.precision]
     predictor = Predictor(
         checkpoints_by_key if has_keys else checkpoints,
         backbone,
@@ -290,6 +299,8 @@ def open_model(
         batch_size=options.batch_size,
         probe=options.probe,
         bits=options.bits,
+        runtime=runtime,
+        dtype=dtype,
         **tiles,
     )
     if has_keys:
@@ -306,13 +317,19 @@ def open_model(
 
 
 def _open_detector(
-    checkpoint: HeadCheckpoint, backbone: Backbone | None, options: cli.PredictionOptions
+    checkpoint: HeadCheckpoint,
+    backbone: Backbone | None,
+    options: cli.PredictionOptions,
+    *,
+    runtime: Runtime,
 ) -> Detector:
     """The detector of a file, on the device and with the smallest score that are asked for."""
     from dinoneck.detection import Detector
     from dinoneck.devices import local_device
 
-    detector = Detector.from_checkpoint(checkpoint, backbone, local_device(options.device))
+    detector = Detector.from_checkpoint(
+        checkpoint, backbone, local_device(options.device), runtime=runtime
+    )
     detector.source = checkpoint.source or ""
     if options.min_score is not None:
         detector.min_score = options.min_score
@@ -704,6 +721,17 @@ def _box_rows(results: Mapping[str, Mapping[str, Any]]) -> list[Row]:
             cells = [image, name, round(score, _SCORE_DIGITS), *sides]
             rows.append(dict(zip(_BOX_COLUMNS, cells, strict=True)))
     return rows
+
+
+def _add_masks(rows: Sequence[Row], results: Mapping[str, Any]) -> None:
+    """Add the mask of every box to its row, as COCO's run lengths, where there are masks."""
+    from dinoneck.inference.results import coco_objects
+
+    boxes = iter(rows)
+    for result in results.values():
+        if "masks" in result:
+            for record, row in zip(coco_objects(result), boxes, strict=False):
+                row["segmentation"] = record["segmentation"]
 
 
 def _value_rows(results: Mapping[str, Mapping[str, Any]], groups: Sequence[HeadGroup]) -> list[Row]:

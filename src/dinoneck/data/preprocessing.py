@@ -42,7 +42,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 RGB = tuple[float, ...]
 Resize = Literal["stretch", "keep", "crop", "pad"]
-Interpolation = Literal["bilinear", "bicubic", "area"]
+Interpolation = Literal["bilinear", "bicubic", "area", "bilinear_aliased"]
 Size = tuple[int, int]  # (height, width) in pixels
 _SHOWN = 5  # sizes in a message
 _REMAINDER: dict[Resize, Remainder] = {
@@ -118,6 +118,8 @@ def resample(x: Tensor, size: Size, interpolation: Interpolation) -> Tensor:
         return _area_means(x, size)
     if interpolation != "bilinear":
         x = to_unit_range(x)
+    if interpolation == "bilinear_aliased":
+        return F.interpolate(x, size=size, mode="bilinear")
     mode: Literal["bilinear", "bicubic"] = "bicubic" if interpolation == "bicubic" else "bilinear"
     if 1 in (height, width, new_height, new_width):
         return _resample_by_axis(x, size, mode)
@@ -199,7 +201,8 @@ class Preprocessing:
             transformers' DINOv3 processor does), ``bicubic`` (antialiased, float32) or ``area``
             (torch's ``F.interpolate(mode="area")``: the mean of the pixels that a new pixel's area
             touches, which equals OpenCV's INTER_AREA for whole ratios and blurs a little more for
-            others; bilinear where a side grows).
+            others; bilinear where a side grows) or ``bilinear_aliased`` (float32, not antialiased,
+            as RF-DETR was trained).
         blur: odd kernel of a Gaussian blur after resizing, with the fixed sigma
             0.3 * ((kernel - 1) / 2 - 1) + 0.8; None: no blur.
         bits: how many bits images of 16 bits use, 8 ... 16: their values are divided by
@@ -335,15 +338,26 @@ class Preprocessing:
         left = int((canvas[1] - resized[1]) / 2)
         return Placement(resized, canvas, corner=(top, left))
 
-    def grid(self) -> GridSize | None:
-        """Return the patch grid of every prepared image; None where it depends on the image.
+    def prepared_size(self) -> Size | None:
+        """Return (height, width) in pixels of every prepared image; None where it depends on the image.
 
         Raises:
             GridError: if no whole patch is left of the size.
         """
         if self.size is None or self.resize == "keep":
             return None
-        return TokenGrid(self.patch_size).size(self.placement(self.size).canvas)
+        return self.placement(self.size).canvas
+
+    def grid(self) -> GridSize | None:
+        """Return the patch grid of every prepared image; None where it depends on the image.
+
+        Raises:
+            GridError: if no whole patch is left of the size.
+        """
+        prepared_size = self.prepared_size()
+        if prepared_size is None:
+            return None
+        return TokenGrid(self.patch_size).size(prepared_size)
 
     def fitted(self, image: ImageInput) -> Tensor:
         """Decode, resize and crop one image: (channels, h, w) in 0 ... 1, before normalising and padding.

@@ -15,6 +15,7 @@ HOMES = homes(
     ],
     head=["DetectionHead"],
     objects=["train_instances"],
+    rf_detr=["RfDetr"],
     training=["train_detector"],
 )
 

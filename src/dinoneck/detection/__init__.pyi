@@ -9,4 +9,5 @@ from dinoneck.detection.evaluation import score_masks as score_masks
 from dinoneck.detection.evaluation import score_segments as score_segments
 from dinoneck.detection.head import DetectionHead as DetectionHead
 from dinoneck.detection.objects import train_instances as train_instances
+from dinoneck.detection.rf_detr import RfDetr as RfDetr
 from dinoneck.detection.training import train_detector as train_detector

@@ -11,6 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinoneck.backbones import rotary
@@ -37,15 +38,19 @@ from dinoneck.dtypes import WEIGHT_DTYPES
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError
 from dinoneck.grid import patch_pair
 from dinoneck.inference.images import CalledImages
+from dinoneck.kinds import Runtime
+from dinoneck.published.loading import load_published
+from dinoneck.published.table import is_published
+from dinoneck.registry import DETECTORS
 from dinoneck.training.recipe import Share, converted
 
 if TYPE_CHECKING:
     from dinoneck.checkpoint.hub import CommitInfo
     from dinoneck.detection.onnx import BoxParity
+    from dinoneck.detection.rf_detr import RfDetr
 
 logger = logging.getLogger(__name__)
 
-HEAD_TYPE = "detector"
 MOST_BOXES = 100  # per image, as many as COCO's average precision counts
 
 
@@ -70,15 +75,17 @@ class Detector(nn.Module):
     ``boxes``, ``scores`` and ``labels`` of each image. :meth:`predict` takes images of any size.
 
     Args:
-        head: neck and detection head.
+        head: neck and detection head; or a published :class:`dinoneck.detection.RfDetr`, which
+            has a backbone of its own.
         backbone: of the neck's width and patch size; what of it is trained is saved with the head.
+            None of an RfDetr.
         size: (height, width) in pixels that images are resized to.
         record: of the backbone before its training; None = of the backbone as it was loaded.
         bits: how many bits images of 16 bits use, see :class:`dinoneck.data.Preprocessing`.
 
     Attributes:
-        head: the :class:`dinoneck.detection.DetectionHead`.
-        backbone: the backbone.
+        head: the :class:`dinoneck.detection.DetectionHead` or :class:`dinoneck.detection.RfDetr`.
+        backbone: the backbone; None of an RfDetr.
         preprocess: resizing and normalisation of images.
         classes: names of the labels.
         record: of the backbone before its training.
@@ -102,30 +109,31 @@ class Detector(nn.Module):
 
     def __init__(
         self,
-        head: DetectionHead,
-        backbone: Backbone,
+        head: DetectionHead | RfDetr,
+        backbone: Backbone | None,
         size: tuple[int, int],
         *,
         record: Mapping[str, Any] | None = None,
         bits: int | None = None,
     ) -> None:
         super().__init__()
-        backbone = callable_backbone(backbone)
-        self.preprocess: Preprocessing = backbone.preprocess.changed(
-            size=size, resize="stretch", pad_to="corner", interpolation="bilinear", bits=bits
-        )
-        head.check_size(self.size, patch_pair(backbone.patch_size))
-        head.levels.attach(backbone)
-        self.backbone = backbone
+        if backbone is not None:
+            backbone = callable_backbone(backbone)
+        self.preprocess = _preprocessing(head, backbone, size, bits=bits)
+        head.check_size(self.size, patch_pair(self.preprocess.patch_size))
+        self.backbone: Backbone | None = backbone
         self.head = head
-        if record is None:
-            self.record = base_record(plain_backbone(backbone))
-        else:
+        self.record: dict[str, Any] = {}
+        if record is not None:
             self.record = dict(record)
+        elif backbone is not None:
+            self.record = base_record(plain_backbone(backbone))
         self._is_record_given = record is not None
         self.source = ""
-        self.tuned = set(head.config["tuned"] or ())
+        self._num_expected = 0
+        self.tuned = set(head.config.get("tuned") or ())
         self.min_score = head.config["min_score"]
+        self._publication: dict[str, Any] = {}  # licence and origin of an RfDetr's weights
         # None: the weights may have been trained since the last prediction
         self._watch: Watch | None = None
         self.register_load_state_dict_post_hook(_forget_watch)  # type: ignore[no-untyped-call]
@@ -141,6 +149,25 @@ class Detector(nn.Module):
         return self.head.classes
 
     @property
+    def has_masks(self) -> bool:
+        """Whether predictions hold a mask for each box."""
+        return not isinstance(self.head, DetectionHead) and self.head.has_masks
+
+    @property
+    def backbone_name(self) -> str:
+        """Name of the backbone; of an RfDetr that of its ViT."""
+        if self.backbone is None:
+            return "DINOv2 ViT-S (tuned)"
+        return self.backbone.name
+
+    @property
+    def vit(self) -> nn.Module:
+        """The backbone, or the ViT of an RfDetr."""
+        if isinstance(self.head, DetectionHead):
+            return cast("nn.Module", self.backbone)
+        return self.head.vit
+
+    @property
     def device(self) -> torch.device:
         """Where the detector is."""
         return next(self.head.parameters()).device
@@ -154,7 +181,8 @@ class Detector(nn.Module):
                 from 0.
         """
         is_training = targets is not None and torch.is_grad_enabled()
-        if is_training and any(weight.requires_grad for weight in self.backbone.parameters()):
+        backbone_weights = () if self.backbone is None else self.backbone.parameters()
+        if is_training and any(weight.requires_grad for weight in backbone_weights):
             self._watch = None
         return self.head(self.normalised(images), targets)
 
@@ -181,12 +209,13 @@ class Detector(nn.Module):
             min_score: leave out boxes of a lower score, 0 ... 1; None = :attr:`min_score`. FCOS
                 gives none below 0.2, RetinaNet and Faster R-CNN none below 0.05.
             max_boxes: per image, those with the highest scores. FCOS and Faster R-CNN give 100 at
-                most, RetinaNet 300, D-FINE and RT-DETRv2 as many as they have queries.
+                most, RetinaNet 300, D-FINE, RT-DETRv2 and RF-DETR as many as they have queries.
             batch_size: images in a forward pass.
 
         Returns:
             per image ``boxes`` (n, 4) float32 XYXY in its own pixels (upright by its EXIF tag),
-            ``scores`` (n,), ``labels`` (n,) and ``names``, by falling score, on the CPU; of a
+            ``scores`` (n,), ``labels`` (n,) and ``names``, by falling score, on the CPU, and
+            ``masks`` (n, height, width) bool in its own pixels of a model that gives them; of a
             folder ``image`` first, the path of the image, which begins with that of the folder.
 
         Raises:
@@ -202,6 +231,8 @@ class Detector(nn.Module):
         called = CalledImages.of_call(images)
         self.check_weights()
         self.eval()
+        if self._num_expected < len(called.images):
+            self.expect_images(len(called.images))
         predictions = []
         prepared = in_threads(self._prepare, called.images)
         batch = list(islice(prepared, batch_size))
@@ -210,8 +241,29 @@ class Detector(nn.Module):
             for detections, image in zip(self(inputs), batch, strict=True):
                 best = best_of(detections, max_boxes)
                 predictions.append(self._in_image(best, image.size, min_score))
+            self._num_expected -= len(batch)
             batch = list(islice(prepared, batch_size))
         return called.named(predictions)
+
+    def expect_images(self, count: int) -> None:
+        """State how many images are going to be predicted in several calls, by which the runtime ``auto`` decides.
+
+        A call states its own number where no larger one was stated.
+
+        Args:
+            count: of images.
+
+        Raises:
+            ConfigError: if it is negative.
+        """
+        check_minimum(0, count=count)
+        self._num_expected = count
+        if self.backbone is None or not isinstance(self.head, DetectionHead):
+            return  # the ViT of an RfDetr computes in torch
+        features_at = self.head.levels.features_at
+        height, width = self.size
+        size = (round(height * features_at), round(width * features_at))
+        plain_backbone(self.backbone).expect_images({size: count})
 
     def _prepare(self, image: ImageInput) -> _PreparedImage:
         """Decode and resize an image."""
@@ -227,7 +279,8 @@ class Detector(nn.Module):
         """Leave out low scores, bring the boxes to pixels of the image and cut them at its edge; add names.
 
         Args:
-            detections: ``boxes`` (n, 4) XYXY in pixels of the network's input, ``scores``, ``labels``.
+            detections: ``boxes`` (n, 4) XYXY in pixels of the network's input, ``scores``,
+                ``labels``, and ``masks``, logits (n, h, w), if there are any.
             size: (height, width) of the image.
             min_score: of the boxes that stay.
         """
@@ -236,12 +289,15 @@ class Detector(nn.Module):
         height, width = size
         boxes = to_original(detections["boxes"][is_sure], self.size, size).clamp(min=0)
         boxes = boxes.minimum(boxes.new_tensor([width, height, width, height]))
-        return {
+        prediction: dict[str, Any] = {
             "boxes": boxes,
             "scores": detections["scores"][is_sure],
             "labels": labels,
             "names": [self.classes[label] for label in labels.tolist()],
         }
+        if "masks" in detections:
+            prediction["masks"] = _masks_in_image(detections["masks"][is_sure], size)
+        return prediction
 
     def check_weights(self) -> None:
         """Compare the backbone's weights with those at the last prediction, or when the detector was loaded.
@@ -252,6 +308,8 @@ class Detector(nn.Module):
         Raises:
             BackboneError: if they changed, and the detector did not train in between.
         """
+        if self.backbone is None:
+            return  # the head holds all weights
         if self._watch is None:
             self._watch = Watch(plain_backbone(self.backbone).adapter)
         elif self._was_changed():
@@ -264,7 +322,7 @@ class Detector(nn.Module):
 
     def _was_changed(self) -> bool:
         """Whether other weights run now than at the last prediction, and the detector did not train in between."""
-        if self._watch is None:
+        if self._watch is None or self.backbone is None:
             return False
         adapter = plain_backbone(self.backbone).adapter
         if self._watch.is_untouched(adapter):
@@ -299,6 +357,8 @@ class Detector(nn.Module):
 
     def _add_trainable_names(self) -> None:
         """Add the names of trainable weights to :attr:`tuned`; LoRA weights have a place of their own."""
+        if self.backbone is None:
+            return
         for name, parameter in plain_backbone(self.backbone).named_parameters():
             weight_name = base_name(name)
             if parameter.requires_grad and weight_name is not None:
@@ -319,6 +379,13 @@ class Detector(nn.Module):
             CheckpointError: if a weight is not finite, or the backbone has another dtype than the
                 head.
         """
+        if self.backbone is None:
+            return checkpoint_of_detector(
+                self._head_with({}),
+                BackbonePart(record=None, lora={}, weights={}),
+                preprocess=self.preprocess,
+                **{**self._publication, **record},
+            )
         if self._was_changed():
             logger.warning(
                 "the weights of %r changed after this detector was loaded or predicted last, or its "
@@ -349,17 +416,19 @@ class Detector(nn.Module):
             **record,
         )
 
-    def _head_with(self, tuned: Mapping[str, Tensor]) -> DetectionHead:
+    def _head_with(self, tuned: Mapping[str, Tensor]) -> DetectionHead | RfDetr:
         """A copy of the head that also holds these weights of the backbone, as its file does."""
-        shapes = {name: list(value.shape) for name, value in tuned.items()}
-        config = {**self.head.config, "tuned": shapes or None, "min_score": self.min_score}
+        config = {**self.head.config, "min_score": self.min_score}
+        if self.backbone is not None:
+            shapes = {name: list(value.shape) for name, value in tuned.items()}
+            config["tuned"] = shapes or None
         state = {}
         for key, value in self.head.state_dict().items():
             if not key.startswith("tuned."):
                 state[key] = value
         for i, value in enumerate(tuned.values()):
             state[f"tuned.{i}"] = value.detach().clone()
-        head = DetectionHead.from_config(config, device="meta")
+        head = type(self.head).from_config(config, device="meta")
         head.load_state_dict(state, assign=True)
         return head
 
@@ -406,7 +475,7 @@ class Detector(nn.Module):
         half: bool = False,
         check: bool = True,
     ) -> BoxParity | None:
-        """Put the detector into eval mode and write it as an ONNX file; FCOS, RetinaNet, D-FINE or RT-DETRv2.
+        """Put the detector into eval mode and write it as an ONNX file; all but Faster R-CNN have one.
 
         Its input ``image`` is (1, 3, H, W) RGB in 0 ... 1, resized to the one size that the file
         takes. Its outputs are ``boxes`` (n, 4) float32 XYXY in pixels of that input, ``scores``
@@ -446,7 +515,7 @@ class Detector(nn.Module):
         self.check_weights()
         if size is None:
             size = self.size
-        self.head.check_size(size, patch_pair(self.backbone.patch_size))
+        self.head.check_size(size, patch_pair(self.preprocess.patch_size))
         return export(self.eval(), path, size, half=half, check=check)
 
     @classmethod
@@ -455,14 +524,18 @@ class Detector(nn.Module):
         path_or_repo: str | os.PathLike[str],
         *,
         revision: str | None = None,
+        weights: str | os.PathLike[str] | None = None,
         backbone: Backbone | None = None,
         device: torch.device | str | None = None,
     ) -> Self:
         """Load a detector, in eval mode.
 
         Args:
-            path_or_repo: a head file, a folder with one, or a Hub repository ``user/name``.
+            path_or_repo: a head file, a folder with one, a Hub repository ``user/name``, or a
+                published detector (``"rf_detr_small"``).
             revision: branch, tag or commit of a repository.
+            weights: the local file or folder of a published detector, see
+                :func:`dinoneck.load_published`.
             backbone: the one it was trained on, before its training; None = the one that the file
                 names. Trained weights and LoRA weights of the file are put into a copy of it, which
                 is not compiled. A file without such weights uses it itself: it is put into eval
@@ -474,7 +547,16 @@ class Detector(nn.Module):
                 or ``backbone`` is of a dtype that would round weights.
             BackboneError: if the backbone cannot be loaded.
         """
-        checkpoint = HeadCheckpoint.load(path_or_repo, revision=revision)
+        checkpoint: HeadCheckpoint
+        if is_published(path_or_repo):
+            checkpoint = load_published(str(path_or_repo), weights=weights, revision=revision)
+        elif weights is not None:
+            raise CheckpointError(
+                f"{weights} is the file of a published detector, and {str(path_or_repo)!r} is not "
+                "the name of one"
+            )
+        else:
+            checkpoint = HeadCheckpoint.load(path_or_repo, revision=revision)
         return cls.from_checkpoint(checkpoint, backbone, device)
 
     @classmethod
@@ -483,13 +565,19 @@ class Detector(nn.Module):
         checkpoint: HeadCheckpoint,
         backbone: Backbone | None = None,
         device: torch.device | str | None = None,
+        *,
+        runtime: Runtime | None = None,
     ) -> Self:
-        """Return the detector of a head file that is read already, as :meth:`load`."""
-        record = checkpoint.meta["backbone"]
+        """Return the detector of a head file that is read already, as :meth:`load`.
+
+        ``runtime`` computes the tokens, see :meth:`dinoneck.Backbone.with_runtime`; None = that of
+        the backbone. The ViT of an RfDetr, which was trained with it, computes in torch.
+        """
         recipe = checkpoint.preprocess
+        has_backbone = checkpoint.head_type == "rf_detr" or checkpoint.meta["backbone"] is not None
         if (
-            checkpoint.head_type != HEAD_TYPE
-            or record is None
+            checkpoint.head_type not in DETECTORS
+            or not has_backbone
             or recipe is None
             or recipe.size is None
         ):
@@ -499,18 +587,88 @@ class Detector(nn.Module):
                 "with dinoneck.load_head",
                 step="registry",
             )
-        head = cast("DetectionHead", checkpoint.build())
-        head.tuned = nn.ParameterList()  # they are the backbone's now
-        backbone = _backbone_of(checkpoint, backbone)
-        if device is None:
-            head = head.to(plain_backbone(backbone).adapter.weight.device)
+        head: DetectionHead | RfDetr
+        if checkpoint.head_type == "rf_detr":
+            if backbone is not None:
+                raise CheckpointError(
+                    "this detector holds its own ViT; leave backbone= out",
+                    step="pairing",
+                )
+            if runtime == "openvino":
+                raise ConfigError(
+                    "runtime is 'openvino', and this detector holds its own ViT, which computes in "
+                    "torch; leave runtime out, or export the detector to ONNX"
+                )
+            head = cast("RfDetr", checkpoint.build())
+        else:
+            head = cast("DetectionHead", checkpoint.build())
+            head.tuned = nn.ParameterList()  # they are the backbone's now
+            backbone = _backbone_of(checkpoint, backbone)
+            if runtime is not None:
+                backbone = backbone.with_runtime(runtime)
+            if device is None:
+                head = head.to(plain_backbone(backbone).adapter.weight.device)
         detector = cls(head, backbone, recipe.size, bits=recipe.bits).eval()
         detector.preprocess = detector.preprocess.changed(mean=recipe.mean, std=recipe.std)
         if device is not None:
             detector = detector.to(device)
+        if backbone is None:
+            detector._publication = {
+                "license": checkpoint.meta["license"],
+                "extra": checkpoint.meta["extra"],
+            }
         detector._check_recipe(recipe)
         detector.check_weights()
         return detector
+
+
+def _preprocessing(
+    head: DetectionHead | RfDetr,
+    backbone: Backbone | None,
+    size: tuple[int, int],
+    *,
+    bits: int | None,
+) -> Preprocessing:
+    """How images are prepared; a head that reads a backbone is attached to it.
+
+    Raises:
+        ConfigError: if the head needs a backbone and there is none, or has one of its own.
+    """
+    if isinstance(head, DetectionHead):
+        if backbone is None:
+            raise ConfigError("backbone is None; this detection head reads one: pass it")
+        head.levels.attach(backbone)
+        return backbone.preprocess.changed(
+            size=size, resize="stretch", pad_to="corner", interpolation="bilinear", bits=bits
+        )
+    if backbone is not None:
+        raise ConfigError(
+            f"backbone is {backbone.name!r}, and an RfDetr has a ViT of its own; pass None"
+        )
+    if size != (head.image_size, head.image_size):
+        logger.warning(
+            "RF-DETR was trained on images of %dx%d; for %dx%d the positions of its patches are "
+            "resampled",
+            head.image_size,
+            head.image_size,
+            *size,
+        )
+    return Preprocessing(
+        patch_size=head.patch_size,
+        size=size,
+        resize="stretch",
+        interpolation="bilinear_aliased",
+        bits=bits,
+    )
+
+
+def _masks_in_image(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Masks (n, height, width) bool in the pixels of an image of a size, from logits (n, h, w) of all of it."""
+    masks = torch.zeros((len(logits), *size), dtype=torch.bool)
+    for i in range(len(logits)):  # one after the other, for their memory
+        resized = F.interpolate(logits[i][None, None], size=size, mode="bilinear")
+        masks[i] = resized[0, 0] > 0
+    return masks
 
 
 def _forget_watch(detector: Detector, _: object) -> None:
@@ -579,7 +737,7 @@ def _check_dtype(backbone: Backbone, checkpoint: HeadCheckpoint) -> None:
 
 def trained_weights(checkpoint: HeadCheckpoint) -> dict[str, Tensor]:
     """Return the weights of the backbone in a detector's file, by their names; its LoRA weights are not among them."""
-    if checkpoint.head_type != HEAD_TYPE:
+    if checkpoint.head_type != "detector":
         return {}
     names = sorted(checkpoint.config["tuned"] or {})
     return {name: checkpoint.state_dict[f"tuned.{i}"] for i, name in enumerate(names)}
@@ -609,13 +767,16 @@ def best_of(detections: Mapping[str, Tensor], max_boxes: int = MOST_BOXES) -> di
     """Return the detections of an image with the highest scores, best first, on the CPU.
 
     Args:
-        detections: ``boxes`` (n, 4), ``scores`` (n,) and ``labels`` (n,).
+        detections: ``boxes`` (n, 4), ``scores`` (n,) and ``labels`` (n,), and ``masks`` of some.
         max_boxes: how many; ``boxes`` and ``scores`` come back in float32.
     """
     by_score = detections["scores"].argsort(descending=True)
     best = by_score[:max_boxes]
-    return {
+    best_detections = {
         "boxes": detections["boxes"][best].cpu().float(),
         "scores": detections["scores"][best].cpu().float(),
         "labels": detections["labels"][best].cpu(),
     }
+    if "masks" in detections:
+        best_detections["masks"] = detections["masks"][best].cpu().float()
+    return best_detections

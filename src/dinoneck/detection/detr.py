@@ -177,16 +177,41 @@ def ranked(logits: Tensor, shares: Tensor, size: Sequence[int]) -> tuple[Tensor,
     Shape:
         boxes (B, Q, 4) XYXY in pixels, scores (B, Q), labels (B, Q).
     """
+    scores, queries, labels = best_pairs(logits)
+    return boxes_of_queries(shares, queries, size), scores, labels
+
+
+def best_pairs(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return as many pairs of query and class as there are queries, those with the highest scores.
+
+    Args:
+        logits: (B, Q, classes).
+
+    Shape:
+        scores (B, Q) by falling score, queries (B, Q), labels (B, Q).
+    """
     num_queries, num_classes = logits.shape[1:]
-    height, width = size
     # a pair has the number query * num_classes + class
     pair_scores = logits.sigmoid().flatten(1)
     scores, pairs = pair_scores.topk(num_queries, dim=1)
     queries = torch.div(pairs, num_classes, rounding_mode="floor")
-    labels = pairs % num_classes
+    return scores, queries, pairs % num_classes
 
+
+def boxes_of_queries(shares: Tensor, queries: Tensor, size: Sequence[int]) -> Tensor:
+    """Return the boxes of queries in pixels.
+
+    Args:
+        shares: boxes (B, Q, 4) as centre and size, in shares of the image.
+        queries: their numbers, (B, n).
+        size: (height, width) in pixels.
+
+    Shape:
+        boxes (B, n, 4) XYXY.
+    """
+    height, width = size
     scale = shares.new_tensor([width, height, width, height])
     boxes = box_convert(shares, "cxcywh", "xyxy") * scale
     corners_of_queries = queries[..., None].expand(-1, -1, 4)
-    boxes = boxes.gather(1, corners_of_queries)
-    return boxes, scores, labels
+    chosen: Tensor = boxes.gather(1, corners_of_queries)
+    return chosen

@@ -129,6 +129,7 @@ def predict_boxes(
     if begin is not None:
         begin(dataset.original(0)[0])
     predictions: dict[Any, Prediction] = {}
+    detector.expect_images(len(dataset))
     for rows in in_batches(range(len(dataset)), batch_size):
         batch = [dataset.original(row)[0] for row in rows]
         batch_predictions = detector.predict(batch, min_score=0.0, batch_size=batch_size)
@@ -301,10 +302,12 @@ def predict_instances(
     """Return the images of a COCO file of masks, and the instances predicted in them, of all scores.
 
     Raises:
-        DataError, ImportError: as :func:`evaluate_masks`; of a detector, which predicts none.
+        DataError, ImportError: as :func:`evaluate_masks`; of a detector that predicts boxes alone.
     """
     if isinstance(model, Detector):
-        raise _no_task_of_kind("instances", (), coco_json)
+        if not model.has_masks:
+            raise _no_task_of_kind("instances", (), coco_json)
+        return _predict_masks(model, coco_json, images, crowd=crowd, begin=begin)
     task = _task_of_kind("instances", model, coco_json)
     check_installed("pycocotools", "masks")
     dataset = BoxImages(
@@ -317,6 +320,35 @@ def predict_instances(
     )
     # average precision ranks objects of all scores
     return dataset, _predict_objects(model, task, dataset, min_score=0.0, begin=begin)
+
+
+def _predict_masks(
+    detector: Detector,
+    coco_json: PathLike,
+    images: PathLike | None,
+    *,
+    crowd: Crowd,
+    begin: Begin | None,
+) -> tuple[BoxImages, Objects]:
+    """The images of a COCO file of masks, and the masks of all scores that a detector predicts in them."""
+    check_installed("pycocotools", "masks")
+    dataset = BoxImages(
+        coco_json,
+        images,
+        classes=detector.classes,
+        crowd=crowd,
+        bits=detector.preprocess.bits,
+        masks=True,
+        allow_unlisted=True,
+    )
+    dataset.warn_of_turned_images()
+    if begin is not None:
+        begin(dataset.paths[0])
+    objects = {}
+    for image_id, path in zip(dataset.ids, dataset.paths, strict=True):
+        [prediction] = detector.predict(path, min_score=0.0)
+        objects[image_id] = coco_objects(prediction)
+    return dataset, objects
 
 
 def predict_segments(
@@ -353,6 +385,7 @@ def _predict_objects(
     if begin is not None:
         begin(dataset.paths[0])
     predict = partial(predictor, min_score=min_score)
+    predictor.expect_images(len(dataset.paths))
     rows = predict_many(predict, list(dataset.paths), at_once=predictor.batch_size)
     objects = {}
     for i, row in rows.items():

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from fractions import Fraction
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from dinoneck.detection.levels import Levels, Target, build_torchvision, count_f
 from dinoneck.errors import ConfigError
 from dinoneck.necks.neck import Neck
 from dinoneck.training.recipe import Share, converted
+
+if TYPE_CHECKING:
+    from dinoneck.detection.rf_detr import RfDetr
 
 Kind = Literal["fcos", "retinanet", "fasterrcnn", "dfine", "rtdetrv2"]
 DETRS = ("dfine", "rtdetrv2")
@@ -211,7 +214,7 @@ class DetectionHead(Configured, nn.Module):
 
 
 def loss_counts(
-    head: DetectionHead, targets: Sequence[Target], size: tuple[int, int]
+    head: DetectionHead | RfDetr, targets: Sequence[Target], size: tuple[int, int]
 ) -> list[float]:
     """Return how much each image counts in the means that the losses of a batch are.
 
@@ -223,7 +226,7 @@ def loss_counts(
         targets: per image, see :meth:`DetectionHead.forward`.
         size: (height, width) of the images, in pixels.
     """
-    if head.detector in DETRS:
+    if not isinstance(head, DetectionHead) or head.detector in DETRS:
         return [float(len(target["boxes"])) for target in targets]
     if head.detector == "fcos":
         return count_fcos_cells(head.model, head.levels.strides, targets, size)

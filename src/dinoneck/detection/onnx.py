@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,9 +29,13 @@ from dinoneck.extras import missing_extra
 from dinoneck.text import first_line
 from dinoneck.version import __version__
 
+if TYPE_CHECKING:
+    from dinoneck.detection.rf_detr import RfDetr
+
 logger = logging.getLogger(__name__)
 
 OUTPUTS = ("boxes", "scores", "labels")
+MASKS = "masks"  # the output after these, of a model that gives masks
 KEY = "dinoneck_detector"
 _LEAST_SCORE = 0.05  # boxes of lower scores are not compared
 _BLOB_PX = 16  # side of the blobs of a random image
@@ -58,7 +62,7 @@ class BoxTolerance(NamedTuple):
 
     Attributes:
         box_px: the largest difference of a coordinate, in pixels of the input.
-        score: the largest difference of a score.
+        score: the largest difference of a score, or of a value of a mask.
         unmatched: the largest share of boxes without a counterpart so near.
     """
 
@@ -102,7 +106,7 @@ def export(
     """Write a detector in eval mode as an ONNX file, see :meth:`dinoneck.detection.Detector.export_onnx`.
 
     Args:
-        detector: FCOS, RetinaNet, D-FINE or RT-DETRv2.
+        detector: FCOS, RetinaNet, D-FINE, RT-DETRv2 or RF-DETR.
         path: the file.
         size: (height, width) of the input.
         half: compute products of matrices and convolutions in float16.
@@ -158,6 +162,8 @@ def _check_float32(detector: Any) -> None:
 
 def _without_lora(detector: Any) -> Any:
     """The detector, or a copy in which LoRA is merged into the weights, or left out if it is off."""
+    if detector.backbone is None:
+        return detector
     adapter = plain_backbone(detector.backbone).adapter
     if adapter.lora is None:
         return detector
@@ -176,11 +182,19 @@ class OneImage(nn.Module):
         super().__init__()
         self.detector = detector
         self.channels = detector.preprocess.channels
+        self.output_names: tuple[str, ...] = OUTPUTS
+        if getattr(detector.head, "has_masks", False):
+            self.output_names = (*OUTPUTS, MASKS)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return boxes (n, 4) XYXY in pixels, scores (n,) and labels (n,) of the image (1, 3, H, W) in 0 ... 1."""
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return boxes (n, 4) XYXY in pixels, scores (n,) and labels (n,) of the image (1, 3, H, W) in 0 ... 1.
+
+        A model that gives masks also returns them, (n, H / 4, W / 4) in 0 ... 1.
+        """
         head = self.detector.head
         normalised = self.detector.normalised(image)
+        if head.detector == "rf_detr":
+            return rf_detr_outputs(head, normalised)
         if head.detector not in DETRS:
             return dense_detections(head.model, normalised)
         from dinoneck.detection.detr import ranked
@@ -188,6 +202,22 @@ class OneImage(nn.Module):
         outputs: Any = head.model(pixel_values=normalised)
         boxes, scores, labels = ranked(outputs.logits, outputs.pred_boxes, image.shape[-2:])
         return boxes[0], scores[0], labels[0]
+
+
+def rf_detr_outputs(head: RfDetr, images: Tensor) -> tuple[Tensor, ...]:
+    """Return boxes (n, 4), scores (n,) and labels (n,) of one image, and the masks (n, H / 4, W / 4) of some models.
+
+    A value of a mask is the probability that its cell belongs to the object.
+    """
+    from dinoneck.detection.detr import best_pairs, boxes_of_queries
+
+    raw = head.raw(images)
+    scores, queries, labels = best_pairs(raw.logits)
+    boxes = boxes_of_queries(raw.shares, queries, images.shape[-2:])
+    if raw.masks is None:
+        return boxes[0], scores[0], labels[0]
+    masks = raw.masks[0].index_select(0, queries[0])
+    return boxes[0], scores[0], labels[0], masks.sigmoid()
 
 
 def dense_detections(model: Any, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -298,7 +328,7 @@ def exported_model(model: OneImage, size: Sequence[int]) -> Any:
                 dynamo=True,
                 verbose=False,
                 input_names=["image"],
-                output_names=list(OUTPUTS),
+                output_names=list(model.output_names),
             )
     except ImportError as error:
         raise missing_extra("onnxscript", "export") from error
@@ -374,7 +404,7 @@ def _random_images(channels: int, size: tuple[int, int], *, with_blobs: bool) ->
 
 
 Detections = Sequence[Any]
-"""Boxes (n, 4) XYXY in pixels, scores (n,) and labels (n,)."""
+"""Boxes (n, 4) XYXY in pixels, scores (n,) and labels (n,); then masks (n, h, w) in 0 ... 1, of some."""
 
 
 def compare_boxes(
@@ -395,9 +425,11 @@ def compare_boxes(
     first_unmatched = None
     for first, second in pairs:
         for detections, others in ((first, second), (second, first)):
-            boxes, scores, labels = (np.asarray(values) for values in detections)
-            other_boxes, other_scores, other_labels = (np.asarray(values) for values in others)
-            for box, score, label in zip(boxes, scores, labels, strict=True):
+            boxes, scores, labels, *masks = (np.asarray(values) for values in detections)
+            other_boxes, other_scores, other_labels, *other_masks = (
+                np.asarray(values) for values in others
+            )
+            for i, (box, score, label) in enumerate(zip(boxes, scores, labels, strict=True)):
                 if score < _LEAST_SCORE:
                     continue
                 compared += 1
@@ -406,6 +438,9 @@ def compare_boxes(
                 is_counterpart = (
                     (px < tolerance.box_px) & (gaps < tolerance.score) & (other_labels == label)
                 )
+                for mask, candidates in zip(masks, other_masks, strict=True):
+                    mask_gaps = np.abs(candidates[is_counterpart] - mask[i]).max((1, 2))
+                    is_counterpart[is_counterpart] = mask_gaps < tolerance.score
                 if is_counterpart.any():
                     nearest = np.where(is_counterpart, px, np.inf).argmin()
                     box_px = max(box_px, float(px[nearest]))

@@ -10,17 +10,19 @@ from typing import Any
 from torch import nn
 
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.detection.detector import HEAD_TYPE, Detector
+from dinoneck.detection.detector import Detector
 from dinoneck.errors import ConfigError
 from dinoneck.inference.loaded_head import LoadedHead
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.sources import Heads, open_heads
+from dinoneck.registry import DETECTORS
+from dinoneck.training.result import TrainingResult
 from dinoneck.training.trained_images import seen_in_training
 
 logger = logging.getLogger(__name__)
 
-Model = Predictor | Detector | Heads
-"""A model that can be called, or what a Predictor takes."""
+Model = Predictor | Detector | TrainingResult | Heads
+"""A model that can be called, the result of a training, or what a Predictor takes."""
 
 
 def open_models(model: Model | Mapping[str, Model]) -> dict[str, Predictor | Detector]:
@@ -32,8 +34,9 @@ def open_models(model: Model | Mapping[str, Model]) -> dict[str, Predictor | Det
     Raises:
         ConfigError: if there is no model, or one has several keys.
         CheckpointError: if a model cannot be read.
+        DataError: for the result of a training whose folder has no head of its own.
     """
-    if not isinstance(model, Mapping):
+    if isinstance(model, TrainingResult) or not isinstance(model, Mapping):
         return {"head": _open_model(model)}
     models = {}
     for name, named_model in model.items():
@@ -44,6 +47,9 @@ def open_models(model: Model | Mapping[str, Model]) -> dict[str, Predictor | Det
 
 
 def _open_model(model: Model) -> Predictor | Detector:
+    if isinstance(model, TrainingResult):
+        trained: Predictor | Detector = model.predictor()
+        return trained
     if isinstance(model, Detector):
         return model
     if isinstance(model, Predictor):
@@ -55,7 +61,7 @@ def _open_model(model: Model) -> Predictor | Detector:
         raise _several_keys(checkpoints_by_key)
     [checkpoints] = checkpoints_by_key.values()
     first = checkpoints[0]
-    if isinstance(first, HeadCheckpoint) and first.head_type == HEAD_TYPE:
+    if isinstance(first, HeadCheckpoint) and first.head_type in DETECTORS:
         detector = Detector.from_checkpoint(first)
         detector.source = first.source or ""
         return detector
@@ -102,7 +108,10 @@ class Stopwatch:
 
 def cost_of(model: Predictor | Detector, seconds_per_image: float) -> dict[str, float]:
     """Return what a report holds of a model's cost: the time, and the parameters of heads and backbone."""
-    backbone_parameters = list(model.backbone.parameters())
+    if isinstance(model, Detector):
+        backbone_parameters = list(model.vit.parameters())
+    else:
+        backbone_parameters = list(model.backbone.parameters())
     backbone_ids = {id(parameter) for parameter in backbone_parameters}
     head_parameters = []
     for head in _heads_of(model):

@@ -84,11 +84,11 @@ def _evaluate_precision(
     *,
     crowd: Crowd,
 ) -> dict[str, Any]:
-    """The report of average precision: of the boxes of detectors, or the masks of heads."""
+    """The report of average precision: of masks where a model predicts them, else of boxes."""
     scored_models = {}
     cost = {}
     for name, model in models.items():
-        if isinstance(model, Detector):
+        if isinstance(model, Detector) and not model.has_masks:
             scored = _score_boxes(model, truth, images, crowd=crowd)
         else:
             scored = _score_masks(model, truth, images, crowd=crowd)
@@ -173,10 +173,10 @@ def _score_boxes(
 
 
 def _score_masks(
-    predictor: Predictor, truth: PathLike, images: PathLike | None, *, crowd: Crowd
+    model: Predictor | Detector, truth: PathLike, images: PathLike | None, *, crowd: Crowd
 ) -> _ScoredModel:
-    watch = Stopwatch(predictor)
-    dataset, objects = predict_instances(predictor, truth, images, crowd=crowd, begin=watch.begin)
+    watch = Stopwatch(model)
+    dataset, objects = predict_instances(model, truth, images, crowd=crowd, begin=watch.begin)
     seconds = watch.seconds()
     return _ScoredModel(
         key="masks",

@@ -13,6 +13,7 @@ from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.published.loading import load_published
 from dinoneck.published.table import is_published
+from dinoneck.registry import DETECTORS
 
 NO_KEY = ""
 """The key of heads that are not in a mapping; those of a mapping are not empty."""
@@ -111,7 +112,7 @@ def _check_detector_is_alone(
     head_types: list[str] = []
     for heads in opened.values():
         head_types += [getattr(head, "head_type", "") for head in heads]
-    if "detector" in head_types and len(head_types) > 1:
+    if len(head_types) > 1 and not DETECTORS.isdisjoint(head_types):
         raise ConfigError(
             f"{len(head_types)} heads are given, a detector among them; expected a detector "
             "alone, or none"

@@ -2,7 +2,12 @@
 
 from dinoneck.lazy import attach, homes
 
-HOMES = homes(__name__, table=["PublishedHead", "list_published"], loading=["load_published"])
+HOMES = homes(
+    __name__,
+    detectors=["PublishedDetector"],
+    table=["PublishedHead", "list_published"],
+    loading=["load_published"],
+)
 
 __all__ = [*HOMES]
 __getattr__, __dir__ = attach(__name__, HOMES)

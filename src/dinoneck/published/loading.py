@@ -7,7 +7,6 @@ shapes; :mod:`dinoneck.published.names` has the names.
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,13 +22,13 @@ from dinoneck.backbones.weight_hashes import state_digest
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import BackboneError, CheckpointError
-from dinoneck.hub_errors import refusal, unreachable
+from dinoneck.published.detector_files import load_detector
+from dinoneck.published.detectors import PublishedDetector
+from dinoneck.published.hub_files import fetch_weights, not_fetched, warn_of_terms
 from dinoneck.published.names import BATCH_NORM_COUNT, backbone_name, is_unused, our_name
 from dinoneck.published.table import NOT_STATED, ROWS, PublishedHead, row_named
 from dinoneck.text import first_line, some_of
 from dinoneck.weight_files import read_state
-
-logger = logging.getLogger(__name__)
 
 # the weights-only reader of earlier versions had a hole (CVE-2026-24747)
 _SAFE_READER = Version("2.10")
@@ -50,7 +49,7 @@ Tensors = Mapping[str, Tensor]
 def load_published(
     name: str, *, weights: str | os.PathLike[str] | None = None, revision: str | None = None
 ) -> HeadCheckpoint:
-    """Load a head that others published for a frozen backbone.
+    """Load a head that others published for a frozen backbone, or a whole detector.
 
     Every tensor of the file is checked by name and shape. Two files with the same names and shapes
     cannot be distinguished where their publisher states no hash. The result names the backbone, its blocks,
@@ -61,7 +60,9 @@ def load_published(
         name: as in :func:`list_published`.
         weights: a local file in the publisher's format, or in that of transformers (Depth Anything:
             only that); the only way for heads that state no licence, or are gated and without a Hub
-            repository. A hash that the publisher states is compared for files of its own format.
+            repository. A hash that the publisher states is compared for files of its own format. Of
+            a detector a ``.safetensors`` file, or a folder with ``config.json`` and
+            ``model.safetensors`` as the Hub has it, whose configuration and labels are compared.
         revision: branch, tag or commit of the Hub repository with the same weights in safetensors,
             which is then loaded in place of the publisher's file.
 
@@ -71,6 +72,8 @@ def load_published(
             states no licence, or lacks the Hub repository that a revision is of.
     """
     row = row_named(name)
+    if isinstance(row, PublishedDetector):
+        return load_detector(row, weights=weights, revision=revision)
     file, url = _find_file(row, weights, revision)
     sha256 = _checked_hash(row, file)
     head = row.build()
@@ -183,7 +186,7 @@ def _find_file(
     needs_hub = row.hub is not None and (row.gated or row.tuned)
     if revision is not None or needs_hub:
         _check_may_fetch(row, from_hub=True)
-        return _fetch_from_hub(row, revision)
+        return fetch_weights(row, revision)
     _check_may_fetch(row, from_hub=False)
     file = Path(torch.hub.get_dir(), "checkpoints", Path(row.url).name)  # noqa: TID251 - a folder
     _check_safe_to_read(row, file)
@@ -221,43 +224,14 @@ def _check_safe_to_read(row: PublishedHead, file: Path) -> None:
         )
 
 
-def _fetch_from_hub(row: PublishedHead, revision: str | None) -> tuple[Path, str]:
-    """The Hub's copy of a row's file, and the address of the commit that it is of."""
-    from huggingface_hub import hf_hub_download
-
-    repo_id = str(row.hub)
-    url = f"https://huggingface.co/{repo_id}"
-    _warn_of_terms(row, url)
-    try:
-        file = Path(hf_hub_download(repo_id, "model.safetensors", revision=revision))
-    except Exception as error:  # the client raises many unrelated types
-        reason = refusal(error, repo_id, revision) or unreachable(error)
-        raise _not_fetched(row, url, reason) from None
-    return file, f"{url}/blob/{file.parent.name}/{file.name}"  # its folder is the commit
-
-
 def _download(row: PublishedHead, file: Path) -> None:
     """Download the publisher's file."""
-    _warn_of_terms(row, row.url)
+    warn_of_terms(row, row.url)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(row.url, str(file))  # noqa: TID251 - addresses of our own table
     except Exception as error:  # the client raises many unrelated types
-        raise _not_fetched(row, row.url, first_line(error)) from None
-
-
-def _warn_of_terms(row: PublishedHead, url: str) -> None:
-    logger.warning(
-        "fetching %s: the terms of %s hold for it and what is made of it", url, row.licence
-    )
-
-
-def _not_fetched(row: PublishedHead, url: str, reason: str) -> CheckpointError:
-    return CheckpointError(
-        f"{row.name} was not fetched from {url} ({reason}). Try again, or fetch the file "
-        "elsewhere and pass it, weights=FILE (--weights FILE)",
-        step="hub",
-    )
+        raise not_fetched(row, row.url, first_line(error)) from None
 
 
 def _check_may_fetch(row: PublishedHead, from_hub: bool) -> None:

@@ -29,6 +29,7 @@ from dinoneck.backbones.known import (
     refuse,
 )
 from dinoneck.errors import CheckpointError, ConfigError
+from dinoneck.published.detectors import DETECTORS, PublishedDetector, coco_classes
 from dinoneck.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -123,18 +124,20 @@ class PublishedHead:
             return cast("Head", registry.resolve(self.head["type"]).from_config(config).eval())
 
 
-def list_published(task: str | None = None, backbone: str | None = None) -> list[PublishedHead]:
-    """Return the published heads that :func:`load_published` knows.
+def list_published(
+    task: str | None = None, backbone: str | None = None
+) -> list[PublishedHead | PublishedDetector]:
+    """Return the published heads and detectors that :func:`load_published` knows.
 
     Args:
         task: only those of this task.
-        backbone: only those on this backbone, by any of its names.
+        backbone: only heads on this backbone, by any of its names; detectors have one of their own.
 
     Raises:
         ConfigError: for a task that no row has.
         BackboneError: for a backbone that is not known.
     """
-    rows = list(ROWS.values())
+    rows: list[PublishedHead | PublishedDetector] = [*ROWS.values(), *DETECTORS.values()]
     if task is not None:
         tasks = dict.fromkeys(row.task for row in rows)
         if task not in tasks:
@@ -144,12 +147,12 @@ def list_published(task: str | None = None, backbone: str | None = None) -> list
         names = names_of(backbone)
         if names is None:
             raise refuse(backbone, [model.name for model in KNOWN])
-        rows = [row for row in rows if row.backbone in names]
+        rows = [row for row in rows if isinstance(row, PublishedHead) and row.backbone in names]
     return rows
 
 
 def is_published(source: object) -> bool:
-    """Whether this is the name of a published head and not a local path.
+    """Whether this is the name of a published head or detector, and not a local path.
 
     Raises:
         CheckpointError: if it is both, or neither and almost the name of one.
@@ -157,8 +160,9 @@ def is_published(source: object) -> bool:
     if not isinstance(source, str):
         return False
     exists = os.path.lexists(source)
-    if source not in ROWS:
-        if not exists and source.isidentifier() and did_you_mean(source, ROWS):
+    known = {**ROWS, **DETECTORS}
+    if source not in known:
+        if not exists and source.isidentifier() and did_you_mean(source, known):
             row_named(source)  # raises the error that suggests a name
         return False
     if exists:
@@ -168,18 +172,19 @@ def is_published(source: object) -> bool:
     return True
 
 
-def row_named(name: str) -> PublishedHead:
-    """Return the row of a published head.
+def row_named(name: str) -> PublishedHead | PublishedDetector:
+    """Return the row of a published head or detector.
 
     Raises:
         CheckpointError: if there is none.
     """
-    if name not in ROWS:
+    known: dict[str, PublishedHead | PublishedDetector] = {**ROWS, **DETECTORS}
+    if name not in known:
         raise CheckpointError(
-            f"{name!r} is not a published head that is known here.{did_you_mean(name, ROWS)} "
+            f"{name!r} is not a published head that is known here.{did_you_mean(name, known)} "
             "'dinoneck list heads' lists them"
         )
-    return ROWS[name]
+    return known[name]
 
 
 def labels_of(data: str) -> list[str]:
@@ -194,16 +199,14 @@ def labels_of(data: str) -> list[str]:
         if data == "coco_panoptic":  # the file lists stuff only
             return labels_of("coco") + lines
         return lines
+    if data == "coco":
+        return list(coco_classes().values())
     from torchvision import models
 
     weights: Any = models.ResNet18_Weights.IMAGENET1K_V1
-    if data == "coco":
-        weights = models.detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1
-    elif data == "voc2012":
+    if data == "voc2012":
         weights = models.segmentation.DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1
     names = list(weights.meta["categories"])
-    if data == "coco":  # torchvision fills gaps in COCO's numbers
-        names = [name for name in names if name not in ("__background__", "N/A")]
     count = Counter(names)
     labels = []
     for index, name in enumerate(names):

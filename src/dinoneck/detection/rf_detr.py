@@ -1,0 +1,367 @@
+"""RF-DETR of transformers: a detector with a tuned DINOv2 of its own, for boxes or masks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dinoneck.configured import Configured
+from dinoneck.detection.detr import best_pairs, boxes_of_queries
+from dinoneck.detection.levels import Target
+from dinoneck.errors import CheckpointError, ConfigError
+from dinoneck.extras import missing_extra
+from dinoneck.text import first_line, some_of
+from dinoneck.training.recipe import Share, converted
+
+try:
+    import transformers
+except ImportError as error:
+    raise missing_extra("transformers", "detection") from error
+try:
+    from transformers import (
+        RfDetrConfig,
+        RfDetrForInstanceSegmentation,
+        RfDetrForObjectDetection,
+    )
+except ImportError as error:
+    raise ImportError(
+        f"RF-DETR is part of transformers from version 5.9 on, and {transformers.__version__} is "
+        "installed: pip install --upgrade 'transformers>=5.9'"
+    ) from error
+
+DETECTOR = "rf_detr"
+_WIDTH = 384  # of the ViT-S that all published models hold
+_HEADS = 6
+_STAGES = 4  # blocks whose patches the projector reads: the last of every quarter
+_SHOWN = 5  # names in an error
+# what makes another architecture, in the configuration of transformers
+_ARCHITECTURE = (
+    "num_queries",
+    "group_detr",
+    "d_model",
+    "decoder_layers",
+    "decoder_ffn_dim",
+    "decoder_n_points",
+    "decoder_self_attention_heads",
+    "decoder_cross_attention_heads",
+    "decoder_activation_function",
+    "activation_function",
+    "hidden_expansion",
+    "c2f_num_blocks",
+    "layer_norm_eps",
+    "mask_downsample_ratio",
+)
+_BACKBONE_ARCHITECTURE = (
+    "image_size",
+    "patch_size",
+    "num_windows",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "mlp_ratio",
+    "hidden_act",
+    "layer_norm_eps",
+    "use_swiglu_ffn",
+    "apply_layernorm",
+    "out_features",
+)
+
+
+class RawOutputs(NamedTuple):
+    """What the network gives for a batch.
+
+    Attributes:
+        logits: (B, queries, classes).
+        shares: boxes (B, queries, 4) as centre and size, in shares of the image.
+        masks: logits (B, queries, H / 4, W / 4); None of a model for boxes.
+    """
+
+    logits: Tensor
+    shares: Tensor
+    masks: Tensor | None
+
+
+class RfDetr(Configured, nn.Module):
+    """RF-DETR with its ViT, as transformers has it: what the file of such a detector holds.
+
+    A :class:`dinoneck.detection.Detector` prepares images for it. It takes square images: those
+    windows of its ViT that are not square are cut wrongly by transformers.
+
+    Args:
+        classes: names of the labels.
+        outputs: the output of the network for each class. Those of the published models are COCO's
+            category ids, 91 numbers with gaps.
+        num_outputs: how many outputs the network has.
+        image_size: pixels of a side of the images that it was trained on; the ViT has a position
+            for each of their patches, and resamples them for other sizes.
+        patch_size: pixels of a side of a patch.
+        num_windows: windows along a side, within which most blocks of the ViT attend.
+        decoder_layers: layers of the decoder.
+        queries: boxes that it gives at most.
+        masks: whether it also gives a mask for each box.
+        encoder_layers: blocks of the ViT.
+        min_score: of the boxes that :meth:`dinoneck.detection.Detector.predict` gives.
+        device: of the weights.
+        dtype: of the weights.
+
+    Attributes:
+        model: the model of transformers.
+
+    Shape:
+        normalised images (B, 3, H, W) -> per image ``boxes`` (queries, 4) XYXY in pixels,
+        ``scores`` and ``labels`` by falling score, and ``masks``, logits (queries, H / 4, W / 4).
+
+    Raises:
+        ConfigError: if classes and outputs do not fit each other, or blocks have no four quarters.
+        ImportError: if transformers is missing, or older than 5.9.
+
+    Reference:
+        Robinson et al., 2025 (RF-DETR).
+    """
+
+    detector = DETECTOR
+
+    def __init__(
+        self,
+        classes: tuple[str, ...],
+        outputs: tuple[int, ...],
+        num_outputs: int,
+        image_size: int,
+        patch_size: int = 16,
+        num_windows: int = 2,
+        decoder_layers: int = 3,
+        queries: int = 300,
+        masks: bool = False,
+        encoder_layers: int = 12,
+        min_score: float = 0.5,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        if not classes or len(set(classes)) < len(classes):
+            raise ConfigError(f"classes are {classes}; expected one name or more, each once")
+        if len(set(outputs)) != len(classes) or not set(outputs) <= set(range(num_outputs)):
+            raise ConfigError(
+                f"outputs are {outputs}; expected {len(classes)} different numbers below "
+                f"{num_outputs}, one per class"
+            )
+        if encoder_layers % _STAGES or encoder_layers < _STAGES:
+            raise ConfigError(
+                f"encoder_layers is {encoder_layers}; expected a multiple of {_STAGES}"
+            )
+        converted("min_score", min_score, Share)
+        self.classes = classes
+        self.outputs = outputs
+        self.image_size = image_size
+        self.patch_size = patch_size
+        self.num_windows = num_windows
+        self.has_masks = masks
+        stages = [f"stage{encoder_layers * (i + 1) // _STAGES}" for i in range(_STAGES)]
+        config = RfDetrConfig(
+            backbone_config={
+                "model_type": "rf_detr_dinov2",
+                "hidden_size": _WIDTH,
+                "num_attention_heads": _HEADS,
+                "num_hidden_layers": encoder_layers,
+                "out_features": stages,
+                "image_size": image_size,
+                "patch_size": patch_size,
+                "num_windows": num_windows,
+            },
+            decoder_layers=decoder_layers,
+            decoder_n_points=2,
+            num_queries=queries,
+            num_labels=num_outputs,
+        )
+        self.model: Any
+        with nullcontext() if device is None else torch.device(device):
+            self.model = self._model_class(config)
+        if device is not None or dtype is not None:
+            self.to(device=device, dtype=dtype)
+
+    @property
+    def _model_class(self) -> Any:
+        """The class of transformers."""
+        if self.has_masks:
+            return RfDetrForInstanceSegmentation
+        return RfDetrForObjectDetection
+
+    @property
+    def vit(self) -> nn.Module:
+        """The windowed ViT."""
+        boxes_model = self.model.model if self.has_masks else self.model
+        vit: nn.Module = boxes_model.model.backbone.backbone
+        return vit
+
+    def check_size(self, size: Sequence[int], patch: tuple[int, int]) -> None:
+        """Reject a network size that is not square, or whose windows have a fraction of a patch.
+
+        Args:
+            size: (height, width) in pixels.
+            patch: (height, width) of a patch, in pixels.
+
+        Raises:
+            ConfigError: naming the next size that fits.
+        """
+        height, width = size
+        unit = math.lcm(*patch) * self.num_windows
+        side = math.ceil(max(height, width) / unit) * unit
+        if height != width or height % unit:
+            raise ConfigError(
+                f"size is {height}x{width} (height x width); RF-DETR takes squares whose side is a "
+                f"multiple of {unit} (patch x windows), such as {side}x{side}"
+            )
+
+    def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Any:
+        """Return the detections of each image.
+
+        Args:
+            images: normalised, (B, 3, H, W).
+            targets: None; it is not trained here.
+
+        Raises:
+            ConfigError: for targets.
+        """
+        if targets is not None:
+            raise ConfigError(
+                "targets are given, and RF-DETR predicts only; train dfine or rtdetrv2"
+            )
+        raw = self.raw(images)
+        scores, queries, labels = best_pairs(raw.logits)
+        boxes = boxes_of_queries(raw.shares, queries, images.shape[-2:])
+        detections = []
+        for i in range(len(images)):
+            of_image = {"boxes": boxes[i], "scores": scores[i], "labels": labels[i]}
+            if raw.masks is not None:
+                of_image["masks"] = raw.masks[i, queries[i]]
+            detections.append(of_image)
+        return detections
+
+    def raw(self, images: Tensor) -> RawOutputs:
+        """Return the outputs of the network that belong to classes, for normalised images (B, 3, H, W)."""
+        outputs = self.model(pixel_values=images)
+        return RawOutputs(
+            logits=outputs.logits.float()[..., list(self.outputs)],
+            shares=outputs.pred_boxes.float(),
+            masks=outputs.pred_masks.float() if self.has_masks else None,
+        )
+
+    def load_published(self, state: Mapping[str, Tensor], where: str) -> None:
+        """Take the weights of a published file, with the names of transformers or of the package rfdetr.
+
+        Args:
+            state: of the file.
+            where: the file, for messages.
+
+        Raises:
+            CheckpointError: naming the tensors that are missing, unknown or of another shape.
+        """
+        problems = []
+        try:
+            with _without_progress():
+                model, info = self._model_class.from_pretrained(
+                    None,
+                    config=self.model.config,
+                    state_dict=dict(state),
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,
+                )
+        except Exception as error:  # of transformers: many unrelated types
+            problems.append(f"is not taken by transformers ({first_line(error)})")
+        else:
+            if info["missing_keys"]:
+                problems.append(f"lacks {some_of(sorted(info['missing_keys']), _SHOWN)}")
+            if info["unexpected_keys"]:
+                unexpected = some_of(sorted(info["unexpected_keys"]), _SHOWN)
+                problems.append(f"holds {unexpected} in addition")
+            for name, shape, expected in sorted(info["mismatched_keys"])[:1]:
+                problems.append(
+                    f"holds {name} of shape {tuple(shape)}, where {tuple(expected)} is expected"
+                )
+        if problems:
+            raise CheckpointError(
+                f"{where} {', and '.join(problems)}: it is the file of another model",
+                step="tensors",
+            )
+        self.model = model.eval()
+
+    def check_config(self, config: Mapping[str, Any], where: str) -> None:
+        """Compare the configuration of a published model with this one: its architecture, and its labels.
+
+        Args:
+            config: of its ``config.json``.
+            where: the file, for messages.
+
+        Raises:
+            CheckpointError: naming the first difference.
+        """
+        model_type = config.get("model_type")
+        if model_type != RfDetrConfig.model_type:
+            raise CheckpointError(
+                f"{where} is of a model of type {model_type!r}; expected "
+                f"{RfDetrConfig.model_type!r}",
+                step="config",
+            )
+        try:
+            published = RfDetrConfig.from_dict(dict(config))
+        except Exception as error:  # of transformers: many unrelated types
+            raise CheckpointError(
+                f"{where} is no configuration of RF-DETR: {first_line(error)}", step="config"
+            ) from error
+        pairs = [
+            (published, self.model.config, _ARCHITECTURE),
+            (
+                published.backbone_config,
+                self.model.config.backbone_config,
+                _BACKBONE_ARCHITECTURE,
+            ),
+        ]
+        for of_file, of_row, names in pairs:
+            for name in names:
+                value = getattr(of_file, name, None)
+                expected = getattr(of_row, name)
+                if value != expected:
+                    raise CheckpointError(
+                        f"{where} has {name} {value!r}; expected {expected!r}: it is of another "
+                        "model",
+                        step="config",
+                    )
+        self._check_labels(published.id2label, where)
+
+    def _check_labels(self, labels: Mapping[int, str], where: str) -> None:
+        """Raise a CheckpointError if a label of a published model is another one, or their number differs."""
+        num_outputs = self.model.config.num_labels
+        if len(labels) != num_outputs:
+            raise CheckpointError(
+                f"{where} has {len(labels)} labels; expected {num_outputs}", step="config"
+            )
+        if all(label == f"LABEL_{i}" for i, label in labels.items()):
+            return  # the file names none
+        for output, name in zip(self.outputs, self.classes, strict=True):
+            if labels.get(output) != name:
+                raise CheckpointError(
+                    f"{where} calls output {output} {labels.get(output)!r}; expected {name!r}: its "
+                    "classes are others",
+                    step="config",
+                )
+
+
+@contextmanager
+def _without_progress() -> Iterator[None]:
+    """Keep transformers from drawing bars and from reporting what an error states."""
+    logging = transformers.utils.logging
+    is_drawing = logging.is_progress_bar_enabled()
+    verbosity = logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if is_drawing:
+            logging.enable_progress_bar()

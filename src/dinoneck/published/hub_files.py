@@ -1,0 +1,61 @@
+"""Files of published heads and detectors from the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from dinoneck.errors import CheckpointError
+from dinoneck.hub_errors import refusal, unreachable
+from dinoneck.published.detectors import PublishedDetector
+from dinoneck.published.table import PublishedHead
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+Row = PublishedHead | PublishedDetector
+
+
+def fetch_weights(row: Row, revision: str | None) -> tuple[Path, str]:
+    """Return the Hub's copy of a row's weights, and the address of the commit that it is of.
+
+    Raises:
+        CheckpointError: if it does not arrive.
+    """
+    url = f"https://huggingface.co/{row.hub}"
+    warn_of_terms(row, url)
+    file = fetch(row, WEIGHTS, revision)
+    return file, f"{url}/blob/{file.parent.name}/{file.name}"  # its folder is the commit
+
+
+def fetch(row: Row, name: str, revision: str | None) -> Path:
+    """Return a file of a row's repository.
+
+    Raises:
+        CheckpointError: if it does not arrive.
+    """
+    from huggingface_hub import hf_hub_download
+
+    repo_id = str(row.hub)
+    try:
+        return Path(hf_hub_download(repo_id, name, revision=revision))
+    except Exception as error:  # the client raises many unrelated types
+        reason = refusal(error, repo_id, revision) or unreachable(error)
+        raise not_fetched(row, f"https://huggingface.co/{repo_id}", reason) from None
+
+
+def warn_of_terms(row: Row, url: str) -> None:
+    """Log the licence of what is fetched."""
+    logger.warning(
+        "fetching %s: the terms of %s hold for it and what is made of it", url, row.licence
+    )
+
+
+def not_fetched(row: Row, url: str, reason: str) -> CheckpointError:
+    """Return the error for a file that does not arrive."""
+    return CheckpointError(
+        f"{row.name} was not fetched from {url} ({reason}). Try again, or fetch the file "
+        "elsewhere and pass it, weights=FILE (--weights FILE)",
+        step="hub",
+    )

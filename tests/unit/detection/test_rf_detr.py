@@ -1,0 +1,520 @@
+"""RF-DETR by name: its rows, its files, and what it predicts, next to transformers."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco_masks
+from safetensors.torch import load_file, save_file
+from tests.unit.detection import rf_detr_files as files
+from tests.unit.detection.rf_detr_files import BOXES, MASKS
+from transformers import RfDetrImageProcessor
+
+from dinoneck import CheckpointError, ConfigError, HeadCheckpoint, evaluate, load_published
+from dinoneck.cli.main import main
+from dinoneck.detection import Detector
+from dinoneck.published import list_published
+from dinoneck.published.detectors import DETECTORS, coco_classes
+from dinoneck.serve.models import open_model
+from dinoneck.serve.settings import Settings
+
+# what the 91 outputs of the published models have no class for, and an independent part of the rest
+GAPS = {0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+SOME_IDS = {1: "person", 13: "stop sign", 17: "cat", 27: "backpack", 44: "bottle", 90: "toothbrush"}
+SIZES = {
+    "landscape": (120, 200),
+    "portrait": (200, 120),
+    "tiny": (5, 7),
+    "1x3": (60, 180),
+    "grey": (100, 90),
+}
+
+
+@pytest.fixture(scope="module")
+def short_rows() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        files.shorten(patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory, short_rows: None) -> dict[str, Path]:
+    """Name -> a folder of that row as the Hub has it."""
+    folder = tmp_path_factory.mktemp("hub")
+    for name in (BOXES, MASKS):
+        files.write_folder(folder / name, name)
+    return {name: folder / name for name in (BOXES, MASKS)}
+
+
+def picture(kind: str) -> Image.Image:
+    height, width = SIZES[kind]
+    pixels = np.random.default_rng(3).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    return image.convert("L") if kind == "grey" else image
+
+
+def reference(
+    name: str, image: Image.Image, threshold: float
+) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
+    """The boxes of transformers' own pipeline whose labels are classes, and the masks of all boxes."""
+    side = DETECTORS[name].image_size
+    processor: Any = RfDetrImageProcessor(size={"height": side, "width": side})
+    model = files.random_model(name)
+    inputs = processor(image.convert("RGB"), return_tensors="pt")
+    with torch.no_grad():
+        outputs = model(**inputs)
+    size = (image.height, image.width)
+    [boxes] = processor.post_process_object_detection(
+        outputs, threshold=threshold, target_sizes=[size]
+    )
+    masks = None
+    if name == MASKS:
+        [segments] = processor.post_process_instance_segmentation(
+            outputs, threshold=threshold, target_sizes=[size], return_binary_maps=True
+        )
+        masks = segments["segmentation"]
+        assert len(masks) == len(boxes["scores"])  # none is empty
+    return boxes, masks
+
+
+@pytest.mark.parametrize("kind", SIZES)
+@pytest.mark.parametrize("name", [BOXES, MASKS])
+def test_predictions_are_those_of_transformers(
+    folders: dict[str, Path], name: str, kind: str
+) -> None:
+    image = picture(kind)
+    detector = Detector.load(name, weights=folders[name])
+
+    [prediction] = detector.predict(image, min_score=0.2)
+
+    boxes, masks = reference(name, image, threshold=0.2)
+    classes = coco_classes()
+    is_class = torch.tensor([int(label) in classes for label in boxes["labels"]])
+    count = int(is_class.sum())
+    assert count > 0
+    names = [classes[int(label)] for label in boxes["labels"][is_class]]
+    assert prediction["names"][:count] == names
+    limits = torch.tensor([image.width, image.height] * 2)
+    expected = boxes["boxes"][is_class].clamp(min=0).minimum(limits)
+    torch.testing.assert_close(prediction["boxes"][:count], expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        prediction["scores"][:count], boxes["scores"][is_class], atol=1e-4, rtol=0
+    )
+    if masks is not None:
+        differences = prediction["masks"][:count] != masks[is_class]
+        assert prediction["masks"].shape[1:] == (image.height, image.width)
+        assert differences.float().mean() < 1e-4
+
+
+def test_the_published_nano_model_is_that_of_transformers(tmp_path: Path) -> None:
+    files.write_folder(tmp_path, BOXES)
+    image = picture("landscape")
+
+    [prediction] = Detector.load(BOXES, weights=tmp_path).predict(image)
+
+    boxes, _ = reference(BOXES, image, threshold=0.5)
+    classes = coco_classes()
+    is_class = torch.tensor([int(label) in classes for label in boxes["labels"]])
+    expected = boxes["boxes"][is_class][: len(prediction["boxes"])]
+    assert len(expected) > 10
+    limits = torch.tensor([image.width, image.height] * 2)
+    expected = expected.clamp(min=0).minimum(limits)
+    torch.testing.assert_close(prediction["boxes"][: len(expected)], expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("row", DETECTORS.values(), ids=lambda row: row.name)
+def test_a_row_has_as_many_parameters_as_published(row: Any) -> None:
+    module = row.build()
+
+    assert all(parameter.is_meta for parameter in module.parameters())
+    assert round(row.size / 1e6, 1) == row.million_parameters
+    # whole windows of whole patches
+    assert row.image_size % (row.patch_size * row.num_windows) == 0
+
+
+def test_outputs_are_category_ids_with_gaps() -> None:
+    classes = coco_classes()
+
+    assert set(range(91)) - set(classes) == GAPS
+    assert len(set(classes.values())) == 80
+    assert {i: classes[i] for i in SOME_IDS} == SOME_IDS
+    assert DETECTORS[BOXES].config["num_outputs"] == 91
+
+
+def test_a_score_of_a_gap_is_never_a_box(folders: dict[str, Path]) -> None:
+    detector = Detector.load(BOXES, weights=folders[BOXES])
+    with torch.no_grad():
+        detector.head.model.class_embed.bias[sorted(GAPS)] = 100.0
+
+    [prediction] = detector.predict(picture("landscape"), min_score=0.0)
+
+    assert len(prediction["boxes"]) == 20
+    assert set(prediction["names"]) <= set(coco_classes().values())
+    assert prediction["scores"].max() < 1
+
+
+def test_rows_are_listed_by_task() -> None:
+    boxes = [row.name for row in list_published("detection")]
+    masks = [row.name for row in list_published("instances") if row.name in DETECTORS]
+
+    assert boxes == [f"rf_detr_{size}" for size in ("nano", "small", "medium", "large")]
+    sizes = ("nano", "small", "medium", "large", "xlarge", "2xlarge")
+    assert masks == [f"rf_detr_seg_{size}" for size in sizes]
+    row = DETECTORS["rf_detr_small"]
+    assert (row.licence, row.revision, row.min_score) == ("Apache-2.0", None, 0.5)
+    assert row.licence_source.startswith("https://github.com/roboflow/")
+
+
+@pytest.mark.parametrize("name", [BOXES, MASKS])
+def test_a_saved_detector_predicts_the_same_bits(
+    folders: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    detector = Detector.from_checkpoint(load_published(name, weights=folders[name]))
+    file = tmp_path / "own.safetensors"
+    image = picture("portrait")
+    [expected] = detector.predict(image, min_score=0.1)
+
+    detector.save(file)
+
+    checkpoint = HeadCheckpoint.load(file)
+    loaded = Detector.from_checkpoint(checkpoint)
+    [prediction] = loaded.predict(image, min_score=0.1)
+    assert len(prediction["boxes"]) > 0
+    for key in set(expected) - {"names"}:
+        assert torch.equal(prediction[key], expected[key]), key
+    assert loaded.min_score == 0.5
+    published = load_published(name, weights=folders[name])
+    assert published.meta["license"] == "Apache-2.0"
+    assert published.meta["extra"]["published"] == name
+    assert checkpoint.meta["license"] == "Apache-2.0"
+    assert checkpoint.meta["extra"] == published.meta["extra"]
+
+
+def test_the_file_alone_and_the_names_of_the_publisher_are_read(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    state = load_file(folders[BOXES] / "model.safetensors")
+    image = picture("landscape")
+    [expected] = Detector.load(BOXES, weights=folders[BOXES]).predict(image, min_score=0.1)
+    renamed = {}
+    for key, value in state.items():
+        for ours, theirs in (
+            ("model.backbone.backbone.", "backbone.0.encoder.encoder."),
+            (
+                "model.backbone.projector.projector_layer.conv1.norm.",
+                "backbone.0.projector.stages.0.0.cv1.bn.",
+            ),
+            ("model.reference_point_embed.", "refpoint_embed."),
+            ("model.query_feat.", "query_feat."),
+            ("model.decoder.layernorm.", "transformer.decoder.norm."),
+        ):
+            if key.startswith(ours):
+                key = key.replace(ours, theirs)
+        renamed[key] = value
+    save_file(state, tmp_path / "alone.safetensors")
+    save_file(renamed, tmp_path / "theirs.safetensors")
+
+    for file in ("alone.safetensors", "theirs.safetensors"):
+        [prediction] = Detector.load(BOXES, weights=tmp_path / file).predict(image, min_score=0.1)
+        assert torch.equal(prediction["boxes"], expected["boxes"]), file
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"num_queries": 30}, ("num_queries 30", "expected 20")),
+        ({"decoder_layers": 3}, ("decoder_layers 3", "expected 2")),
+        ({"model_type": "detr"}, ("'detr'", "'rf_detr'")),
+        ({"id2label": {"0": "cell"}}, ("1 labels", "expected 91")),
+    ],
+    ids=["queries", "layers", "type", "labels"],
+)
+def test_the_configuration_of_another_model_is_refused(
+    folders: dict[str, Path], tmp_path: Path, change: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    shutil.copytree(folders[BOXES], tmp_path / "hub")
+    file = tmp_path / "hub/config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+
+    with pytest.raises(CheckpointError) as error:
+        load_published(BOXES, weights=tmp_path / "hub")
+
+    assert all(word in str(error.value) for word in words)
+    assert str(file) in str(error.value)
+
+
+def test_other_labels_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(folders[BOXES], tmp_path / "hub")
+    file = tmp_path / "hub/config.json"
+    config = json.loads(file.read_text())
+    config["id2label"]["17"] = "dog"  # a cat
+    file.write_text(json.dumps(config))
+
+    with pytest.raises(CheckpointError, match="calls output 17 'dog'; expected 'cat'"):
+        load_published(BOXES, weights=tmp_path / "hub")
+
+
+def test_labels_that_name_nothing_are_no_difference(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(folders[BOXES], tmp_path / "hub")
+    file = tmp_path / "hub/config.json"
+    config = json.loads(file.read_text())
+    config["id2label"] = {str(i): f"LABEL_{i}" for i in range(91)}
+    file.write_text(json.dumps(config))
+
+    assert load_published(BOXES, weights=tmp_path / "hub").head_type == "rf_detr"
+
+
+def test_another_size_has_to_be_a_square_of_whole_windows(
+    folders: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    head = load_published(MASKS, weights=folders[MASKS]).build()
+
+    with pytest.raises(ConfigError, match=r"multiple of 24 .* 120x120"):
+        Detector(head, None, (108, 108))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="takes squares"):
+        Detector(head, None, (96, 120))  # type: ignore[arg-type]
+
+    detector = Detector(head, None, (120, 120))  # type: ignore[arg-type]
+    assert "for 120x120 the positions of its patches are resampled" in caplog.text
+    [prediction] = detector.predict(picture("landscape"), min_score=0.0)
+    assert prediction["masks"].shape == (20, 120, 200)
+
+
+def test_a_detector_of_its_own_vit_takes_no_backbone(folders: dict[str, Path]) -> None:
+    from dinoneck import load_backbone
+
+    tiny = load_backbone("dinoneck_tiny")
+    checkpoint = load_published(BOXES, weights=folders[BOXES])
+
+    with pytest.raises(CheckpointError, match="holds its own ViT"):
+        Detector.from_checkpoint(checkpoint, tiny)
+    with pytest.raises(ConfigError, match="has a ViT of its own"):
+        Detector(checkpoint.build(), tiny, (96, 96))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="predicts only"):
+        checkpoint.build()(torch.rand(1, 3, 96, 96), [])
+
+
+def write_coco(folder: Path) -> Path:
+    """Two images and a COCO file of objects in them, with masks, of two of COCO's classes and another."""
+    boxes = [[10, 10, 60, 40], [60, 20, 50, 60], [20, 30, 40, 40]]
+    annotations = []
+    for i, (x, y, width, height) in enumerate(boxes):
+        corners = [x, y, x + width, y, x + width, y + height, x, y + height]
+        annotations.append(
+            {
+                "id": i + 1,
+                "image_id": i % 2 + 1,
+                "category_id": i + 1,
+                "bbox": [x, y, width, height],
+                "area": width * height,
+                "iscrowd": 0,
+                "segmentation": [corners],
+            }
+        )
+    (folder / "images").mkdir()
+    images = []
+    for i, kind in enumerate(("landscape", "portrait")):
+        picture(kind).save(folder / f"images/{kind}.png")
+        height, width = SIZES[kind]
+        images.append({"id": i + 1, "file_name": f"{kind}.png", "height": height, "width": width})
+    names = ("person", "cat", "dog")
+    categories = [{"id": i + 1, "name": name} for i, name in enumerate(names)]
+    coco = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "coco.json").write_text(json.dumps(coco))
+    return folder / "coco.json"
+
+
+@pytest.mark.parametrize(("name", "key"), [(BOXES, "boxes"), (MASKS, "masks")])
+def test_it_is_scored_like_any_detector(
+    folders: dict[str, Path], tmp_path: Path, name: str, key: str
+) -> None:
+    file = write_coco(tmp_path)
+    detector = Detector.load(name, weights=folders[name])
+
+    report = evaluate(detector, tmp_path / "images", file)
+
+    scores = report[key]["head"]
+    assert 0 <= scores["AP"] <= 1
+    assert {
+        name for name, of_class in scores["per_class"].items() if of_class["AP"] is not None
+    } == {
+        "person",
+        "cat",
+        "dog",
+    }
+    cost = report["cost"]["head"]
+    vit = sum(parameter.numel() for parameter in detector.vit.parameters())
+    assert cost["backbone_parameters"] == vit
+    whole = sum(parameter.numel() for parameter in detector.parameters())
+    assert cost["parameters"] == whole - vit
+
+
+@pytest.mark.parametrize("name", [BOXES, MASKS])
+def test_it_is_served(folders: dict[str, Path], name: str) -> None:
+    model = open_model(name, Settings(weights=str(folders[name])))
+
+    answer = model.predict(torch.rand(3, 60, 90), "none")
+
+    assert model.facts["classes"] == [*coco_classes().values()]
+    assert model.facts["backbone"] == "DINOv2 ViT-S (tuned)"
+    for box in answer["boxes"]:
+        assert box["score"] >= 0.5
+        assert ("segmentation" in box) == (name == MASKS)
+    json.dumps(answer)
+
+
+def test_the_command_line_predicts_boxes_and_masks(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture("landscape").save(tmp_path / "photo.png")
+    words = ["predict", str(tmp_path / "photo.png"), "--heads", MASKS, "--json"]
+    words += ["--weights", str(folders[MASKS]), "--out", str(tmp_path / "boxes.csv")]
+    words += ["--min-score", "0.2", "--overlay", str(tmp_path / "pictures")]
+
+    assert main(words) == 0
+
+    document = json.loads(capsys.readouterr().out)
+    [expected] = Detector.load(MASKS, weights=folders[MASKS]).predict(
+        picture("landscape"), min_score=0.2
+    )
+    rows = document["predictions"]
+    assert [row["name"] for row in rows] == expected["names"]
+    for row, mask in zip(rows, expected["masks"], strict=True):
+        assert coco_masks.area(row["segmentation"]) == int(mask.sum())
+    assert len((tmp_path / "boxes.csv").read_text().splitlines()) == len(rows) + 1
+    assert (tmp_path / "pictures/photo.jpg").exists()
+
+
+@pytest.mark.parametrize("name", [BOXES, MASKS])
+def test_its_onnx_file_gives_what_it_gives(
+    folders: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    detector = Detector.load(name, weights=folders[name])
+    side = DETECTORS[name].image_size
+
+    parity = detector.export_onnx(tmp_path / "model.onnx")
+
+    assert parity is not None
+    assert parity.compared > 0
+    assert parity.unmatched == 0
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(5))
+    names = [output.name for output in session.get_outputs()]
+    outputs = dict(zip(names, session.run(None, {"image": image.numpy()}), strict=True))
+    with torch.no_grad():
+        [expected] = detector(image)
+    if name == MASKS:
+        expected["masks"] = expected["masks"].sigmoid()
+    assert set(outputs) == set(expected)
+    for key, value in expected.items():
+        np.testing.assert_allclose(outputs[key], value.numpy(), atol=1e-4, err_msg=key)
+
+
+def refused(name: str, weights: Path) -> str:
+    """Why a file is refused; nothing is written next to it."""
+    before = sorted(weights.parent.rglob("*"))
+    with pytest.raises(CheckpointError) as error:
+        load_published(name, weights=weights)
+    assert sorted(weights.parent.rglob("*")) == before
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_other_files_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    state = load_file(folders[BOXES] / "model.safetensors")
+    whole = (folders[BOXES] / "model.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    torch.save(state, tmp_path / "pickle.pth")
+    (tmp_path / "text.safetensors").write_text("no weights")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/config.json").write_text("{}")
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange/config.json").write_text("[1")
+    (tmp_path / "strange/model.safetensors").write_bytes(whole)
+    reduced = {**state}
+    del reduced["class_embed.bias"]
+    save_file({**reduced, "more": torch.zeros(1)}, tmp_path / "other.safetensors")
+    save_file({**state, "class_embed.bias": torch.zeros(3)}, tmp_path / "shape.safetensors")
+
+    assert "incomplete" in refused(BOXES, tmp_path / "cut.safetensors")
+    assert "is no .safetensors file" in refused(BOXES, tmp_path / "pickle.pth")
+    assert "cannot be read as weights" in refused(BOXES, tmp_path / "text.safetensors")
+    assert "has no model.safetensors" in refused(BOXES, tmp_path / "folder")
+    assert "not valid JSON" in refused(BOXES, tmp_path / "strange")
+    assert "is not a file" in refused(BOXES, tmp_path / "nothing.safetensors")
+    message = refused(BOXES, tmp_path / "other.safetensors")
+    assert "lacks class_embed.bias, and holds" in message
+    assert "class_embed.bias of shape (3,), where (91,)" in refused(
+        BOXES, tmp_path / "shape.safetensors"
+    )
+    assert "holds" in refused(BOXES, folders[MASKS] / "model.safetensors")
+
+
+def test_a_name_and_its_options_have_to_fit(folders: dict[str, Path]) -> None:
+    with pytest.raises(CheckpointError, match="Did you mean 'rf_detr_small'"):
+        load_published("rf_detr_smal")
+    with pytest.raises(CheckpointError, match="leave one of them out"):
+        load_published(BOXES, weights=folders[BOXES], revision="main")
+    with pytest.raises(CheckpointError, match="is not the name of one"):
+        Detector.load(folders[BOXES], weights=folders[BOXES])
+
+
+def test_without_a_network_one_sentence_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def unreachable(*_: object, **__: object) -> str:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
+
+    with pytest.raises(CheckpointError, match=r"Roboflow/rf-detr-nano .*--weights FILE") as error:
+        load_published(BOXES)
+
+    assert "\n" not in str(error.value)
+
+
+def test_a_fetched_model_is_that_of_the_repository(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = []
+
+    def fetch(repo_id: str, name: str, *, revision: str | None) -> str:
+        asked.append((repo_id, name, revision))
+        return str(folders[BOXES] / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+
+    checkpoint = load_published(BOXES, revision="v1")
+
+    assert asked == [
+        ("Roboflow/rf-detr-nano", "config.json", "v1"),
+        ("Roboflow/rf-detr-nano", "model.safetensors", "v1"),
+    ]
+    assert "the terms of Apache-2.0 hold" in caplog.text
+    assert checkpoint.meta["extra"]["url"].startswith("https://huggingface.co/Roboflow/")
+
+
+def test_an_old_transformers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+
+    monkeypatch.setattr(transformers, "__version__", "5.1.0")
+    monkeypatch.delitem(sys.modules, "dinoneck.detection.rf_detr")
+    monkeypatch.setitem(sys.modules, "transformers", types.ModuleType("transformers"))
+    monkeypatch.setattr(sys.modules["transformers"], "__version__", "5.1.0", raising=False)
+
+    with pytest.raises(ImportError, match=r"from version 5\.9 on, and 5\.1\.0 is installed"):
+        importlib.import_module("dinoneck.detection.rf_detr")
