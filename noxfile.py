@@ -4,7 +4,8 @@ uv resolves both ends from ``pyproject.toml``: *oldest* takes the lowest release
 dependency that has a wheel for the Python, *newest* the highest. Interpreters are found on the
 machine; those that are missing are left out. Each cell writes its row of
 ``benchmarks/results/matrix.json``, of which the page's table is made. Rows of another version of
-dinoneck are dropped.
+dinoneck are dropped. ``nox -s without_openvino`` runs the tests of backbones and of the command
+line without the extra ``fast``.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ nox.options.error_on_missing_interpreters = False
 PYTHONS = ("3.11", "3.12", "3.13")
 RESOLUTIONS = {"oldest": "lowest-direct", "newest": "highest"}
 STORED = "tests/docs/test_measured_pages.py::test_the_matrix_is_of_the_supported_pythons_and_without_a_failure"
+RUNTIME_TESTS = ("tests/unit/backbones", "tests/unit/cli")
 SHOWN = ("torch", "torchvision", "timm", "transformers", "numpy", "huggingface_hub", "onnxruntime")
 
 
@@ -35,28 +37,7 @@ SHOWN = ("torch", "torchvision", "timm", "transformers", "numpy", "huggingface_h
 @nox.parametrize("dependencies", tuple(RESOLUTIONS))
 def matrix(session: nox.Session, dependencies: str) -> None:
     """Install one end of the supported versions and run the quick tier; arguments after -- go to pytest."""
-    wanted = Path(session.create_tmp()) / f"{dependencies}.txt"
-    python = str(Path(session.bin) / "python")
-    session.run(
-        "uv",
-        "pip",
-        "compile",
-        "pyproject.toml",
-        "--extra",
-        "test",
-        "--quiet",
-        "--only-binary",
-        ":all:",
-        "--resolution",
-        RESOLUTIONS[dependencies],
-        "--python",
-        python,
-        "--output-file",
-        str(wanted),
-        external=True,
-    )
-    session.install("--requirement", str(wanted))
-    session.install("--no-deps", "--editable", ".")
+    requirements = install(session, dependencies)
     report = Path(session.create_tmp(), f"{dependencies}.xml").resolve()
     # the stored table is judged once every cell has written its row
     session.run(
@@ -73,7 +54,7 @@ def matrix(session: nox.Session, dependencies: str) -> None:
         env={"OMP_NUM_THREADS": "1"},
         success_codes=[0, 1],
     )
-    found, name = versions(wanted), f"Python {session.python}, {dependencies}"
+    found, name = versions(requirements), f"Python {session.python}, {dependencies}"
     row = {library: found[library] for library in SHOWN} | counts(report)
     machine = {
         "cpu": platform.machine(),
@@ -97,6 +78,52 @@ def matrix(session: nox.Session, dependencies: str) -> None:
     )
     if row["failed"]:
         session.error(f"{name}: {row['failed']} tests failed")
+
+
+def install(session: nox.Session, dependencies: str) -> Path:
+    """Install dinoneck with one end of the supported versions; return the file that names them."""
+    requirements = Path(session.create_tmp()) / f"{dependencies}.txt"
+    python = str(Path(session.bin) / "python")
+    session.run(
+        "uv",
+        "pip",
+        "compile",
+        "pyproject.toml",
+        "--extra",
+        "test",
+        "--quiet",
+        "--only-binary",
+        ":all:",
+        "--resolution",
+        RESOLUTIONS[dependencies],
+        "--python",
+        python,
+        "--output-file",
+        str(requirements),
+        external=True,
+    )
+    session.install("--requirement", str(requirements))
+    session.install("--no-deps", "--editable", ".")
+    return requirements
+
+
+@nox.session(python=PYTHONS[:1])
+def without_openvino(session: nox.Session) -> None:
+    """Run the tests of backbones and of the command line where the extra ``fast`` is not installed."""
+    install(session, "newest")
+    python = str(Path(session.bin) / "python")
+    session.run("uv", "pip", "uninstall", "--python", python, "openvino", external=True)
+    session.run(
+        "python",
+        "-m",
+        "pytest",
+        "-n",
+        "2",
+        "-m",
+        "not slow",
+        *(session.posargs or RUNTIME_TESTS),
+        env={"OMP_NUM_THREADS": "1"},
+    )
 
 
 def counts(report: Path) -> dict[str, int]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import re
 import shlex
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +32,8 @@ NAMES = (
     "gpu",
     "service",
     "parity",
+    "runtimes",
+    "runtime_scores",
     "evidence",
 )
 SHORT_ROUNDS = 2
@@ -74,12 +78,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     without_folders = [re.sub(r"(?<![^=])/.*/", "", word) for word in words]
     command = shlex.join(["python", "-m", "benchmarks", *without_folders])
 
-    tables = {}
-    for title, table in module.measure(options):
-        tables[title] = table
-        print(f"**{title}**\n\n{markdown(table)}\n", flush=True)
-        # after each table, so that it is kept if a later one fails
-        write(path, name, command, machine(options.device), tables)
+    with tempfile.TemporaryDirectory() as cache:
+        # what earlier runs kept there would not be computed again
+        os.environ["DINONECK_CACHE"] = cache
+        for title, table in module.measure(options):
+            print(f"**{title}**\n\n{markdown(table)}\n", flush=True)
+            # after each table, so that it is kept if a later one fails, and with its own threads
+            write(path, name, command, machine(options.device), {title: table})
 
 
 if __name__ == "__main__":

@@ -1,19 +1,23 @@
 """From a JPEG to a tensor and to predictions, next to a script of PIL, torchvision and timm.
 
-    python -m benchmarks images [--image FILE] [--batch 32] [--rounds 7]
+    python -m benchmarks images [--image FILE] [--batch 32] [--rounds 7] [--only PART]
 
 Both sides resize to 224 x 224 px and run ViT-S with the same seeded random weights; the script
 keeps PIL's bicubic resize of timm's configuration. Images are generated, of 12 and of 2 megapixels,
 unless FILE is given. Ratios are of the wall clock, with one thread of torch and with one per core.
 dinoneck decodes in one thread per core either way.
+
+PART is script, or runtimes: predictions of generated images in every runtime and precision, with
+one and two threads.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +26,17 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
+from benchmarks import runtime_speed
 from benchmarks.measure import Row, Variants, ratios, turns
-from dinoneck import PatchMeanHead, Predictor, Task, load_backbone, save_head
+from benchmarks.runtime_speed import (
+    SETTINGS,
+    Setting,
+    Work,
+    backbones_of,
+    fastest_products,
+    operations_of,
+)
+from dinoneck import Backbone, PatchMeanHead, Predictor, Task, load_backbone, save_head
 from dinoneck.data import Preprocessing
 
 ROUNDS = 7
@@ -31,6 +44,8 @@ SIZE = (224, 224)  # of the images that the model gets: height, width
 GRID = (14, 14)  # patches of 16 px of such an image
 SIDES = ((4000, 3000), (1632, 1224))  # of the files: width, height
 PEER = "plain script"
+THREADS = (1, 2)  # of torch and OpenVINO, for the runtimes
+PARTS = ("script", "runtimes")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +76,22 @@ def script_of(preprocess: Preprocessing) -> transforms.Compose:
     )
 
 
+def prediction_script(
+    model: Any, prepare: transforms.Compose, head: PatchMeanHead
+) -> Callable[[Sequence[Path]], torch.Tensor]:
+    """Return what a user writes by hand to predict from files."""
+
+    @torch.inference_mode()
+    def script(paths: Sequence[Path]) -> torch.Tensor:
+        images = torch.stack([prepare(Image.open(path).convert("RGB")) for path in paths])
+        patches = model.forward_features(images)[:, model.num_prefix_tokens :]
+        maps = patches.unflatten(1, GRID).permute(0, 3, 1, 2)
+        mass: torch.Tensor = head(maps)["mass"]
+        return mass
+
+    return script
+
+
 def variants_of(image: Path, folder: Path, batch: int) -> dict[str, Variants]:
     """Return the variants of every row."""
     backbone = load_backbone("vit_small_patch16_dinov3", pretrained=False, seed=0)
@@ -73,14 +104,7 @@ def variants_of(image: Path, folder: Path, batch: int) -> dict[str, Variants]:
     save_head(head_file, head, backbone=backbone, preprocess=preprocess)
     predictor = Predictor(head_file, backbone)
 
-    @torch.inference_mode()
-    def script(paths: Sequence[Path]) -> torch.Tensor:
-        images = torch.stack([prepare(Image.open(path).convert("RGB")) for path in paths])
-        patches = model.forward_features(images)[:, model.num_prefix_tokens :]
-        maps = patches.unflatten(1, GRID).permute(0, 3, 1, 2)
-        mass: torch.Tensor = head(maps)["mass"]
-        return mass
-
+    script = prediction_script(model, prepare, head)
     many = [image] * batch
     return {
         "JPEG to tensor": {
@@ -100,6 +124,15 @@ def variants_of(image: Path, folder: Path, batch: int) -> dict[str, Variants]:
 
 
 def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]:
+    """Yield a table per size of image and number of threads, then those of the runtimes."""
+    parts = options.only or PARTS
+    if "script" in parts:
+        yield from measure_script(options)
+    if "runtimes" in parts:
+        yield from measure_runtimes(options)
+
+
+def measure_script(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]:
     """Yield a table per size of image and number of threads."""
     sides = SIDES
     if options.short:
@@ -129,3 +162,43 @@ def ratios_to_script(variants: dict[str, Variants], rounds: int) -> dict[str, Ro
             if variant != PEER:
                 table[f"{title}: {variant}"] = row
     return table
+
+
+def measure_runtimes(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]:
+    """Yield the fastest products, and a table per size of image and number of threads."""
+    table, peaks = fastest_products()
+    yield "products of matrices, 1 threads", table
+    backbones = backbones_of("vit_small_patch16_dinov3")
+    batch = 2 if options.short else options.batch
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        large, small = SIDES
+        image_sets = {
+            f"{batch} images of 2 megapixels": [generated(folder / "2.jpg", *small)] * batch
+        }
+        if not options.short:
+            image_sets["one image of 12 megapixels"] = [generated(folder / "12.jpg", *large)]
+        for title, paths in image_sets.items():
+            works = works_of(backbones, paths, folder)
+            for threads in THREADS:
+                torch.set_num_threads(threads)
+                rows = runtime_speed.compare(works, peaks, peer=PEER, rounds=options.rounds)
+                yield f"runtimes, {title}, {threads} threads", rows
+
+
+def works_of(
+    backbones: Mapping[Setting, Backbone], paths: Sequence[Path], folder: Path
+) -> dict[str, Work]:
+    """Return the script and, for every runtime and precision, the predictor of a head."""
+    backbone = backbones[SETTINGS[0]]
+    preprocess = backbone.preprocess.changed(size=SIZE)
+    head = PatchMeanHead(backbone.embed_dim, [Task("mass")]).eval()
+    head_file = folder / "head.safetensors"
+    save_head(head_file, head, backbone=backbone, preprocess=preprocess)
+    script = prediction_script(backbone.adapter.model, script_of(preprocess), head)
+    operations = len(paths) * operations_of(backbone, SIZE)
+    works = {PEER: Work(functools.partial(script, paths), operations, torch.float32)}
+    for setting, setting_backbone in backbones.items():
+        predictor = Predictor(head_file, setting_backbone)
+        works[setting.title] = Work(functools.partial(predictor, paths), operations, setting.dtype)
+    return works

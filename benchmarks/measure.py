@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import random
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -83,6 +84,37 @@ def turns(
                 before()
             seconds[name].append(timer(variants[name]))
     return seconds
+
+
+class Clock(NamedTuple):
+    """What a clock says of variants that took turns.
+
+    Attributes:
+        first: the seconds of every variant's first run, the warm-up.
+        seconds: those of every round after it.
+    """
+
+    first: dict[str, float]
+    seconds: dict[str, list[float]]
+
+
+def turns_by_both_clocks(variants: Variants, *, rounds: int) -> tuple[Clock, Clock]:
+    """Return what the wall clock and the CPU time of the process say of the same runs."""
+    by_wall_clock: dict[str, list[float]] = {name: [] for name in variants}
+    by_cpu_time: dict[str, list[float]] = {name: [] for name in variants}
+
+    def run(name: str) -> None:
+        wall_seconds = wall(lambda: by_cpu_time[name].append(cpu(variants[name])))
+        by_wall_clock[name].append(wall_seconds)
+
+    turns({name: functools.partial(run, name) for name in variants}, rounds=rounds)
+    return _after_first(by_wall_clock), _after_first(by_cpu_time)
+
+
+def _after_first(seconds: Mapping[str, list[float]]) -> Clock:
+    first = {name: times[0] for name, times in seconds.items()}
+    others = {name: times[1:] for name, times in seconds.items()}
+    return Clock(first, others)
 
 
 def ratios(seconds: Mapping[str, list[float]], peer: str, label: str = "× peer") -> dict[str, Row]:

@@ -1,14 +1,16 @@
-"""Label files of 100,000 entries to images and targets: ``python -m benchmarks reading``.
+"""Label files of 100,000 entries and a head file of 100 MB: ``python -m benchmarks reading``.
 
 Each kind of file has a function of its own, which :func:`measure` calls. Each variant runs in a
 process of its own, which waits while the others are measured. ``--against FOLDER`` adds the code of
-another checkout, such as ``git archive 3ff49b8a src | tar -x -C FOLDER`` makes it.
+another checkout, such as ``git archive 3ff49b8a src | tar -x -C FOLDER`` makes it. The head file is
+read in this process, next to what a script does and to the hash alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import json
 import math
 import os
@@ -21,7 +23,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Row, ratios, turns
+from safetensors.torch import load_file
+
+from benchmarks.measure import Row, cpu, ratios, turns
+from dinoneck import PatchMeanHead, Task, load_head, save_head
 
 ROUNDS = 9
 ROWS = 100_000
@@ -39,6 +44,13 @@ NUM_CLASSES = 20
 HEIGHT = 480
 WIDTH = 640
 CORNERS_OF_OUTLINES = 20
+# variants of head files
+SCRIPT = "load_file and load_state_dict"
+HEAD = "load_head"
+HASH = "SHA-256 of the bytes"
+WIDTH_OF_TOKENS = 1024
+HIDDEN_OF_100_MB = 25_000
+HIDDEN_IN_SHORT = 250
 # what separates the cells, and the decimal mark
 LAYOUTS = {"commas": (",", "."), "semicolons and decimal commas": (";", ",")}
 # read the file whose name is on a line, and answer with CPU seconds and sums of what was read
@@ -153,6 +165,36 @@ def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]
     """Yield the rows of every kind of label file."""
     yield "CSV tables", tables(options)
     yield "COCO files", coco_files(options)
+    yield "head files", head_files(options)
+
+
+def head_files(options: argparse.Namespace) -> dict[str, Row]:
+    """Return the CPU time of loading a head of 100 MB, next to a script that checks nothing.
+
+    ``load_head`` compares the SHA-256 of the bytes, whose time is a row of its own, and checks that
+    every number is finite.
+    """
+    hidden_dim = HIDDEN_IN_SHORT if options.short else HIDDEN_OF_100_MB
+
+    def build() -> PatchMeanHead:
+        return PatchMeanHead(WIDTH_OF_TOKENS, [Task("mass")], hidden_dim=hidden_dim)
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "head.safetensors")
+        save_head(path, build())
+        content = path.read_bytes()
+
+        def load_by_script() -> None:
+            head = build()
+            head.load_state_dict(load_file(path))
+
+        variants: dict[str, Callable[[], Any]] = {
+            SCRIPT: load_by_script,
+            HEAD: lambda: load_head(path),
+            HASH: lambda: hashlib.sha256(content).digest(),
+        }
+        seconds = turns(variants, rounds=options.rounds, timer=cpu)
+    return ratios(seconds, SCRIPT, f"× {SCRIPT}")
 
 
 def tables(options: argparse.Namespace) -> dict[str, Row]:

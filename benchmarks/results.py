@@ -25,13 +25,15 @@ RESULTS = Path(__file__).with_name("results")
 TRAINED = ("heads", "necks", "layers", "losses", "training")
 SOURCES = {  # benchmark -> folders and files of src/dinoneck
     "images": ("backbones", "data", "inference"),
-    "reading": ("data",),
+    "reading": ("checkpoint", "data"),
     "extraction": ("backbones", "data", "store"),
     "training_loop": ("heads", "layers", "losses", "training"),
     "store": ("store",),
     "speed": ("backbones", "heads", "interop", "layers", "necks", "points", "tokens.py"),
     "service": ("serve", "inference"),
     "parity": ("backbones", "export", "heads", "necks", "published"),
+    "runtimes": ("backbones",),
+    "runtime_scores": ("backbones",),
     "matrix": (".",),
     "evidence": ("backbones", "data", "detection", "interop", "points", *TRAINED),
 }

@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # also for processes that tests start
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# of commands, whose default would choose by the time that it measures
+os.environ["DINONECK_RUNTIME"] = "torch"
 # no pool of compiler processes next to the tests' own workers
 os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 # each worker its own
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="dinoneck-compiled-")
-# indexes of stores that are only read
+# indexes of stores that are only read, and compiled programs of backbones
+os.environ.pop("DINONECK_CACHE", None)
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="dinoneck-cache-")
 
 import torch

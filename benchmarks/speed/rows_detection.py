@@ -33,6 +33,7 @@ def sta_simple(setting: Setting) -> dict[str, Variant]:
     for name in ("p8.weight", "p16.weight"):
         state[name] = state[name].flatten(1)
     neck.load_state_dict(state)
+    converted = copy.deepcopy(neck).to(memory_format=torch.channels_last)
 
     tokens = setting.tokens()
     layers = tokens.sequence
@@ -47,6 +48,9 @@ def sta_simple(setting: Setting) -> dict[str, Variant]:
         ),
         "plain pyramid, layout fixed": Variant("fixed", lambda: run(fixed, nhwc), fixed, layers),
         "STAPyramid": Variant("ours", lambda: neck(tokens).maps, neck, layers),
+        "STAPyramid, channels-last weights": Variant(
+            "option", lambda: converted(tokens).maps, converted, layers
+        ),
         "STAPyramid, bilinear": Variant(
             "option", lambda: bilinear(tokens).maps, bilinear, layers, same=False
         ),

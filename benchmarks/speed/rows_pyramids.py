@@ -30,6 +30,7 @@ def three_forms(setting: Setting, linear: bool) -> tuple[ViTFPN, PlainFPN, Plain
 def vit_fpn(setting: Setting, linear: bool = True) -> dict[str, Variant]:
     """P2, P3, P4 of groups of layers; linear: without norm and activation."""
     neck, published, fixed = three_forms(setting, linear)
+    converted = copy.deepcopy(neck).to(memory_format=torch.channels_last)
     tokens = setting.tokens()
     layers = tokens.sequence
 
@@ -40,6 +41,9 @@ def vit_fpn(setting: Setting, linear: bool = True) -> dict[str, Variant]:
         "as published": Variant("published", lambda: published(tokens), published, layers),
         "layout fixed": Variant("fixed", lambda: fixed(tokens), fixed, layers),
         "ViTFPN": Variant("ours", lambda: neck(tokens).maps, neck, layers),
+        "ViTFPN, channels-last weights": Variant(
+            "option", lambda: converted(tokens).maps, converted, layers
+        ),
         "ViTFPN in torch.utils.checkpoint": Variant("option", checkpointed, neck, layers),
     }
 

@@ -35,6 +35,7 @@ def write_whole(
     path: str | os.PathLike[str],
     chunks: bytes | Iterable[bytes | memoryview],
     check: Callable[[Path], object] | None = None,
+    mode: int = 0o666,
 ) -> None:
     """Write ``chunks`` to ``path`` so that the file appears whole or not at all.
 
@@ -46,17 +47,18 @@ def write_whole(
         path: the file to write; its folder must exist.
         chunks: the content, in one piece or several.
         check: called with the finished temporary file; what it raises keeps the old file in place.
+        mode: permission bits of a new file, less those that the process does not give (umask).
 
     Raises:
         OSError: if the folder is missing or not writable, the disk is full, ``path`` is a folder,
             device, pipe or write-protected, or the file system does not rename.
     """
     target = Path(os.path.realpath(path))
-    mode = check_target(target)
+    old_mode = check_target(target)
     _clear_stale(target)
     temporary = target.parent / f"{_stem(target)}.{secrets.token_hex(8)}{_MARK}"
     descriptor = os.open(
-        temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode
+        temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode if old_mode is None else old_mode
     )
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -66,10 +68,10 @@ def write_whole(
             os.fsync(file.fileno())
         if check is not None:
             check(temporary)
-        if mode is not None:
+        if old_mode is not None:
             # without bits they are those it was made with: never more than before
             with contextlib.suppress(OSError):
-                temporary.chmod(mode)
+                temporary.chmod(old_mode)
         _rename(temporary, target)
     except BaseException as error:
         with contextlib.suppress(OSError):

@@ -8,19 +8,30 @@ from __future__ import annotations
 import importlib
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from packaging.requirements import Requirement
 
-from dinoneck.text import first_line
+from dinoneck.text import counted, first_line
 from dinoneck.version import __version__
+
+if TYPE_CHECKING:
+    import torch
 
 # package -> the module that it installs, where the names differ in more than "-" and "_"
 _MODULES = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn", "spconv-cu126": "spconv"}
 _FOR_DEVELOPERS = {"all", "bench", "dev", "docs", "lint", "test"}
+
+
+# what is timed: a few seconds in all
+_MEASURED_BACKBONE = "vit_small_patch16_dinov3"
+_MEASURED_BLOCKS = 4
+_MEASURED_IMAGES = 4
+_MEASURED_PIXELS = 224
+_MEASURED_ROUNDS = 5
 
 
 class Finding(NamedTuple):
@@ -42,7 +53,16 @@ class Finding(NamedTuple):
 
 def checkup() -> Iterator[Finding]:
     """Yield the result of every check; an error in one does not stop the others."""
-    for check in (_system, _packages, _device, _head):
+    yield from _run_checks(_system, _packages, _device, _runtime, _head)
+
+
+def measure() -> Iterator[Finding]:
+    """Yield how many times as fast as torch OpenVINO runs blocks of a small ViT here, per precision."""
+    yield from _run_checks(_gain)
+
+
+def _run_checks(*checks: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    for check in checks:
         try:
             yield from check()
         except Exception as error:
@@ -95,13 +115,23 @@ def _package(needed: Requirement, extra: str) -> Finding:
         return Finding(name, state_if_not_usable, text, remedy)
     module = _MODULES.get(needed.name.lower(), needed.name.replace("-", "_"))
     try:
-        importlib.import_module(module)  # noqa: TID251
+        _import(module)
     # a binary that was built for another version of torch raises anything
     except (Exception, SystemExit) as error:
         text = f"{version}, and its import fails: {type(error).__name__}: {first_line(error)}"
         remedy = f"pip install --upgrade --force-reinstall torch {needed.name}"
         return Finding(name, "broken", text, remedy)
     return Finding(name, "ok", version)
+
+
+def _import(module: str) -> None:
+    """Import a module; OpenVINO's as dinoneck does, so that it reports nothing."""
+    if module == "openvino":
+        from dinoneck.backbones import openvino
+
+        openvino.library()
+    else:
+        importlib.import_module(module)  # noqa: TID251
 
 
 def _device() -> Iterator[Finding]:
@@ -121,6 +151,90 @@ def _device() -> Iterator[Finding]:
         text = f"this torch is built without CUDA; MPS is available: {has_mps}"
         remedy = "for an NVIDIA GPU, install a torch that is built for CUDA"
         yield Finding("cuda", "note", text, remedy)
+
+
+def _runtime() -> Iterator[Finding]:
+    """What computes the tokens of frozen backbones on the CPU, and the folder of its programs."""
+    from dinoneck.backbones import openvino
+    from dinoneck.backbones.program_files import LARGEST_CACHE_BYTES, program_folder
+
+    if openvino.is_installed():
+        version = metadata.version("openvino")
+        text = f"OpenVINO {version}, where it is faster than torch ('dinoneck doctor --measure')"
+        yield Finding("runtime", "ok", text)
+    else:
+        text = "torch; openvino, which may be several times as fast on a CPU, is not installed"
+        yield Finding("runtime", "note", text, "pip install 'dinoneck[fast]'")
+    folder = program_folder()
+    if folder is None:
+        text = "none: there is no home folder, so programs are compiled in every process"
+        remedy = "set DINONECK_CACHE to a folder that can be written"
+        yield Finding("program cache", "note", text, remedy)
+        return
+    size = folder.size()
+    text = (
+        f"{folder.path}: {counted(size.num_programs, 'file')}, {size.num_bytes / 1e6:.0f} MB of at "
+        f"most {LARGEST_CACHE_BYTES / 1e6:.0f} MB"
+    )
+    if folder.is_usable():
+        yield Finding("program cache", "ok", text)
+    else:
+        text = f"{text}; it is not used, because it is not yours alone"
+        remedy = f"chmod go-w {folder.path}, or set DINONECK_CACHE to a folder of yours"
+        yield Finding("program cache", "note", text, remedy)
+
+
+def _gain() -> Iterator[Finding]:
+    """Time both precisions in OpenVINO and in torch."""
+    import torch
+
+    from dinoneck.backbones import openvino
+
+    if openvino.is_installed():
+        yield _gain_in(torch.float32)
+        yield _gain_in(torch.bfloat16)
+    else:
+        text = "openvino is not installed"
+        yield Finding("measured", "missing", text, "pip install 'dinoneck[fast]'")
+
+
+def _gain_in(dtype: torch.dtype) -> Finding:
+    """Compile blocks of a small ViT, and time them in turns with torch."""
+    import torch
+
+    from dinoneck import load_backbone
+    from dinoneck.backbones import openvino
+    from dinoneck.backbones.program_costs import timed
+    from dinoneck.dtypes import dtype_name
+
+    backbone = load_backbone(
+        _MEASURED_BACKBONE, pretrained=False, seed=0, layers=[_MEASURED_BLOCKS - 1], dtype=dtype
+    )
+    num_threads = torch.get_num_threads()
+    program, compile_seconds = timed(
+        lambda: openvino.compile_program(
+            backbone.adapter,
+            (_MEASURED_PIXELS, _MEASURED_PIXELS),
+            layers=backbone.layers,
+            norm=backbone.norm,
+            num_threads=num_threads,
+        )
+    )
+    images = torch.zeros(_MEASURED_IMAGES, 3, _MEASURED_PIXELS, _MEASURED_PIXELS)
+    torch_times = []
+    program_times = []
+    for _ in range(_MEASURED_ROUNDS):
+        torch_times.append(timed(lambda: backbone(images))[1])
+        program_times.append(timed(lambda: program(images))[1])
+    torch_seconds = min(torch_times)
+    program_seconds = min(program_times)
+    text = (
+        f"OpenVINO is {torch_seconds / program_seconds:.2f} x as fast as torch: {_MEASURED_BLOCKS} "
+        f"blocks of a ViT-S on {_MEASURED_IMAGES} images of {_MEASURED_PIXELS} x "
+        f"{_MEASURED_PIXELS} px take {program_seconds:.3f} s and {torch_seconds:.3f} s with "
+        f"{counted(num_threads, 'thread')}; compiling took {compile_seconds:.1f} s"
+    )
+    return Finding(f"measured in {dtype_name(dtype)}", "ok", text)
 
 
 def _head() -> Iterator[Finding]:

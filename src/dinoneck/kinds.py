@@ -28,6 +28,12 @@ PROBABILITY_KINDS: tuple[Kind, ...] = (*CATEGORICAL_KINDS, "ratio")
 POOLED_KINDS: tuple[Kind, ...] = ("regression", "ratio", *CLASS_KINDS)
 """Kinds that a head without maps predicts, from one vector of an image."""
 
+# how a backbone computes tokens
+Runtime = Literal["torch", "openvino", "auto"]
+"""What computes the tokens of a frozen backbone; those of :data:`dinoneck.backbones.runtime.RUNTIMES`."""
+Precision = Literal["float32", "bfloat16"]
+"""The dtype of a backbone's weights and tokens, of those that every runtime computes in."""
+
 # what predicts in a training of numbers, classes and masks
 Method = Literal["head", "linear", "average"]
 """The head, its linear baseline, or the average of both."""

@@ -39,6 +39,7 @@ class Side:
     def variables(self, cache: Path) -> dict[str, str]:
         """Return the environment variables of its processes; what they cache goes to a folder."""
         return os.environ | {
+            "DINONECK_RUNTIME": "torch",
             "PYTHONPATH": os.pathsep.join(map(str, self.search_path)),
             "PYTHONNOUSERSITE": "1",
             "PYTHONHASHSEED": "0",

@@ -25,9 +25,26 @@ Groups = Mapping[str, Any]
 
 
 def train(settings: Groups, out: Path, table: Any = None) -> Mapping[str, Any]:
-    """Train heads of images; return the report."""
+    """Train heads of images that predict with the head, unless the settings say otherwise; return the report."""
+    if hasattr(training.TrainConfig(), "predict_with") and "with_ridge" not in settings:
+        settings = {**settings, "predict_with": "head"}  # in 0.3 always; now of a named head
     config = training.TrainConfig.from_dict(settings)
     return training.train(config, out, table=table)
+
+
+def with_present_names(plain: Any) -> Any:
+    """Return the plain form of a run with the present name of the average of head and linear baseline."""
+    if isinstance(plain, dict):
+        present = {}
+        for key, value in plain.items():
+            name = "average" if key == "head + linear" else key
+            present[name] = with_present_names(value)
+        return present
+    if isinstance(plain, list):
+        return [with_present_names(value) for value in plain]
+    if isinstance(plain, str):
+        return plain.replace("(head + linear)", "(average)")
+    return plain
 
 
 def train_instances(settings: Groups, out: Path) -> Mapping[str, Any]:

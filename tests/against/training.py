@@ -12,7 +12,7 @@ from dinoneck.data import Pasture
 from tests.against.canonical import canonical, canonical_folder
 from tests.against.left_out import REPORT
 from tests.against.material import write_meadow
-from tests.against.this_version import run_command, train
+from tests.against.this_version import run_command, train, with_present_names
 
 BACKBONE = {"name": "dinoneck_tiny", "random": True}
 MASSES = ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g", "GDM_g", "Dry_Total_g")
@@ -111,7 +111,7 @@ def with_meadow(settings: Mapping[str, Any], table: Path) -> dict[str, Any]:
 def results(report: Mapping[str, Any], run: Path, folder: Path) -> dict[str, Any]:
     """Return what a run returned and wrote."""
     returned = canonical(report, folder, left_out=REPORT)
-    return {"report": returned, "files": canonical_folder(run, folder)}
+    return with_present_names({"report": returned, "files": canonical_folder(run, folder)})
 
 
 def run_on_meadow(name: str, folder: Path) -> dict[str, Any]:
@@ -142,7 +142,8 @@ def compare_heads(folder: Path) -> dict[str, Any]:
     out = ["--out", str(folder / "run")]
     heads = ["--heads", "patch_mean", "fpn"]
     ran = run_command(["train", *data, *backbone, *options, *out, *heads])
-    return {"exit": ran.code, "files": canonical_folder(folder / "run", folder)}
+    files = canonical_folder(folder / "run", folder)
+    return with_present_names({"exit": ran.code, "files": files})
 
 
 def evaluate_two_runs(folder: Path) -> Any:

@@ -16,6 +16,8 @@ from benchmarks.__main__ import NAMES
 from benchmarks.results import MARK, RESULTS, SOURCES, filled, read
 from tests.house.source import ROOT, SOURCE
 
+from dinoneck.backbones.known import KNOWN
+
 PAGES = [page for page in sorted((ROOT / "docs").rglob("*.md")) if MARK.search(page.read_text())]
 
 
@@ -75,6 +77,46 @@ def test_stored_logits_of_published_heads_are_within_their_bounds() -> None:
             0 < value <= bound == row["bound"] for row in rows.values() for value in row.values()
         ), title
     assert sum(name.endswith("transformers") for name in tables["published heads, float64"]) == 5
+
+
+def test_stored_tokens_of_openvino_are_those_of_torch() -> None:
+    """For every published architecture; in bfloat16 as near to float32 as torch's."""
+    stored = RESULTS / "runtimes.json"
+    if not stored.exists():
+        pytest.skip("not measured yet: python -m benchmarks runtimes")
+    tables = read(stored)
+    names = [f"`{architecture.name}`" for architecture in KNOWN]
+    assert [*tables["architectures of timm"]["rows"]] == names
+    for title, table in tables.items():
+        if not title.startswith("architectures"):
+            continue
+        for name, row in table["rows"].items():
+            assert row["float32: layer"] <= 1e-4, name
+            assert row["token"] <= 1e-3, name
+            bfloat16 = row["bfloat16: OpenVINO from float32, token"]
+            assert bfloat16 <= 2 * row["torch from float32, token"], name
+
+
+def test_stored_predictions_are_those_of_the_other_runtime() -> None:
+    stored = RESULTS / "runtime_scores.json"
+    if not stored.exists():
+        pytest.skip("not measured yet: python -m benchmarks runtime_scores")
+    for title in ("fields", "cells"):
+        rows = read(stored)[f"{title}, random weights"]["rows"]
+        for one, other in (("torch", "openvino"), ("openvino", "torch")):
+            row = rows[f"trained with {one}, float32; used with {other}, float32"]
+            assert 0 < row["largest difference"] <= 1e-4
+
+
+def test_the_speed_page_has_the_stored_gains_of_the_runtime() -> None:
+    text = " ".join((DOCS / "explanation" / "speed.md").read_text().split())
+    for dtype in ("float32", "bfloat16"):
+        gains = []
+        for stem in ("images", "extraction"):
+            for title, table in read(RESULTS / f"{stem}.json").items():
+                if title.startswith("runtimes, ") and title.endswith("1 threads"):
+                    gains.append(table["rows"][f"openvino, {dtype}"]["× by CPU time"])
+        assert f"{min(gains):.2f} to {max(gains):.2f} times as fast in {dtype}" in text
 
 
 def test_nothing_was_wrong_under_load() -> None:

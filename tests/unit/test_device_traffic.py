@@ -138,6 +138,14 @@ def test_a_training_step_is_one_copy_that_nothing_waits_for(
     assert events == {"to device": BATCHES, "read": 1, "wait": 1}
 
 
+def test_the_parts_of_a_step_wait_for_nothing_once_the_weights_of_losses_are_set(
+    stores: dict[str, FeatureStore],
+) -> None:
+    recipe = Recipe(batch_size=3, accumulate=2)
+    events = events_of_an_epoch(stores["fp16"], patch_mean(MASS, STATE), recipe, loss=uncertain)
+    assert events["wait"] == 1, "for the losses of the epoch"
+
+
 def test_the_scale_of_tokens_is_measured_on_the_device(stores: dict[str, FeatureStore]) -> None:
     counts = []
     for measures in (True, False):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
 from typing import Any
@@ -30,8 +30,6 @@ logger = logging.getLogger(__name__)
 
 # images in 0 ... 1 become 2.7 at most by ImageNet's mean and std; those in 0 ... 255 reach 255
 LARGEST_NORMALISED = 10.0
-CHANGED = ("modified", "merged")
-"""The kinds of weights that were trained since they were loaded, or that LoRA was merged into."""
 
 
 class Backbone(nn.Module):
@@ -57,7 +55,7 @@ class Backbone(nn.Module):
         embed_dim: channels of a token.
         depth: number of blocks.
         num_prefix_tokens: CLS and register tokens before the patches.
-        runtime: what computes the tokens of frozen weights: ``torch`` or ``openvino``, see
+        runtime: what computes the tokens of frozen weights: ``torch``, ``openvino`` or ``auto``, see
             :meth:`with_runtime`.
 
     Shape:
@@ -322,12 +320,13 @@ class Backbone(nn.Module):
     def _run(self, images: Tensor, *, is_frozen: bool) -> list[Tensor]:
         """Return the sequences (B, P + N, C) of all layers for images in the dtype of the weights.
 
-        Torch computes them while anything is trainable, in a graph that is traced or compiled, on
+        Torch computes them while anything is trainable or in training mode, in a graph that is traced or compiled, on
         the meta device and under autocast.
         """
         is_torch = (
-            self.runtime != "openvino"
+            self.runtime == "torch"
             or not is_frozen
+            or any(module.training for module in self.adapter.modules())
             or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
             or torch.compiler.is_compiling()
             or images.is_meta
@@ -336,13 +335,21 @@ class Backbone(nn.Module):
         if is_torch:
             sequence: list[Tensor] = self.adapter(images, self.layers, self.norm)
             return sequence
+        if self.runtime == "auto":
+            return self._programs.run_fastest(self.adapter, images, self.layers, self.norm)
         return self._programs.run(self.adapter, images, self.layers, self.norm)
 
     def with_runtime(self, runtime: RuntimeName) -> Backbone:
         """Return a backbone of the same weights (shared, not copied) whose tokens another runtime computes.
 
+        ``auto`` stays with torch until compiling a program takes less time than it saves on the
+        images of a size that :meth:`expect_images` has stated, and uses a program of the cache
+        folder where loading it pays. A program that is not faster, gives other tokens or cannot be
+        made is dropped; nothing is raised.
+
         ``openvino`` compiles a program of the frozen blocks for each size of images, at the first
-        batch of that size, and compares its tokens with torch's. In float32 they agree to 1e-4 of
+        batch of that size, and compares its tokens with torch's; it is kept in the cache folder
+        (``DINONECK_CACHE``). In float32 they agree to 1e-4 of
         the largest value of a layer and to 1e-3 of each token's length, in bfloat16 to 5e-2 and
         1e-1; ``Tokens.source`` is the same. It computes in the dtype of the weights, on the CPU,
         with as many threads as torch. What trains, is traced, compiled or under autocast runs in
@@ -352,12 +359,12 @@ class Backbone(nn.Module):
         do not agree.
 
         Args:
-            runtime: ``torch`` or ``openvino``.
+            runtime: ``torch``, ``openvino`` or ``auto``.
 
         Raises:
             ConfigError: for another runtime.
-            ImportError: naming the extra, if OpenVINO is not installed.
-            BackboneError: if OpenVINO does not compute in the dtype of the weights.
+            ImportError: naming the extra, if ``openvino`` is not installed.
+            BackboneError: if ``openvino`` does not compute in the dtype of the weights.
         """
         check_runtime(runtime)
         if runtime == "openvino":
@@ -365,6 +372,22 @@ class Backbone(nn.Module):
         other = self.with_layers(self.layers)
         other.runtime = runtime
         return other
+
+    def expect_images(self, counts: Mapping[tuple[int, int], int]) -> None:
+        """State how many images of each size are still to come, by which the runtime ``auto`` decides.
+
+        A statement replaces the one before, and holds for all backbones that share the weights
+        (:meth:`with_layers`, :meth:`with_runtime`). The numbers go down as images are computed. The
+        other runtimes take no notice.
+
+        Args:
+            counts: (height, width) in pixels, as the backbone gets the images -> how many; each
+                view of an image counts.
+
+        Raises:
+            ConfigError: if a number is negative.
+        """
+        self._programs.expect(counts)
 
     def with_layers(self, layers: int | Sequence[int] | None, norm: bool | None = None) -> Backbone:
         """Return a backbone of the same weights (shared, not copied) with other output layers.
@@ -401,7 +424,8 @@ class Backbone(nn.Module):
         present dtype; None on the meta device), and the LoRA weights if there are any. Weights that
         have changed since they were loaded are marked as modified. The licence is that of published
         weights; seeded random weights have none, and that of a file which has no name of published
-        weights is not known.
+        weights is not known. ``runtime`` is there where it is another one than torch; records are
+        never compared by it.
 
         The hashes are cached until a parameter moves or is written to; torch does not count writes
         through ``.data``.
@@ -415,6 +439,9 @@ class Backbone(nn.Module):
         fingerprint_entry = {}
         if dtype != "float32":  # in float32 the fingerprint follows from the hashes
             fingerprint_entry["fingerprint"] = hashes.fingerprint
+        runtime_entry = {}
+        if self.runtime != "torch":  # as in the records of 0.3, which have none
+            runtime_entry["runtime"] = self.runtime
         return {
             "name": self.name,
             "family": family,
@@ -434,6 +461,7 @@ class Backbone(nn.Module):
             "weights": self._origin(hashes),
             "weights_sha256": hashes.weights_sha256,
             **fingerprint_entry,
+            **runtime_entry,
             "license": self._licence(family),
         }
 
@@ -465,7 +493,7 @@ class Backbone(nn.Module):
 
     def _licence(self, family: str) -> str | None:
         """The licence of the weights; None of seeded random ones, and where it is not known."""
-        if unchanged_origin(self.weights)["kind"] == "seeded":
+        if weight_hashes.unchanged_origin(self.weights)["kind"] == "seeded":
             return None
         if not self.adapter.has_published_weights:
             return self.adapter.license
@@ -477,8 +505,8 @@ class Backbone(nn.Module):
         if not weight_hashes.is_comparable(self.adapter, hashes):  # on the meta device
             return origin
         if weight_hashes.is_original(self.adapter, hashes):
-            return unchanged_origin(origin)
-        if origin["kind"] in CHANGED:
+            return weight_hashes.unchanged_origin(origin)
+        if origin["kind"] in weight_hashes.CHANGED:
             return origin
         return {"kind": "modified", "base": origin}
 
@@ -519,13 +547,6 @@ class Backbone(nn.Module):
                 f"images hold values up to {images.abs().amax().item():g}; normalised ones stay "
                 f"within ±{LARGEST_NORMALISED:g}: use backbone.preprocess(images)"
             )
-
-
-def unchanged_origin(origin: dict[str, Any]) -> dict[str, Any]:
-    """Return where weights come from, without the notes that they were trained or merged since."""
-    while origin["kind"] in CHANGED:
-        origin = origin["base"]
-    return origin
 
 
 def checked_backbone(backbone: Backbone) -> Backbone:

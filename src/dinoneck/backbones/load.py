@@ -100,8 +100,9 @@ def load_backbone(
             library does it, or ``"official"``, as the dinov2 repository does it. They differ for
             DINOv2 without registers at sizes other than 518 x 518, by several percent of the
             features at 224 x 224.
-        runtime: what computes the tokens of frozen weights: ``"torch"``, or ``"openvino"`` (extra
-            ``[fast]``), which is faster on CPUs, see :meth:`Backbone.with_runtime`.
+        runtime: what computes the tokens of frozen weights: ``"torch"``; ``"openvino"`` (extra
+            ``[fast]``), which is faster on many CPUs; or ``"auto"``, the faster of both, see
+            :meth:`Backbone.with_runtime`.
 
     Raises:
         BackboneError: if the name is unknown, weights are unavailable or do not fit, a file has the

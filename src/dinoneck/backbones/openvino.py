@@ -7,6 +7,7 @@ OpenVINO reports its use and keeps an identifier of the user in the home folder 
 from __future__ import annotations
 
 import copy
+import io
 import logging
 import sys
 import threading
@@ -49,6 +50,7 @@ class Program:
     """
 
     def __init__(self, compiled: Any, layers: Sequence[int]) -> None:
+        self._compiled = compiled
         self._request = compiled.create_infer_request()
         self._layers = tuple(layers)
         self._lock = threading.Lock()
@@ -62,6 +64,20 @@ class Program:
             for position, layer in enumerate(self._layers):
                 tokens[layer] = torch.from_numpy(np.array(outputs[position]))
         return tokens
+
+    def export(self) -> bytes:
+        """Return the program for :func:`load_program`, which this version of OpenVINO alone can read."""
+        stream: io.BytesIO = self._compiled.export_model()
+        return stream.getvalue()
+
+
+def is_installed() -> bool:
+    """Whether OpenVINO can be imported; it is not imported."""
+    try:
+        check_installed("openvino", "fast")
+    except ImportError:
+        return False
+    return True
 
 
 def check_usable(dtype: torch.dtype) -> None:
@@ -105,35 +121,83 @@ def compile_program(
     """
     openvino = library()
     layers = sorted(set(layers))
-    precision = _PRECISIONS[adapter.weight.dtype]
     height, width = image_size
     batch = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
     try:
         # inference tensors cannot be exported
         with torch.inference_mode(False), torch.no_grad():
-            model = _Blocks(_plain_copy(adapter), image_size, layers=layers, norm=norm)
+            model = _Blocks(_merged_copy(adapter), image_size, layers=layers, norm=norm)
             example = torch.zeros(_TRACED_BATCH, adapter.in_chans, height, width)
             exported = torch.export.export(
                 model, (example,), dynamic_shapes=({0: batch},), strict=False
             )
         with _quiet():
             converted = openvino.convert_model(exported)
-            compiled = openvino.Core().compile_model(
-                converted,
-                "CPU",
-                {
-                    # without it OpenVINO computes in bfloat16 wherever the processor can
-                    "INFERENCE_PRECISION_HINT": precision,
-                    "INFERENCE_NUM_THREADS": num_threads,
-                    "PERFORMANCE_HINT": "LATENCY",
-                },
-            )
+            properties = _properties(adapter.weight.dtype, num_threads)
+            compiled = openvino.Core().compile_model(converted, "CPU", properties)
     except Exception as error:  # the exporter and the converter raise many unrelated types
         raise BackboneError(
             f"OpenVINO cannot run {adapter.name or type(adapter.model).__name__} on images of "
             f"{height}x{width} px: {first_line(error)}; pass runtime='torch'"
         ) from error
     return Program(compiled, layers)
+
+
+def load_program(
+    exported: bytes, *, layers: Sequence[int], dtype: torch.dtype, num_threads: int
+) -> Program:
+    """Load what :meth:`Program.export` returned on this computer.
+
+    Args:
+        exported: the program.
+        layers: the blocks that it was compiled for.
+        dtype: of the weights.
+        num_threads: how many threads it uses.
+
+    Raises:
+        RuntimeError: if OpenVINO cannot read it.
+    """
+    properties = _properties(dtype, num_threads)
+    compiled = library().Core().import_model(exported, "CPU", properties)
+    return Program(compiled, sorted(set(layers)))
+
+
+def compile_mlp(first: nn.Linear, second: nn.Linear) -> Program:
+    """Compile a linear layer, a GELU and another linear layer, without an export, which takes long.
+
+    Args:
+        first: with float32 or bfloat16 weights, on the CPU.
+        second: of the same dtype.
+
+    Returns:
+        What takes tokens (B, N, C) and returns theirs as those of block 0.
+    """
+    openvino = library()
+    operations = openvino.opset13
+    tokens = operations.parameter([-1, -1, first.in_features], np.float32)
+    activations = operations.gelu(_linear(operations, tokens, first), "erf")
+    outputs = _linear(operations, activations, second)
+    model = openvino.Model([outputs], [tokens])
+    properties = _properties(first.weight.dtype, torch.get_num_threads())
+    return Program(openvino.Core().compile_model(model, "CPU", properties), layers=[0])
+
+
+def _linear(operations: ModuleType, inputs: Any, layer: nn.Linear) -> Any:
+    """Return a linear layer of OpenVINO's operations."""
+    weight = operations.constant(layer.weight.detach().float().numpy())
+    bias = operations.constant(layer.bias.detach().float().numpy())
+    product = operations.matmul(inputs, weight, False, True)
+    return operations.add(product, bias)
+
+
+def _properties(dtype: torch.dtype, num_threads: int) -> dict[str, str | int]:
+    """Return how OpenVINO computes with weights of a dtype."""
+    return {
+        # without it OpenVINO computes in bfloat16 wherever the processor can
+        "INFERENCE_PRECISION_HINT": _PRECISIONS[dtype],
+        "INFERENCE_NUM_THREADS": num_threads,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
 
 
 class _Blocks(nn.Module):
@@ -160,16 +224,16 @@ class _Blocks(nn.Module):
         black = torch.zeros(1, adapter.in_chans, *image_size)
         with torch.no_grad():
             # extra: what the blocks need beside the tokens, such as rotary positions
-            self.black_tokens, self.extra = adapter.embed(black)
+            self.tokens_of_black, self.extra = adapter.embed(black)
         convolution = _convolution_of(adapter)
-        self.embeds = convolution is None
+        self.uses_model_embedding = convolution is None
         if convolution is not None:
             self.convolution = convolution
-            self.embeds = not self._adds_positions_to_patches(black)
+            self.uses_model_embedding = not self._adds_positions_to_patches(black)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the tokens (B, P + N, C) of each layer."""
-        if self.embeds:
+        if self.uses_model_embedding:
             tokens, extra = self.adapter.embed(images)
         else:
             tokens = self._first_tokens(images)
@@ -187,8 +251,8 @@ class _Blocks(nn.Module):
         maps = F.conv2d(images, convolution.weight, None, convolution.stride)
         patches = maps.flatten(2).transpose(1, 2)  # (B, N, C)
         num_prefix_tokens = self.adapter.num_prefix_tokens
-        prefix = self.black_tokens[:, :num_prefix_tokens].expand(images.shape[0], -1, -1)
-        return torch.cat((prefix, patches + self.black_tokens[:, num_prefix_tokens:]), dim=1)
+        prefix = self.tokens_of_black[:, :num_prefix_tokens].expand(images.shape[0], -1, -1)
+        return torch.cat((prefix, patches + self.tokens_of_black[:, num_prefix_tokens:]), dim=1)
 
     def _adds_positions_to_patches(self, black: Tensor) -> bool:
         """Whether the first tokens of an image are what this class takes them for."""
@@ -211,20 +275,20 @@ def _convolution_of(adapter: Adapter) -> nn.Conv2d | None:
     return modules[0] if len(modules) == 1 else None
 
 
-def _plain_copy(adapter: Adapter) -> Adapter:
+def _merged_copy(adapter: Adapter) -> Adapter:
     """Return a copy of the adapter in float32, whose LoRA weights are merged, or left out if they are off.
 
     A program may use the memory of the weights that it was made of: those of a copy, which nobody
     writes to.
     """
-    plain = copy.deepcopy(adapter).float()
+    merged = copy.deepcopy(adapter).float()
     if adapter.lora is None:
-        return plain
+        return merged
     if adapter.lora_off:
-        lora.remove(plain)
+        lora.remove(merged)
     else:
-        lora.merge(plain)
-    return plain
+        lora.merge(merged)
+    return merged
 
 
 def library() -> ModuleType:

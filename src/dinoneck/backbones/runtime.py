@@ -2,25 +2,52 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import math
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
+import msgspec
 import torch
 from torch import Tensor
 
 from dinoneck.backbones import openvino, weight_hashes
 from dinoneck.backbones.adapter import Adapter
+from dinoneck.backbones.program_costs import (
+    computer,
+    default_compile_seconds,
+    expected_gain,
+    is_worth_compiling,
+    load_seconds,
+    timed,
+    timed_twice,
+)
+from dinoneck.backbones.program_files import (
+    LARGEST_CACHE_BYTES,
+    SUFFIX,
+    ProgramRecord,
+    program_folder,
+)
 from dinoneck.dtypes import dtype_name
 from dinoneck.errors import BackboneError, ConfigError
+from dinoneck.text import first_line
 
-RuntimeName = Literal["torch", "openvino"]
+logger = logging.getLogger(__name__)
+
+RuntimeName = Literal["torch", "openvino", "auto"]
 RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
 
 MOST_PROGRAMS = 8
 """How many programs are kept in memory, each of one image size."""
+_MOST_SIZES = 1024  # whose figures are kept
+_FASTER_BY = 1.05
+_PREFIX_DIGITS = 16
+_NAME_DIGITS = 32
 
 
 class Tolerance(NamedTuple):
@@ -82,15 +109,85 @@ def token_difference(reference: Sequence[Tensor], tokens: Sequence[Tensor]) -> T
     return TokenDifference(of_layer, of_token)
 
 
+class ProgramKey(NamedTuple):
+    """What a program depends on: with any other value another one is compiled.
+
+    Attributes:
+        weights_sha256: of the weights without LoRA's; None if it is not known.
+        lora_sha256: of the LoRA weights that are merged; None without any.
+        rotary: name and hash of rotary frequencies, which no record of weights holds.
+        pos_embed: how positions are resampled.
+        image_size: (height, width) in pixels.
+        layers: the blocks whose tokens it returns, in ascending order.
+        norm: whether the final norm is applied.
+        dtype: of the weights, such as ``"float32"``.
+        num_threads: how many threads it uses.
+    """
+
+    weights_sha256: str | None
+    lora_sha256: str | None
+    rotary: tuple[tuple[str, str], ...]
+    pos_embed: str
+    image_size: tuple[int, int]
+    layers: tuple[int, ...]
+    norm: bool
+    dtype: str
+    num_threads: int
+
+
+@dataclass
+class SizeFigures:
+    """What ``auto`` knows of images of one size.
+
+    Attributes:
+        torch_seconds: the shortest time of an image in torch; infinite before the first batch.
+        num_computed: images that torch has computed.
+        has_read_file: whether the cache folder was looked at.
+        record: of the program in the cache folder; None if there is none.
+        stays_with_torch: no program is tried again.
+    """
+
+    torch_seconds: float = math.inf
+    num_computed: int = 0
+    has_read_file: bool = False
+    record: ProgramRecord | None = None
+    stays_with_torch: bool = False
+
+
+class CompiledProgram(NamedTuple):
+    """A program and what its first batch gave.
+
+    Attributes:
+        program: that was compiled.
+        tokens: of the batch, as torch computes them.
+        record: of the times that were measured.
+        difference: of the program's tokens from torch's.
+    """
+
+    program: openvino.Program
+    tokens: list[Tensor]
+    record: ProgramRecord
+    difference: TokenDifference
+
+
 class Programs:
     """The programs of a backbone's blocks, each for images of one size; the last used are kept.
 
-    A copy of a backbone has none: they are compiled again for it.
+    A copy of a backbone has none: they are loaded or compiled again for it.
+
+    Attributes:
+        images_left: (height, width) -> how many images of this size are still to come.
     """
 
     def __init__(self) -> None:
-        self._programs: OrderedDict[tuple[Any, ...], openvino.Program] = OrderedDict()
+        self.images_left: Counter[tuple[int, int]] = Counter()
+        self._programs: OrderedDict[ProgramKey, openvino.Program] = OrderedDict()
+        self._figures: OrderedDict[ProgramKey, SizeFigures] = OrderedDict()
+        self._compile_seconds: float | None = None
+        self._compiles = True
+        self._logged: set[str] = set()
         self._lock = threading.Lock()
+        self._preparation = threading.Lock()
 
     def __deepcopy__(self, memo: Mapping[int, Any]) -> Programs:
         return Programs()
@@ -98,12 +195,26 @@ class Programs:
     def __reduce__(self) -> tuple[type[Programs], tuple[()]]:
         return Programs, ()
 
+    def expect(self, counts: Mapping[tuple[int, int], int]) -> None:
+        """Take how many images of each size are still to come, in place of what was stated before.
+
+        Raises:
+            ConfigError: if a number is negative.
+        """
+        for (height, width), count in counts.items():
+            if count < 0:
+                raise ConfigError(
+                    f"counts holds {count} images of {height}x{width} px; expected 0 or more"
+                )
+        with self._lock:
+            self.images_left = Counter(counts)
+
     def run(
         self, adapter: Adapter, images: Tensor, layers: Sequence[int], norm: bool
     ) -> list[Tensor]:
         """Return the tokens (B, P + N, C) of these blocks, in this order, in the dtype of the weights.
 
-        The first batch of a size is computed by torch too, and compared.
+        The first batch of a program that is compiled is computed by torch too, and compared.
 
         Args:
             adapter: frozen, on the CPU.
@@ -117,40 +228,393 @@ class Programs:
             ImportError: naming the extra, if OpenVINO is not installed.
         """
         _check_weights(adapter)
-        with self._lock:
+        with self._preparation:
             key = _key(adapter, images, layers, norm)
-            program = self._programs.get(key)
+            program = self._get(key)
             if program is None:
-                program = _compiled(adapter, images, layers, norm)
-                if _key(adapter, images, layers, norm) != key:
-                    raise BackboneError(
-                        "the weights of the backbone were changed by another thread while a program "
-                        "of them was compiled; run it again"
-                    )
-                self._programs[key] = program
-                if len(self._programs) > MOST_PROGRAMS:
-                    self._programs.popitem(last=False)
+                program = _load(adapter, key, _read_record(adapter, key))
+            if program is None:
+                compiled = self._compile(adapter, images, layers, key)
+                _check_agreement(compiled.difference, key)
+                _keep(adapter, key, compiled.record, compiled.program)
+                program = compiled.program
+            self._put(key, program)
+        return _run_program(program, images, layers)
+
+    def run_fastest(
+        self, adapter: Adapter, images: Tensor, layers: Sequence[int], norm: bool
+    ) -> list[Tensor]:
+        """Return the tokens as :meth:`run` does, by torch or by a program, whichever takes less time.
+
+        Torch computes until compiling pays for the images of this size that are still to come. It
+        computes too what OpenVINO cannot; nothing is raised for that.
+
+        Args:
+            adapter: frozen, on any device.
+            images: as for :meth:`run`, of any dtype.
+            layers: block indices.
+            norm: apply the final norm to each.
+        """
+        num_left = self._count_down(images)
+        if not self._may_run_programs(adapter, images):
+            return _run_torch(adapter, images, layers, norm)
+        key = _key(adapter, images, layers, norm)
+        figures = self._figures_of(key)
+        if not figures.stays_with_torch:
+            try:
+                program_tokens = self._run_if_faster(
+                    adapter, images, layers, key, figures, num_left
+                )
+            except Exception as error:  # the exporter, the converter and programs raise any type
+                figures.stays_with_torch = True
+                self._log_once(logging.WARNING, _staying(key, first_line(error)))
+            else:
+                if program_tokens is not None:
+                    return program_tokens
+        tokens, seconds = timed(lambda: _run_torch(adapter, images, layers, norm))
+        figures.torch_seconds = min(figures.torch_seconds, seconds / images.shape[0])
+        figures.num_computed += images.shape[0]
+        return tokens
+
+    def _may_run_programs(self, adapter: Adapter, images: Tensor) -> bool:
+        """Whether OpenVINO is here and can compute the tokens of these images."""
+        if images.device.type != "cpu" or type(images) is not Tensor:
+            return False
+        if not openvino.is_installed():
+            return False
+        try:
+            _check_weights(adapter)
+        except BackboneError as error:
+            self._log_once(logging.INFO, f"the runtime 'auto' computes in torch: {error}")
+            return False
+        return True
+
+    def _run_if_faster(
+        self,
+        adapter: Adapter,
+        images: Tensor,
+        layers: Sequence[int],
+        key: ProgramKey,
+        figures: SizeFigures,
+        num_left: int,
+    ) -> list[Tensor] | None:
+        """Return the tokens of a program that is there or pays; None where torch is to compute them.
+
+        While one thread loads or compiles a program, the others compute in torch.
+
+        Args:
+            adapter: as for :meth:`run`.
+            images: as for :meth:`run`.
+            layers: as for :meth:`run`.
+            key: of the program.
+            figures: of images of this size.
+            num_left: how many images of this size are stated to come, with these.
+        """
+        program = self._get(key)
+        if program is None and self._preparation.acquire(blocking=False):
+            try:
+                program = self._load_if_faster(adapter, images, key, figures, num_left)
+                if program is None and self._is_worth_compiling(key, images, figures, num_left):
+                    return self._compile_if_faster(adapter, images, layers, key, figures)
+            finally:
+                self._preparation.release()
+        if program is None:
+            return None
+        return _run_program(program, images, layers)
+
+    def _load_if_faster(
+        self,
+        adapter: Adapter,
+        images: Tensor,
+        key: ProgramKey,
+        figures: SizeFigures,
+        num_left: int,
+    ) -> openvino.Program | None:
+        """Load the program of the cache folder if that pays.
+
+        As many images are expected as are stated, or as were computed until now.
+        """
+        if not figures.has_read_file:
+            figures.record = _read_record(adapter, key)
+            figures.has_read_file = True
+        record = figures.record
+        if record is None:
+            return None
+        saved_seconds = record.torch_seconds - record.program_seconds
+        if record.num_bytes == 0 or not is_faster(record):
+            figures.stays_with_torch = True
+            return None
+        num_images = max(num_left, images.shape[0], figures.num_computed)
+        if num_images * saved_seconds <= load_seconds(record.num_bytes):
+            return None
+        program = _load(adapter, key, record)
+        if program is None:
+            figures.record = None
+        else:
+            self._put(key, program)
+        return program
+
+    def _is_worth_compiling(
+        self, key: ProgramKey, images: Tensor, figures: SizeFigures, num_left: int
+    ) -> bool:
+        """Whether a program of images of this size saves more time than compiling it takes."""
+        if figures.record is not None or math.isinf(figures.torch_seconds) or not self._compiles:
+            return False
+        return is_worth_compiling(
+            figures.torch_seconds,
+            num_images=num_left,
+            batch=images.shape[0],
+            compile_seconds=self._expected_compile_seconds(key),
+            gain=lambda: expected_gain(images.dtype),
+        )
+
+    def _expected_compile_seconds(self, key: ProgramKey) -> float:
+        """Return the time of the last compilation of these weights, else an estimate."""
+        if self._compile_seconds is None:
+            folder = program_folder()
+            records = [] if folder is None else folder.records(_prefix(key))
+            if records:
+                self._compile_seconds = records[0].compile_seconds
+        if self._compile_seconds is None:
+            return default_compile_seconds(key.layers[-1] + 1)
+        return self._compile_seconds
+
+    def _compile_if_faster(
+        self,
+        adapter: Adapter,
+        images: Tensor,
+        layers: Sequence[int],
+        key: ProgramKey,
+        figures: SizeFigures,
+    ) -> list[Tensor]:
+        """Compile a program and keep it if it is faster than torch; return torch's tokens.
+
+        Raises:
+            BackboneError: if the model cannot be compiled, or the program gives other tokens.
+        """
+        try:
+            compiled = self._compile(adapter, images, layers, key)
+        except Exception:
+            self._compiles = False  # nor would it be of another size
+            raise
+        _check_agreement(compiled.difference, key)
+        record = compiled.record
+        record = msgspec.structs.replace(
+            record, torch_seconds=min(record.torch_seconds, figures.torch_seconds)
+        )
+        if is_faster(record):
+            self._put(key, compiled.program)
+            _keep(adapter, key, record, compiled.program)
+        else:
+            figures.stays_with_torch = True
+            _keep(adapter, key, record)
+        return compiled.tokens
+
+    def _compile(
+        self, adapter: Adapter, images: Tensor, layers: Sequence[int], key: ProgramKey
+    ) -> CompiledProgram:
+        """Compile a program for images of this size, and compute these with it and with torch.
+
+        Raises:
+            BackboneError: if that fails, or another thread changed the weights.
+        """
+        program, compile_seconds = timed(
+            lambda: openvino.compile_program(
+                adapter,
+                key.image_size,
+                layers=layers,
+                norm=key.norm,
+                num_threads=key.num_threads,
+            )
+        )
+        if _key(adapter, images, layers, key.norm) != key:
+            raise BackboneError(
+                "the weights of the backbone were changed by another thread while a program "
+                "of them was compiled; run it again"
+            )
+        self._compile_seconds = compile_seconds
+        expected, torch_seconds = timed_twice(lambda: _run_torch(adapter, images, layers, key.norm))
+        tokens, program_seconds = timed_twice(lambda: program(images))
+        record = ProgramRecord(
+            compile_seconds=compile_seconds,
+            torch_seconds=torch_seconds / images.shape[0],
+            program_seconds=program_seconds / images.shape[0],
+            probe=weight_hashes.measure(adapter, key.layers, key.norm),
+            num_bytes=0,
+        )
+        difference = token_difference(expected, [tokens[layer] for layer in layers])
+        return CompiledProgram(program, expected, record, difference)
+
+    def _count_down(self, images: Tensor) -> int:
+        """Return how many images of this size were stated to come, with these; count these as computed."""
+        height, width = images.shape[-2:]
+        with self._lock:
+            num_left = self.images_left[height, width]
+            if num_left:
+                self.images_left[height, width] = max(0, num_left - images.shape[0])
+        return num_left
+
+    def _figures_of(self, key: ProgramKey) -> SizeFigures:
+        """Return the figures of a size; of many sizes the last used are kept."""
+        with self._lock:
+            figures = self._figures.setdefault(key, SizeFigures())
+            self._figures.move_to_end(key)
+            if len(self._figures) > _MOST_SIZES:
+                self._figures.popitem(last=False)
+        return figures
+
+    def _get(self, key: ProgramKey) -> openvino.Program | None:
+        with self._lock:
+            program = self._programs.get(key)
+            if program is not None:
+                self._programs.move_to_end(key)
+        return program
+
+    def _put(self, key: ProgramKey, program: openvino.Program) -> None:
+        with self._lock:
+            self._programs[key] = program
             self._programs.move_to_end(key)
-        tokens = program(images)
-        return [tokens[layer].to(images.dtype) for layer in layers]
+            if len(self._programs) > MOST_PROGRAMS:
+                self._programs.popitem(last=False)
+
+    def _log_once(self, level: int, message: str) -> None:
+        if message not in self._logged:
+            self._logged.add(message)
+            logger.log(level, "%s", message)
 
 
-def _key(adapter: Adapter, images: Tensor, layers: Sequence[int], norm: bool) -> tuple[Any, ...]:
-    """What a program depends on: with any other value another one is compiled."""
+def _key(adapter: Adapter, images: Tensor, layers: Sequence[int], norm: bool) -> ProgramKey:
     hashes = weight_hashes.current_hashes(adapter)
-    lora_sha256 = None if hashes.lora is None else hashes.lora["sha256"]
-    return (
-        hashes.weights_sha256,
-        lora_sha256,
-        # of rotary frequencies, which no record of weights holds
-        *sorted(weight_hashes.rotary_hashes(adapter).items()),
-        adapter.pos_embed,
-        tuple(images.shape[-2:]),
-        tuple(sorted(set(layers))),
-        norm,
-        images.dtype,
-        torch.get_num_threads(),
+    height, width = images.shape[-2:]
+    return ProgramKey(
+        weights_sha256=hashes.weights_sha256,
+        lora_sha256=None if hashes.lora is None else hashes.lora["sha256"],
+        rotary=tuple(sorted(weight_hashes.rotary_hashes(adapter).items())),
+        pos_embed=adapter.pos_embed,
+        image_size=(height, width),
+        layers=tuple(sorted(set(layers))),
+        norm=norm,
+        dtype=dtype_name(images.dtype),
+        num_threads=torch.get_num_threads(),
     )
+
+
+def _run_torch(adapter: Adapter, images: Tensor, layers: Sequence[int], norm: bool) -> list[Tensor]:
+    """Return the tokens of these blocks, in this order."""
+    tokens: list[Tensor] = adapter(images, layers, norm)
+    return tokens
+
+
+def _run_program(program: openvino.Program, images: Tensor, layers: Sequence[int]) -> list[Tensor]:
+    """Return the tokens of these blocks, in this order, in the dtype of the images."""
+    tokens = program(images)
+    return [tokens[layer].to(images.dtype) for layer in layers]
+
+
+def is_faster(record: ProgramRecord) -> bool:
+    """Whether a program took less time than torch, by more than two runs of one program differ."""
+    return _FASTER_BY * record.program_seconds < record.torch_seconds
+
+
+def _staying(key: ProgramKey, reason: str) -> str:
+    height, width = key.image_size
+    return f"the runtime 'auto' computes images of {height}x{width} px in torch: {reason}"
+
+
+def _check_agreement(difference: TokenDifference, key: ProgramKey) -> None:
+    """Raise a BackboneError if the tokens of a program lie too far from torch's."""
+    tolerance = TOLERANCES[getattr(torch, key.dtype)]
+    if not difference.is_within(tolerance):
+        height, width = key.image_size
+        raise BackboneError(
+            f"OpenVINO gives other tokens than torch for images of {height}x{width} px: they differ "
+            f"by {difference.of_layer:.1e} of the largest value (at most {tolerance.of_layer:.0e} is "
+            f"taken in {key.dtype}) and by {difference.of_token:.1e} of the length of "
+            f"a token (at most {tolerance.of_token:.0e}); pass runtime='torch'"
+        )
+
+
+def _file_name(adapter: Adapter, key: ProgramKey) -> str | None:
+    """Return the name of the file of a program; None where none is kept.
+
+    The code of a model that was wrapped may be anybody's, which no version names: its programs are
+    in no file.
+    """
+    origin = weight_hashes.unchanged_origin(adapter.history.origin)
+    if key.weights_sha256 is None or origin["kind"] == "object":
+        return None
+    model = type(adapter.model)
+    facts = {
+        "key": key._asdict(),
+        "adapter": type(adapter).__qualname__,
+        "model": f"{model.__module__}.{model.__qualname__}",
+        "computer": computer(),
+    }
+    text = json.dumps(facts, sort_keys=True)
+    return f"{_prefix(key)}{hashlib.sha256(text.encode()).hexdigest()[:_NAME_DIGITS]}{SUFFIX}"
+
+
+def _prefix(key: ProgramKey) -> str:
+    """Return how the names of the files of all programs of these weights begin."""
+    return f"{str(key.weights_sha256)[:_PREFIX_DIGITS]}-"
+
+
+def _read_record(adapter: Adapter, key: ProgramKey) -> ProgramRecord | None:
+    """Return what the cache folder holds of a program; None without one."""
+    folder = program_folder()
+    name = _file_name(adapter, key)
+    if folder is None or name is None:
+        return None
+    return folder.record(name, ProgramRecord)
+
+
+def _load(
+    adapter: Adapter, key: ProgramKey, record: ProgramRecord | None
+) -> openvino.Program | None:
+    """Load the program of the cache folder; None if there is none of this backbone that can be read."""
+    folder = program_folder()
+    name = _file_name(adapter, key)
+    if folder is None or name is None or record is None or record.num_bytes == 0:
+        return None
+    # another model of these weights, such as one with a block replaced
+    probe = weight_hashes.measure(adapter, key.layers, key.norm)
+    if weight_hashes.differs(record.probe, probe, (key.dtype, key.dtype)) is not None:
+        return None
+    exported = folder.program(name)
+    if exported is None:
+        return None
+    try:
+        return openvino.load_program(
+            exported,
+            layers=key.layers,
+            dtype=getattr(torch, key.dtype),
+            num_threads=key.num_threads,
+        )
+    except RuntimeError as error:
+        logger.info("%s cannot be loaded: %s", folder.path / name, first_line(error))
+        folder.remove(name)
+        return None
+
+
+def _keep(
+    adapter: Adapter,
+    key: ProgramKey,
+    record: ProgramRecord,
+    program: openvino.Program | None = None,
+) -> None:
+    """Write a program, or what was measured of one that is not used, to the cache folder."""
+    folder = program_folder()
+    name = _file_name(adapter, key)
+    if folder is None or name is None:
+        return
+    exported = b""
+    if program is not None:
+        num_bytes = sum(4 * parameter.numel() for parameter in adapter.parameters())
+        if num_bytes > LARGEST_CACHE_BYTES:  # an export would take as much memory again
+            return
+        exported = program.export()
+    record = msgspec.structs.replace(record, num_bytes=len(exported))
+    folder.write(name, record, exported)
 
 
 def _check_weights(adapter: Adapter) -> None:
@@ -168,29 +632,3 @@ def _check_weights(adapter: Adapter) -> None:
                 f"runtime is 'openvino', and {name or 'the adapter'} has forward hooks, which a "
                 "program would not call; remove them, or pass runtime='torch'"
             )
-
-
-def _compiled(
-    adapter: Adapter, images: Tensor, layers: Sequence[int], norm: bool
-) -> openvino.Program:
-    """Compile a program for images of this size, and compare its tokens of these with torch's."""
-    height, width = images.shape[-2:]
-    program = openvino.compile_program(
-        adapter,
-        (height, width),
-        layers=layers,
-        norm=norm,
-        num_threads=torch.get_num_threads(),
-    )
-    expected = adapter(images, layers, norm)
-    tokens = program(images)
-    difference = token_difference(expected, [tokens[layer] for layer in layers])
-    tolerance = TOLERANCES[images.dtype]
-    if not difference.is_within(tolerance):
-        raise BackboneError(
-            f"OpenVINO gives other tokens than torch for images of {height}x{width} px: they differ "
-            f"by {difference.of_layer:.1e} of the largest value (at most {tolerance.of_layer:.0e} is "
-            f"taken in {dtype_name(images.dtype)}) and by {difference.of_token:.1e} of the length of "
-            f"a token (at most {tolerance.of_token:.0e}); pass runtime='torch'"
-        )
-    return program

@@ -33,6 +33,8 @@ from dinoneck.devices import bytes_of
 from dinoneck.dtypes import dtype_name
 
 _LENGTH = 16  # hex digits of a fingerprint
+CHANGED = ("modified", "merged")
+"""The kinds of weights that were trained since they were loaded, or that LoRA was merged into."""
 
 
 def fingerprint_from_record(record: Mapping[str, Any] | None) -> str | None:
@@ -306,6 +308,13 @@ def fingerprint_before_merge(adapter: Adapter) -> str | None:
     if merge.weights_sha256 not in (now.weights_sha256, now.float32_sha256):
         return None
     return merge.hashes_before.fingerprint
+
+
+def unchanged_origin(origin: dict[str, Any]) -> dict[str, Any]:
+    """Return where weights come from, without the notes that they were trained or merged since."""
+    while origin["kind"] in CHANGED:
+        origin = origin["base"]
+    return origin
 
 
 def digest_without(adapter: Adapter, left_out: Sequence[Tensor]) -> str:

@@ -19,11 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from dinoneck.backbones import lora, rotary, weight_hashes
-from dinoneck.backbones.backbone import (
-    Backbone,
-    plain_backbone,
-    unchanged_origin,
-)
+from dinoneck.backbones.backbone import Backbone, plain_backbone
 from dinoneck.backbones.vit_files import is_of_classifier
 from dinoneck.checkpoint.lora_weights import lora_of
 from dinoneck.checkpoint.origins import is_changed
@@ -182,7 +178,7 @@ def base_record(backbone: Backbone) -> dict[str, Any]:
     is_comparable = weight_hashes.is_comparable(adapter, hashes)
     if original is None or not is_comparable or weight_hashes.is_original(adapter, hashes):
         return record
-    record["weights"] = unchanged_origin(record["weights"])
+    record["weights"] = weight_hashes.unchanged_origin(record["weights"])
     record["weights_sha256"] = original.weights_sha256
     record["dtype"] = original.dtype
     record.pop("fingerprint", None)
@@ -212,7 +208,7 @@ def name_in_model(name: str) -> str:
 
 def _lost_frequencies(backbone: Backbone) -> dict[str, Tensor]:
     """The rotary frequencies that were changed after the model was built by its name alone."""
-    kind = unchanged_origin(backbone.weights)["kind"]
+    kind = weight_hashes.unchanged_origin(backbone.weights)["kind"]
     if backbone.adapter.source != "timm" or kind not in NAMED:
         return {}
     return rotary.changed_buffers(backbone.adapter.model)

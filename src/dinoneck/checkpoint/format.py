@@ -23,8 +23,6 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dinoneck.atomic import open_regular
 from dinoneck.checkpoint import schema
 from dinoneck.checkpoint.schema import HeadRecord
@@ -141,6 +139,8 @@ def read(path: Path) -> HeadFile:
     Raises:
         CheckpointError: of steps ``file``, ``header``, ``json``, ``schema`` and ``tensors``.
     """
+    import numpy as np  # headers are read without it
+
     if sys.byteorder != "little":
         raise CheckpointError(
             f"head files hold little-endian numbers, this machine has {sys.byteorder}-endian ones"
@@ -148,7 +148,7 @@ def read(path: Path) -> HeadFile:
     with opened(path) as file:
         header = _header(file, str(path))
         # a bytearray would be filled with zeros first
-        buffers = [np.empty(size, np.uint8) for size in header.sizes]
+        buffers = [np.empty(size, np.uint8).data for size in header.sizes]
         for buffer in buffers:
             file.readinto(buffer)  # a file that is cut short meanwhile does not match its digest
     return HeadFile(str(path), header, buffers, digest(header.meta, buffers))

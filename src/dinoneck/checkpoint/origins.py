@@ -25,7 +25,7 @@ import numpy as np
 from torch import nn
 
 from dinoneck.backbones import weight_hashes
-from dinoneck.backbones.backbone import CHANGED, Backbone
+from dinoneck.backbones.backbone import Backbone
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError
 from dinoneck.grid import patch_pair
@@ -84,7 +84,7 @@ class TrainedHead:
 def is_changed(record: Mapping[str, Any]) -> bool:
     """Return whether a backbone was trained, or had LoRA merged into it, since its weights were loaded."""
     weights = record.get("weights")
-    return isinstance(weights, Mapping) and weights.get("kind") in CHANGED
+    return isinstance(weights, Mapping) and weights.get("kind") in weight_hashes.CHANGED
 
 
 def check_tokens_of(

@@ -127,6 +127,7 @@ class BackboneRecord(Struct):
     dtype: str | None = None
     weights_sha256: str | None = None
     fingerprint: str | None = None
+    runtime: str | None = None
     embed_dim: Positive | None = None
     depth: Positive | None = None
     num_cls: Count | None = None

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, cast, get_args
 
 import msgspec
 import tyro
@@ -28,7 +28,9 @@ from tyro.conf import (
 from tyro.constructors import PrimitiveConstructorSpec
 
 from dinoneck.errors import ConfigError, DataError
+from dinoneck.kinds import Precision, Runtime
 from dinoneck.text import did_you_mean
+from dinoneck.training.config import FrozenBackbone
 
 if TYPE_CHECKING:
     from dinoneck.backbones.backbone import Backbone
@@ -36,8 +38,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 Verb = Callable[..., Any]
+AnyBackbone = TypeVar("AnyBackbone", bound=FrozenBackbone)
 _STYLE = (OmitArgPrefixes, OmitSubcommandPrefixes, DisallowNone)
 _WRONG_USAGE = 2  # the exit code
+RUNTIME_VARIABLE = "DINONECK_RUNTIME"
+"""The environment variable that names the runtime where a command line does not."""
 NO_IMAGES = "no images are named; name images, or folders of them, before the options"
 """The message for a command line without images; a remedy of the verb may follow."""
 Words = Annotated[tuple[str, ...], tyro.conf.Fixed, tyro.conf.Suppress]
@@ -67,6 +72,8 @@ PREDICT_FROM_STORE = RunKind(
         "--skip-unusable",
         "--tile",
         "--overlap",
+        "--runtime",
+        "--precision",
     ),
 )
 PREDICT_WITH_HEADS = RunKind("heads", unused=("--min-score",))
@@ -82,6 +89,7 @@ PREDICT_WITH_DETECTOR = RunKind(
         "--no-tokens",
         "--store",
         "--subfolders",
+        "--precision",
     ),
 )
 PREDICT_WITHOUT_OVERLAY = RunKind(
@@ -343,6 +351,9 @@ class PredictionOptions(HeadBackbone):
         bits: how many bits images of 16 bits use, such as 12; 16 reads them as they are (default:
             as recorded in the heads).
         device: such as cpu or cuda:1 (default: a GPU if there is one).
+        runtime: what computes the tokens: torch; openvino (extra [fast], on a CPU); or auto, the
+            faster of both for each size of images (default: DINONECK_RUNTIME, else auto).
+        precision: of the backbone's weights and tokens, of heads (default: as in training).
     """
 
     tta: Literal["none", "flip4", "d6"] | None = None
@@ -352,6 +363,30 @@ class PredictionOptions(HeadBackbone):
     min_score: float | None = None
     bits: Bits = None
     device: str | None = None
+    runtime: Runtime | None = None
+    precision: Precision | None = None
+
+
+def default_runtime() -> Runtime:
+    """Return what computes the tokens where a command line names nothing: DINONECK_RUNTIME, else ``auto``.
+
+    Raises:
+        ConfigError: if the variable names no runtime.
+    """
+    runtime = os.environ.get(RUNTIME_VARIABLE) or "auto"
+    for known in get_args(Runtime):
+        if runtime == known:
+            return cast("Runtime", known)
+    expected = " or ".join(map(repr, get_args(Runtime)))
+    raise ConfigError(f"{RUNTIME_VARIABLE} is {runtime!r}; expected {expected}, or unset it")
+
+
+def with_default_runtime(backbone: AnyBackbone) -> AnyBackbone:
+    """Return the options of a backbone with the runtime of commands, if they name none; torch is not stated."""
+    runtime = default_runtime()
+    if backbone.runtime is not None or runtime == "torch":
+        return backbone
+    return backbone.changed(runtime=runtime)
 
 
 def check_backbone_name(name: str | None, source: str | None = None) -> None:

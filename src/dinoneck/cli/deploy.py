@@ -16,6 +16,7 @@ from dinoneck.cli.arguments import (
     HeadBackbone,
     Words,
     check_output,
+    default_runtime,
     refuse_unused,
     whole,
 )
@@ -190,6 +191,8 @@ def serve(
     """
     check_installed("fastapi", "serve")  # before torch is imported
     check_installed("uvicorn", "serve")
+    if settings.runtime is None:
+        settings = settings.changed(runtime=default_runtime())
     from dinoneck.serve import serve as serve_head
 
     serve_head(head, host=host, port=port, settings=settings, announce=partial(print, flush=True))

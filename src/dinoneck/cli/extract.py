@@ -87,6 +87,7 @@ def extract(
     if root is None and len(images) == 1 and images[0].is_dir():
         root = images[0]
     cli.check_backbone_name(backbone.name, backbone.source)
+    backbone = cli.with_default_runtime(backbone)
     from dinoneck.store.feature_store import FeatureStore, no_empty_store
     from dinoneck.training.run_tokens import open_backbone
 

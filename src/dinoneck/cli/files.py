@@ -306,17 +306,26 @@ def push(
     return document
 
 
-def doctor() -> Row:
-    """Check packages, the device, and a head that is saved, loaded and used; no network is used.
+def doctor(measure: bool = False, empty_cache: bool = False) -> Row:
+    """Check packages, the device, the runtime, and a head that is saved, loaded and used; no network is used.
 
     Exit 1 if something that dinoneck needs is broken. Paste what it prints into a bug report.
 
     Example: dinoneck doctor --json
+
+    Args:
+        measure: also time blocks of a small ViT in torch and in OpenVINO.
+        empty_cache: first remove the compiled programs of backbones, which are made again when they
+            are needed.
     """
-    from dinoneck.checkup import checkup
+    from dinoneck import checkup
     from dinoneck.version import versions
 
-    findings = list(checkup())
+    if empty_cache:
+        _empty_program_cache()
+    findings = list(checkup.checkup())
+    if measure:
+        findings += checkup.measure()
     for finding in findings:
         show(f"{finding.state:<7}  {finding.name}: {finding.text}")
         if finding.remedy:
@@ -332,6 +341,18 @@ def doctor() -> Row:
         "findings": [finding._asdict() for finding in findings],
         "broken": broken,
     }
+
+
+def _empty_program_cache() -> None:
+    """Remove the compiled programs of backbones, and say how many bytes they took."""
+    from dinoneck.backbones.program_files import program_folder
+
+    folder = program_folder()
+    if folder is None:
+        return
+    size = folder.size()
+    folder.empty()
+    show(f"{folder.path}: {size.num_bytes / 1e6:.0f} MB removed")
 
 
 LISTS = {"backbones": backbones, "heads": heads}

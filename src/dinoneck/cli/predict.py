@@ -19,6 +19,7 @@ from dinoneck.data.cells import IMAGES, LABELS, csv_text
 from dinoneck.data.layout import Subfolders
 from dinoneck.data.walk import SUFFIXES
 from dinoneck.errors import ConfigError, DataError
+from dinoneck.kinds import Runtime
 from dinoneck.registry import DETECTORS
 from dinoneck.text import counted, some_of
 from dinoneck.training.config import SIZE
@@ -113,6 +114,7 @@ def predict(
             truth, image_column, list(file_by_name.values()), opened.tasks, subfolders
         )
     left_out: dict[str, str] = {}
+    model.expect_images(len(file_by_name))
     with whole_folder(maps) as new_maps, whole_folder(overlay) as new_overlay:
         if store is not None:
             results = _predict_store(store, model)
@@ -263,6 +265,7 @@ def open_model(
         CheckpointError: if a file cannot be read, or the heads do not belong together.
     """
     from dinoneck.devices import local_device
+    from dinoneck.dtypes import WEIGHT_DTYPES
     from dinoneck.inference.sources import open_heads
 
     checkpoints_by_key: Any = open_heads(heads, options.revision, options.weights)
@@ -274,8 +277,9 @@ def open_model(
     else:
         cli.refuse_unused(cli.PREDICT_WITH_HEADS, words)
     backbone = options.load_backbone(first)
+    runtime = options.runtime or cli.default_runtime()
     if is_detector:
-        detector = _open_detector(first, backbone, options)
+        detector = _open_detector(first, backbone, options, runtime=runtime)
         return OpenModel(
             detector,
             is_detector=True,
@@ -286,6 +290,7 @@ def open_model(
     from dinoneck.inference.predictor import Predictor
 
     has_keys = isinstance(heads, Mapping)
+    dtype = None if options.precision is None else WEIGHT_DTYPES[options.precision]
     predictor = Predictor(
         checkpoints_by_key if has_keys else checkpoints,
         backbone,
@@ -294,6 +299,8 @@ def open_model(
         batch_size=options.batch_size,
         probe=options.probe,
         bits=options.bits,
+        runtime=runtime,
+        dtype=dtype,
         **tiles,
     )
     if has_keys:
@@ -310,13 +317,19 @@ def open_model(
 
 
 def _open_detector(
-    checkpoint: HeadCheckpoint, backbone: Backbone | None, options: cli.PredictionOptions
+    checkpoint: HeadCheckpoint,
+    backbone: Backbone | None,
+    options: cli.PredictionOptions,
+    *,
+    runtime: Runtime,
 ) -> Detector:
     """The detector of a file, on the device and with the smallest score that are asked for."""
     from dinoneck.detection import Detector
     from dinoneck.devices import local_device
 
-    detector = Detector.from_checkpoint(checkpoint, backbone, local_device(options.device))
+    detector = Detector.from_checkpoint(
+        checkpoint, backbone, local_device(options.device), runtime=runtime
+    )
     detector.source = checkpoint.source or ""
     if options.min_score is not None:
         detector.min_score = options.min_score

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from tyro.conf import Positional, Suppress, arg
 
-from dinoneck.cli.arguments import check_backbone_name, flags, parse
+from dinoneck.cli.arguments import check_backbone_name, flags, parse, with_default_runtime
 from dinoneck.cli.text import show, show_remainder, show_scores
+from dinoneck.data.run_names import REPORT
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.extras import check_installed
 from dinoneck.training.config import (
@@ -284,12 +285,12 @@ def _train_and_show(
 ) -> dict[str, Any]:
     """Train as :func:`dinoneck.train` does, and print what it does and its scores; return the document."""
     may_switch = isinstance(run, TrainConfig) and run.predict_with is not None and not overwrite
-    switches_method = may_switch and (out / "report.json").exists()
+    switches_method = may_switch and (out / REPORT).exists()
     _check_before_torch(config, run, out, replaces=overwrite or switches_method)
     from dinoneck.training.entrance import run_training
 
     report = run_training(
-        run,
+        _with_runtime(run),
         out,
         heads=heads,
         hidden_dim=hidden_dim,
@@ -300,6 +301,15 @@ def _train_and_show(
     if switches_method:
         print(f"{out} is a finished run: nothing is trained.")
     return _shown(out, report)
+
+
+def _with_runtime(run: AnyConfig) -> AnyConfig:
+    """The run with the runtime of commands, where it names none and computes tokens before the training."""
+    if isinstance(run, TrainDetectorConfig):
+        return run
+    if isinstance(run, TrainConfig) and run.data.store is not None:
+        return run
+    return run.changed(backbone=with_default_runtime(run.backbone))
 
 
 def _check_before_torch(config: str | None, run: AnyConfig, out: Path, *, replaces: bool) -> None:
@@ -317,7 +327,7 @@ def _check_before_torch(config: str | None, run: AnyConfig, out: Path, *, replac
         )
     if out.is_file():
         raise ConfigError(f"--out {out} is a file; name a folder")
-    if (out / "report.json").exists() and not replaces:
+    if (out / REPORT).exists() and not replaces:
         raise ConfigError(
             f"--out {out} holds results of an earlier run, report.json; choose another folder, or "
             "replace them with --overwrite"

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from tyro.conf import Positional, arg
 
-from dinoneck.atomic import read_regular
 from dinoneck.cli import arguments as cli
 from dinoneck.cli.predict import OpenModel, known_values, open_model, predict_named
 from dinoneck.cli.text import file_size, save_picture, show
 from dinoneck.errors import ConfigError, DataError
-from dinoneck.kinds import AVERAGE_OF_0_3, predicting_method, present_report
-from dinoneck.text import counted, reason_of
+from dinoneck.kinds import AVERAGE_OF_0_3, predicting_method
+from dinoneck.text import counted
 from dinoneck.training.config import SIZE, FrozenBackbone
 
 if TYPE_CHECKING:
@@ -317,28 +316,23 @@ def _training_report(head: Path, tasks: Sequence[Task]) -> dict[str, Any]:
 
     It is empty where there is none, or the run is one of other tasks.
     """
+    from dinoneck.training import folder as files
+
     folder = head if head.is_dir() else head.parent
-    run = folder.parent if folder.name in ("heads", "baselines") else folder
-    path = run / "report.json"
-    if not path.is_file():
+    run = folder.parent if folder.name in (files.HEADS, files.BASELINES) else folder
+    report = files.read_report(run)
+    if report is None:
         return {}
-    try:
-        report = present_report(json.loads(read_regular(path)))
-        scores = report.get("scores", {})
-    except (OSError, ValueError, RecursionError, AttributeError, TypeError) as error:
-        raise DataError(
-            f"{path} is not the report of a training, or is damaged: {reason_of(error)}; remove "
-            "it, or move the head out of its folder"
-        ) from error
+    scores = report.get("scores", {})
     if tasks and not _are_scored(tasks, scores):
         return {}
     report["log"] = []
-    log = run / "log.jsonl"
+    log = run / files.LOG
     if "best" in report and log.is_file():
         report["log"] = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
-    report["path"] = path
+    report["path"] = run / files.REPORT
     report["held_out"] = _held_out_values(
-        run / "out_of_fold.csv", scores, predicting_method(report)
+        run / files.PREDICTIONS, scores, predicting_method(report)
     )
     report["remarks"] = [report["verdict"]] if "verdict" in report else []
     sentence = report.get("predicts", {}).get("sentence")
@@ -529,7 +523,7 @@ class Features:
         cli.check_backbone_name(self.backbone.name, self.backbone.source)
         from dinoneck.training.run_tokens import open_backbone
 
-        backbone = open_backbone(self.backbone, self.device)
+        backbone = open_backbone(cli.with_default_runtime(self.backbone), self.device)
         preprocess = backbone.preprocess.changed(
             size=self.size, resize="crop" if self.size is None else None, bits=self.bits
         )

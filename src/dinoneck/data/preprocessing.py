@@ -338,15 +338,26 @@ class Preprocessing:
         left = int((canvas[1] - resized[1]) / 2)
         return Placement(resized, canvas, corner=(top, left))
 
-    def grid(self) -> GridSize | None:
-        """Return the patch grid of every prepared image; None where it depends on the image.
+    def prepared_size(self) -> Size | None:
+        """Return (height, width) in pixels of every prepared image; None where it depends on the image.
 
         Raises:
             GridError: if no whole patch is left of the size.
         """
         if self.size is None or self.resize == "keep":
             return None
-        return TokenGrid(self.patch_size).size(self.placement(self.size).canvas)
+        return self.placement(self.size).canvas
+
+    def grid(self) -> GridSize | None:
+        """Return the patch grid of every prepared image; None where it depends on the image.
+
+        Raises:
+            GridError: if no whole patch is left of the size.
+        """
+        prepared_size = self.prepared_size()
+        if prepared_size is None:
+            return None
+        return TokenGrid(self.patch_size).size(prepared_size)
 
     def fitted(self, image: ImageInput) -> Tensor:
         """Decode, resize and crop one image: (channels, h, w) in 0 ... 1, before normalising and padding.

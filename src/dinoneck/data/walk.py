@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dinoneck.data.run_names import DETECTOR, HEADS, PREDICTIONS, REPORT, RUN, UNFINISHED
 from dinoneck.errors import DataError
 from dinoneck.text import counted, reason_of
 
@@ -83,16 +84,12 @@ SYSTEM_FOLDERS = (
     "lost+found",
 )
 # what tells a folder that dinoneck wrote: one of these sets of names is in it
-_REPORT = "report.json"
 _NAMES_OF_RUNS = (
-    {_REPORT, "heads"},
-    {_REPORT, "out_of_fold.csv"},
-    {_REPORT, "detector.safetensors"},
+    {REPORT, HEADS},
+    {REPORT, PREDICTIONS},
+    {REPORT, DETECTOR},
     {"store.json", "index.sqlite"},
 )
-# or a folder of this name, with this file in it
-_UNFINISHED = "unfinished"
-_UNFINISHED_RUN = "run.json"
 # files that often lie beside images, in numbers that would take long to look into
 _NOT_PICTURES = (
     ".txt",
@@ -338,7 +335,7 @@ def is_run_folder(folder: Path) -> bool:
     names = _names_in(folder)
     if _has_names_of_run(folder, names):
         return True
-    inside = [folder / name for name in names if name != _REPORT and not name.startswith(".")]
+    inside = [folder / name for name in names if name != REPORT and not name.startswith(".")]
     if not inside or not all(path.is_dir() for path in inside):
         return False
     return all(_has_names_of_run(path, _names_in(path)) for path in inside)
@@ -352,7 +349,7 @@ def _has_names_of_run(folder: Path, names: set[str]) -> bool:
     """Whether the names in a folder are those of one training, also an unfinished one, or of one store."""
     if any(names_of_run <= names for names_of_run in _NAMES_OF_RUNS):
         return True
-    return _UNFINISHED in names and (folder / _UNFINISHED / _UNFINISHED_RUN).is_file()
+    return UNFINISHED in names and (folder / UNFINISHED / RUN).is_file()
 
 
 def _move_parents_of_runs(listing: Listing) -> None:
@@ -360,7 +357,7 @@ def _move_parents_of_runs(listing: Listing) -> None:
     parents = {folder.parent for folder in listing.run_folders} - {listing.top}
     for parent in sorted(parents):
         inside = [path for path in [*listing.files, *listing.folders] if parent in path.parents]
-        if any(path.name != _REPORT for path in inside):
+        if any(path.name != REPORT for path in inside):
             continue
         listing.files = [file for file in listing.files if parent not in file.parents]
         listing.folders.remove(parent)

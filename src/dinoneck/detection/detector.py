@@ -38,6 +38,7 @@ from dinoneck.dtypes import WEIGHT_DTYPES
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError
 from dinoneck.grid import patch_pair
 from dinoneck.inference.images import CalledImages
+from dinoneck.kinds import Runtime
 from dinoneck.published.loading import load_published
 from dinoneck.published.table import is_published
 from dinoneck.registry import DETECTORS
@@ -131,6 +132,7 @@ class Detector(nn.Module):
             self.record = base_record(plain_backbone(backbone))
         self._is_record_given = record is not None
         self.source = ""
+        self._num_expected = 0
         self.tuned = set(head.config.get("tuned") or ())
         self.min_score = head.config["min_score"]
         self._publication: dict[str, Any] = {}  # licence and origin of an RfDetr's weights
@@ -231,6 +233,8 @@ class Detector(nn.Module):
         called = CalledImages.of_call(images)
         self.check_weights()
         self.eval()
+        if self._num_expected < len(called.images):
+            self.expect_images(len(called.images))
         predictions = []
         prepared = in_threads(self._prepare, called.images)
         batch = list(islice(prepared, batch_size))
@@ -239,8 +243,29 @@ class Detector(nn.Module):
             for detections, image in zip(self(inputs), batch, strict=True):
                 best = best_of(detections, max_boxes)
                 predictions.append(self._in_image(best, image.size, min_score))
+            self._num_expected -= len(batch)
             batch = list(islice(prepared, batch_size))
         return called.named(predictions)
+
+    def expect_images(self, count: int) -> None:
+        """State how many images are going to be predicted in several calls, by which the runtime ``auto`` decides.
+
+        A call states its own number where no larger one was stated.
+
+        Args:
+            count: of images.
+
+        Raises:
+            ConfigError: if it is negative.
+        """
+        check_minimum(0, count=count)
+        self._num_expected = count
+        if self.backbone is None or not isinstance(self.head, DetectionHead):
+            return  # the ViT of an RfDetr computes in torch
+        features_at = self.head.levels.features_at
+        height, width = self.size
+        size = (round(height * features_at), round(width * features_at))
+        plain_backbone(self.backbone).expect_images({size: count})
 
     def _prepare(self, image: ImageInput) -> _PreparedImage:
         """Decode and resize an image."""
@@ -542,8 +567,14 @@ class Detector(nn.Module):
         checkpoint: HeadCheckpoint,
         backbone: Backbone | None = None,
         device: torch.device | str | None = None,
+        *,
+        runtime: Runtime | None = None,
     ) -> Self:
-        """Return the detector of a head file that is read already, as :meth:`load`."""
+        """Return the detector of a head file that is read already, as :meth:`load`.
+
+        ``runtime`` computes the tokens, see :meth:`dinoneck.Backbone.with_runtime`; None = that of
+        the backbone. The ViT of an RfDetr, which was trained with it, computes in torch.
+        """
         recipe = checkpoint.preprocess
         has_backbone = checkpoint.head_type == "rf_detr" or checkpoint.meta["backbone"] is not None
         if (
@@ -564,11 +595,18 @@ class Detector(nn.Module):
                 raise CheckpointError(
                     "this detector holds its own ViT; leave backbone= out", step="pairing"
                 )
+            if runtime == "openvino":
+                raise ConfigError(
+                    "runtime is 'openvino', and this detector holds its own ViT, which computes in "
+                    "torch; leave runtime out, or export the detector to ONNX"
+                )
             head = cast("RfDetr", checkpoint.build())
         else:
             head = cast("DetectionHead", checkpoint.build())
             head.tuned = nn.ParameterList()  # they are the backbone's now
             backbone = _backbone_of(checkpoint, backbone)
+            if runtime is not None:
+                backbone = backbone.with_runtime(runtime)
             if device is None:
                 head = head.to(plain_backbone(backbone).adapter.weight.device)
         detector = cls(head, backbone, recipe.size, bits=recipe.bits).eval()

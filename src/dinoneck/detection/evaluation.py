@@ -129,6 +129,7 @@ def predict_boxes(
     if begin is not None:
         begin(dataset.original(0)[0])
     predictions: dict[Any, Prediction] = {}
+    detector.expect_images(len(dataset))
     for rows in in_batches(range(len(dataset)), batch_size):
         batch = [dataset.original(row)[0] for row in rows]
         batch_predictions = detector.predict(batch, min_score=0.0, batch_size=batch_size)
@@ -384,6 +385,7 @@ def _predict_objects(
     if begin is not None:
         begin(dataset.paths[0])
     predict = partial(predictor, min_score=min_score)
+    predictor.expect_images(len(dataset.paths))
     rows = predict_many(predict, list(dataset.paths), at_once=predictor.batch_size)
     objects = {}
     for i, row in rows.items():

@@ -45,6 +45,7 @@ from dinoneck.training.problem import Problem
 from dinoneck.training.recipe import Recipe
 from dinoneck.training.report import HEAD, Methods, summary
 from dinoneck.training.run import Trainer
+from dinoneck.training.run_runtime import continued_runtime, with_runtime
 from dinoneck.training.run_tokens import RunTokens
 from dinoneck.training.scored import ValueTarget
 
@@ -115,7 +116,7 @@ def train_instances(
     if config.folds.count != 1:
         warn_of_changed_copies(dataset.paths, remedy="Leave them out")
     config = with_object_defaults(config, dataset)
-    trainer = prepare_instances(config, Path(out), dataset, overwrite=overwrite)
+    trainer = prepare_instances(config, Path(out), dataset, overwrite=overwrite, resume=resume)
     for fold in trainer.folds:
         if not fold.is_of_all_images:
             train_images = dataset.take(fold.train.tolist())
@@ -168,7 +169,12 @@ def _recipe_with_epochs(optim: Recipe, num_images: int) -> Recipe:
 
 
 def prepare_instances(
-    config: TrainInstancesConfig, out: Path, dataset: ObjectImages, *, overwrite: bool = False
+    config: TrainInstancesConfig,
+    out: Path,
+    dataset: ObjectImages,
+    *,
+    overwrite: bool = False,
+    resume: bool = True,
 ) -> ObjectTrainer:
     """Return the trainer of heads that learn the objects of a dataset.
 
@@ -181,7 +187,10 @@ def prepare_instances(
     type_name = head_type(config)
     warn_of_copies(find_copies(dataset.paths), parts={}, values={})
     table = _table_of_dataset(dataset)
+    if resume:
+        config = continued_runtime(config, out)
     tokens = RunTokens.from_backbone(config, table, type_name)
+    config = with_runtime(config, tokens.runtime or "torch")
     tokens.check_start(config)
     problem = object_problem(config, dataset, tokens.preprocess)
     folds = plain_folds(config, len(dataset))

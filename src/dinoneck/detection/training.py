@@ -213,6 +213,7 @@ class DetectorTrainer:
     def _identity(self) -> dict[str, Any]:
         """What must be equal in a run and its continuation."""
         values = self.config.to_dict()
+        values["backbone"].pop("runtime", None)
         del values["detector"]["workers"]
         datasets = []
         for images in (self.train_images, self.val_images):
@@ -628,7 +629,8 @@ def _open_backbone(
     config: TrainDetectorConfig, neck_class: type[Neck], neck_arguments: Mapping[str, Any]
 ) -> Backbone:
     """Load the backbone; without ``backbone.layers`` it gives as many layers as the neck takes."""
-    backbone = open_backbone(config.backbone, config.device)
+    # its tokens are computed in training, by torch
+    backbone = open_backbone(config.backbone.changed(runtime=None), config.device)
     if config.backbone.layers is None and "num_layers" in fields_of(neck_class):
         num_layers = int(neck_arguments.get("num_layers", 3))
         backbone = backbone.with_layers(_spread_layers(num_layers, backbone.depth))

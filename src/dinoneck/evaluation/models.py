@@ -16,12 +16,13 @@ from dinoneck.inference.loaded_head import LoadedHead
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.sources import Heads, open_heads
 from dinoneck.registry import DETECTORS
+from dinoneck.training.result import TrainingResult
 from dinoneck.training.trained_images import seen_in_training
 
 logger = logging.getLogger(__name__)
 
-Model = Predictor | Detector | Heads
-"""A model that can be called, or what a Predictor takes."""
+Model = Predictor | Detector | TrainingResult | Heads
+"""A model that can be called, the result of a training, or what a Predictor takes."""
 
 
 def open_models(model: Model | Mapping[str, Model]) -> dict[str, Predictor | Detector]:
@@ -33,8 +34,9 @@ def open_models(model: Model | Mapping[str, Model]) -> dict[str, Predictor | Det
     Raises:
         ConfigError: if there is no model, or one has several keys.
         CheckpointError: if a model cannot be read.
+        DataError: for the result of a training whose folder has no head of its own.
     """
-    if not isinstance(model, Mapping):
+    if isinstance(model, TrainingResult) or not isinstance(model, Mapping):
         return {"head": _open_model(model)}
     models = {}
     for name, named_model in model.items():
@@ -45,6 +47,9 @@ def open_models(model: Model | Mapping[str, Model]) -> dict[str, Predictor | Det
 
 
 def _open_model(model: Model) -> Predictor | Detector:
+    if isinstance(model, TrainingResult):
+        trained: Predictor | Detector = model.predictor()
+        return trained
     if isinstance(model, Detector):
         return model
     if isinstance(model, Predictor):

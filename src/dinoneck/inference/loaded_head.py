@@ -291,7 +291,7 @@ def _facts(head: LoadedHead, compare_inputs: bool, compare_views: bool) -> dict[
     """What the heads of a list have in common; None = unknown, or free to differ."""
     backbone = None
     if head.backbone_record is not None:
-        backbone = without(head.backbone_record, "probe")
+        backbone = without(head.backbone_record, "probe", "runtime")
     inputs = None
     if compare_inputs and head.preprocess is not None:
         inputs = head.preprocess.record()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck.backbones import weight_hashes
-from dinoneck.backbones.backbone import Backbone
+from dinoneck.backbones.backbone import Backbone, plain_backbone
 from dinoneck.checkpoint.compare import check_records
 from dinoneck.data.preprocessing import Placement, Preprocessing, Size
 from dinoneck.devices import fetch, send
@@ -124,6 +124,7 @@ class Pass:
         self.device = next(self.backbone.parameters()).device
         default_batch_size = _BATCH_SIZE_ON_CPU if self.device.type == "cpu" else _BATCH_SIZE
         self.batch_size = batch_size or default_batch_size
+        self.num_expected = 0
         self._watch = weight_hashes.Watch(backbone.adapter)
 
     @property
@@ -186,6 +187,18 @@ class Pass:
                         f"{store.path} records neither the sizes of the images nor which patches "
                         f"are padding, which {task.name!r} needs; predict from the images"
                     )
+
+    def count_images(self, count: int) -> Counter[Size]:
+        """Return how many inputs of each size the backbone gets of so many images; empty where that depends on them."""
+        size = self.preprocess.prepared_size()
+        counts: Counter[Size] = Counter()
+        if size is None or self.tiling is not None:
+            return counts
+        height, width = size
+        for number in range(len(self.views)):
+            is_turned = swaps_sides(self.views, number)
+            counts[(width, height) if is_turned else (height, width)] += count
+        return counts
 
     def recipe(self, size: Size) -> Preprocessing:
         """Return how an image of this (height, width) is prepared."""
@@ -300,6 +313,9 @@ class Pass:
         assemblies = {key: Assembly(rows=rows, cols=cols) for key in self.heads}
 
         positions = tile_positions(rows, cols)
+        first_tile = cut_tiles(prepared.images, rows, cols, positions[:1])
+        # the images to come are taken for as large as this one
+        self._expect_tiles(first_tile, len(positions) * max(1, self.num_expected))
         for begin in range(0, len(positions), self.batch_size):
             batch = positions[begin : begin + self.batch_size]
             [tiles] = send([cut_tiles(prepared.images, rows, cols, batch)], self.device)
@@ -317,6 +333,15 @@ class Pass:
             whole[key] = AveragedOutputs(mean=mean)
         [prediction] = self._to_predictions(whole, with_maps, count=1)
         return prediction
+
+    def _expect_tiles(self, tile: Tensor, count: int) -> None:
+        """State how many tiles like this one (1, C, H, W) the backbone gets."""
+        height, width = tile.shape[-2:]
+        counts: Counter[Size] = Counter()
+        for number in range(len(self.views)):
+            is_turned = swaps_sides(self.views, number)
+            counts[(width, height) if is_turned else (height, width)] += count
+        plain_backbone(self.backbone).expect_images(counts)
 
     def _run_views(
         self, images: Tensor, placements: Sequence[Placement] | None

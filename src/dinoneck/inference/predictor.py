@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
@@ -43,6 +44,7 @@ from dinoneck.inference.predictions import ImagePrediction, Maps, Prediction, ch
 from dinoneck.inference.sources import NO_KEY, Heads, open_heads
 from dinoneck.inference.tiles import Tiling
 from dinoneck.inference.views import TTA, VIEWS
+from dinoneck.kinds import Runtime
 from dinoneck.tasks import describe_tasks
 from dinoneck.text import counted
 
@@ -140,6 +142,11 @@ class Predictor:
             digests: for the same weights in another library or dtype, see
             :meth:`dinoneck.HeadCheckpoint.check_backbone`.
         revision: branch, tag or commit of the hub repositories among the heads.
+        runtime: what computes the tokens: ``"torch"``, ``"openvino"`` or ``"auto"``, see
+            :meth:`dinoneck.Backbone.with_runtime`; None = that of the backbone, torch for one that
+            is rebuilt from the files.
+        dtype: in which the backbone computes, after it is compared with the heads; None = its own,
+            or that of the record.
 
     Attributes:
         revisions: hub repository -> the commit its heads are of; empty for local heads.
@@ -183,6 +190,8 @@ class Predictor:
         batch_size: int | None = None,
         probe: bool = False,
         revision: str | None = None,
+        runtime: Runtime | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         if tta is not None and tta not in VIEWS:
             raise ConfigError(f"tta is {tta!r}; expected one of {', '.join(VIEWS)}, or None")
@@ -222,6 +231,10 @@ class Predictor:
             pass_backbone = shared.backbone
             if device is not None:
                 pass_backbone = pass_backbone.to(local_device(device))
+            if dtype is not None:
+                pass_backbone = pass_backbone.to(dtype=dtype)
+            if runtime is not None:
+                pass_backbone = pass_backbone.with_runtime(runtime)
             check_patch(shared.preprocess.patch_size, pass_backbone.adapter.patch_size)
             for loaded_head in heads_of_pass.values():
                 loaded_head.head.to(next(pass_backbone.parameters()).device)
@@ -484,6 +497,31 @@ class Predictor:
             prepared.append(backbone_pass.prepare(decoded[channels, bits]))
         return prepared
 
+    def expect_images(self, count: int) -> None:
+        """State how many images are going to be predicted in several calls, by which the runtime ``auto`` decides.
+
+        A call states its own number where no larger one was stated. Images whose prepared size
+        depends on the image are not counted.
+
+        Args:
+            count: of images.
+
+        Raises:
+            ConfigError: if it is negative.
+        """
+        check_minimum(0, count=count)
+        backbones: dict[int, Backbone] = {}
+        counts: dict[int, Counter[Size]] = {}
+        for backbone_pass in self.passes:
+            backbone_pass.num_expected = count
+            backbone = plain_backbone(backbone_pass.backbone)
+            # passes of the same weights share their programs
+            weights = id(backbone.adapter)
+            backbones[weights] = backbone
+            counts.setdefault(weights, Counter()).update(backbone_pass.count_images(count))
+        for weights, backbone in backbones.items():
+            backbone.expect_images(counts[weights])
+
     def predict_prepared(
         self,
         images: Sequence[Sequence[PassImage]],
@@ -537,10 +575,15 @@ class Predictor:
         self, images: Sequence[ImageInput], with_maps: bool, min_score: float | None
     ) -> Iterator[dict[str, ImagePrediction]]:
         """Yield the predictions for every image by keys; threads prepare images ahead of the model."""
+        if self.passes[0].num_expected < len(images):
+            self.expect_images(len(images))
         prepared = in_threads(self.prepare, images)
         batch = list(islice(prepared, self.batch_size))
         while batch:
-            yield from self._predict_batch(batch, with_maps, min_score)
+            predictions = self._predict_batch(batch, with_maps, min_score)
+            for backbone_pass in self.passes:
+                backbone_pass.num_expected -= len(batch)
+            yield from predictions
             batch = list(islice(prepared, self.batch_size))
 
     @torch.no_grad()
@@ -640,7 +683,7 @@ def _group_into_passes(
         head_backbone = backbone
         if head_backbone is None:
             # layers and norm are applied per head
-            record = without(head.backbone_record or {}, "layers", "norm", "probe")
+            record = without(head.backbone_record or {}, "layers", "norm", "probe", "runtime")
             record_text = spelling(record)
             if record_text not in rebuilt:
                 rebuilt[record_text] = _rebuild_backbone(heads[0])

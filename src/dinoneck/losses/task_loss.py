@@ -364,6 +364,25 @@ class TaskLoss(nn.Module):
             counts[composition.name] = composition.counts(targets, masks)
         return counts
 
+    def counted(self, counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return name of the task or composition -> whether a value counts whose weight is not 0, a bool tensor.
+
+        Args:
+            counts: of :meth:`counts`.
+        """
+        counted: dict[str, Tensor] = {}
+        for task in self.tasks:
+            count = counts[task.name]
+            if isinstance(task.weight, tuple):
+                counted[task.name] = _any_counts(task.weight, count)
+            else:
+                counted[task.name] = (count > 0).any()
+        for composition in self.compositions:
+            count = counts[composition.name]
+            weights = composition.weights or (1.0,) * len(count)
+            counted[composition.name] = _any_counts(weights, count)
+        return counted
+
     def _penalties(
         self, outputs: TensorsByTask, micro_batch: MicroBatch | None
     ) -> dict[str, Tensor]:
@@ -609,8 +628,14 @@ def _weighted_outputs(
     means = sums / torch.where(counts > 0, counts, 1.0)
     # weights are Python numbers: a tensor of them would be copied to the device at every step
     weighted_means = []
-    weighted_counts = []
-    for weight, mean, count in zip(weights, means.unbind(), counts, strict=True):
+    for weight, mean in zip(weights, means.unbind(), strict=True):
         weighted_means.append(weight * mean)
+    return torch.stack(weighted_means).sum(), _any_counts(weights, counts)
+
+
+def _any_counts(weights: tuple[float, ...], counts: Tensor) -> Tensor:
+    """Return whether a value of an output with a weight counts; the weights are not copied to the device."""
+    weighted_counts = []
+    for weight, count in zip(weights, counts, strict=True):
         weighted_counts.append(count * (weight > 0))
-    return torch.stack(weighted_means).sum(), torch.stack(weighted_counts).sum() > 0
+    return torch.stack(weighted_counts).sum() > 0

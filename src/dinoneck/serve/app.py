@@ -27,7 +27,8 @@ try:
 except ImportError as error:
     raise missing_extra(error.name or "fastapi", "serve") from error
 
-from dinoneck.serve.models import MAPS, open_model
+from dinoneck.backbones.openvino import is_installed
+from dinoneck.serve.models import MAPS, Model, open_model
 from dinoneck.serve.settings import Settings
 from dinoneck.version import versions
 
@@ -51,7 +52,11 @@ def create_app(head: str | os.PathLike[str], *, settings: Settings | None = None
         ImportError: if the extra ``serve`` is missing.
     """
     settings = settings or Settings()
-    model = open_model(head, settings)
+    return _app_of(open_model(head, settings), settings)
+
+
+def _app_of(model: Model, settings: Settings) -> FastAPI:
+    """Return the service of a loaded model."""
     worker = Worker(model, settings)
 
     app = FastAPI(
@@ -121,7 +126,8 @@ def serve(
     """Serve a head or a detector over HTTP until SIGTERM or Ctrl-C; accepted requests are completed first.
 
     It has no authentication, TLS or rate limit: run it behind a proxy that has them. Torch's
-    threads are shared among ``settings.concurrency``, except with ``batch``.
+    threads are shared among ``settings.concurrency``, except with ``batch`` and where programs of
+    OpenVINO are used, which compute one request after the other.
 
     Args:
         head: a head file, a folder of head files, or a Hub repository.
@@ -140,9 +146,7 @@ def serve(
     settings = settings or Settings()
     # a client that connects before the head is loaded waits
     with _listener(host, port) as listener:
-        if settings.batch == 1:
-            torch.set_num_threads(max(1, torch.get_num_threads() // settings.concurrency))
-        app = create_app(head, settings=settings)
+        app = _app_of(open_with_threads(head, settings), settings)
         # a request that was just accepted may take its whole time, and a second for its answer
         shutdown_seconds = math.ceil(settings.timeout) + 1
         config = uvicorn.Config(
@@ -155,6 +159,24 @@ def serve(
         # uvicorn raises a signal again after the shutdown
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
+
+
+def open_with_threads(head: str | os.PathLike[str], settings: Settings) -> Model:
+    """Return the model; torch's threads are then shared among the requests that are computed at once.
+
+    Programs of OpenVINO compute one request after the other, with all threads.
+    """
+    num_threads = torch.get_num_threads()
+    share = num_threads
+    if settings.batch == 1:
+        share = max(1, num_threads // settings.concurrency)
+    if settings.runtime in (None, "torch") or not is_installed():
+        torch.set_num_threads(share)
+        return open_model(head, settings)
+    model = open_model(head, settings)
+    if settings.runtime == "auto" and model.preprocess.size is None:  # no program is compiled
+        torch.set_num_threads(share)
+    return model
 
 
 def _listener(host: str, port: int) -> socket.socket:

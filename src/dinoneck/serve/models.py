@@ -17,6 +17,7 @@ from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.bands import RGB_CHANNELS
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.detector import Detector
+from dinoneck.dtypes import WEIGHT_DTYPES
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import patch_pair
 from dinoneck.inference import MicroBatcher, Predictor, coco_objects
@@ -26,6 +27,10 @@ from dinoneck.serve.settings import Settings
 from dinoneck.text import counted
 
 MAPS = ("none", "lists", "png")
+# a service computes as many images as come: more than any program takes to be compiled
+_MANY_IMAGES = 1_000_000_000
+# before the first request: one is timed in torch, and the next one compiles a program and compares it
+_PREDICTIONS_OF_AUTO = 2
 
 
 class Model(NamedTuple):
@@ -45,6 +50,8 @@ class Model(NamedTuple):
 
 def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
     """Return the model of a head file, a folder of them, a published head or a Hub repository, after a prediction.
+
+    Programs of OpenVINO are compiled here, for the sizes that the heads fix.
 
     Raises:
         CheckpointError: if a file cannot be used.
@@ -69,7 +76,9 @@ def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
     if size is None:
         patch_height, patch_width = patch_pair(model.preprocess.patch_size)
         size = (4 * patch_height, 4 * patch_width)
-    model.predict(torch.rand(3, *size), "none")
+    num_predictions = _PREDICTIONS_OF_AUTO if settings.runtime == "auto" else 1
+    for _ in range(num_predictions):
+        model.predict(torch.rand(3, *size), "none")
     return model
 
 
@@ -88,7 +97,15 @@ def _check_channels(recipe: Preprocessing | None) -> None:
 
 
 def _heads(checkpoints: list[HeadCheckpoint], settings: Settings) -> Model:
-    predictor = Predictor(checkpoints, tta=settings.tta, device=settings.device)
+    predictor = Predictor(
+        checkpoints,
+        tta=settings.tta,
+        device=settings.device,
+        runtime=settings.runtime,
+        dtype=None if settings.precision is None else WEIGHT_DTYPES[settings.precision],
+    )
+    if settings.runtime == "auto":
+        predictor.expect_images(_MANY_IMAGES)
     batcher = MicroBatcher(
         predictor, max_batch=settings.batch, max_waiting=settings.concurrency + settings.batch
     )
@@ -126,7 +143,15 @@ def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
         raise ConfigError(f"batch is {settings.batch}, which is for heads; a detector takes 1")
     if settings.tta is not None:
         raise ConfigError(f"tta is {settings.tta!r}, which is for heads; leave it out")
-    detector = Detector.from_checkpoint(checkpoint, device=settings.device)
+    if settings.precision is not None:
+        raise ConfigError(
+            f"precision is {settings.precision!r}, which is for heads; leave it out (--precision)"
+        )
+    detector = Detector.from_checkpoint(
+        checkpoint, device=settings.device, runtime=settings.runtime
+    )
+    if settings.runtime == "auto":
+        detector.expect_images(_MANY_IMAGES)
 
     def predict(image: Tensor, maps: str) -> dict[str, Any]:
         if maps != "none":

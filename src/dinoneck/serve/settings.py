@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from dinoneck.kinds import Precision, Runtime
 from dinoneck.training.recipe import Config, Count
 
 # the smallest is 10 kB, or 10 ms
@@ -28,6 +29,10 @@ class Settings(Config, frozen=True, kw_only=True):
         device: such as cuda; None = where the backbone is.
         tta: views to average (default: as recorded in the heads, else none).
         weights: the publisher's file of a published head.
+        runtime: what computes the tokens: torch; openvino (extra [fast], on a CPU), compiled for
+            each size; or auto, the faster of both for the sizes that the heads fix, tried at the
+            start, and torch for others; None = torch, in commands DINONECK_RUNTIME, else auto.
+        precision: of the backbone's weights and tokens, of heads; None = as in training.
 
     Raises:
         ConfigError: if a value is of another type, too small or not finite.
@@ -44,6 +49,8 @@ class Settings(Config, frozen=True, kw_only=True):
     device: str | None = None
     tta: Literal["none", "flip4", "d6"] | None = None
     weights: str | None = None
+    runtime: Runtime | None = None
+    precision: Precision | None = None
 
     @property
     def max_upload_bytes(self) -> int:

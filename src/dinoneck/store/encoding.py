@@ -9,7 +9,7 @@ them is pooled or projected without a full-width float copy that is kept.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -164,6 +164,46 @@ def quantise(patches: Tensor, channel_scale: Tensor) -> tuple[Tensor, Tensor]:
     divisor = torch.where(scale > 0, scale, 1.0)  # a token of zeros has the scale 0
     q = (x / divisor[..., None]).round_().clamp_(-_LARGEST_INT8, _LARGEST_INT8)
     return q.to(torch.int8), scale
+
+
+def units_between(encoded: Mapping[str, Tensor], stored: Columns, dtype: StoreDtype) -> float:
+    """Return the largest difference between views and stored ones, in units of the store's rounding.
+
+    The unit of a token is the step between numbers of the dtype at the token's largest value; of an
+    int8 token it is its scale, and of prefix tokens there, which are not rounded, that of fp16.
+
+    Args:
+        encoded: of :func:`encode`.
+        stored: of the same views: part name -> one (B, ...) tensor per layer.
+        dtype: of the store.
+    """
+    largest = 0.0
+    if dtype == "int8":
+        for layer in range(len(stored["q"])):
+            scale = encoded["scale"][:, layer, :, None]
+            stored_scale = stored["scale"][layer][..., None]
+            difference = encoded["q"][:, layer] * scale - stored["q"][layer] * stored_scale
+            units = difference.abs() / _not_zero(torch.maximum(scale, stored_scale))
+            largest = max(largest, units.max().item())
+        part = "prefix"
+        rounding = torch.float16
+    else:
+        part = "tokens"
+        rounding = HALF_DTYPES[dtype]
+    for layer, stored_values in enumerate(stored[part]):
+        values = encoded[part][:, layer].double()
+        difference = (values - stored_values.double()).abs()
+        largest_of_token = torch.maximum(values.abs(), stored_values.double().abs())
+        largest_of_token = largest_of_token.amax(dim=-1, keepdim=True)
+        exponent = _not_zero(largest_of_token).log2().floor()
+        units = difference / (torch.finfo(rounding).eps * 2.0**exponent)
+        largest = max(largest, units.max().item())
+    return largest
+
+
+def _not_zero(values: Tensor) -> Tensor:
+    """The values, with a 1 in the place of a 0."""
+    return torch.where(values > 0, values, 1.0)
 
 
 @dataclass(frozen=True, eq=False)

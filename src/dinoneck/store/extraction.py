@@ -16,6 +16,7 @@ import itertools
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -33,7 +34,7 @@ from dinoneck.extras import missing_extra
 from dinoneck.grid import GridSize, TokenGrid
 from dinoneck.progress import announce, progress
 from dinoneck.store.description import DATA, Description, write_scale
-from dinoneck.store.encoding import channel_rms, encode
+from dinoneck.store.encoding import channel_rms, encode, units_between
 from dinoneck.store.images import (
     Item,
     check_no_other_ids,
@@ -55,6 +56,10 @@ CPU_PASS_TOKENS = 2048  # patch tokens; a CPU's caches hold the activations of n
 LEAST_UNITS = 8
 # usable images that the channel scale of int8 is measured on
 SCALE_IMAGES = 16
+# stored images that are computed again where another runtime continues a store
+COMPARED_IMAGES = 10
+# a unit of the store's rounding, and what the last bits of a scale of int8 add to it
+MOST_UNITS = 1.01
 _CPUS_PER_ACTOR = 2  # of a Ray cluster without GPUs
 _UNITS_PER_CALL = 8  # of an actor
 
@@ -191,8 +196,8 @@ class Extractor:
         Raises:
             ConfigError: if torchrun's RANK is not below its WORLD_SIZE.
             StoreError: if the file of a stored image has changed, a new image is stored under
-                another id, the folder cannot be written, or the images do not fit on the disk; else
-                as :meth:`run`.
+                another id, another runtime gives other tokens for stored images, the folder cannot
+                be written, or the images do not fit on the disk; else as :meth:`run`.
         """
         reader = self.reader
         folder = Path(str(reader.files))
@@ -208,6 +213,7 @@ class Extractor:
             new_items = [item for item in items if item[0] not in self.known]
             check_no_other_ids(new_items, self.known, reader.entries)
             check_writable(folder)
+            self.check_runtime(items)
             announce(plan(items, num_missing, reader.description, folder))
 
         if reader.description.dtype == "int8" and reader.scale is None:
@@ -243,6 +249,7 @@ class Extractor:
             on_cpu = next(self.backbone.parameters()).device.type == "cpu"
             pass_tokens = CPU_PASS_TOKENS if on_cpu else UNIT_TOKENS
             batch_size = views_per_pass(self.reader.description, pass_tokens)
+        self.expect_images(len(items))
         prepare = functools.partial(self.prepare, unusable=extracted.unusable)
         images_per_unit = max(len(unit) for unit in units)
         prepared = in_threads(prepare, items, self.workers, ahead=images_per_unit)
@@ -268,6 +275,55 @@ class Extractor:
         finally:
             writer.flush()
         return extracted
+
+    def expect_images(self, count: int) -> None:
+        """State how many views of each size the backbone gets of so many images, where they have one size."""
+        size = self.reader.description.preprocess.prepared_size()
+        if size is None:
+            return
+        height, width = size
+        counts: Counter[tuple[int, int]] = Counter()
+        for view in self.reader.description.views.views:
+            is_turned = view.turns % 2
+            counts[(width, height) if is_turned else (height, width)] += count
+        self.backbone.expect_images(counts)
+
+    def check_runtime(self, items: Sequence[Item]) -> None:
+        """Compare the first stored images with what another runtime than the store's gives for them.
+
+        Args:
+            items: all images.
+
+        Raises:
+            StoreError: if their tokens differ by more than a unit of the store's rounding, naming
+                the image and the number of units.
+        """
+        description = self.reader.description
+        runtime_of_store = description.backbone.get("runtime", "torch")
+        if self.backbone.runtime == runtime_of_store:
+            return
+        self.expect_images(
+            len(items)
+        )  # so that 'auto' compares the program that it is going to use
+        stored_items = [item for item in items if item[0] in self.known]
+        for item in stored_items[:COMPARED_IMAGES]:
+            image_id, _ = item
+            image = self.prepare(item, {})
+            if image is None:  # it is stored, and cannot be read any more
+                continue
+            for batch in self.run_backbone({image_id: image}, LARGEST_BATCH):
+                numbers = [view.number for view in batch.views]
+                stored_columns, _ = self.reader.columns([image_id] * len(numbers), numbers)
+                encoded = encode(batch.tokens, description.dtype, self.reader.scale)
+                units = units_between(encoded, stored_columns, description.dtype)
+                if not units <= MOST_UNITS:
+                    raise StoreError(
+                        f"{self.reader.files} was begun with the runtime {runtime_of_store!r}, "
+                        f"and {self.backbone.runtime!r} gives other tokens for {image_id!r}: they "
+                        f"differ by {units:.3g} units of {description.dtype}'s rounding, and at most "
+                        "1 is taken; extract with the store's runtime (runtime=, --runtime), or into "
+                        "another store"
+                    )
 
     def _count_new(self, items: Sequence[Item]) -> int:
         """How many of these images the store lacks."""

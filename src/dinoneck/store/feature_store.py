@@ -223,7 +223,9 @@ class FeatureStore(Reader):
         Raises:
             DataError: if an image cannot be used, or two have one id; all that was finished before
                 is kept.
-            StoreError: without a backbone, with a changed one, if the file of a stored image has
+            StoreError: without a backbone, with a changed one, if the backbone has another runtime
+                than the store was begun with and gives other tokens for the first ten stored images
+                (by more than a unit of the store's rounding), if the file of a stored image has
                 changed, if an image is stored already under an id that another root gave it, if the
                 images do not fit on the disk, or values not in the dtype.
             ConfigError: if an option is out of range.

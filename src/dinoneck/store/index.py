@@ -42,6 +42,7 @@ from msgspec import ValidationError, convert
 from msgspec.structs import astuple
 
 from dinoneck.atomic import flush_folder
+from dinoneck.cache_folder import cache_folder
 from dinoneck.errors import DataError, StoreError
 from dinoneck.store.description import DATA
 from dinoneck.store.files import Files, FileState, FolderTimes, RemoteFiles
@@ -409,7 +410,7 @@ def build_index(shards: Shards, base: Path | None = None) -> Index:
         except OSError as error:
             problem = error
     raise StoreError(
-        f"the index of {shards.files} cannot be written, nor kept in {path}; set XDG_CACHE_HOME to "
+        f"the index of {shards.files} cannot be written, nor kept in {path}; set XDG_CACHE_HOME or DINONECK_CACHE to "
         f"a folder that can be written ({problem})"
     )
 
@@ -428,9 +429,8 @@ def _paths(files: Files) -> list[Path]:
 
 def _path_in_cache(store: str) -> Path:
     """Return the path of the index of a store in the cache folder of this machine."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = hashlib.sha256(store.encode()).hexdigest()[:_CACHED_NAME_DIGITS]
-    return cache / "dinoneck" / "stores" / f"{name}.sqlite"
+    return cache_folder() / "stores" / f"{name}.sqlite"
 
 
 def _existing_paths(files: Files) -> Iterator[Path]:

@@ -25,7 +25,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from dinoneck.checkpoint.schema import License
 from dinoneck.checks import LARGEST_FLOAT, LARGEST_SIDE
 from dinoneck.errors import ConfigError, DinoneckError
-from dinoneck.kinds import Method, TrainedKind
+from dinoneck.kinds import Method, Precision, Runtime, TrainedKind
 from dinoneck.training.recipe import (
     PATH_PATTERN,
     Config,
@@ -303,6 +303,10 @@ class FrozenBackbone(Config, frozen=True, kw_only=True):
         layers: block indices to read, such as 2 5 8 11; None = the last.
         license: licence of the weights, recorded in the files where none is known, such as of own
             weights.
+        runtime: what computes the tokens of frozen weights: torch; openvino (extra [fast], on a
+            CPU); or auto, the faster of both; None = torch, in commands DINONECK_RUNTIME, else auto.
+        precision: dtype of the weights and tokens; bfloat16 is faster on CPUs that have it, and its
+            tokens differ by about 1 percent.
     """
 
     name: Annotated[str | None, arg(name="backbone")] = None
@@ -312,6 +316,8 @@ class FrozenBackbone(Config, frozen=True, kw_only=True):
     seed: Annotated[Seed | None, arg(name="backbone-seed")] = None
     layers: tuple[int, ...] | None = None
     license: Annotated[License | None, arg(name="backbone-license")] = None
+    runtime: Runtime | None = None
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -545,14 +551,14 @@ class RunConfig(Config, frozen=True, kw_only=True):
         """Return nested plain values: what a report keeps and :meth:`from_dict` reads."""
         plain = super().to_dict()
         plain["data"] = without_unset(plain["data"], self.data, _LATER_OPTIONS_OF_DATA)
-        if plain["backbone"]["license"] is None:
-            del plain["backbone"]["license"]
         if plain["license"] is None:
             del plain["license"]
         for name in self.__struct_fields__:
             group = getattr(self, name)
             if isinstance(group, DetectorRecipe):
                 plain[name] = group.to_dict()
+            elif isinstance(group, FrozenBackbone):
+                plain[name] = without_unset(plain[name], group, _LATER_OPTIONS_OF_BACKBONE)
         if plain.get("predict_with") is None:
             plain.pop("predict_with", None)
         return plain
@@ -590,6 +596,11 @@ class HeadRunConfig(RunConfig, frozen=True, kw_only=True):
             ConfigError: naming the value, and what it needs.
         """
         if self.is_live:
+            if self.backbone.precision != "float32":
+                raise ConfigError(
+                    f"backbone.precision is {self.backbone.precision!r}, and has no effect with "
+                    f"{_LIVE}: a backbone is trained in float32; leave it out (--precision)"
+                )
             return
         optim = self.optim
         remedy = f"and needs {_LIVE} (--lora or --unfreeze-last or --freeze); or leave it out"
@@ -682,6 +693,8 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
         super().check_used()
         if data.labels is None:
             self._check_without_labels()
+        if data.store is not None:
+            self._check_with_store()
         if data.store is None and data.views is not None:
             raise ConfigError(
                 f"data.views is {data.views}, and needs data.store (--store); or leave it out"
@@ -692,6 +705,17 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
             raise ConfigError(
                 f"data.subfolders is {data.subfolders!r}, and needs data.images (--images); or "
                 "leave it out"
+            )
+
+    def _check_with_store(self) -> None:
+        """Raise ConfigError for options of how tokens are computed: those of a store are there."""
+        backbone = self.backbone
+        remedy = "and has no effect with data.store, whose tokens are computed; leave it out"
+        if backbone.runtime is not None:
+            raise ConfigError(f"backbone.runtime is {backbone.runtime!r}, {remedy} (--runtime)")
+        if backbone.precision != "float32":
+            raise ConfigError(
+                f"backbone.precision is {backbone.precision!r}, {remedy} (--precision)"
             )
 
     @property
@@ -805,6 +829,16 @@ class TrainDetectorConfig(RunConfig, frozen=True, kw_only=True):
     optim: DetectorRecipe = DetectorRecipe()
     folds: HeldOutConfig = HeldOutConfig()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        remedy = "and a detector is trained in torch and float32; leave it out"
+        if self.backbone.runtime == "openvino":
+            raise ConfigError(f"backbone.runtime is 'openvino', {remedy} (--runtime)")
+        if self.backbone.precision != "float32":
+            raise ConfigError(
+                f"backbone.precision is {self.backbone.precision!r}, {remedy} (--precision)"
+            )
+
     @property
     def default_head(self) -> str:
         """The type of its neck where the config names none."""
@@ -899,4 +933,5 @@ _LATER_OPTIONS_OF_DATA = (
     "subfolders",
     "target_weights",
 )
+_LATER_OPTIONS_OF_BACKBONE = ("license", "runtime", "precision")
 _LIVE = "backbone.lora or backbone.unfreeze_last or optim.freeze"

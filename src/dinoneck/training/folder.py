@@ -9,31 +9,33 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from dinoneck.atomic import read_regular, write_whole
+from dinoneck.data.run_names import BASELINES as BASELINES
+from dinoneck.data.run_names import DETECTOR as DETECTOR
+from dinoneck.data.run_names import HEAD_FILE as HEAD_FILE
+from dinoneck.data.run_names import HEADS as HEADS
+from dinoneck.data.run_names import LOGS as LOGS
+from dinoneck.data.run_names import PREDICTIONS as PREDICTIONS
+from dinoneck.data.run_names import REPORT as REPORT
+from dinoneck.data.run_names import RUN as RUN
+from dinoneck.data.run_names import TRAINED_ON as TRAINED_ON
+from dinoneck.data.run_names import UNFINISHED as UNFINISHED
 from dinoneck.errors import CheckpointError, DataError, DinoneckError
 from dinoneck.inference.loaded_head import difference
+from dinoneck.kinds import Runtime, present_report
 from dinoneck.text import reason_of, some_of
 from dinoneck.training.config import TRAININGS
 from dinoneck.training.processes import wait_for_all
 from dinoneck.weight_files import read_any
 
-HEADS = "heads"
-BASELINES = "baselines"
-LOGS = "logs"
-HEAD_FILE = "head.safetensors"
-REPORT = "report.json"
-PREDICTIONS = "out_of_fold.csv"
-TRAINED_ON = "trained_on.csv"
-UNFINISHED = "unfinished"
-RUN = "run.json"
 STATE = "state.pt"
 LOG = "log.jsonl"
 # in the folder of what is unfinished: name of a head's file -> SHA-256 of what the run wrote
 FINISHED_HEADS = "finished_heads.json"
-DETECTOR = "detector.safetensors"
 # what zipfile raises, also by a changed method
 _DAMAGED = (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError)
 Callback = Callable[[int, dict[str, Any]], object]  # of an epoch and its row of numbers
@@ -45,6 +47,8 @@ SAMPLES = "ids and targets of the samples"
 BACKBONE = "backbone of live tokens"
 IMAGE_FILES = "hash of image files"
 FROM_MAPS = "numbers read from maps"
+# of a run, which a continuation takes; it is not compared
+RUNTIME = "runtime"
 BACKBONE_RECORD = "backbone record"
 # entries that runs of 0.3 do not have; they are not compared there
 NOT_IN_OLD_RUNS = (TOKENS, TARGETS, SAMPLES, BACKBONE, IMAGE_FILES, FROM_MAPS)
@@ -158,6 +162,15 @@ def is_begun_by_0_3(folder: Path) -> bool:
     return identity is not None and TARGETS not in identity
 
 
+def runtime_of_unfinished(folder: Path) -> Runtime | None:
+    """Return what computes the tokens of the unfinished run in a folder; None without such a run."""
+    identity = _unfinished_identity(folder)
+    if identity is None:
+        return None
+    runtime: Runtime = identity.get(RUNTIME, "torch")  # those of 0.3 have none
+    return runtime
+
+
 def _unfinished_identity(folder: Path) -> dict[str, Any] | None:
     """Return what identifies the unfinished run in a folder; None without a run that has kept an epoch."""
     path = folder / UNFINISHED / RUN
@@ -250,13 +263,39 @@ def _set_aside(folder: Path) -> None:
 
 def finish(folder: Path, report: Mapping[str, Any]) -> dict[str, Any]:
     """Write the report, the last file of a run; remove the results that it replaces; return its plain values."""
+    json_values = write_report(folder, report)
+    if writes():
+        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+        shutil.rmtree(folder / EARLIER, ignore_errors=True)
+    return json_values
+
+
+def write_report(folder: Path, report: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the report of a run in the process that writes files; return its plain values."""
     text = json.dumps(report, indent=2, allow_nan=False)
     if writes():
         write_file(folder / REPORT, f"{text}\n".encode())
-        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-        shutil.rmtree(folder / EARLIER, ignore_errors=True)
     json_values: dict[str, Any] = json.loads(text)
     return json_values
+
+
+def read_report(folder: Path) -> dict[str, Any] | None:
+    """Return the report of a finished run, with the present names of methods; None where the folder has none.
+
+    Raises:
+        DataError: if it is damaged, or holds no report.
+    """
+    path = folder / REPORT
+    if not path.is_file():
+        return None
+    try:
+        report: Any = json.loads(read_regular(path))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is damaged: {error}; restore it, or remove it") from error
+    if isinstance(report, dict):
+        with suppress(AttributeError, TypeError):  # of scores that are no scores
+            return present_report(report)
+    raise DataError(f"{path} is damaged: it holds no report; restore it, or remove it")
 
 
 def writes() -> bool:
@@ -317,13 +356,16 @@ def _compared(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str,
     """Return the entries of a run's identity that are compared with those of another one."""
     compared = {}
     for name, value in values.items():
+        if name == RUNTIME:
+            continue
         is_new = name in NOT_IN_OLD_RUNS and name not in others
         replacement = _REPLACED.get(name)
         is_replaced = replacement in values and replacement in others
         if is_new or is_replaced:
             continue
-        if name == BACKBONE_RECORD:  # what is known of a licence changes no result
-            value = {key: entry for key, entry in value.items() if key != "license"}
+        if name == BACKBONE_RECORD:
+            # neither what is known of a licence nor what computes the tokens makes another run
+            value = {key: x for key, x in value.items() if key not in ("license", "runtime")}
         compared[name] = value
     return compared
 

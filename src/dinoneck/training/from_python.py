@@ -107,6 +107,8 @@ def train(
             raise ConfigError("two tables are given, config and table; leave one of them out")
         table = config
         config = None
+    if table is None and not options:
+        _check_not_empty(config)
     described = _config(config, _nested(options))
     if with_linear:
         described = _with_average(described)
@@ -180,6 +182,16 @@ def _nested(options: Mapping[str, Any]) -> dict[str, Any]:
 def _is_table(config: Any) -> bool:
     """Whether a value is a DataFrame; pandas is not imported to find out."""
     return hasattr(config, "columns") and hasattr(config, "iloc")
+
+
+def _check_not_empty(config: Any) -> None:
+    """Raise ConfigError for nothing at all, which would train on generated images."""
+    if config is None or (isinstance(config, Mapping) and not config):
+        raise ConfigError(
+            f"config is {config!r}, which names no data; name a table (data.csv) or images "
+            "(data.images), both with what to learn (data.targets, data.labels, data.boxes, "
+            "data.instances or data.panoptic), or data.pasture for generated images"
+        )
 
 
 def _config(config: Any, options: Mapping[str, Any]) -> AnyConfig:

@@ -155,6 +155,7 @@ class Objective(nn.Module):
         self.recipe = recipe
         self.maps = {task.name for task in loss.tasks if task.is_map or task.is_masks}
         self.is_first_step = True
+        self._weighting_is_set = False  # whether all learned weights are known to be set
 
     def start_epoch(self, epoch: int) -> None:
         """Freeze and unfreeze the backbone by the recipe's plan.
@@ -266,7 +267,10 @@ class Objective(nn.Module):
         """
         weighting = self.loss.weighting
         is_whole = micro_batches[0].compared[0].batch_counts is None
-        if weighting is None or is_whole or bool(weighting.is_set.all()):
+        if weighting is None or is_whole or self._weighting_is_set:
+            return
+        self._weighting_is_set = bool(weighting.is_set.all())  # waits for the device until all are
+        if self._weighting_is_set:
             return
         statistics = []
         for module in self.trained.modules():
@@ -291,7 +295,7 @@ class Objective(nn.Module):
         names = weighting.names
         weighting(
             {name: losses[f"loss/{name}"] for name in names},
-            {name: counts[name].sum() for name in names},
+            self.loss.counted(counts),
         )
 
     def blended_tokens(self, samples: StepSamples) -> Tokens:

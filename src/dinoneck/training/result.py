@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from dinoneck.atomic import read_regular
 from dinoneck.errors import DataError
 from dinoneck.inference.predictor import Predictor
-from dinoneck.kinds import predicting_method, present_report
+from dinoneck.kinds import predicting_method
 from dinoneck.tasks import MEAN_KEY, OVERALL
 from dinoneck.text import printable
-from dinoneck.training.folder import DETECTOR, HEAD_FILE, REPORT
+from dinoneck.training.folder import DETECTOR, HEAD_FILE, REPORT, read_report
 from dinoneck.training.verdict import main_metric
 
 _OF_OBJECTS = ("masks", "segments")  # the keys of their scores
@@ -83,16 +81,11 @@ class TrainingResult(dict[str, Any]):
         Raises:
             DataError: if the folder holds no finished run, or its report is damaged.
         """
-        path = Path(folder) / REPORT
-        if not path.is_file():
+        report = read_report(Path(folder))
+        if report is None:
+            path = Path(folder) / REPORT
             raise DataError(f"{path} does not exist; expected the folder of a finished run")
-        try:
-            report = json.loads(read_regular(path))
-        except ValueError as error:
-            raise DataError(f"{path} is damaged: {error}; train again") from None
-        if not isinstance(report, dict):
-            raise DataError(f"{path} is damaged: it holds no report; train again")
-        return cls(present_report(report), folder)
+        return cls(report, folder)
 
     @property
     def scores(self) -> dict[str, Any]:

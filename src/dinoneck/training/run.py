@@ -58,6 +58,7 @@ from dinoneck.training.problem import (
 from dinoneck.training.processes import are_several, join_processes
 from dinoneck.training.report import HEAD, LINEAR
 from dinoneck.training.run_file import holds_baseline_too, write_run_file
+from dinoneck.training.run_runtime import continued_runtime, with_runtime
 from dinoneck.training.run_tokens import RunTokens
 from dinoneck.training.table import of_pasture, table_of
 from dinoneck.training.target_weights import check_target_weights, read_target_weights
@@ -108,11 +109,15 @@ def prepare(
     import_modules(config.imports)
     head_type(config)  # a name that is not registered is refused before anything is read
     if like is None:
+        if resume and config.data.store is None:
+            config = continued_runtime(config, out)
         images = table_of(config, table, data_folder)
         tokens = RunTokens.open(config, images)
     else:
         images = like.table
         tokens = like.tokens
+    if tokens.runtime is not None:
+        config = with_runtime(config, tokens.runtime)
     if table is None:
         config = of_pasture(config)
     if resume:
@@ -348,6 +353,9 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
         for name, weight in self.problem.weights.items():
             targets[f"weight {name}"] = weight
         identity = self.config.to_dict()
+        identity["backbone"].pop("runtime", None)
+        if self.tokens.runtime is not None:
+            identity[files.RUNTIME] = self.tokens.runtime
         identity[files.FROM_MAPS] = {
             task.name: task.from_map for task in self.problem.tasks if task.from_map is not None
         }

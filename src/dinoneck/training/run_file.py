@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dinoneck.atomic import read_regular
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.devices import local_device
 from dinoneck.errors import CheckpointError, DataError
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
 from dinoneck.inference.loaded_head import difference
-from dinoneck.kinds import METHOD_NAMES, Method, present_report
+from dinoneck.kinds import METHOD_NAMES, Method
 from dinoneck.registry import import_modules
 from dinoneck.training import folder as files
 from dinoneck.training.config import TRAININGS, HeadConfig, TrainConfig
@@ -167,32 +165,24 @@ def switch_method(config: TrainConfig, folder: Path) -> dict[str, Any] | None:
         )
     import_modules((*trained.imports, *config.imports))
     report["config"] = trained.to_dict()
-    report = present_report(report)
     if "choice" in report:
         choice = Choice.from_record(report["choice"])
     else:
         choice = Choice.of_report_of_0_3(report)
     report["predicts"] = ChosenMethod.of(trained, choice).record()
-    text = json.dumps(report, indent=2, allow_nan=False)
     join_processes(local_device(config.device))
     wait_for_all()  # until every process has read the report, which the first one replaces
     if files.writes():
         write_run_file(folder, trained, report)
-        files.write_file(folder / files.REPORT, f"{text}\n".encode())
-    json_values: dict[str, Any] = json.loads(text)
-    return json_values
+    return files.write_report(folder, report)
 
 
 def _finished_report(folder: Path) -> dict[str, Any] | None:
     """The report of the finished training of a head in a folder; None where there is none."""
-    path = folder / files.REPORT
-    if not path.is_file():
+    report = files.read_report(folder)
+    if report is None:
         return None
-    try:
-        report: Any = json.loads(read_regular(path))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is damaged: {error}; restore it, or remove it") from error
-    config = report.get("config") if isinstance(report, dict) else None
+    config = report.get("config")
     if not isinstance(config, dict):
         return None  # of a comparison of heads
     is_of_heads = TRAININGS.described(config).config is TrainConfig
@@ -201,7 +191,8 @@ def _finished_report(folder: Path) -> dict[str, Any] | None:
 
 def _without_method(config: TrainConfig) -> TrainConfig:
     """The values of a config that must be those of the run."""
-    return config.changed(predict_with=None, imports=(), device=None)
+    backbone = config.backbone.changed(runtime=None)
+    return config.changed(predict_with=None, imports=(), device=None, backbone=backbone)
 
 
 def _check_same_run(trained: TrainConfig, config: TrainConfig, folder: Path) -> None:

@@ -23,6 +23,7 @@ from dinoneck.devices import local_device
 from dinoneck.dtypes import WEIGHT_DTYPES
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import TokenGrid
+from dinoneck.kinds import Runtime
 from dinoneck.store.description import FILE
 from dinoneck.store.feature_store import FeatureStore
 from dinoneck.store.images import check_unchanged
@@ -33,6 +34,7 @@ from dinoneck.training.earlier import log_backbone, start_backbone
 from dinoneck.training.ids import IdMatcher
 from dinoneck.training.masks import map_task
 from dinoneck.training.new_head import SEVERAL_LAYERS, head_type
+from dinoneck.training.run_runtime import faster_runtime
 from dinoneck.training.stated import stated_record
 from dinoneck.training.token_sources import Extraction, LiveTokens, MemoryTokens, TokenSource
 
@@ -100,6 +102,8 @@ class RunTokens:
     def from_backbone(cls, config: HeadConfig, table: Table, type_name: str) -> RunTokens:
         """Open a backbone; for a head that reads several layers it gives four, if the config names none.
 
+        In the place of the runtime ``auto`` it gets one that computes the tokens of all images.
+
         Args:
             config: the run.
             table: the images.
@@ -118,7 +122,15 @@ class RunTokens:
         if data.resize is None and data.size is None:
             settings["resize"] = "crop"
         preprocess = backbone.preprocess.changed(**settings)
-        return cls(table, backbone.record(), preprocess, backbone=backbone)
+        if backbone.runtime != "auto":
+            return cls(table, backbone.record(), preprocess, backbone=backbone)
+        in_torch = backbone.with_runtime("torch")
+        tokens = cls(table, in_torch.record(), preprocess, backbone=in_torch)
+        if not config.is_live:  # what trains along runs in torch
+            runtime = faster_runtime(in_torch, table.images, preprocess)
+            tokens.backbone = in_torch.with_runtime(runtime)
+            tokens.record = tokens.backbone.record()
+        return tokens
 
     @classmethod
     def _from_store(cls, config: TrainConfig, table: Table) -> RunTokens:
@@ -185,6 +197,11 @@ class RunTokens:
         extraction = Extraction.of(self._opened_backbone(), self._images, self.preprocess)
         return extraction.digest(range(len(self._images)))
 
+    @property
+    def runtime(self) -> Runtime | None:
+        """What computes the tokens; None where they come from a store."""
+        return None if self.backbone is None else self.backbone.runtime
+
     def live(self, config: HeadConfig, file: Path | None = None) -> LiveTokens | None:
         """Return the images with a copy of the backbone, which a fold trains in parts.
 
@@ -199,7 +216,8 @@ class RunTokens:
         """
         if not config.is_live or self.backbone is None:
             return None
-        backbone = copy.deepcopy(self.backbone)
+        # what trains runs in torch, and so does what is read from its file
+        backbone = copy.deepcopy(self.backbone).with_runtime("torch")
         if file is None:
             _start_training(backbone, config)
         else:
@@ -472,6 +490,7 @@ def open_backbone(config: FrozenBackbone, device: str | None, *, norm: bool = Tr
     Raises:
         ConfigError: if the description contradicts itself, or the device cannot be used.
         BackboneError: if the weights cannot be loaded.
+        ImportError: naming the extra, if the runtime is not installed.
     """
     if config.seed is not None and not config.random and config.name != TINY:
         raise ConfigError(
@@ -487,11 +506,15 @@ def open_backbone(config: FrozenBackbone, device: str | None, *, norm: bool = Tr
         norm=norm,
         source=config.source or "timm",
         pretrained=not config.random,
+        dtype=WEIGHT_DTYPES[config.precision],
     )
     if config.license is not None:
         _check_license(config.license, backbone.record())
         backbone.adapter.license = config.license
-    return backbone.to(torch_device)
+    backbone = backbone.to(torch_device)
+    if config.runtime is None:
+        return backbone
+    return backbone.with_runtime(config.runtime)
 
 
 def _check_license(stated: str, record: Mapping[str, Any]) -> None:
@@ -513,7 +536,7 @@ def _check_license(stated: str, record: Mapping[str, Any]) -> None:
         )
 
 
-def _with_license(record: Mapping[str, Any], stated: str | None) -> Mapping[str, Any]:
+def _with_license(record: dict[str, Any], stated: str | None) -> dict[str, Any]:
     """The record of the backbone of a store, with the licence of its weights that a config states.
 
     Raises:

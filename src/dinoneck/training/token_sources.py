@@ -304,8 +304,13 @@ class MemoryTokens(_ById):
         ids = list(ids)
         _rows_by_id(ids, len(images))
         check_minimum(1, batch_size=batch_size)
-        if not preprocess.size:
+        if preprocess.size:
+            prepared_size = preprocess.prepared_size()
+        else:
             _check_one_size(images, ids)
+            prepared_size = preprocess.placement(read_image_size(images[0])).canvas
+        if isinstance(backbone, Backbone) and prepared_size is not None:
+            backbone.expect_images({prepared_size: len(images)})
 
         device = next(backbone.parameters()).device
         batches = list(in_batches(range(len(images)), batch_size))

@@ -19,7 +19,7 @@ from tests.unit.backbones.official_objects import Dinov2Like, Dinov3Like
 from torch import Tensor, nn
 
 from dinoneck import Backbone, BackboneError, ConfigError, Tokens, load_backbone, wrap_backbone
-from dinoneck.backbones import openvino
+from dinoneck.backbones import openvino, runtime
 from dinoneck.backbones.runtime import (
     MOST_PROGRAMS,
     TOLERANCES,
@@ -122,6 +122,14 @@ def assert_same_tokens(tokens: Tokens, expected: Tokens) -> None:
     assert tokens.layers == expected.layers
     assert tokens.grid == expected.grid
     assert tokens.sequence[0].dtype == expected.sequence[0].dtype
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of each test's own."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("DINONECK_CACHE", str(folder))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -257,6 +265,7 @@ def test_a_few_programs_are_kept_the_last_used_ones(monkeypatch: pytest.MonkeyPa
         )
 
     monkeypatch.setattr(openvino, "compile_program", compile_program)
+    monkeypatch.setattr(runtime, "program_folder", lambda: None)
     backbone = load_backbone("dinoneck_tiny", runtime="openvino")
     sizes = [(16, 16 * number) for number in range(1, MOST_PROGRAMS + 2)]
     for size in sizes:
@@ -303,7 +312,9 @@ def test_other_dtypes_are_refused(dtype: torch.dtype) -> None:
 
 
 def test_a_runtime_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ConfigError, match="runtime is 'onnx'; expected 'torch' or 'openvino'"):
+    with pytest.raises(
+        ConfigError, match="runtime is 'onnx'; expected 'torch' or 'openvino' or 'auto'"
+    ):
         load_backbone("dinoneck_tiny", runtime="onnx")  # type: ignore[arg-type]
 
 
@@ -320,7 +331,7 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
         load_backbone("dinoneck_tiny", runtime="openvino")
 
 
-REPORTING = """
+WITHOUT_CONNECTIONS = """
 import socket
 
 def connect(self, address):
@@ -328,6 +339,8 @@ def connect(self, address):
 
 socket.socket.connect = connect
 socket.socket.connect_ex = connect
+"""
+REPORTING = """
 import torch
 from dinoneck import load_backbone
 backbone = load_backbone("dinoneck_tiny", runtime="openvino")
@@ -338,12 +351,40 @@ import openvino_telemetry  # it may be imported by others again
 """
 
 
-def test_nothing_is_reported_and_nothing_written_into_the_home_folder(tmp_path: Path) -> None:
+def test_nothing_is_reported_and_nothing_written_into_the_home_folder(
+    tmp_path: Path, cache: Path
+) -> None:
+    home = run_with_empty_home(REPORTING, tmp_path)
+    assert list(home.rglob("*")) == []
+    assert len(list((cache / "programs").iterdir())) == 1
+
+
+DOCTOR = """
+from dinoneck.checkup import checkup
+
+states = {finding.name: finding.state for finding in checkup()}
+assert states["openvino (fast)"] == "ok", states
+"""
+
+
+@pytest.mark.slow
+def test_doctor_imports_openvino_without_a_report(tmp_path: Path) -> None:
+    home = run_with_empty_home(DOCTOR, tmp_path)
+    assert not (home / "intel").exists()
+
+
+def run_with_empty_home(program: str, tmp_path: Path) -> Path:
+    """Run a program that may open no connection, as outside of CI; return the home folder."""
     environment = {name: value for name, value in os.environ.items() if name != "CI"}
-    environment["HOME"] = str(tmp_path)
+    home = tmp_path / "home"
+    home.mkdir()
+    environment["HOME"] = str(home)
     environment.pop("XDG_CACHE_HOME", None)
     done = subprocess.run(
-        [sys.executable, "-c", REPORTING], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", WITHOUT_CONNECTIONS + program],
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert list(tmp_path.rglob("*")) == []
+    return home

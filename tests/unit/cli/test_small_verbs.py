@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 from tests.faults.signed import Change, forged
-from tests.kit import cli, saved_head
+from tests.kit import cli, saved_head, without
 
 from dinoneck import Backbone, HeadCheckpoint, PatchMeanHead, Task, checkup
+from dinoneck.backbones import openvino
+from dinoneck.backbones.program_files import ProgramFolder, ProgramRecord
 from dinoneck.checkpoint import read_header
 from dinoneck.cli.text import show_scores
 from dinoneck.training.scores import Split, score_pixels
@@ -96,6 +99,68 @@ def test_a_package_whose_import_fails_or_ends_the_program_is_broken(
 
     assert found["timm"]["state"] == "broken"
     assert f"its import fails: {type(error).__name__}: no licence" in found["timm"]["text"]
+
+
+def test_doctor_names_the_runtime_and_the_command_that_installs_it(
+    declare: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    declare("torch>=2.6")
+    monkeypatch.setenv("DINONECK_CACHE", str(tmp_path))
+    with without("openvino"):
+        lines = cli("doctor").out.splitlines()
+    [line] = [number for number, text in enumerate(lines) if text.startswith("note     runtime: ")]
+    assert "torch; openvino" in lines[line]
+    assert lines[line + 1] == "         -> pip install 'dinoneck[fast]'"
+    assert (
+        f"ok       program cache: {tmp_path / 'programs'}: 0 files, 0 MB of at most 2000 MB"
+        in lines
+    )
+
+
+def test_doctor_counts_and_empties_the_program_cache(
+    declare: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    declare("torch>=2.6")
+    monkeypatch.setenv("DINONECK_CACHE", str(tmp_path))
+    folder = ProgramFolder(tmp_path / "programs")
+    record = ProgramRecord(1.0, 1.0, 0.5, [], num_bytes=3_000_000)
+    folder.write("a-1.program", record, bytes(3_000_000))
+    before = cli("doctor", "--json").json
+    after = cli("doctor", "--empty-cache", "--json").json
+    texts = []
+    for document in (before, after):
+        [text] = [
+            finding["text"]
+            for finding in document["findings"]
+            if finding["name"] == "program cache"
+        ]
+        texts.append(text)
+    assert "1 file, 3 MB of" in texts[0]
+    assert "0 files, 0 MB of" in texts[1]
+    assert list(folder.path.iterdir()) == []
+
+
+def test_doctor_says_why_a_cache_is_not_used(
+    declare: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    declare("torch>=2.6")
+    monkeypatch.setenv("DINONECK_CACHE", str(tmp_path))
+    (tmp_path / "programs").mkdir()
+    (tmp_path / "programs").chmod(0o777)
+    out = cli("doctor").out
+    assert "it is not used, because it is not yours alone" in out
+    assert f"-> chmod go-w {tmp_path / 'programs'}" in out
+
+
+@pytest.mark.slow
+def test_doctor_measures_both_precisions(declare: Any) -> None:
+    if not openvino.is_installed():
+        pytest.skip("the extra [fast] is not installed")
+    declare("torch>=2.6")
+    document = cli("doctor", "--measure", "--json").json
+    texts = {finding["name"]: finding["text"] for finding in document["findings"]}
+    for name in ("measured in float32", "measured in bfloat16"):
+        assert re.match(r"OpenVINO is \d+\.\d\d x as fast as torch", texts[name])
 
 
 STEERING = "\x1b[2J\x1b]0;x\x07\u202e\nok       fine"

@@ -219,6 +219,33 @@ def test_a_killed_run_with_lora_weights_goes_on_to_the_same_file(
     assert contents(tmp_path / "cut")[name] == contents(tmp_path / "whole")[name]
 
 
+def test_the_file_of_a_detector_states_the_licence_that_the_run_states(
+    boxes: Path, tmp_path: Path
+) -> None:
+    train_detector(config_of(boxes).changed(license="MIT"), tmp_path / "run")
+
+    meta = HeadCheckpoint.load(tmp_path / "run" / "detector.safetensors").meta
+    assert meta["license"] == "MIT"
+
+
+@pytest.mark.slow
+def test_a_killed_run_whose_steps_have_parts_goes_on_to_the_same_file(
+    boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(boxes, optim={"epochs": 2, "accumulate": 2, "ema_decay": 0.9})
+    assert config.optim.batch_size >= 2
+    train_detector(config, tmp_path / "whole")
+    monkeypatch.setattr(engine, "SAVE_EVERY_S", 0.0)
+    with stopped_after(epochs=1, by=DataError("no power")):
+        train_detector(config, tmp_path / "cut")
+
+    train_detector(config, tmp_path / "cut")
+
+    assert logged(tmp_path / "cut" / "log.jsonl") == logged(tmp_path / "whole" / "log.jsonl")
+    name = "detector.safetensors"
+    assert contents(tmp_path / "cut")[name] == contents(tmp_path / "whole")[name]
+
+
 @pytest.mark.parametrize("lora", [2, None])
 def test_a_detector_starts_as_the_detector_of_the_earlier_file(
     boxes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, lora: int | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from dinoneck.training.samples import Targets
 
 IMAGES = 7
 IDS = [str(i) for i in range(IMAGES)]
+ALL_IMAGES = [*range(IMAGES)]
 NAN = float("nan")
 
 
@@ -64,91 +66,149 @@ def labels(*size: int) -> Tensor:
 SEGMENTATION = Task("s", dim=3, kind="segmentation")
 INSTANCES = Task("o", dim=2, kind="instances")
 PARTS = Composition(("leaf", "stem"), {"both": ("leaf", "stem")}, "plant", "mass", "ratio")
-# loss, outputs, targets, masks
-CASES: dict[str, Any] = {
-    "numbers": (TaskLoss([Task("x", dim=2)]), {"x": (2,)}, {"x": with_missing(random(IMAGES, 2))}),
-    "a weight per output": (
-        TaskLoss([Task("x", dim=2, weight=(0.3, 2.0))]),
-        {"x": (2,)},
-        {"x": with_missing(random(IMAGES, 2))},
+
+
+@dataclass(frozen=True)
+class Case:
+    """A loss, and what it compares for seven images.
+
+    Attributes:
+        loss: the loss.
+        output_shapes: output of a head -> its shape for one image.
+        targets: of all images.
+        masks: by which cells count; values of whole numbers below 0 count for nothing.
+    """
+
+    loss: TaskLoss
+    output_shapes: dict[str, tuple[int, ...]]
+    targets: dict[str, Tensor]
+    masks: dict[str, Tensor] = field(default_factory=dict)
+
+    def all_masks(self) -> dict[str, Tensor]:
+        """The masks, with those of classes and ids."""
+        masks = dict(self.masks)
+        for name, target in self.targets.items():
+            if not target.is_floating_point():
+                masks[name] = target >= 0
+        return masks
+
+    def outputs(self) -> dict[str, Tensor]:
+        """Random outputs, which take gradients."""
+        outputs = {}
+        for seed, (name, shape) in enumerate(self.output_shapes.items(), start=5):
+            outputs[name] = random(IMAGES, *shape, seed=seed).requires_grad_()
+        return outputs
+
+
+CASES = {
+    "numbers": Case(
+        loss=TaskLoss([Task("x", dim=2)]),
+        output_shapes={"x": (2,)},
+        targets={"x": with_missing(random(IMAGES, 2))},
     ),
-    "smooth l1 and a ratio": (
-        TaskLoss([Task("x", loss="smooth_l1", weight=0.2), Task("r", dim=3, kind="ratio")]),
-        {"x": (1,), "r": (3,)},
-        {"x": with_missing(random(IMAGES, 1)), "r": random(IMAGES, 3).softmax(1)},
+    "a weight per output": Case(
+        loss=TaskLoss([Task("x", dim=2, weight=(0.3, 2.0))]),
+        output_shapes={"x": (2,)},
+        targets={"x": with_missing(random(IMAGES, 2))},
     ),
-    "classes": (
-        TaskLoss([Task("c", dim=3, kind="classification")]),
-        {"c": (3,)},
-        {"c": labels()},
+    "smooth l1 and a ratio": Case(
+        loss=TaskLoss([Task("x", loss="smooth_l1", weight=0.2), Task("r", dim=3, kind="ratio")]),
+        output_shapes={"x": (1,), "r": (3,)},
+        targets={
+            "x": with_missing(random(IMAGES, 1)),
+            "r": random(IMAGES, 3).softmax(dim=1),
+        },
     ),
-    "pixels": (TaskLoss([SEGMENTATION]), {"s": (3, 2, 3)}, {"s": labels(4, 6)}),
-    "cells": (
-        TaskLoss([Task("d", dim=2, kind="dense")]),
-        {"d": (2, 2, 3)},
-        {"d": with_missing(random(IMAGES, 2, 2, 3))},
-        {"d": random(IMAGES, 2, 3).abs()},
+    "classes": Case(
+        loss=TaskLoss([Task("c", dim=3, kind="classification")]),
+        output_shapes={"c": (3,)},
+        targets={"c": labels()},
     ),
-    "density": (
-        TaskLoss(
+    "pixels": Case(
+        loss=TaskLoss([SEGMENTATION]),
+        output_shapes={"s": (3, 2, 3)},
+        targets={"s": labels(4, 6)},
+    ),
+    "cells": Case(
+        loss=TaskLoss([Task("d", dim=2, kind="dense")]),
+        output_shapes={"d": (2, 2, 3)},
+        targets={"d": with_missing(random(IMAGES, 2, 2, 3))},
+        masks={"d": random(IMAGES, 2, 3).abs()},
+    ),
+    "density": Case(
+        loss=TaskLoss(
             [Task("m", kind="density")], regularisers=[DensityRegulariser("m", 0.3, 0.2, 0.1)]
         ),
-        {"m": (1,), "m.map": (1, 2, 3)},
-        {"m": with_missing(random(IMAGES, 1))},
+        output_shapes={"m": (1,), "m.map": (1, 2, 3)},
+        targets={"m": with_missing(random(IMAGES, 1))},
     ),
-    "a composition": (
-        TaskLoss(
+    "a composition": Case(
+        loss=TaskLoss(
             [Task("mass"), Task("ratio", dim=2, kind="ratio")],
             [CompositionLoss(PARTS, weights=(0.2, 0.3, 0.5))],
         ),
-        {"mass": (1,), "ratio": (2,)},
-        {"mass": with_missing(random(IMAGES, 1)), "ratio": random(IMAGES, 2).softmax(1)},
+        output_shapes={"mass": (1,), "ratio": (2,)},
+        targets={
+            "mass": with_missing(random(IMAGES, 1)),
+            "ratio": random(IMAGES, 2).softmax(dim=1),
+        },
     ),
-    "objects by queries": (
-        TaskLoss([INSTANCES]),
-        {"o.classes": (4, 3), "o.masks": (4, 2, 3)},
-        {"o": object_ids()},
+    "objects by queries": Case(
+        loss=TaskLoss([INSTANCES]),
+        output_shapes={"o.classes": (4, 3), "o.masks": (4, 2, 3)},
+        targets={"o": object_ids()},
     ),
-    "objects by centres": (TaskLoss([INSTANCES]), {"o.map": (6, 2, 3)}, {"o": object_ids()}),
-    "pixels by queries": (
-        TaskLoss([SEGMENTATION]),
-        {"s": (3, 2, 3), "s.classes": (4, 4), "s.masks": (4, 2, 3)},
-        {"s": labels(4, 6)},
+    "objects by centres": Case(
+        loss=TaskLoss([INSTANCES]),
+        output_shapes={"o.map": (6, 2, 3)},
+        targets={"o": object_ids()},
+    ),
+    "pixels by queries": Case(
+        loss=TaskLoss([SEGMENTATION]),
+        output_shapes={"s": (3, 2, 3), "s.classes": (4, 4), "s.masks": (4, 2, 3)},
+        targets={"s": labels(4, 6)},
     ),
 }
+each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
 def gradients(
-    case: str, rows: list[list[int]], sample_weights: Tensor | None = None
+    case: Case, rows_of_parts: list[list[int]], sample_weights: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The total, and the gradients of the outputs, of the parts of these rows; one part is a plain call."""
-    loss, shapes, targets, *further = CASES[case]
-    masks = {name: x >= 0 for name, x in targets.items() if not x.is_floating_point()}
-    for mask in further:
-        masks |= mask
-    outputs = {}
-    for seed, (name, shape) in enumerate(shapes.items()):
-        outputs[name] = random(IMAGES, *shape, seed=seed + 5).requires_grad_()
-    counts = loss.counts(outputs, targets, masks)
+    """The total, and the gradients of the outputs, of parts of the images.
+
+    Args:
+        case: what is compared.
+        rows_of_parts: the images of each part; one part without sample weights is a plain call.
+        sample_weights: of all images.
+    """
+    outputs = case.outputs()
+    masks = case.all_masks()
+    counts = case.loss.counts(outputs, case.targets, masks)
+    is_plain = len(rows_of_parts) == 1 and sample_weights is None
     total = torch.zeros((), dtype=torch.float64)
-    for part_rows in rows:
+    for rows in rows_of_parts:
         micro_batch = None
-        if len(rows) > 1 or sample_weights is not None:
-            weights = None if sample_weights is None else sample_weights[part_rows]
-            micro_batch = MicroBatch(counts, len(part_rows), IMAGES, weights)
-        tables = []
-        for table in (outputs, targets, masks):
-            tables.append({name: x[part_rows] for name, x in table.items()})
-        value, _ = loss(*tables, micro_batch)
+        if not is_plain:
+            weights = None if sample_weights is None else sample_weights[rows]
+            micro_batch = MicroBatch(counts, len(rows), IMAGES, weights)
+        value, _ = case.loss(
+            {name: output[rows] for name, output in outputs.items()},
+            {name: target[rows] for name, target in case.targets.items()},
+            {name: mask[rows] for name, mask in masks.items()},
+            micro_batch,
+        )
         value.backward()
         total += value.detach()
     return total, {name: x.grad for name, x in outputs.items() if x.grad is not None}
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_the_losses_of_uneven_parts_add_up_to_that_of_the_batch(case: str) -> None:
-    whole, expected = gradients(case, [[*range(IMAGES)]])
+@each_case
+def test_the_losses_of_uneven_parts_add_up_to_that_of_the_batch(case: Case) -> None:
+    whole, expected = gradients(case, [ALL_IMAGES])
+
     total, added = gradients(case, [[0, 1, 2], [3, 4], [5, 6]])
+
     assert torch.allclose(total, whole, rtol=1e-6)
     assert {*added} == {*expected}
     for name, gradient in expected.items():
@@ -156,19 +216,42 @@ def test_the_losses_of_uneven_parts_add_up_to_that_of_the_batch(case: str) -> No
         assert gradient.abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_weights_of_samples_multiply_their_errors(case: str) -> None:
+@each_case
+def test_weights_of_samples_multiply_their_errors(case: Case) -> None:
     """One weight for all is that factor of the loss; weights w and 1 - w add up to it."""
-    whole, expected = gradients(case, [[*range(IMAGES)]])
-    halved, half = gradients(case, [[*range(IMAGES)]], torch.full((IMAGES,), 0.5))
-    assert torch.allclose(halved, 0.5 * whole, rtol=1e-6)
+    whole, expected = gradients(case, [ALL_IMAGES])
     weights = torch.linspace(0, 1, IMAGES)
+
+    halved, half = gradients(case, [ALL_IMAGES], torch.full((IMAGES,), 0.5))
     first, of_first = gradients(case, [[0, 1], [2, 3, 4], [5, 6]], weights)
-    second, of_second = gradients(case, [[*range(IMAGES)]], 1 - weights)
+    second, of_second = gradients(case, [ALL_IMAGES], 1 - weights)
+
+    assert torch.allclose(halved, 0.5 * whole, rtol=1e-6)
     assert torch.allclose(first + second, whole, rtol=1e-6)
     for name, gradient in expected.items():
         assert torch.allclose(half[name], 0.5 * gradient, rtol=1e-5, atol=1e-8)
         assert torch.allclose(of_first[name] + of_second[name], gradient, rtol=1e-5, atol=1e-8)
+
+
+@each_case
+def test_what_counts_in_parts_counts_in_the_batch(case: Case) -> None:
+    """Also where nothing is known, or only values of an output with weight 0."""
+    weights = {"x": (1.0, 0.0)} if "x" in case.targets and case.output_shapes["x"] == (2,) else {}
+    tasks = [replace(task, weight=weights.get(task.name, 1.0)) for task in case.loss.tasks]
+    names = [*(task.name for task in tasks), *(part.name for part in case.loss.compositions)]
+    for rows in (ALL_IMAGES, [0, 1, 2], [5], [6]):
+        loss = TaskLoss(tasks, case.loss.compositions, UncertaintyWeighting(names))
+        outputs = {name: output[rows].detach() for name, output in case.outputs().items()}
+        targets = {name: target[rows].clone() for name, target in case.targets.items()}
+        masks = {name: mask[rows] for name, mask in case.all_masks().items()}
+        if weights:
+            targets["x"][:, 0] = NAN
+        loss(outputs, targets, masks)
+
+        counted = loss.counted(loss.counts(outputs, targets, masks))
+
+        assert loss.weighting is not None
+        assert [bool(counted[name]) for name in names] == loss.weighting.is_set.tolist()
 
 
 def test_the_mean_over_known_values_is_that_of_the_batch() -> None:

@@ -144,13 +144,22 @@ def torchrun(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_take_the_steps_of_one(case: str, torchrun: Path, tmp_path: Path) -> None:
     alone, history = run(case, tmp_path)
     first, second = (load_file(torchrun / case / f"rank{rank}.safetensors") for rank in range(2))
+    num_compared = 0
     for name, value in alone.items():
         assert torch.equal(first[name], second[name]), name
         # the gradient of the first step; AdamW scales up rounding errors where a gradient is almost
         # 0
         bound = 1e-6 * max(1.0, float(value.abs().max())) if name.startswith("gradient") else 1e-4
-        if not case.startswith("live") or name.startswith("gradient"):
-            assert (first[name] - value).abs().max() <= bound, name
+        difference = (first[name] - value).abs()
+        if name.startswith("weight "):
+            # the first step of AdamW is lr * g / (|g| + 1e-8)
+            gradient = alone[name.replace("weight", "gradient")].abs()
+            difference = difference[gradient > 1e-3]
+            num_compared += len(difference)
+            bound = 1e-6
+        if not case.startswith("live") or name.startswith(("gradient", "weight ")):
+            assert (difference <= bound).all(), name
+    assert num_compared > 50
     both = [json.loads((torchrun / case / f"rank{rank}.json").read_text()) for rank in range(2)]
     first_rows, second_rows = map(without_times, both)
     assert first_rows == second_rows

@@ -14,7 +14,7 @@ from tests.kit import cli
 from tests.unit.detection import coloured_boxes
 from tests.unit.training.meadow import a_run, write_meadow
 
-from dinoneck import ConfigError, DataError, Predictor
+from dinoneck import ConfigError, DataError, Predictor, evaluate
 from dinoneck.cli.arguments import flags
 from dinoneck.detection import Detector
 from dinoneck.training import TrainConfig, TrainingResult, train
@@ -120,6 +120,13 @@ def test_the_predictor_is_that_of_the_folder(of_config: TrainingResult, meadow: 
     assert row == Predictor(of_config.folder, device="cpu").one(image)
 
 
+def test_the_result_is_a_model_to_evaluate(of_config: TrainingResult, meadow: Path) -> None:
+    scores = evaluate(of_config.predictor(), meadow.parent, meadow)["scores"]
+
+    assert evaluate(of_config, meadow.parent, meadow)["scores"] == scores
+    assert {*evaluate({"a": of_config}, meadow.parent, meadow)["scores"]["overall"]} == {"a"}
+
+
 def test_the_result_shows_the_table_and_the_verdict(of_config: TrainingResult) -> None:
     lines = repr(of_config).splitlines()
     score = of_config["scores"]["crop"]["head"]["r2"]["pooled"]
@@ -203,6 +210,8 @@ def test_boxes_train_a_detector(tmp_path: Path) -> None:
         pytest.param({"targets": ["crop"]}, TypeError, "needs the argument 'out'", id="no folder"),
         pytest.param({"out": "x", "targets": "crop"}, ConfigError, r"such as \['crop'\]", id="a text for a list"),
         pytest.param({"out": "x", "boxes": "b.json", "heads": ["a"]}, ConfigError, "heads has no effect", id="heads"),
+        pytest.param({"config": {}, "out": "x"}, ConfigError, r"names no data; name .*data\.csv", id="empty"),
+        pytest.param({"out": "x"}, ConfigError, "config is None, which names no data", id="nothing"),
         pytest.param({"config": 5, "out": "x"}, ConfigError, "config is a int; expected a DataFrame", id="no config"),
         pytest.param({"out": "x", "epochs": "3"}, ConfigError, "optim.epochs is '3'; expected an integer", id="type"),
     ],
@@ -212,6 +221,20 @@ def test_wrong_arguments_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         train(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"report\.json is damaged: Expecting .*; restore it, or remove it"),
+        ("[1]", "it holds no report"),
+        ('{"scores": [1]}', "it holds no report"),
+    ],
+)
+def test_a_damaged_report_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises(DataError, match=message):
+        TrainingResult.open(tmp_path)
 
 
 def test_a_folder_without_a_report_is_refused(tmp_path: Path) -> None:

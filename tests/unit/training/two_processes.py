@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 from dinoneck import PatchMeanHead, Task, Tokens, load_backbone
 from dinoneck.losses import TaskLoss, UncertaintyWeighting
@@ -29,7 +32,7 @@ CASES: dict[str, Recipe] = {
 
 
 def run(case: str, out: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
-    """Batches of 4 without missing values; the gradient of the first step, and the weights after the last."""
+    """Batches of 4 without missing values; gradients and weights of the first step, and the weights after the last."""
     y = np.linspace(-1, 3, IMAGES)
     tasks, ids = [Task("x"), Task("other")], [str(i) for i in range(IMAGES)]
     if case.startswith("live"):
@@ -40,15 +43,24 @@ def run(case: str, out: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, A
         source = MemoryTokens(ids, Tokens.from_patches(patches, grid=(2, 3), patch_size=16))
     torch.manual_seed(int(os.environ.get("RANK", "0")))  # the first process' weights count
     head = PatchMeanHead(64, tasks, hidden_dim=4)
-    gradients: dict[str, torch.Tensor] = {}
+    first_step: dict[str, torch.Tensor] = {}
 
-    def keep(optimizer: Any, *arguments: Any) -> None:
+    def keep_gradients(optimizer: Any, *arguments: Any) -> None:
         for i, parameter in enumerate(
             p for group in optimizer.param_groups for p in group["params"]
         ):
-            gradients.setdefault(f"gradient {i}", parameter.grad.detach().clone())
+            first_step.setdefault(f"gradient {i}", parameter.grad.detach().clone())
 
-    hook = register_optimizer_step_pre_hook(keep)
+    def keep_weights(optimizer: Any, *arguments: Any) -> None:
+        for i, parameter in enumerate(
+            p for group in optimizer.param_groups for p in group["params"]
+        ):
+            first_step.setdefault(f"weight {i}", parameter.detach().clone())
+
+    hooks = [
+        register_optimizer_step_pre_hook(keep_gradients),
+        register_optimizer_step_post_hook(keep_weights),
+    ]
     weighting = UncertaintyWeighting(["x", "other"]) if case.startswith("live") else None
     loss = TaskLoss(tasks, (), weighting)
     targets = {"x": y, "other": y[::-1] ** 2}
@@ -69,11 +81,12 @@ def run(case: str, out: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, A
         lr=1e-2,
         out=out / "run",
     )
-    hook.remove()
+    for hook in hooks:
+        hook.remove()
     trained = [*head.named_parameters(), *loss.named_parameters()]
     if case.startswith("live"):
         trained += [(name, p) for name, p in source.backbone.named_parameters() if p.requires_grad]
-    return {name: p.detach().clone().contiguous() for name, p in trained} | gradients, history
+    return {name: p.detach().clone().contiguous() for name, p in trained} | first_step, history
 
 
 def main() -> None:

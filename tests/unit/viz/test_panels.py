@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageColor, ImageDraw
+from PIL import Image, ImageColor, ImageDraw, TiffImagePlugin, TiffTags
+from tests import kit
 
 from dinoneck import Backbone, ConfigError, FPNHead, Predictor, Task, Tokens
 from dinoneck.data import DenseLabels, Preprocessing
@@ -327,6 +328,28 @@ def test_a_geotiff_says_whether_the_number_is_its_sum_or_its_mean(tmp_path: Path
 
     with rasterio.open(file) as written:
         assert written.tags(1)["NUMBER_OF_IMAGE"] == "sum"
+
+
+MODEL_PIXEL_SCALE_TAG = 33550  # of GeoTIFF
+
+
+def test_without_rasterio_the_map_of_a_geotiff_says_what_its_number_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags.tagtype[MODEL_PIXEL_SCALE_TAG] = TiffTags.DOUBLE
+    tags[MODEL_PIXEL_SCALE_TAG] = (1.0, 1.0, 0.0)
+    image = tmp_path / "a.tif"
+    Image.new("L", (3, 2)).save(image, tiffinfo=tags)
+    maps = {"count": np.ones((1, 2, 3), np.float32)}
+
+    with kit.without("rasterio"):
+        [file] = write_maps(tmp_path / "out", "a", maps, [Task("count", kind="density")], image)
+
+    assert "a.tif is a GeoTIFF; its maps have no position without rasterio" in caplog.text
+    with Image.open(file) as picture:
+        [item] = ElementTree.fromstring(picture.tag_v2[42112])
+    assert (item.attrib["name"], item.text) == ("NUMBER_OF_IMAGE", "sum")
 
 
 def test_the_maps_of_a_geotiff_keep_its_position(tmp_path: Path) -> None:

@@ -1,0 +1,106 @@
+"""Which runtime computes the tokens of a run: one, from its start to its last continuation."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from dinoneck.backbones.backbone import Backbone
+from dinoneck.backbones.program_costs import (
+    default_compile_seconds,
+    expected_gain,
+    is_worth_compiling,
+)
+from dinoneck.data.decoding import ImageInput
+from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.errors import BackboneError
+from dinoneck.kinds import Runtime
+from dinoneck.text import first_line
+from dinoneck.training import folder as files
+from dinoneck.training.config import TrainConfig, TrainInstancesConfig
+
+logger = logging.getLogger(__name__)
+AnyHeadConfig = TypeVar("AnyHeadConfig", TrainConfig, TrainInstancesConfig)
+
+
+def continued_runtime(config: AnyHeadConfig, folder: Path) -> AnyHeadConfig:
+    """Return the config with the runtime of the unfinished run in a folder, if there is one.
+
+    Its tokens are then those that the finished folds were trained on. A line says so where the config
+    names another runtime.
+    """
+    of_run = files.runtime_of_unfinished(folder)
+    asked = config.backbone.runtime
+    if of_run is None:
+        return config
+    if asked not in (None, "auto", of_run):
+        logger.warning(
+            "%s holds a run that computes its tokens with %s; it goes on with it, and not with %s",
+            folder,
+            of_run,
+            asked,
+        )
+    return with_runtime(config, of_run)
+
+
+def with_runtime(config: AnyHeadConfig, runtime: Runtime) -> AnyHeadConfig:
+    """Return the config with the runtime that a run computes with; torch, the default, is not stated."""
+    present = config.backbone.runtime or "torch"
+    if present == runtime:
+        return config
+    stated = None if runtime == "torch" else runtime
+    return config.changed(backbone=config.backbone.changed(runtime=stated))
+
+
+def faster_runtime(
+    backbone: Backbone, images: Sequence[ImageInput], preprocess: Preprocessing
+) -> Runtime:
+    """Return ``openvino`` where it is faster than torch for these images by more than compiling takes, else ``torch``.
+
+    The choice is made once for a run, which keeps it: ``auto`` would choose by the time that it
+    measures, and a continued run would get other last bits.
+
+    Args:
+        backbone: frozen.
+        images: all images of the run; the first one is timed.
+        preprocess: how they are prepared.
+    """
+    if backbone.adapter.weight.device.type != "cpu":
+        return "torch"
+    try:
+        compiled = backbone.with_runtime("openvino")
+    except (ImportError, BackboneError) as error:
+        logger.info("the tokens are computed by torch: %s", error)
+        return "torch"
+    first = preprocess([images[0]])
+    seconds_in_torch = seconds_of_a_pass(backbone.with_runtime("torch"), first)
+    try:
+        pays = is_worth_compiling(
+            seconds_in_torch,
+            num_images=len(images),
+            batch=len(first),
+            compile_seconds=default_compile_seconds(max(backbone.layers) + 1),
+            gain=lambda: expected_gain(backbone.dtype),
+        )
+        if not pays:
+            return "torch"
+        seconds = seconds_of_a_pass(compiled, first)
+    except Exception as error:  # the exporter, the converter and programs raise any type
+        logger.warning("the tokens are computed by torch: %s", first_line(error))
+        return "torch"
+    return "openvino" if seconds < seconds_in_torch else "torch"
+
+
+def seconds_of_a_pass(backbone: Backbone, image: Tensor) -> float:
+    """The seconds that a backbone takes for an image (1, C, H, W) after a first pass, which compiles."""
+    with torch.no_grad():
+        backbone(image)
+        begin = time.perf_counter()
+        backbone(image)
+        return time.perf_counter() - begin

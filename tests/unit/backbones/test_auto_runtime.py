@@ -1,0 +1,401 @@
+"""The runtime "auto": which of torch and a program computes, by a clock that moves only as stated."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.kit import without
+from torch import Tensor, nn
+
+from dinoneck import Backbone, ConfigError, load_backbone, wrap_backbone
+from dinoneck.backbones import openvino, program_costs, runtime
+from dinoneck.backbones.program_files import ProgramFolder
+from dinoneck.errors import BackboneError
+
+SIZE = (32, 48)
+COMPILE_SECONDS = 10.0
+
+
+class FakeProgram:
+    """What torch computes, in another time."""
+
+    def __init__(self, scene: Scene, compute: Callable[[Tensor], dict[int, Tensor]]) -> None:
+        self._scene = scene
+        self._compute = compute
+
+    def __call__(self, images: Tensor) -> dict[int, Tensor]:
+        self._scene.clock += self._scene.program_seconds * len(images)
+        self._scene.log.append("program")
+        return self._compute(images)
+
+    def export(self) -> bytes:
+        return b"a program"
+
+
+class Scene:
+    """A backbone with the runtime "auto" and the times that torch, a program and compiling take.
+
+    Attributes:
+        clock: seconds.
+        torch_seconds: of an image in torch.
+        program_seconds: of an image in a program.
+        error: what compiling raises.
+        factor: of the program's tokens.
+        log: what computed: torch, program; and compile, load.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.clock = 0.0
+        self.torch_seconds = 1.0
+        self.program_seconds = 0.5
+        self.error: Exception | None = None
+        self.factor = 1.0
+        self.log: list[str] = []
+        self.backbone = self.fresh_backbone()
+        monkeypatch.setattr(program_costs.time, "perf_counter", lambda: self.clock)
+        monkeypatch.setattr(openvino, "is_installed", lambda: True)
+        monkeypatch.setattr(openvino, "check_usable", lambda dtype: None)
+        monkeypatch.setattr(openvino, "compile_program", self.compile_program)
+        monkeypatch.setattr(openvino, "load_program", self.load_program)
+        monkeypatch.setattr(runtime, "expected_gain", lambda dtype: 2.0)
+        monkeypatch.setattr(runtime, "default_compile_seconds", lambda blocks: COMPILE_SECONDS)
+        monkeypatch.setattr(runtime, "load_seconds", lambda num_bytes: 3.0)
+
+    def fresh_backbone(self) -> Backbone:
+        """The backbone as another process has it: without programs in memory."""
+        backbone = load_backbone("dinoneck_tiny", layers=[0], runtime="auto")
+        self.forward = type(backbone.adapter).forward
+        self.adapter = backbone.adapter
+
+        def forward(images: Tensor, layers: Any, norm: bool) -> list[Tensor]:
+            self.clock += self.torch_seconds * len(images)
+            self.log.append("torch")
+            return self.forward(backbone.adapter, images, layers, norm)
+
+        backbone.adapter.forward = forward  # type: ignore[method-assign]
+        backbone.fingerprint  # noqa: B018 - hashed before the clock is read
+        return backbone
+
+    def compile_program(self, adapter: Any, size: tuple[int, int], **options: Any) -> FakeProgram:
+        self.log.append("compile")
+        self.clock += COMPILE_SECONDS
+        if self.error is not None:
+            raise self.error
+        return self.load_program(b"", layers=options["layers"], is_logged=False)
+
+    def load_program(
+        self, exported: bytes, *, layers: Any, is_logged: bool = True, **options: Any
+    ) -> FakeProgram:
+        if is_logged:
+            assert exported == b"a program"
+            self.log.append("load")
+        adapter = self.adapter
+        factor = self.factor
+
+        def compute(images: Tensor) -> dict[int, Tensor]:
+            tokens = self.forward(adapter, images, layers, True)
+            return {layer: factor * x for layer, x in zip(layers, tokens, strict=True)}
+
+        return FakeProgram(self, compute)
+
+    def run(self, batch: int = 2, size: tuple[int, int] = SIZE) -> list[str]:
+        """Compute a batch; return what computed it."""
+        self.log.clear()
+        images = torch.randn(batch, 3, *size).clamp(-3, 3)
+        tokens = self.backbone(images)
+        [expected] = self.forward(self.adapter, images, [0], True)
+        assert torch.allclose(tokens.sequence[0], expected, rtol=1e-5)
+        return list(self.log)
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    monkeypatch.setenv("DINONECK_CACHE", str(tmp_path / "cache"))
+    return Scene(monkeypatch)
+
+
+def test_without_a_statement_torch_computes(scene: Scene) -> None:
+    for _ in range(50):
+        assert scene.run() == ["torch"]
+
+
+def test_a_program_is_compiled_after_the_first_batch_compared_and_used(scene: Scene) -> None:
+    scene.backbone.expect_images({SIZE: 100})
+    assert scene.run() == ["torch"]
+    # the last run of torch is the probe, by which a file of the program is recognised
+    assert scene.run() == ["compile", "torch", "program", "torch"]
+    assert scene.run() == ["program"]
+    assert scene.run(batch=5) == ["program"]
+
+
+@pytest.mark.parametrize(("num_images", "compiles"), [(26, False), (27, True)])
+def test_it_is_compiled_if_it_saves_more_than_it_costs(
+    scene: Scene, num_images: int, compiles: bool
+) -> None:
+    """With gain 2, n images left at 1 s save n / 2 s, less a batch of 2 that torch computes too: n > 24."""
+    scene.backbone.expect_images({SIZE: num_images})
+    scene.run(batch=2)
+    assert ("compile" in scene.run(batch=2)) is compiles
+
+
+def test_images_count_down_and_a_statement_replaces_the_one_before(scene: Scene) -> None:
+    scene.backbone.expect_images({SIZE: 27})
+    scene.run(batch=2)
+    scene.backbone.expect_images({(16, 16): 1000})
+    assert scene.run(batch=2) == ["torch"]
+    sibling = scene.backbone.with_layers([0])
+    sibling.expect_images({SIZE: 1000})
+    assert "compile" in scene.run(batch=2)
+
+
+def test_each_size_is_decided_for_itself(scene: Scene) -> None:
+    scene.backbone.expect_images({SIZE: 100, (16, 16): 4})
+    scene.run()
+    scene.run(size=(16, 16))
+    assert "compile" in scene.run()
+    assert scene.run(size=(16, 16)) == ["torch"]
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [[SIZE], [(16, 16 * number) for number in range(1, 21)], [SIZE] * 20],
+    ids=["one photo", "20 photos of 20 sizes", "20 photos of one size"],
+)
+def test_few_photos_take_the_time_of_torch(scene: Scene, sizes: list[tuple[int, int]]) -> None:
+    counts: dict[tuple[int, int], int] = {}
+    for size in sizes:
+        counts[size] = counts.get(size, 0) + 1
+    scene.backbone.expect_images(counts)
+    scene.clock = 0.0
+    for size in sizes:
+        scene.run(batch=1, size=size)
+    assert scene.clock == pytest.approx(len(sizes) * 1.0)
+
+
+def test_the_time_of_the_last_compilation_is_taken_instead_of_the_estimate(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "default_compile_seconds", lambda blocks: 1.0)
+    scene.backbone.expect_images({SIZE: 20, (16, 16): 20})
+    scene.run()
+    assert "compile" in scene.run()  # it took 10 s
+    scene.run(size=(16, 16))
+    assert scene.run(size=(16, 16)) == ["torch"]
+    scene.backbone = scene.fresh_backbone()  # another process reads it from the first program
+    scene.backbone.expect_images({(16, 16): 20})
+    scene.run(size=(16, 16))
+    assert scene.run(size=(16, 16)) == ["torch"]
+
+
+def test_a_slower_program_is_dropped_and_not_made_again(scene: Scene) -> None:
+    scene.program_seconds = 0.98  # not faster by more than runs differ
+    scene.backbone.expect_images({SIZE: 1000})
+    scene.run()
+    assert scene.run()[:3] == ["compile", "torch", "program"]
+    assert scene.run() == ["torch"]
+    scene.backbone = scene.fresh_backbone()
+    scene.backbone.expect_images({SIZE: 1000})
+    for _ in range(3):
+        assert scene.run() == ["torch"]
+
+
+def test_a_program_with_other_tokens_is_dropped_with_a_warning(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.factor = 1.001
+    scene.backbone.expect_images({SIZE: 1000})
+    for _ in range(4):
+        scene.run()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "32x48 px in torch: OpenVINO gives other tokens than torch" in caplog.text
+    assert scene.run() == ["torch"]
+
+
+def test_a_model_that_cannot_be_compiled_runs_in_torch(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.error = BackboneError("OpenVINO cannot run it")
+    scene.backbone.expect_images({SIZE: 1000, (16, 16): 1000})
+    for size in (SIZE, (16, 16)):
+        for _ in range(3):
+            scene.run(size=size)
+    assert caplog.text.count("OpenVINO cannot run it") == 1
+    assert scene.run(size=(16, 16)) == ["torch"]
+
+
+def test_a_program_that_fails_later_is_replaced_by_torch(
+    scene: Scene, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.backbone.expect_images({SIZE: 1000})
+    scene.run()
+    scene.run()
+
+    def fail(program: FakeProgram, images: Tensor) -> None:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(FakeProgram, "__call__", fail)
+    assert scene.run() == ["torch"]
+    assert scene.run() == ["torch"]
+    assert caplog.text.count("no memory") == 1
+
+
+def test_a_program_of_the_cache_folder_is_loaded_where_that_pays(scene: Scene) -> None:
+    """It saves 0.5 s an image and takes 3 s to load: from 7 images on, without a statement too."""
+    scene.backbone.expect_images({SIZE: 1000})
+    scene.run()
+    scene.run()
+    scene.backbone = scene.fresh_backbone()
+    assert scene.run(batch=6) == ["torch"]
+    scene.backbone.expect_images({SIZE: 7})
+    assert scene.run(batch=1) == ["torch", "load", "program"]  # the first is the probe
+    scene.backbone = scene.fresh_backbone()
+    for _ in range(7):
+        assert scene.run(batch=1) == ["torch"]
+    assert "load" in scene.run(batch=1)  # as many again are expected as were computed
+
+
+def test_the_program_of_a_model_with_another_block_is_not_loaded(scene: Scene) -> None:
+    """Its weights, and so the file's name, are the same."""
+    scene.backbone.expect_images({SIZE: 1000})
+    scene.run()
+    scene.run()
+    scene.backbone = scene.fresh_backbone()
+    scene.backbone.adapter.model.blocks[0].mlp.act = nn.ReLU()
+    scene.backbone.expect_images({SIZE: 1000})
+    for _ in range(3):
+        assert "load" not in scene.run()
+
+
+def test_a_wrapped_model_has_no_file(scene: Scene, tmp_path: Path) -> None:
+    """No version names the code that it runs."""
+    model = scene.backbone.adapter.model
+    scene.backbone = wrap_backbone(model, layers=[0]).with_runtime("openvino")
+    scene.adapter = scene.backbone.adapter
+    assert "compile" in scene.run()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_while_one_thread_compiles_the_others_compute_in_torch(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.backbone.expect_images({SIZE: 1000})
+    scene.run()
+    compile_program = openvino.compile_program
+    starts = threading.Event()
+    goes_on = threading.Event()
+
+    def wait_and_compile(*args: Any, **options: Any) -> Any:
+        starts.set()
+        assert goes_on.wait(60)
+        return compile_program(*args, **options)
+
+    monkeypatch.setattr(openvino, "compile_program", wait_and_compile)
+    images = torch.zeros(2, 3, *SIZE)
+    thread = threading.Thread(target=scene.backbone, args=(images,))
+    thread.start()
+    assert starts.wait(60)
+    assert scene.run() == ["torch"]
+    goes_on.set()
+    thread.join()
+    assert scene.run() == ["program"]
+
+
+def in_half_precision(backbone: Backbone) -> None:
+    backbone.half()
+
+
+def with_a_hook(backbone: Backbone) -> None:
+    backbone.adapter.blocks[0].register_forward_hook(lambda module, inputs, output: output)
+
+
+def training(backbone: Backbone) -> None:
+    backbone.adapter.model.train()
+
+
+def unfrozen(backbone: Backbone) -> None:
+    backbone.unfreeze_last(1)
+
+
+def with_trainable_lora(backbone: Backbone) -> None:
+    backbone.add_lora(2)
+
+
+@pytest.mark.parametrize(
+    "change", [in_half_precision, with_a_hook, training, unfrozen, with_trainable_lora]
+)
+def test_what_openvino_cannot_do_runs_in_torch(change: Callable[[Backbone], None]) -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    change(backbone)
+    automatic = backbone.with_runtime("auto")
+    automatic.expect_images({SIZE: 10**9})
+    images = torch.randn(2, 3, *SIZE).clamp(-3, 3)
+    for _ in range(3):
+        tokens = automatic(images)
+    assert torch.equal(tokens.sequence[0], backbone(images).sequence[0])
+
+
+def test_without_openvino_auto_is_torch() -> None:
+    with without("openvino"):
+        backbone = load_backbone("dinoneck_tiny", runtime="auto")
+        backbone.expect_images({SIZE: 10**9})
+        images = torch.randn(2, 3, *SIZE).clamp(-3, 3)
+        for _ in range(3):
+            tokens = backbone(images)
+    assert torch.equal(tokens.sequence[0], backbone.with_runtime("torch")(images).sequence[0])
+
+
+def test_frozen_lora_weights_are_used_and_trainable_ones_are_not(scene: Scene) -> None:
+    scene.backbone.expect_images({SIZE: 1000})
+    scene.run()
+    scene.run()
+    assert scene.run() == ["program"]
+    scene.backbone.unfreeze_last(1)
+    assert scene.run() == ["torch"]
+    scene.backbone.freeze()
+    assert scene.run() == ["program"]
+
+
+def test_copies_and_their_counts_are_apart(scene: Scene) -> None:
+    scene.backbone.expect_images({SIZE: 1000})
+    other = copy.deepcopy(scene.backbone)
+    assert other.runtime == "auto"
+    assert not other._programs.images_left
+
+
+def test_a_negative_number_is_refused() -> None:
+    backbone = load_backbone("dinoneck_tiny", runtime="auto")
+    with pytest.raises(ConfigError, match="-1 images of 32x48 px; expected 0 or more"):
+        backbone.expect_images({SIZE: -1})
+
+
+@pytest.mark.skipif(not openvino.is_installed(), reason="the extra [fast] is not installed")
+def test_the_gain_of_this_processor_is_measured_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DINONECK_CACHE", str(tmp_path))
+    gain = program_costs.expected_gain(torch.float32)
+    assert 1.0 <= gain < 20.0
+    monkeypatch.setattr(program_costs, "_gain_of_mlp", lambda dtype: 1 / 0)
+    assert program_costs.expected_gain(torch.float32) == gain
+    ProgramFolder(tmp_path / "programs").empty()
+    monkeypatch.setattr(program_costs, "_gain_of_mlp", lambda dtype: 3.0)
+    assert program_costs.expected_gain(torch.float32) == 2.0  # half of what an MLP gains
+    monkeypatch.setattr(program_costs, "_gain_of_mlp", lambda dtype: 0.5)
+    assert program_costs.expected_gain(torch.bfloat16) == 1.0  # then nothing is ever compiled
+
+
+def test_info_of_hooks_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    backbone = load_backbone("dinoneck_tiny", runtime="auto")
+    with_a_hook(backbone)
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            backbone(torch.zeros(1, 3, *SIZE))
+    if openvino.is_installed():
+        assert caplog.text.count("blocks.0 has forward hooks") == 1

@@ -1,0 +1,95 @@
+"""OpenVINO gives the tokens of torch for every published architecture, in both precisions."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+
+import pytest
+from benchmarks.parity_runtimes import (
+    DEPTH,
+    LIBRARIES,
+    SETTINGS,
+    Differences,
+    compare,
+    model_of,
+)
+
+from dinoneck.backbones.known import KNOWN, Known
+from dinoneck.backbones.runtime import TokenDifference
+
+# looked for without an import, which would report it
+is_missing = importlib.util.find_spec("openvino") is None
+needs_openvino = pytest.mark.skipif(is_missing, reason="the extra [fast] is not installed")
+# one of each kind, with few channels
+QUICK = (
+    ("vit_small_patch14_dinov2", "timm"),
+    ("vit_small_patch14_reg4_dinov2", "transformers"),
+    ("vit_tiny_patch16_dinov3_qkvb", "timm"),
+)
+
+
+@needs_openvino
+@pytest.mark.parametrize(("name", "library"), QUICK)
+def test_tokens_of_each_kind_agree_on_an_odd_grid(name: str, library: str) -> None:
+    [architecture] = [known for known in KNOWN if known.name == name]
+    model = model_of(architecture, library, 1)
+    differences = compare(model, patch=architecture.patch, depth=1, settings=SETTINGS[:1])
+    assert_agree(differences)
+
+
+@needs_openvino
+@pytest.mark.slow
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("architecture", KNOWN, ids=lambda architecture: architecture.name)
+def test_tokens_of_every_published_architecture_agree(architecture: Known, library: str) -> None:
+    """In its own width, for the first blocks, on grids of three sizes, with and without the norm."""
+    model = model_of(architecture, library, DEPTH)
+    assert_agree(compare(model, patch=architecture.patch, depth=DEPTH))
+
+
+@needs_openvino
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vit_small_patch14_dinov2", "vit_small_plus_patch16_dinov3"])
+def test_tokens_agree_after_all_blocks(name: str) -> None:
+    [architecture] = [known for known in KNOWN if known.name == name]
+    depth = architecture.depth
+    model = model_of(architecture, "timm", depth)
+    assert_agree(compare(model, patch=architecture.patch, depth=depth, settings=SETTINGS[:1]))
+
+
+def assert_agree(differences: Differences) -> None:
+    assert differences.problem is None
+    # the two precisions were two programs, not one
+    assert differences.bfloat16.of_token > 10 * differences.float32.of_token
+
+
+def test_two_of_the_grids_are_odd_and_not_square() -> None:
+    odd = [setting.grid for setting in SETTINGS if setting.grid[0] % 2 and setting.grid[1] % 2]
+    assert len({setting.grid for setting in SETTINGS}) == 3
+    assert len(odd) == 2
+    assert all(rows != cols for rows, cols in odd)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"float32": TokenDifference(2e-4, 0.0)}, "float32"),
+        ({"float32": TokenDifference(0.0, float("nan"))}, "float32"),
+        ({"bfloat16": TokenDifference(0.0, 0.2)}, "bfloat16"),
+        ({"openvino_bfloat16": TokenDifference(0.0, 0.03)}, r"3\.0e-02 from float32"),
+    ],
+    ids=["layer", "nan", "token", "farther than torch"],
+)
+def test_a_difference_above_its_bound_is_a_problem(
+    change: dict[str, TokenDifference], problem: str
+) -> None:
+    near = TokenDifference(1e-6, 1e-6)
+    half = TokenDifference(0.01, 0.01)
+    differences = Differences(
+        float32=near, bfloat16=half, openvino_bfloat16=half, torch_bfloat16=half
+    )
+    assert differences.problem is None
+    named = differences._replace(**change).problem
+    assert named is not None
+    assert re.search(problem, named)
