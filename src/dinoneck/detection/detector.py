@@ -121,6 +121,8 @@ class Detector(nn.Module):
             backbone = callable_backbone(backbone)
         self.preprocess = _preprocessing(head, backbone, size, bits=bits)
         head.check_size(self.size, patch_pair(self.preprocess.patch_size))
+        if isinstance(head, DetectionHead) and backbone is not None:
+            head.levels.attach(backbone)
         self.backbone: Backbone | None = backbone
         self.head = head
         self.record: dict[str, Any] = {}
@@ -591,8 +593,7 @@ class Detector(nn.Module):
         if checkpoint.head_type == "rf_detr":
             if backbone is not None:
                 raise CheckpointError(
-                    "this detector holds its own ViT; leave backbone= out",
-                    step="pairing",
+                    "this detector holds its own ViT; leave backbone= out", step="pairing"
                 )
             if runtime == "openvino":
                 raise ConfigError(
@@ -629,7 +630,7 @@ def _preprocessing(
     *,
     bits: int | None,
 ) -> Preprocessing:
-    """How images are prepared; a head that reads a backbone is attached to it.
+    """How images are prepared.
 
     Raises:
         ConfigError: if the head needs a backbone and there is none, or has one of its own.
@@ -637,7 +638,6 @@ def _preprocessing(
     if isinstance(head, DetectionHead):
         if backbone is None:
             raise ConfigError("backbone is None; this detection head reads one: pass it")
-        head.levels.attach(backbone)
         return backbone.preprocess.changed(
             size=size, resize="stretch", pad_to="corner", interpolation="bilinear", bits=bits
         )
