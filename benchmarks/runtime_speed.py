@@ -18,8 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measure import Row, Variants, cpu, ratios, turns_by_both_clocks
 from dinoneck import Backbone, load_backbone
 from dinoneck.backbones import openvino
-from dinoneck.backbones.runtime import RuntimeName
 from dinoneck.dtypes import dtype_name
+from dinoneck.kinds import Runtime
 
 OF_CPU_TIME = "× by CPU time"
 PRODUCT_SIDES = (1024, 2048)  # of square matrices: rows and columns
@@ -31,7 +31,7 @@ GIGA = 1e9
 class Setting(NamedTuple):
     """What computes the tokens, and in which precision."""
 
-    runtime: RuntimeName
+    runtime: Runtime
     dtype: torch.dtype
 
     @property

@@ -30,7 +30,8 @@ POOLED_KINDS: tuple[Kind, ...] = ("regression", "ratio", *CLASS_KINDS)
 
 # how a backbone computes tokens
 Runtime = Literal["torch", "openvino", "auto"]
-"""What computes the tokens of a frozen backbone; those of :data:`dinoneck.backbones.runtime.RUNTIMES`."""
+"""What computes the tokens of a frozen backbone, see :meth:`dinoneck.Backbone.with_runtime`."""
+RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 Precision = Literal["float32", "bfloat16"]
 """The dtype of a backbone's weights and tokens, of those that every runtime computes in."""
 

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from dinoneck.backbones import lora, openvino, weight_hashes, weights
 from dinoneck.backbones.adapter import Adapter, WeightHashes, is_trainable
 from dinoneck.backbones.known import LICENSES, family_of, has_other_recipe, license_of
-from dinoneck.backbones.runtime import Programs, RuntimeName, check_runtime
+from dinoneck.backbones.runtime import Programs, check_runtime
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import is_capturing
 from dinoneck.dtypes import dtype_name
 from dinoneck.errors import BackboneError, ConfigError, DataError, ShapeError
 from dinoneck.grid import PatchSize, TokenGrid
+from dinoneck.kinds import Runtime
 from dinoneck.text import counted
 from dinoneck.tokens import Tokens
 from dinoneck.torch_wrappers import COMPILED, KEEP_MODEL
@@ -87,7 +88,7 @@ class Backbone(nn.Module):
         self.num_prefix_tokens = adapter.num_prefix_tokens
         self.layers = resolve_layers(layers, adapter.depth)
         self.norm = bool(norm)
-        self.runtime: RuntimeName = "torch"
+        self.runtime: Runtime = "torch"
         self._programs = Programs()
         position_record = {
             "family": adapter.family or family_of(name),
@@ -339,7 +340,7 @@ class Backbone(nn.Module):
             return self._programs.run_fastest(self.adapter, images, self.layers, self.norm)
         return self._programs.run(self.adapter, images, self.layers, self.norm)
 
-    def with_runtime(self, runtime: RuntimeName) -> Backbone:
+    def with_runtime(self, runtime: Runtime) -> Backbone:
         """Return a backbone of the same weights (shared, not copied) whose tokens another runtime computes.
 
         ``auto`` stays with torch until compiling a program takes less time than it saves on the

@@ -30,10 +30,11 @@ from dinoneck.backbones.known import (
     states_tag,
     weights_of_file,
 )
-from dinoneck.backbones.runtime import RuntimeName, check_runtime
+from dinoneck.backbones.runtime import check_runtime
 from dinoneck.backbones.weight_hashes import uniform
 from dinoneck.devices import check_float
 from dinoneck.errors import BackboneError, ConfigError
+from dinoneck.kinds import Runtime
 from dinoneck.text import counted, did_you_mean
 from dinoneck.torch_wrappers import KEEP_MODEL
 
@@ -69,7 +70,7 @@ def load_backbone(
     seed: int | None = None,
     dtype: torch.dtype | None = None,
     pos_embed: PosEmbed = "native",
-    runtime: RuntimeName = "torch",
+    runtime: Runtime = "torch",
 ) -> Backbone:
     """Load a DINOv2 or DINOv3 ViT by name.
 

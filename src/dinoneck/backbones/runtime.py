@@ -10,7 +10,7 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
@@ -35,12 +35,10 @@ from dinoneck.backbones.program_files import (
 )
 from dinoneck.dtypes import dtype_name
 from dinoneck.errors import BackboneError, ConfigError
+from dinoneck.kinds import RUNTIMES
 from dinoneck.text import first_line
 
 logger = logging.getLogger(__name__)
-
-RuntimeName = Literal["torch", "openvino", "auto"]
-RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
 
 MOST_PROGRAMS = 8
 """How many programs are kept in memory, each of one image size."""

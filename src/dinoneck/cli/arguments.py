@@ -12,7 +12,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 import tyro
@@ -28,7 +28,7 @@ from tyro.conf import (
 from tyro.constructors import PrimitiveConstructorSpec
 
 from dinoneck.errors import ConfigError, DataError
-from dinoneck.kinds import Precision, Runtime
+from dinoneck.kinds import RUNTIMES, Precision, Runtime
 from dinoneck.text import did_you_mean
 from dinoneck.training.config import FrozenBackbone
 
@@ -374,10 +374,10 @@ def default_runtime() -> Runtime:
         ConfigError: if the variable names no runtime.
     """
     runtime = os.environ.get(RUNTIME_VARIABLE) or "auto"
-    for known in get_args(Runtime):
+    for known in RUNTIMES:
         if runtime == known:
-            return cast("Runtime", known)
-    expected = " or ".join(map(repr, get_args(Runtime)))
+            return known
+    expected = " or ".join(map(repr, RUNTIMES))
     raise ConfigError(f"{RUNTIME_VARIABLE} is {runtime!r}; expected {expected}, or unset it")
 
 
