@@ -240,7 +240,7 @@ class _Blocks(nn.Module):
             extra = self.extra
         outputs = []
         for number, block in enumerate(list(self.adapter.blocks)[: self.layers[-1] + 1]):
-            tokens = self.adapter.step(block, number, tokens, extra)
+            tokens = self.adapter.step_for_export(block, number, tokens, extra)
             if number in self.layers:
                 outputs.append(self.adapter.final_norm(tokens) if self.norm else tokens)
         return tuple(outputs)
