@@ -30,6 +30,8 @@ from dinoneck.text import first_line
 logger = logging.getLogger(__name__)
 
 LARGEST_CACHE_BYTES = 2 * 1000**3
+# that torch is faster may have been measured while the computer was busy
+_OUTDATED_AFTER_S = 7 * 24 * 3600
 SUFFIX = ".program"
 _FORMAT = b"dinoneck-program-1"
 _LONGEST_HEADER_BYTES = 1 << 20
@@ -155,6 +157,10 @@ class ProgramFolder:
             self._make_room(0)  # another process may have written too
         except OSError as error:
             logger.info("a program is not kept in %s: %s", self.path, first_line(error))
+
+    def is_outdated(self, name: str) -> bool:
+        """Whether a file was written and used last so long ago that its times are to be measured again."""
+        return time.time() - _last_use(self.path / name) > _OUTDATED_AFTER_S
 
     def remove(self, name: str) -> None:
         """Remove a file that is of no use, if it can be."""
