@@ -89,7 +89,7 @@ def check_usable(dtype: torch.dtype) -> None:
     """
     check_installed("openvino", "fast")
     if dtype not in _PRECISIONS:
-        expected = " or ".join(dtype_name(known) for known in _PRECISIONS)
+        expected = " or ".join(dtype_name(precision) for precision in _PRECISIONS)
         raise BackboneError(
             f"runtime is 'openvino' and the weights are {dtype_name(dtype)}; expected {expected}: "
             "pass dtype=, or runtime='torch'"

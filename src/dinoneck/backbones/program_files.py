@@ -232,14 +232,14 @@ class ProgramFolder:
         flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or not _is_own(status):
+        if not stat.S_ISREG(status.st_mode) or not _is_writable_by_user_alone(status):
             os.close(descriptor)
             return None
         return os.fdopen(descriptor, "rb")
 
     def _is_private(self) -> bool:
         """Whether the folder is this user's, and no other may write to it."""
-        return _is_own(self.path.stat())
+        return _is_writable_by_user_alone(self.path.stat())
 
     def _files(self) -> list[Path]:
         """Return the files, the least recently used first."""
@@ -314,7 +314,7 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _is_own(status: os.stat_result) -> bool:
+def _is_writable_by_user_alone(status: os.stat_result) -> bool:
     """Whether a file or folder is this user's, and no other may write to it; Windows does not say it."""
     if os.name != "posix":
         return True

@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 MOST_PROGRAMS = 8
 """How many programs are kept in memory, each of one image size."""
 _MOST_SIZES = 1024  # whose figures are kept
-_FASTER_BY = 1.05
+_FASTER_BY = 1.05  # two runs of one program differ by less
 _PREFIX_DIGITS = 16
 _NAME_DIGITS = 32
 
@@ -267,7 +267,7 @@ class Programs:
                 )
             except Exception as error:  # the exporter, the converter and programs raise any type
                 figures.stays_with_torch = True
-                self._log_once(logging.WARNING, _staying(key, first_line(error)))
+                self._log_once(logging.WARNING, _message_of_torch(key, first_line(error)))
             else:
                 if program_tokens is not None:
                     return program_tokens
@@ -534,7 +534,7 @@ def _run_program(program: openvino.Program, images: Tensor, layers: Sequence[int
 
 
 def is_faster(record: ProgramRecord) -> bool:
-    """Whether a program took less time than torch, by more than two runs of one program differ."""
+    """Whether a program took less time than torch, by more than chance."""
     return _FASTER_BY * record.program_seconds < record.torch_seconds
 
 
@@ -543,7 +543,7 @@ def _is_of_use(record: ProgramRecord) -> bool:
     return record.num_bytes > 0 and is_faster(record)
 
 
-def _staying(key: ProgramKey, reason: str) -> str:
+def _message_of_torch(key: ProgramKey, reason: str) -> str:
     height, width = key.image_size
     return f"the runtime 'auto' computes images of {height}x{width} px in torch: {reason}"
 
@@ -648,8 +648,8 @@ def _keep(
         return
     exported = b""
     if program is not None:
-        num_bytes = sum(4 * parameter.numel() for parameter in adapter.parameters())
-        if num_bytes > LARGEST_CACHE_BYTES:  # an export would take as much memory again
+        float32_bytes = sum(4 * parameter.numel() for parameter in adapter.parameters())
+        if float32_bytes > LARGEST_CACHE_BYTES:  # an export would take as much memory again
             return
         exported = program.export()
     record = msgspec.structs.replace(record, num_bytes=len(exported))
