@@ -125,11 +125,15 @@ def _package(needed: Requirement, extra: str) -> Finding:
 
 
 def _import(module: str) -> None:
-    """Import a module; OpenVINO's as dinoneck does, so that it reports nothing."""
+    """Import a module; OpenVINO and ONNX Runtime as dinoneck does, so that they report nothing."""
     if module == "openvino":
         from dinoneck.backbones import openvino
 
         openvino.library()
+    elif module == "onnxruntime":
+        from dinoneck.export.onnx_file import onnx_runtime
+
+        onnx_runtime()
     else:
         importlib.import_module(module)  # noqa: TID251
 

@@ -14,7 +14,16 @@ import torch.nn.functional as F
 from PIL import Image
 from tests.unit.training.meadow import a_run, rows_of
 
-from dinoneck import Backbone, DataError, DenseHead, PatchMeanHead, Predictor, Task, evaluate
+from dinoneck import (
+    Backbone,
+    DataError,
+    DenseHead,
+    PatchMeanHead,
+    Predictor,
+    Task,
+    evaluate,
+    load_backbone,
+)
 from dinoneck.evaluation.models import Stopwatch
 from dinoneck.training import train, weighted_r2
 from dinoneck.viz import write_maps
@@ -277,6 +286,25 @@ def test_the_time_of_a_first_pass_is_not_counted() -> None:
 
     assert watch.seconds() < 0.4
     assert model.calls == 2
+
+
+def test_the_runtime_auto_compiles_before_the_time_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It times torch in the first pass, and compiles in the second one where that pays."""
+    backbone = load_backbone("dinoneck_tiny", runtime="auto")
+    predictor = Predictor(PatchMeanHead(64, [Task("a")]), backbone)
+    counts = []
+    run = backbone.adapter.forward
+
+    def forward(*args: Any) -> Any:
+        counts.append(len(args[0]))
+        return run(*args)
+
+    monkeypatch.setattr(backbone.adapter, "forward", forward)
+    counts.clear()
+    Stopwatch(predictor).begin(torch.rand(3, 32, 32))
+    assert len(counts) == 2
 
 
 def test_classes_are_shown_of_every_model() -> None:

@@ -246,6 +246,10 @@ class Adapter(nn.Module):
     def step(self, block: nn.Module, number: int, x: Tensor, extra: Any) -> Tensor:
         """Run block ``number`` on x (B, P + N, C); ``extra`` comes from :meth:`embed`."""
 
+    def step_for_export(self, block: nn.Module, number: int, x: Tensor, extra: Any) -> Tensor:
+        """Run a block in evaluation mode as :meth:`step` does, by operations that fix no batch size."""
+        return self.step(block, number, x, extra)
+
     @abstractmethod
     def tokens_in_output(self, output: Any) -> list[ForwardTokens]:
         """Return the tokens in what the model's forward, or its :attr:`tokens_method`, returns.

@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 from dinoneck.backbones import lora, openvino, weight_hashes, weights
 from dinoneck.backbones.adapter import Adapter, WeightHashes, is_trainable
-from dinoneck.backbones.known import LICENSES, family_of, has_other_recipe, license_of
+from dinoneck.backbones.known import (
+    LICENSES,
+    family_of,
+    has_other_recipe,
+    is_unknown_repository,
+    license_of,
+)
 from dinoneck.backbones.runtime import Programs, check_runtime
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import is_capturing
@@ -351,13 +357,12 @@ class Backbone(nn.Module):
         ``openvino`` compiles a program of the frozen blocks for each size of images, at the first
         batch of that size, and compares its tokens with torch's; it is kept in the cache folder
         (``DINONECK_CACHE``). In float32 they agree to 1e-4 of the largest value of a layer and to
-        1e-3 of each token's length, in bfloat16 to 5e-2 and 1e-1; ``Tokens.source`` is the same.
-        It computes in the dtype of the weights, on the CPU,
-        with as many threads as torch. What trains, is traced, compiled or under autocast runs in
-        torch. Changed weights get a program of their own; a change of the model's code after the
-        first batch is not noticed. The first call of a size raises BackboneError for weights that
-        are not on the CPU, for forward hooks, which a program does not call, and where the tokens
-        do not agree.
+        1e-3 of each token's length, in bfloat16 to 1e-1 and 2e-1; ``Tokens.source`` is the same. It
+        computes in the dtype of the weights, on the CPU, with as many threads as torch. What
+        trains, is traced, compiled or under autocast runs in torch. Changed weights get a program
+        of their own; a change of the model's code after the first batch is not noticed. The first
+        call of a size raises BackboneError for weights that are not on the CPU, for forward hooks,
+        which a program does not call, and where the tokens do not agree.
 
         Args:
             runtime: ``torch``, ``openvino`` or ``auto``.
@@ -373,6 +378,20 @@ class Backbone(nn.Module):
         other = self.with_layers(self.layers)
         other.runtime = runtime
         return other
+
+    def preparation_seconds(self, images: Tensor) -> float:
+        """Return an estimate of the time in which a program of OpenVINO for images of this size is ready.
+
+        That is of loading it from the cache folder, or of compiling it where it is not there.
+
+        Args:
+            images: (B, C, H, W), normalised.
+
+        Returns:
+            Seconds; infinite where torch was measured to be faster, in the last week.
+        """
+        images = images.to(self.dtype)
+        return self._programs.preparation_seconds(self.adapter, images, self.layers, self.norm)
 
     def expect_images(self, counts: Mapping[tuple[int, int], int]) -> None:
         """State how many images of each size are still to come, by which the runtime ``auto`` decides.
@@ -496,7 +515,7 @@ class Backbone(nn.Module):
         """The licence of the weights; None of seeded random ones, and where it is not known."""
         if weight_hashes.unchanged_origin(self.weights)["kind"] == "seeded":
             return None
-        if not self.adapter.has_published_weights:
+        if not self.adapter.has_published_weights or is_unknown_repository(self.name):
             return self.adapter.license
         return self.adapter.license or license_of(self.name) or LICENSES.get(family)
 

@@ -200,11 +200,22 @@ def names_of(name: str) -> tuple[str, str | None] | None:
 
 
 def license_of(name: str) -> str | None:
-    """Return the licence of the published weights that ``name`` stands for, by its tag, else by its family."""
-    names = names_of(name)
-    full = names[0] if names else name
+    """Return the licence of the published weights that ``name`` stands for, by its tag, else by its family.
+
+    None for a repository of the Hub that is not in the table, whatever it is called.
+    """
+    if is_unknown_repository(name):
+        return None
+    names = names_of(_without_hub(name))
+    full = names[0] if names else _without_hub(name)
     tag = full.partition(".")[2]
     return TAG_LICENSES.get(tag, LICENSES.get(family_of(full)))
+
+
+def is_unknown_repository(name: str) -> bool:
+    """Whether a name is that of a repository of the Hub, or of a folder, with other weights than published ones."""
+    short = _without_hub(name)
+    return "/" in short and names_of(short) is None
 
 
 def states_tag(name: str) -> bool:

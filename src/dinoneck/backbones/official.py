@@ -18,6 +18,7 @@ from dinoneck.grid import patch_pair
 
 HOW_TO = "torch.hub.load('facebookresearch/dinov2', 'dinov2_vits14'), then wrap_backbone(model)"
 _NEEDED = ("patch_size", "blocks", "norm")
+_PARTS_OF_BLOCK = ("norm1", "attn", "ls1", "norm2", "mlp", "ls2")  # of dinov3
 
 
 def is_official(model: nn.Module) -> bool:
@@ -116,6 +117,19 @@ class OfficialAdapter(Adapter):
     def step(self, block: nn.Module, number: int, x: Tensor, extra: Any) -> Tensor:
         """Run one block."""
         return cast("Tensor", block(x, *extra))
+
+    def step_for_export(self, block: nn.Module, number: int, x: Tensor, extra: Any) -> Tensor:
+        """Run one block; dinov3's computes sizes for its stochastic depth, which fix the batch.
+
+        Its modules are called in the order of evaluation instead. The tokens of a compiled program
+        are compared with those of :meth:`step`, so a block of another form is noticed.
+        """
+        if self.rotary is None or not all(hasattr(block, name) for name in _PARTS_OF_BLOCK):
+            return self.step(block, number, x, extra)
+        parts: Any = block
+        [rope] = extra
+        x = x + parts.ls1(parts.attn(parts.norm1(x), rope=rope))
+        return cast("Tensor", x + parts.ls2(parts.mlp(parts.norm2(x))))
 
     def final_norm(self, x: Tensor) -> Tensor:
         """Apply the final norm; CLS and registers may have their own."""

@@ -89,7 +89,7 @@ def check_usable(dtype: torch.dtype) -> None:
     """
     check_installed("openvino", "fast")
     if dtype not in _PRECISIONS:
-        expected = " or ".join(dtype_name(known) for known in _PRECISIONS)
+        expected = " or ".join(dtype_name(precision) for precision in _PRECISIONS)
         raise BackboneError(
             f"runtime is 'openvino' and the weights are {dtype_name(dtype)}; expected {expected}: "
             "pass dtype=, or runtime='torch'"
@@ -240,7 +240,7 @@ class _Blocks(nn.Module):
             extra = self.extra
         outputs = []
         for number, block in enumerate(list(self.adapter.blocks)[: self.layers[-1] + 1]):
-            tokens = self.adapter.step(block, number, tokens, extra)
+            tokens = self.adapter.step_for_export(block, number, tokens, extra)
             if number in self.layers:
                 outputs.append(self.adapter.final_norm(tokens) if self.norm else tokens)
         return tuple(outputs)

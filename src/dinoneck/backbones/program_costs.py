@@ -99,12 +99,12 @@ def expected_gain(dtype: torch.dtype) -> float:
     """Return how many times as fast as torch a program is expected to be on this processor, above 1.
 
     It is measured with the MLP of a small ViT, in a quarter of a second, and kept in the cache
-    folder.
+    folder for a week.
     """
     folder = program_folder()
     name = _gain_name(dtype_name(dtype), torch.get_num_threads())
     record = None
-    if folder is not None:
+    if folder is not None and not folder.is_outdated(name):
         record = folder.record(name, GainRecord)
     if record is None:
         record = GainRecord(gain_of_mlp(dtype))

@@ -30,6 +30,8 @@ from dinoneck.text import first_line
 logger = logging.getLogger(__name__)
 
 LARGEST_CACHE_BYTES = 2 * 1000**3
+# that torch is faster may have been measured while the computer was busy
+_OUTDATED_AFTER_S = 7 * 24 * 3600
 SUFFIX = ".program"
 _FORMAT = b"dinoneck-program-1"
 _LONGEST_HEADER_BYTES = 1 << 20
@@ -156,6 +158,10 @@ class ProgramFolder:
         except OSError as error:
             logger.info("a program is not kept in %s: %s", self.path, first_line(error))
 
+    def is_outdated(self, name: str) -> bool:
+        """Whether a file was written and used last so long ago that its times are to be measured again."""
+        return time.time() - _last_use(self.path / name) > _OUTDATED_AFTER_S
+
     def remove(self, name: str) -> None:
         """Remove a file that is of no use, if it can be."""
         with contextlib.suppress(OSError):
@@ -226,14 +232,14 @@ class ProgramFolder:
         flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or not _is_own(status):
+        if not stat.S_ISREG(status.st_mode) or not _is_writable_by_user_alone(status):
             os.close(descriptor)
             return None
         return os.fdopen(descriptor, "rb")
 
     def _is_private(self) -> bool:
         """Whether the folder is this user's, and no other may write to it."""
-        return _is_own(self.path.stat())
+        return _is_writable_by_user_alone(self.path.stat())
 
     def _files(self) -> list[Path]:
         """Return the files, the least recently used first."""
@@ -308,7 +314,7 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _is_own(status: os.stat_result) -> bool:
+def _is_writable_by_user_alone(status: os.stat_result) -> bool:
     """Whether a file or folder is this user's, and no other may write to it; Windows does not say it."""
     if os.name != "posix":
         return True

@@ -126,10 +126,10 @@ def predict_boxes(
         allow_unlisted=True,
     )
     dataset.warn_of_turned_images()
+    detector.expect_images(len(dataset))
     if begin is not None:
         begin(dataset.original(0)[0])
     predictions: dict[Any, Prediction] = {}
-    detector.expect_images(len(dataset))
     for rows in in_batches(range(len(dataset)), batch_size):
         batch = [dataset.original(row)[0] for row in rows]
         batch_predictions = detector.predict(batch, min_score=0.0, batch_size=batch_size)
@@ -342,6 +342,7 @@ def _predict_masks(
         allow_unlisted=True,
     )
     dataset.warn_of_turned_images()
+    detector.expect_images(len(dataset))
     if begin is not None:
         begin(dataset.paths[0])
     objects = {}
@@ -382,10 +383,10 @@ def _predict_objects(
 ) -> Objects:
     """The objects that a task predicts in the images of a dataset; min_score None = the task's."""
     dataset.warn_of_turned_images()
+    predictor.expect_images(len(dataset.paths))
     if begin is not None:
         begin(dataset.paths[0])
     predict = partial(predictor, min_score=min_score)
-    predictor.expect_images(len(dataset.paths))
     rows = predict_many(predict, list(dataset.paths), at_once=predictor.batch_size)
     objects = {}
     for i, row in rows.items():

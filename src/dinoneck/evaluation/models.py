@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from dinoneck.backbones.backbone import Backbone, plain_backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.detection.detector import Detector
 from dinoneck.errors import ConfigError
@@ -86,7 +87,8 @@ def loaded_heads_of(predictor: Predictor) -> list[LoadedHead]:
 class Stopwatch:
     """Takes the time that a model needs for its predictions, without its first pass.
 
-    A first pass also loads and allocates what later ones use.
+    A first pass also loads and allocates what later ones use. The runtime ``auto`` compiles in the
+    second one.
     """
 
     def __init__(self, model: Predictor | Detector) -> None:
@@ -94,16 +96,32 @@ class Stopwatch:
         self._begin = time.perf_counter()
 
     def begin(self, image: Any) -> None:
-        """Predict an image, whose prediction is thrown away, and begin to count."""
-        if isinstance(self._model, Detector):
-            self._model.predict([image])
-        else:
-            self._model([image])
+        """Predict an image, whose predictions are thrown away, and begin to count."""
+        num_passes = 2 if _is_automatic(self._model) else 1
+        for _ in range(num_passes):
+            if isinstance(self._model, Detector):
+                self._model.predict([image])
+            else:
+                self._model([image])
         self._begin = time.perf_counter()
 
     def seconds(self) -> float:
         """Return the seconds since the beginning."""
         return time.perf_counter() - self._begin
+
+
+def _is_automatic(model: Predictor | Detector) -> bool:
+    """Whether the runtime ``auto`` computes the tokens of a model."""
+    backbones = []
+    if isinstance(model, Detector):
+        backbones.append(plain_backbone(model.backbone))
+    elif isinstance(model, Predictor):
+        for backbone_pass in model.passes:
+            backbones.append(plain_backbone(backbone_pass.backbone))
+    for backbone in backbones:
+        if isinstance(backbone, Backbone) and backbone.runtime == "auto":
+            return True
+    return False
 
 
 def cost_of(model: Predictor | Detector, seconds_per_image: float) -> dict[str, float]:

@@ -57,6 +57,7 @@ def predict_and_score(
     cost = {}
     for name, predictor in predictors.items():
         watch = Stopwatch(predictor)
+        predictor.expect_images(len(table))
         watch.begin(table.images[0])
         predictions[name] = _predict_targets(
             predictor,
@@ -154,7 +155,6 @@ def _predict_targets(
     has_maps = any(isinstance(target, PixelTarget | CellTarget) for target in targets.values())
     predict = partial(predictor, maps="patch" if has_maps else None)
     at_once = _BATCHES_AT_ONCE * predictor.batch_size
-    predictor.expect_images(len(images))
     rows = list(predict_many(predict, images, at_once=at_once).values())  # in the order of images
     predictions = {}
     for name, target in targets.items():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import re
 import secrets
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
@@ -217,6 +219,19 @@ def write_onnx(path: Path, model: Any, texts: Mapping[str, str] | None = None) -
     return [path, weights]
 
 
+def onnx_runtime() -> ModuleType:
+    """Import ONNX Runtime, which else reports its use and keeps an identifier in the home folder.
+
+    Raises:
+        ImportError: if it is not installed.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read while it is imported
+    import onnxruntime
+
+    module: ModuleType = onnxruntime
+    return module
+
+
 @contextmanager
 def onnx_runner(proto: Any, onnx_values: Callable[[Any], list[Any]]) -> Iterator[Run]:
     """Give the ``with`` block a function that runs an ONNX model by ONNX Runtime on the CPU, from a temporary file.
@@ -230,7 +245,7 @@ def onnx_runner(proto: Any, onnx_values: Callable[[Any], list[Any]]) -> Iterator
         ImportError: naming the extra, if onnxruntime is not installed.
     """
     try:
-        import onnxruntime
+        onnxruntime = onnx_runtime()
     except ImportError as error:
         raise missing_extra("onnxruntime", "export") from error
     options = onnxruntime.SessionOptions()

@@ -12,11 +12,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.backbones.program_costs import (
-    default_compile_seconds,
-    expected_gain,
-    is_worth_compiling,
-)
+from dinoneck.backbones.program_costs import expected_gain, is_worth_compiling
 from dinoneck.data.decoding import ImageInput
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import BackboneError
@@ -85,7 +81,7 @@ def faster_runtime(
             seconds_in_torch,
             num_images=len(images),
             batch=len(first),
-            compile_seconds=default_compile_seconds(max(backbone.layers) + 1),
+            compile_seconds=compiled.preparation_seconds(first),
             gain=lambda: expected_gain(backbone.dtype),
         )
         if not pays:

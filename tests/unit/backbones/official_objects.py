@@ -38,6 +38,46 @@ class ListBlock(Block):
         return super().forward(x, rope)
 
 
+class Attention(nn.Module):
+    """Each token and the mean of all, moved by the rotary pair."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(width, width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, attn_bias: Any = None, rope: Any = None) -> Tensor:
+        y = self.qkv(x)
+        sin = rope[0].to(y.dtype)
+        moved = y[:, -len(sin) :] + sin.mean(dim=-1)[None, :, None]
+        y = torch.cat((y[:, : -len(sin)], moved), dim=1)
+        return self.proj(y.tanh() + x.mean(dim=1, keepdim=True))
+
+
+class SubsetBlock(nn.Module):
+    """A block with the modules of dinov3's, which computes the size of a random subset in evaluation too."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.sample_drop_ratio = 0.0
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = Attention(width)
+        self.ls1 = nn.Identity()
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = nn.Linear(width, width)
+        self.ls2 = nn.Identity()
+
+    def forward(self, x: Any, rope: Any = None) -> Any:
+        if isinstance(x, list):
+            pairs = zip(x, rope, strict=True)
+            return [self.forward(tokens, pair) for tokens, pair in pairs]
+        subset_size = max(int(x.shape[0] * (1 - self.sample_drop_ratio)), 1)
+        if self.training and subset_size < x.shape[0]:
+            raise NotImplementedError
+        x = x + self.ls1(self.attn(self.norm1(x), rope=rope))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
 class Chunk(nn.ModuleList):
     """A chunk of blocks that is called as one, as in dinov2."""
 
@@ -67,7 +107,7 @@ class Rotary(nn.Module):
 class Official(nn.Module):
     """What both have in common."""
 
-    block_type: type[Block] = Block
+    block_type: type[nn.Module] = Block
 
     def __init__(
         self, width: int = 8, depth: int = 4, patch: int = 4, registers: int = 0, chunks: int = 0

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
+import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -204,6 +207,41 @@ def test_a_slower_program_is_dropped_and_not_made_again(scene: Scene) -> None:
     scene.backbone.expect_images({SIZE: 1000})
     for _ in range(3):
         assert scene.run() == ["torch"]
+
+
+@pytest.mark.parametrize(("days", "first"), [(6, "torch"), (8, "compile")])
+def test_that_torch_is_faster_holds_for_a_week(
+    scene: Scene, tmp_path: Path, days: int, first: str
+) -> None:
+    """The computer may have been busy when it was measured."""
+    scene.program_seconds = 0.98
+    scene.backbone.expect_images({SIZE: 1000})
+    scene.run()
+    scene.run()
+    scene.program_seconds = 0.5
+    [file] = (tmp_path / "cache" / "programs").iterdir()
+    written = time.time() - days * 24 * 3600
+    os.utime(file, (written, written))
+    scene.backbone = scene.fresh_backbone()
+    scene.backbone.expect_images({SIZE: 1000})
+    scene.run()
+    assert scene.run()[0] == first
+
+
+def test_the_time_until_a_program_is_ready_is_that_of_the_cache_folder(scene: Scene) -> None:
+    """10 s to compile, 3 s to load; never where torch was faster."""
+    images = torch.zeros(1, 3, *SIZE)
+    assert scene.backbone.preparation_seconds(images) == COMPILE_SECONDS
+    scene.backbone.expect_images({SIZE: 1000})
+    scene.run()
+    scene.run()
+    assert scene.fresh_backbone().preparation_seconds(images) == 3.0
+    other_size = torch.zeros(1, 3, 64, 64)
+    scene.program_seconds = 2.0
+    scene.backbone.expect_images({(64, 64): 1000})
+    scene.run(size=(64, 64))
+    scene.run(size=(64, 64))
+    assert scene.fresh_backbone().preparation_seconds(other_size) == math.inf
 
 
 def test_a_program_with_other_tokens_is_dropped_with_a_warning(

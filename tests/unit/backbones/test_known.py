@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from timm.models import get_pretrained_cfg
 
-from dinoneck import Backbone, BackboneError, load_backbone
+from dinoneck import Backbone, BackboneError, load_backbone, wrap_backbone
 from dinoneck.backbones.known import (
     KNOWN,
     architecture_of,
@@ -233,3 +233,23 @@ def test_the_licence_of_every_published_model_is_that_of_its_tag() -> None:
     assert license_of("dinov3_vits16") == "dinov3-license"
     assert license_of("facebook/dinov2-base") == "apache-2.0"
     assert license_of("mine") is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["somebody/dinov2-finetuned", "hf-hub:somebody/vit_small_patch16_dinov3.lvd1689m", "a/b"],
+)
+def test_a_repository_that_is_not_metas_has_no_licence_by_its_name(name: str) -> None:
+    assert license_of(name) is None
+    backbone = wrap_backbone(load_backbone("facebook/dinov2-small", pretrained=False).adapter.model)
+    backbone.name = name
+    backbone.adapter.license = None  # as of transformers, which states none
+    assert backbone.record()["license"] is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["timm/vit_small_patch14_dinov2.lvd142m", "hf-hub:timm/vit_small_patch14_dinov2.lvd142m"],
+)
+def test_timms_repositories_have_the_licence_of_the_weights(name: str) -> None:
+    assert license_of(name) == "apache-2.0"

@@ -163,6 +163,23 @@ def test_auto_takes_the_faster_runtime_where_compiling_pays(
     assert run_runtime.faster_runtime(backbone, images, backbone.preprocess) == runtime
 
 
+@pytest.mark.parametrize(("preparation", "runtime"), [(9.0, "openvino"), (11.0, "torch")])
+def test_auto_of_a_run_counts_the_time_of_a_program_in_the_cache_folder(
+    monkeypatch: pytest.MonkeyPatch, preparation: float, runtime: str
+) -> None:
+    """22 images of 1 s in torch and 0.5 s in the program, one of them computed by both: 10 s are saved."""
+    monkeypatch.setattr(run_runtime, "expected_gain", lambda dtype: 2.0)
+    seconds = {"torch": 1.0, "openvino": 0.5}
+    monkeypatch.setattr(
+        run_runtime, "seconds_of_a_pass", lambda backbone, image: seconds[backbone.runtime]
+    )
+    monkeypatch.setattr(Backbone, "with_runtime", _named)
+    monkeypatch.setattr(Backbone, "preparation_seconds", lambda backbone, images: preparation)
+    backbone = kit.backbone()
+    images = list(kit.images(1)) * 22
+    assert run_runtime.faster_runtime(backbone, images, backbone.preprocess) == runtime
+
+
 def _named(backbone: Backbone, runtime: Any) -> Backbone:
     """Stands for ``with_runtime`` where OpenVINO is not installed."""
     other = backbone.with_layers(backbone.layers)
