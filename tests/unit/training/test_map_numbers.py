@@ -23,7 +23,7 @@ from dinoneck import (
     Task,
     load_head,
 )
-from dinoneck.data import Preprocessing
+from dinoneck.data import Preprocessing, run_names
 from dinoneck.data.table import Table
 from dinoneck.training import MemoryTokens, TrainConfig, engine, folder, train
 from dinoneck.training.problem import Problem, read_problem
@@ -368,7 +368,7 @@ def test_held_out_images_change_no_weight(fields: Path, tmp_path: Path) -> None:
 
 def as_0_3_left_it(out: Path, identity: dict[str, Any]) -> None:
     """Leave in an unfinished run what 0.3 would have written: no entry that came later."""
-    path = out / folder.UNFINISHED / folder.RUN
+    path = out / run_names.UNFINISHED / run_names.RUN
     kept = json.loads(path.read_text())
     for name in folder.NOT_IN_OLD_RUNS:
         kept.pop(name, None)
