@@ -9,7 +9,6 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +37,9 @@ SAMPLES = "ids and targets of the samples"
 BACKBONE = "backbone of live tokens"
 IMAGE_FILES = "hash of image files"
 FROM_MAPS = "numbers read from maps"
-# of a run, which a continuation takes; it is not compared
-RUNTIME = "runtime"
 BACKBONE_RECORD = "backbone record"
+# it is not compared: a continuation takes the runtime of the run
+RUNTIME = "runtime"
 # entries that runs of 0.3 do not have; they are not compared there
 NOT_IN_OLD_RUNS = (TOKENS, TARGETS, SAMPLES, BACKBONE, IMAGE_FILES, FROM_MAPS)
 # entries of 0.3 with some tokens in them, whose last bits depend on the device
@@ -132,8 +131,8 @@ def begin(folder: Path, values: Mapping[str, Any], *, resume: bool) -> dict[str,
     earlier = _unfinished_identity(folder) if resume else None
     if earlier is not None:
         check_same(earlier, json.loads(text), str(folder))
-    # of several processes none reads the folder while the first one changes it, and none goes on
-    # with what it held before
+    # no other process reads the folder while the first one changes it, or goes on with what the
+    # folder held before
     wait_for_all()
     if earlier is None and writes():
         _set_aside(folder)
@@ -283,10 +282,13 @@ def read_report(folder: Path) -> dict[str, Any] | None:
         report: Any = json.loads(read_regular(path))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged: {error}; restore it, or remove it") from error
-    if isinstance(report, dict):
-        with suppress(AttributeError, TypeError):  # of scores that are no scores
-            return present_report(report)
-    raise DataError(f"{path} is damaged: it holds no report; restore it, or remove it")
+    no_report = f"{path} is damaged: it holds no report; restore it, or remove it"
+    if not isinstance(report, dict):
+        raise DataError(no_report)
+    try:
+        return present_report(report)
+    except (AttributeError, TypeError) as error:  # its scores are no mappings
+        raise DataError(no_report) from error
 
 
 def writes() -> bool:

@@ -62,6 +62,11 @@ def map_kind(config: TrainConfig, columns: Collection[str] = ()) -> str | None:
         return stated[0].kind
     if config.data.labels is None:
         return None
+    return _default_map_kind(config, columns)
+
+
+def _default_map_kind(config: TrainConfig, columns: Collection[str]) -> str:
+    """The kind of the task of masks of which the config states nothing."""
     if config.data.label_kind == "numbers":
         return "dense"
     # beside numbers of the images, the classes are learned as shares of the patches
@@ -110,7 +115,7 @@ def _stated_map_tasks(config: TrainConfig) -> list[MapTask]:
 
 def _default_map_task(config: TrainConfig, table: Table) -> MapTask:
     """The task of masks of which the config states nothing."""
-    kind = str(map_kind(config, table.columns))
+    kind = _default_map_kind(config, table.columns)
     if config.data.label_kind == "numbers":
         folder = Path(str(config.data.labels))
         name = folder.name if folder.is_dir() else str(config.data.labels)

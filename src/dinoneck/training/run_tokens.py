@@ -102,7 +102,8 @@ class RunTokens:
     def from_backbone(cls, config: HeadConfig, table: Table, type_name: str) -> RunTokens:
         """Open a backbone; for a head that reads several layers it gives four, if the config names none.
 
-        In the place of the runtime ``auto`` it gets one that computes the tokens of all images.
+        A backbone with the runtime ``auto`` gets torch or openvino, which then computes the tokens
+        of all images.
 
         Args:
             config: the run.
