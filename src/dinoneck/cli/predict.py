@@ -107,6 +107,8 @@ def predict(
         named_heads, options, words, maps=bool(output_paths), tile=tile, overlap=overlap
     )
     model = opened.model
+    if maps is not None and opened.are_of_objects:
+        raise _no_maps(maps)
     known: Mapping[Path, Mapping[str, Any]] = {}
     if truth is not None:
         _check_takes_truth(opened, truth)
@@ -121,7 +123,7 @@ def predict(
         elif new_maps is not None:
             writer = _MapWriter(
                 new_maps,
-                name=str(maps),
+                option=maps,
                 opened=opened,
                 output_paths={file_by_name[name]: path for name, path in output_paths.items()},
                 keeps_maps=overlay is not None,
@@ -231,6 +233,11 @@ class OpenModel(NamedTuple):
     def tasks(self) -> tuple[Task, ...]:
         """The tasks of all heads; none of a detector."""
         return tuple(chain.from_iterable(group.tasks for group in self.groups))
+
+    @property
+    def are_of_objects(self) -> bool:
+        """Whether all are heads of objects, which have no maps."""
+        return not self.is_detector and all(task.is_masks for task in self.tasks)
 
     def row(self, prediction: Any, with_maps: bool) -> dict[str, Any]:
         """Return what calling the Predictor returns, of its ``predictions``; on request with maps per patch."""
@@ -485,7 +492,7 @@ class _MapWriter:
 
     Args:
         folder: for the maps.
-        name: what the command line calls it.
+        option: the folder that the command line names.
         opened: the heads.
         output_paths: image -> where its maps go below the folder, without suffix.
         keeps_maps: whether results have maps per patch, which are drawn later.
@@ -495,13 +502,13 @@ class _MapWriter:
         self,
         folder: Path,
         *,
-        name: str,
+        option: Path,
         opened: OpenModel,
         output_paths: Mapping[Path, Path],
         keeps_maps: bool,
     ) -> None:
         self.folder = folder
-        self.name = name
+        self.option = option
         self.opened = opened
         self.output_paths = output_paths
         self.keeps_maps = keeps_maps
@@ -531,10 +538,15 @@ class _MapWriter:
                 gate=of_group.image_gate(),
             )
         if not written:
-            raise ConfigError(
-                f"--maps {self.name}: these heads have no maps; leave --maps out (--json has objects)"
-            )
+            raise _no_maps(self.option)
         return self.opened.row(prediction, self.keeps_maps)
+
+
+def _no_maps(folder: Path) -> ConfigError:
+    """The error for heads without maps, which are asked for."""
+    return ConfigError(
+        f"--maps {folder}: these heads have no maps; leave --maps out (--json has objects)"
+    )
 
 
 def _draw(

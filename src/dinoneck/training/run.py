@@ -334,9 +334,11 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
 
     def _begin(self, *, resume: bool) -> None:
         """Keep what identifies the run, see :func:`dinoneck.training.folder.begin`; make its folders."""
+        # images that cannot be used are refused before a file is written
         if self.evaluator.has_baseline or not self.config.is_live:
-            # extracted now: images that cannot be used are refused before a file is written
             self.tokens.frozen()
+        else:
+            self.tokens.check_images()
         join_processes(local_device(self.config.device))
         continues_0_3 = resume and files.is_begun_by_0_3(self.folder)
         identity = self.identity(as_in_0_3=continues_0_3)
