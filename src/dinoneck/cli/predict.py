@@ -108,7 +108,7 @@ def predict(
     )
     model = opened.model
     if maps is not None and opened.are_of_objects:
-        raise _no_maps(maps)
+        raise _no_maps(str(maps))
     known: Mapping[Path, Mapping[str, Any]] = {}
     if truth is not None:
         _check_takes_truth(opened, truth)
@@ -123,7 +123,7 @@ def predict(
         elif new_maps is not None:
             writer = _MapWriter(
                 new_maps,
-                option=maps,
+                name=str(maps),
                 opened=opened,
                 output_paths={file_by_name[name]: path for name, path in output_paths.items()},
                 keeps_maps=overlay is not None,
@@ -492,7 +492,7 @@ class _MapWriter:
 
     Args:
         folder: for the maps.
-        option: the folder that the command line names.
+        name: what the command line calls it.
         opened: the heads.
         output_paths: image -> where its maps go below the folder, without suffix.
         keeps_maps: whether results have maps per patch, which are drawn later.
@@ -502,13 +502,13 @@ class _MapWriter:
         self,
         folder: Path,
         *,
-        option: Path,
+        name: str,
         opened: OpenModel,
         output_paths: Mapping[Path, Path],
         keeps_maps: bool,
     ) -> None:
         self.folder = folder
-        self.option = option
+        self.name = name
         self.opened = opened
         self.output_paths = output_paths
         self.keeps_maps = keeps_maps
@@ -538,11 +538,11 @@ class _MapWriter:
                 gate=of_group.image_gate(),
             )
         if not written:
-            raise _no_maps(self.option)
+            raise _no_maps(self.name)
         return self.opened.row(prediction, self.keeps_maps)
 
 
-def _no_maps(folder: Path) -> ConfigError:
+def _no_maps(folder: str) -> ConfigError:
     """The error for heads without maps, which are asked for."""
     return ConfigError(
         f"--maps {folder}: these heads have no maps; leave --maps out (--json has objects)"
