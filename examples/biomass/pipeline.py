@@ -27,12 +27,12 @@ from dinoneck.checkpoint.rebuild import rebuild
 from dinoneck.cli import main as cli
 from dinoneck.cli.text import show_scores, table
 from dinoneck.data.pasture import WEIGHTS
+from dinoneck.data.run_names import HEAD_FILE
 from dinoneck.data.tables import read_cells
 from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.inference.results import table_row
 from dinoneck.inference.views import TTA, VIEWS
 from dinoneck.training import TrainConfig, r2, weighted_r2
-from dinoneck.training.folder import HEAD_FILE
 from dinoneck.training.head_arguments import head_with_width
 from dinoneck.training.run_tokens import RunTokens
 from dinoneck.training.table import table_of, target_columns

@@ -39,7 +39,7 @@ Precision = Literal["float32", "bfloat16"]
 Method = Literal["head", "linear", "average"]
 """The head, its linear baseline, or the average of both."""
 METHODS: tuple[Method, ...] = get_args(Method)
-"""All of them, in the order of reports."""
+"""All methods, in the order of reports."""
 METHOD_NAMES: dict[str, str] = {
     "head": "the head",
     "linear": "the linear baseline",
@@ -57,7 +57,8 @@ def present_report(report: Mapping[str, Any]) -> dict[str, Any]:
     ``with_ridge``. Any other report stays as it is.
     """
     present = dict(report)
-    if "cost" in report:  # the scores are those of models, whose names are the user's
+    is_of_models = "cost" in report  # compared by names that the user gave
+    if is_of_models:
         return present
     if "scores" in report:
         present["scores"] = {}

@@ -18,6 +18,7 @@ from dinoneck import (
     Backbone,
     DataError,
     DenseHead,
+    DinoneckError,
     PatchMeanHead,
     Predictor,
     Task,
@@ -33,108 +34,116 @@ NAMES = ("soil", "crop", "weed")
 SHARES = Task("cells", dim=3, kind="dense", labels=NAMES, shares=True)
 
 
-def shares_model(tiny: Backbone, **changes: Any) -> Predictor:
+def shares_model(tiny: Backbone, task: Task = SHARES) -> Predictor:
+    """A head of random weights that predicts the shares of three classes per patch."""
     torch.manual_seed(0)
-    task = Task(
-        **{"name": "cells", "dim": 3, "kind": "dense", "labels": NAMES, "shares": True} | changes
-    )
     return Predictor(DenseHead(64, [task]), tiny)
 
 
 def test_the_patches_of_a_fold_are_scored_as_in_its_training(meadow: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    report = train(
-        a_run(meadow, ["crop"], data={"labels": "mask", "classes": NAMES}, head={"type": "dense"}),
-        run,
-    )
+    data = {"labels": "mask", "classes": NAMES}
+    of_training = train(a_run(meadow, ["crop"], data=data, head={"type": "dense"}), run)
     held_out = [row["image"] for row in rows_of(run / "out_of_fold.csv") if row["fold"] == "0"]
     table = pd.read_csv(meadow)
-    table = table[table["image"].isin(held_out)]
+    table_of_fold = table[table["image"].isin(held_out)]
 
-    found = evaluate(run / "heads/fold-0.safetensors", meadow.parent, table, labels="mask")
+    report = evaluate(run / "heads/fold-0.safetensors", meadow.parent, table_of_fold, labels="mask")
 
     for name in ("cells soil", "cells crop", "cells weed"):
-        expected = report["scores"][name]["head"]["r2"]["folds"][0]
-        assert found["scores"][name]["head"]["r2"]["pooled"] == pytest.approx(expected, abs=5e-3)
-    assert "cells crop" not in found["auxiliary"]
+        r2_of_fold = of_training["scores"][name]["head"]["r2"]["folds"][0]
+        r2 = report["scores"][name]["head"]["r2"]["pooled"]
+        assert r2 == pytest.approx(r2_of_fold, abs=5e-3)
+    assert "cells crop" not in report["auxiliary"]
 
 
 def test_the_classes_of_pixels_are_those_of_the_largest_share(meadow: Path, tiny: Backbone) -> None:
     model = shares_model(tiny)
     rows = rows_of(meadow)
     images = [meadow.parent / row["image"] for row in rows]
-    matrix = np.zeros((3, 3), np.int64)
+    confusion = np.zeros((3, 3), np.int64)  # true class, predicted class
     for row, result in zip(rows, model(images, maps="patch"), strict=True):
-        true = np.array(Image.open(meadow.parent / row["mask"]))
+        true_classes = np.array(Image.open(meadow.parent / row["mask"]))
         shares = torch.as_tensor(result["maps"]["cells"])[None]
-        enlarged = F.interpolate(shares, true.shape, mode="bilinear")[0]
-        np.add.at(matrix, (true.ravel(), enlarged.argmax(dim=0).numpy().ravel()), 1)
-    iou = np.diag(matrix) / (matrix.sum(0) + matrix.sum(1) - np.diag(matrix))
+        shares_of_pixels = F.interpolate(shares, true_classes.shape, mode="bilinear")[0]
+        predicted_classes = shares_of_pixels.argmax(dim=0).numpy()
+        np.add.at(confusion, (true_classes.ravel(), predicted_classes.ravel()), 1)
+    intersection = np.diag(confusion)
+    union = confusion.sum(axis=0) + confusion.sum(axis=1) - intersection
 
-    found = evaluate(model, meadow.parent, meadow, labels="mask")["scores"]["cells"]["head"]
+    report = evaluate(model, meadow.parent, meadow, labels="mask")
 
-    assert found["confusion_matrix"] == matrix.tolist()
-    assert found["mean_iou"]["pooled"] == pytest.approx(np.nanmean(iou))
+    scores = report["scores"]["cells"]["head"]
+    assert scores["confusion_matrix"] == confusion.tolist()
+    assert scores["mean_iou"]["pooled"] == pytest.approx(np.nanmean(intersection / union))
 
 
 def test_the_shares_of_images_of_several_sizes_are_scored(
     meadow: Path, tiny: Backbone, tmp_path: Path
 ) -> None:
     """The truth of each patch is its share of pixels, whatever the grid of other images is."""
-    for folder in ("images", "masks"):
-        (tmp_path / folder).mkdir()
-    true = []
-    predicted = []
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
     model = shares_model(tiny)
+    true_shares = []
+    predicted_shares = []
     for row, width in zip(rows_of(meadow)[:6], (64, 48, 32, 64, 48, 32), strict=True):
         image = Image.open(meadow.parent / row["image"]).crop((0, 0, width, 32))
         mask = Image.open(meadow.parent / row["mask"]).crop((0, 0, width, 32))
         image.save(tmp_path / "images" / row["image"])
         mask.save(tmp_path / "masks" / row["image"])
-        crop = np.array(mask) == 1
-        true.append(crop.reshape(2, 16, width // 16, 16).mean(axis=(1, 3)).ravel())
+        is_crop = np.array(mask) == 1
+        patches = is_crop.reshape(2, 16, width // 16, 16)  # of 16 x 16 pixels
+        true_shares.append(patches.mean(axis=(1, 3)).ravel())
         [result] = model(tmp_path / "images" / row["image"], maps="patch")
-        predicted.append(result["maps"]["cells"][1].ravel())
-    truth = np.concatenate(true)
-    error = np.concatenate(predicted) - truth
-    expected = 1 - (error**2).sum() / ((truth - truth.mean()) ** 2).sum()
+        predicted_shares.append(result["maps"]["cells"][1].ravel())
+    truth = np.concatenate(true_shares)
+    error = np.concatenate(predicted_shares) - truth
+    r2 = 1 - (error**2).sum() / ((truth - truth.mean()) ** 2).sum()
 
-    found = evaluate(model, tmp_path / "images", tmp_path / "masks")["scores"]
+    report = evaluate(model, tmp_path / "images", tmp_path / "masks")
 
-    assert found["cells crop"]["head"]["r2"]["pooled"] == pytest.approx(expected, abs=1e-4)
-    assert found["cells crop"]["head"]["sd"] == pytest.approx(truth.std(), abs=1e-5)
+    scores = report["scores"]["cells crop"]["head"]
+    assert scores["r2"]["pooled"] == pytest.approx(r2, abs=1e-4)
+    assert scores["sd"] == pytest.approx(truth.std(), abs=1e-5)
 
 
 def test_patches_that_show_other_pixels_are_not_compared(meadow: Path, tiny: Backbone) -> None:
-    first = shares_model(tiny)
-    larger = first.preprocess.changed(size=(64, 128))
-    second = Predictor(first.passes[0].heads[""].head, tiny, preprocess=larger)
+    """The head of ``b`` is that of ``a``, and reads twice as large images."""
+    torch.manual_seed(0)
+    head = DenseHead(64, [SHARES])
+    larger = tiny.preprocess.changed(size=(64, 128))
+    models = {"a": Predictor(head, tiny), "b": Predictor(head, tiny, preprocess=larger)}
 
-    found = evaluate({"a": first, "b": second}, meadow.parent, meadow, labels="mask")
+    report = evaluate(models, meadow.parent, meadow, labels="mask")
 
-    assert {*found["scores"]["cells crop"]} == {"a"}
-    assert {*found["scores"]["cells"]} == {"a", "b"}
-    assert "cells crop: the patches of b show other pixels than those of a" in found["verdict"]
+    assert {*report["scores"]["cells crop"]} == {"a"}
+    assert {*report["scores"]["cells"]} == {"a", "b"}
+    assert "cells crop: the patches of b show other pixels than those of a" in report["verdict"]
 
 
 def test_shares_of_other_classes_by_one_name_are_evaluated_apart(
     meadow: Path, tiny: Backbone
 ) -> None:
-    models = {"a": shares_model(tiny), "b": shares_model(tiny, labels=NAMES[::-1])}
+    other_order = Task("cells", dim=3, kind="dense", labels=("weed", "crop", "soil"), shares=True)
+    models = {"a": shares_model(tiny), "b": shares_model(tiny, other_order)}
+
     with pytest.raises(DataError, match="a predicts the shares of .* in cells, and b"):
         evaluate(models, meadow.parent, meadow, labels="mask")
 
 
 def test_a_map_of_shares_has_the_most_probable_class_next_to_it(tmp_path: Path) -> None:
-    shares = np.array([[[0.6, 0.2]], [[0.3, 0.5]], [[0.1, 0.3]]], np.float32)
-    shares = np.concatenate([shares, np.full((3, 1, 2), np.nan, np.float32)], axis=1)
+    soil = [[0.6, 0.2], [np.nan, np.nan]]
+    crop = [[0.3, 0.5], [np.nan, np.nan]]
+    weed = [[0.1, 0.3], [np.nan, np.nan]]
+    shares = np.array([soil, crop, weed], np.float32)
 
     files = write_maps(tmp_path, "a", {"cells": shares}, [SHARES])
 
     names = [file.relative_to(tmp_path).as_posix() for file in files]
     assert names[:3] == [f"cells/{name}/a.tif" for name in NAMES]
     assert names[3:] == ["cells/most probable class/a.png"]
-    assert np.array(Image.open(files[3])).tolist() == [[0, 1], [255, 255]]
+    assert np.array(Image.open(files[3])).tolist() == [[0, 1], [255, 255]]  # soil, crop; none
 
 
 def test_weights_of_the_call_make_one_weighted_r2(meadow: Path, tiny: Backbone) -> None:
@@ -143,13 +152,14 @@ def test_weights_of_the_call_make_one_weighted_r2(meadow: Path, tiny: Backbone) 
     results = model([meadow.parent / name for name in table["image"]])
     predicted = {name: [row[name] for row in results] for name in ("soil", "crop")}
     weights = {"soil": 0.2, "crop": 0.8}
-    expected = weighted_r2({name: table[name].to_numpy() for name in weights}, predicted, weights)
+    truth = {name: table[name].to_numpy() for name in weights}
+    r2 = weighted_r2(truth, predicted, weights)
 
-    found = evaluate(model, meadow.parent, meadow, target_weights=weights)
+    report = evaluate(model, meadow.parent, meadow, target_weights=weights)
 
-    assert found["scores"]["overall"]["head"]["r2"]["pooled"] == pytest.approx(expected)
-    assert found["target_weights"] == weights
-    assert "overall (weighted)" in all_tables(found, held_out=False)[0].header
+    assert report["scores"]["overall"]["head"]["r2"]["pooled"] == pytest.approx(r2)
+    assert report["target_weights"] == weights
+    assert "overall (weighted)" in all_tables(report, held_out=False)[0].header
 
 
 def test_weights_and_auxiliary_tasks_of_a_training_hold_in_evaluate(
@@ -157,16 +167,17 @@ def test_weights_and_auxiliary_tasks_of_a_training_hold_in_evaluate(
 ) -> None:
     data = {"aux_targets": ["soil"], "target_weights": {"crop": 0.3, "weed": 0.7}}
     run = tmp_path / "run"
-    report = train(a_run(meadow, ["crop", "weed"], data=data, optim={"epochs": 1}), run)
+    of_training = train(a_run(meadow, ["crop", "weed"], data=data, optim={"epochs": 1}), run)
 
-    found = evaluate(run, meadow.parent, meadow)
-    equal = evaluate(run, meadow.parent, meadow, target_weights={"crop": 1, "weed": 1})
+    as_trained = evaluate(run, meadow.parent, meadow)
+    with_equal_weights = evaluate(run, meadow.parent, meadow, target_weights={"crop": 1, "weed": 1})
 
-    assert report["target_weights"] == found["target_weights"] == data["target_weights"]
+    assert of_training["target_weights"] == {"crop": 0.3, "weed": 0.7}
+    assert as_trained["target_weights"] == {"crop": 0.3, "weed": 0.7}
     assert "weighted as in training: crop=0.3 weed=0.7" in caplog.text
-    assert found["auxiliary"] == ["soil"]
-    assert equal["target_weights"] == {"crop": 1.0, "weed": 1.0}
-    with pytest.raises(Exception, match="names 'soil', which is none of the numbers"):
+    assert as_trained["auxiliary"] == ["soil"]
+    assert with_equal_weights["target_weights"] == {"crop": 1.0, "weed": 1.0}
+    with pytest.raises(DinoneckError, match="names 'soil', which is none of the numbers"):
         evaluate(run, meadow.parent, meadow, target_weights={"crop": 1, "weed": 1, "soil": 1})
 
 
@@ -188,9 +199,9 @@ def test_a_missing_interval_has_a_reason(meadow: Path, tiny: Backbone) -> None:
     enough = evaluate({"a": model, "b": model}, meadow.parent, meadow)
     few_images = evaluate(model, meadow.parent, pd.read_csv(meadow)[:3])
 
-    scores = few_groups["scores"]["soil"]["b"]
-    assert scores["head_minus"]["r2"] is None
-    assert scores["no_interval"] == "4 groups, and an interval needs 5"
+    scores_of_b = few_groups["scores"]["soil"]["b"]
+    assert scores_of_b["head_minus"]["r2"] is None
+    assert scores_of_b["no_interval"] == "4 groups, and an interval needs 5"
     [_, intervals] = all_tables(few_groups, held_out=False)[:2]
     assert intervals.rows[0][0] == "none: 4 groups, and an interval needs 5"
     assert "no_interval" not in enough["scores"]["soil"]["b"]
@@ -208,9 +219,9 @@ def test_the_reason_of_a_missing_interval_names_what_it_is_of(meadow: Path, tiny
     table = pd.read_csv(meadow)
     table.loc[3:, "crop"] = np.nan
 
-    found = evaluate(models, meadow.parent, table)
+    report = evaluate(models, meadow.parent, table)
 
-    [_, intervals, *_] = all_tables(found, held_out=False)
+    [_, intervals, *_] = all_tables(report, held_out=False)
     assert intervals.header == ["R², 95 % interval", "soil", "crop"]
     assert [row[0] for row in intervals.rows] == [
         "a minus b",
@@ -222,9 +233,9 @@ def test_the_reason_of_a_missing_interval_names_what_it_is_of(meadow: Path, tiny
 def test_the_reason_is_shown_of_a_single_model_too(meadow: Path, tiny: Backbone) -> None:
     model = Predictor(PatchMeanHead(64, [Task("soil")], hidden_dim=4), tiny)
 
-    found = evaluate(model, meadow.parent, pd.read_csv(meadow)[:3])
+    report = evaluate(model, meadow.parent, pd.read_csv(meadow)[:3])
 
-    assert all_tables(found, held_out=False)[1].rows == [
+    assert all_tables(report, held_out=False)[1].rows == [
         ["none: 3 images, and an interval needs 5", ""]
     ]
 
@@ -249,9 +260,9 @@ def test_models_called_as_methods_of_a_run_have_their_differences(
 ) -> None:
     model = Predictor(PatchMeanHead(64, [Task("soil")], hidden_dim=4), tiny)
 
-    found = evaluate({"head": model, "head + linear": model}, meadow.parent, meadow)
+    report = evaluate({"head": model, "head + linear": model}, meadow.parent, meadow)
 
-    [scores, differences, *_] = all_tables(found, held_out=False)
+    [scores, differences, *_] = all_tables(report, held_out=False)
     assert [row[0] for row in scores.rows[:2]] == ["head", "head + linear"]
     assert differences.rows == [["head minus head + linear", "+0.00 ... +0.00"]]
 
@@ -260,11 +271,11 @@ def test_the_standard_deviation_stands_below_the_errors(meadow: Path, tiny: Back
     model = Predictor(PatchMeanHead(64, [Task("soil"), Task("crop")], hidden_dim=4), tiny)
     expected = pd.read_csv(meadow)["soil"].std(ddof=0)
 
-    found = evaluate(model, meadow.parent, meadow)
+    report = evaluate(model, meadow.parent, meadow)
 
-    assert found["scores"]["soil"]["head"]["sd"] == pytest.approx(expected)
-    assert "sd" not in found["scores"]["overall"]["head"]
-    row = all_tables(found, held_out=False)[0].rows[-2]
+    assert report["scores"]["soil"]["head"]["sd"] == pytest.approx(expected)
+    assert "sd" not in report["scores"]["overall"]["head"]
+    row = all_tables(report, held_out=False)[0].rows[-2]
     assert row[:2] == ["standard deviation", f"{expected:.3g}"]
     assert row[3:] == ["", ""]
 
@@ -308,11 +319,15 @@ def test_the_runtime_auto_compiles_before_the_time_is_counted(
 
 
 def test_classes_are_shown_of_every_model() -> None:
-    def model(**average: float) -> dict[str, Any]:
-        per_class = {name: {"AP": ap, "AP50": ap + 0.1} for name, ap in average.items()}
-        return {"AP": 0.5, "AP50": 0.6, "AP75": 0.5, "AR100": 0.5, "per_class": per_class}
-
-    report = {"boxes": {"a": model(cell=0.2), "b": model(cell=0.3, dust=0.4)}}
+    of_all_classes = {"AP": 0.5, "AP50": 0.6, "AP75": 0.5, "AR100": 0.5}
+    classes_of_a = {"cell": {"AP": 0.2, "AP50": 0.3}}
+    classes_of_b = {"cell": {"AP": 0.3, "AP50": 0.4}, "dust": {"AP": 0.4, "AP50": 0.5}}
+    report = {
+        "boxes": {
+            "a": {**of_all_classes, "per_class": classes_of_a},
+            "b": {**of_all_classes, "per_class": classes_of_b},
+        }
+    }
 
     by_class = all_tables(report, held_out=False)[1]
 

@@ -107,6 +107,8 @@ def predict(
         named_heads, options, words, maps=bool(output_paths), tile=tile, overlap=overlap
     )
     model = opened.model
+    if maps is not None and opened.are_of_objects:
+        raise _no_maps(str(maps))
     known: Mapping[Path, Mapping[str, Any]] = {}
     if truth is not None:
         _check_takes_truth(opened, truth)
@@ -231,6 +233,11 @@ class OpenModel(NamedTuple):
     def tasks(self) -> tuple[Task, ...]:
         """The tasks of all heads; none of a detector."""
         return tuple(chain.from_iterable(group.tasks for group in self.groups))
+
+    @property
+    def are_of_objects(self) -> bool:
+        """Whether all are heads of objects, which have no maps."""
+        return not self.is_detector and all(task.is_masks for task in self.tasks)
 
     def row(self, prediction: Any, with_maps: bool) -> dict[str, Any]:
         """Return what calling the Predictor returns, of its ``predictions``; on request with maps per patch."""
@@ -531,10 +538,15 @@ class _MapWriter:
                 gate=of_group.image_gate(),
             )
         if not written:
-            raise ConfigError(
-                f"--maps {self.name}: these heads have no maps; leave --maps out (--json has objects)"
-            )
+            raise _no_maps(self.name)
         return self.opened.row(prediction, self.keeps_maps)
+
+
+def _no_maps(folder: str) -> ConfigError:
+    """The error for heads without maps, which are asked for."""
+    return ConfigError(
+        f"--maps {folder}: these heads have no maps; leave --maps out (--json has objects)"
+    )
 
 
 def _draw(

@@ -316,10 +316,11 @@ def _training_report(head: Path, tasks: Sequence[Task]) -> dict[str, Any]:
 
     It is empty where there is none, or the run is one of other tasks.
     """
+    from dinoneck.data import run_names
     from dinoneck.training import folder as files
 
     folder = head if head.is_dir() else head.parent
-    run = folder.parent if folder.name in (files.HEADS, files.BASELINES) else folder
+    run = folder.parent if folder.name in (run_names.HEADS, run_names.BASELINES) else folder
     report = files.read_report(run)
     if report is None:
         return {}
@@ -330,9 +331,9 @@ def _training_report(head: Path, tasks: Sequence[Task]) -> dict[str, Any]:
     log = run / files.LOG
     if "best" in report and log.is_file():
         report["log"] = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
-    report["path"] = run / files.REPORT
+    report["path"] = run / run_names.REPORT
     report["held_out"] = _held_out_values(
-        run / files.PREDICTIONS, scores, predicting_method(report)
+        run / run_names.PREDICTIONS, scores, predicting_method(report)
     )
     report["remarks"] = [report["verdict"]] if "verdict" in report else []
     sentence = report.get("predicts", {}).get("sentence")

@@ -23,6 +23,7 @@ from torchvision.transforms import v2
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.configured import fields_of
+from dinoneck.data import run_names
 from dinoneck.data.boxes import BoxImages, Target, box_transforms, collate_boxes, to_original
 from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
 from dinoneck.data.ground import warn_of_overlaps
@@ -207,7 +208,7 @@ class DetectorTrainer:
     def _begin(self, *, resume: bool) -> None:
         """Keep what identifies the run; restore the state of an interrupted one."""
         identity = files.begin(self.folder, self._identity(), resume=resume)
-        state_file = self.folder / files.UNFINISHED / files.STATE
+        state_file = self.folder / run_names.UNFINISHED / files.STATE
         self.engine.open_state(state_file, identity, resume=resume)
 
     def _identity(self) -> dict[str, Any]:
@@ -358,15 +359,15 @@ class DetectorTrainer:
             self.detector.min_score = scores["min_score"]
         metrics = {name: scores[name] for name in ("AP", "AP50", "AP75", "F1")}
         training = {"epochs": self.engine.epoch + 1, "metrics": metrics}
-        file = self.folder / files.UNFINISHED / files.DETECTOR
+        file = self.folder / run_names.UNFINISHED / run_names.DETECTOR
         self.detector.save(file, training=training, license=self.config.license)
 
     # after the last epoch
 
     def _move_results(self) -> None:
         """Move log and detector into the folder of the run."""
-        for name in (files.LOG, files.DETECTOR):
-            finished = self.folder / files.UNFINISHED / name
+        for name in (files.LOG, run_names.DETECTOR):
+            finished = self.folder / run_names.UNFINISHED / name
             if finished.exists():  # a run may stop between here and its report
                 finished.replace(self.folder / name)
 

@@ -17,7 +17,7 @@ from dinoneck.evaluation.masks import evaluate_masks
 from dinoneck.evaluation.models import Model, open_models
 from dinoneck.evaluation.objects import evaluate_objects
 from dinoneck.evaluation.predicted_tasks import PredictedTasks
-from dinoneck.evaluation.truth import other_image_column, truth_table
+from dinoneck.evaluation.truth import IMAGE_COLUMN, stated_image_column, truth_table
 from dinoneck.evaluation.values import evaluate_values
 from dinoneck.inference.predictor import Predictor
 from dinoneck.text import some_of
@@ -30,7 +30,7 @@ def evaluate(
     truth: Any,
     *,
     group: Sequence[str] = (),
-    image_column: str = "image",
+    image_column: str = IMAGE_COLUMN,
     labels: str | None = None,
     subfolders: Subfolders | None = None,
     nodata: Sequence[float] = (),
@@ -123,7 +123,7 @@ def evaluate(
     if detectors or _is_of_objects(truth):
         _check_no_table_options(
             group=group,
-            image_column=other_image_column(image_column),
+            image_column=stated_image_column(image_column),
             labels=labels,
             subfolders=subfolders,
             nodata=nodata,

@@ -73,13 +73,13 @@ def evaluate_masks(
     if not any(targets_of_models.values()):
         _check_no_number_maps(predicted)
         raise nothing_to_score(predicted.names, truth_columns)
-    other_cells = _leave_out_other_cells(targets_of_models)
+    reasons_not_compared = _leave_out_other_cells(targets_of_models)
     return predict_and_score(
         predictors,
         table,
         targets_of_models,
         target_weights=target_weights,
-        other_cells=other_cells,
+        reasons_not_compared=reasons_not_compared,
     )
 
 
@@ -173,8 +173,8 @@ def _mask_targets(
                 num_rows=len(images),
                 num_classes=task.dim,
                 labels=class_labels(task),
-                pixels=partial(
-                    _true_pixels,
+                read_pixels=partial(
+                    _read_pixels,
                     predictor=predictor,
                     mask_reader=mask_reader,
                     task=task.name,
@@ -184,10 +184,10 @@ def _mask_targets(
     return targets
 
 
-def _true_pixels(
+def _read_pixels(
     row: int, *, predictor: Predictor, mask_reader: MaskReader, task: str, images: Sequence[Any]
 ) -> Tensor:
-    """The true classes of the pixels of a row, as :meth:`MaskReader.read`, where the model's map shows them."""
+    """The true classes of :meth:`MaskReader.read` of a row's image, prepared as this model does it."""
     preprocess = predictor.recipe(images[row])
     return mask_reader.read(row, task=task, preprocess=preprocess)
 

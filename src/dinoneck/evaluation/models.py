@@ -93,7 +93,7 @@ class Stopwatch:
 
     def __init__(self, model: Predictor | Detector) -> None:
         self._model = model
-        self._begin = time.perf_counter()
+        self._started = time.perf_counter()
 
     def begin(self, image: Any) -> None:
         """Predict an image, whose predictions are thrown away, and begin to count."""
@@ -103,11 +103,11 @@ class Stopwatch:
                 self._model.predict([image])
             else:
                 self._model([image])
-        self._begin = time.perf_counter()
+        self._started = time.perf_counter()
 
     def seconds(self) -> float:
         """Return the seconds since the beginning."""
-        return time.perf_counter() - self._begin
+        return time.perf_counter() - self._started
 
 
 def _is_automatic(model: Predictor | Detector) -> bool:

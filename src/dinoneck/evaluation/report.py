@@ -31,7 +31,7 @@ def predict_and_score(
     targets_of_models: Mapping[str, Mapping[str, ScoredTarget]],
     *,
     target_weights: Mapping[str, float],
-    other_cells: Mapping[str, str] = {},
+    reasons_not_compared: Mapping[str, str] = {},
 ) -> dict[str, Any]:
     """Predict the images of a table, and return the report of the scores.
 
@@ -41,14 +41,16 @@ def predict_and_score(
         targets_of_models: name -> the targets of the model, one or more in all.
         target_weights: of the overall score, as the call states them; empty = those of the table,
             else of the trainings.
-        other_cells: target of patches -> why only some of the models are scored on it.
+        reasons_not_compared: target of patches -> why only some of the models are scored on it.
 
     Raises:
         ConfigError: if the weights do not fit the targets, or trainings of the models have others.
     """
     targets = _targets_of_first_models(targets_of_models.values())
     targets = _with_auxiliary(targets, predictors.values())
-    table = replace(table, weights=weights_of(predictors, table, targets, asked=target_weights))
+    table = replace(
+        table, weights=weights_of(predictors, table, targets, weights_of_call=target_weights)
+    )
     class_labels = {}
     for name, target in targets.items():
         if isinstance(target, ClassTarget):
@@ -74,7 +76,7 @@ def predict_and_score(
         folds=[all_rows],
         units=_shared_units(predictors.values(), targets),
     )
-    lines = [report["verdict"], *_lines_of_unshared_targets(predictions, other_cells)]
+    lines = [report["verdict"], *_lines_of_unshared_targets(predictions, reasons_not_compared)]
     report["verdict"] = "\n".join(lines)
     report["cost"] = cost
     report["versions"] = versions()
@@ -202,13 +204,13 @@ def _shared_units(predictors: Iterable[Predictor], targets: Collection[str]) -> 
 
 
 def _lines_of_unshared_targets(
-    predictions: Mapping[str, Mapping[str, Array]], other_cells: Mapping[str, str]
+    predictions: Mapping[str, Mapping[str, Array]], reasons_not_compared: Mapping[str, str]
 ) -> list[str]:
     """A line for each target that only some of the models predict, or that is not the same for all.
 
     Args:
         predictions: model -> target -> predictions.
-        other_cells: target of patches -> its line.
+        reasons_not_compared: target of patches -> its line.
     """
     models_of_target: dict[str, list[str]] = {}
     for model, predictions_of_model in predictions.items():
@@ -216,8 +218,8 @@ def _lines_of_unshared_targets(
             models_of_target.setdefault(target, []).append(model)
     lines = []
     for target, models in models_of_target.items():
-        if target in other_cells:
-            lines.append(other_cells[target])
+        if target in reasons_not_compared:
+            lines.append(reasons_not_compared[target])
         elif len(models) < len(predictions):
             lines.append(f"{target}: predicted by {', '.join(models)} only, so it is not compared")
     return lines

@@ -82,7 +82,7 @@ def _check_no_columns(
     folder: PathLike, *, group: Sequence[str], image_column: str, labels: str | None
 ) -> None:
     """Raise a ConfigError if a column of a table is named for a folder."""
-    columns = {"group": group, "labels": labels, "image_column": other_image_column(image_column)}
+    columns = {"group": group, "labels": labels, "image_column": stated_image_column(image_column)}
     for name, value in columns.items():
         if value:
             raise ConfigError(
@@ -91,8 +91,8 @@ def _check_no_columns(
             )
 
 
-def other_image_column(image_column: str) -> str | None:
-    """Return a column of file names that is not the default; None for the default."""
+def stated_image_column(image_column: str) -> str | None:
+    """Return the column of file names if a call names another one than the default, else None."""
     return None if image_column == IMAGE_COLUMN else image_column
 
 
@@ -117,7 +117,7 @@ def _check_read_table(
                 f"{role} is {value!r}, and the table of read_table() has no column {role!r}; "
                 f"name it with {role}= of read_table(), which makes it"
             )
-    if other_image_column(image_column) is not None:
+    if stated_image_column(image_column) is not None:
         raise ConfigError(
             f"image_column is {image_column!r}, and the table of read_table() has its images "
             "already; leave it out, or name it with image_column= of read_table()"

@@ -21,7 +21,7 @@ def weights_of(
     table: Table,
     targets: Mapping[str, ScoredTarget],
     *,
-    asked: Mapping[str, float],
+    weights_of_call: Mapping[str, float],
 ) -> dict[str, float]:
     """Return target -> its weight in the overall score; empty = all count alike.
 
@@ -32,15 +32,15 @@ def weights_of(
         predictors: name -> model.
         table: the truth, whose weights count where the call has none.
         targets: what is scored.
-        asked: the weights of the call.
+        weights_of_call: which hold if there are some.
 
     Raises:
         ConfigError: if the weights of the call do not fit the targets, or trainings have others.
     """
     counted = targets_of_mean(targets)
-    if asked:
-        check_target_weights(asked, counted)
-        return dict(asked)
+    if weights_of_call:
+        check_target_weights(weights_of_call, counted)
+        return dict(weights_of_call)
     if table.weights:
         return dict(table.weights)
     recorded = _recorded_weights(predictors)

@@ -194,7 +194,7 @@ class LinearHead(Head):
             names = [name for name, is_set in map_options.items() if is_set]
             if names:
                 raise ConfigError(
-                    f"pool is {pool!r}, which gives no maps, and {' and '.join(names)} "
+                    f"pool is {pool!r}, which reads one vector of an image, and {' and '.join(names)} "
                     f"{'is' if len(names) == 1 else 'are'} for maps; pass pool=None"
                 )
         self.embed_dim = embed_dim

@@ -97,7 +97,7 @@ class BatchReader:
         step = epoch * num_batches
         batches = []
         for positions in in_batches(range(count), recipe.batch_size):
-            # of all processes the same number, so that they take a step together
+            # every process gets equally many samples, so that all take a step together
             num_per_process = math.ceil(len(positions) / num_processes)
             repeated = np.resize(positions, num_per_process * num_processes)
             positions_here = repeated[rank * num_per_process : (rank + 1) * num_per_process]

@@ -62,12 +62,12 @@ def prepare_heads(
     if resume:
         # all heads learn the same, also those that 0.3 has not begun
         config = as_begun(config, [out / entry.name for entry in compared])
-    # all read the layers of the first: a head that reads several goes first
-    several = [entry for entry in compared if entry.head["type"] in SEVERAL_LAYERS]
+    # all heads read the layers of the first one, so one that reads several layers goes first
+    reading_several_layers = [entry for entry in compared if entry.head["type"] in SEVERAL_LAYERS]
     others = [entry for entry in compared if entry.head["type"] not in SEVERAL_LAYERS]
     trainers: dict[str, ImageTrainer] = {}
     first = None
-    for entry in several + others:
+    for entry in reading_several_layers + others:
         trainers[entry.name] = prepare(
             config.changed(head=entry.head),
             out / entry.name,

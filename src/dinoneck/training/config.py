@@ -652,7 +652,7 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
         return bool(self.head.get("type"))
 
     def with_average(self) -> Self:
-        """Return the config that predicts with the average of head and linear baseline: ``with_linear``.
+        """Return the config that predicts with the average of head and linear baseline, as ``with_linear`` asks.
 
         Raises:
             ConfigError: if the config names another method.
@@ -708,7 +708,7 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
             )
 
     def _check_with_store(self) -> None:
-        """Raise ConfigError for options of how tokens are computed: those of a store are there."""
+        """Raise ConfigError for options of how tokens are computed: a store holds them already."""
         backbone = self.backbone
         remedy = "and has no effect with data.store, whose tokens are computed; leave it out"
         if backbone.runtime is not None:
@@ -909,7 +909,7 @@ def config_of(values: Mapping[str, Any], where: str) -> AnyConfig:
 
 
 def merged_values(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested plain values with others in their place; of a group, key by key."""
+    """Return nested plain values, in which others replace those of the same name, in a group key by key."""
     merged = dict(values)
     for name, content in others.items():
         group = values.get(name)

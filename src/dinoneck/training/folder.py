@@ -9,21 +9,11 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from dinoneck.atomic import read_regular, write_whole
-from dinoneck.data.run_names import BASELINES as BASELINES
-from dinoneck.data.run_names import DETECTOR as DETECTOR
-from dinoneck.data.run_names import HEAD_FILE as HEAD_FILE
-from dinoneck.data.run_names import HEADS as HEADS
-from dinoneck.data.run_names import LOGS as LOGS
-from dinoneck.data.run_names import PREDICTIONS as PREDICTIONS
-from dinoneck.data.run_names import REPORT as REPORT
-from dinoneck.data.run_names import RUN as RUN
-from dinoneck.data.run_names import TRAINED_ON as TRAINED_ON
-from dinoneck.data.run_names import UNFINISHED as UNFINISHED
+from dinoneck.data import run_names
 from dinoneck.errors import CheckpointError, DataError, DinoneckError
 from dinoneck.inference.loaded_head import difference
 from dinoneck.kinds import Runtime, present_report
@@ -47,9 +37,9 @@ SAMPLES = "ids and targets of the samples"
 BACKBONE = "backbone of live tokens"
 IMAGE_FILES = "hash of image files"
 FROM_MAPS = "numbers read from maps"
-# of a run, which a continuation takes; it is not compared
-RUNTIME = "runtime"
 BACKBONE_RECORD = "backbone record"
+# it is not compared: a continuation takes the runtime of the run
+RUNTIME = "runtime"
 # entries that runs of 0.3 do not have; they are not compared there
 NOT_IN_OLD_RUNS = (TOKENS, TARGETS, SAMPLES, BACKBONE, IMAGE_FILES, FROM_MAPS)
 # entries of 0.3 with some tokens in them, whose last bits depend on the device
@@ -72,9 +62,9 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
         DataError: naming it and some of its files, or the folder that cannot be written to.
     """
     results = results_in(folder)
-    is_begun = (folder / UNFINISHED).is_dir()
+    is_begun = (folder / run_names.UNFINISHED).is_dir()
     # a run may stop before its report
-    finished = [path for path in results if path.name == REPORT or not is_begun]
+    finished = [path for path in results if path.name == run_names.REPORT or not is_begun]
     if finished and not overwrite:
         raise DataError(
             f"{folder} holds results ({finished[0].name}); overwrite=True (--overwrite) replaces "
@@ -99,15 +89,15 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
 def results_in(folder: Path) -> list[Path]:
     """Return the files that a run left in the folder; the report first, so that a half-removed run has none."""
     patterns = (
-        REPORT,
-        HEAD_FILE,
-        PREDICTIONS,
-        f"{HEADS}/fold-*.safetensors",
-        f"{BASELINES}/fold-*.safetensors",
-        f"{LOGS}/fold-*.jsonl",
-        DETECTOR,
+        run_names.REPORT,
+        run_names.HEAD_FILE,
+        run_names.PREDICTIONS,
+        f"{run_names.HEADS}/fold-*.safetensors",
+        f"{run_names.BASELINES}/fold-*.safetensors",
+        f"{run_names.LOGS}/fold-*.jsonl",
+        run_names.DETECTOR,
         LOG,
-        TRAINED_ON,
+        run_names.TRAINED_ON,
     )
     paths: list[Path] = []
     for pattern in patterns:
@@ -141,13 +131,13 @@ def begin(folder: Path, values: Mapping[str, Any], *, resume: bool) -> dict[str,
     earlier = _unfinished_identity(folder) if resume else None
     if earlier is not None:
         check_same(earlier, json.loads(text), str(folder))
-    # of several processes none reads the folder while the first one changes it, and none goes on
-    # with what it held before
+    # no other process reads the folder while the first one changes it, or goes on with what the
+    # folder held before
     wait_for_all()
     if earlier is None and writes():
         _set_aside(folder)
-        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-        write_file(folder / UNFINISHED / RUN, text.encode())
+        shutil.rmtree(folder / run_names.UNFINISHED, ignore_errors=True)
+        write_file(folder / run_names.UNFINISHED / run_names.RUN, text.encode())
         _write_finished_heads(folder, {})
     wait_for_all()
     return identity
@@ -173,8 +163,8 @@ def runtime_of_unfinished(folder: Path) -> Runtime | None:
 
 def _unfinished_identity(folder: Path) -> dict[str, Any] | None:
     """Return what identifies the unfinished run in a folder; None without a run that has kept an epoch."""
-    path = folder / UNFINISHED / RUN
-    if not path.exists() or (folder / REPORT).exists() or not _has_epochs(folder):
+    path = folder / run_names.UNFINISHED / run_names.RUN
+    if not path.exists() or (folder / run_names.REPORT).exists() or not _has_epochs(folder):
         return None
     identity: dict[str, Any] = json.loads(read_regular(path))
     return identity
@@ -214,7 +204,7 @@ def is_finished_head(folder: Path, head_file: Path) -> bool:
 
 def _finished_heads(folder: Path) -> dict[str, str] | None:
     """Name of a head's file -> SHA-256, of the heads that an unfinished run wrote; None for runs of 0.3."""
-    path = folder / UNFINISHED / FINISHED_HEADS
+    path = folder / run_names.UNFINISHED / FINISHED_HEADS
     if not path.exists():
         return None
     try:
@@ -225,7 +215,7 @@ def _finished_heads(folder: Path) -> dict[str, str] | None:
 
 
 def _write_finished_heads(folder: Path, finished: Mapping[str, str]) -> None:
-    path = folder / UNFINISHED / FINISHED_HEADS
+    path = folder / run_names.UNFINISHED / FINISHED_HEADS
     write_file(path, (json.dumps(finished, indent=2) + "\n").encode())
 
 
@@ -238,7 +228,7 @@ def _has_epochs(folder: Path) -> bool:
     if any(folder.rglob(STATE)) or results_in(folder):
         return True
     for path in folder.iterdir():
-        is_of_head = path.is_dir() and path.name not in (EARLIER, UNFINISHED)
+        is_of_head = path.is_dir() and path.name not in (EARLIER, run_names.UNFINISHED)
         if is_of_head and results_in(path):
             return True
     return False
@@ -247,12 +237,12 @@ def _has_epochs(folder: Path) -> bool:
 def _set_aside(folder: Path) -> None:
     """Move the results of a finished run into a folder of their own; remove those of an unfinished one."""
     results = results_in(folder)
-    if (folder / UNFINISHED).is_dir() and not (folder / REPORT).exists():
+    if (folder / run_names.UNFINISHED).is_dir() and not (folder / run_names.REPORT).exists():
         for path in results:
             path.unlink()
         return
     earlier = folder / EARLIER
-    if results and (earlier / REPORT).exists():
+    if results and (earlier / run_names.REPORT).exists():
         shutil.rmtree(earlier)
     # the report last: a kill between leaves results that the same command goes on to move
     for path in reversed(results):
@@ -265,7 +255,7 @@ def finish(folder: Path, report: Mapping[str, Any]) -> dict[str, Any]:
     """Write the report, the last file of a run; remove the results that it replaces; return its plain values."""
     json_values = write_report(folder, report)
     if writes():
-        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+        shutil.rmtree(folder / run_names.UNFINISHED, ignore_errors=True)
         shutil.rmtree(folder / EARLIER, ignore_errors=True)
     return json_values
 
@@ -274,7 +264,7 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> dict[str, Any]:
     """Write the report of a run in the process that writes files; return its plain values."""
     text = json.dumps(report, indent=2, allow_nan=False)
     if writes():
-        write_file(folder / REPORT, f"{text}\n".encode())
+        write_file(folder / run_names.REPORT, f"{text}\n".encode())
     json_values: dict[str, Any] = json.loads(text)
     return json_values
 
@@ -285,17 +275,20 @@ def read_report(folder: Path) -> dict[str, Any] | None:
     Raises:
         DataError: if it is damaged, or holds no report.
     """
-    path = folder / REPORT
+    path = folder / run_names.REPORT
     if not path.is_file():
         return None
     try:
         report: Any = json.loads(read_regular(path))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged: {error}; restore it, or remove it") from error
-    if isinstance(report, dict):
-        with suppress(AttributeError, TypeError):  # of scores that are no scores
-            return present_report(report)
-    raise DataError(f"{path} is damaged: it holds no report; restore it, or remove it")
+    no_report = f"{path} is damaged: it holds no report; restore it, or remove it"
+    if not isinstance(report, dict):
+        raise DataError(no_report)
+    try:
+        return present_report(report)
+    except (AttributeError, TypeError) as error:  # its scores are no mappings
+        raise DataError(no_report) from error
 
 
 def writes() -> bool:

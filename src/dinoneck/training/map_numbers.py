@@ -61,11 +61,11 @@ def read_from_map(
     numbers = []
     for number in _numbers_of_map(learned, map_name, weight, ids):
         reason = _reason_for_readout(config, number, preprocess)
-        if number.follows:
-            reason = reason or _reason_of_differences(number)
-            if reason:
-                _warn_of_readout(number, reason)
-                continue
+        if number.follows and not reason:
+            reason = _reason_of_differences(number)
+        if number.follows and reason:
+            _warn_of_readout(number, reason)
+        elif number.follows:
             spec = number.task.spec.changed(from_map=map_name)
             changed[number.task.name] = replace(number.task, spec=spec)
             numbers.append(number)

@@ -62,6 +62,11 @@ def map_kind(config: TrainConfig, columns: Collection[str] = ()) -> str | None:
         return stated[0].kind
     if config.data.labels is None:
         return None
+    return _default_map_kind(config, columns)
+
+
+def _default_map_kind(config: TrainConfig, columns: Collection[str]) -> str:
+    """The kind of the task of masks of which the config states nothing."""
     if config.data.label_kind == "numbers":
         return "dense"
     # beside numbers of the images, the classes are learned as shares of the patches
@@ -110,7 +115,7 @@ def _stated_map_tasks(config: TrainConfig) -> list[MapTask]:
 
 def _default_map_task(config: TrainConfig, table: Table) -> MapTask:
     """The task of masks of which the config states nothing."""
-    kind = str(map_kind(config, table.columns))
+    kind = _default_map_kind(config, table.columns)
     if config.data.label_kind == "numbers":
         folder = Path(str(config.data.labels))
         name = folder.name if folder.is_dir() else str(config.data.labels)
@@ -200,14 +205,14 @@ class Maps:
         values: (n, K, rows, cols) float32 in original units, of classes their shares of the patch;
             NaN where unknown.
         weight: (n, rows, cols) float32, how many labelled pixels a patch has.
-        pixels: returns the classes (1, height, width) of a row's prepared image, -1 = none; without
-            a mask (1, 1, 1).
+        read_pixels: returns the classes (1, height, width) of a row's prepared image, -1 = none;
+            without a mask (1, 1, 1).
     """
 
     names: tuple[str, ...]
     values: Tensor
     weight: Tensor
-    pixels: Callable[[int], Tensor]
+    read_pixels: Callable[[int], Tensor]
 
 
 def read_maps(data: DataConfig, table: Table, preprocess: Preprocessing) -> Maps:
@@ -242,12 +247,12 @@ def read_maps(data: DataConfig, table: Table, preprocess: Preprocessing) -> Maps
     weight[masks.rows] = counts
     file_of_row = dict(zip(masks.rows, masks.files, strict=True))
 
-    def pixels(row: int) -> Tensor:
+    def read_pixels(row: int) -> Tensor:
         if row not in file_of_row:
             return torch.full((1, 1, 1), -1)
         return reader.indices([file_of_row[row]], preprocess)
 
-    return Maps(names, values, weight, pixels)
+    return Maps(names, values, weight=weight, read_pixels=read_pixels)
 
 
 def _warn_of_equal_masks(table: Table, masks: TableMasks, survey: MaskSurvey) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -48,7 +48,8 @@ class Candidates:
 
     Attributes:
         methods: those that it keeps heads of, in the order of :data:`dinoneck.kinds.METHODS`.
-        lacking: method -> an output of the head that it lacks, in words; it predicts if it is named.
+        lacking: method -> an output of the head that it lacks, in words. Such a method predicts only
+            if ``predict_with`` names it.
     """
 
     methods: tuple[Method, ...]
@@ -151,9 +152,11 @@ class HeldOut:
 
     def better_than(self, method: Method, candidates: Sequence[Method]) -> BetterMethod | None:
         """Return the best candidate, if it is clearly better than a method."""
-        methods: Methods = {method: self.methods[method]}  # which the others are compared with
+        # the first one is what the others are compared with
+        methods: Methods = {method: self.methods[method]}
         for candidate in candidates:
-            methods.setdefault(candidate, self.methods[candidate])
+            if candidate != method:
+                methods[candidate] = self.methods[candidate]
         scores, main_score = self._score(methods, Split(list(self.folds.values()), self.groups))
         difference = best_difference(scores, method, main_score)
         if difference is None or difference.better == method or not difference.is_clear:
@@ -209,10 +212,10 @@ class Choice:
 
     Attributes:
         words: what the score is called that decides; empty without held-out images.
-        methods: how each does.
-        target: the key of that score: a target, or the mean over the targets; None without held-out
+        methods: method -> how it does.
+        target: what that score is of: a target, or the mean over the targets; None without held-out
             images.
-        metric: its name.
+        metric: the key of that score, such as ``r2``; None without held-out images.
         best: the method with the best score, of those that give every output; None with fewer
             than two folds.
         on_other_folds: fold -> the best method on the other folds.
@@ -282,8 +285,7 @@ class Choice:
         scores: Scores = report["scores"]
         if not scores:
             return cls()
-        auxiliary = report["auxiliary"]
-        target = OVERALL if OVERALL in scores else min(scores, key=lambda name: name in auxiliary)
+        target = _main_target_of_0_3(scores, auxiliary=report["auxiliary"])
         main_score = MainScore.of(scores, target)
         pooled = main_score.pooled(scores)
         methods = {}
@@ -383,8 +385,18 @@ class ChosenMethod:
         return asdict(self)
 
 
+def _main_target_of_0_3(scores: Scores, auxiliary: Collection[str]) -> str:
+    """The mean over the targets, or the first target; an auxiliary one only where there is no other."""
+    if OVERALL in scores:
+        return OVERALL
+    for name in scores:
+        if name not in auxiliary:
+            return name
+    return next(iter(scores))
+
+
 def _reason_of_best(choice: Choice) -> str:
-    """Why the method with the best score predicts; it names what the methods lack that were no candidates."""
+    """Why the method with the best score predicts, and what others lack that could not be chosen."""
     reason = "the best on held-out images"
     lacking = {score.lacks for score in choice.methods.values() if score.lacks is not None}
     if lacking:

@@ -123,13 +123,18 @@ class StepSamples:
             partners that are not among them.
         num_samples: n.
         mixup: how the tokens of the samples are blended; None = they are not.
-        compared: targets of the samples and of their partners.
+        compared: targets of the samples, then those of the partners of blended samples.
     """
 
     inputs: Tokens | Tensor
     num_samples: int
     mixup: Mixup | None
     compared: Sequence[ComparedTargets]
+
+    @property
+    def targets_of_samples(self) -> ComparedTargets:
+        """The targets of the samples themselves, without those of partners."""
+        return self.compared[0]
 
 
 class Objective(nn.Module):
@@ -227,9 +232,9 @@ class Objective(nn.Module):
             )
             compared = _with_partners(compared, mixup)
 
-        samples = StepSamples(inputs, num_samples, mixup, compared)
+        samples = StepSamples(inputs, num_samples, mixup=mixup, compared=compared)
         num_micro_batches = min(recipe.accumulate, num_samples)
-        has_sample_weights = compared[0].sample_weights is not None
+        has_sample_weights = samples.targets_of_samples.sample_weights is not None
         if num_micro_batches == 1 and not has_sample_weights:
             return [samples]
         return _divide(samples, num_micro_batches)
@@ -244,11 +249,11 @@ class Objective(nn.Module):
         """
         outputs = self.outputs(self.blended_tokens(samples))
         losses: Tensors = {}
-        for weighted in samples.compared:
-            micro_batch = weighted.micro_batch(self.loss, outputs, samples.num_samples)
-            for name, value in self.losses(outputs, weighted.targets, micro_batch).items():
+        for compared in samples.compared:
+            micro_batch = compared.micro_batch(self.loss, outputs, samples.num_samples)
+            for name, value in self.losses(outputs, compared.targets, micro_batch).items():
                 sum_before = losses.get(name, torch.zeros_like(value))
-                losses[name] = sum_before + weighted.share * value
+                losses[name] = sum_before + compared.share * value
         return losses
 
     def learned_weights(self) -> Tensors:
@@ -266,7 +271,7 @@ class Objective(nn.Module):
         Of a batch that is no micro-batch, and without weights of samples, the forward pass does so.
         """
         weighting = self.loss.weighting
-        is_whole = micro_batches[0].compared[0].batch_counts is None
+        is_whole = micro_batches[0].targets_of_samples.batch_counts is None
         if weighting is None or is_whole or self._weighting_is_set:
             return
         self._weighting_is_set = bool(weighting.is_set.all())  # waits for the device until all are
@@ -283,20 +288,17 @@ class Objective(nn.Module):
         with torch.random.fork_rng(devices=gpus), restored(statistics):
             for samples in micro_batches:
                 outputs = self.outputs(self.blended_tokens(samples))
-                of_samples = replace(samples.compared[0], sample_weights=None)
-                micro_batch = of_samples.micro_batch(self.loss, outputs, samples.num_samples)
+                compared = replace(samples.targets_of_samples, sample_weights=None)
+                micro_batch = compared.micro_batch(self.loss, outputs, samples.num_samples)
                 if micro_batch is None:
                     continue
                 counts = micro_batch.counts
-                weighting.eval()
-                for name, value in self.losses(outputs, of_samples.targets, micro_batch).items():
+                weighting.eval()  # so that it does not set its weights by a micro-batch
+                for name, value in self.losses(outputs, compared.targets, micro_batch).items():
                     losses[name] = losses.get(name, 0.0) + value
                 weighting.train()
-        names = weighting.names
-        weighting(
-            {name: losses[f"loss/{name}"] for name in names},
-            self.loss.counted(counts),
-        )
+        batch_losses = {name: losses[f"loss/{name}"] for name in weighting.names}
+        weighting(batch_losses, self.loss.counted(counts))
 
     def blended_tokens(self, samples: StepSamples) -> Tokens:
         """Return the tokens of samples, blended with those of their partners."""
@@ -384,29 +386,33 @@ def _with_partners(
     """
     of_samples = []
     of_partners = []
-    for weighted in compared:
-        partner_targets = weighted.targets.of_partners(mixup, unchanged)
-        share = mixup.share
+    share = mixup.share
+    for entry in compared:
+        partner_targets = entry.targets.of_partners(mixup, unchanged)
         if isinstance(share, Tensor):
-            of_samples.append(ComparedTargets(weighted.share, weighted.targets, share))
-            of_partners.append(ComparedTargets(weighted.share, partner_targets, 1 - share))
+            of_samples.append(
+                ComparedTargets(entry.share, entry.targets, sample_weights=share),
+            )
+            of_partners.append(
+                ComparedTargets(entry.share, partner_targets, sample_weights=1 - share),
+            )
         else:
-            of_samples.append(ComparedTargets(share * weighted.share, weighted.targets))
-            of_partners.append(ComparedTargets((1 - share) * weighted.share, partner_targets))
+            of_samples.append(ComparedTargets(share * entry.share, entry.targets))
+            of_partners.append(ComparedTargets((1 - share) * entry.share, partner_targets))
     return of_samples + of_partners
 
 
 def _divide(whole: StepSamples, num_micro_batches: int) -> list[StepSamples]:
     """Divide the samples of a batch into micro-batches, whose losses add up to that of the batch."""
-    counted = []
-    for weighted in whole.compared:
-        counted.append(replace(weighted, batch_counts=_BatchCounts(weighted.targets)))
+    compared_in_batch = []
+    for entry in whole.compared:
+        compared_in_batch.append(replace(entry, batch_counts=_BatchCounts(entry.targets)))
     micro_batches = []
     for rows in np.array_split(np.arange(whole.num_samples), num_micro_batches):
         samples = slice(int(rows[0]), int(rows[-1]) + 1)
         inputs, mixup = _take_inputs(whole.inputs, whole.mixup, samples, whole.num_samples)
-        compared = [weighted.take(samples) for weighted in counted]
-        micro_batches.append(StepSamples(inputs, len(rows), mixup, compared))
+        compared = [entry.take(samples) for entry in compared_in_batch]
+        micro_batches.append(StepSamples(inputs, len(rows), mixup=mixup, compared=compared))
     return micro_batches
 
 

@@ -210,7 +210,7 @@ def _map_targets(task: Task, maps: Maps) -> dict[str, ScoredTarget]:
             num_rows=len(maps.values),
             num_classes=task.dim,
             labels=task.labels,
-            pixels=maps.pixels,
+            read_pixels=maps.read_pixels,
         )
         return {task.name: target}
     return {**cell_targets(task, maps.values.numpy())}
@@ -404,6 +404,6 @@ def _classes_at_size(target: PixelTarget, size: Sequence[int]) -> Tensor:
     """The classes of all images as maps (n, rows, cols) of a size, from their pixels."""
     maps = []
     for row in range(target.num_rows):
-        pixels = target.pixels(row)[None].float()
+        pixels = target.read_pixels(row)[None].float()
         maps.append(F.interpolate(pixels, size, mode="nearest-exact")[0].long())
     return torch.cat(maps)

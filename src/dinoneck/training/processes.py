@@ -24,7 +24,9 @@ def join_processes(device: torch.device) -> tuple[int, int]:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)  # NCCL takes one process per GPU
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            dist.init_process_group("nccl")
+        else:
+            dist.init_process_group("gloo")
         atexit.register(_leave_processes)
     if not are_several():
         return 0, 1

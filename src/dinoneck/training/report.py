@@ -214,12 +214,13 @@ def deciding_target(targets: Mapping[str, ScoredTarget], methods: Methods) -> st
         return mean_name(targets)
     main = [name for name in targets if not targets[name].auxiliary]
     auxiliary = [name for name in targets if targets[name].auxiliary]
+    names = [*main, *auxiliary]
     compared = compared_method(methods)
-    for name in (*main, *auxiliary):
+    for name in names:
         num_methods = sum(name in predictions for predictions in methods.values())
         if name in methods[compared] and num_methods > 1:
             return name
-    return [*main, *auxiliary][0]
+    return names[0]
 
 
 def deciding_targets(

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from dinoneck.data.run_names import DETECTOR, HEAD_FILE, REPORT
 from dinoneck.errors import DataError
 from dinoneck.inference.predictor import Predictor
 from dinoneck.kinds import predicting_method
 from dinoneck.tasks import MEAN_KEY, OVERALL
 from dinoneck.text import printable
-from dinoneck.training.folder import DETECTOR, HEAD_FILE, REPORT, read_report
+from dinoneck.training.folder import read_report
 from dinoneck.training.verdict import main_metric
 
 _OF_OBJECTS = ("masks", "segments")  # the keys of their scores

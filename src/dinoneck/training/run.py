@@ -20,6 +20,7 @@ from dinoneck.atomic import read_regular
 from dinoneck.checkpoint.backbone_part import changed_weights
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.rehearsal import check_views
+from dinoneck.data import run_names
 from dinoneck.data.cells import csv_text
 from dinoneck.data.layout import DataFolder
 from dinoneck.data.table import Table
@@ -286,7 +287,7 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
     def logs(self) -> dict[str, list[dict[str, float]]]:
         """Return the rows of every fold's log."""
         logs = {}
-        for path in sorted((self.folder / files.LOGS).glob("fold-*.jsonl")):
+        for path in sorted((self.folder / run_names.LOGS).glob("fold-*.jsonl")):
             logs[path.stem] = [json.loads(line) for line in read_regular(path).splitlines()]
         return logs
 
@@ -333,14 +334,16 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
 
     def _begin(self, *, resume: bool) -> None:
         """Keep what identifies the run, see :func:`dinoneck.training.folder.begin`; make its folders."""
+        # images that cannot be used are refused before a file is written
         if self.evaluator.has_baseline or not self.config.is_live:
-            # extracted now: images that cannot be used are refused before a file is written
             self.tokens.frozen()
+        else:
+            self.tokens.check_images()
         join_processes(local_device(self.config.device))
         continues_0_3 = resume and files.is_begun_by_0_3(self.folder)
         identity = self.identity(as_in_0_3=continues_0_3)
         files.begin(self.folder, identity, resume=resume)
-        for name in (files.HEADS, files.LOGS):
+        for name in (run_names.HEADS, run_names.LOGS):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
 
     def identity(self, *, as_in_0_3: bool) -> dict[str, Any]:
@@ -586,7 +589,7 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
         """Write the head that predicts; a head of all images is there already."""
         if len(self.folds) == 1:  # a single fold has no head of all images after it
             only_fold = FoldPaths.of(self.folder, self.folds[0])
-            shutil.copyfile(only_fold.head, self.folder / files.HEAD_FILE)
+            shutil.copyfile(only_fold.head, self.folder / run_names.HEAD_FILE)
 
     def _write_predictions(self) -> None:
         """Write the held-out predictions, and which folds were trained on each image."""
@@ -601,7 +604,7 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
             folds=self.folds,
         )
         text = csv_text([*columns], zip(*columns.values(), strict=True))
-        files.write_file(self.folder / files.PREDICTIONS, text.encode())
+        files.write_file(self.folder / run_names.PREDICTIONS, text.encode())
 
 
 class ImageTrainer(Trainer[TrainConfig]):
@@ -659,14 +662,14 @@ class FoldPaths:
         """Return the files of a fold; the head of all images is that of the run."""
         name = f"fold-{fold.name}"
         if fold.is_of_all_images:
-            head = folder / files.HEAD_FILE
+            head = folder / run_names.HEAD_FILE
         else:
-            head = folder / files.HEADS / f"{name}.safetensors"
+            head = folder / run_names.HEADS / f"{name}.safetensors"
         return cls(
             head=head,
-            baseline=folder / files.BASELINES / f"{name}.safetensors",
-            log=folder / files.LOGS / f"{name}.jsonl",
-            unfinished=folder / files.UNFINISHED / name,
+            baseline=folder / run_names.BASELINES / f"{name}.safetensors",
+            log=folder / run_names.LOGS / f"{name}.jsonl",
+            unfinished=folder / run_names.UNFINISHED / name,
         )
 
 

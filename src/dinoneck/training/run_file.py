@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.data import run_names
 from dinoneck.devices import local_device
 from dinoneck.errors import CheckpointError, DataError
 from dinoneck.heads.ensemble import HeadEnsemble
@@ -37,7 +38,9 @@ def write_run_file(folder: Path, config: TrainConfig, report: Mapping[str, Any])
     chosen = ChosenMethod.from_record(report["predicts"])
     members: list[Head] = []
     checkpoints = []
-    for head_file in sorted((folder / files.HEADS).glob("fold-*.safetensors"), key=_fold_number):
+    for head_file in sorted(
+        (folder / run_names.HEADS).glob("fold-*.safetensors"), key=_fold_number
+    ):
         fold = FoldHeads.load(head_file, config)
         members += fold.of_method(chosen.method)
         checkpoints.append(fold.checkpoint)
@@ -54,7 +57,7 @@ def write_run_file(folder: Path, config: TrainConfig, report: Mapping[str, Any])
         tta=None if tta is None else tta["ops"],
         extra={PREDICTS_WITH: chosen.method},
     )
-    checkpoint.save(folder / files.HEAD_FILE)
+    checkpoint.save(folder / run_names.HEAD_FILE)
 
 
 def _fold_number(head_file: Path) -> int:
@@ -101,7 +104,7 @@ class FoldHeads:
         linear: Any = None
         if holds_baseline_too(head, config):
             head, linear = head.heads
-        baseline_file = file.parent.parent / files.BASELINES / file.name
+        baseline_file = file.parent.parent / run_names.BASELINES / file.name
         if baseline_file.exists():
             linear = HeadCheckpoint.load(baseline_file).build()
         return cls(file, checkpoint, head, linear)
@@ -116,7 +119,7 @@ class FoldHeads:
             return [self.head]
         if self.linear is None:
             raise CheckpointError(
-                f"{self.file} has no linear baseline in the folder {files.BASELINES} next to its "
+                f"{self.file} has no linear baseline in the folder {run_names.BASELINES} next to its "
                 f"own, so the run cannot predict with {METHOD_NAMES[method]}: train it again with "
                 "overwrite=True (--overwrite), which keeps one for every fold",
                 step="pairing",
@@ -152,7 +155,7 @@ def switch_method(config: TrainConfig, folder: Path) -> dict[str, Any] | None:
     report = _finished_report(folder)
     if report is None:
         return None
-    trained = TrainConfig.from_dict(report["config"], f"{folder / files.REPORT}")
+    trained = TrainConfig.from_dict(report["config"], f"{folder / run_names.REPORT}")
     if _without_method(config) != TrainConfig():
         _check_same_run(trained, config, folder)
         if trained.predict_with == config.predict_with:

@@ -31,18 +31,18 @@ def continued_runtime(config: AnyHeadConfig, folder: Path) -> AnyHeadConfig:
     Its tokens are then those that the finished folds were trained on. A line says so where the config
     names another runtime.
     """
-    of_run = files.runtime_of_unfinished(folder)
-    asked = config.backbone.runtime
-    if of_run is None:
+    runtime_of_run = files.runtime_of_unfinished(folder)
+    if runtime_of_run is None:
         return config
-    if asked not in (None, "auto", of_run):
+    configured = config.backbone.runtime
+    if configured not in (None, "auto", runtime_of_run):
         logger.warning(
             "%s holds a run that computes its tokens with %s; it goes on with it, and not with %s",
             folder,
-            of_run,
-            asked,
+            runtime_of_run,
+            configured,
         )
-    return with_runtime(config, of_run)
+    return with_runtime(config, runtime_of_run)
 
 
 def with_runtime(config: AnyHeadConfig, runtime: Runtime) -> AnyHeadConfig:
@@ -77,14 +77,14 @@ def faster_runtime(
     first = preprocess([images[0]])
     seconds_in_torch = seconds_of_a_pass(backbone.with_runtime("torch"), first)
     try:
-        pays = is_worth_compiling(
+        is_worth_it = is_worth_compiling(
             seconds_in_torch,
             num_images=len(images),
             batch=len(first),
             compile_seconds=compiled.preparation_seconds(first),
             gain=lambda: expected_gain(backbone.dtype),
         )
-        if not pays:
+        if not is_worth_it:
             return "torch"
         seconds = seconds_of_a_pass(compiled, first)
     except Exception as error:  # the exporter, the converter and programs raise any type
@@ -94,9 +94,9 @@ def faster_runtime(
 
 
 def seconds_of_a_pass(backbone: Backbone, image: Tensor) -> float:
-    """The seconds that a backbone takes for an image (1, C, H, W) after a first pass, which compiles."""
+    """Return the seconds that a backbone takes for an image (1, C, H, W) after a first pass, which compiles."""
     with torch.no_grad():
         backbone(image)
-        begin = time.perf_counter()
+        started = time.perf_counter()
         backbone(image)
-        return time.perf_counter() - begin
+        return time.perf_counter() - started

@@ -24,6 +24,7 @@ from dinoneck.dtypes import WEIGHT_DTYPES
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import TokenGrid
 from dinoneck.kinds import Runtime
+from dinoneck.progress import progress
 from dinoneck.store.description import FILE
 from dinoneck.store.feature_store import FeatureStore
 from dinoneck.store.images import check_unchanged
@@ -102,7 +103,8 @@ class RunTokens:
     def from_backbone(cls, config: HeadConfig, table: Table, type_name: str) -> RunTokens:
         """Open a backbone; for a head that reads several layers it gives four, if the config names none.
 
-        In the place of the runtime ``auto`` it gets one that computes the tokens of all images.
+        A backbone with the runtime ``auto`` gets torch or openvino, which then computes the tokens
+        of all images.
 
         Args:
             config: the run.
@@ -183,6 +185,15 @@ class RunTokens:
         if self._extracted is None:
             self._extracted = self._extract(len(self._ids))
         return self._extracted
+
+    def check_images(self) -> None:
+        """Prepare all images once, of a run that makes no frozen tokens.
+
+        Raises:
+            DataError: if an image cannot be used.
+        """
+        for image in progress(self._images, desc="images", unit="image"):
+            self.preprocess([image])
 
     def digest(self) -> str:
         """Return one hash of what the frozen tokens of all images are, in 32 hex digits; nothing is extracted.

@@ -175,24 +175,24 @@ class PixelTarget:
         num_rows: n.
         num_classes: K.
         labels: names of the K classes; may be empty.
-        pixels: returns the true classes (1, height, width) of the pixels of a row, -1 = missing.
+        read_pixels: returns the true classes (1, height, width) of the pixels of a row, -1 = missing.
     """
 
     output: str
     num_rows: int
     num_classes: int
     labels: tuple[str, ...]
-    pixels: Callable[[int], Tensor]
+    read_pixels: Callable[[int], Tensor]
     # masks are never learned for the sake of other targets alone
     auxiliary: ClassVar[bool] = False
 
     def take(self, rows: Array) -> PixelTarget:
         """Return the target of these rows alone."""
 
-        def pixels(row: int) -> Tensor:
-            return self.pixels(int(rows[row]))
+        def read_pixels(row: int) -> Tensor:
+            return self.read_pixels(int(rows[row]))
 
-        return replace(self, num_rows=len(rows), pixels=pixels)
+        return replace(self, num_rows=len(rows), read_pixels=read_pixels)
 
     def no_predictions(self) -> Array:
         """Return the predictions of all rows where none is known."""
@@ -211,7 +211,7 @@ class PixelTarget:
         """
         matrices = []
         for row, class_map in zip(rows, selected, strict=True):
-            matrices.append(map_confusion(self.pixels(row), class_map[None]))
+            matrices.append(map_confusion(self.read_pixels(row), class_map[None]))
         return np.stack(matrices)
 
     def score(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoneck.atomic import read_regular
+from dinoneck.data import run_names
 from dinoneck.data.cells import csv_text
 from dinoneck.errors import DataError
 from dinoneck.store.images import cached_hash_of
@@ -50,7 +51,7 @@ def write_trained_images(
     cells = []
     for row, name in enumerate(names):
         cells.append([name, " ".join(folds_of_row[row]), hashes[row]])
-    files.write_file(folder / files.TRAINED_ON, csv_text(_HEADER, cells).encode())
+    files.write_file(folder / run_names.TRAINED_ON, csv_text(_HEADER, cells).encode())
 
 
 def _image_hashes(images: Sequence[Any], stored: StoreSubset | None) -> list[str]:
@@ -79,10 +80,10 @@ def hashes_of_trained_images(head_file: str | Path) -> set[str]:
     file = Path(head_file)
     fold = None
     folder = file.parent
-    if folder.name in (files.HEADS, files.BASELINES):
+    if folder.name in (run_names.HEADS, run_names.BASELINES):
         folder = folder.parent
         fold = file.stem.removeprefix("fold-")
-    record = folder / files.TRAINED_ON
+    record = folder / run_names.TRAINED_ON
     if not record.is_file():
         return set()
     hashes = set()

@@ -81,7 +81,8 @@ class Difference:
     Attributes:
         better: the method with the higher score.
         other: the other one.
-        scores: of both, in this order.
+        score: of the better one.
+        other_score: of the other one.
         interval: the ends of the 95 % interval of their difference; None = it is not known.
         images: how many the scores rest on.
         groups: how many groups these are of.
@@ -89,7 +90,8 @@ class Difference:
 
     better: str
     other: str
-    scores: tuple[float, float]
+    score: float
+    other_score: float
     interval: tuple[float, float] | None
     images: int
     groups: int
@@ -144,26 +146,25 @@ class Difference:
 
         Both scores differ then, and the ends of a clear interval differ from 0.
         """
-        texts = self._texts_with(_DIGITS)
-        for digits in range(_DIGITS, _MOST_DIGITS + 1):
+        for digits in range(_DIGITS, _MOST_DIGITS):
             texts = self._texts_with(digits)
             zero = number_text(0.0, digits)
-            shows_scores = texts.score != texts.other_score or self.scores[0] == self.scores[1]
+            shows_scores = texts.score != texts.other_score or self.score == self.other_score
             shows_clear = not self.is_clear or zero not in (texts.low, texts.high)
             if shows_scores and shows_clear:
-                break
-        return texts
+                return texts
+        return self._texts_with(_MOST_DIGITS)
 
     def _texts_with(self, digits: int) -> _DifferenceTexts:
         """The numbers as texts, with this many digits."""
-        score, other_score = self.scores
         low = ""
         high = ""
         if self.interval is not None:
-            low, high = (number_text(end, digits) for end in self.interval)
+            low = number_text(self.interval[0], digits)
+            high = number_text(self.interval[1], digits)
         return _DifferenceTexts(
-            score=number_text(score, digits),
-            other_score=number_text(other_score, digits),
+            score=number_text(self.score, digits),
+            other_score=number_text(self.other_score, digits),
             low=low,
             high=high,
         )
@@ -211,8 +212,7 @@ def verdict(
 
     Args:
         scores: of :func:`dinoneck.training.report.scores_of`.
-        first: the method that was compared with the others. On fewer than 10 groups or 50 images
-            there are too few to tell.
+        first: the method that was compared with the others.
         target: the target that decides, or the mean over the targets.
         mean: what the scores call the mean over the targets.
         names: method -> what sentences call it; others are called by their own name.
@@ -249,7 +249,8 @@ def best_difference(scores: Scores, first: str, main_score: MainScore) -> Differ
     return Difference(
         better=better,
         other=worse,
-        scores=(pooled[better], pooled[worse]),
+        score=pooled[better],
+        other_score=pooled[worse],
         interval=interval,
         images=scores_of_other["images"],
         groups=scores_of_other["groups"],

@@ -237,6 +237,23 @@ def test_the_gate_of_a_head_is_a_map_and_a_picture(tmp_path: Path) -> None:
     assert plain[: picture.height // 2].mean() > 5  # heat, not the grey of an image without maps
 
 
+def test_heads_of_objects_are_refused_for_maps_before_an_image_is_predicted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = Task("leaf", dim=2, kind="instances")
+    head = MaskHead(64, [task], num_layers=1, num_queries=4, num_blocks=1, dim=16)
+    file = saved_head(tmp_path / "h.safetensors", head)
+    write_images(tmp_path / "images", ["a.png"], 32, 32)
+    predicted: list[Any] = []
+    monkeypatch.setattr(Predictor, "predictions", predicted.append)
+
+    refused = cli(*job(tmp_path, "--maps", tmp_path / "m", heads=file))
+
+    assert refused.code == 1
+    assert f"--maps {tmp_path / 'm'}: these heads have no maps" in refused.err
+    assert predicted == []
+
+
 def test_heads_without_maps_are_refused_with_the_first_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

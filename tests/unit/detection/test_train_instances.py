@@ -246,6 +246,23 @@ def test_a_trained_backbone_makes_no_frozen_tokens_that_nobody_reads(
     assert sum(num_images) == examples + epochs + held_out
 
 
+def test_a_damaged_image_is_refused_before_a_trained_backbone_has_a_folder(tmp_path: Path) -> None:
+    """The header of a JPEG is whole, so that only what decodes it sees that it is cut."""
+    file = scenes(tmp_path / "s", 4)
+    damaged = tmp_path / "s" / "3.jpg"
+    Image.open(tmp_path / "s" / "3.png").save(damaged)
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[: len(content) // 2])
+    file.write_text(file.read_text().replace("3.png", "3.jpg"))
+    backbone = BackboneConfig(name="dinoneck_tiny", layers=(1, 2, 4, 5), lora=2)
+    config = config_of(file, backbone=backbone)
+
+    with pytest.raises(DataError, match=r"3\.jpg cannot be decoded"):
+        train_instances(config, tmp_path / "run")
+
+    assert not (tmp_path / "run").exists()
+
+
 def test_finished_heads_are_scored_over_all_scores(tmp_path: Path) -> None:
     file, out = scenes(tmp_path / "s", 3), tmp_path / "run"
     words = [

@@ -354,7 +354,7 @@ def test_maps_of_a_table_are_shares_of_its_masks() -> None:
     assert maps.weight.tolist() == torch.full((3, 2, 4), 256.0).tolist()
     first = frame["labels"].iloc[0]
     assert maps.values[0, 3, 1, 2].item() == pytest.approx((first[16:32, 32:48] == 3).mean())
-    assert maps.pixels(0)[0].tolist() == first.tolist()
+    assert maps.read_pixels(0)[0].tolist() == first.tolist()
     [task] = [
         task
         for task in fitted(read_problem(config, table, preprocess), np.array([0, 1]))

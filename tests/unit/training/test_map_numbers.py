@@ -23,7 +23,7 @@ from dinoneck import (
     Task,
     load_head,
 )
-from dinoneck.data import Preprocessing
+from dinoneck.data import Preprocessing, run_names
 from dinoneck.data.table import Table
 from dinoneck.training import MemoryTokens, TrainConfig, engine, folder, train
 from dinoneck.training.problem import Problem, read_problem
@@ -32,9 +32,9 @@ from dinoneck.training.run import prepare
 NUM_IMAGES = 8
 SIDE = 32  # px, of 2 x 2 patches
 PREPARE = Preprocessing(16)
-# rows of pixels of the class crop in each image: its share is this number / 32
-CROP_ROWS = [4 * i for i in range(NUM_IMAGES)]
-SHARES = np.array([rows / SIDE for rows in CROP_ROWS])
+# of the 32 rows of pixels of each image those of the class crop, and its share
+CROP_ROWS = [0, 4, 8, 12, 16, 20, 24, 28]
+SHARES = np.array([0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875])
 
 
 def masks() -> list[np.ndarray]:
@@ -80,7 +80,7 @@ def with_gaps(values: Any, num_known: int) -> list[Any]:
 
 READ: dict[str, dict[str, Any]] = {
     "the share": {"crop": SHARES},
-    "a share with small errors": {"crop": SHARES + 0.019},
+    "a share with errors below 0.02": {"crop": SHARES + 0.019},
     "numbers of some images": {"crop": with_gaps(SHARES, 5)},
 }
 
@@ -112,14 +112,15 @@ def test_numbers_and_masks_of_different_images_train_the_map_too(
 
 def test_shares_are_those_of_the_labelled_pixels(caplog: pytest.LogCaptureFixture) -> None:
     """Half of each image has no label: of its 16 labelled rows the first 2 i are crop."""
-    halves = masks()
-    for i, mask in enumerate(halves):
-        mask[:] = 0
+    halves = []
+    for i in range(NUM_IMAGES):
+        mask = np.zeros((SIDE, SIDE), np.uint8)
         mask[: 2 * i] = 1
         mask[16:] = 255
-    share = np.array([2 * i / 16 for i in range(NUM_IMAGES)])
+        halves.append(mask)
+    shares = np.array([0, 2, 4, 6, 8, 10, 12, 14]) / 16
 
-    task = crop_of(table_of_fields(crop=share, labels=halves), data={"nodata": [255]})
+    task = crop_of(table_of_fields(crop=shares, labels=halves), data={"nodata": [255]})
 
     assert task.from_map == "cells"
     assert "difference in 8 images is 0)" in caplog.text
@@ -144,18 +145,23 @@ def test_a_segmentation_is_read_too() -> None:
     assert crop_of(table_of_fields(crop=SHARES), tasks=tasks).from_map == "classes"
 
 
-def test_the_number_of_a_map_of_numbers_has_the_name_of_its_folder(tmp_path: Path) -> None:
-    """Heights of metres differ by 2 % of their range or less: 0.6 of 35 m."""
+@pytest.mark.parametrize(
+    ("error", "from_map"), [(0.6, "height map"), (0.8, None)], ids=["0.6 m", "0.8 m"]
+)
+def test_the_number_of_a_map_of_numbers_has_the_name_of_its_folder(
+    error: float, from_map: str | None, tmp_path: Path
+) -> None:
+    """Heights may differ by 2 % of their range of 35 m, which are 0.7 m."""
     (tmp_path / "height").mkdir()
-    heights = [np.full((SIDE, SIDE), 5.0 * i, np.float32) for i in range(NUM_IMAGES)]
-    mean = np.array([5.0 * i for i in range(NUM_IMAGES)])
+    means = np.array([0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 35.0])
+    maps = [np.full((SIDE, SIDE), mean, np.float32) for mean in means]
+    table = table_of_fields(height=means, labels=maps)
+    table.loc["2.png", "height"] += error
     data = {"labels": str(tmp_path / "height"), "label_kind": "numbers", "classes": []}
 
-    for error, name in ((0.6, "height map"), (0.8, None)):
-        table = table_of_fields(height=mean, labels=heights)
-        table.loc["2.png", "height"] += error
-        problem = problem_of(table, data=data)
-        assert [task.from_map for task in problem.tasks] == [name, None]
+    problem = problem_of(table, data=data)
+
+    assert [task.from_map for task in problem.tasks] == [from_map, None]
 
 
 def test_the_bound_of_a_number_is_none_of_its_map() -> None:
@@ -168,7 +174,8 @@ def test_the_bound_of_a_number_is_none_of_its_map() -> None:
 # what has a readout of its own
 
 
-DIFFERENT = SHARES + np.eye(NUM_IMAGES)[5] * 0.021
+DIFFERENT = SHARES.copy()
+DIFFERENT[5] += 0.021
 KEPT: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "it differs": ({"crop": DIFFERENT}, {}, "differs by up to 0.021 (of image '5.png')"),
     "per cent": ({"crop": 100 * SHARES}, {}, "are 100 times the map's; divide them by 100"),
@@ -236,7 +243,7 @@ UNLIKE: dict[str, dict[str, Any]] = {
     # within 0.02 of the map, as the map itself hardly varies
     "hardly varies": {
         "crop": np.array([0.01, 0.0] * 4),
-        "labels": [np.eye(SIDE, dtype=np.uint8) * (i % 2) for i in range(NUM_IMAGES)],
+        "labels": [np.zeros((SIDE, SIDE), np.uint8), np.eye(SIDE, dtype=np.uint8)] * 4,
     },
 }
 
@@ -337,30 +344,51 @@ def test_the_flag_gives_every_number_a_readout_of_its_own(fields: Path, tmp_path
     assert all(torch.equal(x, other[name]) for name, x in head.state_dict().items())
 
 
+def table_with_shares(
+    ids: list[str], images: list[np.ndarray], masks_of_images: list[np.ndarray]
+) -> pd.DataFrame:
+    """Images with masks, the shares of crop and weed in these, and two folds in turn."""
+    columns = {
+        "images": images,
+        "labels": masks_of_images,
+        "crop": [float((mask == 1).mean()) for mask in masks_of_images],
+        "weed": [float((mask == 2).mean()) for mask in masks_of_images],
+        "fold": np.arange(len(ids)) % 2,
+    }
+    return pd.DataFrame(columns, index=ids)
+
+
 def test_held_out_images_change_no_weight(fields: Path, tmp_path: Path) -> None:
     """Pixels, masks and numbers of the images held out are replaced, and still agree."""
-    states = []
-    for name in ("clean", "replaced"):
-        rows = rows_of(fields)
-        table = pd.DataFrame(index=[row["image"] for row in rows])
-        images = [np.asarray(Image.open(fields.parent / row["image"])) for row in rows]
-        drawn = [np.asarray(Image.open(fields.parent / row["mask"])) for row in rows]
-        if name == "replaced":
-            images[1::2] = [255 - image for image in images[1::2]]
-            drawn[1::2] = [(mask + 1) % 3 for mask in drawn[1::2]]
-        table["images"] = images
-        table["labels"] = drawn
-        table["crop"] = [float((mask == 1).mean()) for mask in drawn]
-        table["weed"] = [float((mask == 2).mean()) for mask in drawn]
-        table["fold"] = np.arange(len(rows)) % 2
-        data = {"csv": None, "labels": "labels"}
-        config = run_of_fields(fields, data, folds={"column": "fold", "only": 1}, with_ridge=True)
-        train(config, tmp_path / name, table=table)
-        head = load_head(tmp_path / name / "head.safetensors")
-        assert {task.from_map for task in head.heads[0].tasks} == {"cells", None}  # type: ignore[union-attr]
-        states.append(head.state_dict())
+    rows = rows_of(fields)
+    ids = [row["image"] for row in rows]
+    images = [np.asarray(Image.open(fields.parent / row["image"])) for row in rows]
+    drawn = [np.asarray(Image.open(fields.parent / row["mask"])) for row in rows]
+    # fold 1, which is held out, are the images 1, 3, 5, ...
+    other_images = images.copy()
+    other_images[1::2] = [255 - image for image in images[1::2]]
+    other_masks = drawn.copy()
+    other_masks[1::2] = [(mask + 1) % 3 for mask in drawn[1::2]]
+    tables = {
+        "clean": table_with_shares(ids, images, drawn),
+        "replaced": table_with_shares(ids, other_images, other_masks),
+    }
+    config = run_of_fields(
+        fields,
+        {"csv": None, "labels": "labels"},
+        folds={"column": "fold", "only": 1},
+        with_ridge=True,
+    )
 
-    assert all(torch.equal(x, states[1][name]) for name, x in states[0].items())
+    for name, table in tables.items():
+        train(config, tmp_path / name, table=table)
+
+    clean = load_head(tmp_path / "clean" / "head.safetensors")
+    replaced = load_head(tmp_path / "replaced" / "head.safetensors")
+    for ensemble in (clean, replaced):
+        assert {task.from_map for task in ensemble.heads[0].tasks} == {"cells", None}  # type: ignore[union-attr]
+    weights = replaced.state_dict()
+    assert all(torch.equal(x, weights[name]) for name, x in clean.state_dict().items())
 
 
 # runs that continue
@@ -368,7 +396,7 @@ def test_held_out_images_change_no_weight(fields: Path, tmp_path: Path) -> None:
 
 def as_0_3_left_it(out: Path, identity: dict[str, Any]) -> None:
     """Leave in an unfinished run what 0.3 would have written: no entry that came later."""
-    path = out / folder.UNFINISHED / folder.RUN
+    path = out / run_names.UNFINISHED / run_names.RUN
     kept = json.loads(path.read_text())
     for name in folder.NOT_IN_OLD_RUNS:
         kept.pop(name, None)

@@ -55,7 +55,7 @@ def test_black_and_white_masks_train_two_classes(
     assert maps.values[0, 1, 0].tolist() == [0.0, 0.5, 1.0]
     assert maps.values[:, 1].mean().item() == 0.5
     assert (maps.weight == 256).all()
-    assert maps.pixels(0).unique(return_counts=True)[1].tolist() == [768, 768]
+    assert maps.read_pixels(0).unique(return_counts=True)[1].tolist() == [768, 768]
     assert "read as the classes 'soil' and 'crop'" in caplog.text
 
 

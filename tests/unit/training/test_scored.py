@@ -30,7 +30,7 @@ def pixels_of_row(row: int) -> torch.Tensor:
 
 
 def pixels() -> PixelTarget:
-    return PixelTarget("cover", num_rows=3, num_classes=2, labels=(), pixels=pixels_of_row)
+    return PixelTarget("cover", num_rows=3, num_classes=2, labels=(), read_pixels=pixels_of_row)
 
 
 def test_numbers_are_read_from_their_columns() -> None:
@@ -101,7 +101,7 @@ def test_rows_that_are_taken_keep_their_truth() -> None:
     assert classes().take(rows).truth.tolist() == [-1, 0]
     taken = pixels().take(rows)
     assert taken.num_rows == 2
-    assert taken.pixels(0).tolist() == pixels_of_row(1).tolist()
+    assert taken.read_pixels(0).tolist() == pixels_of_row(1).tolist()
 
 
 @pytest.mark.parametrize("name", ["mix (linear)", "overall (mean)", "overall (weighted)"])
