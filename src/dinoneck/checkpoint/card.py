@@ -217,7 +217,7 @@ def _front_matter(meta: Mapping[str, Any]) -> ModelCardData:
         base_model_relation="adapter" if base else None,
         pipeline_tag=_pipeline(meta["head_type"], kinds),
         tags=[_line(tag) for tag in tags],
-        **_license(meta, base),
+        **_license(meta),
     )
 
 
@@ -233,15 +233,14 @@ def _pipeline(head_type: str, kinds: Sequence[str]) -> str | None:
     return "image-feature-extraction"
 
 
-def _license(meta: Mapping[str, Any], base: str | None) -> dict[str, Any]:
-    """The head's own licence, else the backbone's; the Hub knows some by name, others are named and linked."""
-    of_head = meta.get("license")
-    name = of_head or meta["licences"].get("backbone")
+def _license(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The head's licence, which the Hub knows by name or which is named and linked; nothing without one.
+
+    The licence of the backbone's weights is not that of the repository: the page states it.
+    """
+    name = meta.get("license")
     if name is None:
         return {}
     if _HUB_LICENCE.fullmatch(name.lower()):
         return {"license": name.lower()}
-    link = link_of(name)
-    if link is None and base and not of_head:
-        link = f"https://huggingface.co/{base}"
-    return {"license": "other", "license_name": _line(name), "license_link": link}
+    return {"license": "other", "license_name": _line(name), "license_link": link_of(name)}

@@ -572,9 +572,14 @@ def _is_mean_of_map(head: Head, task_name: str) -> bool:
     task = tasks.get(task_name)
     if task is None:
         return True
-    if isinstance(task, Composed) or not isinstance(head, PatchMeanHead):
+    if isinstance(task, Composed):
         return False
-    return task.transform is None or not task.transform.log1p
+    if task.transform is not None and task.transform.log1p:
+        return False
+    if isinstance(head, LinearHead) and head.pool == "mean":
+        # its activation acts on the mean, in the map on every patch
+        return task.activation is None
+    return isinstance(head, PatchMeanHead)
 
 
 def with_composed(

@@ -155,6 +155,7 @@ class ValueEvaluator:
                 head=predicting,
                 rows=fold.valid.tolist(),
                 predictions=self.methods[name],
+                compositions=problem.compositions,
             )
         if tokens.live is not None:
             return {HEAD: self._kept(HEAD, fold, head)}

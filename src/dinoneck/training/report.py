@@ -10,8 +10,10 @@ import torch
 
 from dinoneck.data.table import Table
 from dinoneck.errors import ConfigError, DataError
+from dinoneck.heads.ensemble import with_composed
 from dinoneck.heads.head import Head
 from dinoneck.kinds import METHODS, Method
+from dinoneck.losses.composition import Composition
 from dinoneck.metrics import Array
 from dinoneck.tasks import MEAN_KEY, OVERALL, OVERALL_MEAN, OVERALL_WEIGHTED
 from dinoneck.training.folds import Fold
@@ -80,6 +82,7 @@ def write_predictions(
     head: Head,
     rows: Sequence[int],
     predictions: Predictions,
+    compositions: Sequence[Composition] = (),
 ) -> None:
     """Write what a head predicts for the held-out rows into the predictions of all rows.
 
@@ -89,6 +92,7 @@ def write_predictions(
         head: the head, which is set to evaluation mode.
         rows: the held-out rows.
         predictions: of :func:`no_predictions`, changed in place.
+        compositions: those that the head has not are computed from its predictions.
 
     Raises:
         DataError: if a prediction is not finite.
@@ -98,7 +102,7 @@ def write_predictions(
     for batch_rows in in_batches(rows, _BATCH):
         batch = tokens.batch([tokens.ids[row] for row in batch_rows]).to(device)
         outputs = {}
-        for name, output in head.predict(batch).items():
+        for name, output in with_composed(head.predict(batch), compositions).items():
             outputs[name] = output.float().cpu()
         for name, target in targets.items():
             selected = target.select(outputs)

@@ -147,16 +147,22 @@ def switch_method(config: TrainConfig, folder: Path) -> dict[str, Any] | None:
 
     Raises:
         DataError: if the run has another config, its report is damaged, or its only head is of
-            all images.
+            all images; without other values than the method, if there is no finished run.
         CheckpointError: if the run kept no linear baseline, as those of 0.3.
     """
     if config.predict_with is None:
         return None
     report = _finished_report(folder)
+    names_data = _without_method(config) != TrainConfig()
+    if report is None and not names_data:
+        raise DataError(
+            f"{folder} holds no finished run of heads of images, which predict_with "
+            "(--predict-with) alone could change; name such a folder, or the data to train on"
+        )
     if report is None:
         return None
     trained = TrainConfig.from_dict(report["config"], f"{folder / run_names.REPORT}")
-    if _without_method(config) != TrainConfig():
+    if names_data:
         _check_same_run(trained, config, folder)
         if trained.predict_with == config.predict_with:
             return None

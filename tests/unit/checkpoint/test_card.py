@@ -130,11 +130,22 @@ def test_the_backbones_licence_goes_along(
     assert front_matter["base_model_relation"] == "adapter"
     assert family in front_matter["tags"]
     assert stated in section(page, "Licence")
-    if family == "dinov3":
-        assert (front_matter["license"], front_matter["license_name"]) == ("other", licence)
-        assert front_matter["license_link"] in section(page, "Licence")
-    else:
-        assert front_matter["license"] == licence and "notice" not in page
+    assert ("notice" in page) is (family == "dinov3")
+    # the head's own is not known, and the backbone's is not that of the repository
+    assert not {"license", "license_name", "license_link"} & front_matter.keys()
+    assert "Head: its author recorded no licence." in section(page, "Licence")
+    assert f"Weights of the backbone: `{licence}`; they are not in" in section(page, "Licence")
+
+
+def test_the_front_matter_states_the_licence_of_the_head(meta: dict[str, Any]) -> None:
+    backbone = {"backbone__family": "dinov3", "licences": {"backbone": "dinov3-license"}}
+
+    of_hub = front(model_card(on(meta, license="MIT", **backbone)))
+    other = front(model_card(on(meta, license="dinov3-license", **backbone)))
+
+    assert of_hub["license"] == "mit" and "license_name" not in of_hub
+    assert (other["license"], other["license_name"]) == ("other", "dinov3-license")
+    assert other["license_link"].startswith("https://ai.meta.com/")
 
 
 def check_outside_of_code(body: str) -> None:
@@ -173,8 +184,7 @@ def test_no_string_of_a_header_writes_into_the_page(meta: dict[str, Any], evil: 
     )
     page = model_card(source, "me/pasture")
     front_matter = front(page)
-    assert set(front_matter) == {"library_name", "license", "license_name", "pipeline_tag", "tags"}
-    assert front_matter["license"] == "other"
+    assert set(front_matter) == {"library_name", "pipeline_tag", "tags"}
     assert all(isinstance(tag, str) and "\n" not in tag for tag in front_matter["tags"])
     body = page.split("\n---\n", 1)[1]
     assert "\n---" not in body

@@ -11,7 +11,9 @@ from tests import kit
 
 from dinoneck import Backbone, DenseHead, GridSize, PatchMeanHead, Predictor, TargetTransform, Task
 from dinoneck.data import Preprocessing
+from dinoneck.heads import LinearHead
 from dinoneck.inference.tiles import Tiling
+from dinoneck.tasks import Activation
 
 
 def starts(total: int, length: int, overlap: int | float) -> tuple[int, ...]:
@@ -69,6 +71,25 @@ def test_a_number_with_a_logarithm_is_the_mean_over_tiles_of_what_the_head_answe
     halves = Predictor(head, tiny)([image[..., :48], image[..., 48:]])
     assert tiled["mass"] == pytest.approx((halves[0]["mass"] + halves[1]["mass"]) / 2, rel=1e-5)
     assert tiled["mass"] != pytest.approx(float(tiled["maps"]["mass"].mean()), rel=1e-3)
+
+
+@pytest.mark.parametrize("activation", [None, "softplus"])
+def test_a_number_of_the_mean_patch_is_the_mean_of_the_joined_map_if_it_is_linear(
+    tiny: Backbone, activation: Activation | None
+) -> None:
+    """Of two tiles that overlap by half, the joined map counts the shared patches once."""
+    task = Task("mass", activation=activation, transform=TargetTransform(mean=2.0, std=1.5))
+    head = kit.randomised(LinearHead(64, [task], pool="mean")).eval()
+    image = kit.images(1, 32, 96)[0]
+
+    [tiled] = Predictor(head, tiny, tile=(32, 64), overlap=0.5)(image, maps="patch")
+
+    parts = Predictor(head, tiny)([image[..., :64], image[..., 32:]])
+    mean_of_map = pytest.approx(float(tiled["maps"]["mass"].mean()), rel=1e-5)
+    mean_of_tiles = pytest.approx((parts[0]["mass"] + parts[1]["mass"]) / 2, rel=1e-5)
+    is_linear = activation is None
+    assert (tiled["mass"] == mean_of_map) is is_linear
+    assert (tiled["mass"] == mean_of_tiles) is not is_linear
 
 
 @pytest.mark.parametrize(

@@ -430,3 +430,10 @@ def test_a_run_with_one_head_of_all_images_has_no_other_method(tmp_path: Path) -
     with pytest.raises(DataError, match="one head that was trained on all images"):
         train(config.changed(predict_with="head"), tmp_path / "run")
     assert (tmp_path / "run" / "head.safetensors").read_bytes() == before
+
+
+def test_a_method_alone_does_not_train_where_no_run_is_finished(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="run holds no finished run of heads of images"):
+        train(out=tmp_path / "run", predict_with="linear")
+
+    assert not (tmp_path / "run").exists()

@@ -177,6 +177,31 @@ def test_sums_follow_their_parts(csiro: Path, tmp_path: Path) -> None:
     assert {*report["scores"]} == {*parts, *sums, "overall"}
 
 
+def test_a_sum_of_a_map_and_a_number_is_scored_of_the_linear_baseline_too(
+    meadow: Path, tmp_path: Path
+) -> None:
+    config = a_run(
+        meadow,
+        data={"targets": ["crop", "weed", "green"]},
+        head={"type": "fpn", "fpn_dim": 8},
+        tasks={"crop": {"kind": "density"}},
+        compositions={"plants": {"sums": {"green": ["crop", "weed"]}}},
+        optim={"epochs": 1},
+    )
+
+    report = trained(config, tmp_path)
+
+    rows = rows_of(tmp_path / "out_of_fold.csv")
+    for method in ("head", "linear", "average"):
+        crop = numbers(rows, f"crop ({method})")
+        weed = numbers(rows, f"weed ({method})")
+        green = numbers(rows, f"green ({method})")
+        np.testing.assert_allclose(green, crop + weed, rtol=1e-4, atol=1e-3)
+    # its two heads are linear layers on patches and on their mean, and none has both parts
+    assert report["choice"]["methods"]["linear"]["lacks"] == "value of plants"
+    assert report["predicts"]["method"] != "linear"
+
+
 def test_folds_of_a_column_and_of_classes(
     meadow: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
