@@ -183,7 +183,7 @@ class OneImage(nn.Module):
         self.detector = detector
         self.channels = detector.preprocess.channels
         self.output_names: tuple[str, ...] = OUTPUTS
-        if getattr(detector.head, "has_masks", False):
+        if detector.has_masks:
             self.output_names = (*OUTPUTS, MASKS)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
