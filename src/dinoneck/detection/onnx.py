@@ -54,6 +54,9 @@ FLOAT32_MODULES = (
     "lqe_layers",
     "query_pos_head",
     "sampling_offsets",
+    "enc_out_class_embed",
+    "enc_out_bbox_embed",
+    "ref_point_head",
 )
 
 
