@@ -16,6 +16,8 @@ FILE = "detectors/retinanet.safetensors"
 FOLDER = "detectors"
 FROZEN_KINDS = {"retinanet"}
 TOO_LARGE = {"fcos", "fasterrcnn", "dfine", "rtdetrv2"}
+# types of head files whose smallest file takes 120 MB
+TOO_LARGE_TYPES = {"rf_detr"}
 SIZE = (32, 64)
 IMAGE_SIZE = (24, 40)  # pixels of the image, whose boxes are in its own pixels
 LEAST_SCORE = 0.3

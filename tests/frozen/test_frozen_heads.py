@@ -156,7 +156,7 @@ def names_of_the_library() -> set[str]:
 
 def test_every_registered_class_has_a_frozen_file() -> None:
     frozen = {file.facts["head_type"] for file in ALL_FILES}
-    missing = sorted(names_of_the_library() - frozen)
+    missing = sorted(names_of_the_library() - frozen - detectors.TOO_LARGE_TYPES)
     assert missing == [], ADD_IT
 
 

@@ -107,13 +107,13 @@ def expected_gain(dtype: torch.dtype) -> float:
     if folder is not None:
         record = folder.record(name, GainRecord)
     if record is None:
-        record = GainRecord(_gain_of_mlp(dtype))
+        record = GainRecord(gain_of_mlp(dtype))
         if folder is not None:
             folder.write(name, record)
     return max(_SMALLEST_GAIN, 1.0 + _SHARE_OF_MLP_GAIN * (record.gain - 1.0))
 
 
-def _gain_of_mlp(dtype: torch.dtype) -> float:
+def gain_of_mlp(dtype: torch.dtype) -> float:
     """Measure how many times as fast as torch OpenVINO computes the MLP of a block."""
     first = nn.Linear(_MLP_WIDTH, 4 * _MLP_WIDTH, dtype=dtype)
     second = nn.Linear(4 * _MLP_WIDTH, _MLP_WIDTH, dtype=dtype)

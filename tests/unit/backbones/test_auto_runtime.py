@@ -364,9 +364,10 @@ def test_frozen_lora_weights_are_used_and_trainable_ones_are_not(scene: Scene) -
 
 def test_copies_and_their_counts_are_apart(scene: Scene) -> None:
     scene.backbone.expect_images({SIZE: 1000})
-    other = copy.deepcopy(scene.backbone)
-    assert other.runtime == "auto"
-    assert not other._programs.images_left
+    scene.backbone = copy.deepcopy(scene.backbone)
+    assert scene.backbone.runtime == "auto"
+    for _ in range(3):
+        assert scene.run() == ["torch"]
 
 
 def test_a_negative_number_is_refused() -> None:
@@ -382,12 +383,12 @@ def test_the_gain_of_this_processor_is_measured_once(
     monkeypatch.setenv("DINONECK_CACHE", str(tmp_path))
     gain = program_costs.expected_gain(torch.float32)
     assert 1.05 <= gain < 20.0
-    monkeypatch.setattr(program_costs, "_gain_of_mlp", lambda dtype: 1 / 0)
+    monkeypatch.setattr(program_costs, "gain_of_mlp", lambda dtype: 1 / 0)
     assert program_costs.expected_gain(torch.float32) == gain
     ProgramFolder(tmp_path / "programs").empty()
-    monkeypatch.setattr(program_costs, "_gain_of_mlp", lambda dtype: 3.0)
+    monkeypatch.setattr(program_costs, "gain_of_mlp", lambda dtype: 3.0)
     assert program_costs.expected_gain(torch.float32) == 2.0  # half of what an MLP gains
-    monkeypatch.setattr(program_costs, "_gain_of_mlp", lambda dtype: 0.5)
+    monkeypatch.setattr(program_costs, "gain_of_mlp", lambda dtype: 0.5)
     # a trial costs at most 5 % of what torch would take
     assert program_costs.expected_gain(torch.bfloat16) == 1.05
 

@@ -185,7 +185,12 @@ def detector(data: Any, classes: tuple[str, ...]) -> Any:
     def predict(images: list[Any], **_: Any) -> list[dict[str, Any]]:
         return [next(rows) for _ in images]
 
-    return argparse.Namespace(classes=classes, predict=predict, preprocess=Preprocessing())
+    return argparse.Namespace(
+        classes=classes,
+        predict=predict,
+        preprocess=Preprocessing(),
+        expect_images=lambda count: None,
+    )
 
 
 def test_classes_that_the_file_does_not_list_count_for_nothing(

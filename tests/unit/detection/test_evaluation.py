@@ -101,7 +101,12 @@ def test_boxes_of_low_scores_count(data: BoxImages) -> None:
             return found
         return [{key: value[:0] for key, value in row.items()} for row in found]
 
-    unsure = argparse.Namespace(classes=data.classes, predict=predict, preprocess=Preprocessing())
+    unsure = argparse.Namespace(
+        classes=data.classes,
+        predict=predict,
+        preprocess=Preprocessing(),
+        expect_images=lambda count: None,
+    )
     assert set(totals(evaluate_boxes(unsure, data.file, data.paths[0].parent)).values()) == {1.0}
 
 
@@ -117,7 +122,10 @@ def test_as_many_images_as_asked_for_are_in_memory_and_in_a_pass(
         return [next(rows) for _ in images]
 
     detector: Any = argparse.Namespace(
-        classes=data.classes, predict=predict, preprocess=Preprocessing()
+        classes=data.classes,
+        predict=predict,
+        preprocess=Preprocessing(),
+        expect_images=lambda count: None,
     )
     scores = evaluate_boxes(detector, data.file, data.paths[0].parent, **options)
     assert calls == [(size, options.get("batch_size", 8)) for size in sizes]
