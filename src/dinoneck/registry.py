@@ -46,6 +46,8 @@ HOMES: dict[str, str] = {
 }
 # types of the files that a Detector loads
 DETECTORS = frozenset({"detector", "rf_detr"})
+# those of them whose ViT is a part of the head: they take no backbone
+WITH_OWN_VIT = frozenset({"rf_detr"})
 REGISTERED: dict[str, type] = {}  # name -> class that the running program has registered
 _NAME = re.compile(r"([a-z0-9][a-z0-9_]{0,63}\.)?[a-z][a-z0-9_]{0,63}")
 _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")

@@ -29,6 +29,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.kinds import RUNTIMES, Precision, Runtime
+from dinoneck.registry import WITH_OWN_VIT
 from dinoneck.text import did_you_mean
 from dinoneck.training.config import FrozenBackbone
 
@@ -303,12 +304,12 @@ Paths = Annotated[tuple[Path, ...], Positional, arg(metavar="PATHS ...")]
 
 @dataclass(frozen=True)
 class HeadBackbone:
-    """The file of a published head, and the backbone of a head, by default the one that its file names.
+    """The file of a published head or detector, and the backbone of a head, by default the one that its file names.
 
     Attributes:
         backbone_file: weights on disk, or a transformers folder.
         random_backbone: seeded random weights without download, equal on every machine.
-        weights: the publisher's file of a published head.
+        weights: the local file of a published head; of a published detector its file or folder.
     """
 
     backbone_file: str | None = None
@@ -330,7 +331,7 @@ class HeadBackbone:
             )
         if not (self.backbone_file or self.random_backbone):
             return None
-        if head.head_type == "rf_detr":
+        if head.head_type in WITH_OWN_VIT:
             raise ConfigError(
                 "this detector holds its own ViT; leave --backbone-file and --random-backbone out"
             )

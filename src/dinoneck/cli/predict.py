@@ -739,11 +739,12 @@ def _add_masks(rows: Sequence[Row], results: Mapping[str, Any]) -> None:
     """Add the mask of every box to its row, as COCO's run lengths, where there are masks."""
     from dinoneck.inference.results import coco_objects
 
-    boxes = iter(rows)
+    records = []
     for result in results.values():
         if "masks" in result:
-            for record, row in zip(coco_objects(result), boxes, strict=False):
-                row["segmentation"] = record["segmentation"]
+            records += coco_objects(result)
+    for row, record in zip(rows, records, strict=False):  # of a model for boxes there are none
+        row["segmentation"] = record["segmentation"]
 
 
 def _value_rows(results: Mapping[str, Mapping[str, Any]], groups: Sequence[HeadGroup]) -> list[Row]:

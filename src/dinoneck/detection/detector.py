@@ -35,13 +35,14 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.head import DetectionHead
 from dinoneck.detection.levels import Target
 from dinoneck.dtypes import WEIGHT_DTYPES
-from dinoneck.errors import BackboneError, CheckpointError, ConfigError
+from dinoneck.errors import BackboneError, CheckpointError, ConfigError, DataError
 from dinoneck.grid import patch_pair
 from dinoneck.inference.images import CalledImages
 from dinoneck.kinds import Runtime
+from dinoneck.published.detectors import VIT_NAME
 from dinoneck.published.loading import load_published
 from dinoneck.published.table import is_published
-from dinoneck.registry import DETECTORS
+from dinoneck.registry import DETECTORS, WITH_OWN_VIT
 from dinoneck.training.recipe import Share, converted
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class Detector(nn.Module):
         head.check_size(self.size, patch_pair(self.preprocess.patch_size))
         if isinstance(head, DetectionHead) and backbone is not None:
             head.levels.attach(backbone)
-        self.backbone: Backbone | None = backbone
+        self.backbone = backbone
         self.head = head
         self.record: dict[str, Any] = {}
         if record is not None:
@@ -153,21 +154,21 @@ class Detector(nn.Module):
     @property
     def has_masks(self) -> bool:
         """Whether predictions hold a mask for each box."""
-        return not isinstance(self.head, DetectionHead) and self.head.has_masks
+        return self.head.has_masks
 
     @property
     def backbone_name(self) -> str:
         """Name of the backbone; of an RfDetr that of its ViT."""
         if self.backbone is None:
-            return "DINOv2 ViT-S (tuned)"
+            return VIT_NAME
         return self.backbone.name
 
     @property
     def vit(self) -> nn.Module:
         """The backbone, or the ViT of an RfDetr."""
-        if isinstance(self.head, DetectionHead):
-            return cast("nn.Module", self.backbone)
-        return self.head.vit
+        if self.backbone is None:
+            return cast("RfDetr", self.head).vit
+        return self.backbone
 
     @property
     def device(self) -> torch.device:
@@ -224,7 +225,7 @@ class Detector(nn.Module):
             BackboneError: if the backbone's weights were changed since the detector was loaded or
                 predicted last, by anything but its own training.
             ConfigError: if ``max_boxes`` or ``batch_size`` is below 1, or ``min_score`` is outside 0 ... 1.
-            DataError: if an image cannot be read, or a folder holds none.
+            DataError: if an image cannot be read, a folder holds none, or a score is not finite.
         """
         check_minimum(1, max_boxes=max_boxes, batch_size=batch_size)
         if min_score is None:
@@ -242,10 +243,20 @@ class Detector(nn.Module):
             inputs = torch.stack([image.pixels for image in batch]).to(self.device)
             for detections, image in zip(self(inputs), batch, strict=True):
                 best = best_of(detections, max_boxes)
+                self._check_finite(best["scores"])
                 predictions.append(self._in_image(best, image.size, min_score))
             self._num_expected -= len(batch)
             batch = list(islice(prepared, batch_size))
         return called.named(predictions)
+
+    def _check_finite(self, scores: Tensor) -> None:
+        """Raise a DataError for scores that are not finite: they are no detections, and not none either."""
+        if not scores.isfinite().all():
+            dtype = next(self.head.parameters()).dtype
+            raise DataError(
+                f"scores are not finite, computed in {dtype}; expected numbers in 0 ... 1. Compute "
+                "in float32 (detector.float()), or check the weights"
+            )
 
     def expect_images(self, count: int) -> None:
         """State how many images are going to be predicted in several calls, by which the runtime ``auto`` decides.
@@ -260,9 +271,9 @@ class Detector(nn.Module):
         """
         check_minimum(0, count=count)
         self._num_expected = count
-        if self.backbone is None or not isinstance(self.head, DetectionHead):
+        if self.backbone is None:
             return  # the ViT of an RfDetr computes in torch
-        features_at = self.head.levels.features_at
+        features_at = cast("DetectionHead", self.head).levels.features_at
         height, width = self.size
         size = (round(height * features_at), round(width * features_at))
         plain_backbone(self.backbone).expect_images({size: count})
@@ -446,7 +457,7 @@ class Detector(nn.Module):
                 )
 
     def save(self, path: str | os.PathLike[str], **record: Any) -> None:
-        """Write the detector as a head file of type ``detector``, whole or not at all.
+        """Write the detector as a head file, whole or not at all.
 
         Args:
             path: the file, ``.safetensors``.
@@ -546,7 +557,8 @@ class Detector(nn.Module):
 
         Raises:
             CheckpointError: if the file is damaged, is not a detector's, or names another backbone,
-                or ``backbone`` is of a dtype that would round weights.
+                ``backbone`` is of a dtype that would round weights, or is given to a detector that
+                holds its own ViT.
             BackboneError: if the backbone cannot be loaded.
         """
         checkpoint: HeadCheckpoint
@@ -576,7 +588,8 @@ class Detector(nn.Module):
         the backbone. The ViT of an RfDetr, which was trained with it, computes in torch.
         """
         recipe = checkpoint.preprocess
-        has_backbone = checkpoint.head_type == "rf_detr" or checkpoint.meta["backbone"] is not None
+        has_own_vit = checkpoint.head_type in WITH_OWN_VIT
+        has_backbone = has_own_vit or checkpoint.meta["backbone"] is not None
         if (
             checkpoint.head_type not in DETECTORS
             or not has_backbone
@@ -590,16 +603,8 @@ class Detector(nn.Module):
                 step="registry",
             )
         head: DetectionHead | RfDetr
-        if checkpoint.head_type == "rf_detr":
-            if backbone is not None:
-                raise CheckpointError(
-                    "this detector holds its own ViT; leave backbone= out", step="pairing"
-                )
-            if runtime == "openvino":
-                raise ConfigError(
-                    "runtime is 'openvino', and this detector holds its own ViT, which computes in "
-                    "torch; leave runtime out, or export the detector to ONNX"
-                )
+        if has_own_vit:
+            _check_no_backbone(backbone, runtime)
             head = cast("RfDetr", checkpoint.build())
         else:
             head = cast("DetectionHead", checkpoint.build())
@@ -613,7 +618,7 @@ class Detector(nn.Module):
         detector.preprocess = detector.preprocess.changed(mean=recipe.mean, std=recipe.std)
         if device is not None:
             detector = detector.to(device)
-        if backbone is None:
+        if has_own_vit:
             detector._publication = {
                 "license": checkpoint.meta["license"],
                 "extra": checkpoint.meta["extra"],
@@ -621,6 +626,24 @@ class Detector(nn.Module):
         detector._check_recipe(recipe)
         detector.check_weights()
         return detector
+
+
+def _check_no_backbone(backbone: Backbone | None, runtime: Runtime | None) -> None:
+    """Reject a backbone, and a runtime of backbones, for a detector that holds its own ViT.
+
+    Raises:
+        CheckpointError: for a backbone.
+        ConfigError: for OpenVINO; ``auto`` takes torch.
+    """
+    if backbone is not None:
+        raise CheckpointError(
+            "this detector holds its own ViT; leave backbone= out", step="pairing"
+        )
+    if runtime == "openvino":
+        raise ConfigError(
+            "runtime is 'openvino', and this detector holds its own ViT, which computes in "
+            "torch; leave runtime out, or export the detector to ONNX"
+        )
 
 
 def _preprocessing(

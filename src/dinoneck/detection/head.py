@@ -50,6 +50,7 @@ class DetectionHead(Configured, nn.Module):
 
     Attributes:
         model: the library's detector.
+        has_masks: False: it gives boxes alone.
         levels: the neck, and the backbone that is attached.
 
     Shape:
@@ -70,6 +71,8 @@ class DetectionHead(Configured, nn.Module):
         Tian et al., 2019 (FCOS); Lin et al., 2017 (RetinaNet); Ren et al., 2015 (Faster R-CNN);
         Peng et al., 2024 (D-FINE); Lv et al., 2024 (RT-DETRv2).
     """
+
+    has_masks = False
 
     def __init__(
         self,

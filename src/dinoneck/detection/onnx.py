@@ -54,6 +54,9 @@ FLOAT32_MODULES = (
     "lqe_layers",
     "query_pos_head",
     "sampling_offsets",
+    "enc_out_class_embed",
+    "enc_out_bbox_embed",
+    "ref_point_head",
 )
 
 
@@ -183,7 +186,7 @@ class OneImage(nn.Module):
         self.detector = detector
         self.channels = detector.preprocess.channels
         self.output_names: tuple[str, ...] = OUTPUTS
-        if getattr(detector.head, "has_masks", False):
+        if detector.has_masks:
             self.output_names = (*OUTPUTS, MASKS)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:

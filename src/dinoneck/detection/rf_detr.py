@@ -111,6 +111,7 @@ class RfDetr(Configured, nn.Module):
 
     Attributes:
         model: the model of transformers.
+        has_masks: whether it gives a mask for each box.
 
     Shape:
         normalised images (B, 3, H, W) -> per image ``boxes`` (queries, 4) XYXY in pixels,
@@ -161,7 +162,8 @@ class RfDetr(Configured, nn.Module):
         self.patch_size = patch_size
         self.num_windows = num_windows
         self.has_masks = masks
-        stages = [f"stage{encoder_layers * (i + 1) // _STAGES}" for i in range(_STAGES)]
+        blocks_per_stage = encoder_layers // _STAGES
+        stages = [f"stage{blocks_per_stage * number}" for number in range(1, _STAGES + 1)]
         config = RfDetrConfig(
             backbone_config={
                 "model_type": "rf_detr_dinov2",
@@ -279,7 +281,8 @@ class RfDetr(Configured, nn.Module):
             if info["unexpected_keys"]:
                 unexpected = some_of(sorted(info["unexpected_keys"]), _SHOWN)
                 problems.append(f"holds {unexpected} in addition")
-            for name, shape, expected in sorted(info["mismatched_keys"])[:1]:
+            if info["mismatched_keys"]:
+                name, shape, expected = min(info["mismatched_keys"])
                 problems.append(
                     f"holds {name} of shape {tuple(shape)}, where {tuple(expected)} is expected"
                 )
@@ -313,24 +316,14 @@ class RfDetr(Configured, nn.Module):
             raise CheckpointError(
                 f"{where} is no configuration of RF-DETR: {first_line(error)}", step="config"
             ) from error
-        pairs = [
-            (published, self.model.config, _ARCHITECTURE),
-            (
-                published.backbone_config,
-                self.model.config.backbone_config,
-                _BACKBONE_ARCHITECTURE,
-            ),
-        ]
-        for of_file, of_row, names in pairs:
-            for name in names:
-                value = getattr(of_file, name, None)
-                expected = getattr(of_row, name)
-                if value != expected:
-                    raise CheckpointError(
-                        f"{where} has {name} {value!r}; expected {expected!r}: it is of another "
-                        "model",
-                        step="config",
-                    )
+        expected = self.model.config
+        _check_alike(published, expected, _ARCHITECTURE, where=where)
+        _check_alike(
+            published.backbone_config,
+            expected.backbone_config,
+            _BACKBONE_ARCHITECTURE,
+            where=where,
+        )
         self._check_labels(published.id2label, where)
 
     def _check_labels(self, labels: Mapping[int, str], where: str) -> None:
@@ -349,6 +342,18 @@ class RfDetr(Configured, nn.Module):
                     "classes are others",
                     step="config",
                 )
+
+
+def _check_alike(published: Any, expected: Any, names: Sequence[str], *, where: str) -> None:
+    """Raise a CheckpointError if a configuration of transformers differs from ours in one of these names."""
+    for name in names:
+        value = getattr(published, name, None)
+        expected_value = getattr(expected, name)
+        if value != expected_value:
+            raise CheckpointError(
+                f"{where} has {name} {value!r}; expected {expected_value!r}: it is of another model",
+                step="config",
+            )
 
 
 @contextmanager

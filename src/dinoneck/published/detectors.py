@@ -11,6 +11,8 @@ from typing import Any
 
 from dinoneck import registry
 
+VIT_NAME = "DINOv2 ViT-S (tuned)"
+"""What the backbone of every row is called."""
 _TYPE = "rf_detr"  # of the registry
 # the column "License" of the model tables in README.md; the pages on the Hub state none
 _LICENCE_SOURCE = "https://github.com/roboflow/rf-detr"
@@ -55,7 +57,7 @@ class PublishedDetector:
     licence_source: str = _LICENCE_SOURCE
     min_score: float = _MIN_SCORE
 
-    backbone = "DINOv2 ViT-S (tuned)"
+    backbone = VIT_NAME
     gated = False
 
     @property

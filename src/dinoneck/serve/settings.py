@@ -28,7 +28,7 @@ class Settings(Config, frozen=True, kw_only=True):
         batch: images in a forward pass, gathered from several requests.
         device: such as cuda; None = where the backbone is.
         tta: views to average (default: as recorded in the heads, else none).
-        weights: the publisher's file of a published head.
+        weights: the local file of a published head; of a published detector its file or folder.
         runtime: what computes the tokens: torch; openvino (extra [fast], on a CPU), compiled for
             each size; or auto, the faster of both for the sizes that the heads fix, tried at the
             start, and torch for others; None = torch, in commands DINONECK_RUNTIME, else auto.

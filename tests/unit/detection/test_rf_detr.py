@@ -21,9 +21,18 @@ from tests.unit.detection import rf_detr_files as files
 from tests.unit.detection.rf_detr_files import BOXES, MASKS
 from transformers import RfDetrImageProcessor
 
-from dinoneck import CheckpointError, ConfigError, HeadCheckpoint, evaluate, load_published
+from dinoneck import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    HeadCheckpoint,
+    evaluate,
+    load_published,
+)
 from dinoneck.cli.main import main
 from dinoneck.detection import Detector
+from dinoneck.detection.onnx import FLOAT32_MODULES, OneImage, exported_model
+from dinoneck.export.onnx_file import modules_of, to_half
 from dinoneck.published import list_published
 from dinoneck.published.detectors import DETECTORS, coco_classes
 from dinoneck.serve.models import open_model
@@ -162,6 +171,65 @@ def test_a_score_of_a_gap_is_never_a_box(folders: dict[str, Path]) -> None:
     assert len(prediction["boxes"]) == 20
     assert set(prediction["names"]) <= set(coco_classes().values())
     assert prediction["scores"].max() < 1
+
+
+def test_scores_that_are_no_numbers_are_an_error_and_not_an_image_without_boxes(
+    folders: dict[str, Path],
+) -> None:
+    detector = Detector.load(BOXES, weights=folders[BOXES])
+    with torch.no_grad():
+        detector.head.model.class_embed.bias[1] = torch.nan  # "person"
+
+    with pytest.raises(DataError, match=r"scores are not finite, computed in torch\.float32"):
+        detector.predict(picture("landscape"))
+
+
+def test_openvino_does_not_compute_its_own_vit(folders: dict[str, Path]) -> None:
+    checkpoint = load_published(BOXES, weights=folders[BOXES])
+    image = picture("landscape")
+    [expected] = Detector.from_checkpoint(checkpoint).predict(image)
+
+    with pytest.raises(ConfigError, match="runtime is 'openvino', and this detector holds its own"):
+        Detector.from_checkpoint(checkpoint, runtime="openvino")
+
+    [prediction] = Detector.from_checkpoint(checkpoint, runtime="auto").predict(image)
+    assert torch.equal(prediction["boxes"], expected["boxes"])
+
+
+def test_options_of_backbones_are_refused_on_the_command_line(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture("tiny").save(tmp_path / "photo.png")
+    words = ["predict", str(tmp_path / "photo.png"), "--heads", BOXES]
+    words += ["--weights", str(folders[BOXES]), "--out", str(tmp_path / "boxes.csv")]
+    for options, message in (
+        (["--random-backbone"], "this detector holds its own ViT; leave --backbone-file"),
+        (["--runtime", "openvino"], "runtime is 'openvino', and this detector holds its own ViT"),
+        (["--precision", "bfloat16"], "without effect on a detector, so leave out --precision"),
+    ):
+        assert main([*words, *options]) == 1
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "boxes.csv").exists()
+
+
+def test_products_of_scores_boxes_and_places_stay_in_float32_in_a_half_file(
+    folders: dict[str, Path],
+) -> None:
+    detector = Detector.load(BOXES, weights=folders[BOXES])
+    proto = exported_model(OneImage(detector), detector.size)
+
+    to_half(proto, FLOAT32_MODULES)
+
+    halves: dict[str, set[bool]] = {}  # module -> whether its products are in float16
+    for node in proto.graph.node:
+        if node.op_type in ("MatMul", "Gemm", "Conv"):
+            for module in modules_of(node):
+                halves.setdefault(module, set()).add(node.input[0].endswith(":half"))
+    assert halves["fc1"] == {True}
+    for module in ("class_embed", "bbox_embed", "enc_out_class_embed", "enc_out_bbox_embed"):
+        assert halves[module] == {False}, module
+    for module in ("ref_point_head", "sampling_offsets"):
+        assert halves[module] == {False}, module
 
 
 def test_rows_are_listed_by_task() -> None:
