@@ -302,9 +302,8 @@ class Extractor:
         runtime_of_store = description.backbone.get("runtime", "torch")
         if self.backbone.runtime == runtime_of_store:
             return
-        self.expect_images(
-            len(items)
-        )  # so that 'auto' compares the program that it is going to use
+        # so that 'auto' compares the program that it is going to use
+        self.expect_images(len(items))
         stored_items = [item for item in items if item[0] in self.known]
         for item in stored_items[:COMPARED_IMAGES]:
             image_id, _ = item

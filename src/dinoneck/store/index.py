@@ -410,8 +410,8 @@ def build_index(shards: Shards, base: Path | None = None) -> Index:
         except OSError as error:
             problem = error
     raise StoreError(
-        f"the index of {shards.files} cannot be written, nor kept in {path}; set XDG_CACHE_HOME or DINONECK_CACHE to "
-        f"a folder that can be written ({problem})"
+        f"the index of {shards.files} cannot be written, nor kept in {path}; set XDG_CACHE_HOME or "
+        f"DINONECK_CACHE to a folder that can be written ({problem})"
     )
 
 
