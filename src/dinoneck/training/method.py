@@ -317,7 +317,7 @@ class ChosenMethod:
 
     Attributes:
         method: the method.
-        sentence: the method, why it predicts, and with which scores.
+        sentence: the method, why it predicts, with which scores, and which output of the head it lacks.
         score: on all held-out images.
         score_on_other_folds: with the choice made on the other folds; None if the score was not what
             decided.
@@ -355,9 +355,11 @@ class ChosenMethod:
             score_on_other_folds = choice.score_on_other_folds
         sentence = f"It predicts with {METHOD_NAMES[method]}, {reason}"
         score = None
+        lacks = None
         better = None
         if method in choice.methods:
             score = choice.methods[method].score
+            lacks = choice.methods[method].lacks
             better = choice.methods[method].better
         if score is not None:
             sentence += f": {choice.words} {number_text(score)}"
@@ -365,6 +367,8 @@ class ChosenMethod:
                 on_other_folds = number_text(score_on_other_folds)
                 sentence += f", and {on_other_folds} with the choice made on the other folds"
         sentence += "."
+        if lacks is not None:
+            sentence += f" Its file has no {lacks}, which the head has."
         if better is not None:
             sentence += f" {_sentence_of_better(better, choice)}"
         return cls(

@@ -121,6 +121,16 @@ def test_the_score_decides_if_no_head_and_no_method_is_named(
     assert words in predicts.sentence
 
 
+def test_the_sentence_names_an_output_that_the_named_method_lacks() -> None:
+    choice = choice_by_hand({"linear": "value of total"})
+
+    named = ChosenMethod.of(TrainConfig.from_dict({"predict_with": "linear"}), choice)
+    best = ChosenMethod.of(TrainConfig(), choice)
+
+    assert named.sentence.endswith("R² 0.47. Its file has no value of total, which the head has.")
+    assert "Its file" not in best.sentence
+
+
 def test_one_fold_predicts_with_its_head() -> None:
     held_out = held_out_by_hand()
     one_fold = HeldOut(
