@@ -207,6 +207,7 @@ def test_a_run_that_is_continued_counts_the_epochs_that_are_left(
         (720, "12 min"),
         (5399, "90 min"),
         (12600, "3.5 h"),
+        (1389600, "386 h"),
     ],
 )
 def test_times_are_stated_in_plain_words(seconds: float, words: str) -> None:
