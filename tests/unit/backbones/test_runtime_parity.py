@@ -76,7 +76,7 @@ def test_two_of_the_grids_are_odd_and_not_square() -> None:
     [
         ({"float32": TokenDifference(2e-4, 0.0)}, "float32"),
         ({"float32": TokenDifference(0.0, float("nan"))}, "float32"),
-        ({"bfloat16": TokenDifference(0.0, 0.2)}, "bfloat16"),
+        ({"bfloat16": TokenDifference(0.0, 0.3)}, "bfloat16"),
         ({"openvino_bfloat16": TokenDifference(0.0, 0.03)}, r"3\.0e-02 from float32"),
     ],
     ids=["layer", "nan", "token", "farther than torch"],
