@@ -212,6 +212,7 @@ def test_options_of_backbones_are_refused_on_the_command_line(
     assert not (tmp_path / "boxes.csv").exists()
 
 
+@pytest.mark.slow
 def test_products_of_scores_boxes_and_places_stay_in_float32_in_a_half_file(
     folders: dict[str, Path],
 ) -> None:
@@ -466,6 +467,7 @@ def test_the_command_line_predicts_boxes_and_masks(
     assert (tmp_path / "pictures/photo.jpg").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [BOXES, MASKS])
 def test_its_onnx_file_gives_what_it_gives(
     folders: dict[str, Path], tmp_path: Path, name: str
