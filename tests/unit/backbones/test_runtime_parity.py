@@ -21,6 +21,10 @@ from dinoneck.backbones.runtime import TokenDifference
 # looked for without an import, which would report it
 is_missing = importlib.util.find_spec("openvino") is None
 needs_openvino = pytest.mark.skipif(is_missing, reason="the extra [fast] is not installed")
+DEPTH_OF_LARGE = 24
+# a program of two blocks of the others takes minutes and gigabytes
+UP_TO_LARGE = [known for known in KNOWN if known.depth <= DEPTH_OF_LARGE]
+LARGER = [known for known in KNOWN if known.depth > DEPTH_OF_LARGE]
 # one of each kind, with few channels
 QUICK = (
     ("vit_small_patch14_dinov2", "timm"),
@@ -41,11 +45,20 @@ def test_tokens_of_each_kind_agree_on_an_odd_grid(name: str, library: str) -> No
 @needs_openvino
 @pytest.mark.slow
 @pytest.mark.parametrize("library", LIBRARIES)
-@pytest.mark.parametrize("architecture", KNOWN, ids=lambda architecture: architecture.name)
+@pytest.mark.parametrize("architecture", UP_TO_LARGE, ids=lambda architecture: architecture.name)
 def test_tokens_of_every_published_architecture_agree(architecture: Known, library: str) -> None:
     """In its own width, for the first blocks, on grids of three sizes, with and without the norm."""
     model = model_of(architecture, library, DEPTH)
     assert_agree(compare(model, patch=architecture.patch, depth=DEPTH))
+
+
+@needs_openvino
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", LARGER, ids=lambda architecture: architecture.name)
+def test_tokens_of_every_larger_architecture_agree(architecture: Known) -> None:
+    """In its own width, for the first block on one grid; the benchmark runs as much as of the others."""
+    model = model_of(architecture, "timm", 1)
+    assert_agree(compare(model, patch=architecture.patch, depth=1, settings=SETTINGS[:1]))
 
 
 @needs_openvino
