@@ -103,11 +103,16 @@ def turns_by_both_clocks(variants: Variants, *, rounds: int) -> tuple[Clock, Clo
     by_wall_clock: dict[str, list[float]] = {name: [] for name in variants}
     by_cpu_time: dict[str, list[float]] = {name: [] for name in variants}
 
-    def run(name: str) -> None:
-        wall_seconds = wall(lambda: by_cpu_time[name].append(cpu(variants[name])))
+    def run_on_cpu_clock(name: str) -> None:
+        cpu_seconds = cpu(variants[name])
+        by_cpu_time[name].append(cpu_seconds)
+
+    def run_on_both_clocks(name: str) -> None:
+        wall_seconds = wall(functools.partial(run_on_cpu_clock, name))
         by_wall_clock[name].append(wall_seconds)
 
-    turns({name: functools.partial(run, name) for name in variants}, rounds=rounds)
+    runs = {name: functools.partial(run_on_both_clocks, name) for name in variants}
+    turns(runs, rounds=rounds)
     return _after_first(by_wall_clock), _after_first(by_cpu_time)
 
 
