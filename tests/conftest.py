@@ -7,6 +7,7 @@ import shutil
 import socket
 import tempfile
 import threading
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,8 @@ os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="dinoneck-compiled-")
 # indexes of stores that are only read, and compiled programs of backbones
 os.environ.pop("DINONECK_CACHE", None)
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="dinoneck-cache-")
+CACHES = Path(tempfile.mkdtemp(prefix="dinoneck-cache-"))
+os.environ["XDG_CACHE_HOME"] = str(CACHES / "shared")
 
 import torch
 
@@ -48,8 +50,8 @@ torch.set_num_threads(1)
 
 def pytest_unconfigure() -> None:
     """Leave nothing behind."""
-    for name in ("TORCHINDUCTOR_CACHE_DIR", "XDG_CACHE_HOME"):
-        shutil.rmtree(os.environ[name], ignore_errors=True)
+    shutil.rmtree(os.environ["TORCHINDUCTOR_CACHE_DIR"], ignore_errors=True)
+    shutil.rmtree(CACHES, ignore_errors=True)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -76,6 +78,12 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)  # type: ignore[arg-type]
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test begins without compiled programs: what earlier tests compiled changes nothing."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(CACHES / uuid.uuid4().hex))
 
 
 @pytest.fixture(autouse=True)
