@@ -65,7 +65,8 @@ def _logits(name: str, dtype: torch.dtype) -> dict[str, Row]:
     num_layers = len(row.layers)
     state = official.random_state(shapes)
     head = cast("Any", row.build())
-    head.load_state_dict(translate(state, head.state_dict(), name, dtype), assign=True)
+    tensors = translate(state, head.state_dict(), name, rename=row.rename, dtype=dtype)
+    head.load_state_dict(tensors, assign=True)
     head.bins = None  # the outputs are then the logits
     peer_logits = {"formula": partial(official.logits, name, state)}
     peer_logits |= peers.logits_of(name, state, dtype)

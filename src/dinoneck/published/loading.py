@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ from dinoneck.errors import BackboneError, CheckpointError
 from dinoneck.published.detector_files import load_detector
 from dinoneck.published.detectors import PublishedDetector
 from dinoneck.published.hub_files import fetch_weights, not_fetched, warn_of_terms
-from dinoneck.published.names import BATCH_NORM_COUNT, backbone_name, is_unused, our_name
-from dinoneck.published.table import NOT_STATED, ROWS, PublishedHead, row_named
+from dinoneck.published.names import BATCH_NORM_COUNT, backbone_name
+from dinoneck.published.table import NOT_STATED, ROWS, PublishedHead, Rename, row_named
 from dinoneck.text import first_line, some_of
 from dinoneck.weight_files import read_state
 
@@ -82,7 +82,8 @@ def load_published(
             state = read_state(file)
     except BackboneError as error:
         raise CheckpointError(f"published head {name!r}: {error}", step="file") from error
-    head.load_state_dict(translate(state, head.state_dict(), str(file)), strict=True, assign=True)
+    tensors = translate(state, head.state_dict(), str(file), rename=row.rename)
+    head.load_state_dict(tensors, strict=True, assign=True)
     licence = None if row.licence == NOT_STATED else row.licence
     record = backbone_record(row)
     tuned_weights = None
@@ -253,8 +254,9 @@ def translate(
     state: Tensors,
     expected: Tensors,
     where: str,
+    *,
+    rename: Rename,
     dtype: torch.dtype = torch.float32,
-    rename: Callable[[str], str] = our_name,
 ) -> dict[str, Tensor]:
     """Return the tensors of a file under our names, in our shapes and a dtype, and without batch norms.
 
@@ -264,8 +266,8 @@ def translate(
         state: of the file.
         expected: the tensors of the module, on any device; only names and shapes are read.
         where: the file, for messages.
+        rename: a name in the file -> ours, see :mod:`dinoneck.published.names`.
         dtype: of the result.
-        rename: a name in the file -> ours.
 
     Raises:
         CheckpointError: naming the tensors that are missing, unknown, or of another shape or type.
@@ -273,9 +275,9 @@ def translate(
     file_names: dict[str, str] = {}  # our name -> the file's
     unknown = []
     for file_name in state:
-        if is_unused(file_name):
-            continue
         name = rename(file_name)
+        if name is None:  # not part of the head
+            continue
         if name in file_names:  # two tensors of the file have one name here
             unknown.append(file_name)
         else:
@@ -357,8 +359,11 @@ def backbone_of(state: Tensors) -> dict[str, Tensor]:
     """Return the weights of a DINOv2 backbone in transformers' names, ``backbone.*``, under timm's."""
     parts: dict[str, dict[str, Tensor]] = {}  # name -> "q", "k", "v", or "" of a whole tensor
     for file_name, tensor in state.items():
-        if file_name.startswith("backbone."):
-            name, part = backbone_name(file_name.removeprefix("backbone."))
+        if not file_name.startswith("backbone."):
+            continue
+        name_and_part = backbone_name(file_name.removeprefix("backbone."))
+        if name_and_part is not None:
+            name, part = name_and_part
             parts.setdefault(name, {})[part] = tensor
     tensors = {}
     for name, parts_of_name in parts.items():

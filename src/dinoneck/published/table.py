@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -30,6 +30,7 @@ from dinoneck.backbones.known import (
 )
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.published.detectors import DETECTORS, PublishedDetector, coco_classes
+from dinoneck.published.names import depth_anything_name, dinov2_name, dinov3_name, pmt_name
 from dinoneck.text import did_you_mean
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ _WHOLE_IMAGES = {"resize": "pad", "pad_to": "center"}  # the image as it is, in 
 _DOUBLE_UPSAMPLING = {"upsample": "double", "align_corners": True}
 _COCO_THINGS = 80  # of the panoptic classes, which list them first
 NOT_STATED = "not stated"
+Rename = Callable[[str], str | None]
 _SIZES = {"s": "small", "b": "base", "l": "large", "g": "giant"}
 
 
@@ -63,6 +65,8 @@ class PublishedHead:
         inputs: fields of :class:`dinoneck.data.Preprocessing`.
         head: ``{"type", "config"}`` of the module; the labels of classes are filled in from
             ``labels``.
+        rename: a name in its file -> our name of the tensor, or None if the tensor is not part of
+            the head; see :mod:`dinoneck.published.names`.
         norm: whether the final norm is applied to the layers.
         hub: a Hub repository with the same weights in safetensors; None if there is none.
         labels: the classes, as for :func:`labels_of`; empty for values.
@@ -77,6 +81,7 @@ class PublishedHead:
     layers: tuple[int, ...]
     inputs: Mapping[str, Any]
     head: Mapping[str, Any]
+    rename: Rename
     norm: bool = True
     hub: str | None = None
     labels: str = ""
@@ -274,6 +279,7 @@ def _dinov2(
         layers=tuple(layers),
         inputs=inputs,
         head=head,
+        rename=dinov2_name,
         **fields,
     )
 
@@ -370,6 +376,7 @@ def _dinov3_heads() -> Iterator[PublishedHead]:
             hidden_dim=128,
             bins=_bins(12.0, eps=1e-8, spacing="mixed"),
         ),
+        rename=dinov3_name,
         hub="facebook/dinov3-vitl16-chmv2-dpt-head",
     )
     backbone, width, depth = _backbone("dinov3_vit7b16")
@@ -382,6 +389,7 @@ def _dinov3_heads() -> Iterator[PublishedHead]:
         layers=(depth - 1,),
         inputs=_CLASSIFIER_INPUTS,
         head=_linear(width, _task("class", "classification", dim=1000), pool="cls+mean"),
+        rename=dinov3_name,
         labels="imagenet",
     )
     neck = {
@@ -405,6 +413,7 @@ def _dinov3_heads() -> Iterator[PublishedHead]:
             bins=_bins(100.0),
             add_projection=True,
         ),
+        rename=dinov3_name,
     )
 
 
@@ -444,6 +453,7 @@ def _depth_anything() -> Iterator[PublishedHead]:
                 layers=_DEPTH_LAYERS[depth],
                 inputs=inputs,
                 head=_dpt(width, task, neck),
+                rename=depth_anything_name,
                 hub=hub,
                 terms=terms,
                 tuned=True,
@@ -521,6 +531,7 @@ def _mask_heads() -> Iterator[PublishedHead]:
                 layers=_QUARTERS_OF_24 if depth == 24 else _DEPTH_LAYERS[depth],
                 inputs=inputs,
                 head={"type": "mask", "config": config},
+                rename=pmt_name,
                 labels=heads.labels,
                 terms=NOT_STATED,
             )

@@ -27,9 +27,8 @@ from dinoneck import (
     load_published,
 )
 from dinoneck.data import Preprocessing
-from dinoneck.published import PublishedHead, table
+from dinoneck.published import PublishedHead, names, table
 from dinoneck.published.loading import translate
-from dinoneck.published.names import our_name
 
 SAFE_READER = Version(torch.__version__) >= Version("2.10")
 pytestmark = pytest.mark.skipif(
@@ -114,13 +113,14 @@ def test_a_file_gives_what_its_publisher_computes(row: table.PublishedHead, tmp_
         x.numel() for name, x in own.items() if not is_left_out(name) and not is_idle(name)
     )
     if row.size > 100_000_000:  # names and shapes only; the arithmetic follows at reduced width
-        translate(own, row.build().state_dict(), "the file")
+        translate(own, row.build().state_dict(), "the file", rename=row.rename)
         return
     state = official.random_state(shapes)
     if row.tuned and row.model.width > 384:  # their backbones are large
         head: Any = row.build()
         head.load_state_dict(
-            translate(state, head.state_dict(), "the file", torch.float64), assign=True
+            translate(state, head.state_dict(), "the file", rename=row.rename, dtype=torch.float64),
+            assign=True,
         )
         compare(row, state, head, (5, 9), form)
         return
@@ -151,12 +151,22 @@ def test_a_file_of_any_head_that_does_not_fit_is_refused_by_name(row: table.Publ
     ]
     for name in (needed[0], needed[len(needed) // 2], needed[-1]):
         short = {key: value for key, value in state.items() if key != name}
-        with pytest.raises(CheckpointError, match=re.escape(our_name(name))):
-            translate(short, own, "the file")
+        with pytest.raises(CheckpointError, match=re.escape(str(row.rename(name)))):
+            translate(short, own, "the file", rename=row.rename)
         with pytest.raises(CheckpointError, match=re.escape(name)):
-            translate(state | {name: torch.empty(*shapes[name], 2, device="meta")}, own, "the file")
+            translate(
+                state | {name: torch.empty(*shapes[name], 2, device="meta")},
+                own,
+                "the file",
+                rename=row.rename,
+            )
     with pytest.raises(CheckpointError, match="aux_head"):
-        translate(state | {"aux_head.weight": torch.empty(3, device="meta")}, own, "the file")
+        translate(
+            state | {"aux_head.weight": torch.empty(3, device="meta")},
+            own,
+            "the file",
+            rename=row.rename,
+        )
 
 
 DECODERS = [
@@ -175,7 +185,8 @@ def test_decoders_at_reduced_width(name: str, grid: tuple[int, int]) -> None:
     state = official.random_state(shapes)
     head: Any = row.build()
     head.load_state_dict(
-        translate(state, head.state_dict(), "the file", torch.float64), assign=True
+        translate(state, head.state_dict(), "the file", rename=row.rename, dtype=torch.float64),
+        assign=True,
     )
     tokens = kit.tokens(1, *grid, width=WIDTH, layers=4, dtype=torch.float64)
     expected = official.logits(name, state, tokens)
@@ -190,7 +201,9 @@ def test_padding_is_cut_off_before_maps_are_resized_to_the_image(name: str) -> N
     """Against the formula's cells that show the image; bins vary little, and the difference is relative to that."""
     row, shapes = narrowed(table.row_named(name))
     state, head = official.random_state(shapes), row.build()
-    head.load_state_dict(translate(state, head.state_dict(), "the file"), assign=True)
+    head.load_state_dict(
+        translate(state, head.state_dict(), "the file", rename=row.rename), assign=True
+    )
     backbone = load_backbone("dinoneck_tiny", layers=range(6 - head.num_layers, 6), norm=row.norm)  # type: ignore[arg-type]
     image, own = (
         kit.images(1, 100, 150)[0],
@@ -219,7 +232,7 @@ def test_files_that_do_not_fit_are_refused_by_name(head: str, change: str, tmp_p
     tensor = next(key for key in state if key.endswith("weight"))
     if change == "missing":
         del state[tensor]
-        tensor = our_name(tensor)
+        tensor = str(table.row_named(name).rename(tensor))
     elif change == "unknown":
         state[tensor := "decode_head.cls_seg.weight"] = torch.zeros(3)
     else:
@@ -306,6 +319,16 @@ def test_the_table_settles_the_traps() -> None:
     assert all(len(row.build().tasks[0].labels) in (0, 21, 80, 133, 150, 1000) for row in ROWS)
 
 
+@pytest.mark.parametrize(
+    "table_name", ["_DINOV2", "_DINOV3", "_DEPTH_ANYTHING", "_PMT", "_BACKBONE", "_BACKBONE_LAYERS"]
+)
+def test_the_order_of_a_publishers_names_does_not_matter(table_name: str) -> None:
+    beginnings = list(getattr(names, table_name))
+    for name in beginnings:
+        others = [other for other in beginnings if other != name]
+        assert not name.startswith(tuple(others))
+
+
 IN_TRANSFORMERS = {
     "dinov2_vits14_imagenet_linear": "dinov2",
     "dinov2_vits14_nyu_dpt": "dpt",
@@ -329,7 +352,8 @@ def test_files_of_transformers_give_the_same_head(name: str) -> None:
             f"classifier.{key}" if model == "dinov2" else key if model == "depth_anything" else own
         ] = value
     head.load_state_dict(
-        translate(theirs, head.state_dict(), "the file", torch.float64), assign=True
+        translate(theirs, head.state_dict(), "the file", rename=row.rename, dtype=torch.float64),
+        assign=True,
     )
     tokens = kit.tokens(1, 5, 9, width=WIDTH, layers=len(row.layers), dtype=torch.float64)
     expected = peers.logits_of(name, state, torch.float64)["transformers"](tokens)
