@@ -100,9 +100,10 @@ class DPTHead(Head):
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return the tasks' outputs in normalised units."""
         tokens = self._tokens(tokens, **plain)
-        return {
-            task.name: resampled(cells, tokens.image_size) for task, cells in self._cells(tokens)
-        }
+        outputs = {}
+        for task, cells in self._cells(tokens):
+            outputs[task.name] = task.of_unit_length(resampled(cells, tokens.image_size))
+        return outputs
 
     def natural(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return predictions in original units, with gradients where they are enabled."""
@@ -113,7 +114,7 @@ class DPTHead(Head):
             if task.is_categorical:  # logits are resized
                 maps[task.name] = task.predict_map(resampled(cells, size))
             else:  # values are resized within their bounds
-                maps[task.name] = resampled(task.predict_map(cells), size)
+                maps[task.name] = task.of_unit_length(resampled(task.predict_map(cells), size))
         return maps
 
     predict_maps = Head.predict  # all tasks are maps
