@@ -17,7 +17,7 @@ import torch
 from packaging.version import Version
 from torch import Tensor
 
-from dinoneck.backbones.known import family_of, license_of
+from dinoneck.backbones.known import family_of, has_several_recipes, license_of
 from dinoneck.backbones.weight_hashes import state_digest
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.preprocessing import Preprocessing
@@ -117,7 +117,7 @@ def backbone_record(row: PublishedHead) -> dict[str, Any]:
     """Return the backbone record of a row: any copy of the weights that were published under its name."""
     model = row.model
     family = family_of(row.backbone)
-    has_official_positions = family == "dinov2" and not model.registers
+    has_official_positions = has_several_recipes(family, model.registers)
     return {
         "name": row.backbone,
         "family": family,
