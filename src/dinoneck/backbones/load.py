@@ -188,8 +188,8 @@ def wrap_backbone(
 
     Recognised are timm's VisionTransformer and Eva; transformers' Dinov2Model,
     Dinov2WithRegistersModel, DINOv3ViTModel and Tipsv2VisionModel; and objects with the
-    ``get_intermediate_layers`` of the dinov2 and dinov3 repositories. With ``frozen=True`` its parameters stop requiring gradients
-    and it is put into eval mode; else both stay as they are.
+    ``get_intermediate_layers`` of the dinov2 and dinov3 repositories. With ``frozen=True`` its
+    parameters stop requiring gradients and it is put into eval mode; else both stay as they are.
 
     The tokens are those of the model's own forward, bit for bit on a CPU. That is compared here,
     with one small image and block by block, since people change models: it takes the time of two

@@ -195,7 +195,7 @@ class TransformersAdapter(Adapter):
 
     @property
     def _is_backbone_form(self) -> bool:
-        """Whether the model is a Dinov2Backbone, Dinov2WithRegistersBackbone, DINOv3ViTBackbone or Tipsv2VisionBackbone."""
+        """Whether the model is the Backbone form of its class, such as Dinov2Backbone or Tipsv2VisionBackbone."""
         return hasattr(self.model, "out_indices") and hasattr(self.model, "stage_names")
 
     @contextlib.contextmanager

@@ -42,21 +42,25 @@ _OPEN_LICENCE = re.compile(  # whose weights may be passed on without a copy of 
 _FAMILIES = {
     "dinov3": {
         "name": "DINOv3",
+        "publisher": "Meta",
         "license": LICENSES["dinov3"],
         "link": LICENSE_LINKS[LICENSES["dinov3"]],
     },
     "dinov2": {
         "name": "DINOv2",
+        "publisher": "Meta",
         "license": LICENSES["dinov2"],
         "link": LICENSE_LINKS[LICENSES["dinov2"]],
     },
     "lingbot": {
         "name": "LingBot-Vision",
+        "publisher": "Robbyant",
         "license": LICENSES["lingbot"],
         "link": LICENSE_LINKS[LICENSES["lingbot"]],
     },
     "tipsv2": {
         "name": "TIPSv2",
+        "publisher": "Google",
         "license": LICENSES["tipsv2"],
         "link": LICENSE_LINKS[LICENSES["tipsv2"]],
     },
