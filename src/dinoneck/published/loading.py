@@ -24,7 +24,7 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import BackboneError, CheckpointError
 from dinoneck.published.detector_files import load_detector
 from dinoneck.published.detectors import PublishedDetector
-from dinoneck.published.hub_files import fetch_weights, not_fetched, warn_of_terms
+from dinoneck.published.hub_files import WEIGHTS, fetch_weights, not_fetched, warn_of_terms
 from dinoneck.published.names import BATCH_NORM_COUNT, backbone_name
 from dinoneck.published.table import NOT_STATED, ROWS, PublishedHead, Rename, row_named
 from dinoneck.text import first_line, some_of
@@ -92,7 +92,7 @@ def load_published(
         record["weights"] = {"kind": "file"}
         record["license"] = licence
         record["weights_sha256"] = state_digest(tuned_weights)
-    return HeadCheckpoint.from_module(
+    checkpoint = HeadCheckpoint.from_module(
         head,
         backbone=record,
         backbone_weights=tuned_weights,
@@ -100,6 +100,14 @@ def load_published(
         license=licence,
         extra={"published": name, "url": url, "sha256": sha256},
     )
+    if _holds_frozen_backbone(row, state):
+        checkpoint.backbone_file = file
+    return checkpoint
+
+
+def _holds_frozen_backbone(row: PublishedHead, state: Tensors) -> bool:
+    prefix = row.backbone_prefix
+    return prefix != "" and any(file_name.startswith(prefix) for file_name in state)
 
 
 def _tuned_backbone(row: PublishedHead, state: Tensors, file: Path) -> dict[str, Tensor]:
@@ -184,10 +192,10 @@ def _find_file(
         file = Path(weights)
         _check_safe_to_read(row, file)
         return file, row.url
-    needs_hub = row.hub is not None and (row.gated or row.tuned)
+    needs_hub = row.is_on_hub or (row.hub is not None and row.gated)
     if revision is not None or needs_hub:
         _check_may_fetch(row, from_hub=True)
-        return fetch_weights(row, revision)
+        return fetch_weights(row, revision or row.revision)
     _check_may_fetch(row, from_hub=False)
     file = Path(torch.hub.get_dir(), "checkpoints", Path(row.url).name)  # noqa: TID251 - a folder
     _check_safe_to_read(row, file)
@@ -214,8 +222,16 @@ def _check_has_revisions(
 
 
 def _check_safe_to_read(row: PublishedHead, file: Path) -> None:
-    """Raise a CheckpointError for a pickle without a known hash if torch's reader is not safe."""
-    if row.sha256 or file.suffix.lower() == ".safetensors":
+    """Raise a CheckpointError for a pickle that the row excludes, or that torch's reader may not read safely."""
+    if file.suffix.lower() == ".safetensors":
+        return
+    if row.only_safetensors:
+        raise CheckpointError(
+            f"{file} is no .safetensors file, and {row.name} is read from no other; take {WEIGHTS} "
+            f"from {row.url}",
+            step="file",
+        )
+    if row.sha256:
         return
     if Version(torch.__version__) < _SAFE_READER:
         raise CheckpointError(

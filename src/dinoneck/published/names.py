@@ -156,6 +156,30 @@ _PMT = {
         count=_MASK_BLOCKS,
     ),
 }
+_TIPSV2 = _expand(
+    {
+        "reassemble.readout_projects.{i}.": "neck.reassemble.{i}.readout_linear.",
+        "reassemble.out_projections.{i}.": "neck.reassemble.{i}.project.",
+        "reassemble.resize_layers.0.": "neck.reassemble.0.up.",
+        "reassemble.resize_layers.1.": "neck.reassemble.1.up.",
+        "reassemble.resize_layers.3.": "neck.reassemble.3.down.",
+        "convs.{i}.": "neck.reassemble.{i}.widen.",
+        "fusion_blocks.{i}.residual_unit.conv1.": "neck.fusion.{j}.lateral.first.",
+        "fusion_blocks.{i}.residual_unit.conv2.": "neck.fusion.{j}.lateral.second.",
+        "fusion_blocks.{i}.main_unit.conv1.": "neck.fusion.{j}.unit.first.",
+        "fusion_blocks.{i}.main_unit.conv2.": "neck.fusion.{j}.unit.second.",
+        "fusion_blocks.{i}.out_conv.": "neck.fusion.{j}.project.",
+        "project.": "mix.",
+        # the last layer is called as its head is
+        "depth_head.": "readouts.0.",
+        "normals_head.": "readouts.0.",
+        "segmentation_head.": "readouts.0.",
+    }
+)
+_TIPSV2_HEADS = ("depth_head.", "normals_head.", "segmentation_head.")
+TIPSV2_BACKBONE = "vision_encoder."
+"""What the names of the frozen backbone's tensors begin with, in files of TIPSv2 that hold it."""
+
 _PMT_ATTENTION_MASKS = "network.decoder.attn_mask_probs"  # read in its training only
 
 # a DINOv2 backbone in transformers -> in timm
@@ -222,6 +246,21 @@ def pmt_name(file_name: str) -> str | None:
     if file_name == _PMT_ATTENTION_MASKS or file_name.endswith(BATCH_NORM_COUNT):
         return None
     return _rename(file_name, _PMT)
+
+
+def tipsv2_name(file_name: str, head: str) -> str | None:
+    """Return our name of a tensor of one head in files of TIPSv2, which hold three heads and often the backbone.
+
+    Args:
+        file_name: of the tensor.
+        head: ``depth_head.``, ``normals_head.`` or ``segmentation_head.``.
+    """
+    others = [other for other in _TIPSV2_HEADS if other != head]
+    if file_name.startswith((TIPSV2_BACKBONE, *others)):
+        return None
+    if not file_name.startswith(head):
+        return file_name
+    return _rename(file_name.removeprefix(head), _TIPSV2)
 
 
 def backbone_name(file_name: str) -> tuple[str, str] | None:
