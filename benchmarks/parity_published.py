@@ -35,6 +35,9 @@ FORMS = (
     "dinov3_vit7b16_synthmix_dpt",
     "dinov2_vits14_depth_anything_v2",
     "dinov2_vits14_depth_anything_v2_indoor",
+    "tipsv2_b14_depth",
+    "tipsv2_b14_normals",
+    "tipsv2_b14_ade20k",
     "dinov3_vits16_coco_panoptic_pmt640",
 )
 

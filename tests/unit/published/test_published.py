@@ -38,7 +38,7 @@ ROWS = [row for row in list_published() if isinstance(row, PublishedHead)]
 ANYTHING = [row for row in ROWS if row.tuned]  # Depth Anything
 
 
-SLOW = "chmv2|vit[bl]16.*pmt|vit[blg]14.*dpt|vitl14.*anything"  # large files
+SLOW = "chmv2|vit[bl]16.*pmt|vit[blg]14.*dpt|vitl14.*anything|tipsv2"  # large files
 
 
 def tokens_of(row: table.PublishedHead, grid: tuple[int, int] = (5, 9)) -> Tokens:
@@ -56,7 +56,7 @@ def written(row: table.PublishedHead, folder: Path, state: dict[str, Tensor]) ->
 
     The latter holds the backbone too.
     """
-    if not (row.sha256 or row.tuned):
+    if not (row.sha256 or row.tuned or row.only_safetensors):
         return Path(official.write(folder / "head.pth", state))
     shapes = official.backbone_shapes(row.model.width, row.model.depth) if row.tuned else {}
     save_file(state | official.random_state(shapes), folder / "head.safetensors")
@@ -66,6 +66,17 @@ def written(row: table.PublishedHead, folder: Path, state: dict[str, Tensor]) ->
 def near(found: Tensor, expected: Tensor, bound: float) -> bool:
     """Relative to what varies: a mean over many bins is almost a constant."""
     return bool((found - expected).norm() <= bound * (expected - expected.mean()).norm())
+
+
+def at_image_size(name: str, logits: Tensor, tokens: Tokens) -> Tensor:
+    """The map of a DPT decoder at the size of the image: values and logits are resized, classes follow from these."""
+    cells = official.values(name, logits)
+    resized = F.interpolate(cells, size=tokens.image_size, mode="bilinear", align_corners=False)
+    if name.endswith("normals"):
+        return F.normalize(resized)
+    if name.endswith("ade20k"):
+        return resized.softmax(dim=1)
+    return resized
 
 
 def compare(
@@ -84,10 +95,7 @@ def compare(
     [(name, found)] = head.predict(tokens).items()
     if form == "dpt":
         assert near(head.logits(tokens)[0], logits, bound)
-        value = official.values(row.name, logits)
-        expected = F.interpolate(
-            value, size=tokens.image_size, mode="bilinear", align_corners=False
-        )
+        expected = at_image_size(row.name, logits, tokens)
         assert near(found, expected, 1e-5 if "synthmix" in row.name else 1e-8)
         return
     if form == "depth":
@@ -169,6 +177,7 @@ def test_a_file_of_any_head_that_does_not_fit_is_refused_by_name(row: table.Publ
         )
 
 
+TIPSV2 = ["tipsv2_b14_depth", "tipsv2_b14_normals", "tipsv2_b14_ade20k"]
 DECODERS = [
     "dinov3_vit7b16_synthmix_dpt",
     "dinov2_vits14_nyu_dpt",
@@ -177,7 +186,7 @@ DECODERS = [
 ]
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", [*DECODERS, *TIPSV2])
 @pytest.mark.parametrize("grid", [(7, 9), (8, 8), (1, 3)])
 def test_decoders_at_reduced_width(name: str, grid: tuple[int, int]) -> None:
     """The batch norms of SYNTHMIX are folded, and odd grids double from their halves."""
@@ -311,6 +320,12 @@ def test_the_table_settles_the_traps() -> None:
     assert not rows["dinov2_vits14_kitti_linear4"].norm
     assert rows["dinov2_vits14_ade20k_ms"].norm
     assert rows["dinov3_vitl16_sat_chmv2"].inputs["mean"][0] == 0.420
+    for head in TIPSV2:
+        assert rows[head].norm
+        assert rows[head].inputs["mean"] == (0, 0, 0)
+        assert rows[head].inputs["std"] == (1, 1, 1)
+        assert rows[head.replace("b14", "l14")].layers == (5, 11, 17, 23)
+        assert rows[head.replace("b14", "so400m14")].layers == (6, 13, 20, 26)
     [task] = rows["dinov2_vits14_nyu_linear"].head["config"]["tasks"]
     assert task["maximum"] == 10.0
     assert {row.name for row in list_published("depth", "dinov3_vit7b16")} == {
