@@ -498,9 +498,9 @@ ROWS: list[Row] = [
         ("optim is a Recipe", "expected a DetectorRecipe"),
     ),
     (
-        lambda: OF_BOXES.changed(backbone=BackboneConfig()),
+        lambda: OF_BOXES.changed(backbone=FrozenBackbone()),
         ConfigError,
-        ("backbone is a BackboneConfig", "expected a LoraBackboneConfig"),
+        ("backbone is a FrozenBackbone", "expected a BackboneConfig"),
     ),
     (on_folder_of_npz, ConfigError, (".npz", "from_npz")),
     (heads("linear"), ConfigError, "linear"),

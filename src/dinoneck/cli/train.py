@@ -19,6 +19,7 @@ from dinoneck.cli.text import show, show_remainder, show_scores
 from dinoneck.data.run_names import REPORT
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.extras import check_installed
+from dinoneck.published.detectors import DETECTORS as PUBLISHED_DETECTORS
 from dinoneck.training.config import (
     HEAD,
     TRAININGS,
@@ -353,7 +354,14 @@ def _named_files(run: AnyConfig) -> list[str | None]:
         return [images, run.data.store, weights]
     if isinstance(run, TrainInstancesConfig):
         return [images, run.data.instances, *(run.data.panoptic or ()), weights]
-    return [images, run.data.boxes, run.data.val_boxes, run.data.val_images, weights]
+    return [
+        images,
+        run.data.boxes,
+        run.data.val_boxes,
+        run.data.val_images,
+        weights,
+        run.weights,
+    ]
 
 
 def _check_columns(run: TrainConfig) -> None:
@@ -382,7 +390,7 @@ def _check_extras(run: AnyConfig) -> None:
         check_installed("peft", "lora")
     if isinstance(run, TrainDetectorConfig):
         check_installed("pycocotools", "detection")
-        if run.detector.name in _OF_TRANSFORMERS:
+        if run.detector.name in _OF_TRANSFORMERS or run.init in PUBLISHED_DETECTORS:
             check_installed("transformers", "detection")
             check_installed("scipy", "detection")
     elif isinstance(run, TrainInstancesConfig):
