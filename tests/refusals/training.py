@@ -17,7 +17,6 @@ from dinoneck import ConfigError, DataError, RegistryError
 from dinoneck.data import Pasture, read_table
 from dinoneck.detection import train_detector, train_instances
 from dinoneck.training import (
-    BackboneConfig,
     BoxesDataConfig,
     InstancesDataConfig,
     MemoryTokens,

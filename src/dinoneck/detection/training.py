@@ -492,9 +492,7 @@ def open_images(
         crowd=data.crowd,
     )
     # the detector normalises, not the transform
-    val_transform = box_transforms(
-        size, train=False, antialias=antialias, mean=None, std=None
-    )
+    val_transform = box_transforms(size, train=False, antialias=antialias, mean=None, std=None)
     if data.val_boxes is None:
         return _hold_out_some(config, train, val_transform)
     return train, _open_held_out(config, data.val_boxes, train, val_transform)

@@ -248,9 +248,7 @@ def _norms_of(backbone: Backbone | OwnVit) -> Sequence[nn.Module]:
     return list(backbone.adapter.norms)
 
 
-def _decaying_parameters(
-    model: nn.Module, backbone: Backbone | OwnVit
-) -> dict[nn.Parameter, bool]:
+def _decaying_parameters(model: nn.Module, backbone: Backbone | OwnVit) -> dict[nn.Parameter, bool]:
     """Return for each parameter whether weight decay acts on it, the backbone's first."""
     in_backbone = set(backbone.parameters())
     in_blocks: set[nn.Parameter] = set()
