@@ -353,7 +353,8 @@ def _named_files(run: AnyConfig) -> list[str | None]:
     if isinstance(run, TrainConfig):
         return [images, run.data.store, weights]
     if isinstance(run, TrainInstancesConfig):
-        return [images, run.data.instances, *(run.data.panoptic or ()), weights]
+        objects = [run.data.instances, *(run.data.panoptic or ())]
+        return [images, *objects, weights, run.weights]
     return [
         images,
         run.data.boxes,
@@ -388,9 +389,12 @@ def _check_extras(run: AnyConfig) -> None:
         check_installed("transformers", "hf")
     if run.backbone.lora is not None:
         check_installed("peft", "lora")
+    if run.init in PUBLISHED_DETECTORS:
+        check_installed("transformers", "detection")
+        check_installed("scipy", "detection")
     if isinstance(run, TrainDetectorConfig):
         check_installed("pycocotools", "detection")
-        if run.detector.name in _OF_TRANSFORMERS or run.init in PUBLISHED_DETECTORS:
+        if run.detector.name in _OF_TRANSFORMERS:
             check_installed("transformers", "detection")
             check_installed("scipy", "detection")
     elif isinstance(run, TrainInstancesConfig):

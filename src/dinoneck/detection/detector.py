@@ -319,7 +319,7 @@ class Detector(nn.Module):
             "names": [self.classes[label] for label in labels.tolist()],
         }
         if "masks" in detections:
-            prediction["masks"] = _masks_in_image(detections["masks"][is_sure], size)
+            prediction["masks"] = masks_in_image(detections["masks"][is_sure], size)
         return prediction
 
     def check_weights(self) -> None:
@@ -695,8 +695,8 @@ def _preprocessing(
     )
 
 
-def _masks_in_image(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Masks (n, height, width) bool in the pixels of an image of a size, from logits (n, h, w) of all of it."""
+def masks_in_image(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return masks (n, height, width) bool in the pixels of an image of a size, from logits (n, h, w) of all of it."""
     masks = torch.zeros((len(logits), *size), dtype=torch.bool)
     for i in range(len(logits)):  # one after the other, for their memory
         resized = F.interpolate(logits[i][None, None], size=size, mode="bilinear")

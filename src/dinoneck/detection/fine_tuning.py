@@ -18,7 +18,14 @@ from dinoneck.published.detectors import PublishedDetector
 from dinoneck.published.loading import load_published
 from dinoneck.published.table import is_published, row_named
 from dinoneck.registry import WITH_OWN_VIT
-from dinoneck.training.config import TrainDetectorConfig
+from dinoneck.training.config import (
+    BoxesDataConfig,
+    HeldOutConfig,
+    InstancesDataConfig,
+    TrainDetectorConfig,
+    TrainInstancesConfig,
+)
+from dinoneck.training.recipe import DetectorRecipe, Recipe
 
 if TYPE_CHECKING:
     from dinoneck.detection.rf_detr import RfDetr
@@ -40,6 +47,15 @@ _WITHOUT_EFFECT = {
     "detector.queries": "--queries",
     "detector.encoder_layers": "--encoder-layers",
     "detector.checkpointing": "--checkpointing",
+}
+# key -> flag of what only heads of objects have
+_OF_HEADS = {
+    "data.panoptic": "--panoptic",
+    "data.resize": "--resize",
+    "data.pad_to": "--pad-to",
+    "data.interpolation": "--interpolation",
+    "data.blur": "--blur",
+    "folds.only": "--fold",
 }
 _logger = logging.getLogger(__name__)
 
@@ -125,8 +141,58 @@ class InitialDetector:
         )
 
 
-def open_init(config: TrainDetectorConfig) -> InitialDetector | None:
-    """Open the RF-DETR that a config names as ``init``; None if it names none, or a detector of another kind.
+def detector_training(
+    config: TrainInstancesConfig, initial: InitialDetector
+) -> TrainDetectorConfig:
+    """Return the training of a detector that a training of objects describes by its ``init``.
+
+    Raises:
+        ConfigError: if the detector gives no masks, or an option has no effect on detectors.
+    """
+    if not initial.model.has_masks:
+        raise ConfigError(
+            f"init is {initial.name!r}, which gives boxes alone; take a detector of masks, such as "
+            "rf_detr_seg_small, or train boxes with data.boxes (--boxes)"
+        )
+    defaults = TrainInstancesConfig(
+        data=InstancesDataConfig(instances=config.data.instances or "-")
+    )
+    unused = dict(_OF_HEADS)
+    for key in Recipe.__struct_fields__:
+        if key not in DetectorRecipe.__struct_fields__:
+            unused[f"optim.{key}"] = f"--{key.replace('_', '-')}"
+    for key, flag in unused.items():
+        value = attrgetter(key)(config)
+        if value != attrgetter(key)(defaults):
+            raise ConfigError(
+                f"{key} is {value!r}, and has no effect with init {initial.name}, a detector; leave "
+                f"it out ({flag})"
+            )
+    data = config.data
+    optim = {key: getattr(config.optim, key) for key in DetectorRecipe.__struct_fields__}
+    return TrainDetectorConfig(
+        data=BoxesDataConfig(
+            boxes=str(data.instances),
+            images=data.images,
+            size=data.size,
+            classes=data.classes,
+            bits=data.bits,
+            crowd=data.crowd,
+        ),
+        backbone=config.backbone,
+        head=config.head,
+        optim=DetectorRecipe(**optim),
+        folds=HeldOutConfig(count=config.folds.count),
+        init=config.init,
+        weights=config.weights,
+        license=config.license,
+        imports=config.imports,
+        device=config.device,
+    )
+
+
+def open_init(config: TrainDetectorConfig | TrainInstancesConfig) -> InitialDetector | None:
+    """Open the RF-DETR that a config names as ``init``; None if it names none, or another head or detector.
 
     Raises:
         ConfigError: if it is a published head, or weights are named for another file.
@@ -143,8 +209,8 @@ def open_init(config: TrainDetectorConfig) -> InitialDetector | None:
     row = row_named(name)
     if not isinstance(row, PublishedDetector):
         raise ConfigError(
-            f"init is {name!r}, a published head of {row.task}; a detector starts from a published "
-            "detector, such as rf_detr_small, or from the file of one"
+            f"init is {name!r}, a published head of {row.task}; expected a published detector, such "
+            "as rf_detr_small, or a file"
         )
     checkpoint = load_published(name, weights=config.weights)
     published = checkpoint.meta["extra"]

@@ -30,15 +30,17 @@ from dinoneck.data.ground import warn_of_overlaps
 from dinoneck.detection.detector import (
     Detector,
     best_of,
+    masks_in_image,
     trained_weights,
     with_trained_weights,
 )
-from dinoneck.detection.evaluation import score_boxes
+from dinoneck.detection.evaluation import score_boxes, score_masks
 from dinoneck.detection.fine_tuning import FROZEN_PLAN, InitialDetector, open_init
 from dinoneck.detection.head import DETRS, DetectionHead, loss_counts
 from dinoneck.devices import local_device, send
 from dinoneck.errors import ConfigError
 from dinoneck.extras import check_installed
+from dinoneck.inference.results import coco_objects
 from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.registry import import_modules
 from dinoneck.store.images import cached_hash_of
@@ -98,7 +100,8 @@ def train_detector(
         ``per_class``, ``epoch``), ``untrained`` (the scores of the first weights), ``images``,
         ``skipped`` boxes, ``parameters``, ``minutes``, ``peak_memory_mb`` (as
         :func:`dinoneck.training.train` returns it), ``config`` and ``versions``, and of an RF-DETR
-        ``init``, the name, licence and SHA-256 of what it started from.
+        ``init``, the name, licence and SHA-256 of what it started from. Of a detector of masks the
+        scores are those of masks, and ``scored`` is ``masks``.
 
     Raises:
         ConfigError: if values contradict each other or have no effect on detectors.
@@ -122,7 +125,8 @@ def prepare(config: TrainDetectorConfig, out: Path, *, overwrite: bool = False) 
     initial = open_init(config)
     if initial is not None:
         config = initial.completed(config)
-    train_images, val_images = open_images(config, antialias=initial is None)
+    with_masks = initial is not None and initial.model.has_masks
+    train_images, val_images = open_images(config, masks=with_masks, antialias=initial is None)
     if config.init is not None and files.writes():
         warn_of_seen_images(config.init, val_images.paths, stored=None)
     if initial is None:
@@ -337,18 +341,21 @@ class DetectorTrainer:
 
     def _score_held_out(self) -> Row:
         """Return the scores of the held-out images, the same in all processes."""
-        predictions: dict[int, dict[str, Tensor]] = {}
+        predictions: dict[int, Any] = {}
         for share in gather(self._predict_share()):
             predictions |= share
+        if self.detector.has_masks:
+            return score_masks(self.val_images, predictions)
         return score_boxes(self.val_images, predictions)
 
     @torch.no_grad()
-    def _predict_share(self) -> dict[int, dict[str, Tensor]]:
+    def _predict_share(self) -> dict[int, Any]:
         """Predict this process' share of the held-out images.
 
         Returns:
             image id -> ``boxes`` (n, 4) XYXY in pixels of the image itself, ``scores`` (n,) and
-            ``labels`` (n,), by falling score, on the CPU.
+            ``labels`` (n,), by falling score, on the CPU; of a detector of masks the objects, as
+            :func:`dinoneck.inference.coco_objects` returns them.
         """
         self.detector.eval()
         rows = range(self.engine.rank, len(self.val_images), self.engine.num_processes)
@@ -358,11 +365,15 @@ class DetectorTrainer:
             num_workers=self.config.detector.workers,
             collate_fn=collate_boxes,
         )
-        predictions = {}
+        predictions: dict[int, Any] = {}
         for images, targets in loader:
             outputs = self.detector(images.to(self.engine.device))
             for detections, target in zip(outputs, targets, strict=True):
                 best = best_of(detections)
+                if self.detector.has_masks:
+                    best["masks"] = masks_in_image(best["masks"], target["size"])
+                    predictions[target["image_id"]] = coco_objects(best)
+                    continue
                 boxes = to_original(best["boxes"], images.shape[-2:], target["size"])
                 predictions[target["image_id"]] = {**best, "boxes": boxes}
         return predictions
@@ -409,7 +420,11 @@ class DetectorTrainer:
         scored = [row for row in history if "AP" in row]
         train = self.train_images
         val = self.val_images
-        started_from = {} if self.initial is None else {"init": self.initial.origin}
+        facts: dict[str, Any] = {}  # of some runs
+        if self.initial is not None:
+            facts["init"] = self.initial.origin
+        if self.detector.has_masks:
+            facts["scored"] = "masks"
         return {
             "best": max(scored, key=lambda row: row["AP"]),
             "untrained": self.engine.extra["untrained"],
@@ -418,7 +433,7 @@ class DetectorTrainer:
             "parameters": sum(parameter.numel() for parameter in self.detector.parameters()),
             "minutes": round(sum(row["seconds"] for row in history) / 60, 2),
             **highest_memory(history, self.engine.device),
-            **started_from,
+            **facts,
             "config": self.config.to_dict(),
             "versions": versions(),
         }
@@ -467,7 +482,7 @@ def _to_device(
 
 
 def open_images(
-    config: TrainDetectorConfig, *, antialias: bool = True
+    config: TrainDetectorConfig, *, masks: bool = False, antialias: bool = True
 ) -> tuple[BoxImages, BoxImages]:
     """Return the training and the held-out images, resized; the training images are augmented.
 
@@ -475,6 +490,7 @@ def open_images(
 
     Args:
         config: of the run.
+        masks: read the mask of every box too.
         antialias: of the resize, see :func:`dinoneck.data.box_transforms`.
 
     Raises:
@@ -490,6 +506,7 @@ def open_images(
         classes=data.classes or None,
         bits=data.bits,
         crowd=data.crowd,
+        masks=masks,
     )
     # the detector normalises, not the transform
     val_transform = box_transforms(size, train=False, antialias=antialias, mean=None, std=None)
@@ -532,6 +549,7 @@ def _open_held_out(
         crowd=data.crowd,
         bits=data.bits,
         allow_unlisted=True,
+        masks=train.masks,
     )
     train.check_trainable("box")
     train.warn_of_turned_images()

@@ -26,6 +26,7 @@ from dinoneck.checkpoint.schema import License
 from dinoneck.checks import LARGEST_FLOAT, LARGEST_SIDE
 from dinoneck.errors import ConfigError, DinoneckError
 from dinoneck.kinds import Method, Precision, Runtime, TrainedKind
+from dinoneck.published.detectors import DETECTORS
 from dinoneck.training.recipe import (
     PATH_PATTERN,
     Config,
@@ -546,6 +547,8 @@ class RunConfig(Config, frozen=True, kw_only=True):
         plain["data"] = without_unset(plain["data"], self.data, _LATER_OPTIONS_OF_DATA)
         if plain["license"] is None:
             del plain["license"]
+        if plain.get("weights") is None:
+            plain.pop("weights", None)
         for name in self.__struct_fields__:
             group = getattr(self, name)
             if isinstance(group, DetectorRecipe):
@@ -667,6 +670,11 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
             ConfigError: naming the value, and what it needs or what excludes it.
         """
         data = self.data
+        if self.init in DETECTORS:
+            raise ConfigError(
+                f"init is {self.init!r}, a published detector, and needs data.boxes or "
+                "data.instances (--boxes or --instances); or leave it out"
+            )
         if data.csv is not None and data.subfolders is not None:
             raise ConfigError(
                 f"data.subfolders is {data.subfolders!r}, and has no effect with data.csv; leave it "
@@ -772,6 +780,8 @@ class TrainInstancesConfig(HeadRunConfig, frozen=True, kw_only=True):
             type a pyramid head on dpt_neck, for panoptic segments mask.
         optim: how the head is trained.
         folds: folds of the cross-validation.
+        weights: local copy of the published detector that init names: its .safetensors file, or the
+            folder with config.json as the Hub has it; None = it is downloaded.
 
     Raises:
         ConfigError: if a value is unknown, of another type or out of range.
@@ -783,6 +793,7 @@ class TrainInstancesConfig(HeadRunConfig, frozen=True, kw_only=True):
     """
 
     data: InstancesDataConfig
+    weights: Path | None = None
 
     @property
     def default_head(self) -> str:
@@ -863,8 +874,6 @@ class TrainDetectorConfig(RunConfig, frozen=True, kw_only=True):
         plain = super().to_dict()
         if self.backbone.unfreeze_last is None:
             del plain["backbone"]["unfreeze_last"]
-        if self.weights is None:
-            del plain["weights"]
         return plain
 
 
