@@ -393,6 +393,11 @@ class Backbone(nn.Module):
         images = images.to(self.dtype)
         return self._programs.preparation_seconds(self.adapter, images, self.layers, self.norm)
 
+    @property
+    def has_programs(self) -> bool:
+        """Whether programs of OpenVINO are in memory, of the images of this backbone or of one of its weights."""
+        return self._programs.are_in_memory
+
     def expect_images(self, counts: Mapping[tuple[int, int], int]) -> None:
         """State how many images of each size are still to come, by which the runtime ``auto`` decides.
 

@@ -195,6 +195,12 @@ class Programs:
     def __reduce__(self) -> tuple[type[Programs], tuple[()]]:
         return Programs, ()
 
+    @property
+    def are_in_memory(self) -> bool:
+        """Whether there is one."""
+        with self._lock:
+            return bool(self._programs)
+
     def expect(self, counts: Mapping[tuple[int, int], int]) -> None:
         """Take how many images of each size are still to come, in place of what was stated before.
 
