@@ -108,7 +108,7 @@ def test_auto_leaves_the_backbone_to_torch_unless_a_program_is_faster(
         return result, seconds
 
     monkeypatch.setattr(runtime, "timed_twice", times)
-    monkeypatch.setattr(runtime, "expected_gain", lambda dtype: 2.0)
+    monkeypatch.setattr(runtime, "expected_gain", lambda batch: 2.0)
     head = kit.saved_head(tmp_path / "head.safetensors")
     model = open_model(head, Settings(runtime="auto"))
     [backbone] = model.backbones
