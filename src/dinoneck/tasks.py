@@ -369,6 +369,11 @@ class Task:
         """Whether outputs are maps, (B, dim, rows, cols); those of other kinds are (B, dim)."""
         return self.kind in MAP_KINDS
 
+    @property
+    def has_values(self) -> bool:
+        """Whether an image has numbers of the task: not of objects, nor of surface normals, which are maps alone."""
+        return not (self.is_masks or self.is_unit)
+
     def natural(self, output: Tensor) -> Tensor:
         """Convert normalised outputs to original units, in float32 or wider, before ``minimum`` and ``maximum``.
 
@@ -423,7 +428,7 @@ class Task:
         return self.clamp(x) if self.kind == "dense" else x
 
     def of_unit_length(self, maps: Tensor) -> Tensor:
-        """Return resampled or averaged maps (..., dim, rows, cols), vectors of surface normals with the length 1 again."""
+        """Return resampled or averaged maps (..., dim, rows, cols); surface normals have the length 1 again."""
         return unit_vectors(maps) if self.is_unit else maps
 
     def _natural(self, output: Tensor, parts: int = 1) -> Tensor:
@@ -499,11 +504,11 @@ def columns_of(tasks: Sequence[Task]) -> list[Column]:
     ``segmentation``) has one column per label, called by the label alone. It is called
     ``task label`` where the label is a number, or another column has its name, also one of
     :data:`TABLE_COLUMNS`. An output that is another task's number (``from_map``) has no column of
-    its own.
+    its own. Objects and surface normals have no columns.
     """
     columns = []
     for task in tasks:
-        if task.is_masks:
+        if not task.has_values:
             continue
         labels = task.labels or tuple(str(i) for i in range(task.dim))
         means = [other.name for other in tasks if other.from_map == task.name]

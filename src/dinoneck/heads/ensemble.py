@@ -391,7 +391,7 @@ class HeadEnsemble(Head):
         single_heads = _running_heads(self)
         names = set()
         for task in self.tasks:
-            if task.is_map or task.kind == "density":
+            if (task.is_map and task.has_values) or task.kind == "density":
                 names.add(task.name)
             elif task.kind == "regression":
                 if all(_is_mean_of_map(head, task.name) for head in single_heads):
