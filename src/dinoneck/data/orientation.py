@@ -164,7 +164,12 @@ def turn(pixels: Tensor, orientation: int) -> Tensor:
 
 def turn_vectors(vectors: Tensor, orientation: int) -> Tensor:
     """Turn maps of vectors (3, H, W) upright as :func:`turn`, and the vectors with them: x right, y down."""
-    x, y, z = turn(vectors, orientation)
+    return turn_components(turn(vectors, orientation), orientation)
+
+
+def turn_components(vectors: Tensor, orientation: int) -> Tensor:
+    """Turn vectors (3, H, W) whose pixels were turned upright by an EXIF orientation: x right, y down."""
+    x, y, z = vectors
     if orientation in SWAPS_SIDES:
         x, y = y, x
     if orientation in _FLIPS_X:
