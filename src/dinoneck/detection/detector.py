@@ -618,6 +618,7 @@ class Detector(nn.Module):
         detector.preprocess = detector.preprocess.changed(mean=recipe.mean, std=recipe.std)
         if device is not None:
             detector = detector.to(device)
+        detector.source = checkpoint.source
         if has_own_vit:
             detector._publication = {
                 "license": checkpoint.meta["license"],
