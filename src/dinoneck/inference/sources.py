@@ -94,15 +94,19 @@ def _list_sources(heads: Any) -> list[HeadSource]:
 
 
 def names_detector(heads: Heads | Mapping[str, Heads]) -> bool:
-    """Whether heads are one published detector, as is known before its file is fetched.
+    """Whether heads are the name of a published detector, or hold it; no file is read or fetched.
 
     Raises:
-        CheckpointError, ConfigError: as :func:`open_heads`.
+        CheckpointError: for a name that is a path too, or almost that of a published head.
     """
-    return any(map(_is_published_detector, _published_among(_sources_by_key(heads))))
+    if isinstance(heads, Mapping):
+        return any(map(names_detector, heads.values()))
+    if isinstance(heads, Sequence) and not isinstance(heads, str):
+        return any(map(_is_published_detector, heads))
+    return _is_published_detector(heads)
 
 
-def _is_published_detector(source: HeadSource) -> bool:
+def _is_published_detector(source: object) -> bool:
     return is_published(source) and isinstance(row_named(str(source)), PublishedDetector)
 
 

@@ -111,6 +111,7 @@ def test_the_file_of_a_detector_is_predicted_with_as_a_name_is(
         assert_equal(Predictor(source)(images), expected)
     assert_equal(Predictor([detector_file])(images), expected)
     assert_equal(Predictor(detector_file.parent)(images), expected)
+    assert_equal(Predictor(detector_file.parent.glob("*.safetensors"))(images), expected)  # type: ignore[arg-type]
     backbone = load_backbone("dinoneck_tiny")
     assert_equal(Predictor(detector_file, backbone, device="cpu")(images), expected)
 
