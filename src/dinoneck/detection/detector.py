@@ -628,6 +628,7 @@ class Detector(nn.Module):
         detector.preprocess = detector.preprocess.changed(mean=recipe.mean, std=recipe.std)
         if device is not None:
             detector = detector.to(device)
+        detector.source = checkpoint.source
         if has_own_vit:
             detector.publication = {
                 "license": checkpoint.meta["license"],

@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,9 +27,6 @@ from dinoneck.export.program import Run
 from dinoneck.extras import missing_extra
 from dinoneck.text import first_line
 from dinoneck.version import __version__
-
-if TYPE_CHECKING:
-    from dinoneck.detection.rf_detr import RfDetr
 
 logger = logging.getLogger(__name__)
 
@@ -209,31 +206,10 @@ class OneImage(nn.Module):
         """
         head = self.detector.head
         normalised = self.detector.normalised(image)
-        if head.detector == "rf_detr":
-            return rf_detr_outputs(head, normalised)
         if self.suppresses:
             return dense_candidates(head.model, normalised)
-        from dinoneck.detection.detr import ranked
-
-        outputs: Any = head.model(pixel_values=normalised)
-        boxes, scores, labels = ranked(outputs.logits, outputs.pred_boxes, image.shape[-2:])
-        return boxes[0], scores[0], labels[0]
-
-
-def rf_detr_outputs(head: RfDetr, images: Tensor) -> tuple[Tensor, ...]:
-    """Return boxes (n, 4), scores (n,) and labels (n,) of one image, and the masks (n, H / 4, W / 4) of some models.
-
-    A value of a mask is the probability that its cell belongs to the object.
-    """
-    from dinoneck.detection.detr import best_pairs, boxes_of_queries
-
-    raw = head.raw(images)
-    scores, queries, labels = best_pairs(raw.logits)
-    boxes = boxes_of_queries(raw.shares, queries, images.shape[-2:])
-    if raw.masks is None:
-        return boxes[0], scores[0], labels[0]
-    masks = raw.masks[0].index_select(0, queries[0])
-    return boxes[0], scores[0], labels[0], masks.sigmoid()
+        outputs: tuple[Tensor, ...] = head.ranked(normalised)
+        return outputs
 
 
 def dense_candidates(model: Any, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
