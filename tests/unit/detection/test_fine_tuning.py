@@ -413,6 +413,7 @@ def test_images_are_stretched_as_the_detector_does(boxes: Path) -> None:
 # masks
 
 
+@pytest.mark.slow
 def test_objects_train_a_detector_of_masks(
     mask_folder: Path, objects: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
