@@ -17,10 +17,10 @@ from dinoneck.backbones import lora, openvino, weight_hashes, weights
 from dinoneck.backbones.adapter import Adapter, WeightHashes, is_trainable
 from dinoneck.backbones.known import (
     LICENSES,
-    family_of,
     has_other_recipe,
     is_unknown_repository,
     license_of,
+    refined_family,
 )
 from dinoneck.backbones.program_costs import expected_gain
 from dinoneck.backbones.runtime import Programs, check_runtime
@@ -99,7 +99,8 @@ class Backbone(nn.Module):
         self.runtime: Runtime = "torch"
         self._programs = Programs()
         position_record = {
-            "family": adapter.family or family_of(name),
+            "name": name,
+            "family": adapter.family,
             "num_registers": adapter.num_registers,
             "pos_embed": adapter.pos_embed,
             "source": adapter.source,
@@ -482,7 +483,7 @@ class Backbone(nn.Module):
         Raises:
             BackboneError: if the model takes other channels than its mean and std are known for.
         """
-        family = self.adapter.family or family_of(self.name)
+        family = refined_family(self.adapter.family, self.name)
         hashes = weight_hashes.current_hashes(self.adapter)
         dtype = dtype_name(self.dtype)
         fingerprint_entry = {}

@@ -19,7 +19,6 @@ from dinoneck.detection.onnx import (
     BoxTolerance,
     OneImage,
     compare_boxes,
-    dense_detections,
     exported_model,
 )
 from dinoneck.errors import CheckpointError, ConfigError
@@ -28,25 +27,6 @@ from dinoneck.export.onnx_file import modules_of
 onnx = pytest.importorskip("onnx", reason="needs dinoneck[export]")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs dinoneck[export]")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the exporter
-
-
-@pytest.mark.parametrize("kind", ["fcos", "retinanet"])
-@torch.no_grad()
-def test_the_form_without_shapes_that_depend_on_data_is_torchvisions(kind: str) -> None:
-    model = detector_of(kind).eval().head.model
-    model.score_thresh = 0.01  # untrained scores are low
-    for parameter in model.head.parameters():
-        # untrained boxes are anchors, with overlaps of exactly 1/2
-        parameter.add_(0.03 * torch.randn_like(parameter))
-    images = torch.randn(1, 3, 96, 128)
-    [wanted] = model([images[0]])
-    boxes, scores, labels = dense_detections(model, images)
-    count = len(wanted["scores"])
-    assert count > 5 and not scores[count:].any()
-    found = (boxes[:count], scores[:count], labels[:count])
-    of_torchvision = [wanted[key].numpy() for key in ("boxes", "scores", "labels")]
-    pair = ([x.numpy() for x in found], of_torchvision)
-    assert compare_boxes([pair], FLOAT32_TOLERANCE).unmatched == 0
 
 
 @pytest.mark.slow
