@@ -311,7 +311,7 @@ class _Blocks(nn.Module):
         convolution = self.convolution
         maps = F.conv2d(images, convolution.weight, None, convolution.stride)
         patches = maps.flatten(2).transpose(1, 2)  # (B, N, C)
-        num_prefix_tokens = self.adapter.num_prefix_tokens
+        num_prefix_tokens = self.tokens_of_black.shape[1] - patches.shape[1]
         prefix = self.tokens_of_black[:, :num_prefix_tokens].expand(images.shape[0], -1, -1)
         return torch.cat((prefix, patches + self.tokens_of_black[:, num_prefix_tokens:]), dim=1)
 
