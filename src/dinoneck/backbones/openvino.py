@@ -7,11 +7,12 @@ OpenVINO reports its use and keeps an identifier of the user in the home folder 
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import logging
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -163,26 +164,29 @@ def load_program(
     return Program(compiled, sorted(set(layers)))
 
 
-def compile_block(width: int, hidden_width: int, *, dtype: torch.dtype) -> Program:
+def compile_block(tokens: Tensor, hidden_width: int) -> Callable[[], Any]:
     """Compile a block of a ViT with random weights from OpenVINO's operations: an export takes longer.
 
     It has LayerScale, and no rotary positions, which cost little in a program.
 
     Args:
-        width: channels of a token.
+        tokens: (B, N, C) that it computes, in the precision of their dtype.
         hidden_width: of its MLP.
-        dtype: the precision that it computes in.
 
     Returns:
-        What takes tokens (B, N, C) and returns theirs as those of block 0.
+        What computes the block once; nothing is converted or copied, as between the blocks of a
+        program. The output is that of :meth:`openvino.InferRequest.infer`.
     """
     openvino = library()
+    width = tokens.shape[-1]
     block = _BlockOfOperations(openvino.opset13, width)
-    tokens = block.operations.parameter([-1, -1, width], np.float32)
-    outputs = block.outputs(tokens, hidden_width)
-    model = openvino.Model([outputs], [tokens])
-    properties = _properties(dtype, torch.get_num_threads())
-    return Program(openvino.Core().compile_model(model, "CPU", properties), layers=[0])
+    inputs = block.operations.parameter([-1, -1, width], np.float32)
+    outputs = block.outputs(inputs, hidden_width)
+    model = openvino.Model([outputs], [inputs])
+    properties = _properties(tokens.dtype, torch.get_num_threads())
+    request = openvino.Core().compile_model(model, "CPU", properties).create_infer_request()
+    array = tokens.detach().float().numpy()
+    return functools.partial(request.infer, [array], share_inputs=True, share_outputs=True)
 
 
 class _BlockOfOperations:
@@ -307,7 +311,7 @@ class _Blocks(nn.Module):
         convolution = self.convolution
         maps = F.conv2d(images, convolution.weight, None, convolution.stride)
         patches = maps.flatten(2).transpose(1, 2)  # (B, N, C)
-        num_prefix_tokens = self.adapter.num_prefix_tokens
+        num_prefix_tokens = self.tokens_of_black.shape[1] - patches.shape[1]
         prefix = self.tokens_of_black[:, :num_prefix_tokens].expand(images.shape[0], -1, -1)
         return torch.cat((prefix, patches + self.tokens_of_black[:, num_prefix_tokens:]), dim=1)
 

@@ -122,10 +122,10 @@ def _seconds_for_programs(model: Predictor | Detector) -> float:
 
 
 def _backbones_of(model: Predictor | Detector) -> list[Backbone]:
-    """Return the backbones of a model, without those that a detector holds as a part of its own."""
-    backbones = []
+    """Return the backbones of a model whose runtimes compute tokens."""
+    backbones: list[Any] = []
     if isinstance(model, Detector):
-        backbones.append(plain_backbone(model.backbone))
+        backbones.append(model.runtime_backbone)
     elif isinstance(model, Predictor):
         for backbone_pass in model.passes:
             backbones.append(plain_backbone(backbone_pass.backbone))

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dinoneck.backbones.backbone import Backbone, plain_backbone
+from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.bands import RGB_CHANNELS
 from dinoneck.data.preprocessing import Preprocessing, Size
@@ -43,7 +43,7 @@ class Model(NamedTuple):
         preprocess: the resizing and normalisation of images.
         recipe: (height, width) of an image -> how it is prepared before it is cut into tiles;
             without tiles that is ``preprocess``.
-        backbones: what computes tokens; none where a detector holds its own ViT.
+        backbones: what computes tokens; none where transformers computes the ViT of a detector.
         facts: description for clients.
     """
 
@@ -212,12 +212,12 @@ def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
         "backbone": detector.backbone_name,
         "device": str(detector.device),
     }
-    backbones = () if detector.backbone is None else (plain_backbone(detector.backbone),)
+    backbone = detector.runtime_backbone
     return Model(
         predict=predict,
         preprocess=detector.preprocess,
         recipe=lambda size: detector.preprocess,
-        backbones=backbones,
+        backbones=() if backbone is None else (backbone,),
         facts=facts,
     )
 
