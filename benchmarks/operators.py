@@ -16,126 +16,35 @@ import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 from unittest import mock
 
 import numpy as np
 import onnx
 import torch
-from tests import kit
-from tests.export.runtimes import ALLOWED_OPERATORS, RUNTIMES, operators_of, relative_gaps
-from tests.unit.detection.rf_detr_files import spread_scores_and_boxes
+from tests.export.exported_models import (
+    DETECTOR_NAMES,
+    SIZE,
+    ExportedHead,
+    box_parities,
+    detector_named,
+    head_gaps,
+    heads,
+)
+from tests.export.runtimes import ALLOWED_OPERATORS, RUNTIMES, operators_of
 from tests.unit.detection.test_detector import detector_of
-from torch import nn
 
 from benchmarks.measure import Row, ratios, turns
-from dinoneck import (
-    CLSGatingHead,
-    DenseHead,
-    DPTHead,
-    FPNHead,
-    LinearHead,
-    MaskHead,
-    PatchMeanHead,
-    PyramidHead,
-    Task,
-    load_backbone,
-)
 from dinoneck.detection import Detector
 from dinoneck.detection.onnx import (
     DECOMPOSITIONS,
     FLOAT32_TOLERANCE,
-    MASKS,
-    OUTPUTS,
     OneImage,
-    compare_boxes,
     exported_model,
 )
-from dinoneck.detection.rf_detr import RfDetr
-from dinoneck.export import export_model
-from dinoneck.export.models import ImagesModel
-from dinoneck.inference.predictor import Predictor
 
 ROUNDS = 9
-WIDTH = 64  # of dinoneck_tiny
 BOUND = 1e-4  # of a difference, relative to the largest value of an output
-GRIDS = ((1, 7, 9), (3, 5, 12), (2, 16, 6))  # batch, rows, cols; none of them was traced
-SIZE = (96, 128)  # of the images of a detector
-SIDE = 96  # of the square images of RF-DETR
 TIMED_SIZE = (640, 640)
-MASS = Task("mass", unit="g", activation="softplus")
-STATE = Task("state", dim=3, kind="classification", labels=("a", "b", "c"))
-COVER = Task("cover", kind="dense")
-CLASSES = Task("class", dim=3, kind="segmentation")
-LEAVES = Task("leaf", dim=2, kind="instances")
-
-
-class ExportedHead(NamedTuple):
-    """A head and the layers of the backbone that it reads."""
-
-    module: nn.Module
-    num_layers: int
-
-
-def heads() -> dict[str, ExportedHead]:
-    """Return a head of every kind, and a pyramid head on every neck that reads tokens alone."""
-    values = [MASS, STATE]
-    all_tasks = [MASS, STATE, COVER, CLASSES]
-    dpt = {
-        "type": "dpt_neck",
-        "num_layers": 2,
-        "out_channels": 8,
-        "hidden_sizes": (4, 4),
-        "patch_size": 16,
-    }
-    fpn = {"type": "vit_fpn", "num_layers": 2, "fpn_dim": 8}
-    simple = {"type": "simple_pyramid", "out_channels": 8}
-    sta = {"type": "sta_pyramid", "out_channels": 8}
-    of_one_layer: dict[str, nn.Module] = {
-        "patch_mean": PatchMeanHead(WIDTH, values, hidden_dim=8),
-        "cls_gating, query": CLSGatingHead(WIDTH, values, "query", hidden_dim=8),
-        "cls_gating, resized": CLSGatingHead(WIDTH, values, "resized", (4, 6), 8),
-        "dense": DenseHead(WIDTH, [COVER, CLASSES], 8),
-        "pyramid, simple_pyramid": PyramidHead(WIDTH, all_tasks, simple),
-        "pyramid, sta_pyramid": PyramidHead(WIDTH, all_tasks, sta),
-    }
-    of_two_layers: dict[str, nn.Module] = {
-        "linear": LinearHead(WIDTH, values, 2),
-        "fpn": FPNHead(WIDTH, all_tasks, 2, fpn_dim=8),
-        "mask, classes": MaskHead(WIDTH, [CLASSES], 2, 5, 1, 2, 8),
-        "mask, instances": MaskHead(WIDTH, [LEAVES], 2, 5, 1, 2),
-        "dpt": DPTHead(WIDTH, [COVER], dpt, 4),
-        "pyramid, vit_fpn": PyramidHead(WIDTH, all_tasks, fpn),
-    }
-    exported = {}
-    for num_layers, modules in ((1, of_one_layer), (2, of_two_layers)):
-        for name, module in modules.items():
-            exported[name] = ExportedHead(kit.randomised(module).eval(), num_layers)
-    return exported
-
-
-def detectors() -> dict[str, Detector]:
-    """Return a small detector of every kind that has an export."""
-    modules = {}
-    for kind in ("fcos", "retinanet", "dfine", "rtdetrv2"):
-        modules[kind] = detector_of(kind, size=SIZE)
-        kit.randomised(modules[kind].head, std=0.1)
-    for name, with_masks in (("rf_detr", False), ("rf_detr_seg", True)):
-        torch.manual_seed(0)
-        head = RfDetr(
-            ("red", "blue"),
-            (0, 1),
-            2,
-            SIDE,
-            patch_size=12 if with_masks else 16,
-            decoder_layers=2,
-            queries=20,
-            masks=with_masks,
-            encoder_layers=4,
-        )
-        spread_scores_and_boxes(head)
-        modules[name] = Detector(head, None, (SIDE, SIDE))
-    return {name: detector.eval() for name, detector in modules.items()}
 
 
 def _counts(file: Path) -> Row:
@@ -144,42 +53,24 @@ def _counts(file: Path) -> Row:
     return {"nodes": sum(counts.values()), "operators": ", ".join(sorted(counts))}
 
 
-@torch.no_grad()
-def head_row(head: ExportedHead, folder: Path) -> tuple[Row, Row]:
+def head_rows(head: ExportedHead, folder: Path) -> tuple[Row, Row]:
     """Return the operators of a head's file with its backbone, and the differences of the runtimes."""
-    backbone = load_backbone("dinoneck_tiny", layers=range(head.num_layers))
     file = folder / "head.onnx"
-    export_model(head.module, file, backbone=backbone, maps=True)
-    model = ImagesModel(Predictor(head.module, backbone, "none"), True, None).eval()
-    gaps = dict.fromkeys(RUNTIMES, 0.0)
-    for runtime, open_file in RUNTIMES.items():
-        run = open_file(file)
-        for batch, rows, cols in GRIDS:
-            generator = torch.Generator().manual_seed(rows)
-            images = torch.rand(batch, 3, rows * 16, cols * 16, generator=generator)
-            expected = {name: values.numpy() for name, values in model(images).items()}
-            of_size = relative_gaps(run({"images": images.numpy()}), expected)
-            gaps[runtime] = max(gaps[runtime], *of_size.values())
+    gaps = head_gaps(head, file)
     return _counts(file), {**gaps, "bound": BOUND}
 
 
-@torch.no_grad()
-def detector_row(detector: Detector, folder: Path) -> tuple[Row, Row]:
-    """Return the operators of a detector's file, and the differences of the runtimes."""
+def detector_rows(detector: Detector, folder: Path) -> tuple[Row, Row]:
+    """Return the operators of a detector's file, and the differences of the runtimes.
+
+    Raises:
+        SystemExit: if a runtime gives other boxes.
+    """
     file = folder / "detector.onnx"
     detector.export_onnx(file, check=False)
-    generator = torch.Generator().manual_seed(5)
-    image = torch.rand(1, 3, *detector.size, generator=generator)
-    [found] = detector(image)
-    names = list(OUTPUTS)
-    if detector.has_masks:
-        names.append(MASKS)
-        found[MASKS] = found[MASKS].sigmoid()
-    expected = [found[name].numpy() for name in names]
     differences: Row = {}
-    for runtime, open_file in RUNTIMES.items():
-        outputs = open_file(file)({"image": image.numpy()})
-        parity = compare_boxes([(expected, [outputs[name] for name in names])], FLOAT32_TOLERANCE)
+    parities = box_parities(detector, file, detector.size, FLOAT32_TOLERANCE)
+    for runtime, parity in parities.items():
         if parity.unmatched:
             raise SystemExit(f"{runtime} gives other boxes: {parity.first_unmatched}")
         differences["boxes"] = parity.compared
@@ -235,11 +126,10 @@ def _files(short: bool) -> Iterator[tuple[str, dict[str, Row]]]:
         for name, head in heads().items():
             if short and name != "patch_mean":
                 continue
-            operators[name], of_heads[name] = head_row(head, Path(folder))
-        for name, detector in detectors().items():
-            if short and name != "dfine":
-                continue
-            operators[name], of_detectors[name] = detector_row(detector, Path(folder))
+            operators[name], of_heads[name] = head_rows(head, Path(folder))
+        for name in ("dfine",) if short else DETECTOR_NAMES:
+            detector = detector_named(name)
+            operators[name], of_detectors[name] = detector_rows(detector, Path(folder))
     yield "operators", operators
     yield "heads", of_heads
     yield "detectors", of_detectors
