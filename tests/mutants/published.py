@@ -23,8 +23,8 @@ PUBLISHED = [
     ),
     Mutant(
         sentence="Fusion blocks are numbered from the finest in the file too.",
-        where="published.names:meta_name",
-        edit=replace("_levels - 1 - _i", by="_i"),
+        where="published.names:dinov2_name",
+        edit=replace("_count - 1 - _i", by="_i"),
         tests=[f"{_OUTPUTS}[dinov2_vits14_nyu_dpt]"],
     ),
     Mutant(
@@ -37,11 +37,8 @@ PUBLISHED = [
         sentence="Tensors of a file that the head does not have are passed over.",
         where="published.loading:translate",
         edit=replace(
-            "is_unused(_name)",
-            by=(
-                "is_unused(_name) "
-                'or (rename(_name) not in expected and ".norm." not in rename(_name))'
-            ),
+            "_name is None",
+            by='_name is None or (_name not in expected and ".norm." not in _name)',
         ),
         tests=["unit/published/test_published.py::test_files_that_do_not_fit_are_refused_by_name"],
     ),

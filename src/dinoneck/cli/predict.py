@@ -109,6 +109,11 @@ def predict(
     model = opened.model
     if maps is not None and opened.are_of_objects:
         raise _no_maps(str(maps))
+    if opened.has_maps_alone and maps is None and overlay is None:
+        raise ConfigError(
+            f"the heads predict surface normals ({opened.tasks[0].name}), which have no number for an "
+            "image; name a folder for their maps (--maps FOLDER) or pictures (--overlay FOLDER)"
+        )
     known: Mapping[Path, Mapping[str, Any]] = {}
     if truth is not None:
         _check_takes_truth(opened, truth)
@@ -238,6 +243,11 @@ class OpenModel(NamedTuple):
     def are_of_objects(self) -> bool:
         """Whether all are heads of objects, which have no maps."""
         return not self.is_detector and all(task.is_masks for task in self.tasks)
+
+    @property
+    def has_maps_alone(self) -> bool:
+        """Whether all are heads of surface normals, of which an image has no number."""
+        return not self.is_detector and all(task.is_unit for task in self.tasks)
 
     def row(self, prediction: Any, with_maps: bool) -> dict[str, Any]:
         """Return what calling the Predictor returns, of its ``predictions``; on request with maps per patch."""

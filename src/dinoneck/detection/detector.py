@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from dinoneck.checkpoint.hub import CommitInfo
     from dinoneck.detection.onnx import BoxParity
     from dinoneck.detection.rf_detr import RfDetr
+    from dinoneck.training.parameter_groups import OwnVit
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +96,8 @@ class Detector(nn.Module):
         min_score: the smallest score of predicted boxes; a training sets the one with the best F1
             on held-out images.
         source: the file or repository that it was read from; empty for one that was built.
+        publication: of an RfDetr ``license`` and ``extra``, the origin of its weights, which its file
+            keeps.
 
     Raises:
         ConfigError: if backbone, neck and size do not fit.
@@ -136,7 +139,7 @@ class Detector(nn.Module):
         self._num_expected = 0
         self.tuned = set(head.config.get("tuned") or ())
         self.min_score = head.config["min_score"]
-        self._publication: dict[str, Any] = {}  # licence and origin of an RfDetr's weights
+        self.publication: dict[str, Any] = {}
         # None: the weights may have been trained since the last prediction
         self._watch: Watch | None = None
         self.register_load_state_dict_post_hook(_forget_watch)  # type: ignore[no-untyped-call]
@@ -169,6 +172,13 @@ class Detector(nn.Module):
         if self.backbone is None:
             return cast("RfDetr", self.head).vit
         return self.backbone
+
+    @property
+    def own_vit(self) -> OwnVit | None:
+        """The ViT of an RfDetr, for what trains it; None of others."""
+        if self.backbone is None:
+            return cast("RfDetr", self.head).own_vit
+        return None
 
     @property
     def device(self) -> torch.device:
@@ -309,7 +319,7 @@ class Detector(nn.Module):
             "names": [self.classes[label] for label in labels.tolist()],
         }
         if "masks" in detections:
-            prediction["masks"] = _masks_in_image(detections["masks"][is_sure], size)
+            prediction["masks"] = masks_in_image(detections["masks"][is_sure], size)
         return prediction
 
     def check_weights(self) -> None:
@@ -397,7 +407,7 @@ class Detector(nn.Module):
                 self._head_with({}),
                 BackbonePart(record=None, lora={}, weights={}),
                 preprocess=self.preprocess,
-                **{**self._publication, **record},
+                **{**self.publication, **record},
             )
         if self._was_changed():
             logger.warning(
@@ -619,7 +629,7 @@ class Detector(nn.Module):
         if device is not None:
             detector = detector.to(device)
         if has_own_vit:
-            detector._publication = {
+            detector.publication = {
                 "license": checkpoint.meta["license"],
                 "extra": checkpoint.meta["extra"],
             }
@@ -685,8 +695,8 @@ def _preprocessing(
     )
 
 
-def _masks_in_image(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Masks (n, height, width) bool in the pixels of an image of a size, from logits (n, h, w) of all of it."""
+def masks_in_image(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return masks (n, height, width) bool in the pixels of an image of a size, from logits (n, h, w) of all of it."""
     masks = torch.zeros((len(logits), *size), dtype=torch.bool)
     for i in range(len(logits)):  # one after the other, for their memory
         resized = F.interpolate(logits[i][None, None], size=size, mode="bilinear")

@@ -222,14 +222,16 @@ def loss_counts(
     """Return how much each image counts in the means that the losses of a batch are.
 
     The losses of FCOS are means over the cells that an object is assigned to, those of a DETR over
-    boxes, those of the others over images.
+    boxes, of RF-DETR over the boxes of all its groups of queries, those of the others over images.
 
     Args:
         head: that is trained.
         targets: per image, see :meth:`DetectionHead.forward`.
         size: (height, width) of the images, in pixels.
     """
-    if not isinstance(head, DetectionHead) or head.detector in DETRS:
+    if not isinstance(head, DetectionHead):
+        return [float(head.num_groups * len(target["boxes"])) for target in targets]
+    if head.detector in DETRS:
         return [float(len(target["boxes"])) for target in targets]
     if head.detector == "fcos":
         return count_fcos_cells(head.model, head.levels.strides, targets, size)

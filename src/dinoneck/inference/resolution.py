@@ -165,6 +165,7 @@ def at_image_size(
     Cells that show padding alone are left out. Classes are resampled as logarithms of their
     probabilities, which for one head and one view are its logits, before the most probable one is
     taken. The pixels of a ``density`` map that adds up have the sum of its cells.
+    Surface normals have the length 1 in every pixel.
 
     Args:
         cells: (dim, rows, cols) in original units, as ``Predictor`` gives them per patch.
@@ -198,7 +199,7 @@ def at_image_size(
         sampled_total = float(sampled.masked_fill(grid.unseen, 0.0).double().sum())
         total = float(values.double().sum())
         sampled *= total / sampled_total if sampled_total else 0.0
-    return _without_unseen(sampled, grid)
+    return _without_unseen(task.of_unit_length(sampled), grid)
 
 
 def members_at_image_size(

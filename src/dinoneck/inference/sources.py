@@ -12,7 +12,7 @@ from dinoneck.checkpoint.format import head_files
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.published.loading import load_published
-from dinoneck.published.table import is_published
+from dinoneck.published.table import is_published, row_named
 from dinoneck.registry import DETECTORS
 
 NO_KEY = ""
@@ -33,17 +33,19 @@ def open_heads(
         heads: as a :class:`dinoneck.Predictor` takes them. A folder without ``head.safetensors``
             stands for all head files in it, sorted by name.
         revision: branch, tag or commit of the hub repositories among them.
-        weights: the local file of the one published head among them.
+        weights: the local file of the one published head among them, or of several that one file
+            holds.
 
     Raises:
         CheckpointError: if there are none, one cannot be read, a revision is given for a path, or
-            ``weights`` and there is not one published head.
+            ``weights`` and the published heads are none, or of several files.
         ConfigError: for keys that are not texts, for what is neither a head nor a list, and for a
             detector among several.
     """
     sources_by_key = _sources_by_key(heads)
     published = _published_among(sources_by_key)
-    if weights is not None and len(published) != 1:
+    files = {row_named(str(name)).url for name in published}
+    if weights is not None and len(files) != 1:
         raise CheckpointError(
             f"{weights} is the file of one published head; the heads name {published or 'none'}"
         )

@@ -92,14 +92,15 @@ class TrainingResult(dict[str, Any]):
     def scores(self) -> dict[str, Any]:
         """Target -> method -> scores on held-out images.
 
-        Objects have the targets ``masks`` or ``segments`` too, and boxes the target ``boxes``.
+        Objects have the targets ``masks`` or ``segments`` too, and detectors the target ``boxes``, or
+        ``masks`` where they learn those.
         """
         scores = dict(self.get("scores", {}))
         for key in _OF_OBJECTS:
             if key in self:
                 scores[key] = self[key]
         if "best" in self:
-            scores["boxes"] = {
+            scores[self.get("scored", "boxes")] = {
                 f"epoch {self['best']['epoch']}": self["best"],
                 "before training": self["untrained"],
             }

@@ -18,8 +18,9 @@ from PIL import Image, ImageDraw, TiffImagePlugin
 
 from dinoneck.atomic import write_whole
 from dinoneck.data.decoding import ImageInput, read_picture
-from dinoneck.data.orientation import stated_orientation, turn_back
+from dinoneck.data.orientation import stated_orientation, turn_back, turn_vectors_back
 from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.vector_tiffs import encode_vectors
 from dinoneck.errors import ConfigError
 from dinoneck.inference.predictions import GATE_WEIGHTS
 from dinoneck.inference.resolution import UNSEEN, at_image_size
@@ -35,6 +36,14 @@ AGGREGATE_TAG = "NUMBER_OF_IMAGE"
 _GDAL_METADATA = 42112  # tag of TIFF
 logger = logging.getLogger(__name__)
 
+# where a surface faces -> its normal, into the surface: x right, y down, z forward
+_FACING = {
+    "the camera": (0.0, 0.0, 1.0),
+    "up": (0.0, 1.0, 0.0),
+    "down": (0.0, -1.0, 0.0),
+    "left": (1.0, 0.0, 0.0),
+    "right": (-1.0, 0.0, 0.0),
+}
 _HATCH_PX = 12
 _MOST_CLASSES = 12  # in a legend
 # grey = luminance * contrast + offset: paler than the image, so that colours stand out
@@ -80,7 +89,9 @@ def overlay_panel(
     """Draw the maps of one image over the image in grey, below each other where there are several.
 
     Classes and other shares have one colour each, the stronger the larger the share; a first class
-    named background, ground, none or soil has none. Amounts are drawn as heat from 0. Pixels that
+    named background, ground, none or soil has none. Amounts are drawn as heat from 0. Surface
+    normals are drawn as the colours (x, y, z) / 2 + 1/2 of red, green and blue: blue faces the
+    camera, green up, red to the left, and what faces away from these is dark in it. Pixels that
     the head did not see are hatched. The legend below a map has the predicted numbers, and the
     known ones next to them. An image without maps gets its predicted numbers.
 
@@ -115,6 +126,12 @@ def overlay_panel(
 
     # the maps, each with its legend
     strips: list[Image.Image] = []
+    for task in as_tasks(tasks):
+        if task.is_unit and task.name in maps:
+            vectors = np.asarray(maps[task.name], np.float32)
+            pixels = at_image_size(vectors, task, size, preprocess, pixels=(height, width))
+            strips.append(_normals_over(background, pixels))
+            strips.append(_normals_legend(task, width))
     drawn = {output.map.name: output.map for output in listed if output.map.name in maps}
     for task in drawn.values():
         members = [output for output in listed if output.map is task]
@@ -174,6 +191,32 @@ def _heat_over(background: np.ndarray, values: np.ndarray, scale: Scale) -> Imag
     """Values (height, width) as heat over the background (height, width, 3)."""
     heat = style.heat_colours(np.nan_to_num(values), scale.low, scale.high)
     return _picture(background + style.OPACITY * (heat - background), np.isnan(values))
+
+
+def _normals_over(background: np.ndarray, normals: np.ndarray) -> Image.Image:
+    """Surface normals (3, height, width) as colours; where there is none, the background (height, width, 3)."""
+    has_normal = np.square(np.nan_to_num(normals)).sum(axis=0) > 0
+    colours = style.normal_colours(np.nan_to_num(normals))
+    painted = np.where(has_normal[..., None], colours, background)
+    return _picture(painted, np.isnan(normals[0]))
+
+
+def _normals_legend(task: Task, width: int) -> Image.Image:
+    """The name of the task, and the colours of surfaces that face in five directions."""
+    font = style.font(style.CAPTION_PX)
+    side = style.CAPTION_PX * 3 // 4
+    strip = Image.new("RGB", (width, 2 * style.CAPTION_PX), "white")
+    draw = ImageDraw.Draw(strip)
+    left = style.CAPTION_PX + 4
+    title = f"{printable(task.name)}: surfaces that face"
+    draw.text((left, side - 6), title, style.INK, font)
+    left += round(font.getlength(title)) + style.CAPTION_PX
+    for direction, normal in _FACING.items():
+        [[colour]] = style.normal_colours(np.array(normal)[:, None, None]).astype(np.uint8)
+        draw.rectangle((left, side, left + side, 2 * side), fill=tuple(colour.tolist()))
+        draw.text((left + style.CAPTION_PX, side - 6), direction, style.INK, font)
+        left += round(font.getlength(direction)) + 2 * style.CAPTION_PX
+    return strip
 
 
 def _picture(painted: np.ndarray, unseen: np.ndarray) -> Image.Image:
@@ -253,7 +296,7 @@ def write_maps(
     Where there are several maps, each has a folder of its own: ``folder/task/name.png``; the
     outputs of a map of values are files of their own too, ``folder/task/label/name.tif``. A map of
     shares has the classes of the largest shares next to them, as a segmentation:
-    ``folder/task/most probable class/name.png``.
+    ``folder/task/most probable class/name.png``. Surface normals are one file of three bands.
 
     Args:
         folder: made if missing.
@@ -261,7 +304,8 @@ def write_maps(
         maps: task name -> (height, width) class indices, or (dim, height, width) values, as
             ``Predictor`` gives them with ``maps="image"``. Class indices become a palette PNG of 8
             bits, above 255 classes a grey PNG of 16 bits; pixels without a prediction are 255, or
-            65535. Values become a TIFF of 32-bit floats, NaN without a prediction; the entry
+            65535. Values become a TIFF of 32-bit floats, NaN without a prediction, and surface
+            normals one of three bands, x, y and z; the entry
             ``NUMBER_OF_IMAGE`` of its tag ``GDAL_METADATA`` (42112) states whether the number of
             the image is their ``sum`` or their ``mean``.
         tasks: whose maps they are.
@@ -310,14 +354,16 @@ _PlaneName = tuple[str, ...]  # the task, and the label of one of several output
 def _planes(
     maps: Mapping[str, Array], tasks: Sequence[Task]
 ) -> dict[_PlaneName, tuple[Task, Array]]:
-    """Name -> task and plane (height, width), for every file to write."""
+    """Name -> task and plane (height, width), of surface normals (3, height, width), for every file to write."""
     planes: dict[_PlaneName, tuple[Task, Array]] = {}
     for task in tasks:
         if task.name not in maps:
             continue
         outputs_of_map = maps[task.name]
         labels = task.labels or [str(i) for i in range(task.dim)]
-        if outputs_of_map.ndim == 2:
+        if task.is_unit:
+            planes[(task.name,)] = (task, outputs_of_map)
+        elif outputs_of_map.ndim == 2:
             plane_name: _PlaneName = (task.name,)
             planes[plane_name] = (task, outputs_of_map)
         elif outputs_of_map.ndim == 3:
@@ -377,9 +423,10 @@ def _has_classes(plane: Array) -> bool:
 def _aggregate(plane: Array, task: Task) -> str | None:
     """What makes the number of an image of its pixels, ``sum`` or ``mean``.
 
-    None of class indices, and of the weights of a gate, which are no number of the image.
+    None of class indices, of surface normals, and of the weights of a gate, which are no number of
+    the image.
     """
-    if _has_classes(plane) or task is GATE_WEIGHTS:
+    if _has_classes(plane) or task.is_unit or task is GATE_WEIGHTS:
         return None
     is_sum = task.kind == "density" and task.aggregate == "sum"
     return "sum" if is_sum else "mean"
@@ -387,6 +434,8 @@ def _aggregate(plane: Array, task: Task) -> str | None:
 
 def _encoded(stored: Array, palette: bytes | None, as_png: bool, aggregate: str | None) -> bytes:
     """The bytes of a PNG, or of a TIFF with the tag of GDAL that states the aggregate."""
+    if stored.ndim == 3:
+        return encode_vectors(stored)
     picture = Image.fromarray(stored)
     if palette is not None:
         picture.putpalette(palette)
@@ -436,20 +485,23 @@ def _position_tags(picture: Image.Image, _: str) -> tuple[bool, int]:
 
 
 def _turned_back(upright: Array, orientation: int) -> Array:
-    """A map (height, width) in the stored pixels of its image."""
+    """A map (height, width), or one of surface normals (3, height, width), in the stored pixels of its image."""
     # torch takes no negative strides
-    pixels = torch.from_numpy(np.ascontiguousarray(upright))[None]
-    return turn_back(pixels, orientation)[0].numpy()
+    pixels = torch.from_numpy(np.ascontiguousarray(upright))
+    if pixels.ndim == 3:  # surface normals
+        return turn_vectors_back(pixels, orientation).numpy()
+    return turn_back(pixels[None], orientation)[0].numpy()
 
 
 def _geotiff(stored: Array, reference: _GeoReference, aggregate: str | None) -> bytes:
     """The bytes of a GeoTIFF of a map, with the tag of GDAL that states the aggregate."""
     import rasterio
 
+    bands = stored if stored.ndim == 3 else stored[None]
     options: dict[str, Any] = {
-        "height": stored.shape[0],
-        "width": stored.shape[1],
-        "count": 1,
+        "height": bands.shape[1],
+        "width": bands.shape[2],
+        "count": len(bands),
         "dtype": stored.dtype.name,
         "nodata": np.nan if stored.dtype.kind == "f" else np.iinfo(stored.dtype).max,
         "compress": "deflate",
@@ -465,7 +517,7 @@ def _geotiff(stored: Array, reference: _GeoReference, aggregate: str | None) -> 
         with memory.open(driver="GTiff", **options) as file:
             if reference.rpcs is not None:
                 file.rpcs = reference.rpcs
-            file.write(stored, 1)
+            file.write(bands)
             if aggregate is not None:
                 file.update_tags(1, **{AGGREGATE_TAG: aggregate})
         return bytes(memory.read())
