@@ -34,7 +34,7 @@ OUTPUTS = ("boxes", "scores", "labels")
 MASKS = "masks"  # the output after these, of a model that gives masks
 _CANDIDATES = ("candidate_boxes", "candidate_scores", "candidate_labels")
 # decompositions of operators that the exporter does not know, or that runtimes compute differently
-_DECOMPOSITIONS = {
+DECOMPOSITIONS = {
     torch.ops.aten._is_all_true.default: torch.all,
     torch.ops.aten.grid_sampler.default: sample_by_gathers,
 }
@@ -304,7 +304,7 @@ def exported_model(model: OneImage, size: Sequence[int]) -> Any:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.export(model.cpu(), (image,), strict=False)
-            program = program.run_decompositions(_DECOMPOSITIONS)
+            program = program.run_decompositions(DECOMPOSITIONS)
             exported: Any = torch.onnx.export(
                 program,
                 dynamo=True,
