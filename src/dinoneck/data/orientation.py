@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import ExifTags, Image
-from torch import Tensor
 
 from dinoneck.text import counted, reason_of
 
+Array = np.ndarray[Any, Any]
 logger = logging.getLogger(__name__)
 
 TRANSPOSES = {
@@ -140,26 +141,26 @@ def upright(image: Image.Image) -> Image.Image:
     return turned
 
 
-def turn(pixels: Tensor, orientation: int) -> Tensor:
+def turn(pixels: Array, orientation: int) -> Array:
     """Turn pixels (C, H, W) upright by an EXIF orientation, as :func:`upright` does."""
     if orientation == 2:
-        return pixels.flip(2)
+        return np.flip(pixels, 2)
     if orientation == 3:
-        return pixels.flip(1, 2)
+        return np.flip(pixels, (1, 2))
     if orientation == 4:
-        return pixels.flip(1)
+        return np.flip(pixels, 1)
     if orientation == 5:
-        return pixels.mT
+        return np.swapaxes(pixels, 1, 2)
     if orientation == 6:
-        return pixels.mT.flip(2)
+        return np.flip(np.swapaxes(pixels, 1, 2), 2)
     if orientation == 7:
-        return pixels.mT.flip(1, 2)
+        return np.flip(np.swapaxes(pixels, 1, 2), (1, 2))
     if orientation == 8:
-        return pixels.mT.flip(1)
+        return np.flip(np.swapaxes(pixels, 1, 2), 1)
     return pixels
 
 
-def turn_back(pixels: Tensor, orientation: int) -> Tensor:
+def turn_back(pixels: Array, orientation: int) -> Array:
     """Turn upright pixels (C, H, W) into those of a file with an EXIF orientation, the inverse of :func:`turn`."""
     if orientation == 6:
         return turn(pixels, 8)

@@ -22,10 +22,10 @@ from dinoneck.data.bit_depth import check_bits
 from dinoneck.data.decoding import (
     ImageInput,
     as_list,
-    in_threads,
     read_image_size,
     to_unit_range,
 )
+from dinoneck.data.pixels import in_threads
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.grid import (
     GridSize,

@@ -30,7 +30,8 @@ from dinoneck.checkpoint.lora_weights import check_takes_lora
 from dinoneck.checks import check_minimum
 from dinoneck.data.bands import read_channels
 from dinoneck.data.boxes import to_original
-from dinoneck.data.decoding import ImageInput, in_threads
+from dinoneck.data.decoding import ImageInput
+from dinoneck.data.pixels import in_threads
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.head import DetectionHead
 from dinoneck.detection.levels import Target

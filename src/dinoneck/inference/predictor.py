@@ -25,7 +25,8 @@ from dinoneck.checkpoint.origins import (
 from dinoneck.checks import check_minimum
 from dinoneck.codec import normal
 from dinoneck.data.bands import read_channels
-from dinoneck.data.decoding import ImageInput, in_threads, read_image_size
+from dinoneck.data.decoding import ImageInput, read_image_size
+from dinoneck.data.pixels import in_threads
 from dinoneck.data.preprocessing import Preprocessing, Size
 from dinoneck.data.views import Views
 from dinoneck.devices import local_device

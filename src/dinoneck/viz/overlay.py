@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, TiffImagePlugin
 
 from dinoneck.atomic import write_whole
-from dinoneck.data.decoding import ImageInput, read_picture
+from dinoneck.data.decoding import ImageInput
 from dinoneck.data.orientation import stated_orientation, turn_back
+from dinoneck.data.pixels import read_picture
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError
 from dinoneck.inference.predictions import GATE_WEIGHTS
@@ -289,7 +289,7 @@ def write_maps(
         if reference is None:
             plane = upright
         else:
-            plane = _turned_back(upright, reference.orientation)
+            plane = turn_back(upright[None], reference.orientation)[0]
         stored, palette = _stored(plane, task)
         as_png = _has_classes(plane) and reference is None
         suffix = ".png" if as_png else ".tif"
@@ -433,13 +433,6 @@ def _position_tags(picture: Image.Image, _: str) -> tuple[bool, int]:
     tags = getattr(picture, "tag_v2", ())
     is_placed = any(tag in tags for tag in _POSITION_TAGS)
     return is_placed, stated_orientation(picture)
-
-
-def _turned_back(upright: Array, orientation: int) -> Array:
-    """A map (height, width) in the stored pixels of its image."""
-    # torch takes no negative strides
-    pixels = torch.from_numpy(np.ascontiguousarray(upright))[None]
-    return turn_back(pixels, orientation)[0].numpy()
 
 
 def _geotiff(stored: Array, reference: _GeoReference, aggregate: str | None) -> bytes:
