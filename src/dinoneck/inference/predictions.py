@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
-from dinoneck.data.preprocessing import Preprocessing, Size
+from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.recipe import Size
 from dinoneck.data.views import Views
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head

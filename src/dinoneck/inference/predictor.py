@@ -27,7 +27,8 @@ from dinoneck.codec import normal
 from dinoneck.data.bands import read_channels
 from dinoneck.data.decoding import ImageInput, read_image_size
 from dinoneck.data.pixels import in_threads
-from dinoneck.data.preprocessing import Preprocessing, Size
+from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.recipe import Size
 from dinoneck.data.views import Views
 from dinoneck.devices import local_device
 from dinoneck.errors import CheckpointError, ConfigError

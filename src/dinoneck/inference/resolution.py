@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.data.preprocessing import Preprocessing, Size
+from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.recipe import Size
 from dinoneck.data.views import Views
 from dinoneck.grid import patch_pair
 from dinoneck.heads.head import Head
