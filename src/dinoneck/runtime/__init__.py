@@ -1,0 +1,1 @@
+"""Exported files run without torch: images in, values, maps and boxes out."""
