@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 from dinoneck.kinds import (
@@ -41,6 +42,8 @@ class TaskFacts:
         aggregate: how the cells of a ``density`` map make the image's value.
         from_map: the task whose map's mean is its value; None if it has a readout.
         shares: whether the outputs of a ``dense`` task are the shares of classes.
+        minimum: predictions are never below it; None: no bound.
+        maximum: predictions are never above it.
     """
 
     name: str
@@ -51,6 +54,8 @@ class TaskFacts:
     aggregate: Aggregate
     from_map: str | None
     shares: bool
+    minimum: float | None
+    maximum: float | None
 
     @property
     def is_categorical(self) -> bool:
@@ -89,6 +94,46 @@ class TaskFacts:
         """Whether outputs are maps, (B, dim, rows, cols); those of other kinds are (B, dim)."""
         return self.kind in MAP_KINDS
 
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRecord(TaskFacts):
+    """A task without what trains it: what an exported file states of it.
+
+    Args:
+        name: the key of its prediction.
+        dim: number of outputs.
+        kind: what is predicted.
+        unit: of the values.
+        labels: names of the outputs or classes.
+        aggregate: how the cells of a ``density`` map make the image's value.
+        from_map: the task whose map's mean is its value.
+        shares: whether the outputs of a ``dense`` task are the shares of classes.
+        minimum: predictions are never below it.
+        maximum: predictions are never above it.
+        composed_of: the tasks that the outputs of a composition are sums or shares of; empty for
+            another task. Its columns are its labels alone.
+    """
+
+    name: str
+    dim: int = 1
+    kind: Kind = "regression"
+    unit: str = ""
+    labels: tuple[str, ...] = ()
+    aggregate: Aggregate = "sum"
+    from_map: str | None = None
+    shares: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    composed_of: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the outputs; of a composition without its own."""
+        return self.labels if self.composed_of else super().columns
+
+
+GATE_WEIGHTS = TaskRecord(name="the gate", kind="density")
+"""The gate as a map: weights, which add up over an image."""
 
 AnyTask = TypeVar("AnyTask", bound=TaskFacts)
 

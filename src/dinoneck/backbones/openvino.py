@@ -1,15 +1,10 @@
-"""OpenVINO: programs of frozen backbones for a CPU. No other module imports the library.
-
-OpenVINO reports its use and keeps an identifier of the user in the home folder if its package
-``openvino_telemetry`` can be imported. It is hidden here, so neither happens.
-"""
+"""OpenVINO: programs of frozen backbones for a CPU."""
 
 from __future__ import annotations
 
 import copy
 import io
 import logging
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +18,7 @@ from torch import Tensor, nn
 
 from dinoneck.backbones import lora
 from dinoneck.backbones.adapter import Adapter
+from dinoneck.cpu_libraries import openvino
 from dinoneck.dtypes import dtype_name
 from dinoneck.errors import BackboneError
 from dinoneck.extras import check_installed
@@ -30,8 +26,6 @@ from dinoneck.text import first_line
 
 # the dtype of the weights -> OpenVINO's name of the precision that it computes in
 _PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
-_TELEMETRY = "openvino_telemetry"
-_IMPORT = threading.Lock()
 _TRACED_BATCH = 2  # torch.export takes a batch of 1 for a constant
 _LARGEST_BATCH = 65_536
 # how far the first tokens of an image may lie from those that the model computes, relative to them
@@ -119,7 +113,7 @@ def compile_program(
     Raises:
         BackboneError: if the model cannot be exported or converted.
     """
-    openvino = library()
+    library = openvino()
     layers = sorted(set(layers))
     height, width = image_size
     batch = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
@@ -132,9 +126,9 @@ def compile_program(
                 model, (example,), dynamic_shapes=({0: batch},), strict=False
             )
         with _quiet():
-            converted = openvino.convert_model(exported)
+            converted = library.convert_model(exported)
             properties = _properties(adapter.weight.dtype, num_threads)
-            compiled = openvino.Core().compile_model(converted, "CPU", properties)
+            compiled = library.Core().compile_model(converted, "CPU", properties)
     except Exception as error:  # the exporter and the converter raise many unrelated types
         raise BackboneError(
             f"OpenVINO cannot run {adapter.name or type(adapter.model).__name__} on images of "
@@ -158,7 +152,7 @@ def load_program(
         RuntimeError: if OpenVINO cannot read it.
     """
     properties = _properties(dtype, num_threads)
-    compiled = library().Core().import_model(exported, "CPU", properties)
+    compiled = openvino().Core().import_model(exported, "CPU", properties)
     return Program(compiled, sorted(set(layers)))
 
 
@@ -172,14 +166,14 @@ def compile_mlp(first: nn.Linear, second: nn.Linear) -> Program:
     Returns:
         What takes tokens (B, N, C) and returns theirs as those of block 0.
     """
-    openvino = library()
-    operations = openvino.opset13
+    library = openvino()
+    operations = library.opset13
     tokens = operations.parameter([-1, -1, first.in_features], np.float32)
     activations = operations.gelu(_linear(operations, tokens, first), "erf")
     outputs = _linear(operations, activations, second)
-    model = openvino.Model([outputs], [tokens])
+    model = library.Model([outputs], [tokens])
     properties = _properties(first.weight.dtype, torch.get_num_threads())
-    return Program(openvino.Core().compile_model(model, "CPU", properties), layers=[0])
+    return Program(library.Core().compile_model(model, "CPU", properties), layers=[0])
 
 
 def _linear(operations: ModuleType, inputs: Any, layer: nn.Linear) -> Any:
@@ -289,22 +283,6 @@ def _merged_copy(adapter: Adapter) -> Adapter:
     else:
         lora.merge(merged)
     return merged
-
-
-def library() -> ModuleType:
-    """Import OpenVINO without what would report it."""
-    with _IMPORT:
-        hidden = sys.modules.get(_TELEMETRY)
-        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # its import raises ImportError
-        try:
-            import openvino
-        finally:
-            if hidden is None:
-                del sys.modules[_TELEMETRY]
-            else:
-                sys.modules[_TELEMETRY] = hidden
-    module: ModuleType = openvino
-    return module
 
 
 @contextmanager

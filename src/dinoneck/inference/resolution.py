@@ -17,6 +17,8 @@ from dinoneck.data.views import Views
 from dinoneck.grid import patch_pair
 from dinoneck.heads.head import Head
 from dinoneck.inference.views import MembersOfView
+from dinoneck.runtime.maps import UNSEEN
+from dinoneck.task_facts import TaskFacts
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
 
@@ -24,9 +26,6 @@ if TYPE_CHECKING:
     from dinoneck.heads.ensemble import HeadEnsemble
 
 Array = np.ndarray[Any, Any]
-
-UNSEEN = -1
-"""The class of pixels a patch or more beyond what the prepared image shows; their values are NaN."""
 
 _NUMBERS_PER_STRIP = 1 << 24  # 64 MiB of float32
 # assumed channels of the raw outputs that a head resamples: only a head knows which of its outputs
@@ -155,7 +154,7 @@ class PixelGrid(NamedTuple):
 
 def at_image_size(
     cells: Array,
-    task: Task,
+    task: TaskFacts,
     size: Size,
     preprocess: Preprocessing,
     probabilities: bool = False,

@@ -94,7 +94,9 @@ def to_unit_range(image: Array) -> Array:
 
 
 def _is_tall(image: Array, size: Size) -> bool:
-    """Whether rows are resized first: of images that get narrower later, or keep their width."""
+    """Whether rows are resized first: of images that get lower and wider, or keep their width."""
+    height: int
+    width: int
     height, width = image.shape[-2:]
     return width == size[1] or (size[0] < height and size[1] > width)
 
@@ -127,7 +129,9 @@ def _bilinear_of_bytes(image: Array, size: Size) -> Array:
     axes = (1, 2) if _is_tall(image, size) else (2, 1)
     for axis in axes:
         if size[axis - 1] != image.shape[axis]:
-            image = np.moveaxis(_bytes_of_lines(np.moveaxis(image, axis, 0), size[axis - 1]), 0, axis)
+            image = np.moveaxis(
+                _bytes_of_lines(np.moveaxis(image, axis, 0), size[axis - 1]), 0, axis
+            )
     return image
 
 
@@ -203,7 +207,7 @@ def _aliased_spans(old: int, new: int) -> Iterator[_Span]:
 
 
 def _triangle(x: Array) -> Array:
-    return np.clip(1 - np.abs(x), 0, None)
+    return np.maximum(1 - np.abs(x), 0)
 
 
 def _cubic(x: Array) -> Array:

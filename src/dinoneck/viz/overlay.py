@@ -21,8 +21,9 @@ from dinoneck.data.orientation import stated_orientation, turn_back
 from dinoneck.data.pixels import read_picture
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError
-from dinoneck.inference.predictions import GATE_WEIGHTS
-from dinoneck.inference.resolution import UNSEEN, at_image_size
+from dinoneck.inference.resolution import at_image_size
+from dinoneck.runtime.maps import UNSEEN
+from dinoneck.task_facts import GATE_WEIGHTS
 from dinoneck.tasks import GATE, Task, as_tasks
 from dinoneck.text import printable
 from dinoneck.viz import style
