@@ -35,6 +35,8 @@ RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 FileRuntime = Literal["onnxruntime", "openvino"]
 """What runs an exported file, see :class:`dinoneck.runtime.ExportedPredictor`."""
 FILE_RUNTIMES: tuple[FileRuntime, ...] = get_args(FileRuntime)
+AnyRuntime = Literal[Runtime, "onnxruntime"]
+"""What a command line may name: of a backbone, or of an exported file."""
 Precision = Literal["float32", "bfloat16"]
 """The dtype of a backbone's weights and tokens, of those that every runtime computes in."""
 

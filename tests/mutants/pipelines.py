@@ -145,7 +145,7 @@ PIPELINES = [
     ),
     Mutant(
         sentence="False boxes are drawn like those that find an object.",
-        where="viz.panels:boxes_panel",
+        where="viz.pictures:boxes_panel",
         edit=always("_box in _found or truth is None"),
         tests=[
             "unit/viz/test_panels.py::"

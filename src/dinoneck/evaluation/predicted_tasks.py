@@ -6,7 +6,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from dinoneck.task_facts import Column, columns_of
+from dinoneck.task_facts import Column, TaskFacts, columns_of
 from dinoneck.tasks import Task
 
 
@@ -85,7 +85,7 @@ class PredictedTasks:
         return self.has_scored_shares(task) and not missing_parts(task, truth_columns)
 
 
-def is_share_map(task: Task) -> bool:
+def is_share_map(task: TaskFacts) -> bool:
     """Return whether a task predicts the shares of several classes per patch."""
     return task.kind == "dense" and task.shares and task.dim > 1
 

@@ -14,6 +14,7 @@ from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.published.loading import load_published
 from dinoneck.published.table import is_published
 from dinoneck.registry import DETECTORS
+from dinoneck.runtime.exported import is_exported
 
 NO_KEY = ""
 """The key of heads that are not in a mapping; those of a mapping are not empty."""
@@ -48,6 +49,7 @@ def open_heads(
             f"{weights} is the file of one published head; the heads name {published or 'none'}"
         )
     opened: dict[str, list[HeadCheckpoint | nn.Module]] = {}
+    _check_none_is_exported(sources_by_key)
     for key, sources in sources_by_key.items():
         opened[key] = [_open(source, revision, weights) for source in sources]
     _check_detector_is_alone(opened)
@@ -85,6 +87,18 @@ def _list_sources(heads: Any) -> list[HeadSource]:
     if not sources:
         raise CheckpointError("no heads were given")
     return sources
+
+
+def _check_none_is_exported(sources_by_key: Mapping[str, Sequence[HeadSource]]) -> None:
+    """Raise a ConfigError for an exported file among heads: it has a runtime and no backbone of its own."""
+    for sources in sources_by_key.values():
+        for source in sources:
+            if is_exported(source):
+                raise ConfigError(
+                    f"{source} is an exported file, which predicts alone: Predictor({str(source)!r}), "
+                    "without keys, other heads or a backbone; for several heads export one of "
+                    "them all, or take the head files"
+                )
 
 
 def _published_among(sources_by_key: Mapping[str, Sequence[HeadSource]]) -> list[HeadSource]:

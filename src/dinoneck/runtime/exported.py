@@ -20,7 +20,7 @@ from dinoneck.data.pixels import Picture, in_threads
 from dinoneck.data.recipe import ImageRecipe, Size
 from dinoneck.data.sources import list_folder
 from dinoneck.errors import CheckpointError, ConfigError, DataError
-from dinoneck.kinds import FILE_RUNTIMES, RUNTIMES, FileRuntime
+from dinoneck.kinds import FILE_RUNTIMES, RUNTIMES, AnyRuntime, FileRuntime, Runtime
 from dinoneck.runtime import description, maps, onnx_bytes
 from dinoneck.runtime.description import (
     DETECTOR_KEY,
@@ -39,6 +39,8 @@ SUFFIX = ".onnx"
 IMAGE = "image"
 MOST_BOXES = 100  # per image, as many as COCO's average precision counts
 _BATCH_SIZE = 4
+_OF_FILES = ("runtime", "batch_size", "bits")  # arguments of a Predictor that a file takes
+_WITHOUT_EFFECT = (("tta", "none"), ("overlap", 0), ("device", "cpu"), ("probe", False))
 _LEAST_PROBABILITY = 1e-7  # of a cell of a mask, whose logit is finite
 
 logger = logging.getLogger(__name__)
@@ -72,9 +74,23 @@ def check_runtime(runtime: Any, name: str) -> FileRuntime:
     )
 
 
+def check_backbone_runtime(runtime: AnyRuntime) -> Runtime:
+    """Return what computes the tokens of a backbone.
+
+    Raises:
+        ConfigError: for a word that is of exported files alone.
+    """
+    if runtime == "onnxruntime":
+        raise ConfigError(
+            "runtime is 'onnxruntime', which runs an exported file (.onnx), and the heads are none; "
+            f"expected {' or '.join(map(repr, RUNTIMES))}, which compute the tokens of a backbone"
+        )
+    return runtime
+
+
 def open_exported(
     path: str | os.PathLike[str],
-    runtime: FileRuntime | None = None,
+    runtime: AnyRuntime | None = None,
     *,
     batch_size: int | None = None,
     bits: int | None = None,
@@ -101,7 +117,7 @@ def open_exported(
         ImportError: if the runtime is not installed.
     """
     name = str(path)
-    runtime = check_runtime(runtime, name)
+    file_runtime = check_runtime(runtime, name)
     try:
         content = read_regular(path)
     except OSError as error:
@@ -118,7 +134,7 @@ def open_exported(
             name,
             record,
             content,
-            runtime=runtime,
+            runtime=file_runtime,
             batch_size=batch_size,
             bits=bits,
             num_threads=num_threads,
@@ -128,7 +144,7 @@ def open_exported(
             name,
             description.read_detector(facts.metadata[DETECTOR_KEY], name),
             content,
-            runtime=runtime,
+            runtime=file_runtime,
             bits=bits,
             min_score=min_score,
             num_threads=num_threads,
@@ -138,6 +154,31 @@ def open_exported(
         "models run in their own programs",
         step="header",
     )
+
+
+def open_alone(
+    path: str | os.PathLike[str], arguments: Sequence[Any], options: Mapping[str, Any]
+) -> ExportedPredictor | ExportedDetector:
+    """Open the exported file that a :class:`dinoneck.Predictor` was asked for.
+
+    Args:
+        path: the file.
+        arguments: of the Predictor by their place, after the file.
+        options: of the Predictor by their names.
+
+    Raises:
+        ConfigError: for an argument that has no effect on a file, and as :func:`open_exported`.
+    """
+    named = dict(zip(("backbone", "tta", "device"), arguments, strict=False)) | dict(options)
+    for name, value in named.items():
+        is_default = value is None or (name, value) in _WITHOUT_EFFECT
+        if name not in _OF_FILES and not is_default:
+            raise ConfigError(
+                f"{name} is {value!r}, and {path} is an exported file, which has its backbone, one "
+                f"view and no tiles; leave {name} out, or predict with the head file"
+            )
+    chosen = {name: value for name, value in named.items() if name in _OF_FILES}
+    return open_exported(path, **chosen)
 
 
 class ExportedPrediction:

@@ -207,7 +207,8 @@ def _aliased_spans(old: int, new: int) -> Iterator[_Span]:
 
 
 def _triangle(x: Array) -> Array:
-    return np.maximum(1 - np.abs(x), 0)
+    weights: Array = np.maximum(1 - np.abs(x), 0)
+    return weights
 
 
 def _cubic(x: Array) -> Array:
