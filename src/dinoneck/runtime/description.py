@@ -126,9 +126,9 @@ class DetectorRecord(Struct, kw_only=True):
         classes: names of the labels.
         size: (height, width) of the input.
         detector: its kind.
-        half: whether matrix products are computed in float16.
+        half: whether matrix products are computed in float16. Format 1 may not state it.
         parity: how far its boxes are from the detector's, with the tolerance; None if that was not
-            checked.
+            checked or is not stated.
         dinoneck: the version that wrote it.
         preprocess: how images are prepared. Format 1: stretched to ``size``, bilinearly.
         min_score: the smallest score of boxes. Format 1 does not state it.
@@ -140,8 +140,8 @@ class DetectorRecord(Struct, kw_only=True):
     classes: tuple[str, ...]
     size: SizeRecord
     detector: str
-    half: bool
-    parity: dict[str, Any] | None
+    half: bool = False
+    parity: dict[str, Any] | None = None
     dinoneck: str
     preprocess: dict[str, Any] | None = None
     min_score: float | None = None
