@@ -16,7 +16,8 @@ from torch import Tensor
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.bands import RGB_CHANNELS
-from dinoneck.data.preprocessing import Preprocessing, Size
+from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.recipe import Size
 from dinoneck.detection.detector import Detector
 from dinoneck.dtypes import WEIGHT_DTYPES
 from dinoneck.errors import ConfigError, DataError
