@@ -158,6 +158,7 @@ TINY_EUPE = "vit_tiny_patch16_dinov3_qkvb.eupe_lvd1689m"
             "models--google--tipsv2-so400m14/snapshots/0a/model.safetensors",
             "vit_so400m_patch14_reg1_tipsv2.webli",
         ),
+        ("tips_v2_oss_so14_vision.npz", "vit_so400m_patch14_reg1_tipsv2.webli"),
         ("weights/model.pt", None),
         ("dinov2_vits14_nyu_linear_head.pth", None),
         ("dinov3_vitl16_chmv2_dpt_head-01234567.pth", None),
