@@ -476,7 +476,12 @@ def describe_tasks(tasks: Sequence[Task]) -> str:
     """Return tasks in one line for people: ``mass (regression, g), crop (classification of 3)``."""
     described = []
     for task in tasks:
-        about = task.kind if task.dim == 1 else f"{task.kind} of {task.dim}"
+        if task.is_unit:
+            about = "surface normals"
+        elif task.dim == 1:
+            about = task.kind
+        else:
+            about = f"{task.kind} of {task.dim}"
         if task.unit:
             about += f", {task.unit}"
         described.append(f"{task.name} ({about})")

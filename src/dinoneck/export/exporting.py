@@ -386,6 +386,8 @@ def _output(name: str, output: TracedOutput) -> dict[str, Any]:
             "unit": "",
             "labels": [],
         }
+    if task.is_unit:
+        record["activation"] = task.activation  # maps that are resized get the length 1 again
     return record | {
         "task": task.name,
         "kind": task.kind,

@@ -203,20 +203,14 @@ def _normals_over(background: np.ndarray, normals: np.ndarray) -> Image.Image:
 
 def _normals_legend(task: Task, width: int) -> Image.Image:
     """The name of the task, and the colours of surfaces that face in five directions."""
-    font = style.font(style.CAPTION_PX)
-    side = style.CAPTION_PX * 3 // 4
-    strip = Image.new("RGB", (width, 2 * style.CAPTION_PX), "white")
-    draw = ImageDraw.Draw(strip)
-    left = style.CAPTION_PX + 4
-    title = f"{printable(task.name)}: surfaces that face"
-    draw.text((left, side - 6), title, style.INK, font)
-    left += round(font.getlength(title)) + style.CAPTION_PX
+    texts = [printable(task.name)]
+    colours: list[style.RGB | None] = [None]
     for direction, normal in _FACING.items():
-        [[colour]] = style.normal_colours(np.array(normal)[:, None, None]).astype(np.uint8)
-        draw.rectangle((left, side, left + side, 2 * side), fill=tuple(colour.tolist()))
-        draw.text((left + style.CAPTION_PX, side - 6), direction, style.INK, font)
-        left += round(font.getlength(direction)) + 2 * style.CAPTION_PX
-    return strip
+        [[colour]] = style.normal_colours(np.array(normal)[:, None, None])
+        red, green, blue = (int(value) for value in colour)
+        texts.append(f"facing {direction}")
+        colours.append((red, green, blue))
+    return _texts_with_colours(texts, colours, width)
 
 
 def _picture(painted: np.ndarray, unseen: np.ndarray) -> Image.Image:
@@ -234,11 +228,19 @@ def _legend(
     width: int,
 ) -> Image.Image:
     """Predicted numbers with the colours of their classes, as many lines as they need."""
+    texts = [printable(caption(output, result, known)) for output in listed]
+    colours_of_texts = [colours[output.channel] if colours else None for output in listed]
+    return _texts_with_colours(texts, colours_of_texts, width)
+
+
+def _texts_with_colours(
+    texts: Sequence[str], colours: Sequence[style.RGB | None], width: int
+) -> Image.Image:
+    """Texts, each with a square of its colour if it has one, as many lines as they need."""
     font = style.font(style.CAPTION_PX)
     line_height = 2 * style.CAPTION_PX
 
     # the position of each text
-    texts = [printable(caption(output, result, known)) for output in listed]
     positions = []
     left = 0
     top = 0
@@ -253,8 +255,7 @@ def _legend(
     strip = Image.new("RGB", (width, top + line_height), "white")
     draw = ImageDraw.Draw(strip)
     side = style.CAPTION_PX * 3 // 4
-    for output, text, (x, y) in zip(listed, texts, positions, strict=True):
-        colour = colours[output.channel] if colours else None
+    for colour, text, (x, y) in zip(colours, texts, positions, strict=True):
         if colour is not None:
             draw.rectangle((x + 4, y + side, x + 4 + side, y + 2 * side), fill=colour)
         corner = (x + style.CAPTION_PX + 4, y + side - 6)
