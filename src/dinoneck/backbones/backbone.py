@@ -22,7 +22,9 @@ from dinoneck.backbones.known import (
     license_of,
     refined_family,
 )
+from dinoneck.backbones.program_costs import expected_gain
 from dinoneck.backbones.runtime import Programs, check_runtime
+from dinoneck.backbones.token_batch import TokenBatch
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import is_capturing
 from dinoneck.dtypes import dtype_name
@@ -343,9 +345,10 @@ class Backbone(nn.Module):
         if is_torch:
             sequence: list[Tensor] = self.adapter(images, self.layers, self.norm)
             return sequence
+        batch = self._batch(images)
         if self.runtime == "auto":
-            return self._programs.run_fastest(self.adapter, images, self.layers, self.norm)
-        return self._programs.run(self.adapter, images, self.layers, self.norm)
+            return self._programs.run_fastest(batch)
+        return self._programs.run(batch)
 
     def with_runtime(self, runtime: Runtime) -> Backbone:
         """Return a backbone of the same weights (shared, not copied) whose tokens another runtime computes.
@@ -391,8 +394,34 @@ class Backbone(nn.Module):
         Returns:
             Seconds; infinite where torch was measured to be faster, in the last week.
         """
-        images = images.to(self.dtype)
-        return self._programs.preparation_seconds(self.adapter, images, self.layers, self.norm)
+        return self._programs.preparation_seconds(self._batch(images))
+
+    def expected_gain(self, images: Tensor) -> float:
+        """Return how many times as fast as torch a program of OpenVINO is expected to be for images of this size.
+
+        It is measured with one block, on this processor, and kept in the cache folder for a week.
+
+        Args:
+            images: (B, C, H, W), normalised; the first one is used.
+
+        Returns:
+            A number above 1.
+        """
+        return expected_gain(self._batch(images))
+
+    @property
+    def seconds_for_programs(self) -> float:
+        """The seconds that this process has spent on loading, compiling and comparing programs of these weights."""
+        return self._programs.seconds_taken
+
+    def _batch(self, images: Tensor) -> TokenBatch:
+        """Return images whose tokens are asked for, in the dtype of the weights."""
+        return TokenBatch(self.adapter, images.to(self.dtype), layers=self.layers, norm=self.norm)
+
+    @property
+    def has_programs(self) -> bool:
+        """Whether programs of OpenVINO are in memory, of the images of this backbone or of one of its weights."""
+        return self._programs.are_in_memory
 
     def expect_images(self, counts: Mapping[tuple[int, int], int]) -> None:
         """State how many images of each size are still to come, by which the runtime ``auto`` decides.
