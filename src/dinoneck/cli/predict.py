@@ -283,8 +283,11 @@ def open_model(
     """
     from dinoneck.devices import local_device
     from dinoneck.dtypes import WEIGHT_DTYPES
-    from dinoneck.inference.sources import open_heads
+    from dinoneck.inference.sources import names_detector, open_heads
 
+    if names_detector(heads):  # before its file is fetched
+        cli.refuse_unused(cli.PREDICT_WITH_DETECTOR, words)
+        options.refuse_with_own_vit()
     checkpoints_by_key: Any = open_heads(heads, options.revision, options.weights)
     checkpoints = list(chain.from_iterable(checkpoints_by_key.values()))
     first = checkpoints[0]
@@ -347,7 +350,6 @@ def _open_detector(
     detector = Detector.from_checkpoint(
         checkpoint, backbone, local_device(options.device), runtime=runtime
     )
-    detector.source = checkpoint.source or ""
     if options.min_score is not None:
         detector.min_score = options.min_score
     detector.preprocess = detector.preprocess.changed(bits=options.bits)

@@ -13,15 +13,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.bands import RGB_CHANNELS
-from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.preprocessing import Preprocessing, Size
 from dinoneck.detection.detector import Detector
 from dinoneck.dtypes import WEIGHT_DTYPES
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import patch_pair
 from dinoneck.inference import MicroBatcher, Predictor, coco_objects
-from dinoneck.inference.sources import NO_KEY, open_heads
+from dinoneck.inference.sources import NO_KEY, names_detector, open_heads
 from dinoneck.registry import DETECTORS
 from dinoneck.serve.settings import Settings
 from dinoneck.text import counted
@@ -40,26 +41,34 @@ class Model(NamedTuple):
         predict: returns the prediction for one image, pixels (3, H, W), as JSON values; with maps
             as one of MAPS.
         preprocess: the resizing and normalisation of images.
+        recipe: (height, width) of an image -> how it is prepared before it is cut into tiles;
+            without tiles that is ``preprocess``.
+        backbones: what computes tokens; none where transformers computes the ViT of a detector.
         facts: description for clients.
     """
 
     predict: Callable[[Tensor, str], dict[str, Any]]
     preprocess: Preprocessing
+    recipe: Callable[[Size], Preprocessing]
+    backbones: tuple[Backbone, ...]
     facts: dict[str, Any]
 
 
 def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
     """Return the model of a head file, a folder of them, a published head or a Hub repository, after a prediction.
 
-    Programs of OpenVINO are compiled here, for the sizes that the heads fix.
+    Programs of OpenVINO are compiled here, for the sizes that the heads or tiles fix. ``auto`` that
+    finds none to be faster leaves the backbones to torch.
 
     Raises:
         CheckpointError: if a file cannot be used.
         BackboneError: if the backbone cannot be loaded.
-        ConfigError: for views or batches of a detector, for several files with a detector among
+        ConfigError: for views, batches or tiles of a detector, for several files with a detector among
             them, and for a head of images that are not RGB.
         DataError: if its prediction is not finite.
     """
+    if names_detector(head):
+        _check_settings_of_detector(settings)  # before its file is fetched
     checkpoints = cast("list[HeadCheckpoint]", open_heads(head, weights=settings.weights)[NO_KEY])
     for checkpoint in checkpoints:  # before their backbone is loaded
         _check_channels(checkpoint.preprocess)
@@ -72,14 +81,26 @@ def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
         digests=[checkpoint.meta["digest"] for checkpoint in checkpoints],
     )
     _check_channels(model.preprocess)
-    size = model.preprocess.size
-    if size is None:
-        patch_height, patch_width = patch_pair(model.preprocess.patch_size)
-        size = (4 * patch_height, 4 * patch_width)
+    size = _size_of_first_image(model.preprocess, settings.tile)
     num_predictions = _PREDICTIONS_OF_AUTO if settings.runtime == "auto" else 1
     for _ in range(num_predictions):
         model.predict(torch.rand(3, *size), "none")
+    if settings.runtime == "auto" and not any(
+        backbone.has_programs for backbone in model.backbones
+    ):
+        for backbone in model.backbones:
+            backbone.runtime = "torch"
     return model
+
+
+def _size_of_first_image(preprocess: Preprocessing, tile: Size | None) -> Size:
+    """Return the (height, width) of an image whose prediction compiles what later ones need: two tiles, if any."""
+    if tile is not None:
+        return (2 * tile[0], tile[1])
+    if preprocess.size is not None:
+        return preprocess.size
+    patch_height, patch_width = patch_pair(preprocess.patch_size)
+    return (4 * patch_height, 4 * patch_width)
 
 
 def _check_channels(recipe: Preprocessing | None) -> None:
@@ -100,6 +121,8 @@ def _heads(checkpoints: list[HeadCheckpoint], settings: Settings) -> Model:
     predictor = Predictor(
         checkpoints,
         tta=settings.tta,
+        tile=settings.tile,
+        overlap=settings.overlap,
         device=settings.device,
         runtime=settings.runtime,
         dtype=None if settings.precision is None else WEIGHT_DTYPES[settings.precision],
@@ -132,21 +155,38 @@ def _heads(checkpoints: list[HeadCheckpoint], settings: Settings) -> Model:
     facts: dict[str, Any] = {
         "tasks": tasks,
         "tta": predictor.tta,
+        "tile": settings.tile,
+        "overlap": settings.overlap,
         "backbone": predictor.backbone.name,
         "device": str(predictor.device),
     }
-    return Model(predict, predictor.preprocess, facts)
+    return Model(
+        predict=predict,
+        preprocess=predictor.preprocess,
+        recipe=predictor.passes[0].recipe,
+        backbones=tuple(backbone_pass.backbone for backbone_pass in predictor.passes),
+        facts=facts,
+    )
 
 
-def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
+def _check_settings_of_detector(settings: Settings) -> None:
+    """Raise a ConfigError for a setting that is for heads."""
     if settings.batch != 1:
         raise ConfigError(f"batch is {settings.batch}, which is for heads; a detector takes 1")
+    if settings.tile is not None:
+        raise ConfigError(f"tile is {settings.tile}, which is for heads; leave it out")
+    if settings.overlap != 0:
+        raise ConfigError(f"overlap is {settings.overlap}, which is for heads; leave it out")
     if settings.tta is not None:
         raise ConfigError(f"tta is {settings.tta!r}, which is for heads; leave it out")
     if settings.precision is not None:
         raise ConfigError(
             f"precision is {settings.precision!r}, which is for heads; leave it out (--precision)"
         )
+
+
+def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
+    _check_settings_of_detector(settings)
     detector = Detector.from_checkpoint(
         checkpoint, device=settings.device, runtime=settings.runtime
     )
@@ -172,7 +212,14 @@ def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
         "backbone": detector.backbone_name,
         "device": str(detector.device),
     }
-    return Model(predict, detector.preprocess, facts)
+    backbone = detector.runtime_backbone
+    return Model(
+        predict=predict,
+        preprocess=detector.preprocess,
+        recipe=lambda size: detector.preprocess,
+        backbones=() if backbone is None else (backbone,),
+        facts=facts,
+    )
 
 
 def _as_json(prediction: dict[str, Any], maps: str) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def _all_tables(report: Mapping[str, Any], held_out: bool) -> list[ScoreTable]:
         untrained = dict(report["untrained"])
         untrained.pop("per_class", None)  # classes are shown of the best epoch
         models = {f"best epoch ({best['epoch']})": best, "before training": untrained}
-        tables += box_tables(models, held_out=held_out)
+        tables += box_tables(models, report.get("scored", "boxes"), held_out)
     for key in ("boxes", "masks", "segments"):
         if key in report:
             tables += box_tables(report[key], key, held_out)
