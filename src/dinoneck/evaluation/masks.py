@@ -215,7 +215,10 @@ def _read_normals(
 ) -> Tensor:
     """The true normals of a row's image, prepared as this model does it."""
     return read_normals_of_row(
-        row, file_of_row=mask_reader.mask_of_row, preprocess=predictor.recipe(images[row])
+        row,
+        file_of_row=mask_reader.mask_of_row,
+        preprocess=predictor.recipe(images[row]),
+        size_of_row=mask_reader.image_size_of_row,
     )
 
 
