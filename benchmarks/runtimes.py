@@ -5,7 +5,8 @@
 
 Compared are the tokens of all blocks, for images of three sizes, with and without the final norm,
 in float32 and bfloat16. DIR is a checkout of facebookresearch/dinov2 or dinov3, whose own models
-are then compared too; rf_detr are the ViTs of the RF-DETR detectors. The exit code is 1 if a difference is above its bound.
+are then compared too; rf_detr are the ViTs of the RF-DETR detectors. The exit code is 1 if a
+difference is above its bound.
 """
 
 from __future__ import annotations
