@@ -110,11 +110,12 @@ class VitOfRuntime(nn.Module):
 
     def __init__(self, vit: nn.Module, image_size: tuple[int, int], runtime: Runtime) -> None:
         super().__init__()
-        self.config: Any = vit.config
+        config: Any = vit.config
+        self.config = config
         self.embeddings = vit.embeddings
         self.encoder = vit.encoder
         self.layernorm = vit.layernorm
-        layers = [number - 1 for number in self.config.out_indices]
+        layers = [number - 1 for number in config.out_indices]
         backbone = Backbone(
             WindowedVit(vit, image_size),
             name=VIT_NAME,
