@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck.backbones.backbone import Backbone
+from dinoneck.checks import check_class_names
 from dinoneck.configured import Configured
 from dinoneck.detection.detr import best_pairs, boxes_of_queries, labels_of
 from dinoneck.detection.levels import Target
@@ -163,8 +164,7 @@ class RfDetr(Configured, nn.Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        if not classes or len(set(classes)) < len(classes):
-            raise ConfigError(f"classes are {classes}; expected one name or more, each once")
+        check_class_names(classes)
         if len(set(outputs)) != len(classes) or not set(outputs) <= set(range(num_outputs)):
             raise ConfigError(
                 f"outputs are {outputs}; expected {len(classes)} different numbers below "
@@ -376,6 +376,20 @@ class RfDetr(Configured, nn.Module):
     def class_heads(self) -> list[str]:
         """Return the names of the tensors that have a row per class."""
         return [name for name in self.state_dict() if _CLASS_HEADS in name]
+
+    def ranked(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return boxes (n, 4) XYXY in pixels, scores (n,) and labels (n,) of one image by falling score, for a trace.
+
+        A model of masks also gives (n, H / 4, W / 4): the probability that a cell belongs to the
+        object.
+        """
+        raw = self.raw(images)
+        scores, queries, labels = best_pairs(raw.logits)
+        boxes = boxes_of_queries(raw.shares, queries, images.shape[-2:])
+        if raw.masks is None:
+            return boxes[0], scores[0], labels[0]
+        masks = raw.masks[0].index_select(0, queries[0])
+        return boxes[0], scores[0], labels[0], masks.sigmoid()
 
     def raw(self, images: Tensor) -> RawOutputs:
         """Return the outputs of the network that belong to classes, for normalised images (B, 3, H, W)."""

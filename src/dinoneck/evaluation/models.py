@@ -54,6 +54,8 @@ def _open_model(model: Model) -> Predictor | Detector:
     if isinstance(model, Detector):
         return model
     if isinstance(model, Predictor):
+        if isinstance(model.detector, Detector):
+            return model.detector
         if isinstance(model.tasks, Mapping):  # a predictor of several heads has tasks by their keys
             raise _several_keys(model.tasks)
         return model
@@ -63,9 +65,7 @@ def _open_model(model: Model) -> Predictor | Detector:
     [checkpoints] = checkpoints_by_key.values()
     first = checkpoints[0]
     if isinstance(first, HeadCheckpoint) and first.head_type in DETECTORS:
-        detector = Detector.from_checkpoint(first)
-        detector.source = first.source or ""
-        return detector
+        return Detector.from_checkpoint(first)
     return Predictor(checkpoints)
 
 

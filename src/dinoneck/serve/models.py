@@ -16,13 +16,14 @@ from torch import Tensor
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.bands import RGB_CHANNELS
-from dinoneck.data.preprocessing import Preprocessing, Size
+from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.recipe import Size
 from dinoneck.detection.detector import Detector
 from dinoneck.dtypes import WEIGHT_DTYPES
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import patch_pair
 from dinoneck.inference import MicroBatcher, Predictor, coco_objects
-from dinoneck.inference.sources import NO_KEY, open_heads
+from dinoneck.inference.sources import NO_KEY, names_detector, open_heads
 from dinoneck.registry import DETECTORS
 from dinoneck.serve.settings import Settings
 from dinoneck.text import counted
@@ -67,6 +68,8 @@ def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
             them, and for a head of images that are not RGB.
         DataError: if its prediction is not finite.
     """
+    if names_detector(head):
+        _check_settings_of_detector(settings)  # before its file is fetched
     checkpoints = cast("list[HeadCheckpoint]", open_heads(head, weights=settings.weights)[NO_KEY])
     for checkpoint in checkpoints:  # before their backbone is loaded
         _check_channels(checkpoint.preprocess)
@@ -167,7 +170,8 @@ def _heads(checkpoints: list[HeadCheckpoint], settings: Settings) -> Model:
     )
 
 
-def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
+def _check_settings_of_detector(settings: Settings) -> None:
+    """Raise a ConfigError for a setting that is for heads."""
     if settings.batch != 1:
         raise ConfigError(f"batch is {settings.batch}, which is for heads; a detector takes 1")
     if settings.tile is not None:
@@ -180,6 +184,10 @@ def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
         raise ConfigError(
             f"precision is {settings.precision!r}, which is for heads; leave it out (--precision)"
         )
+
+
+def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
+    _check_settings_of_detector(settings)
     detector = Detector.from_checkpoint(
         checkpoint, device=settings.device, runtime=settings.runtime
     )
