@@ -469,7 +469,7 @@ PIPELINES = [
     ),
     Mutant(
         sentence="Boxes of different classes suppress each other in the ONNX file of a detector.",
-        where="detection.plain_operators:_Suppression.take_best",
+        where="detection.plain_operators:Suppression.take_best",
         edit=replace('self._node("And", overlaps, is_of_class)', by="overlaps"),
         tests=[
             "unit/detection/test_plain_operators.py::"
