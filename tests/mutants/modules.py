@@ -22,10 +22,10 @@ MODULES = [
     ),
     Mutant(
         sentence="A patch that the image's edge cuts counts as a whole patch.",
-        where="grid:TokenGrid.size",
+        where="patches:axes_of",
         edit=replace(
-            "_axis(_cells, 1.0, -float((_length - _cells * _patch) // 2))",
-            by="_axis(-(-_length // _patch), 1.0, -float((_length - _cells * _patch) // 2))",
+            "Axis(_cells, 1.0, -float((_length - _cells * _patch) // 2))",
+            by="Axis(-(-_length // _patch), 1.0, -float((_length - _cells * _patch) // 2))",
         ),
         tests=["unit/test_grid.py"],
     ),

@@ -119,7 +119,7 @@ PIPELINES = [
     ),
     Mutant(
         sentence="Patches that show a part of an image, and padding beside it, count as padding.",
-        where="data.preprocessing:Placement.shown_cells",
+        where="data.recipe:Placement.shown_cells",
         edit=replace("-(-_end * _cells // _canvas)", by="_end * _cells // _canvas"),
         tests=[_REFERENCE],
     ),
@@ -145,7 +145,7 @@ PIPELINES = [
     ),
     Mutant(
         sentence="False boxes are drawn like those that find an object.",
-        where="viz.panels:boxes_panel",
+        where="viz.pictures:boxes_panel",
         edit=always("_box in _found or truth is None"),
         tests=[
             "unit/viz/test_panels.py::"
@@ -263,7 +263,7 @@ PIPELINES = [
     ),
     Mutant(
         sentence="Cropping to a size keeps the upper left corner of an image, not its centre.",
-        where="data.preprocessing:Preprocessing.placement",
+        where="data.recipe:ImageRecipe.placement",
         edit=replace("int((_canvas[0] - _resized[0]) / 2)", by="0"),
         tests=["unit/data/test_preparation.py::test_a_tall_image_is_cropped_to_its_middle"],
     ),

@@ -28,7 +28,7 @@ from tyro.conf import (
 from tyro.constructors import PrimitiveConstructorSpec
 
 from dinoneck.errors import ConfigError, DataError
-from dinoneck.kinds import RUNTIMES, Precision, Runtime
+from dinoneck.kinds import RUNTIMES, AnyRuntime, Precision, Runtime
 from dinoneck.registry import WITH_OWN_VIT
 from dinoneck.text import did_you_mean
 from dinoneck.training.config import FrozenBackbone
@@ -93,6 +93,33 @@ PREDICT_WITH_DETECTOR = RunKind(
         "--precision",
     ),
 )
+PREDICT_WITH_FILE = RunKind(
+    "an exported file, which has its backbone, one view and no tiles",
+    unused=(
+        "--tta",
+        "--probe",
+        "--tile",
+        "--overlap",
+        "--store",
+        "--truth",
+        "--image-column",
+        "--subfolders",
+        "--revision",
+        "--weights",
+        "--backbone-file",
+        "--random-backbone",
+        "--device",
+        "--precision",
+    ),
+)
+EVALUATE_FILE = RunKind(
+    PREDICT_WITH_FILE.name,
+    unused=tuple(
+        flag
+        for flag in PREDICT_WITH_FILE.unused
+        if flag not in ("--truth", "--image-column", "--subfolders")
+    ),
+)
 PREDICT_WITHOUT_OVERLAY = RunKind(
     "predictions without --overlay", unused=("--truth", "--image-column", "--subfolders")
 )
@@ -108,7 +135,10 @@ EXPORT_HEAD_ALONE = RunKind(
     unused=("--size", "--maps", "--backbone-file", "--random-backbone"),
 )
 EXPORT_WHOLE_MODEL = RunKind("the export of a whole model", unused=("--grid",))
-EXPORT_DETECTOR = RunKind("the export of a detector", unused=("--grid", "--maps"))
+EXPORT_DETECTOR = RunKind(
+    "the export of a detector, which is always whole",
+    unused=("--grid", "--maps", "--with-backbone"),
+)
 
 
 def parse(
@@ -332,10 +362,20 @@ class HeadBackbone:
         if not (self.backbone_file or self.random_backbone):
             return None
         if head.head_type in WITH_OWN_VIT:
-            raise ConfigError(
-                "this detector holds its own ViT; leave --backbone-file and --random-backbone out"
-            )
+            raise _no_backbone_needed()
         return head.load_backbone(self.backbone_file, random=self.random_backbone)
+
+    def refuse_with_own_vit(self) -> None:
+        """Raise a ConfigError if an option gives a backbone to a detector that holds its own."""
+        if self.backbone_file or self.random_backbone:
+            raise _no_backbone_needed()
+
+
+def _no_backbone_needed() -> ConfigError:
+    """The error for a backbone that is given to a detector with its own."""
+    return ConfigError(
+        "this detector holds its own ViT; leave --backbone-file and --random-backbone out"
+    )
 
 
 @dataclass(frozen=True)
@@ -353,7 +393,8 @@ class PredictionOptions(HeadBackbone):
             as recorded in the heads).
         device: such as cpu or cuda:1 (default: a GPU if there is one).
         runtime: what computes the tokens: torch; openvino (extra [fast], on a CPU); or auto, the
-            faster of both for each size of images (default: DINONECK_RUNTIME, else auto).
+            faster of both for each size of images (default: DINONECK_RUNTIME, else auto). Of an
+            exported file what runs it: onnxruntime (default) or openvino.
         precision: of the backbone's weights and tokens, of heads (default: as in training).
     """
 
@@ -364,7 +405,7 @@ class PredictionOptions(HeadBackbone):
     min_score: float | None = None
     bits: Bits = None
     device: str | None = None
-    runtime: Runtime | None = None
+    runtime: AnyRuntime | None = None
     precision: Precision | None = None
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from dinoneck.checks import check_class_names
 from dinoneck.configured import Configured
 from dinoneck.detection.levels import Levels, Target, build_torchvision, count_fcos_cells
 from dinoneck.errors import ConfigError
@@ -89,8 +90,7 @@ class DetectionHead(Configured, nn.Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        if not classes or len(set(classes)) < len(classes):
-            raise ConfigError(f"classes are {classes}; expected one name or more, each once")
+        check_class_names(classes)
         converted("min_score", min_score, Share)
         self.detector = detector
         self.classes = classes
@@ -191,6 +191,18 @@ class DetectionHead(Configured, nn.Module):
         if targets is None:
             return self._torchvision_detections(images)
         return self._torchvision_losses(images, targets)
+
+    def ranked(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return boxes (n, 4) XYXY in pixels, scores (n,) and labels (n,) of one image by falling score, for a trace.
+
+        Args:
+            images: of a DETR, one normalised image, (1, 3, H, W).
+        """
+        from dinoneck.detection.detr import ranked
+
+        outputs: Any = self.model(pixel_values=images)
+        boxes, scores, labels = ranked(outputs.logits, outputs.pred_boxes, images.shape[-2:])
+        return boxes[0], scores[0], labels[0]
 
     def _torchvision_losses(self, images: Tensor, targets: Sequence[Target]) -> Any:
         """The losses of torchvision's detector by name."""

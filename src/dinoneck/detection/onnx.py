@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,17 +18,16 @@ from torchvision.models.detection.image_list import ImageList
 
 from dinoneck.backbones import lora
 from dinoneck.backbones.backbone import plain_backbone
+from dinoneck.checkpoint.format import spelling
 from dinoneck.detection.plain_operators import add_suppression, sample_by_gathers
 from dinoneck.dtypes import dtype_name
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.export.onnx_file import drop_metadata, onnx_runner, to_half, write_onnx
 from dinoneck.export.program import Run
 from dinoneck.extras import missing_extra
+from dinoneck.runtime.description import DETECTOR_KEY, FORMAT, DetectorRecord, to_entry
 from dinoneck.text import first_line
 from dinoneck.version import __version__
-
-if TYPE_CHECKING:
-    from dinoneck.detection.rf_detr import RfDetr
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +39,6 @@ DECOMPOSITIONS = {
     torch.ops.aten._is_all_true.default: torch.all,
     torch.ops.aten.grid_sampler.default: sample_by_gathers,
 }
-KEY = "dinoneck_detector"
 SUPPRESSING = ("fcos", "retinanet")
 _LEAST_SCORE = 0.05  # boxes of lower scores are not compared
 _BLOB_PX = 16  # side of the blobs of a random image
@@ -138,15 +135,20 @@ def export(
     parity = None
     if check:
         parity = _compare(detector, proto, size, half=half)
-    facts = {
-        "classes": detector.classes,
-        "size": size,
-        "detector": detector.head.detector,
-        "half": half,
-        "parity": None if parity is None else _record(parity, half),
-        "dinoneck": __version__,
-    }
-    write_onnx(Path(path), proto, {KEY: json.dumps(facts)})
+    facts = DetectorRecord(
+        format=FORMAT,
+        classes=tuple(detector.classes),
+        size=list(size),
+        detector=detector.head.detector,
+        half=half,
+        parity=None if parity is None else _record(parity, half),
+        dinoneck=__version__,
+        preprocess=detector.preprocess.changed(size=tuple(size)).record(),
+        min_score=detector.min_score,
+        digest=detector.checkpoint().meta["digest"],
+        has_masks=detector.has_masks,
+    )
+    write_onnx(Path(path), proto, {DETECTOR_KEY: spelling(to_entry(facts))})
     return parity
 
 
@@ -209,31 +211,10 @@ class OneImage(nn.Module):
         """
         head = self.detector.head
         normalised = self.detector.normalised(image)
-        if head.detector == "rf_detr":
-            return rf_detr_outputs(head, normalised)
         if self.suppresses:
             return dense_candidates(head.model, normalised)
-        from dinoneck.detection.detr import ranked
-
-        outputs: Any = head.model(pixel_values=normalised)
-        boxes, scores, labels = ranked(outputs.logits, outputs.pred_boxes, image.shape[-2:])
-        return boxes[0], scores[0], labels[0]
-
-
-def rf_detr_outputs(head: RfDetr, images: Tensor) -> tuple[Tensor, ...]:
-    """Return boxes (n, 4), scores (n,) and labels (n,) of one image, and the masks (n, H / 4, W / 4) of some models.
-
-    A value of a mask is the probability that its cell belongs to the object.
-    """
-    from dinoneck.detection.detr import best_pairs, boxes_of_queries
-
-    raw = head.raw(images)
-    scores, queries, labels = best_pairs(raw.logits)
-    boxes = boxes_of_queries(raw.shares, queries, images.shape[-2:])
-    if raw.masks is None:
-        return boxes[0], scores[0], labels[0]
-    masks = raw.masks[0].index_select(0, queries[0])
-    return boxes[0], scores[0], labels[0], masks.sigmoid()
+        outputs: tuple[Tensor, ...] = head.ranked(normalised)
+        return outputs
 
 
 def dense_candidates(model: Any, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:

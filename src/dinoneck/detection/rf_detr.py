@@ -11,11 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dinoneck.backbones.backbone import Backbone
+from dinoneck.checks import check_class_names
 from dinoneck.configured import Configured
 from dinoneck.detection.detr import best_pairs, boxes_of_queries, labels_of
 from dinoneck.detection.levels import Target
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.extras import missing_extra
+from dinoneck.kinds import Runtime
 from dinoneck.published.detectors import VIT_NAME
 from dinoneck.text import first_line, some_of
 from dinoneck.training.parameter_groups import OwnVit
@@ -36,6 +39,8 @@ except ImportError as error:
         f"RF-DETR is part of transformers from version 5.9 on, and {transformers.__version__} is "
         "installed: pip install --upgrade 'transformers>=5.9'"
     ) from error
+
+from dinoneck.detection.rf_detr_vit import VitOfRuntime  # imports transformers too
 
 DETECTOR = "rf_detr"
 _WIDTH = 384  # of the ViT-S that all published models hold
@@ -159,8 +164,7 @@ class RfDetr(Configured, nn.Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        if not classes or len(set(classes)) < len(classes):
-            raise ConfigError(f"classes are {classes}; expected one name or more, each once")
+        check_class_names(classes)
         if len(set(outputs)) != len(classes) or not set(outputs) <= set(range(num_outputs)):
             raise ConfigError(
                 f"outputs are {outputs}; expected {len(classes)} different numbers below "
@@ -212,9 +216,33 @@ class RfDetr(Configured, nn.Module):
     @property
     def vit(self) -> nn.Module:
         """The windowed ViT."""
-        boxes_model = self.model.model if self.has_masks else self.model
-        vit: nn.Module = boxes_model.model.backbone.backbone
+        vit: nn.Module = self._vit_with_projector.backbone
         return vit
+
+    @property
+    def _vit_with_projector(self) -> Any:
+        """The module of transformers that holds the ViT and the projector."""
+        boxes_model = self.model.model if self.has_masks else self.model
+        return boxes_model.model.backbone
+
+    @property
+    def vit_backbone(self) -> Backbone | None:
+        """The ViT as a backbone, after :meth:`use_runtime`; None before."""
+        vit = self.vit
+        return vit.backbone if isinstance(vit, VitOfRuntime) else None
+
+    def use_runtime(self, runtime: Runtime, image_size: tuple[int, int]) -> None:
+        """Freeze the ViT, and let a runtime compute it.
+
+        Args:
+            runtime: see :meth:`dinoneck.Backbone.with_runtime`.
+            image_size: (height, width) in pixels of the images that the network gets.
+
+        Raises:
+            BackboneError: if ``openvino`` does not compute in the dtype of the weights.
+            ImportError: naming the extra, if ``openvino`` is not installed.
+        """
+        self._vit_with_projector.backbone = VitOfRuntime(self.vit, image_size, runtime).eval()
 
     @property
     def own_vit(self) -> OwnVit:
@@ -348,6 +376,20 @@ class RfDetr(Configured, nn.Module):
     def class_heads(self) -> list[str]:
         """Return the names of the tensors that have a row per class."""
         return [name for name in self.state_dict() if _CLASS_HEADS in name]
+
+    def ranked(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return boxes (n, 4) XYXY in pixels, scores (n,) and labels (n,) of one image by falling score, for a trace.
+
+        A model of masks also gives (n, H / 4, W / 4): the probability that a cell belongs to the
+        object.
+        """
+        raw = self.raw(images)
+        scores, queries, labels = best_pairs(raw.logits)
+        boxes = boxes_of_queries(raw.shares, queries, images.shape[-2:])
+        if raw.masks is None:
+            return boxes[0], scores[0], labels[0]
+        masks = raw.masks[0].index_select(0, queries[0])
+        return boxes[0], scores[0], labels[0], masks.sigmoid()
 
     def raw(self, images: Tensor) -> RawOutputs:
         """Return the outputs of the network that belong to classes, for normalised images (B, 3, H, W)."""

@@ -54,6 +54,8 @@ def _open_model(model: Model) -> Predictor | Detector:
     if isinstance(model, Detector):
         return model
     if isinstance(model, Predictor):
+        if isinstance(model.detector, Detector):
+            return model.detector
         if isinstance(model.tasks, Mapping):  # a predictor of several heads has tasks by their keys
             raise _several_keys(model.tasks)
         return model
@@ -63,9 +65,7 @@ def _open_model(model: Model) -> Predictor | Detector:
     [checkpoints] = checkpoints_by_key.values()
     first = checkpoints[0]
     if isinstance(first, HeadCheckpoint) and first.head_type in DETECTORS:
-        detector = Detector.from_checkpoint(first)
-        detector.source = first.source or ""
-        return detector
+        return Detector.from_checkpoint(first)
     return Predictor(checkpoints)
 
 
@@ -122,10 +122,10 @@ def _seconds_for_programs(model: Predictor | Detector) -> float:
 
 
 def _backbones_of(model: Predictor | Detector) -> list[Backbone]:
-    """Return the backbones of a model, without those that a detector holds as a part of its own."""
-    backbones = []
+    """Return the backbones of a model whose runtimes compute tokens."""
+    backbones: list[Any] = []
     if isinstance(model, Detector):
-        backbones.append(plain_backbone(model.backbone))
+        backbones.append(model.runtime_backbone)
     elif isinstance(model, Predictor):
         for backbone_pass in model.passes:
             backbones.append(plain_backbone(backbone_pass.backbone))

@@ -6,7 +6,8 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from dinoneck.tasks import Column, Task, columns_of
+from dinoneck.task_facts import Column, TaskFacts, columns_of
+from dinoneck.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -19,13 +20,13 @@ class PredictedTasks:
     """
 
     tasks: list[Task]
-    columns: list[Column]
+    columns: list[Column[Task]]
 
     @classmethod
     def of_models(cls, tasks_of_models: Sequence[Sequence[Task]]) -> Self:
         """Collect the tasks of each model."""
         tasks: dict[str, Task] = {}
-        columns: dict[str, Column] = {}
+        columns: dict[str, Column[Task]] = {}
         for tasks_of_model in tasks_of_models:
             for task in tasks_of_model:
                 tasks.setdefault(task.name, task)
@@ -49,11 +50,16 @@ class PredictedTasks:
         return [task for task in self.tasks if is_share_map(task)]
 
     @property
+    def normals(self) -> list[Task]:
+        """The tasks that predict surface normals."""
+        return [task for task in self.tasks if task.is_unit]
+
+    @property
     def number_map_names(self) -> list[str]:
-        """The names of the tasks that predict numbers per patch, which are no shares."""
+        """The names of the tasks that predict numbers per patch, which are no shares and no surface normals."""
         numbers = []
         for task in self.tasks:
-            if task.kind == "dense" and not is_share_map(task):
+            if task.kind == "dense" and not (is_share_map(task) or task.is_unit):
                 numbers.append(task.name)
         return numbers
 
@@ -84,7 +90,7 @@ class PredictedTasks:
         return self.has_scored_shares(task) and not missing_parts(task, truth_columns)
 
 
-def is_share_map(task: Task) -> bool:
+def is_share_map(task: TaskFacts) -> bool:
     """Return whether a task predicts the shares of several classes per patch."""
     return task.kind == "dense" and task.shares and task.dim > 1
 

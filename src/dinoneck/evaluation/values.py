@@ -15,7 +15,8 @@ from dinoneck.evaluation.report import predict_and_score
 from dinoneck.evaluation.truth import nothing_to_score
 from dinoneck.inference.predictor import Predictor
 from dinoneck.metrics import Array
-from dinoneck.tasks import Column, Task, columns_of
+from dinoneck.task_facts import Column, columns_of
+from dinoneck.tasks import Task
 from dinoneck.text import some_of
 from dinoneck.training.scored import ClassTarget, ScoredTarget, ValueTarget
 
@@ -106,7 +107,7 @@ def _class_target(task: Task, table: Table) -> ClassTarget:
     return ClassTarget(task.name, truth=codes, labels=labels)
 
 
-def _number_target(column: Column, table: Table) -> ValueTarget:
+def _number_target(column: Column[Task], table: Table) -> ValueTarget:
     """The numbers of a column, (n, 1)."""
     numbers = table.numbers(column.name)[:, None]
     return ValueTarget(column.task.name, columns=(column.place,), truth=numbers)

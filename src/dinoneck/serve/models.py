@@ -13,16 +13,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dinoneck.backbones.backbone import Backbone, plain_backbone
+from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.bands import RGB_CHANNELS
-from dinoneck.data.preprocessing import Preprocessing, Size
+from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.recipe import Size
 from dinoneck.detection.detector import Detector
 from dinoneck.dtypes import WEIGHT_DTYPES
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import patch_pair
 from dinoneck.inference import MicroBatcher, Predictor, coco_objects
-from dinoneck.inference.sources import NO_KEY, open_heads
+from dinoneck.inference.sources import NO_KEY, names_detector, open_heads
 from dinoneck.registry import DETECTORS
 from dinoneck.serve.settings import Settings
 from dinoneck.text import counted
@@ -43,7 +44,7 @@ class Model(NamedTuple):
         preprocess: the resizing and normalisation of images.
         recipe: (height, width) of an image -> how it is prepared before it is cut into tiles;
             without tiles that is ``preprocess``.
-        backbones: what computes tokens; none where a detector holds its own ViT.
+        backbones: what computes tokens; none where transformers computes the ViT of a detector.
         facts: description for clients.
     """
 
@@ -67,6 +68,8 @@ def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
             them, and for a head of images that are not RGB.
         DataError: if its prediction is not finite.
     """
+    if names_detector(head):
+        _check_settings_of_detector(settings)  # before its file is fetched
     checkpoints = cast("list[HeadCheckpoint]", open_heads(head, weights=settings.weights)[NO_KEY])
     for checkpoint in checkpoints:  # before their backbone is loaded
         _check_channels(checkpoint.preprocess)
@@ -167,7 +170,8 @@ def _heads(checkpoints: list[HeadCheckpoint], settings: Settings) -> Model:
     )
 
 
-def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
+def _check_settings_of_detector(settings: Settings) -> None:
+    """Raise a ConfigError for a setting that is for heads."""
     if settings.batch != 1:
         raise ConfigError(f"batch is {settings.batch}, which is for heads; a detector takes 1")
     if settings.tile is not None:
@@ -180,6 +184,10 @@ def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
         raise ConfigError(
             f"precision is {settings.precision!r}, which is for heads; leave it out (--precision)"
         )
+
+
+def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
+    _check_settings_of_detector(settings)
     detector = Detector.from_checkpoint(
         checkpoint, device=settings.device, runtime=settings.runtime
     )
@@ -205,12 +213,12 @@ def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
         "backbone": detector.backbone_name,
         "device": str(detector.device),
     }
-    backbones = () if detector.backbone is None else (plain_backbone(detector.backbone),)
+    backbone = detector.runtime_backbone
     return Model(
         predict=predict,
         preprocess=detector.preprocess,
         recipe=lambda size: detector.preprocess,
-        backbones=backbones,
+        backbones=() if backbone is None else (backbone,),
         facts=facts,
     )
 

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from dinoneck.data.decoding import read_pixels
 from dinoneck.data.image_tiffs import check_pages
-from dinoneck.data.preprocessing import Preprocessing, Size
+from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.recipe import Size
 from dinoneck.errors import DataError
 from dinoneck.grid import patch_pair
 from dinoneck.serve.refusal import Refusal
