@@ -599,7 +599,8 @@ class ExportedDetector:
         if not np.isfinite(scores).all():
             raise DataError(f"scores of {self.source} are not finite; expected numbers in 0 ... 1")
         best = np.argsort(-scores, kind="stable")[:max_boxes]
-        best = best[scores[best] >= min_score]
+        is_sure = (scores[best] >= min_score) & (scores[best] > 0)  # empty rows have score 0
+        best = best[is_sure]
         labels = arrays["labels"][best].astype(np.int64)
         height, width = image.size
         canvas_height, canvas_width = image.placement.canvas

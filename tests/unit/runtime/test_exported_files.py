@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from dinoneck.export import export_head, export_model
 from dinoneck.kinds import FILE_RUNTIMES
 from dinoneck.runtime import ExportedPredictor, open_exported
 
+ROOT = Path(__file__).resolve().parents[3]
 MASS = Task(
     "mass",
     unit="g",
@@ -54,6 +56,7 @@ TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 # any import of these fails, as in an environment without them
 WITHOUT_TORCH = """
 import sys
+import tomllib
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {"torch", "torchvision", "timm", "safetensors", "onnx", "pandas"}:
@@ -346,3 +349,14 @@ def test_8_bits_are_resized_to_the_same_integers(size: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (3, 97, 131), dtype=np.uint8)
     expected = resample(torch.from_numpy(image)[None], size, "bilinear")[0].numpy()
     np.testing.assert_array_equal(resampling.resample(image, size, "bilinear"), expected)
+
+
+def test_what_files_need_is_what_the_package_needs() -> None:
+    """The shipped list has the versions of pyproject.toml, and only packages of it."""
+    from importlib.resources import files
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    known = {*project["dependencies"], *project["optional-dependencies"]["export"]}
+    listed = files("dinoneck.runtime").joinpath("requirements.txt").read_text().splitlines()
+    assert {*listed} <= known
+    assert not any(line.startswith(("torch", "timm", "onnx>")) for line in listed)
