@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.bands import RGB_CHANNELS
-from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.recipe import ImageRecipe
 from dinoneck.detection.detector import Detector
 from dinoneck.dtypes import WEIGHT_DTYPES
 from dinoneck.errors import ConfigError, DataError
@@ -23,7 +23,14 @@ from dinoneck.grid import patch_pair
 from dinoneck.inference import MicroBatcher, Predictor, coco_objects
 from dinoneck.inference.sources import NO_KEY, open_heads
 from dinoneck.registry import DETECTORS
+from dinoneck.runtime.exported import (
+    ExportedDetector,
+    check_backbone_runtime,
+    is_exported,
+    open_exported,
+)
 from dinoneck.serve.settings import Settings
+from dinoneck.task_facts import TaskFacts
 from dinoneck.text import counted
 
 MAPS = ("none", "lists", "png")
@@ -44,12 +51,14 @@ class Model(NamedTuple):
     """
 
     predict: Callable[[Tensor, str], dict[str, Any]]
-    preprocess: Preprocessing
+    preprocess: ImageRecipe
     facts: dict[str, Any]
 
 
 def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
     """Return the model of a head file, a folder of them, a published head or a Hub repository, after a prediction.
+
+    Or that of an exported file, which ONNX Runtime or OpenVINO runs.
 
     Programs of OpenVINO are compiled here, for the sizes that the heads fix.
 
@@ -60,6 +69,8 @@ def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
             them, and for a head of images that are not RGB.
         DataError: if its prediction is not finite.
     """
+    if is_exported(head):
+        return _file(head, settings)
     checkpoints = cast("list[HeadCheckpoint]", open_heads(head, weights=settings.weights)[NO_KEY])
     for checkpoint in checkpoints:  # before their backbone is loaded
         _check_channels(checkpoint.preprocess)
@@ -72,17 +83,65 @@ def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
         digests=[checkpoint.meta["digest"] for checkpoint in checkpoints],
     )
     _check_channels(model.preprocess)
-    size = model.preprocess.size
-    if size is None:
-        patch_height, patch_width = patch_pair(model.preprocess.patch_size)
-        size = (4 * patch_height, 4 * patch_width)
     num_predictions = _PREDICTIONS_OF_AUTO if settings.runtime == "auto" else 1
     for _ in range(num_predictions):
-        model.predict(torch.rand(3, *size), "none")
+        model.predict(_random_image(model.preprocess), "none")
     return model
 
 
-def _check_channels(recipe: Preprocessing | None) -> None:
+def _random_image(recipe: ImageRecipe) -> Tensor:
+    """An image (3, H, W) of the model's size, or of 4 x 4 patches."""
+    size = recipe.size
+    if size is None:
+        patch_height, patch_width = patch_pair(recipe.patch_size)
+        size = (4 * patch_height, 4 * patch_width)
+    return torch.rand(3, *size)
+
+
+def _file(path: str | os.PathLike[str], settings: Settings) -> Model:
+    """The model of an exported file, after a prediction."""
+    unused = {
+        "tta": settings.tta,
+        "precision": settings.precision,
+        "weights": settings.weights,
+        "device": settings.device,
+    }
+    for name, value in unused.items():
+        if value is not None:
+            raise ConfigError(
+                f"{name} is {value!r}, which has no effect on the exported file {path}; leave it out "
+                f"(--{name})"
+            )
+    if settings.batch != 1:
+        raise ConfigError(
+            f"batch is {settings.batch}, which is for head files; the exported file {path} takes 1"
+        )
+    opened = open_exported(path, settings.runtime)
+
+    def predict(image: Tensor, maps: str) -> dict[str, Any]:
+        pixels = image.permute(1, 2, 0).numpy()
+        if isinstance(opened, ExportedDetector):
+            _check_no_maps(maps)
+            return _boxes(opened.predict([pixels])[0])
+        return _as_json(opened.one(pixels, None if maps == "none" else "patch"), maps)
+
+    facts: dict[str, Any] = {
+        "device": "cpu",
+        "runtime": opened.runtime,
+        "size": opened.preprocess.size,
+    }
+    if isinstance(opened, ExportedDetector):
+        facts["classes"] = list(opened.classes)
+        facts["digests"] = [opened.record.digest]
+    else:
+        facts["tasks"] = _describe_tasks(opened.tasks)
+        facts["tta"] = opened.tta
+        facts["digests"] = opened.record.digests
+    predict(_random_image(opened.preprocess), "none")
+    return Model(predict, opened.preprocess, facts)
+
+
+def _check_channels(recipe: ImageRecipe | None) -> None:
     """Reject heads whose images are not RGB: the service reads picture files.
 
     Raises:
@@ -118,9 +177,20 @@ def _heads(checkpoints: list[HeadCheckpoint], settings: Settings) -> Model:
             [prediction] = predictor(image, "patch" if with_maps else None)
         return _as_json(prediction, maps)
 
-    tasks = []
-    for task in predictor.tasks:
-        tasks.append(
+    facts: dict[str, Any] = {
+        "tasks": _describe_tasks(predictor.tasks),
+        "tta": predictor.tta,
+        "backbone": predictor.backbone.name,
+        "device": str(predictor.device),
+    }
+    return Model(predict, predictor.preprocess, facts)
+
+
+def _describe_tasks(tasks: Sequence[TaskFacts]) -> list[dict[str, Any]]:
+    """What clients learn of the tasks."""
+    described = []
+    for task in tasks:
+        described.append(
             {
                 "name": task.name,
                 "kind": task.kind,
@@ -129,13 +199,7 @@ def _heads(checkpoints: list[HeadCheckpoint], settings: Settings) -> Model:
                 "labels": list(task.labels),
             }
         )
-    facts: dict[str, Any] = {
-        "tasks": tasks,
-        "tta": predictor.tta,
-        "backbone": predictor.backbone.name,
-        "device": str(predictor.device),
-    }
-    return Model(predict, predictor.preprocess, facts)
+    return described
 
 
 def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
@@ -147,25 +211,15 @@ def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
         raise ConfigError(
             f"precision is {settings.precision!r}, which is for heads; leave it out (--precision)"
         )
-    detector = Detector.from_checkpoint(
-        checkpoint, device=settings.device, runtime=settings.runtime
-    )
+    runtime = None if settings.runtime is None else check_backbone_runtime(settings.runtime)
+    detector = Detector.from_checkpoint(checkpoint, device=settings.device, runtime=runtime)
     if settings.runtime == "auto":
         detector.expect_images(_MANY_IMAGES)
 
     def predict(image: Tensor, maps: str) -> dict[str, Any]:
-        if maps != "none":
-            raise DataError(f"maps is {maps!r}, and a detector has no maps; leave maps out")
+        _check_no_maps(maps)
         [prediction] = detector.predict(image)
-        scores = prediction["scores"].tolist()
-        corners = prediction["boxes"].tolist()
-        boxes = []
-        for label, score, box in zip(prediction["names"], scores, corners, strict=True):
-            boxes.append({"label": label, "score": score, "box": box})
-        if "masks" in prediction:
-            for box, record in zip(boxes, coco_objects(prediction), strict=True):
-                box["segmentation"] = record["segmentation"]
-        return {"boxes": boxes}
+        return _boxes(prediction)
 
     facts = {
         "classes": list(detector.classes),
@@ -173,6 +227,25 @@ def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
         "device": str(detector.device),
     }
     return Model(predict, detector.preprocess, facts)
+
+
+def _check_no_maps(maps: str) -> None:
+    """Raise a DataError for maps that are asked of a detector."""
+    if maps != "none":
+        raise DataError(f"maps is {maps!r}, and a detector has no maps; leave maps out")
+
+
+def _boxes(prediction: Mapping[str, Any]) -> dict[str, Any]:
+    """What a detector predicts, as JSON values."""
+    scores = prediction["scores"].tolist()
+    corners = prediction["boxes"].tolist()
+    boxes = []
+    for label, score, box in zip(prediction["names"], scores, corners, strict=True):
+        boxes.append({"label": label, "score": score, "box": box})
+    if "masks" in prediction:
+        for box, record in zip(boxes, coco_objects(prediction), strict=True):
+            box["segmentation"] = record["segmentation"]
+    return {"boxes": boxes}
 
 
 def _as_json(prediction: dict[str, Any], maps: str) -> dict[str, Any]:

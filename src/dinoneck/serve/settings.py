@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from dinoneck.kinds import Precision, Runtime
+from dinoneck.kinds import AnyRuntime, Precision
 from dinoneck.training.recipe import Config, Count
 
 # the smallest is 10 kB, or 10 ms
@@ -31,7 +31,8 @@ class Settings(Config, frozen=True, kw_only=True):
         weights: the local file of a published head; of a published detector its file or folder.
         runtime: what computes the tokens: torch; openvino (extra [fast], on a CPU), compiled for
             each size; or auto, the faster of both for the sizes that the heads fix, tried at the
-            start, and torch for others; None = torch, in commands DINONECK_RUNTIME, else auto.
+            start, and torch for others; None = torch, in commands DINONECK_RUNTIME, else auto. Of
+            an exported file what runs it: onnxruntime (None) or openvino.
         precision: of the backbone's weights and tokens, of heads; None = as in training.
 
     Raises:
@@ -49,7 +50,7 @@ class Settings(Config, frozen=True, kw_only=True):
     device: str | None = None
     tta: Literal["none", "flip4", "d6"] | None = None
     weights: str | None = None
-    runtime: Runtime | None = None
+    runtime: AnyRuntime | None = None
     precision: Precision | None = None
 
     @property

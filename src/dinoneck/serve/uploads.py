@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dinoneck.data.decoding import read_pixels
 from dinoneck.data.image_tiffs import check_pages
-from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.recipe import ImageRecipe
 from dinoneck.errors import DataError
 from dinoneck.grid import patch_pair
 from dinoneck.serve.refusal import Refusal
@@ -129,7 +129,7 @@ def _too_large(length: str, max_bytes: int) -> Refusal:
     return Refusal(413, "too_large", f"{problem}. Send fewer images at once, or smaller ones")
 
 
-def open_image(upload: UploadFile, recipe: Preprocessing, max_pixels: int) -> Image.Image:
+def open_image(upload: UploadFile, recipe: ImageRecipe, max_pixels: int) -> Image.Image:
     """Return the image with its header read and checked; its pixels are still compressed.
 
     Raises:
@@ -190,7 +190,7 @@ def open_image(upload: UploadFile, recipe: Preprocessing, max_pixels: int) -> Im
     return image
 
 
-def _prepared_pixels(height: int, width: int, recipe: Preprocessing) -> int:
+def _prepared_pixels(height: int, width: int, recipe: ImageRecipe) -> int:
     """The most pixels of an image that is resized to cover the head's size, or filled up to whole patches."""
     if recipe.size is not None:
         target_height, target_width = recipe.size

@@ -360,3 +360,21 @@ def test_what_files_need_is_what_the_package_needs() -> None:
     listed = files("dinoneck.runtime").joinpath("requirements.txt").read_text().splitlines()
     assert {*listed} <= known
     assert not any(line.startswith(("torch", "timm", "onnx>")) for line in listed)
+
+
+def test_the_service_takes_a_file(model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fastapi")
+    from dinoneck.serve.models import open_model
+    from dinoneck.serve.settings import Settings
+
+    recipe = Preprocessing(patch_size=16, size=(80, 96))
+    file = changed(model, tmp_path / "m.onnx", preprocess=recipe.record())
+    served = open_model(str(file), Settings())
+    image = torch.rand(3, 70, 90)
+    expected = Predictor(HEADS, kit.backbone(layers=[0]), preprocess=recipe).one(image, "patch")
+    answer = served.predict(image, "lists")
+    assert answer["values"]["mass"] == pytest.approx(expected["mass"], rel=1e-4)
+    np.testing.assert_allclose(answer["maps"]["ndvi"], expected["maps"]["ndvi"], **TOLERANCE)
+    assert [task["name"] for task in served.facts["tasks"]] == [*expected][:5]
+    with pytest.raises(ConfigError, match="no effect on the exported file"):
+        open_model(str(file), Settings(tta="flip4"))
