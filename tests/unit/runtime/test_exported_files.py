@@ -378,3 +378,26 @@ def test_the_service_takes_a_file(model: Path, tmp_path: Path) -> None:
     assert [task["name"] for task in served.facts["tasks"]] == [*expected][:5]
     with pytest.raises(ConfigError, match="no effect on the exported file"):
         open_model(str(file), Settings(tta="flip4"))
+
+
+def test_evaluate_scores_a_file_as_its_heads(
+    model: Path, images: list[Path], tmp_path: Path
+) -> None:
+    pd = pytest.importorskip("pandas")
+    from dinoneck import evaluate
+
+    recipe = Preprocessing(patch_size=16, size=(80, 96))
+    file = changed(model, tmp_path / "m.onnx", preprocess=recipe.record())
+    predictor = Predictor(HEADS, kit.backbone(layers=[0]), preprocess=recipe)
+    rows = predictor(images)
+    table = pd.DataFrame(
+        {
+            "image": [image.name for image in images],
+            "mass": [row["mass"] + number for number, row in enumerate(rows)],
+        }
+    )
+    report = evaluate({"head": predictor, "file": str(file)}, images[0].parent, table)
+    scores = report["scores"]["mass"]
+    assert scores["file"]["pooled"]["r2"] == pytest.approx(scores["head"]["pooled"]["r2"], rel=1e-3)
+    with pytest.raises(ConfigError, match="predicts no objects"):
+        evaluate(str(file), images[0].parent, tmp_path / "truth.json")
