@@ -35,6 +35,9 @@ FORMS = (
     "dinov3_vit7b16_synthmix_dpt",
     "dinov2_vits14_depth_anything_v2",
     "dinov2_vits14_depth_anything_v2_indoor",
+    "tipsv2_b14_depth",
+    "tipsv2_b14_normals",
+    "tipsv2_b14_ade20k",
     "dinov3_vits16_coco_panoptic_pmt640",
 )
 
@@ -65,7 +68,8 @@ def _logits(name: str, dtype: torch.dtype) -> dict[str, Row]:
     num_layers = len(row.layers)
     state = official.random_state(shapes)
     head = cast("Any", row.build())
-    head.load_state_dict(translate(state, head.state_dict(), name, dtype), assign=True)
+    tensors = translate(state, head.state_dict(), name, rename=row.rename, dtype=dtype)
+    head.load_state_dict(tensors, assign=True)
     head.bins = None  # the outputs are then the logits
     peer_logits = {"formula": partial(official.logits, name, state)}
     peer_logits |= peers.logits_of(name, state, dtype)

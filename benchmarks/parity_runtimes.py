@@ -38,7 +38,8 @@ class Setting(NamedTuple):
     Attributes:
         grid: (rows, cols) in patches.
         norm: apply the final norm.
-        pos_embed: the recipe of its positions; models other than plain DINOv2 have one only.
+        pos_embed: the recipe of its positions; models other than plain DINOv2 and TIPSv2 have one
+            only.
     """
 
     grid: tuple[int, int]

@@ -12,6 +12,7 @@ from benchmarks.speed.peers_detection import dpt_viewed
 from benchmarks.speed.rows import STEPS, Row, Setting, Variant
 from dinoneck import DPTHead, DPTNeck, LinearHead, Task
 from dinoneck.published.loading import translate
+from dinoneck.published.names import dinov2_name
 
 DEPTH = Task("depth", kind="dense")
 
@@ -38,7 +39,7 @@ def decoder(setting: Setting) -> dict[str, Variant]:
         unit_bias=False,
     )
     head = DPTHead(channels, [DEPTH], neck, add_projection=True)
-    head.load_state_dict(translate(state, head.state_dict(), name))
+    head.load_state_dict(translate(state, head.state_dict(), name, rename=dinov2_name))
     head.to(**setting.factory_kwargs, memory_format=torch.channels_last)  # as a Predictor does
     tokens = setting.tokens(prefix=1)
     layers = list(tokens.sequence)

@@ -1,10 +1,10 @@
-"""Limits of numbers that a call, a configuration or a file gives, and names of keywords."""
+"""Limits of numbers that a call, a configuration or a file gives, and names of classes and keywords."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
 from dinoneck.errors import ConfigError
@@ -26,6 +26,16 @@ def check_minimum(minimum: int, **values: int) -> None:
     for name, value in values.items():
         if value < minimum:
             raise ConfigError(f"{name} is {value}; expected {minimum} or more")
+
+
+def check_class_names(classes: Sequence[str]) -> None:
+    """Check that there is a class, and that no two of them have one name.
+
+    Raises:
+        ConfigError: naming all of them.
+    """
+    if not classes or len(set(classes)) < len(classes):
+        raise ConfigError(f"classes are {classes}; expected one name or more, each once")
 
 
 def with_named_keywords(function: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:

@@ -46,6 +46,7 @@ HOMES: dict[str, str] = {
 }
 # types of the files that a Detector loads
 DETECTORS = frozenset({"detector", "rf_detr"})
+_DETECTOR_HOME = "dinoneck.detection.detector:Detector"
 # those of them whose ViT is a part of the head: they take no backbone
 WITH_OWN_VIT = frozenset({"rf_detr"})
 REGISTERED: dict[str, type] = {}  # name -> class that the running program has registered
@@ -89,7 +90,17 @@ def resolve(head_type: Any) -> type[Any]:
         )
     if isinstance(known, type):
         return known
-    module, _, name = known.partition(":")
+    return _import(known)
+
+
+def detector_class() -> type[Any]:
+    """Return the class that loads the files of :data:`DETECTORS`, for packages that its own one imports."""
+    return _import(_DETECTOR_HOME)
+
+
+def _import(home: str) -> type[Any]:
+    """The class of a home in this module."""
+    module, _, name = home.partition(":")
     return cast("type[Any]", getattr(importlib.import_module(module), name))  # noqa: TID251 - of our own table
 
 

@@ -19,6 +19,7 @@ from dinoneck.kinds import (
     Kind,
 )
 
+Activation = Literal["relu", "softplus", "sigmoid", "unit"]
 Aggregate = Literal["sum", "mean"]
 
 TABLE_COLUMNS = ("image", "images", "labels", "group", "fold")
@@ -28,6 +29,8 @@ MAP, CLASSES, MASKS, GATE = ".map", ".classes", ".masks", "gate"
 
 The names of tasks leave them free.
 """
+SHORTEST_VECTOR = 1e-12
+"""A surface normal that is shorter has no direction, as in ``torch.nn.functional.normalize``."""
 
 
 class TaskFacts:
@@ -44,6 +47,7 @@ class TaskFacts:
         shares: whether the outputs of a ``dense`` task are the shares of classes.
         minimum: predictions are never below it; None: no bound.
         maximum: predictions are never above it.
+        activation: of the outputs; ``"unit"`` makes surface normals of a ``dense`` task.
     """
 
     name: str
@@ -56,6 +60,7 @@ class TaskFacts:
     shares: bool
     minimum: float | None
     maximum: float | None
+    activation: Activation | None
 
     @property
     def is_categorical(self) -> bool:
@@ -94,6 +99,16 @@ class TaskFacts:
         """Whether outputs are maps, (B, dim, rows, cols); those of other kinds are (B, dim)."""
         return self.kind in MAP_KINDS
 
+    @property
+    def is_unit(self) -> bool:
+        """Whether outputs are maps of surface normals, vectors of length 1."""
+        return self.activation == "unit"
+
+    @property
+    def has_values(self) -> bool:
+        """Whether an image has numbers of the task: not of objects, nor of surface normals, which are maps alone."""
+        return not (self.is_masks or self.is_unit)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TaskRecord(TaskFacts):
@@ -110,6 +125,7 @@ class TaskRecord(TaskFacts):
         shares: whether the outputs of a ``dense`` task are the shares of classes.
         minimum: predictions are never below it.
         maximum: predictions are never above it.
+        activation: of the outputs.
         composed_of: the tasks that the outputs of a composition are sums or shares of; empty for
             another task. Its columns are its labels alone.
     """
@@ -124,6 +140,7 @@ class TaskRecord(TaskFacts):
     shares: bool = False
     minimum: float | None = None
     maximum: float | None = None
+    activation: Activation | None = None
     composed_of: tuple[str, ...] = ()
 
     @property
@@ -175,11 +192,11 @@ def columns_of(tasks: Sequence[AnyTask]) -> list[Column[AnyTask]]:
     ``segmentation``) has one column per label, called by the label alone. It is called
     ``task label`` where the label is a number, or another column has its name, also one of
     :data:`TABLE_COLUMNS`. An output that is another task's number (``from_map``) has no column of
-    its own.
+    its own. Objects and surface normals have no columns.
     """
     columns: list[Column[AnyTask]] = []
     for task in tasks:
-        if task.is_masks:
+        if not task.has_values:
             continue
         labels = task.labels or tuple(str(i) for i in range(task.dim))
         means = [other.name for other in tasks if other.from_map == task.name]

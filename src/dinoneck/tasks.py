@@ -19,22 +19,23 @@ from torch import Tensor
 
 from dinoneck.codec import normalize_fields, restore
 from dinoneck.errors import ConfigError, ShapeError
+from dinoneck.grid import exact
 from dinoneck.kinds import Kind as Kind
 from dinoneck.task_facts import CLASSES as CLASSES  # these are also imported from here
 from dinoneck.task_facts import GATE as GATE
 from dinoneck.task_facts import MAP as MAP
 from dinoneck.task_facts import MASKS as MASKS
+from dinoneck.task_facts import SHORTEST_VECTOR, TaskFacts
 from dinoneck.task_facts import TABLE_COLUMNS as TABLE_COLUMNS
+from dinoneck.task_facts import Activation as Activation
 from dinoneck.task_facts import Aggregate as Aggregate
-from dinoneck.task_facts import TaskFacts
 from dinoneck.task_facts import as_tasks as as_tasks
 from dinoneck.task_facts import columns_of as columns_of
 from dinoneck.task_facts import describe_tasks as describe_tasks
 from dinoneck.transforms import TargetTransform as TargetTransform
 from dinoneck.transforms import constants as constants
 
-Activation = Literal["relu", "softplus", "sigmoid"]
-Loss = Literal["mse", "smooth_l1", "cross_entropy"]
+Loss = Literal["mse", "smooth_l1", "cross_entropy", "cosine"]
 
 _LOSSES: dict[str, tuple[str, ...]] = {
     "regression": ("mse", "smooth_l1"),
@@ -46,10 +47,38 @@ _LOSSES: dict[str, tuple[str, ...]] = {
     "instances": ("cross_entropy",),
     "panoptic": ("cross_entropy",),
 }
+_VECTOR_LOSSES = ("cosine",)
+"""Those of vectors of length 1."""
+_VECTOR_DIM = 3
+
+
+def unit_vectors(maps: Tensor) -> Tensor:
+    """Return maps of vectors (..., 3, rows, cols), each divided by its length, which is computed in float32 or wider.
+
+    A vector without a direction, of a length up to 1e-12, becomes the zero vector, with zero
+    gradient. NaN stays NaN.
+    """
+    vectors = exact(maps)
+    squared_length = _squared_length(vectors)
+    has_no_direction = squared_length <= SHORTEST_VECTOR**2
+    length = torch.where(has_no_direction, 1.0, squared_length).sqrt()
+    return torch.where(has_no_direction, 0.0, vectors / length).to(maps.dtype)
+
+
+def has_direction(maps: Tensor) -> Tensor:
+    """Return which vectors of maps (..., 3, rows, cols) are neither zero nor NaN, bool (..., 1, rows, cols)."""
+    return _squared_length(exact(maps)) > SHORTEST_VECTOR**2
+
+
+def _squared_length(vectors: Tensor) -> Tensor:
+    return vectors.square().sum(dim=-3, keepdim=True)
+
+
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "softplus": F.softplus,
     "sigmoid": torch.sigmoid,
+    "unit": unit_vectors,
 }
 _LONGEST_NAME = 64
 LARGEST_DIM = 1_000_000
@@ -71,7 +100,7 @@ _RESERVED = (GATE, "maps", OVERALL_MEAN, OVERALL_WEIGHTED)
 
 
 def activate(x: Tensor, activation: str | None) -> Tensor:
-    """Apply a task's activation; None is the identity."""
+    """Apply a task's activation; None is the identity, and ``unit`` is for maps (B, 3, rows, cols)."""
     return x if activation is None else _ACTIVATIONS[activation](x)
 
 
@@ -89,9 +118,10 @@ class Task(TaskFacts):
             ``classification``; ``dense`` (a value per cell); ``density`` (a map that sums to the
             image's value); ``segmentation``; ``instances`` (objects with class and mask);
             ``panoptic`` (segments of things and stuff).
-        activation: ``relu``, ``softplus``, ``sigmoid`` or None, applied in normalised units.
-        loss: ``mse``, ``smooth_l1`` or ``cross_entropy``; None = the kind's own (mse, for classes
-            cross_entropy).
+        activation: ``relu``, ``softplus``, ``sigmoid`` or None, applied in normalised units; or
+            ``unit``, which makes a ``dense`` task of ``dim=3`` one of surface normals, see below.
+        loss: ``mse``, ``smooth_l1``, ``cross_entropy`` or ``cosine``; None = the kind's own (mse,
+            for classes cross_entropy; for surface normals cosine, the only one they have).
         weight: of the task in the total loss, or one per output (not for classes, which share one
             loss).
         beta: where ``smooth_l1`` turns from square to linear.
@@ -115,10 +145,22 @@ class Task(TaskFacts):
         things: of a panoptic task, the labels whose objects are counted one by one; the others are
             stuff.
 
+    **Surface normals**: ``Task("normals", kind="dense", dim=3, activation="unit")`` is a vector of
+    length 1 in every cell, (x, y, z) in camera axes: x right, y down, z forward. It is
+    perpendicular to the surface and points into it, away from the camera, so that z is positive
+    wherever a surface is visible: a wall that faces the camera has (0, 0, 1), a floor (0, 1, 0), a
+    wall on the left (-1, 0, 0), one on the right (1, 0, 0). This is the sign of the NYU Depth V2
+    benchmark (Bae and Davison, DSINE) and of TIPSv2's heads; the normal that points out of the
+    surface is its negative. Vectors keep the length 1 where maps are resampled or averaged. One
+    without a direction, which a mean of opposite vectors is, is the zero vector; in targets it marks
+    a cell that is unknown, as NaN does. Such a task has no transform, bounds, unit or labels.
+
     Raises:
         ConfigError: if a value is out of range or does not fit the others.
 
     Examples:
+        >>> Task("normals", kind="dense", dim=3, activation="unit").default_loss
+        'cosine'
         >>> Task("mass", unit="g", minimum=0).default_loss
         'mse'
         >>> cover = Task("mass", kind="density", transform=TargetTransform(mean=6.0, std=2.0))
@@ -186,9 +228,15 @@ class Task(TaskFacts):
         yield "dim", self.dim >= 1, "1 or more"
         yield "dim", self.dim <= LARGEST_DIM, f"{LARGEST_DIM} or less"
         yield (
+            "activation",
+            kind == "dense" or not self.is_unit,
+            f"relu, softplus, sigmoid or None for kind {kind!r}: 'unit' makes surface normals of "
+            "kind 'dense'",
+        )
+        yield (
             "loss",
-            self.loss in (None, *_LOSSES[kind]),
-            f"one for kind {kind!r}: {', '.join(_LOSSES[kind])}",
+            self.loss in (None, *self._losses),
+            f"one for {self._losses_of}: {', '.join(self._losses)}",
         )
         yield "weight", all(weight >= 0 for weight in weights), "numbers of 0 or more"
         yield (
@@ -243,6 +291,15 @@ class Task(TaskFacts):
             for option in of_numbers:
                 fits = getattr(self, option) is None or (self.is_masks and option == "minimum")
                 yield option, fits, f"None: outputs of kind {kind!r} are probabilities"
+        if self.is_unit:
+            yield "dim", self.dim == _VECTOR_DIM, "3 with activation 'unit': x, y and z"
+            yield "weight", single, "one number, since x, y and z share one loss"
+            yield "shares", not self.shares, "False: surface normals are no shares"
+            yield "unit", not self.unit, "'': surface normals have no unit"
+            yield "labels", not self.labels, "none: the outputs of surface normals are x, y and z"
+            for option in ("transform", "minimum", "maximum"):
+                is_unset = getattr(self, option) is None
+                yield option, is_unset, "None: surface normals have length 1"
         yield "unit", self.unit.isprintable(), "printable characters"
         yield "labels", all(label.isprintable() for label in self.labels), "printable characters"
         yield (
@@ -257,7 +314,17 @@ class Task(TaskFacts):
     @property
     def default_loss(self) -> str:
         """The loss in force: the one named, or the kind's own."""
-        return self.loss or _LOSSES[self.kind][0]
+        return self.loss or self._losses[0]
+
+    @property
+    def _losses(self) -> tuple[str, ...]:
+        """The losses that the task may have, its own first."""
+        return _VECTOR_LOSSES if self.is_unit else _LOSSES[self.kind]
+
+    @property
+    def _losses_of(self) -> str:
+        """What has these losses, for an error."""
+        return "activation 'unit'" if self.is_unit else f"kind {self.kind!r}"
 
     def natural(self, output: Tensor) -> Tensor:
         """Convert normalised outputs to original units, in float32 or wider, before ``minimum`` and ``maximum``.
@@ -286,6 +353,8 @@ class Task(TaskFacts):
     def natural_map(self, output: Tensor) -> Tensor:
         """Turn a map (B, dim, rows, cols) in normalised units to original units, of the same shape.
 
+        Surface normals, which may have been resampled, get the length 1.
+
         The cells of a ``density`` task with ``aggregate="sum"`` add up to :meth:`natural` of their
         sum: the transform's mean is shared out evenly over the cells. Every other cell stands for
         itself.
@@ -298,6 +367,8 @@ class Task(TaskFacts):
                 f"map of {self.name!r} is {tuple(output.shape)}; expected (batch, {self.dim}, "
                 "rows, cols)"
             )
+        if self.is_unit:
+            return unit_vectors(exact(output))
         parts = 1
         if self.kind == "density" and self.aggregate == "sum":
             parts = output.shape[-2] * output.shape[-1]
@@ -307,6 +378,10 @@ class Task(TaskFacts):
         """Like :meth:`natural_map`, and the cells of a ``dense`` task kept within ``minimum`` and ``maximum``."""
         x = self.natural_map(output)
         return self.clamp(x) if self.kind == "dense" else x
+
+    def of_unit_length(self, maps: Tensor) -> Tensor:
+        """Return resampled or averaged maps (..., dim, rows, cols); surface normals have the length 1 again."""
+        return unit_vectors(maps) if self.is_unit else maps
 
     def _natural(self, output: Tensor, parts: int = 1) -> Tensor:
         """Values (..., dim), of which ``parts`` add up to one image's."""

@@ -469,13 +469,20 @@ PIPELINES = [
     ),
     Mutant(
         sentence="Boxes of different classes suppress each other in the ONNX file of a detector.",
-        where="detection.onnx:dense_detections",
-        edit=replace(
-            "torchvision.ops.nms(_apart, _best, _iou)", by="torchvision.ops.nms(boxes, _best, _iou)"
-        ),
+        where="detection.plain_operators:_Suppression.take_best",
+        edit=replace('self._node("And", overlaps, is_of_class)', by="overlaps"),
         tests=[
-            "unit/detection/test_onnx.py::"
-            "test_the_form_without_shapes_that_depend_on_data_is_torchvisions"
+            "unit/detection/test_plain_operators.py::"
+            "test_the_best_box_suppresses_those_of_its_class_alone"
+        ],
+    ),
+    Mutant(
+        sentence="An exported decoder reads maps in float16 at places that float16 does not hold.",
+        where="detection.plain_operators:sample_by_gathers",
+        edit=replace("torch.promote_types(points.dtype, torch.float32)", by="points.dtype"),
+        tests=[
+            "unit/detection/test_plain_operators.py::"
+            "test_places_are_computed_in_float32_on_maps_in_float16"
         ],
     ),
     Mutant(

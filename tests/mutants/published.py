@@ -6,6 +6,7 @@ from tests.mutants.edits import always, never, replace
 from tests.mutants.mutant import Mutant
 
 _OUTPUTS = "unit/published/test_published.py::test_a_file_gives_what_its_publisher_computes"
+_TIPSV2 = "unit/published/test_tipsv2.py::test_a_narrow_head_gives_the_logits_of_transformers"
 _BINS = "unit/heads/test_heads.py::test_upsampled_bins_are_those_of_the_upsampled_concatenation"
 
 PUBLISHED = [
@@ -23,8 +24,8 @@ PUBLISHED = [
     ),
     Mutant(
         sentence="Fusion blocks are numbered from the finest in the file too.",
-        where="published.names:meta_name",
-        edit=replace("_levels - 1 - _i", by="_i"),
+        where="published.names:dinov2_name",
+        edit=replace("_count - 1 - _i", by="_i"),
         tests=[f"{_OUTPUTS}[dinov2_vits14_nyu_dpt]"],
     ),
     Mutant(
@@ -37,11 +38,8 @@ PUBLISHED = [
         sentence="Tensors of a file that the head does not have are passed over.",
         where="published.loading:translate",
         edit=replace(
-            "is_unused(_name)",
-            by=(
-                "is_unused(_name) "
-                'or (rename(_name) not in expected and ".norm." not in rename(_name))'
-            ),
+            "_name is None",
+            by='_name is None or (_name not in expected and ".norm." not in _name)',
         ),
         tests=["unit/published/test_published.py::test_files_that_do_not_fit_are_refused_by_name"],
     ),
@@ -89,6 +87,24 @@ PUBLISHED = [
             "unit/heads/test_heads.py::"
             "test_values_are_bounded_before_and_classes_resized_before_they_are_shares"
         ],
+    ),
+    Mutant(
+        sentence="The readout of TIPSv2's heads has the exact GELU.",
+        where="necks.dpt:DPTNeck",
+        edit=never('_readout_activation == "gelu_tanh"'),
+        tests=[_TIPSV2],
+    ),
+    Mutant(
+        sentence="A projection without an activation has a ReLU.",
+        where="heads.dpt:DPTHead.logits",
+        edit=always('self.projection_activation == "relu"'),
+        tests=[_TIPSV2],
+    ),
+    Mutant(
+        sentence="A tensor of TIPSv2's file belongs to whichever head is read.",
+        where="published.names:tipsv2_name",
+        edit=replace("_other != _head", by="False"),
+        tests=["unit/published/test_tipsv2.py::test_a_file_of_three_heads_holds_each_of_them"],
     ),
     Mutant(
         sentence="A doubled map keeps the size of the next level's own map.",

@@ -17,7 +17,6 @@ from dinoneck import ConfigError, DataError, RegistryError
 from dinoneck.data import Pasture, read_table
 from dinoneck.detection import train_detector, train_instances
 from dinoneck.training import (
-    BackboneConfig,
     BoxesDataConfig,
     InstancesDataConfig,
     MemoryTokens,
@@ -30,6 +29,7 @@ from dinoneck.training import (
     train,
 )
 from dinoneck.training.comparison import prepare_heads
+from dinoneck.training.config import FrozenBackbone
 from dinoneck.training.folds import column_folds
 from tests.refusals import Row
 from tests.unit.training.meadow import (
@@ -498,9 +498,9 @@ ROWS: list[Row] = [
         ("optim is a Recipe", "expected a DetectorRecipe"),
     ),
     (
-        lambda: OF_BOXES.changed(backbone=BackboneConfig()),
+        lambda: OF_BOXES.changed(backbone=FrozenBackbone()),
         ConfigError,
-        ("backbone is a BackboneConfig", "expected a LoraBackboneConfig"),
+        ("backbone is a FrozenBackbone", "expected a BackboneConfig"),
     ),
     (on_folder_of_npz, ConfigError, (".npz", "from_npz")),
     (heads("linear"), ConfigError, "linear"),

@@ -163,7 +163,8 @@ class Adapter(nn.Module):
         patch_size: (height, width) of a patch in pixels.
         num_cls: CLS tokens, 0 or 1.
         num_registers: register tokens.
-        family: ``dinov2`` or ``dinov3`` where the model itself defines it, else None.
+        family: ``dinov2``, ``dinov3`` or ``tipsv2`` where the class of the model defines it, else None;
+            see :func:`dinoneck.backbones.known.refined_family`.
         recomputed: whether trainable blocks are recomputed in backward (activation checkpointing).
         has_other_recipe: whether positions are resampled by another recipe than the library's.
         asked_mode: the mode of the last call of :meth:`set_modes`, which trainable parts follow.
@@ -460,6 +461,28 @@ def official_positions(
     patches = F.interpolate(patches, scale_factor=scale, mode="bicubic")
     patches = patches.flatten(2).transpose(1, 2)  # (1, rows * cols, C)
     return torch.cat((embedding[:, :1], patches.to(embedding.dtype)), dim=1)
+
+
+def tipsv2_positions(
+    embedding: Tensor, grid: tuple[int, int], trained_grid: tuple[int, int]
+) -> Tensor:
+    """Resample TIPSv2's position embedding to a grid, as its publisher and transformers do.
+
+    It is bilinear, with antialiasing and exact sizes; timm's is bicubic.
+
+    Args:
+        embedding: (1, rows * cols, C) of the trained grid, without CLS.
+        grid: (rows, cols) to resample to.
+        trained_grid: (rows, cols) of the embedding.
+
+    Returns:
+        (1, rows * cols, C) in the embedding's dtype.
+    """
+    if grid == trained_grid:
+        return embedding
+    patches = embedding.float().reshape(1, *trained_grid, -1).permute(0, 3, 1, 2)
+    patches = F.interpolate(patches, size=grid, mode="bilinear", antialias=True)
+    return patches.flatten(2).transpose(1, 2).to(embedding.dtype)  # (1, rows * cols, C)
 
 
 def is_lora(name: str) -> bool:

@@ -17,12 +17,14 @@ from dinoneck.backbones import lora, openvino, weight_hashes, weights
 from dinoneck.backbones.adapter import Adapter, WeightHashes, is_trainable
 from dinoneck.backbones.known import (
     LICENSES,
-    family_of,
     has_other_recipe,
     is_unknown_repository,
     license_of,
+    refined_family,
 )
+from dinoneck.backbones.program_costs import expected_gain
 from dinoneck.backbones.runtime import Programs, check_runtime
+from dinoneck.backbones.token_batch import TokenBatch
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import is_capturing
 from dinoneck.dtypes import dtype_name
@@ -97,7 +99,8 @@ class Backbone(nn.Module):
         self.runtime: Runtime = "torch"
         self._programs = Programs()
         position_record = {
-            "family": adapter.family or family_of(name),
+            "name": name,
+            "family": adapter.family,
             "num_registers": adapter.num_registers,
             "pos_embed": adapter.pos_embed,
             "source": adapter.source,
@@ -342,9 +345,10 @@ class Backbone(nn.Module):
         if is_torch:
             sequence: list[Tensor] = self.adapter(images, self.layers, self.norm)
             return sequence
+        batch = self._batch(images)
         if self.runtime == "auto":
-            return self._programs.run_fastest(self.adapter, images, self.layers, self.norm)
-        return self._programs.run(self.adapter, images, self.layers, self.norm)
+            return self._programs.run_fastest(batch)
+        return self._programs.run(batch)
 
     def with_runtime(self, runtime: Runtime) -> Backbone:
         """Return a backbone of the same weights (shared, not copied) whose tokens another runtime computes.
@@ -390,8 +394,34 @@ class Backbone(nn.Module):
         Returns:
             Seconds; infinite where torch was measured to be faster, in the last week.
         """
-        images = images.to(self.dtype)
-        return self._programs.preparation_seconds(self.adapter, images, self.layers, self.norm)
+        return self._programs.preparation_seconds(self._batch(images))
+
+    def expected_gain(self, images: Tensor) -> float:
+        """Return how many times as fast as torch a program of OpenVINO is expected to be for images of this size.
+
+        It is measured with one block, on this processor, and kept in the cache folder for a week.
+
+        Args:
+            images: (B, C, H, W), normalised; the first one is used.
+
+        Returns:
+            A number above 1.
+        """
+        return expected_gain(self._batch(images))
+
+    @property
+    def seconds_for_programs(self) -> float:
+        """The seconds that this process has spent on loading, compiling and comparing programs of these weights."""
+        return self._programs.seconds_taken
+
+    def _batch(self, images: Tensor) -> TokenBatch:
+        """Return images whose tokens are asked for, in the dtype of the weights."""
+        return TokenBatch(self.adapter, images.to(self.dtype), layers=self.layers, norm=self.norm)
+
+    @property
+    def has_programs(self) -> bool:
+        """Whether programs of OpenVINO are in memory, of the images of this backbone or of one of its weights."""
+        return self._programs.are_in_memory
 
     def expect_images(self, counts: Mapping[tuple[int, int], int]) -> None:
         """State how many images of each size are still to come, by which the runtime ``auto`` decides.
@@ -453,7 +483,7 @@ class Backbone(nn.Module):
         Raises:
             BackboneError: if the model takes other channels than its mean and std are known for.
         """
-        family = self.adapter.family or family_of(self.name)
+        family = refined_family(self.adapter.family, self.name)
         hashes = weight_hashes.current_hashes(self.adapter)
         dtype = dtype_name(self.dtype)
         fingerprint_entry = {}

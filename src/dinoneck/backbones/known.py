@@ -1,4 +1,7 @@
-"""The table of published DINOv2 and DINOv3 models, without loading one: names, sizes, licences."""
+"""The table of published DINOv2 and DINOv3 models, and of others in their forms, without loading one.
+
+It holds names, sizes and licences.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,18 @@ TINY = "dinoneck_tiny"
 TINY_WIDTH = 64
 TINY_DEPTH = 6
 DINOV3_SMALL = "vit_small_patch16_dinov3.lvd1689m"
-LICENSES = {"dinov2": "apache-2.0", "dinov3": "dinov3-license"}
+# family of published weights -> their licence
+LICENSES = {
+    "dinov2": "apache-2.0",
+    "dinov3": "dinov3-license",
+    "lingbot": "apache-2.0",
+    "tipsv2": "apache-2.0",
+}
+# family -> the family whose modules and names of weights it has: with learned positions, or rotary
+FORMS = {"dinov2": "dinov2", "dinov3": "dinov3", "lingbot": "dinov3", "tipsv2": "dinov2"}
+# what the installed timm and transformers must be to have the classes of a family
+NEEDED_TIMM = {"lingbot": "1.0.29", "tipsv2": "1.0.28"}
+NEEDED_TRANSFORMERS = {"tipsv2": "5.14.0"}
 EUPE = "eupe_lvd1689m"  # distilled by Meta into architectures of DINOv3, under terms of their own
 TAG_LICENSES = {EUPE: "fair-noncommercial-research-license"}
 LICENSE_LINKS = {
@@ -27,6 +41,8 @@ LICENSE_LINKS = {
 SATELLITE = "sat493m"
 SATELLITE_MEAN = (0.430, 0.411, 0.296)
 SATELLITE_STD = (0.213, 0.156, 0.143)
+TIPSV2_MEAN = (0.0, 0.0, 0.0)  # of images in 0 ... 1, which it takes as they are
+TIPSV2_STD = (1.0, 1.0, 1.0)
 
 
 class Known(NamedTuple):
@@ -41,6 +57,9 @@ class Known(NamedTuple):
         hubs: weights tag of timm -> name of the same weights for the transformers library; None
             where it has none. The first tag is the one that the name alone stands for.
         official: name in torch.hub, of the weights of the first tag; None if it has none.
+        alias: another name of the weights of the first tag; None if there is none.
+        image_size: pixels per side of the images that learned positions were made for; None for
+            rotary positions.
     """
 
     name: str
@@ -50,6 +69,13 @@ class Known(NamedTuple):
     registers: int
     hubs: Mapping[str, str | None]
     official: str | None = None
+    alias: str | None = None
+    image_size: int | None = None
+
+    @property
+    def form(self) -> str:
+        """``dinov2`` with learned positions, ``dinov3`` with rotary ones."""
+        return FORMS[family_of(self.name)]
 
     @property
     def is_gated(self) -> bool:
@@ -72,6 +98,7 @@ def _dinov2(size: str, width: int, depth: int) -> list[Known]:
         registers=0,
         hubs={"lvd142m": f"facebook/dinov2-{size}"},
         official=official,
+        image_size=518,
     )
     with_registers = plain._replace(
         name=f"vit_{size}_patch14_reg4_dinov2",
@@ -107,6 +134,33 @@ def _dinov3(
     return [plain, with_bias]
 
 
+def _lingbot(size: str, width: int, depth: int) -> Known:
+    """The model of one size: transformers has no class of its own for it."""
+    return Known(
+        name=f"vit_{size}_patch16_lingbot",
+        patch=16,
+        width=width,
+        depth=depth,
+        registers=4,
+        hubs={"robbyant": None},
+        alias=f"robbyant/lingbot-vision-vit-{size}",
+    )
+
+
+def _tipsv2(size: str, short: str, width: int, depth: int) -> Known:
+    """The model of one size: its register is a second CLS token, of synthetic captions."""
+    return Known(
+        name=f"vit_{size}_patch14_reg1_tipsv2",
+        patch=14,
+        width=width,
+        depth=depth,
+        registers=1,
+        hubs={"webli": f"google/tipsv2-{short}"},
+        alias=f"tipsv2_{short}",
+        image_size=448,
+    )
+
+
 KNOWN = (
     *_dinov2("small", 384, 12),
     *_dinov2("base", 768, 12),
@@ -126,6 +180,14 @@ KNOWN = (
         registers=4,
         hubs={EUPE: None},
     ),
+    _lingbot("small", 384, 12),
+    _lingbot("base", 768, 12),
+    _lingbot("large", 1024, 24),
+    _lingbot("giant", 1536, 40),
+    _tipsv2("base", "b14", 768, 12),
+    _tipsv2("large", "l14", 1024, 24),
+    _tipsv2("so400m", "so400m14", 1152, 27),
+    _tipsv2("giant", "g14", 1536, 40),
 )
 
 # what the names of Meta's files end in: the first digits of the file's SHA-256
@@ -144,10 +206,16 @@ _EUPE_FILES = {
     "eupe-vit-s": f"vit_small_patch16_dinov3_qkvb.{EUPE}",
     "eupe-vit-b": f"vit_base_patch16_dinov3_qkvb.{EUPE}",
 }
+_LINGBOT_FILES = {
+    "lbotv_vit_small": "vit_small_patch16_lingbot.robbyant",
+    "lbotv_vit_base": "vit_base_patch16_lingbot.robbyant",
+    "lbotv_vit_large": "vit_large_patch16_lingbot.robbyant",
+    "lbotv_vit_giant": "vit_giant_patch16_lingbot.robbyant",
+}
 _SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 # a file's name without its suffix: Meta's hash, and what a browser adds to a second copy
 _FILE = re.compile(r"(?P<base>.+?)(-(?P<hash>[0-9a-f]{8}))?( ?\(\d+\))?")
-_ANONYMOUS = ("model.safetensors", "pytorch_model.bin")  # the folder has the name
+_ANONYMOUS = ("model.safetensors", "pytorch_model.bin", "model.pt")  # the folder has the name
 _CACHED = re.compile(r"models--(?P<owner>[\w.\-]+?)--(?P<name>[\w.\-]+)")  # the Hub's cache
 
 
@@ -155,8 +223,8 @@ def resolve_name(name: str) -> str:
     """Return timm's name of the model that ``name`` stands for; an unknown name is returned unchanged.
 
     Known are the torch.hub names of the official repositories (``dinov3_vits16``), the names of
-    transformers (``facebook/dinov3-vits16-pretrain-lvd1689m``) and timm's Hub addresses
-    (``timm/...``, ``hf-hub:timm/...``).
+    transformers (``facebook/dinov3-vits16-pretrain-lvd1689m``), timm's Hub addresses
+    (``timm/...``, ``hf-hub:timm/...``) and the aliases of the table (``tipsv2_b14``).
     """
     short = _without_hub(name)
     names = names_of(short)
@@ -171,7 +239,7 @@ def _without_hub(name: str) -> str:
 
 
 def family_of(name: str) -> str:
-    """Return ``dinov2``, ``dinov3`` or ``other`` for a model name."""
+    """Return ``dinov2``, ``dinov3``, ``lingbot``, ``tipsv2`` or ``other`` for a model name."""
     lowered = name.lower()
     for family in LICENSES:
         if family in lowered:
@@ -179,8 +247,30 @@ def family_of(name: str) -> str:
     return "other"
 
 
+def refined_family(family: str | None, name: str) -> str:
+    """Return the family of a model, by its name where its class is that of several.
+
+    Args:
+        family: of the model's class, as a record or an adapter states it; None if it states none.
+        name: of the model.
+    """
+    family_of_name = family_of(name)
+    if family is None or family == "other" or FORMS.get(family_of_name) == family:
+        return family_of_name
+    return family
+
+
+def normalisation_of(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Return mean and std of the images of published weights, where they are not ImageNet's, else None."""
+    if name.endswith(SATELLITE):
+        return SATELLITE_MEAN, SATELLITE_STD
+    if family_of(name) == "tipsv2":
+        return TIPSV2_MEAN, TIPSV2_STD
+    return None
+
+
 def is_supported(architecture: str) -> bool:
-    """Whether a timm architecture name (without tag) is a DINOv2 or DINOv3 ViT."""
+    """Whether a timm architecture name (without tag) is a ViT of the families of the table."""
     return architecture.startswith("vit_") and family_of(architecture) != "other"
 
 
@@ -193,7 +283,8 @@ def names_of(name: str) -> tuple[str, str | None] | None:
         first_tag = next(iter(model.hubs))
         for tag, hub in model.hubs.items():
             full = f"{model.name}.{tag}"
-            stands_for_tag = name in (model.name, model.official) and tag == first_tag
+            is_of_first = name in (model.name, model.official, model.alias)
+            stands_for_tag = is_of_first and tag == first_tag
             if name in (hub, full) or stands_for_tag:
                 return full, hub
     return None
@@ -220,17 +311,20 @@ def is_unknown_repository(name: str) -> bool:
 
 def states_tag(name: str) -> bool:
     """Whether a name itself says which weights of its architecture are meant."""
-    short = _without_hub(name)
-    is_of_transformers = any(name in model.hubs.values() for model in KNOWN)
-    return "." in short or is_of_transformers
+    return "." in _without_hub(name) or is_of_transformers(name)
+
+
+def is_of_transformers(name: str) -> bool:
+    """Whether a name is that of published weights for the transformers library."""
+    return any(name in model.hubs.values() for model in KNOWN)
 
 
 def weights_of_file(path: str | os.PathLike[str]) -> str | None:
     """Return timm's name, with its tag, of the published weights that a file's name or folder names.
 
     Known are the names of Meta's files (``dinov3_vitl16_pretrain_sat493m-eadcf0ff.pth``), the hash
-    that they end in, and the names of timm's and of transformers' copies, as files, as folders, and
-    in the cache of the Hub.
+    that they end in, those of LingBot-Vision's files, and the names of timm's and of transformers'
+    copies and of the publisher's repositories, as files, as folders, and in the cache of the Hub.
 
     Returns:
         None if it names no published weights.
@@ -258,15 +352,19 @@ def weights_of_file(path: str | os.PathLike[str]) -> str | None:
 @functools.cache
 def _published_files() -> dict[str, str]:
     """Return names of files and folders of published weights, without suffix and hash -> timm's name."""
-    names = dict(_EUPE_FILES)
+    names = {**_EUPE_FILES, **_LINGBOT_FILES}
     for model in KNOWN:
         for tag, hub in model.hubs.items():
             full = f"{model.name}.{tag}"
             names[full] = full
+            if model.alias is not None:
+                names[model.alias.rpartition("/")[2]] = full
+            # of the two architectures of DINOv3, Meta's names are those of the one without biases
+            is_first_of_name = model.official is not None or model.alias is not None
+            if hub is not None and is_first_of_name:
+                names[hub.rpartition("/")[2]] = full
             if model.official is None:
                 continue
-            if hub is not None:
-                names[hub.rpartition("/")[2]] = full
             if family_of(model.name) == "dinov3":
                 names[f"{model.official}_pretrain_{tag}"] = full
             else:
@@ -298,7 +396,12 @@ def architecture_of(name: str) -> str:
 
 
 def refuse(name: str, names: list[str]) -> BackboneError:
-    """Return the error for a name that is not that of a DINOv2 or DINOv3 ViT."""
+    """Return the error for a name that is not that of a ViT of the table.
+
+    Args:
+        name: as the caller gave it.
+        names: the architectures that there are.
+    """
     if "convnext" in name.lower():
         return BackboneError(
             f"{name!r} is a ConvNeXt, which has no patch tokens; 'dinoneck list backbones' lists "
@@ -307,13 +410,19 @@ def refuse(name: str, names: list[str]) -> BackboneError:
     hint = ""
     if "/" in name:
         hint = " For a model of your own on the hub pass source='transformers'."
-    official_names = [model.official for model in KNOWN if model.official is not None]
-    near = did_you_mean(name.split(".")[0], [TINY, *names, *official_names])
+    short_names = [model.official for model in KNOWN if model.official is not None]
+    short_names += [model.alias for model in KNOWN if model.alias is not None]
+    near = did_you_mean(name.split(".")[0], [TINY, *names, *short_names])
     return BackboneError(
         f"backbone {name!r} is unknown.{hint}{near} 'dinoneck list backbones' lists the "
         f"{len(names)} known names; for another timm ViT that you built yourself use "
         "wrap_backbone(model)"
     )
+
+
+def has_several_recipes(family: str, registers: int) -> bool:
+    """Whether the libraries resample the position embeddings of a family's models in different ways."""
+    return (family == "dinov2" and not registers) or family == "tipsv2"
 
 
 ONLY_RECIPE = "the only one"
@@ -324,15 +433,18 @@ def position_recipe(record: Mapping[str, Any]) -> str:
     """Return which recipe resamples the position embeddings of a record's model, in words.
 
     Plain DINOv2 (without registers) has several: that of the dinov2 repository, and one of each
-    library. Models of unknown families have that of their library, unless the official one was
-    asked for. All others have one, and ``pos_embed`` changes nothing.
+    library. TIPSv2 has two: timm's, and its publisher's, which is that of transformers too. Models
+    of unknown families have that of their library, unless the official one was asked for. All
+    others have one, and ``pos_embed`` changes nothing.
     """
     asked_for_official = record.get("pos_embed") == "official"
-    is_plain_dinov2 = record.get("family") == "dinov2" and not record.get("num_registers")
-    is_unknown = record.get("family") == "other"
-    if not is_plain_dinov2 and not (is_unknown and asked_for_official):
+    family = refined_family(record.get("family"), record.get("name") or "")
+    has_several = has_several_recipes(family, record.get("num_registers") or 0)
+    if not has_several and not (family == "other" and asked_for_official):
         return ONLY_RECIPE
     if asked_for_official or record.get("source") == "official":
+        return OFFICIAL_RECIPE
+    if family == "tipsv2" and record.get("source") == "transformers":
         return OFFICIAL_RECIPE
     return f"{record.get('pos_embed')!r} of {record.get('source')}"
 

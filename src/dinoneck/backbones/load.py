@@ -24,6 +24,7 @@ from dinoneck.backbones.known import (
     SATELLITE,
     TINY,
     architecture_of,
+    is_of_transformers,
     model_of,
     names_of,
     resolve_name,
@@ -72,17 +73,17 @@ def load_backbone(
     pos_embed: PosEmbed = "native",
     runtime: Runtime = "torch",
 ) -> Backbone:
-    """Load a DINOv2 or DINOv3 ViT by name.
+    """Load a ViT by name: DINOv2, DINOv3, LingBot-Vision or TIPSv2.
 
-    The same name and weights give the same Tokens from any library.
+    The same name and weights give the same Tokens from any library, with one recipe of positions.
 
     Any image size that the patch divides works, for DINOv2 too. ``"dinoneck_tiny"`` is a built-in
     seeded backbone (64 channels, 6 blocks, patch 16, 2 registers) for documentation and tests.
 
     Args:
         name: in timm (``vit_small_patch16_dinov3``, ``timm/...``), torch.hub (``dinov3_vits16``) or
-            transformers (``facebook/dinov3-...``, a hub name or folder of your own).
-            :func:`wrap_backbone` takes a model.
+            transformers (``facebook/dinov3-...``, a hub name or folder of your own), or an alias
+            (``tipsv2_b14``). :func:`wrap_backbone` takes a model.
         source: library of code and weights: ``"timm"``, or ``"transformers"`` (extra ``[hf]``).
         pretrained: load the published weights from the local cache or the hub.
         layers: block indices, 0-based, in the order of the output, duplicates kept, negative from
@@ -98,9 +99,9 @@ def load_backbone(
         seed: of random weights, with ``pretrained=False``: the same on every machine; None = 0.
         dtype: of the weights and tokens; None keeps float32.
         pos_embed: how position embeddings are resampled to another grid: ``"native"``, as the
-            library does it, or ``"official"``, as the dinov2 repository does it. They differ for
-            DINOv2 without registers at sizes other than 518 x 518, by several percent of the
-            features at 224 x 224.
+            library does it, or ``"official"``, as the publisher's repository does it. They differ
+            for DINOv2 without registers at sizes other than 518 x 518, by several percent of the
+            features at 224 x 224, and in timm for TIPSv2 at sizes other than 448 x 448.
         runtime: what computes the tokens of frozen weights: ``"torch"``; ``"openvino"`` (extra
             ``[fast]``), which is faster on many CPUs; or ``"auto"``, the faster of both, see
             :meth:`Backbone.with_runtime`.
@@ -128,7 +129,7 @@ def load_backbone(
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
         raise ConfigError(f"seed is {seed!r}; expected a whole number, 0 or more, or None")
     asked_name = name
-    if source == "timm" or not (name.startswith("facebook/") or Path(name).is_dir()):
+    if source == "timm" or not (is_of_transformers(name) or Path(name).is_dir()):
         name = resolve_name(name)  # folders, and names of transformers' own with it, are kept
     random = checkpoint is None and (name == TINY or not pretrained)
     if seed is not None and not random:
@@ -186,9 +187,9 @@ def wrap_backbone(
     It is used, not copied.
 
     Recognised are timm's VisionTransformer and Eva; transformers' Dinov2Model,
-    Dinov2WithRegistersModel and DINOv3ViTModel; and objects with the ``get_intermediate_layers`` of
-    the dinov2 and dinov3 repositories. With ``frozen=True`` its parameters stop requiring gradients
-    and it is put into eval mode; else both stay as they are.
+    Dinov2WithRegistersModel, DINOv3ViTModel and Tipsv2VisionModel; and objects with the
+    ``get_intermediate_layers`` of the dinov2 and dinov3 repositories. With ``frozen=True`` its
+    parameters stop requiring gradients and it is put into eval mode; else both stay as they are.
 
     The tokens are those of the model's own forward, bit for bit on a CPU. That is compared here,
     with one small image and block by block, since people change models: it takes the time of two

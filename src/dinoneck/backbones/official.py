@@ -90,7 +90,17 @@ class OfficialAdapter(Adapter):
         return cast("nn.Module", self.model.patch_embed)
 
     def tokens_in_output(self, output: Any) -> list[ForwardTokens]:
-        """Return the normed tokens in what ``forward_features`` returns; none where that is of another form."""
+        """Return the normed tokens in what ``forward_features`` returns; none where that is of another form.
+
+        Raises:
+            BackboneError: for a model of the tips repository, which says nothing of its mean and std.
+        """
+        if isinstance(output, dict) and "x_norm_1st_clstoken" in output:
+            raise BackboneError(
+                f"{type(self.model).__name__} is of the tips repository, whose images have mean 0 "
+                "and std 1; save its state_dict(), and load that by name: "
+                "load_backbone('tipsv2_b14', checkpoint=FILE, pos_embed='official')"
+            )
         if not isinstance(output, dict) or "x_norm_patchtokens" not in output:
             return []
         parts = [output["x_norm_clstoken"][:, None]]

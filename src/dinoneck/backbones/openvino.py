@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -28,6 +29,7 @@ from dinoneck.text import first_line
 _PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 _TRACED_BATCH = 2  # torch.export takes a batch of 1 for a constant
 _LARGEST_BATCH = 65_536
+_HEAD_WIDTH = 64  # of all published models but the largest
 # how far the first tokens of an image may lie from those that the model computes, relative to them
 _FIRST_TOKENS_TOLERANCE = 1e-5
 
@@ -156,32 +158,91 @@ def load_program(
     return Program(compiled, sorted(set(layers)))
 
 
-def compile_mlp(first: nn.Linear, second: nn.Linear) -> Program:
-    """Compile a linear layer, a GELU and another linear layer, without an export, which takes long.
+def compile_block(tokens: Tensor, hidden_width: int) -> Callable[[], Any]:
+    """Compile a block of a ViT with random weights from OpenVINO's operations: an export takes longer.
+
+    It has LayerScale, and no rotary positions, which cost little in a program.
 
     Args:
-        first: with float32 or bfloat16 weights, on the CPU.
-        second: of the same dtype.
+        tokens: (B, N, C) that it computes, in the precision of their dtype.
+        hidden_width: of its MLP.
 
     Returns:
-        What takes tokens (B, N, C) and returns theirs as those of block 0.
+        What computes the block once; nothing is converted or copied, as between the blocks of a
+        program. The output is that of :meth:`openvino.InferRequest.infer`.
     """
     library = openvino()
-    operations = library.opset13
-    tokens = operations.parameter([-1, -1, first.in_features], np.float32)
-    activations = operations.gelu(_linear(operations, tokens, first), "erf")
-    outputs = _linear(operations, activations, second)
-    model = library.Model([outputs], [tokens])
-    properties = _properties(first.weight.dtype, torch.get_num_threads())
-    return Program(library.Core().compile_model(model, "CPU", properties), layers=[0])
+    width = tokens.shape[-1]
+    block = _BlockOfOperations(library.opset13, width)
+    inputs = block.operations.parameter([-1, -1, width], np.float32)
+    outputs = block.outputs(inputs, hidden_width)
+    model = library.Model([outputs], [inputs])
+    properties = _properties(tokens.dtype, torch.get_num_threads())
+    request = library.Core().compile_model(model, "CPU", properties).create_infer_request()
+    array = tokens.detach().float().numpy()
+    return functools.partial(request.infer, [array], share_inputs=True, share_outputs=True)
 
 
-def _linear(operations: ModuleType, inputs: Any, layer: nn.Linear) -> Any:
-    """Return a linear layer of OpenVINO's operations."""
-    weight = operations.constant(layer.weight.detach().float().numpy())
-    bias = operations.constant(layer.bias.detach().float().numpy())
-    product = operations.matmul(inputs, weight, False, True)
-    return operations.add(product, bias)
+class _BlockOfOperations:
+    """A block of a ViT in OpenVINO's operations, with random weights.
+
+    Args:
+        operations: OpenVINO's set of them.
+        width: channels of a token.
+    """
+
+    def __init__(self, operations: ModuleType, width: int) -> None:
+        self.operations = operations
+        self._width = width
+        self._num_heads = max(1, width // _HEAD_WIDTH)
+        while width % self._num_heads:
+            self._num_heads -= 1
+        self._generator = np.random.default_rng(0)
+
+    def outputs(self, tokens: Any, hidden_width: int) -> Any:
+        """Return the tokens (B, N, C) after the block."""
+        operations = self.operations
+        attended = self._attention(self._norm(tokens))
+        tokens = operations.add(tokens, operations.multiply(attended, self._weight(self._width)))
+        hidden = self._linear(self._norm(tokens), self._width, hidden_width)
+        outputs = self._linear(operations.gelu(hidden, "erf"), hidden_width, self._width)
+        return operations.add(tokens, operations.multiply(outputs, self._weight(self._width)))
+
+    def _attention(self, tokens: Any) -> Any:
+        operations = self.operations
+        width = self._width
+        head_width = width // self._num_heads
+        projected = self._linear(tokens, width, 3 * width)
+        shape = self._integers(0, 0, 3, self._num_heads, head_width)
+        by_head = operations.reshape(projected, shape, True)  # (B, N, 3, heads, D)
+        by_head = operations.transpose(by_head, self._integers(2, 0, 3, 1, 4))
+        parts = operations.split(by_head, self._integers(0, is_scalar=True), 3)
+        query, key, value = [
+            operations.squeeze(parts.output(i), self._integers(0)) for i in range(3)
+        ]  # (B, heads, N, D)
+        attended = operations.scaled_dot_product_attention(query, key, value, causal=False)
+        attended = operations.transpose(attended, self._integers(0, 2, 1, 3))
+        attended = operations.reshape(attended, self._integers(0, 0, width), True)  # (B, N, C)
+        return self._linear(attended, width, width)
+
+    def _norm(self, tokens: Any) -> Any:
+        operations = self.operations
+        normed = operations.mvn(tokens, self._integers(-1), True, 1e-6, "inside_sqrt")
+        scaled = operations.multiply(normed, self._weight(self._width))
+        return operations.add(scaled, self._weight(self._width))
+
+    def _linear(self, inputs: Any, in_width: int, out_width: int) -> Any:
+        weight = self._weight(out_width, in_width)
+        product = self.operations.matmul(inputs, weight, False, True)
+        return self.operations.add(product, self._weight(out_width))
+
+    def _weight(self, *shape: int) -> Any:
+        values = self._generator.normal(scale=0.02, size=shape).astype(np.float32)
+        return self.operations.constant(values)
+
+    def _integers(self, *values: int, is_scalar: bool = False) -> Any:
+        array = np.array(values[0] if is_scalar else values)
+        return self.operations.constant(array)
 
 
 def _properties(dtype: torch.dtype, num_threads: int) -> dict[str, str | int]:
@@ -244,7 +305,7 @@ class _Blocks(nn.Module):
         convolution = self.convolution
         maps = F.conv2d(images, convolution.weight, None, convolution.stride)
         patches = maps.flatten(2).transpose(1, 2)  # (B, N, C)
-        num_prefix_tokens = self.adapter.num_prefix_tokens
+        num_prefix_tokens = self.tokens_of_black.shape[1] - patches.shape[1]
         prefix = self.tokens_of_black[:, :num_prefix_tokens].expand(images.shape[0], -1, -1)
         return torch.cat((prefix, patches + self.tokens_of_black[:, num_prefix_tokens:]), dim=1)
 

@@ -61,6 +61,7 @@ class ProgramRecord(msgspec.Struct, frozen=True):
         program_seconds: of an image in the program.
         probe: of the backbone, see :meth:`dinoneck.Backbone.probe`.
         num_bytes: of the program; 0 where the file holds none, because torch is faster.
+        measured_at: when, in seconds since 1970. The time of the file is that of its last use.
     """
 
     compile_seconds: float
@@ -68,6 +69,7 @@ class ProgramRecord(msgspec.Struct, frozen=True):
     program_seconds: float
     probe: list[float]
     num_bytes: int
+    measured_at: float
 
 
 class GainRecord(msgspec.Struct, frozen=True):
@@ -75,9 +77,11 @@ class GainRecord(msgspec.Struct, frozen=True):
 
     Attributes:
         gain: above 1 where OpenVINO is faster.
+        measured_at: when, in seconds since 1970.
     """
 
     gain: float
+    measured_at: float
 
 
 class CacheSize(NamedTuple):
@@ -157,10 +161,6 @@ class ProgramFolder:
             self._make_room(0)  # another process may have written too
         except OSError as error:
             logger.info("a program is not kept in %s: %s", self.path, first_line(error))
-
-    def is_outdated(self, name: str) -> bool:
-        """Whether a file was written and used last so long ago that its times are to be measured again."""
-        return time.time() - _last_use(self.path / name) > _OUTDATED_AFTER_S
 
     def remove(self, name: str) -> None:
         """Remove a file that is of no use, if it can be."""
@@ -259,6 +259,12 @@ class ProgramFolder:
             if (is_finished and total > LARGEST_CACHE_BYTES) or (not is_finished and is_stale):
                 total -= _length(path)
                 path.unlink(missing_ok=True)
+
+
+def is_outdated(record: ProgramRecord | GainRecord) -> bool:
+    """Whether times were measured so long ago that they are to be measured again; also after the clock was set back."""
+    age = time.time() - record.measured_at
+    return not 0.0 <= age <= _OUTDATED_AFTER_S
 
 
 def program_folder() -> ProgramFolder | None:

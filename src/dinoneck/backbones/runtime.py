@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import math
 import threading
+import time
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -31,9 +33,10 @@ from dinoneck.backbones.program_files import (
     LARGEST_CACHE_BYTES,
     SUFFIX,
     ProgramRecord,
+    is_outdated,
     program_folder,
 )
-from dinoneck.dtypes import dtype_name
+from dinoneck.backbones.token_batch import ProgramKey, TokenBatch
 from dinoneck.errors import BackboneError, ConfigError
 from dinoneck.kinds import RUNTIMES
 from dinoneck.text import first_line
@@ -44,6 +47,7 @@ MOST_PROGRAMS = 8
 """How many programs are kept in memory, each of one image size."""
 _MOST_SIZES = 1024  # whose figures are kept
 _FASTER_BY = 1.05  # two runs of one program differ by less
+_TRANSFORMERS_HOOKS = "transformers.utils.output_capturing"
 _PREFIX_DIGITS = 16
 _NAME_DIGITS = 32
 
@@ -109,32 +113,6 @@ def token_difference(reference: Sequence[Tensor], tokens: Sequence[Tensor]) -> T
     return TokenDifference(of_layer, of_token)
 
 
-class ProgramKey(NamedTuple):
-    """What a program depends on: with any other value another one is compiled.
-
-    Attributes:
-        weights_sha256: of the weights without LoRA's; None if it is not known.
-        lora_sha256: of the LoRA weights that are merged; None without any.
-        rotary: name and hash of rotary frequencies, which no record of weights holds.
-        pos_embed: how positions are resampled.
-        image_size: (height, width) in pixels.
-        layers: the blocks whose tokens it returns, in ascending order.
-        norm: whether the final norm is applied.
-        dtype: of the weights, such as ``"float32"``.
-        num_threads: how many threads it uses.
-    """
-
-    weights_sha256: str | None
-    lora_sha256: str | None
-    rotary: tuple[tuple[str, str], ...]
-    pos_embed: str
-    image_size: tuple[int, int]
-    layers: tuple[int, ...]
-    norm: bool
-    dtype: str
-    num_threads: int
-
-
 @dataclass
 class SizeFigures:
     """What ``auto`` knows of images of one size.
@@ -177,12 +155,14 @@ class Programs:
 
     Attributes:
         images_left: (height, width) -> how many images of this size are still to come.
+        seconds_taken: by loading, compiling and comparing programs until now.
     """
 
     def __init__(self) -> None:
         self.images_left: Counter[tuple[int, int]] = Counter()
         self._programs: OrderedDict[ProgramKey, openvino.Program] = OrderedDict()
         self._figures: OrderedDict[ProgramKey, SizeFigures] = OrderedDict()
+        self.seconds_taken = 0.0
         self._compile_seconds: float | None = None
         self._compiles = True
         self._logged: set[str] = set()
@@ -194,6 +174,12 @@ class Programs:
 
     def __reduce__(self) -> tuple[type[Programs], tuple[()]]:
         return Programs, ()
+
+    @property
+    def are_in_memory(self) -> bool:
+        """Whether there is one."""
+        with self._lock:
+            return bool(self._programs)
 
     def expect(self, counts: Mapping[tuple[int, int], int]) -> None:
         """Take how many images of each size are still to come, in place of what was stated before.
@@ -209,155 +195,129 @@ class Programs:
         with self._lock:
             self.images_left = Counter(counts)
 
-    def run(
-        self, adapter: Adapter, images: Tensor, layers: Sequence[int], norm: bool
-    ) -> list[Tensor]:
-        """Return the tokens (B, P + N, C) of these blocks, in this order, in the dtype of the weights.
+    def run(self, batch: TokenBatch) -> list[Tensor]:
+        """Return the tokens (B, P + N, C) of each layer, in the dtype of the weights.
 
         The first batch of a program that is compiled is computed by torch too, and compared.
 
         Args:
-            adapter: frozen, on the CPU.
-            images: (B, C, H, W), normalised, in the dtype of the weights; B is 1 or more.
-            layers: block indices.
-            norm: apply the final norm to each.
+            batch: on the CPU, in the dtype of the weights.
 
         Raises:
             BackboneError: if the weights are on another device or of a dtype that OpenVINO does not
                 compute in, the model cannot be compiled, or the program gives other tokens.
             ImportError: naming the extra, if OpenVINO is not installed.
         """
-        _check_weights(adapter)
+        _check_weights(batch.adapter)
         with self._preparation:
-            key = _key(adapter, images, layers, norm)
-            program = self._get(key)
+            program = self._get(batch.key)
             if program is None:
-                program = _load(adapter, key, _read_record(adapter, key))
-            if program is None:
-                compiled = self._compile(adapter, images, layers, key)
-                _check_agreement(compiled.difference, key)
-                _keep(adapter, key, compiled.record, compiled.program)
-                program = compiled.program
-            self._put(key, program)
-        return _run_program(program, images, layers)
+                with self._taking_time():
+                    program = self._load_or_compile(batch)
+        return _run_program(program, batch)
 
-    def run_fastest(
-        self, adapter: Adapter, images: Tensor, layers: Sequence[int], norm: bool
-    ) -> list[Tensor]:
+    def _load_or_compile(self, batch: TokenBatch) -> openvino.Program:
+        """Return the program of the cache folder, else one that is compiled and compared with torch.
+
+        Raises:
+            BackboneError: if the model cannot be compiled, or the program gives other tokens.
+        """
+        program = _load(batch, _read_record(batch))
+        if program is None:
+            compiled = self._compile(batch)
+            _check_agreement(compiled.difference, batch.key)
+            _keep(batch, compiled.record, compiled.program)
+            program = compiled.program
+        self._put(batch.key, program)
+        return program
+
+    def run_fastest(self, batch: TokenBatch) -> list[Tensor]:
         """Return the tokens as :meth:`run` does, by torch or by a program, whichever takes less time.
 
         Torch computes until compiling pays for the images of this size that are still to come. It
         computes too what OpenVINO cannot; nothing is raised for that.
 
         Args:
-            adapter: frozen, on any device.
-            images: as for :meth:`run`, of any dtype.
-            layers: block indices.
-            norm: apply the final norm to each.
+            batch: on any device, of any dtype.
         """
-        num_left = self._count_down(images)
-        if not self._may_run_programs(adapter, images):
-            return _run_torch(adapter, images, layers, norm)
-        key = _key(adapter, images, layers, norm)
-        figures = self._figures_of(key)
+        num_left = self._count_down(batch.images)
+        if not self._may_run_programs(batch):
+            return batch.run_torch()
+        figures = self._figures_of(batch.key)
         if not figures.stays_with_torch:
             try:
-                program_tokens = self._run_if_faster(
-                    adapter, images, layers, key, figures, num_left
-                )
+                program_tokens = self._run_if_faster(batch, figures, num_left)
             except Exception as error:  # the exporter, the converter and programs raise any type
                 figures.stays_with_torch = True
-                self._log_once(logging.WARNING, _message_of_torch(key, first_line(error)))
+                self._log_once(logging.WARNING, _message_of_torch(batch.key, first_line(error)))
             else:
                 if program_tokens is not None:
                     return program_tokens
-        tokens, seconds = timed(lambda: _run_torch(adapter, images, layers, norm))
-        figures.torch_seconds = min(figures.torch_seconds, seconds / images.shape[0])
-        figures.num_computed += images.shape[0]
+        tokens, seconds = timed(batch.run_torch)
+        figures.torch_seconds = min(figures.torch_seconds, seconds / len(batch))
+        figures.num_computed += len(batch)
         return tokens
 
-    def preparation_seconds(
-        self, adapter: Adapter, images: Tensor, layers: Sequence[int], norm: bool
-    ) -> float:
+    def preparation_seconds(self, batch: TokenBatch) -> float:
         """Return what loading a program for such images takes, or compiling it where no file holds one.
-
-        Args:
-            adapter: as for :meth:`run`.
-            images: as for :meth:`run`.
-            layers: as for :meth:`run`.
-            norm: as for :meth:`run`.
 
         Returns:
             Seconds, estimated; infinite where torch was measured to be faster.
         """
-        key = _key(adapter, images, layers, norm)
-        record = _read_valid_record(adapter, key)
+        record = _read_valid_record(batch)
         if record is None:
-            return self._expected_compile_seconds(key)
+            return self._expected_compile_seconds(batch.key)
         if not _is_of_use(record):
             return math.inf
         return load_seconds(record.num_bytes)
 
-    def _may_run_programs(self, adapter: Adapter, images: Tensor) -> bool:
+    def _may_run_programs(self, batch: TokenBatch) -> bool:
         """Whether OpenVINO is here and can compute the tokens of these images."""
-        if images.device.type != "cpu" or type(images) is not Tensor:
+        if batch.images.device.type != "cpu" or type(batch.images) is not Tensor:
             return False
         if not openvino.is_installed():
             return False
         try:
-            _check_weights(adapter)
+            _check_weights(batch.adapter)
         except BackboneError as error:
             self._log_once(logging.INFO, f"the runtime 'auto' computes in torch: {error}")
             return False
         return True
 
     def _run_if_faster(
-        self,
-        adapter: Adapter,
-        images: Tensor,
-        layers: Sequence[int],
-        key: ProgramKey,
-        figures: SizeFigures,
-        num_left: int,
+        self, batch: TokenBatch, figures: SizeFigures, num_left: int
     ) -> list[Tensor] | None:
         """Return the tokens of a program that is there or pays; None where torch is to compute them.
 
         While one thread loads or compiles a program, the others compute in torch.
 
         Args:
-            adapter: as for :meth:`run`.
-            images: as for :meth:`run`.
-            layers: as for :meth:`run`.
-            key: of the program.
+            batch: as for :meth:`run`.
             figures: of images of this size.
             num_left: how many images of this size are stated to come, with these.
         """
-        program = self._get(key)
+        program = self._get(batch.key)
         if program is None and self._preparation.acquire(blocking=False):
             try:
-                program = self._load_if_faster(adapter, images, key, figures, num_left)
-                if program is None and self._is_worth_compiling(key, images, figures, num_left):
-                    return self._compile_if_faster(adapter, images, layers, key, figures)
+                with self._taking_time():
+                    program = self._load_if_faster(batch, figures, num_left)
+                    if program is None and self._is_worth_compiling(batch, figures, num_left):
+                        return self._compile_if_faster(batch, figures)
             finally:
                 self._preparation.release()
         if program is None:
             return None
-        return _run_program(program, images, layers)
+        return _run_program(program, batch)
 
     def _load_if_faster(
-        self,
-        adapter: Adapter,
-        images: Tensor,
-        key: ProgramKey,
-        figures: SizeFigures,
-        num_left: int,
+        self, batch: TokenBatch, figures: SizeFigures, num_left: int
     ) -> openvino.Program | None:
         """Load the program of the cache folder if that pays.
 
         As many images are expected as are stated, or as were computed until now.
         """
         if not figures.has_read_file:
-            figures.record = _read_valid_record(adapter, key)
+            figures.record = _read_valid_record(batch)
             figures.has_read_file = True
         record = figures.record
         if record is None:
@@ -366,28 +326,26 @@ class Programs:
         if not _is_of_use(record):
             figures.stays_with_torch = True
             return None
-        num_images = max(num_left, images.shape[0], figures.num_computed)
+        num_images = max(num_left, len(batch), figures.num_computed)
         if num_images * saved_seconds <= load_seconds(record.num_bytes):
             return None
-        program = _load(adapter, key, record)
+        program = _load(batch, record)
         if program is None:
             figures.record = None
         else:
-            self._put(key, program)
+            self._put(batch.key, program)
         return program
 
-    def _is_worth_compiling(
-        self, key: ProgramKey, images: Tensor, figures: SizeFigures, num_left: int
-    ) -> bool:
+    def _is_worth_compiling(self, batch: TokenBatch, figures: SizeFigures, num_left: int) -> bool:
         """Whether a program of images of this size saves more time than compiling it takes."""
         if figures.record is not None or math.isinf(figures.torch_seconds) or not self._compiles:
             return False
         return is_worth_compiling(
             figures.torch_seconds,
             num_images=num_left,
-            batch=images.shape[0],
-            compile_seconds=self._expected_compile_seconds(key),
-            gain=lambda: expected_gain(images.dtype),
+            batch=len(batch),
+            compile_seconds=self._expected_compile_seconds(batch.key),
+            gain=lambda: expected_gain(batch),
         )
 
     def _expected_compile_seconds(self, key: ProgramKey) -> float:
@@ -401,71 +359,74 @@ class Programs:
             return default_compile_seconds(key.layers[-1] + 1)
         return self._compile_seconds
 
-    def _compile_if_faster(
-        self,
-        adapter: Adapter,
-        images: Tensor,
-        layers: Sequence[int],
-        key: ProgramKey,
-        figures: SizeFigures,
-    ) -> list[Tensor]:
+    def _compile_if_faster(self, batch: TokenBatch, figures: SizeFigures) -> list[Tensor]:
         """Compile a program and keep it if it is faster than torch; return torch's tokens.
 
         Raises:
             BackboneError: if the model cannot be compiled, or the program gives other tokens.
         """
         try:
-            compiled = self._compile(adapter, images, layers, key)
+            compiled = self._compile(batch)
         except Exception:
             self._compiles = False  # nor would it be of another size
             raise
-        _check_agreement(compiled.difference, key)
+        self.seconds_taken -= len(batch) * compiled.record.torch_seconds  # for the batch itself
+        _check_agreement(compiled.difference, batch.key)
         record = compiled.record
         record = msgspec.structs.replace(
             record, torch_seconds=min(record.torch_seconds, figures.torch_seconds)
         )
         if is_faster(record):
-            self._put(key, compiled.program)
-            _keep(adapter, key, record, compiled.program)
+            self._put(batch.key, compiled.program)
+            _keep(batch, record, compiled.program)
         else:
             figures.stays_with_torch = True
-            _keep(adapter, key, record)
+            _keep(batch, record)
         return compiled.tokens
 
-    def _compile(
-        self, adapter: Adapter, images: Tensor, layers: Sequence[int], key: ProgramKey
-    ) -> CompiledProgram:
+    def _compile(self, batch: TokenBatch) -> CompiledProgram:
         """Compile a program for images of this size, and compute these with it and with torch.
 
         Raises:
             BackboneError: if that fails, or another thread changed the weights.
         """
+        key = batch.key
         program, compile_seconds = timed(
             lambda: openvino.compile_program(
-                adapter,
+                batch.adapter,
                 key.image_size,
-                layers=layers,
+                layers=key.layers,
                 norm=key.norm,
                 num_threads=key.num_threads,
             )
         )
-        if _key(adapter, images, layers, key.norm) != key:
+        if batch.present_key() != key:
             raise BackboneError(
                 "the weights of the backbone were changed by another thread while a program "
                 "of them was compiled; run it again"
             )
         self._compile_seconds = compile_seconds
-        expected, torch_seconds = timed_twice(lambda: _run_torch(adapter, images, layers, key.norm))
-        tokens, program_seconds = timed_twice(lambda: program(images))
+        expected, torch_seconds = timed_twice(batch.run_torch)
+        tokens, program_seconds = timed_twice(lambda: program(batch.images))
         record = ProgramRecord(
             compile_seconds=compile_seconds,
-            torch_seconds=torch_seconds / images.shape[0],
-            program_seconds=program_seconds / images.shape[0],
-            probe=weight_hashes.measure(adapter, key.layers, key.norm),
+            torch_seconds=torch_seconds / len(batch),
+            program_seconds=program_seconds / len(batch),
+            probe=weight_hashes.measure(batch.adapter, key.layers, key.norm),
             num_bytes=0,
+            measured_at=time.time(),
         )
-        difference = token_difference(expected, [tokens[layer] for layer in layers])
+        difference = token_difference(expected, [tokens[layer] for layer in batch.layers])
         return CompiledProgram(program, expected, record, difference)
+
+    @contextlib.contextmanager
+    def _taking_time(self) -> Iterator[None]:
+        """Add the time of the ``with`` block to what programs have taken."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds_taken += time.perf_counter() - started
 
     def _count_down(self, images: Tensor) -> int:
         """Return how many images of this size were stated to come, with these; count these as computed."""
@@ -505,32 +466,10 @@ class Programs:
             logger.log(level, "%s", message)
 
 
-def _key(adapter: Adapter, images: Tensor, layers: Sequence[int], norm: bool) -> ProgramKey:
-    hashes = weight_hashes.current_hashes(adapter)
-    height, width = images.shape[-2:]
-    return ProgramKey(
-        weights_sha256=hashes.weights_sha256,
-        lora_sha256=None if hashes.lora is None else hashes.lora["sha256"],
-        rotary=tuple(sorted(weight_hashes.rotary_hashes(adapter).items())),
-        pos_embed=adapter.pos_embed,
-        image_size=(height, width),
-        layers=tuple(sorted(set(layers))),
-        norm=norm,
-        dtype=dtype_name(images.dtype),
-        num_threads=torch.get_num_threads(),
-    )
-
-
-def _run_torch(adapter: Adapter, images: Tensor, layers: Sequence[int], norm: bool) -> list[Tensor]:
-    """Return the tokens of these blocks, in this order."""
-    tokens: list[Tensor] = adapter(images, layers, norm)
-    return tokens
-
-
-def _run_program(program: openvino.Program, images: Tensor, layers: Sequence[int]) -> list[Tensor]:
-    """Return the tokens of these blocks, in this order, in the dtype of the images."""
-    tokens = program(images)
-    return [tokens[layer].to(images.dtype) for layer in layers]
+def _run_program(program: openvino.Program, batch: TokenBatch) -> list[Tensor]:
+    """Return the tokens of each layer, in the dtype of the images."""
+    tokens = program(batch.images)
+    return [tokens[layer].to(batch.images.dtype) for layer in batch.layers]
 
 
 def is_faster(record: ProgramRecord) -> bool:
@@ -561,19 +500,20 @@ def _check_agreement(difference: TokenDifference, key: ProgramKey) -> None:
         )
 
 
-def _file_name(adapter: Adapter, key: ProgramKey) -> str | None:
+def _file_name(batch: TokenBatch) -> str | None:
     """Return the name of the file of a program; None where none is kept.
 
     The code of a model that was wrapped may be anybody's, which no version names: its programs are
     in no file.
     """
-    origin = weight_hashes.unchanged_origin(adapter.history.origin)
+    key = batch.key
+    origin = weight_hashes.unchanged_origin(batch.adapter.history.origin)
     if key.weights_sha256 is None or origin["kind"] == "object":
         return None
-    model = type(adapter.model)
+    model = type(batch.adapter.model)
     facts = {
         "key": key._asdict(),
-        "adapter": type(adapter).__qualname__,
+        "adapter": type(batch.adapter).__qualname__,
         "model": f"{model.__module__}.{model.__qualname__}",
         "computer": computer(),
     }
@@ -586,37 +526,32 @@ def _prefix(key: ProgramKey) -> str:
     return f"{str(key.weights_sha256)[:_PREFIX_DIGITS]}-"
 
 
-def _read_record(adapter: Adapter, key: ProgramKey) -> ProgramRecord | None:
+def _read_record(batch: TokenBatch) -> ProgramRecord | None:
     """Return what the cache folder holds of a program; None without one."""
     folder = program_folder()
-    name = _file_name(adapter, key)
+    name = _file_name(batch)
     if folder is None or name is None:
         return None
     return folder.record(name, ProgramRecord)
 
 
-def _read_valid_record(adapter: Adapter, key: ProgramKey) -> ProgramRecord | None:
+def _read_valid_record(batch: TokenBatch) -> ProgramRecord | None:
     """Return what the cache folder holds of a program; None where torch was faster, too long ago to count."""
-    record = _read_record(adapter, key)
-    if record is None or _is_of_use(record):
-        return record
-    folder = program_folder()
-    name = _file_name(adapter, key)
-    if folder is None or name is None or folder.is_outdated(name):
+    record = _read_record(batch)
+    if record is not None and not _is_of_use(record) and is_outdated(record):
         return None
     return record
 
 
-def _load(
-    adapter: Adapter, key: ProgramKey, record: ProgramRecord | None
-) -> openvino.Program | None:
+def _load(batch: TokenBatch, record: ProgramRecord | None) -> openvino.Program | None:
     """Load the program of the cache folder; None if there is none of this backbone that can be read."""
+    key = batch.key
     folder = program_folder()
-    name = _file_name(adapter, key)
+    name = _file_name(batch)
     if folder is None or name is None or record is None or record.num_bytes == 0:
         return None
     # another model of these weights, such as one with a block replaced
-    probe = weight_hashes.measure(adapter, key.layers, key.norm)
+    probe = weight_hashes.measure(batch.adapter, key.layers, key.norm)
     if weight_hashes.differs(record.probe, probe, (key.dtype, key.dtype)) is not None:
         return None
     exported = folder.program(name)
@@ -636,19 +571,16 @@ def _load(
 
 
 def _keep(
-    adapter: Adapter,
-    key: ProgramKey,
-    record: ProgramRecord,
-    program: openvino.Program | None = None,
+    batch: TokenBatch, record: ProgramRecord, program: openvino.Program | None = None
 ) -> None:
     """Write a program, or what was measured of one that is not used, to the cache folder."""
     folder = program_folder()
-    name = _file_name(adapter, key)
+    name = _file_name(batch)
     if folder is None or name is None:
         return
     exported = b""
     if program is not None:
-        float32_bytes = sum(4 * parameter.numel() for parameter in adapter.parameters())
+        float32_bytes = sum(4 * parameter.numel() for parameter in batch.adapter.parameters())
         if float32_bytes > LARGEST_CACHE_BYTES:  # an export would take as much memory again
             return
         exported = program.export()
@@ -666,7 +598,9 @@ def _check_weights(adapter: Adapter) -> None:
             f"{weight.device}; move them, or pass runtime='torch'"
         )
     for name, module in adapter.named_modules():
-        if module._forward_hooks or module._forward_pre_hooks:
+        hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+        # those that transformers adds to its models do nothing unless it collects outputs
+        if any(getattr(hook, "__module__", "") != _TRANSFORMERS_HOOKS for hook in hooks):
             raise BackboneError(
                 f"runtime is 'openvino', and {name or 'the adapter'} has forward hooks, which a "
                 "program would not call; remove them, or pass runtime='torch'"

@@ -17,8 +17,23 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from dinoneck.backbones.adapter import Adapter, ForwardTokens, PosEmbed, official_positions
-from dinoneck.backbones.known import TINY, TINY_DEPTH, TINY_WIDTH, is_supported, refuse
+from dinoneck.backbones.adapter import (
+    Adapter,
+    ForwardTokens,
+    PosEmbed,
+    official_positions,
+    tipsv2_positions,
+)
+from dinoneck.backbones.known import (
+    KNOWN,
+    NEEDED_TIMM,
+    TINY,
+    TINY_DEPTH,
+    TINY_WIDTH,
+    family_of,
+    is_supported,
+    refuse,
+)
 from dinoneck.errors import BackboneError
 from dinoneck.grid import patch_pair
 
@@ -48,7 +63,7 @@ _TINY_SETTING: dict[str, Any] = {
 
 
 def names() -> list[str]:
-    """Return the DINOv2/DINOv3 ViT architectures that this timm knows."""
+    """Return the architectures of the table's families that this timm knows."""
     return [name for name in timm.list_models() if is_supported(name)]
 
 
@@ -60,7 +75,7 @@ def build(name: str, **changes: Any) -> nn.Module:
         **changes: options of timm's model that differ from the published one.
 
     Raises:
-        BackboneError: if the name is unknown or not that of a DINO ViT.
+        BackboneError: as :func:`check_name`.
     """
     check_name(name)
     if name == TINY:
@@ -72,16 +87,22 @@ def build(name: str, **changes: Any) -> nn.Module:
 
 
 def check_name(name: str) -> None:
-    """Reject the name of an architecture that is unknown or no DINO ViT, or of unknown weights.
+    """Reject the name of an architecture that is unknown or not in the table, or of unknown weights.
 
     Raises:
-        BackboneError: with the nearest name.
+        BackboneError: with the nearest name, or with the version of timm that has the model.
     """
     if name == TINY:
         return
     architecture = name.split(".", 1)[0]
     known_names = names()
     if architecture not in known_names:
+        is_published = any(model.name == architecture for model in KNOWN)
+        needed = NEEDED_TIMM.get(family_of(architecture))
+        if is_published and needed is not None:
+            raise BackboneError(
+                f"timm {timm.__version__} has no {architecture!r}; install timm {needed} or newer"
+            )
         raise refuse(name, known_names)
     if "." in name:
         tagged = timm.list_pretrained(f"{architecture}.*")
@@ -207,6 +228,8 @@ class TimmAdapter(Adapter):
                 return self.model.norm_pre(x), [rotary] * self.depth
         elif self.pos_embed == "official" and self._is_plain_dinov2:
             return self._embed_officially(images), None
+        elif self.pos_embed == "official" and self._is_tipsv2:
+            return self._embed_as_tipsv2(images), None
         return self.embed_natively(images)
 
     @property
@@ -225,6 +248,27 @@ class TimmAdapter(Adapter):
         cls_token = model.cls_token.expand(images.shape[0], -1, -1)
         x = torch.cat((cls_token, patches), dim=1)
         x = model.pos_drop(x + official_positions(model.pos_embed, grid, self.trained_grid))
+        return cast("Tensor", model.norm_pre(model.patch_drop(x)))
+
+    @property
+    def _is_tipsv2(self) -> bool:
+        """Whether this is a TIPSv2, whose position embedding is that of patches alone."""
+        model = self.model
+        has_prefix = model.cls_token is not None and model.reg_token is not None
+        is_of_patches = model.pos_embed is not None and model.no_embed_class
+        return family_of(self.name or "") == "tipsv2" and has_prefix and is_of_patches
+
+    def _embed_as_tipsv2(self, images: Tensor) -> Tensor:
+        """Return the first tokens with positions resampled as by TIPSv2's publisher."""
+        model = self.model
+        batch, _, height, width = images.shape
+        grid = (height // self.patch_size[0], width // self.patch_size[1])
+        patches = self._patches(images).reshape(batch, grid[0] * grid[1], -1)
+        trained_grid = cast("tuple[int, int]", self.trained_grid)
+        patches = patches + tipsv2_positions(model.pos_embed, grid, trained_grid)
+        cls_token = model.cls_token.expand(batch, -1, -1)
+        registers = model.reg_token.expand(batch, -1, -1)
+        x = model.pos_drop(torch.cat((cls_token, registers, patches), dim=1))
         return cast("Tensor", model.norm_pre(model.patch_drop(x)))
 
     def compare_positions(self) -> None:

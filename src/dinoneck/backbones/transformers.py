@@ -1,4 +1,4 @@
-"""The adapter of transformers: Dinov2Model, Dinov2WithRegistersModel and DINOv3ViTModel.
+"""The adapter of transformers: Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel and Tipsv2VisionModel.
 
 ``hidden_states[i]`` of these models is the input of block i, without the final norm; their Backbone
 classes drop registers and always apply the norm to the last stage. So the adapter calls the parts:
@@ -19,7 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck.backbones.adapter import Adapter, ForwardTokens, PosEmbed, official_positions
-from dinoneck.backbones.known import SATELLITE, SATELLITE_MEAN, SATELLITE_STD
+from dinoneck.backbones.known import (
+    NEEDED_TRANSFORMERS,
+    SATELLITE,
+    SATELLITE_MEAN,
+    SATELLITE_STD,
+    TIPSV2_MEAN,
+    TIPSV2_STD,
+    family_of,
+)
 from dinoneck.errors import BackboneError
 from dinoneck.extras import missing_extra
 from dinoneck.grid import patch_pair
@@ -31,12 +39,16 @@ _CLASSES = {
     "dinov2": "Dinov2Model",
     "dinov2_with_registers": "Dinov2WithRegistersModel",
     "dinov3_vit": "DINOv3ViTModel",
+    "tipsv2_vision_model": "Tipsv2VisionModel",
+    "tipsv2": "Tipsv2VisionModel",  # with a model of texts beside it
 }
+_FAMILIES = {"dinov3_vit": "dinov3", "tipsv2_vision_model": "tipsv2"}  # others are DINOv2
 _SHOWN = 8  # names in a message
 _EMBEDDINGS = -1  # the "block" of stage 0: what the first block takes
 _NEVER_USED = ("mask_token", "inv_freq")
 _DINOV2_PATCHES = "embeddings.patch_embeddings.projection"
 _CLASSIFIERS = ("classifier.", "head.")  # of models fine-tuned for classes, next to the ViT
+_TEXTS = ("temperature", "text_encoder.", "text_model.")  # of TIPSv2's model of texts
 _BLOCK = re.compile(r"\blayer\.(?P<number>\d+)\.(?:\w+\.)*?(?P<module>\w+)\.(?P<part>\w+)$")
 # module of a transformers block (of any version since 5.9) -> module of a timm block, see _unfused
 _TIMM_NAMES = {
@@ -68,7 +80,7 @@ def is_transformers(model: nn.Module) -> bool:
 
 
 class TransformersAdapter(Adapter):
-    """A Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel, or their Backbone forms.
+    """A Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel, Tipsv2VisionModel, or their Backbone forms.
 
     Args:
         model: the object; used as it is, not copied.
@@ -87,10 +99,10 @@ class TransformersAdapter(Adapter):
         kind = getattr(config, "model_type", None)
         if kind not in _CLASSES or not hasattr(model, "embeddings"):
             raise BackboneError(
-                f"{type(model).__name__} is not a Dinov2Model, Dinov2WithRegistersModel or "
-                "DINOv3ViTModel; if it holds one, pass that"
+                f"{type(model).__name__} is not a Dinov2Model, Dinov2WithRegistersModel, "
+                "DINOv3ViTModel or Tipsv2VisionModel; if it holds one, pass that"
             )
-        self.family = "dinov3" if kind == "dinov3_vit" else "dinov2"
+        self.family = _FAMILIES.get(kind, "dinov2")
         self.embed_dim = int(config.hidden_size)
         self.patch_size = patch_pair(config.patch_size)
         self.num_cls = 1
@@ -100,6 +112,9 @@ class TransformersAdapter(Adapter):
         if SATELLITE in name_or_path:
             self.mean = SATELLITE_MEAN
             self.std = SATELLITE_STD
+        if self.family == "tipsv2":
+            self.mean = TIPSV2_MEAN
+            self.std = TIPSV2_STD
         if name_or_path and Path(name_or_path).is_dir():
             file = Path(name_or_path) / "preprocessor_config.json"
             if file.is_file():
@@ -110,13 +125,13 @@ class TransformersAdapter(Adapter):
     @property
     def blocks(self) -> Sequence[nn.Module]:
         """The transformer blocks, in order."""
-        encoder = self.model.encoder if self.family == "dinov2" else self.model.model
+        encoder = self.model.model if self.family == "dinov3" else self.model.encoder
         return cast("Sequence[nn.Module]", encoder.layer)
 
     @property
     def norms(self) -> Sequence[nn.Module]:
         """The final norm."""
-        return (self.model.layernorm if self.family == "dinov2" else self.model.norm,)
+        return (self.model.norm if self.family == "dinov3" else self.model.layernorm,)
 
     @property
     def patch_embedding(self) -> nn.Module:
@@ -125,7 +140,7 @@ class TransformersAdapter(Adapter):
 
     @property
     def trained_grid(self) -> tuple[int, int] | None:
-        """(rows, cols) of DINOv2's position embedding; None for DINOv3."""
+        """(rows, cols) of the position embedding of DINOv2 and TIPSv2; None for DINOv3."""
         if self.family == "dinov3":
             return None
         height, width = patch_pair(self.model.config.image_size)
@@ -181,7 +196,7 @@ class TransformersAdapter(Adapter):
 
     @property
     def _is_backbone_form(self) -> bool:
-        """Whether the model is a Dinov2Backbone, Dinov2WithRegistersBackbone or DINOv3ViTBackbone."""
+        """Whether the model is the Backbone form of its class, such as Dinov2Backbone or Tipsv2VisionBackbone."""
         return hasattr(self.model, "out_indices") and hasattr(self.model, "stage_names")
 
     @contextlib.contextmanager
@@ -233,7 +248,7 @@ class TransformersAdapter(Adapter):
             layer = self._layer_of_stage(index)
             if layer == _EMBEDDINGS:
                 continue
-            patches_only = self.family == "dinov3"  # DINOv2's sequences keep CLS
+            patches_only = self.family == "dinov3"  # the sequences of others keep CLS
             if tokens.ndim == 4:
                 tokens = tokens.flatten(2).transpose(1, 2)
                 patches_only = True
@@ -266,7 +281,7 @@ class TransformersAdapter(Adapter):
 
     def embed(self, images: Tensor) -> tuple[Tensor, Any]:
         """Return the same, with DINOv2's positions resampled by the recipe asked for."""
-        # DINOv3 has rotary positions, and models with registers have one recipe
+        # DINOv3 has rotary positions, and the classes of models with registers have one recipe
         if self.rotary is not None or self.num_registers:
             return self.embed_natively(images)
         if self.pos_embed == "native":
@@ -291,6 +306,8 @@ def _normalisation_in(file: Path) -> tuple[tuple[float, ...], tuple[float, ...]]
     """Mean and standard deviation of a ``preprocessor_config.json``."""
     try:
         setting = json.loads(file.read_text("utf-8"))
+        if setting.get("do_normalize") is False:
+            return TIPSV2_MEAN, TIPSV2_STD
         return tuple(setting["image_mean"]), tuple(setting["image_std"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BackboneError(
@@ -325,8 +342,8 @@ def from_folder(folder: Path) -> nn.Module:
         raise BackboneError(
             f"{folder} holds a {kind!r} model; expected one of {', '.join(_CLASSES)}"
         )
+    cls = _class_of(library, kind)
     try:
-        cls = getattr(library, _CLASSES[kind])  # no Auto class: those may run a folder's code
         model, report = cls.from_pretrained(
             folder,
             local_files_only=True,
@@ -340,6 +357,8 @@ def from_folder(folder: Path) -> nn.Module:
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         all_keys = sorted(str(key) for key in report.get(what, ()))
         keys = [key for key in all_keys if not key.endswith(_NEVER_USED)]
+        if kind == "tipsv2":
+            keys = [key for key in keys if not key.startswith(_TEXTS)]
         if what == "unexpected_keys":
             classifier = [key for key in keys if key.startswith(_CLASSIFIERS)]
             keys = [key for key in keys if not key.startswith(_CLASSIFIERS)]
@@ -351,6 +370,23 @@ def from_folder(folder: Path) -> nn.Module:
                 "not fit"
             )
     return cast("nn.Module", model)
+
+
+def _class_of(library: Any, kind: str) -> Any:
+    """Return the class of a ``model_type``; no Auto class, which may run the code of a folder.
+
+    Raises:
+        BackboneError: if this version of transformers has none.
+    """
+    name = _CLASSES[kind]
+    cls = getattr(library, name, None)
+    if cls is None:
+        needed = NEEDED_TRANSFORMERS[_FAMILIES.get(kind, kind)]
+        raise BackboneError(
+            f"transformers {library.__version__} has no {name}; install transformers {needed} or "
+            "newer"
+        )
+    return cls
 
 
 def from_timm(model: Any) -> nn.Module:
@@ -398,6 +434,12 @@ def _built_like(model: Any) -> nn.Module:
         return cast("nn.Module", dinov3)
     options["mlp_ratio"] = 4
     options["use_swiglu_ffn"] = _is_packed(block_state)
+    if family_of(model.pretrained_cfg["architecture"]) == "tipsv2":
+        tipsv2_class = _class_of(library, "tipsv2_vision_model")
+        if not options["use_swiglu_ffn"]:  # SoViT-400M has another one than 4
+            options["mlp_ratio"] = block_state["mlp.fc1.weight"].shape[0] / model.embed_dim
+        config = library.Tipsv2VisionConfig(**options, num_register_tokens=registers)
+        return cast("nn.Module", tipsv2_class(config))
     if registers:
         config = library.Dinov2WithRegistersConfig(**options, num_register_tokens=registers)
         return cast("nn.Module", library.Dinov2WithRegistersModel(config))

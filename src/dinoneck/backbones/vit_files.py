@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dinoneck.backbones.known import KNOWN, Known, dimensions_of, family_of, model_of
 from dinoneck.errors import BackboneError
-from dinoneck.text import some_of
+from dinoneck.text import counted, some_of
 from dinoneck.torch_wrappers import plain_name
 from dinoneck.weight_files import as_dict, check_dense, check_held, read_any
 
@@ -49,10 +49,14 @@ _CLASSIFIER = re.compile(
 )
 _BLOCK = re.compile(r"^blocks\.(\d+)\.(?:(\d+)\.)?|^(?:\w+\.)*layer\.(\d+)\.")
 _GATED = re.compile(r"\.mlp\.(w1|w12|fc1_g|gate_proj|weights_in)\.")
-_SIZES = {192: "ViT-T", 384: "ViT-S", 768: "ViT-B", 1024: "ViT-L", 1280: "ViT-H+"}
-_SIZES |= {1536: "ViT-g", 4096: "ViT-7B"}
-PUBLISHED_SIZE = 518  # pixels of the images that the positions of Meta's DINOv2 weights are for
-_FAMILY_NAMES = {"dinov2": "DINOv2", "dinov3": "DINOv3"}
+_SIZES = {192: "ViT-T", 384: "ViT-S", 768: "ViT-B", 1024: "ViT-L", 1152: "SoViT-400M"}
+_SIZES |= {1280: "ViT-H+", 1536: "ViT-g", 4096: "ViT-7B"}
+_FAMILY_NAMES = {
+    "dinov2": "DINOv2",
+    "dinov3": "DINOv3",
+    "lingbot": "LingBot-Vision",
+    "tipsv2": "TIPSv2",
+}
 
 # what trainings call a model of averaged weights: torch.optim.swa_utils, Lightning, timm
 _AVERAGED = frozenset(("ema", "swa", "average", "averaged"))
@@ -319,7 +323,7 @@ class VitShape:
     """What the tensors of a ViT say of its architecture.
 
     Attributes:
-        family: ``dinov2`` with learned positions, ``dinov3`` without.
+        form: ``dinov2`` with learned positions, ``dinov3`` without.
         width: channels of a token.
         depth: blocks.
         patch: pixels per patch side.
@@ -328,7 +332,7 @@ class VitShape:
         positions: rows of the square grid of learned positions; None without, 0 if it is no square.
     """
 
-    family: str
+    form: str
     width: int
     depth: int
     patch: int
@@ -339,8 +343,8 @@ class VitShape:
     def timm_options(self, name: str, path: str | os.PathLike[str]) -> dict[str, int]:
         """Return timm's options for what a training of one's own has set other than the published model of a name.
 
-        These are the patch, the registers of DINOv3 (also of DINOv2, if both have some) and the size
-        of the images, on which the grid of learned positions depends.
+        These are the patch, the registers of DINOv3's form (also of DINOv2's, if both have some) and
+        the size of the images, on which the grid of learned positions depends.
 
         Args:
             name: of the model; the changes are none if it is another size, or the file's shape is
@@ -351,16 +355,16 @@ class VitShape:
             BackboneError: if learned positions are of no square grid.
         """
         model = model_of(name)
-        if model is None or self.family != family_of(model.name):
+        if model is None or self.form != model.form:
             return {}
         if not self._has_blocks_of(model):
             return {}
         options = {}
-        if self.known is None:
+        if not self.known:
             if self.patch != model.patch:
                 options["patch_size"] = self.patch
             both_have_registers = bool(self.registers and model.registers)
-            if self.registers != model.registers and self.family == "dinov3":
+            if self.registers != model.registers and self.form == "dinov3":
                 options["num_reg_tokens"] = self.registers
             elif self.registers != model.registers and both_have_registers:
                 options["reg_tokens"] = self.registers
@@ -372,28 +376,30 @@ class VitShape:
                 )
             patch = options.get("patch_size", model.patch)
             size = self.positions * patch
-            if size != PUBLISHED_SIZE:
+            if size != model.image_size:
                 options["img_size"] = size
         return options
 
     def __str__(self) -> str:
         size = _SIZES.get(self.width, "model")
         mlp = ", gated MLPs" if self.is_gated else ""
-        registers = f", {self.registers} registers" if self.registers else ""
+        registers = f", {counted(self.registers, 'register')}" if self.registers else ""
+        families = [family_of(model.name) for model in self.known] or [self.form]
+        names = " or ".join(_FAMILY_NAMES[family] for family in families)
         return (
             f"{size} of {self.width} channels, {self.depth} blocks, patch {self.patch}{registers}"
-            f"{mlp} ({_FAMILY_NAMES[self.family]})"
+            f"{mlp} ({names})"
         )
 
     @property
-    def known(self) -> Known | None:
-        """The first published architecture of this shape."""
+    def known(self) -> list[Known]:
+        """The first published architecture of this shape of every family that has one."""
+        models: dict[str, Known] = {}
         for model in KNOWN:
-            is_of_family = family_of(model.name) == self.family
             has_tokens = model.patch == self.patch and model.registers == self.registers
-            if is_of_family and has_tokens and self._has_blocks_of(model):
-                return model
-        return None
+            if model.form == self.form and has_tokens and self._has_blocks_of(model):
+                models.setdefault(family_of(model.name), model)
+        return list(models.values())
 
     def _has_blocks_of(self, model: Known) -> bool:
         """Whether the blocks are as many, as wide and as gated as those of a published model."""
@@ -413,7 +419,7 @@ def shape_of(state: Mapping[str, Tensor]) -> VitShape | None:
     registers = _first_of(state, _REGISTERS)
     position = _first_of(state, _POSITIONS)
     return VitShape(
-        family="dinov3" if position is None else "dinov2",
+        form="dinov3" if position is None else "dinov2",
         width=cls_token.shape[-1],
         depth=_depth(state),
         patch=patches.shape[-1],

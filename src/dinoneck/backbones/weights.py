@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from dinoneck.atomic import write_whole
 from dinoneck.backbones import rotary
 from dinoneck.backbones.adapter import is_lora
-from dinoneck.backbones.known import names_of
+from dinoneck.backbones.known import family_of, names_of
 from dinoneck.backbones.lora import base_state
 from dinoneck.backbones.vit_files import read_vit, shape_of
 from dinoneck.errors import BackboneError
@@ -39,7 +40,12 @@ _RENAMES = (
     (re.compile(r"\.mlp\.w1\."), ".mlp.fc1_g.", "dinov3"),
     (re.compile(r"\.mlp\.w2\."), ".mlp.fc1_x.", "dinov3"),
     (re.compile(r"\.mlp\.w12\."), ".mlp.fc1.", "dinov2"),
+    (re.compile(r"\.mlp\.c_fc\."), ".mlp.fc1.", "dinov2"),  # of TIPSv2, as transformers saves it
+    (re.compile(r"\.mlp\.c_proj\."), ".mlp.fc2.", "dinov2"),
     (re.compile(r"\.mlp\.w3\."), ".mlp.fc2.", "both"),
+    # of TIPSv2, as transformers saves it
+    (re.compile(r"\.mlp\.c_fc\."), ".mlp.fc1.", "dinov2"),
+    (re.compile(r"\.mlp\.c_proj\."), ".mlp.fc2.", "dinov2"),
 )
 _QUERY_BIASES = (".q_bias", ".v_bias")  # in the names of timm
 _SHOWN = 8  # names in a message
@@ -137,7 +143,9 @@ def _load_named(
                     "load_backbone(folder, source='transformers')"
                 )
             problems.append(hint)
-    if any(key.endswith(_QUERY_BIASES) for key in unexpected):
+    if not _has_bias_variants(model):
+        pass
+    elif any(key.endswith(_QUERY_BIASES) for key in unexpected):
         problems.append("these biases are of the architecture whose name ends in '_qkvb'")
     elif any(key.endswith(_QUERY_BIASES) for key in missing):
         problems.append("the file is of the architecture whose name does not end in '_qkvb'")
@@ -156,6 +164,12 @@ def _load_named(
         )
     model.load_state_dict(state, strict=True)
     logger.info("%d tensors of %s loaded", len(state), path)
+
+
+def _has_bias_variants(model: nn.Module) -> bool:
+    """Whether timm has a model's architecture without query and value biases and with them: not LingBot-Vision's."""
+    config: Any = getattr(model, "pretrained_cfg", None) or {}
+    return family_of(config.get("architecture") or "") != "lingbot"
 
 
 def _check_size(
@@ -182,10 +196,10 @@ def _check_size(
     is_same = replace(file_shape, positions=None) == replace(shape, positions=None)
     if is_same:
         return
-    known = file_shape.known
     remedy = "wrap_backbone(model) takes the model that the file belongs to"
-    if known is not None:
-        remedy = f"load it as {known.official or known.name!r}"
+    names = [repr(model.official or model.name) for model in file_shape.known]
+    if names:
+        remedy = f"load it as {' or '.join(names)}"
     raise BackboneError(
         f"{path} does not fit {type(model).__name__}: the file holds a {file_shape}, the model is "
         f"a {shape}; {remedy}"
@@ -234,18 +248,18 @@ def to_timm(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
         BackboneError: if this architecture lacks biases that the file has.
     """
     rope = getattr(model, "rope", None)
-    family = "dinov3" if rope is not None else "dinov2"
+    form = "dinov3" if rope is not None else "dinov2"
     result: dict[str, Tensor] = {}
     for official, value in state.items():
         key = _CHUNK.sub(r"blocks.\1.", official)
         if _UNUSED.search(key):
             logger.info("%s is not used when features are read", official)
             continue
-        if family == "dinov3" and key.endswith("attn.qkv.bias"):
+        if form == "dinov3" and key.endswith("attn.qkv.bias"):
             result.update(_split_bias(key, value, state.get(official + "_mask"), model))
             continue
         for pattern, replacement, which in _RENAMES:
-            if which in (family, "both"):
+            if which in (form, "both"):
                 key = pattern.sub(replacement, key)
         result[key] = value
     if "register_tokens" in result and {"pos_embed", "cls_token"} <= result.keys():
@@ -310,8 +324,10 @@ def _split_bias(key: str, bias: Tensor, mask: Tensor | None, model: nn.Module) -
     if stem + "q_bias" in names:
         return {stem + "q_bias": query, stem + "v_bias": value}
     if bool(query.any()) or bool(value.any()):
+        remedy = "load it with the name that ends in '_qkvb', or its features would be wrong"
+        if not _has_bias_variants(model):
+            remedy = "it is of another model: wrap_backbone(model) takes that"
         raise BackboneError(
-            f"{key}: the file has query and value biases, this architecture has none; load it "
-            "with the name that ends in '_qkvb', or its features would be wrong"
+            f"{key}: the file has query and value biases, this architecture has none; {remedy}"
         )
     return {}

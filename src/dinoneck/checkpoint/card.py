@@ -38,17 +38,31 @@ _OPEN_LICENCE = re.compile(  # whose weights may be passed on without a copy of 
     r"apache[- ]?(license[, -]*)?(v|version )?2(\.0)?|mit( license)?|bsd(-[0-4]-clause)?|0bsd|"
     r"cc0(-1\.0)?|cc-by(-[1-4]\.0)?"
 )
-# the licences under which Meta publishes the weights of backbones
+# the licences under which the weights of backbones are published
 _FAMILIES = {
     "dinov3": {
         "name": "DINOv3",
+        "publisher": "Meta",
         "license": LICENSES["dinov3"],
         "link": LICENSE_LINKS[LICENSES["dinov3"]],
     },
     "dinov2": {
         "name": "DINOv2",
+        "publisher": "Meta",
         "license": LICENSES["dinov2"],
         "link": LICENSE_LINKS[LICENSES["dinov2"]],
+    },
+    "lingbot": {
+        "name": "LingBot-Vision",
+        "publisher": "Robbyant",
+        "license": LICENSES["lingbot"],
+        "link": LICENSE_LINKS[LICENSES["lingbot"]],
+    },
+    "tipsv2": {
+        "name": "TIPSv2",
+        "publisher": "Google",
+        "license": LICENSES["tipsv2"],
+        "link": LICENSE_LINKS[LICENSES["tipsv2"]],
     },
 }
 

@@ -67,6 +67,8 @@ class HeadCheckpoint:
             usually none.
         backbone_weights: the weights of a backbone that was tuned along, by the names of its model;
             None = they are not in the file.
+        backbone_file: a file with the weights of the backbone that the record names, as some files
+            of published heads are; None = they are found by name. It is not part of a saved file.
         preprocess: how images are prepared; None where it is not recorded.
         source: the file or hub repository it was read from; empty for a head that was read from
             none.
@@ -92,6 +94,7 @@ class HeadCheckpoint:
         self.state_dict = tensors.head
         self.adapter_state = tensors.adapter
         self.backbone_weights = tensors.backbone or None
+        self.backbone_file: Path | None = None
         self.source = source
         self.revision = revision
         # the module without weights (on the meta device) that the file was checked with; the first
@@ -332,7 +335,7 @@ class HeadCheckpoint:
         """Load the backbone that this file names, with what travels with the head: LoRA weights, or all its weights.
 
         Args:
-            file: its weights, in the place of those that the file names.
+            file: its weights, in the place of those that the file names or ``backbone_file`` has.
             random: seeded random weights in their place.
 
         Raises:
@@ -346,6 +349,8 @@ class HeadCheckpoint:
                 "with backbone=",
                 step="pairing",
             )
+        if file is None and not random:
+            file = self.backbone_file
         if self.backbone_weights is None or file is not None or random:
             backbone = rebuild(record, file, random=random)
         else:

@@ -135,7 +135,10 @@ EXPORT_HEAD_ALONE = RunKind(
     unused=("--size", "--maps", "--backbone-file", "--random-backbone"),
 )
 EXPORT_WHOLE_MODEL = RunKind("the export of a whole model", unused=("--grid",))
-EXPORT_DETECTOR = RunKind("the export of a detector", unused=("--grid", "--maps"))
+EXPORT_DETECTOR = RunKind(
+    "the export of a detector, which is always whole",
+    unused=("--grid", "--maps", "--with-backbone"),
+)
 
 
 def parse(
@@ -359,10 +362,20 @@ class HeadBackbone:
         if not (self.backbone_file or self.random_backbone):
             return None
         if head.head_type in WITH_OWN_VIT:
-            raise ConfigError(
-                "this detector holds its own ViT; leave --backbone-file and --random-backbone out"
-            )
+            raise _no_backbone_needed()
         return head.load_backbone(self.backbone_file, random=self.random_backbone)
+
+    def refuse_with_own_vit(self) -> None:
+        """Raise a ConfigError if an option gives a backbone to a detector that holds its own."""
+        if self.backbone_file or self.random_backbone:
+            raise _no_backbone_needed()
+
+
+def _no_backbone_needed() -> ConfigError:
+    """The error for a backbone that is given to a detector with its own."""
+    return ConfigError(
+        "this detector holds its own ViT; leave --backbone-file and --random-backbone out"
+    )
 
 
 @dataclass(frozen=True)

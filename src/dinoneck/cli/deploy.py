@@ -76,8 +76,11 @@ def export(
         if check:
             check_installed("onnxruntime", "export")
     from dinoneck.export import export_head
-    from dinoneck.inference.sources import open_heads
+    from dinoneck.inference.sources import names_detector, open_heads
 
+    if names_detector(file):  # before its file is fetched
+        _refuse_for_detector(words, format)
+        backbone.refuse_with_own_vit()
     heads: Any
     [heads] = open_heads(file, revision, backbone.weights).values()
     if len(heads) > 1:
@@ -88,11 +91,9 @@ def export(
     [head] = heads
     document: dict[str, Any] = {"files": [out], "format": format, "with_backbone": with_backbone}
     if head.head_type in DETECTORS:
-        refuse_unused(EXPORT_DETECTOR, words)
+        _refuse_for_detector(words, format)
         from dinoneck.detection import Detector
 
-        if format != "onnx":
-            raise ConfigError(f"--format is {format}; a detector is exported as onnx")
         detector = Detector.from_checkpoint(head, backbone.load_backbone(head))
         document |= _export_detector(detector, out, size=size, half=half, check=check)
     elif with_backbone:
@@ -113,6 +114,13 @@ def export(
         document["files"] = list(exported.files)
     show({"written": ", ".join(map(str, document["files"]))})
     return document
+
+
+def _refuse_for_detector(words: Words, format: Literal["onnx", "pt2"]) -> None:
+    """Raise a ConfigError for options without effect on a detector, and for a format that it lacks."""
+    refuse_unused(EXPORT_DETECTOR, words)
+    if format != "onnx":
+        raise ConfigError(f"--format is {format}; a detector is exported as onnx")
 
 
 def _export_detector(

@@ -14,7 +14,7 @@ from dinoneck.checkpoint.schema import describe_parts, describe_weights
 from dinoneck.cli.arguments import Paths
 from dinoneck.cli.text import in_line, show, table
 from dinoneck.errors import CheckpointError, ConfigError, DinoneckError
-from dinoneck.text import first_line
+from dinoneck.text import did_you_mean, first_line
 
 Row = dict[str, Any]
 """Name of an entry -> value, as ``--json`` prints it."""
@@ -27,6 +27,7 @@ _BACKBONE_COLUMNS = (
     "licence",
     "transformers",
     "torch_hub",
+    "alias",
 )
 _PUBLISHED_COLUMNS = ("name", "task", "backbone", "licence", "gated")
 _TASK_ENTRIES = ("kind", "dim", "unit", "minimum", "maximum", "labels", "from_map")
@@ -34,26 +35,35 @@ _HEAD_ENTRIES = ("head_type", "digest", "schema")
 _NOT_RECORDED = "not recorded"
 
 
-def backbones(part: Annotated[str, Positional] = "") -> Row:
+def backbones(part: Annotated[str, Positional] = "", *, licence: str | None = None) -> Row:
     """List the published backbones: names, patch, width, depth, registers, licence; exit 1 if none is found.
 
     --backbone takes the names of timm (also timm/NAME, hf-hub:timm/NAME), transformers and
-    torch.hub. The weights are timm's, which need no account; with --backbone-source transformers
-    they are facebook/NAME, gated for DINOv3.
+    torch.hub, and the aliases. The weights are the copies that timm names, which need no account;
+    with --backbone-source transformers they are those of the name for transformers, gated for
+    DINOv3.
 
-    Example: dinoneck list backbones dinov3
+    Example: dinoneck list backbones --licence apache-2.0
 
     Args:
         part: show only names that contain this.
+        licence: show only those under this licence; None = any.
     """
-    from dinoneck.backbones.known import KNOWN
+    from dinoneck.backbones.known import KNOWN, LICENSE_LINKS
 
+    condition = ""
+    if licence is not None:
+        _check_licence(licence, sorted(LICENSE_LINKS))
+        condition = f" under {licence}"
     rows = []
     for model in KNOWN:
         for i, (tag, hub_name) in enumerate(model.hubs.items()):
+            if licence not in (None, model.license(tag)):
+                continue
             name = f"{model.name}.{tag}"
             torch_hub_name = model.official if i == 0 else None
-            names = [text for text in (name, hub_name, torch_hub_name) if text is not None]
+            alias = model.alias if i == 0 else None
+            names = [text for text in (name, hub_name, torch_hub_name, alias) if text is not None]
             if any(part in text for text in names):
                 rows.append(
                     (
@@ -65,9 +75,19 @@ def backbones(part: Annotated[str, Positional] = "") -> Row:
                         model.license(tag),
                         hub_name,
                         torch_hub_name,
+                        alias,
                     )
                 )
-    return _print_rows("backbones", _BACKBONE_COLUMNS, rows, part)
+    return _print_rows("backbones", _BACKBONE_COLUMNS, rows, part, condition)
+
+
+def _check_licence(licence: str, known: Sequence[str]) -> None:
+    """Raise a ConfigError for a licence that no published backbone has."""
+    if licence not in known:
+        raise ConfigError(
+            f"--licence is {licence!r}; the licences of published backbones are "
+            f"{', '.join(known)}.{did_you_mean(licence, known)}"
+        )
 
 
 def heads(part: Annotated[str, Positional] = "") -> Row:
@@ -98,14 +118,26 @@ def heads(part: Annotated[str, Positional] = "") -> Row:
 
 
 def _print_rows(
-    what: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]], part: str
+    what: str,
+    columns: tuple[str, ...],
+    rows: Sequence[tuple[Any, ...]],
+    part: str,
+    condition: str = "",
 ) -> Row:
-    """Print rows, and return them as records."""
+    """Print rows, and return them as records.
+
+    Args:
+        what: the rows are, in words.
+        columns: their names.
+        rows: a value per column.
+        part: of the names that was asked for.
+        condition: on the rows, in words, that was asked for too.
+    """
     if rows:
         cells = [["-" if value is None else str(value) for value in row] for row in rows]
         print(table(columns, cells))
     else:
-        print(f"none of the {what} has {part!r} in its name; leave it out to list all")
+        print(f"none of the {what}{condition} has {part!r} in its name; leave it out to list all")
     records = [dict(zip(columns, row, strict=True)) for row in rows]
     return {"ok": bool(rows), what: records}
 

@@ -120,6 +120,11 @@ def predict(
     model = opened.model
     if maps is not None and opened.are_of_objects:
         raise _no_maps(str(maps))
+    if opened.has_maps_alone and maps is None and overlay is None:
+        raise ConfigError(
+            f"the heads predict surface normals ({opened.tasks[0].name}), which have no number for an "
+            "image; name a folder for their maps (--maps FOLDER) or pictures (--overlay FOLDER)"
+        )
     known: Mapping[Path, Mapping[str, Any]] = {}
     if truth is not None:
         _check_takes_truth(opened, truth)
@@ -254,6 +259,11 @@ class OpenModel(NamedTuple):
         """Whether all are heads of objects, which have no maps."""
         return not self.is_detector and all(task.is_masks for task in self.tasks)
 
+    @property
+    def has_maps_alone(self) -> bool:
+        """Whether all are heads of surface normals, of which an image has no number."""
+        return not self.is_detector and all(task.is_unit for task in self.tasks)
+
     def row(self, prediction: Any, with_maps: bool) -> dict[str, Any]:
         """Return what calling the Predictor returns, of its ``predictions``; on request with maps per patch."""
         rows: dict[str, Any] = {}
@@ -291,8 +301,11 @@ def open_model(
         return _open_file(file, options, words, maps=maps)
     from dinoneck.devices import local_device
     from dinoneck.dtypes import WEIGHT_DTYPES
-    from dinoneck.inference.sources import open_heads
+    from dinoneck.inference.sources import names_detector, open_heads
 
+    if names_detector(heads):  # before its file is fetched
+        cli.refuse_unused(cli.PREDICT_WITH_DETECTOR, words)
+        options.refuse_with_own_vit()
     checkpoints_by_key: Any = open_heads(heads, options.revision, options.weights)
     checkpoints = list(chain.from_iterable(checkpoints_by_key.values()))
     first = checkpoints[0]
@@ -400,7 +413,6 @@ def _open_detector(
     detector = Detector.from_checkpoint(
         checkpoint, backbone, local_device(options.device), runtime=runtime
     )
-    detector.source = checkpoint.source or ""
     if options.min_score is not None:
         detector.min_score = options.min_score
     detector.preprocess = detector.preprocess.changed(bits=options.bits)

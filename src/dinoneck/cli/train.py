@@ -19,6 +19,7 @@ from dinoneck.cli.text import show, show_remainder, show_scores
 from dinoneck.data.run_names import REPORT
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.extras import check_installed
+from dinoneck.published.detectors import DETECTORS as PUBLISHED_DETECTORS
 from dinoneck.training.config import (
     HEAD,
     TRAININGS,
@@ -352,8 +353,16 @@ def _named_files(run: AnyConfig) -> list[str | None]:
     if isinstance(run, TrainConfig):
         return [images, run.data.store, weights]
     if isinstance(run, TrainInstancesConfig):
-        return [images, run.data.instances, *(run.data.panoptic or ()), weights]
-    return [images, run.data.boxes, run.data.val_boxes, run.data.val_images, weights]
+        objects = [run.data.instances, *(run.data.panoptic or ())]
+        return [images, *objects, weights, run.weights]
+    return [
+        images,
+        run.data.boxes,
+        run.data.val_boxes,
+        run.data.val_images,
+        weights,
+        run.weights,
+    ]
 
 
 def _check_columns(run: TrainConfig) -> None:
@@ -380,6 +389,9 @@ def _check_extras(run: AnyConfig) -> None:
         check_installed("transformers", "hf")
     if run.backbone.lora is not None:
         check_installed("peft", "lora")
+    if run.init in PUBLISHED_DETECTORS:
+        check_installed("transformers", "detection")
+        check_installed("scipy", "detection")
     if isinstance(run, TrainDetectorConfig):
         check_installed("pycocotools", "detection")
         if run.detector.name in _OF_TRANSFORMERS:

@@ -574,14 +574,15 @@ def box_transforms(
     photometric: bool = True,
     zoom: bool = False,
     crop: bool = False,
+    antialias: bool = True,
     mean: Sequence[float] | None = IMAGENET_MEAN,
     std: Sequence[float] | None = IMAGENET_STD,
     min_box_px: float = SHORTEST_PX,
 ) -> v2.Compose:
     """Give the transform of :class:`dinoneck.data.BoxImages`: boxes follow their pixels.
 
-    Every image is stretched to ``size``, antialiased, so that batches stack and :func:`to_original`
-    is one division. Training draws from torch's global random state: the same seed gives the same
+    Every image is stretched to ``size``, so that batches stack and :func:`to_original` is one
+    division. Training draws from torch's global random state: the same seed gives the same
     images.
 
     Args:
@@ -597,6 +598,7 @@ def box_transforms(
             and high: objects become smaller (torchvision's ``RandomZoomOut``).
         crop: cut a part out of most images that holds the centre of at least one box, and drop
             boxes whose centre is outside: objects become larger (torchvision's ``RandomIoUCrop``).
+        antialias: off: in float32 and without antialiasing, as RF-DETR takes images.
         mean: per channel in 0 ... 1, as in ``backbone.preprocess``; None (with ``std=None``) leaves
             the values in 0 ... 1, for detectors that normalise themselves.
         std: per channel, given or None together with ``mean``.
@@ -631,7 +633,9 @@ def box_transforms(
         steps.append(v2.RandomHorizontalFlip())
     if train and flip == "both":
         steps.append(v2.RandomVerticalFlip())
-    steps.append(v2.Resize(height_and_width, antialias=True))
+    if not antialias:
+        steps.append(v2.ToDtype(torch.float32, scale=True))
+    steps.append(v2.Resize(height_and_width, antialias=antialias))
     if train and photometric:
         jitter = v2.ColorJitter(brightness=0.2, contrast=0.3, saturation=0.3)
         steps.append(v2.RandomApply([jitter]))

@@ -204,8 +204,8 @@ class DenseLabels:
                 index = self._index(raster, self.classes, marks)
                 planes = (index == k for k in range(self.classes))
                 valid = index >= 0
-            weight = _cell_sums(valid, preprocess)
-            sums = torch.stack([_cell_sums(plane, preprocess) for plane in planes])
+            weight = cell_sums(valid, preprocess)
+            sums = torch.stack([cell_sums(plane, preprocess) for plane in planes])
             label_values.append(torch.where(weight > 0, sums / weight, 0.0).float())
             label_weights.append(weight.float())
         check.report()
@@ -366,7 +366,7 @@ def count_classes(labels: Any, nodata: float | Sequence[float] | None = None) ->
     return len(classes.names)
 
 
-def _cell_sums(plane: Tensor, recipe: Preprocessing) -> Tensor:
+def cell_sums(plane: Tensor, recipe: Preprocessing) -> Tensor:
     """Prepare one plane (H, W) as the recipe does images and add up every patch: (rows, cols), float64."""
     placement = recipe.placement((plane.shape[0], plane.shape[1]))
     how: Interpolation = "area" if recipe.interpolation == "area" else "bilinear"

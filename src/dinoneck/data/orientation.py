@@ -32,6 +32,8 @@ UPRIGHT = 1
 _SAME_SIDES = (2, 3, 4)  # those that leave width and height as they are
 SWAPS_SIDES = (5, 6, 7, 8)
 """Those that exchange width and height."""
+_FLIPS_X = (2, 3, 6, 7)  # those that flip left and right, after they have exchanged the sides
+_FLIPS_Y = (3, 4, 7, 8)
 ORIENTED_BY = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 """Entries of ``Image.info`` that may hold the orientation."""
 
@@ -160,6 +162,23 @@ def turn(pixels: Array, orientation: int) -> Array:
     return pixels
 
 
+def turn_vectors(vectors: Array, orientation: int) -> Array:
+    """Turn maps of vectors (3, H, W) upright as :func:`turn`, and the vectors with them: x right, y down."""
+    return turn_components(turn(vectors, orientation), orientation)
+
+
+def turn_components(vectors: Array, orientation: int) -> Array:
+    """Turn vectors (3, H, W) whose pixels were turned upright by an EXIF orientation: x right, y down."""
+    x, y, z = vectors
+    if orientation in SWAPS_SIDES:
+        x, y = y, x
+    if orientation in _FLIPS_X:
+        x = -x
+    if orientation in _FLIPS_Y:
+        y = -y
+    return np.stack([x, y, z])
+
+
 def turn_back(pixels: Array, orientation: int) -> Array:
     """Turn upright pixels (C, H, W) into those of a file with an EXIF orientation, the inverse of :func:`turn`."""
     if orientation == 6:
@@ -167,3 +186,12 @@ def turn_back(pixels: Array, orientation: int) -> Array:
     if orientation == 8:
         return turn(pixels, 6)
     return turn(pixels, orientation)  # the others are their own inverses
+
+
+def turn_vectors_back(vectors: Array, orientation: int) -> Array:
+    """Turn upright maps of vectors (3, H, W) into those of a file, the inverse of :func:`turn_vectors`."""
+    if orientation == 6:
+        return turn_vectors(vectors, 8)
+    if orientation == 8:
+        return turn_vectors(vectors, 6)
+    return turn_vectors(vectors, orientation)

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from dinoneck.checkpoint.hub import CommitInfo
     from dinoneck.detection.onnx import BoxParity
     from dinoneck.detection.rf_detr import RfDetr
+    from dinoneck.training.parameter_groups import OwnVit
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +97,8 @@ class Detector(nn.Module):
         min_score: the smallest score of predicted boxes; a training sets the one with the best F1
             on held-out images.
         source: the file or repository that it was read from; empty for one that was built.
+        publication: of an RfDetr ``license`` and ``extra``, the origin of its weights, which its file
+            keeps.
 
     Raises:
         ConfigError: if backbone, neck and size do not fit.
@@ -137,7 +140,7 @@ class Detector(nn.Module):
         self._num_expected = 0
         self.tuned = set(head.config.get("tuned") or ())
         self.min_score = head.config["min_score"]
-        self._publication: dict[str, Any] = {}  # licence and origin of an RfDetr's weights
+        self.publication: dict[str, Any] = {}
         # None: the weights may have been trained since the last prediction
         self._watch: Watch | None = None
         self.register_load_state_dict_post_hook(_forget_watch)  # type: ignore[no-untyped-call]
@@ -170,6 +173,20 @@ class Detector(nn.Module):
         if self.backbone is None:
             return cast("RfDetr", self.head).vit
         return self.backbone
+
+    @property
+    def runtime_backbone(self) -> Backbone | None:
+        """The backbone whose runtime computes tokens; None of an RfDetr without one."""
+        if self.backbone is None:
+            return cast("RfDetr", self.head).vit_backbone
+        return cast("Backbone", plain_backbone(self.backbone))
+
+    @property
+    def own_vit(self) -> OwnVit | None:
+        """The ViT of an RfDetr, for what trains it; None of others."""
+        if self.backbone is None:
+            return cast("RfDetr", self.head).own_vit
+        return None
 
     @property
     def device(self) -> torch.device:
@@ -272,12 +289,15 @@ class Detector(nn.Module):
         """
         check_minimum(0, count=count)
         self._num_expected = count
-        if self.backbone is None:
-            return  # the ViT of an RfDetr computes in torch
-        features_at = cast("DetectionHead", self.head).levels.features_at
+        backbone = self.runtime_backbone
+        if backbone is None:
+            return
         height, width = self.size
-        size = (round(height * features_at), round(width * features_at))
-        plain_backbone(self.backbone).expect_images({size: count})
+        if self.backbone is not None:
+            features_at = cast("DetectionHead", self.head).levels.features_at
+            height = round(height * features_at)
+            width = round(width * features_at)
+        backbone.expect_images({(height, width): count})
 
     def _prepare(self, image: ImageInput) -> _PreparedImage:
         """Decode and resize an image."""
@@ -310,7 +330,7 @@ class Detector(nn.Module):
             "names": [self.classes[label] for label in labels.tolist()],
         }
         if "masks" in detections:
-            prediction["masks"] = _masks_in_image(detections["masks"][is_sure], size)
+            prediction["masks"] = masks_in_image(detections["masks"][is_sure], size)
         return prediction
 
     def check_weights(self) -> None:
@@ -398,7 +418,7 @@ class Detector(nn.Module):
                 self._head_with({}),
                 BackbonePart(record=None, lora={}, weights={}),
                 preprocess=self.preprocess,
-                **{**self._publication, **record},
+                **{**self.publication, **record},
             )
         if self._was_changed():
             logger.warning(
@@ -587,7 +607,7 @@ class Detector(nn.Module):
         """Return the detector of a head file that is read already, as :meth:`load`.
 
         ``runtime`` computes the tokens, see :meth:`dinoneck.Backbone.with_runtime`; None = that of
-        the backbone. The ViT of an RfDetr, which was trained with it, computes in torch.
+        the backbone, and torch for the ViT of an RfDetr. Another runtime freezes that.
         """
         recipe = checkpoint.preprocess
         has_own_vit = checkpoint.head_type in WITH_OWN_VIT
@@ -606,8 +626,10 @@ class Detector(nn.Module):
             )
         head: DetectionHead | RfDetr
         if has_own_vit:
-            _check_no_backbone(backbone, runtime)
+            _check_no_backbone(backbone)
             head = cast("RfDetr", checkpoint.build())
+            if runtime not in (None, "torch"):
+                head.use_runtime(runtime, recipe.size)
         else:
             head = cast("DetectionHead", checkpoint.build())
             head.tuned = nn.ParameterList()  # they are the backbone's now
@@ -620,8 +642,9 @@ class Detector(nn.Module):
         detector.preprocess = detector.preprocess.changed(mean=recipe.mean, std=recipe.std)
         if device is not None:
             detector = detector.to(device)
+        detector.source = checkpoint.source
         if has_own_vit:
-            detector._publication = {
+            detector.publication = {
                 "license": checkpoint.meta["license"],
                 "extra": checkpoint.meta["extra"],
             }
@@ -630,21 +653,11 @@ class Detector(nn.Module):
         return detector
 
 
-def _check_no_backbone(backbone: Backbone | None, runtime: Runtime | None) -> None:
-    """Reject a backbone, and a runtime of backbones, for a detector that holds its own ViT.
-
-    Raises:
-        CheckpointError: for a backbone.
-        ConfigError: for OpenVINO; ``auto`` takes torch.
-    """
+def _check_no_backbone(backbone: Backbone | None) -> None:
+    """Raise a CheckpointError for a backbone that is given to a detector that holds its own ViT."""
     if backbone is not None:
         raise CheckpointError(
             "this detector holds its own ViT; leave backbone= out", step="pairing"
-        )
-    if runtime == "openvino":
-        raise ConfigError(
-            "runtime is 'openvino', and this detector holds its own ViT, which computes in "
-            "torch; leave runtime out, or export the detector to ONNX"
         )
 
 
@@ -687,8 +700,8 @@ def _preprocessing(
     )
 
 
-def _masks_in_image(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Masks (n, height, width) bool in the pixels of an image of a size, from logits (n, h, w) of all of it."""
+def masks_in_image(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return masks (n, height, width) bool in the pixels of an image of a size, from logits (n, h, w) of all of it."""
     masks = torch.zeros((len(logits), *size), dtype=torch.bool)
     for i in range(len(logits)):  # one after the other, for their memory
         resized = F.interpolate(logits[i][None, None], size=size, mode="bilinear")

@@ -128,14 +128,7 @@ def detr_losses(model: nn.Module, images: Tensor, targets: Sequence[Target]) -> 
         images: normalised, (B, 3, H, W).
         targets: per image ``boxes`` (n, 4) XYXY in pixels of ``images`` and ``labels`` (n,).
     """
-    height, width = images.shape[-2:]
-    scale = images.new_tensor((width, height, width, height))
-    labels = []
-    for target in targets:
-        # centre and size, in shares of the image
-        boxes = box_convert(target["boxes"].float() / scale, "xyxy", "cxcywh")
-        labels.append({"class_labels": target["labels"], "boxes": boxes})
-    outputs = model(pixel_values=images, labels=labels)
+    outputs = model(pixel_values=images, labels=labels_of(images, targets))
     losses: dict[str, Tensor] = {}
     for name, value in outputs.loss_dict.items():
         kind = "_".join(name.split("_")[:2])  # loss_vfl of loss_vfl_aux_0, loss_vfl_dn_1, ...
@@ -144,6 +137,25 @@ def detr_losses(model: nn.Module, images: Tensor, targets: Sequence[Target]) -> 
         else:
             losses[kind] = value
     return losses
+
+
+def labels_of(images: Tensor, targets: Sequence[Target]) -> list[dict[str, Tensor]]:
+    """Return targets as the detectors of transformers take them.
+
+    Args:
+        images: (B, 3, H, W).
+        targets: per image ``boxes`` (n, 4) XYXY in pixels of ``images`` and ``labels`` (n,).
+
+    Returns:
+        per image ``class_labels`` (n,) and ``boxes`` (n, 4), centre and size in shares of the image.
+    """
+    height, width = images.shape[-2:]
+    scale = images.new_tensor((width, height, width, height))
+    labels = []
+    for target in targets:
+        boxes = box_convert(target["boxes"].float() / scale, "xyxy", "cxcywh")
+        labels.append({"class_labels": target["labels"], "boxes": boxes})
+    return labels
 
 
 def detr_detections(model: nn.Module, images: Tensor) -> list[dict[str, Tensor]]:

@@ -1,14 +1,12 @@
-"""Average precision by COCO's rules (pycocotools) and panoptic quality, from predictions in memory."""
+"""Average precision by COCO's rules and panoptic quality, from predictions in memory."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -19,9 +17,10 @@ from dinoneck.data.boxes import BoxImages
 from dinoneck.data.cells import PathLike
 from dinoneck.data.listed_images import UNKNOWN, Crowd, ListedImages
 from dinoneck.data.panoptic import PanopticImages
+from dinoneck.detection.coco_evaluation import IouType, precision_curves
 from dinoneck.detection.detector import Detector
 from dinoneck.errors import DataError
-from dinoneck.extras import check_installed, missing_extra
+from dinoneck.extras import check_installed
 from dinoneck.inference.results import coco_objects, predict_many
 from dinoneck.metrics import (
     KnownRegions,
@@ -45,15 +44,12 @@ Prediction = Mapping[str, Any]
 # image id -> as dinoneck.inference.coco_objects returns them
 Objects = Mapping[Any, Sequence[Mapping[str, Any]]]
 Array = np.ndarray[Any, Any]
-IouType = Literal["bbox", "segm"]
-"""Whether pycocotools compares boxes or masks."""
 Begin = Callable[[Any], None]
 """What is called with the first image before any is predicted, such as to take the time."""
 PanopticTruth = list[PathLike] | tuple[PathLike, ...]
 """The folder and the COCO file of panoptic segments."""
 
 _BOX_KEYS = ("boxes", "scores", "labels")  # of a prediction
-_MOST_BOXES = (1, 10, 100)  # that count per image and class, as COCO has them; the last one is used
 
 
 # boxes
@@ -663,62 +659,25 @@ def _coco_scores(
     dataset: BoxImages, results: list[dict[str, Any]], iou_type: IouType
 ) -> dict[str, Any]:
     """The scores of COCO results."""
-    evaluation = coco_evaluation(dataset, results, iou_type)
-    # of boxes of all areas, and of as many as count at most
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (IoUs, recalls, classes)
-    recall = evaluation.eval["recall"][:, :, 0, -1]  # (IoUs, classes)
-    iou_percents = [round(100 * iou) for iou in evaluation.params.iouThrs]
-    at_50 = precision[iou_percents.index(50)]
-    at_75 = precision[iou_percents.index(75)]
-    f1, min_score = _best_threshold(evaluation)
+    curves = precision_curves(dataset, results, iou_type)
+    iou_percents = [round(100 * iou) for iou in curves.iou_thresholds]
+    at_50 = curves.precision[iou_percents.index(50)]
+    at_75 = curves.precision[iou_percents.index(75)]
+    f1, min_score = best_f1(curves.scores, curves.is_right, curves.num_known)
     return {
-        "AP": _mean_without_missing(precision),
+        "AP": _mean_without_missing(curves.precision),
         "AP50": _mean_without_missing(at_50),
         "AP75": _mean_without_missing(at_75),
-        "AR100": _mean_without_missing(recall),
-        "per_class": _precision_by_class(dataset, precision, at_50, evaluation.params.catIds),
+        "AR100": _mean_without_missing(curves.recall),
+        "per_class": _precision_by_class(dataset, curves.precision, at_50, curves.category_ids),
         "images": len(dataset.ids),
         "F1": f1,
         "min_score": min_score,
     }
 
 
-def coco_evaluation(dataset: BoxImages, results: list[dict[str, Any]], iou_type: IouType) -> Any:
-    """Return the evaluation of pycocotools, accumulated.
-
-    Args:
-        dataset: the truth.
-        results: COCO results of its images.
-        iou_type: whether the IoU is of boxes or of masks.
-
-    Raises:
-        DataError: if no image has an object.
-        ImportError: if pycocotools is missing.
-    """
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        raise missing_extra("pycocotools", "detection") from error
-    truth = COCO()
-    # pycocotools 2.0.10 fails without "info"
-    truth.dataset = {"info": {}, **dataset.ground_truth()}
-    if all(box["iscrowd"] for box in truth.dataset["annotations"]):
-        raise dataset.nothing_to_show("box" if iou_type == "bbox" else "mask")
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth.createIndex()
-        predicted = truth.loadRes(results) if results else COCO()
-        evaluation = COCOeval(truth, predicted, iou_type)
-        evaluation.params.imgIds = list(dataset.ids)
-        evaluation.params.catIds = [entry["id"] for entry in truth.dataset["categories"]]
-        evaluation.params.maxDets = list(_MOST_BOXES)
-        evaluation.evaluate()
-        evaluation.accumulate()
-    return evaluation
-
-
 def _mean_without_missing(values: Array) -> float | None:
-    """The mean over what is defined; pycocotools marks a class without boxes by -1."""
+    """The mean over what is defined; a class without boxes is marked by -1."""
     defined = values[values > -1]
     if not defined.size:
         return None
@@ -749,26 +708,3 @@ def _precision_by_class(
             "AP50": _mean_without_missing(precision_at_50[:, column]),
         }
     return by_class
-
-
-def _best_threshold(evaluation: Any) -> tuple[float, float | None]:
-    """The best F1 at an IoU of 0.50, of an evaluation by pycocotools, and the score that it begins at."""
-    all_areas = evaluation.params.areaRng[0]
-    num_objects = 0
-    counts = []
-    scores = []
-    is_right = []
-    for row in evaluation.evalImgs:  # of an image and a class
-        if row is None or row["aRng"] != all_areas:
-            continue
-        num_objects += int(np.sum(np.asarray(row["gtIgnore"]) == 0))
-        # the first IoU is 0.50
-        counts.append(~np.asarray(row["dtIgnore"][0], bool))
-        scores.append(np.asarray(row["dtScores"]))
-        is_right.append(np.asarray(row["dtMatches"][0]) > 0)
-    does_count = np.concatenate(counts)
-    return best_f1(
-        np.concatenate(scores)[does_count],
-        np.concatenate(is_right)[does_count],
-        num_objects,
-    )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from dinoneck.checks import check_class_names
 from dinoneck.configured import Configured
 from dinoneck.detection.levels import Levels, Target, build_torchvision, count_fcos_cells
 from dinoneck.errors import ConfigError
@@ -89,8 +90,7 @@ class DetectionHead(Configured, nn.Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        if not classes or len(set(classes)) < len(classes):
-            raise ConfigError(f"classes are {classes}; expected one name or more, each once")
+        check_class_names(classes)
         converted("min_score", min_score, Share)
         self.detector = detector
         self.classes = classes
@@ -192,6 +192,18 @@ class DetectionHead(Configured, nn.Module):
             return self._torchvision_detections(images)
         return self._torchvision_losses(images, targets)
 
+    def ranked(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return boxes (n, 4) XYXY in pixels, scores (n,) and labels (n,) of one image by falling score, for a trace.
+
+        Args:
+            images: of a DETR, one normalised image, (1, 3, H, W).
+        """
+        from dinoneck.detection.detr import ranked
+
+        outputs: Any = self.model(pixel_values=images)
+        boxes, scores, labels = ranked(outputs.logits, outputs.pred_boxes, images.shape[-2:])
+        return boxes[0], scores[0], labels[0]
+
     def _torchvision_losses(self, images: Tensor, targets: Sequence[Target]) -> Any:
         """The losses of torchvision's detector by name."""
         torchvision_targets = []
@@ -222,14 +234,16 @@ def loss_counts(
     """Return how much each image counts in the means that the losses of a batch are.
 
     The losses of FCOS are means over the cells that an object is assigned to, those of a DETR over
-    boxes, those of the others over images.
+    boxes, of RF-DETR over the boxes of all its groups of queries, those of the others over images.
 
     Args:
         head: that is trained.
         targets: per image, see :meth:`DetectionHead.forward`.
         size: (height, width) of the images, in pixels.
     """
-    if not isinstance(head, DetectionHead) or head.detector in DETRS:
+    if not isinstance(head, DetectionHead):
+        return [float(head.num_groups * len(target["boxes"])) for target in targets]
+    if head.detector in DETRS:
         return [float(len(target["boxes"])) for target in targets]
     if head.detector == "fcos":
         return count_fcos_cells(head.model, head.levels.strides, targets, size)

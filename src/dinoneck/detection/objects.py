@@ -27,6 +27,8 @@ from dinoneck.detection.evaluation import (
     score_masks,
     score_segments,
 )
+from dinoneck.detection.fine_tuning import detector_training, open_init
+from dinoneck.detection.training import train_detector
 from dinoneck.errors import DataError
 from dinoneck.extras import check_installed
 from dinoneck.heads.head import Head
@@ -75,6 +77,9 @@ def train_instances(
     the ``minimum`` of that head's task, so objects of a lower score are left out. An interrupted
     run continues as in :func:`dinoneck.train`.
 
+    With ``init`` of an RF-DETR of masks, published or fine-tuned before, that detector is trained
+    without folds, as by :func:`dinoneck.detection.train_detector`, which describes files and report.
+
     Without a head in the config it is a pyramid head on ``dpt_neck``, of panoptic segments
     ``mask``. ``mask`` gets twice as many queries as an image has objects at most, 20 to 100; a
     class of stuff is one object. The default number of epochs is raised until 500 steps on all
@@ -104,6 +109,10 @@ def train_instances(
     """
     TRAININGS.check_class(config, TrainInstancesConfig)
     config.check_used()
+    initial = open_init(config)
+    if initial is not None:
+        of_detector = detector_training(config, initial)
+        return train_detector(of_detector, out, overwrite=overwrite, resume=resume)
     data = config.data
     check_installed("pycocotools", "masks")
     check_installed("scipy", "masks")

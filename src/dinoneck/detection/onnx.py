@@ -8,19 +8,18 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
 from dinoneck.backbones import lora
 from dinoneck.backbones.backbone import plain_backbone
 from dinoneck.checkpoint.format import spelling
-from dinoneck.detection.head import DETRS
+from dinoneck.detection.plain_operators import add_suppression, sample_by_gathers
 from dinoneck.dtypes import dtype_name
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.export.onnx_file import drop_metadata, onnx_runner, to_half, write_onnx
@@ -30,13 +29,17 @@ from dinoneck.runtime.description import DETECTOR_KEY, FORMAT, DetectorRecord, t
 from dinoneck.text import first_line
 from dinoneck.version import __version__
 
-if TYPE_CHECKING:
-    from dinoneck.detection.rf_detr import RfDetr
-
 logger = logging.getLogger(__name__)
 
 OUTPUTS = ("boxes", "scores", "labels")
 MASKS = "masks"  # the output after these, of a model that gives masks
+_CANDIDATES = ("candidate_boxes", "candidate_scores", "candidate_labels")
+# decompositions of operators that the exporter does not know, or that runtimes compute differently
+DECOMPOSITIONS = {
+    torch.ops.aten._is_all_true.default: torch.all,
+    torch.ops.aten.grid_sampler.default: sample_by_gathers,
+}
+SUPPRESSING = ("fcos", "retinanet")
 _LEAST_SCORE = 0.05  # boxes of lower scores are not compared
 _BLOB_PX = 16  # side of the blobs of a random image
 # modules of torchvision and transformers whose products stay in float32 with half=True: they give
@@ -131,7 +134,7 @@ def export(
     drop_metadata(proto)
     parity = None
     if check:
-        parity = _compare(OneImage(detector), proto, size, half=half)
+        parity = _compare(detector, proto, size, half=half)
     facts = DetectorRecord(
         format=FORMAT,
         classes=tuple(detector.classes),
@@ -184,12 +187,19 @@ def _without_lora(detector: Any) -> Any:
 
 
 class OneImage(nn.Module):
-    """A detector on one image, with outputs of fixed shapes."""
+    """What is traced of a detector: one image, and outputs of fixed shapes.
+
+    Attributes:
+        suppresses: whether overlapping boxes fall out, as in FCOS and RetinaNet. The outputs are
+            candidates then, of which :func:`add_suppression` leaves the detections.
+        output_names: names of the outputs of the file.
+    """
 
     def __init__(self, detector: Any) -> None:
         super().__init__()
         self.detector = detector
         self.channels = detector.preprocess.channels
+        self.suppresses = detector.head.detector in SUPPRESSING
         self.output_names: tuple[str, ...] = OUTPUTS
         if detector.has_masks:
             self.output_names = (*OUTPUTS, MASKS)
@@ -201,35 +211,14 @@ class OneImage(nn.Module):
         """
         head = self.detector.head
         normalised = self.detector.normalised(image)
-        if head.detector == "rf_detr":
-            return rf_detr_outputs(head, normalised)
-        if head.detector not in DETRS:
-            return dense_detections(head.model, normalised)
-        from dinoneck.detection.detr import ranked
-
-        outputs: Any = head.model(pixel_values=normalised)
-        boxes, scores, labels = ranked(outputs.logits, outputs.pred_boxes, image.shape[-2:])
-        return boxes[0], scores[0], labels[0]
+        if self.suppresses:
+            return dense_candidates(head.model, normalised)
+        outputs: tuple[Tensor, ...] = head.ranked(normalised)
+        return outputs
 
 
-def rf_detr_outputs(head: RfDetr, images: Tensor) -> tuple[Tensor, ...]:
-    """Return boxes (n, 4), scores (n,) and labels (n,) of one image, and the masks (n, H / 4, W / 4) of some models.
-
-    A value of a mask is the probability that its cell belongs to the object.
-    """
-    from dinoneck.detection.detr import best_pairs, boxes_of_queries
-
-    raw = head.raw(images)
-    scores, queries, labels = best_pairs(raw.logits)
-    boxes = boxes_of_queries(raw.shares, queries, images.shape[-2:])
-    if raw.masks is None:
-        return boxes[0], scores[0], labels[0]
-    masks = raw.masks[0].index_select(0, queries[0])
-    return boxes[0], scores[0], labels[0], masks.sigmoid()
-
-
-def dense_detections(model: Any, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the detections of torchvision's FCOS or RetinaNet for one image; their number does not depend on it.
+def dense_candidates(model: Any, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what torchvision's FCOS or RetinaNet suppresses and ranks; their number does not depend on the image.
 
     Scores below the threshold are set to 0 instead of being cut out: they suppress no other box.
 
@@ -238,7 +227,7 @@ def dense_detections(model: Any, images: Tensor) -> tuple[Tensor, Tensor, Tensor
         images: one normalised image, (1, 3, H, W).
 
     Returns:
-        boxes (n, 4) XYXY in pixels of the image, scores (n,) and labels (n,), by falling score.
+        boxes (n, 4) XYXY in pixels of the image, scores (n,) and labels (n,), by level.
     """
     _, _, height, width = images.shape
     levels = list(model.backbone(images).values())
@@ -270,18 +259,9 @@ def dense_detections(model: Any, images: Tensor) -> tuple[Tensor, Tensor, Tensor
         level_boxes.append(boxes)
         level_scores.append(best)
         level_labels.append(labels)
-    boxes = torch.cat(level_boxes)
     best = torch.cat(level_scores)
-    labels = torch.cat(level_labels)
-
-    # non-maximum suppression, within classes: boxes of different classes are moved apart
     best = torch.where(best > model.score_thresh, best, 0.0)
-    apart = boxes + (labels * (max(height, width) + 1.0))[:, None]
-    kept = torchvision.ops.nms(apart, best, model.nms_thresh)
-    is_kept = torch.zeros_like(best).index_fill(0, kept, 1.0)
-    num_detections = min(model.detections_per_img, best.shape[0])
-    scores, rows = (best * is_kept).topk(num_detections)
-    return boxes[rows], scores, labels[rows]
+    return torch.cat(level_boxes), best, torch.cat(level_labels)
 
 
 def _candidates(
@@ -329,14 +309,13 @@ def exported_model(model: OneImage, size: Sequence[int]) -> Any:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.export(model.cpu(), (image,), strict=False)
-            # the exporter does not know the first of these
-            program = program.run_decompositions({torch.ops.aten._is_all_true.default: torch.all})
+            program = program.run_decompositions(DECOMPOSITIONS)
             exported: Any = torch.onnx.export(
                 program,
                 dynamo=True,
                 verbose=False,
                 input_names=["image"],
-                output_names=list(model.output_names),
+                output_names=list(_CANDIDATES if model.suppresses else model.output_names),
             )
     except ImportError as error:
         raise missing_extra("onnxscript", "export") from error
@@ -346,23 +325,34 @@ def exported_model(model: OneImage, size: Sequence[int]) -> Any:
         ) from error
     finally:
         model.to(device)
-    return exported.model_proto
+    proto = exported.model_proto
+    if model.suppresses:
+        detector = model.detector.head.model
+        num_candidates = proto.graph.output[1].type.tensor_type.shape.dim[0].dim_value
+        add_suppression(
+            proto,
+            OUTPUTS,
+            iou_threshold=detector.nms_thresh,
+            num_detections=min(detector.detections_per_img, num_candidates),
+        )
+    return proto
 
 
 @torch.no_grad()
-def _compare(model: OneImage, proto: Any, size: tuple[int, int], *, half: bool) -> BoxParity:
+def _compare(detector: Any, proto: Any, size: tuple[int, int], *, half: bool) -> BoxParity:
     """Compare a file with the detector on images that the export has not seen.
 
     Raises:
         CheckpointError: if more of its boxes differ than the tolerance allows.
     """
     tolerance = HALF_TOLERANCE if half else FLOAT32_TOLERANCE
+    channels = detector.preprocess.channels
     with onnx_runner(proto, lambda image: [image]) as run:
-        images = _random_images(model.channels, size, with_blobs=half)
-        parity = compare_boxes(_detections(model, run, images), tolerance)
+        images = _random_images(channels, size, with_blobs=half)
+        parity = compare_boxes(_detections(detector, run, images), tolerance)
         if parity.compared == 0 and not half:
-            images = _random_images(model.channels, size, with_blobs=True)
-            parity = compare_boxes(_detections(model, run, images), tolerance)
+            images = _random_images(channels, size, with_blobs=True)
+            parity = compare_boxes(_detections(detector, run, images), tolerance)
     if parity.compared == 0:
         logger.warning(
             "parity: no box on random images has a score of %g or more, so none was compared; "
@@ -386,13 +376,16 @@ def _compare(model: OneImage, proto: Any, size: tuple[int, int], *, half: bool) 
 
 
 def _detections(
-    model: OneImage, run: Run, images: Sequence[Tensor]
+    detector: Any, run: Run, images: Sequence[Tensor]
 ) -> list[tuple[Detections, Detections]]:
     """Of every image the detections of the detector, and those of the file."""
-    device = next(model.parameters()).device
+    device = next(detector.parameters()).device
     pairs: list[tuple[Detections, Detections]] = []
     for image in images:
-        expected = [output.cpu().double().numpy() for output in model(image.to(device))]
+        [outputs] = detector(image.to(device))
+        expected = [outputs[name].cpu().double().numpy() for name in OUTPUTS]
+        if MASKS in outputs:
+            expected.append(outputs[MASKS].sigmoid().cpu().double().numpy())
         from_file = [output.numpy() for output in run(image).values()]
         pairs.append((expected, from_file))
     return pairs

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dinoneck.data.boxes import BoxImages
-from dinoneck.detection.evaluation import IouType, coco_evaluation
+from dinoneck.detection.coco_evaluation import IouType, coco_evaluation
 from dinoneck.metrics import (
     RankedObjects,
     average_precision,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -10,12 +11,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dinoneck.backbones.backbone import Backbone
+from dinoneck.checks import check_class_names
 from dinoneck.configured import Configured
-from dinoneck.detection.detr import best_pairs, boxes_of_queries
+from dinoneck.detection.detr import best_pairs, boxes_of_queries, labels_of
 from dinoneck.detection.levels import Target
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.extras import missing_extra
+from dinoneck.kinds import Runtime
+from dinoneck.published.detectors import VIT_NAME
 from dinoneck.text import first_line, some_of
+from dinoneck.training.parameter_groups import OwnVit
 from dinoneck.training.recipe import Share, converted
 
 try:
@@ -34,11 +40,24 @@ except ImportError as error:
         "installed: pip install --upgrade 'transformers>=5.9'"
     ) from error
 
+from dinoneck.detection.rf_detr_vit import VitOfRuntime  # imports transformers too
+
 DETECTOR = "rf_detr"
 _WIDTH = 384  # of the ViT-S that all published models hold
 _HEADS = 6
 _STAGES = 4  # blocks whose patches the projector reads: the last of every quarter
 _SHOWN = 5  # names in an error
+# loss -> its weight, a field of the configuration of transformers
+_LOSS_WEIGHTS = {
+    "loss_ce": "class_loss_coefficient",
+    "loss_bbox": "bbox_loss_coefficient",
+    "loss_giou": "giou_loss_coefficient",
+    "loss_mask_ce": "mask_class_loss_coefficient",
+    "loss_mask_dice": "mask_dice_loss_coefficient",
+}
+# what follows the name of the loss of an earlier layer of the decoder, or of the proposals
+_LOSS_SUFFIX = re.compile(r"_(\d+|enc)$")
+_CLASS_HEADS = "class_embed."  # in the names of the tensors that have a row per class
 # what makes another architecture, in the configuration of transformers
 _ARCHITECTURE = (
     "num_queries",
@@ -114,8 +133,9 @@ class RfDetr(Configured, nn.Module):
         has_masks: whether it gives a mask for each box.
 
     Shape:
-        normalised images (B, 3, H, W) -> per image ``boxes`` (queries, 4) XYXY in pixels,
-        ``scores`` and ``labels`` by falling score, and ``masks``, logits (queries, H / 4, W / 4).
+        normalised images (B, 3, H, W) -> losses by name with targets, else per image ``boxes``
+        (queries, 4) XYXY in pixels, ``scores`` and ``labels`` by falling score, and ``masks``, logits
+        (queries, H / 4, W / 4).
 
     Raises:
         ConfigError: if classes and outputs do not fit each other, or blocks have no four quarters.
@@ -144,8 +164,7 @@ class RfDetr(Configured, nn.Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        if not classes or len(set(classes)) < len(classes):
-            raise ConfigError(f"classes are {classes}; expected one name or more, each once")
+        check_class_names(classes)
         if len(set(outputs)) != len(classes) or not set(outputs) <= set(range(num_outputs)):
             raise ConfigError(
                 f"outputs are {outputs}; expected {len(classes)} different numbers below "
@@ -179,6 +198,7 @@ class RfDetr(Configured, nn.Module):
             decoder_n_points=2,
             num_queries=queries,
             num_labels=num_outputs,
+            dropout=0.0,  # as the publisher trains; the default of transformers is another one
         )
         self.model: Any
         with nullcontext() if device is None else torch.device(device):
@@ -196,19 +216,61 @@ class RfDetr(Configured, nn.Module):
     @property
     def vit(self) -> nn.Module:
         """The windowed ViT."""
-        boxes_model = self.model.model if self.has_masks else self.model
-        vit: nn.Module = boxes_model.model.backbone.backbone
+        vit: nn.Module = self._vit_with_projector.backbone
         return vit
 
+    @property
+    def _vit_with_projector(self) -> Any:
+        """The module of transformers that holds the ViT and the projector."""
+        boxes_model = self.model.model if self.has_masks else self.model
+        return boxes_model.model.backbone
+
+    @property
+    def vit_backbone(self) -> Backbone | None:
+        """The ViT as a backbone, after :meth:`use_runtime`; None before."""
+        vit = self.vit
+        return vit.backbone if isinstance(vit, VitOfRuntime) else None
+
+    def use_runtime(self, runtime: Runtime, image_size: tuple[int, int]) -> None:
+        """Freeze the ViT, and let a runtime compute it.
+
+        Args:
+            runtime: see :meth:`dinoneck.Backbone.with_runtime`.
+            image_size: (height, width) in pixels of the images that the network gets.
+
+        Raises:
+            BackboneError: if ``openvino`` does not compute in the dtype of the weights.
+            ImportError: naming the extra, if ``openvino`` is not installed.
+        """
+        self._vit_with_projector.backbone = VitOfRuntime(self.vit, image_size, runtime).eval()
+
+    @property
+    def own_vit(self) -> OwnVit:
+        """The windowed ViT by its blocks, for what trains it."""
+        vit: Any = self.vit
+        return OwnVit(
+            VIT_NAME,
+            vit,
+            blocks=vit.encoder.layer,
+            norm=vit.layernorm,
+            unused=(vit.embeddings.mask_token,),
+        )
+
+    @property
+    def num_groups(self) -> int:
+        """Groups of queries that are trained side by side; one of them predicts."""
+        return int(self.model.config.group_detr)
+
     def check_size(self, size: Sequence[int], patch: tuple[int, int]) -> None:
-        """Reject a network size that is not square, or whose windows have a fraction of a patch.
+        """Reject a network size that is not square, whose windows have a fraction of a patch, or too small a one.
 
         Args:
             size: (height, width) in pixels.
             patch: (height, width) of a patch, in pixels.
 
         Raises:
-            ConfigError: naming the next size that fits.
+            ConfigError: naming the next size that fits, or the number of patches, of which each
+                query takes one.
         """
         height, width = size
         unit = math.lcm(*patch) * self.num_windows
@@ -218,21 +280,27 @@ class RfDetr(Configured, nn.Module):
                 f"size is {height}x{width} (height x width); RF-DETR takes squares whose side is a "
                 f"multiple of {unit} (patch x windows), such as {side}x{side}"
             )
+        num_patches = (height // patch[0]) * (width // patch[1])
+        num_queries = self.model.config.num_queries
+        if num_patches < num_queries:
+            raise ConfigError(
+                f"size {height}x{width} gives {num_patches} patches; expected {num_queries} "
+                "(queries) or more"
+            )
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Any:
-        """Return the detections of each image.
+        """Return losses by name with targets, else the detections of each image.
 
         Args:
             images: normalised, (B, 3, H, W).
-            targets: None; it is not trained here.
+            targets: per image ``boxes`` (n, 4) XYXY in pixels of ``images``, ``labels`` (n,) from 0
+                and, of a model for masks, ``masks`` (n, H, W).
 
         Raises:
-            ConfigError: for targets.
+            ConfigError: for targets in eval mode, or without masks that the model learns from.
         """
         if targets is not None:
-            raise ConfigError(
-                "targets are given, and RF-DETR predicts only; train dfine or rtdetrv2"
-            )
+            return self.losses(images, targets)
         raw = self.raw(images)
         scores, queries, labels = best_pairs(raw.logits)
         boxes = boxes_of_queries(raw.shares, queries, images.shape[-2:])
@@ -243,6 +311,85 @@ class RfDetr(Configured, nn.Module):
                 of_image["masks"] = raw.masks[i, queries[i]]
             detections.append(of_image)
         return detections
+
+    def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Return the losses of transformers by kind, weighed as published, see :meth:`forward`.
+
+        Those of the earlier layers of the decoder and of the proposals are added to their kind.
+        """
+        if not self.training:
+            raise ConfigError(
+                "targets are given in eval mode; the losses are those of all groups of queries, of "
+                "which eval mode has one: call train() first"
+            )
+        if self.has_masks and not all("masks" in target for target in targets):
+            raise ConfigError(
+                "targets have no masks, and this RF-DETR learns boxes and masks; add masks (n, H, W)"
+            )
+        outputs_of_labels = torch.tensor(self.outputs, device=images.device)
+        labels = labels_of(images, targets)
+        for i, target in enumerate(targets):
+            labels[i]["class_labels"] = outputs_of_labels[target["labels"]]
+            if self.has_masks:
+                labels[i]["masks"] = target["masks"].to(images)
+        loss_dict = self.model(pixel_values=images, labels=labels).loss_dict
+        losses: dict[str, Tensor] = {}
+        for name, value in loss_dict.items():
+            kind = _LOSS_SUFFIX.sub("", name)
+            if kind not in _LOSS_WEIGHTS:
+                continue  # a count that is no loss
+            # without an object transformers gives an empty tensor for masks, whose sum is 0
+            weighted = getattr(self.model.config, _LOSS_WEIGHTS[kind]) * value.sum()
+            losses[kind] = losses[kind] + weighted if kind in losses else weighted
+        return losses
+
+    def with_classes(self, classes: Sequence[str]) -> RfDetr:
+        """Return this detector for the classes of a training.
+
+        The tensors are copied, but for rows of classes that this one has not: those are new, as
+        torch's random state draws them. A detector of equal classes is returned itself.
+
+        Args:
+            classes: names of the labels, in their order.
+        """
+        if tuple(classes) == self.classes:
+            return self
+        config = {
+            **self.config,
+            "classes": list(classes),
+            "outputs": list(range(len(classes))),
+            "num_outputs": len(classes),
+        }
+        detector = type(self).from_config(config)
+        state = detector.state_dict()
+        for name, value in self.state_dict().items():
+            if _CLASS_HEADS not in name:
+                state[name] = value
+                continue
+            for row, label in enumerate(classes):
+                if label in self.classes:
+                    earlier_row = self.outputs[self.classes.index(label)]
+                    state[name][row] = value[earlier_row]
+        detector.load_state_dict(state)
+        return detector
+
+    def class_heads(self) -> list[str]:
+        """Return the names of the tensors that have a row per class."""
+        return [name for name in self.state_dict() if _CLASS_HEADS in name]
+
+    def ranked(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return boxes (n, 4) XYXY in pixels, scores (n,) and labels (n,) of one image by falling score, for a trace.
+
+        A model of masks also gives (n, H / 4, W / 4): the probability that a cell belongs to the
+        object.
+        """
+        raw = self.raw(images)
+        scores, queries, labels = best_pairs(raw.logits)
+        boxes = boxes_of_queries(raw.shares, queries, images.shape[-2:])
+        if raw.masks is None:
+            return boxes[0], scores[0], labels[0]
+        masks = raw.masks[0].index_select(0, queries[0])
+        return boxes[0], scores[0], labels[0], masks.sigmoid()
 
     def raw(self, images: Tensor) -> RawOutputs:
         """Return the outputs of the network that belong to classes, for normalised images (B, 3, H, W)."""

@@ -30,14 +30,17 @@ from dinoneck.data.ground import warn_of_overlaps
 from dinoneck.detection.detector import (
     Detector,
     best_of,
+    masks_in_image,
     trained_weights,
     with_trained_weights,
 )
-from dinoneck.detection.evaluation import score_boxes
+from dinoneck.detection.evaluation import score_boxes, score_masks
+from dinoneck.detection.fine_tuning import FROZEN_PLAN, InitialDetector, open_init
 from dinoneck.detection.head import DETRS, DetectionHead, loss_counts
 from dinoneck.devices import local_device, send
 from dinoneck.errors import ConfigError
 from dinoneck.extras import check_installed
+from dinoneck.inference.results import coco_objects
 from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.registry import import_modules
 from dinoneck.store.images import cached_hash_of
@@ -80,6 +83,10 @@ def train_detector(
     writes what it would have written. Under ``torchrun`` each process computes its share of every
     batch.
 
+    With ``init`` of an RF-DETR, published or fine-tuned before, that detector is trained: its
+    projector and decoder, and the last blocks of its ViT that ``backbone.unfreeze_last`` or
+    ``optim.freeze`` names, by default none. Of the class heads the rows of its own classes are kept.
+
     Args:
         config: ``data.boxes`` and ``data.val_boxes`` name COCO files, ``detector`` the detector,
             ``head`` its neck.
@@ -92,7 +99,9 @@ def train_detector(
         what ``report.json`` holds: ``best`` (the log's best row: ``AP``, ``AP50``, ``AP75``,
         ``per_class``, ``epoch``), ``untrained`` (the scores of the first weights), ``images``,
         ``skipped`` boxes, ``parameters``, ``minutes``, ``peak_memory_mb`` (as
-        :func:`dinoneck.training.train` returns it), ``config`` and ``versions``.
+        :func:`dinoneck.training.train` returns it), ``config`` and ``versions``, and of an RF-DETR
+        ``init``, the name, licence and SHA-256 of what it started from. Of a detector of masks the
+        scores are those of masks, and ``scored`` is ``masks``.
 
     Raises:
         ConfigError: if values contradict each other or have no effect on detectors.
@@ -113,16 +122,26 @@ def prepare(config: TrainDetectorConfig, out: Path, *, overwrite: bool = False) 
     import_modules(config.imports)
     check_installed("pycocotools", "detection")
     files.check_folder(out, overwrite=overwrite)
-    train_images, val_images = open_images(config)
+    initial = open_init(config)
+    if initial is not None:
+        config = initial.completed(config)
+    with_masks = initial is not None and initial.model.has_masks
+    train_images, val_images = open_images(config, masks=with_masks, antialias=initial is None)
     if config.init is not None and files.writes():
         warn_of_seen_images(config.init, val_images.paths, stored=None)
-    detector = build_detector(config, train_images.classes).to(local_device(config.device))
+    if initial is None:
+        detector = build_detector(config, train_images.classes)
+    else:
+        detector = initial.build(config, train_images.classes)
+        if files.writes():
+            initial.log_start(detector)
     return DetectorTrainer(
         config,
         out,
-        detector=detector,
+        detector=detector.to(local_device(config.device)),
         train_images=train_images,
         val_images=val_images,
+        initial=initial,
     )
 
 
@@ -137,6 +156,7 @@ class DetectorTrainer:
         detector: with its first weights, on its device.
         train_images: what it learns from.
         val_images: the held-out images.
+        initial: the RF-DETR that the detector started from; None of others.
 
     Raises:
         ConfigError: if the processes cannot share the batches equally.
@@ -150,14 +170,17 @@ class DetectorTrainer:
         detector: Detector,
         train_images: BoxImages,
         val_images: BoxImages,
+        initial: InitialDetector | None = None,
     ) -> None:
         self.config = config
         self.folder = folder
         self.detector = detector
         self.train_images = train_images
         self.val_images = val_images
+        self.initial = initial
         optim = config.optim
-        self.schedule = FreezeSchedule(optim.plan or PLAN)
+        default_plan = PLAN if initial is None else FROZEN_PLAN
+        self.schedule = FreezeSchedule(config.plan or default_plan)
         self.schedule.apply(detector, 0)
         groups = param_groups(detector, **optim.rates(), include_frozen=True)
         steps_per_epoch = math.ceil(len(train_images) / optim.batch_size)
@@ -216,6 +239,9 @@ class DetectorTrainer:
         values = self.config.to_dict()
         values["backbone"].pop("runtime", None)
         del values["detector"]["workers"]
+        values.pop("weights", None)
+        if self.initial is not None:
+            values["init"] = self.initial.origin
         datasets = []
         for images in (self.train_images, self.val_images):
             datasets.append([*images.ids, images.ground_truth()])
@@ -315,18 +341,21 @@ class DetectorTrainer:
 
     def _score_held_out(self) -> Row:
         """Return the scores of the held-out images, the same in all processes."""
-        predictions: dict[int, dict[str, Tensor]] = {}
+        predictions: dict[int, Any] = {}
         for share in gather(self._predict_share()):
             predictions |= share
+        if self.detector.has_masks:
+            return score_masks(self.val_images, predictions)
         return score_boxes(self.val_images, predictions)
 
     @torch.no_grad()
-    def _predict_share(self) -> dict[int, dict[str, Tensor]]:
+    def _predict_share(self) -> dict[int, Any]:
         """Predict this process' share of the held-out images.
 
         Returns:
             image id -> ``boxes`` (n, 4) XYXY in pixels of the image itself, ``scores`` (n,) and
-            ``labels`` (n,), by falling score, on the CPU.
+            ``labels`` (n,), by falling score, on the CPU; of a detector of masks the objects, as
+            :func:`dinoneck.inference.coco_objects` returns them.
         """
         self.detector.eval()
         rows = range(self.engine.rank, len(self.val_images), self.engine.num_processes)
@@ -336,11 +365,15 @@ class DetectorTrainer:
             num_workers=self.config.detector.workers,
             collate_fn=collate_boxes,
         )
-        predictions = {}
+        predictions: dict[int, Any] = {}
         for images, targets in loader:
             outputs = self.detector(images.to(self.engine.device))
             for detections, target in zip(outputs, targets, strict=True):
                 best = best_of(detections)
+                if self.detector.has_masks:
+                    best["masks"] = masks_in_image(best["masks"], target["size"])
+                    predictions[target["image_id"]] = coco_objects(best)
+                    continue
                 boxes = to_original(best["boxes"], images.shape[-2:], target["size"])
                 predictions[target["image_id"]] = {**best, "boxes": boxes}
         return predictions
@@ -359,8 +392,11 @@ class DetectorTrainer:
             self.detector.min_score = scores["min_score"]
         metrics = {name: scores[name] for name in ("AP", "AP50", "AP75", "F1")}
         training = {"epochs": self.engine.epoch + 1, "metrics": metrics}
+        record: dict[str, Any] = {"training": training}
+        if self.config.license is not None:
+            record["license"] = self.config.license
         file = self.folder / run_names.UNFINISHED / run_names.DETECTOR
-        self.detector.save(file, training=training, license=self.config.license)
+        self.detector.save(file, **record)
 
     # after the last epoch
 
@@ -384,6 +420,11 @@ class DetectorTrainer:
         scored = [row for row in history if "AP" in row]
         train = self.train_images
         val = self.val_images
+        facts: dict[str, Any] = {}  # of some runs
+        if self.initial is not None:
+            facts["init"] = self.initial.origin
+        if self.detector.has_masks:
+            facts["scored"] = "masks"
         return {
             "best": max(scored, key=lambda row: row["AP"]),
             "untrained": self.engine.extra["untrained"],
@@ -392,6 +433,7 @@ class DetectorTrainer:
             "parameters": sum(parameter.numel() for parameter in self.detector.parameters()),
             "minutes": round(sum(row["seconds"] for row in history) / 60, 2),
             **highest_memory(history, self.engine.device),
+            **facts,
             "config": self.config.to_dict(),
             "versions": versions(),
         }
@@ -439,10 +481,17 @@ def _to_device(
     return images_on_device, targets_on_device
 
 
-def open_images(config: TrainDetectorConfig) -> tuple[BoxImages, BoxImages]:
+def open_images(
+    config: TrainDetectorConfig, *, masks: bool = False, antialias: bool = True
+) -> tuple[BoxImages, BoxImages]:
     """Return the training and the held-out images, resized; the training images are augmented.
 
     Without ``data.val_boxes`` some of the training images are drawn and held out.
+
+    Args:
+        config: of the run.
+        masks: read the mask of every box too.
+        antialias: of the resize, see :func:`dinoneck.data.box_transforms`.
 
     Raises:
         ConfigError: if no image is left to hold out or to train on.
@@ -453,27 +502,37 @@ def open_images(config: TrainDetectorConfig) -> tuple[BoxImages, BoxImages]:
     train = BoxImages(
         data.boxes,
         data.images,
-        transform=_train_transform(size, config.detector.augment),
+        transform=_train_transform(size, config.detector.augment, antialias=antialias),
         classes=data.classes or None,
         bits=data.bits,
         crowd=data.crowd,
+        masks=masks,
     )
     # the detector normalises, not the transform
-    val_transform = box_transforms(size, train=False, mean=None, std=None)
+    val_transform = box_transforms(size, train=False, antialias=antialias, mean=None, std=None)
     if data.val_boxes is None:
         return _hold_out_some(config, train, val_transform)
     return train, _open_held_out(config, data.val_boxes, train, val_transform)
 
 
 def _train_transform(
-    size: int | tuple[int, int], augment: Literal["none", "horizontal", "both"]
+    size: int | tuple[int, int],
+    augment: Literal["none", "horizontal", "both"],
+    *,
+    antialias: bool,
 ) -> v2.Compose:
     """The transform of training images; the detector normalises, not the transform."""
     flip = None
     if augment != "none":
         flip = augment
     return box_transforms(
-        size, train=True, flip=flip, photometric=flip is not None, mean=None, std=None
+        size,
+        train=True,
+        flip=flip,
+        photometric=flip is not None,
+        antialias=antialias,
+        mean=None,
+        std=None,
     )
 
 
@@ -490,6 +549,7 @@ def _open_held_out(
         crowd=data.crowd,
         bits=data.bits,
         allow_unlisted=True,
+        masks=train.masks,
     )
     train.check_trainable("box")
     train.warn_of_turned_images()

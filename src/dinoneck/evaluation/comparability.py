@@ -82,7 +82,7 @@ class _Prediction:
     """
 
     model: str
-    content: Literal["classes", "masks", "numbers"]
+    content: Literal["classes", "masks", "numbers", "surface normals"]
     task: TaskFacts
     area: float | None = None
 
@@ -126,6 +126,8 @@ def _predictions_by_target(model: str, predictor: HeadModel) -> dict[str, _Predi
             predictions[task.name] = _Prediction(model, "classes", task=task)
         elif task.kind == "segmentation":
             predictions[task.name] = _Prediction(model, "masks", task=task)
+        elif task.is_unit:
+            predictions[task.name] = _Prediction(model, "surface normals", task=task)
     return predictions
 
 

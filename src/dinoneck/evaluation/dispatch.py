@@ -81,6 +81,11 @@ def evaluate(
         Classes of pixels have ``mean_iou``, ``pixel_accuracy``, and ``iou`` and
         ``confusion_matrix`` by class.
 
+        Surface normals, whose truth is files of three bands in the place of masks, have the
+        ``mean_angle`` and ``median_angle`` in degrees over all known pixels, and ``within_11``,
+        ``within_22`` and ``within_30``, the shares of pixels less than 11.25, 22.5 and 30 degrees
+        off.
+
         Maps of shares have the scores of numbers over all patches, under ``task label``, and as
         ``task`` those of the classes of pixels, of the most probable class.
 

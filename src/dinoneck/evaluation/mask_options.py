@@ -53,6 +53,14 @@ class MaskOptions:
         if predicted.segmentations or predicted.share_maps:
             return
         for name, value in self._stated().items():
+            if predicted.normals and name == "labels":
+                continue
+            if predicted.normals:
+                raise ConfigError(
+                    f"{name} is {value!r}, which is of masks of classes, and the heads predict surface "
+                    f"normals, {predicted.normals[0].name}, whose unknown pixels are NaN or zero "
+                    "vectors; leave it out"
+                )
             if predicted.number_map_names:
                 raise ConfigError(
                     f"{name} is {value!r}, which is of masks of classes, and the heads predict maps "

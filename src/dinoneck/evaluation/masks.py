@@ -1,4 +1,4 @@
-"""Scores of classes of pixels, and of what else a table with masks knows."""
+"""Scores of classes of pixels, of surface normals, and of what else a table with masks knows."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from dinoneck.inference.loaded_head import MaskRecord
 from dinoneck.metrics import Array
 from dinoneck.task_facts import TaskFacts
 from dinoneck.text import some_of
-from dinoneck.training.masks import masks_of, reader_of_classes
-from dinoneck.training.scored import PixelTarget, ScoredTarget, cell_targets
+from dinoneck.training.masks import masks_of, read_normals_of_row, reader_of_classes
+from dinoneck.training.scored import PixelTarget, ScoredTarget, VectorTarget, cell_targets
 
 
 def evaluate_masks(
@@ -70,6 +70,7 @@ def evaluate_masks(
     for name, predictor in predictors.items():
         targets_of_models[name] |= _share_targets(predictor, mask_reader, table.images)
         targets_of_models[name] |= _mask_targets(predictor, mask_reader, table.images)
+        targets_of_models[name] |= _normal_targets(predictor, mask_reader, table.images)
     if not any(targets_of_models.values()):
         _check_no_number_maps(predicted)
         raise nothing_to_score(predicted.names, truth_columns)
@@ -190,6 +191,34 @@ def _read_pixels(
     """The true classes of :meth:`MaskReader.read` of a row's image, prepared as this model does it."""
     preprocess = preprocessing_for(predictor, images[row])
     return mask_reader.read(row, task=task, preprocess=preprocess)
+
+
+def _normal_targets(
+    predictor: HeadModel, mask_reader: MaskReader, images: Sequence[Any]
+) -> dict[str, VectorTarget]:
+    """The surface normals of pixels that a model predicts."""
+    targets = {}
+    for task in predictor.tasks:
+        if task.is_unit:
+            targets[task.name] = VectorTarget(
+                task.name,
+                num_rows=len(images),
+                read_pixels=partial(
+                    _read_normals, predictor=predictor, mask_reader=mask_reader, images=images
+                ),
+            )
+    return targets
+
+
+def _read_normals(
+    row: int, *, predictor: HeadModel, mask_reader: MaskReader, images: Sequence[Any]
+) -> Tensor:
+    """The true normals of a row's image, prepared as this model does it."""
+    return read_normals_of_row(
+        row,
+        file_of_row=mask_reader.mask_of_row,
+        preprocess=preprocessing_for(predictor, images[row]),
+    )
 
 
 def _share_targets(

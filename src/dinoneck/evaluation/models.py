@@ -65,6 +65,8 @@ def _open_model(model: Model) -> HeadModel | Detector:
     if isinstance(model, Detector | ExportedPredictor):
         return model
     if isinstance(model, Predictor):
+        if isinstance(model.detector, Detector):
+            return model.detector
         if isinstance(model.tasks, Mapping):  # a predictor of several heads has tasks by their keys
             raise _several_keys(model.tasks)
         return model
@@ -74,9 +76,7 @@ def _open_model(model: Model) -> HeadModel | Detector:
     [checkpoints] = checkpoints_by_key.values()
     first = checkpoints[0]
     if isinstance(first, HeadCheckpoint) and first.head_type in DETECTORS:
-        detector = Detector.from_checkpoint(first)
-        detector.source = first.source or ""
-        return detector
+        return Detector.from_checkpoint(first)
     return Predictor(checkpoints)
 
 
@@ -112,40 +112,48 @@ class Stopwatch:
     """Takes the time that a model needs for its predictions, without its first pass.
 
     A first pass also loads and allocates what later ones use. The runtime ``auto`` compiles in the
-    second one.
+    second one. Programs for further sizes of images are made later: that time does not count.
     """
 
     def __init__(self, model: HeadModel | Detector) -> None:
         self._model = model
         self._started = time.perf_counter()
+        self._seconds_for_programs = 0.0
 
     def begin(self, image: Any) -> None:
         """Predict an image, whose predictions are thrown away, and begin to count."""
-        num_passes = 2 if _is_automatic(self._model) else 1
+        is_automatic = any(backbone.runtime == "auto" for backbone in _backbones_of(self._model))
+        num_passes = 2 if is_automatic else 1
         for _ in range(num_passes):
             if isinstance(self._model, Detector):
                 self._model.predict([image])
             else:
                 self._model([image])
+        self._seconds_for_programs = _seconds_for_programs(self._model)
         self._started = time.perf_counter()
 
     def seconds(self) -> float:
         """Return the seconds since the beginning."""
-        return time.perf_counter() - self._started
+        for_programs = _seconds_for_programs(self._model) - self._seconds_for_programs
+        return time.perf_counter() - self._started - for_programs
 
 
-def _is_automatic(model: HeadModel | Detector) -> bool:
-    """Whether the runtime ``auto`` computes the tokens of a model."""
-    backbones = []
+def _seconds_for_programs(model: HeadModel | Detector) -> float:
+    """Return the seconds that were spent on programs of a model's backbones until now."""
+    # passes of the same weights share their programs
+    by_weights = {id(backbone.adapter): backbone for backbone in _backbones_of(model)}
+    return sum(backbone.seconds_for_programs for backbone in by_weights.values())
+
+
+def _backbones_of(model: HeadModel | Detector) -> list[Backbone]:
+    """Return the backbones of a model whose runtimes compute tokens."""
+    backbones: list[Any] = []
     if isinstance(model, Detector):
-        backbones.append(plain_backbone(model.backbone))
+        backbones.append(model.runtime_backbone)
     elif isinstance(model, Predictor):
         for backbone_pass in model.passes:
             backbones.append(plain_backbone(backbone_pass.backbone))
-    for backbone in backbones:
-        if isinstance(backbone, Backbone) and backbone.runtime == "auto":
-            return True
-    return False
+    return [backbone for backbone in backbones if isinstance(backbone, Backbone)]
 
 
 def cost_of(model: HeadModel | Detector, seconds_per_image: float) -> dict[str, float]:

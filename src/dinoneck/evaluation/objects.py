@@ -10,9 +10,9 @@ from typing import Any, Literal
 from dinoneck.data.boxes import BoxImages
 from dinoneck.data.cells import PathLike
 from dinoneck.data.listed_images import Crowd
+from dinoneck.detection.coco_evaluation import IouType
 from dinoneck.detection.detector import Detector
 from dinoneck.detection.evaluation import (
-    IouType,
     PanopticTruth,
     coco_results,
     mask_results,

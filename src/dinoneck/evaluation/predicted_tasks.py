@@ -49,11 +49,16 @@ class PredictedTasks:
         return [task for task in self.tasks if is_share_map(task)]
 
     @property
+    def normals(self) -> list[TaskFacts]:
+        """The tasks that predict surface normals."""
+        return [task for task in self.tasks if task.is_unit]
+
+    @property
     def number_map_names(self) -> list[str]:
-        """The names of the tasks that predict numbers per patch, which are no shares."""
+        """The names of the tasks that predict numbers per patch, which are no shares and no surface normals."""
         numbers = []
         for task in self.tasks:
-            if task.kind == "dense" and not is_share_map(task):
+            if task.kind == "dense" and not (is_share_map(task) or task.is_unit):
                 numbers.append(task.name)
         return numbers
 

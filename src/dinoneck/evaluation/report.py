@@ -24,7 +24,7 @@ from dinoneck.inference.results import predict_many
 from dinoneck.metrics import Array
 from dinoneck.tasks import columns_of
 from dinoneck.training.report import Predictions, summary
-from dinoneck.training.scored import ClassTarget, PixelTarget, ScoredTarget, ValueTarget
+from dinoneck.training.scored import ClassTarget, MapTarget, ScoredTarget, ValueTarget
 from dinoneck.version import versions
 
 _BATCHES_AT_ONCE = 4  # of a call of the predictor, which decodes images ahead of the model
@@ -112,7 +112,7 @@ def _with_auxiliary(
             auxiliary |= loaded_head.auxiliary
     marked = {}
     for name, target in targets.items():
-        if not isinstance(target, PixelTarget) and target.output in auxiliary:
+        if not isinstance(target, MapTarget) and target.output in auxiliary:
             target = replace(target, auxiliary=True)
         marked[name] = target
     return marked
@@ -159,7 +159,7 @@ def _predict_targets(
         targets: those that the model predicts.
         class_labels: target -> its classes, in the order in which the report numbers them.
     """
-    has_maps = any(isinstance(target, PixelTarget | CellTarget) for target in targets.values())
+    has_maps = any(isinstance(target, MapTarget | CellTarget) for target in targets.values())
     predict = partial(predictor, maps="patch" if has_maps else None)
     at_once = _BATCHES_AT_ONCE * predictor.batch_size
     rows = list(predict_many(predict, images, at_once=at_once).values())  # in the order of images
@@ -173,8 +173,8 @@ def _predict_targets(
         elif isinstance(target, ClassTarget):
             predictions[name] = _predicted_classes(target, rows, class_labels[name])
         else:
-            class_maps = [torch.as_tensor(row["maps"][target.output]) for row in rows]
-            predictions[name] = target.read(class_maps, range(len(rows)))
+            maps = [torch.as_tensor(row["maps"][target.output]) for row in rows]
+            predictions[name] = target.read(maps, range(len(rows)))
     return predictions
 
 

@@ -427,4 +427,5 @@ def _output(name: str, output: TracedOutput) -> OutputRecord:
         aggregate=task.aggregate if task.kind == "density" else None,
         unit=task.unit,
         labels=task.labels,
+        activation="unit" if task.is_unit else None,
     )

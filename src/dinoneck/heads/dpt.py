@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Unpack, cast
+from typing import Any, Literal, Unpack
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,10 +33,15 @@ class DPTHead(Head):
         tasks: dense and segmentation tasks.
         neck: a :class:`dinoneck.DPTNeck`, which keeps its weights; or
             ``{"type": "dpt_neck", ...its arguments}``.
-        hidden_dim: channels of the second convolution.
+        hidden_dim: channels of the second convolution; without effect with ``linear_readout``.
         bins: for dense tasks of one output: one logit per bin and cell, of which they make the
             value.
-        add_projection: a 3x3 convolution and ReLU in front, as in heads on DINOv2.
+        add_projection: a 3x3 convolution and ``projection_activation`` in front, as in heads on
+            DINOv2.
+        projection_activation: after the projection; None = none, as in TIPSv2's heads of normals
+            and classes.
+        linear_readout: a linear layer at the decoder's cells in place of the two convolutions, the
+            upsampling and the linear layer, as in TIPSv2's heads.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
@@ -61,7 +66,8 @@ class DPTHead(Head):
 
     Reference: Ranftl et al., Vision Transformers for Dense Prediction, ICCV 2021. The upsampling
     follows the neck: with ``upsample="double"`` by 2, with ``"next"`` to one cell per pixel, both
-    with the neck's ``align_corners``.
+    with the neck's ``align_corners``. TIPSv2 (arXiv 2604.12012): ``Tipsv2DptDecoder`` of
+    transformers.
     """
 
     def __init__(
@@ -72,6 +78,8 @@ class DPTHead(Head):
         hidden_dim: int = 32,
         bins: Bins | None = None,
         add_projection: bool = False,
+        projection_activation: Literal["relu"] | None = "relu",
+        linear_readout: bool = False,
         *,
         device: Any = None,
         dtype: Any = None,
@@ -92,17 +100,22 @@ class DPTHead(Head):
             bins.check(self.tasks)
         width = dpt_neck.out_channels
         self.mix = nn.Conv2d(width, width, 3, padding=1, **factory) if add_projection else None
+        self.projection_activation = projection_activation
         self.readouts = nn.ModuleList()
         for task in self.tasks:
             dim = task.dim if bins is None else bins.count
-            self.readouts.append(_Readout(width, hidden_dim, dim, **factory))
+            if linear_readout:
+                self.readouts.append(MapLinear(width, dim, **factory))
+            else:
+                self.readouts.append(_Readout(width, hidden_dim, dim, **factory))
 
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return the tasks' outputs in normalised units."""
         tokens = self._tokens(tokens, **plain)
-        return {
-            task.name: resampled(cells, tokens.image_size) for task, cells in self._cells(tokens)
-        }
+        outputs = {}
+        for task, cells in self._cells(tokens):
+            outputs[task.name] = task.of_unit_length(resampled(cells, tokens.image_size))
+        return outputs
 
     def natural(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return predictions in original units, with gradients where they are enabled."""
@@ -113,7 +126,7 @@ class DPTHead(Head):
             if task.is_categorical:  # logits are resized
                 maps[task.name] = task.predict_map(resampled(cells, size))
             else:  # values are resized within their bounds
-                maps[task.name] = resampled(task.predict_map(cells), size)
+                maps[task.name] = task.of_unit_length(resampled(task.predict_map(cells), size))
         return maps
 
     predict_maps = Head.predict  # all tasks are maps
@@ -132,11 +145,16 @@ class DPTHead(Head):
             finest, scale_factor=2.0, mode="bilinear", align_corners=self.neck.align_corners
         )
         if self.mix is not None:
-            maps = F.relu(self.mix(maps))
-        return [
-            cast("_Readout", readout)(maps, self.neck, tokens.image_size)
-            for readout in self.readouts
-        ]
+            maps = self.mix(maps)
+            if self.projection_activation == "relu":
+                maps = F.relu(maps)
+        logits = []
+        for readout in self.readouts:
+            if isinstance(readout, _Readout):
+                logits.append(readout(maps, self.neck, tokens.image_size))
+            else:
+                logits.append(readout(maps))
+        return logits
 
     def _cells(self, tokens: Tokens) -> list[tuple[Task, Tensor]]:
         """The tasks, and their maps (B, dim, rows, cols) in normalised units at the decoder's cells."""

@@ -391,7 +391,7 @@ class HeadEnsemble(Head):
         single_heads = _running_heads(self)
         names = set()
         for task in self.tasks:
-            if task.is_map or task.kind == "density":
+            if (task.is_map and task.has_values) or task.kind == "density":
                 names.add(task.name)
             elif task.kind == "regression":
                 if all(_is_mean_of_map(head, task.name) for head in single_heads):
@@ -453,7 +453,7 @@ class HeadEnsemble(Head):
         averages = self._average(self.tasks, counted_members)
         for task in self.tasks:
             if task.kind == "dense" and task.name in averages:
-                averages[task.name] = task.clamp(averages[task.name])
+                averages[task.name] = task.of_unit_length(task.clamp(averages[task.name]))
         return averages
 
     def _all_have(self, task_name: str, members: Sequence[_Weighted]) -> bool:
@@ -497,7 +497,7 @@ def _at_finest_size(task: Task, tensors: Sequence[Tensor]) -> list[Tensor]:
     for tensor in tensors:
         size = tensor.shape[2:]
         if size != finest:
-            tensor = F.interpolate(tensor, tuple(finest), mode="bilinear")
+            tensor = task.of_unit_length(F.interpolate(tensor, tuple(finest), mode="bilinear"))
             if adds_up:
                 tensor = tensor * (size.numel() / finest.numel())
         resized.append(tensor)
@@ -654,7 +654,7 @@ def shared_tasks(
 
     Raises:
         ConfigError: if two heads disagree about a task's outputs, kind, labels, unit, area,
-            aggregate, cells, minimum or maximum, or about what is composed.
+            aggregate, cells, minimum or maximum, whether it is of surface normals, or about what is composed.
     """
     by_name: dict[str, Task] = {}
     meanings: dict[str, dict[str, Any]] = {}
@@ -662,7 +662,8 @@ def shared_tasks(
         areas = areas_of(head)
         counts = any(head is other for other in running)
         for task in head.predicted:
-            plain = replace(task, transform=None, activation=None)
+            activation = task.activation if task.is_unit else None
+            plain = replace(task, transform=None, activation=activation)
             if not counts:
                 plain = replace(plain, minimum=None, maximum=None)
             first_task = by_name.setdefault(task.name, plain)
@@ -670,6 +671,7 @@ def shared_tasks(
 
             meaning = {field: getattr(task, field, None) for field in _SHARED_FIELDS}
             meaning["area"] = areas.get(task.name)
+            meaning["activation"] = activation
             first_meaning = meanings.setdefault(task.name, meaning)
             _check_same_meaning(task.name, first_meaning, meaning)
 

@@ -323,6 +323,20 @@ def _trains_backbone(tokens: Tokens) -> bool:
     return tokens.sequence[0].requires_grad
 
 
+@torch.no_grad()
+def init_bias(bias: Tensor, activation: Activation | None) -> None:
+    """Set the bias of a task's layer to where its activation starts from; without a need it stays as it is.
+
+    Before a ReLU it is 1, so that the ReLU is not dead for every sample. Surface normals start as
+    those of a wall that faces the camera, so that no vector is so short that it has no direction.
+    """
+    if activation == "relu":
+        nn.init.ones_(bias)
+    elif activation == "unit":
+        nn.init.zeros_(bias)
+        bias[-1] = 1.0
+
+
 class _Readout(nn.Module):
     """Layers that end in a linear one and a task's activation."""
 
@@ -336,9 +350,8 @@ class _Readout(nn.Module):
         self._init_bias()
 
     def _init_bias(self) -> None:
-        """Set the bias before a ReLU to 1, so that the ReLU is not dead."""
-        if self.activation == "relu":
-            nn.init.ones_(self.out.bias)
+        """Set the bias to what the activation starts from, see :func:`init_bias`."""
+        init_bias(self.out.bias, self.activation)
 
 
 class Light(_Readout):

@@ -14,7 +14,7 @@ from dinoneck.checks import check_minimum
 from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError
 from dinoneck.grid import as_maps
-from dinoneck.heads.head import Head
+from dinoneck.heads.head import Head, init_bias
 from dinoneck.heads.outputs import (
     HeadOutputs,
     from_map_outputs,
@@ -314,8 +314,7 @@ class LinearHead(Head):
 
     def _init_biases(self) -> None:
         for task, readout in zip(self._read_tasks, self.readouts, strict=True):
-            if task.activation == "relu":  # so that it is not dead for every sample
-                nn.init.ones_(cast("nn.Linear", readout).bias)
+            init_bias(cast("nn.Linear", readout).bias, task.activation)
 
 
 def _product(layer: nn.Linear, parts: Sequence[Tensor]) -> Tensor:

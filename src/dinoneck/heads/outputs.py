@@ -29,8 +29,8 @@ class HeadOutputs:
     """The predictions of a head for a batch, by task name and in original units.
 
     A task that is a map has its map in ``maps``. It gets a value when views or tiles are averaged,
-    the mean over the cells that show the image; a head gives none. Tasks of objects have neither,
-    see ``predict_instances`` and ``predict_panoptic`` of the heads.
+    the mean over the cells that show the image; a head gives none. Surface normals have no value.
+    Tasks of objects have neither, see ``predict_instances`` and ``predict_panoptic`` of the heads.
 
     Attributes:
         values: (B, dim); of compositions too.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dinoneck.checks import check_minimum
 from dinoneck.configured import Configured
-from dinoneck.errors import ShapeError
+from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.grid import GridSize, as_maps
 from dinoneck.heads.head import Head, TokenScale
 from dinoneck.heads.outputs import HeadOutputs
@@ -69,6 +69,11 @@ class PatchMeanMLP(Configured, nn.Module):
     ) -> None:
         super().__init__()
         check_minimum(1, embed_dim=embed_dim, hidden_dim=hidden_dim, out_dim=out_dim)
+        if activation == "unit":
+            raise ConfigError(
+                "activation is 'unit'; expected relu, softplus, sigmoid or None: surface normals "
+                "are maps, use DenseHead, FPNHead, DPTHead or LinearHead(pool=None)"
+            )
         self.embed_dim = embed_dim
         self.hidden_dim = hidden_dim
         self.out_dim = out_dim

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -29,7 +29,7 @@ class Prediction:
     """What one head, or one ensemble, predicts from an image, in original units.
 
     Attributes:
-        values: task name -> a float, or an array (dim,).
+        values: task name -> a float, or an array (dim,); none of surface normals.
         maps: task name -> (dim, rows, cols), the prediction of every patch; empty unless asked for.
         gate: (rows, cols), what the head looked at; None if it has none, or if not asked for.
         raw_outputs: those of the members of an ensemble that are resampled to the pixels of the
@@ -82,6 +82,7 @@ def predictions_of(
                 f"the prediction of {name!r} is {batch[~is_finite][0].item()}; the head or "
                 "image is unfit"
             )
+    _check_vectors(outputs.mean.maps_to_show, tasks)
     predictions = []
     for i in range(count):
         values_of_image: dict[str, float | Array] = {}
@@ -99,6 +100,15 @@ def predictions_of(
             prediction = Prediction(values=values_of_image)
         predictions.append(prediction)
     return predictions
+
+
+def _check_vectors(maps: Mapping[str, torch.Tensor], tasks: Sequence[Task]) -> None:
+    """Check maps of surface normals, which have no value that would show what is not finite."""
+    for task in tasks:
+        if task.is_unit and task.name in maps and not bool(maps[task.name].isfinite().all()):
+            raise DataError(
+                f"the prediction of {task.name!r} is not finite; the head or image is unfit"
+            )
 
 
 class ImagePrediction:
@@ -188,7 +198,8 @@ class ImagePrediction:
             if task.name not in self._prediction.maps:
                 continue
             cells = self._prediction.maps[task.name]
-            if self._prediction.raw_outputs and task.is_map:
+            # raw outputs of heads of users are not turned upright as vectors
+            if self._prediction.raw_outputs and task.is_map and not task.is_unit:
                 maps[task.name] = members_at_image_size(
                     self._head,
                     self._prediction.raw_outputs,

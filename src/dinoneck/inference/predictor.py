@@ -1,11 +1,12 @@
-"""Predictor: images in, values in natural units out; several heads, views and tiles over one backbone."""
+"""Predictor: images in, values in natural units out; several heads, views and tiles over a backbone, or a detector."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 import torch
@@ -16,6 +17,7 @@ from dinoneck.backbones.backbone import Backbone, checked_backbone, plain_backbo
 from dinoneck.backbones.weight_hashes import fingerprint_before_merge
 from dinoneck.checkpoint.compare import check_patch
 from dinoneck.checkpoint.format import spelling
+from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.origins import (
     check_images_of,
     check_tokens_of,
@@ -33,6 +35,12 @@ from dinoneck.data.views import Views
 from dinoneck.devices import local_device
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.heads.ensemble import HeadEnsemble
+from dinoneck.inference.detectors import (
+    BoxDetector,
+    check_detector_options,
+    find_detector,
+    open_detector,
+)
 from dinoneck.inference.images import CalledImages, check_one_image
 from dinoneck.inference.loaded_head import (
     LoadedHead,
@@ -43,7 +51,7 @@ from dinoneck.inference.loaded_head import (
 )
 from dinoneck.inference.passes import Pass, PassImage, grids_of
 from dinoneck.inference.predictions import ImagePrediction, Maps, Prediction, check_maps
-from dinoneck.inference.sources import NO_KEY, Heads, open_heads
+from dinoneck.inference.sources import NO_KEY, Heads, names_detector, open_heads
 from dinoneck.inference.tiles import Tiling
 from dinoneck.inference.views import TTA, VIEWS
 from dinoneck.kinds import AnyRuntime
@@ -129,9 +137,11 @@ class Predictor(_FileOrHeads):
         heads: a head file, the folder of a training (its ``head.safetensors``), a folder of head
             files, a published head (``"dinov2_vits14_nyu_dpt"``), a hub repository
             (``"user/name"``), a HeadCheckpoint or a head module; a list of them; or a mapping of a
-            key to any of these. The path of a file of ``dinoneck export`` (``"cover.onnx"``) gives
-            a :class:`dinoneck.runtime.ExportedPredictor` (of a detector an ``ExportedDetector``),
-            which is called in the same way and takes ``batch_size``, ``bits`` and ``runtime``.
+            key to any of these. Or one detector: its file, repository or HeadCheckpoint, or the
+            name of a published one (``"rf_detr_small"``). The path of a file of ``dinoneck export``
+            (``"cover.onnx"``) gives a :class:`dinoneck.runtime.ExportedPredictor` (of a detector an
+            ``ExportedDetector``), which is called in the same way and takes ``batch_size``,
+            ``bits`` and ``runtime``.
         backbone: the backbone; None rebuilds it from the record in the files. It is checked against
             them.
         tta: ``"none"`` (the image alone), ``"flip4"`` (original, left-right, up-down, both) or
@@ -150,7 +160,8 @@ class Predictor(_FileOrHeads):
         overlap: by how much tiles overlap at least: an int in the same pixels, or a float, the
             share of a tile (0.25).
         weights: one number of 0 or more per head of a list, in the order given (files of a folder
-            sorted by name); None = equal.
+            sorted by name); None = equal. Or the local file of the one published head, of a
+            detector also its folder, see :func:`dinoneck.load_published`.
         blur: odd kernel of a Gaussian blur with fixed sigma, instead of that of the files; None
             keeps it.
         bits: how many bits images of 16 bits use, 8 ... 16, instead of that of the files, see
@@ -172,7 +183,8 @@ class Predictor(_FileOrHeads):
     Attributes:
         revisions: hub repository -> the commit its heads are of; empty for local heads.
         passes: the passes of the backbones; heads that are not in a mapping have one.
-        tasks: what is predicted; of a mapping key -> tasks.
+        tasks: what is predicted; of a mapping key -> tasks; none of a detector.
+        detector: the :class:`dinoneck.detection.Detector`; None for heads.
 
     Raises:
         BackboneError: when called, if the backbone's weights changed meanwhile, or LoRA was
@@ -181,7 +193,7 @@ class Predictor(_FileOrHeads):
             not fit the backbone, or no backbone can be rebuilt; when called, if a head that scores
             the places of one patch grid is given another.
         ConfigError: for an unknown ``tta``, one that does not fit the patch, tiles or weights that
-            do not fit, or heads that disagree about a task.
+            do not fit, heads that disagree about a task, or options of heads for a detector.
         DataError: when called, if a prediction is not finite.
 
     Examples:
@@ -204,7 +216,7 @@ class Predictor(_FileOrHeads):
         *,
         tile: int | tuple[int, int] | None = None,
         overlap: int | float = 0,
-        weights: Sequence[float] | None = None,
+        weights: Sequence[float] | str | os.PathLike[str] | None = None,
         blur: int | None = None,
         bits: int | None = None,
         preprocess: Preprocessing | None = None,
@@ -226,21 +238,57 @@ class Predictor(_FileOrHeads):
             )
         tiling = _tiling(tile, overlap)
         self._keyed = isinstance(heads, Mapping)
-        if self._keyed and weights is not None:
+        weights_file: str | os.PathLike[str] | None = None
+        shares: Sequence[float] | None = None
+        if isinstance(weights, str | os.PathLike):
+            weights_file = weights
+        else:
+            shares = weights
+        if self._keyed and shares is not None:
             raise ConfigError(
                 "weights are for a list of heads; heads of a mapping are not averaged: leave "
                 "weights out"
             )
+        keys = [*heads] if isinstance(heads, Mapping) else []
+        options_of_heads = {
+            "tta": None if tta == "none" else tta,
+            "tile": tile,
+            "weights": shares,
+            "blur": blur,
+            "preprocess": preprocess,
+            "probe": probe or None,
+            "dtype": dtype,
+        }
+        if names_detector(heads):
+            check_detector_options(keys, **options_of_heads)  # before its file is fetched
 
         # all heads are read before a backbone is loaded
+        opened = open_heads(heads, revision, weights_file)
+        self._passes: list[Pass] = []
+        self.detector: BoxDetector | None = None
+        detector_file = find_detector(opened)
+        if detector_file is not None:
+            check_detector_options(keys, **options_of_heads)
+            self.detector = open_detector(
+                detector_file,
+                backbone,
+                device=None if device is None else local_device(device),
+                runtime=backbone_runtime,
+                bits=bits,
+            )
+            self._detector_options = {} if batch_size is None else {"batch_size": batch_size}
+            self.revisions = _revisions([detector_file])
+            self.tasks: Any = ()
+            return
+
         loaded: dict[str, list[LoadedHead]] = {}
-        for key, sources in open_heads(heads, revision).items():
+        for key, sources in opened.items():
             loaded[key] = [LoadedHead.load(source) for source in sources]
-        self.revisions = _revisions(loaded)
+        self.revisions = _revisions(chain.from_iterable(opened.values()))
         heads_of_passes = _group_into_passes(
             loaded,
             backbone=None if backbone is None else checked_backbone(backbone),
-            weights=weights,
+            weights=shares,
             preprocess=preprocess,
             blur=blur,
             bits=bits,
@@ -248,7 +296,6 @@ class Predictor(_FileOrHeads):
             probe=probe,
         )
 
-        self.passes: list[Pass] = []
         for shared, heads_of_pass in heads_of_passes.items():
             pass_backbone = shared.backbone
             if device is not None:
@@ -260,7 +307,7 @@ class Predictor(_FileOrHeads):
             check_patch(shared.preprocess.patch_size, pass_backbone.adapter.patch_size)
             for loaded_head in heads_of_pass.values():
                 loaded_head.head.to(next(pass_backbone.parameters()).device)
-            self.passes.append(
+            self._passes.append(
                 Pass(
                     heads=heads_of_pass,
                     backbone=pass_backbone,
@@ -272,13 +319,16 @@ class Predictor(_FileOrHeads):
             )
 
         tasks = {key: self._pass_of(key).heads[key].head.predicted for key in loaded}
-        self.tasks: Any = tasks if self._keyed else tasks[NO_KEY]
+        self.tasks = tasks if self._keyed else tasks[NO_KEY]
         if self._keyed:
             logger.info(
                 "%s: passes of the backbone: %d", counted(len(loaded), "key"), len(self.passes)
             )
 
     def __repr__(self) -> str:
+        if self.detector is not None:
+            labels = counted(len(self.detector.classes), "label")
+            return f"Predictor(detector of {labels}; backbone={self.detector.backbone_name!r})"
         if not self._keyed:
             return f"Predictor({self._describe(NO_KEY)})"
         lines = [f"  {key}: {self._describe(key)}\n" for key in self.tasks]
@@ -301,13 +351,29 @@ class Predictor(_FileOrHeads):
         return f"{counted(num_heads, 'head')}: {tasks}; {', '.join(settings)}"
 
     @property
+    def passes(self) -> list[Pass]:
+        """The passes of the backbones; heads that are not in a mapping have one.
+
+        Raises:
+            ConfigError: of a detector.
+        """
+        if self.detector is not None:
+            raise ConfigError(
+                "this predictor holds a detector, which predicts boxes when it is called; maps, "
+                "views, tiles, stored tokens and batches of prepared images are of heads"
+            )
+        return self._passes
+
+    @property
     def backbone(self) -> Backbone:
         """The backbone of the first pass, with the layers that its heads read."""
         return self.passes[0].backbone
 
     @property
     def preprocess(self) -> Preprocessing:
-        """How the first pass prepares images that are not cut into tiles."""
+        """How the first pass prepares images that are not cut into tiles, or the detector all images."""
+        if self.detector is not None:
+            return self.detector.preprocess
         return self.passes[0].preprocess
 
     @property
@@ -332,7 +398,9 @@ class Predictor(_FileOrHeads):
 
     @property
     def device(self) -> torch.device:
-        """Where the first pass runs."""
+        """Where the first pass, or the detector, runs."""
+        if self.detector is not None:
+            return self.detector.device
         return self.passes[0].device
 
     @property
@@ -369,10 +437,13 @@ class Predictor(_FileOrHeads):
                 ``crop`` cuts off, have the value of the nearest cell.
             probabilities: with ``maps="image"``, the probabilities of the classes instead of their
                 indices.
-            min_score: leave out objects of a lower score; None = as recorded in the heads.
+            min_score: leave out objects or boxes of a lower score; None = as recorded in the heads,
+                or of a detector in its file.
 
         Returns:
-            One dict per image: task name -> a float, or an array (dim,) for tasks of several
+            Of a detector what :meth:`dinoneck.detection.Detector.predict` returns: per image
+            ``boxes`` in its own pixels, ``scores``, ``labels``, ``names``, and ``masks`` of some.
+            Else one dict per image: task name -> a float, or an array (dim,) for tasks of several
             outputs and compositions; for dense and segmentation tasks the mean of what ``maps``
             shows over the cells that hold image, not padding, of which a task with ``from_map`` is
             one. For tasks of instances and panoptic segments what ``predict_instances`` or
@@ -387,6 +458,10 @@ class Predictor(_FileOrHeads):
                 finite.
         """
         check_maps(maps, probabilities)
+        if self.detector is not None:
+            if maps is not None:
+                raise ConfigError(f"maps is {maps!r}, and a detector has no maps; leave maps out")
+            return self.detector.predict(images, min_score=min_score, **self._detector_options)
         called = self._list_images(images)
         called.check_names(self._names_in_rows())
         results = []
@@ -532,6 +607,9 @@ class Predictor(_FileOrHeads):
             ConfigError: if it is negative.
         """
         check_minimum(0, count=count)
+        if self.detector is not None:
+            self.detector.expect_images(count)
+            return
         backbones: dict[int, Backbone] = {}
         counts: dict[int, Counter[Size]] = {}
         for backbone_pass in self.passes:
@@ -671,14 +749,12 @@ def _tiling(tile: int | tuple[int, int] | None, overlap: int | float) -> Tiling 
     return None
 
 
-def _revisions(loaded: Mapping[str, Sequence[LoadedHead]]) -> dict[str, str]:
+def _revisions(sources: Iterable[HeadCheckpoint | torch.nn.Module]) -> dict[str, str]:
     """Hub repository -> the commit that its heads are of."""
     revisions = {}
-    for heads in loaded.values():
-        for head in heads:
-            file = head.checkpoint
-            if file is not None and file.revision is not None:
-                revisions[file.source] = file.revision
+    for source in sources:
+        if isinstance(source, HeadCheckpoint) and source.revision is not None:
+            revisions[source.source] = source.revision
     return revisions
 
 

@@ -19,7 +19,7 @@ from dinoneck.heads.head import Head
 from dinoneck.inference.views import MembersOfView
 from dinoneck.runtime.maps import UNSEEN
 from dinoneck.task_facts import TaskFacts
-from dinoneck.tasks import Task
+from dinoneck.tasks import Task, unit_vectors
 from dinoneck.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -165,6 +165,7 @@ def at_image_size(
     Cells that show padding alone are left out. Classes are resampled as logarithms of their
     probabilities, which for one head and one view are its logits, before the most probable one is
     taken. The pixels of a ``density`` map that adds up have the sum of its cells.
+    Surface normals have the length 1 in every pixel.
 
     Args:
         cells: (dim, rows, cols) in original units, as ``Predictor`` gives them per patch.
@@ -198,6 +199,8 @@ def at_image_size(
         sampled_total = float(sampled.masked_fill(grid.unseen, 0.0).double().sum())
         total = float(values.double().sum())
         sampled *= total / sampled_total if sampled_total else 0.0
+    if task.is_unit:
+        sampled = unit_vectors(sampled)
     return _without_unseen(sampled, grid)
 
 

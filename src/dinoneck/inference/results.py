@@ -130,6 +130,8 @@ def _cells(
     tasks: Sequence[TaskFacts], result: Mapping[str, Any]
 ) -> Iterator[tuple[str, float | str]]:
     for task in tasks:
+        if task.is_unit:
+            continue
         if task.name not in result:
             raise DataError(
                 f"a result has no {task.name!r}; it holds {some_of(map(str, result), 5) or 'nothing'}"
@@ -144,7 +146,7 @@ def _cells(
     numbers = {
         task.name: [float(value) for value in np.asarray(result[task.name]).reshape(-1)]
         for task in tasks
-        if not task.is_masks
+        if task.has_values
     }
     for name, task, place in columns_of(tasks):
         if task.is_image_class:

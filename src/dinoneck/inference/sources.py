@@ -11,8 +11,9 @@ from torch import nn
 from dinoneck.checkpoint.format import head_files
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.errors import CheckpointError, ConfigError
+from dinoneck.published.detectors import PublishedDetector
 from dinoneck.published.loading import load_published
-from dinoneck.published.table import is_published
+from dinoneck.published.table import is_published, row_named
 from dinoneck.registry import DETECTORS
 from dinoneck.runtime.exported import is_exported
 
@@ -34,20 +35,25 @@ def open_heads(
         heads: as a :class:`dinoneck.Predictor` takes them. A folder without ``head.safetensors``
             stands for all head files in it, sorted by name.
         revision: branch, tag or commit of the hub repositories among them.
-        weights: the local file of the one published head among them.
+        weights: the local file of the one published head among them, or of several that one file
+            holds; of a detector also a folder.
 
     Raises:
         CheckpointError: if there are none, one cannot be read, a revision is given for a path, or
-            ``weights`` and there is not one published head.
+            ``weights`` and the published heads are none, or of several files.
         ConfigError: for keys that are not texts, for what is neither a head nor a list, and for a
             detector among several.
     """
     sources_by_key = _sources_by_key(heads)
     published = _published_among(sources_by_key)
-    if weights is not None and len(published) != 1:
+    files = {row_named(str(name)).url for name in published}
+    if weights is not None and len(files) != 1:
         raise CheckpointError(
             f"{weights} is the file of one published head; the heads name {published or 'none'}"
         )
+    num_heads = sum(map(len, sources_by_key.values()))
+    if num_heads > 1 and any(_is_published_detector(source) for source in published):
+        raise _detector_among(num_heads)  # before any file is fetched
     opened: dict[str, list[HeadCheckpoint | nn.Module]] = {}
     _check_none_is_exported(sources_by_key)
     for key, sources in sources_by_key.items():
@@ -89,6 +95,23 @@ def _list_sources(heads: Any) -> list[HeadSource]:
     return sources
 
 
+def names_detector(heads: Heads | Mapping[str, Heads]) -> bool:
+    """Whether heads are the name of a published detector, or hold it; no file is read or fetched.
+
+    Raises:
+        CheckpointError: for a name that is a path too, or almost that of a published head.
+    """
+    if isinstance(heads, Mapping):
+        return any(map(names_detector, heads.values()))
+    if isinstance(heads, Sequence) and not isinstance(heads, str):
+        return any(map(_is_published_detector, heads))
+    return _is_published_detector(heads)
+
+
+def _is_published_detector(source: object) -> bool:
+    return is_published(source) and isinstance(row_named(str(source)), PublishedDetector)
+
+
 def _check_none_is_exported(sources_by_key: Mapping[str, Sequence[HeadSource]]) -> None:
     """Raise a ConfigError for an exported file among heads: it has a runtime and no backbone of its own."""
     for sources in sources_by_key.values():
@@ -127,7 +150,11 @@ def _check_detector_is_alone(
     for heads in opened.values():
         head_types += [getattr(head, "head_type", "") for head in heads]
     if len(head_types) > 1 and not DETECTORS.isdisjoint(head_types):
-        raise ConfigError(
-            f"{len(head_types)} heads are given, a detector among them; expected a detector "
-            "alone, or none"
-        )
+        raise _detector_among(len(head_types))
+
+
+def _detector_among(num_heads: int) -> ConfigError:
+    """The error for a detector that is not alone."""
+    return ConfigError(
+        f"{num_heads} heads are given, a detector among them; expected a detector alone, or none"
+    )

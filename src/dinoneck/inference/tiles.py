@@ -286,7 +286,11 @@ class Assembly:
             value = cells.sum(dim=(1, 2)) if adds_up else cells.mean(dim=(1, 2))
             values[task.name] = task.clamp(value)
         gate = None if self._gate is None else self._gate / self._gate.sum()
-        whole = HeadOutputs(values=values, maps=self._maps, shown_maps=self._shown_maps, gate=gate)
+        shown_maps = None
+        if self._shown_maps is not None:
+            shown_maps = _with_unit_vectors(self._shown_maps, tasks)
+        maps = _with_unit_vectors(self._maps, tasks)
+        whole = HeadOutputs(values=values, maps=maps, shown_maps=shown_maps, gate=gate)
         return whole.map_tensors(lambda tensor: tensor[None].float())
 
     def _share_of_area(self, row: int, col: int) -> Tensor:
@@ -332,3 +336,12 @@ class Assembly:
         weights = row_weights[:, None] * col_weights
         drawn[..., top : top + height, left : left + width] += weights * cells
         return drawn
+
+
+def _with_unit_vectors(maps: Mapping[str, Tensor], tasks: Sequence[Task]) -> dict[str, Tensor]:
+    """The blended maps (dim, rows, cols); those of surface normals have the length 1."""
+    finished = dict(maps)
+    for task in tasks:
+        if task.name in finished:
+            finished[task.name] = task.of_unit_length(finished[task.name])
+    return finished

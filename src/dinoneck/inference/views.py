@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal, NamedTuple
@@ -14,7 +14,7 @@ from torch import Tensor
 from dinoneck.data.recipe import Placement
 from dinoneck.data.views import Views
 from dinoneck.heads.outputs import HeadOutputs
-from dinoneck.tasks import Task
+from dinoneck.tasks import Task, unit_vectors
 from dinoneck.tokens import Tokens
 
 TTA = Literal["none", "flip4", "d6"]
@@ -66,7 +66,7 @@ class AveragedOutputs:
 
     Attributes:
         mean: values, upright maps and the gate; maps have values too, the means over the cells that
-            show the image.
+            show the image, but for those of surface normals.
         raw_outputs: those of every view, which have no mean, for heads that resample them to the
             pixels of the image before they are maps; empty for others.
     """
@@ -93,6 +93,7 @@ class ViewAverage:
 
     def __init__(self, *, tasks: Sequence[Task], views: Views, with_maps: bool) -> None:
         self._tasks = tasks
+        self._vector_names = {task.name for task in tasks if task.is_unit}
         self._views = views
         self._with_maps = with_maps
         self._values: dict[str, list[Tensor]] = defaultdict(list)  # one (B, dim) per view
@@ -107,6 +108,8 @@ class ViewAverage:
         """Take the outputs for a batch of views."""
         num_views = len(batch.views)
         for task in self._tasks:
+            if task.is_unit:
+                continue
             if task.is_map:
                 # padding lies as the view does, so the mean is taken before the map is upright
                 maps = outputs.maps[task.name]
@@ -117,12 +120,12 @@ class ViewAverage:
         if not self._with_maps:
             return
         for name, cells in outputs.maps.items():
-            self._maps[name] += self._upright(cells, batch.views)
+            self._maps[name] += self._upright_maps(name, cells, batch.views)
         if outputs.shown_maps is not None:
             if self._shown_maps is None:
                 self._shown_maps = defaultdict(list)
             for name, cells in outputs.shown_maps.items():
-                self._shown_maps[name] += self._upright(cells, batch.views)
+                self._shown_maps[name] += self._upright_maps(name, cells, batch.views)
         if outputs.gate is not None:
             self._gates += self._upright(outputs.gate, batch.views)
         if outputs.raw_outputs:
@@ -132,10 +135,10 @@ class ViewAverage:
         """Return the means over the views."""
         shown_maps = None
         if self._shown_maps is not None:
-            shown_maps = {name: _mean_of_views(maps) for name, maps in self._shown_maps.items()}
+            shown_maps = self._mean_maps(self._shown_maps)
         mean = HeadOutputs(
             values={name: _mean_of_views(values) for name, values in self._values.items()},
-            maps={name: _mean_of_views(maps) for name, maps in self._maps.items()},
+            maps=self._mean_maps(self._maps),
             shown_maps=shown_maps,
             gate=_mean_of_views(self._gates) if self._gates else None,
         )
@@ -153,6 +156,23 @@ class ViewAverage:
             shown_rows, shown_cols = placement.shown_cells((rows, cols))
             cells[:, shown_rows, shown_cols] = 1.0
         return torch.cat([self._views.place(upright, view) for view in batch.views])
+
+    def _mean_maps(self, maps_of_views: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
+        """The means over the views; those of surface normals have the length 1."""
+        means = {}
+        for name, maps in maps_of_views.items():
+            mean = _mean_of_views(maps)
+            means[name] = unit_vectors(mean) if name in self._vector_names else mean
+        return means
+
+    def _upright_maps(self, name: str, cells: Tensor, views: Sequence[int]) -> list[Tensor]:
+        """The maps (views * B, dim, rows, cols) of a task as one upright batch per view."""
+        if name not in self._vector_names:
+            return self._upright(cells, views)
+        parts = cells.chunk(len(views))
+        return [
+            self._views.undo_vectors(part, view) for part, view in zip(parts, views, strict=True)
+        ]
 
     def _upright(self, cells: Tensor, views: Sequence[int]) -> list[Tensor]:
         """Maps (views * B, ..., rows, cols) as one upright batch per view."""

@@ -8,6 +8,7 @@ HOMES = homes(
     gram_anchor=["GramAnchor"],
     masked=[
         "DensityRegulariser",
+        "dense_masked_cosine",
         "dense_masked_mse",
         "map_cross_entropy",
         "masked_cross_entropy",

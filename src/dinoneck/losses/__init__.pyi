@@ -5,6 +5,7 @@ from dinoneck.losses.composition import Composition as Composition
 from dinoneck.losses.composition import CompositionLoss as CompositionLoss
 from dinoneck.losses.gram_anchor import GramAnchor as GramAnchor
 from dinoneck.losses.masked import DensityRegulariser as DensityRegulariser
+from dinoneck.losses.masked import dense_masked_cosine as dense_masked_cosine
 from dinoneck.losses.masked import dense_masked_mse as dense_masked_mse
 from dinoneck.losses.masked import map_cross_entropy as map_cross_entropy
 from dinoneck.losses.masked import masked_cross_entropy as masked_cross_entropy

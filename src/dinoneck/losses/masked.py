@@ -19,6 +19,7 @@ from dinoneck.codec import normalize_fields
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.grid import as_mask
 from dinoneck.grid import exact as exact
+from dinoneck.tasks import has_direction, unit_vectors
 
 
 def masked_mse(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -254,6 +255,46 @@ def dense_masked_mse(pred: Tensor, target: Tensor, weight: Tensor | None = None)
     return (errors * weight).sum() / (errors.shape[1] * torch.where(total > 0, total, 1.0))
 
 
+def dense_masked_cosine(pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Return 1 - cosine of the angle between vectors, averaged, by weight, over the cells that are known.
+
+    Args:
+        pred: (B, 3, rows, cols), of any length.
+        target: the same shape, of any length; a cell whose vector is zero or has NaN does not count.
+        weight: (B, rows, cols), bool or numbers of 0 or more; None = every cell counts once.
+
+    Raises:
+        ShapeError: if shapes do not fit (labels are never resized here).
+        DataError: if a weight is negative or not finite (on a GPU and under ``torch.compile`` the
+            loss is NaN).
+
+    Examples:
+        >>> pred = torch.tensor([0.0, 0.0, 2.0]).view(1, 3, 1, 1).expand(1, 3, 1, 2)
+        >>> target = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0]]).view(1, 3, 1, 2)
+        >>> dense_masked_cosine(pred, target)  # the second cell is unknown
+        tensor(1.)
+    """
+    errors, weight = vector_errors(pred, target, weight)
+    total = weight.sum()
+    return (errors * weight).sum() / torch.where(total > 0, total, 1.0)
+
+
+def vector_errors(pred: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return 1 - cosine of every cell that counts, else 0, and the weights, both (B, 1, rows, cols).
+
+    The weight of a cell whose target is zero or has NaN is 0; for arguments and errors see
+    :func:`dense_masked_cosine`.
+    """
+    pred, weight = _checked_cells(pred, target, weight)
+    weight = torch.where(has_direction(target), weight, 0.0)
+    counts = weight > 0
+    # a masked NaN would come back through the gradient
+    pred = unit_vectors(torch.where(counts, pred, 0.0))
+    target = unit_vectors(torch.where(counts, target.to(pred), 0.0))
+    cosine = (pred * target).sum(dim=1, keepdim=True)
+    return torch.where(counts, 1.0 - cosine, 0.0), weight
+
+
 def map_cross_entropy(
     logits: Tensor, target: Tensor, mask: Tensor | None = None, ignore_index: int | None = None
 ) -> Tensor:
@@ -447,6 +488,12 @@ def weighted_difference(
         DataError: if a weight is negative or not finite (on a GPU and under ``torch.compile`` the
             loss is NaN).
     """
+    pred, weight = _checked_cells(pred, target, weight)
+    return torch.where(weight > 0, pred - target.to(pred), 0.0), weight
+
+
+def _checked_cells(pred: Tensor, target: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the prediction in float32 or wider and the weights (B, 1, rows, cols), see :func:`weighted_difference`."""
     if pred.shape != target.shape or pred.ndim != 4:
         raise ShapeError(
             f"the prediction is {tuple(pred.shape)} and the target {tuple(target.shape)}; "
@@ -472,7 +519,7 @@ def weighted_difference(
             f"{int((~fits).sum())} of the cells' weights are negative or not finite, such as "
             f"{weight[~fits][0].item()}; expected 0 (the cell is ignored) or more"
         )
-    return torch.where(weight > 0, pred - target.to(pred), 0.0), weight
+    return pred, weight
 
 
 def _label_size(logits: Tensor, target: Tensor) -> torch.Size:

@@ -26,9 +26,10 @@ from dinoneck.losses.masked import (
     pixels_of,
     shares,
     smooth_l1,
+    vector_errors,
     weighted_difference,
 )
-from dinoneck.tasks import CLASSES, MAP, MASKS, OBJECTS, Kind, Task, check_tasks
+from dinoneck.tasks import CLASSES, MAP, MASKS, OBJECTS, Kind, Task, check_tasks, has_direction
 from dinoneck.text import did_you_mean
 
 LOG_VARIANCE_BOUND = 12.0  # weights between 3e-6 and 8e4
@@ -571,6 +572,8 @@ def _values_loss(
     task: Task, output: Tensor, target: Tensor, mask: Tensor | None, micro_batch: MicroBatch | None
 ) -> tuple[Tensor, Tensor]:
     """The loss of numbers: the mean over samples (and cells, by weight), of each output or of all; NaN = missing."""
+    if task.is_unit:
+        return _vectors_loss(task, output, target, mask, micro_batch)
     if task.kind == "dense":
         difference, keep = weighted_difference(output, target, mask)
         # (B, 1, rows, cols): the outputs of a cell share its weight
@@ -605,8 +608,26 @@ def _values_loss(
     return loss, (count > 0) & (task.weight > 0)
 
 
+def _vectors_loss(
+    task: Task, output: Tensor, target: Tensor, mask: Tensor | None, micro_batch: MicroBatch | None
+) -> tuple[Tensor, Tensor]:
+    """The loss of surface normals: the mean of 1 - cosine over cells, by weight; a zero vector or NaN = missing."""
+    errors, keep = vector_errors(output, target, mask)
+    count = keep.sum()
+    if micro_batch is not None:
+        count = micro_batch.counts[task.name].sum()
+        errors = micro_batch.weigh(errors)
+    weight = cast(float, task.weight)
+    loss = weight * (errors * keep).sum() / torch.where(count > 0, count, 1.0)
+    return loss, (count > 0) & (weight > 0)
+
+
 def _count_values(task: Task, target: Tensor, mask: Tensor | None) -> Tensor:
-    """Return how many values count, of maps the sum of the weights of their cells, (dim,)."""
+    """Return how many values count, of maps the sum of the weights of their cells, (dim,); of surface normals (1,)."""
+    if task.is_unit:
+        weight = torch.ones_like(target[:, 0]) if mask is None else mask.to(exact(target))
+        keep = torch.where(has_direction(target), weight.unsqueeze(1), 0.0)
+        return _sum_outputs(keep.to(exact(target)))
     if task.kind == "dense":
         is_complete = ~target.isnan().any(dim=1)  # (B, rows, cols)
         weight = torch.ones_like(target[:, 0]) if mask is None else mask.to(exact(target))

@@ -18,6 +18,7 @@ from dinoneck.tokens import FeaturePyramid
 
 Readout = Literal["ignore", "add", "project"]
 Upsample = Literal["next", "double"]
+ReadoutActivation = Literal["gelu", "gelu_tanh"]
 SCALES = (4.0, 2.0, 1.0, 0.5)
 HIDDEN_SIZES = (96, 192, 384, 768)
 
@@ -50,7 +51,8 @@ class DPTNeck(Neck):
             of the scales 4, 2, 1, 0.5: the deepest layer is always the coarsest level.
         out_channels: channels D of every level.
         readout: what the CLS token does: ``ignore`` = nothing; ``add`` = it is added to every
-            patch; ``project`` = a linear layer and GELU on [patch, CLS]. Registers never take part.
+            patch; ``project`` = a linear layer and ``readout_activation`` on [patch, CLS].
+            Registers never take part.
         patch_size: pixels per patch; strides follow it.
         hidden_sizes: width of every layer's map before the common width; None = the last
             ``num_layers`` of the published 96, 192, 384, 768.
@@ -58,6 +60,9 @@ class DPTNeck(Neck):
             own map; ``double`` = twice its own, to which the next level's own map is resized.
         align_corners: of the resizing of the coarser result, as in torch's ``interpolate``.
         unit_bias: whether the convolutions of the residual units have a bias.
+        readout_activation: of ``readout="project"``: ``gelu``, or its approximation by tanh,
+            ``gelu_tanh``, as in the heads of TIPSv2 (``gelu_pytorch_tanh`` in transformers). The
+            two differ by up to 5e-4.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
@@ -101,6 +106,7 @@ class DPTNeck(Neck):
         upsample: Upsample = "next",
         align_corners: bool = False,
         unit_bias: bool = True,
+        readout_activation: ReadoutActivation = "gelu",
         *,
         device: Any = None,
         dtype: Any = None,
@@ -136,7 +142,15 @@ class DPTNeck(Neck):
         self.strides = tuple(patch_size / scale for scale in scales)
         factory = {"device": device, "dtype": dtype}
         self.reassemble = nn.ModuleList(
-            _Reassemble(embed_dim, width, out_channels, scale, readout, **factory)
+            _Reassemble(
+                embed_dim,
+                width,
+                out_channels,
+                scale=scale,
+                readout=readout,
+                readout_activation=readout_activation,
+                **factory,
+            )
             for width, scale in zip(widths, scales, strict=True)
         )
         coarsest = num_layers - 1
@@ -196,11 +210,14 @@ class _Reassemble(nn.Module):
         embed_dim: int,
         hidden: int,
         out_channels: int,
+        *,
         scale: float,
         readout: Readout,
+        readout_activation: ReadoutActivation,
         **factory: Any,
     ) -> None:
         super().__init__()
+        self.approximate = "tanh" if readout_activation == "gelu_tanh" else "none"
         self.readout_linear = None
         if readout == "project":
             self.readout_linear = nn.Linear(2 * embed_dim, embed_dim, **factory)
@@ -241,7 +258,7 @@ class _Reassemble(nn.Module):
             token_weight, cls_weight = self.readout_linear.weight.chunk(2, dim=1)  # (C, C) each
             cls_term = F.linear(cls_token, cls_weight, self.readout_linear.bias)  # (B, C)
             sequence = F.linear(sequence, token_weight) + cls_term[:, None]  # (B, P + N, C)
-            sequence = F.gelu(sequence)
+            sequence = F.gelu(sequence, approximate=self.approximate)
         projected: Tensor = self.project(sequence)  # (B, P + N, hidden)
         # "add": the projection of token + CLS
         if cls_token is not None and self.readout_linear is None:

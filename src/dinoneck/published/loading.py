@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,16 @@ import torch
 from packaging.version import Version
 from torch import Tensor
 
-from dinoneck.backbones.known import family_of, license_of
+from dinoneck.backbones.known import family_of, has_several_recipes, license_of
 from dinoneck.backbones.weight_hashes import state_digest
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import BackboneError, CheckpointError
 from dinoneck.published.detector_files import load_detector
 from dinoneck.published.detectors import PublishedDetector
-from dinoneck.published.hub_files import fetch_weights, not_fetched, warn_of_terms
-from dinoneck.published.names import BATCH_NORM_COUNT, backbone_name, is_unused, our_name
-from dinoneck.published.table import NOT_STATED, ROWS, PublishedHead, row_named
+from dinoneck.published.hub_files import WEIGHTS, fetch_weights, not_fetched, warn_of_terms
+from dinoneck.published.names import BATCH_NORM_COUNT, backbone_name
+from dinoneck.published.table import NOT_STATED, ROWS, PublishedHead, Rename, row_named
 from dinoneck.text import first_line, some_of
 from dinoneck.weight_files import read_state
 
@@ -82,7 +82,8 @@ def load_published(
             state = read_state(file)
     except BackboneError as error:
         raise CheckpointError(f"published head {name!r}: {error}", step="file") from error
-    head.load_state_dict(translate(state, head.state_dict(), str(file)), strict=True, assign=True)
+    tensors = translate(state, head.state_dict(), str(file), rename=row.rename)
+    head.load_state_dict(tensors, strict=True, assign=True)
     licence = None if row.licence == NOT_STATED else row.licence
     record = backbone_record(row)
     tuned_weights = None
@@ -91,7 +92,7 @@ def load_published(
         record["weights"] = {"kind": "file"}
         record["license"] = licence
         record["weights_sha256"] = state_digest(tuned_weights)
-    return HeadCheckpoint.from_module(
+    checkpoint = HeadCheckpoint.from_module(
         head,
         backbone=record,
         backbone_weights=tuned_weights,
@@ -99,6 +100,14 @@ def load_published(
         license=licence,
         extra={"published": name, "url": url, "sha256": sha256},
     )
+    if _holds_frozen_backbone(row, state):
+        checkpoint.backbone_file = file
+    return checkpoint
+
+
+def _holds_frozen_backbone(row: PublishedHead, state: Tensors) -> bool:
+    prefix = row.backbone_prefix
+    return prefix != "" and any(file_name.startswith(prefix) for file_name in state)
 
 
 def _tuned_backbone(row: PublishedHead, state: Tensors, file: Path) -> dict[str, Tensor]:
@@ -116,7 +125,7 @@ def backbone_record(row: PublishedHead) -> dict[str, Any]:
     """Return the backbone record of a row: any copy of the weights that were published under its name."""
     model = row.model
     family = family_of(row.backbone)
-    has_official_positions = family == "dinov2" and not model.registers
+    has_official_positions = has_several_recipes(family, model.registers)
     return {
         "name": row.backbone,
         "family": family,
@@ -183,10 +192,10 @@ def _find_file(
         file = Path(weights)
         _check_safe_to_read(row, file)
         return file, row.url
-    needs_hub = row.hub is not None and (row.gated or row.tuned)
+    needs_hub = row.is_on_hub or (row.hub is not None and row.gated)
     if revision is not None or needs_hub:
         _check_may_fetch(row, from_hub=True)
-        return fetch_weights(row, revision)
+        return fetch_weights(row, revision or row.revision)
     _check_may_fetch(row, from_hub=False)
     file = Path(torch.hub.get_dir(), "checkpoints", Path(row.url).name)  # noqa: TID251 - a folder
     _check_safe_to_read(row, file)
@@ -213,8 +222,16 @@ def _check_has_revisions(
 
 
 def _check_safe_to_read(row: PublishedHead, file: Path) -> None:
-    """Raise a CheckpointError for a pickle without a known hash if torch's reader is not safe."""
-    if row.sha256 or file.suffix.lower() == ".safetensors":
+    """Raise a CheckpointError for a pickle that the row excludes, or that torch's reader may not read safely."""
+    if file.suffix.lower() == ".safetensors":
+        return
+    if row.only_safetensors:
+        raise CheckpointError(
+            f"{file} is no .safetensors file, and {row.name} is read from no other; take {WEIGHTS} "
+            f"from {row.url}",
+            step="file",
+        )
+    if row.sha256:
         return
     if Version(torch.__version__) < _SAFE_READER:
         raise CheckpointError(
@@ -253,8 +270,9 @@ def translate(
     state: Tensors,
     expected: Tensors,
     where: str,
+    *,
+    rename: Rename,
     dtype: torch.dtype = torch.float32,
-    rename: Callable[[str], str] = our_name,
 ) -> dict[str, Tensor]:
     """Return the tensors of a file under our names, in our shapes and a dtype, and without batch norms.
 
@@ -264,8 +282,8 @@ def translate(
         state: of the file.
         expected: the tensors of the module, on any device; only names and shapes are read.
         where: the file, for messages.
+        rename: a name in the file -> ours, see :mod:`dinoneck.published.names`.
         dtype: of the result.
-        rename: a name in the file -> ours.
 
     Raises:
         CheckpointError: naming the tensors that are missing, unknown, or of another shape or type.
@@ -273,9 +291,9 @@ def translate(
     file_names: dict[str, str] = {}  # our name -> the file's
     unknown = []
     for file_name in state:
-        if is_unused(file_name):
-            continue
         name = rename(file_name)
+        if name is None:  # not part of the head
+            continue
         if name in file_names:  # two tensors of the file have one name here
             unknown.append(file_name)
         else:
@@ -357,8 +375,11 @@ def backbone_of(state: Tensors) -> dict[str, Tensor]:
     """Return the weights of a DINOv2 backbone in transformers' names, ``backbone.*``, under timm's."""
     parts: dict[str, dict[str, Tensor]] = {}  # name -> "q", "k", "v", or "" of a whole tensor
     for file_name, tensor in state.items():
-        if file_name.startswith("backbone."):
-            name, part = backbone_name(file_name.removeprefix("backbone."))
+        if not file_name.startswith("backbone."):
+            continue
+        name_and_part = backbone_name(file_name.removeprefix("backbone."))
+        if name_and_part is not None:
+            name, part = name_and_part
             parts.setdefault(name, {})[part] = tensor
     tensors = {}
     for name, parts_of_name in parts.items():

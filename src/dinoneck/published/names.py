@@ -1,219 +1,290 @@
 """The names of tensors in files of published heads, and what they are called here: one function per publisher.
 
-Imports no torch. A name that is not known is returned as it is, and rejected by
-:func:`dinoneck.published.loading.translate`, which knows the names of the module.
+A function takes the name of a tensor in the publisher's file, or in the copy of that file for
+transformers. It returns our name of the tensor; None if the tensor is not part of the head; and the
+name as it is if it is not known, which :func:`dinoneck.published.loading.translate` rejects.
+
+Each publisher has a table of beginnings of names. No beginning in a table is the beginning of
+another one, so that their order does not matter. Imports no torch.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 _LEVELS = 4  # of a DPT decoder
+_MASK_BLOCKS = 6  # of PMT's decoder
 BATCH_NORM_COUNT = "num_batches_tracked"
 """The end of a batch norm's buffer that only its training reads."""
-# transformers stores the lateral unit of the coarsest block and never calls it; PMT uses its
-# attention masks in training only
-_UNUSED = re.compile(
-    r"(backbone|dinov2\w*)\."
-    r"|.*fusion_stage\.layers\.0\.residual_layer1\."
-    rf"|.*({BATCH_NORM_COUNT}|mask_token|attn_mask_probs)$"
-)
-_TRANSFORMERS_PREFIXES = ("neck.", "head.", "classifier.")
-_PMT_PREFIX = "network."
 
 
-def _expand(templates: Mapping[str, str]) -> dict[str, str]:
-    """Fill in the levels of a DPT decoder: ``{i}`` in their order, ``{j}`` for our number of a fusion block.
+def _expand(templates: Mapping[str, str], count: int = _LEVELS) -> dict[str, str]:
+    """Fill in the numbers of layers: ``{i}`` in their order, ``{j}`` from the last one to the first.
 
-    Publishers number the fusion blocks from the coarsest, this library from the finest.
+    Publishers number the fusion blocks of a DPT decoder from the coarsest, this library from the
+    finest.
     """
     names = {}
     for theirs, ours in templates.items():
-        for i in range(_LEVELS):
-            names[theirs.format(i=i)] = ours.format(i=i, j=_LEVELS - 1 - i)
+        for i in range(count):
+            names[theirs.format(i=i)] = ours.format(i=i, j=count - 1 - i)
     return names
 
 
-# layers in Meta's files of DINOv2 and DINOv3, without "decode_head."
-_META = _expand(
+def _under(prefix: str, beginnings: Mapping[str, str]) -> dict[str, str]:
+    """Put a prefix in front of the publisher's names of a table."""
+    return {prefix + theirs: ours for theirs, ours in beginnings.items()}
+
+
+# the DPT decoder in Meta's files
+_META_DPT = _expand(
     {
-        # linear heads
-        "": "readouts.0",
-        "conv_seg": "readouts.0",
-        "conv_depth": "readouts.0",
-        "bn": "readouts.0.norm",
-        # DPT
-        "reassemble_blocks.readout_projects.{i}.0": "neck.reassemble.{i}.readout_linear",
-        "reassemble_blocks.projects.{i}.conv": "neck.reassemble.{i}.project",
-        "reassemble_blocks.batchnorm_layers.{i}": "neck.reassemble.{i}.project.norm",
-        "reassemble_blocks.resize_layers.0": "neck.reassemble.0.up",
-        "reassemble_blocks.resize_layers.1": "neck.reassemble.1.up",
-        "reassemble_blocks.resize_layers.3": "neck.reassemble.3.down",
-        "convs.{i}.conv": "neck.reassemble.{i}.widen",
-        "fusion_blocks.{i}.res_conv_unit1.conv1.conv": "neck.fusion.{j}.lateral.first",
-        "fusion_blocks.{i}.res_conv_unit1.conv2.conv": "neck.fusion.{j}.lateral.second",
-        "fusion_blocks.{i}.res_conv_unit2.conv1.conv": "neck.fusion.{j}.unit.first",
-        "fusion_blocks.{i}.res_conv_unit2.conv2.conv": "neck.fusion.{j}.unit.second",
-        "fusion_blocks.{i}.project.conv": "neck.fusion.{j}.project",
-        "project.conv": "mix",
-        "conv_depth.head.0": "readouts.0.first",
-        "conv_depth.head.2": "readouts.0.second",
-        "conv_depth.head.4": "readouts.0.out",
+        "reassemble_blocks.readout_projects.{i}.0.": "neck.reassemble.{i}.readout_linear.",
+        "reassemble_blocks.projects.{i}.conv.": "neck.reassemble.{i}.project.",
+        "reassemble_blocks.resize_layers.0.": "neck.reassemble.0.up.",
+        "reassemble_blocks.resize_layers.1.": "neck.reassemble.1.up.",
+        "reassemble_blocks.resize_layers.3.": "neck.reassemble.3.down.",
+        "convs.{i}.conv.": "neck.reassemble.{i}.widen.",
+        "fusion_blocks.{i}.res_conv_unit1.conv1.conv.": "neck.fusion.{j}.lateral.first.",
+        "fusion_blocks.{i}.res_conv_unit1.conv2.conv.": "neck.fusion.{j}.lateral.second.",
+        "fusion_blocks.{i}.res_conv_unit2.conv1.conv.": "neck.fusion.{j}.unit.first.",
+        "fusion_blocks.{i}.res_conv_unit2.conv2.conv.": "neck.fusion.{j}.unit.second.",
+        "fusion_blocks.{i}.project.conv.": "neck.fusion.{j}.project.",
+        "project.conv.": "mix.",
+        "conv_depth.head.0.": "readouts.0.first.",
+        "conv_depth.head.2.": "readouts.0.second.",
+        "conv_depth.head.4.": "readouts.0.out.",
     }
 )
-
-# layers in files of transformers, without "neck." and "head."
-_TRANSFORMERS = _expand(
+# the parts of DPT decoders in transformers, which its models put under names of their own
+_TRANSFORMERS_REASSEMBLE = _expand(
     {
-        "classifier": "readouts.0",
-        "reassemble_stage.readout_projects.{i}.0": "neck.reassemble.{i}.readout_linear",
-        "reassemble_stage.layers.{i}.projection": "neck.reassemble.{i}.project",
-        "reassemble_stage.layers.0.resize": "neck.reassemble.0.up",
-        "reassemble_stage.layers.1.resize": "neck.reassemble.1.up",
-        "reassemble_stage.layers.3.resize": "neck.reassemble.3.down",
-        "convs.{i}": "neck.reassemble.{i}.widen",
-        # DPT and Depth Anything
-        "fusion_stage.layers.{i}.residual_layer1.convolution1": "neck.fusion.{j}.lateral.first",
-        "fusion_stage.layers.{i}.residual_layer1.convolution2": "neck.fusion.{j}.lateral.second",
-        "fusion_stage.layers.{i}.residual_layer2.convolution1": "neck.fusion.{j}.unit.first",
-        "fusion_stage.layers.{i}.residual_layer2.convolution2": "neck.fusion.{j}.unit.second",
-        "fusion_stage.layers.{i}.projection": "neck.fusion.{j}.project",
-        # CHMv2
-        "fusion_layers.{i}.residual_layer1.convolution1": "neck.fusion.{j}.lateral.first",
-        "fusion_layers.{i}.residual_layer1.convolution2": "neck.fusion.{j}.lateral.second",
-        "fusion_layers.{i}.residual_layer2.convolution1": "neck.fusion.{j}.unit.first",
-        "fusion_layers.{i}.residual_layer2.convolution2": "neck.fusion.{j}.unit.second",
-        "fusion_layers.{i}.projection": "neck.fusion.{j}.project",
-        "projection": "mix",
-        # the last layers of DPT, of CHMv2 and of Depth Anything; "head." is taken off once
-        "head.0": "readouts.0.first",
-        "head.2": "readouts.0.second",
-        "head.4": "readouts.0.out",
-        "conv_depth.head.0": "readouts.0.first",
-        "conv_depth.head.2": "readouts.0.second",
-        "conv_depth.head.4": "readouts.0.out",
-        "conv1": "readouts.0.first",
-        "conv2": "readouts.0.second",
-        "conv3": "readouts.0.out",
+        "reassemble_stage.readout_projects.{i}.0.": "neck.reassemble.{i}.readout_linear.",
+        "reassemble_stage.layers.{i}.projection.": "neck.reassemble.{i}.project.",
+        "reassemble_stage.layers.0.resize.": "neck.reassemble.0.up.",
+        "reassemble_stage.layers.1.resize.": "neck.reassemble.1.up.",
+        "reassemble_stage.layers.3.resize.": "neck.reassemble.3.down.",
+        "convs.{i}.": "neck.reassemble.{i}.widen.",
     }
 )
+_TRANSFORMERS_FUSION = _expand(
+    {
+        "{i}.residual_layer1.convolution1.": "neck.fusion.{j}.lateral.first.",
+        "{i}.residual_layer1.convolution2.": "neck.fusion.{j}.lateral.second.",
+        "{i}.residual_layer2.convolution1.": "neck.fusion.{j}.unit.first.",
+        "{i}.residual_layer2.convolution2.": "neck.fusion.{j}.unit.second.",
+        "{i}.projection.": "neck.fusion.{j}.project.",
+    }
+)
+_TRANSFORMERS_NECK = {
+    **_under("neck.", _TRANSFORMERS_REASSEMBLE),
+    **_under("neck.fusion_stage.layers.", _TRANSFORMERS_FUSION),
+}
+# the unit on the coarsest block's lateral map, which transformers stores and never calls
+_NEVER_CALLED = "neck.fusion_stage.layers.0.residual_layer1."
+_TRANSFORMERS_BACKBONES = ("backbone.", "dinov2.", "dinov2_with_registers.")
 
-# beginnings of names in files of PMT, without "network." and "decoder."
+_DINOV2 = {
+    # Meta's classifiers, linear segmentation and depth, and DPT
+    "weight": "readouts.0.weight",
+    "bias": "readouts.0.bias",
+    "decode_head.bn.": "readouts.0.norm.",
+    "decode_head.conv_seg.": "readouts.0.",
+    "decode_head.conv_depth.weight": "readouts.0.weight",
+    "decode_head.conv_depth.bias": "readouts.0.bias",
+    **_under("decode_head.", _META_DPT),
+    # Dinov2ForImageClassification and DPTForDepthEstimation of transformers
+    "classifier.": "readouts.0.",
+    **_TRANSFORMERS_NECK,
+    "head.projection.": "mix.",
+    "head.head.0.": "readouts.0.first.",
+    "head.head.2.": "readouts.0.second.",
+    "head.head.4.": "readouts.0.out.",
+}
+
+_DINOV3 = {
+    # Meta's classifier and DPT, of which SYNTHMIX has batch norms
+    "weight": "readouts.0.weight",
+    "bias": "readouts.0.bias",
+    **_META_DPT,
+    **_expand({"reassemble_blocks.batchnorm_layers.{i}.": "neck.reassemble.{i}.project.norm."}),
+    # CHMv2ForDepthEstimation of transformers
+    **_under("head.", _TRANSFORMERS_REASSEMBLE),
+    **_under("head.fusion_layers.", _TRANSFORMERS_FUSION),
+    "head.conv_depth.head.0.": "readouts.0.first.",
+    "head.conv_depth.head.2.": "readouts.0.second.",
+    "head.conv_depth.head.4.": "readouts.0.out.",
+}
+
+# DepthAnythingForDepthEstimation of transformers
+_DEPTH_ANYTHING = {
+    **_TRANSFORMERS_NECK,
+    "head.conv1.": "readouts.0.first.",
+    "head.conv2.": "readouts.0.second.",
+    "head.conv3.": "readouts.0.out.",
+}
+
 _PMT = {
-    "bn.": "norms.",
-    "lateral_projections.": "lateral.",
-    "scalers.": "scales.",
-    "q.": "queries.",
-    "decoder_norm.": "norm.",
-    "class_head.": "classes.",
-    "mask_head.": "masks.",
+    "network.bn.": "norms.",
+    "network.decoder.lateral_projections.": "lateral.",
+    "network.decoder.scalers.": "scales.",
+    "network.decoder.q.": "queries.",
+    "network.decoder.decoder_norm.": "norm.",
+    "network.decoder.class_head.": "classes.",
+    "network.decoder.mask_head.": "masks.",
+    **_expand(
+        {
+            "network.decoder.upscale.{i}.conv1.": "up.{i}.grow.",
+            "network.decoder.upscale.{i}.conv2.": "up.{i}.smooth.",
+            "network.decoder.upscale.{i}.norm.": "up.{i}.norm.",
+        },
+        count=2,
+    ),
+    **_expand(
+        {
+            "network.decoder.blocks.{i}.norm1.": "blocks.{i}.norm1.",
+            "network.decoder.blocks.{i}.norm2.": "blocks.{i}.norm2.",
+            "network.decoder.blocks.{i}.attention.q_proj.": "blocks.{i}.attn.q_proj.",
+            "network.decoder.blocks.{i}.attention.k_proj.": "blocks.{i}.attn.k_proj.",
+            "network.decoder.blocks.{i}.attention.v_proj.": "blocks.{i}.attn.v_proj.",
+            "network.decoder.blocks.{i}.attention.o_proj.": "blocks.{i}.attn.proj.",
+            "network.decoder.blocks.{i}.mlp.up_proj.": "blocks.{i}.mlp.fc1.",
+            "network.decoder.blocks.{i}.mlp.down_proj.": "blocks.{i}.mlp.fc2.",
+            "network.decoder.blocks.{i}.layer_scale1.lambda1": "blocks.{i}.gamma_1",
+            "network.decoder.blocks.{i}.layer_scale2.lambda1": "blocks.{i}.gamma_2",
+        },
+        count=_MASK_BLOCKS,
+    ),
 }
-_PMT_UPSCALING = {"upscale.": "up.", ".conv1.": ".grow.", ".conv2.": ".smooth."}
-_PMT_BLOCKS = {
-    ".attention.o_proj.": ".attn.proj.",
-    ".attention.": ".attn.",
-    ".mlp.up_proj.": ".mlp.fc1.",
-    ".mlp.down_proj.": ".mlp.fc2.",
-    ".layer_scale1.lambda1": ".gamma_1",
-    ".layer_scale2.lambda1": ".gamma_2",
-}
+_TIPSV2 = _expand(
+    {
+        "reassemble.readout_projects.{i}.": "neck.reassemble.{i}.readout_linear.",
+        "reassemble.out_projections.{i}.": "neck.reassemble.{i}.project.",
+        "reassemble.resize_layers.0.": "neck.reassemble.0.up.",
+        "reassemble.resize_layers.1.": "neck.reassemble.1.up.",
+        "reassemble.resize_layers.3.": "neck.reassemble.3.down.",
+        "convs.{i}.": "neck.reassemble.{i}.widen.",
+        "fusion_blocks.{i}.residual_unit.conv1.": "neck.fusion.{j}.lateral.first.",
+        "fusion_blocks.{i}.residual_unit.conv2.": "neck.fusion.{j}.lateral.second.",
+        "fusion_blocks.{i}.main_unit.conv1.": "neck.fusion.{j}.unit.first.",
+        "fusion_blocks.{i}.main_unit.conv2.": "neck.fusion.{j}.unit.second.",
+        "fusion_blocks.{i}.out_conv.": "neck.fusion.{j}.project.",
+        "project.": "mix.",
+        # the last layer is called as its head is
+        "depth_head.": "readouts.0.",
+        "normals_head.": "readouts.0.",
+        "segmentation_head.": "readouts.0.",
+    }
+)
+_TIPSV2_HEADS = ("depth_head.", "normals_head.", "segmentation_head.")
+TIPSV2_BACKBONE = "vision_encoder."
+"""What the names of the frozen backbone's tensors begin with, in files of TIPSv2 that hold it."""
 
-# a DINOv2 backbone in transformers -> in timm: beginnings of names, and parts of them in blocks
+_PMT_ATTENTION_MASKS = "network.decoder.attn_mask_probs"  # read in its training only
+
+# a DINOv2 backbone in transformers -> in timm
 _BACKBONE = {
-    "embeddings.patch_embeddings.projection.": "patch_embed.proj.",
+    "embeddings.cls_token": "cls_token",
     "embeddings.position_embeddings": "pos_embed",
-    "embeddings.": "",
+    "embeddings.patch_embeddings.projection.": "patch_embed.proj.",
     "layernorm.": "norm.",
 }
-_BACKBONE_BLOCKS = {
-    "encoder.layer.": "blocks.",
-    ".attention.output.dense.": ".attn.proj.",
-    ".attention.o_proj.": ".attn.proj.",
-    ".mlp.up_proj.": ".mlp.fc1.",
-    ".mlp.down_proj.": ".mlp.fc2.",
-    ".layer_scale1.lambda1": ".ls1.gamma",
-    ".layer_scale2.lambda1": ".ls2.gamma",
+_PRETRAINING_ONLY = "embeddings.mask_token"
+_BACKBONE_BLOCK = "encoder.layer."
+# within a block; query, key and value are thirds of one tensor in timm, and have two spellings
+_BACKBONE_LAYERS = {
+    "attention.attention.query.": "attn.qkv.",
+    "attention.attention.key.": "attn.qkv.",
+    "attention.attention.value.": "attn.qkv.",
+    "attention.q_proj.": "attn.qkv.",
+    "attention.k_proj.": "attn.qkv.",
+    "attention.v_proj.": "attn.qkv.",
+    "attention.output.dense.": "attn.proj.",
+    "attention.o_proj.": "attn.proj.",
+    "mlp.up_proj.": "mlp.fc1.",
+    "mlp.down_proj.": "mlp.fc2.",
+    "layer_scale1.lambda1": "ls1.gamma",
+    "layer_scale2.lambda1": "ls2.gamma",
 }
-# query, key and value are parts of one tensor in timm; two spellings of transformers
-_QKV = {
-    ".attention.attention.query.": "q",
-    ".attention.attention.key.": "k",
-    ".attention.attention.value.": "v",
-    ".attention.q_proj.": "q",
-    ".attention.k_proj.": "k",
-    ".attention.v_proj.": "v",
+_THIRDS = {
+    "attention.attention.query.": "q",
+    "attention.attention.key.": "k",
+    "attention.attention.value.": "v",
+    "attention.q_proj.": "q",
+    "attention.k_proj.": "k",
+    "attention.v_proj.": "v",
 }
 
 
-def is_unused(file_name: str) -> bool:
-    """Whether a tensor in the file of a head is not part of the head."""
-    return _UNUSED.match(file_name) is not None
+def dinov2_name(file_name: str) -> str | None:
+    """Return our name of a tensor in Meta's files of heads on DINOv2, and in their copies for transformers."""
+    if file_name.startswith((*_TRANSFORMERS_BACKBONES, _NEVER_CALLED)):
+        return None
+    if file_name.endswith(BATCH_NORM_COUNT):
+        return None
+    return _rename(file_name, _DINOV2)
 
 
-def our_name(file_name: str) -> str:
-    """Return our name of a tensor in the file of a published head, by any publisher."""
-    if file_name.startswith(_PMT_PREFIX):
-        return pmt_name(file_name)
-    if file_name.startswith(_TRANSFORMERS_PREFIXES):
-        return transformers_name(file_name)
-    return meta_name(file_name)
+def dinov3_name(file_name: str) -> str | None:
+    """Return our name of a tensor in Meta's files of heads on DINOv3, and in CHMv2's copy for transformers."""
+    if file_name.startswith(_TRANSFORMERS_BACKBONES):
+        return None
+    if file_name.endswith(BATCH_NORM_COUNT):
+        return None
+    return _rename(file_name, _DINOV3)
 
 
-def meta_name(file_name: str) -> str:
-    """Return our name of a tensor in Meta's files of DINOv2 and DINOv3."""
-    return _by_layer(file_name.removeprefix("decode_head."), _META)
+def depth_anything_name(file_name: str) -> str | None:
+    """Return our name of a tensor of the head in files of Depth Anything V2 for transformers."""
+    if file_name.startswith((*_TRANSFORMERS_BACKBONES, _NEVER_CALLED)):
+        return None
+    return _rename(file_name, _DEPTH_ANYTHING)
 
 
-def transformers_name(file_name: str) -> str:
-    """Return our name of a tensor of a head in files of transformers."""
-    name = file_name.removeprefix("neck.").removeprefix("head.")
-    return _by_layer(name, _TRANSFORMERS)
-
-
-def pmt_name(file_name: str) -> str:
+def pmt_name(file_name: str) -> str | None:
     """Return our name of a tensor in files of PMT, the mask heads."""
-    name = file_name.removeprefix(_PMT_PREFIX).removeprefix("decoder.")
-    if name.startswith("upscale."):
-        return _replace_parts(name, _PMT_UPSCALING)
-    if name.startswith("blocks."):
-        return _replace_parts(name, _PMT_BLOCKS)
-    return _replace_prefix(name, _PMT)
+    if file_name == _PMT_ATTENTION_MASKS or file_name.endswith(BATCH_NORM_COUNT):
+        return None
+    return _rename(file_name, _PMT)
 
 
-def backbone_name(file_name: str) -> tuple[str, str]:
+def tipsv2_name(file_name: str, head: str) -> str | None:
+    """Return our name of a tensor of one head in files of TIPSv2, which hold three heads and often the backbone.
+
+    Args:
+        file_name: of the tensor.
+        head: ``depth_head.``, ``normals_head.`` or ``segmentation_head.``.
+    """
+    others = [other for other in _TIPSV2_HEADS if other != head]
+    if file_name.startswith((TIPSV2_BACKBONE, *others)):
+        return None
+    if not file_name.startswith(head):
+        return file_name
+    return _rename(file_name.removeprefix(head), _TIPSV2)
+
+
+def backbone_name(file_name: str) -> tuple[str, str] | None:
     """Return timm's name of a tensor of a DINOv2 backbone in transformers, and which part of it this is.
 
     Returns:
-        The name, and ``"q"``, ``"k"`` or ``"v"`` for a third of timm's tensor, ``""`` for all of it.
+        The name, and ``"q"``, ``"k"`` or ``"v"`` for a third of timm's tensor, ``""`` for all of it;
+        None for the token that masks patches in the pretraining.
     """
-    if not file_name.startswith("encoder.layer."):
-        return _replace_prefix(file_name, _BACKBONE), ""
-    for theirs, part in _QKV.items():
-        if theirs in file_name:
-            name = file_name.replace(theirs, ".attn.qkv.")
-            return _replace_parts(name, _BACKBONE_BLOCKS), part
-    return _replace_parts(file_name, _BACKBONE_BLOCKS), ""
+    if file_name == _PRETRAINING_ONLY:
+        return None
+    if not file_name.startswith(_BACKBONE_BLOCK):
+        return _rename(file_name, _BACKBONE), ""
+    number, _, name = file_name.removeprefix(_BACKBONE_BLOCK).partition(".")
+    third = ""
+    for layer, letter in _THIRDS.items():
+        if name.startswith(layer):
+            third = letter
+    return f"blocks.{number}.{_rename(name, _BACKBONE_LAYERS)}", third
 
 
-def _by_layer(name: str, layers: Mapping[str, str]) -> str:
-    """Rename the layer of a weight, which is all before the last dot."""
-    layer, _, weight = name.rpartition(".")
-    if layer not in layers:
-        return name
-    return f"{layers[layer]}.{weight}"
-
-
-def _replace_prefix(name: str, beginnings: Mapping[str, str]) -> str:
-    """Replace the first of the beginnings that a name has."""
+def _rename(name: str, beginnings: Mapping[str, str]) -> str:
+    """Replace the beginning of a name by ours; a name with another beginning is returned as it is."""
     for theirs, ours in beginnings.items():
         if name.startswith(theirs):
             return ours + name.removeprefix(theirs)
-    return name
-
-
-def _replace_parts(name: str, parts: Mapping[str, str]) -> str:
-    """Replace all parts that a name has, in their order."""
-    for theirs, ours in parts.items():
-        name = name.replace(theirs, ours)
     return name

@@ -12,8 +12,9 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -22,6 +23,8 @@ from dinoneck.backbones.known import (
     KNOWN,
     LICENSES,
     SATELLITE_STD,
+    TIPSV2_MEAN,
+    TIPSV2_STD,
     Known,
     license_of,
     model_of,
@@ -30,21 +33,37 @@ from dinoneck.backbones.known import (
 )
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.published.detectors import DETECTORS, PublishedDetector, coco_classes
+from dinoneck.published.names import (
+    TIPSV2_BACKBONE,
+    depth_anything_name,
+    dinov2_name,
+    dinov3_name,
+    pmt_name,
+    tipsv2_name,
+)
 from dinoneck.text import did_you_mean
 
 if TYPE_CHECKING:
     from dinoneck.heads.head import Head
 
 _META_FILES = "https://dl.fbaipublicfiles.com"
+_HUB = "https://huggingface.co"
 # depth -> blocks of four-layer depth heads
 _DEPTH_LAYERS = {12: (2, 5, 8, 11), 24: (4, 11, 17, 23), 40: (9, 19, 29, 39)}
 # the last block of every quarter of a ViT-L: the depth heads read block 4 first, others block 5
 _QUARTERS_OF_24 = (5, 11, 17, 23)
 _CLASSIFIER_INPUTS = {"size": (224, 224), "resize": "crop", "interpolation": "bicubic"}
 _WHOLE_IMAGES = {"resize": "pad", "pad_to": "center"}  # the image as it is, in whole patches
+_TIPSV2_INPUTS = {
+    "size": (448, 448),
+    "resize": "stretch",
+    "mean": TIPSV2_MEAN,
+    "std": TIPSV2_STD,
+}
 _DOUBLE_UPSAMPLING = {"upsample": "double", "align_corners": True}
 _COCO_THINGS = 80  # of the panoptic classes, which list them first
 NOT_STATED = "not stated"
+Rename = Callable[[str], str | None]
 _SIZES = {"s": "small", "b": "base", "l": "large", "g": "giant"}
 
 
@@ -55,19 +74,27 @@ class PublishedHead:
     Attributes:
         name: ``{backbone}_{data}_{form}``, as :func:`load_published`, Predictor and ``--heads``
             take it.
-        task: ``classification``, ``depth``, ``canopy height``, ``segmentation``, ``instances`` or
-            ``panoptic``.
+        task: ``classification``, ``depth``, ``canopy height``, ``normals``, ``segmentation``,
+            ``instances`` or ``panoptic``.
         backbone: timm's name of the frozen backbone, with its tag.
         url: the publisher's file, or its page.
         layers: block indices that the head reads.
         inputs: fields of :class:`dinoneck.data.Preprocessing`.
         head: ``{"type", "config"}`` of the module; the labels of classes are filled in from
             ``labels``.
+        rename: a name in its file -> our name of the tensor, or None if the tensor is not part of
+            the head; see :mod:`dinoneck.published.names`.
         norm: whether the final norm is applied to the layers.
         hub: a Hub repository with the same weights in safetensors; None if there is none.
         labels: the classes, as for :func:`labels_of`; empty for values.
         terms: the licence, where it is not that of the backbone.
+        licence_source: where the licence was read; empty for that of the backbone, or of the page.
         tuned: whether the backbone was tuned along, so that its weights are in the file too.
+        backbone_prefix: what the names of the frozen backbone's tensors begin with, where the file
+            may hold it; empty where it never does.
+        only_safetensors: whether files of other formats are not read.
+        revision: the commit of the Hub repository that is fetched; None: it is not pinned, and the
+            newest is fetched.
     """
 
     name: str
@@ -77,11 +104,16 @@ class PublishedHead:
     layers: tuple[int, ...]
     inputs: Mapping[str, Any]
     head: Mapping[str, Any]
+    rename: Rename
     norm: bool = True
     hub: str | None = None
     labels: str = ""
     terms: str = ""
+    licence_source: str = ""
     tuned: bool = False
+    backbone_prefix: str = ""
+    only_safetensors: bool = False
+    revision: str | None = None
 
     @property
     def model(self) -> Known:
@@ -97,6 +129,11 @@ class PublishedHead:
     def gated(self) -> bool:
         """Whether the publisher gives the file only to people who accepted its terms."""
         return self.licence == LICENSES["dinov3"]
+
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether the Hub repository is the publisher's, and not a copy of its file."""
+        return self.hub is not None and self.url == f"{_HUB}/{self.hub}"
 
     @property
     def sha256(self) -> str:
@@ -274,6 +311,7 @@ def _dinov2(
         layers=tuple(layers),
         inputs=inputs,
         head=head,
+        rename=dinov2_name,
         **fields,
     )
 
@@ -370,6 +408,7 @@ def _dinov3_heads() -> Iterator[PublishedHead]:
             hidden_dim=128,
             bins=_bins(12.0, eps=1e-8, spacing="mixed"),
         ),
+        rename=dinov3_name,
         hub="facebook/dinov3-vitl16-chmv2-dpt-head",
     )
     backbone, width, depth = _backbone("dinov3_vit7b16")
@@ -382,6 +421,7 @@ def _dinov3_heads() -> Iterator[PublishedHead]:
         layers=(depth - 1,),
         inputs=_CLASSIFIER_INPUTS,
         head=_linear(width, _task("class", "classification", dim=1000), pool="cls+mean"),
+        rename=dinov3_name,
         labels="imagenet",
     )
     neck = {
@@ -405,6 +445,7 @@ def _dinov3_heads() -> Iterator[PublishedHead]:
             bins=_bins(100.0),
             add_projection=True,
         ),
+        rename=dinov3_name,
     )
 
 
@@ -440,14 +481,74 @@ def _depth_anything() -> Iterator[PublishedHead]:
                 name=f"dinov2_vit{short}14_depth_anything_v2{suffix}",
                 task="depth",
                 backbone=backbone,
-                url=f"https://huggingface.co/{hub}",
+                url=f"{_HUB}/{hub}",
                 layers=_DEPTH_LAYERS[depth],
                 inputs=inputs,
                 head=_dpt(width, task, neck),
+                rename=depth_anything_name,
                 hub=hub,
                 terms=terms,
                 tuned=True,
             )
+
+
+# blocks of TIPSv2's heads, as its config.json states them
+_TIPSV2_LAYERS = {
+    "b14": (2, 5, 8, 11),
+    "l14": _QUARTERS_OF_24,
+    "so400m14": (6, 13, 20, 26),
+    "g14": (9, 19, 29, 39),
+}
+
+
+def _tipsv2_heads() -> Iterator[PublishedHead]:
+    """TIPSv2-DPT: depth and surface normals of NYU Depth V2, and ADE20k's classes, on one frozen backbone."""
+    for short, layers in _TIPSV2_LAYERS.items():
+        backbone, width, _ = _backbone(f"tipsv2_{short}")
+        neck = {
+            "readout": "project",
+            "readout_activation": "gelu_tanh",
+            "patch_size": 14,
+            "hidden_sizes": [width // 8, width // 4, width // 2, width],
+            "unit_bias": False,
+            **_DOUBLE_UPSAMPLING,
+        }
+        decoder = partial(_dpt, width, neck=neck, add_projection=True, linear_readout=True)
+        metres = _task("depth", unit="m", minimum=0.001, maximum=10.0)
+        normals = _task("normals", dim=3, activation="unit")
+        classes = _task("class", "segmentation", dim=150)
+        hub = f"google/tipsv2-{short}-dpt"
+        row = PublishedHead(
+            name=f"tipsv2_{short}_depth",
+            task="depth",
+            backbone=backbone,
+            url=f"{_HUB}/{hub}",
+            layers=layers,
+            inputs=_TIPSV2_INPUTS,
+            head=decoder(metres, bins=_bins(10.0, eps=0.001)),
+            rename=partial(tipsv2_name, head="depth_head."),
+            hub=hub,
+            terms="Apache-2.0",
+            licence_source=f"{_HUB}/{hub}/blob/main/README.md",
+            backbone_prefix=TIPSV2_BACKBONE,
+            only_safetensors=True,
+        )
+        yield row
+        yield replace(
+            row,
+            name=f"tipsv2_{short}_normals",
+            task="normals",
+            head=decoder(normals, projection_activation=None),
+            rename=partial(tipsv2_name, head="normals_head."),
+        )
+        yield replace(
+            row,
+            name=f"tipsv2_{short}_ade20k",
+            task="segmentation",
+            head=decoder(classes, projection_activation=None),
+            rename=partial(tipsv2_name, head="segmentation_head."),
+            labels="ade20k",
+        )
 
 
 class _MaskHeads(NamedTuple):
@@ -517,10 +618,11 @@ def _mask_heads() -> Iterator[PublishedHead]:
                 name=f"dinov3_vit{short}16_{heads.data}_pmt{pixels}",
                 task=heads.task["kind"],
                 backbone=backbone,
-                url=f"https://huggingface.co/tue-mps/{page}",
+                url=f"{_HUB}/tue-mps/{page}",
                 layers=_QUARTERS_OF_24 if depth == 24 else _DEPTH_LAYERS[depth],
                 inputs=inputs,
                 head={"type": "mask", "config": config},
+                rename=pmt_name,
                 labels=heads.labels,
                 terms=NOT_STATED,
             )
@@ -528,7 +630,7 @@ def _mask_heads() -> Iterator[PublishedHead]:
 
 ROWS = {
     row.name: row
-    for heads in (_dinov2_heads, _dinov3_heads, _depth_anything, _mask_heads)
+    for heads in (_dinov2_heads, _dinov3_heads, _depth_anything, _tipsv2_heads, _mask_heads)
     for row in heads()
 }
 """Name -> row."""

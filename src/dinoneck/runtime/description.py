@@ -45,6 +45,7 @@ class OutputRecord(Struct, kw_only=True):
         aggregate: of a ``density`` task, how cells make the value.
         unit: of the task.
         labels: of the task.
+        activation: ``unit`` of surface normals: maps that are resized get the length 1 again.
     """
 
     name: str
@@ -55,6 +56,7 @@ class OutputRecord(Struct, kw_only=True):
     aggregate: str | None
     unit: str
     labels: tuple[str, ...]
+    activation: Literal["unit"] | None = None
 
 
 class ImagesInput(Struct, kw_only=True):
@@ -173,6 +175,7 @@ def record_task(task: TaskFacts, composed_of: Sequence[str] = ()) -> TaskRecord:
         shares=task.shares,
         minimum=task.minimum,
         maximum=task.maximum,
+        activation=task.activation,
         composed_of=tuple(composed_of),
     )
 

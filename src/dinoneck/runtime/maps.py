@@ -12,7 +12,7 @@ import numpy as np
 
 from dinoneck.data.recipe import ImageRecipe, Placement, Size
 from dinoneck.patches import patch_pair
-from dinoneck.task_facts import TaskFacts
+from dinoneck.task_facts import SHORTEST_VECTOR, TaskFacts
 
 Array = np.ndarray[Any, Any]
 UNSEEN = -1
@@ -81,6 +81,8 @@ def at_image_size(
             sampled /= sampled.sum(axis=0)
         elif is_classes:
             sampled = sampled.argmax(axis=0)
+        elif task.is_unit:
+            sampled = _unit_vectors(sampled)
         strips.append(sampled)
     resampled = np.concatenate(strips, axis=-2)
     unseen = ~(rows.seen[:, None] & cols.seen)
@@ -90,6 +92,15 @@ def at_image_size(
         resampled *= np.float32(total / sampled_total if sampled_total else 0.0)
     resampled[..., unseen] = UNSEEN if is_classes and not probabilities else np.nan
     return resampled
+
+
+def _unit_vectors(vectors: Array) -> Array:
+    """Vectors (3, rows, cols) of length 1; one without a direction is zero, see :func:`dinoneck.tasks.unit_vectors`."""
+    squared_length = np.square(vectors).sum(axis=0)
+    has_no_direction = squared_length <= SHORTEST_VECTOR**2
+    length = np.sqrt(np.where(has_no_direction, 1.0, squared_length))
+    units: Array = np.where(has_no_direction, 0.0, vectors / length).astype(vectors.dtype)
+    return units
 
 
 def _axes(

@@ -13,15 +13,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.bands import RGB_CHANNELS
-from dinoneck.data.recipe import ImageRecipe
+from dinoneck.data.recipe import ImageRecipe, Size
 from dinoneck.detection.detector import Detector
 from dinoneck.dtypes import WEIGHT_DTYPES
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import patch_pair
 from dinoneck.inference import MicroBatcher, Predictor, coco_objects
-from dinoneck.inference.sources import NO_KEY, open_heads
+from dinoneck.inference.sources import NO_KEY, names_detector, open_heads
 from dinoneck.registry import DETECTORS
 from dinoneck.runtime.exported import (
     ExportedDetector,
@@ -47,11 +48,16 @@ class Model(NamedTuple):
         predict: returns the prediction for one image, pixels (3, H, W), as JSON values; with maps
             as one of MAPS.
         preprocess: the resizing and normalisation of images.
+        recipe: (height, width) of an image -> how it is prepared before it is cut into tiles;
+            without tiles that is ``preprocess``.
+        backbones: what computes tokens; none where transformers computes the ViT of a detector.
         facts: description for clients.
     """
 
     predict: Callable[[Tensor, str], dict[str, Any]]
     preprocess: ImageRecipe
+    recipe: Callable[[Size], ImageRecipe]
+    backbones: tuple[Backbone, ...]
     facts: dict[str, Any]
 
 
@@ -60,17 +66,20 @@ def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
 
     Or that of an exported file, which ONNX Runtime or OpenVINO runs.
 
-    Programs of OpenVINO are compiled here, for the sizes that the heads fix.
+    Programs of OpenVINO are compiled here, for the sizes that the heads or tiles fix. ``auto`` that
+    finds none to be faster leaves the backbones to torch.
 
     Raises:
         CheckpointError: if a file cannot be used.
         BackboneError: if the backbone cannot be loaded.
-        ConfigError: for views or batches of a detector, for several files with a detector among
+        ConfigError: for views, batches or tiles of a detector, for several files with a detector among
             them, and for a head of images that are not RGB.
         DataError: if its prediction is not finite.
     """
     if is_exported(head):
         return _file(head, settings)
+    if names_detector(head):
+        _check_settings_of_detector(settings)  # before its file is fetched
     checkpoints = cast("list[HeadCheckpoint]", open_heads(head, weights=settings.weights)[NO_KEY])
     for checkpoint in checkpoints:  # before their backbone is loaded
         _check_channels(checkpoint.preprocess)
@@ -83,19 +92,26 @@ def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
         digests=[checkpoint.meta["digest"] for checkpoint in checkpoints],
     )
     _check_channels(model.preprocess)
+    size = _size_of_first_image(model.preprocess, settings.tile)
     num_predictions = _PREDICTIONS_OF_AUTO if settings.runtime == "auto" else 1
     for _ in range(num_predictions):
-        model.predict(_random_image(model.preprocess), "none")
+        model.predict(torch.rand(3, *size), "none")
+    if settings.runtime == "auto" and not any(
+        backbone.has_programs for backbone in model.backbones
+    ):
+        for backbone in model.backbones:
+            backbone.runtime = "torch"
     return model
 
 
-def _random_image(recipe: ImageRecipe) -> Tensor:
-    """An image (3, H, W) of the model's size, or of 4 x 4 patches."""
-    size = recipe.size
-    if size is None:
-        patch_height, patch_width = patch_pair(recipe.patch_size)
-        size = (4 * patch_height, 4 * patch_width)
-    return torch.rand(3, *size)
+def _size_of_first_image(preprocess: ImageRecipe, tile: Size | None) -> Size:
+    """Return the (height, width) of an image whose prediction compiles what later ones need: two tiles, if any."""
+    if tile is not None:
+        return (2 * tile[0], tile[1])
+    if preprocess.size is not None:
+        return preprocess.size
+    patch_height, patch_width = patch_pair(preprocess.patch_size)
+    return (4 * patch_height, 4 * patch_width)
 
 
 def _file(path: str | os.PathLike[str], settings: Settings) -> Model:
@@ -105,6 +121,7 @@ def _file(path: str | os.PathLike[str], settings: Settings) -> Model:
         "precision": settings.precision,
         "weights": settings.weights,
         "device": settings.device,
+        "tile": settings.tile,
     }
     for name, value in unused.items():
         if value is not None:
@@ -137,8 +154,15 @@ def _file(path: str | os.PathLike[str], settings: Settings) -> Model:
         facts["tasks"] = _describe_tasks(opened.tasks)
         facts["tta"] = opened.tta
         facts["digests"] = opened.record.digests
-    predict(_random_image(opened.preprocess), "none")
-    return Model(predict, opened.preprocess, facts)
+    size = _size_of_first_image(opened.preprocess, tile=None)
+    predict(torch.rand(3, *size), "none")
+    return Model(
+        predict=predict,
+        preprocess=opened.preprocess,
+        recipe=lambda size: opened.preprocess,
+        backbones=(),
+        facts=facts,
+    )
 
 
 def _check_channels(recipe: ImageRecipe | None) -> None:
@@ -159,6 +183,8 @@ def _heads(checkpoints: list[HeadCheckpoint], settings: Settings) -> Model:
     predictor = Predictor(
         checkpoints,
         tta=settings.tta,
+        tile=settings.tile,
+        overlap=settings.overlap,
         device=settings.device,
         runtime=settings.runtime,
         dtype=None if settings.precision is None else WEIGHT_DTYPES[settings.precision],
@@ -180,10 +206,18 @@ def _heads(checkpoints: list[HeadCheckpoint], settings: Settings) -> Model:
     facts: dict[str, Any] = {
         "tasks": _describe_tasks(predictor.tasks),
         "tta": predictor.tta,
+        "tile": settings.tile,
+        "overlap": settings.overlap,
         "backbone": predictor.backbone.name,
         "device": str(predictor.device),
     }
-    return Model(predict, predictor.preprocess, facts)
+    return Model(
+        predict=predict,
+        preprocess=predictor.preprocess,
+        recipe=predictor.passes[0].recipe,
+        backbones=tuple(backbone_pass.backbone for backbone_pass in predictor.passes),
+        facts=facts,
+    )
 
 
 def _describe_tasks(tasks: Sequence[TaskFacts]) -> list[dict[str, Any]]:
@@ -202,15 +236,24 @@ def _describe_tasks(tasks: Sequence[TaskFacts]) -> list[dict[str, Any]]:
     return described
 
 
-def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
+def _check_settings_of_detector(settings: Settings) -> None:
+    """Raise a ConfigError for a setting that is for heads."""
     if settings.batch != 1:
         raise ConfigError(f"batch is {settings.batch}, which is for heads; a detector takes 1")
+    if settings.tile is not None:
+        raise ConfigError(f"tile is {settings.tile}, which is for heads; leave it out")
+    if settings.overlap != 0:
+        raise ConfigError(f"overlap is {settings.overlap}, which is for heads; leave it out")
     if settings.tta is not None:
         raise ConfigError(f"tta is {settings.tta!r}, which is for heads; leave it out")
     if settings.precision is not None:
         raise ConfigError(
             f"precision is {settings.precision!r}, which is for heads; leave it out (--precision)"
         )
+
+
+def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
+    _check_settings_of_detector(settings)
     runtime = None if settings.runtime is None else check_backbone_runtime(settings.runtime)
     detector = Detector.from_checkpoint(checkpoint, device=settings.device, runtime=runtime)
     if settings.runtime == "auto":
@@ -226,7 +269,14 @@ def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
         "backbone": detector.backbone_name,
         "device": str(detector.device),
     }
-    return Model(predict, detector.preprocess, facts)
+    backbone = detector.runtime_backbone
+    return Model(
+        predict=predict,
+        preprocess=detector.preprocess,
+        recipe=lambda size: detector.preprocess,
+        backbones=() if backbone is None else (backbone,),
+        facts=facts,
+    )
 
 
 def _check_no_maps(maps: str) -> None:

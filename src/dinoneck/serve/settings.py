@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from dinoneck.kinds import AnyRuntime, Precision
+from dinoneck.training.config import SIZE
 from dinoneck.training.recipe import Config, Count
 
 # the smallest is 10 kB, or 10 ms
@@ -20,7 +21,7 @@ class Settings(Config, frozen=True, kw_only=True):
         max_upload_mb: size of a request's body, in millions of bytes.
         max_images: images in a request.
         max_pixels: pixels of an image, by its header, and after resizing (default: 50 million; 4096
-            patches for heads without a recorded size).
+            patches for heads without a recorded size, which are not cut into tiles).
         concurrency: requests computed at once, one thread each.
         queue: requests that may wait; more get 503.
         timeout: seconds from the head of a request to its response.
@@ -29,10 +30,12 @@ class Settings(Config, frozen=True, kw_only=True):
         device: such as cuda; None = where the backbone is.
         tta: views to average (default: as recorded in the heads, else none).
         weights: the local file of a published head; of a published detector its file or folder.
+        tile: of heads: cut images into tiles of this many pixels, resized to the size of the heads.
+        overlap: pixels that tiles share, at least.
         runtime: what computes the tokens: torch; openvino (extra [fast], on a CPU), compiled for
-            each size; or auto, the faster of both for the sizes that the heads fix, tried at the
-            start, and torch for others; None = torch, in commands DINONECK_RUNTIME, else auto. Of
-            an exported file what runs it: onnxruntime (None) or openvino.
+            each size; or auto, the faster of both for the sizes that the heads or tiles fix, tried
+            at the start, and torch for others; None = torch, in commands DINONECK_RUNTIME, else
+            auto. Of an exported file what runs it: onnxruntime (None) or openvino.
         precision: of the backbone's weights and tokens, of heads; None = as in training.
 
     Raises:
@@ -50,6 +53,8 @@ class Settings(Config, frozen=True, kw_only=True):
     device: str | None = None
     tta: Literal["none", "flip4", "d6"] | None = None
     weights: str | None = None
+    tile: Annotated[tuple[int, int] | None, SIZE] = None
+    overlap: Annotated[int, Meta(ge=0)] = 0
     runtime: AnyRuntime | None = None
     precision: Precision | None = None
 

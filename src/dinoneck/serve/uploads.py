@@ -7,7 +7,7 @@ is decoded.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import Request
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dinoneck.data.decoding import read_pixels
 from dinoneck.data.image_tiffs import check_pages
-from dinoneck.data.recipe import ImageRecipe
+from dinoneck.data.recipe import ImageRecipe, Size
 from dinoneck.errors import DataError
 from dinoneck.grid import patch_pair
 from dinoneck.serve.refusal import Refusal
@@ -129,8 +129,15 @@ def _too_large(length: str, max_bytes: int) -> Refusal:
     return Refusal(413, "too_large", f"{problem}. Send fewer images at once, or smaller ones")
 
 
-def open_image(upload: UploadFile, recipe: ImageRecipe, max_pixels: int) -> Image.Image:
+def open_image(
+    upload: UploadFile, recipe: Callable[[Size], ImageRecipe], max_pixels: int
+) -> Image.Image:
     """Return the image with its header read and checked; its pixels are still compressed.
+
+    Args:
+        upload: the file.
+        recipe: (height, width) of an image -> how it is prepared.
+        max_pixels: of the image, and of what it is resized to.
 
     Raises:
         Refusal: 422 if it is not an image, or has several frames; 413 if it, or what it is resized
@@ -171,8 +178,7 @@ def open_image(upload: UploadFile, recipe: ImageRecipe, max_pixels: int) -> Imag
         )
     width, height = image.size
     pixels = width * height
-    # EXIF may turn it
-    prepared = max(_prepared_pixels(height, width, recipe), _prepared_pixels(width, height, recipe))
+    prepared = prepared_pixels(image, recipe)
     size = f"{name} is {width}x{height} px (width x height)"
     if pixels > max_pixels:
         raise Refusal(
@@ -190,8 +196,16 @@ def open_image(upload: UploadFile, recipe: ImageRecipe, max_pixels: int) -> Imag
     return image
 
 
+def prepared_pixels(image: Image.Image, recipe: Callable[[Size], ImageRecipe]) -> int:
+    """Return the most pixels of an image that is prepared, see :func:`open_image`; EXIF may turn it."""
+    width, height = image.size
+    upright = _prepared_pixels(height, width, recipe((height, width)))
+    turned = _prepared_pixels(width, height, recipe((width, height)))
+    return max(upright, turned)
+
+
 def _prepared_pixels(height: int, width: int, recipe: ImageRecipe) -> int:
-    """The most pixels of an image that is resized to cover the head's size, or filled up to whole patches."""
+    """The most pixels of an image that is resized to cover a size, or filled up to whole patches."""
     if recipe.size is not None:
         target_height, target_width = recipe.size
         scale = max(target_height / height, target_width / width)

@@ -23,6 +23,7 @@ from dinoneck.serve.uploads import (
     MAX_PIXELS,
     decode,
     open_image,
+    prepared_pixels,
     quoted,
     received_files,
 )
@@ -62,7 +63,9 @@ class Worker:
     def __init__(self, model: Model, settings: Settings) -> None:
         recipe = model.preprocess
         most_pixels = MAX_PIXELS
-        if recipe.size is None:  # attention costs the square of the pixels that are not resized
+        if (
+            recipe.size is None and settings.tile is None
+        ):  # attention costs the square of the pixels that are not resized
             most_pixels = MAX_PATCHES * math.prod(patch_pair(recipe.patch_size))
         self.max_pixels = settings.max_pixels or most_pixels
         self._model = model
@@ -140,8 +143,9 @@ class Worker:
 
     def _row(self, upload: UploadFile, maps: str) -> dict[str, Any]:
         recipe = self._model.preprocess
-        image = open_image(upload, recipe, self.max_pixels)
-        units = math.ceil(min(MAX_PIXELS, image.width * image.height) / _UNIT)
+        image = open_image(upload, self._model.recipe, self.max_pixels)
+        num_pixels = max(image.width * image.height, prepared_pixels(image, self._model.recipe))
+        units = math.ceil(min(MAX_PIXELS, num_pixels) / _UNIT)
         with self._turn:  # one thread at a time collects, so that two never wait for each other
             for _ in range(units):
                 self._units.acquire()

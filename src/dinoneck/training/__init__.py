@@ -14,7 +14,6 @@ HOMES = homes(
         "FoldsConfig",
         "HeldOutConfig",
         "InstancesDataConfig",
-        "LoraBackboneConfig",
         "LossConfig",
         "PlainFoldsConfig",
         "TaskConfig",

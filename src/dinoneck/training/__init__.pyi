@@ -9,7 +9,6 @@ from dinoneck.training.config import DetectorConfig as DetectorConfig
 from dinoneck.training.config import FoldsConfig as FoldsConfig
 from dinoneck.training.config import HeldOutConfig as HeldOutConfig
 from dinoneck.training.config import InstancesDataConfig as InstancesDataConfig
-from dinoneck.training.config import LoraBackboneConfig as LoraBackboneConfig
 from dinoneck.training.config import LossConfig as LossConfig
 from dinoneck.training.config import PlainFoldsConfig as PlainFoldsConfig
 from dinoneck.training.config import TaskConfig as TaskConfig

@@ -265,7 +265,8 @@ def baseline_head(
             of classes -1.
         rows: of the training images.
         tasks: one or more, of images (regression, ratio, classification) or of patches (dense,
-            density, segmentation, and regressions with ``from_map``). Activations are left out.
+            density, segmentation, and regressions with ``from_map``). Activations are left out,
+            but for that of surface normals, whose components are fitted.
         groups: a label per row of the source; inner folds keep groups whole.
         compositions: those whose tasks are of images are kept.
         seed: of the patches that are drawn.
@@ -338,9 +339,13 @@ def _linear_head(
 ) -> LinearHead:
     """Return a head for tokens such as the example's, with the compositions whose tasks it has."""
     names = {task.name for task in tasks}
+    linear_tasks = []
+    for task in tasks:
+        activation = task.activation if task.is_unit else None
+        linear_tasks.append(replace(task, activation=activation))
     return LinearHead(
         example.sequence[-1].shape[-1],
-        [replace(task, activation=None) for task in tasks],
+        linear_tasks,
         num_layers=len(example.sequence),
         pool=pool,
         compositions=[

@@ -26,6 +26,7 @@ from dinoneck.checkpoint.schema import License
 from dinoneck.checks import LARGEST_FLOAT, LARGEST_SIDE
 from dinoneck.errors import ConfigError, DinoneckError
 from dinoneck.kinds import Method, Precision, Runtime, TrainedKind
+from dinoneck.published.detectors import DETECTORS
 from dinoneck.training.recipe import (
     PATH_PATTERN,
     Config,
@@ -161,7 +162,7 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
         labels: column of masks (PNG, TIFF; empty = unknown), or without a table their folder: a
             segmentation, or with targets class shares per patch.
         label_kind: mask values: class indices, or numbers per pixel, a dense task with the name of
-            labels.
+            labels; or normals, files of surface normals in three bands.
         classes: names of the classes 0, 1, ... in the masks.
         class_values: the value of each class in the masks, such as 1 2 3; without them 0, 1, ...,
             and of two classes 0 and 255 where the masks hold these alone.
@@ -189,7 +190,7 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
     targets: tuple[str, ...] = ()
     aux_targets: tuple[str, ...] = ()
     labels: Path | None = None
-    label_kind: Literal["classes", "numbers"] = "classes"
+    label_kind: Literal["classes", "numbers", "normals"] = "classes"
     class_values: tuple[int, ...] = ()
     nodata: tuple[float, ...] = ()
     scale: float = 1.0
@@ -222,6 +223,8 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
                 "whose indices are read as they are stored; set label_kind to numbers (--label-kind "
                 "numbers), or leave them out"
             )
+        if self.label_kind == "normals":
+            self._check_no_mask_options()
         if self.class_values and self.classes and len(self.class_values) != len(self.classes):
             raise ConfigError(
                 f"there are {len(self.classes)} classes and {len(self.class_values)} class_values; "
@@ -230,6 +233,17 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
         _refuse_repeated("targets", self.targets)
         _refuse_repeated("aux_targets", self.aux_targets)
         force_setattr(self, "target_weights", read_target_weights(self.target_weights))
+
+    def _check_no_mask_options(self) -> None:
+        """Raise ConfigError for an option of masks of classes or numbers that surface normals have not."""
+        defaults = {"classes": (), "class_values": (), "nodata": (), "scale": 1.0, "offset": 0.0}
+        for option, default in defaults.items():
+            value = getattr(self, option)
+            if value != default:
+                raise ConfigError(
+                    f"{option} is {value!r}, and label_kind is 'normals', whose unknown pixels are NaN "
+                    "or zero vectors; leave it out"
+                )
 
 
 class InstancesDataConfig(PreparationConfig, frozen=True, kw_only=True):
@@ -328,25 +342,17 @@ class FrozenBackbone(Config, frozen=True, kw_only=True):
             )
 
 
-class LoraBackboneConfig(FrozenBackbone, frozen=True, kw_only=True):
-    """The backbone of a detector.
+class BackboneConfig(FrozenBackbone, frozen=True, kw_only=True):
+    """The backbone of heads, or of a detector.
 
     Attributes:
         lora: rank of LoRA weights that every fold, or a detector, trains along with its head, at
             optim.backbone_lr; None = none.
+        unfreeze_last: number of last blocks that every fold, or a detector, trains along with its
+            head; None = none, of a detector those of optim.freeze.
     """
 
     lora: Count | None = None
-
-
-class BackboneConfig(LoraBackboneConfig, frozen=True, kw_only=True):
-    """The backbone of heads.
-
-    Attributes:
-        unfreeze_last: number of last blocks that every fold trains along with its head; None =
-            none.
-    """
-
     unfreeze_last: Count | None = None
 
 
@@ -496,7 +502,8 @@ class RunConfig(Config, frozen=True, kw_only=True):
         head: a registered head or neck, or {type: NAME, ...} with constructor arguments.
         init: head or detector file to start from: its tensors of equal name and shape are taken,
             and what was trained of its ViT: tuned blocks if this run trains the ViT, LoRA weights
-            if it has some of this rank.
+            if it has some of this rank. Of boxes and objects also a published detector, such as
+            rf_detr_small, which is fine-tuned.
         license: of the head or the detector, such as MIT, recorded in its files; that of the
             backbone's weights is backbone.license.
         imports: modules or Python files to import first, to register heads.
@@ -553,6 +560,8 @@ class RunConfig(Config, frozen=True, kw_only=True):
         plain["data"] = without_unset(plain["data"], self.data, _LATER_OPTIONS_OF_DATA)
         if plain["license"] is None:
             del plain["license"]
+        if plain.get("weights") is None:
+            plain.pop("weights", None)
         for name in self.__struct_fields__:
             group = getattr(self, name)
             if isinstance(group, DetectorRecipe):
@@ -674,6 +683,11 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
             ConfigError: naming the value, and what it needs or what excludes it.
         """
         data = self.data
+        if self.init in DETECTORS:
+            raise ConfigError(
+                f"init is {self.init!r}, a published detector, and needs data.boxes or "
+                "data.instances (--boxes or --instances); or leave it out"
+            )
         if data.csv is not None and data.subfolders is not None:
             raise ConfigError(
                 f"data.subfolders is {data.subfolders!r}, and has no effect with data.csv; leave it "
@@ -779,6 +793,8 @@ class TrainInstancesConfig(HeadRunConfig, frozen=True, kw_only=True):
             type a pyramid head on dpt_neck, for panoptic segments mask.
         optim: how the head is trained.
         folds: folds of the cross-validation.
+        weights: local copy of the published detector that init names: its .safetensors file, or the
+            folder with config.json as the Hub has it; None = it is downloaded.
 
     Raises:
         ConfigError: if a value is unknown, of another type or out of range.
@@ -790,6 +806,7 @@ class TrainInstancesConfig(HeadRunConfig, frozen=True, kw_only=True):
     """
 
     data: InstancesDataConfig
+    weights: Path | None = None
 
     @property
     def default_head(self) -> str:
@@ -813,6 +830,8 @@ class TrainDetectorConfig(RunConfig, frozen=True, kw_only=True):
         detector: the detector on the neck.
         optim: how it is trained.
         folds: how many images are held out.
+        weights: local copy of the published detector that init names: its .safetensors file, or the
+            folder with config.json as the Hub has it; None = it is downloaded.
 
     Raises:
         ConfigError: if a value is unknown, of another type or out of range.
@@ -824,13 +843,20 @@ class TrainDetectorConfig(RunConfig, frozen=True, kw_only=True):
     """
 
     data: BoxesDataConfig
-    backbone: LoraBackboneConfig = LoraBackboneConfig()
+    backbone: BackboneConfig = BackboneConfig()
     detector: DetectorConfig = DetectorConfig()
     optim: DetectorRecipe = DetectorRecipe()
     folds: HeldOutConfig = HeldOutConfig()
+    weights: Path | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.backbone.unfreeze_last and self.optim.freeze:
+            raise ConfigError(
+                f"backbone.unfreeze_last is {self.backbone.unfreeze_last}, and optim.freeze is "
+                f"{', '.join(self.optim.freeze)}; both say which blocks are trained, so leave one of "
+                "them out (--unfreeze-last, --freeze)"
+            )
         remedy = "and a detector is trained in torch and float32; leave it out"
         if self.backbone.runtime == "openvino":
             raise ConfigError(f"backbone.runtime is 'openvino', {remedy} (--runtime)")
@@ -848,6 +874,20 @@ class TrainDetectorConfig(RunConfig, frozen=True, kw_only=True):
     def is_live(self) -> bool:
         """Whether the backbone is trained along with the detector: without ``optim.freeze`` too, by its plan."""
         return True
+
+    @property
+    def plan(self) -> dict[int, str]:
+        """What is frozen of the backbone, epoch -> stage; empty if neither option names it."""
+        if self.backbone.unfreeze_last is not None:
+            return {0: f"last:{self.backbone.unfreeze_last}"}
+        return self.optim.plan
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return nested plain values: what a report keeps and :meth:`from_dict` reads."""
+        plain = super().to_dict()
+        if self.backbone.unfreeze_last is None:
+            del plain["backbone"]["unfreeze_last"]
+        return plain
 
 
 HeadConfig = TrainConfig | TrainInstancesConfig

@@ -1,7 +1,8 @@
 """The parameters of a model with a backbone: learning rate and weight decay of each, and which are trained when.
 
 A parameter belongs to the backbone because it is inside ``model.backbone``, and to block 3 because
-it is inside that block, not because of its name. timm's ``param_groups_layer_decay`` skips frozen
+it is inside that block, not because of its name. A detector that holds its own ViT states it as an
+:class:`OwnVit`. timm's ``param_groups_layer_decay`` skips frozen
 parameters and needs a model of timm.
 
 The optimizer's groups, learning-rate schedules, EMA copies and resumed runs hold on to the
@@ -11,7 +12,7 @@ first step and have no gradient.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
@@ -22,14 +23,78 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from dinoneck.backbones.adapter import is_trainable
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.errors import ConfigError
+from dinoneck.errors import BackboneError, ConfigError
 from dinoneck.training.recipe import PLAN_PATTERN, NotNegative, Positive, Scale, converted
 
 _NORM_LAYERS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)
 _LINEAR_LAYERS = (nn.Linear, _ConvNd)
 _Stage = Annotated[str, Meta(pattern=PLAN_PATTERN)]
 _Plan = Annotated[dict[Annotated[int, Meta(ge=0)], _Stage], Meta(min_length=1)]
+
+
+@dataclass(frozen=True)
+class OwnVit:
+    """The ViT of a detector that holds its own: what of it is trained, with the words of :class:`dinoneck.Backbone`.
+
+    Attributes:
+        name: for messages.
+        module: the ViT.
+        blocks: its blocks, of which all run.
+        norm: its final norm.
+        unused: parameters that no output depends on.
+    """
+
+    name: str
+    module: nn.Module
+    blocks: Sequence[nn.Module]
+    norm: nn.Module
+    unused: Collection[nn.Parameter] = ()
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The last block, by its index."""
+        return (len(self.blocks) - 1,)
+
+    @property
+    def trainable_blocks(self) -> tuple[int, ...]:
+        """Indices of the blocks that have trainable parameters."""
+        return tuple(i for i, block in enumerate(self.blocks) if is_trainable(block))
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters of the ViT."""
+        return self.module.parameters()
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Yield the modules of the ViT."""
+        return self.module.modules()
+
+    def freeze(self, *, keep_lora: bool = False) -> OwnVit:
+        """Make nothing trainable; there are no LoRA weights."""
+        self.module.requires_grad_(False)
+        return self
+
+    def unfreeze(self) -> OwnVit:
+        """Make all parameters trainable that affect the output."""
+        for parameter in self.parameters():
+            parameter.requires_grad_(all(parameter is not other for other in self.unused))
+        return self
+
+    def unfreeze_last(self, n: int) -> OwnVit:
+        """Make exactly the last n blocks trainable, with the final norm.
+
+        Raises:
+            BackboneError: if n is not between 1 and the number of blocks.
+        """
+        if not 1 <= n <= len(self.blocks):
+            raise BackboneError(
+                f"unfreeze_last({n}): expected 1 ... {len(self.blocks)}, the blocks of {self.name}"
+            )
+        self.freeze()
+        for module in (*self.blocks[-n:], self.norm):
+            module.requires_grad_(True)
+        return self
 
 
 def param_groups(
@@ -111,11 +176,11 @@ def param_groups(
     return list(groups.values())
 
 
-def backbone_of(model: nn.Module) -> Backbone:
+def backbone_of(model: nn.Module) -> Backbone | OwnVit:
     """Return the model if it is a Backbone, else ``model.backbone``, else the only one anywhere inside.
 
     Wrappers (DistributedDataParallel, torch.compile) are looked through. The last case is that of a
-    detector.
+    detector; one that holds its own ViT has it as ``model.own_vit``.
 
     Raises:
         ConfigError: if there is none, or there are several, naming what was found.
@@ -124,6 +189,9 @@ def backbone_of(model: nn.Module) -> Backbone:
     attribute = getattr(inner, "backbone", None)
     if isinstance(attribute, Backbone):
         return attribute
+    own_vit = getattr(inner, "own_vit", None)
+    if isinstance(own_vit, OwnVit):
+        return own_vit
     nested: dict[str, Backbone] = {}
     for name, module in inner.named_modules():
         if isinstance(module, Backbone):
@@ -145,17 +213,18 @@ class _Rate(NamedTuple):
     lr: float
 
 
-def _rates(backbone: Backbone, lr: float, layer_decay: float | None) -> dict[nn.Parameter, _Rate]:
+def _rates(
+    backbone: Backbone | OwnVit, lr: float, layer_decay: float | None
+) -> dict[nn.Parameter, _Rate]:
     """Return the rate of each parameter of the backbone."""
     if layer_decay is None:
         return dict.fromkeys(backbone.parameters(), _Rate("backbone", lr))
-    adapter = backbone.adapter
     last = max(backbone.layers) + 1
     # the later entries are inside the first one, and replace its rate
-    layers: list[tuple[nn.Module, str, int]] = [(backbone, "backbone.embeddings", 0)]
-    for i, block in enumerate(adapter.blocks):
+    layers: list[tuple[nn.Module | OwnVit, str, int]] = [(backbone, "backbone.embeddings", 0)]
+    for i, block in enumerate(_blocks_of(backbone)):
         layers.append((block, f"backbone.block{i}", min(i + 1, last)))
-    for norm in adapter.norms:
+    for norm in _norms_of(backbone):
         layers.append((norm, "backbone.norm", last))
     rates = {}
     for module, name, layer in layers:
@@ -165,11 +234,25 @@ def _rates(backbone: Backbone, lr: float, layer_decay: float | None) -> dict[nn.
     return rates
 
 
-def _decaying_parameters(model: nn.Module, backbone: Backbone) -> dict[nn.Parameter, bool]:
+def _blocks_of(backbone: Backbone | OwnVit) -> Sequence[nn.Module]:
+    """The blocks of a backbone."""
+    if isinstance(backbone, OwnVit):
+        return backbone.blocks
+    return list(backbone.adapter.blocks)
+
+
+def _norms_of(backbone: Backbone | OwnVit) -> Sequence[nn.Module]:
+    """The final norms of a backbone."""
+    if isinstance(backbone, OwnVit):
+        return [backbone.norm]
+    return list(backbone.adapter.norms)
+
+
+def _decaying_parameters(model: nn.Module, backbone: Backbone | OwnVit) -> dict[nn.Parameter, bool]:
     """Return for each parameter whether weight decay acts on it, the backbone's first."""
     in_backbone = set(backbone.parameters())
     in_blocks: set[nn.Parameter] = set()
-    for block in backbone.adapter.blocks:
+    for block in _blocks_of(backbone):
         in_blocks.update(block.parameters())
     modules = [*backbone.modules(), *model.modules()]
     decays: dict[nn.Parameter, bool] = {}
@@ -346,7 +429,7 @@ class FreezeSchedule:
         return model, optimizer
 
 
-def _check_wrapper(wrapper: DistributedDataParallel, backbone: Backbone) -> None:
+def _check_wrapper(wrapper: DistributedDataParallel, backbone: Backbone | OwnVit) -> None:
     """Check once that a wrapper averages the gradients of all that a plan may train.
 
     The backbone is unfrozen for it: the stage of the epoch is applied after this check.
@@ -366,7 +449,8 @@ def _check_wrapper(wrapper: DistributedDataParallel, backbone: Backbone) -> None
             "DistributedDataParallel does not see the parameters of the backbone, so that "
             "ranks would diverge; register it as a submodule: self.backbone = backbone"
         )
-    if not _trainable(backbone.unfreeze()) <= averaged:
+    backbone.unfreeze()
+    if not _trainable(backbone) <= averaged:
         raise ConfigError(
             "DistributedDataParallel was built while parameters that the plan may train "
             "were frozen, and does not average them, so that ranks would diverge; call "
@@ -379,6 +463,6 @@ def _num_blocks(stage: str) -> int:
     return int(stage.partition(":")[2] or 0)
 
 
-def _trainable(module: nn.Module) -> set[nn.Parameter]:
+def _trainable(module: nn.Module | OwnVit) -> set[nn.Parameter]:
     """Return the parameters of a module that are trained now."""
     return {parameter for parameter in module.parameters() if parameter.requires_grad}

@@ -40,6 +40,7 @@ from dinoneck.training.scored import (
     PixelTarget,
     ScoredTarget,
     ValueTarget,
+    VectorTarget,
     cell_targets,
 )
 from dinoneck.training.targets import known_mask
@@ -89,14 +90,15 @@ def read_problem(config: TrainConfig, table: Table, preprocess: Preprocessing) -
         learned[mask_task.name] = LearnedTask(
             mask_task.name, spec, labels=maps.names, values=maps.values
         )
-        learned = read_from_map(
-            config,
-            learned,
-            mask_task.name,
-            weight=maps.weight,
-            preprocess=preprocess,
-            ids=table.ids,
-        )
+        if config.data.label_kind != "normals":  # which have no numbers of images
+            learned = read_from_map(
+                config,
+                learned,
+                mask_task.name,
+                weight=maps.weight,
+                preprocess=preprocess,
+                ids=table.ids,
+            )
     if not learned:
         raise ConfigError(
             "which columns are to be predicted? Name them with data.targets (--targets), or "
@@ -203,7 +205,7 @@ def _column_targets(task: Task, learned: LearnedTask) -> dict[str, ScoredTarget]
 
 
 def _map_targets(task: Task, maps: Maps) -> dict[str, ScoredTarget]:
-    """The targets of the task of masks that are scored: its classes by pixel, or each map by patch."""
+    """The targets of the task of masks that are scored: its classes or normals by pixel, or each map by patch."""
     if task.kind == "segmentation":
         target = PixelTarget(
             task.name,
@@ -213,6 +215,9 @@ def _map_targets(task: Task, maps: Maps) -> dict[str, ScoredTarget]:
             read_pixels=maps.read_pixels,
         )
         return {task.name: target}
+    if task.is_unit:
+        normals = VectorTarget(task.name, num_rows=len(maps.values), read_pixels=maps.read_pixels)
+        return {task.name: normals}
     return {**cell_targets(task, maps.values.numpy())}
 
 

@@ -12,6 +12,7 @@ from dinoneck.data.run_names import DETECTOR, HEAD_FILE, REPORT
 from dinoneck.errors import DataError
 from dinoneck.inference.predictor import Predictor
 from dinoneck.kinds import predicting_method
+from dinoneck.registry import detector_class
 from dinoneck.tasks import MEAN_KEY, OVERALL
 from dinoneck.text import printable
 from dinoneck.training.folder import read_report
@@ -92,14 +93,15 @@ class TrainingResult(dict[str, Any]):
     def scores(self) -> dict[str, Any]:
         """Target -> method -> scores on held-out images.
 
-        Objects have the targets ``masks`` or ``segments`` too, and boxes the target ``boxes``.
+        Objects have the targets ``masks`` or ``segments`` too, and detectors the target ``boxes``, or
+        ``masks`` where they learn those.
         """
         scores = dict(self.get("scores", {}))
         for key in _OF_OBJECTS:
             if key in self:
                 scores[key] = self[key]
         if "best" in self:
-            scores["boxes"] = {
+            scores[self.get("scored", "boxes")] = {
                 f"epoch {self['best']['epoch']}": self["best"],
                 "before training": self["untrained"],
             }
@@ -181,9 +183,7 @@ class TrainingResult(dict[str, Any]):
             raise DataError(f"{self.folder} holds no {name}; {remedy}")
         if name == HEAD_FILE:
             return Predictor(path, **options)
-        # of a package that imports this one
-        detection = importlib.import_module("dinoneck.detection")  # noqa: TID251 - of this package
-        return detection.Detector.load(path, **options)
+        return detector_class().load(path, **options)
 
     def __repr__(self) -> str:
         """Show the folder, the small table and the verdict."""

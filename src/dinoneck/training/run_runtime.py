@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.backbones.program_costs import expected_gain, is_worth_compiling
+from dinoneck.backbones.program_costs import is_worth_compiling
 from dinoneck.data.decoding import ImageInput
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import BackboneError
@@ -82,7 +82,7 @@ def faster_runtime(
             num_images=len(images),
             batch=len(first),
             compile_seconds=compiled.preparation_seconds(first),
-            gain=lambda: expected_gain(backbone.dtype),
+            gain=lambda: compiled.expected_gain(first),
         )
         if not is_worth_it:
             return "torch"

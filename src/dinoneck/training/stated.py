@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from dinoneck.backbones.known import (
-    SATELLITE,
-    SATELLITE_MEAN,
-    SATELLITE_STD,
     TINY,
     TINY_DEPTH,
     TINY_WIDTH,
@@ -16,6 +13,7 @@ from dinoneck.backbones.known import (
     family_of,
     license_of,
     model_of,
+    normalisation_of,
     resolve_name,
 )
 from dinoneck.checkpoint.schema import STATED
@@ -59,11 +57,7 @@ def stated_record(
     layers = (model.depth - 1,) if backbone.layers is None else backbone.layers
     _compare(model, layers, stored, store)
     name = resolve_name(backbone.name)
-    mean = IMAGENET_MEAN
-    std = IMAGENET_STD
-    if name.endswith(SATELLITE):
-        mean = SATELLITE_MEAN
-        std = SATELLITE_STD
+    mean, std = normalisation_of(name) or (IMAGENET_MEAN, IMAGENET_STD)
     return {
         "name": name,
         "family": family_of(name),

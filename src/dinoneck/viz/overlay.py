@@ -16,9 +16,10 @@ import numpy as np
 from PIL import Image, ImageDraw, TiffImagePlugin
 
 from dinoneck.atomic import write_whole
-from dinoneck.data.orientation import stated_orientation, turn_back
+from dinoneck.data.orientation import stated_orientation, turn_back, turn_vectors_back
 from dinoneck.data.pixels import read_picture
 from dinoneck.data.recipe import ImageRecipe
+from dinoneck.data.vector_tiffs import encode_vectors
 from dinoneck.errors import ConfigError
 from dinoneck.runtime.maps import UNSEEN, at_image_size
 from dinoneck.task_facts import GATE, GATE_WEIGHTS, TaskFacts, TaskRecord, as_tasks
@@ -33,6 +34,14 @@ AGGREGATE_TAG = "NUMBER_OF_IMAGE"
 _GDAL_METADATA = 42112  # tag of TIFF
 logger = logging.getLogger(__name__)
 
+# where a surface faces -> its normal, into the surface: x right, y down, z forward
+_FACING = {
+    "the camera": (0.0, 0.0, 1.0),
+    "up": (0.0, 1.0, 0.0),
+    "down": (0.0, -1.0, 0.0),
+    "left": (1.0, 0.0, 0.0),
+    "right": (-1.0, 0.0, 0.0),
+}
 _HATCH_PX = 12
 _MOST_CLASSES = 12  # in a legend
 # grey = luminance * contrast + offset: paler than the image, so that colours stand out
@@ -78,7 +87,9 @@ def overlay_panel(
     """Draw the maps of one image over the image in grey, below each other where there are several.
 
     Classes and other shares have one colour each, the stronger the larger the share; a first class
-    named background, ground, none or soil has none. Amounts are drawn as heat from 0. Pixels that
+    named background, ground, none or soil has none. Amounts are drawn as heat from 0. Surface
+    normals are drawn as the colours (x, y, z) / 2 + 1/2 of red, green and blue: blue faces the
+    camera, green up, red to the left, and what faces away from these is dark in it. Pixels that
     the head did not see are hatched. The legend below a map has the predicted numbers, and the
     known ones next to them. An image without maps gets its predicted numbers.
 
@@ -113,6 +124,12 @@ def overlay_panel(
 
     # the maps, each with its legend
     strips: list[Image.Image] = []
+    for task in as_tasks(tasks):
+        if task.is_unit and task.name in maps:
+            vectors = np.asarray(maps[task.name], np.float32)
+            pixels = at_image_size(vectors, task, size, preprocess, pixels=(height, width))
+            strips.append(_normals_over(background, pixels))
+            strips.append(_normals_legend(task, width))
     drawn = {output.map.name: output.map for output in listed if output.map.name in maps}
     for task in drawn.values():
         members = [output for output in listed if output.map is task]
@@ -174,6 +191,26 @@ def _heat_over(background: np.ndarray, values: np.ndarray, scale: Scale) -> Imag
     return _picture(background + style.OPACITY * (heat - background), np.isnan(values))
 
 
+def _normals_over(background: np.ndarray, normals: np.ndarray) -> Image.Image:
+    """Surface normals (3, height, width) as colours; where there is none, the background (height, width, 3)."""
+    has_normal = np.square(np.nan_to_num(normals)).sum(axis=0) > 0
+    colours = style.normal_colours(np.nan_to_num(normals))
+    painted = np.where(has_normal[..., None], colours, background)
+    return _picture(painted, np.isnan(normals[0]))
+
+
+def _normals_legend(task: TaskFacts, width: int) -> Image.Image:
+    """The name of the task, and the colours of surfaces that face in five directions."""
+    texts = [printable(task.name)]
+    colours: list[style.RGB | None] = [None]
+    for direction, normal in _FACING.items():
+        [[colour]] = style.normal_colours(np.array(normal)[:, None, None])
+        red, green, blue = (int(value) for value in colour)
+        texts.append(f"facing {direction}")
+        colours.append((red, green, blue))
+    return _texts_with_colours(texts, colours, width)
+
+
 def _picture(painted: np.ndarray, unseen: np.ndarray) -> Image.Image:
     """The picture; pixels without a prediction are hatched."""
     rows, cols = np.indices(unseen.shape)
@@ -189,11 +226,19 @@ def _legend(
     width: int,
 ) -> Image.Image:
     """Predicted numbers with the colours of their classes, as many lines as they need."""
+    texts = [printable(caption(output, result, known)) for output in listed]
+    colours_of_texts = [colours[output.channel] if colours else None for output in listed]
+    return _texts_with_colours(texts, colours_of_texts, width)
+
+
+def _texts_with_colours(
+    texts: Sequence[str], colours: Sequence[style.RGB | None], width: int
+) -> Image.Image:
+    """Texts, each with a square of its colour if it has one, as many lines as they need."""
     font = style.font(style.CAPTION_PX)
     line_height = 2 * style.CAPTION_PX
 
     # the position of each text
-    texts = [printable(caption(output, result, known)) for output in listed]
     positions = []
     left = 0
     top = 0
@@ -208,8 +253,7 @@ def _legend(
     strip = Image.new("RGB", (width, top + line_height), "white")
     draw = ImageDraw.Draw(strip)
     side = style.CAPTION_PX * 3 // 4
-    for output, text, (x, y) in zip(listed, texts, positions, strict=True):
-        colour = colours[output.channel] if colours else None
+    for colour, text, (x, y) in zip(colours, texts, positions, strict=True):
         if colour is not None:
             draw.rectangle((x + 4, y + side, x + 4 + side, y + 2 * side), fill=colour)
         corner = (x + style.CAPTION_PX + 4, y + side - 6)
@@ -251,7 +295,7 @@ def write_maps(
     Where there are several maps, each has a folder of its own: ``folder/task/name.png``; the
     outputs of a map of values are files of their own too, ``folder/task/label/name.tif``. A map of
     shares has the classes of the largest shares next to them, as a segmentation:
-    ``folder/task/most probable class/name.png``.
+    ``folder/task/most probable class/name.png``. Surface normals are one file of three bands.
 
     Args:
         folder: made if missing.
@@ -259,7 +303,8 @@ def write_maps(
         maps: task name -> (height, width) class indices, or (dim, height, width) values, as
             ``Predictor`` gives them with ``maps="image"``. Class indices become a palette PNG of 8
             bits, above 255 classes a grey PNG of 16 bits; pixels without a prediction are 255, or
-            65535. Values become a TIFF of 32-bit floats, NaN without a prediction; the entry
+            65535. Values become a TIFF of 32-bit floats, NaN without a prediction, and surface
+            normals one of three bands, x, y and z; the entry
             ``NUMBER_OF_IMAGE`` of its tag ``GDAL_METADATA`` (42112) states whether the number of
             the image is their ``sum`` or their ``mean``.
         tasks: whose maps they are.
@@ -287,7 +332,7 @@ def write_maps(
         if reference is None:
             plane = upright
         else:
-            plane = turn_back(upright[None], reference.orientation)[0]
+            plane = _turned_back(upright, reference.orientation)
         stored, palette = _stored(plane, task)
         as_png = _has_classes(plane) and reference is None
         suffix = ".png" if as_png else ".tif"
@@ -308,14 +353,16 @@ _PlaneName = tuple[str, ...]  # the task, and the label of one of several output
 def _planes(
     maps: Mapping[str, Array], tasks: Sequence[TaskFacts]
 ) -> dict[_PlaneName, tuple[TaskFacts, Array]]:
-    """Name -> task and plane (height, width), for every file to write."""
+    """Name -> task and plane (height, width), of surface normals (3, height, width), for every file to write."""
     planes: dict[_PlaneName, tuple[TaskFacts, Array]] = {}
     for task in tasks:
         if task.name not in maps:
             continue
         outputs_of_map = maps[task.name]
         labels = task.labels or [str(i) for i in range(task.dim)]
-        if outputs_of_map.ndim == 2:
+        if task.is_unit:
+            planes[(task.name,)] = (task, outputs_of_map)
+        elif outputs_of_map.ndim == 2:
             plane_name: _PlaneName = (task.name,)
             planes[plane_name] = (task, outputs_of_map)
         elif outputs_of_map.ndim == 3:
@@ -375,9 +422,10 @@ def _has_classes(plane: Array) -> bool:
 def _aggregate(plane: Array, task: TaskFacts) -> str | None:
     """What makes the number of an image of its pixels, ``sum`` or ``mean``.
 
-    None of class indices, and of the weights of a gate, which are no number of the image.
+    None of class indices, of surface normals, and of the weights of a gate, which are no number of
+    the image.
     """
-    if _has_classes(plane) or task is GATE_WEIGHTS:
+    if _has_classes(plane) or task.is_unit or task is GATE_WEIGHTS:
         return None
     is_sum = task.kind == "density" and task.aggregate == "sum"
     return "sum" if is_sum else "mean"
@@ -385,6 +433,8 @@ def _aggregate(plane: Array, task: TaskFacts) -> str | None:
 
 def _encoded(stored: Array, palette: bytes | None, as_png: bool, aggregate: str | None) -> bytes:
     """The bytes of a PNG, or of a TIFF with the tag of GDAL that states the aggregate."""
+    if stored.ndim == 3:
+        return encode_vectors(stored)
     picture = Image.fromarray(stored)
     if palette is not None:
         picture.putpalette(palette)
@@ -433,14 +483,23 @@ def _position_tags(picture: Image.Image, _: str) -> tuple[bool, int]:
     return is_placed, stated_orientation(picture)
 
 
+def _turned_back(upright: Array, orientation: int) -> Array:
+    """A map (height, width), or one of surface normals (3, height, width), in the stored pixels of its image."""
+    if upright.ndim == 3:  # surface normals
+        return turn_vectors_back(upright, orientation)
+    plane: Array = turn_back(upright[None], orientation)[0]
+    return plane
+
+
 def _geotiff(stored: Array, reference: _GeoReference, aggregate: str | None) -> bytes:
     """The bytes of a GeoTIFF of a map, with the tag of GDAL that states the aggregate."""
     import rasterio
 
+    bands = stored if stored.ndim == 3 else stored[None]
     options: dict[str, Any] = {
-        "height": stored.shape[0],
-        "width": stored.shape[1],
-        "count": 1,
+        "height": bands.shape[1],
+        "width": bands.shape[2],
+        "count": len(bands),
         "dtype": stored.dtype.name,
         "nodata": np.nan if stored.dtype.kind == "f" else np.iinfo(stored.dtype).max,
         "compress": "deflate",
@@ -456,7 +515,7 @@ def _geotiff(stored: Array, reference: _GeoReference, aggregate: str | None) -> 
         with memory.open(driver="GTiff", **options) as file:
             if reference.rpcs is not None:
                 file.rpcs = reference.rpcs
-            file.write(stored, 1)
+            file.write(bands)
             if aggregate is not None:
                 file.update_tags(1, **{AGGREGATE_TAG: aggregate})
         return bytes(memory.read())

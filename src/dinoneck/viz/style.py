@@ -69,6 +69,12 @@ def _hue(turn: float) -> RGB:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
+def normal_colours(normals: Floats) -> Floats:
+    """Return the colours (height, width, 3), 0 ... 255, of surface normals (3, height, width)."""
+    colours: Floats = (normals.transpose(1, 2, 0) + 1.0) * (255 / 2)
+    return colours
+
+
 def heat_colours(values: Floats, low: float, high: float) -> Floats:
     """Return values as colours (..., 3) in 0 ... 255: ``low`` dark violet, ``high`` yellow."""
     shares = np.clip((values - low) / max(high - low, 1e-12), 0.0, 1.0)

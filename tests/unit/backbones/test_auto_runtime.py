@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 import torch
 from tests.kit import without
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 
 from dinoneck import Backbone, ConfigError, load_backbone, wrap_backbone
 from dinoneck.backbones import openvino, program_costs, runtime
-from dinoneck.backbones.program_files import ProgramFolder
+from dinoneck.backbones.program_files import ProgramFolder, ProgramRecord
+from dinoneck.backbones.token_batch import TokenBatch
 from dinoneck.errors import BackboneError
 
 SIZE = (32, 48)
@@ -67,7 +69,7 @@ class Scene:
         monkeypatch.setattr(openvino, "check_usable", lambda dtype: None)
         monkeypatch.setattr(openvino, "compile_program", self.compile_program)
         monkeypatch.setattr(openvino, "load_program", self.load_program)
-        monkeypatch.setattr(runtime, "expected_gain", lambda dtype: 2.0)
+        monkeypatch.setattr(runtime, "expected_gain", lambda batch: 2.0)
         monkeypatch.setattr(runtime, "default_compile_seconds", lambda blocks: COMPILE_SECONDS)
         monkeypatch.setattr(runtime, "load_seconds", lambda num_bytes: 3.0)
 
@@ -209,19 +211,57 @@ def test_a_slower_program_is_dropped_and_not_made_again(scene: Scene) -> None:
         assert scene.run() == ["torch"]
 
 
-@pytest.mark.parametrize(("days", "first"), [(6, "torch"), (8, "compile")])
+def set_time_of_measurement(cache: Path, measured_at: float) -> None:
+    """Let the only program of a cache folder have been measured at this time."""
+    folder = ProgramFolder(cache / "programs")
+    [name] = [path.name for path in folder.path.iterdir()]
+    record = folder.record(name, ProgramRecord)
+    assert record is not None
+    program = folder.program(name)
+    assert program is not None
+    folder.write(name, msgspec.structs.replace(record, measured_at=measured_at), program)
+
+
+def test_the_use_of_a_slower_program_does_not_renew_what_was_measured(
+    scene: Scene, tmp_path: Path
+) -> None:
+    """ "openvino" keeps a program whatever it gains; "auto" measures again a week after."""
+    scene.program_seconds = 2.0
+    scene.backbone = scene.fresh_backbone().with_runtime("openvino")
+    assert scene.run()[0] == "compile"
+    set_time_of_measurement(tmp_path / "cache", time.time() - 8 * 24 * 3600)
+    scene.backbone = scene.fresh_backbone().with_runtime("openvino")
+    assert scene.run() == ["torch", "load", "program"]  # the first is the probe
+    scene.program_seconds = 0.5  # the computer was busy
+    scene.backbone = scene.fresh_backbone()
+    scene.backbone.expect_images({SIZE: 1000})
+    scene.run()
+    assert scene.run()[0] == "compile"
+
+
+def test_the_time_of_programs_is_counted_without_that_of_the_batch(scene: Scene) -> None:
+    """10 s to compile, 1 s for the probe and 1 s for two images in the program, not the 2 s of theirs in torch."""
+    scene.backbone.expect_images({SIZE: 1000})
+    scene.run()
+    assert scene.backbone.seconds_for_programs == 0.0
+    assert scene.run() == ["compile", "torch", "program", "torch"]
+    assert scene.backbone.seconds_for_programs == COMPILE_SECONDS + 2.0
+    scene.run()
+    assert scene.backbone.seconds_for_programs == COMPILE_SECONDS + 2.0
+    assert scene.backbone.with_layers([0]).seconds_for_programs == COMPILE_SECONDS + 2.0
+
+
+@pytest.mark.parametrize(("days", "first"), [(6, "torch"), (8, "compile"), (-1, "compile")])
 def test_that_torch_is_faster_holds_for_a_week(
     scene: Scene, tmp_path: Path, days: int, first: str
 ) -> None:
-    """The computer may have been busy when it was measured."""
+    """The computer may have been busy when it was measured; its clock may have been set back since."""
     scene.program_seconds = 0.98
     scene.backbone.expect_images({SIZE: 1000})
     scene.run()
     scene.run()
     scene.program_seconds = 0.5
-    [file] = (tmp_path / "cache" / "programs").iterdir()
-    written = time.time() - days * 24 * 3600
-    os.utime(file, (written, written))
+    set_time_of_measurement(tmp_path / "cache", time.time() - days * 24 * 3600)
     scene.backbone = scene.fresh_backbone()
     scene.backbone.expect_images({SIZE: 1000})
     scene.run()
@@ -419,16 +459,36 @@ def test_the_gain_of_this_processor_is_measured_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DINONECK_CACHE", str(tmp_path))
-    gain = program_costs.expected_gain(torch.float32)
+    backbone = load_backbone("dinoneck_tiny")
+    images = torch.zeros(2, 3, *SIZE)
+    gain = backbone.expected_gain(images)
     assert 1.05 <= gain < 20.0
-    monkeypatch.setattr(program_costs, "gain_of_mlp", lambda dtype: 1 / 0)
-    assert program_costs.expected_gain(torch.float32) == gain
+    monkeypatch.setattr(program_costs, "gain_of_block", lambda batch: 1 / 0)
+    assert backbone.expected_gain(images) == gain
+    assert backbone.with_layers([0]).expected_gain(images) == gain
     ProgramFolder(tmp_path / "programs").empty()
-    monkeypatch.setattr(program_costs, "gain_of_mlp", lambda dtype: 3.0)
-    assert program_costs.expected_gain(torch.float32) == 2.0  # half of what an MLP gains
-    monkeypatch.setattr(program_costs, "gain_of_mlp", lambda dtype: 0.5)
-    # a trial costs at most 5 % of what torch would take
-    assert program_costs.expected_gain(torch.bfloat16) == 1.05
+    monkeypatch.setattr(program_costs, "gain_of_block", lambda batch: 3.0)
+    assert backbone.expected_gain(images) == 3.0
+    # of another size it is another one; a trial costs at most 5 % of what torch would take
+    monkeypatch.setattr(program_costs, "gain_of_block", lambda batch: 0.5)
+    assert backbone.expected_gain(torch.zeros(2, 3, 64, 64)) == 1.05
+
+
+@pytest.mark.skipif(not openvino.is_installed(), reason="the extra [fast] is not installed")
+@pytest.mark.parametrize(("width", "hidden_width"), [(64, 256), (160, 100), (40, 40)])
+def test_the_block_that_is_measured_takes_any_tokens(width: int, hidden_width: int) -> None:
+    """Widths of one and two heads, also such as 64 does not divide."""
+    tokens = torch.randn(2, 7, width)
+    [outputs] = openvino.compile_block(tokens, hidden_width)().values()
+    assert outputs.shape == tokens.shape
+    assert np.isfinite(outputs).all()
+
+
+def test_the_measured_block_has_as_many_weights_as_those_of_the_backbone() -> None:
+    """dinoneck_tiny has an MLP of four times its 64 channels; biases and norms count as a few more."""
+    batch = TokenBatch(load_backbone("dinoneck_tiny").adapter, torch.zeros(1, 3, *SIZE), [0], True)
+    hidden_width = program_costs._hidden_width(batch.adapter)
+    assert 4 * 64 <= hidden_width < 4 * 64 + 16
 
 
 def test_info_of_hooks_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -34,6 +34,7 @@ RECORD = ProgramRecord(
     program_seconds=0.25,
     probe=[0.5, -0.25],
     num_bytes=len(PROGRAM),
+    measured_at=1e9,
 )
 only_posix = pytest.mark.skipif(os.name != "posix", reason="users and permission bits of POSIX")
 
@@ -52,8 +53,8 @@ def test_a_file_gives_back_its_record_and_program(folder: ProgramFolder) -> None
 
 
 def test_figures_are_kept_without_a_program(folder: ProgramFolder) -> None:
-    folder.write("gain-1.program", GainRecord(2.5))
-    assert folder.record("gain-1.program", GainRecord) == GainRecord(2.5)
+    folder.write("gain-1.program", GainRecord(2.5, measured_at=0.0))
+    assert folder.record("gain-1.program", GainRecord) == GainRecord(2.5, measured_at=0.0)
 
 
 @only_posix
@@ -85,7 +86,7 @@ def test_a_file_that_was_cut_off_is_removed(folder: ProgramFolder, length: int) 
 
 
 def test_a_record_of_another_kind_is_none(folder: ProgramFolder) -> None:
-    folder.write(NAME, GainRecord(2.5))
+    folder.write(NAME, GainRecord(2.5, measured_at=0.0))
     assert folder.record(NAME, ProgramRecord) is None
 
 
@@ -157,7 +158,7 @@ def test_the_least_recently_used_programs_make_room(
 
 def test_records_of_weights_are_the_newest_first(folder: ProgramFolder) -> None:
     for number, name in enumerate(("abc-1.program", "xyz-1.program", "abc-2.program")):
-        record = ProgramRecord(float(number), 1.0, 1.0, [], num_bytes=0)
+        record = ProgramRecord(float(number), 1.0, 1.0, [], num_bytes=0, measured_at=1e9)
         folder.write(name, record)
         os.utime(folder.path / name, (1000 + number, 1000 + number))
     assert [record.compile_seconds for record in folder.records("abc-")] == [2.0, 0.0]

@@ -15,7 +15,7 @@ from tests import kit
 from dinoneck import STAPyramid, evaluate
 from dinoneck.data import BoxImages
 from dinoneck.detection import DetectionHead, Detector, coco_results, score_boxes
-from dinoneck.detection.evaluation import coco_evaluation
+from dinoneck.detection.coco_evaluation import coco_evaluation
 from dinoneck.detection.paired import class_results, drawn_precision, precision_intervals
 
 pytest.importorskip("pycocotools")

@@ -32,7 +32,7 @@ from dinoneck.heads.mask import rotary_positions
 from dinoneck.losses import TaskLoss
 from dinoneck.losses.mask import centre_loss, mask_loss
 from dinoneck.losses.task_loss import known_masks
-from dinoneck.published.names import our_name
+from dinoneck.published.names import pmt_name
 from dinoneck.training import LiveTokens, MemoryTokens, fit
 
 TASK = Task("plant", dim=3, kind="segmentation", labels=("soil", "crop", "weed"))
@@ -58,7 +58,11 @@ def plain(head: MaskHead, tokens: Tokens) -> tuple[Tensor, Tensor]:
     """Class and mask logits by the formula of the published files, whose names are other ones."""
     own, width = dict(head.state_dict()), head.queries.embedding_dim
     names = official.mask_shapes(32, 3, 5, layers=2, blocks=2)
-    state = {name: own[our_name(name)] for name in names if our_name(name) in own}
+    state = {}
+    for name in names:
+        our_name = pmt_name(name)
+        if our_name in own:
+            state[name] = own[our_name]
     state |= {name: x for name, x in own.items() if width != 32 and name.startswith("narrow.")}
     return official.mask_logits(state, tokens, heads=2)
 

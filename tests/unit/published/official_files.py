@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,9 @@ ANYTHING = {  # width of the four maps, and of the decoder
 }
 WIDTHS = {"s": 384, "b": 768, "l": 1024, "g": 1536}
 Shapes = dict[str, tuple[int, ...]]
+TIPSV2_WIDTHS = {"b14": 768, "l14": 1024, "so400m14": 1152, "g14": 1536}
+# end of a head's name -> what its tensors' names begin with, and its outputs
+TIPSV2_HEADS = {"depth": ("depth", 256), "normals": ("normals", 3), "ade20k": ("segmentation", 150)}
 
 
 def dpt_shapes(
@@ -81,6 +84,8 @@ _DECODERS = {
 
 def decoder_shapes(name: str, width: int, hidden: Sequence[int], channels: int) -> Shapes:
     """Names and shapes of a published DPT decoder of any width, as in its file."""
+    if name.startswith("tipsv2"):
+        return tipsv2_shapes(name, width, hidden, channels)
     mid, out, has = next(kind for part, kind in _DECODERS.items() if part in name)
     parts = {part: part in has for part in ("project", "bias", "mix", "norm")}
     own = dpt_shapes(width, hidden, channels, mid, out, **parts)
@@ -92,6 +97,35 @@ def decoder_shapes(name: str, width: int, hidden: Sequence[int], channels: int) 
         ("decode_head." if name.startswith("dinov2") else "") + key: shape
         for key, shape in own.items()
     }
+
+
+def tipsv2_shapes(name: str, width: int, hidden: Sequence[int], channels: int) -> Shapes:
+    """Names and shapes of one of the three heads in a file of TIPSv2-DPT."""
+    task, out = TIPSV2_HEADS[name.rpartition("_")[2]]
+    meta = dpt_shapes(width, hidden, channels, 1, 1, project=True, bias=False, mix=True)
+    found: Shapes = {}
+    for meta_name, shape in meta.items():
+        if not meta_name.startswith("conv_depth"):
+            found[f"{task}_head.{tipsv2_name(meta_name)}"] = shape
+    found[f"{task}_head.{task}_head.weight"] = (out, channels)
+    found[f"{task}_head.{task}_head.bias"] = (out,)
+    return found
+
+
+def tipsv2_name(meta_name: str) -> str:
+    """The name of a DPT decoder's tensor in files of TIPSv2, by that in Meta's files."""
+    for theirs, other in (
+        (r"^reassemble_blocks\.readout_projects\.(\d)\.0", r"reassemble.readout_projects.\1"),
+        (r"^reassemble_blocks\.projects\.(\d)\.conv", r"reassemble.out_projections.\1"),
+        (r"^reassemble_blocks", "reassemble"),
+        (r"^convs\.(\d)\.conv", r"convs.\1"),
+        (r"res_conv_unit1\.conv(\d)\.conv", r"residual_unit.conv\1"),
+        (r"res_conv_unit2\.conv(\d)\.conv", r"main_unit.conv\1"),
+        (r"^(fusion_blocks\.\d)\.project\.conv", r"\1.out_conv"),
+        (r"^project\.conv", "project"),
+    ):
+        meta_name = re.sub(theirs, other, meta_name)
+    return meta_name
 
 
 def unused(channels: int) -> Shapes:
@@ -173,6 +207,9 @@ _MASKS = {"panoptic": (133, 200), "instance": (80, 200), "semantic": (150, 100)}
 
 def shapes_of(name: str) -> tuple[Shapes, str]:
     """The names and shapes in the file of a published head, and its form."""
+    if name.startswith("tipsv2"):
+        width = TIPSV2_WIDTHS[name.split("_")[1]]
+        return decoder_shapes(name, width, (width // 8, width // 4, width // 2, width), 256), "dpt"
     if "depth_anything" in name:
         hidden, channels = ANYTHING[name[len("dinov2_vit")]]
         return decoder_shapes(name, WIDTHS[name[len("dinov2_vit")]], hidden, channels), "dpt"
@@ -252,6 +289,8 @@ def logits(name: str, state: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
             exact, tokens.to(dtype=torch.float64), tokens.sequence[0].shape[-1] // 64
         )
         return torch.cat([x.flatten(1) for x in both], dim=1)
+    if name.startswith("tipsv2"):
+        return tipsv2_logits(name, exact, tokens.to(dtype=torch.float64))
     return forms[shapes_of(name)[1]](exact, tokens.to(dtype=torch.float64))
 
 
@@ -363,6 +402,8 @@ def canopy_bins(logits: Tensor) -> Tensor:
 
 def values(name: str, logits: Tensor) -> Tensor:
     """The map of a head in its unit, within its range; of classes, the logarithms of their probabilities."""
+    if name.startswith("tipsv2"):
+        return tipsv2_values(name, logits)
     if name.endswith("chmv2"):
         return canopy_bins(logits)
     if "depth_anything" in name:
@@ -375,6 +416,16 @@ def values(name: str, logits: Tensor) -> Tensor:
     if form == "dpt" and data != "synthmix":
         return (logits.relu() + 0.001).clamp(0.001, far)
     return linear_bins(logits, far).clamp(0.001, far)
+
+
+def tipsv2_values(name: str, logits: Tensor) -> Tensor:
+    """Metres, vectors of length 1, or the logits of the classes, which are resized as such."""
+    if name.endswith("depth"):
+        centres = torch.linspace(0.001, 10.0, 256, dtype=torch.float64)
+        return weighted(logits.clamp_min(0) + 0.001, centres)
+    if name.endswith("normals"):
+        return logits / logits.square().sum(dim=1, keepdim=True).sqrt()
+    return logits
 
 
 def weighted(weights: Tensor, values: Tensor) -> Tensor:
@@ -395,25 +446,68 @@ def dpt_logits(state: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
         meta = dpt_shapes(1, (1,) * 4, 2, 1, 1, project=False, bias=True, mix=False)
         state = {name: state[transformers_name(name, "depth_anything")] for name in meta}
     own = {name.removeprefix("decode_head."): value for name, value in state.items()}
+    x = dpt_map(own, tokens, doubles=doubles)
+    if "project.conv.weight" in own:
+        x = dpt_conv(own, x, "project.conv").relu()
+    x = grown(dpt_conv(own, x, "conv_depth.head.0"), None if doubles else tokens.image_size)
+    return dpt_conv(own, dpt_conv(own, x, "conv_depth.head.2").relu(), "conv_depth.head.4")
+
+
+def tipsv2_logits(name: str, state: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
+    """The last layer's output of TIPSv2's heads: a 3x3 convolution and a linear layer on the DPT map.
+
+    Only the depth head has a ReLU between them, and GELU has the form with tanh.
+    """
+    task, _ = TIPSV2_HEADS[name.rpartition("_")[2]]
+    meta = dpt_shapes(1, (1,) * 4, 2, 1, 1, project=True, bias=False, mix=True)
+    own = {}
+    for meta_name in meta:
+        if not meta_name.startswith("conv_depth"):
+            own[meta_name] = state[f"{task}_head.{tipsv2_name(meta_name)}"]
+    x = dpt_conv(own, dpt_map(own, tokens, doubles=True, gelu=tanh_gelu), "project.conv")
+    if task == "depth":
+        x = x.relu()
+    weight = state[f"{task}_head.{task}_head.weight"]
+    bias = state[f"{task}_head.{task}_head.bias"]
+    return torch.einsum("bdhw,od->bohw", x, weight) + bias[:, None, None]
+
+
+def tanh_gelu(x: Tensor) -> Tensor:
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def dpt_conv(own: Mapping[str, Tensor], x: Tensor, name: str, **how: Any) -> Tensor:
+    weight = own[f"{name}.weight"]
+    return F.conv2d(x, weight, own.get(f"{name}.bias"), padding=weight.shape[-1] // 2, **how)
+
+
+def grown(x: Tensor, size: Sequence[int] | None) -> Tensor:
+    """To a size; None = twice its own."""
+    to = [2 * side for side in x.shape[-2:]] if size is None else list(size)
+    return F.interpolate(x, size=to, mode="bilinear", align_corners=True)
+
+
+def dpt_map(
+    own: Mapping[str, Tensor],
+    tokens: Tokens,
+    *,
+    doubles: bool,
+    gelu: Callable[[Tensor], Tensor] = F.gelu,
+) -> Tensor:
+    """The fused map of a DPT decoder, in front of its last layers, from tensors in Meta's names."""
 
     def conv(x: Tensor, name: str, **how: Any) -> Tensor:
-        weight = own[f"{name}.weight"]
-        return F.conv2d(x, weight, own.get(f"{name}.bias"), padding=weight.shape[-1] // 2, **how)
+        return dpt_conv(own, x, name, **how)
 
     def unit(x: Tensor, name: str) -> Tensor:
         return x + conv(conv(x.relu(), f"{name}.conv1.conv").relu(), f"{name}.conv2.conv")
-
-    def grown(x: Tensor, size: Sequence[int] | None) -> Tensor:
-        """To a size; None = twice its own."""
-        to = [2 * side for side in x.shape[-2:]] if size is None else list(size)
-        return F.interpolate(x, size=to, mode="bilinear", align_corners=True)
 
     maps = []
     for n, (patches, cls) in enumerate(zip(tokens.patches, tokens.cls_token, strict=True)):
         x, project = patches, f"reassemble_blocks.readout_projects.{n}.0"
         if f"{project}.weight" in own:
             both = torch.cat([patches, cls[:, None].expand_as(patches)], dim=2)
-            x = F.gelu(both @ own[f"{project}.weight"].T + own[f"{project}.bias"])
+            x = gelu(both @ own[f"{project}.weight"].T + own[f"{project}.bias"])
         x = as_map(x, tokens)
         norm = f"reassemble_blocks.batchnorm_layers.{n}"
         if f"{norm}.weight" in own:
@@ -441,10 +535,7 @@ def dpt_logits(state: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
         x = unit(x, f"fusion_blocks.{f}.res_conv_unit2")
         x = grown(x, None if doubles or f == 3 else maps[2 - f].shape[-2:])
         x = conv(x, f"fusion_blocks.{f}.project.conv")
-    if "project.conv.weight" in own:
-        x = conv(x, "project.conv").relu()
-    x = grown(conv(x, "conv_depth.head.0"), None if doubles else tokens.image_size)
-    return conv(conv(x, "conv_depth.head.2").relu(), "conv_depth.head.4")
+    return x
 
 
 def as_map(patches: Tensor, tokens: Tokens) -> Tensor:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers as hf
+from safetensors.torch import load_file, save_file
 from tests.unit.published import official_files as official
 from tests.unit.published.narrow import CHANNELS, HIDDEN, PATCH, WIDTH
 from torch import Tensor, nn
@@ -18,6 +21,7 @@ from transformers.models.dpt import modeling_dpt as dpt
 from dinoneck import Tokens
 
 Logits = Callable[[Tokens], Tensor]
+hf.utils.logging.disable_progress_bar()
 
 
 def logits_of(name: str, state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Logits]:
@@ -29,6 +33,8 @@ def logits_of(name: str, state: Mapping[str, Tensor], dtype: torch.dtype) -> dic
         classifier.dinov2 = Given()
         classifier.to(dtype)
         return {"transformers": lambda tokens: classifier(plain(tokens)[-1]).logits}
+    if name.startswith("tipsv2"):
+        return {"transformers": tipsv2_logits(tipsv2_model(name, state).to(dtype))}
     if "depth_anything" not in name and not name.endswith(("nyu_dpt", "chmv2")):
         return {}
     modules = decoder(name, state, WIDTH, HIDDEN, CHANNELS).to(dtype)
@@ -95,6 +101,54 @@ def decoder(
     }
     modules.load_state_dict({**idle, **(state if model == "depth_anything" else own)}, strict=True)
     return modules.eval()
+
+
+def tipsv2_model(name: str, state: Mapping[str, Tensor]) -> Any:
+    """TIPSv2's class in transformers, which reads the tensors of a narrow head in the publisher's names.
+
+    The file that it reads holds a backbone of random weights in front of them.
+    """
+    models = {
+        "depth": hf.Tipsv2DptForDepthEstimation,
+        "normals": hf.Tipsv2DptForNormalEstimation,
+        "ade20k": hf.Tipsv2DptForSemanticSegmentation,
+    }
+    vit = hf.Tipsv2VisionConfig(
+        hidden_size=WIDTH,
+        num_hidden_layers=4,
+        num_attention_heads=1,
+        image_size=28,
+        out_indices=[1, 2, 3, 4],
+        reshape_hidden_states=False,
+    )
+    config = hf.Tipsv2DptConfig(
+        backbone_config=vit,
+        neck_hidden_sizes=list(HIDDEN),
+        fusion_hidden_size=CHANNELS,
+        num_labels=150,
+    )
+    model = models[name.rpartition("_")[2]](config)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        file = Path(folder, "model.safetensors")
+        written = load_file(file)
+        assert state.keys() <= written.keys()  # transformers writes the publisher's names
+        save_file({**written, **state}, file, metadata={"format": "pt"})
+        return models[name.rpartition("_")[2]].from_pretrained(folder).eval()
+
+
+def tipsv2_logits(model: Any) -> Logits:
+    """The decoder's output on tokens, before bins and before vectors are made as long as 1."""
+
+    def logits(tokens: Tokens) -> Tensor:
+        sequences = []
+        for cls, x in zip(tokens.cls_token, tokens.patches, strict=True):
+            register = torch.zeros_like(cls)  # which the neck leaves out
+            sequences.append(torch.cat([cls[:, None], register[:, None], x], dim=1))
+        with torch.no_grad():
+            return model.decoder(model.neck(sequences, *tokens.grid)[-1])
+
+    return logits
 
 
 class Given(nn.Module):

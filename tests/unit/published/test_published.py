@@ -27,9 +27,8 @@ from dinoneck import (
     load_published,
 )
 from dinoneck.data import Preprocessing
-from dinoneck.published import PublishedHead, table
+from dinoneck.published import PublishedHead, names, table
 from dinoneck.published.loading import translate
-from dinoneck.published.names import our_name
 
 SAFE_READER = Version(torch.__version__) >= Version("2.10")
 pytestmark = pytest.mark.skipif(
@@ -39,7 +38,7 @@ ROWS = [row for row in list_published() if isinstance(row, PublishedHead)]
 ANYTHING = [row for row in ROWS if row.tuned]  # Depth Anything
 
 
-SLOW = "chmv2|vit[bl]16.*pmt|vit[blg]14.*dpt|vitl14.*anything"  # large files
+SLOW = "chmv2|vit[bl]16.*pmt|vit[blg]14.*dpt|vitl14.*anything|tipsv2"  # large files
 
 
 def tokens_of(row: table.PublishedHead, grid: tuple[int, int] = (5, 9)) -> Tokens:
@@ -57,7 +56,7 @@ def written(row: table.PublishedHead, folder: Path, state: dict[str, Tensor]) ->
 
     The latter holds the backbone too.
     """
-    if not (row.sha256 or row.tuned):
+    if not (row.sha256 or row.tuned or row.only_safetensors):
         return Path(official.write(folder / "head.pth", state))
     shapes = official.backbone_shapes(row.model.width, row.model.depth) if row.tuned else {}
     save_file(state | official.random_state(shapes), folder / "head.safetensors")
@@ -67,6 +66,17 @@ def written(row: table.PublishedHead, folder: Path, state: dict[str, Tensor]) ->
 def near(found: Tensor, expected: Tensor, bound: float) -> bool:
     """Relative to what varies: a mean over many bins is almost a constant."""
     return bool((found - expected).norm() <= bound * (expected - expected.mean()).norm())
+
+
+def at_image_size(name: str, logits: Tensor, tokens: Tokens) -> Tensor:
+    """The map of a DPT decoder at the size of the image: values and logits are resized, classes follow from these."""
+    cells = official.values(name, logits)
+    resized = F.interpolate(cells, size=tokens.image_size, mode="bilinear", align_corners=False)
+    if name.endswith("normals"):
+        return F.normalize(resized)
+    if name.endswith("ade20k"):
+        return resized.softmax(dim=1)
+    return resized
 
 
 def compare(
@@ -85,10 +95,7 @@ def compare(
     [(name, found)] = head.predict(tokens).items()
     if form == "dpt":
         assert near(head.logits(tokens)[0], logits, bound)
-        value = official.values(row.name, logits)
-        expected = F.interpolate(
-            value, size=tokens.image_size, mode="bilinear", align_corners=False
-        )
+        expected = at_image_size(row.name, logits, tokens)
         assert near(found, expected, 1e-5 if "synthmix" in row.name else 1e-8)
         return
     if form == "depth":
@@ -114,13 +121,14 @@ def test_a_file_gives_what_its_publisher_computes(row: table.PublishedHead, tmp_
         x.numel() for name, x in own.items() if not is_left_out(name) and not is_idle(name)
     )
     if row.size > 100_000_000:  # names and shapes only; the arithmetic follows at reduced width
-        translate(own, row.build().state_dict(), "the file")
+        translate(own, row.build().state_dict(), "the file", rename=row.rename)
         return
     state = official.random_state(shapes)
     if row.tuned and row.model.width > 384:  # their backbones are large
         head: Any = row.build()
         head.load_state_dict(
-            translate(state, head.state_dict(), "the file", torch.float64), assign=True
+            translate(state, head.state_dict(), "the file", rename=row.rename, dtype=torch.float64),
+            assign=True,
         )
         compare(row, state, head, (5, 9), form)
         return
@@ -151,14 +159,25 @@ def test_a_file_of_any_head_that_does_not_fit_is_refused_by_name(row: table.Publ
     ]
     for name in (needed[0], needed[len(needed) // 2], needed[-1]):
         short = {key: value for key, value in state.items() if key != name}
-        with pytest.raises(CheckpointError, match=re.escape(our_name(name))):
-            translate(short, own, "the file")
+        with pytest.raises(CheckpointError, match=re.escape(str(row.rename(name)))):
+            translate(short, own, "the file", rename=row.rename)
         with pytest.raises(CheckpointError, match=re.escape(name)):
-            translate(state | {name: torch.empty(*shapes[name], 2, device="meta")}, own, "the file")
+            translate(
+                state | {name: torch.empty(*shapes[name], 2, device="meta")},
+                own,
+                "the file",
+                rename=row.rename,
+            )
     with pytest.raises(CheckpointError, match="aux_head"):
-        translate(state | {"aux_head.weight": torch.empty(3, device="meta")}, own, "the file")
+        translate(
+            state | {"aux_head.weight": torch.empty(3, device="meta")},
+            own,
+            "the file",
+            rename=row.rename,
+        )
 
 
+TIPSV2 = ["tipsv2_b14_depth", "tipsv2_b14_normals", "tipsv2_b14_ade20k"]
 DECODERS = [
     "dinov3_vit7b16_synthmix_dpt",
     "dinov2_vits14_nyu_dpt",
@@ -167,7 +186,7 @@ DECODERS = [
 ]
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", [*DECODERS, *TIPSV2])
 @pytest.mark.parametrize("grid", [(7, 9), (8, 8), (1, 3)])
 def test_decoders_at_reduced_width(name: str, grid: tuple[int, int]) -> None:
     """The batch norms of SYNTHMIX are folded, and odd grids double from their halves."""
@@ -175,7 +194,8 @@ def test_decoders_at_reduced_width(name: str, grid: tuple[int, int]) -> None:
     state = official.random_state(shapes)
     head: Any = row.build()
     head.load_state_dict(
-        translate(state, head.state_dict(), "the file", torch.float64), assign=True
+        translate(state, head.state_dict(), "the file", rename=row.rename, dtype=torch.float64),
+        assign=True,
     )
     tokens = kit.tokens(1, *grid, width=WIDTH, layers=4, dtype=torch.float64)
     expected = official.logits(name, state, tokens)
@@ -190,7 +210,9 @@ def test_padding_is_cut_off_before_maps_are_resized_to_the_image(name: str) -> N
     """Against the formula's cells that show the image; bins vary little, and the difference is relative to that."""
     row, shapes = narrowed(table.row_named(name))
     state, head = official.random_state(shapes), row.build()
-    head.load_state_dict(translate(state, head.state_dict(), "the file"), assign=True)
+    head.load_state_dict(
+        translate(state, head.state_dict(), "the file", rename=row.rename), assign=True
+    )
     backbone = load_backbone("dinoneck_tiny", layers=range(6 - head.num_layers, 6), norm=row.norm)  # type: ignore[arg-type]
     image, own = (
         kit.images(1, 100, 150)[0],
@@ -219,7 +241,7 @@ def test_files_that_do_not_fit_are_refused_by_name(head: str, change: str, tmp_p
     tensor = next(key for key in state if key.endswith("weight"))
     if change == "missing":
         del state[tensor]
-        tensor = our_name(tensor)
+        tensor = str(table.row_named(name).rename(tensor))
     elif change == "unknown":
         state[tensor := "decode_head.cls_seg.weight"] = torch.zeros(3)
     else:
@@ -298,12 +320,28 @@ def test_the_table_settles_the_traps() -> None:
     assert not rows["dinov2_vits14_kitti_linear4"].norm
     assert rows["dinov2_vits14_ade20k_ms"].norm
     assert rows["dinov3_vitl16_sat_chmv2"].inputs["mean"][0] == 0.420
+    for head in TIPSV2:
+        assert rows[head].norm
+        assert rows[head].inputs["mean"] == (0, 0, 0)
+        assert rows[head].inputs["std"] == (1, 1, 1)
+        assert rows[head.replace("b14", "l14")].layers == (5, 11, 17, 23)
+        assert rows[head.replace("b14", "so400m14")].layers == (6, 13, 20, 26)
     [task] = rows["dinov2_vits14_nyu_linear"].head["config"]["tasks"]
     assert task["maximum"] == 10.0
     assert {row.name for row in list_published("depth", "dinov3_vit7b16")} == {
         "dinov3_vit7b16_synthmix_dpt"
     }
     assert all(len(row.build().tasks[0].labels) in (0, 21, 80, 133, 150, 1000) for row in ROWS)
+
+
+@pytest.mark.parametrize(
+    "table_name", ["_DINOV2", "_DINOV3", "_DEPTH_ANYTHING", "_PMT", "_BACKBONE", "_BACKBONE_LAYERS"]
+)
+def test_the_order_of_a_publishers_names_does_not_matter(table_name: str) -> None:
+    beginnings = list(getattr(names, table_name))
+    for name in beginnings:
+        others = [other for other in beginnings if other != name]
+        assert not name.startswith(tuple(others))
 
 
 IN_TRANSFORMERS = {
@@ -329,7 +367,8 @@ def test_files_of_transformers_give_the_same_head(name: str) -> None:
             f"classifier.{key}" if model == "dinov2" else key if model == "depth_anything" else own
         ] = value
     head.load_state_dict(
-        translate(theirs, head.state_dict(), "the file", torch.float64), assign=True
+        translate(theirs, head.state_dict(), "the file", rename=row.rename, dtype=torch.float64),
+        assign=True,
     )
     tokens = kit.tokens(1, 5, 9, width=WIDTH, layers=len(row.layers), dtype=torch.float64)
     expected = peers.logits_of(name, state, torch.float64)["transformers"](tokens)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import numpy as np
@@ -65,6 +66,18 @@ def test_other_backbones_are_refused(folder: Path) -> None:
     tokens = file_backbone(folder)(torch.zeros(1, 3, 28, 28))  # type: ignore[operator]
     with pytest.raises(Exception, match="normed"):
         module(tokens)
+
+
+def test_a_name_with_its_file_is_the_head_that_is_loaded(folder: Path) -> None:
+    file = folder / f"{DEPTH}.pth"
+    backbone: Any = file_backbone(folder)
+    image = folder / "image.png"
+    [expected] = Predictor(load_published(DEPTH, weights=file), backbone)(image)
+    assert Predictor(DEPTH, backbone, weights=file)(image) == [expected]
+    assert Predictor([DEPTH], backbone, weights=str(file))(image) == [expected]
+    assert Predictor({"d": DEPTH}, backbone, weights=file)(image) == [{"d": expected}]
+    with pytest.raises(CheckpointError, match="is not a file"):
+        Predictor(DEPTH, backbone, weights=folder / "nothing.pth")
 
 
 def words_of(folder: Path, name: str) -> list[str]:

@@ -152,7 +152,7 @@ def test_auto_takes_the_faster_runtime_where_compiling_pays(
     monkeypatch: pytest.MonkeyPatch, in_torch: float, compiled: float, runtime: str
 ) -> None:
     """Of 100 images, in a program that is taken for twice as fast and compiled in 4 s."""
-    monkeypatch.setattr(run_runtime, "expected_gain", lambda dtype: 2.0)
+    monkeypatch.setattr(Backbone, "expected_gain", lambda backbone, images: 2.0)
     seconds = {"torch": in_torch, "openvino": compiled}
     monkeypatch.setattr(
         run_runtime, "seconds_of_a_pass", lambda backbone, image: seconds[backbone.runtime]
@@ -169,7 +169,7 @@ def test_auto_of_a_run_counts_the_time_of_a_program_in_the_cache_folder(
     monkeypatch: pytest.MonkeyPatch, preparation: float, runtime: str
 ) -> None:
     """22 images of 1 s in torch and 0.5 s in the program, one of them computed by both: 10 s are saved."""
-    monkeypatch.setattr(run_runtime, "expected_gain", lambda dtype: 2.0)
+    monkeypatch.setattr(Backbone, "expected_gain", lambda backbone, images: 2.0)
     seconds = {"torch": 1.0, "openvino": 0.5}
     monkeypatch.setattr(
         run_runtime, "seconds_of_a_pass", lambda backbone, image: seconds[backbone.runtime]

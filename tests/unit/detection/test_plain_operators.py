@@ -1,0 +1,192 @@
+"""Reading of maps and suppression of boxes in plain operators equal those of torch and torchvision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from tests.unit.detection.test_detector import detector_of
+from torch import Tensor, nn
+from torchvision.ops import batched_nms
+
+from dinoneck.detection.onnx import dense_candidates
+from dinoneck.detection.plain_operators import add_suppression, sample_by_gathers
+from dinoneck.errors import CheckpointError
+
+onnx = pytest.importorskip("onnx", reason="needs dinoneck[export]")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs dinoneck[export]")
+
+
+def test_gathers_read_between_cells_and_zeros_outside() -> None:
+    """By hand on a map of one row, 10 and 30, whose centres lie at x = -0.5 and 0.5."""
+    maps = torch.tensor([[[[10.0, 30.0]]]])
+    x = torch.tensor([-0.5, 0.0, 0.25, 0.5, 1.0, 1.5, -7.0])
+    points = torch.stack((x, torch.zeros_like(x)), dim=-1)[None, None]
+
+    values = sample_by_gathers(maps, points, 0, 0, False)
+
+    expected = [10.0, 20.0, 25.0, 30.0, 15.0, 0.0, 0.0]
+    assert values.flatten().tolist() == expected
+
+
+@pytest.mark.parametrize("sizes", [(5, 7), (1, 1), (1, 9), (32, 20)], ids=str)
+def test_gathers_equal_grid_sample(sizes: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(3, 4, *sizes, generator=generator, dtype=torch.float64)
+    points = 3 * torch.rand(3, 6, 5, 2, generator=generator, dtype=torch.float64) - 1.5
+    points[0, 0] = torch.tensor([[-1.0, 1], [1, -1], [0, 0], [1e20, 0], [-1e20, 3]])
+
+    values = sample_by_gathers(maps, points, 0, 0, False)
+
+    expected = F.grid_sample(maps, points, align_corners=False)
+    assert values.shape == expected.shape
+    torch.testing.assert_close(values, expected, rtol=0.0, atol=1e-12)
+
+
+def test_places_are_computed_in_float32_on_maps_in_float16() -> None:
+    """A ramp of 128 columns reads as the place of the point, to what float16 keeps of points and values.
+
+    In float16 the place itself would be wrong by up to 1/32 of a cell near column 100.
+    """
+    columns = torch.arange(128.0).half()
+    maps = columns.expand(1, 1, 4, 128)
+    x = torch.tensor([0.5625, 0.5635, 0.5645]).half()
+    points = torch.stack((x, torch.zeros_like(x)), dim=-1)[None, None]
+
+    values = sample_by_gathers(maps, points, 0, 0, False)
+
+    places = (x.double() + 1) * 64 - 0.5
+    assert values.dtype == torch.float16
+    rounded = places.half().double()
+    torch.testing.assert_close(values.flatten().double(), rounded, rtol=0.0, atol=1e-9)
+
+
+def test_points_that_are_no_numbers_read_no_numbers() -> None:
+    points = torch.tensor([[[[math.nan, 0.0]]]])
+    assert sample_by_gathers(torch.ones(1, 1, 3, 3), points, 0, 0, False).isnan().all()
+
+
+@pytest.mark.parametrize("settings", [(1, 0, False), (0, 1, False), (0, 0, True)], ids=str)
+def test_other_kinds_of_reading_are_refused(settings: tuple[int, int, bool]) -> None:
+    maps = torch.ones(1, 1, 3, 3)
+    with pytest.raises(CheckpointError, match="expected .0, 0, False., bilinear with zeros"):
+        sample_by_gathers(maps, torch.zeros(1, 1, 1, 2), *settings)
+
+
+class Reader(nn.Module):
+    """Reads maps at points."""
+
+    def forward(self, maps: Tensor, points: Tensor) -> Tensor:
+        """Return values (B, C, h, w)."""
+        return F.grid_sample(maps, points, align_corners=False)
+
+
+def test_a_program_reads_by_gathers_and_torch_itself_does_not() -> None:
+    inputs = (torch.randn(2, 3, 4, 5), torch.rand(2, 6, 1, 2) * 2 - 1)
+    program = torch.export.export(Reader(), inputs, strict=False)
+
+    plain = program.run_decompositions({torch.ops.aten.grid_sampler.default: sample_by_gathers})
+
+    torch.testing.assert_close(plain.module()(*inputs), Reader()(*inputs))
+    operators = {str(node.target) for node in plain.graph.nodes}
+    assert not [operator for operator in operators if "grid_sampler" in operator]
+    unchanged = torch.export.export(Reader(), inputs, strict=False)
+    assert "aten.grid_sampler.default" in {str(node.target) for node in unchanged.graph.nodes}
+
+
+def suppressed(
+    candidates: Sequence[Tensor], iou_threshold: float, num_detections: int
+) -> list[np.ndarray[Any, Any]]:
+    """Boxes, scores and labels that the nodes leave of candidates, in ONNX Runtime."""
+    boxes, scores, labels = candidates
+    count = len(scores)
+    helper = onnx.helper
+    float_type, integer = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
+    types = {
+        "boxes": (float_type, [count, 4]),
+        "scores": (float_type, [count]),
+        "labels": (integer, [count]),
+    }
+    graph = helper.make_graph(
+        [helper.make_node("Identity", [f"{name}:input"], [f"{name}:all"]) for name in types],
+        "candidates",
+        [helper.make_tensor_value_info(f"{name}:input", *types[name]) for name in types],
+        [helper.make_tensor_value_info(f"{name}:all", *types[name]) for name in types],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+    add_suppression(proto, [*types], iou_threshold=iou_threshold, num_detections=num_detections)
+
+    onnx.checker.check_model(proto, full_check=True)
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    assert [output.name for output in session.get_outputs()] == [*types]
+    values = (boxes.numpy(), scores.numpy(), labels.numpy())
+    inputs = {f"{name}:input": value for name, value in zip(types, values, strict=True)}
+    outputs: list[np.ndarray[Any, Any]] = session.run(None, inputs)
+    return outputs
+
+
+def test_the_best_box_suppresses_those_of_its_class_alone() -> None:
+    """Boxes of 10 x 10 px, 2 px apart, share 80 of 120 px; without area a box shares nothing."""
+    boxes = torch.tensor(
+        [[0.0, 0, 10, 10], [2, 0, 12, 10], [2, 0, 12, 10], [50, 50, 60, 60], [5, 5, 5, 9]]
+    )
+    scores = torch.tensor([0.5, 0.9, 0.8, 0.0, 0.6])
+    labels = torch.tensor([0, 0, 1, 0, 0])
+
+    kept_boxes, kept_scores, kept_labels = suppressed((boxes, scores, labels), 0.6, 4)
+    _, all_scores, _ = suppressed((boxes, scores, labels), 0.7, 4)
+
+    assert kept_scores.tolist() == pytest.approx([0.9, 0.8, 0.6, 0.0])
+    assert kept_labels[:3].tolist() == [0, 1, 0]
+    assert kept_boxes[:3].tolist() == boxes[[1, 2, 4]].tolist()
+    assert all_scores.tolist() == pytest.approx([0.9, 0.8, 0.6, 0.5])
+
+
+def test_suppression_is_torchvisions_on_crowded_boxes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    corners = 30 * torch.rand(300, 2, generator=generator)
+    sides = 10 + 10 * torch.rand(300, 2, generator=generator)
+    boxes = torch.cat((corners, corners + sides), dim=1)
+    scores = torch.rand(300, generator=generator)
+    labels = torch.randint(0, 3, (300,), generator=generator)
+    kept = batched_nms(boxes, scores, labels, 0.5)
+    assert 100 < len(kept) < 200
+
+    for count in (30, 200):
+        found = suppressed((boxes, scores, labels), 0.5, count)
+
+        expected = kept[:count]
+        assert np.array_equal(found[0][: len(expected)], boxes[expected])
+        assert np.array_equal(found[1][: len(expected)], scores[expected])
+        assert np.array_equal(found[2][: len(expected)], labels[expected])
+        assert not found[1][len(expected) :].any()
+
+
+@pytest.mark.parametrize("kind", ["fcos", "retinanet"])
+@torch.no_grad()
+def test_what_is_left_of_the_candidates_are_torchvisions_detections(kind: str) -> None:
+    model = detector_of(kind).eval().head.model
+    model.score_thresh = 0.01  # untrained scores are low
+    for parameter in model.head.parameters():
+        # untrained boxes are anchors, with overlaps of exactly 1/2
+        parameter.add_(0.03 * torch.randn_like(parameter))
+    images = torch.randn(1, 3, 96, 128)
+    [expected] = model([images[0]])
+
+    candidates = dense_candidates(model, images)
+    boxes, scores, labels = suppressed(candidates, model.nms_thresh, model.detections_per_img)
+
+    count = len(expected["scores"])
+    assert count > 5
+    assert not scores[count:].any()
+    np.testing.assert_allclose(boxes[:count], expected["boxes"], atol=1e-4)
+    np.testing.assert_allclose(scores[:count], expected["scores"], atol=1e-6)
+    assert np.array_equal(labels[:count], expected["labels"])

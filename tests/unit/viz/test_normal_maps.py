@@ -1,0 +1,128 @@
+"""Maps of surface normals as files of three bands and as colours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from tests import kit
+
+from dinoneck import Task
+from dinoneck.data import Preprocessing
+from dinoneck.data.vector_tiffs import encode_vectors, is_vector_tiff, read_vectors
+from dinoneck.errors import DataError
+from dinoneck.viz import overlay_panel, write_maps
+from dinoneck.viz.style import NODATA, normal_colours
+
+NORMALS = Task("normals", kind="dense", dim=3, activation="unit")
+
+DIRECTIONS = [
+    pytest.param((0.0, 0.0, 1.0), (128, 128, 255), id="faces the camera"),
+    pytest.param((0.0, 0.0, -1.0), (128, 128, 0), id="faces away"),
+    pytest.param((0.0, 1.0, 0.0), (128, 255, 128), id="a floor"),
+    pytest.param((0.0, -1.0, 0.0), (128, 0, 128), id="a ceiling"),
+    pytest.param((1.0, 0.0, 0.0), (255, 128, 128), id="a wall on the right"),
+    pytest.param((-1.0, 0.0, 0.0), (0, 128, 128), id="a wall on the left"),
+]
+
+
+@pytest.mark.parametrize(("normal", "colour"), DIRECTIONS)
+def test_directions_have_the_usual_colours(
+    normal: tuple[float, float, float], colour: tuple[int, int, int]
+) -> None:
+    [[drawn]] = normal_colours(np.array(normal)[:, None, None])
+    assert np.abs(drawn - colour).max() <= 0.5
+
+
+@pytest.mark.parametrize(("normal", "colour"), DIRECTIONS)
+def test_a_picture_shows_the_colours_in_place_of_the_image(
+    normal: tuple[float, float, float], colour: tuple[int, int, int]
+) -> None:
+    cells = np.tile(np.array(normal, np.float32)[:, None, None], (1, 4, 6))
+    result = {"maps": {"normals": cells}}
+    image = Image.new("RGB", (96, 64), "white")
+    picture = overlay_panel(image, result, [NORMALS], Preprocessing(16, resize="keep"))
+    pixel = picture.getpixel((600, 400))
+    assert np.abs(np.subtract(pixel, colour)).max() <= 1
+
+
+def test_pixels_without_a_normal_show_the_image_and_unseen_ones_are_hatched() -> None:
+    cells = np.zeros((3, 2, 2), np.float32)
+    image = Image.new("RGB", (160, 32), "white")
+    recipe = Preprocessing(16, size=(32, 32), resize="crop")
+    picture = overlay_panel(image, {"maps": {"normals": cells}}, [NORMALS], recipe)
+    assert picture.getpixel((600, 120)) == (244, 244, 244)
+    left = np.asarray(picture)[:240, :100].reshape(-1, 3)
+    assert {tuple(pixel) for pixel in left.tolist()} == {(244, 244, 244), NODATA}
+
+
+def noise() -> np.ndarray:
+    vectors = np.random.default_rng(0).normal(size=(3, 7, 5)).astype(np.float32)
+    vectors[:, 2, 3] = np.nan
+    return vectors
+
+
+def test_a_map_of_normals_is_one_tiff_of_three_bands_of_floats(tmp_path: Path) -> None:
+    vectors = noise()
+    [file] = write_maps(tmp_path, "a", {"normals": vectors}, [NORMALS])
+    assert file == tmp_path / "a.tif"
+    assert is_vector_tiff(file)
+    stored, orientation = read_vectors(file)
+    assert np.array_equal(stored, vectors, equal_nan=True)
+    assert orientation == 1
+
+
+def test_other_maps_have_folders_beside_it(tmp_path: Path) -> None:
+    depth = Task("depth", kind="dense")
+    maps = {"normals": noise(), "depth": np.zeros((1, 7, 5), np.float32)}
+    files = write_maps(tmp_path, "a", maps, [NORMALS, depth])
+    assert [file.relative_to(tmp_path).as_posix() for file in files] == [
+        "normals/a.tif",
+        "depth/a.tif",
+    ]
+
+
+def test_the_tags_of_the_file_are_those_of_tiff_6(tmp_path: Path) -> None:
+    """As another reader of tags sees them: Pillow's."""
+    file = tmp_path / "a.tif"
+    file.write_bytes(encode_vectors(noise()))
+    contents = file.read_bytes()
+    tags = ImageFileDirectory_v2(contents[:8])
+    with file.open("rb") as stream:
+        stream.seek(tags.next)
+        tags.load(stream)
+    assert {number: tags[number] for number in (256, 257, 258, 259, 262, 277, 278, 284, 339)} == {
+        256: 5,
+        257: 7,
+        258: (32, 32, 32),
+        259: 8,
+        262: 2,
+        277: 3,
+        278: 7,
+        284: 1,
+        339: (3, 3, 3),
+    }
+    assert tags.next == 0
+
+
+def test_a_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
+    contents = encode_vectors(np.zeros((3, 64, 64), np.float32))
+    file = tmp_path / "a.tif"
+    width = contents.index(b"\x00\x01\x04\x00\x01\x00\x00\x00\x40")  # of the tag ImageWidth
+    file.write_bytes(contents[: width + 8] + b"\xff" + contents[width + 9 :])
+    with pytest.raises(DataError, match=r"a\.tif holds 49152 bytes of 195840: it is cut off"):
+        read_vectors(file)
+
+
+def test_another_form_needs_rasterio(tmp_path: Path) -> None:
+    contents = bytearray(encode_vectors(noise()))
+    compression = contents.index(b"\x03\x01\x03\x00\x01\x00\x00\x00\x08")
+    contents[compression + 8] = 5  # LZW
+    file = tmp_path / "a.tif"
+    file.write_bytes(bytes(contents))
+    error = pytest.raises(DataError, match="in a form that is not read without rasterio")
+    with kit.without("rasterio"), error:
+        read_vectors(file)
