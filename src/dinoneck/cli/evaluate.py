@@ -71,7 +71,8 @@ def evaluate(
             objects.
         target_weights: weights of the targets in the overall score: TARGET=WEIGHT pairs, or a CSV
             with the columns target and weight; without them as in training.
-        at_least: the smallest R², accuracy or mean IoU of a target, or the smallest AP.
+        at_least: the smallest R², accuracy or mean IoU of a target, the smallest share of normals
+            within 11.25 degrees, or the smallest AP.
         options: how images are predicted.
         words: the command line.
     """
@@ -246,7 +247,7 @@ def _scores_of_target(report: Mapping[str, Any], target: str) -> dict[str, float
         from dinoneck.training.verdict import main_metric
 
         scores_of_models = value_scores[target]
-        metric = main_metric(scores_of_models)  # R², accuracy or mean IoU
+        metric = main_metric(scores_of_models)  # of surface normals the share within 11.25 degrees
         for model, model_scores in scores_of_models.items():
             scores[model] = model_scores[metric]["pooled"]
     if not scores:

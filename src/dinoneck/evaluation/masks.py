@@ -218,6 +218,7 @@ def _read_normals(
         row,
         file_of_row=mask_reader.mask_of_row,
         preprocess=preprocessing_for(predictor, images[row]),
+        size_of_row=mask_reader.image_size_of_row,
     )
 
 
