@@ -673,6 +673,40 @@ def test_a_name_and_its_options_have_to_fit(folders: dict[str, Path]) -> None:
         Detector.load(folders[BOXES], weights=folders[BOXES])
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (f"predict photo.png --heads {BOXES} --out b.csv --tile 64", "leave out --tile"),
+        (f"predict photo.png --heads {BOXES} --out b.csv --random-backbone", "its own ViT"),
+        (f"export {BOXES} --format onnx --out m.onnx --with-backbone", "leave out --with-backbone"),
+        (f"export {BOXES} --format pt2 --out m.pt2", "a detector is exported as onnx"),
+        (f"export {BOXES} --format onnx --out m.onnx --random-backbone", "its own ViT"),
+        (f"serve {BOXES} --batch 4", "a detector takes 1"),
+        (f"evaluate . --heads {BOXES} --truth coco.json --precision bfloat16", "--precision"),
+    ],
+)
+def test_commands_refuse_options_before_anything_is_fetched(
+    words: str,
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fetch(*_: object, **__: object) -> str:
+        raise AssertionError("a file is fetched")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    monkeypatch.chdir(tmp_path)
+    picture("tiny").save("photo.png")
+    Path("coco.json").write_text("{}")
+    before = sorted(tmp_path.iterdir())
+
+    assert main(words.split()) == 1
+
+    assert reason in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
+
+
 # the Hub client's own way of uploading
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 @pytest.mark.parametrize("name", [BOXES, MASKS])
