@@ -33,6 +33,7 @@ NAMES = (
     "service",
     "parity",
     "runtimes",
+    "operators",
     "runtime_scores",
     "evidence",
 )

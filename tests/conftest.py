@@ -27,8 +27,7 @@ os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="dinoneck-compiled-")
 # indexes of stores that are only read, and compiled programs of backbones
 os.environ.pop("DINONECK_CACHE", None)
-CACHES = Path(tempfile.mkdtemp(prefix="dinoneck-cache-"))
-os.environ["XDG_CACHE_HOME"] = str(CACHES / "shared")
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="dinoneck-cache-")
 
 import torch
 
@@ -36,6 +35,7 @@ from dinoneck import Backbone, load_backbone, registry
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("DINONECK_DATA", ROOT.parent / "shared" / "data"))
+CACHES = Path(os.environ["XDG_CACHE_HOME"])  # a folder in it per test
 ON_PRETEND_DEVICE = [
     "unit/test_gpu_benchmarks.py",
     "unit/store/test_memory_on_device.py",

@@ -145,8 +145,13 @@ def dpt_neck(**options: Any) -> Callable[..., nn.Module]:
 
 
 def dpt(
-    tasks: Sequence[Task], bins: Bins | None = None, mix: bool = False, **neck: Any
+    tasks: Sequence[Task],
+    bins: Bins | None = None,
+    mix: bool = False,
+    linear: bool = False,
+    **neck: Any,
 ) -> Callable[..., nn.Module]:
+    activation = None if linear else "relu"
     small = {
         "type": "dpt_neck",
         "num_layers": 2,
@@ -155,7 +160,7 @@ def dpt(
         "patch_size": 16,
         **neck,
     }
-    return lambda **f: DPTHead(WIDTH, tasks, small, 4, bins, mix, **f)
+    return lambda **f: DPTHead(WIDTH, tasks, small, 4, bins, mix, activation, linear, **f)
 
 
 def injection(**options: Any) -> Callable[..., nn.Module]:
@@ -289,6 +294,20 @@ CASES = [
     Case(
         "dpt-bins",
         dpt(MAPS[:1], Bins(0.1, 9.0, 8), True, upsample="double", align_corners=True),
+        layers=2,
+        smallest=3,
+    ),
+    Case(
+        "dpt-linear",
+        dpt(
+            [MAPS[3], Task("normals", kind="dense", dim=3, activation="unit")],
+            mix=True,
+            linear=True,
+            readout="project",
+            readout_activation="gelu_tanh",
+            upsample="double",
+            align_corners=True,
+        ),
         layers=2,
         smallest=3,
     ),

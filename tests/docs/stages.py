@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from examples.pointcloud.frames import Frames, read_frames
 from tests.conftest import DATA, ROOT
+from tests.unit.detection import rf_detr_files
 from tests.unit.pointcloud.test_frames import write_scene
 from tests.unit.pointcloud.test_minkowski_weights import random_state
 
@@ -67,6 +68,7 @@ def make_folder(folder: Path) -> None:
         (folder / name).write_text(text, "utf-8")
     _write_boxes(folder)
     _write_scans(folder, read_frames(DATA / "rgbd_room"))
+    rf_detr_files.write_folder(folder / "rf-detr-nano", rf_detr_files.BOXES)
     weights = {name: value.float() for name, value in random_state(in_channels=3).items()}
     torch.save({"state_dict": weights}, folder / "mask3d.pth")
 

@@ -56,7 +56,7 @@ SLOW_PAGES = {  # these run in the slow tier; tests of the same verbs and calls 
     ),
     *(
         f"docs/how-to/{page}.md"
-        for page in ["from-your-notebook", "own-images", "pictures", "report"]
+        for page in ["from-your-notebook", "own-images", "pictures", "report", "tune-a-detector"]
     ),
     "examples/biomass/README.md",
 }

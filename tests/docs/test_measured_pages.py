@@ -17,6 +17,7 @@ from benchmarks.results import MARK, RESULTS, SOURCES, filled, read
 from tests.house.source import ROOT, SOURCE
 
 from dinoneck.backbones.known import KNOWN
+from dinoneck.published.detectors import DETECTORS
 
 PAGES = [page for page in sorted((ROOT / "docs").rglob("*.md")) if MARK.search(page.read_text())]
 
@@ -76,7 +77,7 @@ def test_stored_logits_of_published_heads_are_within_their_bounds() -> None:
         assert rows and all(
             0 < value <= bound == row["bound"] for row in rows.values() for value in row.values()
         ), title
-    assert sum(name.endswith("transformers") for name in tables["published heads, float64"]) == 5
+    assert sum(name.endswith("transformers") for name in tables["published heads, float64"]) == 8
 
 
 def test_stored_tokens_of_openvino_are_those_of_torch() -> None:
@@ -87,9 +88,8 @@ def test_stored_tokens_of_openvino_are_those_of_torch() -> None:
     tables = read(stored)
     names = [f"`{architecture.name}`" for architecture in KNOWN]
     assert [*tables["architectures of timm"]["rows"]] == names
-    for title, table in tables.items():
-        if not title.startswith("architectures"):
-            continue
+    assert [*tables["detectors of RF-DETR"]["rows"]] == [f"`{name}`" for name in DETECTORS]
+    for table in tables.values():
         for name, row in table["rows"].items():
             if "float32: layer" not in row:  # cannot be compiled
                 continue

@@ -106,6 +106,7 @@ NUMBERED = [
     "E6.2.file",
     "E6.3",
     "E6.4",
+    "E6.4.published",
     "E7",
     "E8",
     "E8.half",

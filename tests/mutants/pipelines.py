@@ -119,7 +119,7 @@ PIPELINES = [
     ),
     Mutant(
         sentence="Patches that show a part of an image, and padding beside it, count as padding.",
-        where="data.preprocessing:Placement.shown_cells",
+        where="data.recipe:Placement.shown_cells",
         edit=replace("-(-_end * _cells // _canvas)", by="_end * _cells // _canvas"),
         tests=[_REFERENCE],
     ),
@@ -145,7 +145,7 @@ PIPELINES = [
     ),
     Mutant(
         sentence="False boxes are drawn like those that find an object.",
-        where="viz.panels:boxes_panel",
+        where="viz.pictures:boxes_panel",
         edit=always("_box in _found or truth is None"),
         tests=[
             "unit/viz/test_panels.py::"
@@ -263,7 +263,7 @@ PIPELINES = [
     ),
     Mutant(
         sentence="Cropping to a size keeps the upper left corner of an image, not its centre.",
-        where="data.preprocessing:Preprocessing.placement",
+        where="data.recipe:ImageRecipe.placement",
         edit=replace("int((_canvas[0] - _resized[0]) / 2)", by="0"),
         tests=["unit/data/test_preparation.py::test_a_tall_image_is_cropped_to_its_middle"],
     ),
@@ -469,13 +469,20 @@ PIPELINES = [
     ),
     Mutant(
         sentence="Boxes of different classes suppress each other in the ONNX file of a detector.",
-        where="detection.onnx:dense_detections",
-        edit=replace(
-            "torchvision.ops.nms(_apart, _best, _iou)", by="torchvision.ops.nms(boxes, _best, _iou)"
-        ),
+        where="detection.plain_operators:Suppression.take_best",
+        edit=replace('self._node("And", _overlaps, _is_of_class)', by="_overlaps"),
         tests=[
-            "unit/detection/test_onnx.py::"
-            "test_the_form_without_shapes_that_depend_on_data_is_torchvisions"
+            "unit/detection/test_plain_operators.py::"
+            "test_the_best_box_suppresses_those_of_its_class_alone"
+        ],
+    ),
+    Mutant(
+        sentence="An exported decoder reads maps in float16 at places that float16 does not hold.",
+        where="detection.plain_operators:sample_by_gathers",
+        edit=replace("torch.promote_types(points.dtype, torch.float32)", by="points.dtype"),
+        tests=[
+            "unit/detection/test_plain_operators.py::"
+            "test_places_are_computed_in_float32_on_maps_in_float16"
         ],
     ),
     Mutant(

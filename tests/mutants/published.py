@@ -6,6 +6,7 @@ from tests.mutants.edits import always, never, replace
 from tests.mutants.mutant import Mutant
 
 _OUTPUTS = "unit/published/test_published.py::test_a_file_gives_what_its_publisher_computes"
+_TIPSV2 = "unit/published/test_tipsv2.py::test_a_narrow_head_gives_the_logits_of_transformers"
 _BINS = "unit/heads/test_heads.py::test_upsampled_bins_are_those_of_the_upsampled_concatenation"
 
 PUBLISHED = [
@@ -23,7 +24,7 @@ PUBLISHED = [
     ),
     Mutant(
         sentence="Fusion blocks are numbered from the finest in the file too.",
-        where="published.names:dinov2_name",
+        where="published.names:DINOV2",
         edit=replace("_count - 1 - _i", by="_i"),
         tests=[f"{_OUTPUTS}[dinov2_vits14_nyu_dpt]"],
     ),
@@ -86,6 +87,24 @@ PUBLISHED = [
             "unit/heads/test_heads.py::"
             "test_values_are_bounded_before_and_classes_resized_before_they_are_shares"
         ],
+    ),
+    Mutant(
+        sentence="The readout of TIPSv2's heads has the exact GELU.",
+        where="necks.dpt:DPTNeck",
+        edit=never('_readout_activation == "gelu_tanh"'),
+        tests=[_TIPSV2],
+    ),
+    Mutant(
+        sentence="A projection without an activation has a ReLU.",
+        where="heads.dpt:DPTHead.logits",
+        edit=always('self.projection_activation == "relu"'),
+        tests=[_TIPSV2],
+    ),
+    Mutant(
+        sentence="A tensor of TIPSv2's file belongs to whichever head is read.",
+        where="published.names:tipsv2_name",
+        edit=replace("_other != _head", by="False"),
+        tests=["unit/published/test_tipsv2.py::test_a_file_of_three_heads_holds_each_of_them"],
     ),
     Mutant(
         sentence="A doubled map keeps the size of the next level's own map.",

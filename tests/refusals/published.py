@@ -31,6 +31,7 @@ CLASSES = "dinov2_vits14_imagenet_linear"
 DEPTH = "dinov2_vits14_depth_anything_v2"
 UNLICENSED = "dinov2_vits14_depth_anything_v2_indoor"
 GATED = "dinov3_vit7b16_imagenet_linear"
+SAFE = "tipsv2_b14_depth"
 HASHED = "dinov3_vitl16_sat_chmv2"
 WEIGHT = torch.zeros(21, 384)
 BIAS = torch.zeros(21)
@@ -101,6 +102,7 @@ ROWS: list[Row] = [
         (VOC, CLASSES),
     ),
     (text_file(HASHED, "h.pth"), CheckpointError, ("h.pth", "SHA-256")),
+    (text_file(SAFE, "h.pth"), CheckpointError, ("h.pth", ".safetensors", "tipsv2-b14-dpt")),
     (held(weight=WEIGHT), CheckpointError, "lacks readouts.0.bias"),
     (held(weight=WEIGHT, bias=BIAS, more=BIAS.clone()), CheckpointError, "holds more"),
     (

@@ -29,6 +29,7 @@ from dinoneck.training import (
     train,
 )
 from dinoneck.training.comparison import prepare_heads
+from dinoneck.training.config import FrozenBackbone
 from dinoneck.training.folds import column_folds
 from tests.refusals import Row
 from tests.unit.training.meadow import (

@@ -318,6 +318,23 @@ def test_the_runtime_auto_compiles_before_the_time_is_counted(
     assert len(counts) == 2
 
 
+def test_programs_of_later_sizes_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 7 s for a second size 5 s are spent on its program; 100 s on the first one were before."""
+    backbone = load_backbone("dinoneck_tiny", runtime="auto")
+    predictor = Predictor(PatchMeanHead(64, [Task("a")]), backbone)
+    watch = Stopwatch(predictor)
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    programs = predictor.passes[0].backbone._programs
+    programs.seconds_taken = 100.0
+    watch.begin(torch.rand(3, 32, 32))
+
+    clock[0] += 7.0
+    programs.seconds_taken += 5.0
+
+    assert watch.seconds() == pytest.approx(2.0)
+
+
 def test_classes_are_shown_of_every_model() -> None:
     of_all_classes = {"AP": 0.5, "AP50": 0.6, "AP75": 0.5, "AR100": 0.5}
     classes_of_a = {"cell": {"AP": 0.2, "AP50": 0.3}}

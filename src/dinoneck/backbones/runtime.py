@@ -47,6 +47,7 @@ MOST_PROGRAMS = 8
 """How many programs are kept in memory, each of one image size."""
 _MOST_SIZES = 1024  # whose figures are kept
 _FASTER_BY = 1.05  # two runs of one program differ by less
+_TRANSFORMERS_HOOKS = "transformers.utils.output_capturing"
 _PREFIX_DIGITS = 16
 _NAME_DIGITS = 32
 
@@ -597,7 +598,9 @@ def _check_weights(adapter: Adapter) -> None:
             f"{weight.device}; move them, or pass runtime='torch'"
         )
     for name, module in adapter.named_modules():
-        if module._forward_hooks or module._forward_pre_hooks:
+        hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+        # those that transformers adds to its models do nothing unless it collects outputs
+        if any(getattr(hook, "__module__", "") != _TRANSFORMERS_HOOKS for hook in hooks):
             raise BackboneError(
                 f"runtime is 'openvino', and {name or 'the adapter'} has forward hooks, which a "
                 "program would not call; remove them, or pass runtime='torch'"

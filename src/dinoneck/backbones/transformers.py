@@ -48,6 +48,7 @@ _EMBEDDINGS = -1  # the "block" of stage 0: what the first block takes
 _NEVER_USED = ("mask_token", "inv_freq")
 _DINOV2_PATCHES = "embeddings.patch_embeddings.projection"
 _CLASSIFIERS = ("classifier.", "head.")  # of models fine-tuned for classes, next to the ViT
+_TEXTS = ("temperature", "text_encoder.", "text_model.")  # of TIPSv2's model of texts
 _BLOCK = re.compile(r"\blayer\.(?P<number>\d+)\.(?:\w+\.)*?(?P<module>\w+)\.(?P<part>\w+)$")
 # module of a transformers block (of any version since 5.9) -> module of a timm block, see _unfused
 _TIMM_NAMES = {
@@ -356,6 +357,8 @@ def from_folder(folder: Path) -> nn.Module:
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         all_keys = sorted(str(key) for key in report.get(what, ()))
         keys = [key for key in all_keys if not key.endswith(_NEVER_USED)]
+        if kind == "tipsv2":
+            keys = [key for key in keys if not key.startswith(_TEXTS)]
         if what == "unexpected_keys":
             classifier = [key for key in keys if key.startswith(_CLASSIFIERS)]
             keys = [key for key in keys if not key.startswith(_CLASSIFIERS)]

@@ -40,6 +40,8 @@ _RENAMES = (
     (re.compile(r"\.mlp\.w1\."), ".mlp.fc1_g.", "dinov3"),
     (re.compile(r"\.mlp\.w2\."), ".mlp.fc1_x.", "dinov3"),
     (re.compile(r"\.mlp\.w12\."), ".mlp.fc1.", "dinov2"),
+    (re.compile(r"\.mlp\.c_fc\."), ".mlp.fc1.", "dinov2"),  # of TIPSv2, as transformers saves it
+    (re.compile(r"\.mlp\.c_proj\."), ".mlp.fc2.", "dinov2"),
     (re.compile(r"\.mlp\.w3\."), ".mlp.fc2.", "both"),
     # of TIPSv2, as transformers saves it
     (re.compile(r"\.mlp\.c_fc\."), ".mlp.fc1.", "dinov2"),

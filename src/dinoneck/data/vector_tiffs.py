@@ -77,7 +77,8 @@ def is_vector_tiff(path: Path) -> bool:
 def read_vectors(path: Path) -> tuple[Array, int]:
     """Return the numbers (3, height, width) of a TIFF of three bands of floats as they are stored, and its orientation.
 
-    The orientation is that of EXIF. Strips without compression or compressed by Deflate are read here, other files by rasterio.
+    The orientation is that of EXIF. Strips without compression or compressed by Deflate are read
+    here, other files by rasterio.
 
     Raises:
         DataError: if it cannot be read.

@@ -170,6 +170,23 @@ class Views:
         flipped = torch.rot90(x, -self.views[i].turns, dims=(-2, -1))
         return flipped.flip(self.views[i].flipped)
 
+    def place_vectors(self, vectors: Tensor, i: int) -> Tensor:
+        """Flip and turn maps of vectors (..., 3, H, W) as :meth:`place`, and the vectors with them.
+
+        Args:
+            vectors: in camera axes, x right and y down.
+            i: index of the view.
+        """
+        view = self.views[i]
+        x, y, z = self.place(vectors, i).unbind(dim=-3)
+        if view.horizontal:
+            x = -x
+        if view.vertical:
+            y = -y
+        for _ in range(view.turns):  # by a quarter, counter-clockwise
+            x, y = y, -x
+        return torch.stack([x, y, z], dim=-3)
+
     def undo_vectors(self, vectors: Tensor, i: int) -> Tensor:
         """Bring maps of vectors (..., 3, H, W) of view i back upright, as :meth:`undo`, and turn the vectors with them.
 

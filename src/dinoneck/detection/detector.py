@@ -30,7 +30,8 @@ from dinoneck.checkpoint.lora_weights import check_takes_lora
 from dinoneck.checks import check_minimum
 from dinoneck.data.bands import read_channels
 from dinoneck.data.boxes import to_original
-from dinoneck.data.decoding import ImageInput, in_threads
+from dinoneck.data.decoding import ImageInput
+from dinoneck.data.pixels import in_threads
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.head import DetectionHead
 from dinoneck.detection.levels import Target
@@ -174,6 +175,13 @@ class Detector(nn.Module):
         return self.backbone
 
     @property
+    def runtime_backbone(self) -> Backbone | None:
+        """The backbone whose runtime computes tokens; None of an RfDetr without one."""
+        if self.backbone is None:
+            return cast("RfDetr", self.head).vit_backbone
+        return cast("Backbone", plain_backbone(self.backbone))
+
+    @property
     def own_vit(self) -> OwnVit | None:
         """The ViT of an RfDetr, for what trains it; None of others."""
         if self.backbone is None:
@@ -281,12 +289,15 @@ class Detector(nn.Module):
         """
         check_minimum(0, count=count)
         self._num_expected = count
-        if self.backbone is None:
-            return  # the ViT of an RfDetr computes in torch
-        features_at = cast("DetectionHead", self.head).levels.features_at
+        backbone = self.runtime_backbone
+        if backbone is None:
+            return
         height, width = self.size
-        size = (round(height * features_at), round(width * features_at))
-        plain_backbone(self.backbone).expect_images({size: count})
+        if self.backbone is not None:
+            features_at = cast("DetectionHead", self.head).levels.features_at
+            height = round(height * features_at)
+            width = round(width * features_at)
+        backbone.expect_images({(height, width): count})
 
     def _prepare(self, image: ImageInput) -> _PreparedImage:
         """Decode and resize an image."""
@@ -502,10 +513,12 @@ class Detector(nn.Module):
 
         Its input ``image`` is (1, 3, H, W) RGB in 0 ... 1, resized to the one size that the file
         takes. Its outputs are ``boxes`` (n, 4) float32 XYXY in pixels of that input, ``scores``
-        (n,) and ``labels`` (n,) int64, by falling score; rows of score 0 are empty. The metadata
-        entry ``dinoneck_detector`` is JSON with ``classes``, ``size``, ``detector``, ``half``,
-        ``parity`` (what this returns, with its tolerance) and ``dinoneck`` (the version). LoRA
-        weights are merged into the weights.
+        (n,) and ``labels`` (n,) int64, by falling score; rows of score 0 are empty. Maps are read,
+        and boxes suppressed, in operators that runtimes compute alike: the file holds no
+        ``GridSample`` and no ``NonMaxSuppression``. The metadata entry ``dinoneck_detector`` is
+        JSON with ``format``, ``classes``, ``size``, ``preprocess``, ``min_score``, ``detector``,
+        ``half``, ``has_masks``, ``parity`` (what this returns, with its tolerance), ``digest`` (of
+        the head file) and ``dinoneck`` (the version). LoRA weights are merged into the weights.
 
         Args:
             path: the file.
@@ -595,7 +608,7 @@ class Detector(nn.Module):
         """Return the detector of a head file that is read already, as :meth:`load`.
 
         ``runtime`` computes the tokens, see :meth:`dinoneck.Backbone.with_runtime`; None = that of
-        the backbone. The ViT of an RfDetr, which was trained with it, computes in torch.
+        the backbone, and torch for the ViT of an RfDetr. Another runtime freezes that.
         """
         recipe = checkpoint.preprocess
         has_own_vit = checkpoint.head_type in WITH_OWN_VIT
@@ -614,8 +627,10 @@ class Detector(nn.Module):
             )
         head: DetectionHead | RfDetr
         if has_own_vit:
-            _check_no_backbone(backbone, runtime)
+            _check_no_backbone(backbone)
             head = cast("RfDetr", checkpoint.build())
+            if runtime not in (None, "torch"):
+                head.use_runtime(runtime, recipe.size)
         else:
             head = cast("DetectionHead", checkpoint.build())
             head.tuned = nn.ParameterList()  # they are the backbone's now
@@ -639,21 +654,11 @@ class Detector(nn.Module):
         return detector
 
 
-def _check_no_backbone(backbone: Backbone | None, runtime: Runtime | None) -> None:
-    """Reject a backbone, and a runtime of backbones, for a detector that holds its own ViT.
-
-    Raises:
-        CheckpointError: for a backbone.
-        ConfigError: for OpenVINO; ``auto`` takes torch.
-    """
+def _check_no_backbone(backbone: Backbone | None) -> None:
+    """Raise a CheckpointError for a backbone that is given to a detector that holds its own ViT."""
     if backbone is not None:
         raise CheckpointError(
             "this detector holds its own ViT; leave backbone= out", step="pairing"
-        )
-    if runtime == "openvino":
-        raise ConfigError(
-            "runtime is 'openvino', and this detector holds its own ViT, which computes in "
-            "torch; leave runtime out, or export the detector to ONNX"
         )
 
 

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from dinoneck.detection.rf_detr import RfDetr
 
 FROZEN_PLAN = {0: "all"}  # epoch -> what is frozen of its ViT, unless the config says it
+# what the publisher trains with, of the options that other detectors have other defaults of
+# (rfdetr/main.py and config.py)
+PUBLISHED_RECIPE = {"lr": 1e-4, "weight_decay": 1e-4, "clip_norm": 0.1}
 # key -> flag of what an RF-DETR has of its own
 _WITHOUT_EFFECT = {
     "backbone.name": "--backbone",
@@ -80,7 +83,7 @@ class InitialDetector:
     origin: dict[str, Any]
 
     def completed(self, config: TrainDetectorConfig) -> TrainDetectorConfig:
-        """Return the config with the size of this detector where it has none.
+        """Return the config with the size of this detector, and the recipe of its publisher, where it has none.
 
         Raises:
             ConfigError: naming an option that has no effect with it.
@@ -98,9 +101,14 @@ class InitialDetector:
                     f"{key} is {value!r}, and has no effect with init {self.name}, which has a ViT, "
                     f"a neck and a decoder of its own; leave it out ({flag})"
                 )
-        if config.data.size is None:
-            return config.changed(data=config.data.changed(size=self.size))
-        return config
+        data = config.data
+        if data.size is None:
+            data = data.changed(size=self.size)
+        recipe = {}
+        for name, value in PUBLISHED_RECIPE.items():
+            if getattr(config.optim, name) == getattr(defaults.optim, name):
+                recipe[name] = value
+        return config.changed(data=data, optim=config.optim.changed(**recipe))
 
     def build(self, config: TrainDetectorConfig, classes: Sequence[str]) -> Detector:
         """Return a detector of these classes with the weights of this one; the seed decides those of new classes.

@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dinoneck.backbones.backbone import Backbone
 from dinoneck.checks import check_class_names
 from dinoneck.configured import Configured
 from dinoneck.detection.detr import best_pairs, boxes_of_queries, labels_of
 from dinoneck.detection.levels import Target
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.extras import missing_extra
+from dinoneck.kinds import Runtime
 from dinoneck.published.detectors import VIT_NAME
 from dinoneck.text import first_line, some_of
 from dinoneck.training.parameter_groups import OwnVit
@@ -37,6 +39,8 @@ except ImportError as error:
         f"RF-DETR is part of transformers from version 5.9 on, and {transformers.__version__} is "
         "installed: pip install --upgrade 'transformers>=5.9'"
     ) from error
+
+from dinoneck.detection.rf_detr_vit import VitOfRuntime  # imports transformers too
 
 DETECTOR = "rf_detr"
 _WIDTH = 384  # of the ViT-S that all published models hold
@@ -212,9 +216,33 @@ class RfDetr(Configured, nn.Module):
     @property
     def vit(self) -> nn.Module:
         """The windowed ViT."""
-        boxes_model = self.model.model if self.has_masks else self.model
-        vit: nn.Module = boxes_model.model.backbone.backbone
+        vit: nn.Module = self._vit_with_projector.backbone
         return vit
+
+    @property
+    def _vit_with_projector(self) -> Any:
+        """The module of transformers that holds the ViT and the projector."""
+        boxes_model = self.model.model if self.has_masks else self.model
+        return boxes_model.model.backbone
+
+    @property
+    def vit_backbone(self) -> Backbone | None:
+        """The ViT as a backbone, after :meth:`use_runtime`; None before."""
+        vit = self.vit
+        return vit.backbone if isinstance(vit, VitOfRuntime) else None
+
+    def use_runtime(self, runtime: Runtime, image_size: tuple[int, int]) -> None:
+        """Freeze the ViT, and let a runtime compute it.
+
+        Args:
+            runtime: see :meth:`dinoneck.Backbone.with_runtime`.
+            image_size: (height, width) in pixels of the images that the network gets.
+
+        Raises:
+            BackboneError: if ``openvino`` does not compute in the dtype of the weights.
+            ImportError: naming the extra, if ``openvino`` is not installed.
+        """
+        self._vit_with_projector.backbone = VitOfRuntime(self.vit, image_size, runtime).eval()
 
     @property
     def own_vit(self) -> OwnVit:

@@ -12,21 +12,26 @@ import torch
 import torch.nn.functional as F
 
 from dinoneck.data.table import Table
-from dinoneck.evaluation.models import Stopwatch, cost_of, count_trained_on, loaded_heads_of
+from dinoneck.evaluation.models import (
+    HeadModel,
+    Stopwatch,
+    cost_of,
+    count_trained_on,
+    loaded_heads_of,
+)
 from dinoneck.evaluation.weights import weights_of
-from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.results import predict_many
 from dinoneck.metrics import Array
 from dinoneck.tasks import columns_of
 from dinoneck.training.report import Predictions, summary
-from dinoneck.training.scored import ClassTarget, PixelTarget, ScoredTarget, ValueTarget
+from dinoneck.training.scored import ClassTarget, MapTarget, ScoredTarget, ValueTarget
 from dinoneck.version import versions
 
 _BATCHES_AT_ONCE = 4  # of a call of the predictor, which decodes images ahead of the model
 
 
 def predict_and_score(
-    predictors: Mapping[str, Predictor],
+    predictors: Mapping[str, HeadModel],
     table: Table,
     targets_of_models: Mapping[str, Mapping[str, ScoredTarget]],
     *,
@@ -98,7 +103,7 @@ def _targets_of_first_models(
 
 
 def _with_auxiliary(
-    targets: Mapping[str, ScoredTarget], predictors: Iterable[Predictor]
+    targets: Mapping[str, ScoredTarget], predictors: Iterable[HeadModel]
 ) -> dict[str, ScoredTarget]:
     """The targets; those that only helped the training of a model do not count in the overall score."""
     auxiliary: set[str] = set()
@@ -107,7 +112,7 @@ def _with_auxiliary(
             auxiliary |= loaded_head.auxiliary
     marked = {}
     for name, target in targets.items():
-        if not isinstance(target, PixelTarget) and target.output in auxiliary:
+        if not isinstance(target, MapTarget) and target.output in auxiliary:
             target = replace(target, auxiliary=True)
         marked[name] = target
     return marked
@@ -141,7 +146,7 @@ class CellTarget(ValueTarget):
 
 
 def _predict_targets(
-    predictor: Predictor,
+    predictor: HeadModel,
     images: Sequence[Any],
     targets: Mapping[str, ScoredTarget],
     class_labels: Mapping[str, Sequence[str]],
@@ -154,7 +159,7 @@ def _predict_targets(
         targets: those that the model predicts.
         class_labels: target -> its classes, in the order in which the report numbers them.
     """
-    has_maps = any(isinstance(target, PixelTarget | CellTarget) for target in targets.values())
+    has_maps = any(isinstance(target, MapTarget | CellTarget) for target in targets.values())
     predict = partial(predictor, maps="patch" if has_maps else None)
     at_once = _BATCHES_AT_ONCE * predictor.batch_size
     rows = list(predict_many(predict, images, at_once=at_once).values())  # in the order of images
@@ -168,8 +173,8 @@ def _predict_targets(
         elif isinstance(target, ClassTarget):
             predictions[name] = _predicted_classes(target, rows, class_labels[name])
         else:
-            class_maps = [torch.as_tensor(row["maps"][target.output]) for row in rows]
-            predictions[name] = target.read(class_maps, range(len(rows)))
+            maps = [torch.as_tensor(row["maps"][target.output]) for row in rows]
+            predictions[name] = target.read(maps, range(len(rows)))
     return predictions
 
 
@@ -187,7 +192,7 @@ def _predicted_classes(
     return np.array(numbers)
 
 
-def _shared_units(predictors: Iterable[Predictor], targets: Collection[str]) -> dict[str, str]:
+def _shared_units(predictors: Iterable[HeadModel], targets: Collection[str]) -> dict[str, str]:
     """Target -> its unit, which all models that predict it state; empty where one of them does not."""
     units_of_target: dict[str, set[str]] = {}
     for predictor in predictors:

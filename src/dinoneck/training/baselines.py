@@ -24,7 +24,7 @@ from dinoneck.heads.linear import LinearHead
 from dinoneck.heads.outputs import DENSITY_CELLS
 from dinoneck.kinds import MAP_KINDS
 from dinoneck.losses.composition import Composition
-from dinoneck.tasks import Task
+from dinoneck.tasks import Task, has_direction, unit_vectors
 from dinoneck.tokens import Tokens
 from dinoneck.training.folds import FoldRows, group_folds
 from dinoneck.training.samples import match_samples
@@ -265,7 +265,8 @@ def baseline_head(
             of classes -1.
         rows: of the training images.
         tasks: one or more, of images (regression, ratio, classification) or of patches (dense,
-            density, segmentation, and regressions with ``from_map``). Activations are left out.
+            density, segmentation, and regressions with ``from_map``). Activations are left out,
+            but for that of surface normals, whose components are fitted.
         groups: a label per row of the source; inner folds keep groups whole.
         compositions: those whose tasks are of images are kept.
         seed: of the patches that are drawn.
@@ -338,9 +339,13 @@ def _linear_head(
 ) -> LinearHead:
     """Return a head for tokens such as the example's, with the compositions whose tasks it has."""
     names = {task.name for task in tasks}
+    linear_tasks = []
+    for task in tasks:
+        activation = task.activation if task.is_unit else None
+        linear_tasks.append(replace(task, activation=activation))
     return LinearHead(
         example.sequence[-1].shape[-1],
-        [replace(task, activation=None) for task in tasks],
+        linear_tasks,
         num_layers=len(example.sequence),
         pool=pool,
         compositions=[
@@ -415,6 +420,9 @@ def _readout_targets(task: Task, values: Tensor, grid: tuple[int, int]) -> Tenso
         is_class = [(values == k) & (k != task.ignore_index) for k in range(task.dim)]
         values = torch.stack(is_class, dim=1)
     x = values.double()
+    if task.is_unit:
+        x = unit_vectors(F.adaptive_avg_pool2d(x.nan_to_num(), grid))
+        x = x.where(has_direction(x), torch.nan)
     if task.is_map:
         x = F.adaptive_avg_pool2d(x, grid).flatten(2)
     if task.is_categorical:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.data.decoding import in_threads
+from dinoneck.data.pixels import in_threads
 from dinoneck.data.views import Views
 from dinoneck.devices import send
 from dinoneck.tokens import Tokens
@@ -71,12 +71,14 @@ class BatchReader:
         samples: of the run.
         maps: names of the tasks whose targets are maps; they are flipped as the images.
         device: where batches are sent.
+        vector_maps: those of the maps whose cells are vectors, which are turned with the images.
     """
 
     source: TokenSource
     samples: Samples
     maps: Set[str]
     device: torch.device
+    vector_maps: Set[str] = frozenset()
 
     def training_batches(
         self, epoch: int, recipe: Recipe, *, rank: int, num_processes: int
@@ -200,7 +202,14 @@ class BatchReader:
                 placed.append(source_views.place(label, view))
             return torch.stack(placed)
 
-        return targets.with_maps(self.maps, place)
+        placed_targets = targets.with_maps(self.maps - self.vector_maps, place)
+        values = dict(placed_targets.values)
+        for name in self.vector_maps:
+            vectors = []
+            for label, view in zip(targets.values[name], views, strict=True):
+                vectors.append(source_views.place_vectors(label, view))
+            values[name] = torch.stack(vectors)
+        return Targets(values, placed_targets.cell_weights)
 
 
 def _read_stored(source: TokenSource, ids: Sequence[str], views: Sequence[int] | None) -> Stored:

@@ -162,7 +162,7 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
         labels: column of masks (PNG, TIFF; empty = unknown), or without a table their folder: a
             segmentation, or with targets class shares per patch.
         label_kind: mask values: class indices, or numbers per pixel, a dense task with the name of
-            labels.
+            labels; or normals, files of surface normals in three bands.
         classes: names of the classes 0, 1, ... in the masks.
         class_values: the value of each class in the masks, such as 1 2 3; without them 0, 1, ...,
             and of two classes 0 and 255 where the masks hold these alone.
@@ -190,7 +190,7 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
     targets: tuple[str, ...] = ()
     aux_targets: tuple[str, ...] = ()
     labels: Path | None = None
-    label_kind: Literal["classes", "numbers"] = "classes"
+    label_kind: Literal["classes", "numbers", "normals"] = "classes"
     class_values: tuple[int, ...] = ()
     nodata: tuple[float, ...] = ()
     scale: float = 1.0
@@ -223,6 +223,8 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
                 "whose indices are read as they are stored; set label_kind to numbers (--label-kind "
                 "numbers), or leave them out"
             )
+        if self.label_kind == "normals":
+            self._check_no_mask_options()
         if self.class_values and self.classes and len(self.class_values) != len(self.classes):
             raise ConfigError(
                 f"there are {len(self.classes)} classes and {len(self.class_values)} class_values; "
@@ -231,6 +233,17 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
         _refuse_repeated("targets", self.targets)
         _refuse_repeated("aux_targets", self.aux_targets)
         force_setattr(self, "target_weights", read_target_weights(self.target_weights))
+
+    def _check_no_mask_options(self) -> None:
+        """Raise ConfigError for an option of masks of classes or numbers that surface normals have not."""
+        defaults = {"classes": (), "class_values": (), "nodata": (), "scale": 1.0, "offset": 0.0}
+        for option, default in defaults.items():
+            value = getattr(self, option)
+            if value != default:
+                raise ConfigError(
+                    f"{option} is {value!r}, and label_kind is 'normals', whose unknown pixels are NaN "
+                    "or zero vectors; leave it out"
+                )
 
 
 class InstancesDataConfig(PreparationConfig, frozen=True, kw_only=True):

@@ -29,6 +29,8 @@ from dinoneck.metrics import (
     ACCURACY,
     MEAN_IOU,
     R2,
+    WITHIN_11,
+    angle_terms,
     as_number,
     class_counts,
     map_confusion,
@@ -142,7 +144,9 @@ def fit(
     has_validation = len(samples.ids) > samples.train_count
 
     objective = Objective(head, source, loss.to(device), recipe)
-    reader = BatchReader(source, samples, objective.maps, device)
+    reader = BatchReader(
+        source, samples, objective.maps, device=device, vector_maps=objective.vector_maps
+    )
     with _RUNNING, restored_random_state():
         seed_all(recipe.seed)
         objective.start_epoch(0)
@@ -237,7 +241,9 @@ def seconds_per_image(
     )
     objective.is_first_step = False  # warnings of losses are those of the training
     objective.train()
-    reader = BatchReader(source, samples, objective.maps, device)
+    reader = BatchReader(
+        source, samples, objective.maps, device=device, vector_maps=objective.vector_maps
+    )
 
     def seconds_of_step(num_images: int) -> float:
         started = time.perf_counter()
@@ -293,7 +299,8 @@ def _validate(engine: Engine, objective: Objective, reader: BatchReader) -> dict
 def _score(task: Task, predictions: Tensor, truth: Tensor) -> dict[str, float]:
     """Return ``val_r2/TASK`` (the mean over outputs), ``val_accuracy/TASK`` or, of masks, ``val_mean_iou/TASK``.
 
-    Masks are compared at the resolution of the labels. What is missing counts for nothing; without
+    Of surface normals it is ``val_within_11/TASK``, the share of cells that are less than 11.25
+    degrees off. Masks are compared at the resolution of the labels. What is missing counts for nothing; without
     values there is no score.
 
     Args:
@@ -306,6 +313,13 @@ def _score(task: Task, predictions: Tensor, truth: Tensor) -> dict[str, float]:
         classes = classes.where(known_mask(task, truth), -1)
         metric = MEAN_IOU if task.is_map else ACCURACY
         sums = class_counts(map_confusion(classes, predictions))
+    elif task.is_unit:
+        metric = WITHIN_11
+        known_truth = truth.where(known_mask(task, truth)[:, None], torch.nan)
+        terms_of_images = []
+        for normals, predicted in zip(known_truth, predictions, strict=True):
+            terms_of_images.append(angle_terms(normals, predicted))
+        sums = np.sum(terms_of_images, axis=0)
     else:
         if task.transform is not None:
             truth = task.transform.inverse(truth.double().movedim(1, -1)).movedim(-1, 1)

@@ -107,7 +107,30 @@ def map_spec(
             f"the targets of task {name!r} are masks; leave out columns and auxiliary"
         )
     _check_options(name, kind, spec)
+    if config.data.label_kind == "normals":
+        return _spec_of_normals(name, spec)
+    if spec.activation == "unit":
+        raise ConfigError(
+            f"task {name!r} has the activation 'unit', of surface normals, and data.label_kind is "
+            f"{config.data.label_kind!r}; write label_kind: normals (--label-kind normals), or leave "
+            "the activation out"
+        )
     return spec
+
+
+def _spec_of_normals(name: str, spec: TaskConfig) -> TaskConfig:
+    """The description of a task of surface normals, whose activation is that of vectors of length 1."""
+    if spec.activation not in (None, "unit"):
+        raise ConfigError(
+            f"task {name!r} has the activation {spec.activation!r}, and data.label_kind is 'normals', "
+            "whose activation is 'unit'; leave it out"
+        )
+    for option in ("area", "log1p"):
+        if getattr(spec, option) not in (None, False):
+            raise ConfigError(
+                f"task {name!r} is of surface normals, which have no {option!r}; leave it out"
+            )
+    return spec.changed(activation="unit")
 
 
 def _check_columns(
@@ -299,6 +322,8 @@ def _default_options(
     kind = task.spec.kind
     if kind in ("regression", "density") and not task.spec.auxiliary:
         return {"unit": data.unit, "minimum": data.minimum}
+    if kind == "dense" and task.spec.activation == "unit":
+        return {}
     if kind == "dense":
         averaged_maps = [other.spec.from_map for other in learned.values()]
         # a mean of clipped patches is too high

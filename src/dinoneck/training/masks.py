@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from dinoneck.data.label_sets import (
     survey_masks,
 )
 from dinoneck.data.labels import DenseLabels
+from dinoneck.data.normal_labels import NormalLabels
 from dinoneck.data.orientation import hidden_turns, size_hides_turn, turned_otherwise
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.table import Table
@@ -34,6 +36,8 @@ from dinoneck.tasks import TABLE_COLUMNS
 from dinoneck.training.config import DataConfig, TrainConfig
 from dinoneck.training.table import column_tasks, target_columns
 
+_KINDS_OF_VALUES = ("numbers", "normals")
+"""Kinds of labels whose pixels hold values, no classes: their task is ``dense``."""
 logger = logging.getLogger(__name__)
 
 
@@ -67,7 +71,7 @@ def map_kind(config: TrainConfig, columns: Collection[str] = ()) -> str | None:
 
 def _default_map_kind(config: TrainConfig, columns: Collection[str]) -> str:
     """The kind of the task of masks of which the config states nothing."""
-    if config.data.label_kind == "numbers":
+    if config.data.label_kind in _KINDS_OF_VALUES:
         return "dense"
     # beside numbers of the images, the classes are learned as shares of the patches
     targets, _ = target_columns(config, columns)
@@ -97,9 +101,10 @@ def map_task(config: TrainConfig, table: Table) -> MapTask | None:
             "(--labels)"
         )
     [task] = stated
-    if config.data.label_kind == "numbers" and task.kind == "segmentation":
+    if config.data.label_kind in _KINDS_OF_VALUES and task.kind == "segmentation":
         raise ConfigError(
-            f"task {task.name} is a segmentation, and data.label_kind is 'numbers'; write 'classes'"
+            f"task {task.name} is a segmentation, and data.label_kind is "
+            f"{config.data.label_kind!r}; write 'classes'"
         )
     return task
 
@@ -116,7 +121,7 @@ def _stated_map_tasks(config: TrainConfig) -> list[MapTask]:
 def _default_map_task(config: TrainConfig, table: Table) -> MapTask:
     """The task of masks of which the config states nothing."""
     kind = _default_map_kind(config, table.columns)
-    if config.data.label_kind == "numbers":
+    if config.data.label_kind in _KINDS_OF_VALUES:
         folder = Path(str(config.data.labels))
         name = folder.name if folder.is_dir() else str(config.data.labels)
     elif kind == "dense":
@@ -198,7 +203,7 @@ def reader_of_classes(classes: MaskClasses, nodata: Sequence[float]) -> DenseLab
 
 @dataclass(frozen=True)
 class Maps:
-    """The masks of a table, averaged over the patches of their images; n images, K classes or 1.
+    """The masks of a table, averaged over the patches of their images; n images, K classes or 1, of normals 3.
 
     Attributes:
         names: of the classes; none for numbers.
@@ -206,7 +211,8 @@ class Maps:
             NaN where unknown.
         weight: (n, rows, cols) float32, how many labelled pixels a patch has.
         read_pixels: returns the classes (1, height, width) of a row's prepared image, -1 = none;
-            without a mask (1, 1, 1).
+            without a mask (1, 1, 1). Of surface normals it returns these (3, height, width), NaN =
+            none; without a mask (3, 1, 1).
     """
 
     names: tuple[str, ...]
@@ -229,6 +235,8 @@ def read_maps(data: DataConfig, table: Table, preprocess: Preprocessing) -> Maps
             values mean.
     """
     masks = masks_of(table)
+    if data.label_kind == "normals":
+        return _read_normals(table, masks, preprocess)
     names = data.classes
     if data.label_kind == "numbers":
         reader = DenseLabels(scale=data.scale, offset=data.offset, nodata=data.nodata)
@@ -241,10 +249,7 @@ def read_maps(data: DataConfig, table: Table, preprocess: Preprocessing) -> Maps
         names = classes.names
         reader = reader_of_classes(classes, data.nodata)
     mean, counts = reader.cells(masks.files, preprocess, masks.image_sizes)
-    values = torch.full((len(table), *mean.shape[1:]), torch.nan)
-    values[masks.rows] = mean.masked_fill(counts[:, None] == 0, torch.nan)
-    weight = torch.zeros((len(table), *counts.shape[1:]))
-    weight[masks.rows] = counts
+    values, weight = _of_all_rows(table, masks, mean, counts)
     file_of_row = dict(zip(masks.rows, masks.files, strict=True))
 
     def read_pixels(row: int) -> Tensor:
@@ -253,6 +258,53 @@ def read_maps(data: DataConfig, table: Table, preprocess: Preprocessing) -> Maps
         return reader.indices([file_of_row[row]], preprocess)
 
     return Maps(names, values, weight=weight, read_pixels=read_pixels)
+
+
+def _read_normals(table: Table, masks: TableMasks, preprocess: Preprocessing) -> Maps:
+    """Read the surface normals of a table and average them over the patches."""
+    reader = NormalLabels()
+    mean, counts = reader.cells(masks.files, preprocess, masks.image_sizes)
+    values, weight = _of_all_rows(table, masks, mean, counts)
+    read_pixels = partial(
+        read_normals_of_row,
+        file_of_row=dict(zip(masks.rows, masks.files, strict=True)),
+        preprocess=preprocess,
+        size_of_row=dict(zip(masks.rows, masks.image_sizes, strict=True)),
+    )
+    return Maps((), values, weight=weight, read_pixels=read_pixels)
+
+
+def read_normals_of_row(
+    row: int,
+    *,
+    file_of_row: Mapping[int, Any],
+    preprocess: Preprocessing,
+    size_of_row: Mapping[int, Sequence[int]],
+) -> Tensor:
+    """Return the surface normals (3, height, width) of a row's prepared image, NaN = unknown.
+
+    Without a file it is one pixel that is unknown.
+
+    Args:
+        row: of the table.
+        file_of_row: row -> its file; only rows with one.
+        preprocess: how the image is prepared.
+        size_of_row: row -> (height, width) of its image; the same rows.
+    """
+    if row not in file_of_row:
+        return torch.full((3, 1, 1), torch.nan)
+    return NormalLabels().pixels(file_of_row[row], preprocess, size_of_row[row])
+
+
+def _of_all_rows(
+    table: Table, masks: TableMasks, mean: Tensor, counts: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The means and counts of the masks as values and weights of all rows, NaN and 0 where there is no mask."""
+    values = torch.full((len(table), *mean.shape[1:]), torch.nan)
+    values[masks.rows] = mean.masked_fill(counts[:, None] == 0, torch.nan)
+    weight = torch.zeros((len(table), *counts.shape[1:]))
+    weight[masks.rows] = counts
+    return values, weight
 
 
 def _warn_of_equal_masks(table: Table, masks: TableMasks, survey: MaskSurvey) -> None:

@@ -149,6 +149,7 @@ class Objective(nn.Module):
     Attributes:
         trained: head and backbone.
         maps: names of the tasks whose targets are maps.
+        vector_maps: those of them that are maps of vectors, of surface normals.
         is_first_step: whether no step of the run was taken yet; its losses are compared.
     """
 
@@ -159,6 +160,7 @@ class Objective(nn.Module):
         self.loss = loss
         self.recipe = recipe
         self.maps = {task.name for task in loss.tasks if task.is_map or task.is_masks}
+        self.vector_maps = {task.name for task in loss.tasks if task.is_unit}
         self.is_first_step = True
         self._weighting_is_set = False  # whether all learned weights are known to be set
 

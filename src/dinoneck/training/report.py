@@ -17,7 +17,7 @@ from dinoneck.losses.composition import Composition
 from dinoneck.metrics import Array
 from dinoneck.tasks import MEAN_KEY, OVERALL, OVERALL_MEAN, OVERALL_WEIGHTED
 from dinoneck.training.folds import Fold
-from dinoneck.training.scored import PixelTarget, ScoredTarget, ValueTarget
+from dinoneck.training.scored import MapTarget, ScoredTarget, ValueTarget
 from dinoneck.training.scores import Split, score_values
 from dinoneck.training.token_sources import TokenSource, in_batches
 from dinoneck.training.verdict import verdict
@@ -33,6 +33,8 @@ NAMES_IN_FILE = {
     "accuracy": "accuracy",
     "macro_f1": "macro_f1",
     "mean_iou": "mean_iou",
+    "within_11": "within_11",
+    "mean_angle": "mean_angle",
 }
 _BATCH = 16
 
@@ -133,7 +135,7 @@ def prediction_rows(
         "fold": [fold_of_row[row] for row in rows],
     }
     for name, target in targets.items():
-        if isinstance(target, PixelTarget) or not target.has_columns:
+        if isinstance(target, MapTarget) or not target.has_columns:
             continue
         columns[name] = target.cells(target.truth[rows])
         for method, predictions in methods.items():

@@ -1,4 +1,4 @@
-"""What is scored: numbers, classes of images and classes of pixels.
+"""What is scored: numbers, classes of images, classes of pixels and surface normals.
 
 A target of each kind selects what predicts it from the outputs of a head, reads its predictions,
 scores them, and writes them into the cells of ``out_of_fold.csv``.
@@ -13,9 +13,15 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from dinoneck.metrics import Array, map_confusion
-from dinoneck.tasks import Task
-from dinoneck.training.scores import Split, score_classes, score_pixels, score_values
+from dinoneck.metrics import NUM_ANGLE_TERMS, Array, angle_terms, map_confusion
+from dinoneck.task_facts import TaskFacts
+from dinoneck.training.scores import (
+    Split,
+    score_angles,
+    score_classes,
+    score_pixels,
+    score_values,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +89,7 @@ class ValueTarget:
         return cells
 
 
-def cell_targets(task: Task, truth: Array) -> dict[str, ValueTarget]:
+def cell_targets(task: TaskFacts, truth: Array) -> dict[str, ValueTarget]:
     """Return the targets of a dense task, a number per patch, by their names in reports.
 
     Args:
@@ -97,7 +103,7 @@ def cell_targets(task: Task, truth: Array) -> dict[str, ValueTarget]:
     return targets
 
 
-def cell_target_names(task: Task) -> list[str]:
+def cell_target_names(task: TaskFacts) -> list[str]:
     """Return what reports call the outputs of a dense task: ``task label``, a single one as the task."""
     if task.dim == 1:
         return [task.name]
@@ -227,4 +233,64 @@ class PixelTarget:
         return score_pixels(predictions, split, self.labels, reference=reference)
 
 
-ScoredTarget = ValueTarget | ClassTarget | PixelTarget
+@dataclass(frozen=True, eq=False)
+class VectorTarget:
+    """Surface normals per pixel; its predictions are :func:`dinoneck.metrics.angle_terms` (n, terms), 0 = none.
+
+    Attributes:
+        output: its key in the outputs of ``head.predict``.
+        num_rows: n.
+        read_pixels: returns the true normals (3, height, width) of the pixels of a row, NaN =
+            missing.
+    """
+
+    output: str
+    num_rows: int
+    read_pixels: Callable[[int], Tensor]
+    # normals are never learned for the sake of other targets alone
+    auxiliary: ClassVar[bool] = False
+
+    def take(self, rows: Array) -> VectorTarget:
+        """Return the target of these rows alone."""
+
+        def read_pixels(row: int) -> Tensor:
+            return self.read_pixels(int(rows[row]))
+
+        return replace(self, num_rows=len(rows), read_pixels=read_pixels)
+
+    def no_predictions(self) -> Array:
+        """Return the predictions of all rows where none is known."""
+        return np.zeros((self.num_rows, NUM_ANGLE_TERMS))
+
+    def select(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the maps of its normals, (B, 3, rows, cols), from the outputs of a head."""
+        return outputs[self.output]
+
+    def read(self, selected: Iterable[Tensor], rows: Sequence[int]) -> Array:
+        """Return the terms of the angles of these rows.
+
+        Args:
+            selected: what :meth:`select` returned, or maps (3, rows, cols) of any size.
+            rows: one for each map.
+        """
+        terms = []
+        for row, normals in zip(rows, selected, strict=True):
+            terms.append(angle_terms(self.read_pixels(row), normals))
+        return np.stack(terms)
+
+    def score(
+        self, predictions: Array, split: Split, *, reference: Array | None = None
+    ) -> dict[str, Any]:
+        """Return the scores of one method, see :func:`dinoneck.training.scores.score_angles`.
+
+        Args:
+            predictions: of all rows.
+            split: the folds and groups of the rows.
+            reference: predictions of another method, to compare with.
+        """
+        return score_angles(predictions, split, reference=reference)
+
+
+ScoredTarget = ValueTarget | ClassTarget | PixelTarget | VectorTarget
+MapTarget = PixelTarget | VectorTarget
+"""Targets that are scored pixel by pixel, and have no columns."""

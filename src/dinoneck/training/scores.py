@@ -12,6 +12,7 @@ from dinoneck.data.arrays import as_array, by_id
 from dinoneck.errors import DataError
 from dinoneck.metrics import (
     ACCURACY,
+    ANGLE_METRICS,
     FEWEST_GROUPS,
     MACRO_F1,
     MAE,
@@ -348,6 +349,29 @@ def score_pixels(
         return scores
     matrix = matrices[held_out.rows].sum(axis=0).astype(np.int64)
     return scores | _scores_by_label("iou", class_iou(class_counts(matrix)), labels, matrix)
+
+
+def score_angles(terms: Any, split: Split, *, reference: Any = None) -> dict[str, Any]:
+    """Return the scores of one method on surface normals.
+
+    Args:
+        terms: of the images, (n, terms) of :func:`dinoneck.metrics.angle_terms`, 0 for an image that
+            was not predicted or has no known normals.
+        split: the folds and groups of the images.
+        reference: terms of another method, to compare with.
+
+    Returns:
+        As :func:`score_values`, with ``mean_angle`` and ``median_angle``, in degrees between
+        predicted and true normal over all known pixels, and ``within_11``, ``within_22`` and
+        ``within_30``, the shares of pixels whose angle is below 11.25, 22.5 and 30 degrees.
+    """
+    terms = np.asarray(terms, np.float64)
+    is_known = terms.any(axis=1)
+    if reference is not None:
+        reference = np.asarray(reference, np.float64)
+        _check_shape(reference, terms)
+        is_known &= reference.any(axis=1)
+    return _HeldOut(split, is_known).scores(ANGLE_METRICS, terms, reference)
 
 
 def _finite_or_missing(values: Any) -> Floats:

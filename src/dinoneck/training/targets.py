@@ -13,7 +13,7 @@ from torch import Tensor
 from dinoneck.data.arrays import as_array, check_words
 from dinoneck.errors import DataError
 from dinoneck.losses.task_loss import TaskLoss
-from dinoneck.tasks import OBJECTS, Task
+from dinoneck.tasks import OBJECTS, Task, has_direction
 from dinoneck.text import counted, some_of
 from dinoneck.training.samples import MatchedSamples, Samples, Targets, Tensors, is_none
 
@@ -113,6 +113,8 @@ def known_mask(task: Task, values: Tensor) -> Tensor:
         is_known = (values >= 0) & (values != task.ignore_index)
     if values.ndim == 4:
         is_known = is_known.all(dim=1)
+    if task.is_unit:
+        is_known &= has_direction(values)[:, 0]
     return is_known
 
 
@@ -360,6 +362,8 @@ def _check_learnable(task: Task, original: Tensor, normalised: Tensor) -> None:
             f"the targets of {task.name!r} are {values} for every training image; there is nothing "
             f"to learn: leave {task.name!r} out, or train on images in which it varies"
         )
+    if task.is_unit:
+        return
     reached = (
         f"task {task.name!r}: activation {task.activation!r} cannot reach targets of "
         f"{low.min():.4g} ... {high.max():.4g} in normalised units"

@@ -13,7 +13,12 @@ ENOUGH_IMAGES = 50
 ENOUGH_GROUPS = 10
 
 # the scores that methods are compared by, and their words; a target has one of them
-_MAIN_METRICS = {"r2": "R²", "accuracy": "accuracy", "mean_iou": "mean IoU"}
+_MAIN_METRICS = {
+    "r2": "R²",
+    "accuracy": "accuracy",
+    "mean_iou": "mean IoU",
+    "within_11": "share of pixels within 11.25°",
+}
 _DIGITS = 2
 _MOST_DIGITS = 4
 

@@ -20,6 +20,19 @@ SCORES = {
 }
 
 
+# the keys of scores of surface normals -> their headings
+ANGLES = {
+    "mean_angle": "mean angle (°)",
+    "median_angle": "median angle (°)",
+    "within_11": "within 11.25°",
+    "within_22": "within 22.5°",
+    "within_30": "within 30°",
+}
+MAIN_ANGLE = "within_11"
+"""The score that methods are compared by on surface normals."""
+_DEGREES = ("mean_angle", "median_angle")
+
+
 class ScoreTable(NamedTuple):
     """A table as text.
 
@@ -59,6 +72,8 @@ def _all_tables(report: Mapping[str, Any], held_out: bool) -> list[ScoreTable]:
     for name, methods in report.get("scores", {}).items():
         if "confusion_matrix" in first_of(methods):
             tables += class_tables(name, methods, held_out)
+        elif MAIN_ANGLE in first_of(methods):
+            tables.append(angle_table(name, methods, held_out))
     if "best" in report:
         best = report["best"]
         untrained = dict(report["untrained"])
@@ -275,6 +290,48 @@ def class_tables(
         first_method = next(iter(methods))
         heading = f"{name}, true (rows) and predicted by the {first_method}"
         yield matrix_table(heading, head["labels"], head["confusion_matrix"])
+
+
+def angle_table(
+    name: str, methods: Mapping[str, Mapping[str, Any]], held_out: bool = True
+) -> ScoreTable:
+    """Return the angles between predicted and true surface normals, and the shares of pixels with small ones.
+
+    The interval is that of the score that methods are compared by; with several folds there is that
+    of the worst fold too.
+
+    Args:
+        name: of the target.
+        methods: method -> its scores by :func:`dinoneck.training.scores.score_angles`.
+        held_out: as of :func:`all_tables`.
+    """
+    head = first_of(methods)
+    has_folds = len(head[MAIN_ANGLE]["folds"]) > 1
+    header = [f"{name}, {counted(head['images'], 'image')}{' held out' * held_out}"]
+    rows = [[method] for method in methods]
+    for key, heading in ANGLES.items():
+        header.append(heading)
+        if key == MAIN_ANGLE:
+            header.append("95 % interval")
+            if has_folds:
+                header.append("worst fold")
+        for row, score in zip(rows, methods.values(), strict=True):
+            row.append(_angle(key, score[key]["pooled"]))
+            if key == MAIN_ANGLE:
+                row.append(_interval(score[key]["interval"]))
+                if has_folds:
+                    row.append(_worst(score[key]))
+    reasons = _reasons({name: methods})
+    if reasons:
+        rows.append([f"intervals: {reasons}", *[""] * (len(header) - 1)])
+    return ScoreTable(header, rows)
+
+
+def _angle(key: str, score: float | None) -> str:
+    """A score of surface normals: degrees with one digit, shares with three."""
+    if score is not None and key in _DEGREES:
+        return f"{score:.1f}"
+    return _number(score)
 
 
 def box_tables(

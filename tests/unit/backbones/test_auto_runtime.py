@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from tests.kit import without
@@ -477,11 +478,10 @@ def test_the_gain_of_this_processor_is_measured_once(
 @pytest.mark.parametrize(("width", "hidden_width"), [(64, 256), (160, 100), (40, 40)])
 def test_the_block_that_is_measured_takes_any_tokens(width: int, hidden_width: int) -> None:
     """Widths of one and two heads, also such as 64 does not divide."""
-    block = openvino.compile_block(width, hidden_width, dtype=torch.float32)
-    for shape in ((1, 7, width), (2, 5, width)):
-        [tokens] = block(torch.randn(shape)).values()
-        assert tokens.shape == shape
-        assert tokens.isfinite().all()
+    tokens = torch.randn(2, 7, width)
+    [outputs] = openvino.compile_block(tokens, hidden_width)().values()
+    assert outputs.shape == tokens.shape
+    assert np.isfinite(outputs).all()
 
 
 def test_the_measured_block_has_as_many_weights_as_those_of_the_backbone() -> None:

@@ -17,10 +17,12 @@ from dinoneck.backbones.known import (
     architecture_of,
     license_of,
     names_of,
+    normalisation_of,
     resolve_name,
     weights_of_file,
 )
 from dinoneck.backbones.timm import TimmAdapter, names
+from dinoneck.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 SMALL = "vit_small_patch16_dinov3.lvd1689m"
 
@@ -41,10 +43,15 @@ def test_rows_are_true(known) -> None:  # type: ignore[no-untyped-def]
         known.depth,
     )
     assert adapter.num_registers == known.registers
+    size = known.image_size
+    assert adapter.trained_size == (None if size is None else (size, size))
     tags = [name.split(".", 1)[1] for name in timm.list_pretrained(f"{known.name}.*")]
     assert set(tags) <= set(known.hubs)
     for tag in tags:
-        assert get_pretrained_cfg(f"{known.name}.{tag}").license == known.license(tag)
+        name = f"{known.name}.{tag}"
+        assert get_pretrained_cfg(name).license == known.license(tag)
+        mean, std = normalisation_of(name) or (IMAGENET_MEAN, IMAGENET_STD)
+        assert (get_pretrained_cfg(name).mean, get_pretrained_cfg(name).std) == (mean, std)
 
 
 def test_names_lead_to_each_other() -> None:
@@ -59,6 +66,12 @@ def test_names_lead_to_each_other() -> None:
     [
         (f"timm/{SMALL}", SMALL),
         ("facebook/dinov2-with-registers-base", "vit_base_patch14_reg4_dinov2.lvd142m"),
+        ("tipsv2_b14", "vit_base_patch14_reg1_tipsv2.webli"),
+        ("tipsv2_l14", "vit_large_patch14_reg1_tipsv2.webli"),
+        ("tipsv2_so400m14", "vit_so400m_patch14_reg1_tipsv2.webli"),
+        ("tipsv2_g14", "vit_giant_patch14_reg1_tipsv2.webli"),
+        ("google/tipsv2-b14", "vit_base_patch14_reg1_tipsv2.webli"),
+        ("robbyant/lingbot-vision-vit-giant", "vit_giant_patch16_lingbot.robbyant"),
         ("me/my-own-model", "me/my-own-model"),
     ],
 )
@@ -139,6 +152,14 @@ TINY_EUPE = "vit_tiny_patch16_dinov3_qkvb.eupe_lvd1689m"
         ),
         (f"models--timm--{TINY_EUPE}/snapshots/0a/model.safetensors", TINY_EUPE),
         ("EUPE-ViT-T.pt", TINY_EUPE),
+        ("lbotv_vit_giant.pt", "vit_giant_patch16_lingbot.robbyant"),
+        ("lingbot-vision-vit-base/model.pt", "vit_base_patch16_lingbot.robbyant"),
+        (
+            "models--google--tipsv2-so400m14/snapshots/0a/model.safetensors",
+            "vit_so400m_patch14_reg1_tipsv2.webli",
+        ),
+        ("tips_v2_oss_so14_vision.npz", "vit_so400m_patch14_reg1_tipsv2.webli"),
+        ("weights/model.pt", None),
         ("dinov2_vits14_nyu_linear_head.pth", None),
         ("dinov3_vitl16_chmv2_dpt_head-01234567.pth", None),
         ("my_dinov3_vits16_pretrain_lvd1689m.pth", None),
@@ -179,6 +200,19 @@ def test_a_files_name_gives_tag_and_licence(file: str, tmp_path: Path) -> None:
     loaded = load_backbone(architecture, checkpoint=path)
     assert loaded.name == f"{architecture}.eupe_lvd1689m"
     assert loaded.record()["license"] == "fair-noncommercial-research-license"
+
+
+@pytest.mark.parametrize(
+    ("name", "licence"),
+    [
+        ("vit_small_patch14_dinov2", "apache-2.0"),
+        ("vit_tiny_patch16_dinov3_qkvb", "dinov3-license"),
+    ],
+)
+def test_a_wrapped_model_has_the_licence_of_its_family(name: str, licence: str) -> None:
+    """Its weights may be anybody's, and are most often made of published ones, which the licence covers."""
+    model = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True, depth=1)
+    assert wrap_backbone(model).record()["license"] == licence
 
 
 def test_own_weights_under_a_published_name_have_no_licence(tmp_path: Path) -> None:
@@ -231,6 +265,8 @@ def test_the_licence_of_every_published_model_is_that_of_its_tag() -> None:
     assert license_of(TINY_EUPE) == "fair-noncommercial-research-license"
     assert license_of("dinov3_vits16") == "dinov3-license"
     assert license_of("facebook/dinov2-base") == "apache-2.0"
+    assert license_of("vit_small_patch16_lingbot") == "apache-2.0"
+    assert license_of("tipsv2_g14") == "apache-2.0"
     assert license_of("mine") is None
 
 

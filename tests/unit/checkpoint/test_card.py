@@ -108,7 +108,9 @@ def test_the_loading_lines_run(
     ("family", "licence", "stated"),
     [
         ("dinov3", "dinov3-license", "**DINOv3 notice.**"),
-        ("dinov2", "apache-2.0", "Apache License 2.0"),
+        ("dinov2", "apache-2.0", "published by Meta under the Apache License 2.0"),
+        ("lingbot", "apache-2.0", "published by Robbyant under the Apache License 2.0"),
+        ("tipsv2", "apache-2.0", "published by Google under the Apache License 2.0"),
     ],
 )
 def test_the_backbones_licence_goes_along(

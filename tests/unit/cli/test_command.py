@@ -110,6 +110,26 @@ def test_weights_under_terms_of_their_own_are_listed_with_them() -> None:
     assert {row["width"] for row in found} == {192, 384, 768}
 
 
+def test_backbones_under_one_licence_are_listed() -> None:
+    listed = cli("list", "backbones", "--json").json["backbones"]
+    open_names = [row["name"] for row in listed if row["licence"] == "apache-2.0"]
+    shown = cli("list", "backbones", "--licence", "apache-2.0", "--json").json["backbones"]
+    assert [row["name"] for row in shown] == open_names
+    assert {row["alias"] for row in shown} >= {"tipsv2_b14", "robbyant/lingbot-vision-vit-small"}
+    none = cli("list", "backbones", "dinov3", "--licence", "apache-2.0")
+    assert none.code == 1
+    assert "none of the backbones under apache-2.0 has 'dinov3'" in none.out
+
+
+def test_a_licence_that_no_backbone_has_is_named_with_those_that_are() -> None:
+    printed = cli("list", "backbones", "--licence", "apache2.0")
+    assert printed.code == 1
+    assert "--licence is 'apache2.0'" in printed.err
+    for licence in ("apache-2.0", "dinov3-license", "fair-noncommercial-research-license"):
+        assert licence in printed.err
+    assert "Did you mean 'apache-2.0'?" in printed.err
+
+
 def answering(monkeypatch: pytest.MonkeyPatch, value: Any) -> None:
     """Make ``inspect`` return a value, or raise it."""
 

@@ -40,17 +40,22 @@ def published_names() -> dict[str, str]:
     return labels
 
 
+def spread_scores_and_boxes(module: RfDetr) -> None:
+    """Give a model with random weights some scores above 0.5, and boxes all over the image."""
+    model = module.model.model if module.has_masks else module.model
+    with torch.no_grad():
+        model.class_embed.bias.zero_()
+        model.class_embed.weight.mul_(5)
+        for parameter in model.bbox_embed.parameters():
+            parameter.normal_(std=0.05)
+
+
 def random_model(name: str, seed: int = 0) -> Any:
     """The model of transformers for a row, with random weights, of which some scores are above 0.5."""
     torch.manual_seed(seed)
     module = RfDetr.from_config(detectors.DETECTORS[name].config).eval()
+    spread_scores_and_boxes(module)
     model: Any = module.model
-    boxes_model = model.model if module.has_masks else model
-    with torch.no_grad():
-        boxes_model.class_embed.bias.zero_()
-        boxes_model.class_embed.weight.mul_(5)
-        for parameter in boxes_model.bbox_embed.parameters():
-            parameter.normal_(std=0.05)
     model.config.id2label = {int(i): label for i, label in published_names().items()}
     return model
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 from tests.unit.detection import coloured_boxes
 from tests.unit.detection import rf_detr_files as files
-from tests.unit.detection.rf_detr_files import BOXES
+from tests.unit.detection.rf_detr_files import BOXES, MASKS
 from tests.unit.detection.test_train_detector import stopped_after
 from tests.unit.training.histories import logged
+from torchvision import tv_tensors
 from torchvision.ops import box_convert
 
 from dinoneck import (
@@ -21,15 +22,20 @@ from dinoneck import (
     ConfigError,
     DataError,
     HeadCheckpoint,
+    evaluate,
     load_published,
     train,
 )
 from dinoneck.cli.main import main
+from dinoneck.cli.text import show_scores
+from dinoneck.data import Preprocessing, box_transforms
+from dinoneck.data.decoding import read_pixels
 from dinoneck.detection import Detector, evaluate_boxes, train_detector
 from dinoneck.detection.fine_tuning import open_init
 from dinoneck.detection.head import loss_counts
 from dinoneck.published.detectors import coco_classes
-from dinoneck.training import TrainDetectorConfig, engine, param_groups
+from dinoneck.training import DetectorRecipe, TrainDetectorConfig, engine, param_groups
+from dinoneck.training.config import config_of as config_of_values
 
 pytest.importorskip("pycocotools", reason="needs dinoneck[detection]")
 
@@ -45,6 +51,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
         folder = tmp_path_factory.mktemp("hub") / "rf-detr-nano"
         files.write_folder(folder, BOXES)
         yield folder
+
+
+@pytest.fixture(scope="module")
+def mask_folder(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Path:
+    """A folder of the short row of masks."""
+    mask_folder = tmp_path_factory.mktemp("hub") / "rf-detr-seg-small"
+    files.write_folder(mask_folder, MASKS)
+    return mask_folder
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images whose boxes have triangles as masks."""
+    file = coloured_boxes.write(tmp_path_factory.mktemp("objects"))
+    content = json.loads(file.read_text())
+    for entry in content["annotations"]:
+        left, top, width, height = entry["bbox"]
+        entry["segmentation"] = [[left, top, left + width, top, left, top + height]]
+        entry["area"] = width * height / 2
+    file.write_text(json.dumps(content))
+    return file
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +117,8 @@ def test_only_the_rows_of_other_classes_are_new(folder: Path, boxes: Path) -> No
             continue
         assert len(value) == 2
         assert torch.equal(value[1], published[name][CAT]), name
-        assert not (published[name] == value[0]).all(dim=tuple(range(1, value.ndim))).any(), name
+        if name.endswith("weight"):
+            assert not (published[name] == value[0]).all(dim=1).any(), name
     # 13 groups of proposals and the decoder, weight and bias of each
     assert sum("class_embed." in name for name in state) == 28
     assert detector.classes == ("cell", "cat")
@@ -190,13 +218,10 @@ def test_targets_in_eval_mode_are_refused(folder: Path) -> None:
 def test_a_frozen_vit_keeps_its_bits_and_the_file_is_an_ordinary_detector(
     folder: Path, boxes: Path, tmp_path: Path
 ) -> None:
-    config = config_of(boxes, folder, optim={"epochs": 12, "ema_decay": 0.9, "lr": 3e-4})
+    config = config_of(boxes, folder, optim={"epochs": 2, "ema_decay": 0.9})
 
     report = train_detector(config, tmp_path / "run")
 
-    rows = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
-    assert np.mean([row["loss"] for row in rows[-3:]]) < 0.8 * rows[0]["loss"]
-    assert {row["stage"] for row in rows} == {"all"}
     published = published_state(folder)
     file = tmp_path / "run/detector.safetensors"
     checkpoint = HeadCheckpoint.load(file)
@@ -227,6 +252,29 @@ def test_a_frozen_vit_keeps_its_bits_and_the_file_is_an_ordinary_detector(
     [second] = again.predict(boxes.parent / "0.png", min_score=0.0)
     assert torch.equal(first["boxes"], second["boxes"])
     assert torch.equal(first["scores"], second["scores"])
+
+
+@pytest.mark.slow
+def test_the_loss_falls(folder: Path, boxes: Path, tmp_path: Path) -> None:
+    config = config_of(boxes, folder, optim={"epochs": 12, "lr": 3e-4})
+
+    train_detector(config, tmp_path / "run")
+
+    rows = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert np.mean([row["loss"] for row in rows[-3:]]) < 0.8 * rows[0]["loss"]
+    assert {row["stage"] for row in rows} == {"all"}
+
+
+def test_the_recipe_is_the_publishers_where_the_config_has_none(folder: Path, boxes: Path) -> None:
+    plain = config_of(boxes, folder).changed(optim=DetectorRecipe())
+    initial = open_init(plain)
+    assert initial is not None
+
+    optim = initial.completed(plain).optim
+    stated = initial.completed(config_of(boxes, folder, optim={"lr": 3e-4, "clip_norm": 5.0}))
+
+    assert (optim.lr, optim.weight_decay, optim.clip_norm) == (1e-4, 1e-4, 0.1)
+    assert (stated.optim.lr, stated.optim.clip_norm) == (3e-4, 5.0)
 
 
 @pytest.mark.parametrize(
@@ -276,6 +324,7 @@ def test_layer_decay_slows_the_early_blocks(folder: Path, boxes: Path) -> None:
     assert scales <= without_decay
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_file(
     folder: Path, boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -345,6 +394,127 @@ def test_the_shell_a_file_and_python_are_one_training(
     assert (tmp_path / "file" / name).read_bytes() == of_shell
     assert (tmp_path / "python" / name).read_bytes() == of_shell
     assert result["init"]["name"] == BOXES
+
+
+def test_images_are_stretched_as_the_detector_does(boxes: Path) -> None:
+    image = tv_tensors.Image(read_pixels(boxes.parent / "0.png"))
+    box = tv_tensors.BoundingBoxes([[1, 2, 9, 9]], format="XYXY", canvas_size=(96, 128))
+    recipe = Preprocessing(
+        patch_size=16, size=(64, 64), resize="stretch", interpolation="bilinear_aliased"
+    )
+
+    transform = box_transforms(64, train=False, antialias=False, mean=None, std=None)
+    resized, _ = transform(image, {"boxes": box})
+
+    expected = recipe.fitted(boxes.parent / "0.png")
+    torch.testing.assert_close(resized.as_subclass(torch.Tensor), expected, atol=1e-6, rtol=0)
+
+
+# masks
+
+
+@pytest.mark.slow
+def test_objects_train_a_detector_of_masks(
+    mask_folder: Path, objects: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options: dict[str, Any] = {"init": MASKS, "weights": str(mask_folder), "epochs": 1}
+    options |= {"batch_size": 2, "seed": 1}  # the image that is held out has objects
+
+    result = train(out=tmp_path / "run", instances=str(objects), folds=3, **options)
+
+    assert result.best is not None
+    assert result.best.target == "masks"
+    assert result["scored"] == "masks"
+    assert result["init"]["name"] == MASKS
+    row = json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[0])
+    assert {"loss_mask_ce", "loss_mask_dice", "loss_ce", "loss_bbox", "loss_giou"} <= set(row)
+    detector = result.predictor()
+    assert detector.has_masks
+    published = load_published(MASKS, weights=mask_folder).build().state_dict()
+    for name, value in detector.head.state_dict().items():
+        if name.startswith(VIT.replace("model.", "model.model.", 1)):
+            assert torch.equal(value, published[name]), name
+    [prediction] = detector.predict(objects.parent / "0.png", min_score=0.0)
+    assert prediction["masks"].shape[1:] == (96, 128)
+    held_out = scores_of_held_out(detector, objects, tmp_path)
+    assert held_out["AP"] == pytest.approx(result["best"]["AP"], abs=1e-6)
+    assert isinstance(config_of_values(result["config"], "report.json"), TrainDetectorConfig)
+    words = ["viz", "report", str(tmp_path / "run"), "--out", str(tmp_path / "report.html")]
+    assert main(words) == 0
+    show_scores(result)
+    assert "held-out masks" in capsys.readouterr().out
+
+
+def scores_of_held_out(detector: Detector, objects: Path, folder: Path) -> dict[str, Any]:
+    """The scores of the image that is held out with seed 1."""
+    row = int(np.random.default_rng(1).permutation(3)[0])
+    content = json.loads(objects.read_text())
+    image = content["images"][row]
+    shown = [entry for entry in content["annotations"] if entry["image_id"] == image["id"]]
+    assert shown
+    content |= {"images": [image], "annotations": shown}
+    file = folder / "held_out.json"
+    file.write_text(json.dumps(content))
+    scores: dict[str, Any] = evaluate(detector, objects.parent, file)["masks"]["head"]
+    return scores
+
+
+def test_boxes_with_masks_train_a_detector_of_masks(
+    mask_folder: Path, objects: Path, tmp_path: Path
+) -> None:
+    config = config_of(objects, mask_folder, init=MASKS)
+
+    report = train_detector(config, tmp_path / "run")
+
+    assert report["scored"] == "masks"
+    assert Detector.load(tmp_path / "run/detector.safetensors").has_masks
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"init": BOXES}, "which gives boxes alone; take a detector of masks"),
+        ({"mixup_alpha": 0.4}, r"optim\.mixup_alpha is 0\.4, and has no effect with"),
+        ({"patience": 3}, r"optim\.patience is 3, .*--patience"),
+        ({"resize": "pad"}, r"data\.resize is 'pad'"),
+        ({"fold": 1}, r"folds\.only is 1"),
+        ({"head": "mask"}, r"head is {'type': 'mask'}"),
+        ({"hidden_dim": 64}, r"head is .*--hidden-dim"),
+        ({"lora": 4}, r"backbone\.lora is 4"),
+        ({"init": None}, r"weights is .*, and init is None"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_has_no_effect_on_a_detector_of_masks_is_refused(
+    folder: Path,
+    mask_folder: Path,
+    objects: Path,
+    tmp_path: Path,
+    options: dict[str, Any],
+    message: str,
+) -> None:
+    weights = folder if options.get("init") == BOXES else mask_folder
+    named: dict[str, Any] = {"init": MASKS, "weights": str(weights), **options}
+
+    with pytest.raises(ConfigError, match=message):
+        train(out=tmp_path / "run", instances=str(objects), **named)
+
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_detector_of_masks_does_not_learn_boxes_alone(
+    mask_folder: Path, boxes: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=r"none of the 5 objects has a mask \(segmentation\)"):
+        train_detector(config_of(boxes, mask_folder, init=MASKS), tmp_path / "run")
+    model = load_published(MASKS, weights=mask_folder).build().train()
+    with pytest.raises(ConfigError, match="targets have no masks"):
+        model(torch.rand(1, 3, 72, 72), targets_in(72, (1,)))
+
+
+def test_numbers_do_not_start_from_a_detector(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'rf_detr_nano', a published detector, and needs data"):
+        train(out=tmp_path / "run", csv="cover.csv", targets=["crop"], init=BOXES)
 
 
 # refusals

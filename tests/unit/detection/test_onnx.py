@@ -30,25 +30,26 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of the exporter
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["fcos", "retinanet", "dfine", "rtdetrv2"])
-def test_boxes_are_equal_on_unseen_images_and_at_another_size(kind: str, tmp_path: Path) -> None:
-    """Each export has one size: both sizes for one detector of torchvision and one of transformers."""
-    for size, cells in (((64, 160), 210), ((96, 128), 252))[
-        : 2 if kind in ("fcos", "dfine") else 1
-    ]:
-        # untrained scores are near ties: with as many queries as cells, no choice among them
-        # decides
-        detector = detector_of(kind, queries=cells) if kind == "rtdetrv2" else detector_of(kind)
-        detector.export_onnx(tmp_path / f"{size[0]}.onnx", size=size)
-        session = onnxruntime.InferenceSession(tmp_path / f"{size[0]}.onnx")
-        facts = json.loads(session.get_modelmeta().custom_metadata_map["dinoneck_detector"])
-        assert (facts["classes"], facts["size"]) == (["red", "blue"], list(size))
-        image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(5))
-        with torch.no_grad():
-            [own] = detector(image)
-        found = session.run(None, {"image": image.numpy()})
-        pair = ([own[key].numpy() for key in ("boxes", "scores", "labels")], found)
-        assert compare_boxes([pair], FLOAT32_TOLERANCE).unmatched == 0
+def test_a_file_of_another_size_gives_the_boxes_and_states_it(tmp_path: Path) -> None:
+    size = (64, 160)
+    detector = detector_of("fcos")
+    kit.randomised(detector.head, std=0.1)
+
+    parity = detector.export_onnx(tmp_path / "detector.onnx", size=size)
+
+    assert parity is not None
+    assert parity.compared > 50
+    session = onnxruntime.InferenceSession(tmp_path / "detector.onnx")
+    facts = json.loads(session.get_modelmeta().custom_metadata_map["dinoneck_detector"])
+    assert (facts["classes"], facts["size"]) == (["red", "blue"], list(size))
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        [expected] = detector(image)
+    pair = (
+        [expected[key].numpy() for key in ("boxes", "scores", "labels")],
+        session.run(None, {"image": image.numpy()}),
+    )
+    assert compare_boxes([pair], FLOAT32_TOLERANCE).unmatched == 0
 
 
 def half_export(detector: Detector, path: Path) -> onnx.ModelProto:

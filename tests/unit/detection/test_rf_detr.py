@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import json
 import re
@@ -21,6 +22,7 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 from safetensors.torch import load_file, save_file
 from tests.hub_server import WRITER, Hub
+from tests.kit import same
 from tests.unit.detection import rf_detr_files as files
 from tests.unit.detection.rf_detr_files import BOXES, MASKS
 from transformers import RfDetrImageProcessor
@@ -34,6 +36,7 @@ from dinoneck import (
     evaluate,
     load_published,
 )
+from dinoneck.backbones import openvino
 from dinoneck.cli.main import main
 from dinoneck.detection import Detector, onnx
 from dinoneck.detection.onnx import FLOAT32_MODULES, BoxParity, OneImage, exported_model
@@ -189,16 +192,61 @@ def test_scores_that_are_no_numbers_are_an_error_and_not_an_image_without_boxes(
         detector.predict(picture("landscape"))
 
 
-def test_openvino_does_not_compute_its_own_vit(folders: dict[str, Path]) -> None:
-    checkpoint = load_published(BOXES, weights=folders[BOXES])
+@pytest.mark.parametrize("name", [BOXES, MASKS])
+def test_the_runtime_auto_gives_the_bits_of_transformers_where_it_computes_in_torch(
+    folders: dict[str, Path], name: str
+) -> None:
+    checkpoint = load_published(name, weights=folders[name])
     image = picture("landscape")
-    [expected] = Detector.from_checkpoint(checkpoint).predict(image)
+    expected = Detector.from_checkpoint(checkpoint)
+    detector = Detector.from_checkpoint(checkpoint, runtime="auto")
+    [prediction] = detector.predict(image, min_score=0.0)
+    assert same(prediction, expected.predict(image, min_score=0.0)[0])
+    assert list(detector.head.state_dict()) == list(expected.head.state_dict())
+    assert detector.runtime_backbone is not None
+    assert not detector.runtime_backbone.has_programs
+    assert expected.runtime_backbone is None
 
-    with pytest.raises(ConfigError, match="runtime is 'openvino', and this detector holds its own"):
-        Detector.from_checkpoint(checkpoint, runtime="openvino")
 
-    [prediction] = Detector.from_checkpoint(checkpoint, runtime="auto").predict(image)
-    assert torch.equal(prediction["boxes"], expected["boxes"])
+@pytest.mark.skipif(not openvino.is_installed(), reason="the extra [fast] is not installed")
+@pytest.mark.parametrize(
+    ("name", "sides_of_windows"),
+    [
+        (BOXES, None),
+        pytest.param(MASKS, None, marks=pytest.mark.slow),
+        pytest.param(BOXES, 5, marks=pytest.mark.slow),
+    ],
+    ids=["boxes", "masks", "odd windows"],
+)
+def test_openvino_gives_the_boxes_of_torch(
+    folders: dict[str, Path], tmp_path: Path, name: str, sides_of_windows: int | None
+) -> None:
+    """At the published size, and at one whose positions are resampled, of windows of 5 x 5 patches."""
+    detector = Detector.load(name, weights=folders[name])
+    if sides_of_windows is not None:
+        side = sides_of_windows * detector.head.patch_size * detector.head.num_windows
+        detector = Detector(detector.head, None, size=(side, side)).eval()
+    file = tmp_path / "detector.safetensors"
+    detector.save(file)
+    image = picture("landscape")
+    [expected] = detector.predict(image, min_score=0.0)
+
+    compiled = Detector.from_checkpoint(HeadCheckpoint.load(file), runtime="openvino")
+    [prediction] = compiled.predict(image, min_score=0.0)
+
+    assert compiled.runtime_backbone.has_programs
+    torch.testing.assert_close(prediction["scores"], expected["scores"], atol=1e-4, rtol=0)
+    is_likely = expected["scores"] > 0.2
+    assert is_likely.any()
+    torch.testing.assert_close(
+        prediction["boxes"][is_likely], expected["boxes"][is_likely], atol=1e-2, rtol=0
+    )
+    # a copy computes too, and a file of it holds the same weights
+    [of_copy] = copy.deepcopy(compiled).predict(image, min_score=0.0)
+    torch.testing.assert_close(of_copy["scores"], expected["scores"], atol=1e-4, rtol=0)
+    compiled.save(tmp_path / "again.safetensors")
+    [again] = Detector.load(tmp_path / "again.safetensors").predict(image, min_score=0.0)
+    assert same(again, expected)
 
 
 def test_options_of_backbones_are_refused_on_the_command_line(
@@ -209,7 +257,6 @@ def test_options_of_backbones_are_refused_on_the_command_line(
     words += ["--weights", str(folders[BOXES]), "--out", str(tmp_path / "boxes.csv")]
     for options, message in (
         (["--random-backbone"], "this detector holds its own ViT; leave --backbone-file"),
-        (["--runtime", "openvino"], "runtime is 'openvino', and this detector holds its own ViT"),
         (["--precision", "bfloat16"], "without effect on a detector, so leave out --precision"),
     ):
         assert main([*words, *options]) == 1

@@ -5,14 +5,16 @@ The scene is a sphere on a tilted plane, seen without perspective, so that the n
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from dinoneck import Backbone, HeadEnsemble, Predictor, Task, load_backbone, register
+from dinoneck import Backbone, FeatureStore, HeadEnsemble, Predictor, Task, load_backbone, register
 from dinoneck.data import Preprocessing, Views
 from dinoneck.data.orientation import turn, turn_vectors, turn_vectors_back
 from dinoneck.errors import DataError
@@ -87,17 +89,18 @@ def test_vectors_of_a_view_are_turned_upright(flips: tuple[int, int], turns: int
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_vectors_are_turned_upright_by_exif_and_back(orientation: int) -> None:
     stored_size = SIZE if orientation < 5 else SIZE[::-1]
-    upright_of_stored = turn(positions(stored_size), orientation)  # stored positions, upright
+    stored_positions = positions(stored_size).numpy()
+    upright_of_stored = turn(stored_positions, orientation)  # stored positions, upright
     placed = torch.empty(2, *stored_size, dtype=torch.float64)
-    columns = (upright_of_stored[0] - 0.5).long()
-    rows = (upright_of_stored[1] - 0.5).long()
+    columns = (upright_of_stored[0] - 0.5).astype(int)
+    rows = (upright_of_stored[1] - 0.5).astype(int)
     placed[:, rows, columns] = positions()
     stored = seen_by(placed)
 
-    upright = turn_vectors(stored, orientation)
+    upright = turn_vectors(stored.numpy(), orientation)
 
-    assert degrees(upright, scene(positions())).max() < 1e-5
-    assert torch.equal(turn_vectors_back(upright, orientation), stored)
+    assert degrees(torch.from_numpy(upright), scene(positions())).max() < 1e-5
+    assert np.array_equal(turn_vectors_back(upright, orientation), stored.numpy())
 
 
 def outputs_for_views(views: Views, indices: list[int]) -> HeadOutputs:
@@ -243,6 +246,21 @@ def test_views_of_a_predictor_agree_with_the_image_as_it_is(
     x, y, z = plain["maps"]["normals"][:, 2, 2]
     assert x < -0.1 and y < -0.1 and z > 0.5, "the depth rises to the right and down"
     assert degrees(plain["maps"]["normals"], averaged["maps"]["normals"]).max() < 0.01
+
+
+def test_views_of_a_store_are_averaged_as_those_of_images(
+    tmp_path: Path, grey: tuple[Backbone, SlopeHead]
+) -> None:
+    backbone, head = grey
+    pixels = (scene_image() * 255).round().byte().permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    store = FeatureStore.create(tmp_path / "store", backbone=backbone, views="d6", image_size=None)
+    store.extract([tmp_path / "a.png"])
+    predictor = Predictor(head, backbone, tta="d6")
+    [stored] = predictor.predict(store, maps="patch")
+    [row] = predictor(tmp_path / "a.png", maps="patch")
+    assert list(stored) == ["maps"]
+    assert degrees(stored["maps"]["normals"], row["maps"]["normals"]).max() < 0.01
 
 
 def test_a_row_has_no_number_of_normals(grey: tuple[Backbone, SlopeHead]) -> None:

@@ -185,6 +185,19 @@ def plain_detail(branch: nn.Module, images: Tensor) -> list[Tensor]:
     return levels
 
 
+def test_an_adapter_exported_on_plain_maps_of_a_free_batch_serves_one_image() -> None:
+    neck = randomised(SpatialTuningAdapter(WIDTH, 8, num_layers=1, detail_dim=4)).eval()
+    maps = torch.randn(2, WIDTH, 4, 6)
+    images = torch.randn(2, 3, 64, 96)
+    batch = torch.export.Dim("batch")
+    sizes = ({0: batch}, {0: batch})
+    program = torch.export.export(neck, (maps, images), dynamic_shapes=sizes, strict=False)
+
+    levels = program.module()(maps[:1], images[:1])
+
+    assert same_tensors(levels, neck(maps[:1], images[:1]), atol=1e-5)
+
+
 def plain_maps(neck: SpatialTuningAdapter, tokens: Tokens, images: Tensor) -> list[Tensor]:
     """Resize, concatenate, 1x1, norm: the formulation that nothing is folded or reordered in."""
     maps = [x.contiguous() for x in tokens.maps()]

@@ -21,6 +21,7 @@ from transformers.models.dpt import modeling_dpt as dpt
 from dinoneck import Tokens
 
 Logits = Callable[[Tokens], Tensor]
+hf.utils.logging.disable_progress_bar()
 
 
 def logits_of(name: str, state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Logits]:

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tests import kit
 from tests.unit.published import official_files as official
-from tests.unit.published.narrow import CHANNELS, HIDDEN, WIDTH, narrowed
+from tests.unit.published.narrow import WIDTH, narrowed
 from tests.unit.published.test_published import TIPSV2, near
 from torch import Tensor
 
@@ -21,7 +21,6 @@ from dinoneck import (
     HeadCheckpoint,
     Predictor,
     list_published,
-    load_backbone,
     load_published,
 )
 from dinoneck.cli.main import main
@@ -141,3 +140,120 @@ def test_pickles_are_not_read(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "head.pth")
     with pytest.raises(CheckpointError, match=r"is no \.safetensors file.*google/tipsv2-b14-dpt"):
         load_published(TIPSV2[0], weights=tmp_path / "head.pth")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model of B/14 with random weights as transformers saves it, 0.6 GB, and an image."""
+    hf = pytest.importorskip("transformers")
+    pytest.importorskip("transformers.models.tipsv2_dpt")
+    folder = tmp_path_factory.mktemp("tipsv2")
+    torch.manual_seed(0)
+    vit = hf.Tipsv2VisionConfig(out_indices=[3, 6, 9, 12], reshape_hidden_states=False)
+    config = hf.Tipsv2DptConfig(backbone_config=vit, num_labels=150)
+    hf.Tipsv2DptForDensePrediction(config).save_pretrained(folder)
+    pixels = np.random.default_rng(0).integers(0, 255, (*SIDES, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "image.png")
+    return folder
+
+
+@pytest.mark.slow
+def test_b14_gives_what_transformers_gives(folder: Path) -> None:
+    """The heads on equal tokens, and from an image on with the backbone of the file."""
+    import transformers as hf
+
+    model = hf.Tipsv2DptForDensePrediction.from_pretrained(folder).eval()
+    images = torch.rand(1, 3, 98, 126, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model(images)
+    outputs = {
+        "depth": (model.depth_neck, model.depth_decoder, expected.predicted_depth[:, None]),
+        "normals": (model.normals_neck, model.normals_decoder, expected.normals),
+        "ade20k": (
+            model.segmentation_neck,
+            model.segmentation_decoder,
+            expected.segmentation_logits,
+        ),
+    }
+    for task, (neck, decoder, output) in outputs.items():
+        checkpoint = load_published(f"tipsv2_b14_{task}", weights=folder / "model.safetensors")
+        head: Any = checkpoint.build()
+        for grid in GRIDS:
+            torch.manual_seed(0)
+            tokens = kit.tokens(1, *grid, width=768, registers=1, layers=4, patch=14)
+            with torch.no_grad():
+                logits = decoder(neck(list(tokens.sequence), *grid)[-1])
+                assert near(head.logits(tokens)[0], logits, 1e-5)
+        with torch.no_grad():
+            tokens = checkpoint.load_backbone()(images)
+            cells = head.logits(tokens)[0]
+        if task == "depth":
+            cells = head.bins(cells)
+        assert near(cells, output, 1e-4)  # 12 blocks in float32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", official.TIPSV2_HEADS)
+def test_one_file_is_enough_for_a_prediction(folder: Path, tmp_path: Path, task: str) -> None:
+    words = ["predict", folder / "image.png", "--heads", f"tipsv2_b14_{task}"]
+    words += ["--weights", folder / "model.safetensors", "--out", tmp_path / "out.csv"]
+    words += ["--maps", tmp_path / "maps", "--overlay", tmp_path / "pictures"]
+    assert main([*map(str, words)]) == 0
+    assert (tmp_path / "pictures" / "image.jpg").is_file()
+    files = list((tmp_path / "maps").rglob("*.tif" if task != "ade20k" else "*.png"))
+    assert files
+    [line] = (tmp_path / "out.csv").read_text().splitlines()[1:]
+    with Image.open(files[0]) as picture:
+        assert picture.size == SIDES[::-1]
+    values = [float(value) for value in line.split(",")[1:]]
+    assert len(values) == {"depth": 1, "normals": 3, "ade20k": 150}[task]
+    if task == "depth":
+        assert 0.001 <= values[0] <= 10.0
+
+
+@pytest.mark.slow
+def test_heads_of_one_file_run_next_to_each_other(folder: Path) -> None:
+    heads = {}
+    for task in official.TIPSV2_HEADS:
+        heads[task] = load_published(f"tipsv2_b14_{task}", weights=folder / "model.safetensors")
+    [row] = Predictor(heads)(folder / "image.png", maps="image")
+    assert row["normals"]["maps"]["normals"].shape == (3, *SIDES)
+    assert row["depth"]["maps"]["depth"].shape == (1, *SIDES)
+    assert row["ade20k"]["maps"]["class"].shape == SIDES
+
+
+@pytest.mark.slow
+def test_a_file_of_heads_alone_takes_the_backbone_of_another(folder: Path, tmp_path: Path) -> None:
+    state = load_file(folder / "model.safetensors")
+    heads = {key: value for key, value in state.items() if not key.startswith("vision_encoder.")}
+    backbone = {key: value for key, value in state.items() if key.startswith("vision_encoder.")}
+    save_file(heads, tmp_path / "heads.safetensors")
+    save_file(backbone, tmp_path / "backbone.safetensors")
+    checkpoint = load_published(TIPSV2[1], weights=tmp_path / "heads.safetensors")
+    assert checkpoint.backbone_file is None
+    whole = load_published(TIPSV2[1], weights=folder / "model.safetensors")
+    assert whole.backbone_file == folder / "model.safetensors"
+    whole.save(tmp_path / "saved.safetensors")
+    assert HeadCheckpoint.load(tmp_path / "saved.safetensors").backbone_file is None
+    image = torch.rand(3, 56, 70)
+    [expected] = Predictor(whole)(image)
+    other = checkpoint.load_backbone(tmp_path / "backbone.safetensors")
+    [found] = Predictor(checkpoint, other)(image)
+    assert torch.equal(torch.as_tensor(found["normals"]), torch.as_tensor(expected["normals"]))
+
+
+@pytest.mark.slow
+def test_normals_are_exported_with_their_backbone(folder: Path, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    words = ["export", TIPSV2[1], "--weights", folder / "model.safetensors", "--with-backbone"]
+    words += ["--format", "onnx", "--size", "70x112", "--maps", "--out", tmp_path / "m.onnx"]
+    assert main([*map(str, words)]) == 0
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    images = torch.rand(1, 3, 70, 112)
+    checkpoint = load_published(TIPSV2[1], weights=folder / "model.safetensors")
+    head: Any = checkpoint.build()
+    with torch.no_grad():
+        expected = head.predict(checkpoint.load_backbone()(images))["normals"].numpy()
+    [found] = session.run(["normals"], {"images": images.numpy()})
+    assert np.abs(found - expected).max() <= 1e-4

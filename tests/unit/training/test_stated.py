@@ -124,3 +124,10 @@ def test_satellite_weights_have_their_own_mean() -> None:
     name = "facebook/dinov3-vitl16-pretrain-sat493m"
     record = stated_record(BackboneConfig(name=name), SATELLITE, "store")
     assert record["mean"] == [0.430, 0.411, 0.296]
+
+
+def test_tipsv2_takes_images_without_normalisation() -> None:
+    stored = {"embed_dim": 768, "patch_size": [14, 14]}
+    record = stated_record(BackboneConfig(name="tipsv2_b14"), stored, "store")
+    assert (record["mean"], record["std"]) == ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0])
+    assert (record["family"], record["license"]) == ("tipsv2", "apache-2.0")

@@ -1,0 +1,216 @@
+"""Files of surface normals -> targets: vectors per pixel and per patch, prepared as their image is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from dinoneck.data.decoding import as_list, read_stated_orientation
+from dinoneck.data.label_files import read_label, sizes_of, without_alpha
+from dinoneck.data.labels import cell_sums
+from dinoneck.data.orientation import stated_orientation, turn_components, turn_vectors
+from dinoneck.data.preprocessing import Preprocessing, on_canvas
+from dinoneck.data.vector_tiffs import is_vector_tiff, read_vectors
+from dinoneck.errors import DataError
+from dinoneck.text import some_of
+
+Array = np.ndarray[Any, Any]
+
+_BANDS = 3
+_EXPECTED = (
+    "expected vectors (x, y, z) of length 1, as numbers, or as colours of 8 bits, 255 * (x + 1) / 2"
+)
+# lengths of vectors that are known; those between two surfaces are shorter where files were resized
+_LENGTHS = (0.85, 1.15)
+_LEAST_SHARE_OF_LENGTHS = 0.8
+# colours of 8 bits that mark pixels without a normal: black, both middle greys and white
+_UNKNOWN_COLOURS = (0, 127, 128, 255)
+
+
+class NormalLabels:
+    """Reads files of surface normals, in the axes and with the sign of :class:`dinoneck.Task`.
+
+    A label belongs to the upright image and has its size. It is a TIFF of three bands of 32-bit
+    floats, as ``dinoneck predict --maps`` writes it; a picture of 8 bits in colours, of 255 * (x +
+    1) / 2, 255 * (y + 1) / 2 and 255 * (z + 1) / 2; or an array or tensor (H, W, 3) of floats, or
+    of uint8 or uint16 as such a picture has them. Pixels without a normal are NaN or the zero
+    vector; in pictures black, white, the middle grey (127 or 128) or transparent. Vectors are
+    turned with the pixels by the EXIF orientation of the label.
+
+    Examples:
+        >>> from dinoneck.data import Preprocessing
+        >>> wall = np.zeros((32, 32, 3), np.float32)
+        >>> wall[16:, :, 2] = 1.0  # the lower half faces the camera, the upper one is unknown
+        >>> values, counts = NormalLabels().cells(wall, Preprocessing(patch_size=16))
+        >>> values[0, :, 1, 0].tolist(), counts[0].tolist()
+        ([0.0, 0.0, 1.0], [[0.0, 0.0], [256.0, 256.0]])
+    """
+
+    def cells(
+        self,
+        labels: Any,
+        preprocess: Preprocessing,
+        image_sizes: Sequence[Sequence[int]] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Average labels over the patches that ``preprocess`` makes of their images.
+
+        Args:
+            labels: one label or several.
+            preprocess: how the images are prepared.
+            image_sizes: (height, width) in pixels of each upright image, to be checked; None checks
+                nothing.
+
+        Returns:
+            values (B, 3, rows, cols), the mean vectors over the known pixels with the length 1, 0
+            where none is known, and counts (B, rows, cols), how many known pixels a patch has. Both
+            float32.
+
+        Raises:
+            DataError: if a label cannot be read, holds no surface normals, or normals of the
+                opposite sign; if labels come to different grids.
+        """
+        label_values = []
+        label_counts = []
+        for normals in _read_all(labels, image_sizes):
+            is_known = ~normals[0].isnan()
+            counts = cell_sums(is_known, preprocess)
+            sums = torch.stack([cell_sums(plane.nan_to_num(), preprocess) for plane in normals])
+            lengths = sums.square().sum(dim=0).sqrt()
+            label_values.append(torch.where(lengths > 0, sums / lengths, 0.0).float())
+            label_counts.append(counts.float())
+        return _batch(label_values), torch.stack(label_counts)
+
+    def pixels(
+        self,
+        label: Any,
+        preprocess: Preprocessing,
+        image_size: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Return the normals (3, H, W) at the size of the prepared image; NaN where none is known or shown.
+
+        Every prepared pixel takes the vector of the label pixel under its centre.
+
+        Args:
+            label: one label.
+            preprocess: how its image is prepared.
+            image_size: as of :meth:`cells`.
+
+        Raises:
+            DataError: as :meth:`cells`.
+        """
+        [normals] = _read_all([label], None if image_size is None else [image_size])
+        placement = preprocess.placement((normals.shape[1], normals.shape[2]))
+        shown = F.interpolate(normals[None], placement.resized, mode="nearest-exact")
+        is_shown = torch.ones_like(shown[:, :1])
+        canvas = on_canvas(shown.nan_to_num(), placement)[0]
+        is_known = on_canvas(is_shown * ~shown[:, :1].isnan(), placement)[0]
+        return torch.where(is_known > 0, canvas, torch.nan)
+
+
+def _read_all(labels: Any, image_sizes: Sequence[Sequence[int]] | None) -> Iterator[Tensor]:
+    singles = as_list(labels, "labels")
+    sizes = sizes_of(singles, image_sizes)
+    for number, (label, size) in enumerate(zip(singles, sizes, strict=True)):
+        yield _read_normals(label, size, number)
+
+
+def _read_normals(label: Any, size: Sequence[int] | None, number: int) -> Tensor:
+    """The normals (3, H, W) of one label, upright and of length 1; NaN where none is known."""
+    if isinstance(label, str | os.PathLike) and is_vector_tiff(Path(label)):
+        name = str(label)
+        stored, orientation = read_vectors(Path(label))
+        vectors = torch.from_numpy(turn_vectors(stored, orientation))
+        _check_size(name, vectors, size)
+        is_hidden = torch.zeros(vectors.shape[1:], dtype=torch.bool)
+    else:
+        raster = without_alpha(read_label(label, size, number))
+        name = raster.name
+        if raster.values.shape[2] != _BANDS or raster.palette is not None:
+            raise DataError(
+                f"{name} has {raster.values.shape[2]} of the three bands of surface normals; "
+                f"{_EXPECTED}"
+            )
+        values, is_hidden = _decode(raster.values, name)
+        if raster.is_hidden is not None:
+            is_hidden |= torch.from_numpy(raster.is_hidden)
+        vectors = torch.from_numpy(turn_components(values.numpy(), _orientation_of(label)))
+    return _checked(vectors, is_hidden, name)
+
+
+def _orientation_of(label: Any) -> int:
+    """The EXIF orientation by which the pixels of a label were turned."""
+    if isinstance(label, str | os.PathLike):
+        return read_stated_orientation(Path(label))
+    if isinstance(label, Image.Image):
+        return stated_orientation(label)
+    return 1
+
+
+def _decode(values: Array, name: str) -> tuple[Tensor, Tensor]:
+    """The vectors (3, H, W) of stored numbers (H, W, 3), and the pixels that a colour marks as unknown."""
+    planes = torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)).astype(np.float32))
+    is_hidden = torch.zeros(planes.shape[1:], dtype=torch.bool)
+    if values.dtype.kind == "f":
+        return planes, is_hidden
+    if values.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"{name} holds numbers of the type {values.dtype}; {_EXPECTED}")
+    largest = np.iinfo(values.dtype).max
+    if values.dtype == np.uint8:
+        is_grey = (planes == planes[:1]).all(dim=0)
+        for grey in _UNKNOWN_COLOURS:
+            is_hidden |= is_grey & (planes[0] == grey)
+    return planes * (2.0 / largest) - 1.0, is_hidden
+
+
+def _check_size(name: str, vectors: Tensor, size: Sequence[int] | None) -> None:
+    height, width = vectors.shape[1:]
+    if size is not None and (height, width) != tuple(size):
+        raise DataError(
+            f"{name} is {height}x{width} px (height x width), its image is {size[0]}x{size[1]} px; a "
+            "label has the size of its upright image"
+        )
+
+
+def _checked(vectors: Tensor, is_hidden: Tensor, name: str) -> Tensor:
+    """The vectors with the length 1, NaN where there is none.
+
+    Raises:
+        DataError: if many have another length, or most point out of the surface.
+    """
+    lengths = vectors.square().sum(dim=0).sqrt()  # NaN where a component is
+    is_known = ~is_hidden & (lengths > 0)
+    known_lengths = lengths[is_known]
+    if not len(known_lengths):
+        return torch.full_like(vectors, torch.nan)
+    low, high = _LENGTHS
+    share = ((known_lengths > low) & (known_lengths < high)).float().mean().item()
+    if share < _LEAST_SHARE_OF_LENGTHS:
+        raise DataError(
+            f"{name} holds no surface normals: {1 - share:.0%} of its vectors have another length than "
+            f"1, such as {known_lengths.median().item():.3g}; {_EXPECTED}"
+        )
+    share_of_negative = (vectors[2][is_known] < 0).float().mean().item()
+    if share_of_negative > 0.5:
+        raise DataError(
+            f"{name} holds normals that point towards the camera: z is negative in "
+            f"{share_of_negative:.0%} of its pixels. Expected x right, y down, z forward and vectors "
+            "that point into the surface, so that z is positive; multiply these by -1"
+        )
+    return torch.where(is_known, vectors / lengths, torch.nan)
+
+
+def _batch(label_values: Sequence[Tensor]) -> Tensor:
+    grids = {"x".join(map(str, values.shape[1:])) for values in label_values}
+    if len(grids) > 1:
+        raise DataError(
+            f"the labels come to different sizes: {some_of(grids, 5)}; give preprocess a size="
+        )
+    return torch.stack(list(label_values))
