@@ -469,8 +469,8 @@ PIPELINES = [
     ),
     Mutant(
         sentence="Boxes of different classes suppress each other in the ONNX file of a detector.",
-        where="detection.plain_operators:_Suppression.take_best",
-        edit=replace('self._node("And", overlaps, is_of_class)', by="overlaps"),
+        where="detection.plain_operators:Suppression.take_best",
+        edit=replace('self._node("And", _overlaps, _is_of_class)', by="_overlaps"),
         tests=[
             "unit/detection/test_plain_operators.py::"
             "test_the_best_box_suppresses_those_of_its_class_alone"

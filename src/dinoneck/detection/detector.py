@@ -513,11 +513,12 @@ class Detector(nn.Module):
 
         Its input ``image`` is (1, 3, H, W) RGB in 0 ... 1, resized to the one size that the file
         takes. Its outputs are ``boxes`` (n, 4) float32 XYXY in pixels of that input, ``scores``
-        (n,) and ``labels`` (n,) int64, by falling score; rows of score 0 are empty. The metadata
-        entry ``dinoneck_detector`` is JSON with ``format``, ``classes``, ``size``, ``preprocess``,
-        ``min_score``, ``detector``, ``half``, ``has_masks``, ``parity`` (what this returns, with
-        its tolerance), ``digest`` (of the head file) and ``dinoneck`` (the version). LoRA weights
-        are merged into the weights.
+        (n,) and ``labels`` (n,) int64, by falling score; rows of score 0 are empty. Maps are read,
+        and boxes suppressed, in operators that runtimes compute alike: the file holds no
+        ``GridSample`` and no ``NonMaxSuppression``. The metadata entry ``dinoneck_detector`` is
+        JSON with ``format``, ``classes``, ``size``, ``preprocess``, ``min_score``, ``detector``,
+        ``half``, ``has_masks``, ``parity`` (what this returns, with its tolerance), ``digest`` (of
+        the head file) and ``dinoneck`` (the version). LoRA weights are merged into the weights.
 
         Args:
             path: the file.

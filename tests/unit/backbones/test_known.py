@@ -202,6 +202,19 @@ def test_a_files_name_gives_tag_and_licence(file: str, tmp_path: Path) -> None:
     assert loaded.record()["license"] == "fair-noncommercial-research-license"
 
 
+@pytest.mark.parametrize(
+    ("name", "licence"),
+    [
+        ("vit_small_patch14_dinov2", "apache-2.0"),
+        ("vit_tiny_patch16_dinov3_qkvb", "dinov3-license"),
+    ],
+)
+def test_a_wrapped_model_has_the_licence_of_its_family(name: str, licence: str) -> None:
+    """Its weights may be anybody's, and are most often made of published ones, which the licence covers."""
+    model = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True, depth=1)
+    assert wrap_backbone(model).record()["license"] == licence
+
+
 def test_own_weights_under_a_published_name_have_no_licence(tmp_path: Path) -> None:
     file = saved_weights("dinov3_vits16", tmp_path / "best.pth")
     loaded = load_backbone("dinov3_vits16", checkpoint=file)
