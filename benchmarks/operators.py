@@ -73,7 +73,7 @@ def detector_rows(detector: Detector, folder: Path) -> tuple[Row, Row]:
     for runtime, parity in parities.items():
         if parity.unmatched:
             raise SystemExit(f"{runtime} gives other boxes: {parity.first_unmatched}")
-        differences["boxes"] = parity.compared
+        differences["boxes"] = parity.compared // 2  # of both
         differences[f"{runtime}, px"] = parity.box_px
         differences[f"{runtime}, score"] = parity.score
     return _counts(file), differences

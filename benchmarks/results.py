@@ -33,7 +33,7 @@ SOURCES = {  # benchmark -> folders and files of src/dinoneck
     "service": ("serve", "inference"),
     "parity": ("backbones", "export", "heads", "necks", "published"),
     "runtimes": ("backbones",),
-    "operators": ("detection", "export"),
+    "operators": ("detection/onnx.py", "detection/plain_operators.py", "export"),
     "runtime_scores": ("backbones",),
     "matrix": (".",),
     "evidence": ("backbones", "data", "detection", "interop", "points", *TRAINED),

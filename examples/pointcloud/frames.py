@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dinoneck.data.decoding import read_picture
+from dinoneck.data.pixels import read_picture
 from dinoneck.errors import DataError
 from dinoneck.points import Cameras
 from examples.pointcloud.frame_list import JSON, read_frame_list

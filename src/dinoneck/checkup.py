@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from packaging.requirements import Requirement
 
+from dinoneck import cpu_libraries
 from dinoneck.text import counted, first_line
 from dinoneck.version import __version__
 
@@ -127,13 +128,9 @@ def _package(needed: Requirement, extra: str) -> Finding:
 def _import(module: str) -> None:
     """Import a module; OpenVINO and ONNX Runtime as dinoneck does, so that they report nothing."""
     if module == "openvino":
-        from dinoneck.backbones import openvino
-
-        openvino.library()
+        cpu_libraries.openvino()
     elif module == "onnxruntime":
-        from dinoneck.export.onnx_file import onnx_runtime
-
-        onnx_runtime()
+        cpu_libraries.onnxruntime()
     else:
         importlib.import_module(module)  # noqa: TID251
 

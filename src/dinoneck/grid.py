@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinoneck.errors import ConfigError, DataError, GridError, ShapeError
-
-Remainder = Literal["error", "crop", "pad", "resize"]
-PadTo = Literal["corner", "center"]
-PatchSize = int | tuple[int, int]
+from dinoneck.patches import Axis, Remainder, axes_of, no_image_size
+from dinoneck.patches import PadTo as PadTo  # these are also imported from here
+from dinoneck.patches import PatchSize as PatchSize
+from dinoneck.patches import patch_pair as patch_pair
 
 
 class GridSize(NamedTuple):
@@ -38,18 +38,6 @@ class GridSize(NamedTuple):
     def count(self) -> int:  # type: ignore[override]
         """Number of patches, rows x cols."""
         return self.rows * self.cols
-
-
-def patch_pair(patch_size: PatchSize) -> tuple[int, int]:
-    """Return ``(height, width)`` of a patch in pixels; refuse anything but positive integers."""
-    pair = tuple(patch_size) if isinstance(patch_size, Sequence) else (patch_size, patch_size)
-    if len(pair) != 2 or any(
-        isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in pair
-    ):
-        raise ConfigError(
-            f"patch_size is {patch_size!r}; expected a positive integer or (height, width) of two"
-        )
-    return pair
 
 
 def checked_grid(grid: Sequence[int]) -> GridSize:
@@ -88,14 +76,6 @@ class PreparedImages:
     def to_original(self, xy: Tensor) -> Tensor:
         """Map points (..., 2) from prepared pixels (x, y) to original pixels."""
         return (xy - xy.new_tensor(self.offset)) / xy.new_tensor(self.scale)
-
-
-class _Axis(NamedTuple):
-    """How one axis of an image becomes cells: prepared = original * scale + offset."""
-
-    cells: int
-    scale: float
-    offset: float
 
 
 class TokenGrid(nn.Module):
@@ -308,47 +288,17 @@ class TokenGrid(nn.Module):
         # half precision cannot count to 2049
         return values.to(like), weight[:, 0].to(exact(like[:0]))
 
-    def _axes(self, image_size: Sequence[int]) -> tuple[_Axis, _Axis]:
+    def _axes(self, image_size: Sequence[int]) -> tuple[Axis, Axis]:
         whole = isinstance(image_size, Sequence) and all(_is_whole(side) for side in image_size)
         if not whole or len(image_size) != 2 or min(image_size) < 1:
-            raise GridError(
-                f"image_size is {image_size!r}; expected (height, width) in whole pixels, both at "
-                "least 1"
-            )
+            raise no_image_size(image_size)
         height, width = image_size
-        down, across = self.patch_height, self.patch_width
-        if self.on_remainder == "error" and (height % down or width % across):
-            padded = f"'pad' ({-(-height // down) * down}x{-(-width // across) * across})"
-            cropped = ""
-            if height >= down and width >= across:
-                cropped = f"'crop' ({height // down * down}x{width // across * across}), "
-            raise GridError(
-                f"the image is {height}x{width} px (height x width) and the patch {down}x{across} "
-                f"px: {height} % {down} = {height % down}, {width} % {across} = {width % across}. "
-                f"Pass an image whose sides are multiples of the patch, or choose {cropped}{padded}, "
-                "or 'resize', which Preprocessing calls resize='stretch'"
-            )
-        return self._axis(height, self.patch_height), self._axis(width, self.patch_width)
-
-    def _axis(self, length: int, patch: int) -> _Axis:
-        if self.on_remainder == "pad":
-            cells = (length + patch - 1) // patch
-            before = 0
-            if self.pad_to == "center":
-                before = (cells * patch - length) // 2
-            return _Axis(cells, 1.0, float(before))
-        if self.on_remainder == "resize":
-            cells = max(1, (2 * length + patch) // (2 * patch))
-            return _Axis(cells, cells * patch / length, 0.0)
-        cells = length // patch
-        if self.on_remainder == "error":
-            return _Axis(cells, 1.0, 0.0)
-        if cells < 1:
-            raise GridError(
-                f"'crop' leaves nothing of a side of {length} px with patches of {patch} px; use "
-                "'pad'"
-            )
-        return _Axis(cells, 1.0, -float((length - cells * patch) // 2))
+        return axes_of(
+            (height, width),
+            (self.patch_height, self.patch_width),
+            on_remainder=self.on_remainder,
+            pad_to=self.pad_to,
+        )
 
 
 def _check_word(name: str, word: str, words: Sequence[str]) -> None:
@@ -401,7 +351,7 @@ def as_mask(mask: Tensor) -> Tensor:
     return (mask != 0) & ~unknown
 
 
-def _overlaps(length: int, axis: _Axis, patch: int, device: torch.device) -> Tensor:
+def _overlaps(length: int, axis: Axis, patch: int, device: torch.device) -> Tensor:
     """Matrix (cells, length): how much of each pixel lies in each cell, in pixels, float64."""
     corners = torch.arange(axis.cells + 1, dtype=torch.float64, device=device)
     edges = (corners * patch - axis.offset) / axis.scale

@@ -32,6 +32,11 @@ POOLED_KINDS: tuple[Kind, ...] = ("regression", "ratio", *CLASS_KINDS)
 Runtime = Literal["torch", "openvino", "auto"]
 """What computes the tokens of a frozen backbone, see :meth:`dinoneck.Backbone.with_runtime`."""
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
+FileRuntime = Literal["onnxruntime", "openvino"]
+"""What runs an exported file, see :class:`dinoneck.runtime.ExportedPredictor`."""
+FILE_RUNTIMES: tuple[FileRuntime, ...] = get_args(FileRuntime)
+AnyRuntime = Literal[Runtime, "onnxruntime"]
+"""What a command line may name: of a backbone, or of an exported file."""
 Precision = Literal["float32", "bfloat16"]
 """The dtype of a backbone's weights and tokens, of those that every runtime computes in."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,14 +20,22 @@ from torch import Tensor
 from dinoneck.codec import normalize_fields, restore
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.grid import exact
-from dinoneck.kinds import CATEGORICAL_KINDS, CLASS_KINDS, MAP_KINDS, MASK_KINDS, PROBABILITY_KINDS
 from dinoneck.kinds import Kind as Kind
+from dinoneck.task_facts import CLASSES as CLASSES  # these are also imported from here
+from dinoneck.task_facts import GATE as GATE
+from dinoneck.task_facts import MAP as MAP
+from dinoneck.task_facts import MASKS as MASKS
+from dinoneck.task_facts import SHORTEST_VECTOR, TaskFacts
+from dinoneck.task_facts import TABLE_COLUMNS as TABLE_COLUMNS
+from dinoneck.task_facts import Activation as Activation
+from dinoneck.task_facts import Aggregate as Aggregate
+from dinoneck.task_facts import as_tasks as as_tasks
+from dinoneck.task_facts import columns_of as columns_of
+from dinoneck.task_facts import describe_tasks as describe_tasks
 from dinoneck.transforms import TargetTransform as TargetTransform
 from dinoneck.transforms import constants as constants
 
-Activation = Literal["relu", "softplus", "sigmoid", "unit"]
 Loss = Literal["mse", "smooth_l1", "cross_entropy", "cosine"]
-Aggregate = Literal["sum", "mean"]
 
 _LOSSES: dict[str, tuple[str, ...]] = {
     "regression": ("mse", "smooth_l1"),
@@ -42,8 +50,6 @@ _LOSSES: dict[str, tuple[str, ...]] = {
 _VECTOR_LOSSES = ("cosine",)
 """Those of vectors of length 1."""
 _VECTOR_DIM = 3
-_SHORTEST_VECTOR = 1e-12
-"""A vector that is shorter has no direction, as in ``torch.nn.functional.normalize``."""
 
 
 def unit_vectors(maps: Tensor) -> Tensor:
@@ -54,14 +60,14 @@ def unit_vectors(maps: Tensor) -> Tensor:
     """
     vectors = exact(maps)
     squared_length = _squared_length(vectors)
-    has_no_direction = squared_length <= _SHORTEST_VECTOR**2
+    has_no_direction = squared_length <= SHORTEST_VECTOR**2
     length = torch.where(has_no_direction, 1.0, squared_length).sqrt()
     return torch.where(has_no_direction, 0.0, vectors / length).to(maps.dtype)
 
 
 def has_direction(maps: Tensor) -> Tensor:
     """Return which vectors of maps (..., 3, rows, cols) are neither zero nor NaN, bool (..., 1, rows, cols)."""
-    return _squared_length(exact(maps)) > _SHORTEST_VECTOR**2
+    return _squared_length(exact(maps)) > SHORTEST_VECTOR**2
 
 
 def _squared_length(vectors: Tensor) -> Tensor:
@@ -90,13 +96,6 @@ OVERALL_MEAN, OVERALL_WEIGHTED = "overall (mean)", "overall (weighted)"
 """What tables call it, and scores beside a target called ``overall``. No task has these names."""
 MEAN_KEY = "mean_over_targets"
 """The entry of a report that names the mean over the targets, where one of them is called ``overall``."""
-TABLE_COLUMNS = ("image", "images", "labels", "group", "fold")
-"""Columns of tables of predictions and truth beside those of the tasks."""
-MAP, CLASSES, MASKS, GATE = ".map", ".classes", ".masks", "gate"
-"""What follows a task's name in the names of its map and of what queries give, and the output of a gate.
-
-The names of tasks leave them free.
-"""
 _RESERVED = (GATE, "maps", OVERALL_MEAN, OVERALL_WEIGHTED)
 
 
@@ -106,7 +105,7 @@ def activate(x: Tensor, activation: str | None) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class Task(TaskFacts):
     """One named prediction of a head; all but its name are keywords.
 
     Args:
@@ -327,53 +326,6 @@ class Task:
         """What has these losses, for an error."""
         return "activation 'unit'" if self.is_unit else f"kind {self.kind!r}"
 
-    @property
-    def is_unit(self) -> bool:
-        """Whether outputs are maps of surface normals, vectors of length 1."""
-        return self.activation == "unit"
-
-    @property
-    def is_categorical(self) -> bool:
-        """Whether outputs are class logits."""
-        return self.kind in CATEGORICAL_KINDS
-
-    @property
-    def is_image_class(self) -> bool:
-        """Whether outputs are the classes of an image, which has one of them."""
-        return self.kind in CLASS_KINDS
-
-    @property
-    def is_probability(self) -> bool:
-        """Whether outputs are logits whose softmax is probabilities of classes, or parts of a whole."""
-        return self.kind in PROBABILITY_KINDS
-
-    @property
-    def is_share(self) -> bool:
-        """Whether outputs are parts of one whole, from 0 to 1: shares or probabilities."""
-        return self.shares or self.is_probability
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of the outputs: the task's name, or ``name:label`` where there are several."""
-        if self.dim == 1:
-            return (self.name,)
-        return tuple(f"{self.name}:{label}" for label in self.labels or range(self.dim))
-
-    @property
-    def is_masks(self) -> bool:
-        """Whether outputs are classes and masks of queries, not a tensor of the task's name."""
-        return self.kind in MASK_KINDS
-
-    @property
-    def is_map(self) -> bool:
-        """Whether outputs are maps, (B, dim, rows, cols); those of other kinds are (B, dim)."""
-        return self.kind in MAP_KINDS
-
-    @property
-    def has_values(self) -> bool:
-        """Whether an image has numbers of the task: not of objects, nor of surface normals, which are maps alone."""
-        return not (self.is_masks or self.is_unit)
-
     def natural(self, output: Tensor) -> Tensor:
         """Convert normalised outputs to original units, in float32 or wider, before ``minimum`` and ``maximum``.
 
@@ -439,11 +391,6 @@ class Task:
         return x if self.transform is None else self.transform.inverse(x, parts)
 
 
-def as_tasks(tasks: Task | Sequence[Task]) -> tuple[Task, ...]:
-    """Return tasks as a tuple; a single task is a tuple of one."""
-    return (tasks,) if isinstance(tasks, Task) else tuple(tasks)
-
-
 def check_tasks(
     tasks: Task | Sequence[Task], *, kinds: Sequence[str], owner: str
 ) -> tuple[Task, ...]:
@@ -470,72 +417,6 @@ def check_tasks(
         if task.from_map is not None:
             cell_output(task, tasks)
     return tasks
-
-
-def describe_tasks(tasks: Sequence[Task]) -> str:
-    """Return tasks in one line for people: ``mass (regression, g), crop (classification of 3)``."""
-    described = []
-    for task in tasks:
-        if task.is_unit:
-            about = "surface normals"
-        elif task.dim == 1:
-            about = task.kind
-        else:
-            about = f"{task.kind} of {task.dim}"
-        if task.unit:
-            about += f", {task.unit}"
-        described.append(f"{task.name} ({about})")
-    return ", ".join(described)
-
-
-class Column(NamedTuple):
-    """One number that tables and pictures have for an image.
-
-    Attributes:
-        name: what they call it.
-        task: whose output it is.
-        place: which of the task's outputs.
-    """
-
-    name: str
-    task: Task
-    place: int
-
-
-def columns_of(tasks: Sequence[Task]) -> list[Column]:
-    """Return what tables and pictures call the outputs of tasks, each number once.
-
-    The columns of a task are :attr:`Task.columns`. A map with several outputs (``dense``,
-    ``segmentation``) has one column per label, called by the label alone. It is called
-    ``task label`` where the label is a number, or another column has its name, also one of
-    :data:`TABLE_COLUMNS`. An output that is another task's number (``from_map``) has no column of
-    its own. Objects and surface normals have no columns.
-    """
-    columns = []
-    for task in tasks:
-        if not task.has_values:
-            continue
-        labels = task.labels or tuple(str(i) for i in range(task.dim))
-        means = [other.name for other in tasks if other.from_map == task.name]
-        for place, (name, label) in enumerate(zip(task.columns, labels, strict=True)):
-            if means and (task.dim == 1 or label in means):
-                continue
-            if _is_called_by_label(task):
-                name = label
-            columns.append(Column(name, task, place))
-    counts = Counter(column.name for column in columns)
-    counts.update(TABLE_COLUMNS)
-    counts.update(task.name for task in tasks if task.is_image_class)
-    for i, column in enumerate(columns):
-        is_ambiguous = counts[column.name] > 1 or column.name.isdecimal()
-        if _is_called_by_label(column.task) and is_ambiguous:
-            columns[i] = column._replace(name=f"{column.task.name} {column.name}")
-    return columns
-
-
-def _is_called_by_label(task: Task) -> bool:
-    """Whether the columns of a task are called by the labels of a map."""
-    return task.is_map and task.dim > 1
 
 
 def cell_output(task: Task, tasks: Sequence[Task]) -> tuple[Task, int]:

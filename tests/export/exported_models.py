@@ -12,6 +12,7 @@ from tests.export.runtimes import RUNTIMES, relative_gaps
 from tests.unit.detection.rf_detr_files import spread_scores_and_boxes
 from tests.unit.detection.test_detector import detector_of
 from tests.unit.published.narrow import narrowed
+from tests.unit.published.official_files import random_state
 from torch import nn
 
 from dinoneck import (
@@ -35,6 +36,7 @@ from dinoneck.export.models import ImagesModel
 from dinoneck.inference.predictor import Predictor
 from dinoneck.published import list_published
 from dinoneck.published.detectors import DETECTORS
+from dinoneck.published.loading import translate
 from dinoneck.published.table import row_named
 
 WIDTH = 64  # of dinoneck_tiny
@@ -110,10 +112,14 @@ def published_forms() -> list[str]:
 
 
 def published_head(name: str) -> ExportedHead:
-    """Return a published head on the width of the tiny backbone."""
-    row, _ = narrowed(row_named(name))
-    module = kit.randomised(row.build(), std=0.1).eval()
-    return ExportedHead(module, len(row.layers), row.norm)
+    """Return a published head on the width of the tiny backbone, with random weights of its file."""
+    row, shapes = narrowed(row_named(name))
+    module: Any = row.build()
+    tensors = translate(
+        random_state(shapes), module.state_dict(), name, rename=row.rename, dtype=torch.float32
+    )
+    module.load_state_dict(tensors, assign=True)
+    return ExportedHead(module.eval(), len(row.layers), row.norm)
 
 
 def detector_named(name: str) -> Detector:

@@ -22,10 +22,10 @@ MODULES = [
     ),
     Mutant(
         sentence="A patch that the image's edge cuts counts as a whole patch.",
-        where="grid:TokenGrid.size",
+        where="patches:axes_of",
         edit=replace(
-            "_axis(_cells, 1.0, -float((_length - _cells * _patch) // 2))",
-            by="_axis(-(-_length // _patch), 1.0, -float((_length - _cells * _patch) // 2))",
+            "Axis(_cells, 1.0, -float((_length - _cells * _patch) // 2))",
+            by="Axis(-(-_length // _patch), 1.0, -float((_length - _cells * _patch) // 2))",
         ),
         tests=["unit/test_grid.py"],
     ),
@@ -181,6 +181,18 @@ MODULES = [
         tests=[
             "unit/backbones/test_backbone.py::test_layers_are_block_outputs_in_the_callers_order"
         ],
+    ),
+    Mutant(
+        sentence="The positions of TIPSv2 are resampled bicubically, as timm does, not bilinearly.",
+        where="backbones.adapter:tipsv2_positions",
+        edit=replace("'bilinear'", by="'bicubic'"),
+        tests=["unit/backbones/test_open_backbones.py::test_tipsv2s_positions_are_the_formula"],
+    ),
+    Mutant(
+        sentence="Features of TIPSv2 from elsewhere are recorded with ImageNet's mean and std.",
+        where="backbones.known:normalisation_of",
+        edit=replace("family_of(_name) == 'tipsv2'", by="False"),
+        tests=["unit/training/test_stated.py::test_tipsv2_takes_images_without_normalisation"],
     ),
     Mutant(
         sentence="A model whose forward adds something between its blocks is wrapped without it.",

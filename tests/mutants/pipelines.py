@@ -119,7 +119,7 @@ PIPELINES = [
     ),
     Mutant(
         sentence="Patches that show a part of an image, and padding beside it, count as padding.",
-        where="data.preprocessing:Placement.shown_cells",
+        where="data.recipe:Placement.shown_cells",
         edit=replace("-(-_end * _cells // _canvas)", by="_end * _cells // _canvas"),
         tests=[_REFERENCE],
     ),
@@ -145,7 +145,7 @@ PIPELINES = [
     ),
     Mutant(
         sentence="False boxes are drawn like those that find an object.",
-        where="viz.panels:boxes_panel",
+        where="viz.pictures:boxes_panel",
         edit=always("_box in _found or truth is None"),
         tests=[
             "unit/viz/test_panels.py::"
@@ -263,7 +263,7 @@ PIPELINES = [
     ),
     Mutant(
         sentence="Cropping to a size keeps the upper left corner of an image, not its centre.",
-        where="data.preprocessing:Preprocessing.placement",
+        where="data.recipe:ImageRecipe.placement",
         edit=replace("int((_canvas[0] - _resized[0]) / 2)", by="0"),
         tests=["unit/data/test_preparation.py::test_a_tall_image_is_cropped_to_its_middle"],
     ),
@@ -469,8 +469,8 @@ PIPELINES = [
     ),
     Mutant(
         sentence="Boxes of different classes suppress each other in the ONNX file of a detector.",
-        where="detection.plain_operators:_Suppression.take_best",
-        edit=replace('self._node("And", overlaps, is_of_class)', by="overlaps"),
+        where="detection.plain_operators:Suppression.take_best",
+        edit=replace('self._node("And", _overlaps, _is_of_class)', by="_overlaps"),
         tests=[
             "unit/detection/test_plain_operators.py::"
             "test_the_best_box_suppresses_those_of_its_class_alone"

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dinoneck.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from dinoneck.data.recipe import IMAGENET_MEAN, IMAGENET_STD
 from dinoneck.errors import BackboneError
 
 # modules that do not contribute to features, of timm and of the official objects: classifiers,

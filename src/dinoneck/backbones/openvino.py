@@ -1,8 +1,4 @@
-"""OpenVINO: programs of frozen backbones for a CPU. No other module imports the library.
-
-OpenVINO reports its use and keeps an identifier of the user in the home folder if its package
-``openvino_telemetry`` can be imported. It is hidden here, so neither happens.
-"""
+"""OpenVINO: programs of frozen backbones for a CPU."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import copy
 import functools
 import io
 import logging
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +19,7 @@ from torch import Tensor, nn
 
 from dinoneck.backbones import lora
 from dinoneck.backbones.adapter import Adapter
+from dinoneck.cpu_libraries import openvino
 from dinoneck.dtypes import dtype_name
 from dinoneck.errors import BackboneError
 from dinoneck.extras import check_installed
@@ -31,8 +27,6 @@ from dinoneck.text import first_line
 
 # the dtype of the weights -> OpenVINO's name of the precision that it computes in
 _PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
-_TELEMETRY = "openvino_telemetry"
-_IMPORT = threading.Lock()
 _TRACED_BATCH = 2  # torch.export takes a batch of 1 for a constant
 _LARGEST_BATCH = 65_536
 _HEAD_WIDTH = 64  # of all published models but the largest
@@ -121,7 +115,7 @@ def compile_program(
     Raises:
         BackboneError: if the model cannot be exported or converted.
     """
-    openvino = library()
+    library = openvino()
     layers = sorted(set(layers))
     height, width = image_size
     batch = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
@@ -134,9 +128,9 @@ def compile_program(
                 model, (example,), dynamic_shapes=({0: batch},), strict=False
             )
         with _quiet():
-            converted = openvino.convert_model(exported)
+            converted = library.convert_model(exported)
             properties = _properties(adapter.weight.dtype, num_threads)
-            compiled = openvino.Core().compile_model(converted, "CPU", properties)
+            compiled = library.Core().compile_model(converted, "CPU", properties)
     except Exception as error:  # the exporter and the converter raise many unrelated types
         raise BackboneError(
             f"OpenVINO cannot run {adapter.name or type(adapter.model).__name__} on images of "
@@ -160,7 +154,7 @@ def load_program(
         RuntimeError: if OpenVINO cannot read it.
     """
     properties = _properties(dtype, num_threads)
-    compiled = library().Core().import_model(exported, "CPU", properties)
+    compiled = openvino().Core().import_model(exported, "CPU", properties)
     return Program(compiled, sorted(set(layers)))
 
 
@@ -177,14 +171,14 @@ def compile_block(tokens: Tensor, hidden_width: int) -> Callable[[], Any]:
         What computes the block once; nothing is converted or copied, as between the blocks of a
         program. The output is that of :meth:`openvino.InferRequest.infer`.
     """
-    openvino = library()
+    library = openvino()
     width = tokens.shape[-1]
-    block = _BlockOfOperations(openvino.opset13, width)
+    block = _BlockOfOperations(library.opset13, width)
     inputs = block.operations.parameter([-1, -1, width], np.float32)
     outputs = block.outputs(inputs, hidden_width)
-    model = openvino.Model([outputs], [inputs])
+    model = library.Model([outputs], [inputs])
     properties = _properties(tokens.dtype, torch.get_num_threads())
-    request = openvino.Core().compile_model(model, "CPU", properties).create_infer_request()
+    request = library.Core().compile_model(model, "CPU", properties).create_infer_request()
     array = tokens.detach().float().numpy()
     return functools.partial(request.infer, [array], share_inputs=True, share_outputs=True)
 
@@ -350,22 +344,6 @@ def _merged_copy(adapter: Adapter) -> Adapter:
     else:
         lora.merge(merged)
     return merged
-
-
-def library() -> ModuleType:
-    """Import OpenVINO without what would report it."""
-    with _IMPORT:
-        hidden = sys.modules.get(_TELEMETRY)
-        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # its import raises ImportError
-        try:
-            import openvino
-        finally:
-            if hidden is None:
-                del sys.modules[_TELEMETRY]
-            else:
-                sys.modules[_TELEMETRY] = hidden
-    module: ModuleType = openvino
-    return module
 
 
 @contextmanager

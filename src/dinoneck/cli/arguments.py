@@ -28,7 +28,7 @@ from tyro.conf import (
 from tyro.constructors import PrimitiveConstructorSpec
 
 from dinoneck.errors import ConfigError, DataError
-from dinoneck.kinds import RUNTIMES, Precision, Runtime
+from dinoneck.kinds import RUNTIMES, AnyRuntime, Precision, Runtime
 from dinoneck.registry import WITH_OWN_VIT
 from dinoneck.text import did_you_mean
 from dinoneck.training.config import FrozenBackbone
@@ -91,6 +91,33 @@ PREDICT_WITH_DETECTOR = RunKind(
         "--store",
         "--subfolders",
         "--precision",
+    ),
+)
+PREDICT_WITH_FILE = RunKind(
+    "an exported file, which has its backbone, one view and no tiles",
+    unused=(
+        "--tta",
+        "--probe",
+        "--tile",
+        "--overlap",
+        "--store",
+        "--truth",
+        "--image-column",
+        "--subfolders",
+        "--revision",
+        "--weights",
+        "--backbone-file",
+        "--random-backbone",
+        "--device",
+        "--precision",
+    ),
+)
+EVALUATE_FILE = RunKind(
+    PREDICT_WITH_FILE.name,
+    unused=tuple(
+        flag
+        for flag in PREDICT_WITH_FILE.unused
+        if flag not in ("--truth", "--image-column", "--subfolders")
     ),
 )
 PREDICT_WITHOUT_OVERLAY = RunKind(
@@ -366,7 +393,8 @@ class PredictionOptions(HeadBackbone):
             as recorded in the heads).
         device: such as cpu or cuda:1 (default: a GPU if there is one).
         runtime: what computes the tokens: torch; openvino (extra [fast], on a CPU); or auto, the
-            faster of both for each size of images (default: DINONECK_RUNTIME, else auto).
+            faster of both for each size of images (default: DINONECK_RUNTIME, else auto). Of an
+            exported file what runs it: onnxruntime (default) or openvino.
         precision: of the backbone's weights and tokens, of heads (default: as in training).
     """
 
@@ -377,7 +405,7 @@ class PredictionOptions(HeadBackbone):
     min_score: float | None = None
     bits: Bits = None
     device: str | None = None
-    runtime: Runtime | None = None
+    runtime: AnyRuntime | None = None
     precision: Precision | None = None
 
 

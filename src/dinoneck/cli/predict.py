@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
 
 from tyro.conf import UseAppendAction, arg
 
@@ -21,6 +21,13 @@ from dinoneck.data.walk import SUFFIXES
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.kinds import Runtime
 from dinoneck.registry import DETECTORS
+from dinoneck.runtime.exported import (
+    ExportedDetector,
+    ExportedPredictor,
+    check_backbone_runtime,
+    is_exported,
+    open_exported,
+)
 from dinoneck.text import counted, some_of
 from dinoneck.training.config import SIZE
 
@@ -29,6 +36,7 @@ if TYPE_CHECKING:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.detection import Detector
     from dinoneck.inference.predictor import Predictor
+    from dinoneck.task_facts import TaskFacts
     from dinoneck.tasks import Task
 
 Predict = Callable[[list[Any]], list[dict[str, Any]]]
@@ -65,7 +73,8 @@ def predict(
     Args:
         images: images, or folders searched with their subfolders; before the options.
         heads: head files, folders of trainings or of head files, published heads, or Hub
-            repositories (user/name), averaged; KEY=HEAD runs different heads next to each other.
+            repositories (user/name), averaged; KEY=HEAD runs different heads next to each other. Or
+            one file of 'dinoneck export' (.onnx), which needs no torch.
         out: the CSV to write.
         store: a feature store whose tokens are used instead of images.
         maps: a new folder for the maps of every image, in its own pixels: classes as PNG, values as
@@ -93,6 +102,8 @@ def predict(
     files = cli.list_images(images) if images else []
     file_by_name = {str(file): file for file in files}
     named_heads = read_heads(list(chain.from_iterable(heads)))
+    if _exported_file(named_heads) is not None:
+        cli.refuse_unused(cli.PREDICT_WITH_FILE, words)
     inputs: list[str | Path | None] = [*files, *list_heads(named_heads)]
     inputs += [options.weights, options.backbone_file, truth]
     cli.check_output(out, inputs, (".csv",))
@@ -118,7 +129,11 @@ def predict(
     if truth is not None:
         _check_takes_truth(opened, truth)
         known = known_values(
-            truth, image_column, list(file_by_name.values()), opened.tasks, subfolders
+            truth,
+            image_column,
+            list(file_by_name.values()),
+            cast("Sequence[Task]", opened.tasks),  # of heads: files take no truth
+            subfolders,
         )
     left_out: dict[str, str] = {}
     model.expect_images(len(file_by_name))
@@ -195,7 +210,7 @@ class HeadGroup(NamedTuple):
     """
 
     key: str | None
-    tasks: Sequence[Task]
+    tasks: Sequence[TaskFacts]
 
     @property
     def predictor_key(self) -> str:
@@ -221,11 +236,11 @@ class OpenModel(NamedTuple):
     """The heads of a command line, or its detector.
 
     Attributes:
-        model: a Detector or a Predictor.
+        model: a Detector or a Predictor, or an exported file of one.
         is_detector: which of them it is.
         groups: the heads of the Predictor; empty for a Detector.
         predict: predicts a list of images with the options of the command line.
-        checkpoints: the head files.
+        checkpoints: the head files; none of an exported file.
     """
 
     model: Any
@@ -235,7 +250,7 @@ class OpenModel(NamedTuple):
     checkpoints: list[HeadCheckpoint]
 
     @property
-    def tasks(self) -> tuple[Task, ...]:
+    def tasks(self) -> tuple[TaskFacts, ...]:
         """The tasks of all heads; none of a detector."""
         return tuple(chain.from_iterable(group.tasks for group in self.groups))
 
@@ -281,6 +296,9 @@ def open_model(
         ConfigError: for several detectors, and for options without effect.
         CheckpointError: if a file cannot be read, or the heads do not belong together.
     """
+    file = _exported_file(heads)
+    if file is not None:
+        return _open_file(file, options, words, maps=maps)
     from dinoneck.devices import local_device
     from dinoneck.dtypes import WEIGHT_DTYPES
     from dinoneck.inference.sources import names_detector, open_heads
@@ -297,7 +315,7 @@ def open_model(
     else:
         cli.refuse_unused(cli.PREDICT_WITH_HEADS, words)
     backbone = options.load_backbone(first)
-    runtime = options.runtime or cli.default_runtime()
+    runtime = check_backbone_runtime(options.runtime or cli.default_runtime())
     if is_detector:
         detector = _open_detector(first, backbone, options, runtime=runtime)
         return OpenModel(
@@ -333,6 +351,51 @@ def open_model(
         groups=groups,
         predict=partial(predictor, maps="patch" if maps else None),
         checkpoints=checkpoints,
+    )
+
+
+def _exported_file(heads: str | Sequence[str] | Mapping[str, Sequence[str]]) -> str | None:
+    """The exported file that a command line names alone; None for other heads.
+
+    Raises:
+        ConfigError: for such a file with a key, or among other heads.
+    """
+    names = [heads] if isinstance(heads, str) else list(heads)
+    if isinstance(heads, Mapping):
+        names = list(chain.from_iterable(heads.values()))
+    files = [name for name in names if is_exported(name)]
+    if not files:
+        return None
+    if isinstance(heads, Mapping) or len(names) > 1:
+        raise ConfigError(
+            f"--heads lists {files[0]}, an exported file, which predicts alone: name it without a "
+            "key and without other heads, or name the head files"
+        )
+    return files[0]
+
+
+def _open_file(
+    file: str, options: cli.PredictionOptions, words: Sequence[str], *, maps: bool
+) -> OpenModel:
+    """Open an exported file; torch is not imported."""
+    cli.refuse_unused(cli.EVALUATE_FILE, words)
+    model = open_exported(
+        file,
+        options.runtime,
+        batch_size=options.batch_size,
+        bits=options.bits,
+        min_score=options.min_score,
+    )
+    if isinstance(model, ExportedDetector):
+        if maps:
+            cli.refuse_unused(cli.RunKind("a detector", unused=("--maps",)), words)
+        return OpenModel(model, is_detector=True, groups=(), predict=model.predict, checkpoints=[])
+    return OpenModel(
+        model,
+        is_detector=False,
+        groups=[HeadGroup(None, model.tasks)],
+        predict=partial(model, maps="patch" if maps else None),
+        checkpoints=[],
     )
 
 
@@ -581,15 +644,14 @@ def _draw(
 
 def _draw_values(
     folder: Path,
-    predictor: Predictor,
+    predictor: Predictor | ExportedPredictor,
     group: HeadGroup,
     predicted_files: Sequence[_PredictedFile],
     known: Mapping[Path, Mapping[str, Any]],
 ) -> None:
     """Draw what a group of heads predicts over every image: their objects, or numbers and maps."""
-    from dinoneck.data.decoding import read_pixels
     from dinoneck.viz.overlay import overlay_panel
-    from dinoneck.viz.panels import boxes_panel
+    from dinoneck.viz.pictures import as_image, boxes_panel
     from dinoneck.viz.scales import THE_GATE, outputs, scales, with_gate
 
     tasks = list(group.tasks)
@@ -601,9 +663,9 @@ def _draw_values(
     for predicted, result in zip(predicted_files, results, strict=True):
         file = predicted.file
         if objects is not None:
-            pixels = read_pixels(file, predictor.preprocess.bits)
             boxes = _boxes_around(result[objects.name], objects.labels)
-            picture = boxes_panel(pixels, boxes, classes=objects.labels)
+            image = as_image(file, predictor.preprocess.bits)
+            picture = boxes_panel(image, boxes, classes=objects.labels)
         else:
             picture = overlay_panel(
                 file,
@@ -617,15 +679,14 @@ def _draw_values(
 
 
 def _draw_boxes(
-    folder: Path, detector: Detector, predicted_files: Sequence[_PredictedFile]
+    folder: Path, detector: Detector | ExportedDetector, predicted_files: Sequence[_PredictedFile]
 ) -> None:
     """Draw the boxes of a detector over every image."""
-    from dinoneck.data.decoding import read_pixels
-    from dinoneck.viz.panels import boxes_panel
+    from dinoneck.viz.pictures import as_image, boxes_panel
 
     for predicted in predicted_files:
-        pixels = read_pixels(predicted.file, detector.preprocess.bits)
-        picture = boxes_panel(pixels, predicted.result, classes=detector.classes)
+        image = as_image(predicted.file, detector.preprocess.bits)
+        picture = boxes_panel(image, predicted.result, classes=detector.classes)
         save_picture(folder / f"{predicted.output_path}.jpg", picture)
 
 

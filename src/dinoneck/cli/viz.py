@@ -17,6 +17,7 @@ from dinoneck.cli.predict import OpenModel, known_values, open_model, predict_na
 from dinoneck.cli.text import file_size, save_picture, show
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.kinds import AVERAGE_OF_0_3, predicting_method
+from dinoneck.runtime.exported import is_exported
 from dinoneck.text import counted
 from dinoneck.training.config import SIZE, FrozenBackbone
 
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
     from dinoneck.data.layout import Subfolders
     from dinoneck.data.preprocessing import Preprocessing
     from dinoneck.inference.predictor import Predictor
-    from dinoneck.tasks import Task
+    from dinoneck.task_facts import TaskFacts
     from dinoneck.tokens import Tokens
-    from dinoneck.viz.scales import ReportEntry
+    from dinoneck.viz.report import ReportEntry
 
 _BACKBONE = FrozenBackbone()
 _PAGES = (".html", ".htm")
@@ -80,6 +81,11 @@ def report(
         cli.refuse_unused(cli.REPORT_WITHOUT_TRUTH, words)
 
     # predict
+    if is_exported(head):
+        raise ConfigError(
+            f"{head} is an exported file, of which no report is drawn: name the head file; 'dinoneck "
+            "predict --overlay' draws the maps of an exported file"
+        )
     opened = open_model(head, options, words, maps=len(files) <= max_images)
     tasks = opened.tasks
     training = _training_report(Path(head), tasks)
@@ -202,8 +208,7 @@ def _report_entries(
         with_tokens: whether those of a Predictor have their tokens as colours.
         batch_size: images in a forward pass of a detector.
     """
-    from dinoneck.viz.report import worst_and_typical
-    from dinoneck.viz.scales import ReportEntry
+    from dinoneck.viz.report import ReportEntry, worst_and_typical
 
     model = opened.model
     tasks = opened.tasks
@@ -311,7 +316,7 @@ def _facts(head: str, opened: OpenModel, truth: Path | None) -> dict[str, dict[s
     return {"The head": about_head, "How it was run": run}
 
 
-def _training_report(head: Path, tasks: Sequence[Task]) -> dict[str, Any]:
+def _training_report(head: Path, tasks: Sequence[TaskFacts]) -> dict[str, Any]:
     """The report of the training run in whose folder a head lies, with what other files hold for the page.
 
     It is empty where there is none, or the run is one of other tasks.
@@ -342,7 +347,7 @@ def _training_report(head: Path, tasks: Sequence[Task]) -> dict[str, Any]:
     return report
 
 
-def _are_scored(tasks: Sequence[Task], scores: Mapping[str, Any]) -> bool:
+def _are_scored(tasks: Sequence[TaskFacts], scores: Mapping[str, Any]) -> bool:
     """Whether a report has a score of one of the tasks."""
     scored = set(scores)
     scored.update(name.partition(" ")[0] for name in scores)  # of maps: "task label"

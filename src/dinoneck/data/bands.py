@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.data.decoding import ImageInput, native_array, read_pixels, to_unit_values
+from dinoneck.data.decoding import ImageInput, read_pixels, to_unit_values
+from dinoneck.data.pixels import native_array
 from dinoneck.errors import DataError
 from dinoneck.extras import missing_extra
 from dinoneck.text import counted, reason_of

@@ -11,8 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError
 
@@ -47,7 +45,7 @@ def check_bits(bits: int | None) -> None:
         )
 
 
-def scale(values: Values, bits: int | None, name: str, *, white_is_zero: bool = False) -> Tensor:
+def scale(values: Values, bits: int | None, name: str, *, white_is_zero: bool = False) -> Values:
     """Return 16-bit values as float32 in 0 ... 1.
 
     Args:
@@ -66,7 +64,8 @@ def scale(values: Values, bits: int | None, name: str, *, white_is_zero: bool = 
     _check_largest(values, largest, name)
     if white_is_zero:
         values = largest - values
-    return torch.from_numpy(values).float() / largest
+    scaled: Values = values.astype(np.float32) / np.float32(largest)
+    return scaled
 
 
 def may_hold_less(stated_bits: int) -> bool:

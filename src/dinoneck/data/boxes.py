@@ -47,7 +47,8 @@ from dinoneck.data.mark_checks import (
     warn_of_turned_boxes,
 )
 from dinoneck.data.mask_checks import check_masks, warn_of_unchecked_masks
-from dinoneck.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.recipe import IMAGENET_MEAN, IMAGENET_STD
 from dinoneck.data.segmentations import (
     RECTANGLES,
     Shape,

@@ -19,7 +19,7 @@ import numpy as np
 
 from dinoneck.atomic import open_regular
 from dinoneck.data import xml_notes
-from dinoneck.data.decoding import read_picture
+from dinoneck.data.pixels import read_picture
 from dinoneck.data.tiff import numbers_of, size_of_bands, tiff_pages
 from dinoneck.errors import DataError
 from dinoneck.text import counted

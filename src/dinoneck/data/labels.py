@@ -37,7 +37,8 @@ from dinoneck.data.label_sets import (
     used_colours,
 )
 from dinoneck.data.label_tiffs import Raw
-from dinoneck.data.preprocessing import Interpolation, Preprocessing, resample
+from dinoneck.data.preprocessing import Preprocessing, on_canvas, resample
+from dinoneck.data.recipe import Interpolation
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import patch_pair
 from dinoneck.text import counted, some_of
@@ -369,7 +370,7 @@ def cell_sums(plane: Tensor, recipe: Preprocessing) -> Tensor:
     """Prepare one plane (H, W) as the recipe does images and add up every patch: (rows, cols), float64."""
     placement = recipe.placement((plane.shape[0], plane.shape[1]))
     how: Interpolation = "area" if recipe.interpolation == "area" else "bilinear"
-    x = placement.on_canvas(resample(plane.double()[None, None], placement.resized, how))
+    x = on_canvas(resample(plane.double()[None, None], placement.resized, how), placement)
     return F.avg_pool2d(x, patch_pair(recipe.patch_size), divisor_override=1)[0, 0]
 
 
@@ -377,7 +378,7 @@ def _nearest(index: Tensor, recipe: Preprocessing) -> Tensor:
     """Look up the label pixel under every prepared pixel's centre; -1 where there is none."""
     placement = recipe.placement((index.shape[0], index.shape[1]))
     shown = F.interpolate(index[None, None].double() + 1, placement.resized, mode="nearest-exact")
-    return placement.on_canvas(shown)[0, 0].long() - 1
+    return on_canvas(shown, placement)[0, 0].long() - 1
 
 
 def _check_bands(label_values: Sequence[Tensor], bands: int) -> None:

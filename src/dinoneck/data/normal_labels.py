@@ -17,7 +17,7 @@ from dinoneck.data.decoding import as_list, read_stated_orientation
 from dinoneck.data.label_files import read_label, sizes_of, without_alpha
 from dinoneck.data.labels import cell_sums
 from dinoneck.data.orientation import stated_orientation, turn_components, turn_vectors
-from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.preprocessing import Preprocessing, on_canvas
 from dinoneck.data.vector_tiffs import is_vector_tiff, read_vectors
 from dinoneck.errors import DataError
 from dinoneck.text import some_of
@@ -110,8 +110,8 @@ class NormalLabels:
         placement = preprocess.placement((normals.shape[1], normals.shape[2]))
         shown = F.interpolate(normals[None], placement.resized, mode="nearest-exact")
         is_shown = torch.ones_like(shown[:, :1])
-        canvas = placement.on_canvas(shown.nan_to_num())[0]
-        is_known = placement.on_canvas(is_shown * ~shown[:, :1].isnan())[0]
+        canvas = on_canvas(shown.nan_to_num(), placement)[0]
+        is_known = on_canvas(is_shown * ~shown[:, :1].isnan(), placement)[0]
         return torch.where(is_known > 0, canvas, torch.nan)
 
 
@@ -127,7 +127,7 @@ def _read_normals(label: Any, size: Sequence[int] | None, number: int) -> Tensor
     if isinstance(label, str | os.PathLike) and is_vector_tiff(Path(label)):
         name = str(label)
         stored, orientation = read_vectors(Path(label))
-        vectors = turn_vectors(torch.from_numpy(stored), orientation)
+        vectors = torch.from_numpy(turn_vectors(stored, orientation))
         _check_size(name, vectors, size)
         is_hidden = torch.zeros(vectors.shape[1:], dtype=torch.bool)
     else:
@@ -141,7 +141,7 @@ def _read_normals(label: Any, size: Sequence[int] | None, number: int) -> Tensor
         values, is_hidden = _decode(raster.values, name)
         if raster.is_hidden is not None:
             is_hidden |= torch.from_numpy(raster.is_hidden)
-        vectors = turn_components(values, _orientation_of(label))
+        vectors = torch.from_numpy(turn_components(values.numpy(), _orientation_of(label)))
     return _checked(vectors, is_hidden, name)
 
 

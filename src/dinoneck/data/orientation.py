@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from PIL import ExifTags, Image
-from torch import Tensor
 
 from dinoneck.text import counted, reason_of
 
+Array = np.ndarray[Any, Any]
 logger = logging.getLogger(__name__)
 
 TRANSPOSES = {
@@ -143,31 +143,31 @@ def upright(image: Image.Image) -> Image.Image:
     return turned
 
 
-def turn(pixels: Tensor, orientation: int) -> Tensor:
+def turn(pixels: Array, orientation: int) -> Array:
     """Turn pixels (C, H, W) upright by an EXIF orientation, as :func:`upright` does."""
     if orientation == 2:
-        return pixels.flip(2)
+        return np.flip(pixels, 2)
     if orientation == 3:
-        return pixels.flip(1, 2)
+        return np.flip(pixels, (1, 2))
     if orientation == 4:
-        return pixels.flip(1)
+        return np.flip(pixels, 1)
     if orientation == 5:
-        return pixels.mT
+        return np.swapaxes(pixels, 1, 2)
     if orientation == 6:
-        return pixels.mT.flip(2)
+        return np.flip(np.swapaxes(pixels, 1, 2), 2)
     if orientation == 7:
-        return pixels.mT.flip(1, 2)
+        return np.flip(np.swapaxes(pixels, 1, 2), (1, 2))
     if orientation == 8:
-        return pixels.mT.flip(1)
+        return np.flip(np.swapaxes(pixels, 1, 2), 1)
     return pixels
 
 
-def turn_vectors(vectors: Tensor, orientation: int) -> Tensor:
+def turn_vectors(vectors: Array, orientation: int) -> Array:
     """Turn maps of vectors (3, H, W) upright as :func:`turn`, and the vectors with them: x right, y down."""
     return turn_components(turn(vectors, orientation), orientation)
 
 
-def turn_components(vectors: Tensor, orientation: int) -> Tensor:
+def turn_components(vectors: Array, orientation: int) -> Array:
     """Turn vectors (3, H, W) whose pixels were turned upright by an EXIF orientation: x right, y down."""
     x, y, z = vectors
     if orientation in SWAPS_SIDES:
@@ -176,10 +176,10 @@ def turn_components(vectors: Tensor, orientation: int) -> Tensor:
         x = -x
     if orientation in _FLIPS_Y:
         y = -y
-    return torch.stack([x, y, z])
+    return np.stack([x, y, z])
 
 
-def turn_back(pixels: Tensor, orientation: int) -> Tensor:
+def turn_back(pixels: Array, orientation: int) -> Array:
     """Turn upright pixels (C, H, W) into those of a file with an EXIF orientation, the inverse of :func:`turn`."""
     if orientation == 6:
         return turn(pixels, 8)
@@ -188,7 +188,7 @@ def turn_back(pixels: Tensor, orientation: int) -> Tensor:
     return turn(pixels, orientation)  # the others are their own inverses
 
 
-def turn_vectors_back(vectors: Tensor, orientation: int) -> Tensor:
+def turn_vectors_back(vectors: Array, orientation: int) -> Array:
     """Turn upright maps of vectors (3, H, W) into those of a file, the inverse of :func:`turn_vectors`."""
     if orientation == 6:
         return turn_vectors(vectors, 8)

@@ -12,7 +12,6 @@ from PIL import Image
 
 from dinoneck.data.cells import PathLike
 from dinoneck.data.coco_entries import CocoCategory, CocoSegments
-from dinoneck.data.decoding import read_picture
 from dinoneck.data.json_parts import check_stated_part, part_of_json
 from dinoneck.data.label_files import read_labels
 from dinoneck.data.listed_images import (
@@ -24,6 +23,7 @@ from dinoneck.data.listed_images import (
     ListedObject,
     open_json,
 )
+from dinoneck.data.pixels import read_picture
 from dinoneck.data.segment_checks import check_segments
 from dinoneck.data.sources import find_files
 from dinoneck.errors import DataError

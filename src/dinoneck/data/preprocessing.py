@@ -7,105 +7,37 @@ prepared for prediction as they were for training.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.checks import LARGEST_SIDE
-from dinoneck.codec import normalize_fields
 from dinoneck.data.bands import RGB_CHANNELS, read_channels
-from dinoneck.data.bit_depth import check_bits
 from dinoneck.data.decoding import (
     ImageInput,
     as_list,
-    in_threads,
     read_image_size,
     to_unit_range,
 )
-from dinoneck.errors import ConfigError, DataError, ShapeError
-from dinoneck.grid import (
-    GridSize,
-    PadTo,
-    PatchSize,
-    PreparedImages,
-    Remainder,
-    TokenGrid,
-    patch_pair,
-)
-from dinoneck.text import did_you_mean
+from dinoneck.data.pixels import in_threads
+from dinoneck.data.recipe import ImageRecipe, Interpolation, Placement, Size
+from dinoneck.errors import DataError, ShapeError
+from dinoneck.grid import GridSize, PreparedImages, TokenGrid
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-RGB = tuple[float, ...]
-Resize = Literal["stretch", "keep", "crop", "pad"]
-Interpolation = Literal["bilinear", "bicubic", "area", "bilinear_aliased"]
-Size = tuple[int, int]  # (height, width) in pixels
 _SHOWN = 5  # sizes in a message
-_REMAINDER: dict[Resize, Remainder] = {
-    "stretch": "resize",
-    "keep": "error",
-    "crop": "crop",
-    "pad": "pad",
-}
 
 
-class Placement(NamedTuple):
-    """Where an image lies on its canvas.
-
-    Attributes:
-        resized: (height, width) that the image is resampled to.
-        canvas: (height, width) of the prepared image, whole patches.
-        corner: (top, left) of the resampled image on the canvas; negative where it is cut.
-    """
-
-    resized: Size
-    canvas: Size
-    corner: tuple[int, int]
-
-    def on_canvas(self, x: Tensor) -> Tensor:
-        """Cut the resampled (..., height, width) to the canvas, and fill up what it leaves free with zeros."""
-        if self.canvas == self.resized:
-            return x
-        top, left = self.corner
-        bottom = self.canvas[0] - self.resized[0] - top
-        right = self.canvas[1] - self.resized[1] - left
-        return F.pad(x, (left, right, top, bottom))  # negative numbers cut
-
-    def shown_cells(self, cells: Sequence[int]) -> tuple[slice, slice]:
-        """Return the rows and columns of a map of the canvas whose cells show any pixel of the image.
-
-        Args:
-            cells: (rows, cols) of the map; those of the patches, or any others.
-        """
-        shown = []
-        for side in range(2):
-            begin = max(self.corner[side], 0)
-            end = min(self.corner[side] + self.resized[side], self.canvas[side])
-            first_cell = begin * cells[side] // self.canvas[side]
-            end_cell = -(-end * cells[side] // self.canvas[side])  # rounded up
-            shown.append(slice(first_cell, end_cell))
-        rows, cols = shown
-        return rows, cols
-
-
-def _fit_inside(image: Size, size: Size) -> Size:
-    """The largest sides with the image's proportions that fit inside ``size``."""
-    return _scaled(image, min(size[0] / image[0], size[1] / image[1]))
-
-
-def _cover(image: Size, size: Size) -> Size:
-    """The smallest sides with the image's proportions that cover ``size``."""
-    return _scaled(image, max(size[0] / image[0], size[1] / image[1]))
-
-
-def _scaled(image: Size, scale: float) -> Size:
-    """The image's sides times a factor, 1 px or more."""
-    height, width = image
-    return max(1, round(height * scale)), max(1, round(width * scale))
+def on_canvas(x: Tensor, placement: Placement) -> Tensor:
+    """Cut the resampled (..., height, width) to the canvas, and fill up what it leaves free with zeros."""
+    if placement.canvas == placement.resized:
+        return x
+    top, left = placement.corner
+    bottom = placement.canvas[0] - placement.resized[0] - top
+    right = placement.canvas[1] - placement.resized[1] - left
+    return F.pad(x, (left, right, top, bottom))  # negative numbers cut
 
 
 def resample(x: Tensor, size: Size, interpolation: Interpolation) -> Tensor:
@@ -178,7 +110,7 @@ def _area_means(x: Tensor, size: Size) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Preprocessing:
+class Preprocessing(ImageRecipe):
     """How images are prepared for a backbone.
 
     Args:
@@ -214,64 +146,6 @@ class Preprocessing:
         ConfigError: if a value is out of range.
     """
 
-    patch_size: PatchSize = 16
-    mean: RGB = IMAGENET_MEAN
-    std: RGB = IMAGENET_STD
-    size: Size | None = None
-    resize: Resize = None  # type: ignore[assignment]  # set below
-    pad_to: PadTo = "corner"
-    interpolation: Interpolation = "bilinear"
-    blur: int | None = None
-    bits: int | None = None
-
-    def __post_init__(self) -> None:
-        patch_height, patch_width = patch_pair(self.patch_size)
-        patch_size = patch_height if patch_height == patch_width else (patch_height, patch_width)
-        size = self.size
-        resize = self.resize
-        if resize is None:
-            resize = "keep" if size is None else "stretch"
-        normalize_fields(
-            self,
-            patch_size=patch_size,
-            size=(size, size) if isinstance(size, int) else size,
-            resize=resize,
-        )
-        if not self.mean:
-            raise ConfigError(
-                f"mean is {self.mean}; expected one number per channel: three for R, G, B"
-            )
-        if len(self.std) != len(self.mean):
-            raise ConfigError(
-                f"std is {self.std}; expected one number per channel, as many as the mean "
-                f"{self.mean} has"
-            )
-        for name in ("mean", "std"):
-            values = getattr(self, name)
-            if not all(map(math.isfinite, values)):
-                raise ConfigError(f"{name} is {values}; expected finite numbers")
-        if min(self.std) <= 0:
-            raise ConfigError(f"std is {self.std}; expected positive numbers")
-        if self.size is not None and not 1 <= min(self.size) <= max(self.size) <= LARGEST_SIDE:
-            raise ConfigError(
-                f"size is {size}; expected (height, width) in pixels, each 1 ... {LARGEST_SIDE}"
-            )
-        if self.blur is not None and (self.blur < 1 or self.blur % 2 == 0):
-            raise ConfigError(
-                f"blur is {self.blur}; expected an odd kernel size such as 5, or None"
-            )
-        check_bits(self.bits)
-        if self.pad_to != "corner" and self.resize != "pad":
-            raise ConfigError(
-                f"pad_to is {self.pad_to!r}, and resize={self.resize!r} pads nothing; leave "
-                "pad_to out"
-            )
-
-    @property
-    def channels(self) -> int:
-        """Channels of an image: as many as ``mean`` has numbers."""
-        return len(self.mean)
-
     def __call__(
         self, images: Any, size: int | Sequence[int] | None = None, **changes: Any
     ) -> Tensor:
@@ -304,50 +178,6 @@ class Preprocessing:
         fitted = list(in_threads(recipe.fitted, as_list(images)))
         return recipe.finished(fitted)
 
-    def placement(self, image_size: Size) -> Placement:
-        """Return where an upright image of (height, width) pixels lies on its canvas of whole patches.
-
-        Raises:
-            GridError: if the patch leaves a remainder that ``keep`` refuses, or no whole patch is
-                left.
-        """
-        size = self.size
-        resize = self.resize
-        if resize == "keep" and size is not None:
-            size = _fit_inside(image_size, size)
-            resize = "stretch"  # to whole patches
-
-        # whole patches
-        rows, cols = TokenGrid(self.patch_size, _REMAINDER[resize]).size(size or image_size)
-        patch_height, patch_width = patch_pair(self.patch_size)
-        canvas = (rows * patch_height, cols * patch_width)
-
-        # the image on them
-        if resize in ("stretch", "keep"):
-            resized = canvas
-        elif size is None:
-            resized = image_size
-        elif resize == "pad":
-            resized = _fit_inside(image_size, canvas)
-        else:
-            resized = _cover(image_size, canvas)
-        if resize == "pad" and self.pad_to == "corner":
-            return Placement(resized, canvas, corner=(0, 0))
-        # half of the free pixels, towards 0; those that crop cuts are negative
-        top = int((canvas[0] - resized[0]) / 2)
-        left = int((canvas[1] - resized[1]) / 2)
-        return Placement(resized, canvas, corner=(top, left))
-
-    def prepared_size(self) -> Size | None:
-        """Return (height, width) in pixels of every prepared image; None where it depends on the image.
-
-        Raises:
-            GridError: if no whole patch is left of the size.
-        """
-        if self.size is None or self.resize == "keep":
-            return None
-        return self.placement(self.size).canvas
-
     def grid(self) -> GridSize | None:
         """Return the patch grid of every prepared image; None where it depends on the image.
 
@@ -370,7 +200,7 @@ class Preprocessing:
         placement = self.placement((pixels.shape[-2], pixels.shape[-1]))
         x = resample(pixels, placement.resized, self.interpolation)
         if self.resize != "pad":  # padding follows the normalisation
-            x = placement.on_canvas(x)
+            x = on_canvas(x, placement)
         return to_unit_range(x[0]).clamp(0.0, 1.0)  # bicubic overshoots
 
     def finished(self, images: Sequence[Tensor]) -> PreparedImages:
@@ -396,10 +226,10 @@ class Preprocessing:
         normalised = [(image - mean) / std for image in images]
         if self.blur is not None:
             normalised = _blurred(normalised, self.blur)
-        on_canvas = []
+        canvas_images = []
         for placement, image in zip(placements, normalised, strict=True):
-            on_canvas.append(placement.on_canvas(image))
-        prepared = TokenGrid(self.patch_size).prepare(torch.stack(on_canvas))
+            canvas_images.append(on_canvas(image, placement))
+        prepared = TokenGrid(self.patch_size).prepare(torch.stack(canvas_images))
 
         # the patches that show an image, of any of the batch
         valid = torch.zeros_like(prepared.valid)
@@ -434,51 +264,6 @@ class Preprocessing:
         if self.channels < RGB_CHANNELS:
             return shown[:1].expand(RGB_CHANNELS, -1, -1)
         return shown[:RGB_CHANNELS]
-
-    def changed(self, **changes: Any) -> Preprocessing:
-        """Return a copy with these fields changed; None leaves a field as it is.
-
-        A size turns ``keep`` without a size, the default there, into ``stretch``, the default with
-        one.
-
-        Raises:
-            ConfigError: if there is no such field, or a value is out of range.
-        """
-        fields = self.__dataclass_fields__
-        for name in changes:
-            if name not in fields:
-                raise ConfigError(
-                    f"preprocessing has no field {name!r}.{did_you_mean(name, fields)} It has "
-                    f"{', '.join(fields)}"
-                )
-        new_values = {name: value for name, value in changes.items() if value is not None}
-        if "size" in new_values and self.size is None and self.resize == "keep":
-            new_values.setdefault("resize", "stretch")
-        return replace(self, **new_values)
-
-    def record(self) -> dict[str, Any]:
-        """Return the JSON-able record that checkpoints carry; ``bits`` only where they are set."""
-        record = {}
-        for key, value in asdict(self).items():
-            record[key] = list(value) if isinstance(value, tuple) else value
-        if self.bits is None:
-            del record["bits"]  # files of 0.3 hold none, and are written as they were
-        return record
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Preprocessing:
-        """Rebuild from :meth:`record`.
-
-        Raises:
-            ConfigError: if a field is unknown, missing or out of range.
-        """
-        expected = cls.__dataclass_fields__.keys()
-        if not isinstance(record, Mapping) or record.keys() | {"bits"} != expected:
-            raise ConfigError(
-                f"a preprocessing record holds {list(cls.__dataclass_fields__)}; this one is "
-                f"{record!r}"
-            )
-        return cls(**record)
 
 
 def _blurred(images: Sequence[Tensor], kernel: int) -> list[Tensor]:

@@ -30,7 +30,8 @@ from dinoneck.checkpoint.lora_weights import check_takes_lora
 from dinoneck.checks import check_minimum
 from dinoneck.data.bands import read_channels
 from dinoneck.data.boxes import to_original
-from dinoneck.data.decoding import ImageInput, in_threads
+from dinoneck.data.decoding import ImageInput
+from dinoneck.data.pixels import in_threads
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.head import DetectionHead
 from dinoneck.detection.levels import Target
@@ -512,10 +513,12 @@ class Detector(nn.Module):
 
         Its input ``image`` is (1, 3, H, W) RGB in 0 ... 1, resized to the one size that the file
         takes. Its outputs are ``boxes`` (n, 4) float32 XYXY in pixels of that input, ``scores``
-        (n,) and ``labels`` (n,) int64, by falling score; rows of score 0 are empty. The metadata
-        entry ``dinoneck_detector`` is JSON with ``classes``, ``size``, ``detector``, ``half``,
-        ``parity`` (what this returns, with its tolerance) and ``dinoneck`` (the version). LoRA
-        weights are merged into the weights.
+        (n,) and ``labels`` (n,) int64, by falling score; rows of score 0 are empty. Maps are read,
+        and boxes suppressed, in operators that runtimes compute alike: the file holds no
+        ``GridSample`` and no ``NonMaxSuppression``. The metadata entry ``dinoneck_detector`` is
+        JSON with ``format``, ``classes``, ``size``, ``preprocess``, ``min_score``, ``detector``,
+        ``half``, ``has_masks``, ``parity`` (what this returns, with its tolerance), ``digest`` (of
+        the head file) and ``dinoneck`` (the version). LoRA weights are merged into the weights.
 
         Args:
             path: the file.

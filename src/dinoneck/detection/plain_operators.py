@@ -46,7 +46,7 @@ def sample_by_gathers(
     settings = (mode, padding, align_corners)
     if settings != _DEFORMABLE_ATTENTION:
         raise CheckpointError(
-            f"this detector reads maps with grid_sample of mode, padding and corners {settings}; "
+            f"this detector calls grid_sample with mode, padding, align_corners = {settings}; "
             f"expected {_DEFORMABLE_ATTENTION}, bilinear with zeros outside: others have no "
             "export",
             step="config",
@@ -91,7 +91,7 @@ def add_suppression(
     """Replace the outputs of an ONNX model, candidates, by the detections that are left of them.
 
     Greedy, as in torchvision: the candidate with the highest score is taken, those of its class
-    that overlap it by more than the threshold fall out, and so on. Every detection adds 19 nodes of
+    that overlap it by more than the threshold fall out, and so on. Every detection adds 20 nodes of
     plain operators. All shapes are fixed and nothing loops, unlike in ``NonMaxSuppression``, whose
     number of results varies.
 
@@ -103,7 +103,7 @@ def add_suppression(
     """
     from onnx import helper
 
-    suppression = _Suppression(proto.graph, iou_threshold)
+    suppression = Suppression(proto.graph, iou_threshold)
     best_scores = []
     best_candidates = []
     for _ in range(num_detections):
@@ -126,8 +126,13 @@ def add_suppression(
     )
 
 
-class _Suppression:
-    """The nodes of a graph that take one candidate after the other."""
+class Suppression:
+    """The nodes of a graph that take one candidate after the other.
+
+    Args:
+        graph: with the outputs boxes (n, 4) XYXY, scores (n,) and labels (n,); nodes are added.
+        iou_threshold: intersection over union above which a candidate falls out.
+    """
 
     def __init__(self, graph: Any, iou_threshold: float) -> None:
         from onnx import helper
@@ -139,6 +144,8 @@ class _Suppression:
         dtype = helper.tensor_dtype_to_np_dtype(score_type.elem_type)
         self._one = self._constant("one", np.array([1]))
         self._zero = self._constant("zero", np.array(0.0, dtype))
+        smallest = np.array(np.finfo(dtype).tiny, dtype)
+        self._smallest = self._constant("smallest", smallest)
         self._threshold = self._constant("threshold", np.array(iou_threshold, dtype))
         self._numbers = self._constant("numbers", np.arange(num_candidates))
         self._first_axis = self._constant("first_axis", np.array([0]))
@@ -165,7 +172,9 @@ class _Suppression:
         intersections = self._node("ReduceProd", shared_sides, self._first_axis, keepdims=0)
         both_areas = self._node("Add", self._areas, best_area)
         unions = self._node("Sub", both_areas, intersections)
-        ious = self._node("Div", intersections, unions)
+        # two boxes without area share 0 of 0, and runtimes compare what is no number differently
+        divisors = self._node("Max", unions, self._smallest)
+        ious = self._node("Div", intersections, divisors)
 
         # it falls out by its number: a box without area does not overlap itself
         best_label = self._node("Gather", self._labels, best, axis=0)

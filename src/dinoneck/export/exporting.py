@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import warnings
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from dinoneck.atomic import write_whole
 from dinoneck.backbones.adapter import evaluating
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.backbone_part import changed_weights
-from dinoneck.checkpoint.format import METADATA_KEY, canonical, check_path
+from dinoneck.checkpoint.format import METADATA_KEY, canonical, check_path, spelling
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.dtypes import dtype_name
 from dinoneck.errors import CheckpointError, ConfigError
@@ -26,14 +25,24 @@ from dinoneck.export import onnx_file, program
 from dinoneck.export.models import ImagesModel, Model, TokensModel
 from dinoneck.export.program import Traced, TracedOutput
 from dinoneck.grid import GridSize, TokenGrid
+from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.sources import NO_KEY, HeadSource, open_heads
+from dinoneck.losses.composition import Composed
+from dinoneck.runtime.description import (
+    FORMAT,
+    MODEL_KEY,
+    ModelRecord,
+    OutputRecord,
+    record_task,
+    to_entry,
+)
+from dinoneck.task_facts import TaskRecord
+from dinoneck.tasks import Task
 from dinoneck.text import did_you_mean, reason_of
 from dinoneck.version import __version__
 
 Format = Literal["onnx", "pt2"]
-EXPORT_KEY = "dinoneck_export"
-EXPORT_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -283,11 +292,22 @@ def _export(
     # describe
     metas = [checkpoint.meta for checkpoint in checkpoints]
     recorded = _recorded_views(metas)
-    description = _description(model, traced, parity, form)
-    description["half"] = half
-    description["views"] = {"exported": "none", "recorded": recorded}
+    record = ModelRecord(
+        format=FORMAT,
+        input=_describe_input(model, traced),
+        preprocess=None if model.recipe is None else model.recipe.record(),
+        outputs=[_output(name, output) for name, output in traced.outputs.items()],
+        tasks=tuple(_record_task(task) for task in model.heads.predicted),
+        parity=None if parity is None else parity._asdict(),
+        made_with=_versions(form),
+        half=half,
+        views={"exported": "none", "recorded": recorded},
+        digests=[meta["digest"] for meta in metas],
+        resamples_queries=_resamples_queries(model.heads),
+    )
+    description = to_entry(record)
     records = canonical(metas[0] if len(metas) == 1 else metas).decode("utf-8")
-    texts = {METADATA_KEY: records, EXPORT_KEY: json.dumps(description, sort_keys=True)}
+    texts = {METADATA_KEY: records, MODEL_KEY: spelling(description)}
 
     # write
     try:
@@ -341,10 +361,8 @@ def _write_program(path: str | os.PathLike[str], traced: Traced, texts: dict[str
         write_whole(path, [content])
 
 
-def _description(
-    model: Model, traced: Traced, parity: program.Parity | None, form: Format
-) -> dict[str, Any]:
-    """The JSON-able record of a file, with which it runs without dinoneck."""
+def _describe_input(model: Model, traced: Traced) -> dict[str, Any]:
+    """What a file takes."""
     inputs = model.describe(onnx_file.input_names(model, traced))
     inputs["batch"] = "free"
     inputs["patch_size"] = list(model.patch_size)
@@ -354,45 +372,60 @@ def _description(
     else:
         inputs["size"] = model.size_of(traced.grid)
         inputs["smallest"] = None
+    return inputs
+
+
+def _resamples_queries(heads: Any) -> bool:
+    """Whether heads make the maps of an image of other outputs than their maps per patch."""
+    return isinstance(heads, HeadEnsemble) and heads.resamples_raw_outputs()
+
+
+def _versions(form: Format) -> dict[str, str]:
+    """The packages that made a file -> their versions."""
     packages = ["torch", "timm"]
     if form == "onnx":
         packages += ["onnx", "onnxscript"]
     made_with = {"dinoneck": __version__}
     for name in packages:
         made_with[name] = metadata.version(name)
-    return {
-        "format": EXPORT_FORMAT,
-        "input": inputs,
-        "preprocess": None if model.recipe is None else model.recipe.record(),
-        "outputs": [_output(name, output) for name, output in traced.outputs.items()],
-        "parity": None if parity is None else parity._asdict(),
-        "made_with": made_with,
-    }
+    return made_with
 
 
-def _output(name: str, output: TracedOutput) -> dict[str, Any]:
+def _record_task(task: Task) -> TaskRecord:
+    """What a file states of a task, or of a composition."""
+    composition = task.parts_of if isinstance(task, Composed) else None
+    if composition is None:
+        return record_task(task)
+    if composition.adds_tasks:
+        return record_task(task, composed_of=composition.parts)
+    return record_task(task, composed_of=(composition.total, composition.ratio))
+
+
+def _output(name: str, output: TracedOutput) -> OutputRecord:
     """The record of an output."""
     shape: list[int | str] = ["batch", *output.shape]
     if len(output.shape) == 3:  # (channels, rows, cols), which follow from the image
         shape[-2:] = ["rows", "cols"]
-    record: dict[str, Any] = {"name": name, "shape": shape}
     task = output.task
     if task is None:
-        return record | {
-            "task": None,
-            "of": output.content,
-            "kind": None,
-            "aggregate": None,
-            "unit": "",
-            "labels": [],
-        }
-    if task.is_unit:
-        record["activation"] = task.activation  # maps that are resized get the length 1 again
-    return record | {
-        "task": task.name,
-        "kind": task.kind,
-        "unit": task.unit,
-        "labels": list(task.labels),
-        "of": output.content,
-        "aggregate": task.aggregate if task.kind == "density" else None,
-    }
+        return OutputRecord(
+            name=name,
+            shape=shape,
+            task=None,
+            of=output.content,
+            kind=None,
+            aggregate=None,
+            unit="",
+            labels=(),
+        )
+    return OutputRecord(
+        name=name,
+        shape=shape,
+        task=task.name,
+        of=output.content,
+        kind=task.kind,
+        aggregate=task.aggregate if task.kind == "density" else None,
+        unit=task.unit,
+        labels=task.labels,
+        activation="unit" if task.is_unit else None,
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from dinoneck.heads.outputs import recompute_dependent_values
 from dinoneck.inference.loaded_head import LoadedHead
 from dinoneck.inference.predictor import Predictor
 from dinoneck.layers.inputs import as_tokens
+from dinoneck.runtime.description import Content
 from dinoneck.tasks import CLASSES, GATE, MAP, MASKS, Task
 from dinoneck.tokens import Tokens
 
@@ -36,7 +37,7 @@ class Output(NamedTuple):
     """
 
     name: str
-    content: Literal["task", "map", "classes", "masks", "gate"]
+    content: Content
     task: Task | None
     tensor: Tensor
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import re
 import secrets
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.atomic import write_whole
+from dinoneck.cpu_libraries import onnxruntime
 from dinoneck.errors import CheckpointError
 from dinoneck.export.models import ImagesModel, Model
 from dinoneck.export.program import Run, Traced
@@ -219,19 +218,6 @@ def write_onnx(path: Path, model: Any, texts: Mapping[str, str] | None = None) -
     return [path, weights]
 
 
-def onnx_runtime() -> ModuleType:
-    """Import ONNX Runtime, which else reports its use and keeps an identifier in the home folder.
-
-    Raises:
-        ImportError: if it is not installed.
-    """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read while it is imported
-    import onnxruntime
-
-    module: ModuleType = onnxruntime
-    return module
-
-
 @contextmanager
 def onnx_runner(proto: Any, onnx_values: Callable[[Any], list[Any]]) -> Iterator[Run]:
     """Give the ``with`` block a function that runs an ONNX model by ONNX Runtime on the CPU, from a temporary file.
@@ -245,10 +231,10 @@ def onnx_runner(proto: Any, onnx_values: Callable[[Any], list[Any]]) -> Iterator
         ImportError: naming the extra, if onnxruntime is not installed.
     """
     try:
-        onnxruntime = onnx_runtime()
+        library = onnxruntime()
     except ImportError as error:
         raise missing_extra("onnxruntime", "export") from error
-    options = onnxruntime.SessionOptions()
+    options = library.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
     options.intra_op_num_threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -262,9 +248,7 @@ def onnx_runner(proto: Any, onnx_values: Callable[[Any], list[Any]]) -> Iterator
                 step="write",
             ) from error
         try:
-            session = onnxruntime.InferenceSession(
-                file, options, providers=["CPUExecutionProvider"]
-            )
+            session = library.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # of ONNX Runtime: several types
             reason = first_line(error).replace(str(file), "the model")  # that file is gone by then
             raise CheckpointError(

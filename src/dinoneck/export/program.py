@@ -13,6 +13,7 @@ from dinoneck.errors import CheckpointError, DinoneckError
 from dinoneck.export.models import Model
 from dinoneck.grid import GridSize
 from dinoneck.heads.ensemble import scores_places
+from dinoneck.runtime.description import Content
 from dinoneck.tasks import Task
 from dinoneck.text import first_line
 
@@ -30,7 +31,7 @@ class TracedOutput(NamedTuple):
         shape: without the batch, at the traced grid.
     """
 
-    content: str
+    content: Content
     task: Task | None
     shape: tuple[int, ...]
 

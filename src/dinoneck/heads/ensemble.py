@@ -316,7 +316,7 @@ class HeadEnsemble(Head):
             maps=self._average_maps(maps),
             shown_maps=self._average_maps(shown_maps) if shows_other_maps else None,
             gate=_mean_gate(gates),
-            raw_outputs=raw_outputs if self._resamples_raw_outputs() else [],
+            raw_outputs=raw_outputs if self.resamples_raw_outputs() else [],
         )
 
     def member_outputs(self, tokens: Tokens) -> list[dict[str, Tensor]]:
@@ -410,7 +410,7 @@ class HeadEnsemble(Head):
         """The members that count."""
         return [member for member in self._members() if member.weight]
 
-    def _resamples_raw_outputs(self) -> bool:
+    def resamples_raw_outputs(self) -> bool:
         """Whether all members that run and have maps, those of nested ensembles too, replace :meth:`Head.at_size`."""
         heads = _running_heads_with_maps(self)
         return bool(heads) and all(type(head).at_size is not Head.at_size for head in heads)

@@ -9,19 +9,19 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
-from dinoneck.data.preprocessing import Preprocessing, Size
+from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.recipe import Size
 from dinoneck.data.views import Views
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
 from dinoneck.heads.outputs import recompute_averaged_values
 from dinoneck.inference.resolution import at_image_size, members_at_image_size
 from dinoneck.inference.views import AveragedOutputs, MembersOfView
+from dinoneck.task_facts import GATE_WEIGHTS
 from dinoneck.tasks import GATE, Task, describe_tasks
 
 Array = np.ndarray[Any, Any]
 Maps = Literal["patch", "image"]
-GATE_WEIGHTS = Task("the gate", kind="density")
-"""The gate as a map: weights, which add up over an image."""
 
 
 @dataclass(frozen=True)

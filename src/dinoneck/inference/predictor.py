@@ -27,8 +27,10 @@ from dinoneck.checkpoint.origins import (
 from dinoneck.checks import check_minimum
 from dinoneck.codec import normal
 from dinoneck.data.bands import read_channels
-from dinoneck.data.decoding import ImageInput, in_threads, read_image_size
-from dinoneck.data.preprocessing import Preprocessing, Size
+from dinoneck.data.decoding import ImageInput, read_image_size
+from dinoneck.data.pixels import in_threads
+from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.recipe import Size
 from dinoneck.data.views import Views
 from dinoneck.devices import local_device
 from dinoneck.errors import CheckpointError, ConfigError
@@ -52,7 +54,8 @@ from dinoneck.inference.predictions import ImagePrediction, Maps, Prediction, ch
 from dinoneck.inference.sources import NO_KEY, Heads, names_detector, open_heads
 from dinoneck.inference.tiles import Tiling
 from dinoneck.inference.views import TTA, VIEWS
-from dinoneck.kinds import Runtime
+from dinoneck.kinds import AnyRuntime
+from dinoneck.runtime.exported import check_backbone_runtime, is_exported, open_alone
 from dinoneck.tasks import describe_tasks
 from dinoneck.text import counted
 
@@ -77,7 +80,22 @@ class _PassKey(NamedTuple):
     tta: str
 
 
-class Predictor:
+class _FileOrHeads:
+    """What a call of :class:`Predictor` makes; its own class, so that the signature is that of ``__init__``."""
+
+    def __new__(
+        cls, heads: Heads | Mapping[str, Heads] | None = None, *args: Any, **options: Any
+    ) -> Any:
+        """Return a predictor; of an exported file an :class:`dinoneck.runtime.ExportedPredictor`.
+
+        Without ``heads`` it is a copy that is going to be filled.
+        """
+        if cls is Predictor and is_exported(heads):
+            return open_alone(cast("str", heads), args, options)
+        return super().__new__(cls)
+
+
+class Predictor(_FileOrHeads):
     """Predicts from images with one or several heads.
 
     A list of heads is an ensemble: its predictions are averaged in original units, as are the views
@@ -120,7 +138,10 @@ class Predictor:
             files, a published head (``"dinov2_vits14_nyu_dpt"``), a hub repository
             (``"user/name"``), a HeadCheckpoint or a head module; a list of them; or a mapping of a
             key to any of these. Or one detector: its file, repository or HeadCheckpoint, or the
-            name of a published one (``"rf_detr_small"``).
+            name of a published one (``"rf_detr_small"``). The path of a file of ``dinoneck export``
+            (``"cover.onnx"``) gives a :class:`dinoneck.runtime.ExportedPredictor` (of a detector an
+            ``ExportedDetector``), which is called in the same way and takes ``batch_size``,
+            ``bits`` and ``runtime``.
         backbone: the backbone; None rebuilds it from the record in the files. It is checked against
             them.
         tta: ``"none"`` (the image alone), ``"flip4"`` (original, left-right, up-down, both) or
@@ -154,7 +175,8 @@ class Predictor:
         revision: branch, tag or commit of the hub repositories among the heads.
         runtime: what computes the tokens: ``"torch"``, ``"openvino"`` or ``"auto"``, see
             :meth:`dinoneck.Backbone.with_runtime`; None = that of the backbone, torch for one that
-            is rebuilt from the files.
+            is rebuilt from the files. Of an exported file what runs it: ``"onnxruntime"`` (None) or
+            ``"openvino"``.
         dtype: in which the backbone computes, after it is compared with the heads; None = its own,
             or that of the record.
 
@@ -201,9 +223,10 @@ class Predictor:
         batch_size: int | None = None,
         probe: bool = False,
         revision: str | None = None,
-        runtime: Runtime | None = None,
+        runtime: AnyRuntime | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        backbone_runtime = None if runtime is None else check_backbone_runtime(runtime)
         if tta is not None and tta not in VIEWS:
             raise ConfigError(f"tta is {tta!r}; expected one of {', '.join(VIEWS)}, or None")
         if batch_size is not None:
@@ -250,7 +273,7 @@ class Predictor:
                 detector_file,
                 backbone,
                 device=None if device is None else local_device(device),
-                runtime=runtime,
+                runtime=backbone_runtime,
                 bits=bits,
             )
             self._detector_options = {} if batch_size is None else {"batch_size": batch_size}
@@ -279,8 +302,8 @@ class Predictor:
                 pass_backbone = pass_backbone.to(local_device(device))
             if dtype is not None:
                 pass_backbone = pass_backbone.to(dtype=dtype)
-            if runtime is not None:
-                pass_backbone = pass_backbone.with_runtime(runtime)
+            if backbone_runtime is not None:
+                pass_backbone = pass_backbone.with_runtime(backbone_runtime)
             check_patch(shared.preprocess.patch_size, pass_backbone.adapter.patch_size)
             for loaded_head in heads_of_pass.values():
                 loaded_head.head.to(next(pass_backbone.parameters()).device)

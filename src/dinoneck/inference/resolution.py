@@ -11,21 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.data.preprocessing import Preprocessing, Size
+from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.recipe import Size
 from dinoneck.data.views import Views
 from dinoneck.grid import patch_pair
 from dinoneck.heads.head import Head
 from dinoneck.inference.views import MembersOfView
-from dinoneck.tasks import Task
+from dinoneck.runtime.maps import UNSEEN
+from dinoneck.task_facts import TaskFacts
+from dinoneck.tasks import Task, unit_vectors
 from dinoneck.tokens import Tokens
 
 if TYPE_CHECKING:
     from dinoneck.heads.ensemble import HeadEnsemble
 
 Array = np.ndarray[Any, Any]
-
-UNSEEN = -1
-"""The class of pixels a patch or more beyond what the prepared image shows; their values are NaN."""
 
 _NUMBERS_PER_STRIP = 1 << 24  # 64 MiB of float32
 # assumed channels of the raw outputs that a head resamples: only a head knows which of its outputs
@@ -154,7 +154,7 @@ class PixelGrid(NamedTuple):
 
 def at_image_size(
     cells: Array,
-    task: Task,
+    task: TaskFacts,
     size: Size,
     preprocess: Preprocessing,
     probabilities: bool = False,
@@ -199,7 +199,9 @@ def at_image_size(
         sampled_total = float(sampled.masked_fill(grid.unseen, 0.0).double().sum())
         total = float(values.double().sum())
         sampled *= total / sampled_total if sampled_total else 0.0
-    return _without_unseen(task.of_unit_length(sampled), grid)
+    if task.is_unit:
+        sampled = unit_vectors(sampled)
+    return _without_unseen(sampled, grid)
 
 
 def members_at_image_size(

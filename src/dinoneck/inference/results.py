@@ -13,7 +13,7 @@ import numpy as np
 from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.extras import missing_extra
 from dinoneck.progress import progress
-from dinoneck.tasks import Task, as_tasks, columns_of
+from dinoneck.task_facts import TaskFacts, as_tasks, columns_of
 from dinoneck.text import printable, some_of
 
 IMAGE = "image"
@@ -56,7 +56,7 @@ def coco_objects(objects: Any) -> list[dict[str, Any]]:
 
 
 def table_row(
-    result: Mapping[str, Any], tasks: Sequence[Task], **known: str
+    result: Mapping[str, Any], tasks: Sequence[TaskFacts], **known: str
 ) -> dict[str, float | str]:
     """Return one image's result as column -> value.
 
@@ -86,7 +86,7 @@ def table_row(
 
 def to_frame(
     results: Sequence[Mapping[str, Any]],
-    tasks: Task | Sequence[Task],
+    tasks: TaskFacts | Sequence[TaskFacts],
     names: Sequence[str] | None = None,
 ) -> Any:
     """Return results as a ``pandas.DataFrame`` with a row per image and the columns of ``dinoneck predict``.
@@ -103,6 +103,7 @@ def to_frame(
         ImportError: if pandas is not installed.
 
     Examples:
+        >>> from dinoneck import Task
         >>> frame = to_frame([{"mass": 3.5, "soil": np.array([0.2, 0.8])}], [
         ...     Task("mass"), Task("soil", dim=2, kind="classification", labels=("wet", "dry")),
         ... ], names=["a.jpg"])
@@ -116,7 +117,7 @@ def to_frame(
     return importlib.import_module("pandas").DataFrame(rows, index=names)  # noqa: TID251 - users install pandas
 
 
-def _paths_in(results: Sequence[Mapping[str, Any]], tasks: Sequence[Task]) -> list[str] | None:
+def _paths_in(results: Sequence[Mapping[str, Any]], tasks: Sequence[TaskFacts]) -> list[str] | None:
     """The paths of the images of a folder; None for results of other images."""
     if any(task.name == IMAGE for task in tasks):
         return None  # what results hold under this name is its prediction
@@ -125,7 +126,9 @@ def _paths_in(results: Sequence[Mapping[str, Any]], tasks: Sequence[Task]) -> li
     return [result[IMAGE] for result in results]
 
 
-def _cells(tasks: Sequence[Task], result: Mapping[str, Any]) -> Iterator[tuple[str, float | str]]:
+def _cells(
+    tasks: Sequence[TaskFacts], result: Mapping[str, Any]
+) -> Iterator[tuple[str, float | str]]:
     for task in tasks:
         if task.is_unit:
             continue

@@ -15,6 +15,7 @@ from dinoneck.published.detectors import PublishedDetector
 from dinoneck.published.loading import load_published
 from dinoneck.published.table import is_published, row_named
 from dinoneck.registry import DETECTORS
+from dinoneck.runtime.exported import is_exported
 
 NO_KEY = ""
 """The key of heads that are not in a mapping; those of a mapping are not empty."""
@@ -54,6 +55,7 @@ def open_heads(
     if num_heads > 1 and any(_is_published_detector(source) for source in published):
         raise _detector_among(num_heads)  # before any file is fetched
     opened: dict[str, list[HeadCheckpoint | nn.Module]] = {}
+    _check_none_is_exported(sources_by_key)
     for key, sources in sources_by_key.items():
         opened[key] = [_open(source, revision, weights) for source in sources]
     _check_detector_is_alone(opened)
@@ -108,6 +110,18 @@ def names_detector(heads: Heads | Mapping[str, Heads]) -> bool:
 
 def _is_published_detector(source: object) -> bool:
     return is_published(source) and isinstance(row_named(str(source)), PublishedDetector)
+
+
+def _check_none_is_exported(sources_by_key: Mapping[str, Sequence[HeadSource]]) -> None:
+    """Raise a ConfigError for an exported file among heads: it has a runtime and no backbone of its own."""
+    for sources in sources_by_key.values():
+        for source in sources:
+            if is_exported(source):
+                raise ConfigError(
+                    f"{source} is an exported file, which predicts alone: Predictor({str(source)!r}), "
+                    "without keys, other heads or a backbone; for several heads export one of "
+                    "them all, or take the head files"
+                )
 
 
 def _published_among(sources_by_key: Mapping[str, Sequence[HeadSource]]) -> list[HeadSource]:

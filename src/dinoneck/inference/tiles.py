@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from dinoneck.codec import normal
-from dinoneck.data.preprocessing import Placement, Preprocessing, Size
+from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.recipe import Placement, Size
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.grid import GridSize, TokenGrid, patch_pair
 from dinoneck.heads.outputs import HeadOutputs

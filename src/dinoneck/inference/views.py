@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from dinoneck.data.preprocessing import Placement
+from dinoneck.data.recipe import Placement
 from dinoneck.data.views import Views
 from dinoneck.heads.outputs import HeadOutputs
 from dinoneck.tasks import Task, unit_vectors

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.data.decoding import in_threads
+from dinoneck.data.pixels import in_threads
 from dinoneck.devices import fetch, send
 from dinoneck.errors import ConfigError, DataError, DinoneckError, StoreError
 from dinoneck.extras import missing_extra

@@ -12,7 +12,7 @@ from typing import Literal, Self
 
 from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.data.bands import RGB_CHANNELS
-from dinoneck.data.preprocessing import Interpolation, Resize
+from dinoneck.data.recipe import Interpolation, Resize
 from dinoneck.data.views import Views
 from dinoneck.errors import ConfigError, StoreError
 from dinoneck.grid import PadTo, PatchSize

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.data.decoding import in_threads
+from dinoneck.data.pixels import in_threads
 from dinoneck.data.views import Views
 from dinoneck.devices import send
 from dinoneck.tokens import Tokens

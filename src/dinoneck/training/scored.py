@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from dinoneck.metrics import NUM_ANGLE_TERMS, Array, angle_terms, map_confusion
-from dinoneck.tasks import Task
+from dinoneck.task_facts import TaskFacts
 from dinoneck.training.scores import (
     Split,
     score_angles,
@@ -89,7 +89,7 @@ class ValueTarget:
         return cells
 
 
-def cell_targets(task: Task, truth: Array) -> dict[str, ValueTarget]:
+def cell_targets(task: TaskFacts, truth: Array) -> dict[str, ValueTarget]:
     """Return the targets of a dense task, a number per patch, by their names in reports.
 
     Args:
@@ -103,7 +103,7 @@ def cell_targets(task: Task, truth: Array) -> dict[str, ValueTarget]:
     return targets
 
 
-def cell_target_names(task: Task) -> list[str]:
+def cell_target_names(task: TaskFacts) -> list[str]:
     """Return what reports call the outputs of a dense task: ``task label``, a single one as the task."""
     if task.dim == 1:
         return [task.name]

@@ -17,7 +17,7 @@ from dinoneck.backbones.known import (
     resolve_name,
 )
 from dinoneck.checkpoint.schema import STATED
-from dinoneck.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from dinoneck.data.recipe import IMAGENET_MEAN, IMAGENET_STD
 from dinoneck.errors import ConfigError
 from dinoneck.grid import patch_pair
 from dinoneck.training.config import BackboneConfig

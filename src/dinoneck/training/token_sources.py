@@ -19,7 +19,8 @@ from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone, checked_backbone, plain_backbone
 from dinoneck.checks import check_minimum
 from dinoneck.data.bands import read_channels
-from dinoneck.data.decoding import ImageInput, in_threads, read_image_size, to_uint8
+from dinoneck.data.decoding import ImageInput, read_image_size, to_uint8
+from dinoneck.data.pixels import in_threads
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import bytes_of
 from dinoneck.errors import DataError

@@ -9,10 +9,10 @@ from dinoneck.lazy import attach, homes
 HOMES = homes(
     __name__,
     overlay=["overlay_panel", "write_maps"],
-    panels=["boxes_panel", "heat", "pca_panels"],
+    panels=["heat", "pca_panels"],
     pca=["PCABasis", "pca_rgb"],
-    report=["html_report"],
-    scales=["ReportEntry"],
+    pictures=["boxes_panel"],
+    report=["ReportEntry", "html_report"],
     similarity=["similarity_page"],
 )
 

@@ -1,4 +1,4 @@
-"""Checked numbers, scores, plots of predictions over known values, and charts of a page."""
+"""Scores, plots of predictions over known values, and charts of a page."""
 
 from __future__ import annotations
 
@@ -8,75 +8,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from dinoneck.errors import DataError, ShapeError
 from dinoneck.metrics import BIAS, MAE, R2, RMSE, standard_deviation, value_terms
 from dinoneck.text import printable
+from dinoneck.viz.checked import Floats, numbers
 from dinoneck.viz.style import DPI, PALETTE
 
-Floats = np.ndarray[Any, Any]
 Chart = dict[str, str]  # name, what it shows, and the attributes and content of its svg element
 
 _CURVES = {"training loss": ["loss"], "held-out AP": ["AP", "AP50", "AP75"]}
 _TEXT: dict[str, Any] = {"fontsize": 9.0, "parse_math": False}  # dollar signs are text
 _LONGEST_LABEL = 60  # characters of the label of an axis
 _MOST_VECTOR_POINTS = 2000  # of a chart; more points are drawn as pixels
-_EQUAL = 1e-5  # values that differ by less, relative to the largest, differ by rounding only
 _LINE: dict[str, Any] = {"color": "0.3", "linewidth": 1.0, "linestyle": "--"}
 _DOTS: dict[str, Any] = {"color": PALETTE[0], "s": 18.0, "alpha": 0.75, "linewidths": 0.0}
 # what matplotlib writes and a page does not need: the head of the file, metadata, and ids that
 # would occur once per chart
 _NOT_OF_PAGE = r'(?s)^.*?<svg |<metadata>.*?</metadata>| id="[A-Za-z.]+\d*[A-Za-z]*_\d+"'
 _BLACKS = "#000000|#4d4d4d"  # of matplotlib's text and of _LINE
-
-
-def numbers(values: Any, name: str, axes: str) -> Floats:
-    """Return values as float64, checked.
-
-    Args:
-        values: a tensor (of any dtype and device), an array or nested lists.
-        name: what the message calls them.
-        axes: names of the axes, comma-separated; a number is the length that an axis must have.
-
-    Raises:
-        ShapeError: if the shape does not fit, or is empty.
-        DataError: if they are not numbers, or not finite.
-    """
-    try:
-        if isinstance(values, Tensor):
-            values = values.detach().cpu().double()
-        array = np.asarray(values, np.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{name} are not numbers: {error}") from error
-    if not array.size or not _has_axes(array, axes.split(", ")):
-        raise ShapeError(f"{name} have shape {array.shape}; expected ({axes}), not empty")
-    is_unfit = ~np.isfinite(array)
-    if is_unfit.any():
-        first = array[is_unfit][0]
-        count = int(is_unfit.sum())
-        raise DataError(f"{name} hold {first} ({count} of {array.size} values are not finite)")
-    return array
-
-
-def _has_axes(array: Floats, axes: Sequence[str]) -> bool:
-    """Whether an array has these axes; an axis that is a number must have this length."""
-    if array.ndim != len(axes):
-        return False
-    for axis, length in zip(axes, array.shape, strict=True):
-        if not axis.isalpha() and int(axis) != length:
-            return False
-    return True
-
-
-def span(values: Sequence[Floats]) -> tuple[float, float]:
-    """Return the lowest and the highest value; if they differ by rounding only, a range around them."""
-    low = min(float(array.min()) for array in values)
-    high = max(float(array.max()) for array in values)
-    if high - low <= _EQUAL * max(abs(low), abs(high)):
-        half = 0.5 * (abs(low) or 1.0)
-        return low - half, high + half
-    return low, high
 
 
 def scores(
@@ -102,11 +51,6 @@ def scores(
     [sd] = standard_deviation(sums)
     compared["sd"] = float(sd)
     return compared
-
-
-def minus(text: str) -> str:
-    """Return a text whose negative numbers have a minus sign instead of a hyphen."""
-    return re.sub(r"(?<![^\s(])-(?=\d)", "\N{MINUS SIGN}", text)
 
 
 def new_axes(width: float, height: float) -> Any:

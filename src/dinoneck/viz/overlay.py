@@ -7,27 +7,25 @@ import logging
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, TiffImagePlugin
 
 from dinoneck.atomic import write_whole
-from dinoneck.data.decoding import ImageInput, read_picture
 from dinoneck.data.orientation import stated_orientation, turn_back, turn_vectors_back
-from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.pixels import read_picture
+from dinoneck.data.recipe import ImageRecipe
 from dinoneck.data.vector_tiffs import encode_vectors
 from dinoneck.errors import ConfigError
-from dinoneck.inference.predictions import GATE_WEIGHTS
-from dinoneck.inference.resolution import UNSEEN, at_image_size
-from dinoneck.tasks import GATE, Task, as_tasks
+from dinoneck.runtime.maps import UNSEEN, at_image_size
+from dinoneck.task_facts import GATE, GATE_WEIGHTS, TaskFacts, TaskRecord, as_tasks
 from dinoneck.text import printable
 from dinoneck.viz import style
-from dinoneck.viz.panels import as_image, caption
+from dinoneck.viz.pictures import as_image, caption
 from dinoneck.viz.scales import Output, Scale, outputs, scales, shown_cells
 
 Array = np.ndarray[Any, Any]
@@ -78,10 +76,10 @@ class _GeoReference:
 
 
 def overlay_panel(
-    image: ImageInput,
+    image: Any,
     result: Mapping[str, Any],
-    tasks: Task | Sequence[Task],
-    preprocess: Preprocessing,
+    tasks: TaskFacts | Sequence[TaskFacts],
+    preprocess: ImageRecipe,
     *,
     known: Mapping[str, Any] | None = None,
     scale: Mapping[str, Scale] | None = None,
@@ -138,7 +136,7 @@ def overlay_panel(
         cells = shown_cells(members, np.asarray(maps[task.name], np.float64))
         resized_task = task
         if task.kind == "density":  # amounts of a patch, not of a pixel
-            resized_task = replace(task, kind="dense", aggregate="sum")
+            resized_task = TaskRecord(name=task.name, dim=task.dim, kind="dense")
         pixels = at_image_size(
             cells, resized_task, size, preprocess, probabilities=True, pixels=(height, width)
         )
@@ -201,7 +199,7 @@ def _normals_over(background: np.ndarray, normals: np.ndarray) -> Image.Image:
     return _picture(painted, np.isnan(normals[0]))
 
 
-def _normals_legend(task: Task, width: int) -> Image.Image:
+def _normals_legend(task: TaskFacts, width: int) -> Image.Image:
     """The name of the task, and the colours of surfaces that face in five directions."""
     texts = [printable(task.name)]
     colours: list[style.RGB | None] = [None]
@@ -288,7 +286,7 @@ def write_maps(
     folder: Path,
     name: str,
     maps: Mapping[str, Array],
-    tasks: Task | Sequence[Task],
+    tasks: TaskFacts | Sequence[TaskFacts],
     image: Path | None = None,
     gate: Array | None = None,
 ) -> list[Path]:
@@ -353,10 +351,10 @@ _PlaneName = tuple[str, ...]  # the task, and the label of one of several output
 
 
 def _planes(
-    maps: Mapping[str, Array], tasks: Sequence[Task]
-) -> dict[_PlaneName, tuple[Task, Array]]:
+    maps: Mapping[str, Array], tasks: Sequence[TaskFacts]
+) -> dict[_PlaneName, tuple[TaskFacts, Array]]:
     """Name -> task and plane (height, width), of surface normals (3, height, width), for every file to write."""
-    planes: dict[_PlaneName, tuple[Task, Array]] = {}
+    planes: dict[_PlaneName, tuple[TaskFacts, Array]] = {}
     for task in tasks:
         if task.name not in maps:
             continue
@@ -400,7 +398,7 @@ def _folders(names: Iterable[_PlaneName]) -> dict[_PlaneName, Path]:
     return folders
 
 
-def _stored(plane: Array, task: Task) -> tuple[Array, bytes | None]:
+def _stored(plane: Array, task: TaskFacts) -> tuple[Array, bytes | None]:
     """The numbers of the file, and the colours of classes: black for the ground, grey for what is not predicted."""
     if not _has_classes(plane):
         return plane, None
@@ -421,7 +419,7 @@ def _has_classes(plane: Array) -> bool:
     return bool(plane.dtype.kind == "i")
 
 
-def _aggregate(plane: Array, task: Task) -> str | None:
+def _aggregate(plane: Array, task: TaskFacts) -> str | None:
     """What makes the number of an image of its pixels, ``sum`` or ``mean``.
 
     None of class indices, of surface normals, and of the weights of a gate, which are no number of
@@ -487,11 +485,10 @@ def _position_tags(picture: Image.Image, _: str) -> tuple[bool, int]:
 
 def _turned_back(upright: Array, orientation: int) -> Array:
     """A map (height, width), or one of surface normals (3, height, width), in the stored pixels of its image."""
-    # torch takes no negative strides
-    pixels = torch.from_numpy(np.ascontiguousarray(upright))
-    if pixels.ndim == 3:  # surface normals
-        return turn_vectors_back(pixels, orientation).numpy()
-    return turn_back(pixels[None], orientation)[0].numpy()
+    if upright.ndim == 3:  # surface normals
+        return turn_vectors_back(upright, orientation)
+    plane: Array = turn_back(upright[None], orientation)[0]
+    return plane
 
 
 def _geotiff(stored: Array, reference: _GeoReference, aggregate: str | None) -> bytes:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.tokens import Tokens
-from dinoneck.viz.drawing import Floats, numbers
+from dinoneck.viz.checked import Floats, numbers
 
 RANGE_PERCENT = (1.0, 99.0)
 _COLOURS = 3

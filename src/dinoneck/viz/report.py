@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,32 +12,25 @@ import jinja2
 import numpy as np
 from PIL import Image
 
+from dinoneck.data.decoding import ImageInput
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import DataError
 from dinoneck.metrics import accuracy, class_counts, confusion_matrix
-from dinoneck.tasks import Task, as_tasks
+from dinoneck.task_facts import TaskFacts, as_tasks
 from dinoneck.text import printable
 from dinoneck.version import __version__
+from dinoneck.viz.checked import Floats, minus, numbers
 from dinoneck.viz.drawing import (
     Chart,
     agreement_charts,
     curves,
     draws_charts,
-    minus,
-    numbers,
     scores,
 )
 from dinoneck.viz.overlay import overlay_panel
-from dinoneck.viz.panels import (
-    as_image,
-    boxes_panel,
-    captions,
-    coloured,
-    corners_of,
-    data_uri,
-    partners,
-)
-from dinoneck.viz.scales import THE_GATE, ReportEntry, outputs, scales, with_gate
+from dinoneck.viz.panels import coloured, data_uri
+from dinoneck.viz.pictures import as_image, boxes_panel, captions, corners_of, partners
+from dinoneck.viz.scales import THE_GATE, outputs, scales, with_gate
 from dinoneck.viz.score_tables import MOST_COLUMNS, ScoreTable, all_tables, box_tables, matrix_table
 
 _PICTURE_WIDTH_PX = 700
@@ -44,6 +38,32 @@ _NO_CHARTS = "Charts are left out: matplotlib draws them, pip install 'dinoneck[
 _FOLDER = Path(__file__).parent
 _NOTHING = "–"  # in a cell of a table
 _UNKNOWN_ERROR = -1.0  # of an entry without known values: below all errors
+
+
+@dataclass(frozen=True, eq=False)
+class ReportEntry:
+    """One image of a report.
+
+    Attributes:
+        name: the file, or another name that differs from those of the other images.
+        result: the Predictor's result, with ``maps="patch"`` for an image that is drawn; or that of
+            ``Detector.predict``.
+        image: the image as the model saw it (``Predictor.picture``), so that maps lie where they
+            belong, or a function that returns it, so that many need not be in memory at once; None
+            = the image is listed in the table only.
+        tokens: (rows, cols, 3) colours in 0 ... 1 of its patches, see :func:`dinoneck.viz.pca_rgb`;
+            None = not shown.
+        known: column -> known value, where there is one; columns are those of ``dinoneck predict``:
+            the task's name, or ``task:label``. For a classification the task's name -> the known
+            class. For a detector ``boxes`` (n, 4) and ``names``, and ``classes`` where boxes of
+            these alone are known.
+    """
+
+    name: str
+    result: Mapping[str, Any]
+    image: ImageInput | Callable[[], ImageInput] | None = None
+    tokens: Floats | None = None
+    known: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Comparison(NamedTuple):
@@ -62,7 +82,7 @@ class Comparison(NamedTuple):
 
 def html_report(
     entries: Sequence[ReportEntry],
-    tasks: Task | Sequence[Task],
+    tasks: TaskFacts | Sequence[TaskFacts],
     *,
     title: str = "Predictions",
     facts: Mapping[str, Mapping[str, str]] | None = None,
@@ -104,6 +124,7 @@ def html_report(
             (rows, cols, 3).
 
     Examples:
+        >>> from dinoneck import Task
         >>> entry = ReportEntry("a.jpg", {"mass": 12.5})
         >>> page = html_report([entry], [Task("mass", unit="g")], title="<Plot> 7")
         >>> "<h1>&lt;Plot&gt; 7</h1>" in page, "12.5" in page, "<script" in page
@@ -163,7 +184,7 @@ def html_report(
     )
 
 
-def _is_detector(tasks: Sequence[Task]) -> bool:
+def _is_detector(tasks: Sequence[TaskFacts]) -> bool:
     """Whether entries hold boxes: heads have tasks, a detector has none."""
     return not tasks
 
@@ -172,7 +193,9 @@ def _has_content(tables: Sequence[ScoreTable], charts: Sequence[Chart]) -> bool:
     return bool(charts) or any(table.rows for table in tables)
 
 
-def agreement(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
+def agreement(
+    entries: Sequence[ReportEntry], tasks: Sequence[TaskFacts]
+) -> dict[str, dict[str, Any]]:
     """Return how far every output is from known values, and of known classes the accuracy and confusion matrix.
 
     Without tasks: of every class of boxes how many are known, predicted and found.
@@ -234,7 +257,7 @@ def _class_agreement(
     }
 
 
-def worst_first(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> list[int]:
+def worst_first(entries: Sequence[ReportEntry], tasks: Sequence[TaskFacts]) -> list[int]:
     """Return the indices of entries, the largest errors first; those without a known value last, in their order."""
     if _is_detector(tasks):
         errors = _box_errors(entries)
@@ -243,7 +266,7 @@ def worst_first(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> list[i
     return sorted(range(len(entries)), key=lambda i: errors[i], reverse=True)
 
 
-def _errors(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> list[float]:
+def _errors(entries: Sequence[ReportEntry], tasks: Sequence[TaskFacts]) -> list[float]:
     """The mean error of each entry over what is known of it."""
     rows = _rows(entries, tasks)
     classes = _classes(tasks)
@@ -273,7 +296,7 @@ def _box_errors(entries: Sequence[ReportEntry]) -> list[float]:
 
 
 def worst_and_typical(
-    entries: Sequence[ReportEntry], tasks: Sequence[Task], most: int
+    entries: Sequence[ReportEntry], tasks: Sequence[TaskFacts], most: int
 ) -> list[int]:
     """Return the indices of ``most`` entries: half with the largest errors, half around the median error."""
     order = worst_first(entries, tasks)
@@ -288,7 +311,7 @@ def worst_and_typical(
     return [*order[:num_worst], *order[start : start + num_typical]]
 
 
-def _classes(tasks: Sequence[Task]) -> dict[str, list[str]]:
+def _classes(tasks: Sequence[TaskFacts]) -> dict[str, list[str]]:
     """Name of a classification -> its classes."""
     classes = {}
     for task in tasks:
@@ -297,7 +320,7 @@ def _classes(tasks: Sequence[Task]) -> dict[str, list[str]]:
     return classes
 
 
-def _rows(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> list[dict[str, Any]]:
+def _rows(entries: Sequence[ReportEntry], tasks: Sequence[TaskFacts]) -> list[dict[str, Any]]:
     """Column -> predicted class or number, of every image; classes come first."""
     listed = outputs(tasks)
     rows = []
@@ -311,7 +334,7 @@ def _rows(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> list[dict[st
     return rows
 
 
-def _held_out_charts(training: Mapping[str, Any], tasks: Sequence[Task]) -> list[Chart]:
+def _held_out_charts(training: Mapping[str, Any], tasks: Sequence[TaskFacts]) -> list[Chart]:
     """The epochs of a detector, or the predictions of held-out images over their known values."""
     units = {output.key: output.task.unit for output in outputs(tasks)}
     charts = curves(training.get("log", []))
@@ -321,7 +344,7 @@ def _held_out_charts(training: Mapping[str, Any], tasks: Sequence[Task]) -> list
 
 
 def _compare_numbers(
-    entries: Sequence[ReportEntry], tasks: Sequence[Task], drawn: Sequence[int]
+    entries: Sequence[ReportEntry], tasks: Sequence[TaskFacts], drawn: Sequence[int]
 ) -> Comparison:
     """Predicted numbers and classes against known ones."""
     rows = _rows(entries, tasks)
@@ -371,7 +394,7 @@ def _compare_numbers(
 def _articles(
     entries: Sequence[ReportEntry],
     drawn: Sequence[int],
-    tasks: Sequence[Task],
+    tasks: Sequence[TaskFacts],
     classes: Sequence[str],
 ) -> Iterator[dict[str, Any]]:
     """What the page shows of each drawn image: itself and what is predicted over it, and its tokens, as data URIs."""

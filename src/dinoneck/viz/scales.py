@@ -3,49 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from dinoneck.data.decoding import ImageInput
 from dinoneck.errors import DataError
-from dinoneck.tasks import GATE, Task, columns_of
+from dinoneck.task_facts import GATE, TaskFacts, TaskRecord, columns_of
 from dinoneck.text import some_of
-from dinoneck.viz.drawing import Floats, minus, numbers, span
+from dinoneck.viz.checked import Floats, minus, numbers, span
 
-THE_GATE = Task(
-    "the gate", kind="density", aggregate="mean", minimum=0, unit="times the mean weight"
+THE_GATE = TaskRecord(
+    name="the gate", kind="density", aggregate="mean", minimum=0, unit="times the mean weight"
 )
 """The gate of a head as pictures show it, next to the maps of tasks."""
 _ROUNDING = 1e-4  # a smaller change of a cell is not worth a note
-
-
-@dataclass(frozen=True, eq=False)
-class ReportEntry:
-    """One image of a report.
-
-    Attributes:
-        name: the file, or another name that differs from those of the other images.
-        result: the Predictor's result, with ``maps="patch"`` for an image that is drawn; or that of
-            ``Detector.predict``.
-        image: the image as the model saw it (``Predictor.picture``), so that maps lie where they
-            belong, or a function that returns it, so that many need not be in memory at once; None
-            = the image is listed in the table only.
-        tokens: (rows, cols, 3) colours in 0 ... 1 of its patches, see :func:`dinoneck.viz.pca_rgb`;
-            None = not shown.
-        known: column -> known value, where there is one; columns are those of ``dinoneck predict``:
-            the task's name, or ``task:label``. For a classification the task's name -> the known
-            class. For a detector ``boxes`` (n, 4) and ``names``, and ``classes`` where boxes of
-            these alone are known.
-    """
-
-    name: str
-    result: Mapping[str, Any]
-    image: ImageInput | Callable[[], ImageInput] | None = None
-    tokens: Floats | None = None
-    known: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Output(NamedTuple):
@@ -61,9 +33,9 @@ class Output(NamedTuple):
     """
 
     key: str
-    task: Task
+    task: TaskFacts
     place: int
-    map: Task
+    map: TaskFacts
     channel: int
 
     @property
@@ -119,9 +91,9 @@ class Scale(NamedTuple):
     note: str
 
 
-def outputs(tasks: Sequence[Task]) -> list[Output]:
+def outputs(tasks: Sequence[TaskFacts]) -> list[Output]:
     """Return the outputs of tasks, in their order and each number once."""
-    by_name: dict[str | None, Task] = {task.name: task for task in tasks}
+    by_name: dict[str | None, TaskFacts] = {task.name: task for task in tasks}
     listed = []
     for key, task, place in columns_of(tasks):
         map_task = by_name.get(task.from_map, task)

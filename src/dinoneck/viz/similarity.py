@@ -19,7 +19,8 @@ from dinoneck.errors import DataError
 from dinoneck.text import printable
 from dinoneck.tokens import Tokens
 from dinoneck.viz import style
-from dinoneck.viz.panels import as_image, data_uri
+from dinoneck.viz.panels import data_uri
+from dinoneck.viz.pictures import as_image
 
 COORDINATES = 64  # fewer keep the variance, and lose which patches are the nearest
 _BLOCK = 1024  # patches that are compared with all others at once, to bound memory

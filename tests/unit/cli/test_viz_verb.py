@@ -19,7 +19,7 @@ from dinoneck import Backbone, ConfigError, DataError, Predictor, Task, save_hea
 from dinoneck.cli.predict import known_values
 from dinoneck.data import Pasture
 from dinoneck.viz import pca_panels
-from dinoneck.viz.drawing import minus
+from dinoneck.viz.checked import minus
 
 IMAGES = 5
 

@@ -17,7 +17,8 @@ from tests.unit.test_orientation import STORED
 
 from dinoneck import DataError
 from dinoneck.data import decoding, orientation, read_image_size
-from dinoneck.data.decoding import read_pixels, upright
+from dinoneck.data.decoding import read_pixels
+from dinoneck.data.orientation import upright
 
 # of Pillow, which do not name the file
 pytestmark = [

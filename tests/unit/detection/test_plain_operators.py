@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.export.runtimes import RUNTIMES
 from tests.unit.detection.test_detector import detector_of
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
@@ -19,7 +21,8 @@ from dinoneck.detection.plain_operators import add_suppression, sample_by_gather
 from dinoneck.errors import CheckpointError
 
 onnx = pytest.importorskip("onnx", reason="needs dinoneck[export]")
-onnxruntime = pytest.importorskip("onnxruntime", reason="needs dinoneck[export]")
+pytest.importorskip("onnxruntime", reason="needs dinoneck[export]")
+pytest.importorskip("openvino", reason="needs dinoneck[fast]")
 
 
 def test_gathers_read_between_cells_and_zeros_outside() -> None:
@@ -100,17 +103,22 @@ def test_a_program_reads_by_gathers_and_torch_itself_does_not() -> None:
 
 
 def suppressed(
-    candidates: Sequence[Tensor], iou_threshold: float, num_detections: int
+    candidates: Sequence[Tensor],
+    iou_threshold: float,
+    num_detections: int,
+    *,
+    file: Path,
+    runtime: str = "ONNX Runtime",
 ) -> list[np.ndarray[Any, Any]]:
-    """Boxes, scores and labels that the nodes leave of candidates, in ONNX Runtime."""
+    """Boxes, scores and labels that the nodes leave of candidates."""
     boxes, scores, labels = candidates
     count = len(scores)
     helper = onnx.helper
-    float_type, integer = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
+    float_type = onnx.TensorProto.FLOAT
     types = {
         "boxes": (float_type, [count, 4]),
         "scores": (float_type, [count]),
-        "labels": (integer, [count]),
+        "labels": (onnx.TensorProto.INT64, [count]),
     }
     graph = helper.make_graph(
         [helper.make_node("Identity", [f"{name}:input"], [f"{name}:all"]) for name in types],
@@ -123,34 +131,43 @@ def suppressed(
     add_suppression(proto, [*types], iou_threshold=iou_threshold, num_detections=num_detections)
 
     onnx.checker.check_model(proto, full_check=True)
-    session = onnxruntime.InferenceSession(
-        proto.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    assert [output.name for output in session.get_outputs()] == [*types]
+    assert [output.name for output in proto.graph.output] == [*types]
+    onnx.save(proto, file)
+    run = RUNTIMES[runtime](file)
     values = (boxes.numpy(), scores.numpy(), labels.numpy())
-    inputs = {f"{name}:input": value for name, value in zip(types, values, strict=True)}
-    outputs: list[np.ndarray[Any, Any]] = session.run(None, inputs)
-    return outputs
+    outputs = run({f"{name}:input": value for name, value in zip(types, values, strict=True)})
+    return [outputs[name] for name in types]
 
 
-def test_the_best_box_suppresses_those_of_its_class_alone() -> None:
-    """Boxes of 10 x 10 px, 2 px apart, share 80 of 120 px; without area a box shares nothing."""
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_the_best_box_suppresses_those_of_its_class_alone(runtime: str, tmp_path: Path) -> None:
+    """Boxes of 10 x 10 px, 2 px apart, share 80 of 120 px; two without area share 0 of 0, and both stay."""
     boxes = torch.tensor(
-        [[0.0, 0, 10, 10], [2, 0, 12, 10], [2, 0, 12, 10], [50, 50, 60, 60], [5, 5, 5, 9]]
+        [
+            [0.0, 0.0, 10.0, 10.0],
+            [2.0, 0.0, 12.0, 10.0],
+            [2.0, 0.0, 12.0, 10.0],
+            [50.0, 50.0, 60.0, 60.0],
+            [5.0, 5.0, 5.0, 9.0],
+            [5.0, 5.0, 5.0, 9.0],
+        ]
     )
-    scores = torch.tensor([0.5, 0.9, 0.8, 0.0, 0.6])
-    labels = torch.tensor([0, 0, 1, 0, 0])
+    scores = torch.tensor([0.5, 0.9, 0.8, 0.0, 0.6, 0.55])
+    labels = torch.tensor([0, 0, 1, 0, 0, 0])
+    file = tmp_path / "model.onnx"
+    candidates = (boxes, scores, labels)
 
-    kept_boxes, kept_scores, kept_labels = suppressed((boxes, scores, labels), 0.6, 4)
-    _, all_scores, _ = suppressed((boxes, scores, labels), 0.7, 4)
+    kept = suppressed(candidates, 0.6, 5, file=file, runtime=runtime)
+    more = suppressed(candidates, 0.7, 5, file=file, runtime=runtime)
 
-    assert kept_scores.tolist() == pytest.approx([0.9, 0.8, 0.6, 0.0])
-    assert kept_labels[:3].tolist() == [0, 1, 0]
-    assert kept_boxes[:3].tolist() == boxes[[1, 2, 4]].tolist()
-    assert all_scores.tolist() == pytest.approx([0.9, 0.8, 0.6, 0.5])
+    kept_boxes, kept_scores, kept_labels = kept
+    assert kept_scores.tolist() == pytest.approx([0.9, 0.8, 0.6, 0.55, 0.0])
+    assert kept_labels[:4].tolist() == [0, 1, 0, 0]
+    assert kept_boxes[:4].tolist() == boxes[[1, 2, 4, 5]].tolist()
+    assert more[1].tolist() == pytest.approx([0.9, 0.8, 0.6, 0.55, 0.5])
 
 
-def test_suppression_is_torchvisions_on_crowded_boxes() -> None:
+def test_suppression_is_torchvisions_on_crowded_boxes(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     corners = 30 * torch.rand(300, 2, generator=generator)
     sides = 10 + 10 * torch.rand(300, 2, generator=generator)
@@ -161,7 +178,7 @@ def test_suppression_is_torchvisions_on_crowded_boxes() -> None:
     assert 100 < len(kept) < 200
 
     for count in (30, 200):
-        found = suppressed((boxes, scores, labels), 0.5, count)
+        found = suppressed((boxes, scores, labels), 0.5, count, file=tmp_path / "model.onnx")
 
         expected = kept[:count]
         assert np.array_equal(found[0][: len(expected)], boxes[expected])
@@ -172,7 +189,9 @@ def test_suppression_is_torchvisions_on_crowded_boxes() -> None:
 
 @pytest.mark.parametrize("kind", ["fcos", "retinanet"])
 @torch.no_grad()
-def test_what_is_left_of_the_candidates_are_torchvisions_detections(kind: str) -> None:
+def test_what_is_left_of_the_candidates_are_torchvisions_detections(
+    kind: str, tmp_path: Path
+) -> None:
     model = detector_of(kind).eval().head.model
     model.score_thresh = 0.01  # untrained scores are low
     for parameter in model.head.parameters():
@@ -182,7 +201,9 @@ def test_what_is_left_of_the_candidates_are_torchvisions_detections(kind: str) -
     [expected] = model([images[0]])
 
     candidates = dense_candidates(model, images)
-    boxes, scores, labels = suppressed(candidates, model.nms_thresh, model.detections_per_img)
+    boxes, scores, labels = suppressed(
+        candidates, model.nms_thresh, model.detections_per_img, file=tmp_path / "model.onnx"
+    )
 
     count = len(expected["scores"])
     assert count > 5

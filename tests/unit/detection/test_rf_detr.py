@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
 import json
 import shutil
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_masks
 from safetensors.torch import load_file, save_file
+from tests.hub_server import WRITER, Hub
 from tests.kit import same
 from tests.unit.detection import rf_detr_files as files
 from tests.unit.detection.rf_detr_files import BOXES, MASKS
@@ -28,13 +31,14 @@ from dinoneck import (
     ConfigError,
     DataError,
     HeadCheckpoint,
+    Predictor,
     evaluate,
     load_published,
 )
 from dinoneck.backbones import openvino
 from dinoneck.cli.main import main
-from dinoneck.detection import Detector
-from dinoneck.detection.onnx import FLOAT32_MODULES, OneImage, exported_model
+from dinoneck.detection import Detector, onnx
+from dinoneck.detection.onnx import FLOAT32_MODULES, BoxParity, OneImage, exported_model
 from dinoneck.export.onnx_file import modules_of, to_half
 from dinoneck.published import list_published
 from dinoneck.published.detectors import DETECTORS, coco_classes
@@ -280,6 +284,41 @@ def test_products_of_scores_boxes_and_places_stay_in_float32_in_a_half_file(
         assert halves[module] == {False}, module
 
 
+@pytest.mark.slow
+def test_a_half_file_gives_the_boxes_of_the_detector(
+    short_rows: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every patch is a proposal, so that rounding chooses no others, and few boxes have a score at all."""
+    monkeypatch.setitem(DETECTORS, BOXES, replace(DETECTORS[BOXES], queries=36))
+    files.write_folder(tmp_path / BOXES, BOXES)
+    detector = Detector.load(BOXES, weights=tmp_path / BOXES)
+    with torch.no_grad():
+        detector.head.model.class_embed.bias.fill_(-8.0)
+
+    parity = detector.export_onnx(tmp_path / "half.onnx", half=True)
+
+    assert parity is not None
+    assert parity.compared >= 5
+    assert parity.unmatched == 0
+    assert parity.box_px < 0.05
+    detector.export_onnx(tmp_path / "whole.onnx", check=False)
+    half_bytes = (tmp_path / "half.onnx").stat().st_size
+    assert half_bytes < 0.6 * (tmp_path / "whole.onnx").stat().st_size
+
+
+def test_a_half_file_that_ranks_other_proposals_is_refused_with_the_reason(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = Detector.load(BOXES, weights=folders[BOXES])
+    other = BoxParity(compared=100, unmatched=5, box_px=0.1, score=0.1, first_unmatched="box 1")
+    monkeypatch.setattr(onnx, "onnx_runner", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(onnx, "_detections", lambda *_: [])
+    monkeypatch.setattr(onnx, "compare_boxes", lambda *_: other)
+    with pytest.raises(CheckpointError, match=r"5 of 100 boxes .*rounding ranks proposals") as e:
+        onnx._compare(detector, None, detector.size, half=True)
+    assert "\n" not in str(e.value)
+
+
 def test_rows_are_listed_by_task() -> None:
     boxes = [row.name for row in list_published("detection")]
     masks = [row.name for row in list_published("instances") if row.name in DETECTORS]
@@ -419,6 +458,8 @@ def test_a_detector_of_its_own_vit_takes_no_backbone(folders: dict[str, Path]) -
         Detector.from_checkpoint(checkpoint, tiny)
     with pytest.raises(ConfigError, match="has a ViT of its own"):
         Detector(checkpoint.build(), tiny, (96, 96))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"in eval mode.*call train\(\) first"):
+        checkpoint.build()(torch.rand(1, 3, 96, 96), [])
 
 
 def write_coco(folder: Path) -> Path:
@@ -586,6 +627,38 @@ def test_a_name_and_its_options_have_to_fit(folders: dict[str, Path]) -> None:
         load_published(BOXES, weights=folders[BOXES], revision="main")
     with pytest.raises(CheckpointError, match="is not the name of one"):
         Detector.load(folders[BOXES], weights=folders[BOXES])
+
+
+# the Hub client's own way of uploading
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+@pytest.mark.parametrize("name", [BOXES, MASKS])
+def test_it_is_pushed_and_read_from_the_hub(
+    folders: dict[str, Path], hub: Hub, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    detector = Detector.load(name, weights=folders[name])
+    image = picture("landscape")
+    [expected] = detector.predict(image, min_score=0.2)
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+
+    pushed = detector.push_to_hub("me/own")
+
+    card = hub.repos["me/own"].commits[pushed.oid]["README.md"].decode()
+    assert "license: apache-2.0" in card
+    assert 'Detector.load("me/own")  # every byte is checked\n' in card
+    assert ("Boxes and masks of `person" if name == MASKS else "Boxes of `person") in card
+    assert "by `rf_detr`." in card
+    assert "The file holds the ViT" in card
+    pipeline = "image-segmentation" if name == MASKS else "object-detection"
+    assert f"pipeline_tag: {pipeline}" in card
+    checkpoint = HeadCheckpoint.load("me/own")
+    assert checkpoint.meta["license"] == "Apache-2.0"
+    assert checkpoint.meta["extra"]["published"] == name
+    for model in (Detector.load("me/own").predict, Predictor("me/own")):
+        [prediction] = model(image, min_score=0.2)
+        assert prediction["names"] == expected["names"] != []
+        for key in set(expected) - {"names"}:
+            assert torch.equal(prediction[key], expected[key])
+    assert Predictor("me/own").revisions == {"me/own": pushed.oid}
 
 
 def test_without_a_network_one_sentence_says_what_to_do(

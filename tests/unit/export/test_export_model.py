@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from tests import kit
+from tests.export.runtimes import RUNTIMES
 from tests.kit import randomised
 from tests.unit.tuned_backbones import train_blocks
 from torch import Tensor
@@ -138,6 +139,17 @@ def test_an_onnx_model_answers_what_the_predictor_answers(done: Exported, head_f
         images = torch.rand(batch, 3, height, width)
         found = run(images)
         assert list(found) == list(done.outputs)
+        assert_answers(found, Predictor(head_file, preprocess=fed(None)), images)
+
+
+def test_openvino_answers_what_the_predictor_answers(done: Exported, head_file: Path) -> None:
+    """It reads the same file, at the same sizes."""
+    pytest.importorskip("openvino", reason="needs dinoneck[fast]")
+    run = RUNTIMES["OpenVINO"](done.files[0])
+    for batch, height, width in ((1, 48, 112), (5, 80, 48), (1, 32, 32)):
+        images = torch.rand(batch, 3, height, width)
+        outputs = run({"images": images.numpy()})
+        found = {name: torch.as_tensor(outputs[name]) for name in done.outputs}
         assert_answers(found, Predictor(head_file, preprocess=fed(None)), images)
 
 

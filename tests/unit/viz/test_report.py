@@ -19,7 +19,8 @@ from PIL import Image
 from dinoneck import Backbone, CLSGatingHead, DenseHead, Predictor, Task
 from dinoneck.data import Pasture, Preprocessing
 from dinoneck.viz import ReportEntry, drawing, html_report, overlay_panel, report
-from dinoneck.viz.drawing import minus, scores
+from dinoneck.viz.checked import minus
+from dinoneck.viz.drawing import scores
 from dinoneck.viz.report import agreement, worst_and_typical, worst_first
 from dinoneck.viz.scales import outputs, scales
 

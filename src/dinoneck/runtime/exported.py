@@ -1,0 +1,745 @@
+"""Exported files as predictors: images in, rows out, without torch."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from PIL import Image
+
+from dinoneck.atomic import read_regular
+from dinoneck.checks import check_minimum
+from dinoneck.codec import normal
+from dinoneck.data.pixels import Picture, in_threads
+from dinoneck.data.recipe import ImageRecipe, Size
+from dinoneck.data.sources import list_folder
+from dinoneck.errors import CheckpointError, ConfigError, DataError
+from dinoneck.kinds import FILE_RUNTIMES, RUNTIMES, AnyRuntime, FileRuntime, Runtime
+from dinoneck.runtime import description, maps, onnx_bytes
+from dinoneck.runtime.description import (
+    DETECTOR_KEY,
+    MODEL_KEY,
+    DetectorRecord,
+    ModelRecord,
+)
+from dinoneck.runtime.images import RGB, PreparedImage, prepare
+from dinoneck.runtime.session import open_session, run_session
+from dinoneck.task_facts import GATE, GATE_WEIGHTS, TaskRecord, describe_tasks
+from dinoneck.text import did_you_mean, reason_of
+
+Array = np.ndarray[Any, Any]
+Maps = Literal["patch", "image"]
+SUFFIX = ".onnx"
+IMAGE = "image"
+MOST_BOXES = 100  # per image, as many as COCO's average precision counts
+_BATCH_SIZE = 4
+_OF_FILES = ("runtime", "batch_size", "bits")  # arguments of a Predictor that a file takes
+_WITHOUT_EFFECT = (("tta", "none"), ("overlap", 0), ("device", "cpu"), ("probe", False))
+_LEAST_PROBABILITY = 1e-7  # of a cell of a mask, whose logit is finite
+
+logger = logging.getLogger(__name__)
+
+
+def is_exported(source: Any) -> bool:
+    """Return whether heads are named by the path of an exported file."""
+    return isinstance(source, str | os.PathLike) and str(source).lower().endswith(SUFFIX)
+
+
+def check_runtime(runtime: Any, name: str) -> FileRuntime:
+    """Return what runs an exported file; None: ONNX Runtime.
+
+    Raises:
+        ConfigError: for another word, also for one that computes the tokens of a backbone.
+    """
+    if runtime is None:
+        return "onnxruntime"
+    for known in FILE_RUNTIMES:
+        if runtime == known:
+            return known
+    expected = " or ".join(map(repr, FILE_RUNTIMES))
+    if runtime in RUNTIMES:
+        raise ConfigError(
+            f"runtime is {runtime!r}, which computes the tokens of a backbone, and {name} is an "
+            f"exported file; expected {expected}"
+        )
+    hint = did_you_mean(str(runtime), FILE_RUNTIMES)
+    raise ConfigError(
+        f"runtime is {runtime!r}; {name} is an exported file: expected {expected}.{hint}"
+    )
+
+
+def check_backbone_runtime(runtime: AnyRuntime) -> Runtime:
+    """Return what computes the tokens of a backbone.
+
+    Raises:
+        ConfigError: for a word that is of exported files alone.
+    """
+    if runtime == "onnxruntime":
+        raise ConfigError(
+            "runtime is 'onnxruntime', which runs an exported file (.onnx), and the heads are none; "
+            f"expected {' or '.join(map(repr, RUNTIMES))}, which compute the tokens of a backbone"
+        )
+    return runtime
+
+
+def open_exported(
+    path: str | os.PathLike[str],
+    runtime: AnyRuntime | None = None,
+    *,
+    batch_size: int | None = None,
+    bits: int | None = None,
+    min_score: float | None = None,
+    num_threads: int | None = None,
+) -> ExportedPredictor | ExportedDetector:
+    """Open a file of ``dinoneck export`` for images; nothing of it runs before it is checked.
+
+    Args:
+        path: an ONNX file of a head with its backbone, or of a detector.
+        runtime: ``"onnxruntime"`` (None) or ``"openvino"``.
+        batch_size: images per run of a head; None: 4. A detector takes one.
+        bits: how many bits images of 16 bits use, instead of that of the file.
+        min_score: the smallest score of boxes, of a detector; None: that of the file.
+        num_threads: of the runtime; None: as many as it chooses.
+
+    Returns:
+        An :class:`ExportedPredictor`, or an :class:`ExportedDetector`.
+
+    Raises:
+        CheckpointError: if the file cannot be read, is not one of dinoneck, names other files or
+            holds other operators than those of ONNX, or needs what only the head file has.
+        ConfigError: for another runtime, or a value out of range.
+        ImportError: if the runtime is not installed.
+    """
+    name = str(path)
+    file_runtime = check_runtime(runtime, name)
+    try:
+        content = read_regular(path)
+    except OSError as error:
+        raise CheckpointError(f"{name} cannot be read: {reason_of(error)}") from error
+    facts = onnx_bytes.read_facts(content, name)
+    onnx_bytes.check_safe(facts, name)
+    if MODEL_KEY in facts.metadata:
+        record = description.read_model(facts.metadata[MODEL_KEY], name)
+        if min_score is not None:
+            raise ConfigError(
+                f"min_score is {min_score!r}, and {name} is no detector; leave it out (--min-score)"
+            )
+        return ExportedPredictor(
+            name,
+            record,
+            content,
+            runtime=file_runtime,
+            batch_size=batch_size,
+            bits=bits,
+            num_threads=num_threads,
+        )
+    if DETECTOR_KEY in facts.metadata:
+        return ExportedDetector(
+            name,
+            description.read_detector(facts.metadata[DETECTOR_KEY], name),
+            content,
+            runtime=file_runtime,
+            bits=bits,
+            min_score=min_score,
+            num_threads=num_threads,
+        )
+    raise CheckpointError(
+        f"{name} was not written by 'dinoneck export': its metadata do not describe it; other "
+        "models run in their own programs",
+        step="header",
+    )
+
+
+def open_alone(
+    path: str | os.PathLike[str], arguments: Sequence[Any], options: Mapping[str, Any]
+) -> ExportedPredictor | ExportedDetector:
+    """Open the exported file that a :class:`dinoneck.Predictor` was asked for.
+
+    Args:
+        path: the file.
+        arguments: of the Predictor by their place, after the file.
+        options: of the Predictor by their names.
+
+    Raises:
+        ConfigError: for an argument that has no effect on a file, and as :func:`open_exported`.
+    """
+    named = dict(zip(("backbone", "tta", "device"), arguments, strict=False)) | dict(options)
+    for name, value in named.items():
+        is_default = value is None or (name, value) in _WITHOUT_EFFECT
+        if name not in _OF_FILES and not is_default:
+            raise ConfigError(
+                f"{name} is {value!r}, and {path} is an exported file, which has its backbone, one "
+                f"view and no tiles; leave {name} out, or predict with the head file"
+            )
+    chosen = {name: value for name, value in named.items() if name in _OF_FILES}
+    return open_exported(path, **chosen)
+
+
+class ExportedPrediction:
+    """What a file predicts from one image, of which rows and maps are made on request.
+
+    Attributes:
+        size: (height, width) of the upright image.
+        image: the path of the image, of a folder; None for an image that was passed itself.
+    """
+
+    def __init__(
+        self,
+        *,
+        values: Mapping[str, float | Array],
+        cells: Mapping[str, Array],
+        gate: Array | None,
+        file: ExportedPredictor,
+        size: Size,
+    ) -> None:
+        self._values = values
+        self._cells = cells
+        self._gate = gate
+        self._file = file
+        self.size = size
+        self.image: str | None = None
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        tasks = describe_tasks(self._file.tasks)
+        return f"{type(self).__name__}({tasks}, of {height} x {width} px)"
+
+    def row(self, maps: Maps | None = None, probabilities: bool = False) -> dict[str, Any]:
+        """Return the dict that calling the file returns for the image, without :attr:`image`.
+
+        Args:
+            maps: as for calling an :class:`ExportedPredictor`.
+            probabilities: as for calling.
+
+        Raises:
+            ConfigError: for other ``maps``, or probabilities without ``maps="image"``.
+        """
+        _check_maps(maps, probabilities)
+        row: dict[str, Any] = dict(self._values)
+        if maps is None:
+            return row
+        row["maps"] = dict(self._cells) if maps == "patch" else self.image_maps(probabilities)
+        if self._gate is not None:
+            row[GATE] = self._gate
+        return row
+
+    def image_maps(self, probabilities: bool = False) -> dict[str, Array]:
+        """Return the maps in the pixels of the upright image.
+
+        Args:
+            probabilities: of a segmentation return the probabilities of the classes instead of the
+                most probable class.
+
+        Returns:
+            Task name -> (dim, height, width) float32, NaN where the prepared image does not show
+            them; for a segmentation (height, width) int64, class indices, there -1.
+
+        Raises:
+            ConfigError: if the head makes the maps of an image of other outputs than those of the
+                file.
+        """
+        self._file.check_has_image_maps()
+        resized = {}
+        for task in self._file.tasks:
+            if task.name in self._cells:
+                resized[task.name] = maps.at_image_size(
+                    self._cells[task.name],
+                    task,
+                    self.size,
+                    self._file.preprocess,
+                    probabilities=probabilities,
+                )
+        return resized
+
+    def image_gate(self) -> Array | None:
+        """Return what the head looked at, in the pixels of the upright image.
+
+        Returns:
+            (height, width) float32, weights that add up to one over the pixels; to less where
+            padding has the rest. NaN where the prepared image does not show pixels. None if the
+            file has no gate.
+        """
+        if self._gate is None:
+            return None
+        recipe = self._file.preprocess
+        rows, cols = recipe.placement(self.size).shown_cells(self._gate.shape)
+        shown = np.zeros_like(self._gate)  # without the weights of padding
+        shown[rows, cols] = self._gate[rows, cols]
+        gate: Array = maps.at_image_size(shown[None], GATE_WEIGHTS, self.size, recipe)[0]
+        return gate
+
+
+class ExportedPredictor:
+    """A head with its backbone in an exported file, which predicts what its :class:`dinoneck.Predictor` does.
+
+    Made by :func:`open_exported`, or by ``Predictor("cover.onnx")``. Threads may call it at once.
+
+    Attributes:
+        source: the file.
+        record: what the file states of itself.
+        preprocess: how images are prepared.
+        tasks: what is predicted.
+        runtime: what runs the file.
+        batch_size: images per run.
+        tta: ``"none"``: a file predicts one view.
+        revisions: empty, as of local heads.
+
+    Raises:
+        CheckpointError: if the file predicts objects, takes other images than RGB, or lacks a
+            record.
+    """
+
+    tta = "none"
+
+    def __init__(
+        self,
+        name: str,
+        record: ModelRecord,
+        content: bytes,
+        *,
+        runtime: FileRuntime,
+        batch_size: int | None,
+        bits: int | None,
+        num_threads: int | None,
+    ) -> None:
+        if batch_size is not None:
+            check_minimum(1, batch_size=normal(int, batch_size, "batch_size"))
+        self.source = name
+        self.record = record
+        self.runtime = runtime
+        self.batch_size = batch_size or _BATCH_SIZE
+        self.revisions: dict[str, str] = {}
+        self.preprocess = _recipe(record, name, bits)
+        self.tasks = record.tasks
+        self._normals = {task.name for task in record.tasks if task.is_unit}
+        self._input = description.images_input(record, name)
+        _check_readable(record, self.preprocess, name)
+        self._outputs = [
+            output for output in record.outputs if output.of in ("task", "map", "gate")
+        ]
+        recorded = record.views.get("recorded")
+        if recorded:
+            logger.warning(
+                "%s predicts one view; its heads record %s, which the head file averages",
+                name,
+                ", ".join(map(str, recorded)),
+            )
+        self._session = open_session(content, runtime, name, num_threads)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.source!r}: {describe_tasks(self.tasks)})"
+
+    def __call__(
+        self,
+        images: Picture | Sequence[Picture],
+        maps: Maps | None = None,
+        probabilities: bool = False,
+    ) -> list[dict[str, Any]]:
+        """Predict.
+
+        Args:
+            images: a path, a PIL image or an array (H, W, 3), or several; or the path of a folder:
+                all images in it and below.
+            maps: ``"patch"`` adds ``"maps": {task: (dim, rows, cols)}`` of the maps that the file
+                holds, and ``"gate"``; ``"image"`` gives the maps in the pixels of the upright
+                image. See :class:`dinoneck.Predictor`.
+            probabilities: with ``maps="image"``, the probabilities of the classes instead of their
+                indices.
+
+        Returns:
+            One dict per image: task name -> a float, or an array (dim,). The rows of a folder begin
+            with ``"image"``, the path of the image.
+
+        Raises:
+            ConfigError: for other ``maps``.
+            DataError: if an image cannot be read or has a size that the file does not take, or a
+                prediction is not finite.
+        """
+        _check_maps(maps, probabilities)
+        rows = []
+        for prediction in self._predict(images):
+            row = prediction.row(maps, probabilities)
+            rows.append(row if prediction.image is None else {IMAGE: prediction.image, **row})
+        return rows
+
+    def one(
+        self, image: Picture, maps: Maps | None = None, probabilities: bool = False
+    ) -> dict[str, Any]:
+        """Return the dict that calling returns in a list, for one image."""
+        [row] = self([image], maps, probabilities)
+        return row
+
+    def predictions(self, images: Picture | Sequence[Picture]) -> list[ExportedPrediction]:
+        """Predict, and make rows and maps in the pixels of images later, one image at a time."""
+        return list(self._predict(images))
+
+    def expect_images(self, count: int) -> None:
+        """Do nothing: how many images follow decides the runtime of a backbone, and a file has one."""
+
+    def recipe(self, image: Picture, key: str = "") -> ImageRecipe:
+        """Return how an image is prepared."""
+        return self.preprocess
+
+    def prepare(self, image: Picture) -> PreparedImage:
+        """Decode an image and prepare it.
+
+        Raises:
+            DataError: if it cannot be read, or comes to a size that the file does not take.
+        """
+        prepared = prepare(image, self.preprocess)
+        self._check_size(prepared.pixels.shape[1:])
+        return prepared
+
+    def predict_prepared(
+        self, images: Sequence[PreparedImage], with_maps: bool
+    ) -> list[dict[str, Any]]:
+        """Return what calling returns for images of :meth:`prepare`, which may have different sizes.
+
+        Args:
+            images: prepared.
+            with_maps: with maps per patch.
+        """
+        return [
+            prediction.row("patch" if with_maps else None)
+            for prediction in self._predict_batch(images)
+        ]
+
+    def check_has_image_maps(self) -> None:
+        """Raise a ConfigError if the file has no maps at the size of an image."""
+        if self.record.resamples_queries:
+            raise ConfigError(
+                f"{self.source} has maps per patch alone: its head makes those of an image of its "
+                "queries; take maps='patch', or the head file"
+            )
+
+    def _predict(self, images: Picture | Sequence[Picture]) -> Iterator[ExportedPrediction]:
+        """Yield the predictions for every image; threads prepare images ahead of the model."""
+        listed, is_folder = _list_images(images)
+        prepared = in_threads(self.prepare, listed)
+        paths = iter(listed)
+        batch = list(islice(prepared, self.batch_size))
+        while batch:
+            for prediction in self._predict_batch(batch):
+                path = next(paths)
+                if is_folder:
+                    prediction.image = str(path)
+                yield prediction
+            batch = list(islice(prepared, self.batch_size))
+
+    def _predict_batch(self, images: Sequence[PreparedImage]) -> list[ExportedPrediction]:
+        """The predictions for prepared images; those of one size are run together."""
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        for i, image in enumerate(images):
+            by_size.setdefault(image.pixels.shape, []).append(i)
+        predictions: dict[int, ExportedPrediction] = {}
+        names = [output.name for output in self._outputs]
+        for places in by_size.values():
+            pixels = np.stack([images[i].pixels for i in places])
+            arrays = run_session(self._session, names, self._input.name, pixels)
+            for row, i in enumerate(places):
+                of_image = {name: array[row] for name, array in arrays.items()}
+                predictions[i] = self._prediction(of_image, images[i])
+        return [predictions[i] for i in range(len(images))]
+
+    def _prediction(self, arrays: Mapping[str, Array], image: PreparedImage) -> ExportedPrediction:
+        """What the outputs of one image, without their batch, are."""
+        values: dict[str, Array] = {}
+        cells: dict[str, Array] = {}
+        gate = None
+        for output in self._outputs:
+            array = arrays[output.name]
+            if output.task is None:
+                gate = array[0]
+                continue
+            if description.is_map(output):
+                cells[output.task] = array
+            if output.task in self._normals:  # vectors, which have no mean
+                if not np.isfinite(array).all():
+                    raise DataError(
+                        f"the prediction of {output.task!r} is not finite; the head or image is unfit"
+                    )
+            elif output.of == "task" and array.ndim == 3:
+                values[output.task] = maps.mean_of_cells(array, image.placement)
+            elif output.of == "task":
+                values[output.task] = array
+        for task in self.tasks:
+            if task.from_map is not None:  # over the cells that show the image
+                values[task.name] = _mean_from_map(task, self.tasks, values)
+        return ExportedPrediction(
+            values={name: _value(name, value) for name, value in values.items()},
+            cells=cells,
+            gate=gate,
+            file=self,
+            size=image.size,
+        )
+
+    def _check_size(self, size: Sequence[int]) -> None:
+        """Raise a DataError for a prepared image of a size that the file does not take."""
+        height, width = size
+        only = self._input.size
+        smallest = self._input.smallest
+        if only is not None and [height, width] != only:
+            raise DataError(
+                f"an image comes to {height}x{width} px, and {self.source} takes {only[0]}x{only[1]} "
+                "alone; export it for another with --size"
+            )
+        if smallest is None or (height >= smallest[0] and width >= smallest[1]):
+            return
+        tried = (self.record.parity or {}).get("tried", [])
+        if [height, width] not in [shape[1:] for shape in tried]:
+            raise DataError(
+                f"an image comes to {height}x{width} px, and {self.source} takes "
+                f"{smallest[0]}x{smallest[1]} or more; export it for smaller ones with --size"
+            )
+
+
+class ExportedDetector:
+    """A detector in an exported file, which predicts what its :class:`dinoneck.detection.Detector` does.
+
+    Made by :func:`open_exported`, or by ``Predictor("detector.onnx")``.
+
+    Attributes:
+        source: the file.
+        record: what the file states of itself.
+        preprocess: how images are prepared.
+        classes: names of the labels.
+        min_score: the smallest score of boxes.
+        runtime: what runs the file.
+
+    Raises:
+        CheckpointError: if it takes other images than RGB.
+        ConfigError: if the file is of dinoneck 0.3, which states no smallest score, and none is
+            given.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        record: DetectorRecord,
+        content: bytes,
+        *,
+        runtime: FileRuntime,
+        bits: int | None,
+        min_score: float | None,
+        num_threads: int | None,
+    ) -> None:
+        self.source = name
+        self.record = record
+        self.runtime = runtime
+        self.classes = record.classes
+        self.preprocess = _recipe(record, name, bits)
+        if self.preprocess.channels != RGB:
+            raise _not_rgb(name, self.preprocess.channels)
+        smallest = record.min_score if min_score is None else min_score
+        if smallest is None:
+            raise ConfigError(
+                f"{name} was written by dinoneck 0.3 and does not state the smallest score of its "
+                "boxes; pass min_score (--min-score)"
+            )
+        if not 0.0 <= smallest <= 1.0:
+            raise ConfigError(f"min_score is {smallest!r}; expected a number 0 ... 1")
+        self.min_score = smallest
+        self._session = open_session(content, runtime, name, num_threads)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.source!r}: {', '.join(self.classes)})"
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether predictions hold a mask for each box."""
+        return self.record.has_masks
+
+    def __call__(self, images: Picture | Sequence[Picture]) -> list[dict[str, Any]]:
+        """Return what :meth:`predict` returns."""
+        return self.predict(images)
+
+    def predict(
+        self,
+        images: Picture | Sequence[Picture],
+        *,
+        min_score: float | None = None,
+        max_boxes: int = MOST_BOXES,
+    ) -> list[dict[str, Any]]:
+        """Detect objects in images of any size, as :meth:`dinoneck.detection.Detector.predict` does.
+
+        Args:
+            images: a path, a PIL image or an array (H, W, 3), or several; or the path of a folder.
+            min_score: leave out boxes of a lower score; None = :attr:`min_score`.
+            max_boxes: per image, those with the highest scores.
+
+        Returns:
+            Per image ``boxes`` (n, 4) float32 XYXY in its own pixels, ``scores`` (n,), ``labels``
+            (n,) and ``names``, by falling score, and ``masks`` (n, height, width) bool of a model
+            that gives them; of a folder ``image`` first.
+
+        Raises:
+            DataError: if an image cannot be read, or a score is not finite.
+        """
+        check_minimum(1, max_boxes=max_boxes)
+        smallest = self.min_score if min_score is None else min_score
+        listed, is_folder = _list_images(images)
+        read = functools.partial(prepare, recipe=self.preprocess)
+        rows = []
+        for image, prepared in zip(listed, in_threads(read, listed), strict=True):
+            row = self._predict_one(prepared, smallest, max_boxes)
+            rows.append({IMAGE: str(image), **row} if is_folder else row)
+        return rows
+
+    def expect_images(self, count: int) -> None:
+        """Do nothing, see :meth:`ExportedPredictor.expect_images`."""
+
+    def _predict_one(
+        self, image: PreparedImage, min_score: float, max_boxes: int
+    ) -> dict[str, Any]:
+        names = ["boxes", "scores", "labels"]
+        if self.has_masks:
+            names.append("masks")
+        arrays = run_session(self._session, names, "image", image.pixels[None])
+        scores = arrays["scores"].astype(np.float32)
+        if not np.isfinite(scores).all():
+            raise DataError(f"scores of {self.source} are not finite; expected numbers in 0 ... 1")
+        best = np.argsort(-scores, kind="stable")[:max_boxes]
+        is_sure = (scores[best] >= min_score) & (scores[best] > 0)  # empty rows have score 0
+        best = best[is_sure]
+        labels = arrays["labels"][best].astype(np.int64)
+        height, width = image.size
+        canvas_height, canvas_width = image.placement.canvas
+        scale = np.array([width / canvas_width, height / canvas_height] * 2, np.float32)
+        edges = np.array([width, height] * 2, np.float32)
+        row: dict[str, Any] = {
+            "boxes": np.clip(arrays["boxes"][best].astype(np.float32) * scale, 0, edges),
+            "scores": scores[best],
+            "labels": labels,
+            "names": [self.classes[label] for label in labels.tolist()],
+        }
+        if self.has_masks:
+            row["masks"] = _masks_in_image(arrays["masks"][best], image.size)
+        return row
+
+
+def _masks_in_image(probabilities: Array, size: Size) -> Array:
+    """Masks (n, height, width) bool in the pixels of an image, from those of cells (n, h, w)."""
+    masks = np.zeros((len(probabilities), *size), bool)
+    recipe = ImageRecipe(patch_size=1, size=probabilities.shape[1:], resize="stretch")
+    for i, mask in enumerate(probabilities):  # one after the other, for their memory
+        shares = np.clip(mask, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
+        logits = np.log(shares / (1 - shares))
+        resized = maps.at_image_size(logits[None], _MASK, size, recipe)
+        masks[i] = resized[0] > 0
+    return masks
+
+
+_MASK = TaskRecord(name="mask", kind="dense")
+
+
+def _recipe(record: ModelRecord | DetectorRecord, name: str, bits: int | None) -> ImageRecipe:
+    return description.recipe_of(record, name).changed(bits=bits)
+
+
+def _check_readable(record: ModelRecord, recipe: ImageRecipe, name: str) -> None:
+    """Reject a file of which this package cannot make the rows of its head."""
+    objects = [output.task for output in record.outputs if output.of in ("classes", "masks")]
+    objects += [task.name for task in record.tasks if task.is_masks]
+    if objects:
+        raise CheckpointError(
+            f"{name} predicts objects ({objects[0]}), which are decoded with torch; predict with "
+            "the head file",
+            step="config",
+        )
+    if recipe.channels != RGB:
+        raise _not_rgb(name, recipe.channels)
+    if recipe.resize != "pad":
+        return
+    has_maps = any(task.is_map for task in record.tasks)
+    if record.format == 1 and has_maps:
+        raise CheckpointError(
+            f"{name} was written by dinoneck 0.3 and pads images: it does not state which values "
+            "are means of its maps; export the head again",
+            step="schema",
+        )
+    from_map = {task.name for task in record.tasks if task.from_map is not None}
+    for task in record.tasks:
+        if from_map & {*task.composed_of}:
+            raise CheckpointError(
+                f"{name} pads images, and {task.name} is composed of means of its maps, which would "
+                "count the padding; predict with the head file",
+                step="config",
+            )
+
+
+def _not_rgb(name: str, channels: int) -> CheckpointError:
+    return CheckpointError(
+        f"{name} takes images of {channels} channels, and exported files run on RGB images alone; "
+        "predict with the head file",
+        step="config",
+    )
+
+
+def _mean_from_map(
+    task: TaskRecord, tasks: Sequence[TaskRecord], values: Mapping[str, Array]
+) -> Array:
+    """The value of a task that is the mean over a map, from those of the map."""
+    [map_task] = [other for other in tasks if other.name == task.from_map]
+    channel = 0 if map_task.dim == 1 else map_task.labels.index(task.name)
+    mean = values[map_task.name][channel : channel + 1]
+    if task.minimum is not None:
+        mean = np.maximum(mean, np.float32(task.minimum))
+    if task.maximum is not None:
+        mean = np.minimum(mean, np.float32(task.maximum))
+    return mean
+
+
+def _value(name: str, value: Array) -> float | Array:
+    """A prediction as rows have it: a number, or an array of several.
+
+    Raises:
+        DataError: if it is not finite.
+    """
+    is_finite = np.isfinite(value)
+    if not is_finite.all():
+        raise DataError(
+            f"the prediction of {name!r} is {value[~is_finite][0]}; the head or image is unfit"
+        )
+    return float(value[0]) if len(value) == 1 else value.copy()
+
+
+def _check_maps(maps: Any, probabilities: bool) -> None:
+    if maps not in (None, *get_args(Maps)):
+        raise ConfigError(f"maps is {maps!r}; expected None, 'patch' or 'image'")
+    if probabilities and maps != "image":
+        raise ConfigError(
+            f"probabilities are of maps='image', and maps is {maps!r}; pass maps='image', or "
+            "leave probabilities out"
+        )
+
+
+def _list_images(images: Any) -> tuple[list[Any], bool]:
+    """The images of a call, and whether they are those of a folder.
+
+    Raises:
+        DataError: for a folder without images, a folder among several, and what are no images.
+    """
+    is_path = isinstance(images, str | os.PathLike)
+    if is_path and Path(images).is_dir():
+        return list_folder(Path(images)), True
+    is_one_array = isinstance(images, np.ndarray) and images.ndim != 4
+    if is_path or is_one_array or isinstance(images, Image.Image):
+        return [images], False
+    if not isinstance(images, Sequence | np.ndarray):
+        raise DataError(
+            f"images are {type(images).__name__}; expected paths, PIL images or arrays (H, W, 3)"
+        )
+    listed = list(images)
+    for number, image in enumerate(listed):
+        if isinstance(image, str | os.PathLike) and Path(image).is_dir():
+            raise DataError(
+                f"images[{number}] is the folder {image}; list its images, or pass the folder "
+                "alone, of which every row names its image"
+            )
+    return listed, False

@@ -1,0 +1,221 @@
+"""What tables, pictures and files have to know of a task: its outputs, their names and their kind, without torch.
+
+:class:`dinoneck.Task` is one, and so is the record of a task in an exported file.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, Literal, NamedTuple, TypeVar
+
+from dinoneck.kinds import (
+    CATEGORICAL_KINDS,
+    CLASS_KINDS,
+    MAP_KINDS,
+    MASK_KINDS,
+    PROBABILITY_KINDS,
+    Kind,
+)
+
+Activation = Literal["relu", "softplus", "sigmoid", "unit"]
+Aggregate = Literal["sum", "mean"]
+
+TABLE_COLUMNS = ("image", "images", "labels", "group", "fold")
+"""Columns of tables of predictions and truth beside those of the tasks."""
+MAP, CLASSES, MASKS, GATE = ".map", ".classes", ".masks", "gate"
+"""What follows a task's name in the names of its map and of what queries give, and the output of a gate.
+
+The names of tasks leave them free.
+"""
+SHORTEST_VECTOR = 1e-12
+"""A surface normal that is shorter has no direction, as in ``torch.nn.functional.normalize``."""
+
+
+class TaskFacts:
+    """What follows from the name, the kind and the outputs of a task.
+
+    Attributes:
+        name: the key of its prediction.
+        dim: number of outputs.
+        kind: what is predicted.
+        unit: of the values.
+        labels: names of the outputs or classes; empty if they have none.
+        aggregate: how the cells of a ``density`` map make the image's value.
+        from_map: the task whose map's mean is its value; None if it has a readout.
+        shares: whether the outputs of a ``dense`` task are the shares of classes.
+        minimum: predictions are never below it; None: no bound.
+        maximum: predictions are never above it.
+        activation: of the outputs; ``"unit"`` makes surface normals of a ``dense`` task.
+    """
+
+    name: str
+    dim: int
+    kind: Kind
+    unit: str
+    labels: tuple[str, ...]
+    aggregate: Aggregate
+    from_map: str | None
+    shares: bool
+    minimum: float | None
+    maximum: float | None
+    activation: Activation | None
+
+    @property
+    def is_categorical(self) -> bool:
+        """Whether outputs are class logits."""
+        return self.kind in CATEGORICAL_KINDS
+
+    @property
+    def is_image_class(self) -> bool:
+        """Whether outputs are the classes of an image, which has one of them."""
+        return self.kind in CLASS_KINDS
+
+    @property
+    def is_probability(self) -> bool:
+        """Whether outputs are logits whose softmax is probabilities of classes, or parts of a whole."""
+        return self.kind in PROBABILITY_KINDS
+
+    @property
+    def is_share(self) -> bool:
+        """Whether outputs are parts of one whole, from 0 to 1: shares or probabilities."""
+        return self.shares or self.is_probability
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the outputs: the task's name, or ``name:label`` where there are several."""
+        if self.dim == 1:
+            return (self.name,)
+        return tuple(f"{self.name}:{label}" for label in self.labels or range(self.dim))
+
+    @property
+    def is_masks(self) -> bool:
+        """Whether outputs are classes and masks of queries, not a tensor of the task's name."""
+        return self.kind in MASK_KINDS
+
+    @property
+    def is_map(self) -> bool:
+        """Whether outputs are maps, (B, dim, rows, cols); those of other kinds are (B, dim)."""
+        return self.kind in MAP_KINDS
+
+    @property
+    def is_unit(self) -> bool:
+        """Whether outputs are maps of surface normals, vectors of length 1."""
+        return self.activation == "unit"
+
+    @property
+    def has_values(self) -> bool:
+        """Whether an image has numbers of the task: not of objects, nor of surface normals, which are maps alone."""
+        return not (self.is_masks or self.is_unit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRecord(TaskFacts):
+    """A task without what trains it: what an exported file states of it.
+
+    Args:
+        name: the key of its prediction.
+        dim: number of outputs.
+        kind: what is predicted.
+        unit: of the values.
+        labels: names of the outputs or classes.
+        aggregate: how the cells of a ``density`` map make the image's value.
+        from_map: the task whose map's mean is its value.
+        shares: whether the outputs of a ``dense`` task are the shares of classes.
+        minimum: predictions are never below it.
+        maximum: predictions are never above it.
+        activation: of the outputs.
+        composed_of: the tasks that the outputs of a composition are sums or shares of; empty for
+            another task. Its columns are its labels alone.
+    """
+
+    name: str
+    dim: int = 1
+    kind: Kind = "regression"
+    unit: str = ""
+    labels: tuple[str, ...] = ()
+    aggregate: Aggregate = "sum"
+    from_map: str | None = None
+    shares: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    activation: Activation | None = None
+    composed_of: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the outputs; of a composition without its own."""
+        return self.labels if self.composed_of else super().columns
+
+
+GATE_WEIGHTS = TaskRecord(name="the gate", kind="density")
+"""The gate as a map: weights, which add up over an image."""
+
+AnyTask = TypeVar("AnyTask", bound=TaskFacts)
+
+
+def as_tasks(tasks: AnyTask | Sequence[AnyTask]) -> tuple[AnyTask, ...]:
+    """Return tasks as a tuple; a single task is a tuple of one."""
+    return (tasks,) if isinstance(tasks, TaskFacts) else tuple(tasks)
+
+
+def describe_tasks(tasks: Sequence[TaskFacts]) -> str:
+    """Return tasks in one line for people: ``mass (regression, g), crop (classification of 3)``."""
+    described = []
+    for task in tasks:
+        about = task.kind if task.dim == 1 else f"{task.kind} of {task.dim}"
+        if task.unit:
+            about += f", {task.unit}"
+        described.append(f"{task.name} ({about})")
+    return ", ".join(described)
+
+
+class Column(NamedTuple, Generic[AnyTask]):
+    """One number that tables and pictures have for an image.
+
+    Attributes:
+        name: what they call it.
+        task: whose output it is.
+        place: which of the task's outputs.
+    """
+
+    name: str
+    task: AnyTask
+    place: int
+
+
+def columns_of(tasks: Sequence[AnyTask]) -> list[Column[AnyTask]]:
+    """Return what tables and pictures call the outputs of tasks, each number once.
+
+    The columns of a task are :attr:`TaskFacts.columns`. A map with several outputs (``dense``,
+    ``segmentation``) has one column per label, called by the label alone. It is called
+    ``task label`` where the label is a number, or another column has its name, also one of
+    :data:`TABLE_COLUMNS`. An output that is another task's number (``from_map``) has no column of
+    its own. Objects and surface normals have no columns.
+    """
+    columns: list[Column[AnyTask]] = []
+    for task in tasks:
+        if not task.has_values:
+            continue
+        labels = task.labels or tuple(str(i) for i in range(task.dim))
+        means = [other.name for other in tasks if other.from_map == task.name]
+        for place, (name, label) in enumerate(zip(task.columns, labels, strict=True)):
+            if means and (task.dim == 1 or label in means):
+                continue
+            if _is_called_by_label(task):
+                name = label
+            columns.append(Column(name, task, place))
+    counts = Counter(column.name for column in columns)
+    counts.update(TABLE_COLUMNS)
+    counts.update(task.name for task in tasks if task.is_image_class)
+    for i, column in enumerate(columns):
+        is_ambiguous = counts[column.name] > 1 or column.name.isdecimal()
+        if _is_called_by_label(column.task) and is_ambiguous:
+            columns[i] = column._replace(name=f"{column.task.name} {column.name}")
+    return columns
+
+
+def _is_called_by_label(task: TaskFacts) -> bool:
+    """Whether the columns of a task are called by the labels of a map."""
+    return task.is_map and task.dim > 1
