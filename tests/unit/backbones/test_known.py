@@ -207,6 +207,7 @@ def test_a_files_name_gives_tag_and_licence(file: str, tmp_path: Path) -> None:
     [
         ("vit_small_patch14_dinov2", "apache-2.0"),
         ("vit_small_patch16_dinov3", "dinov3-license"),
+        ("vit_tiny_patch16_dinov3_qkvb", "fair-noncommercial-research-license"),  # of EUPE
     ],
 )
 def test_a_wrapped_model_has_the_licence_of_its_family(name: str, licence: str) -> None:

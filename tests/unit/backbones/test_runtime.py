@@ -228,7 +228,7 @@ def test_bfloat16_is_asked_for_by_the_dtype() -> None:
 def test_the_precision_is_passed_to_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it OpenVINO computes in bfloat16 where the processor can."""
     asked: list[dict[str, Any]] = []
-    library = openvino.library()
+    library = openvino.openvino()
 
     class Core:
         def compile_model(self, model: Any, device: str, properties: dict[str, Any]) -> Any:
@@ -236,7 +236,7 @@ def test_the_precision_is_passed_to_the_library(monkeypatch: pytest.MonkeyPatch)
             return library.Core().compile_model(model, device, properties)
 
     stand_in = type("Library", (), {"Core": Core, "convert_model": library.convert_model})
-    monkeypatch.setattr(openvino, "library", lambda: stand_in)
+    monkeypatch.setattr(openvino, "openvino", lambda: stand_in)
     backbone = load_backbone("dinoneck_tiny", layers=[0])
     for dtype in (torch.float32, torch.bfloat16):
         backbone.to(dtype).with_runtime("openvino")(some_images())
