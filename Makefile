@@ -55,6 +55,7 @@ evidence: $(VENV)/installed-dev $(VENV)/installed-bench
 # the built wheel, in an environment of its own that shares only the heavy dependencies, must run the demo
 wheel: $(VENV)/installed-dev
 	$(BIN)/python -m tests.wheel $(VENV)/wheel
+	$(BIN)/python -m tests.wheel_without_torch $(VENV)/wheel-without-torch
 
 # the wheel with all its dependencies in an empty environment: images -> head -> prediction, every command timed
 first-prediction: $(VENV)/python

@@ -7,8 +7,9 @@ keeps PIL's bicubic resize of timm's configuration. Images are generated, of 12 
 unless FILE is given. Ratios are of the wall clock, with one thread of torch and with one per core.
 dinoneck decodes in one thread per core either way.
 
-PART is script, or runtimes: predictions of generated images in every runtime and precision, with
-one and two threads.
+PART is script; runtimes: predictions of generated images in every runtime and precision, with one
+and two threads; or detectors: one photo of 2 megapixels to the boxes of RF-DETR, next to the pipeline
+of transformers.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from benchmarks import runtime_speed
+from benchmarks import detectors, runtime_speed
 from benchmarks.measure import Row, Variants, ratios, turns
 from benchmarks.runtime_speed import (
     SETTINGS,
@@ -45,7 +46,8 @@ GRID = (14, 14)  # patches of 16 px of such an image
 SIDES = ((4000, 3000), (1632, 1224))  # of the files: width, height
 PEER = "plain script"
 THREADS = (1, 2)  # of torch and OpenVINO, for the runtimes
-PARTS = ("script", "runtimes")
+PARTS = ("script", "runtimes", "detectors")
+RF_DETRS = ("rf_detr_nano", "rf_detr_small")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,12 +126,14 @@ def variants_of(image: Path, folder: Path, batch: int) -> dict[str, Variants]:
 
 
 def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]:
-    """Yield a table per size of image and number of threads, then those of the runtimes."""
+    """Yield a table per size of image and number of threads, those of the runtimes, and those of detectors."""
     parts = options.only or PARTS
     if "script" in parts:
         yield from measure_script(options)
     if "runtimes" in parts:
         yield from measure_runtimes(options)
+    if "detectors" in parts:
+        yield from measure_detectors(options)
 
 
 def measure_script(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]:
@@ -184,6 +188,17 @@ def measure_runtimes(options: argparse.Namespace) -> Iterator[tuple[str, dict[st
                 torch.set_num_threads(threads)
                 rows = runtime_speed.compare(works, peaks, peer=PEER, rounds=options.rounds)
                 yield f"runtimes, {title}, {threads} threads", rows
+
+
+def measure_detectors(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]:
+    """Yield a table per RF-DETR, of one thread."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        image = options.image or generated(folder / "photo.jpg", *SIDES[-1])
+        for detector in RF_DETRS[:1] if options.short else RF_DETRS:
+            rows = detectors.compare(detector, image, folder, options.rounds)
+            yield f"one photo to boxes, {detector}, 1 threads", rows
 
 
 def works_of(

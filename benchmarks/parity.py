@@ -32,7 +32,7 @@ from benchmarks.measure import Row
 from dinoneck import PatchMeanHead, Predictor, Task, Tokens, load_backbone, wrap_backbone
 from dinoneck.backbones import transformers
 from dinoneck.backbones.adapter import PosEmbed
-from dinoneck.backbones.known import family_of
+from dinoneck.backbones.known import family_of, model_of
 from dinoneck.backbones.load import fill_seeded
 from dinoneck.backbones.weights import load_file
 
@@ -55,7 +55,7 @@ class Case(NamedTuple):
     Attributes:
         name: timm's name of the model with seeded weights.
         factory: the function in the repository's ``hub.backbones``; or the arguments of its class,
-            if blocks are left out.
+            if blocks are left out. Empty: it is not compared with its repository.
         sizes: of the images, (height, width).
         official: timm's name of the model that loads official weights; None: ``name``.
         depth: the number of first blocks that are used; None: all.
@@ -86,10 +86,10 @@ class Case(NamedTuple):
     def recipes(self, size: tuple[int, int]) -> tuple[PosEmbed, ...]:
         """Return the recipes of position embeddings to compare.
 
-        Libraries resample models without registers each in their own way, if the images are not of
-        the trained size.
+        Libraries resample TIPSv2 and models without registers each in their own way, if the images
+        are not of the trained size.
         """
-        if "dinov3" in self.name or "reg4" in self.name or size == TRAINED_SIZE:
+        if self._has_one_recipe or size == self._trained_size:
             return ("native",)
         if size == (224, 224):
             return ("native", "official")
@@ -97,13 +97,26 @@ class Case(NamedTuple):
 
     def bound(self, size: tuple[int, int], recipe: PosEmbed) -> float | None:
         """Return the bound of a difference, or None where the libraries are known to differ."""
-        if "dinov3" in self.name:
+        if "dinov3" in self.name or "lingbot" in self.name:
             return 2e-5
         if "reg4" in self.name:
             return 0.0
-        if size == TRAINED_SIZE or recipe == "official":
+        if size == self._trained_size or recipe == "official":
             return 1e-5
         return None
+
+    @property
+    def _has_one_recipe(self) -> bool:
+        """Whether positions are rotary, or resampled alike by all libraries."""
+        return self._trained_size is None or "reg4" in self.name
+
+    @property
+    def _trained_size(self) -> tuple[int, int] | None:
+        """(height, width) of the images that learned positions were made for; None without any."""
+        model = model_of(self.name)
+        if model is None or model.image_size is None:
+            return None
+        return model.image_size, model.image_size
 
 
 GIANT = {
@@ -130,6 +143,8 @@ CASES = (
     Case("vit_small_patch14_reg4_dinov2", "dinov2_vits14_reg", SIZES_14),
     Case("vit_giant_patch14_reg4_dinov2", GIANT, ((224, 224), (126, 336)), depth=3),
     Case("vit_small_patch14_dinov2", "dinov2_vits14", SIZES_14),
+    Case("vit_small_patch16_lingbot", "", SIZES_16),
+    Case("vit_base_patch14_reg1_tipsv2", "", ((448, 448), *SIZES_14[1:]), depth=3),
 )
 
 

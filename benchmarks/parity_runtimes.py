@@ -6,7 +6,7 @@ blocks. Weights are seeded random ones, with LayerScale 0.1 to 0.3.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,12 +22,17 @@ from dinoneck.backbones.adapter import PosEmbed
 from dinoneck.backbones.known import KNOWN, Known, family_of
 from dinoneck.backbones.load import fill_seeded
 from dinoneck.backbones.runtime import TOLERANCES, TokenDifference, token_difference
+from dinoneck.detection.rf_detr import RfDetr
+from dinoneck.detection.rf_detr_vit import VitOfRuntime
 from dinoneck.errors import BackboneError
+from dinoneck.published.detectors import DETECTORS, PublishedDetector
 
 DEPTH = 2  # blocks; differences in float32 hardly grow with more of them
 NUM_IMAGES = 2
 IMAGES_SEED = 3
 LIBRARIES = ("timm", "transformers")
+RF_DETR_DEPTH = 4  # blocks, one per map that the projector reads
+RF_DETR_WINDOW = 5  # patches per side of a window
 # how much farther from float32 OpenVINO's bfloat16 may lie than torch's
 BFLOAT16_FACTOR = 2.0
 
@@ -110,7 +115,12 @@ def model_of(architecture: Known, library: str, depth: int) -> nn.Module:
 
 
 def compare(
-    model: nn.Module, *, patch: int, depth: int, settings: Sequence[Setting] = SETTINGS
+    model: nn.Module,
+    *,
+    patch: int,
+    depth: int,
+    settings: Sequence[Setting] = SETTINGS,
+    backbone_of: Callable[[nn.Module, int, Setting], Backbone] | None = None,
 ) -> Differences:
     """Compare the tokens of every block of a model in both runtimes and precisions.
 
@@ -119,11 +129,14 @@ def compare(
         patch: pixels per side of a patch.
         depth: of the model.
         settings: of every comparison.
+        backbone_of: returns a backbone of the model without programs, given depth and setting; None =
+            by :func:`dinoneck.wrap_backbone`.
     """
+    backbone_of = backbone_of or _backbone_of
     of_float32: list[TokenDifference] = []
     expected_tokens: list[Sequence[Tensor]] = []
     for setting in settings:
-        backbone = _backbone_of(model, depth, setting)
+        backbone = backbone_of(model, depth, setting)
         images = _images_of(setting, patch)
         expected = backbone(images).sequence
         actual = backbone.with_runtime("openvino")(images).sequence
@@ -135,7 +148,7 @@ def compare(
     of_openvino: list[TokenDifference] = []
     of_torch: list[TokenDifference] = []
     for setting, expected in zip(settings, expected_tokens, strict=True):
-        backbone = _backbone_of(model, depth, setting)
+        backbone = backbone_of(model, depth, setting)
         images = _images_of(setting, patch)
         in_torch = backbone(images).sequence
         in_openvino = backbone.with_runtime("openvino")(images).sequence
@@ -156,9 +169,14 @@ def _backbone_of(model: nn.Module, depth: int, setting: Setting) -> Backbone:
 
 
 def _images_of(setting: Setting, patch: int) -> Tensor:
-    rows, cols = setting.grid
     generator = torch.Generator().manual_seed(IMAGES_SEED)
-    return torch.randn(NUM_IMAGES, 3, rows * patch, cols * patch, generator=generator)
+    return torch.randn(NUM_IMAGES, 3, *_size_of(setting, patch), generator=generator)
+
+
+def _size_of(setting: Setting, patch: int) -> tuple[int, int]:
+    """Return the (height, width) of images in pixels."""
+    rows, cols = setting.grid
+    return rows * patch, cols * patch
 
 
 def _largest(differences: Sequence[TokenDifference]) -> TokenDifference:
@@ -207,6 +225,50 @@ def official_rows(
             yield f"`{case.name}`", {"blocks": depth}, str(error)
             continue
         yield f"`{case.name}`", _row(differences, depth), differences.problem
+
+
+def rf_detr_rows(
+    detectors: Mapping[str, PublishedDetector] = DETECTORS,
+) -> Iterator[tuple[str, Row, str | None]]:
+    """Yield what :func:`rows` does for the ViTs of the RF-DETR detectors.
+
+    They are compared at their published size, and at one of windows with an odd side, to which
+    positions are resampled.
+
+    Args:
+        detectors: name -> those to compare.
+    """
+    for name, detector in detectors.items():
+        differences = compare_rf_detr(detector)
+        yield f"`{name}`", _row(differences, RF_DETR_DEPTH), differences.problem
+
+
+def compare_rf_detr(detector: PublishedDetector, grids: Sequence[int] | None = None) -> Differences:
+    """Compare the tokens of the ViT of an RF-DETR in both runtimes and precisions.
+
+    Args:
+        detector: the row of its architecture.
+        grids: patches per side of the images; None = see :func:`rf_detr_rows`.
+    """
+    head = RfDetr.from_config({**detector.config, "encoder_layers": RF_DETR_DEPTH}).eval()
+    fill_seeded(head.vit, 0)
+    with torch.no_grad():
+        for name, parameter in head.vit.named_parameters():
+            if name.endswith("lambda1"):  # LayerScale
+                parameter.fill_(0.2)
+    patch = detector.patch_size
+    if grids is None:
+        grids = (detector.image_size // patch, RF_DETR_WINDOW * detector.num_windows)
+    settings = [Setting(grid=(side, side), norm=True, pos_embed="native") for side in grids]
+    return compare(
+        head.vit,
+        patch=patch,
+        depth=RF_DETR_DEPTH,
+        settings=settings,
+        backbone_of=lambda vit, depth, setting: (
+            VitOfRuntime(vit, _size_of(setting, patch), "torch").backbone
+        ),
+    )
 
 
 def _row(differences: Differences, depth: int) -> Row:

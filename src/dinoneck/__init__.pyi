@@ -15,6 +15,7 @@ from dinoneck import losses as losses
 from dinoneck import necks as necks
 from dinoneck import points as points
 from dinoneck import published as published
+from dinoneck import runtime as runtime
 from dinoneck import serve as serve
 from dinoneck import store as store
 from dinoneck import training as training

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -155,7 +156,8 @@ def read_any(path: str | os.PathLike[str]) -> Any:
     """Return what a file holds: tensors, plain values and dicts of them.
 
     Args:
-        path: a ``.safetensors`` file, or what ``torch.save`` wrote. Tensors come to the CPU.
+        path: a ``.safetensors`` file, an ``.npz`` file of named arrays, or what ``torch.save`` wrote.
+            Tensors come to the CPU.
 
     Raises:
         BackboneError: if the file is missing, damaged, larger unpacked, or a pickle that would run
@@ -176,6 +178,8 @@ def read_any(path: str | os.PathLike[str]) -> Any:
         if file.suffix.lower() == ".safetensors":
             return safetensors.torch.load_file(file)
         _check_unpacked(file)
+        if file.suffix.lower() == ".npz":
+            return _read_arrays(file)
         return torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251
     except BackboneError:
         raise
@@ -190,6 +194,12 @@ def read_any(path: str | os.PathLike[str]) -> Any:
             f"{file} cannot be read as weights: {reason}; expected .safetensors, or a .pth state "
             "dict of tensors only"
         ) from error
+
+
+def _read_arrays(file: Path) -> dict[str, Tensor]:
+    """Read the arrays of an ``.npz`` file, of which none may be of objects: those are pickles."""
+    with np.load(file, allow_pickle=False) as arrays:  # noqa: TID251
+        return {name: torch.from_numpy(arrays[name]) for name in arrays}
 
 
 def _foreign_object(file: Path, name: str) -> BackboneError:
@@ -234,6 +244,6 @@ def _check_unpacked(file: Path) -> None:
             unpacked = sum(entry.file_size for entry in listing.infolist())
         if unpacked > file.stat().st_size:
             raise BackboneError(
-                f"{file} is a compressed zip file of {unpacked} bytes, which torch.save does not "
-                "write"
+                f"{file} is a compressed zip file of {unpacked} bytes, which torch.save and "
+                "numpy.savez do not write"
             )

@@ -17,6 +17,7 @@ from benchmarks.results import MARK, RESULTS, SOURCES, filled, read
 from tests.house.source import ROOT, SOURCE
 
 from dinoneck.backbones.known import KNOWN
+from dinoneck.published.detectors import DETECTORS
 
 PAGES = [page for page in sorted((ROOT / "docs").rglob("*.md")) if MARK.search(page.read_text())]
 
@@ -87,9 +88,8 @@ def test_stored_tokens_of_openvino_are_those_of_torch() -> None:
     tables = read(stored)
     names = [f"`{architecture.name}`" for architecture in KNOWN]
     assert [*tables["architectures of timm"]["rows"]] == names
-    for title, table in tables.items():
-        if not title.startswith("architectures"):
-            continue
+    assert [*tables["detectors of RF-DETR"]["rows"]] == [f"`{name}`" for name in DETECTORS]
+    for table in tables.values():
         for name, row in table["rows"].items():
             if "float32: layer" not in row:  # cannot be compiled
                 continue

@@ -114,7 +114,7 @@ MASKS = [
     Mutant(
         sentence="Shares of masks are resampled to the image, not masks.",
         where="inference.predictions:ImagePrediction.image_maps",
-        edit=never("_prediction.raw_outputs and _task.is_map"),
+        edit=never("_prediction.raw_outputs and _task.is_map and not _task.is_unit"),
         tests=[f"{_RESOLUTION}test_masks_are_resampled_before_they_are_shares"],
     ),
     Mutant(

@@ -183,6 +183,18 @@ MODULES = [
         ],
     ),
     Mutant(
+        sentence="The positions of TIPSv2 are resampled bicubically, as timm does, not bilinearly.",
+        where="backbones.adapter:tipsv2_positions",
+        edit=replace("'bilinear'", by="'bicubic'"),
+        tests=["unit/backbones/test_open_backbones.py::test_tipsv2s_positions_are_the_formula"],
+    ),
+    Mutant(
+        sentence="Features of TIPSv2 from elsewhere are recorded with ImageNet's mean and std.",
+        where="backbones.known:normalisation_of",
+        edit=replace("family_of(_name) == 'tipsv2'", by="False"),
+        tests=["unit/training/test_stated.py::test_tipsv2_takes_images_without_normalisation"],
+    ),
+    Mutant(
         sentence="A model whose forward adds something between its blocks is wrapped without it.",
         where="backbones.forward_check:check_forward",
         edit=replace("_table.get(_dtype, _others)", by="float('inf')"),

@@ -24,7 +24,7 @@ PUBLISHED = [
     ),
     Mutant(
         sentence="Fusion blocks are numbered from the finest in the file too.",
-        where="published.names:dinov2_name",
+        where="published.names:DINOV2",
         edit=replace("_count - 1 - _i", by="_i"),
         tests=[f"{_OUTPUTS}[dinov2_vits14_nyu_dpt]"],
     ),

@@ -126,6 +126,7 @@ ROWS: list[Row] = [
     (usage("bench h.safetensors"), WrongUsageError, ("'bench'", "'dinoneck evaluate'")),
     (usage("verify ''"), WrongUsageError, "empty"),
     (usage("list backbone"), WrongUsageError, ("'backbone'", "'backbones'")),
+    (line("list backbones --licence apache2"), ConfigError, ("'apache2'", "'apache-2.0'")),
     (usage("viz tokens images --out t.png --lora 4"), WrongUsageError, "'--lora'"),
     (usage(f"{PREDICT} --overlap 1.5"), WrongUsageError, "'1.5'"),
     (usage("extract images --out s --size big"), WrongUsageError, "'big'"),

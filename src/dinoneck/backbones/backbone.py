@@ -474,8 +474,9 @@ class Backbone(nn.Module):
         present dtype; None on the meta device), and the LoRA weights if there are any. Weights that
         have changed since they were loaded are marked as modified. The licence is that of published
         weights; seeded random weights have none, and that of a file which has no name of published
-        weights is not known. ``runtime`` is there where it is another one than torch; records are
-        never compared by it.
+        weights is not known. A DINO model that was wrapped has the licence of its family: its weights
+        are most often published ones, or made of them, which their licence covers. ``runtime`` is
+        there where it is another one than torch; records are never compared by it.
 
         The hashes are cached until a parameter moves or is written to; torch does not count writes
         through ``.data``.

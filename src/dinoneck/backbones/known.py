@@ -212,7 +212,13 @@ _LINGBOT_FILES = {
     "lbotv_vit_large": "vit_large_patch16_lingbot.robbyant",
     "lbotv_vit_giant": "vit_giant_patch16_lingbot.robbyant",
 }
-_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
+_TIPSV2_FILES = {
+    "tips_v2_oss_b14_vision": "vit_base_patch14_reg1_tipsv2.webli",
+    "tips_v2_oss_l14_vision": "vit_large_patch14_reg1_tipsv2.webli",
+    "tips_v2_oss_so14_vision": "vit_so400m_patch14_reg1_tipsv2.webli",
+    "tips_v2_oss_g14_vision": "vit_giant_patch14_reg1_tipsv2.webli",
+}
+_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".npz", ".safetensors")
 # a file's name without its suffix: Meta's hash, and what a browser adds to a second copy
 _FILE = re.compile(r"(?P<base>.+?)(-(?P<hash>[0-9a-f]{8}))?( ?\(\d+\))?")
 _ANONYMOUS = ("model.safetensors", "pytorch_model.bin", "model.pt")  # the folder has the name
@@ -323,8 +329,9 @@ def weights_of_file(path: str | os.PathLike[str]) -> str | None:
     """Return timm's name, with its tag, of the published weights that a file's name or folder names.
 
     Known are the names of Meta's files (``dinov3_vitl16_pretrain_sat493m-eadcf0ff.pth``), the hash
-    that they end in, those of LingBot-Vision's files, and the names of timm's and of transformers'
-    copies and of the publisher's repositories, as files, as folders, and in the cache of the Hub.
+    that they end in, those of LingBot-Vision's and TIPSv2's files, and the names of timm's and of
+    transformers' copies and of the publishers' repositories, as files, as folders, and in the cache
+    of the Hub.
 
     Returns:
         None if it names no published weights.
@@ -352,7 +359,7 @@ def weights_of_file(path: str | os.PathLike[str]) -> str | None:
 @functools.cache
 def _published_files() -> dict[str, str]:
     """Return names of files and folders of published weights, without suffix and hash -> timm's name."""
-    names = {**_EUPE_FILES, **_LINGBOT_FILES}
+    names = {**_EUPE_FILES, **_LINGBOT_FILES, **_TIPSV2_FILES}
     for model in KNOWN:
         for tag, hub in model.hubs.items():
             full = f"{model.name}.{tag}"

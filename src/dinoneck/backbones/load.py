@@ -91,11 +91,11 @@ def load_backbone(
         norm: apply the model's final norm to every layer.
         frozen: keep in eval mode, without autograd. False: all parameters that affect the output
             are trainable.
-        checkpoint: a local ``.pth`` or ``.safetensors`` file instead, official or of the library's
-            names; every tensor of the ViT must match. Checkpoints of trainings are read too
-            (DINOv2, DINOv3, Lightning, DDP): the averaged model or the teacher, without its heads.
-            A file or folder name of published weights gives their tag, mean, std and licence; the
-            licence of other files is not known.
+        checkpoint: a local ``.pth``, ``.npz`` or ``.safetensors`` file instead, official or of the
+            library's names; every tensor of the ViT must match. Checkpoints of trainings are read
+            too (DINOv2, DINOv3, Lightning, DDP): the averaged model or the teacher, without its
+            heads. A file or folder name of published weights gives their tag, mean, std and
+            licence; the licence of other files is not known.
         seed: of random weights, with ``pretrained=False``: the same on every machine; None = 0.
         dtype: of the weights and tokens; None keeps float32.
         pos_embed: how position embeddings are resampled to another grid: ``"native"``, as the

@@ -18,7 +18,7 @@ from dinoneck.backbones.known import LICENSE_LINKS, LICENSES
 from dinoneck.checkpoint.format import HEAD_NAME, read_header
 from dinoneck.checkpoint.schema import BACKBONE_PREFIX, check, describe_parts, describe_weights
 from dinoneck.errors import CheckpointError
-from dinoneck.registry import DETECTORS
+from dinoneck.registry import DETECTORS, WITH_OWN_VIT
 from dinoneck.version import __version__
 
 if TYPE_CHECKING:
@@ -124,6 +124,8 @@ def model_card(
         template_path=str(_TEMPLATE),
         code=code,
         describe_parts=describe_parts,
+        is_detector=meta["head_type"] in DETECTORS,
+        has_own_vit=meta["head_type"] in WITH_OWN_VIT,
         meta=meta,
         repo_id=repo_id,
         file_name=HEAD_NAME,
@@ -229,21 +231,21 @@ def _front_matter(meta: Mapping[str, Any]) -> ModelCardData:
         library_name="dinoneck",
         base_model=base,
         base_model_relation="adapter" if base else None,
-        pipeline_tag=_pipeline(meta["head_type"], kinds),
+        pipeline_tag=_pipeline(meta, kinds),
         tags=[_line(tag) for tag in tags],
         **_license(meta),
     )
 
 
-def _pipeline(head_type: str, kinds: Sequence[str]) -> str | None:
+def _pipeline(meta: Mapping[str, Any], kinds: Sequence[str]) -> str | None:
     """The Hub's name of what a head with tasks of these kinds does; None if it has no name for it."""
     for kind in kinds:
         if kind in _PIPELINES:
             return _PIPELINES[kind]
     if kinds:
         return None
-    if head_type in DETECTORS:
-        return "object-detection"
+    if meta["head_type"] in DETECTORS:
+        return "image-segmentation" if meta["config"].get("masks") else "object-detection"
     return "image-feature-extraction"
 
 

@@ -24,6 +24,7 @@ from dinoneck.cli.text import show
 from dinoneck.errors import ConfigError
 from dinoneck.extras import check_installed
 from dinoneck.registry import DETECTORS
+from dinoneck.runtime.exported import is_exported
 from dinoneck.serve.settings import Settings
 from dinoneck.training.config import SIZE
 
@@ -191,15 +192,15 @@ def serve(
     Example: dinoneck serve head.safetensors --port 8000
 
     Args:
-        head: a head file, a folder of head files, a published head, or a Hub repository
-            (user/name).
+        head: a head file, a folder of head files, a published head, a Hub repository
+            (user/name), or an exported file (.onnx).
         host: address to listen on; by default reachable from this machine only.
         port: 0 is any free port, which is printed.
         settings: the limits.
     """
     check_installed("fastapi", "serve")  # before torch is imported
     check_installed("uvicorn", "serve")
-    if settings.runtime is None:
+    if settings.runtime is None and not is_exported(head):
         settings = settings.changed(runtime=default_runtime())
     from dinoneck.serve import serve as serve_head
 

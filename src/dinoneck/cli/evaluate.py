@@ -57,8 +57,8 @@ def evaluate(
 
     Args:
         images: the folder of the images; before the options.
-        heads: files, folders of trainings or Hub repositories; each is one model, compared with the
-            first. KEY=HEAD names it in the tables.
+        heads: files, folders of trainings or Hub repositories, or exported files of heads (.onnx);
+            each is one model, compared with the first. KEY=HEAD names it in the tables.
         truth: CSV of numbers or classes, a folder of masks or of class folders, a COCO file of
             boxes or objects, or the folder and the COCO file of panoptic segments.
         group: columns; images of one group are resampled together.
@@ -71,7 +71,8 @@ def evaluate(
             objects.
         target_weights: weights of the targets in the overall score: TARGET=WEIGHT pairs, or a CSV
             with the columns target and weight; without them as in training.
-        at_least: the smallest R², accuracy or mean IoU of a target, or the smallest AP.
+        at_least: the smallest R², accuracy or mean IoU of a target, the smallest share of normals
+            within 11.25 degrees, or the smallest AP.
         options: how images are predicted.
         words: the command line.
     """
@@ -246,7 +247,7 @@ def _scores_of_target(report: Mapping[str, Any], target: str) -> dict[str, float
         from dinoneck.training.verdict import main_metric
 
         scores_of_models = value_scores[target]
-        metric = main_metric(scores_of_models)  # R², accuracy or mean IoU
+        metric = main_metric(scores_of_models)  # of surface normals the share within 11.25 degrees
         for model, model_scores in scores_of_models.items():
             scores[model] = model_scores[metric]["pooled"]
     if not scores:

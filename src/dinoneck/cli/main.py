@@ -78,6 +78,12 @@ exit codes: 0 done, 1 refused, or no (damaged), 2 wrong usage, 130 interrupted, 
 'dinoneck VERB --help' shows the options of a verb and an example; a first look: dinoneck demo"""
 
 
+_NEEDS_TORCH = (
+    "error: this needs torch, which is not installed: pip install dinoneck brings it. Without it "
+    "'dinoneck predict IMAGES --heads FILE.onnx' predicts with exported files"
+)
+
+
 class _Terminated(KeyboardInterrupt):
     """SIGTERM, which batch systems send before they kill: the clean-up is that of Ctrl-C."""
 
@@ -261,6 +267,8 @@ def _refusal(error: Exception) -> str | None:
         if error.errno is not None and error.strerror == os.strerror(error.errno):
             line += f"; {_REMEDIES.get(error.errno, _CHECK_NAME)}"
         return printable(line)
+    if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+        return _NEEDS_TORCH
     lacks_extra = isinstance(error, ImportError) and "pip install" in str(error)
     if is_ours or isinstance(error, OSError) or lacks_extra:
         return printable(f"error: {error}", keep="\n")

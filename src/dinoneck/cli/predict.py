@@ -262,7 +262,7 @@ class OpenModel(NamedTuple):
     @property
     def has_maps_alone(self) -> bool:
         """Whether all are heads of surface normals, of which an image has no number."""
-        return not self.is_detector and all(task.is_unit for task in self.tasks)
+        return bool(self.tasks) and all(task.is_unit for task in self.tasks)
 
     def row(self, prediction: Any, with_maps: bool) -> dict[str, Any]:
         """Return what calling the Predictor returns, of its ``predictions``; on request with maps per patch."""

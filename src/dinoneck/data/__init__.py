@@ -7,6 +7,7 @@ HOMES = homes(
     boxes=["BoxImages", "box_transforms", "collate_boxes", "to_original"],
     panoptic=["PanopticImages"],
     labels=["DenseLabels", "count_classes"],
+    normal_labels=["NormalLabels"],
     pasture=["Pasture"],
     views=["View", "Views"],
     decoding=["read_image_size"],

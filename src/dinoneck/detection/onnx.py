@@ -365,10 +365,16 @@ def _compare(detector: Any, proto: Any, size: tuple[int, int], *, half: bool) ->
                 f"the ONNX file gives other boxes than the detector: {parity.first_unmatched}",
                 step="config",
             )
+        reason = ""
+        if detector.head.detector not in SUPPRESSING:
+            reason = (
+                " (rounding ranks proposals of nearly equal scores in another order, as most are "
+                "of weights that are not trained)"
+            )
         raise CheckpointError(
             f"in float16 {parity.unmatched} of {parity.compared} boxes have no counterpart of the "
             f"detector's within {tolerance.box_px:g} px and a score of {tolerance.score:g}, more "
-            f"than {tolerance.unmatched:.0%}: {parity.first_unmatched}; nothing was written. "
+            f"than {tolerance.unmatched:.0%}: {parity.first_unmatched}{reason}; nothing was written. "
             "Leave half out (--half)",
             step="config",
         )

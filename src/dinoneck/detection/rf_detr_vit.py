@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import BackboneOutput
 
 from dinoneck.backbones.adapter import Adapter, ForwardTokens
 from dinoneck.backbones.backbone import Backbone
@@ -93,6 +92,16 @@ class WindowedVit(Adapter):
         raise BackboneError(f"{type(self.model).__name__} returns maps; expected tokens")
 
 
+class VitMaps(NamedTuple):
+    """What the projector reads of the ViT, by the name that transformers gives it.
+
+    Attributes:
+        feature_maps: (B, C, rows, cols) of one block each.
+    """
+
+    feature_maps: tuple[Tensor, ...]
+
+
 class VitOfRuntime(nn.Module):
     """Stands in the place of the ViT of an RF-DETR and gives its maps, computed by any runtime.
 
@@ -130,10 +139,10 @@ class VitOfRuntime(nn.Module):
         """The ViT as a backbone."""
         return self._backbones[0]
 
-    def forward(self, pixel_values: Tensor) -> BackboneOutput:
+    def forward(self, pixel_values: Tensor) -> VitMaps:
         """Return the maps (B, C, rows, cols) that the projector reads, of normalised images (B, 3, H, W)."""
         tokens = self.backbone(pixel_values)
         maps = []
         for patches in tokens.patches:
             maps.append(as_maps(patches, tokens.grid).contiguous())
-        return BackboneOutput(feature_maps=tuple(maps))
+        return VitMaps(tuple(maps))

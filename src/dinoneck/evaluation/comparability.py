@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dinoneck.errors import DataError
-from dinoneck.evaluation.models import loaded_heads_of
+from dinoneck.evaluation.models import HeadModel, loaded_heads_of
 from dinoneck.heads.ensemble import areas_of
-from dinoneck.inference.predictor import Predictor
-from dinoneck.tasks import Task, columns_of
+from dinoneck.task_facts import TaskFacts
+from dinoneck.tasks import columns_of
 from dinoneck.text import some_of
 from dinoneck.training.scored import ScoredTarget
 
 logger = logging.getLogger(__name__)
 
 
-def check_comparable(predictors: Mapping[str, Predictor]) -> None:
+def check_comparable(predictors: Mapping[str, HeadModel]) -> None:
     """Check that models predict the same for each target, and each ratio, that they have in common.
 
     A unit or an area that only some of them state is no difference; a warning names the unit.
@@ -41,7 +41,7 @@ def check_comparable(predictors: Mapping[str, Predictor]) -> None:
 
 
 def check_same_wholes(
-    predictors: Mapping[str, Predictor], targets_of_models: Mapping[str, Mapping[str, ScoredTarget]]
+    predictors: Mapping[str, HeadModel], targets_of_models: Mapping[str, Mapping[str, ScoredTarget]]
 ) -> None:
     """Check that all models predict a part's share of the same whole: otherwise the truth differs.
 
@@ -83,7 +83,7 @@ class _Prediction:
 
     model: str
     content: Literal["classes", "masks", "numbers", "surface normals"]
-    task: Task
+    task: TaskFacts
     area: float | None = None
 
 
@@ -97,7 +97,7 @@ class _Ratio:
     """
 
     model: str
-    task: Task
+    task: TaskFacts
 
     @property
     def parts(self) -> frozenset[str]:
@@ -110,7 +110,7 @@ class _Ratio:
         return " + ".join(self.task.labels)
 
 
-def _predictions_by_target(model: str, predictor: Predictor) -> dict[str, _Prediction]:
+def _predictions_by_target(model: str, predictor: HeadModel) -> dict[str, _Prediction]:
     """Target -> what a model predicts for it."""
     areas: dict[str, float | None] = {}
     for loaded_head in loaded_heads_of(predictor):
@@ -192,7 +192,7 @@ def _check_areas(name: str, predictions: Sequence[_Prediction]) -> None:
             )
 
 
-def _check_ratios(predictors: Mapping[str, Predictor]) -> None:
+def _check_ratios(predictors: Mapping[str, HeadModel]) -> None:
     """Raise a DataError if two models predict ratios of one name and of other parts."""
     first_ratios: dict[str, _Ratio] = {}
     for model, predictor in predictors.items():

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dinoneck.errors import ConfigError
-from dinoneck.evaluation.models import loaded_heads_of
+from dinoneck.evaluation.models import HeadModel, loaded_heads_of
 from dinoneck.evaluation.predicted_tasks import PredictedTasks, is_share_map
 from dinoneck.inference.loaded_head import MaskRecord
-from dinoneck.inference.predictor import Predictor
-from dinoneck.tasks import Task
+from dinoneck.task_facts import TaskFacts
 from dinoneck.text import some_of
 
 logger = logging.getLogger(__name__)
@@ -85,7 +84,7 @@ class MaskOptions:
         return stated
 
 
-def mask_records_of(predictors: Mapping[str, Predictor]) -> list[MaskRecord]:
+def mask_records_of(predictors: Mapping[str, HeadModel]) -> list[MaskRecord]:
     """Return how the trainings of the heads that predict segmentations or maps of shares read their masks.
 
     A file that records nothing of it has an empty record; modules in memory have none.
@@ -101,7 +100,7 @@ def mask_records_of(predictors: Mapping[str, Predictor]) -> list[MaskRecord]:
     return records
 
 
-def _learns_masks(task: Task) -> bool:
+def _learns_masks(task: TaskFacts) -> bool:
     """Whether a task learns the classes of masks."""
     return task.kind == "segmentation" or is_share_map(task)
 

@@ -19,21 +19,21 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.table import Table
 from dinoneck.errors import DataError
 from dinoneck.evaluation.mask_options import MaskOptions, complete_from_training, mask_records_of
+from dinoneck.evaluation.models import HeadModel, preprocessing_for
 from dinoneck.evaluation.predicted_tasks import PredictedTasks, is_share_map
 from dinoneck.evaluation.report import CellTarget, predict_and_score
 from dinoneck.evaluation.truth import nothing_to_score
 from dinoneck.evaluation.values import class_labels, value_targets
 from dinoneck.inference.loaded_head import MaskRecord
-from dinoneck.inference.predictor import Predictor
 from dinoneck.metrics import Array
-from dinoneck.tasks import Task
+from dinoneck.task_facts import TaskFacts
 from dinoneck.text import some_of
 from dinoneck.training.masks import masks_of, read_normals_of_row, reader_of_classes
 from dinoneck.training.scored import PixelTarget, ScoredTarget, VectorTarget, cell_targets
 
 
 def evaluate_masks(
-    predictors: Mapping[str, Predictor],
+    predictors: Mapping[str, HeadModel],
     table: Table,
     predicted: PredictedTasks,
     *,
@@ -102,7 +102,7 @@ class MaskReader:
     def open(
         cls,
         table: Table,
-        tasks: Sequence[Task],
+        tasks: Sequence[TaskFacts],
         *,
         options: MaskOptions,
         records: Sequence[MaskRecord],
@@ -163,7 +163,7 @@ class MaskReader:
 
 
 def _mask_targets(
-    predictor: Predictor, mask_reader: MaskReader, images: Sequence[Any]
+    predictor: HeadModel, mask_reader: MaskReader, images: Sequence[Any]
 ) -> dict[str, PixelTarget]:
     """The classes of pixels that a model predicts, of a map of shares the most probable one."""
     targets = {}
@@ -186,15 +186,15 @@ def _mask_targets(
 
 
 def _read_pixels(
-    row: int, *, predictor: Predictor, mask_reader: MaskReader, task: str, images: Sequence[Any]
+    row: int, *, predictor: HeadModel, mask_reader: MaskReader, task: str, images: Sequence[Any]
 ) -> Tensor:
     """The true classes of :meth:`MaskReader.read` of a row's image, prepared as this model does it."""
-    preprocess = predictor.recipe(images[row])
+    preprocess = preprocessing_for(predictor, images[row])
     return mask_reader.read(row, task=task, preprocess=preprocess)
 
 
 def _normal_targets(
-    predictor: Predictor, mask_reader: MaskReader, images: Sequence[Any]
+    predictor: HeadModel, mask_reader: MaskReader, images: Sequence[Any]
 ) -> dict[str, VectorTarget]:
     """The surface normals of pixels that a model predicts."""
     targets = {}
@@ -211,16 +211,19 @@ def _normal_targets(
 
 
 def _read_normals(
-    row: int, *, predictor: Predictor, mask_reader: MaskReader, images: Sequence[Any]
+    row: int, *, predictor: HeadModel, mask_reader: MaskReader, images: Sequence[Any]
 ) -> Tensor:
     """The true normals of a row's image, prepared as this model does it."""
     return read_normals_of_row(
-        row, file_of_row=mask_reader.mask_of_row, preprocess=predictor.recipe(images[row])
+        row,
+        file_of_row=mask_reader.mask_of_row,
+        preprocess=preprocessing_for(predictor, images[row]),
+        size_of_row=mask_reader.image_size_of_row,
     )
 
 
 def _share_targets(
-    predictor: Predictor, mask_reader: MaskReader, images: Sequence[Any]
+    predictor: HeadModel, mask_reader: MaskReader, images: Sequence[Any]
 ) -> dict[str, CellTarget]:
     """The shares per patch that a model predicts, by their names in the report of a training."""
     targets = {}
@@ -229,7 +232,7 @@ def _share_targets(
             continue
         shares = []
         for row, image in enumerate(images):
-            preprocess = predictor.recipe(image)
+            preprocess = preprocessing_for(predictor, image)
             shares.append(mask_reader.read_shares(row, task=task.name, preprocess=preprocess))
         grids = [None if cells is None else cells.shape[-2:] for cells in shares]
         for name, target in cell_targets(task, _padded(shares, task.dim)).items():
@@ -277,7 +280,7 @@ def _leave_out_other_cells(
     return reasons
 
 
-def _check_same_shares(predictors: Mapping[str, Predictor]) -> None:
+def _check_same_shares(predictors: Mapping[str, HeadModel]) -> None:
     """Raise a DataError if two models predict shares of other classes by one name: masks hold their numbers."""
     first_labels: dict[str, tuple[str, tuple[str, ...]]] = {}
     for model, predictor in predictors.items():

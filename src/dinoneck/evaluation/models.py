@@ -5,28 +5,32 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
 from dinoneck.backbones.backbone import Backbone, plain_backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.detector import Detector
 from dinoneck.errors import ConfigError
 from dinoneck.inference.loaded_head import LoadedHead
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.sources import Heads, open_heads
 from dinoneck.registry import DETECTORS
+from dinoneck.runtime.exported import ExportedDetector, ExportedPredictor, is_exported
 from dinoneck.training.result import TrainingResult
 from dinoneck.training.trained_images import seen_in_training
 
 logger = logging.getLogger(__name__)
 
-Model = Predictor | Detector | TrainingResult | Heads
+HeadModel = Predictor | ExportedPredictor
+"""Heads with their backbone, also in an exported file."""
+Model = HeadModel | Detector | TrainingResult | Heads
 """A model that can be called, the result of a training, or what a Predictor takes."""
 
 
-def open_models(model: Model | Mapping[str, Model]) -> dict[str, Predictor | Detector]:
+def open_models(model: Model | Mapping[str, Model]) -> dict[str, HeadModel | Detector]:
     """Return name -> model that can be called; a single model has the name ``head``.
 
     Args:
@@ -47,11 +51,18 @@ def open_models(model: Model | Mapping[str, Model]) -> dict[str, Predictor | Det
     return models
 
 
-def _open_model(model: Model) -> Predictor | Detector:
+def _open_model(model: Model) -> HeadModel | Detector:
     if isinstance(model, TrainingResult):
         trained: Predictor | Detector = model.predictor()
         return trained
-    if isinstance(model, Detector):
+    if is_exported(model):
+        model = Predictor(cast("str", model))
+    if isinstance(model, ExportedDetector):
+        raise ConfigError(
+            f"{model.source} is the exported file of a detector; evaluate the head file, whose boxes "
+            "it gives (--check of the export)"
+        )
+    if isinstance(model, Detector | ExportedPredictor):
         return model
     if isinstance(model, Predictor):
         if isinstance(model.detector, Detector):
@@ -76,12 +87,25 @@ def _several_keys(keys: Iterable[str]) -> ConfigError:
     )
 
 
-def loaded_heads_of(predictor: Predictor) -> list[LoadedHead]:
-    """Return the heads of a model with what their files record, over all of its backbones."""
+def loaded_heads_of(predictor: HeadModel) -> list[LoadedHead]:
+    """Return the heads of a model with what their files record, over all of its backbones.
+
+    An exported file has none: it records neither masks nor weights of targets.
+    """
     loaded_heads: list[LoadedHead] = []
+    if isinstance(predictor, ExportedPredictor):
+        return loaded_heads
     for backbone_pass in predictor.passes:
         loaded_heads += backbone_pass.heads.values()
     return loaded_heads
+
+
+def preprocessing_for(model: HeadModel, image: Any) -> Preprocessing:
+    """Return how a model prepares an image."""
+    recipe = model.recipe(image)
+    if isinstance(recipe, Preprocessing):
+        return recipe
+    return Preprocessing.from_record(recipe.record())
 
 
 class Stopwatch:
@@ -91,7 +115,7 @@ class Stopwatch:
     second one. Programs for further sizes of images are made later: that time does not count.
     """
 
-    def __init__(self, model: Predictor | Detector) -> None:
+    def __init__(self, model: HeadModel | Detector) -> None:
         self._model = model
         self._started = time.perf_counter()
         self._seconds_for_programs = 0.0
@@ -114,14 +138,14 @@ class Stopwatch:
         return time.perf_counter() - self._started - for_programs
 
 
-def _seconds_for_programs(model: Predictor | Detector) -> float:
+def _seconds_for_programs(model: HeadModel | Detector) -> float:
     """Return the seconds that were spent on programs of a model's backbones until now."""
     # passes of the same weights share their programs
     by_weights = {id(backbone.adapter): backbone for backbone in _backbones_of(model)}
     return sum(backbone.seconds_for_programs for backbone in by_weights.values())
 
 
-def _backbones_of(model: Predictor | Detector) -> list[Backbone]:
+def _backbones_of(model: HeadModel | Detector) -> list[Backbone]:
     """Return the backbones of a model whose runtimes compute tokens."""
     backbones: list[Any] = []
     if isinstance(model, Detector):
@@ -132,8 +156,13 @@ def _backbones_of(model: Predictor | Detector) -> list[Backbone]:
     return [backbone for backbone in backbones if isinstance(backbone, Backbone)]
 
 
-def cost_of(model: Predictor | Detector, seconds_per_image: float) -> dict[str, float]:
-    """Return what a report holds of a model's cost: the time, and the parameters of heads and backbone."""
+def cost_of(model: HeadModel | Detector, seconds_per_image: float) -> dict[str, float]:
+    """Return what a report holds of a model's cost: the time, and the parameters of heads and backbone.
+
+    Of an exported file it is the time alone.
+    """
+    if isinstance(model, ExportedPredictor):
+        return {"seconds_per_image": seconds_per_image}
     if isinstance(model, Detector):
         backbone_parameters = list(model.vit.parameters())
     else:
@@ -151,7 +180,7 @@ def cost_of(model: Predictor | Detector, seconds_per_image: float) -> dict[str, 
     }
 
 
-def _heads_of(model: Predictor | Detector) -> list[nn.Module]:
+def _heads_of(model: HeadModel | Detector) -> list[nn.Module]:
     """What reads the tokens of a model's one backbone: its head, or the whole detector."""
     if isinstance(model, Detector):
         return [model]
@@ -159,7 +188,7 @@ def _heads_of(model: Predictor | Detector) -> list[nn.Module]:
 
 
 def count_trained_on(
-    models: Mapping[str, Predictor | Detector], images: Sequence[Any]
+    models: Mapping[str, HeadModel | Detector], images: Sequence[Any]
 ) -> dict[str, int]:
     """Return model -> how many of the images it was trained on, of the models that were on some.
 
@@ -181,7 +210,7 @@ def count_trained_on(
     return counts
 
 
-def _files_of(model: Predictor | Detector) -> list[str]:
+def _files_of(model: HeadModel | Detector) -> list[str]:
     """The files that a model was read from."""
     if isinstance(model, Detector):
         return [model.source] if model.source else []

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Self
 
 from dinoneck.task_facts import Column, TaskFacts, columns_of
-from dinoneck.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -19,14 +18,14 @@ class PredictedTasks:
         columns: of the tables of predictions, each name once, of the first model that has it.
     """
 
-    tasks: list[Task]
-    columns: list[Column[Task]]
+    tasks: list[TaskFacts]
+    columns: list[Column[TaskFacts]]
 
     @classmethod
-    def of_models(cls, tasks_of_models: Sequence[Sequence[Task]]) -> Self:
+    def of_models(cls, tasks_of_models: Sequence[Sequence[TaskFacts]]) -> Self:
         """Collect the tasks of each model."""
-        tasks: dict[str, Task] = {}
-        columns: dict[str, Column[Task]] = {}
+        tasks: dict[str, TaskFacts] = {}
+        columns: dict[str, Column[TaskFacts]] = {}
         for tasks_of_model in tasks_of_models:
             for task in tasks_of_model:
                 tasks.setdefault(task.name, task)
@@ -40,17 +39,17 @@ class PredictedTasks:
         return [task.name for task in self.tasks]
 
     @property
-    def segmentations(self) -> list[Task]:
+    def segmentations(self) -> list[TaskFacts]:
         """The tasks that predict classes of pixels."""
         return [task for task in self.tasks if task.kind == "segmentation"]
 
     @property
-    def share_maps(self) -> list[Task]:
+    def share_maps(self) -> list[TaskFacts]:
         """The tasks that predict the shares of classes per patch."""
         return [task for task in self.tasks if is_share_map(task)]
 
     @property
-    def normals(self) -> list[Task]:
+    def normals(self) -> list[TaskFacts]:
         """The tasks that predict surface normals."""
         return [task for task in self.tasks if task.is_unit]
 
@@ -74,7 +73,7 @@ class PredictedTasks:
                 names.append(column.name)
         return list(dict.fromkeys(names))
 
-    def has_scored_shares(self, task: Task) -> bool:
+    def has_scored_shares(self, task: TaskFacts) -> bool:
         """Return whether a task is a ratio whose parts are scored as shares.
 
         A part that a model predicts by itself is scored as what it is, not as a share.
@@ -85,7 +84,7 @@ class PredictedTasks:
         names |= {column.task.name for column in self.columns}
         return names.isdisjoint(task.labels)
 
-    def can_score_shares(self, task: Task, truth_columns: Container[str]) -> bool:
+    def can_score_shares(self, task: TaskFacts, truth_columns: Container[str]) -> bool:
         """Return whether a task is a ratio whose parts are scored as shares, and the truth has all of them."""
         return self.has_scored_shares(task) and not missing_parts(task, truth_columns)
 
@@ -95,6 +94,6 @@ def is_share_map(task: TaskFacts) -> bool:
     return task.kind == "dense" and task.shares and task.dim > 1
 
 
-def missing_parts(ratio: Task, truth_columns: Container[str]) -> list[str]:
+def missing_parts(ratio: TaskFacts, truth_columns: Container[str]) -> list[str]:
     """Return the parts of a ratio that the columns of a truth lack."""
     return [part for part in ratio.labels if part not in truth_columns]

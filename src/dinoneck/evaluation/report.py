@@ -12,9 +12,14 @@ import torch
 import torch.nn.functional as F
 
 from dinoneck.data.table import Table
-from dinoneck.evaluation.models import Stopwatch, cost_of, count_trained_on, loaded_heads_of
+from dinoneck.evaluation.models import (
+    HeadModel,
+    Stopwatch,
+    cost_of,
+    count_trained_on,
+    loaded_heads_of,
+)
 from dinoneck.evaluation.weights import weights_of
-from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.results import predict_many
 from dinoneck.metrics import Array
 from dinoneck.tasks import columns_of
@@ -26,7 +31,7 @@ _BATCHES_AT_ONCE = 4  # of a call of the predictor, which decodes images ahead o
 
 
 def predict_and_score(
-    predictors: Mapping[str, Predictor],
+    predictors: Mapping[str, HeadModel],
     table: Table,
     targets_of_models: Mapping[str, Mapping[str, ScoredTarget]],
     *,
@@ -98,7 +103,7 @@ def _targets_of_first_models(
 
 
 def _with_auxiliary(
-    targets: Mapping[str, ScoredTarget], predictors: Iterable[Predictor]
+    targets: Mapping[str, ScoredTarget], predictors: Iterable[HeadModel]
 ) -> dict[str, ScoredTarget]:
     """The targets; those that only helped the training of a model do not count in the overall score."""
     auxiliary: set[str] = set()
@@ -141,7 +146,7 @@ class CellTarget(ValueTarget):
 
 
 def _predict_targets(
-    predictor: Predictor,
+    predictor: HeadModel,
     images: Sequence[Any],
     targets: Mapping[str, ScoredTarget],
     class_labels: Mapping[str, Sequence[str]],
@@ -187,7 +192,7 @@ def _predicted_classes(
     return np.array(numbers)
 
 
-def _shared_units(predictors: Iterable[Predictor], targets: Collection[str]) -> dict[str, str]:
+def _shared_units(predictors: Iterable[HeadModel], targets: Collection[str]) -> dict[str, str]:
     """Target -> its unit, which all models that predict it state; empty where one of them does not."""
     units_of_target: dict[str, set[str]] = {}
     for predictor in predictors:

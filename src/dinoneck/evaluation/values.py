@@ -10,19 +10,18 @@ import numpy as np
 from dinoneck.data.table import Classes, Table
 from dinoneck.errors import DataError
 from dinoneck.evaluation.comparability import check_same_wholes
+from dinoneck.evaluation.models import HeadModel
 from dinoneck.evaluation.predicted_tasks import PredictedTasks
 from dinoneck.evaluation.report import predict_and_score
 from dinoneck.evaluation.truth import nothing_to_score
-from dinoneck.inference.predictor import Predictor
 from dinoneck.metrics import Array
-from dinoneck.task_facts import Column, columns_of
-from dinoneck.tasks import Task
+from dinoneck.task_facts import Column, TaskFacts, columns_of
 from dinoneck.text import some_of
 from dinoneck.training.scored import ClassTarget, ScoredTarget, ValueTarget
 
 
 def evaluate_values(
-    predictors: Mapping[str, Predictor],
+    predictors: Mapping[str, HeadModel],
     table: Table,
     predicted: PredictedTasks,
     *,
@@ -48,7 +47,7 @@ def evaluate_values(
 
 
 def value_targets(
-    predictors: Mapping[str, Predictor], table: Table, predicted: PredictedTasks
+    predictors: Mapping[str, HeadModel], table: Table, predicted: PredictedTasks
 ) -> dict[str, dict[str, ScoredTarget]]:
     """Return the targets of each model that have numbers or classes in the table.
 
@@ -76,12 +75,12 @@ def value_targets(
     return targets_of_models
 
 
-def class_labels(task: Task) -> tuple[str, ...]:
+def class_labels(task: TaskFacts) -> tuple[str, ...]:
     """Return the names of the classes of a task; without names they are called ``0``, ``1``, ..."""
     return task.labels or tuple(str(number) for number in range(task.dim))
 
 
-def _column_targets(tasks: Sequence[Task], table: Table) -> dict[str, ScoredTarget]:
+def _column_targets(tasks: Sequence[TaskFacts], table: Table) -> dict[str, ScoredTarget]:
     """The targets that have a column in the table: numbers, and the classes of a task."""
     targets: dict[str, ScoredTarget] = {}
     for column in columns_of(tasks):
@@ -96,7 +95,7 @@ def _column_targets(tasks: Sequence[Task], table: Table) -> dict[str, ScoredTarg
     return targets
 
 
-def _class_target(task: Task, table: Table) -> ClassTarget:
+def _class_target(task: TaskFacts, table: Table) -> ClassTarget:
     """The classes of a task, from a column of classes, or of their numbers."""
     labels = class_labels(task)
     codes: Array
@@ -107,13 +106,13 @@ def _class_target(task: Task, table: Table) -> ClassTarget:
     return ClassTarget(task.name, truth=codes, labels=labels)
 
 
-def _number_target(column: Column[Task], table: Table) -> ValueTarget:
+def _number_target(column: Column[TaskFacts], table: Table) -> ValueTarget:
     """The numbers of a column, (n, 1)."""
     numbers = table.numbers(column.name)[:, None]
     return ValueTarget(column.task.name, columns=(column.place,), truth=numbers)
 
 
-def _share_targets(ratio: Task, table: Table) -> dict[str, ValueTarget]:
+def _share_targets(ratio: TaskFacts, table: Table) -> dict[str, ValueTarget]:
     """The shares of a ratio by the columns of its parts, as training scores them.
 
     Raises:

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 
 from dinoneck.data.table import Table
 from dinoneck.errors import ConfigError
-from dinoneck.evaluation.models import loaded_heads_of
-from dinoneck.inference.predictor import Predictor
+from dinoneck.evaluation.models import HeadModel, loaded_heads_of
 from dinoneck.training.report import targets_of_mean
 from dinoneck.training.scored import ScoredTarget
 from dinoneck.training.target_weights import check_target_weights
@@ -17,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def weights_of(
-    predictors: Mapping[str, Predictor],
+    predictors: Mapping[str, HeadModel],
     table: Table,
     targets: Mapping[str, ScoredTarget],
     *,
@@ -55,7 +54,7 @@ def weights_of(
     return weights
 
 
-def _recorded_weights(predictors: Mapping[str, Predictor]) -> Mapping[str, float]:
+def _recorded_weights(predictors: Mapping[str, HeadModel]) -> Mapping[str, float]:
     """The weights that the trainings of the models record, of those that record some."""
     first_model = ""
     first: Mapping[str, float] = {}

@@ -277,6 +277,8 @@ class Head(Configured, nn.Module):
     ) -> dict[str, Tensor]:
         """Return the outputs, with maps resampled to another size; classes are resampled as logits.
 
+        Surface normals have the length 1.
+
         Args:
             outputs: in normalised units, as ``forward`` returns them.
             size: (height, width) of the maps.
@@ -286,7 +288,7 @@ class Head(Configured, nn.Module):
         resized = dict(outputs)
         for task in self.tasks:
             if task.is_map:
-                resized[task.name] = resample(outputs[task.name], size)
+                resized[task.name] = task.of_unit_length(resample(outputs[task.name], size))
         return resized
 
     @property

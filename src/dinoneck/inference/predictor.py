@@ -80,7 +80,22 @@ class _PassKey(NamedTuple):
     tta: str
 
 
-class Predictor:
+class _FileOrHeads:
+    """What a call of :class:`Predictor` makes; its own class, so that the signature is that of ``__init__``."""
+
+    def __new__(
+        cls, heads: Heads | Mapping[str, Heads] | None = None, *args: Any, **options: Any
+    ) -> Any:
+        """Return a predictor; of an exported file an :class:`dinoneck.runtime.ExportedPredictor`.
+
+        Without ``heads`` it is a copy that is going to be filled.
+        """
+        if cls is Predictor and is_exported(heads):
+            return open_alone(cast("str", heads), args, options)
+        return super().__new__(cls)
+
+
+class Predictor(_FileOrHeads):
     """Predicts from images with one or several heads.
 
     A list of heads is an ensemble: its predictions are averaged in original units, as are the views
@@ -191,17 +206,6 @@ class Predictor:
         >>> predictor
         Predictor(1 head: total (regression, g); backbone='dinoneck_tiny', tile=(32, 32), overlap=16)
     """
-
-    def __new__(
-        cls, heads: Heads | Mapping[str, Heads] | None = None, *args: Any, **options: Any
-    ) -> Any:
-        """Return a predictor; of an exported file an :class:`dinoneck.runtime.ExportedPredictor`.
-
-        Without ``heads`` it is a copy that is going to be filled.
-        """
-        if cls is Predictor and is_exported(heads):
-            return open_alone(cast("str", heads), args, options)
-        return super().__new__(cls)
 
     def __init__(
         self,

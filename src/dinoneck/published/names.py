@@ -84,7 +84,7 @@ _TRANSFORMERS_NECK = {
 _NEVER_CALLED = "neck.fusion_stage.layers.0.residual_layer1."
 _TRANSFORMERS_BACKBONES = ("backbone.", "dinov2.", "dinov2_with_registers.")
 
-_DINOV2 = {
+DINOV2 = {
     # Meta's classifiers, linear segmentation and depth, and DPT
     "weight": "readouts.0.weight",
     "bias": "readouts.0.bias",
@@ -102,7 +102,7 @@ _DINOV2 = {
     "head.head.4.": "readouts.0.out.",
 }
 
-_DINOV3 = {
+DINOV3 = {
     # Meta's classifier and DPT, of which SYNTHMIX has batch norms
     "weight": "readouts.0.weight",
     "bias": "readouts.0.bias",
@@ -117,14 +117,14 @@ _DINOV3 = {
 }
 
 # DepthAnythingForDepthEstimation of transformers
-_DEPTH_ANYTHING = {
+DEPTH_ANYTHING = {
     **_TRANSFORMERS_NECK,
     "head.conv1.": "readouts.0.first.",
     "head.conv2.": "readouts.0.second.",
     "head.conv3.": "readouts.0.out.",
 }
 
-_PMT = {
+PMT = {
     "network.bn.": "norms.",
     "network.decoder.lateral_projections.": "lateral.",
     "network.decoder.scalers.": "scales.",
@@ -156,7 +156,7 @@ _PMT = {
         count=_MASK_BLOCKS,
     ),
 }
-_TIPSV2 = _expand(
+TIPSV2 = _expand(
     {
         "reassemble.readout_projects.{i}.": "neck.reassemble.{i}.readout_linear.",
         "reassemble.out_projections.{i}.": "neck.reassemble.{i}.project.",
@@ -183,7 +183,7 @@ TIPSV2_BACKBONE = "vision_encoder."
 _PMT_ATTENTION_MASKS = "network.decoder.attn_mask_probs"  # read in its training only
 
 # a DINOv2 backbone in transformers -> in timm
-_BACKBONE = {
+BACKBONE = {
     "embeddings.cls_token": "cls_token",
     "embeddings.position_embeddings": "pos_embed",
     "embeddings.patch_embeddings.projection.": "patch_embed.proj.",
@@ -192,7 +192,7 @@ _BACKBONE = {
 _PRETRAINING_ONLY = "embeddings.mask_token"
 _BACKBONE_BLOCK = "encoder.layer."
 # within a block; query, key and value are thirds of one tensor in timm, and have two spellings
-_BACKBONE_LAYERS = {
+BACKBONE_LAYERS = {
     "attention.attention.query.": "attn.qkv.",
     "attention.attention.key.": "attn.qkv.",
     "attention.attention.value.": "attn.qkv.",
@@ -222,7 +222,7 @@ def dinov2_name(file_name: str) -> str | None:
         return None
     if file_name.endswith(BATCH_NORM_COUNT):
         return None
-    return _rename(file_name, _DINOV2)
+    return _rename(file_name, DINOV2)
 
 
 def dinov3_name(file_name: str) -> str | None:
@@ -231,21 +231,21 @@ def dinov3_name(file_name: str) -> str | None:
         return None
     if file_name.endswith(BATCH_NORM_COUNT):
         return None
-    return _rename(file_name, _DINOV3)
+    return _rename(file_name, DINOV3)
 
 
 def depth_anything_name(file_name: str) -> str | None:
     """Return our name of a tensor of the head in files of Depth Anything V2 for transformers."""
     if file_name.startswith((*_TRANSFORMERS_BACKBONES, _NEVER_CALLED)):
         return None
-    return _rename(file_name, _DEPTH_ANYTHING)
+    return _rename(file_name, DEPTH_ANYTHING)
 
 
 def pmt_name(file_name: str) -> str | None:
     """Return our name of a tensor in files of PMT, the mask heads."""
     if file_name == _PMT_ATTENTION_MASKS or file_name.endswith(BATCH_NORM_COUNT):
         return None
-    return _rename(file_name, _PMT)
+    return _rename(file_name, PMT)
 
 
 def tipsv2_name(file_name: str, head: str) -> str | None:
@@ -260,7 +260,7 @@ def tipsv2_name(file_name: str, head: str) -> str | None:
         return None
     if not file_name.startswith(head):
         return file_name
-    return _rename(file_name.removeprefix(head), _TIPSV2)
+    return _rename(file_name.removeprefix(head), TIPSV2)
 
 
 def backbone_name(file_name: str) -> tuple[str, str] | None:
@@ -273,13 +273,13 @@ def backbone_name(file_name: str) -> tuple[str, str] | None:
     if file_name == _PRETRAINING_ONLY:
         return None
     if not file_name.startswith(_BACKBONE_BLOCK):
-        return _rename(file_name, _BACKBONE), ""
+        return _rename(file_name, BACKBONE), ""
     number, _, name = file_name.removeprefix(_BACKBONE_BLOCK).partition(".")
     third = ""
     for layer, letter in _THIRDS.items():
         if name.startswith(layer):
             third = letter
-    return f"blocks.{number}.{_rename(name, _BACKBONE_LAYERS)}", third
+    return f"blocks.{number}.{_rename(name, BACKBONE_LAYERS)}", third
 
 
 def _rename(name: str, beginnings: Mapping[str, str]) -> str:

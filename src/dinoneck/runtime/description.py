@@ -33,7 +33,7 @@ Record = TypeVar("Record", bound=Struct)
 SizeRecord = Annotated[list[Positive], Meta(min_length=2, max_length=2)]
 
 
-class OutputRecord(Struct, kw_only=True):
+class OutputRecord(Struct, kw_only=True, omit_defaults=True):
     """An output of a model.
 
     Attributes:

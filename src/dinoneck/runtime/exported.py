@@ -317,6 +317,7 @@ class ExportedPredictor:
         self.revisions: dict[str, str] = {}
         self.preprocess = _recipe(record, name, bits)
         self.tasks = record.tasks
+        self._normals = {task.name for task in record.tasks if task.is_unit}
         self._input = description.images_input(record, name)
         _check_readable(record, self.preprocess, name)
         self._outputs = [
@@ -458,7 +459,12 @@ class ExportedPredictor:
                 continue
             if description.is_map(output):
                 cells[output.task] = array
-            if output.of == "task" and array.ndim == 3:
+            if output.task in self._normals:  # vectors, which have no mean
+                if not np.isfinite(array).all():
+                    raise DataError(
+                        f"the prediction of {output.task!r} is not finite; the head or image is unfit"
+                    )
+            elif output.of == "task" and array.ndim == 3:
                 values[output.task] = maps.mean_of_cells(array, image.placement)
             elif output.of == "task":
                 values[output.task] = array
@@ -599,7 +605,8 @@ class ExportedDetector:
         if not np.isfinite(scores).all():
             raise DataError(f"scores of {self.source} are not finite; expected numbers in 0 ... 1")
         best = np.argsort(-scores, kind="stable")[:max_boxes]
-        best = best[scores[best] >= min_score]
+        is_sure = (scores[best] >= min_score) & (scores[best] > 0)  # empty rows have score 0
+        best = best[is_sure]
         labels = arrays["labels"][best].astype(np.int64)
         height, width = image.size
         canvas_height, canvas_width = image.placement.canvas

@@ -28,6 +28,7 @@ except ImportError as error:
     raise missing_extra(error.name or "fastapi", "serve") from error
 
 from dinoneck.backbones.openvino import is_installed
+from dinoneck.runtime.exported import is_exported
 from dinoneck.serve.models import MAPS, Model, open_model
 from dinoneck.serve.settings import Settings
 from dinoneck.version import versions
@@ -164,12 +165,15 @@ def serve(
 def open_with_threads(head: str | os.PathLike[str], settings: Settings) -> Model:
     """Return the model; torch's threads are then shared among the requests that are computed at once.
 
-    Programs of OpenVINO compute one request after the other, with all threads.
+    Programs of OpenVINO compute one request after the other, with all threads; exported files have
+    threads of their own.
     """
     num_threads = torch.get_num_threads()
     share = num_threads
     if settings.batch == 1:
         share = max(1, num_threads // settings.concurrency)
+    if is_exported(head):
+        return open_model(head, settings)
     if settings.runtime in (None, "torch") or not is_installed():
         torch.set_num_threads(share)
         return open_model(head, settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -16,8 +16,7 @@ from torch import Tensor
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.bands import RGB_CHANNELS
-from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.data.recipe import Size
+from dinoneck.data.recipe import ImageRecipe, Size
 from dinoneck.detection.detector import Detector
 from dinoneck.dtypes import WEIGHT_DTYPES
 from dinoneck.errors import ConfigError, DataError
@@ -25,7 +24,14 @@ from dinoneck.grid import patch_pair
 from dinoneck.inference import MicroBatcher, Predictor, coco_objects
 from dinoneck.inference.sources import NO_KEY, names_detector, open_heads
 from dinoneck.registry import DETECTORS
+from dinoneck.runtime.exported import (
+    ExportedDetector,
+    check_backbone_runtime,
+    is_exported,
+    open_exported,
+)
 from dinoneck.serve.settings import Settings
+from dinoneck.task_facts import TaskFacts
 from dinoneck.text import counted
 
 MAPS = ("none", "lists", "png")
@@ -49,14 +55,16 @@ class Model(NamedTuple):
     """
 
     predict: Callable[[Tensor, str], dict[str, Any]]
-    preprocess: Preprocessing
-    recipe: Callable[[Size], Preprocessing]
+    preprocess: ImageRecipe
+    recipe: Callable[[Size], ImageRecipe]
     backbones: tuple[Backbone, ...]
     facts: dict[str, Any]
 
 
 def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
     """Return the model of a head file, a folder of them, a published head or a Hub repository, after a prediction.
+
+    Or that of an exported file, which ONNX Runtime or OpenVINO runs.
 
     Programs of OpenVINO are compiled here, for the sizes that the heads or tiles fix. ``auto`` that
     finds none to be faster leaves the backbones to torch.
@@ -68,6 +76,8 @@ def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
             them, and for a head of images that are not RGB.
         DataError: if its prediction is not finite.
     """
+    if is_exported(head):
+        return _file(head, settings)
     if names_detector(head):
         _check_settings_of_detector(settings)  # before its file is fetched
     checkpoints = cast("list[HeadCheckpoint]", open_heads(head, weights=settings.weights)[NO_KEY])
@@ -94,7 +104,7 @@ def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
     return model
 
 
-def _size_of_first_image(preprocess: Preprocessing, tile: Size | None) -> Size:
+def _size_of_first_image(preprocess: ImageRecipe, tile: Size | None) -> Size:
     """Return the (height, width) of an image whose prediction compiles what later ones need: two tiles, if any."""
     if tile is not None:
         return (2 * tile[0], tile[1])
@@ -104,7 +114,58 @@ def _size_of_first_image(preprocess: Preprocessing, tile: Size | None) -> Size:
     return (4 * patch_height, 4 * patch_width)
 
 
-def _check_channels(recipe: Preprocessing | None) -> None:
+def _file(path: str | os.PathLike[str], settings: Settings) -> Model:
+    """The model of an exported file, after a prediction."""
+    unused = {
+        "tta": settings.tta,
+        "precision": settings.precision,
+        "weights": settings.weights,
+        "device": settings.device,
+        "tile": settings.tile,
+    }
+    for name, value in unused.items():
+        if value is not None:
+            raise ConfigError(
+                f"{name} is {value!r}, which has no effect on the exported file {path}; leave it out "
+                f"(--{name})"
+            )
+    if settings.batch != 1:
+        raise ConfigError(
+            f"batch is {settings.batch}, which is for head files; the exported file {path} takes 1"
+        )
+    opened = open_exported(path, settings.runtime)
+
+    def predict(image: Tensor, maps: str) -> dict[str, Any]:
+        pixels = image.permute(1, 2, 0).numpy()
+        if isinstance(opened, ExportedDetector):
+            _check_no_maps(maps)
+            return _boxes(opened.predict([pixels])[0])
+        return _as_json(opened.one(pixels, None if maps == "none" else "patch"), maps)
+
+    facts: dict[str, Any] = {
+        "device": "cpu",
+        "runtime": opened.runtime,
+        "size": opened.preprocess.size,
+    }
+    if isinstance(opened, ExportedDetector):
+        facts["classes"] = list(opened.classes)
+        facts["digests"] = [opened.record.digest]
+    else:
+        facts["tasks"] = _describe_tasks(opened.tasks)
+        facts["tta"] = opened.tta
+        facts["digests"] = opened.record.digests
+    size = _size_of_first_image(opened.preprocess, tile=None)
+    predict(torch.rand(3, *size), "none")
+    return Model(
+        predict=predict,
+        preprocess=opened.preprocess,
+        recipe=lambda size: opened.preprocess,
+        backbones=(),
+        facts=facts,
+    )
+
+
+def _check_channels(recipe: ImageRecipe | None) -> None:
     """Reject heads whose images are not RGB: the service reads picture files.
 
     Raises:
@@ -142,19 +203,8 @@ def _heads(checkpoints: list[HeadCheckpoint], settings: Settings) -> Model:
             [prediction] = predictor(image, "patch" if with_maps else None)
         return _as_json(prediction, maps)
 
-    tasks = []
-    for task in predictor.tasks:
-        tasks.append(
-            {
-                "name": task.name,
-                "kind": task.kind,
-                "unit": task.unit,
-                "dim": task.dim,
-                "labels": list(task.labels),
-            }
-        )
     facts: dict[str, Any] = {
-        "tasks": tasks,
+        "tasks": _describe_tasks(predictor.tasks),
         "tta": predictor.tta,
         "tile": settings.tile,
         "overlap": settings.overlap,
@@ -168,6 +218,22 @@ def _heads(checkpoints: list[HeadCheckpoint], settings: Settings) -> Model:
         backbones=tuple(backbone_pass.backbone for backbone_pass in predictor.passes),
         facts=facts,
     )
+
+
+def _describe_tasks(tasks: Sequence[TaskFacts]) -> list[dict[str, Any]]:
+    """What clients learn of the tasks."""
+    described = []
+    for task in tasks:
+        described.append(
+            {
+                "name": task.name,
+                "kind": task.kind,
+                "unit": task.unit,
+                "dim": task.dim,
+                "labels": list(task.labels),
+            }
+        )
+    return described
 
 
 def _check_settings_of_detector(settings: Settings) -> None:
@@ -188,25 +254,15 @@ def _check_settings_of_detector(settings: Settings) -> None:
 
 def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
     _check_settings_of_detector(settings)
-    detector = Detector.from_checkpoint(
-        checkpoint, device=settings.device, runtime=settings.runtime
-    )
+    runtime = None if settings.runtime is None else check_backbone_runtime(settings.runtime)
+    detector = Detector.from_checkpoint(checkpoint, device=settings.device, runtime=runtime)
     if settings.runtime == "auto":
         detector.expect_images(_MANY_IMAGES)
 
     def predict(image: Tensor, maps: str) -> dict[str, Any]:
-        if maps != "none":
-            raise DataError(f"maps is {maps!r}, and a detector has no maps; leave maps out")
+        _check_no_maps(maps)
         [prediction] = detector.predict(image)
-        scores = prediction["scores"].tolist()
-        corners = prediction["boxes"].tolist()
-        boxes = []
-        for label, score, box in zip(prediction["names"], scores, corners, strict=True):
-            boxes.append({"label": label, "score": score, "box": box})
-        if "masks" in prediction:
-            for box, record in zip(boxes, coco_objects(prediction), strict=True):
-                box["segmentation"] = record["segmentation"]
-        return {"boxes": boxes}
+        return _boxes(prediction)
 
     facts = {
         "classes": list(detector.classes),
@@ -221,6 +277,25 @@ def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
         backbones=() if backbone is None else (backbone,),
         facts=facts,
     )
+
+
+def _check_no_maps(maps: str) -> None:
+    """Raise a DataError for maps that are asked of a detector."""
+    if maps != "none":
+        raise DataError(f"maps is {maps!r}, and a detector has no maps; leave maps out")
+
+
+def _boxes(prediction: Mapping[str, Any]) -> dict[str, Any]:
+    """What a detector predicts, as JSON values."""
+    scores = prediction["scores"].tolist()
+    corners = prediction["boxes"].tolist()
+    boxes = []
+    for label, score, box in zip(prediction["names"], scores, corners, strict=True):
+        boxes.append({"label": label, "score": score, "box": box})
+    if "masks" in prediction:
+        for box, record in zip(boxes, coco_objects(prediction), strict=True):
+            box["segmentation"] = record["segmentation"]
+    return {"boxes": boxes}
 
 
 def _as_json(prediction: dict[str, Any], maps: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from dinoneck.kinds import Precision, Runtime
+from dinoneck.kinds import AnyRuntime, Precision
 from dinoneck.training.config import SIZE
 from dinoneck.training.recipe import Config, Count
 
@@ -35,7 +35,7 @@ class Settings(Config, frozen=True, kw_only=True):
         runtime: what computes the tokens: torch; openvino (extra [fast], on a CPU), compiled for
             each size; or auto, the faster of both for the sizes that the heads or tiles fix, tried
             at the start, and torch for others; None = torch, in commands DINONECK_RUNTIME, else
-            auto.
+            auto. Of an exported file what runs it: onnxruntime (None) or openvino.
         precision: of the backbone's weights and tokens, of heads; None = as in training.
 
     Raises:
@@ -55,7 +55,7 @@ class Settings(Config, frozen=True, kw_only=True):
     weights: str | None = None
     tile: Annotated[tuple[int, int] | None, SIZE] = None
     overlap: Annotated[int, Meta(ge=0)] = 0
-    runtime: Runtime | None = None
+    runtime: AnyRuntime | None = None
     precision: Precision | None = None
 
     @property

@@ -22,8 +22,7 @@ from torch import Tensor
 
 from dinoneck.data.decoding import read_pixels
 from dinoneck.data.image_tiffs import check_pages
-from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.data.recipe import Size
+from dinoneck.data.recipe import ImageRecipe, Size
 from dinoneck.errors import DataError
 from dinoneck.grid import patch_pair
 from dinoneck.serve.refusal import Refusal
@@ -131,7 +130,7 @@ def _too_large(length: str, max_bytes: int) -> Refusal:
 
 
 def open_image(
-    upload: UploadFile, recipe: Callable[[Size], Preprocessing], max_pixels: int
+    upload: UploadFile, recipe: Callable[[Size], ImageRecipe], max_pixels: int
 ) -> Image.Image:
     """Return the image with its header read and checked; its pixels are still compressed.
 
@@ -197,7 +196,7 @@ def open_image(
     return image
 
 
-def prepared_pixels(image: Image.Image, recipe: Callable[[Size], Preprocessing]) -> int:
+def prepared_pixels(image: Image.Image, recipe: Callable[[Size], ImageRecipe]) -> int:
     """Return the most pixels of an image that is prepared, see :func:`open_image`; EXIF may turn it."""
     width, height = image.size
     upright = _prepared_pixels(height, width, recipe((height, width)))
@@ -205,7 +204,7 @@ def prepared_pixels(image: Image.Image, recipe: Callable[[Size], Preprocessing])
     return max(upright, turned)
 
 
-def _prepared_pixels(height: int, width: int, recipe: Preprocessing) -> int:
+def _prepared_pixels(height: int, width: int, recipe: ImageRecipe) -> int:
     """The most pixels of an image that is resized to cover a size, or filled up to whole patches."""
     if recipe.size is not None:
         target_height, target_width = recipe.size

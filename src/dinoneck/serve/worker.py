@@ -63,9 +63,8 @@ class Worker:
     def __init__(self, model: Model, settings: Settings) -> None:
         recipe = model.preprocess
         most_pixels = MAX_PIXELS
-        if (
-            recipe.size is None and settings.tile is None
-        ):  # attention costs the square of the pixels that are not resized
+        # attention costs the square of the pixels that are not resized, nor cut into tiles
+        if recipe.size is None and settings.tile is None:
             most_pixels = MAX_PATCHES * math.prod(patch_pair(recipe.patch_size))
         self.max_pixels = settings.max_pixels or most_pixels
         self._model = model

@@ -24,7 +24,7 @@ from dinoneck.heads.linear import LinearHead
 from dinoneck.heads.outputs import DENSITY_CELLS
 from dinoneck.kinds import MAP_KINDS
 from dinoneck.losses.composition import Composition
-from dinoneck.tasks import Task
+from dinoneck.tasks import Task, has_direction, unit_vectors
 from dinoneck.tokens import Tokens
 from dinoneck.training.folds import FoldRows, group_folds
 from dinoneck.training.samples import match_samples
@@ -420,6 +420,9 @@ def _readout_targets(task: Task, values: Tensor, grid: tuple[int, int]) -> Tenso
         is_class = [(values == k) & (k != task.ignore_index) for k in range(task.dim)]
         values = torch.stack(is_class, dim=1)
     x = values.double()
+    if task.is_unit:
+        x = unit_vectors(F.adaptive_avg_pool2d(x.nan_to_num(), grid))
+        x = x.where(has_direction(x), torch.nan)
     if task.is_map:
         x = F.adaptive_avg_pool2d(x, grid).flatten(2)
     if task.is_categorical:

@@ -269,20 +269,31 @@ def _read_normals(table: Table, masks: TableMasks, preprocess: Preprocessing) ->
         read_normals_of_row,
         file_of_row=dict(zip(masks.rows, masks.files, strict=True)),
         preprocess=preprocess,
+        size_of_row=dict(zip(masks.rows, masks.image_sizes, strict=True)),
     )
     return Maps((), values, weight=weight, read_pixels=read_pixels)
 
 
 def read_normals_of_row(
-    row: int, *, file_of_row: Mapping[int, Any], preprocess: Preprocessing
+    row: int,
+    *,
+    file_of_row: Mapping[int, Any],
+    preprocess: Preprocessing,
+    size_of_row: Mapping[int, Sequence[int]],
 ) -> Tensor:
     """Return the surface normals (3, height, width) of a row's prepared image, NaN = unknown.
 
     Without a file it is one pixel that is unknown.
+
+    Args:
+        row: of the table.
+        file_of_row: row -> its file; only rows with one.
+        preprocess: how the image is prepared.
+        size_of_row: row -> (height, width) of its image; the same rows.
     """
     if row not in file_of_row:
         return torch.full((3, 1, 1), torch.nan)
-    return NormalLabels().pixels(file_of_row[row], preprocess)
+    return NormalLabels().pixels(file_of_row[row], preprocess, size_of_row[row])
 
 
 def _of_all_rows(

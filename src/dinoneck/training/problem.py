@@ -20,6 +20,8 @@ from dinoneck.tasks import (
     TargetTransform,
     Task,
     columns_of,
+    has_direction,
+    unit_vectors,
 )
 from dinoneck.text import some_of
 from dinoneck.training.composed_columns import ComposedColumns, read_compositions
@@ -389,6 +391,7 @@ def with_fine_maps(problem: Problem, outputs: Mapping[str, Tensor]) -> Problem:
         ConfigError: if the head's map has another size than the labels of a dense task.
     """
     targets = dict(problem.targets)
+    weights = dict(problem.weights)
     for task in problem.tasks:
         if not task.is_map:
             continue
@@ -396,13 +399,30 @@ def with_fine_maps(problem: Problem, outputs: Mapping[str, Tensor]) -> Problem:
         if size == targets[task.name].shape[-2:]:
             continue
         target = problem.scored.get(task.name)
+        if isinstance(target, VectorTarget):
+            targets[task.name], weights[task.name] = _normals_at_size(target, size)
+            continue
         if not isinstance(target, PixelTarget):
             raise ConfigError(
                 f"the head's map of {task.name!r} is {tuple(size)}, and the labels are per patch; "
                 "take dense"
             )
         targets[task.name] = _classes_at_size(target, size)
-    return replace(problem, targets=targets)
+    return replace(problem, targets=targets, weights=weights)
+
+
+def _normals_at_size(target: VectorTarget, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The mean normals (n, 3, rows, cols) of the cells of all images, NaN = unknown, and the shares of known pixels."""
+    cells = (size[0], size[1])
+    maps = []
+    weights = []
+    for row in range(target.num_rows):
+        pixels = target.read_pixels(row)
+        is_known = ~pixels[:1].isnan()
+        means = unit_vectors(F.adaptive_avg_pool2d(pixels.nan_to_num(), cells))
+        maps.append(means.where(has_direction(means), torch.nan))
+        weights.append(F.adaptive_avg_pool2d(is_known.float(), cells)[0])
+    return torch.stack(maps), torch.stack(weights)
 
 
 def _classes_at_size(target: PixelTarget, size: Sequence[int]) -> Tensor:

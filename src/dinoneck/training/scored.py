@@ -15,7 +15,6 @@ from torch import Tensor
 
 from dinoneck.metrics import NUM_ANGLE_TERMS, Array, angle_terms, map_confusion
 from dinoneck.task_facts import TaskFacts
-from dinoneck.tasks import Task
 from dinoneck.training.scores import (
     Split,
     score_angles,
@@ -90,7 +89,7 @@ class ValueTarget:
         return cells
 
 
-def cell_targets(task: Task, truth: Array) -> dict[str, ValueTarget]:
+def cell_targets(task: TaskFacts, truth: Array) -> dict[str, ValueTarget]:
     """Return the targets of a dense task, a number per patch, by their names in reports.
 
     Args:

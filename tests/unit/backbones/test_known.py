@@ -22,7 +22,7 @@ from dinoneck.backbones.known import (
     weights_of_file,
 )
 from dinoneck.backbones.timm import TimmAdapter, names
-from dinoneck.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from dinoneck.data.recipe import IMAGENET_MEAN, IMAGENET_STD
 
 SMALL = "vit_small_patch16_dinov3.lvd1689m"
 
@@ -158,6 +158,7 @@ TINY_EUPE = "vit_tiny_patch16_dinov3_qkvb.eupe_lvd1689m"
             "models--google--tipsv2-so400m14/snapshots/0a/model.safetensors",
             "vit_so400m_patch14_reg1_tipsv2.webli",
         ),
+        ("tips_v2_oss_so14_vision.npz", "vit_so400m_patch14_reg1_tipsv2.webli"),
         ("weights/model.pt", None),
         ("dinov2_vits14_nyu_linear_head.pth", None),
         ("dinov3_vitl16_chmv2_dpt_head-01234567.pth", None),
@@ -199,6 +200,19 @@ def test_a_files_name_gives_tag_and_licence(file: str, tmp_path: Path) -> None:
     loaded = load_backbone(architecture, checkpoint=path)
     assert loaded.name == f"{architecture}.eupe_lvd1689m"
     assert loaded.record()["license"] == "fair-noncommercial-research-license"
+
+
+@pytest.mark.parametrize(
+    ("name", "licence"),
+    [
+        ("vit_small_patch14_dinov2", "apache-2.0"),
+        ("vit_tiny_patch16_dinov3_qkvb", "dinov3-license"),
+    ],
+)
+def test_a_wrapped_model_has_the_licence_of_its_family(name: str, licence: str) -> None:
+    """Its weights may be anybody's, and are most often made of published ones, which the licence covers."""
+    model = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True, depth=1)
+    assert wrap_backbone(model).record()["license"] == licence
 
 
 def test_own_weights_under_a_published_name_have_no_licence(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -230,6 +231,26 @@ def test_tipsv2_is_read_as_transformers_saves_it(known: Known, tmp_path: Path) -
     model = shallow(known)
     weights.load_file(model, tmp_path / "model.safetensors")
     assert gap(wrap_backbone(model), wrap_backbone(source), (5, 7)) <= BOUND
+
+
+def test_tipsv2_is_read_from_the_arrays_of_the_tips_repository(tmp_path: Path) -> None:
+    known = TIPSV2[0]
+    source = wrap_backbone(shallow(known, seed=7))
+    state = official_dinov2(source, chunks=False)
+    file = tmp_path / "tips_v2_oss_b14_vision.npz"
+    np.savez(file, **{name: value.numpy() for name, value in state.items()})
+    model = shallow(known)
+    weights.load_file(model, file)
+    assert gap(wrap_backbone(model), source, (5, 7)) <= BOUND
+
+
+def test_arrays_of_objects_and_compressed_ones_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "objects.npz", cls_token=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(BackboneError, match="cannot be read as weights.*allow_pickle=False"):
+        load_backbone("tipsv2_b14", checkpoint=tmp_path / "objects.npz")
+    np.savez_compressed(tmp_path / "small.npz", cls_token=np.zeros(100_000))
+    with pytest.raises(BackboneError, match="compressed zip file"):
+        load_backbone("tipsv2_b14", checkpoint=tmp_path / "small.npz")
 
 
 def change_missing(state: dict[str, Tensor], name: str) -> None:

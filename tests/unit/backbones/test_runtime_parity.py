@@ -12,11 +12,13 @@ from benchmarks.parity_runtimes import (
     SETTINGS,
     Differences,
     compare,
+    compare_rf_detr,
     model_of,
 )
 
 from dinoneck.backbones.known import KNOWN, Known
 from dinoneck.backbones.runtime import TokenDifference
+from dinoneck.published.detectors import DETECTORS
 
 # looked for without an import, which would report it
 is_missing = importlib.util.find_spec("openvino") is None
@@ -69,6 +71,23 @@ def test_tokens_agree_after_all_blocks(name: str) -> None:
     depth = architecture.depth
     model = model_of(architecture, "timm", depth)
     assert_agree(compare(model, patch=architecture.patch, depth=depth, settings=SETTINGS[:1]))
+
+
+@needs_openvino
+def test_tokens_of_the_windows_of_rf_detr_agree() -> None:
+    """Of four windows with an odd side, at another size than that of the positions."""
+    differences = compare_rf_detr(DETECTORS["rf_detr_nano"], grids=(6,))
+    assert_agree(differences)
+
+
+@needs_openvino
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DETECTORS)
+def test_tokens_of_every_rf_detr_agree(name: str) -> None:
+    """The benchmark compares them at their published size too."""
+    detector = DETECTORS[name]
+    grids = (3 * detector.num_windows, 5 * detector.num_windows)
+    assert_agree(compare_rf_detr(detector, grids=grids))
 
 
 def assert_agree(differences: Differences) -> None:

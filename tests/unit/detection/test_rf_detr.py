@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
 import json
+import re
 import shutil
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_masks
 from safetensors.torch import load_file, save_file
+from tests.hub_server import WRITER, Hub
 from tests.kit import same
 from tests.unit.detection import rf_detr_files as files
 from tests.unit.detection.rf_detr_files import BOXES, MASKS
@@ -28,13 +32,14 @@ from dinoneck import (
     ConfigError,
     DataError,
     HeadCheckpoint,
+    Predictor,
     evaluate,
     load_published,
 )
 from dinoneck.backbones import openvino
 from dinoneck.cli.main import main
-from dinoneck.detection import Detector
-from dinoneck.detection.onnx import FLOAT32_MODULES, OneImage, exported_model
+from dinoneck.detection import Detector, onnx
+from dinoneck.detection.onnx import FLOAT32_MODULES, BoxParity, OneImage, exported_model
 from dinoneck.export.onnx_file import modules_of, to_half
 from dinoneck.published import list_published
 from dinoneck.published.detectors import DETECTORS, coco_classes
@@ -280,6 +285,41 @@ def test_products_of_scores_boxes_and_places_stay_in_float32_in_a_half_file(
         assert halves[module] == {False}, module
 
 
+@pytest.mark.slow
+def test_a_half_file_gives_the_boxes_of_the_detector(
+    short_rows: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every patch is a proposal, so that rounding chooses no others, and few boxes have a score at all."""
+    monkeypatch.setitem(DETECTORS, BOXES, replace(DETECTORS[BOXES], queries=36))
+    files.write_folder(tmp_path / BOXES, BOXES)
+    detector = Detector.load(BOXES, weights=tmp_path / BOXES)
+    with torch.no_grad():
+        detector.head.model.class_embed.bias.fill_(-8.0)
+
+    parity = detector.export_onnx(tmp_path / "half.onnx", half=True)
+
+    assert parity is not None
+    assert parity.compared >= 5
+    assert parity.unmatched == 0
+    assert parity.box_px < 0.05
+    detector.export_onnx(tmp_path / "whole.onnx", check=False)
+    half_bytes = (tmp_path / "half.onnx").stat().st_size
+    assert half_bytes < 0.6 * (tmp_path / "whole.onnx").stat().st_size
+
+
+def test_a_half_file_that_ranks_other_proposals_is_refused_with_the_reason(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = Detector.load(BOXES, weights=folders[BOXES])
+    other = BoxParity(compared=100, unmatched=5, box_px=0.1, score=0.1, first_unmatched="box 1")
+    monkeypatch.setattr(onnx, "onnx_runner", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(onnx, "_detections", lambda *_: [])
+    monkeypatch.setattr(onnx, "compare_boxes", lambda *_: other)
+    with pytest.raises(CheckpointError, match=r"5 of 100 boxes .*rounding ranks proposals") as e:
+        onnx._compare(detector, None, detector.size, half=True)
+    assert "\n" not in str(e.value)
+
+
 def test_rows_are_listed_by_task() -> None:
     boxes = [row.name for row in list_published("detection")]
     masks = [row.name for row in list_published("instances") if row.name in DETECTORS]
@@ -419,6 +459,8 @@ def test_a_detector_of_its_own_vit_takes_no_backbone(folders: dict[str, Path]) -
         Detector.from_checkpoint(checkpoint, tiny)
     with pytest.raises(ConfigError, match="has a ViT of its own"):
         Detector(checkpoint.build(), tiny, (96, 96))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"in eval mode.*call train\(\) first"):
+        checkpoint.build()(torch.rand(1, 3, 96, 96), [])
 
 
 def write_coco(folder: Path) -> Path:
@@ -579,6 +621,96 @@ def test_other_files_are_refused(folders: dict[str, Path], tmp_path: Path) -> No
     assert "holds" in refused(BOXES, folders[MASKS] / "model.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (torch.full((91,), float("nan")), "class_embed.bias holds NaN or infinite values"),
+        (torch.full((91,), float("inf")), "class_embed.bias holds NaN or infinite values"),
+        (torch.zeros(91, dtype=torch.int32), "class_embed.bias is torch.int32; expected floats"),
+        (torch.zeros(91, dtype=torch.bool), "class_embed.bias is torch.bool; expected floats"),
+        (torch.zeros(()), "class_embed.bias of shape \\(\\), where \\(91,\\) is expected"),
+    ],
+    ids=["nan", "inf", "int32", "bool", "scalar"],
+)
+def test_a_weight_of_other_values_is_refused_with_the_name_of_the_file(
+    folders: dict[str, Path], tmp_path: Path, value: torch.Tensor, reason: str
+) -> None:
+    state = load_file(folders[BOXES] / "model.safetensors")
+    file = tmp_path / "model.safetensors"
+    save_file({**state, "class_embed.bias": value}, file)
+    message = refused(BOXES, file)
+    assert str(file) in message
+    assert re.search(reason, message)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_it_computes_in_float32_whatever_the_file_stores(
+    folders: dict[str, Path], tmp_path: Path, dtype: torch.dtype
+) -> None:
+    state = load_file(folders[BOXES] / "model.safetensors")
+    file = tmp_path / "model.safetensors"
+    save_file({name: value.to(dtype) for name, value in state.items()}, file)
+
+    checkpoint = load_published(BOXES, weights=file)
+
+    assert {value.dtype for value in checkpoint.state_dict.values()} == {torch.float32}
+    expected = load_published(BOXES, weights=folders[BOXES]).state_dict
+    for name, value in checkpoint.state_dict.items():
+        assert torch.equal(value, expected[name].to(dtype).float())
+
+
+CHANGES_OF_CONFIG = {
+    "labels in another order in the file": lambda config: config.update(
+        id2label=dict(reversed(config["id2label"].items()))
+    ),
+    "an unknown key": lambda config: config.update(strange=1),
+    "code of another repository": lambda config: config.update(
+        auto_map={"AutoModel": "other.Model"}
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES_OF_CONFIG)
+def test_what_changes_no_architecture_is_read(
+    folders: dict[str, Path], tmp_path: Path, change: str
+) -> None:
+    config = json.loads((folders[BOXES] / "config.json").read_text())
+    CHANGES_OF_CONFIG[change](config)
+    shutil.copy(folders[BOXES] / "model.safetensors", tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    expected = load_published(BOXES, weights=folders[BOXES]).meta["digest"]
+    assert load_published(BOXES, weights=tmp_path).meta["digest"] == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "not valid JSON"),
+        (b"[]", "is a JSON list; expected an object"),
+        (b"\x1f\x8b", "looks like a gzip file"),
+        (b" " * (1 << 21), "more than 1048576 bytes"),
+        (b'{"model_type": "detr"}', "of a model of type 'detr'; expected 'rf_detr'"),
+        (b'{"model_type": "rf_detr", "id2label": ["a"]}', "is no configuration of RF-DETR"),
+        (b'{"model_type": "rf_detr", "num_labels": "x"}', "is no configuration of RF-DETR"),
+        (b'{"model_type": "rf_detr", "backbone_config": [1]}', "is no configuration of RF-DETR"),
+        (b'{"model_type": "rf_detr", "dtype": "system"}', "is no configuration of RF-DETR"),
+    ],
+    ids=["empty", "list", "gzip", "large", "model", "labels", "number", "backbone", "dtype"],
+)
+def test_a_file_that_is_no_configuration_is_refused(
+    folders: dict[str, Path],
+    tmp_path: Path,
+    content: bytes,
+    reason: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copy(folders[BOXES] / "model.safetensors", tmp_path)
+    (tmp_path / "config.json").write_bytes(content)
+    capsys.readouterr()
+    assert reason in refused(BOXES, tmp_path)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_name_and_its_options_have_to_fit(folders: dict[str, Path]) -> None:
     with pytest.raises(CheckpointError, match="Did you mean 'rf_detr_small'"):
         load_published("rf_detr_smal")
@@ -586,6 +718,72 @@ def test_a_name_and_its_options_have_to_fit(folders: dict[str, Path]) -> None:
         load_published(BOXES, weights=folders[BOXES], revision="main")
     with pytest.raises(CheckpointError, match="is not the name of one"):
         Detector.load(folders[BOXES], weights=folders[BOXES])
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (f"predict photo.png --heads {BOXES} --out b.csv --tile 64", "leave out --tile"),
+        (f"predict photo.png --heads {BOXES} --out b.csv --random-backbone", "its own ViT"),
+        (f"export {BOXES} --format onnx --out m.onnx --with-backbone", "leave out --with-backbone"),
+        (f"export {BOXES} --format pt2 --out m.pt2", "a detector is exported as onnx"),
+        (f"export {BOXES} --format onnx --out m.onnx --random-backbone", "its own ViT"),
+        (f"serve {BOXES} --batch 4", "a detector takes 1"),
+        (f"evaluate . --heads {BOXES} --truth coco.json --precision bfloat16", "--precision"),
+    ],
+)
+def test_commands_refuse_options_before_anything_is_fetched(
+    words: str,
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fetch(*_: object, **__: object) -> str:
+        raise AssertionError("a file is fetched")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    monkeypatch.chdir(tmp_path)
+    picture("tiny").save("photo.png")
+    Path("coco.json").write_text("{}")
+    before = sorted(tmp_path.iterdir())
+
+    assert main(words.split()) == 1
+
+    assert reason in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+# the Hub client's own way of uploading
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+@pytest.mark.parametrize("name", [BOXES, MASKS])
+def test_it_is_pushed_and_read_from_the_hub(
+    folders: dict[str, Path], hub: Hub, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    detector = Detector.load(name, weights=folders[name])
+    image = picture("landscape")
+    [expected] = detector.predict(image, min_score=0.2)
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+
+    pushed = detector.push_to_hub("me/own")
+
+    card = hub.repos["me/own"].commits[pushed.oid]["README.md"].decode()
+    assert "license: apache-2.0" in card
+    assert 'Detector.load("me/own")  # every byte is checked\n' in card
+    assert ("Boxes and masks of `person" if name == MASKS else "Boxes of `person") in card
+    assert "by `rf_detr`." in card
+    assert "The file holds the ViT" in card
+    pipeline = "image-segmentation" if name == MASKS else "object-detection"
+    assert f"pipeline_tag: {pipeline}" in card
+    checkpoint = HeadCheckpoint.load("me/own")
+    assert checkpoint.meta["license"] == "Apache-2.0"
+    assert checkpoint.meta["extra"]["published"] == name
+    for model in (Detector.load("me/own").predict, Predictor("me/own")):
+        [prediction] = model(image, min_score=0.2)
+        assert prediction["names"] == expected["names"] != []
+        for key in set(expected) - {"names"}:
+            assert torch.equal(prediction[key], expected[key])
+    assert Predictor("me/own").revisions == {"me/own": pushed.oid}
 
 
 def test_without_a_network_one_sentence_says_what_to_do(

@@ -5,14 +5,16 @@ The scene is a sphere on a tilted plane, seen without perspective, so that the n
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from dinoneck import Backbone, HeadEnsemble, Predictor, Task, load_backbone, register
+from dinoneck import Backbone, FeatureStore, HeadEnsemble, Predictor, Task, load_backbone, register
 from dinoneck.data import Preprocessing, Views
 from dinoneck.data.orientation import turn, turn_vectors, turn_vectors_back
 from dinoneck.errors import DataError
@@ -244,6 +246,21 @@ def test_views_of_a_predictor_agree_with_the_image_as_it_is(
     x, y, z = plain["maps"]["normals"][:, 2, 2]
     assert x < -0.1 and y < -0.1 and z > 0.5, "the depth rises to the right and down"
     assert degrees(plain["maps"]["normals"], averaged["maps"]["normals"]).max() < 0.01
+
+
+def test_views_of_a_store_are_averaged_as_those_of_images(
+    tmp_path: Path, grey: tuple[Backbone, SlopeHead]
+) -> None:
+    backbone, head = grey
+    pixels = (scene_image() * 255).round().byte().permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    store = FeatureStore.create(tmp_path / "store", backbone=backbone, views="d6", image_size=None)
+    store.extract([tmp_path / "a.png"])
+    predictor = Predictor(head, backbone, tta="d6")
+    [stored] = predictor.predict(store, maps="patch")
+    [row] = predictor(tmp_path / "a.png", maps="patch")
+    assert list(stored) == ["maps"]
+    assert degrees(stored["maps"]["normals"], row["maps"]["normals"]).max() < 0.01
 
 
 def test_a_row_has_no_number_of_normals(grey: tuple[Backbone, SlopeHead]) -> None:

@@ -334,14 +334,22 @@ def test_the_table_settles_the_traps() -> None:
     assert all(len(row.build().tasks[0].labels) in (0, 21, 80, 133, 150, 1000) for row in ROWS)
 
 
-@pytest.mark.parametrize(
-    "table_name", ["_DINOV2", "_DINOV3", "_DEPTH_ANYTHING", "_PMT", "_BACKBONE", "_BACKBONE_LAYERS"]
-)
-def test_the_order_of_a_publishers_names_does_not_matter(table_name: str) -> None:
-    beginnings = list(getattr(names, table_name))
+TABLES = {
+    "DINOv2": names.DINOV2,
+    "DINOv3": names.DINOV3,
+    "Depth Anything": names.DEPTH_ANYTHING,
+    "TIPSv2": names.TIPSV2,
+    "PMT": names.PMT,
+    "backbone": names.BACKBONE,
+    "a block of the backbone": names.BACKBONE_LAYERS,
+}
+
+
+@pytest.mark.parametrize("beginnings", TABLES.values(), ids=TABLES.keys())
+def test_the_order_of_a_publishers_names_does_not_matter(beginnings: dict[str, str]) -> None:
     for name in beginnings:
-        others = [other for other in beginnings if other != name]
-        assert not name.startswith(tuple(others))
+        others = tuple(other for other in beginnings if other != name)
+        assert not name.startswith(others)
 
 
 IN_TRANSFORMERS = {

@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from dinoneck.export import export_head, export_model
 from dinoneck.kinds import FILE_RUNTIMES
 from dinoneck.runtime import ExportedPredictor, open_exported
 
+ROOT = Path(__file__).resolve().parents[3]
 MASS = Task(
     "mass",
     unit="g",
@@ -54,6 +56,7 @@ TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 # any import of these fails, as in an environment without them
 WITHOUT_TORCH = """
 import sys
+import tomllib
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {"torch", "torchvision", "timm", "safetensors", "onnx", "pandas"}:
@@ -346,3 +349,56 @@ def test_8_bits_are_resized_to_the_same_integers(size: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (3, 97, 131), dtype=np.uint8)
     expected = resample(torch.from_numpy(image)[None], size, "bilinear")[0].numpy()
     np.testing.assert_array_equal(resampling.resample(image, size, "bilinear"), expected)
+
+
+def test_what_files_need_is_what_the_package_needs() -> None:
+    """The shipped list has the versions of pyproject.toml, and only packages of it."""
+    from importlib.resources import files
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    known = {*project["dependencies"], *project["optional-dependencies"]["export"]}
+    listed = files("dinoneck.runtime").joinpath("requirements.txt").read_text().splitlines()
+    assert {*listed} <= known
+    assert not any(line.startswith(("torch", "timm", "onnx>")) for line in listed)
+
+
+def test_the_service_takes_a_file(model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fastapi")
+    from dinoneck.serve.models import open_model
+    from dinoneck.serve.settings import Settings
+
+    recipe = Preprocessing(patch_size=16, size=(80, 96))
+    file = changed(model, tmp_path / "m.onnx", preprocess=recipe.record())
+    served = open_model(str(file), Settings())
+    image = torch.rand(3, 70, 90)
+    expected = Predictor(HEADS, kit.backbone(layers=[0]), preprocess=recipe).one(image, "patch")
+    answer = served.predict(image, "lists")
+    assert answer["values"]["mass"] == pytest.approx(expected["mass"], rel=1e-4)
+    np.testing.assert_allclose(answer["maps"]["ndvi"], expected["maps"]["ndvi"], **TOLERANCE)
+    assert [task["name"] for task in served.facts["tasks"]] == [*expected][:5]
+    with pytest.raises(ConfigError, match="no effect on the exported file"):
+        open_model(str(file), Settings(tta="flip4"))
+
+
+def test_evaluate_scores_a_file_as_its_heads(
+    model: Path, images: list[Path], tmp_path: Path
+) -> None:
+    pd = pytest.importorskip("pandas")
+    from dinoneck import evaluate
+
+    recipe = Preprocessing(patch_size=16, size=(80, 96))
+    file = changed(model, tmp_path / "m.onnx", preprocess=recipe.record())
+    predictor = Predictor(HEADS, kit.backbone(layers=[0]), preprocess=recipe)
+    rows = predictor(images)
+    table = pd.DataFrame(
+        {
+            "image": [image.name for image in images],
+            "mass": [row["mass"] + number for number, row in enumerate(rows)],
+        }
+    )
+    report = evaluate({"head": predictor, "file": str(file)}, images[0].parent, table)
+    scores = report["scores"]["mass"]
+    expected = scores["head"]["r2"]["pooled"]
+    assert scores["file"]["r2"]["pooled"] == pytest.approx(expected, rel=1e-3)
+    with pytest.raises(ConfigError, match="predicts no objects"):
+        evaluate(str(file), images[0].parent, tmp_path / "truth.json")

@@ -57,7 +57,14 @@ def worker(slots: int, body_timeout: float) -> Worker:
     def predict(image: Any, maps: str) -> dict[str, Any]:
         return {"values": {"columns": image.shape[-1]}}
 
-    model = Model(predict, Preprocessing(16, size=(32, 48)), {})
+    preprocess = Preprocessing(16, size=(32, 48))
+    model = Model(
+        predict=predict,
+        preprocess=preprocess,
+        recipe=lambda size: preprocess,
+        backbones=(),
+        facts={},
+    )
     settings = Settings(
         concurrency=1, queue=slots - 1, timeout=LONG, body_timeout=body_timeout, max_images=2
     )

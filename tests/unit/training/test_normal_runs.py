@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests import kit
 from torch import Tensor
 
-from dinoneck import HeadCheckpoint, Predictor, Task, Tokens
+from dinoneck import HeadCheckpoint, LinearHead, Predictor, Task, Tokens, load_backbone, save_head
 from dinoneck.data import Views
 from dinoneck.data.normal_labels import NormalLabels
+from dinoneck.data.vector_tiffs import read_vectors
 from dinoneck.errors import ConfigError
 from dinoneck.evaluation import evaluate
+from dinoneck.export import export_model
 from dinoneck.metrics import (
     ANGLE_METRICS,
     NUM_ANGLE_TERMS,
@@ -84,20 +87,16 @@ def test_unknown_pixels_do_not_count() -> None:
 
 @pytest.fixture(scope="module")
 def walls(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of patches of three colours, each a wall; the last image has no file of normals."""
+    """Images of patches of three colours, each a wall, and their normals."""
     root = tmp_path_factory.mktemp("walls")
     random = np.random.default_rng(0)
     colours = np.array([[40, 40, 200], [40, 200, 40], [200, 40, 40]], np.uint8)
     (root / "images").mkdir()
-    rows = ["image,normals"]
-    for i in range(10):
+    for i in range(9):
         kinds = random.integers(0, 3, (3, 4)).repeat(16, axis=0).repeat(16, axis=1)
         Image.fromarray(colours[kinds]).save(root / "images" / f"{i}.png")
         normals = WALLS.numpy()[kinds].transpose(2, 0, 1)
-        if i < 9:
-            write_maps(root / "truth", str(i), {"normals": normals}, [NORMALS])
-        rows.append(f"{i}.png,{f'truth/{i}.tif' if i < 9 else ''}")
-    (root / "walls.csv").write_text("\n".join(rows) + "\n")
+        write_maps(root / "truth", str(i), {"normals": normals}, [NORMALS])
     return root
 
 
@@ -117,7 +116,6 @@ def config_of(walls: Path, **data: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def run(walls: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    (walls / "images" / "9.png").unlink()
     out = tmp_path_factory.mktemp("run") / "run"
     train(config_of(walls), out)
     return out
@@ -164,6 +162,28 @@ def test_evaluate_gives_the_scores_of_the_predictions(run: Path, walls: Path) ->
     assert scores["mean_angle"]["pooled"] == pytest.approx(all_angles.mean().item(), abs=0.01)
     within = (all_angles < 11.25).double().mean().item()
     assert scores["within_11"]["pooled"] == pytest.approx(within, abs=1e-3)
+
+
+def test_predict_writes_maps_and_asks_for_a_folder_of_them(
+    run: Path, walls: Path, tmp_path: Path
+) -> None:
+    image = walls / "images" / "0.png"
+    words = ("predict", image, "--heads", run, "--out", tmp_path / "names.csv")
+    refused = kit.cli(*words)
+    assert refused.code == 1
+    assert "surface normals (truth), which have no number for an image" in refused.err
+    written = kit.cli(*words, "--maps", tmp_path / "maps", "--overlay", tmp_path / "pictures")
+    assert written.code == 0
+    assert (tmp_path / "names.csv").read_text().split() == ["image", str(image)]
+    vectors, _ = read_vectors(tmp_path / "maps" / "0.tif")
+    assert np.allclose(np.linalg.norm(vectors, axis=0), 1.0, atol=1e-6)
+    assert (tmp_path / "pictures" / "0.jpg").is_file()
+
+
+def test_evaluate_has_a_smallest_share_of_normals(run: Path, walls: Path) -> None:
+    words = ("evaluate", walls / "images", "--heads", run, "--truth", walls / "truth")
+    assert kit.cli(*words, "--at-least", "truth=0.01").code == 0
+    assert kit.cli(*words, "--at-least", "truth=1.0").code == 1
 
 
 def test_evaluate_refuses_options_of_masks_of_classes(run: Path, walls: Path) -> None:
@@ -229,3 +249,41 @@ def test_targets_of_stored_views_are_turned_with_the_images() -> None:
     horizontal = views.place_vectors(vectors[0], 1)
     assert torch.equal(horizontal[0], -vectors[0, 0].flip(-1))
     assert torch.equal(horizontal[1:], vectors[0, 1:].flip(-1))
+
+
+def test_a_head_of_finer_maps_learns_normals_of_its_cells(walls: Path, tmp_path: Path) -> None:
+    config = config_of(walls) | {
+        "head": {"type": "dpt_neck", "out_channels": 8, "hidden_sizes": [4, 4, 4, 4]},
+        "backbone": {"name": "dinoneck_tiny", "random": True, "layers": [2, 3, 4, 5]},
+        "optim": {"epochs": 1, "batch_size": 9},
+        "folds": {"count": 2},
+    }
+    result = train(config, tmp_path / "run")
+    assert result["scores"]["truth"]["head"]["images"] == 9
+    [row] = Predictor(tmp_path / "run" / "heads" / "fold-0.safetensors")(
+        walls / "images" / "0.png", maps="patch"
+    )
+    assert row["maps"]["truth"].shape[1] > 3
+
+
+def test_an_exported_model_gives_vectors_of_length_1(tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    backbone = load_backbone("dinoneck_tiny", layers=[0])
+    head = LinearHead(backbone.embed_dim, [NORMALS], pool=None).eval()
+    image = torch.rand(1, 3, 32, 48)
+    prepare = backbone.preprocess.changed(size=(32, 48))
+    head_file = tmp_path / "normals.safetensors"
+    save_head(head_file, head, backbone=backbone, preprocess=prepare)
+    predictor = Predictor(head_file)
+    path = tmp_path / "normals.onnx"
+
+    export_model(head_file, path)
+
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    [normals] = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+    assert np.allclose(np.linalg.norm(normals, axis=1), 1.0, atol=1e-6)
+    [row] = predictor(image[0], maps="patch")
+    assert np.allclose(normals[0], row["maps"]["normals"], atol=1e-4)
+    properties = session.get_modelmeta().custom_metadata_map
+    [output] = json.loads(properties["dinoneck_export"])["outputs"]
+    assert output["activation"] == "unit"
