@@ -153,6 +153,24 @@ def fields_of(cls: type) -> dict[str, inspect.Parameter]:
     return {name: parameter for name, parameter in parameters if name not in _FACTORY_ARGUMENTS}
 
 
+def with_defaults(
+    cls: type, config: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a configuration of an earlier version with arguments that the class has since then.
+
+    Args:
+        cls: the class, or a subclass, which may have fewer arguments.
+        config: as the file has it.
+        defaults: new arguments -> their values in the earlier version.
+    """
+    current = dict(config)
+    arguments = fields_of(cls)
+    for name, value in defaults.items():
+        if name in arguments:
+            current.setdefault(name, value)
+    return current
+
+
 def _recording(constructor: Callable[..., None]) -> Callable[..., None]:
     """Wrap the constructor of a class: it checks, normalises and records its arguments.
 

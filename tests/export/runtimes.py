@@ -13,12 +13,11 @@ Runner = Callable[[Arrays], dict[str, np.ndarray[Any, Any]]]
 
 _ALLOWED = """
     Abs Add And ArgMax AveragePool BatchNormalization Cast Ceil Clip Concat ConstantOfShape Conv
-    ConvTranspose Cos Div Einsum Elu Equal Erf Exp Expand Flatten Floor Gather GatherElements
-    GatherND Gelu Gemm GlobalAveragePool Greater GreaterOrEqual GroupNormalization HardSwish
-    Identity InstanceNormalization LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax
-    MatMul Max MaxPool Min Mod Mul Neg Not Or Pad Pow Range Reciprocal ReduceMax ReduceMean
-    ReduceMin ReduceProd ReduceSum Relu Reshape Resize Round Shape Sigmoid Sign Sin Size Slice
-    Softmax Softplus Split Sqrt Squeeze Sub Sum Tanh Tile TopK Transpose Unsqueeze Where
+    ConvTranspose Cos Div Einsum Equal Erf Exp Expand Floor Gather GatherElements GatherND Gelu Gemm
+    Greater GreaterOrEqual GroupNormalization Identity InstanceNormalization LayerNormalization
+    LeakyRelu Less LessOrEqual Log MatMul Max MaxPool Min Mod Mul Neg Not Or Pad Pow Range ReduceMax
+    ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape Resize Shape Sigmoid Sin Slice Softmax
+    Softplus Split Sqrt Squeeze Sub Tanh Tile TopK Transpose Unsqueeze Where
 """
 # all that an export may hold. Not among them: GridSample, which TensorRT gets wrong without an
 # error; NonMaxSuppression and NonZero, whose results have no fixed number; Loop, If and Scan;

@@ -432,7 +432,7 @@ def with_default_runtime(backbone: AnyBackbone) -> AnyBackbone:
 
 
 def check_backbone_name(name: str | None, source: str | None = None) -> None:
-    """Refuse, before torch is imported, a name that cannot be that of a DINOv2 or DINOv3 ViT of timm.
+    """Refuse, before torch is imported, a name that cannot be that of a published ViT of timm.
 
     Raises:
         BackboneError: with the nearest known name.

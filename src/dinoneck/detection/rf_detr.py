@@ -408,15 +408,20 @@ class RfDetr(Configured, nn.Module):
             where: the file, for messages.
 
         Raises:
-            CheckpointError: naming the tensors that are missing, unknown or of another shape.
+            CheckpointError: naming the tensors that are missing, unknown or of another shape, or
+                hold other values than finite floats.
         """
+        weights = {}
+        for name, value in state.items():
+            _check_values(value, f"{where}: {name}")
+            weights[name] = value.float()  # in which it computes, whatever the file stores
         problems = []
         try:
             with _without_progress():
                 model, info = self._model_class.from_pretrained(
                     None,
                     config=self.model.config,
-                    state_dict=dict(state),
+                    state_dict=weights,
                     output_loading_info=True,
                     ignore_mismatched_sizes=True,
                 )
@@ -458,7 +463,8 @@ class RfDetr(Configured, nn.Module):
                 step="config",
             )
         try:
-            published = RfDetrConfig.from_dict(dict(config))
+            with _without_progress():
+                published = RfDetrConfig.from_dict(dict(config))
         except Exception as error:  # of transformers: many unrelated types
             raise CheckpointError(
                 f"{where} is no configuration of RF-DETR: {first_line(error)}", step="config"
@@ -489,6 +495,19 @@ class RfDetr(Configured, nn.Module):
                     "classes are others",
                     step="config",
                 )
+
+
+def _check_values(value: Tensor, where: str) -> None:
+    """Raise a CheckpointError for a weight of a file that is no float, or not finite."""
+    if not value.is_floating_point():
+        raise CheckpointError(
+            f"{where} is {value.dtype}; expected floats: it is the file of another model",
+            step="tensors",
+        )
+    if not value.isfinite().all():
+        raise CheckpointError(
+            f"{where} holds NaN or infinite values; fetch the file again", step="tensors"
+        )
 
 
 def _check_alike(published: Any, expected: Any, names: Sequence[str], *, where: str) -> None:

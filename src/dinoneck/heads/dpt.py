@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Unpack
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinoneck.checks import check_minimum
+from dinoneck.configured import with_defaults
 from dinoneck.errors import ConfigError
 from dinoneck.heads.head import Head, resampled
 from dinoneck.heads.linear import Bins
@@ -108,6 +109,12 @@ class DPTHead(Head):
                 self.readouts.append(MapLinear(width, dim, **factory))
             else:
                 self.readouts.append(_Readout(width, hidden_dim, dim, **factory))
+
+    @classmethod
+    def current_config(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the configuration of a file of 0.3, which has neither of the two last arguments."""
+        defaults = {"projection_activation": "relu", "linear_readout": False}
+        return with_defaults(cls, config, defaults)
 
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return the tasks' outputs in normalised units."""

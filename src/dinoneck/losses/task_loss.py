@@ -198,8 +198,9 @@ class TaskLoss(nn.Module):
 
         * regression, density, ratio: (B, dim) both, a target NaN = missing; mask (B,) or (B, dim);
         * classification: (B, dim), class indices (B,) or probabilities (B, dim); mask (B,);
-        * dense: (B, dim, rows, cols) both, a cell with NaN in its target = missing; the mask is a
-          weight per cell (B, rows, cols), bool or float;
+        * dense: (B, dim, rows, cols) both, a cell with NaN in its target = missing, of surface
+          normals also one with the zero vector; the mask is a weight per cell (B, rows, cols), bool
+          or float;
         * segmentation: (B, dim, rows, cols), see :func:`map_cross_entropy`; mask (B, H, W);
         * instances, panoptic: class and mask logits of queries, or maps of centres; the target
           (B, H, W) has ids: 1000 * (class + 1) + number for the pixels of an object, 0 = none, -1 =

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, Unpack
 
 import torch.nn.functional as F
@@ -9,6 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dinoneck.checks import check_minimum
+from dinoneck.configured import with_defaults
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.grid import GridSize
 from dinoneck.layers.blocks import MapLinear
@@ -158,6 +160,11 @@ class DPTNeck(Neck):
             _Fusion(out_channels, unit_bias, has_coarser=level != coarsest, **factory)
             for level in range(num_layers)
         )
+
+    @classmethod
+    def current_config(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the configuration of a file of 0.3, which states no activation of the readout."""
+        return with_defaults(cls, config, {"readout_activation": "gelu"})
 
     def forward(
         self, tokens: TokensLike, images: Tensor | None = None, **plain: Unpack[Plain]

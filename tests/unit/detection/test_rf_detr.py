@@ -6,6 +6,7 @@ import contextlib
 import copy
 import importlib
 import json
+import re
 import shutil
 import sys
 import types
@@ -620,6 +621,96 @@ def test_other_files_are_refused(folders: dict[str, Path], tmp_path: Path) -> No
     assert "holds" in refused(BOXES, folders[MASKS] / "model.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (torch.full((91,), float("nan")), "class_embed.bias holds NaN or infinite values"),
+        (torch.full((91,), float("inf")), "class_embed.bias holds NaN or infinite values"),
+        (torch.zeros(91, dtype=torch.int32), "class_embed.bias is torch.int32; expected floats"),
+        (torch.zeros(91, dtype=torch.bool), "class_embed.bias is torch.bool; expected floats"),
+        (torch.zeros(()), "class_embed.bias of shape \\(\\), where \\(91,\\) is expected"),
+    ],
+    ids=["nan", "inf", "int32", "bool", "scalar"],
+)
+def test_a_weight_of_other_values_is_refused_with_the_name_of_the_file(
+    folders: dict[str, Path], tmp_path: Path, value: torch.Tensor, reason: str
+) -> None:
+    state = load_file(folders[BOXES] / "model.safetensors")
+    file = tmp_path / "model.safetensors"
+    save_file({**state, "class_embed.bias": value}, file)
+    message = refused(BOXES, file)
+    assert str(file) in message
+    assert re.search(reason, message)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_it_computes_in_float32_whatever_the_file_stores(
+    folders: dict[str, Path], tmp_path: Path, dtype: torch.dtype
+) -> None:
+    state = load_file(folders[BOXES] / "model.safetensors")
+    file = tmp_path / "model.safetensors"
+    save_file({name: value.to(dtype) for name, value in state.items()}, file)
+
+    checkpoint = load_published(BOXES, weights=file)
+
+    assert {value.dtype for value in checkpoint.state_dict.values()} == {torch.float32}
+    expected = load_published(BOXES, weights=folders[BOXES]).state_dict
+    for name, value in checkpoint.state_dict.items():
+        assert torch.equal(value, expected[name].to(dtype).float())
+
+
+CHANGES_OF_CONFIG = {
+    "labels in another order in the file": lambda config: config.update(
+        id2label=dict(reversed(config["id2label"].items()))
+    ),
+    "an unknown key": lambda config: config.update(strange=1),
+    "code of another repository": lambda config: config.update(
+        auto_map={"AutoModel": "other.Model"}
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES_OF_CONFIG)
+def test_what_changes_no_architecture_is_read(
+    folders: dict[str, Path], tmp_path: Path, change: str
+) -> None:
+    config = json.loads((folders[BOXES] / "config.json").read_text())
+    CHANGES_OF_CONFIG[change](config)
+    shutil.copy(folders[BOXES] / "model.safetensors", tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    expected = load_published(BOXES, weights=folders[BOXES]).meta["digest"]
+    assert load_published(BOXES, weights=tmp_path).meta["digest"] == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "not valid JSON"),
+        (b"[]", "is a JSON list; expected an object"),
+        (b"\x1f\x8b", "looks like a gzip file"),
+        (b" " * (1 << 21), "more than 1048576 bytes"),
+        (b'{"model_type": "detr"}', "of a model of type 'detr'; expected 'rf_detr'"),
+        (b'{"model_type": "rf_detr", "id2label": ["a"]}', "is no configuration of RF-DETR"),
+        (b'{"model_type": "rf_detr", "num_labels": "x"}', "is no configuration of RF-DETR"),
+        (b'{"model_type": "rf_detr", "backbone_config": [1]}', "is no configuration of RF-DETR"),
+        (b'{"model_type": "rf_detr", "dtype": "system"}', "is no configuration of RF-DETR"),
+    ],
+    ids=["empty", "list", "gzip", "large", "model", "labels", "number", "backbone", "dtype"],
+)
+def test_a_file_that_is_no_configuration_is_refused(
+    folders: dict[str, Path],
+    tmp_path: Path,
+    content: bytes,
+    reason: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copy(folders[BOXES] / "model.safetensors", tmp_path)
+    (tmp_path / "config.json").write_bytes(content)
+    capsys.readouterr()
+    assert reason in refused(BOXES, tmp_path)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_name_and_its_options_have_to_fit(folders: dict[str, Path]) -> None:
     with pytest.raises(CheckpointError, match="Did you mean 'rf_detr_small'"):
         load_published("rf_detr_smal")
@@ -627,6 +718,40 @@ def test_a_name_and_its_options_have_to_fit(folders: dict[str, Path]) -> None:
         load_published(BOXES, weights=folders[BOXES], revision="main")
     with pytest.raises(CheckpointError, match="is not the name of one"):
         Detector.load(folders[BOXES], weights=folders[BOXES])
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (f"predict photo.png --heads {BOXES} --out b.csv --tile 64", "leave out --tile"),
+        (f"predict photo.png --heads {BOXES} --out b.csv --random-backbone", "its own ViT"),
+        (f"export {BOXES} --format onnx --out m.onnx --with-backbone", "leave out --with-backbone"),
+        (f"export {BOXES} --format pt2 --out m.pt2", "a detector is exported as onnx"),
+        (f"export {BOXES} --format onnx --out m.onnx --random-backbone", "its own ViT"),
+        (f"serve {BOXES} --batch 4", "a detector takes 1"),
+        (f"evaluate . --heads {BOXES} --truth coco.json --precision bfloat16", "--precision"),
+    ],
+)
+def test_commands_refuse_options_before_anything_is_fetched(
+    words: str,
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fetch(*_: object, **__: object) -> str:
+        raise AssertionError("a file is fetched")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    monkeypatch.chdir(tmp_path)
+    picture("tiny").save("photo.png")
+    Path("coco.json").write_text("{}")
+    before = sorted(tmp_path.iterdir())
+
+    assert main(words.split()) == 1
+
+    assert reason in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
 
 
 # the Hub client's own way of uploading

@@ -18,8 +18,11 @@ from torch import Tensor
 
 from dinoneck import (
     CheckpointError,
+    DPTHead,
+    DPTNeck,
     HeadCheckpoint,
     Predictor,
+    Task,
     list_published,
     load_published,
 )
@@ -72,6 +75,25 @@ def with_exact_gelu(config: dict[str, Any]) -> dict[str, Any]:
         **config,
         "neck": {**neck, "config": {**neck["config"], "readout_activation": "gelu"}},
     }
+
+
+class OwnHead(DPTHead):
+    """A class of a user, with fewer arguments."""
+
+    def __init__(self, width: int) -> None:
+        neck = DPTNeck(width, 1, 8, hidden_sizes=(8,))
+        super().__init__(width, Task("depth", kind="dense"), neck, hidden_dim=4)
+
+
+def test_a_configuration_of_earlier_versions_is_completed() -> None:
+    neck = DPTNeck(WIDTH, 1, 8, hidden_sizes=(8,))
+    earlier = {key: x for key, x in neck.config.items() if key != "readout_activation"}
+    assert DPTNeck.current_config(earlier) == neck.config
+    head = DPTHead(WIDTH, Task("depth", kind="dense"), neck)
+    new = ("projection_activation", "linear_readout")
+    earlier = {key: x for key, x in head.config.items() if key not in new}
+    assert DPTHead.current_config(earlier) == head.config
+    assert OwnHead.current_config({"width": WIDTH}) == {"width": WIDTH}
 
 
 def test_normals_are_the_formula_in_float64() -> None:

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests import kit
 from torch import Tensor
 
 from dinoneck import HeadCheckpoint, LinearHead, Predictor, Task, Tokens, load_backbone, save_head
 from dinoneck.data import Views
 from dinoneck.data.normal_labels import NormalLabels
+from dinoneck.data.vector_tiffs import read_vectors
 from dinoneck.errors import ConfigError
 from dinoneck.evaluation import evaluate
 from dinoneck.export import export_model
@@ -160,6 +162,28 @@ def test_evaluate_gives_the_scores_of_the_predictions(run: Path, walls: Path) ->
     assert scores["mean_angle"]["pooled"] == pytest.approx(all_angles.mean().item(), abs=0.01)
     within = (all_angles < 11.25).double().mean().item()
     assert scores["within_11"]["pooled"] == pytest.approx(within, abs=1e-3)
+
+
+def test_predict_writes_maps_and_asks_for_a_folder_of_them(
+    run: Path, walls: Path, tmp_path: Path
+) -> None:
+    image = walls / "images" / "0.png"
+    words = ("predict", image, "--heads", run, "--out", tmp_path / "names.csv")
+    refused = kit.cli(*words)
+    assert refused.code == 1
+    assert "surface normals (truth), which have no number for an image" in refused.err
+    written = kit.cli(*words, "--maps", tmp_path / "maps", "--overlay", tmp_path / "pictures")
+    assert written.code == 0
+    assert (tmp_path / "names.csv").read_text().split() == ["image", str(image)]
+    vectors, _ = read_vectors(tmp_path / "maps" / "0.tif")
+    assert np.allclose(np.linalg.norm(vectors, axis=0), 1.0, atol=1e-6)
+    assert (tmp_path / "pictures" / "0.jpg").is_file()
+
+
+def test_evaluate_has_a_smallest_share_of_normals(run: Path, walls: Path) -> None:
+    words = ("evaluate", walls / "images", "--heads", run, "--truth", walls / "truth")
+    assert kit.cli(*words, "--at-least", "truth=0.01").code == 0
+    assert kit.cli(*words, "--at-least", "truth=1.0").code == 1
 
 
 def test_evaluate_refuses_options_of_masks_of_classes(run: Path, walls: Path) -> None:
