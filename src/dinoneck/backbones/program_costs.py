@@ -133,7 +133,7 @@ def gain_of_block(batch: TokenBatch) -> float:
     program_seconds = []
     with torch.no_grad():
         tokens, extra = adapter.embed(images)
-        program = openvino.compile_block(tokens, _hidden_width(adapter))
+        program = openvino.compile_block(tokens, hidden_width(adapter))
         program()
         for _ in range(_GAIN_ROUNDS):
             torch_seconds.append(_cpu_seconds(lambda: adapter.step(block, 0, tokens, extra)))
@@ -141,7 +141,7 @@ def gain_of_block(batch: TokenBatch) -> float:
     return min(torch_seconds) / min(program_seconds)
 
 
-def _hidden_width(adapter: Adapter) -> int:
+def hidden_width(adapter: Adapter) -> int:
     """Return the width of a plain MLP with which a block has as many weights as those of a backbone.
 
     Attention has 4 C^2 weights, the MLP 2 C times its width. A gated MLP of three layers counts as
@@ -165,7 +165,7 @@ def _gain_name(batch: TokenBatch) -> str:
     facts = {
         "adapter": type(adapter).__qualname__,
         "width": adapter.embed_dim,
-        "hidden_width": _hidden_width(adapter),
+        "hidden_width": hidden_width(adapter),
         "image_size": batch.key.image_size,
         "patch_size": adapter.patch_size,
         "dtype": batch.key.dtype,

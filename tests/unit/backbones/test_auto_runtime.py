@@ -487,7 +487,7 @@ def test_the_block_that_is_measured_takes_any_tokens(width: int, hidden_width: i
 def test_the_measured_block_has_as_many_weights_as_those_of_the_backbone() -> None:
     """dinoneck_tiny has an MLP of four times its 64 channels; biases and norms count as a few more."""
     batch = TokenBatch(load_backbone("dinoneck_tiny").adapter, torch.zeros(1, 3, *SIZE), [0], True)
-    hidden_width = program_costs._hidden_width(batch.adapter)
+    hidden_width = program_costs.hidden_width(batch.adapter)
     assert 4 * 64 <= hidden_width < 4 * 64 + 16
 
 

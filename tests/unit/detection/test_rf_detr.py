@@ -308,16 +308,18 @@ def test_a_half_file_gives_the_boxes_of_the_detector(
 
 
 def test_a_half_file_that_ranks_other_proposals_is_refused_with_the_reason(
-    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     detector = Detector.load(BOXES, weights=folders[BOXES])
     other = BoxParity(compared=100, unmatched=5, box_px=0.1, score=0.1, first_unmatched="box 1")
-    monkeypatch.setattr(onnx, "onnx_runner", lambda *_: contextlib.nullcontext())
-    monkeypatch.setattr(onnx, "_detections", lambda *_: [])
+    for step in ("exported_model", "to_half", "drop_metadata"):
+        monkeypatch.setattr(onnx, step, lambda *_: None)
+    monkeypatch.setattr(onnx, "onnx_runner", lambda *_: contextlib.nullcontext(lambda image: {}))
     monkeypatch.setattr(onnx, "compare_boxes", lambda *_: other)
     with pytest.raises(CheckpointError, match=r"5 of 100 boxes .*rounding ranks proposals") as e:
-        onnx._compare(detector, None, detector.size, half=True)
+        detector.export_onnx(tmp_path / "half.onnx", half=True)
     assert "\n" not in str(e.value)
+    assert not (tmp_path / "half.onnx").exists()
 
 
 def test_rows_are_listed_by_task() -> None:

@@ -25,7 +25,6 @@ from dinoneck.inference import to_frame
 from dinoneck.inference.resolution import at_image_size
 from dinoneck.inference.tiles import Assembly, Tiling, tile_positions
 from dinoneck.inference.views import ViewAverage, ViewBatch
-from dinoneck.layers.inputs import TokensLike
 from dinoneck.tasks import activate
 from dinoneck.tokens import Tokens
 
@@ -200,11 +199,10 @@ class SlopeHead(Head):
     def __init__(self, embed_dim: int, depth_weight: tuple[float, ...]) -> None:
         super().__init__()
         self.embed_dim = embed_dim
-        self._set_tasks([NORMALS], ())
+        self.tasks = (NORMALS,)
         self.register_buffer("weight", torch.tensor(depth_weight))
 
-    def forward(self, tokens: TokensLike, **plain: Any) -> dict[str, Tensor]:
-        tokens = self._tokens(tokens, **plain)
+    def forward(self, tokens: Tokens) -> dict[str, Tensor]:
         depth = (tokens.patches[0] @ self.weight).unflatten(1, tokens.grid)
         padded = torch.nn.functional.pad(depth[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
         along_x = padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]
