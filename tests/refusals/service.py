@@ -35,7 +35,14 @@ JPEG = scene("JPEG")
 LIMITS = Settings(max_upload_mb=0.1, max_images=2, max_pixels=1_000_000)
 NO_BOUNDARY = {"Content-Type": "multipart/form-data"}
 TEXT_FIELD = multipart(("", b"1")).replace(b'; filename=""', b"")
-MODEL = Model(lambda image, maps: {}, Preprocessing(16, size=(32, 48)), {})
+RECIPE = Preprocessing(16, size=(32, 48))
+MODEL = Model(
+    predict=lambda image, maps: {},
+    preprocess=RECIPE,
+    recipe=lambda size: RECIPE,
+    backbones=(),
+    facts={},
+)
 
 
 def request_of(body: bytes, headers: dict[str, str] | None = None, *, ends: bool = True) -> Request:
@@ -143,7 +150,7 @@ def slow_prediction() -> Any:
         finally:
             refused.set()
 
-    model = Model(wait, MODEL.preprocess, {})
+    model = MODEL._replace(predict=wait)
     return answered(work, Settings(timeout=0.3), model)
 
 
