@@ -393,7 +393,12 @@ ROWS: list[Row] = [
             ConfigError,
             "weights",
         )
-        for own in ([1, 2], [-1], [float("nan")], "1")
+        for own in ([1, 2], [-1], [float("nan")])
+    ),
+    (
+        lambda folder: Predictor(file(folder), kit.backbone(), weights="1"),
+        CheckpointError,
+        ("1 is the file of one published head", "name none"),
     ),
     (
         lambda: HeadEnsemble.from_config(HeadEnsemble([kit.head()]).config | {"reduce": "median"}),

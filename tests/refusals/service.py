@@ -35,11 +35,11 @@ JPEG = scene("JPEG")
 LIMITS = Settings(max_upload_mb=0.1, max_images=2, max_pixels=1_000_000)
 NO_BOUNDARY = {"Content-Type": "multipart/form-data"}
 TEXT_FIELD = multipart(("", b"1")).replace(b'; filename=""', b"")
-PREPROCESS = Preprocessing(16, size=(32, 48))
+RECIPE = Preprocessing(16, size=(32, 48))
 MODEL = Model(
     predict=lambda image, maps: {},
-    preprocess=PREPROCESS,
-    recipe=lambda size: PREPROCESS,
+    preprocess=RECIPE,
+    recipe=lambda size: RECIPE,
     backbones=(),
     facts={},
 )
