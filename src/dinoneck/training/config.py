@@ -882,13 +882,6 @@ class TrainDetectorConfig(RunConfig, frozen=True, kw_only=True):
             return {0: f"last:{self.backbone.unfreeze_last}"}
         return self.optim.plan
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return nested plain values: what a report keeps and :meth:`from_dict` reads."""
-        plain = super().to_dict()
-        if self.backbone.unfreeze_last is None:
-            del plain["backbone"]["unfreeze_last"]
-        return plain
-
 
 HeadConfig = TrainConfig | TrainInstancesConfig
 AnyConfig = TrainConfig | TrainInstancesConfig | TrainDetectorConfig

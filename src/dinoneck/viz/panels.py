@@ -59,8 +59,10 @@ def pca_panels(
         ShapeError: if the tokens do not fit the basis.
 
     Examples:
+        >>> import torch
         >>> from dinoneck import load_backbone
-        >>> image, backbone = torch.rand(3, 32, 48), load_backbone("dinoneck_tiny")
+        >>> image = torch.rand(3, 32, 48)
+        >>> backbone = load_backbone("dinoneck_tiny")
         >>> pca_panels(image, backbone(backbone.preprocess(image))).size
         (658, 252)
     """

@@ -123,7 +123,7 @@ def test_doctor_counts_and_empties_the_program_cache(
     declare("torch>=2.6")
     monkeypatch.setenv("DINONECK_CACHE", str(tmp_path))
     folder = ProgramFolder(tmp_path / "programs")
-    record = ProgramRecord(1.0, 1.0, 0.5, [], num_bytes=3_000_000)
+    record = ProgramRecord(1.0, 1.0, 0.5, [], num_bytes=3_000_000, measured_at=1e9)
     folder.write("a-1.program", record, bytes(3_000_000))
     before = cli("doctor", "--json").json
     after = cli("doctor", "--empty-cache", "--json").json
