@@ -199,7 +199,8 @@ def is_published(source: object) -> bool:
     exists = os.path.lexists(source)
     known = {**ROWS, **DETECTORS}
     if source not in known:
-        if not exists and source.isidentifier() and did_you_mean(source, known):
+        may_be_name = source.replace("-", "_").isidentifier()
+        if not exists and may_be_name and did_you_mean(source, known):
             row_named(source)  # raises the error that suggests a name
         return False
     if exists:

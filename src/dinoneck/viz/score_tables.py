@@ -78,7 +78,8 @@ def _all_tables(report: Mapping[str, Any], held_out: bool) -> list[ScoreTable]:
         best = report["best"]
         untrained = dict(report["untrained"])
         untrained.pop("per_class", None)  # classes are shown of the best epoch
-        models = {f"best epoch ({best['epoch']})": best, "before training": untrained}
+        number = best["epoch"] + 1  # progress counts from 1, files from 0
+        models = {f"best epoch ({number})": best, "before training": untrained}
         tables += box_tables(models, report.get("scored", "boxes"), held_out)
     for key in ("boxes", "masks", "segments"):
         if key in report:

@@ -388,7 +388,7 @@ def test_the_shell_a_file_and_python_are_one_training(
         epochs=1,
     )
 
-    assert "best epoch" in capsys.readouterr().out
+    assert "best epoch (1)" in capsys.readouterr().out
     name = "detector.safetensors"
     of_shell = (tmp_path / "shell" / name).read_bytes()
     assert (tmp_path / "file" / name).read_bytes() == of_shell

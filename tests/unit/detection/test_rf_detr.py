@@ -716,6 +716,8 @@ def test_a_file_that_is_no_configuration_is_refused(
 def test_a_name_and_its_options_have_to_fit(folders: dict[str, Path]) -> None:
     with pytest.raises(CheckpointError, match="Did you mean 'rf_detr_small'"):
         load_published("rf_detr_smal")
+    with pytest.raises(CheckpointError, match="Did you mean 'rf_detr_nano'"):  # as the Hub has it
+        Predictor("rf-detr-nano", weights=folders[BOXES])
     with pytest.raises(CheckpointError, match="leave one of them out"):
         load_published(BOXES, weights=folders[BOXES], revision="main")
     with pytest.raises(CheckpointError, match="is not the name of one"):
