@@ -21,13 +21,7 @@ from dinoneck.data.walk import SUFFIXES
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.kinds import Runtime
 from dinoneck.registry import DETECTORS
-from dinoneck.runtime.exported import (
-    ExportedDetector,
-    ExportedPredictor,
-    check_backbone_runtime,
-    is_exported,
-    open_exported,
-)
+from dinoneck.runtime.names import check_backbone_runtime, is_exported
 from dinoneck.text import counted, some_of
 from dinoneck.training.config import SIZE
 
@@ -36,6 +30,7 @@ if TYPE_CHECKING:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.detection import Detector
     from dinoneck.inference.predictor import Predictor
+    from dinoneck.runtime.exported import ExportedDetector, ExportedPredictor
     from dinoneck.task_facts import TaskFacts
     from dinoneck.tasks import Task
 
@@ -379,6 +374,8 @@ def _open_file(
 ) -> OpenModel:
     """Open an exported file; torch is not imported."""
     cli.refuse_unused(cli.EVALUATE_FILE, words)
+    from dinoneck.runtime.exported import ExportedDetector, open_exported
+
     model = open_exported(
         file,
         options.runtime,

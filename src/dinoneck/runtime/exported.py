@@ -20,7 +20,7 @@ from dinoneck.data.pixels import Picture, in_threads
 from dinoneck.data.recipe import ImageRecipe, Size
 from dinoneck.data.sources import list_folder
 from dinoneck.errors import CheckpointError, ConfigError, DataError
-from dinoneck.kinds import FILE_RUNTIMES, RUNTIMES, AnyRuntime, FileRuntime, Runtime
+from dinoneck.kinds import AnyRuntime, FileRuntime
 from dinoneck.runtime import description, maps, onnx_bytes
 from dinoneck.runtime.description import (
     DETECTOR_KEY,
@@ -29,13 +29,13 @@ from dinoneck.runtime.description import (
     ModelRecord,
 )
 from dinoneck.runtime.images import RGB, PreparedImage, prepare
+from dinoneck.runtime.names import check_runtime
 from dinoneck.runtime.session import open_session, run_session
 from dinoneck.task_facts import GATE, GATE_WEIGHTS, TaskRecord, describe_tasks
-from dinoneck.text import did_you_mean, reason_of
+from dinoneck.text import reason_of
 
 Array = np.ndarray[Any, Any]
 Maps = Literal["patch", "image"]
-SUFFIX = ".onnx"
 IMAGE = "image"
 MOST_BOXES = 100  # per image, as many as COCO's average precision counts
 _BATCH_SIZE = 4
@@ -44,48 +44,6 @@ _WITHOUT_EFFECT = (("tta", "none"), ("overlap", 0), ("device", "cpu"), ("probe",
 _LEAST_PROBABILITY = 1e-7  # of a cell of a mask, whose logit is finite
 
 logger = logging.getLogger(__name__)
-
-
-def is_exported(source: Any) -> bool:
-    """Return whether heads are named by the path of an exported file."""
-    return isinstance(source, str | os.PathLike) and str(source).lower().endswith(SUFFIX)
-
-
-def check_runtime(runtime: Any, name: str) -> FileRuntime:
-    """Return what runs an exported file; None: ONNX Runtime.
-
-    Raises:
-        ConfigError: for another word, also for one that computes the tokens of a backbone.
-    """
-    if runtime is None:
-        return "onnxruntime"
-    for known in FILE_RUNTIMES:
-        if runtime == known:
-            return known
-    expected = " or ".join(map(repr, FILE_RUNTIMES))
-    if runtime in RUNTIMES:
-        raise ConfigError(
-            f"runtime is {runtime!r}, which computes the tokens of a backbone, and {name} is an "
-            f"exported file; expected {expected}"
-        )
-    hint = did_you_mean(str(runtime), FILE_RUNTIMES)
-    raise ConfigError(
-        f"runtime is {runtime!r}; {name} is an exported file: expected {expected}.{hint}"
-    )
-
-
-def check_backbone_runtime(runtime: AnyRuntime) -> Runtime:
-    """Return what computes the tokens of a backbone.
-
-    Raises:
-        ConfigError: for a word that is of exported files alone.
-    """
-    if runtime == "onnxruntime":
-        raise ConfigError(
-            "runtime is 'onnxruntime', which runs an exported file (.onnx), and the heads are none; "
-            f"expected {' or '.join(map(repr, RUNTIMES))}, which compute the tokens of a backbone"
-        )
-    return runtime
 
 
 def open_exported(
