@@ -283,6 +283,18 @@ def external(location: str) -> Any:
     return edit
 
 
+def external_with_offset(proto: Any) -> None:
+    external("../w.data")(proto)
+    [tensor] = proto.graph.initializer
+    tensor.external_data.add(key="offset", value="16")
+
+
+def external_without_location(proto: Any) -> None:
+    external("w.data")(proto)
+    [tensor] = proto.graph.initializer
+    tensor.external_data[0].key = "offset"
+
+
 def inside_of_if(proto: Any) -> None:
     """Hide an operator of another domain in the branch of a condition."""
     import onnx
@@ -312,6 +324,8 @@ def twice(proto: Any) -> None:
         pytest.param(external("../w.data"), "outside of its folder", id="parent folder"),
         pytest.param(external("/etc/passwd"), "outside of its folder", id="absolute path"),
         pytest.param(external("C:\\w"), "outside of its folder", id="path of Windows"),
+        pytest.param(external_with_offset, "outside of its folder, '../w.data'", id="offset"),
+        pytest.param(external_without_location, "does not state where", id="no location"),
         pytest.param(inside_of_if, "evil::Run", id="custom operator in a branch"),
         pytest.param(twice, "twice", id="an entry twice"),
     ],
@@ -322,6 +336,50 @@ def test_unsafe_and_foreign_files_are_refused_before_they_are_opened(
     monkeypatch.setattr("dinoneck.runtime.exported.open_session", None)
     with pytest.raises(CheckpointError, match=message.replace("\\", "\\\\")):
         open_exported(small_onnx(tmp_path / "small.onnx", edit))
+
+
+def message_field(number: int, content: bytes, *, hidden: bool = False) -> bytes:
+    """A field of bytes; hidden: of a tag with a bit beyond the 32nd, which protobuf in C++ drops."""
+    tag = number << 3 | 2
+    if hidden:
+        tag |= 1 << 32
+    coded = b""
+    for remaining in (tag, len(content)):
+        while remaining >= 0x80:
+            coded += bytes([remaining & 0x7F | 0x80])
+            remaining >>= 7
+        coded += bytes([remaining])
+    return coded + content
+
+
+def hidden_weights() -> bytes:
+    """A model whose weight lies in another file, of a field 13 with a tag of five bytes."""
+    location = message_field(1, b"location") + message_field(2, b"/etc/passwd")
+    tensor = message_field(8, b"w") + message_field(13, location, hidden=True)
+    return message_field(7, message_field(5, tensor))
+
+
+def hidden_domain() -> bytes:
+    node = message_field(4, b"Run") + message_field(7, b"evil", hidden=True)
+    return message_field(7, message_field(1, node))
+
+
+def hidden_functions() -> bytes:
+    return message_field(7, b"") + message_field(25, message_field(1, b"Add"), hidden=True)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(hidden_weights(), id="weights in another file"),
+        pytest.param(hidden_domain(), id="domain of an operator"),
+        pytest.param(hidden_functions(), id="functions"),
+    ],
+)
+def test_fields_that_protobuf_reads_otherwise_are_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "hidden.onnx").write_bytes(content)
+    with pytest.raises(CheckpointError, match="more than 29 bits"):
+        open_exported(tmp_path / "hidden.onnx")
 
 
 @pytest.mark.parametrize(
