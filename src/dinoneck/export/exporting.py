@@ -115,8 +115,9 @@ def export_model(
         tasks and for maps.
 
     Raises:
-        CheckpointError: if it cannot be exported or written, or differs from the eager model; a
-            file that was there stays.
+        CheckpointError: if it cannot be exported or written, differs from the eager model, or a head
+            with maps replaces ``natural`` or ``predict_maps`` and so shows other maps than those of
+            its values; a file that was there stays.
         ConfigError: for an unknown format, a dtype that it does not take, or a ``path`` that is one
             of the head files.
         GridError: if the patch does not divide ``size``.
