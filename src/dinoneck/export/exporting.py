@@ -34,6 +34,7 @@ from dinoneck.runtime.description import (
     MODEL_KEY,
     ModelRecord,
     OutputRecord,
+    ViewsRecord,
     record_task,
     to_entry,
 )
@@ -302,7 +303,7 @@ def _export(
         parity=None if parity is None else parity._asdict(),
         made_with=_versions(form),
         half=half,
-        views={"exported": "none", "recorded": recorded},
+        views=ViewsRecord(exported="none", recorded=recorded),
         digests=[meta["digest"] for meta in metas],
         resamples_queries=_resamples_queries(model.heads),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from typing import Any
 
 from dinoneck.errors import ConfigError
@@ -10,6 +11,8 @@ from dinoneck.kinds import FILE_RUNTIMES, RUNTIMES, AnyRuntime, FileRuntime, Run
 from dinoneck.text import did_you_mean
 
 SUFFIX = ".onnx"
+IMAGE = "image"
+"""The key of the path of an image, in the rows of a folder."""
 
 
 def is_exported(source: Any) -> bool:
@@ -52,3 +55,20 @@ def check_backbone_runtime(runtime: AnyRuntime) -> Runtime:
             f"expected {' or '.join(map(repr, RUNTIMES))}, which compute the tokens of a backbone"
         )
     return runtime
+
+
+def check_row_names(folder: Any, names: Collection[str]) -> None:
+    """Refuse a folder whose rows would hold two entries called ``"image"``.
+
+    Args:
+        folder: whose images are predicted.
+        names: what else a row holds, keys or tasks.
+
+    Raises:
+        ConfigError: naming the folder.
+    """
+    if IMAGE in names:
+        raise ConfigError(
+            f"a head or task is called {IMAGE!r}, as is the path of the image in the rows of a "
+            f"folder; pass the images of {folder} as a list"
+        )

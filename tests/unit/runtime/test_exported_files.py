@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -247,6 +249,13 @@ def test_a_head_without_its_backbone_is_refused(tmp_path: Path) -> None:
         pytest.param({"format": 3}, "install a newer dinoneck", id="later version"),
         pytest.param({"outputs": [{}]}, "is damaged", id="damaged"),
         pytest.param({"preprocess": None}, "how images are prepared", id="no recipe"),
+        pytest.param({"input": 5}, "is damaged", id="a number as input"),
+        pytest.param({"input": None}, "is damaged", id="null as input"),
+        pytest.param({"views": 5}, "is damaged", id="a number as views"),
+        pytest.param(
+            {"views": {"exported": "none"}}, "is damaged", id="views without those of heads"
+        ),
+        pytest.param({"outputs": []}, "has no outputs", id="no outputs"),
     ],
 )
 def test_other_descriptions_are_refused(
@@ -254,6 +263,51 @@ def test_other_descriptions_are_refused(
 ) -> None:
     with pytest.raises(CheckpointError, match=message):
         open_exported(changed(model, tmp_path / "m.onnx", **entries))
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "message"),
+    [
+        pytest.param("crop", {"from_map": "covers"}, "which is no map of it", id="no such map"),
+        pytest.param("crop", {"from_map": "mass"}, "which is no map of it", id="mean of a number"),
+        pytest.param("crop", {"name": "wheat"}, "is of no task", id="output of no task"),
+        pytest.param(
+            "cover", {"labels": ["a", "b", "c"]}, "whose labels are a, b, c", id="no channel"
+        ),
+        pytest.param("ndvi", {"kind": "density"}, "does not fit its task", id="another kind"),
+        pytest.param("state", {"dim": 2}, "does not fit its task", id="another dim"),
+    ],
+)
+def test_tasks_that_the_outputs_do_not_predict_are_refused(
+    task: str,
+    changes: dict[str, Any],
+    message: str,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tasks = record_of(model)["tasks"]
+    for record in tasks:
+        if record["name"] == task:
+            record |= changes
+    file = changed(
+        model, tmp_path / "m.onnx", tasks=tasks, preprocess=Preprocessing(patch_size=16).record()
+    )
+    monkeypatch.setattr("dinoneck.runtime.exported.open_session", None)
+    with pytest.raises(CheckpointError, match=message):
+        open_exported(file)
+
+
+def test_a_task_without_an_output_is_refused(model: Path, tmp_path: Path) -> None:
+    outputs = [output for output in record_of(model)["outputs"] if output["name"] != "mass"]
+    file = changed(
+        model,
+        tmp_path / "m.onnx",
+        outputs=outputs,
+        preprocess=Preprocessing(patch_size=16).record(),
+    )
+    with pytest.raises(CheckpointError, match="no output predicts the task 'mass'"):
+        open_exported(file)
 
 
 def small_onnx(path: Path, edit: Any = None) -> Path:
@@ -293,6 +347,14 @@ def external_without_location(proto: Any) -> None:
     external("w.data")(proto)
     [tensor] = proto.graph.initializer
     tensor.external_data[0].key = "offset"
+
+
+def record_of(model: Path) -> dict[str, Any]:
+    """The description in a file."""
+    onnx = pytest.importorskip("onnx")
+    [entry] = [entry for entry in onnx.load(model).metadata_props if entry.key == "dinoneck_export"]
+    record: dict[str, Any] = json.loads(entry.value)
+    return record
 
 
 def inside_of_if(proto: Any) -> None:
@@ -460,3 +522,90 @@ def test_evaluate_scores_a_file_as_its_heads(
     assert scores["file"]["r2"]["pooled"] == pytest.approx(expected, rel=1e-3)
     with pytest.raises(ConfigError, match="predicts no objects"):
         evaluate(str(file), images[0].parent, tmp_path / "truth.json")
+
+
+def opened(model: Path, path: Path) -> ExportedPredictor:
+    recipe = Preprocessing(patch_size=16, size=(80, 96))
+    exported = open_exported(changed(model, path, preprocess=recipe.record()))
+    assert isinstance(exported, ExportedPredictor)
+    return exported
+
+
+def test_a_task_called_image_has_no_rows_of_a_folder(
+    model: Path, images: list[Path], tmp_path: Path
+) -> None:
+    exported = opened(model, tmp_path / "m.onnx")
+    renamed = [msgspec.structs.replace(output) for output in exported.record.outputs]
+    for output in renamed:
+        output.task = "image" if output.task == "mass" else output.task
+    tasks = [
+        dataclasses.replace(task, name="image") if task.name == "mass" else task
+        for task in exported.tasks
+    ]
+    record = msgspec.structs.replace(exported.record, outputs=renamed, tasks=tuple(tasks))
+    exported = ExportedPredictor(
+        "m.onnx",
+        record,
+        model.read_bytes(),
+        runtime="onnxruntime",
+        batch_size=None,
+        bits=None,
+        num_threads=None,
+    )
+    with pytest.raises(ConfigError, match="pass the images of .* as a list"):
+        exported(images[0].parent)
+    [row] = exported(images[:1])
+    assert isinstance(row["image"], float)
+
+
+def test_a_row_can_be_changed(model: Path, images: list[Path], tmp_path: Path) -> None:
+    [prediction] = opened(model, tmp_path / "m.onnx").predictions(images[:1])
+    first = prediction.row("patch")
+    expected = first["maps"]["ndvi"].copy()
+    first["maps"]["ndvi"][:] = 7
+    first["state"][:] = 7
+    second = prediction.row("patch")
+    np.testing.assert_array_equal(second["maps"]["ndvi"], expected)
+    assert (second["state"] != 7).all()
+
+
+def test_images_may_be_any_iterable_but_a_mapping(
+    model: Path, images: list[Path], tmp_path: Path
+) -> None:
+    exported = opened(model, tmp_path / "m.onnx")
+    assert len(exported(image for image in images[:2])) == 2
+    with pytest.raises(DataError, match="images are dict"):
+        exported({images[0]: 1})
+
+
+def test_a_name_that_no_system_takes_is_no_image(model: Path, tmp_path: Path) -> None:
+    exported = opened(model, tmp_path / "m.onnx")
+    for image in ("a" * 5000, ["a" * 5000]):
+        with pytest.raises(DataError, match="cannot be decoded"):
+            exported(image)
+
+
+def test_a_smallest_score_is_refused(model: Path, images: list[Path], tmp_path: Path) -> None:
+    exported = opened(model, tmp_path / "m.onnx")
+    with pytest.raises(ConfigError, match="is no detector"):
+        exported(images[:1], min_score=0.5)
+    with pytest.raises(ConfigError, match="is no detector"):
+        exported.one(images[0], min_score=0.5)
+
+
+@pytest.mark.parametrize("num_threads", [0, -1, 1.5, "2"])
+def test_threads_are_counted(num_threads: Any, model: Path) -> None:
+    with pytest.raises(ConfigError, match="num_threads is"):
+        open_exported(model, num_threads=num_threads)
+
+
+def test_the_device_of_a_file_is_the_cpu(model: Path, tmp_path: Path) -> None:
+    file = opened(model, tmp_path / "m.onnx").source
+    assert isinstance(Predictor(file, None, None, torch.device("cpu")), ExportedPredictor)
+    with pytest.raises(ConfigError, match="leave device out"):
+        Predictor(file, device=torch.device("meta"))
+
+
+def test_arguments_beyond_those_of_a_predictor_are_refused(model: Path) -> None:
+    with pytest.raises(TypeError, match=r"at most 4 positional arguments .*; 5 were given"):
+        Predictor(str(model), None, None, "cpu", 64)  # type: ignore[misc]
