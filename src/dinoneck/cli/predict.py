@@ -160,9 +160,9 @@ def predict(
         rows = _box_rows(results)
     else:
         rows = _value_rows(results, opened.groups)
-    columns = (
-        tuple(rows[0]) if rows else _BOX_COLUMNS
-    )  # heads have a row per image: these are no boxes
+    columns = _BOX_COLUMNS  # where there are no rows; heads have one per image
+    if rows:
+        columns = tuple(rows[0])
     write_text(out, csv_text(columns, [_csv_cells(row) for row in rows]))
     document: dict[str, Any] = {}
     revisions: dict[str, str] = {}
@@ -384,6 +384,7 @@ def _open_file(
         min_score=options.min_score,
     )
     if isinstance(model, ExportedDetector):
+        cli.refuse_unused(cli.PREDICT_WITH_EXPORTED_DETECTOR, words)
         if maps:
             cli.refuse_unused(cli.RunKind("a detector", unused=("--maps",)), words)
         return OpenModel(model, is_detector=True, groups=(), predict=model.predict, checkpoints=[])

@@ -13,8 +13,10 @@ from PIL import Image
 from tests import kit
 
 from dinoneck import ConfigError, DataError, Predictor, STAPyramid
+from dinoneck.cli.main import main
 from dinoneck.detection import DetectionHead, Detector
 from dinoneck.runtime import ExportedDetector, open_exported
+from dinoneck.runtime.session import run_session
 
 
 @pytest.mark.slow
@@ -101,3 +103,27 @@ def test_a_label_of_no_class_is_refused(label: int, tmp_path: Path) -> None:
     detector = open_exported(constant_detector(tmp_path / "detector.onnx", label))
     with pytest.raises(DataError, match=f"gives the label {label} and states 2 classes"):
         detector.one(IMAGE)
+
+
+def test_a_size_of_batches_has_no_effect_on_an_exported_detector(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = constant_detector(tmp_path / "detector.onnx")
+    Image.fromarray(IMAGE).save(tmp_path / "image.png")
+    words = ["predict", str(tmp_path / "image.png"), "--heads", str(file)]
+    words += ["--out", str(tmp_path / "p.csv")]
+    assert main([*words, "--batch-size", "2"]) == 1
+    assert "an exported detector, which takes one image at a time, so leave out --batch-size" in (
+        capsys.readouterr().err
+    )
+    assert main(words) == 0
+
+
+def test_a_failure_counts_its_images() -> None:
+    class Failing:
+        def run(self, *_: Any) -> list[Any]:
+            raise RuntimeError("no memory")
+
+    session: Any = Failing()
+    with pytest.raises(DataError, match="fails on 1 image of 16x16 px: no memory"):
+        run_session(session, ["boxes"], "image", np.zeros((1, 3, 16, 16), np.float32))

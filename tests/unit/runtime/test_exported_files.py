@@ -585,6 +585,11 @@ def test_a_name_that_no_system_takes_is_no_image(model: Path, tmp_path: Path) ->
             exported(image)
 
 
+def test_what_is_no_image_is_named_without_tensors(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"expected a path, a PIL image or an array \(H, W, 3\)$"):
+        opened(model, tmp_path / "m.onnx").one(5)
+
+
 def test_a_smallest_score_is_refused(model: Path, images: list[Path], tmp_path: Path) -> None:
     exported = opened(model, tmp_path / "m.onnx")
     with pytest.raises(ConfigError, match="is no detector"):
