@@ -93,32 +93,26 @@ PREDICT_WITH_DETECTOR = RunKind(
         "--precision",
     ),
 )
-PREDICT_WITH_FILE = RunKind(
-    "an exported file, which has its backbone, one view and no tiles",
-    unused=(
-        "--tta",
-        "--probe",
-        "--tile",
-        "--overlap",
-        "--store",
-        "--truth",
-        "--image-column",
-        "--subfolders",
-        "--revision",
-        "--weights",
-        "--backbone-file",
-        "--random-backbone",
-        "--device",
-        "--precision",
-    ),
+_OF_HEAD_FILES = (  # without effect on an exported file
+    "--tta",
+    "--probe",
+    "--tile",
+    "--overlap",
+    "--store",
+    "--revision",
+    "--weights",
+    "--backbone-file",
+    "--random-backbone",
+    "--device",
+    "--precision",
 )
-EVALUATE_FILE = RunKind(
-    PREDICT_WITH_FILE.name,
-    unused=tuple(
-        flag
-        for flag in PREDICT_WITH_FILE.unused
-        if flag not in ("--truth", "--image-column", "--subfolders")
-    ),
+_EXPORTED_FILE = "an exported file, which has its backbone, one view and no tiles"
+EVALUATE_FILE = RunKind(_EXPORTED_FILE, unused=_OF_HEAD_FILES)
+PREDICT_WITH_FILE = RunKind(
+    _EXPORTED_FILE, unused=(*_OF_HEAD_FILES, "--truth", "--image-column", "--subfolders")
+)
+PREDICT_WITH_EXPORTED_DETECTOR = RunKind(
+    "an exported detector, which takes one image at a time", unused=("--batch-size",)
 )
 PREDICT_WITHOUT_OVERLAY = RunKind(
     "predictions without --overlay", unused=("--truth", "--image-column", "--subfolders")

@@ -24,7 +24,7 @@ from dinoneck.cli.text import show
 from dinoneck.errors import ConfigError
 from dinoneck.extras import check_installed
 from dinoneck.registry import DETECTORS
-from dinoneck.runtime.exported import is_exported
+from dinoneck.runtime.names import is_exported
 from dinoneck.serve.settings import Settings
 from dinoneck.training.config import SIZE
 

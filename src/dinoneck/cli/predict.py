@@ -21,13 +21,7 @@ from dinoneck.data.walk import SUFFIXES
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.kinds import Runtime
 from dinoneck.registry import DETECTORS
-from dinoneck.runtime.exported import (
-    ExportedDetector,
-    ExportedPredictor,
-    check_backbone_runtime,
-    is_exported,
-    open_exported,
-)
+from dinoneck.runtime.names import check_backbone_runtime, is_exported
 from dinoneck.text import counted, some_of
 from dinoneck.training.config import SIZE
 
@@ -36,6 +30,7 @@ if TYPE_CHECKING:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.detection import Detector
     from dinoneck.inference.predictor import Predictor
+    from dinoneck.runtime.exported import ExportedDetector, ExportedPredictor
     from dinoneck.task_facts import TaskFacts
     from dinoneck.tasks import Task
 
@@ -165,9 +160,9 @@ def predict(
         rows = _box_rows(results)
     else:
         rows = _value_rows(results, opened.groups)
-    columns = (
-        tuple(rows[0]) if rows else _BOX_COLUMNS
-    )  # heads have a row per image: these are no boxes
+    columns = _BOX_COLUMNS  # where there are no rows; heads have one per image
+    if rows:
+        columns = tuple(rows[0])
     write_text(out, csv_text(columns, [_csv_cells(row) for row in rows]))
     document: dict[str, Any] = {}
     revisions: dict[str, str] = {}
@@ -379,6 +374,8 @@ def _open_file(
 ) -> OpenModel:
     """Open an exported file; torch is not imported."""
     cli.refuse_unused(cli.EVALUATE_FILE, words)
+    from dinoneck.runtime.exported import ExportedDetector, open_exported
+
     model = open_exported(
         file,
         options.runtime,
@@ -387,6 +384,7 @@ def _open_file(
         min_score=options.min_score,
     )
     if isinstance(model, ExportedDetector):
+        cli.refuse_unused(cli.PREDICT_WITH_EXPORTED_DETECTOR, words)
         if maps:
             cli.refuse_unused(cli.RunKind("a detector", unused=("--maps",)), words)
         return OpenModel(model, is_detector=True, groups=(), predict=model.predict, checkpoints=[])

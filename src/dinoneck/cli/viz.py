@@ -17,7 +17,7 @@ from dinoneck.cli.predict import OpenModel, known_values, open_model, predict_na
 from dinoneck.cli.text import file_size, save_picture, show
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.kinds import AVERAGE_OF_0_3, predicting_method
-from dinoneck.runtime.exported import is_exported
+from dinoneck.runtime.names import is_exported
 from dinoneck.text import counted
 from dinoneck.training.config import SIZE, FrozenBackbone
 

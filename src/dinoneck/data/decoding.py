@@ -31,6 +31,7 @@ from dinoneck.data.pixels import read_size_and_orientation as read_size_of_pictu
 from dinoneck.errors import DataError
 
 _RGB = 3  # torchvision.io.ImageReadMode.RGB
+_EXPECTED = "a path, a PIL image, an array (H, W, 3) or a tensor (3, H, W)"
 ImageInput = Picture | Tensor
 
 
@@ -82,7 +83,7 @@ def read_pixels(image: ImageInput, bits: int | None = None) -> Tensor:
         return read_picture(Path(image), functools.partial(_from_file, bits=bits))
     if isinstance(image, Tensor):
         return _from_tensor(image, bits)
-    return _rgb_tensor(read_planes(image, bits))
+    return _rgb_tensor(read_planes(image, bits, _EXPECTED))
 
 
 def read_image_size(image: ImageInput) -> tuple[int, int]:

@@ -88,7 +88,11 @@ def in_threads(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def read_planes(image: Picture, bits: int | None = None) -> Array:
+def read_planes(
+    image: Picture,
+    bits: int | None = None,
+    expected: str = "a path, a PIL image or an array (H, W, 3)",
+) -> Array:
     """Decode one image to (3, H, W) RGB, or (1, H, W) of a grey one, turned upright by its EXIF tag.
 
     It is decoded as :func:`dinoneck.data.decoding.read_pixels` describes.
@@ -97,6 +101,7 @@ def read_planes(image: Picture, bits: int | None = None) -> Array:
         image: a path, a PIL image, or an array (H, W, 3), (H, W, 4) or (H, W).
         bits: how many bits 16-bit images use, 8 ... 16; 16 reads them as they are. None refuses
             those that use a part of the range.
+        expected: what the caller takes for an image, for messages.
 
     Returns:
         uint8 where the image has 8 bits, else float32 in 0 ... 1. Grey files of 8 bits have three
@@ -115,10 +120,7 @@ def read_planes(image: Picture, bits: int | None = None) -> Array:
     if isinstance(image, np.ndarray) and image.dtype.kind in "uif":
         return _from_array(image, bits)
     received = f"{type(image).__name__} {getattr(image, 'shape', '')} {getattr(image, 'dtype', '')}"
-    raise DataError(
-        f"an image is {received}; expected a path, a PIL image, an array (H, W, 3) or a tensor (3, H, "
-        "W)"
-    )
+    raise DataError(f"an image is {received}; expected {expected}")
 
 
 def read_size_and_orientation(image: Picture) -> tuple[tuple[int, int], int]:

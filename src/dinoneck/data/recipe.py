@@ -94,6 +94,10 @@ class ImageRecipe:
 
     def __post_init__(self) -> None:
         patch_height, patch_width = patch_pair(self.patch_size)
+        if max(patch_height, patch_width) > LARGEST_SIDE:
+            raise ConfigError(
+                f"patch_size is {self.patch_size!r}; expected {LARGEST_SIDE} px at most"
+            )
         patch_size = patch_height if patch_height == patch_width else (patch_height, patch_width)
         size = self.size
         resize = self.resize

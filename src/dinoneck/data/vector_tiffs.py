@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from PIL import Image
 from PIL.ExifTags import Base
 
 from dinoneck.atomic import open_regular
@@ -87,6 +89,9 @@ def read_vectors(path: Path) -> tuple[Array, int]:
         tags = next(tiff_pages(file))
         orientation = number_of(tags, Base.Orientation, 1)
         layout = TiffLayout.of(tags)
+        height = number_of(tags, Base.ImageLength, 0)
+        width = number_of(tags, Base.ImageWidth, 0)
+        _check_sides(height, width, path)
         is_plain = (
             layout.bits == (32,)
             and layout.compression in (tiff.UNCOMPRESSED, _DEFLATE, _OLD_DEFLATE)
@@ -95,34 +100,66 @@ def read_vectors(path: Path) -> tuple[Array, int]:
             and number_of(tags, _PREDICTOR, 1) == 1
         )
         if is_plain:
-            return _read_strips(file, tags, layout, path), orientation
+            contents = _read_strips(file, tags, layout, height * width, path)
+            order = ">f4" if layout.is_big_endian else "<f4"
+            values = np.frombuffer(contents, order).reshape(height, width, layout.bands)
+            return np.ascontiguousarray(values.transpose(2, 0, 1), np.float32), orientation
     return _read_with_rasterio(path, layout), orientation
 
 
-def _read_strips(file: IO[bytes], tags: Any, layout: TiffLayout, path: Path) -> Array:
-    height = number_of(tags, Base.ImageLength, 0)
-    width = number_of(tags, Base.ImageWidth, 0)
+def _check_sides(height: int, width: int, path: Path) -> None:
+    """Raise a DataError for no size of an image, and for more pixels than Pillow opens."""
+    if height < 1 or width < 1:
+        raise DataError(
+            f"{path} has by its header {height} x {width} px (height x width); expected 1 or more "
+            "each: write it again"
+        )
+    if Image.MAX_IMAGE_PIXELS is None:
+        return
+    max_pixels = 2 * Image.MAX_IMAGE_PIXELS  # of which Pillow raises an error
+    if height * width > max_pixels:
+        raise DataError(
+            f"{path} has by its header more than {max_pixels} px, which Pillow opens at most; cut it "
+            "into tiles, or in Python raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file"
+        )
+
+
+def _read_strips(
+    file: IO[bytes], tags: Any, layout: TiffLayout, num_pixels: int, path: Path
+) -> bytes:
+    """The numbers of all pixels as they are stored, decompressed.
+
+    What is read and decompressed is bounded by the file and the picture: a small file cannot fill
+    the memory.
+    """
     offsets = numbers_of(tags, Base.StripOffsets)
     lengths = numbers_of(tags, Base.StripByteCounts)
-    num_bytes = height * width * layout.bands * 4
-    contents = b""
+    num_bytes = num_pixels * layout.bands * 4
+    file_bytes = os.fstat(file.fileno()).st_size
+    num_read = 0
+    contents = bytearray()
     try:
         for offset, length in zip(offsets, lengths, strict=True):
+            missing_bytes = num_bytes - len(contents)
+            if missing_bytes == 0:  # as a limit zlib takes 0 for none
+                break
+            if not 0 <= offset <= file_bytes or length < 0:
+                raise ValueError(f"a strip of {length} bytes begins at byte {offset}")
             file.seek(offset)
-            strip = file.read(length)
+            strip = file.read(min(length, file_bytes))
+            num_read += len(strip)
+            if num_read > file_bytes:
+                raise ValueError("its strips overlap")
             if layout.compression != tiff.UNCOMPRESSED:
-                # a strip holds no more than the picture: a small file cannot fill the memory
-                strip = zlib.decompressobj().decompress(strip, num_bytes)
-            contents += strip
+                strip = zlib.decompressobj().decompress(strip, missing_bytes)
+            contents += strip[:missing_bytes]
     except (ValueError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}; write it again") from None
     if len(contents) < num_bytes:
         raise DataError(
             f"{path} holds {len(contents)} bytes of {num_bytes}: it is cut off; write it again"
         )
-    order = ">f4" if layout.is_big_endian else "<f4"
-    values = np.frombuffer(contents[:num_bytes], order).reshape(height, width, layout.bands)
-    return np.ascontiguousarray(values.transpose(2, 0, 1), np.float32)
+    return bytes(contents)
 
 
 def _read_with_rasterio(path: Path, layout: TiffLayout) -> Array:

@@ -18,7 +18,8 @@ from dinoneck.inference.loaded_head import LoadedHead
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.sources import Heads, open_heads
 from dinoneck.registry import DETECTORS
-from dinoneck.runtime.exported import ExportedDetector, ExportedPredictor, is_exported
+from dinoneck.runtime.exported import ExportedDetector, ExportedPredictor
+from dinoneck.runtime.names import is_exported
 from dinoneck.training.result import TrainingResult
 from dinoneck.training.trained_images import seen_in_training
 

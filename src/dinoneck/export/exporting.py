@@ -34,6 +34,7 @@ from dinoneck.runtime.description import (
     MODEL_KEY,
     ModelRecord,
     OutputRecord,
+    ViewsRecord,
     record_task,
     to_entry,
 )
@@ -115,8 +116,9 @@ def export_model(
         tasks and for maps.
 
     Raises:
-        CheckpointError: if it cannot be exported or written, or differs from the eager model; a
-            file that was there stays.
+        CheckpointError: if it cannot be exported or written, differs from the eager model, or a head
+            with maps replaces ``natural`` or ``predict_maps`` and so shows other maps than those of
+            its values; a file that was there stays.
         ConfigError: for an unknown format, a dtype that it does not take, or a ``path`` that is one
             of the head files.
         GridError: if the patch does not divide ``size``.
@@ -301,7 +303,7 @@ def _export(
         parity=None if parity is None else parity._asdict(),
         made_with=_versions(form),
         half=half,
-        views={"exported": "none", "recorded": recorded},
+        views=ViewsRecord(exported="none", recorded=recorded),
         digests=[meta["digest"] for meta in metas],
         resamples_queries=_resamples_queries(model.heads),
     )

@@ -17,6 +17,8 @@ from dinoneck.data.bands import RGB_CHANNELS
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError
 from dinoneck.grid import GridSize, PatchSize, TokenGrid, patch_pair
+from dinoneck.heads.ensemble import HeadEnsemble
+from dinoneck.heads.head import Head
 from dinoneck.heads.outputs import recompute_dependent_values
 from dinoneck.inference.loaded_head import LoadedHead
 from dinoneck.inference.predictor import Predictor
@@ -197,6 +199,7 @@ class ImagesModel(_Heads):
         recipe = predictor.preprocess
         [loaded_head] = predictor.passes[0].heads.values()
         super().__init__(loaded_head, backbone.adapter.patch_size, recipe)
+        _check_shows_its_maps(self.heads)
         has_lora = backbone.adapter.lora is not None
         self.backbone = backbone
         if has_lora or predictor.device.type != "cpu":
@@ -279,6 +282,27 @@ class ImagesModel(_Heads):
             gate = outputs.gate[:, None]  # (B, 1, rows, cols)
             predictions.append(Output(GATE, "gate", None, gate))
         return predictions
+
+
+def _check_shows_its_maps(heads: nn.Module) -> None:
+    """Raise a CheckpointError for a head that shows other maps than those that its values come from.
+
+    A file has one map of a task. See ``shown_maps`` of :class:`dinoneck.heads.outputs.HeadOutputs`.
+    """
+    for head in heads.modules():
+        if not isinstance(head, Head) or isinstance(head, HeadEnsemble):
+            continue
+        kind = type(head)
+        if kind.predict_outputs is not Head.predict_outputs:
+            continue  # it runs once for values and maps
+        is_separate = kind.natural is not Head.natural or kind.predict_maps is not Head.predict_maps
+        if is_separate and any(task.is_map for task in head.tasks):
+            raise CheckpointError(
+                f"{kind.__name__} replaces natural or predict_maps, so the maps that it shows may be "
+                "others than those of its values, and an exported file has one map of a task; export "
+                "a head that replaces neither, or the head without its backbone (export_head)",
+                step="config",
+            )
 
 
 def _one_or_nan(normalised: Tensor) -> Tensor:

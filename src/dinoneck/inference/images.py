@@ -13,8 +13,8 @@ from torch import Tensor
 
 from dinoneck.data.decoding import ImageInput, as_list, is_one_image
 from dinoneck.data.sources import list_folder
-from dinoneck.errors import ConfigError, DataError
-from dinoneck.inference.results import IMAGE
+from dinoneck.errors import DataError
+from dinoneck.runtime.names import IMAGE, check_row_names
 from dinoneck.store.reading import StoredTokens
 
 
@@ -66,11 +66,8 @@ class CalledImages:
         Raises:
             ConfigError: naming the folder.
         """
-        if self.folder is not None and IMAGE in names:
-            raise ConfigError(
-                f"a head or task is called {IMAGE!r}, as is the path of the image in the rows of a "
-                f"folder; pass the images of {self.folder} as a list"
-            )
+        if self.folder is not None:
+            check_row_names(self.folder, names)
 
     @property
     def paths(self) -> list[str | None]:

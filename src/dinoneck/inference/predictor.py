@@ -55,7 +55,8 @@ from dinoneck.inference.sources import NO_KEY, Heads, names_detector, open_heads
 from dinoneck.inference.tiles import Tiling
 from dinoneck.inference.views import TTA, VIEWS
 from dinoneck.kinds import AnyRuntime
-from dinoneck.runtime.exported import check_backbone_runtime, is_exported, open_alone
+from dinoneck.runtime.exported import open_alone
+from dinoneck.runtime.names import check_backbone_runtime, is_exported
 from dinoneck.tasks import describe_tasks
 from dinoneck.text import counted
 

@@ -13,11 +13,9 @@ import numpy as np
 from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.extras import missing_extra
 from dinoneck.progress import progress
+from dinoneck.runtime.names import IMAGE
 from dinoneck.task_facts import TaskFacts, as_tasks, columns_of
 from dinoneck.text import printable, some_of
-
-IMAGE = "image"
-"""The key of the path in the rows of a folder of images."""
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from dinoneck.published.detectors import PublishedDetector
 from dinoneck.published.loading import load_published
 from dinoneck.published.table import is_published, row_named
 from dinoneck.registry import DETECTORS
-from dinoneck.runtime.exported import is_exported
+from dinoneck.runtime.names import is_exported
 
 NO_KEY = ""
 """The key of heads that are not in a mapping; those of a mapping are not empty."""

@@ -49,7 +49,7 @@ class OutputRecord(Struct, kw_only=True, omit_defaults=True):
     """
 
     name: str
-    shape: list[int | str]
+    shape: Annotated[list[int | str], Meta(min_length=2)]
     task: str | None
     of: Content
     kind: Kind | None
@@ -87,6 +87,18 @@ class ImagesInput(Struct, kw_only=True):
     smallest: SizeRecord | None
 
 
+class ViewsRecord(Struct, kw_only=True):
+    """The views of images whose predictions are averaged.
+
+    Attributes:
+        exported: those that the file predicts: ``none``, which is one view.
+        recorded: those that the heads record, sorted.
+    """
+
+    exported: str
+    recorded: list[str]
+
+
 class ModelRecord(Struct, kw_only=True):
     """The entry ``dinoneck_export`` of a head, alone or with its backbone.
 
@@ -101,7 +113,7 @@ class ModelRecord(Struct, kw_only=True):
         parity: how far the file is from the eager model; None if that was not checked.
         made_with: package -> version.
         half: whether matrix products are computed in float16.
-        views: those that the file predicts, and those that the heads record.
+        views: those of the file and of the heads.
         digests: of the head files that it was exported from. Format 1 has none.
         resamples_queries: whether the head resamples other outputs than its maps to the pixels of
             an image, so that the file has no maps at the size of an image.
@@ -115,7 +127,7 @@ class ModelRecord(Struct, kw_only=True):
     parity: dict[str, Any] | None
     made_with: dict[str, str]
     half: bool
-    views: dict[str, Any]
+    views: ViewsRecord
     digests: list[str] = []
     resamples_queries: bool = False
 
@@ -191,7 +203,8 @@ def read_model(raw: bytes, name: str) -> ModelRecord:
         CheckpointError: if it is damaged or of a later version, or of a head without its backbone.
     """
     entry = _entry(raw, name)
-    if "names" in entry.get("input", {}):
+    input_record = entry.get("input")
+    if isinstance(input_record, Mapping) and "names" in input_record:
         raise CheckpointError(
             f"{name} holds a head without its backbone, which takes tokens and no images; export "
             "it again with --with-backbone (export_model)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,7 +20,7 @@ from dinoneck.data.pixels import Picture, in_threads
 from dinoneck.data.recipe import ImageRecipe, Size
 from dinoneck.data.sources import list_folder
 from dinoneck.errors import CheckpointError, ConfigError, DataError
-from dinoneck.kinds import FILE_RUNTIMES, RUNTIMES, AnyRuntime, FileRuntime, Runtime
+from dinoneck.kinds import AnyRuntime, FileRuntime
 from dinoneck.runtime import description, maps, onnx_bytes
 from dinoneck.runtime.description import (
     DETECTOR_KEY,
@@ -29,63 +29,21 @@ from dinoneck.runtime.description import (
     ModelRecord,
 )
 from dinoneck.runtime.images import RGB, PreparedImage, prepare
+from dinoneck.runtime.names import IMAGE, check_row_names, check_runtime
 from dinoneck.runtime.session import open_session, run_session
 from dinoneck.task_facts import GATE, GATE_WEIGHTS, TaskRecord, describe_tasks
-from dinoneck.text import did_you_mean, reason_of
+from dinoneck.text import reason_of
 
 Array = np.ndarray[Any, Any]
 Maps = Literal["patch", "image"]
-SUFFIX = ".onnx"
-IMAGE = "image"
 MOST_BOXES = 100  # per image, as many as COCO's average precision counts
 _BATCH_SIZE = 4
+_POSITIONAL = ("backbone", "tta", "device")  # arguments of a Predictor after the heads
 _OF_FILES = ("runtime", "batch_size", "bits")  # arguments of a Predictor that a file takes
 _WITHOUT_EFFECT = (("tta", "none"), ("overlap", 0), ("device", "cpu"), ("probe", False))
 _LEAST_PROBABILITY = 1e-7  # of a cell of a mask, whose logit is finite
 
 logger = logging.getLogger(__name__)
-
-
-def is_exported(source: Any) -> bool:
-    """Return whether heads are named by the path of an exported file."""
-    return isinstance(source, str | os.PathLike) and str(source).lower().endswith(SUFFIX)
-
-
-def check_runtime(runtime: Any, name: str) -> FileRuntime:
-    """Return what runs an exported file; None: ONNX Runtime.
-
-    Raises:
-        ConfigError: for another word, also for one that computes the tokens of a backbone.
-    """
-    if runtime is None:
-        return "onnxruntime"
-    for known in FILE_RUNTIMES:
-        if runtime == known:
-            return known
-    expected = " or ".join(map(repr, FILE_RUNTIMES))
-    if runtime in RUNTIMES:
-        raise ConfigError(
-            f"runtime is {runtime!r}, which computes the tokens of a backbone, and {name} is an "
-            f"exported file; expected {expected}"
-        )
-    hint = did_you_mean(str(runtime), FILE_RUNTIMES)
-    raise ConfigError(
-        f"runtime is {runtime!r}; {name} is an exported file: expected {expected}.{hint}"
-    )
-
-
-def check_backbone_runtime(runtime: AnyRuntime) -> Runtime:
-    """Return what computes the tokens of a backbone.
-
-    Raises:
-        ConfigError: for a word that is of exported files alone.
-    """
-    if runtime == "onnxruntime":
-        raise ConfigError(
-            "runtime is 'onnxruntime', which runs an exported file (.onnx), and the heads are none; "
-            f"expected {' or '.join(map(repr, RUNTIMES))}, which compute the tokens of a backbone"
-        )
-    return runtime
 
 
 def open_exported(
@@ -118,6 +76,9 @@ def open_exported(
     """
     name = str(path)
     file_runtime = check_runtime(runtime, name)
+    if num_threads is not None:
+        num_threads = normal(int, num_threads, "num_threads")
+        check_minimum(1, num_threads=num_threads)
     try:
         content = read_regular(path)
     except OSError as error:
@@ -127,9 +88,7 @@ def open_exported(
     if MODEL_KEY in facts.metadata:
         record = description.read_model(facts.metadata[MODEL_KEY], name)
         if min_score is not None:
-            raise ConfigError(
-                f"min_score is {min_score!r}, and {name} is no detector; leave it out (--min-score)"
-            )
+            raise _no_detector(min_score, name)
         return ExportedPredictor(
             name,
             record,
@@ -168,10 +127,17 @@ def open_alone(
 
     Raises:
         ConfigError: for an argument that has no effect on a file, and as :func:`open_exported`.
+        TypeError: for more arguments by their place than a Predictor takes.
     """
-    named = dict(zip(("backbone", "tta", "device"), arguments, strict=False)) | dict(options)
+    if len(arguments) > len(_POSITIONAL):
+        raise TypeError(
+            f"Predictor() takes at most {1 + len(_POSITIONAL)} positional arguments (heads, "
+            f"{', '.join(_POSITIONAL)}); {1 + len(arguments)} were given"
+        )
+    named = dict(zip(_POSITIONAL, arguments, strict=False)) | dict(options)
     for name, value in named.items():
-        is_default = value is None or (name, value) in _WITHOUT_EFFECT
+        text_or_value = str(value) if name == "device" else value  # also a torch.device
+        is_default = value is None or (name, text_or_value) in _WITHOUT_EFFECT
         if name not in _OF_FILES and not is_default:
             raise ConfigError(
                 f"{name} is {value!r}, and {path} is an exported file, which has its backbone, one "
@@ -221,12 +187,12 @@ class ExportedPrediction:
             ConfigError: for other ``maps``, or probabilities without ``maps="image"``.
         """
         _check_maps(maps, probabilities)
-        row: dict[str, Any] = dict(self._values)
+        row = _copied(self._values)
         if maps is None:
             return row
-        row["maps"] = dict(self._cells) if maps == "patch" else self.image_maps(probabilities)
+        row["maps"] = _copied(self._cells) if maps == "patch" else self.image_maps(probabilities)
         if self._gate is not None:
-            row[GATE] = self._gate
+            row[GATE] = self._gate.copy()
         return row
 
     def image_maps(self, probabilities: bool = False) -> dict[str, Array]:
@@ -275,6 +241,14 @@ class ExportedPrediction:
         return gate
 
 
+def _copied(arrays: Mapping[str, float | Array]) -> dict[str, Any]:
+    """Copies of arrays, so that a caller who changes one does not change the prediction."""
+    copies: dict[str, Any] = {}
+    for name, value in arrays.items():
+        copies[name] = value.copy() if isinstance(value, np.ndarray) else value
+    return copies
+
+
 class ExportedPredictor:
     """A head with its backbone in an exported file, which predicts what its :class:`dinoneck.Predictor` does.
 
@@ -319,16 +293,17 @@ class ExportedPredictor:
         self.tasks = record.tasks
         self._normals = {task.name for task in record.tasks if task.is_unit}
         self._input = description.images_input(record, name)
+        _check_outputs(record, name)
         _check_readable(record, self.preprocess, name)
         self._outputs = [
             output for output in record.outputs if output.of in ("task", "map", "gate")
         ]
-        recorded = record.views.get("recorded")
+        recorded = record.views.recorded
         if recorded:
             logger.warning(
                 "%s predicts one view; its heads record %s, which the head file averages",
                 name,
-                ", ".join(map(str, recorded)),
+                ", ".join(recorded),
             )
         self._session = open_session(content, runtime, name, num_threads)
 
@@ -340,6 +315,7 @@ class ExportedPredictor:
         images: Picture | Sequence[Picture],
         maps: Maps | None = None,
         probabilities: bool = False,
+        min_score: float | None = None,
     ) -> list[dict[str, Any]]:
         """Predict.
 
@@ -351,33 +327,45 @@ class ExportedPredictor:
                 image. See :class:`dinoneck.Predictor`.
             probabilities: with ``maps="image"``, the probabilities of the classes instead of their
                 indices.
+            min_score: of detectors alone; expected None.
 
         Returns:
             One dict per image: task name -> a float, or an array (dim,). The rows of a folder begin
             with ``"image"``, the path of the image.
 
         Raises:
-            ConfigError: for other ``maps``.
+            ConfigError: for other ``maps``, for a ``min_score``, and for a folder if a task is
+                called ``"image"``.
             DataError: if an image cannot be read or has a size that the file does not take, or a
                 prediction is not finite.
         """
         _check_maps(maps, probabilities)
+        if min_score is not None:
+            raise _no_detector(min_score, self.source)
+        listed, is_folder = _list_images(images)
+        if is_folder:
+            check_row_names(images, [task.name for task in self.tasks])
         rows = []
-        for prediction in self._predict(images):
+        for prediction in self._predict(listed, is_folder):
             row = prediction.row(maps, probabilities)
             rows.append(row if prediction.image is None else {IMAGE: prediction.image, **row})
         return rows
 
     def one(
-        self, image: Picture, maps: Maps | None = None, probabilities: bool = False
+        self,
+        image: Picture,
+        maps: Maps | None = None,
+        probabilities: bool = False,
+        min_score: float | None = None,
     ) -> dict[str, Any]:
         """Return the dict that calling returns in a list, for one image."""
-        [row] = self([image], maps, probabilities)
+        [row] = self([image], maps, probabilities, min_score=min_score)
         return row
 
     def predictions(self, images: Picture | Sequence[Picture]) -> list[ExportedPrediction]:
         """Predict, and make rows and maps in the pixels of images later, one image at a time."""
-        return list(self._predict(images))
+        listed, is_folder = _list_images(images)
+        return list(self._predict(listed, is_folder))
 
     def expect_images(self, count: int) -> None:
         """Do nothing: how many images follow decides the runtime of a backbone, and a file has one."""
@@ -418,9 +406,8 @@ class ExportedPredictor:
                 "queries; take maps='patch', or the head file"
             )
 
-    def _predict(self, images: Picture | Sequence[Picture]) -> Iterator[ExportedPrediction]:
+    def _predict(self, listed: Sequence[Any], is_folder: bool) -> Iterator[ExportedPrediction]:
         """Yield the predictions for every image; threads prepare images ahead of the model."""
-        listed, is_folder = _list_images(images)
         prepared = in_threads(self.prepare, listed)
         paths = iter(listed)
         batch = list(islice(prepared, self.batch_size))
@@ -542,9 +529,7 @@ class ExportedDetector:
                 f"{name} was written by dinoneck 0.3 and does not state the smallest score of its "
                 "boxes; pass min_score (--min-score)"
             )
-        if not 0.0 <= smallest <= 1.0:
-            raise ConfigError(f"min_score is {smallest!r}; expected a number 0 ... 1")
-        self.min_score = smallest
+        self.min_score = _checked_score(smallest)
         self._session = open_session(content, runtime, name, num_threads)
 
     def __repr__(self) -> str:
@@ -555,9 +540,33 @@ class ExportedDetector:
         """Whether predictions hold a mask for each box."""
         return self.record.has_masks
 
-    def __call__(self, images: Picture | Sequence[Picture]) -> list[dict[str, Any]]:
-        """Return what :meth:`predict` returns."""
-        return self.predict(images)
+    def __call__(
+        self,
+        images: Picture | Sequence[Picture],
+        maps: Maps | None = None,
+        probabilities: bool = False,
+        min_score: float | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return what :meth:`predict` returns; a detector has no ``maps``.
+
+        Raises:
+            ConfigError: for ``maps`` or ``probabilities``, and as :meth:`predict`.
+        """
+        _check_maps(maps, probabilities)
+        if maps is not None:
+            raise ConfigError(f"maps is {maps!r}, and a detector has no maps; leave maps out")
+        return self.predict(images, min_score=min_score)
+
+    def one(
+        self,
+        image: Picture,
+        maps: Maps | None = None,
+        probabilities: bool = False,
+        min_score: float | None = None,
+    ) -> dict[str, Any]:
+        """Return the dict that calling returns in a list, for one image."""
+        [row] = self([image], maps, probabilities, min_score=min_score)
+        return row
 
     def predict(
         self,
@@ -579,10 +588,12 @@ class ExportedDetector:
             that gives them; of a folder ``image`` first.
 
         Raises:
-            DataError: if an image cannot be read, or a score is not finite.
+            ConfigError: if ``max_boxes`` is below 1, or ``min_score`` is no number 0 ... 1.
+            DataError: if an image cannot be read, a score is not finite, or a label is none of
+                :attr:`classes`.
         """
         check_minimum(1, max_boxes=max_boxes)
-        smallest = self.min_score if min_score is None else min_score
+        smallest = self.min_score if min_score is None else _checked_score(min_score)
         listed, is_folder = _list_images(images)
         read = functools.partial(prepare, recipe=self.preprocess)
         rows = []
@@ -608,6 +619,12 @@ class ExportedDetector:
         is_sure = (scores[best] >= min_score) & (scores[best] > 0)  # empty rows have score 0
         best = best[is_sure]
         labels = arrays["labels"][best].astype(np.int64)
+        is_unknown = (labels < 0) | (labels >= len(self.classes))
+        if is_unknown.any():
+            raise DataError(
+                f"{self.source} gives the label {labels[is_unknown][0]} and states "
+                f"{len(self.classes)} classes; export it again"
+            )
         height, width = image.size
         canvas_height, canvas_width = image.placement.canvas
         scale = np.array([width / canvas_width, height / canvas_height] * 2, np.float32)
@@ -673,6 +690,56 @@ def _check_readable(record: ModelRecord, recipe: ImageRecipe, name: str) -> None
             )
 
 
+def _check_outputs(record: ModelRecord, name: str) -> None:
+    """Reject a file whose outputs do not make the predictions of its tasks."""
+    tasks = {task.name: task for task in record.tasks}
+    if not record.outputs or len(tasks) < len(record.tasks):
+        raise _unfit_outputs(name, "it has no outputs, or two tasks of one name")
+    predicted = set()
+    for output in record.outputs:
+        if output.of == "gate":
+            continue
+        if output.task is None or output.task not in tasks:
+            raise _unfit_outputs(name, f"the output {output.name!r} is of no task that it states")
+        task = tasks[output.task]
+        if output.of in ("classes", "masks") or task.is_masks:
+            continue
+        is_map = output.of == "map" or task.is_map
+        sizes = 3 if is_map else 1  # (dim, rows, cols), or (dim,)
+        has_other_dim = output.of == "task" and output.shape[1] != task.dim
+        if output.kind != task.kind or len(output.shape) != 1 + sizes or has_other_dim:
+            raise _unfit_outputs(
+                name,
+                f"the output {output.name!r} of shape {output.shape} and kind {output.kind} does not "
+                f"fit its task of kind {task.kind} and {task.dim} outputs",
+            )
+        if output.of == "task":
+            predicted.add(output.task)
+    for task in record.tasks:
+        if not task.is_masks and task.name not in predicted:
+            raise _unfit_outputs(name, f"no output predicts the task {task.name!r}")
+        if task.from_map is None:
+            continue
+        map_task = tasks.get(task.from_map)
+        if map_task is None or not (map_task.is_map and map_task.has_values):
+            raise _unfit_outputs(
+                name,
+                f"the task {task.name!r} is the mean of {task.from_map!r}, which is no map of it",
+            )
+        if map_task.dim > 1 and task.name not in map_task.labels:
+            raise _unfit_outputs(
+                name,
+                f"the task {task.name!r} is the mean of a channel of {task.from_map!r}, whose labels "
+                f"are {', '.join(map_task.labels)}",
+            )
+
+
+def _unfit_outputs(name: str, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{name}: its description is damaged: {reason}; export it again", step="schema"
+    )
+
+
 def _not_rgb(name: str, channels: int) -> CheckpointError:
     return CheckpointError(
         f"{name} takes images of {channels} channels, and exported files run on RGB images alone; "
@@ -709,6 +776,24 @@ def _value(name: str, value: Array) -> float | Array:
     return float(value[0]) if len(value) == 1 else value.copy()
 
 
+def _no_detector(min_score: Any, name: str) -> ConfigError:
+    return ConfigError(
+        f"min_score is {min_score!r}, and {name} is no detector; leave it out (--min-score)"
+    )
+
+
+def _checked_score(min_score: Any) -> float:
+    """The smallest score of boxes as a float.
+
+    Raises:
+        ConfigError: if it is no number 0 ... 1.
+    """
+    score: float = normal(float, min_score, "min_score")
+    if not 0.0 <= score <= 1.0:
+        raise ConfigError(f"min_score is {score!r}; expected a number 0 ... 1")
+    return score
+
+
 def _check_maps(maps: Any, probabilities: bool) -> None:
     if maps not in (None, *get_args(Maps)):
         raise ConfigError(f"maps is {maps!r}; expected None, 'patch' or 'image'")
@@ -726,18 +811,18 @@ def _list_images(images: Any) -> tuple[list[Any], bool]:
         DataError: for a folder without images, a folder among several, and what are no images.
     """
     is_path = isinstance(images, str | os.PathLike)
-    if is_path and Path(images).is_dir():
+    if is_path and os.path.isdir(images):  # noqa: PTH112 - never raises
         return list_folder(Path(images)), True
     is_one_array = isinstance(images, np.ndarray) and images.ndim != 4
     if is_path or is_one_array or isinstance(images, Image.Image):
         return [images], False
-    if not isinstance(images, Sequence | np.ndarray):
+    if isinstance(images, Mapping) or not isinstance(images, Iterable):
         raise DataError(
             f"images are {type(images).__name__}; expected paths, PIL images or arrays (H, W, 3)"
         )
     listed = list(images)
     for number, image in enumerate(listed):
-        if isinstance(image, str | os.PathLike) and Path(image).is_dir():
+        if isinstance(image, str | os.PathLike) and os.path.isdir(image):  # noqa: PTH112
             raise DataError(
                 f"images[{number}] is the folder {image}; list its images, or pass the folder "
                 "alone, of which every row names its image"

@@ -19,6 +19,7 @@ STANDARD_DOMAINS = ("", "ai.onnx")
 MOST_METADATA_BYTES = 64 << 20
 _MOST_DEPTH = 16  # of graphs inside of graphs
 _MOST_VARINT_BYTES = 10
+_TAG_END = 1 << 32  # protobuf reads 32 bits of a tag, so a longer one would be another field there
 
 # kinds of values
 _VARINT = 0
@@ -221,9 +222,12 @@ def _read_sparse_tensor(tensor: memoryview, facts: OnnxFacts) -> None:
 
 
 def _read_tensor(tensor: memoryview, facts: OnnxFacts) -> None:
+    has_entries = False
+    has_location = False
     for number, part in _fields(tensor):
         if part is None or number != _EXTERNAL_DATA:
             continue
+        has_entries = True
         key = b""
         value = b""
         for entry_number, entry_part in _fields(part):
@@ -231,7 +235,11 @@ def _read_tensor(tensor: memoryview, facts: OnnxFacts) -> None:
                 key = bytes(entry_part)
             elif entry_part is not None and entry_number == _VALUE:
                 value = bytes(entry_part)
-        facts.data_files.add(value.decode("utf-8") if key == _LOCATION else "")
+        if key == _LOCATION:
+            has_location = True
+            facts.data_files.add(value.decode("utf-8"))
+    if has_entries and not has_location:
+        raise ValueError("weights lie outside of the file, and it does not state where")
 
 
 def _fields(message: memoryview) -> Iterator[Field]:
@@ -243,6 +251,8 @@ def _fields(message: memoryview) -> Iterator[Field]:
     position = 0
     while position < len(message):
         tag, position = _varint(message, position)
+        if tag >= _TAG_END:
+            raise ValueError("the number of a field has more than 29 bits")
         number = tag >> 3
         kind = tag & 7
         content = None

@@ -11,7 +11,7 @@ import numpy as np
 from dinoneck import cpu_libraries
 from dinoneck.errors import CheckpointError, DataError
 from dinoneck.kinds import FileRuntime
-from dinoneck.text import first_line
+from dinoneck.text import counted, first_line
 
 Array = np.ndarray[Any, Any]
 _FATAL_ONLY = 4  # of ONNX Runtime's log levels
@@ -105,7 +105,8 @@ def run_session(
     except Exception as error:  # of both libraries: several types
         height, width = images.shape[-2:]
         raise DataError(
-            f"the model fails on {len(images)} images of {height}x{width} px: {first_line(error)}; "
+            f"the model fails on {counted(len(images), 'image')} of {height}x{width} px: "
+            f"{first_line(error)}; "
             "take fewer at once (batch_size, --batch-size), or images of the size that it was "
             "exported for"
         ) from error

@@ -28,7 +28,7 @@ except ImportError as error:
     raise missing_extra(error.name or "fastapi", "serve") from error
 
 from dinoneck.backbones.openvino import is_installed
-from dinoneck.runtime.exported import is_exported
+from dinoneck.runtime.names import is_exported
 from dinoneck.serve.models import MAPS, Model, open_model
 from dinoneck.serve.settings import Settings
 from dinoneck.version import versions

@@ -26,10 +26,9 @@ from dinoneck.inference.sources import NO_KEY, names_detector, open_heads
 from dinoneck.registry import DETECTORS
 from dinoneck.runtime.exported import (
     ExportedDetector,
-    check_backbone_runtime,
-    is_exported,
     open_exported,
 )
+from dinoneck.runtime.names import check_backbone_runtime, is_exported
 from dinoneck.serve.settings import Settings
 from dinoneck.task_facts import TaskFacts
 from dinoneck.text import counted

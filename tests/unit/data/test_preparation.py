@@ -16,7 +16,7 @@ from PIL import Image
 from tests.unit.data.test_labels import MODES, ramp
 from tests.unit.data.test_labels import PLAIN as UNSCALED
 
-from dinoneck import TokenGrid
+from dinoneck import ConfigError, TokenGrid
 from dinoneck.data import Preprocessing, Views, to_image_pixels, to_prepared_pixels
 from dinoneck.data.decoding import read_pixels, to_unit_range
 from dinoneck.data.preprocessing import resample
@@ -112,6 +112,13 @@ def test_records_rebuild() -> None:
     assert Preprocessing(patch_size=16).changed(size=(32, 64), blur=None) == Preprocessing(
         16, size=(32, 64)
     )
+
+
+@pytest.mark.parametrize("patch_size", [8193, 2**40, (16, 8193)], ids=str)
+def test_a_patch_larger_than_any_image_is_refused(patch_size: Any) -> None:
+    record = Preprocessing().record() | {"patch_size": patch_size, "resize": "pad"}
+    with pytest.raises(ConfigError, match="patch_size is .*; expected 8192 px at most"):
+        Preprocessing.from_record(record)
 
 
 def test_padding_is_not_valid_and_the_picture_is_what_the_backbone_sees() -> None:

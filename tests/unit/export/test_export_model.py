@@ -22,6 +22,7 @@ from dinoneck import (
     Backbone,
     CheckpointError,
     CLSGatingHead,
+    DenseHead,
     HeadCheckpoint,
     HeadEnsemble,
     MaskHead,
@@ -30,10 +31,12 @@ from dinoneck import (
     TargetTransform,
     Task,
     load_backbone,
+    register,
     save_head,
 )
 from dinoneck.data import Preprocessing
 from dinoneck.export import Exported, export_head, export_model, onnx_file, program
+from dinoneck.layers.inputs import TokensLike
 
 MASS = Task(
     "mass",
@@ -443,3 +446,24 @@ def test_a_head_is_exported_next_to_a_backbone_that_was_trained(tmp_path: Path) 
     head = kit.head()
     done = export_head(head, tmp_path / "h.pt2", format="pt2", backbone=backbone, grid=(2, 3))
     assert done.description["outputs"][0]["name"] == "mass"
+
+
+@register
+class TwiceShown(DenseHead):
+    """Shows maps of twice its values."""
+
+    @torch.no_grad()
+    def predict_maps(self, tokens: TokensLike, **plain: Any) -> dict[str, Tensor]:
+        return {name: 2 * cells for name, cells in super().predict_maps(tokens, **plain).items()}
+
+
+@pytest.mark.parametrize("in_ensemble", [False, True], ids=["alone", "in an ensemble"])
+def test_a_head_that_shows_other_maps_than_those_of_its_values_is_refused(
+    in_ensemble: bool, one_block: Backbone, tmp_path: Path
+) -> None:
+    head: Any = TwiceShown(64, [Task("height", kind="dense")], hidden_dim=8)
+    if in_ensemble:
+        head = HeadEnsemble([head])
+    with pytest.raises(CheckpointError, match="TwiceShown replaces natural or predict_maps"):
+        export_model(head, tmp_path / "m.pt2", format="pt2", backbone=one_block)
+    assert not (tmp_path / "m.pt2").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -247,6 +249,13 @@ def test_a_head_without_its_backbone_is_refused(tmp_path: Path) -> None:
         pytest.param({"format": 3}, "install a newer dinoneck", id="later version"),
         pytest.param({"outputs": [{}]}, "is damaged", id="damaged"),
         pytest.param({"preprocess": None}, "how images are prepared", id="no recipe"),
+        pytest.param({"input": 5}, "is damaged", id="a number as input"),
+        pytest.param({"input": None}, "is damaged", id="null as input"),
+        pytest.param({"views": 5}, "is damaged", id="a number as views"),
+        pytest.param(
+            {"views": {"exported": "none"}}, "is damaged", id="views without those of heads"
+        ),
+        pytest.param({"outputs": []}, "has no outputs", id="no outputs"),
     ],
 )
 def test_other_descriptions_are_refused(
@@ -254,6 +263,51 @@ def test_other_descriptions_are_refused(
 ) -> None:
     with pytest.raises(CheckpointError, match=message):
         open_exported(changed(model, tmp_path / "m.onnx", **entries))
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "message"),
+    [
+        pytest.param("crop", {"from_map": "covers"}, "which is no map of it", id="no such map"),
+        pytest.param("crop", {"from_map": "mass"}, "which is no map of it", id="mean of a number"),
+        pytest.param("crop", {"name": "wheat"}, "is of no task", id="output of no task"),
+        pytest.param(
+            "cover", {"labels": ["a", "b", "c"]}, "whose labels are a, b, c", id="no channel"
+        ),
+        pytest.param("ndvi", {"kind": "density"}, "does not fit its task", id="another kind"),
+        pytest.param("state", {"dim": 2}, "does not fit its task", id="another dim"),
+    ],
+)
+def test_tasks_that_the_outputs_do_not_predict_are_refused(
+    task: str,
+    changes: dict[str, Any],
+    message: str,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tasks = record_of(model)["tasks"]
+    for record in tasks:
+        if record["name"] == task:
+            record |= changes
+    file = changed(
+        model, tmp_path / "m.onnx", tasks=tasks, preprocess=Preprocessing(patch_size=16).record()
+    )
+    monkeypatch.setattr("dinoneck.runtime.exported.open_session", None)
+    with pytest.raises(CheckpointError, match=message):
+        open_exported(file)
+
+
+def test_a_task_without_an_output_is_refused(model: Path, tmp_path: Path) -> None:
+    outputs = [output for output in record_of(model)["outputs"] if output["name"] != "mass"]
+    file = changed(
+        model,
+        tmp_path / "m.onnx",
+        outputs=outputs,
+        preprocess=Preprocessing(patch_size=16).record(),
+    )
+    with pytest.raises(CheckpointError, match="no output predicts the task 'mass'"):
+        open_exported(file)
 
 
 def small_onnx(path: Path, edit: Any = None) -> Path:
@@ -281,6 +335,26 @@ def external(location: str) -> Any:
         tensor.external_data.add(key="location", value=location)
 
     return edit
+
+
+def external_with_offset(proto: Any) -> None:
+    external("../w.data")(proto)
+    [tensor] = proto.graph.initializer
+    tensor.external_data.add(key="offset", value="16")
+
+
+def external_without_location(proto: Any) -> None:
+    external("w.data")(proto)
+    [tensor] = proto.graph.initializer
+    tensor.external_data[0].key = "offset"
+
+
+def record_of(model: Path) -> dict[str, Any]:
+    """The description in a file."""
+    onnx = pytest.importorskip("onnx")
+    [entry] = [entry for entry in onnx.load(model).metadata_props if entry.key == "dinoneck_export"]
+    record: dict[str, Any] = json.loads(entry.value)
+    return record
 
 
 def inside_of_if(proto: Any) -> None:
@@ -312,6 +386,8 @@ def twice(proto: Any) -> None:
         pytest.param(external("../w.data"), "outside of its folder", id="parent folder"),
         pytest.param(external("/etc/passwd"), "outside of its folder", id="absolute path"),
         pytest.param(external("C:\\w"), "outside of its folder", id="path of Windows"),
+        pytest.param(external_with_offset, "outside of its folder, '../w.data'", id="offset"),
+        pytest.param(external_without_location, "does not state where", id="no location"),
         pytest.param(inside_of_if, "evil::Run", id="custom operator in a branch"),
         pytest.param(twice, "twice", id="an entry twice"),
     ],
@@ -322,6 +398,50 @@ def test_unsafe_and_foreign_files_are_refused_before_they_are_opened(
     monkeypatch.setattr("dinoneck.runtime.exported.open_session", None)
     with pytest.raises(CheckpointError, match=message.replace("\\", "\\\\")):
         open_exported(small_onnx(tmp_path / "small.onnx", edit))
+
+
+def message_field(number: int, content: bytes, *, hidden: bool = False) -> bytes:
+    """A field of bytes; hidden: of a tag with a bit beyond the 32nd, which protobuf in C++ drops."""
+    tag = number << 3 | 2
+    if hidden:
+        tag |= 1 << 32
+    coded = b""
+    for remaining in (tag, len(content)):
+        while remaining >= 0x80:
+            coded += bytes([remaining & 0x7F | 0x80])
+            remaining >>= 7
+        coded += bytes([remaining])
+    return coded + content
+
+
+def hidden_weights() -> bytes:
+    """A model whose weight lies in another file, of a field 13 with a tag of five bytes."""
+    location = message_field(1, b"location") + message_field(2, b"/etc/passwd")
+    tensor = message_field(8, b"w") + message_field(13, location, hidden=True)
+    return message_field(7, message_field(5, tensor))
+
+
+def hidden_domain() -> bytes:
+    node = message_field(4, b"Run") + message_field(7, b"evil", hidden=True)
+    return message_field(7, message_field(1, node))
+
+
+def hidden_functions() -> bytes:
+    return message_field(7, b"") + message_field(25, message_field(1, b"Add"), hidden=True)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(hidden_weights(), id="weights in another file"),
+        pytest.param(hidden_domain(), id="domain of an operator"),
+        pytest.param(hidden_functions(), id="functions"),
+    ],
+)
+def test_fields_that_protobuf_reads_otherwise_are_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "hidden.onnx").write_bytes(content)
+    with pytest.raises(CheckpointError, match="more than 29 bits"):
+        open_exported(tmp_path / "hidden.onnx")
 
 
 @pytest.mark.parametrize(
@@ -402,3 +522,95 @@ def test_evaluate_scores_a_file_as_its_heads(
     assert scores["file"]["r2"]["pooled"] == pytest.approx(expected, rel=1e-3)
     with pytest.raises(ConfigError, match="predicts no objects"):
         evaluate(str(file), images[0].parent, tmp_path / "truth.json")
+
+
+def opened(model: Path, path: Path) -> ExportedPredictor:
+    recipe = Preprocessing(patch_size=16, size=(80, 96))
+    exported = open_exported(changed(model, path, preprocess=recipe.record()))
+    assert isinstance(exported, ExportedPredictor)
+    return exported
+
+
+def test_a_task_called_image_has_no_rows_of_a_folder(
+    model: Path, images: list[Path], tmp_path: Path
+) -> None:
+    exported = opened(model, tmp_path / "m.onnx")
+    renamed = [msgspec.structs.replace(output) for output in exported.record.outputs]
+    for output in renamed:
+        output.task = "image" if output.task == "mass" else output.task
+    tasks = [
+        dataclasses.replace(task, name="image") if task.name == "mass" else task
+        for task in exported.tasks
+    ]
+    record = msgspec.structs.replace(exported.record, outputs=renamed, tasks=tuple(tasks))
+    exported = ExportedPredictor(
+        "m.onnx",
+        record,
+        model.read_bytes(),
+        runtime="onnxruntime",
+        batch_size=None,
+        bits=None,
+        num_threads=None,
+    )
+    with pytest.raises(ConfigError, match="pass the images of .* as a list"):
+        exported(images[0].parent)
+    [row] = exported(images[:1])
+    assert isinstance(row["image"], float)
+
+
+def test_a_row_can_be_changed(model: Path, images: list[Path], tmp_path: Path) -> None:
+    [prediction] = opened(model, tmp_path / "m.onnx").predictions(images[:1])
+    first = prediction.row("patch")
+    expected = first["maps"]["ndvi"].copy()
+    first["maps"]["ndvi"][:] = 7
+    first["state"][:] = 7
+    second = prediction.row("patch")
+    np.testing.assert_array_equal(second["maps"]["ndvi"], expected)
+    assert (second["state"] != 7).all()
+
+
+def test_images_may_be_any_iterable_but_a_mapping(
+    model: Path, images: list[Path], tmp_path: Path
+) -> None:
+    exported = opened(model, tmp_path / "m.onnx")
+    assert len(exported(image for image in images[:2])) == 2
+    with pytest.raises(DataError, match="images are dict"):
+        exported({images[0]: 1})
+
+
+def test_a_name_that_no_system_takes_is_no_image(model: Path, tmp_path: Path) -> None:
+    exported = opened(model, tmp_path / "m.onnx")
+    for image in ("a" * 5000, ["a" * 5000]):
+        with pytest.raises(DataError, match="cannot be decoded"):
+            exported(image)
+
+
+def test_what_is_no_image_is_named_without_tensors(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"expected a path, a PIL image or an array \(H, W, 3\)$"):
+        opened(model, tmp_path / "m.onnx").one(5)
+
+
+def test_a_smallest_score_is_refused(model: Path, images: list[Path], tmp_path: Path) -> None:
+    exported = opened(model, tmp_path / "m.onnx")
+    with pytest.raises(ConfigError, match="is no detector"):
+        exported(images[:1], min_score=0.5)
+    with pytest.raises(ConfigError, match="is no detector"):
+        exported.one(images[0], min_score=0.5)
+
+
+@pytest.mark.parametrize("num_threads", [0, -1, 1.5, "2"])
+def test_threads_are_counted(num_threads: Any, model: Path) -> None:
+    with pytest.raises(ConfigError, match="num_threads is"):
+        open_exported(model, num_threads=num_threads)
+
+
+def test_the_device_of_a_file_is_the_cpu(model: Path, tmp_path: Path) -> None:
+    file = opened(model, tmp_path / "m.onnx").source
+    assert isinstance(Predictor(file, None, None, torch.device("cpu")), ExportedPredictor)
+    with pytest.raises(ConfigError, match="leave device out"):
+        Predictor(file, device=torch.device("meta"))
+
+
+def test_arguments_beyond_those_of_a_predictor_are_refused(model: Path) -> None:
+    with pytest.raises(TypeError, match=r"at most 4 positional arguments .*; 5 were given"):
+        Predictor(str(model), None, None, "cpu", 64)  # type: ignore[misc]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import struct
+import tracemalloc
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +119,89 @@ def test_a_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
     file.write_bytes(contents[: width + 8] + b"\xff" + contents[width + 9 :])
     with pytest.raises(DataError, match=r"a\.tif holds 49152 bytes of 195840: it is cut off"):
         read_vectors(file)
+
+
+def big_tiff(
+    path: Path,
+    size: tuple[int, int],
+    strip: bytes,
+    *,
+    offsets: Sequence[int] = (16,),
+    byte_counts: Sequence[int] | None = None,
+) -> Path:
+    """A BigTIFF of three bands of floats, compressed by Deflate, whose one strip begins at byte 16."""
+    if byte_counts is None:
+        byte_counts = [len(strip)] * len(offsets)
+    height, width = size
+    entries = {
+        256: [width],
+        257: [height],
+        258: [32, 32, 32],
+        259: [8],
+        262: [2],
+        273: offsets,
+        277: [3],
+        279: byte_counts,
+        284: [1],
+        339: [3, 3, 3],
+    }
+    directory_offset = 16 + len(strip)
+    values_offset = directory_offset + 8 + 20 * len(entries) + 8
+    directory = struct.pack("<Q", len(entries))
+    values = b""
+    for tag, numbers in entries.items():
+        directory += struct.pack("<HHQ", tag, 16, len(numbers))  # 16: integers of 64 bits
+        if len(numbers) == 1:
+            directory += struct.pack("<Q", numbers[0])
+        else:
+            directory += struct.pack("<Q", values_offset + len(values))
+            values += struct.pack(f"<{len(numbers)}Q", *numbers)
+    header = b"II" + struct.pack("<HHHQ", 43, 8, 0, directory_offset)
+    path.write_bytes(header + strip + directory + bytes(8) + values)
+    return path
+
+
+FOUR_PIXELS = zlib.compress(np.ones((2, 2, 3), "<f4").tobytes())
+BOMB = zlib.compress(bytes(1 << 22))
+
+
+def test_a_big_tiff_is_read(tmp_path: Path) -> None:
+    stored, _ = read_vectors(big_tiff(tmp_path / "a.tif", (2, 2), FOUR_PIXELS))
+    assert np.array_equal(stored, np.ones((3, 2, 2)))
+
+
+@pytest.mark.parametrize("byte_count", [1 << 62, (1 << 64) - 1], ids=["2^62", "2^64 - 1"])
+def test_a_byte_count_beyond_the_file_is_bounded_by_the_file(
+    byte_count: int, tmp_path: Path
+) -> None:
+    file = big_tiff(tmp_path / "a.tif", (2, 2), FOUR_PIXELS, byte_counts=[byte_count])
+    stored, _ = read_vectors(file)
+    assert np.array_equal(stored, np.ones((3, 2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("size", "offsets", "message"),
+    [
+        pytest.param(
+            (4, 0), [16], r"4 x 0 px \(height x width\); expected 1 or more", id="width 0"
+        ),
+        pytest.param((0, 4), [16], "0 x 4 px", id="height 0"),
+        pytest.param((1 << 20, 1 << 20), [16], "Pillow opens at most", id="too many pixels"),
+        pytest.param((2, 2), [1 << 63], f"begins at byte {1 << 63}", id="beyond the file"),
+        pytest.param((8000, 8000), [16] * 200, "its strips overlap", id="one strip many times"),
+    ],
+)
+def test_a_small_file_cannot_fill_the_memory(
+    size: tuple[int, int], offsets: list[int], message: str, tmp_path: Path
+) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=message):
+            read_vectors(big_tiff(tmp_path / "a.tif", size, BOMB, offsets=offsets))
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most_bytes < 1 << 26  # each strip has 2^22 bytes, and the files about 2^13
 
 
 def test_another_form_needs_rasterio(tmp_path: Path) -> None:
