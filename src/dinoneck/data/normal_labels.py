@@ -16,7 +16,12 @@ from torch import Tensor
 from dinoneck.data.decoding import as_list, read_stated_orientation
 from dinoneck.data.label_files import read_label, sizes_of, without_alpha
 from dinoneck.data.labels import cell_sums
-from dinoneck.data.orientation import stated_orientation, turn_components, turn_vectors
+from dinoneck.data.orientation import (
+    UPRIGHT,
+    stated_orientation,
+    turn_components,
+    turn_vectors,
+)
 from dinoneck.data.preprocessing import Preprocessing, on_canvas
 from dinoneck.data.vector_tiffs import is_vector_tiff, read_vectors
 from dinoneck.errors import DataError
@@ -43,7 +48,8 @@ class NormalLabels:
     1) / 2, 255 * (y + 1) / 2 and 255 * (z + 1) / 2; or an array or tensor (H, W, 3) of floats, or
     of uint8 or uint16 as such a picture has them. Pixels without a normal are NaN or the zero
     vector; in pictures black, white, the middle grey (127 or 128) or transparent. Vectors are
-    turned with the pixels by the EXIF orientation of the label.
+    turned with the pixels by the EXIF orientation of the label, of which a PIL image of a TIFF knows
+    nothing once it is loaded: it is rejected then.
 
     Examples:
         >>> from dinoneck.data import Preprocessing
@@ -131,6 +137,7 @@ def _read_normals(label: Any, size: Sequence[int] | None, number: int) -> Tensor
         _check_size(name, vectors, size)
         is_hidden = torch.zeros(vectors.shape[1:], dtype=torch.bool)
     else:
+        orientation = _orientation_of(label, number)  # Pillow drops that of a TIFF as it loads it
         raster = without_alpha(read_label(label, size, number))
         name = raster.name
         if raster.values.shape[2] != _BANDS or raster.palette is not None:
@@ -141,17 +148,27 @@ def _read_normals(label: Any, size: Sequence[int] | None, number: int) -> Tensor
         values, is_hidden = _decode(raster.values, name)
         if raster.is_hidden is not None:
             is_hidden |= torch.from_numpy(raster.is_hidden)
-        vectors = torch.from_numpy(turn_components(values.numpy(), _orientation_of(label)))
+        vectors = torch.from_numpy(turn_components(values.numpy(), orientation))
     return _checked(vectors, is_hidden, name)
 
 
-def _orientation_of(label: Any) -> int:
-    """The EXIF orientation by which the pixels of a label were turned."""
+def _orientation_of(label: Any, number: int) -> int:
+    """The EXIF orientation by which the pixels of a label will be turned.
+
+    Raises:
+        DataError: for a PIL image of a TIFF that is loaded already.
+    """
     if isinstance(label, str | os.PathLike):
         return read_stated_orientation(Path(label))
-    if isinstance(label, Image.Image):
-        return stated_orientation(label)
-    return 1
+    if not isinstance(label, Image.Image):
+        return UPRIGHT
+    if label.format == "TIFF" and not getattr(label, "tile", ()):
+        raise DataError(
+            f"label {number} (a PIL image) is of a TIFF that is loaded already: Pillow has turned "
+            "its pixels by an EXIF orientation that it no longer states, so that the vectors cannot "
+            "be turned with them; pass the file"
+        )
+    return stated_orientation(label)
 
 
 def _decode(values: Array, name: str) -> tuple[Tensor, Tensor]:

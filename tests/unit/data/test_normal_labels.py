@@ -126,6 +126,32 @@ def test_a_picture_that_exif_mirrors_has_mirrored_vectors(tmp_path: Path) -> Non
     assert degrees(values[0, :, 1, 1], LEANING) < 0.5
 
 
+def mirrored_tiff(folder: Path) -> Path:
+    """:func:`normals` as colours in a TIFF whose EXIF mirrors them left and right."""
+    path = folder / "mirrored.tif"
+    exif = Image.Exif()
+    exif[ORIENTATION] = 2
+    Image.fromarray(as_colours(normals() * (-1, 1, 1))).save(path, exif=exif)
+    return path
+
+
+def test_the_vectors_of_a_pil_image_of_a_tiff_are_mirrored_as_those_of_its_file(
+    tmp_path: Path,
+) -> None:
+    path = mirrored_tiff(tmp_path)
+    of_file, _ = NormalLabels().cells([path], Preprocessing(16))
+    of_image, _ = NormalLabels().cells([Image.open(path)], Preprocessing(16))
+    assert degrees(of_file[0, :, 1, 1], LEANING) < 0.5
+    assert torch.equal(of_image, of_file)
+
+
+def test_a_pil_image_of_a_tiff_that_is_loaded_already_is_refused(tmp_path: Path) -> None:
+    image = Image.open(mirrored_tiff(tmp_path))
+    image.load()
+    with pytest.raises(DataError, match="is of a TIFF that is loaded already"):
+        NormalLabels().cells([image], Preprocessing(16))
+
+
 REFUSED = [
     pytest.param(-normals(), "point towards the camera: z is negative in 100%", id="outward"),
     pytest.param(3 * normals(), "holds no surface normals: 100% of its vectors", id="long"),
