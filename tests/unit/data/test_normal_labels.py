@@ -82,13 +82,22 @@ UNKNOWN = [
     pytest.param(np.full(3, 127, np.uint8), id="grey 127"),
     pytest.param(np.full(3, 128, np.uint8), id="grey 128"),
     pytest.param(np.full(3, 255, np.uint8), id="white"),
+    pytest.param(np.full(3, 0, np.uint16), id="black of 16 bits"),
+    pytest.param(np.full(3, 32767, np.uint16), id="grey 32767"),
+    pytest.param(np.full(3, 32768, np.uint16), id="grey 32768"),
+    pytest.param(np.full(3, 65535, np.uint16), id="white of 16 bits"),
 ]
 
 
 @pytest.mark.parametrize("mark", UNKNOWN)
 def test_pixels_without_a_normal_weigh_nothing(mark: np.ndarray) -> None:
     vectors = normals()
-    stored = as_colours(vectors) if mark.dtype == np.uint8 else vectors
+    if mark.dtype == np.uint8:
+        stored = as_colours(vectors)
+    elif mark.dtype == np.uint16:
+        stored = np.rint((vectors + 1) * 32767.5).astype(np.uint16)
+    else:
+        stored = vectors
     stored[:, :16] = mark
     values, counts = NormalLabels().cells(stored, Preprocessing(16))
     assert counts[0].tolist() == [[0.0, 256.0, 256.0]] * 2
@@ -96,6 +105,18 @@ def test_pixels_without_a_normal_weigh_nothing(mark: np.ndarray) -> None:
     pixels = NormalLabels().pixels(stored, Preprocessing(16))
     assert pixels[:, :, :16].isnan().all()
     assert not pixels[:, :, 16:].isnan().any()
+
+
+@pytest.mark.parametrize("length", [0.4, 1.6, 1000.0])
+def test_single_vectors_of_a_length_far_from_1_are_unknown(length: float) -> None:
+    vectors = normals()
+    vectors[:, 42:] *= length  # an eighth of them: the file still holds normals
+    vectors[:, 40:42] *= 0.7  # between two surfaces
+    _, counts = NormalLabels().cells(vectors, Preprocessing(16))
+    assert counts[0].tolist() == [[256.0, 256.0, 160.0]] * 2
+    pixels = NormalLabels().pixels(vectors, Preprocessing(16))
+    assert pixels[:, :, 42:].isnan().all()
+    assert not pixels[:, :, :42].isnan().any()
 
 
 def test_transparent_pixels_have_no_normal(tmp_path: Path) -> None:
