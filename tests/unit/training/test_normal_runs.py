@@ -13,7 +13,16 @@ from PIL import Image
 from tests import kit
 from torch import Tensor
 
-from dinoneck import HeadCheckpoint, LinearHead, Predictor, Task, Tokens, load_backbone, save_head
+from dinoneck import (
+    DenseHead,
+    HeadCheckpoint,
+    LinearHead,
+    Predictor,
+    Task,
+    Tokens,
+    load_backbone,
+    save_head,
+)
 from dinoneck.data import Views
 from dinoneck.data.normal_labels import NormalLabels
 from dinoneck.data.vector_tiffs import read_vectors
@@ -189,6 +198,15 @@ def test_evaluate_has_a_smallest_share_of_normals(run: Path, walls: Path) -> Non
 def test_evaluate_refuses_options_of_masks_of_classes(run: Path, walls: Path) -> None:
     with pytest.raises(ConfigError, match="the heads predict surface normals, truth"):
         evaluate(run, walls / "images", walls / "truth", nodata=(0,))
+
+
+def test_evaluate_refuses_normals_next_to_classes_of_pixels(walls: Path) -> None:
+    head = DenseHead(64, [NORMALS, Task("land", dim=2, kind="segmentation")])
+    predictor = Predictor(head, load_backbone("dinoneck_tiny"))
+    with pytest.raises(
+        ConfigError, match="pixels, land, and surface normals, normals, and the file"
+    ):
+        evaluate(predictor, walls / "images", walls / "truth")
 
 
 REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
