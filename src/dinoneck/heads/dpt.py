@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, Unpack, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dinoneck.checks import check_minimum
 from dinoneck.configured import with_defaults
 from dinoneck.errors import ConfigError
-from dinoneck.heads.head import Head, resampled
+from dinoneck.heads.head import Head, init_bias, resampled
 from dinoneck.heads.linear import Bins
 from dinoneck.heads.outputs import HeadOutputs
 from dinoneck.heads.pyramid import checked_neck
@@ -109,6 +109,12 @@ class DPTHead(Head):
                 self.readouts.append(MapLinear(width, dim, **factory))
             else:
                 self.readouts.append(_Readout(width, hidden_dim, dim, **factory))
+        self._init_biases()
+
+    def reset_parameters(self) -> None:
+        """Re-initialise the weights."""
+        super().reset_parameters()
+        self._init_biases()
 
     @classmethod
     def current_config(cls, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,6 +168,16 @@ class DPTHead(Head):
             else:
                 logits.append(readout(maps))
         return logits
+
+    def _init_biases(self) -> None:
+        """Set the biases of surface normals.
+
+        Those of other tasks stay random, also before a ReLU, so that a seed gives the weights of 0.3.
+        """
+        for task, readout in zip(self.tasks, self.readouts, strict=True):
+            if task.is_unit:
+                layer = readout.out if isinstance(readout, _Readout) else readout
+                init_bias(cast("nn.Linear", layer).bias, task.activation)
 
     def _cells(self, tokens: Tokens) -> list[tuple[Task, Tensor]]:
         """The tasks, and their maps (B, dim, rows, cols) in normalised units at the decoder's cells."""
