@@ -40,7 +40,7 @@ class DPTHead(Head):
         add_projection: a 3x3 convolution and ``projection_activation`` in front, as in heads on
             DINOv2.
         projection_activation: after the projection; None = none, as in TIPSv2's heads of normals
-            and classes.
+            and classes. Without ``add_projection`` only ``relu``, which changes nothing then.
         linear_readout: a linear layer at the decoder's cells in place of the two convolutions, the
             upsampling and the linear layer, as in TIPSv2's heads.
         device: torch factory keyword.
@@ -53,7 +53,8 @@ class DPTHead(Head):
 
     Raises:
         ConfigError: if tasks repeat a name or are of another kind, ``bins`` do not fit them, the
-            neck is not a DPTNeck of this width, or a size is not positive.
+            neck is not a DPTNeck of this width, a size is not positive, or
+            ``projection_activation`` is None without a projection.
         ShapeError: if the tokens do not fit the neck.
 
     Examples:
@@ -87,6 +88,11 @@ class DPTHead(Head):
     ) -> None:
         super().__init__()
         check_minimum(1, hidden_dim=hidden_dim)
+        if projection_activation is None and not add_projection:
+            raise ConfigError(
+                "projection_activation is None, and there is no projection that it would follow; leave "
+                "it out, or pass add_projection=True"
+            )
         dpt_neck, factory = checked_neck(neck, embed_dim, {"device": device, "dtype": dtype})
         if not isinstance(dpt_neck, DPTNeck):
             raise ConfigError(

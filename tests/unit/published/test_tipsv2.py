@@ -27,6 +27,7 @@ from dinoneck import (
     load_published,
 )
 from dinoneck.cli.main import main
+from dinoneck.data.vector_tiffs import read_vectors
 from dinoneck.published import PublishedHead, table
 from dinoneck.published.loading import translate
 
@@ -225,8 +226,13 @@ def test_one_file_is_enough_for_a_prediction(folder: Path, tmp_path: Path, task:
     files = list((tmp_path / "maps").rglob("*.tif" if task != "ade20k" else "*.png"))
     assert files
     [line] = (tmp_path / "out.csv").read_text().splitlines()[1:]
-    with Image.open(files[0]) as picture:
-        assert picture.size == SIDES[::-1]
+    if task == "normals":
+        normals, _ = read_vectors(files[0])
+        assert normals.shape == (3, *SIDES)
+        assert np.allclose(np.square(normals).sum(axis=0), 1.0, atol=1e-5)
+    else:
+        with Image.open(files[0]) as picture:
+            assert picture.size == SIDES[::-1]
     values = [float(value) for value in line.split(",")[1:]]
     # an image has no number of normals: they are in the map alone
     assert len(values) == {"depth": 1, "normals": 0, "ade20k": 150}[task]
@@ -259,10 +265,11 @@ def test_a_file_of_heads_alone_takes_the_backbone_of_another(folder: Path, tmp_p
     whole.save(tmp_path / "saved.safetensors")
     assert HeadCheckpoint.load(tmp_path / "saved.safetensors").backbone_file is None
     image = torch.rand(3, 56, 70)
-    [expected] = Predictor(whole)(image)
+    [expected] = Predictor(whole)(image, maps="image")
     other = checkpoint.load_backbone(tmp_path / "backbone.safetensors")
-    [found] = Predictor(checkpoint, other)(image)
-    assert torch.equal(torch.as_tensor(found["normals"]), torch.as_tensor(expected["normals"]))
+    [found] = Predictor(checkpoint, other)(image, maps="image")
+    assert found["maps"]["normals"].shape == (3, 56, 70)
+    assert np.array_equal(found["maps"]["normals"], expected["maps"]["normals"])
 
 
 @pytest.mark.slow
