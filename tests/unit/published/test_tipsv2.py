@@ -159,6 +159,12 @@ def test_a_file_of_three_heads_holds_each_of_them(row: PublishedHead) -> None:
             translate({**state, extra: torch.empty(3)}, head, "the file", rename=row.rename)
 
 
+def test_the_last_layer_of_another_head_is_unknown() -> None:
+    assert table.row_named(TIPSV2[0]).rename("depth_head.depth_head.bias") == "readouts.0.bias"
+    unknown = "depth_head.normals_head.bias"
+    assert table.row_named(TIPSV2[0]).rename(unknown) == unknown
+
+
 def test_pickles_are_not_read(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "head.pth")
     with pytest.raises(CheckpointError, match=r"is no \.safetensors file.*google/tipsv2-b14-dpt"):

@@ -33,6 +33,7 @@ from dinoneck.metrics import (
     ANGLE_METRICS,
     NUM_ANGLE_TERMS,
     angle_terms,
+    share_within,
 )
 from dinoneck.training import train
 from dinoneck.training.batches import BatchReader, BatchRows
@@ -153,6 +154,13 @@ def test_a_run_scores_angles_beside_its_baseline(run: Path) -> None:
 def test_its_heads_are_of_normals(run: Path) -> None:
     [task] = HeadCheckpoint.load(run / "head.safetensors").build().tasks
     assert task.is_unit and task.name == "truth"
+
+
+def test_a_share_within_an_angle_inside_a_step_is_refused() -> None:
+    sums = angle_terms(tilted([10.0, 20.0]), tilted([0.0, 0.0]))
+    assert share_within(sums, 11.25) == 0.5
+    with pytest.raises(ConfigError, match=r"degrees is 11\.27; expected an end of the steps"):
+        share_within(sums, 11.27)
 
 
 def test_evaluate_gives_the_scores_of_the_predictions(run: Path, walls: Path) -> None:
