@@ -458,6 +458,6 @@ def position_recipe(record: Mapping[str, Any]) -> str:
     return f"{record.get('pos_embed')!r} of {record.get('source')}"
 
 
-def has_other_recipe(record: Mapping[str, Any]) -> bool:
+def uses_official_recipe(record: Mapping[str, Any]) -> bool:
     """Whether a record's model resamples positions with the official recipe instead of its library's own."""
     return position_recipe(record) == OFFICIAL_RECIPE and record.get("source") != "official"
