@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck.data.arrays import as_array
-from dinoneck.errors import DataError
+from dinoneck.errors import ConfigError, DataError
 
 Array = np.ndarray[Any, Any]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -365,11 +365,11 @@ def angle_terms(true: Tensor, predicted: Tensor) -> Floats:
     if predicted.shape[1:] != size:
         resized = F.interpolate(resized, size, mode="bilinear")
     is_known = ~true.isnan().any(dim=0)
-    one = true.double()[:, is_known]
-    other = resized[0][:, is_known]
+    true_vectors = true.double()[:, is_known]
+    predicted_vectors = resized[0][:, is_known]
     # exact also where the angle is small, which an arc cosine is not
-    across = torch.linalg.cross(one, other, dim=0).square().sum(dim=0).sqrt()
-    along = (one * other).sum(dim=0)
+    across = torch.linalg.cross(true_vectors, predicted_vectors, dim=0).square().sum(dim=0).sqrt()
+    along = (true_vectors * predicted_vectors).sum(dim=0)
     has_direction = (across > 0) | (along != 0)
     angles = torch.where(has_direction, torch.atan2(across, along).rad2deg(), 90.0).numpy()
     counts, _ = np.histogram(angles, _ANGLE_STEPS)
@@ -398,7 +398,16 @@ def median_angle(sums: Floats) -> Floats:
 
 
 def share_within(sums: Floats, degrees: float) -> Floats:
-    """Return the share of pixels whose angle is below one of the ends of the steps, of sums (..., terms)."""
+    """Return the share of pixels whose angle is below one of the ends of the steps, of sums (..., terms).
+
+    Raises:
+        ConfigError: for another angle, which the counts cannot tell.
+    """
+    if degrees not in _ANGLE_STEPS:
+        raise ConfigError(
+            f"degrees is {degrees:g}; expected an end of the steps in which angles are counted: of 0.05 "
+            "degrees below 12, 0.25 below 60, 1 above"
+        )
     counts = sums[..., 1:]
     is_within = _ANGLE_STEPS[1:] <= degrees
     return divide(counts[..., is_within].sum(axis=-1), counts.sum(axis=-1))

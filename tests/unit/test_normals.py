@@ -149,9 +149,21 @@ def test_heads_give_vectors_of_length_1(cls: type[Any]) -> None:
     assert torch.allclose(head.predict_maps(tokens)["normals"], outputs, atol=1e-6)
 
 
-@pytest.mark.parametrize("cls", [DenseHead, LinearHead, FPNHead])
+@pytest.mark.parametrize("cls", HEADS)
 def test_a_new_head_starts_from_a_wall_that_faces_the_camera(cls: type[Any]) -> None:
-    weights = head_of(cls).state_dict()
+    head = head_of(cls)
+    assert_starts_from_a_wall(head)
+    head.reset_parameters()
+    assert_starts_from_a_wall(head)
+
+
+def test_a_linear_readout_of_a_dpt_head_starts_from_the_same_wall() -> None:
+    neck = DPTNeck(16, out_channels=8, hidden_sizes=(4, 4, 4, 4))
+    assert_starts_from_a_wall(DPTHead(16, NORMALS, neck, linear_readout=True))
+
+
+def assert_starts_from_a_wall(head: Head) -> None:
+    weights = head.state_dict()
     biases = [bias for name, bias in weights.items() if name.endswith("bias") and len(bias) == 3]
     assert [bias.tolist() for bias in biases] == [[0.0, 0.0, 1.0]]
 

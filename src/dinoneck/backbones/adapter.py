@@ -166,7 +166,8 @@ class Adapter(nn.Module):
         family: ``dinov2``, ``dinov3`` or ``tipsv2`` where the class of the model defines it, else None;
             see :func:`dinoneck.backbones.known.refined_family`.
         recomputed: whether trainable blocks are recomputed in backward (activation checkpointing).
-        has_other_recipe: whether positions are resampled by another recipe than the library's.
+        uses_official_recipe: whether positions are resampled by the official recipe in place of the
+            library's own.
         asked_mode: the mode of the last call of :meth:`set_modes`, which trainable parts follow.
         lora: the setting of the LoRA weights; None without any.
         lora_off: whether LoRA weights are switched off at the moment.
@@ -206,7 +207,7 @@ class Adapter(nn.Module):
         self.pos_embed: PosEmbed = pos_embed
         # set by the Backbone
         self.recomputed = False
-        self.has_other_recipe = False
+        self.uses_official_recipe = False
         self.asked_mode = False
         # set by lora.py
         self.lora: dict[str, Any] | None = None

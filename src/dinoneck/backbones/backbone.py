@@ -17,10 +17,10 @@ from dinoneck.backbones import lora, openvino, weight_hashes, weights
 from dinoneck.backbones.adapter import Adapter, WeightHashes, is_trainable
 from dinoneck.backbones.known import (
     LICENSES,
-    has_other_recipe,
     is_unknown_repository,
     license_of,
     refined_family,
+    uses_official_recipe,
 )
 from dinoneck.backbones.program_costs import expected_gain
 from dinoneck.backbones.runtime import Programs, check_runtime
@@ -105,7 +105,7 @@ class Backbone(nn.Module):
             "pos_embed": adapter.pos_embed,
             "source": adapter.source,
         }
-        adapter.has_other_recipe = has_other_recipe(position_record)
+        adapter.uses_official_recipe = uses_official_recipe(position_record)
         self._preprocess: Preprocessing | None = None
         # of a model with other channels than RGB, mean and std may not be known
         if len(adapter.mean) == adapter.in_chans:

@@ -41,8 +41,10 @@ LICENSE_LINKS = {
 SATELLITE = "sat493m"
 SATELLITE_MEAN = (0.430, 0.411, 0.296)
 SATELLITE_STD = (0.213, 0.156, 0.143)
-TIPSV2_MEAN = (0.0, 0.0, 0.0)  # of images in 0 ... 1, which it takes as they are
-TIPSV2_STD = (1.0, 1.0, 1.0)
+NOT_NORMALISED_MEAN = (0.0, 0.0, 0.0)  # of images in 0 ... 1 that a model takes as they are
+NOT_NORMALISED_STD = (1.0, 1.0, 1.0)
+TIPSV2_MEAN = NOT_NORMALISED_MEAN
+TIPSV2_STD = NOT_NORMALISED_STD
 
 
 class Known(NamedTuple):
@@ -412,7 +414,7 @@ def refuse(name: str, names: list[str]) -> BackboneError:
     if "convnext" in name.lower():
         return BackboneError(
             f"{name!r} is a ConvNeXt, which has no patch tokens; 'dinoneck list backbones' lists "
-            "the ViTs of DINOv2 and DINOv3"
+            "the ViTs of DINOv2, DINOv3, LingBot-Vision and TIPSv2"
         )
     hint = ""
     if "/" in name:
@@ -456,6 +458,6 @@ def position_recipe(record: Mapping[str, Any]) -> str:
     return f"{record.get('pos_embed')!r} of {record.get('source')}"
 
 
-def has_other_recipe(record: Mapping[str, Any]) -> bool:
+def uses_official_recipe(record: Mapping[str, Any]) -> bool:
     """Whether a record's model resamples positions with the official recipe instead of its library's own."""
     return position_recipe(record) == OFFICIAL_RECIPE and record.get("source") != "official"

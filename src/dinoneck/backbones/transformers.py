@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from dinoneck.backbones.adapter import Adapter, ForwardTokens, PosEmbed, official_positions
 from dinoneck.backbones.known import (
     NEEDED_TRANSFORMERS,
+    NOT_NORMALISED_MEAN,
+    NOT_NORMALISED_STD,
     SATELLITE,
     SATELLITE_MEAN,
     SATELLITE_STD,
@@ -307,7 +309,7 @@ def _normalisation_in(file: Path) -> tuple[tuple[float, ...], tuple[float, ...]]
     try:
         setting = json.loads(file.read_text("utf-8"))
         if setting.get("do_normalize") is False:
-            return TIPSV2_MEAN, TIPSV2_STD
+            return NOT_NORMALISED_MEAN, NOT_NORMALISED_STD
         return tuple(setting["image_mean"]), tuple(setting["image_std"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BackboneError(

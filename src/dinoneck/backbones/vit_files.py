@@ -348,7 +348,8 @@ class VitShape:
 
         Args:
             name: of the model; the changes are none if it is another size, or the file's shape is
-                that of another published model.
+                that of another published model: of its family, or of another one with the same
+                grid of learned positions.
             path: the file, for the message.
 
         Raises:
@@ -360,7 +361,7 @@ class VitShape:
         if not self._has_blocks_of(model):
             return {}
         options = {}
-        if not self.known:
+        if not self._is_published(family_of(name)):
             if self.patch != model.patch:
                 options["patch_size"] = self.patch
             both_have_registers = bool(self.registers and model.registers)
@@ -400,6 +401,15 @@ class VitShape:
             if model.form == self.form and has_tokens and self._has_blocks_of(model):
                 models.setdefault(family_of(model.name), model)
         return list(models.values())
+
+    def _is_published(self, family: str) -> bool:
+        """Whether this is the shape of a published model of a family, or of another family's with its positions."""
+        for model in self.known:
+            if family_of(model.name) == family:
+                return True
+            if self.positions is not None and self.positions * self.patch == model.image_size:
+                return True
+        return False
 
     def _has_blocks_of(self, model: Known) -> bool:
         """Whether the blocks are as many, as wide and as gated as those of a published model."""

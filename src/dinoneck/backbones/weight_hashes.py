@@ -28,7 +28,7 @@ from dinoneck.backbones.adapter import (
     WeightState,
     evaluating,
 )
-from dinoneck.backbones.known import has_other_recipe
+from dinoneck.backbones.known import uses_official_recipe
 from dinoneck.devices import bytes_of
 from dinoneck.dtypes import dtype_name
 
@@ -42,7 +42,7 @@ def fingerprint_from_record(record: Mapping[str, Any] | None) -> str | None:
     record = record or {}
     if record.get("dtype") == "float32":
         return _fingerprint(
-            record.get("weights_sha256"), record.get("adapter"), has_other_recipe(record)
+            record.get("weights_sha256"), record.get("adapter"), uses_official_recipe(record)
         )
     stored: str | None = record.get("fingerprint")
     return stored
@@ -105,8 +105,8 @@ def _compute_hashes(adapter: Adapter, parameters: Sequence[Tensor]) -> WeightHas
         weights_sha256=sha256,
         float32_sha256=float32_sha256,
         lora=lora_record,
-        fingerprint=_fingerprint(float32_sha256, lora_record, adapter.has_other_recipe),
-        base_fingerprint=_fingerprint(float32_sha256, None, adapter.has_other_recipe),
+        fingerprint=_fingerprint(float32_sha256, lora_record, adapter.uses_official_recipe),
+        base_fingerprint=_fingerprint(float32_sha256, None, adapter.uses_official_recipe),
     )
 
 
@@ -400,7 +400,7 @@ def _note_cast(
 
 
 def _fingerprint(
-    weights_sha256: object, lora_record: Mapping[str, Any] | None, has_other_recipe: bool
+    weights_sha256: object, lora_record: Mapping[str, Any] | None, uses_official_recipe: bool
 ) -> str | None:
     """Return the fingerprint of float32 weights, a record of LoRA weights and the recipe of positions.
 
@@ -414,7 +414,7 @@ def _fingerprint(
         if not isinstance(lora_sha256, str):
             return None
         parts.append(lora_sha256)
-    if has_other_recipe:
+    if uses_official_recipe:
         parts.append("pos_embed=official")
     if len(parts) == 1:
         return weights_sha256[:_LENGTH]

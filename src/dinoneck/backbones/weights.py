@@ -40,12 +40,10 @@ _RENAMES = (
     (re.compile(r"\.mlp\.w1\."), ".mlp.fc1_g.", "dinov3"),
     (re.compile(r"\.mlp\.w2\."), ".mlp.fc1_x.", "dinov3"),
     (re.compile(r"\.mlp\.w12\."), ".mlp.fc1.", "dinov2"),
-    (re.compile(r"\.mlp\.c_fc\."), ".mlp.fc1.", "dinov2"),  # of TIPSv2, as transformers saves it
-    (re.compile(r"\.mlp\.c_proj\."), ".mlp.fc2.", "dinov2"),
-    (re.compile(r"\.mlp\.w3\."), ".mlp.fc2.", "both"),
     # of TIPSv2, as transformers saves it
     (re.compile(r"\.mlp\.c_fc\."), ".mlp.fc1.", "dinov2"),
     (re.compile(r"\.mlp\.c_proj\."), ".mlp.fc2.", "dinov2"),
+    (re.compile(r"\.mlp\.w3\."), ".mlp.fc2.", "both"),
 )
 _QUERY_BIASES = (".q_bias", ".v_bias")  # in the names of timm
 _SHOWN = 8  # names in a message
@@ -143,12 +141,11 @@ def _load_named(
                     "load_backbone(folder, source='transformers')"
                 )
             problems.append(hint)
-    if not _has_bias_variants(model):
-        pass
-    elif any(key.endswith(_QUERY_BIASES) for key in unexpected):
-        problems.append("these biases are of the architecture whose name ends in '_qkvb'")
-    elif any(key.endswith(_QUERY_BIASES) for key in missing):
-        problems.append("the file is of the architecture whose name does not end in '_qkvb'")
+    if _has_bias_variants(model):
+        if any(key.endswith(_QUERY_BIASES) for key in unexpected):
+            problems.append("these biases are of the architecture whose name ends in '_qkvb'")
+        elif any(key.endswith(_QUERY_BIASES) for key in missing):
+            problems.append("the file is of the architecture whose name does not end in '_qkvb'")
     for key in sorted(expected.keys() & state.keys()):
         value = state[key]
         shape = tuple(expected[key].shape)

@@ -16,7 +16,12 @@ from torch import Tensor
 from dinoneck.data.decoding import as_list, read_stated_orientation
 from dinoneck.data.label_files import read_label, sizes_of, without_alpha
 from dinoneck.data.labels import cell_sums
-from dinoneck.data.orientation import stated_orientation, turn_components, turn_vectors
+from dinoneck.data.orientation import (
+    UPRIGHT,
+    stated_orientation,
+    turn_components,
+    turn_vectors,
+)
 from dinoneck.data.preprocessing import Preprocessing, on_canvas
 from dinoneck.data.vector_tiffs import is_vector_tiff, read_vectors
 from dinoneck.errors import DataError
@@ -31,8 +36,9 @@ _EXPECTED = (
 # lengths of vectors that are known; those between two surfaces are shorter where files were resized
 _LENGTHS = (0.85, 1.15)
 _LEAST_SHARE_OF_LENGTHS = 0.8
-# colours of 8 bits that mark pixels without a normal: black, both middle greys and white
-_UNKNOWN_COLOURS = (0, 127, 128, 255)
+# single vectors of a length outside are unknown: those of pixels that a file marks by a value of its
+# own, and means of vectors that nearly cancel
+_KNOWN_LENGTHS = (0.5, 1.5)
 
 
 class NormalLabels:
@@ -42,8 +48,11 @@ class NormalLabels:
     floats, as ``dinoneck predict --maps`` writes it; a picture of 8 bits in colours, of 255 * (x +
     1) / 2, 255 * (y + 1) / 2 and 255 * (z + 1) / 2; or an array or tensor (H, W, 3) of floats, or
     of uint8 or uint16 as such a picture has them. Pixels without a normal are NaN or the zero
-    vector; in pictures black, white, the middle grey (127 or 128) or transparent. Vectors are
-    turned with the pixels by the EXIF orientation of the label.
+    vector; in pictures black, white, the middle grey (127 or 128) or transparent. Single vectors
+    shorter than 0.5 or longer than 1.5 are unknown too.
+
+    Vectors are turned with the pixels by the EXIF orientation of the label. A PIL image of a TIFF
+    states none once it is loaded, and is rejected then.
 
     Examples:
         >>> from dinoneck.data import Preprocessing
@@ -131,6 +140,7 @@ def _read_normals(label: Any, size: Sequence[int] | None, number: int) -> Tensor
         _check_size(name, vectors, size)
         is_hidden = torch.zeros(vectors.shape[1:], dtype=torch.bool)
     else:
+        orientation = _orientation_of(label, number)  # Pillow drops that of a TIFF as it loads it
         raster = without_alpha(read_label(label, size, number))
         name = raster.name
         if raster.values.shape[2] != _BANDS or raster.palette is not None:
@@ -141,17 +151,27 @@ def _read_normals(label: Any, size: Sequence[int] | None, number: int) -> Tensor
         values, is_hidden = _decode(raster.values, name)
         if raster.is_hidden is not None:
             is_hidden |= torch.from_numpy(raster.is_hidden)
-        vectors = torch.from_numpy(turn_components(values.numpy(), _orientation_of(label)))
+        vectors = torch.from_numpy(turn_components(values.numpy(), orientation))
     return _checked(vectors, is_hidden, name)
 
 
-def _orientation_of(label: Any) -> int:
-    """The EXIF orientation by which the pixels of a label were turned."""
+def _orientation_of(label: Any, number: int) -> int:
+    """The EXIF orientation by which the pixels of a label will be turned.
+
+    Raises:
+        DataError: for a PIL image of a TIFF that is loaded already.
+    """
     if isinstance(label, str | os.PathLike):
         return read_stated_orientation(Path(label))
-    if isinstance(label, Image.Image):
-        return stated_orientation(label)
-    return 1
+    if not isinstance(label, Image.Image):
+        return UPRIGHT
+    if label.format == "TIFF" and not getattr(label, "tile", ()):
+        raise DataError(
+            f"label {number} (a PIL image) is of a TIFF that is loaded already: Pillow has turned "
+            "its pixels by an EXIF orientation that it no longer states, so that the vectors cannot "
+            "be turned with them; pass the file"
+        )
+    return stated_orientation(label)
 
 
 def _decode(values: Array, name: str) -> tuple[Tensor, Tensor]:
@@ -163,10 +183,10 @@ def _decode(values: Array, name: str) -> tuple[Tensor, Tensor]:
     if values.dtype not in (np.uint8, np.uint16):
         raise DataError(f"{name} holds numbers of the type {values.dtype}; {_EXPECTED}")
     largest = np.iinfo(values.dtype).max
-    if values.dtype == np.uint8:
-        is_grey = (planes == planes[:1]).all(dim=0)
-        for grey in _UNKNOWN_COLOURS:
-            is_hidden |= is_grey & (planes[0] == grey)
+    is_grey = (planes == planes[:1]).all(dim=0)
+    # black, both middle greys and white
+    for grey in (0, largest // 2, largest // 2 + 1, largest):
+        is_hidden |= is_grey & (planes[0] == grey)
     return planes * (2.0 / largest) - 1.0, is_hidden
 
 
@@ -180,7 +200,7 @@ def _check_size(name: str, vectors: Tensor, size: Sequence[int] | None) -> None:
 
 
 def _checked(vectors: Tensor, is_hidden: Tensor, name: str) -> Tensor:
-    """The vectors with the length 1, NaN where there is none.
+    """The vectors with the length 1, NaN where there is none, or one of a length far from 1.
 
     Raises:
         DataError: if many have another length, or most point out of the surface.
@@ -197,6 +217,8 @@ def _checked(vectors: Tensor, is_hidden: Tensor, name: str) -> Tensor:
             f"{name} holds no surface normals: {1 - share:.0%} of its vectors have another length than "
             f"1, such as {known_lengths.median().item():.3g}; {_EXPECTED}"
         )
+    shortest, longest = _KNOWN_LENGTHS
+    is_known &= (lengths > shortest) & (lengths < longest)
     share_of_negative = (vectors[2][is_known] < 0).float().mean().item()
     if share_of_negative > 0.5:
         raise DataError(

@@ -53,9 +53,9 @@ class MaskOptions:
         if predicted.segmentations or predicted.share_maps:
             return
         for name, value in self._stated().items():
-            if predicted.normals and name == "labels":
-                continue
             if predicted.normals:
+                if name == "labels":  # the column of their files
+                    continue
                 raise ConfigError(
                     f"{name} is {value!r}, which is of masks of classes, and the heads predict surface "
                     f"normals, {predicted.normals[0].name}, whose unknown pixels are NaN or zero "

@@ -17,7 +17,7 @@ from dinoneck.data.label_sets import mask_classes, survey_masks
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.table import Table
-from dinoneck.errors import DataError
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.evaluation.mask_options import MaskOptions, complete_from_training, mask_records_of
 from dinoneck.evaluation.models import HeadModel, preprocessing_for
 from dinoneck.evaluation.predicted_tasks import PredictedTasks, is_share_map
@@ -52,12 +52,13 @@ def evaluate_masks(
         target_weights: as of :func:`dinoneck.evaluation.report.predict_and_score`.
 
     Raises:
-        ConfigError: if no masks are scored and an option of masks is given, or the trainings of the
-            models read masks otherwise.
+        ConfigError: if no masks are scored and an option of masks is given, the trainings of the
+            models read masks otherwise, or both classes of pixels and surface normals are predicted.
         DataError: if the truth has nothing that is predicted, or masks or values that cannot be
             scored.
     """
     options.check_used(predicted)
+    _check_one_kind_of_files(predicted)
     _check_same_shares(predictors)
     records = mask_records_of(predictors)
     mask_reader = MaskReader.open(
@@ -294,6 +295,17 @@ def _check_same_shares(predictors: Mapping[str, HeadModel]) -> None:
                     f"{first_model} predicts the shares of {first} in {task.name}, and {model} of "
                     f"{labels}; evaluate them apart"
                 )
+
+
+def _check_one_kind_of_files(predicted: PredictedTasks) -> None:
+    """Raise a ConfigError for classes of pixels next to surface normals: an image has one file of the truth."""
+    of_classes = [task.name for task in (*predicted.segmentations, *predicted.share_maps)]
+    if of_classes and predicted.normals:
+        raise ConfigError(
+            f"the heads predict classes of pixels, {some_of(of_classes, 5)}, and surface normals, "
+            f"{predicted.normals[0].name}, and the file of an image in the truth holds one of both; "
+            "evaluate heads of either apart, each with its own files"
+        )
 
 
 def _check_no_number_maps(predicted: PredictedTasks) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Unpack
+from typing import Any, Literal, Unpack, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dinoneck.checks import check_minimum
 from dinoneck.configured import with_defaults
 from dinoneck.errors import ConfigError
-from dinoneck.heads.head import Head, resampled
+from dinoneck.heads.head import Head, init_bias, resampled
 from dinoneck.heads.linear import Bins
 from dinoneck.heads.outputs import HeadOutputs
 from dinoneck.heads.pyramid import checked_neck
@@ -40,7 +40,7 @@ class DPTHead(Head):
         add_projection: a 3x3 convolution and ``projection_activation`` in front, as in heads on
             DINOv2.
         projection_activation: after the projection; None = none, as in TIPSv2's heads of normals
-            and classes.
+            and classes. Without ``add_projection`` only ``relu``, which changes nothing then.
         linear_readout: a linear layer at the decoder's cells in place of the two convolutions, the
             upsampling and the linear layer, as in TIPSv2's heads.
         device: torch factory keyword.
@@ -53,7 +53,8 @@ class DPTHead(Head):
 
     Raises:
         ConfigError: if tasks repeat a name or are of another kind, ``bins`` do not fit them, the
-            neck is not a DPTNeck of this width, or a size is not positive.
+            neck is not a DPTNeck of this width, a size is not positive, or
+            ``projection_activation`` is None without a projection.
         ShapeError: if the tokens do not fit the neck.
 
     Examples:
@@ -87,6 +88,11 @@ class DPTHead(Head):
     ) -> None:
         super().__init__()
         check_minimum(1, hidden_dim=hidden_dim)
+        if projection_activation is None and not add_projection:
+            raise ConfigError(
+                "projection_activation is None, and there is no projection that it would follow; leave "
+                "it out, or pass add_projection=True"
+            )
         dpt_neck, factory = checked_neck(neck, embed_dim, {"device": device, "dtype": dtype})
         if not isinstance(dpt_neck, DPTNeck):
             raise ConfigError(
@@ -109,6 +115,12 @@ class DPTHead(Head):
                 self.readouts.append(MapLinear(width, dim, **factory))
             else:
                 self.readouts.append(_Readout(width, hidden_dim, dim, **factory))
+        self._init_biases()
+
+    def reset_parameters(self) -> None:
+        """Re-initialise the weights."""
+        super().reset_parameters()
+        self._init_biases()
 
     @classmethod
     def current_config(cls, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,6 +174,16 @@ class DPTHead(Head):
             else:
                 logits.append(readout(maps))
         return logits
+
+    def _init_biases(self) -> None:
+        """Set the biases of surface normals.
+
+        Those of other tasks stay random, also before a ReLU, so that a seed gives the weights of 0.3.
+        """
+        for task, readout in zip(self.tasks, self.readouts, strict=True):
+            if task.is_unit:
+                layer = readout.out if isinstance(readout, _Readout) else readout
+                init_bias(cast("nn.Linear", layer).bias, task.activation)
 
     def _cells(self, tokens: Tokens) -> list[tuple[Task, Tensor]]:
         """The tasks, and their maps (B, dim, rows, cols) in normalised units at the decoder's cells."""

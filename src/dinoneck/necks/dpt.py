@@ -64,7 +64,7 @@ class DPTNeck(Neck):
         unit_bias: whether the convolutions of the residual units have a bias.
         readout_activation: of ``readout="project"``: ``gelu``, or its approximation by tanh,
             ``gelu_tanh``, as in the heads of TIPSv2 (``gelu_pytorch_tanh`` in transformers). The
-            two differ by up to 5e-4.
+            two differ by up to 5e-4. Other readouts have no activation, and take only ``gelu``.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
@@ -76,8 +76,8 @@ class DPTNeck(Neck):
         than ``strides`` states for an odd number of rows.
 
     Raises:
-        ConfigError: if a number is not positive, there are more than 4 layers, or ``hidden_sizes``
-            are not one per layer.
+        ConfigError: if a number is not positive, there are more than 4 layers, ``hidden_sizes``
+            are not one per layer, or ``readout_activation`` changes nothing.
         ShapeError: if the tokens have another width, patch size, dtype or number of layers, or lack
             the CLS token that the readout needs.
 
@@ -132,6 +132,11 @@ class DPTNeck(Neck):
             raise ConfigError(
                 f"hidden_sizes is {widths}; expected one positive width per layer, {num_layers} "
                 "in all"
+            )
+        if readout_activation != "gelu" and readout != "project":
+            raise ConfigError(
+                f"readout_activation is {readout_activation!r}, and readout={readout!r} has no "
+                "activation; leave it out, or pass readout='project'"
             )
         self.embed_dim = embed_dim
         self.num_layers = num_layers

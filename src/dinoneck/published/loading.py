@@ -59,10 +59,12 @@ def load_published(
     Args:
         name: as in :func:`list_published`.
         weights: a local file in the publisher's format, or in that of transformers (Depth Anything:
-            only that); the only way for heads that state no licence, or are gated and without a Hub
-            repository. A hash that the publisher states is compared for files of its own format. Of
-            a detector a ``.safetensors`` file, or a folder with ``config.json`` and
-            ``model.safetensors`` as the Hub has it, whose configuration and labels are compared.
+            only that; TIPSv2: only ``.safetensors``); the only way for heads that state no licence,
+            or are gated and without a Hub repository. A file of TIPSv2 that holds the frozen
+            backbone too is the ``backbone_file`` of the result, which takes its weights. A hash that
+            the publisher states is compared for files of its own format. Of a detector a
+            ``.safetensors`` file, or a folder with ``config.json`` and ``model.safetensors`` as the
+            Hub has it, whose configuration and labels are compared.
         revision: branch, tag or commit of the Hub repository with the same weights in safetensors,
             which is then loaded in place of the publisher's file.
 
@@ -106,8 +108,10 @@ def load_published(
 
 
 def _holds_frozen_backbone(row: PublishedHead, state: Tensors) -> bool:
-    prefix = row.backbone_prefix
-    return prefix != "" and any(file_name.startswith(prefix) for file_name in state)
+    """Whether a file holds the weights of the frozen backbone next to those of the head."""
+    if not row.backbone_prefix:
+        return False
+    return any(file_name.startswith(row.backbone_prefix) for file_name in state)
 
 
 def _tuned_backbone(row: PublishedHead, state: Tensors, file: Path) -> dict[str, Tensor]:

@@ -156,7 +156,11 @@ PMT = {
         count=_MASK_BLOCKS,
     ),
 }
-TIPSV2 = _expand(
+TIPSV2_BACKBONE = "vision_encoder."
+"""What the names of the frozen backbone's tensors begin with, in files of TIPSv2 that hold it."""
+_TIPSV2_HEADS = ("depth_head.", "normals_head.", "segmentation_head.")
+# what all three heads have, after the name of the head
+_TIPSV2_DECODER = _expand(
     {
         "reassemble.readout_projects.{i}.": "neck.reassemble.{i}.readout_linear.",
         "reassemble.out_projections.{i}.": "neck.reassemble.{i}.project.",
@@ -170,15 +174,10 @@ TIPSV2 = _expand(
         "fusion_blocks.{i}.main_unit.conv2.": "neck.fusion.{j}.unit.second.",
         "fusion_blocks.{i}.out_conv.": "neck.fusion.{j}.project.",
         "project.": "mix.",
-        # the last layer is called as its head is
-        "depth_head.": "readouts.0.",
-        "normals_head.": "readouts.0.",
-        "segmentation_head.": "readouts.0.",
     }
 )
-_TIPSV2_HEADS = ("depth_head.", "normals_head.", "segmentation_head.")
-TIPSV2_BACKBONE = "vision_encoder."
-"""What the names of the frozen backbone's tensors begin with, in files of TIPSv2 that hold it."""
+# head -> its names; the last layer is called as its head is
+TIPSV2 = {head: _under(head, {**_TIPSV2_DECODER, head: "readouts.0."}) for head in _TIPSV2_HEADS}
 
 _PMT_ATTENTION_MASKS = "network.decoder.attn_mask_probs"  # read in its training only
 
@@ -258,9 +257,7 @@ def tipsv2_name(file_name: str, head: str) -> str | None:
     others = [other for other in _TIPSV2_HEADS if other != head]
     if file_name.startswith((TIPSV2_BACKBONE, *others)):
         return None
-    if not file_name.startswith(head):
-        return file_name
-    return _rename(file_name.removeprefix(head), TIPSV2)
+    return _rename(file_name, TIPSV2[head])
 
 
 def backbone_name(file_name: str) -> tuple[str, str] | None:

@@ -26,7 +26,7 @@ from dinoneck import (
     load_backbone,
     save_head,
 )
-from dinoneck.backbones.vit_files import read_vit, shape_of
+from dinoneck.backbones.vit_files import VitShape, read_vit, shape_of
 
 State = dict[str, Tensor]
 REG = "vit_small_patch14_reg4_dinov2"
@@ -298,6 +298,30 @@ def test_a_model_is_built_in_the_shape_that_it_was_pretrained_in(
     with torch.no_grad():
         expected = own.forward_features(images)
     assert torch.equal(loaded(images).sequence[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "registers", "positions", "expected"),
+    [
+        pytest.param("vit_base_patch14_reg4_dinov2", 1, 37, 1, id="a DINOv2 with one register"),
+        pytest.param("vit_base_patch14_reg4_dinov2", 1, 32, None, id="the published TIPSv2"),
+        pytest.param("vit_base_patch14_reg1_tipsv2", 4, 32, 4, id="a TIPSv2 with four registers"),
+        pytest.param("vit_base_patch14_reg1_tipsv2", 4, 37, None, id="the published DINOv2"),
+    ],
+)
+def test_an_own_number_of_registers_may_be_that_of_another_family(
+    name: str, registers: int, positions: int, expected: int | None
+) -> None:
+    shape = VitShape(
+        form="dinov2",
+        width=768,
+        depth=12,
+        patch=14,
+        registers=registers,
+        is_gated=False,
+        positions=positions,
+    )
+    assert shape.timm_options(name, "w.pth").get("reg_tokens") == expected
 
 
 def test_queries_biases_are_taken_along_under_metas_name(tmp_path: Path) -> None:

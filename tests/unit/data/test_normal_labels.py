@@ -82,13 +82,22 @@ UNKNOWN = [
     pytest.param(np.full(3, 127, np.uint8), id="grey 127"),
     pytest.param(np.full(3, 128, np.uint8), id="grey 128"),
     pytest.param(np.full(3, 255, np.uint8), id="white"),
+    pytest.param(np.full(3, 0, np.uint16), id="black of 16 bits"),
+    pytest.param(np.full(3, 32767, np.uint16), id="grey 32767"),
+    pytest.param(np.full(3, 32768, np.uint16), id="grey 32768"),
+    pytest.param(np.full(3, 65535, np.uint16), id="white of 16 bits"),
 ]
 
 
 @pytest.mark.parametrize("mark", UNKNOWN)
 def test_pixels_without_a_normal_weigh_nothing(mark: np.ndarray) -> None:
     vectors = normals()
-    stored = as_colours(vectors) if mark.dtype == np.uint8 else vectors
+    if mark.dtype == np.uint8:
+        stored = as_colours(vectors)
+    elif mark.dtype == np.uint16:
+        stored = np.rint((vectors + 1) * 32767.5).astype(np.uint16)
+    else:
+        stored = vectors
     stored[:, :16] = mark
     values, counts = NormalLabels().cells(stored, Preprocessing(16))
     assert counts[0].tolist() == [[0.0, 256.0, 256.0]] * 2
@@ -96,6 +105,18 @@ def test_pixels_without_a_normal_weigh_nothing(mark: np.ndarray) -> None:
     pixels = NormalLabels().pixels(stored, Preprocessing(16))
     assert pixels[:, :, :16].isnan().all()
     assert not pixels[:, :, 16:].isnan().any()
+
+
+@pytest.mark.parametrize("length", [0.4, 1.6, 1000.0])
+def test_single_vectors_of_a_length_far_from_1_are_unknown(length: float) -> None:
+    vectors = normals()
+    vectors[:, 42:] *= length  # an eighth of them: the file still holds normals
+    vectors[:, 40:42] *= 0.7  # between two surfaces
+    _, counts = NormalLabels().cells(vectors, Preprocessing(16))
+    assert counts[0].tolist() == [[256.0, 256.0, 160.0]] * 2
+    pixels = NormalLabels().pixels(vectors, Preprocessing(16))
+    assert pixels[:, :, 42:].isnan().all()
+    assert not pixels[:, :, :42].isnan().any()
 
 
 def test_transparent_pixels_have_no_normal(tmp_path: Path) -> None:
@@ -124,6 +145,32 @@ def test_a_picture_that_exif_mirrors_has_mirrored_vectors(tmp_path: Path) -> Non
     Image.fromarray(as_colours(stored)).save(path, exif=exif)
     values, _ = NormalLabels().cells([path], Preprocessing(16))
     assert degrees(values[0, :, 1, 1], LEANING) < 0.5
+
+
+def mirrored_tiff(folder: Path) -> Path:
+    """:func:`normals` as colours in a TIFF whose EXIF mirrors them left and right."""
+    path = folder / "mirrored.tif"
+    exif = Image.Exif()
+    exif[ORIENTATION] = 2
+    Image.fromarray(as_colours(normals() * (-1, 1, 1))).save(path, exif=exif)
+    return path
+
+
+def test_the_vectors_of_a_pil_image_of_a_tiff_are_mirrored_as_those_of_its_file(
+    tmp_path: Path,
+) -> None:
+    path = mirrored_tiff(tmp_path)
+    of_file, _ = NormalLabels().cells([path], Preprocessing(16))
+    of_image, _ = NormalLabels().cells([Image.open(path)], Preprocessing(16))
+    assert degrees(of_file[0, :, 1, 1], LEANING) < 0.5
+    assert torch.equal(of_image, of_file)
+
+
+def test_a_pil_image_of_a_tiff_that_is_loaded_already_is_refused(tmp_path: Path) -> None:
+    image = Image.open(mirrored_tiff(tmp_path))
+    image.load()
+    with pytest.raises(DataError, match="is of a TIFF that is loaded already"):
+        NormalLabels().cells([image], Preprocessing(16))
 
 
 REFUSED = [

@@ -9,7 +9,7 @@ from tests.kit import WIDTH, same
 from tests.kit import tokens as tokens_of
 from torch import Tensor
 
-from dinoneck import DPTNeck
+from dinoneck import ConfigError, DPTHead, DPTNeck, Task
 
 HIDDEN = (4, 6, 8, 10)
 
@@ -82,3 +82,14 @@ def test_it_is_transformers_neck(
         for x in neck(tokens).maps
     ]
     assert same(doubled, theirs[::-1], 1e-11)
+
+
+@pytest.mark.parametrize("readout", ["ignore", "add"])
+def test_an_activation_of_a_readout_that_has_none_is_refused(readout: str) -> None:
+    with pytest.raises(ConfigError, match=f"is 'gelu_tanh', and readout='{readout}' has no"):
+        small(readout, readout_activation="gelu_tanh")
+
+
+def test_an_activation_of_a_projection_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match="is None, and there is no projection"):
+        DPTHead(WIDTH, Task("depth", kind="dense"), small(), projection_activation=None)

@@ -27,6 +27,7 @@ from dinoneck import (
     load_published,
 )
 from dinoneck.cli.main import main
+from dinoneck.data.vector_tiffs import read_vectors
 from dinoneck.published import PublishedHead, table
 from dinoneck.published.loading import translate
 
@@ -158,6 +159,12 @@ def test_a_file_of_three_heads_holds_each_of_them(row: PublishedHead) -> None:
             translate({**state, extra: torch.empty(3)}, head, "the file", rename=row.rename)
 
 
+def test_the_last_layer_of_another_head_is_unknown() -> None:
+    assert table.row_named(TIPSV2[0]).rename("depth_head.depth_head.bias") == "readouts.0.bias"
+    unknown = "depth_head.normals_head.bias"
+    assert table.row_named(TIPSV2[0]).rename(unknown) == unknown
+
+
 def test_pickles_are_not_read(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "head.pth")
     with pytest.raises(CheckpointError, match=r"is no \.safetensors file.*google/tipsv2-b14-dpt"):
@@ -225,10 +232,16 @@ def test_one_file_is_enough_for_a_prediction(folder: Path, tmp_path: Path, task:
     files = list((tmp_path / "maps").rglob("*.tif" if task != "ade20k" else "*.png"))
     assert files
     [line] = (tmp_path / "out.csv").read_text().splitlines()[1:]
-    with Image.open(files[0]) as picture:
-        assert picture.size == SIDES[::-1]
+    if task == "normals":
+        normals, _ = read_vectors(files[0])
+        assert normals.shape == (3, *SIDES)
+        assert np.allclose(np.square(normals).sum(axis=0), 1.0, atol=1e-5)
+    else:
+        with Image.open(files[0]) as picture:
+            assert picture.size == SIDES[::-1]
     values = [float(value) for value in line.split(",")[1:]]
-    assert len(values) == {"depth": 1, "normals": 3, "ade20k": 150}[task]
+    # an image has no number of normals: they are in the map alone
+    assert len(values) == {"depth": 1, "normals": 0, "ade20k": 150}[task]
     if task == "depth":
         assert 0.001 <= values[0] <= 10.0
 
@@ -258,10 +271,11 @@ def test_a_file_of_heads_alone_takes_the_backbone_of_another(folder: Path, tmp_p
     whole.save(tmp_path / "saved.safetensors")
     assert HeadCheckpoint.load(tmp_path / "saved.safetensors").backbone_file is None
     image = torch.rand(3, 56, 70)
-    [expected] = Predictor(whole)(image)
+    [expected] = Predictor(whole)(image, maps="image")
     other = checkpoint.load_backbone(tmp_path / "backbone.safetensors")
-    [found] = Predictor(checkpoint, other)(image)
-    assert torch.equal(torch.as_tensor(found["normals"]), torch.as_tensor(expected["normals"]))
+    [found] = Predictor(checkpoint, other)(image, maps="image")
+    assert found["maps"]["normals"].shape == (3, 56, 70)
+    assert np.array_equal(found["maps"]["normals"], expected["maps"]["normals"])
 
 
 @pytest.mark.slow

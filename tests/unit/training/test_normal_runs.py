@@ -13,7 +13,16 @@ from PIL import Image
 from tests import kit
 from torch import Tensor
 
-from dinoneck import HeadCheckpoint, LinearHead, Predictor, Task, Tokens, load_backbone, save_head
+from dinoneck import (
+    DenseHead,
+    HeadCheckpoint,
+    LinearHead,
+    Predictor,
+    Task,
+    Tokens,
+    load_backbone,
+    save_head,
+)
 from dinoneck.data import Views
 from dinoneck.data.normal_labels import NormalLabels
 from dinoneck.data.vector_tiffs import read_vectors
@@ -24,6 +33,7 @@ from dinoneck.metrics import (
     ANGLE_METRICS,
     NUM_ANGLE_TERMS,
     angle_terms,
+    share_within,
 )
 from dinoneck.training import train
 from dinoneck.training.batches import BatchReader, BatchRows
@@ -146,6 +156,13 @@ def test_its_heads_are_of_normals(run: Path) -> None:
     assert task.is_unit and task.name == "truth"
 
 
+def test_a_share_within_an_angle_inside_a_step_is_refused() -> None:
+    sums = angle_terms(tilted([10.0, 20.0]), tilted([0.0, 0.0]))
+    assert share_within(sums, 11.25) == 0.5
+    with pytest.raises(ConfigError, match=r"degrees is 11\.27; expected an end of the steps"):
+        share_within(sums, 11.27)
+
+
 def test_evaluate_gives_the_scores_of_the_predictions(run: Path, walls: Path) -> None:
     report = evaluate(run, walls / "images", walls / "truth")
     scores = report["scores"]["truth"]["head"]
@@ -189,6 +206,15 @@ def test_evaluate_has_a_smallest_share_of_normals(run: Path, walls: Path) -> Non
 def test_evaluate_refuses_options_of_masks_of_classes(run: Path, walls: Path) -> None:
     with pytest.raises(ConfigError, match="the heads predict surface normals, truth"):
         evaluate(run, walls / "images", walls / "truth", nodata=(0,))
+
+
+def test_evaluate_refuses_normals_next_to_classes_of_pixels(walls: Path) -> None:
+    head = DenseHead(64, [NORMALS, Task("land", dim=2, kind="segmentation")])
+    predictor = Predictor(head, load_backbone("dinoneck_tiny"))
+    with pytest.raises(
+        ConfigError, match="pixels, land, and surface normals, normals, and the file"
+    ):
+        evaluate(predictor, walls / "images", walls / "truth")
 
 
 REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
