@@ -6,6 +6,7 @@ import copy
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -126,7 +127,9 @@ class Detector(nn.Module):
             backbone = callable_backbone(backbone)
         self.preprocess = _preprocessing(head, backbone, size, bits=bits)
         head.check_size(self.size, patch_pair(self.preprocess.patch_size))
-        if isinstance(head, DetectionHead) and backbone is not None:
+        if not isinstance(head, DetectionHead):
+            _warn_of_other_size(head, self.size)
+        elif backbone is not None:
             head.levels.attach(backbone)
         self.backbone = backbone
         self.head = head
@@ -552,7 +555,15 @@ class Detector(nn.Module):
         if size is None:
             size = self.size
         self.head.check_size(size, patch_pair(self.preprocess.patch_size))
-        return export(self.eval(), path, size, half=half, check=check)
+        self.eval()
+        with self._computed_by_torch():
+            return export(self, path, size, half=half, check=check)
+
+    def _computed_by_torch(self) -> AbstractContextManager[None]:
+        """Let no other runtime compute the ViT of an RfDetr in the ``with`` block."""
+        if self.backbone is None:
+            return cast("RfDetr", self.head).with_plain_vit()
+        return nullcontext()
 
     @classmethod
     def load(
@@ -629,6 +640,7 @@ class Detector(nn.Module):
         if has_own_vit:
             _check_no_backbone(backbone)
             head = cast("RfDetr", checkpoint.build())
+            head.trained_size = recipe.size
             if runtime not in (None, "torch"):
                 head.use_runtime(runtime, recipe.size)
         else:
@@ -684,14 +696,6 @@ def _preprocessing(
         raise ConfigError(
             f"backbone is {backbone.name!r}, and an RfDetr has a ViT of its own; pass None"
         )
-    if size != (head.image_size, head.image_size):
-        logger.warning(
-            "RF-DETR was trained on images of %dx%d; for %dx%d the positions of its patches are "
-            "resampled",
-            head.image_size,
-            head.image_size,
-            *size,
-        )
     return Preprocessing(
         patch_size=head.patch_size,
         size=size,
@@ -701,9 +705,20 @@ def _preprocessing(
     )
 
 
+def _warn_of_other_size(head: RfDetr, size: tuple[int, int]) -> None:
+    """Warn of a size in pixels other than that which an RF-DETR was trained on."""
+    if size != head.trained_size:
+        logger.warning(
+            "RF-DETR was trained on images of %dx%d; for %dx%d the positions of its patches are "
+            "resampled",
+            *head.trained_size,
+            *size,
+        )
+
+
 def masks_in_image(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Return masks (n, height, width) bool in the pixels of an image of a size, from logits (n, h, w) of all of it."""
-    masks = torch.zeros((len(logits), *size), dtype=torch.bool)
+    masks = torch.zeros((len(logits), *size), dtype=torch.bool, device=logits.device)
     for i in range(len(logits)):  # one after the other, for their memory
         resized = F.interpolate(logits[i][None, None], size=size, mode="bilinear")
         masks[i] = resized[0, 0] > 0

@@ -124,7 +124,10 @@ def prepare(config: TrainDetectorConfig, out: Path, *, overwrite: bool = False) 
     files.check_folder(out, overwrite=overwrite)
     initial = open_init(config)
     if initial is not None:
+        optim = config.optim
         config = initial.completed(config)
+        if files.writes():
+            initial.log_recipe(optim, config.optim)
     with_masks = initial is not None and initial.model.has_masks
     train_images, val_images = open_images(config, masks=with_masks, antialias=initial is None)
     if config.init is not None and files.writes():
