@@ -558,6 +558,8 @@ def test_boxes_with_masks_train_a_detector_of_masks(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"folds": 1}, r"or name the file of objects as data\.boxes .*in the place of --instances"),
+        ({"folds": 9}, r"3 images, too few .*; name the file of objects as data\.boxes"),
         ({"init": BOXES}, "which gives boxes alone; take a detector of masks"),
         ({"mixup_alpha": 0.4}, r"optim\.mixup_alpha is 0\.4, and has no effect with"),
         ({"patience": 3}, r"optim\.patience is 3, .*--patience"),
