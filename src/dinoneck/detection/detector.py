@@ -75,8 +75,9 @@ class Detector(nn.Module):
     """A detector on a DINO backbone.
 
     As a module it takes images (B, 3, H, W) in 0 ... 1 of its ``size``: it returns losses by name
-    with targets (``boxes`` (n, 4) XYXY in pixels of these images, ``labels`` (n,) from 0), else
-    ``boxes``, ``scores`` and ``labels`` of each image. :meth:`predict` takes images of any size.
+    with targets (``boxes`` (n, 4) XYXY in pixels of these images, ``labels`` (n,) from 0, and of a
+    model for masks ``masks`` (n, H, W)), else ``boxes``, ``scores``, ``labels`` and, of such a
+    model, ``masks`` (logits) of each image. :meth:`predict` takes images of any size.
 
     Args:
         head: neck and detection head; or a published :class:`dinoneck.detection.RfDetr`, which
@@ -201,8 +202,8 @@ class Detector(nn.Module):
 
         Args:
             images: (B, 3, H, W) in 0 ... 1, of the detector's ``size``.
-            targets: per image ``boxes`` (n, 4) XYXY in pixels of ``images`` and ``labels`` (n,)
-                from 0.
+            targets: per image ``boxes`` (n, 4) XYXY in pixels of ``images``, ``labels`` (n,) from 0
+                and, of a model for masks, ``masks`` (n, H, W).
         """
         is_training = targets is not None and torch.is_grad_enabled()
         backbone_weights = () if self.backbone is None else self.backbone.parameters()
@@ -516,9 +517,10 @@ class Detector(nn.Module):
 
         Its input ``image`` is (1, 3, H, W) RGB in 0 ... 1, resized to the one size that the file
         takes. Its outputs are ``boxes`` (n, 4) float32 XYXY in pixels of that input, ``scores``
-        (n,) and ``labels`` (n,) int64, by falling score; rows of score 0 are empty. Maps are read,
-        and boxes suppressed, in operators that runtimes compute alike: the file holds no
-        ``GridSample`` and no ``NonMaxSuppression``. The metadata entry ``dinoneck_detector`` is
+        (n,) and ``labels`` (n,) int64, by falling score, and of a model for masks ``masks``
+        (n, H / 4, W / 4), the probability that a cell belongs to the object; rows of score 0 are
+        empty. Maps are read, and boxes suppressed, in operators that runtimes compute alike: the
+        file holds no ``GridSample`` and no ``NonMaxSuppression``. The metadata entry ``dinoneck_detector`` is
         JSON with ``format``, ``classes``, ``size``, ``preprocess``, ``min_score``, ``detector``,
         ``half``, ``has_masks``, ``parity`` (what this returns, with its tolerance), ``digest`` (of
         the head file) and ``dinoneck`` (the version). LoRA weights are merged into the weights.

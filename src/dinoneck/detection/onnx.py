@@ -1,4 +1,4 @@
-"""Whole detectors as ONNX files: an image in, boxes, scores and labels out."""
+"""Whole detectors as ONNX files: an image in, boxes, scores and labels out, and masks of some."""
 
 from __future__ import annotations
 
