@@ -24,8 +24,22 @@ def check_installed(package: str, extra: str, module: str | None = None) -> None
     Raises:
         ImportError: naming the extra.
     """
-    name = module or package
-    # None in sys.modules blocks an import, and find_spec raises for it
-    is_blocked = name in sys.modules and sys.modules[name] is None
-    if is_blocked or importlib.util.find_spec(name) is None:  # noqa: TID251
+    if not _is_installed(module or package):
         raise missing_extra(package, extra)
+
+
+def check_scores_of_boxes() -> None:
+    """Check that a library is installed that scores boxes, faster-coco-eval or pycocotools, without importing it.
+
+    Raises:
+        ImportError: naming the extra, if neither is.
+    """
+    if not _is_installed("faster_coco_eval"):
+        check_installed("pycocotools", "detection")
+
+
+def _is_installed(module: str) -> bool:
+    """Whether a module can be imported, without importing it."""
+    # None in sys.modules blocks an import, and find_spec raises for it
+    is_blocked = module in sys.modules and sys.modules[module] is None
+    return not is_blocked and importlib.util.find_spec(module) is not None  # noqa: TID251

@@ -248,6 +248,13 @@ class Adapter(nn.Module):
     def step(self, block: nn.Module, number: int, x: Tensor, extra: Any) -> Tensor:
         """Run block ``number`` on x (B, P + N, C); ``extra`` comes from :meth:`embed`."""
 
+    def block_input(self, tokens: Tensor, extra: Any) -> Tensor:
+        """Return the sequences that block 0 computes with, of what :meth:`embed` returns.
+
+        They are the tokens (B, P + N, C) themselves, unless the model cuts them into windows.
+        """
+        return tokens
+
     def step_for_export(self, block: nn.Module, number: int, x: Tensor, extra: Any) -> Tensor:
         """Run a block in evaluation mode as :meth:`step` does, by operations that fix no batch size."""
         return self.step(block, number, x, extra)

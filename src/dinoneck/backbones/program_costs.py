@@ -11,6 +11,7 @@ from importlib import metadata
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from dinoneck.backbones import openvino
 from dinoneck.backbones.adapter import Adapter
@@ -125,20 +126,32 @@ def gain_of_block(batch: TokenBatch) -> float:
     It compares CPU time: calls that take milliseconds are interrupted on a busy computer.
     """
     adapter = batch.adapter
-    rows, cols = TokenGrid(adapter.patch_size).size(batch.key.image_size)
-    num_images = max(1, _GAIN_TOKENS // (rows * cols))
-    images = batch.images[:1].repeat(num_images, 1, 1, 1)
     block = adapter.blocks[0]
     torch_seconds = []
     program_seconds = []
     with torch.no_grad():
-        tokens, extra = adapter.embed(images)
-        program = openvino.compile_block(tokens, hidden_width(adapter))
+        tokens, extra = adapter.embed(_images_to_measure(batch))
+        inputs = adapter.block_input(tokens, extra)
+        program = openvino.compile_block(inputs, hidden_width(adapter))
         program()
         for _ in range(_GAIN_ROUNDS):
             torch_seconds.append(_cpu_seconds(lambda: adapter.step(block, 0, tokens, extra)))
             program_seconds.append(_cpu_seconds(program))
     return min(torch_seconds) / min(program_seconds)
+
+
+def _images_to_measure(batch: TokenBatch) -> Tensor:
+    """The first image of a batch, as often as it takes for enough tokens."""
+    rows, cols = TokenGrid(batch.adapter.patch_size).size(batch.key.image_size)
+    num_images = max(1, _GAIN_TOKENS // (rows * cols))
+    return batch.images[:1].repeat(num_images, 1, 1, 1)
+
+
+@torch.no_grad()
+def _shape_to_measure(batch: TokenBatch) -> tuple[int, ...]:
+    """The shape (B, N, C) of what the measured block computes with."""
+    tokens, extra = batch.adapter.embed(_images_to_measure(batch))
+    return tuple(batch.adapter.block_input(tokens, extra).shape)
 
 
 def hidden_width(adapter: Adapter) -> int:
@@ -168,6 +181,7 @@ def _gain_name(batch: TokenBatch) -> str:
         "hidden_width": hidden_width(adapter),
         "image_size": batch.key.image_size,
         "patch_size": adapter.patch_size,
+        "tokens": _shape_to_measure(batch),
         "dtype": batch.key.dtype,
         "num_threads": batch.key.num_threads,
         "computer": computer(),

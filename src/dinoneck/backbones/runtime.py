@@ -198,7 +198,8 @@ class Programs:
     def run(self, batch: TokenBatch) -> list[Tensor]:
         """Return the tokens (B, P + N, C) of each layer, in the dtype of the weights.
 
-        The first batch of a program that is compiled is computed by torch too, and compared.
+        The first batch of a program that is compiled is computed by torch too, and compared. One
+        thread prepares a program at a time; those of other sizes run meanwhile.
 
         Args:
             batch: on the CPU, in the dtype of the weights.
@@ -209,11 +210,13 @@ class Programs:
             ImportError: naming the extra, if OpenVINO is not installed.
         """
         _check_weights(batch.adapter)
-        with self._preparation:
-            program = self._get(batch.key)
-            if program is None:
-                with self._taking_time():
-                    program = self._load_or_compile(batch)
+        program = self._get(batch.key)
+        if program is None:
+            with self._preparation:
+                program = self._get(batch.key)  # another thread may have prepared it meanwhile
+                if program is None:
+                    with self._taking_time():
+                        program = self._load_or_compile(batch)
         return _run_program(program, batch)
 
     def _load_or_compile(self, batch: TokenBatch) -> openvino.Program:

@@ -18,7 +18,7 @@ from dinoneck.cli.arguments import check_backbone_name, flags, parse, with_defau
 from dinoneck.cli.text import show, show_remainder, show_scores
 from dinoneck.data.run_names import REPORT
 from dinoneck.errors import ConfigError, DataError
-from dinoneck.extras import check_installed
+from dinoneck.extras import check_installed, check_scores_of_boxes
 from dinoneck.published.detectors import DETECTORS as PUBLISHED_DETECTORS
 from dinoneck.training.config import (
     HEAD,
@@ -393,7 +393,7 @@ def _check_extras(run: AnyConfig) -> None:
         check_installed("transformers", "detection")
         check_installed("scipy", "detection")
     if isinstance(run, TrainDetectorConfig):
-        check_installed("pycocotools", "detection")
+        check_scores_of_boxes()
         if run.detector.name in _OF_TRANSFORMERS:
             check_installed("transformers", "detection")
             check_installed("scipy", "detection")

@@ -6,6 +6,7 @@ import copy
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -74,8 +75,9 @@ class Detector(nn.Module):
     """A detector on a DINO backbone.
 
     As a module it takes images (B, 3, H, W) in 0 ... 1 of its ``size``: it returns losses by name
-    with targets (``boxes`` (n, 4) XYXY in pixels of these images, ``labels`` (n,) from 0), else
-    ``boxes``, ``scores`` and ``labels`` of each image. :meth:`predict` takes images of any size.
+    with targets (``boxes`` (n, 4) XYXY in pixels of these images, ``labels`` (n,) from 0, and of a
+    model for masks ``masks`` (n, H, W)), else ``boxes``, ``scores``, ``labels`` and, of such a
+    model, ``masks`` (logits) of each image. :meth:`predict` takes images of any size.
 
     Args:
         head: neck and detection head; or a published :class:`dinoneck.detection.RfDetr`, which
@@ -126,7 +128,9 @@ class Detector(nn.Module):
             backbone = callable_backbone(backbone)
         self.preprocess = _preprocessing(head, backbone, size, bits=bits)
         head.check_size(self.size, patch_pair(self.preprocess.patch_size))
-        if isinstance(head, DetectionHead) and backbone is not None:
+        if not isinstance(head, DetectionHead):
+            _warn_of_other_size(head, self.size)
+        elif backbone is not None:
             head.levels.attach(backbone)
         self.backbone = backbone
         self.head = head
@@ -198,8 +202,8 @@ class Detector(nn.Module):
 
         Args:
             images: (B, 3, H, W) in 0 ... 1, of the detector's ``size``.
-            targets: per image ``boxes`` (n, 4) XYXY in pixels of ``images`` and ``labels`` (n,)
-                from 0.
+            targets: per image ``boxes`` (n, 4) XYXY in pixels of ``images``, ``labels`` (n,) from 0
+                and, of a model for masks, ``masks`` (n, H, W).
         """
         is_training = targets is not None and torch.is_grad_enabled()
         backbone_weights = () if self.backbone is None else self.backbone.parameters()
@@ -513,9 +517,10 @@ class Detector(nn.Module):
 
         Its input ``image`` is (1, 3, H, W) RGB in 0 ... 1, resized to the one size that the file
         takes. Its outputs are ``boxes`` (n, 4) float32 XYXY in pixels of that input, ``scores``
-        (n,) and ``labels`` (n,) int64, by falling score; rows of score 0 are empty. Maps are read,
-        and boxes suppressed, in operators that runtimes compute alike: the file holds no
-        ``GridSample`` and no ``NonMaxSuppression``. The metadata entry ``dinoneck_detector`` is
+        (n,) and ``labels`` (n,) int64, by falling score, and of a model for masks ``masks``
+        (n, H / 4, W / 4), the probability that a cell belongs to the object; rows of score 0 are
+        empty. Maps are read, and boxes suppressed, in operators that runtimes compute alike: the
+        file holds no ``GridSample`` and no ``NonMaxSuppression``. The metadata entry ``dinoneck_detector`` is
         JSON with ``format``, ``classes``, ``size``, ``preprocess``, ``min_score``, ``detector``,
         ``half``, ``has_masks``, ``parity`` (what this returns, with its tolerance), ``digest`` (of
         the head file) and ``dinoneck`` (the version). LoRA weights are merged into the weights.
@@ -552,7 +557,15 @@ class Detector(nn.Module):
         if size is None:
             size = self.size
         self.head.check_size(size, patch_pair(self.preprocess.patch_size))
-        return export(self.eval(), path, size, half=half, check=check)
+        self.eval()
+        with self._computed_by_torch():
+            return export(self, path, size, half=half, check=check)
+
+    def _computed_by_torch(self) -> AbstractContextManager[None]:
+        """Let no other runtime compute the ViT of an RfDetr in the ``with`` block."""
+        if self.backbone is None:
+            return cast("RfDetr", self.head).with_plain_vit()
+        return nullcontext()
 
     @classmethod
     def load(
@@ -629,6 +642,7 @@ class Detector(nn.Module):
         if has_own_vit:
             _check_no_backbone(backbone)
             head = cast("RfDetr", checkpoint.build())
+            head.trained_size = recipe.size
             if runtime not in (None, "torch"):
                 head.use_runtime(runtime, recipe.size)
         else:
@@ -684,14 +698,6 @@ def _preprocessing(
         raise ConfigError(
             f"backbone is {backbone.name!r}, and an RfDetr has a ViT of its own; pass None"
         )
-    if size != (head.image_size, head.image_size):
-        logger.warning(
-            "RF-DETR was trained on images of %dx%d; for %dx%d the positions of its patches are "
-            "resampled",
-            head.image_size,
-            head.image_size,
-            *size,
-        )
     return Preprocessing(
         patch_size=head.patch_size,
         size=size,
@@ -701,9 +707,20 @@ def _preprocessing(
     )
 
 
+def _warn_of_other_size(head: RfDetr, size: tuple[int, int]) -> None:
+    """Warn of a size in pixels other than that which an RF-DETR was trained on."""
+    if size != head.trained_size:
+        logger.warning(
+            "RF-DETR was trained on images of %dx%d; for %dx%d the positions of its patches are "
+            "resampled",
+            *head.trained_size,
+            *size,
+        )
+
+
 def masks_in_image(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Return masks (n, height, width) bool in the pixels of an image of a size, from logits (n, h, w) of all of it."""
-    masks = torch.zeros((len(logits), *size), dtype=torch.bool)
+    masks = torch.zeros((len(logits), *size), dtype=torch.bool, device=logits.device)
     for i in range(len(logits)):  # one after the other, for their memory
         resized = F.interpolate(logits[i][None, None], size=size, mode="bilinear")
         masks[i] = resized[0, 0] > 0

@@ -132,11 +132,16 @@ def detr_losses(model: nn.Module, images: Tensor, targets: Sequence[Target]) -> 
     losses: dict[str, Tensor] = {}
     for name, value in outputs.loss_dict.items():
         kind = "_".join(name.split("_")[:2])  # loss_vfl of loss_vfl_aux_0, loss_vfl_dn_1, ...
-        if kind in losses:
-            losses[kind] = losses[kind] + value
-        else:
-            losses[kind] = value
+        add_loss(losses, kind, value)
     return losses
+
+
+def add_loss(losses: dict[str, Tensor], kind: str, value: Tensor) -> None:
+    """Add a loss to those of its kind, of which it may be the first."""
+    if kind in losses:
+        losses[kind] = losses[kind] + value
+    else:
+        losses[kind] = value
 
 
 def labels_of(images: Tensor, targets: Sequence[Target]) -> list[dict[str, Tensor]]:

@@ -20,7 +20,7 @@ from dinoneck.data.panoptic import PanopticImages
 from dinoneck.detection.coco_evaluation import IouType, precision_curves
 from dinoneck.detection.detector import Detector
 from dinoneck.errors import DataError
-from dinoneck.extras import check_installed
+from dinoneck.extras import check_installed, check_scores_of_boxes
 from dinoneck.inference.results import coco_objects, predict_many
 from dinoneck.metrics import (
     KnownRegions,
@@ -80,7 +80,7 @@ def evaluate_boxes(
     Raises:
         ConfigError: if ``batch_size`` is below 1.
         DataError: if the file or an image cannot be used, or no image has a box.
-        ImportError: if pycocotools is missing.
+        ImportError: if faster-coco-eval and pycocotools are missing.
     """
     dataset, predictions = predict_boxes(
         detector, coco_json, images, batch_size=batch_size, crowd=crowd
@@ -111,7 +111,7 @@ def predict_boxes(
         ConfigError, DataError, ImportError: as :func:`evaluate_boxes`.
     """
     check_minimum(1, batch_size=batch_size)
-    check_installed("pycocotools", "detection")  # the scores need it: named before the first image
+    check_scores_of_boxes()  # before the first image is predicted
     bits = detector.preprocess.bits
     dataset = BoxImages(
         coco_json,
@@ -154,7 +154,7 @@ def score_boxes(dataset: BoxImages, predictions: Mapping[Any, Prediction]) -> di
 
     Raises:
         DataError: if an id is unknown, or a prediction has another form, or no image has a box.
-        ImportError: if pycocotools is missing.
+        ImportError: if faster-coco-eval and pycocotools are missing.
     """
     return _coco_scores(dataset, coco_results(predictions, dataset), iou_type="bbox")
 

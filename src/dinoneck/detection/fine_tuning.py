@@ -83,7 +83,10 @@ class InitialDetector:
     origin: dict[str, Any]
 
     def completed(self, config: TrainDetectorConfig) -> TrainDetectorConfig:
-        """Return the config with the size of this detector, and the recipe of its publisher, where it has none.
+        """Return the config with the size of this detector where it has none, and the recipe of its publisher.
+
+        Of that recipe the values in ``PUBLISHED_RECIPE`` take the place of those that equal the
+        defaults of other detectors, also where the config states them; :meth:`log_recipe` says which.
 
         Raises:
             ConfigError: naming an option that has no effect with it.
@@ -101,6 +104,7 @@ class InitialDetector:
                     f"{key} is {value!r}, and has no effect with init {self.name}, which has a ViT, "
                     f"a neck and a decoder of its own; leave it out ({flag})"
                 )
+        _check_rates_used(config)
         data = config.data
         if data.size is None:
             data = data.changed(size=self.size)
@@ -122,6 +126,23 @@ class InitialDetector:
         detector = Detector(model, None, size, bits=config.data.bits)
         detector.publication = {"license": self.license, "extra": {"init": self.origin}}
         return detector
+
+    def log_recipe(self, given: DetectorRecipe, completed: DetectorRecipe) -> None:
+        """Log the values of the publisher's recipe that :meth:`completed` has taken, if any."""
+        taken = []
+        defaults = []
+        for name in PUBLISHED_RECIPE:
+            if getattr(completed, name) != getattr(given, name):
+                taken.append(f"{name} {getattr(completed, name):g}")
+                defaults.append(f"{getattr(given, name):g}")
+        if taken:
+            _logger.warning(
+                "init %s: trained with its publisher's %s, in place of %s, which are the defaults of "
+                "other detectors; any other values are taken as they are",
+                self.name,
+                ", ".join(taken),
+                ", ".join(defaults),
+            )
 
     def log_start(self, detector: Detector) -> None:
         """Log which tensors of a detector are those of this one."""
@@ -147,6 +168,20 @@ class InitialDetector:
             heads[-1],
             ", and ".join(rows),
         )
+
+
+def _check_rates_used(config: TrainDetectorConfig) -> None:
+    """Raise a ConfigError for a learning rate of the ViT where no epoch trains it."""
+    plan = config.plan or FROZEN_PLAN
+    if any(stage != "all" for stage in plan.values()):
+        return
+    for name in ("backbone_lr", "layer_decay"):
+        value = getattr(config.optim, name)
+        if value is not None:
+            raise ConfigError(
+                f"optim.{name} is {value}, and needs a ViT that is trained along (--unfreeze-last or "
+                "--freeze); or leave it out"
+            )
 
 
 def detector_training(
@@ -248,8 +283,8 @@ def _open_file(name: str) -> InitialDetector | None:
 
 
 def _initial(name: str, checkpoint: HeadCheckpoint, origin: dict[str, Any]) -> InitialDetector:
-    """The detector of a checkpoint."""
-    detector = Detector.from_checkpoint(checkpoint)
+    """The detector of a checkpoint, in float32, in which it is trained."""
+    detector = Detector.from_checkpoint(checkpoint).float()
     model: Any = detector.head
     return InitialDetector(
         name=name,

@@ -1,4 +1,4 @@
-"""Whole detectors as ONNX files: an image in, boxes, scores and labels out."""
+"""Whole detectors as ONNX files: an image in, boxes, scores and labels out, and masks of some."""
 
 from __future__ import annotations
 
@@ -304,7 +304,9 @@ def exported_model(model: OneImage, size: Sequence[int]) -> Any:
     image = torch.rand(1, model.channels, *size, generator=generator, device="cpu")
     device = next(model.parameters()).device
     # it warns of operators that its optimiser leaves as they are
-    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    onnxscript_logger = logging.getLogger("onnxscript")
+    level = onnxscript_logger.level
+    onnxscript_logger.setLevel(logging.ERROR)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -324,6 +326,7 @@ def exported_model(model: OneImage, size: Sequence[int]) -> Any:
             f"this detector has no ONNX export: {first_line(error)}", step="config"
         ) from error
     finally:
+        onnxscript_logger.setLevel(level)
         model.to(device)
     proto = exported.model_proto
     if model.suppresses:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checks import check_class_names
 from dinoneck.configured import Configured
-from dinoneck.detection.detr import best_pairs, boxes_of_queries, labels_of
+from dinoneck.detection.detr import add_loss, best_pairs, boxes_of_queries, labels_of
 from dinoneck.detection.levels import Target
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.extras import missing_extra
@@ -130,6 +130,8 @@ class RfDetr(Configured, nn.Module):
 
     Attributes:
         model: the model of transformers.
+        trained_size: (height, width) in pixels of the images that its weights were trained on last:
+            that of ``image_size``, and of a detector that was read from a file the file's.
         has_masks: whether it gives a mask for each box.
 
     Shape:
@@ -178,6 +180,7 @@ class RfDetr(Configured, nn.Module):
         self.classes = classes
         self.outputs = outputs
         self.image_size = image_size
+        self.trained_size = (image_size, image_size)
         self.patch_size = patch_size
         self.num_windows = num_windows
         self.has_masks = masks
@@ -202,7 +205,7 @@ class RfDetr(Configured, nn.Module):
         )
         self.model: Any
         with nullcontext() if device is None else torch.device(device):
-            self.model = self._model_class(config)
+            self.model = _with_float32_logits(self._model_class(config))
         if device is not None or dtype is not None:
             self.to(device=device, dtype=dtype)
 
@@ -243,6 +246,17 @@ class RfDetr(Configured, nn.Module):
             ImportError: naming the extra, if ``openvino`` is not installed.
         """
         self._vit_with_projector.backbone = VitOfRuntime(self.vit, image_size, runtime).eval()
+
+    @contextmanager
+    def with_plain_vit(self) -> Iterator[None]:
+        """Let transformers compute the ViT in the ``with`` block, for images of any size."""
+        vit = self.vit
+        if isinstance(vit, VitOfRuntime):
+            self._vit_with_projector.backbone = vit.plain_vit.eval()
+        try:
+            yield
+        finally:
+            self._vit_with_projector.backbone = vit
 
     @property
     def own_vit(self) -> OwnVit:
@@ -340,7 +354,7 @@ class RfDetr(Configured, nn.Module):
                 continue  # a count that is no loss
             # without an object transformers gives an empty tensor for masks, whose sum is 0
             weighted = getattr(self.model.config, _LOSS_WEIGHTS[kind]) * value.sum()
-            losses[kind] = losses[kind] + weighted if kind in losses else weighted
+            add_loss(losses, kind, weighted)
         return losses
 
     def with_classes(self, classes: Sequence[str]) -> RfDetr:
@@ -371,6 +385,7 @@ class RfDetr(Configured, nn.Module):
                     earlier_row = self.outputs[self.classes.index(label)]
                     state[name][row] = value[earlier_row]
         detector.load_state_dict(state)
+        detector.trained_size = self.trained_size
         return detector
 
     def class_heads(self) -> list[str]:
@@ -443,7 +458,7 @@ class RfDetr(Configured, nn.Module):
                 f"{where} {', and '.join(problems)}: it is the file of another model",
                 step="tensors",
             )
-        self.model = model.eval()
+        self.model = _with_float32_logits(model.eval())
 
     def check_config(self, config: Mapping[str, Any], where: str) -> None:
         """Compare the configuration of a published model with this one: its architecture, and its labels.
@@ -495,6 +510,22 @@ class RfDetr(Configured, nn.Module):
                     "classes are others",
                     step="config",
                 )
+
+
+def _with_float32_logits(model: Any) -> Any:
+    """Let the class heads of a model of transformers give float32 under autocast; return the model.
+
+    Its loss takes the logarithm of 1 - sigmoid(logit), and in bfloat16 the sigmoid of 6 is 1.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and _CLASS_HEADS in f"{name}.":
+            module.register_forward_hook(_as_float32)
+    return model
+
+
+def _as_float32(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """A forward hook that gives the output in float32."""
+    return output.float()
 
 
 def _check_values(value: Tensor, where: str) -> None:

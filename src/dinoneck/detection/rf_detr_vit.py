@@ -70,10 +70,15 @@ class WindowedVit(Adapter):
         positions = embeddings.interpolate_pos_encoding(tokens, height, width)
         return tokens + positions, (height, width)
 
+    def block_input(self, tokens: Tensor, extra: tuple[int, int]) -> Tensor:
+        """Return the windows (B * W, 1 + N / W, C) of the tokens (B, 1 + N, C) of whole images."""
+        windows: Tensor = self.model.embeddings.window_partition(tokens, *extra)
+        return windows
+
     def step(self, block: nn.Module, number: int, x: Tensor, extra: tuple[int, int]) -> Tensor:
         """Run a block on windows; the first one gets whole images."""
         if number == 0:
-            x = self.model.embeddings.window_partition(x, *extra)
+            x = self.block_input(x, extra)
         output: Tensor = block(x)
         return output
 
@@ -138,6 +143,12 @@ class VitOfRuntime(nn.Module):
     def backbone(self) -> Backbone:
         """The ViT as a backbone."""
         return self._backbones[0]
+
+    @property
+    def plain_vit(self) -> nn.Module:
+        """The ViT of transformers, with the same weights."""
+        vit: nn.Module = self.backbone.adapter.model
+        return vit
 
     def forward(self, pixel_values: Tensor) -> VitMaps:
         """Return the maps (B, C, rows, cols) that the projector reads, of normalised images (B, 3, H, W)."""

@@ -39,7 +39,7 @@ from dinoneck.detection.fine_tuning import FROZEN_PLAN, InitialDetector, open_in
 from dinoneck.detection.head import DETRS, DetectionHead, loss_counts
 from dinoneck.devices import local_device, send
 from dinoneck.errors import ConfigError
-from dinoneck.extras import check_installed
+from dinoneck.extras import check_scores_of_boxes
 from dinoneck.inference.results import coco_objects
 from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.registry import import_modules
@@ -120,11 +120,14 @@ def prepare(config: TrainDetectorConfig, out: Path, *, overwrite: bool = False) 
     """
     TRAININGS.check_class(config, TrainDetectorConfig)
     import_modules(config.imports)
-    check_installed("pycocotools", "detection")
+    check_scores_of_boxes()
     files.check_folder(out, overwrite=overwrite)
     initial = open_init(config)
     if initial is not None:
+        optim = config.optim
         config = initial.completed(config)
+        if files.writes():
+            initial.log_recipe(optim, config.optim)
     with_masks = initial is not None and initial.model.has_masks
     train_images, val_images = open_images(config, masks=with_masks, antialias=initial is None)
     if config.init is not None and files.writes():
@@ -587,13 +590,12 @@ def _hold_out_some(
     if not num_held_out:
         raise ConfigError(
             f"{data.boxes} has {len(images)} images, too few to hold out one in "
-            f"{config.folds.count}; name held-out images with data.val_boxes (--val-boxes)"
+            f"{config.folds.count}; {_held_out_remedy(images)}"
         )
     if num_held_out == len(images):
         raise ConfigError(
             f"folds.count is {config.folds.count} (--folds): all images are held out and none is "
-            "left to train on; take 2 or more, or name held-out images with data.val_boxes "
-            "(--val-boxes)"
+            f"left to train on; take 2 or more, or {_held_out_remedy(images)}"
         )
     images.check_trainable("box")
     images.warn_of_turned_images()
@@ -608,6 +610,16 @@ def _hold_out_some(
     return train, held_out
 
 
+def _held_out_remedy(images: BoxImages) -> str:
+    """How a message says to name held-out images; a training of objects has no option of its own for them."""
+    if images.masks:
+        return (
+            "name the file of objects as data.boxes and held-out images with data.val_boxes (--boxes "
+            "and --val-boxes, in the place of --instances)"
+        )
+    return "name held-out images with data.val_boxes (--val-boxes)"
+
+
 def _warn_of_split_copies(images: BoxImages, held_out_rows: Sequence[int]) -> None:
     """Warn of pictures that exist twice, unchanged or changed: one of the two may be held out."""
     part_of: dict[Path, object] = dict.fromkeys(images.paths, "trained on")
@@ -617,6 +629,8 @@ def _warn_of_split_copies(images: BoxImages, held_out_rows: Sequence[int]) -> No
     if copies:
         warn_of_copies(copies, part_of, {"the classes of their boxes": _classes_shown(images)})
     name_held_out = "name held-out images in a file of their own: data.val_boxes (--val-boxes)"
+    if images.masks:
+        name_held_out = _held_out_remedy(images)
     warn_of_changed_copies(images.paths, part_of, f"Leave them out, or {name_held_out}")
     warn_of_overlaps(images.paths, part_of, f"For scores of other ground, {name_held_out}")
 

@@ -121,6 +121,7 @@ def _file(path: str | os.PathLike[str], settings: Settings) -> Model:
         "weights": settings.weights,
         "device": settings.device,
         "tile": settings.tile,
+        "overlap": settings.overlap or None,  # 0 is the default
     }
     for name, value in unused.items():
         if value is not None:
@@ -243,7 +244,7 @@ def _check_settings_of_detector(settings: Settings) -> None:
         raise ConfigError(f"tile is {settings.tile}, which is for heads; leave it out")
     if settings.overlap != 0:
         raise ConfigError(f"overlap is {settings.overlap}, which is for heads; leave it out")
-    if settings.tta is not None:
+    if settings.tta not in (None, "none"):
         raise ConfigError(f"tta is {settings.tta!r}, which is for heads; leave it out")
     if settings.precision is not None:
         raise ConfigError(

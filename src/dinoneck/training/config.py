@@ -108,7 +108,7 @@ class ImagesConfig(Config, frozen=True, kw_only=True):
     Attributes:
         images: folder of the images; None = that of the file that names them.
         size: image size in pixels, HEIGHTxWIDTH or one number; None = their own, of detectors
-            640x640.
+            640x640, or that of the RF-DETR that init names.
         classes: names of the classes to learn, of the COCO file's; empty = all.
         bits: how many bits images of 16 bits use, such as 12, recorded in the head files; 16 reads
             them as they are; None refuses images that use a part of the range.
@@ -288,7 +288,7 @@ class BoxesDataConfig(ImagesConfig, frozen=True, kw_only=True):
         val_boxes: COCO file of held-out images; None = one image in folds.count of boxes.
         val_images: folder of the held-out images; None = as images.
         size: size in pixels to which images are stretched, HEIGHTxWIDTH or one number; without
-            one it is 640x640.
+            one it is 640x640, or that of the RF-DETR that init names.
         crowd: ignore: objects of COCO files with iscrowd=1 are regions that count for nothing;
             objects: they are objects, as in exports that mark every mask.
     """

@@ -317,7 +317,8 @@ class DetectorRecipe(Config, frozen=True, kw_only=True):
         backbone_lr: peak learning rate of a trained backbone; None = a tenth of lr.
         layer_decay: factor of that rate per block of the backbone; None = one rate.
         freeze: EPOCH=STAGE: what is frozen of the backbone from an epoch on: all, last:N (the last
-            N blocks are trained) or none; empty = by the plan 0=all 10=last:4.
+            N blocks are trained) or none; empty = by the plan 0=all 10=last:4, of an RF-DETR
+            that init names 0=all.
 
     Raises:
         ConfigError: if a value is unknown or out of range, or two of them contradict each other.

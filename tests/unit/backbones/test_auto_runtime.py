@@ -385,6 +385,37 @@ def test_while_one_thread_compiles_the_others_compute_in_torch(
     assert scene.run() == ["program"]
 
 
+def test_while_one_size_is_compiled_programs_of_others_run(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of the runtime openvino, which computes nothing in torch."""
+    scene.backbone.runtime = "openvino"
+    scene.run()
+    compile_program = openvino.compile_program
+    starts = threading.Event()
+    goes_on = threading.Event()
+
+    def wait_and_compile(*args: Any, **options: Any) -> Any:
+        starts.set()
+        assert goes_on.wait(60)
+        return compile_program(*args, **options)
+
+    monkeypatch.setattr(openvino, "compile_program", wait_and_compile)
+    of_new_size = threading.Thread(target=scene.backbone, args=(torch.zeros(2, 3, 64, 64),))
+    of_new_size.start()
+    assert starts.wait(60)
+
+    of_ready_size = threading.Thread(target=scene.backbone, args=(torch.zeros(2, 3, *SIZE),))
+    of_ready_size.start()
+    of_ready_size.join(10)
+    has_waited = of_ready_size.is_alive()
+
+    goes_on.set()
+    of_new_size.join()
+    of_ready_size.join()
+    assert not has_waited
+
+
 def in_half_precision(backbone: Backbone) -> None:
     backbone.half()
 

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dinoneck import STAPyramid, load_backbone
 from dinoneck.data import BoxImages
+from dinoneck.detection import DetectionHead, Detector
 from dinoneck.detection.coco_evaluation import MOST_OBJECTS, precision_curves
-from dinoneck.detection.evaluation import score_boxes, score_masks
+from dinoneck.detection.evaluation import evaluate_boxes, score_boxes, score_masks
 
 pytest.importorskip("pycocotools")
 faster_coco_eval = pytest.importorskip("faster_coco_eval")
@@ -132,6 +134,21 @@ def pycocotools_alone(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
 
     return hide
+
+
+def test_boxes_are_evaluated_with_either_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_truth(tmp_path, 0, [0, 1], masks=False, crowd_share=0.0)
+    head = DetectionHead("fcos", data.classes, STAPyramid(64, 32))
+    detector = Detector(head, load_backbone("dinoneck_tiny"), size=(64, 64)).eval()
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+
+    assert evaluate_boxes(detector, data.file, tmp_path)["images"] == 2
+
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with pytest.raises(ImportError, match=r"pycocotools .* 'dinoneck\[detection\]'"):
+        evaluate_boxes(detector, data.file, tmp_path)
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])

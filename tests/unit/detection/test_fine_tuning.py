@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,50 @@ def test_equal_classes_keep_the_whole_head_and_its_predictions(folder: Path, box
     assert torch.equal(prediction["scores"], expected["scores"])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+def test_a_file_of_fewer_bits_is_trained_in_float32(
+    folder: Path, boxes: Path, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    """Of equal classes, so that the detector of the file itself is trained."""
+    file = tmp_path / "small.safetensors"
+    built(folder, boxes, ("red", "blue")).to(dtype).save(file)
+
+    train_detector(config_of(boxes, folder, init=str(file), weights=None), tmp_path / "run")
+
+    trained = HeadCheckpoint.load(tmp_path / "run/detector.safetensors").state_dict
+    in_file = HeadCheckpoint.load(file).state_dict
+    for name, value in trained.items():
+        assert value.dtype == torch.float32, name
+        if name.startswith(VIT):
+            assert torch.equal(value, in_file[name].float()), name
+
+
+def test_a_file_of_another_size_is_loaded_without_a_warning(
+    folder: Path, boxes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = config_of(boxes, folder, data={"size": 128})
+    initial = open_init(config)
+    assert initial is not None
+    file = tmp_path / "larger.safetensors"
+    initial.build(config, ("red",)).save(file)
+    of_row = list(caplog.messages)
+    caplog.clear()
+
+    Detector.load(file)
+    config = config_of(boxes, folder, init=str(file), weights=None)
+    from_file = open_init(config)
+    assert from_file is not None
+    from_file.build(from_file.completed(config), ("red", "blue"))
+    at_own_size = list(caplog.messages)
+    from_file.build(config.changed(data=config.data.changed(size=96)), ("red", "blue"))
+
+    [line] = [line for line in of_row if "resampled" in line]
+    assert line.startswith("RF-DETR was trained on images of 96x96; for 128x128 the positions")
+    assert not [line for line in at_own_size if "resampled" in line]
+    [line] = [line for line in caplog.messages if "resampled" in line]
+    assert line.startswith("RF-DETR was trained on images of 128x128; for 96x96 the positions")
+
+
 def test_one_line_says_which_rows_are_new(
     folder: Path, boxes: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -203,6 +248,30 @@ def test_losses_of_parts_add_up_to_those_of_the_batch(folder: Path) -> None:
     assert counts == [13 * 2, 0, 13 * 3]
     for name, value in whole.items():
         torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=0, msg=name)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+def test_a_confident_score_has_a_finite_loss_under_autocast(
+    folder: Path, dtype: torch.dtype
+) -> None:
+    """The loss takes log(1 - sigmoid(logit)), and the sigmoid of 9 is 1 in both dtypes."""
+    published = load_published(BOXES, weights=folder).build()
+    model = copy.deepcopy(published).train()
+    images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(1))
+    targets = targets_in(96, (2, 3))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "class_embed" in name and name.endswith("weight"):
+                parameter.zero_()
+            elif "class_embed" in name:
+                parameter[CAT] = 9.0
+    expected = model(images, targets)
+
+    with torch.autocast("cpu", dtype):
+        losses = model(images, targets)
+
+    assert expected["loss_ce"].isfinite()
+    torch.testing.assert_close(losses["loss_ce"].float(), expected["loss_ce"], rtol=0.05, atol=0)
 
 
 def test_targets_in_eval_mode_are_refused(folder: Path) -> None:
@@ -275,6 +344,22 @@ def test_the_recipe_is_the_publishers_where_the_config_has_none(folder: Path, bo
 
     assert (optim.lr, optim.weight_decay, optim.clip_norm) == (1e-4, 1e-4, 0.1)
     assert (stated.optim.lr, stated.optim.clip_norm) == (3e-4, 5.0)
+
+
+def test_one_line_says_which_values_are_the_publishers(
+    folder: Path, boxes: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A learning rate of 1e-3, the default of other detectors, is not told from none."""
+    config = config_of(boxes, folder, optim={"lr": 1e-3, "clip_norm": 5.0})
+    initial = open_init(config)
+    assert initial is not None
+
+    initial.log_recipe(config.optim, initial.completed(config).optim)
+    stated = config_of(boxes, folder, optim={"lr": 3e-4, "clip_norm": 5.0, "weight_decay": 0.0})
+    initial.log_recipe(stated.optim, initial.completed(stated).optim)
+
+    [line] = [line for line in caplog.messages if line.startswith(f"init {BOXES}: ")]
+    assert "its publisher's lr 0.0001, weight_decay 0.0001, in place of 0.001, 0.01" in line
 
 
 @pytest.mark.parametrize(
@@ -473,6 +558,8 @@ def test_boxes_with_masks_train_a_detector_of_masks(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"folds": 1}, r"or name the file of objects as data\.boxes .*in the place of --instances"),
+        ({"folds": 9}, r"3 images, too few .*; name the file of objects as data\.boxes"),
         ({"init": BOXES}, "which gives boxes alone; take a detector of masks"),
         ({"mixup_alpha": 0.4}, r"optim\.mixup_alpha is 0\.4, and has no effect with"),
         ({"patience": 3}, r"optim\.patience is 3, .*--patience"),
@@ -537,6 +624,11 @@ def test_numbers_do_not_start_from_a_detector(tmp_path: Path) -> None:
         ({"data": {"size": [64, 64]}}, ("gives 16 patches", "expected 20 (queries)")),
         ({"init": "dinov2_vits14_nyu_dpt", "weights": None}, ("a published head of depth",)),
         ({"init": None}, ("weights is", "and init is None", "--init rf_detr_small")),
+        ({"optim": {"backbone_lr": 1e-5}}, ("optim.backbone_lr is 1e-05", "--unfreeze-last")),
+        (
+            {"optim": {"layer_decay": 0.8, "freeze": ["0=all"]}},
+            ("optim.layer_decay is 0.8", "--freeze"),
+        ),
         ({"optim": {"freeze": ["0=last:5"]}}, ("last:5", "4 blocks", "'last:4'")),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

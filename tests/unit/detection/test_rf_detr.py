@@ -6,6 +6,7 @@ import contextlib
 import copy
 import importlib
 import json
+import logging
 import re
 import shutil
 import sys
@@ -36,10 +37,13 @@ from dinoneck import (
     evaluate,
     load_published,
 )
-from dinoneck.backbones import openvino
+from dinoneck.backbones import openvino, program_costs
+from dinoneck.backbones.token_batch import TokenBatch
 from dinoneck.cli.main import main
 from dinoneck.detection import Detector, onnx
 from dinoneck.detection.onnx import FLOAT32_MODULES, BoxParity, OneImage, exported_model
+from dinoneck.detection.rf_detr import RfDetr
+from dinoneck.detection.rf_detr_vit import WindowedVit
 from dinoneck.export.onnx_file import modules_of, to_half
 from dinoneck.published import list_published
 from dinoneck.published.detectors import DETECTORS, coco_classes
@@ -249,6 +253,37 @@ def test_openvino_gives_the_boxes_of_torch(
     assert same(again, expected)
 
 
+@pytest.mark.skipif(not openvino.is_installed(), reason="the extra [fast] is not installed")
+@pytest.mark.parametrize("num_windows", [1, 2])
+def test_the_gain_is_measured_with_the_windows_that_a_block_gets(
+    num_windows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """11 images of 6 x 6 patches have about 400 tokens; each window has a CLS token."""
+    monkeypatch.setenv("DINONECK_CACHE", str(tmp_path))
+    options: dict[str, Any] = {"encoder_layers": 4, "decoder_layers": 1, "queries": 20}
+    module = RfDetr(("cell",), (0,), 1, image_size=96, num_windows=num_windows, **options)
+    adapter = WindowedVit(module.vit, (96, 96))
+    batch = TokenBatch(adapter, torch.zeros(1, 3, 96, 96), [0], norm=True)
+    shapes = []
+    compile_block = openvino.compile_block
+
+    def record_shape(tokens: torch.Tensor, hidden_width: int) -> Any:
+        shapes.append(tuple(tokens.shape))
+        return compile_block(tokens, hidden_width)
+
+    monkeypatch.setattr(openvino, "compile_block", record_shape)
+
+    program_costs.expected_gain(batch)
+
+    windows = num_windows**2
+    assert shapes == [(11 * windows, 1 + 36 // windows, 384)]
+    # that of other windows is another one
+    module = RfDetr(("cell",), (0,), 1, image_size=96, num_windows=3 - num_windows, **options)
+    other = TokenBatch(WindowedVit(module.vit, (96, 96)), batch.images, [0], norm=True)
+    program_costs.expected_gain(other)
+    assert len(shapes) == 2
+
+
 def test_options_of_backbones_are_refused_on_the_command_line(
     folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -305,6 +340,25 @@ def test_a_half_file_gives_the_boxes_of_the_detector(
     detector.export_onnx(tmp_path / "whole.onnx", check=False)
     half_bytes = (tmp_path / "half.onnx").stat().st_size
     assert half_bytes < 0.6 * (tmp_path / "whole.onnx").stat().st_size
+
+
+@pytest.mark.slow
+def test_a_detector_of_another_runtime_is_exported_at_any_size(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    checkpoint = load_published(BOXES, weights=folders[BOXES])
+    detector = Detector.from_checkpoint(checkpoint, runtime="auto")
+    vit = detector.vit
+    onnxscript_logger = logging.getLogger("onnxscript")
+    level = onnxscript_logger.level
+
+    parity = detector.export_onnx(tmp_path / "larger.onnx", size=(128, 128))
+
+    assert parity is not None
+    assert parity.unmatched == 0
+    assert parity.compared > 0
+    assert detector.vit is vit
+    assert onnxscript_logger.level == level
 
 
 def test_a_half_file_that_ranks_other_proposals_is_refused_with_the_reason(

@@ -498,6 +498,8 @@ def test_the_service_takes_a_file(model: Path, tmp_path: Path) -> None:
     assert [task["name"] for task in served.facts["tasks"]] == [*expected][:5]
     with pytest.raises(ConfigError, match="no effect on the exported file"):
         open_model(str(file), Settings(tta="flip4"))
+    with pytest.raises(ConfigError, match="overlap is 3, which has no effect on the exported file"):
+        open_model(str(file), Settings(overlap=3))
 
 
 def test_evaluate_scores_a_file_as_its_heads(

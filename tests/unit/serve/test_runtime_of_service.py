@@ -141,6 +141,9 @@ def test_tiles_are_for_heads_and_an_overlap_for_tiles(tmp_path: Path) -> None:
         open_model(detector, Settings(tile=(32, 32)))
     with pytest.raises(ConfigError, match="overlap is 3, which is for heads"):
         open_model(detector, Settings(overlap=3))
+    with pytest.raises(ConfigError, match="tta is 'flip4', which is for heads"):
+        open_model(detector, Settings(tta="flip4"))
+    assert open_model(detector, Settings(tta="none")).facts["classes"] == ["red"]
     with pytest.raises(ConfigError, match="overlap is 3, but tile is None"):
         open_model(kit.saved_head(tmp_path / "head.safetensors"), Settings(overlap=3))
 
