@@ -160,7 +160,7 @@ def predict(
         rows = _box_rows(results)
     else:
         rows = _value_rows(results, opened.groups)
-    columns = _BOX_COLUMNS  # where there are no rows; heads have one per image
+    columns: tuple[str, ...] = _BOX_COLUMNS  # where there are no rows; heads have one per image
     if rows:
         columns = tuple(rows[0])
     write_text(out, csv_text(columns, [_csv_cells(row) for row in rows]))

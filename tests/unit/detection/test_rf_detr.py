@@ -321,6 +321,7 @@ def test_products_of_scores_boxes_and_places_stay_in_float32_in_a_half_file(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_half_file_gives_the_boxes_of_the_detector(
     short_rows: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -187,6 +187,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_b14_gives_what_transformers_gives(folder: Path) -> None:
     """The heads on equal tokens, and from an image on with the backbone of the file."""
     import transformers as hf
@@ -222,6 +223,7 @@ def test_b14_gives_what_transformers_gives(folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("task", official.TIPSV2_HEADS)
 def test_one_file_is_enough_for_a_prediction(folder: Path, tmp_path: Path, task: str) -> None:
     words = ["predict", folder / "image.png", "--heads", f"tipsv2_b14_{task}"]
@@ -247,6 +249,7 @@ def test_one_file_is_enough_for_a_prediction(folder: Path, tmp_path: Path, task:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_heads_of_one_file_run_next_to_each_other(folder: Path) -> None:
     heads = {}
     for task in official.TIPSV2_HEADS:
@@ -258,6 +261,7 @@ def test_heads_of_one_file_run_next_to_each_other(folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_file_of_heads_alone_takes_the_backbone_of_another(folder: Path, tmp_path: Path) -> None:
     state = load_file(folder / "model.safetensors")
     heads = {key: value for key, value in state.items() if not key.startswith("vision_encoder.")}
@@ -279,6 +283,7 @@ def test_a_file_of_heads_alone_takes_the_backbone_of_another(folder: Path, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_normals_are_exported_with_their_backbone(folder: Path, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
