@@ -520,10 +520,11 @@ class Detector(nn.Module):
         (n,) and ``labels`` (n,) int64, by falling score, and of a model for masks ``masks``
         (n, H / 4, W / 4), the probability that a cell belongs to the object; rows of score 0 are
         empty. Maps are read, and boxes suppressed, in operators that runtimes compute alike: the
-        file holds no ``GridSample`` and no ``NonMaxSuppression``. The metadata entry ``dinoneck_detector`` is
-        JSON with ``format``, ``classes``, ``size``, ``preprocess``, ``min_score``, ``detector``,
-        ``half``, ``has_masks``, ``parity`` (what this returns, with its tolerance), ``digest`` (of
-        the head file) and ``dinoneck`` (the version). LoRA weights are merged into the weights.
+        file holds no ``GridSample`` and no ``NonMaxSuppression``. The metadata entry
+        ``dinoneck_detector`` is JSON with ``format``, ``classes``, ``size``, ``preprocess``,
+        ``min_score``, ``detector``, ``half``, ``has_masks``, ``parity`` (what this returns, with its
+        tolerance), ``digest`` (of the head file) and ``dinoneck`` (the version). LoRA weights are
+        merged into the weights.
 
         Args:
             path: the file.

@@ -515,7 +515,7 @@ class RfDetr(Configured, nn.Module):
 def _with_float32_logits(model: Any) -> Any:
     """Let the class heads of a model of transformers give float32 under autocast; return the model.
 
-    Its loss takes the logarithm of 1 - sigmoid(logit), and in bfloat16 the sigmoid of 6 is 1.
+    Its loss takes the logarithm of 1 - sigmoid(logit), and in bfloat16 the sigmoid of 7 is 1.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and _CLASS_HEADS in f"{name}.":
