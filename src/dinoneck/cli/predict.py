@@ -39,7 +39,7 @@ Predict = Callable[[list[Any]], list[dict[str, Any]]]
 Row = dict[str, Any]
 """Column -> value, of a line of the CSV."""
 _KEY_AND_HEAD = re.compile(r"([A-Za-z][\w\-]*)=(.+)", re.DOTALL)
-_BOX_COLUMNS = ("image", "name", "score", "x0", "y0", "x1", "y1")
+_BOX_COLUMNS: tuple[str, ...] = ("image", "name", "score", "x0", "y0", "x1", "y1")
 _SCORE_DIGITS = 4
 _BOX_DIGITS = 2  # of a pixel
 
