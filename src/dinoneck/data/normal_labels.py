@@ -167,9 +167,9 @@ def _orientation_of(label: Any, number: int) -> int:
         return UPRIGHT
     if label.format == "TIFF" and not getattr(label, "tile", ()):
         raise DataError(
-            f"label {number} (a PIL image) is of a TIFF that is loaded already: Pillow has turned "
-            "its pixels by an EXIF orientation that it no longer states, so that the vectors cannot "
-            "be turned with them; pass the file"
+            f"label {number} (a PIL image) is of a TIFF that is loaded already: Pillow drops an "
+            "EXIF orientation once it has turned the pixels by it, so that the vectors cannot be "
+            "turned with them; pass the file"
         )
     return stated_orientation(label)
 
