@@ -53,7 +53,8 @@ def test_a_missing_extra_is_named_before_an_image_is_predicted(
     data: BoxImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predicted: list[Any] = []
-    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    for library in ("pycocotools", "faster_coco_eval"):
+        monkeypatch.setitem(sys.modules, library, None)
     monkeypatch.setattr(Detector, "predict", lambda *_, **__: predicted.append(1))
     head = DetectionHead("fcos", data.classes, STAPyramid(64, 32))
     detector = Detector(head, load_backbone("dinoneck_tiny"), (32, 64))
