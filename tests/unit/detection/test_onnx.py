@@ -93,10 +93,12 @@ def test_a_half_file_computes_products_in_float16_but_those_of_boxes_and_places(
         if node.op_type in ("MatMul", "Gemm", "Conv") and node.name not in in_half:
             stayed |= modules_of(node) & set(FLOAT32_MODULES)
             assert modules_of(node) & set(FLOAT32_MODULES)
+    of_torchvision = {"cls_logits", "bbox_reg", "bbox_ctrness"}
+    of_rf_detr = {"enc_out_class_embed", "enc_out_bbox_embed", "ref_point_head"}
     expected = {
-        "fcos": {"cls_logits", "bbox_reg", "bbox_ctrness"},
+        "fcos": of_torchvision,
         "retinanet": {"cls_logits", "bbox_reg"},
-        "dfine": {*FLOAT32_MODULES} - {"cls_logits", "bbox_reg", "bbox_ctrness"},
+        "dfine": {*FLOAT32_MODULES} - of_torchvision - of_rf_detr,
         "rtdetrv2": {"enc_score_head", "enc_bbox_head", "class_embed", "bbox_embed"}
         | {"query_pos_head", "sampling_offsets"},
     }

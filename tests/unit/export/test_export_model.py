@@ -15,6 +15,7 @@ import torch
 from tests import kit
 from tests.export.runtimes import RUNTIMES
 from tests.kit import randomised
+from tests.unit.export.shown_maps import TwiceShown
 from tests.unit.tuned_backbones import train_blocks
 from torch import Tensor
 
@@ -22,7 +23,6 @@ from dinoneck import (
     Backbone,
     CheckpointError,
     CLSGatingHead,
-    DenseHead,
     HeadCheckpoint,
     HeadEnsemble,
     MaskHead,
@@ -31,12 +31,10 @@ from dinoneck import (
     TargetTransform,
     Task,
     load_backbone,
-    register,
     save_head,
 )
 from dinoneck.data import Preprocessing
 from dinoneck.export import Exported, export_head, export_model, onnx_file, program
-from dinoneck.layers.inputs import TokensLike
 
 MASS = Task(
     "mass",
@@ -446,15 +444,6 @@ def test_a_head_is_exported_next_to_a_backbone_that_was_trained(tmp_path: Path) 
     head = kit.head()
     done = export_head(head, tmp_path / "h.pt2", format="pt2", backbone=backbone, grid=(2, 3))
     assert done.description["outputs"][0]["name"] == "mass"
-
-
-@register
-class TwiceShown(DenseHead):
-    """Shows maps of twice its values."""
-
-    @torch.no_grad()
-    def predict_maps(self, tokens: TokensLike, **plain: Any) -> dict[str, Tensor]:
-        return {name: 2 * cells for name, cells in super().predict_maps(tokens, **plain).items()}
 
 
 @pytest.mark.parametrize("in_ensemble", [False, True], ids=["alone", "in an ensemble"])
