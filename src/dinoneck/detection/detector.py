@@ -45,6 +45,7 @@ from dinoneck.published.detectors import VIT_NAME
 from dinoneck.published.loading import load_published
 from dinoneck.published.table import is_published
 from dinoneck.registry import DETECTORS, WITH_OWN_VIT
+from dinoneck.runtime.names import MOST_BOXES
 from dinoneck.training.recipe import Share, converted
 
 if TYPE_CHECKING:
@@ -54,8 +55,6 @@ if TYPE_CHECKING:
     from dinoneck.training.parameter_groups import OwnVit
 
 logger = logging.getLogger(__name__)
-
-MOST_BOXES = 100  # per image, as many as COCO's average precision counts
 
 
 @dataclass(frozen=True)

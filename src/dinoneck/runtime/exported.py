@@ -29,14 +29,13 @@ from dinoneck.runtime.description import (
     ModelRecord,
 )
 from dinoneck.runtime.images import RGB, PreparedImage, prepare
-from dinoneck.runtime.names import IMAGE, check_row_names, check_runtime
+from dinoneck.runtime.names import IMAGE, MOST_BOXES, check_row_names, check_runtime
 from dinoneck.runtime.session import open_session, run_session
 from dinoneck.task_facts import GATE, GATE_WEIGHTS, TaskRecord, describe_tasks
 from dinoneck.text import reason_of
 
 Array = np.ndarray[Any, Any]
 Maps = Literal["patch", "image"]
-MOST_BOXES = 100  # per image, as many as COCO's average precision counts
 _BATCH_SIZE = 4
 _POSITIONAL = ("backbone", "tta", "device")  # arguments of a Predictor after the heads
 _OF_FILES = ("runtime", "batch_size", "bits")  # arguments of a Predictor that a file takes

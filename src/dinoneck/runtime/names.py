@@ -13,6 +13,8 @@ from dinoneck.text import did_you_mean
 SUFFIX = ".onnx"
 IMAGE = "image"
 """The key of the path of an image, in the rows of a folder."""
+MOST_BOXES = 100
+"""How many boxes a detector gives for an image, as many as COCO's average precision counts."""
 
 
 def is_exported(source: Any) -> bool:
