@@ -90,7 +90,9 @@ class DenseHead(Head):
         """Return the tasks' outputs in normalised units."""
         tokens = self._tokens(tokens, **plain)
         (x,) = self.entrance(tokens.sequence[-1:])  # (B, P + N, D)
-        maps = as_maps(x[:, tokens.num_prefix_tokens :], tokens.grid)  # (B, D, rows, cols)
+        # a copy: a program that torch exports of strided patches with a free batch size refuses 1
+        patches = x[:, tokens.num_prefix_tokens :].contiguous()  # (B, N, D)
+        maps = as_maps(patches, tokens.grid)  # (B, D, rows, cols)
         for block in self.blocks:
             maps = block(maps)
         outputs: dict[str, Tensor] = {}
