@@ -1,0 +1,260 @@
+"""Intervals for images of new groups: coverage and width over draws of groups that are held out.
+
+In every draw some groups are set aside as new. Ridge regression on the mean token is fitted in five
+folds of the other groups; a new image is predicted by the mean of the five. The residuals of the
+folds give the intervals, in five forms.
+"""
+
+from __future__ import annotations
+
+import math
+from argparse import Namespace
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from benchmarks.evidence.real import SHORT_EVERY, SHORT_SIZE, layers_of
+from benchmarks.measure import Row
+from dinoneck import load_backbone
+from dinoneck.data import Pasture, read_table
+from dinoneck.intervals import group_quantile
+from dinoneck.training import MemoryTokens, group_folds
+from dinoneck.training.baselines import RIDGE, predict_with_best_setting
+
+LEVEL = 0.9
+DRAWS = 100
+SHORT_DRAWS = 2
+FOLDS = 5
+COVERS = ("crop", "weed")
+MASSES = ("Dry_Green_g", "Dry_Total_g")
+FIELD_SIZE = (240, 320)  # height, width
+PASTURE_SIZE = (128, 256)
+NEW_FIELDS = 4  # of 16
+# of 140: each pasture has 28 samplings, a state and a date
+NEW_SAMPLINGS = 40
+PASTURES = 5
+IMAGES = 200  # of each pasture
+SHORT_SAMPLINGS = 8  # of the 28 of one pasture
+SHORT_IMAGES = 60
+
+# the forms of the interval
+ROW_FOLDS = "row folds, images count alike"
+GROUP_FOLDS = "group folds, images count alike"
+GROUPS = "**group folds, groups count alike**"
+SCALED = "the same, by predicted size"
+OUTER = "quantile of the groups' quantiles"
+# added to the predicted size, as a share of the mean value: small values have errors too
+LEAST_SIZE = 0.5
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class Images:
+    """What is known about n images.
+
+    Attributes:
+        features: mean tokens of the last layer (n, C).
+        targets: names of t targets.
+        values: (n, t), 0 or more.
+        groups: one number per image (n,).
+    """
+
+    features: Floats
+    targets: Sequence[str]
+    values: Floats
+    groups: np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Predictions of one target, and the truth.
+
+    Attributes:
+        held_out: of the images of the folds, by the fold that held them out.
+        truth: of these images.
+        new: of the images of new groups, means over the folds.
+        new_truth: of these images.
+        new_groups: of these images.
+    """
+
+    held_out: Floats
+    truth: Floats
+    new: Floats
+    new_truth: Floats
+    new_groups: np.ndarray[Any, np.dtype[np.int64]]
+
+    @property
+    def residuals(self) -> Floats:
+        """The absolute errors of held-out images."""
+        return np.abs(self.held_out - self.truth)
+
+    def score(self, half_width: float | Floats) -> tuple[float, float]:
+        """Return the share of new images inside their intervals, averaged over groups, and the mean width."""
+        is_inside = np.abs(self.new - self.new_truth) <= half_width
+        shares = [
+            fmean(is_inside[self.new_groups == group]) for group in np.unique(self.new_groups)
+        ]
+        low = np.maximum(self.new - half_width, 0.0)
+        width = self.new + half_width - low
+        return fmean(shares), float(width.mean())
+
+
+def interval_fields(options: Namespace) -> dict[str, Row]:
+    """Return coverage and width of intervals of the cover of new fields; four of 16 are new in a draw."""
+    folder = options.data / "crop_cover"
+    table = read_table(folder / "cover.csv", folder, COVERS, group="group")
+    size = FIELD_SIZE
+    if options.short:
+        table = table.iloc[:: SHORT_EVERY // 2]
+        size = SHORT_SIZE
+    backbone = load_backbone(
+        options.backbone,
+        pretrained=not options.random,
+        layers=layers_of(options.backbone)[-1:],
+    )
+    source = MemoryTokens.extract(
+        backbone,
+        table["images"],
+        table.index,
+        preprocess=backbone.preprocess.changed(size=size),
+    )
+    images = images_of(source, COVERS, table[[*COVERS]], table["group"])
+    return table_of(images, NEW_FIELDS, SHORT_DRAWS if options.short else DRAWS)
+
+
+def interval_pasture(options: Namespace) -> dict[str, Row]:
+    """Return coverage and width of intervals of masses of new samplings of the generated pasture.
+
+    40 of 140 samplings are new in a draw. With random weights the backbone is dinoneck_tiny.
+    """
+    num_pastures = 1 if options.short else PASTURES
+    num_images = SHORT_IMAGES if options.short else IMAGES
+    pictures = []
+    values = []
+    groups = []
+    for seed in range(num_pastures):
+        pasture = Pasture(seed, size=PASTURE_SIZE)
+        for index in range(num_images):
+            sample = pasture.sample(index)
+            pictures.append(sample.image)
+            values.append([sample.grams[target] for target in MASSES])
+            groups.append(f"{seed} | {sample.group}")
+    name = "dinoneck_tiny" if options.random else options.backbone
+    backbone = load_backbone(name, pretrained=not options.random, layers=layers_of(name)[-1:])
+    ids = [str(number) for number in range(len(pictures))]
+    source = MemoryTokens.extract(backbone, pictures, ids)
+    images = images_of(source, MASSES, values, groups)
+    if options.short:
+        return table_of(images, SHORT_SAMPLINGS, SHORT_DRAWS)
+    return table_of(images, NEW_SAMPLINGS, DRAWS)
+
+
+def images_of(
+    source: MemoryTokens, targets: Sequence[str], values: Any, groups: Sequence[Hashable]
+) -> Images:
+    """Return the features of images with their values (n, t) and groups."""
+    _, numbers = np.unique(np.array(groups), return_inverse=True)
+    patches = source.batch(source.ids).patches[-1]
+    return Images(
+        features=patches.mean(dim=1).double().numpy(),
+        targets=targets,
+        values=np.asarray(values, np.float64),
+        groups=numbers,
+    )
+
+
+def table_of(images: Images, num_new: int, num_draws: int) -> dict[str, Row]:
+    """Return the scores of every target and form over draws of new groups."""
+    scores: dict[str, list[tuple[float, float]]] = {}
+    for seed in range(num_draws):
+        for column, target in enumerate(images.targets):
+            for form, score in scores_of_forms(images, column, num_new, seed).items():
+                scores.setdefault(f"{target}: {form}", []).append(score)
+    deviations = dict(zip(images.targets, images.values.std(axis=0), strict=True))
+    table: dict[str, Row] = {}
+    for name, of_draws in scores.items():
+        coverages, widths = np.array(of_draws).T
+        deviation = deviations[name.split(":")[0]]
+        table[name] = {
+            "coverage": float(coverages.mean()),
+            "deviation over draws": float(coverages.std()),
+            "lowest draw": float(coverages.min()),
+            "width / deviation of the target": float(widths.mean() / deviation),
+        }
+    return table
+
+
+def scores_of_forms(
+    images: Images, column: int, num_new: int, seed: int
+) -> dict[str, tuple[float, float]]:
+    """Return coverage and width of every form of the interval in one draw."""
+    random = np.random.default_rng(seed)
+    new_groups = random.choice(np.unique(images.groups), num_new, replace=False)
+    is_new = np.isin(images.groups, new_groups)
+    groups = images.groups[~is_new].tolist()
+    rows = range(len(groups))
+
+    by_rows = predict(images, column, is_new, fold_labels=rows, seed=seed)
+    scores = {ROW_FOLDS: by_rows.score(group_quantile(by_rows.residuals, rows, LEVEL))}
+
+    by_groups = predict(images, column, is_new, fold_labels=groups, seed=seed)
+    residuals = by_groups.residuals
+    scores[GROUP_FOLDS] = by_groups.score(group_quantile(residuals, rows, LEVEL))
+    scores[GROUPS] = by_groups.score(group_quantile(residuals, groups, LEVEL))
+
+    least_size = LEAST_SIZE * by_groups.truth.mean()
+    relative = residuals / (by_groups.held_out + least_size)
+    sizes = by_groups.new + least_size
+    scores[SCALED] = by_groups.score(group_quantile(relative, groups, LEVEL) * sizes)
+
+    scores[OUTER] = by_groups.score(quantile_of_quantiles(residuals, groups))
+    return scores
+
+
+def predict(
+    images: Images,
+    column: int,
+    is_new: np.ndarray[Any, np.dtype[np.bool_]],
+    *,
+    fold_labels: Sequence[Hashable],
+    seed: int,
+) -> Predicted:
+    """Fit ridge regression in folds that keep images of a label together, and predict."""
+    x = images.features[~is_new]
+    y = images.values[~is_new, column]
+    new_x = images.features[is_new]
+    held_out = np.empty(len(y))
+    of_new = []
+    for train, valid in group_folds(fold_labels, FOLDS, seed):
+        predictions = predict_with_best_setting(
+            RIDGE,
+            x[train],
+            y[train, None],
+            groups=[fold_labels[row] for row in train],
+            new=np.concatenate((x[valid], new_x)),
+        )
+        values = np.maximum(predictions[:, 0], 0.0)
+        held_out[valid] = values[: len(valid)]
+        of_new.append(values[len(valid) :])
+    return Predicted(
+        held_out=held_out,
+        truth=y,
+        new=np.mean(of_new, axis=0),
+        new_truth=images.values[is_new, column],
+        new_groups=images.groups[is_new],
+    )
+
+
+def quantile_of_quantiles(residuals: Floats, groups: Sequence[Hashable]) -> float:
+    """Return the quantile over groups of the quantile of each, both at the level."""
+    labels = np.array(groups)
+    quantiles = []
+    for label in np.unique(labels):
+        of_group = np.sort(residuals[labels == label])
+        rank = math.ceil(LEVEL * len(of_group) - 1e-9)
+        quantiles.append(of_group[rank - 1])
+    return group_quantile(quantiles, range(len(quantiles)), LEVEL)
