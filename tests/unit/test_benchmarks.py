@@ -76,14 +76,16 @@ def test_coverage_of_intervals_is_averaged_over_groups_and_no_width_is_below_0()
     predicted = Predicted(
         held_out=np.array([1.0, 2.0]),
         truth=np.array([4.0, 1.0]),
-        new=np.array([1.0, 5.0, 5.0, 5.0]),
+        new=np.array([[0.0, 5.0, 5.0, 5.0], [2.0, 5.0, 5.0, 5.0]]),
         new_truth=np.array([3.0, 6.0, 4.0, 9.0]),
         new_groups=np.array([7, 3, 3, 3]),
+        large=5.0,
     )
     np.testing.assert_array_equal(predicted.residuals, [3.0, 1.0])
-    coverage, width = predicted.score(half_width=2.0)
-    assert coverage == pytest.approx((1 + 2 / 3) / 2)
-    assert width == (3.0 + 4.0 + 4.0 + 4.0) / 4
+    score = predicted.score(predicted.mean_of_heads, half_width=2.0)
+    assert score.coverage == pytest.approx((1 + 2 / 3) / 2)
+    assert score.coverage_of_large == 1 / 2
+    assert score.width == (3.0 + 4.0 + 4.0 + 4.0) / 4
 
 
 def test_the_quantile_of_quantiles_needs_all_but_a_tenth_of_a_group() -> None:
