@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.evidence.real import SHORT_EVERY, SHORT_SIZE, layers_of
 from benchmarks.measure import Row
-from dinoneck import load_backbone
+from dinoneck import Backbone, load_backbone
 from dinoneck.data import Pasture, read_table
 from dinoneck.intervals import group_quantile
 from dinoneck.training import MemoryTokens, group_folds
@@ -130,18 +130,17 @@ class Predicted:
 
 
 def interval_fields(options: Namespace) -> dict[str, Row]:
-    """Return coverage and width of intervals of the cover of new fields; four of 16 are new in a draw."""
+    """Return coverage and width of intervals of the cover of new fields.
+
+    Four of 16 are new in a draw. With random weights the backbone is dinoneck_tiny.
+    """
     folder = options.data / "crop_cover"
     table = read_table(folder / "cover.csv", folder, COVERS, group="group")
     size = FIELD_SIZE
     if options.short:
         table = table.iloc[:: SHORT_EVERY // 2]
         size = SHORT_SIZE
-    backbone = load_backbone(
-        options.backbone,
-        pretrained=not options.random,
-        layers=layers_of(options.backbone)[-1:],
-    )
+    backbone = last_layer_of(options)
     source = MemoryTokens.extract(
         backbone,
         table["images"],
@@ -169,14 +168,18 @@ def interval_pasture(options: Namespace) -> dict[str, Row]:
             pictures.append(sample.image)
             values.append([sample.grams[target] for target in MASSES])
             groups.append(f"{seed} | {sample.group}")
-    name = "dinoneck_tiny" if options.random else options.backbone
-    backbone = load_backbone(name, pretrained=not options.random, layers=layers_of(name)[-1:])
     ids = [str(number) for number in range(len(pictures))]
-    source = MemoryTokens.extract(backbone, pictures, ids)
+    source = MemoryTokens.extract(last_layer_of(options), pictures, ids)
     images = images_of(source, MASSES, values, groups)
     if options.short:
         return table_of(images, SHORT_SAMPLINGS, SHORT_DRAWS)
     return table_of(images, NEW_SAMPLINGS, DRAWS)
+
+
+def last_layer_of(options: Namespace) -> Backbone:
+    """Return the backbone, whose tokens are those of its last layer."""
+    name = "dinoneck_tiny" if options.random else options.backbone
+    return load_backbone(name, pretrained=not options.random, layers=layers_of(name)[-1:])
 
 
 def images_of(
