@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from dinoneck.data.table import Table
+from dinoneck.errors import ConfigError, DataError
+from dinoneck.evaluation.intervals import calibrated, coverages, file_to_calibrate
 from dinoneck.evaluation.models import (
     HeadModel,
     Stopwatch,
@@ -37,6 +40,7 @@ def predict_and_score(
     *,
     target_weights: Mapping[str, float],
     reasons_not_compared: Mapping[str, str] = {},
+    calibrate: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Predict the images of a table, and return the report of the scores.
 
@@ -47,10 +51,17 @@ def predict_and_score(
         target_weights: of the overall score, as the call states them; empty = those of the table,
             else of the trainings.
         reasons_not_compared: target of patches -> why only some of the models are scored on it.
+        calibrate: the file of the one model with intervals from this truth, which is written; None:
+            no file is.
 
     Raises:
-        ConfigError: if the weights do not fit the targets, or trainings of the models have others.
+        ConfigError: if the weights do not fit the targets, or trainings of the models have others;
+            if there is no one file to calibrate, or it has intervals.
+        DataError: if the model to calibrate was trained on some of the images.
     """
+    checkpoint = None
+    if calibrate is not None:
+        checkpoint = file_to_calibrate(_only_model(predictors, calibrate), calibrate)
     targets = _targets_of_first_models(targets_of_models.values())
     targets = _with_auxiliary(targets, predictors.values())
     table = replace(
@@ -61,18 +72,18 @@ def predict_and_score(
         if isinstance(target, ClassTarget):
             class_labels[name] = target.labels
     predictions = {}
+    coverages_of_models = {}
     cost = {}
     for name, predictor in predictors.items():
         watch = Stopwatch(predictor)
         predictor.expect_images(len(table))
         watch.begin(table.images[0])
-        predictions[name] = _predict_targets(
-            predictor,
-            table.images,
-            targets=targets_of_models[name],
-            class_labels=class_labels,
-        )
+        rows = _predict_rows(predictor, table.images, targets_of_models[name].values())
         cost[name] = cost_of(predictor, watch.seconds() / len(table))
+        predictions[name] = _read_targets(rows, targets_of_models[name], class_labels)
+        coverages_of_models[name] = coverages(targets_of_models[name], predictor.tasks, rows)
+        if checkpoint is not None:
+            intervals = calibrated(predictor, targets_of_models[name], rows, table.groups)
     all_rows = range(len(table))
     report = summary(
         table,
@@ -81,6 +92,9 @@ def predict_and_score(
         folds=[all_rows],
         units=_shared_units(predictors.values(), targets),
     )
+    for name, coverages_of_model in coverages_of_models.items():
+        for target, coverage in coverages_of_model.items():
+            report["scores"][target][name] |= coverage
     lines = [report["verdict"], *_lines_of_unshared_targets(predictions, reasons_not_compared)]
     report["verdict"] = "\n".join(lines)
     report["cost"] = cost
@@ -88,7 +102,29 @@ def predict_and_score(
     trained_on = count_trained_on(predictors, table.images)
     if trained_on:
         report["trained_on"] = trained_on
+    if checkpoint is not None:
+        [name] = predictors
+        if name in trained_on:
+            raise DataError(
+                f"{trained_on[name]} of the {len(table)} images are those that the head was trained "
+                "on, so that intervals of their residuals would be too narrow; calibrate with other "
+                "images"
+            )
+        checkpoint.with_intervals(intervals).save(calibrate)
     return report
+
+
+def _only_model(
+    predictors: Mapping[str, HeadModel], calibrate: str | os.PathLike[str]
+) -> HeadModel:
+    """The one model, whose file is calibrated."""
+    if len(predictors) > 1:
+        raise ConfigError(
+            f"calibrate is {str(calibrate)!r}, the file of one model with intervals, and there are "
+            f"{len(predictors)} models: {', '.join(predictors)}; name one (--heads)"
+        )
+    [model] = predictors.values()
+    return model
 
 
 def _targets_of_first_models(
@@ -145,25 +181,29 @@ class CellTarget(ValueTarget):
         return predictions
 
 
-def _predict_targets(
-    predictor: HeadModel,
-    images: Sequence[Any],
+def _predict_rows(
+    predictor: HeadModel, images: Sequence[Any], targets: Iterable[ScoredTarget]
+) -> list[dict[str, Any]]:
+    """The rows of all images by one model, in their order; with maps per patch where a target needs them."""
+    has_maps = any(isinstance(target, MapTarget | CellTarget) for target in targets)
+    predict = partial(predictor, maps="patch" if has_maps else None)
+    at_once = _BATCHES_AT_ONCE * predictor.batch_size
+    return list(predict_many(predict, images, at_once=at_once).values())
+
+
+def _read_targets(
+    rows: Sequence[Mapping[str, Any]],
     targets: Mapping[str, ScoredTarget],
     class_labels: Mapping[str, Sequence[str]],
 ) -> Predictions:
     """Target -> the predictions of all images by one model.
 
     Args:
-        predictor: the model.
-        images: of all rows.
+        rows: of all images.
         targets: those that the model predicts.
         class_labels: target -> its classes, in the order in which the report numbers them.
     """
-    has_maps = any(isinstance(target, MapTarget | CellTarget) for target in targets.values())
-    predict = partial(predictor, maps="patch" if has_maps else None)
-    at_once = _BATCHES_AT_ONCE * predictor.batch_size
-    rows = list(predict_many(predict, images, at_once=at_once).values())  # in the order of images
-    predictions = {}
+    predictions: Predictions = {}
     for name, target in targets.items():
         if isinstance(target, CellTarget):
             predictions[name] = target.read_maps([row["maps"][target.output] for row in rows])
