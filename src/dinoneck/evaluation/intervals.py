@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -93,58 +94,89 @@ def _in_sets(
     return np.array(is_inside), np.array(sizes)
 
 
-def calibrated(
-    model: HeadModel,
-    targets: Mapping[str, ScoredTarget],
-    rows: Sequence[Row],
-    groups: Sequence[Hashable],
-) -> Intervals:
-    """Return the intervals of a model's tasks by how far its predictions are from the truth.
+@dataclass(frozen=True)
+class Calibration:
+    """A head file without intervals, and the file of the same head with intervals.
 
-    Args:
-        model: whose predictions they are.
-        targets: what it predicts, with the truth.
-        rows: of all images, in the order of the truth.
-        groups: one label per image.
-
-    Raises:
-        DataError: if the truth has no number of an image and no class that the model predicts.
+    Attributes:
+        checkpoint: of the head.
+        model: the head on its backbone.
+        out: the file to write.
     """
-    residuals = no_residuals(targets)
-    all_rows = range(len(rows))
-    for name, target in targets_with_intervals(targets).items():
-        outputs = np.stack([np.reshape(row[target.output], -1) for row in rows])
-        if isinstance(target, ValueTarget):
-            outputs = outputs[:, list(target.columns)]
-        residuals[name] = target.residuals(outputs, all_rows)
-    intervals = target_intervals(targets, {HEAD: residuals}, groups)
-    of_tasks = intervals_of_tasks(intervals, HEAD, model.tasks)
-    if not of_tasks:
-        raise DataError(
-            "there are no intervals to write: the truth has no known number of an image, and no "
-            "class, that the head predicts"
-        )
-    return of_tasks
 
+    checkpoint: HeadCheckpoint
+    model: HeadModel
+    out: str | os.PathLike[str]
 
-def file_to_calibrate(model: HeadModel, out: str | os.PathLike[str]) -> HeadCheckpoint:
-    """Return the checkpoint of the one head file of a model, which has no intervals.
+    @classmethod
+    def of(cls, models: Mapping[str, HeadModel], out: str | os.PathLike[str]) -> Calibration:
+        """Return the calibration of the one model.
 
-    Raises:
-        ConfigError: if the model is of several files, of a module, or exported, or the file has
-            intervals.
-    """
-    checkpoints = [loaded_head.checkpoint for loaded_head in loaded_heads_of(model)]
-    if len(checkpoints) != 1 or checkpoints[0] is None:
-        raise ConfigError(
-            f"calibrate is {str(out)!r}, which adds intervals to a head file, and the model is not "
-            "one head file; name one, and save several heads as one with HeadEnsemble.from_heads"
-        )
-    [checkpoint] = checkpoints
-    for task in checkpoint.tasks:
-        if task.interval:
+        Raises:
+            ConfigError: if there are several models, the model is of several files, of a module, or
+                exported, or its file has intervals.
+        """
+        if len(models) > 1:
             raise ConfigError(
-                f"calibrate is {str(out)!r}, and {checkpoint.source or 'the head'} holds intervals "
-                f"of {task.name!r} from its training; leave calibrate out (--calibrate)"
+                f"calibrate is {str(out)!r}, the file of one model with intervals, and there are "
+                f"{len(models)} models: {', '.join(models)}; name one (--heads)"
             )
-    return checkpoint
+        [model] = models.values()
+        checkpoints = [loaded_head.checkpoint for loaded_head in loaded_heads_of(model)]
+        checkpoint = checkpoints[0] if len(checkpoints) == 1 else None
+        if checkpoint is None:
+            raise ConfigError(
+                f"calibrate is {str(out)!r}, which adds intervals to a head file, and the model is "
+                "not one head file; name one, and save several heads as one with "
+                "HeadEnsemble.from_heads"
+            )
+        for task in checkpoint.tasks:
+            if task.interval:
+                raise ConfigError(
+                    f"calibrate is {str(out)!r}, and {checkpoint.source or 'the head'} holds "
+                    f"intervals of {task.name!r} already; leave calibrate out (--calibrate)"
+                )
+        return cls(checkpoint, model, out)
+
+    def intervals(
+        self, targets: Mapping[str, ScoredTarget], rows: Sequence[Row], groups: Sequence[Hashable]
+    ) -> Intervals:
+        """Return the intervals of the head's tasks, by how far its predictions are off.
+
+        Args:
+            targets: what it predicts, with the truth.
+            rows: its predictions of all images, in the order of the truth.
+            groups: one label per image.
+        """
+        residuals = no_residuals(targets)
+        for name, target in targets_with_intervals(targets).items():
+            outputs = np.stack([np.reshape(row[target.output], -1) for row in rows])
+            if isinstance(target, ValueTarget):
+                outputs = outputs[:, list(target.columns)]
+            residuals[name] = target.residuals(outputs, range(len(rows)))
+        intervals = target_intervals(targets, {HEAD: residuals}, groups)
+        return intervals_of_tasks(intervals, HEAD, self.checkpoint.tasks)
+
+    def write(self, intervals: Intervals, *, num_images: int, num_trained_on: int) -> None:
+        """Write the file with intervals.
+
+        Args:
+            intervals: of :meth:`intervals`.
+            num_images: on which they rest.
+            num_trained_on: how many of these the head was trained on.
+
+        Raises:
+            DataError: if it was trained on some of the images, or there are no intervals.
+        """
+        if num_trained_on:
+            raise DataError(
+                f"{num_trained_on} of the {num_images} images are those that the head was trained "
+                "on, so that intervals of its errors on them would be too narrow; calibrate with "
+                "other images"
+            )
+        if not intervals:
+            raise DataError(
+                "there are no intervals to write: the truth has no known number of an image, and no "
+                "class, that the head predicts"
+            )
+        self.checkpoint.with_intervals(intervals).save(self.out)

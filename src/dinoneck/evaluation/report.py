@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from dinoneck.data.table import Table
-from dinoneck.errors import ConfigError, DataError
-from dinoneck.evaluation.intervals import calibrated, coverages, file_to_calibrate
+from dinoneck.evaluation.intervals import Calibration, coverages
 from dinoneck.evaluation.models import (
     HeadModel,
     Stopwatch,
@@ -26,6 +25,7 @@ from dinoneck.evaluation.weights import weights_of
 from dinoneck.inference.results import predict_many
 from dinoneck.metrics import Array
 from dinoneck.tasks import columns_of
+from dinoneck.training.intervals import Intervals
 from dinoneck.training.report import Predictions, summary
 from dinoneck.training.scored import ClassTarget, MapTarget, ScoredTarget, ValueTarget
 from dinoneck.version import versions
@@ -59,9 +59,9 @@ def predict_and_score(
             if there is no one file to calibrate, or it has intervals.
         DataError: if the model to calibrate was trained on some of the images.
     """
-    checkpoint = None
+    calibration = None
     if calibrate is not None:
-        checkpoint = file_to_calibrate(_only_model(predictors, calibrate), calibrate)
+        calibration = Calibration.of(predictors, calibrate)
     targets = _targets_of_first_models(targets_of_models.values())
     targets = _with_auxiliary(targets, predictors.values())
     table = replace(
@@ -73,17 +73,18 @@ def predict_and_score(
             class_labels[name] = target.labels
     predictions = {}
     coverages_of_models = {}
+    intervals: Intervals = {}
     cost = {}
     for name, predictor in predictors.items():
         watch = Stopwatch(predictor)
         predictor.expect_images(len(table))
         watch.begin(table.images[0])
         rows = _predict_rows(predictor, table.images, targets_of_models[name].values())
-        cost[name] = cost_of(predictor, watch.seconds() / len(table))
         predictions[name] = _read_targets(rows, targets_of_models[name], class_labels)
+        cost[name] = cost_of(predictor, watch.seconds() / len(table))
         coverages_of_models[name] = coverages(targets_of_models[name], predictor.tasks, rows)
-        if checkpoint is not None:
-            intervals = calibrated(predictor, targets_of_models[name], rows, table.groups)
+        if calibration is not None:
+            intervals = calibration.intervals(targets_of_models[name], rows, table.groups)
     all_rows = range(len(table))
     report = summary(
         table,
@@ -92,9 +93,9 @@ def predict_and_score(
         folds=[all_rows],
         units=_shared_units(predictors.values(), targets),
     )
-    for name, coverages_of_model in coverages_of_models.items():
-        for target, coverage in coverages_of_model.items():
-            report["scores"][target][name] |= coverage
+    for name, coverage_of_targets in coverages_of_models.items():
+        for target_name, coverage in coverage_of_targets.items():
+            report["scores"][target_name][name] |= coverage
     lines = [report["verdict"], *_lines_of_unshared_targets(predictions, reasons_not_compared)]
     report["verdict"] = "\n".join(lines)
     report["cost"] = cost
@@ -102,29 +103,9 @@ def predict_and_score(
     trained_on = count_trained_on(predictors, table.images)
     if trained_on:
         report["trained_on"] = trained_on
-    if checkpoint is not None:
-        [name] = predictors
-        if name in trained_on:
-            raise DataError(
-                f"{trained_on[name]} of the {len(table)} images are those that the head was trained "
-                "on, so that intervals of their residuals would be too narrow; calibrate with other "
-                "images"
-            )
-        checkpoint.with_intervals(intervals).save(calibrate)
+    if calibration is not None:
+        calibration.write(intervals, num_images=len(table), num_trained_on=sum(trained_on.values()))
     return report
-
-
-def _only_model(
-    predictors: Mapping[str, HeadModel], calibrate: str | os.PathLike[str]
-) -> HeadModel:
-    """The one model, whose file is calibrated."""
-    if len(predictors) > 1:
-        raise ConfigError(
-            f"calibrate is {str(calibrate)!r}, the file of one model with intervals, and there are "
-            f"{len(predictors)} models: {', '.join(predictors)}; name one (--heads)"
-        )
-    [model] = predictors.values()
-    return model
 
 
 def _targets_of_first_models(

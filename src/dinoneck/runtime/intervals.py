@@ -70,7 +70,7 @@ def check_level(tasks: Sequence[TaskFacts], level: float, name: str) -> None:
 
 def describe_groups(tasks: Sequence[TaskFacts]) -> str:
     """Return of how many groups the intervals of tasks are: ``from 12 groups``."""
-    counts = set()
+    counts: set[int] = set()
     for task in tasks:
         counts.update(interval.groups for interval in task.interval if interval.levels)
     if len(counts) == 1:
