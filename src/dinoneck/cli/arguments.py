@@ -83,8 +83,6 @@ PREDICT_WITH_DETECTOR = RunKind(
     unused=(
         "--tta",
         "--probe",
-        "--tile",
-        "--overlap",
         "--image-column",
         "--maps",
         "--no-tokens",
