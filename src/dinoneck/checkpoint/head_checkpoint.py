@@ -42,6 +42,9 @@ _SHORT_DIGEST = len("sha256:") + 12  # characters, as git shows the start of a c
 # of all checkpoints: a lock in each could not be pickled
 _TAKING_SKELETON = threading.Lock()
 
+# what of a configuration may hold prediction intervals
+_WITH_INTERVALS = ("Task", "Composition")
+
 RECORDS = ("backbone", "backbone_weights", "preprocess", "training", "license", "tta", "extra")
 
 
@@ -181,6 +184,11 @@ class HeadCheckpoint:
         checkpoint = cls._with_records(module, part, records)
         origins.check_images_of(module, checkpoint.preprocess)
         return checkpoint
+
+    @property
+    def configured_tasks(self) -> set[str]:
+        """The names of the tasks and compositions in :attr:`config`; a head may have others, which it states itself."""
+        return _names_of_tasks(self.config)
 
     def with_intervals(self, intervals: Mapping[str, Sequence[Interval]]) -> Self:
         """Return the checkpoint with other prediction intervals; everything else is the same.
@@ -492,6 +500,20 @@ class HeadCheckpoint:
         return checkpoint
 
 
+def _names_of_tasks(config: Any) -> set[str]:
+    """The names of the tasks and compositions in the JSON of a configuration."""
+    names: set[str] = set()
+    if isinstance(config, list):
+        for value in config:
+            names |= _names_of_tasks(value)
+    elif isinstance(config, Mapping):
+        if config.get("$") in _WITH_INTERVALS:
+            names.add(config["name"])
+        for value in config.values():
+            names |= _names_of_tasks(value)
+    return names
+
+
 def _config_with_intervals(config: Any, intervals: Mapping[str, Sequence[Interval]]) -> Any:
     """The JSON of a configuration, in which tasks and compositions of these names have other intervals."""
     if isinstance(config, list):
@@ -499,8 +521,7 @@ def _config_with_intervals(config: Any, intervals: Mapping[str, Sequence[Interva
     if not isinstance(config, Mapping):
         return config
     changed = {key: _config_with_intervals(value, intervals) for key, value in config.items()}
-    has_intervals = config.get("$") in (Task.__name__, "Composition")
-    if has_intervals and config["name"] in intervals:
+    if config.get("$") in _WITH_INTERVALS and config["name"] in intervals:
         changed["interval"] = encode(tuple(intervals[config["name"]]))
     return changed
 

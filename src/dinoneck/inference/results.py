@@ -14,7 +14,7 @@ import numpy as np
 from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.extras import missing_extra
 from dinoneck.progress import progress
-from dinoneck.runtime.intervals import BOUNDS, LABEL_SETS
+from dinoneck.runtime.intervals import BOUNDS, LABEL_SETS, task_named_as_entry
 from dinoneck.runtime.names import IMAGE
 from dinoneck.task_facts import TaskFacts, as_tasks, columns_of
 from dinoneck.task_intervals import HIGH, LOW, SET
@@ -154,9 +154,11 @@ def _cells(
         for task in tasks
         if task.has_values
     }
-    has_intervals = any(task.interval for task in tasks)  # else the names are those of tasks
-    bounds = result.get(BOUNDS, {}) if has_intervals else {}
-    label_sets = result.get(LABEL_SETS, {}) if has_intervals else {}
+    bounds: Mapping[str, Any] = {}
+    label_sets: Mapping[str, Any] = {}
+    if task_named_as_entry(tasks) is None:
+        bounds = result.get(BOUNDS, {})
+        label_sets = result.get(LABEL_SETS, {})
     for name, task, place in columns_of(tasks):
         if task.is_image_class:
             labels = task.labels or tuple(map(str, range(task.dim)))
