@@ -27,11 +27,12 @@ from dinoneck.checkpoint.contents import TensorGroups
 from dinoneck.checkpoint.format import HeadFile
 from dinoneck.checkpoint.rebuild import rebuild
 from dinoneck.checks import with_named_keywords
-from dinoneck.codec import encode, normal
+from dinoneck.codec import TAG, encode, normal
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import check_device, check_float
 from dinoneck.errors import BackboneError, CheckpointError
 from dinoneck.grid import PatchSize, patch_pair
+from dinoneck.kinds import LABEL_KINDS
 from dinoneck.layers.inputs import Origin
 from dinoneck.tasks import Task, describe_tasks
 from dinoneck.text import did_you_mean, reason_of
@@ -219,6 +220,25 @@ class HeadCheckpoint:
                 ) from error
             problem = f"{path} cannot be written: {reason_of(error)}"
             raise CheckpointError(problem, step="write") from error
+
+    def with_thresholds(self, thresholds: Mapping[str, Sequence[float]]) -> HeadCheckpoint:
+        """Return a checkpoint of the same weights whose multilabel tasks have other thresholds.
+
+        Args:
+            thresholds: task -> a probability for each of its labels; tasks that are not there stay.
+
+        Raises:
+            CheckpointError: if they do not fit the tasks.
+        """
+        meta = copy.deepcopy(self.meta)
+        meta["config"] = _with_thresholds(meta["config"], thresholds)
+        meta["tasks"] = _with_thresholds(meta["tasks"], thresholds)
+        meta["digest"] = schema.UNSIGNED
+        tensors = contents.join_tensors(
+            TensorGroups(self.state_dict, self.adapter_state, self.backbone_weights or {})
+        )
+        file = files.packed(meta, contents.chunks_of(meta, tensors), self.head_type)
+        return HeadCheckpoint(file, source=self.source)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> hub.CommitInfo:
         """Publish this head with its page in one commit, see :func:`dinoneck.checkpoint.push_to_hub`.
@@ -610,6 +630,19 @@ def _origin_of(record: Mapping[str, Any] | None, inputs: Mapping[str, Any] | Non
         patch_size=patch_size,
         images=None if inputs is None else dict(inputs),
     )
+
+
+def _with_thresholds(value: Any, thresholds: Mapping[str, Sequence[float]]) -> Any:
+    """JSON values in which the multilabel tasks of these names have these thresholds."""
+    if isinstance(value, list):
+        return [_with_thresholds(item, thresholds) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    changed = {key: _with_thresholds(item, thresholds) for key, item in value.items()}
+    if value.get(TAG) == Task.__name__ and value["kind"] in LABEL_KINDS:
+        if value["name"] in thresholds:
+            changed["thresholds"] = [float(x) for x in thresholds[value["name"]]]
+    return changed
 
 
 def _json_copy(record: Mapping[str, Any] | None, name: str) -> dict[str, Any] | None:

@@ -248,7 +248,10 @@ class HeadEnsemble(Head):
         return stacked
 
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
-        """Return ``{task name: (B, dim)}``: original units, or log-probabilities for classes and ratios."""
+        """Return ``{task name: (B, dim)}``: original units, or log-probabilities for classes and ratios.
+
+        Of labels it is the logits of their probabilities.
+        """
         predictions = self.natural(tokens, **plain)
         outputs = {}
         for task in self.tasks:
@@ -256,6 +259,8 @@ class HeadEnsemble(Head):
             if task.is_probability:
                 tiny = torch.finfo(output.dtype).tiny
                 output = output.clamp_min(tiny).log()
+            elif task.is_multilabel:
+                output = torch.logit(output, eps=torch.finfo(output.dtype).eps)
             outputs[task.name] = output
         return outputs
 

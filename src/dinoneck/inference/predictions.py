@@ -17,7 +17,7 @@ from dinoneck.heads.head import Head
 from dinoneck.heads.outputs import recompute_averaged_values
 from dinoneck.inference.resolution import at_image_size, members_at_image_size
 from dinoneck.inference.views import AveragedOutputs, MembersOfView
-from dinoneck.task_facts import GATE_WEIGHTS
+from dinoneck.task_facts import GATE_WEIGHTS, ROW_LABELS, labels_of
 from dinoneck.tasks import GATE, Task, describe_tasks
 
 Array = np.ndarray[Any, Any]
@@ -35,6 +35,7 @@ class Prediction:
         raw_outputs: those of the members of an ensemble that are resampled to the pixels of the
             image before they are maps, view by view, as a batch of one image; empty for other heads.
         objects: task name -> the objects, in the pixels of the upright image.
+        labels: multilabel task -> the labels of the image.
     """
 
     values: dict[str, float | Array]
@@ -42,6 +43,7 @@ class Prediction:
     gate: Array | None = None
     raw_outputs: list[MembersOfView] = field(default_factory=list)
     objects: dict[str, Any] = field(default_factory=dict)
+    labels: dict[str, list[str]] = field(default_factory=dict)
 
     def to_row(self, with_maps: bool) -> dict[str, Any]:
         """Return the values and objects, and on request ``"maps"`` per patch and ``"gate"``, in one dict.
@@ -51,6 +53,8 @@ class Prediction:
         row: dict[str, Any] = {}
         for name, value in self.values.items():
             row[name] = value.copy() if isinstance(value, np.ndarray) else value
+        if self.labels:
+            row[ROW_LABELS] = {name: list(labels) for name, labels in self.labels.items()}
         if with_maps:
             row["maps"] = {name: cells.copy() for name, cells in self.maps.items()}
             if self.gate is not None:
@@ -89,15 +93,17 @@ def predictions_of(
         for name, batch in values.items():
             is_number = batch.shape[1] == 1
             values_of_image[name] = batch[i].item() if is_number else batch[i].numpy()
+        labels = labels_of(tasks, values_of_image)
         if with_maps:
             prediction = Prediction(
                 values=values_of_image,
                 maps={name: cells[i].numpy() for name, cells in outputs.mean.maps_to_show.items()},
                 gate=None if outputs.mean.gate is None else outputs.mean.gate[i].numpy(),
                 raw_outputs=[of_view.of_image(i) for of_view in outputs.raw_outputs],
+                labels=labels,
             )
         else:
-            prediction = Prediction(values=values_of_image)
+            prediction = Prediction(values=values_of_image, labels=labels)
         predictions.append(prediction)
     return predictions
 

@@ -14,7 +14,7 @@ from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.extras import missing_extra
 from dinoneck.progress import progress
 from dinoneck.runtime.names import IMAGE
-from dinoneck.task_facts import TaskFacts, as_tasks, columns_of
+from dinoneck.task_facts import NO_LABELS, TaskFacts, as_tasks, columns_of
 from dinoneck.text import printable, some_of
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,8 @@ def table_row(
     """Return one image's result as column -> value.
 
     The columns are those of :func:`dinoneck.tasks.columns_of`. A classification has the most
-    probable class as ``name``, then a probability per class as ``name:label``.
+    probable class as ``name``, then a probability per class as ``name:label``. A multilabel task has
+    the labels of the image as ``name``, separated by ``;``, or ``none``, then their probabilities.
 
     Args:
         result: of a :class:`dinoneck.Predictor`.
@@ -147,6 +148,8 @@ def _cells(
         if task.has_values
     }
     for name, task, place in columns_of(tasks):
+        if task.is_multilabel and place == 0:
+            yield task.name, ";".join(task.labels_above(numbers[task.name])) or NO_LABELS
         if task.is_image_class:
             labels = task.labels or tuple(map(str, range(task.dim)))
             if place == 0:

@@ -166,6 +166,9 @@ class DetectorRecord(Struct, kw_only=True):
 def to_entry(record: ModelRecord | DetectorRecord) -> dict[str, Any]:
     """Return a record as plain values, of which the metadata hold the JSON."""
     entry: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(record))
+    for task in entry.get("tasks", ()):
+        if not task["thresholds"]:
+            del task["thresholds"]
     return entry
 
 
@@ -188,6 +191,7 @@ def record_task(task: TaskFacts, composed_of: Sequence[str] = ()) -> TaskRecord:
         minimum=task.minimum,
         maximum=task.maximum,
         activation=task.activation,
+        thresholds=task.thresholds,
         composed_of=tuple(composed_of),
     )
 

@@ -31,7 +31,14 @@ from dinoneck.runtime.description import (
 from dinoneck.runtime.images import RGB, PreparedImage, prepare
 from dinoneck.runtime.names import IMAGE, MOST_BOXES, check_row_names, check_runtime
 from dinoneck.runtime.session import open_session, run_session
-from dinoneck.task_facts import GATE, GATE_WEIGHTS, TaskRecord, describe_tasks
+from dinoneck.task_facts import (
+    GATE,
+    GATE_WEIGHTS,
+    ROW_LABELS,
+    TaskRecord,
+    describe_tasks,
+    labels_of,
+)
 from dinoneck.text import reason_of
 
 Array = np.ndarray[Any, Any]
@@ -187,6 +194,9 @@ class ExportedPrediction:
         """
         _check_maps(maps, probabilities)
         row = _copied(self._values)
+        labels = labels_of(self._file.tasks, self._values)
+        if labels:
+            row[ROW_LABELS] = labels
         if maps is None:
             return row
         row["maps"] = _copied(self._cells) if maps == "patch" else self.image_maps(probabilities)

@@ -30,7 +30,7 @@ from dinoneck.runtime.exported import (
 )
 from dinoneck.runtime.names import check_backbone_runtime, is_exported
 from dinoneck.serve.settings import Settings
-from dinoneck.task_facts import TaskFacts
+from dinoneck.task_facts import ROW_LABELS, TaskFacts
 from dinoneck.text import counted
 
 MAPS = ("none", "lists", "png")
@@ -224,15 +224,16 @@ def _describe_tasks(tasks: Sequence[TaskFacts]) -> list[dict[str, Any]]:
     """What clients learn of the tasks."""
     described = []
     for task in tasks:
-        described.append(
-            {
-                "name": task.name,
-                "kind": task.kind,
-                "unit": task.unit,
-                "dim": task.dim,
-                "labels": list(task.labels),
-            }
-        )
+        description = {
+            "name": task.name,
+            "kind": task.kind,
+            "unit": task.unit,
+            "dim": task.dim,
+            "labels": list(task.labels),
+        }
+        if task.is_multilabel:
+            description["thresholds"] = list(task.label_thresholds)
+        described.append(description)
     return described
 
 
@@ -301,10 +302,12 @@ def _boxes(prediction: Mapping[str, Any]) -> dict[str, Any]:
 def _as_json(prediction: dict[str, Any], maps: str) -> dict[str, Any]:
     """A prediction as JSON values: numbers without rounding; maps as nested lists or as small images."""
     values = {}
-    for name, value in prediction.items():
-        if name not in ("maps", "gate"):
-            values[name] = _json_value(value)
     answer: dict[str, Any] = {"values": values}
+    for name, value in prediction.items():
+        if name == ROW_LABELS and _are_labels(value):
+            answer[ROW_LABELS] = value
+        elif name not in ("maps", "gate"):
+            values[name] = _json_value(value)
     if maps == "none":
         return answer
     encode = _json_value if maps == "lists" else _png
@@ -312,6 +315,11 @@ def _as_json(prediction: dict[str, Any], maps: str) -> dict[str, Any]:
     if "gate" in prediction:
         answer["gate"] = encode(prediction["gate"])
     return answer
+
+
+def _are_labels(value: Any) -> bool:
+    """Whether these are the labels of multilabel tasks, not the prediction of a task."""
+    return isinstance(value, dict) and all(isinstance(labels, list) for labels in value.values())
 
 
 def _json_value(value: Any) -> Any:
