@@ -35,6 +35,8 @@ Bools = np.ndarray[Any, np.dtype[np.bool_]]
 RESAMPLES = 1000
 # with fewer, an interval of two equal methods leaves out 0 in a quarter of the cases or more
 FEWEST_GROUPS = 5
+# images with a label: with fewer, its threshold is not chosen
+FEWEST_POSITIVES = 5
 INTERVAL = (0.025, 0.975)  # quantiles: 95 % of the draws lie between them
 # squared deviations below this share of the sum of squares are rounding: float64 has 16 digits
 ROUNDING = 1e-12

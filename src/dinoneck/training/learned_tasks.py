@@ -156,6 +156,8 @@ def _check_columns(
 
 def _default_kind(column: str, table: Table) -> Kind:
     """The kind of a task whose description has none: by the content of its first column."""
+    if isinstance(table.columns[column], LabelSets):
+        return "multilabel"
     if table.class_names(column):
         return "classification"
     return "regression"

@@ -14,6 +14,7 @@ from dinoneck.metrics import (
     ACCURACY,
     ANGLE_METRICS,
     FEWEST_GROUPS,
+    FEWEST_POSITIVES,
     LABEL_F1,
     MACRO_F1,
     MAE,
@@ -44,8 +45,6 @@ from dinoneck.metrics import (
 from dinoneck.task_facts import DEFAULT_THRESHOLD
 from dinoneck.text import counted, some_of
 
-# images with a label: with fewer, its threshold is not chosen
-FEWEST_POSITIVES = 5
 Values = Mapping[str, Any] | Array | Sequence[Any]
 
 

@@ -15,8 +15,16 @@ from PIL import Image
 from dinoneck.data.decoding import ImageInput
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import DataError
-from dinoneck.metrics import accuracy, class_counts, confusion_matrix
-from dinoneck.task_facts import TaskFacts, as_tasks
+from dinoneck.metrics import (
+    accuracy,
+    as_number,
+    class_counts,
+    class_f1,
+    confusion_matrix,
+    label_precision,
+    label_terms,
+)
+from dinoneck.task_facts import NO_LABELS, TaskFacts, as_tasks, labels_of
 from dinoneck.text import printable
 from dinoneck.version import __version__
 from dinoneck.viz.checked import Floats, minus, numbers
@@ -358,9 +366,8 @@ def _rows(entries: Sequence[ReportEntry], tasks: Sequence[TaskFacts]) -> list[di
         for name, labels in _classes(tasks).items():
             probabilities = [values[f"{name}:{label}"] for label in labels]
             row[name] = labels[int(np.argmax(probabilities))]
-        row |= {
-            name: ";".join(x) or NO_LABELS for name, x in labels_of(tasks, entry.result).items()
-        }
+        for name, labels in labels_of(tasks, entry.result).items():
+            row[name] = ";".join(labels) or NO_LABELS
         rows.append(row | values)
     return rows
 

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 
 from dinoneck.errors import DataError
 from dinoneck.kinds import present_report
-from dinoneck.metrics import MEAN_AVERAGE_PRECISION
+from dinoneck.metrics import FEWEST_POSITIVES, MEAN_AVERAGE_PRECISION
 from dinoneck.tasks import MEAN_KEY, OVERALL, OVERALL_MEAN, OVERALL_WEIGHTED
 from dinoneck.text import counted, some_of
-from dinoneck.training.scores import FEWEST_POSITIVES
 
 MOST_COLUMNS = 12  # of a confusion matrix
 # the keys of scores over all classes -> their headings
