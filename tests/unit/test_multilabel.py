@@ -156,8 +156,8 @@ def test_a_task_without_thresholds_is_written_as_before_there_were_any() -> None
 
 
 def test_a_file_gets_thresholds_and_keeps_its_weights(tmp_path: Path) -> None:
-    head = PatchMeanHead(WIDTH, [TAGS, Task("mass")], hidden_dim=8)
-    checkpoint = HeadCheckpoint.from_module(HeadEnsemble.from_heads([head, head]))
+    members = [PatchMeanHead(WIDTH, [TAGS, Task("mass")], hidden_dim=8) for _ in range(2)]
+    checkpoint = HeadCheckpoint.from_module(HeadEnsemble.from_heads(members))
     thresholds = [0.2, 0.3, 0.4]
     changed = checkpoint.with_thresholds({"tags": thresholds})
     changed.save(tmp_path / "head.safetensors")

@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 from tests import kit
 
-from dinoneck import HeadCheckpoint, Predictor, evaluate, export_model
+from dinoneck import HeadCheckpoint, Predictor, evaluate
 from dinoneck.data import read_table
 from dinoneck.errors import ConfigError, DataError
+from dinoneck.export import export_model
 from dinoneck.training import TrainConfig, train
 
 LABELS = ("crack", "moss", "rust")
@@ -196,7 +197,7 @@ def test_evaluate_from_the_shell_names_labels_without_a_column(
     table = tmp_path / "truth.csv"
     pd.read_csv(walls / "columns.csv").drop(columns="moss").to_csv(table, index=False)
     with caplog.at_level(logging.WARNING):
-        done = kit.cli("evaluate", walls / "images", table, "--heads", run)
+        done = kit.cli("evaluate", walls / "images", "--heads", run, "--truth", table)
     assert done.code == 0, done.err
     assert "the labels moss of tags are not scored" in caplog.text + done.err
     assert "tags, of each label" in done.out
@@ -219,7 +220,7 @@ def test_two_models_are_compared_by_their_own_thresholds(run: Path, walls: Path)
 
 def test_the_report_shows_labels(run: Path, walls: Path) -> None:
     page = walls / "report.html"
-    words = ["viz", "report", walls / "images", "--heads", run, "--out", page]
+    words = ["viz", "report", run, walls / "images", "--out", page]
     done = kit.cli(*words, "--truth", walls / "columns.csv")
     assert done.code == 0, done.err
     text = page.read_text()
@@ -233,7 +234,7 @@ def test_an_exported_file_gives_the_rows_of_the_head(run: Path, walls: Path) -> 
     pytest.importorskip("onnxruntime")
     file = walls / "tags.onnx"
     predictor = Predictor(run)
-    export_model(predictor, file, size=kit.SIZE)
+    export_model(run / "head.safetensors", file, size=kit.SIZE)
     exported: Any = Predictor(file, runtime="onnxruntime")
     image = walls / "images" / "00.png"
     row = exported.one(image)
