@@ -301,7 +301,7 @@ def _boxes(prediction: Mapping[str, Any]) -> dict[str, Any]:
 
 def _as_json(prediction: dict[str, Any], maps: str) -> dict[str, Any]:
     """A prediction as JSON values: numbers without rounding; maps as nested lists or as small images."""
-    values = {}
+    values: dict[str, Any] = {}
     answer: dict[str, Any] = {"values": values}
     for name, value in prediction.items():
         if name == ROW_LABELS and _are_labels(value):
