@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests import kit
@@ -30,6 +31,8 @@ from dinoneck.inference.results import table_row
 from dinoneck.losses import TaskLoss
 from dinoneck.losses.masked import MicroBatch
 from dinoneck.tasks import columns_of
+from dinoneck.viz.pictures import caption, captions
+from dinoneck.viz.scales import outputs
 
 LABELS = ("crack", "rust", "moss")
 TAGS = Task("tags", kind="multilabel", labels=LABELS)
@@ -184,6 +187,17 @@ def test_a_row_without_labels_states_so() -> None:
     task = Task("tags", kind="multilabel", labels=("crack",), thresholds=(1.0,))
     row = table_row({"tags": 0.25}, [task])
     assert row == {"tags": "none", "tags:crack": 0.25}
+
+
+def test_captions_state_the_labels_and_those_that_are_known() -> None:
+    task = replace(TAGS, thresholds=(0.6, 0.2, 0.5))
+    listed = outputs([task])
+    result = {"tags": np.array([0.55, 0.25, 0.1])}
+    known = {"tags:crack": 1.0, "tags:rust": 0.0}
+    assert captions(listed, result, known) == ["tags: rust 25 % (true crack)"]
+    assert captions(listed, {"tags": np.zeros(3)}, {}) == ["tags: none"]
+    assert caption(listed[0], result, known) == "tags:crack 55 %, absent (true present)"
+    assert caption(listed[2], result, known) == "tags:moss 10 %, absent"
 
 
 def test_a_task_beside_labels_has_another_name_than_their_entry_in_rows() -> None:

@@ -278,7 +278,16 @@ def as_image(image: Any, bits: int | None = None) -> Image.Image:
 
 
 def caption(output: Output, result: Mapping[str, Any], known: Mapping[str, Any]) -> str:
-    """Return a predicted number with its name, its unit and the known one."""
+    """Return a predicted number with its name, its unit and the known one; of a label also whether the image has it."""
     truth = known.get(output.key)
+    if output.task.is_multilabel:
+        value = output.value(result)
+        threshold = output.task.label_thresholds[output.place]
+        true = "" if truth is None else f" (true {_presence(truth == 1)})"
+        return f"{output.key} {output.text(value)}, {_presence(value >= threshold)}{true}"
     true = "" if truth is None else f" (true {output.text(truth)})"
     return f"{output.key} {output.text(output.value(result))}{true}"
+
+
+def _presence(is_present: bool) -> str:
+    return "present" if is_present else "absent"
