@@ -196,7 +196,7 @@ def test_targets_of_a_kind_are_in_one_group() -> None:
 
 def test_every_kind_has_a_loss_without_naming_one() -> None:
     for kind in get_args(Kind):
-        assert Task("a", kind=kind).default_loss
+        assert Task("a", kind=kind, labels=("b",)).default_loss
 
 
 MASS = Task("mass", unit="g")
