@@ -25,7 +25,7 @@ from dinoneck.task_facts import CLASSES as CLASSES  # these are also imported fr
 from dinoneck.task_facts import GATE as GATE
 from dinoneck.task_facts import MAP as MAP
 from dinoneck.task_facts import MASKS as MASKS
-from dinoneck.task_facts import ROW_LABELS, SHORTEST_VECTOR, TaskFacts
+from dinoneck.task_facts import NO_LABELS, ROW_LABELS, SHORTEST_VECTOR, TaskFacts
 from dinoneck.task_facts import TABLE_COLUMNS as TABLE_COLUMNS
 from dinoneck.task_facts import Activation as Activation
 from dinoneck.task_facts import Aggregate as Aggregate
@@ -299,6 +299,13 @@ class Task(TaskFacts):
             yield "unit", not self.unit, "'': probabilities have no unit"
             are_different = len({*self.labels}) == len(self.labels)
             yield "labels", are_different, "names that differ"
+            are_words = not any(_is_no_word(label) for label in self.labels)
+            yield (
+                "labels",
+                are_words,
+                f"names other than {NO_LABELS!r}, without ';' and '|', which separate them in tables; "
+                "rename the label (the column, if it comes from a table)",
+            )
         yield (
             "thresholds",
             self.is_multilabel or not self.thresholds,
@@ -421,6 +428,11 @@ class Task(TaskFacts):
         if self.is_multilabel:
             return x.sigmoid()
         return x if self.transform is None else self.transform.inverse(x, parts)
+
+
+def _is_no_word(label: str) -> bool:
+    """Whether a label cannot be told apart in a cell of several labels."""
+    return ";" in label or "|" in label or label.lower() == NO_LABELS
 
 
 def check_tasks(

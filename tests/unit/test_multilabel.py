@@ -64,6 +64,8 @@ def test_columns_have_the_name_of_the_label_also_of_a_single_one() -> None:
     [
         ({}, "the names of one label or more"),
         ({"labels": ("a", "a")}, "names that differ"),
+        ({"labels": ("a", "b;c")}, "without ';' and '|', which separate them"),
+        ({"labels": ("a", "None")}, "names other than 'none'"),
         ({"labels": ("a", "b"), "dim": 3}, "one for each of 3 outputs"),
         ({"labels": ("a",), "minimum": 0.0}, "are probabilities"),
         ({"labels": ("a",), "unit": "g"}, "have no unit"),

@@ -64,18 +64,23 @@ def read_label_cells(
             f"{what} holds the numbers {some_of(sorted(set(texts)), 5)}; expected 0 and 1, or the "
             f"labels of an image as words, separated by {separator!r}"
         )
-    listed = [str(name).strip() for name in names]
+    listed = [str(name) for name in names]
     words_of_cells = []
     counts: Counter[str] = Counter()
     for image_id, text in zip(ids, texts, strict=True):
         words = _words_of(text, separator)
         lower = {word.lower() for word in words}
-        if NO_LABELS in lower and len(lower) > 1 and NO_LABELS not in listed:
+        if not words:
+            raise DataError(
+                f"{what} of {image_id!r} is {text!r}, without a word; expected {NO_LABELS} where an "
+                "image has no label, and an empty cell where that is unknown"
+            )
+        if NO_LABELS in lower and len(lower) > 1:
             raise DataError(
                 f"{what} of {image_id!r} is {text!r}; expected {NO_LABELS} alone where an image has no "
                 "label, or its labels without it"
             )
-        if lower == {NO_LABELS} and NO_LABELS not in listed:
+        if NO_LABELS in lower:
             words = []
         if not listed:
             _check_no_comma(words, what, image_id, text, separator)

@@ -70,6 +70,7 @@ def test_a_dataframe_is_read_as_a_file() -> None:
         (["crack;rust", "crack|moss"], "'1.png' is 'crack|moss', and other cells have ';'"),
         (['"crack, rust"', "moss"], "'0.png' is 'crack, rust'.*no comma in a label"),
         (["crack;none", "rust"], "'0.png' is 'crack;none'.*none alone"),
+        (["crack;rust", ";"], "'1.png' is ';', without a word; expected none"),
         (["1", "2", "3"], "holds the numbers 1, 2, 3"),
         (["none", "none"], "has none in every cell"),
     ],

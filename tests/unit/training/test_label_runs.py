@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 from tests import kit
 
-from dinoneck import HeadCheckpoint, Predictor, evaluate
+from dinoneck import HeadCheckpoint, PatchMeanHead, Predictor, Task, evaluate
 from dinoneck.data import read_table
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.export import export_model
-from dinoneck.training import TrainConfig, train
+from dinoneck.training import MemoryTokens, TrainConfig, fit, train, with_linear_baseline
 
 LABELS = ("crack", "moss", "rust")
 COLOURS = {"crack": (20, 20, 20), "moss": (30, 160, 40), "rust": (190, 80, 20)}
@@ -259,6 +259,29 @@ def test_a_column_of_words_is_trained_on(walls: Path, tmp_path: Path) -> None:
     assert (task.name, task.labels, task.thresholds) == ("damage", LABELS, ())
 
 
+def test_the_head_of_all_images_gets_the_thresholds_of_the_folds(
+    walls: Path, tmp_path: Path
+) -> None:
+    """With a backbone that is trained along, its weights stay in the file."""
+    report = train(
+        walls / "words.csv",
+        tmp_path / "run",
+        images=str(walls / "images"),
+        multilabel=["damage"],
+        backbone="dinoneck_tiny",
+        unfreeze_last=1,
+        folds=2,
+        epochs=1,
+    )
+    by_label = report["scores"]["damage"]["head"]["by_label"]
+    predictor = Predictor(tmp_path / "run")
+    [task] = predictor.tasks
+    assert task.thresholds == tuple(by_label[label]["threshold"] for label in LABELS)
+    assert predictor.one(walls / "images" / "00.png")["damage"].shape == (3,)
+    checkpoint = HeadCheckpoint.load(tmp_path / "run" / "head.safetensors")
+    assert checkpoint.backbone_weights
+
+
 def test_a_table_of_read_table_is_trained_on_as_it_is(walls: Path, tmp_path: Path) -> None:
     names = ("rust", "moss", "crack")
     table = read_table(
@@ -269,6 +292,21 @@ def test_a_table_of_read_table_is_trained_on_as_it_is(walls: Path, tmp_path: Pat
     )
     train(config, tmp_path / "run", table=table)
     assert Predictor(tmp_path / "run").tasks[0].labels == names
+
+
+def test_fit_and_the_linear_average_take_arrays_of_labels() -> None:
+    tokens = kit.tokens(batch=12)
+    ids = [f"image {number}" for number in range(12)]
+    truth = np.tile([[1.0, 0.0], [0.0, 1.0], [np.nan, 0.0]], (4, 1))
+    task = Task("tags", kind="multilabel", labels=("crack", "rust"))
+    head = PatchMeanHead(kit.WIDTH, task, hidden_dim=4)
+    source = MemoryTokens(ids, tokens)
+    fit(head, source, {"tags": truth}, target_ids=ids, epochs=1)
+    average = with_linear_baseline(head, source, {"tags": truth}, target_ids=ids)
+    assert average.predict(tokens)["tags"].shape == (12, 2)
+    wrong = np.where(truth == 1, 2.0, truth)
+    with pytest.raises(DataError, match="'tags' is 2 for 'image 0' and the label 'crack'"):
+        fit(head, source, {"tags": wrong}, target_ids=ids, epochs=1)
 
 
 def trained_on(walls: Path, tmp_path: Path, frame: pd.DataFrame, **options: Any) -> Any:
