@@ -14,6 +14,7 @@ from tests import kit
 from tests.kit import WIDTH
 
 from dinoneck import (
+    CheckpointError,
     CLSGatingHead,
     ConfigError,
     FPNHead,
@@ -155,6 +156,15 @@ def test_an_ensemble_averages_probabilities() -> None:
     assert torch.allclose(ensemble(tokens)["tags"].sigmoid(), mean, atol=1e-5)
 
 
+@pytest.mark.parametrize(("others", "expected"), [((0.1, 0.2, 0.3), (0.1, 0.2, 0.3)), ((), ())])
+def test_an_ensemble_has_the_thresholds_that_all_members_state(
+    others: tuple[float, ...], expected: tuple[float, ...]
+) -> None:
+    tasks = (replace(TAGS, thresholds=(0.1, 0.2, 0.3)), replace(TAGS, thresholds=others))
+    members = [PatchMeanHead(WIDTH, task, hidden_dim=8) for task in tasks]
+    assert HeadEnsemble.from_heads(members).tasks[0].thresholds == expected
+
+
 def test_a_task_without_thresholds_is_written_as_before_there_were_any() -> None:
     config = PatchMeanHead(WIDTH, Task("mass")).config
     assert "thresholds" not in config["tasks"][0]
@@ -172,6 +182,8 @@ def test_a_file_gets_thresholds_and_keeps_its_weights(tmp_path: Path) -> None:
     tokens = kit.tokens()
     assert torch.equal(loaded.predict(tokens)["tags"], checkpoint.build().predict(tokens)["tags"])
     assert checkpoint.build().tasks[0].thresholds == ()
+    with pytest.raises(CheckpointError, match="no multilabel task 'mass'"):
+        checkpoint.with_thresholds({"mass": [0.5]})
 
 
 def test_rows_hold_the_labels_above_their_thresholds() -> None:

@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from dinoneck import registry
 from dinoneck.atomic import write_whole
 from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone, plain_backbone
@@ -34,7 +35,7 @@ from dinoneck.errors import BackboneError, CheckpointError
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.kinds import LABEL_KINDS
 from dinoneck.layers.inputs import Origin
-from dinoneck.tasks import Task, describe_tasks
+from dinoneck.tasks import Interval, Task, describe_tasks
 from dinoneck.text import did_you_mean, reason_of
 from dinoneck.version import __version__
 
@@ -71,6 +72,7 @@ class HeadCheckpoint:
         backbone_file: a file with the weights of the backbone that the record names, as some files
             of published heads are; None = they are found by name. It is not part of a saved file.
         preprocess: how images are prepared; None where it is not recorded.
+        tasks: what the head predicts, compositions among it; none of a neck or a detector.
         source: the file or hub repository it was read from; empty for a head that was read from
             none.
         revision: the commit a hub file came from; None for a local file.
@@ -103,13 +105,12 @@ class HeadCheckpoint:
         self._skeleton: nn.Module | None = skeleton
         self._skeleton_config = copy.deepcopy(self.config)
         self._num_parameters = sum(parameter.numel() for parameter in skeleton.parameters())
-        # of necks and detectors none
-        self._tasks: Sequence[Task] = getattr(skeleton, "predicted", ())
+        self.tasks: Sequence[Task] = getattr(skeleton, "predicted", ())
 
     def __repr__(self) -> str:
         what = repr(self.head_type)
-        if self._tasks:
-            what += f": {describe_tasks(self._tasks)}"
+        if self.tasks:
+            what += f": {describe_tasks(self.tasks)}"
         backbone = self.meta["backbone"] or {}
         facts = [f"{self._num_parameters} parameters", f"backbone={backbone.get('name')!r}"]
         if self.preprocess is not None and self.preprocess.size is not None:
@@ -182,6 +183,67 @@ class HeadCheckpoint:
         origins.check_images_of(module, checkpoint.preprocess)
         return checkpoint
 
+    def with_intervals(self, intervals: Mapping[str, Sequence[Interval]]) -> Self:
+        """Return the checkpoint with other prediction intervals; everything else is the same.
+
+        Args:
+            intervals: task or composition -> one for each of its outputs, of a classification a
+                single one, see :class:`dinoneck.Task`. Others keep theirs.
+
+        Raises:
+            CheckpointError: if the head has no such task in its configuration.
+            ConfigError: if the intervals do not fit a task, or a task is called as a column of an
+                interval.
+        """
+        module = self._module_of(_config_with_intervals(self.config, intervals))
+        stated = {task.name: task.interval for task in module.predicted}
+        for name, intervals_of_task in intervals.items():
+            if stated.get(name) != tuple(intervals_of_task):
+                raise CheckpointError(
+                    f"the configuration of {self.head_type!r} has no task {name!r} that could hold "
+                    f"intervals; it predicts {', '.join(stated)}",
+                    step="config",
+                )
+        return self._with_tasks_of(module)
+
+    def with_thresholds(self, thresholds: Mapping[str, Sequence[float]]) -> Self:
+        """Return the checkpoint with other thresholds of labels; everything else is the same.
+
+        Args:
+            thresholds: multilabel task -> a probability for each of its labels. Others keep theirs.
+
+        Raises:
+            CheckpointError: if the head has no such task in its configuration.
+            ConfigError: if the thresholds do not fit a task.
+        """
+        module = self._module_of(_config_with_thresholds(self.config, thresholds))
+        names = [task.name for task in module.predicted if task.is_multilabel]
+        for name in thresholds:
+            if name not in names:
+                raise CheckpointError(
+                    f"the configuration of {self.head_type!r} has no multilabel task {name!r} that "
+                    f"could hold thresholds; there are {', '.join(names) or 'none'}",
+                    step="config",
+                )
+        return self._with_tasks_of(module)
+
+    def _module_of(self, config: Mapping[str, Any]) -> Any:
+        """A module of another configuration, without weights."""
+        with torch.device("meta"):
+            return registry.resolve(self.head_type).from_config(config)
+
+    def _with_tasks_of(self, module: Any) -> Self:
+        """The checkpoint with the configuration and the tasks of a module, and the weights that it has."""
+        meta = copy.deepcopy(self.meta)
+        meta["config"] = module.config
+        meta["tasks"] = encode(module.predicted)
+        meta["created_by"]["dinoneck"] = __version__
+        tensors = contents.join_tensors(
+            TensorGroups(self.state_dict, self.adapter_state, self.backbone_weights or {})
+        )
+        file = files.packed(meta, contents.chunks_of(meta, tensors), self.head_type)
+        return type(self)(file)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one file: whole or not at all.
 
@@ -220,25 +282,6 @@ class HeadCheckpoint:
                 ) from error
             problem = f"{path} cannot be written: {reason_of(error)}"
             raise CheckpointError(problem, step="write") from error
-
-    def with_thresholds(self, thresholds: Mapping[str, Sequence[float]]) -> HeadCheckpoint:
-        """Return a checkpoint of the same weights whose multilabel tasks have other thresholds.
-
-        Args:
-            thresholds: task -> a probability for each of its labels; tasks that are not there stay.
-
-        Raises:
-            CheckpointError: if they do not fit the tasks.
-        """
-        meta = copy.deepcopy(self.meta)
-        meta["config"] = _with_thresholds(meta["config"], thresholds)
-        meta["tasks"] = _with_thresholds(meta["tasks"], thresholds)
-        meta["digest"] = schema.UNSIGNED
-        tensors = contents.join_tensors(
-            TensorGroups(self.state_dict, self.adapter_state, self.backbone_weights or {})
-        )
-        file = files.packed(meta, contents.chunks_of(meta, tensors), self.head_type)
-        return HeadCheckpoint(file, source=self.source)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> hub.CommitInfo:
         """Publish this head with its page in one commit, see :func:`dinoneck.checkpoint.push_to_hub`.
@@ -478,6 +521,19 @@ class HeadCheckpoint:
         return checkpoint
 
 
+def _config_with_intervals(config: Any, intervals: Mapping[str, Sequence[Interval]]) -> Any:
+    """The JSON of a configuration, in which tasks and compositions of these names have other intervals."""
+    if isinstance(config, list):
+        return [_config_with_intervals(value, intervals) for value in config]
+    if not isinstance(config, Mapping):
+        return config
+    changed = {key: _config_with_intervals(value, intervals) for key, value in config.items()}
+    has_intervals = config.get("$") in (Task.__name__, "Composition")
+    if has_intervals and config["name"] in intervals:
+        changed["interval"] = encode(tuple(intervals[config["name"]]))
+    return changed
+
+
 def checkpoint_of_detector(module: nn.Module, part: BackbonePart, **record: Any) -> HeadCheckpoint:
     """Return the checkpoint of a detection head.
 
@@ -632,13 +688,13 @@ def _origin_of(record: Mapping[str, Any] | None, inputs: Mapping[str, Any] | Non
     )
 
 
-def _with_thresholds(value: Any, thresholds: Mapping[str, Sequence[float]]) -> Any:
+def _config_with_thresholds(value: Any, thresholds: Mapping[str, Sequence[float]]) -> Any:
     """JSON values in which the multilabel tasks of these names have these thresholds."""
     if isinstance(value, list):
-        return [_with_thresholds(item, thresholds) for item in value]
+        return [_config_with_thresholds(item, thresholds) for item in value]
     if not isinstance(value, Mapping):
         return value
-    changed = {key: _with_thresholds(item, thresholds) for key, item in value.items()}
+    changed = {key: _config_with_thresholds(item, thresholds) for key, item in value.items()}
     if value.get(TAG) == Task.__name__ and value["kind"] in LABEL_KINDS:
         if value["name"] in thresholds:
             changed["thresholds"] = [float(x) for x in thresholds[value["name"]]]

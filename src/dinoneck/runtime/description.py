@@ -167,6 +167,8 @@ def to_entry(record: ModelRecord | DetectorRecord) -> dict[str, Any]:
     """Return a record as plain values, of which the metadata hold the JSON."""
     entry: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(record))
     for task in entry.get("tasks", ()):
+        if not task["interval"]:  # files without intervals are those of earlier versions
+            del task["interval"]
         if not task["thresholds"]:
             del task["thresholds"]
     return entry
@@ -193,6 +195,7 @@ def record_task(task: TaskFacts, composed_of: Sequence[str] = ()) -> TaskRecord:
         activation=task.activation,
         thresholds=task.thresholds,
         composed_of=tuple(composed_of),
+        interval=tuple(task.interval),
     )
 
 
