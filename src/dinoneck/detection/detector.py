@@ -598,7 +598,7 @@ class Detector(nn.Module):
             BackboneError: if the backbone cannot be loaded.
         """
         checkpoint: HeadCheckpoint
-        if is_published(path_or_repo):
+        if is_published(path_or_repo, has_weights=weights is not None):
             checkpoint = load_published(str(path_or_repo), weights=weights, revision=revision)
         elif weights is not None:
             raise CheckpointError(

@@ -260,7 +260,7 @@ class Predictor(_FileOrHeads):
             "probe": probe or None,
             "dtype": dtype,
         }
-        if names_detector(heads):
+        if names_detector(heads, has_weights=weights_file is not None):
             check_detector_options(keys, **options_of_heads)  # before its file is fetched
 
         # all heads are read before a backbone is loaded
