@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 from dinoneck.text import printable
@@ -88,6 +90,25 @@ def unreachable(error: Exception, token: str | None = None) -> str:
         f"the hub could not be reached ({type(error).__name__}: "
         f"{redacted_line(error, token)}); check the network"
     )
+
+
+@contextmanager
+def without_retries_logged() -> Iterator[None]:
+    """Keep the client from logging its retries in the ``with`` block, unless it is told to log more (HF_HUB_VERBOSITY).
+
+    What it raises at last is one sentence, see :func:`unreachable`.
+    """
+    from huggingface_hub.utils import logging
+
+    verbosity = logging.get_verbosity()
+    if verbosity != logging.WARNING:
+        yield
+        return
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def redacted_line(error: object, token: str | None = None) -> str:
