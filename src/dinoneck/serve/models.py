@@ -32,6 +32,7 @@ from dinoneck.runtime.names import check_backbone_runtime, is_exported
 from dinoneck.serve.settings import Settings
 from dinoneck.task_facts import TaskFacts
 from dinoneck.text import counted
+from dinoneck.viz.style import normal_colours
 
 MAPS = ("none", "lists", "png")
 # a service computes as many images as come: more than any program takes to be compiled
@@ -77,7 +78,7 @@ def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
     """
     if is_exported(head):
         return _file(head, settings)
-    if names_detector(head):
+    if names_detector(head, has_weights=settings.weights is not None):
         _check_settings_of_detector(settings)  # before its file is fetched
     checkpoints = cast("list[HeadCheckpoint]", open_heads(head, weights=settings.weights)[NO_KEY])
     for checkpoint in checkpoints:  # before their backbone is loaded
@@ -140,7 +141,8 @@ def _file(path: str | os.PathLike[str], settings: Settings) -> Model:
         if isinstance(opened, ExportedDetector):
             _check_no_maps(maps)
             return _boxes(opened.predict([pixels])[0])
-        return _as_json(opened.one(pixels, None if maps == "none" else "patch"), maps)
+        prediction = opened.one(pixels, None if maps == "none" else "patch")
+        return _as_json(prediction, maps, opened.tasks)
 
     facts: dict[str, Any] = {
         "device": "cpu",
@@ -201,7 +203,7 @@ def _heads(checkpoints: list[HeadCheckpoint], settings: Settings) -> Model:
             prediction = batcher.predict(image, with_maps)
         else:
             [prediction] = predictor(image, "patch" if with_maps else None)
-        return _as_json(prediction, maps)
+        return _as_json(prediction, maps, predictor.tasks)
 
     facts: dict[str, Any] = {
         "tasks": _describe_tasks(predictor.tasks),
@@ -298,7 +300,7 @@ def _boxes(prediction: Mapping[str, Any]) -> dict[str, Any]:
     return {"boxes": boxes}
 
 
-def _as_json(prediction: dict[str, Any], maps: str) -> dict[str, Any]:
+def _as_json(prediction: dict[str, Any], maps: str, tasks: Sequence[TaskFacts]) -> dict[str, Any]:
     """A prediction as JSON values: numbers without rounding; maps as nested lists or as small images."""
     values = {}
     for name, value in prediction.items():
@@ -308,7 +310,13 @@ def _as_json(prediction: dict[str, Any], maps: str) -> dict[str, Any]:
     if maps == "none":
         return answer
     encode = _json_value if maps == "lists" else _png
-    answer["maps"] = {name: encode(value) for name, value in prediction["maps"].items()}
+    normals = [task.name for task in tasks if task.is_unit]
+    answer["maps"] = {}
+    for name, value in prediction["maps"].items():
+        if maps == "png" and name in normals:
+            answer["maps"][name] = _normals_png(value)
+        else:
+            answer["maps"][name] = encode(value)
     if "gate" in prediction:
         answer["gate"] = encode(prediction["gate"])
     return answer
@@ -330,6 +338,17 @@ def _png(values: np.ndarray[Any, Any]) -> Any:
     low = float(values.min())
     high = float(values.max())
     grey = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    return _picture(grey * 255, black=low, white=high)
+
+
+def _normals_png(normals: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Surface normals (3, rows, cols) as one picture: x, y and z are red, green and blue, -1 black and 1 white."""
+    return _picture(normal_colours(np.nan_to_num(normals)), black=-1.0, white=1.0)
+
+
+def _picture(values: np.ndarray[Any, Any], *, black: float, white: float) -> dict[str, Any]:
+    """Values 0 ... 255 as a PNG of 8 bits in base64, with what black and white stand for."""
     file = io.BytesIO()
-    Image.fromarray((grey * 255).round().astype(np.uint8)).save(file, format="PNG")
-    return {"png": base64.b64encode(file.getvalue()).decode("ascii"), "black": low, "white": high}
+    Image.fromarray(values.round().astype(np.uint8)).save(file, format="PNG")
+    png = base64.b64encode(file.getvalue()).decode("ascii")
+    return {"png": png, "black": black, "white": white}
