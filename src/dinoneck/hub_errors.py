@@ -6,6 +6,7 @@ The client raises many unrelated types, and their texts may hold access tokens a
 from __future__ import annotations
 
 import errno
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,17 +99,17 @@ def without_retries_logged() -> Iterator[None]:
 
     What it raises at last is one sentence, see :func:`unreachable`.
     """
-    from huggingface_hub.utils import logging
+    from huggingface_hub.utils import logging as client_logging
 
-    verbosity = logging.get_verbosity()
+    verbosity = client_logging.get_verbosity()
     if verbosity != logging.WARNING:
         yield
         return
-    logging.set_verbosity_error()
+    client_logging.set_verbosity(logging.ERROR)
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        client_logging.set_verbosity(verbosity)
 
 
 def redacted_line(error: object, token: str | None = None) -> str:

@@ -715,6 +715,23 @@ def test_other_files_are_refused(folders: dict[str, Path], tmp_path: Path) -> No
     assert "holds" in refused(BOXES, folders[MASKS] / "model.safetensors")
 
 
+@pytest.mark.parametrize("name", [BOXES, MASKS])
+def test_a_refusal_has_the_names_of_the_file(
+    folders: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    """Its publisher's, of which transformers translates most, and divides some into three."""
+    state = load_file(folders[name] / "model.safetensors")
+    vit_name = "backbone.0.encoder.encoder.embeddings.cls_token"
+    divided_name = "transformer.decoder.layers.0.self_attn.in_proj_weight"
+    for file_name in (vit_name, divided_name):
+        others = {key: value for key, value in state.items() if key != file_name}
+        save_file(others, tmp_path / "lacks.safetensors")
+        save_file({**others, file_name: torch.zeros(3)}, tmp_path / "shape.safetensors")
+        lacks = refused(name, tmp_path / "lacks.safetensors")
+        assert f"lacks {file_name}: it is" in lacks
+        assert f"holds {file_name} of shape (3,)" in refused(name, tmp_path / "shape.safetensors")
+
+
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
