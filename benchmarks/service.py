@@ -2,7 +2,7 @@
 
 The service is a process of its own; the clients are threads of this process, on the same machine.
 Predictions are compared with those of the same head in this process. Meanwhile ``/health`` is
-requested again and again.
+requested again and again. Then two services, of which one may use OpenVINO, get images of 30 sizes.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from benchmarks.measure import Row
 from dinoneck import PatchMeanHead, Predictor, Task, load_backbone, save_head
 
 ROUNDS = 1
+PARTS = ("load", "sizes")
 BOUNDARY = "a-boundary-that-no-image-holds"
 HEADERS = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
 VIT = "vit_small_patch16_dinov3.lvd1689m"
@@ -52,6 +53,9 @@ TIMES_REFUSED = 5  # how often each bad upload is sent
 NUM_SCENES = 20
 SHOWN = 20  # wrong replies that are listed
 SHORT_IMAGES = 20
+NUM_SIZES = 30
+SHORT_SIZES = 2
+SIZES_ROUNDS = 7
 # requests /health 20 times a second and prints the seconds
 PROBE = """
 import http.client, sys, time
@@ -293,8 +297,14 @@ def gif() -> bytes:
     return file.getvalue()
 
 
-def saved_head(folder: Path, name: str, size: tuple[int, int]) -> Path:
-    """Save an untrained head on a random backbone: neither time nor equality depends on the weights."""
+def saved_head(folder: Path, name: str, size: tuple[int, int] | None) -> Path:
+    """Save an untrained head on a random backbone: neither time nor equality depends on the weights.
+
+    Args:
+        folder: of the file.
+        name: of the backbone.
+        size: to which the service resizes images, (height, width); None = their own.
+    """
     torch.manual_seed(0)
     backbone = load_backbone(name, pretrained=False, seed=0)
     task = Task("mass", unit="g", activation="softplus")
@@ -422,7 +432,66 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]:
-    """Yield the runs, one row per model and images in a pass.
+    """Yield the runs under load, one row per model and images in a pass, and the images of many sizes.
+
+    Raises:
+        SystemExit: for a prediction, a status or a code that is wrong.
+    """
+    parts = options.only or PARTS
+    if "load" in parts:
+        yield from measure_load(options)
+    if "sizes" in parts:
+        yield "30 sizes", measure_sizes(SHORT_SIZES if options.short else NUM_SIZES)
+
+
+def measure_sizes(num_sizes: int) -> dict[str, Row]:
+    """Return the time of a request over that with ``--runtime torch``; each image has a size of its own.
+
+    Both services get an image one after the other, in turns. The head fixes no size, so that
+    ``auto``, the default, has no program for any of them.
+    """
+    sizes = [(160 + 16 * (number % 6), 160 + 16 * (number // 6)) for number in range(num_sizes)]
+    images = [scene(width=width, height=height) for height, width in sizes]
+    ratios = []
+    with tempfile.TemporaryDirectory() as folder:
+        head = saved_head(Path(folder), VIT, None)
+        with running(head, "--runtime", "torch") as reference, running(head) as service:
+            for image in images:
+                seconds: dict[Service, list[float]] = {reference: [], service: []}
+                for number in range(SIZES_ROUNDS):
+                    order = (reference, service) if number % 2 else (service, reference)
+                    for target in order:
+                        seconds[target].append(seconds_of_request(target, image))
+                ratios.append(
+                    statistics.median(seconds[service]) / statistics.median(seconds[reference])
+                )
+    quartiles = statistics.quantiles(ratios, n=4)
+    row = {
+        "sizes": num_sizes,
+        "requests of each size": SIZES_ROUNDS,
+        "× `--runtime torch`": statistics.median(ratios),
+        "quartiles": f"{quartiles[0]:.2f} … {quartiles[2]:.2f}",
+        "largest": max(ratios),
+    }
+    return {"`vit_small_patch16_dinov3`, 160 … 304 px": row}
+
+
+def seconds_of_request(service: Service, image: bytes) -> float:
+    """Return how long a prediction takes.
+
+    Raises:
+        SystemExit: if it is refused.
+    """
+    begin = time.perf_counter()
+    reply = service.predict(("a.jpg", image))
+    seconds = time.perf_counter() - begin
+    if reply.status != 200:
+        raise SystemExit(f"an image of its own size: {reply.status}, {reply.body!r}")
+    return seconds
+
+
+def measure_load(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]:
+    """Yield the runs under load, one row per model and images in a pass.
 
     Raises:
         SystemExit: for a prediction, a status or a code that is wrong.
