@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.detection.detector import Detector
+from dinoneck.detection.detector import Detector, Publication
 from dinoneck.errors import ConfigError
 from dinoneck.published.detectors import PublishedDetector
 from dinoneck.published.loading import load_published
@@ -131,7 +131,7 @@ class InitialDetector:
         model = self.model.with_classes(classes)
         size = cast("tuple[int, int]", config.data.size)
         detector = Detector(model, None, size, bits=config.data.bits)
-        detector.publication = {"license": self.license, "extra": {"init": self.origin}}
+        detector.publication = Publication(self.license, extra={"init": self.origin})
         return detector
 
     def log_recipe(self, given: DetectorRecipe, completed: DetectorRecipe) -> None:

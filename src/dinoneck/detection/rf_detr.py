@@ -230,8 +230,8 @@ class RfDetr(Configured, nn.Module):
         return boxes_model.model.backbone
 
     @property
-    def vit_backbone(self) -> Backbone | None:
-        """The ViT as a backbone, after :meth:`use_runtime`; None before."""
+    def runtime_backbone(self) -> Backbone | None:
+        """The ViT as a backbone, whose runtime computes it after :meth:`use_runtime`; None before."""
         vit = self.vit
         return vit.backbone if isinstance(vit, VitOfRuntime) else None
 

@@ -115,7 +115,9 @@ def test_a_folder_of_the_name_does_not_hide_a_published_detector_beside_its_weig
     assert initial is not None
     assert initial.origin["name"] == BOXES
     assert Predictor(BOXES, weights=BOXES).detector is not None
-    assert Detector.load(BOXES, weights=BOXES).publication["extra"]["published"] == BOXES
+    publication = Detector.load(BOXES, weights=BOXES).publication
+    assert publication is not None
+    assert publication.extra["published"] == BOXES
     for load in (Predictor, Detector.load, load_name_of_init):
         with pytest.raises(CheckpointError, match=rf"./{BOXES} for the path, or .*weights=FILE"):
             load(BOXES)
