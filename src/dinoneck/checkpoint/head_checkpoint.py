@@ -420,9 +420,12 @@ class HeadCheckpoint:
                 "with backbone=",
                 step="pairing",
             )
-        if file is None and not random:
-            file = self.backbone_file
-        if self.backbone_weights is None or file is not None or random:
+        if file is None and self.backbone_file is not None and not random:
+            backbone = rebuild(record, self.backbone_file)
+            weight_hashes.note_published(
+                backbone.adapter, record["weights"], self.meta["licences"].get("backbone")
+            )
+        elif self.backbone_weights is None or file is not None or random:
             backbone = rebuild(record, file, random=random)
         else:
             with tempfile.TemporaryDirectory(prefix="dinoneck-backbone-") as folder:

@@ -311,7 +311,7 @@ def open_model(
     from dinoneck.dtypes import WEIGHT_DTYPES
     from dinoneck.inference.sources import names_detector, open_heads
 
-    if names_detector(heads):  # before its file is fetched
+    if names_detector(heads, has_weights=options.weights is not None):  # before its file is fetched
         cli.refuse_unused(cli.PREDICT_WITH_DETECTOR, words)
         options.refuse_with_own_vit()
     checkpoints_by_key: Any = open_heads(heads, options.revision, options.weights)
@@ -514,7 +514,7 @@ def known_values(
         )
     if truth.is_dir() and any(task.is_map for task in tasks):
         raise ConfigError(
-            f"--truth {truth} is a folder, and the heads predict masks, which 'dinoneck evaluate' "
+            f"--truth {truth} is a folder, and the heads predict maps, which 'dinoneck evaluate' "
             "compares; here name a CSV of known values"
         )
     table = truth_table(

@@ -35,6 +35,7 @@ from dinoneck.runtime.names import check_backbone_runtime, is_exported
 from dinoneck.serve.settings import Settings
 from dinoneck.task_facts import ROW_LABELS, TaskFacts
 from dinoneck.text import counted
+from dinoneck.viz.style import normal_colours
 
 MAPS = ("none", "lists", "png")
 # a service computes as many images as come: more than any program takes to be compiled
@@ -80,7 +81,7 @@ def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
     """
     if is_exported(head):
         return _file(head, settings)
-    if names_detector(head):
+    if names_detector(head, has_weights=settings.weights is not None):
         _check_settings_of_detector(settings)  # before its file is fetched
     checkpoints = cast("list[HeadCheckpoint]", open_heads(head, weights=settings.weights)[NO_KEY])
     for checkpoint in checkpoints:  # before their backbone is loaded
@@ -323,7 +324,13 @@ def _as_json(prediction: dict[str, Any], maps: str, tasks: Sequence[TaskFacts]) 
     if maps == "none":
         return answer
     encode = _json_value if maps == "lists" else _png
-    answer["maps"] = {name: encode(value) for name, value in prediction["maps"].items()}
+    normals = [task.name for task in tasks if task.is_unit]
+    answer["maps"] = {}
+    for name, value in prediction["maps"].items():
+        if maps == "png" and name in normals:
+            answer["maps"][name] = _normals_png(value)
+        else:
+            answer["maps"][name] = encode(value)
     if "gate" in prediction:
         answer["gate"] = encode(prediction["gate"])
     return answer
@@ -365,6 +372,17 @@ def _png(values: np.ndarray[Any, Any]) -> Any:
     low = float(values.min())
     high = float(values.max())
     grey = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    return _picture(grey * 255, black=low, white=high)
+
+
+def _normals_png(normals: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Surface normals (3, rows, cols) as one picture: x, y and z are red, green and blue, -1 black and 1 white."""
+    return _picture(normal_colours(np.nan_to_num(normals)), black=-1.0, white=1.0)
+
+
+def _picture(values: np.ndarray[Any, Any], *, black: float, white: float) -> dict[str, Any]:
+    """Values 0 ... 255 as a PNG of 8 bits in base64, with what black and white stand for."""
     file = io.BytesIO()
-    Image.fromarray((grey * 255).round().astype(np.uint8)).save(file, format="PNG")
-    return {"png": base64.b64encode(file.getvalue()).decode("ascii"), "black": low, "white": high}
+    Image.fromarray(values.round().astype(np.uint8)).save(file, format="PNG")
+    png = base64.b64encode(file.getvalue()).decode("ascii")
+    return {"png": png, "black": black, "white": white}

@@ -968,6 +968,12 @@ def merged_values(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[
     return merged
 
 
+def stated_options(values: Mapping[str, Any]) -> list[str]:
+    """Return the names of the values of ``optim`` that nested plain values hold."""
+    optim = values.get("optim")
+    return list(optim) if isinstance(optim, Mapping) else []
+
+
 # options that came after 0.3: a record holds them only where they are set, so that it equals those
 # of 0.3 and a run that 0.3 began continues
 _LATER_OPTIONS_OF_DATA = (

@@ -71,12 +71,13 @@ def with_thresholds_of(
 ) -> HeadCheckpoint:
     """Return the checkpoint with the thresholds of labels that the held-out predictions of a method chose.
 
-    Without such labels it is returned itself.
+    Without such labels it is returned itself. A head of the user's own may state its tasks itself:
+    its file has no thresholds of them.
     """
     thresholds = {}
     for target, methods in report["scores"].items():
         by_label = methods.get(method, {}).get("by_label")
-        if by_label is not None:
+        if by_label is not None and target in checkpoint.configured_tasks:
             thresholds[target] = [scores["threshold"] for scores in by_label.values()]
     return checkpoint.with_thresholds(thresholds) if thresholds else checkpoint
 

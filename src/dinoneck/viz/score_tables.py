@@ -35,6 +35,8 @@ ANGLES = {
 MAIN_ANGLE = "within_11"
 """The score that methods are compared by on surface normals."""
 _DEGREES = ("mean_angle", "median_angle")
+_NO_SCORE = "-"
+_SHOWN = 4  # classes in a note
 
 
 class ScoreTable(NamedTuple):
@@ -44,11 +46,13 @@ class ScoreTable(NamedTuple):
         header: what the table shows, then the headings of the other columns.
         rows: of one cell per column, the first a name.
         is_matrix: whether it is a confusion matrix, a row of counts per true class.
+        note: a sentence to print below it; empty without one.
     """
 
     header: list[str]
     rows: list[list[str]]
     is_matrix: bool = False
+    note: str = ""
 
 
 def all_tables(report: Mapping[str, Any], held_out: bool = True) -> list[ScoreTable]:
@@ -445,7 +449,10 @@ def box_tables(
 
 
 def _table_by_class(boxes: Mapping[str, Any], keys: Sequence[str]) -> ScoreTable:
-    """The scores of each class by every model that has them, with the names of the models if there are several."""
+    """The scores of each class by every model that has them, with the names of the models if there are several.
+
+    Classes without any score, of which the truth has no object, are named in the note.
+    """
     classes_of_model = {}
     for model, scores in boxes.items():
         if "per_class" in scores:
@@ -460,7 +467,13 @@ def _table_by_class(boxes: Mapping[str, Any], keys: Sequence[str]) -> ScoreTable
             header.append(key if len(classes_of_model) == 1 else f"{key} {model}")
             for name, row in rows.items():
                 row.append(_number(classes[name][key] if name in classes else None))
-    return ScoreTable(header, list(rows.values()))
+    without_score = [name for name, row in rows.items() if set(row[1:]) == {_NO_SCORE}]
+    scored_rows = [row for name, row in rows.items() if name not in without_score]
+    note = ""
+    if without_score:
+        some_names = some_of(without_score, _SHOWN)
+        note = f"Classes without an object in the truth are not scored: {some_names}."
+    return ScoreTable(header, scored_rows, note=note)
 
 
 def _rows(scores: Mapping[str, Mapping[str, Any]], keys: Sequence[str]) -> list[list[str]]:
@@ -487,4 +500,4 @@ def _interval(ends: Sequence[float] | None, sign: str = "") -> str:
 
 
 def _number(score: float | None) -> str:
-    return "-" if score is None else f"{score:.3f}"
+    return _NO_SCORE if score is None else f"{score:.3f}"

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from benchmarks.service import (
     HEADERS,
     LIMITS,
@@ -31,6 +32,7 @@ from tests import kit
 
 from dinoneck import (
     ConfigError,
+    DenseHead,
     DinoneckError,
     Predictor,
     STAPyramid,
@@ -40,6 +42,7 @@ from dinoneck import (
 )
 from dinoneck.detection import DetectionHead, Detector
 from dinoneck.serve import Settings, create_app, serve
+from dinoneck.serve.models import open_model
 
 pytestmark = pytest.mark.skipif(
     None in map(find_spec, ("fastapi", "uvicorn", "python_multipart")),
@@ -150,6 +153,21 @@ def test_maps_come_as_lists_or_as_images(service: Service, head: Path) -> None:
     grey = np.asarray(Image.open(io.BytesIO(base64.b64decode(drawn["png"]))), dtype=np.float32)
     step = (drawn["white"] - drawn["black"]) / 255
     np.testing.assert_allclose(drawn["black"] + grey * step, expected[0], atol=step)
+
+
+def test_normals_come_as_one_picture_of_red_green_and_blue(tmp_path: Path) -> None:
+    task = Task("normals", kind="dense", dim=3, activation="unit")
+    head = DenseHead(64, [task], hidden_dim=8)
+    file = kit.saved_head(tmp_path / "normals.safetensors", head, (48, 64))
+    image = torch.rand(3, 48, 64)
+    expected = Predictor(file)(image, maps="patch")[0]["maps"]["normals"]
+
+    drawn = open_model(file, Settings()).predict(image, "png")["maps"]["normals"]
+
+    colours = np.asarray(Image.open(io.BytesIO(base64.b64decode(drawn["png"]))))
+    assert (drawn["black"], drawn["white"]) == (-1.0, 1.0)
+    vectors = colours.transpose(2, 0, 1) / 127.5 - 1
+    np.testing.assert_allclose(vectors, expected, atol=0.51 / 127.5)
 
 
 def test_a_name_is_returned_as_it_is_and_shown_without_control_characters(service: Service) -> None:
