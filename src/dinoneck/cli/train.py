@@ -45,6 +45,29 @@ ENOUGH_ALONG = 40
 # detectors whose code is that of transformers; dinoneck.detection.head, which imports torch, has
 # the same names
 _OF_TRANSFORMERS = ("dfine", "rtdetrv2")
+# what a first run needs, of whichever training, in the order of use
+_FIRST = (
+    "--csv",
+    "--boxes",
+    "--val-boxes",
+    "--instances",
+    "--panoptic",
+    "--images",
+    "--targets",
+    "--labels",
+    "--classes",
+    "--group",
+    "--size",
+    "--backbone",
+    "--random-backbone",
+    "--head",
+    "--detector",
+    "--init",
+    "--epochs",
+    "--folds",
+    "--out",
+    "--overwrite",
+)
 # ratio of the two scales; rounding to whole patches alone gives up to about 2 %
 DISTORTED = 1.02
 
@@ -196,6 +219,7 @@ def parse_training(words: Sequence[str]) -> partial[Any]:
         words,
         pairs=True,
         explain=partial(_explain, training=training),
+        first=_FIRST,
         candidates=flags_of_all,
     )
 
