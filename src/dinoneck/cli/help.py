@@ -119,10 +119,11 @@ def _text_of(option: Option) -> str:
     else:
         text = text.replace("None = ", "without it ")
     if default is REQUIRED:
-        return text if option.is_positional else f"{text} (required)"
-    if default in (None, False, (), "", {}) or "default" in text:
+        return text if option.is_positional else f"{text.removesuffix('.')} (required)"
+    says_nothing = default is None or default is False or default in ((), "", {})
+    if says_nothing or "default" in text:
         return text
-    return f"{text} (default: {_default_text(option)})"
+    return f"{text.removesuffix('.')} (default: {_default_text(option)})"
 
 
 def _default_text(option: Option) -> str:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
-from tyro.conf import Positional, Suppress, arg
+from tyro.conf import Positional, arg
 
 from dinoneck.cli.arguments import check_backbone_name, flags, parse, with_default_runtime
 from dinoneck.cli.text import show, show_remainder, show_scores
@@ -30,7 +30,7 @@ from dinoneck.training.config import (
     config_of,
     merged_values,
 )
-from dinoneck.training.recipe import Config
+from dinoneck.training.recipe import Config, has_flag
 from dinoneck.training.trainings import Training
 from dinoneck.yaml_file import read_yaml
 
@@ -120,7 +120,7 @@ def train(
         with_linear: predict with the average of head and linear baseline, as --predict-with
             average.
         overwrite: replace the results of an earlier run.
-        resume: continue an interrupted run of the same config (default: on).
+        resume: continue an interrupted run of the same config.
     """
     if with_linear:
         run = run.with_average()
@@ -157,7 +157,7 @@ def train_objects(
         run: the run.
         hidden_dim: width of the head or neck.
         overwrite: replace the results of an earlier run.
-        resume: continue an interrupted run of the same config (default: on).
+        resume: continue an interrupted run of the same config.
     """
     return _train_and_show(
         config, run, out, hidden_dim=hidden_dim, overwrite=overwrite, resume=resume
@@ -185,7 +185,7 @@ def train_boxes(
         run: the run.
         hidden_dim: width of the neck.
         overwrite: replace the results of an earlier run.
-        resume: continue an interrupted run of the same config (default: on).
+        resume: continue an interrupted run of the same config.
     """
     return _train_and_show(
         config, run, out, hidden_dim=hidden_dim, overwrite=overwrite, resume=resume
@@ -284,7 +284,7 @@ def _keys_of_files(config: type[Config], prefix: str = "") -> list[str]:
     hints = get_type_hints(config, include_extras=True)
     for name in config.__struct_fields__:
         hint = hints[name]
-        if Suppress in getattr(hint, "__metadata__", ()):
+        if not has_flag(hint):
             keys.append(prefix + name)
         elif isinstance(hint, type) and issubclass(hint, Config):
             keys += _keys_of_files(hint, f"{prefix}{name}.")
