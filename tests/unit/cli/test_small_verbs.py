@@ -56,12 +56,37 @@ def test_a_package_that_is_absent_or_too_old_is_named_with_its_remedy(declare: A
         "torch": "ok",
         "timm": "broken",
         "no-such-package": "broken",
-        "transformers (hf)": "missing",
+        "extra hf": "missing",
     }
     assert {name: found[name]["state"] for name in states} == states
     assert metadata.version("timm") in found["timm"]["text"] and ">=99" in found["timm"]["text"]
     assert found["timm"]["remedy"] == "pip install 'timm>=99'"
-    assert found["transformers (hf)"]["remedy"] == "pip install 'dinoneck[hf]'"
+    assert found["extra hf"]["remedy"] == "pip install 'dinoneck[hf]'"
+
+
+def test_an_extra_has_one_line_and_one_advice(declare: Any) -> None:
+    torch_version = metadata.version("torch")
+    pandas_version = metadata.version("pandas")
+    declare(
+        'pandas>=1; extra == "train"',
+        'torch>=1; extra == "train"',
+        'no-such-package>=1; extra == "hf"',
+        'transformers>=99; extra == "hf"',
+        'pandas>=1; extra == "hf"',
+    )
+
+    lines = cli("doctor").out.splitlines()
+
+    assert f"ok       extra train: pandas {pandas_version}, torch {torch_version}" in lines
+    row = next(i for i, line in enumerate(lines) if line.startswith("missing  extra hf: "))
+    assert "no-such-package not installed; expected >=1; transformers " in lines[row]
+    assert "pandas" not in lines[row]
+    assert lines[row + 1] == "         -> pip install 'dinoneck[hf]'"
+    assert (
+        "ok       save, load, predict: a head predicts the same after it was saved and loaded"
+        in (lines)
+    )
+    assert sum("missing" in line for line in lines) == 1
 
 
 def test_a_torchvision_for_another_torch_is_broken_and_cuda_without_a_device_noted(
