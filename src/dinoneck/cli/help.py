@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dinoneck.cli.options import REQUIRED, Option, description_of, options_of
-from dinoneck.text import first_line
 
 _WIDEST = 100  # characters of a line
 _COLUMN = 24  # where the texts begin
@@ -54,7 +53,7 @@ def verbs_help(prog: str, verbs: Mapping[str, Any]) -> str:
     """Return the help of a verb that has sub-verbs: a line for each of them."""
     lines = [f"usage: {prog} {{{','.join(verbs)}}} ...", "", "subcommands:"]
     for name, verb in verbs.items():
-        lines += _entry(name, first_line(description_of(verb)))
+        lines += _entry(name, description_of(verb).partition("\n")[0])
     lines += ["", f"'{prog} {next(iter(verbs))} --help' shows the options of one."]
     return "\n".join(lines)
 

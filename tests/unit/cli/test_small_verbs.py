@@ -16,11 +16,13 @@ import torch
 from tests.faults.signed import Change, forged
 from tests.kit import cli, saved_head, without
 
-from dinoneck import Backbone, HeadCheckpoint, PatchMeanHead, Task, checkup
+from dinoneck import Backbone, HeadCheckpoint, PatchMeanHead, Task, checkup, registry
 from dinoneck.backbones import openvino
 from dinoneck.backbones.program_files import ProgramFolder, ProgramRecord
 from dinoneck.checkpoint import read_header
 from dinoneck.cli.text import show_scores
+from dinoneck.heads.head import Head
+from dinoneck.necks.neck import Neck
 from dinoneck.training.scores import Split, score_pixels
 from dinoneck.version import __version__
 
@@ -317,3 +319,26 @@ def test_verify_goes_on_after_a_folder_without_heads(tmp_path: Path) -> None:
     rows = json.loads(found.out)["checked"]
     assert [row["state"] for row in rows] == ["refused", "ok"]
     assert found.code == 1
+
+
+def test_the_heads_that_are_offered_are_those_that_a_training_takes() -> None:
+    """Heads and necks; an ensemble is made of files."""
+    trained = set()
+    for name in registry.HOMES:
+        if issubclass(registry.resolve(name), Head | Neck):
+            trained.add(name)
+
+    assert set(registry.PURPOSES) == trained - {"ensemble"}
+
+
+def test_list_heads_says_what_types_are_for_and_which_ones_a_training_does_not_take() -> None:
+    listed = cli("list", "heads")
+
+    trained, _, published = listed.out.partition("\n\nPublished heads, to predict with")
+    assert trained.startswith("Heads and necks to train (dinoneck train --head NAME):\n")
+    assert "\n  patch_mean              numbers and classes of an image" in trained
+    others = trained.rpartition("which --head does not take: ")[2].split(", ")
+    assert others == sorted(registry.HOMES.keys() - registry.PURPOSES.keys())
+    assert "\ndinov2_vits14_nyu_dpt " in published
+    rows = cli("list", "heads", "bins", "--json").json["heads"]
+    assert rows == [{"name": "bins", "class": "dinoneck.heads.linear:Bins", "purpose": None}]
