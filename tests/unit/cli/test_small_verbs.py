@@ -25,6 +25,7 @@ from dinoneck.heads.head import Head
 from dinoneck.necks.neck import Neck
 from dinoneck.training.scores import Split, score_pixels
 from dinoneck.version import __version__
+from dinoneck.viz.score_tables import matrix_table
 
 
 def findings() -> dict[str, dict[str, str]]:
@@ -342,3 +343,15 @@ def test_list_heads_says_what_types_are_for_and_which_ones_a_training_does_not_t
     assert "\ndinov2_vits14_nyu_dpt " in published
     rows = cli("list", "heads", "bins", "--json").json["heads"]
     assert rows == [{"name": "bins", "class": "dinoneck.heads.linear:Bins", "purpose": None}]
+
+
+def test_a_confusion_matrix_is_read_in_percent_of_the_row_and_in_counts() -> None:
+    printed = matrix_table("plant", ["soil", "crop", "weed"], [[60, 30, 10], [1, 2, 0], [0, 0, 0]])
+
+    assert printed.header == ["plant: % of row (count)", "soil", "crop", "weed"]
+    assert printed.rows == [
+        ["soil", "60.0% (60)", "30.0% (30)", "10.0% (10)"],
+        ["crop", "33.3% (1)", "66.7% (2)", "0.0% (0)"],
+        ["weed", "0.0% (0)", "0.0% (0)", "0.0% (0)"],
+    ]
+    assert [sum(row) for row in printed.shares] == pytest.approx([1, 1, 0])
