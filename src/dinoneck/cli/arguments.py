@@ -82,8 +82,6 @@ PREDICT_WITH_DETECTOR = RunKind(
     unused=(
         "--tta",
         "--probe",
-        "--tile",
-        "--overlap",
         "--image-column",
         "--maps",
         "--no-tokens",

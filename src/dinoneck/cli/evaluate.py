@@ -14,7 +14,7 @@ from dinoneck.cli.predict import OpenModel, list_heads, open_model, read_heads
 from dinoneck.cli.text import show, show_scores
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.text import did_you_mean, some_of
-from dinoneck.training.config import TARGET_WEIGHTS
+from dinoneck.training.config import SIZE, TARGET_WEIGHTS
 
 _OVERALL_SCORES = (
     "AP",
@@ -48,6 +48,8 @@ def evaluate(
     crowd: Literal["ignore", "objects"] = "ignore",
     target_weights: Annotated[Mapping[str, float], TARGET_WEIGHTS] = {},
     at_least: Annotated[tuple[str, ...], arg(metavar="TARGET=VALUE ...")] = (),
+    tile: Annotated[tuple[int, int] | None, SIZE] = None,
+    overlap: Annotated[int | None, cli.whole(0)] = None,
     options: Annotated[cli.PredictionOptions, arg(name="")] = cli.PredictionOptions(),
     words: cli.Words = (),
 ) -> dict[str, Any]:
@@ -73,6 +75,8 @@ def evaluate(
             with the columns target and weight; without them as in training.
         at_least: the smallest R², accuracy or mean IoU of a target, the smallest share of normals
             within 11.25 degrees, or the smallest AP.
+        tile: cut images into tiles of this many pixels, as 'dinoneck predict' does.
+        overlap: pixels that tiles share, at least (default: 0, of a detector a fifth of the tile).
         options: how images are predicted.
         words: the command line.
     """
@@ -89,7 +93,7 @@ def evaluate(
 
     opened_models = {}
     for name, head in head_by_name.items():
-        opened_models[name] = open_model(head, options, words)
+        opened_models[name] = open_model(head, options, words, tile=tile, overlap=overlap)
     _check_target_names(smallest_scores, list(opened_models.values()))
     is_panoptic = len(truth) > 1  # a folder and a COCO file
     report = score_models(

@@ -57,7 +57,7 @@ def predict(
     subfolders: Literal["classes", "folds"] | None = None,
     skip_unusable: bool = False,
     tile: Annotated[tuple[int, int] | None, SIZE] = None,
-    overlap: Annotated[int, cli.whole(0)] = 0,
+    overlap: Annotated[int | None, cli.whole(0)] = None,
     options: Annotated[cli.PredictionOptions, arg(name="")] = cli.PredictionOptions(),
     words: cli.Words = (),
 ) -> dict[str, Any]:
@@ -80,8 +80,9 @@ def predict(
         image_column: column of file names in --truth.
         subfolders: with a folder as truth: whether the folders in it are classes or folds.
         skip_unusable: list and leave out unusable images.
-        tile: cut images into tiles of this many pixels, resized to the size of the heads.
-        overlap: pixels that tiles share, at least.
+        tile: cut images into tiles of this many pixels, resized to the size of the heads or the
+            detector.
+        overlap: pixels that tiles share, at least (default: 0, of a detector a fifth of the tile).
         options: how images are predicted.
         words: the command line.
     """
@@ -280,7 +281,8 @@ def open_model(
     options: cli.PredictionOptions,
     words: Sequence[str],
     maps: bool = False,
-    **tiles: Any,
+    tile: tuple[int, int] | None = None,
+    overlap: int | None = None,
 ) -> OpenModel:
     """Open heads, or the one detector.
 
@@ -290,7 +292,8 @@ def open_model(
         options: how images are predicted.
         words: the command line, whose options have to have an effect.
         maps: whether predictions hold the maps of heads.
-        **tiles: of heads, how images are cut.
+        tile: (height, width) of the tiles that images are cut into.
+        overlap: pixels that tiles share.
 
     Raises:
         ConfigError: for several detectors, and for options without effect.
@@ -318,6 +321,7 @@ def open_model(
     runtime = check_backbone_runtime(options.runtime or cli.default_runtime())
     if is_detector:
         detector = _open_detector(first, backbone, options, runtime=runtime)
+        detector.use_tiles(tile, overlap)
         return OpenModel(
             detector,
             is_detector=True,
@@ -339,7 +343,8 @@ def open_model(
         bits=options.bits,
         runtime=runtime,
         dtype=dtype,
-        **tiles,
+        tile=tile,
+        overlap=overlap,
     )
     if has_keys:
         groups = [HeadGroup(key, tasks) for key, tasks in predictor.tasks.items()]

@@ -159,8 +159,9 @@ class Predictor(_FileOrHeads):
             takes any image. An image that fits a tile is predicted as without tiles;
             one that is smaller on one side only is not cut along it and shows less than a tile
             there.
+            Of a detector any size, see :meth:`dinoneck.detection.Detector.predict`.
         overlap: by how much tiles overlap at least: an int in the same pixels, or a float, the
-            share of a tile (0.25).
+            share of a tile (0.25). None = 0, of a detector 0.2.
         weights: one number of 0 or more per head of a list, in the order given (files of a folder
             sorted by name); None = equal. Or the local file of the one published head, of a
             detector also its folder, see :func:`dinoneck.load_published`.
@@ -217,7 +218,7 @@ class Predictor(_FileOrHeads):
         device: torch.device | str | None = None,
         *,
         tile: int | tuple[int, int] | None = None,
-        overlap: int | float = 0,
+        overlap: int | float | None = None,
         weights: Sequence[float] | str | os.PathLike[str] | None = None,
         blur: int | None = None,
         bits: int | None = None,
@@ -240,7 +241,6 @@ class Predictor(_FileOrHeads):
                 f"preprocess is a {type(preprocess).__name__}; expected a dinoneck.data.Preprocessing, "
                 "such as backbone.preprocess.changed(size=...)"
             )
-        tiling = _tiling(tile, overlap)
         self._keyed = isinstance(heads, Mapping)
         weights_file: str | os.PathLike[str] | None = None
         shares: Sequence[float] | None = None
@@ -256,7 +256,6 @@ class Predictor(_FileOrHeads):
         keys = [*heads] if isinstance(heads, Mapping) else []
         options_of_heads = {
             "tta": None if tta == "none" else tta,
-            "tile": tile,
             "weights": shares,
             "blur": blur,
             "preprocess": preprocess,
@@ -280,11 +279,13 @@ class Predictor(_FileOrHeads):
                 runtime=backbone_runtime,
                 bits=bits,
             )
+            self.detector.use_tiles(tile, overlap)
             self._detector_options = {} if batch_size is None else {"batch_size": batch_size}
             self.revisions = _revisions([detector_file])
             self.tasks: Any = ()
             return
 
+        tiling = _tiling(tile, overlap)
         loaded: dict[str, list[LoadedHead]] = {}
         for key, sources in opened.items():
             loaded[key] = [LoadedHead.load(source) for source in sources]
@@ -745,10 +746,10 @@ def _join_passes(by_pass: Sequence[Sequence[Mapping[str, T]]]) -> list[dict[str,
     return joined
 
 
-def _tiling(tile: int | tuple[int, int] | None, overlap: int | float) -> Tiling | None:
+def _tiling(tile: int | tuple[int, int] | None, overlap: int | float | None) -> Tiling | None:
     if tile is not None:
-        return Tiling(cast("tuple[int, int]", tile), overlap)
-    if overlap != 0:
+        return Tiling(cast("tuple[int, int]", tile), 0 if overlap is None else overlap)
+    if overlap:
         raise ConfigError(f"overlap is {overlap!r}, but tile is None; give the size of a tile")
     return None
 

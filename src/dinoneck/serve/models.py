@@ -71,8 +71,8 @@ def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
     Raises:
         CheckpointError: if a file cannot be used.
         BackboneError: if the backbone cannot be loaded.
-        ConfigError: for views, batches or tiles of a detector, for several files with a detector among
-            them, and for a head of images that are not RGB.
+        ConfigError: for views or batches of a detector, tiles of one that gives masks, several files
+            with a detector among them, and a head of images that are not RGB.
         DataError: if its prediction is not finite.
     """
     if is_exported(head):
@@ -121,7 +121,7 @@ def _file(path: str | os.PathLike[str], settings: Settings) -> Model:
         "weights": settings.weights,
         "device": settings.device,
         "tile": settings.tile,
-        "overlap": settings.overlap or None,  # 0 is the default
+        "overlap": settings.overlap,
     }
     for name, value in unused.items():
         if value is not None:
@@ -207,7 +207,7 @@ def _heads(checkpoints: list[HeadCheckpoint], settings: Settings) -> Model:
         "tasks": _describe_tasks(predictor.tasks),
         "tta": predictor.tta,
         "tile": settings.tile,
-        "overlap": settings.overlap,
+        "overlap": settings.overlap or 0,
         "backbone": predictor.backbone.name,
         "device": str(predictor.device),
     }
@@ -240,10 +240,6 @@ def _check_settings_of_detector(settings: Settings) -> None:
     """Raise a ConfigError for a setting that is for heads."""
     if settings.batch != 1:
         raise ConfigError(f"batch is {settings.batch}, which is for heads; a detector takes 1")
-    if settings.tile is not None:
-        raise ConfigError(f"tile is {settings.tile}, which is for heads; leave it out")
-    if settings.overlap != 0:
-        raise ConfigError(f"overlap is {settings.overlap}, which is for heads; leave it out")
     if settings.tta not in (None, "none"):
         raise ConfigError(f"tta is {settings.tta!r}, which is for heads; leave it out")
     if settings.precision is not None:
@@ -256,6 +252,7 @@ def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
     _check_settings_of_detector(settings)
     runtime = None if settings.runtime is None else check_backbone_runtime(settings.runtime)
     detector = Detector.from_checkpoint(checkpoint, device=settings.device, runtime=runtime)
+    detector.use_tiles(settings.tile, settings.overlap)
     if settings.runtime == "auto":
         detector.expect_images(_MANY_IMAGES)
 
@@ -264,8 +261,10 @@ def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
         [prediction] = detector.predict(image)
         return _boxes(prediction)
 
-    facts = {
+    facts: dict[str, Any] = {
         "classes": list(detector.classes),
+        "tile": settings.tile,
+        "overlap": settings.overlap,
         "backbone": detector.backbone_name,
         "device": str(detector.device),
     }
