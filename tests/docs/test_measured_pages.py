@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from benchmarks.__main__ import NAMES
+from benchmarks.evidence.intervals import GROUPS, MASSES
 from benchmarks.results import MARK, RESULTS, SOURCES, filled, read
 from tests.house.source import ROOT, SOURCE
 
@@ -64,6 +65,15 @@ def test_stored_tokens_are_within_their_bounds() -> None:
     for name, row in tables["slips"]["rows"].items():
         right, *slips, _ = row.values()
         assert right <= 1e-5 and min(slip for slip in slips if slip is not None) > 0.1, name
+
+
+def test_stored_intervals_of_new_groups_keep_their_promise() -> None:
+    tables = read(RESULTS / "evidence_random.json")
+    rows = tables["interval_pasture"]["rows"]
+    coverages = [row["coverage"] for name, row in rows.items() if name.endswith(GROUPS)]
+    assert len(coverages) == len(MASSES)
+    for coverage in coverages:
+        assert 0.88 <= coverage <= 0.92
 
 
 def test_stored_logits_of_published_heads_are_within_their_bounds() -> None:

@@ -50,6 +50,7 @@ def evaluate(
     at_least: Annotated[tuple[str, ...], arg(metavar="TARGET=VALUE ...")] = (),
     tile: Annotated[tuple[int, int] | None, SIZE] = None,
     overlap: Annotated[int | None, cli.whole(0)] = None,
+    calibrate: Annotated[Path | None, arg(metavar="OUT.safetensors")] = None,
     options: Annotated[cli.PredictionOptions, arg(name="")] = cli.PredictionOptions(),
     words: cli.Words = (),
 ) -> dict[str, Any]:
@@ -77,6 +78,8 @@ def evaluate(
             within 11.25 degrees, or the smallest AP.
         tile: cut images into tiles of this many pixels, as 'dinoneck predict' does.
         overlap: pixels that tiles share, at least (default: 0, of a detector a fifth of the tile).
+        calibrate: write the one head file with intervals from its errors on these images, which it
+            was not trained on; name what new images differ in with --group.
         options: how images are predicted.
         words: the command line.
     """
@@ -89,6 +92,13 @@ def evaluate(
                 f"{path} does not exist; check the name, which is relative to this folder"
             )
     head_by_name = _name_models(heads)
+    if calibrate is not None:
+        cli.check_output(
+            calibrate,
+            [images, *truth, *head_by_name.values()],
+            (".safetensors",),
+            option="--calibrate",
+        )
     from dinoneck.evaluation import evaluate as score_models
 
     opened_models = {}
@@ -108,6 +118,7 @@ def evaluate(
         class_values=class_values,
         crowd=crowd,
         target_weights=target_weights,
+        calibrate=calibrate,
     )
     if len(opened_models) == 1:  # a verdict compares models
         show_scores(report | {"verdict": None}, held_out=False)
@@ -116,6 +127,8 @@ def evaluate(
     lines_of_low_scores = _lines_of_low_scores(report, smallest_scores)
     for line in lines_of_low_scores:
         show(line)
+    if calibrate is not None:
+        show(f"written with intervals: {calibrate}")
     return {"ok": not lines_of_low_scores, **report}
 
 
@@ -222,10 +235,23 @@ def _lines_of_low_scores(
     """A line for each score of a model that is below its ``--at-least``, or not defined."""
     lines = []
     for target, smallest in smallest_scores.items():
+        name = _words_of_score(report, target)
         for model, score in _scores_of_target(report, target).items():
-            if score is None or score < smallest:
-                lines.append(f"{target} of {model} is {score}, below {smallest:g}")
+            if score is None:
+                lines.append(f"{name} is not defined for {model}; expected {smallest:g} or more")
+            elif score < smallest:
+                lines.append(f"{name} is {score:.6g} for {model}, below {smallest:g}")
     return lines
+
+
+def _words_of_score(report: Mapping[str, Any], target: str) -> str:
+    """What the score of an ``--at-least`` is called, such as "R² of crop"; those of objects have their own names."""
+    from dinoneck.training.verdict import MAIN_METRICS, main_metric
+
+    scores = report.get("scores", {})
+    if target not in scores:
+        return target
+    return f"{MAIN_METRICS[main_metric(scores[target])]} of {target}"
 
 
 def _scores_of_target(report: Mapping[str, Any], target: str) -> dict[str, float | None]:

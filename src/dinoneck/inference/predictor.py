@@ -57,6 +57,7 @@ from dinoneck.inference.tiles import Tiling
 from dinoneck.inference.views import TTA, VIEWS
 from dinoneck.kinds import AnyRuntime
 from dinoneck.runtime.exported import open_alone
+from dinoneck.runtime.intervals import check_level
 from dinoneck.runtime.names import check_backbone_runtime, is_exported
 from dinoneck.tasks import describe_tasks
 from dinoneck.text import counted
@@ -143,7 +144,7 @@ class Predictor(_FileOrHeads):
             name of a published one (``"rf_detr_small"``). The path of a file of ``dinoneck export``
             (``"cover.onnx"``) gives a :class:`dinoneck.runtime.ExportedPredictor` (of a detector an
             ``ExportedDetector``), which is called in the same way and takes ``batch_size``,
-            ``bits`` and ``runtime``.
+            ``bits``, ``runtime`` and ``interval``.
         backbone: the backbone; None rebuilds it from the record in the files. It is checked against
             them.
         tta: ``"none"`` (the image alone), ``"flip4"`` (original, left-right, up-down, both) or
@@ -182,6 +183,11 @@ class Predictor(_FileOrHeads):
             ``"openvino"``.
         dtype: in which the backbone computes, after it is compared with the heads; None = its own,
             or that of the record.
+        interval: the level of the intervals that rows hold, such as 0.9, one that the heads' files
+            store; None: rows hold none. An image of a new group (field, patient, site, day) like
+            those of the training lies in its interval with this probability. The residuals behind
+            it are those of one head for each fold: the average of their heads, or of views, is
+            rarely farther off, so that intervals of an ensemble are wider than needed.
 
     Attributes:
         revisions: hub repository -> the commit its heads are of; empty for local heads.
@@ -228,6 +234,7 @@ class Predictor(_FileOrHeads):
         revision: str | None = None,
         runtime: AnyRuntime | None = None,
         dtype: torch.dtype | str | None = None,
+        interval: float | None = None,
     ) -> None:
         backbone_runtime = None if runtime is None else check_backbone_runtime(runtime)
         if dtype is not None:
@@ -261,6 +268,7 @@ class Predictor(_FileOrHeads):
             "preprocess": preprocess,
             "probe": probe or None,
             "dtype": dtype,
+            "interval": interval,
         }
         if names_detector(heads):
             check_detector_options(keys, **options_of_heads)  # before its file is fetched
@@ -320,11 +328,14 @@ class Predictor(_FileOrHeads):
                     tta=shared.tta,
                     tiling=tiling,
                     batch_size=batch_size,
+                    interval=interval,
                 )
             )
 
         tasks = {key: self._pass_of(key).heads[key].head.predicted for key in loaded}
         self.tasks = tasks if self._keyed else tasks[NO_KEY]
+        if interval is not None:
+            check_level(list(chain.from_iterable(tasks.values())), interval, "the head")
         if self._keyed:
             logger.info(
                 "%s: passes of the backbone: %d", counted(len(loaded), "key"), len(self.passes)
@@ -453,6 +464,10 @@ class Predictor(_FileOrHeads):
             shows over the cells that hold image, not padding, of which a task with ``from_map`` is
             one. For tasks of instances and panoptic segments what ``predict_instances`` or
             ``predict_panoptic`` of the head returns, as arrays, in the pixels of the upright image.
+            With an ``interval`` rows of heads also have ``"interval": {task: (low, high)}``, within
+            ``minimum`` and ``maximum``, arrays (dim,) for tasks of several outputs (NaN for outputs
+            without an interval), and ``"set": {task: labels}`` of classifications, the likeliest
+            first.
             With a mapping of heads: key -> such a dict. The rows of a folder begin with
             ``"image"``, the path of the image, which begins with that of the folder.
 
