@@ -254,7 +254,7 @@ def test_masks_are_tables_that_steer_no_terminal(capsys: pytest.CaptureFixture[s
     )
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[-1] == ["better"]
-    assert ["soil", "6000", "0"] in lines
+    assert ["soil", "100.0%", "(6000)", "0.0%", "(0)"] in lines
     assert ["linear", f"{(90 / 140 + 60 / 110) / 2:.3f}"] in [line[:2] for line in lines]
     assert [r"\x1b[31mweed\n", "50.0%", "1.000", f"{60 / 110:.3f}"] in lines
 
