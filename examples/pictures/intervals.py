@@ -22,13 +22,13 @@ NEW_PASTURE = 4
 KNOWN_IMAGES = 100
 NEW_IMAGES = 60
 # of the drawing, in pixels
-SIDE = 460
+STEP = 11
+HEIGHT = 300
 MARGIN = 56
 STYLE = """text { font: 15px system-ui, sans-serif; fill: #1e1e1e } .note { fill: #5f6b73 }
-.axis { stroke: #9aa3ab; fill: none } .equal { stroke: #9aa3ab; stroke-dasharray: 5 4 }
-.inside { stroke: #009e73; fill: #009e73; stroke-width: 2 }
-.outside { stroke: #d55e00; fill: #d55e00; stroke-width: 2 }
-@media (prefers-color-scheme: dark) { text { fill: #e6edf0 } .note { fill: #a9b4bb } }"""
+.axis { stroke: #9aa3ab; fill: none } .truth { fill: #1e1e1e }
+.inside { stroke: #009e73; stroke-width: 5 } .outside { stroke: #d55e00; stroke-width: 5 }
+@media (prefers-color-scheme: dark) { text, .truth { fill: #e6edf0 } .note { fill: #a9b4bb } }"""
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -97,42 +97,36 @@ def intervals_of_new_samplings() -> Intervals:
 
 
 def interval_picture(intervals: Intervals) -> str:
-    """Draw each interval as a bar at the true mass; it holds the truth where it meets the dashed line.
+    """Draw intervals as bars and the true masses as dots, sorted by the true mass.
 
     The SVG follows the reader's colour scheme.
     """
     largest = max(intervals.high.max(), intervals.truth.max())
-    scale = SIDE / largest
-    bottom = MARGIN + SIDE
-    width = SIDE + 2 * MARGIN
-    height = SIDE + 2 * MARGIN
+    scale = HEIGHT / largest
+    bottom = MARGIN + HEIGHT
+    right = MARGIN + STEP * (len(intervals.truth) + 1)
     num_inside = int(intervals.is_inside.sum())
-    label = f"{num_inside} of {len(intervals.truth)} intervals hold the truth"
+    label = f"{num_inside} of {len(intervals.truth)} intervals hold the true mass"
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{label}"><style>{STYLE}</style>',
-        f'<path class="axis" d="M{MARGIN} {MARGIN}V{bottom}H{MARGIN + SIDE}"/>',
-        f'<path class="equal" d="M{MARGIN} {bottom}L{MARGIN + SIDE} {MARGIN}"/>',
-        f'<text x="{MARGIN}" y="24">predicted dry mass in g, with its 90 % interval</text>',
-        f'<text x="{MARGIN}" y="44" class="note">{label}</text>',
-        f'<text x="{MARGIN + SIDE}" y="{bottom + 44}" text-anchor="end">true dry mass in g</text>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {right + 8} {bottom + 40}" '
+        f'role="img" aria-label="{label}"><style>{STYLE}</style>',
+        f'<path class="axis" d="M{MARGIN} {MARGIN}V{bottom}H{right}"/>',
+        '<text x="8" y="22">dry mass in g: 90 % intervals, and the truth (dots)</text>',
+        f'<text x="{right}" y="22" class="note" text-anchor="end">{label}</text>',
+        f'<text x="{right}" y="{bottom + 26}" class="note" text-anchor="end">'
+        "images, by their true mass</text>",
     ]
     for grams in range(0, int(largest), 50):
-        offset = grams * scale
+        y = bottom - grams * scale
         lines.append(
-            f'<text x="{MARGIN + offset:.1f}" y="{bottom + 20}" class="note" '
-            f'text-anchor="middle">{grams}</text>'
+            f'<text x="{MARGIN - 8}" y="{y + 5:.1f}" class="note" text-anchor="end">{grams}</text>'
         )
-        lines.append(
-            f'<text x="{MARGIN - 8}" y="{bottom - offset + 5:.1f}" class="note" '
-            f'text-anchor="end">{grams}</text>'
-        )
-    for row, is_inside in enumerate(intervals.is_inside):
-        name = "inside" if is_inside else "outside"
-        x = MARGIN + intervals.truth[row] * scale
+    for rank, row in enumerate(np.argsort(intervals.truth)):
+        name = "inside" if intervals.is_inside[row] else "outside"
+        x = MARGIN + STEP * (rank + 1)
         low = bottom - intervals.low[row] * scale
         high = bottom - intervals.high[row] * scale
-        predicted = bottom - intervals.predicted[row] * scale
-        lines.append(f'<path class="{name}" d="M{x:.1f} {low:.1f}V{high:.1f}" opacity=".45"/>')
-        lines.append(f'<circle class="{name}" cx="{x:.1f}" cy="{predicted:.1f}" r="2.5"/>')
+        truth = bottom - intervals.truth[row] * scale
+        lines.append(f'<path class="{name}" d="M{x} {low:.1f}V{high:.1f}" opacity=".5"/>')
+        lines.append(f'<circle class="truth" cx="{x}" cy="{truth:.1f}" r="3"/>')
     return "\n".join([*lines, "</svg>\n"])

@@ -61,7 +61,8 @@ def test_stored_tokens_are_within_their_bounds() -> None:
     for name, row in tables["differences"]["rows"].items():
         gaps = [value for pair, value in row.items() if " - " in pair and value is not None]
         assert gaps and (row["bound"] is None or max(gaps) <= row["bound"]), name
-        assert row["bound"] is not None or max(gaps) > 1e-2, name
+        # libraries that compute something else by intent differ by far more than rounding
+        assert row["bound"] is not None or max(gaps) > 1e-3, name
     for name, row in tables["slips"]["rows"].items():
         right, *slips, _ = row.values()
         assert right <= 1e-5 and min(slip for slip in slips if slip is not None) > 0.1, name

@@ -37,7 +37,7 @@ from dinoneck.data.pixels import in_threads
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.head import DetectionHead
 from dinoneck.detection.levels import Target
-from dinoneck.detection.tiles import DEFAULT_OVERLAP, Tile, merge_tiles, tiles_of
+from dinoneck.detection.tile_merging import DEFAULT_OVERLAP, Tile, merge_tiles, tiles_of
 from dinoneck.dtypes import WEIGHT_DTYPES
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError, DataError
 from dinoneck.grid import patch_pair

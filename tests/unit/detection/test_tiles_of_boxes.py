@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dinoneck import Predictor, STAPyramid
 from dinoneck.detection import DetectionHead, Detector, RfDetr
-from dinoneck.detection.tiles import Tile, merge_tiles, tiles_of
+from dinoneck.detection.tile_merging import Tile, merge_tiles, tiles_of
 from dinoneck.errors import ConfigError
 from dinoneck.inference.tiles import Tiling
 
