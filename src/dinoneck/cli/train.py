@@ -46,7 +46,7 @@ ENOUGH_ALONG = 40
 # the same names
 _OF_TRANSFORMERS = ("dfine", "rtdetrv2")
 # what a first run needs, of whichever training, in the order of use
-_FIRST = (
+FIRST_FLAGS = (
     "--csv",
     "--boxes",
     "--val-boxes",
@@ -219,7 +219,7 @@ def parse_training(words: Sequence[str]) -> partial[Any]:
         words,
         pairs=True,
         explain=partial(_explain, training=training),
-        first=_FIRST,
+        first=FIRST_FLAGS,
         candidates=flags_of_all,
     )
 

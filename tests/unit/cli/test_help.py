@@ -18,7 +18,7 @@ from tests.kit import cli
 from dinoneck.cli.arguments import flags
 from dinoneck.cli.help import verb_help
 from dinoneck.cli.main import VERBS, load
-from dinoneck.cli.train import _FIRST, train, train_boxes, train_objects
+from dinoneck.cli.train import FIRST_FLAGS, train, train_boxes, train_objects
 
 FLAG = re.compile(r"^  (?:-h, )?(--[a-z][a-z-]*)", re.MULTILINE)
 FLAG_OF_TYRO = re.compile(r"^[│ ] {0,3}(?:-h, )?(--[a-z][a-z-]*)", re.MULTILINE)
@@ -72,17 +72,17 @@ def test_a_help_states_no_default_that_says_nothing(words: tuple[str, ...]) -> N
 def test_train_begins_with_what_a_first_run_needs(training: str) -> None:
     function = TRAININGS[training]
 
-    text = verb_help("dinoneck train", function, pairs=True, first=_FIRST)
+    text = verb_help("dinoneck train", function, pairs=True, first=FIRST_FLAGS)
 
     options = text.partition("in the order of use:\n")[2]
-    expected = [flag for flag in _FIRST if flag in flags(function)]
+    expected = [flag for flag in FIRST_FLAGS if flag in flags(function)]
     assert FLAG.findall(options)[: len(expected)] == expected
 
 
 def test_every_flag_of_a_first_run_is_one_of_a_training() -> None:
     all_flags = {flag for function in TRAININGS.values() for flag in flags(function)}
 
-    assert set(_FIRST) <= all_flags
+    assert set(FIRST_FLAGS) <= all_flags
 
 
 def test_the_defaults_of_a_training_file_are_those_of_the_help(tmp_path: Path) -> None:
