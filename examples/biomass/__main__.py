@@ -14,6 +14,10 @@ from dinoneck.cli import main as cli
 from examples.biomass import layouts, pipeline
 
 VERBS = ("run", "train", "predict", "table")
+NUM_WORDS_OF_TABLE = 3  # the verb, the table that is read and the one that is written
+USAGE_OF_TABLE = """usage: python -m examples.biomass table LONG.csv WIDE.csv
+
+Turn LONG.csv, with a row per image and target, into WIDE.csv, with a row per image."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -31,6 +35,11 @@ def main(arguments: Sequence[str]) -> int:
     if verb == "run":
         return pipeline.main(arguments[1:])
     if verb == "table":
+        if arguments[1:] in (["--help"], ["-h"]):
+            print(USAGE_OF_TABLE)
+            return 0
+        if len(arguments) != NUM_WORDS_OF_TABLE:
+            raise SystemExit(USAGE_OF_TABLE)
         table = layouts.wide(Path(arguments[1]))
         layouts.write(Path(arguments[2]), table)
         return 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import platform
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -80,7 +80,7 @@ def _system() -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    """What dinoneck needs, then what each of its extras needs."""
+    """A finding for every package that dinoneck needs, then one for each of its extras."""
     requirements = [Requirement(line) for line in metadata.requires("dinoneck") or []]
     of_extras = []
     for requirement in requirements:
@@ -91,19 +91,32 @@ def _packages() -> Iterator[Finding]:
     for extra in metadata.metadata("dinoneck").get_all("Provides-Extra") or []:
         if extra in _FOR_DEVELOPERS:
             continue
+        packages = []
         for requirement in of_extras:
             if requirement.marker and requirement.marker.evaluate({"extra": extra}):
-                yield _package(requirement, extra)
+                packages.append(_package(requirement, extra))
+        if packages:
+            yield _extra(extra, packages)
+
+
+def _extra(name: str, packages: Sequence[Finding]) -> Finding:
+    """The finding of an extra, of those of its packages: what is wrong, or else the versions."""
+    for state in ("broken", "missing"):
+        faults = [package for package in packages if package.state == state]
+        if faults:
+            text = "; ".join(f"{fault.name} {fault.text}" for fault in faults)
+            return Finding(f"extra {name}", state, text, faults[0].remedy)
+    versions = ", ".join(f"{package.name} {package.text}" for package in packages)
+    return Finding(f"extra {name}", "ok", versions)
 
 
 def _package(needed: Requirement, extra: str) -> Finding:
     """Whether a package is installed, new enough, and can be imported."""
+    name = needed.name
     if extra:
-        name = f"{needed.name} ({extra})"
         state_if_not_usable = "missing"
         remedy = f"pip install 'dinoneck[{extra}]'"
     else:
-        name = needed.name
         state_if_not_usable = "broken"
         remedy = f"pip install '{needed}'"
     try:
@@ -252,8 +265,9 @@ def _head() -> Iterator[Finding]:
         save_head(file, head, backbone=backbone, preprocess=backbone.preprocess)
         [loaded] = Predictor(file)(image)
     [saved] = Predictor(head, backbone)(image)
-    text = f"a head predicts {saved['a']!r}, and {loaded['a']!r} after it was saved and loaded"
     if loaded["a"] == saved["a"]:
+        text = "a head predicts the same after it was saved and loaded"
         yield Finding("save, load, predict", "ok", text)
     else:
+        text = f"a head predicts {saved['a']!r}, and {loaded['a']!r} after it was saved and loaded"
         yield Finding("save, load, predict", "broken", text, remedy="please report this")

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from dinoneck.codec import encode, normal
+from dinoneck.dtypes import float_dtype
 from dinoneck.errors import ConfigError
 from dinoneck.text import did_you_mean
 
@@ -192,6 +193,8 @@ def _recording(constructor: Callable[..., None]) -> Callable[..., None]:
         except TypeError as error:
             raise TypeError(f"{cls.__name__}: {error}") from None
         bound.apply_defaults()
+        if isinstance(bound.arguments.get("dtype"), str):
+            bound.arguments["dtype"] = float_dtype(bound.arguments["dtype"])
         config = _normal_arguments(bound.arguments, annotations(), cls.__name__)
         bound.arguments.update(config)
         constructor(*bound.args, **bound.kwargs)

@@ -141,15 +141,3 @@ def check_device(device: torch.device | str) -> None:
             f"device {str(device)!r} cannot be used here ({torch.cuda.device_count()} GPUs): "
             f"{first_line(error)}"
         ) from error
-
-
-def check_float(dtype: object) -> None:
-    """Check that this is a dtype of real numbers, for weights.
-
-    Raises:
-        ConfigError: for a dtype of integers, and for what is no torch dtype, such as its name.
-    """
-    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ConfigError(
-            f"dtype is {dtype!r}; expected a floating-point torch dtype such as torch.bfloat16"
-        )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from dinoneck.errors import ConfigError
+from dinoneck.text import did_you_mean
+
 BY_FILE_NAME = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -30,6 +33,25 @@ WEIGHT_DTYPES = {
 
 HALF_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 """The name in options, such as ``dtype=`` of a store and ``amp=`` of a recipe -> dtype of 16 bits."""
+
+
+def float_dtype(dtype: object) -> torch.dtype:
+    """Return a dtype of real numbers, for weights and tokens, of torch or by its name, such as ``"bfloat16"``.
+
+    Raises:
+        ConfigError: for another name, a dtype of integers, and what is neither.
+    """
+    if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
+        return dtype
+    hint = ""
+    if isinstance(dtype, str):
+        if dtype in WEIGHT_DTYPES:
+            return WEIGHT_DTYPES[dtype]
+        hint = did_you_mean(dtype, WEIGHT_DTYPES)
+    raise ConfigError(
+        f"dtype is {dtype!r}; expected one of {', '.join(map(repr, WEIGHT_DTYPES))}, or a "
+        f"floating-point torch dtype such as torch.bfloat16.{hint}"
+    )
 
 
 def dtype_name(dtype: torch.dtype) -> str:

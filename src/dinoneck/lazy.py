@@ -11,7 +11,7 @@ from typing import Any
 def attach(
     package: str, homes: Mapping[str, str], packages: Sequence[str] = ()
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Build ``__getattr__`` and ``__dir__`` for ``package``.
+    """Build ``__getattr__`` and ``__dir__`` for ``package``; its other names are not public.
 
     Args:
         package: ``__name__`` of the package.
@@ -29,7 +29,8 @@ def attach(
         return value
 
     def __dir__() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *homes, *packages})
+        special = [name for name in vars(sys.modules[package]) if name.startswith("__")]
+        return sorted({*special, *homes, *packages})
 
     return __getattr__, __dir__
 

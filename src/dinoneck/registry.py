@@ -44,6 +44,24 @@ HOMES: dict[str, str] = {
     "sta_pyramid": "dinoneck.necks.sta_pyramid:STAPyramid",
     "vit_fpn": "dinoneck.necks.vit_fpn:ViTFPN",
 }
+# name -> what it is for, of the heads and necks that a training takes; the others are parts of them,
+# or made by dinoneck itself
+PURPOSES: dict[str, str] = {
+    "patch_mean": "numbers and classes of an image, from the mean of its patches; the default of "
+    "tables",
+    "cls_gating": "numbers and classes of an image, from the patches that its CLS token picks",
+    "linear": "the linear probe: one linear layer, on pooled tokens or on every patch",
+    "fpn": "maps from several layers, and numbers too; the default of masks of classes",
+    "dense": "maps from one layer, of classes or numbers; the default of masks of numbers",
+    "dpt": "maps of numbers such as depth, or of classes, finer than the patches",
+    "mask": "objects and panoptic segments by queries; the default of panoptic segments",
+    "pyramid": "maps and numbers on any neck: '{type: pyramid, neck: {type: vit_fpn}}'",
+    "dpt_neck": "neck: fine maps from several layers; the default of objects",
+    "vit_fpn": "neck: levels from groups of layers, that of fpn",
+    "simple_pyramid": "neck: finer and coarser levels from the last layer alone",
+    "spatial_tuning_adapter": "neck of detectors, with detail from the image; the default of boxes",
+    "sta_pyramid": "neck of detectors, from the last layer alone",
+}
 # types of the files that a Detector loads
 DETECTORS = frozenset({"detector", "rf_detr"})
 _DETECTOR_HOME = "dinoneck.detection.detector:Detector"

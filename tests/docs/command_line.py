@@ -22,7 +22,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "command-lin
 MARK = "<!-- from here on written by: python -m tests.docs.command_line -->\n"
 SHARED = "## Options of several verbs"
 OPTION = re.compile(r"^  -.*\n(?: {6,}.*\n)*", re.MULTILINE)  # an option and the lines of its help
-EMPTY_GROUP = re.compile(r"^(?:\w[\w ]*)?options:\n(?:  [^-\n].*\n)?\n*(?=\w|\Z)", re.MULTILINE)
+EMPTY_GROUP = re.compile(r"^\S.*:\n\n*(?=\S|\Z)", re.MULTILINE)  # a heading without options
 SEVERAL = 3
 WIDTH, COLUMN = 96, 24
 
@@ -33,19 +33,7 @@ def help_of(*words: str) -> str:
     columns = mock.patch.dict(os.environ, {"COLUMNS": str(WIDTH)})
     with columns, contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
         main([*words, "--help"])
-    return plain(out.getvalue()).strip()
-
-
-def plain(text: str) -> str:
-    """The help of tyro without the rules of its groups, and without defaults that are empty."""
-    text = re.sub(r" +$|^ *-{3,} *$|^  \(required\) *$", "", text, flags=re.MULTILINE)
-    text = re.sub(r"^ (\S.*)$", r"\1:", text, flags=re.MULTILINE)
-    text = re.sub(r"\s*\(default:\s*(None|none|False|True|''|'\{\}')?\)", "", text)
-    text = re.sub(r"\n{2,}", "\n\n", text).replace(":\n\n  ", ":\n  ")
-    return "\n".join(
-        textwrap.fill(line, WIDTH) if line[:1] not in ("", " ") else line
-        for line in text.splitlines()
-    )
+    return out.getvalue().strip()
 
 
 def names() -> Iterator[tuple[str, ...]]:
@@ -77,13 +65,15 @@ def shared(texts: Mapping[tuple[str, ...], str]) -> list[str]:
 
 def section(words: tuple[str, ...], text: str, common: list[str]) -> str:
     """A verb's heading and help; options of several verbs by name only, and no list of sub-verbs."""
-    text = text.partition("\nsubcommands:")[0].replace(" [-h]", "") + "\n"
+    text = text.partition("\nsubcommands:")[0] + "\n"
     found = options(text)
     for option in common:
         text = text.replace(found.get(option, "\0"), "")
     text = EMPTY_GROUP.sub("", text).rstrip()
     also = " ".join(
-        option.split()[0] for option in common if option in found and not option.startswith("-h")
+        option.split()[0].rstrip(",")
+        for option in common
+        if option in found and not option.startswith("-h")
     )
     text += (
         "\n\n" + textwrap.fill(f"and, as above: {also}", WIDTH, break_on_hyphens=False)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import dinoneck
 from dinoneck.version import __version__
 from tests.house.source import FILES, ROOT, SOURCE, imports, lazy_packages, tree_of
 from tests.wheel import package_page, targets
@@ -277,3 +278,9 @@ def test_the_conda_recipe_builds_this_version_with_the_requirements_of_the_packa
     assert recipe["context"]["version"] == __version__
     tools = [line.replace(">=", " >=") for line in project["build-system"]["requires"]]
     assert {*tools} <= {*recipe["requirements"]["host"]}
+
+
+def test_the_package_offers_its_public_names_alone() -> None:
+    offered = [name for name in dir(dinoneck) if not name.startswith("__")]
+
+    assert offered == sorted({*dinoneck.HOMES, *dinoneck.PACKAGES})

@@ -249,7 +249,7 @@ ROWS: list[Row] = [
     (lambda: wrap_backbone(holding_a_model()), BackboneError, ("Holder", ".backbone")),
     (lambda: load_backbone(None), ConfigError, "NoneType"),  # type: ignore[arg-type]
     (lambda: load_backbone(nn.Linear(1, 1)), ConfigError, ("Linear", "wrap_backbone")),  # type: ignore[arg-type]
-    (lambda: kit.backbone(dtype="float16"), ConfigError, "'float16'"),
+    (lambda: kit.backbone(dtype="float17"), ConfigError, ("'float17'", "'float16'")),
     (lambda: kit.backbone(norm="no"), ConfigError, "norm is 'no'"),
     (lambda: kit.backbone(frozen="false"), ConfigError, "frozen is 'false'"),
     (lambda: kit.backbone(seed=1.5), ConfigError, "seed is 1.5"),

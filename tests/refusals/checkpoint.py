@@ -372,7 +372,7 @@ ROWS: list[Row] = [
     (lambda: made({**kit.backbone().record(), "license": 3}), CheckpointError, "licences"),
     (lambda: made(None).load_backbone(), CheckpointError, "backbone"),
     (lambda: made(None).build(device="gpu0"), ConfigError, "'gpu0'"),
-    (lambda: made(None).build(dtype="bfloat16"), ConfigError, ("'bfloat16'", "torch.bfloat16")),  # type: ignore[arg-type]
+    (lambda: made(None).build(dtype="bf16"), ConfigError, ("'bf16'", "torch.bfloat16")),
     (lambda: made(None).build(dtype=torch.int8), ConfigError, ("torch.int8", "floating-point")),
     (
         lambda: made(None).check_backbone(kit.backbone()),

@@ -84,13 +84,13 @@ SLOW = {
         {PASTURE} --out a
         {PASTURE} --out a --overwrite
         {PASTURE} --out n --head nothing
-        {PASTURE} --out n --optimizer nothing
+        {PASTURE} --out n --loss-weighting nothing
         {TABLE} --targets Dry_Total_g cover --aux-targets GDM_g --unit g --minimum 0 --out b
         {TABLE} --targets nothing --out n
         {TABLE} --targets cover --folds 9 --out n
         {TABLE} --targets cover --labels mask --classes soil clover dead green --head fpn --layers 2 5 --out c
         {TABLE} --labels mask --head dense --fold 1 --out d
-        {TABLE} --targets cover --head '{{type: cls_gating, mode: query}}' --optimizer sam --size 32 --out f
+        {TABLE} --targets cover --head '{{type: cls_gating, mode: query}}' --ema-decay 0.9 --size 32 --out f
         {TABLE} --targets cover --store none --out n
         train run.yaml --out e
         train wrong.yaml --out n

@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from examples.biomass import keys, layouts, pipeline
+from examples.biomass.__main__ import main
 from examples.biomass.published import cls_gating
 from examples.biomass.z_score import read_z_score
 from PIL import Image
@@ -86,6 +87,14 @@ def test_the_submission_answers_what_test_csv_asks(tmp_path: Path) -> None:
     }
     assert len(rows) == TEST * 5
     check_masses(tmp_path / "submission.csv")
+
+
+def test_the_verb_table_prints_its_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["table", "--help"]) == 0
+    assert "table LONG.csv WIDE.csv" in capsys.readouterr().out
+
+    with pytest.raises(SystemExit, match=r"table LONG\.csv WIDE\.csv"):
+        main(["table", "long.csv"])
 
 
 def write_cover(folder: Path, groups: int, each: int) -> None:

@@ -445,6 +445,9 @@ def test_a_score_that_is_too_low_is_exit_code_1(
     )
     assert ran.code == code
     assert word in ran.out + ran.err
+    if word == "below 0.99":
+        score = ran.json["scores"]["soil"]["head"]["r2"]["pooled"]
+        assert f"R² of soil is {score:.6g} for head, below 0.99" in ran.err
     if not code:
         assert [*ran.json["scores"]] == ["soil", "kind", "overall"]
 

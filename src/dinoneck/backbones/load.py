@@ -33,7 +33,7 @@ from dinoneck.backbones.known import (
 )
 from dinoneck.backbones.runtime import check_runtime
 from dinoneck.backbones.weight_hashes import uniform
-from dinoneck.devices import check_float
+from dinoneck.dtypes import float_dtype
 from dinoneck.errors import BackboneError, ConfigError
 from dinoneck.kinds import Runtime
 from dinoneck.text import counted, did_you_mean
@@ -69,7 +69,7 @@ def load_backbone(
     frozen: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
     seed: int | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     pos_embed: PosEmbed = "native",
     runtime: Runtime = "torch",
 ) -> Backbone:
@@ -97,7 +97,8 @@ def load_backbone(
             heads. A file or folder name of published weights gives their tag, mean, std and
             licence; the licence of other files is not known.
         seed: of random weights, with ``pretrained=False``: the same on every machine; None = 0.
-        dtype: of the weights and tokens; None keeps float32.
+        dtype: of the weights and tokens, of torch or by name, such as ``"bfloat16"``; None keeps
+            float32.
         pos_embed: how position embeddings are resampled to another grid: ``"native"``, as the
             library does it, or ``"official"``, as the publisher's repository does it. They differ
             for DINOv2 without registers at sizes other than 518 x 518, by several percent of the
@@ -124,7 +125,9 @@ def load_backbone(
             "takes a model"
         )
     _check_choices(source, pos_embed)
-    _check_options(dtype, pretrained=pretrained, norm=norm, frozen=frozen)
+    if dtype is not None:
+        dtype = float_dtype(dtype)
+    _check_flags(pretrained=pretrained, norm=norm, frozen=frozen)
     check_runtime(runtime)
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
         raise ConfigError(f"seed is {seed!r}; expected a whole number, 0 or more, or None")
@@ -177,7 +180,7 @@ def wrap_backbone(
     layers: int | Sequence[int] | None = None,
     norm: bool = True,
     frozen: bool = True,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     pos_embed: PosEmbed = "native",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -202,7 +205,7 @@ def wrap_backbone(
             forms, the last block of the others.
         norm: as for :func:`load_backbone`.
         frozen: as for :func:`load_backbone`.
-        dtype: converted to this; None keeps the model's.
+        dtype: converted to this, of torch or by name; None keeps the model's.
         pos_embed: as for :func:`load_backbone`.
         mean: per-channel mean of the images in 0 ... 1, of ``backbone.preprocess``; None = what the
             model says, or ImageNet's. Models of other channels than RGB need both.
@@ -214,7 +217,9 @@ def wrap_backbone(
         ConfigError: if an option is of another type, or mean and std are not one number per channel.
     """
     _check_choices("timm", pos_embed)
-    _check_options(dtype, norm=norm, frozen=frozen)
+    if dtype is not None:
+        dtype = float_dtype(dtype)
+    _check_flags(norm=norm, frozen=frozen)
     adapter = _adapter(model, pos_embed)
     _set_normalisation(adapter, mean, std)
     if layers is None:
@@ -460,10 +465,8 @@ def _check_choices(source: object, pos_embed: object) -> None:
         )
 
 
-def _check_options(dtype: object, **flags: object) -> None:
-    """Raise a ConfigError for a dtype of no weights, and for a flag that is not True or False."""
-    if dtype is not None:
-        check_float(dtype)
+def _check_flags(**flags: object) -> None:
+    """Raise a ConfigError for a flag that is not True or False."""
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise ConfigError(f"{name} is {value!r}; expected True or False")

@@ -30,7 +30,8 @@ from dinoneck.checkpoint.rebuild import rebuild
 from dinoneck.checks import with_named_keywords
 from dinoneck.codec import TAG, encode, normal
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.devices import check_device, check_float
+from dinoneck.devices import check_device
+from dinoneck.dtypes import float_dtype
 from dinoneck.errors import BackboneError, CheckpointError
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.kinds import LABEL_KINDS
@@ -332,7 +333,7 @@ class HeadCheckpoint:
     def build(
         self,
         device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         *,
         check_backbone: bool = True,
     ) -> nn.Module:
@@ -340,7 +341,7 @@ class HeadCheckpoint:
 
         Args:
             device: where to; None = CPU.
-            dtype: converted to this; None keeps the file's.
+            dtype: converted to this, of torch or by name; None keeps the file's.
             check_backbone: a head refuses tokens of another backbone than its record names, see
                 :func:`load_head`.
 
@@ -351,7 +352,7 @@ class HeadCheckpoint:
         if device is not None:
             check_device(device)
         if dtype is not None:
-            check_float(dtype)
+            dtype = float_dtype(dtype)
         with torch.inference_mode(False):  # what is built can be trained
             copies = {name: value.clone() for name, value in self.state_dict.items()}
             module = self._build_with(copies, check_backbone)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 import os
 import sys
 import tempfile
-import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
-import msgspec
 import tyro
 from tyro.conf import (
     DisallowNone,
@@ -22,11 +19,12 @@ from tyro.conf import (
     OmitArgPrefixes,
     OmitSubcommandPrefixes,
     Positional,
-    UseAppendAction,
     arg,
 )
 from tyro.constructors import PrimitiveConstructorSpec
 
+from dinoneck.cli.help import verb_help, verbs_help
+from dinoneck.cli.options import options_of
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.kinds import RUNTIMES, AnyRuntime, Precision, Runtime
 from dinoneck.registry import WITH_OWN_VIT
@@ -42,6 +40,7 @@ Verb = Callable[..., Any]
 AnyBackbone = TypeVar("AnyBackbone", bound=FrozenBackbone)
 _STYLE = (OmitArgPrefixes, OmitSubcommandPrefixes, DisallowNone)
 _WRONG_USAGE = 2  # the exit code
+_HELP = ("-h", "--help")
 RUNTIME_VARIABLE = "DINONECK_RUNTIME"
 """The environment variable that names the runtime where a command line does not."""
 NO_IMAGES = "no images are named; name images, or folders of them, before the options"
@@ -141,6 +140,7 @@ def parse(
     pairs: bool = False,
     explain: Callable[[str], str] = lambda flag: "",
     candidates: Iterable[str] = (),
+    first: Sequence[str] = (),
 ) -> functools.partial[Any]:
     """Return the call of a verb's function, or of one of its sub-verbs, that a command line describes.
 
@@ -152,6 +152,7 @@ def parse(
         pairs: whether every switch has its opposite too (``--x`` and ``--no-x``).
         explain: an unknown flag -> a sentence on what it is; empty = it is nothing.
         candidates: flags that an unknown one may be a misspelling of, beside those of the function.
+        first: flags that the help begins with, in their order.
 
     Raises:
         SystemExit: 0 after the help, 2 after the reason on stderr. A reason is also an option of
@@ -159,11 +160,18 @@ def parse(
     """
     style = _STYLE if pairs else (*_STYLE, FlagCreatePairsOff)
     if isinstance(verb, Mapping):
-        if not words or words[0].startswith("-"):  # the help, or no sub-verb is named
+        if words and words[0] in _HELP:
+            print(verbs_help(prog, verb))
+            raise SystemExit(0)
+        if not words or words[0].startswith("-"):  # no sub-verb is named
             tyro.extras.subcommand_cli_from_dict(dict(verb), prog=prog, args=words, config=style)
         if words[0] not in verb:
             raise SystemExit(_wrong_usage(_unknown(words[0], verb, prog)))
         return parse(verb[words[0]], f"{prog} {words[0]}", words[1:])
+
+    if any(_count(flag, words) for flag in _HELP):
+        print(verb_help(prog, verb, pairs=pairs, first=first))
+        raise SystemExit(0)
 
     @functools.wraps(verb)
     def bind(*values: Any, **options: Any) -> functools.partial[Any]:
@@ -177,10 +185,12 @@ def parse(
         if explanation:
             raise SystemExit(_wrong_usage(f"{first!r} is unknown here. {explanation}"))
         raise SystemExit(_wrong_usage(_unknown(first, [*flags(verb), *candidates], prog)))
-    for flag in _list_flags(verb):
-        if _count(flag, words) > 1:
+    for option in options_of(verb):
+        if option.is_list and _count(option.flag, words) > 1:
             raise SystemExit(
-                _wrong_usage(f"{flag} is given twice; give it once, with all its values after it")
+                _wrong_usage(
+                    f"{option.flag} is given twice; give it once, with all its values after it"
+                )
             )
     if "words" in call.keywords:
         call.keywords["words"] = tuple(words)
@@ -225,64 +235,7 @@ def flag_of(word: str) -> str:
 
 def flags(owner: Any) -> list[str]:
     """Return the flags of a verb's function, or of the class of a group of options."""
-    return [flag for flag, _ in _hinted_flags(owner)]
-
-
-def _list_flags(owner: Any) -> list[str]:
-    """The flags that take several words after them, and may not be repeated."""
-    list_flags = []
-    for flag, hint in _hinted_flags(owner):
-        extras = _annotations(hint)
-        is_one_word = any(isinstance(extra, PrimitiveConstructorSpec) for extra in extras)
-        may_repeat = UseAppendAction in extras
-        is_option = Positional not in extras
-        if is_option and _has_tuple(hint) and not is_one_word and not may_repeat:
-            list_flags.append(flag)
-    return list_flags
-
-
-def _annotations(hint: Any) -> tuple[Any, ...]:
-    """What an ``Annotated`` type holds next to the type; nothing of another type."""
-    annotations: tuple[Any, ...] = getattr(hint, "__metadata__", ())
-    return annotations
-
-
-def _has_tuple(hint: Any) -> bool:
-    """Whether a type is a tuple, or one of several that it may be is one."""
-    if typing.get_origin(hint) is Annotated:
-        hint = hint.__origin__
-    if typing.get_origin(hint) is tuple:
-        return True
-    return any(typing.get_origin(choice) is tuple for choice in typing.get_args(hint))
-
-
-def _hinted_flags(owner: Any) -> list[tuple[str, Any]]:
-    """The flags of a verb's function, or of the class of a group of options, and their types."""
-    if isinstance(owner, functools.partial):  # a verb whose training file was read
-        owner = owner.func
-    hinted: list[tuple[str, Any]] = []
-    for name, hint in typing.get_type_hints(owner, include_extras=True).items():
-        annotations = _annotations(hint)
-        if name == "return" or tyro.conf.Suppress in annotations:
-            continue
-        plain_type = getattr(hint, "__origin__", hint)
-        if _is_group(plain_type):
-            hinted += _hinted_flags(plain_type)
-            continue
-        flag = name
-        for annotation in annotations:
-            if getattr(annotation, "name", None):  # arg(name="...")
-                flag = annotation.name
-                break
-        hinted.append((f"--{flag.replace('_', '-')}", hint))
-    return hinted
-
-
-def _is_group(plain_type: Any) -> bool:
-    """Whether a type holds several options."""
-    if dataclasses.is_dataclass(plain_type):
-        return True
-    return isinstance(plain_type, type) and issubclass(plain_type, msgspec.Struct)
+    return [option.flag for option in options_of(owner)]
 
 
 def refuse_unused(run: RunKind, words: Iterable[str]) -> None:

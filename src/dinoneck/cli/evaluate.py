@@ -235,10 +235,23 @@ def _lines_of_low_scores(
     """A line for each score of a model that is below its ``--at-least``, or not defined."""
     lines = []
     for target, smallest in smallest_scores.items():
+        name = _words_of_score(report, target)
         for model, score in _scores_of_target(report, target).items():
-            if score is None or score < smallest:
-                lines.append(f"{target} of {model} is {score}, below {smallest:g}")
+            if score is None:
+                lines.append(f"{name} is not defined for {model}; expected {smallest:g} or more")
+            elif score < smallest:
+                lines.append(f"{name} is {score:.6g} for {model}, below {smallest:g}")
     return lines
+
+
+def _words_of_score(report: Mapping[str, Any], target: str) -> str:
+    """What the score of an ``--at-least`` is called, such as "R² of crop"; those of objects have their own names."""
+    from dinoneck.training.verdict import MAIN_METRICS, main_metric
+
+    scores = report.get("scores", {})
+    if target not in scores:
+        return target
+    return f"{MAIN_METRICS[main_metric(scores[target])]} of {target}"
 
 
 def _scores_of_target(report: Mapping[str, Any], target: str) -> dict[str, float | None]:

@@ -94,10 +94,10 @@ def _check_licence(licence: str, known: Sequence[str], *, what: str) -> None:
 
 
 def heads(part: Annotated[str, Positional] = "", *, licence: str | None = None) -> Row:
-    """List the registered head types, then the heads that others published; exit 1 if none is found.
+    """List the heads that can be trained, then those that others published; exit 1 if none is found.
 
-    Head files name the types, and --head takes those of heads and necks. 'dinoneck --import MODULE
-    list heads' adds those that a module registers. --heads takes the names of published heads.
+    'train --head' takes the first ones, and 'predict --heads' the names of published ones. '--import
+    MODULE' adds the heads that a module registers.
 
     Example: dinoneck list heads --licence apache-2.0
 
@@ -106,8 +106,8 @@ def heads(part: Annotated[str, Positional] = "", *, licence: str | None = None) 
         licence: show only published heads, those under this licence; None = any.
     """
     from dinoneck.published import list_published
-    from dinoneck.registry import classes
 
+    types = _head_types(part)
     all_published = list_published()
     if licence is not None:
         licence = licence.lower()
@@ -122,13 +122,49 @@ def heads(part: Annotated[str, Positional] = "", *, licence: str | None = None) 
     if licence is not None:
         condition = f" heads under {licence}"
         return _print_rows("published", _PUBLISHED_COLUMNS, published, part, condition)
-    types = [(name, home) for name, home in classes().items() if part in name]
+    if not types and not published:
+        return _print_rows("heads", (), [], part)
     document: Row = {}
-    if types or not published:
-        document |= _print_rows("heads", ("name", "class"), types, part)
+    if types:
+        document["heads"] = types
+        _show_head_types(types)
+    if types and published:
+        print()
     if published:
+        print(
+            "Published heads, to predict with as they are (dinoneck predict IMAGES --heads NAME):\n"
+        )
         document |= _print_rows("published", _PUBLISHED_COLUMNS, published, part)
     return document
+
+
+def _head_types(part: str) -> list[Row]:
+    """A row per registered type with this in its name; first those that a training takes, which have a purpose."""
+    from dinoneck.registry import PURPOSES, REGISTERED, classes
+
+    homes = classes()
+    purposes = dict(PURPOSES)
+    for name, cls in REGISTERED.items():
+        sentence = (cls.__doc__ or "").strip().partition("\n")[0]
+        purposes[name] = f"{homes[name]}: {sentence}" if sentence else homes[name]
+    names = [*purposes, *(name for name in homes if name not in purposes)]
+    rows = []
+    for name in names:
+        if part in name:
+            rows.append({"name": name, "class": homes[name], "purpose": purposes.get(name)})
+    return rows
+
+
+def _show_head_types(types: Sequence[Row]) -> None:
+    """Print the types that a training takes with their purposes, then the names of the others."""
+    others = [row["name"] for row in types if row["purpose"] is None]
+    if len(others) < len(types):
+        print("Heads and necks to train (dinoneck train --head NAME):\n")
+    for row in types:
+        if row["purpose"] is not None:
+            show(f"  {row['name']:<24}{row['purpose']}")
+    if others:
+        show(f"Parts of heads and of files, which --head does not take: {', '.join(others)}")
 
 
 def _print_rows(

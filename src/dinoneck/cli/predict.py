@@ -90,6 +90,11 @@ def predict(
         words: the command line.
     """
     # refuse what is wrong before torch is imported
+    if not heads:
+        raise ConfigError(
+            "--heads is missing; name what predicts (--heads run), and images before the options or "
+            "a store of their tokens (--store)"
+        )
     if images and store is not None:
         raise ConfigError(
             f"{images[0]} and --store {store} are both given; predict from images or from a store"

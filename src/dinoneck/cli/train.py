@@ -37,7 +37,7 @@ from dinoneck.training.config import (
     merged_values,
     stated_options,
 )
-from dinoneck.training.recipe import Config, DetectorRecipe
+from dinoneck.training.recipe import Config, DetectorRecipe, has_flag
 from dinoneck.training.trainings import Training
 from dinoneck.yaml_file import read_yaml
 
@@ -54,6 +54,29 @@ ENOUGH_ALONG = 40
 _OF_TRANSFORMERS = ("dfine", "rtdetrv2")
 # the values of optim that a command line and its training file state, which parse_training fills in
 Stated = Annotated[tuple[str, ...], Fixed, Suppress]
+# what a first run needs, of whichever training, in the order of use
+FIRST_FLAGS = (
+    "--csv",
+    "--boxes",
+    "--val-boxes",
+    "--instances",
+    "--panoptic",
+    "--images",
+    "--targets",
+    "--labels",
+    "--classes",
+    "--group",
+    "--size",
+    "--backbone",
+    "--random-backbone",
+    "--head",
+    "--detector",
+    "--init",
+    "--epochs",
+    "--folds",
+    "--out",
+    "--overwrite",
+)
 # ratio of the two scales; rounding to whole patches alone gives up to about 2 %
 DISTORTED = 1.02
 
@@ -107,7 +130,7 @@ def train(
         with_linear: predict with the average of head and linear baseline, as --predict-with
             average.
         overwrite: replace the results of an earlier run.
-        resume: continue an interrupted run of the same config (default: on).
+        resume: continue an interrupted run of the same config.
     """
     if with_linear:
         run = run.with_average()
@@ -145,7 +168,7 @@ def train_objects(
         run: the run.
         hidden_dim: width of the head or neck.
         overwrite: replace the results of an earlier run.
-        resume: continue an interrupted run of the same config (default: on).
+        resume: continue an interrupted run of the same config.
         stated: values of optim that are taken as they are.
     """
     return _train_and_show(
@@ -181,7 +204,7 @@ def train_boxes(
         run: the run.
         hidden_dim: width of the neck.
         overwrite: replace the results of an earlier run.
-        resume: continue an interrupted run of the same config (default: on).
+        resume: continue an interrupted run of the same config.
         stated: values of optim that are taken as they are.
     """
     return _train_and_show(
@@ -225,6 +248,7 @@ def parse_training(words: Sequence[str]) -> partial[Any]:
         words,
         pairs=True,
         explain=partial(_explain, training=training),
+        first=FIRST_FLAGS,
         candidates=flags_of_all,
     )
     if "stated" in call.keywords:
@@ -301,7 +325,7 @@ def _keys_of_files(config: type[Config], prefix: str = "") -> list[str]:
     hints = get_type_hints(config, include_extras=True)
     for name in config.__struct_fields__:
         hint = hints[name]
-        if Suppress in getattr(hint, "__metadata__", ()):
+        if not has_flag(hint):
             keys.append(prefix + name)
         elif isinstance(hint, type) and issubclass(hint, Config):
             keys += _keys_of_files(hint, f"{prefix}{name}.")

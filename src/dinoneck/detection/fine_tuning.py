@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
 import torch
 
@@ -25,7 +25,7 @@ from dinoneck.training.config import (
     TrainDetectorConfig,
     TrainInstancesConfig,
 )
-from dinoneck.training.recipe import DetectorRecipe, Recipe
+from dinoneck.training.recipe import DetectorRecipe, Recipe, has_flag
 
 if TYPE_CHECKING:
     from dinoneck.detection.rf_detr import RfDetr
@@ -34,7 +34,7 @@ FROZEN_PLAN = {0: "all"}  # epoch -> what is frozen of its ViT, unless the confi
 # what the publisher trains with, of the options that other detectors have other defaults of
 # (rfdetr/main.py and config.py)
 PUBLISHED_RECIPE = {"lr": 1e-4, "weight_decay": 1e-4, "clip_norm": 0.1}
-# key -> flag of what an RF-DETR has of its own
+# key -> flag of what an RF-DETR has of its own; empty: it stands in training files alone
 _WITHOUT_EFFECT = {
     "backbone.name": "--backbone",
     "backbone.source": "--backbone-source",
@@ -46,18 +46,18 @@ _WITHOUT_EFFECT = {
     "head": "--head, --hidden-dim",
     "detector.name": "--detector",
     "detector.variant": "--variant",
-    "detector.features_at": "--features-at",
+    "detector.features_at": "",
     "detector.queries": "--queries",
     "detector.encoder_layers": "--encoder-layers",
     "detector.checkpointing": "--checkpointing",
 }
-# key -> flag of what only heads of objects have
+# key -> flag of what only heads of objects have; empty: it stands in training files alone
 _OF_HEADS = {
     "data.panoptic": "--panoptic",
     "data.resize": "--resize",
-    "data.pad_to": "--pad-to",
-    "data.interpolation": "--interpolation",
-    "data.blur": "--blur",
+    "data.pad_to": "",
+    "data.interpolation": "",
+    "data.blur": "",
     "folds.only": "--fold",
 }
 _logger = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class InitialDetector:
             if value != attrgetter(key)(defaults):
                 raise ConfigError(
                     f"{key} is {value!r}, and has no effect with init {self.name}, which has a ViT, "
-                    f"a neck and a decoder of its own; leave it out ({flag})"
+                    f"a neck and a decoder of its own; {_leave_out(flag)}"
                 )
         _check_rates_used(config)
         data = config.data
@@ -177,6 +177,11 @@ class InitialDetector:
         )
 
 
+def _leave_out(flag: str) -> str:
+    """The remedy for an option without effect; one without a flag stands in a training file."""
+    return f"leave it out ({flag})" if flag else "leave it out of the training file"
+
+
 def _check_rates_used(config: TrainDetectorConfig) -> None:
     """Raise a ConfigError for a learning rate of the ViT where no epoch trains it."""
     plan = config.plan or FROZEN_PLAN
@@ -208,15 +213,17 @@ def detector_training(
         data=InstancesDataConfig(instances=config.data.instances or "-")
     )
     unused = dict(_OF_HEADS)
+    hints = get_type_hints(Recipe, include_extras=True)
     for key in Recipe.__struct_fields__:
         if key not in DetectorRecipe.__struct_fields__:
-            unused[f"optim.{key}"] = f"--{key.replace('_', '-')}"
+            flag = f"--{key.replace('_', '-')}"
+            unused[f"optim.{key}"] = flag if has_flag(hints[key]) else ""
     for key, flag in unused.items():
         value = attrgetter(key)(config)
         if value != attrgetter(key)(defaults):
             raise ConfigError(
-                f"{key} is {value!r}, and has no effect with init {initial.name}, a detector; leave "
-                f"it out ({flag})"
+                f"{key} is {value!r}, and has no effect with init {initial.name}, a detector; "
+                f"{_leave_out(flag)}"
             )
     data = config.data
     optim = {key: getattr(config.optim, key) for key in DetectorRecipe.__struct_fields__}

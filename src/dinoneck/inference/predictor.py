@@ -33,6 +33,7 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.recipe import Size
 from dinoneck.data.views import Views
 from dinoneck.devices import local_device
+from dinoneck.dtypes import float_dtype
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.inference.detectors import (
@@ -232,10 +233,12 @@ class Predictor(_FileOrHeads):
         probe: bool = False,
         revision: str | None = None,
         runtime: AnyRuntime | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         interval: float | None = None,
     ) -> None:
         backbone_runtime = None if runtime is None else check_backbone_runtime(runtime)
+        if dtype is not None:
+            dtype = float_dtype(dtype)
         if tta is not None and tta not in VIEWS:
             raise ConfigError(f"tta is {tta!r}; expected one of {', '.join(VIEWS)}, or None")
         if batch_size is not None:

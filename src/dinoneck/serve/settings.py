@@ -36,7 +36,7 @@ class Settings(Config, frozen=True, kw_only=True):
         runtime: what computes the tokens: torch; openvino (extra [fast], on a CPU), compiled for
             each size; or auto, the faster of both for the sizes that the heads or tiles fix, tried
             at the start, and torch for others; None = torch, in commands DINONECK_RUNTIME, else
-            auto. Of an exported file what runs it: onnxruntime (None) or openvino.
+            auto. Of an exported file what runs it: onnxruntime (without this option) or openvino.
         precision: of the backbone's weights and tokens, of heads; None = as in training.
 
     Raises:

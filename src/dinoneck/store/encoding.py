@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck.devices import bytes_of
-from dinoneck.dtypes import HALF_DTYPES
+from dinoneck.dtypes import HALF_DTYPES, float_dtype
 from dinoneck.errors import ShapeError, StoreError
 from dinoneck.tokens import Tokens
 
@@ -241,8 +241,9 @@ class QuantisedTokens:
             channel_scale=move(self.channel_scale),
         )
 
-    def dequantise(self, dtype: torch.dtype = torch.float32) -> Tokens:
-        """Return ordinary Tokens."""
+    def dequantise(self, dtype: torch.dtype | str = torch.float32) -> Tokens:
+        """Return ordinary Tokens of a dtype of torch, or by its name."""
+        dtype = float_dtype(dtype)
         wide = torch.promote_types(dtype, torch.float32)
         sequence = []
         for q, scale, prefix, channel_scale in self._layers():
@@ -251,7 +252,7 @@ class QuantisedTokens:
         return replace(self.like, sequence=tuple(sequence))
 
     def pool(
-        self, weights: Tensor | None = None, dtype: torch.dtype = torch.float32
+        self, weights: Tensor | None = None, dtype: torch.dtype | str = torch.float32
     ) -> tuple[Tensor, ...]:
         """Return the mean of the patches, or their weighted sum: (B, C) per layer.
 
@@ -260,8 +261,9 @@ class QuantisedTokens:
 
         Args:
             weights: (B, N), for a weighted sum such as a gate; None: 1 / N each.
-            dtype: of the computation and the result.
+            dtype: of the computation and the result, of torch or by name.
         """
+        dtype = float_dtype(dtype)
         pooled = []
         for q, scale, _, channel_scale in self._layers():
             token_weights = scale.to(dtype)  # (B, N)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dinoneck.dtypes import float_dtype
 from dinoneck.errors import ConfigError, DataError, DinoneckError, StoreError
 from dinoneck.grid import GridSize
 from dinoneck.progress import progress
@@ -99,20 +100,22 @@ class StoredTokens(ABC):
         ids: Sequence[str],
         views: ViewNumbers = None,
         *,
-        dtype: torch.dtype | None = torch.float32,
+        dtype: torch.dtype | str | None = torch.float32,
     ) -> Tokens:
         """Read the tokens of these images, in this order, straight into one buffer per layer.
 
         Args:
             ids: image ids; repeats are allowed.
             views: one for each, or one for all; None = 0.
-            dtype: of the Tokens; None = as stored, without a cast (float32 for int8 stores).
+            dtype: of the Tokens, of torch or by name; None = as stored, without a cast (float32 for int8 stores).
 
         Raises:
             DataError: if an id or a view is not there, or the images have different grids.
             StoreError: if a shard is missing, cut short or damaged, or different images were stored
                 under one id.
         """
+        if dtype is not None:
+            dtype = float_dtype(dtype)
         return self.description.tokens(*self.columns(ids, views), dtype)
 
     def stored(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Stored:

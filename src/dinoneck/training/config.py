@@ -111,7 +111,7 @@ class ImagesConfig(Config, frozen=True, kw_only=True):
             640x640, or that of the RF-DETR that init names.
         classes: names of the classes to learn, of the COCO file's; empty = all.
         bits: how many bits images of 16 bits use, such as 12, recorded in the head files; 16 reads
-            them as they are; None refuses images that use a part of the range.
+            them as they are; None = images that use a part of the range are refused.
     """
 
     images: Path | None = None
@@ -140,9 +140,9 @@ class PreparationConfig(ImagesConfig, frozen=True, kw_only=True):
     """
 
     resize: Literal["stretch", "keep", "crop", "pad"] | None = None
-    pad_to: Literal["corner", "center"] | None = None
-    interpolation: Literal["bilinear", "bicubic", "area"] | None = None
-    blur: Count | None = None
+    pad_to: Annotated[Literal["corner", "center"] | None, Fixed, Suppress] = None
+    interpolation: Annotated[Literal["bilinear", "bicubic", "area"] | None, Fixed, Suppress] = None
+    blur: Annotated[Count | None, Fixed, Suppress] = None
 
 
 class DataConfig(PreparationConfig, frozen=True, kw_only=True):
@@ -173,7 +173,7 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
         scale: with label_kind numbers: what the masks' numbers are multiplied by, such as 0.0001.
         offset: added to them after the scale.
         numbers_from_maps: with labels: a target that has the name of a class and is its share in the
-            masks is read from the map; off: it has a readout of its own (default: on).
+            masks is read from the map; off: it has a readout of its own.
         unit: unit of the targets.
         minimum: smallest prediction, such as 0.
         target_weights: weights of the targets in the overall score, one R² over all of them:
@@ -497,7 +497,7 @@ class DetectorConfig(Config, frozen=True, kw_only=True):
         Literal["fcos", "retinanet", "fasterrcnn", "dfine", "rtdetrv2"], arg(name="detector")
     ] = "fcos"
     variant: Literal["stock", "25m", "tiny"] = "25m"
-    features_at: Scale = 1.0
+    features_at: Annotated[Scale, Fixed, Suppress] = 1.0
     queries: Count | None = None
     encoder_layers: Count | None = None
     augment: Literal["horizontal", "both", "none"] = "horizontal"

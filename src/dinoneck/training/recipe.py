@@ -188,6 +188,11 @@ class Config(
         return changed
 
 
+def has_flag(hint: Any) -> bool:
+    """Return whether an option of this type, as a config has it, is a flag; others stand in training files alone."""
+    return Suppress not in getattr(hint, "__metadata__", ())
+
+
 def _with_configs(name: str, value: Any, kind: Any) -> Any:
     """A value; where a config is expected, or configs by their names, those of plain values; an empty group is {}."""
     # of dict[str, TaskConfig] the last argument
@@ -400,8 +405,8 @@ class Recipe(DetectorRecipe, frozen=True, kw_only=True):
         amp: autocast to bf16 or fp16, losses in float32; None = float32.
         clip_norm: largest norm of the gradients; None = no limit.
         standardise_tokens: measure mean and deviation of every channel on the training images, and
-            standardise tokens at the head's entrance (default: on), for heads that start with a
-            linear layer or a norm.
+            standardise tokens at the head's entrance, for heads that start with a linear layer or a
+            norm.
         mixup_alpha: mix tokens and losses of pairs of images, by shares from Beta(alpha, alpha);
             None = off.
         mixup_per_sample: mix every image by a share of its own with another one of the batch at
@@ -420,7 +425,7 @@ class Recipe(DetectorRecipe, frozen=True, kw_only=True):
         ConfigError: if a value is unknown or out of range, or two of them contradict each other.
     """
 
-    optimizer: Literal["adamw", "sam"] = "adamw"
+    optimizer: Annotated[Literal["adamw", "sam"], Fixed, Suppress] = "adamw"
     rho: Annotated[Positive, Fixed, Suppress] = 0.05
     standardise_tokens: bool = True
     mixup_alpha: Annotated[Positive | None, FLOAT_OR_NONE] = None

@@ -23,6 +23,7 @@ from dinoneck.data.decoding import ImageInput, read_image_size, to_uint8
 from dinoneck.data.pixels import in_threads
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import bytes_of
+from dinoneck.dtypes import float_dtype
 from dinoneck.errors import DataError
 from dinoneck.layers.inputs import Origin
 from dinoneck.progress import progress
@@ -280,7 +281,7 @@ class MemoryTokens(_ById):
         *,
         preprocess: Preprocessing | None = None,
         batch_size: int = 8,
-        dtype: torch.dtype = MEMORY_DTYPE,
+        dtype: torch.dtype | str = MEMORY_DTYPE,
     ) -> MemoryTokens:
         """Run the backbone once over all images.
 
@@ -291,7 +292,7 @@ class MemoryTokens(_ById):
             ids: one per image.
             preprocess: how images are prepared; None = the backbone's own.
             batch_size: images per pass.
-            dtype: kept in this; float16 halves the memory and keeps three digits.
+            dtype: kept in this, of torch or by name; float16 halves the memory and keeps three digits.
 
         Raises:
             DataError: if there are none or not one per id, if an image cannot be used or has
@@ -300,6 +301,7 @@ class MemoryTokens(_ById):
                 refuses.
             ConfigError: if ``backbone`` is not a Backbone.
         """
+        dtype = float_dtype(dtype)
         preprocess = preprocess or checked_backbone(backbone).preprocess
         images = list(images)
         ids = list(ids)

@@ -13,7 +13,7 @@ ENOUGH_IMAGES = 50
 ENOUGH_GROUPS = 10
 
 # the scores that methods are compared by, and their words; a target has one of them
-_MAIN_METRICS = {
+MAIN_METRICS = {
     "r2": "R²",
     "accuracy": "accuracy",
     "mAP": "mAP",
@@ -34,7 +34,7 @@ def main_metric(methods: Mapping[str, Mapping[str, Any]]) -> str:
         methods: method, or model -> its scores on the target.
     """
     method_scores = next(iter(methods.values()))
-    [metric] = [name for name in _MAIN_METRICS if name in method_scores]
+    [metric] = [name for name in MAIN_METRICS if name in method_scores]
     return metric
 
 
@@ -62,7 +62,7 @@ class MainScore:
             mean: what the scores call the mean over the targets.
         """
         metric = main_metric(scores[target])
-        words = _MAIN_METRICS[metric]
+        words = MAIN_METRICS[metric]
         num_targets = sum(name != mean for name in scores)
         if num_targets > 1 and target == mean:
             words = f"overall {words}"

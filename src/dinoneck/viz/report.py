@@ -38,7 +38,7 @@ from dinoneck.viz.drawing import (
 from dinoneck.viz.overlay import overlay_panel
 from dinoneck.viz.panels import coloured, data_uri
 from dinoneck.viz.pictures import as_image, boxes_panel, captions, corners_of, partners
-from dinoneck.viz.scales import THE_GATE, outputs, scales, with_gate
+from dinoneck.viz.scales import THE_GATE, VALUE_DIGITS, outputs, scales, with_gate
 from dinoneck.viz.score_tables import MOST_COLUMNS, ScoreTable, all_tables, box_tables, matrix_table
 
 _PICTURE_WIDTH_PX = 700
@@ -489,7 +489,7 @@ def _patches_of(image: Image.Image, maps: Mapping[str, Any]) -> Preprocessing:
     return Preprocessing((image.height // rows, image.width // cols), resize="crop")
 
 
-def _number(value: float | str, digits: int = 6) -> str:
+def _number(value: float | str, digits: int = VALUE_DIGITS) -> str:
     """A number as tables show it; a dash for NaN; a class as it is."""
     if isinstance(value, str):
         return value

@@ -17,6 +17,8 @@ THE_GATE = TaskRecord(
     name="the gate", kind="density", aggregate="mean", minimum=0, unit="times the mean weight"
 )
 """The gate of a head as pictures show it, next to the maps of tasks."""
+VALUE_DIGITS = 3
+"""Significant digits of values in pictures and tables for people; CSV files have more."""
 _ROUNDING = 1e-4  # a smaller change of a cell is not worth a note
 
 
@@ -73,7 +75,7 @@ class Output(NamedTuple):
         if self.map.is_share or self.map.is_multilabel:
             value = 100.0 * value
             unit = "%"
-        return f"{minus(f'{value:.3g}')} {unit}".rstrip()
+        return f"{minus(f'{value:.{VALUE_DIGITS}g}')} {unit}".rstrip()
 
 
 class Scale(NamedTuple):

@@ -45,13 +45,13 @@ class ScoreTable(NamedTuple):
     Attributes:
         header: what the table shows, then the headings of the other columns.
         rows: of one cell per column, the first a name.
-        is_matrix: whether it is a confusion matrix, a row of counts per true class.
+        shares: of a confusion matrix, the share of each cell in its row; empty for other tables.
         note: a sentence to print below it; empty without one.
     """
 
     header: list[str]
     rows: list[list[str]]
-    is_matrix: bool = False
+    shares: Sequence[Sequence[float]] = ()
     note: str = ""
 
 
@@ -490,9 +490,18 @@ def first_of(methods: Mapping[str, Any]) -> Any:
 
 
 def matrix_table(name: str, labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> ScoreTable:
-    """Return a confusion matrix as a table, a row per true class."""
-    rows = [[label, *map(str, row)] for label, row in zip(labels, matrix, strict=True)]
-    return ScoreTable([name, *labels], rows, is_matrix=True)
+    """Return a confusion matrix as a table, a row per true class: in percent of the row, and as counts."""
+    rows = []
+    shares = []
+    for label, counts in zip(labels, matrix, strict=True):
+        total = max(sum(counts), 1)
+        shares_of_row = [count / total for count in counts]
+        cells = [label]
+        for count, share in zip(counts, shares_of_row, strict=True):
+            cells.append(f"{share:.1%} ({count})")
+        rows.append(cells)
+        shares.append(shares_of_row)
+    return ScoreTable([f"{name}: % of row (count)", *labels], rows, shares)
 
 
 def _interval(ends: Sequence[float] | None, sign: str = "") -> str:

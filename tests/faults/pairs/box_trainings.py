@@ -15,12 +15,14 @@ import numpy as np
 from tests import kit
 from tests.faults.pairs.options import (
     Differs,
+    Groups,
     Option,
     Settings,
     Trainings,
     check_same,
     judged,
     pairs,
+    training_file,
 )
 from tests.unit.detection import coloured_boxes
 
@@ -31,7 +33,7 @@ WORDS: dict[str, dict[str, list[object]]] = {
     "detector": {"retinanet": ["--detector", "retinanet"]},
     "head": {"sta_pyramid": ["--head", "sta_pyramid"]},
     "hidden-dim": {"64": ["--hidden-dim", 64]},
-    "features-at": {"0.5": ["--features-at", 0.5]},
+    "features-at": {"0.5": []},  # by FILES
     "layers": {"1 3 4": ["--layers", 1, 3, 4]},
     "size": {"64x128": ["--size", "64x128"]},
     "bits": {"12": ["--bits", 12]},
@@ -51,6 +53,8 @@ WORDS: dict[str, dict[str, list[object]]] = {
     "crowd": {"objects": ["--crowd", "objects"]},
     "lora": {"2": ["--lora", 2]},
 }
+# name of an option -> value -> groups of a training file, of options that have no flag
+FILES: dict[str, dict[str, Groups]] = {"features-at": {"0.5": {"detector": {"features_at": 0.5}}}}
 OPTIONS = tuple(Option(name, None, [*values]) for name, values in WORDS.items())
 CASES = [*pairs(OPTIONS)]
 # they change how a run is computed, what is measured, or images that are not there
@@ -97,8 +101,9 @@ class World:
         }
         for name, value in settings.items():
             words += defaults.get(name, []) if value is None else WORDS[name][value]
-        held_out = ["--val-boxes", self.boxes]
-        ran = kit.cli("train", "--boxes", self.boxes, *held_out, *words, "--out", run)
+        words = [*training_file(self.folder / "run.yaml", FILES, settings), *words]
+        words += ["--boxes", self.boxes, "--val-boxes", self.boxes, "--out", run]
+        ran = kit.cli("train", *words)
         if ran.code != 0:
             lines = [line for line in ran.err.splitlines() if "error" in line]
             if not lines:

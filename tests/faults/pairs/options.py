@@ -9,6 +9,7 @@ import math
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,8 @@ from dinoneck import DinoneckError
 
 FEWEST = 3  # cases of a sample
 Settings = dict[str, Any]
+Groups = Mapping[str, Mapping[str, Any]]
+"""Group -> key -> value, of a training file."""
 
 
 class Option(NamedTuple):
@@ -52,6 +55,26 @@ def name_of(settings: Settings, options: Sequence[Option]) -> str:
     neutral = {option.name: option.neutral for option in options}
     changed = [f"{name}={value}" for name, value in settings.items() if value != neutral[name]]
     return ", ".join(changed)
+
+
+def training_file(
+    path: Path, files: Mapping[str, Mapping[Any, Groups]], settings: Settings
+) -> list[Path]:
+    """Write the options of a case that stand in training files alone; return the file, or nothing without any.
+
+    Args:
+        path: the file.
+        files: name of an option -> value -> groups of the file.
+        settings: the case.
+    """
+    groups: dict[str, dict[str, Any]] = {}
+    for name, values in files.items():
+        for group, keys in values.get(settings[name], {}).items():
+            groups.setdefault(group, {}).update(keys)
+    if not groups:
+        return []
+    path.write_text(json.dumps(groups))  # JSON is YAML
+    return [path]
 
 
 def check_same(found: Any, right: Any, what: str, tolerance: float = 1e-5) -> None:

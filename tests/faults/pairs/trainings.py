@@ -21,12 +21,14 @@ from PIL import Image
 from tests import kit
 from tests.faults.pairs.options import (
     Differs,
+    Groups,
     Option,
     Settings,
     Trainings,
     check_same,
     judged,
     pairs,
+    training_file,
 )
 
 from dinoneck import DinoneckError, Predictor
@@ -41,9 +43,9 @@ WORDS: dict[str, dict[Any, list[object]]] = {
         "masks": [*MASKS, "--targets", "crop", "--class-values", 1, 2, "--nodata", 7],
     },
     "size": {"48x32": ["--size", "48x32"]},
-    "resize": {"pad": ["--resize", "pad", "--pad-to", "center"]},
-    "interpolation": {"bicubic": ["--interpolation", "bicubic"]},
-    "blur": {"5": ["--blur", 5]},
+    "resize": {"pad": ["--resize", "pad"]},
+    "interpolation": {"bicubic": []},  # these two by FILES
+    "blur": {"5": []},
     "bits": {"12": ["--bits", 12]},
     "tta": {"flip4": ["--tta", "flip4"]},
     "layers": {"1 4": ["--layers", 1, 4]},
@@ -53,7 +55,7 @@ WORDS: dict[str, dict[Any, list[object]]] = {
     "lora": {"2": ["--lora", 2, "--backbone-lr", 0.01]},
     "unfreeze-last": {"1": ["--unfreeze-last", 1, "--backbone-lr", 0.01]},
     "seed": {"7": ["--seed", 7]},
-    "optimizer": {"sam": ["--optimizer", "sam"]},
+    "optimizer": {"sam": []},  # by FILES
     "ema": {"0.9": ["--ema-decay", 0.9]},
     "amp": {"bf16": ["--amp", "bf16"]},
     "standardise": {"off": ["--no-standardise-tokens"]},
@@ -69,6 +71,13 @@ WORDS: dict[str, dict[Any, list[object]]] = {
     "weighting": {"uncertainty": ["--loss-weighting", "uncertainty"]},
     "aux-targets": {"height": ["--aux-targets", "height"]},
     "store": {"views": ["--store", "turned", "--views", 2]},
+}
+# name of an option -> value -> groups of a training file, of options that have no flag
+FILES: dict[str, dict[Any, Groups]] = {
+    "resize": {"pad": {"data": {"pad_to": "center"}}},
+    "interpolation": {"bicubic": {"data": {"interpolation": "bicubic"}}},
+    "blur": {"5": {"data": {"blur": 5}}},
+    "optimizer": {"sam": {"optim": {"optimizer": "sam"}}},
 }
 OPTIONS = tuple(Option(name, None, [*values]) for name, values in WORDS.items())
 # those whose effect is not on the predictions of the folds, or depends on the data
@@ -128,7 +137,9 @@ class Field:
                     self.folder / word if word == "turned" else word for word in WORDS[name][value]
                 ]
         words += self._defaults(settings)
-        ran = kit.cli("train", "--csv", self.table, "--images", self.images, *words, "--out", run)
+        file = training_file(self.folder / "run.yaml", FILES, settings)
+        data = ["--csv", self.table, "--images", self.images]
+        ran = kit.cli("train", *file, *data, *words, "--out", run)
         _raise_refusal(ran)
         self._check_folds(settings, run)
         return self._check_files(settings, run)

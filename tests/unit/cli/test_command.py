@@ -361,7 +361,7 @@ def test_heads_of_a_user_are_registered_by_import(by: str, tmp_path: Path) -> No
         cwd=tmp_path,
     )
 
-    assert re.search(r"^\S+ +my_heads:MyHead$", done.stdout, re.MULTILINE)
+    assert re.search(r"^  \S+ +my_heads:MyHead$", done.stdout, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -408,3 +408,12 @@ def test_heads_get_the_backbone_of_their_file(tmp_path: Path) -> None:
         "seeded random weights (seed 0)" in cli(*job(tmp_path, "--random-backbone", heads=file)).err
     )
     assert predicted(tmp_path, "--backbone-file", weights, heads=file)
+
+
+@pytest.mark.parametrize("images", [[], ["images"]], ids=["nothing", "images"])
+def test_without_heads_the_options_that_are_missing_are_named(images: list[str]) -> None:
+    refused = cli("predict", *images, "--out", "p.csv")
+
+    assert refused.code == 1
+    assert "--heads is missing" in refused.err
+    assert "(--store)" in refused.err

@@ -16,13 +16,16 @@ import torch
 from tests.faults.signed import Change, forged
 from tests.kit import cli, saved_head, without
 
-from dinoneck import Backbone, HeadCheckpoint, PatchMeanHead, Task, checkup
+from dinoneck import Backbone, HeadCheckpoint, PatchMeanHead, Task, checkup, registry
 from dinoneck.backbones import openvino
 from dinoneck.backbones.program_files import ProgramFolder, ProgramRecord
 from dinoneck.checkpoint import read_header
 from dinoneck.cli.text import show_scores
+from dinoneck.heads.head import Head
+from dinoneck.necks.neck import Neck
 from dinoneck.training.scores import Split, score_pixels
 from dinoneck.version import __version__
+from dinoneck.viz.score_tables import matrix_table
 
 
 def findings() -> dict[str, dict[str, str]]:
@@ -56,12 +59,37 @@ def test_a_package_that_is_absent_or_too_old_is_named_with_its_remedy(declare: A
         "torch": "ok",
         "timm": "broken",
         "no-such-package": "broken",
-        "transformers (hf)": "missing",
+        "extra hf": "missing",
     }
     assert {name: found[name]["state"] for name in states} == states
     assert metadata.version("timm") in found["timm"]["text"] and ">=99" in found["timm"]["text"]
     assert found["timm"]["remedy"] == "pip install 'timm>=99'"
-    assert found["transformers (hf)"]["remedy"] == "pip install 'dinoneck[hf]'"
+    assert found["extra hf"]["remedy"] == "pip install 'dinoneck[hf]'"
+
+
+def test_an_extra_has_one_line_and_one_advice(declare: Any) -> None:
+    torch_version = metadata.version("torch")
+    pandas_version = metadata.version("pandas")
+    declare(
+        'pandas>=1; extra == "train"',
+        'torch>=1; extra == "train"',
+        'no-such-package>=1; extra == "hf"',
+        'transformers>=99; extra == "hf"',
+        'pandas>=1; extra == "hf"',
+    )
+
+    lines = cli("doctor").out.splitlines()
+
+    assert f"ok       extra train: pandas {pandas_version}, torch {torch_version}" in lines
+    row = next(i for i, line in enumerate(lines) if line.startswith("missing  extra hf: "))
+    assert "no-such-package not installed; expected >=1; transformers " in lines[row]
+    assert "pandas" not in lines[row]
+    assert lines[row + 1] == "         -> pip install 'dinoneck[hf]'"
+    assert (
+        "ok       save, load, predict: a head predicts the same after it was saved and loaded"
+        in (lines)
+    )
+    assert sum("missing" in line for line in lines) == 1
 
 
 def test_a_torchvision_for_another_torch_is_broken_and_cuda_without_a_device_noted(
@@ -226,7 +254,7 @@ def test_masks_are_tables_that_steer_no_terminal(capsys: pytest.CaptureFixture[s
     )
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[-1] == ["better"]
-    assert ["soil", "6000", "0"] in lines
+    assert ["soil", "100.0%", "(6000)", "0.0%", "(0)"] in lines
     assert ["linear", f"{(90 / 140 + 60 / 110) / 2:.3f}"] in [line[:2] for line in lines]
     assert [r"\x1b[31mweed\n", "50.0%", "1.000", f"{60 / 110:.3f}"] in lines
 
@@ -292,3 +320,38 @@ def test_verify_goes_on_after_a_folder_without_heads(tmp_path: Path) -> None:
     rows = json.loads(found.out)["checked"]
     assert [row["state"] for row in rows] == ["refused", "ok"]
     assert found.code == 1
+
+
+def test_the_heads_that_are_offered_are_those_that_a_training_takes() -> None:
+    """Heads and necks; an ensemble is made of files."""
+    trained = set()
+    for name in registry.HOMES:
+        if issubclass(registry.resolve(name), Head | Neck):
+            trained.add(name)
+
+    assert set(registry.PURPOSES) == trained - {"ensemble"}
+
+
+def test_list_heads_says_what_types_are_for_and_which_ones_a_training_does_not_take() -> None:
+    listed = cli("list", "heads")
+
+    trained, _, published = listed.out.partition("\n\nPublished heads, to predict with")
+    assert trained.startswith("Heads and necks to train (dinoneck train --head NAME):\n")
+    assert "\n  patch_mean              numbers and classes of an image" in trained
+    others = trained.rpartition("which --head does not take: ")[2].split(", ")
+    assert others == sorted(registry.HOMES.keys() - registry.PURPOSES.keys())
+    assert "\ndinov2_vits14_nyu_dpt " in published
+    rows = cli("list", "heads", "bins", "--json").json["heads"]
+    assert rows == [{"name": "bins", "class": "dinoneck.heads.linear:Bins", "purpose": None}]
+
+
+def test_a_confusion_matrix_is_read_in_percent_of_the_row_and_in_counts() -> None:
+    printed = matrix_table("plant", ["soil", "crop", "weed"], [[60, 30, 10], [1, 2, 0], [0, 0, 0]])
+
+    assert printed.header == ["plant: % of row (count)", "soil", "crop", "weed"]
+    assert printed.rows == [
+        ["soil", "60.0% (60)", "30.0% (30)", "10.0% (10)"],
+        ["crop", "33.3% (1)", "66.7% (2)", "0.0% (0)"],
+        ["weed", "0.0% (0)", "0.0% (0)", "0.0% (0)"],
+    ]
+    assert [sum(row) for row in printed.shares] == pytest.approx([1, 1, 0])

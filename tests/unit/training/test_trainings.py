@@ -99,6 +99,9 @@ def test_a_flag_replaces_the_data_of_a_file(tmp_path: Path) -> None:
             "of boxes and of objects, and needs --boxes or --instances or --panoptic",
         ),
         ("--rho 0.1", "optim.rho stands in the training file alone"),
+        ("--optimizer sam", "optim.optimizer stands in the training file alone"),
+        ("--blur 5", "data.blur stands in the training file alone"),
+        ("--boxes b --features-at 0.5", "detector.features_at stands in the training file alone"),
         ("--tasks a", "tasks stands in the training file alone"),
     ],
 )

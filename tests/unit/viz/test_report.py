@@ -199,7 +199,7 @@ def test_numbers_and_pictures_are_the_predictors(dense: Predictor) -> None:
     assert page.by_tag["th"][:4] == ["image", "mass (g)", "soil", "crop"]
     for i, entry in enumerate(entries):
         values = [entry.result["mass"], *entry.result["kind"]]
-        assert page.by_tag["td"][3 * i : 3 * i + 3] == [minus(f"{value:.6g}") for value in values]
+        assert page.by_tag["td"][3 * i : 3 * i + 3] == [minus(f"{value:.3g}") for value in values]
         drawn = overlay_panel(
             entry.image, entry.result, dense.tasks, Preprocessing(16), scale=scale
         )
@@ -287,7 +287,8 @@ def test_known_classes_give_a_confusion_matrix() -> None:
     }
     assert worst_first(entries, [task]) == [1, 2, 0]
     page = Page(html_report(entries, [task]))
-    assert page.by_tag["td"][:8] == ["1", "1", "0", "1", "soil", "soil", "0.9", "0.1"]
+    assert page.by_tag["td"][:4] == ["50.0% (1)", "50.0% (1)", "0.0% (0)", "100.0% (1)"]
+    assert page.by_tag["td"][4:8] == ["soil", "soil", "0.9", "0.1"]
 
 
 def test_held_out_scores_of_the_training_run_are_a_section() -> None:
@@ -301,7 +302,7 @@ def test_held_out_scores_of_the_training_run_are_a_section() -> None:
     assert ("head", "linear") in zip(page.by_tag["th"], page.by_tag["th"][1:], strict=False), (
         "the head comes first"
     )
-    assert "6 2 0 8" in " ".join(cells)
+    assert "75.0% (6) 25.0% (2) 0.0% (0) 100.0% (8)" in " ".join(cells)
     for none in (None, {}, {"scores": {}, "auxiliary": []}):
         assert "Held-out scores" not in html_report([entry], tasks, training=none)
 
@@ -363,7 +364,9 @@ def test_boxes_are_paired_by_class_and_overlap() -> None:
     rows = [page.by_tag["td"][i : i + 5] for i in (0, 5)]
     assert rows == [["4", "5", "3", "0.75", "0.60"], ["2", "1", "1", "0.50", "1.00"]]
     # rows are the known classes cell, clot and none: the double box is of no object
-    assert page.by_tag["td"][10:19] == ["3", "0", "1", "1", "1", "0", "1", "0", "0"]
+    counts = [cell.partition(" ")[2] for cell in page.by_tag["td"][10:19]]
+    assert counts == ["(3)", "(0)", "(1)", "(1)", "(1)", "(0)", "(1)", "(0)", "(0)"]
+    assert page.by_tag["td"][10] == "75.0% (3)"
     assert page.by_tag["td"][19:31] == ["1", "1", "1", "0", "0", "0", "3", "2", "1", "1", "0", "1"]
     assert page.by_tag["td"][-6:] == ["1", "–", "–", "–", "–", "–"]
     assert page.by_tag["h3"] == ["bad.jpg", "missed.jpg", "good.jpg", "both.jpg", "unknown.jpg"]
