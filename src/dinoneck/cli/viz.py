@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from tyro.conf import Positional, arg
 
 from dinoneck.cli import arguments as cli
-from dinoneck.cli.predict import OpenModel, known_values, open_model, predict_named
+from dinoneck.cli.predict import OpenModel, open_model, predict_named
 from dinoneck.cli.text import file_size, save_picture, show
+from dinoneck.cli.truth import KnownMasks, KnownValues, boxes_of, known_values, open_known_boxes
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.kinds import AVERAGE_OF_0_3, predicting_method
 from dinoneck.runtime.names import is_exported
@@ -93,7 +94,12 @@ def report(
         # without images their list refuses with what to name
         files = files or cli.list_images(images)
         report_images = _images_of_heads(
-            opened.model, files, truth, image_column=image_column, subfolders=subfolders
+            opened.model,
+            images,
+            files,
+            truth,
+            image_column=image_column,
+            subfolders=subfolders,
         )
     else:
         report_images = _images_of_detector(opened.model, files, images, truth, training)
@@ -160,6 +166,7 @@ class _ReportImages:
         pixels: returns an image as it is drawn; a detector predicts from it.
         files: of all images.
         boxes: the images of a COCO file, by which a detector is scored; None without one.
+        masks: the known masks of images; None without.
     """
 
     items: dict[str, Any]
@@ -167,10 +174,12 @@ class _ReportImages:
     pixels: Callable[[Any], Any]
     files: Sequence[Path]
     boxes: BoxImages | None = None
+    masks: KnownMasks | None = None
 
 
 def _images_of_heads(
     predictor: Predictor,
+    images: Sequence[Path],
     files: Sequence[Path],
     truth: Path | None,
     *,
@@ -178,15 +187,19 @@ def _images_of_heads(
     subfolders: Subfolders | None,
 ) -> _ReportImages:
     """Files, with the known values that a truth has of them."""
-    known: Mapping[Path, Mapping[str, Any]] = {}
+    known = KnownValues({})
     if truth is not None:
-        known = known_values(truth, image_column, files, predictor.tasks, subfolders)
+        known = known_values(
+            truth, images, files, predictor, image_column=image_column, subfolders=subfolders
+        )
 
     def known_of(file: Path) -> Mapping[str, Any]:
-        return known.get(file, {})
+        return known.values.get(file, {})
 
     items = dict(zip(cli.names_below(files), files, strict=True))
-    return _ReportImages(items=items, known=known_of, pixels=predictor.picture, files=files)
+    return _ReportImages(
+        items=items, known=known_of, pixels=predictor.picture, files=files, masks=known.masks
+    )
 
 
 def _report_entries(
@@ -240,6 +253,8 @@ def _report_entries(
         colours = _token_colours(model, drawn_items)
     for i, item, tokens in zip(drawn, drawn_items, colours, strict=True):
         entries[i] = replace(entries[i], image=partial(images.pixels, item), tokens=tokens)
+        if images.masks is not None and entries[i].known:
+            entries[i] = replace(entries[i], classes=partial(images.masks.classes_by_task, item))
         if tasks and len(images.items) > most_drawn:  # the maps of all images would not fit
             [result] = model(item, maps="patch")
             entries[i] = replace(entries[i], result=result)
@@ -393,19 +408,10 @@ def _images_of_detector(
     training: Mapping[str, Any],
 ) -> _ReportImages:
     """The images of a COCO file; without one those that are named, or else those that the run held out."""
-    from dinoneck.data.boxes import BoxImages
-
-    bits = detector.preprocess.bits
     if truth is not None:
-        if len(images) != 1 or not images[0].is_dir():
-            raise ConfigError(
-                f"--truth {truth} names its images itself; name the one folder that they are in"
-            )
-        return _images_with_boxes(
-            BoxImages(truth, images[0], classes=detector.classes, bits=bits, allow_unlisted=True)
-        )
+        return _images_with_boxes(open_known_boxes(truth, images, detector))
     if images:
-        return _images_without_boxes(files, bits)
+        return _images_without_boxes(files, detector.preprocess.bits)
     if "best" in training:
         return _images_with_boxes(_held_out_images(training))
     raise ConfigError(
@@ -438,18 +444,9 @@ def _existing_path(value: Any, folders: Sequence[Path]) -> Any:
 
 def _images_with_boxes(box_images: BoxImages) -> _ReportImages:
     """Images and their known boxes."""
-    known_classes = []
-    for label, name in enumerate(box_images.classes):
-        if label not in box_images.unlisted:
-            known_classes.append(name)
 
     def known_boxes(index: int) -> dict[str, Any]:
-        target = box_images[index][1]
-        return {
-            "boxes": target["boxes"].numpy(),
-            "names": [box_images.classes[label] for label in target["labels"].tolist()],
-            "classes": known_classes,
-        }
+        return boxes_of(box_images, index)
 
     def pixels(index: int) -> Any:
         return box_images.original(index)[0]
