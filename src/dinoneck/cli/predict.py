@@ -99,6 +99,7 @@ def predict(
     named_heads = read_heads(list(chain.from_iterable(heads)))
     if _exported_file(named_heads) is not None:
         cli.refuse_unused(cli.PREDICT_WITH_FILE, words)
+    _check_detector_is_alone(list_heads(named_heads))
     inputs: list[str | Path | None] = [*files, *list_heads(named_heads)]
     inputs += [options.weights, options.backbone_file, truth]
     cli.check_output(out, inputs, (".csv",))
@@ -703,11 +704,9 @@ def read_heads(words: Sequence[str]) -> list[str] | dict[str, list[str]]:
     """Return the heads of a command line: a list where none has a key, else key -> heads.
 
     Raises:
-        CheckpointError: if a head file does not exist, or is none.
+        CheckpointError: as :func:`head_types_of`.
         ConfigError: if one is an image, or some have a key and some have none.
     """
-    from dinoneck.checkpoint.format import read_header
-
     heads_without_key: list[str] = []
     heads_by_key: dict[str, list[str]] = {}
     for word in words:
@@ -716,8 +715,7 @@ def read_heads(words: Sequence[str]) -> list[str] | dict[str, list[str]]:
             raise ConfigError(
                 f"--heads lists {head}, which is an image; images stand before the options"
             )
-        if head.endswith(".safetensors"):
-            read_header(head)  # missing and other files are refused before torch is imported
+        head_types_of(head)  # missing and other files are refused before torch is imported
         if key is None:
             heads_without_key.append(head)
         else:
@@ -730,6 +728,34 @@ def read_heads(words: Sequence[str]) -> list[str] | dict[str, list[str]]:
     if heads_without_key:
         return heads_without_key
     return heads_by_key
+
+
+def head_types_of(head: str) -> list[str]:
+    """Return the types in the head files that a name stands for; none of what is not on this disk.
+
+    Raises:
+        CheckpointError: if a file does not exist or is no head file, a folder holds none, or the name
+            is almost that of a published head.
+    """
+    from dinoneck.checkpoint.format import head_files, read_header
+    from dinoneck.published.table import is_published
+
+    if is_exported(head) or is_published(head):
+        return []
+    may_be_repository = "/" in head and not head.endswith(".safetensors")
+    if may_be_repository and not Path(head).exists():
+        return []
+    return [read_header(file).meta["head_type"] for file in head_files(head)]
+
+
+def _check_detector_is_alone(heads: Sequence[str]) -> None:
+    """Raise a ConfigError for a detector among several heads, of those that are on this disk."""
+    head_types = list(chain.from_iterable(map(head_types_of, heads)))
+    if len(head_types) > 1 and not DETECTORS.isdisjoint(head_types):
+        raise ConfigError(
+            f"{len(head_types)} heads are given, a detector among them; expected a detector alone, "
+            "or none"
+        )
 
 
 def _split_key(word: str) -> tuple[str | None, str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from tyro.conf import Positional, arg
 
 from dinoneck.cli import arguments as cli
-from dinoneck.cli.predict import OpenModel, open_model, predict_named
+from dinoneck.cli.predict import OpenModel, head_types_of, open_model, predict_named
 from dinoneck.cli.text import file_size, save_picture, show
 from dinoneck.cli.truth import KnownMasks, KnownValues, boxes_of, known_values, open_known_boxes
 from dinoneck.errors import ConfigError, DataError
@@ -82,6 +82,7 @@ def report(
         cli.refuse_unused(cli.REPORT_WITHOUT_TRUTH, words)
 
     # predict
+    head_types_of(head)  # missing and other files are refused before torch is imported
     if is_exported(head):
         raise ConfigError(
             f"{head} is an exported file, of which no report is drawn: name the head file; 'dinoneck "

@@ -1,0 +1,22 @@
+"""How many folds images can fill; neither numpy nor torch is imported."""
+
+from __future__ import annotations
+
+from dinoneck.errors import ConfigError, DataError
+
+
+def check_enough_groups(num_groups: int, num_folds: int) -> None:
+    """Raise a DataError if there are fewer groups than folds."""
+    if num_groups < num_folds:
+        raise DataError(
+            f"{num_groups} groups cannot fill {num_folds} folds; use fewer folds or a finer group "
+            "column"
+        )
+
+
+def check_fold_number(only: int | None, num_folds: int) -> None:
+    """Raise a ConfigError if no fold has the number that is to be trained alone; None = all are."""
+    if only is not None and only >= num_folds:
+        raise ConfigError(
+            f"fold is {only} and there are {num_folds} folds; expected 0 ... {num_folds - 1}"
+        )
