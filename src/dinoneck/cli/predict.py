@@ -15,7 +15,7 @@ from tyro.conf import UseAppendAction, arg
 from dinoneck.atomic import write_text
 from dinoneck.cli import arguments as cli
 from dinoneck.cli.text import save_picture, show, whole_folder
-from dinoneck.cli.truth import boxes_of, known_values, open_known_boxes
+from dinoneck.cli.truth import boxes_of, check_truth_columns, known_values, open_known_boxes
 from dinoneck.data.cells import csv_text
 from dinoneck.data.layout import Subfolders
 from dinoneck.data.walk import SUFFIXES
@@ -52,7 +52,7 @@ def predict(
     store: Path | None = None,
     maps: Annotated[Path | None, arg(metavar="FOLDER")] = None,
     overlay: Annotated[Path | None, arg(metavar="FOLDER")] = None,
-    truth: Annotated[Path | None, arg(metavar="CSV|FOLDER")] = None,
+    truth: Annotated[Path | None, arg(metavar="CSV|FOLDER|JSON")] = None,
     image_column: str = "image",
     subfolders: Literal["classes", "folds"] | None = None,
     skip_unusable: bool = False,
@@ -76,7 +76,8 @@ def predict(
             TIFF.
         overlay: a new folder for pictures: what is predicted, or boxes, over every image.
         truth: with overlay: known values, drawn next to predictions: CSV with a column of file
-            names and the predictions' names, or the class folders that hold the images.
+            names and the predictions' names, a folder of masks, the class folders that hold the
+            images, or a COCO file of a detector's boxes.
         image_column: column of file names in --truth.
         subfolders: with a folder as truth: whether the folders in it are classes or folds.
         skip_unusable: list and leave out unusable images.
@@ -100,6 +101,9 @@ def predict(
     if _exported_file(named_heads) is not None:
         cli.refuse_unused(cli.PREDICT_WITH_FILE, words)
     _check_detector_is_alone(list_heads(named_heads))
+    cli.check_exist([truth])
+    if truth is not None:
+        check_truth_columns(truth, image_column)
     inputs: list[str | Path | None] = [*files, *list_heads(named_heads)]
     inputs += [options.weights, options.backbone_file, truth]
     cli.check_output(out, inputs, (".csv",))

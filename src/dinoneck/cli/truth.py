@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from dinoneck.data.cells import IMAGES, LABELS
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.text import some_of
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from dinoneck.data.boxes import BoxImages
@@ -27,8 +26,7 @@ if TYPE_CHECKING:
     from dinoneck.tasks import Task
     from dinoneck.viz.scales import Output
 
-ClassesOfPixels = np.ndarray[Any, np.dtype[np.int64]]
-"""(height, width), -1 = unlabelled."""
+    ClassesOfPixels = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,22 @@ class KnownValues:
 
     values: Mapping[Path, Mapping[str, Any]]
     masks: KnownMasks | None = None
+
+
+def check_truth_columns(truth: Path, image_column: str, columns: Sequence[str] = ()) -> None:
+    """Refuse, before torch is imported, a table that cannot be read or lacks columns; folders and COCO files pass.
+
+    Raises:
+        DataError: naming the column, or what is wrong with the file.
+    """
+    from dinoneck.data.csv_files import check_has_rows, check_header, read_csv_file
+
+    if truth.is_dir() or truth.suffix == ".json":
+        return
+    needed = [image_column, *columns]
+    table = read_csv_file(truth, needed)
+    check_header(str(truth), table.header, needed, image_column)
+    check_has_rows(str(truth), len(table.rows))
 
 
 def known_values(
@@ -274,6 +288,8 @@ class KnownMasks:
 
     def shares(self, file: Path) -> dict[str, float]:
         """Return column -> the share of a class in the labelled pixels of an image; empty without such pixels."""
+        import numpy as np
+
         shares: dict[str, float] = {}
         for task in self._tasks():
             classes = self.classes(file, task.name)

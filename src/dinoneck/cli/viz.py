@@ -15,7 +15,14 @@ from tyro.conf import Positional, arg
 from dinoneck.cli import arguments as cli
 from dinoneck.cli.predict import OpenModel, head_types_of, open_model, predict_named
 from dinoneck.cli.text import file_size, save_picture, show
-from dinoneck.cli.truth import KnownMasks, KnownValues, boxes_of, known_values, open_known_boxes
+from dinoneck.cli.truth import (
+    KnownMasks,
+    KnownValues,
+    boxes_of,
+    check_truth_columns,
+    known_values,
+    open_known_boxes,
+)
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.kinds import AVERAGE_OF_0_3, predicting_method
 from dinoneck.runtime.names import is_exported
@@ -64,8 +71,8 @@ def report(
         images: images, or folders searched with their subfolders; default for a detector's run: its
             held-out images.
         out: the .html file to write.
-        truth: CSV of known values in columns named like the predictions, the class folders that
-            hold the images, or JSON of a detector's boxes.
+        truth: CSV of known values in columns named like the predictions, a folder of masks, the
+            class folders that hold the images, or a COCO file of a detector's boxes.
         image_column: column of file names in --truth.
         subfolders: with a folder as truth: whether the folders in it are classes or folds.
         max_images: images to draw: those with the largest errors, and typical ones; the table lists
@@ -80,6 +87,9 @@ def report(
     cli.check_output(out, [*files, head, truth], _PAGES)
     if truth is None:
         cli.refuse_unused(cli.REPORT_WITHOUT_TRUTH, words)
+    else:
+        cli.check_exist([truth])
+        check_truth_columns(truth, image_column)
 
     # predict
     head_types_of(head)  # missing and other files are refused before torch is imported
