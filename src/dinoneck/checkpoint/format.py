@@ -258,7 +258,7 @@ def opened(path: Path) -> Iterator[BufferedReader]:
         )
         raise CheckpointError(
             f"the head file {str(path)!r} cannot be opened: {reason_of(error)}; expected a "
-            f".safetensors file{home}"
+            f".safetensors file, or a folder with one{home}"
         ) from error
     with file:
         try:
