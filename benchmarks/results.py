@@ -36,7 +36,15 @@ SOURCES = {  # benchmark -> folders and files of src/dinoneck
     "operators": ("detection/onnx.py", "detection/plain_operators.py", "export"),
     "runtime_scores": ("backbones",),
     "matrix": (".",),
-    "evidence": ("backbones", "data", "detection", "interop", "points", *TRAINED),
+    "evidence": (
+        "backbones",
+        "data",
+        "detection",
+        "interop",
+        "intervals.py",
+        "points",
+        *TRAINED,
+    ),
 }
 MARK = re.compile(r"<!-- table: (\w+)(?:, (.+?))? -->")
 CHART = re.compile(r"<!-- chart: (\w+); (.+?); (.+?) -->")

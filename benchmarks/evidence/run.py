@@ -4,7 +4,8 @@
     python -m benchmarks evidence --random [--only PART ...]
     python -m benchmarks evidence --random --short        # checks the code: few images and epochs
 
-PART is cover, cells, masks, resolution, boxes, heads, gram, arrangement or rooms.
+PART is cover, cells, masks, resolution, boxes, heads, interval_fields, interval_pasture, gram,
+arrangement or rooms.
 
 ``make evidence`` calls it. DATA holds crop_cover, blood_cells and rgbd_room; ``DINONECK_WEIGHTS``
 is ``hub`` or a folder (see ``weights``). With --random weights are seeded random ones, and the
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from benchmarks.evidence import published, real
 from benchmarks.evidence.drawn import arrangement, gram, rooms
+from benchmarks.evidence.intervals import interval_fields, interval_pasture
 from benchmarks.evidence.peers import heads
 from benchmarks.evidence.resolution import resolution
 from benchmarks.evidence.weights import WEIGHTS
@@ -40,12 +42,15 @@ STEPS = {
     "resolution": resolution,
     "boxes": real.boxes,
     "heads": heads,
+    "interval_fields": interval_fields,
+    "interval_pasture": interval_pasture,
     "gram": gram,
     "arrangement": arrangement,
     "rooms": rooms,
 }
 NEED_WEIGHTS = ("published",)  # left out with random weights
-NEED_NONE = ("gram", "arrangement", "rooms")  # left out with published weights, unless asked for
+# left out with published weights, unless asked for
+NEED_NONE = ("interval_pasture", "gram", "arrangement", "rooms")
 # file of a run -> name of its repository on the Hub, after "dinoneck-"
 PUSHED = {
     "cover/0/head.safetensors": "crop-cover",

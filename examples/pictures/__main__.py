@@ -28,6 +28,7 @@ from dinoneck.data import BoxImages, DenseLabels, Pasture
 from dinoneck.detection import Detector
 from dinoneck.training import TrainConfig, train
 from dinoneck.viz import boxes_panel, heat, overlay_panel, pca_panels
+from examples.pictures.intervals import interval_picture, intervals_of_new_samplings
 from examples.pictures.room import room
 
 PLANTS = ("crop", "weed")
@@ -81,6 +82,8 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     write(pasture_colours(), options.folder / "pictures_pca.png", optimize=True)
+    picture = interval_picture(intervals_of_new_samplings())
+    (options.folder / "intervals.svg").write_text(picture, encoding="utf-8")
     if options.cells is not None:
         run = options.detector
         if run is None:

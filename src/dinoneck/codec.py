@@ -25,6 +25,8 @@ from dinoneck.errors import ConfigError, RegistryError
 from dinoneck.text import did_you_mean
 
 TAG = "$"
+OMIT_DEFAULT = types.MappingProxyType({"omit_default": True})
+"""The metadata of a field of a dataclass whose default has no JSON: files from before it keep their bytes."""
 _EXACT = (str, int, types.NoneType)  # values that are their own normal form
 _UNIONS = (Union, types.UnionType)
 _LISTS = (Sequence, list, tuple)
@@ -48,7 +50,10 @@ def encode(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         record = {TAG: type(value).__name__}
         for field in dataclasses.fields(value):
-            record[field.name] = encode(getattr(value, field.name))
+            item = getattr(value, field.name)
+            if field.metadata.get("omit_default") and item == field.default:
+                continue
+            record[field.name] = encode(item)
         return record
     if isinstance(value, Mapping):
         return {str(key): encode(item) for key, item in value.items()}

@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
+import numpy as np
+
+from dinoneck.intervals import label_set
 from dinoneck.kinds import (
     CATEGORICAL_KINDS,
     CLASS_KINDS,
@@ -18,7 +21,9 @@ from dinoneck.kinds import (
     PROBABILITY_KINDS,
     Kind,
 )
+from dinoneck.task_intervals import HIGH, INTERVAL_KINDS, LOW, SET, Interval
 
+Floats = np.ndarray[Any, np.dtype[np.float64]]
 Activation = Literal["relu", "softplus", "sigmoid", "unit"]
 Aggregate = Literal["sum", "mean"]
 
@@ -48,6 +53,8 @@ class TaskFacts:
         minimum: predictions are never below it; None: no bound.
         maximum: predictions are never above it.
         activation: of the outputs; ``"unit"`` makes surface normals of a ``dense`` task.
+        interval: how far predictions are from the truth: one for each output, of classes one; empty
+            where that is not known.
     """
 
     name: str
@@ -61,6 +68,7 @@ class TaskFacts:
     minimum: float | None
     maximum: float | None
     activation: Activation | None
+    interval: Sequence[Interval]
 
     @property
     def is_categorical(self) -> bool:
@@ -109,6 +117,49 @@ class TaskFacts:
         """Whether an image has numbers of the task: not of objects, nor of surface normals, which are maps alone."""
         return not (self.is_masks or self.is_unit)
 
+    @property
+    def interval_levels(self) -> tuple[float, ...]:
+        """The levels at which an output has an interval, or an image a set of labels; ascending."""
+        levels: set[float] = set()
+        for interval in self.interval:
+            levels.update(interval.levels)
+        return tuple(sorted(levels))
+
+    def bounds(self, values: Any, level: float) -> tuple[Floats, Floats]:
+        """Return the lower and the upper ends of the intervals of predictions, within ``minimum`` and ``maximum``.
+
+        Parts of a whole are 0 to 1.
+
+        Args:
+            values: (dim,) in original units.
+            level: one of :attr:`interval_levels`.
+
+        Returns:
+            Both (dim,), NaN for outputs without an interval at this level.
+        """
+        half_widths = np.array([interval.half_width(level) for interval in self.interval])
+        predicted = np.asarray(values, np.float64).reshape(-1)
+        smallest = 0.0 if self.is_probability else self.minimum
+        largest = 1.0 if self.is_probability else self.maximum
+        low = predicted - half_widths
+        high = predicted + half_widths
+        if smallest is not None:
+            low = np.maximum(low, smallest)
+        if largest is not None:
+            high = np.minimum(high, largest)
+        return low, high
+
+    def label_set(self, probabilities: Any, level: float) -> list[str]:
+        """Return the labels that the class of an image is among, the likeliest first.
+
+        Args:
+            probabilities: (dim,) of the classes.
+            level: one of :attr:`interval_levels`.
+        """
+        labels = self.labels or tuple(str(number) for number in range(self.dim))
+        [interval] = self.interval
+        return [labels[index] for index in label_set(probabilities, interval.half_width(level))]
+
 
 @dataclass(frozen=True, kw_only=True)
 class TaskRecord(TaskFacts):
@@ -128,6 +179,7 @@ class TaskRecord(TaskFacts):
         activation: of the outputs.
         composed_of: the tasks that the outputs of a composition are sums or shares of; empty for
             another task. Its columns are its labels alone.
+        interval: how far predictions are from the truth.
     """
 
     name: str
@@ -142,6 +194,7 @@ class TaskRecord(TaskFacts):
     maximum: float | None = None
     activation: Activation | None = None
     composed_of: tuple[str, ...] = ()
+    interval: tuple[Interval, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -219,3 +272,26 @@ def columns_of(tasks: Sequence[AnyTask]) -> list[Column[AnyTask]]:
 def _is_called_by_label(task: TaskFacts) -> bool:
     """Whether the columns of a task are called by the labels of a map."""
     return task.is_map and task.dim > 1
+
+
+def columns_of_intervals(tasks: Sequence[TaskFacts]) -> dict[str, str]:
+    """Return the columns of intervals in tables of predictions: name -> the column, or the class, that it is of.
+
+    They are the bounds of a number and the set of labels of a class, whether or not their intervals
+    are known.
+    """
+    names = {}
+    for column in columns_of(tasks):
+        if column.task.is_image_class:
+            names[f"{column.task.name}{SET}"] = column.task.name
+        elif column.task.kind in INTERVAL_KINDS:
+            names[f"{column.name}{LOW}"] = column.name
+            names[f"{column.name}{HIGH}"] = column.name
+    return names
+
+
+def named_as_interval(tasks: Sequence[TaskFacts]) -> str | None:
+    """Return a column of predictions that is called as one of :func:`columns_of_intervals`; None if none is."""
+    names = {column.name for column in columns_of(tasks)}
+    names.update(task.name for task in tasks)
+    return next((name for name in columns_of_intervals(tasks) if name in names), None)

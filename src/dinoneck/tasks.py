@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.codec import normalize_fields, restore
+from dinoneck.codec import OMIT_DEFAULT, normalize_fields, restore
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.grid import exact
 from dinoneck.kinds import Kind as Kind
@@ -32,6 +32,8 @@ from dinoneck.task_facts import Aggregate as Aggregate
 from dinoneck.task_facts import as_tasks as as_tasks
 from dinoneck.task_facts import columns_of as columns_of
 from dinoneck.task_facts import describe_tasks as describe_tasks
+from dinoneck.task_intervals import INTERVAL_KINDS
+from dinoneck.task_intervals import Interval as Interval
 from dinoneck.transforms import TargetTransform as TargetTransform
 from dinoneck.transforms import constants as constants
 
@@ -144,6 +146,10 @@ class Task(TaskFacts):
 
         things: of a panoptic task, the labels whose objects are counted one by one; the others are
             stuff.
+        interval: how far predictions are from the truth in images of new groups, an
+            :class:`dinoneck.tasks.Interval` for each output, of a classification a single one;
+            empty: not known. A training fills it in from its held-out images. Of kinds
+            ``regression``, ``ratio``, ``density`` and ``classification``.
 
     **Surface normals**: ``Task("normals", kind="dense", dim=3, activation="unit")`` is a vector of
     length 1 in every cell, (x, y, z) in camera axes: x right, y down, z forward. It is
@@ -186,6 +192,7 @@ class Task(TaskFacts):
     shares: bool = False
     maximum: float | None = None
     things: tuple[str, ...] = ()
+    interval: Sequence[Interval] = field(default=(), metadata=OMIT_DEFAULT)
 
     def __setstate__(self, state: object) -> None:
         restore(self, state)
@@ -310,6 +317,17 @@ class Task(TaskFacts):
         are_labels = kind == "panoptic" and {*self.things} <= {*self.labels}
         fits = are_labels or not self.things
         yield "things", fits, f"labels of a panoptic task, of {self.labels}"
+        yield (
+            "interval",
+            kind in INTERVAL_KINDS or not self.interval,
+            f"none for kind {kind!r}",
+        )
+        num_intervals = 1 if self.is_image_class else self.dim
+        yield (
+            "interval",
+            len(self.interval) in (0, num_intervals),
+            f"none, or {num_intervals}: one for each output, of a classification one",
+        )
 
     @property
     def default_loss(self) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from benchmarks.__main__ import NAMES
+from benchmarks.evidence.intervals import GROUPS, MASSES
 from benchmarks.results import MARK, RESULTS, SOURCES, filled, read
 from tests.house.source import ROOT, SOURCE
 
@@ -60,10 +61,20 @@ def test_stored_tokens_are_within_their_bounds() -> None:
     for name, row in tables["differences"]["rows"].items():
         gaps = [value for pair, value in row.items() if " - " in pair and value is not None]
         assert gaps and (row["bound"] is None or max(gaps) <= row["bound"]), name
-        assert row["bound"] is not None or max(gaps) > 1e-2, name
+        # libraries that compute something else by intent differ by far more than rounding
+        assert row["bound"] is not None or max(gaps) > 1e-3, name
     for name, row in tables["slips"]["rows"].items():
         right, *slips, _ = row.values()
         assert right <= 1e-5 and min(slip for slip in slips if slip is not None) > 0.1, name
+
+
+def test_stored_intervals_of_new_groups_keep_their_promise() -> None:
+    tables = read(RESULTS / "evidence_random.json")
+    rows = tables["interval_pasture"]["rows"]
+    coverages = [row["coverage"] for name, row in rows.items() if name.endswith(GROUPS)]
+    assert len(coverages) == len(MASSES)
+    for coverage in coverages:
+        assert 0.88 <= coverage <= 0.92
 
 
 def test_stored_logits_of_published_heads_are_within_their_bounds() -> None:

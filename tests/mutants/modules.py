@@ -39,6 +39,30 @@ MODULES = [
         tests=["unit/test_grid.py::test_views_hold_what_their_names_say"],
     ),
     Mutant(
+        sentence="An interval leaves no mass for the group that nobody has seen.",
+        where="intervals:group_quantile",
+        edit=replace("level * (len(_images) + 1)", by="level * len(_images)"),
+        tests=["unit/test_intervals.py"],
+    ),
+    Mutant(
+        sentence="In an interval every image counts the same, and large groups count more.",
+        where="intervals:group_quantile",
+        edit=replace(
+            "1 / _images[_group[_order]]",
+            by="np.full(len(_group), len(_images) / len(_group))",
+        ),
+        tests=["unit/test_intervals.py::test_every_group_counts_the_same"],
+    ),
+    Mutant(
+        sentence="A set of labels may be empty, and then never holds the true one.",
+        where="intervals:label_set",
+        edit=replace(
+            "[_order[0], *(_label for _label in _order[1:] if _residuals[_label] <= quantile)]",
+            by="[_label for _label in _order if _residuals[_label] <= quantile]",
+        ),
+        tests=["unit/test_intervals.py"],
+    ),
+    Mutant(
         sentence=(
             "A target's transform divides by the sample's standard deviation instead of the "
             "population's."

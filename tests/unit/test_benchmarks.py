@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from benchmarks import results
 from benchmarks.__main__ import main
+from benchmarks.evidence.intervals import Predicted, quantile_of_quantiles
 from benchmarks.measure import ratios, turns
 from benchmarks.speed.checks import Unequal, check
 from benchmarks.speed.rows import Row, Setting, Variant
@@ -68,6 +70,29 @@ def test_ratios_are_medians_over_rounds_in_which_all_take_turns() -> None:
     ) == 4
     rows = ratios({"peer": [2.0, 4.0, 6.0], "own": [1.0, 1.0, 2.0]}, "peer")
     assert rows["own"]["× peer"] == 3.0 and rows["own"]["ms"] == 1000
+
+
+def test_coverage_of_intervals_is_averaged_over_groups_and_no_width_is_below_0() -> None:
+    predicted = Predicted(
+        held_out=np.array([1.0, 2.0]),
+        truth=np.array([4.0, 1.0]),
+        new=np.array([[0.0, 5.0, 5.0, 5.0], [2.0, 5.0, 5.0, 5.0]]),
+        new_truth=np.array([3.0, 6.0, 4.0, 9.0]),
+        new_groups=np.array([7, 3, 3, 3]),
+        large=5.0,
+    )
+    np.testing.assert_array_equal(predicted.residuals, [3.0, 1.0])
+    score = predicted.score(predicted.mean_of_heads, half_width=2.0)
+    assert score.coverage == pytest.approx((1 + 2 / 3) / 2)
+    assert score.coverage_of_large == 1 / 2
+    assert score.width == (3.0 + 4.0 + 4.0 + 4.0) / 4
+
+
+def test_the_quantile_of_quantiles_needs_all_but_a_tenth_of_a_group() -> None:
+    residuals = np.concatenate([np.arange(10.0) + group for group in range(9)])
+    groups = np.repeat(np.arange(9), 10).tolist()
+    # the ninth of ten images of the last of nine groups
+    assert quantile_of_quantiles(residuals, groups) == 8 + 8
 
 
 def test_an_unknown_name_lists_the_names() -> None:

@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from dinoneck.backbones.known import LICENSE_LINKS, LICENSES
 from dinoneck.checkpoint.format import HEAD_NAME, read_header
-from dinoneck.checkpoint.schema import BACKBONE_PREFIX, check, describe_parts, describe_weights
+from dinoneck.checkpoint.schema import (
+    BACKBONE_PREFIX,
+    check,
+    describe_intervals,
+    describe_parts,
+    describe_weights,
+)
 from dinoneck.errors import CheckpointError
 from dinoneck.registry import DETECTORS, WITH_OWN_VIT
 from dinoneck.version import __version__
@@ -118,6 +124,9 @@ def model_card(
             metrics[name] = f"{value['mean']} (sd {value['sd']})"
         else:
             metrics[name] = value
+    intervals: dict[str, str] = {}
+    for task in meta["tasks"]:
+        intervals |= describe_intervals(task)
     tensor_names = [name for name, _dtype, _shape in meta["tensors"]]
     card = ModelCard.from_template(
         _front_matter(meta),
@@ -131,6 +140,7 @@ def model_card(
         file_name=HEAD_NAME,
         backbone=backbone,
         weights=describe_weights(backbone.get("weights")),
+        intervals=intervals,
         metrics=metrics,
         licence=licence,
         family=family,

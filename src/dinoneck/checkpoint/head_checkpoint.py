@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from dinoneck import registry
 from dinoneck.atomic import write_whole
 from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone, plain_backbone
@@ -33,7 +34,7 @@ from dinoneck.devices import check_device, check_float
 from dinoneck.errors import BackboneError, CheckpointError
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.layers.inputs import Origin
-from dinoneck.tasks import Task, describe_tasks
+from dinoneck.tasks import Interval, Task, describe_tasks
 from dinoneck.text import did_you_mean, reason_of
 from dinoneck.version import __version__
 
@@ -70,6 +71,7 @@ class HeadCheckpoint:
         backbone_file: a file with the weights of the backbone that the record names, as some files
             of published heads are; None = they are found by name. It is not part of a saved file.
         preprocess: how images are prepared; None where it is not recorded.
+        tasks: what the head predicts, compositions among it; none of a neck or a detector.
         source: the file or hub repository it was read from; empty for a head that was read from
             none.
         revision: the commit a hub file came from; None for a local file.
@@ -102,13 +104,12 @@ class HeadCheckpoint:
         self._skeleton: nn.Module | None = skeleton
         self._skeleton_config = copy.deepcopy(self.config)
         self._num_parameters = sum(parameter.numel() for parameter in skeleton.parameters())
-        # of necks and detectors none
-        self._tasks: Sequence[Task] = getattr(skeleton, "predicted", ())
+        self.tasks: Sequence[Task] = getattr(skeleton, "predicted", ())
 
     def __repr__(self) -> str:
         what = repr(self.head_type)
-        if self._tasks:
-            what += f": {describe_tasks(self._tasks)}"
+        if self.tasks:
+            what += f": {describe_tasks(self.tasks)}"
         backbone = self.meta["backbone"] or {}
         facts = [f"{self._num_parameters} parameters", f"backbone={backbone.get('name')!r}"]
         if self.preprocess is not None and self.preprocess.size is not None:
@@ -180,6 +181,39 @@ class HeadCheckpoint:
         checkpoint = cls._with_records(module, part, records)
         origins.check_images_of(module, checkpoint.preprocess)
         return checkpoint
+
+    def with_intervals(self, intervals: Mapping[str, Sequence[Interval]]) -> Self:
+        """Return the checkpoint with other prediction intervals; everything else is the same.
+
+        Args:
+            intervals: task or composition -> one for each of its outputs, of a classification a
+                single one, see :class:`dinoneck.Task`. Others keep theirs.
+
+        Raises:
+            CheckpointError: if the head has no such task in its configuration.
+            ConfigError: if the intervals do not fit a task, or a task is called as a column of an
+                interval.
+        """
+        config = _config_with_intervals(self.config, intervals)
+        with torch.device("meta"):
+            module = registry.resolve(self.head_type).from_config(config)
+        stated = {task.name: task.interval for task in module.predicted}
+        for name, intervals_of_task in intervals.items():
+            if stated.get(name) != tuple(intervals_of_task):
+                raise CheckpointError(
+                    f"the configuration of {self.head_type!r} has no task {name!r} that could hold "
+                    f"intervals; it predicts {', '.join(stated)}",
+                    step="config",
+                )
+        meta = copy.deepcopy(self.meta)
+        meta["config"] = module.config
+        meta["tasks"] = encode(module.predicted)
+        meta["created_by"]["dinoneck"] = __version__
+        tensors = contents.join_tensors(
+            TensorGroups(self.state_dict, self.adapter_state, self.backbone_weights or {})
+        )
+        file = files.packed(meta, contents.chunks_of(meta, tensors), self.head_type)
+        return type(self)(file)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one file: whole or not at all.
@@ -456,6 +490,19 @@ class HeadCheckpoint:
         checkpoint._skeleton = skeleton  # given back, for the first build()
         rehearsal.check_views(module, meta["backbone"], checkpoint.preprocess, records.tta)
         return checkpoint
+
+
+def _config_with_intervals(config: Any, intervals: Mapping[str, Sequence[Interval]]) -> Any:
+    """The JSON of a configuration, in which tasks and compositions of these names have other intervals."""
+    if isinstance(config, list):
+        return [_config_with_intervals(value, intervals) for value in config]
+    if not isinstance(config, Mapping):
+        return config
+    changed = {key: _config_with_intervals(value, intervals) for key, value in config.items()}
+    has_intervals = config.get("$") in (Task.__name__, "Composition")
+    if has_intervals and config["name"] in intervals:
+        changed["interval"] = encode(tuple(intervals[config["name"]]))
+    return changed
 
 
 def checkpoint_of_detector(module: nn.Module, part: BackbonePart, **record: Any) -> HeadCheckpoint:

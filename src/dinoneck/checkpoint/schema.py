@@ -167,6 +167,14 @@ class CompositionRecord(Struct):
     ratio: str
 
 
+class IntervalRecord(Struct):
+    """How far an output is from the truth, see :class:`dinoneck.tasks.Interval`."""
+
+    levels: list[float]
+    half_widths: list[float]
+    groups: Count
+
+
 class TaskRecord(Struct):
     """What is predicted; the rest of a task is compared with the configuration."""
 
@@ -180,6 +188,7 @@ class TaskRecord(Struct):
     transform: dict[str, Any] | None = None
     minimum: float | None = None
     maximum: float | None = None
+    interval: list[IntervalRecord] | None = None
 
 
 class Spread(Struct, forbid_unknown_fields=True):
@@ -467,6 +476,26 @@ def describe_parts(record: Mapping[str, Any]) -> str:
     if record["total"]:
         return f"{record['total']} x {record['ratio']}"
     return ", ".join(f"{name} = {' + '.join(parts)}" for name, parts in record["sums"])
+
+
+def describe_intervals(task: Mapping[str, Any]) -> dict[str, str]:
+    """Return output -> the half widths of its interval by level, in words, from the record of a task.
+
+    Of a classification they are the smallest probabilities of the labels in a set.
+    """
+    name = task["name"]
+    is_class = task["kind"] == "classification"
+    labels = task.get("labels") or []
+    described = {}
+    for number, interval in enumerate(task.get("interval") or []):
+        label = labels[number] if number < len(labels) else number
+        output = name if is_class or task["dim"] == 1 else f"{name}: {label}"
+        levels = []
+        for level, half_width in zip(interval["levels"], interval["half_widths"], strict=False):
+            bound = f"p ≥ {1 - half_width:.3g}" if is_class else f"± {half_width:.3g}"
+            levels.append(f"{100 * level:g} % {bound}")
+        described[output] = f"{', '.join(levels) or 'none'} from {interval['groups']} groups"
+    return described
 
 
 def _at(record: Any, path: str) -> Any:

@@ -83,8 +83,6 @@ PREDICT_WITH_DETECTOR = RunKind(
     unused=(
         "--tta",
         "--probe",
-        "--tile",
-        "--overlap",
         "--image-column",
         "--maps",
         "--no-tokens",
@@ -442,23 +440,30 @@ def check_backbone_name(name: str | None, source: str | None = None) -> None:
 
 
 def check_output(
-    out: Path, inputs: Iterable[str | Path | None], suffixes: Sequence[str] = ()
+    out: Path,
+    inputs: Iterable[str | Path | None],
+    suffixes: Sequence[str] = (),
+    *,
+    option: str = "--out",
 ) -> None:
-    """Refuse, before any work, an ``--out`` that cannot be written or would replace an input.
+    """Refuse, before any work, a file to write that cannot be written or would replace an input.
 
     Args:
         out: the file to write.
         inputs: files that are read, and folders of heads; None is left out.
         suffixes: that the name may end in; none: any.
+        option: that names it.
 
     Raises:
         ConfigError: naming it.
     """
     if out.is_dir():
-        raise ConfigError(f"--out {out} is a folder; name a file")
+        raise ConfigError(f"{option} {out} is a folder; name a file")
     if suffixes and out.suffix.lower() not in suffixes:
-        raise ConfigError(f"--out {out}: expected a file name that ends in {' or '.join(suffixes)}")
-    check_can_be_written("--out", out)
+        raise ConfigError(
+            f"{option} {out}: expected a file name that ends in {' or '.join(suffixes)}"
+        )
+    check_can_be_written(option, out)
     if not out.exists():
         return
     for name in inputs:
@@ -468,7 +473,7 @@ def check_output(
         files = path.glob("*.safetensors") if path.is_dir() else [path]
         if any(file.exists() and out.samefile(file) for file in files):
             raise ConfigError(
-                f"--out {out} is one of the inputs and would be replaced; choose another name"
+                f"{option} {out} is one of the inputs and would be replaced; choose another name"
             )
 
 

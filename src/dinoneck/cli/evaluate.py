@@ -15,7 +15,7 @@ from dinoneck.cli.text import show, show_scores
 from dinoneck.cli.truth import check_truth_columns
 from dinoneck.errors import ConfigError
 from dinoneck.text import did_you_mean, some_of
-from dinoneck.training.config import TARGET_WEIGHTS
+from dinoneck.training.config import SIZE, TARGET_WEIGHTS
 
 _OVERALL_SCORES = (
     "AP",
@@ -49,6 +49,9 @@ def evaluate(
     crowd: Literal["ignore", "objects"] = "ignore",
     target_weights: Annotated[Mapping[str, float], TARGET_WEIGHTS] = {},
     at_least: Annotated[tuple[str, ...], arg(metavar="TARGET=VALUE ...")] = (),
+    tile: Annotated[tuple[int, int] | None, SIZE] = None,
+    overlap: Annotated[int | None, cli.whole(0)] = None,
+    calibrate: Annotated[Path | None, arg(metavar="OUT.safetensors")] = None,
     options: Annotated[cli.PredictionOptions, arg(name="")] = cli.PredictionOptions(),
     words: cli.Words = (),
 ) -> dict[str, Any]:
@@ -74,6 +77,10 @@ def evaluate(
             with the columns target and weight; without them as in training.
         at_least: the smallest R², accuracy or mean IoU of a target, the smallest share of normals
             within 11.25 degrees, or the smallest AP.
+        tile: cut images into tiles of this many pixels, as 'dinoneck predict' does.
+        overlap: pixels that tiles share, at least (default: 0, of a detector a fifth of the tile).
+        calibrate: write the one head file with intervals from its errors on these images, which it
+            was not trained on; name what new images differ in with --group.
         options: how images are predicted.
         words: the command line.
     """
@@ -85,11 +92,18 @@ def evaluate(
     for path in truth:
         check_truth_columns(path, image_column, columns)
     head_by_name = _name_models(heads)
+    if calibrate is not None:
+        cli.check_output(
+            calibrate,
+            [images, *truth, *head_by_name.values()],
+            (".safetensors",),
+            option="--calibrate",
+        )
     from dinoneck.evaluation import evaluate as score_models
 
     opened_models = {}
     for name, head in head_by_name.items():
-        opened_models[name] = open_model(head, options, words)
+        opened_models[name] = open_model(head, options, words, tile=tile, overlap=overlap)
     _check_target_names(smallest_scores, list(opened_models.values()))
     is_panoptic = len(truth) > 1  # a folder and a COCO file
     report = score_models(
@@ -104,6 +118,7 @@ def evaluate(
         class_values=class_values,
         crowd=crowd,
         target_weights=target_weights,
+        calibrate=calibrate,
     )
     if len(opened_models) == 1:  # a verdict compares models
         show_scores(report | {"verdict": None}, held_out=False)
@@ -112,6 +127,8 @@ def evaluate(
     lines_of_low_scores = _lines_of_low_scores(report, smallest_scores)
     for line in lines_of_low_scores:
         show(line)
+    if calibrate is not None:
+        show(f"written with intervals: {calibrate}")
     return {"ok": not lines_of_low_scores, **report}
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from dinoneck.checkpoint.format import files_in, is_file, only_head, read_header
-from dinoneck.checkpoint.schema import describe_parts, describe_weights
+from dinoneck.checkpoint.schema import describe_intervals, describe_parts, describe_weights
 from dinoneck.cli.arguments import Paths
 from dinoneck.cli.text import in_line, show, table
 from dinoneck.errors import CheckpointError, ConfigError, DinoneckError
@@ -195,6 +195,8 @@ def _describe_tasks(tasks: Sequence[Mapping[str, Any]]) -> str:
         ]
         if task.get("parts_of"):
             facts.append(describe_parts(task["parts_of"]))
+        for output, interval in describe_intervals(task).items():
+            facts.append(f"interval of {output}: {interval}")
         described.append(f"{task.get('name')} ({', '.join(filter(None, facts))})")
     return "; ".join(described) or "no tasks"
 

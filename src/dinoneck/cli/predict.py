@@ -57,7 +57,8 @@ def predict(
     subfolders: Literal["classes", "folds"] | None = None,
     skip_unusable: bool = False,
     tile: Annotated[tuple[int, int] | None, SIZE] = None,
-    overlap: Annotated[int, cli.whole(0)] = 0,
+    overlap: Annotated[int | None, cli.whole(0)] = None,
+    interval: float | None = None,
     options: Annotated[cli.PredictionOptions, arg(name="")] = cli.PredictionOptions(),
     words: cli.Words = (),
 ) -> dict[str, Any]:
@@ -81,8 +82,11 @@ def predict(
         image_column: column of file names in --truth.
         subfolders: with a folder as truth: whether the folders in it are classes or folds.
         skip_unusable: list and leave out unusable images.
-        tile: cut images into tiles of this many pixels, resized to the size of the heads.
-        overlap: pixels that tiles share, at least.
+        tile: cut images into tiles of this many pixels, resized to the size of the heads or the
+            detector.
+        overlap: pixels that tiles share, at least (default: 0, of a detector a fifth of the tile).
+        interval: the level of the columns 'NAME low' and 'NAME high' of heads that hold intervals:
+            0.5, 0.8, 0.9 or 0.95; without it 0.9, or the highest that they hold.
         options: how images are predicted.
         words: the command line.
     """
@@ -117,7 +121,10 @@ def predict(
     opened = open_model(
         named_heads, options, words, maps=bool(output_paths), tile=tile, overlap=overlap
     )
+    from dinoneck.runtime.intervals import describe_groups
+
     model = opened.model
+    level = _interval_level(opened, interval)
     if maps is not None and opened.are_of_objects:
         raise _no_maps(str(maps))
     if opened.has_maps_alone and maps is None and overlay is None:
@@ -164,7 +171,7 @@ def predict(
     if opened.is_detector:
         rows = _box_rows(results)
     else:
-        rows = _value_rows(results, opened.groups)
+        rows = _value_rows(results, opened.groups, level)
     columns: tuple[str, ...] = _BOX_COLUMNS  # where there are no rows; heads have one per image
     if rows:
         columns = tuple(rows[0])
@@ -177,6 +184,8 @@ def predict(
         if model.tta != "none":
             averaged = f", the mean of the views {model.tta}"
         document["tasks"] = _describe_tasks(opened.groups)
+    if level is not None:
+        document["interval"] = level
     try:
         if opened.is_detector:
             _add_masks(rows, results)
@@ -186,6 +195,8 @@ def predict(
         show(f"--json lacks the objects: {error}")
     document["predictions"] = rows
     written = [path for path in (out, maps, overlay) if path is not None]
+    if level is not None:
+        averaged += f", with intervals of {100 * level:g} % {describe_groups(opened.tasks)}"
     show(
         f"{counted(len(results), 'image')} predicted{averaged}; written: "
         f"{', '.join(map(str, written))}"
@@ -280,7 +291,8 @@ def open_model(
     options: cli.PredictionOptions,
     words: Sequence[str],
     maps: bool = False,
-    **tiles: Any,
+    tile: tuple[int, int] | None = None,
+    overlap: int | None = None,
 ) -> OpenModel:
     """Open heads, or the one detector.
 
@@ -290,7 +302,8 @@ def open_model(
         options: how images are predicted.
         words: the command line, whose options have to have an effect.
         maps: whether predictions hold the maps of heads.
-        **tiles: of heads, how images are cut.
+        tile: (height, width) of the tiles that images are cut into.
+        overlap: pixels that tiles share.
 
     Raises:
         ConfigError: for several detectors, and for options without effect.
@@ -318,6 +331,7 @@ def open_model(
     runtime = check_backbone_runtime(options.runtime or cli.default_runtime())
     if is_detector:
         detector = _open_detector(first, backbone, options, runtime=runtime)
+        detector.use_tiles(tile, overlap)
         return OpenModel(
             detector,
             is_detector=True,
@@ -339,7 +353,8 @@ def open_model(
         bits=options.bits,
         runtime=runtime,
         dtype=dtype,
-        **tiles,
+        tile=tile,
+        overlap=overlap,
     )
     if has_keys:
         groups = [HeadGroup(key, tasks) for key, tasks in predictor.tasks.items()]
@@ -803,18 +818,43 @@ def _add_masks(rows: Sequence[Row], results: Mapping[str, Any]) -> None:
         row["segmentation"] = record["segmentation"]
 
 
-def _value_rows(results: Mapping[str, Mapping[str, Any]], groups: Sequence[HeadGroup]) -> list[Row]:
+def _interval_level(opened: OpenModel, interval: float | None) -> float | None:
+    """The level of the intervals in the CSV; None for heads that hold none.
+
+    Raises:
+        ConfigError: for a level that the heads do not hold.
+    """
+    from dinoneck.runtime.intervals import check_level, default_level
+
+    if interval is None:
+        return default_level(opened.tasks)
+    if opened.is_detector:
+        raise ConfigError(
+            f"--interval {interval:g} is for numbers and classes, and a detector predicts boxes; leave "
+            "it out"
+        )
+    check_level(opened.tasks, interval, "the head")
+    return interval
+
+
+def _value_rows(
+    results: Mapping[str, Mapping[str, Any]], groups: Sequence[HeadGroup], level: float | None
+) -> list[Row]:
     """A row per image; columns of heads with keys are ``key/column``."""
     from dinoneck.inference.results import table_row
+    from dinoneck.runtime.intervals import interval_entries
 
     rows: list[Row] = []
     for image, result in results.items():
         row: Row = {"image": image}
         for group in groups:
+            of_group = group.select(result)
+            if level is not None:
+                of_group = of_group | interval_entries(group.tasks, of_group, level)
             if group.key is None:  # next to the image's, no column of theirs may be called image
-                row = table_row(result, group.tasks, image=image)
+                row = table_row(of_group, group.tasks, image=image)
                 continue
-            for name, value in table_row(group.select(result), group.tasks).items():
+            for name, value in table_row(of_group, group.tasks).items():
                 row[group.column(name)] = value
         rows.append(row)
     return rows

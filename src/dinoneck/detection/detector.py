@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -36,10 +37,12 @@ from dinoneck.data.pixels import in_threads
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.head import DetectionHead
 from dinoneck.detection.levels import Target
+from dinoneck.detection.tile_merging import DEFAULT_OVERLAP, Tile, merge_tiles, tiles_of
 from dinoneck.dtypes import WEIGHT_DTYPES
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError, DataError
 from dinoneck.grid import patch_pair
 from dinoneck.inference.images import CalledImages
+from dinoneck.inference.tiles import Tiling
 from dinoneck.kinds import Runtime
 from dinoneck.published.detectors import VIT_NAME
 from dinoneck.published.loading import load_published
@@ -58,16 +61,20 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _PreparedImage:
-    """An image as the network takes it.
+class _NetworkInput:
+    """An image, or a tile of a large one, as the network takes it.
 
     Attributes:
         pixels: (3, H, W) in 0 ... 1, of the detector's ``size``.
-        size: (height, width) of the image before it was resized.
+        image_size: (height, width) of the image before it was resized.
+        tile: the part that it shows.
+        is_last: whether no other tile of the image follows.
     """
 
     pixels: Tensor
-    size: tuple[int, int]
+    image_size: tuple[int, int]
+    tile: Tile
+    is_last: bool
 
 
 class Detector(nn.Module):
@@ -97,6 +104,7 @@ class Detector(nn.Module):
             does not name.
         min_score: the smallest score of predicted boxes; a training sets the one with the best F1
             on held-out images.
+        tiling: how large images are cut into tiles, see :meth:`use_tiles`; None = they are not.
         source: the file or repository that it was read from; empty for one that was built.
         publication: of an RfDetr ``license`` and ``extra``, the origin of its weights, which its file
             keeps.
@@ -143,6 +151,7 @@ class Detector(nn.Module):
         self._num_expected = 0
         self.tuned = set(head.config.get("tuned") or ())
         self.min_score = head.config["min_score"]
+        self.tiling: Tiling | None = None
         self.publication: dict[str, Any] = {}
         # None: the weights may have been trained since the last prediction
         self._watch: Watch | None = None
@@ -224,17 +233,30 @@ class Detector(nn.Module):
         min_score: float | None = None,
         max_boxes: int = MOST_BOXES,
         batch_size: int = 8,
+        tile: int | tuple[int, int] | None = None,
+        overlap: int | float | None = None,
     ) -> list[dict[str, Any]]:
         """Detect objects in images of any size; the detector is put into eval mode.
+
+        Images larger than ``tile`` are cut into tiles, each of which is resized to the detector's
+        size. An object that two tiles see counts once, see :func:`dinoneck.detection.merge_tiles`.
+        Objects longer than the overlap may be cut at a seam.
 
         Args:
             images: one or several paths, PIL images, arrays (H, W, 3) or tensors (3, H, W). Or the
                 path of a folder: all images in it and below, sorted.
             min_score: leave out boxes of a lower score, 0 ... 1; None = :attr:`min_score`. FCOS
                 gives none below 0.2, RetinaNet and Faster R-CNN none below 0.05.
-            max_boxes: per image, those with the highest scores. FCOS and Faster R-CNN give 100 at
-                most, RetinaNet 300, D-FINE, RT-DETRv2 and RF-DETR as many as they have queries.
-            batch_size: images in a forward pass.
+            max_boxes: per image or tile, those with the highest scores. FCOS and Faster R-CNN give
+                100 at most, RetinaNet 300, D-FINE, RT-DETRv2 and RF-DETR as many as they have
+                queries.
+            batch_size: images or tiles in a forward pass.
+            tile: (height, width) in pixels of the image, or one number for both: such as the size
+                of the training images, so that objects look as large as there. An image that fits
+                a tile is predicted as a whole; one that is shorter on one side is not cut along it,
+                and a tile of it stretched. None = as :meth:`use_tiles` says, at first no tiles.
+            overlap: by how much tiles overlap at least: an int in the same pixels, or a float, the
+                share of a tile; None = 0.2.
 
         Returns:
             per image ``boxes`` (n, 4) float32 XYXY in its own pixels (upright by its EXIF tag),
@@ -245,30 +267,79 @@ class Detector(nn.Module):
         Raises:
             BackboneError: if the backbone's weights were changed since the detector was loaded or
                 predicted last, by anything but its own training.
-            ConfigError: if ``max_boxes`` or ``batch_size`` is below 1, or ``min_score`` is outside 0 ... 1.
+            ConfigError: if ``max_boxes`` or ``batch_size`` is below 1, ``min_score`` is outside
+                0 ... 1, or tiles are no tiles, or of a model that gives masks.
             DataError: if an image cannot be read, a folder holds none, or a score is not finite.
         """
         check_minimum(1, max_boxes=max_boxes, batch_size=batch_size)
         if min_score is None:
             min_score = self.min_score
         min_score = converted("min_score", min_score, Share)
+        tiling = self.tiling
+        if tile is not None or overlap is not None:
+            tiling = self._tiling(tile, overlap)
         called = CalledImages.of_call(images)
         self.check_weights()
         self.eval()
         if self._num_expected < len(called.images):
             self.expect_images(len(called.images))
         predictions = []
-        prepared = in_threads(self._prepare, called.images)
-        batch = list(islice(prepared, batch_size))
+        of_image: list[dict[str, Any]] = []
+        tiles: list[Tile] = []
+        inputs = self._inputs(called.images, tiling)
+        batch = list(islice(inputs, batch_size))
         while batch:
-            inputs = torch.stack([image.pixels for image in batch]).to(self.device)
-            for detections, image in zip(self(inputs), batch, strict=True):
+            pixels = torch.stack([network_input.pixels for network_input in batch]).to(self.device)
+            for detections, network_input in zip(self(pixels), batch, strict=True):
                 best = best_of(detections, max_boxes)
                 self._check_finite(best["scores"])
-                predictions.append(self._in_image(best, image.size, min_score))
-            self._num_expected -= len(batch)
-            batch = list(islice(prepared, batch_size))
+                of_image.append(self._in_image(best, network_input, min_score))
+                tiles.append(network_input.tile)
+                if network_input.is_last:
+                    image_size = network_input.image_size
+                    predictions.append(self._put_together(of_image, tiles, image_size))
+                    of_image = []
+                    tiles = []
+                    self._num_expected -= 1
+            batch = list(islice(inputs, batch_size))
         return called.named(predictions)
+
+    def use_tiles(
+        self, tile: int | tuple[int, int] | None, overlap: int | float | None = None
+    ) -> None:
+        """Cut large images of later predictions and evaluations into tiles; None = do not.
+
+        Args:
+            tile: as of :meth:`predict`.
+            overlap: as of :meth:`predict`.
+
+        Raises:
+            ConfigError: as :meth:`predict`.
+        """
+        self.tiling = self._tiling(tile, overlap)
+
+    def _tiling(
+        self, tile: int | tuple[int, int] | None, overlap: int | float | None
+    ) -> Tiling | None:
+        """How large images are cut; None = they are not.
+
+        Raises:
+            ConfigError: for an overlap without tiles, values that are out of range, and tiles of a
+                model that gives masks.
+        """
+        if tile is None:
+            if overlap:
+                raise ConfigError(
+                    f"overlap is {overlap!r}, but tile is None; give the size of a tile"
+                )
+            return None
+        if self.has_masks:
+            raise ConfigError(
+                f"tile is {tile}, and masks of tiles are not put together; leave tile out, or use a "
+                "detector of boxes"
+            )
+        share = DEFAULT_OVERLAP if overlap is None else overlap
+        return Tiling(cast("tuple[int, int]", tile), share)
 
     def _check_finite(self, scores: Tensor) -> None:
         """Raise a DataError for scores that are not finite: they are no detections, and not none either."""
@@ -302,39 +373,85 @@ class Detector(nn.Module):
             width = round(width * features_at)
         backbone.expect_images({(height, width): count})
 
-    def _prepare(self, image: ImageInput) -> _PreparedImage:
-        """Decode and resize an image."""
+    def _inputs(
+        self, images: Sequence[ImageInput], tiling: Tiling | None
+    ) -> Iterator[_NetworkInput]:
+        """Decode, cut and resize images; one tile after the other, for the memory of large images."""
+        for prepared in in_threads(partial(self._prepare, tiling=tiling), images):
+            if isinstance(prepared, _NetworkInput):
+                yield prepared
+                continue
+            image_size = (prepared.shape[-2], prepared.shape[-1])
+            tiles = tiles_of(image_size, cast("Tiling", tiling))
+            for number, tile in enumerate(tiles):
+                shown = prepared[
+                    :, tile.top : tile.top + tile.height, tile.left : tile.left + tile.width
+                ]
+                yield _NetworkInput(
+                    pixels=self.preprocess.fitted(shown),
+                    image_size=image_size,
+                    tile=tile,
+                    is_last=number == len(tiles) - 1,
+                )
+
+    def _prepare(self, image: ImageInput, tiling: Tiling | None) -> _NetworkInput | Tensor:
+        """Decode and resize an image; one that is going to be cut is only decoded."""
         pixels = read_channels(image, self.preprocess.channels, self.preprocess.bits)
-        return _PreparedImage(
+        height, width = pixels.shape[-2:]
+        if tiling is not None and not tiling.fits((height, width)):
+            return pixels
+        return _NetworkInput(
             pixels=self.preprocess.fitted(pixels),
-            size=(pixels.shape[-2], pixels.shape[-1]),
+            image_size=(height, width),
+            tile=Tile(top=0, left=0, height=height, width=width),
+            is_last=True,
         )
 
     def _in_image(
-        self, detections: dict[str, Tensor], size: tuple[int, int], min_score: float
-    ) -> dict[str, Any]:
-        """Leave out low scores, bring the boxes to pixels of the image and cut them at its edge; add names.
+        self, detections: dict[str, Tensor], network_input: _NetworkInput, min_score: float
+    ) -> dict[str, Tensor]:
+        """Leave out low scores, bring the boxes to pixels of the image and cut them at the edge of the tile.
 
         Args:
             detections: ``boxes`` (n, 4) XYXY in pixels of the network's input, ``scores``,
                 ``labels``, and ``masks``, logits (n, h, w), if there are any.
-            size: (height, width) of the image.
+            network_input: whose detections they are.
             min_score: of the boxes that stay.
         """
         is_sure = detections["scores"] >= min_score
-        labels = detections["labels"][is_sure]
-        height, width = size
-        boxes = to_original(detections["boxes"][is_sure], self.size, size).clamp(min=0)
+        top, left, height, width = network_input.tile
+        boxes = to_original(detections["boxes"][is_sure], self.size, (height, width)).clamp(min=0)
         boxes = boxes.minimum(boxes.new_tensor([width, height, width, height]))
-        prediction: dict[str, Any] = {
-            "boxes": boxes,
+        of_image = {
+            "boxes": boxes + boxes.new_tensor([left, top, left, top]),
             "scores": detections["scores"][is_sure],
-            "labels": labels,
-            "names": [self.classes[label] for label in labels.tolist()],
+            "labels": detections["labels"][is_sure],
         }
         if "masks" in detections:
-            prediction["masks"] = masks_in_image(detections["masks"][is_sure], size)
-        return prediction
+            of_image["masks"] = masks_in_image(
+                detections["masks"][is_sure], network_input.image_size
+            )
+        return of_image
+
+    def _put_together(
+        self,
+        of_tiles: Sequence[dict[str, Tensor]],
+        tiles: Sequence[Tile],
+        image_size: tuple[int, int],
+    ) -> dict[str, Any]:
+        """Return the prediction of an image from those of its tiles, with the names of its labels."""
+        prediction = of_tiles[0]
+        if len(tiles) > 1:
+            prediction = merge_tiles(of_tiles, tiles, image_size)
+        named: dict[str, Any] = {
+            "boxes": prediction["boxes"],
+            "scores": prediction["scores"],
+            "labels": prediction["labels"],
+            "names": [self.classes[label] for label in prediction["labels"].tolist()],
+        }
+        if "masks" in prediction:
+            named["masks"] = prediction["masks"]
+        return named
 
     def check_weights(self) -> None:
         """Compare the backbone's weights with those at the last prediction, or when the detector was loaded.

@@ -38,6 +38,7 @@ def evaluate(
     class_values: Sequence[int] = (),
     crowd: Crowd = "ignore",
     target_weights: TargetWeights | None = None,
+    calibrate: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Predict images and compare the predictions with the truth.
 
@@ -65,6 +66,10 @@ def evaluate(
             them, see :func:`dinoneck.training.weighted_r2`; or a CSV file with the columns
             ``target`` and ``weight``. None = as the truth or the head files record; without a
             record the overall score is the mean of the targets' R².
+        calibrate: a file to write: that of the model, which is one head file without intervals, with
+            intervals from its errors on these images, see :class:`dinoneck.Predictor`. The images
+            must be others than those that it was trained on; ``group`` names what is exchangeable,
+            such as fields or patients.
 
     Returns:
         A report of plain values, which JSON can hold.
@@ -80,6 +85,11 @@ def evaluate(
         of images have ``accuracy``, ``macro_f1``, and ``f1`` and ``confusion_matrix`` by class.
         Classes of pixels have ``mean_iou``, ``pixel_accuracy``, and ``iou`` and
         ``confusion_matrix`` by class.
+
+        A target whose intervals the model's file holds also has ``coverage`` and ``width``, by level
+        (``"0.9"``): the share of the images whose truth lies in the interval, and its mean width, in
+        the target's unit; of classes the share whose class is in the set of labels, and the mean
+        number of labels.
 
         Surface normals, whose truth is files of three bands in the place of masks, have the
         ``mean_angle`` and ``median_angle`` in degrees over all known pixels, and ``within_11``,
@@ -135,6 +145,7 @@ def evaluate(
             nodata=nodata,
             class_values=class_values,
             target_weights=weights,
+            calibrate=None if calibrate is None else str(calibrate),
         )
         return evaluate_objects(_models_of_objects(models), truth, images, crowd=crowd)
     _check_no_crowd(crowd)
@@ -153,6 +164,11 @@ def evaluate(
     truth_columns = list(frame.columns)
     mask_options = MaskOptions(labels=labels, nodata=nodata, class_values=class_values)
     if table.masks is not None:
+        if calibrate is not None:
+            raise ConfigError(
+                f"calibrate is {str(calibrate)!r}, and intervals are of numbers and classes of "
+                "images; the truth has masks: name a table without them"
+            )
         return evaluate_masks(
             predictors,
             table,
@@ -168,6 +184,7 @@ def evaluate(
         predicted,
         truth_columns=truth_columns,
         target_weights=weights,
+        calibrate=calibrate,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from dinoneck.data.table import Table
+from dinoneck.evaluation.intervals import Calibration, coverages
 from dinoneck.evaluation.models import (
     HeadModel,
     Stopwatch,
@@ -23,6 +25,7 @@ from dinoneck.evaluation.weights import weights_of
 from dinoneck.inference.results import predict_many
 from dinoneck.metrics import Array
 from dinoneck.tasks import columns_of
+from dinoneck.training.intervals import Intervals
 from dinoneck.training.report import Predictions, summary
 from dinoneck.training.scored import ClassTarget, MapTarget, ScoredTarget, ValueTarget
 from dinoneck.version import versions
@@ -37,6 +40,7 @@ def predict_and_score(
     *,
     target_weights: Mapping[str, float],
     reasons_not_compared: Mapping[str, str] = {},
+    calibrate: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Predict the images of a table, and return the report of the scores.
 
@@ -47,10 +51,17 @@ def predict_and_score(
         target_weights: of the overall score, as the call states them; empty = those of the table,
             else of the trainings.
         reasons_not_compared: target of patches -> why only some of the models are scored on it.
+        calibrate: the file of the one model with intervals from this truth, which is written; None:
+            no file is.
 
     Raises:
-        ConfigError: if the weights do not fit the targets, or trainings of the models have others.
+        ConfigError: if the weights do not fit the targets, or trainings of the models have others;
+            if there is no one file to calibrate, or it has intervals.
+        DataError: if the model to calibrate was trained on some of the images.
     """
+    calibration = None
+    if calibrate is not None:
+        calibration = Calibration.of(predictors, calibrate)
     targets = _targets_of_first_models(targets_of_models.values())
     targets = _with_auxiliary(targets, predictors.values())
     table = replace(
@@ -61,18 +72,19 @@ def predict_and_score(
         if isinstance(target, ClassTarget):
             class_labels[name] = target.labels
     predictions = {}
+    coverages_of_models = {}
+    intervals: Intervals = {}
     cost = {}
     for name, predictor in predictors.items():
         watch = Stopwatch(predictor)
         predictor.expect_images(len(table))
         watch.begin(table.images[0])
-        predictions[name] = _predict_targets(
-            predictor,
-            table.images,
-            targets=targets_of_models[name],
-            class_labels=class_labels,
-        )
+        rows = _predict_rows(predictor, table.images, targets_of_models[name].values())
+        predictions[name] = _read_targets(rows, targets_of_models[name], class_labels)
         cost[name] = cost_of(predictor, watch.seconds() / len(table))
+        coverages_of_models[name] = coverages(targets_of_models[name], predictor.tasks, rows)
+        if calibration is not None:
+            intervals = calibration.intervals(targets_of_models[name], rows, table.groups)
     all_rows = range(len(table))
     report = summary(
         table,
@@ -81,6 +93,9 @@ def predict_and_score(
         folds=[all_rows],
         units=_shared_units(predictors.values(), targets),
     )
+    for name, coverage_of_targets in coverages_of_models.items():
+        for target_name, coverage in coverage_of_targets.items():
+            report["scores"][target_name][name] |= coverage
     lines = [report["verdict"], *_lines_of_unshared_targets(predictions, reasons_not_compared)]
     report["verdict"] = "\n".join(lines)
     report["cost"] = cost
@@ -88,6 +103,8 @@ def predict_and_score(
     trained_on = count_trained_on(predictors, table.images)
     if trained_on:
         report["trained_on"] = trained_on
+    if calibration is not None:
+        calibration.write(intervals, num_images=len(table), num_trained_on=sum(trained_on.values()))
     return report
 
 
@@ -145,25 +162,29 @@ class CellTarget(ValueTarget):
         return predictions
 
 
-def _predict_targets(
-    predictor: HeadModel,
-    images: Sequence[Any],
+def _predict_rows(
+    predictor: HeadModel, images: Sequence[Any], targets: Iterable[ScoredTarget]
+) -> list[dict[str, Any]]:
+    """The rows of all images by one model, in their order; with maps per patch where a target needs them."""
+    has_maps = any(isinstance(target, MapTarget | CellTarget) for target in targets)
+    predict = partial(predictor, maps="patch" if has_maps else None)
+    at_once = _BATCHES_AT_ONCE * predictor.batch_size
+    return list(predict_many(predict, images, at_once=at_once).values())
+
+
+def _read_targets(
+    rows: Sequence[Mapping[str, Any]],
     targets: Mapping[str, ScoredTarget],
     class_labels: Mapping[str, Sequence[str]],
 ) -> Predictions:
     """Target -> the predictions of all images by one model.
 
     Args:
-        predictor: the model.
-        images: of all rows.
+        rows: of all images.
         targets: those that the model predicts.
         class_labels: target -> its classes, in the order in which the report numbers them.
     """
-    has_maps = any(isinstance(target, MapTarget | CellTarget) for target in targets.values())
-    predict = partial(predictor, maps="patch" if has_maps else None)
-    at_once = _BATCHES_AT_ONCE * predictor.batch_size
-    rows = list(predict_many(predict, images, at_once=at_once).values())  # in the order of images
-    predictions = {}
+    predictions: Predictions = {}
     for name, target in targets.items():
         if isinstance(target, CellTarget):
             predictions[name] = target.read_maps([row["maps"][target.output] for row in rows])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ def evaluate_values(
     *,
     truth_columns: Sequence[str],
     target_weights: Mapping[str, float],
+    calibrate: str | os.PathLike[str] | None,
 ) -> dict[str, Any]:
     """Score models on the numbers and classes of a table.
 
@@ -36,14 +38,22 @@ def evaluate_values(
         predicted: what all models predict.
         truth_columns: all columns of the truth, for the error if none of them is predicted.
         target_weights: as of :func:`dinoneck.evaluation.report.predict_and_score`.
+        calibrate: as there.
 
     Raises:
+        ConfigError: as there, if a file cannot be calibrated.
         DataError: if the truth has nothing that is predicted, or values that cannot be scored.
     """
     targets_of_models = value_targets(predictors, table, predicted)
     if not any(targets_of_models.values()):
         raise nothing_to_score(predicted.names, truth_columns)
-    return predict_and_score(predictors, table, targets_of_models, target_weights=target_weights)
+    return predict_and_score(
+        predictors,
+        table,
+        targets_of_models,
+        target_weights=target_weights,
+        calibrate=calibrate,
+    )
 
 
 def value_targets(

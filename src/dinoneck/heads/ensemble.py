@@ -20,7 +20,7 @@ from dinoneck.heads.outputs import HeadOutputs, recompute_dependent_values
 from dinoneck.heads.patch_mean import PatchMeanHead
 from dinoneck.layers.inputs import Origin, Plain, TokensLike
 from dinoneck.losses.composition import Composed, Composition, outputs_of
-from dinoneck.tasks import Task, constants
+from dinoneck.tasks import Interval, Task, constants
 from dinoneck.text import counted
 from dinoneck.tokens import Tokens
 
@@ -646,7 +646,8 @@ def shared_tasks(
 ) -> tuple[list[Task], list[Composition]]:
     """Return one task per name, and the compositions; without transform: they are in original units.
 
-    A minimum or maximum that some of the heads state holds for their mean.
+    A minimum or maximum that some of the heads state holds for their mean. So does an interval that
+    all of them state; the mean of heads with different ones has none.
 
     Args:
         heads: all members.
@@ -664,12 +665,13 @@ def shared_tasks(
         for task in head.predicted:
             activation = task.activation if task.is_unit else None
             plain = replace(task, transform=None, activation=activation)
+            plain = _with_interval(plain, _shared_interval(task.name, running))
             if not counts:
                 plain = replace(plain, minimum=None, maximum=None)
             first_task = by_name.setdefault(task.name, plain)
             by_name[task.name] = _with_bounds(first_task, plain)
 
-            meaning = {field: getattr(task, field, None) for field in _SHARED_FIELDS}
+            meaning = {field: getattr(plain, field, None) for field in _SHARED_FIELDS}
             meaning["area"] = areas.get(task.name)
             meaning["activation"] = activation
             first_meaning = meanings.setdefault(task.name, meaning)
@@ -684,6 +686,24 @@ def shared_tasks(
             compositions.append(task.parts_of)
     outputs_of(tasks, compositions, "the members")  # raises where compositions do not fit
     return tasks, compositions
+
+
+def _shared_interval(task_name: str, heads: Sequence[Head]) -> Sequence[Interval]:
+    """The interval of a task that all heads that predict it state; empty if they differ."""
+    intervals = []
+    for head in heads:
+        intervals += [task.interval for task in head.predicted if task.name == task_name]
+    if len(set(intervals)) != 1:
+        return ()
+    return intervals[0]
+
+
+def _with_interval(task: Task, interval: Sequence[Interval]) -> Task:
+    """The task with another interval, which a composition holds too."""
+    if isinstance(task, Composed) and task.parts_of is not None:
+        parts_of = replace(task.parts_of, interval=interval)
+        return replace(task, interval=interval, parts_of=parts_of)
+    return replace(task, interval=interval)
 
 
 def _check_same_meaning(name: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> None:

@@ -43,6 +43,11 @@ class BoxDetector(Protocol):
     ) -> list[dict[str, Any]]:
         """Return boxes, scores, labels and names of each image, and masks of some detectors."""
 
+    def use_tiles(
+        self, tile: int | tuple[int, int] | None, overlap: int | float | None = None
+    ) -> None:
+        """Cut large images of later predictions into tiles."""
+
     def expect_images(self, count: int) -> None:
         """State how many images are going to be predicted."""
 

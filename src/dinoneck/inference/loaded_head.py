@@ -219,6 +219,7 @@ def merge_heads(heads: Sequence[LoadedHead], weights: Sequence[float] | None) ->
         first,
         head=HeadEnsemble([head.head for head in heads], weights=weights),
         preprocess=preprocess,
+        checkpoint=first.checkpoint if len(heads) == 1 else None,
         mask_records=tuple(mask_records),
         files=tuple(files),
         auxiliary=frozenset(auxiliary),
@@ -305,13 +306,15 @@ def _facts(head: LoadedHead, compare_inputs: bool, compare_views: bool) -> dict[
 
 
 def _without_fitted_numbers(config: Any) -> Any:
-    """A configuration without the mean and std of fitted transforms."""
+    """A configuration without the mean and std of fitted transforms, and without intervals."""
     if isinstance(config, list):
         return [_without_fitted_numbers(value) for value in config]
     if not isinstance(config, Mapping):
         return config
     if config.get("$") == "TargetTransform":
         config = without(config, "mean", "std")
+    if config.get("$") in ("Task", "Composition"):
+        config = without(config, "interval")
     return {key: _without_fitted_numbers(value) for key, value in config.items()}
 
 

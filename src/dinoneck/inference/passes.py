@@ -88,6 +88,7 @@ class Pass:
         tiling: how large images are cut; None = they are not.
         batch_size: images or tiles per call of the backbone, with all views of one size; on a CPU,
             images or tiles times views. None = 8, on a CPU 4.
+        interval: the level of the intervals of predictions; None: they have none.
 
     Raises:
         ConfigError: if views or tiles do not fit the patch, or do not go with objects.
@@ -102,6 +103,7 @@ class Pass:
         tta: str,
         tiling: Tiling | None,
         batch_size: int | None,
+        interval: float | None = None,
     ) -> None:
         if tiling is not None:
             tiling.check(preprocess)
@@ -114,6 +116,7 @@ class Pass:
         self.tta = tta
         self.views = VIEWS[tta]
         self.tiling = tiling
+        self.interval = interval
         self.heads: dict[str, LoadedHead] = {}
         self.object_tasks: dict[str, Task] = {}
         for key, loaded_head in heads.items():
@@ -389,7 +392,11 @@ class Pass:
         predictions: list[dict[str, Prediction]] = [{} for _ in range(count)]
         for key, loaded_head in self.heads.items():
             of_head = predictions_of(
-                outputs[key], tasks=loaded_head.head.predicted, with_maps=with_maps, count=count
+                outputs[key],
+                tasks=loaded_head.head.predicted,
+                with_maps=with_maps,
+                interval=self.interval,
+                count=count,
             )
             for i, prediction in enumerate(of_head):
                 predictions[i][key] = prediction

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -17,6 +18,7 @@ from dinoneck.heads.head import Head
 from dinoneck.heads.outputs import recompute_averaged_values
 from dinoneck.inference.resolution import at_image_size, members_at_image_size
 from dinoneck.inference.views import AveragedOutputs, MembersOfView
+from dinoneck.runtime.intervals import interval_entries
 from dinoneck.task_facts import GATE_WEIGHTS
 from dinoneck.tasks import GATE, Task, describe_tasks
 
@@ -35,6 +37,8 @@ class Prediction:
         raw_outputs: those of the members of an ensemble that are resampled to the pixels of the
             image before they are maps, view by view, as a batch of one image; empty for other heads.
         objects: task name -> the objects, in the pixels of the upright image.
+        intervals: the entries of :func:`dinoneck.runtime.intervals.interval_entries`; empty unless
+            asked for.
     """
 
     values: dict[str, float | Array]
@@ -42,9 +46,10 @@ class Prediction:
     gate: Array | None = None
     raw_outputs: list[MembersOfView] = field(default_factory=list)
     objects: dict[str, Any] = field(default_factory=dict)
+    intervals: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def to_row(self, with_maps: bool) -> dict[str, Any]:
-        """Return the values and objects, and on request ``"maps"`` per patch and ``"gate"``, in one dict.
+        """Return the values, objects and intervals, and on request ``"maps"`` per patch and ``"gate"``, in one dict.
 
         Arrays are copies, but for those of objects.
         """
@@ -56,11 +61,17 @@ class Prediction:
             if self.gate is not None:
                 row[GATE] = self.gate.copy()
         row.update(self.objects)
+        row.update(copy.deepcopy(self.intervals))
         return row
 
 
 def predictions_of(
-    outputs: AveragedOutputs, *, tasks: Sequence[Task], with_maps: bool, count: int
+    outputs: AveragedOutputs,
+    *,
+    tasks: Sequence[Task],
+    with_maps: bool,
+    interval: float | None,
+    count: int,
 ) -> list[Prediction]:
     """Return the predictions for every image of a batch.
 
@@ -68,6 +79,7 @@ def predictions_of(
         outputs: of one head on the CPU, averaged over views and tiles.
         tasks: what the head predicts; ``from_map`` values and compositions are recomputed.
         with_maps: whether maps and the gate are asked for.
+        interval: the level of the intervals; None: none are asked for.
         count: B, the number of images: a head that predicts only objects has no averaged outputs
             from which it could be read.
 
@@ -89,15 +101,19 @@ def predictions_of(
         for name, batch in values.items():
             is_number = batch.shape[1] == 1
             values_of_image[name] = batch[i].item() if is_number else batch[i].numpy()
+        intervals = {}
+        if interval is not None:
+            intervals = interval_entries(tasks, values_of_image, interval)
         if with_maps:
             prediction = Prediction(
                 values=values_of_image,
                 maps={name: cells[i].numpy() for name, cells in outputs.mean.maps_to_show.items()},
                 gate=None if outputs.mean.gate is None else outputs.mean.gate[i].numpy(),
                 raw_outputs=[of_view.of_image(i) for of_view in outputs.raw_outputs],
+                intervals=intervals,
             )
         else:
-            prediction = Prediction(values=values_of_image)
+            prediction = Prediction(values=values_of_image, intervals=intervals)
         predictions.append(prediction)
     return predictions
 

@@ -56,6 +56,7 @@ from dinoneck.inference.tiles import Tiling
 from dinoneck.inference.views import TTA, VIEWS
 from dinoneck.kinds import AnyRuntime
 from dinoneck.runtime.exported import open_alone
+from dinoneck.runtime.intervals import check_level
 from dinoneck.runtime.names import check_backbone_runtime, is_exported
 from dinoneck.tasks import describe_tasks
 from dinoneck.text import counted
@@ -142,7 +143,7 @@ class Predictor(_FileOrHeads):
             name of a published one (``"rf_detr_small"``). The path of a file of ``dinoneck export``
             (``"cover.onnx"``) gives a :class:`dinoneck.runtime.ExportedPredictor` (of a detector an
             ``ExportedDetector``), which is called in the same way and takes ``batch_size``,
-            ``bits`` and ``runtime``.
+            ``bits``, ``runtime`` and ``interval``.
         backbone: the backbone; None rebuilds it from the record in the files. It is checked against
             them.
         tta: ``"none"`` (the image alone), ``"flip4"`` (original, left-right, up-down, both) or
@@ -158,8 +159,9 @@ class Predictor(_FileOrHeads):
             takes any image. An image that fits a tile is predicted as without tiles;
             one that is smaller on one side only is not cut along it and shows less than a tile
             there.
+            Of a detector any size, see :meth:`dinoneck.detection.Detector.predict`.
         overlap: by how much tiles overlap at least: an int in the same pixels, or a float, the
-            share of a tile (0.25).
+            share of a tile (0.25). None = 0, of a detector 0.2.
         weights: one number of 0 or more per head of a list, in the order given (files of a folder
             sorted by name); None = equal. Or the local file of the one published head, of a
             detector also its folder, see :func:`dinoneck.load_published`.
@@ -180,6 +182,11 @@ class Predictor(_FileOrHeads):
             ``"openvino"``.
         dtype: in which the backbone computes, after it is compared with the heads; None = its own,
             or that of the record.
+        interval: the level of the intervals that rows hold, such as 0.9, one that the heads' files
+            store; None: rows hold none. An image of a new group (field, patient, site, day) like
+            those of the training lies in its interval with this probability. The residuals behind
+            it are those of one head for each fold: the average of their heads, or of views, is
+            rarely farther off, so that intervals of an ensemble are wider than needed.
 
     Attributes:
         revisions: hub repository -> the commit its heads are of; empty for local heads.
@@ -216,7 +223,7 @@ class Predictor(_FileOrHeads):
         device: torch.device | str | None = None,
         *,
         tile: int | tuple[int, int] | None = None,
-        overlap: int | float = 0,
+        overlap: int | float | None = None,
         weights: Sequence[float] | str | os.PathLike[str] | None = None,
         blur: int | None = None,
         bits: int | None = None,
@@ -226,6 +233,7 @@ class Predictor(_FileOrHeads):
         revision: str | None = None,
         runtime: AnyRuntime | None = None,
         dtype: torch.dtype | None = None,
+        interval: float | None = None,
     ) -> None:
         backbone_runtime = None if runtime is None else check_backbone_runtime(runtime)
         if tta is not None and tta not in VIEWS:
@@ -237,7 +245,6 @@ class Predictor(_FileOrHeads):
                 f"preprocess is a {type(preprocess).__name__}; expected a dinoneck.data.Preprocessing, "
                 "such as backbone.preprocess.changed(size=...)"
             )
-        tiling = _tiling(tile, overlap)
         self._keyed = isinstance(heads, Mapping)
         weights_file: str | os.PathLike[str] | None = None
         shares: Sequence[float] | None = None
@@ -253,12 +260,12 @@ class Predictor(_FileOrHeads):
         keys = [*heads] if isinstance(heads, Mapping) else []
         options_of_heads = {
             "tta": None if tta == "none" else tta,
-            "tile": tile,
             "weights": shares,
             "blur": blur,
             "preprocess": preprocess,
             "probe": probe or None,
             "dtype": dtype,
+            "interval": interval,
         }
         if names_detector(heads):
             check_detector_options(keys, **options_of_heads)  # before its file is fetched
@@ -277,11 +284,13 @@ class Predictor(_FileOrHeads):
                 runtime=backbone_runtime,
                 bits=bits,
             )
+            self.detector.use_tiles(tile, overlap)
             self._detector_options = {} if batch_size is None else {"batch_size": batch_size}
             self.revisions = _revisions([detector_file])
             self.tasks: Any = ()
             return
 
+        tiling = _tiling(tile, overlap)
         loaded: dict[str, list[LoadedHead]] = {}
         for key, sources in opened.items():
             loaded[key] = [LoadedHead.load(source) for source in sources]
@@ -316,11 +325,14 @@ class Predictor(_FileOrHeads):
                     tta=shared.tta,
                     tiling=tiling,
                     batch_size=batch_size,
+                    interval=interval,
                 )
             )
 
         tasks = {key: self._pass_of(key).heads[key].head.predicted for key in loaded}
         self.tasks = tasks if self._keyed else tasks[NO_KEY]
+        if interval is not None:
+            check_level(list(chain.from_iterable(tasks.values())), interval, "the head")
         if self._keyed:
             logger.info(
                 "%s: passes of the backbone: %d", counted(len(loaded), "key"), len(self.passes)
@@ -449,6 +461,10 @@ class Predictor(_FileOrHeads):
             shows over the cells that hold image, not padding, of which a task with ``from_map`` is
             one. For tasks of instances and panoptic segments what ``predict_instances`` or
             ``predict_panoptic`` of the head returns, as arrays, in the pixels of the upright image.
+            With an ``interval`` rows of heads also have ``"interval": {task: (low, high)}``, within
+            ``minimum`` and ``maximum``, arrays (dim,) for tasks of several outputs (NaN for outputs
+            without an interval), and ``"set": {task: labels}`` of classifications, the likeliest
+            first.
             With a mapping of heads: key -> such a dict. The rows of a folder begin with
             ``"image"``, the path of the image, which begins with that of the folder.
 
@@ -742,10 +758,10 @@ def _join_passes(by_pass: Sequence[Sequence[Mapping[str, T]]]) -> list[dict[str,
     return joined
 
 
-def _tiling(tile: int | tuple[int, int] | None, overlap: int | float) -> Tiling | None:
+def _tiling(tile: int | tuple[int, int] | None, overlap: int | float | None) -> Tiling | None:
     if tile is not None:
-        return Tiling(cast("tuple[int, int]", tile), overlap)
-    if overlap != 0:
+        return Tiling(cast("tuple[int, int]", tile), 0 if overlap is None else overlap)
+    if overlap:
         raise ConfigError(f"overlap is {overlap!r}, but tile is None; give the size of a tile")
     return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,14 @@ import numpy as np
 from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.extras import missing_extra
 from dinoneck.progress import progress
+from dinoneck.runtime.intervals import BOUNDS, LABEL_SETS
 from dinoneck.runtime.names import IMAGE
 from dinoneck.task_facts import TaskFacts, as_tasks, columns_of
+from dinoneck.task_intervals import HIGH, LOW, SET
 from dinoneck.text import printable, some_of
+
+LABEL_SEPARATOR = ";"
+"""What separates the labels of a set in a cell of a table."""
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +65,9 @@ def table_row(
     """Return one image's result as column -> value.
 
     The columns are those of :func:`dinoneck.tasks.columns_of`. A classification has the most
-    probable class as ``name``, then a probability per class as ``name:label``.
+    probable class as ``name``, then a probability per class as ``name:label``. Where the result
+    holds intervals, a number is followed by ``name low`` and ``name high``, and the class by ``name
+    set``, its labels separated by ``;``.
 
     Args:
         result: of a :class:`dinoneck.Predictor`.
@@ -146,13 +154,23 @@ def _cells(
         for task in tasks
         if task.has_values
     }
+    has_intervals = any(task.interval for task in tasks)  # else the names are those of tasks
+    bounds = result.get(BOUNDS, {}) if has_intervals else {}
+    label_sets = result.get(LABEL_SETS, {}) if has_intervals else {}
     for name, task, place in columns_of(tasks):
         if task.is_image_class:
             labels = task.labels or tuple(map(str, range(task.dim)))
             if place == 0:
                 yield task.name, labels[int(np.argmax(numbers[task.name]))]
+                if task.name in label_sets:
+                    yield f"{task.name}{SET}", LABEL_SEPARATOR.join(label_sets[task.name])
             name = f"{task.name}:{labels[place]}"
         yield name, numbers[task.name][place]
+        if task.name in bounds:
+            low, high = (float(np.reshape(bound, -1)[place]) for bound in bounds[task.name])
+            if not math.isnan(low):
+                yield f"{name}{LOW}", low
+                yield f"{name}{HIGH}", high
 
 
 def predict_many(

@@ -161,7 +161,7 @@ class Tiling:
         overlaps = self._overlaps(preprocess)
         axes = []
         for total, length, overlap in zip(grid, lengths, overlaps, strict=True):
-            starts = _starts(total=total, length=length, overlap=overlap)
+            starts = tile_starts(total=total, length=length, overlap=overlap)
             axes.append(TileAxis(total=total, length=min(length, total), starts=starts))
         return axes
 
@@ -179,11 +179,11 @@ class Tiling:
         return overlaps
 
 
-def _starts(total: int, length: int, overlap: int) -> tuple[int, ...]:
-    """Evenly spread starts of as few tiles as cover ``total`` patches with at least this overlap."""
-    num_steps = max(0, math.ceil((total - length) / (length - overlap)))
-    if num_steps == 0:
+def tile_starts(total: int, length: int, overlap: int) -> tuple[int, ...]:
+    """Return evenly spread starts of as few tiles as cover ``total`` patches or pixels with at least this overlap."""
+    if total <= length:
         return (0,)
+    num_steps = math.ceil((total - length) / (length - overlap))
     last_start = total - length
     starts = []
     for step in range(num_steps + 1):

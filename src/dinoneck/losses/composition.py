@@ -10,16 +10,17 @@ from __future__ import annotations
 import math
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dinoneck.codec import normalize_fields, restore
+from dinoneck.codec import OMIT_DEFAULT, normalize_fields, restore
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.losses.masked import MicroBatch, exact, full_mask, shares, smooth_l1
-from dinoneck.tasks import Kind, TargetTransform, Task, as_tasks, constants
+from dinoneck.task_facts import columns_of_intervals, named_as_interval
+from dinoneck.tasks import Interval, Kind, TargetTransform, Task, as_tasks, constants
 from dinoneck.text import counted, did_you_mean
 from dinoneck.transforms import each
 
@@ -63,13 +64,15 @@ class Composition:
         name: of the composed output and of its loss; no task of the head has the same name.
         total: name of the head's regression or density task of one output.
         ratio: name of the head's ratio task whose outputs are the parts, in that order.
+        interval: how far the outputs are from the truth, one for each of :attr:`names`, see
+            :class:`dinoneck.Task`; empty: not known.
 
     Shape:
         total (B, 1), ratio logits (B, parts) -> (B, parts + sums), in float32 or wider.
 
     Raises:
         ConfigError: if a name is empty, repeated or holds ``":"``, a sum is empty, repeats a part
-            or names an unknown one, or no output is named.
+            or names an unknown one, no output is named, or not every output has an interval.
         ShapeError: if total or logits have another shape.
 
     Examples:
@@ -89,6 +92,7 @@ class Composition:
     name: str = ""
     total: str = ""
     ratio: str = ""
+    interval: Sequence[Interval] = field(default=(), metadata=OMIT_DEFAULT)
 
     def __setstate__(self, state: object) -> None:
         restore(self, state)
@@ -103,6 +107,11 @@ class Composition:
             raise ConfigError("Composition(sums=) is empty; name at least one")
         self._check_names()
         self._check_sums()
+        if len(self.interval) not in (0, len(self.names)):
+            raise ConfigError(
+                f"Composition(interval=) has {counted(len(self.interval), 'interval')} for the "
+                f"{len(self.names)} outputs {', '.join(self.names)}; give one for each"
+            )
 
     def _check_names(self) -> None:
         """Check that every output has a name of its own."""
@@ -294,6 +303,7 @@ class Composition:
             labels=self.names,
             minimum=0.0 if is_never_negative else None,
             parts_of=self,
+            interval=self.interval,
         )
 
     def _with_sums(self, parts: Tensor) -> Tensor:
@@ -329,8 +339,8 @@ def outputs_of(
     """Return the outputs of a head: its tasks, then its compositions.
 
     Raises:
-        ConfigError: if a composition does not fit the tasks, or a name or column belongs to two
-            outputs.
+        ConfigError: if a composition does not fit the tasks, a name or column belongs to two
+            outputs, or a column is called as a bound of another one's interval.
     """
     composed = tuple(composition.output(tasks) for composition in compositions)
     # a task's columns, "name:label", cannot be those of a composition
@@ -344,7 +354,15 @@ def outputs_of(
                 "as a task or another composition does; rename one of them"
             )
         taken |= names
-    return (*tasks, *composed)
+    outputs = (*tasks, *composed)
+    if any(output.interval for output in outputs):
+        name = named_as_interval(outputs)
+        if name is not None:
+            raise ConfigError(
+                f"{owner}: {name!r} is a column of predictions, and one of the interval of "
+                f"{columns_of_intervals(outputs)[name]!r}; rename one of them"
+            )
+    return outputs
 
 
 @dataclass(frozen=True)

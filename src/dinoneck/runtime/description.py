@@ -166,6 +166,9 @@ class DetectorRecord(Struct, kw_only=True):
 def to_entry(record: ModelRecord | DetectorRecord) -> dict[str, Any]:
     """Return a record as plain values, of which the metadata hold the JSON."""
     entry: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(record))
+    for task in entry.get("tasks", ()):
+        if not task["interval"]:  # files without intervals are those of earlier versions
+            del task["interval"]
     return entry
 
 
@@ -189,6 +192,7 @@ def record_task(task: TaskFacts, composed_of: Sequence[str] = ()) -> TaskRecord:
         maximum=task.maximum,
         activation=task.activation,
         composed_of=tuple(composed_of),
+        interval=tuple(task.interval),
     )
 
 

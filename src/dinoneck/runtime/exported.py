@@ -29,6 +29,7 @@ from dinoneck.runtime.description import (
     ModelRecord,
 )
 from dinoneck.runtime.images import RGB, PreparedImage, prepare
+from dinoneck.runtime.intervals import check_level, interval_entries
 from dinoneck.runtime.names import IMAGE, MOST_BOXES, check_row_names, check_runtime
 from dinoneck.runtime.session import open_session, run_session
 from dinoneck.task_facts import GATE, GATE_WEIGHTS, TaskRecord, describe_tasks
@@ -38,7 +39,12 @@ Array = np.ndarray[Any, Any]
 Maps = Literal["patch", "image"]
 _BATCH_SIZE = 4
 _POSITIONAL = ("backbone", "tta", "device")  # arguments of a Predictor after the heads
-_OF_FILES = ("runtime", "batch_size", "bits")  # arguments of a Predictor that a file takes
+_OF_FILES = (
+    "runtime",
+    "batch_size",
+    "bits",
+    "interval",
+)  # arguments of a Predictor that a file takes
 _WITHOUT_EFFECT = (("tta", "none"), ("overlap", 0), ("device", "cpu"), ("probe", False))
 _LEAST_PROBABILITY = 1e-7  # of a cell of a mask, whose logit is finite
 
@@ -53,6 +59,7 @@ def open_exported(
     bits: int | None = None,
     min_score: float | None = None,
     num_threads: int | None = None,
+    interval: float | None = None,
 ) -> ExportedPredictor | ExportedDetector:
     """Open a file of ``dinoneck export`` for images; nothing of it runs before it is checked.
 
@@ -63,6 +70,8 @@ def open_exported(
         bits: how many bits images of 16 bits use, instead of that of the file.
         min_score: the smallest score of boxes, of a detector; None: that of the file.
         num_threads: of the runtime; None: as many as it chooses.
+        interval: of a head, the level of the intervals in rows, see :class:`dinoneck.Predictor`;
+            None: they have none.
 
     Returns:
         An :class:`ExportedPredictor`, or an :class:`ExportedDetector`.
@@ -96,8 +105,13 @@ def open_exported(
             batch_size=batch_size,
             bits=bits,
             num_threads=num_threads,
+            interval=interval,
         )
     if DETECTOR_KEY in facts.metadata:
+        if interval is not None:
+            raise ConfigError(
+                f"interval is {interval!r}, which is for heads; the detector {name} takes none"
+            )
         return ExportedDetector(
             name,
             description.read_detector(facts.metadata[DETECTOR_KEY], name),
@@ -187,6 +201,8 @@ class ExportedPrediction:
         """
         _check_maps(maps, probabilities)
         row = _copied(self._values)
+        if self._file.interval is not None:
+            row |= interval_entries(self._file.tasks, self._values, self._file.interval)
         if maps is None:
             return row
         row["maps"] = _copied(self._cells) if maps == "patch" else self.image_maps(probabilities)
@@ -260,6 +276,7 @@ class ExportedPredictor:
         tasks: what is predicted.
         runtime: what runs the file.
         batch_size: images per run.
+        interval: the level of the intervals in rows; None: they have none.
         tta: ``"none"``: a file predicts one view.
         revisions: empty, as of local heads.
 
@@ -280,6 +297,7 @@ class ExportedPredictor:
         batch_size: int | None,
         bits: int | None,
         num_threads: int | None,
+        interval: float | None = None,
     ) -> None:
         if batch_size is not None:
             check_minimum(1, batch_size=normal(int, batch_size, "batch_size"))
@@ -290,6 +308,9 @@ class ExportedPredictor:
         self.revisions: dict[str, str] = {}
         self.preprocess = _recipe(record, name, bits)
         self.tasks = record.tasks
+        self.interval = interval
+        if interval is not None:
+            check_level(self.tasks, interval, name)
         self._normals = {task.name for task in record.tasks if task.is_unit}
         self._input = description.images_input(record, name)
         _check_outputs(record, name)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -28,6 +30,7 @@ from dinoneck.runtime.exported import (
     ExportedDetector,
     open_exported,
 )
+from dinoneck.runtime.intervals import default_level, interval_entries
 from dinoneck.runtime.names import check_backbone_runtime, is_exported
 from dinoneck.serve.settings import Settings
 from dinoneck.task_facts import TaskFacts
@@ -71,8 +74,8 @@ def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
     Raises:
         CheckpointError: if a file cannot be used.
         BackboneError: if the backbone cannot be loaded.
-        ConfigError: for views, batches or tiles of a detector, for several files with a detector among
-            them, and for a head of images that are not RGB.
+        ConfigError: for views or batches of a detector, tiles of one that gives masks, several files
+            with a detector among them, and a head of images that are not RGB.
         DataError: if its prediction is not finite.
     """
     if is_exported(head):
@@ -121,7 +124,7 @@ def _file(path: str | os.PathLike[str], settings: Settings) -> Model:
         "weights": settings.weights,
         "device": settings.device,
         "tile": settings.tile,
-        "overlap": settings.overlap or None,  # 0 is the default
+        "overlap": settings.overlap,
     }
     for name, value in unused.items():
         if value is not None:
@@ -140,7 +143,7 @@ def _file(path: str | os.PathLike[str], settings: Settings) -> Model:
         if isinstance(opened, ExportedDetector):
             _check_no_maps(maps)
             return _boxes(opened.predict([pixels])[0])
-        return _as_json(opened.one(pixels, None if maps == "none" else "patch"), maps)
+        return _as_json(opened.one(pixels, None if maps == "none" else "patch"), maps, opened.tasks)
 
     facts: dict[str, Any] = {
         "device": "cpu",
@@ -201,13 +204,13 @@ def _heads(checkpoints: list[HeadCheckpoint], settings: Settings) -> Model:
             prediction = batcher.predict(image, with_maps)
         else:
             [prediction] = predictor(image, "patch" if with_maps else None)
-        return _as_json(prediction, maps)
+        return _as_json(prediction, maps, predictor.tasks)
 
     facts: dict[str, Any] = {
         "tasks": _describe_tasks(predictor.tasks),
         "tta": predictor.tta,
         "tile": settings.tile,
-        "overlap": settings.overlap,
+        "overlap": settings.overlap or 0,
         "backbone": predictor.backbone.name,
         "device": str(predictor.device),
     }
@@ -233,6 +236,8 @@ def _describe_tasks(tasks: Sequence[TaskFacts]) -> list[dict[str, Any]]:
                 "labels": list(task.labels),
             }
         )
+        if task.interval:
+            described[-1]["interval"] = [asdict(interval) for interval in task.interval]
     return described
 
 
@@ -240,10 +245,6 @@ def _check_settings_of_detector(settings: Settings) -> None:
     """Raise a ConfigError for a setting that is for heads."""
     if settings.batch != 1:
         raise ConfigError(f"batch is {settings.batch}, which is for heads; a detector takes 1")
-    if settings.tile is not None:
-        raise ConfigError(f"tile is {settings.tile}, which is for heads; leave it out")
-    if settings.overlap != 0:
-        raise ConfigError(f"overlap is {settings.overlap}, which is for heads; leave it out")
     if settings.tta not in (None, "none"):
         raise ConfigError(f"tta is {settings.tta!r}, which is for heads; leave it out")
     if settings.precision is not None:
@@ -256,6 +257,7 @@ def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
     _check_settings_of_detector(settings)
     runtime = None if settings.runtime is None else check_backbone_runtime(settings.runtime)
     detector = Detector.from_checkpoint(checkpoint, device=settings.device, runtime=runtime)
+    detector.use_tiles(settings.tile, settings.overlap)
     if settings.runtime == "auto":
         detector.expect_images(_MANY_IMAGES)
 
@@ -264,8 +266,10 @@ def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
         [prediction] = detector.predict(image)
         return _boxes(prediction)
 
-    facts = {
+    facts: dict[str, Any] = {
         "classes": list(detector.classes),
+        "tile": settings.tile,
+        "overlap": settings.overlap,
         "backbone": detector.backbone_name,
         "device": str(detector.device),
     }
@@ -298,13 +302,21 @@ def _boxes(prediction: Mapping[str, Any]) -> dict[str, Any]:
     return {"boxes": boxes}
 
 
-def _as_json(prediction: dict[str, Any], maps: str) -> dict[str, Any]:
-    """A prediction as JSON values: numbers without rounding; maps as nested lists or as small images."""
+def _as_json(prediction: dict[str, Any], maps: str, tasks: Sequence[TaskFacts]) -> dict[str, Any]:
+    """A prediction as JSON values: numbers without rounding; maps as nested lists or as small images.
+
+    Of heads that hold intervals it has those of the level of tables.
+    """
     values = {}
     for name, value in prediction.items():
         if name not in ("maps", "gate"):
             values[name] = _json_value(value)
     answer: dict[str, Any] = {"values": values}
+    level = default_level(tasks)
+    if level is not None:
+        answer["level"] = level
+        for name, entry in interval_entries(tasks, prediction, level).items():
+            answer[name] = _json_entries(entry)
     if maps == "none":
         return answer
     encode = _json_value if maps == "lists" else _png
@@ -312,6 +324,21 @@ def _as_json(prediction: dict[str, Any], maps: str) -> dict[str, Any]:
     if "gate" in prediction:
         answer["gate"] = encode(prediction["gate"])
     return answer
+
+
+def _json_entries(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The bounds, or the labels, of every task; null for outputs without an interval."""
+    return {name: _without_nan([*ends_or_labels]) for name, ends_or_labels in entry.items()}
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return _without_nan(value.tolist())
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return value
 
 
 def _json_value(value: Any) -> Any:

@@ -30,8 +30,9 @@ class Settings(Config, frozen=True, kw_only=True):
         device: such as cuda; None = where the backbone is.
         tta: views to average (default: as recorded in the heads, else none).
         weights: the local file of a published head; of a published detector its file or folder.
-        tile: of heads: cut images into tiles of this many pixels, resized to the size of the heads.
-        overlap: pixels that tiles share, at least.
+        tile: cut images into tiles of this many pixels, resized to the size of the heads or the
+            detector.
+        overlap: pixels that tiles share, at least (default: 0, of a detector a fifth of the tile).
         runtime: what computes the tokens: torch; openvino (extra [fast], on a CPU), compiled for
             each size; or auto, the faster of both for the sizes that the heads or tiles fix, tried
             at the start, and torch for others; None = torch, in commands DINONECK_RUNTIME, else
@@ -54,7 +55,7 @@ class Settings(Config, frozen=True, kw_only=True):
     tta: Literal["none", "flip4", "d6"] | None = None
     weights: str | None = None
     tile: Annotated[tuple[int, int] | None, SIZE] = None
-    overlap: Annotated[int, Meta(ge=0)] = 0
+    overlap: Annotated[int, Meta(ge=0)] | None = None
     runtime: AnyRuntime | None = None
     precision: Precision | None = None
 

@@ -112,6 +112,7 @@ def train_heads(
         report = files.finish(trainer.folder, reports_of_heads[name])
     for name in ("config", "parameters", "choice", "predicts"):  # of one head
         del report[name]
+    report.pop("prediction_intervals", None)
     held_out = [fold.valid for fold in trainer.folds]
     report |= reports.summary(
         trainer.table, trainer.problem.scored, methods, held_out, trainer.units()

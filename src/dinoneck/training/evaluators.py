@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from dinoneck.data.table import Table
@@ -14,6 +14,14 @@ from dinoneck.training import report as reports
 from dinoneck.training.baselines import baseline_head
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.folds import Fold
+from dinoneck.training.intervals import (
+    Intervals,
+    Residuals,
+    intervals_of_tasks,
+    no_residuals,
+    target_intervals,
+    to_record,
+)
 from dinoneck.training.method import (
     Candidates,
     Choice,
@@ -60,10 +68,12 @@ class KeptHead:
     Attributes:
         head: the trained head of a fold, or its linear baseline.
         facts: of its training, for the file.
+        intervals: of its tasks, for the file; empty where no image is held out yet.
     """
 
     head: Head
     facts: dict[str, Any]
+    intervals: Intervals = field(default_factory=dict)
 
 
 class Evaluator(Protocol):
@@ -109,6 +119,8 @@ class ValueEvaluator:
 
     Attributes:
         methods: method -> target -> the held-out predictions of all rows.
+        residuals: method -> target -> how far these are off, see
+            :mod:`dinoneck.training.intervals`.
         candidates: the methods that the run may predict with; known once a fold is predicted.
     """
 
@@ -124,6 +136,9 @@ class ValueEvaluator:
         names = (HEAD, LINEAR) if config.is_live else METHODS
         self.methods: reports.Methods = {
             name: reports.no_predictions(problem.scored) for name in names
+        }
+        self.residuals: dict[Method, Residuals] = {
+            name: no_residuals(problem.scored) for name in names
         }
         self.candidates = Candidates(methods=(HEAD,), lacking={})
 
@@ -155,6 +170,7 @@ class ValueEvaluator:
                 head=predicting,
                 rows=fold.valid.tolist(),
                 predictions=self.methods[name],
+                residuals=self.residuals[name],
                 compositions=problem.compositions,
             )
         if tokens.live is not None:
@@ -168,14 +184,19 @@ class ValueEvaluator:
         predictions: reports.Methods = {method: self.methods[method]}
         report = reports.summary(self.table, self.targets, predictions, [fold.valid])
         metrics = reports.fold_metrics(report["scores"], method)
-        return KeptHead(head, {"fold": fold.number, "metrics": metrics})
+        facts = {"fold": fold.number, "metrics": metrics}
+        if not fold.is_of_all_images:
+            return KeptHead(head, facts)
+        # the last one to be trained: all folds are predicted
+        intervals = target_intervals(self.targets, self.residuals, self.table.groups)
+        return KeptHead(head, facts, intervals_of_tasks(intervals, method, head.predicted))
 
     def final_problem(self, problem: Problem) -> Problem:
         """Return the problem as it is."""
         return problem
 
     def report(self, logs: Logs, units: Mapping[str, str]) -> dict[str, Any]:
-        """Return the scores of all methods, the choice between them, and the learned weights of the losses."""
+        """Return the scores and intervals of all methods, the choice between them, and the weights of the losses."""
         valid_rows = [fold.valid for fold in self.folds]
         report = reports.summary(
             self.table, self.targets, self.methods, valid_rows, units, names=METHOD_NAMES
@@ -190,6 +211,9 @@ class ValueEvaluator:
         choice = Choice.of(self.candidates, held_out, report["scores"])
         report["choice"] = choice.record()
         report["predicts"] = ChosenMethod.of(self.config, choice).record()
+        intervals = target_intervals(self.targets, self.residuals, self.table.groups)
+        if intervals:
+            report["prediction_intervals"] = to_record(intervals)
         learns_weights = self.config.losses.weighting == "uncertainty"
         report["loss_weights"] = learned_weights(logs) if learns_weights else {}
         return report

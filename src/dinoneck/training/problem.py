@@ -15,6 +15,12 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.table import Table
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.losses.composition import Composition
+from dinoneck.task_facts import (
+    TaskFacts,
+    TaskRecord,
+    columns_of_intervals,
+    named_as_interval,
+)
 from dinoneck.tasks import (
     TABLE_COLUMNS,
     TargetTransform,
@@ -259,6 +265,27 @@ def _check_column_names(tasks: Sequence[Task], compositions: Sequence[Compositio
                 f"column {column.name!r} in tables of predictions; rename one of them, or its class"
             )
         task_of_column[column.name] = column.task.name
+    _check_names_of_intervals(tasks, compositions)
+
+
+def _check_names_of_intervals(tasks: Sequence[Task], compositions: Sequence[Composition]) -> None:
+    """Reject names of predicted columns that are those of the interval of another one."""
+    outputs: list[TaskFacts] = [*tasks]
+    for composition in compositions:
+        outputs.append(
+            TaskRecord(
+                name=composition.name,
+                dim=len(composition.names),
+                labels=composition.names,
+                composed_of=composition.inputs,
+            )
+        )
+    name = named_as_interval(outputs)
+    if name is not None:
+        raise ConfigError(
+            f"a target is called {name!r}, as a column of the interval of "
+            f"{columns_of_intervals(outputs)[name]!r} in tables of predictions; rename it"
+        )
 
 
 # images of which nothing is known

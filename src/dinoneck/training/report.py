@@ -17,6 +17,7 @@ from dinoneck.losses.composition import Composition
 from dinoneck.metrics import Array
 from dinoneck.tasks import MEAN_KEY, OVERALL, OVERALL_MEAN, OVERALL_WEIGHTED
 from dinoneck.training.folds import Fold
+from dinoneck.training.intervals import Residuals, targets_with_intervals
 from dinoneck.training.scored import MapTarget, ScoredTarget, ValueTarget
 from dinoneck.training.scores import Split, score_values
 from dinoneck.training.token_sources import TokenSource, in_batches
@@ -84,9 +85,10 @@ def write_predictions(
     head: Head,
     rows: Sequence[int],
     predictions: Predictions,
+    residuals: Residuals,
     compositions: Sequence[Composition] = (),
 ) -> None:
-    """Write what a head predicts for the held-out rows into the predictions of all rows.
+    """Write what a head predicts for the held-out rows, and how far off it is, into the arrays of all rows.
 
     Args:
         targets: what is predicted.
@@ -94,6 +96,7 @@ def write_predictions(
         head: the head, which is set to evaluation mode.
         rows: the held-out rows.
         predictions: of :func:`no_predictions`, changed in place.
+        residuals: of :func:`dinoneck.training.intervals.no_residuals`, changed in place.
         compositions: those that the head has not are computed from its predictions.
 
     Raises:
@@ -101,6 +104,7 @@ def write_predictions(
     """
     device = next(head.parameters()).device
     head.eval()
+    with_intervals = targets_with_intervals(targets)
     for batch_rows in in_batches(rows, _BATCH):
         batch = tokens.batch([tokens.ids[row] for row in batch_rows]).to(device)
         outputs = {}
@@ -113,6 +117,9 @@ def write_predictions(
                     f"the predictions of {name} are not finite: training diverged; lower lr (--lr)"
                 )
             predictions[name][batch_rows] = target.read(selected, batch_rows)
+            if name in with_intervals:
+                values = selected.numpy()
+                residuals[name][batch_rows] = with_intervals[name].residuals(values, batch_rows)
 
 
 def prediction_rows(

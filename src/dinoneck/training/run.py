@@ -565,6 +565,8 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
             license=self.config.license,
             tta=self.tta,
         )
+        if kept.intervals:
+            checkpoint = checkpoint.with_intervals(kept.intervals)
         checkpoint.save(path)
 
     # after all folds

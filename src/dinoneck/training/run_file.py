@@ -19,6 +19,7 @@ from dinoneck.registry import import_modules
 from dinoneck.training import folder as files
 from dinoneck.training.config import TRAININGS, HeadConfig, TrainConfig
 from dinoneck.training.data_folder import of_data_folder
+from dinoneck.training.intervals import from_record, intervals_of_tasks
 from dinoneck.training.method import Choice, ChosenMethod, metrics_of
 from dinoneck.training.processes import join_processes, wait_for_all
 from dinoneck.training.report import HEAD, LINEAR
@@ -57,6 +58,11 @@ def write_run_file(folder: Path, config: TrainConfig, report: Mapping[str, Any])
         tta=None if tta is None else tta["ops"],
         extra={PREDICTS_WITH: chosen.method},
     )
+    intervals = intervals_of_tasks(
+        from_record(report.get("prediction_intervals", {})), chosen.method, checkpoint.tasks
+    )
+    if intervals:
+        checkpoint = checkpoint.with_intervals(intervals)
     checkpoint.save(folder / run_names.HEAD_FILE)
 
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
+from dinoneck.intervals import class_residuals
 from dinoneck.metrics import NUM_ANGLE_TERMS, Array, angle_terms, map_confusion
 from dinoneck.task_facts import TaskFacts
 from dinoneck.training.scores import (
@@ -65,6 +66,16 @@ class ValueTarget:
     def read(self, selected: Tensor, rows: Sequence[int]) -> Array:
         """Return the predictions of these rows from what :meth:`select` returned."""
         return selected.numpy()
+
+    def residuals(self, predictions: Array, rows: Sequence[int]) -> Array:
+        """Return the absolute errors (b,) of a target of one column, NaN where the truth is missing.
+
+        Args:
+            predictions: of these rows (b, 1).
+            rows: b of them.
+        """
+        errors: Array = np.abs(self.truth[rows].astype(np.float64) - predictions)
+        return errors[:, 0]
 
     def score(
         self, predictions: Array, split: Split, *, reference: Array | None = None
@@ -146,6 +157,15 @@ class ClassTarget:
     def read(self, selected: Tensor, rows: Sequence[int]) -> Array:
         """Return the most probable classes of these rows from what :meth:`select` returned."""
         return selected.argmax(dim=1).numpy()
+
+    def residuals(self, probabilities: Array, rows: Sequence[int]) -> Array:
+        """Return 1 - the probability of the true class (b,), NaN where the truth is missing.
+
+        Args:
+            probabilities: of the classes of these rows (b, K).
+            rows: b of them.
+        """
+        return class_residuals(probabilities, self.truth[rows])
 
     def score(
         self, predictions: Array, split: Split, *, reference: Array | None = None

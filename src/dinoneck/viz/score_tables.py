@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dinoneck.errors import DataError
-from dinoneck.kinds import present_report
+from dinoneck.intervals import LEVELS, fewest_groups
+from dinoneck.kinds import predicting_method, present_report
 from dinoneck.tasks import MEAN_KEY, OVERALL, OVERALL_MEAN, OVERALL_WEIGHTED
 from dinoneck.text import counted, some_of
 
@@ -69,6 +70,7 @@ def _all_tables(report: Mapping[str, Any], held_out: bool) -> list[ScoreTable]:
     tables: list[ScoreTable] = []
     if "scores" in report:
         tables += value_tables(report, held_out)
+        tables += interval_tables(report)
     for name, methods in report.get("scores", {}).items():
         if "confusion_matrix" in first_of(methods):
             tables += class_tables(name, methods, held_out)
@@ -138,6 +140,46 @@ def value_tables(report: Mapping[str, Any], held_out: bool = True) -> list[Score
         headings = [_heading(name, report) for name in names]
         tables.append(ScoreTable(["R², 95 % interval", *headings], rows))
     return tables
+
+
+def interval_tables(report: Mapping[str, Any]) -> Iterator[ScoreTable]:
+    """Return the table of prediction intervals of a training, and that of how many images lie within them.
+
+    The first has half widths of the method that predicts, or the smallest probability of the labels
+    in the set of a class; where there are too few groups it has their number. The second is of
+    :func:`dinoneck.evaluate`, next to the level that is promised.
+    """
+    method = predicting_method(report)
+    rows = []
+    for target, by_method in report.get("prediction_intervals", {}).items():
+        if method in by_method:
+            interval = by_method[method]
+            cells = [_half_width(interval, level) for level in LEVELS]
+            rows.append([_heading(target, report), *cells, str(interval["groups"])])
+    if rows:
+        levels = [f"{100 * level:g} %" for level in LEVELS]
+        yield ScoreTable(["intervals for new groups", *levels, "from groups"], rows)
+
+    rows = []
+    for target, methods in report["scores"].items():
+        for model, scores in methods.items():
+            for level, coverage in scores.get("coverage", {}).items():
+                name = target if len(methods) == 1 else f"{target}, {model}"
+                width = scores["width"][level]
+                promised = f"{100 * float(level):g} %"
+                rows.append([name, promised, f"{100 * coverage:.1f} %", f"{width:.3g}"])
+    if rows:
+        yield ScoreTable(["intervals", "promised", "coverage", "mean width"], rows)
+
+
+def _half_width(interval: Mapping[str, Any], level: float) -> str:
+    """The cell of a level in the table of intervals."""
+    if level not in interval["levels"]:
+        return f"needs {fewest_groups(level)} groups"
+    half_width = interval["half_widths"][interval["levels"].index(level)]
+    if interval["is_class"]:
+        return f"p ≥ {1 - half_width:.2f}"
+    return f"± {half_width:.3g}"
 
 
 def _main(names: Sequence[str], report: Mapping[str, Any]) -> str | None:

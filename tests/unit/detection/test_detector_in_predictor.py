@@ -147,7 +147,6 @@ def test_it_says_what_it_is(detector_file: Path, folders: dict[str, Path]) -> No
 
 OPTIONS_OF_HEADS = {
     "tta": {"tta": "flip4"},
-    "tile": {"tile": 64},
     "weights": {"weights": [1.0]},
     "blur": {"blur": 3},
     "preprocess": {"preprocess": Preprocessing(patch_size=16)},

@@ -133,13 +133,11 @@ def test_tiles_are_predicted_as_by_a_predictor_and_count_as_what_they_are_resize
     assert num_pixels == pytest.approx(4 * height * width, abs=1)  # it is rounded up
 
 
-def test_tiles_are_for_heads_and_an_overlap_for_tiles(tmp_path: Path) -> None:
+def test_views_are_for_heads_and_an_overlap_for_tiles(tmp_path: Path) -> None:
     head = DetectionHead("fcos", ("red",), STAPyramid(64, 32))
     detector = tmp_path / "detector.safetensors"
     Detector(head, kit.backbone(), size=SIZE_OF_DETECTOR).save(detector)
-    with pytest.raises(ConfigError, match=r"tile is \(32, 32\), which is for heads"):
-        open_model(detector, Settings(tile=(32, 32)))
-    with pytest.raises(ConfigError, match="overlap is 3, which is for heads"):
+    with pytest.raises(ConfigError, match="overlap is 3, but tile is None"):
         open_model(detector, Settings(overlap=3))
     with pytest.raises(ConfigError, match="tta is 'flip4', which is for heads"):
         open_model(detector, Settings(tta="flip4"))

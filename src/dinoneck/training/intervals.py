@@ -1,0 +1,143 @@
+"""The prediction intervals of a run: from the residuals of its held-out images, for its report and its head file.
+
+A residual is that of the one head that held the image out, by each method. The file of a run
+averages the heads of all folds, which is at least as close to the truth as one of them on average:
+its intervals are wider than needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from dinoneck.kinds import Method
+from dinoneck.metrics import Array
+from dinoneck.task_facts import TaskFacts
+from dinoneck.task_intervals import NO_INTERVAL, Interval
+from dinoneck.training.scored import ClassTarget, ScoredTarget, ValueTarget
+
+Residuals = dict[str, Array]
+"""Target -> the residuals (n,) of all rows, NaN = not held out, or not known."""
+Intervals = Mapping[str, Sequence[Interval]]
+"""Task or composition -> the intervals of its outputs."""
+
+
+@dataclass(frozen=True)
+class TargetInterval:
+    """The interval of a target by one method, an entry of ``prediction_intervals`` of a report.
+
+    Attributes:
+        output: the task or composition that predicts the target.
+        column: which of its outputs does; of classes 0.
+        is_class: whether half widths are those of 1 - the probability of the true class.
+        levels: as of :class:`dinoneck.tasks.Interval`.
+        half_widths: as there.
+        groups: as there.
+    """
+
+    output: str
+    column: int
+    is_class: bool
+    levels: tuple[float, ...]
+    half_widths: tuple[float, ...]
+    groups: int
+
+    def interval(self) -> Interval:
+        """Return what a task holds of it."""
+        return Interval(levels=self.levels, half_widths=self.half_widths, groups=self.groups)
+
+
+def targets_with_intervals(
+    targets: Mapping[str, ScoredTarget],
+) -> dict[str, ValueTarget | ClassTarget]:
+    """Return the targets that have intervals, or sets of labels: one number of an image, and its class."""
+    chosen: dict[str, ValueTarget | ClassTarget] = {}
+    for name, target in targets.items():
+        if isinstance(target, ClassTarget):
+            chosen[name] = target
+        elif isinstance(target, ValueTarget) and not target.is_per_patch:
+            if len(target.columns) == 1:
+                chosen[name] = target
+    return chosen
+
+
+def no_residuals(targets: Mapping[str, ScoredTarget]) -> Residuals:
+    """Return the residuals of a method that has predicted no row yet."""
+    residuals = {}
+    for name, target in targets_with_intervals(targets).items():
+        residuals[name] = np.full(len(target.truth), np.nan)
+    return residuals
+
+
+def target_intervals(
+    targets: Mapping[str, ScoredTarget],
+    residuals: Mapping[Method, Residuals],
+    groups: Sequence[Hashable],
+) -> dict[str, dict[Method, TargetInterval]]:
+    """Return target -> method -> its interval; without those of which no image was held out.
+
+    Args:
+        targets: what is scored.
+        residuals: method -> those of the held-out rows.
+        groups: one label per row.
+    """
+    intervals: dict[str, dict[Method, TargetInterval]] = {}
+    for name, target in targets_with_intervals(targets).items():
+        for method, residuals_of_method in residuals.items():
+            interval = Interval.of_residuals(residuals_of_method[name], groups)
+            if not interval.groups:
+                continue
+            is_class = isinstance(target, ClassTarget)
+            intervals.setdefault(name, {})[method] = TargetInterval(
+                output=target.output,
+                column=0 if isinstance(target, ClassTarget) else target.columns[0],
+                is_class=is_class,
+                levels=interval.levels,
+                half_widths=interval.half_widths,
+                groups=interval.groups,
+            )
+    return intervals
+
+
+def to_record(intervals: Mapping[str, Mapping[Method, TargetInterval]]) -> dict[str, Any]:
+    """Return the entry ``prediction_intervals`` of a report."""
+    record: dict[str, Any] = {}
+    for target, by_method in intervals.items():
+        record[target] = {method: asdict(interval) for method, interval in by_method.items()}
+    return record
+
+
+def from_record(record: Mapping[str, Any]) -> dict[str, dict[Method, TargetInterval]]:
+    """Return what the entry ``prediction_intervals`` of a report holds."""
+    return msgspec.convert(dict(record), dict[str, dict[Method, TargetInterval]])
+
+
+def intervals_of_tasks(
+    intervals: Mapping[str, Mapping[Method, TargetInterval]],
+    method: Method,
+    tasks: Sequence[TaskFacts],
+) -> dict[str, tuple[Interval, ...]]:
+    """Return the intervals of the tasks and compositions of a head; empty where a method has none.
+
+    Args:
+        intervals: of the targets of a run.
+        method: the one that predicts.
+        tasks: what the head predicts, compositions among them.
+    """
+    of_output: dict[str, dict[int, Interval]] = {}
+    for by_method in intervals.values():
+        if method in by_method:
+            target = by_method[method]
+            of_output.setdefault(target.output, {})[target.column] = target.interval()
+    of_tasks = {}
+    for task in tasks:
+        by_column = of_output.get(task.name)
+        if by_column is None:
+            continue
+        count = 1 if task.is_image_class else task.dim
+        of_tasks[task.name] = tuple(by_column.get(i, NO_INTERVAL) for i in range(count))
+    return of_tasks

@@ -1,0 +1,136 @@
+"""``evaluate`` states how often the truth lies in intervals, and writes them into a file that has none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from tests import kit
+from tests.unit.training.meadow import a_run
+
+from dinoneck import HeadCheckpoint, HeadEnsemble, Predictor, Task, evaluate
+from dinoneck.errors import ConfigError, DataError
+from dinoneck.training import train
+from dinoneck.viz.score_tables import all_tables
+
+KINDS = ("bare", "crop", "weedy")
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Path:
+    """The file of an ensemble of a number and classes, without intervals."""
+    tasks = [Task("soil", unit="g"), Task("kind", dim=3, kind="classification", labels=KINDS)]
+    members = [kit.head(*tasks, seed=seed) for seed in (0, 1)]
+    return kit.saved_head(tmp_path / "head.safetensors", HeadEnsemble(members), size=(32, 64))
+
+
+def residuals_of(head: Path, meadow: Path) -> list[float]:
+    """How far the predictions of soil are off, in ascending order."""
+    rows = pd.read_csv(meadow)
+    predicted = Predictor(head)([meadow.parent / name for name in rows["image"]])
+    return sorted(
+        abs(row["soil"] - truth) for row, truth in zip(predicted, rows["soil"], strict=True)
+    )
+
+
+def test_a_calibrated_file_covers_the_images_that_it_is_calibrated_on_by_rank(
+    head: Path, meadow: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "calibrated.safetensors"
+    ran = kit.cli("evaluate", meadow.parent, "--heads", head, "--truth", meadow, "--calibrate", out)
+
+    assert ran.code == 0, ran.err
+    assert f"written with intervals: {out}" in ran.out
+    # the twelve images are groups: 0.5 of 13 masses is reached by the 7th residual, 0.9 by the 12th
+    [interval] = HeadCheckpoint.load(out).tasks[0].interval
+    residuals = residuals_of(head, meadow)
+    assert (interval.levels, interval.groups) == ((0.5, 0.8, 0.9), 12)
+    expected = (residuals[6], residuals[10], residuals[11])
+    assert interval.half_widths == pytest.approx(expected, rel=1e-6)
+
+    document = kit.cli("evaluate", meadow.parent, "--heads", out, "--truth", meadow, "--json").json
+
+    scores = document["scores"]["soil"]["head"]
+    assert scores["coverage"] == pytest.approx({"0.5": 7 / 12, "0.8": 11 / 12, "0.9": 1.0})
+    assert scores["width"]["0.9"] == pytest.approx(2 * residuals[11], rel=1e-6)
+    of_kind = document["scores"]["kind"]["head"]
+    assert of_kind["coverage"]["0.9"] == 1.0 and 1 <= of_kind["width"]["0.9"] <= 3
+    table = all_tables(document)[1]
+    assert table.header == ["intervals", "promised", "coverage", "mean width"]
+    assert table.rows[0][:3] == ["soil", "50 %", "58.3 %"]
+
+
+def test_groups_of_the_truth_are_those_of_the_intervals(
+    head: Path, meadow: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "calibrated.safetensors"
+
+    evaluate(head, meadow.parent, meadow, group=["place"], calibrate=out)
+
+    [interval] = HeadCheckpoint.load(out).tasks[0].interval
+    assert (interval.levels, interval.groups) == ((0.5, 0.8), 4)
+
+
+def test_a_file_with_intervals_is_not_calibrated_again(
+    head: Path, meadow: Path, tmp_path: Path
+) -> None:
+    once = tmp_path / "once.safetensors"
+    twice = tmp_path / "twice.safetensors"
+    evaluate(head, meadow.parent, meadow, calibrate=once)
+
+    with pytest.raises(ConfigError, match="holds intervals of 'soil' already"):
+        evaluate(once, meadow.parent, meadow, calibrate=twice)
+    assert not twice.exists()
+
+
+@pytest.mark.parametrize("case", ["module", "two models", "masks"])
+def test_what_is_not_one_head_file_of_numbers_is_not_calibrated(
+    case: str, head: Path, meadow: Path, tmp_path: Path
+) -> None:
+    model: Any = head
+    options: dict[str, Any] = {}
+    message = "the model is not one head file"
+    if case == "module":
+        model = Predictor(kit.head(Task("soil")), kit.backbone())
+    elif case == "two models":
+        model = {"a": head, "b": head}
+        message = "there are 2 models: a, b"
+    else:
+        options["labels"] = "mask"
+        message = "the truth has masks"
+
+    with pytest.raises(ConfigError, match=message):
+        evaluate(model, meadow.parent, meadow, calibrate=tmp_path / "out.safetensors", **options)
+
+
+def test_images_of_the_training_are_refused(meadow: Path, tmp_path: Path) -> None:
+    train(a_run(meadow, ["soil"], folds={"count": 1}), tmp_path / "run")
+
+    with pytest.raises(
+        DataError, match="12 of the 12 images are those that the head was trained on"
+    ):
+        evaluate(tmp_path / "run", meadow.parent, meadow, calibrate=tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_the_file_to_write_is_checked_before_anything_is_predicted(
+    head: Path, meadow: Path
+) -> None:
+    ran = kit.cli(
+        "evaluate", meadow.parent, "--heads", head, "--truth", meadow, "--calibrate", head
+    )
+
+    assert ran.code == 1
+    assert f"--calibrate {head} is one of the inputs and would be replaced" in ran.err
+
+
+def test_a_report_without_intervals_has_neither_coverage_nor_width(
+    head: Path, meadow: Path
+) -> None:
+    report = evaluate(head, meadow.parent, meadow)
+
+    assert not {"coverage", "width"} & {*report["scores"]["soil"]["head"]}
+    assert "coverage" not in json.dumps(report)
