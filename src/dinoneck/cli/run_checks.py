@@ -15,7 +15,11 @@ from dinoneck.data.json_parts import part_of_json
 from dinoneck.data.names import is_absolute
 from dinoneck.data.sources import check_files
 from dinoneck.training.config import FoldsConfig, TrainConfig
-from dinoneck.training.fold_counts import check_enough_groups, check_fold_number
+from dinoneck.training.fold_checks import (
+    check_enough_groups,
+    check_fold_number,
+    check_stratify,
+)
 
 
 def check_table(run: TrainConfig) -> None:
@@ -39,6 +43,8 @@ def check_table(run: TrainConfig) -> None:
         folder = data.images or Path(data.csv).parent
         check_files(names, folder, f"images named in {data.csv}", outside=True)
     _check_folds(run.folds, table, names)
+    if not run.tasks and run.folds.count != 1:  # tasks may have other columns
+        check_stratify(run.folds.stratify, [*data.targets, *data.aux_targets])
 
 
 def _check_folds(folds: FoldsConfig, table: CsvFile, names: Sequence[str]) -> None:

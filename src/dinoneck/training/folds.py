@@ -13,11 +13,15 @@ from msgspec import Meta
 
 from dinoneck.data.cells import same_labels
 from dinoneck.data.table import Table
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.errors import DataError
 from dinoneck.extras import missing_extra
 from dinoneck.text import counted, some_of
 from dinoneck.training.config import TrainConfig, TrainInstancesConfig
-from dinoneck.training.fold_counts import check_enough_groups, check_fold_number
+from dinoneck.training.fold_checks import (
+    check_enough_groups,
+    check_fold_number,
+    check_stratify,
+)
 from dinoneck.training.recipe import Seed, converted
 from dinoneck.training.table import target_columns
 
@@ -286,9 +290,7 @@ def column_folds(labels: Any) -> list[FoldRows]:
 
 def _strata(table: Table, column: str) -> list[int]:
     """One class per row: those of a column, or of numbers the quantile they are in."""
-    if column not in table.columns:
-        targets = ", ".join(table.columns)
-        raise ConfigError(f"folds.stratify is {column!r}; expected one of the targets {targets}")
+    check_stratify(column, list(table.columns))
     if table.class_names(column):
         codes: list[int] = table.classes(column).codes.tolist()
         return codes

@@ -53,6 +53,10 @@ REFUSED = {
         "train --csv cover.csv --targets crop --folds 2 --fold 2",
         "fold is 2 and there are 2 folds; expected 0 ... 1",
     ),
+    "a column to stratify by": (
+        "train --csv cover.csv --targets crop --folds 2 --stratify field",
+        "folds.stratify is 'field'; expected one of the targets crop",
+    ),
     "a folder without images": (
         "train --images empty",
         "the folder empty holds no images (.jpg, ",
