@@ -105,9 +105,6 @@ def predict(
     if _exported_file(named_heads) is not None:
         cli.refuse_unused(cli.PREDICT_WITH_FILE, words)
     _check_detector_is_alone(list_heads(named_heads))
-    cli.check_exist([truth])
-    if truth is not None:
-        check_truth_columns(truth, image_column)
     inputs: list[str | Path | None] = [*files, *list_heads(named_heads)]
     inputs += [options.weights, options.backbone_file, truth]
     cli.check_output(out, inputs, (".csv",))
@@ -116,6 +113,9 @@ def predict(
         cli.refuse_unused(cli.PREDICT_WITHOUT_OVERLAY, words)
     if truth is None:
         cli.refuse_unused(cli.PREDICT_WITHOUT_TRUTH, words)
+    else:
+        cli.check_exist([truth])
+        check_truth_columns(truth, image_column)
 
     # predict
     opened = open_model(
