@@ -99,6 +99,23 @@ def resolve(head_type: Any) -> type[Any]:
     Raises:
         RegistryError: if there is none.
     """
+    known = _home_or_class(head_type)
+    if isinstance(known, type):
+        return known
+    return _import(known)
+
+
+def check_registered(head_type: Any) -> None:
+    """Raise the error of :func:`resolve` for a name that is not registered; no class is imported."""
+    _home_or_class(head_type)
+
+
+def _home_or_class(head_type: Any) -> str | type:
+    """What is registered under a name.
+
+    Raises:
+        RegistryError: if there is nothing.
+    """
     known = _known().get(head_type) if isinstance(head_type, str) else None
     if known is None:
         raise RegistryError(
@@ -106,9 +123,7 @@ def resolve(head_type: Any) -> type[Any]:
             f"Registered: {', '.join(names())}. Register a class of your own with "
             "dinoneck.register(cls) before loading, or name its file (--import FILE.py)"
         )
-    if isinstance(known, type):
-        return known
-    return _import(known)
+    return known
 
 
 def detector_class() -> type[Any]:

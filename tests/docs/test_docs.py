@@ -52,7 +52,15 @@ SLOW_PAGES = {  # these run in the slow tier; tests of the same verbs and calls 
     *(f"docs/integrations/{page}.md" for page in ("training-loops", "vits", "decoders")),
     *(
         f"docs/how-to/{page}.md"
-        for page in ["choose-layers", "detectors", "export", "extract", "fine-tune", "labels", "long-runs"]
+        for page in [
+            "choose-layers",
+            "detectors",
+            "export",
+            "extract",
+            "fine-tune",
+            "labels",
+            "long-runs",
+        ]
     ),
     *(
         f"docs/how-to/{page}.md"

@@ -156,7 +156,7 @@ ROWS: list[Row] = [
         ("a report without --truth", "--image-column"),
     ),
     (
-        line("viz report d.safetensors images --out r.html --truth t.json --image-column file"),
+        line("viz report d.safetensors images --out r.html --truth t.csv --image-column image"),
         ConfigError,
         ("a detector", "--image-column"),
     ),
@@ -223,7 +223,7 @@ ROWS: list[Row] = [
     ),
     (
         line("predict images --heads d.safetensors --out p.csv --overlay o --truth t.csv"),
-        ConfigError,
+        DataError,
         "t.csv",
     ),
     (

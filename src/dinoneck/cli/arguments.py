@@ -488,6 +488,19 @@ def list_images(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
+def check_exist(paths: Iterable[Path | None]) -> None:
+    """Refuse, before any work, files and folders that do not exist; None is left out.
+
+    Raises:
+        DataError: naming the first.
+    """
+    for path in paths:
+        if path is not None and not path.exists():
+            raise DataError(
+                f"{path} does not exist; check the name, which is relative to this folder"
+            )
+
+
 def warn_of_picture_among_images(picture: Path, images: Sequence[Path]) -> None:
     """Warn that a picture was written into a folder of images, of which it is one from now on."""
     from dinoneck.data.walk import SUFFIXES

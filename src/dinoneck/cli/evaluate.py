@@ -12,7 +12,8 @@ from tyro.conf import Positional, arg
 from dinoneck.cli import arguments as cli
 from dinoneck.cli.predict import OpenModel, list_heads, open_model, read_heads
 from dinoneck.cli.text import show, show_scores
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.cli.truth import check_truth_columns
+from dinoneck.errors import ConfigError
 from dinoneck.text import did_you_mean, some_of
 from dinoneck.training.config import SIZE, TARGET_WEIGHTS
 
@@ -86,11 +87,10 @@ def evaluate(
     # refuse what is wrong before torch is imported
     cli.refuse_unused(cli.EVALUATE, words)
     smallest_scores = _read_smallest_scores(at_least)
-    for path in (images, *truth):
-        if path is not None and not path.exists():
-            raise DataError(
-                f"{path} does not exist; check the name, which is relative to this folder"
-            )
+    cli.check_exist([images, *truth])
+    columns = list(group) if labels is None else [*group, labels]
+    for path in truth:
+        check_truth_columns(path, image_column, columns)
     head_by_name = _name_models(heads)
     if calibrate is not None:
         cli.check_output(

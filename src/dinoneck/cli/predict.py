@@ -8,14 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from tyro.conf import UseAppendAction, arg
 
 from dinoneck.atomic import write_text
 from dinoneck.cli import arguments as cli
 from dinoneck.cli.text import save_picture, show, whole_folder
-from dinoneck.data.cells import IMAGES, LABELS, csv_text
+from dinoneck.cli.truth import boxes_of, check_truth_columns, known_values, open_known_boxes
+from dinoneck.data.cells import csv_text
 from dinoneck.data.layout import Subfolders
 from dinoneck.data.walk import SUFFIXES
 from dinoneck.errors import ConfigError, DataError
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from dinoneck.inference.predictor import Predictor
     from dinoneck.runtime.exported import ExportedDetector, ExportedPredictor
     from dinoneck.task_facts import TaskFacts
-    from dinoneck.tasks import Task
 
 Predict = Callable[[list[Any]], list[dict[str, Any]]]
 """Images -> the predictions of each."""
@@ -52,7 +52,7 @@ def predict(
     store: Path | None = None,
     maps: Annotated[Path | None, arg(metavar="FOLDER")] = None,
     overlay: Annotated[Path | None, arg(metavar="FOLDER")] = None,
-    truth: Annotated[Path | None, arg(metavar="CSV|FOLDER")] = None,
+    truth: Annotated[Path | None, arg(metavar="CSV|FOLDER|JSON")] = None,
     image_column: str = "image",
     subfolders: Literal["classes", "folds"] | None = None,
     skip_unusable: bool = False,
@@ -77,7 +77,8 @@ def predict(
             TIFF.
         overlay: a new folder for pictures: what is predicted, or boxes, over every image.
         truth: with overlay: known values, drawn next to predictions: CSV with a column of file
-            names and the predictions' names, or the class folders that hold the images.
+            names and the predictions' names, a folder of masks, the class folders that hold the
+            images, or a COCO file of a detector's boxes.
         image_column: column of file names in --truth.
         subfolders: with a folder as truth: whether the folders in it are classes or folds.
         skip_unusable: list and leave out unusable images.
@@ -108,6 +109,7 @@ def predict(
     named_heads = read_heads(list(chain.from_iterable(heads)))
     if _exported_file(named_heads) is not None:
         cli.refuse_unused(cli.PREDICT_WITH_FILE, words)
+    _check_detector_is_alone(list_heads(named_heads))
     inputs: list[str | Path | None] = [*files, *list_heads(named_heads)]
     inputs += [options.weights, options.backbone_file, truth]
     cli.check_output(out, inputs, (".csv",))
@@ -116,6 +118,9 @@ def predict(
         cli.refuse_unused(cli.PREDICT_WITHOUT_OVERLAY, words)
     if truth is None:
         cli.refuse_unused(cli.PREDICT_WITHOUT_TRUTH, words)
+    else:
+        cli.check_exist([truth])
+        check_truth_columns(truth, image_column)
 
     # predict
     opened = open_model(
@@ -134,13 +139,13 @@ def predict(
         )
     known: Mapping[Path, Mapping[str, Any]] = {}
     if truth is not None:
-        _check_takes_truth(opened, truth)
-        known = known_values(
+        known = _read_truth(
             truth,
-            image_column,
+            opened,
+            images,
             list(file_by_name.values()),
-            cast("Sequence[Task]", opened.tasks),  # of heads: files take no truth
-            subfolders,
+            image_column=image_column,
+            subfolders=subfolders,
         )
     left_out: dict[str, str] = {}
     model.expect_images(len(file_by_name))
@@ -469,130 +474,51 @@ def predict_named(
     return {names[i]: predictions[i] for i in sorted(predictions)}, left_out
 
 
-def _check_takes_truth(opened: OpenModel, truth: Path) -> None:
-    """Raise a ConfigError for known values next to a detector, or to heads with keys."""
+def _read_truth(
+    truth: Path,
+    opened: OpenModel,
+    images: Sequence[Path],
+    files: Sequence[Path],
+    *,
+    image_column: str,
+    subfolders: Subfolders | None,
+) -> Mapping[Path, Mapping[str, Any]]:
+    """Image file -> what a truth says of it: column -> value, or the boxes of a detector.
+
+    Raises:
+        ConfigError: for heads with keys.
+        DataError: if the truth cannot be read, or has nothing of the images.
+    """
     if opened.is_detector:
-        raise ConfigError(
-            f"--truth {truth} is for numbers and classes, and a detector predicts boxes; leave it out"
-        )
+        return _known_boxes(truth, opened, images, files)
     if any(group.key is not None for group in opened.groups):
         raise ConfigError(
             f"--truth {truth} is for heads without keys; leave it out, or run one key at a time"
         )
+    known = known_values(
+        truth, images, files, opened.model, image_column=image_column, subfolders=subfolders
+    )
+    return known.values
 
 
-def known_values(
-    truth: Path,
-    image_column: str,
-    images: Sequence[Path],
-    tasks: Sequence[Task],
-    subfolders: Subfolders | None = None,
-) -> dict[Path, dict[str, float | str]]:
-    """Return image -> column -> known value, or class, of the images that the truth has a row for.
-
-    A row belongs to the image whose path ends like its name, see
-    :func:`dinoneck.data.sources.find_images`.
-
-    Args:
-        truth: a CSV with one row per image and columns named like the predictions; or a folder of
-            class folders that hold the images.
-        image_column: its column of file names.
-        images: the files.
-        tasks: what is predicted.
-        subfolders: how the folders in the truth are read; None: by their names.
+def _known_boxes(
+    truth: Path, opened: OpenModel, images: Sequence[Path], files: Sequence[Path]
+) -> dict[Path, dict[str, Any]]:
+    """Image file -> its boxes in a COCO file.
 
     Raises:
-        ConfigError: if the truth is a folder of masks, or a task predicts masks of objects.
-        DataError: if class folders have a class that the heads do not, the truth has none of the
-            columns or none of the images, a cell does not fit, or a name stands for several rows or
-            images.
+        DataError: if it has none of the images.
     """
-    from dinoneck.data.sources import find_images
-    from dinoneck.evaluation.predicted_tasks import PredictedTasks
-    from dinoneck.evaluation.truth import truth_table
-
-    mask_tasks = [task.name for task in tasks if task.is_masks]
-    if mask_tasks:
-        raise ConfigError(
-            f"--truth {truth} is for numbers and classes, and {mask_tasks[0]} is predicted as masks; "
-            "leave it out"
-        )
-    if truth.is_dir() and any(task.is_map for task in tasks):
-        raise ConfigError(
-            f"--truth {truth} is a folder, and the heads predict maps, which 'dinoneck evaluate' "
-            "compares; here name a CSV of known values"
-        )
-    table = truth_table(
-        None,
-        truth,
-        PredictedTasks.of_models([tasks]),
-        image_column=image_column,
-        subfolders=subfolders,
-    )
-    if truth.is_dir():
-        _check_known_classes(truth, table, tasks)
-        image_by_row: Mapping[str, Path] = _rows_of_files(table[IMAGES], images, truth)
-    else:
-        image_by_row = find_images(list(table.index), images, str(truth))
-    values = table.drop(columns=[name for name in (IMAGES, LABELS) if name in table])
-    known_labels, label_columns = _known_labels(table, tasks)
-    values = values.drop(columns=label_columns).astype(object)
+    box_images = open_known_boxes(truth, images, opened.model)
+    file_of_path = {file.resolve(): file for file in files}
     known = {}
-    for row, image in image_by_row.items():
-        known[image] = values.loc[row].dropna().to_dict() | known_labels.get(row, {})
+    for index, path in enumerate(box_images.paths):
+        file = file_of_path.get(path.resolve())
+        if file is not None:
+            known[file] = boxes_of(box_images, index)
+    if not known:
+        raise DataError(f"{truth} holds none of the images, such as {some_of(map(str, files), 3)}")
     return known
-
-
-def _known_labels(
-    table: Any, tasks: Sequence[Task]
-) -> tuple[dict[str, dict[str, float]], list[str]]:
-    """Row -> ``task:label`` -> 1 or 0 of what is known of its labels; and the columns that hold them."""
-    from dinoneck.data.table import Table
-    from dinoneck.evaluation.truth import indicator_columns
-    from dinoneck.evaluation.values import label_truth
-
-    known: dict[str, dict[str, float]] = {}
-    columns: list[str] = []
-    for task in tasks:
-        if not task.is_multilabel:
-            continue
-        truth = label_truth(task, Table.from_frame(table))
-        if truth is None:
-            continue
-        columns += [task.name] if task.name in table else indicator_columns(task, table.columns)
-        for row, values in zip(table.index, truth, strict=True):
-            of_row = known.setdefault(row, {})
-            for column, value in zip(task.columns, values.tolist(), strict=True):
-                if value in (0.0, 1.0):
-                    of_row[column] = value
-    return known, columns
-
-
-def _check_known_classes(truth: Path, table: Any, tasks: Sequence[Task]) -> None:
-    """Raise a DataError if class folders have a class that the heads do not."""
-    for task in tasks:
-        if not task.is_image_class or not task.labels or task.name not in table:
-            continue
-        unknown = set(table[task.name].dropna()) - set(task.labels)
-        if unknown:
-            raise DataError(
-                f"--truth {truth} has the class folder {some_of(sorted(map(repr, unknown)), 3)}; the "
-                f"heads predict {some_of(task.labels, 8)}. Rename the folder, or name a folder without "
-                "it"
-            )
-
-
-def _rows_of_files(files: Any, images: Sequence[Path], truth: Path) -> dict[str, Path]:
-    """Row -> image, of the rows whose file is one of the images."""
-    image_by_path = {image.resolve(): image for image in images}
-    rows = {}
-    for row, file in files.items():
-        image = image_by_path.get(file.resolve())
-        if image is not None:
-            rows[row] = image
-    if not rows:
-        raise DataError(f"{truth} holds none of the images, such as {some_of(map(str, images), 3)}")
-    return rows
 
 
 class _PredictedFile(NamedTuple):
@@ -679,7 +605,7 @@ def _draw(
 ) -> None:
     """Draw the pictures of images into a folder."""
     if opened.is_detector:
-        _draw_boxes(folder, opened.model, predicted_files)
+        _draw_boxes(folder, opened.model, predicted_files, known)
         return
     for group in opened.groups:
         group_files = []
@@ -726,14 +652,19 @@ def _draw_values(
 
 
 def _draw_boxes(
-    folder: Path, detector: Detector | ExportedDetector, predicted_files: Sequence[_PredictedFile]
+    folder: Path,
+    detector: Detector | ExportedDetector,
+    predicted_files: Sequence[_PredictedFile],
+    known: Mapping[Path, Mapping[str, Any]],
 ) -> None:
-    """Draw the boxes of a detector over every image."""
+    """Draw the boxes of a detector, and known ones, over every image."""
     from dinoneck.viz.pictures import as_image, boxes_panel
 
     for predicted in predicted_files:
         image = as_image(predicted.file, detector.preprocess.bits)
-        picture = boxes_panel(image, predicted.result, classes=detector.classes)
+        picture = boxes_panel(
+            image, predicted.result, known.get(predicted.file), classes=detector.classes
+        )
         save_picture(folder / f"{predicted.output_path}.jpg", picture)
 
 
@@ -797,11 +728,9 @@ def read_heads(words: Sequence[str]) -> list[str] | dict[str, list[str]]:
     """Return the heads of a command line: a list where none has a key, else key -> heads.
 
     Raises:
-        CheckpointError: if a head file does not exist, or is none.
+        CheckpointError: as :func:`head_types_of`.
         ConfigError: if one is an image, or some have a key and some have none.
     """
-    from dinoneck.checkpoint.format import read_header
-
     heads_without_key: list[str] = []
     heads_by_key: dict[str, list[str]] = {}
     for word in words:
@@ -810,8 +739,7 @@ def read_heads(words: Sequence[str]) -> list[str] | dict[str, list[str]]:
             raise ConfigError(
                 f"--heads lists {head}, which is an image; images stand before the options"
             )
-        if head.endswith(".safetensors"):
-            read_header(head)  # missing and other files are refused before torch is imported
+        head_types_of(head)  # missing and other files are refused before torch is imported
         if key is None:
             heads_without_key.append(head)
         else:
@@ -824,6 +752,34 @@ def read_heads(words: Sequence[str]) -> list[str] | dict[str, list[str]]:
     if heads_without_key:
         return heads_without_key
     return heads_by_key
+
+
+def head_types_of(head: str) -> list[str]:
+    """Return the types in the head files that a name stands for; none of what is not on this disk.
+
+    Raises:
+        CheckpointError: if a file does not exist or is no head file, a folder holds none, or the name
+            is almost that of a published head.
+    """
+    from dinoneck.checkpoint.format import head_files, read_header
+    from dinoneck.published.table import is_published
+
+    if is_exported(head) or is_published(head):
+        return []
+    may_be_repository = "/" in head and not head.endswith(".safetensors")
+    if may_be_repository and not Path(head).exists():
+        return []
+    return [read_header(file).meta["head_type"] for file in head_files(head)]
+
+
+def _check_detector_is_alone(heads: Sequence[str]) -> None:
+    """Raise a ConfigError for a detector among several heads, of those that are on this disk."""
+    head_types = list(chain.from_iterable(map(head_types_of, heads)))
+    if len(head_types) > 1 and not DETECTORS.isdisjoint(head_types):
+        raise ConfigError(
+            f"{len(head_types)} heads are given, a detector among them; expected a detector alone, "
+            "or none"
+        )
 
 
 def _split_key(word: str) -> tuple[str | None, str]:

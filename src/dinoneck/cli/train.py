@@ -26,6 +26,7 @@ from dinoneck.data.run_names import REPORT
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.extras import check_installed, check_scores_of_boxes
 from dinoneck.published.detectors import DETECTORS as PUBLISHED_DETECTORS
+from dinoneck.registry import check_registered
 from dinoneck.training.config import (
     HEAD,
     TRAININGS,
@@ -37,6 +38,7 @@ from dinoneck.training.config import (
     merged_values,
     stated_options,
 )
+from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.recipe import Config, DetectorRecipe, has_flag
 from dinoneck.training.trainings import Training
 from dinoneck.yaml_file import read_yaml
@@ -354,11 +356,15 @@ def _train_and_show(
     may_switch = isinstance(run, TrainConfig) and run.predict_with is not None and not overwrite
     switches_method = may_switch and (out / REPORT).exists()
     _check_before_torch(config, run, out, replaces=overwrite or switches_method)
+    data_folder = None
+    if isinstance(run, TrainConfig):
+        run, data_folder = of_data_folder(run)
     from dinoneck.training.entrance import run_training
 
     report = run_training(
         _with_runtime(run),
         out,
+        data_folder=data_folder,
         heads=heads,
         hidden_dim=hidden_dim,
         overwrite=overwrite,
@@ -401,6 +407,8 @@ def _check_before_torch(config: str | None, run: AnyConfig, out: Path, *, replac
             "replace them with --overwrite"
         )
     check_backbone_name(run.backbone.name, run.backbone.source)
+    if "type" in run.head and not run.imports:  # which may register it
+        check_registered(run.head["type"])
     for file in _named_files(run):
         if file is None or "://" in file:
             continue
@@ -408,9 +416,8 @@ def _check_before_torch(config: str | None, run: AnyConfig, out: Path, *, replac
             raise DataError(
                 f"{file} does not exist; check the name, which is relative to this folder"
             )
-    if isinstance(run, TrainConfig):
-        _check_columns(run)
     _check_extras(run)
+    _check_data(run)
 
 
 def _named_files(run: AnyConfig) -> list[str | None]:
@@ -418,7 +425,8 @@ def _named_files(run: AnyConfig) -> list[str | None]:
     images = run.data.images
     weights = run.backbone.file
     if isinstance(run, TrainConfig):
-        return [images, run.data.store, weights]
+        folder_of_masks = run.data.labels if run.data.csv is None else None
+        return [images, folder_of_masks, run.data.store, weights]
     if isinstance(run, TrainInstancesConfig):
         objects = [run.data.instances, *(run.data.panoptic or ())]
         return [images, *objects, weights, run.weights]
@@ -432,23 +440,22 @@ def _named_files(run: AnyConfig) -> list[str | None]:
     ]
 
 
-def _check_columns(run: TrainConfig) -> None:
-    """Refuse a table that cannot be read, and columns that it lacks."""
-    from dinoneck.data.tables import read_cells
+def _check_data(run: AnyConfig) -> None:
+    """Refuse data that cannot be read, and what they lack, as far as it shows without torch."""
+    from dinoneck.cli.run_checks import check_coco_images, check_table
 
-    data = run.data
-    if data.csv is None:
+    if isinstance(run, TrainConfig):
+        check_table(run)
         return
-    columns = [
-        data.image_column or "image",
-        *data.targets,
-        *data.aux_targets,
-        *data.multilabel,
-        data.labels,
-        *run.folds.group,
-        run.folds.column,
-    ]
-    read_cells(data.csv, [column for column in columns if column is not None])
+    images = run.data.images
+    if isinstance(run, TrainInstancesConfig):
+        if run.data.instances is not None:
+            check_coco_images(run.data.instances, images)
+        return
+    if run.data.boxes is not None:
+        check_coco_images(run.data.boxes, images)
+    if run.data.val_boxes is not None:
+        check_coco_images(run.data.val_boxes, run.data.val_images or images)
 
 
 def _check_extras(run: AnyConfig) -> None:

@@ -13,8 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from tyro.conf import Positional, arg
 
 from dinoneck.cli import arguments as cli
-from dinoneck.cli.predict import OpenModel, known_values, open_model, predict_named
+from dinoneck.cli.predict import OpenModel, head_types_of, open_model, predict_named
 from dinoneck.cli.text import file_size, save_picture, show
+from dinoneck.cli.truth import (
+    KnownMasks,
+    KnownValues,
+    boxes_of,
+    check_truth_columns,
+    known_values,
+    open_known_boxes,
+)
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.kinds import AVERAGE_OF_0_3, predicting_method
 from dinoneck.runtime.names import is_exported
@@ -63,8 +71,8 @@ def report(
         images: images, or folders searched with their subfolders; default for a detector's run: its
             held-out images.
         out: the .html file to write.
-        truth: CSV of known values in columns named like the predictions, the class folders that
-            hold the images, or JSON of a detector's boxes.
+        truth: CSV of known values in columns named like the predictions, a folder of masks, the
+            class folders that hold the images, or a COCO file of a detector's boxes.
         image_column: column of file names in --truth.
         subfolders: with a folder as truth: whether the folders in it are classes or folds.
         max_images: images to draw: those with the largest errors, and typical ones; the table lists
@@ -79,8 +87,12 @@ def report(
     cli.check_output(out, [*files, head, truth], _PAGES)
     if truth is None:
         cli.refuse_unused(cli.REPORT_WITHOUT_TRUTH, words)
+    else:
+        cli.check_exist([truth])
+        check_truth_columns(truth, image_column)
 
     # predict
+    head_types_of(head)  # missing and other files are refused before torch is imported
     if is_exported(head):
         raise ConfigError(
             f"{head} is an exported file, of which no report is drawn: name the head file; 'dinoneck "
@@ -93,7 +105,12 @@ def report(
         # without images their list refuses with what to name
         files = files or cli.list_images(images)
         report_images = _images_of_heads(
-            opened.model, files, truth, image_column=image_column, subfolders=subfolders
+            opened.model,
+            images,
+            files,
+            truth,
+            image_column=image_column,
+            subfolders=subfolders,
         )
     else:
         report_images = _images_of_detector(opened.model, files, images, truth, training)
@@ -160,6 +177,7 @@ class _ReportImages:
         pixels: returns an image as it is drawn; a detector predicts from it.
         files: of all images.
         boxes: the images of a COCO file, by which a detector is scored; None without one.
+        masks: the known masks of images; None without.
     """
 
     items: dict[str, Any]
@@ -167,10 +185,12 @@ class _ReportImages:
     pixels: Callable[[Any], Any]
     files: Sequence[Path]
     boxes: BoxImages | None = None
+    masks: KnownMasks | None = None
 
 
 def _images_of_heads(
     predictor: Predictor,
+    images: Sequence[Path],
     files: Sequence[Path],
     truth: Path | None,
     *,
@@ -178,15 +198,19 @@ def _images_of_heads(
     subfolders: Subfolders | None,
 ) -> _ReportImages:
     """Files, with the known values that a truth has of them."""
-    known: Mapping[Path, Mapping[str, Any]] = {}
+    known = KnownValues({})
     if truth is not None:
-        known = known_values(truth, image_column, files, predictor.tasks, subfolders)
+        known = known_values(
+            truth, images, files, predictor, image_column=image_column, subfolders=subfolders
+        )
 
     def known_of(file: Path) -> Mapping[str, Any]:
-        return known.get(file, {})
+        return known.values.get(file, {})
 
     items = dict(zip(cli.names_below(files), files, strict=True))
-    return _ReportImages(items=items, known=known_of, pixels=predictor.picture, files=files)
+    return _ReportImages(
+        items=items, known=known_of, pixels=predictor.picture, files=files, masks=known.masks
+    )
 
 
 def _report_entries(
@@ -240,6 +264,8 @@ def _report_entries(
         colours = _token_colours(model, drawn_items)
     for i, item, tokens in zip(drawn, drawn_items, colours, strict=True):
         entries[i] = replace(entries[i], image=partial(images.pixels, item), tokens=tokens)
+        if images.masks is not None and entries[i].known:
+            entries[i] = replace(entries[i], classes=partial(images.masks.classes_by_task, item))
         if tasks and len(images.items) > most_drawn:  # the maps of all images would not fit
             [result] = model(item, maps="patch")
             entries[i] = replace(entries[i], result=result)
@@ -393,19 +419,10 @@ def _images_of_detector(
     training: Mapping[str, Any],
 ) -> _ReportImages:
     """The images of a COCO file; without one those that are named, or else those that the run held out."""
-    from dinoneck.data.boxes import BoxImages
-
-    bits = detector.preprocess.bits
     if truth is not None:
-        if len(images) != 1 or not images[0].is_dir():
-            raise ConfigError(
-                f"--truth {truth} names its images itself; name the one folder that they are in"
-            )
-        return _images_with_boxes(
-            BoxImages(truth, images[0], classes=detector.classes, bits=bits, allow_unlisted=True)
-        )
+        return _images_with_boxes(open_known_boxes(truth, images, detector))
     if images:
-        return _images_without_boxes(files, bits)
+        return _images_without_boxes(files, detector.preprocess.bits)
     if "best" in training:
         return _images_with_boxes(_held_out_images(training))
     raise ConfigError(
@@ -438,18 +455,9 @@ def _existing_path(value: Any, folders: Sequence[Path]) -> Any:
 
 def _images_with_boxes(box_images: BoxImages) -> _ReportImages:
     """Images and their known boxes."""
-    known_classes = []
-    for label, name in enumerate(box_images.classes):
-        if label not in box_images.unlisted:
-            known_classes.append(name)
 
     def known_boxes(index: int) -> dict[str, Any]:
-        target = box_images[index][1]
-        return {
-            "boxes": target["boxes"].numpy(),
-            "names": [box_images.classes[label] for label in target["labels"].tolist()],
-            "classes": known_classes,
-        }
+        return boxes_of(box_images, index)
 
     def pixels(index: int) -> Any:
         return box_images.original(index)[0]

@@ -19,7 +19,7 @@ from itertools import pairwise
 from dinoneck.atomic import read_regular
 from dinoneck.data.cells import PathLike, cell_text
 from dinoneck.errors import DataError
-from dinoneck.text import counted, reason_of
+from dinoneck.text import counted, did_you_mean, reason_of
 
 SEPARATORS = (",", ";", "\t")
 # rows that are read to find out what separates the cells: titles and units of a spreadsheet are
@@ -73,6 +73,7 @@ _JSON_LIST = re.compile(rb'\s*\[\s*[\[\]"\d-]')
 _KEY_OF_COCO = b'"annotations"'
 _GIT_LFS = b"version https://git-lfs.github.com/spec/"
 _MARKUP = re.compile(rb"\s*<(\?xml|!doctype|html|table|workbook)", re.IGNORECASE)
+_MOST_LISTED = 20  # columns in a message that lists what there is
 _WHOLE_NUMBER = re.compile(r"\s*[-+]?\d+")
 _POINT_NUMBER = re.compile(r"\s*[-+]?\d*\.\d+\s*")
 _DIGITS = re.compile(r"\d+")
@@ -134,6 +135,42 @@ def read_csv_file(path: PathLike, columns: Sequence[str] = ()) -> CsvFile:
     if '="' in text or '=""' in text:
         _unwrap_formulas(table)
     return table
+
+
+def check_header(
+    name: str, header: Sequence[str], columns: Sequence[str], image_column: str | None = None
+) -> None:
+    """Reject a table that lacks a column, or has it twice.
+
+    Args:
+        name: of the table, for messages.
+        header: the names of its columns.
+        columns: which it must have.
+        image_column: that of file names, if one is read.
+
+    Raises:
+        DataError: naming the column.
+    """
+    for column in columns:
+        count = header.count(column)
+        if count > 1:
+            raise DataError(f"{name} has {count} columns named {column!r}; rename one of them")
+        if count == 1:
+            continue
+        hint = did_you_mean(column, header)
+        if not hint and column in (image_column, "image"):
+            hint = " Another column of file names is named by image_column= (--image-column)."
+        shown = ", ".join(repr(label) for label in header[:_MOST_LISTED])
+        raise DataError(
+            f"{name} has no column {column!r}.{hint} It has "
+            f"{counted(len(header), 'column')}: {shown}"
+        )
+
+
+def check_has_rows(name: str, num_rows: int) -> None:
+    """Raise a DataError for a table without rows."""
+    if num_rows == 0:
+        raise DataError(f"{name} has no rows; expected one for each image")
 
 
 def _read_bytes(path: PathLike) -> bytes:

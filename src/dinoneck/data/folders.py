@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from dinoneck.data.cells import FOLD, IMAGES, LABELS, PathLike
 from dinoneck.data.class_counts import warn_of_missing_classes
 from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
-from dinoneck.data.folder_texts import also_there, data_files, listed
+from dinoneck.data.folder_texts import data_files, listed
 from dinoneck.data.ground import warn_of_overlaps
 from dinoneck.data.image_tree import (
     ImageFolder,
@@ -30,6 +30,7 @@ from dinoneck.data.layout import (
     Subfolders,
     UnreadPart,
     check_folder,
+    check_has_labels,
     masks_in,
     read_data_folder,
 )
@@ -165,11 +166,8 @@ def _content_table(root: Path, content: Content) -> pd.DataFrame:
     """The table of class folders, or of images and masks; ids are relative to ``root``."""
     if content.masks is not None:
         return _mask_table(root, content.images, content.masks)
-    if content.kind == "classes":
-        return _class_table(root, content)
-    raise DataError(
-        f"{content.images} holds images, without class folders and masks{also_there(content.images)}"
-    )
+    check_has_labels(content)
+    return _class_table(root, content)
 
 
 def _class_table(root: Path, content: Content) -> pd.DataFrame:

@@ -29,6 +29,7 @@ from dinoneck.data.image_tree import (
 )
 from dinoneck.data.masks_beside import masks_beside
 from dinoneck.data.name_pairs import shared_affixes
+from dinoneck.data.sources import check_any_pictures
 from dinoneck.data.walk import Listing, walk
 from dinoneck.errors import DataError
 from dinoneck.text import counted, some_of
@@ -183,6 +184,20 @@ def read_images_and_masks(
         )
         logger.warning(line, image_root, listed(part_names))
     return DataFolder(image_root, Content("masks", image_root, mask_root))
+
+
+def check_has_labels(content: Content) -> None:
+    """Reject a folder of images alone, or without images.
+
+    Raises:
+        DataError: naming it.
+    """
+    if content.kind != "images":
+        return
+    check_any_pictures(content.images, walk(content.images).images)
+    raise DataError(
+        f"{content.images} holds images, without class folders and masks{also_there(content.images)}"
+    )
 
 
 def check_folder(path: Path) -> None:

@@ -131,11 +131,53 @@ def find_files(
         DataError: if a file does not exist or is empty, two names are one file, a name fits
             several, or images are named that are masks.
     """
+    found = _find_files(names, folder, what, outside=outside, of_labels=of_labels, part=part)
+    if found.reading is not None and found.reading.is_changed:
+        number = len(found.reading.files)
+        _state(found.reading, number, number, what, str(folder))
+    return found.files
+
+
+def check_files(
+    names: Iterable[Any],
+    folder: PathLike,
+    what: str,
+    *,
+    outside: bool = False,
+    part: str | None = None,
+) -> None:
+    """Raise the error of :func:`find_files` for images; nothing is logged."""
+    _find_files(names, folder, what, outside=outside, of_labels=False, part=part)
+
+
+@dataclass(frozen=True)
+class _FoundFiles:
+    """The files of names.
+
+    Attributes:
+        files: one per name; a missing name has None.
+        reading: how the names were taken; None = as they are written.
+    """
+
+    files: list[Any]
+    reading: Reading | None = None
+
+
+def _find_files(
+    names: Iterable[Any],
+    folder: PathLike | None,
+    what: str,
+    *,
+    outside: bool,
+    of_labels: bool,
+    part: str | None,
+) -> _FoundFiles:
+    """The files of names, as :func:`find_files` looks for them."""
     texts = list(names)
     if not are_plain(texts):
         texts = for_each(_text, texts)
     if folder is None:
-        return [Path(text) if text else None for text in texts]
+        return _FoundFiles([Path(text) if text else None for text in texts])
     distinct = [text for text in dict.fromkeys(texts) if text]
     files: dict[str, _File] = {}
     for text in distinct:
@@ -143,10 +185,11 @@ def find_files(
         if exact is not None:
             files[text] = exact
     missing = [text for text in distinct if text not in files]
+    reading = None
     if missing:
         wanted = _Wanted(distinct, missing, Path(folder), what)
-        paths = _files_by_reading(wanted, of_labels=of_labels, part=part)
-        files = {text: _File(path, path.stat()) for text, path in paths.items()}
+        reading = _reading_with_files(wanted, of_labels=of_labels, part=part)
+        files = {text: _File(path, path.stat()) for text, path in reading.files.items()}
     else:
         _check_distinct(files, what)
     empty = [_quoted(text) for text in distinct if files[text].status.st_size == 0]
@@ -155,7 +198,7 @@ def find_files(
             f"{len(empty)} of {len(distinct)} {what} are empty files in {folder}: "
             f"{some_of(empty, 5)}; restore them, or remove their rows"
         )
-    return [files[text].path if text else None for text in texts]
+    return _FoundFiles([files[text].path if text else None for text in texts], reading)
 
 
 def _text(name: Any) -> str:
@@ -244,8 +287,8 @@ class _Wanted:
         return self.counts + some_of(map(_quoted, self.missing), 5)
 
 
-def _files_by_reading(wanted: _Wanted, *, of_labels: bool, part: str | None) -> Mapping[str, Path]:
-    """The files of names of which some are not called like this; of images no masks.
+def _reading_with_files(wanted: _Wanted, *, of_labels: bool, part: str | None) -> Reading:
+    """The way to take names of which some are no files, with the files of all; of images no masks.
 
     Raises:
         DataError: if there is no way to take all names, with the nearest one.
@@ -281,10 +324,7 @@ def _files_by_reading(wanted: _Wanted, *, of_labels: bool, part: str | None) -> 
         raise _not_found(reading, wanted, picture_paths)
     _check_pairs(reading, wanted)
     _check_folder(reading, wanted)
-    if reading.is_changed:
-        number = len(wanted.names)
-        _state(reading, number, number, wanted.what, str(folder))
-    return reading.files
+    return reading
 
 
 def _check_no_masks(reading: Reading, masks: Collection[Path], wanted: _Wanted) -> None:

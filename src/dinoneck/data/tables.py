@@ -41,7 +41,7 @@ from dinoneck.data.cells import (
     is_number,
 )
 from dinoneck.data.class_counts import warn_of_empty_classes
-from dinoneck.data.csv_files import CsvFile, read_csv_file
+from dinoneck.data.csv_files import CsvFile, check_has_rows, check_header, read_csv_file
 from dinoneck.data.dates import is_date
 from dinoneck.data.label_words import are_indicators, read_label_cells
 from dinoneck.data.name_pairs import shared_affixes
@@ -98,7 +98,7 @@ except ImportError as error:
 
 Names = Sequence[str] | str
 _SHOWN = 5  # examples in a message
-_MOST_LISTED = 20  # columns or classes in a message that lists what there is
+_MOST_LISTED = 20  # classes in a message that lists what there is
 # a number with decimals and without an exponent
 _DECIMAL = re.compile(r"-?\d+\.\d+")
 
@@ -280,8 +280,8 @@ def read_cells(path: PathLike, columns: Sequence[str] = ()) -> pd.DataFrame:
     """
     file = read_csv_file(path, columns)
     rows = [[cell_text(cell) for cell in row] for row in file.rows]
-    _check_header(str(path), file.header, columns)
-    _check_has_rows(str(path), len(rows))
+    check_header(str(path), file.header, columns)
+    check_has_rows(str(path), len(rows))
     return pd.DataFrame(rows, columns=file.header, dtype=object)
 
 
@@ -401,8 +401,8 @@ def _read_sheet(source: Any, image_column: str, roles: _Roles) -> _Sheet:
         return _sheet_of_frame(source, image_column, needed, makes_folds=roles.makes_folds)
     file = read_csv_file(source, needed)
     name = str(source)
-    _check_header(name, file.header, needed, image_column)
-    _check_has_rows(name, len(file.rows))
+    check_header(name, file.header, needed, image_column)
+    check_has_rows(name, len(file.rows))
     image_names = cells.strip_cells(file.column(image_column))
     warn_of_twin_columns(
         name, file.header, columns, lambda index: [cell_text(row[index]) for row in file.rows]
@@ -451,8 +451,8 @@ def _sheet_of_frame(
                 f"{did_you_mean(image_column, frame.columns)}"
             )
         frame[image_column] = frame.index.map(str)
-    _check_header(name, list(frame.columns), needed, image_column)
-    _check_has_rows(name, len(frame))
+    check_header(name, list(frame.columns), needed, image_column)
+    check_has_rows(name, len(frame))
     warn_of_twin_columns(
         name,
         list(frame.columns),
@@ -496,30 +496,6 @@ def _ids_of(
         "row for each value; boxes are written as a COCO file (--boxes)",
     )
     return pd.Index(ids, dtype=object)
-
-
-def _check_header(
-    name: str, header: Sequence[str], columns: Sequence[str], image_column: str | None = None
-) -> None:
-    for column in columns:
-        count = header.count(column)
-        if count > 1:
-            raise DataError(f"{name} has {count} columns named {column!r}; rename one of them")
-        if count == 1:
-            continue
-        hint = did_you_mean(column, header)
-        if not hint and column in (image_column, "image"):
-            hint = " Another column of file names is named by image_column= (--image-column)."
-        shown = ", ".join(repr(label) for label in header[:_MOST_LISTED])
-        raise DataError(
-            f"{name} has no column {column!r}.{hint} It has "
-            f"{counted(len(header), 'column')}: {shown}"
-        )
-
-
-def _check_has_rows(name: str, num_rows: int) -> None:
-    if num_rows == 0:
-        raise DataError(f"{name} has no rows; expected one for each image")
 
 
 def _as_tuple(names: Names | None) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from dinoneck.data.folder_texts import data_files
 from dinoneck.data.layout import (
     Content,
     DataFolder,
+    check_has_labels,
     read_data_folder,
     read_images_and_masks,
 )
@@ -61,6 +62,7 @@ def of_data_folder(config: TrainConfig) -> tuple[TrainConfig, DataFolder | None]
         logger.warning("%s: %s%s", folder.root, layout, _unread(folder.root))
         changed = data.changed(images=str(content.images), labels=str(content.masks))
         return config.changed(data=changed), None
+    check_has_labels(content)
     return config, folder
 
 

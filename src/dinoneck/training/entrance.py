@@ -12,10 +12,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dinoneck.data.layout import DataFolder
 from dinoneck.errors import ConfigError
 from dinoneck.training.comparison import prepare_heads, train_heads
 from dinoneck.training.config import TRAININGS, AnyConfig, TrainConfig
-from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.folder import Callback
 from dinoneck.training.head_arguments import head_with_width
 from dinoneck.training.run import ImageTrainer, prepare
@@ -30,6 +30,7 @@ def run_training(
     out: str | os.PathLike[str],
     *,
     table: Any = None,
+    data_folder: DataFolder | None = None,
     heads: Sequence[str | Mapping[str, Any]] = (),
     hidden_dim: int | None = None,
     overwrite: bool = False,
@@ -43,9 +44,11 @@ def run_training(
     Arguments and errors are those of :func:`dinoneck.train`.
 
     Args:
-        config: the run.
+        config: the run; without a table that of
+            :func:`dinoneck.training.data_folder.of_data_folder`.
         out: the folder of the results.
         table: a pandas DataFrame in the place of ``data.csv``.
+        data_folder: what ``data.images`` holds, of the same function.
         heads: heads of images to compare.
         hidden_dim: width of the head, neck or pyramid.
         overwrite: replace the results of an earlier run.
@@ -69,9 +72,6 @@ def run_training(
             "callbacks out"
         )
     folder = Path(out)
-    data_folder = None
-    if table is None:
-        config, data_folder = of_data_folder(config)
     if heads:
         trainers = prepare_heads(
             config,

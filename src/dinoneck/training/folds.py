@@ -13,10 +13,15 @@ from msgspec import Meta
 
 from dinoneck.data.cells import same_labels
 from dinoneck.data.table import Table
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.errors import DataError
 from dinoneck.extras import missing_extra
 from dinoneck.text import counted, some_of
 from dinoneck.training.config import TrainConfig, TrainInstancesConfig
+from dinoneck.training.fold_checks import (
+    check_enough_groups,
+    check_fold_number,
+    check_stratify,
+)
 from dinoneck.training.recipe import Seed, converted
 from dinoneck.training.table import target_columns
 
@@ -114,9 +119,7 @@ def plain_folds(config: TrainInstancesConfig, num_images: int) -> list[Fold]:
 
 def _chosen(every_fold: Sequence[FoldRows], only: int | None) -> list[Fold]:
     """The folds with their numbers; with ``only`` the fold of this number alone."""
-    count = len(every_fold)
-    if only is not None and only >= count:
-        raise ConfigError(f"fold is {only} and there are {count} folds; expected 0 ... {count - 1}")
+    check_fold_number(only, len(every_fold))
     folds = []
     for number, (train, valid) in enumerate(every_fold):
         if only in (None, number):
@@ -245,11 +248,7 @@ def group_folds(
     converted("seed", seed, Seed)
     group_of_row = _numbered(groups, "group")
     group_sizes = np.bincount(group_of_row)
-    if len(group_sizes) < n_folds:
-        raise DataError(
-            f"{len(group_sizes)} groups cannot fill {n_folds} folds; use fewer folds or a finer group "
-            "column"
-        )
+    check_enough_groups(len(group_sizes), n_folds)
     if stratify is not None:
         return _stratified(group_of_row, _numbered(stratify, "class"), n_folds, seed)
     # the largest group first, to the emptiest fold; equal ones in random order
@@ -291,9 +290,7 @@ def column_folds(labels: Any) -> list[FoldRows]:
 
 def _strata(table: Table, column: str) -> list[int]:
     """One class per row: those of a column, or of numbers the quantile they are in."""
-    if column not in table.columns:
-        targets = ", ".join(table.columns)
-        raise ConfigError(f"folds.stratify is {column!r}; expected one of the targets {targets}")
+    check_stratify(column, list(table.columns))
     if table.class_names(column):
         codes: list[int] = table.classes(column).codes.tolist()
         return codes

@@ -23,6 +23,7 @@ from dinoneck.training.config import (
     merged_values,
     stated_options,
 )
+from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.entrance import run_training
 from dinoneck.training.folder import Callback
 from dinoneck.training.recipe import Config
@@ -113,10 +114,14 @@ def train(
     described, stated = _config(config, _nested(options))
     if with_linear:
         described = _with_average(described)
+    data_folder = None
+    if table is None and isinstance(described, TrainConfig):
+        described, data_folder = of_data_folder(described)
     report = run_training(
         described,
         out,
         table=table,
+        data_folder=data_folder,
         heads=heads,
         hidden_dim=hidden_dim,
         overwrite=overwrite,

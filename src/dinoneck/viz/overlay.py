@@ -117,10 +117,9 @@ def overlay_panel(
 
     # the image, in pale grey
     size = (picture.height, picture.width)
-    ratio = style.OVERLAY_PX / max(picture.size)
-    width, height = (max(1, round(side * ratio)) for side in picture.size)
-    grey = picture.resize((width, height), Image.Resampling.LANCZOS).convert("L").convert("RGB")
-    background = np.asarray(grey, np.float64) * _GREY_CONTRAST + _GREY_OFFSET
+    grey = _grey(picture)
+    width, height = grey.size
+    background = _background(grey)
 
     # the maps, each with its legend
     strips: list[Image.Image] = []
@@ -160,6 +159,57 @@ def overlay_panel(
         listed_numbers = _legend_outputs(without_map, result)
         strips.append(_legend(listed_numbers, [], result, known, width))
     return Image.fromarray(np.concatenate([np.asarray(strip) for strip in strips]))
+
+
+def classes_panel(
+    image: Any, classes: Mapping[str, Array], tasks: TaskFacts | Sequence[TaskFacts]
+) -> Image.Image:
+    """Draw known classes of pixels over the image in grey, in the colours of :func:`overlay_panel`, without a legend.
+
+    Args:
+        image: the image itself.
+        classes: task -> (height, width) classes in any number of pixels; -1 = unlabelled, which has
+            no colour.
+        tasks: what is predicted; those with ``classes`` are drawn below each other.
+
+    Returns:
+        A picture whose longer side is 1200 px for one task.
+
+    Raises:
+        DataError: if the image cannot be read.
+    """
+    grey = _grey(as_image(image))
+    background = _background(grey)
+    strips = []
+    for task in as_tasks(tasks):
+        if task.name not in classes:
+            continue
+        pixels = _nearest(classes[task.name], height=grey.height, width=grey.width)
+        shares = np.stack([pixels == label for label in range(task.dim)]).astype(np.float64)
+        colours = style.class_colours(task.labels or [task.name] * task.dim)
+        strips.append(_shares_over(background, shares, colours))
+    return Image.fromarray(np.concatenate([np.asarray(strip) for strip in strips]))
+
+
+def _grey(picture: Image.Image) -> Image.Image:
+    """The image in grey, in the size of pictures."""
+    ratio = style.OVERLAY_PX / max(picture.size)
+    width, height = (max(1, round(side * ratio)) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.LANCZOS).convert("L").convert("RGB")
+
+
+def _background(grey: Image.Image) -> Array:
+    """The image in pale grey (height, width, 3), to draw maps over."""
+    background: Array = np.asarray(grey, np.float64) * _GREY_CONTRAST + _GREY_OFFSET
+    return background
+
+
+def _nearest(pixels: Array, *, height: int, width: int) -> Array:
+    """Pixels (rows, cols) in another size (height, width): each is that at its centre."""
+    rows = (2 * np.arange(height) + 1) * pixels.shape[0] // (2 * height)
+    cols = (2 * np.arange(width) + 1) * pixels.shape[1] // (2 * width)
+    resized: Array = pixels[rows[:, None], cols]
+    return resized
 
 
 def _legend_outputs(listed: Sequence[Output], result: Mapping[str, Any]) -> list[Output]:

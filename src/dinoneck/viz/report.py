@@ -35,7 +35,7 @@ from dinoneck.viz.drawing import (
     draws_charts,
     scores,
 )
-from dinoneck.viz.overlay import overlay_panel
+from dinoneck.viz.overlay import Array, classes_panel, overlay_panel
 from dinoneck.viz.panels import coloured, data_uri
 from dinoneck.viz.pictures import as_image, boxes_panel, captions, corners_of, partners
 from dinoneck.viz.scales import THE_GATE, VALUE_DIGITS, outputs, scales, with_gate
@@ -65,6 +65,8 @@ class ReportEntry:
             the task's name, or ``task:label``. For a classification the task's name -> the known
             class. For a detector ``boxes`` (n, 4) and ``names``, and ``classes`` where boxes of
             these alone are known.
+        classes: returns the known classes of pixels, task -> (height, width), -1 = unlabelled; None
+            = they are not known.
     """
 
     name: str
@@ -72,6 +74,7 @@ class ReportEntry:
     image: ImageInput | Callable[[], ImageInput] | None = None
     tokens: Floats | None = None
     known: Mapping[str, Any] = field(default_factory=dict)
+    classes: Callable[[], Mapping[str, Array]] | None = None
 
 
 class Comparison(NamedTuple):
@@ -467,6 +470,10 @@ def _articles(
                 image, result, mapped_tasks, recipe, known=entry.known, scale=scale
             )
             plain_image = data_uri(image, _PICTURE_WIDTH_PX)
+        truth = None
+        if entry.classes is not None:
+            known_classes = classes_panel(image, entry.classes(), tasks)
+            truth = data_uri(known_classes, _PICTURE_WIDTH_PX)
         tokens = None
         if entry.tokens is not None:
             tokens = data_uri(coloured(entry.tokens), _PICTURE_WIDTH_PX, "PNG")
@@ -474,6 +481,7 @@ def _articles(
             "id": f"image-{i}",
             "name": entry.name,
             "over": data_uri(over, _PICTURE_WIDTH_PX),
+            "truth": truth,
             "image": plain_image,
             "tokens": tokens,
             "values": captions(listed, entry.result, entry.known),

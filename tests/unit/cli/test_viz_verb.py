@@ -15,13 +15,16 @@ from PIL import Image, ImageDraw
 from tests.kit import cli, head, write_images
 from tests.unit.detection.coloured_boxes import write as write_boxes
 
-from dinoneck import Backbone, ConfigError, DataError, Predictor, Task, save_head
-from dinoneck.cli.predict import known_values
-from dinoneck.data import Pasture
+from dinoneck import Backbone, DataError, DenseHead, Predictor, Task, save_head
+from dinoneck.cli.truth import values_of_rows
+from dinoneck.data import BoxImages, Pasture
 from dinoneck.viz import pca_panels
 from dinoneck.viz.checked import minus
+from dinoneck.viz.overlay import classes_panel
+from dinoneck.viz.pictures import boxes_panel
 
 IMAGES = 5
+COVER = Task("cover", dim=2, kind="segmentation", labels=("crop", "weed"))
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +175,7 @@ def test_images_find_their_rows_by_the_ends_of_their_paths(tmp_path: Path) -> No
         "image;mass;kind\na/1.jpg;1,5;a,b\n2.jpg; nan;c\n./b/3.jpg;3;\nc/4.jpg;1;c\n"
     )
     names = [Path("x/a/1.jpg"), Path("x/2.jpg"), Path("../b/3.jpg"), Path("d/4.jpg")]
-    found = known_values(tmp_path / "t.csv", "image", names, [Task("mass"), kind])
+    found = values_of_rows(tmp_path / "t.csv", names, [Task("mass"), kind])
     assert found == {
         names[0]: {"mass": 1.5, "kind": "a,b"},
         names[1]: {"kind": "c"},
@@ -186,22 +189,87 @@ def test_class_folders_of_other_classes_are_refused(tmp_path: Path) -> None:
     for name in ("oats", "wheat"):
         files += write_images(tmp_path / name, ["1.png"], 8, 8)
     with pytest.raises(DataError) as error:
-        known_values(tmp_path, "image", files[:1], [kind])
+        values_of_rows(tmp_path, files[:1], [kind])
     assert "has the class folder 'wheat'; the heads predict oats, rye" in str(error.value)
 
 
 def test_class_folders_are_known_classes(tmp_path: Path) -> None:
     files = write_images(tmp_path, ["a/0.png", "a/1.png", "b/0.png"])
     kind = Task("species", dim=2, kind="classification", labels=("b", "a"))
-    found = known_values(tmp_path, "image", [files[0], files[2]], [kind])
+    found = values_of_rows(tmp_path, [files[0], files[2]], [kind])
     assert found == {files[0]: {"species": "a"}, files[2]: {"species": "b"}}
 
 
-def test_a_folder_of_masks_is_left_to_evaluate(tmp_path: Path) -> None:
-    [mask] = write_images(tmp_path, ["masks/0.png"])
-    cover = Task("cover", dim=2, kind="segmentation", labels=("a", "b"))
-    with pytest.raises(ConfigError, match="dinoneck evaluate"):
-        known_values(mask.parent, "image", [mask], [cover])
+# the left quarter of an image of 64 px is weed, the rest crop; the lower half is unlabelled in 1.png
+WEED_SHARE = 0.25
+
+
+@pytest.fixture(scope="module")
+def masks(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("masks")
+    for i in range(IMAGES):
+        classes = np.zeros((32, 64), np.uint8)
+        classes[:, :16] = 1
+        if i == 1:
+            classes[16:] = 255
+        Image.fromarray(classes).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cover_head(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("cover") / "head.safetensors"
+    module = DenseHead(64, [COVER], hidden_dim=4)
+    save_head(
+        file,
+        module,
+        backbone=tiny,
+        preprocess=tiny.preprocess,
+        training={"masks": {"nodata": [255.0], "class_values": [0, 1]}},
+    )
+    return file
+
+
+def test_a_report_of_known_masks_has_their_shares_and_draws_them(
+    cover_head: Path, images: Path, masks: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "r.html"
+    words = ("viz", "report", cover_head, images, "--truth", masks, "--out", out, "--no-tokens")
+    result = cli(*words, "--json")
+    assert result.code == 0, result.err
+    scores = result.json["scores"]
+    predictions = [each["cover"] for each in Predictor(cover_head)(sorted(images.iterdir()))]
+    weed_errors = [float(prediction[1]) - WEED_SHARE for prediction in predictions]
+    assert scores["weed"]["images"] == IMAGES
+    assert scores["weed"]["bias"] == pytest.approx(np.mean(weed_errors), abs=1e-6)
+    assert out.read_text().count('class="picture truth"') == IMAGES
+
+
+def test_known_masks_belong_to_one_folder_of_images(
+    cover_head: Path, images: Path, masks: Path, tmp_path: Path
+) -> None:
+    words = ("--truth", masks, "--out", tmp_path / "r.html")
+    refused = cli("viz", "report", cover_head, images / "0.png", *words)
+    assert refused.code == 1
+    assert "name the one folder that the images are in" in refused.err
+
+
+def test_known_classes_are_drawn_in_their_colours_and_unlabelled_pixels_in_grey() -> None:
+    classes = np.full((4, 8), -1)
+    classes[:2, :4] = 0
+    classes[:2, 4:] = 1
+    white = np.full((4, 8, 3), 255, np.uint8)
+    pixels = np.asarray(classes_panel(white, {"cover": classes}, COVER)).astype(int)
+    assert pixels.shape == (600, 1200, 3)
+    crop, weed, unlabelled = pixels[150, 300], pixels[150, 900], pixels[450, 600]
+    assert len(set(unlabelled)) == 1, "grey"
+    for colour in (crop, weed):
+        assert len(set(colour)) > 1, "coloured"
+    assert not np.array_equal(crop, weed)
+    # pixels are enlarged about their centres: the borders stay in the middle
+    assert np.array_equal(pixels[299, 599], crop)
+    assert np.array_equal(pixels[299, 600], weed)
+    assert np.array_equal(pixels[300, 600], unlabelled)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +296,7 @@ def test_known_values_that_fit_nothing_are_refused(
         "\n".join(["image,mass", *(f"{name},{value}" for name, value in rows)]) + "\n"
     )
     with pytest.raises(DataError, match=re.escape(named)):
-        known_values(tmp_path / "t.csv", "image", [*map(Path, images)], [task])
+        values_of_rows(tmp_path / "t.csv", [*map(Path, images)], [task])
 
 
 @pytest.mark.parametrize("target", ["mass", "weed"])
@@ -303,6 +371,19 @@ def test_a_report_of_a_detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     expected = evaluate_boxes(Detector.load(file), boxes)
     assert with_truth["boxes"]["AP"] == pytest.approx(expected["AP"])
     assert f"<td>{expected['AP']:.3f}</td>" in out.read_text()
+    shown: list[Any] = []
+
+    def noted(image: Any, result: Any, truth: Any = None, **options: Any) -> Image.Image:
+        shown.append(truth)
+        return boxes_panel(image, result, truth, **options)
+
+    monkeypatch.setattr("dinoneck.viz.pictures.boxes_panel", noted)
+    words = (boxes.parent, "--heads", file, "--truth", boxes, "--overlay", tmp_path / "o")
+    drawn = cli("predict", *words, "--out", tmp_path / "p.csv")
+    assert drawn.code == 0, drawn.err
+    assert sorted(len(truth["names"]) for truth in shown) == sorted(
+        len(target["labels"]) for _, target in BoxImages(boxes)
+    )
     written(file, boxes.parent / "0.png")
     page, [own] = (
         out.read_text(),

@@ -1,0 +1,157 @@
+"""What is refused before pandas and torch are imported, whose import takes seconds; nothing is written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from tests.kit import saved_head, write_images
+
+# runs each command line of stdin in one process; prints codes, output, and which of these are imported
+PROGRAM = """
+import contextlib, io, json, sys
+from dinoneck.cli.main import main
+lines = []
+for words in json.load(sys.stdin):
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+        code = main(words)
+    imported = sorted({"torch", "pandas"}.intersection(sys.modules))
+    lines.append([code, text.getvalue(), imported])
+print(json.dumps(lines))
+"""
+
+# words of a command line without --out, and what its only line says
+REFUSED = {
+    "a table that is missing": (
+        "train --csv covr.csv --targets crop",
+        "covr.csv does not exist; check the name",
+    ),
+    "a column": (
+        "train --csv cover.csv --targets corp",
+        "cover.csv has no column 'corp'. Did you mean 'crop'?",
+    ),
+    "a column of groups": (
+        "train --csv cover.csv --targets crop --group plot",
+        "cover.csv has no column 'plot'",
+    ),
+    "an image of a table": (
+        "train --csv missing.csv --images . --targets crop",
+        "1 of 4 images named in missing.csv are not in .: 'images/9.png'",
+    ),
+    "fewer groups than folds": (
+        "train --csv cover.csv --targets crop --group field --folds 3",
+        "2 groups cannot fill 3 folds; use fewer folds or a finer group column",
+    ),
+    "fewer images than folds": (
+        "train --csv cover.csv --targets crop --folds 5",
+        "4 groups cannot fill 5 folds",
+    ),
+    "the number of a fold": (
+        "train --csv cover.csv --targets crop --folds 2 --fold 2",
+        "fold is 2 and there are 2 folds; expected 0 ... 1",
+    ),
+    "a column to stratify by": (
+        "train --csv cover.csv --targets crop --folds 2 --stratify field",
+        "folds.stratify is 'field'; expected one of the targets crop",
+    ),
+    "a folder without images": (
+        "train --images empty",
+        "the folder empty holds no images (.jpg, ",
+    ),
+    "images alone": (
+        "train --images images",
+        "images holds images, without class folders and masks",
+    ),
+    "a folder of masks": (
+        "train --images images --labels maks --classes a b",
+        "maks does not exist; check the name",
+    ),
+    "a type of head": (
+        "train --csv cover.csv --targets crop --head patch_men",
+        "head_type 'patch_men' is not registered. Did you mean 'patch_mean'?",
+    ),
+    "the images of boxes": (
+        "train --boxes boxes.json --images empty",
+        "1 of 1 images of boxes.json are not in empty: '0.png'",
+    ),
+    "a COCO file that is none": (
+        "train --boxes cover.csv --images images",
+        "cover.csv",
+    ),
+    "the name of a published head": (
+        "predict images --heads dinov2_vits14_nyu_linar4",
+        "Did you mean 'dinov2_vits14_nyu_linear4'?",
+    ),
+    "a head file": (
+        "predict images --heads nothing",
+        "the head file 'nothing' cannot be opened",
+    ),
+    "a folder without heads": (
+        "predict images --heads empty",
+        "the folder empty holds no head files",
+    ),
+    "the truth of a report": (
+        "viz report head.safetensors images --truth covr.csv",
+        "covr.csv does not exist; check the name",
+    ),
+    "the column of a truth": (
+        "viz report head.safetensors images --truth cover.csv --image-column file",
+        "cover.csv has no column 'file'",
+    ),
+    "groups of a truth": (
+        "evaluate . --heads head.safetensors --truth cover.csv --group plot",
+        "cover.csv has no column 'plot'",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, list[str]]]:
+    """Case -> exit code, output, and which of pandas and torch are imported by then."""
+    folder = tmp_path_factory.mktemp("work")
+    write_images(folder / "images", [f"{i}.png" for i in range(4)])
+    (folder / "empty").mkdir()
+    saved_head(folder / "head.safetensors")
+    rows = [f"images/{i}.png,0.{i},{i % 2}" for i in range(4)]
+    (folder / "cover.csv").write_text("\n".join(["image,crop,field", *rows]))
+    rows[3] = "images/9.png,0.3,1"
+    (folder / "missing.csv").write_text("\n".join(["image,crop,field", *rows]))
+    coco = {
+        "images": [{"id": 1, "file_name": "0.png", "width": 8, "height": 8}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 4]}],
+        "categories": [{"id": 1, "name": "cell"}],
+    }
+    (folder / "boxes.json").write_text(json.dumps(coco))
+    suffixes = {"train": "", "predict": ".csv", "viz": ".html"}
+    commands = []
+    for words, _ in REFUSED.values():
+        verb, *rest = words.split()
+        out = [] if verb == "evaluate" else ["--out", f"result{suffixes[verb]}"]
+        backbone = ["--backbone", "dinoneck_tiny"] if verb == "train" else []
+        commands.append([verb, *rest, *backbone, *out])
+    before = sorted(folder.rglob("*"))
+    process = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        input=json.dumps(commands),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert sorted(folder.rglob("*")) == before, "nothing is written"
+    results = json.loads(process.stdout)
+    return {case: tuple(result) for case, result in zip(REFUSED, results, strict=True)}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_it_is_refused_before_torch_is_imported(
+    case: str, printed: dict[str, tuple[int, str, list[str]]]
+) -> None:
+    code, text, imported = printed[case]
+    assert code == 1
+    assert text.startswith("error: ")
+    assert REFUSED[case][1] in text
+    assert imported == []
