@@ -53,6 +53,7 @@ class TaskFacts:
         minimum: predictions are never below it; None: no bound.
         maximum: predictions are never above it.
         activation: of the outputs; ``"unit"`` makes surface normals of a ``dense`` task.
+        things: of a ``panoptic`` task, the labels whose objects are told apart.
         interval: how far predictions are from the truth: one for each output, of classes one; empty
             where that is not known.
     """
@@ -68,6 +69,7 @@ class TaskFacts:
     minimum: float | None
     maximum: float | None
     activation: Activation | None
+    things: tuple[str, ...]
     interval: Sequence[Interval]
 
     @property
@@ -177,6 +179,7 @@ class TaskRecord(TaskFacts):
         minimum: predictions are never below it.
         maximum: predictions are never above it.
         activation: of the outputs.
+        things: of a ``panoptic`` task, the labels whose objects are told apart.
         composed_of: the tasks that the outputs of a composition are sums or shares of; empty for
             another task. Its columns are its labels alone.
         interval: how far predictions are from the truth.
@@ -193,6 +196,7 @@ class TaskRecord(TaskFacts):
     minimum: float | None = None
     maximum: float | None = None
     activation: Activation | None = None
+    things: tuple[str, ...] = ()
     composed_of: tuple[str, ...] = ()
     interval: tuple[Interval, ...] = ()
 

@@ -191,6 +191,7 @@ def record_task(task: TaskFacts, composed_of: Sequence[str] = ()) -> TaskRecord:
         minimum=task.minimum,
         maximum=task.maximum,
         activation=task.activation,
+        things=tuple(task.things),
         composed_of=tuple(composed_of),
         interval=tuple(task.interval),
     )
