@@ -1,11 +1,13 @@
 """The operators of exported ONNX files, and how far the runtimes that read them are from torch.
 
-    python -m benchmarks operators [--only operators sampling]
+    python -m benchmarks operators [--only operators published runtimes sampling]
 
 Small models of every kind with seeded weights: the operators do not depend on widths and depths.
 Every file runs in ONNX Runtime and OpenVINO on images that the export has not seen, of a head at
-three sizes. ``sampling`` times D-FINE with gathers next to the same file with ``GridSample``, in
-turn. The exit code is 1 if a file holds an operator that exports may not hold, or differs too much.
+three sizes. ``published`` does so with every form of published heads. ``runtimes`` times torch and
+both runtimes on a ViT-S with a head, and on D-FINE, in turn; ``sampling`` D-FINE with gathers next
+to the same file with ``GridSample``. The exit code is 1 if a file holds an operator that exports may
+not hold, or differs too much.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -23,17 +25,21 @@ import onnx
 import torch
 from tests.export.exported_models import (
     DETECTOR_NAMES,
+    MASS,
     SIZE,
     ExportedHead,
     box_parities,
     detector_named,
     head_gaps,
     heads,
+    published_forms,
+    published_head,
 )
 from tests.export.runtimes import ALLOWED_OPERATORS, RUNTIMES, operators_of
 from tests.unit.detection.test_detector import detector_of
 
 from benchmarks.measure import Row, ratios, turns
+from dinoneck import PatchMeanHead, Predictor, load_backbone
 from dinoneck.detection import Detector
 from dinoneck.detection.onnx import (
     DECOMPOSITIONS,
@@ -41,10 +47,13 @@ from dinoneck.detection.onnx import (
     OneImage,
     exported_model,
 )
+from dinoneck.export import export_model
+from dinoneck.export.models import ImagesModel
 
 ROUNDS = 9
 BOUND = 1e-4  # of a difference, relative to the largest value of an output
 TIMED_SIZE = (640, 640)
+VIT_SIZE = (224, 224)
 
 
 def _counts(file: Path) -> Row:
@@ -102,15 +111,63 @@ def sampling(rounds: int, size: tuple[int, int]) -> dict[str, dict[str, Row]]:
     return tables
 
 
+def published(names: Iterable[str]) -> dict[str, Row]:
+    """Return the differences of the runtimes for forms of published heads, by the name of a row of each."""
+    rows: dict[str, Row] = {}
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in names:
+            gaps = head_gaps(published_head(name), Path(folder, "head.onnx"))
+            rows[name] = {**gaps, "bound": BOUND}
+    return rows
+
+
+@torch.no_grad()
+def times_of_runtimes(rounds: int, short: bool) -> dict[str, dict[str, Row]]:
+    """Return the times of torch and of both runtimes on one image: of a head with its ViT, and of a detector."""
+    name = "dinoneck_tiny" if short else "vit_small_patch16_dinov3"
+    backbone = load_backbone(name, pretrained=False)
+    head = PatchMeanHead(backbone.embed_dim, [MASS])
+    model = ImagesModel(Predictor(head, backbone, "none"), False, VIT_SIZE).eval()
+    detector_size = SIZE if short else TIMED_SIZE
+    detector = detector_of("dfine", size=detector_size, variant="25m", queries=300).eval()
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, *VIT_SIZE, generator=generator)
+    photo = torch.rand(1, 3, *detector_size, generator=generator)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        head_file = Path(folder, "head.onnx")
+        export_model(head, head_file, backbone=backbone, size=VIT_SIZE, check=False)
+        detector_file = Path(folder, "detector.onnx")
+        detector.export_onnx(detector_file, check=False)
+        of_head = {"torch": partial(model, image)}
+        of_detector = {"torch": partial(detector, photo)}
+        for runtime, open_file in RUNTIMES.items():
+            of_head[runtime] = partial(open_file(head_file), {"images": image.numpy()})
+            of_detector[runtime] = partial(open_file(detector_file), {"image": photo.numpy()})
+        tables = {}
+        for title, variants in (("head", of_head), ("D-FINE", of_detector)):
+            tables[title] = ratios(turns(variants, rounds=rounds), "torch", "× torch")
+    return tables
+
+
 def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]:
-    """Yield the operators, the differences, and the times of sampling.
+    """Yield the operators, the differences, and the times of runtimes and of sampling.
 
     Raises:
         SystemExit: for an operator that exports may not hold, or a difference above its bound.
     """
-    only = options.only or ("operators", "sampling")
+    only = options.only or ("operators", "published", "runtimes", "sampling")
     if "operators" in only:
         yield from _files(options.short)
+    if "published" in only:
+        names = published_forms()
+        of_published = published(names[:1] if options.short else names)
+        yield "published", of_published
+        _check_within_bound(of_published)
+    if "runtimes" in only:
+        for model, table in times_of_runtimes(options.rounds, options.short).items():
+            yield f"runtimes, {model}", table
     if "sampling" in only:
         size = SIZE if options.short else TIMED_SIZE
         for runtime, table in sampling(options.rounds, size).items():
@@ -137,6 +194,11 @@ def _files(short: bool) -> Iterator[tuple[str, dict[str, Row]]]:
         others = sorted({*row["operators"].split(", ")} - ALLOWED_OPERATORS)
         if others:
             raise SystemExit(f"{name} holds {', '.join(others)}")
-    for name, row in of_heads.items():
+    _check_within_bound(of_heads)
+
+
+def _check_within_bound(rows: Mapping[str, Row]) -> None:
+    """Raise SystemExit for a head whose outputs differ too much."""
+    for name, row in rows.items():
         if not max(row[runtime] for runtime in RUNTIMES) <= BOUND:
             raise SystemExit(f"{name} differs by more than {BOUND:g}")

@@ -24,7 +24,7 @@ def check_installed(package: str, extra: str, module: str | None = None) -> None
     Raises:
         ImportError: naming the extra.
     """
-    if not _is_installed(module or package):
+    if not is_installed(module or package):
         raise missing_extra(package, extra)
 
 
@@ -34,12 +34,17 @@ def check_scores_of_boxes() -> None:
     Raises:
         ImportError: naming the extra, if neither is.
     """
-    if not _is_installed("faster_coco_eval"):
+    if not is_installed("faster_coco_eval"):
         check_installed("pycocotools", "detection")
 
 
-def _is_installed(module: str) -> bool:
-    """Whether a module can be imported, without importing it."""
+def is_installed(module: str) -> bool:
+    """Return whether a module can be imported, without importing it."""
     # None in sys.modules blocks an import, and find_spec raises for it
     is_blocked = module in sys.modules and sys.modules[module] is None
-    return not is_blocked and importlib.util.find_spec(module) is not None  # noqa: TID251
+    if is_blocked:
+        return False
+    try:
+        return importlib.util.find_spec(module) is not None  # noqa: TID251
+    except ImportError:  # of a finder that refuses the module
+        return False

@@ -60,6 +60,7 @@ class TaskFacts:
         minimum: predictions are never below it; None: no bound.
         maximum: predictions are never above it.
         activation: of the outputs; ``"unit"`` makes surface normals of a ``dense`` task.
+        things: of a ``panoptic`` task, the labels whose objects are told apart.
         interval: how far predictions are from the truth: one for each output, of classes one; empty
             where that is not known.
         thresholds: of a ``multilabel`` task, the probability of each label from which on an image
@@ -77,6 +78,7 @@ class TaskFacts:
     minimum: float | None
     maximum: float | None
     activation: Activation | None
+    things: tuple[str, ...]
     interval: Sequence[Interval]
     thresholds: tuple[float, ...]
 
@@ -212,6 +214,7 @@ class TaskRecord(TaskFacts):
         maximum: predictions are never above it.
         activation: of the outputs.
         thresholds: of the labels of a ``multilabel`` task.
+        things: of a ``panoptic`` task, the labels whose objects are told apart.
         composed_of: the tasks that the outputs of a composition are sums or shares of; empty for
             another task. Its columns are its labels alone.
         interval: how far predictions are from the truth.
@@ -229,6 +232,7 @@ class TaskRecord(TaskFacts):
     maximum: float | None = None
     activation: Activation | None = None
     thresholds: tuple[float, ...] = ()
+    things: tuple[str, ...] = ()
     composed_of: tuple[str, ...] = ()
     interval: tuple[Interval, ...] = ()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.export.runtimes import openvino
 from tests.kit import randomised
 from tests.unit.export.test_export_model import MASS, STATE, assert_answers, run_onnx
 from torch import Tensor, nn
@@ -72,8 +73,20 @@ BACKBONES = {
         "native",
         False,
     ),
+    "TIPSv2": ("tipsv2_b14", "timm", "official", True),
     "DINOv2, official positions": ("vit_small_patch14_dinov2", "timm", "official", False),
 }
+
+
+def run_openvino(path: Path) -> Callable[[Tensor], dict[str, Tensor]]:
+    """Return a function that runs a file of images in OpenVINO."""
+    run_arrays = openvino(path)
+
+    def run(images: Tensor) -> dict[str, Tensor]:
+        outputs = run_arrays({"images": images.numpy()})
+        return {"mass": torch.from_numpy(outputs["mass"])}
+
+    return run
 
 
 def assert_same(
@@ -131,6 +144,7 @@ def test_every_architecture(name: str, tmp_path: Path) -> None:
     # 37 x 37: DINOv2's trained grid
     grids = [*GRIDS, (2, 37, 37)] if free else [(1, 5, 8), (4, 5, 8)]
     unsized = Preprocessing(patch_size=patch)
-    assert_same(
-        run_onnx(tmp_path / "m.onnx")[0], Predictor(head, backbone, preprocess=unsized), grids
-    )
+    predictor = Predictor(head, backbone, preprocess=unsized)
+    assert_same(run_onnx(tmp_path / "m.onnx")[0], predictor, grids)
+    pytest.importorskip("openvino")
+    assert_same(run_openvino(tmp_path / "m.onnx"), predictor, grids)

@@ -119,16 +119,16 @@ MASKS = [
     ),
     Mutant(
         sentence="Pixels are looked up at their corners.",
-        where="inference.resolution:PixelGrid",
+        where="runtime.pixel_grid:PixelAxis.of",
         edit=replace(
-            "torch.arange(_pixels, dtype=torch.float64) + 0.5",
-            by="torch.arange(_pixels, dtype=torch.float64)",
+            "np.arange(_pixels, dtype=np.float64) + 0.5",
+            by="np.arange(_pixels, dtype=np.float64)",
         ),
         tests=[f"{_RESOLUTION}test_a_map_of_places_gives_every_pixel_its_own_place"],
     ),
     Mutant(
         sentence="The padding around an image is forgotten.",
-        where="inference.resolution:PixelGrid",
+        where="runtime.pixel_grid:PixelAxis.of",
         edit=replace("_x * _resized / _pixels + _corner", by="_x * _resized / _pixels"),
         tests=[f"{_RESOLUTION}test_a_map_of_places_gives_every_pixel_its_own_place"],
     ),

@@ -20,6 +20,7 @@ from dinoneck.data.cells import csv_text
 from dinoneck.data.layout import Subfolders
 from dinoneck.data.walk import SUFFIXES
 from dinoneck.errors import ConfigError, DataError
+from dinoneck.extras import is_installed
 from dinoneck.kinds import Runtime
 from dinoneck.registry import DETECTORS
 from dinoneck.runtime.names import check_backbone_runtime, is_exported
@@ -397,7 +398,7 @@ def _exported_file(heads: str | Sequence[str] | Mapping[str, Sequence[str]]) -> 
 def _open_file(
     file: str, options: cli.PredictionOptions, words: Sequence[str], *, maps: bool
 ) -> OpenModel:
-    """Open an exported file; torch is not imported."""
+    """Open an exported file; torch is not imported before objects are decoded."""
     cli.refuse_unused(cli.EVALUATE_FILE, words)
     from dinoneck.runtime.exported import ExportedDetector, open_exported
 
@@ -407,6 +408,7 @@ def _open_file(
         batch_size=options.batch_size,
         bits=options.bits,
         min_score=options.min_score,
+        decode_objects=_decode_objects if is_installed("torch") else None,
     )
     if isinstance(model, ExportedDetector):
         cli.refuse_unused(cli.PREDICT_WITH_EXPORTED_DETECTOR, words)
@@ -420,6 +422,13 @@ def _open_file(
         predict=partial(model, maps="patch" if maps else None),
         checkpoints=[],
     )
+
+
+def _decode_objects(*args: Any, **options: Any) -> Any:
+    """Call :func:`dinoneck.inference.resolution.objects_from_outputs`, which imports torch."""
+    from dinoneck.inference.resolution import objects_from_outputs
+
+    return objects_from_outputs(*args, **options)
 
 
 def _open_detector(

@@ -139,10 +139,13 @@ def show_scores(report: Mapping[str, Any], held_out: bool = True) -> None:
 
 
 def _cost_table(costs: Mapping[str, Mapping[str, Any]]) -> str:
-    """A line per model with its seconds per image and numbers of parameters."""
-    first = next(iter(costs.values()))
-    header = ["cost", *(key.replace("_", " ") for key in first)]
-    rows = [[name, *map(in_line, cost.values())] for name, cost in costs.items()]
+    """A line per model with its seconds per image and numbers of parameters; exported files have none."""
+    keys = max((list(cost) for cost in costs.values()), key=len)
+    header = ["cost", *(key.replace("_", " ") for key in keys)]
+    rows = []
+    for name, cost in costs.items():
+        cells = [in_line(cost[key]) if key in cost else "–" for key in keys]
+        rows.append([name, *cells])
     return table(header, rows)
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from dinoneck.detection.coco_evaluation import IouType, precision_curves
 from dinoneck.detection.detector import Detector
 from dinoneck.errors import DataError
 from dinoneck.extras import check_installed, check_scores_of_boxes
+from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.results import coco_objects, predict_many
 from dinoneck.metrics import (
     KnownRegions,
@@ -34,11 +35,10 @@ from dinoneck.metrics import (
     segment_terms,
     value_terms,
 )
-from dinoneck.tasks import OBJECTS, Task
+from dinoneck.runtime.exported import ExportedDetector, ExportedPredictor
+from dinoneck.task_facts import TaskFacts
+from dinoneck.tasks import OBJECTS
 from dinoneck.training.token_sources import in_batches
-
-if TYPE_CHECKING:
-    from dinoneck.inference.predictor import Predictor
 
 Prediction = Mapping[str, Any]
 # image id -> as dinoneck.inference.coco_objects returns them
@@ -46,6 +46,10 @@ Objects = Mapping[Any, Sequence[Mapping[str, Any]]]
 Array = np.ndarray[Any, Any]
 Begin = Callable[[Any], None]
 """What is called with the first image before any is predicted, such as to take the time."""
+BoxModel = Detector | ExportedDetector
+"""A detector, also in an exported file."""
+HeadModel = Predictor | ExportedPredictor
+"""Heads with their backbone, also in an exported file."""
 PanopticTruth = list[PathLike] | tuple[PathLike, ...]
 """The folder and the COCO file of panoptic segments."""
 
@@ -56,7 +60,7 @@ _BOX_KEYS = ("boxes", "scores", "labels")  # of a prediction
 
 
 def evaluate_boxes(
-    detector: Detector,
+    detector: BoxModel,
     coco_json: str | os.PathLike[str],
     images: str | os.PathLike[str] | None = None,
     *,
@@ -66,11 +70,11 @@ def evaluate_boxes(
     """Predict the images of a COCO file and compare the boxes with those of the file.
 
     Args:
-        detector: its classes and those of the file are matched by their names; of classes that
-            the file does not list nothing counts.
+        detector: a Detector, or an exported file of one that is open; its classes and those of the
+            COCO file are matched by their names; of classes that this does not list nothing counts.
         coco_json: the boxes.
         images: the folder of the images; None = the file's, or ``images`` in it.
-        batch_size: images in a forward pass.
+        batch_size: images in a forward pass; an exported file takes one at a time.
         crowd: whether entries with ``iscrowd`` count for nothing, or are objects, as of
             :class:`dinoneck.data.BoxImages`.
 
@@ -89,7 +93,7 @@ def evaluate_boxes(
 
 
 def predict_boxes(
-    detector: Detector,
+    detector: BoxModel,
     coco_json: str | os.PathLike[str],
     images: str | os.PathLike[str] | None,
     *,
@@ -124,14 +128,24 @@ def predict_boxes(
     dataset.warn_of_turned_images()
     detector.expect_images(len(dataset))
     if begin is not None:
-        begin(dataset.original(0)[0])
+        begin(_as_taken(detector, dataset.original(0)[0]))
+    options = {"batch_size": batch_size}
+    if isinstance(detector, ExportedDetector):
+        options = {}  # it takes one image at a time
     predictions: dict[Any, Prediction] = {}
     for rows in in_batches(range(len(dataset)), batch_size):
-        batch = [dataset.original(row)[0] for row in rows]
-        batch_predictions = detector.predict(batch, min_score=0.0, batch_size=batch_size)
+        batch = [_as_taken(detector, dataset.original(row)[0]) for row in rows]
+        batch_predictions = detector.predict(batch, min_score=0.0, **options)
         for row, prediction in zip(rows, batch_predictions, strict=True):
             predictions[dataset.ids[row]] = prediction
     return dataset, predictions
+
+
+def _as_taken(detector: BoxModel, image: Tensor) -> Any:
+    """An image (3, H, W) as a detector takes it: an exported file takes no tensors."""
+    if isinstance(detector, ExportedDetector):
+        return image.permute(1, 2, 0).numpy()
+    return image
 
 
 def score_boxes(dataset: BoxImages, predictions: Mapping[Any, Prediction]) -> dict[str, Any]:
@@ -257,7 +271,7 @@ class _ScoredBoxes:
 
 
 def evaluate_masks(
-    predictor: Predictor,
+    predictor: HeadModel,
     coco_json: str | os.PathLike[str] | PanopticTruth,
     images: str | os.PathLike[str] | None = None,
     *,
@@ -288,7 +302,7 @@ def evaluate_masks(
 
 
 def predict_instances(
-    model: Predictor | Detector,
+    model: HeadModel | BoxModel,
     coco_json: PathLike,
     images: PathLike | None,
     *,
@@ -300,7 +314,7 @@ def predict_instances(
     Raises:
         DataError, ImportError: as :func:`evaluate_masks`; of a detector that predicts boxes alone.
     """
-    if isinstance(model, Detector):
+    if isinstance(model, BoxModel):
         if not model.has_masks:
             raise _no_task_of_kind("instances", (), coco_json)
         return _predict_masks(model, coco_json, images, crowd=crowd, begin=begin)
@@ -319,7 +333,7 @@ def predict_instances(
 
 
 def _predict_masks(
-    detector: Detector,
+    detector: BoxModel,
     coco_json: PathLike,
     images: PathLike | None,
     *,
@@ -349,7 +363,7 @@ def _predict_masks(
 
 
 def predict_segments(
-    model: Predictor | Detector,
+    model: HeadModel | BoxModel,
     truth: PanopticTruth,
     images: PathLike | None,
     *,
@@ -361,7 +375,7 @@ def predict_segments(
     Raises:
         DataError, ImportError: as :func:`evaluate_masks`; of a detector, which predicts none.
     """
-    if isinstance(model, Detector):
+    if isinstance(model, BoxModel):
         raise _no_task_of_kind("panoptic", (), truth)
     task = _task_of_kind("panoptic", model, truth)
     check_installed("pycocotools", "masks")
@@ -370,8 +384,8 @@ def predict_segments(
 
 
 def _predict_objects(
-    predictor: Predictor,
-    task: Task,
+    predictor: HeadModel,
+    task: TaskFacts,
     dataset: ListedImages,
     *,
     min_score: float | None,
@@ -390,7 +404,7 @@ def _predict_objects(
     return objects
 
 
-def _task_of_kind(kind: str, predictor: Predictor, truth: PathLike | PanopticTruth) -> Task:
+def _task_of_kind(kind: str, predictor: HeadModel, truth: PathLike | PanopticTruth) -> TaskFacts:
     """The task of a predictor that predicts objects.
 
     Raises:
@@ -399,7 +413,7 @@ def _task_of_kind(kind: str, predictor: Predictor, truth: PathLike | PanopticTru
     """
     if isinstance(predictor.tasks, Mapping):
         raise _no_task_of_kind(kind, (), truth)
-    tasks: Sequence[Task] = predictor.tasks
+    tasks: Sequence[TaskFacts] = predictor.tasks
     for task in tasks:
         if task.kind == kind:
             return task
@@ -407,7 +421,7 @@ def _task_of_kind(kind: str, predictor: Predictor, truth: PathLike | PanopticTru
 
 
 def _no_task_of_kind(
-    kind: str, tasks: Sequence[Task], truth: PathLike | PanopticTruth
+    kind: str, tasks: Sequence[TaskFacts], truth: PathLike | PanopticTruth
 ) -> DataError:
     """The error for a model that predicts other tasks, or none: boxes, or tasks by keys."""
     names = ", ".join(task.name for task in tasks) or "boxes, or tasks of several keys,"

@@ -24,6 +24,7 @@ from dinoneck.dtypes import dtype_name
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.export.onnx_file import drop_metadata, onnx_runner, to_half, write_onnx
 from dinoneck.export.program import Run
+from dinoneck.export.resampling import DECOMPOSITIONS as RESAMPLING
 from dinoneck.extras import missing_extra
 from dinoneck.runtime.description import DETECTOR_KEY, FORMAT, DetectorRecord, to_entry
 from dinoneck.text import first_line
@@ -36,6 +37,7 @@ MASKS = "masks"  # the output after these, of a model that gives masks
 _CANDIDATES = ("candidate_boxes", "candidate_scores", "candidate_labels")
 # decompositions of operators that the exporter does not know, or that runtimes compute differently
 DECOMPOSITIONS = {
+    **RESAMPLING,
     torch.ops.aten._is_all_true.default: torch.all,
     torch.ops.aten.grid_sampler.default: sample_by_gathers,
 }

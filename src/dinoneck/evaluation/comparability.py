@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from dinoneck.detection.evaluation import HeadModel
 from dinoneck.errors import DataError
-from dinoneck.evaluation.models import HeadModel, loaded_heads_of
+from dinoneck.evaluation.models import loaded_heads_of
 from dinoneck.heads.ensemble import areas_of
 from dinoneck.task_facts import TaskFacts
 from dinoneck.tasks import columns_of

@@ -9,18 +9,16 @@ from typing import Any
 from dinoneck.data.layout import Subfolders
 from dinoneck.data.listed_images import Crowd
 from dinoneck.data.table import Table
-from dinoneck.detection.detector import Detector
+from dinoneck.detection.evaluation import BoxModel, HeadModel
 from dinoneck.errors import ConfigError
 from dinoneck.evaluation.comparability import check_comparable
 from dinoneck.evaluation.mask_options import MaskOptions
 from dinoneck.evaluation.masks import evaluate_masks
-from dinoneck.evaluation.models import HeadModel, Model, open_models
+from dinoneck.evaluation.models import Model, open_models
 from dinoneck.evaluation.objects import evaluate_objects
 from dinoneck.evaluation.predicted_tasks import PredictedTasks
 from dinoneck.evaluation.truth import IMAGE_COLUMN, stated_image_column, truth_table
 from dinoneck.evaluation.values import evaluate_values
-from dinoneck.inference.predictor import Predictor
-from dinoneck.runtime.exported import ExportedPredictor
 from dinoneck.text import some_of
 from dinoneck.training.target_weights import TargetWeights, read_target_weights
 
@@ -43,9 +41,9 @@ def evaluate(
     """Predict images and compare the predictions with the truth.
 
     Args:
-        model: a Predictor, a Detector, an exported file of heads, the result of a training, what a
-            Predictor takes (a file, the folder of a training, a module), or a mapping of names to
-            these: the first is compared with each other one.
+        model: a Predictor, a Detector, an exported file of heads or of a detector, the result of a
+            training, what a Predictor takes (a file, the folder of a training, a module), or a
+            mapping of names to these: the first is compared with each other one.
         images: their folder; for boxes None = that of the COCO file; for a folder None = those in
             the truth.
         truth: a table (CSV or DataFrame) with the columns of the predictions, numbers or classes; a
@@ -151,7 +149,7 @@ def evaluate(
             target_weights=weights,
             calibrate=None if calibrate is None else str(calibrate),
         )
-        return evaluate_objects(_models_of_objects(models), truth, images, crowd=crowd)
+        return evaluate_objects(models, truth, images, crowd=crowd)
     _check_no_crowd(crowd)
     check_comparable(predictors)
     predicted = PredictedTasks.of_models([predictor.tasks for predictor in predictors.values()])
@@ -192,30 +190,11 @@ def evaluate(
     )
 
 
-def _models_of_objects(
-    models: Mapping[str, HeadModel | Detector],
-) -> dict[str, Predictor | Detector]:
-    """The models, none of which is an exported file: those predict no objects.
-
-    Raises:
-        ConfigError: naming the file.
-    """
-    checked: dict[str, Predictor | Detector] = {}
-    for name, model in models.items():
-        if isinstance(model, ExportedPredictor):
-            raise ConfigError(
-                f"{model.source} is an exported file, which predicts no objects, and the truth is of "
-                "objects; name a table or masks as truth, or the head file"
-            )
-        checked[name] = model
-    return checked
+def _detectors_among(models: Mapping[str, HeadModel | BoxModel]) -> dict[str, BoxModel]:
+    return {name: model for name, model in models.items() if isinstance(model, BoxModel)}
 
 
-def _detectors_among(models: Mapping[str, HeadModel | Detector]) -> dict[str, Detector]:
-    return {name: model for name, model in models.items() if isinstance(model, Detector)}
-
-
-def _predictors_among(models: Mapping[str, HeadModel | Detector]) -> dict[str, HeadModel]:
+def _predictors_among(models: Mapping[str, HeadModel | BoxModel]) -> dict[str, HeadModel]:
     return {name: model for name, model in models.items() if isinstance(model, HeadModel)}
 
 

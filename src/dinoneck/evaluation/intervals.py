@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.detection.evaluation import HeadModel
 from dinoneck.errors import ConfigError, DataError
-from dinoneck.evaluation.models import HeadModel, loaded_heads_of
+from dinoneck.evaluation.models import loaded_heads_of
 from dinoneck.metrics import Array
 from dinoneck.task_facts import TaskFacts
 from dinoneck.training.intervals import (

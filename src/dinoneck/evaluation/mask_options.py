@@ -6,8 +6,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dinoneck.detection.evaluation import HeadModel
 from dinoneck.errors import ConfigError
-from dinoneck.evaluation.models import HeadModel, loaded_heads_of
+from dinoneck.evaluation.models import loaded_heads_of
 from dinoneck.evaluation.predicted_tasks import PredictedTasks, is_share_map
 from dinoneck.inference.loaded_head import MaskRecord
 from dinoneck.task_facts import TaskFacts

@@ -17,9 +17,10 @@ from dinoneck.data.label_sets import mask_classes, survey_masks
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.table import Table
+from dinoneck.detection.evaluation import HeadModel
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.evaluation.mask_options import MaskOptions, complete_from_training, mask_records_of
-from dinoneck.evaluation.models import HeadModel, preprocessing_for
+from dinoneck.evaluation.models import preprocessing_for
 from dinoneck.evaluation.predicted_tasks import PredictedTasks, is_share_map
 from dinoneck.evaluation.report import CellTarget, predict_and_score
 from dinoneck.evaluation.truth import nothing_to_score

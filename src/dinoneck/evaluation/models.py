@@ -13,6 +13,7 @@ from dinoneck.backbones.backbone import Backbone, plain_backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.detector import Detector
+from dinoneck.detection.evaluation import BoxModel, HeadModel
 from dinoneck.errors import ConfigError
 from dinoneck.inference.loaded_head import LoadedHead
 from dinoneck.inference.predictor import Predictor
@@ -25,13 +26,11 @@ from dinoneck.training.trained_images import seen_in_training
 
 logger = logging.getLogger(__name__)
 
-HeadModel = Predictor | ExportedPredictor
-"""Heads with their backbone, also in an exported file."""
-Model = HeadModel | Detector | TrainingResult | Heads
+Model = HeadModel | BoxModel | TrainingResult | Heads
 """A model that can be called, the result of a training, or what a Predictor takes."""
 
 
-def open_models(model: Model | Mapping[str, Model]) -> dict[str, HeadModel | Detector]:
+def open_models(model: Model | Mapping[str, Model]) -> dict[str, HeadModel | BoxModel]:
     """Return name -> model that can be called; a single model has the name ``head``.
 
     Args:
@@ -52,18 +51,13 @@ def open_models(model: Model | Mapping[str, Model]) -> dict[str, HeadModel | Det
     return models
 
 
-def _open_model(model: Model) -> HeadModel | Detector:
+def _open_model(model: Model) -> HeadModel | BoxModel:
     if isinstance(model, TrainingResult):
         trained: Predictor | Detector = model.predictor()
         return trained
     if is_exported(model):
         model = Predictor(cast("str", model))
-    if isinstance(model, ExportedDetector):
-        raise ConfigError(
-            f"{model.source} is the exported file of a detector; evaluate the head file, whose boxes "
-            "it gives (--check of the export)"
-        )
-    if isinstance(model, Detector | ExportedPredictor):
+    if isinstance(model, BoxModel | ExportedPredictor):
         return model
     if isinstance(model, Predictor):
         if isinstance(model.detector, Detector):
@@ -116,7 +110,7 @@ class Stopwatch:
     second one. Programs for further sizes of images are made later: that time does not count.
     """
 
-    def __init__(self, model: HeadModel | Detector) -> None:
+    def __init__(self, model: HeadModel | BoxModel) -> None:
         self._model = model
         self._started = time.perf_counter()
         self._seconds_for_programs = 0.0
@@ -139,14 +133,14 @@ class Stopwatch:
         return time.perf_counter() - self._started - for_programs
 
 
-def _seconds_for_programs(model: HeadModel | Detector) -> float:
+def _seconds_for_programs(model: HeadModel | BoxModel) -> float:
     """Return the seconds that were spent on programs of a model's backbones until now."""
     # passes of the same weights share their programs
     by_weights = {id(backbone.adapter): backbone for backbone in _backbones_of(model)}
     return sum(backbone.seconds_for_programs for backbone in by_weights.values())
 
 
-def _backbones_of(model: HeadModel | Detector) -> list[Backbone]:
+def _backbones_of(model: HeadModel | BoxModel) -> list[Backbone]:
     """Return the backbones of a model whose runtimes compute tokens."""
     backbones: list[Any] = []
     if isinstance(model, Detector):
@@ -157,12 +151,12 @@ def _backbones_of(model: HeadModel | Detector) -> list[Backbone]:
     return [backbone for backbone in backbones if isinstance(backbone, Backbone)]
 
 
-def cost_of(model: HeadModel | Detector, seconds_per_image: float) -> dict[str, float]:
+def cost_of(model: HeadModel | BoxModel, seconds_per_image: float) -> dict[str, float]:
     """Return what a report holds of a model's cost: the time, and the parameters of heads and backbone.
 
     Of an exported file it is the time alone.
     """
-    if isinstance(model, ExportedPredictor):
+    if isinstance(model, ExportedPredictor | ExportedDetector):
         return {"seconds_per_image": seconds_per_image}
     if isinstance(model, Detector):
         backbone_parameters = list(model.vit.parameters())
@@ -189,7 +183,7 @@ def _heads_of(model: HeadModel | Detector) -> list[nn.Module]:
 
 
 def count_trained_on(
-    models: Mapping[str, HeadModel | Detector], images: Sequence[Any]
+    models: Mapping[str, HeadModel | BoxModel], images: Sequence[Any]
 ) -> dict[str, int]:
     """Return model -> how many of the images it was trained on, of the models that were on some.
 
@@ -211,8 +205,10 @@ def count_trained_on(
     return counts
 
 
-def _files_of(model: HeadModel | Detector) -> list[str]:
-    """The files that a model was read from."""
+def _files_of(model: HeadModel | BoxModel) -> list[str]:
+    """The files that a model was read from; none of an exported file, which lies outside of its training."""
+    if isinstance(model, ExportedDetector):
+        return []
     if isinstance(model, Detector):
         return [model.source] if model.source else []
     files: list[str] = []

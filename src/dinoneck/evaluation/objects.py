@@ -11,8 +11,9 @@ from dinoneck.data.boxes import BoxImages
 from dinoneck.data.cells import PathLike
 from dinoneck.data.listed_images import Crowd
 from dinoneck.detection.coco_evaluation import IouType
-from dinoneck.detection.detector import Detector
 from dinoneck.detection.evaluation import (
+    BoxModel,
+    HeadModel,
     PanopticTruth,
     coco_results,
     mask_results,
@@ -25,14 +26,13 @@ from dinoneck.detection.evaluation import (
 )
 from dinoneck.detection.paired import precision_intervals
 from dinoneck.evaluation.models import Stopwatch, cost_of, count_trained_on
-from dinoneck.inference.predictor import Predictor
 from dinoneck.metrics import FEWEST_GROUPS
 from dinoneck.text import counted
 from dinoneck.version import versions
 
 
 def evaluate_objects(
-    models: Mapping[str, Predictor | Detector],
+    models: Mapping[str, HeadModel | BoxModel],
     truth: PathLike | PanopticTruth,
     images: PathLike | None,
     *,
@@ -57,7 +57,7 @@ def evaluate_objects(
 
 
 def _evaluate_segments(
-    models: Mapping[str, Predictor | Detector],
+    models: Mapping[str, HeadModel | BoxModel],
     truth: PanopticTruth,
     images: PathLike | None,
     *,
@@ -78,7 +78,7 @@ def _evaluate_segments(
 
 
 def _evaluate_precision(
-    models: Mapping[str, Predictor | Detector],
+    models: Mapping[str, HeadModel | BoxModel],
     truth: PathLike,
     images: PathLike | None,
     *,
@@ -88,7 +88,7 @@ def _evaluate_precision(
     scored_models = {}
     cost = {}
     for name, model in models.items():
-        if isinstance(model, Detector) and not model.has_masks:
+        if isinstance(model, BoxModel) and not model.has_masks:
             scored = _score_boxes(model, truth, images, crowd=crowd)
         else:
             scored = _score_masks(model, truth, images, crowd=crowd)
@@ -116,7 +116,7 @@ def _report(
     scores: Mapping[str, Mapping[str, Any]],
     *,
     cost: Mapping[str, Mapping[str, float]],
-    models: Mapping[str, Predictor | Detector],
+    models: Mapping[str, HeadModel | BoxModel],
     images: Sequence[Path],
 ) -> dict[str, Any]:
     """What a report holds of objects of any kind.
@@ -157,7 +157,7 @@ class _ScoredModel:
 
 
 def _score_boxes(
-    detector: Detector, truth: PathLike, images: PathLike | None, *, crowd: Crowd
+    detector: BoxModel, truth: PathLike, images: PathLike | None, *, crowd: Crowd
 ) -> _ScoredModel:
     watch = Stopwatch(detector)
     dataset, boxes = predict_boxes(detector, truth, images, crowd=crowd, begin=watch.begin)
@@ -173,7 +173,7 @@ def _score_boxes(
 
 
 def _score_masks(
-    model: Predictor | Detector, truth: PathLike, images: PathLike | None, *, crowd: Crowd
+    model: HeadModel | BoxModel, truth: PathLike, images: PathLike | None, *, crowd: Crowd
 ) -> _ScoredModel:
     watch = Stopwatch(model)
     dataset, objects = predict_instances(model, truth, images, crowd=crowd, begin=watch.begin)

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 
 from dinoneck.data.table import Table
+from dinoneck.detection.evaluation import HeadModel
 from dinoneck.evaluation.intervals import Calibration, coverages
 from dinoneck.evaluation.models import (
-    HeadModel,
     Stopwatch,
     cost_of,
     count_trained_on,

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from dinoneck.data.table import Classes, LabelSets, Table
+from dinoneck.detection.evaluation import HeadModel
 from dinoneck.errors import DataError
 from dinoneck.evaluation.comparability import check_same_wholes
-from dinoneck.evaluation.models import HeadModel
 from dinoneck.evaluation.predicted_tasks import PredictedTasks
 from dinoneck.evaluation.report import EvaluatedLabels, predict_and_score
 from dinoneck.evaluation.truth import indicator_columns, nothing_to_score

@@ -6,8 +6,9 @@ import logging
 from collections.abc import Mapping
 
 from dinoneck.data.table import Table
+from dinoneck.detection.evaluation import HeadModel
 from dinoneck.errors import ConfigError
-from dinoneck.evaluation.models import HeadModel, loaded_heads_of
+from dinoneck.evaluation.models import loaded_heads_of
 from dinoneck.training.report import targets_of_mean
 from dinoneck.training.scored import ScoredTarget
 from dinoneck.training.target_weights import check_target_weights

@@ -199,7 +199,8 @@ class ImagesModel(_Heads):
         recipe = predictor.preprocess
         [loaded_head] = predictor.passes[0].heads.values()
         super().__init__(loaded_head, backbone.adapter.patch_size, recipe)
-        _check_shows_its_maps(self.heads)
+        for head in _heads_of_maps(self.heads):
+            _check_replaces_no_maps(type(head))
         has_lora = backbone.adapter.lora is not None
         self.backbone = backbone
         if has_lora or predictor.device.type != "cpu":
@@ -253,8 +254,8 @@ class ImagesModel(_Heads):
 
     def outputs(self, images: Tensor) -> list[Output]:
         """Return the outputs in float32; as a program NaN for images far beyond 0 ... 1."""
-        normalised = (images - self._dinoneck_mean) / self._dinoneck_std  # (B, 3, H, W)
-        tokens = self.loaded_head.select(self.backbone(normalised), self.backbone)
+        normalised = self._normalised(images)  # (B, 3, H, W)
+        tokens = self._tokens(normalised)
         one_or_nan = _one_or_nan(normalised)  # (B, 1, 1, 1)
         checked = []
         for output in [*self._predictions(tokens), *self.object_outputs(tokens)]:
@@ -262,6 +263,41 @@ class ImagesModel(_Heads):
             tensor = x.float() * one_or_nan.view(-1, *[1] * (x.ndim - 1))
             checked.append(output._replace(tensor=tensor))
         return checked
+
+    def check_shows_its_maps(self, images: Tensor) -> None:
+        """Raise a CheckpointError for heads that show other maps than those that their values come from.
+
+        A file has one map of a task, see ``shown_maps`` of :class:`dinoneck.heads.outputs.HeadOutputs`.
+        Heads that predict by ``predict_outputs`` of their own are run; others cannot show other maps.
+
+        Args:
+            images: an example.
+        """
+        names = []
+        for head in _heads_of_maps(self.heads):
+            if _has_own_outputs(type(head)):
+                names.append(type(head).__name__)
+        if not names:
+            return
+        tokens = self._tokens(self._normalised(images))
+        outputs = self.heads.predict_outputs(tokens, with_maps=True)
+        if outputs.shown_maps is None:
+            return
+        for name, shown in outputs.shown_maps.items():
+            cells = outputs.maps[name]
+            if shown.shape != cells.shape or not torch.allclose(shown, cells):
+                raise CheckpointError(
+                    f"{', '.join(names)} shows other maps of {name!r} than those of its values, and "
+                    "an exported file has one map of a task; export a head that shows those, or the "
+                    "head without its backbone (export_head)",
+                    step="config",
+                )
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return (images - self._dinoneck_mean) / self._dinoneck_std
+
+    def _tokens(self, normalised: Tensor) -> Tokens:
+        return self.loaded_head.select(self.backbone(normalised), self.backbone)
 
     def _predictions(self, tokens: Tokens) -> list[Output]:
         """Every task in original units; with maps also the gate, and maps of tasks that are no maps."""
@@ -284,25 +320,33 @@ class ImagesModel(_Heads):
         return predictions
 
 
-def _check_shows_its_maps(heads: nn.Module) -> None:
-    """Raise a CheckpointError for a head that shows other maps than those that its values come from.
-
-    A file has one map of a task. See ``shown_maps`` of :class:`dinoneck.heads.outputs.HeadOutputs`.
-    """
+def _heads_of_maps(heads: nn.Module) -> list[Head]:
+    """The heads that have a task that is a map; of an ensemble its members."""
+    of_maps = []
     for head in heads.modules():
-        if not isinstance(head, Head) or isinstance(head, HeadEnsemble):
-            continue
-        kind = type(head)
-        if kind.predict_outputs is not Head.predict_outputs:
-            continue  # it runs once for values and maps
-        is_separate = kind.natural is not Head.natural or kind.predict_maps is not Head.predict_maps
-        if is_separate and any(task.is_map for task in head.tasks):
-            raise CheckpointError(
-                f"{kind.__name__} replaces natural or predict_maps, so the maps that it shows may be "
-                "others than those of its values, and an exported file has one map of a task; export "
-                "a head that replaces neither, or the head without its backbone (export_head)",
-                step="config",
-            )
+        if isinstance(head, Head) and not isinstance(head, HeadEnsemble):
+            if any(task.is_map for task in head.tasks):
+                of_maps.append(head)
+    return of_maps
+
+
+def _has_own_outputs(kind: type[Head]) -> bool:
+    return kind.predict_outputs is not Head.predict_outputs
+
+
+def _check_replaces_no_maps(kind: type[Head]) -> None:
+    """Raise a CheckpointError for a class whose values and maps come from separate runs.
+
+    Of a class with ``predict_outputs`` of its own, the maps are compared when it is exported.
+    """
+    is_separate = kind.natural is not Head.natural or kind.predict_maps is not Head.predict_maps
+    if is_separate and not _has_own_outputs(kind):
+        raise CheckpointError(
+            f"{kind.__name__} replaces natural or predict_maps, so the maps that it shows may be "
+            "others than those of its values, and an exported file has one map of a task; export "
+            "a head that replaces neither, or the head without its backbone (export_head)",
+            step="config",
+        )
 
 
 def _one_or_nan(normalised: Tensor) -> Tensor:

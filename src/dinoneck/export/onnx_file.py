@@ -21,6 +21,7 @@ from dinoneck.cpu_libraries import onnxruntime
 from dinoneck.errors import CheckpointError
 from dinoneck.export.models import ImagesModel, Model
 from dinoneck.export.program import Run, Traced
+from dinoneck.export.resampling import DECOMPOSITIONS
 from dinoneck.extras import missing_extra
 from dinoneck.text import first_line, reason_of
 
@@ -64,7 +65,8 @@ def onnx_model(traced: Traced, model: Model) -> Any:
         from onnx.compose import add_prefix_graph
         from onnxscript import ir
 
-        exported = cast("Any", torch.onnx.export(traced.program, dynamo=True, verbose=False))
+        program = traced.program.run_decompositions(DECOMPOSITIONS)
+        exported = cast("Any", torch.onnx.export(program, dynamo=True, verbose=False))
     except ImportError as error:
         raise missing_extra(str(error.name or "onnx"), "export") from error
     except Exception as error:  # of the exporter: many unrelated types

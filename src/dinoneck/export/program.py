@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dinoneck.errors import CheckpointError, DinoneckError
-from dinoneck.export.models import Model
+from dinoneck.export.models import ImagesModel, Model
 from dinoneck.grid import GridSize
 from dinoneck.heads.ensemble import scores_places
 from dinoneck.runtime.description import Content
@@ -85,6 +86,10 @@ def trace(model: Model, asked: GridSize | None) -> Traced:
                 f"{size_text(model, model.only_grid)} only",
                 step="config",
             )
+    if isinstance(model, ImagesModel):
+        with torch.no_grad(), _as_export_errors():
+            model.check_shows_its_maps(model.example(1, grid or TRACED_GRID))
+    if grid is not None:
         return _exported(model, grid)._replace(reason=None if asked else reason)
 
     for smallest in model.smallest_sides:
@@ -114,24 +119,30 @@ def size_text(model: Model, grid: GridSize) -> str:
 
 def _exported(model: Model, grid: GridSize | None, smallest: int | None = None) -> Traced:
     example: Any = model.example(TRACED_BATCH, grid or TRACED_GRID)
-    try:
-        with torch.no_grad():
-            outputs = {}
-            for output in model.outputs(example):
-                shape = tuple(output.tensor.shape[1:])
-                outputs[output.name] = TracedOutput(output.content, output.task, shape)
-            dynamic = (model.dynamic_shapes(example, smallest),)
-            program = torch.export.export(model, (example,), dynamic_shapes=dynamic, strict=False)
-    except DinoneckError:
-        raise
-    except Exception as error:  # the exporter raises many unrelated types
-        raise CheckpointError(
-            f"this model cannot be exported: {first_line(error)}", step="config"
-        ) from error
+    with torch.no_grad(), _as_export_errors():
+        outputs = {}
+        for output in model.outputs(example):
+            shape = tuple(output.tensor.shape[1:])
+            outputs[output.name] = TracedOutput(output.content, output.task, shape)
+        dynamic = (model.dynamic_shapes(example, smallest),)
+        program = torch.export.export(model, (example,), dynamic_shapes=dynamic, strict=False)
     program._example_inputs = None  # a file would hold them as a pickle
     _drop_stack_traces(program)
     bounds = [values.lower for side, values in program.range_constraints.items() if side.is_symbol]
     return Traced(program, outputs, grid, smallest=int(max(bounds, default=1)))
+
+
+@contextmanager
+def _as_export_errors() -> Iterator[None]:
+    """Raise a CheckpointError for the many unrelated types of errors of heads and the exporter."""
+    try:
+        yield
+    except DinoneckError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"this model cannot be exported: {first_line(error)}", step="config"
+        ) from error
 
 
 def _drop_stack_traces(program: torch.export.ExportedProgram) -> None:

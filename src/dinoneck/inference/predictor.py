@@ -52,6 +52,7 @@ from dinoneck.inference.loaded_head import (
 )
 from dinoneck.inference.passes import Pass, PassImage, grids_of
 from dinoneck.inference.predictions import ImagePrediction, Maps, Prediction, check_maps
+from dinoneck.inference.resolution import objects_from_outputs
 from dinoneck.inference.sources import NO_KEY, Heads, names_detector, open_heads
 from dinoneck.inference.tiles import Tiling
 from dinoneck.inference.views import TTA, VIEWS
@@ -94,7 +95,9 @@ class _FileOrHeads:
         Without ``heads`` it is a copy that is going to be filled.
         """
         if cls is Predictor and is_exported(heads):
-            return open_alone(cast("str", heads), args, options)
+            return open_alone(
+                cast("str", heads), args, options, decode_objects=objects_from_outputs
+            )
         return super().__new__(cls)
 
 

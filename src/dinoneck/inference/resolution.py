@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.data.recipe import Size
+from dinoneck.data.recipe import ImageRecipe, Size
 from dinoneck.data.views import Views
-from dinoneck.grid import patch_pair
 from dinoneck.heads.head import Head
 from dinoneck.inference.views import MembersOfView
+from dinoneck.runtime.description import Content
 from dinoneck.runtime.maps import UNSEEN
-from dinoneck.task_facts import TaskFacts
+from dinoneck.runtime.pixel_grid import PixelGrid
+from dinoneck.task_facts import TaskFacts, TaskRecord
 from dinoneck.tasks import Task, unit_vectors
 from dinoneck.tokens import Tokens
 
@@ -27,129 +28,9 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-_NUMBERS_PER_STRIP = 1 << 24  # 64 MiB of float32
 # assumed channels of the raw outputs that a head resamples: only a head knows which of its outputs
 # are maps, and mask heads have 100 to 200 queries. More channels only take more memory for a strip.
 _ASSUMED_CHANNELS = 256
-
-
-class _Axis(NamedTuple):
-    """Where the pixels of one side of an image lie between the cells of a map.
-
-    Attributes:
-        below: index of the cell whose centre lies before the pixel's.
-        above: that of the next one; at the border the same.
-        share: weight of the cell above, 0 ... 1.
-        seen: whether the prepared image shows the pixel, up to the remainder of a patch.
-    """
-
-    below: Tensor
-    above: Tensor
-    share: Tensor
-    seen: Tensor
-
-    @classmethod
-    def of(
-        cls,
-        *,
-        pixels: int,
-        cells: int,
-        shown_cells: slice,
-        resized: int,
-        canvas: int,
-        corner: int,
-        patch: int,
-    ) -> _Axis:
-        """Place the pixels of one side.
-
-        Args:
-            pixels: of the result.
-            cells: of the map, which divide the canvas.
-            shown_cells: those that show any pixel of the image.
-            resized: pixels of the image on the canvas.
-            canvas: pixels of the prepared image.
-            corner: where the image begins on the canvas; below 0 if it is cropped.
-            patch: pixels of a patch.
-        """
-        centres = (torch.arange(pixels, dtype=torch.float64) + 0.5) * resized / pixels + corner
-        seen = (centres > -patch) & (centres < canvas + patch)
-        last_cell = shown_cells.stop - 1
-        position = (centres * cells / canvas - 0.5).clamp(shown_cells.start, last_cell)
-        below = position.floor().long()
-        return cls(
-            below=below,
-            above=(below + 1).clamp_max(last_cell),
-            share=(position - below).float(),
-            seen=seen,
-        )
-
-    def part(self, begin: int, end: int) -> _Axis:
-        """Return some of the pixels."""
-        return _Axis(
-            below=self.below[begin:end],
-            above=self.above[begin:end],
-            share=self.share[begin:end],
-            seen=self.seen[begin:end],
-        )
-
-
-class PixelGrid(NamedTuple):
-    """The pixels of an image, or of a strip of it, between the cells of a map."""
-
-    rows: _Axis
-    cols: _Axis
-
-    @classmethod
-    def of(
-        cls, *, pixels: Size, cells: Sequence[int], size: Size, preprocess: Preprocessing
-    ) -> PixelGrid:
-        """Place the pixels of an image on a map.
-
-        Args:
-            pixels: (height, width) of the result.
-            cells: (rows, cols) of the map.
-            size: (height, width) of the upright image.
-            preprocess: how the image was prepared.
-        """
-        placement = preprocess.placement(size)
-        shown_cells = placement.shown_cells(cells)
-        patch = patch_pair(preprocess.patch_size)
-        axes = []
-        for side in range(2):
-            axis = _Axis.of(
-                pixels=pixels[side],
-                cells=cells[side],
-                shown_cells=shown_cells[side],
-                resized=placement.resized[side],
-                canvas=placement.canvas[side],
-                corner=placement.corner[side],
-                patch=patch[side],
-            )
-            axes.append(axis)
-        rows, cols = axes
-        return cls(rows=rows, cols=cols)
-
-    @property
-    def unseen(self) -> Tensor:
-        """Which pixels (height, width) lie a patch or more beyond what the prepared image shows."""
-        return ~(self.rows.seen[:, None] & self.cols.seen)
-
-    def strips(self, channels: int) -> Iterator[PixelGrid]:
-        """Yield the image in strips of rows, so that maps of many channels need little memory."""
-        height = len(self.rows.share)
-        width = len(self.cols.share)
-        rows_per_strip = max(1, _NUMBERS_PER_STRIP // (channels * width))
-        for begin in range(0, height, rows_per_strip):
-            yield PixelGrid(rows=self.rows.part(begin, begin + rows_per_strip), cols=self.cols)
-
-    def sample(self, maps: Tensor) -> Tensor:
-        """Return maps (..., rows, cols) at the pixels, (..., height, width), bilinearly."""
-        upper = maps[..., self.rows.below, :]
-        lower = maps[..., self.rows.above, :]
-        lines = upper.lerp(lower, self.rows.share[:, None])
-        left = lines[..., self.cols.below]
-        right = lines[..., self.cols.above]
-        return left.lerp(right, self.cols.share)
 
 
 def at_image_size(
@@ -182,13 +63,11 @@ def at_image_size(
     """
     values = torch.from_numpy(np.ascontiguousarray(cells, np.float32))
     is_classes = task.kind == "segmentation"
-    grid = PixelGrid.of(
-        pixels=pixels or size, cells=values.shape[1:], size=size, preprocess=preprocess
-    )
+    grid = PixelGrid.of(pixels=pixels or size, cells=values.shape[1:], size=size, recipe=preprocess)
     logits = values.clamp_min(torch.finfo(torch.float32).tiny).log() if is_classes else values
 
     def sample(strip: PixelGrid) -> Tensor:
-        sampled = strip.sample(logits)
+        sampled = _sample(logits, strip)
         if is_classes and probabilities:
             return sampled.softmax(dim=0)
         return sampled
@@ -196,7 +75,9 @@ def at_image_size(
     takes_classes = is_classes and not probabilities
     sampled = _sample_in_strips(grid, sample, channels=len(values), takes_classes=takes_classes)
     if task.kind == "density" and task.aggregate == "sum":
-        sampled_total = float(sampled.masked_fill(grid.unseen, 0.0).double().sum())
+        sampled_total = float(
+            sampled.masked_fill(torch.from_numpy(grid.unseen), 0.0).double().sum()
+        )
         total = float(values.double().sum())
         sampled *= total / sampled_total if sampled_total else 0.0
     if task.is_unit:
@@ -231,12 +112,12 @@ def members_at_image_size(
         As :func:`at_image_size`.
     """
     ensemble = cast("HeadEnsemble", head)
-    grid = PixelGrid.of(pixels=size, cells=cells, size=size, preprocess=preprocess)
+    grid = PixelGrid.of(pixels=size, cells=cells, size=size, recipe=preprocess)
     upright = _upright_members(ensemble, members, views, size)
 
     def sample(strip: PixelGrid) -> Tensor:
         maps = ensemble.maps_at_size(
-            upright, size, resample=lambda maps_of_views, _: strip.sample(maps_of_views)
+            upright, size, resample=lambda maps_of_views, _: _sample(maps_of_views, strip)
         )
         return maps[task.name].mean(dim=0)  # over the views
 
@@ -305,10 +186,21 @@ def _sample_in_strips(
     return torch.cat(strips, dim=-2)
 
 
+def _sample(maps: Tensor, grid: PixelGrid) -> Tensor:
+    """Maps (..., rows, cols) at the pixels, (..., height, width), bilinearly."""
+    row_share = torch.from_numpy(grid.rows.share)[:, None]
+    upper = maps[..., torch.from_numpy(grid.rows.below), :]
+    lower = maps[..., torch.from_numpy(grid.rows.above), :]
+    lines = upper.lerp(lower, row_share)
+    left = lines[..., torch.from_numpy(grid.cols.below)]
+    right = lines[..., torch.from_numpy(grid.cols.above)]
+    return left.lerp(right, torch.from_numpy(grid.cols.share))
+
+
 def _without_unseen(sampled: Tensor, grid: PixelGrid) -> Array:
     """The values as an array, NaN or :data:`UNSEEN` where the prepared image shows nothing."""
     nothing = float("nan") if sampled.is_floating_point() else UNSEEN
-    return sampled.masked_fill_(grid.unseen, nothing).numpy()
+    return sampled.masked_fill_(torch.from_numpy(grid.unseen), nothing).numpy()
 
 
 class _Canvas(NamedTuple):
@@ -324,9 +216,9 @@ class _Canvas(NamedTuple):
     padding: tuple[int, int, int, int]
 
     @classmethod
-    def of(cls, size: Size, preprocess: Preprocessing) -> _Canvas:
+    def of(cls, size: Size, recipe: ImageRecipe) -> _Canvas:
         """Place an image of (height, width) pixels on its canvas."""
-        placement = preprocess.placement(size)
+        placement = recipe.placement(size)
         row_scale = size[0] / placement.resized[0]
         col_scale = size[1] / placement.resized[1]
         height = round(placement.canvas[0] * row_scale)
@@ -363,6 +255,51 @@ def objects_at_image_size(
         [(segments, segment_infos)] = head.predict_panoptic(tokens, canvas.size, min_score)
         return _panoptic_on_image(segments, segment_infos, canvas)
     [instances] = head.predict_instances(tokens, canvas.size, min_score)
+    return _instances_on_image(instances, canvas)
+
+
+def objects_from_outputs(
+    outputs: Mapping[Content, Array],
+    task: TaskRecord,
+    *,
+    size: Size,
+    recipe: ImageRecipe,
+    min_score: float | None,
+) -> Any:
+    """Return the objects of an image in its own pixels, from what an exported head gives for it.
+
+    Args:
+        outputs: ``classes`` (Q, K + 1) and ``masks`` (Q, h, w), logits; or ``map`` (K + 4, rows,
+            cols) of a head that finds centres.
+        task: instances or panoptic.
+        size: (height, width) of the upright image.
+        recipe: how the image was prepared.
+        min_score: leave out objects of a lower score; None = as recorded in the file.
+
+    Returns:
+        As :func:`objects_at_image_size`.
+    """
+    # it imports torchvision, which heads of objects alone need
+    from dinoneck.heads.instances import decode_centres, decode_instances, decode_panoptic
+
+    canvas = _Canvas.of(size, recipe)
+    batches = {content: torch.from_numpy(array)[None] for content, array in outputs.items()}
+    least_score = task.minimum if min_score is None else min_score
+    if task.kind == "panoptic":
+        [(segments, segment_infos)] = decode_panoptic(
+            batches["classes"],
+            batches["masks"],
+            size=canvas.size,
+            things=[task.labels.index(label) for label in task.things],
+            min_score=least_score,
+        )
+        return _panoptic_on_image(segments, segment_infos, canvas)
+    if "map" in batches:
+        [instances] = decode_centres(batches["map"], canvas.size, least_score)
+    else:
+        [instances] = decode_instances(
+            batches["classes"], batches["masks"], size=canvas.size, min_score=least_score
+        )
     return _instances_on_image(instances, canvas)
 
 

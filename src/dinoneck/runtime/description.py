@@ -194,6 +194,7 @@ def record_task(task: TaskFacts, composed_of: Sequence[str] = ()) -> TaskRecord:
         maximum=task.maximum,
         activation=task.activation,
         thresholds=task.thresholds,
+        things=tuple(task.things),
         composed_of=tuple(composed_of),
         interval=tuple(task.interval),
     )

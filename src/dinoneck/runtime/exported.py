@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from PIL import Image
@@ -66,6 +66,7 @@ def open_exported(
     bits: int | None = None,
     min_score: float | None = None,
     num_threads: int | None = None,
+    decode_objects: DecodeObjects | None = None,
     interval: float | None = None,
 ) -> ExportedPredictor | ExportedDetector:
     """Open a file of ``dinoneck export`` for images; nothing of it runs before it is checked.
@@ -77,6 +78,8 @@ def open_exported(
         bits: how many bits images of 16 bits use, instead of that of the file.
         min_score: the smallest score of boxes, of a detector; None: that of the file.
         num_threads: of the runtime; None: as many as it chooses.
+        decode_objects: makes objects (instances, panoptic) of a head's outputs, with torch;
+            ``Predictor("file.onnx")`` passes it. None: such files are refused.
         interval: of a head, the level of the intervals in rows, see :class:`dinoneck.Predictor`;
             None: they have none.
 
@@ -112,6 +115,7 @@ def open_exported(
             batch_size=batch_size,
             bits=bits,
             num_threads=num_threads,
+            decode_objects=decode_objects,
             interval=interval,
         )
     if DETECTOR_KEY in facts.metadata:
@@ -136,7 +140,11 @@ def open_exported(
 
 
 def open_alone(
-    path: str | os.PathLike[str], arguments: Sequence[Any], options: Mapping[str, Any]
+    path: str | os.PathLike[str],
+    arguments: Sequence[Any],
+    options: Mapping[str, Any],
+    *,
+    decode_objects: DecodeObjects,
 ) -> ExportedPredictor | ExportedDetector:
     """Open the exported file that a :class:`dinoneck.Predictor` was asked for.
 
@@ -144,6 +152,7 @@ def open_alone(
         path: the file.
         arguments: of the Predictor by their place, after the file.
         options: of the Predictor by their names.
+        decode_objects: as of :func:`open_exported`.
 
     Raises:
         ConfigError: for an argument that has no effect on a file, and as :func:`open_exported`.
@@ -164,7 +173,30 @@ def open_alone(
                 f"view and no tiles; leave {name} out, or predict with the head file"
             )
     chosen = {name: value for name, value in named.items() if name in _OF_FILES}
-    return open_exported(path, **chosen)
+    return open_exported(path, **chosen, decode_objects=decode_objects)
+
+
+class DecodeObjects(Protocol):
+    """Makes the objects of an image of what a head gives for it."""
+
+    def __call__(
+        self,
+        outputs: Mapping[description.Content, Array],
+        task: TaskRecord,
+        *,
+        size: Size,
+        recipe: ImageRecipe,
+        min_score: float | None,
+    ) -> Any:
+        """Return the objects in the pixels of an image, as a row of a :class:`dinoneck.Predictor` has them.
+
+        Args:
+            outputs: what the head gives, without batch.
+            task: of objects.
+            size: (height, width) of the upright image.
+            recipe: how it was prepared.
+            min_score: leave out objects of a lower score; None = as recorded in the file.
+        """
 
 
 class ExportedPrediction:
@@ -180,12 +212,14 @@ class ExportedPrediction:
         *,
         values: Mapping[str, float | Array],
         cells: Mapping[str, Array],
+        objects: Mapping[str, Any],
         gate: Array | None,
         file: ExportedPredictor,
         size: Size,
     ) -> None:
         self._values = values
         self._cells = cells
+        self._objects = objects
         self._gate = gate
         self._file = file
         self.size = size
@@ -198,6 +232,8 @@ class ExportedPrediction:
 
     def row(self, maps: Maps | None = None, probabilities: bool = False) -> dict[str, Any]:
         """Return the dict that calling the file returns for the image, without :attr:`image`.
+
+        Values and maps are copies. Objects are not copied.
 
         Args:
             maps: as for calling an :class:`ExportedPredictor`.
@@ -213,11 +249,13 @@ class ExportedPrediction:
         labels = labels_of(self._file.tasks, self._values)
         if labels:
             row[ROW_LABELS] = labels
-        if maps is None:
-            return row
-        row["maps"] = _copied(self._cells) if maps == "patch" else self.image_maps(probabilities)
-        if self._gate is not None:
+        if maps == "patch":
+            row["maps"] = _copied(self._cells)
+        elif maps == "image":
+            row["maps"] = self.image_maps(probabilities)
+        if maps is not None and self._gate is not None:
             row[GATE] = self._gate.copy()
+        row.update(self._objects)
         return row
 
     def image_maps(self, probabilities: bool = False) -> dict[str, Array]:
@@ -291,8 +329,8 @@ class ExportedPredictor:
         revisions: empty, as of local heads.
 
     Raises:
-        CheckpointError: if the file predicts objects, takes other images than RGB, or lacks a
-            record.
+        CheckpointError: if the file predicts objects and nothing decodes them, takes other images
+            than RGB, or lacks a record.
     """
 
     tta = "none"
@@ -307,6 +345,7 @@ class ExportedPredictor:
         batch_size: int | None,
         bits: int | None,
         num_threads: int | None,
+        decode_objects: DecodeObjects | None = None,
         interval: float | None = None,
     ) -> None:
         if batch_size is not None:
@@ -324,10 +363,8 @@ class ExportedPredictor:
         self._normals = {task.name for task in record.tasks if task.is_unit}
         self._input = description.images_input(record, name)
         _check_outputs(record, name)
-        _check_readable(record, self.preprocess, name)
-        self._outputs = [
-            output for output in record.outputs if output.of in ("task", "map", "gate")
-        ]
+        _check_readable(record, self.preprocess, name, decodes_objects=decode_objects is not None)
+        self._decode_objects = decode_objects
         recorded = record.views.recorded
         if recorded:
             logger.warning(
@@ -357,26 +394,29 @@ class ExportedPredictor:
                 image. See :class:`dinoneck.Predictor`.
             probabilities: with ``maps="image"``, the probabilities of the classes instead of their
                 indices.
-            min_score: of detectors alone; expected None.
+            min_score: of objects, leave out those of a lower score; None = as recorded in the file.
 
         Returns:
-            One dict per image: task name -> a float, or an array (dim,). The rows of a folder begin
-            with ``"image"``, the path of the image.
+            One dict per image: task name -> a float, or an array (dim,); of objects as of a
+            :class:`dinoneck.Predictor`. The rows of a folder begin with ``"image"``, the path of
+            the image.
 
         Raises:
-            ConfigError: for other ``maps``, for a ``min_score``, and for a folder if a task is
-                called ``"image"``.
+            ConfigError: for other ``maps``, for a ``min_score`` where no objects are predicted, and
+                for a folder if a task is called ``"image"``.
             DataError: if an image cannot be read or has a size that the file does not take, or a
                 prediction is not finite.
         """
         _check_maps(maps, probabilities)
         if min_score is not None:
-            raise _no_detector(min_score, self.source)
+            if not any(task.is_masks for task in self.tasks):
+                raise _no_detector(min_score, self.source)
+            min_score = _checked_score(min_score)
         listed, is_folder = _list_images(images)
         if is_folder:
             check_row_names(images, [task.name for task in self.tasks])
         rows = []
-        for prediction in self._predict(listed, is_folder):
+        for prediction in self._predict(listed, is_folder, min_score):
             row = prediction.row(maps, probabilities)
             rows.append(row if prediction.image is None else {IMAGE: prediction.image, **row})
         return rows
@@ -436,43 +476,52 @@ class ExportedPredictor:
                 "queries; take maps='patch', or the head file"
             )
 
-    def _predict(self, listed: Sequence[Any], is_folder: bool) -> Iterator[ExportedPrediction]:
+    def _predict(
+        self, listed: Sequence[Any], is_folder: bool, min_score: float | None = None
+    ) -> Iterator[ExportedPrediction]:
         """Yield the predictions for every image; threads prepare images ahead of the model."""
         prepared = in_threads(self.prepare, listed)
         paths = iter(listed)
         batch = list(islice(prepared, self.batch_size))
         while batch:
-            for prediction in self._predict_batch(batch):
+            for prediction in self._predict_batch(batch, min_score):
                 path = next(paths)
                 if is_folder:
                     prediction.image = str(path)
                 yield prediction
             batch = list(islice(prepared, self.batch_size))
 
-    def _predict_batch(self, images: Sequence[PreparedImage]) -> list[ExportedPrediction]:
+    def _predict_batch(
+        self, images: Sequence[PreparedImage], min_score: float | None = None
+    ) -> list[ExportedPrediction]:
         """The predictions for prepared images; those of one size are run together."""
         by_size: dict[tuple[int, ...], list[int]] = {}
         for i, image in enumerate(images):
             by_size.setdefault(image.pixels.shape, []).append(i)
         predictions: dict[int, ExportedPrediction] = {}
-        names = [output.name for output in self._outputs]
+        names = [output.name for output in self.record.outputs]
         for places in by_size.values():
             pixels = np.stack([images[i].pixels for i in places])
             arrays = run_session(self._session, names, self._input.name, pixels)
             for row, i in enumerate(places):
                 of_image = {name: array[row] for name, array in arrays.items()}
-                predictions[i] = self._prediction(of_image, images[i])
+                predictions[i] = self._prediction(of_image, images[i], min_score)
         return [predictions[i] for i in range(len(images))]
 
-    def _prediction(self, arrays: Mapping[str, Array], image: PreparedImage) -> ExportedPrediction:
+    def _prediction(
+        self, arrays: Mapping[str, Array], image: PreparedImage, min_score: float | None
+    ) -> ExportedPrediction:
         """What the outputs of one image, without their batch, are."""
         values: dict[str, Array] = {}
         cells: dict[str, Array] = {}
         gate = None
-        for output in self._outputs:
+        object_tasks = {task.name for task in self.tasks if task.is_masks}
+        for output in self.record.outputs:
             array = arrays[output.name]
             if output.task is None:
                 gate = array[0]
+                continue
+            if output.task in object_tasks:
                 continue
             if description.is_map(output):
                 cells[output.task] = array
@@ -491,10 +540,30 @@ class ExportedPredictor:
         return ExportedPrediction(
             values={name: _value(name, value) for name, value in values.items()},
             cells=cells,
+            objects=self._objects(arrays, image, min_score),
             gate=gate,
             file=self,
             size=image.size,
         )
+
+    def _objects(
+        self, arrays: Mapping[str, Array], image: PreparedImage, min_score: float | None
+    ) -> dict[str, Any]:
+        """Task name -> the objects of an image."""
+        objects: dict[str, Any] = {}
+        if self._decode_objects is None:
+            return objects
+        for task in self.tasks:
+            if not task.is_masks:
+                continue
+            outputs = {}
+            for output in self.record.outputs:
+                if output.task == task.name:
+                    outputs[output.of] = arrays[output.name]
+            objects[task.name] = self._decode_objects(
+                outputs, task, size=image.size, recipe=self.preprocess, min_score=min_score
+            )
+        return objects
 
     def _check_size(self, size: Sequence[int]) -> None:
         """Raise a DataError for a prepared image of a size that the file does not take."""
@@ -689,11 +758,14 @@ def _recipe(record: ModelRecord | DetectorRecord, name: str, bits: int | None) -
     return description.recipe_of(record, name).changed(bits=bits)
 
 
-def _check_readable(record: ModelRecord, recipe: ImageRecipe, name: str) -> None:
+def _check_readable(
+    record: ModelRecord, recipe: ImageRecipe, name: str, *, decodes_objects: bool
+) -> None:
     """Reject a file of which this package cannot make the rows of its head."""
     objects = [output.task for output in record.outputs if output.of in ("classes", "masks")]
     objects += [task.name for task in record.tasks if task.is_masks]
-    if objects:
+    # a file of format 1 states no tasks of objects
+    if objects and not (decodes_objects and record.format > 1):
         raise CheckpointError(
             f"{name} predicts objects ({objects[0]}), which are decoded with torch; predict with "
             "the head file",
@@ -746,7 +818,9 @@ def _check_outputs(record: ModelRecord, name: str) -> None:
         if output.of == "task":
             predicted.add(output.task)
     for task in record.tasks:
-        if not task.is_masks and task.name not in predicted:
+        if task.is_masks:
+            _check_object_outputs(task, record, name)
+        elif task.name not in predicted:
             raise _unfit_outputs(name, f"no output predicts the task {task.name!r}")
         if task.from_map is None:
             continue
@@ -762,6 +836,21 @@ def _check_outputs(record: ModelRecord, name: str) -> None:
                 f"the task {task.name!r} is the mean of a channel of {task.from_map!r}, whose labels "
                 f"are {', '.join(map_task.labels)}",
             )
+
+
+def _check_object_outputs(task: TaskRecord, record: ModelRecord, name: str) -> None:
+    """Reject a task of objects without the outputs that they are decoded from."""
+    shapes = {output.of: output.shape for output in record.outputs if output.task == task.name}
+    is_of_centres = task.kind == "instances" and set(shapes) == {"map"}
+    if is_of_centres and shapes["map"][1] == task.dim + 4:
+        return
+    is_of_queries = set(shapes) == {"classes", "masks"}
+    if is_of_queries and shapes["classes"][2:] == [task.dim + 1] and len(shapes["masks"]) == 4:
+        if set(task.things) <= set(task.labels):
+            return
+    raise _unfit_outputs(
+        name, f"its outputs {shapes} do not give the objects of the task {task.name!r}"
+    )
 
 
 def _unfit_outputs(name: str, reason: str) -> CheckpointError:

@@ -1,39 +1,21 @@
 """Maps in the pixels of an image, and the mean of a map, in NumPy alone.
 
-It is what :mod:`dinoneck.inference.resolution` computes with torch, to rounding.
+It is what :mod:`dinoneck.inference.resolution` computes with torch, to rounding, in the same pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from dinoneck.data.recipe import ImageRecipe, Placement, Size
-from dinoneck.patches import patch_pair
+from dinoneck.runtime.pixel_grid import PixelGrid
 from dinoneck.task_facts import SHORTEST_VECTOR, TaskFacts
 
 Array = np.ndarray[Any, Any]
 UNSEEN = -1
 """The class of pixels a patch or more beyond what the prepared image shows; their values are NaN."""
-_NUMBERS_PER_STRIP = 1 << 24  # 64 MiB of float32
-
-
-class _Axis(NamedTuple):
-    """Where the pixels of one side of an image lie between the cells of a map.
-
-    Attributes:
-        below: index of the cell whose centre lies before the pixel's.
-        above: that of the next one; at the border the same.
-        share: weight of the cell above, 0 ... 1.
-        seen: whether the prepared image shows the pixel, up to the remainder of a patch.
-    """
-
-    below: Array
-    above: Array
-    share: Array
-    seen: Array
 
 
 def mean_of_cells(cells: Array, placement: Placement) -> Array:
@@ -72,10 +54,10 @@ def at_image_size(
     is_classes = task.kind == "segmentation"
     if is_classes:
         values = np.log(np.maximum(values, np.finfo(np.float32).tiny))
-    rows, cols = _axes(pixels or size, values.shape[1:], size, recipe)
+    grid = PixelGrid.of(pixels=pixels or size, cells=values.shape[1:], size=size, recipe=recipe)
     strips = []
-    for strip in _strips(rows, len(values) * len(cols.share)):
-        sampled = _sample(values, strip, cols)
+    for strip in grid.strips(len(values)):
+        sampled = _sample(values, strip)
         if is_classes and probabilities:
             sampled = np.exp(sampled - sampled.max(axis=0))
             sampled /= sampled.sum(axis=0)
@@ -85,7 +67,7 @@ def at_image_size(
             sampled = _unit_vectors(sampled)
         strips.append(sampled)
     resampled = np.concatenate(strips, axis=-2)
-    unseen = ~(rows.seen[:, None] & cols.seen)
+    unseen = grid.unseen
     if task.kind == "density" and task.aggregate == "sum":
         sampled_total = float(resampled[..., ~unseen].sum(dtype=np.float64))
         total = float(values.sum(dtype=np.float64))
@@ -103,53 +85,12 @@ def _unit_vectors(vectors: Array) -> Array:
     return units
 
 
-def _axes(
-    pixels: Size, cells: Sequence[int], size: Size, recipe: ImageRecipe
-) -> tuple[_Axis, _Axis]:
-    """The rows and columns of pixels between the cells of a map."""
-    placement = recipe.placement(size)
-    shown_cells = placement.shown_cells(cells)
-    patch = patch_pair(recipe.patch_size)
-    axes = []
-    for side in range(2):
-        resized = placement.resized[side]
-        canvas = placement.canvas[side]
-        shown = shown_cells[side]
-        numbers = np.arange(pixels[side], dtype=np.float64)
-        centres = (numbers + 0.5) * resized / pixels[side] + placement.corner[side]
-        last_cell = shown.stop - 1
-        position = (centres * cells[side] / canvas - 0.5).clip(shown.start, last_cell)
-        below = np.floor(position).astype(np.int64)
-        axis = _Axis(
-            below=below,
-            above=np.minimum(below + 1, last_cell),
-            share=(position - below).astype(np.float32),
-            seen=(centres > -patch[side]) & (centres < canvas + patch[side]),
-        )
-        axes.append(axis)
-    rows, cols = axes
-    return rows, cols
-
-
-def _strips(rows: _Axis, numbers_per_row: int) -> Iterator[_Axis]:
-    """Yield the rows in strips, so that maps of many channels need little memory."""
-    rows_per_strip = max(1, _NUMBERS_PER_STRIP // numbers_per_row)
-    for begin in range(0, len(rows.share), rows_per_strip):
-        end = begin + rows_per_strip
-        yield _Axis(
-            below=rows.below[begin:end],
-            above=rows.above[begin:end],
-            share=rows.share[begin:end],
-            seen=rows.seen[begin:end],
-        )
-
-
-def _sample(maps: Array, rows: _Axis, cols: _Axis) -> Array:
+def _sample(maps: Array, grid: PixelGrid) -> Array:
     """Maps (dim, rows, cols) at pixels, (dim, height, width), bilinearly."""
-    upper = maps[:, rows.below, :]
-    lower = maps[:, rows.above, :]
-    lines = upper + (lower - upper) * rows.share[:, None]
-    left = lines[:, :, cols.below]
-    right = lines[:, :, cols.above]
-    sampled: Array = left + (right - left) * cols.share
+    upper = maps[:, grid.rows.below, :]
+    lower = maps[:, grid.rows.above, :]
+    lines = upper + (lower - upper) * grid.rows.share[:, None]
+    left = lines[:, :, grid.cols.below]
+    right = lines[:, :, grid.cols.above]
+    sampled: Array = left + (right - left) * grid.cols.share
     return sampled

@@ -15,7 +15,7 @@ import torch
 from tests import kit
 from tests.export.runtimes import RUNTIMES
 from tests.kit import randomised
-from tests.unit.export.shown_maps import TwiceShown
+from tests.unit.export.shown_maps import DoubledMaps, SameMaps, TwiceShown
 from tests.unit.tuned_backbones import train_blocks
 from torch import Tensor
 
@@ -456,3 +456,19 @@ def test_a_head_that_shows_other_maps_than_those_of_its_values_is_refused(
     with pytest.raises(CheckpointError, match="TwiceShown replaces natural or predict_maps"):
         export_model(head, tmp_path / "m.pt2", format="pt2", backbone=one_block)
     assert not (tmp_path / "m.pt2").exists()
+
+
+@pytest.mark.parametrize("in_ensemble", [False, True], ids=["alone", "in an ensemble"])
+def test_the_maps_of_a_head_with_own_predict_outputs_are_compared(
+    in_ensemble: bool, one_block: Backbone, tmp_path: Path
+) -> None:
+    height = Task("height", kind="dense")
+    heads: list[Any] = []
+    for kind in (DoubledMaps, SameMaps):
+        head: Any = randomised(kind(64, [height], pool=None))
+        heads.append(HeadEnsemble([head]) if in_ensemble else head)
+    other, same = heads
+    with pytest.raises(CheckpointError, match="DoubledMaps shows other maps of 'height' than"):
+        export_model(other, tmp_path / "m.pt2", format="pt2", backbone=one_block)
+    assert not (tmp_path / "m.pt2").exists()
+    export_model(same, tmp_path / "m.pt2", format="pt2", backbone=one_block, check=False)

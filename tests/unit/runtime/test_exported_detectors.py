@@ -11,10 +11,14 @@ import pytest
 import torch
 from PIL import Image
 from tests import kit
+from tests.export.exported_models import detector_named
 
-from dinoneck import ConfigError, DataError, Predictor, STAPyramid
+from dinoneck import ConfigError, DataError, Predictor, STAPyramid, evaluate
 from dinoneck.cli.main import main
-from dinoneck.detection import DetectionHead, Detector
+from dinoneck.cli.text import show_scores
+from dinoneck.detection import DetectionHead, Detector, evaluate_boxes
+from dinoneck.inference import coco_objects
+from dinoneck.kinds import FILE_RUNTIMES
 from dinoneck.runtime import ExportedDetector, open_exported
 from dinoneck.runtime.session import run_session
 
@@ -96,6 +100,159 @@ def test_a_smallest_score_is_a_number_from_0_to_1(min_score: Any, tmp_path: Path
         open_exported(file, min_score=min_score)
     with pytest.raises(ConfigError, match="min_score is"):
         open_exported(file).one(IMAGE, min_score=min_score)
+
+
+def two_images(folder: Path, sides: tuple[int, int] = (16, 32)) -> Path:
+    """Square images with the boxes of :func:`constant_detector` in them; the second lacks the blue one."""
+    folder.mkdir()
+    images = []
+    annotations = []
+    for number, side in enumerate(sides):
+        Image.fromarray(np.zeros((side, side, 3), np.uint8)).save(folder / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": side, "height": side})
+        scale = side / 16
+        boxes = [(1, [0, 0, 4 * scale, 4 * scale])]
+        if number == 0:
+            boxes.append((2, [2 * scale, 2 * scale, 6 * scale, 6 * scale]))
+        for category, box in boxes:
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": category,
+                    "bbox": box,
+                    "iscrowd": 0,
+                }
+            )
+    categories = [{"id": 1, "name": "red"}, {"id": 2, "name": "blue"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    file = folder / "boxes.json"
+    file.write_text(json.dumps(content))
+    return file
+
+
+def test_the_boxes_of_an_exported_detector_are_scored(tmp_path: Path) -> None:
+    """Of the class red both boxes are found; of blue the one that is there, and with the same score one that is not."""
+    pytest.importorskip("pycocotools")
+    file = constant_detector(tmp_path / "detector.onnx")
+    truth = two_images(tmp_path / "images")
+
+    report = evaluate(str(file), None, truth)
+    scores = report["boxes"]["head"]
+
+    assert scores["per_class"]["red"]["AP"] == pytest.approx(1.0)
+    assert scores["per_class"]["blue"]["AP"] == pytest.approx(1.0)
+    assert scores["F1"] == pytest.approx(
+        6 / 7
+    )  # three of four boxes are right, and three of three found
+    assert report["cost"]["head"].keys() == {"seconds_per_image"}
+    assert evaluate_boxes(open_exported(file), truth) == scores
+    compared = evaluate({"first": str(file), "second": open_exported(file)}, None, truth)
+    assert compared["boxes"]["second"]["AP"] == scores["AP"]
+
+
+def test_the_command_line_scores_an_exported_detector(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools")
+    file = constant_detector(tmp_path / "detector.onnx")
+    truth = two_images(tmp_path / "images")
+    words = ["evaluate", str(truth.parent), "--heads", str(file), "--truth", str(truth)]
+    ran = kit.cli(*words, "--at-least", "AP=0.9", "--json")
+    assert ran.json["boxes"]["head"]["AP"] == pytest.approx(1.0)
+
+
+def test_models_without_parameters_have_a_dash_in_the_table_of_costs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """An exported file has seconds alone, and may be the first or a later model."""
+    of_file = {"seconds_per_image": 0.5}
+    of_head = {"seconds_per_image": 0.25, "parameters": 7, "backbone_parameters": 9}
+    for costs in ({"file": of_file, "head": of_head}, {"head": of_head, "file": of_file}):
+        show_scores({"cost": costs, "verdict": None}, held_out=False)
+        lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert ["file", "0.5", "–", "–"] in lines
+        assert ["head", "0.25", "7", "9"] in lines
+
+
+def truth_of(detector: Detector, folder: Path) -> Path:
+    """Images of noise, whose truth is the three best boxes of a detector in each, with their masks if it gives any."""
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    images = []
+    annotations = []
+    for number, (height, width) in enumerate([(130, 150), (96, 128), (200, 111)]):
+        pixels = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        name = f"{number}.png"
+        Image.fromarray(pixels).save(folder / name)
+        images.append({"id": number, "file_name": name, "width": width, "height": height})
+        [prediction] = detector.predict(folder / name, min_score=0.0, max_boxes=3)
+        masks = coco_objects(prediction) if detector.has_masks else [{}] * 3
+        boxes = prediction["boxes"].tolist()
+        labels = prediction["labels"].tolist()
+        for (left, top, right, bottom), label, mask in zip(boxes, labels, masks, strict=True):
+            annotations.append(
+                {
+                    "bbox": [left, top, right - left, bottom - top],
+                    **mask,
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": label + 1,
+                    "iscrowd": 0,
+                }
+            )
+    categories = []
+    for number, name in enumerate(detector.classes):
+        categories.append({"id": number + 1, "name": name})
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    file = folder / "truth.json"
+    file.write_text(json.dumps(content))
+    return file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_an_exported_file_has_the_masks_of_its_model(runtime: Any, tmp_path: Path) -> None:
+    """In the pixels of an image; where a resampled logit is 0 to rounding, a pixel may fall to either side."""
+    pytest.importorskip("onnxscript")
+    pytest.importorskip(runtime)
+    detector = detector_named("rf_detr_seg")
+    detector.export_onnx(tmp_path / "detector.onnx", check=False)
+    exported = Predictor(str(tmp_path / "detector.onnx"), runtime=runtime)
+    pixels = np.random.default_rng(0).integers(0, 256, (130, 150, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+
+    [row] = exported(tmp_path / "image.png", min_score=0.0)
+    [expected] = detector.predict(tmp_path / "image.png", min_score=0.0)
+
+    masks = expected["masks"].numpy()
+    assert row["masks"].shape == masks.shape == (len(expected["scores"]), 130, 150)
+    assert row["names"] == expected["names"]
+    assert 0.01 < masks.mean() < 0.99
+    assert (row["masks"] != masks).mean() < 1e-4
+    np.testing.assert_allclose(row["boxes"], expected["boxes"].numpy(), atol=0.02)
+    np.testing.assert_allclose(row["scores"], expected["scores"].numpy(), atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "key"), [("dfine", "boxes"), ("rf_detr_seg", "masks")])
+def test_an_exported_detector_has_the_scores_of_its_head_file(
+    name: str, key: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("pycocotools")
+    pytest.importorskip("openvino")
+    detector = detector_named(name)
+    detector.export_onnx(tmp_path / "detector.onnx", check=False)
+    truth = truth_of(detector, tmp_path / "images")
+    models: dict[str, Any] = {"head": detector}
+    for runtime in FILE_RUNTIMES:
+        models[runtime] = Predictor(str(tmp_path / "detector.onnx"), runtime=runtime)
+
+    scores = evaluate(models, None, truth)[key]
+
+    assert scores["head"]["AP"] > 0.3
+    for runtime in FILE_RUNTIMES:
+        assert scores[runtime]["AP"] == pytest.approx(scores["head"]["AP"], abs=1e-3)
+        assert scores[runtime]["F1"] == pytest.approx(scores["head"]["F1"], abs=1e-3)
 
 
 @pytest.mark.parametrize("label", [2, -1])

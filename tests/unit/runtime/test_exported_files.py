@@ -522,7 +522,7 @@ def test_evaluate_scores_a_file_as_its_heads(
     scores = report["scores"]["mass"]
     expected = scores["head"]["r2"]["pooled"]
     assert scores["file"]["r2"]["pooled"] == pytest.approx(expected, rel=1e-3)
-    with pytest.raises(ConfigError, match="predicts no objects"):
+    with pytest.raises(DataError, match="holds objects, and mass"):
         evaluate(str(file), images[0].parent, tmp_path / "truth.json")
 
 
