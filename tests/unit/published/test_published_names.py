@@ -214,7 +214,9 @@ def test_hub_repositories_are_fetched_or_refused_in_one_sentence(
     assert "terms of dinov3-license" in caplog.text
     with pytest.raises(CheckpointError, match="no-branch"):
         load_published(DECODER, revision="no-branch")
-    with pytest.raises(CheckpointError, match=r"lacks head\.head\.0\.bias.* it is the file of another"):
+    with pytest.raises(
+        CheckpointError, match=r"lacks head\.head\.0\.bias.* it is the file of another"
+    ):
         load_published(DECODER, revision="main")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
