@@ -62,7 +62,7 @@ def evaluate(
         images: the folder of the images; before the options.
         heads: files, folders of trainings or Hub repositories, or exported files of heads (.onnx);
             each is one model, compared with the first. KEY=HEAD names it in the tables.
-        truth: CSV of numbers or classes, a folder of masks or of class folders, a COCO file of
+        truth: CSV of numbers, classes or labels, a folder of masks or of class folders, a COCO file of
             boxes or objects, or the folder and the COCO file of panoptic segments.
         group: columns; images of one group are resampled together.
         image_column: column of file names.
@@ -74,8 +74,8 @@ def evaluate(
             objects.
         target_weights: weights of the targets in the overall score: TARGET=WEIGHT pairs, or a CSV
             with the columns target and weight; without them as in training.
-        at_least: the smallest R², accuracy or mean IoU of a target, the smallest share of normals
-            within 11.25 degrees, or the smallest AP.
+        at_least: the smallest R², accuracy, mAP of labels or mean IoU of a target, the smallest share
+            of normals within 11.25 degrees, or the smallest AP.
         tile: cut images into tiles of this many pixels, as 'dinoneck predict' does.
         overlap: pixels that tiles share, at least (default: 0, of a detector a fifth of the tile).
         calibrate: write the one head file with intervals from its errors on these images, which it

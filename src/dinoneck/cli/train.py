@@ -90,6 +90,7 @@ def train(
 
         a table of numbers       train --csv cover.csv --targets soil crop --minimum 0
         a column of words        train --csv cover.csv --targets species
+        several labels an image  train --csv damage.csv --multilabel crack rust moss
         one folder per class     train --images images
         a column of masks        train --csv cover.csv --labels mask --classes soil crop weed
         folders of images, masks train --images images --labels masks
@@ -400,6 +401,7 @@ def _check_columns(run: TrainConfig) -> None:
         data.image_column or "image",
         *data.targets,
         *data.aux_targets,
+        *data.multilabel,
         data.labels,
         *run.folds.group,
         run.folds.column,

@@ -33,7 +33,7 @@ from dinoneck.runtime.exported import (
 from dinoneck.runtime.intervals import default_level, interval_entries
 from dinoneck.runtime.names import check_backbone_runtime, is_exported
 from dinoneck.serve.settings import Settings
-from dinoneck.task_facts import TaskFacts
+from dinoneck.task_facts import ROW_LABELS, TaskFacts
 from dinoneck.text import counted
 
 MAPS = ("none", "lists", "png")
@@ -227,17 +227,18 @@ def _describe_tasks(tasks: Sequence[TaskFacts]) -> list[dict[str, Any]]:
     """What clients learn of the tasks."""
     described = []
     for task in tasks:
-        described.append(
-            {
-                "name": task.name,
-                "kind": task.kind,
-                "unit": task.unit,
-                "dim": task.dim,
-                "labels": list(task.labels),
-            }
-        )
+        description = {
+            "name": task.name,
+            "kind": task.kind,
+            "unit": task.unit,
+            "dim": task.dim,
+            "labels": list(task.labels),
+        }
+        if task.is_multilabel:
+            description["thresholds"] = list(task.label_thresholds)
         if task.interval:
-            described[-1]["interval"] = [asdict(interval) for interval in task.interval]
+            description["interval"] = [asdict(interval) for interval in task.interval]
+        described.append(description)
     return described
 
 
@@ -307,11 +308,13 @@ def _as_json(prediction: dict[str, Any], maps: str, tasks: Sequence[TaskFacts]) 
 
     Of heads that hold intervals it has those of the level of tables.
     """
-    values = {}
-    for name, value in prediction.items():
-        if name not in ("maps", "gate"):
-            values[name] = _json_value(value)
+    values: dict[str, Any] = {}
     answer: dict[str, Any] = {"values": values}
+    for name, value in prediction.items():
+        if name == ROW_LABELS and _are_labels(value):
+            answer[ROW_LABELS] = value
+        elif name not in ("maps", "gate"):
+            values[name] = _json_value(value)
     level = default_level(tasks)
     if level is not None:
         answer["level"] = level
@@ -324,6 +327,11 @@ def _as_json(prediction: dict[str, Any], maps: str, tasks: Sequence[TaskFacts]) 
     if "gate" in prediction:
         answer["gate"] = encode(prediction["gate"])
     return answer
+
+
+def _are_labels(value: Any) -> bool:
+    """Whether these are the labels of multilabel tasks, not the prediction of a task."""
+    return isinstance(value, dict) and all(isinstance(labels, list) for labels in value.values())
 
 
 def _json_entries(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from dinoneck.training.scores import (
     Split,
     score_angles,
     score_classes,
+    score_labels,
     score_pixels,
     score_values,
 )
@@ -191,6 +192,71 @@ class ClassTarget:
 
 
 @dataclass(frozen=True, eq=False)
+class LabelsTarget:
+    """Any number of labels per image; its predictions are probabilities (n, K), NaN = none.
+
+    Attributes:
+        output: its key in the outputs of ``head.predict``.
+        truth: (n, K), 1 where an image has a label, 0 where it has not, NaN = missing.
+        labels: names of the K labels.
+        auxiliary: whether it only helps training.
+    """
+
+    output: str
+    truth: Array
+    labels: tuple[str, ...]
+    auxiliary: bool = False
+
+    @property
+    def has_columns(self) -> bool:
+        """Whether ``out_of_fold.csv`` has columns of it."""
+        return not self.auxiliary
+
+    def take(self, rows: Array) -> LabelsTarget:
+        """Return the target of these rows alone."""
+        return replace(self, truth=self.truth[rows])
+
+    def no_predictions(self) -> Array:
+        """Return the predictions of all rows where none is known."""
+        return np.full_like(self.truth, np.nan)
+
+    def select(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the probabilities of its labels, (B, K), from the outputs of a head."""
+        return outputs[self.output]
+
+    def read(self, selected: Tensor, rows: Sequence[int]) -> Array:
+        """Return the probabilities of these rows from what :meth:`select` returned."""
+        return selected.numpy()
+
+    def score(
+        self, predictions: Array, split: Split, *, reference: Array | None = None
+    ) -> dict[str, Any]:
+        """Return the scores of one method, see :func:`dinoneck.training.scores.score_labels`.
+
+        Args:
+            predictions: of all rows.
+            split: the folds and groups of the rows.
+            reference: predictions of another method, to compare with.
+        """
+        return score_labels(
+            self.truth,
+            predictions,
+            split,
+            self.labels,
+            reference=reference,
+        )
+
+    def by_label(self, name: str) -> dict[str, ValueTarget]:
+        """Return the columns of ``out_of_fold.csv``: ``name:label`` -> the numbers of a label."""
+        targets = {}
+        for k, label in enumerate(self.labels):
+            targets[f"{name}:{label}"] = ValueTarget(
+                self.output, columns=(k,), truth=self.truth[:, k : k + 1]
+            )
+        return targets
+
+
+@dataclass(frozen=True, eq=False)
 class PixelTarget:
     """One class per pixel; its predictions are confusion matrices (n, K, K), 0 = none.
 
@@ -311,6 +377,6 @@ class VectorTarget:
         return score_angles(predictions, split, reference=reference)
 
 
-ScoredTarget = ValueTarget | ClassTarget | PixelTarget | VectorTarget
+ScoredTarget = ValueTarget | ClassTarget | LabelsTarget | PixelTarget | VectorTarget
 MapTarget = PixelTarget | VectorTarget
 """Targets that are scored pixel by pixel, and have no columns."""

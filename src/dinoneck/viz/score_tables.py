@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from dinoneck.errors import DataError
 from dinoneck.intervals import LEVELS, fewest_groups
 from dinoneck.kinds import predicting_method, present_report
+from dinoneck.metrics import FEWEST_POSITIVES, MEAN_AVERAGE_PRECISION
 from dinoneck.tasks import MEAN_KEY, OVERALL, OVERALL_MEAN, OVERALL_WEIGHTED
 from dinoneck.text import counted, some_of
 
@@ -16,6 +17,8 @@ MOST_COLUMNS = 12  # of a confusion matrix
 SCORES = {
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
+    "mAP": "mAP",
+    "F1": "macro F1",
     "mean_iou": "mean IoU",
     "pixel_accuracy": "pixel accuracy",
 }
@@ -74,6 +77,8 @@ def _all_tables(report: Mapping[str, Any], held_out: bool) -> list[ScoreTable]:
     for name, methods in report.get("scores", {}).items():
         if "confusion_matrix" in first_of(methods):
             tables += class_tables(name, methods, held_out)
+        elif MEAN_AVERAGE_PRECISION in first_of(methods):
+            tables += label_tables(name, methods, held_out)
         elif MAIN_ANGLE in first_of(methods):
             tables.append(angle_table(name, methods, held_out))
     if "best" in report:
@@ -298,25 +303,7 @@ def class_tables(
         held_out: as of :func:`all_tables`.
     """
     head = first_of(methods)
-    has_folds = len(head[next(key for key in SCORES if key in head)]["folds"]) > 1
-
-    # over all classes
-    header = [f"{name}, {counted(head['images'], 'image')}{' held out' * held_out}"]
-    rows = [[method] for method in methods]
-    for key, heading in SCORES.items():
-        if key not in head:
-            continue
-        header += [heading, "95 % interval"]
-        if has_folds:
-            header.append("worst fold")
-        for row, score in zip(rows, methods.values(), strict=True):
-            row += [_number(score[key]["pooled"]), _interval(score[key]["interval"])]
-            if has_folds:
-                row.append(_worst(score[key]))
-    reasons = _reasons({name: methods})
-    if reasons:
-        rows.append([f"intervals: {reasons}", *[""] * (len(header) - 1)])
-    yield ScoreTable(header, rows)
+    yield _table_over_classes(name, methods, held_out)
 
     # of each class
     key = "f1" if "f1" in head else "iou"
@@ -333,6 +320,64 @@ def class_tables(
         first_method = next(iter(methods))
         heading = f"{name}, true (rows) and predicted by the {first_method}"
         yield matrix_table(heading, head["labels"], head["confusion_matrix"])
+
+
+def label_tables(
+    name: str, methods: Mapping[str, Mapping[str, Any]], held_out: bool = True
+) -> Iterator[ScoreTable]:
+    """Return the scores over all labels of images, and those of each label.
+
+    Args:
+        name: of the target.
+        methods: method -> its scores by :func:`dinoneck.training.scores.score_labels`.
+        held_out: as of :func:`all_tables`.
+    """
+    head = first_of(methods)
+    yield _table_over_classes(name, methods, held_out)
+    has_thresholds = "few_positives" in head
+    header = [f"{name}, of each label", "images with it"]
+    for method in methods:
+        header += [f"AP {method}", f"F1 {method}"]
+        if has_thresholds:
+            header.append(f"threshold {method}")
+    rows = []
+    for label in head["by_label"]:
+        row = [label, str(head["by_label"][label]["positives"])]
+        for scores in methods.values():
+            of_label = scores["by_label"][label]
+            row += [_number(of_label["AP"]), _number(of_label["F1"])]
+            if has_thresholds:
+                row.append(_number(of_label["threshold"]))
+        rows.append(row)
+    few = head.get("few_positives", ())
+    if few:
+        note = f"threshold 0.5, as fewer than {FEWEST_POSITIVES} images have it: {some_of(few, 5)}"
+        rows.append([note, *[""] * (len(header) - 1)])
+    yield ScoreTable(header, rows)
+
+
+def _table_over_classes(
+    name: str, methods: Mapping[str, Mapping[str, Any]], held_out: bool
+) -> ScoreTable:
+    """The scores over all classes or labels, a row per method."""
+    head = first_of(methods)
+    has_folds = len(head[next(key for key in SCORES if key in head)]["folds"]) > 1
+    header = [f"{name}, {counted(head['images'], 'image')}{' held out' * held_out}"]
+    rows = [[method] for method in methods]
+    for key, heading in SCORES.items():
+        if key not in head:
+            continue
+        header += [heading, "95 % interval"]
+        if has_folds:
+            header.append("worst fold")
+        for row, score in zip(rows, methods.values(), strict=True):
+            row += [_number(score[key]["pooled"]), _interval(score[key]["interval"])]
+            if has_folds:
+                row.append(_worst(score[key]))
+    reasons = _reasons({name: methods})
+    if reasons:
+        rows.append([f"intervals: {reasons}", *[""] * (len(header) - 1)])
+    return ScoreTable(header, rows)
 
 
 def angle_table(

@@ -234,6 +234,20 @@ def test_a_detector_gives_boxes_in_pixels_of_each_image(tmp_path: Path) -> None:
     )
 
 
+def test_labels_stand_beside_the_values(tmp_path: Path) -> None:
+    task = Task(
+        "tags", kind="multilabel", labels=("crack", "rust", "moss"), thresholds=(0.0, 1.0, 0.0)
+    )
+    path = kit.saved_head(tmp_path / "head.safetensors", kit.head(task))
+    with served(path) as service:
+        [reply] = service.predict(("wall.png", SMALL)).json()["images"]
+        facts = service.client.get("/").json()
+    assert reply["labels"] == {"tags": ["crack", "moss"]}
+    assert len(reply["values"]["tags"]) == 3
+    [described] = facts["tasks"]
+    assert described["thresholds"] == [0.0, 1.0, 0.0]
+
+
 def test_what_cannot_be_served_is_named(tmp_path: Path) -> None:
     for name in "ab":
         detector = DetectionHead("fcos", ("red", "blue"), STAPyramid(64, 32))
