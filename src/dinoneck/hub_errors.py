@@ -6,7 +6,10 @@ The client raises many unrelated types, and their texts may hold access tokens a
 from __future__ import annotations
 
 import errno
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 from dinoneck.text import printable
@@ -88,6 +91,25 @@ def unreachable(error: Exception, token: str | None = None) -> str:
         f"the hub could not be reached ({type(error).__name__}: "
         f"{redacted_line(error, token)}); check the network"
     )
+
+
+@contextmanager
+def without_retries_logged() -> Iterator[None]:
+    """Keep the client from logging its retries in the ``with`` block, unless it is told to log more (HF_HUB_VERBOSITY).
+
+    What it raises at last is one sentence, see :func:`unreachable`.
+    """
+    from huggingface_hub.utils import logging as client_logging
+
+    verbosity = client_logging.get_verbosity()
+    if verbosity != logging.WARNING:
+        yield
+        return
+    client_logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        client_logging.set_verbosity(verbosity)
 
 
 def redacted_line(error: object, token: str | None = None) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-TrainedKind = Literal["regression", "ratio", "classification", "dense", "density", "segmentation"]
+TrainedKind = Literal[
+    "regression", "ratio", "classification", "multilabel", "dense", "density", "segmentation"
+]
 """Kinds that a training of a table or of masks learns, those of its ``tasks: {NAME: {kind: ...}}``."""
 Kind = Literal[TrainedKind, "instances", "panoptic"]
 """All kinds."""
@@ -15,6 +17,8 @@ NUMBER_KINDS: tuple[Kind, ...] = ("regression", "ratio", "density")
 """One number of an image, or several; a table has them in columns of numbers."""
 CLASS_KINDS: tuple[Kind, ...] = ("classification",)
 """One class of an image; a table has it in a column of words."""
+LABEL_KINDS: tuple[Kind, ...] = ("multilabel",)
+"""Any number of labels of an image; a table has them in a column of words, or in one of 0 and 1 for each label."""
 MAP_KINDS: tuple[Kind, ...] = ("dense", "segmentation")
 """A value or a class per cell: outputs are maps, and targets are masks."""
 MASK_KINDS: tuple[Kind, ...] = ("instances", "panoptic")
@@ -24,8 +28,8 @@ MASK_KINDS: tuple[Kind, ...] = ("instances", "panoptic")
 CATEGORICAL_KINDS: tuple[Kind, ...] = (*CLASS_KINDS, "segmentation", *MASK_KINDS)
 """Outputs are logits of classes."""
 PROBABILITY_KINDS: tuple[Kind, ...] = (*CATEGORICAL_KINDS, "ratio")
-"""Outputs in original units are parts of one whole, which have no unit, bounds or transform."""
-POOLED_KINDS: tuple[Kind, ...] = ("regression", "ratio", *CLASS_KINDS)
+"""Outputs in original units are parts of one whole."""
+POOLED_KINDS: tuple[Kind, ...] = ("regression", "ratio", *CLASS_KINDS, *LABEL_KINDS)
 """Kinds that a head without maps predicts, from one vector of an image."""
 
 # how a backbone computes tokens

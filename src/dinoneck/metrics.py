@@ -35,9 +35,13 @@ Bools = np.ndarray[Any, np.dtype[np.bool_]]
 RESAMPLES = 1000
 # with fewer, an interval of two equal methods leaves out 0 in a quarter of the cases or more
 FEWEST_GROUPS = 5
+# images with a label: with fewer, its threshold is not chosen
+FEWEST_POSITIVES = 5
 INTERVAL = (0.025, 0.975)  # quantiles: 95 % of the draws lie between them
 # squared deviations below this share of the sum of squares are rounding: float64 has 16 digits
 ROUNDING = 1e-12
+# rows times draws whose average precision is computed at once: 40 MB each of a few arrays
+_MOST_RANKED = 5_000_000
 PAIR_IOU = 0.5  # above it, a segment has one partner at most (arXiv 1801.00868)
 RECALLS = np.linspace(0.0, 1.0, 101)  # of COCO: precision is read at each
 
@@ -335,8 +339,74 @@ def mean_iou(sums: Floats) -> Floats:
     return mean_defined(class_iou(sums))
 
 
+# labels of images, which may have any number of them
+
+MEAN_AVERAGE_PRECISION = "mAP"
+"""The key of :func:`mean_average_precision` in a report."""
+
+
+def label_terms(truth: Floats, is_predicted: Bools) -> Floats:
+    """Return what each row adds to the F1 of labels.
+
+    Args:
+        truth: (n, K), 1 where a row has a label, 0 where it has not, NaN = missing.
+        is_predicted: bool (n, K), whether a label is predicted.
+
+    Returns:
+        (n, 3, K), of :class:`ClassSums`.
+    """
+    is_true = truth == 1
+    is_counted = is_predicted & ~np.isnan(truth)
+    terms = np.stack([is_true & is_counted, is_true, is_counted], axis=1)
+    return terms.astype(np.float64)
+
+
+def label_precision(truth: Floats, scores: Floats, times: Array) -> Floats:
+    """Return the average precision of one label, as scikit-learn's ``average_precision_score``.
+
+    It is the sum over the distinct scores of the precision down to a score, times the part of the
+    recall that is gained there.
+
+    Args:
+        truth: (n,), 1 where a row has the label, 0 where it has not, NaN = missing.
+        scores: (n,), of the rows, higher where the label is more likely.
+        times: (draws, n), how often each row counts.
+
+    Returns:
+        (draws,), NaN where no row that counts has the label.
+    """
+    is_known = ~np.isnan(truth)
+    order = np.argsort(-scores[is_known], kind="stable")
+    ranked_scores = scores[is_known][order]
+    ranked_times = times[:, is_known][:, order]
+    # rows of one score are taken together
+    ends = np.flatnonzero(np.diff(ranked_scores, append=-np.inf))
+    hits = (ranked_times * truth[is_known][order]).cumsum(axis=1)[:, ends]
+    counts = ranked_times.cumsum(axis=1)[:, ends]
+    if not len(ends):
+        return np.full(len(times), np.nan)
+    precision = hits / np.maximum(counts, 1)
+    gained = np.diff(hits, axis=1, prepend=0)
+    return divide((gained * precision).sum(axis=1), hits[:, -1])
+
+
+def mean_average_precision(truth: Floats, scores: Floats, times: Array) -> Floats:
+    """Return the mean of the average precisions of the labels that occur, (draws,).
+
+    Args:
+        truth: (n, K), as of :func:`label_precision`.
+        scores: (n, K).
+        times: (draws, n), how often each row counts.
+    """
+    by_label = []
+    for label in range(truth.shape[1]):
+        by_label.append(label_precision(truth[:, label], scores[:, label], times))
+    return mean_defined(np.stack(by_label, axis=-1))
+
+
 ACCURACY = Metric("accuracy", accuracy)
 MACRO_F1 = Metric("macro_f1", macro_f1)
+LABEL_F1 = Metric("F1", macro_f1)
 MEAN_IOU = Metric("mean_iou", mean_iou)
 PIXEL_ACCURACY = Metric("pixel_accuracy", accuracy)
 
@@ -501,6 +571,52 @@ class GroupedTerms:
         if self.drawn_sums is None or other.drawn_sums is None:
             return None
         return interval(metric.of_sums(self.drawn_sums) - metric.of_sums(other.drawn_sums))
+
+
+@dataclass(frozen=True, eq=False)
+class GroupedLabels:
+    """The labels of n rows that belong to groups, and their scores, by which rows are ranked.
+
+    Attributes:
+        truth: (n, K), 1, 0 or NaN, as of :func:`label_precision`.
+        scores: (n, K).
+        groups: n labels; rows of one label are drawn together.
+    """
+
+    truth: Floats
+    scores: Floats
+    groups: Sequence[Hashable]
+
+    @cached_property
+    def drawn_scores(self) -> Floats | None:
+        """The mean average precision of groups that are drawn with replacement, (1000,); None for few groups."""
+        number_of_group = {label: number for number, label in enumerate(dict.fromkeys(self.groups))}
+        draws = draw_groups(len(number_of_group))
+        if draws is None:
+            return None
+        group_of_row = [number_of_group[label] for label in self.groups]
+        num_parts = 1 + len(draws) * len(group_of_row) // _MOST_RANKED
+        drawn = []
+        for part in np.array_split(draws, num_parts):
+            times = part[:, group_of_row]
+            drawn.append(mean_average_precision(self.truth, self.scores, times))
+        return np.concatenate(drawn)
+
+    def score(self) -> float | None:
+        """Return the mean average precision of all rows; None where it is not defined."""
+        times = np.ones((1, len(self.truth)))
+        [score] = mean_average_precision(self.truth, self.scores, times)
+        return as_number(score)
+
+    def interval(self) -> list[float] | None:
+        """Return its 95 % interval; None for few groups, or where it is not defined."""
+        return None if self.drawn_scores is None else interval(self.drawn_scores)
+
+    def interval_of_difference(self, other: GroupedLabels) -> list[float] | None:
+        """Return the 95 % interval of the score minus that of another method on the same rows and draws."""
+        if self.drawn_scores is None or other.drawn_scores is None:
+            return None
+        return interval(self.drawn_scores - other.drawn_scores)
 
 
 # panoptic segments

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
@@ -16,6 +16,7 @@ from dinoneck.intervals import label_set
 from dinoneck.kinds import (
     CATEGORICAL_KINDS,
     CLASS_KINDS,
+    LABEL_KINDS,
     MAP_KINDS,
     MASK_KINDS,
     PROBABILITY_KINDS,
@@ -34,6 +35,12 @@ MAP, CLASSES, MASKS, GATE = ".map", ".classes", ".masks", "gate"
 
 The names of tasks leave them free.
 """
+DEFAULT_THRESHOLD = 0.5
+"""The probability from which on an image has a label, where the task states no thresholds."""
+ROW_LABELS = "labels"
+"""What the prediction of an image calls the labels that it has, by ``multilabel`` task."""
+NO_LABELS = "none"
+"""The word, in any case, that a table has for an image with none of the labels; an empty cell is unknown."""
 SHORTEST_VECTOR = 1e-12
 """A surface normal that is shorter has no direction, as in ``torch.nn.functional.normalize``."""
 
@@ -55,6 +62,8 @@ class TaskFacts:
         activation: of the outputs; ``"unit"`` makes surface normals of a ``dense`` task.
         interval: how far predictions are from the truth: one for each output, of classes one; empty
             where that is not known.
+        thresholds: of a ``multilabel`` task, the probability of each label from which on an image
+            has it; empty: 0.5 for all.
     """
 
     name: str
@@ -69,6 +78,7 @@ class TaskFacts:
     maximum: float | None
     activation: Activation | None
     interval: Sequence[Interval]
+    thresholds: tuple[float, ...]
 
     @property
     def is_categorical(self) -> bool:
@@ -79,6 +89,27 @@ class TaskFacts:
     def is_image_class(self) -> bool:
         """Whether outputs are the classes of an image, which has one of them."""
         return self.kind in CLASS_KINDS
+
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether outputs are the labels of an image, which may have any number of them."""
+        return self.kind in LABEL_KINDS
+
+    @property
+    def label_thresholds(self) -> tuple[float, ...]:
+        """The probability of each label from which on an image has it."""
+        return self.thresholds or (DEFAULT_THRESHOLD,) * self.dim
+
+    def labels_above(self, probabilities: Sequence[float]) -> tuple[str, ...]:
+        """Return the labels whose probabilities (dim,) reach their thresholds, in the task's order."""
+        labels = []
+        thresholds = self.label_thresholds
+        for label, probability, threshold in zip(
+            self.labels, probabilities, thresholds, strict=True
+        ):
+            if probability >= threshold:
+                labels.append(label)
+        return tuple(labels)
 
     @property
     def is_probability(self) -> bool:
@@ -92,8 +123,11 @@ class TaskFacts:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the outputs: the task's name, or ``name:label`` where there are several."""
-        if self.dim == 1:
+        """Names of the outputs: the task's name, or ``name:label`` where there are several.
+
+        Those of a ``multilabel`` task are ``name:label`` also where there is one.
+        """
+        if self.dim == 1 and not self.is_multilabel:
             return (self.name,)
         return tuple(f"{self.name}:{label}" for label in self.labels or range(self.dim))
 
@@ -177,6 +211,7 @@ class TaskRecord(TaskFacts):
         minimum: predictions are never below it.
         maximum: predictions are never above it.
         activation: of the outputs.
+        thresholds: of the labels of a ``multilabel`` task.
         composed_of: the tasks that the outputs of a composition are sums or shares of; empty for
             another task. Its columns are its labels alone.
         interval: how far predictions are from the truth.
@@ -193,6 +228,7 @@ class TaskRecord(TaskFacts):
     minimum: float | None = None
     maximum: float | None = None
     activation: Activation | None = None
+    thresholds: tuple[float, ...] = ()
     composed_of: tuple[str, ...] = ()
     interval: tuple[Interval, ...] = ()
 
@@ -211,6 +247,22 @@ AnyTask = TypeVar("AnyTask", bound=TaskFacts)
 def as_tasks(tasks: AnyTask | Sequence[AnyTask]) -> tuple[AnyTask, ...]:
     """Return tasks as a tuple; a single task is a tuple of one."""
     return (tasks,) if isinstance(tasks, TaskFacts) else tuple(tasks)
+
+
+def labels_of(tasks: Sequence[TaskFacts], values: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return ``multilabel`` task -> the labels of an image, those whose probability reaches their threshold.
+
+    Args:
+        tasks: what is predicted.
+        values: task -> a number, or an array (dim,).
+    """
+    labels = {}
+    for task in tasks:
+        if task.is_multilabel:
+            value = values[task.name]
+            probabilities = list(value) if hasattr(value, "__len__") else [value]
+            labels[task.name] = list(task.labels_above(probabilities))
+    return labels
 
 
 def describe_tasks(tasks: Sequence[TaskFacts]) -> str:
@@ -261,7 +313,7 @@ def columns_of(tasks: Sequence[AnyTask]) -> list[Column[AnyTask]]:
             columns.append(Column(name, task, place))
     counts = Counter(column.name for column in columns)
     counts.update(TABLE_COLUMNS)
-    counts.update(task.name for task in tasks if task.is_image_class)
+    counts.update(task.name for task in tasks if task.is_image_class or task.is_multilabel)
     for i, column in enumerate(columns):
         is_ambiguous = counts[column.name] > 1 or column.name.isdecimal()
         if _is_called_by_label(column.task) and is_ambiguous:

@@ -25,7 +25,7 @@ from dinoneck.task_facts import CLASSES as CLASSES  # these are also imported fr
 from dinoneck.task_facts import GATE as GATE
 from dinoneck.task_facts import MAP as MAP
 from dinoneck.task_facts import MASKS as MASKS
-from dinoneck.task_facts import SHORTEST_VECTOR, TaskFacts
+from dinoneck.task_facts import NO_LABELS, ROW_LABELS, SHORTEST_VECTOR, TaskFacts
 from dinoneck.task_facts import TABLE_COLUMNS as TABLE_COLUMNS
 from dinoneck.task_facts import Activation as Activation
 from dinoneck.task_facts import Aggregate as Aggregate
@@ -37,12 +37,13 @@ from dinoneck.task_intervals import Interval as Interval
 from dinoneck.transforms import TargetTransform as TargetTransform
 from dinoneck.transforms import constants as constants
 
-Loss = Literal["mse", "smooth_l1", "cross_entropy", "cosine"]
+Loss = Literal["mse", "smooth_l1", "cross_entropy", "cosine", "binary_cross_entropy"]
 
 _LOSSES: dict[str, tuple[str, ...]] = {
     "regression": ("mse", "smooth_l1"),
     "ratio": ("mse",),
     "classification": ("cross_entropy",),
+    "multilabel": ("binary_cross_entropy",),
     "dense": ("mse", "smooth_l1"),
     "density": ("mse", "smooth_l1"),
     "segmentation": ("cross_entropy",),
@@ -115,21 +116,24 @@ class Task(TaskFacts):
             such as ``"crop cover (%)"``, without blanks at its ends and without ``:``, which
             separates a column's label. ``gate``, ``maps``, ``overall (mean)`` and ``overall
             (weighted)`` are reserved, and names that end in ``.map``, ``.classes`` or ``.masks``.
-        dim: number of outputs (classes for the classifying kinds).
+        dim: number of outputs (classes for the classifying kinds); of ``multilabel`` that of the
+            labels, and may be left out.
         kind: ``regression``; ``ratio`` (parts of a whole: softmax over outputs);
-            ``classification``; ``dense`` (a value per cell); ``density`` (a map that sums to the
+            ``classification``; ``multilabel`` (any number of labels of an image, each with a
+            probability of its own); ``dense`` (a value per cell); ``density`` (a map that sums to the
             image's value); ``segmentation``; ``instances`` (objects with class and mask);
             ``panoptic`` (segments of things and stuff).
         activation: ``relu``, ``softplus``, ``sigmoid`` or None, applied in normalised units; or
             ``unit``, which makes a ``dense`` task of ``dim=3`` one of surface normals, see below.
-        loss: ``mse``, ``smooth_l1``, ``cross_entropy`` or ``cosine``; None = the kind's own (mse,
-            for classes cross_entropy; for surface normals cosine, the only one they have).
+        loss: ``mse``, ``smooth_l1``, ``cross_entropy``, ``binary_cross_entropy`` or ``cosine``; None
+            = the kind's own (mse, for classes cross_entropy, for ``multilabel``
+            binary_cross_entropy; for surface normals cosine, the only one they have).
         weight: of the task in the total loss, or one per output (not for classes, which share one
             loss).
         beta: where ``smooth_l1`` turns from square to linear.
         transform: original units <-> normalised units.
         unit: of the natural values, for people (``"g"``).
-        labels: names of the outputs or classes.
+        labels: names of the outputs or classes; ``multilabel`` needs them.
         ignore_index: a class label that counts for nothing.
         minimum: predictions in original units are never below it (0 for a mass). It holds for
             images and for ``dense`` cells, not for the cells of a ``density`` map, which would no
@@ -150,6 +154,9 @@ class Task(TaskFacts):
             :class:`dinoneck.tasks.Interval` for each output, of a classification a single one;
             empty: not known. A training fills it in from its held-out images. Of kinds
             ``regression``, ``ratio``, ``density`` and ``classification``.
+        thresholds: of a ``multilabel`` task, the probability of each label from which on an image
+            has it, 0 to 1; empty: 0.5 for all. They change what predictions state as labels, not
+            the probabilities.
 
     **Surface normals**: ``Task("normals", kind="dense", dim=3, activation="unit")`` is a vector of
     length 1 in every cell, (x, y, z) in camera axes: x right, y down, z forward. It is
@@ -193,6 +200,7 @@ class Task(TaskFacts):
     maximum: float | None = None
     things: tuple[str, ...] = ()
     interval: Sequence[Interval] = field(default=(), metadata=OMIT_DEFAULT)
+    thresholds: tuple[float, ...] = field(default=(), metadata=OMIT_DEFAULT)
 
     def __setstate__(self, state: object) -> None:
         restore(self, state)
@@ -200,6 +208,8 @@ class Task(TaskFacts):
     def __post_init__(self) -> None:
         where = f"Task {self.name!r}"
         normalize_fields(self, where)
+        if self.is_multilabel and self.dim == 1 and self.labels:
+            object.__setattr__(self, "dim", len(self.labels))
         for option, fits, expected in self._rules():
             if not fits:
                 raise ConfigError(
@@ -288,6 +298,33 @@ class Task(TaskFacts):
                 "logarithm does not keep; or kind 'regression' without from_map",
             )
         of_numbers = ("transform", "activation", "minimum", "maximum")
+        if self.is_multilabel:
+            yield "labels", len(self.labels) > 0, "the names of one label or more"
+            for option in of_numbers:
+                is_unset = getattr(self, option) is None
+                yield option, is_unset, f"None: outputs of kind {kind!r} are probabilities"
+            yield "unit", not self.unit, "'': probabilities have no unit"
+            are_different = len({*self.labels}) == len(self.labels)
+            yield "labels", are_different, "names that differ"
+            are_words = not any(_is_no_word(label) for label in self.labels)
+            yield (
+                "labels",
+                are_words,
+                f"names other than {NO_LABELS!r}, without ';' and '|', which separate them in tables; "
+                "rename the label (the column, if it comes from a table)",
+            )
+        yield (
+            "thresholds",
+            self.is_multilabel or not self.thresholds,
+            f"none: only kind 'multilabel' has them, and this is {kind!r}",
+        )
+        yield (
+            "thresholds",
+            len(self.thresholds) in (0, self.dim),
+            f"none, or one for each of {self.dim} labels",
+        )
+        are_within = all(0.0 <= threshold <= 1.0 for threshold in self.thresholds)
+        yield "thresholds", are_within, "probabilities, 0 to 1"
         if self.is_masks:
             yield (
                 "minimum",
@@ -347,7 +384,7 @@ class Task(TaskFacts):
     def natural(self, output: Tensor) -> Tensor:
         """Convert normalised outputs to original units, in float32 or wider, before ``minimum`` and ``maximum``.
 
-        Class logits and ratio logits become probabilities; everything else goes through the inverse
+        Class logits, ratio logits and logits of labels become probabilities; everything else goes through the inverse
         transform.
 
         Args:
@@ -406,7 +443,14 @@ class Task(TaskFacts):
         x = output if output.dtype in (torch.float32, torch.float64) else output.float()
         if self.is_probability:
             return x.softmax(dim=-1)
+        if self.is_multilabel:
+            return x.sigmoid()
         return x if self.transform is None else self.transform.inverse(x, parts)
+
+
+def _is_no_word(label: str) -> bool:
+    """Whether a label cannot be told apart in a cell of several labels."""
+    return ";" in label or "|" in label or label.lower() == NO_LABELS
 
 
 def check_tasks(
@@ -425,6 +469,11 @@ def check_tasks(
             raise ConfigError(
                 f"{owner} has several tasks named {name!r}; names are keys and must differ"
             )
+    if any(task.is_multilabel for task in tasks) and any(task.name == ROW_LABELS for task in tasks):
+        raise ConfigError(
+            f"{owner} has a task named {ROW_LABELS!r}, as what predictions state of a multilabel "
+            "task; rename the task"
+        )
     for task in tasks:
         if task.kind not in kinds:
             raise ConfigError(

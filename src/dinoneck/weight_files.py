@@ -187,6 +187,12 @@ def read_any(path: str | os.PathLike[str]) -> Any:
         class_names = _CLASS_NAME.findall(str(error))
         if class_names:
             raise _foreign_object(file, class_names[-1]) from error
+        if file.suffix.lower() == ".safetensors" and _begins_like_pickle(file):
+            raise BackboneError(
+                f"{file} is what torch.save writes, a pickle, with the name of a .safetensors file; "
+                "take the .safetensors file of its publisher, or write its tensors with "
+                "safetensors.torch.save_file"
+            ) from error
         reason = f"{type(error).__name__}: {first_line(error)}"
         if _REFUSED in str(error):  # torch's own message advises to run the file after all
             reason = "torch's weights-only loader refuses it, and nothing of it ran"
@@ -194,6 +200,12 @@ def read_any(path: str | os.PathLike[str]) -> Any:
             f"{file} cannot be read as weights: {reason}; expected .safetensors, or a .pth state "
             "dict of tensors only"
         ) from error
+
+
+def _begins_like_pickle(file: Path) -> bool:
+    """Whether a file begins like a pickle, or like the zip file of pickles that torch writes."""
+    with file.open("rb") as stream:
+        return stream.read(2).startswith((b"PK", b"\x80"))
 
 
 def _read_arrays(file: Path) -> dict[str, Tensor]:

@@ -44,6 +44,7 @@ TASKS = (
     Task("parts", dim=3, kind="ratio"),
     Task("state", dim=4, kind="classification", labels=("a", "b", "c", "d")),
 )
+TAGS = Task("tags", kind="multilabel", labels=("a", "b", "c"), thresholds=(0.25, 0.5, 0.75))
 MAPS = (
     Task("ndvi", kind="dense", transform=TargetTransform(mean=0.4, std=0.2)),
     Task("plants", kind="density", activation="softplus", transform=TargetTransform(std=2.0)),
@@ -198,6 +199,7 @@ EVERYTHING = {"fusion": "pixel", "downsample": "pool", "residual_init": "zero", 
 CASES = [
     Case("patch_mean_mlp", lambda **f: PatchMeanMLP(WIDTH, 8, 2, "softplus", **f), takes="patches"),
     Case("patch_mean", lambda **f: PatchMeanHead(WIDTH, TASKS, hidden_dim=8, **f)),
+    Case("patch_mean-labels", lambda **f: PatchMeanHead(WIDTH, TAGS, hidden_dim=8, **f)),
     Case("cls_gating_pool", lambda **f: CLSGating(WIDTH, 15, **f), "pair", grid=(3, 5)),
     Case("cls_gating_pool-query", lambda **f: CLSGating(WIDTH, mode="query", **f), "pair"),
     Case("cls_gating", lambda **f: CLSGatingHead(WIDTH, TASKS, "mlp", 15, 8, **f), grid=(3, 5)),
@@ -210,6 +212,12 @@ CASES = [
     Case(
         "ensemble-weighted",
         lambda **f: HeadEnsemble([member(0), member(1)], weights=[1.0, 2.0], **f),
+    ),
+    Case(
+        "ensemble-labels",
+        lambda **f: HeadEnsemble(
+            [{"type": "linear", "config": LinearHead(WIDTH, TAGS, 1, "mean").config}] * 2, **f
+        ),
     ),
     Case("mask", mask("class", "segmentation", 8), layers=2, registers=True),
     Case("mask-instances", mask("leaf", "instances"), layers=2, registers=True),

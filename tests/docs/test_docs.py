@@ -52,12 +52,13 @@ SLOW_PAGES = {  # these run in the slow tier; tests of the same verbs and calls 
     *(f"docs/integrations/{page}.md" for page in ("training-loops", "vits", "decoders")),
     *(
         f"docs/how-to/{page}.md"
-        for page in ["choose-layers", "detectors", "export", "extract", "fine-tune", "long-runs"]
+        for page in ["choose-layers", "detectors", "export", "extract", "fine-tune", "labels", "long-runs"]
     ),
     *(
         f"docs/how-to/{page}.md"
         for page in ["from-your-notebook", "own-images", "pictures", "report", "tune-a-detector"]
     ),
+    "docs/explanation/how-sure-is-it.md",
     "examples/biomass/README.md",
 }
 HUB_PAGES = {"docs/tutorials/share.md"}  # they push and pull: against a hub on loopback

@@ -25,6 +25,30 @@ PIPELINES = [
         tests=["unit/checkpoint/test_head_checkpoint.py::test_forged_files_are_refused"],
     ),
     Mutant(
+        sentence="The intervals of a run take every image for a group.",
+        where="training.evaluators:ValueEvaluator.report",
+        edit=replace(
+            "target_intervals(self.targets, self.residuals, self.table.groups)",
+            by="target_intervals(self.targets, self.residuals, self.table.ids)",
+        ),
+        tests=[
+            "unit/training/test_prediction_intervals.py::"
+            "test_the_file_holds_quantiles_of_the_out_of_fold_residuals_by_group"
+        ],
+    ),
+    Mutant(
+        sentence="An ensemble has the intervals of its first member, whatever the others state.",
+        where="heads.ensemble:shared_tasks",
+        edit=never("len(set(_intervals)) != 1"),
+        tests=["unit/test_task_intervals.py"],
+    ),
+    Mutant(
+        sentence="A head is calibrated on the images of its training.",
+        where="evaluation.intervals:Calibration.write",
+        edit=never("num_trained_on > 0"),
+        tests=["unit/test_evaluate_intervals.py::test_images_of_the_training_are_refused"],
+    ),
+    Mutant(
         sentence="Views that flip left and right flip top and bottom.",
         where="data.views:View.flipped",
         edit=replace("_axes.append(-1)", by="_axes.append(-2)"),

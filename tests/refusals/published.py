@@ -57,6 +57,16 @@ def text_file(name: str, file: str) -> Callable[[Path], Any]:
     return call
 
 
+def pickle_file(name: str) -> Callable[[Path], Any]:
+    """Load a head from a pickle with the name of a safetensors file."""
+
+    def call(folder: Path) -> Any:
+        torch.save({"weight": WEIGHT, "bias": BIAS}, folder / "h.safetensors")
+        return load_published(name, weights=folder / "h.safetensors")
+
+    return call
+
+
 def name_and_path(folder: Path) -> Any:
     with contextlib.chdir(folder):
         Path(VOC).touch()
@@ -96,6 +106,7 @@ ROWS: list[Row] = [
     # files
     (lambda: load_published(VOC, weights="no.pth"), CheckpointError, "no.pth"),
     (text_file(VOC, "h.safetensors"), CheckpointError, (f"{VOC!r}", "h.safetensors")),
+    (pickle_file(VOC), CheckpointError, (f"{VOC!r}", "h.safetensors", "torch.save")),
     (
         text_file(VOC, "dinov2_vits14_linear_head.pth"),
         CheckpointError,
@@ -103,15 +114,21 @@ ROWS: list[Row] = [
     ),
     (text_file(HASHED, "h.pth"), CheckpointError, ("h.pth", "SHA-256")),
     (text_file(SAFE, "h.pth"), CheckpointError, ("h.pth", ".safetensors", "tipsv2-b14-dpt")),
-    (held(weight=WEIGHT), CheckpointError, "lacks readouts.0.bias"),
+    (held(weight=WEIGHT), CheckpointError, "lacks bias"),
     (held(weight=WEIGHT, bias=BIAS, more=BIAS.clone()), CheckpointError, "holds more"),
     (
         held(weight=WEIGHT, more=BIAS.clone()),
         CheckpointError,
-        ("lacks readouts.0.bias", "holds more"),
+        ("lacks bias", "holds more"),
     ),
     (held(weight=WEIGHT[:20], bias=BIAS), CheckpointError, ("(20, 384)", "(21, 384)")),
     (held(weight=WEIGHT.int(), bias=BIAS), CheckpointError, "torch.int32"),
+    (held(weight=WEIGHT / 0, bias=BIAS), CheckpointError, ("h.safetensors: weight", "NaN")),
+    (
+        lambda folder: load_published(SAFE, weights=folder),
+        CheckpointError,
+        ("model.safetensors", SAFE, "tipsv2-b14-dpt"),
+    ),
     # fetching
     (
         lambda: load_published(VOC, weights="w.pth", revision="main"),

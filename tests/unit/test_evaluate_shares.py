@@ -353,3 +353,19 @@ def test_classes_are_shown_of_every_model() -> None:
         ["cell", "0.200", "0.300", "0.300", "0.400"],
         ["dust", "-", "0.400", "-", "0.500"],
     ]
+    assert by_class.note == ""
+
+
+def test_classes_without_an_object_in_the_truth_are_named_below_the_table() -> None:
+    of_all_classes = {"AP": 0.5, "AP50": 0.6, "AP75": 0.5, "AR100": 0.5}
+    classes = {"cell": {"AP": 0.0, "AP50": 0.0}}  # a score of 0 is one
+    for name in ("e", "d", "c", "b", "a"):
+        classes[name] = {"AP": None, "AP50": None}
+    report = {"boxes": {"model": {**of_all_classes, "per_class": classes}}}
+
+    by_class = all_tables(report, held_out=False)[1]
+
+    assert by_class.rows == [["cell", "0.000", "0.000"]]
+    assert by_class.note == (
+        "Classes without an object in the truth are not scored: a, b, c, d and 1 more."
+    )

@@ -17,6 +17,7 @@ from dinoneck.checkpoint.format import read_header
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.task_intervals import NO_INTERVAL
 from dinoneck.tasks import Interval
+from dinoneck.training.intervals import with_intervals
 
 MASS = Interval(levels=(0.5, 0.9), half_widths=(1.5, 4.0), groups=12)
 WIDER = Interval(levels=(0.5, 0.9), half_widths=(2.5, 6.0), groups=12)
@@ -165,6 +166,16 @@ def test_intervals_of_a_task_that_a_head_does_not_have_are_refused() -> None:
 
     with pytest.raises(CheckpointError, match="has no task 'height' .* it predicts mass"):
         checkpoint.with_intervals({"height": (MASS,)})
+
+
+def test_a_training_leaves_out_tasks_that_a_head_does_not_have_in_its_configuration() -> None:
+    checkpoint = HeadCheckpoint.from_module(kit.head(Task("mass")))
+
+    changed = with_intervals(checkpoint, {"mass": (MASS,), "stated by the head": (MASS,)})
+
+    assert checkpoint.configured_tasks == {"mass"}
+    assert [task.interval for task in changed.tasks] == [(MASS,)]
+    assert with_intervals(checkpoint, {"stated by the head": (MASS,)}) is checkpoint
 
 
 def test_an_ensemble_has_the_intervals_that_its_members_share() -> None:

@@ -25,7 +25,7 @@ from dinoneck import (
 from dinoneck.errors import ConfigError
 from dinoneck.heads.head import Head
 from dinoneck.inference import to_frame
-from dinoneck.kinds import CLASS_KINDS, MAP_KINDS, MASK_KINDS, NUMBER_KINDS, Kind
+from dinoneck.kinds import CLASS_KINDS, LABEL_KINDS, MAP_KINDS, MASK_KINDS, NUMBER_KINDS, Kind
 from dinoneck.losses import TaskLoss
 from dinoneck.tasks import columns_of
 
@@ -189,14 +189,14 @@ def test_a_maximum_bounds_values_and_dense_cells() -> None:
 
 
 def test_targets_of_a_kind_are_in_one_group() -> None:
-    groups = (NUMBER_KINDS, CLASS_KINDS, MAP_KINDS, MASK_KINDS)
+    groups = (NUMBER_KINDS, CLASS_KINDS, LABEL_KINDS, MAP_KINDS, MASK_KINDS)
     counts = Counter(chain.from_iterable(groups))
     assert counts == Counter(get_args(Kind))
 
 
 def test_every_kind_has_a_loss_without_naming_one() -> None:
     for kind in get_args(Kind):
-        assert Task("a", kind=kind).default_loss
+        assert Task("a", kind=kind, labels=("b",)).default_loss
 
 
 MASS = Task("mass", unit="g")

@@ -45,6 +45,10 @@ NOT_NORMALISED_MEAN = (0.0, 0.0, 0.0)  # of images in 0 ... 1 that a model takes
 NOT_NORMALISED_STD = (1.0, 1.0, 1.0)
 TIPSV2_MEAN = NOT_NORMALISED_MEAN
 TIPSV2_STD = NOT_NORMALISED_STD
+TIPSV2_BACKBONE = "vision_encoder."
+"""What the names of the backbone's tensors begin with, in files of TIPSv2 that hold its heads too."""
+TIPSV2_HEADS = ("depth_head.", "normals_head.", "segmentation_head.")
+"""What the names of the heads' tensors begin with, in files of TIPSv2."""
 
 
 class Known(NamedTuple):

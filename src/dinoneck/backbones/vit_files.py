@@ -20,7 +20,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dinoneck.backbones.known import KNOWN, Known, dimensions_of, family_of, model_of
+from dinoneck.backbones.known import (
+    KNOWN,
+    TIPSV2_BACKBONE,
+    TIPSV2_HEADS,
+    Known,
+    dimensions_of,
+    family_of,
+    model_of,
+)
 from dinoneck.errors import BackboneError
 from dinoneck.text import counted, some_of
 from dinoneck.torch_wrappers import plain_name
@@ -308,6 +316,10 @@ def _log_choice(
         sentences.append(f"left out: {some_of(parts, _SHOWN)}")
     if sentences:
         is_plain = chosen in ("", "model.", "state_dict.") and not left_out
+        # one file of their publisher holds backbone and heads
+        is_of_tipsv2 = chosen == TIPSV2_BACKBONE and not others
+        if is_of_tipsv2 and all(part.startswith(TIPSV2_HEADS) for part in left_out):
+            is_plain = True
         level = logging.INFO if is_plain else logging.WARNING
         logger.log(level, "%s: %s", path, "; ".join(sentences))
 

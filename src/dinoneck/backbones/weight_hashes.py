@@ -127,6 +127,19 @@ def note_original(adapter: Adapter, origin: Mapping[str, Any]) -> None:
     )
 
 
+def note_published(adapter: Adapter, origin: Mapping[str, Any], licence: str | None) -> None:
+    """Record that the present weights are published ones, which a file of their publisher holds.
+
+    Args:
+        adapter: the model, as it was read from that file.
+        origin: the record of where the published weights come from.
+        licence: of them.
+    """
+    adapter.history.origin = dict(origin)
+    adapter.has_published_weights = True
+    adapter.license = licence
+
+
 def note_merge(adapter: Adapter, origin: Mapping[str, Any], *, hashes_before: WeightHashes) -> None:
     """Record that LoRA weights have just been merged.
 

@@ -26,7 +26,7 @@ from dinoneck.backbones.known import family_of, names_of
 from dinoneck.backbones.lora import base_state
 from dinoneck.backbones.vit_files import read_vit, shape_of
 from dinoneck.errors import BackboneError
-from dinoneck.hub_errors import refusal, unreachable
+from dinoneck.hub_errors import refusal, unreachable, without_retries_logged
 from dinoneck.text import first_line, reason_of, some_of
 
 logger = logging.getLogger(__name__)
@@ -82,9 +82,10 @@ def fetch(repo_id: str, first: str = "model.safetensors") -> tuple[Path, str]:
     except Exception as error:
         logger.info("%s is not in the cache (%s)", repo_id, first_line(error))
     try:
-        # a quick request first: without a network the download itself retries for most of a minute
-        hub.get_hf_file_metadata(hub.hf_hub_url(repo_id, first), timeout=_TIMEOUT_S)
-        folder = Path(hub.snapshot_download(repo_id, allow_patterns=patterns))
+        with without_retries_logged():
+            # a quick request first: without a network the download itself retries for most of a minute
+            hub.get_hf_file_metadata(hub.hf_hub_url(repo_id, first), timeout=_TIMEOUT_S)
+            folder = Path(hub.snapshot_download(repo_id, allow_patterns=patterns))
     except Exception as error:  # the hub's client raises many unrelated types
         raise _not_fetched(repo_id, error) from None
     return folder, folder.name

@@ -28,11 +28,12 @@ from dinoneck.checkpoint.contents import TensorGroups
 from dinoneck.checkpoint.format import HeadFile
 from dinoneck.checkpoint.rebuild import rebuild
 from dinoneck.checks import with_named_keywords
-from dinoneck.codec import encode, normal
+from dinoneck.codec import TAG, encode, normal
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import check_device, check_float
 from dinoneck.errors import BackboneError, CheckpointError
 from dinoneck.grid import PatchSize, patch_pair
+from dinoneck.kinds import LABEL_KINDS
 from dinoneck.layers.inputs import Origin
 from dinoneck.tasks import Interval, Task, describe_tasks
 from dinoneck.text import did_you_mean, reason_of
@@ -41,6 +42,9 @@ from dinoneck.version import __version__
 _SHORT_DIGEST = len("sha256:") + 12  # characters, as git shows the start of a commit
 # of all checkpoints: a lock in each could not be pickled
 _TAKING_SKELETON = threading.Lock()
+
+# what of a configuration may hold prediction intervals
+_WITH_INTERVALS = ("Task", "Composition")
 
 RECORDS = ("backbone", "backbone_weights", "preprocess", "training", "license", "tta", "extra")
 
@@ -182,6 +186,11 @@ class HeadCheckpoint:
         origins.check_images_of(module, checkpoint.preprocess)
         return checkpoint
 
+    @property
+    def configured_tasks(self) -> set[str]:
+        """The names of the tasks and compositions in :attr:`config`; a head may have others, which it states itself."""
+        return _names_of_tasks(self.config)
+
     def with_intervals(self, intervals: Mapping[str, Sequence[Interval]]) -> Self:
         """Return the checkpoint with other prediction intervals; everything else is the same.
 
@@ -194,9 +203,7 @@ class HeadCheckpoint:
             ConfigError: if the intervals do not fit a task, or a task is called as a column of an
                 interval.
         """
-        config = _config_with_intervals(self.config, intervals)
-        with torch.device("meta"):
-            module = registry.resolve(self.head_type).from_config(config)
+        module = self._module_of(_config_with_intervals(self.config, intervals))
         stated = {task.name: task.interval for task in module.predicted}
         for name, intervals_of_task in intervals.items():
             if stated.get(name) != tuple(intervals_of_task):
@@ -205,6 +212,36 @@ class HeadCheckpoint:
                     f"intervals; it predicts {', '.join(stated)}",
                     step="config",
                 )
+        return self._with_tasks_of(module)
+
+    def with_thresholds(self, thresholds: Mapping[str, Sequence[float]]) -> Self:
+        """Return the checkpoint with other thresholds of labels; everything else is the same.
+
+        Args:
+            thresholds: multilabel task -> a probability for each of its labels. Others keep theirs.
+
+        Raises:
+            CheckpointError: if the head has no such task in its configuration.
+            ConfigError: if the thresholds do not fit a task.
+        """
+        module = self._module_of(_config_with_thresholds(self.config, thresholds))
+        names = [task.name for task in module.predicted if task.is_multilabel]
+        for name in thresholds:
+            if name not in names:
+                raise CheckpointError(
+                    f"the configuration of {self.head_type!r} has no multilabel task {name!r} that "
+                    f"could hold thresholds; there are {', '.join(names) or 'none'}",
+                    step="config",
+                )
+        return self._with_tasks_of(module)
+
+    def _module_of(self, config: Mapping[str, Any]) -> Any:
+        """A module of another configuration, without weights."""
+        with torch.device("meta"):
+            return registry.resolve(self.head_type).from_config(config)
+
+    def _with_tasks_of(self, module: Any) -> Self:
+        """The checkpoint with the configuration and the tasks of a module, and the weights that it has."""
         meta = copy.deepcopy(self.meta)
         meta["config"] = module.config
         meta["tasks"] = encode(module.predicted)
@@ -383,9 +420,12 @@ class HeadCheckpoint:
                 "with backbone=",
                 step="pairing",
             )
-        if file is None and not random:
-            file = self.backbone_file
-        if self.backbone_weights is None or file is not None or random:
+        if file is None and self.backbone_file is not None and not random:
+            backbone = rebuild(record, self.backbone_file)
+            weight_hashes.note_published(
+                backbone.adapter, record["weights"], self.meta["licences"].get("backbone")
+            )
+        elif self.backbone_weights is None or file is not None or random:
             backbone = rebuild(record, file, random=random)
         else:
             with tempfile.TemporaryDirectory(prefix="dinoneck-backbone-") as folder:
@@ -492,6 +532,20 @@ class HeadCheckpoint:
         return checkpoint
 
 
+def _names_of_tasks(config: Any) -> set[str]:
+    """The names of the tasks and compositions in the JSON of a configuration."""
+    names: set[str] = set()
+    if isinstance(config, list):
+        for value in config:
+            names |= _names_of_tasks(value)
+    elif isinstance(config, Mapping):
+        if config.get("$") in _WITH_INTERVALS:
+            names.add(config["name"])
+        for value in config.values():
+            names |= _names_of_tasks(value)
+    return names
+
+
 def _config_with_intervals(config: Any, intervals: Mapping[str, Sequence[Interval]]) -> Any:
     """The JSON of a configuration, in which tasks and compositions of these names have other intervals."""
     if isinstance(config, list):
@@ -499,8 +553,7 @@ def _config_with_intervals(config: Any, intervals: Mapping[str, Sequence[Interva
     if not isinstance(config, Mapping):
         return config
     changed = {key: _config_with_intervals(value, intervals) for key, value in config.items()}
-    has_intervals = config.get("$") in (Task.__name__, "Composition")
-    if has_intervals and config["name"] in intervals:
+    if config.get("$") in _WITH_INTERVALS and config["name"] in intervals:
         changed["interval"] = encode(tuple(intervals[config["name"]]))
     return changed
 
@@ -657,6 +710,19 @@ def _origin_of(record: Mapping[str, Any] | None, inputs: Mapping[str, Any] | Non
         patch_size=patch_size,
         images=None if inputs is None else dict(inputs),
     )
+
+
+def _config_with_thresholds(value: Any, thresholds: Mapping[str, Sequence[float]]) -> Any:
+    """JSON values in which the multilabel tasks of these names have these thresholds."""
+    if isinstance(value, list):
+        return [_config_with_thresholds(item, thresholds) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    changed = {key: _config_with_thresholds(item, thresholds) for key, item in value.items()}
+    if value.get(TAG) == Task.__name__ and value["kind"] in LABEL_KINDS:
+        if value["name"] in thresholds:
+            changed["thresholds"] = [float(x) for x in thresholds[value["name"]]]
+    return changed
 
 
 def _json_copy(record: Mapping[str, Any] | None, name: str) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from dinoneck.checkpoint.card import (
 )
 from dinoneck.checkpoint.format import HEAD_NAME, is_file, only_head, read
 from dinoneck.errors import CheckpointError
-from dinoneck.hub_errors import refusal, unreachable
+from dinoneck.hub_errors import refusal, unreachable, without_retries_logged
 from dinoneck.text import reason_of
 from dinoneck.version import __version__
 
@@ -126,10 +126,12 @@ def download(repo_id: str, revision: str | None = None) -> Path:
     """
     import huggingface_hub as hub
 
+    patterns = [HEAD_NAME, _CONFIG]
     try:
-        folder = Path(
-            hub.snapshot_download(repo_id, revision=revision, allow_patterns=[HEAD_NAME, _CONFIG])
-        )
+        with without_retries_logged():
+            folder = Path(
+                hub.snapshot_download(repo_id, revision=revision, allow_patterns=patterns)
+            )
     except Exception as error:  # the client raises many unrelated types
         reason = refusal(error, repo_id, revision) or (
             f"no file or folder {repo_id} exists, and {HEAD_NAME} of the hub repository {repo_id} "

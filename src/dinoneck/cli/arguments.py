@@ -173,7 +173,7 @@ def parse(
     if unknown:
         unknown_flags = [word for word in unknown if word.startswith("-")]
         first = unknown_flags[0] if unknown_flags else unknown[0]
-        explanation = explain(_flag_of(first))
+        explanation = explain(flag_of(first))
         if explanation:
             raise SystemExit(_wrong_usage(f"{first!r} is unknown here. {explanation}"))
         raise SystemExit(_wrong_usage(_unknown(first, [*flags(verb), *candidates], prog)))
@@ -197,7 +197,7 @@ def _unknown(word: str, known: Iterable[str], prog: str) -> str:
     """The message for an unknown word, with the known one that begins like it or is near it."""
     names = list(known)
     hint = did_you_mean(word.partition("=")[0], names)
-    if _flag_of(word) in names:  # of an argument that is known by its place
+    if flag_of(word) in names:  # of an argument that is known by its place
         hint = " Its value stands alone, without it."
     elif len(word) > len("--"):
         for name in names:
@@ -213,13 +213,13 @@ def _count(flag: str, words: Iterable[str]) -> int:
     for word in words:
         if word == "--":  # what follows are no options
             break
-        if _flag_of(word) == flag:
+        if flag_of(word) == flag:
             count += 1
     return count
 
 
-def _flag_of(word: str) -> str:
-    """The option of a word such as ``--class_values=1``, as the help spells it."""
+def flag_of(word: str) -> str:
+    """Return the option of a word such as ``--class_values=1``, as the help spells it."""
     return word.partition("=")[0].replace("_", "-")
 
 
@@ -291,7 +291,7 @@ def refuse_unused(run: RunKind, words: Iterable[str]) -> None:
     Raises:
         ConfigError: naming them.
     """
-    given_flags = {_flag_of(word) for word in words}
+    given_flags = {flag_of(word) for word in words}
     unused = [flag for flag in run.unused if flag in given_flags]
     if unused:
         raise ConfigError(f"without effect on {run.name}, so leave out {', '.join(unused)}")
@@ -331,7 +331,7 @@ class HeadBackbone:
     Attributes:
         backbone_file: weights on disk, or a transformers folder.
         random_backbone: seeded random weights without download, equal on every machine.
-        weights: the local file of a published head; of a published detector its file or folder.
+        weights: the local file of a published head or detector, or its folder as the Hub has it.
     """
 
     backbone_file: str | None = None

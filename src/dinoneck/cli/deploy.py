@@ -78,7 +78,7 @@ def export(
     from dinoneck.export import export_head
     from dinoneck.inference.sources import names_detector, open_heads
 
-    if names_detector(file):  # before its file is fetched
+    if names_detector(file, has_weights=backbone.weights is not None):  # before its file is fetched
         _refuse_for_detector(words, format)
         backbone.refuse_with_own_vit()
     heads: Any

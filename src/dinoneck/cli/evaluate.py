@@ -63,7 +63,7 @@ def evaluate(
         images: the folder of the images; before the options.
         heads: files, folders of trainings or Hub repositories, or exported files of heads (.onnx);
             each is one model, compared with the first. KEY=HEAD names it in the tables.
-        truth: CSV of numbers or classes, a folder of masks or of class folders, a COCO file of
+        truth: CSV of numbers, classes or labels, a folder of masks or of class folders, a COCO file of
             boxes or objects, or the folder and the COCO file of panoptic segments.
         group: columns; images of one group are resampled together.
         image_column: column of file names.
@@ -75,8 +75,8 @@ def evaluate(
             objects.
         target_weights: weights of the targets in the overall score: TARGET=WEIGHT pairs, or a CSV
             with the columns target and weight; without them as in training.
-        at_least: the smallest R², accuracy or mean IoU of a target, the smallest share of normals
-            within 11.25 degrees, or the smallest AP.
+        at_least: the smallest R², accuracy, mAP of labels or mean IoU of a target, the smallest share
+            of normals within 11.25 degrees, or the smallest AP.
         tile: cut images into tiles of this many pixels, as 'dinoneck predict' does.
         overlap: pixels that tiles share, at least (default: 0, of a detector a fifth of the tile).
         calibrate: write the one head file with intervals from its errors on these images, which it
@@ -91,7 +91,7 @@ def evaluate(
     columns = list(group) if labels is None else [*group, labels]
     for path in truth:
         check_truth_columns(path, image_column, columns)
-    head_by_name = _name_models(heads)
+    head_by_name = _name_models(heads, has_weights=options.weights is not None)
     if calibrate is not None:
         cli.check_output(
             calibrate,
@@ -132,17 +132,18 @@ def evaluate(
     return {"ok": not lines_of_low_scores, **report}
 
 
-def _name_models(words: Sequence[str]) -> dict[str, str]:
+def _name_models(words: Sequence[str], *, has_weights: bool) -> dict[str, str]:
     """Name of a model in the tables -> its head.
 
     Args:
         words: of ``--heads``: ``HEAD``, or ``KEY=HEAD``.
+        has_weights: whether the file of a published head among them is named.
 
     Raises:
         CheckpointError: if a head file does not exist, or is none.
         ConfigError: if a name or a head occurs twice, or some have a key and some have none.
     """
-    heads = read_heads(words)
+    heads = read_heads(words, has_weights=has_weights)
     all_heads = list_heads(heads)
     if len(set(all_heads)) < len(all_heads):
         raise ConfigError(f"--heads {' '.join(words)} names a head twice; give each once")

@@ -14,6 +14,8 @@ from dinoneck.checkpoint.schema import describe_intervals, describe_parts, descr
 from dinoneck.cli.arguments import Paths
 from dinoneck.cli.text import in_line, show, table
 from dinoneck.errors import CheckpointError, ConfigError, DinoneckError
+from dinoneck.published.detectors import VIT_NAME
+from dinoneck.registry import WITH_OWN_VIT
 from dinoneck.text import did_you_mean, first_line
 
 Row = dict[str, Any]
@@ -53,7 +55,8 @@ def backbones(part: Annotated[str, Positional] = "", *, licence: str | None = No
 
     condition = ""
     if licence is not None:
-        _check_licence(licence, sorted(LICENSE_LINKS))
+        licence = licence.lower()
+        _check_licence(licence, sorted(LICENSE_LINKS), what="backbones")
         condition = f" under {licence}"
     rows = []
     for model in KNOWN:
@@ -81,34 +84,45 @@ def backbones(part: Annotated[str, Positional] = "", *, licence: str | None = No
     return _print_rows("backbones", _BACKBONE_COLUMNS, rows, part, condition)
 
 
-def _check_licence(licence: str, known: Sequence[str]) -> None:
-    """Raise a ConfigError for a licence that no published backbone has."""
+def _check_licence(licence: str, known: Sequence[str], *, what: str) -> None:
+    """Raise a ConfigError for a licence that no published backbone or head (``what``) has."""
     if licence not in known:
         raise ConfigError(
-            f"--licence is {licence!r}; the licences of published backbones are "
+            f"--licence is {licence!r}; the licences of published {what} are "
             f"{', '.join(known)}.{did_you_mean(licence, known)}"
         )
 
 
-def heads(part: Annotated[str, Positional] = "") -> Row:
+def heads(part: Annotated[str, Positional] = "", *, licence: str | None = None) -> Row:
     """List the registered head types, then the heads that others published; exit 1 if none is found.
 
     Head files name the types, and --head takes those of heads and necks. 'dinoneck --import MODULE
     list heads' adds those that a module registers. --heads takes the names of published heads.
 
-    Example: dinoneck list heads
+    Example: dinoneck list heads --licence apache-2.0
 
     Args:
         part: show only names that contain this.
+        licence: show only published heads, those under this licence; None = any.
     """
     from dinoneck.published import list_published
     from dinoneck.registry import classes
 
-    types = [(name, home) for name, home in classes().items() if part in name]
+    all_published = list_published()
+    if licence is not None:
+        licence = licence.lower()
+        known = sorted({head.licence.lower() for head in all_published})
+        _check_licence(licence, known, what="heads")
     published = []
-    for head in list_published():
+    for head in all_published:
+        if licence not in (None, head.licence.lower()):
+            continue
         if part in f"{head.name} {head.task}":
             published.append(tuple(getattr(head, column) for column in _PUBLISHED_COLUMNS))
+    if licence is not None:
+        condition = f" heads under {licence}"
+        return _print_rows("published", _PUBLISHED_COLUMNS, published, part, condition)
+    types = [(name, home) for name, home in classes().items() if part in name]
     document: Row = {}
     if types or not published:
         document |= _print_rows("heads", ("name", "class"), types, part)
@@ -162,15 +176,20 @@ def entries(meta: Mapping[str, Any]) -> dict[str, str]:
     """Return the contents of a header in words: heading -> text."""
     made = f"schema {meta['schema']}, made by dinoneck {meta['created_by'].get('dinoneck')}"
     config = _without(meta["config"], "tasks", "members")
+    backbone = _describe_backbone(meta["backbone"])
+    backbone_licence = meta["licences"].get("backbone") or _NOT_RECORDED
+    if meta["head_type"] in WITH_OWN_VIT:
+        backbone = f"{VIT_NAME}, in this file"
+        backbone_licence = "that of this file"
     return {
         "head_type": f"{meta['head_type']} ({made})",
         "tasks": _describe_tasks(meta["tasks"]),
-        "backbone": _describe_backbone(meta["backbone"]),
+        "backbone": backbone,
         "inputs": in_line(meta["inputs"] or {}) or _NOT_RECORDED,
         "config": in_line(config),
         "training": in_line(meta.get("training") or {}) or _NOT_RECORDED,
         "licence": meta["license"] or _NOT_RECORDED,
-        "backbone's licence": meta["licences"].get("backbone") or _NOT_RECORDED,
+        "backbone's licence": backbone_licence,
         "views": (meta.get("tta") or {}).get("ops") or _NOT_RECORDED,
         "extra": in_line(meta["extra"]) or "none",
         "digest": meta["digest"],

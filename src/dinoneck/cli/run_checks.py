@@ -33,7 +33,7 @@ def check_table(run: TrainConfig) -> None:
     if data.csv is None:
         return
     image_column = data.image_column or "image"
-    columns = [image_column, *data.targets, *data.aux_targets, *run.folds.group]
+    columns = [image_column, *data.targets, *data.aux_targets, *data.multilabel, *run.folds.group]
     columns += [name for name in (data.labels, run.folds.column) if name is not None]
     table = read_csv_file(data.csv, columns)
     check_header(str(data.csv), table.header, columns, image_column)
@@ -44,7 +44,7 @@ def check_table(run: TrainConfig) -> None:
         check_files(names, folder, f"images named in {data.csv}", outside=True)
     _check_folds(run.folds, table, names)
     if not run.tasks and run.folds.count != 1:  # tasks may have other columns
-        check_stratify(run.folds.stratify, [*data.targets, *data.aux_targets])
+        check_stratify(run.folds.stratify, [*data.targets, *data.aux_targets, *data.multilabel])
 
 
 def _check_folds(folds: FoldsConfig, table: CsvFile, names: Sequence[str]) -> None:

@@ -122,6 +122,8 @@ def show_scores(report: Mapping[str, Any], held_out: bool = True) -> None:
 
     for scores in all_tables(report, held_out):
         print(table(scores.header, scores.rows))
+        if scores.note:
+            show(scores.note)
     costs = report.get("cost", {})
     if costs:
         print(_cost_table(costs))

@@ -12,9 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
-from tyro.conf import Positional, Suppress, arg
+from tyro.conf import Fixed, Positional, Suppress, arg
 
-from dinoneck.cli.arguments import check_backbone_name, flags, parse, with_default_runtime
+from dinoneck.cli.arguments import (
+    check_backbone_name,
+    flag_of,
+    flags,
+    parse,
+    with_default_runtime,
+)
 from dinoneck.cli.text import show, show_remainder, show_scores
 from dinoneck.data.run_names import REPORT
 from dinoneck.errors import ConfigError, DataError
@@ -30,9 +36,10 @@ from dinoneck.training.config import (
     TrainInstancesConfig,
     config_of,
     merged_values,
+    stated_options,
 )
 from dinoneck.training.data_folder import of_data_folder
-from dinoneck.training.recipe import Config
+from dinoneck.training.recipe import Config, DetectorRecipe
 from dinoneck.training.trainings import Training
 from dinoneck.yaml_file import read_yaml
 
@@ -47,6 +54,8 @@ ENOUGH_ALONG = 40
 # detectors whose code is that of transformers; dinoneck.detection.head, which imports torch, has
 # the same names
 _OF_TRANSFORMERS = ("dfine", "rtdetrv2")
+# the values of optim that a command line and its training file state, which parse_training fills in
+Stated = Annotated[tuple[str, ...], Fixed, Suppress]
 # ratio of the two scales; rounding to whole patches alone gives up to about 2 %
 DISTORTED = 1.02
 
@@ -69,6 +78,7 @@ def train(
 
         a table of numbers       train --csv cover.csv --targets soil crop --minimum 0
         a column of words        train --csv cover.csv --targets species
+        several labels an image  train --csv damage.csv --multilabel crack rust moss
         one folder per class     train --images images
         a column of masks        train --csv cover.csv --labels mask --classes soil crop weed
         folders of images, masks train --images images --labels masks
@@ -122,6 +132,7 @@ def train_objects(
     hidden_dim: int | None = None,
     overwrite: bool = False,
     resume: bool = True,
+    stated: Stated = (),
 ) -> dict[str, Any]:
     """Train cross-validated heads that predict every object with its class and mask, or panoptic segments.
 
@@ -137,9 +148,16 @@ def train_objects(
         hidden_dim: width of the head or neck.
         overwrite: replace the results of an earlier run.
         resume: continue an interrupted run of the same config (default: on).
+        stated: values of optim that are taken as they are.
     """
     return _train_and_show(
-        config, run, out, hidden_dim=hidden_dim, overwrite=overwrite, resume=resume
+        config,
+        run,
+        out,
+        hidden_dim=hidden_dim,
+        overwrite=overwrite,
+        resume=resume,
+        stated=stated,
     )
 
 
@@ -151,6 +169,7 @@ def train_boxes(
     hidden_dim: int | None = None,
     overwrite: bool = False,
     resume: bool = True,
+    stated: Stated = (),
 ) -> dict[str, Any]:
     """Train a detector from COCO JSON.
 
@@ -165,9 +184,16 @@ def train_boxes(
         hidden_dim: width of the neck.
         overwrite: replace the results of an earlier run.
         resume: continue an interrupted run of the same config (default: on).
+        stated: values of optim that are taken as they are.
     """
     return _train_and_show(
-        config, run, out, hidden_dim=hidden_dim, overwrite=overwrite, resume=resume
+        config,
+        run,
+        out,
+        hidden_dim=hidden_dim,
+        overwrite=overwrite,
+        resume=resume,
+        stated=stated,
     )
 
 
@@ -185,14 +211,17 @@ def parse_training(words: Sequence[str]) -> partial[Any]:
     data = _data_in(words)
     training = TRAININGS.of_data(data)
     verb: Any = _FUNCTIONS[training.config]
+    stated = _stated_in(words)
     if words and not words[0].startswith("-"):
-        training, run = _read_with_data(words[0], data)
+        training, values = _read_with_data(words[0], data)
+        run = config_of(values, words[0])
+        stated += stated_options(values)
         verb = partial(_FUNCTIONS[training.config], run=run)
         words = words[1:]
     flags_of_all: list[str] = []
     for function in _FUNCTIONS.values():
         flags_of_all += flags(function)
-    return parse(
+    call = parse(
         verb,
         "dinoneck train",
         words,
@@ -200,6 +229,19 @@ def parse_training(words: Sequence[str]) -> partial[Any]:
         explain=partial(_explain, training=training),
         candidates=flags_of_all,
     )
+    if "stated" in call.keywords:
+        call.keywords["stated"] = tuple(stated)
+    return call
+
+
+def _stated_in(words: Sequence[str]) -> list[str]:
+    """The names of the values of ``optim`` that a command line states."""
+    stated_flags = {flag_of(word) for word in words}
+    stated = []
+    for name in DetectorRecipe.__struct_fields__:
+        if f"--{name.replace('_', '-')}" in stated_flags:
+            stated.append(name)
+    return stated
 
 
 def _data_in(words: Sequence[str]) -> dict[str, Any]:
@@ -215,8 +257,8 @@ def _data_in(words: Sequence[str]) -> dict[str, Any]:
     return data
 
 
-def _read_with_data(path: str, data: Mapping[str, Any]) -> tuple[Training, AnyConfig]:
-    """Read a training file whose data may stand in the command line; return the training and its config."""
+def _read_with_data(path: str, data: Mapping[str, Any]) -> tuple[Training, dict[str, Any]]:
+    """Read a training file whose data may stand in the command line; return the training and its plain values."""
     values = read_yaml(path)
     in_file = TRAININGS.described(values)
     in_words = TRAININGS.of_data(data)
@@ -227,8 +269,7 @@ def _read_with_data(path: str, data: Mapping[str, Any]) -> tuple[Training, AnyCo
         )
     if data:
         values = merged_values(values, {"data": data})
-    run = config_of(values, path)
-    return TRAININGS.described(values), run
+    return TRAININGS.described(values), values
 
 
 def _explain(flag: str, training: Training) -> str:
@@ -285,6 +326,7 @@ def _train_and_show(
     hidden_dim: int | None,
     overwrite: bool,
     resume: bool,
+    stated: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train as :func:`dinoneck.train` does, and print what it does and its scores; return the document."""
     may_switch = isinstance(run, TrainConfig) and run.predict_with is not None and not overwrite
@@ -303,6 +345,7 @@ def _train_and_show(
         hidden_dim=hidden_dim,
         overwrite=overwrite,
         resume=resume,
+        stated=stated,
         describe=_describe,
     )
     if switches_method:

@@ -144,8 +144,37 @@ def values_of_rows(
     else:
         image_by_row = find_images(list(table.index), files, str(truth))
     values = table.drop(columns=[name for name in (IMAGES, LABELS) if name in table])
-    values = values.astype(object)
-    return {image: values.loc[row].dropna().to_dict() for row, image in image_by_row.items()}
+    known_labels, label_columns = _known_labels(table, tasks)
+    values = values.drop(columns=label_columns).astype(object)
+    known = {}
+    for row, image in image_by_row.items():
+        known[image] = values.loc[row].dropna().to_dict() | known_labels.get(row, {})
+    return known
+
+
+def _known_labels(
+    table: Any, tasks: Sequence[Task]
+) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """Row -> ``task:label`` -> 1 or 0 of what is known of its labels; and the columns that hold them."""
+    from dinoneck.data.table import Table
+    from dinoneck.evaluation.truth import indicator_columns
+    from dinoneck.evaluation.values import label_truth
+
+    known: dict[str, dict[str, float]] = {}
+    columns: list[str] = []
+    for task in tasks:
+        if not task.is_multilabel:
+            continue
+        truth = label_truth(task, Table.from_frame(table))
+        if truth is None:
+            continue
+        columns += [task.name] if task.name in table else indicator_columns(task, table.columns)
+        for row, values in zip(table.index, truth, strict=True):
+            of_row = known.setdefault(row, {})
+            for column, value in zip(task.columns, values.tolist(), strict=True):
+                if value in (0.0, 1.0):
+                    of_row[column] = value
+    return known, columns
 
 
 def _check_known_classes(truth: Path, table: pd.DataFrame, tasks: Sequence[Task]) -> None:
@@ -241,7 +270,7 @@ class KnownMasks:
         tasks_of_classes = [*predicted.segmentations, *predicted.share_maps]
         if not tasks_of_classes:
             raise ConfigError(
-                f"--truth {truth} is a folder, and the heads predict masks, which 'dinoneck evaluate' "
+                f"--truth {truth} is a folder, and the heads predict maps, which 'dinoneck evaluate' "
                 "compares; here name a CSV of known values"
             )
         if len(images) != 1 or not images[0].is_dir():

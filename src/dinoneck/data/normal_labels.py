@@ -13,15 +13,18 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from dinoneck.data import deep_colours, png
 from dinoneck.data.decoding import as_list, read_stated_orientation
-from dinoneck.data.label_files import read_label, sizes_of, without_alpha
+from dinoneck.data.label_files import LabelRaster, read_label, sizes_of, without_alpha
 from dinoneck.data.labels import cell_sums
 from dinoneck.data.orientation import (
     UPRIGHT,
     stated_orientation,
     turn_components,
     turn_vectors,
+    upright,
 )
+from dinoneck.data.pixels import BYTE_TO_16_BITS, read_picture
 from dinoneck.data.preprocessing import Preprocessing, on_canvas
 from dinoneck.data.vector_tiffs import is_vector_tiff, read_vectors
 from dinoneck.errors import DataError
@@ -31,8 +34,10 @@ Array = np.ndarray[Any, Any]
 
 _BANDS = 3
 _EXPECTED = (
-    "expected vectors (x, y, z) of length 1, as numbers, or as colours of 8 bits, 255 * (x + 1) / 2"
+    "expected vectors (x, y, z) of length 1, as numbers, or as colours of 8 bits, 255 * (x + 1) / 2, "
+    "or 16 bits, 65535 * (x + 1) / 2"
 )
+_MIDDLE_GREYS = (127, 128)  # of 8 bits
 # lengths of vectors that are known; those between two surfaces are shorter where files were resized
 _LENGTHS = (0.85, 1.15)
 _LEAST_SHARE_OF_LENGTHS = 0.8
@@ -46,10 +51,11 @@ class NormalLabels:
 
     A label belongs to the upright image and has its size. It is a TIFF of three bands of 32-bit
     floats, as ``dinoneck predict --maps`` writes it; a picture of 8 bits in colours, of 255 * (x +
-    1) / 2, 255 * (y + 1) / 2 and 255 * (z + 1) / 2; or an array or tensor (H, W, 3) of floats, or
-    of uint8 or uint16 as such a picture has them. Pixels without a normal are NaN or the zero
-    vector; in pictures black, white, the middle grey (127 or 128) or transparent. Single vectors
-    shorter than 0.5 or longer than 1.5 are unknown too.
+    1) / 2, 255 * (y + 1) / 2 and 255 * (z + 1) / 2; a PNG of 16 bits with 65535 in the place of
+    255; or an array or tensor (H, W, 3) of floats, or of uint8 or uint16 as such pictures have
+    them. Pixels without a normal are NaN or the zero vector; in pictures black, white, the middle
+    grey (127 or 128 of 255) or transparent. Single vectors shorter than 0.5 or longer than 1.5 are
+    unknown too.
 
     Vectors are turned with the pixels by the EXIF orientation of the label. A PIL image of a TIFF
     states none once it is loaded, and is rejected then.
@@ -140,8 +146,9 @@ def _read_normals(label: Any, size: Sequence[int] | None, number: int) -> Tensor
         _check_size(name, vectors, size)
         is_hidden = torch.zeros(vectors.shape[1:], dtype=torch.bool)
     else:
+        deep_raster = _read_deep(label, number)  # before Pillow has loaded it
         orientation = _orientation_of(label, number)  # Pillow drops that of a TIFF as it loads it
-        raster = without_alpha(read_label(label, size, number))
+        raster = without_alpha(deep_raster or read_label(label, size, number))
         name = raster.name
         if raster.values.shape[2] != _BANDS or raster.palette is not None:
             raise DataError(
@@ -152,7 +159,42 @@ def _read_normals(label: Any, size: Sequence[int] | None, number: int) -> Tensor
         if raster.is_hidden is not None:
             is_hidden |= torch.from_numpy(raster.is_hidden)
         vectors = torch.from_numpy(turn_components(values.numpy(), orientation))
+        _check_size(name, vectors, size)
     return _checked(vectors, is_hidden, name)
+
+
+def _read_deep(label: Any, number: int) -> LabelRaster | None:
+    """A PNG with colours of 16 bits, which :func:`read_label` rejects; None for other labels."""
+    if isinstance(label, Image.Image):
+        return _deep_raster(label, f"label {number} (a PIL image)")
+    if isinstance(label, str | os.PathLike) and Path(label).suffix.lower() == ".png":
+        return read_picture(Path(label), _deep_raster, noun="label")
+    return None
+
+
+def _deep_raster(image: Image.Image, name: str) -> LabelRaster | None:
+    """The numbers of a PNG with colours of 16 bits; None for other files, and where it is decoded already."""
+    is_of_colours = image.format == "PNG" and image.mode in ("RGB", "RGBA")
+    if not is_of_colours or not deep_colours.is_deep(image):
+        return None
+    file = deep_colours.file_of(image)
+    if not file:
+        return None
+    png.check_end(image)
+    low_image = deep_colours.low_bytes(file)
+    if low_image is None:
+        return None
+    transparent = image.info.get("transparency")
+    high = np.asarray(upright(image)).astype(np.uint16)
+    values = (high << 8) | np.asarray(upright(low_image))  # (H, W, 3), or 4 with alpha
+    colours = values[..., :_BANDS]
+    alpha = None
+    if image.mode == "RGBA":
+        alpha = values[..., _BANDS]
+    is_hidden = None
+    if transparent is not None:
+        is_hidden = (colours == np.asarray(transparent)).all(axis=2)
+    return LabelRaster(name, colours, alpha=alpha, is_hidden=is_hidden, is_colour=True)
 
 
 def _orientation_of(label: Any, number: int) -> int:
@@ -185,7 +227,10 @@ def _decode(values: Array, name: str) -> tuple[Tensor, Tensor]:
     largest = np.iinfo(values.dtype).max
     is_grey = (planes == planes[:1]).all(dim=0)
     # black, both middle greys and white
-    for grey in (0, largest // 2, largest // 2 + 1, largest):
+    greys = [0, largest // 2, largest // 2 + 1, largest]
+    if values.dtype == np.uint16:  # may have been made of 8 bits
+        greys += [grey * BYTE_TO_16_BITS for grey in _MIDDLE_GREYS]
+    for grey in greys:
         is_hidden |= is_grey & (planes[0] == grey)
     return planes * (2.0 / largest) - 1.0, is_hidden
 

@@ -36,7 +36,7 @@ Picture = str | os.PathLike[str] | Image.Image | Array
 
 SHOWN_BYTES = 12  # of the start of a file that is not a picture, in the message about it
 _MOST_THREADS = 8  # by default
-_BYTE_TO_16_BITS = 257  # 255 becomes 65535
+BYTE_TO_16_BITS = 257  # 255 becomes 65535
 _ANIMATIONS = ("GIF", "PNG", "WEBP", "AVIF")
 # what Pillow's readers raise on damaged files; AVIF's raises RuntimeError
 DAMAGED = (
@@ -365,7 +365,7 @@ def _from_deep_colours(image: Image.Image, name: str, bits: int | None) -> Array
 
 def _problem_of_colours(high: Array, file: bytes) -> str | None:
     """Why 16-bit colours do not seem to use their range; None if they do."""
-    estimate = high.astype(np.uint16) * _BYTE_TO_16_BITS
+    estimate = high.astype(np.uint16) * BYTE_TO_16_BITS
     if bit_depth.reaches_both_ends(estimate):
         return None
     # a high byte of 0 may be black, or any value of 8 bits

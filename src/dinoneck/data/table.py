@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = "weights"
 """The entry of ``table.attrs`` that holds the weights of targets in the weighted R²."""
+LABEL_NAMES = "label_names"
+"""The entry of ``table.attrs`` that holds column of several words in a cell -> the names of its labels."""
 # kinds of NumPy's dtypes of which float64 would be made without a word: times and complex numbers
 _NO_NUMBERS = ("m", "M", "c")
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -76,6 +78,47 @@ class Classes:
 
 
 @dataclass(frozen=True, eq=False)
+class LabelSets:
+    """A column of any number of labels in a row.
+
+    Attributes:
+        names: of all K labels, also of those without a row.
+        words: the labels of each row; None = unknown.
+    """
+
+    names: tuple[str, ...]
+    words: tuple[tuple[str, ...] | None, ...]
+
+    def take(self, rows: _Ints) -> LabelSets:
+        """Return the column of these rows, with all labels."""
+        return LabelSets(self.names, tuple(self.words[row] for row in rows))
+
+    def indicators(self) -> _Floats:
+        """Return (n, K), 1 where a row has a label, 0 where it has not, NaN where its labels are unknown."""
+        values = np.full((len(self.words), len(self.names)), np.nan)
+        for row, words in enumerate(self.words):
+            if words is not None:
+                values[row] = [float(name in words) for name in self.names]
+        return values
+
+    def indicators_of(self, labels: Sequence[str], column: str, ids: Sequence[Any]) -> _Floats:
+        """Return the same for other labels (n, len(labels)).
+
+        Raises:
+            DataError: for a row with a word that is none of them; it names ``column`` and the row's
+                id.
+        """
+        for row, words in enumerate(self.words):
+            for word in words or ():
+                if word not in labels:
+                    raise DataError(
+                        f"{column} of {ids[row]!r} has the word {word!r}; expected labels among "
+                        f"{', '.join(labels)}"
+                    )
+        return LabelSets(tuple(labels), self.words).indicators()
+
+
+@dataclass(frozen=True, eq=False)
 class Unreadable:
     """A column that holds neither numbers nor classes, such as dates.
 
@@ -90,7 +133,7 @@ class Unreadable:
         return self
 
 
-Column = Numbers | Classes | Unreadable
+Column = Numbers | Classes | LabelSets | Unreadable
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,6 +259,10 @@ class Table:
         values = self.columns[column]
         if isinstance(values, Unreadable):
             raise DataError(values.reason)
+        if isinstance(values, LabelSets):
+            raise DataError(
+                f"the column {column!r} of the table holds several labels in a row; expected numbers"
+            )
         if isinstance(values, Classes):
             return _numbers_of_classes(column, values)
         return values.values
@@ -244,6 +291,8 @@ def _column(frame: pd.DataFrame, name: str) -> Column:
     if hasattr(values, "cat"):
         codes = np.array(values.cat.codes, np.int64)
         return Classes(tuple(values.cat.categories), codes)
+    if values.dtype == object and any(isinstance(value, tuple) for value in values):
+        return _label_sets(values, frame.attrs.get(LABEL_NAMES, {}).get(name, ()))
     if values.dtype.kind in _NO_NUMBERS:
         return Unreadable(
             f"the column {name!r} of the table is {values.dtype}; expected numbers: convert it, of "
@@ -253,6 +302,17 @@ def _column(frame: pd.DataFrame, name: str) -> Column:
         return Numbers(np.array(values, np.float64))
     except (TypeError, ValueError) as error:
         return Unreadable(_no_numbers(name, error))
+
+
+def _label_sets(values: pd.Series, names: Sequence[str]) -> LabelSets:
+    """Return a column of tuples of words; without names the labels are those that occur, sorted."""
+    words = tuple(value if isinstance(value, tuple) else None for value in values)
+    if not names:
+        occurring: set[str] = set()
+        for words_of_row in words:
+            occurring.update(words_of_row or ())
+        names = sorted(occurring)
+    return LabelSets(tuple(names), words)
 
 
 def _numbers_of_classes(name: str, classes: Classes) -> _Floats:

@@ -6,6 +6,7 @@ columns are
 * ``images``: the file of each image, or an image in memory;
 * the targets and auxiliary values by their names: numbers are float64, NaN = missing; classes are
   categorical;
+* columns of several words in a cell: a tuple of words, in the order of ``attrs["label_names"]``;
 * ``group`` and ``fold``: text; rows of one group stay in one fold;
 * ``labels``: the file of each dense label, or an array; None = unknown.
 """
@@ -42,6 +43,7 @@ from dinoneck.data.cells import (
 from dinoneck.data.class_counts import warn_of_empty_classes
 from dinoneck.data.csv_files import CsvFile, check_has_rows, check_header, read_csv_file
 from dinoneck.data.dates import is_date
+from dinoneck.data.label_words import are_indicators, read_label_cells
 from dinoneck.data.name_pairs import shared_affixes
 from dinoneck.data.not_numbers import (
     is_error_value,
@@ -74,6 +76,7 @@ from dinoneck.data.sheet_checks import (
     warn_of_unread_parts,
 )
 from dinoneck.data.sources import find_files, refuse_own_labels
+from dinoneck.data.table import LABEL_NAMES
 from dinoneck.data.word_cells import (
     warn_of_class_names,
     warn_of_dates,
@@ -114,6 +117,7 @@ def read_table(
     labels: str | None = None,
     classes: Mapping[str, Sequence[str]] = {},
     numbers: Names = (),
+    multilabel: Mapping[str, Sequence[str]] = {},
 ) -> pd.DataFrame:
     """Read a table with one row per image.
 
@@ -143,6 +147,10 @@ def read_table(
         numbers: targets and auxiliary columns that hold numbers, so that words in them are errors
             even where most cells are words, or the column of a DataFrame is categorical. A column
             in ``classes`` holds classes in any case.
+        multilabel: column of several words in a cell -> the names of all labels in their order,
+            which admit no others; empty = those that occur. ``;`` or ``|`` separates the words, but
+            not what separates the cells of the file. The word ``none`` says that an image has no
+            label; an empty cell is unknown. A column of 0 and 1 alone holds numbers.
 
     Raises:
         DataError: if a column, a file, a group or a fold is missing, an image or a column is named
@@ -164,6 +172,7 @@ def read_table(
         image_column=image_column,
         classes=classes,
         number_columns=_as_tuple(numbers),
+        label_columns=multilabel,
         remedy_of_empty_classes="Leave it out of the classes, or add rows of it",
     )
 
@@ -178,6 +187,7 @@ def read_truth(
     labels: str | None,
     classes: Mapping[str, Sequence[str]],
     numbers: Names,
+    multilabel: Mapping[str, Sequence[str]],
 ) -> pd.DataFrame:
     """Read a table to compare predictions with, as :func:`read_table` does.
 
@@ -199,6 +209,7 @@ def read_truth(
         image_column=image_column,
         classes=classes,
         number_columns=_as_tuple(numbers),
+        label_columns=multilabel,
         remedy_of_empty_classes="Its F1 is unknown, or 0 where the class is predicted",
     )
 
@@ -211,6 +222,7 @@ def _read(
     image_column: str,
     classes: Mapping[str, Sequence[str]],
     number_columns: Sequence[str],
+    label_columns: Mapping[str, Sequence[str]],
     remedy_of_empty_classes: str,
 ) -> pd.DataFrame:
     """Read the table of :func:`read_table`.
@@ -218,19 +230,29 @@ def _read(
     ``remedy_of_empty_classes`` ends the warning about classes without a row.
     """
     _check_roles(roles, classes)
+    _check_label_columns(roles, label_columns)
     sheet = _read_sheet(source, image_column, roles)
     if images is None:  # otherwise find_files raises an error for a row without a file
         warn_of_rows_without_image(sheet.name, list(sheet.ids), sheet.row_numbers)
     files = find_files(sheet.image_names, images, f"images named in {sheet.name}", outside=True)
     table = pd.DataFrame({IMAGES: files}, sheet.ids, dtype=object)
+    label_names = {}
     for column in roles.values:
+        if column in label_columns:
+            words = _read_labels(sheet, column, label_columns[column])
+            if words is not None:
+                table[column] = words.cells
+                label_names[column] = words.names
+                continue
         table[column] = _read_values(
             sheet,
             column,
             class_names=classes.get(column),
-            must_be_numbers=column in number_columns,
+            must_be_numbers=column in number_columns or column in label_columns,
             remedy_of_empty_classes=remedy_of_empty_classes,
         )
+    if label_names:
+        table.attrs[LABEL_NAMES] = label_names
     if roles.group:
         table[GROUP] = _read_group_names(sheet, roles.group, GROUP)
     if roles.folds:
@@ -356,6 +378,19 @@ def _check_roles(roles: _Roles, classes: Mapping[str, Sequence[str]]) -> None:
             raise DataError(
                 f"classes= gives a set for {column!r}, whose order differs between processes; "
                 "expected a list of names"
+            )
+
+
+def _check_label_columns(roles: _Roles, label_columns: Mapping[str, Sequence[str]]) -> None:
+    for column, names in label_columns.items():
+        if column not in roles.values:
+            raise DataError(
+                f"multilabel= lists the labels of {column!r}, which is neither a target nor auxiliary"
+            )
+        if isinstance(names, str | set | frozenset):
+            raise DataError(
+                f"multilabel= gives {names!r} for {column!r}; expected a list of names, whose order "
+                "is that of the labels"
             )
 
 
@@ -523,6 +558,49 @@ def _read_values(
     _state_spellings(sheet, column, values, texts)
     labels = _classes(filled, what, column, class_names, remedy_of_empty_classes)
     return labels.reindex(sheet.ids)
+
+
+@dataclass(frozen=True)
+class _LabelColumn:
+    """A column of labels.
+
+    Attributes:
+        cells: a tuple of words in every row, NaN = unknown.
+        names: of all labels.
+    """
+
+    cells: pd.Series
+    names: tuple[str, ...]
+
+
+def _read_labels(sheet: _Sheet, column: str, names: Sequence[str]) -> _LabelColumn | None:
+    """Read a column of several words in a cell; None for one of 0 and 1, or an empty one."""
+    values = sheet.columns[column]
+    what = f"{sheet.name}: {column}"
+    if sheet.file is None:
+        _check_types(what, sheet.ids, values)
+    texts = cells.cell_texts(values)
+    filled = pd.Series(texts, sheet.ids, dtype=object)
+    filled = filled[[text != "" for text in texts]]
+    if filled.empty or are_indicators(list(filled)):
+        return None
+    if len(filled) < len(texts):
+        warn_of_merged_cells(what, texts)
+    read = read_label_cells(
+        list(filled),
+        list(filled.index),
+        what=what,
+        names=names,
+        cell_separator=None if sheet.file is None else sheet.file.separator,
+    )
+    warn_of_words(
+        what, read.counts, noun="labels", remedy="Leave the cell empty where the labels are unknown"
+    )
+    warn_of_typos(what, read.counts)
+    words = pd.Series(index=filled.index, dtype=object)
+    for row, words_of_row in enumerate(read.words):
+        words.iat[row] = words_of_row
+    return _LabelColumn(words.reindex(sheet.ids), read.names)
 
 
 def _check_types(what: str, ids: pd.Index, values: Sequence[Any]) -> None:

@@ -472,7 +472,7 @@ def _have_letters_after(names: Sequence[str]) -> bool:
 
 def _warn_of_several_labels(what: str, names: Sequence[str]) -> None:
     """Name classes that hold several labels, ``a;b`` next to ``a`` and ``b``: an image has one class."""
-    remedy = "If it means several labels, write a column of 0 and 1 for each label"
+    remedy = "If it means several labels, write a column of 0 and 1 for each label (--multilabel)"
     lists = [name for name in names if _LIST_AS_TEXT.fullmatch(name)]
     if lists:
         logger.warning(

@@ -77,6 +77,19 @@ class _NetworkInput:
     is_last: bool
 
 
+@dataclass(frozen=True)
+class Publication:
+    """What is known of the weights that a detector was published with, or was fine-tuned from.
+
+    Attributes:
+        license: of the weights; None if none is known.
+        extra: their origin: name, address and hash.
+    """
+
+    license: str | None
+    extra: Mapping[str, Any]
+
+
 class Detector(nn.Module):
     """A detector on a DINO backbone.
 
@@ -106,8 +119,8 @@ class Detector(nn.Module):
             on held-out images.
         tiling: how large images are cut into tiles, see :meth:`use_tiles`; None = they are not.
         source: the file or repository that it was read from; empty for one that was built.
-        publication: of an RfDetr ``license`` and ``extra``, the origin of its weights, which its file
-            keeps.
+        publication: of an RfDetr the :class:`Publication` of its weights, which its file keeps; None
+            of others, and of one that was built.
 
     Raises:
         ConfigError: if backbone, neck and size do not fit.
@@ -152,7 +165,7 @@ class Detector(nn.Module):
         self.tuned = set(head.config.get("tuned") or ())
         self.min_score = head.config["min_score"]
         self.tiling: Tiling | None = None
-        self.publication: dict[str, Any] = {}
+        self.publication: Publication | None = None
         # None: the weights may have been trained since the last prediction
         self._watch: Watch | None = None
         self.register_load_state_dict_post_hook(_forget_watch)  # type: ignore[no-untyped-call]
@@ -190,7 +203,7 @@ class Detector(nn.Module):
     def runtime_backbone(self) -> Backbone | None:
         """The backbone whose runtime computes tokens; None of an RfDetr without one."""
         if self.backbone is None:
-            return cast("RfDetr", self.head).vit_backbone
+            return cast("RfDetr", self.head).runtime_backbone
         return cast("Backbone", plain_backbone(self.backbone))
 
     @property
@@ -534,11 +547,14 @@ class Detector(nn.Module):
                 head.
         """
         if self.backbone is None:
+            if self.publication is not None:
+                record.setdefault("license", self.publication.license)
+                record.setdefault("extra", self.publication.extra)
             return checkpoint_of_detector(
                 self._head_with({}),
                 BackbonePart(record=None, lora={}, weights={}),
                 preprocess=self.preprocess,
-                **{**self.publication, **record},
+                **record,
             )
         if self._was_changed():
             logger.warning(
@@ -715,7 +731,7 @@ class Detector(nn.Module):
             BackboneError: if the backbone cannot be loaded.
         """
         checkpoint: HeadCheckpoint
-        if is_published(path_or_repo):
+        if is_published(path_or_repo, has_weights=weights is not None):
             checkpoint = load_published(str(path_or_repo), weights=weights, revision=revision)
         elif weights is not None:
             raise CheckpointError(
@@ -776,10 +792,9 @@ class Detector(nn.Module):
             detector = detector.to(device)
         detector.source = checkpoint.source
         if has_own_vit:
-            detector.publication = {
-                "license": checkpoint.meta["license"],
-                "extra": checkpoint.meta["extra"],
-            }
+            detector.publication = Publication(
+                license=checkpoint.meta["license"], extra=checkpoint.meta["extra"]
+            )
         detector._check_recipe(recipe)
         detector.check_weights()
         return detector

@@ -174,7 +174,7 @@ def detr_detections(model: nn.Module, images: Tensor) -> list[dict[str, Tensor]]
         per image ``boxes`` (Q, 4) XYXY in pixels of ``images``, ``scores`` (Q,) and ``labels`` (Q,).
     """
     outputs = model(pixel_values=images)
-    boxes, scores, labels = ranked(
+    boxes, scores, labels = best_boxes(
         outputs.logits.float(), outputs.pred_boxes.float(), images.shape[-2:]
     )
     detections = []
@@ -183,8 +183,10 @@ def detr_detections(model: nn.Module, images: Tensor) -> list[dict[str, Tensor]]
     return detections
 
 
-def ranked(logits: Tensor, shares: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the pairs of query and class with the highest scores.
+def best_boxes(
+    logits: Tensor, shares: Tensor, size: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the boxes of the pairs of query and class with the highest scores, see :func:`best_pairs`.
 
     Args:
         logits: (B, Q, classes).

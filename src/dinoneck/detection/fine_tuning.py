@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.detection.detector import Detector
+from dinoneck.detection.detector import Detector, Publication
 from dinoneck.errors import ConfigError
 from dinoneck.published.detectors import PublishedDetector
 from dinoneck.published.loading import load_published
@@ -72,8 +72,8 @@ class InitialDetector:
         model: with its weights.
         size: (height, width) of the images that it takes, in pixels.
         license: of its weights; None if none is known.
-        origin: its name, licence and SHA-256 (of an own file its digest), as the trained file and
-            the report hold them.
+        origin: its name, licence, where that was read, and SHA-256 (of an own file its digest), as
+            the trained file and the report hold them.
     """
 
     name: str
@@ -82,11 +82,17 @@ class InitialDetector:
     license: str | None
     origin: dict[str, Any]
 
-    def completed(self, config: TrainDetectorConfig) -> TrainDetectorConfig:
+    def completed(
+        self, config: TrainDetectorConfig, stated: Collection[str] = ()
+    ) -> TrainDetectorConfig:
         """Return the config with the size of this detector where it has none, and the recipe of its publisher.
 
         Of that recipe the values in ``PUBLISHED_RECIPE`` take the place of those that equal the
-        defaults of other detectors, also where the config states them; :meth:`log_recipe` says which.
+        defaults of other detectors; :meth:`log_recipe` says which.
+
+        Args:
+            config: of the training.
+            stated: names of values of ``optim`` that stay as they are, defaults too.
 
         Raises:
             ConfigError: naming an option that has no effect with it.
@@ -110,7 +116,8 @@ class InitialDetector:
             data = data.changed(size=self.size)
         recipe = {}
         for name, value in PUBLISHED_RECIPE.items():
-            if getattr(config.optim, name) == getattr(defaults.optim, name):
+            is_default = getattr(config.optim, name) == getattr(defaults.optim, name)
+            if is_default and name not in stated:
                 recipe[name] = value
         return config.changed(data=data, optim=config.optim.changed(**recipe))
 
@@ -124,7 +131,7 @@ class InitialDetector:
         model = self.model.with_classes(classes)
         size = cast("tuple[int, int]", config.data.size)
         detector = Detector(model, None, size, bits=config.data.bits)
-        detector.publication = {"license": self.license, "extra": {"init": self.origin}}
+        detector.publication = Publication(self.license, extra={"init": self.origin})
         return detector
 
     def log_recipe(self, given: DetectorRecipe, completed: DetectorRecipe) -> None:
@@ -138,7 +145,7 @@ class InitialDetector:
         if taken:
             _logger.warning(
                 "init %s: trained with its publisher's %s, in place of %s, which are the defaults of "
-                "other detectors; any other values are taken as they are",
+                "other detectors; values that are stated are taken as they are",
                 self.name,
                 ", ".join(taken),
                 ", ".join(defaults),
@@ -242,7 +249,7 @@ def open_init(config: TrainDetectorConfig | TrainInstancesConfig) -> InitialDete
         CheckpointError: if the file cannot be used.
     """
     name = config.init
-    if name is None or not is_published(name):
+    if name is None or not is_published(name, has_weights=config.weights is not None):
         if config.weights is not None:
             raise ConfigError(
                 f"weights is {config.weights}, which is for a published detector, and init is "
@@ -260,6 +267,7 @@ def open_init(config: TrainDetectorConfig | TrainInstancesConfig) -> InitialDete
     origin = {
         "name": name,
         "license": row.licence,
+        "license_source": row.licence_source,
         "sha256": published["sha256"],
         "url": published["url"],
     }

@@ -198,10 +198,10 @@ class DetectionHead(Configured, nn.Module):
         Args:
             images: of a DETR, one normalised image, (1, 3, H, W).
         """
-        from dinoneck.detection.detr import ranked
+        from dinoneck.detection.detr import best_boxes
 
         outputs: Any = self.model(pixel_values=images)
-        boxes, scores, labels = ranked(outputs.logits, outputs.pred_boxes, images.shape[-2:])
+        boxes, scores, labels = best_boxes(outputs.logits, outputs.pred_boxes, images.shape[-2:])
         return boxes[0], scores[0], labels[0]
 
     def _torchvision_losses(self, images: Tensor, targets: Sequence[Target]) -> Any:

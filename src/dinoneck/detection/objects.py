@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from dinoneck.detection.evaluation import (
     score_segments,
 )
 from dinoneck.detection.fine_tuning import detector_training, open_init
-from dinoneck.detection.training import train_detector
+from dinoneck.detection.training import prepare
 from dinoneck.errors import DataError
 from dinoneck.extras import check_installed
 from dinoneck.heads.head import Head
@@ -68,6 +68,7 @@ def train_instances(
     *,
     overwrite: bool = False,
     resume: bool = True,
+    stated: Collection[str] = (),
 ) -> dict[str, Any]:
     """Train heads that predict every object with its class and mask, and one head on all images.
 
@@ -92,6 +93,7 @@ def train_instances(
         overwrite: replace the results of an earlier run in ``out``; until the new report is
             written they are in ``out/earlier``.
         resume: continue an interrupted run of the same config.
+        stated: with ``init`` of an RF-DETR, see :func:`dinoneck.detection.train_detector`.
 
     Returns:
         What ``report.json`` holds: ``masks`` (``{"head": scores}`` of the held-out objects, see
@@ -111,8 +113,14 @@ def train_instances(
     config.check_used()
     initial = open_init(config)
     if initial is not None:
-        of_detector = detector_training(config, initial)
-        return train_detector(of_detector, out, overwrite=overwrite, resume=resume)
+        detector_trainer = prepare(
+            detector_training(config, initial),
+            Path(out),
+            overwrite=overwrite,
+            stated=stated,
+            initial=initial,
+        )
+        return detector_trainer.train(resume=resume)
     data = config.data
     check_installed("pycocotools", "masks")
     check_installed("scipy", "masks")

@@ -34,6 +34,7 @@ try:
         RfDetrForInstanceSegmentation,
         RfDetrForObjectDetection,
     )
+    from transformers.core_model_loading import revert_weight_conversion
 except ImportError as error:
     raise ImportError(
         f"RF-DETR is part of transformers from version 5.9 on, and {transformers.__version__} is "
@@ -229,8 +230,8 @@ class RfDetr(Configured, nn.Module):
         return boxes_model.model.backbone
 
     @property
-    def vit_backbone(self) -> Backbone | None:
-        """The ViT as a backbone, after :meth:`use_runtime`; None before."""
+    def runtime_backbone(self) -> Backbone | None:
+        """The ViT as a backbone, whose runtime computes it after :meth:`use_runtime`; None before."""
         vit = self.vit
         return vit.backbone if isinstance(vit, VitOfRuntime) else None
 
@@ -443,22 +444,46 @@ class RfDetr(Configured, nn.Module):
         except Exception as error:  # of transformers: many unrelated types
             problems.append(f"is not taken by transformers ({first_line(error)})")
         else:
-            if info["missing_keys"]:
-                problems.append(f"lacks {some_of(sorted(info['missing_keys']), _SHOWN)}")
-            if info["unexpected_keys"]:
-                unexpected = some_of(sorted(info["unexpected_keys"]), _SHOWN)
-                problems.append(f"holds {unexpected} in addition")
-            if info["mismatched_keys"]:
-                name, shape, expected = min(info["mismatched_keys"])
-                problems.append(
-                    f"holds {name} of shape {tuple(shape)}, where {tuple(expected)} is expected"
-                )
+            if any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")):
+                problems = self._problems_of_file(state, info)
         if problems:
             raise CheckpointError(
                 f"{where} {', and '.join(problems)}: it is the file of another model",
                 step="tensors",
             )
         self.model = _with_float32_logits(model.eval())
+
+    def _problems_of_file(self, state: Mapping[str, Tensor], info: Mapping[str, Any]) -> list[str]:
+        """What transformers does not take of a file, with the names of the file.
+
+        Args:
+            state: of the file.
+            info: what transformers reports of loading it, with the names of its modules.
+        """
+        missing = set(info["missing_keys"])
+        unexpected = set(info["unexpected_keys"])
+        mismatched = {name: (shape, expected) for name, shape, expected in info["mismatched_keys"]}
+        own = self.model.state_dict()
+        published = revert_weight_conversion(self.model, dict(own))
+        if len(state.keys() & published.keys()) > len(state.keys() & own.keys()):
+            missing = published.keys() - state.keys()
+            unexpected = state.keys() - published.keys()
+            mismatched = {}
+            for name in state.keys() & published.keys():
+                if state[name].shape != published[name].shape:
+                    mismatched[name] = (state[name].shape, published[name].shape)
+        problems = []
+        if missing:
+            problems.append(f"lacks {some_of(missing, _SHOWN)}")
+        if unexpected:
+            problems.append(f"holds {some_of(unexpected, _SHOWN)} in addition")
+        if mismatched:
+            name = min(mismatched)
+            shape, expected_shape = mismatched[name]
+            problems.append(
+                f"holds {name} of shape {tuple(shape)}, where {tuple(expected_shape)} is expected"
+            )
+        return problems
 
     def check_config(self, config: Mapping[str, Any], where: str) -> None:
         """Compare the configuration of a published model with this one: its architecture, and its labels.

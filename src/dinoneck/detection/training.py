@@ -8,7 +8,7 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -74,6 +74,7 @@ def train_detector(
     *,
     overwrite: bool = False,
     resume: bool = True,
+    stated: Collection[str] = (),
 ) -> dict[str, Any]:
     """Train a detector and write it with its scores.
 
@@ -86,6 +87,7 @@ def train_detector(
     With ``init`` of an RF-DETR, published or fine-tuned before, that detector is trained: its
     projector and decoder, and the last blocks of its ViT that ``backbone.unfreeze_last`` or
     ``optim.freeze`` names, by default none. Of the class heads the rows of its own classes are kept.
+    Where ``optim`` has the default ``lr``, ``weight_decay`` or ``clip_norm``, its publisher's is taken.
 
     Args:
         config: ``data.boxes`` and ``data.val_boxes`` name COCO files, ``detector`` the detector,
@@ -94,6 +96,9 @@ def train_detector(
         overwrite: replace the results of an earlier run in ``out``; until the new report is
             written they are in ``out/earlier``.
         resume: continue an interrupted run of the same config.
+        stated: names of values of ``config.optim`` that are taken as they are with ``init`` of an
+            RF-DETR, also where they equal a default, such as ``["lr"]``. :func:`dinoneck.train` and
+            the command line name those that keywords, files and flags state.
 
     Returns:
         what ``report.json`` holds: ``best`` (the log's best row: ``AP``, ``AP50``, ``AP75``,
@@ -109,23 +114,32 @@ def train_detector(
             ``overwrite`` is off, or it holds other files than those of a run.
         CheckpointError: if ``out`` holds the state of another run; it names the values that differ.
     """
-    trainer = prepare(config, Path(out), overwrite=overwrite)
+    trainer = prepare(config, Path(out), overwrite=overwrite, stated=stated)
     return trainer.train(resume=resume)
 
 
-def prepare(config: TrainDetectorConfig, out: Path, *, overwrite: bool = False) -> DetectorTrainer:
+def prepare(
+    config: TrainDetectorConfig,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    stated: Collection[str] = (),
+    initial: InitialDetector | None = None,
+) -> DetectorTrainer:
     """Open the images and build the detector of a run; nothing is written.
 
-    Arguments and errors are those of :func:`train_detector`.
+    Other arguments, and errors, are those of :func:`train_detector`. ``initial`` is what
+    ``config.init`` names, where that is open; None = it is opened here.
     """
     TRAININGS.check_class(config, TrainDetectorConfig)
     import_modules(config.imports)
     check_scores_of_boxes()
     files.check_folder(out, overwrite=overwrite)
-    initial = open_init(config)
+    if initial is None:
+        initial = open_init(config)
     if initial is not None:
         optim = config.optim
-        config = initial.completed(config)
+        config = initial.completed(config, stated)
         if files.writes():
             initial.log_recipe(optim, config.optim)
     with_masks = initial is not None and initial.model.has_masks

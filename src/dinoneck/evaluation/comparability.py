@@ -82,7 +82,7 @@ class _Prediction:
     """
 
     model: str
-    content: Literal["classes", "masks", "numbers", "surface normals"]
+    content: Literal["classes", "labels", "masks", "numbers", "surface normals"]
     task: TaskFacts
     area: float | None = None
 
@@ -118,12 +118,14 @@ def _predictions_by_target(model: str, predictor: HeadModel) -> dict[str, _Predi
     predictions = {}
     for column in columns_of(predictor.tasks):
         task = column.task
-        if not task.is_image_class:
+        if not (task.is_image_class or task.is_multilabel):
             area = areas.get(task.name)
             predictions[column.name] = _Prediction(model, "numbers", task=task, area=area)
     for task in predictor.tasks:
         if task.is_image_class:
             predictions[task.name] = _Prediction(model, "classes", task=task)
+        elif task.is_multilabel:
+            predictions[task.name] = _Prediction(model, "labels", task=task)
         elif task.kind == "segmentation":
             predictions[task.name] = _Prediction(model, "masks", task=task)
         elif task.is_unit:

@@ -83,6 +83,10 @@ def evaluate(
         ``no_interval`` states why. Targets that only helped the training of a model do not count in
         the overall score. The parts of a ratio are scored as shares of their sum, 0 to 1. Classes
         of images have ``accuracy``, ``macro_f1``, and ``f1`` and ``confusion_matrix`` by class.
+        Several labels of an image have ``mAP`` and ``F1``, the means of the labels' average precision
+        and F1, and both of each label in ``by_label``; a label is predicted where its probability
+        reaches the threshold that the model states. Their truth is words in a column of the task's
+        name, or 0 and 1 in a column of each label.
         Classes of pixels have ``mean_iou``, ``pixel_accuracy``, and ``iou`` and
         ``confusion_matrix`` by class.
 

@@ -168,7 +168,7 @@ class Calibration:
         Raises:
             DataError: if it was trained on some of the images, or there are no intervals.
         """
-        if num_trained_on:
+        if num_trained_on > 0:
             raise DataError(
                 f"{num_trained_on} of the {num_images} images are those that the head was trained "
                 "on, so that intervals of its errors on them would be too narrow; calibrate with "

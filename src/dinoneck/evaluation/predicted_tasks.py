@@ -63,11 +63,16 @@ class PredictedTasks:
         return numbers
 
     @property
+    def multilabels(self) -> list[TaskFacts]:
+        """The tasks that predict any number of labels of an image."""
+        return [task for task in self.tasks if task.is_multilabel]
+
+    @property
     def expected_columns(self) -> list[str]:
-        """The columns that a truth is looked for in: those of numbers, and one for the classes of a task."""
+        """The columns that a truth is looked for in: those of numbers, and one for the classes or labels of a task."""
         names = []
         for column in self.columns:
-            if column.task.is_image_class:
+            if column.task.is_image_class or column.task.is_multilabel:
                 names.append(column.task.name)
             else:
                 names.append(column.name)

@@ -27,7 +27,14 @@ from dinoneck.metrics import Array
 from dinoneck.tasks import columns_of
 from dinoneck.training.intervals import Intervals
 from dinoneck.training.report import Predictions, summary
-from dinoneck.training.scored import ClassTarget, MapTarget, ScoredTarget, ValueTarget
+from dinoneck.training.scored import (
+    ClassTarget,
+    LabelsTarget,
+    MapTarget,
+    ScoredTarget,
+    ValueTarget,
+)
+from dinoneck.training.scores import Split, score_labels
 from dinoneck.version import versions
 
 _BATCHES_AT_ONCE = 4  # of a call of the predictor, which decodes images ahead of the model
@@ -69,7 +76,7 @@ def predict_and_score(
     )
     class_labels = {}
     for name, target in targets.items():
-        if isinstance(target, ClassTarget):
+        if isinstance(target, ClassTarget | EvaluatedLabels):
             class_labels[name] = target.labels
     predictions = {}
     coverages_of_models = {}
@@ -162,6 +169,42 @@ class CellTarget(ValueTarget):
         return predictions
 
 
+@dataclass(frozen=True, eq=False)
+class EvaluatedLabels(LabelsTarget):
+    """Labels of images by models that state their thresholds; predictions are (n, K, 2), NaN = none.
+
+    They hold the probability of each label, and 1 where it reaches the threshold of the model.
+
+    Attributes:
+        thresholds: of the model.
+    """
+
+    thresholds: tuple[float, ...] = ()
+
+    def read_rows(self, rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> Array:
+        """Return the predictions of rows, with the labels in this order."""
+        order = [self.labels.index(label) for label in labels]
+        probabilities = np.stack([np.reshape(row[self.output], -1) for row in rows])
+        is_predicted = probabilities >= np.asarray(self.thresholds)
+        both = np.stack([probabilities, is_predicted], axis=-1)
+        in_order: Array = both[:, order]
+        return in_order
+
+    def score(
+        self, predictions: Array, split: Split, *, reference: Array | None = None
+    ) -> dict[str, Any]:
+        """Return the scores of one model, as :meth:`LabelsTarget.score`, by its thresholds."""
+        return score_labels(
+            self.truth,
+            predictions[..., 0],
+            split,
+            self.labels,
+            is_predicted=predictions[..., 1] == 1,
+            reference=None if reference is None else reference[..., 0],
+            reference_predicted=None if reference is None else reference[..., 1] == 1,
+        )
+
+
 def _predict_rows(
     predictor: HeadModel, images: Sequence[Any], targets: Iterable[ScoredTarget]
 ) -> list[dict[str, Any]]:
@@ -191,9 +234,11 @@ def _read_targets(
         elif isinstance(target, ValueTarget):
             outputs = np.stack([np.reshape(row[target.output], -1) for row in rows])
             predictions[name] = outputs[:, list(target.columns)]
+        elif isinstance(target, EvaluatedLabels):
+            predictions[name] = target.read_rows(rows, class_labels[name])
         elif isinstance(target, ClassTarget):
             predictions[name] = _predicted_classes(target, rows, class_labels[name])
-        else:
+        elif isinstance(target, MapTarget):
             maps = [torch.as_tensor(row["maps"][target.output]) for row in rows]
             predictions[name] = target.read(maps, range(len(rows)))
     return predictions

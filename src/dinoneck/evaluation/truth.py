@@ -14,6 +14,7 @@ from dinoneck.data.layout import DataFolder, Subfolders, read_data_folder
 from dinoneck.data.tables import read_cells, read_truth
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.evaluation.predicted_tasks import PredictedTasks, missing_parts
+from dinoneck.task_facts import TaskFacts
 from dinoneck.text import did_you_mean, some_of
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ def _check_read_table(
         )
     columns = list(table.columns)
     _warn_of_missing_parts(predicted, columns)
+    _warn_of_missing_labels(predicted, columns)
     expected = predicted.expected_columns
     has_truth = LABELS in columns or any(name in columns for name in expected)
     if has_truth:  # else an error follows
@@ -170,8 +172,10 @@ def _read_rows(
     columns = [str(column) for column in cells.columns]
     classes = _class_columns(predicted, columns)
     _warn_of_missing_parts(predicted, columns)
+    _warn_of_missing_labels(predicted, columns)
     numbers = _number_columns(predicted, columns)
-    targets = [*classes, *numbers]
+    labels_of_columns = _label_columns(predicted, columns)
+    targets = [*classes, *labels_of_columns, *numbers]
     if not targets and labels is None:
         raise nothing_to_score(predicted.expected_columns, columns)
     _warn_of_near_columns(predicted.expected_columns, columns)
@@ -184,7 +188,26 @@ def _read_rows(
         labels=labels,
         classes=classes,
         numbers=numbers,
+        multilabel=labels_of_columns,
     )
+
+
+def _label_columns(
+    predicted: PredictedTasks, columns: Collection[str]
+) -> dict[str, tuple[str, ...]]:
+    """The columns of a truth that hold several words in a cell -> the labels of their task."""
+    labels = {}
+    for task in predicted.multilabels:
+        if task.name in columns:
+            labels[task.name] = task.labels
+    return labels
+
+
+def indicator_columns(task: TaskFacts, columns: Collection[str]) -> list[str]:
+    """Return the labels of a task that have a column of 0 and 1 in a truth, where none has its words."""
+    if task.name in columns:
+        return []
+    return [label for label in task.labels if label in columns]
 
 
 def _class_columns(
@@ -201,11 +224,29 @@ def _class_columns(
 def _number_columns(predicted: PredictedTasks, columns: Collection[str]) -> list[str]:
     """The columns of a truth that are numbers: those that are predicted, and the parts of ratios that are complete."""
     classes = _class_columns(predicted, columns)
-    names = [column.name for column in predicted.columns if column.task.name not in classes]
+    names = []
+    for column in predicted.columns:
+        if column.task.name not in classes and not column.task.is_multilabel:
+            names.append(column.name)
+    for task in predicted.multilabels:
+        names += indicator_columns(task, columns)
     for task in predicted.tasks:  # shares are computed from the numbers of all parts
         if task.kind == "ratio" and not missing_parts(task, columns):
             names += [part for part in task.labels if part not in classes]
     return [name for name in dict.fromkeys(names) if name in columns]
+
+
+def _warn_of_missing_labels(predicted: PredictedTasks, columns: Sequence[str]) -> None:
+    """Name the labels that have no column in a truth which has those of others."""
+    for task in predicted.multilabels:
+        known = indicator_columns(task, columns)
+        missing = [label for label in task.labels if label not in known]
+        if known and missing:
+            logger.warning(
+                "the labels %s of %s are not scored: the truth has no column of them",
+                some_of(missing, 5),
+                task.name,
+            )
 
 
 def _warn_of_missing_parts(predicted: PredictedTasks, columns: Sequence[str]) -> None:

@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from dinoneck.data.table import Classes, Table
+from dinoneck.data.table import Classes, LabelSets, Table
 from dinoneck.errors import DataError
 from dinoneck.evaluation.comparability import check_same_wholes
 from dinoneck.evaluation.models import HeadModel
 from dinoneck.evaluation.predicted_tasks import PredictedTasks
-from dinoneck.evaluation.report import predict_and_score
-from dinoneck.evaluation.truth import nothing_to_score
+from dinoneck.evaluation.report import EvaluatedLabels, predict_and_score
+from dinoneck.evaluation.truth import indicator_columns, nothing_to_score
 from dinoneck.metrics import Array
 from dinoneck.task_facts import Column, TaskFacts, columns_of
 from dinoneck.text import some_of
+from dinoneck.training.learned_tasks import read_labels
 from dinoneck.training.scored import ClassTarget, ScoredTarget, ValueTarget
 
 
@@ -100,6 +101,15 @@ def _column_targets(tasks: Sequence[TaskFacts], table: Table) -> dict[str, Score
             is_first_class = column.place == 0
             if is_first_class and task.name in table.columns:
                 targets[task.name] = _class_target(task, table)
+        elif task.is_multilabel:
+            truth = label_truth(task, table) if column.place == 0 else None
+            if truth is not None:
+                targets[task.name] = EvaluatedLabels(
+                    task.name,
+                    truth=truth,
+                    labels=task.labels,
+                    thresholds=task.label_thresholds,
+                )
         elif column.name in table.columns and not table.class_names(column.name):
             targets[column.name] = _number_target(column, table)
     return targets
@@ -114,6 +124,36 @@ def _class_target(task: TaskFacts, table: Table) -> ClassTarget:
     else:
         codes = table.numbers(task.name)
     return ClassTarget(task.name, truth=codes, labels=labels)
+
+
+def label_truth(task: TaskFacts, table: Table) -> Array | None:
+    """Return the labels of the images of a table (n, K), 1, 0 or NaN; None if it has none of them.
+
+    They are words in a column of the task's name, or 0 and 1 in a column of each label.
+
+    Raises:
+        DataError: for words that are no labels of the task, and for other numbers than 0 and 1.
+    """
+    words = table.columns.get(task.name)
+    if isinstance(words, LabelSets):
+        return words.indicators_of(task.labels, task.name, table.ids)
+    columns = indicator_columns(task, table.columns)
+    if words is not None and task.dim == 1:
+        columns = [task.name]  # the 0 and 1 of the only label
+    elif words is not None:
+        raise DataError(
+            f"the column {task.name!r} of the truth holds no words; expected the labels of each image "
+            f"among {', '.join(task.labels)}, or a column of 0 and 1 for each label"
+        )
+    if not columns:
+        return None
+    _, numbers = read_labels(task.name, columns, table)
+    if task.dim == 1:
+        return numbers
+    truth = np.full((len(table), task.dim), np.nan)
+    for column, values in zip(columns, numbers.T, strict=True):
+        truth[:, task.labels.index(column)] = values
+    return truth
 
 
 def _number_target(column: Column[TaskFacts], table: Table) -> ValueTarget:

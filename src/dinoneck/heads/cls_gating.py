@@ -200,7 +200,7 @@ class CLSGatingHead(Head):
 
     Args:
         embed_dim: channels C of the tokens.
-        tasks: regression, ratio or classification tasks.
+        tasks: regression, ratio, classification or multilabel tasks.
         mode: of the gate, see :class:`CLSGating`.
         num_patches: of the gate: N for ``mlp``, (rows, cols) for ``resized``.
         hidden_dim: H, units of the hidden layer (Linear 2 C -> H, LayerNorm, GELU, Dropout).

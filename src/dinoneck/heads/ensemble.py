@@ -248,7 +248,10 @@ class HeadEnsemble(Head):
         return stacked
 
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
-        """Return ``{task name: (B, dim)}``: original units, or log-probabilities for classes and ratios."""
+        """Return ``{task name: (B, dim)}``: original units, or log-probabilities for classes and ratios.
+
+        Of labels it is the logits of their probabilities.
+        """
         predictions = self.natural(tokens, **plain)
         outputs = {}
         for task in self.tasks:
@@ -256,6 +259,8 @@ class HeadEnsemble(Head):
             if task.is_probability:
                 tiny = torch.finfo(output.dtype).tiny
                 output = output.clamp_min(tiny).log()
+            elif task.is_multilabel:
+                output = torch.logit(output, eps=torch.finfo(output.dtype).eps)
             outputs[task.name] = output
         return outputs
 
@@ -647,7 +652,8 @@ def shared_tasks(
     """Return one task per name, and the compositions; without transform: they are in original units.
 
     A minimum or maximum that some of the heads state holds for their mean. So does an interval that
-    all of them state; the mean of heads with different ones has none.
+    all of them state; the mean of heads with different ones has none. The same holds for the
+    thresholds of labels, which are 0.5 then.
 
     Args:
         heads: all members.
@@ -666,6 +672,8 @@ def shared_tasks(
             activation = task.activation if task.is_unit else None
             plain = replace(task, transform=None, activation=activation)
             plain = _with_interval(plain, _shared_interval(task.name, running))
+            if task.is_multilabel:
+                plain = replace(plain, thresholds=_shared_thresholds(task.name, running))
             if not counts:
                 plain = replace(plain, minimum=None, maximum=None)
             first_task = by_name.setdefault(task.name, plain)
@@ -696,6 +704,14 @@ def _shared_interval(task_name: str, heads: Sequence[Head]) -> Sequence[Interval
     if len(set(intervals)) != 1:
         return ()
     return intervals[0]
+
+
+def _shared_thresholds(task_name: str, heads: Sequence[Head]) -> tuple[float, ...]:
+    """The thresholds of a task that all heads that predict it state; empty if they differ."""
+    thresholds = []
+    for head in heads:
+        thresholds += [task.thresholds for task in head.predicted if task.name == task_name]
+    return thresholds[0] if len(set(thresholds)) == 1 else ()
 
 
 def _with_interval(task: Task, interval: Sequence[Interval]) -> Task:

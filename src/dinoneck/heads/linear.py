@@ -129,9 +129,9 @@ class LinearHead(Head):
 
     Args:
         embed_dim: channels C of the tokens.
-        tasks: with ``pool`` regression, ratio or classification tasks; with ``pool=None`` dense,
-            density, segmentation or ratio tasks (a ratio's shares are averaged over patches), and
-            regressions with ``from_map``.
+        tasks: with ``pool`` regression, ratio, classification or multilabel tasks; with
+            ``pool=None`` dense, density, segmentation or ratio tasks (a ratio's shares are averaged
+            over patches), and regressions with ``from_map``.
         num_layers: layers L of the tokens.
         pool: what the layer reads. ``"cls"``: the CLS tokens of all layers; ``"mean"``: the mean
             over the patches of the last layer, so that there are maps too: the layer on each patch;

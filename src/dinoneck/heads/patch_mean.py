@@ -113,7 +113,8 @@ class PatchMeanHead(Head):
 
     Args:
         embed_dim: channels of the tokens.
-        tasks: regression, ratio or classification tasks. A task's activation acts on every patch.
+        tasks: regression, ratio, classification or multilabel tasks. A task's activation acts on
+            every patch.
         hidden_dim: hidden units of each MLP.
         compositions: outputs computed from the tasks' predictions, see
             :class:`dinoneck.Composition`.

@@ -32,9 +32,9 @@ _CENTRE_CHANNELS = 4  # no object, the centre, and the offset to it (down, right
 class PyramidHead(Head):
     """One readout per task on any registered neck.
 
-    Scalar tasks (regression, ratio, classification) read concat(GAP of every level) -> LayerNorm ->
-    one light head each, or take the mean over a map's cells (``Task.from_map``). Dense, density and
-    segmentation tasks read the finest level through a 3x3 tower each: ``dense`` a value and
+    Scalar tasks (regression, ratio, classification, multilabel) read concat(GAP of every level) ->
+    LayerNorm -> one light head each, or take the mean over a map's cells (``Task.from_map``). Dense,
+    density and segmentation tasks read the finest level through a 3x3 tower each: ``dense`` a value and
     ``segmentation`` class logits per cell, ``density`` a map whose cells sum (or average, see
     ``Task.aggregate``) to the image's value. ``instances`` have a class, a centre and the offset to
     it per cell, which :meth:`predict_instances` joins to objects.

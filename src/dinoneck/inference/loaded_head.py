@@ -306,7 +306,7 @@ def _facts(head: LoadedHead, compare_inputs: bool, compare_views: bool) -> dict[
 
 
 def _without_fitted_numbers(config: Any) -> Any:
-    """A configuration without the mean and std of fitted transforms, and without intervals."""
+    """A configuration without the mean and std of fitted transforms, intervals and thresholds."""
     if isinstance(config, list):
         return [_without_fitted_numbers(value) for value in config]
     if not isinstance(config, Mapping):
@@ -314,7 +314,7 @@ def _without_fitted_numbers(config: Any) -> Any:
     if config.get("$") == "TargetTransform":
         config = without(config, "mean", "std")
     if config.get("$") in ("Task", "Composition"):
-        config = without(config, "interval")
+        config = without(config, "interval", "thresholds")
     return {key: _without_fitted_numbers(value) for key, value in config.items()}
 
 

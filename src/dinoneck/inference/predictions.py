@@ -19,7 +19,7 @@ from dinoneck.heads.outputs import recompute_averaged_values
 from dinoneck.inference.resolution import at_image_size, members_at_image_size
 from dinoneck.inference.views import AveragedOutputs, MembersOfView
 from dinoneck.runtime.intervals import interval_entries
-from dinoneck.task_facts import GATE_WEIGHTS
+from dinoneck.task_facts import GATE_WEIGHTS, ROW_LABELS, labels_of
 from dinoneck.tasks import GATE, Task, describe_tasks
 
 Array = np.ndarray[Any, Any]
@@ -39,6 +39,7 @@ class Prediction:
         objects: task name -> the objects, in the pixels of the upright image.
         intervals: the entries of :func:`dinoneck.runtime.intervals.interval_entries`; empty unless
             asked for.
+        labels: multilabel task -> the labels of the image.
     """
 
     values: dict[str, float | Array]
@@ -47,6 +48,7 @@ class Prediction:
     raw_outputs: list[MembersOfView] = field(default_factory=list)
     objects: dict[str, Any] = field(default_factory=dict)
     intervals: dict[str, dict[str, Any]] = field(default_factory=dict)
+    labels: dict[str, list[str]] = field(default_factory=dict)
 
     def to_row(self, with_maps: bool) -> dict[str, Any]:
         """Return the values, objects and intervals, and on request ``"maps"`` per patch and ``"gate"``, in one dict.
@@ -56,6 +58,8 @@ class Prediction:
         row: dict[str, Any] = {}
         for name, value in self.values.items():
             row[name] = value.copy() if isinstance(value, np.ndarray) else value
+        if self.labels:
+            row[ROW_LABELS] = {name: list(labels) for name, labels in self.labels.items()}
         if with_maps:
             row["maps"] = {name: cells.copy() for name, cells in self.maps.items()}
             if self.gate is not None:
@@ -104,6 +108,7 @@ def predictions_of(
         intervals = {}
         if interval is not None:
             intervals = interval_entries(tasks, values_of_image, interval)
+        labels = labels_of(tasks, values_of_image)
         if with_maps:
             prediction = Prediction(
                 values=values_of_image,
@@ -111,9 +116,10 @@ def predictions_of(
                 gate=None if outputs.mean.gate is None else outputs.mean.gate[i].numpy(),
                 raw_outputs=[of_view.of_image(i) for of_view in outputs.raw_outputs],
                 intervals=intervals,
+                labels=labels,
             )
         else:
-            prediction = Prediction(values=values_of_image, intervals=intervals)
+            prediction = Prediction(values=values_of_image, intervals=intervals, labels=labels)
         predictions.append(prediction)
     return predictions
 

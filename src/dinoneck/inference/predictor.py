@@ -267,7 +267,7 @@ class Predictor(_FileOrHeads):
             "dtype": dtype,
             "interval": interval,
         }
-        if names_detector(heads):
+        if names_detector(heads, has_weights=weights_file is not None):
             check_detector_options(keys, **options_of_heads)  # before its file is fetched
 
         # all heads are read before a backbone is loaded

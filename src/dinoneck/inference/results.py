@@ -14,9 +14,9 @@ import numpy as np
 from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.extras import missing_extra
 from dinoneck.progress import progress
-from dinoneck.runtime.intervals import BOUNDS, LABEL_SETS
+from dinoneck.runtime.intervals import BOUNDS, LABEL_SETS, task_named_as_entry
 from dinoneck.runtime.names import IMAGE
-from dinoneck.task_facts import TaskFacts, as_tasks, columns_of
+from dinoneck.task_facts import NO_LABELS, TaskFacts, as_tasks, columns_of
 from dinoneck.task_intervals import HIGH, LOW, SET
 from dinoneck.text import printable, some_of
 
@@ -65,9 +65,10 @@ def table_row(
     """Return one image's result as column -> value.
 
     The columns are those of :func:`dinoneck.tasks.columns_of`. A classification has the most
-    probable class as ``name``, then a probability per class as ``name:label``. Where the result
-    holds intervals, a number is followed by ``name low`` and ``name high``, and the class by ``name
-    set``, its labels separated by ``;``.
+    probable class as ``name``, then a probability per class as ``name:label``. A multilabel task has
+    the labels of the image as ``name``, separated by ``;``, or ``none``, then their probabilities.
+    Where the result holds intervals, a number is followed by ``name low`` and ``name high``, and the
+    class by ``name set``, its labels separated by ``;``.
 
     Args:
         result: of a :class:`dinoneck.Predictor`.
@@ -154,10 +155,17 @@ def _cells(
         for task in tasks
         if task.has_values
     }
-    has_intervals = any(task.interval for task in tasks)  # else the names are those of tasks
-    bounds = result.get(BOUNDS, {}) if has_intervals else {}
-    label_sets = result.get(LABEL_SETS, {}) if has_intervals else {}
+    bounds: Mapping[str, Any] = {}
+    label_sets: Mapping[str, Any] = {}
+    if task_named_as_entry(tasks) is None:
+        bounds = result.get(BOUNDS, {})
+        label_sets = result.get(LABEL_SETS, {})
     for name, task, place in columns_of(tasks):
+        if task.is_multilabel and place == 0:
+            yield (
+                task.name,
+                LABEL_SEPARATOR.join(task.labels_above(numbers[task.name])) or NO_LABELS,
+            )
         if task.is_image_class:
             labels = task.labels or tuple(map(str, range(task.dim)))
             if place == 0:

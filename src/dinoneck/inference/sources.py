@@ -36,7 +36,7 @@ def open_heads(
             stands for all head files in it, sorted by name.
         revision: branch, tag or commit of the hub repositories among them.
         weights: the local file of the one published head among them, or of several that one file
-            holds; of a detector also a folder.
+            holds, or its folder.
 
     Raises:
         CheckpointError: if there are none, one cannot be read, a revision is given for a path, or
@@ -44,15 +44,16 @@ def open_heads(
         ConfigError: for keys that are not texts, for what is neither a head nor a list, and for a
             detector among several.
     """
-    sources_by_key = _sources_by_key(heads)
-    published = _published_among(sources_by_key)
+    has_weights = weights is not None
+    sources_by_key = _sources_by_key(heads, has_weights)
+    published = _published_among(sources_by_key, has_weights)
     files = {row_named(str(name)).url for name in published}
-    if weights is not None and len(files) != 1:
+    if has_weights and len(files) != 1:
         raise CheckpointError(
             f"{weights} is the file of one published head; the heads name {published or 'none'}"
         )
     num_heads = sum(map(len, sources_by_key.values()))
-    if num_heads > 1 and any(_is_published_detector(source) for source in published):
+    if num_heads > 1 and any(_is_published_detector(source, has_weights) for source in published):
         raise _detector_among(num_heads)  # before any file is fetched
     opened: dict[str, list[HeadCheckpoint | nn.Module]] = {}
     _check_none_is_exported(sources_by_key)
@@ -62,17 +63,22 @@ def open_heads(
     return opened
 
 
-def _sources_by_key(heads: Heads | Mapping[str, Heads]) -> dict[str, list[HeadSource]]:
+def _sources_by_key(
+    heads: Heads | Mapping[str, Heads], has_weights: bool
+) -> dict[str, list[HeadSource]]:
     if not isinstance(heads, Mapping):
-        return {NO_KEY: _list_sources(heads)}
+        return {NO_KEY: _list_sources(heads, has_weights)}
     if not heads or not all(isinstance(key, str) and key for key in heads):
         raise ConfigError(
             f"the keys of heads are {[*heads]}; expected at least one text, none of them empty"
         )
-    return {key: _list_sources(heads_of_key) for key, heads_of_key in heads.items()}
+    sources_by_key = {}
+    for key, heads_of_key in heads.items():
+        sources_by_key[key] = _list_sources(heads_of_key, has_weights)
+    return sources_by_key
 
 
-def _list_sources(heads: Any) -> list[HeadSource]:
+def _list_sources(heads: Any, has_weights: bool) -> list[HeadSource]:
     """One source per head: a folder of head files becomes its files."""
     if isinstance(heads, Mapping):
         raise ConfigError(
@@ -86,7 +92,8 @@ def _list_sources(heads: Any) -> list[HeadSource]:
         )
     sources: list[HeadSource] = []
     for source in heads:
-        if isinstance(source, str | os.PathLike) and os.path.isdir(source):  # noqa: PTH112 - never raises
+        is_folder = isinstance(source, str | os.PathLike) and os.path.isdir(source)  # noqa: PTH112 - never raises
+        if is_folder and not is_published(source, has_weights=has_weights):
             sources += head_files(source)
         else:
             sources.append(source)
@@ -95,21 +102,28 @@ def _list_sources(heads: Any) -> list[HeadSource]:
     return sources
 
 
-def names_detector(heads: Heads | Mapping[str, Heads]) -> bool:
+def names_detector(heads: Heads | Mapping[str, Heads], *, has_weights: bool = False) -> bool:
     """Whether heads are the name of a published detector, or hold it; no file is read or fetched.
 
+    Args:
+        heads: as of :func:`open_heads`.
+        has_weights: whether the file of a published head is named beside them.
+
     Raises:
-        CheckpointError: for a name that is a path too, or almost that of a published head.
+        CheckpointError: for a name that is a path too, without such a file, or almost that of a
+            published head.
     """
     if isinstance(heads, Mapping):
-        return any(map(names_detector, heads.values()))
+        return any(names_detector(head, has_weights=has_weights) for head in heads.values())
     if isinstance(heads, Sequence) and not isinstance(heads, str):
-        return any(map(_is_published_detector, heads))
-    return _is_published_detector(heads)
+        return any(_is_published_detector(head, has_weights) for head in heads)
+    return _is_published_detector(heads, has_weights)
 
 
-def _is_published_detector(source: object) -> bool:
-    return is_published(source) and isinstance(row_named(str(source)), PublishedDetector)
+def _is_published_detector(source: object, has_weights: bool) -> bool:
+    if not is_published(source, has_weights=has_weights):
+        return False
+    return isinstance(row_named(str(source)), PublishedDetector)
 
 
 def _check_none_is_exported(sources_by_key: Mapping[str, Sequence[HeadSource]]) -> None:
@@ -124,11 +138,15 @@ def _check_none_is_exported(sources_by_key: Mapping[str, Sequence[HeadSource]]) 
                 )
 
 
-def _published_among(sources_by_key: Mapping[str, Sequence[HeadSource]]) -> list[HeadSource]:
+def _published_among(
+    sources_by_key: Mapping[str, Sequence[HeadSource]], has_weights: bool
+) -> list[HeadSource]:
     """The published heads; a name that is almost one is refused here, before any file is read."""
     published: list[HeadSource] = []
     for sources in sources_by_key.values():
-        published += [source for source in sources if is_published(source)]
+        for source in sources:
+            if is_published(source, has_weights=has_weights):
+                published.append(source)
     return published
 
 
@@ -138,7 +156,7 @@ def _open(
     """A path, a published head or a hub repository as a checkpoint; others as they are."""
     if not isinstance(source, str | os.PathLike):
         return source
-    if is_published(source):
+    if is_published(source, has_weights=weights is not None):
         return load_published(str(source), weights=weights, revision=revision)
     return HeadCheckpoint.load(source, revision=revision)
 

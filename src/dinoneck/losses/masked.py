@@ -212,6 +212,21 @@ def full_mask(mask: Tensor | None, target: Tensor) -> Tensor:
     return keep.expand_as(target)
 
 
+def label_errors(logits: Tensor, target: Tensor, keep: Tensor) -> Tensor:
+    """Return the binary cross-entropy of every label, 0 where it does not count.
+
+    Args:
+        logits: (B, K).
+        target: (B, K), whether a sample has each label, 0 to 1; any value where it does not count.
+        keep: bool (B, K), where it counts.
+    """
+    # a masked NaN would come back through the gradient
+    logits = torch.where(keep, exact(logits), 0.0)
+    is_present = torch.where(keep, target.to(logits), 0.0)
+    errors = F.binary_cross_entropy_with_logits(logits, is_present, reduction="none")
+    return torch.where(keep, errors, 0.0)
+
+
 def smooth_l1(difference: Tensor, beta: float) -> Tensor:
     """Return the Huber-like error of differences: square below ``beta`` (halved, over beta), linear above.
 

@@ -22,6 +22,7 @@ from dinoneck.losses.masked import (
     counted_classes,
     exact,
     full_mask,
+    label_errors,
     masked_mean,
     pixels_of,
     shares,
@@ -197,6 +198,7 @@ class TaskLoss(nn.Module):
         outputs and targets by task name in normalised units -> the total and its parts:
 
         * regression, density, ratio: (B, dim) both, a target NaN = missing; mask (B,) or (B, dim);
+        * multilabel: (B, dim) logits and 0 or 1, NaN = not known; mask (B,) or (B, dim);
         * classification: (B, dim), class indices (B,) or probabilities (B, dim); mask (B,);
         * dense: (B, dim, rows, cols) both, a cell with NaN in its target = missing, of surface
           normals also one with the zero vector; the mask is a weight per cell (B, rows, cols), bool
@@ -591,7 +593,9 @@ def _values_loss(
         # the softmax of a ratio runs over all outputs
         output = shares(output, keep) if task.kind == "ratio" else exact(output)
         difference = torch.where(keep, output - target.to(output), 0.0)
-    if task.default_loss == "smooth_l1":
+    if task.is_multilabel:
+        errors = label_errors(output, target, keep)
+    elif task.default_loss == "smooth_l1":
         errors = smooth_l1(difference, task.beta)
     else:
         errors = difference.square()

@@ -14,7 +14,7 @@ from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint, checkpoint_of_de
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import BackboneError, CheckpointError
 from dinoneck.published.detectors import PublishedDetector
-from dinoneck.published.hub_files import CONFIG, WEIGHTS, fetch, fetch_weights
+from dinoneck.published.hub_files import CONFIG, WEIGHTS, fetch, fetch_weights, warn_of_terms
 from dinoneck.text import reason_of
 from dinoneck.weight_files import read_state
 
@@ -67,7 +67,12 @@ def load_detector(
         BackbonePart(record=None, lora={}, weights={}),
         preprocess=preprocess,
         license=row.licence,
-        extra={"published": row.name, "url": files.url, "sha256": sha256},
+        extra={
+            "published": row.name,
+            "url": files.url,
+            "sha256": sha256,
+            "license_source": row.licence_source,
+        },
     )
 
 
@@ -81,6 +86,7 @@ def _find_files(
     """
     if weights is None:
         revision = revision or row.revision
+        warn_of_terms(row, row.url)
         config = fetch(row, CONFIG, revision)
         file, url = fetch_weights(row, revision)
         return _Files(file, config, url)

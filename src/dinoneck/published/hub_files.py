@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from dinoneck.errors import CheckpointError
-from dinoneck.hub_errors import refusal, unreachable
+from dinoneck.hub_errors import refusal, unreachable, without_retries_logged
 from dinoneck.published.detectors import PublishedDetector
 from dinoneck.published.table import PublishedHead
 
@@ -23,10 +23,9 @@ def fetch_weights(row: Row, revision: str | None) -> tuple[Path, str]:
     Raises:
         CheckpointError: if it does not arrive.
     """
-    url = f"https://huggingface.co/{row.hub}"
-    warn_of_terms(row, url)
     file = fetch(row, WEIGHTS, revision)
-    return file, f"{url}/blob/{file.parent.name}/{file.name}"  # its folder is the commit
+    # its folder is the commit
+    return file, f"{hub_page(row)}/blob/{file.parent.name}/{file.name}"
 
 
 def fetch(row: Row, name: str, revision: str | None) -> Path:
@@ -39,10 +38,16 @@ def fetch(row: Row, name: str, revision: str | None) -> Path:
 
     repo_id = str(row.hub)
     try:
-        return Path(hf_hub_download(repo_id, name, revision=revision))
+        with without_retries_logged():
+            return Path(hf_hub_download(repo_id, name, revision=revision))
     except Exception as error:  # the client raises many unrelated types
         reason = refusal(error, repo_id, revision) or unreachable(error)
-        raise not_fetched(row, f"https://huggingface.co/{repo_id}", reason) from None
+        raise not_fetched(row, hub_page(row), reason) from None
+
+
+def hub_page(row: Row) -> str:
+    """Return the address of the Hub repository of a row that has one."""
+    return f"https://huggingface.co/{row.hub}"
 
 
 def warn_of_terms(row: Row, url: str) -> None:

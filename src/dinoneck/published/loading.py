@@ -7,8 +7,9 @@ shapes; :mod:`dinoneck.published.names` has the names.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,19 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import BackboneError, CheckpointError
 from dinoneck.published.detector_files import load_detector
 from dinoneck.published.detectors import PublishedDetector
-from dinoneck.published.hub_files import WEIGHTS, fetch_weights, not_fetched, warn_of_terms
-from dinoneck.published.names import BATCH_NORM_COUNT, backbone_name
+from dinoneck.published.hub_files import (
+    WEIGHTS,
+    fetch_weights,
+    hub_page,
+    not_fetched,
+    warn_of_terms,
+)
+from dinoneck.published.names import (
+    BATCH_NORM_COUNT,
+    TUNED_BACKBONE,
+    backbone_name,
+    possible_names,
+)
 from dinoneck.published.table import NOT_STATED, ROWS, PublishedHead, Rename, row_named
 from dinoneck.text import first_line, some_of
 from dinoneck.weight_files import read_state
@@ -59,12 +71,13 @@ def load_published(
     Args:
         name: as in :func:`list_published`.
         weights: a local file in the publisher's format, or in that of transformers (Depth Anything:
-            only that; TIPSv2: only ``.safetensors``); the only way for heads that state no licence,
-            or are gated and without a Hub repository. A file of TIPSv2 that holds the frozen
-            backbone too is the ``backbone_file`` of the result, which takes its weights. A hash that
-            the publisher states is compared for files of its own format. Of a detector a
-            ``.safetensors`` file, or a folder with ``config.json`` and ``model.safetensors`` as the
-            Hub has it, whose configuration and labels are compared.
+            only that; TIPSv2: only ``.safetensors``), or a folder that holds such a file as
+            ``model.safetensors``; the only way for heads that state no licence, or are gated and
+            without a Hub repository. A file of TIPSv2 that holds the frozen backbone too is the
+            ``backbone_file`` of the result, which takes its weights. A hash that the publisher
+            states is compared for files of its own format. Of a detector a ``.safetensors`` file,
+            or a folder with ``config.json`` and ``model.safetensors`` as the Hub has it, whose
+            configuration and labels are compared.
         revision: branch, tag or commit of the Hub repository with the same weights in safetensors,
             which is then loaded in place of the publisher's file.
 
@@ -84,6 +97,7 @@ def load_published(
             state = read_state(file)
     except BackboneError as error:
         raise CheckpointError(f"published head {name!r}: {error}", step="file") from error
+    _check_finite(state, row, file)
     tensors = translate(state, head.state_dict(), str(file), rename=row.rename)
     head.load_state_dict(tensors, strict=True, assign=True)
     licence = None if row.licence == NOT_STATED else row.licence
@@ -94,17 +108,32 @@ def load_published(
         record["weights"] = {"kind": "file"}
         record["license"] = licence
         record["weights_sha256"] = state_digest(tuned_weights)
+    origin = {"published": name, "url": url, "sha256": sha256}
+    if row.licence_source:
+        origin["license_source"] = row.licence_source
     checkpoint = HeadCheckpoint.from_module(
         head,
         backbone=record,
         backbone_weights=tuned_weights,
         preprocess=Preprocessing(patch_size=row.model.patch, **row.inputs),
         license=licence,
-        extra={"published": name, "url": url, "sha256": sha256},
+        extra=origin,
     )
     if _holds_frozen_backbone(row, state):
         checkpoint.backbone_file = file
     return checkpoint
+
+
+def _check_finite(state: Tensors, row: PublishedHead, file: Path) -> None:
+    """Raise a CheckpointError for a tensor of a file that is used and not finite."""
+    for file_name, tensor in state.items():
+        is_of_head = row.rename(file_name) is not None
+        is_of_backbone = row.tuned and file_name.startswith(TUNED_BACKBONE)
+        if (is_of_head or is_of_backbone) and not tensor.isfinite().all():
+            raise CheckpointError(
+                f"{file}: {file_name} holds NaN or infinite values; fetch the file again",
+                step="tensors",
+            )
 
 
 def _holds_frozen_backbone(row: PublishedHead, state: Tensors) -> bool:
@@ -193,12 +222,13 @@ def _find_file(
     if revision is not None:
         _check_has_revisions(row, weights, revision)
     if weights is not None:
-        file = Path(weights)
+        file = _local_file(row, Path(weights))
         _check_safe_to_read(row, file)
         return file, row.url
     needs_hub = row.is_on_hub or (row.hub is not None and row.gated)
     if revision is not None or needs_hub:
         _check_may_fetch(row, from_hub=True)
+        warn_of_terms(row, hub_page(row))
         return fetch_weights(row, revision or row.revision)
     _check_may_fetch(row, from_hub=False)
     file = Path(torch.hub.get_dir(), "checkpoints", Path(row.url).name)  # noqa: TID251 - a folder
@@ -206,6 +236,24 @@ def _find_file(
     if not file.exists():
         _download(row, file)
     return file, row.url
+
+
+def _local_file(row: PublishedHead, path: Path) -> Path:
+    """The file that a user names, or the one of weights in a folder as the Hub has it.
+
+    Raises:
+        CheckpointError: for a folder without such a file.
+    """
+    if not path.is_dir():
+        return path
+    file = path / WEIGHTS
+    if not file.is_file():
+        raise CheckpointError(
+            f"the folder {path} has no {WEIGHTS}; name the file of {row.name} itself, which is from "
+            f"{row.url}",
+            step="file",
+        )
+    return file
 
 
 def _check_has_revisions(
@@ -316,7 +364,7 @@ def translate(
         for suffix in _BATCH_NORM_TENSORS:
             shapes[f"{layer}.norm.{suffix}"] = in_channels
 
-    missing = shapes.keys() - file_names.keys()
+    missing = [_name_in_file(name, state, rename) for name in shapes.keys() - file_names.keys()]
     unknown += [file_names[name] for name in file_names.keys() - shapes.keys()]
     problems = []
     if missing:
@@ -336,6 +384,37 @@ def translate(
     for name, tensor in tensors.items():
         translated[name] = tensor.to(dtype).reshape(shapes[name])
     return translated | counts
+
+
+def _name_in_file(name: str, file_names: Collection[str], rename: Rename) -> str:
+    """What a tensor of ours is called in a file: of a publisher's names for it the one most like those that are there.
+
+    Args:
+        name: ours.
+        file_names: the names in the file.
+        rename: as of :func:`translate`.
+    """
+    best = name
+    best_words = (math.inf, 0.0)
+    for candidate in possible_names(name):
+        if rename(candidate) != name:
+            continue  # a name of another publisher
+        shared = max((_num_first_words(candidate, other) for other in file_names), default=0)
+        num_others = len(candidate.split(".")) - shared
+        if (num_others, -shared) < best_words:
+            best = candidate
+            best_words = (num_others, -shared)
+    return best
+
+
+def _num_first_words(name: str, other: str) -> int:
+    """How many words two dotted names have in common at their beginning."""
+    count = 0
+    for word, other_word in zip(name.split("."), other.split("."), strict=False):
+        if word != other_word:
+            break
+        count += 1
+    return count
 
 
 def _check_tensor(tensor: Tensor, expected_shape: tuple[int, ...], where: str) -> None:
@@ -379,9 +458,9 @@ def backbone_of(state: Tensors) -> dict[str, Tensor]:
     """Return the weights of a DINOv2 backbone in transformers' names, ``backbone.*``, under timm's."""
     parts: dict[str, dict[str, Tensor]] = {}  # name -> "q", "k", "v", or "" of a whole tensor
     for file_name, tensor in state.items():
-        if not file_name.startswith("backbone."):
+        if not file_name.startswith(TUNED_BACKBONE):
             continue
-        name_and_part = backbone_name(file_name.removeprefix("backbone."))
+        name_and_part = backbone_name(file_name.removeprefix(TUNED_BACKBONE))
         if name_and_part is not None:
             name, part = name_and_part
             parts.setdefault(name, {})[part] = tensor

@@ -10,7 +10,9 @@ another one, so that their order does not matter. Imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+
+from dinoneck.backbones.known import TIPSV2_BACKBONE, TIPSV2_HEADS
 
 _LEVELS = 4  # of a DPT decoder
 _MASK_BLOCKS = 6  # of PMT's decoder
@@ -82,7 +84,9 @@ _TRANSFORMERS_NECK = {
 }
 # the unit on the coarsest block's lateral map, which transformers stores and never calls
 _NEVER_CALLED = "neck.fusion_stage.layers.0.residual_layer1."
-_TRANSFORMERS_BACKBONES = ("backbone.", "dinov2.", "dinov2_with_registers.")
+TUNED_BACKBONE = "backbone."
+"""What the names of the tensors of a backbone that was tuned along begin with, in files of transformers."""
+_TRANSFORMERS_BACKBONES = (TUNED_BACKBONE, "dinov2.", "dinov2_with_registers.")
 
 DINOV2 = {
     # Meta's classifiers, linear segmentation and depth, and DPT
@@ -156,9 +160,6 @@ PMT = {
         count=_MASK_BLOCKS,
     ),
 }
-TIPSV2_BACKBONE = "vision_encoder."
-"""What the names of the frozen backbone's tensors begin with, in files of TIPSv2 that hold it."""
-_TIPSV2_HEADS = ("depth_head.", "normals_head.", "segmentation_head.")
 # what all three heads have, after the name of the head
 _TIPSV2_DECODER = _expand(
     {
@@ -177,7 +178,7 @@ _TIPSV2_DECODER = _expand(
     }
 )
 # head -> its names; the last layer is called as its head is
-TIPSV2 = {head: _under(head, {**_TIPSV2_DECODER, head: "readouts.0."}) for head in _TIPSV2_HEADS}
+TIPSV2 = {head: _under(head, {**_TIPSV2_DECODER, head: "readouts.0."}) for head in TIPSV2_HEADS}
 
 _PMT_ATTENTION_MASKS = "network.decoder.attn_mask_probs"  # read in its training only
 
@@ -254,10 +255,18 @@ def tipsv2_name(file_name: str, head: str) -> str | None:
         file_name: of the tensor.
         head: ``depth_head.``, ``normals_head.`` or ``segmentation_head.``.
     """
-    others = [other for other in _TIPSV2_HEADS if other != head]
+    others = [other for other in TIPSV2_HEADS if other != head]
     if file_name.startswith((TIPSV2_BACKBONE, *others)):
         return None
     return _rename(file_name, TIPSV2[head])
+
+
+def possible_names(name: str) -> Iterator[str]:
+    """Yield what publishers may call a tensor of ours in their files; the function of one says which are its names."""
+    for beginnings in (DINOV2, DINOV3, DEPTH_ANYTHING, PMT, *TIPSV2.values()):
+        for theirs, ours in beginnings.items():
+            if name.startswith(ours):
+                yield theirs + name.removeprefix(ours)
 
 
 def backbone_name(file_name: str) -> tuple[str, str] | None:

@@ -23,6 +23,7 @@ from dinoneck.backbones.known import (
     KNOWN,
     LICENSES,
     SATELLITE_STD,
+    TIPSV2_BACKBONE,
     TIPSV2_MEAN,
     TIPSV2_STD,
     Known,
@@ -34,7 +35,6 @@ from dinoneck.backbones.known import (
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.published.detectors import DETECTORS, PublishedDetector, coco_classes
 from dinoneck.published.names import (
-    TIPSV2_BACKBONE,
     depth_anything_name,
     dinov2_name,
     dinov3_name,
@@ -188,11 +188,16 @@ def list_published(
     return rows
 
 
-def is_published(source: object) -> bool:
+def is_published(source: object, *, has_weights: bool = False) -> bool:
     """Whether this is the name of a published head or detector, and not a local path.
 
+    Args:
+        source: a name or a path; other objects are neither.
+        has_weights: whether the file of a published head is named beside it: then the name is
+            that of the head, also where there is a path of the same name.
+
     Raises:
-        CheckpointError: if it is both, or neither and almost the name of one.
+        CheckpointError: if it is both and no file is named, or neither and almost the name of one.
     """
     if not isinstance(source, str):
         return False
@@ -203,9 +208,10 @@ def is_published(source: object) -> bool:
         if not exists and may_be_name and did_you_mean(source, known):
             row_named(source)  # raises the error that suggests a name
         return False
-    if exists:
+    if exists and not has_weights:
         raise CheckpointError(
-            f"{source!r} is a published head and a path here; write ./{source} for the path"
+            f"{source!r} is a published head and a path here; write ./{source} for the path, or "
+            "name the file of the published head too, weights=FILE (--weights FILE)"
         )
     return True
 

@@ -169,6 +169,8 @@ def to_entry(record: ModelRecord | DetectorRecord) -> dict[str, Any]:
     for task in entry.get("tasks", ()):
         if not task["interval"]:  # files without intervals are those of earlier versions
             del task["interval"]
+        if not task["thresholds"]:
+            del task["thresholds"]
     return entry
 
 
@@ -191,6 +193,7 @@ def record_task(task: TaskFacts, composed_of: Sequence[str] = ()) -> TaskRecord:
         minimum=task.minimum,
         maximum=task.maximum,
         activation=task.activation,
+        thresholds=task.thresholds,
         composed_of=tuple(composed_of),
         interval=tuple(task.interval),
     )

@@ -32,7 +32,14 @@ from dinoneck.runtime.images import RGB, PreparedImage, prepare
 from dinoneck.runtime.intervals import check_level, interval_entries
 from dinoneck.runtime.names import IMAGE, MOST_BOXES, check_row_names, check_runtime
 from dinoneck.runtime.session import open_session, run_session
-from dinoneck.task_facts import GATE, GATE_WEIGHTS, TaskRecord, describe_tasks
+from dinoneck.task_facts import (
+    GATE,
+    GATE_WEIGHTS,
+    ROW_LABELS,
+    TaskRecord,
+    describe_tasks,
+    labels_of,
+)
 from dinoneck.text import reason_of
 
 Array = np.ndarray[Any, Any]
@@ -203,6 +210,9 @@ class ExportedPrediction:
         row = _copied(self._values)
         if self._file.interval is not None:
             row |= interval_entries(self._file.tasks, self._values, self._file.interval)
+        labels = labels_of(self._file.tasks, self._values)
+        if labels:
+            row[ROW_LABELS] = labels
         if maps is None:
             return row
         row["maps"] = _copied(self._cells) if maps == "patch" else self.image_maps(probabilities)

@@ -28,7 +28,7 @@ def stored_levels(tasks: Sequence[TaskFacts]) -> list[float]:
 def default_level(tasks: Sequence[TaskFacts]) -> float | None:
     """Return the level of tables: 0.9 where it is stored, else the highest; None where none is stored."""
     levels = stored_levels(tasks)
-    if not levels or _task_named_as_entry(tasks) is not None:
+    if not levels or task_named_as_entry(tasks) is not None:
         return None
     return DEFAULT_LEVEL if DEFAULT_LEVEL in levels else levels[-1]
 
@@ -46,7 +46,7 @@ def check_level(tasks: Sequence[TaskFacts], level: float, name: str) -> None:
     """
     if not 0 < level < 1:
         raise ConfigError(f"interval is {level}; expected a number between 0 and 1, such as 0.9")
-    named = _task_named_as_entry(tasks)
+    named = task_named_as_entry(tasks)
     if named is not None:
         raise ConfigError(
             f"interval is {level:g}, and a task is called {named!r}, as the entry of rows with the "
@@ -113,5 +113,6 @@ def interval_entries(
     return entries
 
 
-def _task_named_as_entry(tasks: Sequence[TaskFacts]) -> str | None:
+def task_named_as_entry(tasks: Sequence[TaskFacts]) -> str | None:
+    """Return a task that is called as an entry of rows with intervals, which then have none; None if none is."""
     return next((task.name for task in tasks if task.name in (BOUNDS, LABEL_SETS)), None)

@@ -33,8 +33,9 @@ from dinoneck.runtime.exported import (
 from dinoneck.runtime.intervals import default_level, interval_entries
 from dinoneck.runtime.names import check_backbone_runtime, is_exported
 from dinoneck.serve.settings import Settings
-from dinoneck.task_facts import TaskFacts
+from dinoneck.task_facts import ROW_LABELS, TaskFacts
 from dinoneck.text import counted
+from dinoneck.viz.style import normal_colours
 
 MAPS = ("none", "lists", "png")
 # a service computes as many images as come: more than any program takes to be compiled
@@ -80,7 +81,7 @@ def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
     """
     if is_exported(head):
         return _file(head, settings)
-    if names_detector(head):
+    if names_detector(head, has_weights=settings.weights is not None):
         _check_settings_of_detector(settings)  # before its file is fetched
     checkpoints = cast("list[HeadCheckpoint]", open_heads(head, weights=settings.weights)[NO_KEY])
     for checkpoint in checkpoints:  # before their backbone is loaded
@@ -227,17 +228,18 @@ def _describe_tasks(tasks: Sequence[TaskFacts]) -> list[dict[str, Any]]:
     """What clients learn of the tasks."""
     described = []
     for task in tasks:
-        described.append(
-            {
-                "name": task.name,
-                "kind": task.kind,
-                "unit": task.unit,
-                "dim": task.dim,
-                "labels": list(task.labels),
-            }
-        )
+        description = {
+            "name": task.name,
+            "kind": task.kind,
+            "unit": task.unit,
+            "dim": task.dim,
+            "labels": list(task.labels),
+        }
+        if task.is_multilabel:
+            description["thresholds"] = list(task.label_thresholds)
         if task.interval:
-            described[-1]["interval"] = [asdict(interval) for interval in task.interval]
+            description["interval"] = [asdict(interval) for interval in task.interval]
+        described.append(description)
     return described
 
 
@@ -307,11 +309,13 @@ def _as_json(prediction: dict[str, Any], maps: str, tasks: Sequence[TaskFacts]) 
 
     Of heads that hold intervals it has those of the level of tables.
     """
-    values = {}
-    for name, value in prediction.items():
-        if name not in ("maps", "gate"):
-            values[name] = _json_value(value)
+    values: dict[str, Any] = {}
     answer: dict[str, Any] = {"values": values}
+    for name, value in prediction.items():
+        if name == ROW_LABELS and _are_labels(value):
+            answer[ROW_LABELS] = value
+        elif name not in ("maps", "gate"):
+            values[name] = _json_value(value)
     level = default_level(tasks)
     if level is not None:
         answer["level"] = level
@@ -320,10 +324,21 @@ def _as_json(prediction: dict[str, Any], maps: str, tasks: Sequence[TaskFacts]) 
     if maps == "none":
         return answer
     encode = _json_value if maps == "lists" else _png
-    answer["maps"] = {name: encode(value) for name, value in prediction["maps"].items()}
+    normals = [task.name for task in tasks if task.is_unit]
+    answer["maps"] = {}
+    for name, value in prediction["maps"].items():
+        if maps == "png" and name in normals:
+            answer["maps"][name] = _normals_png(value)
+        else:
+            answer["maps"][name] = encode(value)
     if "gate" in prediction:
         answer["gate"] = encode(prediction["gate"])
     return answer
+
+
+def _are_labels(value: Any) -> bool:
+    """Whether these are the labels of multilabel tasks, not the prediction of a task."""
+    return isinstance(value, dict) and all(isinstance(labels, list) for labels in value.values())
 
 
 def _json_entries(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -357,6 +372,17 @@ def _png(values: np.ndarray[Any, Any]) -> Any:
     low = float(values.min())
     high = float(values.max())
     grey = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    return _picture(grey * 255, black=low, white=high)
+
+
+def _normals_png(normals: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Surface normals (3, rows, cols) as one picture: x, y and z are red, green and blue, -1 black and 1 white."""
+    return _picture(normal_colours(np.nan_to_num(normals)), black=-1.0, white=1.0)
+
+
+def _picture(values: np.ndarray[Any, Any], *, black: float, white: float) -> dict[str, Any]:
+    """Values 0 ... 255 as a PNG of 8 bits in base64, with what black and white stand for."""
     file = io.BytesIO()
-    Image.fromarray((grey * 255).round().astype(np.uint8)).save(file, format="PNG")
-    return {"png": base64.b64encode(file.getvalue()).decode("ascii"), "black": low, "white": high}
+    Image.fromarray(values.round().astype(np.uint8)).save(file, format="PNG")
+    png = base64.b64encode(file.getvalue()).decode("ascii")
+    return {"png": png, "black": black, "white": white}

@@ -29,7 +29,7 @@ class Settings(Config, frozen=True, kw_only=True):
         batch: images in a forward pass, gathered from several requests.
         device: such as cuda; None = where the backbone is.
         tta: views to average (default: as recorded in the heads, else none).
-        weights: the local file of a published head; of a published detector its file or folder.
+        weights: the local file of a published head or detector, or its folder as the Hub has it.
         tile: cut images into tiles of this many pixels, resized to the size of the heads or the
             detector.
         overlap: pixels that tiles share, at least (default: 0, of a detector a fifth of the tile).

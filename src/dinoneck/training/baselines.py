@@ -160,6 +160,15 @@ def cross_entropy(logits: _Floats, shares: _Floats) -> _Floats:
     return errors
 
 
+def binary_cross_entropy(logits: _Floats, is_present: _Floats) -> _Floats:
+    """Return the sum of the binary cross-entropies of each setting and label."""
+    scores = torch.from_numpy(logits)
+    targets = torch.from_numpy(is_present).expand_as(scores)
+    errors = F.binary_cross_entropy_with_logits(scores, targets, reduction="none")
+    of_labels: _Floats = errors.sum(dim=1).numpy()
+    return of_labels
+
+
 def fit_linear(
     method: Method, x: _Floats, y: _Floats, *, groups: Sequence[Hashable]
 ) -> tuple[_Floats, _Floats]:
@@ -206,6 +215,19 @@ def softmax_path(x: _Floats, shares: _Floats, new: _Floats) -> _Floats:
     return np.stack(logits)
 
 
+def logistic_path(x: _Floats, is_present: _Floats, new: _Floats) -> _Floats:
+    """Return the logits of logistic regression of each label on standardised features, for all penalties."""
+    x, new = _standardise(x, new)
+    features = torch.from_numpy(x)
+    targets = torch.from_numpy(is_present)
+    new_features = torch.from_numpy(new)
+    logits = []
+    for penalty in PENALTIES:
+        layer = _logistic_regression(features, targets, penalty)
+        logits.append(layer(new_features).numpy())
+    return np.stack(logits)
+
+
 @dataclass(frozen=True)
 class Method:
     """A linear method with a setting to choose.
@@ -222,6 +244,7 @@ class Method:
 
 RIDGE = Method(ridge_path, squares)
 SOFTMAX = Method(softmax_path, cross_entropy)
+LOGISTIC = Method(logistic_path, binary_cross_entropy)
 
 
 @torch.enable_grad()
@@ -243,6 +266,26 @@ def _softmax_regression(x: Tensor, shares: Tensor, penalty: float) -> nn.Linear:
     return layer.requires_grad_(False)
 
 
+@torch.enable_grad()
+def _logistic_regression(x: Tensor, is_present: Tensor, penalty: float) -> nn.Linear:
+    layer = nn.Linear(x.shape[1], is_present.shape[1], dtype=x.dtype)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    optimizer = torch.optim.LBFGS(
+        layer.parameters(), max_iter=_MOST_ITERATIONS, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        errors = F.binary_cross_entropy_with_logits(layer(x), is_present, reduction="none")
+        loss = errors.sum(dim=1).mean() + penalty * layer.weight.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return layer.requires_grad_(False)
+
+
 def baseline_head(
     source: TokenSource,
     targets: Mapping[str, Tensor],
@@ -255,16 +298,16 @@ def baseline_head(
     """Return a linear head for the tasks, fitted to the training images; it may be averaged with the trained head.
 
     Numbers and densities are ridge regression on the mean token of the last layer, classes and
-    ratios softmax regression on it. Dense maps are ridge regression and segmentations softmax
-    regression on single patches of all layers, of which at most 8192 are drawn. Inner folds of the
-    training images choose the strength of each.
+    ratios softmax regression on it, labels logistic regression. Dense maps are ridge regression and
+    segmentations softmax regression on single patches of all layers, of which at most 8192 are drawn.
+    Inner folds of the training images choose the strength of each.
 
     Args:
         source: tokens by id.
         targets: task -> (n, ...) in original units in the order of ``source.ids``; NaN = missing,
             of classes -1.
         rows: of the training images.
-        tasks: one or more, of images (regression, ratio, classification) or of patches (dense,
+        tasks: one or more, of images (regression, ratio, classification, multilabel) or of patches (dense,
             density, segmentation, and regressions with ``from_map``). Activations are left out,
             but for that of surface normals, whose components are fitted.
         groups: a label per row of the source; inner folds keep groups whole.
@@ -363,7 +406,11 @@ def _fit_readouts(
     tasks_with_layer = [task for task in tasks if task.from_map is None]
     for task, readout in zip(tasks_with_layer, head.readouts, strict=True):
         y = _readout_targets(task, training.targets[task.name], grid).numpy()
-        method = SOFTMAX if task.is_probability else RIDGE
+        method = RIDGE
+        if task.is_probability:
+            method = SOFTMAX
+        elif task.is_multilabel:
+            method = LOGISTIC
         if task.is_map:
             patch_groups = [training.groups[row] for row in features.images]
             y = y[features.images, features.positions]

@@ -159,6 +159,9 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
         targets: columns to predict: numbers (regression) or words (classification); empty cells are
             unknown.
         aux_targets: columns that only help training.
+        multilabel: columns with the labels of images that may have any number of them: one column of
+            words, separated by ; or |, in which none is an image without labels; or a column of 0
+            and 1 for each label; empty cells are unknown.
         labels: column of masks (PNG, TIFF; empty = unknown), or without a table their folder: a
             segmentation, or with targets class shares per patch.
         label_kind: mask values: class indices, or numbers per pixel, a dense task with the name of
@@ -189,6 +192,7 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
     image_column: str | None = None
     targets: tuple[str, ...] = ()
     aux_targets: tuple[str, ...] = ()
+    multilabel: tuple[str, ...] = ()
     labels: Path | None = None
     label_kind: Literal["classes", "numbers", "normals"] = "classes"
     class_values: tuple[int, ...] = ()
@@ -232,6 +236,13 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
             )
         _refuse_repeated("targets", self.targets)
         _refuse_repeated("aux_targets", self.aux_targets)
+        _refuse_repeated("multilabel", self.multilabel)
+        for column in self.multilabel:
+            if column in (*self.targets, *self.aux_targets):
+                raise ConfigError(
+                    f"multilabel names {column!r}, as targets or aux_targets do; leave it out of one "
+                    "of them"
+                )
         force_setattr(self, "target_weights", read_target_weights(self.target_weights))
 
     def _check_no_mask_options(self) -> None:
@@ -360,7 +371,8 @@ class TaskConfig(Config, frozen=True, kw_only=True):
     """One output of the head.
 
     Attributes:
-        kind: None = by the column: regression for numbers, classification for words.
+        kind: None = by the column: regression for numbers, classification for words; multilabel: any
+            number of labels of an image, of one column of words or of a column of 0 and 1 for each.
         columns: of the table, in the order of the outputs; empty = the column of the task's name.
         unit: None = ``data.unit``.
         weight: of its loss, one number or one per output; None = 1, and for auxiliary tasks
@@ -768,6 +780,8 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
             raise ConfigError(f"data.targets is {data.targets!r}, {remedy}")
         if data.aux_targets:
             raise ConfigError(f"data.aux_targets is {data.aux_targets!r}, {remedy}")
+        if data.multilabel:
+            raise ConfigError(f"data.multilabel is {data.multilabel!r}, {remedy}")
         if data.minimum is not None:
             raise ConfigError(f"data.minimum is {data.minimum!r}, {remedy}")
         if data.store is not None:
@@ -954,12 +968,19 @@ def merged_values(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[
     return merged
 
 
+def stated_options(values: Mapping[str, Any]) -> list[str]:
+    """Return the names of the values of ``optim`` that nested plain values hold."""
+    optim = values.get("optim")
+    return list(optim) if isinstance(optim, Mapping) else []
+
+
 # options that came after 0.3: a record holds them only where they are set, so that it equals those
 # of 0.3 and a run that 0.3 began continues
 _LATER_OPTIONS_OF_DATA = (
     "bits",
     "class_values",
     "crowd",
+    "multilabel",
     "numbers_from_maps",
     "offset",
     "scale",

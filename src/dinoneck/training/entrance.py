@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ def run_training(
     overwrite: bool = False,
     resume: bool = True,
     callbacks: Sequence[Callback] = (),
+    stated: Collection[str] = (),
     describe: Describe | None = None,
 ) -> dict[str, Any]:
     """Train as a config describes, and write the results; return what ``report.json`` holds.
@@ -53,6 +54,7 @@ def run_training(
         overwrite: replace the results of an earlier run.
         resume: continue an interrupted run of the same config.
         callbacks: of heads of images, after every epoch.
+        stated: of boxes and objects, see :func:`dinoneck.detection.train_detector`.
         describe: of heads of images, called before the training; of several heads with the first.
     """
     if not isinstance(config, TrainConfig):
@@ -60,7 +62,9 @@ def run_training(
         if hidden_dim is not None:
             config = config.changed(head=head_with_width(config, hidden_dim))
         function = _function_of(config)
-        report: dict[str, Any] = function(config, out, overwrite=overwrite, resume=resume)
+        report: dict[str, Any] = function(
+            config, out, overwrite=overwrite, resume=resume, stated=stated
+        )
         return report
     if heads and (table is not None or callbacks):
         raise ConfigError(

@@ -27,6 +27,7 @@ from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.metrics import (
     ACCURACY,
+    MEAN_AVERAGE_PRECISION,
     MEAN_IOU,
     R2,
     WITHIN_11,
@@ -34,6 +35,7 @@ from dinoneck.metrics import (
     as_number,
     class_counts,
     map_confusion,
+    mean_average_precision,
     value_terms,
 )
 from dinoneck.store.feature_store import FeatureStore
@@ -299,6 +301,7 @@ def _validate(engine: Engine, objective: Objective, reader: BatchReader) -> dict
 def _score(task: Task, predictions: Tensor, truth: Tensor) -> dict[str, float]:
     """Return ``val_r2/TASK`` (the mean over outputs), ``val_accuracy/TASK`` or, of masks, ``val_mean_iou/TASK``.
 
+    Of several labels it is ``val_mAP/TASK``, the mean of their average precisions.
     Of surface normals it is ``val_within_11/TASK``, the share of cells that are less than 11.25
     degrees off. Masks are compared at the resolution of the labels. What is missing counts for nothing; without
     values there is no score.
@@ -308,6 +311,13 @@ def _score(task: Task, predictions: Tensor, truth: Tensor) -> dict[str, float]:
         predictions: (m, ...) in original units, on the CPU.
         truth: the targets of the same samples as the loss compares them.
     """
+    if task.is_multilabel:
+        times = np.ones((1, len(truth)))
+        [precision] = mean_average_precision(
+            truth.double().numpy(), predictions.double().numpy(), times
+        )
+        score = as_number(precision)
+        return {} if score is None else {f"val_{MEAN_AVERAGE_PRECISION}/{task.name}": score}
     if task.is_categorical:
         classes = truth.argmax(dim=1) if truth.is_floating_point() else truth
         classes = classes.where(known_mask(task, truth), -1)

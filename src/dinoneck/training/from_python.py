@@ -21,6 +21,7 @@ from dinoneck.training.config import (
     config_of,
     head_description,
     merged_values,
+    stated_options,
 )
 from dinoneck.training.data_folder import of_data_folder
 from dinoneck.training.entrance import run_training
@@ -110,7 +111,7 @@ def train(
         config = None
     if table is None and not options:
         _check_not_empty(config)
-    described = _config(config, _nested(options))
+    described, stated = _config(config, _nested(options))
     if with_linear:
         described = _with_average(described)
     data_folder = None
@@ -126,6 +127,7 @@ def train(
         overwrite=overwrite,
         resume=resume,
         callbacks=callbacks,
+        stated=stated,
     )
     return TrainingResult(report, out)
 
@@ -199,20 +201,24 @@ def _check_not_empty(config: Any) -> None:
         )
 
 
-def _config(config: Any, options: Mapping[str, Any]) -> AnyConfig:
-    """The config that the first argument of :func:`train` and its keywords describe."""
+def _config(config: Any, options: Mapping[str, Any]) -> tuple[AnyConfig, list[str]]:
+    """The config that the first argument of :func:`train` and its keywords describe, and what they state.
+
+    Returns:
+        The config, and the names of the values of ``optim`` that are stated: a config is not asked,
+        which has a value for each.
+    """
     if isinstance(config, Config):
         TRAININGS.of_config(config)
         if not options:
-            return cast("AnyConfig", config)
-        values = config.to_dict()
-        where = _WHERE
-    elif config is None:
+            return cast("AnyConfig", config), []
+        values = merged_values(config.to_dict(), options)
+        return config_of(values, _WHERE), stated_options(options)
+    where = _WHERE
+    if config is None:
         values = {}
-        where = _WHERE
     elif isinstance(config, Mapping):
         values = dict(config)
-        where = _WHERE
     elif isinstance(config, str | os.PathLike):
         path = os.fspath(config)
         if Path(path).suffix.lower() in _TRAINING_FILES:
@@ -221,13 +227,13 @@ def _config(config: Any, options: Mapping[str, Any]) -> AnyConfig:
         else:
             is_folder = Path(path).is_dir()
             values = {"data": {"images" if is_folder else "csv": path}}
-            where = _WHERE
     else:
         raise ConfigError(
             f"config is a {type(config).__name__}; expected a DataFrame, the name of a table, of a "
             "folder of images or of a training file, a dict, or a config such as TrainConfig"
         )
-    return config_of(merged_values(values, options), where)
+    values = merged_values(values, options)
+    return config_of(values, where), stated_options(values)
 
 
 def _with_average(config: AnyConfig) -> AnyConfig:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.kinds import Method
 from dinoneck.metrics import Array
 from dinoneck.task_facts import TaskFacts
@@ -141,3 +142,15 @@ def intervals_of_tasks(
         count = 1 if task.is_image_class else task.dim
         of_tasks[task.name] = tuple(by_column.get(i, NO_INTERVAL) for i in range(count))
     return of_tasks
+
+
+def with_intervals(checkpoint: HeadCheckpoint, intervals: Intervals) -> HeadCheckpoint:
+    """Return the checkpoint of a head with intervals of the tasks that its configuration holds.
+
+    A head of the user's own may state its tasks itself: its file has no intervals of them.
+    """
+    configured = {}
+    for name, intervals_of_task in intervals.items():
+        if name in checkpoint.configured_tasks:
+            configured[name] = intervals_of_task
+    return checkpoint.with_intervals(configured) if configured else checkpoint

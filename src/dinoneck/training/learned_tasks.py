@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from dinoneck.data.arrays import Array
-from dinoneck.data.table import Classes, Table
+from dinoneck.data.table import Classes, LabelSets, Table
 from dinoneck.errors import ConfigError, DataError
-from dinoneck.kinds import CLASS_KINDS, PROBABILITY_KINDS
+from dinoneck.kinds import CLASS_KINDS, LABEL_KINDS, PROBABILITY_KINDS
 from dinoneck.tasks import Kind, TargetTransform, Task
 from dinoneck.text import did_you_mean
 from dinoneck.training.config import TaskConfig, TrainConfig
@@ -38,7 +38,8 @@ class LearnedTask:
         spec: its description; the kind is set.
         labels: names of the classes or outputs; none for a single number.
         values: in original units: numbers (n,) or (n, outputs) in float64, class indices (n,) in
-            int64, or maps (n, outputs, rows, cols) in float32. NaN or -1 is missing.
+            int64, labels 0 and 1 (n, labels) in float64, or maps (n, outputs, rows, cols) in
+            float32. NaN or -1 is missing.
     """
 
     name: str
@@ -155,6 +156,8 @@ def _check_columns(
 
 def _default_kind(column: str, table: Table) -> Kind:
     """The kind of a task whose description has none: by the content of its first column."""
+    if isinstance(table.columns[column], LabelSets):
+        return "multilabel"
     if table.class_names(column):
         return "classification"
     return "regression"
@@ -169,7 +172,15 @@ def _check_content(name: str, kind: str, columns: Sequence[str], table: Table) -
         raise ConfigError(
             f"task {name!r} is a ratio of {columns[0]!r} alone; name two columns or more"
         )
+    if kind in LABEL_KINDS:
+        _check_label_columns(name, columns, table)
+        return
     for column in columns:
+        if isinstance(table.columns[column], LabelSets):
+            raise ConfigError(
+                f"task {name!r} is of kind {kind!r}, and its column {column!r} holds several labels "
+                "an image; write kind: multilabel"
+            )
         words = table.class_names(column)
         if kind in CLASS_KINDS and not words:
             raise ConfigError(
@@ -189,9 +200,26 @@ def _check_content(name: str, kind: str, columns: Sequence[str], table: Table) -
         )
 
 
+def _check_label_columns(name: str, columns: Sequence[str], table: Table) -> None:
+    """Check that the columns of a task of labels are one of words, or each the 0 and 1 of a label."""
+    if isinstance(table.columns[columns[0]], LabelSets):
+        if len(columns) > 1:
+            raise ConfigError(
+                f"task {name!r} has the columns {', '.join(columns)}, and {columns[0]!r} holds words; "
+                "labels are one column of words, or columns of 0 and 1: make a task of each"
+            )
+        return
+    for column in columns:
+        if isinstance(table.columns[column], LabelSets) or table.class_names(column):
+            raise ConfigError(
+                f"task {name!r} has the columns {', '.join(columns)}, and {column!r} holds words; "
+                "expected 0 and 1 in each of several columns of labels, or one column of words"
+            )
+
+
 def _check_options(name: str, kind: str, spec: TaskConfig) -> None:
     """Check that a task whose outputs are probabilities has no option of numbers."""
-    if kind not in PROBABILITY_KINDS:
+    if kind not in (*PROBABILITY_KINDS, *LABEL_KINDS):
         return
     for option in ("area", "log1p", "activation", "minimum"):
         if getattr(spec, option) not in (None, False):
@@ -221,6 +249,8 @@ def read_columns(name: str, spec: TaskConfig, table: Table) -> LearnedTask:
         classes = table.classes(spec.columns[0])
         labels = _class_labels(name, classes)
         values = classes.codes
+    elif spec.kind in LABEL_KINDS:
+        labels, values = read_labels(name, spec.columns, table)
     elif spec.kind == "ratio":
         labels = spec.columns
         values = _shares(name, spec.columns, table)
@@ -239,6 +269,36 @@ def _class_labels(name: str, classes: Classes) -> tuple[str, ...]:
     if len(labels) < len(classes.names):
         raise ConfigError(f"Task {name!r}: labels is {classes.names}; expected a list of texts")
     return labels
+
+
+def read_labels(name: str, columns: Sequence[str], table: Table) -> tuple[tuple[str, ...], Array]:
+    """Return the labels of images, of one column of words or of a column of 0 and 1 for each.
+
+    Args:
+        name: of the task.
+        columns: of the table.
+        table: with these columns.
+
+    Returns:
+        The K labels, and (n, K) in float64: 1 where an image has a label, 0 where it has not, NaN
+        where that is unknown.
+
+    Raises:
+        DataError: for other values than 0 and 1.
+    """
+    words = table.columns[columns[0]]
+    if isinstance(words, LabelSets):
+        return words.names, words.indicators()
+    numbers = _numbers(columns, table)
+    is_wrong = ~(np.isnan(numbers) | (numbers == 0) | (numbers == 1))
+    if is_wrong.any():
+        row, column = np.argwhere(is_wrong)[0]
+        raise DataError(
+            f"task {name!r}: {columns[column]} of {table.ids[row]!r} is {numbers[row, column]:g}; "
+            "expected 1 where an image has the label, 0 where it has not, and an empty cell where "
+            "that is unknown"
+        )
+    return tuple(columns), numbers
 
 
 def _numbers(columns: Sequence[str], table: Table) -> Array:

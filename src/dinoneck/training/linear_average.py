@@ -35,8 +35,8 @@ def with_linear_baseline(
 
     It is the third method of ``dinoneck train``, next to the head and the baseline alone. Numbers and
     densities are ridge regression on the mean token of the last layer, classes and ratios softmax
-    regression on it; dense maps and segmentations are fitted to single patches of all layers. Inner
-    folds of the images choose the strength of each.
+    regression on it, labels logistic regression; dense maps and segmentations are fitted to single
+    patches of all layers. Inner folds of the images choose the strength of each.
 
     Args:
         head: after :func:`dinoneck.training.fit`. It is a member, not copied.

@@ -14,8 +14,10 @@ from dinoneck.data.arrays import Array
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.table import Table
 from dinoneck.errors import ConfigError, DataError
+from dinoneck.kinds import LABEL_KINDS
 from dinoneck.losses.composition import Composition
 from dinoneck.task_facts import (
+    NO_LABELS,
     TaskFacts,
     TaskRecord,
     columns_of_intervals,
@@ -29,7 +31,7 @@ from dinoneck.tasks import (
     has_direction,
     unit_vectors,
 )
-from dinoneck.text import some_of
+from dinoneck.text import counted, some_of
 from dinoneck.training.composed_columns import ComposedColumns, read_compositions
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.learned_tasks import (
@@ -45,6 +47,7 @@ from dinoneck.training.masks import Maps, map_task, read_maps
 from dinoneck.training.report import check_target_names
 from dinoneck.training.scored import (
     ClassTarget,
+    LabelsTarget,
     PixelTarget,
     ScoredTarget,
     ValueTarget,
@@ -202,6 +205,11 @@ def _column_targets(task: Task, learned: LearnedTask) -> dict[str, ScoredTarget]
             task.name, truth=values.numpy(), labels=task.labels, auxiliary=spec.auxiliary
         )
         return {name: target}
+    if task.is_multilabel:
+        labels = LabelsTarget(
+            task.name, truth=values.numpy(), labels=task.labels, auxiliary=spec.auxiliary
+        )
+        return {task.name: labels}
     truth = values.numpy().reshape(len(values), -1)
     if spec.auxiliary:
         columns = tuple(range(truth.shape[1]))
@@ -307,6 +315,8 @@ def _check_known(
     for task in tasks:
         if task.is_image_class:
             _check_class_counts(task, targets[task.name].numpy())
+        if task.is_multilabel:
+            _check_label_counts(task, targets[task.name].numpy(), learned[task.name].spec.columns)
 
 
 def _rows_of_nothing(tasks: Sequence[Task], targets: Mapping[str, Tensor]) -> Array:
@@ -338,6 +348,12 @@ def _message_of_nothing(rows: Array, learned: LearnedTasks, table: Table) -> str
                 f"the ratio {task.name!r} are all 0 there, so that their shares are unknown; remove "
                 "the rows, or add a task of the total"
             )
+    for task in learned.values():
+        if task.spec.kind in LABEL_KINDS and len(task.spec.columns) == 1:
+            return (
+                f"nothing is known of the images {names}: their cells of {task.name!r} are empty; "
+                f"write {NO_LABELS} where an image has no label, or remove the rows"
+            )
     return f"nothing is known of the images {names}; fill in a value, or remove them"
 
 
@@ -358,6 +374,27 @@ def _check_class_counts(task: Task, indices: Array) -> None:
             "average. Leave out the column if it holds names or notes, and kind: classification "
             "if it holds numbers"
         )
+
+
+def _check_label_counts(task: Task, truth: Array, columns: Sequence[str]) -> None:
+    """Check that every label is on some images, and not on all of which it is known."""
+    for k, label in enumerate(task.labels):
+        known = truth[~np.isnan(truth[:, k]), k]
+        remedy = f"leave {label!r} out"
+        if len(columns) == 1:
+            remedy = f"remove the word {label!r} from the column {columns[0]!r}"
+        if not (known == 1).any():
+            raise DataError(
+                f"the label {label!r} of target {task.name!r} is on none of "
+                f"{counted(len(known), 'image')}; expected some with it: {remedy}, or add images "
+                "that have it"
+            )
+        if (known == 1).all():
+            raise DataError(
+                f"the label {label!r} of target {task.name!r} is on all of "
+                f"{counted(len(known), 'image')}; expected some without it: {remedy}, or add images "
+                "that lack it"
+            )
 
 
 def unlabelled_rows(problem: Problem, table: Table) -> Array:

@@ -18,7 +18,7 @@ from dinoneck.metrics import Array
 from dinoneck.tasks import MEAN_KEY, OVERALL, OVERALL_MEAN, OVERALL_WEIGHTED
 from dinoneck.training.folds import Fold
 from dinoneck.training.intervals import Residuals, targets_with_intervals
-from dinoneck.training.scored import MapTarget, ScoredTarget, ValueTarget
+from dinoneck.training.scored import LabelsTarget, MapTarget, ScoredTarget, ValueTarget
 from dinoneck.training.scores import Split, score_values
 from dinoneck.training.token_sources import TokenSource, in_batches
 from dinoneck.training.verdict import verdict
@@ -33,6 +33,8 @@ NAMES_IN_FILE = {
     "r2": "R2",
     "accuracy": "accuracy",
     "macro_f1": "macro_f1",
+    "mAP": "mAP",
+    "F1": "F1",
     "mean_iou": "mean_iou",
     "within_11": "within_11",
     "mean_angle": "mean_angle",
@@ -144,12 +146,31 @@ def prediction_rows(
     for name, target in targets.items():
         if isinstance(target, MapTarget) or not target.has_columns:
             continue
+        if isinstance(target, LabelsTarget):
+            _add_label_columns(columns, name, target, methods, rows)
+            continue
         columns[name] = target.cells(target.truth[rows])
         for method, predictions in methods.items():
             if name in predictions:
                 column = prediction_column(name, method)
                 columns[column] = target.cells(predictions[name][rows])
     return columns
+
+
+def _add_label_columns(
+    columns: dict[str, list[Any]],
+    name: str,
+    target: LabelsTarget,
+    methods: Methods,
+    rows: Sequence[int],
+) -> None:
+    """Add the true and predicted columns of each label of a target."""
+    for k, (column, label_target) in enumerate(target.by_label(name).items()):
+        columns[column] = label_target.cells(label_target.truth[rows])
+        for method, predictions in methods.items():
+            if name in predictions:
+                values = predictions[name][rows, k : k + 1]
+                columns[prediction_column(column, method)] = label_target.cells(values)
 
 
 # scores

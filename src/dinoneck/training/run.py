@@ -41,6 +41,7 @@ from dinoneck.training.epoch_notes import SHORTEST_RUN, EpochNotes
 from dinoneck.training.evaluators import Evaluator, FoldTokens, KeptHead, ValueEvaluator
 from dinoneck.training.fitting import fit, seconds_per_image
 from dinoneck.training.folds import Fold, Rows, folds_of
+from dinoneck.training.intervals import with_intervals
 from dinoneck.training.mask_classes import warn_of_mask_classes
 from dinoneck.training.new_head import (
     cheaper_head,
@@ -58,7 +59,11 @@ from dinoneck.training.problem import (
 )
 from dinoneck.training.processes import are_several, join_processes
 from dinoneck.training.report import HEAD, LINEAR
-from dinoneck.training.run_file import holds_baseline_too, write_run_file
+from dinoneck.training.run_file import (
+    holds_baseline_too,
+    with_thresholds_of,
+    write_run_file,
+)
 from dinoneck.training.run_runtime import continued_runtime, with_runtime
 from dinoneck.training.run_tokens import RunTokens
 from dinoneck.training.table import of_pasture, table_of
@@ -565,9 +570,7 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
             license=self.config.license,
             tta=self.tta,
         )
-        if kept.intervals:
-            checkpoint = checkpoint.with_intervals(kept.intervals)
-        checkpoint.save(path)
+        with_intervals(checkpoint, kept.intervals).save(path)
 
     # after all folds
 
@@ -637,10 +640,16 @@ class ImageTrainer(Trainer[TrainConfig]):
 
     def _write_head_of_run(self, report: Mapping[str, Any]) -> None:
         """Write the method that predicts, of all folds as one ensemble; a head of all images is there already."""
-        if self.config.trains_on_all:
-            super()._write_head_of_run(report)
-        else:
+        if not self.config.trains_on_all:
             write_run_file(self.folder, self.config, report)
+            return
+        super()._write_head_of_run(report)
+        head_file = self.folder / run_names.HEAD_FILE
+        checkpoint = HeadCheckpoint.load(head_file)
+        with_thresholds = with_thresholds_of(checkpoint, report, HEAD)
+        if with_thresholds is not checkpoint:
+            with_thresholds.save(head_file)
+            files.note_finished_head(self.folder, head_file)
 
 
 @dataclass(frozen=True)

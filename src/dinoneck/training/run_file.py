@@ -19,7 +19,7 @@ from dinoneck.registry import import_modules
 from dinoneck.training import folder as files
 from dinoneck.training.config import TRAININGS, HeadConfig, TrainConfig
 from dinoneck.training.data_folder import of_data_folder
-from dinoneck.training.intervals import from_record, intervals_of_tasks
+from dinoneck.training.intervals import from_record, intervals_of_tasks, with_intervals
 from dinoneck.training.method import Choice, ChosenMethod, metrics_of
 from dinoneck.training.processes import join_processes, wait_for_all
 from dinoneck.training.report import HEAD, LINEAR
@@ -61,9 +61,25 @@ def write_run_file(folder: Path, config: TrainConfig, report: Mapping[str, Any])
     intervals = intervals_of_tasks(
         from_record(report.get("prediction_intervals", {})), chosen.method, checkpoint.tasks
     )
-    if intervals:
-        checkpoint = checkpoint.with_intervals(intervals)
+    checkpoint = with_intervals(checkpoint, intervals)
+    checkpoint = with_thresholds_of(checkpoint, report, chosen.method)
     checkpoint.save(folder / run_names.HEAD_FILE)
+
+
+def with_thresholds_of(
+    checkpoint: HeadCheckpoint, report: Mapping[str, Any], method: Method
+) -> HeadCheckpoint:
+    """Return the checkpoint with the thresholds of labels that the held-out predictions of a method chose.
+
+    Without such labels it is returned itself. A head of the user's own may state its tasks itself:
+    its file has no thresholds of them.
+    """
+    thresholds = {}
+    for target, methods in report["scores"].items():
+        by_label = methods.get(method, {}).get("by_label")
+        if by_label is not None and target in checkpoint.configured_tasks:
+            thresholds[target] = [scores["threshold"] for scores in by_label.values()]
+    return checkpoint.with_thresholds(thresholds) if thresholds else checkpoint
 
 
 def _fold_number(head_file: Path) -> int:

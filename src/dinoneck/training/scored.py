@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from torch import Tensor
@@ -20,6 +20,7 @@ from dinoneck.training.scores import (
     Split,
     score_angles,
     score_classes,
+    score_labels,
     score_pixels,
     score_values,
 )
@@ -191,28 +192,87 @@ class ClassTarget:
 
 
 @dataclass(frozen=True, eq=False)
-class PixelTarget:
-    """One class per pixel; its predictions are confusion matrices (n, K, K), 0 = none.
+class LabelsTarget:
+    """Any number of labels per image; its predictions are probabilities (n, K), NaN = none.
 
-    The matrices hold what their scores need of the truth.
+    Attributes:
+        output: its key in the outputs of ``head.predict``.
+        truth: (n, K), 1 where an image has a label, 0 where it has not, NaN = missing.
+        labels: names of the K labels.
+        auxiliary: whether it only helps training.
+    """
+
+    output: str
+    truth: Array
+    labels: tuple[str, ...]
+    auxiliary: bool = False
+
+    @property
+    def has_columns(self) -> bool:
+        """Whether ``out_of_fold.csv`` has columns of it."""
+        return not self.auxiliary
+
+    def take(self, rows: Array) -> LabelsTarget:
+        """Return the target of these rows alone."""
+        return replace(self, truth=self.truth[rows])
+
+    def no_predictions(self) -> Array:
+        """Return the predictions of all rows where none is known."""
+        return np.full_like(self.truth, np.nan)
+
+    def select(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the probabilities of its labels, (B, K), from the outputs of a head."""
+        return outputs[self.output]
+
+    def read(self, selected: Tensor, rows: Sequence[int]) -> Array:
+        """Return the probabilities of these rows from what :meth:`select` returned."""
+        return selected.numpy()
+
+    def score(
+        self, predictions: Array, split: Split, *, reference: Array | None = None
+    ) -> dict[str, Any]:
+        """Return the scores of one method, see :func:`dinoneck.training.scores.score_labels`.
+
+        Args:
+            predictions: of all rows.
+            split: the folds and groups of the rows.
+            reference: predictions of another method, to compare with.
+        """
+        return score_labels(
+            self.truth,
+            predictions,
+            split,
+            self.labels,
+            reference=reference,
+        )
+
+    def by_label(self, name: str) -> dict[str, ValueTarget]:
+        """Return the columns of ``out_of_fold.csv``: ``name:label`` -> the numbers of a label."""
+        targets = {}
+        for k, label in enumerate(self.labels):
+            targets[f"{name}:{label}"] = ValueTarget(
+                self.output, columns=(k,), truth=self.truth[:, k : k + 1]
+            )
+        return targets
+
+
+@dataclass(frozen=True, eq=False)
+class MapTarget:
+    """What is scored pixel by pixel, and has no columns: the base of :class:`PixelTarget` and :class:`VectorTarget`.
 
     Attributes:
         output: its key in the outputs of ``head.predict``.
         num_rows: n.
-        num_classes: K.
-        labels: names of the K classes; may be empty.
-        read_pixels: returns the true classes (1, height, width) of the pixels of a row, -1 = missing.
+        read_pixels: returns the truth (channels, height, width) of the pixels of a row.
     """
 
     output: str
     num_rows: int
-    num_classes: int
-    labels: tuple[str, ...]
     read_pixels: Callable[[int], Tensor]
-    # masks are never learned for the sake of other targets alone
+    # maps are never learned for the sake of other targets alone
     auxiliary: ClassVar[bool] = False
 
-    def take(self, rows: Array) -> PixelTarget:
+    def take(self, rows: Array) -> Self:
         """Return the target of these rows alone."""
 
         def read_pixels(row: int) -> Tensor:
@@ -220,13 +280,29 @@ class PixelTarget:
 
         return replace(self, num_rows=len(rows), read_pixels=read_pixels)
 
+    def select(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Return its maps (B, channels, rows, cols) from the outputs of a head."""
+        return outputs[self.output]
+
+
+@dataclass(frozen=True, eq=False)
+class PixelTarget(MapTarget):
+    """One class per pixel; its predictions are confusion matrices (n, K, K), 0 = none.
+
+    The matrices hold what their scores need of the truth, which is classes (1, height, width), -1 =
+    missing. A map has a channel for each class.
+
+    Attributes:
+        num_classes: K.
+        labels: names of the K classes; may be empty.
+    """
+
+    num_classes: int
+    labels: tuple[str, ...]
+
     def no_predictions(self) -> Array:
         """Return the predictions of all rows where none is known."""
         return np.zeros((self.num_rows, self.num_classes, self.num_classes), np.int64)
-
-    def select(self, outputs: Mapping[str, Tensor]) -> Tensor:
-        """Return the maps of its classes, (B, K, rows, cols), from the outputs of a head."""
-        return outputs[self.output]
 
     def read(self, selected: Iterable[Tensor], rows: Sequence[int]) -> Array:
         """Return the confusion matrices of these rows.
@@ -254,37 +330,15 @@ class PixelTarget:
 
 
 @dataclass(frozen=True, eq=False)
-class VectorTarget:
+class VectorTarget(MapTarget):
     """Surface normals per pixel; its predictions are :func:`dinoneck.metrics.angle_terms` (n, terms), 0 = none.
 
-    Attributes:
-        output: its key in the outputs of ``head.predict``.
-        num_rows: n.
-        read_pixels: returns the true normals (3, height, width) of the pixels of a row, NaN =
-            missing.
+    The truth is normals (3, height, width), NaN = missing.
     """
-
-    output: str
-    num_rows: int
-    read_pixels: Callable[[int], Tensor]
-    # normals are never learned for the sake of other targets alone
-    auxiliary: ClassVar[bool] = False
-
-    def take(self, rows: Array) -> VectorTarget:
-        """Return the target of these rows alone."""
-
-        def read_pixels(row: int) -> Tensor:
-            return self.read_pixels(int(rows[row]))
-
-        return replace(self, num_rows=len(rows), read_pixels=read_pixels)
 
     def no_predictions(self) -> Array:
         """Return the predictions of all rows where none is known."""
         return np.zeros((self.num_rows, NUM_ANGLE_TERMS))
-
-    def select(self, outputs: Mapping[str, Tensor]) -> Tensor:
-        """Return the maps of its normals, (B, 3, rows, cols), from the outputs of a head."""
-        return outputs[self.output]
 
     def read(self, selected: Iterable[Tensor], rows: Sequence[int]) -> Array:
         """Return the terms of the angles of these rows.
@@ -311,6 +365,4 @@ class VectorTarget:
         return score_angles(predictions, split, reference=reference)
 
 
-ScoredTarget = ValueTarget | ClassTarget | PixelTarget | VectorTarget
-MapTarget = PixelTarget | VectorTarget
-"""Targets that are scored pixel by pixel, and have no columns."""
+ScoredTarget = ValueTarget | ClassTarget | LabelsTarget | PixelTarget | VectorTarget

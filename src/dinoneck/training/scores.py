@@ -14,26 +14,35 @@ from dinoneck.metrics import (
     ACCURACY,
     ANGLE_METRICS,
     FEWEST_GROUPS,
+    FEWEST_POSITIVES,
+    LABEL_F1,
     MACRO_F1,
     MAE,
+    MEAN_AVERAGE_PRECISION,
     MEAN_IOU,
     PIXEL_ACCURACY,
     R2,
     Array,
     Counts,
     Floats,
+    GroupedLabels,
     GroupedTerms,
     Metric,
     as_number,
+    best_f1,
     class_counts,
     class_f1,
     class_iou,
     class_terms,
     confusion_matrix,
+    label_precision,
+    label_terms,
+    mean_average_precision,
     standard_deviation,
     value_terms,
     weighted_r2_metric,
 )
+from dinoneck.task_facts import DEFAULT_THRESHOLD
 from dinoneck.text import counted, some_of
 
 Values = Mapping[str, Any] | Array | Sequence[Any]
@@ -314,6 +323,140 @@ def score_classes(
     return scores | _scores_by_label("f1", class_f1(class_counts(matrix)), labels, matrix)
 
 
+def score_labels(
+    truth: Any,
+    probabilities: Any,
+    split: Split,
+    labels: Sequence[str],
+    *,
+    is_predicted: Any = None,
+    reference: Any = None,
+    reference_predicted: Any = None,
+) -> dict[str, Any]:
+    """Return the scores of one method on one target of several labels per image.
+
+    Args:
+        truth: (n, K), 1 where an image has a label, 0 where it has not, NaN = missing.
+        probabilities: of the same shape, NaN where a row was not predicted.
+        split: the folds and groups of the rows.
+        labels: names of the K labels.
+        is_predicted: bool (n, K), which labels count as predicted. None: the thresholds with the
+            best F1 are chosen. The F1 of a fold is then that with the thresholds of the other folds,
+            so that no image has a part in the threshold that it is scored with; of a single fold it
+            is that with 0.5.
+        reference: as of :func:`score_values`.
+        reference_predicted: as ``is_predicted``, of the other method.
+
+    Returns:
+        As :func:`score_values`, with ``mAP``, the mean of the labels' average precisions, and ``F1``,
+        the mean of their F1, each over the labels that occur; ``by_label``: label -> its
+        ``AP``, ``F1``, number of ``positives`` and, where thresholds are chosen, the ``threshold`` of
+        all folds together; ``few_positives`` then names the labels with fewer than five, whose
+        threshold stays 0.5.
+
+    Raises:
+        DataError: for values that are infinite, or shapes that differ.
+    """
+    truth = _finite_or_missing(truth)
+    probabilities = _finite_or_missing(probabilities)
+    _check_shape(probabilities, truth)
+    is_missing = np.isnan(truth) | np.isnan(probabilities)
+    if reference is not None:
+        reference = _finite_or_missing(reference)
+        _check_shape(reference, truth)
+        is_missing |= np.isnan(reference)
+    truth = np.where(is_missing, np.nan, truth)
+    held_out = _HeldOut(split, is_known=(~is_missing).any(axis=1))
+    chooses_thresholds = is_predicted is None
+    if chooses_thresholds:
+        is_predicted = _predicted_labels(truth, probabilities, held_out)
+    terms = label_terms(truth, is_predicted)
+    reference_terms = None
+    if reference is not None:
+        if chooses_thresholds:
+            reference_predicted = _predicted_labels(truth, reference, held_out)
+        reference_terms = label_terms(truth, reference_predicted)
+
+    # the mean average precision, which is no function of sums
+    ranked = held_out.ranked(truth, probabilities)
+    by_fold = []
+    for rows in held_out.folds:
+        times = np.ones((1, len(rows)))
+        [score] = mean_average_precision(truth[rows], probabilities[rows], times)
+        by_fold.append(as_number(score))
+    scores = held_out.scores((LABEL_F1,), terms, reference_terms)
+    scores[MEAN_AVERAGE_PRECISION] = {
+        "pooled": ranked.score(),
+        "interval": ranked.interval(),
+        "folds": by_fold,
+    }
+    if reference is not None:
+        difference = held_out.ranked(truth, reference).interval_of_difference(ranked)
+        scores["head_minus"][MEAN_AVERAGE_PRECISION] = difference
+
+    # each label
+    rows = held_out.rows
+    f1 = class_f1(terms[rows].sum(axis=0))
+    by_label: dict[str, dict[str, Any]] = {}
+    for k, label in enumerate(labels):
+        once = np.ones((1, len(rows)))
+        [precision] = label_precision(truth[rows, k], probabilities[rows, k], once)
+        by_label[label] = {
+            "AP": as_number(precision),
+            "F1": as_number(f1[k]),
+            "positives": int((truth[rows, k] == 1).sum()),
+        }
+    scores["by_label"] = by_label
+    if chooses_thresholds:
+        thresholds = choose_thresholds(truth[rows], probabilities[rows])
+        for label, threshold in zip(labels, thresholds, strict=True):
+            by_label[label]["threshold"] = threshold
+        few = [label for label, x in by_label.items() if x["positives"] < FEWEST_POSITIVES]
+        scores["few_positives"] = few
+    return scores
+
+
+def choose_thresholds(truth: Floats, probabilities: Floats) -> list[float]:
+    """Return the probability of each label from which on images have it with the best F1.
+
+    It lies in the middle between the lowest probability that counts as the label and the next lower
+    one.
+
+    Args:
+        truth: (n, K), 1, 0 or NaN.
+        probabilities: (n, K).
+
+    Returns:
+        K thresholds; 0.5 for a label with fewer than five images that have it.
+    """
+    thresholds = []
+    for k in range(truth.shape[1]):
+        is_known = ~np.isnan(truth[:, k])
+        has_label = truth[is_known, k] == 1
+        num_positives = int(has_label.sum())
+        scores = probabilities[is_known, k]
+        lowest = None
+        if num_positives >= FEWEST_POSITIVES:
+            _, lowest = best_f1(scores, has_label, num_positives)
+        if lowest is None:
+            thresholds.append(DEFAULT_THRESHOLD)
+            continue
+        below = scores[scores < lowest]
+        next_lower = below.max() if below.size else 0.0
+        thresholds.append(float((lowest + next_lower) / 2))
+    return thresholds
+
+
+def _predicted_labels(truth: Floats, probabilities: Floats, held_out: _HeldOut) -> Array:
+    """Which labels are predicted, bool (n, K), in every fold by the thresholds of the other folds."""
+    is_predicted = np.zeros(truth.shape, bool)
+    for rows in held_out.folds:
+        others = np.setdiff1d(held_out.rows, rows)
+        of_other_folds = choose_thresholds(truth[others], probabilities[others])
+        is_predicted[rows] = probabilities[rows] >= np.asarray(of_other_folds)
+    return is_predicted
+
+
 def score_pixels(
     matrices: Any, split: Split, labels: Sequence[str] = (), *, reference: Any = None
 ) -> dict[str, Any]:
@@ -437,6 +580,10 @@ class _HeldOut:
         if reason:
             scores["no_interval"] = reason
         return scores
+
+    def ranked(self, truth: Floats, scores: Floats) -> GroupedLabels:
+        """Return the labels (n, K) of these rows with their scores."""
+        return GroupedLabels(truth[self.rows], scores[self.rows], self.groups)
 
     def _reason_of_no_interval(self, scores: Mapping[str, Any], metrics: Sequence[Metric]) -> str:
         """Why an interval of these scores is None; empty if none is."""

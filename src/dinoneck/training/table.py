@@ -27,7 +27,7 @@ from dinoneck.data.layout import (
 from dinoneck.data.pasture import SUMS, Pasture
 from dinoneck.data.table import Table, check_column_names
 from dinoneck.errors import ConfigError, DataError
-from dinoneck.kinds import CLASS_KINDS, MAP_KINDS, NUMBER_KINDS
+from dinoneck.kinds import CLASS_KINDS, LABEL_KINDS, MAP_KINDS, NUMBER_KINDS
 from dinoneck.text import counted, some_of
 from dinoneck.training.config import (
     CompositionConfig,
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _SHOWN = 5  # names in a message
+LABELS_TASK = "tags"
+"""The name of the task that ``data.multilabel`` makes of several columns; of one column it is the column's."""
 
 
 def table_of(config: TrainConfig, frame: Any = None, folder: DataFolder | None = None) -> Table:
@@ -98,7 +100,8 @@ def _frame_of(config: TrainConfig, frame: Any, folder: DataFolder | None) -> pd.
         image_column=data.image_column or "image",
         labels=data.labels,
         classes=dict.fromkeys(_columns_of_kinds(config, CLASS_KINDS), ()),
-        numbers=_columns_of_kinds(config, NUMBER_KINDS),
+        numbers=[*_columns_of_kinds(config, NUMBER_KINDS), *_indicator_columns(config)],
+        multilabel=dict.fromkeys(_word_columns(config), ()),
     )
     _warn_of_copies(table, [*targets, *auxiliary])
     _warn_of_changed_copies(table)
@@ -112,6 +115,24 @@ def _columns_of_kinds(config: TrainConfig, kinds: Sequence[str]) -> list[str]:
     columns: list[str] = []
     for task in column_tasks(config).values():
         if task.kind in kinds:
+            columns += task.columns
+    return columns
+
+
+def _indicator_columns(config: TrainConfig) -> list[str]:
+    """The columns of 0 and 1 of the tasks of labels that have several columns."""
+    columns: list[str] = []
+    for task in column_tasks(config).values():
+        if task.kind in LABEL_KINDS and len(task.columns) > 1:
+            columns += task.columns
+    return columns
+
+
+def _word_columns(config: TrainConfig) -> list[str]:
+    """The columns of the tasks of labels that have one, of words or of 0 and 1."""
+    columns: list[str] = []
+    for task in column_tasks(config).values():
+        if task.kind in LABEL_KINDS and len(task.columns) == 1:
             columns += task.columns
     return columns
 
@@ -253,6 +274,16 @@ def column_tasks(config: TrainConfig, columns: Collection[str] = ()) -> dict[str
             task_columns = task.columns or (name,)
             tasks[name] = task.changed(columns=task_columns)
             predicted.update(task_columns)
+    labels = config.data.multilabel
+    if labels:
+        name = labels[0] if len(labels) == 1 else LABELS_TASK
+        if name in tasks:
+            raise ConfigError(
+                f"data.multilabel is {', '.join(labels)}, which makes the task {name!r}, and tasks "
+                "has it too; leave one of them out (--multilabel), or rename the task"
+            )
+        tasks[name] = TaskConfig(kind="multilabel", columns=labels)
+        predicted.update(labels)
     for composition in config.compositions.values():
         predicted.update(composition.sums)
     stated_tasks = list(tasks)
@@ -292,6 +323,6 @@ def target_columns(
 
 
 def _targets(config: TrainConfig, columns: Collection[str]) -> Sequence[str]:
-    if config.data.targets:
+    if config.data.targets or config.data.multilabel:
         return config.data.targets
     return [name for name in columns if name not in config.data.aux_targets]

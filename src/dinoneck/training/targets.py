@@ -250,6 +250,9 @@ def _normalise(task: Task, x: Tensor, ids: Sequence[str]) -> Tensor:
     if task.kind in ("ratio", "segmentation"):
         _check_shares(task, x, ids)
         return x.float()
+    if task.is_multilabel:
+        _check_labels(task, x, ids)
+        return x.float()
     _check_numbers(task, x, ids)
     normalised = x.float()
     if task.transform is not None:
@@ -323,6 +326,18 @@ def _check_shares(task: Task, x: Tensor, ids: Sequence[str]) -> None:
             f"{counted(len(rows), 'image')} with targets of {task.name!r} that do not add up to 1, "
             f"the first is {ids[row]!r} with {value:.4g}; divide them by their sum, unknown ones "
             "are NaN"
+        )
+
+
+def _check_labels(task: Task, x: Tensor, ids: Sequence[str]) -> None:
+    """Check that labels are 0, 1 or missing."""
+    is_wrong = ~(x.isnan() | (x == 0) | (x == 1))
+    if bool(is_wrong.any()):
+        row, column = is_wrong.nonzero()[0].tolist()
+        raise DataError(
+            f"{task.name!r} is {x[row, column]:g} for {ids[row]!r} and the label "
+            f"{task.labels[column]!r}; expected 1 where an image has the label, 0 where it has not, "
+            "NaN where that is unknown"
         )
 
 

@@ -16,6 +16,7 @@ ENOUGH_GROUPS = 10
 _MAIN_METRICS = {
     "r2": "R²",
     "accuracy": "accuracy",
+    "mAP": "mAP",
     "mean_iou": "mean IoU",
     "within_11": "share of pixels within 11.25°",
 }

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from dinoneck.data.pixels import read_planes
 from dinoneck.errors import DataError, ShapeError
 from dinoneck.runtime.resampling import to_unit_range
+from dinoneck.task_facts import NO_LABELS
 from dinoneck.text import printable
 from dinoneck.viz import style
 from dinoneck.viz.checked import Floats, from_tensor, numbers
@@ -216,7 +217,10 @@ def corners_of(boxes: Any, name: str) -> Floats:
 def captions(
     listed: Sequence[Output], result: Mapping[str, Any], known: Mapping[str, Any]
 ) -> list[str]:
-    """Return each number with its name, its unit and, where it is known, the true one; the most probable class."""
+    """Return each number with its name, its unit and, where it is known, the true one.
+
+    Of classes it is the most probable one, and of several labels those that reach their thresholds.
+    """
     texts = []
     for task in {output.task.name: output.task for output in listed}.values():
         outputs_of_task = [output for output in listed if output.task is task]
@@ -226,9 +230,31 @@ def captions(
             probability = likely.text(likely.value(result))
             true = f" (true {known[task.name]})" if task.name in known else ""
             texts.append(f"{name} {probability}{true}")
+        elif task.is_multilabel:
+            texts.append(_labels_caption(outputs_of_task, result, known))
         else:
             texts += [caption(output, result, known) for output in outputs_of_task]
     return texts
+
+
+def _labels_caption(
+    outputs_of_task: Sequence[Output], result: Mapping[str, Any], known: Mapping[str, Any]
+) -> str:
+    """The labels that reach their thresholds with their probabilities, and those that are known."""
+    task = outputs_of_task[0].task
+    texts = []
+    true_labels = []
+    for output, threshold in zip(outputs_of_task, task.label_thresholds, strict=True):
+        label = task.labels[output.place]
+        value = output.value(result)
+        if value >= threshold:
+            texts.append(f"{label} {output.text(value)}")
+        if known.get(output.key) == 1:
+            true_labels.append(label)
+    caption = f"{task.name}: {', '.join(texts) or NO_LABELS}"
+    if any(output.key in known for output in outputs_of_task):
+        caption += f" (true {', '.join(true_labels) or NO_LABELS})"
+    return caption
 
 
 def as_image(image: Any, bits: int | None = None) -> Image.Image:
@@ -252,7 +278,16 @@ def as_image(image: Any, bits: int | None = None) -> Image.Image:
 
 
 def caption(output: Output, result: Mapping[str, Any], known: Mapping[str, Any]) -> str:
-    """Return a predicted number with its name, its unit and the known one."""
+    """Return a predicted number with its name, its unit and the known one; of a label also whether the image has it."""
     truth = known.get(output.key)
+    if output.task.is_multilabel:
+        value = output.value(result)
+        threshold = output.task.label_thresholds[output.place]
+        true = "" if truth is None else f" (true {_presence(truth == 1)})"
+        return f"{output.key} {output.text(value)}, {_presence(value >= threshold)}{true}"
     true = "" if truth is None else f" (true {output.text(truth)})"
     return f"{output.key} {output.text(output.value(result))}{true}"
+
+
+def _presence(is_present: bool) -> str:
+    return "present" if is_present else "absent"

@@ -15,8 +15,16 @@ from PIL import Image
 from dinoneck.data.decoding import ImageInput
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import DataError
-from dinoneck.metrics import accuracy, class_counts, confusion_matrix
-from dinoneck.task_facts import TaskFacts, as_tasks
+from dinoneck.metrics import (
+    accuracy,
+    as_number,
+    class_counts,
+    class_f1,
+    confusion_matrix,
+    label_precision,
+    label_terms,
+)
+from dinoneck.task_facts import NO_LABELS, TaskFacts, as_tasks, labels_of
 from dinoneck.text import printable
 from dinoneck.version import __version__
 from dinoneck.viz.checked import Floats, minus, numbers
@@ -210,6 +218,7 @@ def agreement(
         return _box_agreement(entries)
     rows = _rows(entries, tasks)
     classes = _classes(tasks)
+    label_columns = _label_columns(tasks)
     compared: dict[str, dict[str, Any]] = {}
     for column in rows[0]:
         known_and_predicted = []
@@ -218,7 +227,10 @@ def agreement(
                 known_and_predicted.append((entry.known[column], row[column]))
         if not known_and_predicted:
             continue
-        if column in classes:
+        if column in label_columns:
+            known, predicted = numbers(known_and_predicted, f"known values of {column!r}", "n, 2").T
+            compared[column] = _label_agreement(known, predicted, label_columns[column])
+        elif column in classes:
             compared[column] = _class_agreement(column, classes[column], known_and_predicted)
         else:
             known, predicted = numbers(known_and_predicted, f"known values of {column!r}", "n, 2").T
@@ -260,6 +272,30 @@ def _class_agreement(
     }
 
 
+def _label_columns(tasks: Sequence[TaskFacts]) -> dict[str, float]:
+    """``task:label`` -> the threshold of the label, of multilabel tasks."""
+    thresholds: dict[str, float] = {}
+    for task in tasks:
+        if task.is_multilabel:
+            thresholds |= dict(zip(task.columns, task.label_thresholds, strict=True))
+    return thresholds
+
+
+def _label_agreement(known: Floats, predicted: Floats, threshold: float) -> dict[str, Any]:
+    """The average precision and the F1 of a label that is known of some images."""
+    once = np.ones((1, len(known)))
+    [precision] = label_precision(known, predicted, once)
+    terms = label_terms(known[:, None], predicted[:, None] >= threshold)
+    [f1] = class_f1(terms.sum(axis=0))
+    return {
+        "images": len(known),
+        "positives": int((known == 1).sum()),
+        "AP": as_number(precision),
+        "F1": as_number(f1),
+        "threshold": threshold,
+    }
+
+
 def worst_first(entries: Sequence[ReportEntry], tasks: Sequence[TaskFacts]) -> list[int]:
     """Return the indices of entries, the largest errors first; those without a known value last, in their order."""
     if _is_detector(tasks):
@@ -282,7 +318,7 @@ def _errors(entries: Sequence[ReportEntry], tasks: Sequence[TaskFacts]) -> list[
                 gaps.append(1.0 - row[f"{name}:{entry.known[name]}"])
         for name, score in compared.items():
             if name in entry.known and name not in classes:
-                gaps.append(abs(row[name] - entry.known[name]) / (score["rmse"] or 1.0))
+                gaps.append(abs(row[name] - entry.known[name]) / (score.get("rmse") or 1.0))
         errors.append(sum(gaps) / len(gaps) if gaps else _UNKNOWN_ERROR)
     return errors
 
@@ -333,6 +369,8 @@ def _rows(entries: Sequence[ReportEntry], tasks: Sequence[TaskFacts]) -> list[di
         for name, labels in _classes(tasks).items():
             probabilities = [values[f"{name}:{label}"] for label in labels]
             row[name] = labels[int(np.argmax(probabilities))]
+        for name, labels in labels_of(tasks, entry.result).items():
+            row[name] = ";".join(labels) or NO_LABELS
         rows.append(row | values)
     return rows
 
@@ -360,13 +398,18 @@ def _compare_numbers(
 
     # scores
     score_table = ScoreTable(["output", "images", "R²", "MAE", "RMSE", "bias", "sd of known"], [])
-    tables = [score_table]
+    label_table = ScoreTable(["label", "images", "with it", "AP", "F1", "threshold"], [])
+    tables = [score_table, label_table]
     charts: list[Chart] = []
     for column, score in compared.items():
         if "accuracy" in score:
             heading = f"{column}, accuracy {score['accuracy']:.3f}: true (rows) and predicted"
             matrix = score["confusion_matrix"]
             tables.append(matrix_table(heading, _classes(tasks)[column], matrix))
+            continue
+        if "AP" in score:
+            cells = [_number(value, digits=4) for value in score.values()]
+            label_table.rows.append([column, *cells])
             continue
         # the columns of the table in the order of `scores`
         cells = [_number(value, digits=4) for value in score.values()]
@@ -380,6 +423,8 @@ def _compare_numbers(
                 predicted.append(rows[i][column])
                 links.append(f"#image-{i}" if i in drawn else None)
         charts += agreement_charts(column, known, predicted, units[column], links)
+
+    tables = [shown for shown in tables if shown.rows or shown is score_table]
 
     # all images
     image_table = ScoreTable(["image"], [[entry.name] for entry in entries])

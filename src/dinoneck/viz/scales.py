@@ -70,7 +70,7 @@ class Output(NamedTuple):
     def text(self, value: float) -> str:
         """Return a number as pictures show it: with its unit, a share as percent."""
         unit = self.task.unit
-        if self.map.is_share:
+        if self.map.is_share or self.map.is_multilabel:
             value = 100.0 * value
             unit = "%"
         return f"{minus(f'{value:.3g}')} {unit}".rstrip()
@@ -160,6 +160,8 @@ def _scale(members: Sequence[Output], results: Sequence[Mapping[str, Any]]) -> S
             is_changed = True
     if task.is_share:
         return Scale(0.0, 1.0, note=" (clipped, normalised)" if is_changed else "")
+    if task.is_multilabel:
+        return Scale(0.0, 1.0, note="")
     if any(output.is_sum or output.floor >= 0 for output in members):
         low, high = _range_with_zero(drawn)
     else:

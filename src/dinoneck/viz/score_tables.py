@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from dinoneck.errors import DataError
 from dinoneck.intervals import LEVELS, fewest_groups
 from dinoneck.kinds import predicting_method, present_report
+from dinoneck.metrics import FEWEST_POSITIVES, MEAN_AVERAGE_PRECISION
 from dinoneck.tasks import MEAN_KEY, OVERALL, OVERALL_MEAN, OVERALL_WEIGHTED
 from dinoneck.text import counted, some_of
 
@@ -16,6 +17,8 @@ MOST_COLUMNS = 12  # of a confusion matrix
 SCORES = {
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
+    "mAP": "mAP",
+    "F1": "macro F1",
     "mean_iou": "mean IoU",
     "pixel_accuracy": "pixel accuracy",
 }
@@ -32,6 +35,8 @@ ANGLES = {
 MAIN_ANGLE = "within_11"
 """The score that methods are compared by on surface normals."""
 _DEGREES = ("mean_angle", "median_angle")
+_NO_SCORE = "-"
+_SHOWN = 4  # classes in a note
 
 
 class ScoreTable(NamedTuple):
@@ -41,11 +46,13 @@ class ScoreTable(NamedTuple):
         header: what the table shows, then the headings of the other columns.
         rows: of one cell per column, the first a name.
         is_matrix: whether it is a confusion matrix, a row of counts per true class.
+        note: a sentence to print below it; empty without one.
     """
 
     header: list[str]
     rows: list[list[str]]
     is_matrix: bool = False
+    note: str = ""
 
 
 def all_tables(report: Mapping[str, Any], held_out: bool = True) -> list[ScoreTable]:
@@ -74,6 +81,8 @@ def _all_tables(report: Mapping[str, Any], held_out: bool) -> list[ScoreTable]:
     for name, methods in report.get("scores", {}).items():
         if "confusion_matrix" in first_of(methods):
             tables += class_tables(name, methods, held_out)
+        elif MEAN_AVERAGE_PRECISION in first_of(methods):
+            tables += label_tables(name, methods, held_out)
         elif MAIN_ANGLE in first_of(methods):
             tables.append(angle_table(name, methods, held_out))
     if "best" in report:
@@ -298,25 +307,7 @@ def class_tables(
         held_out: as of :func:`all_tables`.
     """
     head = first_of(methods)
-    has_folds = len(head[next(key for key in SCORES if key in head)]["folds"]) > 1
-
-    # over all classes
-    header = [f"{name}, {counted(head['images'], 'image')}{' held out' * held_out}"]
-    rows = [[method] for method in methods]
-    for key, heading in SCORES.items():
-        if key not in head:
-            continue
-        header += [heading, "95 % interval"]
-        if has_folds:
-            header.append("worst fold")
-        for row, score in zip(rows, methods.values(), strict=True):
-            row += [_number(score[key]["pooled"]), _interval(score[key]["interval"])]
-            if has_folds:
-                row.append(_worst(score[key]))
-    reasons = _reasons({name: methods})
-    if reasons:
-        rows.append([f"intervals: {reasons}", *[""] * (len(header) - 1)])
-    yield ScoreTable(header, rows)
+    yield _table_over_classes(name, methods, held_out)
 
     # of each class
     key = "f1" if "f1" in head else "iou"
@@ -333,6 +324,64 @@ def class_tables(
         first_method = next(iter(methods))
         heading = f"{name}, true (rows) and predicted by the {first_method}"
         yield matrix_table(heading, head["labels"], head["confusion_matrix"])
+
+
+def label_tables(
+    name: str, methods: Mapping[str, Mapping[str, Any]], held_out: bool = True
+) -> Iterator[ScoreTable]:
+    """Return the scores over all labels of images, and those of each label.
+
+    Args:
+        name: of the target.
+        methods: method -> its scores by :func:`dinoneck.training.scores.score_labels`.
+        held_out: as of :func:`all_tables`.
+    """
+    head = first_of(methods)
+    yield _table_over_classes(name, methods, held_out)
+    has_thresholds = "few_positives" in head
+    header = [f"{name}, of each label", "images with it"]
+    for method in methods:
+        header += [f"AP {method}", f"F1 {method}"]
+        if has_thresholds:
+            header.append(f"threshold {method}")
+    rows = []
+    for label in head["by_label"]:
+        row = [label, str(head["by_label"][label]["positives"])]
+        for scores in methods.values():
+            of_label = scores["by_label"][label]
+            row += [_number(of_label["AP"]), _number(of_label["F1"])]
+            if has_thresholds:
+                row.append(_number(of_label["threshold"]))
+        rows.append(row)
+    few = head.get("few_positives", ())
+    if few:
+        note = f"threshold 0.5, as fewer than {FEWEST_POSITIVES} images have it: {some_of(few, 5)}"
+        rows.append([note, *[""] * (len(header) - 1)])
+    yield ScoreTable(header, rows)
+
+
+def _table_over_classes(
+    name: str, methods: Mapping[str, Mapping[str, Any]], held_out: bool
+) -> ScoreTable:
+    """The scores over all classes or labels, a row per method."""
+    head = first_of(methods)
+    has_folds = len(head[next(key for key in SCORES if key in head)]["folds"]) > 1
+    header = [f"{name}, {counted(head['images'], 'image')}{' held out' * held_out}"]
+    rows = [[method] for method in methods]
+    for key, heading in SCORES.items():
+        if key not in head:
+            continue
+        header += [heading, "95 % interval"]
+        if has_folds:
+            header.append("worst fold")
+        for row, score in zip(rows, methods.values(), strict=True):
+            row += [_number(score[key]["pooled"]), _interval(score[key]["interval"])]
+            if has_folds:
+                row.append(_worst(score[key]))
+    reasons = _reasons({name: methods})
+    if reasons:
+        rows.append([f"intervals: {reasons}", *[""] * (len(header) - 1)])
+    return ScoreTable(header, rows)
 
 
 def angle_table(
@@ -400,7 +449,10 @@ def box_tables(
 
 
 def _table_by_class(boxes: Mapping[str, Any], keys: Sequence[str]) -> ScoreTable:
-    """The scores of each class by every model that has them, with the names of the models if there are several."""
+    """The scores of each class by every model that has them, with the names of the models if there are several.
+
+    Classes without any score, of which the truth has no object, are named in the note.
+    """
     classes_of_model = {}
     for model, scores in boxes.items():
         if "per_class" in scores:
@@ -415,7 +467,13 @@ def _table_by_class(boxes: Mapping[str, Any], keys: Sequence[str]) -> ScoreTable
             header.append(key if len(classes_of_model) == 1 else f"{key} {model}")
             for name, row in rows.items():
                 row.append(_number(classes[name][key] if name in classes else None))
-    return ScoreTable(header, list(rows.values()))
+    without_score = [name for name, row in rows.items() if set(row[1:]) == {_NO_SCORE}]
+    scored_rows = [row for name, row in rows.items() if name not in without_score]
+    note = ""
+    if without_score:
+        some_names = some_of(without_score, _SHOWN)
+        note = f"Classes without an object in the truth are not scored: {some_names}."
+    return ScoreTable(header, scored_rows, note=note)
 
 
 def _rows(scores: Mapping[str, Mapping[str, Any]], keys: Sequence[str]) -> list[list[str]]:
@@ -442,4 +500,4 @@ def _interval(ends: Sequence[float] | None, sign: str = "") -> str:
 
 
 def _number(score: float | None) -> str:
-    return "-" if score is None else f"{score:.3f}"
+    return _NO_SCORE if score is None else f"{score:.3f}"

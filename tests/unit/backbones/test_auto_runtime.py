@@ -360,57 +360,68 @@ def test_a_wrapped_model_has_no_file(scene: Scene, tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
 
 
+class WaitingCompilation:
+    """Lets what is compiled wait for a test.
+
+    Attributes:
+        starts: is set when something is to be compiled.
+        goes_on: what the compilation waits for.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.starts = threading.Event()
+        self.goes_on = threading.Event()
+        self._monkeypatch = monkeypatch
+
+    def wait_from_now_on(self) -> None:
+        compile_program = openvino.compile_program
+
+        def wait_and_compile(*args: Any, **options: Any) -> Any:
+            self.starts.set()
+            assert self.goes_on.wait(60)
+            return compile_program(*args, **options)
+
+        self._monkeypatch.setattr(openvino, "compile_program", wait_and_compile)
+
+
+@pytest.fixture
+def compilation(monkeypatch: pytest.MonkeyPatch) -> WaitingCompilation:
+    return WaitingCompilation(monkeypatch)
+
+
 def test_while_one_thread_compiles_the_others_compute_in_torch(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+    scene: Scene, compilation: WaitingCompilation
 ) -> None:
     scene.backbone.expect_images({SIZE: 1000})
     scene.run()
-    compile_program = openvino.compile_program
-    starts = threading.Event()
-    goes_on = threading.Event()
-
-    def wait_and_compile(*args: Any, **options: Any) -> Any:
-        starts.set()
-        assert goes_on.wait(60)
-        return compile_program(*args, **options)
-
-    monkeypatch.setattr(openvino, "compile_program", wait_and_compile)
+    compilation.wait_from_now_on()
     images = torch.zeros(2, 3, *SIZE)
     thread = threading.Thread(target=scene.backbone, args=(images,))
     thread.start()
-    assert starts.wait(60)
+    assert compilation.starts.wait(60)
     assert scene.run() == ["torch"]
-    goes_on.set()
+    compilation.goes_on.set()
     thread.join()
     assert scene.run() == ["program"]
 
 
 def test_while_one_size_is_compiled_programs_of_others_run(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+    scene: Scene, compilation: WaitingCompilation
 ) -> None:
     """As of the runtime openvino, which computes nothing in torch."""
     scene.backbone.runtime = "openvino"
     scene.run()
-    compile_program = openvino.compile_program
-    starts = threading.Event()
-    goes_on = threading.Event()
-
-    def wait_and_compile(*args: Any, **options: Any) -> Any:
-        starts.set()
-        assert goes_on.wait(60)
-        return compile_program(*args, **options)
-
-    monkeypatch.setattr(openvino, "compile_program", wait_and_compile)
+    compilation.wait_from_now_on()
     of_new_size = threading.Thread(target=scene.backbone, args=(torch.zeros(2, 3, 64, 64),))
     of_new_size.start()
-    assert starts.wait(60)
+    assert compilation.starts.wait(60)
 
     of_ready_size = threading.Thread(target=scene.backbone, args=(torch.zeros(2, 3, *SIZE),))
     of_ready_size.start()
     of_ready_size.join(10)
     has_waited = of_ready_size.is_alive()
 
-    goes_on.set()
+    compilation.goes_on.set()
     of_new_size.join()
     of_ready_size.join()
     assert not has_waited

@@ -238,6 +238,23 @@ def test_a_classifier_is_left_out_with_a_line_in_the_log(
     assert "left out: head (2)" in record.getMessage()
 
 
+def test_the_heads_beside_a_backbone_of_tipsv2_are_no_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = {f"vision_encoder.{name}": value for name, value in TEACHER.items()}
+    state |= {
+        "depth_head.convs.0.weight": torch.zeros(2),
+        "normals_head.project.bias": torch.zeros(2),
+    }
+    with caplog.at_level(logging.WARNING):
+        read_vit(saved(tmp_path, state))
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        read_vit(saved(tmp_path, {**state, "aux_head.weight": torch.zeros(2)}))
+    [record] = caplog.records
+    assert "aux_head (1)" in record.getMessage()
+
+
 def test_a_plain_file_logs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         load_backbone("dinoneck_tiny", checkpoint=saved(tmp_path, {"model": TEACHER}))

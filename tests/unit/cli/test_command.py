@@ -130,6 +130,25 @@ def test_a_licence_that_no_backbone_has_is_named_with_those_that_are() -> None:
     assert "Did you mean 'apache-2.0'?" in printed.err
 
 
+def test_published_heads_under_one_licence_are_listed() -> None:
+    listed = cli("list", "heads", "--json").json["published"]
+    open_names = [row["name"] for row in listed if row["licence"].lower() == "apache-2.0"]
+    assert {"rf_detr_small", "tipsv2_b14_depth", "dinov2_vits14_nyu_dpt"} <= set(open_names)
+    for licence in ("apache-2.0", "Apache-2.0"):  # as both lists spell it
+        document = cli("list", "heads", "--licence", licence, "--json").json
+        assert [row["name"] for row in document["published"]] == open_names
+        assert "heads" not in document  # the types are under no licence of their own
+    depth = cli("list", "heads", "depth", "--licence", "apache-2.0", "--json").json["published"]
+    assert 0 < len(depth) < len(open_names)
+    assert {row["task"] for row in depth} == {"depth"}
+    none = cli("list", "heads", "dinov3_vit", "--licence", "apache-2.0")
+    assert none.code == 1
+    assert "none of the published heads under apache-2.0 has 'dinov3_vit'" in none.out
+    unknown = cli("list", "heads", "--licence", "mit")
+    assert unknown.code == 1
+    assert "--licence is 'mit'; the licences of published heads are apache-2.0" in unknown.err
+
+
 def answering(monkeypatch: pytest.MonkeyPatch, value: Any) -> None:
     """Make ``inspect`` return a value, or raise it."""
 

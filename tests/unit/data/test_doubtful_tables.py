@@ -51,7 +51,10 @@ def test_several_labels_in_a_cell_are_named(
 ) -> None:
     [line] = warnings_of(values, caplog)
     assert expected in line
-    assert "If it means several labels, write a column of 0 and 1 for each label" in line
+    assert (
+        "If it means several labels, write a column of 0 and 1 for each label (--multilabel)"
+        in line
+    )
 
 
 SINGLE_LABELS = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.unit.data.test_bit_depth import write_colours
 
 from dinoneck.data import Preprocessing
 from dinoneck.data.normal_labels import NormalLabels
@@ -41,6 +44,23 @@ def write_png(path: Path, vectors: np.ndarray) -> Path:
     return path
 
 
+def as_deep_colours(vectors: np.ndarray) -> np.ndarray:
+    return np.rint((vectors + 1) * 32767.5).astype(np.uint16)
+
+
+def with_orientation(path: Path, orientation: int) -> Path:
+    """State an EXIF orientation in a PNG file."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    data = exif.tobytes().removeprefix(b"Exif\0\0")
+    checksum = zlib.crc32(b"eXIf" + data)
+    chunk = struct.pack(">I", len(data)) + b"eXIf" + data + struct.pack(">I", checksum)
+    content = path.read_bytes()
+    end_of_header = 8 + 25  # of the signature and IHDR
+    path.write_bytes(content[:end_of_header] + chunk + content[end_of_header:])
+    return path
+
+
 def degrees(one: Any, other: Any) -> float:
     cosine = np.clip(np.sum(np.asarray(one) * np.asarray(other), axis=0), -1, 1)
     return float(np.degrees(np.arccos(cosine)).max())
@@ -54,7 +74,9 @@ def test_all_forms_are_the_same_normals(tmp_path: Path) -> None:
         vectors,
         torch.from_numpy(2.2 * vectors / 2),
         as_colours(vectors),
-        np.rint((vectors + 1) * 32767.5).astype(np.uint16),
+        as_deep_colours(vectors),
+        write_colours(tmp_path / "deep.png", as_deep_colours(vectors)),
+        Image.open(tmp_path / "deep.png"),
         Image.fromarray(as_colours(vectors)),
     ]
     for form in forms:
@@ -86,6 +108,7 @@ UNKNOWN = [
     pytest.param(np.full(3, 32767, np.uint16), id="grey 32767"),
     pytest.param(np.full(3, 32768, np.uint16), id="grey 32768"),
     pytest.param(np.full(3, 65535, np.uint16), id="white of 16 bits"),
+    pytest.param(np.full(3, 128 * 257, np.uint16), id="grey 128 of 8 bits"),
 ]
 
 
@@ -95,7 +118,7 @@ def test_pixels_without_a_normal_weigh_nothing(mark: np.ndarray) -> None:
     if mark.dtype == np.uint8:
         stored = as_colours(vectors)
     elif mark.dtype == np.uint16:
-        stored = np.rint((vectors + 1) * 32767.5).astype(np.uint16)
+        stored = as_deep_colours(vectors)
     else:
         stored = vectors
     stored[:, :16] = mark
@@ -145,6 +168,63 @@ def test_a_picture_that_exif_mirrors_has_mirrored_vectors(tmp_path: Path) -> Non
     Image.fromarray(as_colours(stored)).save(path, exif=exif)
     values, _ = NormalLabels().cells([path], Preprocessing(16))
     assert degrees(values[0, :, 1, 1], LEANING) < 0.5
+
+
+def test_both_bytes_of_a_png_of_16_bits_count(tmp_path: Path) -> None:
+    """A step of 16 bits is 0.001 degrees, one of 8 bits 0.3; the picture is mirrored by EXIF."""
+    stored = as_deep_colours(normals() * (-1, 1, 1))
+    path = with_orientation(write_colours(tmp_path / "a.png", stored), 2)
+    values, counts = NormalLabels().cells([path], Preprocessing(16), [(32, 48)])
+    assert degrees(values[0, :, 0, 0], (0.0, 0.0, 1.0)) < 0.005
+    assert degrees(values[0, :, 1, 2], LEANING) < 0.005
+    assert (counts == 256).all()
+
+
+def test_transparent_pixels_of_16_bits_have_no_normal(tmp_path: Path) -> None:
+    alpha = np.full((32, 48, 1), 65535, np.uint16)
+    alpha[:, :16] = 0
+    colours = np.concatenate([as_deep_colours(normals()), alpha], axis=2)
+    _, counts = NormalLabels().cells(
+        [write_colours(tmp_path / "a.png", colours)], Preprocessing(16)
+    )
+    assert counts[0].tolist() == [[0.0, 256.0, 256.0]] * 2
+
+
+def test_a_png_of_16_bits_is_compared_with_its_image_and_refused_where_it_is_cut(
+    tmp_path: Path,
+) -> None:
+    path = write_colours(tmp_path / "a.png", as_deep_colours(normals()))
+    with pytest.raises(DataError, match="is 32x48 px .*its image is 48x32 px"):
+        NormalLabels().cells([path], Preprocessing(16), [(48, 32)])
+    path.write_bytes(path.read_bytes()[:-60])
+    with pytest.raises(DataError, match=r"a\.png"):
+        NormalLabels().cells([path], Preprocessing(16))
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of rasterio and affine
+@pytest.mark.parametrize(
+    "options", [{}, {"compress": "lzw", "tiled": True}, {"interleave": "band"}]
+)
+def test_a_geotiff_of_normals_is_read(options: dict[str, Any], tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    path = tmp_path / "a.tif"
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        height=32,
+        width=48,
+        count=3,
+        dtype="float32",
+        crs="EPSG:25832",
+        transform=rasterio.transform.from_origin(500_000, 5_600_000, 0.1, 0.1),
+        **options,
+    ) as file:
+        file.write(normals().transpose(2, 0, 1))
+    values, counts = NormalLabels().cells([path], Preprocessing(16), [(32, 48)])
+    assert degrees(values[0, :, 0, 0], (0.0, 0.0, 1.0)) < 1e-3
+    assert degrees(values[0, :, 1, 2], LEANING) < 1e-3
+    assert (counts == 256).all()
 
 
 def mirrored_tiff(folder: Path) -> Path:

@@ -24,8 +24,10 @@ from dinoneck import (
 )
 from dinoneck.data import Preprocessing
 from dinoneck.detection import DetectionHead, Detector
+from dinoneck.detection.fine_tuning import open_init
 from dinoneck.evaluation.models import open_models
 from dinoneck.inference import MicroBatcher
+from dinoneck.training.config import BoxesDataConfig, TrainDetectorConfig
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +102,29 @@ def test_three_roads_to_a_published_detector_give_the_same(
     assert_equal(predictor(images), default)
     picture = images / "1.png"
     assert_equal([predictor.one(picture)], Detector.load(name, weights=weights).predict(picture))
+
+
+def test_a_folder_of_the_name_does_not_hide_a_published_detector_beside_its_weights(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folders[BOXES].parent)  # which holds a folder of that name
+    config = TrainDetectorConfig(data=BoxesDataConfig(boxes="-"), init=BOXES, weights=BOXES)
+
+    initial = open_init(config)
+
+    assert initial is not None
+    assert initial.origin["name"] == BOXES
+    assert Predictor(BOXES, weights=BOXES).detector is not None
+    publication = Detector.load(BOXES, weights=BOXES).publication
+    assert publication is not None
+    assert publication.extra["published"] == BOXES
+    for load in (Predictor, Detector.load, load_name_of_init):
+        with pytest.raises(CheckpointError, match=rf"./{BOXES} for the path, or .*weights=FILE"):
+            load(BOXES)
+
+
+def load_name_of_init(name: str) -> object:
+    return open_init(TrainDetectorConfig(data=BoxesDataConfig(boxes="-"), init=name))
 
 
 def test_the_file_of_a_detector_is_predicted_with_as_a_name_is(

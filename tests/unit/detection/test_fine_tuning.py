@@ -31,9 +31,10 @@ from dinoneck.cli.main import main
 from dinoneck.cli.text import show_scores
 from dinoneck.data import Preprocessing, box_transforms
 from dinoneck.data.decoding import read_pixels
-from dinoneck.detection import Detector, evaluate_boxes, train_detector
+from dinoneck.detection import Detector, evaluate_boxes, fine_tuning, train_detector
 from dinoneck.detection.fine_tuning import open_init
 from dinoneck.detection.head import loss_counts
+from dinoneck.detection.training import DetectorTrainer
 from dinoneck.published.detectors import coco_classes
 from dinoneck.training import DetectorRecipe, TrainDetectorConfig, engine, param_groups
 from dinoneck.training.config import config_of as config_of_values
@@ -349,7 +350,7 @@ def test_the_recipe_is_the_publishers_where_the_config_has_none(folder: Path, bo
 def test_one_line_says_which_values_are_the_publishers(
     folder: Path, boxes: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A learning rate of 1e-3, the default of other detectors, is not told from none."""
+    """A config has a value for every option: 1e-3, the default of other detectors, is none that is stated."""
     config = config_of(boxes, folder, optim={"lr": 1e-3, "clip_norm": 5.0})
     initial = open_init(config)
     assert initial is not None
@@ -360,6 +361,99 @@ def test_one_line_says_which_values_are_the_publishers(
 
     [line] = [line for line in caplog.messages if line.startswith(f"init {BOXES}: ")]
     assert "its publisher's lr 0.0001, weight_decay 0.0001, in place of 0.001, 0.01" in line
+
+
+@pytest.fixture
+def recipes(monkeypatch: pytest.MonkeyPatch) -> list[DetectorRecipe]:
+    """The recipes of the trainings that follow, of which none is trained."""
+    recipes: list[DetectorRecipe] = []
+
+    def keep(trainer: DetectorTrainer, *, resume: bool = True) -> dict[str, Any]:
+        recipes.append(trainer.config.optim)
+        raise DataError("no training here")
+
+    monkeypatch.setattr(DetectorTrainer, "train", keep)
+    return recipes
+
+
+def test_what_is_stated_wins_over_the_publisher_also_where_it_is_a_default(
+    folder: Path, boxes: Path, tmp_path: Path, recipes: list[DetectorRecipe]
+) -> None:
+    data = {"boxes": str(boxes), "val_boxes": str(boxes)}
+    start = {"init": BOXES, "weights": str(folder)}
+    file = tmp_path / "run.yaml"
+    file.write_text(json.dumps({"data": data, **start, "optim": {"lr": 1e-3}}))
+    words = ["--boxes", str(boxes), "--val-boxes", str(boxes), "--init", BOXES]
+    words += ["--weights", str(folder), "--out", str(tmp_path / "run")]
+    out = tmp_path / "run"
+    config = TrainDetectorConfig.from_dict({"data": data, **start})
+
+    assert main(["train", *words, "--lr", "1e-3"]) == 1
+    assert main(["train", *words, "--lr=1e-3"]) == 1
+    assert main(["train", str(file), "--out", str(out)]) == 1
+    with pytest.raises(DataError, match="no training here"):
+        train(out=out, **data, **start, lr=1e-3)
+    with pytest.raises(DataError, match="no training here"):
+        train({"data": data, **start, "optim": {"lr": 1e-3}}, out)
+    with pytest.raises(DataError, match="no training here"):
+        train(config, out, lr=1e-3)
+    with pytest.raises(DataError, match="no training here"):
+        train_detector(config, out, stated=["lr"])
+
+    assert len(recipes) == 7
+    for recipe in recipes:
+        assert (recipe.lr, recipe.weight_decay, recipe.clip_norm) == (1e-3, 1e-4, 0.1)
+
+
+def test_flags_are_stated_beside_those_of_the_file(
+    folder: Path, boxes: Path, tmp_path: Path, recipes: list[DetectorRecipe]
+) -> None:
+    file = tmp_path / "run.yaml"
+    data = {"boxes": str(boxes), "val_boxes": str(boxes)}
+    values = {"data": data, "init": BOXES, "weights": str(folder), "optim": {"lr": 1e-3}}
+    file.write_text(json.dumps(values))
+
+    words = ["train", str(file), "--out", str(tmp_path / "run"), "--clip-norm", "1.0"]
+    assert main(words) == 1
+
+    [recipe] = recipes
+    assert (recipe.lr, recipe.weight_decay, recipe.clip_norm) == (1e-3, 1e-4, 1.0)
+
+
+def test_objects_are_trained_with_the_rate_that_is_stated(
+    mask_folder: Path, objects: Path, tmp_path: Path, recipes: list[DetectorRecipe]
+) -> None:
+    words = ["--instances", str(objects), "--init", MASKS, "--weights", str(mask_folder)]
+    words += ["--folds", "3"]
+
+    assert main(["train", *words, "--out", str(tmp_path / "run"), "--lr", "1e-3"]) == 1
+
+    [recipe] = recipes
+    assert (recipe.lr, recipe.weight_decay, recipe.clip_norm) == (1e-3, 1e-4, 0.1)
+
+
+def test_objects_open_what_they_start_from_once(
+    mask_folder: Path,
+    objects: Path,
+    tmp_path: Path,
+    recipes: list[DetectorRecipe],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened = []
+    load = fine_tuning.load_published
+
+    def count(name: str, **options: Any) -> HeadCheckpoint:
+        opened.append(name)
+        return load(name, **options)
+
+    monkeypatch.setattr(fine_tuning, "load_published", count)
+    words = ["--instances", str(objects), "--init", MASKS, "--weights", str(mask_folder)]
+    words += ["--folds", "3"]
+
+    assert main(["train", *words, "--out", str(tmp_path / "run")]) == 1
+
+    assert opened == [MASKS]
+    assert len(recipes) == 1
 
 
 @pytest.mark.parametrize(

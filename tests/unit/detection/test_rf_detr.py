@@ -575,6 +575,39 @@ def test_it_is_scored_like_any_detector(
     assert cost["parameters"] == whole - vit
 
 
+def test_a_saved_file_states_licence_and_source(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "saved.safetensors"
+    Detector.load(BOXES, weights=folders[BOXES]).save(file)
+
+    assert main(["inspect", str(file)]) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    assert "licence    Apache-2.0" in lines
+    assert "backbone   DINOv2 ViT-S (tuned), in this file" in lines
+    assert "backbone's licence that of this file" in lines
+    [extra] = [line for line in lines if line.startswith("extra ")]
+    assert "license_source https://github.com/roboflow/rf-detr" in extra
+    assert "url https://huggingface.co/Roboflow/rf-detr-nano" in extra
+
+
+def test_the_shell_shows_the_classes_of_the_truth_alone(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_coco(tmp_path)
+    words = ["evaluate", str(tmp_path / "images"), "--heads", BOXES, "--truth", str(file)]
+
+    assert main([*words, "--weights", str(folders[BOXES])]) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    first_words = [line.split()[0] for line in lines if line]
+    assert {"person", "cat", "dog"} <= set(first_words)
+    assert not {"umbrella", "toothbrush"} & set(first_words)
+    [note] = [line for line in lines if line.startswith("Classes without an object")]
+    assert note.endswith("airplane, apple, backpack, banana and 73 more.")  # 80 - 3 - 4
+
+
 @pytest.mark.parametrize("name", [BOXES, MASKS])
 def test_it_is_served(folders: dict[str, Path], name: str) -> None:
     model = open_model(name, Settings(weights=str(folders[name])))
@@ -653,6 +686,7 @@ def test_other_files_are_refused(folders: dict[str, Path], tmp_path: Path) -> No
     whole = (folders[BOXES] / "model.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
     torch.save(state, tmp_path / "pickle.pth")
+    torch.save(state, tmp_path / "pickle.safetensors")
     (tmp_path / "text.safetensors").write_text("no weights")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/config.json").write_text("{}")
@@ -666,6 +700,9 @@ def test_other_files_are_refused(folders: dict[str, Path], tmp_path: Path) -> No
 
     assert "incomplete" in refused(BOXES, tmp_path / "cut.safetensors")
     assert "is no .safetensors file" in refused(BOXES, tmp_path / "pickle.pth")
+    named_otherwise = refused(BOXES, tmp_path / "pickle.safetensors")
+    assert "is what torch.save writes, a pickle, with the name of" in named_otherwise
+    assert ".pth" not in named_otherwise
     assert "cannot be read as weights" in refused(BOXES, tmp_path / "text.safetensors")
     assert "has no model.safetensors" in refused(BOXES, tmp_path / "folder")
     assert "not valid JSON" in refused(BOXES, tmp_path / "strange")
@@ -676,6 +713,23 @@ def test_other_files_are_refused(folders: dict[str, Path], tmp_path: Path) -> No
         BOXES, tmp_path / "shape.safetensors"
     )
     assert "holds" in refused(BOXES, folders[MASKS] / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", [BOXES, MASKS])
+def test_a_refusal_has_the_names_of_the_file(
+    folders: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    """Its publisher's, of which transformers translates most, and divides some into three."""
+    state = load_file(folders[name] / "model.safetensors")
+    vit_name = "backbone.0.encoder.encoder.embeddings.cls_token"
+    divided_name = "transformer.decoder.layers.0.self_attn.in_proj_weight"
+    for file_name in (vit_name, divided_name):
+        others = {key: value for key, value in state.items() if key != file_name}
+        save_file(others, tmp_path / "lacks.safetensors")
+        save_file({**others, file_name: torch.zeros(3)}, tmp_path / "shape.safetensors")
+        lacks = refused(name, tmp_path / "lacks.safetensors")
+        assert f"lacks {file_name}: it is" in lacks
+        assert f"holds {file_name} of shape (3,)" in refused(name, tmp_path / "shape.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -848,15 +902,22 @@ def test_it_is_pushed_and_read_from_the_hub(
 def test_without_a_network_one_sentence_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    client = logging.getLogger("huggingface_hub.utils._http")
+    logged: list[object] = []
+
     def unreachable(*_: object, **__: object) -> str:
+        client.warning("Retrying in 1s [Retry 1/5].")
         raise ConnectionError("no route to host")
 
+    monkeypatch.setattr(client, "handle", logged.append)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
 
     with pytest.raises(CheckpointError, match=r"Roboflow/rf-detr-nano .*--weights FILE") as error:
         load_published(BOXES)
 
     assert "\n" not in str(error.value)
+    assert logged == []
+    assert client.isEnabledFor(logging.WARNING)  # afterwards as before
 
 
 def test_a_fetched_model_is_that_of_the_repository(

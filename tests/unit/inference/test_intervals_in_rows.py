@@ -111,6 +111,19 @@ def test_a_data_frame_has_the_columns_of_predict() -> None:
     ]
 
 
+def test_a_task_that_is_called_as_the_entry_of_rows_leaves_a_table_without_bounds(
+    tmp_path: Path,
+) -> None:
+    tasks = [Task("mass", interval=MASS), Task("interval"), Task("set")]
+    head = kit.saved_head(tmp_path / "head.safetensors", kit.head(*tasks))
+    [image] = kit.write_images(tmp_path, ["a.png"])
+
+    ran = kit.cli("predict", image, "--heads", head, "--out", tmp_path / "p.csv")
+
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "p.csv").read_text().splitlines()[0] == "image,mass,interval,set"
+
+
 def test_a_table_of_heads_without_intervals_stays_as_it_was(tmp_path: Path) -> None:
     head = kit.saved_head(tmp_path / "head.safetensors", kit.head(Task("mass")))
     [image] = kit.write_images(tmp_path, ["a.png"])

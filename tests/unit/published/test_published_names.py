@@ -20,6 +20,7 @@ from tests.unit.published.test_published import SAFE_READER
 
 from dinoneck import CheckpointError, HeadCheckpoint, Predictor, load_backbone, load_published
 from dinoneck.cli.main import main
+from dinoneck.inference.sources import NO_KEY, open_heads
 from dinoneck.published import table
 
 pytestmark = [
@@ -78,6 +79,24 @@ def test_a_name_with_its_file_is_the_head_that_is_loaded(folder: Path) -> None:
     assert Predictor({"d": DEPTH}, backbone, weights=file)(image) == [{"d": expected}]
     with pytest.raises(CheckpointError, match="is not a file"):
         Predictor(DEPTH, backbone, weights=folder / "nothing.pth")
+
+
+def test_the_backbone_in_a_publishers_file_is_the_published_one(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = load_published(DEPTH, weights=folder / f"{DEPTH}.pth")
+    [expected] = Predictor(checkpoint, file_backbone(folder))(folder / "image.png")  # type: ignore[arg-type]
+    assert "make sure that they are the published weights" in caplog.text
+    caplog.clear()
+
+    checkpoint.backbone_file = folder / "backbone.safetensors"
+    predictor = Predictor(checkpoint)
+
+    assert predictor(folder / "image.png") == [expected]
+    assert not caplog.records
+    record = predictor.backbone.record()
+    assert record["weights"] == checkpoint.meta["backbone"]["weights"]
+    assert record["license"] == "apache-2.0"
 
 
 def words_of(folder: Path, name: str) -> list[str]:
@@ -195,7 +214,7 @@ def test_hub_repositories_are_fetched_or_refused_in_one_sentence(
     assert "terms of dinov3-license" in caplog.text
     with pytest.raises(CheckpointError, match="no-branch"):
         load_published(DECODER, revision="no-branch")
-    with pytest.raises(CheckpointError, match=r"readout.* it is the file of another head"):
+    with pytest.raises(CheckpointError, match=r"lacks head\.head\.0\.bias.* it is the file of another"):
         load_published(DECODER, revision="main")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -246,9 +265,25 @@ def test_a_name_that_is_a_path_too_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     load_published(DEPTH, weights=folder / f"{DEPTH}.pth").save(DEPTH)
-    with pytest.raises(CheckpointError, match=f"./{DEPTH}"):
+    with pytest.raises(CheckpointError, match=rf"./{DEPTH} for the path, or .*--weights FILE"):
         Predictor(DEPTH)
     with pytest.raises(CheckpointError, match="Did you mean 'dinov2_vits14_nyu_dpt'"):
         Predictor("dinov2_vits14_nyu_dtp")
     predictor = Predictor(f"./{DEPTH}", file_backbone(folder))  # type: ignore[arg-type]
     assert predictor.tasks[0].unit == "m"
+
+
+def test_beside_weights_a_name_is_the_published_head_and_not_a_path(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(DEPTH).mkdir()
+    (Path(DEPTH) / "head.safetensors").write_text("no head")
+
+    opened = open_heads(DEPTH, weights=folder / f"{DEPTH}.pth")
+    with pytest.raises(CheckpointError, match=f"./{DEPTH}"):
+        open_heads(DEPTH)
+
+    [checkpoint] = opened[NO_KEY]
+    assert isinstance(checkpoint, HeadCheckpoint)
+    assert checkpoint.meta["extra"]["published"] == DEPTH

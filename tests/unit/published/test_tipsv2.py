@@ -149,7 +149,7 @@ def test_a_file_of_three_heads_holds_each_of_them(row: PublishedHead) -> None:
     assert len(own) == 52
     for name in (own[0], own[-1]):
         missing = {key: value for key, value in state.items() if key != name}
-        with pytest.raises(CheckpointError, match=f"lacks {row.rename(name)}"):
+        with pytest.raises(CheckpointError, match=f"lacks {name}: it is"):
             translate(missing, head, "the file", rename=row.rename)
         reshaped = {**state, name: torch.empty(1, 1, 7, device="meta")}
         with pytest.raises(CheckpointError, match=f"{name} has the shape"):
@@ -169,6 +169,30 @@ def test_pickles_are_not_read(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "head.pth")
     with pytest.raises(CheckpointError, match=r"is no \.safetensors file.*google/tipsv2-b14-dpt"):
         load_published(TIPSV2[0], weights=tmp_path / "head.pth")
+
+
+def test_a_folder_is_read_by_its_file_of_weights(tmp_path: Path) -> None:
+    state = official.random_state(official.shapes_of(TIPSV2[0])[0])
+    save_file(state, tmp_path / "model.safetensors")
+    (tmp_path / "empty").mkdir()
+
+    checkpoint = load_published(TIPSV2[0], weights=tmp_path)
+
+    expected = load_published(TIPSV2[0], weights=tmp_path / "model.safetensors")
+    assert checkpoint.meta == expected.meta
+    assert checkpoint.meta["extra"]["license_source"].startswith("https://huggingface.co/google")
+    with pytest.raises(CheckpointError, match=r"empty has no model\.safetensors; name the file of"):
+        load_published(TIPSV2[0], weights=tmp_path / "empty")
+
+
+def test_a_weight_that_is_not_finite_is_named_with_its_file(tmp_path: Path) -> None:
+    state = official.random_state(official.shapes_of(TIPSV2[0])[0])
+    state["depth_head.convs.1.weight"][0, 0, 0, 0] = float("nan")
+    file = tmp_path / "model.safetensors"
+    save_file(state, file)
+    with pytest.raises(CheckpointError) as error:
+        load_published(TIPSV2[0], weights=file)
+    assert f"{file}: depth_head.convs.1.weight holds NaN" in str(error.value)
 
 
 @pytest.fixture(scope="module")
@@ -225,11 +249,14 @@ def test_b14_gives_what_transformers_gives(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("task", official.TIPSV2_HEADS)
-def test_one_file_is_enough_for_a_prediction(folder: Path, tmp_path: Path, task: str) -> None:
+def test_one_file_is_enough_for_a_prediction(
+    folder: Path, tmp_path: Path, task: str, caplog: pytest.LogCaptureFixture
+) -> None:
     words = ["predict", folder / "image.png", "--heads", f"tipsv2_b14_{task}"]
     words += ["--weights", folder / "model.safetensors", "--out", tmp_path / "out.csv"]
     words += ["--maps", tmp_path / "maps", "--overlay", tmp_path / "pictures"]
     assert main([*map(str, words)]) == 0
+    assert [record.getMessage() for record in caplog.records] == []
     assert (tmp_path / "pictures" / "image.jpg").is_file()
     files = list((tmp_path / "maps").rglob("*.tif" if task != "ade20k" else "*.png"))
     assert files

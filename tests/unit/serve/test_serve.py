@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from benchmarks.service import (
     HEADERS,
     LIMITS,
@@ -31,6 +32,7 @@ from tests import kit
 
 from dinoneck import (
     ConfigError,
+    DenseHead,
     DinoneckError,
     Predictor,
     STAPyramid,
@@ -40,6 +42,7 @@ from dinoneck import (
 )
 from dinoneck.detection import DetectionHead, Detector
 from dinoneck.serve import Settings, create_app, serve
+from dinoneck.serve.models import open_model
 
 pytestmark = pytest.mark.skipif(
     None in map(find_spec, ("fastapi", "uvicorn", "python_multipart")),
@@ -152,6 +155,21 @@ def test_maps_come_as_lists_or_as_images(service: Service, head: Path) -> None:
     np.testing.assert_allclose(drawn["black"] + grey * step, expected[0], atol=step)
 
 
+def test_normals_come_as_one_picture_of_red_green_and_blue(tmp_path: Path) -> None:
+    task = Task("normals", kind="dense", dim=3, activation="unit")
+    head = DenseHead(64, [task], hidden_dim=8)
+    file = kit.saved_head(tmp_path / "normals.safetensors", head, (48, 64))
+    image = torch.rand(3, 48, 64)
+    expected = Predictor(file)(image, maps="patch")[0]["maps"]["normals"]
+
+    drawn = open_model(file, Settings()).predict(image, "png")["maps"]["normals"]
+
+    colours = np.asarray(Image.open(io.BytesIO(base64.b64decode(drawn["png"]))))
+    assert (drawn["black"], drawn["white"]) == (-1.0, 1.0)
+    vectors = colours.transpose(2, 0, 1) / 127.5 - 1
+    np.testing.assert_allclose(vectors, expected, atol=0.51 / 127.5)
+
+
 def test_a_name_is_returned_as_it_is_and_shown_without_control_characters(service: Service) -> None:
     for name in ("../../etc/passwd", "x" * 300 + ".png", "späße 😀.png", "<script>.png", ""):
         assert service.predict((name, SMALL)).json()["images"][0]["name"] == name
@@ -232,6 +250,20 @@ def test_a_detector_gives_boxes_in_pixels_of_each_image(tmp_path: Path) -> None:
     np.testing.assert_allclose(
         [row["box"] for row in image["boxes"]], expected["boxes"].numpy(), atol=0.01
     )
+
+
+def test_labels_stand_beside_the_values(tmp_path: Path) -> None:
+    task = Task(
+        "tags", kind="multilabel", labels=("crack", "rust", "moss"), thresholds=(0.0, 1.0, 0.0)
+    )
+    path = kit.saved_head(tmp_path / "head.safetensors", kit.head(task))
+    with served(path) as service:
+        [reply] = service.predict(("wall.png", SMALL)).json()["images"]
+        facts = service.client.get("/").json()
+    assert reply["labels"] == {"tags": ["crack", "moss"]}
+    assert len(reply["values"]["tags"]) == 3
+    [described] = facts["tasks"]
+    assert described["thresholds"] == [0.0, 1.0, 0.0]
 
 
 def test_what_cannot_be_served_is_named(tmp_path: Path) -> None:
