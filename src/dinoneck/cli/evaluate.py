@@ -91,7 +91,7 @@ def evaluate(
     columns = list(group) if labels is None else [*group, labels]
     for path in truth:
         check_truth_columns(path, image_column, columns)
-    head_by_name = _name_models(heads)
+    head_by_name = _name_models(heads, has_weights=options.weights is not None)
     if calibrate is not None:
         cli.check_output(
             calibrate,
@@ -132,17 +132,18 @@ def evaluate(
     return {"ok": not lines_of_low_scores, **report}
 
 
-def _name_models(words: Sequence[str]) -> dict[str, str]:
+def _name_models(words: Sequence[str], *, has_weights: bool) -> dict[str, str]:
     """Name of a model in the tables -> its head.
 
     Args:
         words: of ``--heads``: ``HEAD``, or ``KEY=HEAD``.
+        has_weights: whether the file of a published head among them is named.
 
     Raises:
         CheckpointError: if a head file does not exist, or is none.
         ConfigError: if a name or a head occurs twice, or some have a key and some have none.
     """
-    heads = read_heads(words)
+    heads = read_heads(words, has_weights=has_weights)
     all_heads = list_heads(heads)
     if len(set(all_heads)) < len(all_heads):
         raise ConfigError(f"--heads {' '.join(words)} names a head twice; give each once")

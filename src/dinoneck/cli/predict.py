@@ -107,10 +107,11 @@ def predict(
         cli.refuse_unused(cli.PREDICT_FROM_STORE, words)
     files = cli.list_images(images) if images else []
     file_by_name = {str(file): file for file in files}
-    named_heads = read_heads(list(chain.from_iterable(heads)))
+    has_weights = options.weights is not None
+    named_heads = read_heads(list(chain.from_iterable(heads)), has_weights=has_weights)
     if _exported_file(named_heads) is not None:
         cli.refuse_unused(cli.PREDICT_WITH_FILE, words)
-    _check_detector_is_alone(list_heads(named_heads))
+    _check_detector_is_alone(list_heads(named_heads), has_weights=has_weights)
     inputs: list[str | Path | None] = [*files, *list_heads(named_heads)]
     inputs += [options.weights, options.backbone_file, truth]
     cli.check_output(out, inputs, (".csv",))
@@ -733,8 +734,14 @@ def _output_paths(
     return dict(zip(file_by_name, output_paths, strict=True))
 
 
-def read_heads(words: Sequence[str]) -> list[str] | dict[str, list[str]]:
+def read_heads(
+    words: Sequence[str], *, has_weights: bool = False
+) -> list[str] | dict[str, list[str]]:
     """Return the heads of a command line: a list where none has a key, else key -> heads.
+
+    Args:
+        words: of ``--heads``.
+        has_weights: whether the file of a published head among them is named.
 
     Raises:
         CheckpointError: as :func:`head_types_of`.
@@ -748,7 +755,9 @@ def read_heads(words: Sequence[str]) -> list[str] | dict[str, list[str]]:
             raise ConfigError(
                 f"--heads lists {head}, which is an image; images stand before the options"
             )
-        head_types_of(head)  # missing and other files are refused before torch is imported
+        head_types_of(
+            head, has_weights=has_weights
+        )  # missing and other files are refused before torch is imported
         if key is None:
             heads_without_key.append(head)
         else:
@@ -763,8 +772,12 @@ def read_heads(words: Sequence[str]) -> list[str] | dict[str, list[str]]:
     return heads_by_key
 
 
-def head_types_of(head: str) -> list[str]:
+def head_types_of(head: str, *, has_weights: bool = False) -> list[str]:
     """Return the types in the head files that a name stands for; none of what is not on this disk.
+
+    Args:
+        head: the name.
+        has_weights: whether it is that of a published head whose file is named.
 
     Raises:
         CheckpointError: if a file does not exist or is no head file, a folder holds none, or the name
@@ -773,7 +786,7 @@ def head_types_of(head: str) -> list[str]:
     from dinoneck.checkpoint.format import head_files, read_header
     from dinoneck.published.table import is_published
 
-    if is_exported(head) or is_published(head):
+    if is_exported(head) or is_published(head, has_weights=has_weights):
         return []
     may_be_repository = "/" in head and not head.endswith(".safetensors")
     if may_be_repository and not Path(head).exists():
@@ -781,9 +794,11 @@ def head_types_of(head: str) -> list[str]:
     return [read_header(file).meta["head_type"] for file in head_files(head)]
 
 
-def _check_detector_is_alone(heads: Sequence[str]) -> None:
+def _check_detector_is_alone(heads: Sequence[str], *, has_weights: bool) -> None:
     """Raise a ConfigError for a detector among several heads, of those that are on this disk."""
-    head_types = list(chain.from_iterable(map(head_types_of, heads)))
+    head_types: list[str] = []
+    for head in heads:
+        head_types += head_types_of(head, has_weights=has_weights)
     if len(head_types) > 1 and not DETECTORS.isdisjoint(head_types):
         raise ConfigError(
             f"{len(head_types)} heads are given, a detector among them; expected a detector alone, "

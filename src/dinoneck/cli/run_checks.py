@@ -44,7 +44,7 @@ def check_table(run: TrainConfig) -> None:
         check_files(names, folder, f"images named in {data.csv}", outside=True)
     _check_folds(run.folds, table, names)
     if not run.tasks and run.folds.count != 1:  # tasks may have other columns
-        check_stratify(run.folds.stratify, [*data.targets, *data.aux_targets])
+        check_stratify(run.folds.stratify, [*data.targets, *data.aux_targets, *data.multilabel])
 
 
 def _check_folds(folds: FoldsConfig, table: CsvFile, names: Sequence[str]) -> None:

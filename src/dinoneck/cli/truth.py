@@ -270,7 +270,7 @@ class KnownMasks:
         tasks_of_classes = [*predicted.segmentations, *predicted.share_maps]
         if not tasks_of_classes:
             raise ConfigError(
-                f"--truth {truth} is a folder, and the heads predict masks, which 'dinoneck evaluate' "
+                f"--truth {truth} is a folder, and the heads predict maps, which 'dinoneck evaluate' "
                 "compares; here name a CSV of known values"
             )
         if len(images) != 1 or not images[0].is_dir():

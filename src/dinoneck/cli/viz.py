@@ -92,7 +92,8 @@ def report(
         check_truth_columns(truth, image_column)
 
     # predict
-    head_types_of(head)  # missing and other files are refused before torch is imported
+    # missing and other files are refused before torch is imported
+    head_types_of(head, has_weights=options.weights is not None)
     if is_exported(head):
         raise ConfigError(
             f"{head} is an exported file, of which no report is drawn: name the head file; 'dinoneck "
