@@ -31,6 +31,7 @@ from dinoneck import (
 )
 from dinoneck.heads import Head
 from dinoneck.losses import Composition
+from dinoneck.tasks import Interval
 from tests import kit
 from tests.contract.cases import CASES
 from tests.frozen.folder import FrozenFile, VersionFolder, is_frozen
@@ -138,6 +139,12 @@ STATE = Task(
     labels=("green", "dry", "unknown"),
     ignore_index=2,
 )
+CERTAIN = Task(
+    "certain",
+    unit="g",
+    interval=(Interval(levels=(0.5, 0.9), half_widths=(1.5, 4.0), groups=12),),
+)
+TAGS = Task("tags", kind="multilabel", labels=("moss", "rust"), thresholds=(0.25, 0.5))
 SHARES = Task("shares", dim=3, kind="ratio", labels=("crop", "weed", "soil"))
 TOTAL = Task("total", unit="g", minimum=0.0, activation="softplus")
 CROP = Task("crop", unit="g", minimum=0.0, activation="softplus")
@@ -276,6 +283,34 @@ NEW_HEADS = (
                 Composition(("dry", "fresh"), {"both": ("dry", "fresh")}, name="sums"),
             ],
         ),
+    ),
+    HeadToFreeze(
+        "patch_mean-intervals-and-labels",
+        lambda: PatchMeanHead(WIDTH, [CERTAIN, TAGS], hidden_dim=4),
+    ),
+    HeadToFreeze(
+        "cls_gating-labels",
+        lambda: CLSGatingHead(WIDTH, [TAGS], "query", hidden_dim=4),
+    ),
+    HeadToFreeze("linear-labels", lambda: LinearHead(WIDTH, [TAGS])),
+    HeadToFreeze(
+        "fpn-labels",
+        lambda: FPNHead(WIDTH, [TAGS], num_layers=2, fpn_dim=4, hidden_dim=4),
+        TokenShape(layers=(0, 1)),
+    ),
+    HeadToFreeze(
+        "pyramid-labels",
+        lambda: PyramidHead(
+            WIDTH,
+            [TAGS],
+            {"type": "vit_fpn", "num_layers": 2, "fpn_dim": 4, "num_levels": 2},
+            hidden_dim=4,
+        ),
+        TokenShape(layers=(0, 1)),
+    ),
+    HeadToFreeze(
+        "ensemble-labels",
+        lambda: HeadEnsemble([PatchMeanHead(WIDTH, [TAGS], hidden_dim=4) for _ in range(2)]),
     ),
     HeadToFreeze("patch_mean-calibrated", calibrated_head),
     HeadToFreeze("patch_mean-float16", lambda: head_in(torch.float16)),

@@ -36,17 +36,18 @@ SINGLE_PRECISION = (1e-4, 1e-5)
 HALF_PRECISION = (2e-2, 2e-2)
 THROUGH_BACKBONE = (1e-3, 1e-4)
 
+OF_IMAGES = ("regression", "ratio", "classification", "multilabel")
 # the kinds of task that each head type takes
 KINDS = {
-    "patch_mean": ("regression", "ratio", "classification"),
-    "cls_gating": ("regression", "ratio", "classification"),
-    "linear": ("regression", "ratio", "classification", "dense", "density", "segmentation"),
+    "patch_mean": OF_IMAGES,
+    "cls_gating": OF_IMAGES,
+    "linear": (*OF_IMAGES, "dense", "density", "segmentation"),
     "dense": ("regression", "ratio", "dense", "density", "segmentation"),
     "dpt": ("dense", "segmentation"),
     "fpn": tuple(kind for kind in KIND_NAMES if kind != "panoptic"),
     "pyramid": tuple(kind for kind in KIND_NAMES if kind != "panoptic"),
     "mask": ("segmentation", "instances", "panoptic"),
-    "ensemble": ("regression", "ratio", "classification", "dense", "density", "segmentation"),
+    "ensemble": (*OF_IMAGES, "dense", "density", "segmentation"),
 }
 
 
