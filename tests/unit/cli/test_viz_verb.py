@@ -60,7 +60,7 @@ def test_a_report_of_a_folder_of_heads(heads: Path, images: Path, tmp_path: Path
     out = tmp_path / "report.html"
     assert cli("viz", "report", heads, images, "--out", out, "--tta", "flip4").code == 0
     page, results = out.read_text(), Predictor(heads, tta="flip4")(sorted(images.iterdir()))
-    expected = [minus(f"{result[name]:.6g}") for result in results for name in ("mass", "cover")]
+    expected = [minus(f"{result[name]:.3g}") for result in results for name in ("mass", "cover")]
     assert cells(page, "td")[: 2 * IMAGES] == expected
     assert cells(page, "h3") == [f"{i}.png" for i in range(IMAGES)]
     assert entry(page, "head_type").startswith("patch_mean (schema")
@@ -83,7 +83,7 @@ def test_bad_images_are_listed_and_strict_reports_them_by_the_exit_code(
     page, results = out.read_text(), Predictor(heads)([images / f"{i}.png" for i in (0, 2, 4)])
     assert cells(page, "h3") == ["0.png", "2.png", "4.png"]
     assert "3 images, all drawn, 2 could not be read." in page and "cannot be decoded" in page
-    assert cells(page, "td")[:6:2] == [minus(f"{result['mass']:.6g}") for result in results]
+    assert cells(page, "td")[:6:2] == [minus(f"{result['mass']:.3g}") for result in results]
     strict = cli(*words, "--strict", "--json")
     assert (strict.code, strict.json["ok"], strict.json["images"], strict.json["drawn"]) == (
         1,

@@ -836,7 +836,6 @@ def test_a_name_and_its_options_have_to_fit(folders: dict[str, Path]) -> None:
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (f"predict photo.png --heads {BOXES} --out b.csv --tile 64", "leave out --tile"),
         (f"predict photo.png --heads {BOXES} --out b.csv --random-backbone", "its own ViT"),
         (f"export {BOXES} --format onnx --out m.onnx --with-backbone", "leave out --with-backbone"),
         (f"export {BOXES} --format pt2 --out m.pt2", "a detector is exported as onnx"),
