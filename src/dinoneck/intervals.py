@@ -115,10 +115,11 @@ def _known_residuals(residuals: Any, groups: Sequence[Hashable]) -> tuple[_Float
             "residual and one group per image"
         )
     is_known = ~np.isnan(values)
+    labels = list(groups)  # by position, also those of a Series
     number_of_group: dict[Hashable, int] = {}
     group_of_image = []
     for row in np.flatnonzero(is_known).tolist():
-        number = number_of_group.setdefault(groups[row], len(number_of_group))
+        number = number_of_group.setdefault(labels[row], len(number_of_group))
         group_of_image.append(number)
     return values[is_known], np.array(group_of_image, np.int64)
 

@@ -109,7 +109,7 @@ class TaskFacts:
         for label, probability, threshold in zip(
             self.labels, probabilities, thresholds, strict=True
         ):
-            if probability >= threshold:
+            if float(probability) >= threshold:  # float32 would round the threshold
                 labels.append(label)
         return tuple(labels)
 

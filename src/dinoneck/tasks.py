@@ -25,7 +25,7 @@ from dinoneck.task_facts import CLASSES as CLASSES  # these are also imported fr
 from dinoneck.task_facts import GATE as GATE
 from dinoneck.task_facts import MAP as MAP
 from dinoneck.task_facts import MASKS as MASKS
-from dinoneck.task_facts import NO_LABELS, ROW_LABELS, SHORTEST_VECTOR, TaskFacts
+from dinoneck.task_facts import NO_LABELS, SHORTEST_VECTOR, TaskFacts
 from dinoneck.task_facts import TABLE_COLUMNS as TABLE_COLUMNS
 from dinoneck.task_facts import Activation as Activation
 from dinoneck.task_facts import Aggregate as Aggregate
@@ -469,11 +469,6 @@ def check_tasks(
             raise ConfigError(
                 f"{owner} has several tasks named {name!r}; names are keys and must differ"
             )
-    if any(task.is_multilabel for task in tasks) and any(task.name == ROW_LABELS for task in tasks):
-        raise ConfigError(
-            f"{owner} has a task named {ROW_LABELS!r}, as what predictions state of a multilabel "
-            "task; rename the task"
-        )
     for task in tasks:
         if task.kind not in kinds:
             raise ConfigError(

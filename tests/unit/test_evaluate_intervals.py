@@ -12,6 +12,7 @@ from tests import kit
 from tests.unit.training.meadow import a_run
 
 from dinoneck import HeadCheckpoint, HeadEnsemble, Predictor, Task, evaluate
+from dinoneck.data import read_table
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.training import train
 from dinoneck.viz.score_tables import all_tables
@@ -134,3 +135,30 @@ def test_a_report_without_intervals_has_neither_coverage_nor_width(
 
     assert not {"coverage", "width"} & {*report["scores"]["soil"]["head"]}
     assert "coverage" not in json.dumps(report)
+
+
+def test_classes_may_be_known_by_their_numbers(head: Path, meadow: Path, tmp_path: Path) -> None:
+    out = tmp_path / "calibrated.safetensors"
+    evaluate(head, meadow.parent, meadow, calibrate=out)
+    rows = pd.read_csv(meadow)
+    rows["kind"] = [KINDS.index(kind) if kind in KINDS else None for kind in rows["kind"]]
+    rows.to_csv(meadow.parent / "numbers.csv", index=False)
+    truth = read_table(meadow.parent / "numbers.csv", meadow.parent, ["kind"], numbers=["kind"])
+
+    report = evaluate(out, None, truth)
+
+    expected = evaluate(out, meadow.parent, meadow)
+    assert (
+        report["scores"]["kind"]["head"]["coverage"]
+        == (expected["scores"]["kind"]["head"]["coverage"])
+    )
+
+
+def test_a_number_that_is_no_class_is_named(head: Path, meadow: Path) -> None:
+    rows = pd.read_csv(meadow)
+    rows["kind"] = 7
+    rows.to_csv(meadow.parent / "numbers.csv", index=False)
+    truth = read_table(meadow.parent / "numbers.csv", meadow.parent, ["kind"], numbers=["kind"])
+
+    with pytest.raises(DataError, match=r"is 7; expected a class, 0 \.\.\. 2"):
+        evaluate(head, None, truth)

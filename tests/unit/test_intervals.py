@@ -217,3 +217,11 @@ def test_for_single_images_sets_of_labels_are_those_of_crepes(level: float) -> N
         labels = set(np.flatnonzero(expected[row]).tolist())
         labels.add(int(new[row].argmax()))
         assert set(label_set(new[row], quantile)) == labels
+
+
+def test_groups_of_a_series_are_read_by_their_position() -> None:
+    pandas = pytest.importorskip("pandas")
+    groups = ["a", "a", "b", "c"]
+    residuals = [1.0, 2.0, 3.0, 4.0]
+    shuffled = pandas.Series(groups, index=[3, 2, 1, 0])
+    assert group_quantile(residuals, shuffled, 0.5) == group_quantile(residuals, groups, 0.5) == 3.0

@@ -16,6 +16,7 @@ from tests.kit import WIDTH
 from dinoneck import (
     CheckpointError,
     CLSGatingHead,
+    Composition,
     ConfigError,
     FPNHead,
     HeadCheckpoint,
@@ -217,3 +218,15 @@ def test_captions_state_the_labels_and_those_that_are_known() -> None:
 def test_a_task_beside_labels_has_another_name_than_their_entry_in_rows() -> None:
     with pytest.raises(ConfigError, match="'labels', as what predictions state"):
         PatchMeanHead(WIDTH, [TAGS, Task("labels")])
+
+
+def test_a_composition_beside_labels_has_another_name_than_their_entry_in_rows() -> None:
+    composition = Composition(("x", "y"), {"s": ("x", "y")}, name="labels")
+    with pytest.raises(ConfigError, match="'labels', as what predictions state"):
+        PatchMeanHead(WIDTH, [TAGS, Task("x"), Task("y")], compositions=[composition])
+
+
+def test_a_threshold_is_compared_in_the_precision_in_which_it_is_stated() -> None:
+    task = Task("tags", kind="multilabel", labels=("a",), thresholds=(0.7,))
+    rounded_down = np.float32(0.7)
+    assert task.labels_above([rounded_down]) == ()

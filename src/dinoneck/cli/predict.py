@@ -203,7 +203,7 @@ def predict(
     document["predictions"] = rows
     written = [path for path in (out, maps, overlay) if path is not None]
     if level is not None:
-        averaged += f", with intervals of {100 * level:g} % {describe_groups(opened.tasks)}"
+        averaged += f", with intervals of {100 * level:g} % {describe_groups(opened.tasks, level)}"
     show(
         f"{counted(len(results), 'image')} predicted{averaged}; written: "
         f"{', '.join(map(str, written))}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -18,7 +19,11 @@ IouType = Literal["bbox", "segm"]
 """Whether boxes or masks are compared."""
 
 MOST_OBJECTS = 100
-"""How many objects count per image and class, those with the highest scores, as COCO has it."""
+"""How many objects count per image and class, those with the highest scores, as COCO has it.
+
+Images with more known ones of a class, such as mosaics that are predicted in tiles, are scored with
+as many as they have.
+"""
 _OLDEST_FASTER = Version("1.8")  # whose numbers are compared with those of pycocotools
 
 
@@ -106,7 +111,7 @@ def coco_evaluation(dataset: BoxImages, results: list[dict[str, Any]], iou_type:
         evaluation = COCOeval(truth, predicted, iou_type)
         evaluation.params.imgIds = list(dataset.ids)
         evaluation.params.catIds = [entry["id"] for entry in truth.dataset["categories"]]
-        _choose_all_areas(evaluation.params)
+        _choose_all_areas(evaluation.params, _most_objects(truth.dataset["annotations"]))
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation
@@ -120,11 +125,17 @@ def _ground_truth(dataset: BoxImages, iou_type: IouType) -> dict[str, Any]:
     return truth
 
 
-def _choose_all_areas(parameters: Any) -> None:
-    """Leave out what is not reported: small, medium and large objects, and fewer than 100 per image."""
+def _most_objects(annotations: Iterable[Mapping[str, Any]]) -> int:
+    """How many predicted objects count per image and class: 100, or the most known ones if they are more."""
+    counts = Counter((entry["image_id"], entry["category_id"]) for entry in annotations)
+    return max(MOST_OBJECTS, *counts.values())
+
+
+def _choose_all_areas(parameters: Any, most_objects: int) -> None:
+    """Leave out what is not reported: small, medium and large objects, and fewer per image."""
     parameters.areaRng = parameters.areaRng[:1]
     parameters.areaRngLbl = parameters.areaRngLbl[:1]
-    parameters.maxDets = [MOST_OBJECTS]
+    parameters.maxDets = [most_objects]
 
 
 def _curves_of_pycocotools(evaluation: Any) -> PrecisionCurves:
@@ -166,7 +177,8 @@ def _curves_of_faster(
     )
     predicted = known.loadRes(_renumbered(results, images, categories))
     evaluation = library.COCOeval_faster(known, predicted, iou_type)
-    _choose_all_areas(evaluation.params)
+    most_objects = _most_objects(known.dataset["annotations"])
+    _choose_all_areas(evaluation.params, most_objects)
     iou_thresholds = evaluation.params.iouThrs
     evaluation.evaluate()
     evaluation.accumulate()
@@ -177,7 +189,7 @@ def _curves_of_faster(
     crowd_ids = {entry["id"] for entry in known.dataset["annotations"] if entry["iscrowd"]}
     scores = []
     is_right = []
-    for entry in _counted(predicted.dataset["annotations"]):
+    for entry in _counted(predicted.dataset["annotations"], most_objects):
         known_id = matches.get(entry["id"])
         if known_id not in crowd_ids:
             scores.append(entry["score"])
@@ -229,7 +241,7 @@ def _matches_at_half(evaluation: Any) -> dict[int, int]:
     return matches
 
 
-def _counted(results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def _counted(results: Iterable[dict[str, Any]], most_objects: int) -> list[dict[str, Any]]:
     """The objects that count: those with the highest scores of each image and class."""
     groups: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for entry in results:
@@ -237,5 +249,5 @@ def _counted(results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     counted = []
     for entries in groups.values():
         entries.sort(key=lambda entry: float(entry["score"]), reverse=True)
-        counted += entries[:MOST_OBJECTS]
+        counted += entries[:most_objects]
     return counted

@@ -269,7 +269,7 @@ class Detector(nn.Module):
                 a tile is predicted as a whole; one that is shorter on one side is not cut along it,
                 and a tile of it stretched. None = as :meth:`use_tiles` says, at first no tiles.
             overlap: by how much tiles overlap at least: an int in the same pixels, or a float, the
-                share of a tile; None = 0.2.
+                share of a tile; None = 0.2, or as :meth:`use_tiles` says.
 
         Returns:
             per image ``boxes`` (n, 4) float32 XYXY in its own pixels (upright by its EXIF tag),
@@ -289,6 +289,8 @@ class Detector(nn.Module):
             min_score = self.min_score
         min_score = converted("min_score", min_score, Share)
         tiling = self.tiling
+        if tile is None and overlap is not None and tiling is not None:
+            tile = tiling.tile
         if tile is not None or overlap is not None:
             tiling = self._tiling(tile, overlap)
         called = CalledImages.of_call(images)

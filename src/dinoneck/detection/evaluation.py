@@ -152,7 +152,8 @@ def score_boxes(dataset: BoxImages, predictions: Mapping[Any, Prediction]) -> di
     """Compare the boxes of a dataset with the predictions of any detector.
 
     An image without an entry counts as one without detections. At most 100 boxes count per image
-    and class, those with the highest scores.
+    and class, or as many as the image with the most true ones of a class has: those with the highest
+    scores.
 
     Args:
         dataset: the images with their true boxes; boxes that it skipped do not count, and crowd

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from dinoneck.errors import ConfigError
-from dinoneck.inference.tiles import Tiling, tile_starts
+from dinoneck.inference.tiles import ROUNDING, Tiling, tile_starts
 
 DEFAULT_OVERLAP = 0.2
 """The least overlap of neighbouring tiles, as a share of a tile."""
@@ -73,7 +73,7 @@ def _overlap(tiling: Tiling, side: int) -> int:
     if isinstance(tiling.overlap, int):
         overlap = tiling.overlap
     else:
-        overlap = math.ceil(tiling.overlap * side)
+        overlap = math.ceil(tiling.overlap * side - ROUNDING)
     if overlap >= side:
         raise ConfigError(
             f"overlap is {tiling.overlap!r}, {overlap} of the {side} pixels of a tile, so that tiles "
@@ -88,10 +88,11 @@ def merge_tiles(
     """Return the detections of all tiles of an image, without those that a neighbour found as well.
 
     Two boxes of one class from two tiles are one object if their intersection over union is above
-    :data:`SAME_OBJECT_IOU`, both cut to the pixels that both tiles see. A box that no seam may have
-    cut stays, rather than one that ends at a seam; of two alike the one with the higher score
-    stays, on a tie the one that lies farther from the seams of its tile. Boxes of one tile are left
-    as the detector gave them.
+    :data:`SAME_OBJECT_IOU`. A box that may be cut at a seam is compared within the pixels that both
+    tiles see; one that lies inside its tile is whole, and compared with all of the other. Of two
+    boxes of one object, the one that lies inside its tile is kept; if both do, or neither, the one
+    with the higher score, on a tie the one farther from the seams. Boxes of one tile are left as
+    the detector gave them.
 
     Args:
         detections: per tile ``boxes`` (n, 4) XYXY in pixels of the image, ``scores`` (n,) and
@@ -120,7 +121,7 @@ def merge_tiles(
             torch.cat(are_cut).numpy(),
         )
     )
-    duplicates = _duplicates(detections, tiles)
+    duplicates = _duplicates(detections, tiles, are_cut)
     is_kept = torch.zeros(len(merged["scores"]), dtype=torch.bool)
     for number in by_preference.tolist():
         is_kept[number] = not any(is_kept[other] for other in duplicates[number])
@@ -147,9 +148,12 @@ def _distance_to_seams(boxes: Tensor, tile: Tile, image_size: tuple[int, int]) -
 
 
 def _duplicates(
-    detections: Sequence[Mapping[str, Tensor]], tiles: Sequence[Tile]
+    detections: Sequence[Mapping[str, Tensor]], tiles: Sequence[Tile], are_cut: Sequence[Tensor]
 ) -> Mapping[int, list[int]]:
-    """Number of a detection, counted over all tiles -> those of other tiles that are the same object."""
+    """Number of a detection, counted over all tiles -> those of other tiles that are the same object.
+
+    ``are_cut`` holds per tile whether its detections may be cut at a seam, (n,).
+    """
     first_numbers = np.cumsum([0, *(len(of_tile["scores"]) for of_tile in detections)])
     duplicates: dict[int, list[int]] = defaultdict(list)
     for first in range(len(tiles)):
@@ -157,7 +161,10 @@ def _duplicates(
             shared = _shared_box(tiles[first], tiles[second])
             if shared is None:
                 continue
-            pairs = _same_objects(detections[first], detections[second], shared)
+            is_same = _same_objects(
+                detections[first], detections[second], shared, are_cut[first], are_cut[second]
+            )
+            pairs = is_same.nonzero()
             for in_first, in_second in pairs.tolist():
                 number = int(first_numbers[first]) + in_first
                 other = int(first_numbers[second]) + in_second
@@ -178,14 +185,31 @@ def _shared_box(first: Tile, second: Tile) -> tuple[int, int, int, int] | None:
 
 
 def _same_objects(
-    first: Mapping[str, Tensor], second: Mapping[str, Tensor], shared: tuple[int, int, int, int]
+    first: Mapping[str, Tensor],
+    second: Mapping[str, Tensor],
+    shared: tuple[int, int, int, int],
+    is_first_cut: Tensor,
+    is_second_cut: Tensor,
 ) -> Tensor:
-    """The pairs (n, 2) of detections of two tiles that are one object."""
-    ious = box_iou(_cut(first["boxes"], shared), _cut(second["boxes"], shared))
+    """Whether detections of two tiles are one object, (n, m).
+
+    Args:
+        first: the n detections of a tile.
+        second: the m detections of the other one.
+        shared: XYXY of the pixels that both tiles see.
+        is_first_cut: whether those of the first tile may be cut at a seam.
+        is_second_cut: whether those of the second tile may be.
+    """
+    first_shown = _cut(first["boxes"], shared)
+    second_shown = _cut(second["boxes"], shared)
+    ious = box_iou(first_shown, second_shown)  # NaN, of boxes outside, is not above the threshold
+    # the other tile shows no more of a box that is whole
+    with_whole_first = ious.minimum(box_iou(first_shown, second["boxes"]))
+    ious = torch.where(is_first_cut[:, None], ious, with_whole_first)
+    with_whole_second = ious.minimum(box_iou(first["boxes"], second_shown))
+    ious = torch.where(is_second_cut, ious, with_whole_second)
     is_of_class = first["labels"][:, None] == second["labels"]
-    # NaN, of boxes that lie outside, is not above
-    is_same: Tensor = (ious > SAME_OBJECT_IOU) & is_of_class
-    return is_same.nonzero()
+    return (ious > SAME_OBJECT_IOU) & is_of_class
 
 
 def _cut(boxes: Tensor, shared: tuple[int, int, int, int]) -> Tensor:

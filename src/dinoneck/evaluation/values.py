@@ -122,8 +122,26 @@ def _class_target(task: TaskFacts, table: Table) -> ClassTarget:
     if isinstance(table.columns[task.name], Classes):
         codes = table.classes(task.name).codes_in(labels, task.name, table.ids)
     else:
-        codes = table.numbers(task.name)
+        codes = _class_numbers(task, table)
     return ClassTarget(task.name, truth=codes, labels=labels)
+
+
+def _class_numbers(task: TaskFacts, table: Table) -> Array:
+    """The classes (n,) that a column of numbers holds, -1 where a cell is empty.
+
+    Raises:
+        DataError: for a number that is no class of the task.
+    """
+    numbers = table.numbers(task.name)
+    numbers = np.where(np.isnan(numbers), -1.0, numbers)
+    is_class = np.isin(numbers, np.arange(-1, task.dim))
+    if not is_class.all():
+        row = int(np.argmin(is_class))
+        raise DataError(
+            f"{task.name} of {table.ids[row]!r} is {numbers[row]:g}; expected a class, 0 ... "
+            f"{task.dim - 1}, or an empty cell"
+        )
+    return numbers.astype(np.int64)
 
 
 def label_truth(task: TaskFacts, table: Table) -> Array | None:
@@ -142,8 +160,9 @@ def label_truth(task: TaskFacts, table: Table) -> Array | None:
         columns = [task.name]  # the 0 and 1 of the only label
     elif words is not None:
         raise DataError(
-            f"the column {task.name!r} of the truth holds no words; expected the labels of each image "
-            f"among {', '.join(task.labels)}, or a column of 0 and 1 for each label"
+            f"the column {task.name!r} of the truth is not read as labels; expected words among "
+            f"{', '.join(task.labels)} in a CSV, read_table(..., multilabel={{{task.name!r}: ()}}), or a "
+            "column of 0 and 1 for each label"
         )
     if not columns:
         return None

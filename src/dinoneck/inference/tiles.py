@@ -19,7 +19,7 @@ from dinoneck.grid import GridSize, TokenGrid, patch_pair
 from dinoneck.heads.outputs import HeadOutputs
 from dinoneck.tasks import GATE, MAP, Task
 
-_ROUNDING = 1e-9  # 0.3 * 10 is 3, despite the last bit
+ROUNDING = 1e-9  # 0.3 * 10 is 3, despite the last bit
 _SAME_PROPORTIONS = 0.01  # a tile of whole pixels rarely has the proportions of the heads' size
 
 
@@ -175,7 +175,7 @@ class Tiling:
         overlaps = []
         for side, length in zip(self.tile, self._lengths(preprocess), strict=True):
             share = self.overlap / side if isinstance(self.overlap, int) else self.overlap
-            overlaps.append(math.ceil(share * length - _ROUNDING))
+            overlaps.append(math.ceil(share * length - ROUNDING))
         return overlaps
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from dinoneck.codec import OMIT_DEFAULT, normalize_fields, restore
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.losses.masked import MicroBatch, exact, full_mask, shares, smooth_l1
-from dinoneck.task_facts import columns_of_intervals, named_as_interval
+from dinoneck.task_facts import ROW_LABELS, columns_of_intervals, named_as_interval
 from dinoneck.tasks import Interval, Kind, TargetTransform, Task, as_tasks, constants
 from dinoneck.text import counted, did_you_mean
 from dinoneck.transforms import each
@@ -355,6 +355,12 @@ def outputs_of(
             )
         taken |= names
     outputs = (*tasks, *composed)
+    has_labels = any(task.is_multilabel for task in tasks)
+    if has_labels and any(output.name == ROW_LABELS for output in outputs):
+        raise ConfigError(
+            f"{owner} has an output named {ROW_LABELS!r}, as what predictions state of a multilabel "
+            "task; rename it"
+        )
     if any(output.interval for output in outputs):
         name = named_as_interval(outputs)
         if name is not None:

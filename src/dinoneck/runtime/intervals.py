@@ -68,11 +68,18 @@ def check_level(tasks: Sequence[TaskFacts], level: float, name: str) -> None:
     raise ConfigError(f"{message}; {describe_groups(tasks)}")
 
 
-def describe_groups(tasks: Sequence[TaskFacts]) -> str:
-    """Return of how many groups the intervals of tasks are: ``from 12 groups``."""
+def describe_groups(tasks: Sequence[TaskFacts], level: float | None = None) -> str:
+    """Return of how many groups the intervals of tasks are: ``from 12 groups``.
+
+    Args:
+        tasks: of heads.
+        level: of the intervals that count, which one holds at least; None = any.
+    """
     counts: set[int] = set()
     for task in tasks:
-        counts.update(interval.groups for interval in task.interval if interval.levels)
+        for interval in task.interval:
+            if interval.levels and level in (None, *interval.levels):
+                counts.add(interval.groups)
     if len(counts) == 1:
         return f"from {counted(counts.pop(), 'group')}"
     return f"from {min(counts)} to {max(counts)} groups"

@@ -12,8 +12,8 @@ import numpy as np
 from msgspec import Meta
 
 from dinoneck.data.cells import same_labels
-from dinoneck.data.table import Table
-from dinoneck.errors import DataError
+from dinoneck.data.table import LabelSets, Table
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.extras import missing_extra
 from dinoneck.text import counted, some_of
 from dinoneck.training.config import TrainConfig, TrainInstancesConfig
@@ -294,9 +294,17 @@ def _strata(table: Table, column: str) -> list[int]:
     if table.class_names(column):
         codes: list[int] = table.classes(column).codes.tolist()
         return codes
+    if isinstance(table.columns[column], LabelSets):
+        raise ConfigError(
+            f"folds.stratify is {column!r}, which holds several labels an image; name a column of "
+            "numbers or of classes"
+        )
     values = table.numbers(column)
     inner_edges = np.linspace(0, 1, _BINS + 1)[1:-1]
-    return list(np.searchsorted(np.nanquantile(values, inner_edges), values))
+    strata = np.searchsorted(np.nanquantile(values, inner_edges), values)
+    if len({*strata.tolist()}) == 1:  # nearly all rows have the same number
+        strata = np.searchsorted(np.unique(values), values)
+    return list(strata)
 
 
 def _stratified(group_of_row: Rows, classes: Rows, n_folds: int, seed: int) -> list[FoldRows]:

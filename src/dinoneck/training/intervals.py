@@ -18,7 +18,7 @@ from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.kinds import Method
 from dinoneck.metrics import Array
 from dinoneck.task_facts import TaskFacts
-from dinoneck.task_intervals import NO_INTERVAL, Interval
+from dinoneck.task_intervals import INTERVAL_KINDS, NO_INTERVAL, Interval
 from dinoneck.training.scored import ClassTarget, ScoredTarget, ValueTarget
 
 Residuals = dict[str, Array]
@@ -137,7 +137,7 @@ def intervals_of_tasks(
     of_tasks = {}
     for task in tasks:
         by_column = of_output.get(task.name)
-        if by_column is None:
+        if by_column is None or task.kind not in INTERVAL_KINDS:
             continue
         count = 1 if task.is_image_class else task.dim
         of_tasks[task.name] = tuple(by_column.get(i, NO_INTERVAL) for i in range(count))

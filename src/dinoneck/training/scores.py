@@ -393,6 +393,8 @@ def score_labels(
     if reference is not None:
         difference = held_out.ranked(truth, reference).interval_of_difference(ranked)
         scores["head_minus"][MEAN_AVERAGE_PRECISION] = difference
+    if scores[MEAN_AVERAGE_PRECISION]["interval"] is None:
+        scores.setdefault("no_interval", "a score is not defined")
 
     # each label
     rows = held_out.rows

@@ -295,3 +295,37 @@ def test_without_both_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=r"pycocotools is not installed.*dinoneck\[detection\]"):
         precision_curves(data, [], "bbox")
+
+
+@pytest.mark.parametrize("library", ["faster_coco_eval", "pycocotools"])
+def test_an_image_of_more_than_100_objects_is_scored_with_all_of_them(
+    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Predictions that are the truth have an AP of 1."""
+    boxes = [[8.0 * (i % 16), 8.0 * (i // 16), 6.0, 6.0] for i in range(150)]
+    Image.new("RGB", (SIDE, SIDE)).save(tmp_path / "mosaic.png")
+    annotations = []
+    for number, box in enumerate(boxes):
+        entry = {"id": number + 1, "image_id": 1, "category_id": 1, "iscrowd": 0}
+        annotations.append({**entry, "bbox": box, "area": 36.0})
+    content = {
+        "images": [{"id": 1, "file_name": "mosaic.png", "width": SIDE, "height": SIDE}],
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "cell"}],
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    dataset = BoxImages(tmp_path / "truth.json", tmp_path)
+    corners = np.array(boxes)
+    corners[:, 2:] += corners[:, :2]
+    prediction = {
+        "boxes": corners,
+        "scores": np.linspace(0.9, 0.5, 150),
+        "labels": np.zeros(150, int),
+    }
+    if library == "pycocotools":
+        monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+
+    scores = score_boxes(dataset, {1: prediction})
+
+    assert scores["AP"] == pytest.approx(1.0)
+    assert scores["F1"] == pytest.approx(1.0)

@@ -229,3 +229,24 @@ def test_tiles_of_masks_are_refused() -> None:
     )
     with pytest.raises(ConfigError, match="masks of tiles are not put together"):
         Detector(network, None, (96, 96)).use_tiles(64)
+
+
+def test_a_small_box_inside_a_tile_leaves_a_large_one_that_is_cut() -> None:
+    """The large one begins in the strip, whose left half the small one fills."""
+    both = merge_tiles(
+        [detections((82, 10, 98, 30, 0.6, 0)), detections((80, 8, 180, 32, 0.95, 0))],
+        tiles_of((100, 180), Tiling((100, 100), 20)),
+        (100, 180),
+    )
+    assert both["scores"].tolist() == pytest.approx([0.95, 0.6])
+
+
+def test_an_overlap_of_one_call_is_that_of_the_tiles_that_are_used() -> None:
+    detector = detector_of()
+    detector.use_tiles(TILE)
+    image = torch.randint(0, 256, (3, 200, 300), dtype=torch.uint8)
+    [expected] = detector.predict(image, min_score=0.0, tile=TILE, overlap=0)
+
+    [prediction] = detector.predict(image, min_score=0.0, overlap=0)
+
+    assert torch.equal(prediction["boxes"], expected["boxes"])

@@ -97,3 +97,18 @@ def test_parts_without_a_column_of_folds_are_refused() -> None:
 
     with pytest.raises(DataError, match="has no column of folds; keep the column, or clear"):
         folds_of(drawn, Table.from_frame(frame))
+
+
+def test_a_rare_value_of_the_column_to_stratify_by_is_in_every_fold() -> None:
+    """Three of 24 rows have a 0: more than four in five have a 1, and all quantiles are 1."""
+    rare_rows = [1, 5, 6]
+    ids = [f"image {i}" for i in range(24)]
+    values = [0.0 if i in rare_rows else 1.0 for i in range(24)]
+    frame = pd.DataFrame({"images": ids, "damaged": values}, index=ids)
+    run = TrainConfig.from_dict(
+        {"data": {"targets": ["damaged"]}, "folds": {"count": 3, "stratify": "damaged"}}
+    )
+
+    folds = folds_of(run, Table.from_frame(frame))
+
+    assert [len({*fold.valid} & {*rare_rows}) for fold in folds] == [1, 1, 1]
