@@ -128,8 +128,24 @@ def evaluate(
     for line in lines_of_low_scores:
         show(line)
     if calibrate is not None:
-        show(f"written with intervals: {calibrate}")
+        _show_calibrated(calibrate, has_groups=bool(group))
     return {"ok": not lines_of_low_scores, **report}
+
+
+def _show_calibrated(file: Path, *, has_groups: bool) -> None:
+    """Print the intervals of a file that was calibrated, and what they hold for."""
+    from dinoneck.checkpoint.format import read_header
+    from dinoneck.checkpoint.schema import describe_intervals
+
+    for task in read_header(file).meta["tasks"]:
+        for output, interval in describe_intervals(task).items():
+            show(f"interval of {output}: {interval}")
+    if not has_groups:
+        show(
+            "No --group: every image counts as a group. If images of one place or day are alike, the "
+            "intervals are too narrow for new ones."
+        )
+    show(f"written with intervals: {file}")
 
 
 def _name_models(words: Sequence[str], *, has_weights: bool) -> dict[str, str]:

@@ -204,6 +204,9 @@ def predict(
     written = [path for path in (out, maps, overlay) if path is not None]
     if level is not None:
         averaged += f", with intervals of {100 * level:g} % {describe_groups(opened.tasks, level)}"
+    left_out_intervals = _intervals_left_out(opened, level, tile)
+    if left_out_intervals:
+        show(left_out_intervals)
     show(
         f"{counted(len(results), 'image')} predicted{averaged}; written: "
         f"{', '.join(map(str, written))}"
@@ -864,6 +867,34 @@ def _interval_level(opened: OpenModel, interval: float | None) -> float | None:
         )
     check_level(opened.tasks, interval, "the head")
     return interval
+
+
+def _intervals_left_out(
+    opened: OpenModel, level: float | None, tile: tuple[int, int] | None
+) -> str:
+    """A sentence on the intervals in head files that the CSV lacks; empty without such."""
+    if opened.is_detector:
+        return ""
+    if tile is not None:
+        has_intervals = any(task.interval for file in opened.checkpoints for task in file.tasks)
+        if has_intervals:
+            return "Without intervals, which hold for images like those of the training, not for tiles."
+        return ""
+    names = []
+    levels: set[float] = set()
+    for task in opened.tasks:
+        if task.interval_levels and level not in task.interval_levels:
+            names.append(task.name)
+            levels.update(task.interval_levels)
+    if not names:
+        return ""
+    if level is None:
+        return "Without intervals, as a target is called 'interval' or 'set' like their entries in rows."
+    stored = ", ".join(f"{x:g}" for x in sorted(levels))
+    return (
+        f"Without intervals of {', '.join(names)}, which have none of {level:g}; --interval may be one "
+        f"of {stored}."
+    )
 
 
 def _value_rows(

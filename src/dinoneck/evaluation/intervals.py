@@ -14,6 +14,7 @@ from dinoneck.detection.evaluation import HeadModel
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.evaluation.models import loaded_heads_of
 from dinoneck.metrics import Array
+from dinoneck.runtime.exported import ExportedPredictor
 from dinoneck.task_facts import TaskFacts
 from dinoneck.training.intervals import (
     Intervals,
@@ -123,6 +124,16 @@ class Calibration:
                 f"{len(models)} models: {', '.join(models)}; name one (--heads)"
             )
         [model] = models.values()
+        if isinstance(model, ExportedPredictor):
+            raise ConfigError(
+                f"calibrate is {str(out)!r}, and {model.source} is an exported file; calibrate its head "
+                "file, and export that"
+            )
+        if model.tiling is not None:
+            raise ConfigError(
+                f"calibrate is {str(out)!r}, and tile is {model.tiling.tile}: intervals hold for images "
+                "that are not cut; leave one of them out"
+            )
         checkpoints = [loaded_head.checkpoint for loaded_head in loaded_heads_of(model)]
         checkpoint = checkpoints[0] if len(checkpoints) == 1 else None
         if checkpoint is None:

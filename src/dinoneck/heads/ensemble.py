@@ -671,7 +671,7 @@ def shared_tasks(
         for task in head.predicted:
             activation = task.activation if task.is_unit else None
             plain = replace(task, transform=None, activation=activation)
-            plain = _with_interval(plain, _shared_interval(task.name, running))
+            plain = with_interval(plain, _shared_interval(task.name, running))
             if task.is_multilabel:
                 plain = replace(plain, thresholds=_shared_thresholds(task.name, running))
             if not counts:
@@ -714,8 +714,8 @@ def _shared_thresholds(task_name: str, heads: Sequence[Head]) -> tuple[float, ..
     return thresholds[0] if len(set(thresholds)) == 1 else ()
 
 
-def _with_interval(task: Task, interval: Sequence[Interval]) -> Task:
-    """The task with another interval, which a composition holds too."""
+def with_interval(task: Task, interval: Sequence[Interval]) -> Task:
+    """Return the task with another interval, which a composition holds too."""
     if isinstance(task, Composed) and task.parts_of is not None:
         parts_of = replace(task.parts_of, interval=interval)
         return replace(task, interval=interval, parts_of=parts_of)

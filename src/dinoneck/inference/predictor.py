@@ -35,7 +35,7 @@ from dinoneck.data.views import Views
 from dinoneck.devices import local_device
 from dinoneck.dtypes import float_dtype
 from dinoneck.errors import CheckpointError, ConfigError
-from dinoneck.heads.ensemble import HeadEnsemble
+from dinoneck.heads.ensemble import HeadEnsemble, with_interval
 from dinoneck.inference.detectors import (
     BoxDetector,
     check_detector_options,
@@ -297,6 +297,11 @@ class Predictor(_FileOrHeads):
             return
 
         tiling = _tiling(tile, overlap)
+        if tiling is not None and interval is not None:
+            raise ConfigError(
+                f"interval is {interval:g}, and tile is {tiling.tile}: intervals hold for images like "
+                "those of the training, not for what tiles are joined to; leave one of them out"
+            )
         loaded: dict[str, list[LoadedHead]] = {}
         for key, sources in opened.items():
             loaded[key] = [LoadedHead.load(source) for source in sources]
@@ -335,7 +340,11 @@ class Predictor(_FileOrHeads):
                 )
             )
 
-        tasks = {key: self._pass_of(key).heads[key].head.predicted for key in loaded}
+        tasks = {}
+        for key in loaded:
+            tasks[key] = self._pass_of(key).heads[key].head.predicted
+            if tiling is not None:  # intervals are of images like those of the training
+                tasks[key] = tuple(with_interval(task, ()) for task in tasks[key])
         self.tasks = tasks if self._keyed else tasks[NO_KEY]
         if interval is not None:
             check_level(list(chain.from_iterable(tasks.values())), interval, "the head")

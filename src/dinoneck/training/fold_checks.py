@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dinoneck.errors import ConfigError, DataError
+from dinoneck.text import counted
 
 
 def check_enough_groups(num_groups: int, num_folds: int) -> None:
     """Raise a DataError if there are fewer groups than folds."""
     if num_groups < num_folds:
         raise DataError(
-            f"{num_groups} groups cannot fill {num_folds} folds; use fewer folds or a finer group "
-            "column"
+            f"{counted(num_groups, 'group')} cannot fill {num_folds} folds; use fewer folds or a finer "
+            "group column"
         )
 
 

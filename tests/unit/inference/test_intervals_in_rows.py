@@ -216,3 +216,17 @@ def test_maps_and_intervals_go_together() -> None:
 
     assert row["maps"]["mass"].ndim == 3
     assert row["interval"]["mass"][1] == pytest.approx(row["mass"] + 40, rel=1e-6)
+
+
+def test_joined_tiles_have_no_intervals(tmp_path: Path) -> None:
+    head = kit.saved_head(tmp_path / "head.safetensors", kit.head(*TASKS), size=(32, 48))
+    image = kit.images(1, 64, 96)[0]
+
+    predictor = Predictor(head, tile=(32, 48))
+
+    assert all(not task.interval for task in predictor.tasks)
+    assert "interval" not in predictor(image)[0]
+    with pytest.raises(
+        ConfigError, match="interval is 0.9, and tile is .32, 48.: intervals hold for"
+    ):
+        Predictor(head, tile=(32, 48), interval=0.9)
