@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from tests import kit
 
 from dinoneck import Composition, DenseHead, HeadCheckpoint, PatchMeanHead, Predictor, Task
@@ -230,3 +231,30 @@ def test_joined_tiles_have_no_intervals(tmp_path: Path) -> None:
         ConfigError, match="interval is 0.9, and tile is .32, 48.: intervals hold for"
     ):
         Predictor(head, tile=(32, 48), interval=0.9)
+
+
+def test_predict_says_that_joined_tiles_have_no_intervals(tmp_path: Path) -> None:
+    head = kit.saved_head(tmp_path / "head.safetensors", kit.head(*TASKS), size=(32, 48))
+    image = tmp_path / "large.png"
+    Image.new("RGB", (96, 64), "green").save(image)
+    out = tmp_path / "p.csv"
+
+    ran = kit.cli("predict", image, "--heads", head, "--tile", "32x48", "--out", out)
+
+    assert "Without intervals, which hold for images like those of the training" in ran.out
+    assert "mass low" not in out.read_text()
+
+
+def test_predict_names_the_outputs_without_an_interval_of_the_level(tmp_path: Path) -> None:
+    few = Interval(levels=(0.5,), half_widths=(0.25,), groups=3)
+    tasks = [Task("mass", interval=MASS), Task("height", interval=few)]
+    head = kit.saved_head(tmp_path / "head.safetensors", kit.head(*tasks))
+    [image] = kit.write_images(tmp_path, ["a.png"])
+
+    ran = kit.cli("predict", image, "--heads", head, "--out", tmp_path / "p.csv")
+
+    assert (
+        "Without intervals of height, which have none of 0.9; --interval may be one of 0.5"
+        in ran.out
+    )
+    assert "with intervals of 90 % from 12 groups" in ran.out
