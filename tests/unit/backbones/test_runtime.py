@@ -374,11 +374,15 @@ def test_nothing_is_reported_and_nothing_written_into_the_home_folder(
 
 
 DOCTOR = """
+import sys
+
 from dinoneck.checkup import checkup
 
-states = {finding.name: finding.state for finding in checkup()}
-assert states["openvino (fast)"] == "ok", states
-assert states["onnxruntime (export)"] == "ok", states
+findings = {finding.name: finding for finding in checkup()}
+fast = findings["extra fast"]
+assert fast.state == "ok" or "openvino" not in fast.text, fast  # torchcodec may be missing
+assert findings["extra export"].state == "ok", findings["extra export"]
+assert {"openvino", "onnxruntime"} <= {*sys.modules}
 """
 
 
