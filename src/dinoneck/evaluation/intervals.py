@@ -98,7 +98,7 @@ def _in_sets(
 
 @dataclass(frozen=True)
 class Calibration:
-    """A head file without intervals, and the file of the same head with intervals.
+    """Measures the errors of a head, and writes a copy of its file with the intervals that follow.
 
     Attributes:
         checkpoint: of the head.

@@ -1,4 +1,4 @@
-"""Scores of numbers and classes of images, and their true values."""
+"""Scores of numbers, classes and labels of images, and their true values."""
 
 from __future__ import annotations
 

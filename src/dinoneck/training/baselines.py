@@ -41,6 +41,7 @@ FLOOR = 1e-8  # added to the deviation of a feature, which may be 0
 # strengths of the ridge regression, times the squared norm of the weights
 ALPHAS = tuple(10.0**power for power in range(-2, 6))
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
+_Loss = Callable[[Tensor, Tensor], Tensor]
 _Integers = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -204,26 +205,29 @@ def ridge_path(x: _Floats, y: _Floats, new: _Floats) -> _Floats:
 
 def softmax_path(x: _Floats, shares: _Floats, new: _Floats) -> _Floats:
     """Return the logits of softmax regression on standardised features, for all penalties."""
-    x, new = _standardise(x, new)
-    features = torch.from_numpy(x)
-    targets = torch.from_numpy(shares)
-    new_features = torch.from_numpy(new)
-    logits = []
-    for penalty in PENALTIES:
-        layer = _softmax_regression(features, targets, penalty)
-        logits.append(layer(new_features).numpy())
-    return np.stack(logits)
+    return _logits_path(x, shares, new, F.cross_entropy)
 
 
 def logistic_path(x: _Floats, is_present: _Floats, new: _Floats) -> _Floats:
     """Return the logits of logistic regression of each label on standardised features, for all penalties."""
+    return _logits_path(x, is_present, new, _label_errors)
+
+
+def _label_errors(logits: Tensor, is_present: Tensor) -> Tensor:
+    """The mean over images of the sum of the labels' binary cross-entropies."""
+    errors = F.binary_cross_entropy_with_logits(logits, is_present, reduction="none")
+    return errors.sum(dim=1).mean()
+
+
+def _logits_path(x: _Floats, targets: _Floats, new: _Floats, loss: _Loss) -> _Floats:
+    """The logits (penalties, n_new, t) of linear layers that minimise a loss on standardised features."""
     x, new = _standardise(x, new)
     features = torch.from_numpy(x)
-    targets = torch.from_numpy(is_present)
+    target_values = torch.from_numpy(targets)
     new_features = torch.from_numpy(new)
     logits = []
     for penalty in PENALTIES:
-        layer = _logistic_regression(features, targets, penalty)
+        layer = _fitted_layer(features, target_values, penalty, loss)
         logits.append(layer(new_features).numpy())
     return np.stack(logits)
 
@@ -248,8 +252,9 @@ LOGISTIC = Method(logistic_path, binary_cross_entropy)
 
 
 @torch.enable_grad()
-def _softmax_regression(x: Tensor, shares: Tensor, penalty: float) -> nn.Linear:
-    layer = nn.Linear(x.shape[1], shares.shape[1], dtype=x.dtype)
+def _fitted_layer(x: Tensor, targets: Tensor, penalty: float, loss: _Loss) -> nn.Linear:
+    """A linear layer that minimises a loss of its logits plus the penalised squares of its weights."""
+    layer = nn.Linear(x.shape[1], targets.shape[1], dtype=x.dtype)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     optimizer = torch.optim.LBFGS(
@@ -258,29 +263,9 @@ def _softmax_regression(x: Tensor, shares: Tensor, penalty: float) -> nn.Linear:
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(layer(x), shares) + penalty * layer.weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
-
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return layer.requires_grad_(False)
-
-
-@torch.enable_grad()
-def _logistic_regression(x: Tensor, is_present: Tensor, penalty: float) -> nn.Linear:
-    layer = nn.Linear(x.shape[1], is_present.shape[1], dtype=x.dtype)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    optimizer = torch.optim.LBFGS(
-        layer.parameters(), max_iter=_MOST_ITERATIONS, line_search_fn="strong_wolfe"
-    )
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        errors = F.binary_cross_entropy_with_logits(layer(x), is_present, reduction="none")
-        loss = errors.sum(dim=1).mean() + penalty * layer.weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
+        total = loss(layer(x), targets) + penalty * layer.weight.square().sum()
+        total.backward()  # type: ignore[no-untyped-call]
+        return total
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     return layer.requires_grad_(False)

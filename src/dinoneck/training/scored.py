@@ -1,4 +1,4 @@
-"""What is scored: numbers, classes of images, classes of pixels and surface normals.
+"""What is scored: numbers, classes and labels of images, classes of pixels and surface normals.
 
 A target of each kind selects what predicts it from the outputs of a head, reads its predictions,
 scores them, and writes them into the cells of ``out_of_fold.csv``.
