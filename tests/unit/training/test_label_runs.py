@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -353,8 +354,11 @@ def test_a_column_in_two_roles_is_refused() -> None:
         TrainConfig.from_dict({"data": {"targets": ["crack"], "multilabel": ["crack"]}})
 
 
-def test_labels_need_a_table() -> None:
-    done = kit.cli("train", "--images", ".", "--multilabel", "crack", "--out", "run")
+def test_labels_need_a_table(walls: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    shutil.copy(walls / "05.png", images)
+    done = kit.cli("train", "--images", images, "--multilabel", "crack", "--out", tmp_path / "run")
     assert done.code != 0
     assert "data.multilabel is" in done.err
 
