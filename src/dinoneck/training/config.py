@@ -726,7 +726,7 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
                 f"data.views is {data.views}, and needs data.store (--store); or leave it out"
             )
         if data.csv is None and not with_table:
-            self._check_without_table()
+            self.check_without_table()
         if data.images is None and data.subfolders is not None:
             raise ConfigError(
                 f"data.subfolders is {data.subfolders!r}, and needs data.images (--images); or "
@@ -772,8 +772,8 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
         if not data.numbers_from_maps:
             raise ConfigError(f"data.numbers_from_maps is {data.numbers_from_maps!r}, {remedy}")
 
-    def _check_without_table(self) -> None:
-        """Raise ConfigError for options of tables."""
+    def check_without_table(self) -> None:
+        """Raise ConfigError for options of tables, for a run that has none."""
         data = self.data
         remedy = "and needs data.csv (--csv); or leave it out"
         if data.targets:

@@ -36,13 +36,14 @@ def of_data_folder(config: TrainConfig) -> tuple[TrainConfig, DataFolder | None]
         folders, or none was read.
 
     Raises:
-        ConfigError: if the config has folds, and the folders make them.
+        ConfigError: if the config has folds, and the folders make them, or options of tables.
         DataError: if the folder can be read in several ways, or holds images alone.
     """
     data = config.data
     is_table = data.csv is not None or data.store is not None
     if data.images is None or is_table:
         return config, None
+    config.check_without_table()  # before what the folder holds: the remedy is a table
     if data.labels is not None:
         if data.labels == data.images or data.subfolders is None:
             return config, None

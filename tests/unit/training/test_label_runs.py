@@ -357,7 +357,7 @@ def test_a_column_in_two_roles_is_refused() -> None:
 def test_labels_need_a_table(walls: Path, tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
-    shutil.copy(walls / "05.png", images)
+    shutil.copy(walls / "images" / "05.png", images)
     done = kit.cli("train", "--images", images, "--multilabel", "crack", "--out", tmp_path / "run")
     assert done.code != 0
     assert "data.multilabel is" in done.err
