@@ -39,7 +39,7 @@ class Configured:
 
     _config: dict[str, Any]
     _left_out_defaults: ClassVar[tuple[str, ...]] = ()
-    """Arguments without a place in the configuration where they have their defaults: files from before them keep their bytes."""
+    """Arguments that the configuration lacks where they have their defaults, so that earlier files keep their bytes."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -303,25 +303,36 @@ class Detector(LeastScores, nn.Module):
         if self._num_expected < len(called.images):
             self.expect_images(len(called.images))
         predictions = []
-        of_image: list[dict[str, Any]] = []
+        of_tiles: list[dict[str, Tensor]] = []
         tiles: list[Tile] = []
         inputs = self._inputs(called.images, tiling)
+        for network_input, detections in self._detect(inputs, batch_size, max_boxes=max_boxes):
+            of_tiles.append(self._in_image(detections, network_input, least_score))
+            tiles.append(network_input.tile)
+            if network_input.is_last:
+                image_size = network_input.image_size
+                predictions.append(self._put_together(of_tiles, tiles, image_size))
+                of_tiles = []
+                tiles = []
+                self._num_expected -= 1
+        return called.named(predictions)
+
+    def _detect(
+        self, inputs: Iterator[_NetworkInput], batch_size: int, *, max_boxes: int
+    ) -> Iterator[tuple[_NetworkInput, dict[str, Tensor]]]:
+        """Yield each image or tile with its best detections, in pixels of the network's input.
+
+        Raises:
+            DataError: if a score is not finite.
+        """
         batch = list(islice(inputs, batch_size))
         while batch:
             pixels = torch.stack([network_input.pixels for network_input in batch]).to(self.device)
-            for detections, network_input in zip(self(pixels), batch, strict=True):
+            for network_input, detections in zip(batch, self(pixels), strict=True):
                 best = best_of(detections, max_boxes)
                 self._check_finite(best["scores"])
-                of_image.append(self._in_image(best, network_input, least_score))
-                tiles.append(network_input.tile)
-                if network_input.is_last:
-                    image_size = network_input.image_size
-                    predictions.append(self._put_together(of_image, tiles, image_size))
-                    of_image = []
-                    tiles = []
-                    self._num_expected -= 1
+                yield network_input, best
             batch = list(islice(inputs, batch_size))
-        return called.named(predictions)
 
     def _least_score(self, min_score: float | None) -> LeastScore:
         """The smallest score of boxes: that of a call, else those of the classes, else that of all.
@@ -677,9 +688,9 @@ class Detector(LeastScores, nn.Module):
         empty. Maps are read, and boxes suppressed, in operators that runtimes compute alike: the
         file holds no ``GridSample`` and no ``NonMaxSuppression``. The metadata entry
         ``dinoneck_detector`` is JSON with ``format``, ``classes``, ``size``, ``preprocess``,
-        ``min_score``, ``thresholds`` (of the classes, where there are any), ``detector``, ``half``, ``has_masks``, ``parity`` (what this returns, with its
-        tolerance), ``digest`` (of the head file) and ``dinoneck`` (the version). LoRA weights are
-        merged into the weights.
+        ``min_score``, ``thresholds`` (where there are any), ``detector``, ``half``, ``has_masks``,
+        ``parity`` (what this returns, with its tolerance), ``digest`` (of the head file) and
+        ``dinoneck`` (the version). LoRA weights are merged into the weights.
 
         Args:
             path: the file.

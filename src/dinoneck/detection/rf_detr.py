@@ -20,6 +20,7 @@ from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.extras import missing_extra
 from dinoneck.kinds import Runtime
 from dinoneck.published.detectors import VIT_NAME
+from dinoneck.runtime.least_scores import check_thresholds
 from dinoneck.text import first_line, some_of
 from dinoneck.training.parameter_groups import OwnVit
 from dinoneck.training.recipe import Share, converted
