@@ -226,7 +226,8 @@ def _record(module: Any, config: Mapping[str, Any]) -> None:
     cls = type(module)
     recorded = dict(config)
     for name in cls._left_out_defaults:
-        if recorded[name] == fields_of(cls)[name].default:
+        # a subclass may lack the argument
+        if name in recorded and recorded[name] == fields_of(cls)[name].default:
             del recorded[name]
     object.__setattr__(module, "_config", encode(recorded))
     # of huggingface_hub's ModelHubMixin, which saves it
