@@ -366,6 +366,27 @@ def test_a_training_keeps_the_thresholds_of_its_best_epoch(
     )
 
 
+def test_a_report_shows_boxes_from_the_threshold_of_their_class(tmp_path: Path) -> None:
+    boxes = coloured_boxes.write(tmp_path / "images")
+    detector = detector_of("fcos")
+    with torch.no_grad():
+        detector.head.model.head.classification_head.cls_logits.bias.fill_(2.0)
+    detector.thresholds = (1.0, 0.0)  # no red box, and all blue ones
+    detector.save(tmp_path / "d.safetensors")
+    words = ["viz", "report", tmp_path / "d.safetensors", boxes.parent, "--truth", boxes]
+
+    by_class = kit.cli(*words, "--out", tmp_path / "by_class.html", "--json").json["scores"]
+    options = ["--min-score", "0.3", "--out", tmp_path / "stated.html", "--json"]
+    stated = kit.cli(*words, *options).json["scores"]
+
+    assert by_class["red"]["predicted"] == 0
+    assert by_class["blue"]["predicted"] > 0
+    page = (tmp_path / "by_class.html").read_text()
+    assert "those of the score of their class or more: red 1, blue 0" in page
+    assert stated["red"]["predicted"] > 0
+    assert "those of a score of 0.3 or more" in (tmp_path / "stated.html").read_text()
+
+
 # objects
 
 OBJECTS = Task(
