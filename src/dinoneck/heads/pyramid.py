@@ -111,7 +111,7 @@ class PyramidHead(Head):
             tower_task = task
             if task.is_masks:  # its tower has a plain output per channel
                 num_channels = task.dim + _CENTRE_CHANNELS
-                tower_task = replace(task, kind="dense", dim=num_channels, labels=())
+                tower_task = replace(task, kind="dense", dim=num_channels, labels=(), thresholds=())
             self.towers.append(Tower(self.neck.out_channels, tower_task, tower_depth, **factory))
 
     @property

@@ -473,9 +473,12 @@ def _with_thresholds_note(table: ScoreTable, scores: Mapping[str, Any]) -> Score
     few = [name for name, threshold in thresholds.items() if threshold is None]
     if not few:
         return table
+    smallest = "the default smallest score"
+    if scores["min_score"] is not None:
+        smallest = f"the smallest score of all classes ({scores['min_score']:.3f})"
     line = (
-        f"Classes with fewer than {FEWEST_POSITIVES} held-out objects, or of which none is found, have "
-        f"no threshold of their own: {some_of(few, _SHOWN)}."
+        f"Classes with fewer than {FEWEST_POSITIVES} held-out objects, or of which none is found, keep "
+        f"{smallest}: {some_of(few, _SHOWN)}."
     )
     return table._replace(note=f"{table.note} {line}".strip())
 

@@ -17,11 +17,20 @@ from tests.unit.detection import coloured_boxes
 from tests.unit.detection.test_detector import detector_of
 from tests.unit.detection.test_train_detector import config_of
 
-from dinoneck import CheckpointError, ConfigError, HeadCheckpoint, MaskHead, Predictor, Task
+from dinoneck import (
+    CheckpointError,
+    ConfigError,
+    HeadCheckpoint,
+    MaskHead,
+    Predictor,
+    PyramidHead,
+    Task,
+)
 from dinoneck.data import BoxImages
 from dinoneck.data.recipe import ImageRecipe
 from dinoneck.detection import Detector, score_boxes, score_masks, train_detector, training
 from dinoneck.detection.evaluation import class_thresholds
+from dinoneck.heads import Head
 from dinoneck.heads.instances import decode_centres, decode_instances
 from dinoneck.inference.resolution import objects_from_outputs
 from dinoneck.runtime.description import record_task
@@ -361,8 +370,8 @@ def test_a_training_keeps_the_thresholds_of_its_best_epoch(
     assert (detector.min_score, detector.thresholds) == (0.35, (0.45, 0.35))
     notes = [table.note for table in all_tables(report)]
     assert (
-        "Classes with fewer than 5 held-out objects, or of which none is found, have no threshold of "
-        "their own: blue." in notes
+        "Classes with fewer than 5 held-out objects, or of which none is found, keep the smallest "
+        "score of all classes (0.350): blue." in notes
     )
 
 
@@ -433,14 +442,21 @@ def test_thresholds_are_of_labels_and_instances() -> None:
         replace(OBJECTS, thresholds=(0.5,))
 
 
-def mask_head(task: Task) -> MaskHead:
-    return kit.randomised(MaskHead(64, [task], 1, 12, 1, 2, 8), std=0.4)
+def head_named(name: str, task: Task) -> Head:
+    """A head of queries, or of centres."""
+    if name == "queries":
+        return kit.randomised(MaskHead(64, [task], 1, 12, 1, 2, 8), std=0.4)
+    neck = {"type": "simple_pyramid", "out_channels": 8}
+    return kit.randomised(PyramidHead(64, [task], neck))
 
 
-def test_a_head_of_objects_predicts_by_the_thresholds_of_its_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["queries", "centres"])
+def test_a_head_of_objects_predicts_by_the_thresholds_of_its_file(
+    name: str, tmp_path: Path
+) -> None:
     backbone = kit.backbone(layers=[0])
     image = (kit.images(1, 80, 96)[0] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    head = mask_head(replace(OBJECTS, thresholds=(), minimum=0.0))
+    head = head_named(name, replace(OBJECTS, thresholds=(), minimum=0.0))
     checkpoint = HeadCheckpoint.from_module(head, backbone=backbone, preprocess=backbone.preprocess)
     every = Predictor(checkpoint, backbone).one(image)["object"]
     assert len(every["scores"]) > 1
