@@ -25,6 +25,7 @@ class LeastScores:
 
     @min_score.setter
     def min_score(self, min_score: float) -> None:
+        """Take one score for all classes."""
         self._min_score = min_score
         self._thresholds = ()
 
@@ -40,6 +41,7 @@ class LeastScores:
 
     @thresholds.setter
     def thresholds(self, thresholds: Sequence[float]) -> None:
+        """Take a score for each class."""
         check_thresholds(thresholds, len(self.classes))
         self._thresholds = tuple(float(threshold) for threshold in thresholds)
 
