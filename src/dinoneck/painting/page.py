@@ -23,7 +23,6 @@ from dinoneck.viz.panels import data_uri
 
 LARGEST_PAGE = 200_000_000  # bytes; browsers get slow and run out of memory on phones
 PENALTY = 1e-2  # of the head, times the squared norm of its weights on standardised features
-PICTURE_PX = 960  # width of a photo in the page
 _ENTRY_BYTES = 1000  # of a photo's name, hash and markup, at most
 _SCRIPTS = ("strokes.js", "head.js", "painting.js")
 _FOLDER = Path(__file__).parent
@@ -188,7 +187,7 @@ def _encode_pictures(photos: Sequence[Photo]) -> list[str]:
     pictures = []
     size = 0
     for photo in photos:
-        uri = data_uri(photo.picture.convert("RGB"), PICTURE_PX)
+        uri = data_uri(photo.picture.convert("RGB"), style.PAINTING_PX)
         rows, cols, channels = photo.patches.shape
         codes = rows * cols * min(channels, COMPONENTS)
         size += len(uri) + 4 * -(-codes // 3) + _ENTRY_BYTES  # base64: 4 characters for 3 bytes

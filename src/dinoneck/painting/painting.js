@@ -549,19 +549,44 @@ function releaseOnPhoto(event) {
 
 /** Keys anywhere on the page. */
 function pressOnPage(event) {
-  const isUndo = event.key.toLowerCase() === "z";
-  if (event.altKey || ((event.ctrlKey || event.metaKey) && !isUndo)) return;
-  if (isUndo) undo();
-  else if (event.key === "a") chooseTool("alike");
-  else if (event.key === "0") chooseTool("erase");
-  else if (event.key >= "1" && event.key <= "9") {
-    if (Number(event.key) <= numClasses) chooseTool(Number(event.key) - 1);
-  } else if (event.key === "[") changeBrush(-1);
-  else if (event.key === "]") changeBrush(1);
-  else if (event.key === "n") goToNext();
-  else if (event.key === "s" && !elements.save.disabled) save();
-  else return;
-  event.preventDefault();
+  const isBrush = event.key === "[" || event.key === "]"; // AltGr types them on some keyboards
+  const isUndo = event.key.toLowerCase() === "z"; // also with Ctrl, as elsewhere
+  const isPlain = !event.ctrlKey && !event.metaKey && !event.altKey;
+  if (!isPlain && !isBrush && !isUndo) return;
+  if (runShortcut(event.key.toLowerCase())) event.preventDefault();
+}
+
+/** Do what a key stands for; false if it stands for nothing. */
+function runShortcut(key) {
+  if (key >= "1" && key <= "9" && Number(key) <= numClasses) {
+    chooseTool(Number(key) - 1);
+    return true;
+  }
+  switch (key) {
+    case "0":
+      chooseTool("erase");
+      return true;
+    case "a":
+      chooseTool("alike");
+      return true;
+    case "[":
+      changeBrush(-1);
+      return true;
+    case "]":
+      changeBrush(1);
+      return true;
+    case "z":
+      undo();
+      return true;
+    case "n":
+      goToNext();
+      return true;
+    case "s":
+      if (!elements.save.disabled) save();
+      return true;
+    default:
+      return false;
+  }
 }
 
 function listen() {
