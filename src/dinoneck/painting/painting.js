@@ -476,8 +476,14 @@ function patchUnderCursor() {
   return row * photo.cols + col;
 }
 
+/** Keep a finger that paints from being taken for a swipe, after which browsers ignore the next tap. */
+function startTouch(event) {
+  if (!isAlike()) event.preventDefault();
+}
+
 function startPointer(event) {
   if (!event.isPrimary || event.button !== 0) return;
+  elements.surface.focus({ preventScroll: true });
   elements.surface.setPointerCapture(event.pointerId);
   followPointer(event);
   if (isAlike()) chooseAlike(patchUnderCursor());
@@ -591,6 +597,7 @@ function runShortcut(key) {
 }
 
 function listen() {
+  elements.surface.addEventListener("touchstart", startTouch, { passive: false });
   elements.surface.addEventListener("pointerdown", startPointer);
   elements.surface.addEventListener("pointermove", movePointer);
   elements.surface.addEventListener("pointerup", stopPointer);

@@ -394,7 +394,6 @@ def test_touch_paints_and_the_photo_does_not_scroll_away(open_page: Open) -> Non
                 "Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]}
             )
         devtools.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
-        opened.page.wait_for_timeout(100)  # a tap at once would stop the fling that it takes this for
 
     for tool, points in (
         ("0", [(20, 30), (70, 60), (120, 140)]),
