@@ -35,6 +35,7 @@ NAMES = (
     "runtimes",
     "operators",
     "runtime_scores",
+    "painting",
     "evidence",
 )
 SHORT_ROUNDS = 2

@@ -35,6 +35,7 @@ SOURCES = {  # benchmark -> folders and files of src/dinoneck
     "runtimes": ("backbones",),
     "operators": ("detection/onnx.py", "detection/plain_operators.py", "export"),
     "runtime_scores": ("backbones",),
+    "painting": ("painting/head.py", "painting/strokes.py", "training/baselines.py"),
     "matrix": (".",),
     "evidence": (
         "backbones",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,16 +15,18 @@ from torch import Tensor
 from dinoneck.errors import DataError
 from dinoneck.heads.linear import LinearHead
 from dinoneck.painting.matching import match_photos
-from dinoneck.painting.page import Photo
+from dinoneck.painting.page import PENALTY, Photo
 from dinoneck.painting.strokes import UNPAINTED, Mask, Strokes
 from dinoneck.tasks import Task
-from dinoneck.text import shorten
+from dinoneck.text import shorten, some_of
 from dinoneck.training.baselines import FLOOR, fit_layer
 
 TASK_NAME = "segmentation"
 """Of the head's task, as ``dinoneck train`` calls that of masks."""
-PENALTY = 1e-2
-"""Of the softmax regression, times the squared norm of the weights on standardised features."""
+_NEVER = -1e4  # the logit of a class that is not painted; float16 holds it
+_SHOWN = 5  # names in a message
+
+logger = logging.getLogger(__name__)
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -64,28 +67,61 @@ def fit_strokes(photos: Sequence[Photo], strokes: Strokes, *, num_layers: int = 
         >>> maps["segmentation"].argmax(dim=1).tolist()
         [[[0, 1, 0]]]
     """
-    matched = match_photos(strokes, photos)
-    examples = _examples_of(matched, photos)
+    masks = {}
+    for image in match_photos(strokes, photos).images:
+        masks[image.name] = image.mask(strokes.classes)
+    return fit_masks(photos, masks, strokes.classes, num_layers=num_layers)
+
+
+def fit_masks(
+    photos: Sequence[Photo],
+    masks: Mapping[str, Mask],
+    classes: Sequence[str],
+    *,
+    num_layers: int = 1,
+) -> LinearHead:
+    """Return the head that :func:`fit_strokes` fits to the painted pixels of photos.
+
+    Args:
+        photos: all of them, painted or not.
+        masks: name of a photo -> the number of a class for each pixel (height, width), 255 where
+            nothing is painted.
+        classes: their names.
+        num_layers: see there.
+
+    Raises:
+        DataError: if fewer than two classes are painted.
+    """
+    examples = _examples_of(photos, masks, num_classes=len(classes))
     total = examples.weights.sum(axis=0)
-    painted = [label for label, weight in zip(strokes.classes, total, strict=True) if weight > 0]
+    numbers = np.flatnonzero(total)
+    painted = [classes[number] for number in numbers]
     if len(painted) < 2:
         shown = f"the class {shorten(painted[0])} alone" if painted else "no class"
         raise DataError(
-            f"the strokes show {shown}; paint two classes or more, of {', '.join(strokes.classes)}"
+            f"the strokes show {shown}; paint two classes or more, of {', '.join(classes)}"
+        )
+    if len(painted) < len(classes):
+        others = [shorten(label) for label in classes if label not in painted]
+        logger.warning(
+            "nothing is painted of %s: the head gives it to no patch", some_of(others, _SHOWN)
         )
 
-    # softmax regression on standardised tokens
+    # softmax regression on standardised tokens, of the classes that are painted
     mean, std = _statistics(photos)
     features = (examples.features - mean) / std
     # cross_entropy is a mean over patches; with this scale it is the mean over examples by weight
-    targets = torch.from_numpy(examples.weights * (len(features) / total.sum()))
+    scale = len(features) / total.sum()
+    targets = torch.from_numpy(examples.weights[:, numbers] * scale)
     layer = fit_layer(features, targets, PENALTY, F.cross_entropy)
 
     # the same layer on tokens as they are
-    weight = layer.weight / std
-    bias = layer.bias - weight @ mean
     channels = photos[0].patches.shape[-1]
-    task = Task(TASK_NAME, dim=len(strokes.classes), kind="segmentation", labels=strokes.classes)
+    weight = torch.zeros(len(classes), channels, dtype=torch.float64)
+    weight[numbers] = layer.weight / std
+    bias = torch.full((len(classes),), _NEVER, dtype=torch.float64)
+    bias[numbers] = layer.bias - weight[numbers] @ mean
+    task = Task(TASK_NAME, dim=len(classes), kind="segmentation", labels=tuple(classes))
     head = LinearHead(channels // num_layers, task, num_layers=num_layers, pool=None)
     head.readouts[0].load_state_dict({"weight": weight, "bias": bias})
     return head.eval()
@@ -126,19 +162,18 @@ class _Examples:
     weights: Floats
 
 
-def _examples_of(strokes: Strokes, photos: Sequence[Photo]) -> _Examples:
-    """The painted patches; the strokes have the names of the photos."""
-    photo_of_name = {photo.name: photo for photo in photos}
+def _examples_of(photos: Sequence[Photo], masks: Mapping[str, Mask], num_classes: int) -> _Examples:
+    """The painted patches of the photos that have a mask."""
     channels = photos[0].patches.shape[-1]
     features = [torch.zeros(0, channels, dtype=torch.float64)]
-    weights = [np.zeros((0, len(strokes.classes)))]
-    for image in strokes.images:
-        patches = photo_of_name[image.name].patches
-        rows, cols, _ = patches.shape
-        mask = image.mask(strokes.classes)
-        weights_of_photo = patch_weights(mask, len(strokes.classes), rows=rows, cols=cols)
+    weights = [np.zeros((0, num_classes))]
+    for photo in photos:
+        if photo.name not in masks:
+            continue
+        rows, cols, _ = photo.patches.shape
+        weights_of_photo = patch_weights(masks[photo.name], num_classes, rows=rows, cols=cols)
         is_painted = weights_of_photo.sum(axis=1) > 0
-        features.append(patches.flatten(0, 1)[torch.from_numpy(is_painted)].double())
+        features.append(photo.patches.flatten(0, 1)[torch.from_numpy(is_painted)].double())
         weights.append(weights_of_photo[is_painted])
     return _Examples(torch.cat(features), np.concatenate(weights))
 

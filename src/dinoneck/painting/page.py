@@ -9,6 +9,8 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+PENALTY = 1e-2  # of the head, times the squared norm of its weights on standardised features
+
 
 @dataclass(frozen=True, eq=False)
 class Photo:
