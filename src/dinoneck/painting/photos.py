@@ -24,7 +24,7 @@ from dinoneck.painting.page import Photo
 from dinoneck.progress import progress
 from dinoneck.store.feature_store import FeatureStore
 from dinoneck.tokens import Tokens
-from dinoneck.training.run_tokens import compare_images
+from dinoneck.training.run_tokens import check_weights_have_a_file, compare_images
 from dinoneck.viz.pictures import as_image
 
 PICTURE_PX = 1280  # longer side of the picture to paint on
@@ -96,7 +96,8 @@ class PhotoTokens:
             ids: name of a photo -> its id in the store.
 
         Raises:
-            ConfigError: if the store holds tokens of another program, or of parts of the photos.
+            ConfigError: if the store holds tokens of another program, of weights that no file names,
+                or of parts of the photos.
             DataError: if there are no photos, or one cannot be read.
             StoreError: if a photo was replaced since the extraction.
         """
@@ -106,6 +107,7 @@ class PhotoTokens:
                 f"the store {store.path} was converted from files of another program, which do not "
                 "tell how photos come to tokens; paint on the photos with --backbone"
             )
+        check_weights_have_a_file(record, store.path)
         preprocess = store.preprocess
         for name, file in files.items():
             _whole_photo(name, file, preprocess)
