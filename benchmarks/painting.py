@@ -1,210 +1,150 @@
-"""Maps from painted strokes: the scores of a head of few strokes next to one of whole masks.
+"""How long the painting page takes from the end of a stroke to the maps of all photos, and what strokes score.
 
-    python -m benchmarks painting [--data DATA] [--only strokes]
+    python -m benchmarks painting [--only page strokes] [--data DATA]
 
-Field photos with masks of soil, crop and weed; whole groups of photos are held out. Strokes are
-simulated from the true masks: on every painted photo at most two straight strokes for each class,
-which stay inside the class. Both heads are the softmax regression of ``dinoneck paint``. DATA holds
-crop_cover. The weights are seeded random ones, or published ones where DINONECK_WEIGHTS is set.
+Seeded tokens of 50 photos with three classes, ``--short`` 10 photos, in the chromium on PATH.
+``page`` paints strokes on one photo and then times the last one again: until the head is trained,
+until the maps are drawn, and until the browser has shown them. ``strokes`` scores the heads of
+simulated strokes on field photos, see :mod:`benchmarks.painted_scores`.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+import hashlib
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from statistics import fmean
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
-from scipy.ndimage import distance_transform_edt
+from playwright.sync_api import sync_playwright
 
+from benchmarks import painted_scores
 from benchmarks.evidence.run import DATA
-from benchmarks.evidence.weights import WEIGHTS
 from benchmarks.measure import Row
-from benchmarks.runtime_scores import FIELD_CLASSES, NAME, field_photos, thinned
-from dinoneck import LinearHead, load_backbone
-from dinoneck.painting import PaintedImage, Photo, PhotoTokens, Stroke, Strokes, fit_strokes
-from dinoneck.painting.head import fit_masks
+from dinoneck.painting import Photo, painting_page
 
-ROUNDS = 5  # draws of photos and strokes
-SIZE = (640, 640)  # of dinoneck paint
-COUNTS = (64, 64)  # photos to paint on, and held-out ones
-SHORT_COUNTS = (6, 4)
-PAINTED = (1, 4, 16)  # photos
-SHORT_PAINTED = (1, 4)
-STROKES_PER_CLASS = 2  # on a photo
-RADIUS = 3.0  # of the brush, in pixels of photos of 480 x 360
-LENGTH = 50  # pixels of a stroke at most
-LEAST_SHARE = 0.005  # of each class on the photo that is painted first
+ROUNDS = 9
+PARTS = ("page", "strokes")
+CLASSES = ("crop", "weed", "soil")
+PHOTOS = 50
+SHORT_PHOTOS = 10
+GRID = (30, 40)
+PATCH_PX = 16
+CHANNELS = 384
+NOISE = 2.0  # of tokens, next to distances of about 1 between classes per channel
+STROKES = (3, 12, 48)
+BROWSER_ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
 
-Mask = np.ndarray
+# paints the last stroke again, and waits for the frame after the one that is drawn then
+STROKE_AGAIN = """async () => {
+    const stroke = photos[0].strokes.at(-1);
+    undo();
+    state.stroke = stroke;
+    const started = performance.now();
+    endStroke();
+    await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+    return {...timing, shown: performance.now() - started, steps: state.head.steps};
+}"""
 
 
-class Fields(NamedTuple):
-    """Photos with tokens and true masks.
+def photos(count: int) -> list[Photo]:
+    """Return photos of smooth areas of three classes, with noisy tokens."""
+    generator = np.random.default_rng(0)
+    centres = generator.normal(size=(len(CLASSES), CHANNELS))
+    made = []
+    for number in range(count):
+        coarse = torch.from_numpy(generator.normal(size=(1, len(CLASSES), 4, 5)))
+        fine = torch.nn.functional.interpolate(coarse, GRID, mode="bicubic")[0]
+        classes = fine.argmax(dim=0).numpy()
+        tokens = centres[classes] + NOISE * generator.normal(size=(*GRID, CHANNELS))
+        pixels = generator.integers(0, 255, (GRID[0] * 2, GRID[1] * 2, 3), np.uint8)
+        size = (GRID[1] * PATCH_PX, GRID[0] * PATCH_PX)
+        made.append(
+            Photo(
+                name=f"{number:03}.jpg",
+                sha256=hashlib.sha256(str(number).encode()).hexdigest(),
+                height=size[1],
+                width=size[0],
+                picture=Image.fromarray(pixels).resize(size),
+                patches=torch.from_numpy(tokens).float(),
+            )
+        )
+    return made
 
-    Attributes:
-        photos: to paint on, with tokens.
-        masks: their true masks (height, width).
-        held_out: photos that are scored.
-        held_out_masks: their true masks.
-    """
 
-    photos: Sequence[Photo]
-    masks: Sequence[Mask]
-    held_out: Sequence[Photo]
-    held_out_masks: Sequence[Mask]
+def strokes(photo: Photo, count: int) -> dict[str, Any]:
+    """Return strokes of all classes in turn, each across a quarter of a photo, as ``strokes.json`` has them."""
+    generator = np.random.default_rng(1)
+    drawn = []
+    for number in range(count):
+        start = generator.uniform(0, (photo.width, photo.height))
+        angle = generator.uniform(0, 2 * np.pi)
+        end = start + photo.width / 4 * np.array((np.cos(angle), np.sin(angle)))
+        points = np.clip(np.linspace(start, end, 20), 0, (photo.width, photo.height))
+        drawn.append(
+            {
+                "class": CLASSES[number % len(CLASSES)],
+                "radius": 8.0,
+                "points": points.round(2).tolist(),
+            }
+        )
+    image = {
+        "name": photo.name,
+        "sha256": photo.sha256,
+        "width": photo.width,
+        "height": photo.height,
+        "strokes": drawn,
+    }
+    return {"format": "dinoneck strokes", "version": 1, "classes": CLASSES, "images": [image]}
+
+
+def page_rows(count: int, rounds: int) -> Iterator[tuple[str, Row]]:
+    """Yield a row for each number of strokes on a page of so many photos."""
+    pictures = photos(count)
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=BROWSER_ARGUMENTS
+        )
+        for num_strokes in STROKES:
+            html = painting_page(pictures, CLASSES, strokes=strokes(pictures[0], num_strokes))
+            file = Path(folder, "page.html")
+            file.write_text(html, "utf-8")
+            page = browser.new_page()
+            begin = time.perf_counter()
+            page.goto(file.as_uri())
+            opened = time.perf_counter() - begin
+            times = [page.evaluate(STROKE_AGAIN) for _ in range(rounds)]
+            row: Row = {
+                "painted patches": len(page.evaluate("photos[0].painted.examples()")),
+                "steps": times[0]["steps"],
+            }
+            for name in ("trained", "drawn", "shown"):
+                row[f"{name} s"] = statistics.median(one[name] for one in times) / 1000
+            row["slowest s"] = max(one["shown"] for one in times) / 1000
+            row["page opens s"] = opened
+            row["page MB"] = len(html) / 1e6
+            page.close()
+            yield f"{count} photos of {GRID[0]} x {GRID[1]} patches, {num_strokes} strokes", row
+        browser.close()
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
-    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--data", type=Path, default=DATA, help="folder with crop_cover")
 
 
 def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]:
-    """Yield the table of each part.
-
-    Raises:
-        SystemExit: if the data is missing.
-    """
-    if options.only and "strokes" not in options.only:
-        raise SystemExit(f"--only {' '.join(options.only)}: expected strokes")
-    if not (options.data / "crop_cover" / "cover.csv").is_file():
-        raise SystemExit(f"{options.data} holds no crop_cover; pass --data with its folder")
-    weights = "published weights" if WEIGHTS else "random weights"
-    counts = SHORT_COUNTS if options.short else COUNTS
-    painted = SHORT_PAINTED if options.short else PAINTED
-    fields = read_fields(options.data / "crop_cover", counts)
-    yield f"strokes, {weights}", scores(fields, painted, draws=options.rounds)
-
-
-def read_fields(folder: Path, counts: tuple[int, int]) -> Fields:
-    """Return the photos of crop_cover with their tokens; whole groups are held out."""
-    listed = thinned(field_photos(folder), *counts)
-    backbone = load_backbone(NAME, pretrained=bool(WEIGHTS), seed=0)
-    files = {image.name: image for image in listed.images}
-    photos = PhotoTokens.extract(files, backbone, size=SIZE).photos
-    masks = []
-    for mask in listed.masks:
-        with Image.open(mask) as opened:  # type: ignore[arg-type] # of fields all masks are files
-            masks.append(np.array(opened))
-    num_train = listed.num_train
-    return Fields(photos[:num_train], masks[:num_train], photos[num_train:], masks[num_train:])
-
-
-def scores(fields: Fields, painted: Sequence[int], draws: int) -> dict[str, Row]:
-    """Return the held-out scores of strokes on so many photos, and of whole masks of the same photos."""
-    table: dict[str, Row] = {}
-    for count in painted:
-        of_strokes = []
-        of_masks = []
-        pixels = []
-        for seed in range(draws):
-            random = np.random.default_rng(seed)
-            rows = draw_photos(fields.masks, count, random)
-            strokes = strokes_on(fields, rows, random)
-            head = fit_strokes(fields.photos, strokes)
-            of_strokes.append(mean_iou(head, fields))
-            whole = {fields.photos[row].name: fields.masks[row] for row in rows}
-            of_masks.append(mean_iou(fit_masks(fields.photos, whole, FIELD_CLASSES), fields))
-            for image in strokes.images:
-                pixels.append(int((image.mask(FIELD_CLASSES) < len(FIELD_CLASSES)).sum()))
-        title = f"{count} photo{'' if count == 1 else 's'}"
-        table[title] = {
-            "mIoU, strokes": fmean(of_strokes),
-            "lowest … highest": [min(of_strokes), max(of_strokes)],
-            "mIoU, whole masks of the same photos": fmean(of_masks),
-            "painted pixels of a photo": fmean(pixels),
-        }
-    everything = dict(zip((photo.name for photo in fields.photos), fields.masks, strict=True))
-    head = fit_masks(fields.photos, everything, FIELD_CLASSES)
-    table[f"all {len(everything)} photos"] = {
-        "mIoU, strokes": None,
-        "lowest … highest": None,
-        "mIoU, whole masks of the same photos": mean_iou(head, fields),
-        "painted pixels of a photo": None,
-    }
-    return table
-
-
-def draw_photos(masks: Sequence[Mask], count: int, random: np.random.Generator) -> list[int]:
-    """Return the rows of the photos to paint; the first one shows all classes, as a person would choose."""
-    showing_all = []
-    for row, mask in enumerate(masks):
-        shares = [(mask == label).mean() for label in range(len(FIELD_CLASSES))]
-        if min(shares) >= LEAST_SHARE:
-            showing_all.append(row)
-    first = int(random.choice(showing_all))
-    others = [row for row in range(len(masks)) if row != first]
-    return [first, *random.choice(others, count - 1, replace=False).tolist()]
-
-
-def strokes_on(fields: Fields, rows: Sequence[int], random: np.random.Generator) -> Strokes:
-    """Return simulated strokes on these photos."""
-    images = []
-    for row in rows:
-        photo = fields.photos[row]
-        strokes = []
-        for number, label in enumerate(FIELD_CLASSES):
-            inside = distance_transform_edt(np.pad(fields.masks[row] == number, 1))[1:-1, 1:-1]
-            for _ in range(STROKES_PER_CLASS):
-                stroke = draw_stroke(inside, label, random)
-                if stroke is not None:
-                    strokes.append(stroke)
-        images.append(
-            PaintedImage(
-                photo.name, photo.sha256, photo.height, photo.width, strokes=tuple(strokes)
-            )
-        )
-    return Strokes(FIELD_CLASSES, tuple(images))
-
-
-def draw_stroke(inside: np.ndarray, label: str, random: np.random.Generator) -> Stroke | None:
-    """Return a straight stroke that stays inside a class; None if the photo hardly shows it.
-
-    Args:
-        inside: (height, width) distance of each pixel of the class to the next one of another.
-        label: of the class.
-        random: draws the first pixel, of those where the brush fits, and the direction.
-    """
-    radius = RADIUS
-    places = np.argwhere(inside > radius)
-    if not len(places):
-        radius = RADIUS / 2
-        places = np.argwhere(inside > radius)
-    if not len(places):
-        return None
-    row, col = places[random.integers(len(places))].tolist()
-    angle = random.uniform(0, 2 * np.pi)
-    start = (col + 0.5, row + 0.5)
-    end = start
-    for step in range(1, LENGTH + 1):
-        x = start[0] + step * np.cos(angle)
-        y = start[1] + step * np.sin(angle)
-        is_within = 0 <= x < inside.shape[1] and 0 <= y < inside.shape[0]
-        if not is_within or inside[int(y), int(x)] <= radius:
-            break
-        end = (float(x), float(y))
-    return Stroke(label, radius, (start, end))
-
-
-@torch.inference_mode()
-def mean_iou(head: LinearHead, fields: Fields) -> float:
-    """Return the mean over classes of the intersection over union of all pixels of the held-out photos."""
-    num_classes = len(FIELD_CLASSES)
-    confusion = np.zeros((num_classes, num_classes))
-    for photo, mask in zip(fields.held_out, fields.held_out_masks, strict=True):
-        rows, cols, _ = photo.patches.shape
-        patches = photo.patches.reshape(1, rows * cols, -1)
-        logits = head(patches, grid=(rows, cols), num_prefix_tokens=0)["segmentation"]
-        probabilities = F.interpolate(logits.softmax(dim=1), mask.shape, mode="bilinear")
-        classes = probabilities[0].argmax(dim=0).numpy()
-        cells = np.bincount((mask * num_classes + classes).ravel(), minlength=num_classes**2)
-        confusion += cells.reshape(num_classes, num_classes)
-    hits = np.diag(confusion)
-    union = confusion.sum(axis=0) + confusion.sum(axis=1) - hits
-    return float((hits / union).mean())
+    """Yield the tables of the parts."""
+    parts = options.only or PARTS
+    if "page" in parts:
+        count = SHORT_PHOTOS if options.short else PHOTOS
+        yield "from a stroke to the maps", dict(page_rows(count, options.rounds))
+    if "strokes" in parts:
+        yield painted_scores.measure(options.data, is_short=options.short)

@@ -35,7 +35,13 @@ SOURCES = {  # benchmark -> folders and files of src/dinoneck
     "runtimes": ("backbones",),
     "operators": ("detection/onnx.py", "detection/plain_operators.py", "export"),
     "runtime_scores": ("backbones",),
-    "painting": ("painting/head.py", "painting/strokes.py", "training/baselines.py"),
+    "painting": (
+        "painting",
+        "painting/head.js",
+        "painting/painting.js",
+        "painting/strokes.js",
+        "training/baselines.py",
+    ),
     "matrix": (".",),
     "evidence": (
         "backbones",

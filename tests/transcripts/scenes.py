@@ -104,9 +104,8 @@ SLOW = {
         viz report heads broken --out s.html
         viz report heads broken --out s.html --strict
         viz tokens images {TINY} --size 32x64 --out t.png
-        viz similarity images {TINY} --size 32x64 --out u.html
-        viz similarity images {TINY} --size 32x64 --out u.png
-        viz similarity none {TINY} --size 32x64 --out v.html
+        viz tokens images {TINY} --size 32x64 --out u.html
+        viz tokens none {TINY} --size 32x64 --out v.png
     """,
     "exports": """
         export head.safetensors --format pt2 --grid 2x4 --out h.pt2
