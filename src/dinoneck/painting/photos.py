@@ -30,7 +30,7 @@ from dinoneck.viz.pictures import as_image
 PICTURE_PX = 1280  # longer side of the picture to paint on
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PhotoTokens:
     """Photos to paint on, and what made their tokens.
 
