@@ -35,7 +35,13 @@ SOURCES = {  # benchmark -> folders and files of src/dinoneck
     "runtimes": ("backbones",),
     "operators": ("detection/onnx.py", "detection/plain_operators.py", "export"),
     "runtime_scores": ("backbones",),
-    "painting": ("painting", "painting/head.js", "painting/painting.js", "painting/strokes.js"),
+    "painting": (
+        "painting",
+        "painting/head.js",
+        "painting/painting.js",
+        "painting/strokes.js",
+        "training/baselines.py",
+    ),
     "matrix": (".",),
     "evidence": (
         "backbones",

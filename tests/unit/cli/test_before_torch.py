@@ -101,6 +101,22 @@ REFUSED = {
         "viz report head.safetensors images --truth cover.csv --image-column file",
         "cover.csv has no column 'file'",
     ),
+    "a class to paint alone": (
+        "paint images --classes crop",
+        "classes are ['crop']; expected 2 ... 255 names (--classes)",
+    ),
+    "strokes that are missing": (
+        "paint images --strokes stroke.json",
+        "stroke.json does not exist; check the name",
+    ),
+    "strokes that are none": (
+        "paint images --strokes cover.csv",
+        "cover.csv is damaged: it is no JSON",
+    ),
+    "the backbone of a page to paint in": (
+        "paint images --classes crop weed --backbone vit_smal_patch16_dinov3",
+        "vit_smal_patch16_dinov3",
+    ),
     "groups of a truth": (
         "evaluate . --heads head.safetensors --truth cover.csv --group plot",
         "cover.csv has no column 'plot'",
