@@ -15,7 +15,7 @@ import torch
 from tests.unit.painting import fields as scene
 from tests.unit.painting.fields import CLASSES, COLS, PATCH_PX, ROWS, class_map, document, stroke
 
-from dinoneck.painting import Photo, painting_page
+from dinoneck.painting import Photo, Strokes, fit_strokes, painting_page
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -206,6 +206,24 @@ def test_the_head_is_that_of_scikit_learn(open_page: Open) -> None:
     probabilities = opened.value("Array.from(photos[1].probabilities)")
     expected = reference.predict_proba(features)
     assert np.abs(np.reshape(probabilities, (48, 3)) - expected).max() < 1e-5
+
+
+def test_the_head_of_the_saved_strokes_gives_the_same_map_in_python(
+    open_page: Open, tmp_path: Path
+) -> None:
+    """24 channels are all kept: only the rounding to 8 bits is between the page and Python."""
+    photos = scene.fields(3)
+    opened = open_page(photos)
+    opened.paint_each_class()
+    opened.save(tmp_path / "strokes.json")
+    head = fit_strokes(photos, Strokes.read(tmp_path / "strokes.json"))
+    for number, photo in enumerate(photos):
+        patches = photo.patches.reshape(1, ROWS * COLS, -1)
+        logits = head(patches, grid=(ROWS, COLS), num_prefix_tokens=0)["segmentation"]
+        expected = logits.softmax(dim=1)[0].flatten(1).T.detach().numpy()
+        shown = np.reshape(opened.value(f"Array.from(photos[{number}].probabilities)"), (-1, 3))
+        assert np.abs(shown - expected).max() < 0.02
+        assert np.array_equal(opened.map_of(number).ravel(), expected.argmax(axis=1))
 
 
 def test_pixels_are_painted_as_the_format_says_and_later_strokes_win(open_page: Open) -> None:
