@@ -35,6 +35,7 @@ function readPhoto(entry, index) {
   const button = document.querySelector(`[data-photo="${index}"]`);
   return {
     ...entry,
+    label: button.querySelector(".name").textContent, // the name without invisible characters
     codes: decodeCodes(entry.codes),
     painted: null, // made with the first stroke
     probabilities: null, // of the head's classes, patch after patch
@@ -187,7 +188,7 @@ function describeUpdate() {
   const seconds = (timing.drawn / 1000).toFixed(2);
   return (
     `${counted(photos.length, "photo")} mapped from ${strokes} in ${seconds} s. ` +
-    `Paint next: ${photos[state.next].name}.`
+    `Paint next: ${photos[state.next].label}.`
   );
 }
 
@@ -202,10 +203,10 @@ function describeAlike(similarities) {
     });
   });
   if (best.photo === undefined) return "";
-  const { name, cols } = photos[best.photo];
+  const { label, cols } = photos[best.photo];
   const row = Math.floor(best.patch / cols) + 1;
   const col = (best.patch % cols) + 1;
-  return `Most alike: row ${row}, column ${col} of ${name} (${best.value.toFixed(2)}).`;
+  return `Most alike: row ${row}, column ${col} of ${label} (${best.value.toFixed(2)}).`;
 }
 
 // --- drawing ---------------------------------------------------------------------------------------
@@ -412,12 +413,12 @@ function showPhoto(index) {
   const photo = photos[index];
   state.cursor = { x: photo.width / 2, y: photo.height / 2 };
   elements.picture.src = photo.picture.src;
-  elements["photo-name"].textContent = photo.name;
+  elements["photo-name"].textContent = photo.label;
   elements.easel.style.aspectRatio = `${photo.width} / ${photo.height}`;
   elements.easel.style.maxWidth = `${(80 * photo.width) / photo.height}vh`;
   elements.strokes.width = photo.picture.naturalWidth;
   elements.strokes.height = photo.picture.naturalHeight;
-  elements.surface.setAttribute("aria-label", `photo ${photo.name}`);
+  elements.surface.setAttribute("aria-label", `photo ${photo.label}`);
   drawEasel();
 }
 
@@ -475,8 +476,14 @@ function patchUnderCursor() {
   return row * photo.cols + col;
 }
 
+/** Keep a finger that paints from being taken for a swipe, after which browsers ignore the next tap. */
+function startTouch(event) {
+  if (!isAlike()) event.preventDefault();
+}
+
 function startPointer(event) {
   if (!event.isPrimary || event.button !== 0) return;
+  elements.surface.focus({ preventScroll: true });
   elements.surface.setPointerCapture(event.pointerId);
   followPointer(event);
   if (isAlike()) chooseAlike(patchUnderCursor());
@@ -590,6 +597,7 @@ function runShortcut(key) {
 }
 
 function listen() {
+  elements.surface.addEventListener("touchstart", startTouch, { passive: false });
   elements.surface.addEventListener("pointerdown", startPointer);
   elements.surface.addEventListener("pointermove", movePointer);
   elements.surface.addEventListener("pointerup", stopPointer);
