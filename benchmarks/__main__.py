@@ -36,6 +36,7 @@ NAMES = (
     "operators",
     "runtime_scores",
     "painting",
+    "painted_scores",
     "evidence",
 )
 SHORT_ROUNDS = 2

@@ -1,4 +1,6 @@
-"""Scores of a head of simulated strokes next to one of whole masks: the part ``strokes`` of ``painting``.
+"""Scores of a head of simulated strokes next to one of whole masks.
+
+    python -m benchmarks painted_scores [--data DATA]
 
 Field photos with masks of soil, crop and weed; whole groups of photos are held out. Strokes are
 simulated from the true masks: on every painted photo at most two straight strokes for each class,
@@ -8,7 +10,8 @@ crop_cover. The weights are seeded random ones, or published ones where DINONECK
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
@@ -19,6 +22,7 @@ import torch.nn.functional as F
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
+from benchmarks.evidence.run import DATA
 from benchmarks.evidence.weights import WEIGHTS
 from benchmarks.measure import Row
 from benchmarks.runtime_scores import FIELD_CLASSES, NAME, field_photos, thinned
@@ -26,8 +30,7 @@ from dinoneck import LinearHead, load_backbone
 from dinoneck.painting import PaintedImage, Photo, PhotoTokens, Stroke, Strokes, fit_strokes
 from dinoneck.painting.head import fit_masks
 
-DRAWS = 5  # of photos and strokes
-SHORT_DRAWS = 2
+ROUNDS = 5  # draws of photos and strokes
 SIZE = (640, 640)  # of dinoneck paint
 COUNTS = (64, 64)  # photos to paint on, and held-out ones
 SHORT_COUNTS = (6, 4)
@@ -57,24 +60,24 @@ class Fields(NamedTuple):
     held_out_masks: Sequence[Mask]
 
 
-def measure(data: Path, *, is_short: bool) -> tuple[str, dict[str, Row]]:
-    """Return the title and the table.
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    parser.add_argument("--data", type=Path, default=DATA)
 
-    Args:
-        data: folder with crop_cover.
-        is_short: few photos and draws, which checks the code.
+
+def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]:
+    """Yield one table; a round is a draw of photos and strokes.
 
     Raises:
         SystemExit: if the data is missing.
     """
-    if not (data / "crop_cover" / "cover.csv").is_file():
-        raise SystemExit(f"{data} holds no crop_cover; pass --data with its folder")
-    counts = SHORT_COUNTS if is_short else COUNTS
-    painted = SHORT_PAINTED if is_short else PAINTED
-    fields = read_fields(data / "crop_cover", counts)
+    if not (options.data / "crop_cover" / "cover.csv").is_file():
+        raise SystemExit(f"{options.data} holds no crop_cover; pass --data with its folder")
+    counts = SHORT_COUNTS if options.short else COUNTS
+    painted = SHORT_PAINTED if options.short else PAINTED
+    fields = read_fields(options.data / "crop_cover", counts)
     weights = "published weights" if WEIGHTS else "random weights"
-    table = scores(fields, painted, draws=SHORT_DRAWS if is_short else DRAWS)
-    return f"strokes, {weights}", table
+    yield f"fields, {weights}", scores(fields, painted, draws=options.rounds)
 
 
 def read_fields(folder: Path, counts: tuple[int, int]) -> Fields:

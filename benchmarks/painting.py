@@ -1,11 +1,10 @@
-"""How long the painting page takes from the end of a stroke to the maps of all photos, and what strokes score.
+"""How long the painting page takes from the end of a stroke to the maps of all photos.
 
-    python -m benchmarks painting [--only page strokes] [--data DATA]
+    python -m benchmarks painting [--only page]
 
 Seeded tokens of 50 photos with three classes, ``--short`` 10 photos, in the chromium on PATH.
 ``page`` paints strokes on one photo and then times the last one again: until the head is trained,
-until the maps are drawn, and until the browser has shown them. ``strokes`` scores the heads of
-simulated strokes on field photos, see :mod:`benchmarks.painted_scores`.
+until the maps are drawn, and until the browser has shown them.
 """
 
 from __future__ import annotations
@@ -25,13 +24,11 @@ import torch
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from benchmarks import painted_scores
-from benchmarks.evidence.run import DATA
 from benchmarks.measure import Row
 from dinoneck.painting import Photo, painting_page
 
 ROUNDS = 9
-PARTS = ("page", "strokes")
+PARTS = ("page",)
 CLASSES = ("crop", "weed", "soil")
 PHOTOS = 50
 SHORT_PHOTOS = 10
@@ -135,16 +132,9 @@ def page_rows(count: int, rounds: int) -> Iterator[tuple[str, Row]]:
         browser.close()
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this benchmark."""
-    parser.add_argument("--data", type=Path, default=DATA, help="folder with crop_cover")
-
-
 def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]:
     """Yield the tables of the parts."""
     parts = options.only or PARTS
     if "page" in parts:
         count = SHORT_PHOTOS if options.short else PHOTOS
         yield "from a stroke to the maps", dict(page_rows(count, options.rounds))
-    if "strokes" in parts:
-        yield painted_scores.measure(options.data, is_short=options.short)

@@ -40,6 +40,11 @@ SOURCES = {  # benchmark -> folders and files of src/dinoneck
         "painting/head.js",
         "painting/painting.js",
         "painting/strokes.js",
+    ),
+    "painted_scores": (
+        "painting/head.py",
+        "painting/photos.py",
+        "painting/strokes.py",
         "training/baselines.py",
     ),
     "matrix": (".",),

@@ -22,7 +22,7 @@ from dinoneck.viz import style
 from dinoneck.viz.panels import data_uri
 
 LARGEST_PAGE = 200_000_000  # bytes; browsers get slow and run out of memory on phones
-PENALTY = 1e-2  # of the head, times the squared norm of its weights on standardised features
+PENALTY = 1e-1  # of the head, times the squared norm of its weights on standardised features
 _ENTRY_BYTES = 1000  # of a photo's name, hash and markup, at most
 _SCRIPTS = ("strokes.js", "head.js", "painting.js")
 _FOLDER = Path(__file__).parent

@@ -114,8 +114,8 @@ REFUSED = {
         "cover.csv is damaged: it is no JSON",
     ),
     "the backbone of a page to paint in": (
-        "paint images --classes crop weed --backbone vit_smal_patch16_dinov3",
-        "vit_smal_patch16_dinov3",
+        "paint images --classes crop weed --backbone resnet50",
+        "resnet50",
     ),
     "groups of a truth": (
         "evaluate . --heads head.safetensors --truth cover.csv --group plot",
@@ -141,7 +141,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
         "categories": [{"id": 1, "name": "cell"}],
     }
     (folder / "boxes.json").write_text(json.dumps(coco))
-    suffixes = {"train": "", "predict": ".csv", "viz": ".html"}
+    suffixes = {"train": "", "predict": ".csv", "viz": ".html", "paint": ""}
     commands = []
     for words, _ in REFUSED.values():
         verb, *rest = words.split()
