@@ -184,7 +184,7 @@ def _strokes_by_name(
 
 def _encode_pictures(photos: Sequence[Photo]) -> list[str]:
     """The photos as data URIs, as long as they and their tokens fit into the page."""
-    pictures = []
+    pictures: list[str] = []
     size = 0
     for photo in photos:
         uri = data_uri(photo.picture.convert("RGB"), style.PAINTING_PX)

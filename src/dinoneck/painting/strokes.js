@@ -43,6 +43,8 @@ class PaintedPixels {
     const bottom = Math.min(this.height - 1, Math.ceil(Math.max(start[1], end[1]) + radius));
     for (let y = top; y <= bottom; y++) {
       for (let x = left; x <= right; x++) {
+        // discs of one stroke overlap: most pixels have the value already
+        if (this.classOfPixel[y * this.width + x] === value) continue;
         if (squaredDistance(x + 0.5, y + 0.5, start, end) <= radius * radius) {
           this.setPixel(x, y, value);
         }
@@ -53,7 +55,6 @@ class PaintedPixels {
   setPixel(x, y, value) {
     const pixel = y * this.width + x;
     const previous = this.classOfPixel[pixel];
-    if (previous === value) return;
     const firstCount = (this.rowOfY[y] * this.cols + this.colOfX[x]) * this.numClasses;
     if (previous !== UNPAINTED) this.counts[firstCount + previous] -= 1;
     if (value !== UNPAINTED) this.counts[firstCount + value] += 1;

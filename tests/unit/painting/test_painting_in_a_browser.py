@@ -249,6 +249,8 @@ def test_pixels_are_painted_as_the_format_says_and_later_strokes_win(open_page: 
             mask[distance <= one["radius"]] = [0, 1, 255, 2][number]
     painted = opened.value("[...photos[0].painted.classOfPixel]")
     assert np.array_equal(np.reshape(painted, mask.shape), mask)
+    [image] = Strokes.from_document(document(photos[0], strokes)).images
+    assert np.array_equal(image.mask(CLASSES), mask)  # the masks that Python writes
     shares = np.zeros((ROWS, COLS, 3))
     for example in opened.value("photos[0].painted.examples()"):
         row, col = divmod(example["patch"], COLS)
@@ -554,7 +556,7 @@ def test_every_control_has_a_name_and_the_state_is_announced(open_page: Open) ->
         assert page.get_by_role("radio", name=name).count() == 1
     for name in ("Undo", "Save strokes", "Photo to paint next"):
         assert page.get_by_role("button", name=name).count() == 1
-    for name in ("Brush", "Opacity of the map"):
+    for name in ("Brush", "Map opacity"):
         assert page.get_by_role("slider", name=name).count() == 1
     assert page.get_by_role("button", name="field/1.jpg").count() == 1
     assert page.get_by_role("application", name="photo field/0.jpg").count() == 1
