@@ -11,6 +11,7 @@ crop_cover. The weights are seeded random ones, or published ones where DINONECK
 from __future__ import annotations
 
 import argparse
+import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -25,7 +26,7 @@ from scipy.ndimage import distance_transform_edt
 from benchmarks.evidence.run import DATA
 from benchmarks.evidence.weights import WEIGHTS
 from benchmarks.measure import Row
-from benchmarks.runtime_scores import FIELD_CLASSES, NAME, field_photos, thinned
+from benchmarks.runtime_scores import FIELD_CLASSES, NAME, Photos, thinned
 from dinoneck import LinearHead, load_backbone
 from dinoneck.painting import PaintedImage, Photo, PhotoTokens, Stroke, Strokes, fit_strokes
 from dinoneck.painting.head import fit_masks
@@ -36,6 +37,7 @@ COUNTS = (64, 64)  # photos to paint on, and held-out ones
 SHORT_COUNTS = (6, 4)
 PAINTED = (1, 4, 16)  # photos
 SHORT_PAINTED = (1, 4)
+HELD_OUT_EVERY = 4  # of the groups of neighbouring photos
 STROKES_PER_CLASS = 2  # on a photo
 RADIUS = 3.0  # of the brush, in pixels of photos of 480 x 360
 LENGTH = 50  # pixels of a stroke at most
@@ -80,9 +82,24 @@ def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]
     yield f"fields, {weights}", scores(fields, painted, draws=options.rounds)
 
 
+def list_photos(folder: Path) -> Photos:
+    """Return crop_cover; every fourth group of photos is held out, so both parts show all kinds of fields."""
+    with (folder / "cover.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    groups = sorted({int(line["group"]) for line in lines})
+    held_out = groups[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]
+    lines.sort(key=lambda line: (int(line["group"]) in held_out, int(line["group"])))
+    return Photos(
+        images=[folder / line["image"] for line in lines],
+        masks=[folder / line["mask"] for line in lines],
+        classes=FIELD_CLASSES,
+        num_train=sum(int(line["group"]) not in held_out for line in lines),
+    )
+
+
 def read_fields(folder: Path, counts: tuple[int, int]) -> Fields:
     """Return the photos of crop_cover with their tokens; whole groups are held out."""
-    listed = thinned(field_photos(folder), *counts)
+    listed = thinned(list_photos(folder), *counts)
     backbone = load_backbone(NAME, pretrained=bool(WEIGHTS), seed=0)
     files = {image.name: image for image in listed.images}
     photos = PhotoTokens.extract(files, backbone, size=SIZE).photos

@@ -94,7 +94,7 @@ def fit_masks(
     """
     examples = _examples_of(photos, masks, num_classes=len(classes))
     total = examples.weights.sum(axis=0)
-    numbers = np.flatnonzero(total)
+    numbers = np.flatnonzero(total).tolist()
     painted = [classes[number] for number in numbers]
     if len(painted) < 2:
         shown = f"the class {shorten(painted[0])} alone" if painted else "no class"

@@ -35,8 +35,9 @@ def match_photos(strokes: Strokes, photos: Sequence[Photo]) -> Strokes:
         if not same_files:
             missing.append(shorten(image.name))
             continue
-        photo = same_files.get(image.name)
-        if photo is None:  # the file was renamed, or moved to another folder
+        if image.name in same_files:
+            photo = same_files[image.name]
+        else:  # the file was renamed, or moved to another folder
             photo = next(iter(same_files.values()))
         if (photo.height, photo.width) != (image.height, image.width):
             raise DataError(
