@@ -71,6 +71,14 @@ FAST = {
         evaluate . --heads head.safetensors --truth table.csv
         evaluate . --heads head.safetensors --truth none.csv
     """,
+    "painting": f"""
+        paint images {TINY} --size 32x64 --classes left right --out p
+        paint images {TINY} --size 32x64 --strokes strokes.json --out p
+        paint images {TINY} --strokes newer.json --out q
+        paint images {TINY} --classes left --out q
+        paint broken {TINY} --classes left right --out q
+        paint none {TINY} --classes left right --out q
+    """,
     "hub": f"""
         push head.safetensors me/one --private --message spring
         push damaged.safetensors me/two
