@@ -389,6 +389,7 @@ function showStates() {
 
 function showButtons() {
   elements.undo.disabled = state.order.length === 0;
+  elements.save.classList.toggle("primary", !state.isSaved);
   elements.save.disabled = state.isSaved && state.order.length === 0;
   elements.next.disabled = state.next === null || state.next === state.photo;
   document.title = `${state.isSaved ? "" : "* "}${title}`;

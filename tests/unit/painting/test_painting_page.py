@@ -15,7 +15,7 @@ import torch
 from tests.unit.painting.fields import CLASSES, document, fields, stroke
 from torch.nn import functional as F
 
-from dinoneck.errors import ConfigError, DataError, ShapeError
+from dinoneck.errors import DataError
 from dinoneck.painting import Photo, page, painting_page
 
 
@@ -158,43 +158,3 @@ def test_a_page_that_would_be_too_large_says_how_many_photos_fit(
 
 def test_the_largest_page_has_200_mb() -> None:
     assert page.LARGEST_PAGE == 200_000_000
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"classes": ["crop"]}, "at least two"),
-        ({"classes": "crop"}, "at least two"),
-        ({"classes": ["crop", " "]}, "' '"),
-        ({"classes": ["crop", "crop"]}, "different names"),
-    ],
-    ids=["one", "text", "empty", "twice"],
-)
-def test_classes_are_at_least_two_different_words(change: dict[str, Any], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        painting_page(fields(1), **change)
-
-
-def test_photos_are_refused_that_cannot_be_painted() -> None:
-    first, second = fields(2)
-    with pytest.raises(DataError, match="no photo"):
-        painting_page([], CLASSES)
-    with pytest.raises(DataError, match="two photos are called 'field/0.jpg'"):
-        painting_page([first, dataclasses.replace(second, name=first.name)], CLASSES)
-    with pytest.raises(ShapeError, match=r"field/1.jpg are \(6, 8\)"):
-        painting_page([first, with_tokens(second, torch.zeros(6, 8))], CLASSES)
-    with pytest.raises(ShapeError, match="5 channels"):
-        painting_page([first, with_tokens(second, torch.zeros(6, 8, 5))], CLASSES)
-    with pytest.raises(DataError, match="photo 1 are not finite"):
-        painting_page([first, with_tokens(second, second.patches / 0)], CLASSES)
-
-
-def test_strokes_are_refused_that_do_not_fit_the_photos() -> None:
-    photos = fields(2)
-    other = dataclasses.replace(photos[0], sha256="0" * 64)
-    strokes = document(other, [stroke("crop", 4.0, (20.0, 20.0))])
-    with pytest.raises(DataError, match=r"field/0.jpg, whose name and sha256 no photo has"):
-        painting_page(photos, CLASSES, strokes=strokes)
-    strokes = document(photos[0], [stroke("rock", 4.0, (20.0, 20.0))])
-    with pytest.raises(DataError, match=r"class 'rock'; expected one of crop, weed, soil"):
-        painting_page(photos, CLASSES, strokes=strokes)
