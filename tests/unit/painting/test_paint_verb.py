@@ -122,11 +122,16 @@ def preprocess() -> Any:
     return Preprocessing(16, size=(HEIGHT, WIDTH))
 
 
-def test_the_page_begins_with_the_strokes(run: Path) -> None:
+def test_the_page_begins_with_the_strokes(photos: Path, run: Path) -> None:
     page = (run / "paint.html").read_text("utf-8")
 
-    assert strokes_on  # their hashes and points are in its data
-    assert "70.0" in page or "70" in page
+    for name in ("a/0.png", "b/2.png"):
+        image = painted(photos / name, name)
+        assert image.sha256 in page
+        for stroke in image.strokes:
+            points = [list(point) for point in stroke.points]
+            text = json.dumps(points, separators=(",", ":"))
+            assert page.count(text) == 2  # once for each painted photo
 
 
 def test_train_goes_on_from_the_masks(photos: Path, run: Path, tmp_path: Path) -> None:
