@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.painting.reduction import COMPONENTS, ReducedTokens, reduce_tokens
+from dinoneck.painting.strokes import UNPAINTED
 from dinoneck.text import counted, printable, shorten
 from dinoneck.version import __version__
 from dinoneck.viz import style
@@ -23,7 +24,6 @@ from dinoneck.viz.panels import data_uri
 
 LARGEST_PAGE = 200_000_000  # bytes; browsers get slow and run out of memory on phones
 PENALTY = 1e-1  # of the head, times the squared norm of its weights on standardised features
-MOST_CLASSES = 255  # numbers of one byte; 255 itself is an unpainted pixel
 _ENTRY_BYTES = 1000  # of a photo's name, hash and markup, at most
 _SCRIPTS = ("strokes.js", "head.js", "painting.js")
 _FOLDER = Path(__file__).parent
@@ -132,8 +132,8 @@ def painting_page(
 
 
 def _check_classes(classes: Sequence[str]) -> None:
-    if isinstance(classes, str) or not 2 <= len(classes) <= MOST_CLASSES:
-        raise ConfigError(f"classes are {shorten(classes)}; expected 2 ... {MOST_CLASSES} names")
+    if isinstance(classes, str) or not 2 <= len(classes) <= UNPAINTED:
+        raise ConfigError(f"classes are {shorten(classes)}; expected 2 ... {UNPAINTED} names")
     for name in classes:
         if not isinstance(name, str) or not name.strip():
             raise ConfigError(f"a class is called {name!r}; expected a word")
