@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from dinoneck.intervals import label_set
+from dinoneck.intervals import prediction_set
 from dinoneck.kinds import (
     CATEGORICAL_KINDS,
     CLASS_KINDS,
@@ -155,7 +155,7 @@ class TaskFacts:
 
     @property
     def interval_levels(self) -> tuple[float, ...]:
-        """The levels at which an output has an interval, or an image a set of labels; ascending."""
+        """The levels at which an output has an interval, or an image a prediction set; ascending."""
         levels: set[float] = set()
         for interval in self.interval:
             levels.update(interval.levels)
@@ -185,7 +185,7 @@ class TaskFacts:
             high = np.minimum(high, largest)
         return low, high
 
-    def label_set(self, probabilities: Any, level: float) -> list[str]:
+    def prediction_set(self, probabilities: Any, level: float) -> list[str]:
         """Return the labels that the class of an image is among, the likeliest first.
 
         Args:
@@ -194,7 +194,9 @@ class TaskFacts:
         """
         labels = self.labels or tuple(str(number) for number in range(self.dim))
         [interval] = self.interval
-        return [labels[index] for index in label_set(probabilities, interval.half_width(level))]
+        return [
+            labels[index] for index in prediction_set(probabilities, interval.half_width(level))
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,7 +335,7 @@ def _is_called_by_label(task: TaskFacts) -> bool:
 def columns_of_intervals(tasks: Sequence[TaskFacts]) -> dict[str, str]:
     """Return the columns of intervals in tables of predictions: name -> the column, or the class, that it is of.
 
-    They are the bounds of a number and the set of labels of a class, whether or not their intervals
+    They are the bounds of a number and the prediction set of a class, whether or not their intervals
     are known.
     """
     names = {}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -479,6 +479,11 @@ def check_tasks(
         if task.from_map is not None:
             cell_output(task, tasks)
     return tasks
+
+
+def without_calibration(task: Task) -> Task:
+    """Return the task without what is measured of a trained head: intervals, and thresholds of labels."""
+    return replace(task, interval=(), thresholds=())
 
 
 def cell_output(task: Task, tasks: Sequence[Task]) -> tuple[Task, int]:

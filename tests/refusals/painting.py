@@ -18,6 +18,7 @@ OTHER_CLASS = document(FIRST, [stroke("rock", 4.0, (20.0, 20.0))])
 ROWS: list[Row] = [
     (lambda: painting_page([FIRST], ["crop"]), ConfigError, "['crop']"),
     (lambda: painting_page([FIRST], "crop"), ConfigError, "'crop'"),
+    (lambda: painting_page([FIRST], [f"c{i}" for i in range(256)]), ConfigError, ("'c0'", "255")),
     (lambda: painting_page([FIRST], ["crop", " "]), ConfigError, "' '"),
     (lambda: painting_page([FIRST], ["crop", "crop"]), ConfigError, "['crop', 'crop']"),
     (lambda: painting_page([], CLASSES), DataError, "no photo"),

@@ -45,7 +45,7 @@ _SHORT_DIGEST = len("sha256:") + 12  # characters, as git shows the start of a c
 _TAKING_SKELETON = threading.Lock()
 
 # what of a configuration may hold prediction intervals
-_WITH_INTERVALS = ("Task", "Composition")
+_HOLDING_INTERVALS = ("Task", "Composition")
 
 RECORDS = ("backbone", "backbone_weights", "preprocess", "training", "license", "tta", "extra")
 
@@ -540,7 +540,7 @@ def _names_of_tasks(config: Any) -> set[str]:
         for value in config:
             names |= _names_of_tasks(value)
     elif isinstance(config, Mapping):
-        if config.get("$") in _WITH_INTERVALS:
+        if config.get("$") in _HOLDING_INTERVALS:
             names.add(config["name"])
         for value in config.values():
             names |= _names_of_tasks(value)
@@ -554,7 +554,7 @@ def _config_with_intervals(config: Any, intervals: Mapping[str, Sequence[Interva
     if not isinstance(config, Mapping):
         return config
     changed = {key: _config_with_intervals(value, intervals) for key, value in config.items()}
-    if config.get("$") in _WITH_INTERVALS and config["name"] in intervals:
+    if config.get("$") in _HOLDING_INTERVALS and config["name"] in intervals:
         changed["interval"] = encode(tuple(intervals[config["name"]]))
     return changed
 

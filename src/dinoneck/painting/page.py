@@ -16,7 +16,8 @@ from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.painting.reduction import COMPONENTS, ReducedTokens, reduce_tokens
-from dinoneck.text import counted, printable
+from dinoneck.painting.strokes import UNPAINTED
+from dinoneck.text import counted, printable, shorten
 from dinoneck.version import __version__
 from dinoneck.viz import style
 from dinoneck.viz.panels import data_uri
@@ -66,7 +67,7 @@ def painting_page(
 
     Args:
         photos: the photos, at least one.
-        classes: names of the classes, at least two.
+        classes: names of the classes, 2 ... 255.
         strokes: the content of a ``strokes.json`` on these photos to begin with; None = no strokes.
         title: of the page.
 
@@ -74,7 +75,7 @@ def painting_page(
         HTML that loads nothing: no network is needed.
 
     Raises:
-        ConfigError: if there are fewer than two classes, or two have one name.
+        ConfigError: if there are fewer than 2 or more than 255 classes, or two have one name.
         DataError: if there is no photo, two have one name, tokens are not finite, strokes do not
             fit the photos or classes, or the page would be larger than 200 MB.
         ShapeError: if tokens are not (rows, cols, channels), or those of photos differ in channels.
@@ -131,8 +132,8 @@ def painting_page(
 
 
 def _check_classes(classes: Sequence[str]) -> None:
-    if isinstance(classes, str) or len(classes) < 2:
-        raise ConfigError(f"classes are {classes!r}; expected at least two names")
+    if isinstance(classes, str) or not 2 <= len(classes) <= UNPAINTED:
+        raise ConfigError(f"classes are {shorten(classes)}; expected 2 ... {UNPAINTED} names")
     for name in classes:
         if not isinstance(name, str) or not name.strip():
             raise ConfigError(f"a class is called {name!r}; expected a word")
