@@ -64,7 +64,8 @@ class TaskFacts:
         interval: how far predictions are from the truth: one for each output, of classes one; empty
             where that is not known.
         thresholds: of a ``multilabel`` task, the probability of each label from which on an image
-            has it; empty: 0.5 for all.
+            has it; empty: 0.5 for all. Of ``instances`` the smallest score of the objects of each
+            label; empty: ``minimum`` for all.
     """
 
     name: str
@@ -112,6 +113,11 @@ class TaskFacts:
             if float(probability) >= threshold:  # float32 would round the threshold
                 labels.append(label)
         return tuple(labels)
+
+    @property
+    def least_score(self) -> float | tuple[float, ...] | None:
+        """Of objects, the smallest score of those that are predicted: one, or one for each label; None: the head's."""
+        return self.thresholds or self.minimum
 
     @property
     def is_probability(self) -> bool:
@@ -215,7 +221,7 @@ class TaskRecord(TaskFacts):
         minimum: predictions are never below it.
         maximum: predictions are never above it.
         activation: of the outputs.
-        thresholds: of the labels of a ``multilabel`` task.
+        thresholds: of the labels of a task of labels or of instances.
         things: of a ``panoptic`` task, the labels whose objects are told apart.
         composed_of: the tasks that the outputs of a composition are sums or shares of; empty for
             another task. Its columns are its labels alone.

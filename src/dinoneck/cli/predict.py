@@ -988,7 +988,7 @@ def _describe_tasks(groups: Sequence[HeadGroup]) -> list[dict[str, Any]]:
                 "unit": task.unit,
                 "labels": task.labels,
             }
-            if task.is_multilabel:
+            if task.is_multilabel or task.thresholds:
                 description["thresholds"] = task.label_thresholds
             described.append(description)
     return described

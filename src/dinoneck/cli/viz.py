@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from dinoneck.data.boxes import BoxImages
     from dinoneck.data.layout import Subfolders
     from dinoneck.data.preprocessing import Preprocessing
+    from dinoneck.heads.instances import LeastScore
     from dinoneck.inference.predictor import Predictor
     from dinoneck.task_facts import TaskFacts
     from dinoneck.tokens import Tokens
@@ -256,7 +257,8 @@ def _report_entries(
     if images.boxes is not None:
         if not left_out:
             box_scores = _box_scores(images.boxes, images.items, results)
-        results = {name: _sure_boxes(result, model.min_score) for name, result in results.items()}
+        least_score = model.thresholds or model.min_score
+        results = {name: _sure_boxes(result, least_score) for name, result in results.items()}
     entries = []
     for name, result in results.items():
         entries.append(ReportEntry(name, result, known=images.known(images.items[name])))
@@ -305,9 +307,11 @@ def _box_scores(
         return {}
 
 
-def _sure_boxes(result: Mapping[str, Any], min_score: float) -> dict[str, Any]:
-    """The boxes of a detector's result that have this score or more."""
-    is_sure = result["scores"] >= min_score
+def _sure_boxes(result: Mapping[str, Any], least_score: LeastScore) -> dict[str, Any]:
+    """The boxes of a detector's result that have this score, or that of their class, or more."""
+    from dinoneck.heads.instances import reach_score
+
+    is_sure = reach_score(result["scores"], result["labels"], least_score)
     places = is_sure.nonzero()[:, 0].tolist()
     return {
         "boxes": result["boxes"][is_sure],
@@ -351,7 +355,7 @@ def _facts(head: str, opened: OpenModel, truth: Path | None) -> dict[str, dict[s
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
     if opened.is_detector:
-        run["boxes"] = f"those of a score of {model.min_score:.2g} or more"
+        run["boxes"] = _describe_least_scores(model)
     else:
         run["views"] = f"{model.tta}, the mean of {len(model.views)} views"
         level = default_level(opened.tasks)
@@ -359,6 +363,16 @@ def _facts(head: str, opened: OpenModel, truth: Path | None) -> dict[str, dict[s
             groups = describe_groups(opened.tasks, level)
             run["intervals"] = f"{100 * level:g} %, {groups}: of new groups, in brackets"
     return {"The head": about_head, "How it was run": run}
+
+
+def _describe_least_scores(detector: Any) -> str:
+    """Which boxes of a detector the report shows."""
+    if not detector.thresholds:
+        return f"those of a score of {detector.min_score:.2g} or more"
+    texts = []
+    for name, threshold in zip(detector.classes, detector.thresholds, strict=True):
+        texts.append(f"{name} {threshold:.2g}")
+    return f"those of the score of their class or more: {', '.join(texts)}"
 
 
 def _training_report(head: Path, tasks: Sequence[TaskFacts]) -> dict[str, Any]:

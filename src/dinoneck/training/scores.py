@@ -29,7 +29,7 @@ from dinoneck.metrics import (
     GroupedTerms,
     Metric,
     as_number,
-    best_f1,
+    best_threshold,
     class_counts,
     class_f1,
     class_iou,
@@ -405,8 +405,7 @@ def score_labels(
 def choose_thresholds(truth: Floats, probabilities: Floats) -> list[float]:
     """Return the probability of each label from which on images have it with the best F1.
 
-    It lies in the middle between the lowest probability that counts as the label and the next lower
-    one.
+    See :func:`dinoneck.metrics.best_threshold`.
 
     Args:
         truth: (n, K), 1, 0 or NaN.
@@ -420,16 +419,8 @@ def choose_thresholds(truth: Floats, probabilities: Floats) -> list[float]:
         is_known = ~np.isnan(truth[:, k])
         has_label = truth[is_known, k] == 1
         num_positives = int(has_label.sum())
-        scores = probabilities[is_known, k]
-        lowest = None
-        if num_positives >= FEWEST_POSITIVES:
-            _, lowest = best_f1(scores, has_label, num_positives)
-        if lowest is None:
-            thresholds.append(DEFAULT_THRESHOLD)
-            continue
-        below = scores[scores < lowest]
-        next_lower = below.max() if below.size else 0.0
-        thresholds.append(float((lowest + next_lower) / 2))
+        threshold = best_threshold(probabilities[is_known, k], has_label, num_positives)
+        thresholds.append(DEFAULT_THRESHOLD if threshold is None else threshold)
     return thresholds
 
 
