@@ -90,7 +90,7 @@ def write_labels(
     head = fit_strokes(tokens.photos, strokes, num_layers=tokens.num_layers)
     page = write_page(folder, tokens, strokes.classes, strokes)
     head_file = folder / HEAD
-    save_head_of_strokes(head_file, head, tokens)
+    _save_head(head_file, head, tokens)
     masks: dict[str, Path] = {}
     for image in strokes.images:
         mask = image.mask(strokes.classes)
@@ -105,7 +105,7 @@ def write_labels(
     return PaintedFiles(page=page, head=head_file, table=table, masks=tuple(masks.values()))
 
 
-def save_head_of_strokes(file: Path, head: LinearHead, tokens: PhotoTokens) -> None:
+def _save_head(file: Path, head: LinearHead, tokens: PhotoTokens) -> None:
     """Write a head that :func:`dinoneck.painting.fit_strokes` gave; it notes how masks are read."""
     checkpoint = HeadCheckpoint.from_module(
         head,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from dinoneck.errors import DataError
 from dinoneck.painting.page import Photo
 from dinoneck.painting.strokes import PaintedImage, Strokes
-from dinoneck.text import counted, shorten, some_of
+from dinoneck.text import shorten, some_of
 
 _SHOWN = 5  # names in a message
 
@@ -52,14 +52,14 @@ def match_photos(strokes: Strokes, photos: Sequence[Photo]) -> Strokes:
         matched[photo.name] = image
     if replaced:
         raise DataError(
-            f"{counted(len(replaced), 'photo')} were painted as other files of the same name: "
-            f"{some_of(replaced, _SHOWN)}. The sha256 of the strokes is that of another file; name "
-            "the photos that were painted, or paint on these"
+            f"the strokes were painted on other files than those of the same name here: "
+            f"{some_of(replaced, _SHOWN)}, whose sha256 differs; name the photos that were painted, "
+            "or paint on these"
         )
     if missing:
         raise DataError(
-            f"{counted(len(missing), 'photo')} with strokes are not among the {len(photos)} photos: "
-            f"{some_of(missing, _SHOWN)}; name the photos that the page was made of"
+            f"photos with strokes are not among the photos that are named: "
+            f"{some_of(missing, _SHOWN)}; name all photos that the page was made of"
         )
     images = tuple(replace(image, name=name) for name, image in matched.items())
     return Strokes(strokes.classes, images)
