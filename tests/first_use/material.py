@@ -16,7 +16,7 @@ COLOURS = ((120, 90, 60), (40, 150, 50), (220, 160, 40))  # of soil, crop and we
 CLASSES = ("soil", "crop", "weed")
 NUM_IMAGES, NUM_GROUPS = 48, 8
 NUM_NEW = 12
-OWN_HEAD = '''from collections.abc import Sequence
+OWN_HEAD = """from collections.abc import Sequence
 
 from torch import nn
 
@@ -37,7 +37,7 @@ class MaxHead(Head):
         tokens = check_tokens(as_tokens(tokens, **plain, owner=self), self, self.embed_dim)
         pooled = tokens.patches[-1].amax(dim=1)
         return {task.name: layer(pooled) for task, layer in zip(self.tasks, self.layers)}
-'''
+"""
 Row = dict[str, Any]
 
 

@@ -32,6 +32,8 @@ from dinoneck.training.fold_checks import (
 def check_layers(run: AnyConfig) -> None:
     """Refuse blocks that the backbone of a run does not have, where its name tells how many there are.
 
+    Of a COCO file of labels only the file and its images are looked at.
+
     Raises:
         BackboneError: naming the blocks, and those that there are.
     """
@@ -73,6 +75,8 @@ def check_table(run: TrainConfig) -> None:
         ConfigError: if no fold has the number that is to be trained alone.
     """
     data = run.data
+    if data.label_file is not None:
+        check_coco_images(str(data.label_file), data.images)
     if data.csv is None:
         return
     image_column = data.image_column or "image"

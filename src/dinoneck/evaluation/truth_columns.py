@@ -22,6 +22,7 @@ class TruthColumns:
         classes: those that are read as classes -> the labels of their task.
         labels: those of several words in a cell -> the labels of their task.
         numbers: those of numbers.
+        indicators: those of 0 and 1 of a label.
     """
 
     existing: Sequence[str]
@@ -29,6 +30,7 @@ class TruthColumns:
     classes: dict[str, tuple[str, ...]]
     labels: dict[str, tuple[str, ...]]
     numbers: list[str]
+    indicators: list[str]
 
     @classmethod
     def among(cls, columns: Sequence[str], predicted: PredictedTasks) -> Self:
@@ -44,12 +46,14 @@ class TruthColumns:
             classes=_class_columns(predicted, columns),
             labels=_label_columns(predicted, columns),
             numbers=_number_columns(predicted, columns),
+            indicators=_all_indicator_columns(predicted, columns),
         )
 
     @property
     def all(self) -> list[str]:
         """The names of the columns that are scored."""
-        return [*self.classes, *self.labels, *self.numbers]
+        names = [*self.classes, *self.labels, *self.numbers, *self.indicators]
+        return list(dict.fromkeys(names))
 
     def check_any(self) -> None:
         """Raise a DataError if no column is scored, with those that there are."""
@@ -94,6 +98,14 @@ def indicator_columns(task: TaskFacts, columns: Collection[str]) -> list[str]:
     return [label for label in task.labels if label in columns]
 
 
+def _all_indicator_columns(predicted: PredictedTasks, columns: Collection[str]) -> list[str]:
+    """The columns of :func:`indicator_columns` of all tasks, each once."""
+    indicators: list[str] = []
+    for task in predicted.multilabels:
+        indicators += indicator_columns(task, columns)
+    return list(dict.fromkeys(indicators))
+
+
 def _class_columns(
     predicted: PredictedTasks, columns: Collection[str]
 ) -> dict[str, tuple[str, ...]]:
@@ -112,8 +124,6 @@ def _number_columns(predicted: PredictedTasks, columns: Collection[str]) -> list
     for column in predicted.columns:
         if column.task.name not in classes and not column.task.is_multilabel:
             names.append(column.name)
-    for task in predicted.multilabels:
-        names += indicator_columns(task, columns)
     for task in predicted.tasks:  # shares are computed from the numbers of all parts
         if task.kind == "ratio" and not missing_parts(task, columns):
             names += [part for part in task.labels if part not in classes]
