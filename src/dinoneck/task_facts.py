@@ -333,6 +333,13 @@ def columns_of(tasks: Sequence[AnyTask]) -> list[Column[AnyTask]]:
     return columns
 
 
+def cell_target_names(task: TaskFacts) -> list[str]:
+    """Return what reports call the outputs of a dense task: ``task label``, a single one as the task."""
+    if task.dim == 1:
+        return [task.name]
+    return [f"{task.name} {label}" for label in task.labels or range(task.dim)]
+
+
 def _is_called_by_label(task: TaskFacts) -> bool:
     """Whether the columns of a task are called by the labels of a map."""
     return task.is_map and task.dim > 1

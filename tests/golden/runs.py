@@ -42,6 +42,7 @@ PROJECTIONS = 2
 LEFT_OUT = (
     "*/report.json/config",  # what the case states, and the defaults
     "*/trained_on.csv/blake2b",  # bytes of PNG files differ between versions of their library
+    "*.safetensors/header/training_images",  # hashes of the bytes of PNG files
     "*.safetensors/header/tensors",  # names and shapes, which are recorded with the statistics
     # hashes of trained weights
     "training/unfrozen_*.safetensors/header/backbone/weights_sha256",

@@ -97,7 +97,6 @@ IMPORTED_BY_EXAMPLES: dict[str, str] = {}
 # declared and imported by no file, with the reason
 NOT_IMPORTED = {
     "spconv-cu126": "networks of users run on it, and dinoneck.points reads their tensors",
-    "supervision": "the page on boxes reads and writes VOC and YOLO with it",
     "crepes": "a test of intervals compares with it where it is installed",
     "import-linter": "make layers runs it",
     "lightning": "a page of docs/integrations runs it",

@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from dinoneck.backbones import lora, openvino, weight_hashes, weights
 from dinoneck.backbones.adapter import Adapter, WeightHashes, is_trainable
+from dinoneck.backbones.block_indices import resolve_layers
 from dinoneck.backbones.known import (
     LICENSES,
     is_unknown_repository,
@@ -642,34 +642,3 @@ def plain_backbone(backbone: Any) -> Any:
 def is_compiled(backbone: Any) -> bool:
     """Whether this is a Backbone that torch.compile wraps."""
     return isinstance(getattr(backbone, COMPILED, None), Backbone)
-
-
-def resolve_layers(layers: int | Sequence[int] | None, depth: int) -> tuple[int, ...]:
-    """Return 0-based block indices: None = last, n = n last, a sequence = these (negative from the end).
-
-    Raises:
-        BackboneError: if a block does not exist or none is asked for.
-    """
-    if layers is None:
-        return (depth - 1,)
-    if isinstance(layers, int | Integral):
-        count = int(layers)
-        if isinstance(layers, bool) or not 1 <= count <= depth:
-            raise BackboneError(
-                f"layers is {layers!r}; expected 1 ... {depth} last blocks, or a list of block "
-                "indices"
-            )
-        return tuple(range(depth - count, depth))
-    indices = list(layers)
-    if not indices or not all(_is_block(index, depth) for index in indices):
-        raise BackboneError(
-            f"layers is {indices}; expected block indices {-depth} ... {depth - 1}, at least one"
-        )
-    return tuple(int(index) % depth for index in indices)
-
-
-def _is_block(index: object, depth: int) -> bool:
-    """Whether this is the index of one of so many blocks, from the start or the end."""
-    if isinstance(index, bool) or not isinstance(index, Integral):
-        return False
-    return -depth <= int(index) < depth

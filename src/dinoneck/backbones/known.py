@@ -18,6 +18,7 @@ from dinoneck.text import did_you_mean
 TINY = "dinoneck_tiny"
 TINY_WIDTH = 64
 TINY_DEPTH = 6
+TINY_PATCH = 16
 DINOV3_SMALL = "vit_small_patch16_dinov3.lvd1689m"
 # family of published weights -> their licence
 LICENSES = {
@@ -391,6 +392,14 @@ def dimensions_of(name: str) -> tuple[int, int] | None:
         return TINY_WIDTH, TINY_DEPTH
     model = model_of(name)
     return None if model is None else (model.width, model.depth)
+
+
+def patch_of(name: str) -> int | None:
+    """Return the pixels per patch side of a published model, given any of its names; None if unknown."""
+    if name == TINY:
+        return TINY_PATCH
+    model = model_of(name)
+    return None if model is None else model.patch
 
 
 def model_of(name: str) -> Known | None:

@@ -29,6 +29,7 @@ from dinoneck.backbones.known import (
     NEEDED_TIMM,
     TINY,
     TINY_DEPTH,
+    TINY_PATCH,
     TINY_WIDTH,
     family_of,
     is_supported,
@@ -44,7 +45,7 @@ _COMPARED_GRIDS = ((2, 3), (37, 50))
 _LAST_BITS = 16  # how many times the rounding of a coordinate two devices may differ
 _TINY_SETTING: dict[str, Any] = {
     "img_size": 64,
-    "patch_size": 16,
+    "patch_size": TINY_PATCH,
     "num_classes": 0,
     "embed_dim": TINY_WIDTH,
     "depth": TINY_DEPTH,

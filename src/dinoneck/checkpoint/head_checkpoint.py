@@ -27,6 +27,7 @@ from dinoneck.checkpoint.backbone_part import BackbonePart, part_for_head
 from dinoneck.checkpoint.contents import TensorGroups
 from dinoneck.checkpoint.format import HeadFile
 from dinoneck.checkpoint.rebuild import rebuild
+from dinoneck.checkpoint.training_images import TrainingImages
 from dinoneck.checks import with_named_keywords
 from dinoneck.codec import TAG, encode, normal
 from dinoneck.data.preprocessing import Preprocessing
@@ -47,7 +48,16 @@ _TAKING_SKELETON = threading.Lock()
 # what of a configuration may hold prediction intervals
 _HOLDING_INTERVALS = ("Task", "Composition")
 
-RECORDS = ("backbone", "backbone_weights", "preprocess", "training", "license", "tta", "extra")
+RECORDS = (
+    "backbone",
+    "backbone_weights",
+    "preprocess",
+    "training",
+    "training_images",
+    "license",
+    "tta",
+    "extra",
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,7 @@ class ModuleRecords:
     preprocess: Preprocessing | Mapping[str, Any] | None = None
     extra: Mapping[str, Any] | None = None
     training: Mapping[str, Any] | None = None
+    training_images: TrainingImages | None = None
     license: str | None = None
     tta: str | None = None
 
@@ -135,6 +146,7 @@ class HeadCheckpoint:
         preprocess: Preprocessing | Mapping[str, Any] | None = None,
         extra: Mapping[str, Any] | None = None,
         training: Mapping[str, Any] | None = None,
+        training_images: TrainingImages | None = None,
         license: str | None = None,  # noqa: A002
         tta: str | None = None,
     ) -> Self:
@@ -156,6 +168,8 @@ class HeadCheckpoint:
                 (``name`` and ``revision``), ``masks`` (``class_values`` and ``nodata``, which
                 :func:`dinoneck.evaluate` reads masks with) and ``metrics`` (name -> a number, or
                 ``{"mean": ..., "sd": ...}``); at most 16 KiB.
+            training_images: short hashes of the images that it was trained on, which a training
+                keeps; None = nothing of them is kept.
             license: the head's own licence, preferably an SPDX identifier.
             tta: the views its predictions are meant to be averaged over, ``"none"``, ``"flip4"`` or
                 ``"d6"``.
@@ -181,11 +195,22 @@ class HeadCheckpoint:
         if preprocess is None:
             preprocess = origins.images_for(module, unwrapped)
         records = ModuleRecords(
-            preprocess=preprocess, extra=extra, training=training, license=license, tta=tta
+            preprocess=preprocess,
+            extra=extra,
+            training=training,
+            training_images=training_images,
+            license=license,
+            tta=tta,
         )
         checkpoint = cls._with_records(module, part, records)
         origins.check_images_of(module, checkpoint.preprocess)
         return checkpoint
+
+    @property
+    def training_images(self) -> TrainingImages | None:
+        """Short hashes of the images that it was trained on; None if the file has none."""
+        record = self.meta.get("training_images")
+        return None if record is None else TrainingImages.from_record(record)
 
     @property
     def configured_tasks(self) -> set[str]:
@@ -611,6 +636,8 @@ def _pack(module: nn.Module, part: BackbonePart, records: ModuleRecords) -> Head
         "extra": _json_copy(records.extra or {}, "extra"),
         "digest": schema.UNSIGNED,
     }
+    if records.training_images is not None and records.training_images.hashes:
+        meta["training_images"] = records.training_images.record()
     return files.packed(meta, contents.chunks_of(meta, tensors), name)
 
 

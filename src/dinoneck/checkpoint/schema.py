@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 from msgspec import Meta, Struct
 
+from dinoneck.checkpoint.training_images import TrainingImages
 from dinoneck.checks import LARGEST_SIDE
 from dinoneck.errors import CheckpointError
 
@@ -262,6 +263,7 @@ class HeadRecord(Struct, forbid_unknown_fields=True, kw_only=True):
     licences: dict[Literal["backbone"], Annotated[str, Meta(min_length=1, max_length=200)]]
     tta: Views | None
     extra: dict[str, Any]
+    training_images: str | None = None  # files without it were written before it, or leave it out
 
 
 def check(meta: Mapping[str, Any], name: str) -> HeadRecord:
@@ -293,6 +295,11 @@ def check(meta: Mapping[str, Any], name: str) -> HeadRecord:
                 f"{name}: {key} is larger than {MAX_TEXT_BYTES} bytes", step="schema"
             )
     _check_names([entry.name for entry in record.tensors], name)
+    if record.training_images is not None:
+        try:
+            TrainingImages.from_record(record.training_images)
+        except CheckpointError as error:
+            raise CheckpointError(f"{name}: {error}", step=error.step) from None
     return record
 
 

@@ -106,7 +106,7 @@ _OF_HEAD_FILES = (  # without effect on an exported file
 _EXPORTED_FILE = "an exported file, which has its backbone, one view and no tiles"
 EVALUATE_FILE = RunKind(_EXPORTED_FILE, unused=_OF_HEAD_FILES)
 PREDICT_WITH_FILE = RunKind(
-    _EXPORTED_FILE, unused=(*_OF_HEAD_FILES, "--truth", "--image-column", "--subfolders")
+    _EXPORTED_FILE, unused=(*_OF_HEAD_FILES, "--image-column", "--subfolders")
 )
 PREDICT_WITH_EXPORTED_DETECTOR = RunKind(
     "an exported detector, which takes one image at a time", unused=("--batch-size",)
@@ -352,6 +352,17 @@ class PredictionOptions(HeadBackbone):
     device: str | None = None
     runtime: AnyRuntime | None = None
     precision: Precision | None = None
+
+
+@dataclass(frozen=True)
+class ScoringOptions(PredictionOptions):
+    """How images are predicted whose predictions are scored, and where the weights come from.
+
+    Attributes:
+        min_score: is no option of theirs, as scores count boxes of all scores.
+    """
+
+    min_score: Annotated[float | None, tyro.conf.Suppress] = None
 
 
 def default_runtime() -> Runtime:

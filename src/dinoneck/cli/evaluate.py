@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from dinoneck.cli import arguments as cli
-from dinoneck.cli.predict import OpenModel, list_heads, open_model, read_heads
+from dinoneck.cli.head_checks import stated_tasks
+from dinoneck.cli.predict import list_heads, open_model, read_heads
 from dinoneck.cli.text import show, show_scores
 from dinoneck.cli.truth import check_truth_columns
 from dinoneck.errors import ConfigError
 from dinoneck.text import did_you_mean, some_of
 from dinoneck.training.config import SIZE, TARGET_WEIGHTS
+
+if TYPE_CHECKING:
+    from dinoneck.task_facts import TaskFacts
 
 _OVERALL_SCORES = (
     "AP",
@@ -52,7 +57,7 @@ def evaluate(
     tile: Annotated[tuple[int, int] | None, SIZE] = None,
     overlap: Annotated[int | None, cli.whole(0)] = None,
     calibrate: Annotated[Path | None, arg(metavar="OUT.safetensors")] = None,
-    options: Annotated[cli.PredictionOptions, arg(name="")] = cli.PredictionOptions(),
+    options: Annotated[cli.ScoringOptions, arg(name="")] = cli.ScoringOptions(),
     words: cli.Words = (),
 ) -> dict[str, Any]:
     """Score finished heads or detectors on images whose truth is known; exit 1 if a score is too low.
@@ -86,12 +91,8 @@ def evaluate(
         words: the command line.
     """
     # refuse what is wrong before torch is imported
-    cli.refuse_unused(cli.EVALUATE, words)
     smallest_scores = _read_smallest_scores(at_least)
     cli.check_exist([images, *truth])
-    columns = list(group) if labels is None else [*group, labels]
-    for path in truth:
-        check_truth_columns(path, image_column, columns)
     head_by_name = _name_models(heads, has_weights=options.weights is not None)
     if calibrate is not None:
         cli.check_output(
@@ -100,12 +101,23 @@ def evaluate(
             (".safetensors",),
             option="--calibrate",
         )
+    tasks_of_models: Sequence[Sequence[TaskFacts]] = ()
+    if options.weights is None:
+        tasks_of_models = stated_tasks(list(head_by_name.values()))
+    if tasks_of_models:
+        _check_target_names(smallest_scores, tasks_of_models)
+    columns = list(group) if labels is None else [*group, labels]
+    scored_tasks = tasks_of_models if labels is None else ()  # else masks are scored
+    for path in truth:
+        check_truth_columns(path, image_column, columns, scored_tasks)
     from dinoneck.evaluation import evaluate as score_models
 
     opened_models = {}
     for name, head in head_by_name.items():
         opened_models[name] = open_model(head, options, words, tile=tile, overlap=overlap)
-    _check_target_names(smallest_scores, list(opened_models.values()))
+    if not tasks_of_models:
+        tasks_of_models = [model.tasks for model in opened_models.values()]
+        _check_target_names(smallest_scores, tasks_of_models)
     is_panoptic = len(truth) > 1  # a folder and a COCO file
     report = score_models(
         {name: opened_model.model for name, opened_model in opened_models.items()},
@@ -131,6 +143,17 @@ def evaluate(
     if calibrate is not None:
         _show_calibrated(calibrate, has_groups=bool(group))
     return {"ok": not lines_of_low_scores, **report}
+
+
+def parse_evaluation(words: Sequence[str]) -> partial[Any]:
+    """Return the call that a command line of ``evaluate`` describes.
+
+    Raises:
+        ConfigError: for an option of predictions that scores do not have.
+        SystemExit: as :func:`dinoneck.cli.arguments.parse`.
+    """
+    cli.refuse_unused(cli.EVALUATE, words)
+    return cli.parse(evaluate, "dinoneck evaluate", words)
 
 
 def _show_calibrated(file: Path, *, has_groups: bool) -> None:
@@ -226,18 +249,17 @@ def _read_smallest_score(word: str) -> tuple[str, float]:
 
 
 def _check_target_names(
-    smallest_scores: Mapping[str, float], opened_models: Sequence[OpenModel]
+    smallest_scores: Mapping[str, float], tasks_of_models: Sequence[Sequence[TaskFacts]]
 ) -> None:
     """Raise a ConfigError if ``--at-least`` names neither an overall score nor a task or column of the heads."""
     from dinoneck.evaluation.predicted_tasks import is_share_map
-    from dinoneck.tasks import columns_of
-    from dinoneck.training.scored import cell_target_names
+    from dinoneck.task_facts import cell_target_names, columns_of
 
     names = set(_OVERALL_SCORES)
-    for model in opened_models:
-        names.update(task.name for task in model.tasks)
-        names.update(column.name for column in columns_of(model.tasks))
-        for task in model.tasks:
+    for tasks in tasks_of_models:
+        names.update(task.name for task in tasks)
+        names.update(column.name for column in columns_of(tasks))
+        for task in tasks:
             if is_share_map(task):
                 names.update(cell_target_names(task))
     unknown = smallest_scores.keys() - names

@@ -11,12 +11,13 @@ from tyro.conf import Positional, arg
 
 from dinoneck.checkpoint.format import files_in, is_file, only_head, read_header
 from dinoneck.checkpoint.schema import describe_intervals, describe_parts, describe_weights
+from dinoneck.checkpoint.training_images import TrainingImages
 from dinoneck.cli.arguments import Paths
 from dinoneck.cli.text import in_line, show, table
 from dinoneck.errors import CheckpointError, ConfigError, DinoneckError
 from dinoneck.published.detectors import VIT_NAME
 from dinoneck.registry import WITH_OWN_VIT
-from dinoneck.text import did_you_mean, first_line
+from dinoneck.text import counted, did_you_mean, first_line
 
 Row = dict[str, Any]
 """Name of an entry -> value, as ``--json`` prints it."""
@@ -227,12 +228,22 @@ def entries(meta: Mapping[str, Any]) -> dict[str, str]:
         "inputs": in_line(meta["inputs"] or {}) or _NOT_RECORDED,
         "config": in_line(config),
         "training": in_line(meta.get("training") or {}) or _NOT_RECORDED,
+        "training images": _describe_training_images(meta.get("training_images")),
         "licence": meta["license"] or _NOT_RECORDED,
         "backbone's licence": backbone_licence,
         "views": (meta.get("tta") or {}).get("ops") or _NOT_RECORDED,
         "extra": in_line(meta["extra"]) or "none",
         "digest": meta["digest"],
     }
+
+
+def _describe_training_images(record: str | None) -> str:
+    """What a header holds of the images of the training."""
+    if record is None:
+        return _NOT_RECORDED
+    images = TrainingImages.from_record(record)
+    of_what = ", a sample" if images.may_be_sample else ""
+    return f"by short hashes, {counted(len(images.hashes), 'image')}{of_what}"
 
 
 def _describe_backbone(record: Mapping[str, Any] | None) -> str:

@@ -256,6 +256,10 @@ def command(verb: str, words: Sequence[str]) -> partial[Any]:
         from dinoneck.cli.train import parse_training
 
         return parse_training(words)
+    if verb == "evaluate":
+        from dinoneck.cli.evaluate import parse_evaluation
+
+        return parse_evaluation(words)
     return parse(load(verb), f"dinoneck {verb}", words)
 
 

@@ -14,6 +14,7 @@ from tyro.conf import UseAppendAction, arg
 
 from dinoneck.atomic import write_text
 from dinoneck.cli import arguments as cli
+from dinoneck.cli.head_checks import check_alike, headers_of
 from dinoneck.cli.text import save_picture, show, whole_folder
 from dinoneck.cli.truth import boxes_of, check_truth_columns, known_values, open_known_boxes
 from dinoneck.data.cells import csv_text
@@ -109,11 +110,21 @@ def predict(
     file_by_name = {str(file): file for file in files}
     has_weights = options.weights is not None
     named_heads = read_heads(list(chain.from_iterable(heads)), has_weights=has_weights)
-    if _exported_file(named_heads) is not None:
+    exported_file = _exported_file(named_heads)
+    if exported_file is not None:
+        if truth is not None:
+            raise ConfigError(
+                f"--truth {truth} is drawn next to predictions of head files, and {exported_file} is "
+                "an exported file; leave it out, or name the head file. 'dinoneck evaluate' scores "
+                "exported files"
+            )
         cli.refuse_unused(cli.PREDICT_WITH_FILE, words)
     _check_detector_is_alone(list_heads(named_heads), has_weights=has_weights)
     if interval is not None:
         _check_stored_level(list_heads(named_heads), interval, has_weights=has_weights)
+    if not has_weights:  # the heads are on this disk under their names
+        for averaged_heads in _lists_of_heads(named_heads):
+            check_alike(averaged_heads, compare_views=options.tta is None)
     inputs: list[str | Path | None] = [*files, *list_heads(named_heads)]
     inputs += [options.weights, options.backbone_file, truth]
     cli.check_output(out, inputs, (".csv",))
@@ -750,7 +761,7 @@ def read_heads(
         has_weights: whether the file of a published head among them is named.
 
     Raises:
-        CheckpointError: as :func:`head_types_of`.
+        CheckpointError: as :func:`dinoneck.cli.head_checks.headers_of`.
         ConfigError: if one is an image, or some have a key and some have none.
     """
     heads_without_key: list[str] = []
@@ -761,9 +772,8 @@ def read_heads(
             raise ConfigError(
                 f"--heads lists {head}, which is an image; images stand before the options"
             )
-        head_types_of(
-            head, has_weights=has_weights
-        )  # missing and other files are refused before torch is imported
+        # missing and other files are refused before torch is imported
+        headers_of(head, has_weights=has_weights)
         if key is None:
             heads_without_key.append(head)
         else:
@@ -778,42 +788,12 @@ def read_heads(
     return heads_by_key
 
 
-def head_types_of(head: str, *, has_weights: bool = False) -> list[str]:
-    """Return the types in the head files that a name stands for; none of what is not on this disk.
-
-    Raises:
-        CheckpointError: as :func:`_headers_of`.
-    """
-    return [header["head_type"] for header in _headers_of(head, has_weights=has_weights)]
-
-
-def _headers_of(head: str, *, has_weights: bool) -> list[Mapping[str, Any]]:
-    """The headers of the head files that a name stands for; none of what is not on this disk.
-
-    Args:
-        head: the name.
-        has_weights: whether it is that of a published head whose file is named.
-
-    Raises:
-        CheckpointError: if a file does not exist or is no head file, a folder holds none, or the name
-            is almost that of a published head.
-    """
-    from dinoneck.checkpoint.format import head_files, read_header
-    from dinoneck.published.table import is_published
-
-    if is_exported(head) or is_published(head, has_weights=has_weights):
-        return []
-    may_be_repository = "/" in head and not head.endswith(".safetensors")
-    if may_be_repository and not Path(head).exists():
-        return []
-    return [read_header(file).meta for file in head_files(head)]
-
-
 def _check_detector_is_alone(heads: Sequence[str], *, has_weights: bool) -> None:
     """Raise a ConfigError for a detector among several heads, of those that are on this disk."""
     head_types: list[str] = []
     for head in heads:
-        head_types += head_types_of(head, has_weights=has_weights)
+        for header in headers_of(head, has_weights=has_weights):
+            head_types.append(header.meta["head_type"])
     if len(head_types) > 1 and not DETECTORS.isdisjoint(head_types):
         raise ConfigError(
             f"{len(head_types)} heads are given, a detector among them; expected a detector alone, "
@@ -832,13 +812,13 @@ def _check_stored_level(heads: Sequence[str], level: float, *, has_weights: bool
 
     tasks = []
     for head in heads:
-        headers = _headers_of(head, has_weights=has_weights)
+        headers = headers_of(head, has_weights=has_weights)
         if not headers:
             return
         for header in headers:
-            if header["head_type"] in DETECTORS:
+            if header.meta["head_type"] in DETECTORS:
                 raise _no_interval_of_boxes(level)
-            for task in header["tasks"]:
+            for task in header.meta["tasks"]:
                 intervals = []
                 for record in task.get("interval") or ():
                     intervals.append(
@@ -865,6 +845,11 @@ def _split_key(word: str) -> tuple[str | None, str]:
         return None, word
     key, head = match.groups()
     return key, head
+
+
+def _lists_of_heads(heads: list[str] | dict[str, list[str]]) -> list[list[str]]:
+    """The heads whose predictions are averaged: those of each key, or all where there are no keys."""
+    return list(heads.values()) if isinstance(heads, dict) else [heads]
 
 
 def list_heads(heads: list[str] | dict[str, list[str]]) -> list[str]:
@@ -936,10 +921,10 @@ def _intervals_left_out(
         return ""
     if level is None:
         return "Without intervals, as a target is called 'interval' or 'set' like their entries in rows."
-    stored = ", ".join(f"{x:g}" for x in sorted(levels))
+    shown_levels = " or ".join(f"{x:g}" for x in sorted(levels))
     return (
-        f"Without intervals of {', '.join(names)}, which have none of {level:g}; --interval may be one "
-        f"of {stored}."
+        f"Without intervals of {', '.join(names)}, of which the heads hold none of {100 * level:g} %; "
+        f"--interval {shown_levels} writes those that they hold."
     )
 
 

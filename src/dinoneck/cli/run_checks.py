@@ -5,16 +5,23 @@ What passes is read again by the training, which also logs what a user should kn
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from dinoneck.data.cells import same_labels, strip_cells
+from dinoneck.backbones.block_indices import resolve_layers
+from dinoneck.backbones.known import DINOV3_SMALL, dimensions_of, patch_of
+from dinoneck.data.cells import cell_texts, same_labels, strip_cells
+from dinoneck.data.class_counts import check_class_counts
 from dinoneck.data.coco_text import parse
+from dinoneck.data.column_kinds import holds_numbers, is_word
 from dinoneck.data.csv_files import CsvFile, check_has_rows, check_header, read_csv_file
 from dinoneck.data.json_parts import part_of_json
 from dinoneck.data.names import is_absolute
 from dinoneck.data.sources import check_files
-from dinoneck.training.config import FoldsConfig, TrainConfig
+from dinoneck.detection.sizes import DEFAULT_SIZE, check_size
+from dinoneck.necks.strides import stated_strides
+from dinoneck.training.config import AnyConfig, FoldsConfig, TrainConfig, TrainDetectorConfig
 from dinoneck.training.fold_checks import (
     check_enough_groups,
     check_fold_number,
@@ -22,13 +29,49 @@ from dinoneck.training.fold_checks import (
 )
 
 
-def check_table(run: TrainConfig) -> None:
-    """Refuse a table that cannot be read, columns and images that it lacks, and too few groups for the folds.
+def check_layers(run: AnyConfig) -> None:
+    """Refuse blocks that the backbone of a run does not have, where its name tells how many there are.
 
     Of a COCO file of labels only the file and its images are looked at.
 
     Raises:
-        DataError: naming the column, the images or the number of groups.
+        BackboneError: naming the blocks, and those that there are.
+    """
+    backbone = run.backbone
+    if backbone.layers is None or backbone.name is None:
+        return
+    dimensions = dimensions_of(backbone.name)
+    if dimensions is not None:
+        _, depth = dimensions
+        resolve_layers(backbone.layers, depth)
+
+
+def check_detector_size(run: TrainDetectorConfig) -> None:
+    """Refuse a size that the neck of a detector does not take, where its name and the backbone's tell it.
+
+    Raises:
+        ConfigError: naming the next size that fits.
+    """
+    if run.init is not None:  # which may have another neck
+        return
+    neck = run.head.get("type", run.default_head)
+    patch = patch_of(run.backbone.name or DINOV3_SMALL)
+    strides = None
+    if patch is not None:
+        strides = stated_strides(neck, run.head, patch)
+    if patch is None or strides is None or run.detector.features_at != 1.0:
+        return
+    size = run.data.size or DEFAULT_SIZE
+    if isinstance(size, int):
+        size = (size, size)
+    check_size(size, (patch, patch), features_at=1.0, strides=strides)
+
+
+def check_table(run: TrainConfig) -> None:
+    """Refuse a table that cannot be read, what it lacks, too few groups for the folds, and columns of names.
+
+    Raises:
+        DataError: naming the column, the images, the number of groups or that of the classes.
         ConfigError: if no fold has the number that is to be trained alone.
     """
     data = run.data
@@ -49,6 +92,16 @@ def check_table(run: TrainConfig) -> None:
     _check_folds(run.folds, table, names)
     if not run.tasks and run.folds.count != 1:  # tasks may have other columns
         check_stratify(run.folds.stratify, [*data.targets, *data.aux_targets, *data.multilabel])
+    if not run.tasks and run.folds.column is None:  # which may leave out rows
+        for column in (*data.targets, *data.aux_targets):
+            _check_classes(column, table)
+
+
+def _check_classes(column: str, table: CsvFile) -> None:
+    """Refuse a column of words that has one class, or nearly as many as images; other columns pass."""
+    filled = [text for text in cell_texts(table.column(column)) if text]
+    if filled and not holds_numbers(filled) and all(map(is_word, filled)):
+        check_class_counts(column, Counter(filled))
 
 
 def _check_folds(folds: FoldsConfig, table: CsvFile, names: Sequence[str]) -> None:

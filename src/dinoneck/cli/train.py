@@ -443,9 +443,17 @@ def _named_files(run: AnyConfig) -> list[str | None]:
 
 
 def _check_data(run: AnyConfig) -> None:
-    """Refuse data that cannot be read, and what they lack, as far as it shows without torch."""
-    from dinoneck.cli.run_checks import check_coco_images, check_table
+    """Refuse sizes, blocks and data that cannot be used, and what data lack, as far as it shows without torch."""
+    from dinoneck.cli.run_checks import (
+        check_coco_images,
+        check_detector_size,
+        check_layers,
+        check_table,
+    )
 
+    check_layers(run)
+    if isinstance(run, TrainDetectorConfig):
+        check_detector_size(run)
     if isinstance(run, TrainConfig):
         check_table(run)
         return

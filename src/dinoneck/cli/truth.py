@@ -42,8 +42,20 @@ class KnownValues:
     masks: KnownMasks | None = None
 
 
-def check_truth_columns(truth: Path, image_column: str, columns: Sequence[str] = ()) -> None:
+def check_truth_columns(
+    truth: Path,
+    image_column: str,
+    columns: Sequence[str] = (),
+    tasks_of_models: Sequence[Sequence[TaskFacts]] = (),
+) -> None:
     """Refuse, before torch is imported, a table that cannot be read or lacks columns; folders and COCO files pass.
+
+    Args:
+        truth: the table, folder or COCO file.
+        image_column: its column of file names.
+        columns: others that it must have.
+        tasks_of_models: what the models predict, of which it must have some; empty: that is not
+            known.
 
     Raises:
         DataError: naming the column, or what is wrong with the file.
@@ -56,6 +68,13 @@ def check_truth_columns(truth: Path, image_column: str, columns: Sequence[str] =
     table = read_csv_file(truth, needed)
     check_header(str(truth), table.header, needed, image_column)
     check_has_rows(str(truth), len(table.rows))
+    if tasks_of_models and all(tasks_of_models):  # a detector has none
+        from dinoneck.evaluation.predicted_tasks import PredictedTasks
+        from dinoneck.evaluation.truth_columns import TruthColumns
+
+        predicted = PredictedTasks.of_models(tasks_of_models)
+        if predicted.expected_columns:  # heads of objects have none
+            TruthColumns.among(table.header, predicted).check_any()
 
 
 def known_values(
@@ -157,7 +176,7 @@ def _known_labels(
 ) -> tuple[dict[str, dict[str, float]], list[str]]:
     """Row -> ``task:label`` -> 1 or 0 of what is known of its labels; and the columns that hold them."""
     from dinoneck.data.table import Table
-    from dinoneck.evaluation.truth import indicator_columns
+    from dinoneck.evaluation.truth_columns import indicator_columns
     from dinoneck.evaluation.values import label_truth
 
     known: dict[str, dict[str, float]] = {}

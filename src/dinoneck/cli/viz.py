@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from tyro.conf import Positional, arg
 
 from dinoneck.cli import arguments as cli
-from dinoneck.cli.predict import OpenModel, head_types_of, open_model, predict_named
+from dinoneck.cli.head_checks import headers_of
+from dinoneck.cli.predict import OpenModel, open_model, predict_named
 from dinoneck.cli.text import file_size, save_picture, show
 from dinoneck.cli.truth import (
     KnownMasks,
@@ -95,7 +96,7 @@ def report(
 
     # predict
     # missing and other files are refused before torch is imported
-    head_types_of(head, has_weights=options.weights is not None)
+    headers_of(head, has_weights=options.weights is not None)
     if is_exported(head):
         raise ConfigError(
             f"{head} is an exported file, of which no report is drawn: name the head file; 'dinoneck "
@@ -166,7 +167,7 @@ def _count_trained_on(heads: Sequence[HeadCheckpoint], images: Sequence[Path]) -
     from dinoneck.training.trained_images import seen_in_training
 
     sources = [head.source for head in heads if head.source]
-    return len(seen_in_training(sources, images))
+    return len(seen_in_training(sources, images).paths)
 
 
 @dataclass(frozen=True)

@@ -41,20 +41,17 @@ from dinoneck.data.cells import (
     is_number,
 )
 from dinoneck.data.class_counts import warn_of_empty_classes
+from dinoneck.data.column_kinds import holds_numbers, is_word
 from dinoneck.data.csv_files import CsvFile, check_has_rows, check_header, read_csv_file
 from dinoneck.data.dates import is_date
 from dinoneck.data.label_words import are_indicators, as_indicators, read_label_cells
 from dinoneck.data.name_pairs import shared_affixes
 from dinoneck.data.not_numbers import (
     is_error_value,
-    is_printed_number,
     is_spreadsheet_error,
-    is_unknown_mark,
-    unit_of,
 )
 from dinoneck.data.number_cells import (
     COMMA,
-    NOTATIONS,
     POINT,
     Notation,
     NumberError,
@@ -566,7 +563,7 @@ def _read_values(
         class_names = sheet.categories.get(column)
     if class_names is None and must_be_numbers:
         _check_not_all_words(what, filled)
-    if class_names is None and (must_be_numbers or _are_numbers(filled)):
+    if class_names is None and (must_be_numbers or holds_numbers(filled)):
         numbers = _numbers(filled, what, column, sheet, may_be_classes=not must_be_numbers)
         return numbers.reindex(sheet.ids)
     _state_spellings(sheet, column, values, texts)
@@ -628,44 +625,10 @@ def _check_types(what: str, ids: pd.Index, values: Sequence[Any]) -> None:
             raise _cell_error(what, image_id, value, expected)
 
 
-def _are_numbers(filled: Sequence[str]) -> bool:
-    """Return whether at most half of the cells are words.
-
-    Cells that say "missing" and marks such as ``?`` do not count. If some cells are numbers, those
-    with a unit count as numbers too: ``2``, ``3``, ``1.5 kg``.
-    """
-    if any(notation.fits(filled) for notation in NOTATIONS):
-        return True
-    num_words = 0
-    num_with_unit = 0
-    num_numbers = 0
-    num_filled = 0
-    num_marks = 0
-    for text, count in Counter(filled).items():
-        if text.lower() in MISSING_WORDS:
-            continue
-        if is_unknown_mark(text):
-            num_marks += count
-            continue
-        num_filled += count
-        if is_number(text):
-            num_numbers += count
-        elif _is_word(text):
-            num_words += count
-            if _is_measured(text):
-                num_with_unit += count
-    if num_numbers > 0:
-        num_words -= num_with_unit
-    if num_filled > 0:
-        return num_words * 2 <= num_filled
-    # marks such as "?", and words that say "missing": "NA" may be the name of a class, "." may not
-    return num_marks > 0 or not any(map(_is_word, filled))
-
-
 def _check_indicators(what: str, filled: Sequence[str]) -> None:
     """Raise a DataError if all cells of a column of a label are words."""
     words = sorted(set(filled))
-    if all(_is_word(word) and word.lower() not in MISSING_WORDS for word in words):
+    if all(is_word(word) and word.lower() not in MISSING_WORDS for word in words):
         raise DataError(
             f"{what} holds the words {some_of(map(repr, words), _SHOWN)}; expected 1 or true where an "
             "image has the label, 0 or false where it has not, and an empty cell where that is unknown"
@@ -677,29 +640,13 @@ def _check_not_all_words(what: str, filled: Sequence[str]) -> None:
     words = sorted(set(filled))
     for word in words:
         has_digit = any(character.isdigit() for character in word)
-        if has_digit or not _is_word(word) or word.lower() in MISSING_WORDS:
+        if has_digit or not is_word(word) or word.lower() in MISSING_WORDS:
             return
     raise DataError(
         f"{what} holds the words {some_of(map(repr, words), _SHOWN)}; expected numbers, as "
         "numbers=, a task of kind 'regression', or the head says. Name a column of numbers, or leave "
         "numbers= or the kind out"
     )
-
-
-def _is_measured(text: str) -> bool:
-    """Whether a text is a number with a unit: ``2 kg``, ``1.5kg``; ``2a`` and ``3b`` are names."""
-    unit = unit_of(text)
-    if unit is None:
-        return False
-    number = text.removesuffix(unit)
-    return number.endswith(" ") or "." in number or "," in number
-
-
-def _is_word(text: str) -> bool:
-    """Whether a text has a letter and is no number, also none as programs print it: ``tensor(1.5)``."""
-    if cells.as_decimal(text) is not None or is_printed_number(text):
-        return False
-    return any(character.isalpha() for character in text)
 
 
 def _as_classes(column: str) -> str:
@@ -854,7 +801,7 @@ def _classes(
     if class_names:
         names = [str(name) for name in class_names]
     elif may_be_numbers:
-        names = _sorted_names([label for label in counts if _is_word(label)])
+        names = _sorted_names([label for label in counts if is_word(label)])
     else:
         names = _sorted_names(counts)
     if not are_listed:
@@ -1023,7 +970,7 @@ def _check_names(
                 "save the table with values. If it is the name of a class, rename the class",
             )
     if may_be_numbers:  # otherwise an error already names the cells that are no words
-        counts = Counter({label: count for label, count in counts.items() if _is_word(label)})
+        counts = Counter({label: count for label, count in counts.items() if is_word(label)})
     warn_of_words(
         what,
         counts,

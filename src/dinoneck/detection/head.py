@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from fractions import Fraction
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from dinoneck.checks import check_class_names
 from dinoneck.configured import Configured
+from dinoneck.detection import sizes
 from dinoneck.detection.levels import Levels, Target, build_torchvision, count_fcos_cells
 from dinoneck.errors import ConfigError
 from dinoneck.necks.neck import Neck
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 Kind = Literal["fcos", "retinanet", "fasterrcnn", "dfine", "rtdetrv2"]
 DETRS = ("dfine", "rtdetrv2")
-_LARGEST_DENOMINATOR = 64  # of strides and ratios that are written as decimals
 
 
 class DetectionHead(Configured, nn.Module):
@@ -152,15 +151,9 @@ class DetectionHead(Configured, nn.Module):
             ConfigError: naming the next size that fits, or the number of cells.
         """
         height, width = size
-        unit_height = self._unit(patch[0])
-        unit_width = self._unit(patch[1])
-        if height % unit_height or width % unit_width:
-            next_height = math.ceil(height / unit_height) * unit_height
-            next_width = math.ceil(width / unit_width) * unit_width
-            raise ConfigError(
-                f"size is {height}x{width} (height x width); this detector needs multiples of "
-                f"{unit_height}x{unit_width}, such as {next_height}x{next_width}"
-            )
+        sizes.check_size(
+            size, patch, features_at=self.levels.features_at, strides=self.levels.strides
+        )
         num_cells = 0
         for stride in self._strides():
             num_cells += int(height / stride) * int(width / stride)
@@ -171,14 +164,9 @@ class DetectionHead(Configured, nn.Module):
                 "more"
             )
 
-    def _unit(self, patch_side: int) -> int:
-        """The pixels of which a side of the image is a multiple, so that patches and cells are whole."""
-        patch_px = patch_side / _fraction(self.levels.features_at)
-        return math.lcm(patch_px.numerator, *(stride.numerator for stride in self._strides()))
-
     def _strides(self) -> list[Fraction]:
         """Pixels of the image per cell of each level, fine to coarse."""
-        return [_fraction(stride) for stride in self.levels.strides]
+        return [sizes.as_fraction(stride) for stride in self.levels.strides]
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Any:
         """Return losses by name with targets, else the detections of each image.
@@ -254,11 +242,6 @@ def loss_counts(
     if head.detector == "fcos":
         return count_fcos_cells(head.model, head.levels.strides, targets, size)
     return [1.0] * len(targets)
-
-
-def _fraction(value: float) -> Fraction:
-    """A stride or a ratio as the fraction that its decimals stand for."""
-    return Fraction(value).limit_denominator(_LARGEST_DENOMINATOR)
 
 
 def _aliases(model: nn.Module) -> dict[str, str]:

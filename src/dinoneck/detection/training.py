@@ -37,6 +37,7 @@ from dinoneck.detection.detector import (
 from dinoneck.detection.evaluation import class_thresholds, score_boxes, score_masks
 from dinoneck.detection.fine_tuning import FROZEN_PLAN, InitialDetector, open_init
 from dinoneck.detection.head import DETRS, DetectionHead, loss_counts
+from dinoneck.detection.sizes import DEFAULT_SIZE
 from dinoneck.devices import local_device, send
 from dinoneck.errors import ConfigError
 from dinoneck.extras import check_scores_of_boxes
@@ -60,10 +61,15 @@ from dinoneck.training.new_head import log_start, start_from
 from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
 from dinoneck.training.processes import gather
 from dinoneck.training.run_tokens import open_backbone
-from dinoneck.training.trained_images import warn_of_seen_images, write_trained_images
+from dinoneck.training.trained_images import (
+    image_hashes,
+    known_training_images,
+    training_images,
+    warn_of_seen_images,
+    write_trained_images,
+)
 from dinoneck.version import versions
 
-SIZE = (640, 640)  # (height, width), as in the recipes of D-FINE and RT-DETR
 PLAN = {0: "all", 10: "last:4"}  # epoch -> what is frozen of the backbone, see FreezeSchedule
 _logger = logging.getLogger(__name__)
 
@@ -411,6 +417,11 @@ class DetectorTrainer:
         metrics = {name: scores[name] for name in ("AP", "AP50", "AP75", "F1")}
         training = {"epochs": self.engine.epoch + 1, "metrics": metrics}
         record: dict[str, Any] = {"training": training}
+        if self.config.record_images:
+            images = training_images(image_hashes(self.train_images.paths))
+            if self.config.init is not None:
+                images |= known_training_images(self.config.init)
+            record["training_images"] = images
         if self.config.license is not None:
             record["license"] = self.config.license
         file = self.folder / run_names.UNFINISHED / run_names.DETECTOR
@@ -430,7 +441,9 @@ class DetectorTrainer:
         paths = self.train_images.paths
         names = [str(path) for path in paths]
         all_images = Fold.of_all_images(len(paths))
-        write_trained_images(self.folder, paths, names, stored=None, folds=[all_images])
+        write_trained_images(
+            self.folder, names=names, hashes=image_hashes(paths), folds=[all_images]
+        )
 
     def _report(self) -> dict[str, Any]:
         """What ``report.json`` holds, see :func:`train_detector`."""
@@ -516,7 +529,7 @@ def open_images(
         DataError: if a file or a folder cannot be used, or there are too few images.
     """
     data = config.data
-    size = data.size or SIZE
+    size = data.size or DEFAULT_SIZE
     train = BoxImages(
         data.boxes,
         data.images,
@@ -708,7 +721,7 @@ def build_detector(config: TrainDetectorConfig, classes: tuple[str, ...]) -> Det
         _add_lora(config, backbone)
     else:
         backbone = _start_from_file(config, config.init, head, backbone)
-    size = cast("tuple[int, int]", config.data.size or SIZE)
+    size = cast("tuple[int, int]", config.data.size or DEFAULT_SIZE)
     detector = Detector(head, backbone, size, bits=config.data.bits)
     if spec.checkpointing:
         backbone.set_grad_checkpointing()

@@ -23,7 +23,7 @@ from dinoneck.evaluation.mask_options import MaskOptions, complete_from_training
 from dinoneck.evaluation.models import preprocessing_for
 from dinoneck.evaluation.predicted_tasks import PredictedTasks, is_share_map
 from dinoneck.evaluation.report import CellTarget, predict_and_score
-from dinoneck.evaluation.truth import nothing_to_score
+from dinoneck.evaluation.truth_columns import nothing_to_score
 from dinoneck.evaluation.values import class_labels, value_targets
 from dinoneck.inference.loaded_head import MaskRecord
 from dinoneck.metrics import Array

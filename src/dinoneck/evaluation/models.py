@@ -11,6 +11,7 @@ from torch import nn
 
 from dinoneck.backbones.backbone import Backbone, plain_backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.checkpoint.training_images import NO_IMAGES, TrainingImages
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.detector import Detector
 from dinoneck.detection.evaluation import BoxModel, HeadModel
@@ -191,18 +192,28 @@ def count_trained_on(
     """
     counts = {}
     for name, model in models.items():
-        seen = seen_in_training(_files_of(model), images)
-        if seen:
-            counts[name] = len(seen)
+        seen = seen_in_training(_files_of(model), images, _stated_images(model))
+        if seen.paths:
+            counts[name] = len(seen.paths)
             logger.warning(
-                "%s was trained on %d of the %d images, such as %s: its scores on them are too good. "
+                "%s was trained on %d%s of the %d images, such as %s: its scores on them are too good. "
                 "Scores of held-out images are those that its training printed",
                 name,
-                len(seen),
+                len(seen.paths),
+                " or more" if seen.may_be_more else "",
                 len(images),
-                seen[0],
+                seen.paths[0],
             )
     return counts
+
+
+def _stated_images(model: HeadModel | BoxModel) -> TrainingImages:
+    """The images that the heads of a model state; of a detector its file tells them."""
+    images = NO_IMAGES
+    if not isinstance(model, BoxModel):
+        for loaded_head in loaded_heads_of(model):
+            images |= loaded_head.training_images
+    return images
 
 
 def _files_of(model: HeadModel | BoxModel) -> list[str]:

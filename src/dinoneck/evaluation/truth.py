@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,8 @@ from dinoneck.data.layout import DataFolder, Subfolders, read_data_folder
 from dinoneck.data.tables import read_cells, read_truth
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.evaluation.predicted_tasks import PredictedTasks, missing_parts
-from dinoneck.task_facts import TaskFacts
-from dinoneck.text import did_you_mean, some_of
+from dinoneck.evaluation.truth_columns import TruthColumns, indicator_columns
+from dinoneck.text import some_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,8 +148,8 @@ def _check_read_table(
 
 def _check_numbers(table: pd.DataFrame, predicted: PredictedTasks) -> None:
     """Raise a DataError for words in a column that is scored as numbers."""
-    numbers = _number_columns(predicted, table.columns)
-    for column in [*numbers, *_all_indicator_columns(predicted, table.columns)]:
+    known = TruthColumns.among(list(table.columns), predicted)
+    for column in [*known.numbers, *known.indicators]:
         if not hasattr(table[column], "cat"):
             continue
         names = list(table[column].cat.categories)
@@ -184,78 +184,24 @@ def _read_rows(
     else:
         cells = read_cells(truth)  # also rejects what is neither a DataFrame nor a path
     columns = [str(column) for column in cells.columns]
-    classes = _class_columns(predicted, columns)
+    known = TruthColumns.among(columns, predicted)
     _warn_of_missing_parts(predicted, columns)
     _warn_of_missing_labels(predicted, columns)
-    numbers = _number_columns(predicted, columns)
-    labels_of_columns = _label_columns(predicted, columns)
-    indicators = _all_indicator_columns(predicted, columns)
-    targets = list(dict.fromkeys([*classes, *labels_of_columns, *numbers, *indicators]))
-    if not targets and labels is None:
-        raise nothing_to_score(predicted.expected_columns, columns)
+    if labels is None:
+        known.check_any()
     _warn_of_near_columns(predicted.expected_columns, columns)
     return read_truth(
         truth,
         images,
-        targets,
+        known.all,
         group=group,
         image_column=image_column,
         labels=labels,
-        classes=classes,
-        numbers=numbers,
-        multilabel=labels_of_columns,
-        indicators=indicators,
+        classes=known.classes,
+        numbers=known.numbers,
+        multilabel=known.labels,
+        indicators=known.indicators,
     )
-
-
-def _label_columns(
-    predicted: PredictedTasks, columns: Collection[str]
-) -> dict[str, tuple[str, ...]]:
-    """The columns of a truth that hold several words in a cell -> the labels of their task."""
-    labels = {}
-    for task in predicted.multilabels:
-        if task.name in columns:
-            labels[task.name] = task.labels
-    return labels
-
-
-def indicator_columns(task: TaskFacts, columns: Collection[str]) -> list[str]:
-    """Return the labels of a task that have a column of 0 and 1 in a truth, where none has its words."""
-    if task.name in columns:
-        return []
-    return [label for label in task.labels if label in columns]
-
-
-def _all_indicator_columns(predicted: PredictedTasks, columns: Collection[str]) -> list[str]:
-    """The columns of :func:`indicator_columns` of all tasks, each once."""
-    indicators: list[str] = []
-    for task in predicted.multilabels:
-        indicators += indicator_columns(task, columns)
-    return list(dict.fromkeys(indicators))
-
-
-def _class_columns(
-    predicted: PredictedTasks, columns: Collection[str]
-) -> dict[str, tuple[str, ...]]:
-    """The columns of a truth that are read as classes -> the labels of their task."""
-    classes = {}
-    for task in predicted.tasks:
-        if task.is_image_class and task.name in columns:
-            classes[task.name] = task.labels
-    return classes
-
-
-def _number_columns(predicted: PredictedTasks, columns: Collection[str]) -> list[str]:
-    """The columns of a truth that are numbers: those that are predicted, and the parts of ratios that are complete."""
-    classes = _class_columns(predicted, columns)
-    names = []
-    for column in predicted.columns:
-        if column.task.name not in classes and not column.task.is_multilabel:
-            names.append(column.name)
-    for task in predicted.tasks:  # shares are computed from the numbers of all parts
-        if task.kind == "ratio" and not missing_parts(task, columns):
-            names += [part for part in task.labels if part not in classes]
-    return [name for name in dict.fromkeys(names) if name in columns]
 
 
 def _warn_of_missing_labels(predicted: PredictedTasks, columns: Sequence[str]) -> None:
@@ -292,25 +238,6 @@ def _warn_of_near_columns(names: Sequence[str], columns: Sequence[str]) -> None:
                 name,
                 column_of[name.casefold()],
             )
-
-
-def nothing_to_score(names: Sequence[str], columns: Sequence[str]) -> DataError:
-    """Return the error for a truth that has none of what is predicted.
-
-    Args:
-        names: what is predicted.
-        columns: of the truth.
-    """
-    message = (
-        f"the truth has none of what is predicted, {some_of(names, 5)}; it has the columns "
-        f"{some_of(columns, 5)}"
-    )
-    for name in names:
-        hint = did_you_mean(name, columns)
-        if hint:
-            message += f".{hint}"
-            break
-    return DataError(message)
 
 
 def _read_mask_folder(

@@ -14,7 +14,7 @@ from dinoneck.errors import DataError
 from dinoneck.evaluation.comparability import check_same_wholes
 from dinoneck.evaluation.predicted_tasks import PredictedTasks
 from dinoneck.evaluation.report import EvaluatedLabels, predict_and_score
-from dinoneck.evaluation.truth import indicator_columns, nothing_to_score
+from dinoneck.evaluation.truth_columns import indicator_columns, nothing_to_score
 from dinoneck.metrics import Array
 from dinoneck.task_facts import Column, TaskFacts, columns_of
 from dinoneck.text import some_of

@@ -14,16 +14,17 @@ from dinoneck.backbones.backbone import Backbone, plain_backbone
 from dinoneck.checkpoint.compare import check_rebuilt, check_records, check_rotary
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.schema import need
+from dinoneck.checkpoint.training_images import NO_IMAGES, TrainingImages
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError
 from dinoneck.grid import GridSize
 from dinoneck.heads.ensemble import HeadEnsemble, scores_places
 from dinoneck.heads.head import Head
+from dinoneck.inference.alike import HeadFacts, check_facts_alike
 from dinoneck.inference.views import VIEWS
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
 
-_LONGEST_VALUE = 80  # characters of a value that a message shows
 # from _warn_of_no_record over check_pairing, the predictor's grouping and Predictor(...) to the user
 _LEVELS_TO_THE_USER = 5
 
@@ -60,6 +61,7 @@ class LoadedHead:
         auxiliary: the tasks that only helped its training, as far as files record it.
         target_weights: target -> its weight in the overall score of its training; empty where none
             is recorded.
+        training_images: the images that it was trained on, as far as files record them.
     """
 
     head: Head
@@ -73,6 +75,7 @@ class LoadedHead:
     files: tuple[str, ...] = ()
     auxiliary: frozenset[str] = frozenset()
     target_weights: Mapping[str, float] = field(default_factory=dict)
+    training_images: TrainingImages = NO_IMAGES
 
     @classmethod
     def load(cls, source: HeadCheckpoint | nn.Module) -> LoadedHead:
@@ -112,6 +115,7 @@ class LoadedHead:
             files=(checkpoint.source,) if checkpoint.source else (),
             auxiliary=frozenset(training.get("auxiliary") or ()),
             target_weights=dict(training.get("target_weights") or {}),
+            training_images=checkpoint.training_images or NO_IMAGES,
         )
 
     @property
@@ -208,6 +212,7 @@ def merge_heads(heads: Sequence[LoadedHead], weights: Sequence[float] | None) ->
     files: list[str] = []
     auxiliary: set[str] = set()
     target_weights: Mapping[str, float] = {}
+    images = NO_IMAGES
     for head in heads:
         if preprocess is None:
             preprocess = head.preprocess
@@ -215,6 +220,7 @@ def merge_heads(heads: Sequence[LoadedHead], weights: Sequence[float] | None) ->
         files += head.files
         auxiliary |= head.auxiliary
         target_weights = target_weights or head.target_weights
+        images |= head.training_images
     return replace(
         first,
         head=HeadEnsemble([head.head for head in heads], weights=weights),
@@ -224,6 +230,7 @@ def merge_heads(heads: Sequence[LoadedHead], weights: Sequence[float] | None) ->
         files=tuple(files),
         auxiliary=frozenset(auxiliary),
         target_weights=target_weights,
+        training_images=images,
     )
 
 
@@ -242,23 +249,10 @@ def check_alike(heads: Sequence[LoadedHead], *, compare_inputs: bool, compare_vi
     """
     if compare_views:
         _check_views_are_known(heads)
-    for number, head in enumerate(heads[1:], 2):
-        text = _first_difference(heads[0], head, compare_inputs, compare_views)
-        if text is None:
-            continue
-        if text.startswith("heads.backbone"):
-            remedy = ": each then has its own backbone, and their predictions can be averaged"
-        else:
-            remedy = (
-                ", or average them with HeadEnsemble.from_heads; preprocess= and tta= (--tta) "
-                "replace what the files record of inputs and views"
-            )
-        raise CheckpointError(
-            f"heads 1 and {number} of the list differ ({text}); a list is one ensemble of "
-            "alike heads. Run different heads next to each other with a mapping, {'depth': a, "
-            f"'classes': b}} (--heads depth=A --heads classes=B){remedy}",
-            step="pairing",
-        )
+    facts = []
+    for head in heads:
+        facts.append(_facts(head, compare_inputs=compare_inputs, compare_views=compare_views))
+    check_facts_alike(facts)
     _check_files_differ(heads)
 
 
@@ -272,50 +266,18 @@ def _check_views_are_known(heads: Sequence[LoadedHead]) -> None:
         )
 
 
-def _first_difference(
-    first: LoadedHead, second: LoadedHead, compare_inputs: bool, compare_views: bool
-) -> str | None:
-    """The place and values of what two heads of a list do not have in common; None if nothing."""
-    facts = _facts(first, compare_inputs, compare_views)
-    other_facts = _facts(second, compare_inputs, compare_views)
-    for name, value in facts.items():
-        other = other_facts[name]
-        if value is None or other is None:
-            continue
-        text = difference(value, other, f"heads.{name}")
-        if text is not None:
-            return text
-    return None
-
-
-def _facts(head: LoadedHead, compare_inputs: bool, compare_views: bool) -> dict[str, Any]:
-    """What the heads of a list have in common; None = unknown, or free to differ."""
-    backbone = None
-    if head.backbone_record is not None:
-        backbone = without(head.backbone_record, "probe", "runtime")
+def _facts(head: LoadedHead, *, compare_inputs: bool, compare_views: bool) -> HeadFacts:
+    """What the heads of a list have in common."""
     inputs = None
     if compare_inputs and head.preprocess is not None:
         inputs = head.preprocess.record()
-    return {
-        "backbone": backbone,
-        "config": _without_fitted_numbers(head.head.config),
-        "head_type": type(head.head).__name__,
-        "inputs": inputs,
-        "views": head.views if compare_views else None,
-    }
-
-
-def _without_fitted_numbers(config: Any) -> Any:
-    """A configuration without the mean and std of fitted transforms, intervals and thresholds."""
-    if isinstance(config, list):
-        return [_without_fitted_numbers(value) for value in config]
-    if not isinstance(config, Mapping):
-        return config
-    if config.get("$") == "TargetTransform":
-        config = without(config, "mean", "std")
-    if config.get("$") in ("Task", "Composition"):
-        config = without(config, "interval", "thresholds")
-    return {key: _without_fitted_numbers(value) for key, value in config.items()}
+    return HeadFacts(
+        backbone=head.backbone_record,
+        config=head.head.config,
+        head_type=type(head.head).__name__,
+        inputs=inputs,
+        views=head.views if compare_views else None,
+    )
 
 
 def _check_files_differ(heads: Sequence[LoadedHead]) -> None:
@@ -331,28 +293,6 @@ def _check_files_differ(heads: Sequence[LoadedHead]) -> None:
                 "would count twice; give each head once",
                 step="pairing",
             )
-
-
-def without(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """Return the other entries of a record."""
-    return {key: value for key, value in record.items() if key not in names}
-
-
-def difference(first: Any, second: Any, where: str) -> str | None:
-    """Return the place and the values of the first difference of two JSON values; None where they are equal."""
-    if first == second:
-        return None
-    are_lists = isinstance(first, list) and isinstance(second, list)
-    if are_lists and any(isinstance(entry, Mapping) for entry in first):
-        first = dict(enumerate(first))
-        second = dict(enumerate(second))
-    if not isinstance(first, Mapping) or not isinstance(second, Mapping):
-        return f"{where}: {str(first)[:_LONGEST_VALUE]} / {str(second)[:_LONGEST_VALUE]}"
-    for key in sorted({*first, *second}):
-        text = difference(first.get(key), second.get(key), f"{where}.{key}")
-        if text is not None:
-            return text
-    return None
 
 
 def check_pairing(heads: Sequence[LoadedHead], backbone: Backbone, *, probe: bool) -> None:

@@ -21,7 +21,8 @@ from dinoneck.errors import BackboneError, CheckpointError, ConfigError
 from dinoneck.grid import PreparedImages
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
-from dinoneck.inference.loaded_head import LoadedHead, difference
+from dinoneck.inference.alike import difference
+from dinoneck.inference.loaded_head import LoadedHead
 from dinoneck.inference.predictions import Prediction, predictions_of
 from dinoneck.inference.resolution import objects_at_image_size
 from dinoneck.inference.tiles import Assembly, Tiling, cut_tiles, tile_positions

@@ -36,6 +36,7 @@ from dinoneck.devices import local_device
 from dinoneck.dtypes import float_dtype
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.heads.ensemble import HeadEnsemble, with_interval
+from dinoneck.inference.alike import without
 from dinoneck.inference.detectors import (
     BoxDetector,
     check_detector_options,
@@ -48,7 +49,6 @@ from dinoneck.inference.loaded_head import (
     check_alike,
     check_pairing,
     merge_heads,
-    without,
 )
 from dinoneck.inference.passes import Pass, PassImage, grids_of
 from dinoneck.inference.predictions import ImagePrediction, Maps, Prediction, check_maps

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from dinoneck.layers.blocks import BatchNormName, map_norm, reset
 from dinoneck.layers.resampling import widened
 
-STRIDES = (8, 16, 32)  # pixels per cell of the levels
 WIDENING = (2, 4, 4)  # channels of the levels, in widths of the stem
 SHARE_AROUND = 1 / 9  # bound of the initial weights of a 3x3 convolution with 9 taps
 

@@ -16,8 +16,9 @@ from dinoneck.grid import GridSize
 from dinoneck.layers.blocks import BatchNormName, map_norm
 from dinoneck.layers.inputs import Plain, TokensLike, as_tokens, check_tokens
 from dinoneck.layers.resampling import halved, resample_at_stride
-from dinoneck.necks.image_detail import STRIDES, WIDENING, AlignedDetail
+from dinoneck.necks.image_detail import WIDENING, AlignedDetail
 from dinoneck.necks.neck import Neck
+from dinoneck.necks.strides import STRIDES, adapter_strides
 from dinoneck.tokens import FeaturePyramid, Tokens
 
 Detail = Literal["aligned"]
@@ -124,8 +125,7 @@ class SpatialTuningAdapter(Neck):
         self.grid_from = grid_from
         self.image_resize = image_resize
         self.needs_images = detail is not None
-        finest = patch_size / 2 if grid_from == "features" else float(STRIDES[0])
-        self.strides = (finest, 2 * finest, 4 * finest)
+        self.strides = adapter_strides(patch_size, follows_image=grid_from == "image")
         self.detail = None if detail is None else AlignedDetail(detail_dim, norm, **factory)
         detail_widths = [0] * len(WIDENING)
         if detail is not None:

@@ -17,6 +17,7 @@ from dinoneck.layers.blocks import TOKEN_NORM_EPS, MapLinear
 from dinoneck.layers.inputs import Plain, TokensLike, as_tokens, check_tokens
 from dinoneck.layers.resampling import Upsample, at_stride, halved
 from dinoneck.necks.neck import Neck
+from dinoneck.necks.strides import half_patch_strides
 from dinoneck.tokens import FeaturePyramid
 
 Downsample = Literal["conv", "avgpool"]
@@ -110,7 +111,7 @@ class STAPyramid(Neck):
         self.patch_size = patch_size
         self.upsample = upsample
         self.downsample = downsample
-        native = (patch_size / 2, float(patch_size), 2.0 * patch_size)
+        native = half_patch_strides(patch_size)
         if strides == "native" or strides == native:
             self.strides = native
             self._other_strides: _LevelStrides | None = None  # half the patch, and the patch

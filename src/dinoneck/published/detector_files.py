@@ -86,9 +86,9 @@ def _find_files(
     """
     if weights is None:
         revision = revision or row.revision
-        warn_of_terms(row, row.url)
         config = fetch(row, CONFIG, revision)
         file, url = fetch_weights(row, revision)
+        warn_of_terms(row, row.url)
         return _Files(file, config, url)
     if revision is not None:
         raise CheckpointError(

@@ -51,9 +51,9 @@ def hub_page(row: Row) -> str:
 
 
 def warn_of_terms(row: Row, url: str) -> None:
-    """Log the licence of what is fetched."""
+    """Log the licence of what was fetched."""
     logger.warning(
-        "fetching %s: the terms of %s hold for it and what is made of it", url, row.licence
+        "fetched %s: the terms of %s hold for it and what is made of it", url, row.licence
     )
 
 

@@ -228,8 +228,9 @@ def _find_file(
     needs_hub = row.is_on_hub or (row.hub is not None and row.gated)
     if revision is not None or needs_hub:
         _check_may_fetch(row, from_hub=True)
+        weights_of_hub = fetch_weights(row, revision or row.revision)
         warn_of_terms(row, hub_page(row))
-        return fetch_weights(row, revision or row.revision)
+        return weights_of_hub
     _check_may_fetch(row, from_hub=False)
     file = Path(torch.hub.get_dir(), "checkpoints", Path(row.url).name)  # noqa: TID251 - a folder
     _check_safe_to_read(row, file)
@@ -295,12 +296,12 @@ def _check_safe_to_read(row: PublishedHead, file: Path) -> None:
 
 def _download(row: PublishedHead, file: Path) -> None:
     """Download the publisher's file."""
-    warn_of_terms(row, row.url)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(row.url, str(file))  # noqa: TID251 - addresses of our own table
     except Exception as error:  # the client raises many unrelated types
         raise not_fetched(row, row.url, first_line(error)) from None
+    warn_of_terms(row, row.url)
 
 
 def _check_may_fetch(row: PublishedHead, from_hub: bool) -> None:

@@ -533,6 +533,8 @@ class RunConfig(Config, frozen=True, kw_only=True):
             rf_detr_small, which is fine-tuned.
         license: of the head or the detector, such as MIT, recorded in its files; that of the
             backbone's weights is backbone.license.
+        record_images: keep a short hash of every training image in the files of heads and
+            detectors, by which evaluate and reports recognise it.
         imports: modules or Python files to import first, to register heads.
         device: such as cpu or cuda:1; None = a GPU if there is one, else the CPU.
     """
@@ -541,6 +543,7 @@ class RunConfig(Config, frozen=True, kw_only=True):
     head: Annotated[dict[str, Any], HEAD] = field(default_factory=dict)
     init: Path | None = None
     license: License | None = None
+    record_images: Annotated[bool, Fixed, Suppress] = True
     imports: Annotated[tuple[str, ...], arg(name="import")] = ()
     device: str | None = None
 
@@ -587,6 +590,8 @@ class RunConfig(Config, frozen=True, kw_only=True):
         plain["data"] = without_unset(plain["data"], self.data, _LATER_OPTIONS_OF_DATA)
         if plain["license"] is None:
             del plain["license"]
+        if plain["record_images"]:
+            del plain["record_images"]
         if plain.get("weights") is None:
             plain.pop("weights", None)
         for name in self.__struct_fields__:

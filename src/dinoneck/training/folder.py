@@ -15,7 +15,7 @@ from typing import Any
 from dinoneck.atomic import read_regular, write_whole
 from dinoneck.data import run_names
 from dinoneck.errors import CheckpointError, DataError, DinoneckError
-from dinoneck.inference.loaded_head import difference
+from dinoneck.inference.alike import difference
 from dinoneck.kinds import Runtime, present_report
 from dinoneck.text import reason_of, some_of
 from dinoneck.training.config import TRAININGS

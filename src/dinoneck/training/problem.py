@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck.data.arrays import Array
+from dinoneck.data.class_counts import check_class_counts
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.table import Table
 from dinoneck.errors import ConfigError, DataError
@@ -338,7 +339,7 @@ def _check_known(
         raise DataError(_message_of_nothing(unknown, learned, table))
     for task in tasks:
         if task.is_image_class:
-            _check_class_counts(task, targets[task.name].numpy())
+            check_class_counts(task.name, _class_counts(task, targets[task.name].numpy()))
         if task.is_multilabel:
             _check_label_counts(task, targets[task.name].numpy(), learned[task.name].spec.columns)
 
@@ -381,23 +382,13 @@ def _message_of_nothing(rows: Array, learned: LearnedTasks, table: Table) -> str
     return f"nothing is known of the images {names}; fill in a value, or remove them"
 
 
-def _check_class_counts(task: Task, indices: Array) -> None:
-    """Check that a task has two classes or more, and two images a class on average."""
+def _class_counts(task: Task, indices: Array) -> dict[str, int]:
+    """Class -> how many images have it, of the classes that some have."""
     classes, counts = np.unique(indices[indices >= 0], return_counts=True)
-    num_images = counts.sum()
-    if len(classes) < 2:
-        only_class = task.labels[classes[0]] if len(classes) else "none"
-        raise DataError(
-            f"target {task.name!r} has one class alone, {only_class!r}, in {num_images} images; "
-            "expected two classes or more"
-        )
-    if num_images < 2 * len(classes):
-        raise DataError(
-            f"target {task.name!r} has {len(classes)} classes in {num_images} images, "
-            f"{(counts == 1).sum()} of them in one image alone; expected 2 images a class on "
-            "average. Leave out the column if it holds names or notes, and kind: classification "
-            "if it holds numbers"
-        )
+    count_of_class = {}
+    for k, count in zip(classes.tolist(), counts.tolist(), strict=True):
+        count_of_class[task.labels[k]] = count
+    return count_of_class
 
 
 def _check_label_counts(task: Task, truth: Array, columns: Sequence[str]) -> None:

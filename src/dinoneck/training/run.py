@@ -10,6 +10,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -20,6 +21,7 @@ from dinoneck.atomic import read_regular
 from dinoneck.checkpoint.backbone_part import changed_weights
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.rehearsal import check_views
+from dinoneck.checkpoint.training_images import TrainingImages
 from dinoneck.data import run_names
 from dinoneck.data.cells import csv_text
 from dinoneck.data.layout import DataFolder
@@ -70,7 +72,13 @@ from dinoneck.training.table import of_pasture, table_of
 from dinoneck.training.target_weights import check_target_weights, read_target_weights
 from dinoneck.training.targets import training_targets
 from dinoneck.training.token_sources import LiveTokens, MemoryTokens
-from dinoneck.training.trained_images import warn_of_seen_images, write_trained_images
+from dinoneck.training.trained_images import (
+    image_hashes,
+    known_training_images,
+    training_images,
+    warn_of_seen_images,
+    write_trained_images,
+)
 from dinoneck.version import versions
 
 logger = logging.getLogger(__name__)
@@ -491,10 +499,10 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
         if files.writes():
             if LINEAR in kept:
                 paths.baseline.parent.mkdir(exist_ok=True)
-                self._save(kept[LINEAR], paths.baseline)
+                self._save(kept[LINEAR], paths.baseline, fold)
             if not is_finished:
                 shutil.copyfile(paths.unfinished / files.LOG, paths.log)
-                self._save(kept[HEAD], paths.head, tokens.live)
+                self._save(kept[HEAD], paths.head, fold, tokens.live)
                 files.note_finished_head(self.folder, paths.head)
             shutil.rmtree(paths.unfinished, ignore_errors=True)
 
@@ -542,8 +550,8 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
         )
         return head
 
-    def _save(self, kept: KeptHead, path: Path, live: LiveTokens | None = None) -> None:
-        """Write a head with the facts of the training.
+    def _save(self, kept: KeptHead, path: Path, fold: Fold, live: LiveTokens | None = None) -> None:
+        """Write a head with the facts of the training, and short hashes of the images of its fold.
 
         Weights of the backbone of ``live`` that were trained along are written too.
         """
@@ -567,10 +575,25 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
             backbone_weights=backbone_weights,
             preprocess=self.tokens.preprocess,
             training=training | kept.facts,
+            training_images=self._training_images(fold),
             license=self.config.license,
             tta=self.tta,
         )
         with_configured_intervals(checkpoint, kept.intervals).save(path)
+
+    def _training_images(self, fold: Fold) -> TrainingImages | None:
+        """The images that the head of a fold was trained on; None if the files are to hold nothing of them."""
+        if not self.config.record_images:
+            return None
+        images = training_images(self._image_hashes[row] for row in fold.train.tolist())
+        if self.config.init is not None:
+            images |= known_training_images(self.config.init)
+        return images
+
+    @cached_property
+    def _image_hashes(self) -> list[str]:
+        """The hash of every image of the table."""
+        return image_hashes(self.table.images, self.tokens.stored)
 
     # after all folds
 
@@ -602,11 +625,7 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
             self.table, self.problem.scored, self.evaluator.methods, self.folds
         )
         write_trained_images(
-            self.folder,
-            self.table.images,
-            names=self.table.ids,
-            stored=self.tokens.stored,
-            folds=self.folds,
+            self.folder, names=self.table.ids, hashes=self._image_hashes, folds=self.folds
         )
         text = csv_text([*columns], zip(*columns.values(), strict=True))
         files.write_file(self.folder / run_names.PREDICTIONS, text.encode())

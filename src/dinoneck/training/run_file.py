@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.checkpoint.training_images import NO_IMAGES
 from dinoneck.data import run_names
 from dinoneck.devices import local_device
 from dinoneck.errors import CheckpointError, DataError
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
-from dinoneck.inference.loaded_head import difference
+from dinoneck.inference.alike import difference
 from dinoneck.kinds import METHOD_NAMES, Method
 from dinoneck.registry import import_modules
 from dinoneck.training import folder as files
@@ -39,12 +40,14 @@ def write_run_file(folder: Path, config: TrainConfig, report: Mapping[str, Any])
     chosen = ChosenMethod.from_record(report["predicts"])
     members: list[Head] = []
     checkpoints = []
+    images = NO_IMAGES
     for head_file in sorted(
         (folder / run_names.HEADS).glob("fold-*.safetensors"), key=_fold_number
     ):
         fold = FoldHeads.load(head_file, config)
         members += fold.of_method(chosen.method)
         checkpoints.append(fold.checkpoint)
+        images |= fold.checkpoint.training_images or NO_IMAGES
     first = checkpoints[0]
     training = {name: x for name, x in first.meta["training"].items() if x is not None}
     training.pop("fold")
@@ -54,6 +57,7 @@ def write_run_file(folder: Path, config: TrainConfig, report: Mapping[str, Any])
         backbone=_backbone_record(first),
         preprocess=first.preprocess,
         training=training | {"metrics": metrics_of(report["scores"], chosen, choice)},
+        training_images=images,
         license=first.meta["license"],
         tta=None if tta is None else tta["ops"],
         extra={PREDICTS_WITH: chosen.method},

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dinoneck.intervals import class_residuals
 from dinoneck.metrics import NUM_ANGLE_TERMS, Array, angle_terms, map_confusion
-from dinoneck.task_facts import TaskFacts
+from dinoneck.task_facts import TaskFacts, cell_target_names
 from dinoneck.training.scores import (
     Split,
     score_angles,
@@ -113,13 +113,6 @@ def cell_targets(task: TaskFacts, truth: Array) -> dict[str, ValueTarget]:
     for i, name in enumerate(names):
         targets[name] = ValueTarget(task.name, columns=(i,), truth=truth[:, i : i + 1])
     return targets
-
-
-def cell_target_names(task: TaskFacts) -> list[str]:
-    """Return what reports call the outputs of a dense task: ``task label``, a single one as the task."""
-    if task.dim == 1:
-        return [task.name]
-    return [f"{task.name} {label}" for label in task.labels or range(task.dim)]
 
 
 @dataclass(frozen=True, eq=False)

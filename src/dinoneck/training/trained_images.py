@@ -1,7 +1,8 @@
-"""Which images a run was trained on: ``trained_on.csv`` in its folder, with a hash of every file.
+"""Which images a run was trained on: hashes of their files in ``trained_on.csv``, and short ones in head files.
 
-Images are compared by their content, so that a copy or another name of a training image is found,
-and another image of the same name is not taken for one.
+Head files keep them wherever they are copied to. Images are compared by their content, so that a
+copy or another name of a training image is found, and another image of the same name is not taken
+for one.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ import csv
 import io
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dinoneck.atomic import read_regular
+from dinoneck.checkpoint.format import head_files, read_header
+from dinoneck.checkpoint.training_images import NO_IMAGES, TrainingImages
 from dinoneck.data import run_names
 from dinoneck.data.cells import csv_text
 from dinoneck.errors import DataError
@@ -28,34 +32,33 @@ _UNKNOWN = ""  # the hash of an image that is no file
 
 
 def write_trained_images(
-    folder: Path,
-    images: Sequence[Any],
-    names: Sequence[str],
-    stored: StoreSubset | None,
-    folds: Sequence[Fold],
+    folder: Path, *, names: Sequence[str], hashes: Sequence[str], folds: Sequence[Fold]
 ) -> None:
     """Write which folds were trained on each image.
 
     Args:
         folder: of the run.
-        images: files, or images in memory, which have no hash.
         names: of the images.
-        stored: the tokens of a store, which knows the hashes of the images; None = without one.
+        hashes: of the images, see :func:`image_hashes`.
         folds: the rows that their heads are trained on.
     """
     folds_of_row: dict[int, list[str]] = {row: [] for row in range(len(names))}
     for fold in folds:
         for row in fold.train.tolist():
             folds_of_row[row].append(fold.name)
-    hashes = _image_hashes(images, stored)
     cells = []
     for row, name in enumerate(names):
         cells.append([name, " ".join(folds_of_row[row]), hashes[row]])
     files.write_file(folder / run_names.TRAINED_ON, csv_text(_HEADER, cells).encode())
 
 
-def _image_hashes(images: Sequence[Any], stored: StoreSubset | None) -> list[str]:
-    """Return the hashes of images: those that a store keeps, else those of the files."""
+def image_hashes(images: Sequence[Any], stored: StoreSubset | None = None) -> list[str]:
+    """Return the hashes of images: those that a store keeps, else those of the files.
+
+    Args:
+        images: files, or images in memory, whose hash is empty.
+        stored: the tokens of a store, which knows the hashes of the images; None = without one.
+    """
     if stored is not None:
         return [str(entry.blake2b) for _, entry in stored.store.entries.find(stored.ids)]
     return [_hash_of_image(image) for image in images]
@@ -68,30 +71,62 @@ def _hash_of_image(image: Any) -> str:
     return _UNKNOWN
 
 
-def hashes_of_trained_images(head_file: str | Path) -> set[str]:
-    """Return the hashes of the images that the head of a file was trained on.
+def training_images(hashes: Iterable[str]) -> TrainingImages:
+    """Return what a head file keeps of images, by their hashes; of an image without a hash it is nothing."""
+    return TrainingImages.of_digests(digest for digest in hashes if digest != _UNKNOWN)
+
+
+def known_training_images(head_file: str | Path) -> TrainingImages:
+    """Return the images that the head of a file was trained on, as far as it is known.
+
+    They are those of its header. Of a file that is in the folder of its run and keeps none, or a
+    sample, they are those of the run's record.
 
     Args:
-        head_file: in the folder of its run. Elsewhere nothing is known of it.
+        head_file: a file, or a folder of files; of what is none, such as the name of a published
+            head, nothing is known.
 
     Raises:
+        CheckpointError: if the file is no head file.
         DataError: if the record of the run is damaged.
     """
-    file = Path(head_file)
+    path = Path(head_file)
+    if not path.exists():
+        return NO_IMAGES
+    images = NO_IMAGES
+    for file in head_files(path):
+        images |= _images_of_file(file)
+    return images
+
+
+def _images_of_file(file: Path) -> TrainingImages:
+    """The images of a head file's header, or of its run's record where the header has none or a sample."""
+    record = read_header(file).meta.get("training_images")
+    if record is None:
+        return _recorded_images(file)
+    images = TrainingImages.from_record(record)
+    if not images.may_be_sample:
+        return images
+    recorded = _recorded_images(file)
+    is_of_this_run = images.hashes <= recorded.hashes
+    return recorded if is_of_this_run else images
+
+
+def _recorded_images(file: Path) -> TrainingImages:
+    """The images in the record of the run that a head file is in; none without such a record."""
     fold = None
     folder = file.parent
     if folder.name in (run_names.HEADS, run_names.BASELINES):
         folder = folder.parent
         fold = file.stem.removeprefix("fold-")
     record = folder / run_names.TRAINED_ON
-    if not record.is_file():
-        return set()
-    hashes = set()
-    for _, folds, digest in _rows_of(record):
-        is_trained_on = bool(folds) if fold is None else fold in folds.split()
-        if is_trained_on and digest != _UNKNOWN:
-            hashes.add(digest)
-    return hashes
+    hashes = []
+    if record.is_file():
+        for _, folds, digest in _rows_of(record):
+            is_trained_on = bool(folds) if fold is None else fold in folds.split()
+            if is_trained_on:
+                hashes.append(digest)
+    return training_images(hashes)
 
 
 def warn_of_seen_images(
@@ -100,23 +135,26 @@ def warn_of_seen_images(
     """Warn if the head that a training starts from was trained on images that are held out.
 
     Args:
-        head_file: of the earlier head. Nothing is known of a file outside of the folder of its run.
+        head_file: of the earlier head, or the name of a published one, of which nothing is known.
         images: the held-out images, files or images in memory, which are not compared.
         stored: the tokens of a store, which knows the hashes of the images; None = without one.
 
     Raises:
         DataError: if the record of the earlier run is damaged.
     """
-    trained_on = hashes_of_trained_images(head_file)
-    if not trained_on:
+    trained_on = known_training_images(head_file)
+    if not trained_on.hashes:
         return
-    num_seen = sum(digest in trained_on for digest in _image_hashes(images, stored))
+    num_seen = 0
+    for digest in image_hashes(images, stored):
+        num_seen += digest != _UNKNOWN and digest in trained_on
     if num_seen:
         logger.warning(
-            "init %s: it was trained on %d of the %d images that are held out here, so that their "
+            "init %s: it was trained on %d%s of the %d images that are held out here, so that their "
             "scores are too high; start from a head of other images",
             head_file,
             num_seen,
+            " or more" if trained_on.may_be_sample else "",
             len(images),
         )
 
@@ -142,20 +180,45 @@ def _rows_of(record: Path) -> list[list[str]]:
     return rows[1:]
 
 
-def seen_in_training(head_files: Iterable[str | Path], images: Iterable[Any]) -> list[str]:
-    """Return the images that one of the heads was trained on, as paths.
+@dataclass(frozen=True)
+class SeenImages:
+    """The images that a model was trained on, among others.
+
+    Attributes:
+        paths: of the images.
+        may_be_more: whether only a sample of the training images is known.
+    """
+
+    paths: list[str]
+    may_be_more: bool
+
+
+def seen_in_training(
+    sources: Iterable[str | Path],
+    images: Iterable[Any],
+    stated: TrainingImages = NO_IMAGES,
+) -> SeenImages:
+    """Return the images that one of the heads was trained on.
 
     Args:
-        head_files: files of heads, or names of published ones, of which nothing is known.
+        sources: files of heads, or names of published ones, of which nothing is known.
         images: files, or images in memory, which are not compared.
+        stated: what the heads themselves state, also those of a repository on the Hub.
 
     Raises:
+        CheckpointError: if a file is no head file.
         DataError: if the record of a run is damaged.
     """
-    trained_on: set[str] = set()
-    for head_file in head_files:
-        if Path(head_file).is_file():
-            trained_on |= hashes_of_trained_images(head_file)
-    if not trained_on:
-        return []
-    return [str(image) for image in images if _hash_of_image(image) in trained_on]
+    trained_on = stated
+    may_be_sample = stated.may_be_sample
+    for source in sources:
+        of_head = known_training_images(source)
+        trained_on |= of_head
+        may_be_sample = may_be_sample or of_head.may_be_sample
+    paths = []
+    if trained_on.hashes:
+        for image in images:
+            digest = _hash_of_image(image)
+            if digest != _UNKNOWN and digest in trained_on:
+                paths.append(str(image))
+    return SeenImages(paths, may_be_sample)

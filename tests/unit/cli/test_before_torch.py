@@ -120,6 +120,42 @@ REFUSED = {
         "viz report head.safetensors images --truth cover.csv --image-column file",
         "cover.csv has no column 'file'",
     ),
+    "a column of names": (
+        "train --csv cover.csv --targets name --folds 2",
+        "target 'name' has 4 classes in 4 images, 4 of them in one image alone",
+    ),
+    "a column with one class": (
+        "train --csv cover.csv --targets site --folds 2",
+        "target 'site' has one class alone, 'north', in 4 images",
+    ),
+    "blocks that are not there": (
+        "train --csv cover.csv --targets crop --folds 2 --layers 6",
+        "layers is [6]; expected block indices -6 ... 5",
+    ),
+    "the size of a detector": (
+        "train --boxes boxes.json --images images --size 100x130",
+        "size is 100x130 (height x width); this detector needs multiples of 32x32, such as 128x160",
+    ),
+    "the size of a detector with half patches": (
+        "train --boxes boxes.json --images images --head sta_pyramid --size 96x112",
+        "multiples of 32x32, such as 96x128",
+    ),
+    "heads that differ": (
+        "predict images --heads head.safetensors other.safetensors",
+        "heads 1 and 2 of the list differ (heads.config.tasks.0.activation: softplus / None)",
+    ),
+    "known values next to those of an exported file": (
+        "predict images --heads head.onnx --truth cover.csv --overlay pictures",
+        "--truth cover.csv is drawn next to predictions of head files, and head.onnx is an exported",
+    ),
+    "the target of a smallest score": (
+        "evaluate . --heads head.safetensors --truth cover.csv --at-least crops=0.1",
+        "--at-least names 'crops'; expected one of AP, ",
+    ),
+    "a truth of other targets": (
+        "evaluate . --heads head.safetensors --truth sites.csv",
+        "the truth has none of what is predicted, ",
+    ),
     "a class to paint alone": (
         "paint images --classes crop",
         "classes are ['crop']; expected 2 ... 255 names (--classes)",
@@ -150,12 +186,15 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
     write_images(folder / "images", [f"{i}.png" for i in range(4)])
     (folder / "empty").mkdir()
     saved_head(folder / "head.safetensors")
+    saved_head(folder / "other.safetensors", head(Task("other")))
     interval = Interval(levels=(0.5, 0.9), half_widths=(1.0, 2.0), groups=12)
     saved_head(folder / "intervals.safetensors", head(Task("crop", interval=interval)))
-    rows = [f"images/{i}.png,0.{i},{i % 2}" for i in range(4)]
-    (folder / "cover.csv").write_text("\n".join(["image,crop,field", *rows]))
-    rows[3] = "images/9.png,0.3,1"
-    (folder / "missing.csv").write_text("\n".join(["image,crop,field", *rows]))
+    header = "image,crop,field,name,site"
+    rows = [f"images/{i}.png,0.{i},{i % 2},plot {'abcd'[i]},north" for i in range(4)]
+    (folder / "cover.csv").write_text("\n".join([header, *rows]))
+    rows[3] = "images/9.png,0.3,1,plot d,north"
+    (folder / "missing.csv").write_text("\n".join([header, *rows]))
+    (folder / "sites.csv").write_text("image,site\nimages/0.png,north\n")
     coco = {
         "images": [{"id": 1, "file_name": "0.png", "width": 8, "height": 8}],
         "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 4]}],

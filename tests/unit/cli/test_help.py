@@ -138,3 +138,14 @@ def test_a_help_of_one_verb_is_printed_wherever_it_is_asked_for() -> None:
     assert (after.code, below.code) == (0, 0)
     assert after.out.startswith("usage: dinoneck predict [IMAGES ...] --heads HEAD ... --out PATH")
     assert "  heads  " in below.out
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict"])
+def test_an_option_that_a_verb_always_refuses_is_not_in_its_help(verb: str) -> None:
+    assert ("--min-score" in help_of(verb)) == (verb == "predict")
+
+
+def test_an_option_without_a_line_in_the_help_is_refused_with_its_reason(tmp_path: Path) -> None:
+    ran = cli("evaluate", tmp_path, "--heads", "a", "--truth", tmp_path, "--min-score", "0.5")
+    assert ran.code == 1
+    assert "without effect on scores, which count boxes of all scores" in ran.err

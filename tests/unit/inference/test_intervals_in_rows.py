@@ -254,7 +254,7 @@ def test_predict_names_the_outputs_without_an_interval_of_the_level(tmp_path: Pa
     ran = kit.cli("predict", image, "--heads", head, "--out", tmp_path / "p.csv")
 
     assert (
-        "Without intervals of height, which have none of 0.9; --interval may be one of 0.5"
-        in ran.out
+        "Without intervals of height, of which the heads hold none of 90 %; --interval 0.5 writes "
+        "those that they hold." in ran.out
     )
     assert "with intervals of 90 % from 12 groups" in ran.out

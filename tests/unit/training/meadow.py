@@ -59,10 +59,8 @@ def write_meadow(folder: Path) -> Path:
     return write_rows(folder / "t.csv", rows)
 
 
-def a_run(
-    table: Path | None, targets: Sequence[str] = (), **groups: Mapping[str, Any]
-) -> TrainConfig:
-    """Two short folds on the built-in backbone; groups are added to, or replace, these values."""
+def a_run(table: Path | None, targets: Sequence[str] = (), **groups: Any) -> TrainConfig:
+    """Two short folds on the built-in backbone; groups are added to these values, others replace them."""
     data = {"targets": list(targets)} | ({} if table is None else {"csv": str(table)})
     plain: dict[str, Any] = {
         "data": data,

@@ -1,0 +1,375 @@
+"""The commands: findings of people who tried the library for an hour, and mistakes made on purpose."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+SHORT = "--backbone dinoneck_tiny --epochs 1 --folds 2"
+"""Options of a training that takes seconds."""
+
+RUNS = (
+    f"train --csv ds/cover.csv --targets soil crop weed --out run_abc --group group {SHORT}",
+    f"train --csv ds/cover.csv --targets crop weed --out run_b --group group {SHORT}",
+    f"train --images ds/images --labels ds/masks --classes soil crop weed --out run_seg {SHORT}",
+    f"train --images cls --out run_cls {SHORT}",
+    f"train --csv ds/cover.csv --targets crop --import own.py --head max_head --out run_own {SHORT}",
+    "train --boxes cells/train.json --val-boxes cells/val.json --images cells/images --out run_det "
+    "--backbone dinoneck_tiny --head sta_pyramid --epochs 1 --size 96x128",
+)
+"""The runs that later commands name."""
+
+
+class Case(NamedTuple):
+    """A command, and what it has to print.
+
+    Attributes:
+        what: was found, or is wrong.
+        words: of the command, after ``dinoneck``.
+        code: the exit code.
+        says: is in a line of the output.
+        lacks: packages that are not installed.
+        leaves: a file or folder that the command makes, which is removed after it; empty: none.
+    """
+
+    what: str
+    words: str
+    code: int
+    says: str
+    lacks: tuple[str, ...] = ()
+    leaves: str = ""
+
+
+def _train(options: str) -> str:
+    return f"train {options} --out run {SHORT}"
+
+
+def _of_cover(options: str) -> str:
+    return _train(f"--csv ds/cover.csv {options}")
+
+
+FINDINGS = (
+    Case(
+        "images/ and masks/ in one folder",
+        _train("--images ds"),
+        0,
+        "ds: images in images/, masks in masks/",
+        leaves="run",
+    ),
+    Case(
+        "predict leaves out the masks beside images",
+        "predict ds --heads run_b --out p.csv",
+        0,
+        "left out: 48 masks beside images, the first ds/masks/00.png",
+        leaves="p.csv",
+    ),
+    Case(
+        "a folder of masks as the truth of a report",
+        "viz report run_seg new/images --truth new/masks --out r.html",
+        0,
+        "12 images predicted, 12 drawn; written: r.html",
+        leaves="r.html",
+    ),
+    Case(
+        "class folders as the truth of a report",
+        "viz report run_cls clsnew --truth clsnew --out r.html",
+        0,
+        "12 images predicted, 12 drawn; written: r.html",
+        leaves="r.html",
+    ),
+    Case(
+        "COCO as the truth of a report",
+        "viz report run_det cells/images --truth cells/val.json --out r.html",
+        0,
+        "6 images predicted, 6 drawn; written: r.html",
+        leaves="r.html",
+    ),
+    Case(
+        "a folder of masks as the truth of pictures",
+        "predict new/images --heads run_seg --truth new/masks --out p.csv --overlay pictures",
+        0,
+        "12 images predicted",
+        leaves="pictures",
+    ),
+    Case(
+        "a package that is missing, before anything is written",
+        "train --boxes cells/train.json --images cells/images --out run --backbone dinoneck_tiny",
+        1,
+        "pycocotools is not installed; it comes with an extra: pip install 'dinoneck[detection]'",
+        lacks=("pycocotools", "faster_coco_eval"),
+    ),
+    Case(
+        "heads of other targets are compared by those that they share",
+        "evaluate new --heads run_abc run_b --truth new/cover.csv",
+        0,
+        "soil: predicted by run_abc only, so it is not compared",
+    ),
+    Case(
+        "images that a head was trained on",
+        "evaluate ds --heads run_b --truth ds/cover.csv",
+        0,
+        "head was trained on 48 of the 48 images, such as",
+    ),
+    Case(
+        "images that a copied head was trained on",
+        "evaluate ds --heads copy.safetensors --truth ds/cover.csv",
+        0,
+        "head was trained on 48 of the 48 images, such as",
+    ),
+    Case(
+        "names with and without their folder",
+        "evaluate new/images --heads run_b --truth new/cover.csv",
+        0,
+        "names without 'images/': 12 of 12 found in new/images",
+    ),
+    Case(
+        "a truth of some of the images",
+        "evaluate ds --heads run_b --truth ds/cover2.csv",
+        0,
+        "head was trained on 12 of the 12 images, such as",
+    ),
+    Case(
+        "an own head in predict",
+        "predict new/images --heads run_own --out p.csv --import own.py",
+        0,
+        "12 images predicted",
+        leaves="p.csv",
+    ),
+    Case(
+        "an own head without its module",
+        "predict new/images --heads run_own --out p.csv",
+        1,
+        "--import",
+    ),
+    Case(
+        "an own head in evaluate",
+        "evaluate new --heads run_own --truth new/cover.csv --import own.py",
+        0,
+        "seconds per image",
+    ),
+    Case(
+        "heads with keys in evaluate",
+        "evaluate new --heads a=run_abc b=run_b --truth new/cover.csv",
+        0,
+        "soil: predicted by a only, so it is not compared",
+    ),
+    Case(
+        "heads with keys in predict",
+        "predict new/images --heads a=run_abc b=run_b --out p.csv",
+        0,
+        "12 images predicted",
+        leaves="p.csv",
+    ),
+    Case(
+        "class folders in train/ and val/",
+        "train --images split --out run --backbone dinoneck_tiny --epochs 1",
+        0,
+        "val",
+        leaves="run",
+    ),
+    Case(
+        "a published head without network",
+        "predict new/images --heads dinov2_vits14_nyu_linear4 --out p.csv",
+        1,
+        "dinov2_vits14_nyu_linear4 was not fetched from https://",
+    ),
+    Case(
+        "a table in the place of images",
+        "predict ds/cover.csv --heads run_b --out p.csv",
+        1,
+        "image ds/cover.csv (",
+    ),
+    Case(
+        "a size that is no multiple of the patch",
+        _of_cover("--targets crop --size 100x100"),
+        0,
+        "becomes 96x96 px",
+        leaves="run",
+    ),
+)
+"""What people found, as a command of today."""
+
+MISTAKES = (
+    Case("an option", _of_cover("--target crop"), 2, "Did you mean '--targets'?"),
+    Case("a column", _of_cover("--targets corp"), 1, "has no column 'corp'. Did you mean 'crop'?"),
+    Case("a table", _train("--csv ds/covr.csv --targets crop"), 1, "ds/covr.csv does not exist"),
+    Case(
+        "a folder of images",
+        "predict new/imags --heads run_b --out p.csv",
+        1,
+        "1 of 1 images or folders do not exist, the first is new/imags",
+    ),
+    Case(
+        "an image of a table",
+        _train("--csv missing.csv --images ds --targets crop"),
+        1,
+        "1 of 48 images named in missing.csv are not in ds: 'images/99.png'",
+    ),
+    Case("a verb", "trian --csv ds/cover.csv", 2, "unknown verb 'trian'. Did you mean 'train'?"),
+    Case(
+        "a backbone",
+        "train --csv ds/cover.csv --targets crop --out run --backbone dinov3_vitsmall",
+        1,
+        "backbone 'dinov3_vitsmall' is unknown. Did you mean 'dinov3_vits16'?",
+    ),
+    Case("a size", _of_cover("--targets crop --size 640*480"), 2, "640*480"),
+    Case(
+        "the size of a detector",
+        "train --boxes cells/train.json --images cells/images --out run --backbone dinoneck_tiny "
+        "--head sta_pyramid --size 100x130",
+        1,
+        "this detector needs multiples of 32x32, such as 128x160",
+    ),
+    Case(
+        "a folder with results",
+        f"train --csv ds/cover.csv --targets crop --out run_b {SHORT}",
+        1,
+        "--out run_b holds results of an earlier run",
+    ),
+    Case(
+        "a folder that holds files",
+        "predict new/images --heads run_b --out p.csv --overlay ds",
+        1,
+        "--overlay ds holds files; name a new folder",
+    ),
+    Case(
+        "a value of masks that is no class",
+        _train("--images ds/images --labels ds/masks --classes soil crop"),
+        1,
+        "the masks hold 2 (",
+        leaves="run",
+    ),
+    Case(
+        "a column of names",
+        _of_cover("--targets image"),
+        1,
+        "target 'image' has 48 classes in 48 images, 48 of them in one image alone",
+    ),
+    Case(
+        "a detector among heads",
+        "predict new/images --heads run_b run_det --out p.csv",
+        1,
+        "2 heads are given, a detector among them",
+    ),
+    Case(
+        "heads of two kinds",
+        "predict new/images --heads run_b run_seg --out p.csv",
+        1,
+        "heads 1 and 2 of the list differ",
+    ),
+    Case(
+        "images after the options",
+        "predict --heads run_b new/images --out p.csv",
+        1,
+        "name images, or folders of them, before the options",
+    ),
+    Case(
+        "a published head",
+        "predict new/images --heads dinov2_vits14_nyu_linar4 --out p.csv",
+        1,
+        "Did you mean 'dinov2_vits14_nyu_linear4'?",
+    ),
+    Case(
+        "the target of a smallest score",
+        "evaluate new --heads run_b --truth new/cover.csv --at-least crops=0.1",
+        1,
+        "--at-least names 'crops'; expected one of AP,",
+    ),
+    Case(
+        "no onnx",
+        "export run_b --with-backbone --format onnx --out o.onnx --size 96x128",
+        1,
+        "onnx is not installed; it comes with an extra: pip install 'dinoneck[export]'",
+        lacks=("onnx", "onnxscript", "onnxruntime"),
+    ),
+    Case(
+        "no uvicorn",
+        "serve run_b",
+        1,
+        "uvicorn is not installed; it comes with an extra: pip install 'dinoneck[serve]'",
+        lacks=("uvicorn",),
+    ),
+    Case(
+        "a type of head",
+        _of_cover("--targets crop --head patch_men"),
+        1,
+        "head_type 'patch_men' is not registered. Did you mean 'patch_mean'?",
+    ),
+    Case(
+        "a column of groups",
+        _of_cover("--targets crop --group plot"),
+        1,
+        "ds/cover.csv has no column 'plot'",
+    ),
+    Case(
+        "fewer groups than folds",
+        "train --csv two_groups.csv --targets crop --group group --out run --folds 5",
+        1,
+        "2 groups cannot fill 5 folds; use fewer folds or a finer group column",
+    ),
+    Case(
+        "the folder of boxes",
+        "train --boxes cells/train.json --images ds/images --out run --backbone dinoneck_tiny",
+        1,
+        "12 of 12 images of cells/train.json are not in ds/images",
+    ),
+    Case(
+        "a truth without what is predicted",
+        "evaluate new --heads run_cls --truth new/cover.csv",
+        1,
+        "the truth has none of what is predicted, class",
+    ),
+    Case(
+        "images that are not in the folder",
+        _train("--csv ds/cover.csv --images empty --targets crop"),
+        1,
+        "48 of 48 images named in ds/cover.csv are not in empty",
+    ),
+    Case(
+        "a folder without images",
+        _train("--images text"),
+        1,
+        "the folder text holds no images (.jpg, ",
+    ),
+    Case(
+        "a folder without images to predict",
+        "predict text --heads run_b --out p.csv",
+        1,
+        "the folder text holds no images (.jpg, ",
+    ),
+    Case(
+        "no pycocotools for objects",
+        "train --instances cells/train.json --images cells/images --out run --backbone dinoneck_tiny",
+        1,
+        "pycocotools is not installed; it comes with an extra: pip install 'dinoneck[masks]'",
+        lacks=("pycocotools", "faster_coco_eval"),
+    ),
+    Case(
+        "no pandas",
+        _of_cover("--targets crop"),
+        1,
+        "pandas is not installed; it comes with an extra: pip install 'dinoneck[train]'",
+        lacks=("pandas",),
+    ),
+    Case(
+        "a head file",
+        "predict new/images --heads nothing --out p.csv",
+        1,
+        "the head file 'nothing' cannot be opened",
+    ),
+    Case(
+        "the truth of a report",
+        "viz report run_b new/images --truth new/covr.csv --out r.html",
+        1,
+        "new/covr.csv does not exist",
+    ),
+    Case(
+        "a block of the backbone",
+        _of_cover("--targets crop --layers 9"),
+        1,
+        "layers is [9]; expected block indices -6 ... 5",
+    ),
+)
+"""What is wrong, and what is said of it."""
+
+DECODE = ("a value of masks that is no class",)
+"""Mistakes that show only in the pixels, so that the libraries that decode them are imported."""
