@@ -379,8 +379,9 @@ class Predictor(_FileOrHeads):
             settings.append(f"size={its_pass.preprocess.size}")
         if its_pass.tta != "none":
             settings.append(f"tta={its_pass.tta!r}")
-        if its_pass.tiling is not None:
-            settings.append(f"tile={its_pass.tiling.tile}, overlap={its_pass.tiling.overlap}")
+        tiling = its_pass.object_tiling if key in its_pass.object_tasks else its_pass.tiling
+        if tiling is not None:
+            settings.append(f"tile={tiling.tile}, overlap={tiling.overlap}")
         return f"{counted(num_heads, 'head')}: {tasks}; {', '.join(settings)}"
 
     @property

@@ -1,4 +1,4 @@
-"""Large images are cut into tiles for detectors, and every object of them is found once, whole."""
+"""Large images are cut into tiles for detectors, and every box and mask of them is found once, whole."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import pytest
 import torch
 from scipy import ndimage
 from tests import kit
-from tests.unit.detection import coloured_boxes
+from tests.unit.detection import coloured_boxes, rf_detr_files
 from torch import Tensor
 
 from dinoneck import Predictor, STAPyramid
-from dinoneck.detection import DetectionHead, Detector
+from dinoneck.detection import DetectionHead, Detector, RfDetr
 from dinoneck.errors import ConfigError
+from dinoneck.inference.cropped_masks import CroppedMasks
 from dinoneck.inference.tile_merging import Detections, Tile, merge_tiles, tiles_of
 from dinoneck.inference.tiles import Tiling
 
@@ -139,6 +140,17 @@ def see_rectangles(images: Tensor) -> list[dict[str, Tensor]]:
     return found
 
 
+def see_masks(images: Tensor) -> list[dict[str, Tensor]]:
+    """As :func:`see_rectangles`, with logits of the pixels of each."""
+    predictions = see_rectangles(images)
+    for prediction in predictions:
+        logits = torch.full((len(prediction["boxes"]), *images.shape[2:]), -1.0)
+        for number, (x0, y0, x1, y1) in enumerate(prediction["boxes"].int().tolist()):
+            logits[number, y0:y1, x0:x1] = 1.0
+        prediction["masks"] = logits
+    return predictions
+
+
 def rectangles_in(image: Tensor, count: int, longest: int) -> list[list[float]]:
     """Draw rectangles that do not touch; return their boxes."""
     rng = np.random.default_rng(0)
@@ -171,6 +183,62 @@ def test_every_object_shorter_than_the_overlap_is_found_once_and_whole(
 
     assert sorted(prediction["boxes"].tolist()) == sorted(boxes)
     assert len(prediction["names"]) == len(boxes)
+
+
+def test_masks_of_tiles_lie_where_their_objects_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = torch.full((3, 500, 700), 128, dtype=torch.uint8)
+    boxes = rectangles_in(image, count=150, longest=30)
+    detector = detector_of()
+    monkeypatch.setattr(detector, "forward", see_masks)
+
+    [prediction] = detector.predict(image, min_score=0.0, tile=TILE, overlap=32, max_boxes=1000)
+
+    masks = prediction["masks"]
+    assert isinstance(masks, CroppedMasks)
+    assert masks.shape == (len(boxes), 500, 700)
+    assert sorted(prediction["boxes"].tolist()) == sorted(boxes)
+    for number, box in enumerate(prediction["boxes"].int().tolist()):
+        assert masks.rectangle(number) == tuple(box)
+        assert masks.crops[number].all()
+
+
+def test_without_tiles_masks_are_a_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = torch.full((3, *TILE), 128, dtype=torch.uint8)
+    rectangles_in(image, count=5, longest=30)
+    detector = detector_of()
+    monkeypatch.setattr(detector, "forward", see_masks)
+
+    [whole] = detector.predict(image, min_score=0.0)
+    [tiled] = detector.predict(image, min_score=0.0, tile=TILE)
+
+    assert whole["masks"].shape == (5, *TILE)
+    assert whole["masks"].dtype == torch.bool
+    assert np.array_equal(np.asarray(tiled["masks"]), whole["masks"].numpy())
+
+
+def test_a_detector_of_masks_gives_those_of_tiles() -> None:
+    pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    network = RfDetr(
+        ("cell",), (0,), 1, image_size=96, num_windows=1, masks=True, queries=20, encoder_layers=4
+    )
+    rf_detr_files.spread_scores_and_boxes(network)
+    detector = Detector(network, None, (96, 96))
+    parts = [torch.randint(0, 256, (3, 96, 96), dtype=torch.uint8) for _ in range(2)]
+    of_parts = detector.predict(parts, min_score=0.0)
+
+    [prediction] = detector.predict(
+        torch.cat(parts, dim=2), min_score=0.0, tile=96, overlap=0, batch_size=2
+    )
+
+    expected = torch.zeros(len(prediction["scores"]), 96, 192, dtype=torch.bool)
+    scores = torch.cat([part["scores"] for part in of_parts])
+    expected[: len(of_parts[0]["scores"]), :, :96] = of_parts[0]["masks"]
+    expected[len(of_parts[0]["scores"]) :, :, 96:] = of_parts[1]["masks"]
+    by_score = scores.argsort(descending=True, stable=True)
+    assert len(prediction["masks"]) == len(scores) > 10
+    assert np.asarray(prediction["masks"]).any()
+    assert np.array_equal(np.asarray(prediction["masks"]), expected[by_score].numpy())
 
 
 def test_tiles_without_overlap_are_predicted_as_images_of_their_own() -> None:
