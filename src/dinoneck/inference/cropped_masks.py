@@ -56,8 +56,8 @@ class CroppedMasks(Sequence[Array]):
         crops = []
         corners = []
         for mask in masks:
-            rows = mask.any(axis=1).nonzero()[0]
-            cols = mask.any(axis=0).nonzero()[0]
+            rows = np.flatnonzero(mask.any(axis=1))
+            cols = np.flatnonzero(mask.any(axis=0))
             if not len(rows):
                 crops.append(np.zeros((0, 0), bool))
                 corners.append((0, 0))
