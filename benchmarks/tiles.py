@@ -33,7 +33,7 @@ SHORT_SIDES = (400, 1200)
 TILE = 1024
 SHORT_TILE = 128
 INPUT = (256, 256)  # of the networks
-OBJECTS_IN_TILE = 100
+OBJECTS_IN_TILE = 20
 LEAST_OBJECT_PX = 10
 MOST_OBJECT_PX = 60
 MASK_STRIDE = 4  # of the masks of a detector
@@ -60,9 +60,10 @@ def drawn_masks(boxes: Tensor, size: Sequence[int]) -> Tensor:
 class DrawnDetector(Detector):
     """A detector whose network runs, and whose objects are drawn."""
 
-    def __init__(self, with_masks: bool) -> None:
+    def __init__(self, tile: int, with_masks: bool) -> None:
         backbone = load_backbone("dinoneck_tiny")
         super().__init__(DetectionHead("fcos", LABELS, STAPyramid(64, 32)), backbone, INPUT)
+        self.tile = tile
         self.with_masks = with_masks
         self.rng = np.random.default_rng(0)
 
@@ -72,9 +73,8 @@ class DrawnDetector(Detector):
         return [self._drawn(images.shape[2:]) for _ in images]
 
     def _drawn(self, size: Sequence[int]) -> dict[str, Tensor]:
-        # the network sees a quarter of the tile's pixels along each side
-        scale = INPUT[0] / TILE
-        boxes = drawn_boxes((TILE, TILE), self.rng)
+        scale = INPUT[0] / self.tile
+        boxes = drawn_boxes((self.tile, self.tile), self.rng)
         found = {
             "boxes": boxes * scale,
             "scores": torch.from_numpy(self.rng.uniform(0.5, 1.0, len(boxes))).float(),
@@ -135,7 +135,7 @@ class DrawnHead(Head):
 def predictor_of(kind: str, tile: int) -> Callable[[Path], int]:
     """Return what predicts a file and counts the objects."""
     if kind in ("boxes", "masks"):
-        detector = DrawnDetector(with_masks=kind == "masks")
+        detector = DrawnDetector(tile, with_masks=kind == "masks")
         detector.use_tiles(tile)
         return lambda file: len(detector.predict(file)[0]["scores"])
     backbone = load_backbone("dinoneck_tiny")
