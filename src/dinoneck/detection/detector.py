@@ -12,6 +12,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,12 +38,20 @@ from dinoneck.data.pixels import in_threads
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.head import DetectionHead
 from dinoneck.detection.levels import Target
-from dinoneck.detection.tile_merging import DEFAULT_OVERLAP, Tile, merge_tiles, tiles_of
 from dinoneck.dtypes import WEIGHT_DTYPES
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError, DataError
 from dinoneck.grid import patch_pair
 from dinoneck.heads.instances import LeastScore, reach_score
+from dinoneck.inference.cropped_masks import CropMemory, CroppedMasks
 from dinoneck.inference.images import CalledImages
+from dinoneck.inference.tile_merging import (
+    Detections,
+    Tile,
+    copy_to_keep,
+    merge_tiles,
+    tiles_of,
+    tiling_for_objects,
+)
 from dinoneck.inference.tiles import Tiling
 from dinoneck.kinds import Runtime
 from dinoneck.published.detectors import VIT_NAME
@@ -257,7 +266,8 @@ class Detector(LeastScores, nn.Module):
         """Detect objects in images of any size; the detector is put into eval mode.
 
         Images larger than ``tile`` are cut into tiles, each of which is resized to the detector's
-        size. An object that two tiles see counts once, see :func:`dinoneck.detection.merge_tiles`.
+        size. An object that two tiles see counts once, see
+        :func:`dinoneck.inference.tile_merging.merge_tiles`.
         Objects longer than the overlap may be cut at a seam.
 
         Args:
@@ -280,14 +290,15 @@ class Detector(LeastScores, nn.Module):
         Returns:
             per image ``boxes`` (n, 4) float32 XYXY in its own pixels (upright by its EXIF tag),
             ``scores`` (n,), ``labels`` (n,) and ``names``, by falling score, on the CPU, and
-            ``masks`` (n, height, width) bool in its own pixels of a model that gives them; of a
-            folder ``image`` first, the path of the image, which begins with that of the folder.
+            ``masks`` (n, height, width) bool in its own pixels of a model that gives them, with
+            tiles as :class:`dinoneck.inference.CroppedMasks`; of a folder ``image``
+            first, the path of the image, which begins with that of the folder.
 
         Raises:
             BackboneError: if the backbone's weights were changed since the detector was loaded or
                 predicted last, by anything but its own training.
             ConfigError: if ``max_boxes`` or ``batch_size`` is below 1, ``min_score`` is outside
-                0 ... 1, or tiles are no tiles, or of a model that gives masks.
+                0 ... 1, or tiles are no tiles.
             DataError: if an image cannot be read, a folder holds none, or a score is not finite.
         """
         check_minimum(1, max_boxes=max_boxes, batch_size=batch_size)
@@ -296,23 +307,27 @@ class Detector(LeastScores, nn.Module):
         if tile is None and overlap is not None and tiling is not None:
             tile = tiling.tile
         if tile is not None or overlap is not None:
-            tiling = self._tiling(tile, overlap)
+            tiling = tiling_for_objects(tile, overlap)
         called = CalledImages.of_call(images)
         self.check_weights()
         self.eval()
         if self._num_expected < len(called.images):
             self.expect_images(len(called.images))
         predictions = []
-        of_tiles: list[dict[str, Tensor]] = []
+        of_tiles: list[Detections] = []
+        memory = CropMemory()
         tiles: list[Tile] = []
         inputs = self._inputs(called.images, tiling)
         for network_input, detections in self._detect(inputs, batch_size, max_boxes=max_boxes):
-            of_tiles.append(self._in_image(detections, network_input, least_score))
+            of_tiles.append(self._in_image(detections, network_input, least_score, memory=memory))
             tiles.append(network_input.tile)
             if network_input.is_last:
-                image_size = network_input.image_size
-                predictions.append(self._put_together(of_tiles, tiles, image_size))
+                merged = of_tiles[0]
+                if len(tiles) > 1:
+                    merged = merge_tiles(of_tiles, tiles, network_input.image_size)
+                predictions.append(self._named(merged, are_masks_cropped=tiling is not None))
                 of_tiles = []
+                memory = CropMemory()
                 tiles = []
                 self._num_expected -= 1
         return called.named(predictions)
@@ -359,30 +374,7 @@ class Detector(LeastScores, nn.Module):
         Raises:
             ConfigError: as :meth:`predict`.
         """
-        self.tiling = self._tiling(tile, overlap)
-
-    def _tiling(
-        self, tile: int | tuple[int, int] | None, overlap: int | float | None
-    ) -> Tiling | None:
-        """How large images are cut; None = they are not.
-
-        Raises:
-            ConfigError: for an overlap without tiles, values that are out of range, and tiles of a
-                model that gives masks.
-        """
-        if tile is None:
-            if overlap:
-                raise ConfigError(
-                    f"overlap is {overlap!r}, but tile is None; give the size of a tile"
-                )
-            return None
-        if self.has_masks:
-            raise ConfigError(
-                f"tile is {tile}, and masks of tiles are not put together; leave tile out, or use a "
-                "detector of boxes"
-            )
-        share = DEFAULT_OVERLAP if overlap is None else overlap
-        return Tiling(cast("tuple[int, int]", tile), share)
+        self.tiling = tiling_for_objects(tile, overlap)
 
     def _check_finite(self, scores: Tensor) -> None:
         """Raise a DataError for scores that are not finite: they are no detections, and not none either."""
@@ -451,8 +443,13 @@ class Detector(LeastScores, nn.Module):
         )
 
     def _in_image(
-        self, detections: dict[str, Tensor], network_input: _NetworkInput, least_score: LeastScore
-    ) -> dict[str, Tensor]:
+        self,
+        detections: dict[str, Tensor],
+        network_input: _NetworkInput,
+        least_score: LeastScore,
+        *,
+        memory: CropMemory,
+    ) -> Detections:
         """Leave out low scores, bring the boxes to pixels of the image and cut them at the edge of the tile.
 
         Args:
@@ -460,40 +457,38 @@ class Detector(LeastScores, nn.Module):
                 ``labels``, and ``masks``, logits (n, h, w), if there are any.
             network_input: whose detections they are.
             least_score: of the boxes that stay, or of those of each class.
+            memory: for their masks.
         """
         is_sure = reach_score(detections["scores"], detections["labels"], least_score)
         top, left, height, width = network_input.tile
         boxes = to_original(detections["boxes"][is_sure], self.size, (height, width)).clamp(min=0)
         boxes = boxes.minimum(boxes.new_tensor([width, height, width, height]))
-        of_image = {
-            "boxes": boxes + boxes.new_tensor([left, top, left, top]),
-            "scores": detections["scores"][is_sure],
-            "labels": detections["labels"][is_sure],
-        }
+        masks = None
         if "masks" in detections:
-            of_image["masks"] = masks_in_image(
-                detections["masks"][is_sure], network_input.image_size
+            logits = detections["masks"][is_sure]
+            of_tile = CroppedMasks.of_masks(
+                _masks_one_by_one(logits, (height, width)), size=(height, width), memory=memory
             )
-        return of_image
+            masks = of_tile.moved((top, left), network_input.image_size)
+        return Detections(
+            boxes=copy_to_keep(boxes + boxes.new_tensor([left, top, left, top])),
+            scores=copy_to_keep(detections["scores"][is_sure]),
+            labels=copy_to_keep(detections["labels"][is_sure]),
+            masks=masks,
+        )
 
-    def _put_together(
-        self,
-        of_tiles: Sequence[dict[str, Tensor]],
-        tiles: Sequence[Tile],
-        image_size: tuple[int, int],
-    ) -> dict[str, Any]:
-        """Return the prediction of an image from those of its tiles, with the names of its labels."""
-        prediction = of_tiles[0]
-        if len(tiles) > 1:
-            prediction = merge_tiles(of_tiles, tiles, image_size)
+    def _named(self, detections: Detections, are_masks_cropped: bool) -> dict[str, Any]:
+        """Return the prediction of an image, with the names of its labels."""
         named: dict[str, Any] = {
-            "boxes": prediction["boxes"],
-            "scores": prediction["scores"],
-            "labels": prediction["labels"],
-            "names": [self.classes[label] for label in prediction["labels"].tolist()],
+            "boxes": detections.boxes,
+            "scores": detections.scores,
+            "labels": detections.labels,
+            "names": [self.classes[label] for label in detections.labels.tolist()],
         }
-        if "masks" in prediction:
-            named["masks"] = prediction["masks"]
+        if detections.masks is not None:
+            named["masks"] = detections.masks
+            if not are_masks_cropped:
+                named["masks"] = torch.from_numpy(np.asarray(detections.masks))
         return named
 
     def check_weights(self) -> None:
@@ -891,6 +886,13 @@ def masks_in_image(logits: Tensor, size: tuple[int, int]) -> Tensor:
         resized = F.interpolate(logits[i][None, None], size=size, mode="bilinear")
         masks[i] = resized[0, 0] > 0
     return masks
+
+
+def _masks_one_by_one(logits: Tensor, size: tuple[int, int]) -> Iterator[np.ndarray[Any, Any]]:
+    """Yield masks (height, width) bool in the pixels of a tile of a size, from logits (n, h, w) of all of it."""
+    for i in range(len(logits)):
+        [mask] = masks_in_image(logits[i : i + 1], size)
+        yield mask.numpy()
 
 
 def _forget_watch(detector: Detector, _: object) -> None:

@@ -54,6 +54,7 @@ from dinoneck.inference.passes import Pass, PassImage, grids_of
 from dinoneck.inference.predictions import ImagePrediction, Maps, Prediction, check_maps
 from dinoneck.inference.resolution import objects_from_outputs
 from dinoneck.inference.sources import NO_KEY, Heads, names_detector, open_heads
+from dinoneck.inference.tile_merging import tiling_for_objects
 from dinoneck.inference.tiles import Tiling
 from dinoneck.inference.views import TTA, VIEWS
 from dinoneck.kinds import AnyRuntime
@@ -132,6 +133,9 @@ class Predictor(_FileOrHeads):
     weighted by the area each stands for: a regression in grams per image gives **grams per tile**.
     A tile knows nothing of its neighbours.
 
+    An object that two tiles see counts once, see
+    :func:`dinoneck.inference.tile_merging.merge_tiles`; segments of stuff are joined by their class.
+
     ``minimum`` and ``maximum`` hold for every value and for the cells of ``dense`` maps. In tiles, a
     value that is the sum or mean of the whole map is clamped once: the map is the mean over views
     and members of an ensemble, and its cells are not clamped unless it is ``dense``. Pooled values,
@@ -165,7 +169,7 @@ class Predictor(_FileOrHeads):
             there.
             Of a detector any size, see :meth:`dinoneck.detection.Detector.predict`.
         overlap: by how much tiles overlap at least: an int in the same pixels, or a float, the
-            share of a tile (0.25). None = 0, of a detector 0.2.
+            share of a tile (0.25). None = 0, for objects and boxes 0.2.
         weights: one number of 0 or more per head of a list, in the order given (files of a folder
             sorted by name); None = equal. Or the local file of the one published head, of a
             detector also its folder, see :func:`dinoneck.load_published`.
@@ -335,6 +339,7 @@ class Predictor(_FileOrHeads):
                     preprocess=shared.preprocess,
                     tta=shared.tta,
                     tiling=tiling,
+                    object_tiling=tiling_for_objects(tile, overlap),
                     batch_size=batch_size,
                     interval=interval,
                 )
@@ -374,8 +379,9 @@ class Predictor(_FileOrHeads):
             settings.append(f"size={its_pass.preprocess.size}")
         if its_pass.tta != "none":
             settings.append(f"tta={its_pass.tta!r}")
-        if its_pass.tiling is not None:
-            settings.append(f"tile={its_pass.tiling.tile}, overlap={its_pass.tiling.overlap}")
+        tiling = its_pass.object_tiling if key in its_pass.object_tasks else its_pass.tiling
+        if tiling is not None:
+            settings.append(f"tile={tiling.tile}, overlap={tiling.overlap}")
         return f"{counted(num_heads, 'head')}: {tasks}; {', '.join(settings)}"
 
     @property
@@ -475,7 +481,10 @@ class Predictor(_FileOrHeads):
             outputs and compositions; for dense and segmentation tasks the mean of what ``maps``
             shows over the cells that hold image, not padding, of which a task with ``from_map`` is
             one. For tasks of instances and panoptic segments what ``predict_instances`` or
-            ``predict_panoptic`` of the head returns, as arrays, in the pixels of the upright image.
+            ``predict_panoptic`` of the head returns, as arrays, in the pixels of the upright image;
+            of a predictor with ``tile`` the masks are
+            :class:`dinoneck.inference.CroppedMasks`, and the segments of an image
+            that is cut int32.
             With an ``interval`` rows of heads also have ``"interval": {task: (low, high)}``, within
             ``minimum`` and ``maximum``, arrays (dim,) for tasks of several outputs (NaN for outputs
             without an interval), and ``"set": {task: labels}`` of classifications, the likeliest

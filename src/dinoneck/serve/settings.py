@@ -32,7 +32,7 @@ class Settings(Config, frozen=True, kw_only=True):
         weights: the local file of a published head or detector, or its folder as the Hub has it.
         tile: cut images into tiles of this many pixels, resized to the size of the heads or the
             detector.
-        overlap: pixels that tiles share, at least (default: 0, of a detector a fifth of the tile).
+        overlap: pixels that tiles share, at least (default: 0, for objects a fifth of the tile).
         runtime: what computes the tokens: torch; openvino (extra [fast], on a CPU), compiled for
             each size; or auto, the faster of both for the sizes that the heads or tiles fix, tried
             at the start, and torch for others; None = torch, in commands DINONECK_RUNTIME, else
