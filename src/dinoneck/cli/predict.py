@@ -341,7 +341,14 @@ def open_model(
     runtime = check_backbone_runtime(options.runtime or cli.default_runtime())
     if is_detector:
         detector = _open_detector(first, backbone, options, runtime=runtime)
-        detector.use_tiles(tile, overlap)
+        if tile is not None or overlap is not None:
+            detector.use_tiles(tile, overlap)
+        elif detector.tiling is not None:
+            height, width = detector.tiling.tile
+            print(
+                f"Images are cut into tiles of {height}x{width} px, as in the training; --tile takes "
+                "others."
+            )
         return OpenModel(
             detector,
             is_detector=True,

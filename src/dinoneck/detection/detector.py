@@ -42,7 +42,7 @@ from dinoneck.dtypes import WEIGHT_DTYPES
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError, DataError
 from dinoneck.grid import patch_pair
 from dinoneck.inference.images import CalledImages
-from dinoneck.inference.tiles import Tiling
+from dinoneck.inference.tiles import Tiling, TrainedBoxes
 from dinoneck.kinds import Runtime
 from dinoneck.published.detectors import VIT_NAME
 from dinoneck.published.loading import load_published
@@ -117,7 +117,10 @@ class Detector(nn.Module):
             does not name.
         min_score: the smallest score of predicted boxes; a training sets the one with the best F1
             on held-out images.
-        tiling: how large images are cut into tiles, see :meth:`use_tiles`; None = they are not.
+        tiling: how large images are cut into tiles, see :meth:`use_tiles`; None = they are not. Of a
+            file that was trained on tiles, these tiles.
+        trained_boxes: the longest box of its training, and the tiles that its images were cut into,
+            which its file keeps; None where they are unknown.
         source: the file or repository that it was read from; empty for one that was built.
         publication: of an RfDetr the :class:`Publication` of its weights, which its file keeps; None
             of others, and of one that was built.
@@ -165,6 +168,7 @@ class Detector(nn.Module):
         self.tuned = set(head.config.get("tuned") or ())
         self.min_score = head.config["min_score"]
         self.tiling: Tiling | None = None
+        self.trained_boxes: TrainedBoxes | None = None
         self.publication: Publication | None = None
         # None: the weights may have been trained since the last prediction
         self._watch: Watch | None = None
@@ -267,9 +271,11 @@ class Detector(nn.Module):
             tile: (height, width) in pixels of the image, or one number for both: such as the size
                 of the training images, so that objects look as large as there. An image that fits
                 a tile is predicted as a whole; one that is shorter on one side is not cut along it,
-                and a tile of it stretched. None = as :meth:`use_tiles` says, at first no tiles.
+                and a tile of it stretched. None = as :meth:`use_tiles` says, at first the tiles of
+                the training, or none.
             overlap: by how much tiles overlap at least: an int in the same pixels, or a float, the
-                share of a tile; None = 0.2, or as :meth:`use_tiles` says.
+                share of a tile; None = as :meth:`use_tiles` says, or 0.2, and as much as the longest
+                box of the training, up to half a tile, if the file knows it.
 
         Returns:
             per image ``boxes`` (n, 4) float32 XYXY in its own pixels (upright by its EXIF tag),
@@ -289,8 +295,6 @@ class Detector(nn.Module):
             min_score = self.min_score
         min_score = converted("min_score", min_score, Share)
         tiling = self.tiling
-        if tile is None and overlap is not None and tiling is not None:
-            tile = tiling.tile
         if tile is not None or overlap is not None:
             tiling = self._tiling(tile, overlap)
         called = CalledImages.of_call(images)
@@ -325,7 +329,7 @@ class Detector(nn.Module):
         """Cut large images of later predictions and evaluations into tiles; None = do not.
 
         Args:
-            tile: as of :meth:`predict`.
+            tile: as of :meth:`predict`; None with an overlap = as before.
             overlap: as of :meth:`predict`.
 
         Raises:
@@ -336,12 +340,14 @@ class Detector(nn.Module):
     def _tiling(
         self, tile: int | tuple[int, int] | None, overlap: int | float | None
     ) -> Tiling | None:
-        """How large images are cut; None = they are not.
+        """How large images are cut; None = they are not. An overlap alone is one of the tiles that are used.
 
         Raises:
             ConfigError: for an overlap without tiles, values that are out of range, and tiles of a
                 model that gives masks.
         """
+        if tile is None and overlap is not None and self.tiling is not None:
+            tile = self.tiling.tile
         if tile is None:
             if overlap:
                 raise ConfigError(
@@ -353,8 +359,23 @@ class Detector(nn.Module):
                 f"tile is {tile}, and masks of tiles are not put together; leave tile out, or use a "
                 "detector of boxes"
             )
-        share = DEFAULT_OVERLAP if overlap is None else overlap
-        return Tiling(cast("tuple[int, int]", tile), share)
+        tile_size = cast("tuple[int, int]", tile)
+        if overlap is not None:
+            return Tiling(tile_size, overlap)
+        longest_box = None if self.trained_boxes is None else self.trained_boxes.longest_box
+        return Tiling(tile_size, DEFAULT_OVERLAP, longest_box=longest_box)
+
+    def note_trained_boxes(self, boxes: TrainedBoxes) -> None:
+        """Keep what is known of the boxes of the training, and cut images as they were cut there.
+
+        Args:
+            boxes: of the training.
+
+        Raises:
+            ConfigError: as :meth:`use_tiles`.
+        """
+        self.trained_boxes = boxes
+        self.use_tiles(boxes.tile, boxes.overlap)
 
     def _check_finite(self, scores: Tensor) -> None:
         """Raise a DataError for scores that are not finite: they are no detections, and not none either."""
@@ -538,7 +559,8 @@ class Detector(nn.Module):
 
         The backbone's present weights are hashed and compared with those that it was loaded with.
         What differs goes into the file, however and whenever it was trained, with its LoRA weights. A
-        warning names weights that :meth:`predict` would refuse.
+        warning names weights that :meth:`predict` would refuse. The entry ``training`` gets what is
+        known of the boxes of the training, :attr:`trained_boxes`.
 
         Args:
             **record: ``training``, ``license`` and ``extra`` as in
@@ -548,6 +570,8 @@ class Detector(nn.Module):
             CheckpointError: if a weight is not finite, or the backbone has another dtype than the
                 head.
         """
+        if self.trained_boxes is not None:
+            record["training"] = {**self.trained_boxes.record(), **(record.get("training") or {})}
         if self.backbone is None:
             if self.publication is not None:
                 record.setdefault("license", self.publication.license)
@@ -799,6 +823,9 @@ class Detector(nn.Module):
             )
         detector._check_recipe(recipe)
         detector.check_weights()
+        trained_boxes = TrainedBoxes.from_record(checkpoint.meta["training"])
+        if trained_boxes is not None:
+            detector.note_trained_boxes(trained_boxes)
         return detector
 
 

@@ -74,6 +74,7 @@ def _overlap(tiling: Tiling, side: int) -> int:
         overlap = tiling.overlap
     else:
         overlap = math.ceil(tiling.overlap * side - ROUNDING)
+    overlap = max(overlap, tiling.overlap_for_box(side))
     if overlap >= side:
         raise ConfigError(
             f"overlap is {tiling.overlap!r}, {overlap} of the {side} pixels of a tile, so that tiles "

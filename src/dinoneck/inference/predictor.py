@@ -163,9 +163,11 @@ class Predictor(_FileOrHeads):
             takes any image. An image that fits a tile is predicted as without tiles;
             one that is smaller on one side only is not cut along it and shows less than a tile
             there.
-            Of a detector any size, see :meth:`dinoneck.detection.Detector.predict`.
+            Of a detector any size, see :meth:`dinoneck.detection.Detector.predict`; None = the
+            tiles of its training, if it was trained on some.
         overlap: by how much tiles overlap at least: an int in the same pixels, or a float, the
-            share of a tile (0.25). None = 0, of a detector 0.2.
+            share of a tile (0.25). None = 0, of a detector as :meth:`dinoneck.detection.Detector.predict`
+            says.
         weights: one number of 0 or more per head of a list, in the order given (files of a folder
             sorted by name); None = equal. Or the local file of the one published head, of a
             detector also its folder, see :func:`dinoneck.load_published`.
@@ -290,7 +292,8 @@ class Predictor(_FileOrHeads):
                 runtime=backbone_runtime,
                 bits=bits,
             )
-            self.detector.use_tiles(tile, overlap)
+            if tile is not None or overlap is not None:  # else as its file says
+                self.detector.use_tiles(tile, overlap)
             self._detector_options = {} if batch_size is None else {"batch_size": batch_size}
             self.revisions = _revisions([detector_file])
             self.tasks: Any = ()

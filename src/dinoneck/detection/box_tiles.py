@@ -1,0 +1,253 @@
+"""BoxTiles: the tiles of large images with their boxes and masks, as samples of a training."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from dinoneck.data.boxes import SHORTEST_PX, BoxImages, Target
+from dinoneck.data.segmentations import pixel_extent
+from dinoneck.detection.tile_merging import Tile, tiles_of
+from dinoneck.inference.tiles import Tiling
+
+LEAST_SHARE = 0.1
+"""The least share of an object inside a tile with which it is trained on there."""
+CACHE_BYTES = 512 << 20
+"""Decoded images that are kept, and so the images whose tiles are mixed in an epoch."""
+
+
+@dataclass(frozen=True)
+class _MaskPart:
+    """The pixels of a mask within its extent.
+
+    Attributes:
+        top: the first row, in pixels of the image.
+        left: the first column.
+        pixels: bool (height, width).
+    """
+
+    top: int
+    left: int
+    pixels: Tensor
+
+    @classmethod
+    def of_mask(cls, mask: np.ndarray[Any, Any]) -> _MaskPart:
+        """Cut a mask (H, W) to its extent."""
+        extent = pixel_extent(mask)
+        if extent is None:
+            return cls(top=0, left=0, pixels=torch.zeros(0, 0, dtype=torch.bool))
+        left, top, right, bottom = (int(side) for side in extent)
+        pixels = torch.from_numpy(mask[top:bottom, left:right] > 0)
+        return cls(top=top, left=left, pixels=pixels)
+
+    def share_in(self, tile: Tile) -> float:
+        """Return the share of its pixels that lie in a tile; 0 of an empty mask."""
+        count = int(self.pixels.sum())
+        return int(self._shown(tile).sum()) / count if count else 0.0
+
+    def in_tile(self, tile: Tile) -> Tensor:
+        """Return the mask in a tile, bool (tile.height, tile.width)."""
+        shown = self._shown(tile)
+        top = max(self.top - tile.top, 0)
+        left = max(self.left - tile.left, 0)
+        plane = torch.zeros(tile.height, tile.width, dtype=torch.bool)
+        plane[top : top + shown.shape[0], left : left + shown.shape[1]] = shown
+        return plane
+
+    def _shown(self, tile: Tile) -> Tensor:
+        """The part of the pixels that lies in a tile; it may have no rows or columns."""
+        top = max(tile.top - self.top, 0)
+        left = max(tile.left - self.left, 0)
+        bottom = max(tile.top + tile.height - self.top, 0)
+        right = max(tile.left + tile.width - self.left, 0)
+        return self.pixels[top:bottom, left:right]
+
+
+@dataclass(frozen=True)
+class _DecodedImage:
+    """An image that was decoded, with its masks.
+
+    Attributes:
+        pixels: uint8 (3, H, W).
+        masks: of its boxes; empty where masks are not asked for.
+    """
+
+    pixels: Tensor
+    masks: list[_MaskPart]
+
+    @property
+    def num_bytes(self) -> int:
+        """Of pixels and masks."""
+        return self.pixels.nbytes + sum(mask.pixels.nbytes for mask in self.masks)
+
+
+class BoxTiles(Dataset[Any]):
+    """The tiles of images with boxes, each a sample; an image that fits a tile is one sample.
+
+    Images are cut as :meth:`dinoneck.detection.Detector.predict` cuts them. ``tiles[i]`` is
+    ``(image, target)`` as :class:`dinoneck.data.BoxImages` gives them, of a tile: boxes and masks are
+    in its pixels and cut at its edges, ``size`` is its size. With masks, the box of an object that is
+    cut is that of what is left of its mask.
+
+    Of an object, less than a tenth of whose area (of its mask, without masks of its box) is in a
+    tile, or less than 1 px of a side, nothing is trained on there: so little does not show its class,
+    and is background, as the losses of detectors know no ignored regions. Larger parts are objects:
+    as background they would teach the detector to leave out what it sees. Tiles without an object
+    are kept: they are background, of which large images have most. Crowd regions are left out, as
+    from whole images.
+
+    Args:
+        images: with their boxes; its own transform is not used.
+        tiling: how they are cut.
+        transform: of each tile, as of :class:`dinoneck.data.BoxImages`: it augments tiles, not images.
+
+    Attributes:
+        images: as passed.
+        samples: row of the image, and tile, of each sample.
+        num_cut: how many images are larger than a tile.
+        num_empty: how many tiles show no box.
+
+    Raises:
+        ConfigError: if the tiles do not move on.
+    """
+
+    def __init__(
+        self,
+        images: BoxImages,
+        tiling: Tiling,
+        transform: Callable[[Any, Target], Any] | None = None,
+    ) -> None:
+        self.images = images
+        self.transform = transform
+        self.samples: list[tuple[int, Tile]] = []
+        self.num_cut = 0
+        self.num_empty = 0
+        for row, image_size in enumerate(images.sizes):
+            corners = images.corners(row)
+            tiles = tiles_of(image_size, tiling)
+            self.num_cut += len(tiles) > 1
+            for tile in tiles:
+                self.samples.append((row, tile))
+                self.num_empty += not (visible_shares(corners, tile) >= LEAST_SHARE).any()
+        self._decoded: OrderedDict[int, _DecodedImage] = OrderedDict()  # last used last
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, i: int) -> Any:
+        row, tile = self.samples[i]
+        decoded = self._image(row)
+        rows = slice(tile.top, tile.top + tile.height)
+        cols = slice(tile.left, tile.left + tile.width)
+        image = tv_tensors.Image(decoded.pixels[:, rows, cols].clone())
+        target = self._target(row, tile, decoded.masks)
+        if self.transform is None:
+            return image, target
+        return self.transform(image, target)
+
+    def epoch_order(self, generator: np.random.Generator) -> list[int]:
+        """Return all samples in random order, of as few images at a time as are kept decoded.
+
+        The images are in random order too. So each is decoded once in an epoch, by every process
+        that reads.
+
+        Args:
+            generator: decides the order.
+        """
+        samples_of_image: dict[int, list[int]] = {}
+        for sample, (row, _) in enumerate(self.samples):
+            samples_of_image.setdefault(row, []).append(sample)
+        order: list[int] = []
+        for rows in self._groups(generator.permutation(len(self.images)).tolist()):
+            samples = []
+            for row in rows:
+                samples += samples_of_image[row]
+            order += generator.permutation(samples).tolist()
+        return order
+
+    def _groups(self, rows: Sequence[int]) -> list[list[int]]:
+        """Images, in the order of ``rows``, in groups that may be decoded at the same time."""
+        sizes = self.images.sizes
+        groups: list[list[int]] = []
+        num_bytes = 0
+        for row in rows:
+            height, width = sizes[row]
+            num_bytes += 3 * height * width
+            if not groups or num_bytes > CACHE_BYTES:
+                groups.append([])
+                num_bytes = 3 * height * width
+            groups[-1].append(row)
+        return groups
+
+    def _image(self, row: int) -> _DecodedImage:
+        """Return an image; it is decoded if it is not kept."""
+        if row in self._decoded:
+            self._decoded.move_to_end(row)
+            return self._decoded[row]
+        pixels, _ = self.images.original(row)
+        masks = []
+        if self.images.masks:
+            masks = [_MaskPart.of_mask(mask) for mask in self.images.iterate_masks(row)]
+        self._decoded[row] = _DecodedImage(pixels.as_subclass(Tensor), masks)
+        num_bytes = sum(decoded.num_bytes for decoded in self._decoded.values())
+        while num_bytes > CACHE_BYTES and len(self._decoded) > 1:
+            _, oldest = self._decoded.popitem(last=False)
+            num_bytes -= oldest.num_bytes
+        return self._decoded[row]
+
+    def _target(self, row: int, tile: Tile, masks: Sequence[_MaskPart]) -> Target:
+        """The target of a tile of an image."""
+        corners = self.images.corners(row)
+        labels = self.images.labels(row)
+        size = (tile.height, tile.width)
+        if self.images.masks:
+            objects = [i for i, mask in enumerate(masks) if mask.share_in(tile) >= LEAST_SHARE]
+            planes = torch.zeros(len(objects), *size, dtype=torch.uint8)
+            boxes = in_tile(corners[objects], tile)
+            for number, i in enumerate(objects):
+                planes[number] = masks[i].in_tile(tile)
+                if masks[i].share_in(tile) < 1:
+                    extent = pixel_extent(planes[number].numpy())
+                    boxes[number] = boxes.new_tensor(extent)
+        else:
+            objects = (visible_shares(corners, tile) >= LEAST_SHARE).nonzero()[:, 0].tolist()
+            boxes = in_tile(corners[objects], tile)
+        target: Target = {
+            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size),
+            "labels": labels[objects],
+            "image_id": self.images.ids[row],
+            "size": size,
+        }
+        if self.images.masks:
+            target["masks"] = tv_tensors.Mask(planes)
+        return target
+
+
+def visible_shares(boxes: Tensor, tile: Tile) -> Tensor:
+    """Return the share (n,) of the area of each box (n, 4) that lies in a tile; 0 if a side is below 1 px there.
+
+    Args:
+        boxes: XYXY in pixels of the image.
+        tile: a part of the image.
+    """
+    shown = in_tile(boxes, tile)
+    sides = shown[:, 2:] - shown[:, :2]
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
+    shares = sides.prod(dim=1) / areas
+    return torch.where(sides.amin(dim=1) >= SHORTEST_PX, shares, 0.0)
+
+
+def in_tile(boxes: Tensor, tile: Tile) -> Tensor:
+    """Return boxes (n, 4) in pixels of a tile, cut at its edges; those outside have no area."""
+    left, top, right, bottom = tile.box
+    low = boxes.new_tensor([left, top, left, top])
+    high = boxes.new_tensor([right, bottom, right, bottom])
+    return boxes.clamp(min=low, max=high) - low
