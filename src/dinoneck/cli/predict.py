@@ -84,8 +84,9 @@ def predict(
         subfolders: with a folder as truth: whether the folders in it are classes or folds.
         skip_unusable: list and leave out unusable images.
         tile: cut images into tiles of this many pixels, resized to the size of the heads or the
-            detector.
-        overlap: pixels that tiles share, at least (default: 0, of a detector a fifth of the tile).
+            detector; without it a detector takes the tiles of its training, if any.
+        overlap: pixels that tiles share, at least (default: 0, of a detector a fifth of the tile, or
+            the longest box of its training up to half a tile).
         interval: the level of the columns 'NAME low' and 'NAME high' of heads that hold intervals:
             0.5, 0.8, 0.9 or 0.95; without it 0.9, or the highest that they hold.
         options: how images are predicted.

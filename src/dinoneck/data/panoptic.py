@@ -132,7 +132,7 @@ class PanopticImages(ListedImages):
                 if label is None or label in self.stuff or self._is_crowd(segment.iscrowd):
                     continue
                 bbox = segment.bbox
-                if not isinstance(bbox, list) or not list(map(is_number, bbox)) == [True] * 4:
+                if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_number, bbox)):
                     return None
                 _, _, width, height = bbox
                 longest = max(longest, width, height)

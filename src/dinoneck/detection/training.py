@@ -265,8 +265,8 @@ class DetectorTrainer:
         return files.finish(self.folder, self._report())
 
     def _log_tiles(self, tiles: BoxTiles) -> None:
-        """Say how many tiles there are, and how many of them are background."""
-        if files.writes():
+        """Say how many tiles there are, and how many of them are background, if any image is cut."""
+        if tiles.num_cut and files.writes():
             _logger.warning(
                 "%d of %d training images are cut: %d tiles, of which %d show no box and are trained "
                 "on as background",
