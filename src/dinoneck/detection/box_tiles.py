@@ -73,20 +73,62 @@ class _MaskPart:
 
 @dataclass(frozen=True)
 class _DecodedImage:
-    """An image that was decoded, with its masks.
+    """An image that was decoded, with its boxes.
 
     Attributes:
+        image_id: in the JSON.
         pixels: uint8 (3, H, W).
-        masks: of its boxes; empty where masks are not asked for.
+        boxes: float32 (n, 4), XYXY in pixels.
+        labels: int64 (n,).
+        masks: of the boxes; None where they are not asked for.
     """
 
+    image_id: int | str
     pixels: Tensor
-    masks: list[_MaskPart]
+    boxes: Tensor
+    labels: Tensor
+    masks: list[_MaskPart] | None
 
     @property
     def num_bytes(self) -> int:
         """Of pixels and masks."""
-        return self.pixels.nbytes + sum(mask.pixels.nbytes for mask in self.masks)
+        return self.pixels.nbytes + sum(mask.pixels.nbytes for mask in self.masks or ())
+
+    def target(self, tile: Tile) -> Target:
+        """Return the target of a tile, see :class:`BoxTiles`."""
+        if self.masks is None:
+            objects = (visible_shares(self.boxes, tile) >= LEAST_SHARE).nonzero()[:, 0].tolist()
+            return self._target_of(objects, in_tile(self.boxes[objects], tile), tile)
+        objects = []
+        shares = []
+        for i, mask in enumerate(self.masks):
+            share = mask.share_in(tile)
+            if share >= LEAST_SHARE:
+                objects.append(i)
+                shares.append(share)
+        boxes = in_tile(self.boxes[objects], tile)
+        planes = torch.zeros(len(objects), tile.height, tile.width, dtype=torch.uint8)
+        for number, i in enumerate(objects):
+            planes[number] = self.masks[i].in_tile(tile)
+            if shares[number] < 1:
+                boxes[number] = torch.tensor(pixel_extent(planes[number].numpy()))
+        return {**self._target_of(objects, boxes, tile), "masks": tv_tensors.Mask(planes)}
+
+    def _target_of(self, objects: list[int], boxes: Tensor, tile: Tile) -> Target:
+        """The target of a tile without masks.
+
+        Args:
+            objects: numbers of the boxes that it shows.
+            boxes: the boxes in pixels of the tile.
+            tile: a part of the image.
+        """
+        size = (tile.height, tile.width)
+        return {
+            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size),
+            "labels": self.labels[objects],
+            "image_id": self.image_id,
+            "size": size,
+        }
 
 
 class BoxTiles(Dataset[Any]):
@@ -148,7 +190,7 @@ class BoxTiles(Dataset[Any]):
         rows = slice(tile.top, tile.top + tile.height)
         cols = slice(tile.left, tile.left + tile.width)
         image = tv_tensors.Image(decoded.pixels[:, rows, cols].clone())
-        target = self._target(row, tile, decoded.masks)
+        target = decoded.target(tile)
         if self.transform is None:
             return image, target
         return self.transform(image, target)
@@ -192,43 +234,22 @@ class BoxTiles(Dataset[Any]):
         if row in self._decoded:
             self._decoded.move_to_end(row)
             return self._decoded[row]
-        pixels, _ = self.images.original(row)
-        masks = []
+        pixels, boxes = self.images.original(row)
+        masks = None
         if self.images.masks:
             masks = [_MaskPart.of_mask(mask) for mask in self.images.iterate_masks(row)]
-        self._decoded[row] = _DecodedImage(pixels.as_subclass(Tensor), masks)
+        self._decoded[row] = _DecodedImage(
+            image_id=self.images.ids[row],
+            pixels=pixels.as_subclass(Tensor),
+            boxes=boxes.as_subclass(Tensor),
+            labels=self.images.labels(row),
+            masks=masks,
+        )
         num_bytes = sum(decoded.num_bytes for decoded in self._decoded.values())
         while num_bytes > CACHE_BYTES and len(self._decoded) > 1:
             _, oldest = self._decoded.popitem(last=False)
             num_bytes -= oldest.num_bytes
         return self._decoded[row]
-
-    def _target(self, row: int, tile: Tile, masks: Sequence[_MaskPart]) -> Target:
-        """The target of a tile of an image."""
-        corners = self.images.corners(row)
-        labels = self.images.labels(row)
-        size = (tile.height, tile.width)
-        if self.images.masks:
-            objects = [i for i, mask in enumerate(masks) if mask.share_in(tile) >= LEAST_SHARE]
-            planes = torch.zeros(len(objects), *size, dtype=torch.uint8)
-            boxes = in_tile(corners[objects], tile)
-            for number, i in enumerate(objects):
-                planes[number] = masks[i].in_tile(tile)
-                if masks[i].share_in(tile) < 1:
-                    extent = pixel_extent(planes[number].numpy())
-                    boxes[number] = boxes.new_tensor(extent)
-        else:
-            objects = (visible_shares(corners, tile) >= LEAST_SHARE).nonzero()[:, 0].tolist()
-            boxes = in_tile(corners[objects], tile)
-        target: Target = {
-            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size),
-            "labels": labels[objects],
-            "image_id": self.images.ids[row],
-            "size": size,
-        }
-        if self.images.masks:
-            target["masks"] = tv_tensors.Mask(planes)
-        return target
 
 
 def visible_shares(boxes: Tensor, tile: Tile) -> Tensor:

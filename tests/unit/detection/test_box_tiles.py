@@ -18,7 +18,7 @@ from tests.unit.training.histories import logged
 
 from dinoneck import ConfigError, DataError, HeadCheckpoint, Predictor
 from dinoneck.data import BoxImages, box_transforms
-from dinoneck.detection import Detector, box_tiles, evaluate_boxes, train_detector
+from dinoneck.detection import Detector, box_tiles, evaluate_boxes, train_detector, training
 from dinoneck.detection.box_tiles import BoxTiles
 from dinoneck.inference.tiles import Tiling, TrainedBoxes
 from dinoneck.training import TrainDetectorConfig, TrainInstancesConfig, engine
@@ -346,6 +346,18 @@ def test_a_killed_run_on_tiles_goes_on_to_the_same_file(
     assert logged(tmp_path / "cut" / "log.jsonl") == logged(tmp_path / "whole" / "log.jsonl")
     name = "detector.safetensors"
     assert contents(tmp_path / "cut")[name] == contents(tmp_path / "whole")[name]
+
+
+def test_images_are_held_out_and_not_tiles(mosaics: Path, tmp_path: Path) -> None:
+    data = {"val_boxes": None}
+    config = tiled_config(mosaics, data=data, folds={"count": 2})
+
+    trainer = training.prepare(config, tmp_path / "run")
+
+    assert isinstance(trainer.samples, BoxTiles)
+    assert len(trainer.samples) == 9
+    paths = {*trainer.samples.images.paths, *trainer.val_images.paths}
+    assert len(trainer.val_images) == 1 and len(paths) == 2
 
 
 def test_a_training_without_tiles_keeps_the_longest_box(mosaics: Path, tmp_path: Path) -> None:
