@@ -65,6 +65,7 @@ PREDICT_FROM_STORE = RunKind(
     "a feature store",
     unused=(
         "--maps",
+        "--geojson",
         "--overlay",
         "--truth",
         "--image-column",

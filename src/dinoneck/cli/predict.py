@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from dinoneck.inference.predictor import Predictor
     from dinoneck.runtime.exported import ExportedDetector, ExportedPredictor
     from dinoneck.task_facts import TaskFacts
+    from dinoneck.viz.geo_reference import GeoReference
+    from dinoneck.viz.geojson import PlacedObjects
 
 Predict = Callable[[list[Any]], list[dict[str, Any]]]
 """Images -> the predictions of each."""
@@ -53,6 +56,7 @@ def predict(
     store: Path | None = None,
     maps: Annotated[Path | None, arg(metavar="FOLDER")] = None,
     overlay: Annotated[Path | None, arg(metavar="FOLDER")] = None,
+    geojson: Annotated[Path | None, arg(metavar="FILE")] = None,
     truth: Annotated[Path | None, arg(metavar="CSV|FOLDER|JSON")] = None,
     image_column: str = "image",
     subfolders: Literal["classes", "folds"] | None = None,
@@ -77,6 +81,8 @@ def predict(
         maps: a new folder for the maps of every image, in its own pixels: classes as PNG, values as
             TIFF.
         overlay: a new folder for pictures: what is predicted, or boxes, over every image.
+        geojson: a file for the boxes or objects of GeoTIFF images, as polygons in their coordinate
+            system; it needs the extra geo.
         truth: with overlay: known values, drawn next to predictions: CSV with a column of file
             names and the predictions' names, a folder of masks, the class folders that hold the
             images, or a COCO file of a detector's boxes.
@@ -85,8 +91,8 @@ def predict(
         skip_unusable: list and leave out unusable images.
         tile: cut images into tiles of this many pixels, resized to the size of the heads or the
             detector; without it a detector takes the tiles of its training, if any.
-        overlap: pixels that tiles share, at least (default: 0, of a detector a fifth of the tile, or
-            the longest box of its training up to half a tile).
+        overlap: pixels that tiles share, at least (default: 0, for objects a fifth of the tile, or the
+            longest box of the training up to half a tile).
         interval: the level of the columns 'NAME low' and 'NAME high' of heads that hold intervals:
             0.5, 0.8, 0.9 or 0.95; without it 0.9, or the highest that they hold.
         options: how images are predicted.
@@ -116,6 +122,12 @@ def predict(
     inputs: list[str | Path | None] = [*files, *list_heads(named_heads)]
     inputs += [options.weights, options.backbone_file, truth]
     cli.check_output(out, inputs, (".csv",))
+    references: Mapping[Path, GeoReference] = {}
+    if geojson is not None:
+        cli.check_output(geojson, inputs, (".geojson", ".json"), option="--geojson")
+        from dinoneck.viz.geojson import read_references
+
+        references = read_references(files)
     output_paths = _output_paths(file_by_name, images, {"--maps": maps, "--overlay": overlay})
     if overlay is None:
         cli.refuse_unused(cli.PREDICT_WITHOUT_OVERLAY, words)
@@ -135,6 +147,10 @@ def predict(
     level = _interval_level(opened, interval)
     if maps is not None and opened.are_of_objects:
         raise _no_maps(str(maps))
+    if geojson is not None and not opened.has_objects:
+        raise ConfigError(
+            f"--geojson {geojson}: these heads predict no objects; leave --geojson out (--maps has maps)"
+        )
     if opened.has_maps_alone and maps is None and overlay is None:
         raise ConfigError(
             f"the heads predict surface normals ({opened.tasks[0].name}), which have no number for an "
@@ -184,6 +200,11 @@ def predict(
     if rows:
         columns = tuple(rows[0])
     write_text(out, csv_text(columns, [_csv_cells(row) for row in rows]))
+    if geojson is not None:
+        from dinoneck.viz.geojson import feature_collection
+
+        placed = _placed_objects(results, file_by_name, references, opened)
+        write_text(geojson, json.dumps(feature_collection(placed)))
     document: dict[str, Any] = {}
     revisions: dict[str, str] = {}
     averaged = ""
@@ -202,7 +223,7 @@ def predict(
     except ImportError as error:
         show(f"--json lacks the objects: {error}")
     document["predictions"] = rows
-    written = [path for path in (out, maps, overlay) if path is not None]
+    written = [path for path in (out, maps, overlay, geojson) if path is not None]
     if level is not None:
         averaged += f", with intervals of {100 * level:g} % {describe_groups(opened.tasks, level)}"
     left_out_intervals = _intervals_left_out(opened, level, tile)
@@ -280,6 +301,11 @@ class OpenModel(NamedTuple):
     def are_of_objects(self) -> bool:
         """Whether all are heads of objects, which have no maps."""
         return not self.is_detector and all(task.is_masks for task in self.tasks)
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether boxes or objects are predicted."""
+        return self.is_detector or any(task.is_masks for task in self.tasks)
 
     @property
     def has_maps_alone(self) -> bool:
@@ -856,6 +882,29 @@ def _add_masks(rows: Sequence[Row], results: Mapping[str, Any]) -> None:
             records += coco_objects(result)
     for row, record in zip(rows, records, strict=False):  # of a model for boxes there are none
         row["segmentation"] = record["segmentation"]
+
+
+def _placed_objects(
+    results: Mapping[str, Any],
+    files: Mapping[str, Path],
+    references: Mapping[Path, GeoReference],
+    opened: OpenModel,
+) -> list[PlacedObjects]:
+    """The boxes or objects of every image, with where its pixels lie."""
+    from dinoneck.viz.geojson import PlacedObjects
+
+    placed = []
+    for image, result in results.items():
+        reference = references[files[image]]
+        if opened.is_detector:
+            placed.append(PlacedObjects(image, reference, result, opened.model.classes))
+        for group in opened.groups:
+            properties = {} if group.key is None else {"head": group.key}
+            for task in group.tasks:
+                if task.is_masks:
+                    objects = group.select(result)[task.name]
+                    placed.append(PlacedObjects(image, reference, objects, task.labels, properties))
+    return placed
 
 
 def _interval_level(opened: OpenModel, interval: float | None) -> float | None:

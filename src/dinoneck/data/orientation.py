@@ -32,8 +32,10 @@ UPRIGHT = 1
 _SAME_SIDES = (2, 3, 4)  # those that leave width and height as they are
 SWAPS_SIDES = (5, 6, 7, 8)
 """Those that exchange width and height."""
-_FLIPS_X = (2, 3, 6, 7)  # those that flip left and right, after they have exchanged the sides
-_FLIPS_Y = (3, 4, 7, 8)
+FLIPS_X = (2, 3, 6, 7)
+"""Those that flip left and right, after they have exchanged the sides."""
+FLIPS_Y = (3, 4, 7, 8)
+"""Those that flip up and down, after they have exchanged the sides."""
 ORIENTED_BY = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 """Entries of ``Image.info`` that may hold the orientation."""
 
@@ -172,9 +174,9 @@ def turn_components(vectors: Array, orientation: int) -> Array:
     x, y, z = vectors
     if orientation in SWAPS_SIDES:
         x, y = y, x
-    if orientation in _FLIPS_X:
+    if orientation in FLIPS_X:
         x = -x
-    if orientation in _FLIPS_Y:
+    if orientation in FLIPS_Y:
         y = -y
     return np.stack([x, y, z])
 

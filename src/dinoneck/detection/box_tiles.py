@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 
 from dinoneck.data.boxes import SHORTEST_PX, BoxImages, Target
 from dinoneck.data.segmentations import pixel_extent
-from dinoneck.detection.tile_merging import Tile, tiles_of
+from dinoneck.inference.tile_merging import Tile, tiles_of
 from dinoneck.inference.tiles import Tiling
 
 LEAST_SHARE = 0.1

@@ -12,6 +12,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,11 +38,18 @@ from dinoneck.data.pixels import in_threads
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.head import DetectionHead
 from dinoneck.detection.levels import Target
-from dinoneck.detection.tile_merging import DEFAULT_OVERLAP, Tile, merge_tiles, tiles_of
 from dinoneck.dtypes import WEIGHT_DTYPES
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError, DataError
 from dinoneck.grid import patch_pair
+from dinoneck.inference.cropped_masks import CroppedMasks
 from dinoneck.inference.images import CalledImages
+from dinoneck.inference.tile_merging import (
+    Detections,
+    Tile,
+    merge_tiles,
+    tiles_of,
+    tiling_for_objects,
+)
 from dinoneck.inference.tiles import Tiling, TrainedBoxes
 from dinoneck.kinds import Runtime
 from dinoneck.published.detectors import VIT_NAME
@@ -256,7 +264,8 @@ class Detector(nn.Module):
         """Detect objects in images of any size; the detector is put into eval mode.
 
         Images larger than ``tile`` are cut into tiles, each of which is resized to the detector's
-        size. An object that two tiles see counts once, see :func:`dinoneck.detection.merge_tiles`.
+        size. An object that two tiles see counts once, see
+        :func:`dinoneck.inference.tile_merging.merge_tiles`.
         Objects longer than the overlap may be cut at a seam.
 
         Args:
@@ -280,14 +289,15 @@ class Detector(nn.Module):
         Returns:
             per image ``boxes`` (n, 4) float32 XYXY in its own pixels (upright by its EXIF tag),
             ``scores`` (n,), ``labels`` (n,) and ``names``, by falling score, on the CPU, and
-            ``masks`` (n, height, width) bool in its own pixels of a model that gives them; of a
-            folder ``image`` first, the path of the image, which begins with that of the folder.
+            ``masks`` (n, height, width) bool in its own pixels of a model that gives them, with
+            tiles as :class:`dinoneck.inference.cropped_masks.CroppedMasks`; of a folder ``image``
+            first, the path of the image, which begins with that of the folder.
 
         Raises:
             BackboneError: if the backbone's weights were changed since the detector was loaded or
                 predicted last, by anything but its own training.
             ConfigError: if ``max_boxes`` or ``batch_size`` is below 1, ``min_score`` is outside
-                0 ... 1, or tiles are no tiles, or of a model that gives masks.
+                0 ... 1, or tiles are no tiles.
             DataError: if an image cannot be read, a folder holds none, or a score is not finite.
         """
         check_minimum(1, max_boxes=max_boxes, batch_size=batch_size)
@@ -303,7 +313,7 @@ class Detector(nn.Module):
         if self._num_expected < len(called.images):
             self.expect_images(len(called.images))
         predictions = []
-        of_image: list[dict[str, Any]] = []
+        of_image: list[Detections] = []
         tiles: list[Tile] = []
         inputs = self._inputs(called.images, tiling)
         batch = list(islice(inputs, batch_size))
@@ -316,7 +326,10 @@ class Detector(nn.Module):
                 tiles.append(network_input.tile)
                 if network_input.is_last:
                     image_size = network_input.image_size
-                    predictions.append(self._put_together(of_image, tiles, image_size))
+                    merged = of_image[0]
+                    if len(tiles) > 1:
+                        merged = merge_tiles(of_image, tiles, image_size)
+                    predictions.append(self._named(merged, are_masks_cropped=tiling is not None))
                     of_image = []
                     tiles = []
                     self._num_expected -= 1
@@ -340,30 +353,11 @@ class Detector(nn.Module):
     def _tiling(
         self, tile: int | tuple[int, int] | None, overlap: int | float | None
     ) -> Tiling | None:
-        """How large images are cut; None = they are not. An overlap alone is one of the tiles that are used.
-
-        Raises:
-            ConfigError: for an overlap without tiles, values that are out of range, and tiles of a
-                model that gives masks.
-        """
+        """How large images are cut; None = they are not. An overlap alone is one of the tiles that are used."""
         if tile is None and overlap is not None and self.tiling is not None:
             tile = self.tiling.tile
-        if tile is None:
-            if overlap:
-                raise ConfigError(
-                    f"overlap is {overlap!r}, but tile is None; give the size of a tile"
-                )
-            return None
-        if self.has_masks:
-            raise ConfigError(
-                f"tile is {tile}, and masks of tiles are not put together; leave tile out, or use a "
-                "detector of boxes"
-            )
-        tile_size = cast("tuple[int, int]", tile)
-        if overlap is not None:
-            return Tiling(tile_size, overlap)
         longest_box = None if self.trained_boxes is None else self.trained_boxes.longest_box
-        return Tiling(tile_size, DEFAULT_OVERLAP, longest_box=longest_box)
+        return tiling_for_objects(tile, overlap, longest_box=longest_box)
 
     def note_trained_boxes(self, boxes: TrainedBoxes) -> None:
         """Keep what is known of the boxes of the training, and cut images as they were cut there.
@@ -445,7 +439,7 @@ class Detector(nn.Module):
 
     def _in_image(
         self, detections: dict[str, Tensor], network_input: _NetworkInput, min_score: float
-    ) -> dict[str, Tensor]:
+    ) -> Detections:
         """Leave out low scores, bring the boxes to pixels of the image and cut them at the edge of the tile.
 
         Args:
@@ -458,35 +452,32 @@ class Detector(nn.Module):
         top, left, height, width = network_input.tile
         boxes = to_original(detections["boxes"][is_sure], self.size, (height, width)).clamp(min=0)
         boxes = boxes.minimum(boxes.new_tensor([width, height, width, height]))
-        of_image = {
-            "boxes": boxes + boxes.new_tensor([left, top, left, top]),
-            "scores": detections["scores"][is_sure],
-            "labels": detections["labels"][is_sure],
-        }
+        masks = None
         if "masks" in detections:
-            of_image["masks"] = masks_in_image(
-                detections["masks"][is_sure], network_input.image_size
+            logits = detections["masks"][is_sure]
+            of_tile = CroppedMasks.of_masks(
+                _masks_one_by_one(logits, (height, width)), size=(height, width)
             )
-        return of_image
+            masks = of_tile.moved((top, left), network_input.image_size)
+        return Detections(
+            boxes=boxes + boxes.new_tensor([left, top, left, top]),
+            scores=detections["scores"][is_sure],
+            labels=detections["labels"][is_sure],
+            masks=masks,
+        )
 
-    def _put_together(
-        self,
-        of_tiles: Sequence[dict[str, Tensor]],
-        tiles: Sequence[Tile],
-        image_size: tuple[int, int],
-    ) -> dict[str, Any]:
-        """Return the prediction of an image from those of its tiles, with the names of its labels."""
-        prediction = of_tiles[0]
-        if len(tiles) > 1:
-            prediction = merge_tiles(of_tiles, tiles, image_size)
+    def _named(self, detections: Detections, are_masks_cropped: bool) -> dict[str, Any]:
+        """Return the prediction of an image, with the names of its labels."""
         named: dict[str, Any] = {
-            "boxes": prediction["boxes"],
-            "scores": prediction["scores"],
-            "labels": prediction["labels"],
-            "names": [self.classes[label] for label in prediction["labels"].tolist()],
+            "boxes": detections.boxes,
+            "scores": detections.scores,
+            "labels": detections.labels,
+            "names": [self.classes[label] for label in detections.labels.tolist()],
         }
-        if "masks" in prediction:
-            named["masks"] = prediction["masks"]
+        if detections.masks is not None:
+            named["masks"] = detections.masks
+            if not are_masks_cropped:
+                named["masks"] = torch.from_numpy(np.asarray(detections.masks))
         return named
 
     def check_weights(self) -> None:
@@ -886,6 +877,13 @@ def masks_in_image(logits: Tensor, size: tuple[int, int]) -> Tensor:
         resized = F.interpolate(logits[i][None, None], size=size, mode="bilinear")
         masks[i] = resized[0, 0] > 0
     return masks
+
+
+def _masks_one_by_one(logits: Tensor, size: tuple[int, int]) -> Iterator[np.ndarray[Any, Any]]:
+    """Yield masks (height, width) bool in the pixels of a tile of a size, from logits (n, h, w) of all of it."""
+    for i in range(len(logits)):
+        [mask] = masks_in_image(logits[i : i + 1], size)
+        yield mask.numpy()
 
 
 def _forget_watch(detector: Detector, _: object) -> None:

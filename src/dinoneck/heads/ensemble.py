@@ -393,15 +393,7 @@ class HeadEnsemble(Head):
         For images in tiles this value replaces the mean over the tiles. Members of weight 0, which
         do not run, do not decide it.
         """
-        single_heads = _running_heads(self)
-        names = set()
-        for task in self.tasks:
-            if (task.is_map and task.has_values) or task.kind == "density":
-                names.add(task.name)
-            elif task.kind == "regression":
-                if all(_is_mean_of_map(head, task.name) for head in single_heads):
-                    names.add(task.name)
-        return names
+        return tasks_by_cells(self)
 
     def _members(self) -> list[_Member]:
         members = []
@@ -517,6 +509,19 @@ def _running_heads(head: Head) -> list[Head]:
     for member in head._running():
         heads += _running_heads(member.head)
     return heads
+
+
+def tasks_by_cells(head: Head) -> set[str]:
+    """Return what :meth:`HeadEnsemble.by_cells` does, of any head."""
+    single_heads = _running_heads(head)
+    names = set()
+    for task in head.tasks:
+        if (task.is_map and task.has_values) or task.kind == "density":
+            names.add(task.name)
+        elif task.kind == "regression":
+            if all(_is_mean_of_map(single_head, task.name) for single_head in single_heads):
+                names.add(task.name)
+    return names
 
 
 def _is_of_mean_patch(head: Head, task_name: str) -> bool:

@@ -60,6 +60,8 @@ class LoadedHead:
         auxiliary: the tasks that only helped its training, as far as files record it.
         target_weights: target -> its weight in the overall score of its training; empty where none
             is recorded.
+        longest_box: the longest side of an object of its training, in pixels of the image; None where
+            it is not recorded.
     """
 
     head: Head
@@ -73,6 +75,7 @@ class LoadedHead:
     files: tuple[str, ...] = ()
     auxiliary: frozenset[str] = frozenset()
     target_weights: Mapping[str, float] = field(default_factory=dict)
+    longest_box: float | None = None
 
     @classmethod
     def load(cls, source: HeadCheckpoint | nn.Module) -> LoadedHead:
@@ -112,6 +115,7 @@ class LoadedHead:
             files=(checkpoint.source,) if checkpoint.source else (),
             auxiliary=frozenset(training.get("auxiliary") or ()),
             target_weights=dict(training.get("target_weights") or {}),
+            longest_box=training.get("longest_box"),
         )
 
     @property

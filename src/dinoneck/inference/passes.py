@@ -19,11 +19,13 @@ from dinoneck.data.recipe import Placement, Size
 from dinoneck.devices import fetch, send
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError
 from dinoneck.grid import PreparedImages
-from dinoneck.heads.ensemble import HeadEnsemble
-from dinoneck.heads.head import Head
+from dinoneck.heads.ensemble import tasks_by_cells
+from dinoneck.inference.cropped_masks import CroppedMasks
 from dinoneck.inference.loaded_head import LoadedHead, difference
 from dinoneck.inference.predictions import Prediction, predictions_of
 from dinoneck.inference.resolution import objects_at_image_size
+from dinoneck.inference.tile_merging import Tile, tiles_of
+from dinoneck.inference.tiled_objects import TiledObjects, tiled_objects
 from dinoneck.inference.tiles import Assembly, Tiling, cut_tiles, tile_positions
 from dinoneck.inference.views import (
     VIEWS,
@@ -63,13 +65,22 @@ class TiledImage:
     Attributes:
         size: (height, width) of the upright image.
         pixels: (channels, height, width), not yet prepared, since that takes several times the
-            memory: the image is prepared as a whole when its turn comes, then cut.
+            memory: the image is prepared as a whole when its turn comes, then cut; for objects it
+            is cut, then tile by tile prepared.
         tiling: how it is cut.
+        object_tiling: how it is cut for objects.
     """
 
     size: Size
     pixels: Tensor
     tiling: Tiling
+    object_tiling: Tiling
+
+    def part(self, tile: Tile) -> Tensor:
+        """Return the pixels of a tile, (channels, h, w)."""
+        rows = slice(tile.top, tile.top + tile.height)
+        cols = slice(tile.left, tile.left + tile.width)
+        return self.pixels[:, rows, cols]
 
 
 PassImage = WholeImage | TiledImage
@@ -86,12 +97,13 @@ class Pass:
         preprocess: how images are prepared.
         tta: the name of the views that are averaged.
         tiling: how large images are cut; None = they are not.
+        object_tiling: how they are cut for objects; None = they are not.
         batch_size: images or tiles per call of the backbone, with all views of one size; on a CPU,
             images or tiles times views. None = 8, on a CPU 4.
         interval: the level of the intervals of predictions; None: they have none.
 
     Raises:
-        ConfigError: if views or tiles do not fit the patch, or do not go with objects.
+        ConfigError: if views or tiles do not fit the patch, or views do not go with objects.
     """
 
     def __init__(
@@ -102,6 +114,7 @@ class Pass:
         preprocess: Preprocessing,
         tta: str,
         tiling: Tiling | None,
+        object_tiling: Tiling | None,
         batch_size: int | None,
         interval: float | None = None,
     ) -> None:
@@ -116,6 +129,7 @@ class Pass:
         self.tta = tta
         self.views = VIEWS[tta]
         self.tiling = tiling
+        self.object_tiling = object_tiling
         self.interval = interval
         self.heads: dict[str, LoadedHead] = {}
         self.object_tasks: dict[str, Task] = {}
@@ -123,7 +137,7 @@ class Pass:
             self.heads[key] = loaded_head.completed_from(backbone)
             if loaded_head.object_task is not None:
                 self.object_tasks[key] = loaded_head.object_task
-        self._check_objects_are_whole()
+        self._check_objects_have_one_view()
         self.backbone = _backbone_for(self.heads.values(), backbone)
         self.device = next(self.backbone.parameters()).device
         default_batch_size = _BATCH_SIZE_ON_CPU if self.device.type == "cpu" else _BATCH_SIZE
@@ -213,8 +227,14 @@ class Pass:
     def prepare(self, pixels: Tensor) -> PassImage:
         """Prepare a decoded image, unless it is cut into tiles: see :class:`TiledImage`."""
         size = (pixels.shape[-2], pixels.shape[-1])
-        if self.tiling is not None and not self.tiling.fits(size):
-            return TiledImage(size=size, pixels=pixels, tiling=self.tiling)
+        if self.tiling is not None and self.object_tiling is not None:
+            if not self.tiling.fits(size):
+                return TiledImage(
+                    size=size,
+                    pixels=pixels,
+                    tiling=self.tiling,
+                    object_tiling=self.object_tiling,
+                )
         return WholeImage(size=size, prepared=self._prepare_pixels(pixels))
 
     def predict_images(
@@ -233,7 +253,7 @@ class Pass:
         batches: dict[torch.Size, dict[int, WholeImage]] = defaultdict(dict)
         for i, image in enumerate(images):
             if isinstance(image, TiledImage):
-                predictions[i] = self._predict_tiles(image, with_maps)
+                predictions[i] = self._predict_tiles(image, with_maps, min_score)
             else:
                 batches[image.prepared.images.shape][i] = image
         for batch in batches.values():
@@ -254,13 +274,12 @@ class Pass:
         outputs = self._average_views(batches, with_maps)
         return self._to_predictions(outputs, with_maps, count=len(ids))
 
-    def _check_objects_are_whole(self) -> None:
-        if self.tiling is None and len(self.views) == 1:
+    def _check_objects_have_one_view(self) -> None:
+        if len(self.views) == 1:
             return
         for task in self.object_tasks.values():
             raise ConfigError(
-                f"task {task.name!r} predicts objects, which have no mean; leave tile= out, and "
-                "pass tta='none'"
+                f"task {task.name!r} predicts objects, which have no mean; pass tta='none'"
             )
 
     def _prepare_pixels(self, pixels: Tensor) -> PreparedImages:
@@ -297,7 +316,7 @@ class Pass:
             loaded_head = self.heads[key]
             head_tokens = loaded_head.select(tokens, self.backbone)
             for i, image in enumerate(images):
-                predictions[i][key].objects[task.name] = objects_at_image_size(
+                objects = objects_at_image_size(
                     head=loaded_head.head,
                     tokens=head_tokens[i : i + 1],
                     task=task,
@@ -305,13 +324,55 @@ class Pass:
                     preprocess=self.preprocess,
                     min_score=min_score,
                 )
+                if self.object_tiling is not None and task.kind == "instances":
+                    objects["masks"] = CroppedMasks.of_masks(objects["masks"], size=image.size)
+                predictions[i][key].objects[task.name] = objects
 
-    def _predict_tiles(self, image: TiledImage, with_maps: bool) -> dict[str, Prediction]:
+    def _predict_tiles(
+        self, image: TiledImage, with_maps: bool, min_score: float | None
+    ) -> dict[str, Prediction]:
         """Predict an image that is larger than a tile, a batch of tiles at a time."""
+        predictions = {key: Prediction(values={}) for key in self.heads}
+        if any(_has_values(loaded_head) for loaded_head in self.heads.values()):
+            predictions = self._predict_joined_tiles(image, with_maps)
+        if self.object_tasks:
+            for key, objects in self._predict_objects_of_tiles(image, min_score).items():
+                task = self.object_tasks[key]
+                predictions[key].objects[task.name] = objects.merged()
+        return predictions
+
+    def _predict_objects_of_tiles(
+        self, image: TiledImage, min_score: float | None
+    ) -> dict[str, TiledObjects]:
+        """The objects of the tiles of an image, by the keys of the heads that predict objects."""
+        tiles = tiles_of(image.size, image.object_tiling)
+        objects = {}
+        for key, task in self.object_tasks.items():
+            objects[key] = tiled_objects(task, tiles, image.size)
+        for begin in range(0, len(tiles), self.batch_size):
+            batch = tiles[begin : begin + self.batch_size]
+            parts = []
+            for tile in batch:
+                prepared = self._prepare_pixels(image.part(tile))
+                parts.append(WholeImage(size=(tile.height, tile.width), prepared=prepared))
+            if begin == 0:
+                count = len(tiles) * max(1, self.num_expected)
+                self._expect_tiles(parts[0].prepared.images, count)
+            [pixels] = send([torch.cat([part.prepared.images for part in parts])], self.device)
+            [views] = self._run_views(pixels, placements=None)  # objects have one view
+            of_tiles = [{key: Prediction(values={}) for key in self.object_tasks} for _ in batch]
+            self._add_objects(of_tiles, views.tokens, parts, min_score)
+            for tile, predictions in zip(batch, of_tiles, strict=True):
+                for key, task in self.object_tasks.items():
+                    objects[key].add(tile, predictions[key].objects[task.name])
+        return objects
+
+    def _predict_joined_tiles(self, image: TiledImage, with_maps: bool) -> dict[str, Prediction]:
+        """Predict the values and maps of an image from those of its tiles."""
         prepared = self._prepare_pixels(image.pixels)
         rows, cols = image.tiling.axes(prepared.grid, self.preprocess)
         by_cells = {
-            key: _tasks_valued_by_map(loaded_head.head) for key, loaded_head in self.heads.items()
+            key: tasks_by_cells(loaded_head.head) for key, loaded_head in self.heads.items()
         }
         needs_maps = with_maps or any(by_cells.values())
         assemblies = {key: Assembly(rows=rows, cols=cols) for key in self.heads}
@@ -429,11 +490,9 @@ def _backbone_for(heads: Iterable[LoadedHead], backbone: Backbone) -> Backbone:
     return backbone.with_layers(ordered, norm)
 
 
-def _tasks_valued_by_map(head: Head) -> set[str]:
-    """The tasks whose value for an image is the sum or mean of their joined map, not the mean over tiles."""
-    if isinstance(head, HeadEnsemble):
-        return head.by_cells()
-    return set()  # of a head that predicts objects, which is not tiled
+def _has_values(loaded_head: LoadedHead) -> bool:
+    """Whether a head predicts more than objects."""
+    return any(not task.is_masks for task in loaded_head.head.tasks)
 
 
 def _fetch_outputs(outputs: Mapping[str, AveragedOutputs]) -> dict[str, AveragedOutputs]:

@@ -54,6 +54,7 @@ from dinoneck.inference.passes import Pass, PassImage, grids_of
 from dinoneck.inference.predictions import ImagePrediction, Maps, Prediction, check_maps
 from dinoneck.inference.resolution import objects_from_outputs
 from dinoneck.inference.sources import NO_KEY, Heads, names_detector, open_heads
+from dinoneck.inference.tile_merging import tiling_for_objects
 from dinoneck.inference.tiles import Tiling
 from dinoneck.inference.views import TTA, VIEWS
 from dinoneck.kinds import AnyRuntime
@@ -132,6 +133,9 @@ class Predictor(_FileOrHeads):
     weighted by the area each stands for: a regression in grams per image gives **grams per tile**.
     A tile knows nothing of its neighbours.
 
+    An object that two tiles see counts once, see
+    :func:`dinoneck.inference.tile_merging.merge_tiles`; segments of stuff are joined by their class.
+
     ``minimum`` and ``maximum`` hold for every value and for the cells of ``dense`` maps. In tiles, a
     value that is the sum or mean of the whole map is clamped once: the map is the mean over views
     and members of an ensemble, and its cells are not clamped unless it is ``dense``. Pooled values,
@@ -166,8 +170,8 @@ class Predictor(_FileOrHeads):
             Of a detector any size, see :meth:`dinoneck.detection.Detector.predict`; None = the
             tiles of its training, if it was trained on some.
         overlap: by how much tiles overlap at least: an int in the same pixels, or a float, the
-            share of a tile (0.25). None = 0, of a detector as :meth:`dinoneck.detection.Detector.predict`
-            says.
+            share of a tile (0.25). None = 0, for objects and boxes 0.2, and as much as the longest box
+            of their training, up to half a tile, if the files know it.
         weights: one number of 0 or more per head of a list, in the order given (files of a folder
             sorted by name); None = equal. Or the local file of the one published head, of a
             detector also its folder, see :func:`dinoneck.load_published`.
@@ -331,6 +335,9 @@ class Predictor(_FileOrHeads):
             check_patch(shared.preprocess.patch_size, pass_backbone.adapter.patch_size)
             for loaded_head in heads_of_pass.values():
                 loaded_head.head.to(next(pass_backbone.parameters()).device)
+            object_tiling = tiling_for_objects(
+                tile, overlap, longest_box=_longest_box(heads_of_pass.values())
+            )
             self._passes.append(
                 Pass(
                     heads=heads_of_pass,
@@ -338,6 +345,7 @@ class Predictor(_FileOrHeads):
                     preprocess=shared.preprocess,
                     tta=shared.tta,
                     tiling=tiling,
+                    object_tiling=object_tiling,
                     batch_size=batch_size,
                     interval=interval,
                 )
@@ -377,8 +385,9 @@ class Predictor(_FileOrHeads):
             settings.append(f"size={its_pass.preprocess.size}")
         if its_pass.tta != "none":
             settings.append(f"tta={its_pass.tta!r}")
-        if its_pass.tiling is not None:
-            settings.append(f"tile={its_pass.tiling.tile}, overlap={its_pass.tiling.overlap}")
+        tiling = its_pass.object_tiling if key in its_pass.object_tasks else its_pass.tiling
+        if tiling is not None:
+            settings.append(f"tile={tiling.tile}, overlap={tiling.overlap}")
         return f"{counted(num_heads, 'head')}: {tasks}; {', '.join(settings)}"
 
     @property
@@ -478,7 +487,10 @@ class Predictor(_FileOrHeads):
             outputs and compositions; for dense and segmentation tasks the mean of what ``maps``
             shows over the cells that hold image, not padding, of which a task with ``from_map`` is
             one. For tasks of instances and panoptic segments what ``predict_instances`` or
-            ``predict_panoptic`` of the head returns, as arrays, in the pixels of the upright image.
+            ``predict_panoptic`` of the head returns, as arrays, in the pixels of the upright image;
+            of a predictor with ``tile`` the masks are
+            :class:`dinoneck.inference.cropped_masks.CroppedMasks`, and the segments of an image
+            that is cut int32.
             With an ``interval`` rows of heads also have ``"interval": {task: (low, high)}``, within
             ``minimum`` and ``maximum``, arrays (dim,) for tasks of several outputs (NaN for outputs
             without an interval), and ``"set": {task: labels}`` of classifications, the likeliest
@@ -774,6 +786,12 @@ def _join_passes(by_pass: Sequence[Sequence[Mapping[str, T]]]) -> list[dict[str,
             by_key.update(of_pass)
         joined.append(by_key)
     return joined
+
+
+def _longest_box(heads: Iterable[LoadedHead]) -> float | None:
+    """The longest side of an object in the trainings of heads; None if no file states it."""
+    stated = [head.longest_box for head in heads if head.longest_box is not None]
+    return max(stated, default=None)
 
 
 def _tiling(tile: int | tuple[int, int] | None, overlap: int | float | None) -> Tiling | None:

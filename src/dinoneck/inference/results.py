@@ -13,6 +13,7 @@ import numpy as np
 
 from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.extras import missing_extra
+from dinoneck.inference.cropped_masks import CroppedMasks
 from dinoneck.progress import progress
 from dinoneck.runtime.intervals import BOUNDS, LABEL_SETS, task_named_as_entry
 from dinoneck.runtime.names import IMAGE
@@ -40,23 +41,26 @@ def coco_objects(objects: Any) -> list[dict[str, Any]]:
         from pycocotools import mask as coco
     except ImportError as error:
         raise missing_extra("pycocotools", "masks") from error
+    rows: list[dict[str, Any]] = []
     if isinstance(objects, tuple):
         segments, rows = objects
-        masks = [segments == row["id"] for row in rows]
+        masks = CroppedMasks.of_segments(segments, [row["id"] for row in rows])
     else:
-        masks, pairs = (
-            objects["masks"],
-            zip(objects["labels"].tolist(), objects["scores"].tolist(), strict=True),
-        )
-        rows = [{"category_id": label, "score": score} for label, score in pairs]
-    found = []
-    for row, mask in zip(rows, masks, strict=True):
-        runs = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+        masks = objects["masks"]
+        scores = objects["scores"].tolist()
+        for label, score in zip(objects["labels"].tolist(), scores, strict=True):
+            rows.append({"category_id": label, "score": score})
+    records = []
+    for number, row in enumerate(rows):
+        if isinstance(masks, CroppedMasks):
+            lengths = {"counts": masks.run_lengths(number), "size": masks.size}
+            runs = coco.frPyObjects(lengths, *masks.size)
+        else:
+            runs = coco.encode(np.asfortranarray(masks[number], dtype=np.uint8))
         box = coco.toBbox(runs).tolist()  # (x, y, width, height), as COCO has them
-        found.append(
-            {**row, "bbox": box, "segmentation": {**runs, "counts": runs["counts"].decode("ascii")}}
-        )
-    return found
+        segmentation = {**runs, "counts": runs["counts"].decode("ascii")}
+        records.append({**row, "bbox": box, "segmentation": segmentation})
+    return records
 
 
 def table_row(

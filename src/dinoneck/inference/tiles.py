@@ -221,7 +221,6 @@ class Tiling:
         overlaps = []
         for side, length in zip(self.tile, self._lengths(preprocess), strict=True):
             share = self.overlap / side if isinstance(self.overlap, int) else self.overlap
-            share = max(share, self.overlap_for_box(side) / side)
             overlaps.append(math.ceil(share * length - ROUNDING))
         return overlaps
 

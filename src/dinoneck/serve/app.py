@@ -48,7 +48,7 @@ def create_app(head: str | os.PathLike[str], *, settings: Settings | None = None
     Raises:
         CheckpointError: if a file cannot be used.
         BackboneError: if the backbone cannot be loaded.
-        ConfigError: for views or batches of a detector, and tiles of one that gives masks.
+        ConfigError: for views or batches of a detector.
         DataError: if a prediction is not finite.
         ImportError: if the extra ``serve`` is missing.
     """
@@ -140,7 +140,7 @@ def serve(
 
     Raises:
         CheckpointError: if the head cannot be read.
-        ConfigError: if there is no such port, or for views or batches of a detector, and tiles of one that gives masks.
+        ConfigError: if there is no such port, or for views or batches of a detector.
         DinoneckError: if its backbone cannot be loaded, or it cannot listen on the address.
         ImportError: if the extra ``serve`` is missing.
     """

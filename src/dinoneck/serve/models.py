@@ -75,8 +75,8 @@ def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
     Raises:
         CheckpointError: if a file cannot be used.
         BackboneError: if the backbone cannot be loaded.
-        ConfigError: for views or batches of a detector, tiles of one that gives masks, several files
-            with a detector among them, and a head of images that are not RGB.
+        ConfigError: for views or batches of a detector, several files with a detector among them,
+            and a head of images that are not RGB.
         DataError: if its prediction is not finite.
     """
     if is_exported(head):
@@ -207,11 +207,15 @@ def _heads(checkpoints: list[HeadCheckpoint], settings: Settings) -> Model:
             [prediction] = predictor(image, "patch" if with_maps else None)
         return _as_json(prediction, maps, predictor.tasks)
 
+    overlap: int | float = settings.overlap or 0
+    [model_pass] = predictor.passes
+    if model_pass.object_tasks and model_pass.object_tiling is not None:
+        overlap = model_pass.object_tiling.overlap
     facts: dict[str, Any] = {
         "tasks": _describe_tasks(predictor.tasks),
         "tta": predictor.tta,
         "tile": settings.tile,
-        "overlap": settings.overlap or 0,
+        "overlap": overlap,
         "backbone": predictor.backbone.name,
         "device": str(predictor.device),
     }

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import io
-import logging
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, TiffImagePlugin
 
 from dinoneck.atomic import write_whole
-from dinoneck.data.orientation import stated_orientation, turn_back, turn_vectors_back
-from dinoneck.data.pixels import read_picture
+from dinoneck.data.orientation import turn_back, turn_vectors_back
 from dinoneck.data.recipe import ImageRecipe
 from dinoneck.data.vector_tiffs import encode_vectors
 from dinoneck.errors import ConfigError
@@ -25,6 +22,7 @@ from dinoneck.runtime.maps import UNSEEN, at_image_size
 from dinoneck.task_facts import GATE, GATE_WEIGHTS, TaskFacts, TaskRecord, as_tasks
 from dinoneck.text import printable
 from dinoneck.viz import style
+from dinoneck.viz.geo_reference import GeoReference, read_geo_reference
 from dinoneck.viz.pictures import as_image, caption
 from dinoneck.viz.scales import Output, Scale, outputs, scales, shown_cells
 
@@ -32,7 +30,6 @@ Array = np.ndarray[Any, Any]
 AGGREGATE_TAG = "NUMBER_OF_IMAGE"
 """The entry of GDAL's metadata in a TIFF of values: whether the image's number is their sum or their mean."""
 _GDAL_METADATA = 42112  # tag of TIFF
-logger = logging.getLogger(__name__)
 
 # where a surface faces -> its normal, into the surface: x right, y down, z forward
 _FACING = {
@@ -51,28 +48,6 @@ _COLOURS = 256  # entries of a palette; the last one marks pixels without a pred
 _UNSEEN_8_BIT = _COLOURS - 1
 _UNSEEN_16_BIT = 65535
 _CLASSES = "most probable class"  # the folder of the classes of a map of shares
-# tags of TIFF files that place pixels on the ground: ModelPixelScale, ModelTiepoint,
-# ModelTransformation, GeoKeyDirectory (OGC GeoTIFF 1.1) and RPCCoefficient (of NITF and GDAL)
-_POSITION_TAGS = (33550, 33922, 34264, 34735, 50844)
-
-
-@dataclass(frozen=True)
-class _GeoReference:
-    """Where the stored pixels of a GeoTIFF lie on the ground.
-
-    Attributes:
-        orientation: the EXIF orientation of the stored pixels, which GDAL ignores.
-        crs: of the transform or of the control points.
-        transform: from pixels to coordinates; None = by control points or RPCs alone.
-        control_points: of pixels whose coordinates are known.
-        rpcs: rational polynomial coefficients of a satellite's camera.
-    """
-
-    orientation: int
-    crs: Any
-    transform: Any
-    control_points: list[Any]
-    rpcs: Any
 
 
 def overlay_panel(
@@ -375,7 +350,7 @@ def write_maps(
     if gate is not None:
         planes[(GATE,)] = (GATE_WEIGHTS, gate)
     folders = _folders(planes)
-    reference = None if image is None else _geo_reference(image)
+    reference = None if image is None else read_geo_reference(image)
     files: list[Path] = []
     for plane_name, (task, upright) in planes.items():
         inside = folder / folders[plane_name] if len(planes) > 1 else folder
@@ -500,39 +475,6 @@ def _encoded(stored: Array, palette: bytes | None, as_png: bool, aggregate: str 
     return buffer.getvalue()
 
 
-def _geo_reference(image: Path) -> _GeoReference | None:
-    """Where the pixels of a GeoTIFF lie; None for other images."""
-    if image.suffix.lower() not in (".tif", ".tiff"):
-        return None
-    is_placed, orientation = read_picture(image, _position_tags)
-    if not is_placed:
-        return None
-    try:
-        import rasterio
-    except ImportError:
-        logger.warning(
-            "%s is a GeoTIFF; its maps have no position without rasterio: pip install dinoneck[geo]",
-            image,
-        )
-        return None
-    with rasterio.open(image) as file:
-        control_points, crs_of_points = file.gcps
-        return _GeoReference(
-            orientation=orientation,
-            crs=crs_of_points if control_points else file.crs,
-            transform=None if file.transform.is_identity else file.transform,
-            control_points=control_points,
-            rpcs=file.rpcs,
-        )
-
-
-def _position_tags(picture: Image.Image, _: str) -> tuple[bool, int]:
-    """Whether a picture has tags of a position, and its orientation; Pillow has not decoded it yet."""
-    tags = getattr(picture, "tag_v2", ())
-    is_placed = any(tag in tags for tag in _POSITION_TAGS)
-    return is_placed, stated_orientation(picture)
-
-
 def _turned_back(upright: Array, orientation: int) -> Array:
     """A map (height, width), or one of surface normals (3, height, width), in the stored pixels of its image."""
     if upright.ndim == 3:  # surface normals
@@ -541,7 +483,7 @@ def _turned_back(upright: Array, orientation: int) -> Array:
     return plane
 
 
-def _geotiff(stored: Array, reference: _GeoReference, aggregate: str | None) -> bytes:
+def _geotiff(stored: Array, reference: GeoReference, aggregate: str | None) -> bytes:
     """The bytes of a GeoTIFF of a map, with the tag of GDAL that states the aggregate."""
     import rasterio
 

@@ -1,4 +1,4 @@
-"""Large images are cut into tiles for detectors, and every object of them is found once, whole."""
+"""Large images are cut into tiles for detectors, and every box and mask of them is found once, whole."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import pytest
 import torch
 from scipy import ndimage
 from tests import kit
-from tests.unit.detection import coloured_boxes
+from tests.unit.detection import coloured_boxes, rf_detr_files
 from torch import Tensor
 
 from dinoneck import Predictor, STAPyramid
 from dinoneck.detection import DetectionHead, Detector, RfDetr
-from dinoneck.detection.tile_merging import Tile, merge_tiles, tiles_of
 from dinoneck.errors import ConfigError
+from dinoneck.inference.cropped_masks import CroppedMasks
+from dinoneck.inference.tile_merging import Detections, Tile, merge_tiles, tiles_of
 from dinoneck.inference.tiles import Tiling
 
 TILE = (96, 128)
@@ -26,10 +27,10 @@ RIGHT = Tile(top=0, left=60, height=100, width=100)
 IMAGE_SIZE = (100, 160)  # of both: they share the columns 60 to 100
 
 
-def detections(*rows: tuple[float, float, float, float, float, int]) -> dict[str, Tensor]:
+def detections(*rows: tuple[float, float, float, float, float, int]) -> Detections:
     """Boxes XYXY, score and label, one per row."""
     table = torch.tensor(rows).reshape(-1, 6)
-    return {"boxes": table[:, :4], "scores": table[:, 4], "labels": table[:, 5].long()}
+    return Detections(boxes=table[:, :4], scores=table[:, 4], labels=table[:, 5].long())
 
 
 def detector_of(size: tuple[int, int] = TILE) -> Detector:
@@ -41,7 +42,7 @@ def detector_of(size: tuple[int, int] = TILE) -> Detector:
     return Detector(head, kit.backbone(), size)
 
 
-def merged(left: dict[str, Tensor], right: dict[str, Tensor]) -> dict[str, Tensor]:
+def merged(left: Detections, right: Detections) -> Detections:
     return merge_tiles([left, right], [LEFT, RIGHT], IMAGE_SIZE)
 
 
@@ -81,8 +82,8 @@ def test_an_object_that_two_tiles_see_counts_once_with_the_higher_score() -> Non
         detections((70, 10, 90, 30, 0.6, 0)),
         detections((71, 10, 91, 30, 0.7, 0)),
     )
-    assert both["boxes"].tolist() == [[71, 10, 91, 30]]
-    assert both["scores"].tolist() == pytest.approx([0.7])
+    assert both.boxes.tolist() == [[71, 10, 91, 30]]
+    assert both.scores.tolist() == pytest.approx([0.7])
 
 
 def test_an_object_that_a_seam_cuts_is_the_whole_one_of_the_other_tile() -> None:
@@ -91,7 +92,7 @@ def test_an_object_that_a_seam_cuts_is_the_whole_one_of_the_other_tile() -> None
         detections((80, 10, 100, 30, 0.9, 0)),
         detections((80, 10, 110, 30, 0.5, 0)),
     )
-    assert both["boxes"].tolist() == [[80, 10, 110, 30]]
+    assert both.boxes.tolist() == [[80, 10, 110, 30]]
 
 
 def test_on_a_tie_the_object_farther_from_the_seam_stays() -> None:
@@ -100,7 +101,7 @@ def test_on_a_tie_the_object_farther_from_the_seam_stays() -> None:
         detections((73, 10, 92, 30, 0.5, 0)),
         detections((72, 10, 91, 30, 0.5, 0)),
     )
-    assert both["boxes"].tolist() == [[72, 10, 91, 30]]
+    assert both.boxes.tolist() == [[72, 10, 91, 30]]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_on_a_tie_the_object_farther_from_the_seam_stays() -> None:
 )
 def test_different_objects_stay(left: Any, right: Any) -> None:
     both = merged(detections(left), detections(right))
-    assert both["scores"].tolist() == pytest.approx([0.7, 0.6])  # by falling score
+    assert both.scores.tolist() == pytest.approx([0.7, 0.6])  # by falling score
 
 
 def test_boxes_of_one_tile_stay_as_the_detector_gave_them() -> None:
@@ -121,7 +122,7 @@ def test_boxes_of_one_tile_stay_as_the_detector_gave_them() -> None:
         detections((70, 10, 90, 30, 0.6, 0), (71, 10, 91, 30, 0.5, 0)),
         detections(),
     )
-    assert both["scores"].tolist() == pytest.approx([0.6, 0.5])
+    assert both.scores.tolist() == pytest.approx([0.6, 0.5])
 
 
 def see_rectangles(images: Tensor) -> list[dict[str, Tensor]]:
@@ -134,8 +135,20 @@ def see_rectangles(images: Tensor) -> list[dict[str, Tensor]]:
             for y, x in ndimage.find_objects(regions, count):
                 score = 1 / (1 + (y.stop - y.start) * (x.stop - x.start))
                 rows.append((x.start, y.start, x.stop, y.stop, score, label))
-        found.append(detections(*rows))
+        seen = detections(*rows)
+        found.append({"boxes": seen.boxes, "scores": seen.scores, "labels": seen.labels})
     return found
+
+
+def see_masks(images: Tensor) -> list[dict[str, Tensor]]:
+    """As :func:`see_rectangles`, with logits of the pixels of each."""
+    predictions = see_rectangles(images)
+    for prediction in predictions:
+        logits = torch.full((len(prediction["boxes"]), *images.shape[2:]), -1.0)
+        for number, (x0, y0, x1, y1) in enumerate(prediction["boxes"].int().tolist()):
+            logits[number, y0:y1, x0:x1] = 1.0
+        prediction["masks"] = logits
+    return predictions
 
 
 def rectangles_in(image: Tensor, count: int, longest: int) -> list[list[float]]:
@@ -170,6 +183,62 @@ def test_every_object_shorter_than_the_overlap_is_found_once_and_whole(
 
     assert sorted(prediction["boxes"].tolist()) == sorted(boxes)
     assert len(prediction["names"]) == len(boxes)
+
+
+def test_masks_of_tiles_lie_where_their_objects_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = torch.full((3, 500, 700), 128, dtype=torch.uint8)
+    boxes = rectangles_in(image, count=150, longest=30)
+    detector = detector_of()
+    monkeypatch.setattr(detector, "forward", see_masks)
+
+    [prediction] = detector.predict(image, min_score=0.0, tile=TILE, overlap=32, max_boxes=1000)
+
+    masks = prediction["masks"]
+    assert isinstance(masks, CroppedMasks)
+    assert masks.shape == (len(boxes), 500, 700)
+    assert sorted(prediction["boxes"].tolist()) == sorted(boxes)
+    for number, box in enumerate(prediction["boxes"].int().tolist()):
+        assert masks.rectangle(number) == tuple(box)
+        assert masks.crops[number].all()
+
+
+def test_without_tiles_masks_are_a_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = torch.full((3, *TILE), 128, dtype=torch.uint8)
+    rectangles_in(image, count=5, longest=30)
+    detector = detector_of()
+    monkeypatch.setattr(detector, "forward", see_masks)
+
+    [whole] = detector.predict(image, min_score=0.0)
+    [tiled] = detector.predict(image, min_score=0.0, tile=TILE)
+
+    assert whole["masks"].shape == (5, *TILE)
+    assert whole["masks"].dtype == torch.bool
+    assert np.array_equal(np.asarray(tiled["masks"]), whole["masks"].numpy())
+
+
+def test_a_detector_of_masks_gives_those_of_tiles() -> None:
+    pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    network = RfDetr(
+        ("cell",), (0,), 1, image_size=96, num_windows=1, masks=True, queries=20, encoder_layers=4
+    )
+    rf_detr_files.spread_scores_and_boxes(network)
+    detector = Detector(network, None, (96, 96))
+    parts = [torch.randint(0, 256, (3, 96, 96), dtype=torch.uint8) for _ in range(2)]
+    of_parts = detector.predict(parts, min_score=0.0)
+
+    [prediction] = detector.predict(
+        torch.cat(parts, dim=2), min_score=0.0, tile=96, overlap=0, batch_size=2
+    )
+
+    expected = torch.zeros(len(prediction["scores"]), 96, 192, dtype=torch.bool)
+    scores = torch.cat([part["scores"] for part in of_parts])
+    expected[: len(of_parts[0]["scores"]), :, :96] = of_parts[0]["masks"]
+    expected[len(of_parts[0]["scores"]) :, :, 96:] = of_parts[1]["masks"]
+    by_score = scores.argsort(descending=True, stable=True)
+    assert len(prediction["masks"]) == len(scores) > 10
+    assert np.asarray(prediction["masks"]).any()
+    assert np.array_equal(np.asarray(prediction["masks"]), expected[by_score].numpy())
 
 
 def test_tiles_without_overlap_are_predicted_as_images_of_their_own() -> None:
@@ -222,15 +291,6 @@ def test_an_overlap_without_tiles_is_refused() -> None:
         detector_of().predict(torch.zeros(3, 96, 128), overlap=16)
 
 
-def test_tiles_of_masks_are_refused() -> None:
-    pytest.importorskip("transformers")
-    network = RfDetr(
-        ("cell",), (0,), 1, image_size=96, num_windows=1, masks=True, queries=20, encoder_layers=4
-    )
-    with pytest.raises(ConfigError, match="masks of tiles are not put together"):
-        Detector(network, None, (96, 96)).use_tiles(64)
-
-
 def test_a_small_box_inside_a_tile_leaves_a_large_one_that_is_cut() -> None:
     """The large one begins in the strip, whose left half the small one fills."""
     both = merge_tiles(
@@ -238,7 +298,7 @@ def test_a_small_box_inside_a_tile_leaves_a_large_one_that_is_cut() -> None:
         tiles_of((100, 180), Tiling((100, 100), 20)),
         (100, 180),
     )
-    assert both["scores"].tolist() == pytest.approx([0.95, 0.6])
+    assert both.scores.tolist() == pytest.approx([0.95, 0.6])
 
 
 def test_an_overlap_of_one_call_is_that_of_the_tiles_that_are_used() -> None:

@@ -1,0 +1,226 @@
+"""Masks of the objects of large images, of which only the pixels around every object are in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, overload
+
+import numpy as np
+
+from dinoneck.data.recipe import Size
+from dinoneck.extras import missing_extra
+
+Array = np.ndarray[Any, Any]
+Rectangle = tuple[int, int, int, int]
+"""XYXY in pixels of the image."""
+_ROWS_AT_ONCE = 256  # of segments, where whole copies would take too much memory
+
+
+class CroppedMasks(Sequence[Array]):
+    """Masks of the objects of an image, of which only the pixels around every object are in memory.
+
+    A mask of an image of 12,000 x 12,000 px takes 144 MB as it is. ``masks[i]`` makes one of them,
+    (height, width) bool, and ``numpy.asarray(masks)`` all of them, (n, height, width).
+
+    Args:
+        crops: per object its mask inside a rectangle, (h, w) bool.
+        corners: per object (row, column) of the first pixel of the rectangle.
+        size: (height, width) of the image.
+
+    Attributes:
+        crops: as given.
+        corners: as given.
+        size: as given.
+
+    Examples:
+        >>> masks = CroppedMasks([np.ones((2, 3), bool)], [(4, 1)], size=(8, 6))
+        >>> masks.shape, masks[0].sum(), masks.rectangle(0)
+        ((1, 8, 6), np.int64(6), (1, 4, 4, 6))
+    """
+
+    def __init__(
+        self, crops: Sequence[Array], corners: Sequence[tuple[int, int]], *, size: Size
+    ) -> None:
+        self.crops = list(crops)
+        self.corners = list(corners)
+        self.size = size
+
+    @classmethod
+    def of_masks(cls, masks: Iterable[Array], *, size: Size) -> CroppedMasks:
+        """Cut masks to the pixels around their objects.
+
+        Args:
+            masks: (height, width) bool each; they are taken one after the other.
+            size: (height, width).
+        """
+        crops = []
+        corners = []
+        for mask in masks:
+            rows = mask.any(axis=1).nonzero()[0]
+            cols = mask.any(axis=0).nonzero()[0]
+            if not len(rows):
+                crops.append(np.zeros((0, 0), bool))
+                corners.append((0, 0))
+                continue
+            crops.append(mask[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1].copy())
+            corners.append((int(rows[0]), int(cols[0])))
+        return cls(crops, corners, size=size)
+
+    @classmethod
+    def of_segments(cls, segments: Array, ids: Sequence[int]) -> CroppedMasks:
+        """Return the masks of segments.
+
+        Args:
+            segments: (height, width), the id of every pixel.
+            ids: of the segments, from 1.
+
+        Raises:
+            ImportError: if scipy is not installed.
+        """
+        crops = []
+        corners = []
+        for segment_id, rectangle in zip(ids, _rectangles_of(segments, ids), strict=True):
+            left, top, right, bottom = rectangle
+            crops.append(segments[top:bottom, left:right] == segment_id)
+            corners.append((top, left))
+        height, width = segments.shape
+        return cls(crops, corners, size=(height, width))
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    @overload
+    def __getitem__(self, index: int) -> Array: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> CroppedMasks: ...
+
+    def __getitem__(self, index: int | slice) -> Array | CroppedMasks:
+        """Return the mask (height, width) of an object, or the masks of some."""
+        if isinstance(index, slice):
+            return self.take(range(len(self))[index])
+        left, top, right, bottom = self.rectangle(index)
+        mask = np.zeros(self.size, bool)
+        mask[top:bottom, left:right] = self.crops[index]
+        return mask
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """All masks, (n, height, width) bool."""
+        masks = np.zeros(self.shape, bool)
+        for i, crop in enumerate(self.crops):
+            left, top, right, bottom = self.rectangle(i)
+            masks[i, top:bottom, left:right] = crop
+        return masks if dtype is None else masks.astype(dtype)
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        return f"CroppedMasks({len(self)} of {height} x {width} px)"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(n, height, width)."""
+        return (len(self), *self.size)
+
+    def take(self, numbers: Iterable[int]) -> CroppedMasks:
+        """Return the masks of some objects, in this order."""
+        chosen = list(numbers)
+        crops = [self.crops[number] for number in chosen]
+        corners = [self.corners[number] for number in chosen]
+        return CroppedMasks(crops, corners, size=self.size)
+
+    def moved(self, corner: tuple[int, int], size: Size) -> CroppedMasks:
+        """Return the masks of a tile in the image that it is cut from.
+
+        Args:
+            corner: (row, column) of the tile's first pixel.
+            size: (height, width) of the image.
+        """
+        down, right = corner
+        corners = [(top + down, left + right) for top, left in self.corners]
+        return CroppedMasks(self.crops, corners, size=size)
+
+    def rectangle(self, index: int) -> Rectangle:
+        """Return XYXY of the pixels around an object."""
+        top, left = self.corners[index]
+        height, width = self.crops[index].shape
+        return (left, top, left + width, top + height)
+
+    def areas(self, rectangle: Rectangle | None = None) -> Array:
+        """Return the pixels of every object, (n,) int64; with a rectangle those inside it."""
+        areas = np.zeros(len(self), np.int64)
+        for i, crop in enumerate(self.crops):
+            shown = crop
+            if rectangle is not None:
+                shown = self._inside(i, rectangle)
+            areas[i] = np.count_nonzero(shown)
+        return areas
+
+    def shared_area(self, index: int, other: CroppedMasks, other_index: int) -> int:
+        """Return how many pixels an object has in common with one of other masks of the same image."""
+        shown = self._inside(index, other.rectangle(other_index))
+        other_shown = other._inside(other_index, self.rectangle(index))
+        return int(np.count_nonzero(shown & other_shown))
+
+    def run_lengths(self, index: int) -> list[int]:
+        """Return the mask of an object as COCO's run lengths, column by column, zeros first."""
+        height, width = self.size
+        top, left = self.corners[index]
+        crop = self.crops[index]
+        # 1 where a run of a column begins, -1 after its end
+        steps = np.diff(np.pad(crop.T.astype(np.int8), ((0, 0), (1, 1))), axis=1)
+        first_cols, first_rows = (steps == 1).nonzero()
+        end_cols, end_rows = (steps == -1).nonzero()
+        firsts = (left + first_cols.astype(np.int64)) * height + top + first_rows
+        ends = (left + end_cols.astype(np.int64)) * height + top + end_rows
+        # runs that reach the foot of a column go on at the head of the next one
+        goes_on = ends[:-1] == firsts[1:]
+        firsts = np.delete(firsts, 1 + goes_on.nonzero()[0])
+        ends = np.delete(ends, goes_on.nonzero()[0])
+        changes = np.stack([firsts, ends], axis=1).ravel()
+        lengths = np.diff(np.concatenate([[0], changes, [height * width]]))
+        if len(lengths) > 1 and lengths[-1] == 0:
+            lengths = lengths[:-1]
+        counts: list[int] = lengths.tolist()
+        return counts
+
+    def _inside(self, index: int, rectangle: Rectangle) -> Array:
+        """The mask of an object inside a rectangle, as far as both reach."""
+        left, top, _, _ = self.rectangle(index)
+        x0, y0, x1, y1 = rectangle
+        rows = slice(max(0, y0 - top), max(0, y1 - top))
+        cols = slice(max(0, x0 - left), max(0, x1 - left))
+        return self.crops[index][rows, cols]
+
+
+def _rectangles_of(segments: Array, ids: Sequence[int]) -> list[Rectangle]:
+    """XYXY of the pixels around segments; of one without pixels all are 0."""
+    try:
+        from scipy import ndimage
+    except ImportError as error:
+        raise missing_extra("scipy", "masks") from error
+    # ids are those of COCO, up to 2^24, so that most numbers up to the largest are none
+    largest = max([int(segments.max(initial=0)), *ids])
+    number_of_id = np.zeros(largest + 1, np.int32)
+    number_of_id[list(ids)] = np.arange(1, len(ids) + 1)
+    rectangles: list[Rectangle] = [(0, 0, 0, 0)] * len(ids)
+    for begin in range(0, len(segments), _ROWS_AT_ONCE):
+        numbers = number_of_id[segments[begin : begin + _ROWS_AT_ONCE]]
+        for i, slices in enumerate(ndimage.find_objects(numbers)):
+            if slices is not None:
+                rows, cols = slices
+                strip = (cols.start, begin + rows.start, cols.stop, begin + rows.stop)
+                rectangles[i] = _around(rectangles[i], strip)
+    return rectangles
+
+
+def _around(first: Rectangle, second: Rectangle) -> Rectangle:
+    """The rectangle around two, of which the first may be empty."""
+    if first[2] == 0:
+        return second
+    left, top, right, bottom = first
+    return (
+        min(left, second[0]),
+        min(top, second[1]),
+        max(right, second[2]),
+        max(bottom, second[3]),
+    )
