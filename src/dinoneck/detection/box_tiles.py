@@ -15,6 +15,7 @@ from torchvision import tv_tensors
 
 from dinoneck.data.boxes import SHORTEST_PX, BoxImages, Target
 from dinoneck.data.segmentations import pixel_extent
+from dinoneck.inference.cropped_masks import CroppedMasks
 from dinoneck.inference.tile_merging import Tile, tiles_of
 from dinoneck.inference.tiles import Tiling
 
@@ -22,53 +23,6 @@ LEAST_SHARE = 0.1
 """The least share of an object inside a tile with which it is trained on there."""
 CACHE_BYTES = 512 << 20
 """Decoded images that are kept, and so the images whose tiles are mixed in an epoch."""
-
-
-@dataclass(frozen=True)
-class _MaskPart:
-    """The pixels of a mask within its extent.
-
-    Attributes:
-        top: the first row, in pixels of the image.
-        left: the first column.
-        pixels: bool (height, width).
-    """
-
-    top: int
-    left: int
-    pixels: Tensor
-
-    @classmethod
-    def of_mask(cls, mask: np.ndarray[Any, Any]) -> _MaskPart:
-        """Cut a mask (H, W) to its extent."""
-        extent = pixel_extent(mask)
-        if extent is None:
-            return cls(top=0, left=0, pixels=torch.zeros(0, 0, dtype=torch.bool))
-        left, top, right, bottom = (int(side) for side in extent)
-        pixels = torch.from_numpy(mask[top:bottom, left:right] > 0)
-        return cls(top=top, left=left, pixels=pixels)
-
-    def share_in(self, tile: Tile) -> float:
-        """Return the share of its pixels that lie in a tile; 0 of an empty mask."""
-        count = int(self.pixels.sum())
-        return int(self._shown(tile).sum()) / count if count else 0.0
-
-    def in_tile(self, tile: Tile) -> Tensor:
-        """Return the mask in a tile, bool (tile.height, tile.width)."""
-        shown = self._shown(tile)
-        top = max(self.top - tile.top, 0)
-        left = max(self.left - tile.left, 0)
-        plane = torch.zeros(tile.height, tile.width, dtype=torch.bool)
-        plane[top : top + shown.shape[0], left : left + shown.shape[1]] = shown
-        return plane
-
-    def _shown(self, tile: Tile) -> Tensor:
-        """The part of the pixels that lies in a tile; it may have no rows or columns."""
-        top = max(tile.top - self.top, 0)
-        left = max(tile.left - self.left, 0)
-        bottom = max(tile.top + tile.height - self.top, 0)
-        right = max(tile.left + tile.width - self.left, 0)
-        return self.pixels[top:bottom, left:right]
 
 
 @dataclass(frozen=True)
@@ -87,32 +41,32 @@ class _DecodedImage:
     pixels: Tensor
     boxes: Tensor
     labels: Tensor
-    masks: list[_MaskPart] | None
+    masks: CroppedMasks | None
 
     @property
     def num_bytes(self) -> int:
         """Of pixels and masks."""
-        return self.pixels.nbytes + sum(mask.pixels.nbytes for mask in self.masks or ())
+        num_bytes = self.pixels.nbytes
+        if self.masks is not None:
+            num_bytes += sum(crop.nbytes for crop in self.masks.crops)
+        return num_bytes
 
     def target(self, tile: Tile) -> Target:
         """Return the target of a tile, see :class:`BoxTiles`."""
         if self.masks is None:
             objects = (visible_shares(self.boxes, tile) >= LEAST_SHARE).nonzero()[:, 0].tolist()
             return self._target_of(objects, in_tile(self.boxes[objects], tile), tile)
-        objects = []
-        shares = []
-        for i, mask in enumerate(self.masks):
-            share = mask.share_in(tile)
-            if share >= LEAST_SHARE:
-                objects.append(i)
-                shares.append(share)
+        # a mask with no pixel is left out when the file is read
+        shares = self.masks.areas(tile.box) / self.masks.areas()
+        objects = (shares >= LEAST_SHARE).nonzero()[0].tolist()
+        masks = np.asarray(self.masks.take(objects).cut(tile.box), np.uint8)
         boxes = in_tile(self.boxes[objects], tile)
-        planes = torch.zeros(len(objects), tile.height, tile.width, dtype=torch.uint8)
         for number, i in enumerate(objects):
-            planes[number] = self.masks[i].in_tile(tile)
-            if shares[number] < 1:
-                boxes[number] = torch.tensor(pixel_extent(planes[number].numpy()))
-        return {**self._target_of(objects, boxes, tile), "masks": tv_tensors.Mask(planes)}
+            if shares[i] < 1:
+                boxes[number] = torch.tensor(pixel_extent(masks[number]))
+        target = self._target_of(objects, boxes, tile)
+        target["masks"] = tv_tensors.Mask(torch.from_numpy(masks))
+        return target
 
     def _target_of(self, objects: list[int], boxes: Tensor, tile: Tile) -> Target:
         """The target of a tile without masks.
@@ -237,7 +191,9 @@ class BoxTiles(Dataset[Any]):
         pixels, boxes = self.images.original(row)
         masks = None
         if self.images.masks:
-            masks = [_MaskPart.of_mask(mask) for mask in self.images.iterate_masks(row)]
+            masks = CroppedMasks.of_masks(
+                (mask > 0 for mask in self.images.iterate_masks(row)), size=self.images.sizes[row]
+            )
         self._decoded[row] = _DecodedImage(
             image_id=self.images.ids[row],
             pixels=pixels.as_subclass(Tensor),
