@@ -16,9 +16,25 @@ from tests.unit.detection import coloured_boxes
 from tests.unit.detection.test_train_detector import config_of, contents, stopped_after
 from tests.unit.training.histories import logged
 
-from dinoneck import ConfigError, DataError, HeadCheckpoint, Predictor
+from dinoneck import (
+    ConfigError,
+    DataError,
+    HeadCheckpoint,
+    Predictor,
+    PyramidHead,
+    SimplePyramid,
+    STAPyramid,
+    Task,
+)
 from dinoneck.data import BoxImages, box_transforms
-from dinoneck.detection import Detector, box_tiles, evaluate_boxes, train_detector, training
+from dinoneck.detection import (
+    DetectionHead,
+    Detector,
+    box_tiles,
+    evaluate_boxes,
+    train_detector,
+    training,
+)
 from dinoneck.detection.box_tiles import BoxTiles
 from dinoneck.inference.tiles import Tiling, TrainedBoxes
 from dinoneck.training import TrainDetectorConfig, TrainInstancesConfig, engine
@@ -231,10 +247,19 @@ def test_a_stated_overlap_counts_alone() -> None:
 
 
 def small_detector() -> Detector:
-    from dinoneck import STAPyramid
-    from dinoneck.detection import DetectionHead
-
     return Detector(DetectionHead("fcos", ("cell",), STAPyramid(64, 32)), kit.backbone(), (96, 128))
+
+
+def test_heads_of_objects_overlap_by_the_longest_box_too() -> None:
+    tasks = [Task("objects", kind="instances", labels=("cell",))]
+    head = PyramidHead(64, tasks, neck=SimplePyramid(64, 8))
+    file = HeadCheckpoint.from_module(
+        head, backbone=kit.backbone(), training=TrainedBoxes(longest_box=40.0).record()
+    )
+
+    [its_pass] = Predictor(file, kit.backbone(), tile=96).passes
+
+    assert its_pass.object_tiling == Tiling((96, 96), 0.2, longest_box=40.0)
 
 
 # files
