@@ -394,7 +394,7 @@ class DetectorTrainer:
 
     def _score_held_out(self) -> Row:
         """Return the scores of the held-out images, the same in all processes."""
-        predictions: dict[int, Any] = {}
+        predictions: dict[int | str, Any] = {}
         for share in gather(self._predict_share()):
             predictions |= share
         if self.detector.has_masks:
@@ -402,7 +402,7 @@ class DetectorTrainer:
         return score_boxes(self.val_images, predictions)
 
     @torch.no_grad()
-    def _predict_share(self) -> dict[int, Any]:
+    def _predict_share(self) -> dict[int | str, Any]:
         """Predict this process' share of the held-out images.
 
         Returns:
@@ -420,7 +420,7 @@ class DetectorTrainer:
             num_workers=self.config.detector.workers,
             collate_fn=collate_boxes,
         )
-        predictions: dict[int, Any] = {}
+        predictions: dict[int | str, Any] = {}
         for images, targets in loader:
             outputs = self.detector(images.to(self.engine.device))
             for detections, target in zip(outputs, targets, strict=True):
@@ -433,11 +433,11 @@ class DetectorTrainer:
                 predictions[target["image_id"]] = {**best, "boxes": boxes}
         return predictions
 
-    def _predict_in_tiles(self, rows: Sequence[int]) -> dict[int, Any]:
+    def _predict_in_tiles(self, rows: Sequence[int]) -> dict[int | str, Any]:
         """Predict held-out images whole, as ``predict`` and ``evaluate`` do; as :meth:`_predict_share`."""
         self.detector.note_trained()  # its weights are those of this epoch
         batch_size = self.config.optim.batch_size // self.engine.num_processes
-        predictions: dict[int, Any] = {}
+        predictions: dict[int | str, Any] = {}
         for row in rows:
             image, _ = self.val_images.original(row)
             [prediction] = self.detector.predict(image, min_score=0.0, batch_size=batch_size)
