@@ -370,7 +370,7 @@ def open_model(
         detector = _open_detector(first, backbone, options, runtime=runtime)
         if tile is not None or overlap is not None:
             detector.use_tiles(tile, overlap)
-        elif detector.tiling is not None:
+        if tile is None and detector.tiling is not None:
             height, width = detector.tiling.tile
             print(
                 f"Images are cut into tiles of {height}x{width} px, as in the training; --tile takes "
