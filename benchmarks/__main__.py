@@ -31,6 +31,7 @@ NAMES = (
     "speed",
     "gpu",
     "service",
+    "tiles",
     "parity",
     "runtimes",
     "operators",

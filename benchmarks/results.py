@@ -31,6 +31,13 @@ SOURCES = {  # benchmark -> folders and files of src/dinoneck
     "store": ("store",),
     "speed": ("backbones", "heads", "interop", "layers", "necks", "points", "tokens.py"),
     "service": ("serve", "inference"),
+    "tiles": (
+        "detection/detector.py",
+        "inference/cropped_masks.py",
+        "inference/passes.py",
+        "inference/tile_merging.py",
+        "inference/tiled_objects.py",
+    ),
     "parity": ("backbones", "export", "heads", "necks", "published"),
     "runtimes": ("backbones",),
     "operators": ("detection/onnx.py", "detection/plain_operators.py", "export"),

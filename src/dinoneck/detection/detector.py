@@ -290,7 +290,7 @@ class Detector(nn.Module):
             per image ``boxes`` (n, 4) float32 XYXY in its own pixels (upright by its EXIF tag),
             ``scores`` (n,), ``labels`` (n,) and ``names``, by falling score, on the CPU, and
             ``masks`` (n, height, width) bool in its own pixels of a model that gives them, with
-            tiles as :class:`dinoneck.inference.cropped_masks.CroppedMasks`; of a folder ``image``
+            tiles as :class:`dinoneck.inference.CroppedMasks`; of a folder ``image``
             first, the path of the image, which begins with that of the folder.
 
         Raises:

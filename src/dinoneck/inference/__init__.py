@@ -5,6 +5,7 @@ from dinoneck.lazy import attach, homes
 HOMES = homes(
     __name__,
     batching=["MicroBatcher"],
+    cropped_masks=["CroppedMasks"],
     predictions=["ImagePrediction"],
     predictor=["Predictor"],
     results=["coco_objects", "to_frame"],

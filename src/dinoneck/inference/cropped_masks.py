@@ -8,7 +8,6 @@ from typing import Any, overload
 import numpy as np
 
 from dinoneck.data.recipe import Size
-from dinoneck.extras import missing_extra
 
 Array = np.ndarray[Any, Any]
 Rectangle = tuple[int, int, int, int]
@@ -56,8 +55,8 @@ class CroppedMasks(Sequence[Array]):
         crops = []
         corners = []
         for mask in masks:
-            rows = mask.any(axis=1).nonzero()[0]
-            cols = mask.any(axis=0).nonzero()[0]
+            rows = np.flatnonzero(mask.any(axis=1))
+            cols = np.flatnonzero(mask.any(axis=0))
             if not len(rows):
                 crops.append(np.zeros((0, 0), bool))
                 corners.append((0, 0))
@@ -73,9 +72,6 @@ class CroppedMasks(Sequence[Array]):
         Args:
             segments: (height, width), the id of every pixel.
             ids: of the segments, from 1.
-
-        Raises:
-            ImportError: if scipy is not installed.
         """
         crops = []
         corners = []
@@ -208,33 +204,30 @@ class CroppedMasks(Sequence[Array]):
 
 def _rectangles_of(segments: Array, ids: Sequence[int]) -> list[Rectangle]:
     """XYXY of the pixels around segments; of one without pixels all are 0."""
-    try:
-        from scipy import ndimage
-    except ImportError as error:
-        raise missing_extra("scipy", "masks") from error
+    height, width = segments.shape
     # ids are those of COCO, up to 2^24, so that most numbers up to the largest are none
     largest = max([int(segments.max(initial=0)), *ids])
     number_of_id = np.zeros(largest + 1, np.int32)
     number_of_id[list(ids)] = np.arange(1, len(ids) + 1)
-    rectangles: list[Rectangle] = [(0, 0, 0, 0)] * len(ids)
-    for begin in range(0, len(segments), _ROWS_AT_ONCE):
+    lefts = np.full(len(ids) + 1, width)
+    tops = np.full(len(ids) + 1, height)
+    rights = np.zeros(len(ids) + 1, np.int64)
+    bottoms = np.zeros(len(ids) + 1, np.int64)
+    for begin in range(0, height, _ROWS_AT_ONCE):
         numbers = number_of_id[segments[begin : begin + _ROWS_AT_ONCE]]
-        for i, slices in enumerate(ndimage.find_objects(numbers)):
-            if slices is not None:
-                rows, cols = slices
-                strip = (cols.start, begin + rows.start, cols.stop, begin + rows.stop)
-                rectangles[i] = _around(rectangles[i], strip)
-    return rectangles
-
-
-def _around(first: Rectangle, second: Rectangle) -> Rectangle:
-    """The rectangle around two, of which the first may be empty."""
-    if first[2] == 0:
-        return second
-    left, top, right, bottom = first
-    return (
-        min(left, second[0]),
-        min(top, second[1]),
-        max(right, second[2]),
-        max(bottom, second[3]),
-    )
+        # runs of one number in a row
+        is_first = np.ones(numbers.shape, bool)
+        is_first[:, 1:] = numbers[:, 1:] != numbers[:, :-1]
+        rows, firsts = is_first.nonzero()
+        ends = np.append(firsts[1:], width)
+        ends[ends == 0] = width  # the next run is the first of its row
+        number = numbers[rows, firsts]
+        np.minimum.at(lefts, number, firsts)
+        np.minimum.at(tops, number, begin + rows)
+        np.maximum.at(rights, number, ends)
+        np.maximum.at(bottoms, number, begin + rows + 1)
+    is_empty = rights == 0
+    lefts[is_empty] = 0
+    tops[is_empty] = 0
+    rectangles = np.stack([lefts, tops, rights, bottoms], axis=1)[1:]
+    return [(left, top, right, bottom) for left, top, right, bottom in rectangles.tolist()]

@@ -489,7 +489,7 @@ class Predictor(_FileOrHeads):
             one. For tasks of instances and panoptic segments what ``predict_instances`` or
             ``predict_panoptic`` of the head returns, as arrays, in the pixels of the upright image;
             of a predictor with ``tile`` the masks are
-            :class:`dinoneck.inference.cropped_masks.CroppedMasks`, and the segments of an image
+            :class:`dinoneck.inference.CroppedMasks`, and the segments of an image
             that is cut int32.
             With an ``interval`` rows of heads also have ``"interval": {task: (low, high)}``, within
             ``minimum`` and ``maximum``, arrays (dim,) for tasks of several outputs (NaN for outputs

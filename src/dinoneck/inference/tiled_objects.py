@@ -155,7 +155,7 @@ class TiledSegments:
         for strip in self._strips():
             areas += np.bincount(strip.ravel(), minlength=len(areas))
         ids = np.zeros(len(areas), np.int32)
-        visible = []
+        visible: list[dict[str, Any]] = []
         for value, entry in entries.items():
             if areas[value]:
                 ids[value] = 1 + len(visible)

@@ -73,7 +73,6 @@ def test_masks_of_a_tile_move_into_the_image() -> None:
 
 
 def test_segments_are_found_by_their_ids() -> None:
-    pytest.importorskip("scipy")
     segments = np.kron(np.arange(12).reshape(4, 3) * 70_000, np.ones((150, 2), np.int64))
     ids = [70_000 * number for number in (7, 2, 11)]
 
@@ -82,3 +81,13 @@ def test_segments_are_found_by_their_ids() -> None:
     for number, segment_id in enumerate(ids):
         assert np.array_equal(masks[number], segments == segment_id)
     assert not masks[3].any()  # there is none of id 5
+
+
+def test_segments_that_lie_apart_are_found_whole() -> None:
+    rng = np.random.default_rng(0)
+    segments = rng.integers(0, 40, (600, 30)) * (rng.random((600, 30)) < 0.02)
+
+    masks = CroppedMasks.of_segments(segments, range(1, 40))
+
+    for number in range(39):
+        assert np.array_equal(masks[number], segments == number + 1)
