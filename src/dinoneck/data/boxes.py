@@ -51,8 +51,10 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.recipe import IMAGENET_MEAN, IMAGENET_STD
 from dinoneck.data.segmentations import (
     RECTANGLES,
+    MaskCrop,
     Shape,
     check_pycocotools,
+    crop_mask,
     decode,
     is_empty,
     polygon_extent,
@@ -237,8 +239,9 @@ class BoxImages(ListedImages):
         }
         if self.masks:
             planes = torch.zeros(len(boxes), *size, dtype=torch.uint8)
-            for plane, mask in zip(planes, self.iterate_masks(i), strict=True):
-                plane.copy_(torch.from_numpy(mask))
+            kept = [entry for entry in self._objects[i] if not entry.is_crowd]
+            for plane, entry in zip(planes, kept, strict=True):
+                plane.copy_(torch.from_numpy(_decoded(entry, *size)))
             target["masks"] = tv_tensors.Mask(planes)
         if self.transform is None:
             return image, target
@@ -266,16 +269,21 @@ class BoxImages(ListedImages):
         labels = [entry.label for entry in self._objects[i] if not entry.is_crowd]
         return torch.tensor(labels, dtype=torch.int64)
 
-    def iterate_masks(self, i: int) -> Iterator[np.ndarray[Any, Any]]:
-        """Yield the mask of each box of an image, uint8 (H, W), one after the other, for their memory.
+    def mask_crops(self, i: int) -> list[MaskCrop]:
+        """Return the mask of each box of an image around its pixels, for large images; that is not decoded.
 
         Raises:
             DataError: without ``masks=True``.
         """
-        entry_of_image = self._images[i]
+        image = self._images[i]
+        crops = []
         for entry in self._objects[i]:
-            if not entry.is_crowd:
-                yield _decoded(entry, entry_of_image.height, entry_of_image.width)
+            if entry.is_crowd:
+                continue
+            if entry.shape is None:
+                raise DataError(MASKS_NOT_READ)
+            crops.append(crop_mask(entry.shape, image.height, image.width))
+        return crops
 
     def pixels(self, i: int) -> Ids:
         """Return the ids of the pixels of an image (H, W), int64; small objects lie on top, crowd regions below.

@@ -56,7 +56,7 @@ class _DecodedImage:
         if self.masks is None:
             objects = (visible_shares(self.boxes, tile) >= LEAST_SHARE).nonzero()[:, 0].tolist()
             return self._target_of(objects, in_tile(self.boxes[objects], tile), tile)
-        # a mask with no pixel is left out when the file is read
+        # a mask without pixels is left out when the file is read
         shares = self.masks.areas(tile.box) / self.masks.areas()
         objects = (shares >= LEAST_SHARE).nonzero()[0].tolist()
         masks = np.asarray(self.masks.take(objects).cut(tile.box), np.uint8)
@@ -191,8 +191,11 @@ class BoxTiles(Dataset[Any]):
         pixels, boxes = self.images.original(row)
         masks = None
         if self.images.masks:
-            masks = CroppedMasks.of_masks(
-                (mask > 0 for mask in self.images.iterate_masks(row)), size=self.images.sizes[row]
+            crops = self.images.mask_crops(row)
+            masks = CroppedMasks(
+                [crop.pixels for crop in crops],
+                [(crop.top, crop.left) for crop in crops],
+                size=self.images.sizes[row],
             )
         self._decoded[row] = _DecodedImage(
             image_id=self.images.ids[row],
