@@ -69,7 +69,7 @@ SLOW_PAGES = {  # these run in the slow tier; tests of the same verbs and calls 
     "docs/explanation/how-sure-is-it.md",
     "examples/biomass/README.md",
 }
-HUB_PAGES = {"docs/tutorials/share.md"}  # they push and pull: against a hub on loopback
+HUB_PAGES = {"docs/how-to/share-a-head.md"}  # they push and pull: against a hub on loopback
 # packages of the test extra that no test needs: without them a page is skipped from the block on
 # that imports them
 OPTIONAL = {
@@ -82,7 +82,7 @@ OPTIONAL = {
 }
 # warnings of other packages
 FILTERS = {
-    "docs/tutorials/share.md": ("ignore:Use 'content=:DeprecationWarning",),
+    "docs/how-to/share-a-head.md": ("ignore:Use 'content=:DeprecationWarning",),
     "docs/integrations/training-loops.md": (
         "ignore:.*LeafSpec.* is deprecated:FutureWarning",
         "ignore:Found .* in eval mode",

@@ -88,7 +88,7 @@ def test_the_shortest_notebook_has_ten_lines() -> None:
 
 def test_the_page_links_every_notebook() -> None:
     page, site = (
-        (ROOT / name).read_text() for name in ("docs/tutorials/notebooks.md", "mkdocs.yml")
+        (ROOT / name).read_text() for name in ("docs/quick-start.md", "mkdocs.yml")
     )
     [name] = re.findall(r"^repo_url: https://github.com/(\S+)$", site, re.MULTILINE)
     paths = {f"github/{name}/blob/main/examples/notebooks/{path.name}" for path in NOTEBOOKS}

@@ -536,8 +536,8 @@ def _describe(trainer: ImageTrainer) -> None:
     is_drawn = config.folds.column is None and not table.has_parts
     if not table.has_groups and is_drawn and len(trainer.folds) > 1:
         print(
-            "No --group: images of one place or day may fall into several folds, and every score "
-            "looks better."
+            "No --group: if images of one place or day fall into different folds, the scores are "
+            "too good."
         )
 
 
