@@ -22,7 +22,7 @@ from dinoneck.inference.tiles import Tiling
 LEAST_SHARE = 0.1
 """The least share of an object inside a tile with which it is trained on there."""
 CACHE_BYTES = 512 << 20
-"""Decoded images that are kept, and so the images whose tiles are mixed in an epoch."""
+"""Of the decoded images that are kept, and so of those whose tiles are mixed in an epoch; at least one image."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,6 @@ class _DecodedImage:
     boxes: Tensor
     labels: Tensor
     masks: CroppedMasks | None
-
-    @property
-    def num_bytes(self) -> int:
-        """Of pixels and masks."""
-        num_bytes = self.pixels.nbytes
-        if self.masks is not None:
-            num_bytes += sum(crop.nbytes for crop in self.masks.crops)
-        return num_bytes
 
     def target(self, tile: Tile) -> Target:
         """Return the target of a tile, see :class:`BoxTiles`."""
@@ -93,11 +85,11 @@ class BoxTiles(Dataset[Any]):
     in its pixels and cut at its edges, ``size`` is its size. With masks, the box of an object that is
     cut is that of what is left of its mask.
 
-    Of an object, less than a tenth of whose area (of its mask, without masks of its box) is in a
-    tile, or less than 1 px of a side, nothing is trained on there: so little does not show its class,
-    and is background, as the losses of detectors know no ignored regions. Larger parts are objects:
-    as background they would teach the detector to leave out what it sees. Tiles without an object
-    are kept: they are background, of which large images have most. Crowd regions are left out, as
+    An object is left out of a tile that shows less than a tenth of its area: of its mask, or without
+    masks of its box, of which each side has 1 px or more there too. So little does not show its
+    class; it counts as background, as the losses of detectors know no ignored regions. Larger parts
+    are objects: as background they would teach the detector to leave out what it sees. Tiles without
+    an object are kept as background, of which large images have most. Crowd regions are left out, as
     from whole images.
 
     Args:
@@ -204,10 +196,11 @@ class BoxTiles(Dataset[Any]):
             labels=self.images.labels(row),
             masks=masks,
         )
-        num_bytes = sum(decoded.num_bytes for decoded in self._decoded.values())
+        # masks do not count, as little as they do in groups of images
+        num_bytes = sum(decoded.pixels.nbytes for decoded in self._decoded.values())
         while num_bytes > CACHE_BYTES and len(self._decoded) > 1:
             _, oldest = self._decoded.popitem(last=False)
-            num_bytes -= oldest.num_bytes
+            num_bytes -= oldest.pixels.nbytes
         return self._decoded[row]
 
 

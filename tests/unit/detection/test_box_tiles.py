@@ -26,6 +26,7 @@ from dinoneck import (
     STAPyramid,
     Task,
 )
+from dinoneck.checkpoint.card import model_card
 from dinoneck.data import BoxImages, box_transforms
 from dinoneck.detection import (
     DetectionHead,
@@ -284,6 +285,8 @@ def test_a_file_keeps_what_is_known_of_the_boxes(tmp_path: Path) -> None:
     assert HeadCheckpoint.load(tmp_path / "unknown.safetensors").meta["training"] is None
     shown = kit.cli("inspect", tmp_path / "first.safetensors").out
     assert "longest_box 40" in shown and "tile [64, 80]" in shown
+    page = model_card(tmp_path / "first.safetensors")
+    assert "By default images are cut into tiles of `64x80` px" in page
 
 
 # trainings
