@@ -4,8 +4,8 @@ With the images of crop_cover, a head is trained in four folds by group. Each im
 the fold that held it out. Among images with both plants, those at four quantiles of the error are
 drawn. Their licence is CC BY-SA 4.0. Chromium, if it is installed, draws the report of the first
 fold. With the images of blood_cells, a detector is trained as in docs/explanation/detection.md and
-draws held-out images. The frames of rgbd_room become a point cloud. ``--help`` lists the data that
-each picture needs.
+draws held-out images. The frames of rgbd_room become a point cloud, and a head learns depth, normals
+and classes of computed scenes. ``--help`` lists the data that each picture needs.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from dinoneck.training import TrainConfig, train
 from dinoneck.viz import boxes_panel, heat, overlay_panel, pca_panels
 from examples.pictures.intervals import interval_picture, intervals_of_new_samplings
 from examples.pictures.room import room
+from examples.pictures.surfaces import surfaces
 
 PLANTS = ("crop", "weed")
 PLANT_COLOURS = ("#009e73", "#d55e00")
@@ -79,6 +80,11 @@ def main() -> None:
         "--detector", type=Path, help="the folder of a finished run; None = train: 8 CPU minutes"
     )
     parser.add_argument("--room", type=Path, help="the folder of rgbd_room, for rgbd_room.jpg")
+    parser.add_argument(
+        "--surfaces",
+        action="store_true",
+        help="train on computed scenes, 5 CPU minutes, for surfaces.jpg",
+    )
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     write(pasture_colours(), options.folder / "pictures_pca.png", optimize=True)
@@ -92,6 +98,8 @@ def main() -> None:
         write(detected_cells(options.cells, run), options.folder / "blood_cells.jpg")
     if options.room is not None:
         write(room(options.room), options.folder / "rgbd_room.jpg", quality=85)
+    if options.surfaces:
+        write(surfaces(), options.folder / "surfaces.jpg", quality=85)
     if options.data is not None:
         run = options.run
         if run is None:

@@ -41,11 +41,12 @@ from dinoneck.detection.levels import Target
 from dinoneck.dtypes import WEIGHT_DTYPES
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError, DataError
 from dinoneck.grid import patch_pair
-from dinoneck.inference.cropped_masks import CroppedMasks
+from dinoneck.inference.cropped_masks import CropMemory, CroppedMasks
 from dinoneck.inference.images import CalledImages
 from dinoneck.inference.tile_merging import (
     Detections,
     Tile,
+    copy_to_keep,
     merge_tiles,
     tiles_of,
     tiling_for_objects,
@@ -314,6 +315,7 @@ class Detector(nn.Module):
             self.expect_images(len(called.images))
         predictions = []
         of_image: list[Detections] = []
+        memory = CropMemory()
         tiles: list[Tile] = []
         inputs = self._inputs(called.images, tiling)
         batch = list(islice(inputs, batch_size))
@@ -322,7 +324,7 @@ class Detector(nn.Module):
             for detections, network_input in zip(self(pixels), batch, strict=True):
                 best = best_of(detections, max_boxes)
                 self._check_finite(best["scores"])
-                of_image.append(self._in_image(best, network_input, min_score))
+                of_image.append(self._in_image(best, network_input, min_score, memory=memory))
                 tiles.append(network_input.tile)
                 if network_input.is_last:
                     image_size = network_input.image_size
@@ -331,6 +333,7 @@ class Detector(nn.Module):
                         merged = merge_tiles(of_image, tiles, image_size)
                     predictions.append(self._named(merged, are_masks_cropped=tiling is not None))
                     of_image = []
+                    memory = CropMemory()
                     tiles = []
                     self._num_expected -= 1
             batch = list(islice(inputs, batch_size))
@@ -438,7 +441,12 @@ class Detector(nn.Module):
         )
 
     def _in_image(
-        self, detections: dict[str, Tensor], network_input: _NetworkInput, min_score: float
+        self,
+        detections: dict[str, Tensor],
+        network_input: _NetworkInput,
+        min_score: float,
+        *,
+        memory: CropMemory,
     ) -> Detections:
         """Leave out low scores, bring the boxes to pixels of the image and cut them at the edge of the tile.
 
@@ -447,6 +455,7 @@ class Detector(nn.Module):
                 ``labels``, and ``masks``, logits (n, h, w), if there are any.
             network_input: whose detections they are.
             min_score: of the boxes that stay.
+            memory: for their masks.
         """
         is_sure = detections["scores"] >= min_score
         top, left, height, width = network_input.tile
@@ -456,13 +465,13 @@ class Detector(nn.Module):
         if "masks" in detections:
             logits = detections["masks"][is_sure]
             of_tile = CroppedMasks.of_masks(
-                _masks_one_by_one(logits, (height, width)), size=(height, width)
+                _masks_one_by_one(logits, (height, width)), size=(height, width), memory=memory
             )
             masks = of_tile.moved((top, left), network_input.image_size)
         return Detections(
-            boxes=boxes + boxes.new_tensor([left, top, left, top]),
-            scores=detections["scores"][is_sure],
-            labels=detections["labels"][is_sure],
+            boxes=copy_to_keep(boxes + boxes.new_tensor([left, top, left, top])),
+            scores=copy_to_keep(detections["scores"][is_sure]),
+            labels=copy_to_keep(detections["labels"][is_sure]),
             masks=masks,
         )
 

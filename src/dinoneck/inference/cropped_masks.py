@@ -12,6 +12,8 @@ from dinoneck.data.recipe import Size
 Array = np.ndarray[Any, Any]
 Rectangle = tuple[int, int, int, int]
 """XYXY in pixels of the image."""
+# above what allocators take from the memory that they manage themselves: 32 MiB of glibc
+_BLOCK_BYTES = 64 << 20
 _ROWS_AT_ONCE = 256  # of segments, where whole copies would take too much memory
 
 
@@ -45,13 +47,18 @@ class CroppedMasks(Sequence[Array]):
         self.size = size
 
     @classmethod
-    def of_masks(cls, masks: Iterable[Array], *, size: Size) -> CroppedMasks:
+    def of_masks(
+        cls, masks: Iterable[Array], *, size: Size, memory: CropMemory | None = None
+    ) -> CroppedMasks:
         """Cut masks to the pixels around their objects.
 
         Args:
             masks: (height, width) bool each; they are taken one after the other.
             size: (height, width).
+            memory: for the crops; None: some of their own.
         """
+        if memory is None:
+            memory = CropMemory()
         crops = []
         corners = []
         for mask in masks:
@@ -61,23 +68,28 @@ class CroppedMasks(Sequence[Array]):
                 crops.append(np.zeros((0, 0), bool))
                 corners.append((0, 0))
                 continue
-            crops.append(mask[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1].copy())
+            crops.append(memory.copy(mask[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]))
             corners.append((int(rows[0]), int(cols[0])))
         return cls(crops, corners, size=size)
 
     @classmethod
-    def of_segments(cls, segments: Array, ids: Sequence[int]) -> CroppedMasks:
+    def of_segments(
+        cls, segments: Array, ids: Sequence[int], memory: CropMemory | None = None
+    ) -> CroppedMasks:
         """Return the masks of segments.
 
         Args:
             segments: (height, width), the id of every pixel.
             ids: of the segments, from 1.
+            memory: for the crops; None: some of their own.
         """
+        if memory is None:
+            memory = CropMemory()
         crops = []
         corners = []
         for segment_id, rectangle in zip(ids, _rectangles_of(segments, ids), strict=True):
             left, top, right, bottom = rectangle
-            crops.append(segments[top:bottom, left:right] == segment_id)
+            crops.append(memory.copy(segments[top:bottom, left:right] == segment_id))
             corners.append((top, left))
         height, width = segments.shape
         return cls(crops, corners, size=(height, width))
@@ -200,6 +212,29 @@ class CroppedMasks(Sequence[Array]):
         rows = slice(max(0, y0 - top), max(0, y1 - top))
         cols = slice(max(0, x0 - left), max(0, x1 - left))
         return self.crops[index][rows, cols]
+
+
+class CropMemory:
+    """Memory for crops that stay while the arrays of one tile after the other come and go.
+
+    Among those, small arrays that stay take a part of what is freed, so that the next tile's arrays
+    do not fit there, and the process grows by them with every tile. Blocks of this size are memory
+    of their own, of which an operating system provides what is written.
+    """
+
+    def __init__(self) -> None:
+        self._block = np.empty(0, bool)
+        self._used = 0
+
+    def copy(self, crop: Array) -> Array:
+        """Return a copy of a crop in this memory."""
+        if self._used + crop.size > self._block.size:
+            self._block = np.empty(max(_BLOCK_BYTES, crop.size), bool)
+            self._used = 0
+        kept = self._block[self._used : self._used + crop.size].reshape(crop.shape)
+        kept[:] = crop
+        self._used += crop.size
+        return kept
 
 
 def _rectangles_of(segments: Array, ids: Sequence[int]) -> list[Rectangle]:

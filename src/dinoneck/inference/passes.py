@@ -20,7 +20,7 @@ from dinoneck.devices import fetch, send
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError
 from dinoneck.grid import PreparedImages
 from dinoneck.heads.ensemble import tasks_by_cells
-from dinoneck.inference.cropped_masks import CroppedMasks
+from dinoneck.inference.cropped_masks import CropMemory, CroppedMasks
 from dinoneck.inference.loaded_head import LoadedHead, difference
 from dinoneck.inference.predictions import Prediction, predictions_of
 from dinoneck.inference.resolution import objects_at_image_size
@@ -310,6 +310,8 @@ class Pass:
         tokens: Tokens,
         images: Sequence[WholeImage],
         min_score: float | None,
+        *,
+        memory: CropMemory | None = None,
     ) -> None:
         """Add the objects of every image to its predictions, head by head and image by image."""
         for key, task in self.object_tasks.items():
@@ -325,7 +327,9 @@ class Pass:
                     min_score=min_score,
                 )
                 if self.object_tiling is not None and task.kind == "instances":
-                    objects["masks"] = CroppedMasks.of_masks(objects["masks"], size=image.size)
+                    objects["masks"] = CroppedMasks.of_masks(
+                        objects["masks"], size=image.size, memory=memory
+                    )
                 predictions[i][key].objects[task.name] = objects
 
     def _predict_tiles(
@@ -346,6 +350,7 @@ class Pass:
     ) -> dict[str, TiledObjects]:
         """The objects of the tiles of an image, by the keys of the heads that predict objects."""
         tiles = tiles_of(image.size, image.object_tiling)
+        memory = CropMemory()
         objects = {}
         for key, task in self.object_tasks.items():
             objects[key] = tiled_objects(task, tiles, image.size)
@@ -361,7 +366,7 @@ class Pass:
             [pixels] = send([torch.cat([part.prepared.images for part in parts])], self.device)
             [views] = self._run_views(pixels, placements=None)  # objects have one view
             of_tiles = [{key: Prediction(values={}) for key in self.object_tasks} for _ in batch]
-            self._add_objects(of_tiles, views.tokens, parts, min_score)
+            self._add_objects(of_tiles, views.tokens, parts, min_score, memory=memory)
             for tile, predictions in zip(batch, of_tiles, strict=True):
                 for key, task in self.object_tasks.items():
                     objects[key].add(tile, predictions[key].objects[task.name])

@@ -76,6 +76,15 @@ class Detections:
         return Detections(self.boxes[numbers], self.scores[numbers], self.labels[numbers], masks)
 
 
+def copy_to_keep(values: Tensor | Array) -> Tensor:
+    """Return a copy in memory of NumPy, for small tensors that stay while those of one tile after the other are freed.
+
+    Torch aligns its memory: where a small tensor of a tile stays among what is freed, the next tile's
+    tensors do not fit, and the process grows by them with every tile.
+    """
+    return torch.from_numpy(np.array(values))
+
+
 def tiling_for_objects(
     tile: int | tuple[int, int] | None,
     overlap: int | float | None,

@@ -7,11 +7,10 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from dinoneck.data.recipe import Size
-from dinoneck.inference.cropped_masks import CroppedMasks
-from dinoneck.inference.tile_merging import Detections, Tile, merge_tiles
+from dinoneck.inference.cropped_masks import CropMemory, CroppedMasks
+from dinoneck.inference.tile_merging import Detections, Tile, copy_to_keep, merge_tiles
 from dinoneck.tasks import Task
 
 Array = np.ndarray[Any, Any]
@@ -52,12 +51,12 @@ class TiledInstances:
 
     def add(self, tile: Tile, objects: Mapping[str, Any]) -> None:
         """Take the instances of a tile: ``boxes``, ``labels``, ``scores`` and ``masks``, which are cropped."""
-        corner = [tile.left, tile.top, tile.left, tile.top]
+        corner = np.array([tile.left, tile.top, tile.left, tile.top], np.float32)
         self._detections.append(
             Detections(
-                boxes=torch.from_numpy(objects["boxes"]) + torch.tensor(corner),
-                scores=torch.from_numpy(objects["scores"]),
-                labels=torch.from_numpy(objects["labels"]),
+                boxes=copy_to_keep(objects["boxes"] + corner),
+                scores=copy_to_keep(objects["scores"]),
+                labels=copy_to_keep(objects["labels"]),
                 masks=objects["masks"].moved((tile.top, tile.left), self._image_size),
             )
         )
@@ -98,6 +97,7 @@ class TiledSegments:
         self._segments = np.zeros(image_size, np.int32)
         self._stuff_scores: dict[int, float] = {}
         self._things: list[Detections] = []
+        self._memory = CropMemory()
 
     def add(self, tile: Tile, objects: tuple[Array, Sequence[Mapping[str, Any]]]) -> None:
         """Take the segments (h, w) of a tile and what they are."""
@@ -117,13 +117,14 @@ class TiledSegments:
         self, tile: Tile, segments: Array, things: Sequence[Mapping[str, Any]]
     ) -> Detections:
         """The things of a tile, in the pixels of the image."""
-        of_tile = CroppedMasks.of_segments(segments, [info["id"] for info in things])
+        ids = [info["id"] for info in things]
+        of_tile = CroppedMasks.of_segments(segments, ids, self._memory)
         masks = of_tile.moved((tile.top, tile.left), self._image_size)
         boxes = [masks.rectangle(number) for number in range(len(masks))]
         return Detections(
-            boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-            scores=torch.tensor([info["score"] for info in things], dtype=torch.float32),
-            labels=torch.tensor([info["category_id"] for info in things], dtype=torch.int64),
+            boxes=copy_to_keep(np.array(boxes, np.float32).reshape(-1, 4)),
+            scores=copy_to_keep(np.array([info["score"] for info in things], np.float32)),
+            labels=copy_to_keep(np.array([info["category_id"] for info in things], np.int64)),
             masks=masks,
         )
 

@@ -56,7 +56,7 @@ class CellHead(Head):
         labels = LABELS if kind == "panoptic" else THINGS
         things = {"things": THINGS} if kind == "panoptic" else {}
         task: Any = Task("plant", dim=len(labels), kind=kind, labels=labels, **things)  # type: ignore[arg-type]
-        self._set_tasks([task], (), kind)
+        self.tasks = (task,)
         self.known = torch.zeros(len(COLOURS), self.embed_dim)  # the token of every colour
 
     def forward(self, tokens: Tokens) -> dict[str, Tensor]:
