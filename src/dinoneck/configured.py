@@ -13,7 +13,7 @@ import inspect
 import os
 import typing
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from dinoneck.codec import encode, normal
 from dinoneck.dtypes import float_dtype
@@ -38,6 +38,8 @@ class Configured:
     """
 
     _config: dict[str, Any]
+    _left_out_defaults: ClassVar[tuple[str, ...]] = ()
+    """Arguments that the configuration lacks where they have their defaults, so that earlier files keep their bytes."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -46,7 +48,10 @@ class Configured:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The constructor arguments in their JSON-able normal form, every default spelled out."""
+        """The constructor arguments in their JSON-able normal form.
+
+        Every default is spelled out, but for arguments that are newer than the files of the class.
+        """
         return copy.deepcopy(self._config)
 
     @classmethod
@@ -218,7 +223,13 @@ def _normal_arguments(
 
 def _record(module: Any, config: Mapping[str, Any]) -> None:
     """Keep the arguments that a module was built with."""
-    object.__setattr__(module, "_config", encode(config))
+    cls = type(module)
+    recorded = dict(config)
+    for name in cls._left_out_defaults:
+        # a subclass may lack the argument
+        if name in recorded and recorded[name] == fields_of(cls)[name].default:
+            del recorded[name]
+    object.__setattr__(module, "_config", encode(recorded))
     # of huggingface_hub's ModelHubMixin, which saves it
     if hasattr(type(module), "_hub_mixin_config"):
         module._hub_mixin_config = module.config

@@ -1,4 +1,4 @@
-"""Prediction intervals and sets of labels that hold for an image of a new group.
+"""Prediction intervals of numbers and prediction sets of classes, which hold for an image of a new group.
 
 Groups are fields, patients, sites or days. The residuals of held-out images form a distribution in
 which every group counts the same, and a group that was not seen is as good as infinitely far::
@@ -91,7 +91,7 @@ def class_residuals(probabilities: Any, classes: Any) -> _Floats:
     return residuals
 
 
-def label_set(probabilities: Any, quantile: float) -> list[int]:
+def prediction_set(probabilities: Any, quantile: float) -> list[int]:
     """Return the indices of the labels of a set, the likeliest first.
 
     A label belongs to it if 1 - its probability is at most the quantile. The likeliest label always

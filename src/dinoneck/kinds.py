@@ -32,6 +32,9 @@ PROBABILITY_KINDS: tuple[Kind, ...] = (*CATEGORICAL_KINDS, "ratio")
 POOLED_KINDS: tuple[Kind, ...] = ("regression", "ratio", *CLASS_KINDS, *LABEL_KINDS)
 """Kinds that a head without maps predicts, from one vector of an image."""
 
+THRESHOLD_KINDS: tuple[Kind, ...] = (*LABEL_KINDS, "instances")
+"""Kinds with a threshold for each label: what is predicted of it reaches this score."""
+
 # how a backbone computes tokens
 Runtime = Literal["torch", "openvino", "auto"]
 """What computes the tokens of a frozen backbone, see :meth:`dinoneck.Backbone.with_runtime`."""

@@ -35,7 +35,7 @@ Bools = np.ndarray[Any, np.dtype[np.bool_]]
 RESAMPLES = 1000
 # with fewer, an interval of two equal methods leaves out 0 in a quarter of the cases or more
 FEWEST_GROUPS = 5
-# images with a label: with fewer, its threshold is not chosen
+# images with a label, or objects of a class: with fewer, its threshold is not chosen
 FEWEST_POSITIVES = 5
 INTERVAL = (0.025, 0.975)  # quantiles: 95 % of the draws lie between them
 # squared deviations below this share of the sum of squares are rounding: float64 has 16 digits
@@ -745,6 +745,29 @@ def best_f1(scores: Floats, is_right: Array, num_known: int) -> tuple[float, flo
         return 0.0, None
     best = int(f1.argmax())
     return float(f1[best]), float(scores[ends[best]])
+
+
+def best_threshold(scores: Floats, is_right: Array, num_known: int) -> float | None:
+    """Return the score from which on F1 is best.
+
+    It lies in the middle between the lowest score that counts and the next lower one.
+
+    Args:
+        scores: (n,), of images, or of predicted objects.
+        is_right: (n,), whether each has the label, or is a known object.
+        num_known: number of images that have the label, or of known objects.
+
+    Returns:
+        None for fewer than five known ones, and where none is right.
+    """
+    if num_known < FEWEST_POSITIVES:
+        return None
+    _, lowest = best_f1(scores, is_right, num_known)
+    if lowest is None:
+        return None
+    below = scores[scores < lowest]
+    next_lower = below.max() if below.size else 0.0
+    return float((lowest + next_lower) / 2)
 
 
 @dataclass(frozen=True, eq=False)

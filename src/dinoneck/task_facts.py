@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from dinoneck.intervals import label_set
+from dinoneck.intervals import prediction_set
 from dinoneck.kinds import (
     CATEGORICAL_KINDS,
     CLASS_KINDS,
@@ -64,7 +64,8 @@ class TaskFacts:
         interval: how far predictions are from the truth: one for each output, of classes one; empty
             where that is not known.
         thresholds: of a ``multilabel`` task, the probability of each label from which on an image
-            has it; empty: 0.5 for all.
+            has it; empty: 0.5 for all. Of ``instances`` the smallest score of the objects of each
+            label; empty: ``minimum`` for all.
     """
 
     name: str
@@ -114,6 +115,11 @@ class TaskFacts:
         return tuple(labels)
 
     @property
+    def least_score(self) -> float | tuple[float, ...] | None:
+        """Of objects, the smallest score of those that are predicted: one, or one for each label; None: the head's."""
+        return self.thresholds or self.minimum
+
+    @property
     def is_probability(self) -> bool:
         """Whether outputs are logits whose softmax is probabilities of classes, or parts of a whole."""
         return self.kind in PROBABILITY_KINDS
@@ -155,7 +161,7 @@ class TaskFacts:
 
     @property
     def interval_levels(self) -> tuple[float, ...]:
-        """The levels at which an output has an interval, or an image a set of labels; ascending."""
+        """The levels at which an output has an interval, or an image a prediction set; ascending."""
         levels: set[float] = set()
         for interval in self.interval:
             levels.update(interval.levels)
@@ -185,7 +191,7 @@ class TaskFacts:
             high = np.minimum(high, largest)
         return low, high
 
-    def label_set(self, probabilities: Any, level: float) -> list[str]:
+    def prediction_set(self, probabilities: Any, level: float) -> list[str]:
         """Return the labels that the class of an image is among, the likeliest first.
 
         Args:
@@ -194,7 +200,9 @@ class TaskFacts:
         """
         labels = self.labels or tuple(str(number) for number in range(self.dim))
         [interval] = self.interval
-        return [labels[index] for index in label_set(probabilities, interval.half_width(level))]
+        return [
+            labels[index] for index in prediction_set(probabilities, interval.half_width(level))
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +221,7 @@ class TaskRecord(TaskFacts):
         minimum: predictions are never below it.
         maximum: predictions are never above it.
         activation: of the outputs.
-        thresholds: of the labels of a ``multilabel`` task.
+        thresholds: of the labels of a task of labels or of instances.
         things: of a ``panoptic`` task, the labels whose objects are told apart.
         composed_of: the tasks that the outputs of a composition are sums or shares of; empty for
             another task. Its columns are its labels alone.
@@ -333,7 +341,7 @@ def _is_called_by_label(task: TaskFacts) -> bool:
 def columns_of_intervals(tasks: Sequence[TaskFacts]) -> dict[str, str]:
     """Return the columns of intervals in tables of predictions: name -> the column, or the class, that it is of.
 
-    They are the bounds of a number and the set of labels of a class, whether or not their intervals
+    They are the bounds of a number and the prediction set of a class, whether or not their intervals
     are known.
     """
     names = {}

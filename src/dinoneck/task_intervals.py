@@ -13,7 +13,7 @@ from dinoneck.errors import ConfigError
 from dinoneck.intervals import LEVELS, count_groups, fewest_groups, group_quantile
 
 INTERVAL_KINDS = ("regression", "ratio", "density", "classification")
-"""Kinds of tasks that have intervals, or sets of labels."""
+"""Kinds of tasks that have intervals, or prediction sets."""
 LOW, HIGH, SET = " low", " high", " set"
 """What follows the name of a column of tables in those of the bounds of its interval, and of the set of its labels."""
 DEFAULT_LEVEL = 0.9

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from dinoneck.codec import OMIT_DEFAULT, normalize_fields, restore
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.grid import exact
+from dinoneck.kinds import THRESHOLD_KINDS
 from dinoneck.kinds import Kind as Kind
 from dinoneck.task_facts import CLASSES as CLASSES  # these are also imported from here
 from dinoneck.task_facts import GATE as GATE
@@ -156,7 +157,8 @@ class Task(TaskFacts):
             ``regression``, ``ratio``, ``density`` and ``classification``.
         thresholds: of a ``multilabel`` task, the probability of each label from which on an image
             has it, 0 to 1; empty: 0.5 for all. They change what predictions state as labels, not
-            the probabilities.
+            the probabilities. Of ``instances`` the smallest score of the objects of each label, in
+            the place of ``minimum``; empty: ``minimum`` for all.
 
     **Surface normals**: ``Task("normals", kind="dense", dim=3, activation="unit")`` is a vector of
     length 1 in every cell, (x, y, z) in camera axes: x right, y down, z forward. It is
@@ -315,8 +317,9 @@ class Task(TaskFacts):
             )
         yield (
             "thresholds",
-            self.is_multilabel or not self.thresholds,
-            f"none: only kind 'multilabel' has them, and this is {kind!r}",
+            kind in THRESHOLD_KINDS or not self.thresholds,
+            f"none: only kinds {' and '.join(map(repr, THRESHOLD_KINDS))} have them, and this is "
+            f"{kind!r}",
         )
         yield (
             "thresholds",
@@ -479,6 +482,11 @@ def check_tasks(
         if task.from_map is not None:
             cell_output(task, tasks)
     return tasks
+
+
+def without_calibration(task: Task) -> Task:
+    """Return the task without what is measured of a trained head: intervals, and thresholds of labels."""
+    return replace(task, interval=(), thresholds=())
 
 
 def cell_output(task: Task, tasks: Sequence[Task]) -> tuple[Task, int]:

@@ -55,7 +55,7 @@ MODULES = [
     ),
     Mutant(
         sentence="A set of labels may be empty, and then never holds the true one.",
-        where="intervals:label_set",
+        where="intervals:prediction_set",
         edit=replace(
             "[_order[0], *(_label for _label in _order[1:] if _residuals[_label] <= quantile)]",
             by="[_label for _label in _order if _residuals[_label] <= quantile]",

@@ -28,8 +28,8 @@ PIPELINES = [
         sentence="The intervals of a run take every image for a group.",
         where="training.evaluators:ValueEvaluator.report",
         edit=replace(
-            "target_intervals(self.targets, self.residuals, self.table.groups)",
-            by="target_intervals(self.targets, self.residuals, self.table.ids)",
+            "target_intervals(self.with_residuals, self.residuals, self.table.groups)",
+            by="target_intervals(self.with_residuals, self.residuals, self.table.ids)",
         ),
         tests=[
             "unit/training/test_prediction_intervals.py::"

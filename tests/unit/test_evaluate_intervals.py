@@ -6,12 +6,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from tests import kit
 from tests.unit.training.meadow import a_run
 
-from dinoneck import HeadCheckpoint, HeadEnsemble, Predictor, Task, evaluate
+from dinoneck import (
+    Composition,
+    HeadCheckpoint,
+    HeadEnsemble,
+    PatchMeanHead,
+    Predictor,
+    Task,
+    evaluate,
+)
 from dinoneck.data import read_table
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.training import train
@@ -73,6 +82,30 @@ def test_groups_of_the_truth_are_those_of_the_intervals(
 
     [interval] = HeadCheckpoint.load(out).tasks[0].interval
     assert (interval.levels, interval.groups) == ((0.5, 0.8), 4)
+
+
+def test_a_ratio_whose_parts_are_scored_as_amounts_is_calibrated_by_its_shares(
+    meadow: Path, tmp_path: Path
+) -> None:
+    parts = ("soil", "crop", "weed")
+    tasks = [Task("total", unit="g"), Task("shares", dim=3, kind="ratio", labels=parts)]
+    composition = Composition(parts, {}, "masses", total="total", ratio="shares")
+    module = PatchMeanHead(64, tasks, hidden_dim=8, compositions=[composition])
+    file = kit.saved_head(tmp_path / "head.safetensors", module.eval(), size=(32, 64))
+    out = tmp_path / "calibrated.safetensors"
+
+    report = evaluate(file, meadow.parent, meadow, calibrate=out)
+
+    assert [*report["scores"]] == ["total", *parts, "overall"]
+    table = pd.read_csv(meadow)
+    amounts = table[[*parts]].to_numpy(float)
+    rows = Predictor(file)([meadow.parent / name for name in table["image"]])
+    predicted = np.stack([row["shares"] for row in rows])
+    residuals = np.sort(np.abs(amounts / amounts.sum(axis=1, keepdims=True) - predicted), axis=0)
+    of_shares = next(task for task in HeadCheckpoint.load(out).tasks if task.name == "shares")
+    # twelve groups: 0.9 of 13 masses is reached by the 12th residual
+    half_widths = [interval.half_width(0.9) for interval in of_shares.interval]
+    assert half_widths == pytest.approx(residuals[11].tolist(), rel=1e-5)
 
 
 def test_a_file_with_intervals_is_not_calibrated_again(

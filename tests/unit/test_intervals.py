@@ -16,7 +16,7 @@ from dinoneck.intervals import (
     count_groups,
     fewest_groups,
     group_quantile,
-    label_set,
+    prediction_set,
 )
 
 NAN = math.nan
@@ -176,11 +176,11 @@ def test_the_residual_of_a_class_is_what_its_probability_lacks() -> None:
 
 def test_a_set_holds_the_labels_within_the_quantile_and_the_likeliest() -> None:
     probabilities = [0.125, 0.625, 0.25]
-    assert label_set(probabilities, quantile=0.75) == [1, 2]
-    assert label_set(probabilities, quantile=0.7) == [1]
-    assert label_set(probabilities, quantile=0.875) == [1, 2, 0]
-    assert label_set(probabilities, quantile=0.0) == [1]
-    assert label_set(probabilities, quantile=math.inf) == [1, 2, 0]
+    assert prediction_set(probabilities, quantile=0.75) == [1, 2]
+    assert prediction_set(probabilities, quantile=0.7) == [1]
+    assert prediction_set(probabilities, quantile=0.875) == [1, 2, 0]
+    assert prediction_set(probabilities, quantile=0.0) == [1]
+    assert prediction_set(probabilities, quantile=math.inf) == [1, 2, 0]
 
 
 # crepes knows no groups. Where level * (n + 1) is whole, it takes the next larger residual: of half
@@ -216,7 +216,7 @@ def test_for_single_images_sets_of_labels_are_those_of_crepes(level: float) -> N
     for row in range(200):
         labels = set(np.flatnonzero(expected[row]).tolist())
         labels.add(int(new[row].argmax()))
-        assert set(label_set(new[row], quantile)) == labels
+        assert set(prediction_set(new[row], quantile)) == labels
 
 
 def test_groups_of_a_series_are_read_by_their_position() -> None:

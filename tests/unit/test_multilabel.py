@@ -81,8 +81,8 @@ def test_what_does_not_fit_is_refused(options: dict[str, Any], message: str) -> 
         Task("tags", kind="multilabel", **options)
 
 
-def test_thresholds_are_of_labels_alone() -> None:
-    with pytest.raises(ConfigError, match="only kind 'multilabel' has them"):
+def test_thresholds_are_of_labels_and_instances_alone() -> None:
+    with pytest.raises(ConfigError, match="only kinds 'multilabel' and 'instances' have them"):
         Task("mass", thresholds=(0.5,))
 
 

@@ -12,12 +12,20 @@ import numpy as np
 import pytest
 from tests import kit
 
-from dinoneck import Composition, HeadCheckpoint, HeadEnsemble, PatchMeanHead, Task, load_head
+from dinoneck import (
+    Composition,
+    DenseHead,
+    HeadCheckpoint,
+    HeadEnsemble,
+    PatchMeanHead,
+    Task,
+    load_head,
+)
 from dinoneck.checkpoint.format import read_header
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.task_intervals import NO_INTERVAL
 from dinoneck.tasks import Interval
-from dinoneck.training.intervals import with_intervals
+from dinoneck.training.intervals import with_configured_intervals
 
 MASS = Interval(levels=(0.5, 0.9), half_widths=(1.5, 4.0), groups=12)
 WIDER = Interval(levels=(0.5, 0.9), half_widths=(2.5, 6.0), groups=12)
@@ -118,8 +126,8 @@ def test_a_set_holds_labels_of_at_least_the_stored_probability_the_likeliest_fir
     task = Task("kind", dim=3, kind="classification", labels=("a", "b", "c"), interval=KIND)
 
     # 0.5: probabilities of 0.75 and more; 0.9: of 0.25 and more
-    assert task.label_set([0.1, 0.3, 0.6], 0.9) == ["c", "b"]
-    assert task.label_set([0.1, 0.3, 0.6], 0.5) == ["c"]
+    assert task.prediction_set([0.1, 0.3, 0.6], 0.9) == ["c", "b"]
+    assert task.prediction_set([0.1, 0.3, 0.6], 0.5) == ["c"]
 
 
 def test_a_file_without_intervals_does_not_mention_them_and_one_with_them_keeps_them(
@@ -129,13 +137,13 @@ def test_a_file_without_intervals_does_not_mention_them_and_one_with_them_keeps_
         Task("mass", interval=MASS),
         Task("kind", dim=2, kind="classification", interval=KIND),
     ]
-    without = kit.saved_head(tmp_path / "without.safetensors", kit.head(Task("mass")))
-    with_intervals = kit.saved_head(tmp_path / "with.safetensors", kit.head(*tasks))
+    file_without = kit.saved_head(tmp_path / "without.safetensors", kit.head(Task("mass")))
+    file_with = kit.saved_head(tmp_path / "with.safetensors", kit.head(*tasks))
 
-    assert b"interval" not in without.read_bytes().lower()
-    head: Any = load_head(with_intervals)
+    assert b"interval" not in file_without.read_bytes().lower()
+    head: Any = load_head(file_with)
     assert head.tasks == tuple(tasks)
-    [record, _] = read_header(with_intervals).meta["tasks"]
+    [record, _] = read_header(file_with).meta["tasks"]
     assert record["interval"] == [
         {"$": "Interval", "levels": [0.5, 0.9], "half_widths": [1.5, 4.0], "groups": 12}
     ]
@@ -171,11 +179,13 @@ def test_intervals_of_a_task_that_a_head_does_not_have_are_refused() -> None:
 def test_a_training_leaves_out_tasks_that_a_head_does_not_have_in_its_configuration() -> None:
     checkpoint = HeadCheckpoint.from_module(kit.head(Task("mass")))
 
-    changed = with_intervals(checkpoint, {"mass": (MASS,), "stated by the head": (MASS,)})
+    changed = with_configured_intervals(
+        checkpoint, {"mass": (MASS,), "stated by the head": (MASS,)}
+    )
 
     assert checkpoint.configured_tasks == {"mass"}
     assert [task.interval for task in changed.tasks] == [(MASS,)]
-    assert with_intervals(checkpoint, {"stated by the head": (MASS,)}) is checkpoint
+    assert with_configured_intervals(checkpoint, {"stated by the head": (MASS,)}) is checkpoint
 
 
 def test_an_ensemble_has_the_intervals_that_its_members_share() -> None:
@@ -186,6 +196,36 @@ def test_an_ensemble_has_the_intervals_that_its_members_share() -> None:
     assert [task.interval for task in same.predicted] == [(), (), (MASS, MASS, MASS)]
     assert [task.interval for task in different.predicted] == [(), (), ()]
     assert [task.interval for task in of_one.predicted] == [(), (), ()]
+
+
+def test_a_member_that_predicts_the_parts_alone_takes_the_interval_of_their_sum_away() -> None:
+    tasks = [Task("total"), Task("shares", dim=2, kind="ratio", labels=("leaf", "stem"))]
+    parts_alone = [PatchMeanHead(64, tasks), PatchMeanHead(64, tasks[:1])]
+    others = PatchMeanHead(64, [Task("height", interval=MASS)])
+    composed = plant(MASS, MASS, MASS)
+
+    # the mean of the totals is another one, so the sum is too
+    for head in parts_alone:
+        assert HeadEnsemble([composed, head]).predicted[-1].interval == ()
+        assert HeadEnsemble([head, composed]).predicted[-1].interval == ()
+        of_weight_0 = HeadEnsemble([composed, head], weights=[1.0, 0.0])
+        assert of_weight_0.predicted[-1].interval == (MASS, MASS, MASS)
+    beside = HeadEnsemble([composed, others])
+    intervals = {task.name: task.interval for task in beside.predicted}
+    assert intervals == {"total": (), "shares": (), "height": (MASS,), "plant": (MASS, MASS, MASS)}
+
+
+def test_a_member_that_predicts_the_map_alone_takes_the_interval_of_its_mean_away() -> None:
+    cells = Task("cover", dim=2, kind="dense", labels=("soil", "crop"))
+    mean = Task("crop", from_map="cover", interval=MASS)
+    with_mean = DenseHead(64, [cells, mean])
+    of_map = DenseHead(64, [cells])
+
+    same = HeadEnsemble([with_mean, DenseHead(64, [cells, mean])])
+    mixed = HeadEnsemble([with_mean, of_map])
+
+    assert [task.interval for task in same.tasks] == [(), (MASS,)]
+    assert [task.interval for task in mixed.tasks] == [(), ()]
 
 
 def test_a_member_that_does_not_run_has_no_part_in_the_interval() -> None:

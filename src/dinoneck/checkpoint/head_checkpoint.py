@@ -34,7 +34,7 @@ from dinoneck.devices import check_device
 from dinoneck.dtypes import float_dtype
 from dinoneck.errors import BackboneError, CheckpointError
 from dinoneck.grid import PatchSize, patch_pair
-from dinoneck.kinds import LABEL_KINDS
+from dinoneck.kinds import THRESHOLD_KINDS
 from dinoneck.layers.inputs import Origin
 from dinoneck.tasks import Interval, Task, describe_tasks
 from dinoneck.text import did_you_mean, reason_of
@@ -45,7 +45,7 @@ _SHORT_DIGEST = len("sha256:") + 12  # characters, as git shows the start of a c
 _TAKING_SKELETON = threading.Lock()
 
 # what of a configuration may hold prediction intervals
-_WITH_INTERVALS = ("Task", "Composition")
+_HOLDING_INTERVALS = ("Task", "Composition")
 
 RECORDS = ("backbone", "backbone_weights", "preprocess", "training", "license", "tta", "extra")
 
@@ -218,20 +218,24 @@ class HeadCheckpoint:
     def with_thresholds(self, thresholds: Mapping[str, Sequence[float]]) -> Self:
         """Return the checkpoint with other thresholds of labels; everything else is the same.
 
+        Those of a detector are set by :attr:`dinoneck.detection.Detector.thresholds`.
+
         Args:
-            thresholds: multilabel task -> a probability for each of its labels. Others keep theirs.
+            thresholds: multilabel task, or task of instances -> a probability, or a score, for each
+                of its labels. Others keep theirs.
 
         Raises:
             CheckpointError: if the head has no such task in its configuration.
             ConfigError: if the thresholds do not fit a task.
         """
         module = self._module_of(_config_with_thresholds(self.config, thresholds))
-        names = [task.name for task in module.predicted if task.is_multilabel]
+        names = [task.name for task in module.predicted if task.kind in THRESHOLD_KINDS]
         for name in thresholds:
             if name not in names:
                 raise CheckpointError(
-                    f"the configuration of {self.head_type!r} has no multilabel task {name!r} that "
-                    f"could hold thresholds; there are {', '.join(names) or 'none'}",
+                    f"the configuration of {self.head_type!r} has no multilabel task {name!r} and "
+                    f"none of instances that could hold thresholds; there are "
+                    f"{', '.join(names) or 'none'}",
                     step="config",
                 )
         return self._with_tasks_of(module)
@@ -540,7 +544,7 @@ def _names_of_tasks(config: Any) -> set[str]:
         for value in config:
             names |= _names_of_tasks(value)
     elif isinstance(config, Mapping):
-        if config.get("$") in _WITH_INTERVALS:
+        if config.get("$") in _HOLDING_INTERVALS:
             names.add(config["name"])
         for value in config.values():
             names |= _names_of_tasks(value)
@@ -554,7 +558,7 @@ def _config_with_intervals(config: Any, intervals: Mapping[str, Sequence[Interva
     if not isinstance(config, Mapping):
         return config
     changed = {key: _config_with_intervals(value, intervals) for key, value in config.items()}
-    if config.get("$") in _WITH_INTERVALS and config["name"] in intervals:
+    if config.get("$") in _HOLDING_INTERVALS and config["name"] in intervals:
         changed["interval"] = encode(tuple(intervals[config["name"]]))
     return changed
 
@@ -714,13 +718,13 @@ def _origin_of(record: Mapping[str, Any] | None, inputs: Mapping[str, Any] | Non
 
 
 def _config_with_thresholds(value: Any, thresholds: Mapping[str, Sequence[float]]) -> Any:
-    """JSON values in which the multilabel tasks of these names have these thresholds."""
+    """JSON values in which the tasks of labels and instances of these names have these thresholds."""
     if isinstance(value, list):
         return [_config_with_thresholds(item, thresholds) for item in value]
     if not isinstance(value, Mapping):
         return value
     changed = {key: _config_with_thresholds(item, thresholds) for key, item in value.items()}
-    if value.get(TAG) == Task.__name__ and value["kind"] in LABEL_KINDS:
+    if value.get(TAG) == Task.__name__ and value["kind"] in THRESHOLD_KINDS:
         if value["name"] in thresholds:
             changed["thresholds"] = [float(x) for x in thresholds[value["name"]]]
     return changed

@@ -189,6 +189,7 @@ class TaskRecord(Struct):
     minimum: float | None = None
     maximum: float | None = None
     interval: list[IntervalRecord] | None = None
+    thresholds: list[float] | None = None
 
 
 class Spread(Struct, forbid_unknown_fields=True):

@@ -333,8 +333,8 @@ class PredictionOptions(HeadBackbone):
         revision: branch, tag or commit of the Hub repositories (default: main).
         batch_size: images or tiles at once.
         probe: accept a backbone whose outputs match, even if the hash of its weights differs.
-        min_score: of detectors: smallest score of a box (default: that of the file, the one
-            with the best F1 on held-out images).
+        min_score: of detectors: smallest score of a box (default: those of the file, for each
+            class the one with the best F1 on held-out images).
         bits: how many bits images of 16 bits use, such as 12; 16 reads them as they are (default:
             as recorded in the heads).
         device: such as cpu or cuda:1 (default: a GPU if there is one).

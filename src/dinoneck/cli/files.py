@@ -212,6 +212,9 @@ def entries(meta: Mapping[str, Any]) -> dict[str, str]:
     """Return the contents of a header in words: heading -> text."""
     made = f"schema {meta['schema']}, made by dinoneck {meta['created_by'].get('dinoneck')}"
     config = _without(meta["config"], "tasks", "members")
+    if isinstance(config.get("thresholds"), list):  # of a detector
+        by_class = _thresholds_by_label(config.get("classes") or (), config["thresholds"])
+        config["thresholds"] = f"({by_class})"
     backbone = _describe_backbone(meta["backbone"])
     backbone_licence = meta["licences"].get("backbone") or _NOT_RECORDED
     if meta["head_type"] in WITH_OWN_VIT:
@@ -248,12 +251,24 @@ def _describe_tasks(tasks: Sequence[Mapping[str, Any]]) -> str:
             in_line({key: task.get(key) for key in _TASK_ENTRIES}),
             in_line(_without(task.get("transform") or {}, "$")),
         ]
+        thresholds = task.get("thresholds")
+        if thresholds:
+            labels = task.get("labels") or range(len(thresholds))
+            facts.append(f"thresholds: {_thresholds_by_label(labels, thresholds)}")
         if task.get("parts_of"):
             facts.append(describe_parts(task["parts_of"]))
         for output, interval in describe_intervals(task).items():
             facts.append(f"interval of {output}: {interval}")
         described.append(f"{task.get('name')} ({', '.join(filter(None, facts))})")
     return "; ".join(described) or "no tasks"
+
+
+def _thresholds_by_label(labels: Sequence[Any], thresholds: Sequence[Any]) -> str:
+    """The thresholds of labels on one line."""
+    texts = []
+    for label, threshold in zip(labels, thresholds, strict=False):
+        texts.append(f"{in_line(label)} {in_line(threshold)}")
+    return ", ".join(texts)
 
 
 def _without(record: Mapping[str, Any], *keys: str) -> Row:

@@ -119,6 +119,8 @@ def predict(
     if _exported_file(named_heads) is not None:
         cli.refuse_unused(cli.PREDICT_WITH_FILE, words)
     _check_detector_is_alone(list_heads(named_heads), has_weights=has_weights)
+    if interval is not None:
+        _check_stored_level(list_heads(named_heads), interval, has_weights=has_weights)
     inputs: list[str | Path | None] = [*files, *list_heads(named_heads)]
     inputs += [options.weights, options.backbone_file, truth]
     cli.check_output(out, inputs, (".csv",))
@@ -189,7 +191,7 @@ def predict(
             for name, result in results.items():
                 file = _PredictedFile(file_by_name[name], output_paths[name], result)
                 predicted_files.append(file)
-            _draw(new_overlay, opened, predicted_files, known)
+            _draw(new_overlay, opened, predicted_files, known, level)
 
     # write
     if opened.is_detector:
@@ -649,15 +651,16 @@ def _draw(
     opened: OpenModel,
     predicted_files: Sequence[_PredictedFile],
     known: Mapping[Path, Mapping[str, Any]],
+    level: float | None,
 ) -> None:
-    """Draw the pictures of images into a folder."""
+    """Draw the pictures of images into a folder, with the intervals of a level."""
     if opened.is_detector:
         _draw_boxes(folder, opened.model, predicted_files, known)
         return
     for group in opened.groups:
         group_files = []
         for predicted in predicted_files:
-            result = group.select(predicted.result)
+            result = group.select(predicted.result) | _intervals_of(group, predicted.result, level)
             group_files.append(predicted._replace(result=result))
         _draw_values(folder, opened.model, group, group_files, known)
 
@@ -812,6 +815,15 @@ def read_heads(
 def head_types_of(head: str, *, has_weights: bool = False) -> list[str]:
     """Return the types in the head files that a name stands for; none of what is not on this disk.
 
+    Raises:
+        CheckpointError: as :func:`_headers_of`.
+    """
+    return [header["head_type"] for header in _headers_of(head, has_weights=has_weights)]
+
+
+def _headers_of(head: str, *, has_weights: bool) -> list[Mapping[str, Any]]:
+    """The headers of the head files that a name stands for; none of what is not on this disk.
+
     Args:
         head: the name.
         has_weights: whether it is that of a published head whose file is named.
@@ -828,7 +840,7 @@ def head_types_of(head: str, *, has_weights: bool = False) -> list[str]:
     may_be_repository = "/" in head and not head.endswith(".safetensors")
     if may_be_repository and not Path(head).exists():
         return []
-    return [read_header(file).meta["head_type"] for file in head_files(head)]
+    return [read_header(file).meta for file in head_files(head)]
 
 
 def _check_detector_is_alone(heads: Sequence[str], *, has_weights: bool) -> None:
@@ -841,6 +853,43 @@ def _check_detector_is_alone(heads: Sequence[str], *, has_weights: bool) -> None
             f"{len(head_types)} heads are given, a detector among them; expected a detector alone, "
             "or none"
         )
+
+
+def _check_stored_level(heads: Sequence[str], level: float, *, has_weights: bool) -> None:
+    """Raise a ConfigError for a level of intervals that no head file holds, if all are on this disk.
+
+    Whether the files of an ensemble agree shows when they are loaded.
+    """
+    from dinoneck.runtime.intervals import check_level
+    from dinoneck.task_facts import TaskRecord
+    from dinoneck.task_intervals import Interval
+
+    tasks = []
+    for head in heads:
+        headers = _headers_of(head, has_weights=has_weights)
+        if not headers:
+            return
+        for header in headers:
+            if header["head_type"] in DETECTORS:
+                raise _no_interval_of_boxes(level)
+            for task in header["tasks"]:
+                intervals = []
+                for record in task.get("interval") or ():
+                    intervals.append(
+                        Interval(
+                            levels=tuple(record["levels"]),
+                            half_widths=tuple(record["half_widths"]),
+                            groups=record["groups"],
+                        )
+                    )
+                tasks.append(TaskRecord(name=task["name"], interval=tuple(intervals)))
+    check_level(tasks, level, "the head")
+
+
+def _no_interval_of_boxes(level: float) -> ConfigError:
+    return ConfigError(
+        f"--interval {level:g} is for numbers and classes, and a detector predicts boxes; leave it out"
+    )
 
 
 def _split_key(word: str) -> tuple[str | None, str]:
@@ -918,10 +967,7 @@ def _interval_level(opened: OpenModel, interval: float | None) -> float | None:
     if interval is None:
         return default_level(opened.tasks)
     if opened.is_detector:
-        raise ConfigError(
-            f"--interval {interval:g} is for numbers and classes, and a detector predicts boxes; leave "
-            "it out"
-        )
+        raise _no_interval_of_boxes(interval)
     check_level(opened.tasks, interval, "the head")
     return interval
 
@@ -959,15 +1005,12 @@ def _value_rows(
 ) -> list[Row]:
     """A row per image; columns of heads with keys are ``key/column``."""
     from dinoneck.inference.results import table_row
-    from dinoneck.runtime.intervals import interval_entries
 
     rows: list[Row] = []
     for image, result in results.items():
         row: Row = {"image": image}
         for group in groups:
-            of_group = group.select(result)
-            if level is not None:
-                of_group = of_group | interval_entries(group.tasks, of_group, level)
+            of_group = group.select(result) | _intervals_of(group, result, level)
             if group.key is None:  # next to the image's, no column of theirs may be called image
                 row = table_row(of_group, group.tasks, image=image)
                 continue
@@ -975,6 +1018,15 @@ def _value_rows(
                 row[group.column(name)] = value
         rows.append(row)
     return rows
+
+
+def _intervals_of(group: HeadGroup, result: Any, level: float | None) -> dict[str, Any]:
+    """The intervals and prediction sets of a group's predictions; none without a level."""
+    from dinoneck.runtime.intervals import interval_entries
+
+    if level is None:
+        return {}
+    return interval_entries(group.tasks, group.select(result), level)
 
 
 def _csv_cells(row: Row) -> list[str]:
@@ -993,7 +1045,7 @@ def _describe_tasks(groups: Sequence[HeadGroup]) -> list[dict[str, Any]]:
                 "unit": task.unit,
                 "labels": task.labels,
             }
-            if task.is_multilabel:
+            if task.is_multilabel or task.thresholds:
                 description["thresholds"] = task.label_thresholds
             described.append(description)
     return described

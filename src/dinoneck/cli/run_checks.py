@@ -25,11 +25,15 @@ from dinoneck.training.fold_checks import (
 def check_table(run: TrainConfig) -> None:
     """Refuse a table that cannot be read, columns and images that it lacks, and too few groups for the folds.
 
+    Of a COCO file of labels only the file and its images are looked at.
+
     Raises:
         DataError: naming the column, the images or the number of groups.
         ConfigError: if no fold has the number that is to be trained alone.
     """
     data = run.data
+    if data.label_file is not None:
+        check_coco_images(str(data.label_file), data.images)
     if data.csv is None:
         return
     image_column = data.image_column or "image"

@@ -103,6 +103,8 @@ def train(
         a column of words        train --csv cover.csv --targets species
         several labels an image  train --csv damage.csv --multilabel crack rust moss
         one folder per class     train --images images
+        one folder per label     train --images images --multilabel crack rust moss
+        labels in COCO JSON      train --images images --multilabel damage.json
         a column of masks        train --csv cover.csv --labels mask --classes soil crop weed
         folders of images, masks train --images images --labels masks
         numbers and masks        train --csv cover.csv --targets crop --labels mask --classes soil crop

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from dinoneck.data.boxes import BoxImages
     from dinoneck.data.layout import Subfolders
     from dinoneck.data.preprocessing import Preprocessing
+    from dinoneck.heads.instances import LeastScore
     from dinoneck.inference.predictor import Predictor
     from dinoneck.task_facts import TaskFacts
     from dinoneck.tokens import Tokens
@@ -72,7 +73,8 @@ def report(
             held-out images.
         out: the .html file to write.
         truth: CSV of known values in columns named like the predictions, a folder of masks, the
-            class folders that hold the images, or a COCO file of a detector's boxes.
+            folders of classes or labels that hold the images, or a COCO file of a detector's boxes
+            or of labels.
         image_column: column of file names in --truth.
         subfolders: with a folder as truth: whether the folders in it are classes or folds.
         max_images: images to draw: those with the largest errors, and typical ones; the table lists
@@ -233,14 +235,16 @@ def _report_entries(
         with_tokens: whether those of a Predictor have their tokens as colours.
         batch_size: images in a forward pass of a detector.
     """
+    from dinoneck.runtime.intervals import default_level
     from dinoneck.viz.report import ReportEntry, worst_and_typical
 
     model = opened.model
     tasks = opened.tasks
+    level = default_level(tasks)
 
     def predict(items: list[Any]) -> list[dict[str, Any]]:
         if tasks:
-            return opened.predict(items)
+            return [_add_intervals(result, tasks, level) for result in opened.predict(items)]
         pixels = [images.pixels(item) for item in items]
         if images.boxes is None:
             return opened.predict(pixels)
@@ -253,7 +257,8 @@ def _report_entries(
     if images.boxes is not None:
         if not left_out:
             box_scores = _box_scores(images.boxes, images.items, results)
-        results = {name: _sure_boxes(result, model.min_score) for name, result in results.items()}
+        least_score = model.thresholds or model.min_score
+        results = {name: _sure_boxes(result, least_score) for name, result in results.items()}
     entries = []
     for name, result in results.items():
         entries.append(ReportEntry(name, result, known=images.known(images.items[name])))
@@ -269,8 +274,18 @@ def _report_entries(
             entries[i] = replace(entries[i], classes=partial(images.masks.classes_by_task, item))
         if tasks and len(images.items) > most_drawn:  # the maps of all images would not fit
             [result] = model(item, maps="patch")
-            entries[i] = replace(entries[i], result=result)
+            entries[i] = replace(entries[i], result=_add_intervals(result, tasks, level))
     return entries, left_out, box_scores
+
+
+def _add_intervals(
+    result: Mapping[str, Any], tasks: Sequence[TaskFacts], level: float | None
+) -> dict[str, Any]:
+    """A result with the intervals and prediction sets of a level; None = there are none."""
+    from dinoneck.runtime.intervals import interval_entries
+
+    entries = {} if level is None else interval_entries(tasks, result, level)
+    return {**result, **entries}
 
 
 def _box_scores(
@@ -292,9 +307,11 @@ def _box_scores(
         return {}
 
 
-def _sure_boxes(result: Mapping[str, Any], min_score: float) -> dict[str, Any]:
-    """The boxes of a detector's result that have this score or more."""
-    is_sure = result["scores"] >= min_score
+def _sure_boxes(result: Mapping[str, Any], least_score: LeastScore) -> dict[str, Any]:
+    """The boxes of a detector's result that have this score, or that of their class, or more."""
+    from dinoneck.heads.instances import reach_score
+
+    is_sure = reach_score(result["scores"], result["labels"], least_score)
     places = is_sure.nonzero()[:, 0].tolist()
     return {
         "boxes": result["boxes"][is_sure],
@@ -320,6 +337,7 @@ def _token_colours(predictor: Predictor, files: Sequence[Path]) -> list[Any]:
 def _facts(head: str, opened: OpenModel, truth: Path | None) -> dict[str, dict[str, str]]:
     """What the first head is, in the words of ``dinoneck inspect``, and how it was run."""
     from dinoneck.cli.files import entries
+    from dinoneck.runtime.intervals import default_level, describe_groups
     from dinoneck.version import versions
 
     model = opened.model
@@ -337,10 +355,24 @@ def _facts(head: str, opened: OpenModel, truth: Path | None) -> dict[str, dict[s
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
     if opened.is_detector:
-        run["boxes"] = f"those of a score of {model.min_score:.2g} or more"
+        run["boxes"] = _describe_least_scores(model)
     else:
         run["views"] = f"{model.tta}, the mean of {len(model.views)} views"
+        level = default_level(opened.tasks)
+        if level is not None:
+            groups = describe_groups(opened.tasks, level)
+            run["intervals"] = f"{100 * level:g} %, {groups}: of new groups, in brackets"
     return {"The head": about_head, "How it was run": run}
+
+
+def _describe_least_scores(detector: Any) -> str:
+    """Which boxes of a detector the report shows."""
+    if not detector.thresholds:
+        return f"those of a score of {detector.min_score:.2g} or more"
+    texts = []
+    for name, threshold in zip(detector.classes, detector.thresholds, strict=True):
+        texts.append(f"{name} {threshold:.2g}")
+    return f"those of the score of their class or more: {', '.join(texts)}"
 
 
 def _training_report(head: Path, tasks: Sequence[TaskFacts]) -> dict[str, Any]:

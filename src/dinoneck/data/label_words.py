@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dinoneck.data.cells import is_number
+from dinoneck.data.cells import MISSING_WORDS, is_number
 from dinoneck.errors import DataError
 from dinoneck.task_facts import NO_LABELS
 from dinoneck.text import did_you_mean, some_of
 
 SEPARATORS = (";", "|")
 """What separates the words of a cell; not the one that separates the cells of the table."""
+TRUTH_VALUES = {"true": "1", "false": "0"}
+"""What pandas and spreadsheets write of a label, in lower case -> the number that it is read as."""
 _MOST_LISTED = 20  # labels in a message that lists what there is
 
 
@@ -35,6 +37,18 @@ class LabelCells:
 def are_indicators(texts: Sequence[str]) -> bool:
     """Return whether cells are the numbers 0 and 1 alone, of a single label."""
     return all(is_number(text) and float(text) in (0.0, 1.0) for text in set(texts))
+
+
+def as_indicators(texts: Sequence[str]) -> list[str]:
+    """Return cells with 1 for ``true`` and 0 for ``false``, in any case, if they hold nothing else.
+
+    Words that say "missing" stay. Cells with anything else, also with numbers, are returned as they
+    are.
+    """
+    words = {text.lower() for text in texts}.difference(MISSING_WORDS)
+    if not words or not words <= TRUTH_VALUES.keys():
+        return list(texts)
+    return [TRUTH_VALUES.get(text.lower(), text) for text in texts]
 
 
 def read_label_cells(

@@ -132,7 +132,7 @@ def read_data_folder(path: PathLike, subfolders: Subfolders | None = None) -> Da
     root = Path(path)
     check_folder(root)
     listing = walk(root)
-    _check_links(listing)
+    check_links(listing)
     top = image_folder(listing)
     if subfolders == "classes":
         names = read_class_names(top, certain=True, is_named=True)
@@ -224,8 +224,12 @@ def masks_in(folder: Path, masks: Path) -> Path | None:
     return None
 
 
-def _check_links(listing: Listing) -> None:
-    """Refuse links that take images away: to nothing, or to a folder that is read under another name."""
+def check_links(listing: Listing) -> None:
+    """Refuse links that take images away: to nothing, or to a folder that is read under another name.
+
+    Raises:
+        DataError: naming the link.
+    """
     for link in listing.lost:
         # a name without a suffix is that of a folder: of a class, or of a class of a part
         is_like_folder = link.suffix == ""

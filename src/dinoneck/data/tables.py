@@ -43,7 +43,7 @@ from dinoneck.data.cells import (
 from dinoneck.data.class_counts import warn_of_empty_classes
 from dinoneck.data.csv_files import CsvFile, check_has_rows, check_header, read_csv_file
 from dinoneck.data.dates import is_date
-from dinoneck.data.label_words import are_indicators, read_label_cells
+from dinoneck.data.label_words import are_indicators, as_indicators, read_label_cells
 from dinoneck.data.name_pairs import shared_affixes
 from dinoneck.data.not_numbers import (
     is_error_value,
@@ -118,6 +118,7 @@ def read_table(
     classes: Mapping[str, Sequence[str]] = {},
     numbers: Names = (),
     multilabel: Mapping[str, Sequence[str]] = {},
+    indicators: Names = (),
 ) -> pd.DataFrame:
     """Read a table with one row per image.
 
@@ -150,7 +151,9 @@ def read_table(
         multilabel: column of several words in a cell -> the names of all labels in their order,
             which admit no others; empty = those that occur. ``;`` or ``|`` separates the words, but
             not what separates the cells of the file. The word ``none`` says that an image has no
-            label; an empty cell is unknown. A column of 0 and 1 alone holds numbers.
+            label; an empty cell is unknown. A column as those of ``indicators`` holds numbers.
+        indicators: targets and auxiliary columns of one label each: 1 or ``true`` where an image has
+            it, 0 or ``false`` where it has not, in any case; they are read as numbers.
 
     Raises:
         DataError: if a column, a file, a group or a fold is missing, an image or a column is named
@@ -173,6 +176,7 @@ def read_table(
         classes=classes,
         number_columns=_as_tuple(numbers),
         label_columns=multilabel,
+        indicator_columns=_as_tuple(indicators),
         remedy_of_empty_classes="Leave it out of the classes, or add rows of it",
     )
 
@@ -188,6 +192,7 @@ def read_truth(
     classes: Mapping[str, Sequence[str]],
     numbers: Names,
     multilabel: Mapping[str, Sequence[str]],
+    indicators: Names,
 ) -> pd.DataFrame:
     """Read a table to compare predictions with, as :func:`read_table` does.
 
@@ -210,6 +215,7 @@ def read_truth(
         classes=classes,
         number_columns=_as_tuple(numbers),
         label_columns=multilabel,
+        indicator_columns=_as_tuple(indicators),
         remedy_of_empty_classes="Its F1 is unknown, or 0 where the class is predicted",
     )
 
@@ -223,6 +229,7 @@ def _read(
     classes: Mapping[str, Sequence[str]],
     number_columns: Sequence[str],
     label_columns: Mapping[str, Sequence[str]],
+    indicator_columns: Sequence[str],
     remedy_of_empty_classes: str,
 ) -> pd.DataFrame:
     """Read the table of :func:`read_table`.
@@ -248,7 +255,8 @@ def _read(
             sheet,
             column,
             class_names=classes.get(column),
-            must_be_numbers=column in number_columns or column in label_columns,
+            must_be_numbers=column in number_columns,
+            is_indicator=column in indicator_columns or column in label_columns,
             remedy_of_empty_classes=remedy_of_empty_classes,
         )
     if label_names:
@@ -516,6 +524,7 @@ def _read_values(
     *,
     class_names: Sequence[str] | None,
     must_be_numbers: bool,
+    is_indicator: bool,
     remedy_of_empty_classes: str,
 ) -> pd.Series:
     """Read a column as float64 numbers or as classes.
@@ -527,6 +536,7 @@ def _read_values(
             does not name the column.
         must_be_numbers: whether ``numbers=`` names the column. If neither does, the categories of
             a DataFrame are its classes, and of other columns most cells decide.
+        is_indicator: whether the column holds the 0 and 1, or true and false, of a label.
         remedy_of_empty_classes: what to do about a class without a row.
     """
     values = sheet.columns[column]
@@ -548,6 +558,10 @@ def _read_values(
         )
     if class_names is not None:
         class_names = list(class_names)
+    elif is_indicator:
+        filled[:] = as_indicators(filled)
+        _check_indicators(what, filled)
+        must_be_numbers = True
     elif not must_be_numbers:
         class_names = sheet.categories.get(column)
     if class_names is None and must_be_numbers:
@@ -574,7 +588,7 @@ class _LabelColumn:
 
 
 def _read_labels(sheet: _Sheet, column: str, names: Sequence[str]) -> _LabelColumn | None:
-    """Read a column of several words in a cell; None for one of 0 and 1, or an empty one."""
+    """Read a column of several words in a cell; None for one of 0 and 1, of true and false, or an empty one."""
     values = sheet.columns[column]
     what = f"{sheet.name}: {column}"
     if sheet.file is None:
@@ -582,7 +596,7 @@ def _read_labels(sheet: _Sheet, column: str, names: Sequence[str]) -> _LabelColu
     texts = cells.cell_texts(values)
     filled = pd.Series(texts, sheet.ids, dtype=object)
     filled = filled[[text != "" for text in texts]]
-    if filled.empty or are_indicators(list(filled)):
+    if filled.empty or are_indicators(as_indicators(filled)):
         return None
     if len(filled) < len(texts):
         warn_of_merged_cells(what, texts)
@@ -646,6 +660,16 @@ def _are_numbers(filled: Sequence[str]) -> bool:
         return num_words * 2 <= num_filled
     # marks such as "?", and words that say "missing": "NA" may be the name of a class, "." may not
     return num_marks > 0 or not any(map(_is_word, filled))
+
+
+def _check_indicators(what: str, filled: Sequence[str]) -> None:
+    """Raise a DataError if all cells of a column of a label are words."""
+    words = sorted(set(filled))
+    if all(_is_word(word) and word.lower() not in MISSING_WORDS for word in words):
+        raise DataError(
+            f"{what} holds the words {some_of(map(repr, words), _SHOWN)}; expected 1 or true where an "
+            "image has the label, 0 or false where it has not, and an empty cell where that is unknown"
+        )
 
 
 def _check_not_all_words(what: str, filled: Sequence[str]) -> None:

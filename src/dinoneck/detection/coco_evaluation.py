@@ -37,7 +37,8 @@ class PrecisionCurves(NamedTuple):
         category_ids: of the classes, ascending.
         scores: (P,), of the predicted objects of all classes that count at an IoU of 0.50.
         is_right: bool (P,), whether each is a known object.
-        num_known: how many objects of all classes there are.
+        columns: int (P,), its class, an index of ``category_ids``.
+        num_known: int (classes,), how many objects there are.
     """
 
     iou_thresholds: Array
@@ -46,7 +47,8 @@ class PrecisionCurves(NamedTuple):
     category_ids: list[int | str]
     scores: Array
     is_right: Array
-    num_known: int
+    columns: Array
+    num_known: Array
 
 
 def precision_curves(
@@ -142,15 +144,19 @@ def _curves_of_pycocotools(evaluation: Any) -> PrecisionCurves:
     """The curves of an evaluation, and the matches of all images at an IoU of 0.50."""
     scores = []
     is_right = []
-    num_known = 0
+    columns = []
+    category_ids = list(evaluation.params.catIds)
+    num_known = np.zeros(len(category_ids), np.int64)
     for matches in evaluation.evalImgs:  # of an image and a class
         if matches is None:
             continue
-        num_known += int(np.sum(np.asarray(matches["gtIgnore"]) == 0))
+        column = category_ids.index(matches["category_id"])
+        num_known[column] += np.sum(np.asarray(matches["gtIgnore"]) == 0)
         # the first IoU is 0.50
         does_count = ~np.asarray(matches["dtIgnore"][0], bool)
         scores.append(np.asarray(matches["dtScores"])[does_count])
         is_right.append(np.asarray(matches["dtMatches"][0])[does_count] > 0)
+        columns.append(np.full(does_count.sum(), column))
     return PrecisionCurves(
         iou_thresholds=evaluation.params.iouThrs,
         precision=evaluation.eval["precision"][:, :, :, 0, 0],
@@ -158,6 +164,7 @@ def _curves_of_pycocotools(evaluation: Any) -> PrecisionCurves:
         category_ids=evaluation.params.catIds,
         scores=np.concatenate(scores),
         is_right=np.concatenate(is_right),
+        columns=np.concatenate(columns),
         num_known=num_known,
     )
 
@@ -189,11 +196,17 @@ def _curves_of_faster(
     crowd_ids = {entry["id"] for entry in known.dataset["annotations"] if entry["iscrowd"]}
     scores = []
     is_right = []
+    columns = []
     for entry in _counted(predicted.dataset["annotations"], most_objects):
         known_id = matches.get(entry["id"])
         if known_id not in crowd_ids:
             scores.append(entry["score"])
             is_right.append(known_id is not None)
+            columns.append(entry["category_id"] - 1)  # ranks begin with 1
+    num_known = np.zeros(len(categories), np.int64)
+    for entry in known.dataset["annotations"]:
+        if entry["id"] not in crowd_ids:
+            num_known[entry["category_id"] - 1] += 1
     return PrecisionCurves(
         iou_thresholds=iou_thresholds,
         precision=precision,
@@ -201,7 +214,8 @@ def _curves_of_faster(
         category_ids=list(categories),
         scores=np.array(scores, np.float64),
         is_right=np.array(is_right, bool),
-        num_known=len(known.dataset["annotations"]) - len(crowd_ids),
+        columns=np.array(columns, np.int64),
+        num_known=num_known,
     )
 
 

@@ -41,6 +41,7 @@ from dinoneck.detection.levels import Target
 from dinoneck.dtypes import WEIGHT_DTYPES
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError, DataError
 from dinoneck.grid import patch_pair
+from dinoneck.heads.instances import LeastScore, reach_score
 from dinoneck.inference.cropped_masks import CropMemory, CroppedMasks
 from dinoneck.inference.images import CalledImages
 from dinoneck.inference.tile_merging import (
@@ -57,6 +58,7 @@ from dinoneck.published.detectors import VIT_NAME
 from dinoneck.published.loading import load_published
 from dinoneck.published.table import is_published
 from dinoneck.registry import DETECTORS, WITH_OWN_VIT
+from dinoneck.runtime.least_scores import LeastScores
 from dinoneck.runtime.names import MOST_BOXES
 from dinoneck.training.recipe import Share, converted
 
@@ -99,7 +101,7 @@ class Publication:
     extra: Mapping[str, Any]
 
 
-class Detector(nn.Module):
+class Detector(LeastScores, nn.Module):
     """A detector on a DINO backbone.
 
     As a module it takes images (B, 3, H, W) in 0 ... 1 of its ``size``: it returns losses by name
@@ -125,7 +127,9 @@ class Detector(nn.Module):
         tuned: names of the backbone's weights that were trained; :meth:`save` finds those that it
             does not name.
         min_score: the smallest score of predicted boxes; a training sets the one with the best F1
-            on held-out images.
+            on held-out images. To set it removes the thresholds.
+        thresholds: the smallest score of the boxes of each class, in the place of ``min_score``; a
+            training sets those with the best F1 on held-out images. Empty: there are none.
         tiling: how large images are cut into tiles, see :meth:`use_tiles`; None = they are not. Of a
             file that was trained on tiles, these tiles.
         trained_boxes: the longest box of its training, and the tiles that its images were cut into,
@@ -176,6 +180,7 @@ class Detector(nn.Module):
         self._num_expected = 0
         self.tuned = set(head.config.get("tuned") or ())
         self.min_score = head.config["min_score"]
+        self.thresholds = head.config.get("thresholds", ())
         self.tiling: Tiling | None = None
         self.trained_boxes: TrainedBoxes | None = None
         self.publication: Publication | None = None
@@ -272,8 +277,9 @@ class Detector(nn.Module):
         Args:
             images: one or several paths, PIL images, arrays (H, W, 3) or tensors (3, H, W). Or the
                 path of a folder: all images in it and below, sorted.
-            min_score: leave out boxes of a lower score, 0 ... 1; None = :attr:`min_score`. FCOS
-                gives none below 0.2, RetinaNet and Faster R-CNN none below 0.05.
+            min_score: leave out boxes of a lower score, 0 ... 1; None = :attr:`thresholds`, without
+                any :attr:`min_score`. FCOS gives none below 0.2, RetinaNet and Faster R-CNN none
+                below 0.05.
             max_boxes: per image or tile, those with the highest scores. FCOS and Faster R-CNN give
                 100 at most, RetinaNet 300, D-FINE, RT-DETRv2 and RF-DETR as many as they have
                 queries.
@@ -302,9 +308,7 @@ class Detector(nn.Module):
             DataError: if an image cannot be read, a folder holds none, or a score is not finite.
         """
         check_minimum(1, max_boxes=max_boxes, batch_size=batch_size)
-        if min_score is None:
-            min_score = self.min_score
-        min_score = converted("min_score", min_score, Share)
+        least_score = self._least_score(min_score)
         tiling = self.tiling
         if tile is not None or overlap is not None:
             tiling = self._tiling(tile, overlap)
@@ -314,30 +318,54 @@ class Detector(nn.Module):
         if self._num_expected < len(called.images):
             self.expect_images(len(called.images))
         predictions = []
-        of_image: list[Detections] = []
+        of_tiles: list[Detections] = []
         memory = CropMemory()
         tiles: list[Tile] = []
         inputs = self._inputs(called.images, tiling)
+        for network_input, detections in self._detect(inputs, batch_size, max_boxes=max_boxes):
+            of_tiles.append(self._in_image(detections, network_input, least_score, memory=memory))
+            tiles.append(network_input.tile)
+            if network_input.is_last:
+                image_size = network_input.image_size
+                merged = of_tiles[0]
+                if len(tiles) > 1:
+                    merged = merge_tiles(of_tiles, tiles, image_size)
+                predictions.append(self._named(merged, are_masks_cropped=tiling is not None))
+                of_tiles = []
+                memory = CropMemory()
+                tiles = []
+                self._num_expected -= 1
+        return called.named(predictions)
+
+    def _detect(
+        self, inputs: Iterator[_NetworkInput], batch_size: int, *, max_boxes: int
+    ) -> Iterator[tuple[_NetworkInput, dict[str, Tensor]]]:
+        """Yield each image or tile with its best detections, in pixels of the network's input.
+
+        Raises:
+            DataError: if a score is not finite.
+        """
         batch = list(islice(inputs, batch_size))
         while batch:
             pixels = torch.stack([network_input.pixels for network_input in batch]).to(self.device)
-            for detections, network_input in zip(self(pixels), batch, strict=True):
+            for network_input, detections in zip(batch, self(pixels), strict=True):
                 best = best_of(detections, max_boxes)
                 self._check_finite(best["scores"])
-                of_image.append(self._in_image(best, network_input, min_score, memory=memory))
-                tiles.append(network_input.tile)
-                if network_input.is_last:
-                    image_size = network_input.image_size
-                    merged = of_image[0]
-                    if len(tiles) > 1:
-                        merged = merge_tiles(of_image, tiles, image_size)
-                    predictions.append(self._named(merged, are_masks_cropped=tiling is not None))
-                    of_image = []
-                    memory = CropMemory()
-                    tiles = []
-                    self._num_expected -= 1
+                yield network_input, best
             batch = list(islice(inputs, batch_size))
-        return called.named(predictions)
+
+    def _least_score(self, min_score: float | None) -> LeastScore:
+        """The smallest score of boxes: that of a call, else those of the classes, else that of all.
+
+        Raises:
+            ConfigError: if it is outside 0 ... 1.
+        """
+        if min_score is None and self.thresholds:
+            return self.thresholds
+        if min_score is None:
+            min_score = self.min_score
+        least_score: float = converted("min_score", min_score, Share)
+        return least_score
 
     def use_tiles(
         self, tile: int | tuple[int, int] | None, overlap: int | float | None = None
@@ -444,7 +472,7 @@ class Detector(nn.Module):
         self,
         detections: dict[str, Tensor],
         network_input: _NetworkInput,
-        min_score: float,
+        least_score: LeastScore,
         *,
         memory: CropMemory,
     ) -> Detections:
@@ -454,10 +482,10 @@ class Detector(nn.Module):
             detections: ``boxes`` (n, 4) XYXY in pixels of the network's input, ``scores``,
                 ``labels``, and ``masks``, logits (n, h, w), if there are any.
             network_input: whose detections they are.
-            min_score: of the boxes that stay.
+            least_score: of the boxes that stay, or of those of each class.
             memory: for their masks.
         """
-        is_sure = detections["scores"] >= min_score
+        is_sure = reach_score(detections["scores"], detections["labels"], least_score)
         top, left, height, width = network_input.tile
         boxes = to_original(detections["boxes"][is_sure], self.size, (height, width)).clamp(min=0)
         boxes = boxes.minimum(boxes.new_tensor([width, height, width, height]))
@@ -614,7 +642,11 @@ class Detector(nn.Module):
 
     def _head_with(self, tuned: Mapping[str, Tensor]) -> DetectionHead | RfDetr:
         """A copy of the head that also holds these weights of the backbone, as its file does."""
-        config = {**self.head.config, "min_score": self.min_score}
+        config = {
+            **self.head.config,
+            "min_score": self.min_score,
+            "thresholds": list(self.thresholds),
+        }
         if self.backbone is not None:
             shapes = {name: list(value.shape) for name, value in tuned.items()}
             config["tuned"] = shapes or None
@@ -680,9 +712,9 @@ class Detector(nn.Module):
         empty. Maps are read, and boxes suppressed, in operators that runtimes compute alike: the
         file holds no ``GridSample`` and no ``NonMaxSuppression``. The metadata entry
         ``dinoneck_detector`` is JSON with ``format``, ``classes``, ``size``, ``preprocess``,
-        ``min_score``, ``detector``, ``half``, ``has_masks``, ``parity`` (what this returns, with its
-        tolerance), ``digest`` (of the head file) and ``dinoneck`` (the version). LoRA weights are
-        merged into the weights.
+        ``min_score``, ``thresholds`` (where there are any), ``detector``, ``half``, ``has_masks``,
+        ``parity`` (what this returns, with its tolerance), ``digest`` (of the head file) and
+        ``dinoneck`` (the version). LoRA weights are merged into the weights.
 
         Args:
             path: the file.

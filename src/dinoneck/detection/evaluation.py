@@ -17,7 +17,7 @@ from dinoneck.data.boxes import BoxImages
 from dinoneck.data.cells import PathLike
 from dinoneck.data.listed_images import UNKNOWN, Crowd, ListedImages
 from dinoneck.data.panoptic import PanopticImages
-from dinoneck.detection.coco_evaluation import IouType, precision_curves
+from dinoneck.detection.coco_evaluation import IouType, PrecisionCurves, precision_curves
 from dinoneck.detection.detector import Detector
 from dinoneck.errors import DataError
 from dinoneck.extras import check_installed, check_scores_of_boxes
@@ -27,6 +27,7 @@ from dinoneck.metrics import (
     KnownRegions,
     as_number,
     best_f1,
+    best_threshold,
     class_panoptic_quality,
     class_recognition_quality,
     class_segmentation_quality,
@@ -165,7 +166,9 @@ def score_boxes(dataset: BoxImages, predictions: Mapping[Any, Prediction]) -> di
         ``AP`` (mean over IoU 0.50, 0.55 ... 0.95), ``AP50``, ``AP75``, ``AR100``, and
         ``per_class``: name -> ``AP``, ``AP50``, None for a class without boxes; ``images``, their
         number; ``F1``, the best over all scores of the boxes of all classes at an IoU of 0.50, and
-        ``min_score``, the score that it begins at (None where no box is found).
+        ``min_score``, the score that it begins at (None where no box is found); ``thresholds``: name
+        -> the score from which on the boxes of the class have the best F1, None for a class with
+        fewer than five true boxes, or without a right one.
 
     Raises:
         DataError: if an id is unknown, or a prediction has another form, or no image has a box.
@@ -678,7 +681,7 @@ def _coco_scores(
     iou_percents = [round(100 * iou) for iou in curves.iou_thresholds]
     at_50 = curves.precision[iou_percents.index(50)]
     at_75 = curves.precision[iou_percents.index(75)]
-    f1, min_score = best_f1(curves.scores, curves.is_right, curves.num_known)
+    f1, min_score = best_f1(curves.scores, curves.is_right, int(curves.num_known.sum()))
     return {
         "AP": _mean_without_missing(curves.precision),
         "AP50": _mean_without_missing(at_50),
@@ -688,7 +691,47 @@ def _coco_scores(
         "images": len(dataset.ids),
         "F1": f1,
         "min_score": min_score,
+        "thresholds": _thresholds_by_class(dataset, curves),
     }
+
+
+def _thresholds_by_class(dataset: BoxImages, curves: PrecisionCurves) -> dict[str, float | None]:
+    """The score of each class from which on its F1 is best; None for one with few objects, or without a right one."""
+    thresholds: dict[str, float | None] = {}
+    for name, category_id in zip(dataset.classes, dataset.category_ids, strict=True):
+        if category_id is None:
+            thresholds[name] = None
+            continue
+        column = curves.category_ids.index(category_id)
+        is_of_class = curves.columns == column
+        thresholds[name] = best_threshold(
+            curves.scores[is_of_class],
+            curves.is_right[is_of_class],
+            int(curves.num_known[column]),
+        )
+    return thresholds
+
+
+def class_thresholds(scores: Mapping[str, Any], classes: Sequence[str]) -> tuple[float, ...]:
+    """Return the smallest score of the objects of each class, as a file keeps them.
+
+    A class without a threshold has ``min_score``, that of all classes.
+
+    Args:
+        scores: of held-out objects, by :func:`score_boxes` or :func:`score_masks`.
+        classes: names of the labels.
+
+    Returns:
+        One per class; empty where no class has a threshold.
+    """
+    thresholds = scores["thresholds"]
+    if all(thresholds[name] is None for name in classes):
+        return ()
+    smallest = []
+    for name in classes:
+        threshold = thresholds[name]
+        smallest.append(scores["min_score"] if threshold is None else threshold)
+    return tuple(smallest)
 
 
 def _mean_without_missing(values: Array) -> float | None:

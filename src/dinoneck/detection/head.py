@@ -16,6 +16,7 @@ from dinoneck.configured import Configured
 from dinoneck.detection.levels import Levels, Target, build_torchvision, count_fcos_cells
 from dinoneck.errors import ConfigError
 from dinoneck.necks.neck import Neck
+from dinoneck.runtime.least_scores import check_thresholds
 from dinoneck.training.recipe import Share, converted
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class DetectionHead(Configured, nn.Module):
         tuned: name -> shape of the backbone's weights that were trained too; the file holds them.
         min_score: of the boxes that :meth:`dinoneck.detection.Detector.predict` gives; after a
             training the one with the best F1 on held-out images.
+        thresholds: the same for the boxes of each class, in the place of ``min_score``; empty:
+            ``min_score`` for all.
         device: of the weights.
         dtype: of the weights.
 
@@ -74,6 +77,7 @@ class DetectionHead(Configured, nn.Module):
     """
 
     has_masks = False
+    _left_out_defaults = ("thresholds",)
 
     def __init__(
         self,
@@ -86,12 +90,14 @@ class DetectionHead(Configured, nn.Module):
         encoder_layers: int | None = None,
         tuned: dict[str, tuple[int, ...]] | None = None,
         min_score: float = 0.3,
+        thresholds: tuple[float, ...] = (),
         device: Any = None,
         dtype: Any = None,
     ) -> None:
         super().__init__()
         check_class_names(classes)
         converted("min_score", min_score, Share)
+        check_thresholds(thresholds, len(classes))
         self.detector = detector
         self.classes = classes
         self.embed_dim = neck.embed_dim

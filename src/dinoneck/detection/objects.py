@@ -22,6 +22,7 @@ from dinoneck.data.panoptic import PanopticImages
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.table import Table
 from dinoneck.detection.evaluation import (
+    class_thresholds,
     count_objects,
     open_objects,
     score_masks,
@@ -76,8 +77,9 @@ def train_instances(
     The folder gets ``heads/fold-K.safetensors``, ``logs``, ``out_of_fold.csv`` (known and predicted
     numbers of objects), ``head.safetensors``, trained on all images, and, last, ``report.json``.
     The score from which the held-out objects have the best F1, or panoptic segments the best PQ, is
-    the ``minimum`` of that head's task, so objects of a lower score are left out. An interrupted
-    run continues as in :func:`dinoneck.train`.
+    the ``minimum`` of that head's task, so objects of a lower score are left out. That of the
+    objects of each class is in its ``thresholds``, which count in the place of ``minimum``; a class
+    with fewer than five objects has the minimum. An interrupted run continues as in :func:`dinoneck.train`.
 
     With ``init`` of an RF-DETR of masks, published or fine-tuned before, that detector is trained
     without folds, as by :func:`dinoneck.detection.train_detector`, which describes files and report.
@@ -364,9 +366,11 @@ class ObjectEvaluator:
         return {HEAD: KeptHead(head, facts)}
 
     def final_problem(self, problem: Problem) -> Problem:
-        """Return the problem with the smallest score that gives the best scores of held-out images."""
-        min_score = self._best_scores(self.dataset)["min_score"]
-        task = replace(problem.tasks[0], minimum=min_score)
+        """Return the problem with the smallest scores that give the best scores of held-out images."""
+        scores = self._best_scores(self.dataset)
+        task = replace(problem.tasks[0], minimum=scores["min_score"])
+        if not self.is_panoptic:
+            task = replace(task, thresholds=class_thresholds(scores, task.labels))
         return replace(problem, tasks=[task])
 
     def _best_scores(self, dataset: ObjectImages) -> dict[str, Any]:

@@ -153,6 +153,7 @@ def export(
         dinoneck=__version__,
         preprocess=detector.preprocess.changed(size=tuple(size)).record(),
         min_score=detector.min_score,
+        thresholds=list(detector.thresholds),
         digest=detector.checkpoint().meta["digest"],
         has_masks=detector.has_masks,
     )

@@ -20,6 +20,7 @@ from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.extras import missing_extra
 from dinoneck.kinds import Runtime
 from dinoneck.published.detectors import VIT_NAME
+from dinoneck.runtime.least_scores import check_thresholds
 from dinoneck.text import first_line, some_of
 from dinoneck.training.parameter_groups import OwnVit
 from dinoneck.training.recipe import Share, converted
@@ -126,6 +127,8 @@ class RfDetr(Configured, nn.Module):
         masks: whether it also gives a mask for each box.
         encoder_layers: blocks of the ViT.
         min_score: of the boxes that :meth:`dinoneck.detection.Detector.predict` gives.
+        thresholds: the same for the boxes of each class, in the place of ``min_score``; empty:
+            ``min_score`` for all.
         device: of the weights.
         dtype: of the weights.
 
@@ -149,6 +152,7 @@ class RfDetr(Configured, nn.Module):
     """
 
     detector = DETECTOR
+    _left_out_defaults = ("thresholds",)
 
     def __init__(
         self,
@@ -163,6 +167,7 @@ class RfDetr(Configured, nn.Module):
         masks: bool = False,
         encoder_layers: int = 12,
         min_score: float = 0.5,
+        thresholds: tuple[float, ...] = (),
         device: Any = None,
         dtype: Any = None,
     ) -> None:
@@ -178,6 +183,7 @@ class RfDetr(Configured, nn.Module):
                 f"encoder_layers is {encoder_layers}; expected a multiple of {_STAGES}"
             )
         converted("min_score", min_score, Share)
+        check_thresholds(thresholds, len(classes))
         self.classes = classes
         self.outputs = outputs
         self.image_size = image_size
@@ -374,6 +380,7 @@ class RfDetr(Configured, nn.Module):
             "classes": list(classes),
             "outputs": list(range(len(classes))),
             "num_outputs": len(classes),
+            "thresholds": [],  # those of other classes
         }
         detector = type(self).from_config(config)
         state = detector.state_dict()

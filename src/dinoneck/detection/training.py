@@ -35,7 +35,7 @@ from dinoneck.detection.detector import (
     trained_weights,
     with_trained_weights,
 )
-from dinoneck.detection.evaluation import score_boxes, score_masks
+from dinoneck.detection.evaluation import class_thresholds, score_boxes, score_masks
 from dinoneck.detection.fine_tuning import FROZEN_PLAN, InitialDetector, open_init
 from dinoneck.detection.head import DETRS, DetectionHead, loss_counts
 from dinoneck.devices import local_device, send
@@ -459,6 +459,7 @@ class DetectorTrainer:
         """Write the detector of this epoch, which the folder of the run gets when the run is finished."""
         if scores["min_score"]:
             self.detector.min_score = scores["min_score"]
+            self.detector.thresholds = class_thresholds(scores, self.detector.classes)
         metrics = {name: scores[name] for name in ("AP", "AP50", "AP75", "F1")}
         training = {"epochs": self.engine.epoch + 1, "metrics": metrics}
         record: dict[str, Any] = {"training": training}

@@ -17,7 +17,7 @@ from dinoneck.evaluation.masks import evaluate_masks
 from dinoneck.evaluation.models import Model, open_models
 from dinoneck.evaluation.objects import evaluate_objects
 from dinoneck.evaluation.predicted_tasks import PredictedTasks
-from dinoneck.evaluation.truth import IMAGE_COLUMN, stated_image_column, truth_table
+from dinoneck.evaluation.truth import IMAGE_COLUMN, is_json, stated_image_column, truth_table
 from dinoneck.evaluation.values import evaluate_values
 from dinoneck.text import some_of
 from dinoneck.training.target_weights import TargetWeights, read_target_weights
@@ -84,7 +84,8 @@ def evaluate(
         Several labels of an image have ``mAP`` and ``F1``, the means of the labels' average precision
         and F1, and both of each label in ``by_label``; a label is predicted where its probability
         reaches the threshold that the model states. Their truth is words in a column of the task's
-        name, or 0 and 1 in a column of each label.
+        name, or 0 and 1 in a column of each label; or folders called like labels, or a COCO file whose
+        categories are.
         Classes of pixels have ``mean_iou``, ``pixel_accuracy``, and ``iou`` and
         ``confusion_matrix`` by class.
 
@@ -138,7 +139,7 @@ def evaluate(
             "apart"
         )
     weights = read_target_weights(target_weights or {})
-    if detectors or _is_of_objects(truth):
+    if detectors or (_is_of_objects(truth) and not _is_of_labels(truth, predictors)):
         _check_no_table_options(
             group=group,
             image_column=stated_image_column(image_column),
@@ -202,7 +203,18 @@ def _is_of_objects(truth: Any) -> bool:
     """Whether the truth is a COCO file, or the folder and the file of panoptic segments."""
     if isinstance(truth, list | tuple):
         return True
-    return isinstance(truth, str | os.PathLike) and str(truth).endswith(".json")
+    return is_json(truth)
+
+
+def _is_of_labels(truth: Any, predictors: Mapping[str, HeadModel]) -> bool:
+    """Whether the truth is a COCO file, and the models predict labels of images and no objects."""
+    if not is_json(truth):
+        return False
+    for predictor in predictors.values():
+        has_labels = any(task.is_multilabel for task in predictor.tasks)
+        if not has_labels or any(task.is_masks for task in predictor.tasks):
+            return False
+    return True
 
 
 def _check_no_table_options(**options: object) -> None:

@@ -21,7 +21,7 @@ from dinoneck.training.intervals import (
     intervals_of_tasks,
     no_residuals,
     target_intervals,
-    targets_with_intervals,
+    targets_with_residuals,
 )
 from dinoneck.training.report import HEAD
 from dinoneck.training.scored import ClassTarget, ScoredTarget, ValueTarget
@@ -36,7 +36,7 @@ def coverages(
     """Return target -> ``coverage`` and ``width`` by the levels that its task stores.
 
     ``coverage`` is the share of the images with a known truth whose truth lies in the interval, or
-    whose class is in the set of labels. ``width`` is the mean of the intervals' widths, within
+    whose class is in the prediction set. ``width`` is the mean of the intervals' widths, within
     minimum and maximum, or of the numbers of labels.
 
     Args:
@@ -46,7 +46,7 @@ def coverages(
     """
     task_of_name = {task.name: task for task in tasks}
     by_target: dict[str, dict[str, dict[str, float]]] = {}
-    for name, target in targets_with_intervals(targets).items():
+    for name, target in targets_with_residuals(targets).items():
         task = task_of_name[target.output]
         coverage = {}
         width = {}
@@ -84,13 +84,13 @@ def _in_bounds(
 def _in_sets(
     target: ClassTarget, task: TaskFacts, rows: Sequence[Row], level: float
 ) -> tuple[Array, Array]:
-    """Whether the known classes are in their sets of labels, and how many labels these have."""
+    """Whether the known classes are in their prediction sets, and how many labels these have."""
     is_inside = []
     sizes = []
     for row, truth in zip(rows, target.truth.tolist(), strict=True):
         if truth < 0:
             continue
-        labels = task.label_set(row[task.name], level)
+        labels = task.prediction_set(row[task.name], level)
         is_inside.append(target.labels[truth] in labels)
         sizes.append(len(labels))
     return np.array(is_inside), np.array(sizes)
@@ -161,7 +161,7 @@ class Calibration:
             groups: one label per image.
         """
         residuals = no_residuals(targets)
-        for name, target in targets_with_intervals(targets).items():
+        for name, target in targets_with_residuals(targets).items():
             outputs = np.stack([np.reshape(row[target.output], -1) for row in rows])
             if isinstance(target, ValueTarget):
                 outputs = outputs[:, list(target.columns)]

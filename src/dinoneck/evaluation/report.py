@@ -37,6 +37,8 @@ from dinoneck.training.scored import (
 from dinoneck.training.scores import Split, score_labels
 from dinoneck.version import versions
 
+# of a label: its probability, and whether it reaches the threshold of the model
+_LABEL_PREDICTION = np.dtype([("probability", np.float64), ("is_predicted", np.bool_)])
 _BATCHES_AT_ONCE = 4  # of a call of the predictor, which decodes images ahead of the model
 
 
@@ -48,6 +50,7 @@ def predict_and_score(
     target_weights: Mapping[str, float],
     reasons_not_compared: Mapping[str, str] = {},
     calibrate: str | os.PathLike[str] | None = None,
+    unscored: Mapping[str, ScoredTarget] = {},
 ) -> dict[str, Any]:
     """Predict the images of a table, and return the report of the scores.
 
@@ -60,6 +63,7 @@ def predict_and_score(
         reasons_not_compared: target of patches -> why only some of the models are scored on it.
         calibrate: the file of the one model with intervals from this truth, which is written; None:
             no file is.
+        unscored: further targets of this model, which get intervals and no scores.
 
     Raises:
         ConfigError: if the weights do not fit the targets, or trainings of the models have others;
@@ -91,7 +95,8 @@ def predict_and_score(
         cost[name] = cost_of(predictor, watch.seconds() / len(table))
         coverages_of_models[name] = coverages(targets_of_models[name], predictor.tasks, rows)
         if calibration is not None:
-            intervals = calibration.intervals(targets_of_models[name], rows, table.groups)
+            calibrated_targets = {**targets_of_models[name], **unscored}
+            intervals = calibration.intervals(calibrated_targets, rows, table.groups)
     all_rows = range(len(table))
     report = summary(
         table,
@@ -171,9 +176,7 @@ class CellTarget(ValueTarget):
 
 @dataclass(frozen=True, eq=False)
 class EvaluatedLabels(LabelsTarget):
-    """Labels of images by models that state their thresholds; predictions are (n, K, 2), NaN = none.
-
-    They hold the probability of each label, and 1 where it reaches the threshold of the model.
+    """Labels of images by models that state their thresholds; predictions are (n, K) of :data:`_LABEL_PREDICTION`.
 
     Attributes:
         thresholds: of the model.
@@ -185,9 +188,10 @@ class EvaluatedLabels(LabelsTarget):
         """Return the predictions of rows, with the labels in this order."""
         order = [self.labels.index(label) for label in labels]
         probabilities = np.stack([np.reshape(row[self.output], -1) for row in rows])
-        is_predicted = probabilities >= np.asarray(self.thresholds)
-        both = np.stack([probabilities, is_predicted], axis=-1)
-        in_order: Array = both[:, order]
+        predictions = np.zeros(probabilities.shape, _LABEL_PREDICTION)
+        predictions["probability"] = probabilities
+        predictions["is_predicted"] = probabilities >= np.asarray(self.thresholds)
+        in_order: Array = predictions[:, order]
         return in_order
 
     def score(
@@ -196,12 +200,12 @@ class EvaluatedLabels(LabelsTarget):
         """Return the scores of one model, as :meth:`LabelsTarget.score`, by its thresholds."""
         return score_labels(
             self.truth,
-            predictions[..., 0],
+            predictions["probability"],
             split,
             self.labels,
-            is_predicted=predictions[..., 1] == 1,
-            reference=None if reference is None else reference[..., 0],
-            reference_predicted=None if reference is None else reference[..., 1] == 1,
+            is_predicted=predictions["is_predicted"],
+            reference=None if reference is None else reference["probability"],
+            reference_predicted=None if reference is None else reference["is_predicted"],
         )
 
 

@@ -1,4 +1,4 @@
-"""The images and their truth: of a table, of class folders, or of a folder of masks."""
+"""The images and their truth: of a table, of folders of classes or labels, of masks, or of a COCO file of labels."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from dinoneck.data.cells import FRAME_NAME, GROUP, IMAGES, LABELS, PathLike, is_number
 from dinoneck.data.folders import read_masks, table_of_folder
+from dinoneck.data.image_labels import read_coco_labels, read_label_folders
 from dinoneck.data.layout import DataFolder, Subfolders, read_data_folder
 from dinoneck.data.tables import read_cells, read_truth
 from dinoneck.errors import ConfigError, DataError
@@ -35,12 +36,13 @@ def truth_table(
     labels: str | None = None,
     subfolders: Subfolders | None = None,
 ) -> pd.DataFrame:
-    """Return the images and their truth: of a table, of class folders, or of a folder of masks.
+    """Return the images and their truth: of a table, a folder, or a COCO file of labels.
 
     Args:
         images: folder of the images; None = those of the truth, whose files are not looked for if
-            it is a table.
-        truth: a CSV file or a DataFrame, a folder, or a table of :func:`dinoneck.data.read_table`.
+            it is a table or a COCO file.
+        truth: a CSV file or a DataFrame, a folder of masks, classes or labels, a COCO file of labels,
+            or a table of :func:`dinoneck.data.read_table`.
         predicted: what the models predict; these columns are read.
         group: columns of the table.
         image_column: its column of file names.
@@ -60,12 +62,18 @@ def truth_table(
         _check_no_columns(truth, group=group, image_column=image_column, labels=labels)
         if any(task.is_map for task in predicted.tasks):
             return _read_mask_folder(images, Path(truth), subfolders)
+        has_classes = any(task.is_image_class for task in predicted.tasks)
+        if predicted.multilabels and not has_classes:
+            return _read_label_folders(images, Path(truth), predicted, subfolders)
         return _read_class_folders(images, Path(truth), predicted, subfolders)
     if subfolders is not None:
         raise ConfigError(
             f"subfolders is {subfolders!r}, and the truth is a table; expected a folder of class "
             "folders, or leave it out"
         )
+    if is_json(truth) and predicted.multilabels:
+        _check_no_columns(truth, group=group, image_column=image_column, labels=labels)
+        return _read_coco_labels(images, Path(truth), predicted)
     if hasattr(truth, "columns") and IMAGES in truth.columns:  # a DataFrame of read_table()
         _check_read_table(truth, predicted, group=group, image_column=image_column, labels=labels)
         return truth
@@ -79,6 +87,11 @@ def truth_table(
     )
 
 
+def is_json(truth: object) -> bool:
+    """Return whether a truth is the path of a JSON file, which holds COCO's annotations."""
+    return isinstance(truth, str | os.PathLike) and str(truth).endswith(".json")
+
+
 def _check_no_columns(
     folder: PathLike, *, group: Sequence[str], image_column: str, labels: str | None
 ) -> None:
@@ -88,7 +101,7 @@ def _check_no_columns(
         if value:
             raise ConfigError(
                 f"{name} is {value!r}, which is a column of a table, and the truth {folder} is "
-                "a folder; leave it out"
+                f"{'a COCO file' if is_json(folder) else 'a folder'}; leave it out"
             )
 
 
@@ -135,7 +148,8 @@ def _check_read_table(
 
 def _check_numbers(table: pd.DataFrame, predicted: PredictedTasks) -> None:
     """Raise a DataError for words in a column that is scored as numbers."""
-    for column in _number_columns(predicted, table.columns):
+    numbers = _number_columns(predicted, table.columns)
+    for column in [*numbers, *_all_indicator_columns(predicted, table.columns)]:
         if not hasattr(table[column], "cat"):
             continue
         names = list(table[column].cat.categories)
@@ -175,7 +189,8 @@ def _read_rows(
     _warn_of_missing_labels(predicted, columns)
     numbers = _number_columns(predicted, columns)
     labels_of_columns = _label_columns(predicted, columns)
-    targets = [*classes, *labels_of_columns, *numbers]
+    indicators = _all_indicator_columns(predicted, columns)
+    targets = list(dict.fromkeys([*classes, *labels_of_columns, *numbers, *indicators]))
     if not targets and labels is None:
         raise nothing_to_score(predicted.expected_columns, columns)
     _warn_of_near_columns(predicted.expected_columns, columns)
@@ -189,6 +204,7 @@ def _read_rows(
         classes=classes,
         numbers=numbers,
         multilabel=labels_of_columns,
+        indicators=indicators,
     )
 
 
@@ -210,6 +226,14 @@ def indicator_columns(task: TaskFacts, columns: Collection[str]) -> list[str]:
     return [label for label in task.labels if label in columns]
 
 
+def _all_indicator_columns(predicted: PredictedTasks, columns: Collection[str]) -> list[str]:
+    """The columns of :func:`indicator_columns` of all tasks, each once."""
+    indicators: list[str] = []
+    for task in predicted.multilabels:
+        indicators += indicator_columns(task, columns)
+    return list(dict.fromkeys(indicators))
+
+
 def _class_columns(
     predicted: PredictedTasks, columns: Collection[str]
 ) -> dict[str, tuple[str, ...]]:
@@ -228,8 +252,6 @@ def _number_columns(predicted: PredictedTasks, columns: Collection[str]) -> list
     for column in predicted.columns:
         if column.task.name not in classes and not column.task.is_multilabel:
             names.append(column.name)
-    for task in predicted.multilabels:
-        names += indicator_columns(task, columns)
     for task in predicted.tasks:  # shares are computed from the numbers of all parts
         if task.kind == "ratio" and not missing_parts(task, columns):
             names += [part for part in task.labels if part not in classes]
@@ -312,6 +334,52 @@ def _read_mask_folder(
     return table_of_folder(content)
 
 
+def _read_label_folders(
+    images: PathLike | None,
+    truth: Path,
+    predicted: PredictedTasks,
+    subfolders: Subfolders | None,
+) -> pd.DataFrame:
+    """Return the images of a folder with a folder of each label, with its columns of 1 and 0."""
+    if subfolders is not None:
+        raise ConfigError(
+            f"subfolders is {subfolders!r}, and the heads predict labels, which are the names of the "
+            f"folders in {truth}; leave it out"
+        )
+    _check_same_folder(images, truth, "folders of labels")
+    table = read_label_folders(truth, _all_labels(predicted), needs_all=False)
+    return _with_some_labels(table, truth, predicted)
+
+
+def _read_coco_labels(
+    images: PathLike | None, truth: Path, predicted: PredictedTasks
+) -> pd.DataFrame:
+    """Return the images of a COCO file, with a column of 1 and 0 for each label."""
+    table = read_coco_labels(truth, images, _all_labels(predicted), needs_all=False)
+    return _with_some_labels(table, truth, predicted)
+
+
+def _all_labels(predicted: PredictedTasks) -> list[str]:
+    """The labels of all tasks, each once."""
+    labels: list[str] = []
+    for task in predicted.multilabels:
+        labels += task.labels
+    return list(dict.fromkeys(labels))
+
+
+def _with_some_labels(table: pd.DataFrame, truth: Path, predicted: PredictedTasks) -> pd.DataFrame:
+    """The table; an error if it has no label that is predicted, a warning for some that it lacks."""
+    columns = [name for name in table.columns if name != IMAGES]
+    if not columns:
+        raise DataError(
+            f"the truth {truth} has none of the labels that are predicted, "
+            f"{some_of(_all_labels(predicted), 5)}; expected folders, or categories of a COCO file, "
+            "that are called like them"
+        )
+    _warn_of_missing_labels(predicted, columns)
+    return table
+
+
 def _read_class_folders(
     images: PathLike | None,
     truth: Path,
@@ -328,13 +396,18 @@ def _read_class_folders(
     content = read_data_folder(truth, subfolders)
     if content.kind != "classes":
         raise DataError(f"the truth {truth} has no class folders, and the heads predict classes")
-    if images is not None and not Path(images).samefile(truth):
-        raise DataError(
-            f"the truth {truth} has class folders, which hold the images to predict; name it in the "
-            f"place of {images}"
-        )
+    _check_same_folder(images, truth, "class folders")
     _check_has_no_parts(content)
     return table_of_folder(content).rename(columns={"class": names[0]})
+
+
+def _check_same_folder(images: PathLike | None, truth: Path, contents: str) -> None:
+    """Raise a DataError for another folder of images than the truth, whose folders hold them."""
+    if images is not None and not Path(images).samefile(truth):
+        raise DataError(
+            f"the truth {truth} has {contents}, which hold the images to predict; name it in the "
+            f"place of {images}"
+        )
 
 
 def _check_has_no_parts(content: DataFolder) -> None:

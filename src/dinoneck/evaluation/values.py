@@ -48,12 +48,17 @@ def evaluate_values(
     targets_of_models = value_targets(predictors, table, predicted)
     if not any(targets_of_models.values()):
         raise nothing_to_score(predicted.names, truth_columns)
+    unscored: dict[str, ScoredTarget] = {}
+    if calibrate is not None:
+        for name, predictor in predictors.items():
+            unscored |= _unscored_shares(predictor.tasks, table, targets_of_models[name])
     return predict_and_score(
         predictors,
         table,
         targets_of_models,
         target_weights=target_weights,
         calibrate=calibrate,
+        unscored=unscored,
     )
 
 
@@ -179,6 +184,21 @@ def _number_target(column: Column[TaskFacts], table: Table) -> ValueTarget:
     """The numbers of a column, (n, 1)."""
     numbers = table.numbers(column.name)[:, None]
     return ValueTarget(column.task.name, columns=(column.place,), truth=numbers)
+
+
+def _unscored_shares(
+    tasks: Sequence[TaskFacts], table: Table, targets: Mapping[str, ScoredTarget]
+) -> dict[str, ScoredTarget]:
+    """``task:part`` -> the shares of a ratio whose parts are scored as the numbers of another output."""
+    shares: dict[str, ScoredTarget] = {}
+    for task in tasks:
+        have_numbers = [isinstance(targets.get(part), ValueTarget) for part in task.labels]
+        if task.kind != "ratio" or not have_numbers or not all(have_numbers):
+            continue
+        for part, target in _share_targets(task, table).items():
+            if targets[part].output != task.name:
+                shares[f"{task.name}:{part}"] = target
+    return shares
 
 
 def _share_targets(ratio: TaskFacts, table: Table) -> dict[str, ValueTarget]:

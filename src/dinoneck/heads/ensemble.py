@@ -212,6 +212,13 @@ class HeadEnsemble(Head):
             else:
                 member.head.note_origin(replace(origin, layers=member.layers))
 
+    def drop_calibration(self) -> list[str]:
+        """Remove those of the members too, see :meth:`Head.drop_calibration`."""
+        names = super().drop_calibration()
+        for member in self._members():
+            names += member.head.drop_calibration()
+        return list(dict.fromkeys(names))
+
     def readers(
         self, layers: Sequence[int] | None = None
     ) -> list[tuple[Head, tuple[int, ...] | None]]:
@@ -657,8 +664,8 @@ def shared_tasks(
     """Return one task per name, and the compositions; without transform: they are in original units.
 
     A minimum or maximum that some of the heads state holds for their mean. So does an interval that
-    all of them state; the mean of heads with different ones has none. The same holds for the
-    thresholds of labels, which are 0.5 then.
+    all heads state which have a part in the predictions; the mean of heads with different ones has
+    none. The same holds for the thresholds of labels, which are 0.5 then.
 
     Args:
         heads: all members.
@@ -676,7 +683,7 @@ def shared_tasks(
         for task in head.predicted:
             activation = task.activation if task.is_unit else None
             plain = replace(task, transform=None, activation=activation)
-            plain = with_interval(plain, _shared_interval(task.name, running))
+            plain = with_interval(plain, _shared_interval(task, running))
             if task.is_multilabel:
                 plain = replace(plain, thresholds=_shared_thresholds(task.name, running))
             if not counts:
@@ -701,14 +708,36 @@ def shared_tasks(
     return tasks, compositions
 
 
-def _shared_interval(task_name: str, heads: Sequence[Head]) -> Sequence[Interval]:
-    """The interval of a task that all heads that predict it state; empty if they differ."""
-    intervals = []
+def _shared_interval(task: Task, heads: Sequence[Head]) -> Sequence[Interval]:
+    """The interval of a task that all heads with a part in its predictions state; empty if they differ.
+
+    A head that predicts only what the task follows from, such as the parts of a sum, states none.
+    """
+    sources = _sources_of(task, heads)
+    intervals: list[Sequence[Interval]] = []
     for head in heads:
-        intervals += [task.interval for task in head.predicted if task.name == task_name]
+        stated = [other.interval for other in head.predicted if other.name == task.name]
+        intervals += stated
+        if not stated and any(other.name in sources for other in head.predicted):
+            intervals.append(())
     if len(set(intervals)) != 1:
         return ()
     return intervals[0]
+
+
+def _sources_of(task: Task, heads: Sequence[Head]) -> set[str]:
+    """The names of the outputs, averaged over heads, that the values of a task are recomputed from."""
+    names: set[str] = set()
+    if task.from_map is not None:
+        names.add(task.from_map)
+    if isinstance(task, Composed) and task.parts_of is not None:
+        names.update(task.parts_of.inputs)
+    sources = set(names)
+    for head in heads:
+        for other in head.predicted:
+            if other.name in names:
+                sources |= _sources_of(other, heads)
+    return sources
 
 
 def _shared_thresholds(task_name: str, heads: Sequence[Head]) -> tuple[float, ...]:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinoneck.backbones import weight_hashes
+from dinoneck.codec import TAG
 from dinoneck.configured import Configured
 from dinoneck.errors import DataError, ShapeError
 from dinoneck.grid import PatchSize
@@ -27,6 +28,7 @@ from dinoneck.tasks import (
     activate,
     check_tasks,
     describe_tasks,
+    without_calibration,
 )
 from dinoneck.tokens import Tokens
 
@@ -89,6 +91,20 @@ class Head(Configured, nn.Module):
         self.tasks = tuple(tasks)
         self.compositions = tuple(compositions)
         self._predicted = outputs_of(self.tasks, self.compositions, type(self).__name__)
+
+    def drop_calibration(self) -> list[str]:
+        """Remove prediction intervals and thresholds of labels, which hold for the weights as they are.
+
+        Returns:
+            The names of the tasks and compositions that had some.
+        """
+        names = [task.name for task in self.predicted if task.interval or task.thresholds]
+        if names:
+            tasks = [without_calibration(task) for task in self.tasks]
+            compositions = [replace(composition, interval=()) for composition in self.compositions]
+            self._set_outputs(tasks, compositions)
+            self._config = _config_without_calibration(self._config)
+        return names
 
     def extra_repr(self) -> str:
         """Show the tasks, and what is composed of them."""
@@ -303,6 +319,20 @@ class Head(Configured, nn.Module):
         check_tokens(tokens, self, self.embed_dim, num_layers=self._takes_layers)
         self.check_origin(tokens)
         return tokens
+
+
+def _config_without_calibration(config: Any) -> Any:
+    """The JSON of a configuration, in which tasks and compositions have no intervals and thresholds."""
+    if isinstance(config, list):
+        return [_config_without_calibration(value) for value in config]
+    if not isinstance(config, Mapping):
+        return config
+    is_output = config.get(TAG) in (Task.__name__, Composition.__name__)
+    changed = {}
+    for key, value in config.items():
+        if not (is_output and key in ("interval", "thresholds")):
+            changed[key] = _config_without_calibration(value)
+    return changed
 
 
 def _casts(change: Callable[[Tensor], Tensor], module: nn.Module) -> bool:

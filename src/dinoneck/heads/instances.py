@@ -18,6 +18,8 @@ MOST_INSTANCES = 100  # of an image, as COCO scores them
 LEAST_SCORE = 0.3  # of an instance, where neither the call nor the task states one
 _LEAST_CENTRE = 0.1  # value of a cell that may be a centre, as in Panoptic-DeepLab
 _DUPLICATE_IOU = 0.5  # two masks of a class above it are one object
+LeastScore = float | Sequence[float]
+"""The smallest score of objects: one for all classes, or one for each."""
 _LEAST_QUERY_SCORE = 0.8  # probability of a query's class, for a panoptic segment
 _LEAST_KEPT_AREA = 0.8  # share of its mask that a panoptic segment keeps, as in MaskFormer
 
@@ -34,8 +36,24 @@ def task_of(tasks: Sequence[Task], kind: str) -> Task:
     return matching[0]
 
 
+def reach_score(scores: Tensor, labels: Tensor, least_score: LeastScore) -> Tensor:
+    """Return which objects have the smallest score, or that of their class, bool (n,).
+
+    Args:
+        scores: (n,).
+        labels: (n,), int64.
+        least_score: of all classes, or of each.
+    """
+    if isinstance(least_score, Sequence):
+        # float32 would round the thresholds, and not every device has float64
+        thresholds = torch.tensor(least_score, dtype=torch.float64)
+        is_sure = scores.cpu() >= thresholds[labels.cpu()]
+        return is_sure.to(scores.device)
+    return scores >= least_score
+
+
 def decode_instances(
-    classes: Tensor, masks: Tensor, size: Sequence[int], min_score: float | None = None
+    classes: Tensor, masks: Tensor, size: Sequence[int], min_score: LeastScore | None = None
 ) -> list[dict[str, Tensor]]:
     """Return the instances of every image, the highest score first, at most 100.
 
@@ -45,7 +63,8 @@ def decode_instances(
         classes: (B, Q, K + 1) logits, the last one of no object.
         masks: (B, Q, h, w) logits, which are resampled to ``size`` before they are cut at 0.
         size: (height, width) of the masks that are returned.
-        min_score: leave out instances of a lower score; None = 0.3.
+        min_score: leave out instances of a lower score, or of a lower one than that of their class;
+            None = 0.3.
 
     Returns:
         Per image ``boxes`` (n, 4) float32 XYXY around the masks, ``labels`` (n,) int64, ``scores``
@@ -58,7 +77,7 @@ def decode_instances(
         num_classes = query_scores.shape[1]
         scores, best = query_scores.flatten().topk(min(MOST_INSTANCES, query_scores.numel()))
         # the mask can only lower a score
-        is_candidate = scores >= least_score
+        is_candidate = reach_score(scores, best % num_classes, least_score)
         scores = scores[is_candidate]
         queries = best[is_candidate] // num_classes
         labels = best[is_candidate] % num_classes
@@ -70,7 +89,8 @@ def decode_instances(
         scores = scores * (pixels.sigmoid() * inside).sum(dim=(1, 2)) / areas.clamp_min(1)
 
         order = scores.argsort(descending=True)
-        order = order[(areas[order] > 0) & (scores[order] >= least_score)]
+        is_sure = reach_score(scores, labels, least_score)
+        order = order[(areas[order] > 0) & is_sure[order]]
         kept = order[_first_of_duplicates(inside[order], labels[order])]
         instances.append(_instances(inside[kept], labels[kept], scores[kept]))
     return instances
@@ -95,7 +115,7 @@ def _first_of_duplicates(masks: Tensor, labels: Tensor) -> Tensor:
 
 
 def decode_centres(
-    maps: Tensor, size: Sequence[int], min_score: float | None = None
+    maps: Tensor, size: Sequence[int], min_score: LeastScore | None = None
 ) -> list[dict[str, Tensor]]:
     """Return the instances of every image from centres and the offsets to them.
 
@@ -108,7 +128,7 @@ def decode_centres(
         maps: (B, K + 4, rows, cols): logits of no object and K classes, the centre, and the offset
             (down, right), in cells.
         size: (height, width) of the masks that are returned.
-        min_score: leave out instances of a lower score; None = 0.3.
+        min_score: as of :func:`decode_instances`.
 
     Returns:
         As :func:`decode_instances`.
@@ -133,7 +153,8 @@ def decode_centres(
         class_scores, labels = (class_sums / sizes[:, None].clamp_min(1)).max(dim=1)
         scores = centre[is_peak].clamp(0, 1) * class_scores
         order = scores.argsort(descending=True)
-        order = order[(sizes[order] > 0) & (scores[order] >= least_score)]
+        is_sure = reach_score(scores, labels, least_score)
+        order = order[(sizes[order] > 0) & is_sure[order]]
 
         masks = objects[order].reshape(-1, 1, rows, cols).float()
         pixels = F.interpolate(masks, tuple(size), mode="bilinear")[:, 0] > 0.5

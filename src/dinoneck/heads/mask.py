@@ -217,8 +217,8 @@ class MaskHead(Head):
         Args:
             tokens: of the images.
             size: (height, width) of the masks; None = that of the images that the tokens are of.
-            min_score: leave out instances of a lower score; None = the minimum of the task, without
-                one 0.3.
+            min_score: leave out instances of a lower score; None = the thresholds of the task, or its
+                minimum, without both 0.3.
             **plain: of plain tensors, as for calling.
 
         Raises:
@@ -231,7 +231,7 @@ class MaskHead(Head):
             classes,
             masks,
             size=size or tokens.image_size,
-            min_score=task.minimum if min_score is None else min_score,
+            min_score=task.least_score if min_score is None else min_score,
         )
 
     @torch.no_grad()

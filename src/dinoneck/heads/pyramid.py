@@ -111,7 +111,7 @@ class PyramidHead(Head):
             tower_task = task
             if task.is_masks:  # its tower has a plain output per channel
                 num_channels = task.dim + _CENTRE_CHANNELS
-                tower_task = replace(task, kind="dense", dim=num_channels, labels=())
+                tower_task = replace(task, kind="dense", dim=num_channels, labels=(), thresholds=())
             self.towers.append(Tower(self.neck.out_channels, tower_task, tower_depth, **factory))
 
     @property
@@ -168,8 +168,8 @@ class PyramidHead(Head):
         Args:
             tokens: of the images.
             size: (height, width) of the masks; None = that of the images that the tokens are of.
-            min_score: leave out instances of a lower score; None = the minimum of the task, or 0.3
-                if it has none.
+            min_score: leave out instances of a lower score; None = the thresholds of the task, or its
+                minimum, without both 0.3.
             **plain: of plain tensors, as for calling.
 
         Raises:
@@ -181,7 +181,7 @@ class PyramidHead(Head):
         return decode_centres(
             maps,
             size=size or tokens.image_size,
-            min_score=task.minimum if min_score is None else min_score,
+            min_score=task.least_score if min_score is None else min_score,
         )
 
     def _reads_map(self, task: Task) -> bool:

@@ -284,16 +284,16 @@ def objects_from_outputs(
 
     canvas = _Canvas.of(size, recipe)
     batches = {content: torch.from_numpy(array)[None] for content, array in outputs.items()}
-    least_score = task.minimum if min_score is None else min_score
     if task.kind == "panoptic":
         [(segments, segment_infos)] = decode_panoptic(
             batches["classes"],
             batches["masks"],
             size=canvas.size,
             things=[task.labels.index(label) for label in task.things],
-            min_score=least_score,
+            min_score=task.minimum if min_score is None else min_score,
         )
         return _panoptic_on_image(segments, segment_infos, canvas)
+    least_score = task.least_score if min_score is None else min_score
     if "map" in batches:
         [instances] = decode_centres(batches["map"], canvas.size, least_score)
     else:

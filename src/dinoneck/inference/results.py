@@ -15,7 +15,7 @@ from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.extras import missing_extra
 from dinoneck.inference.cropped_masks import CroppedMasks
 from dinoneck.progress import progress
-from dinoneck.runtime.intervals import BOUNDS, LABEL_SETS, task_named_as_entry
+from dinoneck.runtime.intervals import BOUNDS, PREDICTION_SETS, task_named_as_entry
 from dinoneck.runtime.names import IMAGE
 from dinoneck.task_facts import NO_LABELS, TaskFacts, as_tasks, columns_of
 from dinoneck.task_intervals import HIGH, LOW, SET
@@ -160,10 +160,10 @@ def _cells(
         if task.has_values
     }
     bounds: Mapping[str, Any] = {}
-    label_sets: Mapping[str, Any] = {}
+    prediction_sets: Mapping[str, Any] = {}
     if task_named_as_entry(tasks) is None:
         bounds = result.get(BOUNDS, {})
-        label_sets = result.get(LABEL_SETS, {})
+        prediction_sets = result.get(PREDICTION_SETS, {})
     for name, task, place in columns_of(tasks):
         if task.is_multilabel and place == 0:
             yield (
@@ -174,8 +174,8 @@ def _cells(
             labels = task.labels or tuple(map(str, range(task.dim)))
             if place == 0:
                 yield task.name, labels[int(np.argmax(numbers[task.name]))]
-                if task.name in label_sets:
-                    yield f"{task.name}{SET}", LABEL_SEPARATOR.join(label_sets[task.name])
+                if task.name in prediction_sets:
+                    yield f"{task.name}{SET}", LABEL_SEPARATOR.join(prediction_sets[task.name])
             name = f"{task.name}:{labels[place]}"
         yield name, numbers[task.name][place]
         if task.name in bounds:

@@ -146,6 +146,8 @@ class DetectorRecord(Struct, kw_only=True):
         dinoneck: the version that wrote it.
         preprocess: how images are prepared. Format 1: stretched to ``size``, bilinearly.
         min_score: the smallest score of boxes. Format 1 does not state it.
+        thresholds: the smallest score of the boxes of each class, in the place of ``min_score``;
+            empty: there are none.
         digest: of the head file of the detector. Format 1 has none.
         has_masks: whether it gives a mask for each box, the output ``masks``.
     """
@@ -159,6 +161,7 @@ class DetectorRecord(Struct, kw_only=True):
     dinoneck: str
     preprocess: dict[str, Any] | None = None
     min_score: float | None = None
+    thresholds: list[float] = []
     digest: str | None = None
     has_masks: bool = False
 
@@ -171,6 +174,8 @@ def to_entry(record: ModelRecord | DetectorRecord) -> dict[str, Any]:
             del task["interval"]
         if not task["thresholds"]:
             del task["thresholds"]
+    if isinstance(record, DetectorRecord) and not record.thresholds:
+        del entry["thresholds"]
     return entry
 
 

@@ -30,6 +30,7 @@ from dinoneck.runtime.description import (
 )
 from dinoneck.runtime.images import RGB, PreparedImage, prepare
 from dinoneck.runtime.intervals import check_level, interval_entries
+from dinoneck.runtime.least_scores import LeastScores, check_thresholds
 from dinoneck.runtime.names import IMAGE, MOST_BOXES, check_row_names, check_runtime
 from dinoneck.runtime.session import open_session, run_session
 from dinoneck.task_facts import (
@@ -585,7 +586,7 @@ class ExportedPredictor:
             )
 
 
-class ExportedDetector:
+class ExportedDetector(LeastScores):
     """A detector in an exported file, which predicts what its :class:`dinoneck.detection.Detector` does.
 
     Made by :func:`open_exported`, or by ``Predictor("detector.onnx")``.
@@ -595,7 +596,9 @@ class ExportedDetector:
         record: what the file states of itself.
         preprocess: how images are prepared.
         classes: names of the labels.
-        min_score: the smallest score of boxes.
+        min_score: the smallest score of boxes. To set it removes the thresholds.
+        thresholds: the smallest score of the boxes of each class, in the place of ``min_score``;
+            empty: there are none.
         runtime: what runs the file.
 
     Raises:
@@ -618,7 +621,6 @@ class ExportedDetector:
         self.source = name
         self.record = record
         self.runtime = runtime
-        self.classes = record.classes
         self.preprocess = _recipe(record, name, bits)
         if self.preprocess.channels != RGB:
             raise _not_rgb(name, self.preprocess.channels)
@@ -629,10 +631,18 @@ class ExportedDetector:
                 "boxes; pass min_score (--min-score)"
             )
         self.min_score = _checked_score(smallest)
+        _check_stated_thresholds(record.thresholds, len(self.classes), name)
+        if min_score is None:
+            self.thresholds = record.thresholds
         self._session = open_session(content, runtime, name, num_threads)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.source!r}: {', '.join(self.classes)})"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels."""
+        return self.record.classes
 
     @property
     def has_masks(self) -> bool:
@@ -678,7 +688,8 @@ class ExportedDetector:
 
         Args:
             images: a path, a PIL image or an array (H, W, 3), or several; or the path of a folder.
-            min_score: leave out boxes of a lower score; None = :attr:`min_score`.
+            min_score: leave out boxes of a lower score; None = :attr:`thresholds`, without any
+                :attr:`min_score`.
             max_boxes: per image, those with the highest scores.
 
         Returns:
@@ -692,7 +703,9 @@ class ExportedDetector:
                 :attr:`classes`.
         """
         check_minimum(1, max_boxes=max_boxes)
-        smallest = self.min_score if min_score is None else _checked_score(min_score)
+        smallest: float | Sequence[float] = self.thresholds or self.min_score
+        if min_score is not None:
+            smallest = _checked_score(min_score)
         listed, is_folder = _list_images(images)
         read = functools.partial(prepare, recipe=self.preprocess)
         rows = []
@@ -705,7 +718,7 @@ class ExportedDetector:
         """Do nothing, see :meth:`ExportedPredictor.expect_images`."""
 
     def _predict_one(
-        self, image: PreparedImage, min_score: float, max_boxes: int
+        self, image: PreparedImage, least_score: float | Sequence[float], max_boxes: int
     ) -> dict[str, Any]:
         names = ["boxes", "scores", "labels"]
         if self.has_masks:
@@ -715,8 +728,9 @@ class ExportedDetector:
         if not np.isfinite(scores).all():
             raise DataError(f"scores of {self.source} are not finite; expected numbers in 0 ... 1")
         best = np.argsort(-scores, kind="stable")[:max_boxes]
-        is_sure = (scores[best] >= min_score) & (scores[best] > 0)  # empty rows have score 0
-        best = best[is_sure]
+        lowest = min(least_score) if isinstance(least_score, Sequence) else least_score
+        is_candidate = (scores[best] >= lowest) & (scores[best] > 0)  # empty rows have score 0
+        best = best[is_candidate]
         labels = arrays["labels"][best].astype(np.int64)
         is_unknown = (labels < 0) | (labels >= len(self.classes))
         if is_unknown.any():
@@ -724,6 +738,11 @@ class ExportedDetector:
                 f"{self.source} gives the label {labels[is_unknown][0]} and states "
                 f"{len(self.classes)} classes; export it again"
             )
+        if isinstance(least_score, Sequence):
+            # in float64: float32 would round the thresholds
+            is_sure = scores[best] >= np.array(least_score)[labels]
+            best = best[is_sure]
+            labels = labels[is_sure]
         height, width = image.size
         canvas_height, canvas_width = image.placement.canvas
         scale = np.array([width / canvas_width, height / canvas_height] * 2, np.float32)
@@ -818,6 +837,7 @@ def _check_outputs(record: ModelRecord, name: str) -> None:
         if output.of == "task":
             predicted.add(output.task)
     for task in record.tasks:
+        _check_stated_thresholds(task.thresholds, len(task.columns), name)
         if task.is_masks:
             _check_object_outputs(task, record, name)
         elif task.name not in predicted:
@@ -911,6 +931,14 @@ def _checked_score(min_score: Any) -> float:
     if not 0.0 <= score <= 1.0:
         raise ConfigError(f"min_score is {score!r}; expected a number 0 ... 1")
     return score
+
+
+def _check_stated_thresholds(thresholds: Sequence[float], num_labels: int, name: str) -> None:
+    """Raise a CheckpointError unless a file states no thresholds, or one for each label, 0 to 1."""
+    try:
+        check_thresholds(thresholds, num_labels)
+    except ConfigError as error:
+        raise _unfit_outputs(name, str(error)) from None
 
 
 def _check_maps(maps: Any, probabilities: bool) -> None:

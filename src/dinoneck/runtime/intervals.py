@@ -1,4 +1,4 @@
-"""The intervals of predictions and the sets of labels, as entries of rows."""
+"""The intervals and prediction sets of an image, as entries of rows."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from dinoneck.text import counted
 
 BOUNDS = "interval"
 """The entry of a row with the bounds of numbers: task -> (low, high)."""
-LABEL_SETS = "set"
-"""The entry of a row with sets of labels: task -> its likeliest labels."""
+PREDICTION_SETS = "set"
+"""The entry of a row with prediction sets of classes: task -> its likeliest labels."""
 
 
 def stored_levels(tasks: Sequence[TaskFacts]) -> list[float]:
-    """Return the levels at which a task has intervals, or a set of labels; ascending."""
+    """Return the levels at which a task has intervals, or prediction sets; ascending."""
     levels: set[float] = set()
     for task in tasks:
         levels.update(task.interval_levels)
@@ -100,12 +100,12 @@ def interval_entries(
         outputs are arrays (dim,), NaN for outputs without an interval.
     """
     bounds: dict[str, Any] = {}
-    label_sets: dict[str, Any] = {}
+    prediction_sets: dict[str, Any] = {}
     for task in tasks:
         if level not in task.interval_levels:
             continue
         if task.is_image_class:
-            label_sets[task.name] = task.label_set(values[task.name], level)
+            prediction_sets[task.name] = task.prediction_set(values[task.name], level)
             continue
         low, high = task.bounds(values[task.name], level)
         if task.dim == 1:
@@ -115,11 +115,11 @@ def interval_entries(
     entries = {}
     if bounds:
         entries[BOUNDS] = bounds
-    if label_sets:
-        entries[LABEL_SETS] = label_sets
+    if prediction_sets:
+        entries[PREDICTION_SETS] = prediction_sets
     return entries
 
 
 def task_named_as_entry(tasks: Sequence[TaskFacts]) -> str | None:
     """Return a task that is called as an entry of rows with intervals, which then have none; None if none is."""
-    return next((task.name for task in tasks if task.name in (BOUNDS, LABEL_SETS)), None)
+    return next((task.name for task in tasks if task.name in (BOUNDS, PREDICTION_SETS)), None)

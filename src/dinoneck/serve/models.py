@@ -239,7 +239,7 @@ def _describe_tasks(tasks: Sequence[TaskFacts]) -> list[dict[str, Any]]:
             "dim": task.dim,
             "labels": list(task.labels),
         }
-        if task.is_multilabel:
+        if task.is_multilabel or task.thresholds:
             description["thresholds"] = list(task.label_thresholds)
         if task.interval:
             description["interval"] = [asdict(interval) for interval in task.interval]
@@ -280,6 +280,8 @@ def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
         "backbone": detector.backbone_name,
         "device": str(detector.device),
     }
+    if detector.thresholds:
+        facts["thresholds"] = list(detector.thresholds)
     backbone = detector.runtime_backbone
     return Model(
         predict=predict,

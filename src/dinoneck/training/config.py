@@ -161,7 +161,10 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
         aux_targets: columns that only help training.
         multilabel: columns with the labels of images that may have any number of them: one column of
             words, separated by ; or |, in which none is an image without labels; or a column of 0
-            and 1 for each label; empty cells are unknown.
+            and 1, or true and false, for each label; empty cells are unknown. Without a table the
+            folders in images that are labels, in which images that have several are links or
+            copies; or a COCO file (.json) whose annotations name the labels of images, and which
+            of its categories to learn, without names all.
         labels: column of masks (PNG, TIFF; empty = unknown), or without a table their folder: a
             segmentation, or with targets class shares per patch.
         label_kind: mask values: class indices, or numbers per pixel, a dense task with the name of
@@ -244,6 +247,18 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
                     "of them"
                 )
         force_setattr(self, "target_weights", read_target_weights(self.target_weights))
+
+    @property
+    def label_file(self) -> Path | None:
+        """The COCO file of labels that ``multilabel`` names, its first word; None for columns and folders."""
+        if self.multilabel and self.multilabel[0].lower().endswith(".json"):
+            return Path(self.multilabel[0])
+        return None
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The columns, folders or categories that ``multilabel`` names; of a COCO file alone none."""
+        return self.multilabel if self.label_file is None else self.multilabel[1:]
 
     def _check_no_mask_options(self) -> None:
         """Raise ConfigError for an option of masks of classes or numbers that surface normals have not."""
@@ -767,6 +782,11 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
             raise ConfigError(
                 f"data.views is {data.views}, and needs data.store (--store); or leave it out"
             )
+        if data.label_file is not None and (data.csv is not None or with_table):
+            raise ConfigError(
+                f"data.multilabel names the COCO file {str(data.label_file)!r}, and there is a table; "
+                "leave one of them out"
+            )
         if data.csv is None and not with_table:
             self.check_without_table()
         if data.images is None and data.subfolders is not None:
@@ -822,8 +842,17 @@ class TrainConfig(HeadRunConfig, frozen=True, kw_only=True):
             raise ConfigError(f"data.targets is {data.targets!r}, {remedy}")
         if data.aux_targets:
             raise ConfigError(f"data.aux_targets is {data.aux_targets!r}, {remedy}")
-        if data.multilabel:
-            raise ConfigError(f"data.multilabel is {data.multilabel!r}, {remedy}")
+        if data.multilabel and data.images is None:
+            raise ConfigError(
+                f"data.multilabel is {data.multilabel!r}, and needs data.csv (--csv), or the folder of "
+                "the images, data.images (--images); or leave it out"
+            )
+        for option, value in (("labels", data.labels), ("subfolders", data.subfolders)):
+            if data.multilabel and value is not None:
+                raise ConfigError(
+                    f"data.{option} is {str(value)!r}, and data.multilabel is {data.multilabel!r}, "
+                    "labels of images without a table; leave one of them out, or name a table (--csv)"
+                )
         if data.minimum is not None:
             raise ConfigError(f"data.minimum is {data.minimum!r}, {remedy}")
         if data.store is not None:

@@ -26,9 +26,9 @@ logger = logging.getLogger(__name__)
 def of_data_folder(config: TrainConfig) -> tuple[TrainConfig, DataFolder | None]:
     """Return the config with what the folder ``data.images`` holds: its masks, and its parts.
 
-    Nothing is changed for a table, for class folders, and where ``data.labels`` names the masks;
-    their folders are then parts only if ``data.subfolders`` says so. What is taken is logged in one
-    line.
+    Nothing is changed for a table, for class folders, for labels of images, and where
+    ``data.labels`` names the masks; their folders are then parts only if ``data.subfolders`` says
+    so. What is taken is logged in one line.
 
     Returns:
         The config, and the folder that was read, for :func:`dinoneck.training.table.table_of`: to
@@ -44,6 +44,8 @@ def of_data_folder(config: TrainConfig) -> tuple[TrainConfig, DataFolder | None]
     if data.images is None or is_table:
         return config, None
     config.check_without_table()  # before what the folder holds: the remedy is a table
+    if data.multilabel:
+        return config, None  # the names say what the folder holds
     if data.labels is not None:
         if data.labels == data.images or data.subfolders is None:
             return config, None

@@ -20,6 +20,7 @@ from dinoneck.training.intervals import (
     intervals_of_tasks,
     no_residuals,
     target_intervals,
+    targets_with_residuals,
     to_record,
 )
 from dinoneck.training.method import (
@@ -132,13 +133,14 @@ class ValueEvaluator:
         self.config = config
         self.table = table
         self.targets = problem.scored
+        self.with_residuals = problem.with_residuals
         self.folds = folds
         names = (HEAD, LINEAR) if config.is_live else METHODS
         self.methods: reports.Methods = {
             name: reports.no_predictions(problem.scored) for name in names
         }
         self.residuals: dict[Method, Residuals] = {
-            name: no_residuals(problem.scored) for name in names
+            name: no_residuals(problem.with_residuals) for name in names
         }
         self.candidates = Candidates(methods=(HEAD,), lacking={})
 
@@ -170,6 +172,7 @@ class ValueEvaluator:
                 head=predicting,
                 rows=fold.valid.tolist(),
                 predictions=self.methods[name],
+                with_residuals=targets_with_residuals(problem.with_residuals),
                 residuals=self.residuals[name],
                 compositions=problem.compositions,
             )
@@ -188,7 +191,7 @@ class ValueEvaluator:
         if not fold.is_of_all_images:
             return KeptHead(head, facts)
         # the last one to be trained: all folds are predicted
-        intervals = target_intervals(self.targets, self.residuals, self.table.groups)
+        intervals = target_intervals(self.with_residuals, self.residuals, self.table.groups)
         return KeptHead(head, facts, intervals_of_tasks(intervals, method, head.predicted))
 
     def final_problem(self, problem: Problem) -> Problem:
@@ -211,7 +214,7 @@ class ValueEvaluator:
         choice = Choice.of(self.candidates, held_out, report["scores"])
         report["choice"] = choice.record()
         report["predicts"] = ChosenMethod.of(self.config, choice).record()
-        intervals = target_intervals(self.targets, self.residuals, self.table.groups)
+        intervals = target_intervals(self.with_residuals, self.residuals, self.table.groups)
         if intervals:
             report["prediction_intervals"] = to_record(intervals)
         learns_weights = self.config.losses.weighting == "uncertainty"

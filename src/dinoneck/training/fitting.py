@@ -40,7 +40,7 @@ from dinoneck.metrics import (
 )
 from dinoneck.store.feature_store import FeatureStore
 from dinoneck.store.memory import MemoryStore
-from dinoneck.tasks import Task
+from dinoneck.tasks import Task, without_calibration
 from dinoneck.tokens import Tokens
 from dinoneck.training.batches import Batch, BatchReader, BatchRows
 from dinoneck.training.engine import Engine, autocast, restored_random_state, seed_all
@@ -84,7 +84,9 @@ def fit(
     and two tasks if one's loss is more than 100 times the other's at the first step.
 
     Args:
-        head: its tasks must be final: fit their transforms on the training rows first.
+        head: its tasks must be final: fit their transforms on the training rows first. Prediction
+            intervals and thresholds of labels that it has are dropped, with a warning: they hold for
+            its weights before.
         source: tokens by id; of several augmented views every sample gets a random one per epoch,
             labels flipped along.
         targets: original units, matched by id, never by position: a pandas DataFrame with ids as
@@ -160,8 +162,10 @@ def fit(
                 example.inputs, example.targets, mixes=False
             ):
                 objective.eval()(micro_batch)
+        names_of_calibrated = head.drop_calibration()
         if engine.rank == 0:
             _warn_of_layers(head, source, example)
+            _warn_of_calibration(names_of_calibrated)
 
         if out is not None:
             identity = identity_of(objective, source, samples, engine.parameters)
@@ -398,6 +402,17 @@ def warn_of_unread_layers(head_name: str, layers: tuple[int, ...]) -> None:
         )
 
 
+def _warn_of_calibration(names: Sequence[str]) -> None:
+    """Name the tasks whose intervals and thresholds were dropped; nothing without such."""
+    if names:
+        logger.warning(
+            "the head had prediction intervals or thresholds of %s, which hold for its weights before "
+            "this training and are dropped; 'dinoneck evaluate ... --calibrate OUT.safetensors' adds "
+            "intervals to the file of a head",
+            ", ".join(names),
+        )
+
+
 def _check_composed(loss: TaskLoss, targets: Any) -> None:
     """Raise if targets hold what the loss computes."""
     for composition in loss.compositions:
@@ -451,7 +466,9 @@ def _check_together(head: Head, source: TokenSource, recipe: Recipe, loss: TaskL
         raise ConfigError(
             "fit was called under torch.no_grad() or inference_mode(), where nothing can be trained"
         )
-    if loss.tasks != head.tasks:
+    # the loss of a loaded head may hold the intervals that an earlier training of it has dropped
+    tasks_of_loss = [without_calibration(task) for task in loss.tasks]
+    if tasks_of_loss != [without_calibration(task) for task in head.tasks]:
         loss_names = ", ".join(task.name for task in loss.tasks)
         head_names = ", ".join(task.name for task in head.tasks)
         raise ConfigError(f"the loss is built for tasks {loss_names}, the head for {head_names}")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from torch import Tensor
@@ -48,6 +49,11 @@ def identity_of(
     if loss.weighting is not None:
         weighting = {type(loss.weighting).__qualname__: loss.weighting.config}
 
+    # intervals are no part of the loss, and the head has none any more
+    compositions = []
+    for part in loss.compositions:
+        compositions.append(replace(part, composition=replace(part.composition, interval=())))
+
     without_tokens = _hash_of_samples(samples)
     with_tokens = without_tokens.copy()
     if has_stored(source):
@@ -62,7 +68,7 @@ def identity_of(
         "head": {type(head).__name__: encode(head.config)},
         "trained": trained_shapes,
         "weighting": weighting,
-        "loss": [encode(part) for part in (*loss.compositions, *loss.regularisers)],
+        "loss": [encode(part) for part in (*compositions, *loss.regularisers)],
         SAMPLES_OF_0_3: with_tokens.hexdigest(),
         SAMPLES: hash_of_samples.hexdigest(),
         TOKENS: tokens,

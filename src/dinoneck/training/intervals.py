@@ -52,10 +52,10 @@ class TargetInterval:
         return Interval(levels=self.levels, half_widths=self.half_widths, groups=self.groups)
 
 
-def targets_with_intervals(
+def targets_with_residuals(
     targets: Mapping[str, ScoredTarget],
 ) -> dict[str, ValueTarget | ClassTarget]:
-    """Return the targets that have intervals, or sets of labels: one number of an image, and its class."""
+    """Return the targets that have intervals, or prediction sets: one number of an image, and its class."""
     chosen: dict[str, ValueTarget | ClassTarget] = {}
     for name, target in targets.items():
         if isinstance(target, ClassTarget):
@@ -69,7 +69,7 @@ def targets_with_intervals(
 def no_residuals(targets: Mapping[str, ScoredTarget]) -> Residuals:
     """Return the residuals of a method that has predicted no row yet."""
     residuals = {}
-    for name, target in targets_with_intervals(targets).items():
+    for name, target in targets_with_residuals(targets).items():
         residuals[name] = np.full(len(target.truth), np.nan)
     return residuals
 
@@ -87,7 +87,7 @@ def target_intervals(
         groups: one label per row.
     """
     intervals: dict[str, dict[Method, TargetInterval]] = {}
-    for name, target in targets_with_intervals(targets).items():
+    for name, target in targets_with_residuals(targets).items():
         for method, residuals_of_method in residuals.items():
             interval = Interval.of_residuals(residuals_of_method[name], groups)
             if not interval.groups:
@@ -144,7 +144,7 @@ def intervals_of_tasks(
     return of_tasks
 
 
-def with_intervals(checkpoint: HeadCheckpoint, intervals: Intervals) -> HeadCheckpoint:
+def with_configured_intervals(checkpoint: HeadCheckpoint, intervals: Intervals) -> HeadCheckpoint:
     """Return the checkpoint of a head with intervals of the tasks that its configuration holds.
 
     A head of the user's own may state its tasks itself: its file has no intervals of them.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -70,6 +70,8 @@ class Problem:
         weights: dense task -> (n, rows, cols), how much a patch counts.
         compositions: what is computed from tasks.
         scored: target -> where its predictions are, and the truth.
+        shares: ``task:column`` -> the shares of a ratio whose column is scored as the number of
+            another output. They have no scores, and intervals as scored targets do.
     """
 
     tasks: Sequence[Task]
@@ -77,6 +79,12 @@ class Problem:
     weights: Mapping[str, Tensor]
     compositions: Sequence[Composition]
     scored: Mapping[str, ScoredTarget]
+    shares: Mapping[str, ValueTarget] = field(default_factory=dict)
+
+    @property
+    def with_residuals(self) -> dict[str, ScoredTarget]:
+        """The targets of which held-out residuals are measured, as far as their kind has intervals."""
+        return {**self.scored, **self.shares}
 
 
 def read_problem(config: TrainConfig, table: Table, preprocess: Preprocessing) -> Problem:
@@ -134,6 +142,7 @@ def read_problem(config: TrainConfig, table: Table, preprocess: Preprocessing) -
         weights=weights,
         compositions=compositions,
         scored=_numbers_first(scored, table),
+        shares=_unscored_shares(tasks, learned, scored),
     )
 
 
@@ -174,6 +183,21 @@ def _choose_scored(
         by_compositions |= _composed_targets(columns)
     # of equal names the right one counts
     return by_ratios | by_compositions | by_tasks
+
+
+def _unscored_shares(
+    tasks: Sequence[Task], learned: LearnedTasks, scored: Mapping[str, ScoredTarget]
+) -> dict[str, ValueTarget]:
+    """The shares of ratios whose columns another output is scored for, called as the columns of predictions."""
+    shares: dict[str, ValueTarget] = {}
+    for task in tasks:
+        if task.kind != "ratio":
+            continue
+        for column, target in _column_targets(task, learned[task.name]).items():
+            is_scored = scored[column].output == task.name
+            if isinstance(target, ValueTarget) and not is_scored:
+                shares[f"{task.name}:{column}"] = target
+    return shares
 
 
 def _composed_targets(columns: ComposedColumns) -> dict[str, ScoredTarget]:
@@ -415,6 +439,7 @@ def take_rows(problem: Problem, rows: Array) -> Problem:
         targets={name: values[rows] for name, values in problem.targets.items()},
         weights={name: weight[rows] for name, weight in problem.weights.items()},
         scored={name: target.take(rows) for name, target in problem.scored.items()},
+        shares={name: target.take(rows) for name, target in problem.shares.items()},
     )
 
 

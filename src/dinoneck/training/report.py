@@ -17,8 +17,8 @@ from dinoneck.losses.composition import Composition
 from dinoneck.metrics import Array
 from dinoneck.tasks import MEAN_KEY, OVERALL, OVERALL_MEAN, OVERALL_WEIGHTED
 from dinoneck.training.folds import Fold
-from dinoneck.training.intervals import Residuals, targets_with_intervals
-from dinoneck.training.scored import LabelsTarget, MapTarget, ScoredTarget, ValueTarget
+from dinoneck.training.intervals import Residuals
+from dinoneck.training.scored import ClassTarget, LabelsTarget, MapTarget, ScoredTarget, ValueTarget
 from dinoneck.training.scores import Split, score_values
 from dinoneck.training.token_sources import TokenSource, in_batches
 from dinoneck.training.verdict import verdict
@@ -87,6 +87,7 @@ def write_predictions(
     head: Head,
     rows: Sequence[int],
     predictions: Predictions,
+    with_residuals: Mapping[str, ValueTarget | ClassTarget],
     residuals: Residuals,
     compositions: Sequence[Composition] = (),
 ) -> None:
@@ -98,6 +99,8 @@ def write_predictions(
         head: the head, which is set to evaluation mode.
         rows: the held-out rows.
         predictions: of :func:`no_predictions`, changed in place.
+        with_residuals: of which residuals are measured, see
+            :func:`dinoneck.training.intervals.targets_with_residuals`.
         residuals: of :func:`dinoneck.training.intervals.no_residuals`, changed in place.
         compositions: those that the head has not are computed from its predictions.
 
@@ -106,7 +109,6 @@ def write_predictions(
     """
     device = next(head.parameters()).device
     head.eval()
-    with_intervals = targets_with_intervals(targets)
     for batch_rows in in_batches(rows, _BATCH):
         batch = tokens.batch([tokens.ids[row] for row in batch_rows]).to(device)
         outputs = {}
@@ -119,9 +121,9 @@ def write_predictions(
                     f"the predictions of {name} are not finite: training diverged; lower lr (--lr)"
                 )
             predictions[name][batch_rows] = target.read(selected, batch_rows)
-            if name in with_intervals:
-                values = selected.numpy()
-                residuals[name][batch_rows] = with_intervals[name].residuals(values, batch_rows)
+        for name, measured in with_residuals.items():
+            values = measured.select(outputs).numpy()
+            residuals[name][batch_rows] = measured.residuals(values, batch_rows)
 
 
 def prediction_rows(

@@ -41,7 +41,7 @@ from dinoneck.training.epoch_notes import SHORTEST_RUN, EpochNotes
 from dinoneck.training.evaluators import Evaluator, FoldTokens, KeptHead, ValueEvaluator
 from dinoneck.training.fitting import fit, seconds_per_image
 from dinoneck.training.folds import Fold, Rows, folds_of
-from dinoneck.training.intervals import with_intervals
+from dinoneck.training.intervals import with_configured_intervals
 from dinoneck.training.mask_classes import warn_of_mask_classes
 from dinoneck.training.new_head import (
     cheaper_head,
@@ -570,7 +570,7 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
             license=self.config.license,
             tta=self.tta,
         )
-        with_intervals(checkpoint, kept.intervals).save(path)
+        with_configured_intervals(checkpoint, kept.intervals).save(path)
 
     # after all folds
 

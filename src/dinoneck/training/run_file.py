@@ -19,7 +19,7 @@ from dinoneck.registry import import_modules
 from dinoneck.training import folder as files
 from dinoneck.training.config import TRAININGS, HeadConfig, TrainConfig
 from dinoneck.training.data_folder import of_data_folder
-from dinoneck.training.intervals import from_record, intervals_of_tasks, with_intervals
+from dinoneck.training.intervals import from_record, intervals_of_tasks, with_configured_intervals
 from dinoneck.training.method import Choice, ChosenMethod, metrics_of
 from dinoneck.training.processes import join_processes, wait_for_all
 from dinoneck.training.report import HEAD, LINEAR
@@ -61,7 +61,7 @@ def write_run_file(folder: Path, config: TrainConfig, report: Mapping[str, Any])
     intervals = intervals_of_tasks(
         from_record(report.get("prediction_intervals", {})), chosen.method, checkpoint.tasks
     )
-    checkpoint = with_intervals(checkpoint, intervals)
+    checkpoint = with_configured_intervals(checkpoint, intervals)
     checkpoint = with_thresholds_of(checkpoint, report, chosen.method)
     checkpoint.save(folder / run_names.HEAD_FILE)
 

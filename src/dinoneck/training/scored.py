@@ -123,13 +123,13 @@ def cell_target_names(task: TaskFacts) -> list[str]:
 
 
 @dataclass(frozen=True, eq=False)
-class ClassTarget:
-    """One class per image; its predictions are class indices (n,), -1 = none.
+class LabelledTarget:
+    """What probabilities of K labels predict: the base of :class:`ClassTarget` and :class:`LabelsTarget`.
 
     Attributes:
         output: its key in the outputs of ``head.predict``.
-        truth: class indices (n,), -1 = missing.
-        labels: names of the K classes.
+        truth: of n images.
+        labels: names of the K labels.
         auxiliary: whether it only helps training.
     """
 
@@ -143,17 +143,25 @@ class ClassTarget:
         """Whether ``out_of_fold.csv`` has columns of it."""
         return not self.auxiliary
 
-    def take(self, rows: Array) -> ClassTarget:
+    def take(self, rows: Array) -> Self:
         """Return the target of these rows alone."""
         return replace(self, truth=self.truth[rows])
+
+    def select(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the probabilities of its labels, (B, K), from the outputs of a head."""
+        return outputs[self.output]
+
+
+@dataclass(frozen=True, eq=False)
+class ClassTarget(LabelledTarget):
+    """One class per image; its predictions are class indices (n,), -1 = none.
+
+    The truth is class indices (n,), -1 = missing.
+    """
 
     def no_predictions(self) -> Array:
         """Return the predictions of all rows where none is known."""
         return np.full_like(self.truth, -1)
-
-    def select(self, outputs: Mapping[str, Tensor]) -> Tensor:
-        """Return the probabilities of its classes, (B, K), from the outputs of a head."""
-        return outputs[self.output]
 
     def read(self, selected: Tensor, rows: Sequence[int]) -> Array:
         """Return the most probable classes of these rows from what :meth:`select` returned."""
@@ -192,37 +200,15 @@ class ClassTarget:
 
 
 @dataclass(frozen=True, eq=False)
-class LabelsTarget:
+class LabelsTarget(LabelledTarget):
     """Any number of labels per image; its predictions are probabilities (n, K), NaN = none.
 
-    Attributes:
-        output: its key in the outputs of ``head.predict``.
-        truth: (n, K), 1 where an image has a label, 0 where it has not, NaN = missing.
-        labels: names of the K labels.
-        auxiliary: whether it only helps training.
+    The truth is (n, K): 1 where an image has a label, 0 where it has not, NaN = missing.
     """
-
-    output: str
-    truth: Array
-    labels: tuple[str, ...]
-    auxiliary: bool = False
-
-    @property
-    def has_columns(self) -> bool:
-        """Whether ``out_of_fold.csv`` has columns of it."""
-        return not self.auxiliary
-
-    def take(self, rows: Array) -> LabelsTarget:
-        """Return the target of these rows alone."""
-        return replace(self, truth=self.truth[rows])
 
     def no_predictions(self) -> Array:
         """Return the predictions of all rows where none is known."""
         return np.full_like(self.truth, np.nan)
-
-    def select(self, outputs: Mapping[str, Tensor]) -> Tensor:
-        """Return the probabilities of its labels, (B, K), from the outputs of a head."""
-        return outputs[self.output]
 
     def read(self, selected: Tensor, rows: Sequence[int]) -> Array:
         """Return the probabilities of these rows from what :meth:`select` returned."""

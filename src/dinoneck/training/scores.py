@@ -29,7 +29,7 @@ from dinoneck.metrics import (
     GroupedTerms,
     Metric,
     as_number,
-    best_f1,
+    best_threshold,
     class_counts,
     class_f1,
     class_iou,
@@ -260,19 +260,13 @@ def score_values(
     Raises:
         DataError: for values that are infinite, or shapes that differ.
     """
-    truth = _finite_or_missing(truth)
-    predictions = _finite_or_missing(predictions)
-    _check_shape(predictions, truth)
-    is_missing = np.isnan(truth) | np.isnan(predictions)
-    if reference is not None:
-        reference = _finite_or_missing(reference)
-        _check_shape(reference, truth)
-        is_missing |= np.isnan(reference)
-    truth = np.where(is_missing, np.nan, truth)
-    cell_axes = tuple(range(1, truth.ndim))
+    compared = _compare_numbers(truth, predictions, reference)
+    truth = compared.truth
+    predictions = compared.predictions
+    reference = compared.reference
     is_joint = weights is not None
     r2_metric = R2 if weights is None else weighted_r2_metric(weights)
-    held_out = _HeldOut(split, is_known=(~is_missing).any(axis=cell_axes))
+    held_out = _HeldOut(split, is_known=compared.has_known)
     terms = value_terms(truth, predictions, joint=is_joint)
     reference_terms = None
     if reference is not None:
@@ -303,16 +297,11 @@ def score_classes(
     Raises:
         DataError: for indices outside 0 ... K-1, or shapes that differ.
     """
-    truth = np.asarray(truth)
-    predictions = np.asarray(predictions)
-    _check_shape(predictions, truth)
-    is_known = (truth >= 0) & (predictions >= 0)
-    if reference is not None:
-        reference = np.asarray(reference)
-        _check_shape(reference, truth)
-        is_known &= reference >= 0
-    truth = np.where(is_known, truth, -1)
-    held_out = _HeldOut(split, is_known)
+    compared = _compare_classes(truth, predictions, reference)
+    truth = compared.truth
+    predictions = compared.predictions
+    reference = compared.reference
+    held_out = _HeldOut(split, compared.is_known)
     terms = class_terms(truth, predictions, len(labels))
     reference_terms = None
     if reference is not None:
@@ -357,16 +346,11 @@ def score_labels(
     Raises:
         DataError: for values that are infinite, or shapes that differ.
     """
-    truth = _finite_or_missing(truth)
-    probabilities = _finite_or_missing(probabilities)
-    _check_shape(probabilities, truth)
-    is_missing = np.isnan(truth) | np.isnan(probabilities)
-    if reference is not None:
-        reference = _finite_or_missing(reference)
-        _check_shape(reference, truth)
-        is_missing |= np.isnan(reference)
-    truth = np.where(is_missing, np.nan, truth)
-    held_out = _HeldOut(split, is_known=(~is_missing).any(axis=1))
+    compared = _compare_numbers(truth, probabilities, reference)
+    truth = compared.truth
+    probabilities = compared.predictions
+    reference = compared.reference
+    held_out = _HeldOut(split, is_known=compared.has_known)
     chooses_thresholds = is_predicted is None
     if chooses_thresholds:
         is_predicted = _predicted_labels(truth, probabilities, held_out)
@@ -421,8 +405,7 @@ def score_labels(
 def choose_thresholds(truth: Floats, probabilities: Floats) -> list[float]:
     """Return the probability of each label from which on images have it with the best F1.
 
-    It lies in the middle between the lowest probability that counts as the label and the next lower
-    one.
+    See :func:`dinoneck.metrics.best_threshold`.
 
     Args:
         truth: (n, K), 1, 0 or NaN.
@@ -436,16 +419,8 @@ def choose_thresholds(truth: Floats, probabilities: Floats) -> list[float]:
         is_known = ~np.isnan(truth[:, k])
         has_label = truth[is_known, k] == 1
         num_positives = int(has_label.sum())
-        scores = probabilities[is_known, k]
-        lowest = None
-        if num_positives >= FEWEST_POSITIVES:
-            _, lowest = best_f1(scores, has_label, num_positives)
-        if lowest is None:
-            thresholds.append(DEFAULT_THRESHOLD)
-            continue
-        below = scores[scores < lowest]
-        next_lower = below.max() if below.size else 0.0
-        thresholds.append(float((lowest + next_lower) / 2))
+        threshold = best_threshold(probabilities[is_known, k], has_label, num_positives)
+        thresholds.append(DEFAULT_THRESHOLD if threshold is None else threshold)
     return thresholds
 
 
@@ -517,6 +492,56 @@ def score_angles(terms: Any, split: Split, *, reference: Any = None) -> dict[str
         _check_shape(reference, terms)
         is_known &= reference.any(axis=1)
     return _HeldOut(split, is_known).scores(ANGLE_METRICS, terms, reference)
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """What a score compares, of n rows.
+
+    Attributes:
+        truth: missing where a prediction is.
+        predictions: of the same shape.
+        reference: predictions of another method, of the same shape; None without.
+        is_known: of the same shape, whether the truth and all predictions are known.
+    """
+
+    truth: Array
+    predictions: Array
+    reference: Array | None
+    is_known: Array
+
+    @property
+    def has_known(self) -> Array:
+        """(n,), whether any value of a row is known."""
+        values_of_rows = self.is_known.reshape(len(self.is_known), -1)
+        has_known: Array = np.logical_or.reduce(values_of_rows, axis=1)
+        return has_known
+
+
+def _compare_numbers(truth: Any, predictions: Any, reference: Any) -> _Compared:
+    """Numbers, NaN = missing."""
+    truth = _finite_or_missing(truth)
+    predictions = _finite_or_missing(predictions)
+    _check_shape(predictions, truth)
+    is_known = ~(np.isnan(truth) | np.isnan(predictions))
+    if reference is not None:
+        reference = _finite_or_missing(reference)
+        _check_shape(reference, truth)
+        is_known &= ~np.isnan(reference)
+    return _Compared(np.where(is_known, truth, np.nan), predictions, reference, is_known)
+
+
+def _compare_classes(truth: Any, predictions: Any, reference: Any) -> _Compared:
+    """Class indices, -1 = missing."""
+    truth = np.asarray(truth)
+    predictions = np.asarray(predictions)
+    _check_shape(predictions, truth)
+    is_known = (truth >= 0) & (predictions >= 0)
+    if reference is not None:
+        reference = np.asarray(reference)
+        _check_shape(reference, truth)
+        is_known &= reference >= 0
+    return _Compared(np.where(is_known, truth, -1), predictions, reference, is_known)
 
 
 def _finite_or_missing(values: Any) -> Floats:

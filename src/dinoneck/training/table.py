@@ -31,6 +31,7 @@ from dinoneck.kinds import CLASS_KINDS, LABEL_KINDS, MAP_KINDS, NUMBER_KINDS
 from dinoneck.text import counted, some_of
 from dinoneck.training.config import (
     CompositionConfig,
+    DataConfig,
     TaskConfig,
     TrainConfig,
 )
@@ -100,8 +101,9 @@ def _frame_of(config: TrainConfig, frame: Any, folder: DataFolder | None) -> pd.
         image_column=data.image_column or "image",
         labels=data.labels,
         classes=dict.fromkeys(_columns_of_kinds(config, CLASS_KINDS), ()),
-        numbers=[*_columns_of_kinds(config, NUMBER_KINDS), *_indicator_columns(config)],
+        numbers=_columns_of_kinds(config, NUMBER_KINDS),
         multilabel=dict.fromkeys(_word_columns(config), ()),
+        indicators=_indicator_columns(config),
     )
     _warn_of_copies(table, [*targets, *auxiliary])
     _warn_of_changed_copies(table)
@@ -220,13 +222,15 @@ def _without_test_part(frame: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def _frame_of_folders(config: TrainConfig, content: DataFolder | None) -> pd.DataFrame:
-    """The table of class folders, of folders of images and masks, or of parts with these.
+    """The table of class folders, of folders of images and masks, or of parts with these; or of labels of images.
 
     ``content`` is what the folders hold; None = they are read here.
     """
     from dinoneck.data.folders import describe, read_masks, table_of_folder
 
     data = config.data
+    if data.multilabel:
+        return _frame_of_labels(str(data.images), data)
     if data.labels is not None and data.labels != data.images:
         if content is None:
             content = read_images_and_masks(str(data.images), data.labels, data.subfolders)
@@ -244,6 +248,19 @@ def _frame_of_folders(config: TrainConfig, content: DataFolder | None) -> pd.Dat
         logger.warning(line, content.root, " and ".join(content.parts))
     else:
         logger.warning("%s", describe(content, frame))
+    return frame
+
+
+def _frame_of_labels(images: str, data: DataConfig) -> pd.DataFrame:
+    """The table of images and their labels, of folders or of a COCO file."""
+    from dinoneck.data.image_labels import read_coco_labels, read_label_folders
+
+    if data.label_file is None:
+        frame = read_label_folders(images, data.label_names)
+    else:
+        frame = read_coco_labels(data.label_file, images, data.label_names)
+    _warn_of_copies(frame, [name for name in frame.columns if name != IMAGES])
+    _warn_of_changed_copies(frame)
     return frame
 
 
@@ -274,7 +291,9 @@ def column_tasks(config: TrainConfig, columns: Collection[str] = ()) -> dict[str
             task_columns = task.columns or (name,)
             tasks[name] = task.changed(columns=task_columns)
             predicted.update(task_columns)
-    labels = config.data.multilabel
+    labels = config.data.label_names
+    if config.data.label_file is not None and not labels:
+        labels = tuple(columns)  # all categories of the file
     if labels:
         name = labels[0] if len(labels) == 1 else LABELS_TASK
         if name in tasks:

@@ -23,7 +23,7 @@ from dinoneck.task_facts import GATE, GATE_WEIGHTS, TaskFacts, TaskRecord, as_ta
 from dinoneck.text import printable
 from dinoneck.viz import style
 from dinoneck.viz.geo_reference import GeoReference, read_geo_reference
-from dinoneck.viz.pictures import as_image, caption
+from dinoneck.viz.pictures import as_image, caption, known_labels, predicted_labels, set_caption
 from dinoneck.viz.scales import Output, Scale, outputs, scales, shown_cells
 
 Array = np.ndarray[Any, Any]
@@ -66,7 +66,9 @@ def overlay_panel(
     normals are drawn as the colours (x, y, z) / 2 + 1/2 of red, green and blue: blue faces the
     camera, green up, red to the left, and what faces away from these is dark in it. Pixels that
     the head did not see are hatched. The legend below a map has the predicted numbers, and the
-    known ones next to them. An image without maps gets its predicted numbers.
+    known ones next to them. An image without maps gets its predicted numbers. Of several labels an
+    image has the list of those that reach their thresholds. A result with intervals gives the
+    bounds of its numbers and the sets of its classes too.
 
     Args:
         image: the image itself.
@@ -130,9 +132,11 @@ def overlay_panel(
     has_maps = bool(strips)
     if not has_maps:
         strips.append(grey)
-    if without_map or not has_maps:
-        listed_numbers = _legend_outputs(without_map, result)
-        strips.append(_legend(listed_numbers, [], result, known, width))
+    lists = _lists(listed, result, known)
+    numbers_without_map = [output for output in without_map if not output.task.is_multilabel]
+    texts = _captions(_legend_outputs(numbers_without_map, result), result, known) + lists
+    if texts or not has_maps:
+        strips.append(_texts_with_colours(texts, [None] * len(texts), width))
     return Image.fromarray(np.concatenate([np.asarray(strip) for strip in strips]))
 
 
@@ -243,6 +247,31 @@ def _picture(painted: np.ndarray, unseen: np.ndarray) -> Image.Image:
     return Image.fromarray(np.clip(np.rint(painted), 0, 255).astype(np.uint8))
 
 
+def _captions(
+    listed: Sequence[Output], result: Mapping[str, Any], known: Mapping[str, Any]
+) -> list[str]:
+    """The predicted numbers, one text each."""
+    return [printable(caption(output, result, known)) for output in listed]
+
+
+def _lists(
+    listed: Sequence[Output], result: Mapping[str, Any], known: Mapping[str, Any]
+) -> list[str]:
+    """The labels of an image, one text each, and those that its class is among."""
+    texts = []
+    for _, group in groupby(listed, key=lambda output: output.task.name):
+        outputs_of_task = list(group)
+        task = outputs_of_task[0].task
+        if task.is_multilabel:
+            labels = predicted_labels(outputs_of_task, result)
+            labels[0] = f"{task.name}: {labels[0]}"
+            labels[-1] += known_labels(outputs_of_task, known)
+            texts += labels
+        elif task.is_image_class and set_caption(task, result):
+            texts.append(f"{task.name}{set_caption(task, result)}")
+    return [printable(text) for text in texts]
+
+
 def _legend(
     listed: Sequence[Output],
     colours: Sequence[style.RGB | None],
@@ -251,7 +280,7 @@ def _legend(
     width: int,
 ) -> Image.Image:
     """Predicted numbers with the colours of their classes, as many lines as they need."""
-    texts = [printable(caption(output, result, known)) for output in listed]
+    texts = _captions(listed, result, known)
     colours_of_texts = [colours[output.channel] if colours else None for output in listed]
     return _texts_with_colours(texts, colours_of_texts, width)
 
@@ -289,15 +318,21 @@ def _texts_with_colours(
 def _bar(
     output: Output, scale: Scale, result: Mapping[str, Any], known: Mapping[str, Any], width: int
 ) -> Image.Image:
-    """The predicted number, and the colour bar with its ends."""
-    strip = _legend([output], [], result, known, width)
+    """The predicted number, and the colour bar with its ends, on a line of its own below a long text."""
+    font = style.font(style.CAPTION_PX)
+    ends = _with_hyphens(f"{output.text(scale.low)} … {output.text(scale.high)}{scale.note}")
+    left = width * 3 // 4 - 16 - font.getlength(ends)
+    [text] = _captions([output], result, known)
+    strip = _texts_with_colours([text], [None], width)
     top = style.CAPTION_PX // 2
+    if font.getlength(text) + 2 * style.CAPTION_PX > left:
+        text_alone = strip
+        strip = Image.new("RGB", (width, 2 * text_alone.height), "white")
+        strip.paste(text_alone)
+        top += text_alone.height
     ramp = style.heat_colours(np.linspace(0.0, 1.0, width // 4)[None], 0.0, 1.0)
     bar = ramp.repeat(style.CAPTION_PX, axis=0).astype(np.uint8)
     strip.paste(Image.fromarray(bar), (width * 3 // 4 - 4, top))
-    ends = _with_hyphens(f"{output.text(scale.low)} … {output.text(scale.high)}{scale.note}")
-    font = style.font(style.CAPTION_PX)
-    left = width * 3 // 4 - 16 - font.getlength(ends)
     ImageDraw.Draw(strip).text((left, top), ends, style.INK, font)
     return strip
 

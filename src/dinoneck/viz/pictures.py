@@ -12,12 +12,13 @@ from PIL import Image, ImageDraw
 
 from dinoneck.data.pixels import read_planes
 from dinoneck.errors import DataError, ShapeError
+from dinoneck.runtime.intervals import PREDICTION_SETS
 from dinoneck.runtime.resampling import to_unit_range
-from dinoneck.task_facts import NO_LABELS
+from dinoneck.task_facts import NO_LABELS, TaskFacts
 from dinoneck.text import printable
 from dinoneck.viz import style
 from dinoneck.viz.checked import Floats, from_tensor, numbers
-from dinoneck.viz.scales import Output
+from dinoneck.viz.scales import Output, entry_of
 
 _MOST_LABELLED = 60  # boxes; the labels of more would cover the image
 _SAME_OBJECT = 0.5  # IoU from which a predicted and a known box are one object, as of AP50
@@ -220,6 +221,7 @@ def captions(
     """Return each number with its name, its unit and, where it is known, the true one.
 
     Of classes it is the most probable one, and of several labels those that reach their thresholds.
+    A result with intervals also gives their bounds, and the prediction set of a class.
     """
     texts = []
     for task in {output.task.name: output.task for output in listed}.values():
@@ -228,33 +230,43 @@ def captions(
             likely = max(outputs_of_task, key=lambda output: output.value(result))
             name = likely.key.replace(":", ": ", 1)
             probability = likely.text(likely.value(result))
+            among = set_caption(task, result)
             true = f" (true {known[task.name]})" if task.name in known else ""
-            texts.append(f"{name} {probability}{true}")
+            texts.append(f"{name} {probability}{among}{true}")
         elif task.is_multilabel:
-            texts.append(_labels_caption(outputs_of_task, result, known))
+            labels = ", ".join(predicted_labels(outputs_of_task, result))
+            texts.append(f"{task.name}: {labels}{known_labels(outputs_of_task, known)}")
         else:
             texts += [caption(output, result, known) for output in outputs_of_task]
     return texts
 
 
-def _labels_caption(
-    outputs_of_task: Sequence[Output], result: Mapping[str, Any], known: Mapping[str, Any]
-) -> str:
-    """The labels that reach their thresholds with their probabilities, and those that are known."""
+def set_caption(task: TaskFacts, result: Mapping[str, Any]) -> str:
+    """Return the labels that a class is among, as `` (among bare, crop)``; empty where no set is known."""
+    labels = entry_of(result, PREDICTION_SETS).get(task.name)
+    return "" if labels is None else f" (among {', '.join(labels)})"
+
+
+def predicted_labels(outputs_of_task: Sequence[Output], result: Mapping[str, Any]) -> list[str]:
+    """Return the labels of a multilabel task that reach their thresholds, as ``rust 25 %``; ``none`` without any."""
     task = outputs_of_task[0].task
     texts = []
-    true_labels = []
     for output, threshold in zip(outputs_of_task, task.label_thresholds, strict=True):
-        label = task.labels[output.place]
         value = output.value(result)
         if value >= threshold:
-            texts.append(f"{label} {output.text(value)}")
+            texts.append(f"{task.labels[output.place]} {output.text(value)}")
+    return texts or [NO_LABELS]
+
+
+def known_labels(outputs_of_task: Sequence[Output], known: Mapping[str, Any]) -> str:
+    """Return the known labels of an image, as `` (true rust, moss)``; empty where none is known."""
+    if not any(output.key in known for output in outputs_of_task):
+        return ""
+    labels = []
+    for output in outputs_of_task:
         if known.get(output.key) == 1:
-            true_labels.append(label)
-    caption = f"{task.name}: {', '.join(texts) or NO_LABELS}"
-    if any(output.key in known for output in outputs_of_task):
-        caption += f" (true {', '.join(true_labels) or NO_LABELS})"
-    return caption
+            labels.append(output.task.labels[output.place])
+    return f" (true {', '.join(labels) or NO_LABELS})"
 
 
 def as_image(image: Any, bits: int | None = None) -> Image.Image:
@@ -278,7 +290,10 @@ def as_image(image: Any, bits: int | None = None) -> Image.Image:
 
 
 def caption(output: Output, result: Mapping[str, Any], known: Mapping[str, Any]) -> str:
-    """Return a predicted number with its name, its unit and the known one; of a label also whether the image has it."""
+    """Return a predicted number with its name, its unit, its bounds and the known one.
+
+    Of a label it also states whether the image has it.
+    """
     truth = known.get(output.key)
     if output.task.is_multilabel:
         value = output.value(result)
@@ -286,7 +301,7 @@ def caption(output: Output, result: Mapping[str, Any], known: Mapping[str, Any])
         true = "" if truth is None else f" (true {_presence(truth == 1)})"
         return f"{output.key} {output.text(value)}, {_presence(value >= threshold)}{true}"
     true = "" if truth is None else f" (true {output.text(truth)})"
-    return f"{output.key} {output.text(output.value(result))}{true}"
+    return f"{output.key} {output.text(output.value(result), output.bounds(result))}{true}"
 
 
 def _presence(is_present: bool) -> str:

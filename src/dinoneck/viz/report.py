@@ -24,6 +24,7 @@ from dinoneck.metrics import (
     label_precision,
     label_terms,
 )
+from dinoneck.runtime.intervals import PREDICTION_SETS
 from dinoneck.task_facts import NO_LABELS, TaskFacts, as_tasks, labels_of
 from dinoneck.text import printable
 from dinoneck.version import __version__
@@ -38,7 +39,15 @@ from dinoneck.viz.drawing import (
 from dinoneck.viz.overlay import Array, classes_panel, overlay_panel
 from dinoneck.viz.panels import coloured, data_uri
 from dinoneck.viz.pictures import as_image, boxes_panel, captions, corners_of, partners
-from dinoneck.viz.scales import THE_GATE, VALUE_DIGITS, outputs, scales, with_gate
+from dinoneck.viz.scales import (
+    THE_GATE,
+    VALUE_DIGITS,
+    Output,
+    entry_of,
+    outputs,
+    scales,
+    with_gate,
+)
 from dinoneck.viz.score_tables import MOST_COLUMNS, ScoreTable, all_tables, box_tables, matrix_table
 
 _PICTURE_WIDTH_PX = 700
@@ -54,8 +63,8 @@ class ReportEntry:
 
     Attributes:
         name: the file, or another name that differs from those of the other images.
-        result: the Predictor's result, with ``maps="patch"`` for an image that is drawn; or that of
-            ``Detector.predict``.
+        result: the Predictor's result, with intervals if they are to be shown, and with
+            ``maps="patch"`` for an image that is drawn; or that of ``Detector.predict``.
         image: the image as the model saw it (``Predictor.picture``), so that maps lie where they
             belong, or a function that returns it, so that many need not be in memory at once; None
             = the image is listed in the table only.
@@ -427,16 +436,29 @@ def _compare_numbers(
     tables = [shown for shown in tables if shown.rows or shown is score_table]
 
     # all images
+    output_of_column = {output.key: output for output in outputs(tasks)}
     image_table = ScoreTable(["image"], [[entry.name] for entry in entries])
     for column in rows[0]:
         image_table.header.append(headings[column])
-        for row, cells in zip(rows, image_table.rows, strict=True):
-            cells.append(_number(row[column]))
+        for entry, row, cells in zip(entries, rows, image_table.rows, strict=True):
+            cells.append(_number(row[column]) + _uncertainty(column, entry, output_of_column))
         if column in compared:
             image_table.header.append("known")
             for entry, cells in zip(entries, image_table.rows, strict=True):
                 cells.append(_number(entry.known.get(column, math.nan)))
     return Comparison(tables, charts, image_table)
+
+
+def _uncertainty(column: str, entry: ReportEntry, output_of_column: Mapping[str, Output]) -> str:
+    """What follows the number or class of an image in its cell: the bounds of its interval, or its prediction set."""
+    if column not in output_of_column:  # of classes
+        labels = entry_of(entry.result, PREDICTION_SETS).get(column)
+        return "" if labels is None else f" (among {', '.join(labels)})"
+    bounds = output_of_column[column].bounds(entry.result)
+    if bounds is None:
+        return ""
+    low, high = bounds
+    return f" ({_number(low)} ... {_number(high)})"
 
 
 def _articles(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dinoneck.errors import DataError
+from dinoneck.runtime.intervals import BOUNDS
 from dinoneck.task_facts import GATE, TaskFacts, TaskRecord, columns_of
 from dinoneck.text import some_of
 from dinoneck.viz.checked import Floats, minus, numbers, span
@@ -69,13 +70,27 @@ class Output(NamedTuple):
         values = numbers(flat, f"the predictions of {self.task.name!r}", f"{self.task.dim}")
         return float(values[self.place])
 
-    def text(self, value: float) -> str:
-        """Return a number as pictures show it: with its unit, a share as percent."""
+    def bounds(self, result: Mapping[str, Any]) -> tuple[float, float] | None:
+        """Return the ends of the number's interval in the result for one image; None without one."""
+        bounds_of_task = entry_of(result, BOUNDS).get(self.task.name)
+        if bounds_of_task is None:
+            return None
+        low, high = (float(np.reshape(ends, -1)[self.place]) for ends in bounds_of_task)
+        return None if math.isnan(low) else (low, high)
+
+    def text(self, value: float, bounds: tuple[float, float] | None = None) -> str:
+        """Return a number as pictures show it: with its unit, a share as percent.
+
+        With the bounds of its interval it is ``3.2 (2.5 ... 4.1) g``.
+        """
         unit = self.task.unit
+        scale = 1.0
         if self.map.is_share or self.map.is_multilabel:
-            value = 100.0 * value
+            scale = 100.0
             unit = "%"
-        return f"{minus(f'{value:.{VALUE_DIGITS}g}')} {unit}".rstrip()
+        shown = [minus(f"{scale * x:.{VALUE_DIGITS}g}") for x in (value, *(bounds or ()))]
+        number = shown[0] if bounds is None else f"{shown[0]} ({shown[1]} ... {shown[2]})"
+        return f"{number} {unit}".rstrip()
 
 
 class Scale(NamedTuple):
@@ -104,6 +119,15 @@ def outputs(tasks: Sequence[TaskFacts]) -> list[Output]:
             channel = map_task.labels.index(task.name)
         listed.append(Output(key=key, task=task, place=place, map=map_task, channel=channel))
     return listed
+
+
+def entry_of(result: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return an entry of a result that holds something of each task; empty where there is none.
+
+    A task may have the name of such an entry, whose number is then no entry.
+    """
+    entry = result.get(name)
+    return entry if isinstance(entry, Mapping) else {}
 
 
 def with_gate(result: Mapping[str, Any], name: str) -> dict[str, Any]:

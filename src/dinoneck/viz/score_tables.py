@@ -91,10 +91,12 @@ def _all_tables(report: Mapping[str, Any], held_out: bool) -> list[ScoreTable]:
         untrained.pop("per_class", None)  # classes are shown of the best epoch
         number = best["epoch"] + 1  # progress counts from 1, files from 0
         models = {f"best epoch ({number})": best, "before training": untrained}
-        tables += box_tables(models, report.get("scored", "boxes"), held_out)
+        what = report.get("scored", "boxes")
+        tables += box_tables(models, what, held_out, chooses_thresholds=True)
+    is_training = "cost" not in report
     for key in ("boxes", "masks", "segments"):
         if key in report:
-            tables += box_tables(report[key], key, held_out)
+            tables += box_tables(report[key], key, held_out, chooses_thresholds=is_training)
     return tables
 
 
@@ -427,9 +429,21 @@ def _angle(key: str, score: float | None) -> str:
 
 
 def box_tables(
-    boxes: Mapping[str, Any], what: str = "boxes", held_out: bool = True
+    boxes: Mapping[str, Any],
+    what: str = "boxes",
+    held_out: bool = True,
+    *,
+    chooses_thresholds: bool = False,
 ) -> list[ScoreTable]:
-    """Return the scores of boxes, masks or segments by the name of the model, over all classes and of each class."""
+    """Return the scores of boxes, masks or segments, over all classes and of each class.
+
+    Args:
+        boxes: name of the model -> its scores.
+        what: is scored.
+        held_out: as of :func:`all_tables`.
+        chooses_thresholds: whether a training takes the thresholds of its classes from these scores:
+            classes without one are named.
+    """
     if "AP" in first_of(boxes):
         class_keys = ["AP", "AP50"]
         keys = [*class_keys, "AP75", "AR100"]
@@ -442,10 +456,31 @@ def box_tables(
     reasons = _reasons({what: {model: boxes[model] for model in others}})
     if reasons:
         by_model.append([f"intervals: {reasons}", *[""] * len(keys)])
-    return [
-        ScoreTable([f"{'held-out ' * held_out}{what}", *headings], by_model),
-        _table_by_class(boxes, class_keys),
-    ]
+    table_by_class = _table_by_class(boxes, class_keys)
+    if chooses_thresholds:
+        table_by_class = _with_thresholds_note(table_by_class, first_of(boxes))
+    return [ScoreTable([f"{'held-out ' * held_out}{what}", *headings], by_model), table_by_class]
+
+
+def _with_thresholds_note(table: ScoreTable, scores: Mapping[str, Any]) -> ScoreTable:
+    """The table with a note that also names the classes without a threshold.
+
+    Args:
+        table: of the classes.
+        scores: of held-out objects. Reports of 0.3, and of segments, have no thresholds.
+    """
+    thresholds = scores.get("thresholds", {})
+    few = [name for name, threshold in thresholds.items() if threshold is None]
+    if not few:
+        return table
+    smallest = "the default smallest score"
+    if scores["min_score"] is not None:
+        smallest = f"the smallest score of all classes ({scores['min_score']:.3f})"
+    line = (
+        f"Classes with fewer than {FEWEST_POSITIVES} held-out objects, or of which none is found, keep "
+        f"{smallest}: {some_of(few, _SHOWN)}."
+    )
+    return table._replace(note=f"{table.note} {line}".strip())
 
 
 def _table_by_class(boxes: Mapping[str, Any], keys: Sequence[str]) -> ScoreTable:

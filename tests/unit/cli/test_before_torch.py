@@ -7,7 +7,10 @@ import subprocess
 import sys
 
 import pytest
-from tests.kit import saved_head, write_images
+from tests.kit import head, saved_head, write_images
+
+from dinoneck import Task
+from dinoneck.tasks import Interval
 
 # runs each command line of stdin in one process; prints codes, output, and which of these are imported
 PROGRAM = """
@@ -93,6 +96,22 @@ REFUSED = {
         "predict images --heads empty",
         "the folder empty holds no head files",
     ),
+    "a level that a head does not hold": (
+        "predict images --heads head.safetensors --interval 0.9",
+        "interval is 0.9, and the head holds no intervals: train with held-out images of 9 groups",
+    ),
+    "another level": (
+        "predict images --heads intervals.safetensors --interval 0.95",
+        "interval is 0.95; the head holds 0.5, 0.9, as 0.95 needs held-out images of 19 groups",
+    ),
+    "a level that is none": (
+        "predict images --heads intervals.safetensors --interval 90",
+        "interval is 90.0; expected a number between 0 and 1, such as 0.9",
+    ),
+    "a level of two heads": (
+        "predict images --heads intervals.safetensors head.safetensors --interval 0.8",
+        "interval is 0.8; the head holds 0.5, 0.9, as",
+    ),
     "the truth of a report": (
         "viz report head.safetensors images --truth covr.csv",
         "covr.csv does not exist; check the name",
@@ -115,6 +134,8 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
     write_images(folder / "images", [f"{i}.png" for i in range(4)])
     (folder / "empty").mkdir()
     saved_head(folder / "head.safetensors")
+    interval = Interval(levels=(0.5, 0.9), half_widths=(1.0, 2.0), groups=12)
+    saved_head(folder / "intervals.safetensors", head(Task("crop", interval=interval)))
     rows = [f"images/{i}.png,0.{i},{i % 2}" for i in range(4)]
     (folder / "cover.csv").write_text("\n".join(["image,crop,field", *rows]))
     rows[3] = "images/9.png,0.3,1"

@@ -58,6 +58,47 @@ def test_a_column_of_0_and_1_holds_numbers(tmp_path: Path) -> None:
     assert table["damage"].tolist()[:2] == [1.0, 0.0]
 
 
+@pytest.mark.parametrize(
+    "cells",
+    [["True", "False", "", "True"], ["TRUE", "FALSE", "n/a", "TRUE"], ["true", "False", "", "1"]],
+    ids=["pandas", "spreadsheet", "beside numbers"],
+)
+def test_true_and_false_are_1_and_0_of_a_label(tmp_path: Path, cells: list[str]) -> None:
+    path = written(tmp_path, *cells)
+    if "1" in cells:
+        with pytest.raises(DataError, match="damage of '0.png' is 'true'"):
+            read_table(path, targets="damage", indicators="damage")
+        return
+
+    table = read_table(path, targets="damage", indicators="damage")
+    np.testing.assert_array_equal(table["damage"], [1.0, 0.0, np.nan, 1.0])
+    if "n/a" not in cells:  # which is a word, where words are read
+        table = read_table(path, targets="damage", multilabel={"damage": ()})
+        np.testing.assert_array_equal(table["damage"], [1.0, 0.0, np.nan, 1.0])
+
+
+def test_booleans_of_a_dataframe_are_1_and_0_of_a_label_and_classes_of_a_target() -> None:
+    known = pd.array([True, None, False], dtype="boolean")
+    frame = pd.DataFrame({"image": ["a", "b", "c"], "crack": known, "moss": [False, True, True]})
+
+    table = read_table(frame, targets=["crack", "moss"], indicators=["crack"])
+
+    np.testing.assert_array_equal(table["crack"], [1.0, np.nan, 0.0])
+    assert table["moss"].tolist() == ["False", "True", "True"]
+
+
+def test_other_words_in_the_column_of_a_label_are_refused_with_what_is_read(tmp_path: Path) -> None:
+    path = written(tmp_path, "yes", "no")
+    with pytest.raises(DataError, match="holds the words 'no', 'yes'; expected 1 or true where"):
+        read_table(path, targets="damage", indicators="damage")
+
+
+def test_a_column_of_numbers_does_not_take_true_and_false(tmp_path: Path) -> None:
+    path = written(tmp_path, "True", "False")
+    with pytest.raises(DataError, match="'False', 'True'; expected numbers, as numbers="):
+        read_table(path, targets="damage", numbers="damage")
+
+
 def test_a_dataframe_is_read_as_a_file() -> None:
     frame = pd.DataFrame({"image": ["a.png", "b.png"], "damage": ["crack;rust", None]})
     labels = labels_in(read_table(frame, targets="damage", multilabel={"damage": ()}))

@@ -181,10 +181,17 @@ def test_both_libraries_give_the_same_curves(
     np.testing.assert_array_equal(fast.recall, reference.recall)
     np.testing.assert_array_equal(fast.iou_thresholds, reference.iou_thresholds)
     assert list(fast.category_ids) == list(reference.category_ids) == sorted(CATEGORY_IDS)
-    assert fast.num_known == reference.num_known
-    fast_objects = sorted(zip(fast.scores.tolist(), fast.is_right.tolist(), strict=True))
-    reference_objects = zip(reference.scores.tolist(), reference.is_right.tolist(), strict=True)
-    assert fast_objects == sorted(reference_objects)
+    assert fast.num_known.tolist() == reference.num_known.tolist()
+    fast_objects = zip(
+        fast.columns.tolist(), fast.scores.tolist(), fast.is_right.tolist(), strict=True
+    )
+    reference_objects = zip(
+        reference.columns.tolist(),
+        reference.scores.tolist(),
+        reference.is_right.tolist(),
+        strict=True,
+    )
+    assert sorted(fast_objects) == sorted(reference_objects)
     assert 0.1 < reference.precision[reference.precision > -1].mean() < 0.9
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from dinoneck import Backbone, CheckpointError, DataError, HeadCheckpoint, Predictor, evaluate
 from dinoneck.data import BoxImages
 from dinoneck.detection import objects, score_masks, train_instances
+from dinoneck.detection.evaluation import class_thresholds
 from dinoneck.inference import coco_objects
 from dinoneck.training import (
     BackboneConfig,
@@ -151,10 +152,36 @@ def test_a_run_has_scored_folds_and_a_head_of_all_images(
     }
     errors = [abs(float(row["objects"]) - float(row["objects (head)"])) for row in rows]
     assert np.mean(errors) == pytest.approx(scores["count_error"])
+    thresholds = class_thresholds(scores, task["labels"]) or (task["minimum"] or 0.0,) * 2
+    assert tuple(task.get("thresholds", thresholds)) == thresholds
     for kept in Predictor(out)([file.parent / "0.png", file.parent / "2.png"]):
-        assert all(
-            score >= (task["minimum"] or 0.0) for score in kept["objects"]["scores"].tolist()
-        )
+        least = np.array(thresholds)[kept["objects"]["labels"]]
+        assert (kept["objects"]["scores"] >= least).all()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [{"type": "dpt_neck", "out_channels": 16}, {"type": "mask", "num_blocks": 1, "dim": 32}],
+    ids=["pyramid", "mask"],
+)
+def test_the_head_of_all_images_has_the_thresholds_of_its_held_out_objects(
+    head: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = scenes(tmp_path / "s", 4)
+
+    def scripted(*arguments: Any) -> dict[str, Any]:
+        found = {"min_score": 0.25, "thresholds": {"square": None, "disc": 0.125}}
+        return score_masks(*arguments) | found
+
+    monkeypatch.setattr(objects, "score_masks", scripted)
+
+    train_instances(config_of(file, epochs=1, head=head), tmp_path / "run")
+
+    [task] = Predictor(tmp_path / "run").tasks
+    assert (task.labels, task.minimum) == (("square", "disc"), 0.25)
+    assert task.thresholds == (0.25, 0.125)
+    [fold_task] = HeadCheckpoint.load(tmp_path / "run/heads/fold-0.safetensors").meta["tasks"]
+    assert "thresholds" not in fold_task
 
 
 def stop_in_first_fold(

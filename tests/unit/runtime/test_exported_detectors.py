@@ -13,7 +13,7 @@ from PIL import Image
 from tests import kit
 from tests.export.exported_models import detector_named
 
-from dinoneck import ConfigError, DataError, Predictor, STAPyramid, evaluate
+from dinoneck import CheckpointError, ConfigError, DataError, Predictor, STAPyramid, evaluate
 from dinoneck.cli.main import main
 from dinoneck.cli.text import show_scores
 from dinoneck.detection import DetectionHead, Detector, evaluate_boxes
@@ -32,6 +32,7 @@ def test_an_exported_detector_finds_the_boxes_of_its_head_file(tmp_path: Path) -
         head.model.head.classification_head.cls_logits.bias += 4.0
     detector = Detector(head, kit.backbone(layers=[0]), (64, 96)).eval()
     detector.min_score = 0.3
+    detector.thresholds = (0.35, 0.3)
     detector.save(tmp_path / "detector.safetensors")
     loaded = Detector.load(tmp_path / "detector.safetensors")
     loaded.export_onnx(tmp_path / "detector.onnx", check=False)
@@ -41,6 +42,7 @@ def test_an_exported_detector_finds_the_boxes_of_its_head_file(tmp_path: Path) -
     exported = Predictor(str(tmp_path / "detector.onnx"))
     assert isinstance(exported, ExportedDetector)
     assert exported.min_score == 0.3
+    assert exported.thresholds == (0.35, 0.3)
     [expected] = loaded.predict(tmp_path / "image.png")
     [row] = exported(tmp_path / "image.png")
     assert len(expected["scores"]) > 3
@@ -49,8 +51,8 @@ def test_an_exported_detector_finds_the_boxes_of_its_head_file(tmp_path: Path) -
     np.testing.assert_allclose(row["boxes"], expected["boxes"].numpy(), atol=0.01)
 
 
-def constant_detector(path: Path, label: int = 1) -> Path:
-    """A file that finds the same two boxes, of the scores 0.9 and 0.4, in every image."""
+def constant_detector(path: Path, label: int = 1, **facts: Any) -> Path:
+    """A file that finds the same two boxes, of the scores 0.9 and 0.4, in every image, and states these facts."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     helper = onnx.helper
@@ -74,6 +76,7 @@ def constant_detector(path: Path, label: int = 1) -> Path:
         "dinoneck": "0.4.0",
         "min_score": 0.3,
         "size": [16, 16],
+        **facts,
     }
     proto.metadata_props.add(key="dinoneck_detector", value=json.dumps(record))
     onnx.save(proto, path)
@@ -91,6 +94,28 @@ def test_an_exported_detector_is_called_as_a_predictor(tmp_path: Path) -> None:
     assert row["names"] == ["red"]
     with pytest.raises(ConfigError, match="a detector has no maps"):
         detector(IMAGE, "patch")
+
+
+def test_an_exported_detector_leaves_out_what_is_below_the_threshold_of_its_class(
+    tmp_path: Path,
+) -> None:
+    file = constant_detector(tmp_path / "detector.onnx", thresholds=[0.95, 0.35])
+    detector = open_exported(file)
+    assert isinstance(detector, ExportedDetector)
+
+    assert detector.thresholds == (0.95, 0.35)
+    assert detector.one(IMAGE)["names"] == ["blue"]
+    assert detector.one(IMAGE, min_score=0.3)["names"] == ["red", "blue"]
+    assert open_exported(file, min_score=0.5).one(IMAGE)["names"] == ["red"]
+    detector.min_score = 0.3
+    assert detector.one(IMAGE)["names"] == ["red", "blue"]
+
+
+@pytest.mark.parametrize("thresholds", [[0.5], [0.5, 1.5], [0.5, "high"], 0.5])
+def test_an_exported_detector_has_one_threshold_per_class(thresholds: Any, tmp_path: Path) -> None:
+    file = constant_detector(tmp_path / "detector.onnx", thresholds=thresholds)
+    with pytest.raises(CheckpointError, match="its description is damaged"):
+        open_exported(file)
 
 
 @pytest.mark.parametrize("min_score", [1.5, -0.1, float("nan"), "high"])

@@ -239,14 +239,17 @@ def test_a_detector_gives_boxes_in_pixels_of_each_image(tmp_path: Path) -> None:
     )
     # untrained scores are low
     detector.head.model.head.classification_head.cls_logits.bias.data.fill_(0.0)
+    detector.thresholds = (0.3, 1.0)  # no blue box
     detector.save(tmp_path / "d.safetensors")
     [expected] = Detector.load(tmp_path / "d.safetensors").predict(Image.open(io.BytesIO(SMALL)))
     with served(tmp_path / "d.safetensors") as service:
-        assert service.client.get("/").json()["classes"] == ["red", "blue"]
+        facts = service.client.get("/").json()
+        assert (facts["classes"], facts["thresholds"]) == (["red", "blue"], [0.3, 1.0])
         [image] = service.predict(("plain.png", SMALL)).json()["images"]
         assert service.predict(("plain.png", SMALL), query="?maps=png").json()["code"] == "unfit"
     assert len(image["boxes"]) == len(expected["names"]) > 0
     assert [row["label"] for row in image["boxes"]] == expected["names"]
+    assert {*expected["names"]} == {"red"}
     np.testing.assert_allclose(
         [row["box"] for row in image["boxes"]], expected["boxes"].numpy(), atol=0.01
     )

@@ -12,8 +12,21 @@ import pytest
 import torch
 from tests.unit.training.small_fit import IDS, Y, head, run, tokens
 
-from dinoneck import FPNHead, PatchMeanHead, TargetTransform, Task, Tokens, load_backbone
+from dinoneck import (
+    Composition,
+    FPNHead,
+    HeadCheckpoint,
+    HeadEnsemble,
+    PatchMeanHead,
+    TargetTransform,
+    Task,
+    Tokens,
+    load_backbone,
+    load_head,
+)
+from dinoneck.errors import DataError
 from dinoneck.losses import TaskLoss, UncertaintyWeighting
+from dinoneck.tasks import Interval
 from dinoneck.training import LiveTokens, MemoryTokens, engine
 from dinoneck.training.fitting import warn_of_unread_layers
 
@@ -44,6 +57,53 @@ def two_tasks(scale: float, **options: Any) -> dict[str, Any]:
     """Two regressions, the second with targets that are larger by a factor."""
     module = head(Task("y"), Task("large", **options))
     return {"module": module, "targets": {"y": Y, "large": scale * (Y + 1)}, **SPLIT}
+
+
+def calibrated_head() -> HeadEnsemble:
+    """An ensemble of one head, whose number, sum and labels were calibrated."""
+    interval = Interval(levels=(0.5,), half_widths=(1.0,), groups=3)
+    labels = Task("tags", kind="multilabel", labels=("a", "b"), thresholds=(0.2, 0.7))
+    tasks = [Task("y", interval=interval), Task("z"), labels]
+    both = Composition(("y", "z"), {"both": ("y", "z")}, "sums", interval=(interval,))
+    torch.manual_seed(0)
+    return HeadEnsemble([PatchMeanHead(8, tasks, hidden_dim=4, compositions=[both])])
+
+
+def test_a_head_that_is_trained_further_loses_its_intervals_and_thresholds(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    HeadCheckpoint.from_module(calibrated_head()).save(tmp_path / "before.safetensors")
+    module: Any = load_head(tmp_path / "before.safetensors")
+    assert [bool(task.interval) for task in module.predicted] == [True, False, False, True]
+    targets = {"y": Y, "z": Y, "tags": np.eye(2)[[0, 1, 0, 1, 0, 1]]}
+    loss = TaskLoss(module.tasks, module.compositions)
+
+    run(module, targets=targets, loss=loss, out=tmp_path / "run")
+
+    [record] = [record for record in caplog.records if "thresholds" in record.getMessage()]
+    assert "intervals or thresholds of y, tags, sums," in record.getMessage()
+    HeadCheckpoint.from_module(module).save(tmp_path / "after.safetensors")
+    again: Any = load_head(tmp_path / "after.safetensors")
+    for head_of_file in (module, again, again.heads[0]):
+        for task in head_of_file.predicted:
+            assert (task.interval, task.thresholds) == ((), ())
+    assert again.compositions[0].interval == ()
+    # the finished run is found again, by the head as it is and by one of the file
+    caplog.clear()
+    run(module, targets=targets, loss=loss, out=tmp_path / "run")
+    assert not caplog.records
+    loaded: Any = load_head(tmp_path / "before.safetensors")
+    run(loaded, targets=targets, out=tmp_path / "run")
+
+
+def test_a_training_that_is_refused_leaves_the_intervals_as_they_were() -> None:
+    module = calibrated_head()
+    tasks = module.predicted
+
+    with pytest.raises(DataError):
+        run(module, targets={"y": Y, "z": Y, "tags": np.full((6, 2), 3.0)})
+
+    assert module.predicted == tasks
 
 
 def test_a_head_of_one_layer_names_the_block_that_it_reads(

@@ -354,13 +354,151 @@ def test_a_column_in_two_roles_is_refused() -> None:
         TrainConfig.from_dict({"data": {"targets": ["crack"], "multilabel": ["crack"]}})
 
 
-def test_labels_need_a_table(walls: Path, tmp_path: Path) -> None:
-    images = tmp_path / "images"
-    images.mkdir()
-    shutil.copy(walls / "images" / "05.png", images)
-    done = kit.cli("train", "--images", images, "--multilabel", "crack", "--out", tmp_path / "run")
+@pytest.fixture(scope="module")
+def links(walls: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the images in ``all``, and links to them in a folder of each label."""
+    folder = tmp_path_factory.mktemp("links")
+    shutil.copytree(walls / "images", folder / "all")
+    frame = pd.read_csv(walls / "columns.csv")
+    for label in LABELS:
+        (folder / label).mkdir()
+        for name in frame.loc[frame[label] == 1, "image"]:
+            (folder / label / name).symlink_to(folder / "all" / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def coco(walls: Path) -> Path:
+    """A COCO file of the images and their labels."""
+    frame = pd.read_csv(walls / "columns.csv")
+    annotations = []
+    for number, row in frame.iterrows():
+        for category, label in enumerate(LABELS):
+            if row[label] == 1:
+                annotations.append({"image_id": number, "category_id": category})
+    content = {
+        "images": [{"id": i, "file_name": name} for i, name in enumerate(frame["image"])],
+        "annotations": annotations,
+        "categories": [{"id": i, "name": label} for i, label in enumerate(LABELS)],
+    }
+    file = walls / "damage.json"
+    file.write_text(json.dumps(content))
+    return file
+
+
+def table_without_gaps(walls: Path) -> pd.DataFrame:
+    """The table of the labels; where a folder has no link, an image has no label."""
+    frame = pd.read_csv(walls / "columns.csv")
+    frame[[*LABELS]] = frame[[*LABELS]].fillna(0)
+    return frame
+
+
+def test_folders_of_links_and_coco_files_train_the_head_of_a_table(
+    walls: Path, links: Path, coco: Path, tmp_path: Path
+) -> None:
+    frame = table_without_gaps(walls)[["image", *LABELS]]
+    frame["image"] = [str(walls / "images" / name) for name in frame["image"]]
+    options: dict[str, Any] = {"backbone": "dinoneck_tiny", "folds": 2, "epochs": 1}
+    expected = train(frame, tmp_path / "table", multilabel=LABELS, **options)
+    shell = ["train", "--backbone", "dinoneck_tiny", "--folds", 2, "--epochs", 1]
+
+    words = ["--images", links, "--multilabel", *LABELS]
+    of_links = kit.cli(*shell, *words, "--out", tmp_path / "links")
+    words = ["--images", walls / "images", "--multilabel", coco]
+    of_file = kit.cli(*shell, *words, "--out", tmp_path / "coco")
+
+    for ran, name in ((of_links, "links"), (of_file, "coco")):
+        assert ran.code == 0, ran.err
+        report = report_of(tmp_path / name)
+        assert report["images"] == COUNT
+        by_label = report["scores"]["tags"]["linear"]["by_label"]
+        for label, scores in expected["scores"]["tags"]["linear"]["by_label"].items():
+            assert by_label[label]["positives"] == scores["positives"]
+        assert Predictor(tmp_path / name).tasks[0].labels == LABELS
+    # the images of the file have the order and the folds of the table
+    assert report_of(tmp_path / "coco")["scores"] == expected["scores"]
+
+
+def test_evaluate_takes_folders_of_links_and_coco_files_as_truth(
+    run: Path, walls: Path, links: Path, coco: Path
+) -> None:
+    expected = evaluate(Predictor(run), walls / "images", table_without_gaps(walls))["scores"]
+
+    of_links = evaluate(Predictor(run), links, links)["scores"]
+    of_file = evaluate(Predictor(run), walls / "images", coco)["scores"]
+    shell = ["evaluate", walls / "images", "--heads", run, "--truth", coco]
+    ran = kit.cli(*shell)
+
+    assert of_file == expected
+    assert of_links["tags"]["head"]["mAP"]["pooled"] == pytest.approx(
+        expected["tags"]["head"]["mAP"]["pooled"], abs=1e-9
+    )
+    assert ran.code == 0, ran.err
+    assert "tags, of each label" in ran.out
+    page = walls / "coco.html"
+    shown = kit.cli("viz", "report", run, walls / "images", "--truth", coco, "--out", page)
+    assert shown.code == 0, shown.err
+    assert "with it" in page.read_text()
+
+
+def test_a_truth_without_a_label_is_refused(run: Path, walls: Path, tmp_path: Path) -> None:
+    (tmp_path / "walls" / "others").mkdir(parents=True)
+    shutil.copy(walls / "images" / "05.png", tmp_path / "walls" / "others")
+
+    with pytest.raises(DataError, match="none of the labels that are predicted, crack, moss, rust"):
+        evaluate(Predictor(run), tmp_path / "walls", tmp_path / "walls")
+
+
+def test_true_and_false_are_trained_on_and_evaluated_as_1_and_0(
+    run: Path, walls: Path, tmp_path: Path
+) -> None:
+    frame = table_without_gaps(walls)
+    words = frame.assign(**{label: frame[label] == 1 for label in LABELS})
+    words.to_csv(tmp_path / "words.csv", index=False)
+    assert "True" in (tmp_path / "words.csv").read_text()
+    options: dict[str, Any] = {
+        "images": str(walls / "images"),
+        "multilabel": LABELS,
+        "backbone": "dinoneck_tiny",
+        "folds": 2,
+        "epochs": 1,
+    }
+    frame.to_csv(tmp_path / "numbers.csv", index=False)
+
+    of_words = train(tmp_path / "words.csv", tmp_path / "run", **options)
+    of_numbers = train(tmp_path / "numbers.csv", tmp_path / "numbers", **options)
+
+    assert of_words["scores"] == of_numbers["scores"]
+    scores = evaluate(Predictor(run), walls / "images", tmp_path / "words.csv")["scores"]
+    assert scores == evaluate(Predictor(run), walls / "images", frame)["scores"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--multilabel", "all"], "the label 'all' of target 'all' is on all of 40 images"),
+        (["--multilabel", "crak"], "multilabel names 'crak', and "),
+        (["--multilabel", "crack", "--subfolders", "classes"], "data.subfolders is 'classes', and"),
+        (["--multilabel", "crack", "--group", "wall"], "folds.group is ('wall',), and needs"),
+        (["--multilabel", "missing.json"], "missing.json cannot be read"),
+    ],
+    ids=["all images", "word", "subfolders", "group", "file"],
+)
+def test_labels_without_a_table_that_teach_nothing_are_refused(
+    links: Path, tmp_path: Path, words: list[str], message: str
+) -> None:
+    out = tmp_path / "run"
+    done = kit.cli("train", "--images", links, *words, "--backbone", "dinoneck_tiny", "--out", out)
     assert done.code != 0
-    assert "data.multilabel is" in done.err
+    assert message in done.err
+    assert not out.exists()
+
+
+def test_a_coco_file_beside_a_table_and_labels_without_images_are_refused() -> None:
+    with pytest.raises(ConfigError, match="the COCO file 'a.json', and there is a table"):
+        TrainConfig.from_dict({"data": {"csv": "t.csv", "multilabel": ["a.json"]}}).check_used()
+    with pytest.raises(ConfigError, match=r"needs data.csv \(--csv\), or the folder of the images"):
+        TrainConfig.from_dict({"data": {"multilabel": ["crack"]}}).check_used()
 
 
 def test_a_task_of_the_file_that_has_the_name_of_the_labels_is_refused(

@@ -150,6 +150,39 @@ def test_compositions_have_intervals_of_their_columns(
     assert (low <= row["parts"]).all() and (row["parts"] <= high).all() and (low >= 0).all()
 
 
+def test_a_ratio_that_a_composition_is_scored_for_has_intervals_of_its_shares(
+    meadow_of_module: Path, tmp_path: Path
+) -> None:
+    config = a_run(
+        meadow_of_module,
+        data={"csv": str(meadow_of_module)},
+        tasks=COMPOSED["tasks"],
+        compositions=COMPOSED["compositions"],
+        predict_with="head",
+    )
+    report = train(config, tmp_path / "run")
+    truth = pd.read_csv(meadow_of_module).set_index("image")
+
+    # the residuals anew, from the heads of the folds
+    rows = pd.read_csv(tmp_path / "run" / "out_of_fold.csv")
+    residuals = []
+    for fold, held_out in rows.groupby("fold"):
+        predictor = Predictor(tmp_path / "run" / "heads" / f"fold-{fold}.safetensors")
+        for name in held_out["image"]:
+            amounts = truth.loc[name, ["soil", "crop", "weed"]].to_numpy(float)
+            shares = predictor.one(meadow_of_module.parent / name)["shares"]
+            residuals.append(abs(amounts / amounts.sum() - shares))
+    groups = [str(number) for number in range(len(residuals))]
+
+    tasks = HeadCheckpoint.load(tmp_path / "run" / "head.safetensors").tasks
+    intervals = next(task for task in tasks if task.name == "shares").interval
+    assert "shares:crop" not in report["scores"]
+    assert [*report["prediction_intervals"]][-3:] == ["shares:soil", "shares:crop", "shares:weed"]
+    for column, interval in enumerate(intervals):
+        expected = quantile_by_hand([row[column] for row in residuals], groups, 0.9)
+        assert interval.half_width(0.9) == pytest.approx(expected, rel=1e-4)
+
+
 def test_a_run_without_held_out_images_has_no_intervals(
     meadow_of_module: Path, tmp_path: Path
 ) -> None:
@@ -188,6 +221,28 @@ def test_predict_writes_the_bounds_of_every_number_and_the_set_of_every_class(
     assert high - low == pytest.approx(2 * interval.half_width(0.8))
     assert row["kind set"].split(";") == result["set"]["kind"]
     assert result["set"]["kind"][0] == row["kind"]
+
+
+def test_the_report_and_pictures_show_the_bounds_of_every_image(
+    run: Path, meadow_of_module: Path, tmp_path: Path
+) -> None:
+    image = meadow_of_module.parent / "00.png"
+    page = tmp_path / "report.html"
+
+    ran = kit.cli("viz", "report", run, image, "--out", page)
+
+    assert ran.code == 0, ran.err
+    text = page.read_text()
+    result = Predictor(run, interval=0.8).one(image)
+    low, high = result["interval"]["total"]
+    assert f"{result['total']:.3g} ({low:.3g} ... {high:.3g})" in text
+    assert f"(among {', '.join(result['set']['kind'])})" in text
+    assert "80 %, from 4 groups" in text
+    with_pictures = kit.cli(
+        *("predict", image, "--heads", run, "--out", tmp_path / "p.csv"),
+        *("--overlay", tmp_path / "pictures"),
+    )
+    assert with_pictures.code == 0, with_pictures.err
 
 
 @pytest.mark.parametrize(

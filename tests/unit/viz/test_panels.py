@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,65 @@ def test_amounts_start_at_zero_and_pixels_that_were_not_seen_are_hatched() -> No
     assert len(np.unique(picture[:120, 560:640].reshape(-1, 3), axis=0)) == 1, (
         "one amount has one colour"
     )
+
+
+def test_an_overlay_lists_the_labels_that_reach_their_thresholds(texts: list[str]) -> None:
+    labels = ("crack", "moss", "rust")
+    task = Task("tags", kind="multilabel", labels=labels, thresholds=(0.6, 0.2, 0.5))
+    values = {"tags": np.array([0.55, 0.25, 0.9])}
+    known = {"tags:crack": 1.0}
+
+    overlay_panel(GREY, values, [task], RECIPE, known=known)
+    assert texts == ["tags: moss 25 %", "rust 90 % (true crack)"]
+
+    texts.clear()
+    maps = {"maps": {"tags": np.full((3, 2, 4), 0.5)}}
+    overlay_panel(GREY, values | maps, [task], RECIPE)
+    assert texts[-2:] == ["tags: moss 25 %", "rust 90 %"]
+    assert "tags:crack 55 %, absent" in texts
+
+    texts.clear()
+    overlay_panel(GREY, {"tags": np.zeros(3)}, [task], RECIPE)
+    assert texts == ["tags: none"]
+
+
+def test_an_overlay_shows_the_bounds_of_numbers_and_the_set_of_a_class(
+    texts: list[str],
+) -> None:
+    kind = Task("kind", dim=2, kind="classification", labels=("bare", "crop"))
+    tasks = [Task("mass", unit="g"), Task("parts", dim=2, labels=("a", "b")), kind]
+    values = {"mass": 3.2, "parts": np.array([1.0, 2.0]), "kind": np.array([0.25, 0.75])}
+    bounds = {
+        "mass": (2.5, 4.1),
+        "parts": (np.array([0.5, math.nan]), np.array([1.5, math.nan])),
+    }
+
+    result_of_image = values | {"interval": bounds, "set": {"kind": ["crop", "bare"]}}
+    overlay_panel(GREY, result_of_image, tasks, RECIPE, known={"mass": 4.0})
+
+    assert texts == [
+        "mass 3.2 (2.5 ... 4.1) g (true 4 g)",
+        "parts:a 1 (0.5 ... 1.5)",
+        "parts:b 2",
+        "kind:bare 25 %",
+        "kind:crop 75 %",
+        "kind (among crop, bare)",
+    ]
+    texts.clear()
+    overlay_panel(GREY, {"interval": 3.0}, [Task("interval")], RECIPE)
+    assert texts == ["interval 3"]
+
+
+def test_a_long_text_has_its_bar_on_the_next_line() -> None:
+    name = "dry mass of all plants"
+    task = Task(name, kind="density", unit="g")
+    values = {name: 8.0, "maps": {name: np.ones((1, 2, 4))}}
+    with_bounds = values | {"interval": {name: (7.5, 8.5)}}
+
+    short = overlay_panel(GREY, values, [task], RECIPE)
+    long = overlay_panel(GREY, with_bounds, [task], RECIPE, known={name: 8.1})
+
+    assert long.height - short.height == 2 * style.CAPTION_PX
 
 
 def test_an_image_without_maps_has_its_numbers() -> None:

@@ -95,6 +95,37 @@ def dense(tiny: Backbone) -> Predictor:
     return Predictor(DenseHead(64, tasks, hidden_dim=8), tiny)
 
 
+def test_every_image_has_its_bounds_and_the_set_of_its_class() -> None:
+    kind = Task("kind", dim=2, kind="classification", labels=("bare", "crop"))
+    share = Task("shares", dim=2, kind="ratio", labels=("leaf", "stem"))
+    result = {
+        "mass": 3.2,
+        "shares": np.array([0.5, 0.5]),
+        "kind": np.array([0.25, 0.75]),
+        "interval": {"mass": (2.5, 4.1), "shares": (np.array([0.4, 0.3]), np.array([0.6, 0.7]))},
+        "set": {"kind": ["crop", "bare"]},
+        "maps": {},
+    }
+    plain = {name: result[name] for name in ("mass", "shares", "kind")} | {"maps": {}}
+    image = np.zeros((32, 64, 3), np.uint8)
+    entries = [ReportEntry("a.jpg", result, image), ReportEntry("b.jpg", plain, image)]
+
+    page = Page(html_report(entries, [Task("mass", unit="g"), share, kind]))
+
+    assert page.by_tag["td"][-12:-6] == [
+        "crop (among crop, bare)",
+        "3.2 (2.5 ... 4.1)",
+        "0.5 (0.4 ... 0.6)",
+        "0.5 (0.3 ... 0.7)",
+        "0.25",
+        "0.75",
+    ]
+    assert page.by_tag["td"][-6:] == ["crop", "3.2", "0.5", "0.5", "0.25", "0.75"]
+    assert "mass 3.2 (2.5 ... 4.1) g" in page.text
+    assert "shares:stem 50 (30 ... 70) %" in page.text
+    assert "kind: crop 75 % (among crop, bare)" in page.text
+
+
 def test_a_page_is_sound_loads_nothing_and_forbids_it(dense: Predictor) -> None:
     entries = entries_of(
         dense, 3, tokens=np.random.default_rng(0).random((2, 4, 3)), known={"mass": 1.0}

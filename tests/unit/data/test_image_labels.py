@@ -1,0 +1,193 @@
+"""Labels of images without a table: folders that are labels, and COCO files of image labels."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from tests import kit
+
+from dinoneck.data.image_labels import read_coco_labels, read_label_folders
+from dinoneck.errors import DataError
+
+
+def linked(folder: Path, links: dict[str, list[int]], *, are_copies: bool = False) -> Path:
+    """Write four images into ``folder/all``, and links or copies of some into folders of labels."""
+    kit.write_images(folder, [f"all/{number}.png" for number in range(4)])
+    for label, numbers in links.items():
+        (folder / label).mkdir()
+        for number in numbers:
+            source = folder / "all" / f"{number}.png"
+            target = folder / label / f"{number}.png"
+            if are_copies:
+                shutil.copy(source, target)
+            else:
+                target.symlink_to(source)
+    return folder
+
+
+LINKS = {"crack": [0, 2], "moss": [2, 3]}
+
+
+def rows(table: pd.DataFrame, *labels: str) -> dict[str, list[float]]:
+    """Row -> its values of some labels."""
+    return {
+        str(name): [float(x) for x in values] for name, *values in table[[*labels]].itertuples()
+    }
+
+
+@pytest.mark.parametrize("are_copies", [False, True], ids=["links", "copies"])
+def test_an_image_has_the_labels_of_the_folders_that_it_is_in(
+    tmp_path: Path, are_copies: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    linked(tmp_path, LINKS, are_copies=are_copies)
+
+    table = read_label_folders(tmp_path, ["moss", "crack"])
+
+    expected = {"0.png": [1, 0], "1.png": [0, 0], "2.png": [1, 1], "3.png": [0, 1]}
+    assert rows(table, "crack", "moss") == expected
+    assert list(table) == ["images", "moss", "crack"]
+    for name, file in table["images"].items():
+        assert file.samefile(tmp_path / "all" / str(name)) or are_copies
+    assert "4 images; the folders moss, crack are labels; 1 in none of" in caplog.text
+
+
+def test_a_link_may_have_another_name_and_a_folder_that_is_not_named_is_no_label(
+    tmp_path: Path,
+) -> None:
+    linked(tmp_path, {"crack": [0], "rust": [1]})
+    (tmp_path / "moss").mkdir()
+    (tmp_path / "moss" / "renamed.png").symlink_to(tmp_path / "all" / "0.png")
+    kit.write_images(tmp_path, ["beside.png"], seed=9)
+
+    table = read_label_folders(tmp_path, ["crack", "moss"])
+
+    assert rows(table, "crack", "moss") == {
+        "0.png": [1, 1],
+        "1.png": [0, 0],
+        "2.png": [0, 0],
+        "3.png": [0, 0],
+        "beside.png": [0, 0],
+    }
+
+
+def test_two_pictures_of_one_name_are_refused(tmp_path: Path) -> None:
+    linked(tmp_path, {"crack": [0]})
+    kit.write_images(tmp_path / "moss", ["0.png"], seed=9)
+
+    with pytest.raises(DataError, match="moss.0.png have one name and are two pictures; .*rename"):
+        read_label_folders(tmp_path, ["crack", "moss"])
+
+
+def test_a_link_to_nothing_is_refused(tmp_path: Path) -> None:
+    linked(tmp_path, LINKS)
+    (tmp_path / "all" / "2.png").unlink()
+
+    with pytest.raises(DataError, match="the link .*crack.2.png leads to nothing"):
+        read_label_folders(tmp_path, ["crack", "moss"])
+
+
+def test_a_label_without_a_folder_is_refused_or_left_out(tmp_path: Path) -> None:
+    linked(tmp_path, LINKS)
+
+    with pytest.raises(
+        DataError, match="'crak', and .*there are all, crack, moss.*Did you mean 'c"
+    ):
+        read_label_folders(tmp_path, ["crak", "moss"])
+    table = read_label_folders(tmp_path, ["crak", "moss"], needs_all=False)
+    assert list(table) == ["images", "moss"]
+
+
+def test_folders_of_classes_are_read_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    linked(tmp_path, {"crack": [0], "moss": [1]})
+
+    with caplog.at_level(logging.WARNING):
+        read_label_folders(tmp_path, ["crack", "moss"])
+
+    assert "no image is in two of the folders crack, moss; if every image" in caplog.text
+
+
+def coco(folder: Path, labels: dict[int, list[int]], **changes: Any) -> Path:
+    """Write four images and a COCO file with the categories crack, moss and rust of images 0 to 3."""
+    kit.write_images(folder, [f"{number}.png" for number in range(4)])
+    annotations = []
+    for image_id, categories in labels.items():
+        for category in categories:
+            annotations.append({"image_id": image_id, "category_id": category})
+    content = {
+        "images": [{"id": number, "file_name": f"{number}.png"} for number in range(4)],
+        "annotations": annotations,
+        "categories": [{"id": i, "name": name} for i, name in enumerate(["crack", "moss", "rust"])],
+    }
+    file = folder / "damage.json"
+    file.write_text(json.dumps(content | changes))
+    return file
+
+
+def test_a_coco_file_gives_the_categories_of_each_image(tmp_path: Path) -> None:
+    file = coco(tmp_path, {0: [2, 0, 2], 2: [1], 3: [0, 1, 2]})
+
+    table = read_coco_labels(file, tmp_path)
+    some = read_coco_labels(file, None, ["rust", "crack"])
+
+    assert rows(table, "crack", "moss", "rust") == {
+        "0.png": [1, 0, 1],
+        "1.png": [0, 0, 0],
+        "2.png": [0, 1, 0],
+        "3.png": [1, 1, 1],
+    }
+    assert list(table["images"]) == [tmp_path / f"{number}.png" for number in range(4)]
+    assert list(some)[1:] == ["rust", "crack"]
+    assert some["rust"].tolist() == table["rust"].tolist()
+
+
+def test_boxes_of_a_coco_file_count_as_labels(tmp_path: Path) -> None:
+    file = coco(tmp_path, {})
+    content = json.loads(file.read_text())
+    box = {"id": 1, "image_id": 1, "category_id": 0, "bbox": [0, 0, 4, 4], "iscrowd": 0}
+    file.write_text(json.dumps(content | {"annotations": [box]}))
+
+    assert read_coco_labels(file, tmp_path, ["crack"])["crack"].tolist() == [0.0, 1.0, 0.0, 0.0]
+
+
+def test_a_category_without_an_image_is_refused_with_the_command_without_it(tmp_path: Path) -> None:
+    file = coco(tmp_path, {0: [0], 1: [2]})
+
+    with pytest.raises(DataError, match=f"annotation of moss; .*--multilabel {file} crack rust"):
+        read_coco_labels(file, tmp_path)
+    table = read_coco_labels(file, tmp_path, ["moss"], needs_all=False)
+    assert table["moss"].tolist() == [0.0] * 4
+
+
+def test_a_word_that_is_no_category_is_refused(tmp_path: Path) -> None:
+    file = coco(tmp_path, {0: [0, 1, 2]})
+
+    with pytest.raises(DataError, match="'crak', which is no category .*Did you mean 'crack'"):
+        read_coco_labels(file, tmp_path, ["crak"])
+
+
+def test_annotations_of_images_that_are_not_listed_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = coco(tmp_path, {0: [0, 1, 2], 7: [0]})
+
+    read_coco_labels(file, tmp_path)
+
+    [record] = caplog.records
+    assert record.getMessage() == (
+        f"{file}: left out: 1 annotation of images that it does not list"
+    )
+
+
+def test_a_label_that_is_called_as_a_column_of_tables_is_refused(tmp_path: Path) -> None:
+    linked(tmp_path, {"group": [0, 1]})
+
+    with pytest.raises(DataError, match="is called 'group', as a column of the result; rename it"):
+        read_label_folders(tmp_path, ["group"])
