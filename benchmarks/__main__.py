@@ -36,6 +36,8 @@ NAMES = (
     "runtimes",
     "operators",
     "runtime_scores",
+    "painting",
+    "painted_scores",
     "evidence",
 )
 SHORT_ROUNDS = 2

@@ -42,6 +42,13 @@ SOURCES = {  # benchmark -> folders and files of src/dinoneck
     "runtimes": ("backbones",),
     "operators": ("detection/onnx.py", "detection/plain_operators.py", "export"),
     "runtime_scores": ("backbones",),
+    "painting": ("painting/head.js", "painting/painting.js", "painting/strokes.js"),
+    "painted_scores": (
+        "painting/head.py",
+        "painting/photos.py",
+        "painting/strokes.py",
+        "training/baselines.py",
+    ),
     "matrix": (".",),
     "evidence": (
         "backbones",

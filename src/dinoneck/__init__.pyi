@@ -13,6 +13,7 @@ from dinoneck import interop as interop
 from dinoneck import layers as layers
 from dinoneck import losses as losses
 from dinoneck import necks as necks
+from dinoneck import painting as painting
 from dinoneck import points as points
 from dinoneck import published as published
 from dinoneck import runtime as runtime

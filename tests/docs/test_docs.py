@@ -60,6 +60,7 @@ SLOW_PAGES = {  # these run in the slow tier; tests of the same verbs and calls 
             "fine-tune",
             "labels",
             "long-runs",
+            "paint-labels",
         ]
     ),
     *(

@@ -17,7 +17,6 @@ from dinoneck.viz import (
     html_report,
     pca_panels,
     pca_rgb,
-    similarity_page,
 )
 from dinoneck.viz.overlay import write_maps
 from tests.refusals import Row
@@ -70,8 +69,6 @@ ROWS: list[Row] = [
     (lambda: pca_rgb(TOKENS, foreground=2), ConfigError, "2"),
     (lambda: pca_rgb(torch.randn(5, 7), foreground=0.5), ShapeError, "places of patches"),
     (lambda: pca_rgb(torch.ones(1, 8, 1, 2), foreground=0.9), DataError, "0.9"),
-    (lambda: similarity_page(TOKENS, [IMAGE] * 2), DataError, ("1 samples", "2 images")),
-    (lambda: similarity_page(HOLED, IMAGE), DataError, "not finite"),
     (lambda: html_report([], [Task("a")]), DataError, "one image at least"),
     (lambda: page(known={"a": math.nan}), DataError, "known values of 'a' hold nan"),
     (lambda: page(known={"a": "heavy"}), DataError, ("'a'", "heavy")),

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
+import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +60,30 @@ def write_materials(folder: Path) -> None:
     (folder / "truth.csv").write_text("image,mass\n" + rows)
     (folder / "run.yaml").write_text(RUN)
     (folder / "wrong.yaml").write_text(RUN.replace("epochs", "number_of_epochs"))
+    write_strokes(folder)
+
+
+def write_strokes(folder: Path) -> None:
+    """Write a stroke of each of two classes on one image, and a file of another version."""
+    image = folder / "images" / "0000.jpg"
+    height, width = SIZE
+    left = {"class": "left", "radius": 4, "points": [[8, 4], [8, 28]]}
+    right = {"class": "right", "radius": 4, "points": [[56, 4], [56, 28]]}
+    painted = {
+        "name": image.name,
+        "sha256": hashlib.sha256(image.read_bytes()).hexdigest(),
+        "width": width,
+        "height": height,
+        "strokes": [left, right],
+    }
+    document = {
+        "format": "dinoneck strokes",
+        "version": 1,
+        "classes": ["left", "right"],
+        "images": [painted],
+    }
+    (folder / "strokes.json").write_text(json.dumps(document))
+    (folder / "newer.json").write_text(json.dumps({**document, "version": 2}))
 
 
 def write_competition(pasture: Pasture, folder: Path) -> None:

@@ -71,6 +71,14 @@ FAST = {
         evaluate . --heads head.safetensors --truth table.csv
         evaluate . --heads head.safetensors --truth none.csv
     """,
+    "painting": f"""
+        paint images {TINY} --size 32x64 --classes left right --out p
+        paint images {TINY} --size 32x64 --strokes strokes.json --out p
+        paint images {TINY} --strokes newer.json --out q
+        paint images {TINY} --classes left --out q
+        paint broken {TINY} --classes left right --out q
+        paint none {TINY} --classes left right --out q
+    """,
     "hub": f"""
         push head.safetensors me/one --private --message spring
         push damaged.safetensors me/two
@@ -104,9 +112,8 @@ SLOW = {
         viz report heads broken --out s.html
         viz report heads broken --out s.html --strict
         viz tokens images {TINY} --size 32x64 --out t.png
-        viz similarity images {TINY} --size 32x64 --out u.html
-        viz similarity images {TINY} --size 32x64 --out u.png
-        viz similarity none {TINY} --size 32x64 --out v.html
+        viz tokens images {TINY} --size 32x64 --out u.html
+        viz tokens none {TINY} --size 32x64 --out v.png
     """,
     "exports": """
         export head.safetensors --format pt2 --grid 2x4 --out h.pt2

@@ -44,4 +44,4 @@ def lines_of(verb: str) -> list[list[str]]:
 
 def test_a_verb_with_sub_verbs_needs_a_transcript_of_each() -> None:
     assert lines_of("predict") == [["predict"]]
-    assert ["viz", "similarity"] in lines_of("viz")
+    assert ["viz", "tokens"] in lines_of("viz")

@@ -35,6 +35,7 @@ VERBS = {
     "serve": "serve a head or a detector over HTTP: images in, predictions out, with limits for "
     "every resource",
     "viz": "draw the tokens of images; write a report to open in a browser",
+    "paint": "write a page to paint classes in; of its strokes a head and masks",
     "doctor": "check this installation, and what to do about what does not work; no network",
 }
 """Verb -> its line in the help. Its file holds a function, or a dict of sub-verbs, of its name."""

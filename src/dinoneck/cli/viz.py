@@ -644,34 +644,6 @@ def tokens(
     return {"written": [out], "images": len(shown.names)}
 
 
-def similarity(
-    images: cli.Images, out: Path, features: Annotated[Features, arg(name="")] = Features()
-) -> dict[str, Any]:
-    """Write a page that shows how similar the patches of images are to the one under the pointer.
-
-    Example: dinoneck viz similarity a.jpg b.jpg --backbone dinoneck_tiny --out similar.html
-
-    Args:
-        images: images, or folders searched with their subfolders.
-        out: the .html file to write; it needs no network.
-        features: whose tokens are compared.
-    """
-    shown = features.read(images, out, _PAGES)
-    from dinoneck.atomic import write_text
-    from dinoneck.viz.similarity import similarity_page
-
-    layers = shown.tokens[0].layers
-    block = layers[-1] if layers else "?"
-    title = f"Similar patches, block {block} {shown.note}".rstrip()
-    page = similarity_page(shown.tokens, shown.pictures, names=shown.names, title=title)
-    write_text(out, page)
-    print(
-        f"{counted(len(shown.names), 'image')} compared; written: {out} "
-        f"({file_size(out.stat().st_size)})"
-    )
-    return {"written": [out], "images": len(shown.names)}
-
-
 def _tokens(backbone: Backbone, preprocess: Preprocessing, files: Sequence[Path]) -> list[Tokens]:
     """The tokens of each image, on the CPU."""
     import torch
@@ -687,4 +659,4 @@ def _tokens(backbone: Backbone, preprocess: Preprocessing, files: Sequence[Path]
     return tokens
 
 
-viz = {"report": report, "tokens": tokens, "similarity": similarity}
+viz = {"report": report, "tokens": tokens}

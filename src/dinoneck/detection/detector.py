@@ -326,10 +326,9 @@ class Detector(LeastScores, nn.Module):
             of_tiles.append(self._in_image(detections, network_input, least_score, memory=memory))
             tiles.append(network_input.tile)
             if network_input.is_last:
-                image_size = network_input.image_size
                 merged = of_tiles[0]
                 if len(tiles) > 1:
-                    merged = merge_tiles(of_tiles, tiles, image_size)
+                    merged = merge_tiles(of_tiles, tiles, network_input.image_size)
                 predictions.append(self._named(merged, are_masks_cropped=tiling is not None))
                 of_tiles = []
                 memory = CropMemory()

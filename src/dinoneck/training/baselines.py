@@ -41,7 +41,7 @@ FLOOR = 1e-8  # added to the deviation of a feature, which may be 0
 # strengths of the ridge regression, times the squared norm of the weights
 ALPHAS = tuple(10.0**power for power in range(-2, 6))
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
-_Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
 _Integers = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -219,7 +219,7 @@ def _label_errors(logits: Tensor, is_present: Tensor) -> Tensor:
     return errors.sum(dim=1).mean()
 
 
-def _logits_path(x: _Floats, targets: _Floats, new: _Floats, loss: _Loss) -> _Floats:
+def _logits_path(x: _Floats, targets: _Floats, new: _Floats, loss: Loss) -> _Floats:
     """The logits (penalties, n_new, t) of linear layers that minimise a loss on standardised features."""
     x, new = _standardise(x, new)
     features = torch.from_numpy(x)
@@ -227,7 +227,7 @@ def _logits_path(x: _Floats, targets: _Floats, new: _Floats, loss: _Loss) -> _Fl
     new_features = torch.from_numpy(new)
     logits = []
     for penalty in PENALTIES:
-        layer = _fitted_layer(features, target_values, penalty, loss)
+        layer = fit_layer(features, target_values, penalty, loss)
         logits.append(layer(new_features).numpy())
     return np.stack(logits)
 
@@ -252,8 +252,15 @@ LOGISTIC = Method(logistic_path, binary_cross_entropy)
 
 
 @torch.enable_grad()
-def _fitted_layer(x: Tensor, targets: Tensor, penalty: float, loss: _Loss) -> nn.Linear:
-    """A linear layer that minimises a loss of its logits plus the penalised squares of its weights."""
+def fit_layer(x: Tensor, targets: Tensor, penalty: float, loss: Loss) -> nn.Linear:
+    """Return a linear layer that minimises a loss of its logits plus the penalised squares of its weights.
+
+    Args:
+        x: features (n, d), standardised.
+        targets: (n, t), what ``loss`` compares the logits (n, t) with.
+        penalty: times the squared norm of the weights; the bias is free.
+        loss: of logits and targets.
+    """
     layer = nn.Linear(x.shape[1], targets.shape[1], dtype=x.dtype)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)

@@ -375,15 +375,7 @@ def _check_record_of_store(config: TrainConfig, store: FeatureStore) -> None:
     data = config.data
     backbone = config.backbone
     record = store.backbone_record
-    if is_changed(record) or record.get("adapter") is not None:
-        weights = describe_weights(record["weights"])
-        trained = weights if record.get("adapter") is None else f"{weights}, and LoRA"
-        raise ConfigError(
-            f"the store {data.store} was made with {trained}: no file names these weights, so a "
-            "head could not be used on images. Save them (backbone.merge_lora() where there is "
-            "LoRA, backbone.save_weights(FILE)), and extract the images again with the backbone "
-            "that is loaded from that file"
-        )
+    check_weights_have_a_file(record, str(data.store))
     asked_and_stored = {
         "backbone": (backbone.name, record.get("name")),
         "source": (backbone.source, record.get("source")),
@@ -397,6 +389,23 @@ def _check_record_of_store(config: TrainConfig, store: FeatureStore) -> None:
                 f"the store {data.store} was made with {name} {stored}, not {asked}; leave it out, "
                 "or extract the images again into another store"
             )
+
+
+def check_weights_have_a_file(record: Mapping[str, Any], store: str) -> None:
+    """Check that a head on the tokens of a store can be used on images: a file names the backbone's weights.
+
+    Raises:
+        ConfigError: if they were changed after they were loaded, or LoRA weights were added.
+    """
+    if is_changed(record) or record.get("adapter") is not None:
+        weights = describe_weights(record["weights"])
+        trained = weights if record.get("adapter") is None else f"{weights}, and LoRA"
+        raise ConfigError(
+            f"the store {store} was made with {trained}: no file names these weights, so a "
+            "head could not be used on images. Save them (backbone.merge_lora() where there is "
+            "LoRA, backbone.save_weights(FILE)), and extract the images again with the backbone "
+            "that is loaded from that file"
+        )
 
 
 def _check_weights_of_store(

@@ -13,7 +13,6 @@ HOMES = homes(
     pca=["PCABasis", "pca_rgb"],
     pictures=["boxes_panel"],
     report=["ReportEntry", "html_report"],
-    similarity=["similarity_page"],
 )
 
 __all__ = [*HOMES]

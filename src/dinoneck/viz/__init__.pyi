@@ -9,4 +9,3 @@ from dinoneck.viz.pca import pca_rgb as pca_rgb
 from dinoneck.viz.pictures import boxes_panel as boxes_panel
 from dinoneck.viz.report import ReportEntry as ReportEntry
 from dinoneck.viz.report import html_report as html_report
-from dinoneck.viz.similarity import similarity_page as similarity_page

@@ -120,6 +120,22 @@ REFUSED = {
         "viz report head.safetensors images --truth cover.csv --image-column file",
         "cover.csv has no column 'file'",
     ),
+    "a class to paint alone": (
+        "paint images --classes crop",
+        "classes are ['crop']; expected 2 ... 255 names (--classes)",
+    ),
+    "strokes that are missing": (
+        "paint images --strokes stroke.json",
+        "stroke.json does not exist; check the name",
+    ),
+    "strokes that are none": (
+        "paint images --strokes cover.csv",
+        "cover.csv is damaged: it is no JSON",
+    ),
+    "the backbone of a page to paint in": (
+        "paint images --classes crop weed --backbone resnet50",
+        "resnet50",
+    ),
     "groups of a truth": (
         "evaluate . --heads head.safetensors --truth cover.csv --group plot",
         "cover.csv has no column 'plot'",
@@ -146,7 +162,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
         "categories": [{"id": 1, "name": "cell"}],
     }
     (folder / "boxes.json").write_text(json.dumps(coco))
-    suffixes = {"train": "", "predict": ".csv", "viz": ".html"}
+    suffixes = {"train": "", "predict": ".csv", "viz": ".html", "paint": ""}
     commands = []
     for words, _ in REFUSED.values():
         verb, *rest = words.split()

@@ -420,7 +420,6 @@ REPEATED = [
     ("evaluate i --heads h --truth t", "--at-least", "a=1"),
     ("push h", "--figure", "a.png"),
     ("viz tokens i --out o.png", "--layers", "1"),
-    ("viz similarity i --out o.png", "--layers", "1"),
 ]
 
 

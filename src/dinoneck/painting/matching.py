@@ -1,0 +1,65 @@
+"""Which photos strokes were painted on: files are told by their hashes, whatever their names are by now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from dinoneck.errors import DataError
+from dinoneck.painting.page import Photo
+from dinoneck.painting.strokes import PaintedImage, Strokes
+from dinoneck.text import counted, shorten, some_of
+
+_SHOWN = 5  # names in a message
+
+
+def match_photos(strokes: Strokes, photos: Sequence[Photo]) -> Strokes:
+    """Return the strokes under the present names of their photos, without photos that have none.
+
+    Raises:
+        DataError: if a photo is missing, another file of its name is there, or it has another size.
+    """
+    photos_of_hash: dict[str, dict[str, Photo]] = {}
+    for photo in photos:
+        photos_of_hash.setdefault(photo.sha256, {})[photo.name] = photo
+    names = {photo.name for photo in photos}
+    painted = [image for image in strokes.images if image.strokes]
+    replaced = []
+    missing = []
+    matched: dict[str, PaintedImage] = {}
+    for image in painted:
+        same_files = photos_of_hash.get(image.sha256, {})
+        if not same_files and image.name in names:
+            replaced.append(shorten(image.name))
+            continue
+        if not same_files:
+            missing.append(shorten(image.name))
+            continue
+        if image.name in same_files:
+            photo = same_files[image.name]
+        else:  # the file was renamed, or moved to another folder
+            photo = next(iter(same_files.values()))
+        if (photo.height, photo.width) != (image.height, image.width):
+            raise DataError(
+                f"the strokes say that {shorten(image.name)} has {image.height}x{image.width} px, "
+                f"and the file has {photo.height}x{photo.width}; save the strokes again from the page"
+            )
+        if photo.name in matched:
+            raise DataError(
+                f"the strokes on {shorten(matched[photo.name].name)} and {shorten(image.name)} are "
+                f"of one file, {shorten(photo.name)}; keep both copies of it, or erase one's strokes"
+            )
+        matched[photo.name] = image
+    if replaced:
+        raise DataError(
+            f"{counted(len(replaced), 'photo')} were painted as other files of the same name: "
+            f"{some_of(replaced, _SHOWN)}. The sha256 of the strokes is that of another file; name "
+            "the photos that were painted, or paint on these"
+        )
+    if missing:
+        raise DataError(
+            f"{counted(len(missing), 'photo')} with strokes are not among the {len(photos)} photos: "
+            f"{some_of(missing, _SHOWN)}; name the photos that the page was made of"
+        )
+    images = tuple(replace(image, name=name) for name, image in matched.items())
+    return Strokes(strokes.classes, images)
