@@ -56,7 +56,7 @@ _WHERE = re.compile(r" - at (?P<of_key>`key` in )?`\$(?P<path>[^`]*)`\Z")
 _HINTS = {
     ".license": ", an SPDX identifier such as MIT",
     ".training": "; its entries are seed, folds, fold, epochs, data, masks, metrics, "
-    "auxiliary and target_weights, others belong under extra",
+    "auxiliary, target_weights, longest_box, tile and overlap, others belong under extra",
 }
 # what the Literal annotations of the records allow, by the last field of the path
 _ALLOWED = {
@@ -228,6 +228,9 @@ class Training(Struct, forbid_unknown_fields=True):
     metrics: dict[Annotated[str, Meta(min_length=1)], float | Spread] | None = None
     auxiliary: list[Annotated[str, Meta(min_length=1)]] | None = None
     target_weights: dict[str, Annotated[float, Meta(ge=0)]] | None = None
+    longest_box: Annotated[float, Meta(gt=0)] | None = None
+    tile: Annotated[list[Side], Meta(min_length=2, max_length=2)] | None = None
+    overlap: Count | None = None
 
 
 class Views(Struct, forbid_unknown_fields=True):

@@ -84,7 +84,8 @@ def evaluate(
         at_least: the smallest R², accuracy, mAP of labels or mean IoU of a target, the smallest share
             of normals within 11.25 degrees, or the smallest AP.
         tile: cut images into tiles of this many pixels, as 'dinoneck predict' does.
-        overlap: pixels that tiles share, at least (default: 0, for objects a fifth of the tile).
+        overlap: pixels that tiles share, at least (default: 0, for objects a fifth of the tile, or the
+            longest box of the training up to half a tile).
         calibrate: write the one head file with intervals from its errors on these images, which it
             was not trained on; name what new images differ in with --group.
         options: how images are predicted.

@@ -91,8 +91,9 @@ def predict(
         subfolders: with a folder as truth: whether the folders in it are classes or folds.
         skip_unusable: list and leave out unusable images.
         tile: cut images into tiles of this many pixels, resized to the size of the heads or the
-            detector.
-        overlap: pixels that tiles share, at least (default: 0, for objects a fifth of the tile).
+            detector; without it a detector takes the tiles of its training, if any.
+        overlap: pixels that tiles share, at least (default: 0, for objects a fifth of the tile, or the
+            longest box of the training up to half a tile).
         interval: the level of the columns 'NAME low' and 'NAME high' of heads that hold intervals:
             0.5, 0.8, 0.9 or 0.95; without it 0.9, or the highest that they hold.
         options: how images are predicted.
@@ -380,7 +381,14 @@ def open_model(
     runtime = check_backbone_runtime(options.runtime or cli.default_runtime())
     if is_detector:
         detector = _open_detector(first, backbone, options, runtime=runtime)
-        detector.use_tiles(tile, overlap)
+        if tile is not None or overlap is not None:
+            detector.use_tiles(tile, overlap)
+        if tile is None and detector.tiling is not None:
+            height, width = detector.tiling.tile
+            print(
+                f"Images are cut into tiles of {height}x{width} px, as in the training; --tile takes "
+                "others."
+            )
         return OpenModel(
             detector,
             is_detector=True,

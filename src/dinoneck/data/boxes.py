@@ -51,8 +51,10 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.recipe import IMAGENET_MEAN, IMAGENET_STD
 from dinoneck.data.segmentations import (
     RECTANGLES,
+    MaskCrop,
     Shape,
     check_pycocotools,
+    crop_mask,
     decode,
     is_empty,
     polygon_extent,
@@ -210,18 +212,34 @@ class BoxImages(ListedImages):
         """How many images have no box."""
         return sum(all(entry.is_crowd for entry in objects) for objects in self._objects)
 
+    @property
+    def longest_box(self) -> float | None:
+        """The longest side of a box in pixels of its image, without crowd regions; None if there is no box."""
+        longest = 0.0
+        for objects in self._objects:
+            for entry in objects:
+                left, top, right, bottom = entry.corners
+                if not entry.is_crowd:
+                    longest = max(longest, right - left, bottom - top)
+        return longest or None
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of the upright images in pixels, as the JSON states them."""
+        return [(image.height, image.width) for image in self._images]
+
     def __getitem__(self, i: int) -> Any:
         image, boxes = self.original(i)
         size = boxes.canvas_size
-        kept = [entry for entry in self._objects[i] if not entry.is_crowd]
         target: Target = {
             "boxes": boxes,
-            "labels": torch.tensor([entry.label for entry in kept], dtype=torch.int64),
+            "labels": self.labels(i),
             "image_id": self.ids[i],
             "size": size,
         }
         if self.masks:
-            planes = torch.zeros(len(kept), *size, dtype=torch.uint8)
+            planes = torch.zeros(len(boxes), *size, dtype=torch.uint8)
+            kept = [entry for entry in self._objects[i] if not entry.is_crowd]
             for plane, entry in zip(planes, kept, strict=True):
                 plane.copy_(torch.from_numpy(_decoded(entry, *size)))
             target["masks"] = tv_tensors.Mask(planes)
@@ -237,11 +255,35 @@ class BoxImages(ListedImages):
         """
         image = to_uint8(read_pixels(self.paths[i], self.bits))
         size = self._check_size(i, (image.shape[-2], image.shape[-1]))
-        corners = [entry.corners for entry in self._objects[i] if not entry.is_crowd]
-        boxes = torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)
         return tv_tensors.Image(image), tv_tensors.BoundingBoxes(
-            boxes, format="XYXY", canvas_size=size
+            self.corners(i), format="XYXY", canvas_size=size
         )
+
+    def corners(self, i: int) -> Tensor:
+        """Return the boxes of an image, float32 (n, 4), XYXY in its pixels; the image is not decoded."""
+        corners = [entry.corners for entry in self._objects[i] if not entry.is_crowd]
+        return torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)
+
+    def labels(self, i: int) -> Tensor:
+        """Return the labels of the boxes of an image, int64 (n,); the image is not decoded."""
+        labels = [entry.label for entry in self._objects[i] if not entry.is_crowd]
+        return torch.tensor(labels, dtype=torch.int64)
+
+    def mask_crops(self, i: int) -> list[MaskCrop]:
+        """Return the mask of each box of an image around its pixels, for large images; that is not decoded.
+
+        Raises:
+            DataError: without ``masks=True``.
+        """
+        image = self._images[i]
+        crops = []
+        for entry in self._objects[i]:
+            if entry.is_crowd:
+                continue
+            if entry.shape is None:
+                raise DataError(MASKS_NOT_READ)
+            crops.append(crop_mask(entry.shape, image.height, image.width))
+        return crops
 
     def pixels(self, i: int) -> Ids:
         """Return the ids of the pixels of an image (H, W), int64; small objects lie on top, crowd regions below.

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from dinoneck.data.cells import PathLike
-from dinoneck.data.coco_entries import CocoCategory, CocoSegments
+from dinoneck.data.coco_entries import CocoCategory, CocoSegments, is_number
 from dinoneck.data.json_parts import check_stated_part, part_of_json
 from dinoneck.data.label_files import read_labels
 from dinoneck.data.listed_images import (
@@ -118,6 +118,25 @@ class PanopticImages(ListedImages):
             marked += sum(segment.iscrowd for segment in entry.segments_info)
             listed += len(entry.segments_info)
         self._log_crowd(marked, listed)
+
+    @property
+    def longest_box(self) -> float | None:
+        """The longest side of the ``bbox`` of a thing in pixels of its image, without crowd regions.
+
+        None if there is no thing, or one has no ``bbox``.
+        """
+        longest = 0.0
+        for image_id in self.ids:
+            for segment in self._png_entries[image_id].segments_info:
+                label = self._label_of.get(segment.category_id)
+                if label is None or label in self.stuff or self._is_crowd(segment.iscrowd):
+                    continue
+                bbox = segment.bbox
+                if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_number, bbox)):
+                    return None
+                _, _, width, height = bbox
+                longest = max(longest, width, height)
+        return longest or None
 
     def _check_images_are_no_pngs(self) -> None:
         """Raise a DataError for an image that is the PNG of its own segments, as files of one name are."""

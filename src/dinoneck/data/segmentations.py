@@ -322,24 +322,32 @@ def count_pixels(runs: RunLengths) -> int:
     """Return the sum of the run lengths; -1 if one is negative or longer than any image."""
     if isinstance(runs.counts, list):
         return sum(runs.counts)
+    if not runs.counts:
+        return 0
+    lengths = _lengths_in(runs.counts)
+    if lengths is None or (lengths < 0).any():
+        return -1
+    return int(lengths.sum())
+
+
+def _lengths_in(counts: str) -> Array | None:
+    """The run lengths that a text of COCO spells, int64; None if one is longer than any image."""
     # a number has 5 bits per character, the lowest first; from the fourth number on it is the
     # difference to the last number but one
-    characters = np.frombuffer(runs.counts.encode(), np.uint8).astype(np.int64) - _ZERO
-    if not len(characters):
-        return 0
+    characters = np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - _ZERO
     ends = np.flatnonzero(characters < _MORE)
     starts = np.append(0, ends[:-1] + 1)
-    lengths = ends - starts + 1
-    if lengths.max() > _LONGEST_NUMBER:
-        return -1
-    index_in_number = np.arange(len(characters)) - np.repeat(starts, lengths)
+    num_characters = ends - starts + 1
+    if num_characters.max() > _LONGEST_NUMBER:
+        return None
+    index_in_number = np.arange(len(characters)) - np.repeat(starts, num_characters)
     shifts = _BITS * index_in_number
     numbers = np.add.reduceat((characters & (_MORE - 1)) << shifts, starts)
     is_negative = (characters[ends] & _SIGN) > 0
-    numbers -= np.where(is_negative, np.int64(1) << (_BITS * lengths), 0)
+    numbers -= np.where(is_negative, np.int64(1) << (_BITS * num_characters), 0)
     numbers[1::2] = np.cumsum(numbers[1::2])
     numbers[2::2] = np.cumsum(numbers[2::2])
-    return -1 if (numbers < 0).any() else int(numbers.sum())
+    return numbers
 
 
 # Extents and pixels
@@ -616,6 +624,52 @@ def decode(shape: Shape, height: int, width: int) -> Array:
     """
     pixels: Array = _pycocotools().decode(_encoded(shape, height, width))
     return pixels
+
+
+@dataclass(frozen=True)
+class MaskCrop:
+    """The part of a mask around its pixels.
+
+    Attributes:
+        top: the first row, in pixels of the image.
+        left: the first column.
+        pixels: bool (height, width); without rows and columns if the mask shows nothing.
+    """
+
+    top: int
+    left: int
+    pixels: Array
+
+
+def crop_mask(shape: Shape, height: int, width: int) -> MaskCrop:
+    """Return the pixels of :func:`decode` around a mask, without those of the whole image.
+
+    Args:
+        shape: the mask.
+        height: of its image.
+        width: of its image.
+
+    Raises:
+        ImportError: if pycocotools is not installed.
+    """
+    encoded = _encoded(shape, height, width)
+    counts = encoded["counts"]
+    text = counts if isinstance(counts, str) else counts.decode()
+    lengths = _lengths_in(text)
+    if lengths is None or not lengths[1::2].sum():
+        return MaskCrop(top=0, left=0, pixels=np.zeros((0, 0), bool))
+    ends = np.cumsum(lengths)
+    shown_lengths = lengths[1::2]  # zeros first
+    firsts = ends[1::2] - shown_lengths
+    before = np.cumsum(shown_lengths) - shown_lengths
+    places = np.arange(shown_lengths.sum()) + np.repeat(firsts - before, shown_lengths)
+    rows = places % height  # column by column
+    cols = places // height
+    top = int(rows.min())
+    left = int(cols.min())
+    pixels = np.zeros((int(rows.max()) + 1 - top, int(cols.max()) + 1 - left), bool)
+    pixels[rows - top, cols - left] = True
+    return MaskCrop(top=top, left=left, pixels=pixels)
 
 
 def is_empty(shape: Shape, height: int, width: int) -> bool:

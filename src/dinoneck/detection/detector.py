@@ -52,7 +52,7 @@ from dinoneck.inference.tile_merging import (
     tiles_of,
     tiling_for_objects,
 )
-from dinoneck.inference.tiles import Tiling
+from dinoneck.inference.tiles import Tiling, TrainedBoxes
 from dinoneck.kinds import Runtime
 from dinoneck.published.detectors import VIT_NAME
 from dinoneck.published.loading import load_published
@@ -130,7 +130,10 @@ class Detector(LeastScores, nn.Module):
             on held-out images. To set it removes the thresholds.
         thresholds: the smallest score of the boxes of each class, in the place of ``min_score``; a
             training sets those with the best F1 on held-out images. Empty: there are none.
-        tiling: how large images are cut into tiles, see :meth:`use_tiles`; None = they are not.
+        tiling: how large images are cut into tiles, see :meth:`use_tiles`; None = they are not. Of a
+            file that was trained on tiles, these tiles.
+        trained_boxes: the longest box of its training, and the tiles that its images were cut into,
+            which its file keeps; None where they are unknown.
         source: the file or repository that it was read from; empty for one that was built.
         publication: of an RfDetr the :class:`Publication` of its weights, which its file keeps; None
             of others, and of one that was built.
@@ -179,6 +182,7 @@ class Detector(LeastScores, nn.Module):
         self.min_score = head.config["min_score"]
         self.thresholds = head.config.get("thresholds", ())
         self.tiling: Tiling | None = None
+        self.trained_boxes: TrainedBoxes | None = None
         self.publication: Publication | None = None
         # None: the weights may have been trained since the last prediction
         self._watch: Watch | None = None
@@ -283,9 +287,11 @@ class Detector(LeastScores, nn.Module):
             tile: (height, width) in pixels of the image, or one number for both: such as the size
                 of the training images, so that objects look as large as there. An image that fits
                 a tile is predicted as a whole; one that is shorter on one side is not cut along it,
-                and a tile of it stretched. None = as :meth:`use_tiles` says, at first no tiles.
+                and a tile of it stretched. None = as :meth:`use_tiles` says, at first the tiles of
+                the training, or none.
             overlap: by how much tiles overlap at least: an int in the same pixels, or a float, the
-                share of a tile; None = 0.2, or as :meth:`use_tiles` says.
+                share of a tile; None = as :meth:`use_tiles` says, or 0.2, and as much as the longest
+                box of the training, up to half a tile, if the file knows it.
 
         Returns:
             per image ``boxes`` (n, 4) float32 XYXY in its own pixels (upright by its EXIF tag),
@@ -304,10 +310,8 @@ class Detector(LeastScores, nn.Module):
         check_minimum(1, max_boxes=max_boxes, batch_size=batch_size)
         least_score = self._least_score(min_score)
         tiling = self.tiling
-        if tile is None and overlap is not None and tiling is not None:
-            tile = tiling.tile
         if tile is not None or overlap is not None:
-            tiling = tiling_for_objects(tile, overlap)
+            tiling = self._tiling(tile, overlap)
         called = CalledImages.of_call(images)
         self.check_weights()
         self.eval()
@@ -368,13 +372,34 @@ class Detector(LeastScores, nn.Module):
         """Cut large images of later predictions and evaluations into tiles; None = do not.
 
         Args:
-            tile: as of :meth:`predict`.
+            tile: as of :meth:`predict`; None with an overlap = as before.
             overlap: as of :meth:`predict`.
 
         Raises:
             ConfigError: as :meth:`predict`.
         """
-        self.tiling = tiling_for_objects(tile, overlap)
+        self.tiling = self._tiling(tile, overlap)
+
+    def _tiling(
+        self, tile: int | tuple[int, int] | None, overlap: int | float | None
+    ) -> Tiling | None:
+        """How large images are cut; None = they are not. An overlap alone is one of the tiles that are used."""
+        if tile is None and overlap is not None and self.tiling is not None:
+            tile = self.tiling.tile
+        longest_box = None if self.trained_boxes is None else self.trained_boxes.longest_box
+        return tiling_for_objects(tile, overlap, longest_box=longest_box)
+
+    def note_trained_boxes(self, boxes: TrainedBoxes) -> None:
+        """Keep what is known of the boxes of the training, and cut images as they were cut there.
+
+        Args:
+            boxes: of the training.
+
+        Raises:
+            ConfigError: as :meth:`use_tiles`.
+        """
+        self.trained_boxes = boxes
+        self.use_tiles(boxes.tile, boxes.overlap)
 
     def _check_finite(self, scores: Tensor) -> None:
         """Raise a DataError for scores that are not finite: they are no detections, and not none either."""
@@ -561,7 +586,8 @@ class Detector(LeastScores, nn.Module):
 
         The backbone's present weights are hashed and compared with those that it was loaded with.
         What differs goes into the file, however and whenever it was trained, with its LoRA weights. A
-        warning names weights that :meth:`predict` would refuse.
+        warning names weights that :meth:`predict` would refuse. The entry ``training`` gets what is
+        known of the boxes of the training, :attr:`trained_boxes`.
 
         Args:
             **record: ``training``, ``license`` and ``extra`` as in
@@ -571,6 +597,8 @@ class Detector(LeastScores, nn.Module):
             CheckpointError: if a weight is not finite, or the backbone has another dtype than the
                 head.
         """
+        if self.trained_boxes is not None:
+            record["training"] = {**self.trained_boxes.record(), **(record.get("training") or {})}
         if self.backbone is None:
             if self.publication is not None:
                 record.setdefault("license", self.publication.license)
@@ -826,6 +854,9 @@ class Detector(LeastScores, nn.Module):
             )
         detector._check_recipe(recipe)
         detector.check_weights()
+        trained_boxes = TrainedBoxes.from_record(checkpoint.meta["training"])
+        if trained_boxes is not None:
+            detector.note_trained_boxes(trained_boxes)
         return detector
 
 

@@ -235,6 +235,8 @@ def detector_training(
             classes=data.classes,
             bits=data.bits,
             crowd=data.crowd,
+            tile=data.tile,
+            overlap=data.overlap,
         ),
         backbone=config.backbone,
         head=config.head,

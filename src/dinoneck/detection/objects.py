@@ -30,11 +30,12 @@ from dinoneck.detection.evaluation import (
 )
 from dinoneck.detection.fine_tuning import detector_training, open_init
 from dinoneck.detection.training import prepare
-from dinoneck.errors import DataError
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.extras import check_installed
 from dinoneck.heads.head import Head
 from dinoneck.inference.resolution import objects_at_image_size
 from dinoneck.inference.results import coco_objects
+from dinoneck.inference.tiles import TrainedBoxes
 from dinoneck.kinds import Method
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.registry import import_modules
@@ -124,6 +125,11 @@ def train_instances(
         )
         return detector_trainer.train(resume=resume)
     data = config.data
+    if data.tile is not None:
+        raise ConfigError(
+            f"tile is {data.tile}, and heads of objects are trained on whole images; leave it out, or "
+            "train a detector of masks on tiles: init rf_detr_seg_small (--init)"
+        )
     check_installed("pycocotools", "masks")
     check_installed("scipy", "masks")
     dataset = open_objects(
@@ -216,7 +222,7 @@ def prepare_instances(
     evaluator = ObjectEvaluator(
         table, dataset, problem=problem, folds=folds, preprocess=tokens.preprocess
     )
-    return ObjectTrainer(
+    trainer = ObjectTrainer(
         config,
         out,
         table=table,
@@ -225,6 +231,8 @@ def prepare_instances(
         folds=folds,
         evaluator=evaluator,
     )
+    trainer.longest_box = dataset.longest_box
+    return trainer
 
 
 def _table_of_dataset(dataset: ObjectImages) -> Table:
@@ -271,7 +279,14 @@ def _object_ids(dataset: ObjectImages, i: int, preprocess: Preprocessing) -> tor
 
 
 class ObjectTrainer(Trainer[TrainInstancesConfig]):
-    """Trains heads that predict objects, see :class:`dinoneck.training.run.Trainer`."""
+    """Trains heads that predict objects, see :class:`dinoneck.training.run.Trainer`.
+
+    Attributes:
+        longest_box: the longest side of a box of an object, in pixels of its image; None if it is
+            unknown.
+    """
+
+    longest_box: float | None = None
 
     @property
     def tta(self) -> None:
@@ -283,8 +298,10 @@ class ObjectTrainer(Trainer[TrainInstancesConfig]):
         return TaskLoss(head.tasks)
 
     def record_of_data(self) -> dict[str, Any]:
-        """Return nothing: COCO files are read in one way."""
-        return {}
+        """Return the longest side of a box, by which tiles overlap in predictions; COCO files are read in one way."""
+        if self.longest_box is None:
+            return {}
+        return TrainedBoxes(self.longest_box).record()
 
 
 class ObjectEvaluator:

@@ -130,6 +130,12 @@ def export(
     """
     if half:
         _check_float32(detector)
+    if detector.trained_boxes is not None and detector.trained_boxes.tile is not None:
+        logger.warning(
+            "the detector was trained on tiles of %dx%d px (height x width), and the ONNX file takes "
+            "whole images: cut large ones before it",
+            *detector.trained_boxes.tile,
+        )
     proto = exported_model(OneImage(_without_lora(detector)), size)
     if half:
         to_half(proto, FLOAT32_MODULES)

@@ -27,6 +27,7 @@ from dinoneck.data import run_names
 from dinoneck.data.boxes import BoxImages, Target, box_transforms, collate_boxes, to_original
 from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
 from dinoneck.data.ground import warn_of_overlaps
+from dinoneck.detection.box_tiles import BoxTiles
 from dinoneck.detection.detector import (
     Detector,
     best_of,
@@ -41,7 +42,9 @@ from dinoneck.detection.sizes import DEFAULT_SIZE
 from dinoneck.devices import local_device, send
 from dinoneck.errors import ConfigError
 from dinoneck.extras import check_scores_of_boxes
+from dinoneck.grid import patch_pair
 from dinoneck.inference.results import coco_objects
+from dinoneck.inference.tiles import TrainedBoxes
 from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.registry import import_modules
 from dinoneck.store.images import cached_hash_of
@@ -95,6 +98,13 @@ def train_detector(
     ``optim.freeze`` names, by default none. Of the class heads the rows of its own classes are kept.
     Where ``optim`` has the default ``lr``, ``weight_decay`` or ``clip_norm``, its publisher's is taken.
 
+    With ``data.tile`` the training images are cut into tiles as :meth:`Detector.predict` cuts them,
+    each of which is a sample of its own and resized to ``data.size``. Boxes and masks are cut at the
+    edges of the tile; an object of whose area less than a tenth is inside is not trained on there,
+    and tiles without objects are background. Images are held out whole, and are predicted in tiles.
+    The file keeps the tile, and predicts with it. It also keeps the longest side of a box of the
+    training images, in pixels of the image, by which tiles overlap.
+
     Args:
         config: ``data.boxes`` and ``data.val_boxes`` name COCO files, ``detector`` the detector,
             ``head`` its neck.
@@ -112,7 +122,8 @@ def train_detector(
         ``skipped`` boxes, ``parameters``, ``minutes``, ``peak_memory_mb`` (as
         :func:`dinoneck.training.train` returns it), ``config`` and ``versions``, and of an RF-DETR
         ``init``, the name, licence and SHA-256 of what it started from. Of a detector of masks the
-        scores are those of masks, and ``scored`` is ``masks``.
+        scores are those of masks, and ``scored`` is ``masks``. With ``data.tile`` also ``tiles``, the
+        number of training tiles, and of those without a box.
 
     Raises:
         ConfigError: if values contradict each other or have no effect on detectors.
@@ -158,6 +169,14 @@ def prepare(
         detector = initial.build(config, train_images.classes)
         if files.writes():
             initial.log_start(detector)
+    # the training images show a box, else they are refused
+    longest_box = cast("float", train_images.longest_box)
+    data = config.data
+    tile = cast("tuple[int, int] | None", data.tile)
+    detector.note_trained_boxes(TrainedBoxes(longest_box, tile, data.overlap))
+    if tile is not None:
+        _check_patch(tile, detector)
+        _warn_of_tile(tile, train_images, longest_box=longest_box, overlap=data.overlap)
     return DetectorTrainer(
         config,
         out,
@@ -201,12 +220,16 @@ class DetectorTrainer:
         self.train_images = train_images
         self.val_images = val_images
         self.initial = initial
+        self.samples: BoxImages | BoxTiles = train_images
+        if detector.tiling is not None:
+            self.samples = BoxTiles(train_images, detector.tiling, train_images.transform)
+            self._log_tiles(self.samples)
         optim = config.optim
         default_plan = PLAN if initial is None else FROZEN_PLAN
         self.schedule = FreezeSchedule(config.plan or default_plan)
         self.schedule.apply(detector, 0)
         groups = param_groups(detector, **optim.rates(), include_frozen=True)
-        steps_per_epoch = math.ceil(len(train_images) / optim.batch_size)
+        steps_per_epoch = math.ceil(len(self.samples) / optim.batch_size)
         self.engine = Engine(detector, _Losses(detector), groups, optim, steps_per_epoch)
         if optim.batch_size % self.engine.num_processes:
             raise ConfigError(
@@ -220,9 +243,7 @@ class DetectorTrainer:
         with restored_random_state():
             self._begin(resume=resume)
             self._start_or_continue()
-            notes = EpochNotes(
-                {"": len(self.train_images)}, engine.recipe.epochs, what="the training"
-            )
+            notes = EpochNotes({"": len(self.samples)}, engine.recipe.epochs, what="the training")
             notes.start_fold("")
             with engine.progress() as bar:
                 while not engine.is_finished:
@@ -248,6 +269,18 @@ class DetectorTrainer:
             self._move_results()
             self._write_trained_images()
         return files.finish(self.folder, self._report())
+
+    def _log_tiles(self, tiles: BoxTiles) -> None:
+        """Say how many tiles there are, and how many of them are background, if any image is cut."""
+        if tiles.num_cut and files.writes():
+            _logger.warning(
+                "%d of %d training images are cut: %d tiles, of which %d show no box and are trained "
+                "on as background",
+                tiles.num_cut,
+                len(tiles.images),
+                len(tiles),
+                tiles.num_empty,
+            )
 
     # before the first epoch
 
@@ -304,7 +337,7 @@ class DetectorTrainer:
     def _training_batches(self, epoch: int) -> Generator[tuple[Tensor, list[Target]], None, None]:
         """Yield this process' share of each batch of an epoch, on its device."""
         loader = DataLoader(
-            self.train_images,
+            self.samples,
             batch_sampler=self._rows_of_batches(epoch),
             num_workers=self.config.detector.workers,
             collate_fn=collate_boxes,
@@ -330,13 +363,16 @@ class DetectorTrainer:
         return forwards
 
     def _rows_of_batches(self, epoch: int) -> list[list[int]]:
-        """Rows of the training images, a list for each batch: those of this process.
+        """Rows of the training samples, a list for each batch: those of this process.
 
         The seed and the epoch decide the order. The last batch is filled up from its start.
         """
         batch_size = self.config.optim.batch_size
         generator = np.random.default_rng([self.config.optim.seed, epoch])
-        order = generator.permutation(len(self.train_images))
+        if isinstance(self.samples, BoxTiles):
+            order = np.array(self.samples.epoch_order(generator))
+        else:
+            order = generator.permutation(len(self.samples))
         num_batches = math.ceil(len(order) / batch_size)
         order = np.resize(order, num_batches * batch_size)
         rows_of_batches = []
@@ -364,7 +400,7 @@ class DetectorTrainer:
 
     def _score_held_out(self) -> Row:
         """Return the scores of the held-out images, the same in all processes."""
-        predictions: dict[int, Any] = {}
+        predictions: dict[int | str, Any] = {}
         for share in gather(self._predict_share()):
             predictions |= share
         if self.detector.has_masks:
@@ -372,7 +408,7 @@ class DetectorTrainer:
         return score_boxes(self.val_images, predictions)
 
     @torch.no_grad()
-    def _predict_share(self) -> dict[int, Any]:
+    def _predict_share(self) -> dict[int | str, Any]:
         """Predict this process' share of the held-out images.
 
         Returns:
@@ -382,13 +418,15 @@ class DetectorTrainer:
         """
         self.detector.eval()
         rows = range(self.engine.rank, len(self.val_images), self.engine.num_processes)
+        if self.detector.tiling is not None:
+            return self._predict_in_tiles(rows)
         loader = DataLoader(
             Subset(self.val_images, rows),
             batch_size=self.config.optim.batch_size // self.engine.num_processes,
             num_workers=self.config.detector.workers,
             collate_fn=collate_boxes,
         )
-        predictions: dict[int, Any] = {}
+        predictions: dict[int | str, Any] = {}
         for images, targets in loader:
             outputs = self.detector(images.to(self.engine.device))
             for detections, target in zip(outputs, targets, strict=True):
@@ -399,6 +437,20 @@ class DetectorTrainer:
                     continue
                 boxes = to_original(best["boxes"], images.shape[-2:], target["size"])
                 predictions[target["image_id"]] = {**best, "boxes": boxes}
+        return predictions
+
+    def _predict_in_tiles(self, rows: Sequence[int]) -> dict[int | str, Any]:
+        """Predict held-out images whole, as ``predict`` and ``evaluate`` do; as :meth:`_predict_share`."""
+        self.detector.note_trained()  # its weights are those of this epoch
+        batch_size = self.config.optim.batch_size // self.engine.num_processes
+        predictions: dict[int | str, Any] = {}
+        for row in rows:
+            image, _ = self.val_images.original(row)
+            [prediction] = self.detector.predict(image, min_score=0.0, batch_size=batch_size)
+            if self.detector.has_masks:
+                predictions[self.val_images.ids[row]] = coco_objects(prediction)
+            else:
+                predictions[self.val_images.ids[row]] = prediction
         return predictions
 
     def _best_earlier_precision(self) -> float:
@@ -456,6 +508,8 @@ class DetectorTrainer:
             facts["init"] = self.initial.origin
         if self.detector.has_masks:
             facts["scored"] = "masks"
+        if isinstance(self.samples, BoxTiles):
+            facts["tiles"] = {"train": len(self.samples), "without_boxes": self.samples.num_empty}
         return {
             "best": max(scored, key=lambda row: row["AP"]),
             "untrained": self.engine.extra["untrained"],
@@ -510,6 +564,47 @@ def _to_device(
     for (number, key), value in zip(entries, values_on_device, strict=True):
         targets_on_device[number][key] = value
     return images_on_device, targets_on_device
+
+
+def _check_patch(tile: tuple[int, int], detector: Detector) -> None:
+    """Raise a ConfigError for a tile that is smaller than a patch."""
+    patch = patch_pair(detector.preprocess.patch_size)
+    if tile[0] < patch[0] or tile[1] < patch[1]:
+        raise ConfigError(
+            f"tile is {tile} px (height, width), smaller than a patch of {patch} px; take a larger one "
+            "(--tile)"
+        )
+
+
+def _warn_of_tile(
+    tile: tuple[int, int], images: BoxImages, *, longest_box: float, overlap: int | None
+) -> None:
+    """Warn of a tile that cuts no image, and of one that objects do not fit into.
+
+    Args:
+        tile: (height, width).
+        images: that are trained on.
+        longest_box: the longest side of their boxes.
+        overlap: that the config states; None = by the longest box.
+    """
+    if not files.writes():
+        return
+    largest_height = max(height for height, _ in images.sizes)
+    largest_width = max(width for _, width in images.sizes)
+    if largest_height <= tile[0] and largest_width <= tile[1]:
+        _logger.warning(
+            "tile is %dx%d (height x width), and no training image is larger: they are trained on as "
+            "without tiles. Larger images are predicted in tiles",
+            *tile,
+        )
+    if overlap is None and longest_box > min(tile) // 2:
+        _logger.warning(
+            "the longest box has %g px, more than half of the tile of %dx%d (height x width), by which "
+            "tiles overlap at most unless overlap (--overlap) says more: such objects may be cut. "
+            "Take a larger tile",
+            longest_box,
+            *tile,
+        )
 
 
 def open_images(

@@ -147,6 +147,20 @@ class CroppedMasks(Sequence[Array]):
         corners = [(top + down, left + right) for top, left in self.corners]
         return CroppedMasks(self.crops, corners, size=size)
 
+    def cut(self, rectangle: Rectangle) -> CroppedMasks:
+        """Return the masks inside a rectangle of the image, which every object reaches into, as those of an image.
+
+        Args:
+            rectangle: in the image.
+        """
+        x0, y0, x1, y1 = rectangle
+        crops = []
+        corners = []
+        for i, (top, left) in enumerate(self.corners):
+            crops.append(self._inside(i, rectangle))
+            corners.append((max(0, top - y0), max(0, left - x0)))
+        return CroppedMasks(crops, corners, size=(y1 - y0, x1 - x0))
+
     def rectangle(self, index: int) -> Rectangle:
         """Return XYXY of the pixels around an object."""
         top, left = self.corners[index]

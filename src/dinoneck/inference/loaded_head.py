@@ -62,6 +62,8 @@ class LoadedHead:
         target_weights: target -> its weight in the overall score of its training; empty where none
             is recorded.
         training_images: the images that it was trained on, as far as files record them.
+        longest_box: the longest side of an object of its training, in pixels of the image; None where
+            it is not recorded.
     """
 
     head: Head
@@ -76,6 +78,7 @@ class LoadedHead:
     auxiliary: frozenset[str] = frozenset()
     target_weights: Mapping[str, float] = field(default_factory=dict)
     training_images: TrainingImages = NO_IMAGES
+    longest_box: float | None = None
 
     @classmethod
     def load(cls, source: HeadCheckpoint | nn.Module) -> LoadedHead:
@@ -116,6 +119,7 @@ class LoadedHead:
             auxiliary=frozenset(training.get("auxiliary") or ()),
             target_weights=dict(training.get("target_weights") or {}),
             training_images=checkpoint.training_images or NO_IMAGES,
+            longest_box=training.get("longest_box"),
         )
 
     @property

@@ -167,9 +167,11 @@ class Predictor(_FileOrHeads):
             takes any image. An image that fits a tile is predicted as without tiles;
             one that is smaller on one side only is not cut along it and shows less than a tile
             there.
-            Of a detector any size, see :meth:`dinoneck.detection.Detector.predict`.
+            Of a detector any size, see :meth:`dinoneck.detection.Detector.predict`; None = the
+            tiles of its training, if it was trained on some.
         overlap: by how much tiles overlap at least: an int in the same pixels, or a float, the
-            share of a tile (0.25). None = 0, for objects and boxes 0.2.
+            share of a tile (0.25). None = 0, for objects and boxes 0.2, and as much as the longest box
+            of their training, up to half a tile, if the files know it.
         weights: one number of 0 or more per head of a list, in the order given (files of a folder
             sorted by name); None = equal. Or the local file of the one published head, of a
             detector also its folder, see :func:`dinoneck.load_published`.
@@ -294,7 +296,8 @@ class Predictor(_FileOrHeads):
                 runtime=backbone_runtime,
                 bits=bits,
             )
-            self.detector.use_tiles(tile, overlap)
+            if tile is not None or overlap is not None:  # else as its file says
+                self.detector.use_tiles(tile, overlap)
             self._detector_options = {} if batch_size is None else {"batch_size": batch_size}
             self.revisions = _revisions([detector_file])
             self.tasks: Any = ()
@@ -332,6 +335,9 @@ class Predictor(_FileOrHeads):
             check_patch(shared.preprocess.patch_size, pass_backbone.adapter.patch_size)
             for loaded_head in heads_of_pass.values():
                 loaded_head.head.to(next(pass_backbone.parameters()).device)
+            object_tiling = tiling_for_objects(
+                tile, overlap, longest_box=_longest_box(heads_of_pass.values())
+            )
             self._passes.append(
                 Pass(
                     heads=heads_of_pass,
@@ -339,7 +345,7 @@ class Predictor(_FileOrHeads):
                     preprocess=shared.preprocess,
                     tta=shared.tta,
                     tiling=tiling,
-                    object_tiling=tiling_for_objects(tile, overlap),
+                    object_tiling=object_tiling,
                     batch_size=batch_size,
                     interval=interval,
                 )
@@ -780,6 +786,12 @@ def _join_passes(by_pass: Sequence[Sequence[Mapping[str, T]]]) -> list[dict[str,
             by_key.update(of_pass)
         joined.append(by_key)
     return joined
+
+
+def _longest_box(heads: Iterable[LoadedHead]) -> float | None:
+    """The longest side of an object in the trainings of heads; None if no file states it."""
+    stated = [head.longest_box for head in heads if head.longest_box is not None]
+    return max(stated, default=None)
 
 
 def _tiling(tile: int | tuple[int, int] | None, overlap: int | float | None) -> Tiling | None:

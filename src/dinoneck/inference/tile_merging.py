@@ -86,13 +86,18 @@ def copy_to_keep(values: Tensor | Array) -> Tensor:
 
 
 def tiling_for_objects(
-    tile: int | tuple[int, int] | None, overlap: int | float | None
+    tile: int | tuple[int, int] | None,
+    overlap: int | float | None,
+    *,
+    longest_box: float | None = None,
 ) -> Tiling | None:
     """Return how images are cut for objects; None: they are not.
 
     Args:
         tile: (height, width) in pixels of the image, or one number for both; None: no tiles.
-        overlap: by how much tiles overlap at least; None: :data:`DEFAULT_OVERLAP`.
+        overlap: by how much tiles overlap at least; None: :data:`DEFAULT_OVERLAP`, and for the
+            longest box.
+        longest_box: of the training, see :class:`dinoneck.inference.tiles.Tiling`.
 
     Raises:
         ConfigError: for an overlap without tiles, and values that are out of range.
@@ -101,8 +106,10 @@ def tiling_for_objects(
         if overlap:
             raise ConfigError(f"overlap is {overlap!r}, but tile is None; give the size of a tile")
         return None
-    share = DEFAULT_OVERLAP if overlap is None else overlap
-    return Tiling(cast("tuple[int, int]", tile), share)
+    tile_size = cast("tuple[int, int]", tile)
+    if overlap is not None:
+        return Tiling(tile_size, overlap)
+    return Tiling(tile_size, DEFAULT_OVERLAP, longest_box=longest_box)
 
 
 def tiles_of(image_size: Size, tiling: Tiling) -> list[Tile]:
@@ -135,6 +142,7 @@ def _overlap(tiling: Tiling, side: int) -> int:
         overlap = tiling.overlap
     else:
         overlap = math.ceil(tiling.overlap * side - ROUNDING)
+    overlap = max(overlap, tiling.overlap_for_box(side))
     if overlap >= side:
         raise ConfigError(
             f"overlap is {tiling.overlap!r}, {overlap} of the {side} pixels of a tile, so that tiles "

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -21,6 +21,42 @@ from dinoneck.tasks import GATE, MAP, Task
 
 ROUNDING = 1e-9  # 0.3 * 10 is 3, despite the last bit
 _SAME_PROPORTIONS = 0.01  # a tile of whole pixels rarely has the proportions of the heads' size
+
+
+@dataclass(frozen=True)
+class TrainedBoxes:
+    """The boxes of a training, as the head file keeps them for predictions in tiles.
+
+    Attributes:
+        longest_box: the longest side of a box, in pixels of its image.
+        tile: (height, width) of the tiles that the images were cut into; None = they were not.
+        overlap: pixels that these tiles shared at least, where the training stated them.
+    """
+
+    longest_box: float
+    tile: tuple[int, int] | None = None
+    overlap: int | None = None
+
+    @classmethod
+    def from_record(cls, training: Mapping[str, Any] | None) -> Self | None:
+        """Return what the entry ``training`` of a head file states; None if it states no longest box."""
+        if training is None or training.get("longest_box") is None:
+            return None
+        tile = training.get("tile")
+        return cls(
+            longest_box=training["longest_box"],
+            tile=None if tile is None else (tile[0], tile[1]),
+            overlap=training.get("overlap"),
+        )
+
+    def record(self) -> dict[str, Any]:
+        """Return the entries of ``training`` that :meth:`from_record` reads; those that are None are left out."""
+        record: dict[str, Any] = {"longest_box": self.longest_box}
+        if self.tile is not None:
+            record["tile"] = list(self.tile)
+        if self.overlap is not None:
+            record["overlap"] = self.overlap
+        return record
 
 
 class TileAxis(NamedTuple):
@@ -64,6 +100,8 @@ class Tiling:
             was.
         overlap: how far neighbours overlap at least: an int in the same pixels, or a float, the
             share of a tile.
+        longest_box: the longest side of an object, in the same pixels: neighbours overlap by as much
+            too, up to half a tile, so that the object is whole in one of them; None = unknown.
 
     Raises:
         ConfigError: if a value is out of range.
@@ -71,6 +109,7 @@ class Tiling:
 
     tile: tuple[int, int]
     overlap: int | float = 0
+    longest_box: float | None = None
 
     def __post_init__(self) -> None:
         tile = self.tile if isinstance(self.tile, Sequence) else (self.tile, self.tile)
@@ -90,6 +129,13 @@ class Tiling:
                 f"overlap is {self.overlap}; a float is a share of the tile, 0 or more and below 1 "
                 "(an int is pixels)"
             )
+
+    def overlap_for_box(self, side: int) -> int:
+        """Return by how many pixels of a side neighbours overlap for the longest box; 0 if that is unknown."""
+        if self.longest_box is None:
+            return 0
+        # at most half: the number of tiles grows by (1 - share)^-2, and one long box would make thousands
+        return min(math.ceil(self.longest_box), side // 2)
 
     def check(self, preprocess: Preprocessing) -> None:
         """Refuse a tile that does not fit how the heads' images are prepared.

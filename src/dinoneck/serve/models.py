@@ -95,7 +95,7 @@ def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
         digests=[checkpoint.meta["digest"] for checkpoint in checkpoints],
     )
     _check_channels(model.preprocess)
-    size = _size_of_first_image(model.preprocess, settings.tile)
+    size = _size_of_first_image(model.preprocess, model.facts["tile"])
     num_predictions = _PREDICTIONS_OF_AUTO if settings.runtime == "auto" else 1
     for _ in range(num_predictions):
         model.predict(torch.rand(3, *size), "none")
@@ -263,7 +263,8 @@ def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
     _check_settings_of_detector(settings)
     runtime = None if settings.runtime is None else check_backbone_runtime(settings.runtime)
     detector = Detector.from_checkpoint(checkpoint, device=settings.device, runtime=runtime)
-    detector.use_tiles(settings.tile, settings.overlap)
+    if settings.tile is not None or settings.overlap is not None:  # else as its file says
+        detector.use_tiles(settings.tile, settings.overlap)
     if settings.runtime == "auto":
         detector.expect_images(_MANY_IMAGES)
 
@@ -274,7 +275,7 @@ def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
 
     facts: dict[str, Any] = {
         "classes": list(detector.classes),
-        "tile": settings.tile,
+        "tile": None if detector.tiling is None else detector.tiling.tile,
         "overlap": settings.overlap,
         "backbone": detector.backbone_name,
         "device": str(detector.device),

@@ -31,8 +31,9 @@ class Settings(Config, frozen=True, kw_only=True):
         tta: views to average (default: as recorded in the heads, else none).
         weights: the local file of a published head or detector, or its folder as the Hub has it.
         tile: cut images into tiles of this many pixels, resized to the size of the heads or the
-            detector.
-        overlap: pixels that tiles share, at least (default: 0, for objects a fifth of the tile).
+            detector; without it a detector takes the tiles of its training, if any.
+        overlap: pixels that tiles share, at least (default: 0, for objects a fifth of the tile, or the
+            longest box of the training up to half a tile).
         runtime: what computes the tokens: torch; openvino (extra [fast], on a CPU), compiled for
             each size; or auto, the faster of both for the sizes that the heads or tiles fix, tried
             at the start, and torch for others; None = torch, in commands DINONECK_RUNTIME, else

@@ -282,11 +282,17 @@ class InstancesDataConfig(PreparationConfig, frozen=True, kw_only=True):
         size: image size in pixels, HEIGHTxWIDTH or one number; None = their own.
         crowd: ignore: objects of COCO files with iscrowd=1 are regions that count for nothing;
             objects: they are objects, as in exports that mark every mask.
+        tile: with init of a detector of masks: cut images into tiles of HEIGHTxWIDTH pixels, or one
+            number, each of which is resized to size; None = off.
+        overlap: pixels that tiles share, at least; None = a fifth of the tile, or the longest box up
+            to half a tile.
     """
 
     instances: Path | None = None
     panoptic: tuple[Path, Path] | None = None
     crowd: Crowd = "ignore"
+    tile: Annotated[int | tuple[int, int] | None, SIZE] = None
+    overlap: Annotated[int, Meta(ge=0)] | None = None
 
     @property
     def objects(self) -> str | tuple[str, str]:
@@ -304,6 +310,7 @@ class InstancesDataConfig(PreparationConfig, frozen=True, kw_only=True):
             raise ConfigError(
                 f"panoptic is {self.panoptic!r}, and has no effect with data.instances; leave it out"
             )
+        force_setattr(self, "tile", _checked_tile(self.tile, self.overlap))
 
 
 class BoxesDataConfig(ImagesConfig, frozen=True, kw_only=True):
@@ -317,12 +324,47 @@ class BoxesDataConfig(ImagesConfig, frozen=True, kw_only=True):
             one it is 640x640, or that of the RF-DETR that init names.
         crowd: ignore: objects of COCO files with iscrowd=1 are regions that count for nothing;
             objects: they are objects, as in exports that mark every mask.
+        tile: cut images into tiles of HEIGHTxWIDTH pixels, or one number, each of which is resized to
+            size; None = off.
+        overlap: pixels that tiles share, at least; None = a fifth of the tile, or the longest box up
+            to half a tile.
     """
 
     boxes: Path
     val_boxes: Path | None = None
     val_images: Path | None = None
     crowd: Crowd = "ignore"
+    tile: Annotated[int | tuple[int, int] | None, SIZE] = None
+    overlap: Annotated[int, Meta(ge=0)] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        force_setattr(self, "tile", _checked_tile(self.tile, self.overlap))
+
+
+def _checked_tile(
+    tile: int | tuple[int, int] | None, overlap: int | None
+) -> tuple[int, int] | None:
+    """Return (height, width) of a tile; None = images are not cut.
+
+    Raises:
+        ConfigError: if a side is out of range, or the overlap has no tile or is as large as one.
+    """
+    if tile is None:
+        if overlap is not None:
+            raise ConfigError(
+                f"overlap is {overlap}, and needs tile, the size of a tile (--tile); or leave it out"
+            )
+        return None
+    height, width = (tile, tile) if isinstance(tile, int) else tile
+    if not 1 <= min(height, width) <= max(height, width) <= LARGEST_SIDE:
+        raise ConfigError(f"tile is {(height, width)}; expected 1 ... {LARGEST_SIDE} pixels a side")
+    if overlap is not None and overlap >= min(height, width):
+        raise ConfigError(
+            f"overlap is {overlap}, and the tile {(height, width)} px; expected less than its shorter "
+            "side"
+        )
+    return height, width
 
 
 def _refuse_repeated(name: str, values: tuple[str, ...]) -> None:
@@ -1017,9 +1059,11 @@ _LATER_OPTIONS_OF_DATA = (
     "multilabel",
     "numbers_from_maps",
     "offset",
+    "overlap",
     "scale",
     "subfolders",
     "target_weights",
+    "tile",
 )
 _LATER_OPTIONS_OF_BACKBONE = ("license", "runtime", "precision")
 _LIVE = "backbone.lora or backbone.unfreeze_last or optim.freeze"

@@ -35,6 +35,7 @@ from dinoneck.detection import Detector, evaluate_boxes, fine_tuning, train_dete
 from dinoneck.detection.fine_tuning import open_init
 from dinoneck.detection.head import loss_counts
 from dinoneck.detection.training import DetectorTrainer
+from dinoneck.inference.tiles import Tiling
 from dinoneck.published.detectors import coco_classes
 from dinoneck.training import DetectorRecipe, TrainDetectorConfig, engine, param_groups
 from dinoneck.training.config import config_of as config_of_values
@@ -622,6 +623,27 @@ def test_objects_train_a_detector_of_masks(
     assert main(words) == 0
     show_scores(result)
     assert "held-out masks" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_objects_train_a_detector_of_masks_on_tiles(
+    mask_folder: Path, objects: Path, tmp_path: Path
+) -> None:
+    """A detector of other images, of 96 x 128 px, is trained on tiles of 72 x 72 px."""
+    options: dict[str, Any] = {"init": MASKS, "weights": str(mask_folder), "epochs": 1}
+    options |= {"batch_size": 2, "seed": 1, "tile": 72}
+
+    result = train(out=tmp_path / "run", instances=str(objects), folds=3, **options)
+
+    # the longest box has 50 px: 36 px overlap, rows 0 and 24, columns 0, 28 and 56
+    assert result["tiles"]["train"] == 2 * 2 * 3
+    detector = result.predictor()
+    assert detector.tiling == Tiling((72, 72), 0.2, longest_box=50.0)
+    held_out = scores_of_held_out(detector, objects, tmp_path)
+    for name in ("AP", "AP50", "AR100", "F1"):
+        assert held_out[name] == pytest.approx(result["best"][name], abs=1e-6)
+    [prediction] = detector.predict(objects.parent / "0.png", min_score=0.0)
+    assert np.asarray(prediction["masks"]).shape[1:] == (96, 128)
 
 
 def scores_of_held_out(detector: Detector, objects: Path, folder: Path) -> dict[str, Any]:
