@@ -26,6 +26,7 @@ from dinoneck import (
     PyramidHead,
     Task,
 )
+from dinoneck.checkpoint.contents import build_on_meta
 from dinoneck.data import BoxImages
 from dinoneck.data.recipe import ImageRecipe
 from dinoneck.detection import Detector, score_boxes, score_masks, train_detector, training
@@ -320,7 +321,7 @@ def test_a_file_with_other_thresholds_is_refused(thresholds: Any, tmp_path: Path
     checkpoint = detector_of("fcos").checkpoint()
     meta = {**checkpoint.meta, "config": {**checkpoint.config, "thresholds": thresholds}}
     with pytest.raises((CheckpointError, ConfigError), match="thresholds"):
-        checkpoint._module_of(meta["config"])
+        build_on_meta(meta, "a detector")
 
 
 def test_the_verb_predicts_by_thresholds_unless_a_score_is_stated(
