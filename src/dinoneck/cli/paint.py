@@ -14,18 +14,13 @@ from tyro.conf import Positional, arg
 from dinoneck.cli import arguments as cli
 from dinoneck.cli.text import file_size, show
 from dinoneck.errors import ConfigError, DataError
-from dinoneck.painting.strokes import (
-    UNPAINTED,
-    Strokes,
-    check_mask_names,
-    problem_of_classes,
-)
 from dinoneck.text import counted, some_of
 from dinoneck.training.config import SIZE, FrozenBackbone
 
 if TYPE_CHECKING:
     from dinoneck.painting.files import PaintedFiles
     from dinoneck.painting.photos import PhotoTokens
+    from dinoneck.painting.strokes import Strokes
     from dinoneck.store.feature_store import FeatureStore
 
 _BACKBONE = FrozenBackbone()
@@ -114,6 +109,8 @@ def paint(
 
 def _read_strokes(file: Path | None, classes: Sequence[str]) -> Strokes | None:
     """The strokes of a file, with the classes of the command line if it names some; None without a file."""
+    from dinoneck.painting.strokes import Strokes, problem_of_classes
+
     if classes or file is None:
         problem = problem_of_classes(classes)
         if problem:
@@ -204,6 +201,8 @@ class _Photos:
 
 def _named_files(files: Sequence[Path]) -> tuple[dict[str, Path], Path]:
     """Name -> file, and the folder that all share."""
+    from dinoneck.painting.strokes import check_mask_names
+
     folder = Path(os.path.commonpath([file.absolute().parent for file in files]))
     named = {}
     for file in files:
@@ -258,6 +257,9 @@ def _show(
             "again with --strokes strokes.json."
         )
         return
+
+    from dinoneck.painting.strokes import UNPAINTED
+
     show(
         f"{counted(len(files.masks), 'photo')} painted; written: {files.head}, {files.table} and "
         f"{counted(len(files.masks), 'mask')} of the strokes"

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.data import run_names
 from dinoneck.data.boxes import BoxImages
 from dinoneck.data.cells import IMAGES
 from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
@@ -303,6 +305,17 @@ class ObjectTrainer(Trainer[TrainInstancesConfig]):
             return {}
         return TrainedBoxes(self.longest_box).record()
 
+    def _write_head_of_run(self, report: Mapping[str, Any]) -> None:
+        """Write the head that predicts; one of all images has the thresholds of the held-out objects."""
+        super()._write_head_of_run(report)
+        has_head_of_all_images = len(self.folds) > 1
+        if not has_head_of_all_images or self.config.data.panoptic is not None:
+            return
+        checkpoint = HeadCheckpoint.load(self.folder / run_names.HEAD_FILE)
+        thresholds = class_thresholds(report["masks"][HEAD], self.problem.tasks[0].labels)
+        if thresholds and TASK in checkpoint.configured_tasks:
+            self._replace_head_of_run(checkpoint.with_thresholds({TASK: thresholds}))
+
 
 class ObjectEvaluator:
     """Predicts and scores the objects of held-out images.
@@ -366,11 +379,9 @@ class ObjectEvaluator:
         return {HEAD: KeptHead(head, facts)}
 
     def final_problem(self, problem: Problem) -> Problem:
-        """Return the problem with the smallest scores that give the best scores of held-out images."""
+        """Return the problem with the smallest score that gives the best scores of held-out images."""
         scores = self._best_scores(self.dataset)
         task = replace(problem.tasks[0], minimum=scores["min_score"])
-        if not self.is_panoptic:
-            task = replace(task, thresholds=class_thresholds(scores, task.labels))
         return replace(problem, tasks=[task])
 
     def _best_scores(self, dataset: ObjectImages) -> dict[str, Any]:

@@ -619,6 +619,12 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
             only_fold = FoldPaths.of(self.folder, self.folds[0])
             shutil.copyfile(only_fold.head, self.folder / run_names.HEAD_FILE)
 
+    def _replace_head_of_run(self, checkpoint: HeadCheckpoint) -> None:
+        """Write the head that predicts again, with what the scores of held-out images chose."""
+        head_file = self.folder / run_names.HEAD_FILE
+        checkpoint.save(head_file)
+        files.note_finished_head(self.folder, head_file)
+
     def _write_predictions(self) -> None:
         """Write the held-out predictions, and which folds were trained on each image."""
         columns = reports.prediction_rows(
@@ -667,8 +673,7 @@ class ImageTrainer(Trainer[TrainConfig]):
         checkpoint = HeadCheckpoint.load(head_file)
         with_thresholds = with_thresholds_of(checkpoint, report, HEAD)
         if with_thresholds is not checkpoint:
-            with_thresholds.save(head_file)
-            files.note_finished_head(self.folder, head_file)
+            self._replace_head_of_run(with_thresholds)
 
 
 @dataclass(frozen=True)
