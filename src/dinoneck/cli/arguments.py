@@ -530,6 +530,16 @@ def warn_of_picture_among_images(picture: Path, images: Sequence[Path]) -> None:
 
 
 def names_below(files: Sequence[Path]) -> list[str]:
-    """Return the names of images below the folder that they share."""
-    shared = os.path.commonpath([file.absolute().parent for file in files])
-    return [str(file.absolute().relative_to(shared)) for file in files]
+    """Return the names of images below the folder that they share, without ``..``: outputs are called so."""
+    folder = shared_folder(files)
+    return [str(_absolute(file).relative_to(folder)) for file in files]
+
+
+def shared_folder(files: Sequence[Path]) -> Path:
+    """Return the folder that all files are in or below."""
+    return Path(os.path.commonpath([_absolute(file).parent for file in files]))
+
+
+def _absolute(file: Path) -> Path:
+    """The path from the root, with ``..`` resolved by its text."""
+    return Path(os.path.abspath(file))  # noqa: PTH100 - a link keeps its own name

@@ -203,12 +203,10 @@ def _named_files(files: Sequence[Path]) -> tuple[dict[str, Path], Path]:
     """Name -> file, and the folder that all share."""
     from dinoneck.painting.strokes import check_mask_names
 
-    folder = Path(os.path.commonpath([file.absolute().parent for file in files]))
-    named = {}
-    for file in files:
-        named[file.absolute().relative_to(folder).as_posix()] = file
+    names = [Path(name).as_posix() for name in cli.names_below(files)]
+    named = dict(zip(names, files, strict=True))
     check_mask_names(list(named))
-    return named, folder
+    return named, cli.shared_folder(files)
 
 
 def _files_of_store(store: FeatureStore) -> dict[str, Path]:

@@ -32,8 +32,6 @@ from dinoneck.training.fold_checks import (
 def check_layers(run: AnyConfig) -> None:
     """Refuse blocks that the backbone of a run does not have, where its name tells how many there are.
 
-    Of a COCO file of labels only the file and its images are looked at.
-
     Raises:
         BackboneError: naming the blocks, and those that there are.
     """
@@ -69,6 +67,8 @@ def check_detector_size(run: TrainDetectorConfig) -> None:
 
 def check_table(run: TrainConfig) -> None:
     """Refuse a table that cannot be read, what it lacks, too few groups for the folds, and columns of names.
+
+    Of a COCO file of labels only the file and its images are looked at.
 
     Raises:
         DataError: naming the column, the images, the number of groups or that of the classes.

@@ -164,10 +164,14 @@ def report(
 
 def _count_trained_on(heads: Sequence[HeadCheckpoint], images: Sequence[Path]) -> int:
     """How many of the images one of the heads was trained on, as far as it is recorded."""
+    from dinoneck.checkpoint.training_images import NO_IMAGES
     from dinoneck.training.trained_images import seen_in_training
 
     sources = [head.source for head in heads if head.source]
-    return len(seen_in_training(sources, images).paths)
+    stated = NO_IMAGES
+    for head in heads:
+        stated |= head.training_images or NO_IMAGES
+    return len(seen_in_training(sources, images, stated).paths)
 
 
 @dataclass(frozen=True)

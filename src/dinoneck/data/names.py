@@ -12,6 +12,7 @@ No file is opened and no folder is listed here. Neither pandas nor torch is impo
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 import string
@@ -58,6 +59,11 @@ def check_encodable(path: Path, file: Path) -> None:
                 f"the name {name!r} in {str(file)!r} is not UTF-8, as an archive of another system "
                 "may leave it; rename the file or the folder"
             ) from None
+
+
+def is_json_file(file: str | os.PathLike[str]) -> bool:
+    """Return whether a file is called as JSON, in any case: such a file has COCO's form."""
+    return str(file).lower().endswith(".json")
 
 
 def is_absolute(name: str) -> bool:

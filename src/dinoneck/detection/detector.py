@@ -30,6 +30,7 @@ from dinoneck.checkpoint.backbone_part import (
 )
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint, checkpoint_of_detector
 from dinoneck.checkpoint.lora_weights import check_takes_lora
+from dinoneck.checkpoint.training_images import NO_IMAGES
 from dinoneck.checks import check_minimum
 from dinoneck.data.bands import read_channels
 from dinoneck.data.boxes import to_original
@@ -132,6 +133,8 @@ class Detector(LeastScores, nn.Module):
             training sets those with the best F1 on held-out images. Empty: there are none.
         tiling: how large images are cut into tiles, see :meth:`use_tiles`; None = they are not. Of a
             file that was trained on tiles, these tiles.
+        training_images: short hashes of the images that it was trained on, as far as its file holds
+            them.
         trained_boxes: the longest box of its training, and the tiles that its images were cut into,
             which its file keeps; None where they are unknown.
         source: the file or repository that it was read from; empty for one that was built.
@@ -183,6 +186,7 @@ class Detector(LeastScores, nn.Module):
         self.thresholds = head.config.get("thresholds", ())
         self.tiling: Tiling | None = None
         self.trained_boxes: TrainedBoxes | None = None
+        self.training_images = NO_IMAGES
         self.publication: Publication | None = None
         # None: the weights may have been trained since the last prediction
         self._watch: Watch | None = None
@@ -599,6 +603,7 @@ class Detector(LeastScores, nn.Module):
         """
         if self.trained_boxes is not None:
             record["training"] = {**self.trained_boxes.record(), **(record.get("training") or {})}
+        record.setdefault("training_images", self.training_images)
         if self.backbone is None:
             if self.publication is not None:
                 record.setdefault("license", self.publication.license)
@@ -857,6 +862,7 @@ class Detector(LeastScores, nn.Module):
         trained_boxes = TrainedBoxes.from_record(checkpoint.meta["training"])
         if trained_boxes is not None:
             detector.note_trained_boxes(trained_boxes)
+        detector.training_images = checkpoint.training_images or NO_IMAGES
         return detector
 
 

@@ -208,8 +208,10 @@ def count_trained_on(
 
 
 def _stated_images(model: HeadModel | BoxModel) -> TrainingImages:
-    """The images that the heads of a model state; of a detector its file tells them."""
+    """The images that a detector or the heads of a model state; none of an exported file."""
     images = NO_IMAGES
+    if isinstance(model, Detector):
+        return model.training_images
     if not isinstance(model, BoxModel):
         for loaded_head in loaded_heads_of(model):
             images |= loaded_head.training_images

@@ -12,6 +12,7 @@ from dinoneck.data.cells import FRAME_NAME, GROUP, IMAGES, LABELS, PathLike, is_
 from dinoneck.data.folders import read_masks, table_of_folder
 from dinoneck.data.image_labels import read_coco_labels, read_label_folders
 from dinoneck.data.layout import DataFolder, Subfolders, read_data_folder
+from dinoneck.data.names import is_json_file
 from dinoneck.data.tables import read_cells, read_truth
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.evaluation.predicted_tasks import PredictedTasks, missing_parts
@@ -89,7 +90,7 @@ def truth_table(
 
 def is_json(truth: object) -> bool:
     """Return whether a truth is the path of a JSON file, which holds COCO's annotations."""
-    return isinstance(truth, str | os.PathLike) and str(truth).endswith(".json")
+    return isinstance(truth, str | os.PathLike) and is_json_file(truth)
 
 
 def _check_no_columns(

@@ -13,7 +13,8 @@ Array = np.ndarray[Any, Any]
 Rectangle = tuple[int, int, int, int]
 """XYXY in pixels of the image."""
 # above what allocators take from the memory that they manage themselves: 32 MiB of glibc
-_BLOCK_BYTES = 64 << 20
+_LARGEST_BLOCK = 64 << 20  # bytes
+_FIRST_BLOCK = 64 << 10  # bytes: an image of few objects needs no more
 _ROWS_AT_ONCE = 256  # of segments, where whole copies would take too much memory
 
 
@@ -218,8 +219,8 @@ class CropMemory:
     """Memory for crops that stay while the arrays of one tile after the other come and go.
 
     Among those, small arrays that stay take a part of what is freed, so that the next tile's arrays
-    do not fit there, and the process grows by them with every tile. Blocks of this size are memory
-    of their own, of which an operating system provides what is written.
+    do not fit there, and the process grows by them with every tile. Large blocks are memory of their
+    own, of which an operating system provides what is written; the first ones are small.
     """
 
     def __init__(self) -> None:
@@ -229,7 +230,8 @@ class CropMemory:
     def copy(self, crop: Array) -> Array:
         """Return a copy of a crop in this memory."""
         if self._used + crop.size > self._block.size:
-            self._block = np.empty(max(_BLOCK_BYTES, crop.size), bool)
+            doubled = max(_FIRST_BLOCK, 2 * self._block.size)
+            self._block = np.empty(max(min(doubled, _LARGEST_BLOCK), crop.size), bool)
             self._used = 0
         kept = self._block[self._used : self._used + crop.size].reshape(crop.shape)
         kept[:] = crop

@@ -350,6 +350,7 @@ class Pass:
         self, image: TiledImage, min_score: float | None
     ) -> dict[str, TiledObjects]:
         """The objects of the tiles of an image, by the keys of the heads that predict objects."""
+        image.object_tiling.check_shown(image.size, self.preprocess)
         tiles = tiles_of(image.size, image.object_tiling)
         memory = CropMemory()
         objects = {}

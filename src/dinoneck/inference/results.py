@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dinoneck.errors import ConfigError, DataError, DinoneckError
+from dinoneck.errors import ConfigError, DataError, DinoneckError, ShapeError
 from dinoneck.extras import missing_extra
 from dinoneck.inference.cropped_masks import CroppedMasks
 from dinoneck.progress import progress
@@ -36,6 +36,7 @@ def coco_objects(objects: Any) -> list[dict[str, Any]]:
 
     Raises:
         ImportError: naming the extra, if pycocotools is not installed.
+        ShapeError: if there are more or fewer masks than objects.
     """
     try:
         from pycocotools import mask as coco
@@ -44,13 +45,15 @@ def coco_objects(objects: Any) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     if isinstance(objects, tuple):
         segments, rows = objects
-        masks = CroppedMasks.of_segments(segments, [row["id"] for row in rows])
+        masks = CroppedMasks.of_segments(np.asarray(segments), [row["id"] for row in rows])
     else:
         masks = objects["masks"]
         scores = objects["scores"].tolist()
         for label, score in zip(objects["labels"].tolist(), scores, strict=True):
             rows.append({"category_id": label, "score": score})
     records = []
+    if len(masks) != len(rows):
+        raise ShapeError(f"{len(masks)} masks, and {len(rows)} objects; expected one of each")
     for number, row in enumerate(rows):
         if isinstance(masks, CroppedMasks):
             lengths = {"counts": masks.run_lengths(number), "size": masks.size}

@@ -312,6 +312,15 @@ def _same_objects(
         ious = _ious_of_boxes(first.boxes, second.boxes, shared)
     else:
         ious = _ious_of_masks(first.masks, second.masks, shared, is_of_class)
+        # objects that are too small for a pixel of their mask are compared by their boxes
+        has_no_pixels = torch.from_numpy(first.masks.areas() == 0)[:, None]
+        has_no_pixels = has_no_pixels & torch.from_numpy(second.masks.areas() == 0)
+        of_boxes = _ious_of_boxes(first.boxes, second.boxes, shared)
+        chosen = [
+            torch.where(has_no_pixels, by_boxes.to(by_masks), by_masks)
+            for by_boxes, by_masks in zip(of_boxes, ious, strict=True)
+        ]
+        ious = _Ious(*chosen)
     # the other tile shows no more of an object that is whole
     with_whole_first = ious.shown.minimum(ious.with_all_of_second)
     smallest = torch.where(is_first_cut[:, None], ious.shown, with_whole_first)

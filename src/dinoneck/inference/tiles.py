@@ -14,7 +14,7 @@ from torch import Tensor
 from dinoneck.codec import normal
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.recipe import Placement, Size
-from dinoneck.errors import ConfigError, ShapeError
+from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.grid import GridSize, TokenGrid, patch_pair
 from dinoneck.heads.outputs import HeadOutputs
 from dinoneck.tasks import GATE, MAP, Task
@@ -155,6 +155,27 @@ class Tiling:
                     f"overlap is {self.overlap!r}, rounded up to {overlap} of the {length} patches "
                     "of a tile, so that tiles would not move on; choose less, or larger tiles"
                 )
+
+    def check_shown(self, image_size: Size, preprocess: Preprocessing) -> None:
+        """Refuse an image whose tiles would lose their sides as they are prepared, with what lies there.
+
+        An image that is shorter than a tile on one side has tiles of other proportions.
+
+        Raises:
+            DataError: naming both sizes.
+        """
+        if preprocess.size is None or preprocess.resize != "crop":
+            return
+        height = min(image_size[0], self.tile[0])
+        width = min(image_size[1], self.tile[1])
+        shown_width = height * preprocess.size[1] / preprocess.size[0]
+        if not math.isclose(width, shown_width, rel_tol=_SAME_PROPORTIONS):
+            raise DataError(
+                f"an image is {image_size[0]} x {image_size[1]} (height x width), so that its tiles "
+                f"are {height} x {width} in the place of {self.tile[0]} x {self.tile[1]}, and "
+                "resize='crop' would cut off what has other proportions; choose a tile that fits into "
+                "the image, or predict such images without tiles"
+            )
 
     def _check_whole_patches(self, preprocess: Preprocessing) -> None:
         patch = patch_pair(preprocess.patch_size)

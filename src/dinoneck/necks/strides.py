@@ -32,6 +32,8 @@ def stated_strides(
         patch_size: pixels per patch of the backbone.
     """
     patch_size = arguments.get("patch_size", patch_size)
+    if not isinstance(patch_size, int):  # which the class of the neck refuses
+        return None
     if neck == "spatial_tuning_adapter":
         return adapter_strides(patch_size, follows_image=arguments.get("grid_from") == "image")
     if neck == "sta_pyramid" and arguments.get("strides", "native") == "native":

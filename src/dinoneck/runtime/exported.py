@@ -30,7 +30,7 @@ from dinoneck.runtime.description import (
 )
 from dinoneck.runtime.images import RGB, PreparedImage, prepare
 from dinoneck.runtime.intervals import check_level, interval_entries
-from dinoneck.runtime.least_scores import LeastScores, check_thresholds
+from dinoneck.runtime.least_scores import LeastScores, check_thresholds, checked_score
 from dinoneck.runtime.names import IMAGE, MOST_BOXES, check_row_names, check_runtime
 from dinoneck.runtime.session import open_session, run_session
 from dinoneck.task_facts import (
@@ -412,7 +412,7 @@ class ExportedPredictor:
         if min_score is not None:
             if not any(task.is_masks for task in self.tasks):
                 raise _no_detector(min_score, self.source)
-            min_score = _checked_score(min_score)
+            min_score = checked_score(min_score)
         listed, is_folder = _list_images(images)
         if is_folder:
             check_row_names(images, [task.name for task in self.tasks])
@@ -630,7 +630,7 @@ class ExportedDetector(LeastScores):
                 f"{name} was written by dinoneck 0.3 and does not state the smallest score of its "
                 "boxes; pass min_score (--min-score)"
             )
-        self.min_score = _checked_score(smallest)
+        self.min_score = checked_score(smallest)
         _check_stated_thresholds(record.thresholds, len(self.classes), name)
         if min_score is None:
             self.thresholds = record.thresholds
@@ -705,7 +705,7 @@ class ExportedDetector(LeastScores):
         check_minimum(1, max_boxes=max_boxes)
         smallest: float | Sequence[float] = self.thresholds or self.min_score
         if min_score is not None:
-            smallest = _checked_score(min_score)
+            smallest = checked_score(min_score)
         listed, is_folder = _list_images(images)
         read = functools.partial(prepare, recipe=self.preprocess)
         rows = []
@@ -919,18 +919,6 @@ def _no_detector(min_score: Any, name: str) -> ConfigError:
     return ConfigError(
         f"min_score is {min_score!r}, and {name} is no detector; leave it out (--min-score)"
     )
-
-
-def _checked_score(min_score: Any) -> float:
-    """The smallest score of boxes as a float.
-
-    Raises:
-        ConfigError: if it is no number 0 ... 1.
-    """
-    score: float = normal(float, min_score, "min_score")
-    if not 0.0 <= score <= 1.0:
-        raise ConfigError(f"min_score is {score!r}; expected a number 0 ... 1")
-    return score
 
 
 def _check_stated_thresholds(thresholds: Sequence[float], num_labels: int, name: str) -> None:

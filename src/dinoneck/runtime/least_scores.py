@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from dinoneck.codec import normal
 from dinoneck.errors import ConfigError
 
 
@@ -20,13 +22,17 @@ class LeastScores:
 
     @property
     def min_score(self) -> float:
-        """The smallest score of boxes of all classes; to set it removes the :attr:`thresholds`."""
+        """The smallest score of boxes of all classes; to set it removes the :attr:`thresholds`.
+
+        Raises:
+            ConfigError: to be set to what is no number 0 ... 1.
+        """
         return self._min_score
 
     @min_score.setter
     def min_score(self, min_score: float) -> None:
         """Take one score for all classes."""
-        self._min_score = min_score
+        self._min_score = checked_score(min_score)
         self._thresholds = ()
 
     @property
@@ -46,6 +52,18 @@ class LeastScores:
         self._thresholds = tuple(float(threshold) for threshold in thresholds)
 
 
+def checked_score(min_score: Any) -> float:
+    """Return the smallest score of boxes as a float.
+
+    Raises:
+        ConfigError: if it is no number 0 ... 1.
+    """
+    score: float = normal(float, min_score, "min_score")
+    if not 0.0 <= score <= 1.0:
+        raise ConfigError(f"min_score is {score!r}; expected a number 0 ... 1")
+    return score
+
+
 def check_thresholds(thresholds: Sequence[float], num_classes: int) -> None:
     """Raise a ConfigError unless there is no threshold, or one for each class, 0 to 1."""
     if len(thresholds) not in (0, num_classes):
@@ -53,5 +71,8 @@ def check_thresholds(thresholds: Sequence[float], num_classes: int) -> None:
             f"thresholds are {list(thresholds)!r}; expected one for each of {num_classes} classes, or "
             "none"
         )
-    if not all(0.0 <= threshold <= 1.0 for threshold in thresholds):
-        raise ConfigError(f"thresholds are {list(thresholds)!r}; expected scores, 0 to 1")
+    for threshold in thresholds:
+        if not isinstance(threshold, int | float) or not 0.0 <= threshold <= 1.0:
+            raise ConfigError(
+                f"thresholds are {list(thresholds)!r}, with {threshold!r}; expected scores, 0 to 1"
+            )

@@ -24,6 +24,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from dinoneck.checkpoint.schema import License
 from dinoneck.checks import LARGEST_FLOAT, LARGEST_SIDE
+from dinoneck.data.names import is_json_file
 from dinoneck.errors import ConfigError, DinoneckError
 from dinoneck.kinds import Method, Precision, Runtime, TrainedKind
 from dinoneck.published.detectors import DETECTORS
@@ -251,7 +252,7 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
     @property
     def label_file(self) -> Path | None:
         """The COCO file of labels that ``multilabel`` names, its first word; None for columns and folders."""
-        if self.multilabel and self.multilabel[0].lower().endswith(".json"):
+        if self.multilabel and is_json_file(self.multilabel[0]):
             return Path(self.multilabel[0])
         return None
 

@@ -109,6 +109,15 @@ def _name_of(reference: GeoReference) -> str:
     return _LONGITUDE_FIRST.get((authority, code), f"urn:ogc:def:crs:{authority}::{code}")
 
 
+def _class_name(placed: PlacedObjects, i: int, number: int) -> str:
+    """The name of the class of an object: by its number, or as its detector says; else the number."""
+    if placed.labels:
+        return placed.labels[number]
+    if isinstance(placed.objects, Mapping) and "names" in placed.objects:
+        return str(placed.objects["names"][i])
+    return str(number)
+
+
 def _features(placed: PlacedObjects) -> list[Json]:
     """The objects of an image as GeoJSON."""
     objects = placed.objects
@@ -130,7 +139,7 @@ def _features(placed: PlacedObjects) -> list[Json]:
             geometry: Json | None = _polygon_of_box(objects["boxes"][i].tolist(), to_ground)
         else:
             geometry = _polygons_of_mask(masks, i, to_ground)
-        name = placed.labels[number] if placed.labels else str(number)
+        name = _class_name(placed, i, number)
         properties = {
             "class": name,
             "score": round(score, _SCORE_DIGITS),

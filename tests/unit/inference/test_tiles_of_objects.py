@@ -16,7 +16,8 @@ from tests import kit
 from torch import Tensor
 
 from dinoneck import Backbone, Predictor, Task
-from dinoneck.errors import ConfigError
+from dinoneck.data import Preprocessing
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
 from dinoneck.inference import coco_objects
 from dinoneck.inference.cropped_masks import CroppedMasks
@@ -326,6 +327,33 @@ def test_a_mask_that_a_seam_cuts_is_the_whole_one_of_the_other_tile() -> None:
     both = merge_tiles([cut, whole], [LEFT, RIGHT], PAIR_SIZE)
 
     assert both.scores.tolist() == [0.5]
+
+
+def test_objects_without_a_pixel_of_their_mask_are_compared_by_their_boxes() -> None:
+    empty = slice(0, 0)
+    first = one_mask(empty, empty, 0.6)
+    same = one_mask(empty, empty, 0.7)
+    other = one_mask(empty, empty, 0.5, box=(62, 60, 98, 95))
+
+    assert merge_tiles([first, same], [LEFT, RIGHT], PAIR_SIZE).scores.tolist() == pytest.approx(
+        [0.7]
+    )
+    assert len(merge_tiles([first, other], [LEFT, RIGHT], PAIR_SIZE).scores) == 2
+
+
+@pytest.mark.parametrize(("resize", "is_refused"), [("crop", True), ("stretch", False)])
+def test_an_image_whose_tiles_would_lose_their_sides_is_refused(
+    resize: str, is_refused: bool
+) -> None:
+    """Of an image 300 px high, tiles of 512 x 512 are 300 x 512, of which crop shows 300 columns."""
+    preprocess = Preprocessing(patch_size=16, size=(512, 512), resize=resize)  # type: ignore[arg-type]
+    tiling = Tiling((512, 512))
+    tiling.check_shown((600, 2000), preprocess)
+    if is_refused:
+        with pytest.raises(DataError, match="300 x 2000 .*its tiles are 300 x 512 in the place of"):
+            tiling.check_shown((300, 2000), preprocess)
+    else:
+        tiling.check_shown((300, 2000), preprocess)
 
 
 def test_stuff_of_two_tiles_is_that_of_the_nearer_middle_and_things_lie_over_it() -> None:

@@ -125,6 +125,8 @@ def test_a_smallest_score_is_a_number_from_0_to_1(min_score: Any, tmp_path: Path
         open_exported(file, min_score=min_score)
     with pytest.raises(ConfigError, match="min_score is"):
         open_exported(file).one(IMAGE, min_score=min_score)
+    with pytest.raises(ConfigError, match="min_score is"):
+        open_exported(file).min_score = min_score
 
 
 def two_images(folder: Path, sides: tuple[int, int] = (16, 32)) -> Path:

@@ -274,3 +274,22 @@ def test_a_detector_is_said_to_have_been_trained_on_images_of_its_run(
     )
     report = evaluate({"mine": run / "detector.safetensors"}, None, truth.file)
     assert report["trained_on"] == {"mine": 2}
+
+
+def test_a_detector_keeps_the_hashes_of_its_file(tmp_path: Path, tiny: Backbone) -> None:
+    """Also where it comes from elsewhere, and when it is saved again."""
+    pytest.importorskip("pycocotools")
+    truth = BoxImages(box_samples.write(tmp_path, box_samples.content()))
+    head = DetectionHead("fcos", truth.classes, STAPyramid(64, 32))
+    images = training_images(image_hashes([truth.paths[0], truth.paths[2]]))
+    file = tmp_path / "detector.safetensors"
+    Detector(head, tiny, size=(32, 64)).save(file, training_images=images)
+
+    detector = Detector.load(file)
+    detector.min_score = 0.4
+    detector.save(tmp_path / "again.safetensors")
+    detector.source = "user/name"
+
+    assert Detector.load(tmp_path / "again.safetensors").training_images == images
+    report = evaluate({"mine": detector}, None, truth.file)
+    assert report["trained_on"] == {"mine": 2}

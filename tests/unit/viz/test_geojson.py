@@ -85,7 +85,12 @@ def test_polygons_cover_the_stored_pixels_of_their_objects(orientation: int, ras
     of_masks = feature_collection([PlacedObjects("a", reference, {**objects, "masks": masks})])
     cropped = CroppedMasks.of_masks(masks, size=upright_size)
     of_crops = feature_collection([PlacedObjects("a", reference, {**objects, "masks": cropped})])
-    of_box = {"labels": torch.tensor([0]), "scores": torch.tensor([0.7]), "boxes": boxes}
+    of_box = {
+        "labels": torch.tensor([0]),
+        "names": ["weed"],
+        "scores": torch.tensor([0.7]),
+        "boxes": boxes,
+    }
     of_boxes = feature_collection([PlacedObjects("a", reference, of_box)])
 
     stored = turn_back(masks, orientation)
@@ -93,6 +98,7 @@ def test_polygons_cover_the_stored_pixels_of_their_objects(orientation: int, ras
     for feature, mask in zip(of_masks["features"], stored, strict=True):
         assert np.array_equal(drawn(rasterio, feature["geometry"], transform, SIZE), mask)
     [feature] = of_boxes["features"]
+    assert feature["properties"]["class"] == "weed"
     assert np.array_equal(drawn(rasterio, feature["geometry"], transform, SIZE), stored[2])
 
 
