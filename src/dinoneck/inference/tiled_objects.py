@@ -78,7 +78,7 @@ class TiledSegments:
     Things are merged by :func:`dinoneck.inference.tile_merging.merge_tiles`. Where two of them have
     pixels in common, those are of the one with the higher score. The segments of a class of stuff
     are one, with the highest of their scores. Of the tiles that show a pixel as stuff, the one whose
-    middle is nearest says which; things lie over stuff.
+    middle is nearest says which, and the first one where that tile shows none; things lie over stuff.
 
     Args:
         tiles: of the image.

@@ -24,6 +24,8 @@ def match_photos(strokes: Strokes, photos: Sequence[Photo]) -> Strokes:
         photos_of_hash.setdefault(photo.sha256, {})[photo.name] = photo
     names = {photo.name for photo in photos}
     painted = [image for image in strokes.images if image.strokes]
+    # photos of the same name first: a renamed copy takes what they leave
+    painted.sort(key=lambda image: image.name not in photos_of_hash.get(image.sha256, {}))
     replaced = []
     missing = []
     matched: dict[str, PaintedImage] = {}
@@ -38,7 +40,8 @@ def match_photos(strokes: Strokes, photos: Sequence[Photo]) -> Strokes:
         if image.name in same_files:
             photo = same_files[image.name]
         else:  # the file was renamed, or moved to another folder
-            photo = next(iter(same_files.values()))
+            free = [photo for name, photo in same_files.items() if name not in matched]
+            photo = free[0] if free else next(iter(same_files.values()))
         if (photo.height, photo.width) != (image.height, image.width):
             raise DataError(
                 f"the strokes say that {shorten(image.name)} has {image.height}x{image.width} px, "

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.painting.reduction import COMPONENTS, ReducedTokens, reduce_tokens
-from dinoneck.painting.strokes import UNPAINTED
+from dinoneck.painting.strokes import UNPAINTED, Strokes, problem_of_classes
 from dinoneck.text import counted, printable, shorten
 from dinoneck.version import __version__
 from dinoneck.viz import style
@@ -76,8 +76,9 @@ def painting_page(
 
     Raises:
         ConfigError: if there are fewer than 2 or more than 255 classes, or two have one name.
-        DataError: if there is no photo, two have one name, tokens are not finite, strokes do not
-            fit the photos or classes, or the page would be larger than 200 MB.
+        DataError: if there is no photo, two have one name, tokens are not finite, ``strokes`` is no
+            content of such a file or does not fit the photos or classes, or the page would be
+            larger than 200 MB.
         ShapeError: if tokens are not (rows, cols, channels), or those of photos differ in channels.
     """
     _check_classes(classes)
@@ -132,13 +133,14 @@ def painting_page(
 
 
 def _check_classes(classes: Sequence[str]) -> None:
-    if isinstance(classes, str) or not 2 <= len(classes) <= UNPAINTED:
+    if isinstance(classes, str):
         raise ConfigError(f"classes are {shorten(classes)}; expected 2 ... {UNPAINTED} names")
     for name in classes:
-        if not isinstance(name, str) or not name.strip():
+        if not isinstance(name, str):
             raise ConfigError(f"a class is called {name!r}; expected a word")
-    if len(set(classes)) < len(classes):
-        raise ConfigError(f"classes are {list(classes)}; expected different names")
+    problem = problem_of_classes(classes)
+    if problem:
+        raise ConfigError(problem)
 
 
 def _check_photos(photos: Sequence[Photo]) -> None:
@@ -164,7 +166,7 @@ def _strokes_by_name(
         return {}
     photo_of_name = {photo.name: photo for photo in photos}
     strokes_by_name = {}
-    for image in strokes["images"]:
+    for image in Strokes.from_document(strokes).to_document()["images"]:
         if not image["strokes"]:
             continue
         photo = photo_of_name.get(image["name"])
@@ -172,6 +174,11 @@ def _strokes_by_name(
             raise DataError(
                 f"strokes are on {image['name']}, whose name and sha256 no photo has; expected "
                 "strokes on these photos"
+            )
+        if (photo.height, photo.width) != (image["height"], image["width"]):
+            raise DataError(
+                f"strokes are on {photo.name} of {image['height']}x{image['width']} px, and the photo "
+                f"has {photo.height}x{photo.width}; expected strokes on these photos"
             )
         for stroke in image["strokes"]:
             if stroke["class"] is not None and stroke["class"] not in classes:

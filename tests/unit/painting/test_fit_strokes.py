@@ -175,6 +175,17 @@ def test_of_equal_files_the_one_of_the_name_is_painted() -> None:
         match_photos(both, PHOTOS)
 
 
+def test_a_renamed_copy_takes_the_file_that_its_twin_leaves() -> None:
+    """``a.jpg`` and ``0.jpg`` are one file, both are painted, and ``a.jpg`` is called ``b.jpg`` now."""
+    painted_copy = replace(STROKES.images[0], name="a.jpg")
+    renamed = replace(PHOTOS[0], name="b.jpg")
+
+    both = Strokes(CLASSES, (painted_copy, STROKES.images[0]))
+    matched = match_photos(both, [PHOTOS[0], renamed])
+
+    assert sorted(image.name for image in matched.images) == ["0.jpg", "b.jpg"]
+
+
 def test_a_photo_that_was_replaced_is_named() -> None:
     other = replace(PHOTOS[2], sha256="a" * 64)
 

@@ -158,3 +158,28 @@ def test_a_page_that_would_be_too_large_says_how_many_photos_fit(
 
 def test_the_largest_page_has_200_mb() -> None:
     assert page.LARGEST_PAGE == 200_000_000
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"images": [{"name": "a"}]}, "missing required field"),
+        ({"version": 9}, "version 9"),
+        ({"format": "others"}, "format|strokes"),
+    ],
+    ids=["a photo without strokes", "another version", "another format"],
+)
+def test_strokes_that_are_no_file_of_strokes_are_refused(
+    change: dict[str, Any], expected: str
+) -> None:
+    photos = fields(1)
+    with pytest.raises(DataError, match=expected):
+        painting_page(photos, CLASSES, strokes={**document(photos[0], []), **change})
+
+
+def test_strokes_on_a_photo_of_another_size_are_refused() -> None:
+    photos = fields(1)
+    strokes = document(photos[0], [{"class": CLASSES[0], "radius": 2.0, "points": [[1.0, 1.0]]}])
+    strokes["images"][0]["width"] += 1
+    with pytest.raises(DataError, match="expected strokes on these photos"):
+        painting_page(photos, CLASSES, strokes=strokes)
