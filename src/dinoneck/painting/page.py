@@ -134,7 +134,9 @@ def painting_page(
 
 def _check_classes(classes: Sequence[str]) -> None:
     if isinstance(classes, str):
-        raise ConfigError(f"classes are {shorten(classes)}; expected 2 ... {UNPAINTED} names")
+        raise ConfigError(
+            f"classes is the text {shorten(classes)}; expected a list of 2 ... {UNPAINTED} names"
+        )
     for name in classes:
         if not isinstance(name, str):
             raise ConfigError(f"a class is called {name!r}; expected a word")
