@@ -311,22 +311,32 @@ def _same_objects(
     if first.masks is None or second.masks is None:
         ious = _ious_of_boxes(first.boxes, second.boxes, shared)
     else:
-        ious = _ious_of_masks(first.masks, second.masks, shared, is_of_class)
-        # objects that are too small for a pixel of their mask are compared by their boxes
-        has_no_pixels = torch.from_numpy(first.masks.areas() == 0)[:, None]
-        has_no_pixels = has_no_pixels & torch.from_numpy(second.masks.areas() == 0)
+        of_masks = _ious_of_masks(first.masks, second.masks, shared, is_of_class)
         of_boxes = _ious_of_boxes(first.boxes, second.boxes, shared)
-        chosen = [
-            torch.where(has_no_pixels, by_boxes.to(by_masks), by_masks)
-            for by_boxes, by_masks in zip(of_boxes, ious, strict=True)
-        ]
-        ious = _Ious(*chosen)
+        # objects that are too small for a pixel of their mask are compared by their boxes
+        is_first_empty = torch.from_numpy(first.masks.areas() == 0)
+        is_second_empty = torch.from_numpy(second.masks.areas() == 0)
+        are_empty = is_first_empty[:, None] & is_second_empty
+        ious = _Ious(
+            shown=_chosen(are_empty, of_boxes.shown, of_masks.shown),
+            with_all_of_first=_chosen(
+                are_empty, of_boxes.with_all_of_first, of_masks.with_all_of_first
+            ),
+            with_all_of_second=_chosen(
+                are_empty, of_boxes.with_all_of_second, of_masks.with_all_of_second
+            ),
+        )
     # the other tile shows no more of an object that is whole
     with_whole_first = ious.shown.minimum(ious.with_all_of_second)
     smallest = torch.where(is_first_cut[:, None], ious.shown, with_whole_first)
     with_whole_second = smallest.minimum(ious.with_all_of_first)
     smallest = torch.where(is_second_cut, smallest, with_whole_second)
     return (smallest > SAME_OBJECT_IOU) & is_of_class
+
+
+def _chosen(are_empty: Tensor, of_boxes: Tensor, of_masks: Tensor) -> Tensor:
+    """The values of boxes for pairs of empty masks, and those of masks for all others, (n, m)."""
+    return torch.where(are_empty, of_boxes.to(of_masks), of_masks)
 
 
 class _Ious(NamedTuple):
@@ -349,10 +359,9 @@ def _ious_of_boxes(first: Tensor, second: Tensor, shared: Rectangle) -> _Ious:
 
     first_shown = _cut(first, shared)
     second_shown = _cut(second, shared)
+    # of boxes outside it is NaN, which is not above the threshold
     return _Ious(
-        shown=box_iou(
-            first_shown, second_shown
-        ),  # NaN, of boxes outside, is not above the threshold
+        shown=box_iou(first_shown, second_shown),
         with_all_of_first=box_iou(first, second_shown),
         with_all_of_second=box_iou(first_shown, second),
     )
