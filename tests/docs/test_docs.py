@@ -6,6 +6,7 @@ import ast
 import codeop
 import doctest
 import importlib
+import os
 import pkgutil
 import re
 import shlex
@@ -121,6 +122,8 @@ def test_code_blocks_run_in_order(
         request.getfixturevalue("hub")
         monkeypatch.setenv("HF_TOKEN", WRITER)
     monkeypatch.chdir(tmp_path)
+    # a block may run the program, which stands next to Python where the environment is not activated
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     text = page.read_text()
     space: dict[str, Any] = {"__name__": "__main__"}
     capsys.readouterr()

@@ -54,11 +54,17 @@ class Ran(NamedTuple):
 def prepare(folder: Path) -> None:
     """Write the material into a folder, and train the runs that the commands name."""
     write_material(folder)
+    # torch's cache, which is empty: a download that fails leaves such a folder, and is no result of a command
+    _torch_home(folder).joinpath("hub", "checkpoints").mkdir(parents=True)
     for words in RUNS:
         ran = run(words, folder)
         if ran.code != 0:
             raise RuntimeError(f"dinoneck {words} failed: {ran.lines[-1]}")
     shutil.copyfile(folder / "run_b" / "head.safetensors", folder / "copy.safetensors")
+
+
+def _torch_home(folder: Path) -> Path:
+    return folder / "torch_home"
 
 
 def run_case(case: Case, folder: Path) -> Ran:
@@ -76,7 +82,7 @@ def run_case(case: Case, folder: Path) -> Ran:
 def run(words: str, folder: Path, lacks: tuple[str, ...] = ()) -> Ran:
     """Run ``dinoneck WORDS`` in a folder, as if some packages were not installed."""
     environment = {**os.environ, "DINONECK_RUNTIME": "torch", "HF_HUB_OFFLINE": "1"}
-    environment["TORCH_HOME"] = str(folder / "torch_home")  # holds no published heads
+    environment["TORCH_HOME"] = str(_torch_home(folder))  # holds no published heads
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, " ".join(lacks), *words.split()],
