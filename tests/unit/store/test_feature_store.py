@@ -828,3 +828,119 @@ def test_padding_is_the_mean_colour_in_every_view(pad_to: PadTo) -> None:
         assert not upright[:, :top].any(), views.views[i]
         assert not upright[:, top + 16 :].any(), views.views[i]
         assert upright[:, top : top + 16].all(), views.views[i]
+
+
+# what a training asks of a store: one hash of its tokens, and batches as they are stored
+
+
+def test_the_digest_of_a_store_in_memory_is_that_of_the_store(stored: FeatureStore) -> None:
+    kept = MemoryStore(stored, ["c", "a"])
+
+    assert kept.digest(["a", "c"]) == stored.digest(["a", "c"])
+
+
+def test_another_extraction_of_the_same_images_has_the_same_digest(
+    filled: FeatureStore, continued: FeatureStore
+) -> None:
+    assert continued.digest(["a", "b", "c"]) == filled.digest(["a", "b", "c"])
+
+
+def test_other_images_have_another_digest(
+    filled: FeatureStore, two_layers: Backbone, tmp_path: Path
+) -> None:
+    other_images = write_images(tmp_path / "p", NAMES, seed=9)
+    other = make(tmp_path / "s", two_layers)
+    other.extract(other_images)
+
+    assert other.digest(["a", "b", "c"]) != filled.digest(["a", "b", "c"])
+
+
+def test_other_views_have_another_digest(
+    filled: FeatureStore, images: Path, two_layers: Backbone, tmp_path: Path
+) -> None:
+    other = make(tmp_path / "s", two_layers, views="none")
+    other.extract(images)
+
+    assert other.digest(["a"]) != filled.digest(["a"])
+
+
+def test_the_digest_of_fewer_images_is_another_one(filled: FeatureStore) -> None:
+    assert filled.digest(["a", "b"]) != filled.digest(["a", "b", "c"])
+
+
+def test_the_digest_of_an_id_that_is_not_stored_is_refused(filled: FeatureStore) -> None:
+    with pytest.raises(DataError, match="'d' is not among"):
+        filled.digest(["a", "d"])
+
+
+@pytest.mark.parametrize("is_in_memory", [False, True], ids=["on disk", "in memory"])
+def test_tensors_as_they_are_stored_become_the_batch(
+    stored: FeatureStore, is_in_memory: bool
+) -> None:
+    reader = MemoryStore(stored) if is_in_memory else stored
+
+    tensors, make_tokens = reader.stored(["c", "a"], [3, 1])
+
+    tokens = make_tokens(tensors)
+    assert kit.same(tokens, stored.batch(["c", "a"], [3, 1]))
+
+
+def test_int8_tokens_keep_their_dtypes_on_another_device() -> None:
+    packed = quantised(outlier_tokens())
+
+    moved = packed.to("meta")
+
+    for before, after in ((packed.q, moved.q), (packed.scale, moved.scale)):
+        for layer, moved_layer in zip(before, after, strict=True):
+            assert moved_layer.device.type == "meta"
+            assert moved_layer.dtype == layer.dtype
+            assert moved_layer.shape == layer.shape
+
+
+def test_no_int8_tokens_are_pooled_to_none() -> None:
+    packed = quantised(outlier_tokens())
+    none = replace(
+        packed,
+        q=tuple(layer[:0] for layer in packed.q),
+        scale=tuple(layer[:0] for layer in packed.scale),
+        prefix=tuple(layer[:0] for layer in packed.prefix),
+    )
+
+    assert none.pool()[0].shape == (0, 32)
+
+
+def test_a_dataset_of_one_view_has_each_image_once(filled: FeatureStore) -> None:
+    data = StoreDataset(filled, views=2)
+
+    entries = [(data.id_of(i), data.view_of(i)) for i in range(len(data))]
+
+    assert entries == [("a", 2), ("b", 2), ("c", 2)]
+
+
+@pytest.mark.parametrize(
+    ("options", "facts"),
+    [
+        pytest.param(
+            {},
+            "0 images x 4 views, fp16, backbone='dinoneck_tiny', layers=(0, 5), size=(32, 48)",
+            id="a size",
+        ),
+        pytest.param(
+            {"image_size": None, "views": "none", "dtype": "int8"},
+            "0 images x 1 view, int8, backbone='dinoneck_tiny', layers=(0, 5)",
+            id="no size",
+        ),
+    ],
+)
+def test_a_store_shows_what_it_holds(
+    two_layers: Backbone, tmp_path: Path, options: dict[str, object], facts: str
+) -> None:
+    store = make(tmp_path / "s", two_layers, **options)
+
+    assert repr(store) == f"FeatureStore('{tmp_path / 's'}': {facts})"
+
+
+def test_a_store_in_memory_shows_what_it_holds(filled: FeatureStore) -> None:
+    kept = MemoryStore(filled, ["b"])
+
+    assert repr(kept).startswith("MemoryStore(1 image x 4 views, fp16, backbone='dinoneck_tiny'")

@@ -877,3 +877,26 @@ def test_a_forked_process_opens_the_index_itself(
 
     assert "2" in store
     assert len(connections) == num_opened + 1
+
+
+# facts of the index as a whole
+
+
+def test_the_index_of_another_store_is_not_read(root: Path, sound: FeatureStore) -> None:
+    with changed(root) as database:
+        database.execute("update about set made = '00'")
+
+    store = FeatureStore.open(root)
+
+    assert same(store, sound)
+    assert store.verify() == []
+
+
+def test_folders_of_images_that_are_no_text_are_damage(root: Path, sound: FeatureStore) -> None:
+    with changed(root) as database:
+        database.execute("update shard set root = x'00'")
+
+    store = FeatureStore.open(root)
+
+    assert same(store, sound)
+    assert store.verify() == []
