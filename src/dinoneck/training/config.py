@@ -57,6 +57,13 @@ def _size(words: list[str]) -> tuple[int, int]:
     return int(sides[0]), int(sides[-1])
 
 
+def _tile(words: list[str]) -> tuple[int, int] | None:
+    """The size of tiles; None: there are none."""
+    if words[0].lower() == "none":
+        return None
+    return _size(words)
+
+
 def head_description(head: str | Mapping[str, Any]) -> dict[str, Any]:
     """Return a head as ``{"type": NAME, ...}``; a text is its registered name."""
     return {"type": head} if isinstance(head, str) else dict(head)
@@ -90,6 +97,9 @@ def _in_one_word(
 
 SIZE = _in_one_word(
     "HEIGHTxWIDTH", _size, lambda size: "none" if size is None else "x".join(map(str, size))
+)
+TILE = _in_one_word(
+    "HEIGHTxWIDTH|none", _tile, lambda tile: "x".join(map(str, tile)) if tile else "none"
 )
 TARGET_WEIGHTS = PrimitiveConstructorSpec[Any](
     nargs="*",
