@@ -142,7 +142,7 @@ def predict(
         cli.check_output(geojson, inputs, (".geojson", ".json"), option="--geojson")
         from dinoneck.viz.geojson import read_references
 
-        references = read_references(files)
+        references = read_references(files, skip_unusable=skip_unusable)
     output_paths = _output_paths(file_by_name, images, {"--maps": maps, "--overlay": overlay})
     if overlay is None:
         cli.refuse_unused(cli.PREDICT_WITHOUT_OVERLAY, words)
