@@ -363,15 +363,19 @@ def test_a_service_answers_with_a_painted_head(photos: Path, run: Path) -> None:
     assert sum(shares) == pytest.approx(1.0, abs=1e-6)
 
 
-def test_a_painted_head_has_no_objects_for_a_geojson(
-    photos: Path, run: Path, tmp_path: Path
-) -> None:
-    words = ("predict", photos, "--heads", run / "head.safetensors", "--out", tmp_path / "a.csv")
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of rasterio and affine
+def test_a_painted_head_has_no_objects_for_a_geojson(run: Path, tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio", reason="rasterio (the extra geo) is not installed")
+    photo = tmp_path / "photos" / "a.tif"
+    write_geotiff(rasterio, photo)
+    words = ("predict", photo, "--heads", run / "head.safetensors", "--out", tmp_path / "a.csv")
 
-    plain = cli(*words)
+    with_maps = cli(*words, "--maps", tmp_path / "maps")
     refused = cli(*words, "--geojson", tmp_path / "a.geojson")
 
-    assert plain.code == 0, plain.err
+    assert with_maps.code == 0, with_maps.err
+    with rasterio.open(tmp_path / "maps" / "a.tif") as written:
+        assert written.crs.to_epsg() == 32633
     assert refused.code == 1
     assert "these heads predict no objects; leave --geojson out (--maps has maps)" in refused.err
 
