@@ -94,6 +94,13 @@ def train_instances(
     class of stuff is one object. The default number of epochs is raised until 500 steps on all
     images are taken.
 
+    With ``data.tile`` the images are cut into tiles as a :class:`dinoneck.Predictor` cuts them, each
+    of which is a sample of its own and resized to ``data.size``, without one to the size of the tile.
+    Masks are cut at the edges of the tile. The pixels of an object of which less than a tenth is
+    inside are unknown there and do not count; tiles without objects are background. Tiles are kept
+    in memory next to their tokens, 3 bytes a pixel. Images are held out whole, and are predicted in
+    tiles. The files keep the tile, and predict with it.
+
     Args:
         config: ``data.instances`` names the COCO file, or ``data.panoptic`` a folder and a COCO
             file of panoptic segments, and ``data.images`` the folder of the images.
@@ -108,7 +115,8 @@ def train_instances(
         :func:`dinoneck.detection.score_masks`) or ``segments``
         (:func:`dinoneck.detection.score_segments`), ``scores`` of the numbers of objects,
         ``images``, ``parameters``, ``peak_memory_mb`` (as :func:`dinoneck.training.train` returns
-        it), ``config`` and ``versions``.
+        it), ``config`` and ``versions``. With ``data.tile`` also ``tiles``, their number, and that of
+        those without an object.
 
     Raises:
         DataError: if the data cannot be used, an image has 1000 objects of a class or more, images

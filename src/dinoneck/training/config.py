@@ -293,8 +293,8 @@ class InstancesDataConfig(PreparationConfig, frozen=True, kw_only=True):
         size: image size in pixels, HEIGHTxWIDTH or one number; None = their own.
         crowd: ignore: objects of COCO files with iscrowd=1 are regions that count for nothing;
             objects: they are objects, as in exports that mark every mask.
-        tile: with init of a detector of masks: cut images into tiles of HEIGHTxWIDTH pixels, or one
-            number, each of which is resized to size; None = off.
+        tile: cut images into tiles of HEIGHTxWIDTH pixels, or one number, each of which is resized to
+            size, else to that of the tile, or of the detector that init names; None = off.
         overlap: pixels that tiles share, at least; None = a fifth of the tile, or the longest box up
             to half a tile.
     """
