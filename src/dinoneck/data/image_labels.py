@@ -195,12 +195,14 @@ def read_coco_labels(
         logger.warning("%s: repaired: %s", path, in_words(repairs))
     categories = [category.name for category in coco.categories]
     for label in labels:
-        if label not in categories and needs_all:
+        if composed(label) not in categories and needs_all:
             raise DataError(
                 f"multilabel names {label!r}, which is no category of {path}; there are "
                 f"{some_of(categories, _MOST_LISTED)}.{did_you_mean(label, categories)}"
             )
-    names = [label for label in labels if label in categories] if labels else categories
+    names = categories
+    if labels:
+        names = [label for label in labels if composed(label) in categories]
     _check_label_names(names, f"the file {path}")
 
     name_of_category = {category.id: category.name for category in coco.categories}
@@ -231,7 +233,7 @@ def read_coco_labels(
     ids = [composed(name.strip()) for name in file_names]
     table = pd.DataFrame({IMAGES: files}, ids, dtype=object)
     for name in names:
-        table[name] = [float(name in labels_of_image[image.id]) for image in coco.images]
+        table[name] = [float(composed(name) in labels_of_image[image.id]) for image in coco.images]
     return table
 
 
