@@ -133,6 +133,13 @@ def _folder_and_name(file: Path, root: Path) -> tuple[str, str]:
 def _no_label_folder(root: Path, labels: Sequence[str], folders: Sequence[str]) -> DataError:
     """The error for the first label without a folder."""
     missing = next(label for label in labels if composed(label) not in folders)
+    parts = [folder for folder in folders if (root / folder / missing).is_dir()]
+    if parts:
+        return DataError(
+            f"multilabel names {missing!r}, whose folder is not in {root} but in {some_of(parts, 3)}, "
+            "and folders of labels have no parts; name one of these as the images, or a table of the "
+            "images with their labels and a column of parts (--csv, --fold-column)"
+        )
     return DataError(
         f"multilabel names {missing!r}, and {root} has no folder of this name, whose images have the "
         f"label; there are {some_of(folders, _MOST_LISTED) or 'none'}.{did_you_mean(missing, folders)}"

@@ -117,6 +117,16 @@ def test_folders_whose_names_differ_in_their_unicode_form_are_one_label(tmp_path
     assert rows(table, decomposed) == expected
 
 
+def test_folders_of_labels_in_parts_are_refused(tmp_path: Path) -> None:
+    linked(tmp_path / "train", {"crack": [0], "moss": [1]})
+    linked(tmp_path / "val", {"crack": [0], "moss": [1]})
+
+    with pytest.raises(
+        DataError, match="'crack', whose folder is not in .* but in train, val, and"
+    ):
+        read_label_folders(tmp_path, ["crack", "moss"])
+
+
 def test_folders_of_classes_are_read_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
