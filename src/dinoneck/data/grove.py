@@ -17,7 +17,7 @@ from dinoneck.atomic import write_text
 from dinoneck.data.cells import csv_text
 from dinoneck.data.noise import smooth_noise
 
-IMAGES_PER_SITE = 6
+IMAGES_PER_SITE = 4
 """Images of one site, which share their light and colours, and belong in one fold."""
 _TREES = (6.0, 70.0)
 """The fewest and the most trees of an image."""
@@ -68,7 +68,7 @@ class Grove:
     Examples:
         >>> sample = Grove(seed=0).sample(3)
         >>> sample.image.shape, sample.trees, round(sample.cover, 2)
-        ((192, 320, 3), 22, 0.29)
+        ((192, 320, 3), 27, 0.25)
     """
 
     def __init__(self, seed: int = 0, size: _Size = (192, 320)) -> None:
