@@ -139,7 +139,7 @@ FINDINGS = (
         "evaluate new --heads run_abc run_b --truth new/cover.csv",
         0,
         "soil: predicted by run_abc only, so it is not compared",
-        shows=("crop: ", "weed: "),
+        shows=("R², 95 % interval", "run_abc minus run_b"),
     ),
     Case(
         "images that a head was trained on were scored without a word",
@@ -163,7 +163,8 @@ FINDINGS = (
         "a truth of some of the images was refused",
         "evaluate ds --heads run_b --truth ds/cover2.csv",
         0,
-        "images",
+        "R² (MAE)",
+        shows=("head  ", "images  "),
     ),
     Case(
         "predict took no --import",
