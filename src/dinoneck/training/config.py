@@ -57,6 +57,13 @@ def _size(words: list[str]) -> tuple[int, int]:
     return int(sides[0]), int(sides[-1])
 
 
+def _tile(words: list[str]) -> tuple[int, int] | None:
+    """The size of tiles; None: there are none."""
+    if words[0].lower() == "none":
+        return None
+    return _size(words)
+
+
 def head_description(head: str | Mapping[str, Any]) -> dict[str, Any]:
     """Return a head as ``{"type": NAME, ...}``; a text is its registered name."""
     return {"type": head} if isinstance(head, str) else dict(head)
@@ -90,6 +97,9 @@ def _in_one_word(
 
 SIZE = _in_one_word(
     "HEIGHTxWIDTH", _size, lambda size: "none" if size is None else "x".join(map(str, size))
+)
+TILE = _in_one_word(
+    "HEIGHTxWIDTH|none", _tile, lambda tile: "x".join(map(str, tile)) if tile else "none"
 )
 TARGET_WEIGHTS = PrimitiveConstructorSpec[Any](
     nargs="*",
@@ -283,8 +293,8 @@ class InstancesDataConfig(PreparationConfig, frozen=True, kw_only=True):
         size: image size in pixels, HEIGHTxWIDTH or one number; None = their own.
         crowd: ignore: objects of COCO files with iscrowd=1 are regions that count for nothing;
             objects: they are objects, as in exports that mark every mask.
-        tile: with init of a detector of masks: cut images into tiles of HEIGHTxWIDTH pixels, or one
-            number, each of which is resized to size; None = off.
+        tile: cut images into tiles of HEIGHTxWIDTH pixels, or one number, each of which is resized to
+            size, else to that of the tile, or of the detector that init names; None = off.
         overlap: pixels that tiles share, at least; None = a fifth of the tile, or the longest box up
             to half a tile.
     """

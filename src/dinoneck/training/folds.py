@@ -70,11 +70,6 @@ class Fold:
             return "the head of all images"
         return f"fold {self.name}"
 
-    @property
-    def rows(self) -> Rows:
-        """All its rows, those to train on first."""
-        return np.concatenate([self.train, self.valid])
-
     def seed(self, base: int) -> int:
         """Return the seed of its head and of its training, of a run with the seed ``base``."""
         return base + (self.number or 0)
