@@ -228,7 +228,8 @@ def colour_bar(output: Output, scale: Scale, width: int, *, fades: bool) -> Imag
 def _bar_width(output: Output, scale: Scale, width: int) -> int:
     """The pixels that a colour bar takes with its ends."""
     ends = _ends(output, scale)
-    return width // 4 + 20 + round(style.font(style.CAPTION_PX).getlength(ends))
+    text_width: float = style.font(style.CAPTION_PX).getlength(ends)
+    return width // 4 + 20 + round(text_width)
 
 
 def _ends(output: Output, scale: Scale) -> str:

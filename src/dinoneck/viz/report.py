@@ -65,7 +65,7 @@ _TOKENS_WIDTH_PX = 700
 _FLAT = (
     1.3  # a picture whose sides have this ratio more than the image's has maps next to each other
 )
-_NO_CHARTS = "Charts are left out: matplotlib draws them, pip install 'dinoneck[viz]'."
+_NO_CHARTS = "Charts are left out: matplotlib draws them, pip install 'dinoneck[train]'."
 _FOLDER = Path(__file__).parent
 _NOTHING = "–"  # in a cell of a table
 _UNKNOWN_ERROR = -1.0  # of an entry without known values: below all errors

@@ -533,4 +533,4 @@ def test_a_report_without_matplotlib_leaves_out_the_charts(monkeypatch: pytest.M
         ReportEntry(str(i), {"mass": TRUE[i]}, known={"mass": PREDICTED[i]}) for i in range(3)
     ]
     page = html_report(entries, [Task("mass")])
-    assert "pip install &#39;dinoneck[viz]&#39;" in page and "<svg" not in page and "RMSE" in page
+    assert "pip install &#39;dinoneck[train]&#39;" in page and "<svg" not in page and "RMSE" in page
