@@ -70,7 +70,7 @@ class Grove:
     Examples:
         >>> sample = Grove(seed=0).sample(3)
         >>> sample.image.shape, sample.trees, round(sample.cover, 2)
-        ((192, 320, 3), 27, 0.25)
+        ((192, 320, 3), 21, 0.3)
     """
 
     def __init__(self, seed: int = 0, size: _Size = (192, 320)) -> None:
