@@ -14,9 +14,7 @@ from dinoneck.errors import ConfigError
 _MARK = "README.txt"
 """The file of a folder that a demo wrote and may write again."""
 _NUM_NEW = 6  # images that are predicted and were not trained on
-_TRUTH = shlex.split(
-    "--targets trees --labels mask --classes ground tree --group site --minimum 0"
-)
+_TRUTH = shlex.split("--targets trees --labels mask --classes ground tree --group site --minimum 0")
 """Flags of the number and the masks that the generated table has."""
 _HEAD = shlex.split("--head dense --hidden-dim 64 --size 192x320 --lr 2e-3 --overwrite --no-resume")
 

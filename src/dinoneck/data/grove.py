@@ -19,13 +19,15 @@ from dinoneck.data.noise import smooth_noise
 
 IMAGES_PER_SITE = 4
 """Images of one site, which share their light and colours, and belong in one fold."""
-_TREES = (6.0, 70.0)
+_TREES = (5, 50)
 """The fewest and the most trees of an image."""
 _COVER = (0.08, 0.32)
 """The least and the largest share of an image under trees."""
 _SPREAD = 0.12  # of the logarithm of the radius, within an image
 _TRIES = 400  # to find room for a tree; one without room is left out
 _LEAST_DISTANCE = 0.95  # of two centres, in sums of their radii
+_RELIEF = (0.04, 0.14)
+"""The least and the largest relief of the ground of an image, as a share of its colour."""
 _GROUND = np.array((132.0, 140.0, 78.0))
 _CROWN = np.array((46.0, 92.0, 44.0))
 _SHADOW = 0.75  # of the light on the ground
@@ -68,7 +70,7 @@ class Grove:
     Examples:
         >>> sample = Grove(seed=0).sample(3)
         >>> sample.image.shape, sample.trees, round(sample.cover, 2)
-        ((192, 320, 3), 27, 0.25)
+        ((192, 320, 3), 21, 0.3)
     """
 
     def __init__(self, seed: int = 0, size: _Size = (192, 320)) -> None:
@@ -135,7 +137,7 @@ class Grove:
 def _place_trees(random: np.random.RandomState, size: _Size) -> tuple[_Array, _Array]:
     """Draw trees that leave each other room: centres (n, 2) as (x, y), and radii (n,), in pixels."""
     height, width = size
-    number = round(np.exp(random.uniform(*np.log(_TREES))))
+    number = random.randint(_TREES[0], _TREES[1] + 1)
     cover = random.uniform(*_COVER)
     mean_radius = np.sqrt(cover * height * width / (np.pi * number))
     radii = np.sort(mean_radius * np.exp(random.normal(0.0, _SPREAD, number)))[::-1]
@@ -152,17 +154,16 @@ def _place_trees(random: np.random.RandomState, size: _Size) -> tuple[_Array, _A
 
 
 def _ground(random: np.random.RandomState, size: _Size) -> _Array:
-    """Grass (H, W, 3) with patches of three sizes."""
+    """Grass (H, W, 3) with patches of three sizes, more or less distinct."""
     relief = np.zeros(size)
     for patch_px in (64, 16, 4):
         grid = (size[0] // patch_px, size[1] // patch_px)
         relief += smooth_noise(random, grid, passes=1, size=size)
-    return _GROUND * (1.0 + 0.07 * relief[..., None])
+    strength = random.uniform(*_RELIEF)
+    return _GROUND * (1.0 + strength * relief[..., None])
 
 
-def _disc(
-    centre: _Array, radius: float, size: _Size
-) -> tuple[tuple[slice, slice], _Array, _Array]:
+def _disc(centre: _Array, radius: float, size: _Size) -> tuple[tuple[slice, slice], _Array, _Array]:
     """The window of an image around a disc; there the distances and offsets (2, h, w), in radii."""
     low = np.maximum(np.floor(centre - radius), 0).astype(int)
     high = np.minimum(np.ceil(centre + radius) + 1, size[::-1]).astype(int)

@@ -323,5 +323,7 @@ def _soil(random: np.random.RandomState, size: _Size) -> _Array:
     relief = np.zeros(size)
     for clod_px in (64, 16, 4):
         if height >= clod_px:
-            relief += smooth_noise(random, (height // clod_px, width // clod_px), passes=1, size=size)
+            relief += smooth_noise(
+                random, (height // clod_px, width // clod_px), passes=1, size=size
+            )
     return np.clip(colour * (1.0 + 0.09 * relief[..., None]), 0, 255).astype(np.uint8)
