@@ -164,7 +164,7 @@ FINDINGS = (
         "head was trained on 48 of the 48 images, such as",
     ),
     Case(
-        "so were they with a copy of the head",
+        "and with a copy of the head",
         "evaluate ds --heads copy.safetensors --truth ds/cover.csv",
         0,
         "head was trained on 48 of the 48 images, such as",
@@ -176,7 +176,7 @@ FINDINGS = (
         "names without 'images/': 12 of 12 found in new/images",
     ),
     Case(
-        "a truth of some of the images was refused",
+        "a truth of some of the images: these are scored",
         "evaluate ds --heads run_b --truth ds/cover2.csv",
         0,
         "R² (MAE)",
@@ -287,7 +287,7 @@ FINDINGS = (
         "evaluate new --heads run_seg --truth new",
         0,
         "% of row (count)",
-        shows=("weed  ",),
+        shows=("% (",),
     ),
     Case(
         "a report had the six digits of the CSV file, and its pictures three",
@@ -332,7 +332,7 @@ FINDINGS = (
         leaves="run",
     ),
     Case(
-        "a size that is no multiple of the patch was changed without a word",
+        "a size that is no multiple of the patch becomes one, in a line",
         _of_cover("--targets crop --size 100x100"),
         0,
         "becomes 96x96 px",

@@ -56,11 +56,11 @@ def check_neck(run: AnyConfig) -> None:
 
 
 def _neck_strides(run: AnyConfig, patch_size: int) -> tuple[float, ...] | None:
-    """The strides of the neck that a run names, or of that of its detector; None where they do not show."""
-    if isinstance(run, TrainDetectorConfig):
-        neck = run.head.get("type", run.default_head)
+    """The strides of the neck of a run; None where they do not show."""
+    if isinstance(run, TrainConfig):
+        neck = run.head.get("type")  # a head without a type has no neck of these
     else:
-        neck = run.head.get("type")
+        neck = run.head.get("type", run.default_head)
     if not isinstance(neck, str):
         return None
     arguments = dict(run.head)

@@ -73,8 +73,8 @@ class SimplePyramid(Neck):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        strides = pyramid_strides(scales, patch_size)
         check_minimum(1, out_channels=out_channels, patch_size=patch_size)
+        strides = pyramid_strides(scales, patch_size)
         check_minimum(max(1, int(scales[0])), embed_dim=embed_dim)
         self.embed_dim = embed_dim
         self.out_channels = out_channels

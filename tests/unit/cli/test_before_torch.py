@@ -156,6 +156,10 @@ REFUSED = {
         "train --boxes boxes.json --images images --head dpt_neck --layers 1 2 3 4 5",
         "num_layers is 5; a DPTNeck has 4 scales, so at most 4 layers",
     ),
+    "the layers of the neck of objects": (
+        "train --instances boxes.json --images images --layers 1 2 3 4 5",
+        "num_layers is 5; a DPTNeck has 4 scales, so at most 4 layers",
+    ),
     "heads that differ": (
         "predict images --heads head.safetensors other.safetensors",
         "heads 1 and 2 of the list differ (heads.config.tasks.0.activation: softplus / None)",
