@@ -47,6 +47,12 @@ AnyRuntime = Literal[Runtime, "onnxruntime"]
 Precision = Literal["float32", "bfloat16"]
 """The dtype of a backbone's weights and tokens, of those that every runtime computes in."""
 
+TileSize = int | tuple[int, int] | Literal["auto"] | None
+"""(height, width) of the tiles that large images are cut into, in pixels, or one number for both.
+
+None: images are not cut. ``"auto"``: into the tiles of the training, if it was one on tiles.
+"""
+
 # what predicts in a training of numbers, classes and masks
 Method = Literal["head", "linear", "average"]
 """The head, its linear baseline, or the average of both."""

@@ -17,7 +17,7 @@ from dinoneck.cli.text import show, show_scores
 from dinoneck.cli.truth import check_truth_columns
 from dinoneck.errors import ConfigError
 from dinoneck.text import did_you_mean, some_of
-from dinoneck.training.config import SIZE, TARGET_WEIGHTS
+from dinoneck.training.config import TARGET_WEIGHTS, TILE
 
 if TYPE_CHECKING:
     from dinoneck.task_facts import TaskFacts
@@ -54,7 +54,7 @@ def evaluate(
     crowd: Literal["ignore", "objects"] = "ignore",
     target_weights: Annotated[Mapping[str, float], TARGET_WEIGHTS] = {},
     at_least: Annotated[tuple[str, ...], arg(metavar="TARGET=VALUE ...")] = (),
-    tile: Annotated[tuple[int, int] | None, SIZE] = None,
+    tile: Annotated[tuple[int, int] | Literal["auto"] | None, TILE] = "auto",
     overlap: Annotated[int | None, cli.whole(0)] = None,
     calibrate: Annotated[Path | None, arg(metavar="OUT.safetensors")] = None,
     options: Annotated[cli.ScoringOptions, arg(name="")] = cli.ScoringOptions(),
@@ -83,7 +83,8 @@ def evaluate(
             with the columns target and weight; without them as in training.
         at_least: the smallest R², accuracy, mAP of labels or mean IoU of a target, the smallest share
             of normals within 11.25 degrees, or the smallest AP.
-        tile: cut images into tiles of this many pixels, as 'dinoneck predict' does.
+        tile: cut images into tiles of this many pixels, as 'dinoneck predict' does; none: leave them
+            whole (default: the tiles of the training of a detector or a head of objects, if any).
         overlap: pixels that tiles share, at least (default: 0, for objects a fifth of the tile, or the
             longest box of the training up to half a tile).
         calibrate: write the one head file with intervals from its errors on these images, which it

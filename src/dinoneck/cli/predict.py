@@ -23,17 +23,18 @@ from dinoneck.data.layout import Subfolders
 from dinoneck.data.walk import SUFFIXES
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.extras import is_installed
-from dinoneck.kinds import Runtime
+from dinoneck.kinds import Runtime, TileSize
 from dinoneck.registry import DETECTORS
 from dinoneck.runtime.names import check_backbone_runtime, is_exported
 from dinoneck.text import counted, some_of
-from dinoneck.training.config import SIZE
+from dinoneck.training.config import TILE
 
 if TYPE_CHECKING:
     from dinoneck.backbones.backbone import Backbone
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.detection import Detector
     from dinoneck.inference.predictor import Predictor
+    from dinoneck.inference.tiles import Tiling
     from dinoneck.runtime.exported import ExportedDetector, ExportedPredictor
     from dinoneck.task_facts import TaskFacts
     from dinoneck.viz.geo_reference import GeoReference
@@ -62,7 +63,7 @@ def predict(
     image_column: str = "image",
     subfolders: Literal["classes", "folds"] | None = None,
     skip_unusable: bool = False,
-    tile: Annotated[tuple[int, int] | None, SIZE] = None,
+    tile: Annotated[tuple[int, int] | Literal["auto"] | None, TILE] = "auto",
     overlap: Annotated[int | None, cli.whole(0)] = None,
     interval: float | None = None,
     options: Annotated[cli.PredictionOptions, arg(name="")] = cli.PredictionOptions(),
@@ -91,7 +92,8 @@ def predict(
         subfolders: with a folder as truth: whether the folders in it are classes or folds.
         skip_unusable: list and leave out unusable images.
         tile: cut images into tiles of this many pixels, resized to the size of the heads or the
-            detector; without it a detector takes the tiles of its training, if any.
+            detector; none: leave them whole (default: the tiles of the training of a detector or a
+            head of objects, if any).
         overlap: pixels that tiles share, at least (default: 0, for objects a fifth of the tile, or the
             longest box of the training up to half a tile).
         interval: the level of the columns 'NAME low' and 'NAME high' of heads that hold intervals:
@@ -113,7 +115,7 @@ def predict(
         raise ConfigError(f"{cli.NO_IMAGES}, or pass --store")
     if store is not None:
         cli.refuse_unused(cli.PREDICT_FROM_STORE, words)
-    files = cli.list_images(images) if images else []
+    files = cli.list_images(images, skip_unusable=skip_unusable) if images else []
     file_by_name = {str(file): file for file in files}
     has_weights = options.weights is not None
     named_heads = read_heads(list(chain.from_iterable(heads)), has_weights=has_weights)
@@ -140,7 +142,7 @@ def predict(
         cli.check_output(geojson, inputs, (".geojson", ".json"), option="--geojson")
         from dinoneck.viz.geojson import read_references
 
-        references = read_references(files)
+        references = read_references(files, skip_unusable=skip_unusable)
     output_paths = _output_paths(file_by_name, images, {"--maps": maps, "--overlay": overlay})
     if overlay is None:
         cli.refuse_unused(cli.PREDICT_WITHOUT_OVERLAY, words)
@@ -341,7 +343,7 @@ def open_model(
     options: cli.PredictionOptions,
     words: Sequence[str],
     maps: bool = False,
-    tile: tuple[int, int] | None = None,
+    tile: TileSize = "auto",
     overlap: int | None = None,
 ) -> OpenModel:
     """Open heads, or the one detector.
@@ -352,7 +354,8 @@ def open_model(
         options: how images are predicted.
         words: the command line, whose options have to have an effect.
         maps: whether predictions hold the maps of heads.
-        tile: (height, width) of the tiles that images are cut into.
+        tile: (height, width) of the tiles that images are cut into; None: none, ``"auto"``: those
+            of the training.
         overlap: pixels that tiles share.
 
     Raises:
@@ -381,14 +384,9 @@ def open_model(
     runtime = check_backbone_runtime(options.runtime or cli.default_runtime())
     if is_detector:
         detector = _open_detector(first, backbone, options, runtime=runtime)
-        if tile is not None or overlap is not None:
-            detector.use_tiles(tile, overlap)
-        if tile is None and detector.tiling is not None:
-            height, width = detector.tiling.tile
-            print(
-                f"Images are cut into tiles of {height}x{width} px, as in the training; --tile takes "
-                "others."
-            )
+        detector.use_tiles(tile, overlap)
+        if tile == "auto" and detector.tiling is not None:
+            _say_tiles(detector.tiling)
         return OpenModel(
             detector,
             is_detector=True,
@@ -413,6 +411,10 @@ def open_model(
         tile=tile,
         overlap=overlap,
     )
+    if tile == "auto":
+        for tiling in dict.fromkeys(each.tiling for each in predictor.passes):
+            if tiling is not None:
+                _say_tiles(tiling)
     if has_keys:
         groups = [HeadGroup(key, tasks) for key, tasks in predictor.tasks.items()]
     else:
@@ -423,6 +425,15 @@ def open_model(
         groups=groups,
         predict=partial(predictor, maps="patch" if maps else None),
         checkpoints=checkpoints,
+    )
+
+
+def _say_tiles(tiling: Tiling) -> None:
+    """Name the tiles of a training, which images are cut into."""
+    height, width = tiling.tile
+    print(
+        f"Images are cut into tiles of {height}x{width} px, as in the training; --tile takes others, "
+        "or none."
     )
 
 
@@ -957,13 +968,11 @@ def _interval_level(opened: OpenModel, interval: float | None) -> float | None:
     return interval
 
 
-def _intervals_left_out(
-    opened: OpenModel, level: float | None, tile: tuple[int, int] | None
-) -> str:
+def _intervals_left_out(opened: OpenModel, level: float | None, tile: TileSize) -> str:
     """A sentence on the intervals in head files that the CSV lacks; empty without such."""
     if opened.is_detector:
         return ""
-    if tile is not None:
+    if isinstance(tile, tuple):
         has_intervals = any(task.interval for file in opened.checkpoints for task in file.tasks)
         if has_intervals:
             return "Without intervals, which hold for images like those of the training, not for tiles."

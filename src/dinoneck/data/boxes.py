@@ -223,11 +223,6 @@ class BoxImages(ListedImages):
                     longest = max(longest, right - left, bottom - top)
         return longest or None
 
-    @property
-    def sizes(self) -> list[tuple[int, int]]:
-        """(height, width) of the upright images in pixels, as the JSON states them."""
-        return [(image.height, image.width) for image in self._images]
-
     def __getitem__(self, i: int) -> Any:
         image, boxes = self.original(i)
         size = boxes.canvas_size

@@ -334,6 +334,11 @@ class ListedImages(Dataset[Any]):
             )
 
     @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of the upright images in pixels, as the JSON states them."""
+        return [(image.height, image.width) for image in self._images]
+
+    @property
     def numbers(self) -> dict[Id, int]:
         """Image id -> number of its objects, without crowd regions and stuff."""
         numbers = {}

@@ -45,12 +45,10 @@ class _DecodedImage:
 
     def target(self, tile: Tile) -> Target:
         """Return the target of a tile, see :class:`BoxTiles`."""
+        shares = _shown_shares(self.boxes, self.masks, tile)
+        objects = (shares >= LEAST_SHARE).nonzero()[:, 0].tolist()
         if self.masks is None:
-            objects = (visible_shares(self.boxes, tile) >= LEAST_SHARE).nonzero()[:, 0].tolist()
             return self._target_of(objects, in_tile(self.boxes[objects], tile), tile)
-        # a mask without pixels is left out when the file is read
-        shares = self.masks.areas(tile.box) / self.masks.areas()
-        objects = (shares >= LEAST_SHARE).nonzero()[0].tolist()
         masks = np.asarray(self.masks.take(objects).cut(tile.box), np.uint8)
         boxes = in_tile(self.boxes[objects], tile)
         for number, i in enumerate(objects):
@@ -101,7 +99,7 @@ class BoxTiles(Dataset[Any]):
         images: as passed.
         samples: row of the image, and tile, of each sample.
         num_cut: how many images are larger than a tile.
-        num_empty: how many tiles show no box.
+        num_empty: how many tiles show no object.
 
     Raises:
         ConfigError: if the tiles do not move on.
@@ -120,11 +118,13 @@ class BoxTiles(Dataset[Any]):
         self.num_empty = 0
         for row, image_size in enumerate(images.sizes):
             corners = images.corners(row)
+            masks = self._masks(row)
             tiles = tiles_of(image_size, tiling)
             self.num_cut += len(tiles) > 1
             for tile in tiles:
                 self.samples.append((row, tile))
-                self.num_empty += not (visible_shares(corners, tile) >= LEAST_SHARE).any()
+                shares = _shown_shares(corners, masks, tile)
+                self.num_empty += not (shares >= LEAST_SHARE).any()
         self._decoded: OrderedDict[int, _DecodedImage] = OrderedDict()  # last used last
 
     def __len__(self) -> int:
@@ -181,20 +181,12 @@ class BoxTiles(Dataset[Any]):
             self._decoded.move_to_end(row)
             return self._decoded[row]
         pixels, boxes = self.images.original(row)
-        masks = None
-        if self.images.masks:
-            crops = self.images.mask_crops(row)
-            masks = CroppedMasks(
-                [crop.pixels for crop in crops],
-                [(crop.top, crop.left) for crop in crops],
-                size=self.images.sizes[row],
-            )
         self._decoded[row] = _DecodedImage(
             image_id=self.images.ids[row],
             pixels=pixels.as_subclass(Tensor),
             boxes=boxes.as_subclass(Tensor),
             labels=self.images.labels(row),
-            masks=masks,
+            masks=self._masks(row),
         )
         # masks do not count, as little as they do in groups of images
         num_bytes = sum(decoded.pixels.nbytes for decoded in self._decoded.values())
@@ -202,6 +194,25 @@ class BoxTiles(Dataset[Any]):
             _, oldest = self._decoded.popitem(last=False)
             num_bytes -= oldest.pixels.nbytes
         return self._decoded[row]
+
+    def _masks(self, row: int) -> CroppedMasks | None:
+        """Return the masks of an image; None where they are not asked for."""
+        if not self.images.masks:
+            return None
+        crops = self.images.mask_crops(row)
+        return CroppedMasks(
+            [crop.pixels for crop in crops],
+            [(crop.top, crop.left) for crop in crops],
+            size=self.images.sizes[row],
+        )
+
+
+def _shown_shares(boxes: Tensor, masks: CroppedMasks | None, tile: Tile) -> Tensor:
+    """The share (n,) of every object that lies in a tile: of its mask, or of its box where there are no masks."""
+    if masks is None:
+        return visible_shares(boxes, tile)
+    # a mask without pixels is left out when the file is read
+    return torch.from_numpy(masks.areas(tile.box) / masks.areas())
 
 
 def visible_shares(boxes: Tensor, tile: Tile) -> Tensor:

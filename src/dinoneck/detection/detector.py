@@ -54,7 +54,7 @@ from dinoneck.inference.tile_merging import (
     tiling_for_objects,
 )
 from dinoneck.inference.tiles import Tiling, TrainedBoxes
-from dinoneck.kinds import Runtime
+from dinoneck.kinds import Runtime, TileSize
 from dinoneck.published.detectors import VIT_NAME
 from dinoneck.published.loading import load_published
 from dinoneck.published.table import is_published
@@ -268,7 +268,7 @@ class Detector(LeastScores, nn.Module):
         min_score: float | None = None,
         max_boxes: int = MOST_BOXES,
         batch_size: int = 8,
-        tile: int | tuple[int, int] | None = None,
+        tile: TileSize = "auto",
         overlap: int | float | None = None,
     ) -> list[dict[str, Any]]:
         """Detect objects in images of any size; the detector is put into eval mode.
@@ -291,8 +291,8 @@ class Detector(LeastScores, nn.Module):
             tile: (height, width) in pixels of the image, or one number for both: such as the size
                 of the training images, so that objects look as large as there. An image that fits
                 a tile is predicted as a whole; one that is shorter on one side is not cut along it,
-                and a tile of it stretched. None = as :meth:`use_tiles` says, at first the tiles of
-                the training, or none.
+                and a tile of it stretched. None: no tiles; ``"auto"``: as :meth:`use_tiles` says, at first
+                the tiles of the training, or none.
             overlap: by how much tiles overlap at least: an int in the same pixels, or a float, the
                 share of a tile; None = as :meth:`use_tiles` says, or 0.2, and as much as the longest
                 box of the training, up to half a tile, if the file knows it.
@@ -313,9 +313,7 @@ class Detector(LeastScores, nn.Module):
         """
         check_minimum(1, max_boxes=max_boxes, batch_size=batch_size)
         least_score = self._least_score(min_score)
-        tiling = self.tiling
-        if tile is not None or overlap is not None:
-            tiling = self._tiling(tile, overlap)
+        tiling = self._tiling(tile, overlap)
         called = CalledImages.of_call(images)
         self.check_weights()
         self.eval()
@@ -370,13 +368,11 @@ class Detector(LeastScores, nn.Module):
         least_score: float = converted("min_score", min_score, Share)
         return least_score
 
-    def use_tiles(
-        self, tile: int | tuple[int, int] | None, overlap: int | float | None = None
-    ) -> None:
+    def use_tiles(self, tile: TileSize, overlap: int | float | None = None) -> None:
         """Cut large images of later predictions and evaluations into tiles; None = do not.
 
         Args:
-            tile: as of :meth:`predict`; None with an overlap = as before.
+            tile: as of :meth:`predict`; ``"auto"``: as before.
             overlap: as of :meth:`predict`.
 
         Raises:
@@ -384,12 +380,12 @@ class Detector(LeastScores, nn.Module):
         """
         self.tiling = self._tiling(tile, overlap)
 
-    def _tiling(
-        self, tile: int | tuple[int, int] | None, overlap: int | float | None
-    ) -> Tiling | None:
+    def _tiling(self, tile: TileSize, overlap: int | float | None) -> Tiling | None:
         """How large images are cut; None = they are not. An overlap alone is one of the tiles that are used."""
-        if tile is None and overlap is not None and self.tiling is not None:
-            tile = self.tiling.tile
+        if tile == "auto":
+            if overlap is None:
+                return self.tiling
+            tile = None if self.tiling is None else self.tiling.tile
         longest_box = None if self.trained_boxes is None else self.trained_boxes.longest_box
         return tiling_for_objects(tile, overlap, longest_box=longest_box)
 
@@ -646,11 +642,10 @@ class Detector(LeastScores, nn.Module):
 
     def _head_with(self, tuned: Mapping[str, Tensor]) -> DetectionHead | RfDetr:
         """A copy of the head that also holds these weights of the backbone, as its file does."""
-        config = {
-            **self.head.config,
-            "min_score": self.min_score,
-            "thresholds": list(self.thresholds),
-        }
+        config = {**self.head.config, "min_score": self.min_score}
+        config.pop("thresholds", None)  # those of the head may have been removed since
+        if self.thresholds:
+            config["thresholds"] = list(self.thresholds)
         if self.backbone is not None:
             shapes = {name: list(value.shape) for name, value in tuned.items()}
             config["tuned"] = shapes or None

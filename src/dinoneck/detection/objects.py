@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,8 +20,7 @@ from dinoneck.data.cells import IMAGES
 from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
 from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import DenseLabels
-from dinoneck.data.listed_images import UNKNOWN
-from dinoneck.data.panoptic import PanopticImages
+from dinoneck.data.listed_images import UNKNOWN, Ids
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.table import Table
 from dinoneck.detection.evaluation import (
@@ -31,13 +31,17 @@ from dinoneck.detection.evaluation import (
     score_segments,
 )
 from dinoneck.detection.fine_tuning import detector_training, open_init
-from dinoneck.detection.training import prepare
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.detection.object_tiles import ObjectImages, ObjectTiles
+from dinoneck.detection.training import prepare, warn_of_tile
+from dinoneck.errors import DataError
 from dinoneck.extras import check_installed
 from dinoneck.heads.head import Head
+from dinoneck.inference.cropped_masks import CroppedMasks
 from dinoneck.inference.resolution import objects_at_image_size
 from dinoneck.inference.results import coco_objects
-from dinoneck.inference.tiles import TrainedBoxes
+from dinoneck.inference.tile_merging import tiling_for_objects
+from dinoneck.inference.tiled_objects import tiled_objects
+from dinoneck.inference.tiles import Tiling, TrainedBoxes
 from dinoneck.kinds import Method
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.registry import import_modules
@@ -55,8 +59,7 @@ from dinoneck.training.run_runtime import continued_runtime, with_runtime
 from dinoneck.training.run_tokens import RunTokens
 from dinoneck.training.scored import ValueTarget
 
-ObjectImages = BoxImages | PanopticImages
-"""Images with their true objects, or their panoptic segments."""
+logger = logging.getLogger(__name__)
 
 TASK = "objects"
 FEWEST_STEPS = 500
@@ -91,6 +94,13 @@ def train_instances(
     class of stuff is one object. The default number of epochs is raised until 500 steps on all
     images are taken.
 
+    With ``data.tile`` the images are cut into tiles as a :class:`dinoneck.Predictor` cuts them, each
+    of which is a sample of its own and resized to ``data.size``, without one to the size of the tile.
+    Masks are cut at the edges of the tile. The pixels of an object of which less than a tenth is
+    inside are unknown there and do not count; tiles without objects are background. Tiles are kept
+    in memory next to their tokens, 3 bytes a pixel. Images are held out whole, and are predicted in
+    tiles. The files keep the tile, and predict with it.
+
     Args:
         config: ``data.instances`` names the COCO file, or ``data.panoptic`` a folder and a COCO
             file of panoptic segments, and ``data.images`` the folder of the images.
@@ -105,7 +115,8 @@ def train_instances(
         :func:`dinoneck.detection.score_masks`) or ``segments``
         (:func:`dinoneck.detection.score_segments`), ``scores`` of the numbers of objects,
         ``images``, ``parameters``, ``peak_memory_mb`` (as :func:`dinoneck.training.train` returns
-        it), ``config`` and ``versions``.
+        it), ``config`` and ``versions``. With ``data.tile`` also ``tiles``, their number, and that of
+        those without an object.
 
     Raises:
         DataError: if the data cannot be used, an image has 1000 objects of a class or more, images
@@ -127,11 +138,6 @@ def train_instances(
         )
         return detector_trainer.train(resume=resume)
     data = config.data
-    if data.tile is not None:
-        raise ConfigError(
-            f"tile is {data.tile}, and heads of objects are trained on whole images; leave it out, or "
-            "train a detector of masks on tiles: init rf_detr_seg_small (--init)"
-        )
     check_installed("pycocotools", "masks")
     check_installed("scipy", "masks")
     dataset = open_objects(
@@ -142,8 +148,10 @@ def train_instances(
     dataset.warn_of_turned_images()
     if config.folds.count != 1:
         warn_of_changed_copies(dataset.paths, remedy="Leave them out")
-    config = with_object_defaults(config, dataset)
-    trainer = prepare_instances(config, Path(out), dataset, overwrite=overwrite, resume=resume)
+    tiles = ObjectTiles(dataset, tiling_of(config, dataset))
+    _log_tiles(tiles)
+    config = with_object_defaults(config, tiles)
+    trainer = prepare_instances(config, Path(out), tiles, overwrite=overwrite, resume=resume)
     for fold in trainer.folds:
         if not fold.is_of_all_images:
             train_images = dataset.take(fold.train.tolist())
@@ -153,24 +161,53 @@ def train_instances(
     return trainer.train(resume=resume)
 
 
-def with_object_defaults(
-    config: TrainInstancesConfig, dataset: ObjectImages
-) -> TrainInstancesConfig:
-    """Return the config with a head, its queries and the number of epochs, where the config has none.
+def tiling_of(config: TrainInstancesConfig, dataset: ObjectImages) -> Tiling | None:
+    """Return how the images of a dataset are cut; None: they are not.
+
+    Warnings name a tile that cuts no image, and one that objects do not fit into.
+    """
+    data = config.data
+    tile = cast("tuple[int, int] | None", data.tile)
+    longest_box = dataset.longest_box
+    if tile is not None:
+        warn_of_tile(tile, dataset, longest_box=longest_box, overlap=data.overlap)
+    return tiling_for_objects(tile, data.overlap, longest_box=longest_box)
+
+
+def _log_tiles(tiles: ObjectTiles) -> None:
+    """Say how many tiles there are, and how many of them are background, if any image is cut."""
+    if tiles.num_cut and files.writes():
+        logger.warning(
+            "%d of %d images are cut: %d tiles, of which %d show no object and are trained on as "
+            "background",
+            tiles.num_cut,
+            len(tiles.images),
+            len(tiles),
+            tiles.num_empty,
+        )
+
+
+def with_object_defaults(config: TrainInstancesConfig, tiles: ObjectTiles) -> TrainInstancesConfig:
+    """Return the config with a head, its queries, the size and the number of epochs, where the config has none.
+
+    Tiles have one size: that of the tile.
 
     Raises:
-        DataError: if an image has more objects than the head has queries.
+        DataError: if an image, or a tile of it, has more objects than the head has queries.
     """
-    most_objects = max(dataset.numbers.values()) + len(dataset.stuff)
-    head = _head_with_defaults(config, most_objects)
-    num_queries: int = head.get("num_queries", most_objects)
-    if most_objects > num_queries:
+    data = config.data
+    if tiles.tiling is not None and data.size is None:
+        data = data.changed(size=tiles.tiling.tile)
+    head = _head_with_defaults(config, tiles.most_objects)
+    num_queries: int = head.get("num_queries", tiles.most_objects)
+    if tiles.most_objects > num_queries:
+        sample = "an image" if tiles.tiling is None else "a tile"
         raise DataError(
-            f"{dataset.file}: an image has {most_objects} objects; num_queries is {num_queries}, "
-            f"expected {most_objects} or more"
+            f"{tiles.images.file}: {sample} has {tiles.most_objects} objects; num_queries is "
+            f"{num_queries}, expected {tiles.most_objects} or more"
         )
-    optim = _recipe_with_epochs(config.optim, len(dataset))
-    return config.changed(head=head, optim=optim)
+    optim = _recipe_with_epochs(config.optim, len(tiles))
+    return config.changed(data=data, head=head, optim=optim)
 
 
 def _head_with_defaults(config: TrainInstancesConfig, most_objects: int) -> dict[str, Any]:
@@ -198,12 +235,12 @@ def _recipe_with_epochs(optim: Recipe, num_images: int) -> Recipe:
 def prepare_instances(
     config: TrainInstancesConfig,
     out: Path,
-    dataset: ObjectImages,
+    tiles: ObjectTiles,
     *,
     overwrite: bool = False,
     resume: bool = True,
 ) -> ObjectTrainer:
-    """Return the trainer of heads that learn the objects of a dataset.
+    """Return the trainer of heads that learn the objects of images, or of tiles of these.
 
     Raises:
         DinoneckError: as :func:`train_instances`.
@@ -212,6 +249,7 @@ def prepare_instances(
     import_modules(config.imports)
     # a name that is not registered is refused before anything is read
     type_name = head_type(config)
+    dataset = tiles.images
     warn_of_copies(find_copies(dataset.paths), parts={}, values={})
     table = _table_of_dataset(dataset)
     if resume:
@@ -219,10 +257,18 @@ def prepare_instances(
     tokens = RunTokens.from_backbone(config, table, type_name)
     config = with_runtime(config, tokens.runtime or "torch")
     tokens.check_start(config)
-    problem = object_problem(config, dataset, tokens.preprocess)
+    if tiles.tiling is not None:
+        # as a Predictor checks it, which would refuse the head
+        tiles.tiling.check(tokens.preprocess)
+        for size in dataset.sizes:
+            if not tiles.tiling.fits(size):
+                tiles.tiling.check_shown(size, tokens.preprocess)
+        pictures = tiles.pictures(tokens.preprocess)
+        tokens = tokens.cut(pictures, ids=tiles.names(), image_rows=tiles.rows)
+    problem = object_problem(config, tiles, tokens.preprocess)
     folds = plain_folds(config, len(dataset))
     evaluator = ObjectEvaluator(
-        table, dataset, problem=problem, folds=folds, preprocess=tokens.preprocess
+        table, tiles, problem=problem, folds=folds, preprocess=tokens.preprocess
     )
     trainer = ObjectTrainer(
         config,
@@ -233,7 +279,7 @@ def prepare_instances(
         folds=folds,
         evaluator=evaluator,
     )
-    trainer.longest_box = dataset.longest_box
+    trainer.tiles = tiles
     return trainer
 
 
@@ -248,34 +294,41 @@ def _table_of_dataset(dataset: ObjectImages) -> Table:
 
 
 def object_problem(
-    config: TrainInstancesConfig, dataset: ObjectImages, preprocess: Preprocessing
+    config: TrainInstancesConfig, tiles: ObjectTiles, preprocess: Preprocessing
 ) -> Problem:
-    """Return what heads learn of a dataset: the ids of objects, a value per 4 x 4 pixels.
+    """Return what heads learn of images, or of tiles of these: the ids of objects, a value per 4 x 4 pixels.
 
     Raises:
         DataError: if the prepared images have several sizes.
     """
+    dataset = tiles.images
     labels = dataset.classes
     task = Task(TASK, dim=len(labels), kind="instances", labels=labels)
     if config.data.panoptic is not None:
         things = tuple(label for i, label in enumerate(labels) if i not in dataset.stuff)
         task = replace(task, kind="panoptic", things=things)
-    maps = [_object_ids(dataset, i, preprocess) for i in range(len(dataset))]
-    for path, ids in zip(dataset.paths, maps, strict=True):
+    maps = [_prepared_ids(ids, preprocess, len(labels)) for ids in tiles.tile_ids()]
+    names = tiles.names()
+    for name, ids in zip(names, maps, strict=True):
         if ids.shape != maps[0].shape:
             raise DataError(
-                f"{path} comes to another size than {dataset.paths[0]}; give one (size=, --size)"
+                f"{name} comes to another size than {names[0]}; give one (size=, --size)"
             )
     numbers = np.array([*dataset.numbers.values()], np.float64)[:, None]
     scored = {TASK: ValueTarget(TASK, columns=(0,), truth=numbers)}
     return Problem([task], {TASK: torch.cat(maps)}, weights={}, compositions=[], scored=scored)
 
 
-def _object_ids(dataset: ObjectImages, i: int, preprocess: Preprocessing) -> torch.Tensor:
-    """The ids of objects (1, h, w) in a prepared image, a value per 4 x 4 pixels; -1 in crowd regions."""
-    reader = DenseLabels(classes=OBJECTS * (len(dataset.classes) + 1), nodata=UNKNOWN)
-    pixels = dataset.pixels(i).clip(UNKNOWN)
-    ids = reader.indices([pixels], preprocess)
+def _prepared_ids(pixels: Ids, preprocess: Preprocessing, num_classes: int) -> torch.Tensor:
+    """The ids of objects (1, h, w) in a prepared image, a value per 4 x 4 pixels; -1 in crowd regions.
+
+    Args:
+        pixels: ids of the image's own pixels (H, W).
+        preprocess: how the image is prepared.
+        num_classes: of the objects.
+    """
+    reader = DenseLabels(classes=OBJECTS * (num_classes + 1), nodata=UNKNOWN)
+    ids = reader.indices([pixels.clip(UNKNOWN)], preprocess)
     middle = _STRIDE // 2
     return ids[:, middle::_STRIDE, middle::_STRIDE]
 
@@ -284,11 +337,10 @@ class ObjectTrainer(Trainer[TrainInstancesConfig]):
     """Trains heads that predict objects, see :class:`dinoneck.training.run.Trainer`.
 
     Attributes:
-        longest_box: the longest side of a box of an object, in pixels of its image; None if it is
-            unknown.
+        tiles: the images, and how they are cut.
     """
 
-    longest_box: float | None = None
+    tiles: ObjectTiles
 
     @property
     def tta(self) -> None:
@@ -300,10 +352,17 @@ class ObjectTrainer(Trainer[TrainInstancesConfig]):
         return TaskLoss(head.tasks)
 
     def record_of_data(self) -> dict[str, Any]:
-        """Return the longest side of a box, by which tiles overlap in predictions; COCO files are read in one way."""
-        if self.longest_box is None:
-            return {}
-        return TrainedBoxes(self.longest_box).record()
+        """Return what predictions in tiles need; COCO files are read in one way."""
+        data = self.config.data
+        tile = cast("tuple[int, int] | None", data.tile)
+        return TrainedBoxes(self.tiles.images.longest_box, tile, data.overlap).record()
+
+    def _report(self) -> dict[str, Any]:
+        """What is written as the report, with the number of tiles."""
+        report = super()._report()
+        if self.tiles.tiling is not None:
+            report["tiles"] = {"train": len(self.tiles), "without_objects": self.tiles.num_empty}
+        return report
 
     def _write_head_of_run(self, report: Mapping[str, Any]) -> None:
         """Write the head that predicts; one of all images has the thresholds of the held-out objects."""
@@ -322,7 +381,7 @@ class ObjectEvaluator:
 
     Args:
         table: the images.
-        dataset: the same images with their objects.
+        tiles: the same images with their objects, and how they are cut.
         problem: of :func:`object_problem`.
         folds: of the run.
         preprocess: how images are prepared.
@@ -338,14 +397,15 @@ class ObjectEvaluator:
     def __init__(
         self,
         table: Table,
-        dataset: ObjectImages,
+        tiles: ObjectTiles,
         *,
         problem: Problem,
         folds: Sequence[Fold],
         preprocess: Preprocessing,
     ) -> None:
         self.table = table
-        self.dataset = dataset
+        self.tiles = tiles
+        self.dataset = tiles.images
         self.targets = problem.scored
         self.folds = folds
         self.preprocess = preprocess
@@ -360,23 +420,36 @@ class ObjectEvaluator:
         self, problem: Problem, fold: Fold, head: Head, tokens: FoldTokens
     ) -> dict[Method, KeptHead]:
         """Predict the objects of the held-out images; return the head of the fold."""
-        source = tokens.of_head
-        device = next(head.parameters()).device
         for row in fold.valid.tolist():
-            image_tokens = source.batch([source.ids[row]]).to(device)
-            size = read_image_size(self.dataset.paths[row])
             for min_score, objects in self.objects.items():
-                predicted = objects_at_image_size(
-                    head,
-                    image_tokens,
-                    problem.tasks[0],
-                    size,
-                    self.preprocess,
-                    min_score,
-                )
+                predicted = self._predict_image(row, problem.tasks[0], head, tokens, min_score)
                 objects[self.dataset.ids[row]] = coco_objects(predicted)
         facts = {} if fold.is_of_all_images else {"fold": fold.number}
         return {HEAD: KeptHead(head, facts)}
+
+    def _predict_image(
+        self, row: int, task: Task, head: Head, tokens: FoldTokens, min_score: float
+    ) -> Any:
+        """The objects of an image, as a Predictor gives them: those of its tiles are put together."""
+        source = tokens.of_head
+        device = next(head.parameters()).device
+        size = read_image_size(self.dataset.paths[row])
+        sample_rows = tokens.of_run.rows_of(np.array([row])).tolist()
+        if len(sample_rows) == 1:
+            image_tokens = source.batch([source.ids[sample_rows[0]]]).to(device)
+            return objects_at_image_size(head, image_tokens, task, size, self.preprocess, min_score)
+        tiles = self.tiles.tiles_of_image(row)
+        whole = tiled_objects(task, tiles, size)
+        for tile, sample_row in zip(tiles, sample_rows, strict=True):
+            tile_tokens = source.batch([source.ids[sample_row]]).to(device)
+            tile_size = (tile.height, tile.width)
+            objects = objects_at_image_size(
+                head, tile_tokens, task, tile_size, self.preprocess, min_score
+            )
+            if task.kind == "instances":
+                objects["masks"] = CroppedMasks.of_masks(objects["masks"], size=tile_size)
+            whole.add(tile, objects)
+        return whole.merged()
 
     def final_problem(self, problem: Problem) -> Problem:
         """Return the problem with the smallest score that gives the best scores of held-out images."""

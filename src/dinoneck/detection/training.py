@@ -27,6 +27,7 @@ from dinoneck.data import run_names
 from dinoneck.data.boxes import BoxImages, Target, box_transforms, collate_boxes, to_original
 from dinoneck.data.copies import find_copies, warn_of_changed_copies, warn_of_copies
 from dinoneck.data.ground import warn_of_overlaps
+from dinoneck.data.listed_images import ListedImages
 from dinoneck.detection.box_tiles import BoxTiles
 from dinoneck.detection.detector import (
     Detector,
@@ -66,8 +67,8 @@ from dinoneck.training.processes import gather
 from dinoneck.training.run_tokens import open_backbone
 from dinoneck.training.trained_images import (
     image_hashes,
+    images_of_hashes,
     known_training_images,
-    training_images,
     warn_of_seen_images,
     write_trained_images,
 )
@@ -176,7 +177,7 @@ def prepare(
     detector.note_trained_boxes(TrainedBoxes(longest_box, tile, data.overlap))
     if tile is not None:
         _check_patch(tile, detector)
-        _warn_of_tile(tile, train_images, longest_box=longest_box, overlap=data.overlap)
+        warn_of_tile(tile, train_images, longest_box=longest_box, overlap=data.overlap)
     return DetectorTrainer(
         config,
         out,
@@ -470,7 +471,7 @@ class DetectorTrainer:
         training = {"epochs": self.engine.epoch + 1, "metrics": metrics}
         record: dict[str, Any] = {"training": training}
         if self.config.record_images:
-            images = training_images(image_hashes(self.train_images.paths))
+            images = images_of_hashes(image_hashes(self.train_images.paths))
             if self.config.init is not None:
                 images |= known_training_images(self.config.init)
             record["training_images"] = images
@@ -576,15 +577,15 @@ def _check_patch(tile: tuple[int, int], detector: Detector) -> None:
         )
 
 
-def _warn_of_tile(
-    tile: tuple[int, int], images: BoxImages, *, longest_box: float, overlap: int | None
+def warn_of_tile(
+    tile: tuple[int, int], images: ListedImages, *, longest_box: float | None, overlap: int | None
 ) -> None:
     """Warn of a tile that cuts no image, and of one that objects do not fit into.
 
     Args:
         tile: (height, width).
         images: that are trained on.
-        longest_box: the longest side of their boxes.
+        longest_box: the longest side of their boxes; None: it is unknown.
         overlap: that the config states; None = by the longest box.
     """
     if not files.writes():
@@ -597,7 +598,7 @@ def _warn_of_tile(
             "without tiles. Larger images are predicted in tiles",
             *tile,
         )
-    if overlap is None and longest_box > min(tile) // 2:
+    if overlap is None and longest_box is not None and longest_box > min(tile) // 2:
         _logger.warning(
             "the longest box has %g px, more than half of the tile of %dx%d (height x width), by which "
             "tiles overlap at most unless overlap (--overlap) says more: such objects may be cut. "

@@ -28,6 +28,7 @@ from dinoneck.grid import GridSize, TokenGrid
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.sources import NO_KEY, HeadSource, open_heads
+from dinoneck.inference.tiles import TrainedBoxes
 from dinoneck.losses.composition import Composed
 from dinoneck.runtime.description import (
     FORMAT,
@@ -135,7 +136,8 @@ def export_model(
         (('total',), None, True)
     """
     checkpoints = _checkpoints(heads, path, format, backbone)
-    model = ImagesModel(Predictor(checkpoints, backbone, "none"), maps, size)
+    _warn_of_tiles(checkpoints)
+    model = ImagesModel(Predictor(checkpoints, backbone, "none", tile=None), maps, size)
     return _export(
         model,
         path,
@@ -227,6 +229,19 @@ def _checkpoints(
             )
         checkpoints.append(checkpoint)
     return checkpoints
+
+
+def _warn_of_tiles(checkpoints: Sequence[HeadCheckpoint]) -> None:
+    """Name the tiles of a training, which the model does not cut images into."""
+    for checkpoint in checkpoints:
+        boxes = TrainedBoxes.from_record(checkpoint.meta["training"])
+        if boxes is not None and boxes.tile is not None:
+            height, width = boxes.tile
+            warnings.warn(
+                f"the head was trained on tiles of {height}x{width} px (height x width), and the "
+                "exported model takes whole images: cut large ones before it",
+                stacklevel=3,
+            )
 
 
 def _check_not_replaced(heads: HeadSource | Sequence[HeadSource], path: Path) -> None:

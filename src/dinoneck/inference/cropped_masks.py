@@ -38,6 +38,9 @@ class CroppedMasks(Sequence[Array]):
         >>> masks = CroppedMasks([np.ones((2, 3), bool)], [(4, 1)], size=(8, 6))
         >>> masks.shape, masks[0].sum(), masks.rectangle(0)
         ((1, 8, 6), np.int64(6), (1, 4, 4, 6))
+        >>> scores = np.array([0.3])
+        >>> masks[scores > 0.5]
+        CroppedMasks(0 of 8 x 6 px)
     """
 
     def __init__(
@@ -102,12 +105,25 @@ class CroppedMasks(Sequence[Array]):
     def __getitem__(self, index: int) -> Array: ...
 
     @overload
-    def __getitem__(self, index: slice) -> CroppedMasks: ...
+    def __getitem__(self, index: slice | Sequence[int] | Array) -> CroppedMasks: ...
 
-    def __getitem__(self, index: int | slice) -> Array | CroppedMasks:
-        """Return the mask (height, width) of an object, or the masks of some."""
+    def __getitem__(self, index: int | slice | Sequence[int] | Array) -> Array | CroppedMasks:
+        """Return the mask (height, width) of an object, or the masks of some.
+
+        Args:
+            index: a number, a slice, or as of an array a list of numbers or one bool per object, such
+                as ``scores > 0.5``.
+
+        Raises:
+            IndexError: if there is no such object, or there are more or fewer bools than objects.
+        """
         if isinstance(index, slice):
             return self.take(range(len(self))[index])
+        if not isinstance(index, int | np.integer):
+            chosen = np.asarray(index)
+            if not chosen.size:
+                chosen = chosen.astype(np.int64)  # NumPy takes an empty list for floats
+            return self.take(np.arange(len(self))[chosen].tolist())
         left, top, right, bottom = self.rectangle(index)
         mask = np.zeros(self.size, bool)
         mask[top:bottom, left:right] = self.crops[index]

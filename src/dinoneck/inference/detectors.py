@@ -14,7 +14,7 @@ from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.decoding import ImageInput
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError
-from dinoneck.kinds import Runtime
+from dinoneck.kinds import Runtime, TileSize
 
 
 class BoxDetector(Protocol):
@@ -43,9 +43,7 @@ class BoxDetector(Protocol):
     ) -> list[dict[str, Any]]:
         """Return boxes, scores, labels and names of each image, and masks of some detectors."""
 
-    def use_tiles(
-        self, tile: int | tuple[int, int] | None, overlap: int | float | None = None
-    ) -> None:
+    def use_tiles(self, tile: TileSize, overlap: int | float | None = None) -> None:
         """Cut large images of later predictions into tiles."""
 
     def expect_images(self, count: int) -> None:

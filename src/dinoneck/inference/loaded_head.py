@@ -21,6 +21,7 @@ from dinoneck.grid import GridSize
 from dinoneck.heads.ensemble import HeadEnsemble, scores_places
 from dinoneck.heads.head import Head
 from dinoneck.inference.alike import HeadFacts, check_facts_alike
+from dinoneck.inference.tiles import TrainedBoxes
 from dinoneck.inference.views import VIEWS
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
@@ -62,8 +63,8 @@ class LoadedHead:
         target_weights: target -> its weight in the overall score of its training; empty where none
             is recorded.
         training_images: the images that it was trained on, as far as files record them.
-        longest_box: the longest side of an object of its training, in pixels of the image; None where
-            it is not recorded.
+        trained_boxes: what is known of the objects of its training, and the tiles that its images
+            were cut into; None where nothing is recorded.
     """
 
     head: Head
@@ -78,7 +79,7 @@ class LoadedHead:
     auxiliary: frozenset[str] = frozenset()
     target_weights: Mapping[str, float] = field(default_factory=dict)
     training_images: TrainingImages = NO_IMAGES
-    longest_box: float | None = None
+    trained_boxes: TrainedBoxes | None = None
 
     @classmethod
     def load(cls, source: HeadCheckpoint | nn.Module) -> LoadedHead:
@@ -119,7 +120,7 @@ class LoadedHead:
             auxiliary=frozenset(training.get("auxiliary") or ()),
             target_weights=dict(training.get("target_weights") or {}),
             training_images=checkpoint.training_images or NO_IMAGES,
-            longest_box=training.get("longest_box"),
+            trained_boxes=TrainedBoxes.from_record(training),
         )
 
     @property

@@ -57,7 +57,7 @@ from dinoneck.inference.sources import NO_KEY, Heads, names_detector, open_heads
 from dinoneck.inference.tile_merging import tiling_for_objects
 from dinoneck.inference.tiles import Tiling
 from dinoneck.inference.views import TTA, VIEWS
-from dinoneck.kinds import AnyRuntime
+from dinoneck.kinds import AnyRuntime, TileSize
 from dinoneck.runtime.exported import open_alone
 from dinoneck.runtime.intervals import check_level
 from dinoneck.runtime.names import check_backbone_runtime, is_exported
@@ -78,11 +78,16 @@ class _PassKey(NamedTuple):
         backbone: the module whose tokens they read.
         preprocess: how their images are prepared.
         tta: the name of the views that are averaged.
+        tile: (height, width) of the tiles that large images are cut into, or one number for both;
+            None = they are not cut.
+        overlap: by how much these overlap at least; None = by default.
     """
 
     backbone: Backbone
     preprocess: Preprocessing
     tta: str
+    tile: int | tuple[int, int] | None
+    overlap: int | float | None
 
 
 class _FileOrHeads:
@@ -158,7 +163,8 @@ class Predictor(_FileOrHeads):
             ``"d6"`` (those and two quarter turns). None = as the files of the heads record, which
             must agree; modules record none.
         device: where to run; None = where the backbone is.
-        tile: (height, width) in pixels of the image, one number for both, or None: no tiles. Where
+        tile: (height, width) in pixels of the image, one number for both, None: no tiles, or
+            ``"auto"``. Where
             the heads have a size of their own, a tile is brought to it: give the size of the
             training images at their own resolution, so that things look as large as they did. Else
             it is a multiple of the patch, and so are the sides of every image of heads whose
@@ -167,8 +173,9 @@ class Predictor(_FileOrHeads):
             takes any image. An image that fits a tile is predicted as without tiles;
             one that is smaller on one side only is not cut along it and shows less than a tile
             there.
-            Of a detector any size, see :meth:`dinoneck.detection.Detector.predict`; None = the
-            tiles of its training, if it was trained on some.
+            Of a detector any size, see :meth:`dinoneck.detection.Detector.predict`. ``"auto"``: the
+            tiles of the training, if the file says that it was one on tiles, as trainings of boxes
+            and objects are; others are not cut.
         overlap: by how much tiles overlap at least: an int in the same pixels, or a float, the
             share of a tile (0.25). None = 0, for objects and boxes 0.2, and as much as the longest box
             of their training, up to half a tile, if the files know it.
@@ -232,7 +239,7 @@ class Predictor(_FileOrHeads):
         tta: TTA | None = None,
         device: torch.device | str | None = None,
         *,
-        tile: int | tuple[int, int] | None = None,
+        tile: TileSize = "auto",
         overlap: int | float | None = None,
         weights: Sequence[float] | str | os.PathLike[str] | None = None,
         blur: int | None = None,
@@ -296,17 +303,16 @@ class Predictor(_FileOrHeads):
                 runtime=backbone_runtime,
                 bits=bits,
             )
-            if tile is not None or overlap is not None:  # else as its file says
-                self.detector.use_tiles(tile, overlap)
+            self.detector.use_tiles(tile, overlap)
             self._detector_options = {} if batch_size is None else {"batch_size": batch_size}
             self.revisions = _revisions([detector_file])
             self.tasks: Any = ()
             return
 
-        tiling = _tiling(tile, overlap)
-        if tiling is not None and interval is not None:
+        stated_tiling = None if tile == "auto" else _tiling(tile, overlap)
+        if stated_tiling is not None and interval is not None:
             raise ConfigError(
-                f"interval is {interval:g}, and tile is {tiling.tile}: intervals hold for images like "
+                f"interval is {interval:g}, and tile is {stated_tiling.tile}: intervals hold for images like "
                 "those of the training, not for what tiles are joined to; leave one of them out"
             )
         loaded: dict[str, list[LoadedHead]] = {}
@@ -321,6 +327,8 @@ class Predictor(_FileOrHeads):
             blur=blur,
             bits=bits,
             tta=tta,
+            tile=tile,
+            overlap=overlap,
             probe=probe,
         )
 
@@ -336,7 +344,7 @@ class Predictor(_FileOrHeads):
             for loaded_head in heads_of_pass.values():
                 loaded_head.head.to(next(pass_backbone.parameters()).device)
             object_tiling = tiling_for_objects(
-                tile, overlap, longest_box=_longest_box(heads_of_pass.values())
+                shared.tile, shared.overlap, longest_box=_longest_box(heads_of_pass.values())
             )
             self._passes.append(
                 Pass(
@@ -344,7 +352,7 @@ class Predictor(_FileOrHeads):
                     backbone=pass_backbone,
                     preprocess=shared.preprocess,
                     tta=shared.tta,
-                    tiling=tiling,
+                    tiling=_tiling(shared.tile, shared.overlap),
                     object_tiling=object_tiling,
                     batch_size=batch_size,
                     interval=interval,
@@ -354,7 +362,9 @@ class Predictor(_FileOrHeads):
         tasks = {}
         for key in loaded:
             tasks[key] = self._pass_of(key).heads[key].head.predicted
-            if tiling is not None:  # intervals are of images like those of the training
+            if (
+                self._pass_of(key).tiling is not None
+            ):  # intervals are of images like those of the training
                 tasks[key] = tuple(with_interval(task, ()) for task in tasks[key])
         self.tasks = tasks if self._keyed else tasks[NO_KEY]
         if interval is not None:
@@ -790,7 +800,11 @@ def _join_passes(by_pass: Sequence[Sequence[Mapping[str, T]]]) -> list[dict[str,
 
 def _longest_box(heads: Iterable[LoadedHead]) -> float | None:
     """The longest side of an object in the trainings of heads; None if no file states it."""
-    stated = [head.longest_box for head in heads if head.longest_box is not None]
+    stated = []
+    for head in heads:
+        boxes = head.trained_boxes
+        if boxes is not None and boxes.longest_box is not None:
+            stated.append(boxes.longest_box)
     return max(stated, default=None)
 
 
@@ -820,6 +834,8 @@ def _group_into_passes(
     blur: int | None,
     bits: int | None,
     tta: str | None,
+    tile: TileSize,
+    overlap: int | float | None,
     probe: bool,
 ) -> dict[_PassKey, dict[str, LoadedHead]]:
     """Merge and check the heads of every key, and put those together that can share a pass.
@@ -848,13 +864,30 @@ def _group_into_passes(
                 recipe = _images_of(head, unwrapped)
         # a head without a recipe shares the pass of one that records the backbone's
         recipe = recipe or head_backbone.preprocess
+        head_tile, head_overlap = _tile_of(head, tile, overlap)
         shared = _PassKey(
             backbone=head_backbone,
             preprocess=recipe.changed(blur=blur, bits=bits),
             tta=head.views if tta is None else tta,
+            tile=head_tile,
+            overlap=head_overlap,
         )
         groups.setdefault(shared, {})[key] = head
     return groups
+
+
+def _tile_of(
+    head: LoadedHead, tile: TileSize, overlap: int | float | None
+) -> tuple[int | tuple[int, int] | None, int | float | None]:
+    """The size of the tiles of a head and their overlap; of ``"auto"`` those of its training."""
+    if tile != "auto":
+        return tile, overlap
+    boxes = head.trained_boxes
+    if boxes is None or boxes.tile is None:
+        return None, overlap
+    if overlap is None:
+        overlap = boxes.overlap
+    return boxes.tile, overlap
 
 
 def _rebuild_backbone(head: LoadedHead) -> Backbone:

@@ -28,30 +28,35 @@ class TrainedBoxes:
     """The boxes of a training, as the head file keeps them for predictions in tiles.
 
     Attributes:
-        longest_box: the longest side of a box, in pixels of its image.
+        longest_box: the longest side of a box, in pixels of its image; None = it is unknown.
         tile: (height, width) of the tiles that the images were cut into; None = they were not.
         overlap: pixels that these tiles shared at least, where the training stated them.
     """
 
-    longest_box: float
+    longest_box: float | None
     tile: tuple[int, int] | None = None
     overlap: int | None = None
 
     @classmethod
     def from_record(cls, training: Mapping[str, Any] | None) -> Self | None:
-        """Return what the entry ``training`` of a head file states; None if it states no longest box."""
-        if training is None or training.get("longest_box") is None:
+        """Return what the entry ``training`` of a head file states; None if it states neither box nor tile."""
+        if training is None:
             return None
+        longest_box = training.get("longest_box")
         tile = training.get("tile")
+        if longest_box is None and tile is None:
+            return None
         return cls(
-            longest_box=training["longest_box"],
+            longest_box=longest_box,
             tile=None if tile is None else (tile[0], tile[1]),
             overlap=training.get("overlap"),
         )
 
     def record(self) -> dict[str, Any]:
         """Return the entries of ``training`` that :meth:`from_record` reads; those that are None are left out."""
-        record: dict[str, Any] = {"longest_box": self.longest_box}
+        record: dict[str, Any] = {}
+        if self.longest_box is not None:
+            record["longest_box"] = self.longest_box
         if self.tile is not None:
             record["tile"] = list(self.tile)
         if self.overlap is not None:

@@ -12,8 +12,10 @@ import numpy as np
 from dinoneck.atomic import write_text
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.cells import csv_text
+from dinoneck.data.decoding import read_stated_orientation
+from dinoneck.data.orientation import UPRIGHT
 from dinoneck.heads.linear import LinearHead
-from dinoneck.painting.head import TASK_NAME, fit_strokes
+from dinoneck.painting.head import TASK_NAME, fit_masks
 from dinoneck.painting.matching import match_photos
 from dinoneck.painting.page import painting_page
 from dinoneck.painting.photos import PhotoTokens
@@ -87,17 +89,21 @@ def write_labels(
         CheckpointError: if the backbone's weights cannot be named.
     """
     strokes = match_photos(strokes, tokens.photos)
-    head = fit_strokes(tokens.photos, strokes, num_layers=tokens.num_layers)
+    painted = {image.name: image.mask(strokes.classes) for image in strokes.images}
+    head = fit_masks(tokens.photos, painted, strokes.classes, num_layers=tokens.num_layers)
     page = write_page(folder, tokens, strokes.classes, strokes)
     head_file = folder / HEAD
     _save_head(head_file, head, tokens)
     masks: dict[str, Path] = {}
-    for image in strokes.images:
-        mask = image.mask(strokes.classes)
+    for photo_name, mask in painted.items():
         classes = np.where(mask == UNPAINTED, UNSEEN, mask.astype(np.int64))
-        name = PurePosixPath(image.name).with_suffix("").as_posix()
-        [masks[image.name]] = write_maps(
-            folder / MASKS, name, {TASK_NAME: classes}, head.tasks, image=files[image.name]
+        name = PurePosixPath(photo_name).with_suffix("").as_posix()
+        [masks[photo_name]] = write_maps(
+            folder / MASKS,
+            name,
+            {TASK_NAME: classes},
+            head.tasks,
+            image=_placed_photo(files[photo_name]),
         )
     _warn_of_other_masks(folder / MASKS, masks.values())
     table = folder / TABLE
@@ -105,8 +111,19 @@ def write_labels(
     return PaintedFiles(page=page, head=head_file, table=table, masks=tuple(masks.values()))
 
 
+def _placed_photo(file: Path) -> Path | None:
+    """The photo whose position its mask gets; None where the mask is to have none.
+
+    A position is of the stored pixels, and masks are read as they are stored. So the mask of a photo
+    that its orientation tag turns is a PNG of the upright pixels, without a position.
+    """
+    if read_stated_orientation(file) == UPRIGHT:
+        return file
+    return None
+
+
 def _save_head(file: Path, head: LinearHead, tokens: PhotoTokens) -> None:
-    """Write a head that :func:`dinoneck.painting.fit_strokes` gave; it notes how masks are read."""
+    """Write a head of strokes; it notes how masks are read."""
     checkpoint = HeadCheckpoint.from_module(
         head,
         backbone=tokens.backbone,

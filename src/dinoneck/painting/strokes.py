@@ -8,10 +8,10 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 import msgspec
 import numpy as np
@@ -33,6 +33,7 @@ MOST_POINTS = 1_000_000  # of all strokes of a file
 _LARGEST_LENGTH = 1_000_000
 # pixels of an image: those of the largest picture that Pillow opens
 _MOST_PIXELS = 2 * (1 << 28) // 3
+_SHORTEST_PIECE = 32  # pixels of a segment that is painted at once
 _LONGEST_NAME = 4096  # characters of a file's path
 _HASH = re.compile(r"[0-9a-f]{64}")
 _SHOWN = 5  # names in a message
@@ -366,18 +367,120 @@ def _paint_segment(
 ) -> None:
     """Write a value into the pixels whose centre lies within a radius of a line segment."""
     height, width = mask.shape
+    for window in windows_of_segment(start, end, radius, height=height, width=width):
+        _paint_window(mask[window.rows, window.cols], window, start, end, radius, value)
+
+
+class Window(NamedTuple):
+    """A rectangle of a photo.
+
+    Attributes:
+        top: the first row.
+        left: the first column.
+        bottom: the row after the last one.
+        right: the column after the last one.
+    """
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def rows(self) -> slice:
+        """Its rows."""
+        return slice(self.top, self.bottom)
+
+    @property
+    def cols(self) -> slice:
+        """Its columns."""
+        return slice(self.left, self.right)
+
+
+def windows_of_segment(
+    start: tuple[float, float],
+    end: tuple[float, float],
+    radius: float,
+    *,
+    height: int,
+    width: int,
+) -> Iterator[Window]:
+    """Yield windows of a photo that hold all pixels which a line segment covers.
+
+    The part of the segment that is near the photo is cut into pieces, each of which has a window.
+    So their area grows with the length inside the photo and not with its square, nor with what is
+    outside.
+
+    Args:
+        start: (x, y) of the segment in pixels.
+        end: (x, y) of its other end.
+        radius: within which of the segment the pixels lie.
+        height: of the photo.
+        width: of the photo.
+    """
+    shares = _shares_near_photo(start, end, radius + 1, height=height, width=width)
+    if shares is None:
+        return
+    first_share, last_share = shares
+    along_x = end[0] - start[0]
+    along_y = end[1] - start[1]
+    length = (last_share - first_share) * math.hypot(along_x, along_y)
+    num_pieces = math.ceil(length / max(2 * radius, _SHORTEST_PIECE)) or 1
+    for piece in range(num_pieces):
+        begin_share = first_share + (last_share - first_share) * piece / num_pieces
+        end_share = first_share + (last_share - first_share) * (piece + 1) / num_pieces
+        x = (start[0] + begin_share * along_x, start[0] + end_share * along_x)
+        y = (start[1] + begin_share * along_y, start[1] + end_share * along_y)
+        # a pixel more on each side, as shares are rounded
+        window = Window(
+            top=max(0, math.floor(min(y) - radius) - 1),
+            left=max(0, math.floor(min(x) - radius) - 1),
+            bottom=min(height, math.ceil(max(y) + radius) + 2),
+            right=min(width, math.ceil(max(x) + radius) + 2),
+        )
+        if window.top < window.bottom and window.left < window.right:
+            yield window
+
+
+def _shares_near_photo(
+    start: tuple[float, float],
+    end: tuple[float, float],
+    margin: float,
+    *,
+    height: int,
+    width: int,
+) -> tuple[float, float] | None:
+    """The part of a segment, as shares of its length, that lies within a margin around a photo; None: no part does."""
+    first_share = 0.0
+    last_share = 1.0
+    for axis, side in enumerate((width, height)):
+        along = end[axis] - start[axis]
+        low = -margin - start[axis]
+        high = side + margin - start[axis]
+        if along == 0:
+            if not low <= 0 <= high:
+                return None
+            continue
+        first_share = max(first_share, min(low / along, high / along))
+        last_share = min(last_share, max(low / along, high / along))
+    if first_share > last_share:
+        return None
+    return first_share, last_share
+
+
+def _paint_window(
+    pixels: Mask,
+    window: Window,
+    start: tuple[float, float],
+    end: tuple[float, float],
+    radius: float,
+    value: int,
+) -> None:
+    """Write a value into the pixels of a window whose centre lies within a radius of a line segment."""
     start_x, start_y = start
     end_x, end_y = end
-
-    # the pixels that may be covered
-    left = max(0, math.floor(min(start_x, end_x) - radius))
-    right = min(width, math.ceil(max(start_x, end_x) + radius) + 1)
-    top = max(0, math.floor(min(start_y, end_y) - radius))
-    bottom = min(height, math.ceil(max(start_y, end_y) + radius) + 1)
-    if left >= right or top >= bottom:
-        return
-    x = np.arange(left, right) + 0.5
-    y = (np.arange(top, bottom) + 0.5)[:, None]
+    x = np.arange(window.left, window.right) + 0.5
+    y = (np.arange(window.top, window.bottom) + 0.5)[:, None]
 
     # the nearest point of the segment, as a share of its length
     along_x = end_x - start_x
@@ -390,5 +493,4 @@ def _paint_segment(
     squared_distance = (x - (start_x + share * along_x)) ** 2 + (
         y - (start_y + share * along_y)
     ) ** 2
-    window = mask[top:bottom, left:right]
-    window[squared_distance <= radius**2] = value
+    pixels[squared_distance <= radius**2] = value

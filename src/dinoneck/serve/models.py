@@ -124,7 +124,7 @@ def _file(path: str | os.PathLike[str], settings: Settings) -> Model:
         "precision": settings.precision,
         "weights": settings.weights,
         "device": settings.device,
-        "tile": settings.tile,
+        "tile": settings.tile if isinstance(settings.tile, tuple) else None,
         "overlap": settings.overlap,
     }
     for name, value in unused.items():
@@ -207,15 +207,13 @@ def _heads(checkpoints: list[HeadCheckpoint], settings: Settings) -> Model:
             [prediction] = predictor(image, "patch" if with_maps else None)
         return _as_json(prediction, maps, predictor.tasks)
 
-    overlap: int | float = settings.overlap or 0
     [model_pass] = predictor.passes
-    if model_pass.object_tasks and model_pass.object_tiling is not None:
-        overlap = model_pass.object_tiling.overlap
+    tiling = model_pass.object_tiling if model_pass.object_tasks else model_pass.tiling
     facts: dict[str, Any] = {
         "tasks": _describe_tasks(predictor.tasks),
         "tta": predictor.tta,
-        "tile": settings.tile,
-        "overlap": overlap,
+        "tile": None if tiling is None else tiling.tile,
+        "overlap": 0 if tiling is None else tiling.overlap,
         "backbone": predictor.backbone.name,
         "device": str(predictor.device),
     }
@@ -263,8 +261,7 @@ def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
     _check_settings_of_detector(settings)
     runtime = None if settings.runtime is None else check_backbone_runtime(settings.runtime)
     detector = Detector.from_checkpoint(checkpoint, device=settings.device, runtime=runtime)
-    if settings.tile is not None or settings.overlap is not None:  # else as its file says
-        detector.use_tiles(settings.tile, settings.overlap)
+    detector.use_tiles(settings.tile, settings.overlap)
     if settings.runtime == "auto":
         detector.expect_images(_MANY_IMAGES)
 

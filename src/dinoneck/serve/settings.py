@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from dinoneck.kinds import AnyRuntime, Precision
-from dinoneck.training.config import SIZE
+from dinoneck.training.config import TILE
 from dinoneck.training.recipe import Config, Count
 
 # the smallest is 10 kB, or 10 ms
@@ -31,7 +31,8 @@ class Settings(Config, frozen=True, kw_only=True):
         tta: views to average (default: as recorded in the heads, else none).
         weights: the local file of a published head or detector, or its folder as the Hub has it.
         tile: cut images into tiles of this many pixels, resized to the size of the heads or the
-            detector; without it a detector takes the tiles of its training, if any.
+            detector; none: leave them whole (default: the tiles of the training of a detector or a
+            head of objects, if any).
         overlap: pixels that tiles share, at least (default: 0, for objects a fifth of the tile, or the
             longest box of the training up to half a tile).
         runtime: what computes the tokens: torch; openvino (extra [fast], on a CPU), compiled for
@@ -55,7 +56,7 @@ class Settings(Config, frozen=True, kw_only=True):
     device: str | None = None
     tta: Literal["none", "flip4", "d6"] | None = None
     weights: str | None = None
-    tile: Annotated[tuple[int, int] | None, SIZE] = None
+    tile: Annotated[tuple[int, int] | Literal["auto"] | None, TILE] = "auto"
     overlap: Annotated[int, Meta(ge=0)] | None = None
     runtime: AnyRuntime | None = None
     precision: Precision | None = None

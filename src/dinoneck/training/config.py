@@ -24,7 +24,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from dinoneck.checkpoint.schema import License
 from dinoneck.checks import LARGEST_FLOAT, LARGEST_SIDE
-from dinoneck.data.names import is_json_file
+from dinoneck.data.names import composed, is_json_file
 from dinoneck.errors import ConfigError, DinoneckError
 from dinoneck.kinds import Method, Precision, Runtime, TrainedKind
 from dinoneck.published.detectors import DETECTORS
@@ -55,6 +55,13 @@ def _size(words: list[str]) -> tuple[int, int]:
             f"{words[0]!r} is not a size; expected HEIGHTxWIDTH such as 480x960, or one number"
         )
     return int(sides[0]), int(sides[-1])
+
+
+def _tile(words: list[str]) -> tuple[int, int] | None:
+    """The size of tiles; None: there are none."""
+    if words[0].lower() == "none":
+        return None
+    return _size(words)
 
 
 def head_description(head: str | Mapping[str, Any]) -> dict[str, Any]:
@@ -90,6 +97,9 @@ def _in_one_word(
 
 SIZE = _in_one_word(
     "HEIGHTxWIDTH", _size, lambda size: "none" if size is None else "x".join(map(str, size))
+)
+TILE = _in_one_word(
+    "HEIGHTxWIDTH|none", _tile, lambda tile: "x".join(map(str, tile)) if tile else "none"
 )
 TARGET_WEIGHTS = PrimitiveConstructorSpec[Any](
     nargs="*",
@@ -283,8 +293,8 @@ class InstancesDataConfig(PreparationConfig, frozen=True, kw_only=True):
         size: image size in pixels, HEIGHTxWIDTH or one number; None = their own.
         crowd: ignore: objects of COCO files with iscrowd=1 are regions that count for nothing;
             objects: they are objects, as in exports that mark every mask.
-        tile: with init of a detector of masks: cut images into tiles of HEIGHTxWIDTH pixels, or one
-            number, each of which is resized to size; None = off.
+        tile: cut images into tiles of HEIGHTxWIDTH pixels, or one number, each of which is resized to
+            size, else to that of the tile, or of the detector that init names; None = off.
         overlap: pixels that tiles share, at least; None = a fifth of the tile, or the longest box up
             to half a tile.
     """
@@ -369,9 +379,14 @@ def _checked_tile(
 
 
 def _refuse_repeated(name: str, values: tuple[str, ...]) -> None:
-    """Raise ConfigError for a name that stands twice."""
+    """Raise ConfigError for a name that stands twice, also in two Unicode forms."""
     if len(set(values)) < len(values):
         raise ConfigError(f"{name} are {', '.join(values)}; name each once")
+    if len({composed(value) for value in values}) < len(values):
+        raise ConfigError(
+            f"{name} are {', '.join(values)}, with two names that differ in their Unicode form (NFC, "
+            "NFD) alone; name each once"
+        )
 
 
 class FrozenBackbone(Config, frozen=True, kw_only=True):

@@ -60,18 +60,15 @@ class Fold:
 
     @property
     def name(self) -> str:
-        """Its name in files and messages."""
+        """Its name in files and tables."""
         return "all" if self.number is None else str(self.number)
 
     @property
     def title(self) -> str:
-        """Its name in messages of a run, ``fold 0``."""
+        """Its name in messages of a run, ``fold 0`` or ``the head of all images``."""
+        if self.is_of_all_images:
+            return "the head of all images"
         return f"fold {self.name}"
-
-    @property
-    def rows(self) -> Rows:
-        """All its rows, those to train on first."""
-        return np.concatenate([self.train, self.valid])
 
     def seed(self, base: int) -> int:
         """Return the seed of its head and of its training, of a run with the seed ``base``."""

@@ -74,8 +74,8 @@ from dinoneck.training.targets import training_targets
 from dinoneck.training.token_sources import LiveTokens, MemoryTokens
 from dinoneck.training.trained_images import (
     image_hashes,
+    images_of_hashes,
     known_training_images,
-    training_images,
     warn_of_seen_images,
     write_trained_images,
 )
@@ -312,7 +312,8 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
     def _new_head(self, problem: Problem, fold: Fold) -> Head:
         """The head of a fold, which can learn the targets of its rows."""
         optim = self.config.optim
-        rows = fold.rows
+        train_rows = self.tokens.rows_of(fold.train)
+        rows = np.concatenate([train_rows, self.tokens.rows_of(fold.valid)])
         targets = {name: values[rows] for name, values in problem.targets.items()}
         weights = {name: weight[rows] for name, weight in problem.weights.items()}
         try:
@@ -320,15 +321,15 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
                 self.config,
                 self.tokens.example,
                 problem,
-                rows=fold.train,
+                rows=train_rows,
                 seed=fold.seed(optim.seed),
             )
             training_targets(
                 self.loss(head),
                 targets,
                 weights=weights,
-                ids=[self.table.ids[row] for row in rows],
-                train_count=len(fold.train),
+                ids=[self.tokens.ids[row] for row in rows],
+                train_count=len(train_rows),
                 needs_validation=optim.patience is not None and not fold.is_of_all_images,
             )
         except DataError as error:
@@ -429,7 +430,7 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
         if len(folds) > num_held_out:
             names.append("the head of all images")
         return EpochNotes(
-            {fold.title: len(fold.train) for fold in folds},
+            {fold.title: len(self.tokens.rows_of(fold.train)) for fold in folds},
             self.config.optim.epochs,
             what=" and ".join(names),
             may_end_early=self.config.optim.patience is not None,
@@ -455,7 +456,7 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
                 head,
                 tokens,
                 self.problem.targets,
-                ids=[tokens.ids[row] for row in fold.train],
+                ids=[tokens.ids[row] for row in self.tokens.rows_of(fold.train)],
                 target_ids=tokens.ids,
                 weights=self.problem.weights,
                 loss=self.loss(head),
@@ -467,7 +468,9 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
             return
         num_images = 0.0
         for fold in folds:
-            num_images += len(fold.train) + len(fold.valid) * _COST_OF_VALIDATION
+            num_trained = len(self.tokens.rows_of(fold.train))
+            num_held_out = len(self.tokens.rows_of(fold.valid))
+            num_images += num_trained + num_held_out * _COST_OF_VALIDATION
         total = num_images * self.config.optim.epochs * seconds
         if total < SHORTEST_RUN:
             return
@@ -538,8 +541,8 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
             head.to(local_device(self.config.device)),
             source,
             self.problem.targets,
-            ids=[source.ids[row] for row in fold.train],
-            val_ids=[source.ids[row] for row in fold.valid],
+            ids=[source.ids[row] for row in self.tokens.rows_of(fold.train)],
+            val_ids=[source.ids[row] for row in self.tokens.rows_of(fold.valid)],
             target_ids=source.ids,
             weights=self.problem.weights,
             loss=self.loss(head),
@@ -585,7 +588,7 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
         """The images that the head of a fold was trained on; None if the files are to hold nothing of them."""
         if not self.config.record_images:
             return None
-        images = training_images(self._image_hashes[row] for row in fold.train.tolist())
+        images = images_of_hashes(self._image_hashes[row] for row in fold.train.tolist())
         if self.config.init is not None:
             images |= known_training_images(self.config.init)
         return images

@@ -10,12 +10,15 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
 from dinoneck.backbones.load import load_backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.origins import is_changed
 from dinoneck.checkpoint.schema import describe_weights
+from dinoneck.data.decoding import ImageInput
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.table import Table
 from dinoneck.data.views import Views
@@ -32,6 +35,7 @@ from dinoneck.text import some_of
 from dinoneck.tokens import Tokens
 from dinoneck.training.config import FrozenBackbone, HeadConfig, TrainConfig
 from dinoneck.training.earlier import log_backbone, start_backbone
+from dinoneck.training.folds import Rows
 from dinoneck.training.ids import IdMatcher
 from dinoneck.training.masks import map_task
 from dinoneck.training.new_head import SEVERAL_LAYERS, head_type
@@ -56,6 +60,7 @@ class RunTokens:
 
     Attributes:
         stored: the tokens of the store; None where a backbone makes them.
+        ids: of the images, or of the parts that they are cut into, see :meth:`cut`.
         example: the tokens of one image: the layers, grid and width that heads are built for.
     """
 
@@ -72,8 +77,9 @@ class RunTokens:
         self.preprocess = preprocess
         self.backbone = backbone
         self.stored = stored
-        self._ids = table.ids
+        self.ids = table.ids
         self._images = table.images
+        self._image_rows: Rows | None = None  # of the parts; None = images are not cut
         self._extracted: MemoryTokens | None = None
         source = stored if stored is not None else self._extract(1)
         self.example = source.batch(source.ids[:1])
@@ -183,7 +189,7 @@ class RunTokens:
         if self.stored is not None:
             return self.stored
         if self._extracted is None:
-            self._extracted = self._extract(len(self._ids))
+            self._extracted = self._extract(len(self.ids))
         return self._extracted
 
     def check_images(self) -> None:
@@ -237,24 +243,47 @@ class RunTokens:
                 backbone = checkpoint.load_backbone().to(local_device(config.device))
             elif checkpoint.adapter_state:
                 checkpoint.apply_adapter(backbone)
-        return LiveTokens(backbone, self._images, self._ids, self.preprocess)
+        return LiveTokens(backbone, self._images, self.ids, self.preprocess)
 
     def take(self, rows: Sequence[int]) -> RunTokens:
         """Return the tokens of these rows of the table alone, of the same backbone or store."""
         subset = copy.copy(self)
-        subset._ids = [self._ids[row] for row in rows]
+        subset.ids = [self.ids[row] for row in rows]
         subset._images = [self._images[row] for row in rows]
         subset._extracted = None
         if self.stored is not None:
             subset.stored = self.stored.take(rows)
         return subset
 
+    def cut(
+        self, parts: Sequence[ImageInput], *, ids: Sequence[str], image_rows: Rows
+    ) -> RunTokens:
+        """Return the tokens of parts of the images, of the same backbone.
+
+        Args:
+            parts: of the images, in the order of these.
+            ids: of the parts.
+            image_rows: the row of the image of every part, (n,).
+        """
+        tokens = copy.copy(self)
+        tokens.ids = list(ids)
+        tokens._images = list(parts)
+        tokens._image_rows = image_rows
+        tokens._extracted = None
+        return tokens
+
+    def rows_of(self, image_rows: Rows) -> Rows:
+        """Return the rows of the tokens of these images of the table: those of all parts of an image that is cut."""
+        if self._image_rows is None:
+            return image_rows
+        return np.flatnonzero(np.isin(self._image_rows, image_rows))
+
     def _extract(self, count: int) -> MemoryTokens:
         """Extract the tokens of the first images."""
         return MemoryTokens.extract(
             self._opened_backbone(),
             self._images[:count],
-            self._ids[:count],
+            self.ids[:count],
             preprocess=self.preprocess,
         )
 

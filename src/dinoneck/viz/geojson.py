@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dinoneck.data.decoding import read_image_size
 from dinoneck.data.orientation import FLIPS_X, FLIPS_Y, SWAPS_SIDES
 from dinoneck.errors import DataError
 from dinoneck.extras import check_installed
@@ -42,8 +43,14 @@ class PlacedObjects:
     properties: Mapping[str, str] | None = None
 
 
-def read_references(images: Iterable[Path]) -> dict[Path, GeoReference]:
+def read_references(
+    images: Iterable[Path], *, skip_unusable: bool = False
+) -> dict[Path, GeoReference]:
     """Return where the pixels of GeoTIFF files of one coordinate system lie.
+
+    Args:
+        images: the files.
+        skip_unusable: leave out files that are no image or damaged, of which nothing is predicted.
 
     Raises:
         DataError: naming the first file that has no such position, or another system than the first.
@@ -53,6 +60,8 @@ def read_references(images: Iterable[Path]) -> dict[Path, GeoReference]:
     references: dict[Path, GeoReference] = {}
     first: Path | None = None
     for image in images:
+        if skip_unusable and _is_damaged(image):
+            continue
         reference = _read_reference(image)
         if first is None:
             first = image
@@ -64,6 +73,24 @@ def read_references(images: Iterable[Path]) -> dict[Path, GeoReference]:
             )
         references[image] = reference
     return references
+
+
+def _is_damaged(image: Path) -> bool:
+    """Whether neither Pillow nor rasterio opens a file."""
+    import rasterio
+    from rasterio.errors import RasterioError
+
+    try:
+        read_image_size(image)
+    except DataError:
+        pass
+    else:
+        return False
+    try:
+        with rasterio.open(image):
+            return False
+    except RasterioError:
+        return True
 
 
 def _read_reference(image: Path) -> GeoReference:

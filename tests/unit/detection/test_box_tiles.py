@@ -144,8 +144,10 @@ def test_the_share_of_a_mask_counts_not_that_of_its_box(tmp_path: Path) -> None:
 
     for number, (entry, count) in enumerate(((kept, 1), (dropped, 0))):
         images = BoxImages(write(tmp_path / str(number), entry), masks=True)
-        _, target = BoxTiles(images, TILING)[0]
+        tiles = BoxTiles(images, TILING)
+        _, target = tiles[0]
         assert len(target["masks"]) == len(target["labels"]) == count
+        assert tiles.num_empty == 1 - count  # the other two tiles show it
 
 
 def test_crowd_regions_are_left_out(tmp_path: Path) -> None:

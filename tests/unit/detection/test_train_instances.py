@@ -18,6 +18,7 @@ from dinoneck import Backbone, CheckpointError, DataError, HeadCheckpoint, Predi
 from dinoneck.data import BoxImages
 from dinoneck.detection import objects, score_masks, train_instances
 from dinoneck.detection.evaluation import class_thresholds
+from dinoneck.detection.object_tiles import ObjectTiles
 from dinoneck.inference import coco_objects
 from dinoneck.training import (
     BackboneConfig,
@@ -236,7 +237,8 @@ def test_a_run_of_0_3_with_a_trained_backbone_continues_with_its_images_only(
     del identity["hash of targets and folds"]
     record.write_text(json.dumps(identity))
     dataset = BoxImages(file, masks=True)
-    trainer = objects.prepare_instances(config, tmp_path / "run", dataset)
+    tiles = ObjectTiles(dataset, tiling=None)
+    trainer = objects.prepare_instances(config, tmp_path / "run", tiles)
     identity_of_0_3 = trainer.identity(as_in_0_3=True)
     identity["hash of images and targets"] = identity_of_0_3["hash of images and targets"]
     record.write_text(json.dumps(identity))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 
 from dinoneck.inference import coco_objects
 from dinoneck.inference.cropped_masks import CroppedMasks
@@ -34,6 +37,36 @@ def test_masks_come_back_as_they_were(size: tuple[int, int]) -> None:
     assert all(np.array_equal(one, mask) for one, mask in zip(cropped, masks, strict=True))
     assert np.array_equal(np.asarray(cropped[2:4]), masks[2:4])
     assert np.array_equal(cropped.areas(), masks.sum(axis=(1, 2)))
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        pytest.param(np.arange(8) % 3 == 1, id="bools"),
+        pytest.param(np.zeros(8, bool), id="none"),
+        pytest.param(torch.arange(8) > 4, id="bools of torch"),
+        pytest.param(np.array([5, 0, -1]), id="numbers"),
+        pytest.param([2, 2], id="a list"),
+        pytest.param([], id="an empty list"),
+    ],
+)
+def test_masks_are_chosen_as_those_of_an_array(index: Any) -> None:
+    masks = masks_of((5, 4))
+    cropped = CroppedMasks.of_masks(masks, size=(5, 4))
+
+    chosen = cropped[index]
+
+    assert isinstance(chosen, CroppedMasks)
+    numbers = np.arange(8)[np.asarray(index, bool if len(index) == 8 else int)]
+    assert np.array_equal(np.asarray(chosen), masks[numbers])
+    assert np.array_equal(cropped[np.int64(3)], masks[3])
+
+
+def test_bools_of_another_number_are_refused() -> None:
+    cropped = CroppedMasks.of_masks(masks_of((5, 4)), size=(5, 4))
+
+    with pytest.raises(IndexError):
+        cropped[np.ones(3, bool)]
 
 
 @pytest.mark.parametrize("size", SIZES)

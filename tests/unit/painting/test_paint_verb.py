@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,15 +19,22 @@ from tests.unit.painting.painted_photos import (
     SIZE,
     WIDTH,
     painted,
+    sha256_of,
     strokes_on,
     write_photos,
     write_strokes,
 )
+from tests.unit.viz.test_panels import with_orientation
 
 from dinoneck import Backbone, HeadCheckpoint, Predictor, load_head
+from dinoneck.cli.paint import _files_of_store
 from dinoneck.data import DenseLabels
-from dinoneck.painting import PaintedImage, PhotoTokens, Stroke, Strokes, fit_strokes
+from dinoneck.data.decoding import read_image_size, read_pixels
+from dinoneck.errors import ConfigError
+from dinoneck.painting import PaintedImage, PhotoTokens, Stroke, Strokes, files, fit_strokes, head
 from dinoneck.painting.strokes import UNPAINTED
+from dinoneck.serve import models
+from dinoneck.serve.settings import Settings
 from dinoneck.store import FeatureStore
 
 TINY = ("--backbone", "dinoneck_tiny", "--size", SIZE)
@@ -285,6 +293,96 @@ def test_strokes_on_another_file_of_the_name_are_refused(photos: Path, tmp_path:
     assert not (tmp_path / "out" / "head.safetensors").exists()
 
 
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of rasterio and affine
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_the_mask_of_a_turned_geotiff_is_read_as_it_was_painted(
+    orientation: int, tmp_path: Path
+) -> None:
+    rasterio = pytest.importorskip("rasterio", reason="rasterio (the extra geo) is not installed")
+    photo = tmp_path / "photos" / "a.tif"
+    write_geotiff(rasterio, photo)
+    with_orientation(photo, orientation)
+    height, width = read_image_size(photo)
+    left = Stroke("left", 4.0, ((10.0, 12.0), (20.0, 12.0)))  # at the upper left
+    right = Stroke("right", 4.0, ((width - 6.0, 60.0),))
+    image = PaintedImage(
+        "a.tif", sha256_of(photo), height=height, width=width, strokes=(left, right)
+    )
+    strokes = write_strokes(tmp_path / "strokes.json", Strokes(CLASSES, (image,)))
+
+    result = cli(
+        "paint", photo.parent, *TINY, "--strokes", strokes, "--out", tmp_path / "out", "--json"
+    )
+
+    assert result.code == 0, result.err
+    [mask] = (tmp_path / "out" / "masks").iterdir()
+    assert mask.suffix == (".tif" if orientation == 1 else ".png")
+    reader = DenseLabels(classes=2, nodata=UNPAINTED)
+    whole = preprocess().changed(size=(height, width))
+    read = reader.indices([mask], whole, [(height, width)])[0].numpy()
+    expected = np.where(image.mask(CLASSES) == UNPAINTED, -1, image.mask(CLASSES).astype(int))
+    assert np.array_equal(read, expected)
+
+
+def write_geotiff(rasterio: Any, file: Path) -> None:
+    """A photo of 96 x 128 px with a position."""
+    file.parent.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (3, HEIGHT, WIDTH)).astype(np.uint8)
+    transform = rasterio.transform.from_origin(500_000, 5_000_000, 0.5, 0.5)
+    settings = {"driver": "GTiff", "crs": "EPSG:32633", "transform": transform, "dtype": "uint8"}
+    with rasterio.open(file, "w", height=HEIGHT, width=WIDTH, count=3, **settings) as opened:
+        opened.write(pixels)
+
+
+def test_strokes_are_matched_with_their_photos_once(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matched = []
+    match_photos = files.match_photos
+
+    def counted_match(*arguments: Any) -> Strokes:
+        matched.append(arguments)
+        return match_photos(*arguments)
+
+    for module in (files, head):
+        monkeypatch.setattr(module, "match_photos", counted_match)
+    strokes = write_strokes(tmp_path / "strokes.json", strokes_on(photos, ("a/0.png", "b/2.png")))
+
+    result = cli("paint", photos, *TINY, "--strokes", strokes, "--out", tmp_path / "out")
+
+    assert result.code == 0, result.err
+    assert len(matched) == 1
+
+
+def test_a_service_answers_with_a_painted_head(photos: Path, run: Path) -> None:
+    model = models.open_model(run / "head.safetensors", Settings(runtime="torch"))
+    image = read_pixels(photos / "a/1.png")
+
+    answer = model.predict(image, "none")
+    assert model.facts["tasks"][0]["labels"] == list(CLASSES)
+    [expected] = Predictor(run / "head.safetensors")(image)
+    shares = answer["values"]["segmentation"]
+    assert shares == pytest.approx(expected["segmentation"].tolist(), abs=1e-6)
+    assert sum(shares) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of rasterio and affine
+def test_a_painted_head_has_no_objects_for_a_geojson(run: Path, tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio", reason="rasterio (the extra geo) is not installed")
+    photo = tmp_path / "photos" / "a.tif"
+    write_geotiff(rasterio, photo)
+    words = ("predict", photo, "--heads", run / "head.safetensors", "--out", tmp_path / "a.csv")
+
+    with_maps = cli(*words, "--maps", tmp_path / "maps")
+    refused = cli(*words, "--geojson", tmp_path / "a.geojson")
+
+    assert with_maps.code == 0, with_maps.err
+    with rasterio.open(tmp_path / "maps" / "a.tif") as written:
+        assert written.crs.to_epsg() == 32633
+    assert refused.code == 1
+    assert "these heads predict no objects; leave --geojson out (--maps has maps)" in refused.err
+
+
 def test_strokes_are_in_pixels_of_the_upright_photo(tmp_path: Path, tiny: Backbone) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -302,3 +400,21 @@ def test_strokes_are_in_pixels_of_the_upright_photo(tmp_path: Path, tiny: Backbo
     stroke = Stroke("left", 2.0, ((60.0, 90.0),))  # outside of the file's own frame
     image = PaintedImage("turned.jpg", photo.sha256, height=96, width=64, strokes=(stroke,))
     assert (image.mask(CLASSES) == 0).sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("roots", "message"),
+    [
+        pytest.param([], "store holds no images; name one with tokens of photos", id="none"),
+        pytest.param(
+            ["a", "b"], "extracted from the folders a, b, and photos are looked", id="two"
+        ),
+        pytest.param(["a"], "extracted from a, where its photos are not found; name", id="lost"),
+    ],
+)
+def test_photos_of_a_store_that_are_not_in_one_folder_are_to_be_named(
+    roots: list[str], message: str
+) -> None:
+    store = SimpleNamespace(path="store", entries=SimpleNamespace(roots=lambda: roots))
+    with pytest.raises(ConfigError, match=message):
+        _files_of_store(cast("FeatureStore", store))

@@ -22,6 +22,7 @@ from dinoneck.painting.strokes import (
     UNPAINTED,
     check_mask_names,
     problem_of_classes,
+    windows_of_segment,
 )
 
 CLASSES = ("crop", "weed", "soil")
@@ -110,6 +111,41 @@ def test_a_mask_holds_the_pixels_within_the_radius_of_the_line() -> None:
                         expected[row, col] = number
         assert mask.dtype == np.uint8
         assert np.array_equal(mask, expected)
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        pytest.param((-900_000.0, -700_000.0), (900_000.0, 700_300.0), id="through the photo"),
+        pytest.param((10.5, 20.25), (390.0, 300_000.0), id="out of it"),
+        pytest.param((3.0, 5.0), (380.0, 290.0), id="inside"),
+    ],
+)
+def test_a_long_segment_is_painted_exactly_and_in_little_of_the_photo(
+    start: tuple[float, float], end: tuple[float, float]
+) -> None:
+    height, width, radius = 300, 400, 2.5
+    stroke = Stroke("crop", radius, (start, end))
+    image = PaintedImage("a", HASH, height=height, width=width, strokes=(stroke,))
+
+    mask = image.mask(CLASSES)
+
+    rows, cols = np.mgrid[:height, :width] + 0.5
+    along = np.subtract(end, start)
+    share = ((cols - start[0]) * along[0] + (rows - start[1]) * along[1]) / (along**2).sum()
+    share = share.clip(0, 1)
+    distance = np.hypot(cols - start[0] - share * along[0], rows - start[1] - share * along[1])
+    assert np.array_equal(mask != UNPAINTED, distance <= radius)
+    assert (mask != UNPAINTED).any()
+    windows = windows_of_segment(start, end, radius, height=height, width=width)
+    num_pixels = sum((w.bottom - w.top) * (w.right - w.left) for w in windows)
+    assert num_pixels < height * width / 4
+
+
+def test_a_segment_far_from_the_photo_costs_nothing() -> None:
+    far = windows_of_segment((500.0, -9e5), (500.0, 9e5), 3.0, height=30, width=40)
+
+    assert not list(far)
 
 
 def test_a_point_is_a_disc_and_its_edge_belongs_to_it() -> None:

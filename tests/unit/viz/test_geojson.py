@@ -179,6 +179,40 @@ def test_images_without_a_grid_on_the_ground_are_refused(rasterio: Any, tmp_path
             read_references(images)
 
 
+def test_damaged_files_are_left_out_of_the_geojson(rasterio: Any, tmp_path: Path) -> None:
+    whole = write_geotiff(rasterio, tmp_path / "images" / "a.tif")
+    cut_short = write_geotiff(rasterio, tmp_path / "images" / "b.tif")
+    cut_short.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    (tmp_path / "images" / "c.tif").write_text("no picture")
+    head = kit.saved_head(tmp_path / "h.safetensors", head_of("mask"), SIZE)
+    words = ("predict", tmp_path / "images", "--heads", head, "--out", tmp_path / "out.csv")
+    words += ("--geojson", tmp_path / "objects.geojson")
+
+    refused = kit.cli(*words)
+    result = kit.cli(*words, "--skip-unusable", "--json")
+
+    assert refused.code == 1
+    assert result.code == 0, result.err
+    left_out = [Path(name).name for name in result.json["unusable"]]
+    assert left_out == ["b.tif", "c.tif"]
+    features = json.loads((tmp_path / "objects.geojson").read_text())["features"]
+    assert {feature["properties"]["image"] for feature in features} == {str(whole)}
+
+
+def test_an_image_without_a_position_is_refused_also_where_unusable_ones_are_skipped(
+    rasterio: Any, tmp_path: Path
+) -> None:
+    write_geotiff(rasterio, tmp_path / "images" / "a.tif")
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "b.png")
+    head = kit.saved_head(tmp_path / "h.safetensors", head_of("mask"), SIZE)
+    words = ("predict", tmp_path / "images", "--heads", head, "--out", tmp_path / "out.csv")
+
+    result = kit.cli(*words, "--geojson", tmp_path / "o.geojson", "--skip-unusable")
+
+    assert result.code == 1
+    assert "b.png has no coordinate system" in result.err
+
+
 def test_heads_without_objects_are_refused(rasterio: Any, tmp_path: Path) -> None:
     write_geotiff(rasterio, tmp_path / "images" / "a.tif")
     head = kit.saved_head(tmp_path / "h.safetensors")

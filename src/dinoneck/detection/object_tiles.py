@@ -1,0 +1,159 @@
+"""ObjectTiles: the tiles of large images with the ids of their pixels, as samples of heads of objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from dinoneck.data.bands import read_channels
+from dinoneck.data.boxes import BoxImages
+from dinoneck.data.listed_images import UNKNOWN, Ids
+from dinoneck.data.panoptic import PanopticImages
+from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.detection.box_tiles import LEAST_SHARE
+from dinoneck.inference.tile_merging import Tile, tiles_of
+from dinoneck.inference.tiles import Tiling
+from dinoneck.tasks import OBJECTS
+
+ObjectImages = BoxImages | PanopticImages
+"""Images with their true objects, or their panoptic segments."""
+
+
+@dataclass(frozen=True)
+class TileSample:
+    """A part of an image that is trained on.
+
+    Attributes:
+        row: of the image in its dataset.
+        tile: the part; all of an image that fits a tile.
+        num_objects: how many objects it shows, without stuff.
+    """
+
+    row: int
+    tile: Tile
+    num_objects: int
+
+
+class ObjectTiles:
+    """The tiles of images with objects, each a sample; an image that fits a tile is one sample.
+
+    Images are cut as a :class:`dinoneck.Predictor` cuts them. The objects of a tile are cut at its
+    edges. One that shows less than a tenth of its pixels there is neither an object of the tile nor
+    its background: these pixels are unknown, and the losses leave them out. So little does not show
+    its class. Stuff is cut without this rule, as any part of it shows what it is. Tiles without an
+    object are kept as background, of which large images have most.
+
+    Args:
+        images: with their objects.
+        tiling: how they are cut; None: they are not, and each image is a sample.
+
+    Attributes:
+        images: as passed.
+        tiling: as passed.
+        samples: in the order of the images.
+
+    Raises:
+        DataError: as ``images.pixels``.
+        ConfigError: if the tiles do not move on.
+    """
+
+    def __init__(self, images: ObjectImages, tiling: Tiling | None) -> None:
+        self.images = images
+        self.tiling = tiling
+        self.samples: list[TileSample] = []
+        if tiling is None:
+            for row, count in enumerate(images.numbers.values()):
+                height, width = images.sizes[row]
+                whole = Tile(top=0, left=0, height=height, width=width)
+                self.samples.append(TileSample(row, whole, num_objects=count))
+            return
+        for row in range(len(images)):
+            tiles = tiles_of(images.sizes[row], tiling)
+            for tile, ids in zip(tiles, self._cut(row, tiles), strict=True):
+                num_objects = int(_is_thing(np.unique(ids), images.stuff).sum())
+                self.samples.append(TileSample(row, tile, num_objects=num_objects))
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def most_objects(self) -> int:
+        """The largest number of objects of a sample, with every class of stuff as one."""
+        most = max(sample.num_objects for sample in self.samples)
+        return most + len(self.images.stuff)
+
+    @property
+    def num_cut(self) -> int:
+        """How many images are larger than a tile."""
+        counts = np.bincount(self.rows)
+        return int((counts > 1).sum())
+
+    @property
+    def num_empty(self) -> int:
+        """How many samples show no object."""
+        return sum(sample.num_objects == 0 for sample in self.samples)
+
+    @property
+    def rows(self) -> Ids:
+        """The row of the image of every sample, (n,) int64."""
+        return np.array([sample.row for sample in self.samples], np.int64)
+
+    def names(self) -> list[str]:
+        """Return a name of every sample: the file, and the first pixel of a tile of it."""
+        counts = np.bincount(self.rows)
+        names = []
+        for sample in self.samples:
+            name = str(self.images.paths[sample.row])
+            if counts[sample.row] > 1:
+                name = f"{name} (tile at row {sample.tile.top}, column {sample.tile.left})"
+            names.append(name)
+        return names
+
+    def tile_ids(self) -> Iterator[Ids]:
+        """Yield the ids of the pixels (h, w) of every sample, as ``images.pixels`` gives those of an image."""
+        for row in range(len(self.images)):
+            yield from self._cut(row, self.tiles_of_image(row))
+
+    def pictures(self, preprocess: Preprocessing) -> list[Tensor]:
+        """Return the pixels (channels, h, w) of every sample, as ``preprocess`` takes them.
+
+        Raises:
+            DataError: if an image cannot be read.
+        """
+        pictures = []
+        for row, path in enumerate(self.images.paths):
+            pixels = read_channels(path, preprocess.channels, preprocess.bits)
+            for top, left, height, width in self.tiles_of_image(row):
+                # a copy, so that the memory of what tiles share is not kept twice
+                pictures.append(pixels[:, top : top + height, left : left + width].clone())
+        return pictures
+
+    def tiles_of_image(self, row: int) -> list[Tile]:
+        """Return the tiles of an image."""
+        return [sample.tile for sample in self.samples if sample.row == row]
+
+    def _cut(self, row: int, tiles: list[Tile]) -> Iterator[Ids]:
+        """Yield the ids of the pixels of every tile of an image; objects that show too little there are unknown."""
+        ids = self.images.pixels(row)
+        if len(tiles) == 1:
+            yield ids
+            return
+        first_id = int(ids.min())
+        positions = ids - first_id
+        areas = np.bincount(positions.ravel())
+        values = np.arange(first_id, first_id + len(areas))
+        is_thing = _is_thing(values, self.images.stuff)
+        for top, left, height, width in tiles:
+            shown = positions[top : top + height, left : left + width]
+            shown_areas = np.bincount(shown.ravel(), minlength=len(areas))
+            is_sliver = is_thing & (shown_areas < LEAST_SHARE * areas)
+            yield np.where(is_sliver, UNKNOWN, values)[shown]
+
+
+def _is_thing(ids: Ids, stuff: frozenset[int]) -> Ids:
+    """Whether ids of pixels are of objects that are counted, (n,) bool."""
+    labels = ids // OBJECTS - 1
+    return (ids > 0) & ~np.isin(labels, list(stuff))

@@ -1,0 +1,144 @@
+"""``--tile none`` leaves images whole that a file of a training on tiles would have cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests import kit
+from tests.unit.detection import test_train_instances
+from tests.unit.detection.test_box_tiles import small_detector
+from tests.unit.inference.test_image_resolution import head_of
+from torch import Tensor
+
+from dinoneck import ConfigError, HeadCheckpoint, Predictor
+from dinoneck.detection import Detector
+from dinoneck.export import export_model
+from dinoneck.inference import coco_objects
+from dinoneck.inference.tiles import Tiling, TrainedBoxes
+from dinoneck.serve import models
+from dinoneck.serve.settings import Settings
+
+SIZE = (32, 48)
+BOXES = TrainedBoxes(longest_box=20.0, tile=SIZE, overlap=12)
+CUT = "Images are cut into tiles of 32x48 px, as in the training; --tile takes others, or none."
+
+
+def head_on_tiles(folder: Path, kind: str = "mask") -> Path:
+    """The file of a head that was trained on tiles."""
+    file = folder / "h.safetensors"
+    backbone = kit.backbone()
+    checkpoint = HeadCheckpoint.from_module(
+        head_of(kind),
+        backbone=backbone,
+        preprocess=backbone.preprocess.changed(size=SIZE),
+        training=BOXES.record(),
+    )
+    checkpoint.save(file)
+    return file
+
+
+def objects_of(predictor: Any, image: Any) -> Any:
+    [row] = predictor([image])
+    return coco_objects(row["plant"])
+
+
+@pytest.mark.parametrize("kind", ["mask", "panoptic"])
+def test_predict_takes_the_tiles_of_the_training_or_none(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools", reason="masks need pycocotools, the extra [masks]")
+    [image] = kit.write_images(tmp_path, ["images/a.png"], 80, 120)
+    head = head_on_tiles(tmp_path, kind)
+    words = ("predict", image, "--heads", head, "--out", tmp_path / "out.csv", "--json")
+
+    cut = kit.cli(*words)
+    whole = kit.cli(*words, "--tile", "none")
+
+    in_tiles = objects_of(Predictor(head), image)
+    assert in_tiles == objects_of(Predictor(head, tile=SIZE, overlap=12), image)
+    assert in_tiles != objects_of(Predictor(head, tile=None), image)
+    assert cut.json["predictions"][0]["plant objects"] == in_tiles
+    assert whole.json["predictions"][0]["plant objects"] == objects_of(
+        Predictor(head, tile=None), image
+    )
+    assert CUT in kit.cli(*words[:-1]).out
+    assert CUT not in kit.cli(*words[:-1], "--tile", "none").out
+
+
+def test_evaluate_and_serve_know_the_word_too(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools", reason="masks need pycocotools, the extra [masks]")
+    truth = test_train_instances.scenes(tmp_path / "scenes", 2)
+    head = head_on_tiles(tmp_path)
+    words = ("evaluate", truth.parent, "--heads", head, "--truth", truth)
+
+    assert CUT in kit.cli(*words).out
+    assert CUT not in kit.cli(*words, "--tile", "none").out
+
+    by_default = models.open_model(head, Settings(runtime="torch"))
+    whole = models.open_model(head, Settings(runtime="torch", tile=None))
+    assert (by_default.facts["tile"], by_default.facts["overlap"]) == (SIZE, 12)
+    assert whole.facts["tile"] is None
+    refused = kit.cli("serve", head, "--tile", "nothing")
+    assert refused.code == 2
+    assert "'nothing' is not a size" in refused.err
+
+
+def test_a_detector_of_tiles_predicts_whole_images_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = small_detector()
+    detector.note_trained_boxes(BOXES)
+    file = tmp_path / "d.safetensors"
+    detector.save(file)
+    [image] = kit.write_images(tmp_path, ["images/a.png"], 80, 120)
+
+    loaded = Detector.load(file)
+    num_inputs = []
+    forward = loaded.forward
+
+    def counted_forward(pixels: Tensor) -> Any:
+        num_inputs.append(len(pixels))
+        return forward(pixels)
+
+    monkeypatch.setattr(loaded, "forward", counted_forward)
+    loaded.predict(image, tile=None)
+    assert sum(num_inputs) == 1
+    loaded.predict(image, batch_size=100)
+    assert num_inputs[1:] == [4 * 3]  # 80 = 32 + 3 * 16 rows, 120 = 48 + 2 * 36 columns
+
+    loaded.use_tiles("auto", 20)
+    assert loaded.tiling == Tiling(SIZE, 20)
+    loaded.use_tiles("auto")
+    assert loaded.tiling == Tiling(SIZE, 20)
+    loaded.use_tiles(None)
+    assert loaded.tiling is None
+
+    assert Predictor(file, tile=None).detector.tiling is None
+    words = ("predict", image, "--heads", file, "--out", tmp_path / "out.csv")
+    assert CUT in kit.cli(*words).out
+    assert CUT not in kit.cli(*words, "--tile", "none").out
+
+
+def test_an_overlap_of_no_tiles_is_refused(tmp_path: Path) -> None:
+    head = head_on_tiles(tmp_path)
+
+    with pytest.raises(ConfigError, match="overlap is 4, but tile is None"):
+        Predictor(head, tile=None, overlap=4)
+
+
+def test_a_head_without_tiles_shares_no_pass_with_one_of_tiles(tmp_path: Path) -> None:
+    on_tiles = head_on_tiles(tmp_path)
+    whole = kit.saved_head(tmp_path / "whole.safetensors", head_of("mask"), SIZE)
+
+    predictor = Predictor({"tiles": on_tiles, "whole": whole})
+
+    tilings = [each.object_tiling for each in predictor.passes]
+    assert tilings == [Tiling(SIZE, 12), None]
+
+
+@pytest.mark.filterwarnings("ignore:this model takes")
+def test_an_exported_head_of_tiles_takes_whole_images_and_says_so(tmp_path: Path) -> None:
+    head = head_on_tiles(tmp_path)
+
+    with pytest.warns(UserWarning, match="the head was trained on tiles of 32x48 px"):
+        export_model(head, tmp_path / "h.pt2", format="pt2", check=False)
