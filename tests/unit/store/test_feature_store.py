@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import shutil
@@ -20,7 +21,7 @@ from tests.unit.store.store_samples import SIZE, make, same, write_images
 from dinoneck import Backbone, DataError, FeatureStore, GridSize, StoreError, Tokens, load_backbone
 from dinoneck.data import Preprocessing, Views
 from dinoneck.grid import PadTo
-from dinoneck.store import MemoryStore, QuantisedTokens, StoreDataset, image_ids
+from dinoneck.store import MemoryStore, QuantisedTokens, StoreDataset, extraction, image_ids
 from dinoneck.store.encoding import channel_rms, quantise
 from dinoneck.store.images import views_of as image_views
 
@@ -828,6 +829,33 @@ def test_padding_is_the_mean_colour_in_every_view(pad_to: PadTo) -> None:
         assert not upright[:, :top].any(), views.views[i]
         assert not upright[:, top + 16 :].any(), views.views[i]
         assert upright[:, top : top + 16].all(), views.views[i]
+
+
+def test_the_scale_of_an_int8_store_is_that_of_its_first_images(
+    images: Path, two_layers: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extraction, "SCALE_IMAGES", 1)
+    store = make(tmp_path / "s", two_layers, dtype="int8", views="none")
+
+    store.extract(images)
+
+    image = two_layers.preprocess.changed(size=SIZE)(images / "a.png")
+    expected = channel_rms([two_layers(image)])
+    for layer, scale in enumerate(store.quantised(["c"]).channel_scale):
+        torch.testing.assert_close(scale, expected[layer])
+
+
+def test_a_store_is_made_where_the_file_system_has_no_hard_links(
+    images: Path, two_layers: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*paths: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+
+    make(tmp_path / "s", two_layers).extract(images)
+
+    assert FeatureStore.open(tmp_path / "s").ids == ("a", "b", "c")
 
 
 # what a training asks of a store: one hash of its tokens, and batches as they are stored

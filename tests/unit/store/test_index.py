@@ -143,6 +143,18 @@ def test_entries_of_new_shards_are_kept_in_memory(before_refresh: FeatureStore, 
     assert (root / "index.sqlite").read_bytes() == written  # readers leave it alone
 
 
+def test_more_new_shards_than_fit_in_memory_are_written_next_to_those_of_the_index(
+    before_refresh: FeatureStore, other: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "MOST_SHARDS_IN_MEMORY", 0)
+
+    before_refresh.refresh()
+
+    assert before_refresh.ids == ("0", "1", "2", "3", "x")
+    assert before_refresh.entries.later == {}
+    assert torch.equal(value(before_refresh, "x"), value(other, "x"))
+
+
 def test_an_extraction_writes_the_entries_of_new_shards(
     before_refresh: FeatureStore, images: Path, tiny: Backbone, root: Path
 ) -> None:
@@ -648,6 +660,14 @@ def test_a_bit_that_changes_under_an_open_store_is_found(
 
     with pytest.raises(StoreError, match="view 0 of '0' has another checksum"):
         store["0"]
+
+
+def test_verify_names_an_image_with_a_changed_bit(
+    root: Path, last_bit_flipped: Callable[[], None]
+) -> None:
+    last_bit_flipped()
+
+    assert FeatureStore.open(root).verify() == ["0"]
 
 
 def test_without_checks_a_changed_bit_is_read(

@@ -1,0 +1,198 @@
+"""Truths that fit a model in part: labels of images in each of their forms, unknown cells, shares without a meaning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from tests import kit
+
+from dinoneck import (
+    ConfigError,
+    DataError,
+    DenseHead,
+    PatchMeanHead,
+    Predictor,
+    Task,
+    evaluate,
+)
+from dinoneck.tasks import Interval
+
+NAMES = ["a.png", "b.png", "c.png", "d.png"]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of four images."""
+    kit.write_images(tmp_path, NAMES, *kit.SIZE)
+    return tmp_path
+
+
+def predictor(*tasks: Task) -> Predictor:
+    head = kit.randomised(PatchMeanHead(64, list(tasks), hidden_dim=4))
+    return Predictor(head, kit.backbone())
+
+
+def table(**columns: Any) -> pd.DataFrame:
+    """One row per image."""
+    return pd.DataFrame({"image": NAMES, **columns})
+
+
+# labels of images
+
+WEEDS = Task("weeds", dim=2, kind="multilabel", labels=("thistle", "dock"))
+THISTLE = Task("thistle", kind="multilabel", labels=("thistle",))
+
+
+def scores_of(model: Predictor, images: Path, truth: pd.DataFrame) -> dict[str, Any]:
+    """The scores of the only target."""
+    [by_model] = evaluate(model, images, truth)["scores"].values()
+    [scores] = by_model.values()
+    return dict(scores)
+
+
+def test_words_and_columns_of_0_and_1_are_one_truth(images: Path) -> None:
+    model = predictor(WEEDS)
+    words = table(weeds=["thistle", "none", "thistle;dock", "dock"])
+    columns = table(thistle=[1, 0, 1, 0], dock=[0, 0, 1, 1])
+
+    of_words = scores_of(model, images, words)
+    of_columns = scores_of(model, images, columns)
+
+    assert of_words == of_columns
+
+
+def test_the_only_label_may_have_a_column_of_0_and_1_of_the_task_s_name(images: Path) -> None:
+    model = predictor(THISTLE)
+    words = table(thistle=["thistle", "none", "thistle", "none"])
+    numbers = table(thistle=[1, 0, 1, 0])
+
+    of_words = scores_of(model, images, words)
+    of_numbers = scores_of(model, images, numbers)
+
+    assert of_numbers == of_words
+
+
+def test_labels_that_the_truth_has_no_column_of_are_named(
+    images: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    evaluate(predictor(WEEDS), images, table(thistle=[1, 0, 1, 0]))
+
+    assert "the labels dock of weeds are not scored" in caplog.text
+
+
+def test_labels_that_no_column_holds_have_no_score(images: Path) -> None:
+    model = predictor(WEEDS, Task("mass"))
+
+    report = evaluate(model, images, table(mass=[1.0, 2.0, 3.0, 5.0]))
+
+    assert "mass" in report["scores"]
+    assert "weeds" not in report["scores"]
+
+
+# folders that are the truth
+
+KIND = Task("kind", dim=2, kind="classification", labels=("soil", "crop"))
+
+
+@pytest.fixture
+def class_folders(tmp_path: Path) -> Path:
+    """The images in two folders that are called as their classes."""
+    folder = tmp_path / "classes"
+    kit.write_images(folder, ["soil/a.png", "crop/b.png", "soil/c.png", "crop/d.png"], *kit.SIZE)
+    return folder
+
+
+def test_class_folders_are_the_truth_of_a_table_with_their_names(class_folders: Path) -> None:
+    model = predictor(KIND)
+    names = ["soil/a.png", "crop/b.png", "soil/c.png", "crop/d.png"]
+    truth = pd.DataFrame({"image": names, "kind": ["soil", "crop", "soil", "crop"]})
+
+    of_folders = evaluate(model, None, class_folders)["scores"]["kind"]["head"]
+    of_table = evaluate(model, class_folders, truth)["scores"]["kind"]["head"]
+
+    assert of_folders["labels"] == of_table["labels"]
+    assert of_folders["confusion_matrix"] == of_table["confusion_matrix"]
+    assert of_folders["accuracy"] == of_table["accuracy"]
+
+
+def test_class_folders_hold_the_images_themselves(class_folders: Path, images: Path) -> None:
+    with pytest.raises(DataError, match="has class folders, which hold the images to predict"):
+        evaluate(predictor(KIND), images, class_folders)
+
+
+def test_class_folders_are_the_classes_of_one_target(class_folders: Path) -> None:
+    other = Task("state", dim=2, kind="classification", labels=("dry", "wet"))
+
+    with pytest.raises(DataError, match="are the classes of one target"):
+        evaluate(predictor(KIND, other), None, class_folders)
+
+
+def test_folders_of_none_of_the_labels_are_no_truth(class_folders: Path) -> None:
+    with pytest.raises(DataError, match="none of the labels that are predicted, dock, thistle"):
+        evaluate(predictor(WEEDS), None, class_folders)
+
+
+def test_images_without_masks_are_no_truth_of_maps(class_folders: Path) -> None:
+    head = DenseHead(64, [Task("cover", dim=2, kind="segmentation")], hidden_dim=4)
+
+    with pytest.raises(DataError, match="holds no images with masks"):
+        evaluate(Predictor(head, kit.backbone()), None, class_folders)
+
+
+# options of other truths
+
+
+def test_regions_of_crowds_are_an_option_of_objects(images: Path) -> None:
+    with pytest.raises(ConfigError, match="crowd is 'objects'"):
+        evaluate(predictor(Task("mass")), images, table(mass=[1.0, 2, 3, 5]), crowd="objects")
+
+
+# shares
+
+COVER = Task("cover", dim=2, kind="ratio", labels=("soil", "crop"))
+
+
+def test_parts_below_zero_have_no_shares(images: Path) -> None:
+    truth = table(soil=[1.0, 2.0, -3.0, 4.0], crop=[1.0, 2.0, 3.0, 4.0])
+
+    with pytest.raises(DataError, match=r"negative value of 'c\.png'"):
+        evaluate(predictor(COVER), images, truth)
+
+
+# intervals of images whose truth is unknown
+
+
+def intervals(half_width: float) -> tuple[Interval, ...]:
+    return (Interval(levels=(0.5,), half_widths=(half_width,), groups=9),)
+
+
+def test_unknown_numbers_are_neither_inside_nor_outside_of_an_interval(images: Path) -> None:
+    model = predictor(Task("mass", interval=intervals(1.0)))
+    [first, second, *_] = [row["mass"] for row in model([images / name for name in NAMES])]
+    truth = table(mass=[first + 0.5, second + 1.5, np.nan, np.nan])
+
+    report = evaluate(model, images, truth)
+
+    scores = report["scores"]["mass"]["head"]
+    assert scores["coverage"] == {"0.5": 0.5}  # one of the two that are known
+    assert scores["width"] == {"0.5": pytest.approx(2.0)}
+
+
+def test_unknown_classes_are_in_no_prediction_set(images: Path) -> None:
+    kind = Task(
+        "kind",
+        dim=2,
+        kind="classification",
+        labels=("soil", "crop"),
+        interval=intervals(1.0),  # a probability of 0 or more: every set holds both classes
+    )
+
+    report = evaluate(predictor(kind), images, table(kind=["soil", None, "crop", None]))
+
+    scores = report["scores"]["kind"]["head"]
+    assert scores["coverage"] == {"0.5": 1.0}
+    assert scores["width"] == {"0.5": 2.0}
