@@ -4,7 +4,7 @@
 #     sh first_hour.sh FOLDER
 #
 # In an environment that has dinoneck nothing is installed. DINONECK names another source than the
-# package index, such as a wheel: DINONECK="dinoneck-0.4.0-py3-none-any.whl[train,detection]".
+# package index, such as a wheel: DINONECK="$PWD/dinoneck-0.4.0-py3-none-any.whl[train,detection]".
 set -e
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"

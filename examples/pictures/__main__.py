@@ -5,7 +5,11 @@ the fold that held it out. Among images with both plants, those at four quantile
 drawn. Their licence is CC BY-SA 4.0. Chromium, if it is installed, draws the report of the first
 fold. With the images of blood_cells, a detector is trained as in docs/explanation/detection.md and
 draws held-out images. The frames of rgbd_room become a point cloud, and a head learns depth, normals
-and classes of computed scenes. ``--help`` lists the data that each picture needs.
+and classes of computed scenes. ``--tutorials`` runs the code of the tutorials and draws their
+pictures alone. ``--help`` lists the data that each picture needs.
+
+Drawn by hand are ``logo.svg``, ``data_flow.svg`` and ``roads.svg``; ``python -m examples.dense_ndvi``
+draws ``field_ndvi.png``.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ from dinoneck.viz import boxes_panel, heat, overlay_panel, pca_panels
 from examples.pictures.intervals import interval_picture, intervals_of_new_samplings
 from examples.pictures.room import room
 from examples.pictures.surfaces import surfaces
+from examples.pictures.tutorials import TUTORIALS
 
 PLANTS = ("crop", "weed")
 PLANT_COLOURS = ("#009e73", "#d55e00")
@@ -85,8 +90,19 @@ def main() -> None:
         action="store_true",
         help="train on computed scenes, 5 CPU minutes, for surfaces.jpg",
     )
+    parser.add_argument(
+        "--tutorials",
+        nargs="*",
+        choices=[*TUTORIALS],
+        metavar="NAME",
+        help="run the code of tutorials, 3 CPU minutes, for tutorial_NAME.jpg; without names all",
+    )
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
+    if options.tutorials is not None:
+        for name in options.tutorials or TUTORIALS:
+            write(TUTORIALS[name](), options.folder / f"tutorial_{name}.jpg", quality=82)
+        return
     write(pasture_colours(), options.folder / "pictures_pca.png", optimize=True)
     picture = interval_picture(intervals_of_new_samplings())
     (options.folder / "intervals.svg").write_text(picture, encoding="utf-8")

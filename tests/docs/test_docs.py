@@ -197,7 +197,7 @@ def test_every_verb_of_the_readme_has_the_flags_that_it_shows() -> None:
 
 def test_every_extra_that_the_readme_installs_is_declared() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = re.findall(r"pip install \"?dinoneck\[([\w-]+)\]", README)
+    extras = re.findall(r"pip install \"?\./dinoneck\[([\w-]+)\]", README)
     assert extras
     for extra in extras:
         assert extra in declared["optional-dependencies"]

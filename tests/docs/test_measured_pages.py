@@ -121,15 +121,81 @@ def test_stored_predictions_are_those_of_the_other_runtime() -> None:
             assert 0 < row["largest difference"] <= 1e-4
 
 
+def gains_of_openvino(dtype: str) -> str:
+    """How many times as fast OpenVINO is as a script, on one thread: "2.22 to 3.83"."""
+    gains = []
+    for stem in ("images", "extraction"):
+        for title, table in read(RESULTS / f"{stem}.json").items():
+            if title.startswith("runtimes, ") and title.endswith("1 threads"):
+                gains.append(table["rows"][f"openvino, {dtype}"]["× by CPU time"])
+    return f"{min(gains):.2f} to {max(gains):.2f}"
+
+
 def test_the_speed_page_has_the_stored_gains_of_the_runtime() -> None:
     text = " ".join((DOCS / "explanation" / "speed.md").read_text().split())
     for dtype in ("float32", "bfloat16"):
-        gains = []
-        for stem in ("images", "extraction"):
-            for title, table in read(RESULTS / f"{stem}.json").items():
-                if title.startswith("runtimes, ") and title.endswith("1 threads"):
-                    gains.append(table["rows"][f"openvino, {dtype}"]["× by CPU time"])
-        assert f"{min(gains):.2f} to {max(gains):.2f} times as fast in {dtype}" in text
+        assert f"{gains_of_openvino(dtype)} times as fast in {dtype}" in text
+
+
+def speed_of_photos(megapixels: int) -> str:
+    """How many times as fast as a script 32 photos are predicted on two threads: "1.95"."""
+    rows = read(RESULTS / "images.json")[f"{megapixels} megapixels, 2 threads"]["rows"]
+    return f"{rows['32 images to predictions: Predictor']['× plain script']:.2f}"
+
+
+def difference_of_libraries() -> str:
+    """The largest difference of tokens that should be equal: "1.3e-05"."""
+    gaps = []
+    for row in read(RESULTS / "parity.json")["differences"]["rows"].values():
+        if row["bound"] is None:
+            continue
+        for pair, value in row.items():
+            if " - " in pair and value is not None:
+                gaps.append(value)
+    return f"{max(gaps):.1e}"
+
+
+def refused_files() -> str:
+    """Of how many files with damaged bytes every single one was refused: "4,986"."""
+    report = json.loads((ROOT / "tests" / "faults" / "report.json").read_text())
+    modes = report["mutate"]["modes"].values()
+    cases = sum(mode["cases"] for mode in modes)
+    assert sum(mode["refused"] for mode in modes) == cases
+    return f"{cases:,}"
+
+
+def coverage_of_new_groups() -> str:
+    """The share of true masses inside 90 % intervals, of both targets: "91"."""
+    rows = read(RESULTS / "evidence_random.json")["interval_pasture"]["rows"]
+    shares = {f"{100 * row['coverage']:.0f}" for name, row in rows.items() if name.endswith(GROUPS)}
+    [share] = shares
+    return share
+
+
+def heads_in_one_pass() -> tuple[str, str, str]:
+    """Times as fast as a loop; MiB that a training keeps; those of the loop: "1.20", "19", "263"."""
+    rows = read(RESULTS / "speed.json")["25 heads × 6 views"]["rows"]
+    loop = rows["B6 16×16 C1536, float32: loop over heads, as published"]
+    ensemble = rows["ours, B6 16×16 C1536, float32: HeadEnsemble"]
+    return (
+        f"{ensemble['forward, × published']:.2f}",
+        f"{ensemble['saved MiB']:.0f}",
+        f"{loop['saved MiB']:.0f}",
+    )
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_each_of_the_five_reasons_has_its_stored_figure(page: str) -> None:
+    text = " ".join((ROOT / page).read_text().split()).replace("**", "")
+    times, kept, kept_by_loop = heads_in_one_pass()
+    assert difference_of_libraries() in text
+    assert f"Of {refused_files()} damaged files all were refused".lower() in text.lower()
+    assert f"{speed_of_photos(12)} times" in text
+    assert f"of 2 megapixels {speed_of_photos(2)} times" in text
+    assert f"{gains_of_openvino('bfloat16')} times" in text
+    assert f"90 % intervals held the true mass of {coverage_of_new_groups()} %" in text
+    assert f"{times} times as fast as a loop" in text
+    assert re.search(rf"\b{kept} MiB instead of {kept_by_loop}\b", text)
 
 
 def test_nothing_was_wrong_under_load() -> None:

@@ -15,20 +15,26 @@ RUNS = (
     f"train --csv ds/cover.csv --targets crop --import own.py --head max_head --out run_own {SHORT}",
     "train --boxes cells/train.json --val-boxes cells/val.json --images cells/images --out run_det "
     "--backbone dinoneck_tiny --head sta_pyramid --epochs 1 --size 96x128",
+    "predict new/images --heads run_b --out predicted.csv",
+    "predict clsnew --heads run_cls --out classes.csv --overlay pictures_of_classes",
 )
-"""The runs that later commands name."""
+"""The runs and predictions that later commands name."""
+WITHOUT_MATPLOTLIB = "viz report run_b new/images --truth new/cover.csv --out report.html"
+"""Makes the report that later commands name, where matplotlib is not installed."""
 
 
 class Case(NamedTuple):
-    """A command, and what it has to print.
+    """A command or a line of Python, and what it has to print.
 
     Attributes:
         what: was found, or is wrong.
-        words: of the command, after ``dinoneck``.
+        words: of the command, after ``dinoneck``; or the line of Python.
         code: the exit code.
         says: is in a line of the output.
         lacks: packages that are not installed.
         leaves: a file or folder that the command makes, which is removed after it; empty: none.
+        shows: are in further lines of the output, which the page shows too.
+        is_python: whether it is a line of Python.
     """
 
     what: str
@@ -37,6 +43,15 @@ class Case(NamedTuple):
     says: str
     lacks: tuple[str, ...] = ()
     leaves: str = ""
+    shows: tuple[str, ...] = ()
+    is_python: bool = False
+
+    @property
+    def command(self) -> str:
+        """What a shell runs."""
+        if self.is_python:
+            return f'python -c "{self.words}"'
+        return f"dinoneck {self.words}"
 
 
 def _train(options: str) -> str:
@@ -47,146 +62,284 @@ def _of_cover(options: str) -> str:
     return _train(f"--csv ds/cover.csv {options}")
 
 
+_DEFAULTS_IN_HELP = (
+    "import subprocess, sys; "
+    "text = subprocess.check_output([sys.executable, '-m', 'dinoneck', 'train', '--help'], text=True); "
+    "print(text.count('default: None'), 'times (default: None)')"
+)
+_PHOTO_IN_PICTURE = (
+    "import numpy as np; from PIL import Image; "
+    "photo = Image.open('clsnew/early/00.png').resize((1200, 800)); "
+    "picture = Image.open('pictures_of_classes/early/00.jpg'); "
+    "difference = np.abs(np.float32(photo) - np.float32(picture)[:800]).mean(); "
+    "print('below the photo', picture.height - 800, 'px; the photo is unchanged:', difference < 5)"
+)
+_NO_CHARTS = (
+    "import html, re; text = html.unescape(open('report.html').read()); "
+    "print(re.search('Charts are left out[^<]*', text)[0])"
+)
+_DIGITS_IN_REPORT = (
+    "import csv; number = next(csv.DictReader(open('predicted.csv')))['crop']; "
+    "text = open('report.html').read(); "
+    "print('six digits:', number in text, 'three digits:', f'{float(number):.3g}' in text)"
+)
+_COLOUR_OF_WBC = (
+    "import numpy as np; from dinoneck.viz import boxes_panel; "
+    "box = {'boxes': [[8, 8, 40, 40]], 'labels': [1]}; "
+    "picture = boxes_panel(np.zeros((64, 64, 3), 'uint8'), box, classes=['RBC', 'WBC']); "
+    "print('#%02x%02x%02x' % picture.getpixel((300, 112)))"
+)
+_TRAIN_WITH_DICT = (
+    "import dinoneck; data = {'csv': 'ds/cover.csv', 'targets': ['crop']}; "
+    "print(dinoneck.train({'data': data, 'backbone': {'name': 'dinoneck_tiny'}, "
+    "'optim': {'epochs': 1}, 'folds': {'count': 2}}, 'run'))"
+)
+_TRAIN_WITH_KEYWORDS = (
+    "import dinoneck; result = dinoneck.train(out='run', csv='ds/cover.csv', targets=['crop'], "
+    "backbone='dinoneck_tiny', epochs=1, folds=2); print(result)"
+)
+
 FINDINGS = (
     Case(
-        "images/ and masks/ in one folder",
+        "images/ and masks/ in one folder were trained as two classes",
         _train("--images ds"),
         0,
-        "ds: images in images/, masks in masks/",
+        "targets segmentation",
+        shows=("ds: images in images/, masks in masks/",),
         leaves="run",
     ),
     Case(
-        "predict leaves out the masks beside images",
+        "masks beside images were predicted as images",
         "predict ds --heads run_b --out p.csv",
         0,
-        "left out: 48 masks beside images, the first ds/masks/00.png",
-        leaves="p.csv",
+        "48 images predicted",
+        shows=("left out: 48 masks beside images, the first ds/masks/00.png",),
     ),
     Case(
-        "a folder of masks as the truth of a report",
+        "a folder of masks as the truth of a report ended in a TypeError",
         "viz report run_seg new/images --truth new/masks --out r.html",
         0,
         "12 images predicted, 12 drawn; written: r.html",
         leaves="r.html",
     ),
     Case(
-        "class folders as the truth of a report",
+        "class folders were no truth of a report",
         "viz report run_cls clsnew --truth clsnew --out r.html",
         0,
         "12 images predicted, 12 drawn; written: r.html",
         leaves="r.html",
     ),
     Case(
-        "COCO as the truth of a report",
+        "a COCO file was no truth of a report",
         "viz report run_det cells/images --truth cells/val.json --out r.html",
         0,
         "6 images predicted, 6 drawn; written: r.html",
         leaves="r.html",
     ),
     Case(
-        "a folder of masks as the truth of pictures",
+        "a folder of masks was no truth of pictures",
         "predict new/images --heads run_seg --truth new/masks --out p.csv --overlay pictures",
         0,
-        "12 images predicted",
+        "12 images predicted; written: p.csv, pictures",
         leaves="pictures",
     ),
     Case(
-        "a package that is missing, before anything is written",
-        "train --boxes cells/train.json --images cells/images --out run --backbone dinoneck_tiny",
-        1,
-        "pycocotools is not installed; it comes with an extra: pip install 'dinoneck[detection]'",
-        lacks=("pycocotools", "faster_coco_eval"),
+        "a training without a finished epoch blocked its folder",
+        f"train --csv ds/cover.csv --targets crop --out stopped {SHORT}",
+        0,
+        "written: stopped, with report.json",
+        leaves="stopped",
     ),
     Case(
-        "heads of other targets are compared by those that they share",
+        "heads with some equal targets were not compared",
         "evaluate new --heads run_abc run_b --truth new/cover.csv",
         0,
         "soil: predicted by run_abc only, so it is not compared",
+        shows=("R², 95 % interval", "run_abc minus run_b"),
     ),
     Case(
-        "images that a head was trained on",
+        "images that a head was trained on were scored without a word",
         "evaluate ds --heads run_b --truth ds/cover.csv",
         0,
         "head was trained on 48 of the 48 images, such as",
     ),
     Case(
-        "images that a copied head was trained on",
+        "so were they with a copy of the head",
         "evaluate ds --heads copy.safetensors --truth ds/cover.csv",
         0,
         "head was trained on 48 of the 48 images, such as",
     ),
     Case(
-        "names with and without their folder",
+        "names with their folder were refused by evaluate, and not by predict",
         "evaluate new/images --heads run_b --truth new/cover.csv",
         0,
         "names without 'images/': 12 of 12 found in new/images",
     ),
     Case(
-        "a truth of some of the images",
+        "a truth of some of the images was refused",
         "evaluate ds --heads run_b --truth ds/cover2.csv",
         0,
-        "head was trained on 12 of the 12 images, such as",
+        "R² (MAE)",
+        shows=("head  ", "images  "),
     ),
     Case(
-        "an own head in predict",
+        "predict took no --import",
         "predict new/images --heads run_own --out p.csv --import own.py",
         0,
         "12 images predicted",
-        leaves="p.csv",
     ),
     Case(
-        "an own head without its module",
-        "predict new/images --heads run_own --out p.csv",
-        1,
-        "--import",
-    ),
-    Case(
-        "an own head in evaluate",
+        "evaluate took no --import",
         "evaluate new --heads run_own --truth new/cover.csv --import own.py",
         0,
-        "seconds per image",
+        "R² (MAE)",
+        shows=("head  ",),
     ),
     Case(
-        "heads with keys in evaluate",
+        "evaluate took no names of heads",
         "evaluate new --heads a=run_abc b=run_b --truth new/cover.csv",
         0,
         "soil: predicted by a only, so it is not compared",
+        shows=("R² (MAE)", "a  ", "b  "),
     ),
     Case(
-        "heads with keys in predict",
-        "predict new/images --heads a=run_abc b=run_b --out p.csv",
+        "a dict was no configuration of train",
+        _TRAIN_WITH_DICT,
         0,
-        "12 images predicted",
-        leaves="p.csv",
+        "TrainingResult of run",
+        shows=("crop  linear  R²",),
+        leaves="run",
+        is_python=True,
     ),
     Case(
-        "class folders in train/ and val/",
-        "train --images split --out run --backbone dinoneck_tiny --epochs 1",
+        "train took a configuration alone",
+        _TRAIN_WITH_KEYWORDS,
         0,
-        "val",
+        "TrainingResult of run",
+        shows=("crop  linear  R²",),
+        leaves="run",
+        is_python=True,
+    ),
+    Case(
+        "a class had another colour where the class before it was not found",
+        _COLOUR_OF_WBC,
+        0,
+        "#d55e00",
+        is_python=True,
+    ),
+    Case(
+        "a report without matplotlib has no chart; it says how to get them",
+        _NO_CHARTS,
+        0,
+        "Charts are left out: matplotlib draws them, pip install 'dinoneck[viz]'.",
+        is_python=True,
+    ),
+    Case(
+        "a class per image was drawn as a wash over the photo",
+        _PHOTO_IN_PICTURE,
+        0,
+        "px; the photo is unchanged: True",
+        is_python=True,
+    ),
+    Case(
+        "the worse of head and baseline predicted",
+        _of_cover("--targets crop weed --group group"),
+        0,
+        "It predicts with the",
         leaves="run",
     ),
     Case(
-        "a published head without network",
-        "predict new/images --heads dinov2_vits14_nyu_linear4 --out p.csv",
-        1,
-        "dinov2_vits14_nyu_linear4 was not fetched from https://",
+        "the help of train began with any options",
+        "train --help",
+        0,
+        "for a first run, in the order of use:",
     ),
     Case(
-        "a table in the place of images",
-        "predict ds/cover.csv --heads run_b --out p.csv",
-        1,
-        "image ds/cover.csv (",
+        "and said (default: None) 40 times",
+        _DEFAULTS_IN_HELP,
+        0,
+        "0 times (default: None)",
+        is_python=True,
     ),
     Case(
-        "a size that is no multiple of the patch",
+        "doctor printed a line per package",
+        "doctor",
+        0,
+        "extra detection:",
+        shows=("the core works",),
+    ),
+    Case(
+        "types and published heads were one list",
+        "list heads",
+        0,
+        "Heads and necks to train (dinoneck train --head NAME):",
+        shows=("Published heads, to predict with as they are",),
+    ),
+    Case(
+        "tables had keys for words, such as mean_iou, and a worst fold without folds",
+        "evaluate new --heads run_seg --truth new",
+        0,
+        "mean IoU",
+        shows=("head  ",),
+    ),
+    Case(
+        "a table of errors had pixels alone",
+        "evaluate new --heads run_seg --truth new",
+        0,
+        "% of row (count)",
+        shows=("weed  ",),
+    ),
+    Case(
+        "a report had the six digits of the CSV file, and its pictures three",
+        _DIGITS_IN_REPORT,
+        0,
+        "six digits: False three digits: True",
+        is_python=True,
+    ),
+    Case(
+        "a report of 48 images, three targets, 24 of them drawn, was too large for mail",
+        "viz report run_abc ds/images --truth ds/cover.csv --out r.html",
+        0,
+        "48 images predicted, 24 drawn; written: r.html",
+        leaves="r.html",
+    ),
+    Case(
+        "dir(dinoneck) had names of the package's own modules",
+        "import dinoneck; print({'Path', 'attach', 'exports', 'homes', 'lazy'} & {*dir(dinoneck)})",
+        0,
+        "set()",
+        is_python=True,
+    ),
+    Case(
+        "a Predictor did not say what it is",
+        "from dinoneck import Predictor; print(Predictor('run_b'))",
+        0,
+        "Predictor(",
+        is_python=True,
+    ),
+    Case(
+        "a folder was no input of a Predictor",
+        "from dinoneck import Predictor; print(len(Predictor('run_b')('new/images')))",
+        0,
+        "12",
+        is_python=True,
+    ),
+    Case(
+        "class folders in train/ and val/ were refused",
+        "train --images split --out run --backbone dinoneck_tiny --epochs 1",
+        0,
+        "split: train (12 images) is trained on, val (12 images) is held out",
+        leaves="run",
+    ),
+    Case(
+        "a size that is no multiple of the patch was changed without a word",
         _of_cover("--targets crop --size 100x100"),
         0,
         "becomes 96x96 px",
         leaves="run",
     ),
 )
-"""What people found, as a command of today."""
+"""What people found, and a command of today that shows it."""
 
 MISTAKES = (
     Case("an option", _of_cover("--target crop"), 2, "Did you mean '--targets'?"),
@@ -368,8 +521,53 @@ MISTAKES = (
         1,
         "layers is [9]; expected block indices -6 ... 5",
     ),
+    Case(
+        "a package that is missing, before anything is written",
+        "train --boxes cells/train.json --images cells/images --out run --backbone dinoneck_tiny",
+        1,
+        "pycocotools is not installed; it comes with an extra: pip install 'dinoneck[detection]'",
+        lacks=("pycocotools", "faster_coco_eval"),
+    ),
+    Case(
+        "an own head without its module",
+        "predict new/images --heads run_own --out p.csv",
+        1,
+        "--import",
+    ),
+    Case(
+        "a published head without network",
+        "predict new/images --heads dinov2_vits14_nyu_linear4 --out p.csv",
+        1,
+        "dinov2_vits14_nyu_linear4 was not fetched from https://",
+    ),
+    Case(
+        "a table in the place of images",
+        "predict ds/cover.csv --heads run_b --out p.csv",
+        1,
+        "ds/cover.csv is a .csv file, not an image",
+    ),
+    Case(
+        "the name of a run, in Python",
+        "from dinoneck import Predictor; Predictor('rnu_b')",
+        1,
+        "the head file 'rnu_b' cannot be opened",
+        is_python=True,
+    ),
+    Case(
+        "a column, in Python",
+        "from dinoneck.data import read_table; read_table('ds/cover.csv', targets=['crops'])",
+        1,
+        "Did you mean 'crop'?",
+        is_python=True,
+    ),
 )
 """What is wrong, and what is said of it."""
 
-DECODE = ("a value of masks that is no class",)
-"""Mistakes that show only in the pixels, so that the libraries that decode them are imported."""
+AFTER_TORCH = (
+    "a value of masks that is no class",  # shows in the pixels alone
+    "an own head without its module",
+    "a published head without network",
+    "the name of a run, in Python",
+    "a column, in Python",
+)
+"""Mistakes that are refused when the libraries are imported, which takes seconds."""

@@ -64,6 +64,16 @@ def write_material(folder: Path) -> None:
     (folder / "text").mkdir()
     (folder / "text" / "a.txt").write_text("a")
     (folder / "own.py").write_text(OWN_HEAD)
+    write_stopped_run(folder / "stopped")
+
+
+def write_stopped_run(folder: Path) -> None:
+    """Write what a training leaves that ended before its first epoch, of another config than the commands'."""
+    unfinished = folder / "unfinished"
+    unfinished.mkdir(parents=True)
+    config = {"backbone": {"name": "dinoneck_tiny", "layers": [2, 4, 5]}}
+    (unfinished / "run.json").write_text(json.dumps({"run": config}))
+    (unfinished / "log.jsonl").touch()
 
 
 def write_fields(folder: Path, random: np.random.Generator, count: int) -> list[Row]:

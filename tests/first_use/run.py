@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.first_use.cases import RUNS, Case
+from tests.first_use.cases import RUNS, WITHOUT_MATPLOTLIB, Case
 from tests.first_use.material import write_material
 
 # the packages that are not installed stand before the words; the last line says whether torch is imported
@@ -23,7 +23,7 @@ try:
     code = main(sys.argv[1:])
 except SystemExit as end:
     code = end.code
-print("torch" in sys.modules, file=sys.stderr)
+print("torch" in sys.modules)
 sys.exit(code)
 """
 
@@ -57,10 +57,15 @@ def prepare(folder: Path) -> None:
     # torch's cache, which is empty: a download that fails leaves such a folder, and is no result of a command
     _torch_home(folder).joinpath("hub", "checkpoints").mkdir(parents=True)
     for words in RUNS:
-        ran = run(words, folder)
-        if ran.code != 0:
-            raise RuntimeError(f"dinoneck {words} failed: {ran.lines[-1]}")
+        _run_or_raise(words, folder)
+    _run_or_raise(WITHOUT_MATPLOTLIB, folder, lacks=("matplotlib",))
     shutil.copyfile(folder / "run_b" / "head.safetensors", folder / "copy.safetensors")
+
+
+def _run_or_raise(words: str, folder: Path, lacks: tuple[str, ...] = ()) -> None:
+    ran = run(words, folder, lacks=lacks)
+    if ran.code != 0:
+        raise RuntimeError(f"dinoneck {words} failed: {ran.lines[-1]}")
 
 
 def _torch_home(folder: Path) -> Path:
@@ -69,7 +74,10 @@ def _torch_home(folder: Path) -> Path:
 
 def run_case(case: Case, folder: Path) -> Ran:
     """Run the command of a case, and remove what it leaves."""
-    ran = run(case.words, folder, lacks=case.lacks)
+    if case.is_python:
+        ran = run_python(case.words, folder)
+    else:
+        ran = run(case.words, folder, lacks=case.lacks)
     for name in (case.leaves, "p.csv"):
         path = folder / name
         if name and path.is_dir():
@@ -81,11 +89,18 @@ def run_case(case: Case, folder: Path) -> Ran:
 
 def run(words: str, folder: Path, lacks: tuple[str, ...] = ()) -> Ran:
     """Run ``dinoneck WORDS`` in a folder, as if some packages were not installed."""
+    ran = run_python(_PROGRAM, folder, " ".join(lacks), *words.split())
+    *lines, imports_torch = ran.lines
+    return Ran(ran.code, lines, ran.seconds, imports_torch=imports_torch == "True")
+
+
+def run_python(program: str, folder: Path, *words: str) -> Ran:
+    """Run a program in a folder; whether it imports torch is not looked at."""
     environment = {**os.environ, "DINONECK_RUNTIME": "torch", "HF_HUB_OFFLINE": "1"}
     environment["TORCH_HOME"] = str(_torch_home(folder))  # holds no published heads
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, " ".join(lacks), *words.split()],
+        [sys.executable, "-c", program, *words],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -94,6 +109,6 @@ def run(words: str, folder: Path, lacks: tuple[str, ...] = ()) -> Ran:
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    *errors, imports_torch = done.stderr.splitlines()
-    lines = [line for line in (*errors, *done.stdout.splitlines()) if line.strip()]
-    return Ran(done.returncode, lines, seconds, imports_torch=imports_torch == "True")
+    printed = [*done.stderr.splitlines(), *done.stdout.splitlines()]
+    lines = [line for line in printed if line.strip()]
+    return Ran(done.returncode, lines, seconds, imports_torch=False)

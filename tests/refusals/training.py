@@ -269,6 +269,7 @@ RUNS: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
     ({"data": {"instances": "b.json"}}, ConfigError, ("data.instances", "train_instances")),
     ({"data": {"targets": ["height"]}}, DataError, "'04.png'"),
     ({"data": {"targets": ["crop", "crop"]}}, ConfigError, "crop, crop"),
+    ({"data": {"targets": ["caf\u00e9", "cafe\u0301"]}}, ConfigError, "NFC, NFD"),
     ({"data": {"csv": None}}, ConfigError, "targets"),
     ({"data": {"pad_to": "center"}}, ConfigError, "'center'"),
     (

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,3 +85,59 @@ def test_no_page_shows_its_source(pages: dict[str, Page]) -> None:
     assert not escaped, "write &#124; inside <code> for a bar in a table"
     shown = {url: wrong.search(code.sub("", page.text)) for url, page in pages.items()}
     assert not {url: found.group() for url, found in shown.items() if found}
+
+
+NODE = shutil.which("node")
+# a question as it is typed; the result to click on; the link to follow there
+PATHS = [
+    ("depth of my photo", "how-to/published-heads/#depth-of-a-photo", None),
+    (
+        "depth of my photo",
+        "faq/#how-do-i-get-the-depth-of-my-photo",
+        "../how-to/published-heads/#depth-of-a-photo",
+    ),
+    (
+        "train on a folder with masks",
+        "faq/#how-do-i-train-on-a-folder-with-masks",
+        "../how-to/own-images/#folders",
+    ),
+    ("folder of images and masks", "how-to/own-images/#folders", None),
+    ("ship a head commercially", "how-to/ship/", None),
+    (
+        "ship a head commercially",
+        "faq/#how-do-i-ship-or-sell-a-head-commercially",
+        "../how-to/ship/",
+    ),
+    ("prediction interval", "explanation/how-sure-is-it/#prediction-intervals-in-use", None),
+    ("which file for which device", "how-to/export/#which-file-for-which-device", None),
+    ("paint labels", "how-to/paint-labels/", None),
+    ("PatchMeanHead", "reference/heads/#dinoneck.PatchMeanHead", None),
+]
+
+
+@pytest.fixture(scope="module")
+def results(site: Path) -> dict[str, list[str]]:
+    """The addresses that the site's own search gives for each question, the best first."""
+    if NODE is None:
+        pytest.skip("node is not installed")
+    script = Path(__file__).with_name("ask_search.js")
+    questions = sorted({question for question, _, _ in PATHS})
+    answer = subprocess.run(
+        [NODE, str(script), str(site), *questions], capture_output=True, text=True, check=True
+    )
+    found: dict[str, list[str]] = json.loads(answer.stdout)
+    return found
+
+
+@pytest.mark.parametrize(("question", "result", "link"), PATHS)
+def test_a_question_is_answered_in_two_clicks(
+    results: dict[str, list[str]],
+    pages: dict[str, Page],
+    question: str,
+    result: str,
+    link: str | None,
+) -> None:
+    assert result in results[question][:3]
+    if link is not None:
+        page = pages["/" + result.partition("#")[0]]
+        assert f'href="{link}"' in page.text

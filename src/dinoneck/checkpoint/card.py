@@ -35,7 +35,13 @@ _FIGURE = re.compile(r"([\w\-]+/)*[\w\-][\w.\-]*", re.ASCII)
 _TEMPLATE = Path(__file__).with_name("card.md.j2")
 _LONGEST_LINE = 200  # characters of a value in the page
 _NOTHING = "–"
-_PIPELINES = {"segmentation": "image-segmentation", "classification": "image-classification"}
+_PIPELINES = {
+    "segmentation": "image-segmentation",
+    "instances": "image-segmentation",
+    "panoptic": "image-segmentation",
+    "classification": "image-classification",
+    "multilabel": "image-classification",
+}
 _HUB_LICENCE = re.compile(  # SPDX identifiers that the Hub knows, in its spelling
     r"apache-2\.0|mit|bsd-[23]-clause|isc|unlicense|cc0-1\.0|cc-by(-nc)?(-sa|-nd)?-4\.0|gpl-2\.0|[al]?gpl-3\.0|"
     r"mpl-2\.0|epl-2\.0|eupl-1\.2|odc-by|odbl|pddl"
@@ -127,6 +133,12 @@ def model_card(
     intervals: dict[str, str] = {}
     for task in meta["tasks"]:
         intervals |= describe_intervals(task)
+    thresholds: dict[str, float] = {}
+    for task in meta["tasks"]:
+        thresholds |= _thresholds(task["name"], task.get("labels"), task.get("thresholds"))
+    if not meta["tasks"]:  # those of a detector are in its configuration
+        config = meta["config"]
+        thresholds = _thresholds("", config.get("classes"), config.get("thresholds"))
     tensor_names = [name for name, _dtype, _shape in meta["tensors"]]
     card = ModelCard.from_template(
         _front_matter(meta),
@@ -141,6 +153,7 @@ def model_card(
         backbone=backbone,
         weights=describe_weights(backbone.get("weights")),
         intervals=intervals,
+        thresholds=thresholds,
         metrics=metrics,
         licence=licence,
         family=family,
@@ -211,6 +224,17 @@ def is_open(licence: str | None) -> bool:
 def link_of(licence: str) -> str | None:
     """Return where the licence of published backbones is; None if that is not known."""
     return LICENSE_LINKS.get(licence)
+
+
+def _thresholds(
+    task: str, labels: Sequence[str] | None, thresholds: Sequence[float] | None
+) -> dict[str, float]:
+    """Return the label, behind the name of its task if it has one, -> the smallest score of what is predicted."""
+    by_label = {}
+    for label, threshold in zip(labels or (), thresholds or (), strict=False):
+        name = f"{task}: {label}" if task else label
+        by_label[name] = threshold
+    return by_label
 
 
 def _line(value: object) -> str:

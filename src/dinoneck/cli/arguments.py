@@ -45,6 +45,7 @@ RUNTIME_VARIABLE = "DINONECK_RUNTIME"
 """The environment variable that names the runtime where a command line does not."""
 NO_IMAGES = "no images are named; name images, or folders of them, before the options"
 """The message for a command line without images; a remedy of the verb may follow."""
+_TABLE_SUFFIXES = (".csv", ".tsv", ".json")  # of truths, which people name in the place of images
 Words = Annotated[tuple[str, ...], tyro.conf.Fixed, tyro.conf.Suppress]
 """A verb's argument ``words``, which :func:`parse` fills with its command line."""
 
@@ -460,16 +461,18 @@ def check_can_be_written(option: str, path: Path) -> None:
         raise ConfigError(f"{option} {path} cannot be written: {error.strerror or error}") from None
 
 
-def list_images(paths: Sequence[Path]) -> list[Path]:
+def list_images(paths: Sequence[Path], *, skip_unusable: bool = False) -> list[Path]:
     """Return images, and those in folders with their subfolders; a warning counts what is left out.
 
     Masks beside images and files of formats that dinoneck does not read are left out.
 
     Args:
         paths: images and folders.
+        skip_unusable: whether files that are no images are left out later, so that a table among
+            the images is no error.
 
     Raises:
-        ConfigError: if there are none, or a head file is among them.
+        ConfigError: if there are none, or a head file or a table is among them.
         DataError: if one does not exist, a folder holds no images, or a name is not Unicode.
     """
     from dinoneck.data.names import check_encodable
@@ -488,6 +491,11 @@ def list_images(paths: Sequence[Path]) -> list[Path]:
             raise ConfigError(
                 f"{path} is not an image; name head files after --heads, and images before the "
                 "options"
+            )
+        if path.suffix.lower() in _TABLE_SUFFIXES and not skip_unusable and path.is_file():
+            raise ConfigError(
+                f"{path} is a {path.suffix} file, not an image; name images, or the folder that they "
+                "are in"
             )
     pictures_by_path = list_pictures(paths)
     for path, pictures in pictures_by_path.items():

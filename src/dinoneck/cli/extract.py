@@ -83,7 +83,7 @@ def extract(
         raise ConfigError("--shard and --engine ray both divide the work; give one of them")
     if engine == "ray":
         check_installed("ray", "ray")
-    files = cli.list_images(images)
+    files = cli.list_images(images, skip_unusable=skip_unusable)
     if root is None and len(images) == 1 and images[0].is_dir():
         root = images[0]
     cli.check_backbone_name(backbone.name, backbone.source)

@@ -213,16 +213,23 @@ def _files_of_store(store: FeatureStore) -> dict[str, Path]:
     """Id -> file of the images of a store that are where they were at the extraction.
 
     Raises:
-        ConfigError: if the folder is not there, or the store has images of several.
+        ConfigError: if the folder is not there, or the store has images of several or of none.
         DataError: if none of them is there.
     """
     from dinoneck.store.images import image_ids
 
     roots = store.entries.roots()
-    if len(roots) != 1 or not Path(roots[0]).is_dir():
+    if not roots:
+        raise ConfigError(f"the store {store.path} holds no images; name one with tokens of photos")
+    if len(roots) > 1:
         raise ConfigError(
-            f"the store {store.path} was extracted from {some_of(roots, _SHOWN) or 'no images'}, "
-            "where its photos are not found; name them with --images"
+            f"the store {store.path} was extracted from the folders {some_of(roots, _SHOWN)}, and "
+            "photos are looked for in one; name them with --images"
+        )
+    if not Path(roots[0]).is_dir():
+        raise ConfigError(
+            f"the store {store.path} was extracted from {roots[0]}, where its photos are not found; "
+            "name them with --images"
         )
     files = {}
     for image_id, file in image_ids(roots[0], roots[0]).items():

@@ -115,7 +115,7 @@ def predict(
         raise ConfigError(f"{cli.NO_IMAGES}, or pass --store")
     if store is not None:
         cli.refuse_unused(cli.PREDICT_FROM_STORE, words)
-    files = cli.list_images(images) if images else []
+    files = cli.list_images(images, skip_unusable=skip_unusable) if images else []
     file_by_name = {str(file): file for file in files}
     has_weights = options.weights is not None
     named_heads = read_heads(list(chain.from_iterable(heads)), has_weights=has_weights)

@@ -28,6 +28,8 @@ from dinoneck.training.fold_checks import (
     check_stratify,
 )
 
+_USUAL_PATCH = 16  # px, of backbones whose name does not tell it; no value of a neck depends on it
+
 
 def check_layers(run: AnyConfig) -> None:
     """Refuse blocks that the backbone of a run does not have, where its name tells how many there are.
@@ -44,6 +46,29 @@ def check_layers(run: AnyConfig) -> None:
         resolve_layers(backbone.layers, depth)
 
 
+def check_neck(run: AnyConfig) -> None:
+    """Refuse scales, strides and a number of layers that the neck of a run does not take.
+
+    Raises:
+        ConfigError: naming what it takes.
+    """
+    _neck_strides(run, patch_of(run.backbone.name or DINOV3_SMALL) or _USUAL_PATCH)
+
+
+def _neck_strides(run: AnyConfig, patch_size: int) -> tuple[float, ...] | None:
+    """The strides of the neck that a run names, or of that of its detector; None where they do not show."""
+    if isinstance(run, TrainDetectorConfig):
+        neck = run.head.get("type", run.default_head)
+    else:
+        neck = run.head.get("type")
+    if not isinstance(neck, str):
+        return None
+    arguments = dict(run.head)
+    if run.backbone.layers is not None:
+        arguments.setdefault("num_layers", len(run.backbone.layers))
+    return stated_strides(neck, arguments, patch_size)
+
+
 def check_detector_size(run: TrainDetectorConfig) -> None:
     """Refuse a size that the neck of a detector does not take, where its name and the backbone's tell it.
 
@@ -52,12 +77,11 @@ def check_detector_size(run: TrainDetectorConfig) -> None:
     """
     if run.init is not None:  # which may have another neck
         return
-    neck = run.head.get("type", run.default_head)
     patch = patch_of(run.backbone.name or DINOV3_SMALL)
-    strides = None
-    if patch is not None:
-        strides = stated_strides(neck, run.head, patch)
-    if patch is None or strides is None or run.detector.features_at != 1.0:
+    if patch is None or run.detector.features_at != 1.0:
+        return
+    strides = _neck_strides(run, patch)
+    if strides is None:
         return
     size = run.data.size or DEFAULT_SIZE
     if isinstance(size, int):

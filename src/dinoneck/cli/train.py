@@ -448,10 +448,12 @@ def _check_data(run: AnyConfig) -> None:
         check_coco_images,
         check_detector_size,
         check_layers,
+        check_neck,
         check_table,
     )
 
     check_layers(run)
+    check_neck(run)
     if isinstance(run, TrainDetectorConfig):
         check_detector_size(run)
     if isinstance(run, TrainConfig):
@@ -545,10 +547,16 @@ def _describe(trainer: ImageTrainer) -> None:
     # how it is scored
     is_drawn = config.folds.column is None and not table.has_parts
     if not table.has_groups and is_drawn and len(trainer.folds) > 1:
-        print(
-            "No --group: if images of one place or day fall into different folds, the scores are "
-            "too good."
-        )
+        if config.data.csv is not None:
+            print(
+                "No --group: if images of one place or day fall into different folds, the scores are "
+                "too good."
+            )
+        else:
+            print(
+                "No groups: if images of one place or day fall into different folds, the scores are "
+                "too good. A table can name them (--csv, --group)."
+            )
 
 
 def size_advice(preprocess: Preprocessing, size: tuple[int, int]) -> list[str]:

@@ -16,6 +16,7 @@ from dinoneck.data.coco_entries import (
     Id,
     Repairs,
 )
+from dinoneck.data.names import composed
 from dinoneck.errors import DataError
 
 _LARGEST_EXACT = 2.0**53  # whole floats above it may have lost digits
@@ -311,11 +312,14 @@ def _repair_file_names(images: Entries, repairs: Repairs) -> None:
 
 
 def _repair_names(categories: Entries, repairs: Repairs) -> None:
+    """Write numbers as text, and compose names (NFC) as those of tables and folders are."""
     for entry in categories:
         name = entry.get("name")
         if is_integer(name):
             entry["name"] = str(name)
             repairs[NUMBER_NAMES] += 1
+        elif isinstance(name, str):
+            entry["name"] = composed(name)
 
 
 def drop_unused_namesakes(coco: Coco[Any], repairs: Repairs) -> None:

@@ -133,6 +133,13 @@ def _folder_and_name(file: Path, root: Path) -> tuple[str, str]:
 def _no_label_folder(root: Path, labels: Sequence[str], folders: Sequence[str]) -> DataError:
     """The error for the first label without a folder."""
     missing = next(label for label in labels if composed(label) not in folders)
+    parts = [folder for folder in folders if (root / folder / missing).is_dir()]
+    if parts:
+        return DataError(
+            f"multilabel names {missing!r}, whose folder is not in {root} but in {some_of(parts, 3)}, "
+            "and folders of labels have no parts; name one of these as the images, or a table of the "
+            "images with their labels and a column of parts (--csv, --fold-column)"
+        )
     return DataError(
         f"multilabel names {missing!r}, and {root} has no folder of this name, whose images have the "
         f"label; there are {some_of(folders, _MOST_LISTED) or 'none'}.{did_you_mean(missing, folders)}"
@@ -195,12 +202,14 @@ def read_coco_labels(
         logger.warning("%s: repaired: %s", path, in_words(repairs))
     categories = [category.name for category in coco.categories]
     for label in labels:
-        if label not in categories and needs_all:
+        if composed(label) not in categories and needs_all:
             raise DataError(
                 f"multilabel names {label!r}, which is no category of {path}; there are "
                 f"{some_of(categories, _MOST_LISTED)}.{did_you_mean(label, categories)}"
             )
-    names = [label for label in labels if label in categories] if labels else categories
+    names = categories
+    if labels:
+        names = [label for label in labels if composed(label) in categories]
     _check_label_names(names, f"the file {path}")
 
     name_of_category = {category.id: category.name for category in coco.categories}
@@ -231,7 +240,7 @@ def read_coco_labels(
     ids = [composed(name.strip()) for name in file_names]
     table = pd.DataFrame({IMAGES: files}, ids, dtype=object)
     for name in names:
-        table[name] = [float(name in labels_of_image[image.id]) for image in coco.images]
+        table[name] = [float(composed(name) in labels_of_image[image.id]) for image in coco.images]
     return table
 
 

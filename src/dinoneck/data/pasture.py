@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from dinoneck.atomic import write_text
 from dinoneck.data.cells import GROUP, IMAGES, LABELS, csv_text
+from dinoneck.data.noise import smooth_noise
 
 WEIGHTS = {
     "Dry_Clover_g": 0.1,
@@ -251,7 +252,7 @@ def _draw(
             points = np.cumsum([places[i], *steps], axis=0)
             canvas.draw_blade(points, width=width, colour=colour, kind=int(kinds[i]))
 
-    light = 1.0 + 0.12 * _smooth(random, _num_cells(size), passes=2, size=size)[..., None]
+    light = 1.0 + 0.12 * smooth_noise(random, _num_cells(size), passes=2, size=size)[..., None]
     return np.asarray(canvas.image) * light, np.array(canvas.classes)
 
 
@@ -268,7 +269,7 @@ def _scatter(
         count = max(1, round(mass / _ITEM_G[kind]))
         # unused; without it all later numbers of a seed would be others
         random.gamma(4.0, size=count)
-        density = np.exp(_smooth(random, (rows, cols), passes=3) * 1.2).ravel()
+        density = np.exp(smooth_noise(random, (rows, cols), passes=3) * 1.2).ravel()
         cells = np.searchsorted(np.cumsum(density) / density.sum(), random.uniform(size=count))
         cells = np.minimum(cells, rows * cols - 1)
         corners = np.stack([cells % cols, cells // cols], axis=1)  # (x, y)
@@ -322,26 +323,7 @@ def _soil(random: np.random.RandomState, size: _Size) -> _Array:
     relief = np.zeros(size)
     for clod_px in (64, 16, 4):
         if height >= clod_px:
-            relief += _smooth(random, (height // clod_px, width // clod_px), passes=1, size=size)
+            relief += smooth_noise(
+                random, (height // clod_px, width // clod_px), passes=1, size=size
+            )
     return np.clip(colour * (1.0 + 0.09 * relief[..., None]), 0, 255).astype(np.uint8)
-
-
-def _smooth(
-    random: np.random.RandomState, shape: _Size, passes: int, size: _Size | None = None
-) -> _Array:
-    """Blurred unit-variance noise on a coarse grid, enlarged to ``size`` if given."""
-    field: _Array = random.normal(size=shape)
-    for _ in range(passes):
-        padded = np.pad(field, 1, mode="edge")
-        above = padded[:-2, 1:-1]
-        below = padded[2:, 1:-1]
-        left = padded[1:-1, :-2]
-        right = padded[1:-1, 2:]
-        field = (above + below + left + right + 2 * field) / 6
-    field = (field - field.mean()) / (field.std() + 1e-9)
-    if size is None:
-        return field
-    height, width = size
-    coarse = Image.fromarray(field.astype(np.float32))
-    enlarged = coarse.resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(enlarged, np.float64)

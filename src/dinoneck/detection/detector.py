@@ -642,11 +642,10 @@ class Detector(LeastScores, nn.Module):
 
     def _head_with(self, tuned: Mapping[str, Tensor]) -> DetectionHead | RfDetr:
         """A copy of the head that also holds these weights of the backbone, as its file does."""
-        config = {
-            **self.head.config,
-            "min_score": self.min_score,
-            "thresholds": list(self.thresholds),
-        }
+        config = {**self.head.config, "min_score": self.min_score}
+        config.pop("thresholds", None)  # those of the head may have been removed since
+        if self.thresholds:
+            config["thresholds"] = list(self.thresholds)
         if self.backbone is not None:
             shapes = {name: list(value.shape) for name, value in tuned.items()}
             config["tuned"] = shapes or None

@@ -67,8 +67,8 @@ from dinoneck.training.processes import gather
 from dinoneck.training.run_tokens import open_backbone
 from dinoneck.training.trained_images import (
     image_hashes,
+    images_of_hashes,
     known_training_images,
-    training_images,
     warn_of_seen_images,
     write_trained_images,
 )
@@ -471,7 +471,7 @@ class DetectorTrainer:
         training = {"epochs": self.engine.epoch + 1, "metrics": metrics}
         record: dict[str, Any] = {"training": training}
         if self.config.record_images:
-            images = training_images(image_hashes(self.train_images.paths))
+            images = images_of_hashes(image_hashes(self.train_images.paths))
             if self.config.init is not None:
                 images |= known_training_images(self.config.init)
             record["training_images"] = images

@@ -16,12 +16,12 @@ from dinoneck.grid import GridSize
 from dinoneck.layers.blocks import MapLinear
 from dinoneck.layers.inputs import Plain, TokensLike, as_tokens, check_tokens
 from dinoneck.necks.neck import Neck
+from dinoneck.necks.strides import DPT_SCALES, dpt_strides
 from dinoneck.tokens import FeaturePyramid
 
 Readout = Literal["ignore", "add", "project"]
 Upsample = Literal["next", "double"]
 ReadoutActivation = Literal["gelu", "gelu_tanh"]
-SCALES = (4.0, 2.0, 1.0, 0.5)
 HIDDEN_SIZES = (96, 192, 384, 768)
 
 
@@ -121,12 +121,7 @@ class DPTNeck(Neck):
             out_channels=out_channels,
             patch_size=patch_size,
         )
-        if num_layers > len(SCALES):
-            raise ConfigError(
-                f"num_layers is {num_layers}; a DPTNeck has {len(SCALES)} scales, so at most "
-                f"{len(SCALES)} layers: pick them with load_backbone(layers=...) or "
-                "tokens.select(...)"
-            )
+        strides = dpt_strides(num_layers, patch_size)
         widths = HIDDEN_SIZES[-num_layers:] if hidden_sizes is None else hidden_sizes
         if len(widths) != num_layers or min(widths) < 1:
             raise ConfigError(
@@ -145,8 +140,8 @@ class DPTNeck(Neck):
         self.readout = readout
         self.align_corners = align_corners
         self.upsample = upsample
-        scales = SCALES[-num_layers:]
-        self.strides = tuple(patch_size / scale for scale in scales)
+        scales = DPT_SCALES[-num_layers:]
+        self.strides = strides
         factory = {"device": device, "dtype": dtype}
         self.reassemble = nn.ModuleList(
             _Reassemble(

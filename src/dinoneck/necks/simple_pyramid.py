@@ -11,13 +11,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dinoneck.checks import check_minimum
-from dinoneck.errors import ConfigError
 from dinoneck.layers.blocks import TOKEN_NORM_EPS, ChannelNorm, MapLinear
 from dinoneck.layers.inputs import Plain, TokensLike, as_tokens, check_tokens
 from dinoneck.necks.neck import Neck
+from dinoneck.necks.strides import pyramid_strides
 from dinoneck.tokens import FeaturePyramid
-
-SCALES = (4.0, 2.0, 1.0, 0.5, 0.25)
 
 
 class SimplePyramid(Neck):
@@ -75,22 +73,14 @@ class SimplePyramid(Neck):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        if not scales or not set(scales) <= set(SCALES):
-            allowed = ", ".join(f"{scale:g}" for scale in SCALES)
-            raise ConfigError(f"scales is {scales}; expected one or more of {allowed}")
-        falling = tuple(sorted(set(scales), reverse=True))
-        if scales != falling:
-            raise ConfigError(
-                f"scales is {scales}; expected them strictly falling, since levels go from fine "
-                f"to coarse: {falling}"
-            )
+        strides = pyramid_strides(scales, patch_size)
         check_minimum(1, out_channels=out_channels, patch_size=patch_size)
         check_minimum(max(1, int(scales[0])), embed_dim=embed_dim)
         self.embed_dim = embed_dim
         self.out_channels = out_channels
         self.patch_size = patch_size
         self.scales = scales
-        self.strides = tuple(patch_size / scale for scale in scales)
+        self.strides = strides
         self.levels = nn.ModuleList(
             _Level(embed_dim, out_channels, scale, device=device, dtype=dtype) for scale in scales
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any, Literal, NamedTuple, Unpack
 
 import torch
@@ -11,13 +10,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dinoneck.checks import check_minimum
-from dinoneck.errors import ConfigError
 from dinoneck.grid import GridSize
 from dinoneck.layers.blocks import TOKEN_NORM_EPS, MapLinear
 from dinoneck.layers.inputs import Plain, TokensLike, as_tokens, check_tokens
 from dinoneck.layers.resampling import Upsample, at_stride, halved
 from dinoneck.necks.neck import Neck
-from dinoneck.necks.strides import half_patch_strides
+from dinoneck.necks.strides import half_patch_strides, sta_pyramid_strides
 from dinoneck.tokens import FeaturePyramid
 
 Downsample = Literal["conv", "avgpool"]
@@ -111,17 +109,10 @@ class STAPyramid(Neck):
         self.patch_size = patch_size
         self.upsample = upsample
         self.downsample = downsample
-        native = half_patch_strides(patch_size)
-        if strides == "native" or strides == native:
-            self.strides = native
+        self.strides = sta_pyramid_strides(strides, patch_size)
+        if strides == "native" or strides == half_patch_strides(patch_size):
             self._other_strides: _LevelStrides | None = None  # half the patch, and the patch
         else:
-            if strides[0] < 1 or any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
-                raise ConfigError(
-                    f"strides is {strides}; expected 'native' or three positive integers, each "
-                    "twice the one before, such as (8, 16, 32)"
-                )
-            self.strides = tuple(float(stride) for stride in strides)
             self._other_strides = _LevelStrides(p8=strides[0], p16=strides[1])
         factory = {"device": device, "dtype": dtype}
         self.norm = nn.LayerNorm(embed_dim, eps=TOKEN_NORM_EPS, **factory) if pre_norm else None

@@ -16,6 +16,7 @@ from dinoneck.layers.inputs import Plain, TokensLike, as_tokens, check_tokens
 from dinoneck.layers.resampling import halved
 from dinoneck.necks.layer_grouper import Fusion, LayerGrouper
 from dinoneck.necks.neck import Neck
+from dinoneck.necks.strides import fpn_strides
 from dinoneck.tokens import FeaturePyramid, Tokens
 
 Downsample = Literal["conv", "pool", "interpolate"]
@@ -109,7 +110,7 @@ class ViTFPN(Neck):
         self.num_layers = num_layers
         self.patch_size = patch_size
         self.out_channels = fpn_dim
-        self.strides = tuple(float(patch_size * 2**level) for level in range(num_levels))
+        self.strides = fpn_strides(num_levels, patch_size)
         self.downsample = downsample
         token_norm: Literal["layer"] | None = None if norm is None else "layer"
         self.grouper = LayerGrouper(

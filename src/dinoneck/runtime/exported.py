@@ -628,7 +628,7 @@ class ExportedDetector(LeastScores):
         if smallest is None:
             raise ConfigError(
                 f"{name} was written by dinoneck 0.3 and does not state the smallest score of its "
-                "boxes; pass min_score (--min-score)"
+                "boxes; pass min_score (--min-score), or export it again"
             )
         self.min_score = checked_score(smallest)
         _check_stated_thresholds(record.thresholds, len(self.classes), name)

@@ -24,7 +24,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from dinoneck.checkpoint.schema import License
 from dinoneck.checks import LARGEST_FLOAT, LARGEST_SIDE
-from dinoneck.data.names import is_json_file
+from dinoneck.data.names import composed, is_json_file
 from dinoneck.errors import ConfigError, DinoneckError
 from dinoneck.kinds import Method, Precision, Runtime, TrainedKind
 from dinoneck.published.detectors import DETECTORS
@@ -379,9 +379,14 @@ def _checked_tile(
 
 
 def _refuse_repeated(name: str, values: tuple[str, ...]) -> None:
-    """Raise ConfigError for a name that stands twice."""
+    """Raise ConfigError for a name that stands twice, also in two Unicode forms."""
     if len(set(values)) < len(values):
         raise ConfigError(f"{name} are {', '.join(values)}; name each once")
+    if len({composed(value) for value in values}) < len(values):
+        raise ConfigError(
+            f"{name} are {', '.join(values)}, with two names that differ in their Unicode form (NFC, "
+            "NFD) alone; name each once"
+        )
 
 
 class FrozenBackbone(Config, frozen=True, kw_only=True):

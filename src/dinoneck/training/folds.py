@@ -60,12 +60,14 @@ class Fold:
 
     @property
     def name(self) -> str:
-        """Its name in files and messages."""
+        """Its name in files and tables."""
         return "all" if self.number is None else str(self.number)
 
     @property
     def title(self) -> str:
-        """Its name in messages of a run, ``fold 0``."""
+        """Its name in messages of a run, ``fold 0`` or ``the head of all images``."""
+        if self.is_of_all_images:
+            return "the head of all images"
         return f"fold {self.name}"
 
     def seed(self, base: int) -> int:

@@ -74,8 +74,8 @@ from dinoneck.training.targets import training_targets
 from dinoneck.training.token_sources import LiveTokens, MemoryTokens
 from dinoneck.training.trained_images import (
     image_hashes,
+    images_of_hashes,
     known_training_images,
-    training_images,
     warn_of_seen_images,
     write_trained_images,
 )
@@ -588,7 +588,7 @@ class Trainer(ABC, Generic[AnyHeadConfig]):
         """The images that the head of a fold was trained on; None if the files are to hold nothing of them."""
         if not self.config.record_images:
             return None
-        images = training_images(self._image_hashes[row] for row in fold.train.tolist())
+        images = images_of_hashes(self._image_hashes[row] for row in fold.train.tolist())
         if self.config.init is not None:
             images |= known_training_images(self.config.init)
         return images

@@ -71,7 +71,7 @@ def _hash_of_image(image: Any) -> str:
     return _UNKNOWN
 
 
-def training_images(hashes: Iterable[str]) -> TrainingImages:
+def images_of_hashes(hashes: Iterable[str]) -> TrainingImages:
     """Return what a head file keeps of images, by their hashes; of an image without a hash it is nothing."""
     return TrainingImages.of_digests(digest for digest in hashes if digest != _UNKNOWN)
 
@@ -100,7 +100,7 @@ def known_training_images(head_file: str | Path) -> TrainingImages:
 
 
 def _images_of_file(file: Path) -> TrainingImages:
-    """The images of a head file's header, or of its run's record where the header has none or a sample."""
+    """The images of a head file's header; where it has none or a sample, with those of its run's record."""
     record = read_header(file).meta.get("training_images")
     if record is None:
         return _recorded_images(file)
@@ -108,8 +108,10 @@ def _images_of_file(file: Path) -> TrainingImages:
     if not images.may_be_sample:
         return images
     recorded = _recorded_images(file)
-    is_of_this_run = images.hashes <= recorded.hashes
-    return recorded if is_of_this_run else images
+    # a sample is the smallest hashes, of this run and of the heads that it started from
+    below_largest = {digest for digest in recorded.hashes if digest <= max(images.hashes)}
+    is_of_this_run = below_largest <= images.hashes
+    return images | recorded if is_of_this_run else images
 
 
 def _recorded_images(file: Path) -> TrainingImages:
@@ -126,7 +128,7 @@ def _recorded_images(file: Path) -> TrainingImages:
             is_trained_on = bool(folds) if fold is None else fold in folds.split()
             if is_trained_on:
                 hashes.append(digest)
-    return training_images(hashes)
+    return images_of_hashes(hashes)
 
 
 def warn_of_seen_images(

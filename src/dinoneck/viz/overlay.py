@@ -6,12 +6,12 @@ import io
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, TiffImagePlugin
+from PIL import Image, TiffImagePlugin
 
 from dinoneck.atomic import write_whole
 from dinoneck.data.orientation import turn_back, turn_vectors_back
@@ -23,7 +23,19 @@ from dinoneck.task_facts import GATE, GATE_WEIGHTS, TaskFacts, TaskRecord, as_ta
 from dinoneck.text import printable
 from dinoneck.viz import style
 from dinoneck.viz.geo_reference import GeoReference, read_geo_reference
-from dinoneck.viz.pictures import as_image, caption, known_labels, predicted_labels, set_caption
+from dinoneck.viz.legends import (
+    class_bar,
+    colour_bar,
+    label_texts,
+    legend_outputs,
+    normals_legend,
+    number_texts,
+    panel_captions,
+    shares_legend,
+    text_and_bar,
+    texts_with_colours,
+)
+from dinoneck.viz.pictures import as_image
 from dinoneck.viz.scales import Output, Scale, outputs, scales, shown_cells
 
 Array = np.ndarray[Any, Any]
@@ -31,16 +43,7 @@ AGGREGATE_TAG = "NUMBER_OF_IMAGE"
 """The entry of GDAL's metadata in a TIFF of values: whether the image's number is their sum or their mean."""
 _GDAL_METADATA = 42112  # tag of TIFF
 
-# where a surface faces -> its normal, into the surface: x right, y down, z forward
-_FACING = {
-    "the camera": (0.0, 0.0, 1.0),
-    "up": (0.0, 1.0, 0.0),
-    "down": (0.0, -1.0, 0.0),
-    "left": (1.0, 0.0, 0.0),
-    "right": (-1.0, 0.0, 0.0),
-}
 _HATCH_PX = 12
-_MOST_CLASSES = 12  # in a legend
 # grey = luminance * contrast + offset: paler than the image, so that colours stand out
 _GREY_CONTRAST = 0.8
 _GREY_OFFSET = 40.0
@@ -58,26 +61,34 @@ def overlay_panel(
     *,
     known: Mapping[str, Any] | None = None,
     scale: Mapping[str, Scale] | None = None,
+    legend: bool = True,
 ) -> Image.Image:
-    """Draw the maps of one image over the image in grey, below each other where there are several.
+    """Draw the maps of one image over the image in grey, with a legend below each.
 
     Classes and other shares have one colour each, the stronger the larger the share; a first class
-    named background, ground, none or soil has none. Amounts are drawn as heat from 0. Surface
-    normals are drawn as the colours (x, y, z) / 2 + 1/2 of red, green and blue: blue faces the
-    camera, green up, red to the left, and what faces away from these is dark in it. Pixels that
-    the head did not see are hatched. The legend below a map has the predicted numbers, and the
-    known ones next to them. An image without maps gets its predicted numbers. Of several labels an
-    image has the list of those that reach their thresholds. A result with intervals gives the
-    bounds of its numbers and the sets of its classes too.
+    named background, ground, none or soil has none. Numbers from 0 to 1 without a unit (``minimum=0,
+    maximum=1``) are drawn as shares too. Other numbers are drawn as heat, amounts from 0, where the
+    grey image shows; those of one scale are next to each other. Surface normals are drawn as the
+    colours (x, y, z) / 2 + 1/2 of red, green and blue: blue faces the camera, green up, red to the
+    left, and what faces away from these is dark in it. Pixels that the head did not see are
+    hatched. The legend below a map has the predicted numbers, and the known ones next to them.
+
+    An image without maps is shown in its colours, with its numbers. The class of an image is a bar
+    below it, as long as the class is probable, with the true class; it has no map. Of several
+    labels an image has the list of those that reach their thresholds. A result with intervals
+    gives the bounds of its numbers and the sets of its classes too.
 
     Args:
         image: the image itself.
         result: of a Predictor, made with ``maps="patch"``.
         tasks: what is predicted, as in ``Predictor.tasks``.
         preprocess: how the image was prepared, as in ``Predictor.preprocess``.
-        known: column -> known value, such as ``{"crop": 0.3}``.
+        known: column -> known value, such as ``{"crop": 0.3}``; of a class the task's name -> its
+            label.
         scale: how maps are drawn, of :func:`dinoneck.viz.scales.scales` for several images; None =
             of this one.
+        legend: whether numbers, labels and classes are below; without it a map of values still has
+            its name and its colour bar.
 
     Returns:
         A picture whose longer side without the legend is 1200 px.
@@ -87,56 +98,208 @@ def overlay_panel(
         ShapeError: if a map is not (outputs, rows, cols).
     """
     picture = as_image(image, preprocess.bits)
-    listed = outputs(as_tasks(tasks))
+    tasks = as_tasks(tasks)
+    listed = outputs(tasks)
     maps = result.get("maps") or {}
-    scale = scale or scales(listed, [result])
     known = known or {}
-
-    # the image, in pale grey
-    size = (picture.height, picture.width)
-    grey = _grey(picture)
-    width, height = grey.size
-    background = _background(grey)
+    canvas = _Canvas.of(picture, preprocess)
+    width = canvas.width
 
     # the maps, each with its legend
     strips: list[Image.Image] = []
-    for task in as_tasks(tasks):
+    for task in tasks:
         if task.is_unit and task.name in maps:
             vectors = np.asarray(maps[task.name], np.float32)
-            pixels = at_image_size(vectors, task, size, preprocess, pixels=(height, width))
-            strips.append(_normals_over(background, pixels))
-            strips.append(_normals_legend(task, width))
-    drawn = {output.map.name: output.map for output in listed if output.map.name in maps}
-    for task in drawn.values():
-        members = [output for output in listed if output.map is task]
+            strips.append(_normals_over(canvas.background, canvas.resample(vectors, task)))
+            strips.append(normals_legend(task, width))
+    mapped = [output for output in listed if output.map.name in maps]
+    mapped = [output for output in mapped if not output.map.is_image_class]
+    for members in _outputs_by_map(output for output in mapped if output.map.is_share):
+        task = members[0].map
         cells = shown_cells(members, np.asarray(maps[task.name], np.float64))
+        colours = style.class_colours(task.labels or [task.name] * task.dim)
+        strips.append(_shares_over(canvas.background, canvas.resample(cells, task), colours))
+        if not legend:
+            continue
+        listed_members = legend_outputs(members, result)
+        member_colours = [colours[output.channel] for output in listed_members]
+        strips.append(shares_legend(listed_members, member_colours, result, known, width))
+    shares = [output for output in mapped if output.is_number_from_0_to_1]
+    if shares:
+        colours = style.number_colours([output.key for output in shares])
+        strips.append(_numbers_as_shares(canvas, shares, result, colours))
+        if legend:
+            strips.append(shares_legend(shares, colours, result, known, width))
+    amounts = [o for o in mapped if not (o.map.is_share or o.is_number_from_0_to_1)]
+    if amounts:
+        scale = scale or scales(listed, [result])
+        for panels in _panels_by_scale(amounts, scale):
+            texts = [printable(output.key) for output in panels]
+            if legend:
+                texts = number_texts(panels, result, known)
+            shared = scale[panels[0].map.name]
+            strips += _heat_strips(canvas, panels, shared, result=result, texts=texts)
+
+    # what has no map: the class of an image, numbers and labels
+    if not strips:
+        strips.append(canvas.image)
+    if not legend:
+        return _stacked(strips)
+    for members in _outputs_by_task(listed):
+        if members[0].task.is_image_class:
+            strips.append(class_bar(members, result, known, width))
+    numbers = []
+    for output in listed:
+        task = output.task
+        has_strip = task.is_multilabel or task.is_image_class
+        if output.map.name not in maps and not has_strip:
+            numbers.append(output)
+    texts = number_texts(legend_outputs(numbers, result), result, known)
+    texts += label_texts(listed, result, known)
+    if texts:
+        strips.append(texts_with_colours(texts, [None] * len(texts), width))
+    return _stacked(strips)
+
+
+@dataclass(frozen=True, eq=False)
+class _Canvas:
+    """An image in the size of pictures, and where the cells of maps lie on it.
+
+    Attributes:
+        image: in its colours.
+        background: (height, width, 3) in pale grey, to draw maps over.
+        size: (height, width) of the image itself.
+        recipe: how the image was prepared.
+    """
+
+    image: Image.Image
+    background: Array
+    size: tuple[int, int]
+    recipe: ImageRecipe
+
+    @classmethod
+    def of(cls, picture: Image.Image, recipe: ImageRecipe) -> _Canvas:
+        """The canvas of an image."""
+        shown = _to_picture_size(picture)
+        return cls(shown, _background(shown), (picture.height, picture.width), recipe)
+
+    @property
+    def width(self) -> int:
+        return self.image.width
+
+    def narrowed(self, width: int) -> _Canvas:
+        """The same of another width."""
+        height = max(1, round(self.image.height * width / self.image.width))
+        shown = self.image.resize((width, height), Image.Resampling.LANCZOS)
+        return _Canvas(shown, _background(shown), self.size, self.recipe)
+
+    def resample(self, cells: Array, task: TaskFacts) -> Array:
+        """The cells of a map (outputs, rows, cols) in the pixels of the canvas; NaN where nothing was seen."""
         resized_task = task
         if task.kind == "density":  # amounts of a patch, not of a pixel
             resized_task = TaskRecord(name=task.name, dim=task.dim, kind="dense")
-        pixels = at_image_size(
-            cells, resized_task, size, preprocess, probabilities=True, pixels=(height, width)
+        pixels = (self.image.height, self.image.width)
+        return at_image_size(
+            cells, resized_task, self.size, self.recipe, probabilities=True, pixels=pixels
         )
-        if task.is_share:
-            colours = style.class_colours(task.labels or [task.name] * task.dim)
-            strips.append(_shares_over(background, pixels, colours))
-            listed_members = _legend_outputs(members, result)
-            strips.append(_legend(listed_members, colours, result, known, width))
-        else:
-            for output in members:
-                values = pixels[output.channel]
-                strips.append(_heat_over(background, values, scale[task.name]))
-                strips.append(_bar(output, scale[task.name], result, known, width))
 
-    # numbers without a map
-    without_map = [output for output in listed if output.map.name not in maps]
-    has_maps = bool(strips)
-    if not has_maps:
-        strips.append(grey)
-    lists = _lists(listed, result, known)
-    numbers_without_map = [output for output in without_map if not output.task.is_multilabel]
-    texts = _captions(_legend_outputs(numbers_without_map, result), result, known) + lists
-    if texts or not has_maps:
-        strips.append(_texts_with_colours(texts, [None] * len(texts), width))
+
+def _outputs_by_map(listed: Iterable[Output]) -> list[list[Output]]:
+    """The outputs of each map."""
+    by_map: dict[str, list[Output]] = {}
+    for output in listed:
+        by_map.setdefault(output.map.name, []).append(output)
+    return list(by_map.values())
+
+
+def _outputs_by_task(listed: Iterable[Output]) -> list[list[Output]]:
+    """The outputs of each task."""
+    by_task: dict[str, list[Output]] = {}
+    for output in listed:
+        by_task.setdefault(output.task.name, []).append(output)
+    return list(by_task.values())
+
+
+def _numbers_as_shares(
+    canvas: _Canvas,
+    listed: Sequence[Output],
+    result: Mapping[str, Any],
+    colours: Sequence[style.RGB | None],
+) -> Image.Image:
+    """The maps of numbers from 0 to 1, each in its colour over one image."""
+    planes = []
+    for output in listed:
+        cells = np.asarray(result["maps"][output.map.name], np.float64)[output.channel]
+        planes.append(np.clip(cells, 0.0, 1.0))
+    shares = np.stack(planes)
+    shares /= np.maximum(shares.sum(axis=0), 1.0)
+    pixels = canvas.resample(shares, TaskRecord(name="shares", dim=len(shares), kind="dense"))
+    return _shares_over(canvas.background, pixels, colours)
+
+
+def _panels_by_scale(listed: Sequence[Output], scale: Mapping[str, Scale]) -> list[list[Output]]:
+    """The outputs of maps that have one unit and one scale, to be drawn next to each other."""
+    panels: dict[tuple[str, Scale, bool], list[Output]] = {}
+    for output in listed:
+        group = (output.task.unit, scale[output.map.name], output.map.is_multilabel)
+        panels.setdefault(group, []).append(output)
+    return list(panels.values())
+
+
+def _heat_strips(
+    canvas: _Canvas,
+    panels: Sequence[Output],
+    scale: Scale,
+    *,
+    result: Mapping[str, Any],
+    texts: Sequence[str],
+) -> list[Image.Image]:
+    """Maps of one scale as heat, next to each other, each with its text; and their colour bar."""
+    first = panels[0]
+    fades = first.fades and scale.low == 0.0
+    if len(panels) == 1:
+        [drawn] = _heat_panels(canvas, panels, scale, result=result, fades=fades)
+        [text] = texts
+        return [drawn, text_and_bar(text, first, scale, canvas.width, fades=fades)]
+    num_columns = 2 if len(panels) in (2, 4) else 3
+    panel_width = (canvas.width - (num_columns - 1) * style.GAP_PX) // num_columns
+    narrow = canvas.narrowed(panel_width)
+    drawn_panels = _heat_panels(narrow, panels, scale, result=result, fades=fades)
+    strips = []
+    for start in range(0, len(panels), num_columns):
+        row = drawn_panels[start : start + num_columns]
+        strip = Image.new("RGB", (canvas.width, narrow.image.height), "white")
+        for column, panel in enumerate(row):
+            strip.paste(panel, (column * (panel_width + style.GAP_PX), 0))
+        texts_of_row = texts[start : start + num_columns]
+        strips += [strip, panel_captions(texts_of_row, canvas.width, panel_width)]
+    strips.append(colour_bar(first, scale, canvas.width, fades=fades))
+    return strips
+
+
+def _heat_panels(
+    canvas: _Canvas,
+    panels: Sequence[Output],
+    scale: Scale,
+    *,
+    result: Mapping[str, Any],
+    fades: bool,
+) -> list[Image.Image]:
+    """The map of each output as heat over the canvas."""
+    pixels_by_map = {}
+    for members in _outputs_by_map(panels):
+        task = members[0].map
+        cells = shown_cells(members, np.asarray(result["maps"][task.name], np.float64))
+        pixels_by_map[task.name] = canvas.resample(cells, task)
+    drawn = []
+    for output in panels:
+        values = pixels_by_map[output.map.name][output.channel]
+        drawn.append(_heat_over(canvas.background, values, scale, fades=fades))
+    return drawn
+
+
+def _stacked(strips: Sequence[Image.Image]) -> Image.Image:
+    """Strips of one width below each other."""
     return Image.fromarray(np.concatenate([np.asarray(strip) for strip in strips]))
 
 
@@ -157,29 +320,30 @@ def classes_panel(
     Raises:
         DataError: if the image cannot be read.
     """
-    grey = _grey(as_image(image))
-    background = _background(grey)
+    background = _background(_to_picture_size(as_image(image)))
+    height, width = background.shape[:2]
     strips = []
     for task in as_tasks(tasks):
         if task.name not in classes:
             continue
-        pixels = _nearest(classes[task.name], height=grey.height, width=grey.width)
+        pixels = _nearest(classes[task.name], height=height, width=width)
         shares = np.stack([pixels == label for label in range(task.dim)]).astype(np.float64)
         colours = style.class_colours(task.labels or [task.name] * task.dim)
         strips.append(_shares_over(background, shares, colours))
-    return Image.fromarray(np.concatenate([np.asarray(strip) for strip in strips]))
+    return _stacked(strips)
 
 
-def _grey(picture: Image.Image) -> Image.Image:
-    """The image in grey, in the size of pictures."""
+def _to_picture_size(picture: Image.Image) -> Image.Image:
+    """An image whose longer side is that of pictures."""
     ratio = style.OVERLAY_PX / max(picture.size)
     width, height = (max(1, round(side * ratio)) for side in picture.size)
-    return picture.resize((width, height), Image.Resampling.LANCZOS).convert("L").convert("RGB")
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def _background(grey: Image.Image) -> Array:
-    """The image in pale grey (height, width, 3), to draw maps over."""
-    background: Array = np.asarray(grey, np.float64) * _GREY_CONTRAST + _GREY_OFFSET
+def _background(shown: Image.Image) -> Array:
+    """An image in pale grey (height, width, 3), to draw maps over."""
+    grey = np.asarray(shown.convert("L").convert("RGB"), np.float64)
+    background: Array = grey * _GREY_CONTRAST + _GREY_OFFSET
     return background
 
 
@@ -189,17 +353,6 @@ def _nearest(pixels: Array, *, height: int, width: int) -> Array:
     cols = (2 * np.arange(width) + 1) * pixels.shape[1] // (2 * width)
     resized: Array = pixels[rows[:, None], cols]
     return resized
-
-
-def _legend_outputs(listed: Sequence[Output], result: Mapping[str, Any]) -> list[Output]:
-    """The outputs that a legend lists: of a task with many classes, the largest ones."""
-    largest: list[Output] = []
-    for _, group in groupby(listed, key=lambda output: output.task.name):
-        outputs_of_task = list(group)
-        if len(outputs_of_task) > _MOST_CLASSES:
-            outputs_of_task.sort(key=lambda output: -output.value(result))
-        largest += outputs_of_task[:_MOST_CLASSES]
-    return largest
 
 
 def _shares_over(
@@ -214,10 +367,16 @@ def _shares_over(
     return _picture(painted, np.isnan(shares[0]))
 
 
-def _heat_over(background: np.ndarray, values: np.ndarray, scale: Scale) -> Image.Image:
-    """Values (height, width) as heat over the background (height, width, 3)."""
-    heat = style.heat_colours(np.nan_to_num(values), scale.low, scale.high)
-    return _picture(background + style.OPACITY * (heat - background), np.isnan(values))
+def _heat_over(
+    background: np.ndarray, values: np.ndarray, scale: Scale, *, fades: bool
+) -> Image.Image:
+    """Values (height, width) as heat over the background (height, width, 3); on request small ones are transparent."""
+    seen = np.nan_to_num(values)
+    heat = style.heat_colours(seen, scale.low, scale.high)
+    opacity: Any = style.OPACITY
+    if fades:
+        opacity = style.heat_opacity(seen / scale.high)[..., None]
+    return _picture(background + opacity * (heat - background), np.isnan(values))
 
 
 def _normals_over(background: np.ndarray, normals: np.ndarray) -> Image.Image:
@@ -228,118 +387,11 @@ def _normals_over(background: np.ndarray, normals: np.ndarray) -> Image.Image:
     return _picture(painted, np.isnan(normals[0]))
 
 
-def _normals_legend(task: TaskFacts, width: int) -> Image.Image:
-    """The name of the task, and the colours of surfaces that face in five directions."""
-    texts = [printable(task.name)]
-    colours: list[style.RGB | None] = [None]
-    for direction, normal in _FACING.items():
-        [[colour]] = style.normal_colours(np.array(normal)[:, None, None])
-        red, green, blue = (int(value) for value in colour)
-        texts.append(f"facing {direction}")
-        colours.append((red, green, blue))
-    return _texts_with_colours(texts, colours, width)
-
-
 def _picture(painted: np.ndarray, unseen: np.ndarray) -> Image.Image:
     """The picture; pixels without a prediction are hatched."""
     rows, cols = np.indices(unseen.shape)
     painted[unseen & ((rows + cols) % _HATCH_PX < _HATCH_PX // 2)] = style.NODATA
     return Image.fromarray(np.clip(np.rint(painted), 0, 255).astype(np.uint8))
-
-
-def _captions(
-    listed: Sequence[Output], result: Mapping[str, Any], known: Mapping[str, Any]
-) -> list[str]:
-    """The predicted numbers, one text each."""
-    return [printable(caption(output, result, known)) for output in listed]
-
-
-def _lists(
-    listed: Sequence[Output], result: Mapping[str, Any], known: Mapping[str, Any]
-) -> list[str]:
-    """The labels of an image, one text each, and those that its class is among."""
-    texts = []
-    for _, group in groupby(listed, key=lambda output: output.task.name):
-        outputs_of_task = list(group)
-        task = outputs_of_task[0].task
-        if task.is_multilabel:
-            labels = predicted_labels(outputs_of_task, result)
-            labels[0] = f"{task.name}: {labels[0]}"
-            labels[-1] += known_labels(outputs_of_task, known)
-            texts += labels
-        elif task.is_image_class and set_caption(task, result):
-            texts.append(f"{task.name}{set_caption(task, result)}")
-    return [printable(text) for text in texts]
-
-
-def _legend(
-    listed: Sequence[Output],
-    colours: Sequence[style.RGB | None],
-    result: Mapping[str, Any],
-    known: Mapping[str, Any],
-    width: int,
-) -> Image.Image:
-    """Predicted numbers with the colours of their classes, as many lines as they need."""
-    texts = _captions(listed, result, known)
-    colours_of_texts = [colours[output.channel] if colours else None for output in listed]
-    return _texts_with_colours(texts, colours_of_texts, width)
-
-
-def _texts_with_colours(
-    texts: Sequence[str], colours: Sequence[style.RGB | None], width: int
-) -> Image.Image:
-    """Texts, each with a square of its colour if it has one, as many lines as they need."""
-    font = style.font(style.CAPTION_PX)
-    line_height = 2 * style.CAPTION_PX
-
-    # the position of each text
-    positions = []
-    left = 0
-    top = 0
-    for text in texts:
-        text_width = round(font.getlength(text)) + 2 * style.CAPTION_PX
-        if left and left + text_width > width:
-            left = 0
-            top += line_height
-        positions.append((left, top))
-        left += text_width
-
-    strip = Image.new("RGB", (width, top + line_height), "white")
-    draw = ImageDraw.Draw(strip)
-    side = style.CAPTION_PX * 3 // 4
-    for colour, text, (x, y) in zip(colours, texts, positions, strict=True):
-        if colour is not None:
-            draw.rectangle((x + 4, y + side, x + 4 + side, y + 2 * side), fill=colour)
-        corner = (x + style.CAPTION_PX + 4, y + side - 6)
-        draw.text(corner, _with_hyphens(text), style.INK, font)
-    return strip
-
-
-def _bar(
-    output: Output, scale: Scale, result: Mapping[str, Any], known: Mapping[str, Any], width: int
-) -> Image.Image:
-    """The predicted number, and the colour bar with its ends, on a line of its own below a long text."""
-    font = style.font(style.CAPTION_PX)
-    ends = _with_hyphens(f"{output.text(scale.low)} … {output.text(scale.high)}{scale.note}")
-    left = width * 3 // 4 - 16 - font.getlength(ends)
-    [text] = _captions([output], result, known)
-    strip = _texts_with_colours([text], [None], width)
-    top = style.CAPTION_PX // 2
-    if font.getlength(text) + 2 * style.CAPTION_PX > left:
-        text_alone = strip
-        strip = Image.new("RGB", (width, 2 * text_alone.height), "white")
-        strip.paste(text_alone)
-        top += text_alone.height
-    ramp = style.heat_colours(np.linspace(0.0, 1.0, width // 4)[None], 0.0, 1.0)
-    bar = ramp.repeat(style.CAPTION_PX, axis=0).astype(np.uint8)
-    strip.paste(Image.fromarray(bar), (width * 3 // 4 - 4, top))
-    ImageDraw.Draw(strip).text((left, top), ends, style.INK, font)
-    return strip
-
-
-def _with_hyphens(text: str) -> str:
-    """The text with hyphens for minus signs, which Pillow's font does not have."""
-    return text.replace("\N{MINUS SIGN}", "-")
 
 
 def write_maps(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,8 +61,7 @@ def boxes_panel(
     scale = style.SIDE_PX / max(picture.size)
     sheet = picture.resize((round(picture.width * scale), round(picture.height * scale)))
     draw = ImageDraw.Draw(sheet)
-    class_names = dict.fromkeys([*classes, *predicted.names])
-    shades = dict(zip(class_names, cycle(style.PALETTE), strict=False))
+    shades = style.box_colours([*classes, *predicted.names])
     colours = [shades[name] for name in predicted.names]
 
     # known boxes that are missed, dashed
@@ -81,24 +79,71 @@ def boxes_panel(
         draw.rectangle(box, outline=colours[i], width=width)
 
     # labels at the boxes, or the classes below each other
+    font = style.font(style.LABEL_PX)
     if len(predicted.corners) > _MOST_LABELLED:
         labels = [name for name in shades if name in predicted.names]
         colours = [shades[name] for name in labels]
-        positions = [(0, (style.LABEL_PX + 8) * i) for i in range(len(labels))]
+        corners: list[tuple[float, float] | None] = []
+        for i in range(len(labels)):
+            corners.append((7, 4 + (style.LABEL_PX + 8) * i))
     else:
         labels = [name + score for name, score in zip(predicted.names, scores, strict=True)]
-        positions = (predicted.corners[:, :2] * scale).tolist()
-    font = style.font(style.LABEL_PX)
-    for (left, top), label, colour in zip(positions, labels, colours, strict=True):
-        draw.text(
-            (left + 7, top + 4),
-            printable(label),
-            colour,
-            font,
-            stroke_width=3,
-            stroke_fill="white",
-        )
+        labels = [printable(label) for label in labels]
+        sizes = [(font.getlength(label), float(style.LABEL_PX)) for label in labels]
+        corners = label_corners(predicted.corners * scale, sizes, sheet.size)
+    for corner, label, colour in zip(corners, labels, colours, strict=True):
+        if corner is None:
+            continue
+        draw.text(corner, printable(label), colour, font, stroke_width=3, stroke_fill="white")
     return sheet
+
+
+def label_corners(
+    boxes: Floats, sizes: Sequence[tuple[float, float]], picture: tuple[int, int]
+) -> list[tuple[float, float] | None]:
+    """Return where the label of each box begins (left, top), so that no label lies on another.
+
+    A label is inside the upper left corner of its box, else above it, inside the lower left one,
+    below it, or inside the upper right one. Boxes that come first choose first.
+
+    Args:
+        boxes: (n, 4) in pixels of the picture.
+        sizes: (width, height) of each label.
+        picture: (width, height).
+
+    Returns:
+        None for a label that has no free place.
+    """
+    placed: list[tuple[float, float, float, float]] = []
+    corners: list[tuple[float, float] | None] = []
+    for (x0, y0, x1, y1), (width, height) in zip(boxes.tolist(), sizes, strict=True):
+        inside = y0 + 4
+        above = y0 - height - 6
+        lower = y1 - height - 8
+        below = y1 + 2
+        candidates = [(x0 + 7, inside), (x0 + 7, above), (x0 + 7, lower), (x0 + 7, below)]
+        candidates.append((x1 - width - 7, inside))
+        free = None
+        for left, top in candidates:
+            # labels at the right and the lower edge are moved into the picture
+            left = max(3.0, min(left, picture[0] - width - 4))
+            top = max(0.0, min(top, picture[1] - height - 6))
+            area = (left - 3, top, left + width + 3, top + height + 6)
+            if not any(_overlap(area, other) for other in placed):
+                placed.append(area)
+                free = (left, top)
+                break
+        corners.append(free)
+    return corners
+
+
+def _overlap(
+    first: tuple[float, float, float, float], second: tuple[float, float, float, float]
+) -> bool:
+    """Whether two rectangles have an area in common."""
+    is_beside = first[2] <= second[0] or second[2] <= first[0]
+    is_above = first[3] <= second[1] or second[3] <= first[1]
+    return not (is_beside or is_above)
 
 
 class _NamedBoxes(NamedTuple):
@@ -227,7 +272,7 @@ def captions(
     for task in {output.task.name: output.task for output in listed}.values():
         outputs_of_task = [output for output in listed if output.task is task]
         if task.is_image_class:
-            likely = max(outputs_of_task, key=lambda output: output.value(result))
+            likely = likely_class(outputs_of_task, result)
             name = likely.key.replace(":", ": ", 1)
             probability = likely.text(likely.value(result))
             among = set_caption(task, result)
@@ -239,6 +284,11 @@ def captions(
         else:
             texts += [caption(output, result, known) for output in outputs_of_task]
     return texts
+
+
+def likely_class(outputs_of_task: Sequence[Output], result: Mapping[str, Any]) -> Output:
+    """Return the output of the most probable class of an image."""
+    return max(outputs_of_task, key=lambda output: output.value(result))
 
 
 def set_caption(task: TaskFacts, result: Mapping[str, Any]) -> str:

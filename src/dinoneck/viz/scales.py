@@ -10,7 +10,7 @@ import numpy as np
 
 from dinoneck.errors import DataError
 from dinoneck.runtime.intervals import BOUNDS
-from dinoneck.task_facts import GATE, TaskFacts, TaskRecord, columns_of
+from dinoneck.task_facts import GATE, Aggregate, TaskFacts, TaskRecord, columns_of
 from dinoneck.text import some_of
 from dinoneck.viz.checked import Floats, minus, numbers, span
 
@@ -20,6 +20,7 @@ THE_GATE = TaskRecord(
 """The gate of a head as pictures show it, next to the maps of tasks."""
 VALUE_DIGITS = 3
 """Significant digits of values in pictures and tables for people; CSV files have more."""
+_ALIKE = 50.0  # ranges of numbers without a unit that differ by more have a scale each
 _ROUNDING = 1e-4  # a smaller change of a cell is not worth a note
 
 
@@ -54,6 +55,19 @@ class Output(NamedTuple):
             return 0.0 if minimum >= 0 else -math.inf
         return minimum
 
+    @property
+    def is_number_from_0_to_1(self) -> bool:
+        """Whether the number is a share by its bounds: of 0 to 1, without a unit."""
+        task = self.task
+        is_one_number = task.dim == 1 and not (self.map.is_share or task.is_multilabel)
+        has_bounds = task.minimum == 0 and task.maximum == 1
+        return is_one_number and has_bounds and not task.unit and not self.is_sum
+
+    @property
+    def fades(self) -> bool:
+        """Whether a cell of 0 means that there is nothing: of amounts, but not of a depth."""
+        return self.map.kind != "dense" and self.floor >= 0
+
     def value(self, result: Mapping[str, Any]) -> float:
         """Return the number in a Predictor's result for one image.
 
@@ -85,7 +99,7 @@ class Output(NamedTuple):
         """
         unit = self.task.unit
         scale = 1.0
-        if self.map.is_share or self.map.is_multilabel:
+        if self.map.is_share or self.map.is_multilabel or self.is_number_from_0_to_1:
             scale = 100.0
             unit = "%"
         shown = [minus(f"{scale * x:.{VALUE_DIGITS}g}") for x in (value, *(bounds or ()))]
@@ -155,8 +169,9 @@ def scales(listed: Sequence[Output], results: Sequence[Mapping[str, Any]]) -> di
     """Return name of a map -> how it is drawn.
 
     Shares span 0 to 1; their cells are clipped to it, and those of several outputs divided by their
-    sum. Other cells are clipped at the floor, and amounts start at 0. The results themselves stay
-    as they are.
+    sum. Other cells are clipped at the floor, and amounts start at 0. Numbers of one unit have one
+    scale; those without a unit have one if their ranges are alike. The results themselves stay as
+    they are.
 
     Raises:
         ShapeError: if maps are not (outputs, rows, cols).
@@ -165,7 +180,35 @@ def scales(listed: Sequence[Output], results: Sequence[Mapping[str, Any]]) -> di
     outputs_by_map: dict[str, list[Output]] = {}
     for output in listed:
         outputs_by_map.setdefault(output.map.name, []).append(output)
-    return {name: _scale(members, results) for name, members in outputs_by_map.items()}
+    scale_by_map = {name: _scale(members, results) for name, members in outputs_by_map.items()}
+    names_by_kind: dict[tuple[str, str, Aggregate, bool], list[str]] = {}
+    for name, members in outputs_by_map.items():
+        task = members[0].map
+        if task.is_share or task.is_multilabel or task.is_unit:
+            continue
+        kind = (task.kind, task.unit, task.aggregate, scale_by_map[name].low == 0.0)
+        names_by_kind.setdefault(kind, []).append(name)
+    for (_, unit, _, _), names in names_by_kind.items():
+        members_scales = [scale_by_map[name] for name in names]
+        if unit or _are_alike(members_scales):
+            scale_by_map |= dict.fromkeys(names, _shared_scale(members_scales))
+    return scale_by_map
+
+
+def _are_alike(members: Sequence[Scale]) -> bool:
+    """Whether one scale shows all of these maps: of amounts, if none is so small that it would be dark."""
+    highest = [scale.high - scale.low for scale in members]
+    return max(highest) <= _ALIKE * min(highest)
+
+
+def _shared_scale(members: Sequence[Scale]) -> Scale:
+    """The scale that spans those of several maps."""
+    notes = [scale.note for scale in members if scale.note]
+    return Scale(
+        low=min(scale.low for scale in members),
+        high=max(scale.high for scale in members),
+        note=notes[0] if notes else "",
+    )
 
 
 def _scale(members: Sequence[Output], results: Sequence[Mapping[str, Any]]) -> Scale:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,10 @@ GROUND = {"background", "ground", "none", "soil"}
 """Names of a first class that has no colour: the grey image shows through."""
 NODATA: RGB = (154, 163, 171)
 INK: RGB = (30, 30, 30)
+BAR: RGB = (236, 239, 242)  # behind the bar of a probability
+RIGHT: RGB = (0, 158, 115)  # of a tick
+WRONG: RGB = (213, 94, 0)  # of a cross
+MIDDLE_GREY = 140.0  # of a photo behind a map, in a colour bar
 
 # five anchors of a perceptually uniform scale, dark violet (low) to yellow (high)
 SCALE = np.array(
@@ -35,9 +40,12 @@ LABEL_PX = 26  # of the letters of box labels
 DASH_PX = 16  # a dash of the frame of a missed box, and the gap after it
 OVERLAY_PX = 1200  # longer side of an overlay
 CAPTION_PX = 34  # of the letters of an overlay
+PANEL_CAPTION_PX = 30  # of the letters below maps that are next to each other
 PAINTING_PX = 960  # width of a photo in the painting page
 DPI = 120
-OPACITY = 0.65  # of amounts
+OPACITY = 0.65  # of values
+FULL_FROM = 0.5  # an amount from this share of its scale has the full opacity; 0 is transparent
+TINT = 0.45  # of a class's colour, behind letters
 SHARE_OPACITY = 0.85  # a share has the opacity SHARE_OPACITY * share ** SHARE_POWER
 SHARE_POWER = 0.8
 GOLDEN_ANGLE = 137.508  # degrees: hues in steps of it stay far apart, however many there are
@@ -63,6 +71,18 @@ def class_colours(labels: Sequence[str]) -> list[RGB | None]:
     return colours
 
 
+def box_colours(names: Sequence[str]) -> dict[str, str]:
+    """Return the colour of each class of boxes, in the order of the model's classes."""
+    return dict(zip(dict.fromkeys(names), cycle(PALETTE), strict=False))
+
+
+def number_colours(names: Sequence[str]) -> list[RGB | None]:
+    """Return a colour per number; None for one that is named as the ground, wherever it is listed."""
+    coloured = [name for name in names if name.lower() not in GROUND]
+    colours = dict(zip(coloured, class_colours(coloured), strict=True))
+    return [colours.get(name) for name in names]
+
+
 def _hue(turn: float) -> RGB:
     """The colour at a share 0 ... 1 of the colour wheel."""
     red, green, blue = colorsys.hls_to_rgb(turn, 0.5, 0.7)
@@ -82,3 +102,20 @@ def heat_colours(values: Floats, low: float, high: float) -> Floats:
     anchors = range(len(SCALE))
     channels = [np.interp(positions, anchors, channel) for channel in SCALE.T]
     return np.stack(channels, axis=-1)
+
+
+def hex_colour(colour: RGB) -> str:
+    """Return a colour as pages write it, such as ``#009e73``."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+def heat_opacity(shares: Floats) -> Floats:
+    """Return the opacity of amounts, which are shares 0 ... 1 of their scale: 0 shows the grey image alone."""
+    opacity: Floats = SHARE_OPACITY * np.clip(shares / FULL_FROM, 0.0, 1.0) ** SHARE_POWER
+    return opacity
+
+
+def tint(colour: RGB) -> RGB:
+    """Return a colour so pale that dark letters on it can be read."""
+    red, green, blue = (round(255 + TINT * (value - 255)) for value in colour)
+    return red, green, blue

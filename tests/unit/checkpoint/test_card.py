@@ -14,9 +14,19 @@ import pytest
 import yaml
 from tests import kit
 
-from dinoneck import Backbone, HeadCheckpoint, PatchMeanHead, TargetTransform, Task, save_head
+from dinoneck import (
+    Backbone,
+    HeadCheckpoint,
+    MaskHead,
+    PatchMeanHead,
+    STAPyramid,
+    TargetTransform,
+    Task,
+    save_head,
+)
 from dinoneck.checkpoint import model_card
 from dinoneck.checkpoint.card import config_json
+from dinoneck.detection.head import DetectionHead
 
 EVIL = (
     "x\n---\nlicense: mit",
@@ -166,6 +176,51 @@ def check_outside_of_code(body: str) -> None:
         "!!",
     ):
         assert sign not in outside, sign
+
+
+@pytest.fixture
+def labels_on_images() -> HeadCheckpoint:
+    """A head of two labels, one of which needs a high probability."""
+    tags = Task("tags", kind="multilabel", dim=2, labels=("crack", "moss"))
+    checkpoint = HeadCheckpoint.from_module(PatchMeanHead(64, [tags]))
+    return checkpoint.with_thresholds({"tags": (0.75, 0.25)})
+
+
+def test_thresholds_of_labels_are_on_the_page(labels_on_images: HeadCheckpoint) -> None:
+    predictions = section(model_card(labels_on_images.meta), "Predictions")
+    assert "| `tags: crack` | `0.75` |" in predictions
+    assert "| `tags: moss` | `0.25` |" in predictions
+
+
+def test_thresholds_of_a_detector_are_on_the_page() -> None:
+    neck = STAPyramid(64, 32)
+    head = DetectionHead("fcos", ("cat", "dog"), neck, thresholds=(0.5, 0.125))
+    predictions = section(model_card(HeadCheckpoint.from_module(head).meta), "Predictions")
+    assert "| `cat` | `0.5` |" in predictions
+    assert "| `dog` | `0.125` |" in predictions
+
+
+def test_a_page_without_thresholds_has_no_table_of_them(meta: dict[str, Any]) -> None:
+    assert "if its score is at least" not in model_card(meta)
+
+
+@pytest.mark.parametrize(
+    ("kind", "pipeline"),
+    [("multilabel", "image-classification"), ("classification", "image-classification")],
+)
+def test_the_hub_finds_a_head_by_what_it_does(kind: str, pipeline: str) -> None:
+    task = Task("tags", kind=kind, dim=2, labels=("crack", "moss"))
+    page = model_card(HeadCheckpoint.from_module(PatchMeanHead(64, [task])).meta)
+    assert front(page)["pipeline_tag"] == pipeline
+
+
+@pytest.mark.parametrize("kind", ["instances", "panoptic"])
+def test_the_hub_finds_masks_of_objects_as_segmentation(kind: str) -> None:
+    task = Task("things", kind=kind, dim=1, labels=("cell",))
+    page = model_card(
+        HeadCheckpoint.from_module(MaskHead(64, [task], num_queries=5, num_blocks=1)).meta
+    )
+    assert front(page)["pipeline_tag"] == "image-segmentation"
 
 
 @pytest.mark.parametrize("evil", EVIL, ids=range(len(EVIL)))

@@ -140,6 +140,22 @@ REFUSED = {
         "train --boxes boxes.json --images images --head sta_pyramid --size 96x112",
         "multiples of 32x32, such as 96x128",
     ),
+    "the size of a detector on a simple pyramid": (
+        "train --boxes boxes.json --images images --head simple_pyramid --size 96x112",
+        "multiples of 32x32, such as 96x128",
+    ),
+    "the size of a detector on three levels": (
+        "train --boxes boxes.json --images images --head vit_fpn --size 64x96",
+        "multiples of 64x64, such as 64x128",
+    ),
+    "the scales of a neck": (
+        "train scales.yaml",
+        "scales is (3,); expected one or more of 4, 2, 1, 0.5, 0.25",
+    ),
+    "the layers of a neck": (
+        "train --boxes boxes.json --images images --head dpt_neck --layers 1 2 3 4 5",
+        "num_layers is 5; a DPTNeck has 4 scales, so at most 4 layers",
+    ),
     "heads that differ": (
         "predict images --heads head.safetensors other.safetensors",
         "heads 1 and 2 of the list differ (heads.config.tasks.0.activation: softplus / None)",
@@ -172,6 +188,14 @@ REFUSED = {
         "paint images --classes crop weed --backbone resnet50",
         "resnet50",
     ),
+    "a table in the place of images": (
+        "predict cover.csv --heads head.safetensors",
+        "cover.csv is a .csv file, not an image; name images, or the folder that they are in",
+    ),
+    "a COCO file among the images of a report": (
+        "viz report head.safetensors images boxes.json",
+        "boxes.json is a .json file, not an image",
+    ),
     "groups of a truth": (
         "evaluate . --heads head.safetensors --truth cover.csv --group plot",
         "cover.csv has no column 'plot'",
@@ -194,6 +218,11 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
     (folder / "cover.csv").write_text("\n".join([header, *rows]))
     rows[3] = "images/9.png,0.3,1,plot d,north"
     (folder / "missing.csv").write_text("\n".join([header, *rows]))
+    scales = {
+        "data": {"boxes": "boxes.json", "images": "images"},
+        "head": {"type": "simple_pyramid", "scales": [3]},
+    }
+    (folder / "scales.yaml").write_text(json.dumps(scales))
     (folder / "sites.csv").write_text("image,site\nimages/0.png,north\n")
     coco = {
         "images": [{"id": 1, "file_name": "0.png", "width": 8, "height": 8}],

@@ -243,7 +243,7 @@ SIMILAR = [
     ("red", "red\u200b"),
     ("big leaf", "big_leaf"),
     ("big leaf", "Big-Leaf"),
-    ("bl\u00e4tt", "bla\u0308tt"),
+    ("bl\u00e4tt", "blatt"),
     ("bl\u00e4tt", "bl\u00c3\u00a4tt"),
     ("soil", "s\u043eil"),
     ("a.0", "a 0"),
@@ -281,6 +281,17 @@ def test_categories_of_other_names_are_not_taken_for_one(
         opened(tmp_path, change)
 
     assert not caplog.messages
+
+
+def test_categories_whose_names_differ_in_their_unicode_form_are_one_name(tmp_path: Path) -> None:
+    def name_twins(sample: dict[str, Any]) -> None:
+        sample["categories"][0]["name"] = "bl\u00e4tt"
+        sample["categories"][1]["name"] = "bla\u0308tt"
+
+    with pytest.raises(
+        DataError, match="the name 'bl\u00e4tt' stands more than once; give its obj"
+    ):
+        opened(tmp_path, name_twins)
 
 
 def test_a_class_is_found_whose_umlaut_is_written_in_two_characters(tmp_path: Path) -> None:

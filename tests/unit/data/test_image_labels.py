@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import unicodedata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import pytest
@@ -32,6 +33,7 @@ def linked(folder: Path, links: dict[str, list[int]], *, are_copies: bool = Fals
 
 
 LINKS = {"crack": [0, 2], "moss": [2, 3]}
+COMPOSED = "caf\u00e9"  # NFC: an é is one character
 
 
 def rows(table: pd.DataFrame, *labels: str) -> dict[str, list[float]]:
@@ -103,6 +105,28 @@ def test_a_label_without_a_folder_is_refused_or_left_out(tmp_path: Path) -> None
     assert list(table) == ["images", "moss"]
 
 
+def test_folders_whose_names_differ_in_their_unicode_form_are_one_label(tmp_path: Path) -> None:
+    decomposed = unicodedata.normalize("NFD", COMPOSED)
+    linked(tmp_path, {COMPOSED: [0], decomposed: [1]})
+    if len(list(tmp_path.iterdir())) == 2:
+        pytest.skip("this file system has one folder for both names")
+
+    table = read_label_folders(tmp_path, [decomposed])
+
+    expected = {"0.png": [1], "1.png": [1], "2.png": [0], "3.png": [0]}
+    assert rows(table, decomposed) == expected
+
+
+def test_folders_of_labels_in_parts_are_refused(tmp_path: Path) -> None:
+    linked(tmp_path / "train", {"crack": [0], "moss": [1]})
+    linked(tmp_path / "val", {"crack": [0], "moss": [1]})
+
+    with pytest.raises(
+        DataError, match="'crack', whose folder is not in .* but in train, val, and"
+    ):
+        read_label_folders(tmp_path, ["crack", "moss"])
+
+
 def test_folders_of_classes_are_read_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -112,6 +136,11 @@ def test_folders_of_classes_are_read_with_a_warning(
         read_label_folders(tmp_path, ["crack", "moss"])
 
     assert "no image is in two of the folders crack, moss; if every image" in caplog.text
+
+
+def category_entries(*names: str) -> list[dict[str, Any]]:
+    """The entries of categories with these names, numbered from 0."""
+    return [{"id": number, "name": name} for number, name in enumerate(names)]
 
 
 def coco(folder: Path, labels: dict[int, list[int]], **changes: Any) -> Path:
@@ -124,7 +153,7 @@ def coco(folder: Path, labels: dict[int, list[int]], **changes: Any) -> Path:
     content = {
         "images": [{"id": number, "file_name": f"{number}.png"} for number in range(4)],
         "annotations": annotations,
-        "categories": [{"id": i, "name": name} for i, name in enumerate(["crack", "moss", "rust"])],
+        "categories": category_entries("crack", "moss", "rust"),
     }
     file = folder / "damage.json"
     file.write_text(json.dumps(content | changes))
@@ -191,3 +220,25 @@ def test_a_label_that_is_called_as_a_column_of_tables_is_refused(tmp_path: Path)
 
     with pytest.raises(DataError, match="is called 'group', as a column of the result; rename it"):
         read_label_folders(tmp_path, ["group"])
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_category_is_found_in_both_unicode_forms(
+    tmp_path: Path, form: Literal["NFC", "NFD"]
+) -> None:
+    decomposed = unicodedata.normalize("NFD", COMPOSED)
+    file = coco(tmp_path, {0: [0], 1: [1]}, categories=category_entries(decomposed, "moss"))
+    label = unicodedata.normalize(form, COMPOSED)
+
+    table = read_coco_labels(file, tmp_path, [label, "moss"])
+
+    assert rows(table, label)["0.png"] == [1]
+    assert rows(table, "moss")["0.png"] == [0]
+
+
+def test_categories_whose_names_differ_in_their_unicode_form_are_refused(tmp_path: Path) -> None:
+    decomposed = unicodedata.normalize("NFD", COMPOSED)
+    file = coco(tmp_path, {0: [0], 1: [1]}, categories=category_entries(COMPOSED, decomposed))
+
+    with pytest.raises(DataError, match="the name 'café' stands more than once; give its objects"):
+        read_coco_labels(file, tmp_path)

@@ -24,16 +24,20 @@ from dinoneck import (
     MaskHead,
     Predictor,
     PyramidHead,
+    STAPyramid,
     Task,
+    register,
 )
 from dinoneck.checkpoint.contents import build_on_meta
 from dinoneck.data import BoxImages
 from dinoneck.data.recipe import ImageRecipe
 from dinoneck.detection import Detector, score_boxes, score_masks, train_detector, training
 from dinoneck.detection.evaluation import class_thresholds
+from dinoneck.detection.head import DetectionHead
 from dinoneck.heads import Head
 from dinoneck.heads.instances import decode_centres, decode_instances
 from dinoneck.inference.resolution import objects_from_outputs
+from dinoneck.necks.neck import Neck
 from dinoneck.runtime.description import record_task
 from dinoneck.viz.score_tables import all_tables
 
@@ -288,6 +292,35 @@ def test_a_smallest_score_that_is_set_takes_the_place_of_thresholds(
     detector.min_score = 0.7
     assert detector.thresholds == ()
     assert len(detector.predict(IMAGE)[0]["scores"]) == 2
+
+
+class HeadWithoutThresholds(DetectionHead):
+    """A head of one's own whose constructor has no thresholds, as those written for 0.3."""
+
+    def __init__(
+        self,
+        neck: Neck,
+        tuned: dict[str, tuple[int, ...]] | None = None,
+        min_score: float = 0.3,
+        *,
+        device: Any = None,
+    ) -> None:
+        super().__init__(
+            "fcos", ("red", "blue"), neck, tuned=tuned, min_score=min_score, device=device
+        )
+
+
+def test_a_head_of_ones_own_needs_no_thresholds_in_its_constructor(tmp_path: Path) -> None:
+    register(HeadWithoutThresholds, name="head_without_thresholds")
+    head = HeadWithoutThresholds(STAPyramid(64, 32))
+    detector = Detector(head, kit.backbone(), (96, 128))
+    detector.min_score = 0.7
+
+    detector.save(tmp_path / "own.safetensors")
+
+    loaded = HeadCheckpoint.load(tmp_path / "own.safetensors")
+    assert loaded.config["min_score"] == 0.7
+    assert "thresholds" not in loaded.config
 
 
 @pytest.mark.parametrize("thresholds", [(0.5,), (0.5, 1.5), (0.5, float("nan"))])

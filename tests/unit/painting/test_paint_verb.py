@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -26,8 +27,10 @@ from tests.unit.painting.painted_photos import (
 from tests.unit.viz.test_panels import with_orientation
 
 from dinoneck import Backbone, HeadCheckpoint, Predictor, load_head
+from dinoneck.cli.paint import _files_of_store
 from dinoneck.data import DenseLabels
 from dinoneck.data.decoding import read_image_size, read_pixels
+from dinoneck.errors import ConfigError
 from dinoneck.painting import PaintedImage, PhotoTokens, Stroke, Strokes, files, fit_strokes, head
 from dinoneck.painting.strokes import UNPAINTED
 from dinoneck.serve import models
@@ -397,3 +400,21 @@ def test_strokes_are_in_pixels_of_the_upright_photo(tmp_path: Path, tiny: Backbo
     stroke = Stroke("left", 2.0, ((60.0, 90.0),))  # outside of the file's own frame
     image = PaintedImage("turned.jpg", photo.sha256, height=96, width=64, strokes=(stroke,))
     assert (image.mask(CLASSES) == 0).sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("roots", "message"),
+    [
+        pytest.param([], "store holds no images; name one with tokens of photos", id="none"),
+        pytest.param(
+            ["a", "b"], "extracted from the folders a, b, and photos are looked", id="two"
+        ),
+        pytest.param(["a"], "extracted from a, where its photos are not found; name", id="lost"),
+    ],
+)
+def test_photos_of_a_store_that_are_not_in_one_folder_are_to_be_named(
+    roots: list[str], message: str
+) -> None:
+    store = SimpleNamespace(path="store", entries=SimpleNamespace(roots=lambda: roots))
+    with pytest.raises(ConfigError, match=message):
+        _files_of_store(cast("FeatureStore", store))

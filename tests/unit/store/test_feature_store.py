@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,65 +63,133 @@ def views_of(path: Path, backbone: Backbone) -> torch.Tensor:
     return torch.cat([image, image.flip(-1), image.flip(-2), image.flip(-1, -2)])
 
 
+@pytest.mark.parametrize("image_id", ["a", "b", "c"])
+@pytest.mark.parametrize("view", range(4))
 def test_stored_tokens_are_the_backbones_bit_for_bit(
-    filled: FeatureStore, images: Path, two_layers: Backbone
+    filled: FeatureStore, images: Path, two_layers: Backbone, image_id: str, view: int
 ) -> None:
-    for image_id in filled.ids:
-        views = two_layers(views_of(images / f"{image_id}.png", two_layers))
-        for pattern, expected in enumerate(views):
-            given = filled[image_id, pattern]
-            assert given.layers == expected.layers == (0, two_layers.depth - 1)
-            assert (given.grid, given.normed, given.num_cls, given.num_registers) == (
-                GridSize(2, 3),
-                True,
-                1,
-                2,
-            )
-            for x, y in zip(given.sequence, expected.sequence, strict=True):
-                assert x.dtype == torch.float32
-                assert torch.equal(x, y.half().float())
+    expected = two_layers(views_of(images / f"{image_id}.png", two_layers))[view]
+
+    stored = filled[image_id, view]
+
+    for stored_layer, layer in zip(stored.sequence, expected.sequence, strict=True):
+        assert stored_layer.dtype == torch.float32
+        assert torch.equal(stored_layer, layer.half().float())
+
+
+def test_stored_tokens_know_their_layers_and_their_parts(
+    filled: FeatureStore, two_layers: Backbone
+) -> None:
+    tokens = filled["a", 0]
+
+    assert tokens.layers == (0, two_layers.depth - 1)
+    assert tokens.grid == GridSize(2, 3)
+    assert tokens.normed
+    assert tokens.num_cls == 1
+    assert tokens.num_registers == 2
 
 
 def test_a_batch_keeps_order_repeats_and_patterns(filled: FeatureStore) -> None:
     batch = filled.batch(["c", "a", "c"], [3, 0, 1])
+
     for row, key in enumerate([("c", 3), ("a", 0), ("c", 1)]):
-        for x, y in zip(batch.sequence, filled[key].sequence, strict=True):
-            assert torch.equal(x[row : row + 1], y)
-            assert x.is_contiguous()
+        for layer, expected in zip(batch.sequence, filled[key].sequence, strict=True):
+            assert torch.equal(layer[row : row + 1], expected)
+
+
+def test_the_layers_of_a_batch_are_contiguous(filled: FeatureStore) -> None:
+    batch = filled.batch(["c", "a", "c"], [3, 0, 1])
+
+    assert all(layer.is_contiguous() for layer in batch.sequence)
+
+
+def test_views_of_an_image_differ(filled: FeatureStore) -> None:
     assert not torch.equal(filled["c", 0].sequence[0], filled["c", 1].sequence[0])
+
+
+def test_an_id_alone_is_its_first_view(filled: FeatureStore) -> None:
     assert torch.equal(filled["c"].sequence[0], filled["c", 0].sequence[0])
+
+
+def test_a_batch_may_keep_the_stored_dtype(filled: FeatureStore) -> None:
     assert filled.batch(["a"], dtype=None).sequence[0].dtype == torch.float16
-    assert torch.equal(filled.batch(["a", "b"], 2).sequence[1][1:], filled["b", 2].sequence[1])
 
 
-def test_keep_gives_each_image_its_own_grid(two_layers: Backbone, tmp_path: Path) -> None:
+def test_one_view_may_be_asked_for_all_images_of_a_batch(filled: FeatureStore) -> None:
+    batch = filled.batch(["a", "b"], 2)
+
+    assert torch.equal(batch.sequence[1][:1], filled["a", 2].sequence[1])
+    assert torch.equal(batch.sequence[1][1:], filled["b", 2].sequence[1])
+
+
+@pytest.fixture(scope="module")
+def sized_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three images of noise with other proportions; a and c have the same."""
+    folder = tmp_path_factory.mktemp("sized images")
     for name, size in (("a", (60, 40)), ("b", (60, 15)), ("c", (30, 20))):
-        (tmp_path / "p").mkdir(exist_ok=True)
-        Image.effect_noise(size, 60).convert("RGB").save(tmp_path / "p" / f"{name}.png")
-    store = make(tmp_path / "s", two_layers, image_size=(64, 64), resize="keep")
-    store.extract(tmp_path / "p", batch_size=64)
-    assert [store[i].grid for i in store.ids] == [GridSize(3, 4), GridSize(1, 4), GridSize(3, 4)]
+        Image.effect_noise(size, 60).convert("RGB").save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def kept_sizes(
+    sized_images: Path, two_layers: Backbone, tmp_path_factory: pytest.TempPathFactory
+) -> FeatureStore:
+    """The store of these images with ``resize="keep"``."""
+    folder = tmp_path_factory.mktemp("kept sizes")
+    store = make(folder / "s", two_layers, image_size=(64, 64), resize="keep")
+    store.extract(sized_images, batch_size=64)
+    return store
+
+
+def test_keep_gives_each_image_its_own_grid(kept_sizes: FeatureStore) -> None:
+    assert [kept_sizes[image_id].grid for image_id in kept_sizes.ids] == [
+        GridSize(3, 4),
+        GridSize(1, 4),
+        GridSize(3, 4),
+    ]
+    assert kept_sizes.verify() == []
+
+
+def test_images_of_other_grids_are_stored_as_the_backbone_gives_them(
+    kept_sizes: FeatureStore, sized_images: Path, two_layers: Backbone
+) -> None:
+    image = two_layers.preprocess(sized_images / "b.png", size=(64, 64), resize="keep")
+
+    stored = kept_sizes["b"].sequence[1]
+
+    assert torch.allclose(stored, two_layers(image).sequence[1], atol=4e-3)
+
+
+def test_images_of_one_grid_make_a_batch_and_others_do_not(kept_sizes: FeatureStore) -> None:
+    batch = kept_sizes.batch(["a", "c"])
+
+    assert torch.equal(batch.sequence[0][:1], kept_sizes["a"].sequence[0])
     with pytest.raises(DataError, match="different grids"):
-        store.batch(["a", "b"])
-    assert torch.equal(store.batch(["a", "c"]).sequence[0][:1], store["a"].sequence[0])
-    assert store.verify() == []
-    image = two_layers.preprocess(tmp_path / "p" / "b.png", size=(64, 64), resize="keep")
-    assert torch.allclose(store["b"].sequence[1], two_layers(image).sequence[1], atol=4e-3)
+        kept_sizes.batch(["a", "b"])
 
 
-@pytest.mark.parametrize(("batch_size", "sizes"), [(None, [10] * 8), (6, [6] * 13 + [2])])
+@pytest.mark.parametrize(
+    ("batch_size", "sizes"),
+    [
+        pytest.param(None, [10] * 8, id="the store's own batch size"),
+        pytest.param(6, [6] * 13 + [2], id="6"),
+    ],
+)
 def test_passes_are_filled_across_images(
     tmp_path: Path, batch_size: int | None, sizes: list[int]
 ) -> None:
-    paths, backbone = (
-        write_images(tmp_path / "p", [f"{i:03}.png" for i in range(80)]),
-        load_backbone("dinoneck_tiny"),
-    )
-    seen: list[int] = []
-    backbone.register_forward_pre_hook(lambda _, images: seen.append(len(images[0])))
+    paths = write_images(tmp_path / "p", [f"{i:03}.png" for i in range(80)])
+    backbone = load_backbone("dinoneck_tiny")
     store = make(tmp_path / "s", backbone, views="none")
-    assert len(store.extract(paths, batch_size=batch_size, workers=3).written) == 80
-    assert seen == sizes
+    seen_sizes: list[int] = []
+    hook = backbone.register_forward_pre_hook(lambda _, images: seen_sizes.append(len(images[0])))
+
+    extracted = store.extract(paths, batch_size=batch_size, workers=3)
+
+    hook.remove()
+    assert len(extracted.written) == 80
+    assert seen_sizes == sizes
     prepare = backbone.preprocess.changed(size=SIZE)
     expected = torch.cat([backbone(prepare(path)).sequence[0] for path in paths])
     stored = store.batch([path.stem for path in paths]).sequence[0]
@@ -130,54 +199,151 @@ def test_passes_are_filled_across_images(
     assert distances.argmin(dim=1).tolist() == [*range(80)]
 
 
+@pytest.fixture
+def continued(images: Path, two_layers: Backbone, tmp_path: Path) -> FeatureStore:
+    """A store of one image, then of all of them, each in a shard of its own."""
+    store = make(tmp_path / "s", two_layers)
+    store.extract([images / "b.png"], root=images)
+    store.extract(images, shard_bytes=1)
+    return store
+
+
 def test_extraction_goes_on_where_it_stopped(
-    images: Path, filled: FeatureStore, two_layers: Backbone, tmp_path: Path
+    images: Path, two_layers: Backbone, tmp_path: Path
 ) -> None:
     store = make(tmp_path / "s", two_layers)
     first = store.extract([images / "b.png"], root=images)
+
+    second = store.extract(images)
+
     assert first.written == ["b"]
-    second = store.extract(images, shard_bytes=1)
-    assert (second.written, second.present) == (["a", "c"], 1)
-    assert store.extract(images).written == []
-    assert same(store, filled)
-    assert len(list((tmp_path / "s" / "data").iterdir())) == 3
-    reopened = make(tmp_path / "s", two_layers)
+    assert second.written == ["a", "c"]
+    assert second.present == 1
+
+
+def test_a_store_that_was_continued_is_that_of_one_extraction(
+    continued: FeatureStore, filled: FeatureStore
+) -> None:
+    assert same(continued, filled)
+
+
+def test_a_complete_store_is_left_as_it_is(continued: FeatureStore, images: Path) -> None:
+    shards = sorted((Path(continued.path) / "data").iterdir())
+
+    extracted = continued.extract(images)
+
+    assert extracted.written == []
+    assert sorted((Path(continued.path) / "data").iterdir()) == shards
+    assert len(shards) == 3
+
+
+def test_a_store_that_is_made_again_is_the_one_that_is_there(
+    continued: FeatureStore, filled: FeatureStore, two_layers: Backbone
+) -> None:
+    reopened = make(Path(continued.path), two_layers)
+
     assert reopened.ids == filled.ids
 
 
-def test_ids_are_paths_below_the_root(tmp_path: Path) -> None:
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """Images in two folders."""
     write_images(tmp_path, ["x/a.png", "x/b.b.jpg", "y/a.png"])
-    found = image_ids(tmp_path)
-    assert list(found) == ["x/a", "x/b.b", "y/a"]
-    assert list(image_ids([tmp_path / "x"])) == ["a", "b.b"]
-    assert list(image_ids([tmp_path / "x" / "a.png"], root=tmp_path)) == ["x/a"]
-    assert list(image_ids([tmp_path / "x" / "a.png", tmp_path / "y" / "a.png"])) == ["x/a", "y/a"]
-    assert list(image_ids([tmp_path / "x" / "a.png"] * 2)) == ["a"]
+    return tmp_path
 
 
-def test_another_image_of_the_same_name_is_refused(tmp_path: Path, two_layers: Backbone) -> None:
-    """BMP files of one shape have one size: only their time, root and hash tell them apart."""
-    first, second = tmp_path / "p1", tmp_path / "p2"
-    for seed, root in enumerate((first, second)):
-        for path in write_images(root, ["a.bmp", "b.bmp"], seed=10 * seed):
-            os.utime(path, (10**9, 10**9))
+def test_ids_are_paths_below_the_root(folders: Path) -> None:
+    assert list(image_ids(folders)) == ["x/a", "x/b.b", "y/a"]
+
+
+def test_a_folder_in_a_list_is_a_root(folders: Path) -> None:
+    assert list(image_ids([folders / "x"])) == ["a", "b.b"]
+
+
+def test_a_root_may_be_stated(folders: Path) -> None:
+    assert list(image_ids([folders / "x" / "a.png"], root=folders)) == ["x/a"]
+
+
+def test_the_root_of_files_is_the_folder_that_they_share(folders: Path) -> None:
+    files = [folders / "x" / "a.png", folders / "y" / "a.png"]
+
+    assert list(image_ids(files)) == ["x/a", "y/a"]
+
+
+def test_a_file_that_is_named_twice_has_one_id(folders: Path) -> None:
+    assert list(image_ids([folders / "x" / "a.png"] * 2)) == ["a"]
+
+
+CHANGED = (
+    r"files of 2 stored images have changed: 'a', 'b'\. .* read from .*p1\. .*delete the shards"
+)
+
+
+@pytest.fixture
+def first_images(tmp_path: Path) -> Path:
+    """Two images in BMP files: of one shape they have one size, and their times are equal too."""
+    return bmp_images(tmp_path / "p1", seed=0)
+
+
+def bmp_images(root: Path, seed: int) -> Path:
+    for path in write_images(root, ["a.bmp", "b.bmp"], seed=seed):
+        os.utime(path, (10**9, 10**9))
+    return root
+
+
+@pytest.fixture
+def of_first(first_images: Path, two_layers: Backbone, tmp_path: Path) -> FeatureStore:
     store = make(tmp_path / "s", two_layers)
-    store.extract(first)
-    moved = shutil.copytree(first, tmp_path / "moved")
-    (first / "a.bmp").touch()  # another time, the same bytes
-    assert store.extract(first).present == store.extract(moved).present == 2
-    message = (
-        r"files of 2 stored images have changed: 'a', 'b'\. .* read from .*p1\. .*delete the shards"
-    )
-    # equal names, sizes and times below another root
-    with pytest.raises(StoreError, match=message):
-        store.extract(second)
+    store.extract(first_images)
+    return store
+
+
+def test_equal_images_with_another_time_are_present(
+    of_first: FeatureStore, first_images: Path
+) -> None:
+    (first_images / "a.bmp").touch()
+
+    assert of_first.extract(first_images).present == 2
+
+
+def test_equal_images_in_another_folder_are_present(
+    of_first: FeatureStore, first_images: Path, tmp_path: Path
+) -> None:
+    moved = shutil.copytree(first_images, tmp_path / "moved")
+
+    assert of_first.extract(moved).present == 2
+
+
+def test_another_image_of_the_same_name_is_refused(of_first: FeatureStore, tmp_path: Path) -> None:
+    """Names, sizes and times are equal: only the root and the hashes tell the images apart."""
+    second_images = bmp_images(tmp_path / "p2", seed=10)
+
+    with pytest.raises(StoreError, match=CHANGED):
+        of_first.extract(second_images)
+
+
+def test_an_image_that_was_overwritten_is_refused(
+    of_first: FeatureStore, first_images: Path, two_layers: Backbone, tmp_path: Path
+) -> None:
+    second_images = bmp_images(tmp_path / "p2", seed=10)
     for name in ("a.bmp", "b.bmp"):
-        (first / name).write_bytes((second / name).read_bytes())
-    with pytest.raises(StoreError, match=message):
-        make(tmp_path / "s", two_layers).extract(first)
-    (tmp_path / "s" / store.shard_of("a")).unlink()
-    assert make(tmp_path / "s", two_layers).extract(first).written == ["a", "b"]
+        shutil.copyfile(second_images / name, first_images / name)
+
+    with pytest.raises(StoreError, match=CHANGED):
+        make(tmp_path / "s", two_layers).extract(first_images)
+
+
+def test_images_are_stored_again_once_their_shard_is_deleted(
+    of_first: FeatureStore, first_images: Path, two_layers: Backbone, tmp_path: Path
+) -> None:
+    second_images = bmp_images(tmp_path / "p2", seed=10)
+    for name in ("a.bmp", "b.bmp"):
+        shutil.copyfile(second_images / name, first_images / name)
+    (tmp_path / "s" / of_first.shard_of("a")).unlink()
+
+    extracted = make(tmp_path / "s", two_layers).extract(first_images)
+
+    assert extracted.written == ["a", "b"]
 
 
 def test_a_stored_image_is_not_stored_again_under_the_id_of_another_root(
@@ -227,36 +393,67 @@ def quantised(tokens: Tokens) -> QuantisedTokens:
 def test_int8_keeps_its_bound_and_beats_a_scale_per_token_alone() -> None:
     tokens = outlier_tokens()
     packed = quantised(tokens)
-    back = packed.dequantise()
-    for layer, (x, y) in enumerate(zip(tokens.patches, back.patches, strict=True)):
+
+    restored = packed.dequantise()
+
+    for layer, (x, y) in enumerate(zip(tokens.patches, restored.patches, strict=True)):
         bound = 0.5 * packed.scale[layer][..., None] * packed.channel_scale[layer]
         assert ((x - y).abs() <= bound * 1.001).all()
-        naive_q, naive_scale = quantise(x, torch.ones(32))
-        naive = naive_q.float() * naive_scale[..., None]
         assert ((x - y).norm() / x.norm()) < 0.02
+        values_by_token, scale_by_token = quantise(x, torch.ones(32))
+        by_token_alone = values_by_token.float() * scale_by_token[..., None]
         weights = 1 / packed.channel_scale[layer]
-        assert ((x - y) * weights).norm() < 0.25 * ((x - naive) * weights).norm()
-    assert torch.equal(back.registers[0], tokens.registers[0])
+        error_by_token_alone = ((x - by_token_alone) * weights).norm()
+        assert ((x - y) * weights).norm() < 0.25 * error_by_token_alone
+
+
+def test_int8_keeps_the_prefix_exactly() -> None:
+    tokens = outlier_tokens()
+
+    restored = quantised(tokens).dequantise()
+
+    assert torch.equal(restored.registers[0], tokens.registers[0])
+    assert torch.equal(restored.cls_token[1], tokens.cls_token[1])
+
+
+def test_channels_of_zeros_have_the_scale_one() -> None:
     zeros = Tokens.from_patches(torch.zeros(1, 4, 8), grid=(2, 2), patch_size=16)
+
     assert torch.equal(channel_rms([zeros]), torch.ones(1, 8))
-    assert not any(x.any() for x in quantise(zeros.patches[0], torch.ones(8)))
-    assert torch.equal(back.cls_token[1], tokens.cls_token[1])
 
 
-def test_int8_is_pooled_as_it_is() -> None:
+def test_tokens_of_zeros_become_zeros() -> None:
+    values, scale = quantise(torch.zeros(1, 4, 8), torch.ones(8))
+
+    assert not values.any()
+    assert not scale.any()
+
+
+def test_the_mean_of_int8_is_that_of_the_dequantised_tokens() -> None:
     packed = quantised(outlier_tokens())
+
+    pooled = packed.pool(dtype=torch.float64)
+
     plain = packed.dequantise(torch.float64)
+    for layer, patches in zip(pooled, plain.patches, strict=True):
+        torch.testing.assert_close(layer, patches.mean(1), rtol=1e-12, atol=1e-12)
+
+
+def test_the_weighted_sum_of_int8_is_that_of_the_dequantised_tokens() -> None:
+    packed = quantised(outlier_tokens())
     generator = torch.Generator().manual_seed(0)
     gate = torch.rand(2, 24, generator=generator, dtype=torch.float64)
-    for layer, patches in enumerate(plain.patches):
-        torch.testing.assert_close(
-            packed.pool(dtype=torch.float64)[layer], patches.mean(1), rtol=1e-12, atol=1e-12
-        )
-        weighted = torch.einsum("bn,bnc->bc", gate, patches)
-        torch.testing.assert_close(
-            packed.pool(gate, torch.float64)[layer], weighted, rtol=1e-12, atol=1e-12
-        )
-    assert packed.pool()[0].dtype == torch.float32
+
+    pooled = packed.pool(gate, torch.float64)
+
+    plain = packed.dequantise(torch.float64)
+    for layer, patches in zip(pooled, plain.patches, strict=True):
+        expected = torch.einsum("bn,bnc->bc", gate, patches)
+        torch.testing.assert_close(layer, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_int8_is_pooled_to_float32() -> None:
+    assert quantised(outlier_tokens()).pool()[0].dtype == torch.float32
 
 
 @pytest.mark.parametrize("has_bias", [True, False], ids=["bias", "no bias"])
@@ -286,54 +483,117 @@ def test_the_length_of_int8_tokens_is_their_number_of_images() -> None:
     assert len(quantised(outlier_tokens())) == 2
 
 
-def test_an_int8_store(
+def test_an_int8_store(images: Path, int8: FeatureStore, two_layers: Backbone) -> None:
+    expected = two_layers(views_of(images / "b.png", two_layers))[0]
+
+    stored = int8["b", 0]
+
+    packed = int8.quantised(["b"], 0)
+    for layer, (x, y) in enumerate(zip(stored.patches, expected.patches, strict=True)):
+        bound = 0.501 * packed.scale[layer][..., None] * packed.channel_scale[layer]
+        assert ((x - y).abs() <= bound).all()
+    assert torch.equal(stored.cls_token[0], expected.cls_token[0])
+
+
+def test_shares_of_an_int8_store_are_the_store_in_any_order(
     images: Path, int8: FeatureStore, two_layers: Backbone, tmp_path: Path
 ) -> None:
-    expected = two_layers(views_of(images / "b.png", two_layers))[0]
-    given, packed = int8["b", 0], int8.quantised(["b"], 0)
-    for layer, (x, y) in enumerate(zip(given.patches, expected.patches, strict=True)):
-        assert (
-            (x - y).abs() <= 0.501 * packed.scale[layer][..., None] * packed.channel_scale[layer]
-        ).all()
-    assert torch.equal(given.cls_token[0], expected.cls_token[0])
-    split = make(tmp_path / "split", two_layers, dtype="int8")
-    for share in ((1, 2), (0, 2)):
-        split.extract(images, shard=share)
-    assert same(int8, split)
+    shared = make(tmp_path / "shared", two_layers, dtype="int8")
+
+    shared.extract(images, shard=(1, 2))
+    shared.extract(images, shard=(0, 2))
+
+    assert same(int8, shared)
 
 
-def test_in_memory_it_gives_the_same(filled: FeatureStore, int8: FeatureStore) -> None:
-    for store in (filled, int8):
-        kept = MemoryStore(store)
-        assert kept.ids == store.ids
-        one, two = kept.batch(["c", "a"], [3, 1]), store.batch(["c", "a"], [3, 1])
-        assert kit.same(one, two) and one.layers == two.layers
-    assert torch.equal(
-        MemoryStore(int8).quantised(["a"]).pool()[0], int8.quantised(["a"]).pool()[0]
-    )
+@pytest.fixture(params=["fp16", "int8"])
+def stored(
+    request: pytest.FixtureRequest, filled: FeatureStore, int8: FeatureStore
+) -> FeatureStore:
+    """The store of each dtype."""
+    return int8 if request.param == "int8" else filled
 
 
-def test_a_dataset_draws_patterns_that_can_be_repeated(filled: FeatureStore) -> None:
+def test_in_memory_a_store_gives_the_same_batches(stored: FeatureStore) -> None:
+    kept = MemoryStore(stored)
+
+    batch = kept.batch(["c", "a"], [3, 1])
+
+    expected = stored.batch(["c", "a"], [3, 1])
+    assert kept.ids == stored.ids
+    assert kit.same(batch, expected)
+    assert batch.layers == expected.layers
+
+
+def test_in_memory_an_int8_store_gives_the_same_int8_tokens(int8: FeatureStore) -> None:
+    packed = MemoryStore(int8).quantised(["a"])
+
+    expected = int8.quantised(["a"])
+    assert torch.equal(packed.q[0], expected.q[0])
+    assert torch.equal(packed.pool()[0], expected.pool()[0])
+
+
+def drawn_views(data: StoreDataset, epochs: int) -> list[list[int]]:
+    """The views of all images, by epoch."""
+    views = []
+    for epoch in range(epochs):
+        data.set_epoch(epoch)
+        views.append([data.view_of(i) for i in range(len(data))])
+    return views
+
+
+def test_a_dataset_draws_all_views(filled: FeatureStore) -> None:
     data = StoreDataset(filled, views="random", seed=3)
-    drawn = [
-        [data.view_of(i) for i in range(3)] for epoch in range(20) if data.set_epoch(epoch) is None
-    ]
-    assert {p for epoch in drawn for p in epoch} == {0, 1, 2, 3}
-    data.set_epoch(0)
-    assert [data.view_of(i) for i in range(3)] == drawn[0]
+
+    drawn = drawn_views(data, epochs=20)
+
+    assert {view for views in drawn for view in views} == {0, 1, 2, 3}
+
+
+def test_a_dataset_draws_the_views_of_an_epoch_again(filled: FeatureStore) -> None:
+    data = StoreDataset(filled, views="random", seed=3)
+
+    drawn = drawn_views(data, epochs=20)
+
+    assert drawn_views(data, epochs=20) == drawn
+
+
+def test_another_seed_draws_other_views(filled: FeatureStore) -> None:
+    data = StoreDataset(filled, views="random", seed=3)
     other = StoreDataset(filled, views="random", seed=4)
-    assert any(
-        [other.view_of(i) for i in range(3)] != e
-        for e in drawn
-        if other.set_epoch(drawn.index(e)) is None
-    )
+
+    assert drawn_views(data, epochs=20) != drawn_views(other, epochs=20)
+
+
+def test_a_batch_of_a_dataset_has_the_views_that_it_draws(filled: FeatureStore) -> None:
+    data = StoreDataset(filled, views="random", seed=3)
+
     tokens, numbers = data.__getitems__([2, 0])
+
     assert numbers.tolist() == [2, 0]
     expected = filled.batch(["c", "a"], [data.view_of(2), data.view_of(0)])
     assert torch.equal(tokens.sequence[0], expected.sequence[0])
-    views = StoreDataset(filled, ["b"], views=[0, 3])
-    assert [(views.id_of(i), views.view_of(i)) for i in range(len(views))] == [("b", 0), ("b", 3)]
-    assert torch.equal(views[-1][0].sequence[0], filled["b", 3].sequence[0])
+
+
+def test_a_dataset_of_views_has_each_image_once_per_view(filled: FeatureStore) -> None:
+    data = StoreDataset(filled, ["b"], views=[0, 3])
+
+    entries = [(data.id_of(i), data.view_of(i)) for i in range(len(data))]
+
+    assert entries == [("b", 0), ("b", 3)]
+
+
+def test_the_last_entry_of_a_dataset_may_be_counted_from_its_end(filled: FeatureStore) -> None:
+    data = StoreDataset(filled, ["b"], views=[0, 3])
+
+    tokens, _ = data[-1]
+
+    assert torch.equal(tokens.sequence[0], filled["b", 3].sequence[0])
+
+
+def test_a_dataset_ends_after_its_last_entry(filled: FeatureStore) -> None:
+    data = StoreDataset(filled, views="random", seed=3)
+
     with pytest.raises(IndexError):
         data[3]
 
@@ -342,29 +602,49 @@ def test_a_dataset_draws_patterns_that_can_be_repeated(filled: FeatureStore) -> 
 def test_workers_read_the_same(filled: FeatureStore, context: str) -> None:
     data = StoreDataset(filled, views=[0, 1, 2, 3])
     loader = data.loader(5, num_workers=2, multiprocessing_context=context, timeout=50)
-    seen = {
-        int(n): tokens.sequence[1][i] for tokens, numbers in loader for i, n in enumerate(numbers)
-    }
-    assert sorted(seen) == list(range(12))
-    for n, x in seen.items():
-        assert torch.equal(x, filled[data.id_of(n), data.view_of(n)].sequence[1][0])
+
+    read = {}
+    for tokens, numbers in loader:
+        for row, number in enumerate(numbers.tolist()):
+            read[number] = tokens.sequence[1][row]
+
+    assert sorted(read) == list(range(12))
+    for number, layer in read.items():
+        expected = filled[data.id_of(number), data.view_of(number)].sequence[1][0]
+        assert torch.equal(layer, expected)
 
 
-def test_a_read_only_store_opens(images: Path, two_layers: Backbone, tmp_path: Path) -> None:
+@pytest.fixture
+def read_only(images: Path, two_layers: Backbone, tmp_path: Path) -> Iterator[Path]:
+    """The folder of a store in which nothing may be written; root may write anywhere."""
     store = make(tmp_path / "s", two_layers)
     store.extract(images)
     folders = [tmp_path / "s", tmp_path / "s" / "data"]
     for folder in folders:
         folder.chmod(0o555)
-    try:
-        assert make(tmp_path / "s", two_layers).ids == store.ids
-        assert make(tmp_path / "s", two_layers).extract(images).present == 3
-        if os.geteuid() != 0:  # root may write anywhere
-            with pytest.raises(StoreError, match="cannot be written"):
-                make(tmp_path / "s", two_layers).extract(write_images(tmp_path / "more", ["d.png"]))
-    finally:
-        for folder in folders:
-            folder.chmod(0o755)
+    yield tmp_path / "s"
+    for folder in folders:
+        folder.chmod(0o755)
+
+
+def test_a_read_only_store_opens(read_only: Path, two_layers: Backbone) -> None:
+    assert make(read_only, two_layers).ids == ("a", "b", "c")
+
+
+def test_a_complete_read_only_store_has_nothing_to_extract(
+    read_only: Path, images: Path, two_layers: Backbone
+) -> None:
+    assert make(read_only, two_layers).extract(images).present == 3
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_more_images_for_a_read_only_store_are_refused(
+    read_only: Path, two_layers: Backbone, tmp_path: Path
+) -> None:
+    more = write_images(tmp_path / "more", ["d.png"])
+
+    with pytest.raises(StoreError, match="cannot be written"):
+        make(read_only, two_layers).extract(more)
 
 
 def test_other_images_in_a_replaced_shard_are_read_after_the_index_is_deleted(
@@ -390,82 +670,147 @@ def test_other_images_in_a_replaced_shard_are_read_after_the_index_is_deleted(
     assert same(FeatureStore.open(tmp_path / "s"), other)
 
 
-def test_another_current_folder_later_is_no_other_store(
-    filled: FeatureStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def opened_by_name(filled: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> FeatureStore:
+    """The store, opened by its name in the current folder, which is another one now."""
     folder = Path(filled.path)
     monkeypatch.chdir(folder.parent)
     store = FeatureStore.open(folder.name)
     monkeypatch.chdir("/")
-    assert store.path == folder.name
-    assert same(store, filled)
-    assert same(pickle.loads(pickle.dumps(store)), filled)
+    return store
+
+
+def test_another_current_folder_later_is_no_other_store(
+    opened_by_name: FeatureStore, filled: FeatureStore
+) -> None:
+    assert opened_by_name.path == Path(filled.path).name
+    assert same(opened_by_name, filled)
+
+
+def test_a_pickled_store_is_found_from_another_current_folder(
+    opened_by_name: FeatureStore, filled: FeatureStore
+) -> None:
+    assert same(pickle.loads(pickle.dumps(opened_by_name)), filled)
+
+
+@pytest.fixture
+def remote(filled: FeatureStore) -> FeatureStore:
+    """The store, read through fsspec as one that lies elsewhere."""
+    return FeatureStore.open(f"local://{filled.path}", check="always")
+
+
+def test_a_remote_store_lists_its_ids(remote: FeatureStore, filled: FeatureStore) -> None:
+    assert remote.ids == filled.ids
+
+
+def test_a_remote_store_gives_the_same_tokens(remote: FeatureStore, filled: FeatureStore) -> None:
+    batch = remote.batch(["c", "a"], [1, 3])
+
+    assert torch.equal(batch.sequence[1], filled.batch(["c", "a"], [1, 3]).sequence[1])
 
 
 def test_remote_stores_fetch_only_what_is_asked_for(
-    filled: FeatureStore, monkeypatch: pytest.MonkeyPatch
+    remote: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = FeatureStore.open(f"local://{filled.path}", check="always")
-    assert store.ids == filled.ids
+    remote.ids  # noqa: B018 - the index is fetched before
     fetched: list[int] = []
     file_system = fsspec.get_filesystem_class("local")
     cat_file = file_system.cat_file
 
-    def counted(self: object, *place: object, **options: object) -> bytes:
-        raw: bytes = cat_file(self, *place, **options)
-        fetched.append(len(raw))
-        return raw
+    def counted(self: object, *arguments: object, **options: object) -> bytes:
+        content: bytes = cat_file(self, *arguments, **options)
+        fetched.append(len(content))
+        return content
 
     monkeypatch.setattr(file_system, "cat_file", counted)
-    assert torch.equal(
-        store.batch(["c", "a"], [1, 3]).sequence[1], filled.batch(["c", "a"], [1, 3]).sequence[1]
-    )
+
+    remote.batch(["c", "a"], [1, 3])
+
+    # of each image one view: 2 layers x 9 tokens x 64 channels of 2 bytes
     assert fetched == [2 * 9 * 64 * 2] * 2
-    assert pickle.loads(pickle.dumps(store)).ids == store.ids
 
 
-def test_the_older_layouts_are_read(images: Path, tmp_path: Path) -> None:
-    store = make(tmp_path / "one", load_backbone("dinoneck_tiny"))
+def test_a_remote_store_is_pickled(remote: FeatureStore, filled: FeatureStore) -> None:
+    assert pickle.loads(pickle.dumps(remote)).ids == filled.ids
+
+
+@pytest.fixture(scope="module")
+def one_layer(images: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    """A store of the last layer."""
+    store = make(tmp_path_factory.mktemp("one layer") / "s", load_backbone("dinoneck_tiny"))
     store.extract(images)
-    (tmp_path / "npz").mkdir()
-    (tmp_path / "pt").mkdir()
-    for image_id in store.ids:
-        tokens = store.batch([image_id] * 4, range(4))
-        arrays = {f"patches_{i}": tokens.patches[0][i].numpy() for i in range(4)}
-        arrays |= {f"cls_{i}": tokens.cls_token[0][i].numpy() for i in range(4)}
-        np.savez(tmp_path / "npz" / f"{image_id}.npz", **arrays)
-        torch.save(tokens.maps()[0][0].half().contiguous(), tmp_path / "pt" / f"{image_id}.pt")
-    back = FeatureStore.from_npz(
-        tmp_path / "npz", tmp_path / "back", grid=(2, 3), patch_size=16, views="flips4"
+    return store
+
+
+@pytest.fixture
+def npz(one_layer: FeatureStore, tmp_path: Path) -> Path:
+    """Its tokens in the older layout: a file per image, with an array per view."""
+    folder = tmp_path / "npz"
+    folder.mkdir()
+    for image_id in one_layer.ids:
+        tokens = one_layer.batch([image_id] * 4, range(4))
+        arrays = {}
+        for view in range(4):
+            arrays[f"patches_{view}"] = tokens.patches[0][view].numpy()
+            arrays[f"cls_{view}"] = tokens.cls_token[0][view].numpy()
+        np.savez(folder / f"{image_id}.npz", **arrays)
+    return folder
+
+
+def from_npz(npz: Path) -> FeatureStore:
+    return FeatureStore.from_npz(
+        npz, npz.parent / "back", grid=(2, 3), patch_size=16, views="flips4"
     )
-    assert back.ids == store.ids
-    assert back.views == store.views
+
+
+def test_a_folder_of_npz_files_becomes_a_store(npz: Path, one_layer: FeatureStore) -> None:
+    store = from_npz(npz)
+
+    assert store.ids == one_layer.ids
+    assert store.views == one_layer.views
     for view in range(4):
-        assert torch.equal(back["c", view].patches[0], store["c", view].patches[0])
-        assert torch.equal(back["c", view].cls_token[0], store["c", view].cls_token[0])
-    again = FeatureStore.from_npz(
-        tmp_path / "npz", tmp_path / "back", grid=(2, 3), patch_size=16, views="flips4"
-    )
-    assert again.ids == back.ids
-    from_pt = FeatureStore.from_pt(tmp_path / "pt", tmp_path / "back_pt", patch_size=16)
-    assert torch.equal(from_pt["b"].patches[0], store["b"].patches[0])
-    assert from_pt["b"].num_prefix_tokens == 0
+        assert torch.equal(store["c", view].patches[0], one_layer["c", view].patches[0])
+        assert torch.equal(store["c", view].cls_token[0], one_layer["c", view].cls_token[0])
+
+
+def test_npz_files_that_were_converted_are_not_converted_again(
+    npz: Path, one_layer: FeatureStore
+) -> None:
+    from_npz(npz)
+
+    again = from_npz(npz)
+
+    assert again.ids == one_layer.ids
+
+
+def test_a_folder_of_pt_files_becomes_a_store(one_layer: FeatureStore, tmp_path: Path) -> None:
+    (tmp_path / "pt").mkdir()
+    for image_id in one_layer.ids:
+        maps = one_layer[image_id].maps()[0][0]
+        torch.save(maps.half().contiguous(), tmp_path / "pt" / f"{image_id}.pt")
+
+    store = FeatureStore.from_pt(tmp_path / "pt", tmp_path / "back", patch_size=16)
+
+    assert torch.equal(store["b"].patches[0], one_layer["b"].patches[0])
+    assert store["b"].num_prefix_tokens == 0
 
 
 def test_workers_that_are_running_see_the_next_epoch(filled: FeatureStore) -> None:
     """They live on between epochs, and draw its views."""
     data = StoreDataset(filled, views="random", seed=3)
     loader = data.loader(3, num_workers=1, persistent_workers=True, timeout=50)
-    read, drawn = [], []
+    layers = []
+    drawn = []
+
     for epoch in range(3):
         data.set_epoch(epoch)
         [(tokens, numbers)] = loader
-        read.append(tokens.sequence[0])
-        drawn.append([data.view_of(int(number)) for number in numbers])
+        layers.append(tokens.sequence[0])
+        drawn.append([data.view_of(number) for number in numbers.tolist()])
 
     assert drawn[0] != drawn[1]
-    for tokens, views in zip(read, drawn, strict=True):
-        assert torch.equal(tokens, filled.batch(["a", "b", "c"], views).sequence[0])
+    for layer, views in zip(layers, drawn, strict=True):
+        assert torch.equal(layer, filled.batch(["a", "b", "c"], views).sequence[0])
 
 
 @pytest.mark.parametrize("pad_to", ["corner", "center"])
@@ -483,3 +828,119 @@ def test_padding_is_the_mean_colour_in_every_view(pad_to: PadTo) -> None:
         assert not upright[:, :top].any(), views.views[i]
         assert not upright[:, top + 16 :].any(), views.views[i]
         assert upright[:, top : top + 16].all(), views.views[i]
+
+
+# what a training asks of a store: one hash of its tokens, and batches as they are stored
+
+
+def test_the_digest_of_a_store_in_memory_is_that_of_the_store(stored: FeatureStore) -> None:
+    kept = MemoryStore(stored, ["c", "a"])
+
+    assert kept.digest(["a", "c"]) == stored.digest(["a", "c"])
+
+
+def test_another_extraction_of_the_same_images_has_the_same_digest(
+    filled: FeatureStore, continued: FeatureStore
+) -> None:
+    assert continued.digest(["a", "b", "c"]) == filled.digest(["a", "b", "c"])
+
+
+def test_other_images_have_another_digest(
+    filled: FeatureStore, two_layers: Backbone, tmp_path: Path
+) -> None:
+    other_images = write_images(tmp_path / "p", NAMES, seed=9)
+    other = make(tmp_path / "s", two_layers)
+    other.extract(other_images)
+
+    assert other.digest(["a", "b", "c"]) != filled.digest(["a", "b", "c"])
+
+
+def test_other_views_have_another_digest(
+    filled: FeatureStore, images: Path, two_layers: Backbone, tmp_path: Path
+) -> None:
+    other = make(tmp_path / "s", two_layers, views="none")
+    other.extract(images)
+
+    assert other.digest(["a"]) != filled.digest(["a"])
+
+
+def test_the_digest_of_fewer_images_is_another_one(filled: FeatureStore) -> None:
+    assert filled.digest(["a", "b"]) != filled.digest(["a", "b", "c"])
+
+
+def test_the_digest_of_an_id_that_is_not_stored_is_refused(filled: FeatureStore) -> None:
+    with pytest.raises(DataError, match="'d' is not among"):
+        filled.digest(["a", "d"])
+
+
+@pytest.mark.parametrize("is_in_memory", [False, True], ids=["on disk", "in memory"])
+def test_tensors_as_they_are_stored_become_the_batch(
+    stored: FeatureStore, is_in_memory: bool
+) -> None:
+    reader = MemoryStore(stored) if is_in_memory else stored
+
+    tensors, make_tokens = reader.stored(["c", "a"], [3, 1])
+
+    tokens = make_tokens(tensors)
+    assert kit.same(tokens, stored.batch(["c", "a"], [3, 1]))
+
+
+def test_int8_tokens_keep_their_dtypes_on_another_device() -> None:
+    packed = quantised(outlier_tokens())
+
+    moved = packed.to("meta")
+
+    for before, after in ((packed.q, moved.q), (packed.scale, moved.scale)):
+        for layer, moved_layer in zip(before, after, strict=True):
+            assert moved_layer.device.type == "meta"
+            assert moved_layer.dtype == layer.dtype
+            assert moved_layer.shape == layer.shape
+
+
+def test_no_int8_tokens_are_pooled_to_none() -> None:
+    packed = quantised(outlier_tokens())
+    none = replace(
+        packed,
+        q=tuple(layer[:0] for layer in packed.q),
+        scale=tuple(layer[:0] for layer in packed.scale),
+        prefix=tuple(layer[:0] for layer in packed.prefix),
+    )
+
+    assert none.pool()[0].shape == (0, 32)
+
+
+def test_a_dataset_of_one_view_has_each_image_once(filled: FeatureStore) -> None:
+    data = StoreDataset(filled, views=2)
+
+    entries = [(data.id_of(i), data.view_of(i)) for i in range(len(data))]
+
+    assert entries == [("a", 2), ("b", 2), ("c", 2)]
+
+
+@pytest.mark.parametrize(
+    ("options", "facts"),
+    [
+        pytest.param(
+            {},
+            "0 images x 4 views, fp16, backbone='dinoneck_tiny', layers=(0, 5), size=(32, 48)",
+            id="a size",
+        ),
+        pytest.param(
+            {"image_size": None, "views": "none", "dtype": "int8"},
+            "0 images x 1 view, int8, backbone='dinoneck_tiny', layers=(0, 5)",
+            id="no size",
+        ),
+    ],
+)
+def test_a_store_shows_what_it_holds(
+    two_layers: Backbone, tmp_path: Path, options: dict[str, object], facts: str
+) -> None:
+    store = make(tmp_path / "s", two_layers, **options)
+
+    assert repr(store) == f"FeatureStore('{tmp_path / 's'}': {facts})"
+
+
+def test_a_store_in_memory_shows_what_it_holds(filled: FeatureStore) -> None:
+    kept = MemoryStore(filled, ["b"])
+
+    assert repr(kept).startswith("MemoryStore(1 image x 4 views, fp16, backbone='dinoneck_tiny'")

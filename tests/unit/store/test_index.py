@@ -9,7 +9,7 @@ import random
 import shutil
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +20,7 @@ from tests.unit.store.store_samples import make, same, write_images
 
 from dinoneck import Backbone, DataError, FeatureStore, StoreError
 from dinoneck.store import index
+from dinoneck.store.reading import Check
 
 OLD = 10**9
 
@@ -69,17 +70,25 @@ def value(store: FeatureStore, image_id: str) -> torch.Tensor:
     return store[image_id].sequence[0]
 
 
-@pytest.mark.parametrize(("age", "trusted"), [(1.0, False), (3.0, True)])
+@pytest.mark.parametrize(
+    ("age_s", "is_trusted"),
+    [
+        pytest.param(1.0, False, id="1 second"),
+        pytest.param(3.0, True, id="3 seconds"),
+    ],
+)
 def test_a_folder_younger_than_two_seconds_is_not_trusted(
-    root: Path, age: float, trusted: bool
+    root: Path, age_s: float, is_trusted: bool
 ) -> None:
     probe = root / "probe"
     probe.touch()  # the clock of the file system
-    moment = probe.stat().st_mtime_ns - int(age * 1e9)
+    moment = probe.stat().st_mtime_ns - int(age_s * 1e9)
     os.utime(root / "data", ns=(moment, moment))
     store = FeatureStore.open(root)
+
     store.refresh(rebuild=True)
-    assert store.entries.times[0] == (moment if trusted else -1)
+
+    assert store.entries.times[0] == (moment if is_trusted else -1)
 
 
 def test_a_folder_of_time_zero_is_not_taken_for_a_complete_index(
@@ -94,22 +103,52 @@ def test_a_folder_of_time_zero_is_not_taken_for_a_complete_index(
     assert FeatureStore.open(root).ids == ("0", "1", "2")
 
 
-def test_entries_of_new_shards_are_kept_in_memory(
-    images: Path, tiny: Backbone, tmp_path: Path, root: Path
-) -> None:
+@pytest.fixture
+def other(tiny: Backbone, tmp_path: Path) -> FeatureStore:
+    """A store of another image, x, in one shard."""
     write_images(tmp_path / "more", ["x.png"], seed=9)
     other = make(tmp_path / "other", tiny, views="none")
     other.extract(tmp_path / "more")
+    return other
+
+
+@pytest.fixture
+def before_refresh(root: Path, other: FeatureStore) -> FeatureStore:
+    """A store that was opened before the shard of another one was copied into it."""
     store = FeatureStore.open(root)  # a copy, whose index is written again
-    before = (root / "index.sqlite").read_bytes()
-    shutil.copy(shards(Path(other.path))[0], root / "data" / "w-0.safetensors")
-    assert "x" not in store.ids
-    store.refresh()
-    assert (store.ids, len(store)) == (("0", "1", "2", "3", "x"), 5)
-    assert torch.equal(value(store, "x"), value(other, "x"))
-    assert store.verify() == []
-    assert (root / "index.sqlite").read_bytes() == before  # readers leave it alone
-    assert make(root, tiny, views="none").extract(images).present == 4  # an extraction writes it
+    [shard] = shards(Path(other.path))
+    shutil.copy(shard, root / "data" / "w-0.safetensors")
+    return store
+
+
+def test_new_shards_are_read_after_a_refresh(
+    before_refresh: FeatureStore, other: FeatureStore
+) -> None:
+    assert "x" not in before_refresh.ids
+
+    before_refresh.refresh()
+
+    assert before_refresh.ids == ("0", "1", "2", "3", "x")
+    assert len(before_refresh) == 5
+    assert torch.equal(value(before_refresh, "x"), value(other, "x"))
+    assert before_refresh.verify() == []
+
+
+def test_entries_of_new_shards_are_kept_in_memory(before_refresh: FeatureStore, root: Path) -> None:
+    written = (root / "index.sqlite").read_bytes()
+
+    before_refresh.refresh()
+
+    assert len(before_refresh) == 5
+    assert (root / "index.sqlite").read_bytes() == written  # readers leave it alone
+
+
+def test_an_extraction_writes_the_entries_of_new_shards(
+    before_refresh: FeatureStore, images: Path, tiny: Backbone, root: Path
+) -> None:
+    extracted = make(root, tiny, views="none").extract(images)
+
+    assert extracted.present == 4
     assert len(FeatureStore.open(root).entries.listed()) == 5
 
 
@@ -118,35 +157,63 @@ def test_many_new_shards_are_written_to_the_index(
 ) -> None:
     monkeypatch.setattr(index, "MOST_SHARDS_IN_MEMORY", 2)
     (root / "index.sqlite").unlink()
+
     store = FeatureStore.open(root)
-    assert (len(store), store.entries.later) == (4, {})
+
+    assert len(store) == 4
+    assert store.entries.later == {}
     assert (root / "index.sqlite").is_file()
 
 
-def test_vanished_shards_are_dropped_with_a_warning(
-    root: Path, images: Path, tiny: Backbone, caplog: pytest.LogCaptureFixture
-) -> None:
-    gone = FeatureStore.open(root).shard_of("2")
-    (root / gone).unlink()
+@pytest.fixture
+def without_two(root: Path) -> str:
+    """The name of the shard of image 2, which is deleted; that of image 0 has another name."""
+    vanished = FeatureStore.open(root).shard_of("2")
+    (root / vanished).unlink()
     shards(root)[0].rename(root / "data" / "w-0.safetensors")
+    return vanished
+
+
+def test_vanished_shards_are_dropped_with_a_warning(
+    root: Path, without_two: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING, logger="dinoneck"):
         store = FeatureStore.open(root)
-    assert gone in caplog.text
-    assert (store.ids, store.verify()) == (("0", "1", "3"), [])
+
+    assert without_two in caplog.text
+    assert store.ids == ("0", "1", "3")
+    assert store.verify() == []
+
+
+@pytest.mark.usefixtures("without_two")
+def test_an_image_of_a_vanished_shard_is_not_among_the_images(root: Path) -> None:
+    store = FeatureStore.open(root)
+
     with pytest.raises(DataError, match="'2' is not among the 3 images"):
         store["2"]
-    assert make(root, tiny, views="none").extract(images).written == ["2"]
+
+
+@pytest.mark.usefixtures("without_two")
+def test_an_image_of_a_vanished_shard_is_extracted_again(
+    root: Path, images: Path, tiny: Backbone
+) -> None:
+    extracted = make(root, tiny, views="none").extract(images)
+
+    assert extracted.written == ["2"]
 
 
 def test_a_shard_rewritten_in_place_is_looked_up_in_its_header(
     root: Path, sound: FeatureStore
 ) -> None:
-    one, other = (root / sound.shard_of(image_id) for image_id in ("0", "1"))
-    contents = one.read_bytes(), other.read_bytes()
-    one.write_bytes(contents[1])
-    other.write_bytes(contents[0])
+    first = root / sound.shard_of("0")
+    second = root / sound.shard_of("1")
+    content_of_first = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content_of_first)
     os.utime(root / "data", (OLD, OLD))
+
     store = FeatureStore.open(root)
+
     assert store.entries.times[0] == OLD * 10**9  # nothing shows it yet
     assert torch.equal(value(store, "0"), value(sound, "0"))
     assert same(store, sound)
@@ -155,11 +222,17 @@ def test_a_shard_rewritten_in_place_is_looked_up_in_its_header(
 def test_a_shard_that_vanishes_under_an_open_store_is_named(
     root: Path, sound: FeatureStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store, gone = FeatureStore.open(root), sound.shard_of("3")
-    (root / gone).unlink()
-    with caplog.at_level(logging.WARNING, logger="dinoneck"), pytest.raises(StoreError, match=gone):
+    store = FeatureStore.open(root)
+    vanished = sound.shard_of("3")
+    (root / vanished).unlink()
+
+    with (
+        caplog.at_level(logging.WARNING, logger="dinoneck"),
+        pytest.raises(StoreError, match=vanished),
+    ):
         store["3"]
-    assert gone in caplog.text
+
+    assert vanished in caplog.text
     assert "3" not in store
 
 
@@ -168,22 +241,48 @@ def test_an_index_replaced_under_an_open_store_is_noticed(root: Path, sound: Fea
     store = FeatureStore.open(root)
     with changed(root) as database:
         database.execute("update image set number = number + 1000")
+
     with ThreadPoolExecutor(1) as threads:
-        assert torch.equal(threads.submit(value, store, "3").result(), value(sound, "3"))
+        read = threads.submit(value, store, "3").result()
+
+    assert torch.equal(read, value(sound, "3"))
 
 
-def test_verify_names_an_id_that_was_changed_in_the_index(root: Path) -> None:
+@pytest.fixture
+def with_changed_id(root: Path) -> Path:
+    """A store whose index calls image 1 z."""
     with changed(root) as database:
         database.execute("update image set id = 'z' where id = '1'")
-    store = FeatureStore.open(root)
+    return root
+
+
+def test_an_id_that_was_changed_in_the_index_is_not_among_the_images(
+    with_changed_id: Path,
+) -> None:
+    store = FeatureStore.open(with_changed_id)
+
     with pytest.raises(DataError, match="'1' is not among"):
         store["1"]
+
+
+def test_the_id_that_it_was_changed_to_is_not_among_the_images(with_changed_id: Path) -> None:
+    store = FeatureStore.open(with_changed_id)
+
     with pytest.raises(DataError, match="'z' is not among"):  # its checksum is that of another id
-        FeatureStore.open(root)["z"]
-    with changed(root) as database:
-        database.execute("update image set id = 'z' where id = '1'")
-    store = FeatureStore.open(root)
+        store["z"]
+
+
+def test_verify_names_an_id_that_was_changed_in_the_index(with_changed_id: Path) -> None:
+    store = FeatureStore.open(with_changed_id)
+
     assert store.verify() == ["1", "z"]
+
+
+def test_verify_builds_an_index_with_a_changed_id_again(with_changed_id: Path) -> None:
+    store = FeatureStore.open(with_changed_id)
+
+    store.verify()
+
     assert store.verify() == []
     assert store.ids == ("0", "1", "2", "3")
 
@@ -206,25 +305,32 @@ def test_verify_finds_every_changed_bit_of_a_header(root: Path) -> None:
     assert missed == []
 
 
-@pytest.mark.parametrize("stated", ["hash", "dtype"])
-def test_a_shard_that_states_other_facts_than_were_written_is_named(
-    root: Path, stated: str, caplog: pytest.LogCaptureFixture
+def test_a_shard_that_states_another_checksum_is_named(
+    root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shard = shards(root)[2]
-    raw = shard.read_bytes()
-    if stated == "hash":
-        [known] = [entry for entry in FeatureStore.open(root).entries.every() if entry.id == "2"]
-        other = known.blake2b.translate(str.maketrans("0123456789abcdef", "123456789abcdef0"))
-        shard.write_bytes(raw.replace(known.blake2b.encode(), other.encode()))
-        reason = "does not have its checksum"
-    else:
-        shard.write_bytes(raw.replace(b'"F16"', b'"I16"'))
-        reason = "its 2/tokens has the dtype I16; expected F16"
+    [entry] = [entry for entry in FeatureStore.open(root).entries.every() if entry.id == "2"]
+    other_hash = entry.blake2b.translate(str.maketrans("0123456789abcdef", "123456789abcdef0"))
+    content = shard.read_bytes()
+    shard.write_bytes(content.replace(entry.blake2b.encode(), other_hash.encode()))
 
     damaged = FeatureStore.open(root).verify()
 
     assert damaged == ["2"]
-    assert reason in caplog.text
+    assert "does not have its checksum" in caplog.text
+
+
+def test_a_shard_that_states_another_dtype_is_named(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shard = shards(root)[2]
+    content = shard.read_bytes()
+    shard.write_bytes(content.replace(b'"F16"', b'"I16"'))
+
+    damaged = FeatureStore.open(root).verify()
+
+    assert damaged == ["2"]
+    assert "its 2/tokens has the dtype I16; expected F16" in caplog.text
 
 
 def test_the_line_of_an_index_that_is_built_again_does_not_ask_to_delete_a_shard(
@@ -240,29 +346,51 @@ def test_the_line_of_an_index_that_is_built_again_does_not_ask_to_delete_a_shard
     assert "delete" not in caplog.text
 
 
-def test_a_row_of_another_kind_is_damage(root: Path, sound: FeatureStore) -> None:
-    for column in ("far", "rows", "checksums", "offsets", "mtime", "hash", "id"):
-        with changed(root) as database:
-            wrong = {
-                "hash": "cast(x'a0ff' as text)",
-                "id": "null",
-                "far": "x'ffffffffffffffff'",
-            }.get(column, "'text'")
-            column = "offsets" if column == "far" else column
-            database.execute(f"update image set {column} = {wrong} where id = '1'")
-        store = FeatureStore.open(root)
-        if column == "id":  # which is compared with an id that is not stored
-            with pytest.raises(DataError, match="'10' is not among"):
-                store["10"]
-            assert store.ids == sound.ids
-        assert torch.equal(value(store, "1"), value(sound, "1")), column
+@pytest.mark.parametrize(
+    ("column", "wrong"),
+    [
+        pytest.param("offsets", "x'ffffffffffffffff'", id="offsets after the end of any file"),
+        pytest.param("offsets", "'text'", id="offsets that are text"),
+        pytest.param("rows", "'text'", id="rows"),
+        pytest.param("checksums", "'text'", id="checksums"),
+        pytest.param("mtime", "'text'", id="mtime"),
+        pytest.param("hash", "cast(x'a0ff' as text)", id="hash that is not UTF-8"),
+    ],
+)
+def test_a_row_of_another_kind_is_damage(
+    root: Path, sound: FeatureStore, column: str, wrong: str
+) -> None:
+    with changed(root) as database:
+        database.execute(f"update image set {column} = {wrong} where id = '1'")
+
+    store = FeatureStore.open(root)
+
+    assert torch.equal(value(store, "1"), value(sound, "1"))
+    assert same(store, sound)
+
+
+def test_a_row_without_an_id_is_damage_once_an_id_is_compared_with_it(
+    root: Path, sound: FeatureStore
+) -> None:
+    with changed(root) as database:
+        database.execute("update image set id = null where id = '1'")
+    store = FeatureStore.open(root)
+
+    with pytest.raises(DataError, match="'10' is not among"):
+        store["10"]
+
+    assert store.ids == sound.ids
+    assert torch.equal(value(store, "1"), value(sound, "1"))
 
 
 def test_in_builds_an_index_with_a_damaged_row_again(root: Path) -> None:
     with changed(root) as database:
         database.execute("update image set rows = 'text' where id = '1'")
     store = FeatureStore.open(root)
-    assert "1" in store
+
+    is_stored = "1" in store
+
+    assert is_stored
     assert store.entries.lookup(["1"])
 
 
@@ -366,14 +494,28 @@ def test_an_index_reads_no_file_outside_of_the_folder_of_shards(
         store[image_id]
 
 
-@pytest.mark.parametrize("name", ["a?b", "a#b", "with blank", "ä-ü-文", "100%25", "a&b=c;d"])
-def test_paths_of_all_kinds(
+folder_names = pytest.mark.parametrize(
+    "name", ["a?b", "a#b", "with blank", "ä-ü-文", "100%25", "a&b=c;d"]
+)
+
+
+@folder_names
+def test_a_store_may_be_called_anything(sound: FeatureStore, tmp_path: Path, name: str) -> None:
+    root = shutil.copytree(sound.path, tmp_path / name)
+
+    assert same(FeatureStore.open(root), sound)
+
+
+@folder_names
+def test_the_index_of_a_store_is_written_into_its_folder_and_nowhere_else(
     sound: FeatureStore, images: Path, tiny: Backbone, tmp_path: Path, name: str
 ) -> None:
     root = shutil.copytree(sound.path, tmp_path / name)
-    assert same(FeatureStore.open(root), sound)
     (root / "index.sqlite").unlink()
-    assert make(root, tiny, views="none").extract(images).present == 4
+
+    extracted = make(root, tiny, views="none").extract(images)
+
+    assert extracted.present == 4
     assert sorted(path.name for path in root.iterdir()) == ["data", "index.sqlite", "store.json"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [name]
 
@@ -382,146 +524,313 @@ def test_threads_read_more_files_than_stay_open(
     root: Path, sound: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dinoneck.store.files.MOST_OPEN_FILES", 1)
-    store, together = FeatureStore.open(root, check="always"), threading.Barrier(4)
+    store = FeatureStore.open(root, check="always")
     expected = {image_id: value(sound, image_id) for image_id in sound.ids}
+    together = threading.Barrier(4)
 
-    def read(_: int) -> bool:
-        right = []
+    def all_are_right(_: int) -> bool:
+        are_right = []
         for turn in range(100):
+            image_id = str(turn % 4)
             together.wait(60)  # all open the same file at once
-            right.append(torch.equal(value(store, str(turn % 4)), expected[str(turn % 4)]))
-        return all(right)
+            are_right.append(torch.equal(value(store, image_id), expected[image_id]))
+        return all(are_right)
 
     with ThreadPoolExecutor(4) as threads:
-        assert all(threads.map(read, range(4)))
+        results = list(threads.map(all_are_right, range(4)))
+
+    assert results == [True] * 4
 
 
-def test_an_index_that_cannot_be_kept_in_the_store_lies_in_the_cache(
-    root: Path, sound: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def read_only(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store without an index, in whose folder none can be written."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(index, "MOST_SHARDS_IN_MEMORY", 0)
     (root / "index.sqlite").unlink()
     touch = Path.touch
 
-    def read_only(path: Path) -> None:
+    def refuse_in_root(path: Path) -> None:
         if path.parent == root:
             raise PermissionError(13, "Permission denied")
         touch(path)
 
-    monkeypatch.setattr(Path, "touch", read_only)
-    store = FeatureStore.open(root)
+    monkeypatch.setattr(Path, "touch", refuse_in_root)
+    return root
+
+
+def test_an_index_that_cannot_be_kept_in_the_store_lies_in_the_cache(
+    read_only: Path, sound: FeatureStore, tmp_path: Path
+) -> None:
+    store = FeatureStore.open(read_only)
+
     assert same(store, sound)
     assert str(store.entries.path).startswith(str(tmp_path / "cache"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(root / "store.json"))  # a file
+
+
+def test_without_a_folder_for_the_cache_its_variable_is_named(
+    read_only: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(read_only / "store.json"))  # a file
+
     with pytest.raises(StoreError, match="XDG_CACHE_HOME"):
-        FeatureStore.open(root)
+        FeatureStore.open(read_only)
+
+
+@pytest.fixture
+def remote_with_cache(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a store whose index is fetched."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(index, "MOST_SHARDS_IN_MEMORY", 0)
+    return f"local://{root}"
+
+
+def test_a_remote_store_is_that_of_its_folder(remote_with_cache: str, sound: FeatureStore) -> None:
+    store = FeatureStore.open(remote_with_cache)
+
+    assert store.ids == sound.ids
+    assert store.entries.later == {}
+    assert same(store, sound)
+    assert store.verify() == []
 
 
 def test_a_remote_store_fetches_its_index_once(
-    root: Path, sound: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    remote_with_cache: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(index, "MOST_SHARDS_IN_MEMORY", 0)
     fetched: list[str] = []
     read = index.RemoteFiles.read
-    monkeypatch.setattr(
-        index.RemoteFiles, "read", lambda self, name: (fetched.append(name), read(self, name))[1]
-    )
+
+    def counted(self: index.RemoteFiles, name: str) -> bytes:
+        fetched.append(name)
+        return read(self, name)
+
+    monkeypatch.setattr(index.RemoteFiles, "read", counted)
+
     for _ in range(2):
-        store = FeatureStore.open(f"local://{root}")
-        assert store.ids == sound.ids
-        assert torch.equal(value(store, "2"), value(sound, "2"))
-        assert store.entries.later == {}
+        store = FeatureStore.open(remote_with_cache)
+        value(store, "2")
+
     assert fetched.count("index.sqlite") == 1
-    assert same(store, sound)
-    assert store.verify() == []
 
 
-@pytest.mark.parametrize("check", ["first", "always", "never"])
-def test_when_checksums_are_compared(root: Path, check: str) -> None:
-    store = FeatureStore.open(root, check=check)  # type: ignore[arg-type]
-    expected = value(store, "0")
-    shard = root / store.shard_of("0")
-    content = bytearray(shard.read_bytes())
-    content[-1] ^= 1
-    shard.write_bytes(content)
-    if check != "never":
-        with pytest.raises(StoreError, match="view 0 of '0' has another checksum"):
-            store["0"]
-        with pytest.raises(StoreError, match="another checksum"):
-            FeatureStore.open(root, check=check)["0"]  # type: ignore[arg-type]
-    else:
-        assert not torch.equal(value(store, "0"), expected)
+@pytest.fixture
+def last_bit_flipped(root: Path, sound: FeatureStore) -> Callable[[], None]:
+    """Flips the last bit of the tokens of image 0."""
+
+    def flip() -> None:
+        shard = root / sound.shard_of("0")
+        content = bytearray(shard.read_bytes())
+        content[-1] ^= 1
+        shard.write_bytes(content)
+
+    return flip
 
 
-@pytest.mark.parametrize("dtype", ["fp16", "int8"])
-def test_turned_and_blurred_views(images: Path, tiny: Backbone, tmp_path: Path, dtype: str) -> None:
-    store = make(tmp_path / "s", tiny, views="d6", blur=5, dtype=dtype)
-    store.extract(images)
-    prepare = tiny.preprocess.changed(size=(32, 48), blur=5)
-    image = prepare(images / "1.png")
-    plain = [
-        image,
-        image.flip(-1),
-        image.flip(-2),
-        image.flip(-1, -2),
-        image.rot90(1, (2, 3)),
-        image.rot90(3, (2, 3)),
-    ]
-    for view, x in enumerate(plain):
-        given, expected = store["1", view], tiny(x)
-        assert given.grid == expected.grid == ((2, 3) if view < 4 else (3, 2))
-        error = (given.patches[0] - expected.patches[0]).norm() / expected.patches[0].norm()
-        assert error < (2e-3 if dtype == "fp16" else 2e-2), view
-    assert store.verify() == []
-    assert torch.equal(store.batch(["1", "2"], [4, 5]).sequence[0][:1], store["1", 4].sequence[0])
-    with pytest.raises(DataError, match="2x3, 3x2"):
-        store.batch(["1", "1"], [0, 4])
+@pytest.mark.parametrize("check", ["first", "always"])
+def test_a_changed_bit_is_found_by_the_checksum_of_the_view(
+    root: Path, last_bit_flipped: Callable[[], None], check: Check
+) -> None:
+    last_bit_flipped()
+    store = FeatureStore.open(root, check=check)
+
+    with pytest.raises(StoreError, match="view 0 of '0' has another checksum"):
+        store["0"]
 
 
-def test_the_plan_is_printed_and_what_does_not_fit_is_refused(
+@pytest.mark.parametrize("check", ["first", "always"])
+def test_a_bit_that_changes_under_an_open_store_is_found(
+    root: Path, last_bit_flipped: Callable[[], None], check: Check
+) -> None:
+    store = FeatureStore.open(root, check=check)
+    value(store, "0")
+
+    last_bit_flipped()
+
+    with pytest.raises(StoreError, match="view 0 of '0' has another checksum"):
+        store["0"]
+
+
+def test_without_checks_a_changed_bit_is_read(
+    root: Path, sound: FeatureStore, last_bit_flipped: Callable[[], None]
+) -> None:
+    last_bit_flipped()
+
+    store = FeatureStore.open(root, check="never")
+
+    assert not torch.equal(value(store, "0"), value(sound, "0"))
+
+
+@pytest.fixture(scope="module", params=["fp16", "int8"])
+def turned(
+    request: pytest.FixtureRequest,
     images: Path,
     tiny: Backbone,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> FeatureStore:
+    """A store of blurred images in six views, two of them turned by a quarter."""
+    folder = tmp_path_factory.mktemp("turned")
+    store = make(folder / "s", tiny, views="d6", blur=5, dtype=request.param)
+    store.extract(images)
+    return store
+
+
+@pytest.mark.parametrize(
+    ("view", "change", "grid"),
+    [
+        pytest.param(0, lambda x: x, (2, 3), id="as it is"),
+        pytest.param(1, lambda x: x.flip(-1), (2, 3), id="left-right"),
+        pytest.param(2, lambda x: x.flip(-2), (2, 3), id="up-down"),
+        pytest.param(3, lambda x: x.flip(-1, -2), (2, 3), id="both"),
+        pytest.param(4, lambda x: x.rot90(1, (2, 3)), (3, 2), id="a quarter turn"),
+        pytest.param(5, lambda x: x.rot90(3, (2, 3)), (3, 2), id="three quarter turns"),
+    ],
+)
+def test_turned_and_blurred_views(
+    turned: FeatureStore,
+    images: Path,
+    tiny: Backbone,
+    view: int,
+    change: Callable[[torch.Tensor], torch.Tensor],
+    grid: tuple[int, int],
 ) -> None:
-    """A view of 96 x 96 px has 36 patches and 3 other tokens of 64 channels, 2 bytes each: 4992 bytes."""
-    free = [10**12]
-    monkeypatch.setattr(
-        "dinoneck.store.images.shutil.disk_usage", lambda _: SimpleNamespace(free=free[0])
-    )
+    prepare = tiny.preprocess.changed(size=(32, 48), blur=5)
+    expected = tiny(change(prepare(images / "1.png")))
+
+    stored = turned["1", view]
+
+    assert stored.grid == expected.grid == grid
+    error = (stored.patches[0] - expected.patches[0]).norm() / expected.patches[0].norm()
+    assert error < (2e-3 if turned.dtype == "fp16" else 2e-2)
+
+
+def test_a_store_with_turned_views_is_sound(turned: FeatureStore) -> None:
+    assert turned.verify() == []
+
+
+def test_turned_views_make_a_batch(turned: FeatureStore) -> None:
+    batch = turned.batch(["1", "2"], [4, 5])
+
+    assert torch.equal(batch.sequence[0][:1], turned["1", 4].sequence[0])
+
+
+def test_views_of_other_grids_make_no_batch(turned: FeatureStore) -> None:
+    with pytest.raises(DataError, match="2x3, 3x2"):
+        turned.batch(["1", "1"], [0, 4])
+
+
+# a view of 96 x 96 px has 36 patches and 3 other tokens of 64 channels, 2 bytes each: 4992 bytes
+
+
+@pytest.fixture
+def let_disk_have(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Sets how many bytes are free."""
+
+    def set_free(free: int) -> None:
+        monkeypatch.setattr(
+            "dinoneck.store.images.shutil.disk_usage", lambda _: SimpleNamespace(free=free)
+        )
+
+    return set_free
+
+
+@pytest.fixture
+def of_one_large_image(images: Path, tiny: Backbone, tmp_path: Path) -> FeatureStore:
+    """A store of the first of four images."""
     store = make(tmp_path / "s", tiny, image_size=(96, 96))
     store.extract(images / "0.png", root=images)
-    assert "1 image x 4 views x 1 layer in fp16: about 20.6kB per image" in capsys.readouterr().err
-    free[0] = 4 * 14_000  # three images are missing
+    return store
+
+
+def test_the_plan_is_printed(
+    images: Path, tiny: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = make(tmp_path / "s", tiny, image_size=(96, 96))
+
+    store.extract(images / "0.png", root=images)
+
+    printed = capsys.readouterr().err
+    assert "1 image x 4 views x 1 layer in fp16: about 20.6kB per image" in printed
+
+
+def test_what_does_not_fit_on_the_disk_is_refused(
+    of_one_large_image: FeatureStore, images: Path, let_disk_have: Callable[[int], None]
+) -> None:
+    let_disk_have(4 * 14_000)  # three images are missing
+
     with pytest.raises(StoreError, match=r"61\.7kB in all; 56\.0kB are free in .*dtype='int8'"):
-        store.extract(images)
-    assert store.ids == ("0",)
-    # nothing is missing, so nothing is needed
-    assert store.extract(images / "0.png", root=images).present == 1
-    free[0] = 3 * 21_000
-    assert len(store.extract(images).written) == 3
+        of_one_large_image.extract(images)
+
+    assert of_one_large_image.ids == ("0",)
 
 
-def test_two_images_under_one_id_are_listed_and_refused(tmp_path: Path, tiny: Backbone) -> None:
-    """Two extracts of different folders at once: neither sees the other's image when it starts."""
-    for name, seed in (("A", 0), ("B", 9), ("C", 0)):
-        write_images(tmp_path / name, ["p0.png", "p1.png"], seed=seed)
-        make(tmp_path / f"store{name}", tiny).extract(tmp_path / name)
-    equal = merged(tmp_path / "storeA", tmp_path / "storeC")  # the same images: one record each
-    assert (equal.verify(), len(equal), equal.ids) == ([], 2, ("p0", "p1"))
-    store = merged(tmp_path / "storeA", tmp_path / "storeB")
-    assert store.verify() == ["p0", "p1"]
-    with pytest.raises(
-        StoreError, match=r"different images under the id 'p0', in .*/A\).*/B\)|/B\).*/A\)"
-    ):
-        store.batch(["p0"])
+def test_where_nothing_is_missing_no_room_is_needed(
+    of_one_large_image: FeatureStore, images: Path, let_disk_have: Callable[[int], None]
+) -> None:
+    let_disk_have(0)
+
+    extracted = of_one_large_image.extract(images / "0.png", root=images)
+
+    assert extracted.present == 1
+
+
+def test_what_just_fits_on_the_disk_is_stored(
+    of_one_large_image: FeatureStore, images: Path, let_disk_have: Callable[[int], None]
+) -> None:
+    let_disk_have(3 * 21_000)
+
+    extracted = of_one_large_image.extract(images)
+
+    assert len(extracted.written) == 3
+
+
+def of_folder(folder: Path, tiny: Backbone, seed: int) -> FeatureStore:
+    """A store of two images of a folder, p0 and p1."""
+    write_images(folder, ["p0.png", "p1.png"], seed=seed)
+    store = make(folder.with_name(f"store {folder.name}"), tiny)
+    store.extract(folder)
+    return store
+
+
+@pytest.fixture
+def with_two_images_of_one_id(tmp_path: Path, tiny: Backbone) -> FeatureStore:
+    """Two extracts of different folders at once: neither sees the other's images when it starts."""
+    store = of_folder(tmp_path / "A", tiny, seed=0)
+    other = of_folder(tmp_path / "B", tiny, seed=9)
+    return merged(Path(store.path), Path(other.path))
+
+
+def test_equal_images_of_two_extracts_are_one_record_each(tmp_path: Path, tiny: Backbone) -> None:
+    store = of_folder(tmp_path / "A", tiny, seed=0)
+    other = of_folder(tmp_path / "C", tiny, seed=0)
+
+    joined = merged(Path(store.path), Path(other.path))
+
+    assert joined.verify() == []
+    assert len(joined) == 2
+    assert joined.ids == ("p0", "p1")
+
+
+def test_two_images_under_one_id_are_listed(with_two_images_of_one_id: FeatureStore) -> None:
+    assert with_two_images_of_one_id.verify() == ["p0", "p1"]
+
+
+def test_two_images_under_one_id_are_refused(with_two_images_of_one_id: FeatureStore) -> None:
+    folders = r"/A\).*/B\)|/B\).*/A\)"
+
+    with pytest.raises(StoreError, match=rf"different images under the id 'p0', in .*({folders})"):
+        with_two_images_of_one_id.batch(["p0"])
+
+
+def test_a_store_without_the_shards_of_one_of_two_images_is_sound(
+    with_two_images_of_one_id: FeatureStore,
+) -> None:
+    store = with_two_images_of_one_id
+
     for _ in range(4):  # as many as there are shards of one of the images at most
         for shard in {store.shard_of(image_id) for image_id in store.verify()}:
-            (tmp_path / "storeA" / shard).unlink()
+            (Path(store.path) / shard).unlink()
         store.refresh()
+
     assert store.verify() == []
     assert store.batch(["p0", "p1"]).sequence[0].isfinite().all()
 
@@ -532,24 +841,62 @@ def merged(into: Path, other: Path) -> FeatureStore:
     return FeatureStore.open(into)
 
 
-def test_a_forked_process_opens_the_index_itself(
-    sound: FeatureStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A connection of SQLite must not be carried through a fork."""
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The connections of SQLite that are opened."""
     opened: list[object] = []
     connect = sqlite3.connect
-    monkeypatch.setattr(
-        sqlite3,
-        "connect",
-        lambda *args, **options: opened.append(args) or connect(*args, **options),
-    )
+
+    def counted(*arguments: object, **options: object) -> object:
+        opened.append(arguments)
+        return connect(*arguments, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(sqlite3, "connect", counted)
+    return opened
+
+
+def test_the_index_is_opened_once(sound: FeatureStore, connections: list[object]) -> None:
     store = FeatureStore.open(sound.path)
     assert "0" in store
-    before = len(opened)
+    num_opened = len(connections)
+
     assert "1" in store
-    assert len(opened) == before
+
+    assert len(connections) == num_opened
+
+
+def test_a_forked_process_opens_the_index_itself(
+    sound: FeatureStore, connections: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection of SQLite must not be carried through a fork."""
+    store = FeatureStore.open(sound.path)
+    assert "0" in store
+    num_opened = len(connections)
 
     monkeypatch.setattr(os, "getpid", lambda: -1)
 
     assert "2" in store
-    assert len(opened) == before + 1
+    assert len(connections) == num_opened + 1
+
+
+# facts of the index as a whole
+
+
+def test_the_index_of_another_store_is_not_read(root: Path, sound: FeatureStore) -> None:
+    with changed(root) as database:
+        database.execute("update about set made = '00'")
+
+    store = FeatureStore.open(root)
+
+    assert same(store, sound)
+    assert store.verify() == []
+
+
+def test_folders_of_images_that_are_no_text_are_damage(root: Path, sound: FeatureStore) -> None:
+    with changed(root) as database:
+        database.execute("update shard set root = x'00'")
+
+    store = FeatureStore.open(root)
+
+    assert same(store, sound)
+    assert store.verify() == []

@@ -59,3 +59,27 @@ def test_free_memory_is_in_bytes() -> None:
     assert free is not None
     # kilobytes or pages would be less than a thousandth of it
     assert installed / 500 < free <= installed
+
+
+def test_free_memory_is_unknown_where_no_file_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+
+    assert memory.free_memory() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "free"),
+    [
+        pytest.param("MemTotal: 8 kB\nMemAvailable:   5 kB\n", 5 * 1024, id="available"),
+        pytest.param("MemTotal: 8 kB\nMemFree:        5 kB\n", None, id="an old kernel"),
+    ],
+)
+def test_free_memory_is_what_the_kernel_calls_available(
+    monkeypatch: pytest.MonkeyPatch, text: str, free: int | None
+) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda path: text)
+
+    assert memory.free_memory() == free

@@ -200,8 +200,11 @@ def test_the_option_for_class_folders_of_doubtful_names_works_for_a_truth_too(
 def test_verbs_that_know_a_truth_take_the_option_for_its_folders(tmp_path: Path) -> None:
     folder = class_parts(tmp_path / "ds", train_set=2, test_set=1)
     run = tmp_path / "run"
-    trained = cli("train", "--images", folder, "--subfolders", "classes", *RUN, "--out", run)
+    words = ("train", "--images", folder, "--subfolders", "classes", *RUN, "--folds", 2)
+    trained = cli(*words, "--out", run)
     assert trained.code == 0
+    assert "No groups: if images" in trained.out
+    assert "No --group" not in trained.out
     option = ("--subfolders", "classes")
     scored = cli("evaluate", folder, "--heads", run, "--truth", folder, *option, "--json")
     assert scored.json["images"] == 6

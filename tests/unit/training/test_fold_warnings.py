@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -13,7 +14,7 @@ from dinoneck.data.cells import FOLD
 from dinoneck.data.layout import HELD_OUT
 from dinoneck.data.table import Table
 from dinoneck.training import TrainConfig
-from dinoneck.training.folds import folds_of
+from dinoneck.training.folds import Fold, folds_of
 
 KINDS = ["bare", "crop", "bare", "crop", "bare", "weedy"]
 
@@ -112,3 +113,9 @@ def test_a_rare_value_of_the_column_to_stratify_by_is_in_every_fold() -> None:
     folds = folds_of(run, Table.from_frame(frame))
 
     assert [len({*fold.valid} & {*rare_rows}) for fold in folds] == [1, 1, 1]
+
+
+def test_a_fold_is_named_in_messages_as_people_call_it() -> None:
+    rows = np.arange(2)
+    assert Fold(number=0, train=rows[:1], valid=rows[1:]).title == "fold 0"
+    assert Fold.of_all_images(2).title == "the head of all images"

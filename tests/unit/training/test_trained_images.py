@@ -22,9 +22,9 @@ from dinoneck.training import train
 from dinoneck.training.folds import Fold
 from dinoneck.training.trained_images import (
     image_hashes,
+    images_of_hashes,
     known_training_images,
     seen_in_training,
-    training_images,
     warn_of_seen_images,
     write_trained_images,
 )
@@ -181,7 +181,7 @@ def test_of_more_images_than_a_file_holds_it_keeps_a_sample(
 ) -> None:
     monkeypatch.setattr(hashes_in_files, "MOST_HASHES", 3)
     digests = image_hashes(images_in(fields))
-    record = training_images(digests).record()
+    record = images_of_hashes(digests).record()
     kept = hashes_in_files.TrainingImages.from_record(record)
     assert kept.may_be_sample
     assert [digest in kept for digest in sorted(digests)] == [True] * 3 + [False] * (COUNT - 3)
@@ -208,9 +208,29 @@ def test_a_head_that_starts_from_another_one_has_its_images_too(
     first = fields / "run" / "heads" / "fold-0.safetensors"
     train(a_run(table, ["weed"], init=str(first)), tmp_path / "run")
     later = known_training_images(tmp_path / "run" / "head.safetensors")
-    assert later == known_training_images(first) | training_images(
+    assert later == known_training_images(first) | images_of_hashes(
         image_hashes(images_in(tmp_path))
     )
+
+
+def test_a_sample_with_images_of_an_earlier_head_is_completed_from_the_run(
+    fields: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = fields / "run" / "heads" / "fold-0.safetensors"
+    of_first = known_training_images(first).hashes
+    table = write_other_meadow(tmp_path)
+    of_this_run = images_of_hashes(image_hashes(images_in(tmp_path))).hashes
+
+    # the file of the later head holds the smallest hashes of both trainings
+    most = len(of_first) + 1
+    smallest = sorted(of_first | of_this_run)[:most]
+    monkeypatch.setattr(hashes_in_files, "MOST_HASHES", most)
+    train(a_run(table, ["weed"], init=str(first)), tmp_path / "run")
+
+    known = known_training_images(tmp_path / "run" / "head.safetensors").hashes
+    assert known >= of_this_run
+    assert known >= {*smallest}
+    assert known <= of_first | of_this_run
 
 
 def test_the_name_of_a_published_head_is_no_file_of_the_run_here(
@@ -281,7 +301,7 @@ def test_a_detector_keeps_the_hashes_of_its_file(tmp_path: Path, tiny: Backbone)
     pytest.importorskip("pycocotools")
     truth = BoxImages(box_samples.write(tmp_path, box_samples.content()))
     head = DetectionHead("fcos", truth.classes, STAPyramid(64, 32))
-    images = training_images(image_hashes([truth.paths[0], truth.paths[2]]))
+    images = images_of_hashes(image_hashes([truth.paths[0], truth.paths[2]]))
     file = tmp_path / "detector.safetensors"
     Detector(head, tiny, size=(32, 64)).save(file, training_images=images)
 

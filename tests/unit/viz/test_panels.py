@@ -20,7 +20,8 @@ from dinoneck.data.decoding import read_pixels
 from dinoneck.inference import to_frame
 from dinoneck.inference.results import table_row
 from dinoneck.viz import boxes_panel, heat, overlay_panel, pca_panels, pca_rgb, style, write_maps
-from dinoneck.viz.scales import outputs, scales, shown_cells
+from dinoneck.viz.pictures import label_corners
+from dinoneck.viz.scales import Scale, outputs, scales, shown_cells
 from dinoneck.viz.style import CLASSES, NODATA, PALETTE, class_colours
 
 WIDTH = 320  # of one picture
@@ -183,6 +184,30 @@ def test_found_boxes_are_thick_false_ones_thin_and_missed_ones_dashed() -> None:
     )
 
 
+def test_no_label_of_a_box_lies_on_another() -> None:
+    random = np.random.default_rng(0)
+    starts = random.uniform((0, 0), (800, 450), (40, 2))
+    boxes = np.concatenate([starts, starts + random.uniform(30, 90, (40, 2))], axis=1)
+    sizes = [(110.0, 26.0)] * 40
+
+    corners = label_corners(boxes, sizes, (900, 540))
+
+    placed = [corner for corner in corners if corner is not None]
+    assert len(placed) > 20
+    assert corners[0] == (boxes[0, 0] + 7, boxes[0, 1] + 4), "the first is inside its corner"
+    for i, (left, top) in enumerate(placed):
+        assert left >= 0 and top >= 0 and left + 110 <= 900 and top + 26 <= 540
+        for other_left, other_top in placed[:i]:
+            assert abs(left - other_left) >= 110 or abs(top - other_top) >= 26
+
+
+def test_a_label_without_a_free_place_is_left_out() -> None:
+    same = np.tile([[10.0, 10.0, 60.0, 40.0]], (9, 1))
+    corners = label_corners(same, [(40.0, 26.0)] * 9, (900, 540))
+    assert corners[0] == (17.0, 14.0)
+    assert corners[-1] is None
+
+
 LABELS = ("soil", "crop", "weed")
 
 
@@ -269,16 +294,106 @@ def test_an_overlay_shows_the_bounds_of_numbers_and_the_set_of_a_class(
     overlay_panel(GREY, result_of_image, tasks, RECIPE, known={"mass": 4.0})
 
     assert texts == [
+        "kind: crop 75 % (among crop, bare)",
         "mass 3.2 (2.5 ... 4.1) g (true 4 g)",
         "parts:a 1 (0.5 ... 1.5)",
         "parts:b 2",
-        "kind:bare 25 %",
-        "kind:crop 75 %",
-        "kind (among crop, bare)",
     ]
     texts.clear()
     overlay_panel(GREY, {"interval": 3.0}, [Task("interval")], RECIPE)
     assert texts == ["interval 3"]
+
+
+KIND = Task("kind", dim=2, kind="classification", labels=("bare", "crop"))
+
+
+def test_a_class_is_a_bar_as_long_as_it_is_probable_below_the_image_in_its_colours(
+    texts: list[str],
+) -> None:
+    cells = np.zeros((2, 2, 4))
+    cells[1] = 1.0
+    values = {"kind": np.array([0.25, 0.75]), "maps": {"kind": cells}}
+    image = np.full((32, 64, 3), (40, 90, 200), np.uint8)
+
+    picture = np.asarray(overlay_panel(image, values, [KIND], RECIPE, known={"kind": "bare"}))
+
+    assert (picture[:600] == (40, 90, 200)).all(), "the map of a class is not drawn"
+    assert texts == ["kind: crop 75 %", "true bare"]
+    bottom = picture[-2]
+    orange = 255 + 0.45 * (np.array(ImageColor.getrgb(CLASSES[1])) - 255)
+    assert np.abs(bottom[20:900] - orange).max() <= 1
+    assert (bottom[900:] == style.BAR).all(), "1200 px are 100 %"
+
+
+@pytest.mark.parametrize(
+    ("true", "colour"), [("crop", style.RIGHT), ("bare", style.WRONG)], ids=["right", "wrong"]
+)
+def test_a_tick_or_a_cross_follows_the_true_class(true: str, colour: tuple[int, ...]) -> None:
+    values = {"kind": np.array([0.1, 0.9])}
+
+    picture = np.asarray(overlay_panel(GREY, values, [KIND], RECIPE, known={"kind": true}))
+
+    mark = picture[600:, 1140:].reshape(-1, 3)
+    other = style.WRONG if colour == style.RIGHT else style.RIGHT
+    assert (mark == colour).all(axis=1).sum() > 50
+    assert not (mark == other).all(axis=1).any()
+
+
+def test_numbers_from_0_to_1_are_drawn_as_shares_in_one_picture(texts: list[str]) -> None:
+    tasks = [Task(name, minimum=0, maximum=1) for name in ("crop", "weed", "soil")]
+    cells = left_crop_right_weed()
+    values = {"crop": 0.5, "weed": 0.5, "soil": 0.0}
+    maps = {"crop": cells[1:2], "weed": cells[2:3], "soil": np.ones((1, 2, 4))}
+
+    picture = np.asarray(
+        overlay_panel(GREY, values | {"maps": maps}, tasks, RECIPE, known={"crop": 0.25})
+    )
+
+    assert texts == ["crop 50 % (true 25 %)", "weed 50 %", "soil 0 %"]
+    # crop and soil are 1 each: of one whole they are halves, and soil shows the grey image
+    opacity = 0.85 * 0.5**0.8
+    for x, colour in ((100, CLASSES[0]), (1100, CLASSES[1])):
+        expected = 120 + opacity * (np.array(ImageColor.getrgb(colour)) - 120)
+        assert np.abs(picture[300, x] - expected).max() <= 1
+
+
+def test_numbers_of_one_unit_have_one_scale_and_are_next_to_each_other(texts: list[str]) -> None:
+    tasks = [Task(name, minimum=0, unit="g") for name in ("clover", "grass")]
+    maps = {"clover": np.full((1, 2, 4), 2.0), "grass": np.full((1, 2, 4), 200.0)}
+    values = {"clover": 2.0, "grass": 200.0, "maps": maps}
+
+    assert scales(outputs(tasks), [values]) == {
+        "clover": Scale(0.0, 200.0, ""),
+        "grass": Scale(0.0, 200.0, ""),
+    }
+    picture = overlay_panel(GREY, values, tasks, RECIPE)
+
+    assert texts == ["clover 2 g", "grass 200 g", "0 g … 200 g"]
+    pixels = np.asarray(picture)
+    assert picture.width == 1200 and picture.height < 450, "two maps of 600 x 300 px"
+    assert np.abs(pixels[150, 300].astype(int) - 120).max() <= 5, "1 % of the scale is grey"
+    yellow = 120 + 0.85 * (np.array([253, 231, 37]) - 120)
+    assert np.abs(pixels[150, 900] - yellow).max() <= 1
+
+
+def test_numbers_without_a_unit_have_one_scale_if_their_ranges_are_alike() -> None:
+    tasks = [Task(name, minimum=0) for name in ("crop", "weed", "mass")]
+
+    def highest(**amounts: float) -> list[float]:
+        maps = {name: np.full((1, 2, 4), amount) for name, amount in amounts.items()}
+        listed = outputs([task for task in tasks if task.name in maps])
+        return [scale.high for scale in scales(listed, [{"maps": maps}]).values()]
+
+    assert highest(crop=1.0, weed=0.05) == [1.0, 1.0]
+    assert highest(crop=1.0, mass=60.0) == [1.0, 60.0]
+
+
+def test_a_depth_of_0_is_not_transparent() -> None:
+    depth = Task("depth", kind="dense", minimum=0, unit="m")
+    values = {"depth": 0.5, "maps": {"depth": np.array([[[0.0, 0.0], [1.0, 1.0]]])}}
+    picture = np.asarray(overlay_panel(GREY, values, [depth], RECIPE))
+    violet = 120 + 0.65 * (np.array([68, 1, 84]) - 120)
+    assert np.abs(picture[5, 600] - violet).max() <= 1
 
 
 def test_a_long_text_has_its_bar_on_the_next_line() -> None:

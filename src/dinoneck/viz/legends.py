@@ -1,0 +1,272 @@
+"""What pictures say below their maps: names, numbers and colours, as strips of the picture's width."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from dinoneck.task_facts import TaskFacts
+from dinoneck.text import printable
+from dinoneck.viz import style
+from dinoneck.viz.pictures import (
+    caption,
+    known_labels,
+    likely_class,
+    predicted_labels,
+    set_caption,
+)
+from dinoneck.viz.scales import Output, Scale
+
+# where a surface faces -> its normal, into the surface: x right, y down, z forward
+_FACING = {
+    "the camera": (0.0, 0.0, 1.0),
+    "up": (0.0, 1.0, 0.0),
+    "down": (0.0, -1.0, 0.0),
+    "left": (1.0, 0.0, 0.0),
+    "right": (-1.0, 0.0, 0.0),
+}
+_MOST_CLASSES = 12  # in a legend
+_LINE_PX = 2 * style.CAPTION_PX
+_SQUARE_PX = style.CAPTION_PX * 3 // 4
+
+
+def legend_outputs(listed: Sequence[Output], result: Mapping[str, Any]) -> list[Output]:
+    """Return the outputs that a legend lists: of a task with many classes, the largest ones."""
+    largest: list[Output] = []
+    for _, group in groupby(listed, key=lambda output: output.task.name):
+        outputs_of_task = list(group)
+        if len(outputs_of_task) > _MOST_CLASSES:
+            outputs_of_task.sort(key=lambda output: -output.value(result))
+        largest += outputs_of_task[:_MOST_CLASSES]
+    return largest
+
+
+def normals_legend(task: TaskFacts, width: int) -> Image.Image:
+    """Return the name of the task, and the colours of surfaces that face in five directions."""
+    texts = [printable(task.name)]
+    colours: list[style.RGB | None] = [None]
+    for direction, normal in _FACING.items():
+        [[colour]] = style.normal_colours(np.array(normal)[:, None, None])
+        red, green, blue = (int(value) for value in colour)
+        texts.append(f"facing {direction}")
+        colours.append((red, green, blue))
+    return texts_with_colours(texts, colours, width)
+
+
+def number_texts(
+    listed: Sequence[Output], result: Mapping[str, Any], known: Mapping[str, Any]
+) -> list[str]:
+    """Return the predicted numbers, one text each."""
+    return [printable(caption(output, result, known)) for output in listed]
+
+
+def label_texts(
+    listed: Sequence[Output], result: Mapping[str, Any], known: Mapping[str, Any]
+) -> list[str]:
+    """Return the labels of an image that reach their thresholds, one text each."""
+    texts = []
+    for _, group in groupby(listed, key=lambda output: output.task.name):
+        outputs_of_task = list(group)
+        task = outputs_of_task[0].task
+        if task.is_multilabel:
+            labels = predicted_labels(outputs_of_task, result)
+            labels[0] = f"{task.name}: {labels[0]}"
+            labels[-1] += known_labels(outputs_of_task, known)
+            texts += labels
+    return [printable(text) for text in texts]
+
+
+def class_bar(
+    outputs_of_task: Sequence[Output],
+    result: Mapping[str, Any],
+    known: Mapping[str, Any],
+    width: int,
+) -> Image.Image:
+    """Return the most probable class in a bar of its colour, as long as it is probable, and the true class.
+
+    A tick follows a true class that is predicted, a cross one that is not.
+    """
+    task = outputs_of_task[0].task
+    likely = likely_class(outputs_of_task, result)
+    probability = likely.value(result)
+    colour = style.class_colours(task.labels or [""] * task.dim)[likely.place] or style.NODATA
+    font = style.font(style.CAPTION_PX)
+    padding = style.CAPTION_PX // 2
+    label = task.labels[likely.place] if task.labels else str(likely.place)
+    predicted = f"{task.name}: {label} {likely.text(probability)}{set_caption(task, result)}"
+    predicted = printable(predicted)
+
+    # the true class on the right, or on a line of its own
+    true = ""
+    num_lines = 1
+    if task.name in known:
+        true = printable(f"true {known[task.name]}")
+        both = font.getlength(predicted) + font.getlength(true)
+        if both + 4 * padding + 2 * style.CAPTION_PX > width:
+            num_lines = 2
+
+    strip = Image.new("RGB", (width, num_lines * _LINE_PX), "white")
+    draw = ImageDraw.Draw(strip)
+    draw.rectangle((0, 0, width, _LINE_PX - 1), fill=style.BAR)
+    end = round(width * min(max(probability, 0.0), 1.0))
+    if end:
+        draw.rectangle((0, 0, end - 1, _LINE_PX - 1), fill=style.tint(colour))
+    draw.rectangle((0, 0, padding // 2 - 1, _LINE_PX - 1), fill=colour)
+    text_top = padding - 4
+    draw.text((2 * padding, text_top), predicted, style.INK, font)
+    if true:
+        top = text_top + (num_lines - 1) * _LINE_PX
+        mark_left = width - padding - style.CAPTION_PX
+        draw.text((mark_left - padding - font.getlength(true), top), true, style.INK, font)
+        mark_top = (num_lines - 1) * _LINE_PX + padding
+        _draw_mark(draw, mark_left, mark_top, is_right=str(known[task.name]) == label)
+    return strip
+
+
+def _draw_mark(draw: ImageDraw.ImageDraw, left: float, top: float, *, is_right: bool) -> None:
+    """Draw a tick or a cross, as high as letters; Pillow's font has none."""
+    side = style.CAPTION_PX
+    width = side // 6
+    if is_right:
+        points = [(0.05, 0.55), (0.38, 0.88), (0.95, 0.12)]
+        line = [(left + x * side, top + y * side) for x, y in points]
+        draw.line(line, fill=style.RIGHT, width=width, joint="curve")
+        return
+    near = 0.14 * side
+    far = 0.86 * side
+    draw.line((left + near, top + near, left + far, top + far), fill=style.WRONG, width=width)
+    draw.line((left + near, top + far, left + far, top + near), fill=style.WRONG, width=width)
+
+
+def shares_legend(
+    listed: Sequence[Output],
+    colours: Sequence[style.RGB | None],
+    result: Mapping[str, Any],
+    known: Mapping[str, Any],
+    width: int,
+) -> Image.Image:
+    """Return predicted numbers with the colours of their classes, one each, as many lines as they need."""
+    return texts_with_colours(number_texts(listed, result, known), colours, width)
+
+
+def texts_with_colours(
+    texts: Sequence[str], colours: Sequence[style.RGB | None], width: int
+) -> Image.Image:
+    """Return texts, each with a square of its colour if it has one, as many lines as they need."""
+    font = style.font(style.CAPTION_PX)
+
+    # the position of each text
+    positions = []
+    left = 0
+    top = 0
+    for text in texts:
+        text_width = round(font.getlength(text)) + 2 * style.CAPTION_PX
+        if left and left + text_width > width:
+            left = 0
+            top += _LINE_PX
+        positions.append((left, top))
+        left += text_width
+
+    strip = Image.new("RGB", (width, top + _LINE_PX), "white")
+    draw = ImageDraw.Draw(strip)
+    for colour, text, (x, y) in zip(colours, texts, positions, strict=True):
+        text_left = x + 4
+        if colour is not None:
+            square = (x + 4, y + _SQUARE_PX, x + 4 + _SQUARE_PX, y + 2 * _SQUARE_PX)
+            draw.rectangle(square, fill=colour)
+            text_left = x + style.CAPTION_PX + 4
+        draw.text((text_left, y + _SQUARE_PX - 6), _with_hyphens(text), style.INK, font)
+    return strip
+
+
+def text_and_bar(
+    text: str, output: Output, scale: Scale, width: int, *, fades: bool
+) -> Image.Image:
+    """Return a text and the colour bar of a map, below each other where the text is long; see :func:`colour_bar`."""
+    bar = colour_bar(output, scale, width, fades=fades)
+    text_alone = texts_with_colours([text], [None], width)
+    bar_width = _bar_width(output, scale, width)
+    text_width = style.font(style.CAPTION_PX).getlength(text)
+    if text_width + 2 * style.CAPTION_PX + bar_width <= width:
+        left = width - bar_width
+        text_alone.paste(bar.crop((left, 0, width, bar.height)), (left, 0))
+        return text_alone
+    strip = Image.new("RGB", (width, text_alone.height + bar.height), "white")
+    strip.paste(text_alone)
+    strip.paste(bar, (0, text_alone.height))
+    return strip
+
+
+def colour_bar(output: Output, scale: Scale, width: int, *, fades: bool) -> Image.Image:
+    """Return the colours of a scale with its ends, on the right of a line.
+
+    Args:
+        output: one of those with this scale, which has their unit.
+        scale: of a map.
+        width: of the line.
+        fades: whether small values are transparent, see :func:`dinoneck.viz.style.heat_opacity`.
+    """
+    strip = Image.new("RGB", (width, _LINE_PX), "white")
+    shares = np.linspace(0.0, 1.0, width // 4)
+    ramp = style.heat_colours(shares[None], 0.0, 1.0)
+    if fades:
+        opacity = style.heat_opacity(shares)[None, :, None]
+        ramp = style.MIDDLE_GREY + opacity * (ramp - style.MIDDLE_GREY)
+    bar = ramp.repeat(style.CAPTION_PX, axis=0).astype(np.uint8)
+    top = style.CAPTION_PX // 2
+    strip.paste(Image.fromarray(bar), (width * 3 // 4 - 4, top))
+    left = width - _bar_width(output, scale, width)
+    ends = _ends(output, scale)
+    ImageDraw.Draw(strip).text((left, top), ends, style.INK, style.font(style.CAPTION_PX))
+    return strip
+
+
+def _bar_width(output: Output, scale: Scale, width: int) -> int:
+    """The pixels that a colour bar takes with its ends."""
+    ends = _ends(output, scale)
+    text_width: float = style.font(style.CAPTION_PX).getlength(ends)
+    return width // 4 + 20 + round(text_width)
+
+
+def _ends(output: Output, scale: Scale) -> str:
+    return _with_hyphens(f"{output.text(scale.low)} … {output.text(scale.high)}{scale.note}")
+
+
+def panel_captions(texts: Sequence[str], width: int, panel_width: int) -> Image.Image:
+    """Return the texts below maps that are next to each other, each on as many lines as it needs.
+
+    Args:
+        texts: one per map, from left to right.
+        width: of the picture.
+        panel_width: of a map.
+    """
+    font = style.font(style.PANEL_CAPTION_PX)
+    lines_of_texts = []
+    for text in texts:
+        lines = [""]
+        for word in _with_hyphens(text).split(" "):
+            longer = f"{lines[-1]} {word}".strip()
+            if lines[-1] and font.getlength(longer) > panel_width - 8:
+                lines.append(word)
+            else:
+                lines[-1] = longer
+        lines_of_texts.append(lines)
+
+    line_height = style.PANEL_CAPTION_PX * 4 // 3
+    num_lines = max(len(lines) for lines in lines_of_texts)
+    strip = Image.new("RGB", (width, num_lines * line_height + style.GAP_PX * 2), "white")
+    draw = ImageDraw.Draw(strip)
+    for column, lines in enumerate(lines_of_texts):
+        left = column * (panel_width + style.GAP_PX) + 4
+        for row, line in enumerate(lines):
+            draw.text((left, style.GAP_PX + row * line_height), line, style.INK, font)
+    return strip
+
+
+def _with_hyphens(text: str) -> str:
+    """The text with hyphens for minus signs, which Pillow's font does not have."""
+    return text.replace("\N{MINUS SIGN}", "-")
