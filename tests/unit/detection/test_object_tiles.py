@@ -299,6 +299,19 @@ def test_the_size_is_that_of_the_largest_tile(
     assert objects.with_object_defaults(config, tiles).data.size == size
 
 
+def test_heads_are_built_for_the_grid_of_tiles_and_not_of_images(tmp_path: Path) -> None:
+    file = mosaics(tmp_path / "s", 2)
+    data = {"instances": str(file), "tile": 48, "size": 48, "resize": "keep"}
+    config = config_of(data, MASK, folds={"count": 1})
+    tiles = ObjectTiles(BoxImages(file, masks=True), Tiling((48, 48), 0))
+    config = objects.with_object_defaults(config, tiles)
+
+    trainer = objects.prepare_instances(config, tmp_path / "run", tiles)
+
+    assert tuple(trainer.tokens.example.grid) == (3, 3)  # of an image it would be (2, 3)
+    assert trainer.problem.targets["objects"].shape == (2 * 2 * 3, 12, 12)
+
+
 def test_a_tile_that_the_size_would_crop_is_refused(tmp_path: Path) -> None:
     data = {"instances": str(mosaics(tmp_path / "s", 2)), "size": 64, "resize": "crop"}
 
