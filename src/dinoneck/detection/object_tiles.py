@@ -86,6 +86,13 @@ class ObjectTiles:
         return most + len(self.images.stuff)
 
     @property
+    def largest_size(self) -> tuple[int, int]:
+        """The largest (height, width) of a sample in pixels; the tile, unless the images are shorter on a side."""
+        height = max(sample.tile.height for sample in self.samples)
+        width = max(sample.tile.width for sample in self.samples)
+        return height, width
+
+    @property
     def num_cut(self) -> int:
         """How many images are larger than a tile."""
         counts = np.bincount(self.rows)

@@ -95,7 +95,8 @@ def train_instances(
     images are taken.
 
     With ``data.tile`` the images are cut into tiles as a :class:`dinoneck.Predictor` cuts them, each
-    of which is a sample of its own and resized to ``data.size``, without one to the size of the tile.
+    of which is a sample of its own and resized to ``data.size``, without one to the size of the
+    largest tile.
     Masks are cut at the edges of the tile. The pixels of an object of which less than a tenth is
     inside are unknown there and do not count; tiles without objects are background. Tiles are kept
     in memory next to their tokens, 3 bytes a pixel. Images are held out whole, and are predicted in
@@ -190,14 +191,14 @@ def _log_tiles(tiles: ObjectTiles) -> None:
 def with_object_defaults(config: TrainInstancesConfig, tiles: ObjectTiles) -> TrainInstancesConfig:
     """Return the config with a head, its queries, the size and the number of epochs, where the config has none.
 
-    Tiles have one size: that of the tile.
+    Tiles have one size: that of the largest of them.
 
     Raises:
         DataError: if an image, or a tile of it, has more objects than the head has queries.
     """
     data = config.data
-    if tiles.tiling is not None and data.size is None:
-        data = data.changed(size=tiles.tiling.tile)
+    if tiles.num_cut and data.size is None:
+        data = data.changed(size=tiles.largest_size)
     head = _head_with_defaults(config, tiles.most_objects)
     num_queries: int = head.get("num_queries", tiles.most_objects)
     if tiles.most_objects > num_queries:

@@ -270,6 +270,8 @@ class RunTokens:
         tokens._images = list(parts)
         tokens._image_rows = image_rows
         tokens._extracted = None
+        first = tokens._extract(1)  # a part may have another grid than its image
+        tokens.example = first.batch(first.ids)
         return tokens
 
     def rows_of(self, image_rows: Rows) -> Rows:

@@ -281,6 +281,37 @@ def test_queries_are_counted_by_the_objects_of_tiles(tmp_path: Path) -> None:
         objects.with_object_defaults(config.changed(head={**MASK, "num_queries": 1}), tiles)
 
 
+@pytest.mark.parametrize(
+    ("tile", "size"),
+    [
+        pytest.param((48, 64), (48, 64), id="cut on both sides"),
+        pytest.param((500, 64), (96, 64), id="cut on one side"),
+        pytest.param((500, 500), None, id="not cut"),
+    ],
+)
+def test_the_size_is_that_of_the_largest_tile(
+    tile: tuple[int, int], size: tuple[int, int] | None, tmp_path: Path
+) -> None:
+    images = BoxImages(mosaics(tmp_path / "s", 1), masks=True)
+    config = config_of({"instances": "objects.json", "tile": tile}, MASK)
+    tiles = ObjectTiles(images, Tiling(tile, 0))
+
+    assert objects.with_object_defaults(config, tiles).data.size == size
+
+
+def test_heads_are_built_for_the_grid_of_tiles_and_not_of_images(tmp_path: Path) -> None:
+    file = mosaics(tmp_path / "s", 2)
+    data = {"instances": str(file), "tile": 48, "size": 48, "resize": "keep"}
+    config = config_of(data, MASK, folds={"count": 1})
+    tiles = ObjectTiles(BoxImages(file, masks=True), Tiling((48, 48), 0))
+    config = objects.with_object_defaults(config, tiles)
+
+    trainer = objects.prepare_instances(config, tmp_path / "run", tiles)
+
+    assert tuple(trainer.tokens.example.grid) == (3, 3)  # of an image it would be (2, 3)
+    assert trainer.problem.targets["objects"].shape == (2 * 2 * 3, 12, 12)
+
+
 def test_a_tile_that_the_size_would_crop_is_refused(tmp_path: Path) -> None:
     data = {"instances": str(mosaics(tmp_path / "s", 2)), "size": 64, "resize": "crop"}
 
