@@ -14,8 +14,9 @@ from tests.first_use.run import Ran, prepare, run_case
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "first-use.md"
 HEADER = """# The first hour
 
-What people tried first, what they found, and mistakes that they made, as commands of today. The data are 48 drawn
-images with masks and a table, 12 new ones, class folders, and cells with boxes. This page is written by
+What people tried first, what they found, and mistakes that they made, as commands of today, or a line of Python where
+no command shows it. The data are 48 drawn images with masks and a table, 12 new ones, class folders, and cells with
+boxes; the runs, the predictions and the report that commands read are made from them before. This page is written by
 `python -m tests.first_use`, which runs every command in a process of its own; the slow tests run them too. Seconds are
 processor time on one core. An error is printed with exit code 1, wrong usage of an option with 2, and nothing is
 written. `examples/first_hour` is a script of a first hour from an empty environment.

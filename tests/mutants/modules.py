@@ -78,7 +78,9 @@ MODULES = [
         sentence="A predicted map stays in normalised units.",
         where="tasks:Task.natural_map",
         edit=replace("self.transform.inverse(_values, _parts)", by="_values"),
-        tests=["unit/test_tasks.py::test_a_dense_map_is_inverted_cell_by_cell_and_bounded_when_predicted"],
+        tests=[
+            "unit/test_tasks.py::test_a_dense_map_is_inverted_cell_by_cell_and_bounded_when_predicted"
+        ],
     ),
     Mutant(
         sentence="Maps that are read at a stride are half a cell off.",

@@ -16,7 +16,7 @@ from dinoneck.registry import detector_class
 from dinoneck.tasks import MEAN_KEY, OVERALL
 from dinoneck.text import printable
 from dinoneck.training.folder import read_report
-from dinoneck.training.verdict import main_metric
+from dinoneck.training.verdict import MAIN_METRICS, main_metric
 
 _OF_OBJECTS = ("masks", "segments")  # the keys of their scores
 _COLUMNS = ("target", "method", "metric", "score", "low", "high", "images")
@@ -192,7 +192,8 @@ class TrainingResult(dict[str, Any]):
             score = "-" if row.score is None else f"{row.score:.3f}"
             interval = "" if row.low is None else f"  {row.low:.2f} ... {row.high:.2f}"
             images = "" if row.images is None else f"  {row.images} images"
-            lines.append(f"{row.target}  {row.method}  {row.metric} {score}{interval}{images}")
+            words = MAIN_METRICS.get(row.metric, row.metric)  # AP and PQ are words
+            lines.append(f"{row.target}  {row.method}  {words} {score}{interval}{images}")
         if self.get("verdict"):
             lines.append(self["verdict"])
         return "\n".join(printable(line) for line in lines)

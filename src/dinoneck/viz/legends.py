@@ -183,25 +183,17 @@ def texts_with_colours(
     return strip
 
 
-def number_and_bar(
-    output: Output,
-    scale: Scale,
-    result: Mapping[str, Any],
-    known: Mapping[str, Any],
-    width: int,
-    *,
-    fades: bool,
+def text_and_bar(
+    text: str, output: Output, scale: Scale, width: int, *, fades: bool
 ) -> Image.Image:
-    """Return the predicted number and the colour bar of its map, below each other where the text is long."""
-    [text] = number_texts([output], result, known)
+    """Return a text and the colour bar of a map, below each other where the text is long; see :func:`colour_bar`."""
     bar = colour_bar(output, scale, width, fades=fades)
     text_alone = texts_with_colours([text], [None], width)
-    font = style.font(style.CAPTION_PX)
     bar_width = _bar_width(output, scale, width)
-    if font.getlength(text) + 2 * style.CAPTION_PX + bar_width <= width:
-        text_alone.paste(
-            bar.crop((width - bar_width, 0, width, bar.height)), (width - bar_width, 0)
-        )
+    text_width = style.font(style.CAPTION_PX).getlength(text)
+    if text_width + 2 * style.CAPTION_PX + bar_width <= width:
+        left = width - bar_width
+        text_alone.paste(bar.crop((left, 0, width, bar.height)), (left, 0))
         return text_alone
     strip = Image.new("RGB", (width, text_alone.height + bar.height), "white")
     strip.paste(text_alone)
@@ -236,7 +228,8 @@ def colour_bar(output: Output, scale: Scale, width: int, *, fades: bool) -> Imag
 def _bar_width(output: Output, scale: Scale, width: int) -> int:
     """The pixels that a colour bar takes with its ends."""
     ends = _ends(output, scale)
-    return width // 4 + 20 + round(style.font(style.CAPTION_PX).getlength(ends))
+    text_width: float = style.font(style.CAPTION_PX).getlength(ends)
+    return width // 4 + 20 + round(text_width)
 
 
 def _ends(output: Output, scale: Scale) -> str:

@@ -20,6 +20,7 @@ from dinoneck.data.vector_tiffs import encode_vectors
 from dinoneck.errors import ConfigError
 from dinoneck.runtime.maps import UNSEEN, at_image_size
 from dinoneck.task_facts import GATE, GATE_WEIGHTS, TaskFacts, TaskRecord, as_tasks
+from dinoneck.text import printable
 from dinoneck.viz import style
 from dinoneck.viz.geo_reference import GeoReference, read_geo_reference
 from dinoneck.viz.legends import (
@@ -28,10 +29,10 @@ from dinoneck.viz.legends import (
     label_texts,
     legend_outputs,
     normals_legend,
-    number_and_bar,
     number_texts,
     panel_captions,
     shares_legend,
+    text_and_bar,
     texts_with_colours,
 )
 from dinoneck.viz.pictures import as_image
@@ -60,6 +61,7 @@ def overlay_panel(
     *,
     known: Mapping[str, Any] | None = None,
     scale: Mapping[str, Scale] | None = None,
+    legend: bool = True,
 ) -> Image.Image:
     """Draw the maps of one image over the image in grey, with a legend below each.
 
@@ -85,6 +87,8 @@ def overlay_panel(
             label.
         scale: how maps are drawn, of :func:`dinoneck.viz.scales.scales` for several images; None =
             of this one.
+        legend: whether numbers, labels and classes are below; without it a map of values still has
+            its name and its colour bar.
 
     Returns:
         A picture whose longer side without the legend is 1200 px.
@@ -115,21 +119,32 @@ def overlay_panel(
         cells = shown_cells(members, np.asarray(maps[task.name], np.float64))
         colours = style.class_colours(task.labels or [task.name] * task.dim)
         strips.append(_shares_over(canvas.background, canvas.resample(cells, task), colours))
+        if not legend:
+            continue
         listed_members = legend_outputs(members, result)
         member_colours = [colours[output.channel] for output in listed_members]
         strips.append(shares_legend(listed_members, member_colours, result, known, width))
     shares = [output for output in mapped if output.is_number_from_0_to_1]
     if shares:
-        strips += _numbers_as_shares(canvas, shares, result, known)
+        colours = style.number_colours([output.key for output in shares])
+        strips.append(_numbers_as_shares(canvas, shares, result, colours))
+        if legend:
+            strips.append(shares_legend(shares, colours, result, known, width))
     amounts = [o for o in mapped if not (o.map.is_share or o.is_number_from_0_to_1)]
     if amounts:
         scale = scale or scales(listed, [result])
         for panels in _panels_by_scale(amounts, scale):
-            strips += _heat_strips(canvas, panels, scale, result=result, known=known)
+            texts = [printable(output.key) for output in panels]
+            if legend:
+                texts = number_texts(panels, result, known)
+            shared = scale[panels[0].map.name]
+            strips += _heat_strips(canvas, panels, shared, result=result, texts=texts)
 
     # what has no map: the class of an image, numbers and labels
     if not strips:
         strips.append(canvas.image)
+    if not legend:
+        return _stacked(strips)
     for members in _outputs_by_task(listed):
         if members[0].task.is_image_class:
             strips.append(class_bar(members, result, known, width))
@@ -209,22 +224,17 @@ def _numbers_as_shares(
     canvas: _Canvas,
     listed: Sequence[Output],
     result: Mapping[str, Any],
-    known: Mapping[str, Any],
-) -> list[Image.Image]:
-    """The maps of numbers from 0 to 1, each in its colour over one image, and their legend."""
-    maps = result["maps"]
+    colours: Sequence[style.RGB | None],
+) -> Image.Image:
+    """The maps of numbers from 0 to 1, each in its colour over one image."""
     planes = []
     for output in listed:
-        cells = np.asarray(maps[output.map.name], np.float64)[output.channel]
+        cells = np.asarray(result["maps"][output.map.name], np.float64)[output.channel]
         planes.append(np.clip(cells, 0.0, 1.0))
-    cells = np.stack(planes)
-    cells /= np.maximum(cells.sum(axis=0), 1.0)
-    pixels = canvas.resample(cells, TaskRecord(name="shares", dim=len(cells), kind="dense"))
-    colours = style.number_colours([output.key for output in listed])
-    return [
-        _shares_over(canvas.background, pixels, colours),
-        shares_legend(listed, colours, result, known, canvas.width),
-    ]
+    shares = np.stack(planes)
+    shares /= np.maximum(shares.sum(axis=0), 1.0)
+    pixels = canvas.resample(shares, TaskRecord(name="shares", dim=len(shares), kind="dense"))
+    return _shares_over(canvas.background, pixels, colours)
 
 
 def _panels_by_scale(listed: Sequence[Output], scale: Mapping[str, Scale]) -> list[list[Output]]:
@@ -239,26 +249,22 @@ def _panels_by_scale(listed: Sequence[Output], scale: Mapping[str, Scale]) -> li
 def _heat_strips(
     canvas: _Canvas,
     panels: Sequence[Output],
-    scale: Mapping[str, Scale],
+    scale: Scale,
     *,
     result: Mapping[str, Any],
-    known: Mapping[str, Any],
+    texts: Sequence[str],
 ) -> list[Image.Image]:
-    """Maps of one scale as heat, next to each other, each with its number; and their colour bar."""
+    """Maps of one scale as heat, next to each other, each with its text; and their colour bar."""
     first = panels[0]
-    shared = scale[first.map.name]
-    fades = first.fades and shared.low == 0.0
+    fades = first.fades and scale.low == 0.0
     if len(panels) == 1:
-        [drawn] = _heat_panels(canvas, panels, shared, result=result, fades=fades)
-        return [
-            drawn,
-            number_and_bar(first, shared, result, known, canvas.width, fades=fades),
-        ]
+        [drawn] = _heat_panels(canvas, panels, scale, result=result, fades=fades)
+        [text] = texts
+        return [drawn, text_and_bar(text, first, scale, canvas.width, fades=fades)]
     num_columns = 2 if len(panels) in (2, 4) else 3
     panel_width = (canvas.width - (num_columns - 1) * style.GAP_PX) // num_columns
     narrow = canvas.narrowed(panel_width)
-    drawn_panels = _heat_panels(narrow, panels, shared, result=result, fades=fades)
-    texts = number_texts(panels, result, known)
+    drawn_panels = _heat_panels(narrow, panels, scale, result=result, fades=fades)
     strips = []
     for start in range(0, len(panels), num_columns):
         row = drawn_panels[start : start + num_columns]
@@ -267,7 +273,7 @@ def _heat_strips(
             strip.paste(panel, (column * (panel_width + style.GAP_PX), 0))
         texts_of_row = texts[start : start + num_columns]
         strips += [strip, panel_captions(texts_of_row, canvas.width, panel_width)]
-    strips.append(colour_bar(first, shared, canvas.width, fades=fades))
+    strips.append(colour_bar(first, scale, canvas.width, fades=fades))
     return strips
 
 

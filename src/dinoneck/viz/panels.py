@@ -19,6 +19,8 @@ from dinoneck.viz.pca import PCABasis, pca_rgb
 from dinoneck.viz.pictures import as_image
 
 _JPEG_QUALITY = 82
+# widths in pixels and qualities of pictures of a page, the largest first
+_WEBP_SIZES = ((700, 78), (560, 75), (480, 72), (400, 70), (320, 65), (240, 60), (240, 30))
 
 Images = ImageInput | Sequence[ImageInput]
 
@@ -80,12 +82,34 @@ def pca_panels(
 
 def data_uri(image: Image.Image, side: int, kind: str = "JPEG") -> str:
     """Return an image, ``side`` pixels wide at most, as a data URI: JPEG for images, PNG where every pixel counts."""
+    return _as_uri(_encoded(image, side, kind, _JPEG_QUALITY), kind)
+
+
+def small_data_uri(image: Image.Image, most_bytes: int) -> str:
+    """Return an image as a data URI of WebP that has this many characters, if a small picture can have them.
+
+    It is as wide as they allow, and at least 240 px.
+    """
+    content = b""
+    for width, quality in _WEBP_SIZES:
+        content = _encoded(image, width, "WEBP", quality)
+        if 4 * len(content) <= 3 * most_bytes:
+            break
+    return _as_uri(content, "WEBP")
+
+
+def _encoded(image: Image.Image, side: int, kind: str, quality: int) -> bytes:
+    """The file of an image that is ``side`` pixels wide at most."""
     shown = image.copy()
     shown.thumbnail((side, 4 * side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    shown.save(buffer, kind, quality=_JPEG_QUALITY, optimize=True)
-    content = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f"data:image/{kind.lower()};base64,{content}"
+    shown.save(buffer, kind, quality=quality, optimize=True)
+    return buffer.getvalue()
+
+
+def _as_uri(content: bytes, kind: str) -> str:
+    text = base64.b64encode(content).decode("ascii")
+    return f"data:image/{kind.lower()};base64,{text}"
 
 
 def coloured(colours: Floats) -> Image.Image:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,8 +61,7 @@ def boxes_panel(
     scale = style.SIDE_PX / max(picture.size)
     sheet = picture.resize((round(picture.width * scale), round(picture.height * scale)))
     draw = ImageDraw.Draw(sheet)
-    class_names = dict.fromkeys([*classes, *predicted.names])
-    shades = dict(zip(class_names, cycle(style.PALETTE), strict=False))
+    shades = style.box_colours([*classes, *predicted.names])
     colours = [shades[name] for name in predicted.names]
 
     # known boxes that are missed, dashed

@@ -28,6 +28,7 @@ from dinoneck.runtime.intervals import PREDICTION_SETS
 from dinoneck.task_facts import NO_LABELS, TaskFacts, as_tasks, labels_of
 from dinoneck.text import printable
 from dinoneck.version import __version__
+from dinoneck.viz import style
 from dinoneck.viz.checked import Floats, minus, numbers
 from dinoneck.viz.drawing import (
     Chart,
@@ -36,9 +37,18 @@ from dinoneck.viz.drawing import (
     draws_charts,
     scores,
 )
+from dinoneck.viz.legends import legend_outputs
 from dinoneck.viz.overlay import Array, classes_panel, overlay_panel
-from dinoneck.viz.panels import coloured, data_uri
-from dinoneck.viz.pictures import as_image, boxes_panel, captions, corners_of, partners
+from dinoneck.viz.panels import coloured, data_uri, small_data_uri
+from dinoneck.viz.pictures import (
+    as_image,
+    boxes_panel,
+    caption,
+    captions,
+    corners_of,
+    likely_class,
+    partners,
+)
 from dinoneck.viz.scales import (
     THE_GATE,
     VALUE_DIGITS,
@@ -50,8 +60,12 @@ from dinoneck.viz.scales import (
 )
 from dinoneck.viz.score_tables import MOST_COLUMNS, ScoreTable, all_tables, box_tables, matrix_table
 
-_PICTURE_WIDTH_PX = 700
-_NO_CHARTS = "Charts are left out: matplotlib draws them, pip install 'dinoneck[viz]'."
+_PICTURES_BYTES = 1_500_000  # of all pictures of a page, so that it can be mailed
+_TOKENS_WIDTH_PX = 700
+_FLAT = (
+    1.3  # a picture whose sides have this ratio more than the image's has maps next to each other
+)
+_NO_CHARTS = "Charts are left out: matplotlib draws them, pip install 'dinoneck[train]'."
 _FOLDER = Path(__file__).parent
 _NOTHING = "–"  # in a cell of a table
 _UNKNOWN_ERROR = -1.0  # of an entry without known values: below all errors
@@ -195,6 +209,8 @@ def html_report(
         sections=sections,
         remarks=remarks,
         articles=list(_articles(entries, drawn, tasks, classes)),
+        image_notes=_image_notes(entries, drawn, tasks),
+        prediction_notes=_prediction_notes(tasks),
         of_boxes=is_detector,
         trained_on=trained_on,
         drawn=drawn,
@@ -461,19 +477,71 @@ def _uncertainty(column: str, entry: ReportEntry, output_of_column: Mapping[str,
     return f" ({_number(low)} ... {_number(high)})"
 
 
+@dataclass(frozen=True)
+class _Line:
+    """A line of text on what an image has.
+
+    Attributes:
+        text: such as ``crop 31 % (true 30 %)``.
+        colour: of its class in the picture, as ``#009e73``; empty without one.
+        share: 0 ... 1 of the class of an image, which is how long its bar is; None for others.
+        is_right: whether the class is the true one; None where that is not known.
+    """
+
+    text: str
+    colour: str = ""
+    share: float | None = None
+    is_right: bool | None = None
+
+
+@dataclass(frozen=True)
+class _Figure:
+    """A picture of an image.
+
+    Attributes:
+        kind: ``image``, ``truth``, ``over`` or ``tokens``, of its id and its class.
+        title: what it shows.
+        uri: its data.
+        width: in the row of the image, relative to its other pictures.
+    """
+
+    kind: str
+    title: str
+    uri: str
+    width: int = 1
+
+
+@dataclass(frozen=True)
+class _Article:
+    """What the page shows of a drawn image.
+
+    Attributes:
+        id: of its element.
+        name: of the image.
+        lines: what is predicted, and known.
+        figures: next to each other: the photo, what is true and what is predicted.
+        tokens: the colours of its tokens, folded; None without.
+    """
+
+    id: str
+    name: str
+    lines: Sequence[_Line]
+    figures: Sequence[_Figure]
+    tokens: _Figure | None
+
+
 def _articles(
     entries: Sequence[ReportEntry],
     drawn: Sequence[int],
     tasks: Sequence[TaskFacts],
     classes: Sequence[str],
-) -> Iterator[dict[str, Any]]:
-    """What the page shows of each drawn image: itself and what is predicted over it, and its tokens, as data URIs."""
+) -> Iterator[_Article]:
+    """What the page shows of each drawn image; all pictures together have :data:`_PICTURES_BYTES`."""
     results = {i: with_gate(entries[i].result, entries[i].name) for i in drawn}
     mapped_tasks = [*tasks]
     if any(THE_GATE.name in result for result in results.values()):
         mapped_tasks.append(THE_GATE)
     scale = scales(outputs(mapped_tasks), list(results.values()))
-    listed = [output for output in outputs(tasks) if output.task.kind != "segmentation"]
     predicted_names: set[str] = set()
     for i in drawn:
         predicted_names.update(entries[i].result.get("names", ()))
@@ -483,31 +551,167 @@ def _articles(
         entry = entries[i]
         image_input: Any = entry.image() if callable(entry.image) else entry.image
         image = as_image(image_input)
-        plain_image = None  # next to the drawn one, where maps cover that
         if _is_detector(tasks):
-            over = boxes_panel(image, entry.result, entry.known or None, classes=coloured_classes)
+            pictures = _pictures_of_boxes(image, entry, coloured_classes)
+            lines = _box_lines(entry, coloured_classes)
         else:
             recipe = _patches_of(image, result["maps"])
             over = overlay_panel(
-                image, result, mapped_tasks, recipe, known=entry.known, scale=scale
+                image,
+                result,
+                mapped_tasks,
+                recipe,
+                known=entry.known,
+                scale=scale,
+                legend=False,
             )
-            plain_image = data_uri(image, _PICTURE_WIDTH_PX)
-        truth = None
-        if entry.classes is not None:
-            known_classes = classes_panel(image, entry.classes(), tasks)
-            truth = data_uri(known_classes, _PICTURE_WIDTH_PX)
+            pictures = {("image", "photo"): image}
+            if entry.classes is not None:
+                pictures["truth", "true"] = classes_panel(image, entry.classes(), tasks)
+            if _drawn_maps(mapped_tasks, result["maps"]):
+                pictures["over", "predicted"] = over
+            lines = _lines(tasks, entry)
+        most_bytes = _PICTURES_BYTES // (len(drawn) * len(pictures))
+        figures = []
+        for (kind, title), picture in pictures.items():
+            uri = small_data_uri(picture, most_bytes)
+            figures.append(_Figure(kind, title, uri, width=_relative_width(picture, image)))
         tokens = None
         if entry.tokens is not None:
-            tokens = data_uri(coloured(entry.tokens), _PICTURE_WIDTH_PX, "PNG")
-        yield {
-            "id": f"image-{i}",
-            "name": entry.name,
-            "over": data_uri(over, _PICTURE_WIDTH_PX),
-            "truth": truth,
-            "image": plain_image,
-            "tokens": tokens,
-            "values": captions(listed, entry.result, entry.known),
-        }
+            uri = data_uri(coloured(entry.tokens), _TOKENS_WIDTH_PX, "PNG")
+            tokens = _Figure("tokens", "tokens: equal colours are equal features", uri)
+        yield _Article(f"image-{i}", entry.name, lines, figures, tokens)
+
+
+def _relative_width(picture: Image.Image, image: Image.Image) -> int:
+    """1, or 2 for maps that are next to each other."""
+    aspect = picture.width / picture.height
+    return 2 if aspect > _FLAT * image.width / image.height else 1
+
+
+def _pictures_of_boxes(
+    image: Image.Image, entry: ReportEntry, classes: Sequence[str]
+) -> dict[tuple[str, str], Image.Image]:
+    """Kind and title -> picture: the known boxes, if they are known, and the predicted ones."""
+    pictures = {}
+    if "boxes" in entry.known:
+        true_boxes = {"boxes": entry.known["boxes"], "names": entry.known["names"]}
+        pictures["truth", "true"] = boxes_panel(image, true_boxes, classes=classes)
+    predicted = boxes_panel(image, entry.result, entry.known or None, classes=classes)
+    pictures["over", "predicted"] = predicted
+    return pictures
+
+
+def _box_lines(entry: ReportEntry, classes: Sequence[str]) -> list[_Line]:
+    """How many boxes of each class an image has."""
+    predicted = [str(name) for name in entry.result["names"]]
+    known = [str(name) for name in entry.known.get("names", ())]
+    colours = style.box_colours(classes)
+    lines = []
+    for name in dict.fromkeys([*classes, *known]):
+        if name not in predicted and name not in known:
+            continue
+        true = f" (true {known.count(name)})" if "boxes" in entry.known else ""
+        text = f"{name} {predicted.count(name)}{true}"
+        lines.append(_Line(text, colours.get(name, "")))
+    return lines or [_Line("no boxes")]
+
+
+def _lines(tasks: Sequence[TaskFacts], entry: ReportEntry) -> list[_Line]:
+    """The predicted numbers, labels and classes of an image, in the colours of its picture."""
+    listed = outputs(tasks)
+    maps = entry.result.get("maps") or {}
+    colours = _colours_of_lines([output for output in listed if output.map.name in maps])
+    lines = []
+    for task in {output.task.name: output.task for output in listed}.values():
+        outputs_of_task = [output for output in listed if output.task is task]
+        if task.is_image_class:
+            likely = likely_class(outputs_of_task, entry.result)
+            label = likely.key.removeprefix(f"{task.name}:")
+            is_right = None
+            if task.name in entry.known:
+                is_right = str(entry.known[task.name]) == label
+            [text] = captions(outputs_of_task, entry.result, entry.known)
+            rgb = style.class_colours(task.labels or [""] * task.dim)[likely.place] or style.NODATA
+            share = likely.value(entry.result)
+            lines.append(_Line(text, style.hex_colour(rgb), share=share, is_right=is_right))
+        elif task.is_multilabel:
+            texts = captions(outputs_of_task, entry.result, entry.known)
+            lines += [_Line(text) for text in texts]
+        else:
+            for output in legend_outputs(outputs_of_task, entry.result):
+                text = caption(output, entry.result, entry.known)
+                lines.append(_Line(text, colours.get(output.key, "")))
+    return lines
+
+
+def _colours_of_lines(mapped: Sequence[Output]) -> dict[str, str]:
+    """Column -> the colour of its class or number in a map; those without a colour are left out."""
+    colours: dict[str, style.RGB | None] = {}
+    for output in mapped:
+        task = output.map
+        if task.is_share:
+            of_map = style.class_colours(task.labels or [task.name] * task.dim)
+            colours[output.key] = of_map[output.channel]
+    numbers_as_shares = [output.key for output in mapped if output.is_number_from_0_to_1]
+    if numbers_as_shares:
+        number_colours = style.number_colours(numbers_as_shares)
+        colours |= dict(zip(numbers_as_shares, number_colours, strict=True))
+    return {key: style.hex_colour(rgb) for key, rgb in colours.items() if rgb is not None}
+
+
+def _drawn_maps(tasks: Sequence[TaskFacts], maps: Mapping[str, Any]) -> list[TaskFacts]:
+    """The tasks whose maps are drawn; the class of an image has no map."""
+    return [task for task in tasks if task.name in maps and not task.is_image_class]
+
+
+def _image_notes(
+    entries: Sequence[ReportEntry], drawn: Sequence[int], tasks: Sequence[TaskFacts]
+) -> list[str]:
+    """Sentences on what the pictures of a page show."""
+    notes = []
+    if _is_detector(tasks):
+        note = "Predicted boxes are drawn in the colour of their class with their score"
+        if any("boxes" in entries[i].known for i in drawn):
+            note += (
+                ": thick where they find a known box of their class, thin where they are false. Known "
+                "boxes that are missed are dashed"
+            )
+        return [f"{note}."]
+    maps: dict[str, Any] = {}
+    for i in drawn:
+        maps |= entries[i].result.get("maps") or {}
+    mapped = [output for output in outputs(tasks) if output.map.name in maps]
+    mapped = [output for output in mapped if not output.map.is_image_class]
+    shares = [output for output in mapped if output.map.is_share or output.is_number_from_0_to_1]
+    if shares:
+        notes.append(
+            "The stronger a colour, the larger the share; the image is grey where there is none."
+        )
+    if len(shares) < len(mapped):
+        notes.append("The colour bar gives the range, which is the same in all images.")
+    if any(task.is_unit and task.name in maps for task in tasks):
+        notes.append(
+            "Normals are blue where a surface faces the camera, green up and red to the left."
+        )
+    if any(task.is_image_class for task in tasks):
+        notes.append("The bar is as long as the class is probable.")
+    return notes
+
+
+def _prediction_notes(tasks: Sequence[TaskFacts]) -> list[str]:
+    """Sentences on what the table of predictions holds."""
+    if _is_detector(tasks):
+        return ["Boxes of each image."]
+    texts = []
+    if any(task.has_values and not (task.is_share or task.is_multilabel) for task in tasks):
+        texts.append("numbers in original units")
+    if any(task.is_image_class or task.is_multilabel for task in tasks):
+        texts.append("probabilities of classes and labels")
+    if any(task.is_share and not task.is_image_class for task in tasks):
+        texts.append("shares from 0 to 1")
+    note = ", ".join(texts)
+    return [f"{note[:1].upper()}{note[1:]}."] if note else []
 
 
 def _patches_of(image: Image.Image, maps: Mapping[str, Any]) -> Preprocessing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,11 @@ def class_colours(labels: Sequence[str]) -> list[RGB | None]:
     return colours
 
 
+def box_colours(names: Sequence[str]) -> dict[str, str]:
+    """Return the colour of each class of boxes, in the order of the model's classes."""
+    return dict(zip(dict.fromkeys(names), cycle(PALETTE), strict=False))
+
+
 def number_colours(names: Sequence[str]) -> list[RGB | None]:
     """Return a colour per number; None for one that is named as the ground, wherever it is listed."""
     coloured = [name for name in names if name.lower() not in GROUND]
@@ -96,6 +102,11 @@ def heat_colours(values: Floats, low: float, high: float) -> Floats:
     anchors = range(len(SCALE))
     channels = [np.interp(positions, anchors, channel) for channel in SCALE.T]
     return np.stack(channels, axis=-1)
+
+
+def hex_colour(colour: RGB) -> str:
+    """Return a colour as pages write it, such as ``#009e73``."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def heat_opacity(shares: Floats) -> Floats:

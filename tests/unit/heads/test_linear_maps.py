@@ -43,10 +43,19 @@ def test_a_map_is_the_layer_on_every_patch_in_original_units() -> None:
 
 def test_the_mean_of_a_map_is_the_number() -> None:
     head = linear(Task("mass", transform=TRANSFORM), Task("rest", dim=3))
-    outputs = head.predict_outputs(TOKENS, with_maps=True)
+
+    maps = head.predict_outputs(TOKENS, with_maps=True).maps
+
     for name, value in head.predict(TOKENS).items():
-        assert torch.equal(outputs.values[name], value)
-        assert_close(outputs.maps[name].mean(dim=(2, 3)), value, rtol=1e-5, atol=1e-5)
+        assert_close(maps[name].mean(dim=(2, 3)), value, rtol=1e-5, atol=1e-5)
+
+
+def test_numbers_are_the_same_with_and_without_maps() -> None:
+    head = linear(Task("mass", transform=TRANSFORM), Task("rest", dim=3))
+
+    values = head.predict_outputs(TOKENS, with_maps=True).values
+
+    assert kit.same(values, head.predict(TOKENS))
 
 
 def test_without_an_affine_transform_a_cell_is_what_an_image_of_this_patch_would_have() -> None:
@@ -67,7 +76,9 @@ def test_without_an_affine_transform_a_cell_is_what_an_image_of_this_patch_would
 
 def test_a_map_is_not_cut_off_at_the_minimum() -> None:
     head = linear(Task("mass", minimum=0.0))
+
     cells = head.predict_maps(TOKENS)["mass"]
+
     assert cells.min() < 0
     assert_close(cells.mean(dim=(2, 3)).clamp_min(0.0), head.predict(TOKENS)["mass"])
 
@@ -82,8 +93,13 @@ def test_a_layer_that_reads_the_cls_token_has_no_map(pool: Any) -> None:
 def test_the_map_of_an_average_is_the_mean_of_both_maps() -> None:
     task = Task("mass")
     head = kit.randomised(PatchMeanHead(WIDTH, [task]), seed=1).eval()
-    average = HeadEnsemble([head, linear(task)]).eval()
+    layer = linear(task)
+    average = HeadEnsemble([head, layer]).eval()
+
     cells = average.predict_maps(TOKENS)["mass"]
+
+    of_members = [member.predict_maps(TOKENS)["mass"] for member in (head, layer)]
+    assert_close(cells, sum(of_members) / 2)
     assert_close(cells.mean(dim=(2, 3)), average.predict(TOKENS)["mass"], rtol=1e-5, atol=1e-5)
     assert torch.equal(average.predict_outputs(TOKENS, with_maps=True).maps["mass"], cells)
 
@@ -91,6 +107,9 @@ def test_the_map_of_an_average_is_the_mean_of_both_maps() -> None:
 def test_an_average_with_a_head_without_maps_does_not_show_that_of_the_layer_alone() -> None:
     task = Task("mass")
     gating = kit.randomised(CLSGatingHead(WIDTH, [task], num_patches=6)).eval()
-    average = HeadEnsemble([gating, HeadEnsemble([linear(task), linear(Task("rest"))])]).eval()
+    layers = HeadEnsemble([linear(task), linear(Task("rest"))])
+
+    average = HeadEnsemble([gating, layers]).eval()
+
     assert average.predict_maps(TOKENS).keys() == {"rest"}
     assert average.predict_outputs(TOKENS, with_maps=True).maps.keys() == {"rest"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck import Composition, ShapeError, TargetTransform, Task
+from dinoneck.kinds import Kind
 from dinoneck.losses import CompositionLoss, DensityRegulariser, TaskLoss, UncertaintyWeighting
 
 TASKS = (
@@ -69,80 +70,132 @@ def a_batch(
 
 def test_every_kind_has_its_loss() -> None:
     outputs, targets, masks = a_batch()
-    total, parts = TaskLoss(TASKS, [FIVE])(outputs, targets, masks)
-    keep = masks["total"]
-    assert torch.allclose(
-        parts["total"], F.smooth_l1_loss(outputs["total"][keep], targets["total"][keep], beta=0.5)
+
+    _, parts = TaskLoss(TASKS, [FIVE])(outputs, targets, masks)
+
+    of_smooth_l1 = F.smooth_l1_loss(
+        outputs["total"][masks["total"]], targets["total"][masks["total"]], beta=0.5
     )
-    mass = 0.0
-    for k, weight in enumerate((1.0, 0.5)):
-        own = masks["mass"][:, k]
-        mass = mass + weight * F.mse_loss(outputs["mass"][own, k], targets["mass"][own, k])
-    assert torch.allclose(parts["mass"], mass)  # type: ignore[arg-type]
-    assert torch.allclose(parts["ratio"], F.mse_loss(outputs["ratio"].softmax(1), targets["ratio"]))
-    assert torch.allclose(
-        parts["state"], F.cross_entropy(outputs["state"], targets["state"], ignore_index=9)
-    )
-    weight = masks["ndvi"].double()
-    ndvi = (weight[:, None] * (outputs["ndvi"] - targets["ndvi"]) ** 2).sum() / (2 * weight.sum())
-    assert torch.allclose(parts["ndvi"], ndvi)
+    assert torch.allclose(parts["total"], of_smooth_l1)
+    of_mass = torch.zeros((), dtype=torch.float64)
+    for k, weight in enumerate((1.0, 0.5)):  # the third output has the weight 0
+        keep = masks["mass"][:, k]
+        of_mass += weight * F.mse_loss(outputs["mass"][keep, k], targets["mass"][keep, k])
+    assert torch.allclose(parts["mass"], of_mass)
+    of_ratio = F.mse_loss(outputs["ratio"].softmax(1), targets["ratio"])
+    assert torch.allclose(parts["ratio"], of_ratio)
+    of_state = F.cross_entropy(outputs["state"], targets["state"], ignore_index=9)
+    assert torch.allclose(parts["state"], of_state)
+    weight_of_cells = masks["ndvi"].double()
+    squares = (outputs["ndvi"] - targets["ndvi"]) ** 2
+    of_ndvi = (weight_of_cells[:, None] * squares).sum() / (2 * weight_of_cells.sum())
+    assert torch.allclose(parts["ndvi"], of_ndvi)
     fine = F.interpolate(outputs["cover"], scale_factor=2, mode="bilinear")
-    each = F.cross_entropy(fine, targets["cover"], ignore_index=255, reduction="none")
-    assert torch.allclose(parts["cover"], each[masks["cover"] & (targets["cover"] != 255)].mean())
-    assert list(parts) == NAMES
-    assert torch.allclose(total, sum(parts.values()))  # type: ignore[arg-type]
+    of_pixels = F.cross_entropy(fine, targets["cover"], ignore_index=255, reduction="none")
+    counts = masks["cover"] & (targets["cover"] != 255)
+    assert torch.allclose(parts["cover"], of_pixels[counts].mean())
 
 
-@pytest.mark.parametrize("name", ["total", "ndvi", "cover", "five", "mass of no weight", "ignored"])
-def test_a_part_in_which_nothing_counts_leaves_its_weight_alone(name: str) -> None:
+def test_the_total_is_the_sum_of_the_parts_in_the_order_of_the_tasks() -> None:
     outputs, targets, masks = a_batch()
-    if name == "mass of no weight":
-        name, masks["mass"] = "mass", torch.tensor([[False, False, True]]).expand(4, 3)
-    elif name == "ignored":
-        name, targets["state"] = "state", torch.full((4,), 9)
-    elif name == "five":
-        masks["five"] = torch.zeros(4)
-    else:
+
+    total, parts = TaskLoss(TASKS, [FIVE])(outputs, targets, masks)
+
+    assert list(parts) == NAMES
+    assert torch.allclose(total, torch.stack([*parts.values()]).sum())
+
+
+def mask_out(name: str) -> Callable[[dict[str, Tensor], dict[str, Tensor]], None]:
+    """A change after which nothing of a part counts."""
+
+    def change(targets: dict[str, Tensor], masks: dict[str, Tensor]) -> None:
         masks[name] = torch.zeros_like(masks[name])
-    left_out = {name, "five"} if name == "total" else {name}
+
+    return change
+
+
+def mask_out_five(targets: dict[str, Tensor], masks: dict[str, Tensor]) -> None:
+    masks["five"] = torch.zeros(4)
+
+
+def leave_mass_without_weight(targets: dict[str, Tensor], masks: dict[str, Tensor]) -> None:
+    masks["mass"] = torch.tensor([[False, False, True]]).expand(4, 3)
+
+
+def ignore_all_states(targets: dict[str, Tensor], masks: dict[str, Tensor]) -> None:
+    targets["state"] = torch.full((4,), 9)
+
+
+@pytest.mark.parametrize(
+    ("change", "left_out"),
+    [
+        # the composition is made of the total
+        pytest.param(mask_out("total"), {"total", "five"}, id="total"),
+        pytest.param(mask_out("ndvi"), {"ndvi"}, id="ndvi"),
+        pytest.param(mask_out("cover"), {"cover"}, id="cover"),
+        pytest.param(mask_out_five, {"five"}, id="five"),
+        pytest.param(leave_mass_without_weight, {"mass"}, id="mass of no weight"),
+        pytest.param(ignore_all_states, {"state"}, id="ignored"),
+    ],
+)
+def test_a_part_in_which_nothing_counts_leaves_its_weight_alone(
+    change: Callable[[dict[str, Tensor], dict[str, Tensor]], None], left_out: set[str]
+) -> None:
+    outputs, targets, masks = a_batch()
+    change(targets, masks)
     weighting = UncertaintyWeighting(NAMES)
-    weighting.is_set.fill_(True)  # s stays at 0
+    weighting.is_set.fill_(True)  # log variances stay at 0
+
     total, parts = TaskLoss(TASKS, [FIVE], weighting)(outputs, targets, masks)
     total.backward()
-    grads = dict(zip(NAMES, weighting.log_variance.grad.tolist(), strict=True))  # type: ignore[union-attr]
-    assert {name for name, grad in grads.items() if grad == 0} == left_out
-    assert torch.allclose(
-        total, 0.5 * sum(part for own, part in parts.items() if own not in left_out)
-    )  # type: ignore[arg-type]
+
+    assert weighting.log_variance.grad is not None
+    gradients = dict(zip(NAMES, weighting.log_variance.grad.tolist(), strict=True))
+    assert {name for name, gradient in gradients.items() if gradient == 0} == left_out
+    counting = [part for name, part in parts.items() if name not in left_out]
+    assert torch.allclose(total, 0.5 * torch.stack(counting).sum())
 
 
 def test_regularisers_come_on_top() -> None:
     outputs, targets, masks = a_batch()
     bare, _ = TaskLoss(TASKS, [FIVE])(outputs, targets, masks)
+
     total, _ = TaskLoss(TASKS, [FIVE], None, [HELD])(outputs, targets, masks)
-    assert torch.allclose(total, bare + sum(HELD.parts(outputs["mass.map"]).values()))
+
+    regularisers = torch.stack([*HELD.parts(outputs["mass.map"]).values()])
+    assert torch.allclose(total, bare + regularisers.sum())
+
+
+def test_a_regulariser_without_its_map_is_refused() -> None:
+    outputs, targets, masks = a_batch()
     del outputs["mass.map"]
+
     with pytest.raises(ShapeError, match=r"lack 'mass.map'"):
         TaskLoss(TASKS, [FIVE], None, [HELD])(outputs, targets, masks)
 
 
 @pytest.mark.parametrize("kind", ["regression", "ratio", "dense"])
-def test_a_target_that_is_nan_is_missing_with_and_without_a_mask(kind: Any) -> None:
+@pytest.mark.parametrize("has_mask", [False, True], ids=["no mask", "mask"])
+def test_a_target_that_is_nan_is_missing_with_and_without_a_mask(
+    kind: Kind, has_mask: bool
+) -> None:
     task = Task("a", dim=2, kind=kind)
     shape = (3, 2, 2, 2) if kind == "dense" else (3, 2)
     output = torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
     target = torch.full(shape, 0.5)
     target[1] = torch.nan
-    expected, _ = TaskLoss([task])({"a": output[[0, 2]]}, {"a": target[[0, 2]]})
-    for masks in (
-        None,
-        {"a": torch.ones(3, 2, 2) if kind == "dense" else torch.ones(3, dtype=torch.bool)},
-    ):
-        total, _ = TaskLoss([task])({"a": output}, {"a": target}, masks)
-        assert torch.allclose(total, expected)
-        (gradient,) = torch.autograd.grad(total, output)
-        assert gradient.isfinite().all()
-        assert gradient[1].abs().max() == 0
+    masks = None
+    if has_mask:
+        mask = torch.ones(3, 2, 2) if kind == "dense" else torch.ones(3, dtype=torch.bool)
+        masks = {"a": mask}
+
+    total, _ = TaskLoss([task])({"a": output}, {"a": target}, masks)
+
+    of_others, _ = TaskLoss([task])({"a": output[[0, 2]]}, {"a": target[[0, 2]]})
+    assert torch.allclose(total, of_others)
+    [gradient] = torch.autograd.grad(total, output)
+    assert gradient.isfinite().all()
+    assert gradient[1].abs().max() == 0
 
 
 @pytest.mark.slow

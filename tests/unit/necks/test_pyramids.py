@@ -43,50 +43,74 @@ def published(level: Any, scale: float, maps: Tensor) -> Tensor:
 def test_it_is_the_published_pyramid() -> None:
     neck = randomised(SimplePyramid(WIDTH, 40), 0.1).double()
     tokens = tokens_of(2, 6, 10, layers=2, dtype=torch.float64)
+
+    pyramid = neck(tokens)
+
     maps = tokens.patches[-1].transpose(1, 2).reshape(len(tokens), -1, *tokens.grid).contiguous()
-    for level, scale, found in zip(neck.levels, neck.scales, neck(tokens).maps, strict=True):
-        assert torch.allclose(found, published(level, scale, maps), rtol=0, atol=1e-12)
+    for level, scale, level_maps in zip(neck.levels, neck.scales, pyramid.maps, strict=True):
+        assert torch.allclose(level_maps, published(level, scale, maps), rtol=0, atol=1e-12)
 
 
 DOUBLE = torch.float64
 
 
+@torch.no_grad()
+def with_weights_of(peer: FeaturePyramidNetwork, channels: list[int], width: int) -> TopDown:
+    """The top-down part with the weights of torchvision's."""
+    top_down = TopDown(channels, width, dtype=DOUBLE)
+    for level in range(len(channels)):
+        lateral = peer.inner_blocks[level][0]
+        top_down.laterals[level].weight.copy_(lateral.weight[:, :, 0, 0])
+        top_down.laterals[level].bias.copy_(lateral.bias)
+        top_down.smooth[level].conv.load_state_dict(peer.layer_blocks[level][0].state_dict())
+    return top_down
+
+
 @pytest.mark.parametrize("grid", [(8, 12), (4, 4)])
 def test_the_top_down_part_equals_torchvision(grid: tuple[int, int]) -> None:
-    channels, width = [6, 10, 8], 16
+    channels = [6, 10, 8]
+    width = 16
     peer = FeaturePyramidNetwork(channels, width).double()
-    own = TopDown(channels, width, dtype=DOUBLE)
-    with torch.no_grad():
-        for place in range(3):
-            own.laterals[place].weight.copy_(peer.inner_blocks[place][0].weight[:, :, 0, 0])
-            own.laterals[place].bias.copy_(peer.inner_blocks[place][0].bias)
-            own.smooth[place].conv.load_state_dict(peer.layer_blocks[place][0].state_dict())
-    maps = [
-        torch.randn(2, c, grid[0] // 2**i, grid[1] // 2**i, dtype=DOUBLE)
-        for i, c in enumerate(channels)
-    ]
-    wanted = peer({str(i): level for i, level in enumerate(maps)})
-    assert same_tensors(own(maps), list(wanted.values()), 1e-12)
+    top_down = with_weights_of(peer, channels, width)
+    maps = []
+    for level, level_channels in enumerate(channels):
+        rows = grid[0] // 2**level
+        cols = grid[1] // 2**level
+        maps.append(torch.randn(2, level_channels, rows, cols, dtype=DOUBLE))
+
+    levels = top_down(maps)
+
+    expected = peer({str(i): level for i, level in enumerate(maps)})
+    assert same_tensors(levels, list(expected.values()), 1e-12)
 
 
 @pytest.mark.parametrize(
-    ("width", "count"), [(4, 1), (8, 1), (16, 2), (22, 2), (23, 1), (36, 4), (256, 32)]
+    ("width", "num_groups"),
+    [
+        (4, 1),
+        (8, 1),
+        (16, 2),
+        (22, 2),
+        (23, 1),
+        (36, 4),
+        (256, 32),
+    ],
 )
+@pytest.mark.parametrize("neck_type", [ViTFPN, SpatialTuningAdapter])
 def test_group_norms_have_the_most_groups_of_at_least_eight_channels(
-    width: int, count: int
+    neck_type: type[nn.Module], width: int, num_groups: int
 ) -> None:
-    for neck in (
-        ViTFPN(WIDTH, 3, width, norm="group"),
-        SpatialTuningAdapter(WIDTH, width, detail=None, norm="group"),
-    ):
-        assert {part.num_groups for part in neck.modules() if isinstance(part, nn.GroupNorm)} == {
-            count
-        }
+    if neck_type is ViTFPN:
+        neck: nn.Module = ViTFPN(WIDTH, 3, width, norm="group")
+    else:
+        neck = SpatialTuningAdapter(WIDTH, width, detail=None, norm="group")
+
+    norms = [module for module in neck.modules() if isinstance(module, nn.GroupNorm)]
+
+    assert {norm.num_groups for norm in norms} == {num_groups}
 
 
 GRIDS = [(1, 1), (1, 7), (6, 10), (15, 31)]
-
-
 OPTIONS = list(
     itertools.product((False, True), (False, True), ("nearest", "bilinear"), ("conv", "avgpool"))
 )
@@ -127,41 +151,79 @@ def test_it_is_the_plain_construction(grid: tuple[int, int], options: tuple[Any,
     assert same_tensors(neck(tokens).maps, plain(neck, tokens), 1e-12)
 
 
-@pytest.mark.parametrize(("patch", "stride"), [(14, 8), (14, 16), (16, 8), (16, 16), (14, 32)])
+def centres_at_stride(rows: int, cols: int, stride: int) -> Tensor:
+    """The centres (rows, cols, 2) of the cells of a stride: x, y in pixels."""
+    y, x = torch.meshgrid(torch.arange(rows) + 0.5, torch.arange(cols) + 0.5, indexing="ij")
+    return torch.stack((x, y), dim=-1).double() * stride
+
+
+strides = pytest.mark.parametrize(
+    ("patch", "stride"),
+    [
+        (14, 8),
+        (14, 16),
+        (16, 8),
+        (16, 16),
+        (14, 32),
+    ],
+)
+
+
+@strides
 def test_reading_at_a_stride_is_grid_sample(patch: int, stride: int) -> None:
     maps = torch.randn(2, 3, 9, 14, dtype=torch.float64)
-    for mode in ("nearest", "bilinear"):
-        found = at_stride(maps, patch, stride, mode)  # type: ignore[arg-type]
-        y, x = torch.meshgrid(
-            *(torch.arange(side) + 0.5 for side in found.shape[-2:]), indexing="ij"
-        )
-        xy = torch.stack((x, y), dim=-1).double() * stride
-        span = torch.tensor([14, 9], dtype=torch.float64) * patch
-        places = (xy / span * 2 - 1)[None].expand(2, -1, -1, -1)
-        expected = F.grid_sample(
-            maps, places, mode="bilinear", padding_mode="border", align_corners=False
-        )
-        if mode == "nearest":
-            column, row = (xy // patch).long().movedim(-1, 0)
-            expected = maps[:, :, row.clamp(max=8), column.clamp(max=13)]
-        assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+
+    read = at_stride(maps, patch, stride, "bilinear")
+
+    span = torch.tensor([14, 9], dtype=torch.float64) * patch
+    points = centres_at_stride(*read.shape[-2:], stride) / span * 2 - 1
+    expected = F.grid_sample(
+        maps,
+        points[None].expand(2, -1, -1, -1),
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=False,
+    )
+    assert torch.allclose(read, expected, rtol=0, atol=1e-12)
+
+
+@strides
+def test_reading_the_nearest_at_a_stride_is_the_patch_of_the_centre(
+    patch: int, stride: int
+) -> None:
+    maps = torch.randn(2, 3, 9, 14, dtype=torch.float64)
+
+    read = at_stride(maps, patch, stride, "nearest")
+
+    centres = centres_at_stride(*read.shape[-2:], stride)
+    col, row = (centres // patch).long().movedim(-1, 0)
+    assert torch.equal(read, maps[:, :, row.clamp(max=8), col.clamp(max=13)])
 
 
 @pytest.mark.parametrize(("grid", "patch"), [((1, 7), 20), ((23, 15), 14)])
 def test_asked_strides_read_the_maps_at_the_centres_of_their_cells(
     grid: tuple[int, int], patch: int
 ) -> None:
-    options = {
-        "upsample": "bilinear",
-        "downsample": "avgpool",
-        "strides": (8, 16, 32),
-        "patch_size": patch,
-    }
-    neck = STAPyramid(WIDTH, 8, **options).double()  # type: ignore[arg-type]
+    neck = STAPyramid(
+        WIDTH,
+        8,
+        upsample="bilinear",
+        downsample="avgpool",
+        strides=(8, 16, 32),
+        patch_size=patch,
+    ).double()
     tokens = tokens_of(2, *grid, patch=patch, dtype=DOUBLE)
-    fine, same = (at_stride(tokens.maps()[0], patch, stride, "bilinear") for stride in (8, 16))
-    levels = zip((neck.p8, neck.p16, neck.p32), (fine, same, halved(same)), strict=True)
-    assert same_tensors(neck(tokens).maps, [project(layer, x) for layer, x in levels], 1e-12)
+
+    levels = neck(tokens).maps
+
+    maps_at_8 = at_stride(tokens.maps()[0], patch, 8, "bilinear")
+    maps_at_16 = at_stride(tokens.maps()[0], patch, 16, "bilinear")
+    expected = [
+        project(neck.p8, maps_at_8),
+        project(neck.p16, maps_at_16),
+        project(neck.p32, halved(maps_at_16)),
+    ]
+    assert same_tensors(levels, expected, 1e-12)
 
 
 STA_GRIDS = [(20, 20), (21, 29), (1, 1), (1, 7), (2, 3)]
@@ -222,28 +284,33 @@ def plain_maps(neck: SpatialTuningAdapter, tokens: Tokens, images: Tensor) -> li
 
 @pytest.mark.parametrize("detail", ["aligned", None])
 @pytest.mark.parametrize("num_layers", [1, 2, 3, 4])
-def test_maps_equal_the_plain_formulation(detail: Any, num_layers: int) -> None:
-    neck = (
-        randomised(SpatialTuningAdapter(WIDTH, 8, num_layers, detail=detail, detail_dim=4))
-        .eval()
-        .double()
-    )
-    for rows, cols in STA_GRIDS:
-        tokens = tokens_of(2, rows, cols, layers=num_layers, dtype=DOUBLE)
-        images = torch.randn(2, 3, rows * 16, cols * 16, dtype=DOUBLE)
-        assert same_tensors(neck(tokens, images).maps, plain_maps(neck, tokens, images), 1e-11)
+@pytest.mark.parametrize("grid", STA_GRIDS, ids=str)
+def test_maps_equal_the_plain_formulation(
+    detail: Any, num_layers: int, grid: tuple[int, int]
+) -> None:
+    neck = SpatialTuningAdapter(WIDTH, 8, num_layers, detail=detail, detail_dim=4)
+    neck = randomised(neck).eval().double()
+    rows, cols = grid
+    tokens = tokens_of(2, rows, cols, layers=num_layers, dtype=DOUBLE)
+    images = torch.randn(2, 3, rows * 16, cols * 16, dtype=DOUBLE)
+
+    levels = neck(tokens, images).maps
+
+    assert same_tensors(levels, plain_maps(neck, tokens, images), 1e-11)
 
 
 @pytest.mark.parametrize("stride", [8, 16, 32])
 @pytest.mark.parametrize("pixels", [640, 330, 333])
 def test_resampling_reads_tokens_at_the_cells_centres(stride: int, pixels: int) -> None:
     """Tokens that hold their own place in pixels give cells that hold theirs, also where the stride does not divide."""
-    length, cells = 20, -(-pixels // stride)
-    places = (torch.arange(length, dtype=torch.float64) + 0.5) * pixels / length
+    num_tokens = 20
+    num_cells = -(-pixels // stride)
+    places = (torch.arange(num_tokens, dtype=torch.float64) + 0.5) * pixels / num_tokens
     maps = torch.stack(torch.meshgrid(places, places, indexing="ij"))[None]
-    found = resample_at_stride(maps, (cells, cells), (pixels, pixels), stride)
-    wanted = ((torch.arange(cells, dtype=torch.float64) + 0.5) * stride).clamp(
-        places[0], places[-1]
-    )
-    assert torch.allclose(found[0, 0, :, 0], wanted, atol=1e-9)
-    assert torch.allclose(found[0, 1, 0], wanted, atol=1e-9)
+
+    resampled = resample_at_stride(maps, (num_cells, num_cells), (pixels, pixels), stride)
+
+    centres = (torch.arange(num_cells, dtype=torch.float64) + 0.5) * stride
+    expected = centres.clamp(places[0], places[-1])
+    assert torch.allclose(resampled[0, 0, :, 0], expected, atol=1e-9)
+    assert torch.allclose(resampled[0, 1, 0], expected, atol=1e-9)

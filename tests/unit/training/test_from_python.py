@@ -131,7 +131,7 @@ def test_the_result_shows_the_table_and_the_verdict(of_config: TrainingResult) -
     lines = repr(of_config).splitlines()
     score = of_config["scores"]["crop"]["head"]["r2"]["pooled"]
     assert lines[0] == f"TrainingResult of {of_config.folder}"
-    assert lines[1].startswith(f"crop  head  r2 {score:.3f}")
+    assert lines[1].startswith(f"crop  head  R² {score:.3f}")
     assert lines[-1] == of_config["verdict"]
 
 

@@ -232,18 +232,85 @@ def test_numbers_and_pictures_are_the_predictors(dense: Predictor) -> None:
         values = [entry.result["mass"], *entry.result["kind"]]
         assert page.by_tag["td"][3 * i : 3 * i + 3] == [minus(f"{value:.3g}") for value in values]
         drawn = overlay_panel(
-            entry.image, entry.result, dense.tasks, Preprocessing(16), scale=scale
+            entry.image,
+            entry.result,
+            dense.tasks,
+            Preprocessing(16),
+            scale=scale,
+            legend=False,
         )
         shown = page.image(f"image-{i}-over")
-        assert (shown.format, shown.width) == ("JPEG", 700)
+        assert (shown.format, shown.width) == ("WEBP", 700)
         assert (
             np.abs(np.asarray(shown, float) - np.asarray(drawn.resize(shown.size), float)).mean()
             < 6
         )
     assert (np.asarray(page.image("image-0-tokens")) == (colours * 255).round()).all()
     seen = (torch.as_tensor(entries[0].image).permute(1, 2, 0).numpy() * 255).round()
-    # JPEG smooths single pixels
+    # WebP smooths single pixels
     assert np.abs(np.asarray(page.image("image-0-image"), float) - seen).mean() < 12
+
+
+def test_the_photo_the_true_and_the_predicted_classes_are_next_to_each_other(
+    dense: Predictor,
+) -> None:
+    pixels = np.zeros((32, 64), int)
+    entries = entries_of(dense, 1, known={"crop": 0.5}, classes=lambda: {"kind": pixels})
+
+    text = html_report(entries, dense.tasks)
+
+    page = Page(text)
+    shown = [attrs["id"] for attrs in page.all("img")]
+    assert shown == ["image-0-image", "image-0-truth", "image-0-over"]
+    assert page.by_tag["figcaption"][:3] == ["photo", "true", "predicted"]
+    assert any(attrs.get("style") == "--columns:1fr 1fr 1fr " for attrs in page.all("div"))
+    assert "(true 50 %)" in page.by_tag["ul"][-1], "the number is text beside its colour"
+    assert 'style="--colour:#009e73"' in text, "the first colour of classes: crop, soil has none"
+
+
+def test_images_with_a_class_alone_are_cards_with_its_bar() -> None:
+    task = Task("kind", kind="classification", dim=2, labels=("bare", "crop"))
+    pixels = np.zeros((16, 32, 3), np.uint8)
+    maps = {"kind": np.full((2, 1, 2), 0.5)}
+    entries = []
+    for name, true in (("right.jpg", "crop"), ("wrong.jpg", "bare")):
+        result = {"kind": np.array([0.25, 0.75]), "maps": maps}
+        entries.append(ReportEntry(name, result, pixels, known={"kind": true}))
+
+    text = html_report(entries, [task])
+
+    page = Page(text)
+    assert [attrs["id"] for attrs in page.all("img")] == ["image-1-image", "image-0-image"]
+    assert 'class="cards"' in text
+    bars = [attrs["style"] for attrs in page.all("li") if attrs.get("class") == "bar"]
+    assert bars == ["--share:0.75;--colour:#d55e00"] * 2
+    assert "kind: crop 75 % (true bare)✗ wrong" in page.text
+    assert "kind: crop 75 % (true crop)✓ right" in page.text
+    assert "The bar is as long as the class is probable." in page.text
+    assert "colour bar" not in page.text and "share" not in page.by_tag["section"][0].lower()
+
+
+def test_a_hundred_images_with_24_drawn_take_two_megabytes_at_most(dense: Predictor) -> None:
+    """Of noise, which takes more bytes than any photo."""
+    random = np.random.default_rng(0)
+    noise = random.integers(0, 256, (480, 640, 3), np.uint8)
+    maps = {"mass": random.random((1, 30, 40)), "kind": np.full((2, 30, 40), 0.5)}
+    result = {"mass": 3.0, "kind": np.array([0.5, 0.5]), "maps": maps}
+    entries = []
+    for i in range(100):
+        image = noise if i < 24 else None
+        entries.append(ReportEntry(f"{i}.jpg", result, image, known={"mass": 1.0 + i}))
+
+    page = html_report(entries, dense.tasks)
+
+    assert page.count("<article ") == 24
+    assert len(page.encode()) < 2_000_000
+
+
+def test_facts_are_folded() -> None:
+    entry = ReportEntry("a.jpg", {"mass": 1.0})
+    page = Page(html_report([entry], [Task("mass")], facts={"The head": {"hash": "abc"}}))
+    assert page.by_tag["details"] == ["The head\nhashabc"]
 
 
 def test_gates_are_drawn_against_a_plain_mean(
@@ -403,6 +470,19 @@ def test_boxes_are_paired_by_class_and_overlap() -> None:
     assert page.by_tag["h3"] == ["bad.jpg", "missed.jpg", "good.jpg", "both.jpg", "unknown.jpg"]
 
 
+def test_an_image_has_the_count_of_each_class_of_boxes() -> None:
+    """In the order and the colours of the model's classes, also where one has no box."""
+    page = Page(html_report(ENTRIES[1:2], (), classes=("none of them", "clot", "cell")))
+    assert page.by_tag["li"][-2:] == ["clot 0 (true 1)", "cell 3 (true 1)"]
+    swatches = [attrs["style"] for attrs in page.all("i")]
+    assert swatches == ["--colour:#d55e00", "--colour:#009e73"]
+    shown = [attrs["id"] for attrs in page.all("img")]
+    assert shown == ["image-0-truth", "image-0-over"]
+    unknown = Page(html_report(ENTRIES[4:], (), classes=("cell",)))
+    assert unknown.by_tag["li"][-1] == "cell 1"
+    assert [attrs["id"] for attrs in unknown.all("img")] == ["image-0-over"]
+
+
 def test_the_training_of_the_detector_is_a_section() -> None:
     training = {"best": BEST, "untrained": BEST | {"AP": 0.0}, "log": LOG}
     page = Page(html_report(ENTRIES[-1:], (), training=training))
@@ -453,4 +533,4 @@ def test_a_report_without_matplotlib_leaves_out_the_charts(monkeypatch: pytest.M
         ReportEntry(str(i), {"mass": TRUE[i]}, known={"mass": PREDICTED[i]}) for i in range(3)
     ]
     page = html_report(entries, [Task("mass")])
-    assert "pip install &#39;dinoneck[viz]&#39;" in page and "<svg" not in page and "RMSE" in page
+    assert "pip install &#39;dinoneck[train]&#39;" in page and "<svg" not in page and "RMSE" in page
