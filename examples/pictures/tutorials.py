@@ -14,7 +14,6 @@ import pandas
 from PIL import Image, ImageDraw, ImageFont
 
 from dinoneck import Predictor
-from dinoneck.detection import Detector
 from dinoneck.viz import boxes_panel, overlay_panel, pca_rgb
 
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "tutorials"
@@ -112,11 +111,9 @@ def held_out_predictors() -> dict[str, Predictor]:
 def count() -> Image.Image:
     """Draw scenes with the outlines that the fold that held them out gives their objects."""
     with code_of("count") as page:
-        table = pandas.read_csv("run/out_of_fold.csv", index_col="image")
         names = list(page["COLOURS"])
         panels = []
-        for name in table.index[:COLUMNS]:
-            predictor = Predictor(f"run/heads/fold-{table['fold'][name]}.safetensors")
+        for name, predictor in list(held_out_predictors().items())[:COLUMNS]:
             image = Image.open(Path("scenes") / name).convert("RGB")
             objects = predictor.one(image)["objects"]
             picture = enlarged(image)
@@ -134,8 +131,8 @@ def count() -> Image.Image:
 
 def detect() -> Image.Image:
     """Draw held-out scenes with their boxes."""
-    with code_of("detect"):
-        detector = Detector.load("run/detector.safetensors")
+    with code_of("detect") as page:
+        detector = page["detector"]
         panels = []
         for number in range(COLUMNS):
             image = enlarged(Image.open(f"scenes/val{number}.png").convert("RGB"))
