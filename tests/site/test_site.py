@@ -109,7 +109,7 @@ PATHS = [
         "../how-to/ship/",
     ),
     ("prediction interval", "explanation/how-sure-is-it/#prediction-intervals-in-use", None),
-    ("which file for which device", "how-to/export/#which-file-for-which-device", None),
+    ("which file for which device", "how-to/which-file/", None),
     ("paint labels", "how-to/paint-labels/", None),
     ("PatchMeanHead", "reference/heads/#dinoneck.PatchMeanHead", None),
 ]
