@@ -14,7 +14,6 @@ import pandas
 from PIL import Image, ImageDraw, ImageFont
 
 from dinoneck import Predictor
-from dinoneck.detection import Detector
 from dinoneck.viz import boxes_panel, overlay_panel, pca_rgb
 
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "tutorials"
@@ -44,29 +43,32 @@ class Panel(NamedTuple):
 
 def regress() -> Image.Image:
     """Draw held-out meadows, the cover of each patch, and predicted and true cover."""
-    with code_of("regress") as page:
-        table = page["held_out"]
-        panels = []
-        for row in range(COLUMNS):
-            panels.append(Panel(Image.open(table["images"].iloc[row]).convert("RGB"), ()))
-        for row in range(COLUMNS):
-            prediction = page["predictions"][row]
-            overlay = overlay_panel(
-                table["images"].iloc[row], prediction, page["predictor"].tasks, page["prepare"]
-            )
-            predicted = f"cover {prediction['cover']:.2f}"
-            true = f"true {table['cover'].iloc[row]:.2f}"
-            panels.append(Panel(above_legend(overlay, panels[row].picture), (predicted, true)))
-        return sheet(panels)
+    with code_of("regress"):
+        true = pandas.read_csv("meadow/table.csv", index_col="image")["cover"]
+        images = []
+        overlays = []
+        for name, predictor in list(held_out_predictors().items())[:COLUMNS]:
+            path = Path("meadow") / name
+            image = Image.open(path).convert("RGB")
+            prediction = predictor.one(path, maps="patch")
+            overlay = overlay_panel(path, prediction, predictor.tasks, predictor.preprocess)
+            lines = (f"cover {prediction['cover']:.2f}", f"true {true[name]:.2f}")
+            images.append(Panel(image, ()))
+            overlays.append(Panel(above_legend(overlay, image), lines))
+        return sheet([*images, *overlays])
 
 
 def classify() -> Image.Image:
     """Draw meadows with the class that the fold that held them out gives them."""
     with code_of("classify") as page:
         true = page["frame"].set_index("image")["stand"]
-        probabilities = held_out_probabilities()
+        probabilities: dict[str, dict[str, float]] = {}
+        for name, predictor in held_out_predictors().items():
+            prediction = predictor.one(Path("meadow") / name)["stand"].tolist()
+            labels = predictor.tasks[0].labels
+            probabilities[name] = dict(zip(labels, prediction, strict=True))
         of_true_class = pandas.Series(
-            {name: probabilities[name][true[name]] for name in true.index}
+            {name: probabilities[name][true[name]] for name in probabilities}
         )
         of_true_class = of_true_class.sort_values(ascending=False)
         panels = []
@@ -78,41 +80,40 @@ def classify() -> Image.Image:
         return sheet(panels)
 
 
-def held_out_probabilities() -> dict[str, dict[str, float]]:
-    """Return image -> class -> probability, by the fold that was not trained on the image."""
-    table = pandas.read_csv("run/out_of_fold.csv")
-    probabilities = {}
-    for fold, names in table.groupby("fold")["image"]:
-        predictor = Predictor(f"run/heads/fold-{fold}.safetensors")
-        labels = predictor.tasks[0].labels
-        predictions = predictor([Path("meadow") / name for name in names])
-        for name, prediction in zip(names, predictions, strict=True):
-            probabilities[name] = dict(zip(labels, prediction["stand"].tolist(), strict=True))
-    return probabilities
-
-
 def segment() -> Image.Image:
-    """Draw held-out meadows, their masks, and the class of each patch."""
+    """Draw held-out meadows, their masks, and the predicted class of each pixel."""
     with code_of("segment") as page:
+        masks = pandas.read_csv("meadow/table.csv", index_col="image")["mask"]
+        colours = page["colours"]
         panels = []
-        for row in page["panels"]:
-            for part in np.hsplit(row, COLUMNS):
-                panels.append(Panel(Image.fromarray(part), ()))
-        titles = ("image", "its mask", "predicted")
-        for column, title in enumerate(titles):
-            last = len(panels) - COLUMNS + column
-            panels[last] = panels[last]._replace(lines=(title,))
+        for name, predictor in list(held_out_predictors().items())[:COLUMNS]:
+            path = Path("meadow") / name
+            mask = np.asarray(Image.open(Path("meadow") / masks[name]))
+            predicted = predictor.one(path, maps="image")["maps"]["segmentation"]
+            panels.append(Panel(Image.open(path).convert("RGB"), ("image",)))
+            panels.append(Panel(Image.fromarray(colours[mask]), ("its mask",)))
+            panels.append(Panel(Image.fromarray(colours[predicted]), ("predicted",)))
+        # one title for each column
+        for number in range(len(panels) - COLUMNS):
+            panels[number] = panels[number]._replace(lines=())
         return sheet(panels)
+
+
+def held_out_predictors() -> dict[str, Predictor]:
+    """Return image -> the head that was not trained on it, of the run of a page."""
+    table = pandas.read_csv("run-py/out_of_fold.csv", index_col="image")
+    heads = {}
+    for fold in table["fold"].unique():
+        heads[fold] = Predictor(f"run-py/heads/fold-{fold}.safetensors")
+    return {name: heads[fold] for name, fold in table["fold"].items()}
 
 
 def count() -> Image.Image:
     """Draw scenes with the outlines that the fold that held them out gives their objects."""
     with code_of("count") as page:
-        table = pandas.read_csv("run/out_of_fold.csv", index_col="image")
         names = list(page["COLOURS"])
         panels = []
-        for name in table.index[:COLUMNS]:
-            predictor = Predictor(f"run/heads/fold-{table['fold'][name]}.safetensors")
+        for name, predictor in list(held_out_predictors().items())[:COLUMNS]:
             image = Image.open(Path("scenes") / name).convert("RGB")
             objects = predictor.one(image)["objects"]
             picture = enlarged(image)
@@ -130,8 +131,8 @@ def count() -> Image.Image:
 
 def detect() -> Image.Image:
     """Draw held-out scenes with their boxes."""
-    with code_of("detect"):
-        detector = Detector.load("run/detector.safetensors")
+    with code_of("detect") as page:
+        detector = page["detector"]
         panels = []
         for number in range(COLUMNS):
             image = enlarged(Image.open(f"scenes/val{number}.png").convert("RGB"))

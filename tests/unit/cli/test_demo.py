@@ -20,8 +20,8 @@ def test_the_demo_shows_a_head_that_wins_against_the_linear_baseline(tmp_path: P
     scores = json.loads((out / "run" / "report.json").read_text())["scores"]["trees"]
     head = scores["head"]["r2"]["pooled"]
     linear = scores["linear"]["r2"]["pooled"]
-    assert head > 0.85
-    assert linear < 0.5
+    assert head > 0.7
+    assert linear < 0.4
     page = (out / "report.html").read_text()
     for shown in (ran.out, re.sub(r"<[^>]*>", " ", page)):
         assert re.search(rf"head\s+{head:.3f} ", shown)
