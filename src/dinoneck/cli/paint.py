@@ -179,7 +179,7 @@ class _Photos:
 
         store = FeatureStore.open(path)
         if not listed:
-            files_by_id = _files_of_store(store)
+            files_by_id = files_of_store(store)
             files, folder = _named_files(list(files_by_id.values()))
             ids = dict(zip(files, files_by_id, strict=True))
             return cls(files, folder, store=store, ids=ids)
@@ -209,7 +209,7 @@ def _named_files(files: Sequence[Path]) -> tuple[dict[str, Path], Path]:
     return named, cli.shared_folder(files)
 
 
-def _files_of_store(store: FeatureStore) -> dict[str, Path]:
+def files_of_store(store: FeatureStore) -> dict[str, Path]:
     """Id -> file of the images of a store that are where they were at the extraction.
 
     Raises:

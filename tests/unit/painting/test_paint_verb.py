@@ -27,7 +27,7 @@ from tests.unit.painting.painted_photos import (
 from tests.unit.viz.test_panels import with_orientation
 
 from dinoneck import Backbone, HeadCheckpoint, Predictor, load_head
-from dinoneck.cli.paint import _files_of_store
+from dinoneck.cli.paint import files_of_store
 from dinoneck.data import DenseLabels
 from dinoneck.data.decoding import read_image_size, read_pixels
 from dinoneck.errors import ConfigError
@@ -417,4 +417,4 @@ def test_photos_of_a_store_that_are_not_in_one_folder_are_to_be_named(
 ) -> None:
     store = SimpleNamespace(path="store", entries=SimpleNamespace(roots=lambda: roots))
     with pytest.raises(ConfigError, match=message):
-        _files_of_store(cast("FeatureStore", store))
+        files_of_store(cast("FeatureStore", store))
