@@ -231,7 +231,7 @@ FINDINGS = (
         "a report without matplotlib has no chart; it says how to get them",
         _NO_CHARTS,
         0,
-        "Charts are left out: matplotlib draws them, pip install 'dinoneck[viz]'.",
+        "Charts are left out: matplotlib draws them, pip install 'dinoneck[train]'.",
         is_python=True,
     ),
     Case(

@@ -124,7 +124,7 @@ MODULES = [
             'torch.einsum("k,k...->...", _weights, _outputs)',
             by="torch.mean(_outputs, dim=0)",
         ),
-        tests=["unit/heads/test_heads.py::test_members_are_averaged_in_natural_units"],
+        tests=["unit/heads/test_heads.py::test_members_are_averaged_with_their_weights"],
     ),
     Mutant(
         sentence=(

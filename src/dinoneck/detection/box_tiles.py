@@ -20,7 +20,7 @@ from dinoneck.inference.tile_merging import Tile, tiles_of
 from dinoneck.inference.tiles import Tiling
 
 LEAST_SHARE = 0.1
-"""The least share of an object inside a tile with which it is trained on there."""
+"""The least share of an object inside a tile with which it is trained on there; of one that is larger, of the tile."""
 CACHE_BYTES = 512 << 20
 """Of the decoded images that are kept, and so of those whose tiles are mixed in an epoch; at least one image."""
 
@@ -84,7 +84,8 @@ class BoxTiles(Dataset[Any]):
     cut is that of what is left of its mask.
 
     An object is left out of a tile that shows less than a tenth of its area: of its mask, or without
-    masks of its box, of which each side has 1 px or more there too. So little does not show its
+    masks of its box, of which each side has 1 px or more there too. An object that is larger than
+    the tile is left out where it fills less than a tenth of the tile. So little does not show its
     class; it counts as background, as the losses of detectors know no ignored regions. Larger parts
     are objects: as background they would teach the detector to leave out what it sees. Tiles without
     an object are kept as background, of which large images have most. Crowd regions are left out, as
@@ -208,15 +209,19 @@ class BoxTiles(Dataset[Any]):
 
 
 def _shown_shares(boxes: Tensor, masks: CroppedMasks | None, tile: Tile) -> Tensor:
-    """The share (n,) of every object that lies in a tile: of its mask, or of its box where there are no masks."""
+    """How much (n,) of every object a tile shows: of its mask, or of its box where there are no masks."""
     if masks is None:
         return visible_shares(boxes, tile)
     # a mask without pixels is left out when the file is read
-    return torch.from_numpy(masks.areas(tile.box) / masks.areas())
+    largest_shown = np.minimum(masks.areas(), tile.height * tile.width)
+    return torch.from_numpy(masks.areas(tile.box) / largest_shown)
 
 
 def visible_shares(boxes: Tensor, tile: Tile) -> Tensor:
-    """Return the share (n,) of the area of each box (n, 4) that lies in a tile; 0 if a side is below 1 px there.
+    """Return how much (n,) of each box (n, 4) a tile shows; 0 if a side is below 1 px there.
+
+    It is the share of the area of the box, and of a box that is larger than the tile the share of
+    the tile: no tile could show a tenth of a box that is as large as eleven tiles.
 
     Args:
         boxes: XYXY in pixels of the image.
@@ -225,7 +230,8 @@ def visible_shares(boxes: Tensor, tile: Tile) -> Tensor:
     shown = in_tile(boxes, tile)
     sides = shown[:, 2:] - shown[:, :2]
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
-    shares = sides.prod(dim=1) / areas
+    largest_shown = areas.clamp(max=tile.height * tile.width)
+    shares = sides.prod(dim=1) / largest_shown
     return torch.where(sides.amin(dim=1) >= SHORTEST_PX, shares, 0.0)
 
 

@@ -41,10 +41,11 @@ class ObjectTiles:
     """The tiles of images with objects, each a sample; an image that fits a tile is one sample.
 
     Images are cut as a :class:`dinoneck.Predictor` cuts them. The objects of a tile are cut at its
-    edges. One that shows less than a tenth of its pixels there is neither an object of the tile nor
-    its background: these pixels are unknown, and the losses leave them out. So little does not show
-    its class. Stuff is cut without this rule, as any part of it shows what it is. Tiles without an
-    object are kept as background, of which large images have most.
+    edges. An object that shows less than a tenth of its pixels in a tile, or fills less than a tenth
+    of a tile that is smaller than the object, is neither an object of the tile nor its background:
+    so little does not show its class. Its pixels are unknown, and the losses leave them out. Stuff
+    is cut without this rule, as any part of it shows what it is. Tiles without an object are kept as
+    background, of which large images have most.
 
     Args:
         images: with their objects.
@@ -100,7 +101,7 @@ class ObjectTiles:
 
     @property
     def num_empty(self) -> int:
-        """How many samples show no object."""
+        """How many samples show no object that is trained on there; stuff is none."""
         return sum(sample.num_objects == 0 for sample in self.samples)
 
     @property
@@ -156,7 +157,8 @@ class ObjectTiles:
         for top, left, height, width in tiles:
             shown = positions[top : top + height, left : left + width]
             shown_areas = np.bincount(shown.ravel(), minlength=len(areas))
-            is_sliver = is_thing & (shown_areas < LEAST_SHARE * areas)
+            largest_shown = np.minimum(areas, height * width)
+            is_sliver = is_thing & (shown_areas < LEAST_SHARE * largest_shown)
             yield np.where(is_sliver, UNKNOWN, values)[shown]
 
 

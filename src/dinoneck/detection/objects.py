@@ -96,10 +96,10 @@ def train_instances(
 
     With ``data.tile`` the images are cut into tiles as a :class:`dinoneck.Predictor` cuts them, each
     of which is a sample of its own and resized to ``data.size``, without one to the size of the
-    largest tile.
-    Masks are cut at the edges of the tile. The pixels of an object of which less than a tenth is
-    inside are unknown there and do not count; tiles without objects are background. Tiles are kept
-    in memory next to their tokens, 3 bytes a pixel. Images are held out whole, and are predicted in
+    largest sample. Masks are cut at the edges of the tile. The pixels of an object of which less than
+    a tenth is inside, or which fills less than a tenth of a smaller tile, are unknown there and do
+    not count; tiles without objects are background. Tiles are kept in memory next to their tokens, 3
+    bytes a pixel of 8 bits. Images are held out whole, and are predicted in
     tiles. The files keep the tile, and predict with it.
 
     Args:
@@ -176,22 +176,22 @@ def tiling_of(config: TrainInstancesConfig, dataset: ObjectImages) -> Tiling | N
 
 
 def _log_tiles(tiles: ObjectTiles) -> None:
-    """Say how many tiles there are, and how many of them are background, if any image is cut."""
+    """Say how many samples there are, and how many of them have no object, if any image is cut."""
     if tiles.num_cut and files.writes():
         logger.warning(
-            "%d of %d images are cut: %d tiles, of which %d show no object and are trained on as "
-            "background",
+            "%d of %d images are cut: %d samples, of which %d have no %s that is trained on there",
             tiles.num_cut,
             len(tiles.images),
             len(tiles),
             tiles.num_empty,
+            "thing" if tiles.images.stuff else "object",
         )
 
 
 def with_object_defaults(config: TrainInstancesConfig, tiles: ObjectTiles) -> TrainInstancesConfig:
     """Return the config with a head, its queries, the size and the number of epochs, where the config has none.
 
-    Tiles have one size: that of the largest of them.
+    Where images are cut, all samples are resized to the size of the largest one.
 
     Raises:
         DataError: if an image, or a tile of it, has more objects than the head has queries.

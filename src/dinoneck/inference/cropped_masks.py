@@ -121,9 +121,16 @@ class CroppedMasks(Sequence[Array]):
             return self.take(range(len(self))[index])
         if not isinstance(index, int | np.integer):
             chosen = np.asarray(index)
-            if not chosen.size:
+            if chosen.shape == (0,) and chosen.dtype != bool:
                 chosen = chosen.astype(np.int64)  # NumPy takes an empty list for floats
-            return self.take(np.arange(len(self))[chosen].tolist())
+            if chosen.dtype == bool and chosen.shape != (len(self),):  # NumPy takes an empty one
+                raise IndexError(
+                    f"{chosen.size} bools choose among {len(self)} masks; give one per mask"
+                )
+            numbers = np.arange(len(self))[chosen]
+            if numbers.ndim == 0:
+                return self[int(numbers)]
+            return self.take(numbers.tolist())
         left, top, right, bottom = self.rectangle(index)
         mask = np.zeros(self.size, bool)
         mask[top:bottom, left:right] = self.crops[index]

@@ -315,6 +315,7 @@ class Predictor(_FileOrHeads):
                 f"interval is {interval:g}, and tile is {stated_tiling.tile}: intervals hold for images like "
                 "those of the training, not for what tiles are joined to; leave one of them out"
             )
+        stated_tile = tile if stated_tiling is None else stated_tiling.tile
         loaded: dict[str, list[LoadedHead]] = {}
         for key, sources in opened.items():
             loaded[key] = [LoadedHead.load(source) for source in sources]
@@ -327,7 +328,7 @@ class Predictor(_FileOrHeads):
             blur=blur,
             bits=bits,
             tta=tta,
-            tile=tile,
+            tile=stated_tile,
             overlap=overlap,
             probe=probe,
         )
@@ -361,10 +362,9 @@ class Predictor(_FileOrHeads):
 
         tasks = {}
         for key in loaded:
-            tasks[key] = self._pass_of(key).heads[key].head.predicted
-            if (
-                self._pass_of(key).tiling is not None
-            ):  # intervals are of images like those of the training
+            its_pass = self._pass_of(key)
+            tasks[key] = its_pass.heads[key].head.predicted
+            if its_pass.tiling is not None:  # intervals are of images like those of the training
                 tasks[key] = tuple(with_interval(task, ()) for task in tasks[key])
         self.tasks = tasks if self._keyed else tasks[NO_KEY]
         if interval is not None:

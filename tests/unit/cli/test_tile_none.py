@@ -142,3 +142,11 @@ def test_an_exported_head_of_tiles_takes_whole_images_and_says_so(tmp_path: Path
 
     with pytest.warns(UserWarning, match="the head was trained on tiles of 32x48 px"):
         export_model(head, tmp_path / "h.pt2", format="pt2", check=False)
+
+
+def test_the_size_of_tiles_may_be_a_list(tmp_path: Path) -> None:
+    file = head_on_tiles(tmp_path)
+
+    predictor = Predictor(file, kit.backbone(), tile=[32, 48])  # type: ignore[arg-type]
+
+    assert predictor.tiling == Predictor(file, kit.backbone(), tile=(32, 48)).tiling

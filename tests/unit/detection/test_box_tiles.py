@@ -109,6 +109,16 @@ def test_a_box_is_cut_to_each_tile(
     assert tiles.num_empty == expected.count([])
 
 
+def test_a_box_of_many_tiles_is_trained_on_where_it_fills_a_tenth_of_one(tmp_path: Path) -> None:
+    file = write(tmp_path, {"bbox": [0, 0, 200, 100]})
+
+    tiles = BoxTiles(BoxImages(file), Tiling((20, 20), 0))
+
+    assert len(tiles) == 50  # each shows 2 % of the box
+    assert boxes_of(tiles) == [[[0, 0, 20, 20]]] * 50
+    assert tiles.num_empty == 0
+
+
 def test_a_tile_shows_its_pixels_of_the_image(tmp_path: Path) -> None:
     tiles = BoxTiles(BoxImages(write(tmp_path, {"bbox": [10, 10, 20, 20]})), TILING)
     pixels = np.asarray(Image.open(tmp_path / "0.png"))

@@ -93,6 +93,28 @@ def test_less_than_a_tenth_of_an_object_is_neither_object_nor_background(
     assert tiles.num_empty == (value == -1)
 
 
+def test_an_object_of_many_tiles_is_trained_on_where_it_fills_a_tenth_of_one(
+    tmp_path: Path,
+) -> None:
+    images = write(tmp_path / "s", rectangle(0, 0, 72, 40))
+    tiles = ObjectTiles(images, Tiling((8, 8), 0))
+
+    for ids in tiles.tile_ids():  # each shows 64 of 2880 pixels, 2 % of the object
+        assert np.unique(ids).tolist() == [1000]
+    assert len(tiles) == 45
+    assert tiles.num_empty == 0
+
+
+def test_a_corner_of_an_object_of_many_tiles_is_unknown(tmp_path: Path) -> None:
+    images = write(tmp_path / "s", rectangle(0, 0, 66, 34))
+    tiles = ObjectTiles(images, Tiling((8, 8), 0))
+
+    last = list(tiles.tile_ids())[-1]  # rows 32 to 40, columns 64 to 72
+
+    assert np.unique(last[:2, :2]).tolist() == [-1]  # 4 of 64 pixels of the tile
+    assert np.unique(last[2:]).tolist() == [0]
+
+
 def test_a_crowd_region_stays_one_in_every_tile(tmp_path: Path) -> None:
     crowd = {**rectangle(10, 4, 33, 12), "iscrowd": 1}
     images = write(tmp_path / "s", crowd, rectangle(50, 4, 60, 12))

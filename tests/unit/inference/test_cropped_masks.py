@@ -62,11 +62,19 @@ def test_masks_are_chosen_as_those_of_an_array(index: Any) -> None:
     assert np.array_equal(cropped[np.int64(3)], masks[3])
 
 
-def test_bools_of_another_number_are_refused() -> None:
+@pytest.mark.parametrize("count", [0, 3])
+def test_bools_of_another_number_are_refused(count: int) -> None:
     cropped = CroppedMasks.of_masks(masks_of((5, 4)), size=(5, 4))
 
     with pytest.raises(IndexError):
-        cropped[np.ones(3, bool)]
+        cropped[np.ones(count, bool)]
+
+
+def test_a_number_as_an_array_is_one_mask() -> None:
+    masks = masks_of((5, 4))
+    cropped = CroppedMasks.of_masks(masks, size=(5, 4))
+
+    assert np.array_equal(cropped[np.array(3)], masks[3])
 
 
 @pytest.mark.parametrize("size", SIZES)
