@@ -100,7 +100,6 @@ def class_bar(
     label = task.labels[likely.place] if task.labels else str(likely.place)
     predicted = f"{task.name}: {label} {likely.text(probability)}{set_caption(task, result)}"
     predicted = printable(predicted)
-
     predicted_lines = _wrapped(predicted, font, width - 3 * padding)
 
     # the true class on the right, or below
@@ -189,27 +188,34 @@ def texts_with_colours(
     """Return texts, each with a square of its colour if it has one, as many lines as they need."""
     font = style.font(style.CAPTION_PX)
 
-    # the position of each text
+    # the position and the lines of each text
     positions = []
+    lines_of_texts = []
     left = 0
     top = 0
-    for text in texts:
+    for text, colour in zip(texts, colours, strict=True):
         text_width = round(font.getlength(text)) + 2 * style.CAPTION_PX
         if left and left + text_width > width:
             left = 0
             top += _LINE_PX
+        indent = 4 if colour is None else style.CAPTION_PX + 4
+        lines = _wrapped(_with_hyphens(text), font, width - indent)
         positions.append((left, top))
+        lines_of_texts.append(lines)
         left += text_width
+        top += (len(lines) - 1) * _LINE_PX
 
     strip = Image.new("RGB", (width, top + _LINE_PX), "white")
     draw = ImageDraw.Draw(strip)
-    for colour, text, (x, y) in zip(colours, texts, positions, strict=True):
+    for colour, lines, (x, y) in zip(colours, lines_of_texts, positions, strict=True):
         text_left = x + 4
         if colour is not None:
             square = (x + 4, y + _SQUARE_PX, x + 4 + _SQUARE_PX, y + 2 * _SQUARE_PX)
             draw.rectangle(square, fill=colour)
             text_left = x + style.CAPTION_PX + 4
-        draw.text((text_left, y + _SQUARE_PX - 6), _with_hyphens(text), style.INK, font)
+        for row, line in enumerate(lines):
+            line_top = y + row * _LINE_PX + _SQUARE_PX - 6
+            draw.text((text_left, line_top), line, style.INK, font)
     return strip
 
 

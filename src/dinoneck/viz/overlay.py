@@ -73,8 +73,8 @@ def overlay_panel(
     numbers are drawn as heat, amounts from 0, where the grey image shows; those of one scale are
     next to each other. Surface normals are drawn as the colours (x, y, z) / 2 + 1/2 of red, green
     and blue: blue faces the camera, green up, red to the left, and what faces away from these is
-    dark in it. Pixels that the head did not see are
-    hatched. The legend below a map has the predicted numbers, and the known ones next to them.
+    dark in it. Pixels that the head did not see are hatched. The legend below a map has the
+    predicted numbers, and the known ones next to them.
 
     An image without maps is shown in its colours, with its numbers. The class of an image is a bar
     below it, as long as the class is probable, with the true class; it has no map. Of several

@@ -628,7 +628,7 @@ def _box_lines(entry: ReportEntry, classes: Sequence[str]) -> list[_Line]:
 
 
 def _has_known_boxes(entry: ReportEntry, name: str) -> bool:
-    """Whether the boxes of a class are known in an image, if there are any."""
+    """Whether it is known which boxes of a class an image has."""
     known_classes = entry.known.get("classes", [name])
     return "boxes" in entry.known and name in known_classes
 
@@ -708,10 +708,8 @@ def _image_notes(
     has_gate = any(entries[i].result.get(GATE) is not None for i in drawn)
     if len(shares) < len(mapped) or has_gate:
         notes.append("The colour bar gives the range, which is the same in all images.")
-    drawn_maps: set[str] = set()
-    for i in drawn:
-        drawn_maps.update(entry_of(entries[i].result, "maps"))
-    if any(task.is_unit and task.name in drawn_maps for task in tasks):
+    map_names = _map_names(entries, drawn)
+    if any(task.is_unit and task.name in map_names for task in tasks):
         notes.append(
             "Normals are blue where a surface faces the camera, green up and red to the left."
         )
@@ -721,7 +719,7 @@ def _image_notes(
 
 
 def _has_uncompared_boxes(entry: ReportEntry) -> bool:
-    """Whether an image has predicted boxes of classes whose known boxes are unknown in it."""
+    """Whether an image has predicted boxes that nothing known says to be true or false."""
     return any(not _has_known_boxes(entry, str(name)) for name in entry.result["names"])
 
 
@@ -729,11 +727,17 @@ def _mapped_outputs(
     entries: Sequence[ReportEntry], drawn: Sequence[int], tasks: Sequence[TaskFacts]
 ) -> list[Output]:
     """The outputs that a drawn image has a map of; the class of an image has none."""
-    maps: set[str] = set()
-    for i in drawn:
-        maps.update(entry_of(entries[i].result, "maps"))
-    mapped = [output for output in outputs(tasks) if output.map.name in maps]
+    map_names = _map_names(entries, drawn)
+    mapped = [output for output in outputs(tasks) if output.map.name in map_names]
     return [output for output in mapped if not output.map.is_image_class]
+
+
+def _map_names(entries: Sequence[ReportEntry], drawn: Sequence[int]) -> set[str]:
+    """The names of the maps of drawn images."""
+    names: set[str] = set()
+    for i in drawn:
+        names.update(entry_of(entries[i].result, "maps"))
+    return names
 
 
 def _prediction_notes(

@@ -207,7 +207,9 @@ def scales(listed: Sequence[Output], results: Sequence[Mapping[str, Any]]) -> di
             continue
         if members[0].is_number_from_0_to_1:
             continue
-        kind = (task.kind, task.unit, task.aggregate, scale_by_map[name].low == 0.0)
+        scale = scale_by_map[name]
+        begins_at_0 = scale.low == 0.0 and (_has_amounts(members) or not _is_of_zeros(scale))
+        kind = (task.kind, task.unit, task.aggregate, begins_at_0)
         names_by_kind.setdefault(kind, []).append(name)
     for (_, unit, _, _), names in names_by_kind.items():
         members_scales = [scale_by_map[name] for name in names]

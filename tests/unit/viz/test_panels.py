@@ -419,6 +419,16 @@ def test_a_long_class_is_wrapped_with_its_probability_in_a_portrait(texts: list[
     assert longest <= 450 - 3 * padding
 
 
+def test_a_long_number_is_wrapped_with_the_true_one_in_a_portrait(texts: list[str]) -> None:
+    task = Task("dry mass", unit="g per tuft")
+    portrait = np.full((64, 24, 3), 100, np.uint8)
+
+    overlay_panel(portrait, {"dry mass": 12.5}, [task], RECIPE, known={"dry mass": 12.0})
+
+    assert " ".join(texts) == "dry mass 12.5 g per tuft (true 12 g per tuft)"
+    assert max(style.font(style.CAPTION_PX).getlength(text) for text in texts) <= 450 - 4
+
+
 def test_a_class_of_one_long_word_ends_in_an_ellipsis_before_its_probability(
     texts: list[str],
 ) -> None:
@@ -502,6 +512,15 @@ def test_maps_of_zeros_alone_have_the_scale_0_to_1() -> None:
     scale = scales(outputs(tasks), [{"maps": maps}])
 
     assert scale == {"grass": Scale(0.0, 1.0, ""), "clover": Scale(0.0, 1.0, "")}
+
+
+def test_depths_of_0_share_the_scale_of_other_depths() -> None:
+    tasks = [Task(name, kind="dense", unit="m") for name in ("near", "far")]
+    maps = {"near": np.zeros((1, 2, 4)), "far": np.linspace(3.0, 5.0, 8).reshape(1, 2, 4)}
+
+    scale = scales(outputs(tasks), [{"maps": maps}])
+
+    assert scale == {"near": Scale(0.0, 5.0, ""), "far": Scale(0.0, 5.0, "")}
 
 
 def test_numbers_from_0_to_1_do_not_decide_the_scale_of_others() -> None:
