@@ -170,7 +170,7 @@ PIPELINES = [
     Mutant(
         sentence="False boxes are drawn like those that find an object.",
         where="viz.pictures:boxes_panel",
-        edit=always("_box in _found or truth is None"),
+        edit=always("_box in _found or not _is_compared"),
         tests=[
             "unit/viz/test_panels.py::"
             "test_found_boxes_are_thick_false_ones_thin_and_missed_ones_dashed"

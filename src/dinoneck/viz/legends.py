@@ -29,19 +29,20 @@ _FACING = {
     "left": (1.0, 0.0, 0.0),
     "right": (-1.0, 0.0, 0.0),
 }
-_MOST_CLASSES = 12  # in a legend
+_MOST_CLASSES = 12  # of shares in a legend; numbers that are no shares are all listed
 _LINE_PX = 2 * style.CAPTION_PX
 _SQUARE_PX = style.CAPTION_PX * 3 // 4
 
 
 def legend_outputs(listed: Sequence[Output], result: Mapping[str, Any]) -> list[Output]:
-    """Return the outputs that a legend lists: of a task with many classes, the largest ones."""
+    """Return the outputs that a legend lists: of shares of many classes the largest ones, else all."""
     largest: list[Output] = []
     for _, group in groupby(listed, key=lambda output: output.task.name):
         outputs_of_task = list(group)
-        if len(outputs_of_task) > _MOST_CLASSES:
+        if outputs_of_task[0].task.is_share and len(outputs_of_task) > _MOST_CLASSES:
             outputs_of_task.sort(key=lambda output: -output.value(result))
-        largest += outputs_of_task[:_MOST_CLASSES]
+            outputs_of_task = outputs_of_task[:_MOST_CLASSES]
+        largest += outputs_of_task
     return largest
 
 
@@ -99,32 +100,60 @@ def class_bar(
     label = task.labels[likely.place] if task.labels else str(likely.place)
     predicted = f"{task.name}: {label} {likely.text(probability)}{set_caption(task, result)}"
     predicted = printable(predicted)
+    predicted_lines = _wrapped(predicted, font, width - 3 * padding)
 
-    # the true class on the right, or on a line of its own
-    true = ""
-    num_lines = 1
+    # the true class on the right, or below
+    mark_left = width - padding - style.CAPTION_PX
+    true_lines: list[str] = []
+    true_top = 0
     if task.name in known:
         true = printable(f"true {known[task.name]}")
+        true_lines = _wrapped(true, font, mark_left - 2 * padding)
         both = font.getlength(predicted) + font.getlength(true)
         if both + 4 * padding + 2 * style.CAPTION_PX > width:
-            num_lines = 2
+            true_top = len(predicted_lines) * _LINE_PX
 
-    strip = Image.new("RGB", (width, num_lines * _LINE_PX), "white")
+    bar_height = len(predicted_lines) * _LINE_PX
+    height = max(bar_height, true_top + len(true_lines) * _LINE_PX)
+    strip = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(strip)
-    draw.rectangle((0, 0, width, _LINE_PX - 1), fill=style.BAR)
+    draw.rectangle((0, 0, width, bar_height - 1), fill=style.BAR)
     end = round(width * min(max(probability, 0.0), 1.0))
     if end:
-        draw.rectangle((0, 0, end - 1, _LINE_PX - 1), fill=style.tint(colour))
-    draw.rectangle((0, 0, padding // 2 - 1, _LINE_PX - 1), fill=colour)
+        draw.rectangle((0, 0, end - 1, bar_height - 1), fill=style.tint(colour))
+    draw.rectangle((0, 0, padding // 2 - 1, bar_height - 1), fill=colour)
     text_top = padding - 4
-    draw.text((2 * padding, text_top), predicted, style.INK, font)
-    if true:
-        top = text_top + (num_lines - 1) * _LINE_PX
-        mark_left = width - padding - style.CAPTION_PX
-        draw.text((mark_left - padding - font.getlength(true), top), true, style.INK, font)
-        mark_top = (num_lines - 1) * _LINE_PX + padding
+    for row, line in enumerate(predicted_lines):
+        draw.text((2 * padding, text_top + row * _LINE_PX), line, style.INK, font)
+    for row, line in enumerate(true_lines):
+        top = true_top + text_top + row * _LINE_PX
+        draw.text((mark_left - padding - font.getlength(line), top), line, style.INK, font)
+    if true_lines:
+        mark_top = true_top + padding
         _draw_mark(draw, mark_left, mark_top, is_right=str(known[task.name]) == label)
     return strip
+
+
+def _wrapped(text: str, font: Any, width: float) -> list[str]:
+    """The lines of a text in this width; a word that is longer than a line ends in an ellipsis."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return [_shortened(line, font, width) for line in lines]
+
+
+def _shortened(line: str, font: Any, width: float) -> str:
+    """A line as it is, or as much of it as the width has space for, with an ellipsis."""
+    if font.getlength(line) <= width:
+        return line
+    beginning = line
+    while len(beginning) > 1 and font.getlength(f"{beginning}…") > width:
+        beginning = beginning[:-1]
+    return f"{beginning}…"
 
 
 def _draw_mark(draw: ImageDraw.ImageDraw, left: float, top: float, *, is_right: bool) -> None:
@@ -159,27 +188,34 @@ def texts_with_colours(
     """Return texts, each with a square of its colour if it has one, as many lines as they need."""
     font = style.font(style.CAPTION_PX)
 
-    # the position of each text
+    # the position and the lines of each text
     positions = []
+    lines_of_texts = []
     left = 0
     top = 0
-    for text in texts:
+    for text, colour in zip(texts, colours, strict=True):
         text_width = round(font.getlength(text)) + 2 * style.CAPTION_PX
         if left and left + text_width > width:
             left = 0
             top += _LINE_PX
+        indent = 4 if colour is None else style.CAPTION_PX + 4
+        lines = _wrapped(_with_hyphens(text), font, width - indent)
         positions.append((left, top))
+        lines_of_texts.append(lines)
         left += text_width
+        top += (len(lines) - 1) * _LINE_PX
 
     strip = Image.new("RGB", (width, top + _LINE_PX), "white")
     draw = ImageDraw.Draw(strip)
-    for colour, text, (x, y) in zip(colours, texts, positions, strict=True):
+    for colour, lines, (x, y) in zip(colours, lines_of_texts, positions, strict=True):
         text_left = x + 4
         if colour is not None:
             square = (x + 4, y + _SQUARE_PX, x + 4 + _SQUARE_PX, y + 2 * _SQUARE_PX)
             draw.rectangle(square, fill=colour)
             text_left = x + style.CAPTION_PX + 4
-        draw.text((text_left, y + _SQUARE_PX - 6), _with_hyphens(text), style.INK, font)
+        for row, line in enumerate(lines):
+            line_top = y + row * _LINE_PX + _SQUARE_PX - 6
+            draw.text((text_left, line_top), line, style.INK, font)
     return strip
 
 
@@ -204,13 +240,24 @@ def text_and_bar(
 def colour_bar(output: Output, scale: Scale, width: int, *, fades: bool) -> Image.Image:
     """Return the colours of a scale with its ends, on the right of a line.
 
+    Where the line is too short for both, the ends are above the colours.
+
     Args:
         output: one of those with this scale, which has their unit.
         scale: of a map.
         width: of the line.
         fades: whether small values are transparent, see :func:`dinoneck.viz.style.heat_opacity`.
     """
-    strip = Image.new("RGB", (width, _LINE_PX), "white")
+    font = style.font(style.CAPTION_PX)
+    ends = _ends(output, scale)
+    left = width - _bar_width(output, scale, width)
+    lines = [ends]
+    bar_top = 0
+    if left < 0:
+        left = 4
+        lines = _wrapped(ends, font, width - 8)
+        bar_top = len(lines) * _LINE_PX
+    strip = Image.new("RGB", (width, bar_top + _LINE_PX), "white")
     shares = np.linspace(0.0, 1.0, width // 4)
     ramp = style.heat_colours(shares[None], 0.0, 1.0)
     if fades:
@@ -218,10 +265,10 @@ def colour_bar(output: Output, scale: Scale, width: int, *, fades: bool) -> Imag
         ramp = style.MIDDLE_GREY + opacity * (ramp - style.MIDDLE_GREY)
     bar = ramp.repeat(style.CAPTION_PX, axis=0).astype(np.uint8)
     top = style.CAPTION_PX // 2
-    strip.paste(Image.fromarray(bar), (width * 3 // 4 - 4, top))
-    left = width - _bar_width(output, scale, width)
-    ends = _ends(output, scale)
-    ImageDraw.Draw(strip).text((left, top), ends, style.INK, style.font(style.CAPTION_PX))
+    strip.paste(Image.fromarray(bar), (width * 3 // 4 - 4, bar_top + top))
+    draw = ImageDraw.Draw(strip)
+    for row, line in enumerate(lines):
+        draw.text((left, row * _LINE_PX + top), line, style.INK, font)
     return strip
 
 
@@ -247,14 +294,7 @@ def panel_captions(texts: Sequence[str], width: int, panel_width: int) -> Image.
     font = style.font(style.PANEL_CAPTION_PX)
     lines_of_texts = []
     for text in texts:
-        lines = [""]
-        for word in _with_hyphens(text).split(" "):
-            longer = f"{lines[-1]} {word}".strip()
-            if lines[-1] and font.getlength(longer) > panel_width - 8:
-                lines.append(word)
-            else:
-                lines[-1] = longer
-        lines_of_texts.append(lines)
+        lines_of_texts.append(_wrapped(_with_hyphens(text), font, panel_width - 8))
 
     line_height = style.PANEL_CAPTION_PX * 4 // 3
     num_lines = max(len(lines) for lines in lines_of_texts)

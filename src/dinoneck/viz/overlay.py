@@ -50,6 +50,8 @@ _GREY_OFFSET = 40.0
 _COLOURS = 256  # entries of a palette; the last one marks pixels without a prediction
 _UNSEEN_8_BIT = _COLOURS - 1
 _UNSEEN_16_BIT = 65535
+# numbers from 0 to 1 that add up to this in a cell, a little above 1 by their errors, share a picture
+_MOST_IN_A_CELL = 1.05
 _CLASSES = "most probable class"  # the folder of the classes of a map of shares
 
 
@@ -67,11 +69,12 @@ def overlay_panel(
 
     Classes and other shares have one colour each, the stronger the larger the share; a first class
     named background, ground, none or soil has none. Numbers from 0 to 1 without a unit (``minimum=0,
-    maximum=1``) are drawn as shares too. Other numbers are drawn as heat, amounts from 0, where the
-    grey image shows; those of one scale are next to each other. Surface normals are drawn as the
-    colours (x, y, z) / 2 + 1/2 of red, green and blue: blue faces the camera, green up, red to the
-    left, and what faces away from these is dark in it. Pixels that the head did not see are
-    hatched. The legend below a map has the predicted numbers, and the known ones next to them.
+    maximum=1``) are drawn as shares too, next to each other where they add up to more than 1. Other
+    numbers are drawn as heat, amounts from 0, where the grey image shows; those of one scale are
+    next to each other. Surface normals are drawn as the colours (x, y, z) / 2 + 1/2 of red, green
+    and blue: blue faces the camera, green up, red to the left, and what faces away from these is
+    dark in it. Pixels that the head did not see are hatched. The legend below a map has the
+    predicted numbers, and the known ones next to them.
 
     An image without maps is shown in its colours, with its numbers. The class of an image is a bar
     below it, as long as the class is probable, with the true class; it has no map. Of several
@@ -127,7 +130,7 @@ def overlay_panel(
     shares = [output for output in mapped if output.is_number_from_0_to_1]
     if shares:
         colours = style.number_colours([output.key for output in shares])
-        strips.append(_numbers_as_shares(canvas, shares, result, colours))
+        strips += _numbers_as_shares(canvas, shares, result, colours)
         if legend:
             strips.append(shares_legend(shares, colours, result, known, width))
     amounts = [o for o in mapped if not (o.map.is_share or o.is_number_from_0_to_1)]
@@ -225,16 +228,49 @@ def _numbers_as_shares(
     listed: Sequence[Output],
     result: Mapping[str, Any],
     colours: Sequence[style.RGB | None],
-) -> Image.Image:
-    """The maps of numbers from 0 to 1, each in its colour over one image."""
+) -> list[Image.Image]:
+    """The maps of numbers from 0 to 1, each in its colour.
+
+    They are drawn over one image, or each over its own where they overlap: they are no parts of one
+    whole.
+    """
     planes = []
     for output in listed:
         cells = np.asarray(result["maps"][output.map.name], np.float64)[output.channel]
         planes.append(np.clip(cells, 0.0, 1.0))
     shares = np.stack(planes)
-    shares /= np.maximum(shares.sum(axis=0), 1.0)
-    pixels = canvas.resample(shares, TaskRecord(name="shares", dim=len(shares), kind="dense"))
-    return _shares_over(canvas.background, pixels, colours)
+    task = TaskRecord(name="shares", dim=len(shares), kind="dense")
+    is_coloured = [colour is not None for colour in colours]
+    if shares[is_coloured].sum(axis=0).max() <= _MOST_IN_A_CELL:
+        return [_shares_over(canvas.background, canvas.resample(shares, task), colours)]
+    num_columns, panel_width = _panel_columns(canvas, sum(is_coloured))
+    narrow = canvas.narrowed(panel_width)
+    pixels = narrow.resample(shares, task)
+    panels = []
+    for plane, colour in zip(pixels, colours, strict=True):
+        if colour is not None:
+            panels.append(_shares_over(narrow.background, plane[None], [colour]))
+    return _rows_of_panels(panels, num_columns, canvas.width)
+
+
+def _panel_columns(canvas: _Canvas, num_panels: int) -> tuple[int, int]:
+    """How many of several maps are next to each other, and the width of each."""
+    num_columns = 2 if num_panels in (2, 4) else 3
+    panel_width = (canvas.width - (num_columns - 1) * style.GAP_PX) // num_columns
+    return num_columns, panel_width
+
+
+def _rows_of_panels(
+    panels: Sequence[Image.Image], num_columns: int, width: int
+) -> list[Image.Image]:
+    """Strips of this width with panels of one size next to each other."""
+    strips = []
+    for start in range(0, len(panels), num_columns):
+        strip = Image.new("RGB", (width, panels[0].height), "white")
+        for column, panel in enumerate(panels[start : start + num_columns]):
+            strip.paste(panel, (column * (panel.width + style.GAP_PX), 0))
+        strips.append(strip)
+    return strips
 
 
 def _panels_by_scale(listed: Sequence[Output], scale: Mapping[str, Scale]) -> list[list[Output]]:
@@ -261,17 +297,12 @@ def _heat_strips(
         [drawn] = _heat_panels(canvas, panels, scale, result=result, fades=fades)
         [text] = texts
         return [drawn, text_and_bar(text, first, scale, canvas.width, fades=fades)]
-    num_columns = 2 if len(panels) in (2, 4) else 3
-    panel_width = (canvas.width - (num_columns - 1) * style.GAP_PX) // num_columns
+    num_columns, panel_width = _panel_columns(canvas, len(panels))
     narrow = canvas.narrowed(panel_width)
     drawn_panels = _heat_panels(narrow, panels, scale, result=result, fades=fades)
     strips = []
-    for start in range(0, len(panels), num_columns):
-        row = drawn_panels[start : start + num_columns]
-        strip = Image.new("RGB", (canvas.width, narrow.image.height), "white")
-        for column, panel in enumerate(row):
-            strip.paste(panel, (column * (panel_width + style.GAP_PX), 0))
-        texts_of_row = texts[start : start + num_columns]
+    for row, strip in enumerate(_rows_of_panels(drawn_panels, num_columns, canvas.width)):
+        texts_of_row = texts[row * num_columns : (row + 1) * num_columns]
         strips += [strip, panel_captions(texts_of_row, canvas.width, panel_width)]
     strips.append(colour_bar(first, scale, canvas.width, fades=fades))
     return strips

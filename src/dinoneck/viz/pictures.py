@@ -38,6 +38,8 @@ def boxes_panel(
             ``scores`` and ``names`` or ``labels``, as :meth:`dinoneck.detection.Detector.predict`,
             :class:`dinoneck.data.BoxImages` and torchvision's detectors give.
         truth: known boxes in the same form; without names or labels their classes do not count.
+            ``classes`` are the names whose boxes are known, where those of others are not: boxes
+            of others are thick too.
         classes: name of each number in ``labels`` (``BoxImages.classes``).
 
     Raises:
@@ -66,6 +68,7 @@ def boxes_panel(
 
     # known boxes that are missed, dashed
     found = _found(predicted, known)
+    compared_names = _compared_names(predicted, truth)
     missed = []
     for j, box in enumerate((known.corners * scale).tolist()):
         if j not in found.values():
@@ -74,7 +77,8 @@ def boxes_panel(
 
     # predicted boxes, each over a wider white line, so that it shows on any ground
     for i, box in enumerate((predicted.corners * scale).tolist()):
-        width = 3 if i in found or truth is None else 1
+        is_compared = predicted.names[i] in compared_names
+        width = 3 if i in found or not is_compared else 1
         draw.rectangle(box, outline="white", width=width + 1)
         draw.rectangle(box, outline=colours[i], width=width)
 
@@ -201,6 +205,15 @@ def _found(predicted: _NamedBoxes, known: _NamedBoxes) -> dict[int, int]:
         if known.names[j] in ("", predicted.names[i]):
             found[i] = j
     return found
+
+
+def _compared_names(predicted: _NamedBoxes, truth: Any) -> set[str]:
+    """The names of predicted boxes that are false if they find no known box; none without known boxes."""
+    if truth is None:
+        return set()
+    if isinstance(truth, Mapping) and "classes" in truth:
+        return set(truth["classes"])
+    return set(predicted.names)
 
 
 def _draw_dashed(sheet: Image.Image, boxes: Sequence[Sequence[float]]) -> None:
@@ -350,8 +363,11 @@ def caption(output: Output, result: Mapping[str, Any], known: Mapping[str, Any])
         threshold = output.task.label_thresholds[output.place]
         true = "" if truth is None else f" (true {_presence(truth == 1)})"
         return f"{output.key} {output.text(value)}, {_presence(value >= threshold)}{true}"
-    true = "" if truth is None else f" (true {output.text(truth)})"
-    return f"{output.key} {output.text(output.value(result), output.bounds(result))}{true}"
+    as_percent = output.is_drawn_as_share(result)
+    true = "" if truth is None else f" (true {output.text(truth, as_percent=as_percent)})"
+    value = output.value(result)
+    number = output.text(value, output.bounds(result), as_percent=as_percent)
+    return f"{output.key} {number}{true}"
 
 
 def _presence(is_present: bool) -> str:

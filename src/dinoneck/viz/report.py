@@ -25,7 +25,7 @@ from dinoneck.metrics import (
     label_terms,
 )
 from dinoneck.runtime.intervals import PREDICTION_SETS
-from dinoneck.task_facts import NO_LABELS, TaskFacts, as_tasks, labels_of
+from dinoneck.task_facts import GATE, NO_LABELS, TaskFacts, as_tasks, labels_of
 from dinoneck.text import printable
 from dinoneck.version import __version__
 from dinoneck.viz import style
@@ -62,9 +62,9 @@ from dinoneck.viz.score_tables import MOST_COLUMNS, ScoreTable, all_tables, box_
 
 _PICTURES_BYTES = 1_500_000  # of all pictures of a page, so that it can be mailed
 _TOKENS_WIDTH_PX = 700
-_FLAT = (
-    1.3  # a picture whose sides have this ratio more than the image's has maps next to each other
-)
+# a picture that is wider than the image, relative to its height, by this factor has several maps
+# next to each other
+_WIDER_THAN_IMAGE = 1.3
 _NO_CHARTS = "Charts are left out: matplotlib draws them, pip install 'dinoneck[train]'."
 _FOLDER = Path(__file__).parent
 _NOTHING = "–"  # in a cell of a table
@@ -210,7 +210,7 @@ def html_report(
         remarks=remarks,
         articles=list(_articles(entries, drawn, tasks, classes)),
         image_notes=_image_notes(entries, drawn, tasks),
-        prediction_notes=_prediction_notes(tasks),
+        prediction_notes=_prediction_notes(entries, drawn, tasks),
         of_boxes=is_detector,
         trained_on=trained_on,
         drawn=drawn,
@@ -494,6 +494,14 @@ class _Line:
     is_right: bool | None = None
 
 
+class _TitledPicture(NamedTuple):
+    """A picture of an image before it is encoded, with the kind and the title of its :class:`_Figure`."""
+
+    kind: str
+    title: str
+    picture: Image.Image
+
+
 @dataclass(frozen=True)
 class _Figure:
     """A picture of an image.
@@ -565,15 +573,16 @@ def _articles(
                 scale=scale,
                 legend=False,
             )
-            pictures = {("image", "photo"): image}
+            pictures = [_TitledPicture("image", "photo", image)]
             if entry.classes is not None:
-                pictures["truth", "true"] = classes_panel(image, entry.classes(), tasks)
+                true = classes_panel(image, entry.classes(), tasks)
+                pictures.append(_TitledPicture("truth", "true", true))
             if _drawn_maps(mapped_tasks, result["maps"]):
-                pictures["over", "predicted"] = over
+                pictures.append(_TitledPicture("over", "predicted", over))
             lines = _lines(tasks, entry)
         most_bytes = _PICTURES_BYTES // (len(drawn) * len(pictures))
         figures = []
-        for (kind, title), picture in pictures.items():
+        for kind, title, picture in pictures:
             uri = small_data_uri(picture, most_bytes)
             figures.append(_Figure(kind, title, uri, width=_relative_width(picture, image)))
         tokens = None
@@ -586,24 +595,25 @@ def _articles(
 def _relative_width(picture: Image.Image, image: Image.Image) -> int:
     """1, or 2 for maps that are next to each other."""
     aspect = picture.width / picture.height
-    return 2 if aspect > _FLAT * image.width / image.height else 1
+    return 2 if aspect > _WIDER_THAN_IMAGE * image.width / image.height else 1
 
 
 def _pictures_of_boxes(
     image: Image.Image, entry: ReportEntry, classes: Sequence[str]
-) -> dict[tuple[str, str], Image.Image]:
-    """Kind and title -> picture: the known boxes, if they are known, and the predicted ones."""
-    pictures = {}
+) -> list[_TitledPicture]:
+    """The known boxes, if they are known, and the predicted ones."""
+    pictures = []
     if "boxes" in entry.known:
         true_boxes = {"boxes": entry.known["boxes"], "names": entry.known["names"]}
-        pictures["truth", "true"] = boxes_panel(image, true_boxes, classes=classes)
+        true = boxes_panel(image, true_boxes, classes=classes)
+        pictures.append(_TitledPicture("truth", "true", true))
     predicted = boxes_panel(image, entry.result, entry.known or None, classes=classes)
-    pictures["over", "predicted"] = predicted
+    pictures.append(_TitledPicture("over", "predicted", predicted))
     return pictures
 
 
 def _box_lines(entry: ReportEntry, classes: Sequence[str]) -> list[_Line]:
-    """How many boxes of each class an image has."""
+    """How many boxes of each class an image has, and how many are known, of classes that are."""
     predicted = [str(name) for name in entry.result["names"]]
     known = [str(name) for name in entry.known.get("names", ())]
     colours = style.box_colours(classes)
@@ -611,10 +621,16 @@ def _box_lines(entry: ReportEntry, classes: Sequence[str]) -> list[_Line]:
     for name in dict.fromkeys([*classes, *known]):
         if name not in predicted and name not in known:
             continue
-        true = f" (true {known.count(name)})" if "boxes" in entry.known else ""
+        true = f" (true {known.count(name)})" if _has_known_boxes(entry, name) else ""
         text = f"{name} {predicted.count(name)}{true}"
         lines.append(_Line(text, colours.get(name, "")))
     return lines or [_Line("no boxes")]
+
+
+def _has_known_boxes(entry: ReportEntry, name: str) -> bool:
+    """Whether it is known which boxes of a class an image has."""
+    known_classes = entry.known.get("classes", [name])
+    return "boxes" in entry.known and name in known_classes
 
 
 def _lines(tasks: Sequence[TaskFacts], entry: ReportEntry) -> list[_Line]:
@@ -677,20 +693,23 @@ def _image_notes(
                 ": thick where they find a known box of their class, thin where they are false. Known "
                 "boxes that are missed are dashed"
             )
+            if any(_has_uncompared_boxes(entries[i]) for i in drawn):
+                note += (
+                    ". Predicted boxes whose image or class has no known boxes to compare with are "
+                    "thick too"
+                )
         return [f"{note}."]
-    maps: dict[str, Any] = {}
-    for i in drawn:
-        maps |= entries[i].result.get("maps") or {}
-    mapped = [output for output in outputs(tasks) if output.map.name in maps]
-    mapped = [output for output in mapped if not output.map.is_image_class]
+    mapped = _mapped_outputs(entries, drawn, tasks)
     shares = [output for output in mapped if output.map.is_share or output.is_number_from_0_to_1]
     if shares:
         notes.append(
             "The stronger a colour, the larger the share; the image is grey where there is none."
         )
-    if len(shares) < len(mapped):
+    has_gate = any(entries[i].result.get(GATE) is not None for i in drawn)
+    if len(shares) < len(mapped) or has_gate:
         notes.append("The colour bar gives the range, which is the same in all images.")
-    if any(task.is_unit and task.name in maps for task in tasks):
+    map_names = _map_names(entries, drawn)
+    if any(task.is_unit and task.name in map_names for task in tasks):
         notes.append(
             "Normals are blue where a surface faces the camera, green up and red to the left."
         )
@@ -699,16 +718,51 @@ def _image_notes(
     return notes
 
 
-def _prediction_notes(tasks: Sequence[TaskFacts]) -> list[str]:
+def _has_uncompared_boxes(entry: ReportEntry) -> bool:
+    """Whether an image has predicted boxes that nothing known says to be true or false."""
+    return any(not _has_known_boxes(entry, str(name)) for name in entry.result["names"])
+
+
+def _mapped_outputs(
+    entries: Sequence[ReportEntry], drawn: Sequence[int], tasks: Sequence[TaskFacts]
+) -> list[Output]:
+    """The outputs that a drawn image has a map of; the class of an image has none."""
+    map_names = _map_names(entries, drawn)
+    mapped = [output for output in outputs(tasks) if output.map.name in map_names]
+    return [output for output in mapped if not output.map.is_image_class]
+
+
+def _map_names(entries: Sequence[ReportEntry], drawn: Sequence[int]) -> set[str]:
+    """The names of the maps of drawn images."""
+    names: set[str] = set()
+    for i in drawn:
+        names.update(entry_of(entries[i].result, "maps"))
+    return names
+
+
+def _prediction_notes(
+    entries: Sequence[ReportEntry], drawn: Sequence[int], tasks: Sequence[TaskFacts]
+) -> list[str]:
     """Sentences on what the table of predictions holds."""
     if _is_detector(tasks):
         return ["Boxes of each image."]
+    shares_by_bounds = set()
+    for output in _mapped_outputs(entries, drawn, tasks):
+        if output.is_number_from_0_to_1:
+            shares_by_bounds.add(output.task.name)
+    has_numbers = False
+    has_shares = bool(shares_by_bounds)
+    for task in tasks:
+        if task.is_share:
+            has_shares = has_shares or not task.is_image_class
+        elif task.has_values and not task.is_multilabel and task.name not in shares_by_bounds:
+            has_numbers = True
     texts = []
-    if any(task.has_values and not (task.is_share or task.is_multilabel) for task in tasks):
+    if has_numbers:
         texts.append("numbers in original units")
     if any(task.is_image_class or task.is_multilabel for task in tasks):
         texts.append("probabilities of classes and labels")
-    if any(task.is_share and not task.is_image_class for task in tasks):
+    if has_shares:
         texts.append("shares from 0 to 1")
     note = ", ".join(texts)
     return [f"{note[:1].upper()}{note[1:]}."] if note else []

@@ -92,14 +92,30 @@ class Output(NamedTuple):
         low, high = (float(np.reshape(ends, -1)[self.place]) for ends in bounds_of_task)
         return None if math.isnan(low) else (low, high)
 
-    def text(self, value: float, bounds: tuple[float, float] | None = None) -> str:
-        """Return a number as pictures show it: with its unit, a share as percent.
+    def is_drawn_as_share(self, result: Mapping[str, Any]) -> bool:
+        """Return whether the number is one from 0 to 1, and the result has the map that shows it."""
+        return self.is_number_from_0_to_1 and self.map.name in entry_of(result, "maps")
+
+    def text(
+        self,
+        value: float,
+        bounds: tuple[float, float] | None = None,
+        *,
+        as_percent: bool = False,
+    ) -> str:
+        """Return a number as pictures show it: with its unit, a share or probability as percent.
 
         With the bounds of its interval it is ``3.2 (2.5 ... 4.1) g``.
+
+        Args:
+            value: the number.
+            bounds: the ends of its interval.
+            as_percent: of a number from 0 to 1 whether it is drawn as a share, see
+                :meth:`is_drawn_as_share`.
         """
         unit = self.task.unit
         scale = 1.0
-        if self.map.is_share or self.map.is_multilabel or self.is_number_from_0_to_1:
+        if self.map.is_share or self.map.is_multilabel or as_percent:
             scale = 100.0
             unit = "%"
         shown = [minus(f"{scale * x:.{VALUE_DIGITS}g}") for x in (value, *(bounds or ()))]
@@ -170,8 +186,9 @@ def scales(listed: Sequence[Output], results: Sequence[Mapping[str, Any]]) -> di
 
     Shares span 0 to 1; their cells are clipped to it, and those of several outputs divided by their
     sum. Other cells are clipped at the floor, and amounts start at 0. Numbers of one unit have one
-    scale; those without a unit have one if their ranges are alike. The results themselves stay as
-    they are.
+    scale; those without a unit have one if their ranges are alike. Maps of zeros take the scale of
+    the others, and numbers from 0 to 1, which are drawn as shares, do not count. The results
+    themselves stay as they are.
 
     Raises:
         ShapeError: if maps are not (outputs, rows, cols).
@@ -180,24 +197,58 @@ def scales(listed: Sequence[Output], results: Sequence[Mapping[str, Any]]) -> di
     outputs_by_map: dict[str, list[Output]] = {}
     for output in listed:
         outputs_by_map.setdefault(output.map.name, []).append(output)
+    for name, members in outputs_by_map.items():
+        outputs_by_map[name] = _heat_outputs(members) or members
     scale_by_map = {name: _scale(members, results) for name, members in outputs_by_map.items()}
     names_by_kind: dict[tuple[str, str, Aggregate, bool], list[str]] = {}
     for name, members in outputs_by_map.items():
         task = members[0].map
         if task.is_share or task.is_multilabel or task.is_unit:
             continue
-        kind = (task.kind, task.unit, task.aggregate, scale_by_map[name].low == 0.0)
+        if members[0].is_number_from_0_to_1:
+            continue
+        scale = scale_by_map[name]
+        begins_at_0 = scale.low == 0.0 and (_has_amounts(members) or not _is_of_zeros(scale))
+        kind = (task.kind, task.unit, task.aggregate, begins_at_0)
         names_by_kind.setdefault(kind, []).append(name)
     for (_, unit, _, _), names in names_by_kind.items():
         members_scales = [scale_by_map[name] for name in names]
         if unit or _are_alike(members_scales):
             scale_by_map |= dict.fromkeys(names, _shared_scale(members_scales))
+    for name, members in outputs_by_map.items():
+        if _is_of_zeros(scale_by_map[name]):
+            scale_by_map[name] = _scale_of_zeros(members, scale_by_map[name].note)
     return scale_by_map
+
+
+def _heat_outputs(members: Sequence[Output]) -> list[Output]:
+    """The outputs of a map without the numbers from 0 to 1, which are drawn as shares."""
+    return [output for output in members if not output.is_number_from_0_to_1]
+
+
+def _is_of_zeros(scale: Scale) -> bool:
+    """Whether all cells of a map are 0, so that its range says nothing of other maps."""
+    return scale.low == scale.high == 0.0
+
+
+def _scale_of_zeros(members: Sequence[Output], note: str) -> Scale:
+    """The scale of a map of zeros that shares none: 0 to 1 of amounts, else a range around 0."""
+    if _has_amounts(members):
+        return Scale(0.0, 1.0, note)
+    low, high = span([np.zeros(1)])
+    return Scale(low, high, note)
+
+
+def _has_amounts(members: Sequence[Output]) -> bool:
+    """Whether the colours of a map begin at 0."""
+    return any(output.is_sum or output.floor >= 0 for output in members)
 
 
 def _are_alike(members: Sequence[Scale]) -> bool:
     """Whether one scale shows all of these maps: of amounts, if none is so small that it would be dark."""
-    highest = [scale.high - scale.low for scale in members]
+    highest = [scale.high - scale.low for scale in members if not _is_of_zeros(scale)]
+    if not highest:
+        return True
     return max(highest) <= _ALIKE * min(highest)
 
 
@@ -212,8 +263,9 @@ def _shared_scale(members: Sequence[Scale]) -> Scale:
 
 
 def _scale(members: Sequence[Output], results: Sequence[Mapping[str, Any]]) -> Scale:
-    """The scale of the map that these outputs have in common."""
+    """The scale of these outputs of one map; 0 to 0 if all their cells are 0."""
     task = members[0].map
+    channels = sorted({output.channel for output in members})
     drawn = []
     is_changed = False
     for result in results:
@@ -223,27 +275,25 @@ def _scale(members: Sequence[Output], results: Sequence[Mapping[str, Any]]) -> S
         predicted = numbers(
             maps[task.name], f"the maps of {task.name!r}", f"{task.dim}, rows, cols"
         )
-        cells = shown_cells(members, predicted)
+        cells = shown_cells(members, predicted)[channels]
         drawn.append(cells)
-        if np.abs(predicted - cells).max() > _ROUNDING:
+        if np.abs(predicted[channels] - cells).max() > _ROUNDING:
             is_changed = True
     if task.is_share:
         return Scale(0.0, 1.0, note=" (clipped, normalised)" if is_changed else "")
     if task.is_multilabel:
         return Scale(0.0, 1.0, note="")
-    if any(output.is_sum or output.floor >= 0 for output in members):
+    if _has_amounts(members) or not any(cells.any() for cells in drawn):
         low, high = _range_with_zero(drawn)
     else:
-        low, high = span(drawn or [np.zeros(1)])
+        low, high = span(drawn)
     return Scale(low, high, note=" (clipped)" if is_changed else "")
 
 
 def _range_with_zero(drawn: Sequence[Floats]) -> tuple[float, float]:
-    """The range of cells and 0; 0 to 1 where all cells are 0."""
+    """The range of cells and 0."""
     low = min([0.0, *(float(cells.min()) for cells in drawn)])
     high = max([0.0, *(float(cells.max()) for cells in drawn)])
-    if low == high == 0.0:
-        high = 1.0
     return low, high
 
 

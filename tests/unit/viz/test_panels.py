@@ -20,6 +20,7 @@ from dinoneck.data.decoding import read_pixels
 from dinoneck.inference import to_frame
 from dinoneck.inference.results import table_row
 from dinoneck.viz import boxes_panel, heat, overlay_panel, pca_panels, pca_rgb, style, write_maps
+from dinoneck.viz.legends import colour_bar
 from dinoneck.viz.pictures import label_corners
 from dinoneck.viz.scales import Scale, outputs, scales, shown_cells
 from dinoneck.viz.style import CLASSES, NODATA, PALETTE, class_colours
@@ -182,6 +183,20 @@ def test_found_boxes_are_thick_false_ones_thin_and_missed_ones_dashed() -> None:
     assert ((edge(plain, shifted[1]) == shades[1]).all(axis=-1).sum(axis=1) == 3).all(), (
         "no classes are known"
     )
+
+
+def test_boxes_of_a_class_that_the_truth_lacks_are_not_drawn_as_false() -> None:
+    image = np.full((540, 900, 3), 128, np.uint8)
+    predicted = {"boxes": BOXES, "names": ["cell", "clot"]}
+    nothing = {"boxes": np.zeros((0, 4)), "names": [], "classes": ["cell"]}
+
+    sheet = boxes_panel(image, predicted, nothing)
+
+    widths = []
+    for box, shade in zip(BOXES, PALETTE[:2], strict=True):
+        is_line = (edge(sheet, box) == ImageColor.getrgb(shade)).all(axis=-1)
+        widths.append({*is_line.sum(axis=1).tolist()})
+    assert widths == [{1}, {3}], "the cell is false, and clots are not known"
 
 
 def test_no_label_of_a_box_lies_on_another() -> None:
@@ -350,11 +365,103 @@ def test_numbers_from_0_to_1_are_drawn_as_shares_in_one_picture(texts: list[str]
     )
 
     assert texts == ["crop 50 % (true 25 %)", "weed 50 %", "soil 0 %"]
-    # crop and soil are 1 each: of one whole they are halves, and soil shows the grey image
-    opacity = 0.85 * 0.5**0.8
+    # crop and weed are 1 in a half each; soil is 1 everywhere, and shows the grey image
     for x, colour in ((100, CLASSES[0]), (1100, CLASSES[1])):
-        expected = 120 + opacity * (np.array(ImageColor.getrgb(colour)) - 120)
+        expected = 120 + 0.85 * (np.array(ImageColor.getrgb(colour)) - 120)
         assert np.abs(picture[300, x] - expected).max() <= 1
+
+
+def test_numbers_from_0_to_1_that_overlap_are_next_to_each_other_in_full_strength(
+    texts: list[str],
+) -> None:
+    tasks = [Task(name, minimum=0, maximum=1) for name in ("health", "cover")]
+    maps = {name: np.full((1, 2, 4), 0.8) for name in ("health", "cover")}
+    values = {"health": 0.8, "cover": 0.8, "maps": maps}
+
+    picture = np.asarray(overlay_panel(GREY, values, tasks, RECIPE))
+
+    assert texts == ["health 80 %", "cover 80 %"]
+    opacity = 0.85 * 0.8**0.8
+    for x, colour in ((300, CLASSES[0]), (900, CLASSES[1])):
+        expected = 120 + opacity * (np.array(ImageColor.getrgb(colour)) - 120)
+        assert np.abs(picture[150, x] - expected).max() <= 1
+    assert picture.shape[0] < 450, "two maps of 600 x 300 px"
+
+
+def test_an_index_without_a_map_is_a_number_and_not_percent(texts: list[str]) -> None:
+    index = Task("ndvi", minimum=0, maximum=1)
+
+    overlay_panel(GREY, {"ndvi": 0.8}, [index], RECIPE, known={"ndvi": 0.7})
+
+    assert texts == ["ndvi 0.8 (true 0.7)"]
+
+
+def test_every_number_without_a_map_is_listed(texts: list[str]) -> None:
+    task = Task("bands", dim=15)
+
+    overlay_panel(GREY, {"bands": np.arange(15.0)}, [task], RECIPE)
+
+    assert texts == [f"bands:{i} {i}" for i in range(15)]
+
+
+def test_a_long_class_is_wrapped_with_its_probability_in_a_portrait(texts: list[str]) -> None:
+    labels = ("perennial ryegrass with white clover", "bare")
+    task = Task("kind of pasture", dim=2, kind="classification", labels=labels)
+    values = {"kind of pasture": np.array([0.75, 0.25])}
+    portrait = np.full((64, 24, 3), 100, np.uint8)
+
+    picture = overlay_panel(portrait, values, [task], RECIPE, known={"kind of pasture": "bare"})
+
+    assert picture.width == 450
+    assert " ".join(texts) == f"kind of pasture: {labels[0]} 75 % true bare"
+    padding = style.CAPTION_PX // 2
+    longest = max(style.font(style.CAPTION_PX).getlength(text) for text in texts)
+    assert longest <= 450 - 3 * padding
+
+
+def test_a_long_number_is_wrapped_with_the_true_one_in_a_portrait(texts: list[str]) -> None:
+    task = Task("dry mass", unit="g per tuft")
+    portrait = np.full((64, 24, 3), 100, np.uint8)
+
+    overlay_panel(portrait, {"dry mass": 12.5}, [task], RECIPE, known={"dry mass": 12.0})
+
+    assert " ".join(texts) == "dry mass 12.5 g per tuft (true 12 g per tuft)"
+    assert max(style.font(style.CAPTION_PX).getlength(text) for text in texts) <= 450 - 4
+
+
+def test_a_class_of_one_long_word_ends_in_an_ellipsis_before_its_probability(
+    texts: list[str],
+) -> None:
+    task = Task("kind", dim=2, kind="classification", labels=("x" * 60, "bare"))
+    portrait = np.full((64, 24, 3), 100, np.uint8)
+
+    overlay_panel(portrait, {"kind": np.array([0.75, 0.25])}, [task], RECIPE)
+
+    assert texts[0] == "kind:" and texts[-1] == "75 %"
+    assert texts[1].startswith("xxx") and texts[1].endswith("x…")
+
+
+def test_the_ends_of_a_colour_bar_are_above_it_in_a_portrait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lefts = []
+    write = ImageDraw.ImageDraw.text
+
+    def keep(self: Any, place: Any, text: str, *more: Any, **how: Any) -> None:
+        lefts.append(place[0])
+        write(self, place, text, *more, **how)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", keep)
+    task = Task("dry mass", kind="density", minimum=0, unit="g per tuft")
+    [output] = outputs([task])
+
+    wide = colour_bar(output, Scale(0.0, 12.5, " (clipped)"), 1200, fades=True)
+    narrow = colour_bar(output, Scale(0.0, 12.5, " (clipped)"), 450, fades=True)
+
+    assert min(lefts) >= 0
+    assert narrow.height > wide.height
+    ramp = np.asarray(narrow)[-style.CAPTION_PX, 450 * 3 // 4 - 4 : 450 - 5]
+    assert (ramp < 255).any(axis=1).all(), "the colours are below the ends"
 
 
 def test_numbers_of_one_unit_have_one_scale_and_are_next_to_each_other(texts: list[str]) -> None:
@@ -386,6 +493,44 @@ def test_numbers_without_a_unit_have_one_scale_if_their_ranges_are_alike() -> No
 
     assert highest(crop=1.0, weed=0.05) == [1.0, 1.0]
     assert highest(crop=1.0, mass=60.0) == [1.0, 60.0]
+
+
+@pytest.mark.parametrize("unit", ["g", ""])
+def test_a_map_of_zeros_takes_the_scale_of_the_others(unit: str) -> None:
+    tasks = [Task(name, kind="density", minimum=0, unit=unit) for name in ("grass", "clover")]
+    maps = {"grass": np.full((1, 2, 4), 0.01), "clover": np.zeros((1, 2, 4))}
+
+    scale = scales(outputs(tasks), [{"maps": maps}])
+
+    assert scale == {"grass": Scale(0.0, 0.01, ""), "clover": Scale(0.0, 0.01, "")}
+
+
+def test_maps_of_zeros_alone_have_the_scale_0_to_1() -> None:
+    tasks = [Task(name, kind="density", minimum=0, unit="g") for name in ("grass", "clover")]
+    maps = {name: np.zeros((1, 2, 4)) for name in ("grass", "clover")}
+
+    scale = scales(outputs(tasks), [{"maps": maps}])
+
+    assert scale == {"grass": Scale(0.0, 1.0, ""), "clover": Scale(0.0, 1.0, "")}
+
+
+def test_depths_of_0_share_the_scale_of_other_depths() -> None:
+    tasks = [Task(name, kind="dense", unit="m") for name in ("near", "far")]
+    maps = {"near": np.zeros((1, 2, 4)), "far": np.linspace(3.0, 5.0, 8).reshape(1, 2, 4)}
+
+    scale = scales(outputs(tasks), [{"maps": maps}])
+
+    assert scale == {"near": Scale(0.0, 5.0, ""), "far": Scale(0.0, 5.0, "")}
+
+
+def test_numbers_from_0_to_1_do_not_decide_the_scale_of_others() -> None:
+    tasks = [Task("a", minimum=0), Task("b", minimum=0), Task("cover", minimum=0, maximum=1)]
+    highest = {"a": 20.0, "b": 15.0, "cover": 0.02}
+    maps = {name: np.full((1, 2, 4), amount) for name, amount in highest.items()}
+
+    scale = scales(outputs(tasks), [{"maps": maps}])
+
+    assert (scale["a"].high, scale["b"].high) == (20.0, 20.0)
 
 
 def test_a_depth_of_0_is_not_transparent() -> None:

@@ -307,6 +307,48 @@ def test_a_hundred_images_with_24_drawn_take_two_megabytes_at_most(dense: Predic
     assert len(page.encode()) < 2_000_000
 
 
+PIXELS = np.zeros((16, 32, 3), np.uint8)
+
+
+def test_every_number_is_listed_also_of_a_task_with_many() -> None:
+    result = {"bands": np.arange(15.0), "maps": {}}
+
+    page = Page(html_report([ReportEntry("a.jpg", result, PIXELS)], [Task("bands", dim=15)]))
+
+    lines = [line.strip() for line in page.by_tag["ul"][-1].splitlines() if line.strip()]
+    assert lines == [f"bands:{i} {i}" for i in range(15)]
+
+
+def test_an_index_without_a_map_is_written_as_in_the_tables() -> None:
+    entries = [ReportEntry("a.jpg", {"ndvi": 0.8, "maps": {}}, PIXELS)]
+
+    page = Page(html_report(entries, [Task("ndvi", minimum=0, maximum=1)]))
+
+    assert page.by_tag["td"][-1] == "0.8"
+    assert "ndvi 0.8" in page.by_tag["ul"][-1]
+    assert "Numbers in original units." in page.text
+
+
+def test_a_number_that_is_drawn_as_a_share_is_percent_and_in_tables_a_share() -> None:
+    result = {"cover": 0.8, "maps": {"cover": np.full((1, 1, 2), 0.8)}}
+
+    page = Page(
+        html_report([ReportEntry("a.jpg", result, PIXELS)], [Task("cover", minimum=0, maximum=1)])
+    )
+
+    assert page.by_tag["td"][-1] == "0.8"
+    assert "cover 80 %" in page.by_tag["ul"][-1]
+    assert "Shares from 0 to 1." in page.text and "original units" not in page.text
+
+
+def test_the_colour_bar_of_a_gate_alone_is_explained() -> None:
+    result = {"mass": 3.0, "maps": {}, "gate": np.full((1, 2), 0.5)}
+
+    page = Page(html_report([ReportEntry("a.jpg", result, PIXELS)], [Task("mass", unit="g")]))
+
+    assert "The colour bar gives the range, which is the same in all images." in page.text
+
+
 def test_facts_are_folded() -> None:
     entry = ReportEntry("a.jpg", {"mass": 1.0})
     page = Page(html_report([entry], [Task("mass")], facts={"The head": {"hash": "abc"}}))
@@ -481,6 +523,23 @@ def test_an_image_has_the_count_of_each_class_of_boxes() -> None:
     unknown = Page(html_report(ENTRIES[4:], (), classes=("cell",)))
     assert unknown.by_tag["li"][-1] == "cell 1"
     assert [attrs["id"] for attrs in unknown.all("img")] == ["image-0-over"]
+
+
+def test_the_count_of_a_class_that_the_truth_lacks_has_no_true_one() -> None:
+    compared = entry("a.jpg", [(A, "crop", 0.9), (FAR, "weed", 0.8)], [(A, "crop")])
+    compared.known["classes"] = ["crop"]
+
+    page = Page(html_report([compared], (), classes=("crop", "weed")))
+
+    assert page.by_tag["li"][-2:] == ["crop 1 (true 1)", "weed 1"]
+    assert "no known boxes to compare with are thick too." in page.text
+
+
+def test_a_page_whose_classes_are_all_known_has_no_sentence_on_others() -> None:
+    page = Page(html_report(ENTRIES[1:2], ()))
+
+    assert "missed are dashed." in page.text
+    assert "compare with" not in page.text
 
 
 def test_the_training_of_the_detector_is_a_section() -> None:
