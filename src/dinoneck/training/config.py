@@ -57,11 +57,26 @@ def _size(words: list[str]) -> tuple[int, int]:
     return int(sides[0]), int(sides[-1])
 
 
-def _tile(words: list[str]) -> tuple[int, int] | None:
-    """The size of tiles; None: there are none."""
-    if words[0].lower() == "none":
+def _tile(words: list[str]) -> tuple[int, int] | Literal["auto"] | None:
+    """The size of tiles; None: there are none; ``"auto"``: those of the training."""
+    word = words[0].lower()
+    if word == "none":
         return None
-    return _size(words)
+    if word == "auto":
+        return "auto"
+    try:
+        return _size(words)
+    except ValueError:
+        raise ValueError(
+            f"{words[0]!r} is no size of tiles; expected HEIGHTxWIDTH such as 480x960, one number, "
+            "none or auto"
+        ) from None
+
+
+def _words_of_tile(tile: tuple[int, int] | str | None) -> str:
+    if tile is None:
+        return "none"
+    return tile if isinstance(tile, str) else "x".join(map(str, tile))
 
 
 def head_description(head: str | Mapping[str, Any]) -> dict[str, Any]:
@@ -98,9 +113,7 @@ def _in_one_word(
 SIZE = _in_one_word(
     "HEIGHTxWIDTH", _size, lambda size: "none" if size is None else "x".join(map(str, size))
 )
-TILE = _in_one_word(
-    "HEIGHTxWIDTH|none", _tile, lambda tile: "x".join(map(str, tile)) if tile else "none"
-)
+TILE = _in_one_word("HEIGHTxWIDTH|none", _tile, _words_of_tile)
 TARGET_WEIGHTS = PrimitiveConstructorSpec[Any](
     nargs="*",
     metavar="TARGET=WEIGHT ...|CSV",

@@ -19,6 +19,7 @@ from dinoneck.inference import coco_objects
 from dinoneck.inference.tiles import Tiling, TrainedBoxes
 from dinoneck.serve import models
 from dinoneck.serve.settings import Settings
+from dinoneck.training.config import TILE
 
 SIZE = (32, 48)
 BOXES = TrainedBoxes(longest_box=20.0, tile=SIZE, overlap=12)
@@ -80,7 +81,7 @@ def test_evaluate_and_serve_know_the_word_too(tmp_path: Path) -> None:
     assert whole.facts["tile"] is None
     refused = kit.cli("serve", head, "--tile", "nothing")
     assert refused.code == 2
-    assert "'nothing' is not a size" in refused.err
+    assert "'nothing' is no size of tiles" in refused.err
 
 
 def test_a_detector_of_tiles_predicts_whole_images_too(
@@ -117,6 +118,27 @@ def test_a_detector_of_tiles_predicts_whole_images_too(
     words = ("predict", image, "--heads", file, "--out", tmp_path / "out.csv")
     assert CUT in kit.cli(*words).out
     assert CUT not in kit.cli(*words, "--tile", "none").out
+
+
+@pytest.mark.parametrize(
+    ("words", "tile"),
+    [
+        pytest.param(["none"], None, id="none"),
+        pytest.param(["auto"], "auto", id="the default"),
+        pytest.param(["32"], (32, 32), id="one number"),
+        pytest.param(["32x48"], (32, 48), id="height and width"),
+    ],
+)
+def test_a_word_of_the_command_line_is_the_size_of_tiles(words: list[str], tile: object) -> None:
+    assert TILE.instance_from_str(words) == tile
+    assert TILE.instance_from_str(TILE.str_from_instance(tile)) == tile
+
+
+def test_another_word_is_refused_with_the_words_that_are_taken() -> None:
+    with pytest.raises(
+        ValueError, match="'large' is no size of tiles; .* one number, none or auto"
+    ):
+        TILE.instance_from_str(["large"])
 
 
 def test_an_overlap_of_no_tiles_is_refused(tmp_path: Path) -> None:
