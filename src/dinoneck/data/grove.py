@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from dinoneck.atomic import write_text
 from dinoneck.data.cells import csv_text
+from dinoneck.data.generated_files import make_folders, write_image
 from dinoneck.data.noise import smooth_noise
 
 IMAGES_PER_SITE = 4
@@ -33,7 +33,6 @@ _CROWN = np.array((46.0, 92.0, 44.0))
 _SHADOW = 0.75  # of the light on the ground
 _SHADOW_OFFSET = 0.3  # of the radius, down and to the right
 _LIGHT_CELL_PX = 16
-_JPEG_QUALITY = 92
 
 _Array = np.ndarray[Any, Any]
 _Size = tuple[int, int]
@@ -121,15 +120,11 @@ class Grove:
             images: how many, samples 0, 1, 2, ... of this grove.
         """
         root = Path(folder)
-        for name in ("images", "masks"):
-            (root / name).mkdir(parents=True, exist_ok=True)
+        make_folders(root)
         rows = []
         for i in range(images):
             sample = self.sample(i)
-            image = f"images/{i:04}.jpg"
-            mask = f"masks/{i:04}.png"
-            Image.fromarray(sample.image).save(root / image, quality=_JPEG_QUALITY)
-            Image.fromarray(sample.classes).save(root / mask)
+            image, mask = write_image(root, i, sample.image, sample.classes)
             rows.append([image, mask, sample.site, str(sample.trees), f"{sample.cover:.4f}"])
         write_text(root / "table.csv", csv_text(("image", "mask", "site", "trees", "cover"), rows))
 

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from dinoneck.atomic import write_text
 from dinoneck.data.cells import GROUP, IMAGES, LABELS, csv_text
+from dinoneck.data.generated_files import make_folders, write_image
 from dinoneck.data.noise import smooth_noise
 
 WEIGHTS = {
@@ -29,7 +30,6 @@ SUMS = {
     "GDM_g": ("Dry_Green_g", "Dry_Clover_g"),
     "Dry_Total_g": ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g"),
 }
-_JPEG_QUALITY = 92
 _CELL_PX = 16  # of the coarse grids of noise
 _DRAWN_WIDTH = 512.0  # of an image for which lengths in pixels are stated
 _THIRD_OF_TURN = 2.0944  # in radians
@@ -187,15 +187,11 @@ class Pasture:
             images: how many, samples 0, 1, 2, ... of this pasture.
         """
         root = Path(folder)
-        for name in ("images", "masks"):
-            (root / name).mkdir(parents=True, exist_ok=True)
+        make_folders(root)
         rows = []
         for i in range(images):
             sample = self.sample(i)
-            image = f"images/{i:04}.jpg"
-            mask = f"masks/{i:04}.png"
-            Image.fromarray(sample.image).save(root / image, quality=_JPEG_QUALITY)
-            Image.fromarray(sample.classes).save(root / mask)
+            image, mask = write_image(root, i, sample.image, sample.classes)
             cover = (sample.classes > 0).mean()
             numbers = [f"{value:.4f}" for value in (cover, *sample.grams.values())]
             rows.append([image, mask, sample.group, *numbers])
