@@ -31,6 +31,7 @@ from dinoneck.viz.legends import (
     normals_legend,
     number_texts,
     panel_captions,
+    rest_of_legend,
     shares_legend,
     text_and_bar,
     texts_with_colours,
@@ -124,9 +125,8 @@ def overlay_panel(
         strips.append(_shares_over(canvas.background, canvas.resample(cells, task), colours))
         if not legend:
             continue
-        listed_members = legend_outputs(members, result)
-        member_colours = [colours[output.channel] for output in listed_members]
-        strips.append(shares_legend(listed_members, member_colours, result, known, width))
+        member_colours = [colours[output.channel] for output in members]
+        strips.append(shares_legend(members, member_colours, result, known, width))
     shares = [output for output in mapped if output.is_number_from_0_to_1]
     if shares:
         colours = style.number_colours([output.key for output in shares])
@@ -158,6 +158,9 @@ def overlay_panel(
         if output.map.name not in maps and not has_strip:
             numbers.append(output)
     texts = number_texts(legend_outputs(numbers, result), result, known)
+    rest = rest_of_legend(numbers)
+    if rest:
+        texts.append(rest)
     texts += label_texts(listed, result, known)
     if texts:
         strips.append(texts_with_colours(texts, [None] * len(texts), width))

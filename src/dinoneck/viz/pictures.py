@@ -30,7 +30,8 @@ def boxes_panel(
 
     With known boxes, those that find one are thick and false ones thin; known boxes that are missed
     are dashed in black and white, see :func:`partners`. The picture is scaled to 900 pixels on its
-    longer side. Beyond 60 boxes the classes are listed instead of labels.
+    longer side. Beyond 60 boxes the classes are listed instead of labels, as many as
+    the picture has space for.
 
     Args:
         image: the image that the boxes are pixels of.
@@ -83,23 +84,38 @@ def boxes_panel(
         draw.rectangle(box, outline=colours[i], width=width)
 
     # labels at the boxes, or the classes below each other
-    font = style.font(style.LABEL_PX)
     if len(predicted.corners) > _MOST_LABELLED:
-        labels = [name for name in shades if name in predicted.names]
-        colours = [shades[name] for name in labels]
-        corners: list[tuple[float, float] | None] = []
-        for i in range(len(labels)):
-            corners.append((7, 4 + (style.LABEL_PX + 8) * i))
-    else:
-        labels = [name + score for name, score in zip(predicted.names, scores, strict=True)]
-        labels = [printable(label) for label in labels]
-        sizes = [(font.getlength(label), float(style.LABEL_PX)) for label in labels]
-        corners = label_corners(predicted.corners * scale, sizes, sheet.size)
+        _draw_class_list(sheet, {name: shades[name] for name in shades if name in predicted.names})
+        return sheet
+    font = style.font(style.LABEL_PX)
+    labels = [name + score for name, score in zip(predicted.names, scores, strict=True)]
+    labels = [printable(label) for label in labels]
+    sizes = [(font.getlength(label), float(style.LABEL_PX)) for label in labels]
+    corners = label_corners(predicted.corners * scale, sizes, sheet.size)
     for corner, label, colour in zip(corners, labels, colours, strict=True):
-        if corner is None:
-            continue
-        draw.text(corner, printable(label), colour, font, stroke_width=3, stroke_fill="white")
+        if corner is not None:
+            draw.text(corner, label, colour, font, stroke_width=3, stroke_fill="white")
     return sheet
+
+
+def _draw_class_list(sheet: Image.Image, shades: Mapping[str, str]) -> None:
+    """Write the names of classes (name -> colour) in columns; the last line counts those without space."""
+    font = style.font(style.LABEL_PX)
+    texts = [(printable(name), shade) for name, shade in shades.items()]
+    line_px = style.LABEL_PX + 8
+    column_px = 2 * 7 + max(font.getlength(text) for text, _ in texts)
+    num_lines = max(1, (sheet.height - 4) // line_px)
+    num_columns = max(1, int(sheet.width // column_px))
+    num_places = num_lines * num_columns
+    if len(texts) > num_places:
+        num_shown = num_places - 1
+        rest = f"and {len(texts) - num_shown} more"
+        texts = [*texts[:num_shown], (rest, style.hex_colour(style.INK))]
+    draw = ImageDraw.Draw(sheet)
+    for number, (text, shade) in enumerate(texts):
+        column, line = divmod(number, num_lines)
+        corner = (7 + column * column_px, 4 + line * line_px)
+        draw.text(corner, text, shade, font, stroke_width=3, stroke_fill="white")
 
 
 def label_corners(

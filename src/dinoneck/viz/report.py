@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,7 @@ from dinoneck.metrics import (
 )
 from dinoneck.runtime.intervals import PREDICTION_SETS
 from dinoneck.task_facts import GATE, NO_LABELS, TaskFacts, as_tasks, labels_of
-from dinoneck.text import printable
+from dinoneck.text import printable, some_of
 from dinoneck.version import __version__
 from dinoneck.viz import style
 from dinoneck.viz.checked import Floats, minus, numbers
@@ -37,7 +38,7 @@ from dinoneck.viz.drawing import (
     draws_charts,
     scores,
 )
-from dinoneck.viz.legends import legend_outputs
+from dinoneck.viz.legends import legend_outputs, rest_of_legend
 from dinoneck.viz.overlay import Array, classes_panel, overlay_panel
 from dinoneck.viz.panels import coloured, data_uri, small_data_uri
 from dinoneck.viz.pictures import (
@@ -68,6 +69,7 @@ _WIDER_THAN_IMAGE = 1.3
 _NO_CHARTS = "Charts are left out: matplotlib draws them, pip install 'dinoneck[train]'."
 _FOLDER = Path(__file__).parent
 _NOTHING = "–"  # in a cell of a table
+_MOST_NAMED = 4  # classes in a sentence
 _UNKNOWN_ERROR = -1.0  # of an entry without known values: below all errors
 
 
@@ -234,7 +236,8 @@ def agreement(
 ) -> dict[str, dict[str, Any]]:
     """Return how far every output is from known values, and of known classes the accuracy and confusion matrix.
 
-    Without tasks: of every class of boxes how many are known, predicted and found.
+    Without tasks: of every class of boxes how many are known, predicted and found; known and found
+    are None of a class that the known boxes do not include.
 
     Raises:
         DataError: if a known value is not finite, or a known class is not one of the task's.
@@ -264,17 +267,22 @@ def agreement(
 
 
 def _box_agreement(entries: Sequence[ReportEntry]) -> dict[str, dict[str, Any]]:
-    """Class -> how many of its boxes are known, predicted and found; none without any."""
+    """Class -> how many of its boxes are known, predicted and found; none without any.
+
+    Of a class that the known boxes do not include, only the predicted ones are counted.
+    """
     objects = _all_pairs(entries)
     if not objects:
         return {}
     counts: dict[str, dict[str, Any]] = {}
-    for name in _box_classes(entries):
+    for name in _compared_classes(entries):
         counts[name] = {
             "known": sum(known == name for known, _ in objects),
             "predicted": sum(predicted == name for _, predicted in objects),
             "found": objects.count((name, name)),
         }
+    for name, num_predicted in _uncompared_classes(entries).items():
+        counts[name] = {"known": None, "predicted": num_predicted, "found": None}
     return counts
 
 
@@ -658,6 +666,9 @@ def _lines(tasks: Sequence[TaskFacts], entry: ReportEntry) -> list[_Line]:
             for output in legend_outputs(outputs_of_task, entry.result):
                 text = caption(output, entry.result, entry.known)
                 lines.append(_Line(text, colours.get(output.key, "")))
+            rest = rest_of_legend(outputs_of_task)
+            if rest:
+                lines.append(_Line(rest))
     return lines
 
 
@@ -830,10 +841,22 @@ def _all_pairs(entries: Sequence[ReportEntry]) -> list[tuple[str | None, str | N
 def _compare_boxes(entries: Sequence[ReportEntry]) -> Comparison:
     """Predicted boxes against known ones."""
     # by class
-    class_table = ScoreTable(["class", "known", "predicted", "found", "recall", "precision"], [])
+    uncompared = list(_uncompared_classes(entries))
+    note = ""
+    if uncompared:
+        note = (
+            f"The known boxes have no class {some_of(uncompared, _MOST_NAMED)}, so nothing says which of "
+            "its boxes are right."
+        )
+    header = ["class", "known", "predicted", "found", "recall", "precision"]
+    class_table = ScoreTable(header, [], note=note)
     for name, counts in _box_agreement(entries).items():
-        num_known = counts["known"]
         num_predicted = counts["predicted"]
+        if counts["known"] is None:
+            unknown = [_NOTHING] * 3
+            class_table.rows.append([name, _NOTHING, str(num_predicted), *unknown])
+            continue
+        num_known = counts["known"]
         num_found = counts["found"]
         recall = _share(num_found, num_known)
         precision = _share(num_found, num_predicted)
@@ -843,7 +866,7 @@ def _compare_boxes(entries: Sequence[ReportEntry]) -> Comparison:
 
     # classes that are mistaken for each other; None: there is no box on that side
     objects = _all_pairs(entries)
-    classes = [*_box_classes(entries), None]
+    classes = [*_compared_classes(entries), None]
     if objects and len(classes) <= MOST_COLUMNS:
         matrix = []
         for known in classes:
@@ -864,13 +887,24 @@ def _share(count: int, total: int) -> str:
     return f"{count / total:.2f}" if total else _NOTHING
 
 
-def _box_classes(entries: Sequence[ReportEntry]) -> list[str]:
-    """The classes that are known or predicted, sorted."""
+def _compared_classes(entries: Sequence[ReportEntry]) -> list[str]:
+    """The classes whose boxes are compared with known ones, and of which there are some, sorted."""
     names: set[str] = set()
-    for entry in entries:
-        names.update(str(name) for name in entry.result["names"])
-        names.update(str(name) for name in entry.known.get("names", ()))
+    for pair in _all_pairs(entries):
+        names.update(name for name in pair if name is not None)
     return sorted(names)
+
+
+def _uncompared_classes(entries: Sequence[ReportEntry]) -> dict[str, int]:
+    """Class that the known boxes do not include -> how many of its boxes are predicted."""
+    counts: Counter[str] = Counter()
+    for entry in entries:
+        if "boxes" not in entry.known:
+            continue
+        for name in entry.result["names"]:
+            if not _has_known_boxes(entry, str(name)):
+                counts[str(name)] += 1
+    return {name: counts[name] for name in sorted(counts)}
 
 
 def _box_counts(entry: ReportEntry) -> list[str]:

@@ -319,6 +319,19 @@ def test_every_number_is_listed_also_of_a_task_with_many() -> None:
     assert lines == [f"bands:{i} {i}" for i in range(15)]
 
 
+def test_shares_beyond_twelve_are_counted() -> None:
+    shares = np.arange(15.0) / 105
+    labels = tuple(f"c{i}" for i in range(15))
+    task = Task("cover", kind="ratio", dim=15, labels=labels)
+
+    page = Page(html_report([ReportEntry("a.jpg", {"cover": shares, "maps": {}}, PIXELS)], [task]))
+
+    lines = [line.strip() for line in page.by_tag["ul"][-1].splitlines() if line.strip()]
+    assert lines[0] == "cover:c14 13.3 %", "the largest comes first"
+    assert len(lines) == 13
+    assert lines[-1] == "and 3 more"
+
+
 def test_an_index_without_a_map_is_written_as_in_the_tables() -> None:
     entries = [ReportEntry("a.jpg", {"ndvi": 0.8, "maps": {}}, PIXELS)]
 
@@ -533,6 +546,28 @@ def test_the_count_of_a_class_that_the_truth_lacks_has_no_true_one() -> None:
 
     assert page.by_tag["li"][-2:] == ["crop 1 (true 1)", "weed 1"]
     assert "no known boxes to compare with are thick too." in page.text
+
+
+def test_a_class_that_the_truth_lacks_has_a_row_without_scores_and_a_sentence() -> None:
+    compared = entry("a.jpg", [(A, "crop", 0.9), (FAR, "weed", 0.8)], [(A, "crop")])
+    compared.known["classes"] = ["crop"]
+
+    page = Page(html_report([compared], (), classes=("crop", "weed")))
+
+    cells = page.by_tag["td"]
+    assert cells[:5] == ["1", "1", "1", "1.00", "1.00"]
+    assert cells[5:10] == ["–", "1", "–", "–", "–"]
+    assert "The known boxes have no class weed, so" in page.text
+    confusion = [cell.partition(" ")[2] for cell in cells[10:14]]
+    assert confusion == ["(1)", "(0)", "(0)", "(0)"], "of crop and none: weed is in no row"
+
+
+def test_a_class_of_images_without_known_boxes_alone_is_not_compared() -> None:
+    entries = [
+        entry("known.jpg", [(A, "cell", 0.9)], [(A, "cell")]),
+        entry("unknown.jpg", [(A, "clot", 0.9)], None),
+    ]
+    assert list(agreement(entries, ())) == ["cell"]
 
 
 def test_a_page_whose_classes_are_all_known_has_no_sentence_on_others() -> None:
