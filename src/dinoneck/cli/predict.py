@@ -695,6 +695,7 @@ def _draw_values(
     known: Mapping[Path, Mapping[str, Any]],
 ) -> None:
     """Draw what a group of heads predicts over every image: their objects, or numbers and maps."""
+    from dinoneck.viz.objects import objects_of
     from dinoneck.viz.overlay import overlay_panel
     from dinoneck.viz.pictures import as_image, boxes_panel
     from dinoneck.viz.scales import THE_GATE, outputs, scales, with_gate
@@ -708,9 +709,9 @@ def _draw_values(
     for predicted, result in zip(predicted_files, results, strict=True):
         file = predicted.file
         if objects is not None:
-            boxes = _boxes_around(result[objects.name], objects.labels)
+            found = objects_of(result[objects.name], objects)
             image = as_image(file, predictor.preprocess.bits)
-            picture = boxes_panel(image, boxes, classes=objects.labels)
+            picture = boxes_panel(image, found._asdict(), classes=objects.labels)
         else:
             picture = overlay_panel(
                 file,
@@ -738,20 +739,6 @@ def _draw_boxes(
             image, predicted.result, known.get(predicted.file), classes=detector.classes
         )
         save_picture(folder / f"{predicted.output_path}.jpg", picture)
-
-
-def _boxes_around(objects: Any, labels: Sequence[str]) -> dict[str, Any]:
-    """The boxes around the masks of objects, and their classes."""
-    from dinoneck.inference.results import coco_objects
-
-    boxes = []
-    names = []
-    for record in coco_objects(objects):
-        x, y, width, height = record["bbox"]
-        boxes.append((x, y, x + width, y + height))
-        category = record["category_id"]
-        names.append(labels[category] if labels else str(category))
-    return {"boxes": boxes, "names": names}
 
 
 def _output_paths(

@@ -206,6 +206,8 @@ def _images_of_heads(
     subfolders: Subfolders | None,
 ) -> _ReportImages:
     """Files, with the known values that a truth has of them."""
+    from dinoneck.viz.pictures import as_image
+
     known = KnownValues({})
     if truth is not None:
         known = known_values(
@@ -215,10 +217,11 @@ def _images_of_heads(
     def known_of(file: Path) -> Mapping[str, Any]:
         return known.values.get(file, {})
 
+    pixels: Callable[[Path], Any] = predictor.picture
+    if any(task.is_masks for task in predictor.tasks):  # masks have the pixels of the image itself
+        pixels = partial(as_image, bits=predictor.preprocess.bits)
     items = dict(zip(cli.names_below(files), files, strict=True))
-    return _ReportImages(
-        items=items, known=known_of, pixels=predictor.picture, files=files, masks=known.masks
-    )
+    return _ReportImages(items=items, known=known_of, pixels=pixels, files=files, masks=known.masks)
 
 
 def _report_entries(
@@ -318,12 +321,15 @@ def _sure_boxes(result: Mapping[str, Any], least_score: LeastScore) -> dict[str,
 
     is_sure = reach_score(result["scores"], result["labels"], least_score)
     places = is_sure.nonzero()[:, 0].tolist()
-    return {
+    sure = {
         "boxes": result["boxes"][is_sure],
         "scores": result["scores"][is_sure],
         "labels": result["labels"][is_sure],
         "names": [result["names"][i] for i in places],
     }
+    if "masks" in result:
+        sure["masks"] = result["masks"][places]
+    return sure
 
 
 def _token_colours(predictor: Predictor, files: Sequence[Path]) -> list[Any]:

@@ -39,6 +39,7 @@ from dinoneck.viz.drawing import (
     scores,
 )
 from dinoneck.viz.legends import legend_outputs, rest_of_legend
+from dinoneck.viz.objects import ImageObjects, objects_of
 from dinoneck.viz.overlay import Array, classes_panel, overlay_panel
 from dinoneck.viz.panels import coloured, data_uri, small_data_uri
 from dinoneck.viz.pictures import (
@@ -470,7 +471,20 @@ def _compare_numbers(
             image_table.header.append("known")
             for entry, cells in zip(entries, image_table.rows, strict=True):
                 cells.append(_number(entry.known.get(column, math.nan)))
+    for task in tasks:
+        if task.is_masks:
+            _add_object_counts(image_table, entries, task)
     return Comparison(tables, charts, image_table)
+
+
+def _add_object_counts(table: ScoreTable, entries: Sequence[ReportEntry], task: TaskFacts) -> None:
+    """Add a column per class to the table of images: how many objects of it each image has."""
+    names_of_images = [objects_of(entry.result[task.name], task).names for entry in entries]
+    found_names = {name for names in names_of_images for name in names}
+    for name in task.labels or sorted(found_names, key=int):
+        table.header.append(name)
+        for names, cells in zip(names_of_images, table.rows, strict=True):
+            cells.append(str(names.count(name)))
 
 
 def _uncertainty(column: str, entry: ReportEntry, output_of_column: Mapping[str, Output]) -> str:
@@ -563,6 +577,7 @@ def _articles(
         predicted_names.update(entries[i].result.get("names", ()))
     coloured_classes = [*classes, *sorted(predicted_names.difference(classes))]
 
+    objects = next((task for task in tasks if task.is_masks), None)
     for i, result in results.items():
         entry = entries[i]
         image_input: Any = entry.image() if callable(entry.image) else entry.image
@@ -570,6 +585,14 @@ def _articles(
         if _is_detector(tasks):
             pictures = _pictures_of_boxes(image, entry, coloured_classes)
             lines = _box_lines(entry, coloured_classes)
+        elif objects is not None:
+            found = objects_of(result[objects.name], objects)
+            over = boxes_panel(image, found._asdict(), classes=objects.labels)
+            pictures = [
+                _TitledPicture("image", "photo", image),
+                _TitledPicture("over", "predicted", over),
+            ]
+            lines = [*_object_lines(found, objects), *_lines(tasks, entry)]
         else:
             recipe = _patches_of(image, result["maps"])
             over = overlay_panel(
@@ -633,6 +656,16 @@ def _box_lines(entry: ReportEntry, classes: Sequence[str]) -> list[_Line]:
         text = f"{name} {predicted.count(name)}{true}"
         lines.append(_Line(text, colours.get(name, "")))
     return lines or [_Line("no boxes")]
+
+
+def _object_lines(found: ImageObjects, task: TaskFacts) -> list[_Line]:
+    """How many objects of each class an image has, in the colours of its picture."""
+    colours = style.box_colours([*task.labels, *found.names])
+    lines = []
+    for name in colours:
+        if name in found.names:
+            lines.append(_Line(f"{name} {found.names.count(name)}", colours[name]))
+    return lines or [_Line("no objects")]
 
 
 def _has_known_boxes(entry: ReportEntry, name: str) -> bool:
@@ -710,6 +743,8 @@ def _image_notes(
                     "thick too"
                 )
         return [f"{note}."]
+    if any(task.is_masks for task in tasks):
+        notes.append("Objects are drawn in the colour of their class with their score.")
     mapped = _mapped_outputs(entries, drawn, tasks)
     shares = [output for output in mapped if output.map.is_share or output.is_number_from_0_to_1]
     if shares:
@@ -769,6 +804,8 @@ def _prediction_notes(
         elif task.has_values and not task.is_multilabel and task.name not in shares_by_bounds:
             has_numbers = True
     texts = []
+    if any(task.is_masks for task in tasks):
+        texts.append("objects of each class")
     if has_numbers:
         texts.append("numbers in original units")
     if any(task.is_image_class or task.is_multilabel for task in tasks):
