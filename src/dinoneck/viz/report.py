@@ -40,7 +40,7 @@ from dinoneck.viz.drawing import (
 )
 from dinoneck.viz.legends import legend_outputs, rest_of_legend
 from dinoneck.viz.objects import ImageObjects, objects_of
-from dinoneck.viz.overlay import Array, classes_panel, overlay_panel
+from dinoneck.viz.overlay import Array, MapPicture, classes_panel, map_pictures
 from dinoneck.viz.panels import coloured, data_uri, small_data_uri
 from dinoneck.viz.pictures import (
     as_image,
@@ -64,9 +64,7 @@ from dinoneck.viz.score_tables import MOST_COLUMNS, ScoreTable, all_tables, box_
 
 _PICTURES_BYTES = 1_500_000  # of all pictures of a page, so that it can be mailed
 _TOKENS_WIDTH_PX = 700
-# a picture that is wider than the image, relative to its height, by this factor has several maps
-# next to each other
-_WIDER_THAN_IMAGE = 1.3
+_MOST_IN_A_ROW = 4  # pictures of an image
 _NO_CHARTS = "Charts are left out: matplotlib draws them, pip install 'dinoneck[train]'."
 _FOLDER = Path(__file__).parent
 _NOTHING = "–"  # in a cell of a table
@@ -212,6 +210,7 @@ def html_report(
         sections=sections,
         remarks=remarks,
         articles=list(_articles(entries, drawn, tasks, classes)),
+        most_in_a_row=_MOST_IN_A_ROW,
         image_notes=_image_notes(entries, drawn, tasks),
         prediction_notes=_prediction_notes(entries, drawn, tasks),
         of_boxes=is_detector,
@@ -529,16 +528,14 @@ class _Figure:
     """A picture of an image.
 
     Attributes:
-        kind: ``image``, ``truth``, ``over`` or ``tokens``, of its id and its class.
+        kind: ``image``, ``truth``, ``over``, ``over-2`` or ``tokens``, of its id and its class.
         title: what it shows.
         uri: its data.
-        width: in the row of the image, relative to its other pictures.
     """
 
     kind: str
     title: str
     uri: str
-    width: int = 1
 
 
 @dataclass(frozen=True)
@@ -594,28 +591,19 @@ def _articles(
             ]
             lines = [*_object_lines(found, objects), *_lines(tasks, entry)]
         else:
-            recipe = _patches_of(image, result["maps"])
-            over = overlay_panel(
-                image,
-                result,
-                mapped_tasks,
-                recipe,
-                known=entry.known,
-                scale=scale,
-                legend=False,
-            )
             pictures = [_TitledPicture("image", "photo", image)]
             if entry.classes is not None:
                 true = classes_panel(image, entry.classes(), tasks)
                 pictures.append(_TitledPicture("truth", "true", true))
-            if _drawn_maps(mapped_tasks, result["maps"]):
-                pictures.append(_TitledPicture("over", "predicted", over))
+            recipe = _patches_of(image, result["maps"])
+            maps = map_pictures(image, result, mapped_tasks, recipe, scale=scale)
+            pictures += _titled_maps(maps)
             lines = _lines(tasks, entry)
         most_bytes = _PICTURES_BYTES // (len(drawn) * len(pictures))
         figures = []
         for kind, title, picture in pictures:
             uri = small_data_uri(picture, most_bytes)
-            figures.append(_Figure(kind, title, uri, width=_relative_width(picture, image)))
+            figures.append(_Figure(kind, title, uri))
         tokens = None
         if entry.tokens is not None:
             uri = data_uri(coloured(entry.tokens), _TOKENS_WIDTH_PX, "PNG")
@@ -623,10 +611,14 @@ def _articles(
         yield _Article(f"image-{i}", entry.name, lines, figures, tokens)
 
 
-def _relative_width(picture: Image.Image, image: Image.Image) -> int:
-    """1, or 2 for maps that are next to each other."""
-    aspect = picture.width / picture.height
-    return 2 if aspect > _WIDER_THAN_IMAGE * image.width / image.height else 1
+def _titled_maps(maps: Sequence[MapPicture]) -> list[_TitledPicture]:
+    """The maps of an image, with a title that tells them apart."""
+    titled = []
+    for number, (name, picture) in enumerate(maps, start=1):
+        kind = "over" if number == 1 else f"over-{number}"
+        title = "predicted" if len(maps) == 1 else f"predicted {name}"
+        titled.append(_TitledPicture(kind, title, picture))
+    return titled
 
 
 def _pictures_of_boxes(
@@ -718,11 +710,6 @@ def _colours_of_lines(mapped: Sequence[Output]) -> dict[str, str]:
         number_colours = style.number_colours(numbers_as_shares)
         colours |= dict(zip(numbers_as_shares, number_colours, strict=True))
     return {key: style.hex_colour(rgb) for key, rgb in colours.items() if rgb is not None}
-
-
-def _drawn_maps(tasks: Sequence[TaskFacts], maps: Mapping[str, Any]) -> list[TaskFacts]:
-    """The tasks whose maps are drawn; the class of an image has no map."""
-    return [task for task in tasks if task.name in maps and not task.is_image_class]
 
 
 def _image_notes(
