@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -20,9 +20,18 @@ from dinoneck.data.labels import count_classes
 
 PLAIN: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 MODES: list[dict[str, Any]] = [
-    *({"resize": word} for word in ("stretch", "keep", "crop", "pad")),
+    {"resize": "stretch"},
+    {"resize": "keep"},
+    {"resize": "crop"},
+    {"resize": "pad"},
     {"resize": "pad", "pad_to": "center"},
 ]
+SHAPES = [(61, 97), (97, 53)]  # (height, width) of images, wide and tall
+
+
+def takes_size(mode: dict[str, Any], size: tuple[int, int] | None) -> bool:
+    """Whether SHAPES can be prepared so: without a size, ``keep`` refuses a remainder of the patch."""
+    return size is not None or mode["resize"] != "keep"
 
 
 def pixels(how: DenseLabels, label: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,113 +53,163 @@ def patch_sums(images: torch.Tensor, patch: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("patch", [14, 16])
 @pytest.mark.parametrize("mode", MODES)
-def test_a_cell_covers_what_its_patch_shows(patch: int, mode: dict[str, Any]) -> None:
-    sizes = [(64, 64), (45, 71), (120, 90), *([None] if mode["resize"] != "keep" else [])]
-    for interpolation, shape, size in itertools.product(
-        ("area", "bilinear"), [(61, 97), (97, 53)], sizes
-    ):
+@pytest.mark.parametrize("interpolation", ["area", "bilinear"])
+def test_a_cell_covers_what_its_patch_shows(
+    patch: int, mode: dict[str, Any], interpolation: str
+) -> None:
+    for size in ((64, 64), (45, 71), (120, 90), None):
+        if not takes_size(mode, size):
+            continue
         recipe = Preprocessing(patch, size=size, interpolation=interpolation, **mode, **PLAIN)  # type: ignore[arg-type]
-        place = ramp(*shape)
-        shown = patch_sums(recipe(place), patch)[0]
-        values, weight = DenseLabels().cells(place, recipe)
-        assert values.shape[1:] == shown.shape, (interpolation, shape, size)
-        assert torch.allclose(weight[0].double(), shown[2], atol=1e-3)
-        means = torch.where(shown[2] > 0, shown / shown[2], 0.0)
-        assert torch.allclose(values[0].double(), means, atol=1e-4), (interpolation, shape, size)
+        for shape in SHAPES:
+            positions = ramp(*shape)
+            shown = patch_sums(recipe(positions), patch)[0]
+
+            values, weight = DenseLabels().cells(positions, recipe)
+
+            assert values.shape[1:] == shown.shape, (shape, size)
+            shown_pixels = shown[2]
+            assert torch.allclose(weight[0].double(), shown_pixels, atol=1e-3), (shape, size)
+            means = torch.where(shown_pixels > 0, shown / shown_pixels, 0.0)
+            assert torch.allclose(values[0].double(), means, atol=1e-4), (shape, size)
 
 
 def test_nodata_weighs_nothing_through_an_area_resize() -> None:
-    raw = np.random.RandomState(0).randint(1, 200, (64, 96)).astype(np.int16)
-    rim = np.zeros(raw.shape, bool)
-    rim[:5], rim[:, -9:], rim[30:34, 40:70] = True, True, True
-    rim[32:, :32] = True  # one whole cell of 16 prepared pixels = 32 stored ones
-    raw[rim] = -9999
+    stored = np.random.RandomState(0).randint(1, 200, (64, 96)).astype(np.int16)
+    is_unknown = np.zeros(stored.shape, bool)
+    is_unknown[:5] = True
+    is_unknown[:, -9:] = True
+    is_unknown[30:34, 40:70] = True
+    is_unknown[32:, :32] = True  # one whole cell of 16 prepared pixels, 32 stored ones
+    stored[is_unknown] = -9999
     labels = DenseLabels(scale=0.01, offset=-1.0, nodata=-9999)
-    values, weight = labels.cells(raw, Preprocessing(16, size=(32, 48), interpolation="area"))
-    kept = np.where(rim, 0.0, raw * 0.01 - 1.0).reshape(2, 32, 3, 32).sum(axis=(1, 3))
-    count = (~rim).reshape(2, 32, 3, 32).sum(axis=(1, 3))
-    assert np.allclose(weight[0], count / 4, atol=1e-4)
-    assert np.allclose(values[0, 0], kept / np.maximum(count, 1), atol=1e-5)
-    assert count[1, 0] == 0
+    recipe = Preprocessing(16, size=(32, 48), interpolation="area")
+
+    values, weight = labels.cells(stored, recipe)
+
+    known_values = np.where(is_unknown, 0.0, stored * 0.01 - 1.0)
+    sums = known_values.reshape(2, 32, 3, 32).sum(axis=(1, 3))
+    counts = (~is_unknown).reshape(2, 32, 3, 32).sum(axis=(1, 3))
+    assert counts[1, 0] == 0
+    assert np.allclose(weight[0], counts / 4, atol=1e-4)
+    assert np.allclose(values[0, 0], sums / np.maximum(counts, 1), atol=1e-5)
 
 
 # Reading
 # ----------------------------------------------------------------------------------------------------
 
 
-def test_every_form_of_a_label_gives_the_same_values(tmp_path: Path) -> None:
+# what a label of 16 bits is passed as
+FORMS = [
+    pytest.param(lambda deep, folder: folder / "d.png", id="path of a PNG"),
+    pytest.param(lambda deep, folder: str(folder / "d.png"), id="name of a PNG"),
+    pytest.param(lambda deep, folder: folder / "d.tif", id="path of a TIFF"),
+    pytest.param(lambda deep, folder: Image.fromarray(deep), id="PIL image"),
+    pytest.param(lambda deep, folder: deep, id="array"),
+    pytest.param(lambda deep, folder: deep[..., None], id="array of one channel"),
+    pytest.param(lambda deep, folder: deep.astype(">u2"), id="big-endian array"),
+    pytest.param(lambda deep, folder: deep.astype(np.float32), id="array of floats"),
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_a_label_gives_the_same_values(
+    form: Callable[[np.ndarray, Path], Any], tmp_path: Path
+) -> None:
     deep = (np.arange(48).reshape(6, 8) * 1365).astype(np.uint16)
     Image.fromarray(deep).save(tmp_path / "d.png")
     Image.fromarray(deep).save(tmp_path / "d.tif", compression="tiff_lzw")
+
+    values, is_valid = pixels(DenseLabels(scale=1 / 65535), form(deep, tmp_path))
+
     expected = torch.tensor(deep.astype(np.float64) / 65535).float()[None]
-    forms = [
-        tmp_path / "d.png",
-        str(tmp_path / "d.png"),
-        tmp_path / "d.tif",
-        Image.fromarray(deep),
-        deep,
-        deep[..., None],
-        deep.astype(">u2"),
-        deep.astype(np.float32),
-    ]
-    for form in forms:
-        values, valid = pixels(DenseLabels(scale=1 / 65535), form)
-        assert values.dtype == torch.float32
-        assert torch.allclose(values, expected, atol=1e-7), type(form)
-        assert valid.all()
-        assert valid.shape == (6, 8)
+    assert values.dtype == torch.float32
+    assert torch.allclose(values, expected, atol=1e-7)
+    assert is_valid.shape == (6, 8)
+    assert is_valid.all()
 
 
-def test_float_tiffs_and_bands(tmp_path: Path) -> None:
+def test_pixels_of_a_float_tiff_that_hold_no_number_are_unknown(tmp_path: Path) -> None:
+    lowest_float32 = float(np.finfo(np.float32).min)
+    lowest_float64 = float(np.finfo(np.float64).min)  # what GDAL notes; float32 holds it as -inf
     ndvi = np.linspace(-1, 1, 48, dtype=np.float32).reshape(6, 8)
-    ndvi[0, 0], ndvi[1, 1], ndvi[2, 2], ndvi[3, 3] = (
-        np.nan,
-        -9999.0,
-        np.finfo(np.float32).min,
-        -np.inf,
-    )
+    ndvi[0, 0] = np.nan
+    ndvi[1, 1] = -9999.0
+    ndvi[2, 2] = lowest_float32
+    ndvi[3, 3] = -np.inf
     Image.fromarray(ndvi).save(tmp_path / "n.tif")
-    lowest = float(np.finfo(np.float64).min)  # what GDAL notes; float32 holds it as -inf
+    labels = DenseLabels(nodata=(-9999, lowest_float32, lowest_float64))
+
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        values, valid = pixels(
-            DenseLabels(nodata=(-9999, float(ndvi[2, 2]), lowest)), tmp_path / "n.tif"
-        )
-    assert (~valid).nonzero().tolist() == [[0, 0], [1, 1], [2, 2], [3, 3]]
-    assert values[0][~valid].tolist() == [0, 0, 0, 0]
-    assert torch.equal(values[0][valid], torch.from_numpy(ndvi)[valid])
+        values, is_valid = pixels(labels, tmp_path / "n.tif")
+
+    assert (~is_valid).nonzero().tolist() == [[0, 0], [1, 1], [2, 2], [3, 3]]
+    assert values[0][~is_valid].tolist() == [0, 0, 0, 0]
+    assert torch.equal(values[0][is_valid], torch.from_numpy(ndvi)[is_valid])
+
+
+def test_a_pixel_is_unknown_where_one_of_its_bands_is(tmp_path: Path) -> None:
     bands = np.random.RandomState(0).randint(0, 255, (6, 8, 3), np.uint8)
+    nodata = bands[0, 0, 1].item()
     Image.fromarray(bands).save(tmp_path / "b.png")
-    values, valid = pixels(DenseLabels(offset=-1, nodata=bands[0, 0, 1].item()), tmp_path / "b.png")
-    assert torch.equal(valid, torch.from_numpy((bands != bands[0, 0, 1]).all(axis=2)))
-    assert torch.equal(
-        values, torch.where(valid, torch.from_numpy(bands).permute(2, 0, 1).float() - 1, 0)
-    )
+
+    values, is_valid = pixels(DenseLabels(offset=-1, nodata=nodata), tmp_path / "b.png")
+
+    expected_valid = torch.from_numpy((bands != nodata).all(axis=2))
+    shifted = torch.from_numpy(bands).permute(2, 0, 1).float() - 1
+    assert torch.equal(is_valid, expected_valid)
+    assert torch.equal(values, torch.where(expected_valid, shifted, 0))
 
 
 def png(bits: int, colour: int, rows: list[bytes], width: int) -> bytes:
     """A PNG of any bit depth, written by hand."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
+        length = struct.pack(">I", len(data))
+        checksum = struct.pack(">I", zlib.crc32(kind + data))
+        return length + kind + data + checksum
 
     head = struct.pack(">IIBBBBB", width, len(rows), bits, colour, 0, 0, 0)
     data = zlib.compress(b"".join(b"\0" + row for row in rows))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-def test_one_bit_and_overviews_are_read_and_what_pillow_changes_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "one.png").write_bytes(png(1, 0, [b"\xa0"], 4))
-    assert pixels(DenseLabels(), tmp_path / "one.png")[0].tolist() == [[[1, 0, 1, 0]]]
-    for bits, colour, row in ((2, 0, b"\x1b"), (4, 0, b"\x01\x2f"), (16, 2, b"\x01\x02" * 12)):
-        (tmp_path / "few.png").write_bytes(png(bits, colour, [row], 4))
-        with pytest.raises(DataError, match="few.png.*array"):
-            pixels(DenseLabels(), tmp_path / "few.png")
-    whole, smaller = (Image.fromarray(np.full((size, size), size, np.uint8)) for size in (4, 2))
-    whole.save(tmp_path / "overview.tif", save_all=True, append_images=[smaller])
-    assert pixels(DenseLabels(), tmp_path / "overview.tif")[0].tolist() == [[[4.0] * 4] * 4]
+def test_a_png_of_one_bit_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "one.png"
+    file.write_bytes(png(1, 0, [b"\xa0"], 4))
+
+    values, _ = pixels(DenseLabels(), file)
+
+    assert values.tolist() == [[[1, 0, 1, 0]]]
+
+
+@pytest.mark.parametrize(
+    ("bits", "colour", "row"),
+    [
+        pytest.param(2, 0, b"\x1b", id="2 bits"),
+        pytest.param(4, 0, b"\x01\x2f", id="4 bits"),
+        pytest.param(16, 2, b"\x01\x02" * 12, id="colours of 16 bits"),
+    ],
+)
+def test_a_png_whose_values_pillow_changes_is_refused(
+    bits: int, colour: int, row: bytes, tmp_path: Path
+) -> None:
+    file = tmp_path / "few.png"
+    file.write_bytes(png(bits, colour, [row], 4))
+
+    with pytest.raises(DataError, match="few.png.*array"):
+        pixels(DenseLabels(), file)
+
+
+def test_the_largest_picture_of_a_tiff_with_overviews_is_read(tmp_path: Path) -> None:
+    whole = Image.fromarray(np.full((4, 4), 4, np.uint8))
+    overview = Image.fromarray(np.full((2, 2), 2, np.uint8))
+    whole.save(tmp_path / "overview.tif", save_all=True, append_images=[overview])
+
+    values, _ = pixels(DenseLabels(), tmp_path / "overview.tif")
+
+    assert values.tolist() == [[[4.0] * 4] * 4]
 
 
 # Classes
@@ -158,51 +217,97 @@ def test_one_bit_and_overviews_are_read_and_what_pillow_changes_is_refused(tmp_p
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_every_prepared_pixel_takes_the_class_under_its_centre(mode: dict[str, Any]) -> None:
-    sizes = [(64, 64), (120, 90), *([None] if mode["resize"] != "keep" else [])]
-    for (height, width), size in itertools.product([(61, 97), (97, 53)], sizes):
-        columns = np.tile(np.arange(width), (height, 1))
-        lines = np.tile(np.arange(height)[:, None], (1, width))
-        recipe = Preprocessing(16, size=size, **mode, **PLAIN)  # type: ignore[arg-type]
-        shown = recipe(ramp(height, width))[0]
-        real = shown[2] > 0.999
-        inner = torch.zeros_like(real)
-        inner[4:-4, 4:-4] = True  # resampling bends the image's ramp at its borders
-        inner[:-4, :-4] &= real[4:, 4:]
-        inner[4:, 4:] &= real[:-4, :-4]
-        for index, channel, side in ((columns, 0, width), (lines, 1, height)):
-            got = DenseLabels(classes=side).indices(index, recipe)
-            assert got.shape == (1, *shown.shape[1:])
-            assert got.dtype == torch.int64
-            off = (shown[channel] * side - (got[0] + 0.5)).abs()
-            assert off[inner & real].max() < 0.55
-            assert (got[0][shown[2] < 1e-6] == -1).all()
-            assert (got[0][real] >= 0).all()
-            assert (inner & real).sum() > 100
+@pytest.mark.parametrize("size", [(64, 64), (120, 90), None])
+@pytest.mark.parametrize(("height", "width"), SHAPES)
+def test_every_prepared_pixel_takes_the_class_under_its_centre(
+    mode: dict[str, Any], size: tuple[int, int] | None, height: int, width: int
+) -> None:
+    if not takes_size(mode, size):
+        pytest.skip("a remainder is refused")
+    recipe = Preprocessing(16, size=size, **mode, **PLAIN)  # type: ignore[arg-type]
+    shown = recipe(ramp(height, width))[0]
+    is_padding = shown[2] < 1e-6
+    is_image = shown[2] > 0.999
+    # resampling bends the image's ramp at its borders
+    is_inner = torch.zeros_like(is_image)
+    is_inner[4:-4, 4:-4] = is_image[4:-4, 4:-4]
+    is_inner[:-4, :-4] &= is_image[4:, 4:]
+    is_inner[4:, 4:] &= is_image[:-4, :-4]
+    columns = np.tile(np.arange(width), (height, 1))
+    lines = np.tile(np.arange(height)[:, None], (1, width))
+
+    column_of_pixel = DenseLabels(classes=width).indices(columns, recipe)
+    line_of_pixel = DenseLabels(classes=height).indices(lines, recipe)
+
+    assert is_inner.sum() > 100
+    for indices, position in (
+        (column_of_pixel, shown[0] * width),
+        (line_of_pixel, shown[1] * height),
+    ):
+        assert indices.dtype == torch.int64
+        assert indices.shape == (1, *shown.shape[1:])
+        distances = (position - (indices[0] + 0.5)).abs()
+        assert distances[is_inner].max() < 0.55
+        assert (indices[0][is_padding] == -1).all()
+        assert (indices[0][is_image] >= 0).all()
 
 
-def test_indices_keep_nodata_and_exact_sizes(tmp_path: Path) -> None:
-    """Also of a palette, which counts by its indices."""
+class ClassMask(NamedTuple):
+    """A mask of classes 0 to 2 with a pixel of 9, no data; as pixels, as a palette file, and as indices."""
+
+    pixels: np.ndarray
+    palette: Path
+    indices: torch.Tensor
+
+
+@pytest.fixture
+def class_mask(tmp_path: Path) -> ClassMask:
     mask = np.random.RandomState(0).randint(0, 3, (32, 48), np.uint8)
     mask[3, 5] = 9
     palette = Image.frombytes("P", (48, 32), mask.tobytes())
     palette.putpalette([200, 0, 0] * 3 + [7] * 21)
     palette.save(tmp_path / "p.png")
-    labels, recipe = DenseLabels(classes=3, nodata=9), Preprocessing(16)
-    expected = torch.from_numpy(mask.astype(np.int64))
-    expected[3, 5] = -1
-    assert torch.equal(
-        labels.indices([mask, tmp_path / "p.png"], recipe), expected.expand(2, -1, -1)
-    )
-    values, valid = pixels(labels, tmp_path / "p.png")
-    assert torch.equal(valid, expected >= 0)
-    assert torch.equal(values, torch.stack([expected == k for k in range(3)]).float())
-    doubled = labels.indices(mask, recipe.changed(size=(64, 96)))[0]
-    assert torch.equal(doubled, expected.repeat_interleave(2, 0).repeat_interleave(2, 1))
-    thirds = labels.indices(
-        np.kron(mask, np.ones((3, 3), np.uint8)), recipe.changed(size=(32, 48))
-    )[0]
-    assert torch.equal(thirds, expected)
+    indices = torch.from_numpy(mask.astype(np.int64))
+    indices[3, 5] = -1
+    return ClassMask(pixels=mask, palette=tmp_path / "p.png", indices=indices)
+
+
+CLASSES = DenseLabels(classes=3, nodata=9)
+
+
+def test_a_pixel_without_data_has_the_index_minus_one(class_mask: ClassMask) -> None:
+    indices = CLASSES.indices(class_mask.pixels, Preprocessing(16))
+
+    assert torch.equal(indices[0], class_mask.indices)
+
+
+def test_a_palette_counts_by_its_indices_and_not_by_its_colours(class_mask: ClassMask) -> None:
+    indices = CLASSES.indices([class_mask.pixels, class_mask.palette], Preprocessing(16))
+
+    assert torch.equal(indices, class_mask.indices.expand(2, -1, -1))
+
+
+def test_cells_of_classes_are_one_where_the_class_is(class_mask: ClassMask) -> None:
+    values, is_valid = pixels(CLASSES, class_mask.palette)
+
+    is_class = [class_mask.indices == index for index in range(3)]
+    assert torch.equal(is_valid, class_mask.indices >= 0)
+    assert torch.equal(values, torch.stack(is_class).float())
+
+
+def test_indices_of_twice_the_size_are_repeated(class_mask: ClassMask) -> None:
+    indices = CLASSES.indices(class_mask.pixels, Preprocessing(16, size=(64, 96)))
+
+    rows_repeated = class_mask.indices.repeat_interleave(2, dim=0)
+    assert torch.equal(indices[0], rows_repeated.repeat_interleave(2, dim=1))
+
+
+def test_indices_of_a_third_of_the_size_are_those_of_the_middle(class_mask: ClassMask) -> None:
+    enlarged = np.kron(class_mask.pixels, np.ones((3, 3), np.uint8))
+
+    indices = CLASSES.indices(enlarged, Preprocessing(16, size=(32, 48)))
+
+    assert torch.equal(indices[0], class_mask.indices)
 
 
 def test_labels_of_bicubic_images_never_shoot_over() -> None:
@@ -219,9 +324,11 @@ def test_labels_of_bicubic_images_never_shoot_over() -> None:
 
 
 def test_an_index_of_255_next_to_254_is_a_class() -> None:
-    """Alone it usually marks pixels without a class."""
-    mask = np.array([[0, 254, 255]], np.uint8)
+    assert count_classes([np.array([[0, 254, 255]], np.uint8)]) == 256
 
-    assert count_classes([mask]) == 256
+
+def test_an_index_of_255_alone_is_refused() -> None:
+    mask = np.array([[0, 253, 255]], np.uint8)
+
     with pytest.raises(DataError, match="holds 255, which usually marks pixels without a class"):
-        count_classes([np.array([[0, 253, 255]], np.uint8)])
+        count_classes([mask])
