@@ -73,12 +73,12 @@ def demo(
     shutil.rmtree(overlay, ignore_errors=True)  # of an earlier demo
     _run("predict", new_images, "--heads", run, "--out", predictions, "--overlay", str(overlay))
 
-    new_table = str(out / "new" / "table.csv")
+    truths = [str(out / "new" / "table.csv"), str(out / "new" / "masks")]
     page = out / "report.html"
-    _run("viz", "report", run, new_images, "--truth", new_table, "--out", str(page))
+    _run("viz", "report", run, new_images, "--truth", *truths, "--out", str(page))
     print(
         f"Open {page}: held-out scores of the head and of a linear baseline on mean tokens, and new "
-        "images with their predicted and true numbers of trees."
+        "images with their predicted and true trees."
     )
     return {"out": out, "report": page}
 

@@ -17,7 +17,13 @@ from dinoneck.atomic import write_text
 from dinoneck.cli import arguments as cli
 from dinoneck.cli.head_checks import check_alike, headers_of
 from dinoneck.cli.text import save_picture, show, whole_folder
-from dinoneck.cli.truth import boxes_of, check_truth_columns, known_values, open_known_boxes
+from dinoneck.cli.truth import (
+    boxes_of,
+    check_truths,
+    known_values,
+    one_truth,
+    open_known_boxes,
+)
 from dinoneck.data.cells import csv_text
 from dinoneck.data.layout import Subfolders
 from dinoneck.data.walk import SUFFIXES
@@ -59,7 +65,7 @@ def predict(
     maps: Annotated[Path | None, arg(metavar="FOLDER")] = None,
     overlay: Annotated[Path | None, arg(metavar="FOLDER")] = None,
     geojson: Annotated[Path | None, arg(metavar="FILE")] = None,
-    truth: Annotated[Path | None, arg(metavar="CSV|FOLDER|JSON")] = None,
+    truth: Annotated[tuple[Path, ...], arg(metavar="CSV|FOLDER|JSON ...")] = (),
     image_column: str = "image",
     subfolders: Literal["classes", "folds"] | None = None,
     skip_unusable: bool = False,
@@ -87,7 +93,7 @@ def predict(
             system; it needs the extra geo.
         truth: with overlay: known values, drawn next to predictions: CSV with a column of file
             names and the predictions' names, a folder of masks, the class folders that hold the
-            images, or a COCO file of a detector's boxes.
+            images, or a COCO file of a detector's boxes; or a CSV and a folder of masks.
         image_column: column of file names in --truth.
         subfolders: with a folder as truth: whether the folders in it are classes or folds.
         skip_unusable: list and leave out unusable images.
@@ -121,9 +127,10 @@ def predict(
     named_heads = read_heads(list(chain.from_iterable(heads)), has_weights=has_weights)
     exported_file = _exported_file(named_heads)
     if exported_file is not None:
-        if truth is not None:
+        if truth:
+            names = " ".join(map(str, truth))
             raise ConfigError(
-                f"--truth {truth} is drawn next to predictions of head files, and {exported_file} is "
+                f"--truth {names} is drawn next to predictions of head files, and {exported_file} is "
                 "an exported file; leave it out, or name the head file. 'dinoneck evaluate' scores "
                 "exported files"
             )
@@ -135,7 +142,7 @@ def predict(
         for averaged_heads in _lists_of_heads(named_heads):
             check_alike(averaged_heads, compare_views=options.tta is None)
     inputs: list[str | Path | None] = [*files, *list_heads(named_heads)]
-    inputs += [options.weights, options.backbone_file, truth]
+    inputs += [options.weights, options.backbone_file, *truth]
     cli.check_output(out, inputs, (".csv",))
     references: Mapping[Path, GeoReference] = {}
     if geojson is not None:
@@ -146,11 +153,9 @@ def predict(
     output_paths = _output_paths(file_by_name, images, {"--maps": maps, "--overlay": overlay})
     if overlay is None:
         cli.refuse_unused(cli.PREDICT_WITHOUT_OVERLAY, words)
-    if truth is None:
+    if not truth:
         cli.refuse_unused(cli.PREDICT_WITHOUT_TRUTH, words)
-    else:
-        cli.check_exist([truth])
-        check_truth_columns(truth, image_column)
+    check_truths(truth, image_column)
 
     # predict
     opened = open_model(
@@ -172,7 +177,7 @@ def predict(
             "image; name a folder for their maps (--maps FOLDER) or pictures (--overlay FOLDER)"
         )
     known: Mapping[Path, Mapping[str, Any]] = {}
-    if truth is not None:
+    if truth:
         known = _read_truth(
             truth,
             opened,
@@ -546,7 +551,7 @@ def predict_named(
 
 
 def _read_truth(
-    truth: Path,
+    truths: Sequence[Path],
     opened: OpenModel,
     images: Sequence[Path],
     files: Sequence[Path],
@@ -554,20 +559,21 @@ def _read_truth(
     image_column: str,
     subfolders: Subfolders | None,
 ) -> Mapping[Path, Mapping[str, Any]]:
-    """Image file -> what a truth says of it: column -> value, or the boxes of a detector.
+    """Image file -> what truths say of it: column -> value, or the boxes of a detector.
 
     Raises:
         ConfigError: for heads with keys.
-        DataError: if the truth cannot be read, or has nothing of the images.
+        DataError: if a truth cannot be read, or has nothing of the images.
     """
     if opened.is_detector:
-        return _known_boxes(truth, opened, images, files)
+        return _known_boxes(one_truth(truths), opened, images, files)
     if any(group.key is not None for group in opened.groups):
+        names = " ".join(map(str, truths))
         raise ConfigError(
-            f"--truth {truth} is for heads without keys; leave it out, or run one key at a time"
+            f"--truth {names} is for heads without keys; leave it out, or run one key at a time"
         )
     known = known_values(
-        truth, images, files, opened.model, image_column=image_column, subfolders=subfolders
+        truths, images, files, opened.model, image_column=image_column, subfolders=subfolders
     )
     return known.values
 
@@ -695,6 +701,7 @@ def _draw_values(
     known: Mapping[Path, Mapping[str, Any]],
 ) -> None:
     """Draw what a group of heads predicts over every image: their objects, or numbers and maps."""
+    from dinoneck.viz.objects import objects_of
     from dinoneck.viz.overlay import overlay_panel
     from dinoneck.viz.pictures import as_image, boxes_panel
     from dinoneck.viz.scales import THE_GATE, outputs, scales, with_gate
@@ -708,9 +715,9 @@ def _draw_values(
     for predicted, result in zip(predicted_files, results, strict=True):
         file = predicted.file
         if objects is not None:
-            boxes = _boxes_around(result[objects.name], objects.labels)
+            found = objects_of(result[objects.name], objects)
             image = as_image(file, predictor.preprocess.bits)
-            picture = boxes_panel(image, boxes, classes=objects.labels)
+            picture = boxes_panel(image, found._asdict(), classes=objects.labels)
         else:
             picture = overlay_panel(
                 file,
@@ -738,20 +745,6 @@ def _draw_boxes(
             image, predicted.result, known.get(predicted.file), classes=detector.classes
         )
         save_picture(folder / f"{predicted.output_path}.jpg", picture)
-
-
-def _boxes_around(objects: Any, labels: Sequence[str]) -> dict[str, Any]:
-    """The boxes around the masks of objects, and their classes."""
-    from dinoneck.inference.results import coco_objects
-
-    boxes = []
-    names = []
-    for record in coco_objects(objects):
-        x, y, width, height = record["bbox"]
-        boxes.append((x, y, x + width, y + height))
-        category = record["category_id"]
-        names.append(labels[category] if labels else str(category))
-    return {"boxes": boxes, "names": names}
 
 
 def _output_paths(

@@ -77,8 +77,33 @@ def check_truth_columns(
             TruthColumns.among(table.header, predicted).check_any()
 
 
+def check_truths(truths: Sequence[Path], image_column: str) -> None:
+    """Refuse, before torch is imported, truths that cannot be read, and two of one kind.
+
+    Args:
+        truths: a table or a folder, or both.
+        image_column: the table's column of file names.
+
+    Raises:
+        ConfigError: if there are several tables, or several folders.
+        DataError: naming the file that is missing, or what is wrong with it.
+    """
+    from dinoneck.cli.arguments import check_exist
+
+    check_exist(truths)
+    num_folders = sum(truth.is_dir() for truth in truths)
+    num_files = len(truths) - num_folders
+    if num_folders > 1 or num_files > 1:
+        raise ConfigError(
+            f"--truth lists {' '.join(map(str, truths))}; expected one file, one folder of masks, or "
+            "both"
+        )
+    for truth in truths:
+        check_truth_columns(truth, image_column)
+
+
 def known_values(
-    truth: Path,
+    truths: Sequence[Path],
     images: Sequence[Path],
     files: Sequence[Path],
     predictor: Predictor,
@@ -86,11 +111,12 @@ def known_values(
     image_column: str,
     subfolders: Subfolders | None = None,
 ) -> KnownValues:
-    """Return what a truth says of image files, for heads without keys.
+    """Return what truths say of image files, for heads without keys.
 
     Args:
-        truth: a CSV with one row per image and columns named like the predictions; a folder of
-            masks; or a folder of class folders that hold the images.
+        truths: a CSV with one row per image and columns named like the predictions; a folder of
+            masks; or a folder of class folders that hold the images; or the CSV and a folder. The
+            CSV wins where both have a number.
         images: the images and folders as they are named.
         files: the image files.
         predictor: the heads.
@@ -103,6 +129,34 @@ def known_values(
         DataError: if the truth cannot be read, or has nothing that is predicted, see
             :func:`values_of_rows`.
     """
+    values: dict[Path, dict[str, Any]] = {}
+    masks = None
+    folders_first = sorted(truths, key=lambda truth: not truth.is_dir())
+    for truth in folders_first:
+        known = _values_of_truth(
+            truth,
+            images,
+            files,
+            predictor,
+            image_column=image_column,
+            subfolders=subfolders if truth.is_dir() or len(truths) == 1 else None,
+        )
+        masks = masks or known.masks
+        for file, values_of_file in known.values.items():
+            values.setdefault(file, {}).update(values_of_file)
+    return KnownValues(values, masks)
+
+
+def _values_of_truth(
+    truth: Path,
+    images: Sequence[Path],
+    files: Sequence[Path],
+    predictor: Predictor,
+    *,
+    image_column: str,
+    subfolders: Subfolders | None,
+) -> KnownValues:
+    """What one truth says of image files."""
     tasks = predictor.tasks
     _check_no_objects(truth, tasks)
     if not truth.is_dir() or not any(task.is_map for task in tasks):
@@ -116,6 +170,20 @@ def known_values(
     for file in masks.files_among(files, truth):
         values[file] = masks.shares(file)
     return KnownValues(values, masks)
+
+
+def one_truth(truths: Sequence[Path]) -> Path:
+    """Return the truth of a detector, which is one file.
+
+    Raises:
+        ConfigError: if there are several.
+    """
+    if len(truths) > 1:
+        raise ConfigError(
+            f"--truth lists {' '.join(map(str, truths))}, and a detector's boxes are in one COCO file; "
+            "name it alone"
+        )
+    return truths[0]
 
 
 def _check_no_objects(truth: Path, tasks: Sequence[Task]) -> None:

@@ -18,10 +18,10 @@ from dinoneck.cli.predict import OpenModel, open_model, predict_named
 from dinoneck.cli.text import file_size, save_picture, show
 from dinoneck.cli.truth import (
     KnownMasks,
-    KnownValues,
     boxes_of,
-    check_truth_columns,
+    check_truths,
     known_values,
+    one_truth,
     open_known_boxes,
 )
 from dinoneck.errors import ConfigError, DataError
@@ -53,7 +53,7 @@ def report(
     images: cli.Images = (),
     *,
     out: Path,
-    truth: Annotated[Path | None, arg(metavar="CSV|FOLDER|JSON")] = None,
+    truth: Annotated[tuple[Path, ...], arg(metavar="CSV|FOLDER|JSON ...")] = (),
     image_column: str = "image",
     subfolders: Literal["classes", "folds"] | None = None,
     max_images: Annotated[int, cli.whole(0)] = 24,
@@ -75,7 +75,7 @@ def report(
         out: the .html file to write.
         truth: CSV of known values in columns named like the predictions, a folder of masks, the
             folders of classes or labels that hold the images, or a COCO file of a detector's boxes
-            or of labels.
+            or of labels; or a CSV and a folder of masks (--truth known.csv masks/).
         image_column: column of file names in --truth.
         subfolders: with a folder as truth: whether the folders in it are classes or folds.
         max_images: images to draw: those with the largest errors, and typical ones; the table lists
@@ -87,12 +87,10 @@ def report(
     """
     # refuse what is wrong before torch is imported
     files = list(dict.fromkeys(cli.list_images(images))) if images else []
-    cli.check_output(out, [*files, head, truth], _PAGES)
-    if truth is None:
+    cli.check_output(out, [*files, head, *truth], _PAGES)
+    if not truth:
         cli.refuse_unused(cli.REPORT_WITHOUT_TRUTH, words)
-    else:
-        cli.check_exist([truth])
-        check_truth_columns(truth, image_column)
+    check_truths(truth, image_column)
 
     # predict
     # missing and other files are refused before torch is imported
@@ -200,25 +198,26 @@ def _images_of_heads(
     predictor: Predictor,
     images: Sequence[Path],
     files: Sequence[Path],
-    truth: Path | None,
+    truths: Sequence[Path],
     *,
     image_column: str,
     subfolders: Subfolders | None,
 ) -> _ReportImages:
-    """Files, with the known values that a truth has of them."""
-    known = KnownValues({})
-    if truth is not None:
-        known = known_values(
-            truth, images, files, predictor, image_column=image_column, subfolders=subfolders
-        )
+    """Files, with the known values that truths have of them."""
+    from dinoneck.viz.pictures import as_image
+
+    known = known_values(
+        truths, images, files, predictor, image_column=image_column, subfolders=subfolders
+    )
 
     def known_of(file: Path) -> Mapping[str, Any]:
         return known.values.get(file, {})
 
+    pixels: Callable[[Path], Any] = predictor.picture
+    if any(task.is_masks for task in predictor.tasks):  # masks have the pixels of the image itself
+        pixels = partial(as_image, bits=predictor.preprocess.bits)
     items = dict(zip(cli.names_below(files), files, strict=True))
-    return _ReportImages(
-        items=items, known=known_of, pixels=predictor.picture, files=files, masks=known.masks
-    )
+    return _ReportImages(items=items, known=known_of, pixels=pixels, files=files, masks=known.masks)
 
 
 def _report_entries(
@@ -318,12 +317,15 @@ def _sure_boxes(result: Mapping[str, Any], least_score: LeastScore) -> dict[str,
 
     is_sure = reach_score(result["scores"], result["labels"], least_score)
     places = is_sure.nonzero()[:, 0].tolist()
-    return {
+    sure = {
         "boxes": result["boxes"][is_sure],
         "scores": result["scores"][is_sure],
         "labels": result["labels"][is_sure],
         "names": [result["names"][i] for i in places],
     }
+    if "masks" in result:
+        sure["masks"] = result["masks"][places]
+    return sure
 
 
 def _token_colours(predictor: Predictor, files: Sequence[Path]) -> list[Any]:
@@ -339,7 +341,7 @@ def _token_colours(predictor: Predictor, files: Sequence[Path]) -> list[Any]:
     return [pca_rgb(tokens, basis=basis)[0] for tokens in tokens_of_images]
 
 
-def _facts(head: str, opened: OpenModel, truth: Path | None) -> dict[str, dict[str, str]]:
+def _facts(head: str, opened: OpenModel, truths: Sequence[Path]) -> dict[str, dict[str, str]]:
     """What the first head is, in the words of ``dinoneck inspect``, and how it was run."""
     from dinoneck.cli.files import entries
     from dinoneck.runtime.intervals import default_level, describe_groups
@@ -355,7 +357,7 @@ def _facts(head: str, opened: OpenModel, truth: Path | None) -> dict[str, dict[s
 
     run = {
         "device": str(model.device),
-        "known values": str(truth or "none"),
+        "known values": ", ".join(map(str, truths)) or "none",
         "made": str(date.today()),
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
@@ -453,12 +455,12 @@ def _images_of_detector(
     detector: Any,
     files: list[Path],
     images: Sequence[Path],
-    truth: Path | None,
+    truths: Sequence[Path],
     training: Mapping[str, Any],
 ) -> _ReportImages:
     """The images of a COCO file; without one those that are named, or else those that the run held out."""
-    if truth is not None:
-        return _images_with_boxes(open_known_boxes(truth, images, detector))
+    if truths:
+        return _images_with_boxes(open_known_boxes(one_truth(truths), images, detector))
     if images:
         return _images_without_boxes(files, detector.preprocess.bits)
     if "best" in training:

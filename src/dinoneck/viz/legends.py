@@ -39,11 +39,26 @@ def legend_outputs(listed: Sequence[Output], result: Mapping[str, Any]) -> list[
     largest: list[Output] = []
     for _, group in groupby(listed, key=lambda output: output.task.name):
         outputs_of_task = list(group)
-        if outputs_of_task[0].task.is_share and len(outputs_of_task) > _MOST_CLASSES:
+        if _num_left_out(outputs_of_task):
             outputs_of_task.sort(key=lambda output: -output.value(result))
             outputs_of_task = outputs_of_task[:_MOST_CLASSES]
         largest += outputs_of_task
     return largest
+
+
+def rest_of_legend(listed: Sequence[Output]) -> str:
+    """Return how many outputs :func:`legend_outputs` leaves out, as ``and 5 more``; empty if it lists all."""
+    rest = 0
+    for _, group in groupby(listed, key=lambda output: output.task.name):
+        rest += _num_left_out(list(group))
+    return f"and {rest} more" if rest else ""
+
+
+def _num_left_out(outputs_of_task: Sequence[Output]) -> int:
+    """How many outputs of a task a legend does not list."""
+    if not outputs_of_task[0].task.is_share:
+        return 0
+    return max(0, len(outputs_of_task) - _MOST_CLASSES)
 
 
 def normals_legend(task: TaskFacts, width: int) -> Image.Image:
@@ -178,8 +193,24 @@ def shares_legend(
     known: Mapping[str, Any],
     width: int,
 ) -> Image.Image:
-    """Return predicted numbers with the colours of their classes, one each, as many lines as they need."""
-    return texts_with_colours(number_texts(listed, result, known), colours, width)
+    """Return predicted numbers with the colours of their classes, as many lines as they need.
+
+    Args:
+        listed: the numbers of a map; the largest ones are written, see :func:`legend_outputs`.
+        colours: of each number.
+        result: of a Predictor for the image.
+        known: column -> known value.
+        width: of the picture.
+    """
+    colour_by_key = {output.key: colour for output, colour in zip(listed, colours, strict=True)}
+    largest = legend_outputs(listed, result)
+    texts = number_texts(largest, result, known)
+    colours_of_texts = [colour_by_key[output.key] for output in largest]
+    rest = rest_of_legend(listed)
+    if rest:
+        texts.append(rest)
+        colours_of_texts.append(None)
+    return texts_with_colours(texts, colours_of_texts, width)
 
 
 def texts_with_colours(

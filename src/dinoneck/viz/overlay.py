@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
@@ -31,6 +31,7 @@ from dinoneck.viz.legends import (
     normals_legend,
     number_texts,
     panel_captions,
+    rest_of_legend,
     shares_legend,
     text_and_bar,
     texts_with_colours,
@@ -109,39 +110,12 @@ def overlay_panel(
     width = canvas.width
 
     # the maps, each with its legend
+    drawing = _MapDrawing(
+        canvas, result, known, scale or scales(listed, [result]), legend=legend, in_rows=True
+    )
     strips: list[Image.Image] = []
-    for task in tasks:
-        if task.is_unit and task.name in maps:
-            vectors = np.asarray(maps[task.name], np.float32)
-            strips.append(_normals_over(canvas.background, canvas.resample(vectors, task)))
-            strips.append(normals_legend(task, width))
-    mapped = [output for output in listed if output.map.name in maps]
-    mapped = [output for output in mapped if not output.map.is_image_class]
-    for members in _outputs_by_map(output for output in mapped if output.map.is_share):
-        task = members[0].map
-        cells = shown_cells(members, np.asarray(maps[task.name], np.float64))
-        colours = style.class_colours(task.labels or [task.name] * task.dim)
-        strips.append(_shares_over(canvas.background, canvas.resample(cells, task), colours))
-        if not legend:
-            continue
-        listed_members = legend_outputs(members, result)
-        member_colours = [colours[output.channel] for output in listed_members]
-        strips.append(shares_legend(listed_members, member_colours, result, known, width))
-    shares = [output for output in mapped if output.is_number_from_0_to_1]
-    if shares:
-        colours = style.number_colours([output.key for output in shares])
-        strips += _numbers_as_shares(canvas, shares, result, colours)
-        if legend:
-            strips.append(shares_legend(shares, colours, result, known, width))
-    amounts = [o for o in mapped if not (o.map.is_share or o.is_number_from_0_to_1)]
-    if amounts:
-        scale = scale or scales(listed, [result])
-        for panels in _panels_by_scale(amounts, scale):
-            texts = [printable(output.key) for output in panels]
-            if legend:
-                texts = number_texts(panels, result, known)
-            shared = scale[panels[0].map.name]
-            strips += _heat_strips(canvas, panels, shared, result=result, texts=texts)
+    for drawn in _drawn_maps(drawing, tasks):
+        strips += drawn.strips
 
     # what has no map: the class of an image, numbers and labels
     if not strips:
@@ -158,10 +132,57 @@ def overlay_panel(
         if output.map.name not in maps and not has_strip:
             numbers.append(output)
     texts = number_texts(legend_outputs(numbers, result), result, known)
+    rest = rest_of_legend(numbers)
+    if rest:
+        texts.append(rest)
     texts += label_texts(listed, result, known)
     if texts:
         strips.append(texts_with_colours(texts, [None] * len(texts), width))
     return _stacked(strips)
+
+
+class MapPicture(NamedTuple):
+    """The picture of a map.
+
+    Attributes:
+        name: what it shows.
+        picture: the map over the image.
+    """
+
+    name: str
+    picture: Image.Image
+
+
+def map_pictures(
+    image: Any,
+    result: Mapping[str, Any],
+    tasks: TaskFacts | Sequence[TaskFacts],
+    preprocess: ImageRecipe,
+    *,
+    scale: Mapping[str, Scale],
+) -> list[MapPicture]:
+    """Draw the maps of one image as :func:`overlay_panel` does without a legend, each as a picture of its own.
+
+    Args:
+        image: the image itself.
+        result: of a Predictor, made with ``maps="patch"``.
+        tasks: what is predicted, as in ``Predictor.tasks``.
+        preprocess: how the image was prepared, as in ``Predictor.preprocess``.
+        scale: how maps are drawn, of :func:`dinoneck.viz.scales.scales`.
+
+    Returns:
+        Pictures whose longer side is 1200 px; none for an image without maps.
+
+    Raises:
+        DataError: if the image cannot be read, or predictions are not finite.
+        ShapeError: if a map is not (outputs, rows, cols).
+    """
+    canvas = _Canvas.of(as_image(image, preprocess.bits), preprocess)
+    drawing = _MapDrawing(canvas, result, {}, scale, legend=False, in_rows=False)
+    pictures = []
+    for drawn in _drawn_maps(drawing, as_tasks(tasks)):
+        pictures.append(MapPicture(drawn.name, _stacked(drawn.strips)))
+    return pictures
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,6 +228,107 @@ class _Canvas:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class _MapDrawing:
+    """What the maps of an image are drawn from.
+
+    Attributes:
+        canvas: the image.
+        result: of a Predictor.
+        known: column -> known value.
+        scale: name of a map -> how it is drawn.
+        legend: whether numbers are below the maps.
+        in_rows: whether maps of one scale are next to each other.
+    """
+
+    canvas: _Canvas
+    result: Mapping[str, Any]
+    known: Mapping[str, Any]
+    scale: Mapping[str, Scale]
+    legend: bool
+    in_rows: bool
+
+    @property
+    def maps(self) -> Mapping[str, Any]:
+        """Name -> cells (outputs, rows, cols)."""
+        return self.result.get("maps") or {}
+
+
+class _DrawnMap(NamedTuple):
+    """A map, or a row of maps.
+
+    Attributes:
+        name: what it shows.
+        strips: of the picture's width, with what is below.
+    """
+
+    name: str
+    strips: list[Image.Image]
+
+
+def _drawn_maps(drawing: _MapDrawing, tasks: Sequence[TaskFacts]) -> Iterator[_DrawnMap]:
+    """The maps of an image: normals, shares of one whole, numbers from 0 to 1, and amounts."""
+    for task in tasks:
+        if task.is_unit and task.name in drawing.maps:
+            yield _drawn_normals(drawing, task)
+    mapped = [output for output in outputs(tasks) if output.map.name in drawing.maps]
+    mapped = [output for output in mapped if not output.map.is_image_class]
+    for members in _outputs_by_map(output for output in mapped if output.map.is_share):
+        yield _drawn_shares(drawing, members)
+    shares = [output for output in mapped if output.is_number_from_0_to_1]
+    if shares:
+        yield from _drawn_numbers(drawing, shares)
+    amounts = [o for o in mapped if not (o.map.is_share or o.is_number_from_0_to_1)]
+    for panels in _panels_by_scale(amounts, drawing.scale):
+        if drawing.in_rows:
+            yield _DrawnMap(panels[0].key, _heat_strips(drawing, panels))
+            continue
+        for panel in panels:
+            yield _DrawnMap(panel.key, _heat_strips(drawing, [panel]))
+
+
+def _drawn_normals(drawing: _MapDrawing, task: TaskFacts) -> _DrawnMap:
+    """The surface normals of an image, and what their colours mean."""
+    canvas = drawing.canvas
+    vectors = np.asarray(drawing.maps[task.name], np.float32)
+    picture = _normals_over(canvas.background, canvas.resample(vectors, task))
+    return _DrawnMap(task.name, [picture, normals_legend(task, canvas.width)])
+
+
+def _drawn_shares(drawing: _MapDrawing, members: Sequence[Output]) -> _DrawnMap:
+    """The shares of a map, a colour each."""
+    canvas = drawing.canvas
+    task = members[0].map
+    cells = shown_cells(members, np.asarray(drawing.maps[task.name], np.float64))
+    colours = style.class_colours(task.labels or [task.name] * task.dim)
+    strips = [_shares_over(canvas.background, canvas.resample(cells, task), colours)]
+    if drawing.legend:
+        member_colours = [colours[output.channel] for output in members]
+        legend = shares_legend(members, member_colours, drawing.result, drawing.known, canvas.width)
+        strips.append(legend)
+    return _DrawnMap("shares", strips)
+
+
+def _drawn_numbers(drawing: _MapDrawing, shares: Sequence[Output]) -> Iterator[_DrawnMap]:
+    """The maps of numbers from 0 to 1, a colour each."""
+    colours = style.number_colours([output.key for output in shares])
+    name = "shares" if len(shares) > 1 else shares[0].key
+    strips = _numbers_as_shares(drawing, shares, colours)
+    if drawing.in_rows or len(strips) == 1:
+        if drawing.legend:
+            legend = shares_legend(
+                shares, colours, drawing.result, drawing.known, drawing.canvas.width
+            )
+            strips.append(legend)
+        yield _DrawnMap(name, strips)
+        return
+    coloured = [
+        output for output, colour in zip(shares, colours, strict=True) if colour is not None
+    ]
+    for output, strip in zip(coloured, strips, strict=True):
+        yield _DrawnMap(output.key, [strip])
+
+
 def _outputs_by_map(listed: Iterable[Output]) -> list[list[Output]]:
     """The outputs of each map."""
     by_map: dict[str, list[Output]] = {}
@@ -224,32 +346,33 @@ def _outputs_by_task(listed: Iterable[Output]) -> list[list[Output]]:
 
 
 def _numbers_as_shares(
-    canvas: _Canvas,
-    listed: Sequence[Output],
-    result: Mapping[str, Any],
-    colours: Sequence[style.RGB | None],
+    drawing: _MapDrawing, listed: Sequence[Output], colours: Sequence[style.RGB | None]
 ) -> list[Image.Image]:
     """The maps of numbers from 0 to 1, each in its colour.
 
     They are drawn over one image, or each over its own where they overlap: they are no parts of one
     whole.
     """
+    canvas = drawing.canvas
     planes = []
     for output in listed:
-        cells = np.asarray(result["maps"][output.map.name], np.float64)[output.channel]
+        cells = np.asarray(drawing.maps[output.map.name], np.float64)[output.channel]
         planes.append(np.clip(cells, 0.0, 1.0))
     shares = np.stack(planes)
     task = TaskRecord(name="shares", dim=len(shares), kind="dense")
     is_coloured = [colour is not None for colour in colours]
     if shares[is_coloured].sum(axis=0).max() <= _MOST_IN_A_CELL:
         return [_shares_over(canvas.background, canvas.resample(shares, task), colours)]
-    num_columns, panel_width = _panel_columns(canvas, sum(is_coloured))
-    narrow = canvas.narrowed(panel_width)
-    pixels = narrow.resample(shares, task)
+    num_columns = 1
+    panel_canvas = canvas
+    if drawing.in_rows:
+        num_columns, panel_width = _panel_columns(canvas, sum(is_coloured))
+        panel_canvas = canvas.narrowed(panel_width)
+    pixels = panel_canvas.resample(shares, task)
     panels = []
     for plane, colour in zip(pixels, colours, strict=True):
         if colour is not None:
-            panels.append(_shares_over(narrow.background, plane[None], [colour]))
+            panels.append(_shares_over(panel_canvas.background, plane[None], [colour]))
     return _rows_of_panels(panels, num_columns, canvas.width)
 
 
@@ -282,16 +405,15 @@ def _panels_by_scale(listed: Sequence[Output], scale: Mapping[str, Scale]) -> li
     return list(panels.values())
 
 
-def _heat_strips(
-    canvas: _Canvas,
-    panels: Sequence[Output],
-    scale: Scale,
-    *,
-    result: Mapping[str, Any],
-    texts: Sequence[str],
-) -> list[Image.Image]:
+def _heat_strips(drawing: _MapDrawing, panels: Sequence[Output]) -> list[Image.Image]:
     """Maps of one scale as heat, next to each other, each with its text; and their colour bar."""
+    canvas = drawing.canvas
+    result = drawing.result
     first = panels[0]
+    scale = drawing.scale[first.map.name]
+    texts = [printable(output.key) for output in panels]
+    if drawing.legend:
+        texts = number_texts(panels, result, drawing.known)
     fades = first.fades and scale.low == 0.0
     if len(panels) == 1:
         [drawn] = _heat_panels(canvas, panels, scale, result=result, fades=fades)

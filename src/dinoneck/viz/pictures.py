@@ -11,12 +11,14 @@ from PIL import Image, ImageDraw
 
 from dinoneck.data.pixels import read_planes
 from dinoneck.errors import DataError, ShapeError
+from dinoneck.inference.cropped_masks import CroppedMasks
 from dinoneck.runtime.intervals import PREDICTION_SETS
 from dinoneck.runtime.resampling import to_unit_range
 from dinoneck.task_facts import NO_LABELS, TaskFacts
 from dinoneck.text import printable
 from dinoneck.viz import style
 from dinoneck.viz.checked import Floats, from_tensor, numbers
+from dinoneck.viz.objects import cropped, draw_masks
 from dinoneck.viz.scales import Output, entry_of
 
 _MOST_LABELLED = 60  # boxes; the labels of more would cover the image
@@ -30,20 +32,24 @@ def boxes_panel(
 
     With known boxes, those that find one are thick and false ones thin; known boxes that are missed
     are dashed in black and white, see :func:`partners`. The picture is scaled to 900 pixels on its
-    longer side. Beyond 60 boxes the classes are listed instead of labels.
+    longer side. Objects with masks have an outline and a light fill instead of a frame, unless known
+    boxes are given. Beyond 60 boxes the classes are listed instead of labels, as many as
+    the picture has space for.
 
     Args:
         image: the image that the boxes are pixels of.
         boxes: (n, 4) as x0, y0, x1, y1 in pixels; or a dict with ``boxes`` and, optionally,
-            ``scores`` and ``names`` or ``labels``, as :meth:`dinoneck.detection.Detector.predict`,
-            :class:`dinoneck.data.BoxImages` and torchvision's detectors give.
+            ``scores``, ``names`` or ``labels`` and ``masks`` (n, height, width), as
+            :meth:`dinoneck.detection.Detector.predict`, :class:`dinoneck.data.BoxImages` and
+            torchvision's detectors give.
         truth: known boxes in the same form; without names or labels their classes do not count.
             ``classes`` are the names whose boxes are known, where those of others are not: boxes
             of others are thick too.
         classes: name of each number in ``labels`` (``BoxImages.classes``).
 
     Raises:
-        ShapeError: if boxes are not (n, 4), or labels or scores are more or fewer.
+        ShapeError: if boxes are not (n, 4), masks not (n, height, width), or labels, scores or masks
+            are more or fewer.
         DataError: if a coordinate is not finite, a box ends before it begins, or a label has no
             name.
 
@@ -62,9 +68,12 @@ def boxes_panel(
     picture = as_image(image)
     scale = style.SIDE_PX / max(picture.size)
     sheet = picture.resize((round(picture.width * scale), round(picture.height * scale)))
-    draw = ImageDraw.Draw(sheet)
     shades = style.box_colours([*classes, *predicted.names])
     colours = [shades[name] for name in predicted.names]
+    masks = _masks_of(boxes, len(predicted.names))
+    if masks is not None:
+        sheet = draw_masks(sheet, masks, colours)
+    draw = ImageDraw.Draw(sheet)
 
     # known boxes that are missed, dashed
     found = _found(predicted, known)
@@ -76,30 +85,47 @@ def boxes_panel(
     _draw_dashed(sheet, missed)
 
     # predicted boxes, each over a wider white line, so that it shows on any ground
-    for i, box in enumerate((predicted.corners * scale).tolist()):
+    has_frames = masks is None or truth is not None
+    framed = (predicted.corners * scale).tolist() if has_frames else []
+    for i, box in enumerate(framed):
         is_compared = predicted.names[i] in compared_names
         width = 3 if i in found or not is_compared else 1
         draw.rectangle(box, outline="white", width=width + 1)
         draw.rectangle(box, outline=colours[i], width=width)
 
     # labels at the boxes, or the classes below each other
-    font = style.font(style.LABEL_PX)
     if len(predicted.corners) > _MOST_LABELLED:
-        labels = [name for name in shades if name in predicted.names]
-        colours = [shades[name] for name in labels]
-        corners: list[tuple[float, float] | None] = []
-        for i in range(len(labels)):
-            corners.append((7, 4 + (style.LABEL_PX + 8) * i))
-    else:
-        labels = [name + score for name, score in zip(predicted.names, scores, strict=True)]
-        labels = [printable(label) for label in labels]
-        sizes = [(font.getlength(label), float(style.LABEL_PX)) for label in labels]
-        corners = label_corners(predicted.corners * scale, sizes, sheet.size)
+        _draw_class_list(sheet, {name: shades[name] for name in shades if name in predicted.names})
+        return sheet
+    font = style.font(style.LABEL_PX)
+    labels = [name + score for name, score in zip(predicted.names, scores, strict=True)]
+    labels = [printable(label) for label in labels]
+    sizes = [(font.getlength(label), float(style.LABEL_PX)) for label in labels]
+    corners = label_corners(predicted.corners * scale, sizes, sheet.size)
     for corner, label, colour in zip(corners, labels, colours, strict=True):
-        if corner is None:
-            continue
-        draw.text(corner, printable(label), colour, font, stroke_width=3, stroke_fill="white")
+        if corner is not None:
+            draw.text(corner, label, colour, font, stroke_width=3, stroke_fill="white")
     return sheet
+
+
+def _draw_class_list(sheet: Image.Image, shades: Mapping[str, str]) -> None:
+    """Write the names of classes (name -> colour) in columns; the last line counts those without space."""
+    font = style.font(style.LABEL_PX)
+    texts = [(printable(name), shade) for name, shade in shades.items()]
+    line_px = style.LABEL_PX + 8
+    column_px = 2 * 7 + max(font.getlength(text) for text, _ in texts)
+    num_lines = max(1, (sheet.height - 4) // line_px)
+    num_columns = max(1, int(sheet.width // column_px))
+    num_places = num_lines * num_columns
+    if len(texts) > num_places:
+        num_shown = num_places - 1
+        rest = f"and {len(texts) - num_shown} more"
+        texts = [*texts[:num_shown], (rest, style.hex_colour(style.INK))]
+    draw = ImageDraw.Draw(sheet)
+    for number, (text, shade) in enumerate(texts):
+        column, line = divmod(number, num_lines)
+        corner = (7 + column * column_px, 4 + line * line_px)
+        draw.text(corner, text, shade, font, stroke_width=3, stroke_fill="white")
 
 
 def label_corners(
@@ -184,6 +210,22 @@ def _score_texts(boxes: Any, count: int) -> list[str]:
     if not scores:
         return [""] * count
     return [f" {score:.2f}" for score in scores]
+
+
+def _masks_of(boxes: Any, count: int) -> CroppedMasks | None:
+    """The masks of objects; None where there are boxes alone.
+
+    Raises:
+        ShapeError: if there are more or fewer masks than boxes.
+    """
+    if not isinstance(boxes, Mapping) or boxes.get("masks") is None:
+        return None
+    masks = cropped(boxes["masks"])
+    if len(masks) != count:
+        raise ShapeError(
+            f"there are {count} boxes and {len(masks)} masks for them; expected one for each"
+        )
+    return masks
 
 
 def _check_count(items: Sequence[str], what: str, boxes: Floats, of_what: str) -> None:

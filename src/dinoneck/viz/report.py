@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,7 @@ from dinoneck.metrics import (
 )
 from dinoneck.runtime.intervals import PREDICTION_SETS
 from dinoneck.task_facts import GATE, NO_LABELS, TaskFacts, as_tasks, labels_of
-from dinoneck.text import printable
+from dinoneck.text import printable, some_of
 from dinoneck.version import __version__
 from dinoneck.viz import style
 from dinoneck.viz.checked import Floats, minus, numbers
@@ -37,8 +38,9 @@ from dinoneck.viz.drawing import (
     draws_charts,
     scores,
 )
-from dinoneck.viz.legends import legend_outputs
-from dinoneck.viz.overlay import Array, classes_panel, overlay_panel
+from dinoneck.viz.legends import legend_outputs, rest_of_legend
+from dinoneck.viz.objects import ImageObjects, objects_of
+from dinoneck.viz.overlay import Array, MapPicture, classes_panel, map_pictures
 from dinoneck.viz.panels import coloured, data_uri, small_data_uri
 from dinoneck.viz.pictures import (
     as_image,
@@ -62,12 +64,11 @@ from dinoneck.viz.score_tables import MOST_COLUMNS, ScoreTable, all_tables, box_
 
 _PICTURES_BYTES = 1_500_000  # of all pictures of a page, so that it can be mailed
 _TOKENS_WIDTH_PX = 700
-# a picture that is wider than the image, relative to its height, by this factor has several maps
-# next to each other
-_WIDER_THAN_IMAGE = 1.3
+_MOST_IN_A_ROW = 4  # pictures of an image
 _NO_CHARTS = "Charts are left out: matplotlib draws them, pip install 'dinoneck[train]'."
 _FOLDER = Path(__file__).parent
 _NOTHING = "–"  # in a cell of a table
+_MOST_NAMED = 4  # classes in a sentence
 _UNKNOWN_ERROR = -1.0  # of an entry without known values: below all errors
 
 
@@ -209,6 +210,7 @@ def html_report(
         sections=sections,
         remarks=remarks,
         articles=list(_articles(entries, drawn, tasks, classes)),
+        most_in_a_row=_MOST_IN_A_ROW,
         image_notes=_image_notes(entries, drawn, tasks),
         prediction_notes=_prediction_notes(entries, drawn, tasks),
         of_boxes=is_detector,
@@ -234,7 +236,8 @@ def agreement(
 ) -> dict[str, dict[str, Any]]:
     """Return how far every output is from known values, and of known classes the accuracy and confusion matrix.
 
-    Without tasks: of every class of boxes how many are known, predicted and found.
+    Without tasks: of every class of boxes how many are known, predicted and found; known and found
+    are None of a class that the known boxes do not include.
 
     Raises:
         DataError: if a known value is not finite, or a known class is not one of the task's.
@@ -264,17 +267,22 @@ def agreement(
 
 
 def _box_agreement(entries: Sequence[ReportEntry]) -> dict[str, dict[str, Any]]:
-    """Class -> how many of its boxes are known, predicted and found; none without any."""
+    """Class -> how many of its boxes are known, predicted and found; none without any.
+
+    Of a class that the known boxes do not include, only the predicted ones are counted.
+    """
     objects = _all_pairs(entries)
     if not objects:
         return {}
     counts: dict[str, dict[str, Any]] = {}
-    for name in _box_classes(entries):
+    for name in _compared_classes(entries):
         counts[name] = {
             "known": sum(known == name for known, _ in objects),
             "predicted": sum(predicted == name for _, predicted in objects),
             "found": objects.count((name, name)),
         }
+    for name, num_predicted in _uncompared_classes(entries).items():
+        counts[name] = {"known": None, "predicted": num_predicted, "found": None}
     return counts
 
 
@@ -462,7 +470,20 @@ def _compare_numbers(
             image_table.header.append("known")
             for entry, cells in zip(entries, image_table.rows, strict=True):
                 cells.append(_number(entry.known.get(column, math.nan)))
+    for task in tasks:
+        if task.is_masks:
+            _add_object_counts(image_table, entries, task)
     return Comparison(tables, charts, image_table)
+
+
+def _add_object_counts(table: ScoreTable, entries: Sequence[ReportEntry], task: TaskFacts) -> None:
+    """Add a column per class to the table of images: how many objects of it each image has."""
+    names_of_images = [objects_of(entry.result[task.name], task).names for entry in entries]
+    found_names = {name for names in names_of_images for name in names}
+    for name in task.labels or sorted(found_names, key=int):
+        table.header.append(name)
+        for names, cells in zip(names_of_images, table.rows, strict=True):
+            cells.append(str(names.count(name)))
 
 
 def _uncertainty(column: str, entry: ReportEntry, output_of_column: Mapping[str, Output]) -> str:
@@ -507,16 +528,14 @@ class _Figure:
     """A picture of an image.
 
     Attributes:
-        kind: ``image``, ``truth``, ``over`` or ``tokens``, of its id and its class.
+        kind: ``image``, ``truth``, ``over``, ``over-2`` or ``tokens``, of its id and its class.
         title: what it shows.
         uri: its data.
-        width: in the row of the image, relative to its other pictures.
     """
 
     kind: str
     title: str
     uri: str
-    width: int = 1
 
 
 @dataclass(frozen=True)
@@ -555,6 +574,7 @@ def _articles(
         predicted_names.update(entries[i].result.get("names", ()))
     coloured_classes = [*classes, *sorted(predicted_names.difference(classes))]
 
+    objects = next((task for task in tasks if task.is_masks), None)
     for i, result in results.items():
         entry = entries[i]
         image_input: Any = entry.image() if callable(entry.image) else entry.image
@@ -562,29 +582,28 @@ def _articles(
         if _is_detector(tasks):
             pictures = _pictures_of_boxes(image, entry, coloured_classes)
             lines = _box_lines(entry, coloured_classes)
+        elif objects is not None:
+            found = objects_of(result[objects.name], objects)
+            over = boxes_panel(image, found._asdict(), classes=objects.labels)
+            pictures = [
+                _TitledPicture("image", "photo", image),
+                _TitledPicture("over", "predicted", over),
+            ]
+            lines = [*_object_lines(found, objects), *_lines(tasks, entry)]
         else:
-            recipe = _patches_of(image, result["maps"])
-            over = overlay_panel(
-                image,
-                result,
-                mapped_tasks,
-                recipe,
-                known=entry.known,
-                scale=scale,
-                legend=False,
-            )
             pictures = [_TitledPicture("image", "photo", image)]
             if entry.classes is not None:
                 true = classes_panel(image, entry.classes(), tasks)
                 pictures.append(_TitledPicture("truth", "true", true))
-            if _drawn_maps(mapped_tasks, result["maps"]):
-                pictures.append(_TitledPicture("over", "predicted", over))
+            recipe = _patches_of(image, result["maps"])
+            maps = map_pictures(image, result, mapped_tasks, recipe, scale=scale)
+            pictures += _titled_maps(maps)
             lines = _lines(tasks, entry)
         most_bytes = _PICTURES_BYTES // (len(drawn) * len(pictures))
         figures = []
         for kind, title, picture in pictures:
             uri = small_data_uri(picture, most_bytes)
-            figures.append(_Figure(kind, title, uri, width=_relative_width(picture, image)))
+            figures.append(_Figure(kind, title, uri))
         tokens = None
         if entry.tokens is not None:
             uri = data_uri(coloured(entry.tokens), _TOKENS_WIDTH_PX, "PNG")
@@ -592,10 +611,14 @@ def _articles(
         yield _Article(f"image-{i}", entry.name, lines, figures, tokens)
 
 
-def _relative_width(picture: Image.Image, image: Image.Image) -> int:
-    """1, or 2 for maps that are next to each other."""
-    aspect = picture.width / picture.height
-    return 2 if aspect > _WIDER_THAN_IMAGE * image.width / image.height else 1
+def _titled_maps(maps: Sequence[MapPicture]) -> list[_TitledPicture]:
+    """The maps of an image, with a title that tells them apart."""
+    titled = []
+    for number, (name, picture) in enumerate(maps, start=1):
+        kind = "over" if number == 1 else f"over-{number}"
+        title = "predicted" if len(maps) == 1 else f"predicted {name}"
+        titled.append(_TitledPicture(kind, title, picture))
+    return titled
 
 
 def _pictures_of_boxes(
@@ -625,6 +648,16 @@ def _box_lines(entry: ReportEntry, classes: Sequence[str]) -> list[_Line]:
         text = f"{name} {predicted.count(name)}{true}"
         lines.append(_Line(text, colours.get(name, "")))
     return lines or [_Line("no boxes")]
+
+
+def _object_lines(found: ImageObjects, task: TaskFacts) -> list[_Line]:
+    """How many objects of each class an image has, in the colours of its picture."""
+    colours = style.box_colours([*task.labels, *found.names])
+    lines = []
+    for name in colours:
+        if name in found.names:
+            lines.append(_Line(f"{name} {found.names.count(name)}", colours[name]))
+    return lines or [_Line("no objects")]
 
 
 def _has_known_boxes(entry: ReportEntry, name: str) -> bool:
@@ -658,6 +691,9 @@ def _lines(tasks: Sequence[TaskFacts], entry: ReportEntry) -> list[_Line]:
             for output in legend_outputs(outputs_of_task, entry.result):
                 text = caption(output, entry.result, entry.known)
                 lines.append(_Line(text, colours.get(output.key, "")))
+            rest = rest_of_legend(outputs_of_task)
+            if rest:
+                lines.append(_Line(rest))
     return lines
 
 
@@ -674,11 +710,6 @@ def _colours_of_lines(mapped: Sequence[Output]) -> dict[str, str]:
         number_colours = style.number_colours(numbers_as_shares)
         colours |= dict(zip(numbers_as_shares, number_colours, strict=True))
     return {key: style.hex_colour(rgb) for key, rgb in colours.items() if rgb is not None}
-
-
-def _drawn_maps(tasks: Sequence[TaskFacts], maps: Mapping[str, Any]) -> list[TaskFacts]:
-    """The tasks whose maps are drawn; the class of an image has no map."""
-    return [task for task in tasks if task.name in maps and not task.is_image_class]
 
 
 def _image_notes(
@@ -699,6 +730,8 @@ def _image_notes(
                     "thick too"
                 )
         return [f"{note}."]
+    if any(task.is_masks for task in tasks):
+        notes.append("Objects are drawn in the colour of their class with their score.")
     mapped = _mapped_outputs(entries, drawn, tasks)
     shares = [output for output in mapped if output.map.is_share or output.is_number_from_0_to_1]
     if shares:
@@ -758,6 +791,8 @@ def _prediction_notes(
         elif task.has_values and not task.is_multilabel and task.name not in shares_by_bounds:
             has_numbers = True
     texts = []
+    if any(task.is_masks for task in tasks):
+        texts.append("objects of each class")
     if has_numbers:
         texts.append("numbers in original units")
     if any(task.is_image_class or task.is_multilabel for task in tasks):
@@ -830,10 +865,22 @@ def _all_pairs(entries: Sequence[ReportEntry]) -> list[tuple[str | None, str | N
 def _compare_boxes(entries: Sequence[ReportEntry]) -> Comparison:
     """Predicted boxes against known ones."""
     # by class
-    class_table = ScoreTable(["class", "known", "predicted", "found", "recall", "precision"], [])
+    uncompared = list(_uncompared_classes(entries))
+    note = ""
+    if uncompared:
+        note = (
+            f"The known boxes have no class {some_of(uncompared, _MOST_NAMED)}, so nothing says which of "
+            "its boxes are right."
+        )
+    header = ["class", "known", "predicted", "found", "recall", "precision"]
+    class_table = ScoreTable(header, [], note=note)
     for name, counts in _box_agreement(entries).items():
-        num_known = counts["known"]
         num_predicted = counts["predicted"]
+        if counts["known"] is None:
+            unknown = [_NOTHING] * 3
+            class_table.rows.append([name, _NOTHING, str(num_predicted), *unknown])
+            continue
+        num_known = counts["known"]
         num_found = counts["found"]
         recall = _share(num_found, num_known)
         precision = _share(num_found, num_predicted)
@@ -843,7 +890,7 @@ def _compare_boxes(entries: Sequence[ReportEntry]) -> Comparison:
 
     # classes that are mistaken for each other; None: there is no box on that side
     objects = _all_pairs(entries)
-    classes = [*_box_classes(entries), None]
+    classes = [*_compared_classes(entries), None]
     if objects and len(classes) <= MOST_COLUMNS:
         matrix = []
         for known in classes:
@@ -864,13 +911,24 @@ def _share(count: int, total: int) -> str:
     return f"{count / total:.2f}" if total else _NOTHING
 
 
-def _box_classes(entries: Sequence[ReportEntry]) -> list[str]:
-    """The classes that are known or predicted, sorted."""
+def _compared_classes(entries: Sequence[ReportEntry]) -> list[str]:
+    """The classes whose boxes are compared with known ones, and of which there are some, sorted."""
     names: set[str] = set()
-    for entry in entries:
-        names.update(str(name) for name in entry.result["names"])
-        names.update(str(name) for name in entry.known.get("names", ()))
+    for pair in _all_pairs(entries):
+        names.update(name for name in pair if name is not None)
     return sorted(names)
+
+
+def _uncompared_classes(entries: Sequence[ReportEntry]) -> dict[str, int]:
+    """Class that the known boxes do not include -> how many of its boxes are predicted."""
+    counts: Counter[str] = Counter()
+    for entry in entries:
+        if "boxes" not in entry.known:
+            continue
+        for name in entry.result["names"]:
+            if not _has_known_boxes(entry, str(name)):
+                counts[str(name)] += 1
+    return {name: counts[name] for name in sorted(counts)}
 
 
 def _box_counts(entry: ReportEntry) -> list[str]:

@@ -27,4 +27,5 @@ def test_the_demo_shows_a_head_that_wins_against_the_linear_baseline(tmp_path: P
         assert re.search(rf"head\s+{head:.3f} ", shown)
         assert re.search(rf"linear\s+{linear:.3f} ", shown)
         assert "The head is better than" in shown
+    assert page.count('class="picture truth"') == 6, "the mask of each new image"
     assert "trees" in (out / "predictions.csv").read_text()

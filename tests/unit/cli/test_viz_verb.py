@@ -238,6 +238,67 @@ def test_a_report_of_known_masks_has_their_shares_and_draws_them(
     assert out.read_text().count('class="picture truth"') == IMAGES
 
 
+@pytest.fixture(scope="module")
+def mass_and_cover_head(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("both") / "head.safetensors"
+    module = DenseHead(64, [Task("mass", kind="density", unit="g"), COVER], hidden_dim=4)
+    masks = {"nodata": [255.0], "class_values": [0, 1]}
+    save_head(file, module, backbone=tiny, preprocess=tiny.preprocess, training={"masks": masks})
+    return file
+
+
+def test_a_report_takes_a_table_and_a_folder_of_masks(
+    mass_and_cover_head: Path, images: Path, masks: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("image,mass\n0.png,12.5\n3.png,8\n")
+    out = tmp_path / "r.html"
+    words = ("viz", "report", mass_and_cover_head, images, "--out", out, "--no-tokens", "--json")
+
+    result = cli(*words, "--truth", table, masks)
+
+    assert result.code == 0, result.err
+    scores = result.json["scores"]
+    assert scores["mass"]["images"] == 2
+    assert scores["weed"]["images"] == IMAGES
+    page = out.read_text()
+    assert page.count('class="picture truth"') == IMAGES
+    assert "(true 12.5 g)" in page
+    assert f"{table}, {masks}" in entry(page, "known values")
+
+
+def test_a_number_in_the_table_wins_over_that_of_a_mask(
+    cover_head: Path, images: Path, masks: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("image,weed\n0.png,0.75\n")
+    pictures = tmp_path / "pictures"
+    shown: list[Any] = []
+
+    def noted(*arguments: Any, known: Any, **options: Any) -> Image.Image:
+        shown.append(known)
+        return Image.new("RGB", (8, 8))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dinoneck.viz.overlay.overlay_panel", noted)
+        words = ("--overlay", pictures, "--truth", masks, table, "--out", tmp_path / "p.csv")
+        result = cli("predict", images, "--heads", cover_head, *words)
+
+    assert result.code == 0, result.err
+    assert [known["weed"] for known in shown] == [0.75, *[WEED_SHARE] * (IMAGES - 1)]
+
+
+def test_two_truths_of_one_kind_are_refused(
+    cover_head: Path, images: Path, masks: Path, tmp_path: Path
+) -> None:
+    words = ("viz", "report", cover_head, images, "--out", tmp_path / "r.html", "--truth")
+
+    refused = cli(*words, masks, images)
+
+    assert refused.code == 1
+    assert "expected one file, one folder of masks, or both" in refused.err
+
+
 def test_known_masks_belong_to_one_folder_of_images(
     cover_head: Path, images: Path, masks: Path, tmp_path: Path
 ) -> None:

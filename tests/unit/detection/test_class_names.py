@@ -314,4 +314,4 @@ def test_a_report_compares_boxes_of_the_known_classes_alone() -> None:
     known = {"boxes": np.array([near]), "names": ["leaf"], "classes": ["leaf", "stone"]}
     counts = agreement([ReportEntry("a", result, known=known)], ())
     assert counts["leaf"] == {"known": 1, "predicted": 1, "found": 0}
-    assert counts["bug"] == {"known": 0, "predicted": 0, "found": 0}
+    assert counts["bug"] == {"known": None, "predicted": 1, "found": None}

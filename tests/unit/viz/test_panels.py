@@ -141,6 +141,46 @@ def test_boxes_have_their_class_and_score(texts: list[str]) -> None:
     assert texts == ["cell", "clot"], "many boxes have a list of classes instead of labels"
 
 
+@pytest.fixture
+def corners_of_texts(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[float, float]]:
+    """What is written into pictures -> where it begins."""
+    corners: dict[str, tuple[float, float]] = {}
+
+    def keep(self: Any, corner: Any, text: str, *more: Any, **how: Any) -> None:
+        corners[text] = corner
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", keep)
+    return corners
+
+
+def boxes_of_classes(num_classes: int) -> dict[str, Any]:
+    """Eighty boxes, of so many classes in turn."""
+    names = [f"class {i % num_classes}" for i in range(80)]
+    return {"boxes": np.tile(BOXES[1:], (80, 1)), "names": names}
+
+
+def test_a_long_list_of_classes_has_several_columns(
+    corners_of_texts: dict[str, tuple[float, float]],
+) -> None:
+    boxes_panel(np.zeros((540, 900, 3), np.uint8), boxes_of_classes(30))
+
+    assert [*corners_of_texts] == [f"class {i}" for i in range(30)]
+    lefts = {left for left, _ in corners_of_texts.values()}
+    assert len(lefts) == 2
+    assert max(top for _, top in corners_of_texts.values()) + style.LABEL_PX <= 540
+
+
+def test_classes_that_do_not_fit_into_the_picture_are_counted(
+    corners_of_texts: dict[str, tuple[float, float]],
+) -> None:
+    boxes_panel(np.zeros((90, 900, 3), np.uint8), boxes_of_classes(80))
+
+    *listed, last = corners_of_texts
+    assert last == f"and {80 - len(listed)} more"
+    assert max(left for left, _ in corners_of_texts.values()) + 100 <= 900
+    assert max(top for _, top in corners_of_texts.values()) + style.LABEL_PX <= 90
+
+
 def test_known_boxes_show_on_any_ground() -> None:
     for shade in (0, 255):
         image = np.full((540, 900, 3), shade, np.uint8)
@@ -402,6 +442,19 @@ def test_every_number_without_a_map_is_listed(texts: list[str]) -> None:
     overlay_panel(GREY, {"bands": np.arange(15.0)}, [task], RECIPE)
 
     assert texts == [f"bands:{i} {i}" for i in range(15)]
+
+
+def test_shares_beyond_twelve_are_counted_in_the_legend(texts: list[str]) -> None:
+    labels = tuple(f"c{i}" for i in range(15))
+    task = Task("cover", kind="segmentation", dim=15, labels=labels)
+    cells = np.full((15, 2, 4), 1 / 15)
+
+    overlay_panel(
+        GREY, {"cover": cells.mean(axis=(1, 2)), "maps": {"cover": cells}}, [task], RECIPE
+    )
+
+    assert len(texts) == 13
+    assert texts[-1] == "and 3 more"
 
 
 def test_a_long_class_is_wrapped_with_its_probability_in_a_portrait(texts: list[str]) -> None:

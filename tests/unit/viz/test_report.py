@@ -18,9 +18,10 @@ from PIL import Image
 
 from dinoneck import Backbone, CLSGatingHead, DenseHead, Predictor, Task
 from dinoneck.data import Pasture, Preprocessing
-from dinoneck.viz import ReportEntry, drawing, html_report, overlay_panel, report
+from dinoneck.viz import ReportEntry, drawing, html_report, report
 from dinoneck.viz.checked import minus
 from dinoneck.viz.drawing import scores
+from dinoneck.viz.overlay import map_pictures
 from dinoneck.viz.report import agreement, worst_and_typical, worst_first
 from dinoneck.viz.scales import outputs, scales
 
@@ -220,50 +221,79 @@ def test_hostile_names_stay_text() -> None:
         assert visible in shown.by_tag[tag]
 
 
-def test_numbers_and_pictures_are_the_predictors(dense: Predictor) -> None:
-    colours = np.random.default_rng(1).random((2, 4, 3))
-    entries = entries_of(dense, 3, tokens=colours)
-    page, scale = (
-        Page(html_report(entries, dense.tasks)),
-        scales(outputs(dense.tasks), [e.result for e in entries]),
-    )
+def test_numbers_of_the_table_are_the_predictors(dense: Predictor) -> None:
+    entries = entries_of(dense, 3)
+
+    page = Page(html_report(entries, dense.tasks))
+
     assert page.by_tag["th"][:4] == ["image", "mass (g)", "soil", "crop"]
     for i, entry in enumerate(entries):
         values = [entry.result["mass"], *entry.result["kind"]]
         assert page.by_tag["td"][3 * i : 3 * i + 3] == [minus(f"{value:.3g}") for value in values]
-        drawn = overlay_panel(
-            entry.image,
-            entry.result,
-            dense.tasks,
-            Preprocessing(16),
-            scale=scale,
-            legend=False,
+
+
+def test_pictures_are_the_predictors(dense: Predictor) -> None:
+    entries = entries_of(dense, 3)
+    scale = scales(outputs(dense.tasks), [entry.result for entry in entries])
+
+    page = Page(html_report(entries, dense.tasks))
+
+    for i, entry in enumerate(entries):
+        expected = map_pictures(
+            entry.image, entry.result, dense.tasks, Preprocessing(16), scale=scale
         )
-        shown = page.image(f"image-{i}-over")
-        assert (shown.format, shown.width) == ("WEBP", 700)
-        assert (
-            np.abs(np.asarray(shown, float) - np.asarray(drawn.resize(shown.size), float)).mean()
-            < 6
-        )
+        for id_, (_, drawn) in zip(("over", "over-2"), expected, strict=True):
+            shown = page.image(f"image-{i}-{id_}")
+            assert (shown.format, shown.width) == ("WEBP", 700)
+            resized = np.asarray(drawn.resize(shown.size), float)
+            assert np.abs(np.asarray(shown, float) - resized).mean() < 6
+
+
+def test_each_map_has_a_picture_of_its_own(dense: Predictor) -> None:
+    page = Page(html_report(entries_of(dense, 1), dense.tasks))
+    assert page.by_tag["figcaption"][:3] == ["photo", "predicted shares", "predicted mass"]
+
+
+def test_photos_and_tokens_are_those_of_the_entries(dense: Predictor) -> None:
+    colours = np.random.default_rng(1).random((2, 4, 3))
+    entries = entries_of(dense, 1, tokens=colours)
+
+    page = Page(html_report(entries, dense.tasks))
+
     assert (np.asarray(page.image("image-0-tokens")) == (colours * 255).round()).all()
     seen = (torch.as_tensor(entries[0].image).permute(1, 2, 0).numpy() * 255).round()
     # WebP smooths single pixels
     assert np.abs(np.asarray(page.image("image-0-image"), float) - seen).mean() < 12
 
 
+def test_maps_of_one_scale_are_below_each_other_on_a_phone() -> None:
+    maps = {"mass": np.ones((3, 1, 2))}
+    entry = ReportEntry("a.jpg", {"mass": np.ones(3), "maps": maps}, PIXELS)
+    task = Task("mass", kind="density", dim=3, unit="g")
+
+    text = html_report([entry], [task])
+
+    page = Page(text)
+    shown = [attrs["id"] for attrs in page.all("img")]
+    assert shown == ["image-0-image", "image-0-over", "image-0-over-2", "image-0-over-3"]
+    assert any(attrs.get("style") == "--columns:4" for attrs in page.all("div"))
+    assert "@media (max-width: 37.5rem) { .figures { grid-template-columns: 1fr } }" in text
+
+
 def test_the_photo_the_true_and_the_predicted_classes_are_next_to_each_other(
     dense: Predictor,
 ) -> None:
     pixels = np.zeros((32, 64), int)
-    entries = entries_of(dense, 1, known={"crop": 0.5}, classes=lambda: {"kind": pixels})
+    [entry] = entries_of(dense, 1, known={"crop": 0.5}, classes=lambda: {"kind": pixels})
+    del entry.result["maps"]["mass"]
 
-    text = html_report(entries, dense.tasks)
+    text = html_report([entry], dense.tasks)
 
     page = Page(text)
     shown = [attrs["id"] for attrs in page.all("img")]
     assert shown == ["image-0-image", "image-0-truth", "image-0-over"]
     assert page.by_tag["figcaption"][:3] == ["photo", "true", "predicted"]
-    assert any(attrs.get("style") == "--columns:1fr 1fr 1fr " for attrs in page.all("div"))
+    assert any(attrs.get("style") == "--columns:3" for attrs in page.all("div"))
     assert "(true 50 %)" in page.by_tag["ul"][-1], "the number is text beside its colour"
     assert 'style="--colour:#009e73"' in text, "the first colour of classes: crop, soil has none"
 
@@ -319,6 +349,19 @@ def test_every_number_is_listed_also_of_a_task_with_many() -> None:
     assert lines == [f"bands:{i} {i}" for i in range(15)]
 
 
+def test_shares_beyond_twelve_are_counted() -> None:
+    shares = np.arange(15.0) / 105
+    labels = tuple(f"c{i}" for i in range(15))
+    task = Task("cover", kind="ratio", dim=15, labels=labels)
+
+    page = Page(html_report([ReportEntry("a.jpg", {"cover": shares, "maps": {}}, PIXELS)], [task]))
+
+    lines = [line.strip() for line in page.by_tag["ul"][-1].splitlines() if line.strip()]
+    assert lines[0] == "cover:c14 13.3 %", "the largest comes first"
+    assert len(lines) == 13
+    assert lines[-1] == "and 3 more"
+
+
 def test_an_index_without_a_map_is_written_as_in_the_tables() -> None:
     entries = [ReportEntry("a.jpg", {"ndvi": 0.8, "maps": {}}, PIXELS)]
 
@@ -361,8 +404,9 @@ def test_gates_are_drawn_against_a_plain_mean(
     predictor = Predictor(
         CLSGatingHead(64, [Task("mass", unit="g")], mode="query", hidden_dim=8), tiny
     )
-    entries, drawn = entries_of(predictor, 2), mock.Mock(wraps=report.overlay_panel)
-    monkeypatch.setattr(report, "overlay_panel", drawn)
+    entries = entries_of(predictor, 2)
+    drawn = mock.Mock(wraps=report.map_pictures)
+    monkeypatch.setattr(report, "map_pictures", drawn)
     html_report(entries, predictor.tasks)
     gates = [entry.result["gate"] * 8 for entry in entries]
     for call, gate in zip(drawn.call_args_list, gates, strict=True):
@@ -533,6 +577,28 @@ def test_the_count_of_a_class_that_the_truth_lacks_has_no_true_one() -> None:
 
     assert page.by_tag["li"][-2:] == ["crop 1 (true 1)", "weed 1"]
     assert "no known boxes to compare with are thick too." in page.text
+
+
+def test_a_class_that_the_truth_lacks_has_a_row_without_scores_and_a_sentence() -> None:
+    compared = entry("a.jpg", [(A, "crop", 0.9), (FAR, "weed", 0.8)], [(A, "crop")])
+    compared.known["classes"] = ["crop"]
+
+    page = Page(html_report([compared], (), classes=("crop", "weed")))
+
+    cells = page.by_tag["td"]
+    assert cells[:5] == ["1", "1", "1", "1.00", "1.00"]
+    assert cells[5:10] == ["–", "1", "–", "–", "–"]
+    assert "The known boxes have no class weed, so" in page.text
+    confusion = [cell.partition(" ")[2] for cell in cells[10:14]]
+    assert confusion == ["(1)", "(0)", "(0)", "(0)"], "of crop and none: weed is in no row"
+
+
+def test_a_class_of_images_without_known_boxes_alone_is_not_compared() -> None:
+    entries = [
+        entry("known.jpg", [(A, "cell", 0.9)], [(A, "cell")]),
+        entry("unknown.jpg", [(A, "clot", 0.9)], None),
+    ]
+    assert list(agreement(entries, ())) == ["cell"]
 
 
 def test_a_page_whose_classes_are_all_known_has_no_sentence_on_others() -> None:
