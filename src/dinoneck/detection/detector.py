@@ -416,7 +416,7 @@ class Detector(LeastScores, nn.Module):
             )
 
     def expect_images(self, count: int) -> None:
-        """State how many images are going to be predicted in several calls, by which the runtime ``auto`` decides.
+        """State how many images will be predicted in several calls; the runtime ``auto`` decides by that.
 
         A call states its own number where no larger one was stated.
 

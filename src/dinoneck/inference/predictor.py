@@ -654,7 +654,7 @@ class Predictor(_FileOrHeads):
         return prepared
 
     def expect_images(self, count: int) -> None:
-        """State how many images are going to be predicted in several calls, by which the runtime ``auto`` decides.
+        """State how many images will be predicted in several calls; the runtime ``auto`` decides by that.
 
         A call states its own number where no larger one was stated. Images whose prepared size
         depends on the image are not counted.
