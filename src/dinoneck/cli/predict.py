@@ -592,7 +592,7 @@ def _known_boxes(
     for index, path in enumerate(box_images.paths):
         file = file_of_path.get(path.resolve())
         if file is not None:
-            known[file] = boxes_of(box_images, index)
+            known[file] = boxes_of(box_images, index, opened.model.classes)
     if not known:
         raise DataError(f"{truth} holds none of the images, such as {some_of(map(str, files), 3)}")
     return known

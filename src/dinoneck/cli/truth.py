@@ -449,20 +449,21 @@ def open_known_boxes(truth: Path, images: Sequence[Path], detector: Any) -> BoxI
     )
 
 
-def boxes_of(box_images: BoxImages, index: int) -> dict[str, Any]:
+def boxes_of(box_images: BoxImages, index: int, classes: Sequence[str]) -> dict[str, Any]:
     """Return the known boxes of an image, as a report takes them.
 
     Args:
         box_images: images with boxes.
         index: of the image.
+        classes: names of their labels, as the predictions spell them.
     """
     target = box_images[index][1]
     known_classes = []
-    for label, name in enumerate(box_images.classes):
+    for label, name in enumerate(classes):
         if label not in box_images.unlisted:
             known_classes.append(name)
     return {
         "boxes": target["boxes"].numpy(),
-        "names": [box_images.classes[label] for label in target["labels"].tolist()],
+        "names": [classes[label] for label in target["labels"].tolist()],
         "classes": known_classes,
     }

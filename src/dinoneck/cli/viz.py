@@ -460,11 +460,12 @@ def _images_of_detector(
 ) -> _ReportImages:
     """The images of a COCO file; without one those that are named, or else those that the run held out."""
     if truths:
-        return _images_with_boxes(open_known_boxes(one_truth(truths), images, detector))
+        box_images = open_known_boxes(one_truth(truths), images, detector)
+        return _images_with_boxes(box_images, detector.classes)
     if images:
         return _images_without_boxes(files, detector.preprocess.bits)
     if "best" in training:
-        return _images_with_boxes(_held_out_images(training))
+        return _images_with_boxes(_held_out_images(training), detector.classes)
     raise ConfigError(
         "no images are named, and no report.json of a detector's training is there; name images"
     )
@@ -493,11 +494,11 @@ def _existing_path(value: Any, folders: Sequence[Path]) -> Any:
     return value
 
 
-def _images_with_boxes(box_images: BoxImages) -> _ReportImages:
-    """Images and their known boxes."""
+def _images_with_boxes(box_images: BoxImages, classes: Sequence[str]) -> _ReportImages:
+    """Images and their known boxes, whose classes have these names."""
 
     def known_boxes(index: int) -> dict[str, Any]:
-        return boxes_of(box_images, index)
+        return boxes_of(box_images, index, classes)
 
     def pixels(index: int) -> Any:
         return box_images.original(index)[0]

@@ -35,11 +35,13 @@ from dinoneck.data.coco_entries import BBOX, CocoBox, CocoImage, Repairs, name_e
 from dinoneck.data.decoding import read_pixels, to_uint8
 from dinoneck.data.equal_boxes import EqualBoxes, find_equal, warn_of_twins
 from dinoneck.data.listed_images import (
+    NO_OBJECT,
     UNKNOWN_IMAGE,
     Crowd,
     Ids,
     ListedImages,
     ListedObject,
+    ObjectMap,
     open_json,
 )
 from dinoneck.data.mark_checks import (
@@ -273,11 +275,8 @@ class BoxImages(ListedImages):
         image = self._images[i]
         crops = []
         for entry in self._objects[i]:
-            if entry.is_crowd:
-                continue
-            if entry.shape is None:
-                raise DataError(MASKS_NOT_READ)
-            crops.append(crop_mask(entry.shape, image.height, image.width))
+            if not entry.is_crowd:
+                crops.append(_crop(entry, image.height, image.width))
         return crops
 
     def pixels(self, i: int) -> Ids:
@@ -290,19 +289,30 @@ class BoxImages(ListedImages):
             DataError: without ``masks=True``, if the image has another size than in the JSON, or
                 1000 objects of a class or more.
         """
+        return self.object_map(i).ids()
+
+    def object_map(self, i: int) -> ObjectMap:
+        """Return which object every pixel of an image belongs to; of those of :meth:`pixels`, any number.
+
+        Raises:
+            DataError: without ``masks=True``, or if the image has another size than in the JSON.
+        """
         if not self.masks:
             raise DataError(MASKS_NOT_READ)
         size = self._check_size(i)
-        numbers = self._numbered(i)
         objects = self._objects[i]
-        masks = [_decoded(entry, *size) > 0 for entry in objects]
-        ids = np.zeros(size, np.int64)
+        crops = [_crop(entry, *size) for entry in objects]
         order = sorted(
-            range(len(objects)), key=lambda k: (not objects[k].is_crowd, -masks[k].sum())
+            range(len(objects)),
+            key=lambda row: (not objects[row].is_crowd, -crops[row].pixels.sum()),
         )
-        for k in order:
-            ids[masks[k]] = numbers[k]
-        return ids
+        rows = np.full(size, NO_OBJECT, np.int64)
+        for row in order:
+            crop = crops[row]
+            height, width = crop.pixels.shape
+            window = rows[crop.top : crop.top + height, crop.left : crop.left + width]
+            window[crop.pixels] = row
+        return self._object_map(i, rows, background=0)
 
     def ground_truth(self) -> dict[str, Any]:
         """Return what was kept as a COCO dict, for COCO's evaluation; no image is decoded.
@@ -601,6 +611,13 @@ def _decoded(entry: _BoxObject, height: int, width: int) -> np.ndarray[Any, Any]
     if entry.shape is None:
         raise DataError(MASKS_NOT_READ)
     return decode(entry.shape, height, width)
+
+
+def _crop(entry: _BoxObject, height: int, width: int) -> MaskCrop:
+    """The mask of an object around its pixels."""
+    if entry.shape is None:
+        raise DataError(MASKS_NOT_READ)
+    return crop_mask(entry.shape, height, width)
 
 
 def box_transforms(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dinoneck.data.cells import check_unique, strip_cell
 from dinoneck.data.coco_entries import CocoCategory, Id
+from dinoneck.data.names import composed
 from dinoneck.errors import DataError
 from dinoneck.text import did_you_mean, some_of
 
@@ -28,8 +29,9 @@ def choose_classes(
 ) -> dict[str, Id | None]:
     """Return the names of the classes and their category ids, in the order of the labels.
 
-    Names are compared as they are. A class that the file lacks is taken for the only category that
-    differs from it in nothing but case and blanks, which a warning states.
+    Names are composed (NFC), as those of the categories are, and then compared. A class that the
+    file lacks is taken for the only category that differs from it in nothing but case and blanks,
+    which a warning states.
 
     Args:
         classes: names in the order of their labels; None = all, by ascending category id.
@@ -51,6 +53,7 @@ def choose_classes(
         raise DataError(
             f"classes is {classes!r}; expected a list of one or more of {', '.join(id_of)}"
         )
+    classes = [composed(name) if isinstance(name, str) else name for name in classes]
     check_unique(classes, "classes: the name", "name each once")
     category_of = _match_names(classes, id_of, file)
     unlisted = [name for name in classes if name not in category_of]

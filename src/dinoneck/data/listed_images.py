@@ -68,6 +68,82 @@ class ListedObject:
     is_crowd: bool
 
 
+NO_OBJECT = -1  # in ObjectMap.rows
+
+
+@dataclass
+class ObjectMap:
+    """Which object of an image every pixel belongs to.
+
+    Attributes:
+        rows: (H, W) int64: the place of the object in ``objects``, :data:`NO_OBJECT` where none is.
+        objects: of the image, as the JSON lists them.
+        stuff: labels whose objects have no number of their own.
+        background: id of the pixels where no object is: 0, or :data:`UNKNOWN`.
+        path: file of the image, for messages.
+        classes: names, in the order of the labels.
+    """
+
+    rows: Ids
+    objects: Sequence[ListedObject]
+    stuff: Collection[int]
+    background: int
+    path: Path
+    classes: Sequence[str]
+
+    def areas(self, rows: Ids) -> Ids:
+        """Return how many pixels of each object a part of ``rows`` shows, (n,) int64."""
+        with_background: Ids = np.bincount(rows.ravel() + 1, minlength=len(self.objects) + 1)
+        return with_background[1:]
+
+    def is_thing(self) -> Ids:
+        """Return whether each object counts as one, (n,) bool: crowd regions and stuff do not."""
+        things = [not entry.is_crowd and entry.label not in self.stuff for entry in self.objects]
+        return np.array(things, dtype=bool)
+
+    def ids_of_objects(
+        self, numbered_rows: Iterable[int], *, per_class: int = OBJECTS, shown_in: str = ""
+    ) -> Ids:
+        """Return the id of every object, and that of the background as the last, (n + 1,) int64.
+
+        With 1000 ids per class an id is 1000 * (class + 1) + the number of the object in its class
+        (0 for stuff), -1000 * (class + 1) of a crowd region, :data:`UNKNOWN` of an object without a
+        number.
+
+        Args:
+            numbered_rows: places of the objects that have a number, in ascending order.
+            per_class: how many ids a class has.
+            shown_in: the part of the image that shows the objects, for messages.
+
+        Raises:
+            DataError: if a class has as many of these objects or more.
+        """
+        ids = np.full(len(self.objects) + 1, UNKNOWN, np.int64)
+        ids[NO_OBJECT] = self.background
+        counts = Counter[int]()
+        for row in numbered_rows:
+            entry = self.objects[row]
+            first = per_class * (entry.label + 1)
+            if entry.is_crowd:
+                ids[row] = -first
+                continue
+            ids[row] = first + counts[entry.label]
+            if entry.label not in self.stuff:
+                counts[entry.label] += 1
+        for label, count in counts.most_common(1):
+            if count >= per_class:
+                raise DataError(
+                    f"{shown_in}{self.path} has {count} objects of the class "
+                    f"{self.classes[label]!r}; expected fewer than {per_class}: cut the image into "
+                    "tiles, or into smaller ones (data.tile, --tile)"
+                )
+        return ids
+
+    def ids(self) -> Ids:
+        """Return the ids of the pixels (H, W), with a number for every object of the image."""
+        return self.ids_of_objects(range(len(self.objects)))[self.rows]
+
+
 @dataclass
 class OpenedJson(Generic[Entry]):
     """A COCO JSON with the choices of its reader.
@@ -488,25 +564,16 @@ class ListedImages(Dataset[Any]):
             f"{cause}; correct the JSON or restore the file"
         )
 
-    def _numbered(self, i: int) -> list[int]:
-        """The ids of an image's objects: 1000 * (class + 1) + number; of a crowd region -1000 * (class + 1)."""
-        ids = []
-        counts = Counter[int]()
-        for entry in self._objects[i]:
-            first = OBJECTS * (entry.label + 1)
-            if entry.is_crowd:
-                ids.append(-first)
-                continue
-            ids.append(first + counts[entry.label])
-            if entry.label not in self.stuff:
-                counts[entry.label] += 1
-        for label, count in counts.most_common(1):
-            if count >= OBJECTS:
-                raise DataError(
-                    f"{self.paths[i]} has {count} objects of the class {self.classes[label]!r}; "
-                    f"expected fewer than {OBJECTS}"
-                )
-        return ids
+    def _object_map(self, i: int, rows: Ids, background: int) -> ObjectMap:
+        """The map of the objects of an image, as ``rows`` of :class:`ObjectMap` has their places."""
+        return ObjectMap(
+            rows=rows,
+            objects=self._objects[i],
+            stuff=self.stuff,
+            background=background,
+            path=self.paths[i],
+            classes=self.classes,
+        )
 
 
 @dataclass

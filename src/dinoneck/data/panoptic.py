@@ -15,12 +15,14 @@ from dinoneck.data.coco_entries import CocoCategory, CocoSegments, is_number
 from dinoneck.data.json_parts import check_stated_part, part_of_json
 from dinoneck.data.label_files import read_labels
 from dinoneck.data.listed_images import (
+    NO_OBJECT,
     UNKNOWN,
     UNKNOWN_IMAGE,
     Crowd,
     Ids,
     ListedImages,
     ListedObject,
+    ObjectMap,
     open_json,
 )
 from dinoneck.data.pixels import read_picture
@@ -249,6 +251,14 @@ class PanopticImages(ListedImages):
                 of three colours nor grey, has other ids than are listed or contradicts their
                 ``bbox``, or there are 1000 segments of a class or more.
         """
+        return self.object_map(i).ids()
+
+    def object_map(self, i: int) -> ObjectMap:
+        """Return which segment every pixel of an image belongs to; of those of :meth:`pixels`, any number.
+
+        Raises:
+            DataError: as :meth:`pixels`, but for the number of segments.
+        """
         size = self._check_size(i)
         image_id = self.ids[i]
         png = self._pngs[image_id]
@@ -256,10 +266,10 @@ class PanopticImages(ListedImages):
         segments = self._png_entries[image_id].segments_info
         self._check_png_ids(png_ids, {segment.id for segment in segments}, png)
         check_segments(png_ids, segments, png)
-        ids = np.full(size, UNKNOWN, np.int64)
-        for segment, number in zip(self._objects[i], self._numbered(i), strict=True):
-            ids[png_ids == segment.png_id] = number
-        return ids
+        rows = np.full(size, NO_OBJECT, np.int64)
+        for row, segment in enumerate(self._objects[i]):
+            rows[png_ids == segment.png_id] = row
+        return self._object_map(i, rows, background=UNKNOWN)
 
     def _check_png_ids(self, png_ids: Ids, listed: set[int], png: Path) -> None:
         """Raise a DataError for a PNG that shows other ids than its segments_info lists."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from dinoneck.checks import check_minimum
 from dinoneck.data.boxes import BoxImages
 from dinoneck.data.cells import PathLike
-from dinoneck.data.listed_images import UNKNOWN, Crowd, ListedImages
+from dinoneck.data.listed_images import UNKNOWN, Crowd, ListedImages, ObjectMap
 from dinoneck.data.panoptic import PanopticImages
 from dinoneck.detection.coco_evaluation import IouType, PrecisionCurves, precision_curves
 from dinoneck.detection.detector import Detector
@@ -38,7 +38,6 @@ from dinoneck.metrics import (
 )
 from dinoneck.runtime.exported import ExportedDetector, ExportedPredictor
 from dinoneck.task_facts import TaskFacts
-from dinoneck.tasks import OBJECTS
 from dinoneck.training.token_sources import in_batches
 
 Prediction = Mapping[str, Any]
@@ -567,7 +566,7 @@ def score_segments(dataset: PanopticImages, objects: Objects) -> dict[str, Any]:
     terms = []
     for i, image_id in enumerate(dataset.ids):
         segments = listed.get(image_id, [])
-        terms.append(_segment_terms(dataset.pixels(i), segments, num_classes=num_classes))
+        terms.append(_segment_terms(dataset.object_map(i), segments, num_classes=num_classes))
     sums: Array = np.sum(terms, axis=0)  # (3, K)
     panoptic_quality = class_panoptic_quality(sums)
     segmentation_quality = class_segmentation_quality(sums)
@@ -593,23 +592,29 @@ def score_segments(dataset: PanopticImages, objects: Objects) -> dict[str, Any]:
 
 
 def _segment_terms(
-    true_ids: Array, segments: Sequence[Mapping[str, Any]], *, num_classes: int
+    true_segments: ObjectMap, segments: Sequence[Mapping[str, Any]], *, num_classes: int
 ) -> Array:
     """What an image adds to panoptic quality, (3, K).
 
     Args:
-        true_ids: the id of every pixel, of :class:`dinoneck.data.PanopticImages`.
+        true_segments: of :class:`dinoneck.data.PanopticImages`.
         segments: COCO results of those that are predicted.
         num_classes: K.
     """
     from pycocotools import mask
 
+    # an image may have more segments of a class than a head's ids can tell apart
+    num_segments = len(true_segments.objects)
+    per_class = num_segments + 2
+    true_ids = true_segments.ids_of_objects(range(num_segments), per_class=per_class)[
+        true_segments.rows
+    ]
     # a region is all pixels of one id
     ids, region_of_pixel = np.unique(true_ids, return_inverse=True)
     region_of_pixel = region_of_pixel.ravel()
     regions = KnownRegions(
         areas=np.bincount(region_of_pixel),
-        labels=np.abs(ids) // OBJECTS - 1,
+        labels=np.abs(ids) // per_class - 1,
         is_segment=ids > 0,
         is_crowd=ids < UNKNOWN,
         is_unknown=ids == UNKNOWN,

@@ -10,13 +10,12 @@ from torch import Tensor
 
 from dinoneck.data.bands import read_channels
 from dinoneck.data.boxes import BoxImages
-from dinoneck.data.listed_images import UNKNOWN, Ids
+from dinoneck.data.listed_images import Ids, ObjectMap
 from dinoneck.data.panoptic import PanopticImages
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.box_tiles import LEAST_SHARE
 from dinoneck.inference.tile_merging import Tile, tiles_of
 from dinoneck.inference.tiles import Tiling
-from dinoneck.tasks import OBJECTS
 
 ObjectImages = BoxImages | PanopticImages
 """Images with their true objects, or their panoptic segments."""
@@ -57,7 +56,7 @@ class ObjectTiles:
         samples: in the order of the images.
 
     Raises:
-        DataError: as ``images.pixels``.
+        DataError: as ``images.object_map``.
         ConfigError: if the tiles do not move on.
     """
 
@@ -73,8 +72,11 @@ class ObjectTiles:
             return
         for row in range(len(images)):
             tiles = tiles_of(images.sizes[row], tiling)
-            for tile, ids in zip(tiles, self._cut(row, tiles), strict=True):
-                num_objects = int(_is_thing(np.unique(ids), images.stuff).sum())
+            object_map = images.object_map(row)
+            areas = object_map.areas(object_map.rows)
+            for tile in tiles:
+                trained = _trained_objects(object_map, areas, tile)
+                num_objects = int((trained & object_map.is_thing()).sum())
                 self.samples.append(TileSample(row, tile, num_objects=num_objects))
 
     def __len__(self) -> int:
@@ -121,9 +123,22 @@ class ObjectTiles:
         return names
 
     def tile_ids(self) -> Iterator[Ids]:
-        """Yield the ids of the pixels (h, w) of every sample, as ``images.pixels`` gives those of an image."""
+        """Yield the ids of the pixels (h, w) of every sample, numbered as ``images.pixels`` numbers those of an image.
+
+        Raises:
+            DataError: if a sample has 1000 objects of a class or more.
+        """
         for row in range(len(self.images)):
-            yield from self._cut(row, self.tiles_of_image(row))
+            tiles = self.tiles_of_image(row)
+            object_map = self.images.object_map(row)
+            if len(tiles) == 1:
+                yield object_map.ids()
+                continue
+            areas = object_map.areas(object_map.rows)
+            for tile in tiles:
+                trained = _trained_objects(object_map, areas, tile)
+                ids = object_map.ids_of_objects(np.flatnonzero(trained), shown_in="a tile of ")
+                yield ids[_shown(object_map, tile)]
 
     def pictures(self, preprocess: Preprocessing) -> list[Tensor]:
         """Return the pixels (channels, h, w) of every sample, as ``preprocess`` takes them.
@@ -143,26 +158,16 @@ class ObjectTiles:
         """Return the tiles of an image."""
         return [sample.tile for sample in self.samples if sample.row == row]
 
-    def _cut(self, row: int, tiles: list[Tile]) -> Iterator[Ids]:
-        """Yield the ids of the pixels of every tile of an image; objects that show too little there are unknown."""
-        ids = self.images.pixels(row)
-        if len(tiles) == 1:
-            yield ids
-            return
-        first_id = int(ids.min())
-        positions = ids - first_id
-        areas = np.bincount(positions.ravel())
-        values = np.arange(first_id, first_id + len(areas))
-        is_thing = _is_thing(values, self.images.stuff)
-        for top, left, height, width in tiles:
-            shown = positions[top : top + height, left : left + width]
-            shown_areas = np.bincount(shown.ravel(), minlength=len(areas))
-            largest_shown = np.minimum(areas, height * width)
-            is_sliver = is_thing & (shown_areas < LEAST_SHARE * largest_shown)
-            yield np.where(is_sliver, UNKNOWN, values)[shown]
+
+def _shown(object_map: ObjectMap, tile: Tile) -> Ids:
+    """The part of ``object_map.rows`` that a tile shows, (h, w)."""
+    top, left, height, width = tile
+    return object_map.rows[top : top + height, left : left + width]
 
 
-def _is_thing(ids: Ids, stuff: frozenset[int]) -> Ids:
-    """Whether ids of pixels are of objects that are counted, (n,) bool."""
-    labels = ids // OBJECTS - 1
-    return (ids > 0) & ~np.isin(labels, list(stuff))
+def _trained_objects(object_map: ObjectMap, areas: Ids, tile: Tile) -> Ids:
+    """Whether a tile shows each object, and enough of it, (n,) bool; ``areas`` are those in the image."""
+    shown_areas = object_map.areas(_shown(object_map, tile))
+    largest_shown = np.minimum(areas, tile.height * tile.width)
+    is_sliver = object_map.is_thing() & (shown_areas < LEAST_SHARE * largest_shown)
+    return (shown_areas > 0) & ~is_sliver

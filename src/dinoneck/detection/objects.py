@@ -121,9 +121,9 @@ def train_instances(
         those without an object.
 
     Raises:
-        DataError: if the data cannot be used, an image has 1000 objects of a class or more, images
-            come to several sizes, ``out`` holds results and ``overwrite`` is off, or it holds other
-            files than those of a run.
+        DataError: if the data cannot be used, an image, or a tile of one, shows 1000 objects of a
+            class or more, images come to several sizes, ``out`` holds results and ``overwrite`` is
+            off, or it holds other files than those of a run.
         ConfigError: if values contradict each other, or do not fit.
         CheckpointError: if ``out`` holds an unfinished run of another config or of other objects.
     """
@@ -335,6 +335,24 @@ def _prepared_ids(pixels: Ids, preprocess: Preprocessing, num_classes: int) -> t
     return ids[:, middle::_STRIDE, middle::_STRIDE]
 
 
+def _shown_tile(
+    tile: tuple[int, int], largest_size: tuple[int, int], overlap: int | None
+) -> tuple[int, int]:
+    """The (height, width) of a tile with which predictions have the scale of the training.
+
+    Strips are shorter than the tile on one side, and so are their tiles, which are brought to the
+    size of the head. In larger images tiles have to be as short.
+
+    Args:
+        tile: that the config states.
+        largest_size: of the samples; as large as the tile unless all images are strips.
+        overlap: that the config states, in pixels; None = a share of the tile.
+    """
+    if isinstance(overlap, int) and overlap >= min(largest_size):
+        return tile  # tiles that are as short would not move on
+    return largest_size
+
+
 class ObjectTrainer(Trainer[TrainInstancesConfig]):
     """Trains heads that predict objects, see :class:`dinoneck.training.run.Trainer`.
 
@@ -357,6 +375,8 @@ class ObjectTrainer(Trainer[TrainInstancesConfig]):
         """Return what predictions in tiles need; COCO files are read in one way."""
         data = self.config.data
         tile = cast("tuple[int, int] | None", data.tile)
+        if tile is not None and self.tiles.num_cut:
+            tile = _shown_tile(tile, self.tiles.largest_size, data.overlap)
         return TrainedBoxes(self.tiles.images.longest_box, tile, data.overlap).record()
 
     def _report(self) -> dict[str, Any]:

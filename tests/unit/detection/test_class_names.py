@@ -248,6 +248,42 @@ def test_names_are_compared_without_case_and_blanks_where_they_differ(
     assert "'leaf' is 'Leaf', 'seed' is ' SEED'" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "named",
+    [
+        pytest.param("caf\u00e9", id="one character"),
+        pytest.param("cafe\u0301", id="a letter and its accent"),
+    ],
+)
+@pytest.mark.parametrize(
+    "listed",
+    [
+        pytest.param("caf\u00e9", id="listed as one character"),
+        pytest.param("cafe\u0301", id="listed as a letter and its accent"),
+    ],
+)
+def test_an_accent_is_spelled_in_one_way(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, listed: str, named: str
+) -> None:
+    file = write(tmp_path, {"leaf": 5})
+    content = json.loads(file.read_text())
+    content["categories"].append({"id": 8, "name": listed})
+    file.write_text(json.dumps(content))
+
+    data = BoxImages(file, classes=("leaf", named))
+
+    assert data.classes == ("leaf", "caf\u00e9")
+    assert data.category_ids == (5, 8)
+    assert "compared without case" not in caplog.text
+
+
+def test_one_class_in_two_spellings_of_an_accent_is_named_twice(tmp_path: Path) -> None:
+    file = write(tmp_path, IDS)
+
+    with pytest.raises(DataError, match="the name 'caf\u00e9' stands more than once"):
+        BoxImages(file, classes=("caf\u00e9", "cafe\u0301"))
+
+
 def test_two_classes_that_differ_in_case_are_two_classes(tmp_path: Path) -> None:
     file = write(tmp_path, {"leaf": 5, "bug": 3, "Leaf": 1})
     data = BoxImages(file, classes=("leaf", "Leaf", "bug"))

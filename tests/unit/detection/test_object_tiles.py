@@ -68,10 +68,47 @@ def test_the_ids_of_objects_are_cut_to_each_tile(tmp_path: Path) -> None:
     expected[20:30, 28:40] = 1001
     assert np.array_equal(left, expected)
     expected = np.zeros((40, 40), np.int64)
-    expected[20:30, 0:12] = 1001  # of columns 28 to 44 those from 32 on
+    expected[20:30, 0:12] = 1000  # of columns 28 to 44 those from 32 on; the first object here
     assert np.array_equal(right, expected)
     assert [sample.num_objects for sample in tiles.samples] == [2, 1]
     assert (tiles.num_cut, tiles.num_empty, tiles.most_objects) == (1, 0, 2)
+
+
+def many_objects(folder: Path) -> BoxImages:
+    """An image of 40 x 72 px with 1080 objects of one class, 600 of them in columns 0 to 40."""
+    squares = []
+    for top in range(0, 40, 2):
+        for left in range(0, 72, 4):
+            squares += [rectangle(left, top, left + 2, top + 1)]
+            squares += [rectangle(left, top + 1, left + 2, top + 2)]
+            squares += [rectangle(left + 2, top, left + 4, top + 2)]
+    return write(folder, *squares)
+
+
+def test_an_image_may_have_more_objects_of_a_class_than_a_tile(tmp_path: Path) -> None:
+    images = many_objects(tmp_path / "s")
+    tiles = ObjectTiles(images, TILING)
+
+    left, right = tiles.tile_ids()
+
+    assert images.numbers == {7: 1080}
+    assert np.unique(left).tolist() == list(range(1000, 1600))
+    assert np.unique(right).tolist() == list(range(1000, 1600))
+    assert tiles.most_objects == 600
+
+
+def test_a_thousand_objects_of_a_class_in_an_image_are_refused(tmp_path: Path) -> None:
+    images = many_objects(tmp_path / "s")
+
+    with pytest.raises(DataError, match="has 1080 objects of the class 'cell'; expected fewer"):
+        images.pixels(0)
+
+
+def test_a_thousand_objects_of_a_class_in_a_tile_are_refused(tmp_path: Path) -> None:
+    tiles = ObjectTiles(many_objects(tmp_path / "s"), Tiling((40, 70), 0))
+
+    with pytest.raises(DataError, match="a tile of .* has 1060 objects of the class 'cell'"):
+        list(tiles.tile_ids())
 
 
 @pytest.mark.parametrize(
@@ -260,6 +297,36 @@ def test_held_out_images_are_predicted_whole_as_a_predictor_does(
         expected = trainer.evaluator.objects[least_score][images.ids[row]]
         assert_nearly_equal(coco_objects(prediction["objects"]), expected)
         assert expected
+
+
+@pytest.mark.parametrize(
+    ("tile", "overlap", "recorded"),
+    [
+        pytest.param((48, 64), None, (48, 64), id="cut on both sides"),
+        pytest.param((500, 64), None, (96, 64), id="strips"),
+        pytest.param((500, 64), 20, (96, 64), id="strips that share pixels"),
+        pytest.param((64, 500), 20, (64, 128), id="upright strips"),
+        pytest.param((500, 120), 100, (500, 120), id="strips that share more than their height"),
+        pytest.param((512, 512), None, (512, 512), id="not cut"),
+    ],
+)
+def test_the_file_records_the_tile_that_was_shown(
+    tile: tuple[int, int], overlap: int | None, recorded: tuple[int, int], tmp_path: Path
+) -> None:
+    file = mosaics(tmp_path / "s", 2)
+    data = {"instances": str(file), "tile": tile}
+    if overlap is not None:
+        data["overlap"] = overlap
+    config = config_of(data, MASK, folds={"count": 1})
+    images = objects.open_objects(config.data.objects)
+    tiles = ObjectTiles(images, objects.tiling_of(config, images))
+    config = objects.with_object_defaults(config, tiles)
+    trainer = objects.prepare_instances(config, tmp_path / "run", tiles)
+
+    record = trainer.record_of_data()
+
+    assert record["tile"] == list(recorded)
+    assert record.get("overlap") == overlap
 
 
 def test_the_tile_of_the_training_can_be_turned_off(tmp_path: Path) -> None:
