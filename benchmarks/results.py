@@ -143,10 +143,13 @@ def stale(folder: Path = RESULTS) -> list[str]:
 
 
 def markdown(table: Table) -> str:
-    """Return one table; its columns are those of all rows."""
+    """Return one table; its columns are those that have a value in any row."""
     columns: list[str] = []
     for row in table.values():
         columns += [column for column in row if column not in columns]
+    columns = [
+        column for column in columns if any(row.get(column) is not None for row in table.values())
+    ]
     lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for name, row in table.items():
         cells = [shown(row.get(column)) for column in columns]

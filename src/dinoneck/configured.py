@@ -50,7 +50,8 @@ class Configured:
     def config(self) -> dict[str, Any]:
         """The constructor arguments in their JSON-able normal form.
 
-        Every default is spelled out, but for arguments that are newer than the files of the class.
+        Every default is written out, except for arguments that are newer than the files of the
+        class.
         """
         return copy.deepcopy(self._config)
 

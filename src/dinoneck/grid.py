@@ -246,7 +246,7 @@ class TokenGrid(nn.Module):
         Args:
             labels: (B, K, H, W) of any dtype, at the size of the image as it is given.
             mask: bool (B, H, W), True where a pixel counts; None = all. Values where it is False,
-                NaN included, count for nothing.
+                NaN included, are ignored.
 
         Returns:
             values (B, K, rows, cols), the mean over the valid pixels of a cell (0 where there is

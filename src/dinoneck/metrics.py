@@ -236,7 +236,7 @@ def confusion_matrix(true: Any, predicted: Any, num_classes: int) -> Counts:
     """Count how often each true class was predicted as each class; matrices of batches add up.
 
     Args:
-        true: class indices, a tensor or an array of any shape; -1 counts for nothing.
+        true: class indices, a tensor or an array of any shape; -1 is ignored.
         predicted: class indices of the same shape.
         num_classes: K.
 
@@ -297,7 +297,7 @@ def class_terms(true: Array, predicted: Array, num_classes: int) -> Floats:
     """Return what each row adds to the scores of classes.
 
     Args:
-        true: class indices (n,); -1 counts for nothing.
+        true: class indices (n,); -1 is ignored.
         predicted: class indices (n,).
         num_classes: K.
 

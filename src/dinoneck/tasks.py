@@ -135,7 +135,7 @@ class Task(TaskFacts):
         transform: original units <-> normalised units.
         unit: of the natural values, for people (``"g"``).
         labels: names of the outputs or classes; ``multilabel`` needs them.
-        ignore_index: a class label that counts for nothing.
+        ignore_index: a class label that is ignored.
         minimum: predictions in original units are never below it (0 for a mass). It holds for
             images and for ``dense`` cells, not for the cells of a ``density`` map, which would no
             longer add up. Of ``instances`` it is the smallest score of an object that is predicted.

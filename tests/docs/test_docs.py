@@ -66,7 +66,14 @@ SLOW_PAGES = {  # these run in the slow tier; tests of the same verbs and calls 
     ),
     *(
         f"docs/how-to/{page}.md"
-        for page in ["from-your-notebook", "own-images", "pictures", "report", "tune-a-detector"]
+        for page in [
+            "from-your-notebook",
+            "own-head",
+            "own-images",
+            "pictures",
+            "report",
+            "tune-a-detector",
+        ]
     ),
     "docs/explanation/how-sure-is-it.md",
     "examples/biomass/README.md",

@@ -159,3 +159,11 @@ SMALL = Setting(1, (2, 3), 8)
 def test_a_wrong_peer_is_noticed(change: Callable[[nn.Linear, Tensor], Any], what: str) -> None:
     with pytest.raises(Unequal, match=f"otherwise: .*{what}"):
         check(Row("doubled", lambda setting: doubled(setting, change), [SMALL]), SMALL)
+
+
+def test_a_column_without_any_value_is_left_out_of_a_table() -> None:
+    table = {"a": {"time": 2, "not measured": None}, "b": {"time": None, "not measured": None}}
+
+    shown = results.markdown(table)
+
+    assert shown.splitlines() == ["| | time |", "|---|---|", "| a | 2 |", "| b | – |"]

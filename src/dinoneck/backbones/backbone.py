@@ -353,9 +353,9 @@ class Backbone(nn.Module):
     def with_runtime(self, runtime: Runtime) -> Backbone:
         """Return a backbone of the same weights (shared, not copied) whose tokens another runtime computes.
 
-        ``auto`` stays with torch until compiling a program takes less time than it saves on the
-        images of a size that :meth:`expect_images` has stated, and uses a program of the cache
-        folder where loading it pays. A program that is not faster, gives other tokens or cannot be
+        ``auto`` stays with torch until compiling a program takes less time than it saves. It counts
+        the images of a size that :meth:`expect_images` has stated. A program in the cache folder is
+        used if loading it saves time. A program that is not faster, gives other tokens or cannot be
         made is dropped; nothing is raised.
 
         ``openvino`` compiles a program of the frozen blocks for each size of images, at the first
@@ -424,7 +424,7 @@ class Backbone(nn.Module):
         return self._programs.are_in_memory
 
     def expect_images(self, counts: Mapping[tuple[int, int], int]) -> None:
-        """State how many images of each size are still to come, by which the runtime ``auto`` decides.
+        """State how many images of each size are still to come; the runtime ``auto`` decides by that.
 
         A statement replaces the one before, and holds for all backbones that share the weights
         (:meth:`with_layers`, :meth:`with_runtime`). The numbers go down as images are computed. The

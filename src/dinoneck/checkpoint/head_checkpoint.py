@@ -393,8 +393,8 @@ class HeadCheckpoint:
         """Refuse a backbone that is not the one this head was trained on.
 
         Width, patch size, prefix tokens, depth, layers, norm, position embeddings, architecture,
-        LoRA weights and the weights' digest are compared, and the outputs of a backbone whose
-        rotary frequencies are not those of published models.
+        LoRA weights and the digest of the weights are compared. If the rotary frequencies of the
+        backbone are not those of published models, its outputs are compared too.
 
         Args:
             backbone: the backbone, or its record.

@@ -334,15 +334,16 @@ class PredictionOptions(HeadBackbone):
         revision: branch, tag or commit of the Hub repositories (default: main).
         batch_size: images or tiles at once.
         probe: accept a backbone whose outputs match, even if the hash of its weights differs.
-        min_score: of detectors: smallest score of a box (default: those of the file, for each
+        min_score: for detectors: smallest score of a box (default: those of the file, for each
             class the one with the best F1 on held-out images).
         bits: how many bits images of 16 bits use, such as 12; 16 reads them as they are (default:
             as recorded in the heads).
         device: such as cpu or cuda:1 (default: a GPU if there is one).
         runtime: what computes the tokens: torch; openvino (extra [fast], on a CPU); or auto, the
-            faster of both for each size of images (default: DINONECK_RUNTIME, else auto). Of an
-            exported file what runs it: onnxruntime (default) or openvino.
-        precision: of the backbone's weights and tokens, of heads (default: as in training).
+            faster of both for each size of images (default: DINONECK_RUNTIME, else auto). For an
+            exported file: what runs it, onnxruntime (default) or openvino.
+        precision: dtype of the backbone's weights and tokens, for heads, not for detectors
+            (default: as in training).
     """
 
     tta: Literal["none", "flip4", "d6"] | None = None

@@ -34,7 +34,7 @@ def demo(
     Args:
         out: folder for the results.
         images: how many images to generate.
-        folds: of the cross-validation.
+        folds: number of folds of the cross-validation.
         epochs: passes over the images.
         backbone: see 'dinoneck list backbones'; the default is small, with seeded random weights.
         random_backbone: seeded random weights in the place of pretrained ones.

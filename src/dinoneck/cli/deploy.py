@@ -61,7 +61,8 @@ def export(
         revision: a branch, tag or commit of the Hub repository (default: main).
         grid: without backbone: the one grid of the head (default: any, where it allows).
         check: leave out the comparison with the eager model that is made before writing by default.
-        half: onnx: half the size, matrix products in float16, everything else in float32.
+        half: for onnx: half the file size, with matrix products in float16 and everything else in
+            float32.
         with_backbone: export backbone and head; else the head, which takes tokens.
         size: with backbone: the one image size in pixels (default: any, where the backbone allows,
             else the head's).

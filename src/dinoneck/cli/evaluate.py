@@ -77,16 +77,17 @@ def evaluate(
         subfolders: with a folder as truth: whether the folders in it are classes or folds.
         nodata: mask values without a label, such as 255; without it as in training.
         class_values: the value of each class in the masks; without it as in training.
-        crowd: ignore: objects of a COCO file with iscrowd=1 count for nothing; objects: they are
+        crowd: ignore: objects of a COCO file with iscrowd=1 are ignored; objects: they count as
             objects.
         target_weights: weights of the targets in the overall score: TARGET=WEIGHT pairs, or a CSV
             with the columns target and weight; without them as in training.
         at_least: the smallest R², accuracy, mAP of labels or mean IoU of a target, the smallest share
             of normals within 11.25 degrees, or the smallest AP.
-        tile: cut images into tiles of this many pixels, as 'dinoneck predict' does; none: leave them
-            whole (default: the tiles of the training of a detector or a head of objects, if any).
-        overlap: pixels that tiles share, at least (default: 0, for objects a fifth of the tile, or the
-            longest box of the training up to half a tile).
+        tile: cut images into tiles of this many pixels, as 'dinoneck predict' does; none: leave
+            them whole (default: the tiles of training, for a detector or a head of objects, if it
+            has any).
+        overlap: smallest number of pixels that neighbouring tiles share (default: 0, for objects a
+            fifth of the tile, or the longest box of the training up to half a tile).
         calibrate: write the one head file with intervals from its errors on these images, which it
             was not trained on; name what new images differ in with --group.
         options: how images are predicted.

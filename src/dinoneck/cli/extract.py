@@ -27,11 +27,12 @@ class Stored:
             proportion, cropped or padded.
         pad_to: where resize pad puts the image (default: corner).
         interpolation: of the resize (default: bilinear).
-        views: of every image: none (the default), flips4, d6 (these and quarter turns), color20.
+        views: views of every image: none (the default), flips4, d6 (these and quarter turns),
+            color20.
         blur: odd kernel of a Gaussian blur of every view.
         bits: how many bits images of 16 bits use, such as 12; 16 reads them as they are (default:
             images that use a part of the range are refused).
-        dtype: of the values; int8 takes half the space of fp16.
+        dtype: dtype of the stored values; int8 takes half the space of fp16.
     """
 
     resize: Literal["stretch", "keep", "crop", "pad"] = "stretch"

@@ -12,8 +12,8 @@ from dinoneck.cli.options import REQUIRED, Option, description_of, options_of
 _WIDEST = 100  # characters of a line
 _COLUMN = 24  # where the texts begin
 _OF_EVERY_VERB = {
-    "--import MODULE": "module or Python file to import first, such as one that registers heads of "
-    "your own",
+    "--import MODULE": "module or Python file to import first, such as one that registers your own "
+    "heads",
     "--json": "print one JSON document on stdout, and everything else on stderr",
     "-h, --help": "print this help",
 }

@@ -92,10 +92,10 @@ def predict(
         subfolders: with a folder as truth: whether the folders in it are classes or folds.
         skip_unusable: list and leave out unusable images.
         tile: cut images into tiles of this many pixels, resized to the size of the heads or the
-            detector; none: leave them whole (default: the tiles of the training of a detector or a
-            head of objects, if any).
-        overlap: pixels that tiles share, at least (default: 0, for objects a fifth of the tile, or the
-            longest box of the training up to half a tile).
+            detector; none: leave them whole (default: the tiles of training, for a detector or a
+            head of objects, if it has any).
+        overlap: smallest number of pixels that neighbouring tiles share (default: 0, for objects a
+            fifth of the tile, or the longest box of the training up to half a tile).
         interval: the level of the columns 'NAME low' and 'NAME high' of heads that hold intervals:
             0.5, 0.8, 0.9 or 0.95; without it 0.9, or the highest that they hold.
         options: how images are predicted.

@@ -114,8 +114,9 @@ def train(
         tokens of a store        train --csv cover.csv --targets soil crop --store store
         a training file          train run.yaml
 
-    The options below are those of numbers, classes and masks. Boxes and objects have others:
-    'dinoneck train --boxes boxes.json --help' and 'dinoneck train --instances objects.json --help'.
+    The options below are those of numbers, classes and masks. For boxes and objects
+    see 'dinoneck train --boxes boxes.json --help' and 'dinoneck train --instances objects.json
+    --help'.
 
     A finished run predicts with another method, without training, by its folder and the method:
 
@@ -128,8 +129,8 @@ def train(
         out: folder for heads, predictions and report.
         run: the run.
         heads: train each of these heads, such as fpn '{type: fpn, fpn_dim: 64}' patch_mean, on the
-            same tokens and folds, and compare them; those that are named alone have the arguments
-            of head that they take.
+            same tokens and folds, and compare them; a head given by its name alone has those
+            arguments of head that it takes.
         hidden_dim: width of the head, neck or pyramid.
         with_linear: predict with the average of head and linear baseline, as --predict-with
             average.

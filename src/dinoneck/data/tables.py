@@ -153,10 +153,10 @@ def read_table(
             it, 0 or ``false`` where it has not, in any case; they are read as numbers.
 
     Raises:
-        DataError: if a column, a file, a group or a fold is missing, an image or a column is named
-            twice, a cell does not fit, the numbers of a column are written in two ways or have two
-            meanings, or the dense label of an image is the image itself, or named after another
-            one.
+        DataError: if a column, a file, a group or a fold is missing, or an image or a column is
+            named twice. If a cell does not fit, or the numbers of a column are written in two ways
+            or have two meanings. If the dense label of an image is the image itself, or is named
+            after another image.
     """
     roles = _Roles(
         targets=_as_tuple(targets),

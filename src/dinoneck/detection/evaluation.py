@@ -500,7 +500,7 @@ def score_masks(dataset: BoxImages, objects: Objects) -> dict[str, Any]:
     """Compare the masks of a dataset with those that were predicted, by COCO's rules.
 
     Args:
-        dataset: the images with their true masks; what lies in crowd regions counts for nothing.
+        dataset: the images with their true masks; what lies in crowd regions is ignored.
         objects: image id -> the objects of the image, as :func:`dinoneck.inference.coco_objects`
             returns them.
 

@@ -81,10 +81,11 @@ def train_instances(
 
     The folder gets ``heads/fold-K.safetensors``, ``logs``, ``out_of_fold.csv`` (known and predicted
     numbers of objects), ``head.safetensors``, trained on all images, and, last, ``report.json``.
-    The score from which the held-out objects have the best F1, or panoptic segments the best PQ, is
-    the ``minimum`` of that head's task, so objects of a lower score are left out. That of the
-    objects of each class is in its ``thresholds``, which count in the place of ``minimum``; a class
-    with fewer than five objects has the minimum. An interrupted run continues as in :func:`dinoneck.train`.
+    The score threshold with the best F1 of the held-out objects, or the best PQ of the panoptic
+    segments, is the ``minimum`` of that head's task: objects of a lower score are left out. That of
+    the objects of each class is in its ``thresholds``, which count in the place of ``minimum``; a
+    class with fewer than five objects has the minimum. An interrupted run continues as in
+    :func:`dinoneck.train`.
 
     With ``init`` of an RF-DETR of masks, published or fine-tuned before, that detector is trained
     without folds, as by :func:`dinoneck.detection.train_detector`, which describes files and report.

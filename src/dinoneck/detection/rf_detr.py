@@ -367,8 +367,8 @@ class RfDetr(Configured, nn.Module):
     def with_classes(self, classes: Sequence[str]) -> RfDetr:
         """Return this detector for the classes of a training.
 
-        The tensors are copied, but for rows of classes that this one has not: those are new, as
-        torch's random state draws them. A detector of equal classes is returned itself.
+        The tensors are copied, except rows of classes that this detector does not have: those are
+        new, as torch's random state draws them. A detector of equal classes is returned itself.
 
         Args:
             classes: names of the labels, in their order.

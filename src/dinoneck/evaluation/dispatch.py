@@ -59,7 +59,7 @@ def evaluate(
         nodata: values in masks without a label; empty = as the head files record of the training.
         class_values: the value of each class in the masks, as ``data.class_values`` of a training;
             empty = as the head files record.
-        crowd: of a COCO file: whether entries with ``iscrowd`` count for nothing, or are objects.
+        crowd: of a COCO file: whether entries with ``iscrowd`` are ignored, or are objects.
         target_weights: target -> its weight in the overall score, which is then one R² over all of
             them, see :func:`dinoneck.training.weighted_r2`; or a CSV file with the columns
             ``target`` and ``weight``. None = as the truth or the head files record; without a
@@ -94,7 +94,7 @@ def evaluate(
         the target's unit; of classes the share whose class is in the set of labels, and the mean
         number of labels.
 
-        Surface normals, whose truth is files of three bands in the place of masks, have the
+        The truth of surface normals is files of three bands in the place of masks. Their scores are
         ``mean_angle`` and ``median_angle`` in degrees over all known pixels, and ``within_11``,
         ``within_22`` and ``within_30``, the shares of pixels less than 11.25, 22.5 and 30 degrees
         off.
@@ -106,9 +106,9 @@ def evaluate(
 
         Of objects it holds ``"boxes"``, ``"masks"`` or ``"segments"``: name -> the scores of
         :func:`dinoneck.detection.score_boxes`, :func:`dinoneck.detection.score_masks` or
-        :func:`dinoneck.detection.score_segments`. Of two or more models of boxes or masks the
-        others also have ``head_minus``, the 95 % intervals over images of the first one's AP and
-        AP50 minus theirs (None for fewer than five images).
+        :func:`dinoneck.detection.score_segments`. With two or more models of boxes or masks, all
+        but the first also have ``head_minus``: the 95 % intervals over images of the first model's
+        AP and AP50 minus theirs (None for fewer than five images).
 
         ``verdict``: which of several models is best, and whether that is clear. ``trained_on``:
         name -> how many of the images the model was trained on, if any; it is known of models in

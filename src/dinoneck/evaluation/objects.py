@@ -44,7 +44,7 @@ def evaluate_objects(
         models: name -> model, all detectors or all heads; the first is compared with the others.
         truth: a COCO file; or the folder and the COCO file of panoptic segments.
         images: their folder; None = that of the COCO file.
-        crowd: whether entries with ``iscrowd`` count for nothing, or are objects.
+        crowd: whether entries with ``iscrowd`` are ignored, or are objects.
 
     Raises:
         DataError: if a model predicts no such objects, a file cannot be used, or no image has an

@@ -19,7 +19,7 @@ _ROWS_AT_ONCE = 256  # of segments, where whole copies would take too much memor
 
 
 class CroppedMasks(Sequence[Array]):
-    """Masks of the objects of an image, of which only the pixels around every object are in memory.
+    """Masks of the objects of an image; only the pixels around every object are kept in memory.
 
     A mask of an image of 12,000 x 12,000 px takes 144 MB as it is. ``masks[i]`` makes one of them,
     (height, width) bool, and ``numpy.asarray(masks)`` all of them, (n, height, width).

@@ -134,7 +134,7 @@ def _check_vectors(maps: Mapping[str, torch.Tensor], tasks: Sequence[Task]) -> N
 
 
 class ImagePrediction:
-    """What the heads of one key predict from one image, of which rows and maps are made on request.
+    """The prediction of the heads of one key for one image; rows and maps are made on request.
 
     :meth:`dinoneck.Predictor.predictions` returns them. The maps in the pixels of an image take
     much more memory than those per patch: predict all images, then make and write the maps of one

@@ -82,9 +82,10 @@ def load_published(
             which is then loaded in place of the publisher's file.
 
     Raises:
-        CheckpointError: if the name is unknown, weights and a revision are given, the file does not
-            fit, is damaged or has the name or hash of another one, it cannot be fetched, is gated,
-            states no licence, or lacks the Hub repository that a revision is of.
+        CheckpointError: if the name is unknown, or weights and a revision are both given. If the
+            file does not fit, is damaged, or has the name or hash of another file. If it cannot be
+            fetched, is gated or states no licence, or if the head has no Hub repository for a
+            revision.
     """
     row = row_named(name)
     if isinstance(row, PublishedDetector):

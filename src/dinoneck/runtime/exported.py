@@ -201,7 +201,7 @@ class DecodeObjects(Protocol):
 
 
 class ExportedPrediction:
-    """What a file predicts from one image, of which rows and maps are made on request.
+    """The prediction of a file for one image; rows and maps are made on request.
 
     Attributes:
         size: (height, width) of the upright image.

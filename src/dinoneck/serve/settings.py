@@ -31,15 +31,16 @@ class Settings(Config, frozen=True, kw_only=True):
         tta: views to average (default: as recorded in the heads, else none).
         weights: the local file of a published head or detector, or its folder as the Hub has it.
         tile: cut images into tiles of this many pixels, resized to the size of the heads or the
-            detector; none: leave them whole (default: the tiles of the training of a detector or a
-            head of objects, if any).
-        overlap: pixels that tiles share, at least (default: 0, for objects a fifth of the tile, or the
-            longest box of the training up to half a tile).
+            detector; none: leave them whole (default: the tiles of training, for a detector or a
+            head of objects, if it has any).
+        overlap: smallest number of pixels that neighbouring tiles share (default: 0, for objects a
+            fifth of the tile, or the longest box of the training up to half a tile).
         runtime: what computes the tokens: torch; openvino (extra [fast], on a CPU), compiled for
             each size; or auto, the faster of both for the sizes that the heads or tiles fix, tried
             at the start, and torch for others; None = torch, in commands DINONECK_RUNTIME, else
-            auto. Of an exported file what runs it: onnxruntime (without this option) or openvino.
-        precision: of the backbone's weights and tokens, of heads; None = as in training.
+            auto. For an exported file: what runs it, onnxruntime (without this option) or openvino.
+        precision: dtype of the backbone's weights and tokens, for heads, not for detectors; None =
+            as in training.
 
     Raises:
         ConfigError: if a value is of another type, too small or not finite.

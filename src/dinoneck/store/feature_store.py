@@ -223,11 +223,11 @@ class FeatureStore(Reader):
         Raises:
             DataError: if an image cannot be used, or two have one id; all that was finished before
                 is kept.
-            StoreError: without a backbone, with a changed one, if the backbone has another runtime
-                than the store was begun with and gives other tokens for the first ten stored images
-                (by more than a unit of the store's rounding), if the file of a stored image has
-                changed, if an image is stored already under an id that another root gave it, if the
-                images do not fit on the disk, or values not in the dtype.
+            StoreError: without a backbone or with a changed one; if the file of a stored image has
+                changed; if an image is already stored under an id that another root gave it; if the
+                images do not fit on the disk, or values do not fit in the dtype. Also if the
+                backbone has another runtime than the store was begun with, and its tokens of the
+                first ten stored images differ by more than a unit of the store's rounding.
             ConfigError: if an option is out of range.
             ImportError: naming the extra, if Ray is not installed.
         """

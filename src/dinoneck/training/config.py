@@ -183,12 +183,12 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
         targets: columns to predict: numbers (regression) or words (classification); empty cells are
             unknown.
         aux_targets: columns that only help training.
-        multilabel: columns with the labels of images that may have any number of them: one column of
-            words, separated by ; or |, in which none is an image without labels; or a column of 0
-            and 1, or true and false, for each label; empty cells are unknown. Without a table the
-            folders in images that are labels, in which images that have several are links or
-            copies; or a COCO file (.json) whose annotations name the labels of images, and which
-            of its categories to learn, without names all.
+        multilabel: columns of labels, for images with any number of labels: either one column of
+            words, separated by ; or |, where the word none is an image without labels; or a column
+            of 0 and 1, or true and false, for each label; empty cells are unknown. Without a table:
+            the folders in images whose names are labels (an image with several labels is linked or
+            copied into each); or a COCO file (.json) whose annotations name the labels of images,
+            and the categories to learn (without names all).
         labels: column of masks (PNG, TIFF; empty = unknown), or without a table their folder: a
             segmentation, or with targets class shares per patch.
         label_kind: mask values: class indices, or numbers per pixel, a dense task with the name of
@@ -199,15 +199,15 @@ class DataConfig(PreparationConfig, frozen=True, kw_only=True):
         nodata: mask values without a label, such as 255. NaN never has one and is left out here.
         scale: with label_kind numbers: what the masks' numbers are multiplied by, such as 0.0001.
         offset: added to them after the scale.
-        numbers_from_maps: with labels: a target that has the name of a class and is its share in the
-            masks is read from the map; off: it has a readout of its own.
+        numbers_from_maps: with labels: a target that has the name of a class and is its share in
+            the masks is read from the map; off: the head predicts it by itself.
         unit: unit of the targets.
         minimum: smallest prediction, such as 0.
         target_weights: weights of the targets in the overall score, one R² over all of them:
             TARGET=WEIGHT pairs, or a CSV with the columns target and weight; without them it is the
             mean of their R².
         store: feature store to train on, in place of images.
-        views: number of the store's augmentations to use; None = all.
+        views: number of the store's views to use; None = all.
         size: image size in pixels, HEIGHTxWIDTH or one number; None = their own.
         tta: views that predictions average, recorded in the head files; the run's scores do not use
             them.
@@ -304,12 +304,12 @@ class InstancesDataConfig(PreparationConfig, frozen=True, kw_only=True):
         panoptic: folder of PNG files and COCO file of panoptic segments, for heads that predict
             them.
         size: image size in pixels, HEIGHTxWIDTH or one number; None = their own.
-        crowd: ignore: objects of COCO files with iscrowd=1 are regions that count for nothing;
-            objects: they are objects, as in exports that mark every mask.
-        tile: cut images into tiles of HEIGHTxWIDTH pixels, or one number, each of which is resized to
-            size, else to that of the tile, or of the detector that init names; None = off.
-        overlap: pixels that tiles share, at least; None = a fifth of the tile, or the longest box up
-            to half a tile.
+        crowd: ignore: objects of COCO files with iscrowd=1 are regions that are ignored; objects:
+            they count as objects, as in exports that mark every mask.
+        tile: cut images into tiles of HEIGHTxWIDTH pixels, or one number; each tile is resized to
+            size, without size to that of the tile, or of the detector that init names; None = off.
+        overlap: smallest number of pixels that neighbouring tiles share; None = a fifth of the
+            tile, or the longest box up to half a tile.
     """
 
     instances: Path | None = None
@@ -346,12 +346,12 @@ class BoxesDataConfig(ImagesConfig, frozen=True, kw_only=True):
         val_images: folder of the held-out images; None = as images.
         size: size in pixels to which images are stretched, HEIGHTxWIDTH or one number; without
             one it is 640x640, or that of the RF-DETR that init names.
-        crowd: ignore: objects of COCO files with iscrowd=1 are regions that count for nothing;
-            objects: they are objects, as in exports that mark every mask.
-        tile: cut images into tiles of HEIGHTxWIDTH pixels, or one number, each of which is resized to
+        crowd: ignore: objects of COCO files with iscrowd=1 are regions that are ignored; objects:
+            they count as objects, as in exports that mark every mask.
+        tile: cut images into tiles of HEIGHTxWIDTH pixels, or one number; each tile is resized to
             size; None = off.
-        overlap: pixels that tiles share, at least; None = a fifth of the tile, or the longest box up
-            to half a tile.
+        overlap: smallest number of pixels that neighbouring tiles share; None = a fifth of the
+            tile, or the longest box up to half a tile.
     """
 
     boxes: Path
@@ -395,11 +395,14 @@ def _refuse_repeated(name: str, values: tuple[str, ...]) -> None:
     """Raise ConfigError for a name that stands twice, also in two Unicode forms."""
     if len(set(values)) < len(values):
         raise ConfigError(f"{name} are {', '.join(values)}; name each once")
-    if len({composed(value) for value in values}) < len(values):
-        raise ConfigError(
-            f"{name} are {', '.join(values)}, with two names that differ in their Unicode form (NFC, "
-            "NFD) alone; name each once"
-        )
+    first_of: dict[str, str] = {}
+    for value in values:
+        first = first_of.setdefault(composed(value), value)
+        if first != value:
+            raise ConfigError(
+                f"{name} hold {value} in two Unicode forms (NFC, NFD), {first!a} and "
+                f"{value!a}; name each once"
+            )
 
 
 class FrozenBackbone(Config, frozen=True, kw_only=True):
@@ -412,8 +415,8 @@ class FrozenBackbone(Config, frozen=True, kw_only=True):
         random: seeded random weights without download, equal on every machine.
         seed: which random weights; None = 0.
         layers: block indices to read, such as 2 5 8 11; None = the last.
-        license: licence of the weights, recorded in the files where none is known, such as of own
-            weights.
+        license: licence of the weights, recorded in the files if it is not known, such as that of
+            your own weights.
         runtime: what computes the tokens of frozen weights: torch; openvino (extra [fast], on a
             CPU); or auto, the faster of both; None = torch, in commands DINONECK_RUNTIME, else auto.
         precision: dtype of the weights and tokens; bfloat16 is faster on CPUs that have it, and its
@@ -571,8 +574,8 @@ class DetectorConfig(Config, frozen=True, kw_only=True):
         variant: size of D-FINE: stock is D-FINE-L, 25m has 25 million parameters with a ViT-S.
         features_at: scale of the images for the ViT, such as 0.5; a neck with a detail branch sees
             them at full size.
-        queries: of D-FINE and RT-DETRv2; None = the variant's.
-        encoder_layers: of their hybrid encoder; None = the variant's.
+        queries: number of queries of D-FINE and RT-DETRv2; None = the variant's.
+        encoder_layers: number of layers of their hybrid encoder; None = the variant's.
         augment: horizontal: mirror half of the images and vary colours; both: also upside down.
         checkpointing: recompute backbone blocks in the backward pass to save memory.
         eval_every: epochs between evaluations.
@@ -602,8 +605,8 @@ class RunConfig(Config, frozen=True, kw_only=True):
             and what was trained of its ViT: tuned blocks if this run trains the ViT, LoRA weights
             if it has some of this rank. Of boxes and objects also a published detector, such as
             rf_detr_small, which is fine-tuned.
-        license: of the head or the detector, such as MIT, recorded in its files; that of the
-            backbone's weights is backbone.license.
+        license: licence of the head or the detector, such as MIT, recorded in its files;
+            backbone.license is that of the backbone's weights.
         record_images: keep a short hash of every training image in the files of heads and
             detectors, by which evaluate and reports recognise it.
         imports: modules or Python files to import first, to register heads.
@@ -1035,7 +1038,7 @@ def read_config(path: str | os.PathLike[str]) -> AnyConfig:
     :class:`TrainInstancesConfig`, and other data a :class:`TrainConfig`.
 
     Raises:
-        ConfigError: if the file cannot be read, a key is unknown, stands twice or has no effect on
+        ConfigError: if the file cannot be read, a key is unknown, occurs twice or has no effect on
             that training, or a value is wrong.
 
     Examples:

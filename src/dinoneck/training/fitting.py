@@ -305,10 +305,10 @@ def _validate(engine: Engine, objective: Objective, reader: BatchReader) -> dict
 def _score(task: Task, predictions: Tensor, truth: Tensor) -> dict[str, float]:
     """Return ``val_r2/TASK`` (the mean over outputs), ``val_accuracy/TASK`` or, of masks, ``val_mean_iou/TASK``.
 
-    Of several labels it is ``val_mAP/TASK``, the mean of their average precisions.
-    Of surface normals it is ``val_within_11/TASK``, the share of cells that are less than 11.25
-    degrees off. Masks are compared at the resolution of the labels. What is missing counts for nothing; without
-    values there is no score.
+    Of several labels it is ``val_mAP/TASK``, the mean of their average precisions. Of surface
+    normals it is ``val_within_11/TASK``, the share of cells that are less than 11.25 degrees off.
+    Masks are compared at the resolution of the labels. Missing labels are ignored; without values
+    there is no score.
 
     Args:
         task: of the head.

@@ -306,12 +306,12 @@ class DetectorRecipe(Config, frozen=True, kw_only=True):
         epochs: passes over the training images.
         batch_size: images per step, over all processes.
         accumulate: number of parts that the images of a step are computed in, one after the other;
-            their gradients add up to that of all images, but for what draws at random or takes
-            statistics of a batch, such as dropout and batch norm. More parts need less memory.
+            their gradients add up to that of all images, except in layers that draw at random or
+            take statistics of a batch, such as dropout and batch norm. More parts need less memory.
         lr: peak learning rate; cosine with warm-up.
-        seed: of the split, the first weights and the order of samples.
-        weight_decay: of AdamW, for weight matrices only; biases, norms and the loss's own parameters
-            have none.
+        seed: seed of the split, the initial weights and the order of the samples.
+        weight_decay: weight decay of AdamW, for weight matrices only; biases, norms and the loss's
+            own parameters have none.
         warmup: share of the steps with a rising learning rate.
         ema_decay: decay of the moving average of the weights, which is validated and saved; None =
             no average.
@@ -321,9 +321,9 @@ class DetectorRecipe(Config, frozen=True, kw_only=True):
         clip_norm: largest norm of the gradients; None = no limit.
         backbone_lr: peak learning rate of a trained backbone; None = a tenth of lr.
         layer_decay: factor of that rate per block of the backbone; None = one rate.
-        freeze: EPOCH=STAGE: what is frozen of the backbone from an epoch on: all, last:N (the last
-            N blocks are trained) or none; empty = by the plan 0=all 10=last:4, of an RF-DETR
-            that init names 0=all.
+        freeze: EPOCH=STAGE: what is frozen in the backbone from an epoch on: all, last:N (the last
+            N blocks are trained) or none; empty = the schedule 0=all 10=last:4, for an RF-DETR that
+            init names 0=all.
 
     Raises:
         ConfigError: if a value is unknown or out of range, or two of them contradict each other.
@@ -389,14 +389,14 @@ class Recipe(DetectorRecipe, frozen=True, kw_only=True):
         epochs: passes over the training images.
         batch_size: images per step, over all processes.
         accumulate: number of parts that the images of a step are computed in, one after the other;
-            their gradients add up to that of all images, but for what draws at random or takes
-            statistics of a batch, such as dropout and batch norm. More parts need less memory.
+            their gradients add up to that of all images, except in layers that draw at random or
+            take statistics of a batch, such as dropout and batch norm. More parts need less memory.
         lr: peak learning rate; cosine with warm-up.
-        seed: of the split, the first weights and the order of samples.
+        seed: seed of the split, the initial weights and the order of the samples.
         optimizer: adamw, or sam: sharpness-aware minimisation with AdamW, at twice the cost.
         rho: neighbourhood size of SAM, in the norm of all trained weights together.
-        weight_decay: of AdamW, for weight matrices only; biases, norms and the loss's own parameters
-            have none.
+        weight_decay: weight decay of AdamW, for weight matrices only; biases, norms and the loss's
+            own parameters have none.
         warmup: share of the steps with a rising learning rate.
         ema_decay: decay of the moving average of the weights, which is validated and saved; None =
             no average.
@@ -418,7 +418,7 @@ class Recipe(DetectorRecipe, frozen=True, kw_only=True):
             weights; None = keep the last.
         backbone_lr: peak learning rate of a trained backbone; None = a tenth of lr.
         layer_decay: factor of that rate per block of the backbone; None = one rate.
-        freeze: EPOCH=STAGE: what is frozen of the backbone from an epoch on: all, last:N (the last
+        freeze: EPOCH=STAGE: what is frozen in the backbone from an epoch on: all, last:N (the last
             N blocks are trained) or none; empty = as the backbone is.
 
     Raises:

@@ -263,7 +263,7 @@ class MemoryTokens(_ById):
         preprocess: how images were prepared; None = unknown, as of tokens that were given.
 
     Raises:
-        DataError: if lengths differ or an id stands twice.
+        DataError: if lengths differ or an id occurs twice.
     """
 
     def __init__(self, ids: Sequence[str], tokens: Tokens) -> None:
@@ -396,7 +396,7 @@ class LiveTokens(_ById):
             images as they are.
 
     Raises:
-        DataError: if ids and images differ in number, or an id stands twice.
+        DataError: if ids and images differ in number, or an id occurs twice.
         ConfigError: if ``backbone`` is not a Backbone.
 
     Examples:
