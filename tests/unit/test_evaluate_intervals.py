@@ -140,6 +140,20 @@ def test_what_is_not_one_head_file_of_numbers_is_not_calibrated(
         evaluate(model, meadow.parent, meadow, calibrate=tmp_path / "out.safetensors", **options)
 
 
+def test_a_head_is_calibrated_by_the_views_that_its_file_records(
+    head: Path, meadow: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "calibrated.safetensors"
+    words = ("evaluate", meadow.parent, "--heads", head, "--truth", meadow, "--calibrate", out)
+
+    refused = kit.cli(*words, "--tta", "flip4")
+    calibrated = kit.cli(*words, "--tta", "none")
+
+    assert refused.code == 1
+    assert "tta is 'flip4': the file records the views 'none'" in refused.err
+    assert calibrated.code == 0, calibrated.err
+
+
 def test_images_of_the_training_are_refused(meadow: Path, tmp_path: Path) -> None:
     train(a_run(meadow, ["soil"], folds={"count": 1}), tmp_path / "run")
 

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -760,7 +760,8 @@ def _output_paths(
         folders: option -> folder; nothing is returned if all are None.
 
     Raises:
-        ConfigError: if a folder is a file, holds files, or is inside a folder of images.
+        ConfigError: if a folder is a file, holds files, or is inside a folder of images or the
+            other one.
         DataError: if the files of two images would have one name.
     """
     named_folders = {option: folder for option, folder in folders.items() if folder is not None}
@@ -778,6 +779,14 @@ def _output_paths(
                     f"{option} {folder} is inside {path}, whose files are images; name another "
                     "place"
                 )
+    for option, other_option in permutations(named_folders, 2):
+        folder = named_folders[option]
+        other_folder = named_folders[other_option]
+        if folder.resolve().is_relative_to(other_folder.resolve()):
+            raise ConfigError(
+                f"{option} {folder} is the folder of {other_option} {other_folder}, or inside of it; "
+                "expected two folders, one next to the other: name another place"
+            )
     names = cli.names_below(list(file_by_name.values()))
     output_paths = [Path(name).with_suffix("") for name in names]
     for output_path, count in Counter(output_paths).items():

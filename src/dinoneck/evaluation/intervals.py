@@ -115,8 +115,9 @@ class Calibration:
         """Return the calibration of the one model.
 
         Raises:
-            ConfigError: if there are several models, the model is of several files, of a module, or
-                exported, or its file has intervals.
+            ConfigError: if there are several models, the model is of several files, of a module,
+                exported, cut into tiles or of other views than its file records, or the file has
+                intervals.
         """
         if len(models) > 1:
             raise ConfigError(
@@ -134,13 +135,20 @@ class Calibration:
                 f"calibrate is {str(out)!r}, and tile is {model.tiling.tile}: intervals hold for images "
                 "that are not cut; leave one of them out"
             )
-        checkpoints = [loaded_head.checkpoint for loaded_head in loaded_heads_of(model)]
-        checkpoint = checkpoints[0] if len(checkpoints) == 1 else None
+        loaded_heads = loaded_heads_of(model)
+        checkpoint = loaded_heads[0].checkpoint if len(loaded_heads) == 1 else None
         if checkpoint is None:
             raise ConfigError(
                 f"calibrate is {str(out)!r}, which adds intervals to a head file, and the model is "
                 "not one head file; name one, and save several heads as one with "
                 "HeadEnsemble.from_heads"
+            )
+        recorded_views = loaded_heads[0].views
+        if model.tta != recorded_views:
+            raise ConfigError(
+                f"calibrate is {str(out)!r}, and tta is {model.tta!r}: the file records the views "
+                f"{recorded_views!r}, by which it would predict with intervals of other errors; leave "
+                "tta out (--tta)"
             )
         for task in checkpoint.tasks:
             if task.interval:

@@ -315,6 +315,32 @@ def test_masks_of_a_mask_head_are_those_of_the_predictor(tmp_path: Path) -> None
         assert np.array_equal(np.asarray(stored), row["maps"]["crop"])
 
 
+@pytest.mark.parametrize(
+    ("maps", "overlay", "named_first"),
+    [
+        pytest.param("new", "new", "--maps", id="one folder"),
+        pytest.param("new", "new/pictures", "--overlay", id="pictures inside of maps"),
+        pytest.param("new/maps", "new", "--maps", id="maps inside of pictures"),
+    ],
+)
+def test_maps_and_pictures_need_a_folder_each(
+    maps: str, overlay: str, named_first: str, tmp_path: Path
+) -> None:
+    task = Task("crop", dim=3, kind="segmentation")
+    head = saved_head(tmp_path / "h.safetensors", LinearHead(64, [task], pool=None))
+    write_images(tmp_path / "images", ["a.png"])
+    (tmp_path / "new").mkdir()
+    words = ("predict", tmp_path / "images", "--heads", head, "--out", tmp_path / "out.csv")
+
+    result = cli(*words, "--maps", tmp_path / maps, "--overlay", tmp_path / overlay)
+
+    assert result.code == 1
+    assert f"{named_first} {tmp_path}" in result.err
+    assert "expected two folders, one next to the other" in result.err
+    assert list((tmp_path / "new").iterdir()) == []
+    assert not (tmp_path / "out.csv").exists()
+
+
 def test_folders_of_pictures_keep_what_they_hold(tmp_path: Path) -> None:
     """Images without a map, images with an alpha channel, and folders that hold other files."""
     kinds = {
