@@ -50,6 +50,7 @@ from dinoneck.inference.tile_merging import (
     Tile,
     copy_to_keep,
     merge_tiles,
+    no_tiles_to_overlap,
     tiles_of,
     tiling_for_objects,
 )
@@ -385,7 +386,11 @@ class Detector(LeastScores, nn.Module):
         if tile == "auto":
             if overlap is None:
                 return self.tiling
-            tile = None if self.tiling is None else self.tiling.tile
+            if self.tiling is None:
+                if overlap:
+                    raise no_tiles_to_overlap(overlap)
+                return None
+            tile = self.tiling.tile
         longest_box = None if self.trained_boxes is None else self.trained_boxes.longest_box
         return tiling_for_objects(tile, overlap, longest_box=longest_box)
 

@@ -54,7 +54,7 @@ from dinoneck.inference.passes import Pass, PassImage, grids_of
 from dinoneck.inference.predictions import ImagePrediction, Maps, Prediction, check_maps
 from dinoneck.inference.resolution import objects_from_outputs
 from dinoneck.inference.sources import NO_KEY, Heads, names_detector, open_heads
-from dinoneck.inference.tile_merging import tiling_for_objects
+from dinoneck.inference.tile_merging import no_tiles_to_overlap, tiling_for_objects
 from dinoneck.inference.tiles import Tiling
 from dinoneck.inference.views import TTA, VIEWS
 from dinoneck.kinds import AnyRuntime, TileSize
@@ -320,6 +320,8 @@ class Predictor(_FileOrHeads):
         for key, sources in opened.items():
             loaded[key] = [LoadedHead.load(source) for source in sources]
         self.revisions = _revisions(chain.from_iterable(opened.values()))
+        if tile == "auto" and overlap:
+            _check_trained_on_tiles(loaded, overlap)
         heads_of_passes = _group_into_passes(
             loaded,
             backbone=None if backbone is None else checked_backbone(backbone),
@@ -876,15 +878,28 @@ def _group_into_passes(
     return groups
 
 
+def _check_trained_on_tiles(
+    loaded: Mapping[str, Sequence[LoadedHead]], overlap: int | float
+) -> None:
+    """Raise a ConfigError for the overlap of tiles where no head was trained on tiles."""
+    for head in chain.from_iterable(loaded.values()):
+        if head.trained_boxes is not None and head.trained_boxes.tile is not None:
+            return
+    raise no_tiles_to_overlap(overlap)
+
+
 def _tile_of(
     head: LoadedHead, tile: TileSize, overlap: int | float | None
 ) -> tuple[int | tuple[int, int] | None, int | float | None]:
-    """The size of the tiles of a head and their overlap; of ``"auto"`` those of its training."""
+    """The size of the tiles of a head and their overlap; of ``"auto"`` those of its training.
+
+    An overlap is one of tiles: a head that was not trained on tiles has none.
+    """
     if tile != "auto":
         return tile, overlap
     boxes = head.trained_boxes
     if boxes is None or boxes.tile is None:
-        return None, overlap
+        return None, None
     if overlap is None:
         overlap = boxes.overlap
     return boxes.tile, overlap

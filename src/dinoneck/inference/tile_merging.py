@@ -85,6 +85,14 @@ def copy_to_keep(values: Tensor | Array) -> Tensor:
     return torch.from_numpy(np.array(values))
 
 
+def no_tiles_to_overlap(overlap: int | float) -> ConfigError:
+    """Return the error of an overlap for files that were not trained on tiles, where no tile is stated."""
+    return ConfigError(
+        f"overlap is {overlap!r}, and what predicts was not trained on tiles; give the size of a "
+        "tile (tile=, --tile)"
+    )
+
+
 def tiling_for_objects(
     tile: int | tuple[int, int] | None,
     overlap: int | float | None,

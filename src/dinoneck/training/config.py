@@ -395,11 +395,14 @@ def _refuse_repeated(name: str, values: tuple[str, ...]) -> None:
     """Raise ConfigError for a name that stands twice, also in two Unicode forms."""
     if len(set(values)) < len(values):
         raise ConfigError(f"{name} are {', '.join(values)}; name each once")
-    if len({composed(value) for value in values}) < len(values):
-        raise ConfigError(
-            f"{name} are {', '.join(values)}, with two names that differ in their Unicode form (NFC, "
-            "NFD) alone; name each once"
-        )
+    first_of: dict[str, str] = {}
+    for value in values:
+        first = first_of.setdefault(composed(value), value)
+        if first != value:
+            raise ConfigError(
+                f"{name} hold {value} in two Unicode forms (NFC, NFD), {first!a} and "
+                f"{value!a}; name each once"
+            )
 
 
 class FrozenBackbone(Config, frozen=True, kw_only=True):

@@ -246,11 +246,17 @@ class RunTokens:
         return LiveTokens(backbone, self._images, self.ids, self.preprocess)
 
     def take(self, rows: Sequence[int]) -> RunTokens:
-        """Return the tokens of these rows of the table alone, of the same backbone or store."""
+        """Return the tokens of these rows alone, of the same backbone or store.
+
+        Args:
+            rows: positions in :attr:`ids`: of images, or of the parts that they are cut into.
+        """
         subset = copy.copy(self)
         subset.ids = [self.ids[row] for row in rows]
         subset._images = [self._images[row] for row in rows]
         subset._extracted = None
+        if self._image_rows is not None:
+            subset._image_rows = self._image_rows[list(rows)]
         if self.stored is not None:
             subset.stored = self.stored.take(rows)
         return subset

@@ -12,7 +12,7 @@ from tests.unit.detection.test_box_tiles import small_detector
 from tests.unit.inference.test_image_resolution import head_of
 from torch import Tensor
 
-from dinoneck import ConfigError, HeadCheckpoint, Predictor
+from dinoneck import ConfigError, HeadCheckpoint, Predictor, save_head
 from dinoneck.detection import Detector
 from dinoneck.export import export_model
 from dinoneck.inference import coco_objects
@@ -64,6 +64,40 @@ def test_predict_takes_the_tiles_of_the_training_or_none(kind: str, tmp_path: Pa
     )
     assert CUT in kit.cli(*words[:-1]).out
     assert CUT not in kit.cli(*words[:-1], "--tile", "none").out
+
+
+def test_an_overlap_alone_is_one_of_the_tiles_of_the_training(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools", reason="masks need pycocotools, the extra [masks]")
+    [image] = kit.write_images(tmp_path, ["images/a.png"], 80, 120)
+    head = head_on_tiles(tmp_path)
+
+    with_overlap = objects_of(Predictor(head, overlap=8), image)
+
+    assert with_overlap == objects_of(Predictor(head, tile=SIZE, overlap=8), image)
+
+
+def test_an_overlap_leaves_a_head_without_tiles_beside_one_with_tiles_whole(
+    tmp_path: Path,
+) -> None:
+    on_tiles = head_on_tiles(tmp_path)
+    whole = tmp_path / "whole.safetensors"
+    save_head(whole, head_of("mask"), backbone=kit.backbone())
+
+    predictor = Predictor({"tiles": on_tiles, "whole": whole}, overlap=8)
+
+    tilings = {key: each.tiling for each in predictor.passes for key in each.heads}
+    assert tilings == {"tiles": Tiling(SIZE, 8), "whole": None}
+
+
+def test_an_overlap_alone_is_refused_where_no_file_was_trained_on_tiles(tmp_path: Path) -> None:
+    head = tmp_path / "h.safetensors"
+    save_head(head, head_of("mask"), backbone=kit.backbone())
+    reason = r"overlap is 20, and what predicts was not trained on tiles; give the size of a tile"
+
+    with pytest.raises(ConfigError, match=reason):
+        Predictor(head, overlap=20)
+    with pytest.raises(ConfigError, match=reason):
+        small_detector().use_tiles("auto", 20)
 
 
 def test_evaluate_and_serve_know_the_word_too(tmp_path: Path) -> None:

@@ -200,3 +200,13 @@ def test_paths_are_taken_as_text() -> None:
     assert DataConfig(csv=csv).csv == "table.csv"
     panoptic: Any = (Path("segments"), "segments.json")
     assert InstancesDataConfig(panoptic=panoptic).panoptic == ("segments", "segments.json")
+
+
+def test_two_unicode_forms_of_one_name_are_shown_so_that_they_can_be_told_apart() -> None:
+    composed = "caf\u00e9"
+    decomposed = "cafe\u0301"
+
+    with pytest.raises(ConfigError) as raised:
+        DataConfig(targets=(composed, decomposed))
+
+    assert r"'caf\xe9' and 'cafe\u0301'; name each once" in str(raised.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -232,6 +233,18 @@ def test_a_backbone_that_its_training_left_as_it_was_is_not_in_the_heads_file(
     assert weights is None
     assert again is not None
     assert again.backbone.fingerprint == load_backbone("dinoneck_tiny").fingerprint
+
+
+def test_tokens_of_taken_parts_know_the_images_that_they_are_of(meadow: Path) -> None:
+    config = a_run(meadow, ["crop"])
+    images = RunTokens.open(config, table_of(config))
+    parts = [images._images[row] for row in (0, 0, 1, 1, 2)]
+    tokens = images.cut(parts, ids=["a", "b", "c", "d", "e"], image_rows=np.array([0, 0, 1, 1, 2]))
+
+    taken = tokens.take([1, 3, 4])
+
+    assert taken.ids == ["b", "d", "e"]
+    assert taken.rows_of(np.array([1, 2])).tolist() == [1, 2]
 
 
 def test_results_are_replaced_on_request_only(meadow: Path, tmp_path: Path) -> None:
