@@ -39,7 +39,7 @@ def expected_levels(
     for level, group in enumerate(grouper.groups):
         projected = []
         for layer in group:
-            bottleneck = grouper.bottleneck(layer)
+            bottleneck: Any = grouper.bottleneck(layer)
             x = layers[layer]
             if norm == "layer":
                 x = normed(x) * bottleneck.norm.weight + bottleneck.norm.bias
@@ -63,9 +63,9 @@ def expected_shares(projected: Tensor, learned: Any, fusion: Fusion) -> Tensor:
     if learned is None:
         return torch.full(shape, 1 / len(projected), dtype=projected.dtype)
     if fusion == "softmax":
-        shares = learned.exp() / learned.exp().sum()
+        shares: Tensor = learned.exp() / learned.exp().sum()
         return shares[:, None, None].expand(shape)
-    scores = (projected * learned).sum(dim=-1) / LEVEL_CHANNELS**0.5
+    scores: Tensor = (projected * learned).sum(dim=-1) / LEVEL_CHANNELS**0.5
     return scores.exp() / scores.exp().sum(dim=0)
 
 
@@ -133,7 +133,7 @@ def test_it_equals_the_plain_formula_and_so_do_its_gradients(
 )
 def test_auto_groups_are_contiguous_even_and_shallow_first(count: int, sizes: list[int]) -> None:
     groups = LayerGrouper(CHANNELS, count, LEVEL_CHANNELS, num_groups=len(sizes)).groups
-    in_order = []
+    in_order: list[int] = []
     for group in groups:
         in_order += group
     assert [len(group) for group in groups] == sizes
@@ -328,9 +328,9 @@ def narrow_grouper() -> LayerGrouper:
 
 
 def test_a_pruned_weight_is_used_and_learns(narrow_grouper: LayerGrouper) -> None:
-    linear = narrow_grouper.bottleneck(0).linear
+    linear: Any = narrow_grouper.bottleneck(0).linear
     norm = narrow_grouper.bottleneck(0).norm
-    prune.l1_unstructured(linear, "weight", 0.5)
+    prune.l1_unstructured(linear, "weight", 0.5)  # type: ignore[no-untyped-call]
     x = torch.randn(1, 4, WIDE)
 
     for _ in range(2):  # a graph that was freed is not used again
@@ -349,11 +349,12 @@ def test_second_derivatives_of_functional_calls_are_taken(narrow_grouper: LayerG
     x = torch.randn(1, 4, WIDE)
     weights = {name: weight.detach() for name, weight in narrow_grouper.named_parameters()}
 
-    def loss(given: dict[str, Tensor]) -> Tensor:
+    def sum_of_squares(given: dict[str, Tensor]) -> Tensor:
         [level] = torch.func.functional_call(narrow_grouper, given, ([x],))
-        return level.square().sum()
+        loss: Tensor = level.square().sum()
+        return loss
 
-    hessian = torch.func.hessian(loss)(weights)
+    hessian = torch.func.hessian(sum_of_squares)(weights)
 
     # the bias is added to every one of the four tokens
     name = "bottlenecks.0.linear.bias"
