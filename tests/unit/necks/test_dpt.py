@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,76 +14,98 @@ from torch import Tensor
 from dinoneck import ConfigError, DPTHead, DPTNeck, Task
 
 HIDDEN = (4, 6, 8, 10)
+FACTORS = (4, 2, 1, 0.5)  # by which the levels are larger than the grid of patches
+PEER_NAMES = {
+    "project": "projection",
+    "up": "resize",
+    "down": "resize",
+    "first": "convolution1",
+    "second": "convolution2",
+    "lateral": "residual_layer1",
+    "unit": "residual_layer2",
+}
 
 
 def small(readout: str = "ignore", layers: int = 4, **more: object) -> DPTNeck:
     return DPTNeck(WIDTH, layers, 8, readout, hidden_sizes=HIDDEN[-layers:], **more)  # type: ignore[arg-type]
 
 
-def published_names(neck: DPTNeck) -> dict[str, Tensor]:
+def peer_weights(neck: DPTNeck) -> dict[str, Tensor]:
     """The neck's weights under the names and in the shapes of transformers' DPTNeck."""
-    last = neck.num_layers - 1
-    names = {"project": "projection", "up": "resize", "down": "resize", "first": "convolution1"}
-    names |= {"second": "convolution2", "lateral": "residual_layer1", "unit": "residual_layer2"}
-    found = {}
-    for ours, value in neck.state_dict().items():
-        room, place, *parts, kind = ours.split(".")
-        if room == "fusion":
-            theirs = f"fusion_stage.layers.{last - int(place)}"
-        elif parts == ["widen"]:
-            theirs, parts = f"convs.{place}", []
+    weights = {}
+    for name, weight in neck.state_dict().items():
+        room, position, *parts, kind = name.split(".")
+        level = int(position)
+        if parts == ["project"] and kind == "weight":
+            weight = weight[..., None, None]  # a linear layer is a convolution there
+        if parts == ["widen"]:
+            peer_name = f"convs.{level}"
         elif parts == ["readout_linear"]:
-            theirs, parts = f"reassemble_stage.readout_projects.{place}.0", []
+            peer_name = f"reassemble_stage.readout_projects.{level}.0"
         else:
-            theirs = f"reassemble_stage.layers.{place}"
-        key = ".".join([theirs, *(names[part] for part in parts), kind])
-        found[key] = value[..., None, None] if parts == ["project"] and kind == "weight" else value
-    return found
+            stage = f"reassemble_stage.layers.{level}"
+            if room == "fusion":
+                stage = f"fusion_stage.layers.{neck.num_layers - 1 - level}"
+            peer_parts = [PEER_NAMES[part] for part in parts]
+            peer_name = ".".join([stage, *peer_parts])
+        weights[f"{peer_name}.{kind}"] = weight
+    return weights
 
 
-SIZED, DOUBLED = (
-    [("size", 2, (4, 6)), ("size", 4, (4, 6))],
-    [("double", 4, grid) for grid in ((4, 6), (3, 5), (1, 3))],
-)
-
-
-@pytest.mark.parametrize("readout", ["ignore", "add", "project"])
-@pytest.mark.parametrize(("upsample", "layers", "grid"), SIZED + DOUBLED)
-def test_it_is_transformers_neck(
-    readout: str, upsample: str, layers: int, grid: tuple[int, int]
-) -> None:
-    """The published neck doubles its maps; maps resized to the next level are the same on even grids."""
+def peer_of(neck: DPTNeck, readout: str, doubles: bool) -> Any:
+    """transformers' neck with the weights of this one."""
     pytest.importorskip("transformers")
     from transformers.models.dpt.configuration_dpt import DPTConfig
     from transformers.models.dpt.modeling_dpt import DPTNeck as Peer
 
-    double = upsample == "double"
-    options = {"upsample": "double", "align_corners": True, "unit_bias": False} if double else {}
-    neck = small(readout, layers, **options).double()
-    sizes = {"neck_hidden_sizes": HIDDEN[-layers:], "reassemble_factors": (4, 2, 1, 0.5)[-layers:]}
-    peer = Peer(
-        DPTConfig(
-            hidden_size=WIDTH,
-            readout_type=readout,
-            use_bias_in_fusion_residual=not double,
-            fusion_hidden_size=8,
-            **sizes,
-        )
-    ).double()
-    for layer in peer.fusion_stage.layers:
-        layer.align_corners = double
-    found = peer.load_state_dict(published_names(neck), strict=False)
-    assert not found.unexpected_keys
-    assert all(
-        key.startswith("fusion_stage.layers.0.residual_layer1.") for key in found.missing_keys
+    config = DPTConfig(
+        hidden_size=WIDTH,
+        readout_type=readout,
+        use_bias_in_fusion_residual=not doubles,
+        fusion_hidden_size=8,
+        neck_hidden_sizes=HIDDEN[-neck.num_layers :],
+        reassemble_factors=FACTORS[-neck.num_layers :],
     )
+    peer = Peer(config).double()
+    for layer in peer.fusion_stage.layers:
+        layer.align_corners = doubles
+    keys = peer.load_state_dict(peer_weights(neck), strict=False)
+    assert not keys.unexpected_keys
+    # the peer has a unit for the coarsest level that it never runs
+    for key in keys.missing_keys:
+        assert key.startswith("fusion_stage.layers.0.residual_layer1.")
+    return peer
+
+
+@pytest.mark.parametrize("readout", ["ignore", "add", "project"])
+@pytest.mark.parametrize(
+    ("upsample", "layers", "grid"),
+    [
+        pytest.param("next", 2, (4, 6), id="to the next level, two layers"),
+        pytest.param("next", 4, (4, 6), id="to the next level, four layers"),
+        pytest.param("double", 4, (4, 6), id="doubled, even grid"),
+        pytest.param("double", 4, (3, 5), id="doubled, odd grid"),
+        pytest.param("double", 4, (1, 3), id="doubled, one row"),
+    ],
+)
+def test_it_is_transformers_neck(
+    readout: str, upsample: str, layers: int, grid: tuple[int, int]
+) -> None:
+    """The published neck doubles its maps; maps resized to the next level are the same on even grids."""
+    doubles = upsample == "double"
+    neck = small(
+        readout, layers, upsample=upsample, align_corners=doubles, unit_bias=not doubles
+    ).double()
+    peer = peer_of(neck, readout, doubles)
     tokens = tokens_of(2, *grid, registers=0, layers=layers, dtype=torch.float64)
-    theirs = peer(list(tokens.sequence), *grid)
-    doubled = [
-        F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=double)
-        for x in neck(tokens).maps
-    ]
-    assert same(doubled, theirs[::-1], 1e-11)
+
+    maps = neck(tokens).maps
+
+    doubled = []
+    for level in maps:
+        doubled.append(F.interpolate(level, scale_factor=2, mode="bilinear", align_corners=doubles))
+    coarse_to_fine = peer(list(tokens.sequence), *grid)
+    assert same(doubled, coarse_to_fine[::-1], 1e-11)
 
 
 @pytest.mark.parametrize("readout", ["ignore", "add"])
