@@ -238,7 +238,8 @@ def test_a_backbone_that_its_training_left_as_it_was_is_not_in_the_heads_file(
 def test_tokens_of_taken_parts_know_the_images_that_they_are_of(meadow: Path) -> None:
     config = a_run(meadow, ["crop"])
     images = RunTokens.open(config, table_of(config))
-    parts = [images._images[row] for row in (0, 0, 1, 1, 2)]
+    whole = table_of(config).images
+    parts = [whole[row] for row in (0, 0, 1, 1, 2)]
     tokens = images.cut(parts, ids=["a", "b", "c", "d", "e"], image_rows=np.array([0, 0, 1, 1, 2]))
 
     taken = tokens.take([1, 3, 4])
