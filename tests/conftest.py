@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import socket
@@ -48,8 +49,20 @@ collect_ignore = [] if "DINONECK_PRETEND" in os.environ else ON_PRETEND_DEVICE
 torch.set_num_threads(1)
 
 
+def pytest_collection() -> None:
+    """Collect the tests without looking for garbage: they stay, and every search looks at all of them."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was collected out of later searches for garbage."""
+    gc.freeze()
+    gc.enable()
+
+
 def pytest_unconfigure() -> None:
     """Leave nothing behind."""
+    gc.unfreeze()
     shutil.rmtree(os.environ["TORCHINDUCTOR_CACHE_DIR"], ignore_errors=True)
     shutil.rmtree(CACHES, ignore_errors=True)
 
