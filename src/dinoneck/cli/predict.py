@@ -875,7 +875,9 @@ def _check_stored_level(heads: Sequence[str], level: float, *, has_weights: bool
                             groups=record["groups"],
                         )
                     )
-                tasks.append(TaskRecord(name=task["name"], interval=tuple(intervals)))
+                tasks.append(
+                    TaskRecord(name=task["name"], kind=task["kind"], interval=tuple(intervals))
+                )
     check_level(tasks, level, "the head")
 
 

@@ -38,7 +38,7 @@ def as_array(values: Any, what: str = "the values") -> Array:
         return from_tensor
     if np.ma.is_masked(values):
         raise DataError(
-            "some values are masked; fill them: values.filled(numpy.nan), of classes "
+            f"{what} are masked in part; fill them: values.filled(numpy.nan), of classes "
             "values.filled(-1)"
         )
     array = np.asarray(values)

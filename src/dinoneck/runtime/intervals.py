@@ -8,7 +8,7 @@ from typing import Any
 from dinoneck.errors import ConfigError
 from dinoneck.intervals import LEVELS, fewest_groups
 from dinoneck.task_facts import TaskFacts
-from dinoneck.task_intervals import DEFAULT_LEVEL
+from dinoneck.task_intervals import DEFAULT_LEVEL, INTERVAL_KINDS
 from dinoneck.text import counted
 
 BOUNDS = "interval"
@@ -42,7 +42,8 @@ def check_level(tasks: Sequence[TaskFacts], level: float, name: str) -> None:
         name: of the heads, for messages.
 
     Raises:
-        ConfigError: naming the levels that there are, or how to get them.
+        ConfigError: naming the levels that there are, or how to get them; or what is predicted, of
+            which there are none.
     """
     if not 0 < level < 1:
         raise ConfigError(f"interval is {level}; expected a number between 0 and 1, such as 0.9")
@@ -55,6 +56,12 @@ def check_level(tasks: Sequence[TaskFacts], level: float, name: str) -> None:
     levels = stored_levels(tasks)
     if level in levels:
         return
+    if not any(task.kind in INTERVAL_KINDS for task in tasks):
+        kinds = ", ".join(sorted({task.kind for task in tasks}))
+        raise ConfigError(
+            f"interval is {level:g}, and {name} predicts {kinds}; intervals are of numbers and "
+            "classes of an image: leave interval out (--interval)"
+        )
     groups = fewest_groups(level)
     if not levels:
         raise ConfigError(

@@ -204,6 +204,8 @@ def _stack_column(name: str, column: Mapping[Any, Any], ids: Sequence[str]) -> _
         return values
     try:
         return np.array([as_array(column[image_id], what) for image_id in ids])
+    except DataError:  # names the values itself
+        raise
     except ValueError as error:
         raise DataError(f"the values of {name!r} are no array: {error}") from error
 

@@ -96,6 +96,14 @@ def test_what_a_head_does_not_hold_is_refused(
         Predictor(kit.head(*tasks), kit.backbone(), interval=level)
 
 
+def test_a_level_for_labels_is_refused_without_advice_to_calibrate() -> None:
+    tags = Task("tags", kind="multilabel", labels=("moss", "rust"), dim=2)
+    reason = r"the head predicts multilabel; intervals are of numbers and classes of an image"
+
+    with pytest.raises(ConfigError, match=reason):
+        Predictor(kit.head(tags), kit.backbone(), interval=0.9)
+
+
 def test_a_data_frame_has_the_columns_of_predict() -> None:
     predictor = Predictor(plant(), kit.backbone(), interval=0.9)
 

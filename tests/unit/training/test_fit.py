@@ -200,6 +200,28 @@ def test_a_source_that_cannot_tell_its_tokens_apart_resumes(tmp_path: Path) -> N
     assert without_times(again) == without_times(first)
 
 
+@pytest.mark.parametrize(
+    ("values", "beginning"),
+    [
+        pytest.param(
+            pd.date_range("2024-05-01", periods=6),
+            "the values of 'y' are dates or times",
+            id="dates",
+        ),
+        pytest.param(
+            np.ma.masked_equal(np.arange(6.0), 3),
+            "the values of 'y' are masked in part",
+            id="masked",
+        ),
+    ],
+)
+def test_values_that_are_no_numbers_are_named_once(values: Any, beginning: str) -> None:
+    with pytest.raises(DataError) as raised:
+        run(targets={"y": values})
+
+    assert str(raised.value).startswith(beginning)
+
+
 def test_targets_of_a_composition_are_refused() -> None:
     settings = composed([PARTS])
     settings["targets"]["plant"] = np.ones((6, 3))
