@@ -455,7 +455,8 @@ ROWS: list[Row] = [
         for own, named in (
             ({"tile": 0}, "tile is (0, 0)"),
             ({"tile": 40}, "tile=(32, 32)"),
-            ({"overlap": 8}, "tile is None"),
+            ({"overlap": 8}, "overlap is 8"),
+            ({"overlap": 8, "tile": None}, "tile is None"),
             ({"batch_size": 1.5}, "batch_size is 1.5"),
             ({"batch_size": "x"}, "batch_size is 'x'"),
             ({"preprocess": {}}, "preprocess is a dict"),

@@ -177,7 +177,8 @@ def test_lora_starts_at_nothing_and_merges(known: Known, library: str) -> None:
     images = images_of((2, 3), known.patch)
     before = backbone(images).sequence[0]
     backbone.add_lora(2, targets="all")
-    assert torch.equal(backbone(images).sequence[0].detach(), before)
+    # products differ in the last bit with the place of the pixels in memory
+    assert torch.allclose(backbone(images).sequence[0].detach(), before, atol=1e-5)
     for name, parameter in backbone.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.05)

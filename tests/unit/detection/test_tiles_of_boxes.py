@@ -287,7 +287,7 @@ def test_a_predictor_cuts_for_its_detector(tmp_path: Path) -> None:
 
 
 def test_an_overlap_without_tiles_is_refused() -> None:
-    with pytest.raises(ConfigError, match="overlap is 16, but tile is None"):
+    with pytest.raises(ConfigError, match="overlap is 16, and what predicts was not trained"):
         detector_of().predict(torch.zeros(3, 96, 128), overlap=16)
 
 

@@ -137,12 +137,12 @@ def test_views_are_for_heads_and_an_overlap_for_tiles(tmp_path: Path) -> None:
     head = DetectionHead("fcos", ("red",), STAPyramid(64, 32))
     detector = tmp_path / "detector.safetensors"
     Detector(head, kit.backbone(), size=SIZE_OF_DETECTOR).save(detector)
-    with pytest.raises(ConfigError, match="overlap is 3, but tile is None"):
+    with pytest.raises(ConfigError, match="overlap is 3, and what predicts was not trained"):
         open_model(detector, Settings(overlap=3))
     with pytest.raises(ConfigError, match="tta is 'flip4', which is for heads"):
         open_model(detector, Settings(tta="flip4"))
     assert open_model(detector, Settings(tta="none")).facts["classes"] == ["red"]
-    with pytest.raises(ConfigError, match="overlap is 3, but tile is None"):
+    with pytest.raises(ConfigError, match="overlap is 3, and what predicts was not trained"):
         open_model(kit.saved_head(tmp_path / "head.safetensors"), Settings(overlap=3))
 
 

@@ -6,6 +6,8 @@ import errno
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -599,20 +601,38 @@ def test_a_dataset_ends_after_its_last_entry(filled: FeatureStore) -> None:
         data[3]
 
 
-@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_workers_read_the_same(filled: FeatureStore, context: str) -> None:
-    data = StoreDataset(filled, views=[0, 1, 2, 3])
-    loader = data.loader(5, num_workers=2, multiprocessing_context=context, timeout=50)
+WORKERS_READ = """
+import sys
+import torch
+from dinoneck import FeatureStore
+from dinoneck.store import StoreDataset
 
+if __name__ == "__main__":
+    store = FeatureStore.open(sys.argv[1])
+    data = StoreDataset(store, views=[0, 1, 2, 3])
+    loader = data.loader(5, num_workers=2, multiprocessing_context=sys.argv[2], timeout=50)
     read = {}
     for tokens, numbers in loader:
         for row, number in enumerate(numbers.tolist()):
             read[number] = tokens.sequence[1][row]
-
-    assert sorted(read) == list(range(12))
+    assert sorted(read) == list(range(12)), sorted(read)
     for number, layer in read.items():
-        expected = filled[data.id_of(number), data.view_of(number)].sequence[1][0]
-        assert torch.equal(layer, expected)
+        expected = store[data.id_of(number), data.view_of(number)].sequence[1][0]
+        assert torch.equal(layer, expected), number
+"""
+
+
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_workers_read_the_same(filled: FeatureStore, tmp_path: Path, context: str) -> None:
+    """In a process of its own: a fork of one in which earlier tests left threads may hang."""
+    program = tmp_path / "read.py"
+    program.write_text(WORKERS_READ)
+
+    done = subprocess.run(
+        [sys.executable, program, filled.path, context], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture
