@@ -146,14 +146,14 @@ MASKS = [
     ),
     Mutant(
         sentence="Crowd regions are background.",
-        where="data.listed_images:ListedImages",
-        edit=replace("_ids.append(-_first)", by="_ids.append(0)"),
+        where="data.listed_images:ObjectMap.ids_of_objects",
+        edit=replace("_ids[_row] = -_first", by="_ids[_row] = 0"),
         tests=[_OBJECTS],
     ),
     Mutant(
         sentence="Large objects hide small ones.",
-        where="data.boxes:BoxImages.pixels",
-        edit=replace("-_masks[_object].sum()", by="_masks[_object].sum()"),
+        where="data.boxes:BoxImages.object_map",
+        edit=replace("-_crops[_row].pixels.sum()", by="_crops[_row].pixels.sum()"),
         tests=[_OBJECTS],
     ),
     Mutant(
@@ -173,13 +173,13 @@ MASKS = [
     ),
     Mutant(
         sentence="All things of a class are one.",
-        where="data.listed_images:ListedImages",
+        where="data.listed_images:ObjectMap.ids_of_objects",
         edit=replace("_counts[_entry.label] += 1", by="_counts[_entry.label] *= 1"),
         tests=[_TRUE_SEGMENTS],
     ),
     Mutant(
         sentence="Colours of segments are read from blue to red.",
-        where="data.panoptic:PanopticImages.pixels",
+        where="data.panoptic:PanopticImages.object_map",
         edit=replace("[1, 256, 256**2]", by="[256**2, 256, 1]"),
         tests=[_QUALITY],
     ),
