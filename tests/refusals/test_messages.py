@@ -179,7 +179,7 @@ def test_merged_messages_about_two_arguments_are_found() -> None:
         pytest.param("pass tile= or leave it out", "pass backbone= or leave it out", id="remedies"),
         pytest.param("DenseHead serves no ratio", "PyramidHead serves no ratio", id="classes"),
         pytest.param("run.yaml has no columns", "../tables/a.csv has no columns", id="files"),
-        pytest.param("/tmp/x/run.yaml: lr is 3", "rate is 3", id="a file before the argument"),
+        pytest.param("/data/x/run.yaml: lr is 3", "rate is 3", id="a file before the argument"),
         pytest.param("DenseHead: lr is 3", "rate is 3", id="a class before the argument"),
         pytest.param("it has 2 columns: 'a', 'b'", "it has 1 columns: 'a'", id="lists"),
         pytest.param("'a': 'b' has no unit", "'a' has no unit", id="a value after a colon"),
@@ -187,13 +187,13 @@ def test_merged_messages_about_two_arguments_are_found() -> None:
     ],
 )
 def test_names_and_values_are_left_out(one: str, other: str) -> None:
-    folder = Path("/tmp/x")
+    folder = Path("/data/x")
     assert without_values(one, folder) == without_values(other, folder)
 
 
 def test_a_plain_word_that_differs_makes_two_messages() -> None:
-    one = without_values("a has 2 rows", Path("/tmp/x"))
-    other = without_values("a has 2 columns", Path("/tmp/x"))
+    one = without_values("a has 2 rows", Path("/data/x"))
+    other = without_values("a has 2 columns", Path("/data/x"))
     assert one != other
 
 

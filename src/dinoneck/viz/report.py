@@ -478,9 +478,15 @@ def _compare_numbers(
 
 def _add_object_counts(table: ScoreTable, entries: Sequence[ReportEntry], task: TaskFacts) -> None:
     """Add a column per class to the table of images: how many objects of it each image has."""
-    names_of_images = [objects_of(entry.result[task.name], task).names for entry in entries]
-    found_names = {name for names in names_of_images for name in names}
-    for name in task.labels or sorted(found_names, key=int):
+    names_of_images = []
+    predicted_names = set()
+    for entry in entries:
+        names_of_image = objects_of(entry.result[task.name], task).names
+        names_of_images.append(names_of_image)
+        predicted_names.update(names_of_image)
+    # without labels the names of classes are their numbers
+    classes = task.labels or sorted(predicted_names, key=int)
+    for name in classes:
         table.header.append(name)
         for names, cells in zip(names_of_images, table.rows, strict=True):
             cells.append(str(names.count(name)))
