@@ -601,6 +601,18 @@ def test_a_dataset_ends_after_its_last_entry(filled: FeatureStore) -> None:
         data[3]
 
 
+def run_program(folder: Path, program: str, *arguments: object) -> None:
+    """Run it in a process of its own: a fork of one in which earlier tests left threads may hang or crash."""
+    path = folder / "program.py"
+    path.write_text(program)
+
+    done = subprocess.run(
+        [sys.executable, path, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
 WORKERS_READ = """
 import sys
 import torch
@@ -624,15 +636,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_read_the_same(filled: FeatureStore, tmp_path: Path, context: str) -> None:
-    """In a process of its own: a fork of one in which earlier tests left threads may hang."""
-    program = tmp_path / "read.py"
-    program.write_text(WORKERS_READ)
-
-    done = subprocess.run(
-        [sys.executable, program, filled.path, context], capture_output=True, text=True, check=False
-    )
-
-    assert done.returncode == 0, done.stderr
+    run_program(tmp_path, WORKERS_READ, filled.path, context)
 
 
 @pytest.fixture
@@ -816,22 +820,33 @@ def test_a_folder_of_pt_files_becomes_a_store(one_layer: FeatureStore, tmp_path:
     assert store["b"].num_prefix_tokens == 0
 
 
-def test_workers_that_are_running_see_the_next_epoch(filled: FeatureStore) -> None:
+WORKERS_READ_EPOCHS = """
+import sys
+import torch
+from dinoneck import FeatureStore
+from dinoneck.store import StoreDataset
+
+store = FeatureStore.open(sys.argv[1])
+data = StoreDataset(store, views="random", seed=3)
+loader = data.loader(
+    3, num_workers=1, persistent_workers=True, multiprocessing_context="fork", timeout=50
+)
+layers = []
+drawn = []
+for epoch in range(3):
+    data.set_epoch(epoch)
+    [(tokens, numbers)] = loader
+    layers.append(tokens.sequence[0])
+    drawn.append([data.view_of(number) for number in numbers.tolist()])
+assert drawn[0] != drawn[1], drawn
+for layer, views in zip(layers, drawn, strict=True):
+    assert torch.equal(layer, store.batch(["a", "b", "c"], views).sequence[0]), views
+"""
+
+
+def test_workers_that_are_running_see_the_next_epoch(filled: FeatureStore, tmp_path: Path) -> None:
     """They live on between epochs, and draw its views."""
-    data = StoreDataset(filled, views="random", seed=3)
-    loader = data.loader(3, num_workers=1, persistent_workers=True, timeout=50)
-    layers = []
-    drawn = []
-
-    for epoch in range(3):
-        data.set_epoch(epoch)
-        [(tokens, numbers)] = loader
-        layers.append(tokens.sequence[0])
-        drawn.append([data.view_of(number) for number in numbers.tolist()])
-
-    assert drawn[0] != drawn[1]
-    for layer, views in zip(layers, drawn, strict=True):
-        assert torch.equal(layer, filled.batch(["a", "b", "c"], views).sequence[0])
+    run_program(tmp_path, WORKERS_READ_EPOCHS, filled.path)
 
 
 @pytest.mark.parametrize("pad_to", ["corner", "center"])
