@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from tests import kit
 from tests.unit.training.meadow import a_run
 
@@ -152,6 +153,73 @@ def test_a_head_is_calibrated_by_the_views_that_its_file_records(
     assert refused.code == 1
     assert "tta is 'flip4': the file records the views 'none'" in refused.err
     assert calibrated.code == 0, calibrated.err
+
+
+def test_a_head_is_calibrated_in_the_precision_that_its_file_records(
+    head: Path, meadow: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "calibrated.safetensors"
+    words = ("evaluate", meadow.parent, "--heads", head, "--truth", meadow, "--calibrate", out)
+
+    refused = kit.cli(*words, "--precision", "bfloat16")
+    calibrated = kit.cli(*words, "--precision", "float32")
+
+    assert refused.code == 1
+    assert "the backbone computes in bfloat16: the file records float32" in refused.err
+    assert calibrated.code == 0, calibrated.err
+
+
+def test_a_head_on_a_backbone_in_bfloat16_is_calibrated_in_bfloat16(
+    meadow: Path, tmp_path: Path
+) -> None:
+    file = kit.saved_head(
+        tmp_path / "head.safetensors",
+        kit.head(Task("soil", unit="g")),
+        size=(32, 64),
+        backbone=kit.backbone(dtype=torch.bfloat16),
+    )
+    out = tmp_path / "calibrated.safetensors"
+
+    evaluate(file, meadow.parent, meadow, calibrate=out)
+
+    assert HeadCheckpoint.load(out).tasks[0].interval
+    with pytest.raises(ConfigError, match="computes in float32: the file records bfloat16"):
+        evaluate(
+            Predictor(file, dtype="float32"),
+            meadow.parent,
+            meadow,
+            calibrate=tmp_path / "other.safetensors",
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param({"blur": 3}, "blur of the images is 3: the file records None", id="blur"),
+        pytest.param(
+            {"preprocess": kit.backbone().preprocess.changed(size=(64, 64))},
+            r"size of the images is \(64, 64\): the file records \(32, 64\)",
+            id="size",
+        ),
+    ],
+)
+def test_a_head_is_calibrated_on_images_that_are_prepared_as_its_file_records(
+    options: dict[str, Any], message: str, head: Path, meadow: Path, tmp_path: Path
+) -> None:
+    predictor = Predictor(head, **options)
+
+    with pytest.raises(ConfigError, match=message):
+        evaluate(predictor, meadow.parent, meadow, calibrate=tmp_path / "out.safetensors")
+
+
+def test_bits_that_a_file_does_not_record_are_those_of_the_images(
+    head: Path, meadow: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "calibrated.safetensors"
+
+    evaluate(Predictor(head, bits=12), meadow.parent, meadow, calibrate=out)
+
+    assert HeadCheckpoint.load(out).tasks[0].interval
 
 
 def test_images_of_the_training_are_refused(meadow: Path, tmp_path: Path) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.detection.evaluation import HeadModel
+from dinoneck.dtypes import dtype_name
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.evaluation.models import loaded_heads_of
+from dinoneck.inference.predictor import Predictor
 from dinoneck.metrics import Array
 from dinoneck.runtime.exported import ExportedPredictor
 from dinoneck.task_facts import TaskFacts
@@ -116,8 +118,8 @@ class Calibration:
 
         Raises:
             ConfigError: if there are several models, the model is of several files, of a module,
-                exported, cut into tiles or of other views than its file records, or the file has
-                intervals.
+                exported, cut into tiles, or of other views, another dtype or other preparations of
+                images than its file records, or the file has intervals.
         """
         if len(models) > 1:
             raise ConfigError(
@@ -150,6 +152,8 @@ class Calibration:
                 f"{recorded_views!r}, by which it would predict with intervals of other errors; leave "
                 "tta out (--tta)"
             )
+        _check_dtype(checkpoint, model, out)
+        _check_preparation(checkpoint, model, out)
         for task in checkpoint.tasks:
             if task.interval:
                 raise ConfigError(
@@ -200,3 +204,41 @@ class Calibration:
                 "class, that the head predicts"
             )
         self.checkpoint.with_intervals(intervals).save(self.out)
+
+
+def _check_dtype(checkpoint: HeadCheckpoint, model: Predictor, out: str | os.PathLike[str]) -> None:
+    """Raise a ConfigError for a backbone in another dtype than the one that a file is predicted with."""
+    record = checkpoint.meta["backbone"]
+    if record is None:
+        return
+    recorded = record.get("dtype") or "float32"
+    dtype = dtype_name(model.backbone.dtype)
+    if dtype != recorded:
+        raise ConfigError(
+            f"calibrate is {str(out)!r}, and the backbone computes in {dtype}: the file records "
+            f"{recorded}, in which it would predict with intervals of other errors; leave the dtype out "
+            "(--precision)"
+        )
+
+
+def _check_preparation(
+    checkpoint: HeadCheckpoint, model: Predictor, out: str | os.PathLike[str]
+) -> None:
+    """Raise a ConfigError for images that are prepared in another way than a file records.
+
+    The bits of the images count where the file records them.
+    """
+    recorded = checkpoint.preprocess
+    if recorded is None:
+        return
+    names = list(asdict(recorded))
+    if recorded.bits is None:
+        names.remove("bits")
+    for name in names:
+        value = getattr(model.preprocess, name)
+        if value != getattr(recorded, name):
+            raise ConfigError(
+                f"calibrate is {str(out)!r}, and {name} of the images is {value!r}: the file records "
+                f"{getattr(recorded, name)!r}, by which it would predict with intervals of other errors; "
+                "leave preprocess, blur and bits out (--bits)"
+            )
