@@ -315,6 +315,7 @@ class Predictor(_FileOrHeads):
                 f"interval is {interval:g}, and tile is {stated_tiling.tile}: intervals hold for images like "
                 "those of the training, not for what tiles are joined to; leave one of them out"
             )
+        self._has_stated_tiles = stated_tiling is not None
         stated_tile = tile if stated_tiling is None else stated_tiling.tile
         loaded: dict[str, list[LoadedHead]] = {}
         for key, sources in opened.items():
@@ -608,8 +609,16 @@ class Predictor(_FileOrHeads):
                 or if a view is not stored.
             DataError: if an id is not in the store.
         """
-        if self.tiling is not None:
-            raise ConfigError("stored tokens are of whole images; leave tile= out")
+        for backbone_pass in self.passes:
+            if backbone_pass.tiling is None:
+                continue
+            if self._has_stated_tiles:
+                raise ConfigError("stored tokens are of whole images; leave tile= out")
+            height, width = backbone_pass.tiling.tile
+            raise ConfigError(
+                f"the head was trained on tiles of {height}x{width} px, and stored tokens are of "
+                "whole images; predict from the images"
+            )
         if not hasattr(store, "backbone_record"):
             raise ConfigError(
                 f"the store is a {type(store).__name__}; expected a FeatureStore "

@@ -273,7 +273,7 @@ def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
     facts: dict[str, Any] = {
         "classes": list(detector.classes),
         "tile": None if detector.tiling is None else detector.tiling.tile,
-        "overlap": settings.overlap,
+        "overlap": 0 if detector.tiling is None else detector.tiling.overlap,
         "backbone": detector.backbone_name,
         "device": str(detector.device),
     }

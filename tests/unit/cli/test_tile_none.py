@@ -118,6 +118,39 @@ def test_evaluate_and_serve_know_the_word_too(tmp_path: Path) -> None:
     assert "'nothing' is no size of tiles" in refused.err
 
 
+def test_a_store_is_of_whole_images_which_a_head_of_tiles_does_not_take(tmp_path: Path) -> None:
+    kit.write_images(tmp_path / "images", ["a.png"], 80, 120)
+    on_tiles = head_on_tiles(tmp_path)
+    whole = kit.saved_head(tmp_path / "whole.safetensors", size=SIZE)
+    store = tmp_path / "store"
+    words = ("--backbone", "dinoneck_tiny", "--size", "32x48", "--out", store)
+    assert kit.cli("extract", tmp_path / "images", *words).code == 0
+
+    for heads in ([on_tiles], [f"whole={whole}", f"tiles={on_tiles}"]):
+        out = tmp_path / "out.csv"
+        refused = kit.cli("predict", "--store", store, "--heads", *heads, "--out", out)
+
+        assert refused.code == 1
+        assert "trained on tiles of 32x48 px, and stored tokens are of whole images" in refused.err
+
+
+def test_a_service_of_a_detector_states_the_tiles_and_the_overlap_of_its_training(
+    tmp_path: Path,
+) -> None:
+    detector = small_detector()
+    detector.note_trained_boxes(BOXES)
+    file = tmp_path / "d.safetensors"
+    detector.save(file)
+
+    by_default = models.open_model(file, Settings(runtime="torch"))
+    stated = models.open_model(file, Settings(runtime="torch", overlap=20))
+    whole = models.open_model(file, Settings(runtime="torch", tile=None))
+
+    assert (by_default.facts["tile"], by_default.facts["overlap"]) == (SIZE, 12)
+    assert (stated.facts["tile"], stated.facts["overlap"]) == (SIZE, 20)
+    assert (whole.facts["tile"], whole.facts["overlap"]) == (None, 0)
+
+
 def test_a_detector_of_tiles_predicts_whole_images_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
