@@ -38,6 +38,7 @@ NAMES = (
     "runtime_scores",
     "painting",
     "painted_scores",
+    "demo",
     "evidence",
 )
 SHORT_ROUNDS = 2

@@ -49,6 +49,7 @@ SOURCES = {  # benchmark -> folders and files of src/dinoneck
         "painting/strokes.py",
         "training/baselines.py",
     ),
+    "demo": ("backbones", "cli/demo.py", "data", *TRAINED),
     "matrix": (".",),
     "evidence": (
         "backbones",

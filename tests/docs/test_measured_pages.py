@@ -224,6 +224,18 @@ def test_the_quick_start_has_the_stored_times() -> None:
     assert found["after_install_s"] <= 300
 
 
+def test_pages_have_the_stored_scores_of_the_demo() -> None:
+    rows = read(RESULTS / "demo.json")["trees on held-out sites"]["rows"]
+    head = rows["head"]["R²"]
+    linear = rows["linear baseline on mean tokens"]["R²"]
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    changes = " ".join((ROOT / "CHANGELOG.md").read_text().split())
+
+    assert f"its head explains about {100 * head:.0f} % of the variance" in readme
+    assert f"the linear baseline on mean tokens {100 * linear:.0f} %" in readme
+    assert f"its R² is {head:.2f}, that of a linear baseline {linear:.2f}" in changes
+
+
 def test_every_benchmark_names_sources_that_exist() -> None:
     for parts in SOURCES.values():
         assert all((ROOT / "src" / "dinoneck" / part).exists() for part in parts)
