@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # the package with some extras, by uv, which takes a sixth of pip's time; by pip where uv finds no packages
 install = $(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[$(1)]" || $(BIN)/python -m pip install --quiet -e ".[$(1)]"
 
-.PHONY: demo test test-slow check lint types layers docs bench bench-gpu results-check evidence wheel first-prediction matrix clean
+.PHONY: demo test test-slow campaigns check lint types layers docs bench bench-gpu results-check evidence wheel first-prediction matrix clean
 
 demo: $(VENV)/installed
 	$(BIN)/dinoneck demo --out dinoneck-demo
@@ -19,7 +19,11 @@ test: $(VENV)/installed-dev
 	$(PYTEST) -n $(WORKERS) -m "not slow"
 
 test-slow: $(VENV)/installed-dev
-	$(PYTEST) -n $(WORKERS) -m slow
+	$(PYTEST) -n $(WORKERS) --dist loadgroup -m "slow and not campaign"
+
+# hours, before a release: mutants, faults, every published architecture and every export
+campaigns: $(VENV)/installed-dev
+	$(PYTEST) -n $(WORKERS) -m campaign
 
 check: lint types layers docs test test-slow wheel
 

@@ -49,6 +49,35 @@ collect_ignore = [] if "DINONECK_PRETEND" in os.environ else ON_PRETEND_DEVICE
 torch.set_num_threads(1)
 
 
+def names_slow_tests(path: Path) -> bool:
+    """Whether a file of tests marks any as slow or as part of a campaign."""
+    text = path.read_text(encoding="utf-8")
+    return "slow" in text or "campaign" in text
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files of quick tests where no quick test is asked for: to import them takes a minute."""
+    is_test_file = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    wants_no_quick_test = config.option.markexpr.startswith(("slow", "campaign"))
+    if wants_no_quick_test and is_test_file and not names_slow_tests(collection_path):
+        return True
+    return None
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Make every test of a campaign a slow one; refuse a slow test whose file does not say so.
+
+    Raises:
+        pytest.UsageError: if a mark comes from another module, so that the slow tier would miss the test.
+    """
+    if item.get_closest_marker("campaign") is not None:
+        item.add_marker(pytest.mark.slow)
+    if item.get_closest_marker("slow") is not None and not names_slow_tests(item.path):
+        raise pytest.UsageError(
+            f"{item.nodeid} is marked slow by another module: name the mark in its file as well"
+        )
+
+
 def pytest_collection() -> None:
     """Collect the tests without looking for garbage: they stay, and every search looks at all of them."""
     gc.disable()

@@ -249,9 +249,9 @@ class TokenGrid(nn.Module):
                 NaN included, are ignored.
 
         Returns:
-            values (B, K, rows, cols), the mean over the valid pixels of a cell (0 where there is
-            none), and weight (B, rows, cols), how many pixels that were (a fraction where
-            ``"resize"`` cuts pixels), in at least float32.
+            values (B, K, rows, cols) and weight (B, rows, cols), in at least float32. A value is
+            the mean over the valid pixels of a cell, 0 where there is none. The weight is how many
+            pixels these were, a fraction where ``"resize"`` cuts pixels.
 
         Raises:
             ShapeError: if shapes do not fit.

@@ -664,8 +664,8 @@ def segment_terms(shared: Counts, labels: Counts, known: KnownRegions, num_class
     """Return what an image adds to panoptic quality.
 
     A known and a predicted segment of one class are a pair where their IoU is above 0.5; unknown
-    pixels count for nothing. A segment without a partner counts as wrong, unless more than half of
-    it is unknown or in crowd regions of its class.
+    pixels are ignored. A segment without a partner counts as wrong, unless more than half of it is
+    unknown or in crowd regions of its class.
 
     Args:
         shared: (n, m), pixels that each of n predicted segments shares with each known region.

@@ -113,10 +113,10 @@ class Task(TaskFacts):
     """One named prediction of a head; all but its name are keywords.
 
     Args:
-        name: the key of the head's output and its column in tables: 1 to 64 printable characters,
-            such as ``"crop cover (%)"``, without blanks at its ends and without ``:``, which
-            separates a column's label. ``gate``, ``maps``, ``overall (mean)`` and ``overall
-            (weighted)`` are reserved, and names that end in ``.map``, ``.classes`` or ``.masks``.
+        name: the key of the head's output and its column in tables, such as ``"crop cover (%)"``.
+            It has 1 to 64 printable characters, no blanks at its ends and no ``:``, which separates
+            a column's label. ``gate``, ``maps``, ``overall (mean)`` and ``overall (weighted)`` are
+            reserved, and names that end in ``.map``, ``.classes`` or ``.masks``.
         dim: number of outputs (classes for the classifying kinds); of ``multilabel`` that of the
             labels, and may be left out.
         kind: ``regression``; ``ratio`` (parts of a whole: softmax over outputs);
@@ -162,13 +162,13 @@ class Task(TaskFacts):
 
     **Surface normals**: ``Task("normals", kind="dense", dim=3, activation="unit")`` is a vector of
     length 1 in every cell, (x, y, z) in camera axes: x right, y down, z forward. It is
-    perpendicular to the surface and points into it, away from the camera, so that z is positive
-    wherever a surface is visible: a wall that faces the camera has (0, 0, 1), a floor (0, 1, 0), a
-    wall on the left (-1, 0, 0), one on the right (1, 0, 0). This is the sign of the NYU Depth V2
-    benchmark (Bae and Davison, DSINE) and of TIPSv2's heads; the normal that points out of the
-    surface is its negative. Vectors keep the length 1 where maps are resampled or averaged. One
-    without a direction, which a mean of opposite vectors is, is the zero vector; in targets it marks
-    a cell that is unknown, as NaN does. Such a task has no transform, bounds, unit or labels.
+    perpendicular to the surface and points into it, away from the camera, so z is positive wherever
+    a surface is visible. A wall that faces the camera has (0, 0, 1), a floor (0, 1, 0), a wall on
+    the left (-1, 0, 0), one on the right (1, 0, 0). This is the sign of the NYU Depth V2 benchmark
+    (Bae and Davison, DSINE) and of TIPSv2's heads; the normal that points out of the surface is its
+    negative. Vectors keep the length 1 where maps are resampled or averaged. One without a
+    direction, which a mean of opposite vectors is, is the zero vector; in targets it marks a cell
+    that is unknown, as NaN does. Such a task has no transform, bounds, unit or labels.
 
     Raises:
         ConfigError: if a value is out of range or does not fit the others.

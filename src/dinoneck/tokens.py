@@ -26,10 +26,9 @@ from dinoneck.grid import GridSize, PatchSize, TokenGrid, as_maps, checked_grid,
 class Tokens:
     """The tokens of a batch of images, from one or several blocks of a ViT.
 
-    The whole sequence of a block stays one tensor (CLS first, then registers, then patches in
-    raster order): slicing the prefix off before a projection would cost a hidden full-width copy,
-    so modules project first and slice after. ``patches``, ``cls_token`` and ``registers`` are
-    views.
+    The whole sequence of a block stays one tensor: CLS first, then registers, then patches in
+    raster order. Slicing the prefix off before a projection would cost a hidden full-width copy, so
+    modules project first and slice after. ``patches``, ``cls_token`` and ``registers`` are views.
 
     Attributes:
         sequence: one (B, P + N, C) tensor per layer, P prefix tokens, N = grid.rows * grid.cols.

@@ -482,7 +482,7 @@ def append(source: Path, defined: type, text: str) -> None:
     copied.write_text(copied.read_text() + text)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_this_checkout_is_equal_to_itself_and_a_flipped_sign_is_found(tmp_path: Path) -> None:
     source = tmp_path / "src"
     shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
@@ -498,7 +498,7 @@ def test_this_checkout_is_equal_to_itself_and_a_flipped_sign_is_found(tmp_path: 
     assert {difference.case for difference in found} == {"one_head"}
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_the_dtype_of_probabilities_and_the_order_of_stored_rows_are_compared(
     tmp_path: Path,
 ) -> None:

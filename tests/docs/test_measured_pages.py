@@ -146,7 +146,7 @@ def speed_of_photos(megapixels: int) -> str:
 
 
 def difference_of_libraries() -> str:
-    """The largest difference of tokens that should be equal: "1.3e-05"."""
+    """The largest difference of tokens that should be equal: "1.1e-05"."""
     gaps = []
     for row in read(RESULTS / "parity.json")["differences"]["rows"].values():
         if row["bound"] is None:

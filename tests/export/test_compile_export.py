@@ -18,7 +18,7 @@ from torch import nn
 
 from dinoneck import Backbone, Tokens, load_backbone, wrap_backbone
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.campaign
 SHAPES = [(2, 3, 5), (3, 5, 7), (1, 9, 16), (4, 2, 2), (2, 15, 31), (5, 4, 3)]
 # generating code takes long: means and MLPs, attention, a pyramid, pixels with tokens, points,
 # upsampling

@@ -51,7 +51,7 @@ def assert_allowed(file: Path) -> None:
     assert {*operators} <= ALLOWED_OPERATORS
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("name", heads())
 def test_every_head_gives_the_same_in_both_runtimes(name: str, tmp_path: Path) -> None:
     gaps = head_gaps(heads()[name], tmp_path / "head.onnx")
@@ -59,7 +59,7 @@ def test_every_head_gives_the_same_in_both_runtimes(name: str, tmp_path: Path) -
     assert_allowed(tmp_path / "head.onnx")
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("name", published_forms())
 def test_every_form_of_published_heads_gives_the_same_in_both_runtimes(
     name: str, tmp_path: Path
@@ -69,7 +69,7 @@ def test_every_form_of_published_heads_gives_the_same_in_both_runtimes(
     assert_allowed(tmp_path / "head.onnx")
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize(("name", "size"), FILES)
 def test_every_detector_gives_the_same_in_both_runtimes(
     name: str, size: tuple[int, int], tmp_path: Path
@@ -87,7 +87,7 @@ def test_every_detector_gives_the_same_in_both_runtimes(
     assert_allowed(tmp_path / "detector.onnx")
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("name", ["fcos", "retinanet", "dfine", "rtdetrv2"])
 def test_half_files_are_within_their_bound_in_both_runtimes(name: str, tmp_path: Path) -> None:
     """The decoders have a query for every cell: of fewer, rounding decides which cells they begin with."""

@@ -21,7 +21,7 @@ from dinoneck import CheckpointError, HeadCheckpoint
 from dinoneck.data import Preprocessing
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("part", PARTS)
 def test_no_case_is_silently_wrong(part: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.faults", "--parts", part, "--share", "0.002"]

@@ -34,6 +34,7 @@ def test_the_tests_of_a_mutant_exist(mutant: Mutant) -> None:
         assert not function or f"\ndef {function}(" in content, test
 
 
+@pytest.mark.campaign
 @pytest.mark.timeout(LIMIT_S + 60)
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_every_mutant_is_noticed(subject: str) -> None:

@@ -120,6 +120,9 @@ PATHS = [
     ),
     ("prediction interval", "explanation/how-sure-is-it/#prediction-intervals-in-use", None),
     ("which file for which device", "how-to/which-file/", None),
+    ("run on a phone", "how-to/which-file/#run-on-a-phone", None),
+    ("resume training", "how-to/long-runs/", None),
+    ("continue an interrupted run", "how-to/long-runs/", None),
     ("paint labels", "how-to/paint-labels/", None),
     ("PatchMeanHead", "reference/heads/#dinoneck.PatchMeanHead", None),
 ]

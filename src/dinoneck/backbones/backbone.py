@@ -469,14 +469,14 @@ class Backbone(nn.Module):
     def record(self) -> dict[str, Any]:
         """Return the JSON-able record that checkpoints and stores carry.
 
-        It holds the model's name and geometry, the layers and norm in force, the mean and std of
-        the images, where the weights come from and their hash (SHA-256 of all of them, in the
-        present dtype; None on the meta device), and the LoRA weights if there are any. Weights that
-        have changed since they were loaded are marked as modified. The licence is that of published
-        weights; seeded random weights have none, and that of a file which has no name of published
-        weights is not known. A DINO model that was wrapped has the licence of its family: its weights
-        are most often published ones, or made of them, which their licence covers. ``runtime`` is
-        there where it is another one than torch; records are never compared by it.
+        It holds the model's name and geometry, the layers and norm in force, and the mean and std
+        of the images. It states where the weights come from and their hash: SHA-256 of all of them
+        in the present dtype, None on the meta device. LoRA weights are part of it if there are any.
+        Weights that have changed since they were loaded are marked as modified. The licence is that
+        of published weights; seeded random weights have none, and that of a file which has no name
+        of published weights is not known. A DINO model that was wrapped has the licence of its
+        family: its weights are most often published ones, or made of them, which their licence
+        covers. ``runtime`` is there if it is not torch; records are never compared by it.
 
         The hashes are cached until a parameter moves or is written to; torch does not count writes
         through ``.data``.

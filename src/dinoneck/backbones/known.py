@@ -335,10 +335,10 @@ def is_of_transformers(name: str) -> bool:
 def weights_of_file(path: str | os.PathLike[str]) -> str | None:
     """Return timm's name, with its tag, of the published weights that a file's name or folder names.
 
-    Known are the names of Meta's files (``dinov3_vitl16_pretrain_sat493m-eadcf0ff.pth``), the hash
-    that they end in, those of LingBot-Vision's and TIPSv2's files, and the names of timm's and of
-    transformers' copies and of the publishers' repositories, as files, as folders, and in the cache
-    of the Hub.
+    The names of Meta's files are known (``dinov3_vitl16_pretrain_sat493m-eadcf0ff.pth``), and so is
+    the hash that they end in. Those of LingBot-Vision's and TIPSv2's files are known too. The names
+    of timm's and transformers' copies and of the publishers' repositories are recognised as files,
+    as folders, and in the cache of the Hub.
 
     Returns:
         None if it names no published weights.

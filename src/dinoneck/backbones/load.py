@@ -101,8 +101,9 @@ def load_backbone(
             float32.
         pos_embed: how position embeddings are resampled to another grid: ``"native"``, as the
             library does it, or ``"official"``, as the publisher's repository does it. They differ
-            for DINOv2 without registers at sizes other than 518 x 518, by several percent of the
-            features at 224 x 224, and in timm for TIPSv2 at sizes other than 448 x 448.
+            for DINOv2 without registers at sizes other than 518 x 518: at 224 x 224 by several
+            percent of the features. In timm they also differ for TIPSv2, unless images have 448 x
+            448 px.
         runtime: what computes the tokens of frozen weights: ``"torch"``; ``"openvino"`` (extra
             ``[fast]``), which is faster on many CPUs; or ``"auto"``, the faster of both, see
             :meth:`Backbone.with_runtime`.

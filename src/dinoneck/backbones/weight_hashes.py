@@ -1,8 +1,8 @@
 """The hashes of a backbone's weights, cached while the weights do not change, and the fingerprint made of them.
 
-The fingerprint is a function of the SHA-256 of the float32 weights and of the LoRA weights, so that
-it is the same for a backbone in half precision and for its record in a file. Where the official
-recipe resamples positions instead of the library's own, the fingerprint depends on it too.
+The fingerprint is a function of the SHA-256 of the float32 weights and of the LoRA weights. So it
+is the same for a backbone in half precision and for its record in a file. Where the official recipe
+resamples positions instead of the library's own, the fingerprint depends on it too.
 """
 
 from __future__ import annotations

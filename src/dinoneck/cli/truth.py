@@ -210,9 +210,9 @@ def values_of_rows(
     :func:`dinoneck.data.sources.find_images`.
 
     Raises:
-        DataError: if class folders have a class that the heads do not, the truth has none of the
-            columns or none of the images, a cell does not fit, or a name stands for several rows or
-            images.
+        DataError: if class folders have a class that the heads do not, or the truth has none of the
+            columns or none of the images. Also if a cell does not fit, or a name stands for several
+            rows or images.
     """
     from dinoneck.data.sources import find_images
     from dinoneck.evaluation.predicted_tasks import PredictedTasks

@@ -73,9 +73,9 @@ def report(
         images: images, or folders searched with their subfolders; default for a detector's run: its
             held-out images.
         out: the .html file to write.
-        truth: CSV of known values in columns named like the predictions, a folder of masks, the
-            folders of classes or labels that hold the images, or a COCO file of a detector's boxes
-            or of labels; or a CSV and a folder of masks (--truth known.csv masks/).
+        truth: CSV of known values in columns named like the predictions; a folder of masks; the
+            folders of classes or labels that hold the images; a COCO file of a detector's boxes or
+            of labels; or a CSV and a folder of masks (--truth known.csv masks/).
         image_column: column of file names in --truth.
         subfolders: with a folder as truth: whether the folders in it are classes or folds.
         max_images: images to draw: those with the largest errors, and typical ones; the table lists

@@ -132,9 +132,9 @@ class BoxImages(ListedImages):
         allow_unlisted: whether the file may lack some of the ``classes``, as a test set may that
             shows none of them; a warning names them. A file that has other classes too is refused.
         masks: also give the mask of every box (needs pycocotools, the extra ``masks``).
-        crowd: ``"ignore"``: entries with ``iscrowd`` are regions of many objects, which are not
-            trained on and count for nothing in scores; ``"objects"``: they are objects, as in
-            exports that mark every mask.
+        crowd: ``"ignore"``: entries with ``iscrowd`` are regions of many objects, which are neither
+            trained on nor scored. ``"objects"``: they are objects, as in exports that mark every
+            mask.
         bits: how many bits images of 16 bits use, see :class:`dinoneck.data.Preprocessing`.
 
     Attributes:
@@ -148,10 +148,11 @@ class BoxImages(ListedImages):
         crowd: as passed.
         numbers: image id -> number of its objects, without crowd regions.
         class_counts: class -> number of its objects in all images, without crowd regions.
-        skipped: reason -> boxes left out: ``outside`` (less than 1 px of a side lies in the image),
-            ``not finite``, ``too small`` (a side is shorter than 1 px), ``crowd``, ``other class``,
-            ``unknown image``, ``twice`` (equal image, class, box and mask), ``without box`` (no box
-            and no mask), ``empty mask`` (with ``masks``: no pixel of the mask lies in the image).
+        skipped: reason -> number of boxes left out. The reasons are ``crowd``, ``other class``,
+            ``unknown image``, ``not finite``, and five more. ``outside``: less than 1 px of a side
+            lies in the image. ``too small``: a side is shorter than 1 px. ``twice``: image, class,
+            box and mask are equal. ``without box``: it has no box and no mask. ``empty mask`` (with
+            ``masks``): no pixel of the mask lies in the image.
         repaired: what was written in another way than COCO's, and read -> how often.
         clipped: boxes that reached over the image's edge and were cut there.
         without_boxes: images that have none left.
@@ -318,8 +319,8 @@ class BoxImages(ListedImages):
         """Return what was kept as a COCO dict, for COCO's evaluation; no image is decoded.
 
         Boxes are as clipped, with their category ids of the JSON and new ids from 1; crowd regions
-        are back, marked by ``iscrowd``, since detections inside them count for nothing. With masks
-        a box has its ``segmentation``.
+        are back, marked by ``iscrowd``, so that the evaluation ignores detections inside them. With
+        masks a box has its ``segmentation``.
         """
         annotations: list[dict[str, Any]] = []
         for image, objects in zip(self._images, self._objects, strict=True):
@@ -660,9 +661,9 @@ def box_transforms(
             or more.
 
     Raises:
-        ConfigError: if mean or std is given alone, ``flip`` is another value, a side of ``size`` is
-            no whole number from 1 on, mean and std are not three numbers each, or ``min_box_px`` is
-            below 1.
+        ConfigError: if mean or std is given alone, or they are not three numbers each. Also if
+            ``flip`` is another value, a side of ``size`` is no whole number from 1 on, or
+            ``min_box_px`` is below 1.
 
     Examples:
         >>> from torchvision import tv_tensors

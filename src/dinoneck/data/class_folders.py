@@ -458,7 +458,7 @@ def _check_shared_subfolders(candidates: _Candidates) -> None:
 
 
 def _shared_subfolders(folders: Sequence[ImageFolder]) -> list[str]:
-    """The folders in folders of which all images are in such, if several have one in common; masks count for nothing.
+    """The folders in folders of which all images are in such, if several have one in common; masks are ignored.
 
     One name alone tells nothing: ``wheat/images`` and ``oats/images`` are classes.
     """

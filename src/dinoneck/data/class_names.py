@@ -79,7 +79,7 @@ def choose_classes(
                 "categories"
             )
         logger.warning(
-            "%s lists no category %s: what is predicted of it counts for nothing",
+            "%s lists no category %s: predictions of it are not scored",
             file,
             some_of(map(repr, unlisted), _SHOWN_NAMES),
         )

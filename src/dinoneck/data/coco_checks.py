@@ -275,7 +275,7 @@ def warn_of_no_classes(coco: Coco[Any], category_ids: Collection[Id | None], fil
             logger.warning(
                 "%s: the category %r is a class like the others, with %d of %d objects. If it marks "
                 "what is no object, leave it out (classes=, --classes), or set iscrowd to 1 for "
-                "regions that count for nothing",
+                "regions that training and scores ignore",
                 file,
                 category.name,
                 counts[category.id],

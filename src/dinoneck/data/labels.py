@@ -1,8 +1,8 @@
 """Dense labels -> cells: pixel targets on the patch grid, prepared as their image is.
 
 A dense head predicts once per patch. :class:`DenseLabels` reads NDVI rasters, depth maps and class
-masks, and resizes, cuts and pads them exactly as :class:`dinoneck.data.Preprocessing` does the
-image, so that cell (r, c) of the label covers what patch (r, c) of the prepared image shows.
+masks. It resizes, cuts and pads them exactly as :class:`dinoneck.data.Preprocessing` does the
+image. So cell (r, c) of the label covers what patch (r, c) of the prepared image shows.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ class DenseLabels:
     Args:
         scale: target units per stored unit, e.g. 1 / 65535, or 0.001 for millimetres as metres.
         offset: added after scaling: target = stored * scale + offset.
-        nodata: stored value(s) of pixels without a label; a pixel with one in any band counts for
-            nothing. NaN always marks such pixels. Infinity is kept as the largest float32, and a
-            nodata value near that marks all larger numbers, infinity among them.
+        nodata: stored value(s) of pixels without a label; a pixel with one in any band is ignored.
+            NaN always marks such pixels. Infinity is kept as the largest float32, and a nodata
+            value near that marks all larger numbers, infinity among them.
         classes: the label holds class indices 0 ... classes - 1, and its values are one-hot, so
             that cells are cover fractions. None: the label holds quantities.
         class_values: the stored value of each class, such as (0, 255) for masks drawn in white or
@@ -340,11 +340,12 @@ def count_classes(labels: Any, nodata: float | Sequence[float] | None = None) ->
         nodata: stored values that are no class.
 
     Raises:
-        DataError: if a mask cannot be read, or its values are not class indices: colours,
-            fractions, negative numbers, 0 and 255 alone (these are two classes, see
-            ``DenseLabels(class_values=(0, 255))``), 255 as the only index above 253, grey levels of
-            smoothed masks, ids of objects, or numbers per pixel: in most masks 50 values and more, or
-            10 and more that change from pixel to pixel by small steps.
+        DataError: if a mask cannot be read, or its values are not class indices. Such values are
+            colours, fractions, negative numbers, grey levels of smoothed masks, ids of objects, and
+            255 as the only index above 253. 0 and 255 alone are refused too: they are two classes,
+            see ``DenseLabels(class_values=(0, 255))``. Masks of numbers per pixel are recognised by
+            their values: in most masks 50 or more, or 10 or more that change from pixel to pixel by
+            small steps.
     """
     unlabelled = DenseLabels(nodata=nodata)._nodata
     survey = survey_masks(labels, unlabelled)

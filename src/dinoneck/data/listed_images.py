@@ -107,8 +107,8 @@ class ObjectMap:
         """Return the id of every object, and that of the background as the last, (n + 1,) int64.
 
         With 1000 ids per class an id is 1000 * (class + 1) + the number of the object in its class
-        (0 for stuff), -1000 * (class + 1) of a crowd region, :data:`UNKNOWN` of an object without a
-        number.
+        (0 for stuff). A crowd region has -1000 * (class + 1), an object without a number
+        :data:`UNKNOWN`.
 
         Args:
             numbered_rows: places of the objects that have a number, in ascending order.
@@ -360,8 +360,8 @@ class ListedImages(Dataset[Any]):
         paths: their files, in the same order.
         stuff: labels whose objects have no number of their own.
         skipped: reason -> objects left out.
-        crowd: ``"ignore"`` if entries with ``iscrowd`` are regions that count for nothing,
-            ``"objects"`` if they are objects.
+        crowd: ``"ignore"`` if entries with ``iscrowd`` are regions to ignore, ``"objects"`` if they
+            are objects.
         repaired: what was written in another way than COCO's, and read -> how often.
     """
 
@@ -508,8 +508,8 @@ class ListedImages(Dataset[Any]):
         if marked:
             return DataError(
                 f"{self.file}: {marked} of {marked} objects are marked iscrowd=1, as exports of "
-                "masks do (CVAT, Datumaro, supervision), and such regions are not trained on and "
-                f"count for nothing in scores; {CROWD_REMEDY}"
+                "masks do (CVAT, Datumaro, supervision), and such regions are neither trained "
+                f"on nor scored; {CROWD_REMEDY}"
             )
         left_out = f"; left out: {in_words(self.skipped)}" if self.skipped else ""
         return DataError(

@@ -68,8 +68,7 @@ def warn_of_marks(file: Path, boxes: Sequence[BoxOfImage]) -> None:
         if marked:
             logger.warning(
                 "%s: %d of %d boxes have %s=%s, such as %s; they are objects here, as in COCO's "
-                "evaluation. Set iscrowd to 1 if they are regions that count for nothing, or take "
-                "them out",
+                "evaluation. Set iscrowd to 1 if they are regions to ignore, or take them out",
                 file,
                 len(marked),
                 len(boxes),

@@ -86,9 +86,9 @@ _BEGINS_WITH_ZERO = re.compile(r"0\d+(?:[.,]\d*)?")
 def sentinels_of(values: Sequence[float]) -> list[float]:
     """Return the values that programs write for "no data" and that are unlike all others, sorted.
 
-    Negative codes such as -9999 are below all other values. Where these are positive, -99 and the
-    smallest integers are too; else they, and positive codes, are far from the others. -1 and -9 are
-    named where no other value is negative, unless -1 is the first step of a scale: -1, 0, 1, 2, 3.
+    Negative codes such as -9999 are below all other values. If these are positive, -99 and the
+    smallest integers are too. Else they are far from the others, as positive codes are. -1 and -9
+    are named if no other value is negative, unless -1 is the first step of a scale: -1, 0, 1, 2, 3.
     """
     suspects = set((_NEGATIVE_CODES | _POSITIVE_CODES | _EXTREMES).intersection(values))
     largest = max(max(values, default=0.0), -min(values, default=0.0))

@@ -243,13 +243,13 @@ class PanopticImages(ListedImages):
     def pixels(self, i: int) -> Ids:
         """Return the ids of the pixels of an image (H, W), int64.
 
-        An id is 1000 * (class + 1) + the number of the segment in its class (0 for stuff), -1000 *
-        (class + 1) in a crowd region of the class, -1 where nothing is known.
+        An id is 1000 * (class + 1) + the number of the segment in its class (0 for stuff). In a
+        crowd region of the class it is -1000 * (class + 1), and where nothing is known -1.
 
         Raises:
-            DataError: if the image or its PNG has another size than in the JSON, the PNG is neither
-                of three colours nor grey, has other ids than are listed or contradicts their
-                ``bbox``, or there are 1000 segments of a class or more.
+            DataError: if the image or its PNG has another size than in the JSON, or there are 1000
+                segments of a class or more. Also if the PNG is neither of three colours nor grey,
+                has ids that are not listed, or contradicts their ``bbox``.
         """
         return self.object_map(i).ids()
 

@@ -178,9 +178,10 @@ class Pasture:
     def write(self, folder: str | Path, images: int) -> None:
         """Write a folder as one's own would be: ``table.csv``, ``images/*.jpg`` and class masks ``masks/*.png``.
 
-        The table has one row per image: image, mask (paths below the folder), sampling (equal
-        values belong in one fold), cover (the share of the picture that plants hide) and the five
-        targets in grams. The masks hold 0 soil, 1 clover, 2 dead, 3 green.
+        The table has one row per image. ``image`` and ``mask`` are paths below the folder. Rows
+        with the same ``sampling`` belong in one fold. ``cover`` is the share of the picture that
+        plants hide; the five other targets are in grams. The masks hold 0 soil, 1 clover, 2 dead, 3
+        green.
 
         Args:
             folder: made if missing; files of the same names are replaced.

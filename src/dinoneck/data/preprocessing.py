@@ -130,11 +130,11 @@ class Preprocessing(ImageRecipe):
         pad_to: where ``pad`` puts the image: ``corner`` fills at the bottom and right, ``center``
             on all sides.
         interpolation: ``bilinear`` (antialiased; 8-bit images are resized as uint8, as
-            transformers' DINOv3 processor does), ``bicubic`` (antialiased, float32) or ``area``
-            (torch's ``F.interpolate(mode="area")``: the mean of the pixels that a new pixel's area
-            touches, which equals OpenCV's INTER_AREA for whole ratios and blurs a little more for
-            others; bilinear where a side grows) or ``bilinear_aliased`` (float32, not antialiased,
-            as RF-DETR was trained).
+            transformers' DINOv3 processor does), ``bicubic`` (antialiased, float32), ``area``, or
+            ``bilinear_aliased`` (float32, not antialiased, as RF-DETR was trained). ``area`` is
+            torch's ``F.interpolate(mode="area")``: the mean of the pixels that a new pixel's area
+            touches. It equals OpenCV's INTER_AREA for whole ratios and blurs a little more for
+            others. Where a side grows it is bilinear.
         blur: odd kernel of a Gaussian blur after resizing, with the fixed sigma
             0.3 * ((kernel - 1) / 2 - 1) + 0.8; None: no blur.
         bits: how many bits images of 16 bits use, 8 ... 16: their values are divided by

@@ -112,10 +112,10 @@ def find_files(
     r"""Return the files of names, below a folder.
 
     Names are taken as they are, in the forms NFC and NFD, which file systems exchange. If files of
-    some are missing, all names are read in one other way, which a warning states: with ``/`` for
-    ``\``, ``%20`` decoded, another case, a suffix added, without the folders that all of them begin
-    with, or below another folder; see :mod:`dinoneck.data.names`. Names of images that are read in
-    such a way never become masks, see :func:`dinoneck.data.image_tree.pictures_of`.
+    some are missing, all names are read in one other way, which a warning states. The ways are
+    ``/`` for ``\``, ``%20`` decoded, another case, a suffix added, without the folders that all of
+    them begin with, or below another folder. See :mod:`dinoneck.data.names`. Names of images that
+    are read in such a way never become masks, see :func:`dinoneck.data.image_tree.pictures_of`.
 
     Args:
         names: one per row; a missing one has the file None.

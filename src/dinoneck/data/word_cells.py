@@ -101,12 +101,12 @@ logger = logging.getLogger(__name__)
 def lookalike_key(text: str) -> str:
     """Return what is equal for words that a reader takes for one.
 
-    These are words without case, blanks, kinds of dashes, quotes and marks around them, accents and widths of
-    letters, with Latin letters in the place of others that look like them, or of those that another
-    encoding made, numbers by their value, also with a decimal comma or blanks between thousands and
-    without the last digits of a calculation, and numbers in names and dates without leading zeros
-    and without midnight. A blank between two digits counts otherwise: the plots ``1_11`` and
-    ``11_1`` are not one.
+    Words lose case, blanks, accents, widths of letters, kinds of dashes, and quotes and marks
+    around them. Latin letters take the place of others that look like them, and of those that
+    another encoding made. Numbers are compared by their value, without the last digits of a
+    calculation; they may have a decimal comma, or blanks between thousands. Numbers in names and
+    dates lose leading zeros, and dates lose midnight. A blank between two digits is kept: the plots
+    ``1_11`` and ``11_1`` are not one.
     """
     if _THOUSANDS.fullmatch(text):
         text = _BETWEEN_THOUSANDS.sub("", text)

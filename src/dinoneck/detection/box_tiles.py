@@ -83,13 +83,13 @@ class BoxTiles(Dataset[Any]):
     in its pixels and cut at its edges, ``size`` is its size. With masks, the box of an object that is
     cut is that of what is left of its mask.
 
-    An object is left out of a tile that shows less than a tenth of its area: of its mask, or without
-    masks of its box, of which each side has 1 px or more there too. An object that is larger than
-    the tile is left out where it fills less than a tenth of the tile. So little does not show its
-    class; it counts as background, as the losses of detectors know no ignored regions. Larger parts
-    are objects: as background they would teach the detector to leave out what it sees. Tiles without
-    an object are kept as background, of which large images have most. Crowd regions are left out, as
-    from whole images.
+    An object is left out of a tile that shows less than a tenth of its area. That is the area of
+    its mask, or without masks that of its box; each side of the box must have 1 px or more there.
+    An object that is larger than the tile is left out where it fills less than a tenth of the tile.
+    So little does not show its class; it counts as background, as the losses of detectors know no
+    ignored regions. Larger parts are objects: as background they would teach the detector to leave
+    out what it sees. Tiles without an object are kept as background, of which large images have
+    most. Crowd regions are left out, as from whole images.
 
     Args:
         images: with their boxes; its own transform is not used.

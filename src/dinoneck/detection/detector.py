@@ -106,10 +106,11 @@ class Publication:
 class Detector(LeastScores, nn.Module):
     """A detector on a DINO backbone.
 
-    As a module it takes images (B, 3, H, W) in 0 ... 1 of its ``size``: it returns losses by name
-    with targets (``boxes`` (n, 4) XYXY in pixels of these images, ``labels`` (n,) from 0, and of a
-    model for masks ``masks`` (n, H, W)), else ``boxes``, ``scores``, ``labels`` and, of such a
-    model, ``masks`` (logits) of each image. :meth:`predict` takes images of any size.
+    As a module it takes images (B, 3, H, W) in 0 ... 1 of its ``size``. With targets it returns
+    losses by name. A target has ``boxes`` (n, 4) XYXY in pixels of these images and ``labels`` (n,)
+    from 0; for a model of masks it also has ``masks`` (n, H, W). Without targets the module returns
+    ``boxes``, ``scores`` and ``labels`` of each image, and a model of masks also ``masks``
+    (logits). :meth:`predict` takes images of any size.
 
     Args:
         head: neck and detection head; or a published :class:`dinoneck.detection.RfDetr`, which
@@ -295,15 +296,15 @@ class Detector(LeastScores, nn.Module):
                 and a tile of it stretched. None: no tiles; ``"auto"``: as :meth:`use_tiles` says, at first
                 the tiles of the training, or none.
             overlap: by how much tiles overlap at least: an int in the same pixels, or a float, the
-                share of a tile; None = as :meth:`use_tiles` says, or 0.2, and as much as the longest
-                box of the training, up to half a tile, if the file knows it.
+                share of a tile; None = as :meth:`use_tiles` says. Without that it is 0.2, and at
+                least the longest box of the training, up to half a tile, if the file knows it.
 
         Returns:
-            per image ``boxes`` (n, 4) float32 XYXY in its own pixels (upright by its EXIF tag),
-            ``scores`` (n,), ``labels`` (n,) and ``names``, by falling score, on the CPU, and
-            ``masks`` (n, height, width) bool in its own pixels of a model that gives them, with
-            tiles as :class:`dinoneck.inference.CroppedMasks`; of a folder ``image``
-            first, the path of the image, which begins with that of the folder.
+            per image ``boxes`` (n, 4) float32, ``scores`` (n,), ``labels`` (n,) and ``names``, by
+            falling score, on the CPU. Boxes are XYXY in pixels of the image, upright by its EXIF
+            tag. A model of masks adds ``masks`` (n, height, width), bool in the same pixels; with
+            tiles they are :class:`dinoneck.inference.CroppedMasks`. For a folder ``image`` comes
+            first: the path of the image, which begins with that of the folder.
 
         Raises:
             BackboneError: if the backbone's weights were changed since the detector was loaded or
@@ -710,22 +711,22 @@ class Detector(LeastScores, nn.Module):
         """Put the detector into eval mode and write it as an ONNX file; all but Faster R-CNN have one.
 
         Its input ``image`` is (1, 3, H, W) RGB in 0 ... 1, resized to the one size that the file
-        takes. Its outputs are ``boxes`` (n, 4) float32 XYXY in pixels of that input, ``scores``
-        (n,) and ``labels`` (n,) int64, by falling score, and of a model for masks ``masks``
-        (n, H / 4, W / 4), the probability that a cell belongs to the object; rows of score 0 are
-        empty. Maps are read, and boxes suppressed, in operators that runtimes compute alike: the
-        file holds no ``GridSample`` and no ``NonMaxSuppression``. The metadata entry
-        ``dinoneck_detector`` is JSON with ``format``, ``classes``, ``size``, ``preprocess``,
-        ``min_score``, ``thresholds`` (where there are any), ``detector``, ``half``, ``has_masks``,
-        ``parity`` (what this returns, with its tolerance), ``digest`` (of the head file) and
-        ``dinoneck`` (the version). LoRA weights are merged into the weights.
+        takes. Its outputs, by falling score, are ``boxes`` (n, 4) float32 XYXY in pixels of that
+        input, ``scores`` (n,) and ``labels`` (n,) int64. A model of masks adds ``masks`` (n, H / 4,
+        W / 4), the probability that a cell belongs to the object. Rows of score 0 are empty. Maps
+        are read, and boxes suppressed, in operators that runtimes compute alike: the file holds no
+        ``GridSample`` and no ``NonMaxSuppression``. The metadata entry ``dinoneck_detector`` is
+        JSON with ``format``, ``classes``, ``size``, ``preprocess``, ``min_score``, ``detector``,
+        ``half`` and ``has_masks``, and ``thresholds`` if there are any. ``parity`` is what this
+        method returns, with its tolerance; ``digest`` is that of the head file, and ``dinoneck``
+        the version. LoRA weights are merged into the weights.
 
         Args:
             path: the file.
             size: (height, width) of the input; None = the detector's own.
-            half: a file about half as large: products of matrices and convolutions in float16, all
-                else, inputs and outputs in float32, and so are the layers that give scores, boxes
-                and the places that a decoder samples.
+            half: a file about half as large: products of matrices and convolutions are computed in
+                float16. All else is in float32, also inputs, outputs, and the layers that give
+                scores, boxes and the places that a decoder samples.
             check: compare ONNX Runtime with the detector on random images before anything is
                 written.
 

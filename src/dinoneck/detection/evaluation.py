@@ -75,7 +75,7 @@ def evaluate_boxes(
         coco_json: the boxes.
         images: the folder of the images; None = the file's, or ``images`` in it.
         batch_size: images in a forward pass; an exported file takes one at a time.
-        crowd: whether entries with ``iscrowd`` count for nothing, or are objects, as of
+        crowd: whether entries with ``iscrowd`` are ignored, or are objects, as of
             :class:`dinoneck.data.BoxImages`.
 
     Returns:
@@ -539,8 +539,8 @@ def score_segments(dataset: PanopticImages, objects: Objects) -> dict[str, Any]:
     """Compare the segments of a dataset with those that were predicted, by panoptic quality.
 
     A predicted segment and a known one of its class are a pair where their IoU is above 0.5;
-    unknown pixels count for nothing. A segment without a pair counts as wrong, unless more than
-    half of it is unknown or a crowd region of its class.
+    unknown pixels are ignored. A segment without a pair counts as wrong, unless more than half of
+    it is unknown or a crowd region of its class.
 
     Args:
         dataset: the images with their true segments.

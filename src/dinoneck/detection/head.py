@@ -228,7 +228,8 @@ def loss_counts(
     """Return how much each image counts in the means that the losses of a batch are.
 
     The losses of FCOS are means over the cells that an object is assigned to, those of a DETR over
-    boxes, of RF-DETR over the boxes of all its groups of queries, those of the others over images.
+    boxes. Those of RF-DETR are means over the boxes of all its groups of queries, those of the
+    others over images.
 
     Args:
         head: that is trained.

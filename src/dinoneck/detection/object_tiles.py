@@ -40,11 +40,11 @@ class ObjectTiles:
     """The tiles of images with objects, each a sample; an image that fits a tile is one sample.
 
     Images are cut as a :class:`dinoneck.Predictor` cuts them. The objects of a tile are cut at its
-    edges. An object that shows less than a tenth of its pixels in a tile, or fills less than a tenth
-    of a tile that is smaller than the object, is neither an object of the tile nor its background:
-    so little does not show its class. Its pixels are unknown, and the losses leave them out. Stuff
-    is cut without this rule, as any part of it shows what it is. Tiles without an object are kept as
-    background, of which large images have most.
+    edges. Of some objects a tile shows too little to tell their class: it has less than a tenth of
+    their pixels, or they fill less than a tenth of a tile that is smaller than they are. They are
+    neither objects of the tile nor its background: their pixels are unknown, and the losses leave
+    them out. Stuff is cut without this rule, as any part of it shows what it is. Tiles without an
+    object are kept as background, of which large images have most.
 
     Args:
         images: with their objects.

@@ -95,13 +95,13 @@ def train_instances(
     class of stuff is one object. The default number of epochs is raised until 500 steps on all
     images are taken.
 
-    With ``data.tile`` the images are cut into tiles as a :class:`dinoneck.Predictor` cuts them, each
-    of which is a sample of its own and resized to ``data.size``, without one to the size of the
-    largest sample. Masks are cut at the edges of the tile. The pixels of an object of which less than
-    a tenth is inside, or which fills less than a tenth of a smaller tile, are unknown there and do
-    not count; tiles without objects are background. Tiles are kept in memory next to their tokens, 3
-    bytes a pixel of 8 bits. Images are held out whole, and are predicted in
-    tiles. The files keep the tile, and predict with it.
+    With ``data.tile`` the images are cut into tiles as a :class:`dinoneck.Predictor` cuts them.
+    Each tile is a sample of its own, resized to ``data.size``, or without it to the size of the
+    largest sample. Masks are cut at the edges of the tile. The pixels of an object of which less
+    than a tenth is inside, or which fills less than a tenth of a smaller tile, are unknown there
+    and do not count; tiles without objects are background. Tiles are kept in memory next to their
+    tokens, 3 bytes a pixel of 8 bits. Images are held out whole, and are predicted in tiles. The
+    files keep the tile, and predict with it.
 
     Args:
         config: ``data.instances`` names the COCO file, or ``data.panoptic`` a folder and a COCO
@@ -121,9 +121,9 @@ def train_instances(
         those without an object.
 
     Raises:
-        DataError: if the data cannot be used, an image, or a tile of one, shows 1000 objects of a
-            class or more, images come to several sizes, ``out`` holds results and ``overwrite`` is
-            off, or it holds other files than those of a run.
+        DataError: if the data cannot be used, images come to several sizes, or an image or tile
+            shows 1000 objects of a class or more. Also if ``out`` holds results and ``overwrite``
+            is off, or ``out`` holds other files than those of a run.
         ConfigError: if values contradict each other, or do not fit.
         CheckpointError: if ``out`` holds an unfinished run of another config or of other objects.
     """

@@ -139,9 +139,9 @@ class RfDetr(Configured, nn.Module):
         has_masks: whether it gives a mask for each box.
 
     Shape:
-        normalised images (B, 3, H, W) -> losses by name with targets, else per image ``boxes``
-        (queries, 4) XYXY in pixels, ``scores`` and ``labels`` by falling score, and ``masks``, logits
-        (queries, H / 4, W / 4).
+        normalised images (B, 3, H, W) -> losses by name with targets. Without targets, per image
+        and by falling score: ``boxes`` (queries, 4) XYXY in pixels, ``scores``, ``labels``, and of
+        a model of masks ``masks``, logits (queries, H / 4, W / 4).
 
     Raises:
         ConfigError: if classes and outputs do not fit each other, or blocks have no four quarters.

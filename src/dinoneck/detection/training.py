@@ -99,12 +99,12 @@ def train_detector(
     ``optim.freeze`` names, by default none. Of the class heads the rows of its own classes are kept.
     Where ``optim`` has the default ``lr``, ``weight_decay`` or ``clip_norm``, its publisher's is taken.
 
-    With ``data.tile`` the training images are cut into tiles as :meth:`Detector.predict` cuts them,
-    each of which is a sample of its own and resized to ``data.size``. Boxes and masks are cut at the
-    edges of the tile; an object of whose area less than a tenth is inside is not trained on there,
-    and tiles without objects are background. Images are held out whole, and are predicted in tiles.
-    The file keeps the tile, and predicts with it. It also keeps the longest side of a box of the
-    training images, in pixels of the image, by which tiles overlap.
+    With ``data.tile`` the training images are cut into tiles as :meth:`Detector.predict` cuts them.
+    Each tile is a sample of its own, resized to ``data.size``. Boxes and masks are cut at the edges
+    of the tile. An object of whose area less than a tenth is inside is not trained on there; tiles
+    without objects are background. Images are held out whole, and are predicted in tiles. The file
+    keeps the tile, and predicts with it. It also keeps the longest side of a box of the training
+    images, in pixels of the image, by which tiles overlap.
 
     Args:
         config: ``data.boxes`` and ``data.val_boxes`` name COCO files, ``detector`` the detector,
@@ -118,13 +118,13 @@ def train_detector(
             the command line name those that keywords, files and flags state.
 
     Returns:
-        what ``report.json`` holds: ``best`` (the log's best row: ``AP``, ``AP50``, ``AP75``,
-        ``per_class``, ``epoch``), ``untrained`` (the scores of the first weights), ``images``,
-        ``skipped`` boxes, ``parameters``, ``minutes``, ``peak_memory_mb`` (as
-        :func:`dinoneck.training.train` returns it), ``config`` and ``versions``, and of an RF-DETR
-        ``init``, the name, licence and SHA-256 of what it started from. Of a detector of masks the
-        scores are those of masks, and ``scored`` is ``masks``. With ``data.tile`` also ``tiles``, the
-        number of training tiles, and of those without a box.
+        what ``report.json`` holds. ``best`` is the log's best row: ``AP``, ``AP50``, ``AP75``,
+        ``per_class`` and ``epoch``; ``untrained`` has the scores of the first weights. The others
+        are ``images``, ``skipped`` boxes, ``parameters``, ``minutes``, ``peak_memory_mb`` (as
+        :func:`dinoneck.training.train` returns it), ``config`` and ``versions``. For an RF-DETR
+        also ``init``: the name, licence and SHA-256 of what it started from. Of a detector of masks
+        the scores are those of masks, and ``scored`` is ``masks``. With ``data.tile`` also
+        ``tiles``, the number of training tiles, and of those without a box.
 
     Raises:
         ConfigError: if values contradict each other or have no effect on detectors.

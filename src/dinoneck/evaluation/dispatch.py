@@ -89,10 +89,10 @@ def evaluate(
         Classes of pixels have ``mean_iou``, ``pixel_accuracy``, and ``iou`` and
         ``confusion_matrix`` by class.
 
-        A target whose intervals the model's file holds also has ``coverage`` and ``width``, by level
-        (``"0.9"``): the share of the images whose truth lies in the interval, and its mean width, in
-        the target's unit; of classes the share whose class is in the set of labels, and the mean
-        number of labels.
+        A target whose intervals the model's file holds also has ``coverage`` and ``width``, by
+        level (``"0.9"``). ``coverage`` is the share of the images whose truth lies in the interval,
+        ``width`` the mean width in the target's unit. Of classes they are the share whose class is
+        in the set of labels, and the mean number of labels.
 
         The truth of surface normals is files of three bands in the place of masks. Their scores are
         ``mean_angle`` and ``median_angle`` in degrees over all known pixels, and ``within_11``,

@@ -52,7 +52,7 @@ class DPTHead(Head):
         class logits in normalised units, others in original units within the task's bounds.
 
     Raises:
-        ConfigError: if tasks repeat a name or are of another kind, ``bins`` do not fit them, the
+        ConfigError: if tasks repeat a name, are of another kind or do not fit ``bins``. Also if the
             neck is not a DPTNeck of this width, a size is not positive, or
             ``projection_activation`` is None without a projection.
         ShapeError: if the tokens do not fit the neck.

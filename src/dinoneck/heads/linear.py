@@ -149,11 +149,11 @@ class LinearHead(Head):
 
     Shape:
         Tokens -> ``{task: (B, dim)}`` with ``pool``; maps (B, dim, rows, cols) with ``"mean"``.
-        Without:
-        ``{task: (B, dim, rows * upsample, cols * upsample)}`` for dense and segmentation,
+        Without: ``{task: (B, dim, rows * upsample, cols * upsample)}`` for dense and segmentation,
         ``{task: (B, dim)}`` with the map as ``"task.map"`` for density and ratio. The weight of a
-        task is (dim, parts * C), or (bins, parts * C), its columns in the order of the parts: with
-        ``use_cls`` patch, CLS of the first layer, patch, CLS of the second, and so on.
+        task is (dim, parts * C), or (bins, parts * C), with its columns in the order of the parts.
+        With ``use_cls`` they are the patch and CLS of the first layer, the patch and CLS of the
+        second, and so on.
 
     Raises:
         ConfigError: if tasks repeat a name or are of a kind that ``pool`` or ``bins`` do not give,

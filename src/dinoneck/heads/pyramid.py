@@ -58,9 +58,9 @@ class PyramidHead(Head):
     Shape:
         Tokens -> ``{task: (B, dim)}``; ``{task: (B, dim, rows, cols)}`` for dense and segmentation;
         next to the value of a density (or patch-wise ratio) its map in normalised units as
-        ``"task.map"``; of instances ``"task.map"`` alone, (B, dim + 4, rows, cols): logits of no
-        object and the classes, the centre, and the offset to it (down, right) in cells. rows x cols
-        are those of the finest level.
+        ``"task.map"``; of instances ``"task.map"`` alone, (B, dim + 4, rows, cols). Its channels
+        are the logits of no object and of the classes, the centre, and the offset to it (down,
+        right) in cells. rows x cols are those of the finest level.
 
     Raises:
         ConfigError: if tasks repeat a name, the `neck` is None or its arguments do not fit.

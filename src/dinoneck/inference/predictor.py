@@ -122,10 +122,10 @@ class Predictor(_FileOrHeads):
     than they save, a batch holds as many views of its images as ``batch_size`` allows. Given modules
     are used, not copied: they are put into eval mode for the call and back after it.
 
-    Threads may call one predictor at once, and several predictors that share a backbone or heads:
-    each call returns what it returns alone, bit for bit, and the modules get their modes back when
-    the last of the calls ends. Do not train, move or convert these modules meanwhile, or switch
-    LoRA off. Threads that ask for single images share passes through a
+    Threads may call one predictor at once, and several predictors that share a backbone or heads.
+    Each call returns what it returns alone, bit for bit. The modules get their modes back when the
+    last of the calls ends. Do not train, move or convert these modules meanwhile, or switch LoRA
+    off. Threads that ask for single images share passes through a
     :class:`dinoneck.inference.MicroBatcher`.
 
     Images larger than ``tile`` are cut into tiles, which are predicted in batches, each as an image
@@ -141,12 +141,13 @@ class Predictor(_FileOrHeads):
     An object that two tiles see counts once, see
     :func:`dinoneck.inference.tile_merging.merge_tiles`; segments of stuff are joined by their class.
 
-    ``minimum`` and ``maximum`` hold for every value and for the cells of ``dense`` maps. In tiles, a
-    value that is the sum or mean of the whole map is clamped once: the map is the mean over views
-    and members of an ensemble, and its cells are not clamped unless it is ``dense``. Pooled values,
-    and without tiles those of densities and PatchMeanHead's regressions too, are clamped for each
-    view and member before they are averaged. Two members that predict -5 and 1 of a density with
-    ``minimum=0`` therefore give (0 + 1) / 2 without tiles, and in tiles 0, their mean of -2 clamped.
+    ``minimum`` and ``maximum`` hold for every value and for the cells of ``dense`` maps. In tiles,
+    a value that is the sum or mean of the whole map is clamped once. The map is the mean over views
+    and members of an ensemble; its cells are clamped only if it is ``dense``. Pooled values are
+    clamped for each view and member before they are averaged, and without tiles so are those of
+    densities and PatchMeanHead's regressions. Two members that predict -5 and 1 of a density with
+    ``minimum=0`` therefore give (0 + 1) / 2 without tiles, and in tiles 0, their mean of -2
+    clamped.
 
     Args:
         heads: a head file, the folder of a training (its ``head.safetensors``), a folder of head
@@ -164,21 +165,20 @@ class Predictor(_FileOrHeads):
             must agree; modules record none.
         device: where to run; None = where the backbone is.
         tile: (height, width) in pixels of the image, one number for both, None: no tiles, or
-            ``"auto"``. Where
-            the heads have a size of their own, a tile is brought to it: give the size of the
-            training images at their own resolution, so that things look as large as they did. Else
-            it is a multiple of the patch, and so are the sides of every image of heads whose
-            recipe is ``resize="keep"`` (the default without a size): others raise an error when
-            they are predicted. ``preprocess=`` with ``resize="stretch"``, ``"crop"`` or ``"pad"``
-            takes any image. An image that fits a tile is predicted as without tiles;
-            one that is smaller on one side only is not cut along it and shows less than a tile
-            there.
-            Of a detector any size, see :meth:`dinoneck.detection.Detector.predict`. ``"auto"``: the
-            tiles of the training, if the file says that it was one on tiles, as trainings of boxes
-            and objects are; others are not cut.
+            ``"auto"``. Where the heads have a size of their own, a tile is brought to it: give the
+            size of the training images at their own resolution, so that things look as large as
+            they did. Else it is a multiple of the patch. With ``resize="keep"`` (the default
+            without a size) the sides of every image must be multiples of the patch too: others
+            raise an error when they are predicted. ``preprocess=`` with ``resize="stretch"``,
+            ``"crop"`` or ``"pad"`` takes any image. An image that fits a tile is predicted as
+            without tiles; one that is smaller on one side only is not cut along it and shows less
+            than a tile there. Of a detector any size, see
+            :meth:`dinoneck.detection.Detector.predict`. ``"auto"``: the tiles of the training, if
+            the file says that it was one on tiles, as trainings of boxes and objects are; others
+            are not cut.
         overlap: by how much tiles overlap at least: an int in the same pixels, or a float, the
-            share of a tile (0.25). None = 0, for objects and boxes 0.2, and as much as the longest box
-            of their training, up to half a tile, if the files know it.
+            share of a tile (0.25). None = 0. For objects and boxes None = 0.2, and at least the
+            longest box of their training, up to half a tile, if the files know it.
         weights: one number of 0 or more per head of a list, in the order given (files of a folder
             sorted by name); None = equal. Or the local file of the one published head, of a
             detector also its folder, see :func:`dinoneck.load_published`.
@@ -202,8 +202,8 @@ class Predictor(_FileOrHeads):
         interval: the level of the intervals that rows hold, such as 0.9, one that the heads' files
             store; None: rows hold none. An image of a new group (field, patient, site, day) like
             those of the training lies in its interval with this probability. The residuals behind
-            it are those of one head for each fold: the average of their heads, or of views, is
-            rarely farther off, so that intervals of an ensemble are wider than needed.
+            it are those of one head for each fold. The average of heads or of views is rarely
+            farther off, so intervals of an ensemble are wider than needed.
 
     Attributes:
         revisions: hub repository -> the commit its heads are of; empty for local heads.

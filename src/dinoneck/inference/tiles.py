@@ -209,12 +209,13 @@ class Tiling:
     def recipe(self, image_size: Size, preprocess: Preprocessing) -> Preprocessing:
         """Return how an image of (height, width) pixels is prepared as a whole, before it is cut.
 
-        An image that fits a tile is prepared as without tiles. Heads with a size of their own: a
-        larger image is resampled by the scale that brings a tile to that size, rounded to whole
-        patches (so that every pixel counts, by at most half a patch in all; a half is rounded to
-        the even number). Heads without: it keeps its own size, and ``resize`` of the recipe decides
-        what becomes of a remainder of the patch. ``keep``, the default without a size, raises a
-        GridError when the image is prepared; ``stretch``, ``crop`` and ``pad`` take any image.
+        An image that fits a tile is prepared as without tiles. For heads with a size of their own,
+        a larger image is resampled by the scale that brings a tile to that size. Its sides are
+        rounded to whole patches, a half to the even number, so that every pixel counts; this
+        changes a side by at most half a patch. For heads without a size it keeps its own, and
+        ``resize`` of the recipe decides what becomes of a remainder of the patch. ``keep``, the
+        default without a size, raises a GridError when the image is prepared; ``stretch``, ``crop``
+        and ``pad`` take any image.
         """
         if preprocess.size is None or self.fits(image_size):
             return preprocess

@@ -56,9 +56,10 @@ class PyramidEncoder(nn.Module):
         backbone: frozen or not.
         neck: of the backbone's width, patch size and number of layers.
         features_at: the backbone gets the images resized by this factor (bilinear, with
-            antialiasing), the neck gets them at full size: 0.5 is a ViT at 320 px with an adapter
-            at 640 px (``SpatialTuningAdapter(..., grid_from="image")``), in about a fifth of the
-            time. Other necks' strides grow by 1 / features_at.
+            antialiasing), the neck gets them at full size. With 0.5 and images of 640 px the ViT
+            computes 320 px and an adapter reads 640 px (``SpatialTuningAdapter(...,
+            grid_from="image")``), in about a fifth of the time. Other necks' strides grow by 1 /
+            features_at.
 
     Attributes:
         backbone: the backbone.

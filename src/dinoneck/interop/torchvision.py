@@ -21,9 +21,9 @@ class TorchvisionBackbone(nn.Module):
     """The backbone argument of torchvision's RetinaNet, FCOS and FasterRCNN: images to levels "0", "1", "2", ...
 
     The detector's own transform normalises, resizes and pads, so pass it the backbone's ``mean``
-    and ``std`` and :attr:`size_divisible`: with a smaller multiple torchvision's anchors do not
-    match the cells, since it computes the stride as ``image // cells``. Pass one tuple of anchor
-    sizes per level: as many tuples as :attr:`strides`. FasterRCNN pools with
+    and ``std`` and :attr:`size_divisible`. torchvision computes the stride as ``image // cells``:
+    with a smaller multiple its anchors do not match the cells. Pass one tuple of anchor sizes per
+    level: as many tuples as :attr:`strides`. FasterRCNN pools with
     ``MultiScaleRoIAlign(featmap_names=["0", "1", "2"], ...)``, which rounds every stride to a power
     of two: for patch 14 use one of the other two.
 

@@ -52,9 +52,9 @@ class Composition:
     With ``name``, ``total`` and ``ratio`` set, a head stores the composition in its record and
     predicts it: one output ``name`` in original units, with the columns :attr:`names`.
 
-    With ``name`` alone, the parts are tasks of the head and the columns are the sums alone: they
+    With ``name`` alone, the parts are tasks of the head and the columns are the sums alone. They
     are computed from the tasks' final predictions, after ``minimum`` and after averages over views,
-    tiles and heads, and have no loss.
+    tiles and heads. They have no loss.
 
     Args:
         parts: names of the parts, in the order of the ratio logits. Without ``total`` and
@@ -207,8 +207,8 @@ class Composition:
         """Return the tasks of :attr:`inputs`: the total and the ratio, or the parts.
 
         Raises:
-            ConfigError: if the composition has no name, or names one of total and ratio alone, a
-                task is missing or of another kind or size, the ratio's labels are the parts in
+            ConfigError: if the composition has no name, or names only one of total and ratio. Also
+                if a task is missing or of another kind or size, the ratio's labels are the parts in
                 another order, or tasks of different units are added.
         """
         self._check_names_tasks()

@@ -46,8 +46,8 @@ class UncertaintyWeighting(Configured, nn.Module):
     as those of a metric, belong to the tasks instead. The total becomes negative as losses become
     small: do not select a checkpoint by it.
 
-    Pass its parameter to the optimizer, without weight decay. It has one axis, so that rules which
-    exclude biases and norms from weight decay exclude it too. s is limited to -12 ... 12: each
+    Pass its parameter to the optimizer, without weight decay. It has one axis, so rules which
+    exclude biases and norms from weight decay exclude it too. s is limited to -12 ... 12. Each
     training forward first clamps the values, and the gradient passes through the limit. The state
     dict holds which s were set, so a resumed run keeps them.
 

@@ -53,9 +53,9 @@ class SpatialTuningAdapter(Neck):
         norm: ``batch`` (for batches that are large or synchronised), ``group`` or ``layer`` (per
             cell).
         grid_from: ``features``: levels follow the token grid, as above. ``image``: they follow the
-            image, ceil of its sides / 8, / 16 and / 32, and tokens are resampled to them: a ViT at
-            320 px with an image of 640 px gives levels of 80, 40 and 20 cells at a fifth of the
-            cost.
+            image (its sides / 8, / 16 and / 32, rounded up), and tokens are resampled to them. A
+            ViT at 320 px with an image of 640 px then gives levels of 80, 40 and 20 cells at a
+            fifth of the cost.
         image_resize: with ``grid_from="features"`` the detail needs an image of 16 r x 16 c pixels.
             ``to_grid``: an image of another size (patch 14, another resolution) is resized;
             ``error``: refused.
@@ -65,9 +65,8 @@ class SpatialTuningAdapter(Neck):
         dtype: torch factory keyword.
 
     Shape:
-        Tokens of ``num_layers`` layers and images (B, 3, H, W), normalised, as the backbone got
-        them -> levels (B, D, 2r, 2c), (B, D, r, c), (B, D, ceil(r / 2), ceil(c / 2)),
-        channels-last.
+        Tokens of ``num_layers`` layers and normalised images (B, 3, H, W) -> levels (B, D, 2r, 2c),
+        (B, D, r, c), (B, D, ceil(r / 2), ceil(c / 2)), channels-last.
 
     Raises:
         ConfigError: if a number is not positive, or ``grid_from="image"`` without detail.

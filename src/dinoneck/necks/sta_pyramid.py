@@ -39,11 +39,11 @@ class STAPyramid(Neck):
     or 3x3 smoothing :class:`dinoneck.SimplePyramid`.
 
     **Strides follow the patch**: 14-pixel patches give levels of stride 7, 14 and 28. For a
-    detector that needs 8, 16 and 32 pass ``strides=(8, 16, 32)``: the token map is resampled so
-    that every cell is read at its own centre, ``(j + 0.5) * stride`` pixels, and levels have
-    exactly ceil(image / 8), ceil(image / 16) and ceil(image / 32) cells, where the image is
-    ``grid * patch_size`` pixels; centres beyond the last token read that token. Resizing by size
-    alone would be off by up to half a cell.
+    detector that needs 8, 16 and 32 pass ``strides=(8, 16, 32)``. The token map is then resampled
+    so that every cell is read at its own centre, ``(j + 0.5) * stride`` pixels. Centres beyond the
+    last token read that token. Levels have exactly ceil(image / 8), ceil(image / 16) and ceil(image
+    / 32) cells, where the image is ``grid * patch_size`` pixels. Resizing by size alone would be
+    off by up to half a cell.
 
     **The strided convolution is a quarter of a P32 cell off** towards the top left: its taps lie
     around token 2j, the cell's centre between tokens 2j and 2j + 1. Training can compensate;
@@ -53,9 +53,9 @@ class STAPyramid(Neck):
         embed_dim: channels C of the tokens.
         out_channels: channels D of every level.
         pre_norm: LayerNorm on every token first, for backbones whose final norm is not applied.
-        pos_embed: add a learned position to every token: a table of 16 x 16 positions over the
-            image, zero at the start, resampled bilinearly to the grid, so that one set of weights
-            serves all resolutions.
+        pos_embed: add a learned position to every token. The table has 16 x 16 positions over the
+            image, which are zero at the start. It is resampled bilinearly to the grid, so one set
+            of weights serves all resolutions.
         upsample: to P8: ``nearest`` or ``bilinear`` (smooth, cell centres exact).
         downsample: to P32: ``conv`` or ``avgpool``.
         strides: ``"native"`` = patch_size x (1/2, 1, 2), or three integers, each twice the one
@@ -66,8 +66,8 @@ class STAPyramid(Neck):
 
     Shape:
         Tokens of any number of layers, of which the last is read -> levels (B, D, 2 rows, 2 cols),
-        (B, D, rows, cols), (B, D, ceil(rows / 2), ceil(cols / 2)), channels-last; with other than
-        native strides ceil(image / stride) cells each.
+        (B, D, rows, cols), (B, D, ceil(rows / 2), ceil(cols / 2)), channels-last. Levels of other
+        than native strides have ceil(image / stride) cells.
 
     Raises:
         ConfigError: if a number is not positive or the strides do not double.

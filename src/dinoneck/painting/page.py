@@ -76,9 +76,9 @@ def painting_page(
 
     Raises:
         ConfigError: if there are fewer than 2 or more than 255 classes, or two have one name.
-        DataError: if there is no photo, two have one name, tokens are not finite, ``strokes`` is no
-            content of such a file or does not fit the photos or classes, or the page would be
-            larger than 200 MB.
+        DataError: if there is no photo, two have one name, tokens are not finite, or the page would
+            be larger than 200 MB. Also if ``strokes`` is not the content of such a file, or does
+            not fit the photos or classes.
         ShapeError: if tokens are not (rows, cols, channels), or those of photos differ in channels.
     """
     _check_classes(classes)

@@ -323,10 +323,10 @@ class SpconvAdapter:
     """For spconv's ``SparseConvTensor``: indices (batch, a, b, c) count cells of the level they are on.
 
     The order of the axes is whatever the network was given: build the grid from the same indices,
-    ``VoxelGrid.from_coords(x.indices[:, 1:], batch=x.indices[:, 0])``. spconv 2.3.8 gives wrong
-    numbers without a word, on a CPU at least, for an odd ``spatial_shape`` (going down drops the
-    last plane: round it up to a multiple of the coarsest stride), for indices that are not
-    contiguous, and where samples times volume reach 2^31.
+    ``VoxelGrid.from_coords(x.indices[:, 1:], batch=x.indices[:, 0])``. spconv 2.3.8 silently gives
+    wrong numbers, on a CPU at least, in three cases. The first is an odd ``spatial_shape``, of
+    which going down drops the last plane: round it up to a multiple of the coarsest stride. The
+    others are indices that are not contiguous, and samples times volume of 2^31 or more.
     """
 
     def coords(self, x: Any, stride: int) -> tuple[Tensor, Tensor]:

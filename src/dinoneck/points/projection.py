@@ -181,8 +181,8 @@ class PointProjector:
     """Finds the views that see each point of a cloud: in front, in the image, and not behind another surface.
 
     A point is hidden where the depth measured at its pixel differs from its own by more than
-    ``max(depth_abs, depth_rel * z)``. Keep that tight: 2 % and 5 cm accept 0.9 % of the hidden
-    points of a room with a box in it, and 3.9 % if much furniture is at the walls. 25 % accept 8.6
+    ``max(depth_abs, depth_rel * z)``. Keep that tight. 2 % and 5 cm accept 0.9 % of the hidden
+    points of a room with a box in it, and 3.9 % if much furniture is at the walls; 25 % accept 8.6
     %. The features of such points come from the object in front. Without depth every point in the
     image counts as seen, through walls too.
 

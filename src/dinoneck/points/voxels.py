@@ -142,9 +142,9 @@ def _triple(name: str, value: float | Sequence[float]) -> tuple[float, float, fl
 class SparseFeatures:
     """One feature vector per occupied cell, and whether any image saw it.
 
-    Coordinates are in voxels of the finest grid at every stride (a cell of stride 4 at (-4, 0, 8)
-    spans -4 ... -1, 0 ... 3, 8 ... 11), so levels, engines and points are matched without knowing
-    each other's units.
+    Coordinates are in voxels of the finest grid at every stride, so levels, engines and points are
+    matched without knowing each other's units. A cell of stride 4 at (-4, 0, 8) spans -4 ... -1, 0
+    ... 3, 8 ... 11.
 
     Attributes:
         coords: int64 (M, 3), multiples of ``stride``.

@@ -2,9 +2,9 @@
 
 Imports no torch.
 
-A row holds everything that users would otherwise have to know: the blocks, whether the final norm
-is applied, how positions are resampled, how images are prepared, and how the head's output becomes
-a value in its unit.
+A row holds what users would otherwise have to know: the blocks, the final norm, how positions are
+resampled, and how images are prepared. It also says how the head's output becomes a value in its
+unit.
 """
 
 from __future__ import annotations

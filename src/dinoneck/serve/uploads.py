@@ -57,7 +57,7 @@ async def received_files(request: Request, settings: Settings) -> AsyncIterator[
 
     Raises:
         Refusal: 400 if the body is malformed or ends early, 413 if it is too large or has too many
-            files, 415 if it is not multipart, or encoded, 422 if it holds no file, or a text field.
+            files. 415 if it is encoded or not multipart, 422 if it holds no file, or a text field.
     """
     max_bytes = settings.max_upload_bytes
     length = request.headers.get("content-length", "")

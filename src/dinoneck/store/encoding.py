@@ -1,9 +1,9 @@
 """How tokens are stored: the dtypes, and the parts that one view of one image consists of.
 
 fp16 and bf16 stores hold one part, ``tokens`` (L, P + N, C): the whole sequence of all layers. int8
-stores hold ``prefix`` (L, P, C) float32 (CLS and registers as they are), ``scale`` (L, N) float32
-(one per patch token) and ``q`` (L, N, C) int8, with value = q * scale * channel scale; a batch of
-them is pooled or projected without a full-width float copy that is kept.
+stores hold three. ``prefix`` (L, P, C) float32 has CLS and registers as they are, ``scale`` (L, N)
+float32 one number per patch token, and ``q`` (L, N, C) int8 the patches: value = q * scale *
+channel scale. A batch of them is pooled or projected without a full-width float copy that is kept.
 """
 
 from __future__ import annotations

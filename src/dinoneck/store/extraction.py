@@ -1,7 +1,7 @@
 """Extraction: images -> views -> backbone -> shards, resumable and shared among any number of processes.
 
 A **unit** is what goes through the backbone together: as many images as fill a pass. It depends on
-the list of images alone, never on what is done already or on how work is shared, so a store that
+the list of images alone, never on what is done already or on how work is shared. So a store that
 was interrupted, resumed or split among processes holds the same bits as one made in a single run.
 Threads decode the images of the next unit while the backbone works on this one, and a thread writes
 the unit before.
@@ -196,8 +196,8 @@ class Extractor:
         Raises:
             ConfigError: if torchrun's RANK is not below its WORLD_SIZE.
             StoreError: if the file of a stored image has changed, a new image is stored under
-                another id, another runtime gives other tokens for stored images, the folder cannot
-                be written, or the images do not fit on the disk; else as :meth:`run`.
+                another id, or another runtime gives other tokens for stored images. Also if the
+                folder cannot be written, or the images do not fit on the disk; else as :meth:`run`.
         """
         reader = self.reader
         folder = Path(str(reader.files))

@@ -237,7 +237,7 @@ class Engine:
             torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.recipe.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        # a gradient that overflowed in float16 counts for nothing
+        # a step whose gradient overflowed in float16 was skipped
         if self.scaler.get_scale() >= scale:
             self.scheduler.step()
             self._average()

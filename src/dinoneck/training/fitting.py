@@ -80,8 +80,8 @@ def fit(
 ) -> list[dict[str, float]]:
     """Train ``head`` in place, and what is trainable in the backbone of :class:`LiveTokens`, repeatably.
 
-    Warnings in the log name the block that a head of one layer reads if the tokens have several,
-    and two tasks if one's loss is more than 100 times the other's at the first step.
+    If the tokens have several layers and the head reads one, a warning in the log names its block.
+    Another one names two tasks if one's loss is more than 100 times the other's at the first step.
 
     Args:
         head: its tasks must be final: fit their transforms on the training rows first. Prediction
@@ -89,12 +89,12 @@ def fit(
             its weights before.
         source: tokens by id; of several augmented views every sample gets a random one per epoch,
             labels flipped along.
-        targets: original units, matched by id, never by position: a pandas DataFrame with ids as
-            index, or task name -> ``{id: value}``, a Series, or an array (n, ...) or column of
-            numbered rows with ``target_ids``. Values (), (dim,) or (dim, rows, cols), NaN = missing;
-            classes () as indices, or as the words of the task's labels, and class indices
-            (height, width), -1 = missing; None and pandas.NA are missing too; ids of objects
-            (height, width), 1000 * (class + 1) + number, 0 = none, -1 = unknown.
+        targets: in original units, matched by id, never by position. Give a pandas DataFrame with
+            ids as index, or task name -> ``{id: value}`` or a Series; with ``target_ids`` also an
+            array (n, ...) or a column of numbered rows. Values have the shape (), (dim,) or (dim,
+            rows, cols), NaN = missing. Classes are () indices or the words of the task's labels, or
+            class indices (height, width), -1 = missing. Ids of objects are (height, width), 1000 *
+            (class + 1) + number, 0 = none, -1 = unknown. None and pandas.NA are missing too.
         ids: the training ids; None = all ids of the targets in ascending order, without
             ``val_ids``.
         val_ids: other ids to validate on after every epoch.

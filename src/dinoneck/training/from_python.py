@@ -50,19 +50,23 @@ def train(
     """Train heads of numbers, classes, masks or objects, or a detector, and write them with predictions and a report.
 
     The data decides which training it is, as in ``dinoneck train``: ``boxes=`` a detector,
-    ``instances=`` or ``panoptic=`` heads of objects, other data heads of images. The folder holds what
-    :func:`dinoneck.detection.train_detector`, :func:`dinoneck.detection.train_instances` or, of heads
-    of images, the following writes: ``heads/fold-K.safetensors`` and ``baselines/fold-K.safetensors``
-    (the head of a fold and its linear baseline), ``logs/fold-K.jsonl`` (a line per epoch),
-    ``head.safetensors`` (what the run predicts with, of all folds as one ensemble), ``out_of_fold.csv``,
-    ``trained_on.csv`` (the images, with their hashes, and which folds were trained on each) and, last,
-    ``report.json``. A fold is finished when its head is there: the same call after a kill or an error
-    trains no finished fold again, and writes what it would have written.
+    ``instances=`` or ``panoptic=`` heads of objects, other data heads of images. For a detector or
+    objects the folder holds what :func:`dinoneck.detection.train_detector` or
+    :func:`dinoneck.detection.train_instances` writes.
 
-    A run of heads of images predicts with the head if the config names one (``head.type``), else with
-    the best of head, linear baseline and their average by the overall score on held-out images, of
-    those that have every output of the head; ``predict_with`` decides. On a finished run another
-    ``predict_with`` writes ``head.safetensors`` and the report again, and trains nothing.
+    For heads of images, ``heads/fold-K.safetensors`` and ``baselines/fold-K.safetensors`` are the
+    head of a fold and its linear baseline; ``logs/fold-K.jsonl`` has a line per epoch.
+    ``head.safetensors`` is what the run predicts with, of all folds as one ensemble.
+    ``out_of_fold.csv`` has the held-out predictions. ``trained_on.csv`` lists the images with their
+    hashes, and which folds were trained on each. ``report.json`` is written last. A fold is
+    finished when its head is there: the same call after a kill or an error trains no finished fold
+    again, and writes what it would have written.
+
+    A run of heads of images predicts with the head if the config names one (``head.type``). Else it
+    takes the best of head, linear baseline and their average by the overall score on held-out
+    images, among those that have every output of the head. ``predict_with`` overrides the choice.
+    On a finished run another ``predict_with`` writes ``head.safetensors`` and the report again, and
+    trains nothing.
 
     Args:
         config: a table (a pandas DataFrame, or the name of its file), the folder of the images, a

@@ -40,10 +40,11 @@ def read_from_map(
     """Return the tasks, with ``from_map`` set for the numbers that are the mean over their map.
 
     A number is compared with the map's class of its name, or with a map of numbers of its name. It
-    is read from the map if it follows the mean over the labelled pixels of the prepared images (R²
-    of 0.9 or more, which a number that hardly varies has not) and no image differs by more than
-    0.02. A line names these numbers. A number that follows the map and is not read from it is named
-    in a warning with the reason. Tasks whose description has ``from_map`` stay as they are.
+    is read from the map if it follows the mean over the labelled pixels of the prepared images,
+    with an R² of 0.9 or more, and no image differs by more than 0.02. A number that hardly varies
+    has no such R². A line names these numbers. A number that follows the map and is not read from
+    it is named in a warning with the reason. Tasks whose description has ``from_map`` stay as they
+    are.
 
     All images of the run that have both decide, also those that a fold holds out: the heads of all
     folds, and of runs of a single fold, read their numbers alike. A held-out image can only prevent

@@ -157,8 +157,8 @@ class TableMasks:
 def masks_of(table: Table) -> TableMasks:
     """Return the masks of a table; none without a column of them.
 
-    Images that are turned by their EXIF tag are named in a warning where the size of a mask does not
-    tell whether it is turned, and so are masks that their own tag turns otherwise, or that lie
+    A warning names images that are turned by their EXIF tag if the size of a mask does not tell
+    whether it is turned. Others name masks that their own tag turns otherwise, and those that lie
     elsewhere on the ground than their images.
 
     Raises:

@@ -324,7 +324,7 @@ class Objective(nn.Module):
     def losses(
         self, outputs: Tensors, targets: Targets, micro_batch: MicroBatch | None = None
     ) -> Tensors:
-        """Return ``loss`` and its parts ``loss/NAME``; missing targets count for nothing.
+        """Return ``loss`` and its parts ``loss/NAME``; missing targets are ignored.
 
         Args:
             outputs: task -> (B, ...), see :meth:`outputs`.

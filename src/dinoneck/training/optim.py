@@ -64,8 +64,8 @@ def cosine_with_warmup(optimizer: Optimizer, total_steps: int, warmup: float = 0
 class EMA:
     """A moving average of the trained weights: ``average = d * average + (1 - d) * weights`` after every step.
 
-    With ``warmup`` the decay of update t (counted from 0) is ``min(decay, (1 + t) / (10 + t))``:
-    without it the initial weights still make up half of the average after 231 steps at 0.997.
+    With ``warmup`` the decay of update t (counted from 0) is ``min(decay, (1 + t) / (10 + t))``.
+    Without it the initial weights still make up half of the average after 231 steps at 0.997.
     Averages are kept in float32 (or wider), since bfloat16 cannot hold a change of 0.003. Buffers
     are copied, not averaged. Frozen parameters are not copied; what is unfrozen later joins with
     its weights at that time.

@@ -482,8 +482,8 @@ def score_angles(terms: Any, split: Split, *, reference: Any = None) -> dict[str
 
     Returns:
         As :func:`score_values`, with ``mean_angle`` and ``median_angle``, in degrees between
-        predicted and true normal over all known pixels, and ``within_11``, ``within_22`` and
-        ``within_30``, the shares of pixels whose angle is below 11.25, 22.5 and 30 degrees.
+        predicted and true normal over all known pixels. ``within_11``, ``within_22`` and
+        ``within_30`` are the shares of pixels whose angle is below 11.25, 22.5 and 30 degrees.
     """
     terms = np.asarray(terms, np.float64)
     is_known = terms.any(axis=1)

@@ -46,9 +46,9 @@ def in_batches(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
 class TokenSource(Protocol):
     """Tokens by image id and view.
 
-    A class may have ``stored(ids, views)`` next to ``batch``: it returns a list of tensors as they
+    A class may have ``stored(ids, views)`` next to ``batch``. It returns a list of tensors as they
     are kept, and a function that makes the float32 Tokens of them on the device where they have
-    arrived. Training then moves the narrower dtype, and a thread reads ahead of the step:
+    arrived. Training then moves the narrower dtype, and a thread reads ahead of the step. So
     ``stored`` must not draw random numbers, and later calls must not change the tensors of an
     earlier one.
 

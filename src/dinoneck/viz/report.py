@@ -132,10 +132,10 @@ def html_report(
     All text is escaped.
 
     All images share the scales of their maps. matplotlib draws the charts; without it they are left
-    out, and the page states that. Where values are known, images come in the order of their error:
-    the mean over outputs of the absolute error divided by the output's RMSE, and of 1 minus the
-    probability of the known class; for a detector the number of boxes that are missed, false or of
-    a wrong class.
+    out, and the page states that. Where values are known, images come in the order of their error.
+    It is the mean over outputs: of a number the absolute error divided by the output's RMSE, of a
+    class 1 minus the probability of the known class. For a detector it is the number of boxes that
+    are missed, false or of a wrong class.
 
     Args:
         entries: one per image, at least one.

@@ -45,7 +45,7 @@ def test_tokens_of_each_kind_agree_on_an_odd_grid(name: str, library: str) -> No
 
 
 @needs_openvino
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("architecture", UP_TO_LARGE, ids=lambda architecture: architecture.name)
 def test_tokens_of_every_published_architecture_agree(architecture: Known, library: str) -> None:
@@ -55,7 +55,7 @@ def test_tokens_of_every_published_architecture_agree(architecture: Known, libra
 
 
 @needs_openvino
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("architecture", LARGER, ids=lambda architecture: architecture.name)
 def test_tokens_of_every_larger_architecture_agree(architecture: Known) -> None:
     """In its own width, for the first block on one grid; the benchmark runs as much as of the others."""
@@ -64,7 +64,7 @@ def test_tokens_of_every_larger_architecture_agree(architecture: Known) -> None:
 
 
 @needs_openvino
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("name", ["vit_small_patch14_dinov2", "vit_small_plus_patch16_dinov3"])
 def test_tokens_agree_after_all_blocks(name: str) -> None:
     [architecture] = [known for known in KNOWN if known.name == name]
@@ -81,7 +81,7 @@ def test_tokens_of_the_windows_of_rf_detr_agree() -> None:
 
 
 @needs_openvino
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("name", DETECTORS)
 def test_tokens_of_every_rf_detr_agree(name: str) -> None:
     """The benchmark compares them at their published size too."""

@@ -29,7 +29,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="needs dinoneck[export]"
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the exporter
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_file_of_another_size_gives_the_boxes_and_states_it(tmp_path: Path) -> None:
     size = (64, 160)
     detector = detector_of("fcos")
@@ -66,7 +66,7 @@ def half_export(detector: Detector, path: Path) -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("kind", ["fcos", "retinanet", "dfine", "rtdetrv2"])
 def test_a_half_file_computes_products_in_float16_but_those_of_boxes_and_places(
     kind: str, tmp_path: Path
@@ -110,7 +110,7 @@ def test_a_half_file_computes_products_in_float16_but_those_of_boxes_and_places(
     assert b"onnx.py" not in (tmp_path / "half.onnx").read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_half_file_with_other_boxes_is_refused_and_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,7 +125,7 @@ def test_a_half_file_with_other_boxes_is_refused_and_not_written(
     assert not (tmp_path / "half.onnx").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_lora_is_merged_into_the_weights_of_the_file_alone(tmp_path: Path) -> None:
     """The products of LoRA have no place in the file, whose boxes are those with LoRA."""
     detector = detector_of("fcos")
@@ -146,7 +146,7 @@ def test_lora_is_merged_into_the_weights_of_the_file_alone(tmp_path: Path) -> No
     assert detector.backbone.adapter.lora is not None  # a copy was merged
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("bias", [-4.6, -2.0])
 def test_a_file_without_boxes_to_compare_is_said_to_be_so(
     bias: float, tmp_path: Path, caplog: pytest.LogCaptureFixture

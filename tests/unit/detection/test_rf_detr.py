@@ -320,7 +320,7 @@ def test_products_of_scores_boxes_and_places_stay_in_float32_in_a_half_file(
         assert halves[module] == {False}, module
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.timeout(1200)
 def test_a_half_file_gives_the_boxes_of_the_detector(
     short_rows: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

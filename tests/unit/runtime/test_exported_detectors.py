@@ -23,7 +23,7 @@ from dinoneck.runtime import ExportedDetector, open_exported
 from dinoneck.runtime.session import run_session
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_an_exported_detector_finds_the_boxes_of_its_head_file(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     torch.manual_seed(0)
@@ -235,7 +235,7 @@ def truth_of(detector: Detector, folder: Path) -> Path:
     return file
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_an_exported_file_has_the_masks_of_its_model(runtime: Any, tmp_path: Path) -> None:
     """In the pixels of an image; where a resampled logit is 0 to rounding, a pixel may fall to either side."""
@@ -259,7 +259,7 @@ def test_an_exported_file_has_the_masks_of_its_model(runtime: Any, tmp_path: Pat
     np.testing.assert_allclose(row["scores"], expected["scores"].numpy(), atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize(("name", "key"), [("dfine", "boxes"), ("rf_detr_seg", "masks")])
 def test_an_exported_detector_has_the_scores_of_its_head_file(
     name: str, key: str, tmp_path: Path
