@@ -19,11 +19,11 @@ test: $(VENV)/installed-dev
 	$(PYTEST) -n $(WORKERS) -m "not slow"
 
 test-slow: $(VENV)/installed-dev
-	$(PYTEST) -n $(WORKERS) --dist loadgroup -m "slow and not campaign"
+	$(PYTEST) -n $(WORKERS) --dist loadfile -m "slow and not campaign"
 
-# hours, before a release: mutants, faults, every published architecture and every export
+# hours, before a release: mutants, faults, every published architecture, export and stage of the designs
 campaigns: $(VENV)/installed-dev
-	$(PYTEST) -n $(WORKERS) -m campaign
+	$(PYTEST) -n $(WORKERS) --dist loadfile -m campaign
 
 check: lint types layers docs test test-slow wheel
 

@@ -154,8 +154,7 @@ def run(text: str, folder: Path) -> str:
     return f"exit code {result.returncode}\n{result.stdout}{result.stderr}"
 
 
-@pytest.mark.slow
-@pytest.mark.xdist_group("stages")  # the commands run once
+@pytest.mark.campaign
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 def test_a_stage_prints_what_the_page_says(stage: Stage, outputs: dict[str, str]) -> None:

@@ -31,7 +31,7 @@ from dinoneck import (
 from dinoneck.data import Preprocessing
 from dinoneck.export import export_model
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.campaign
 MAPS = [
     Task("ndvi", kind="dense", transform=TargetTransform(mean=0.4, std=0.2)),
     Task("plants", kind="density", activation="softplus"),

@@ -33,7 +33,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("first use")  # its folder is made once
 @pytest.mark.parametrize("case", [*FINDINGS, *MISTAKES], ids=lambda case: case.what)
 def test_a_command_prints_what_it_has_to(case: Case, folder: Path) -> None:
     before = sorted(folder.rglob("*"))
