@@ -46,6 +46,9 @@ ON_PRETEND_DEVICE = [
 # run by unit/test_pretend_device.py in a process of its own
 collect_ignore = [] if "DINONECK_PRETEND" in os.environ else ON_PRETEND_DEVICE
 
+# what -m is given for the slow tier, for the campaigns, and for both
+WITHOUT_QUICK_TESTS = ("slow and not campaign", "campaign", "slow")
+
 torch.set_num_threads(1)
 
 
@@ -57,11 +60,11 @@ def names_slow_tests(path: Path) -> bool:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out files of quick tests where no quick test is asked for: to import them takes a minute."""
-    is_test_file = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
-    wants_no_quick_test = config.option.markexpr.startswith(("slow", "campaign"))
-    if wants_no_quick_test and is_test_file and not names_slow_tests(collection_path):
-        return True
-    return None
+    if config.option.markexpr not in WITHOUT_QUICK_TESTS:
+        return None
+    if not collection_path.match("test_*.py"):
+        return None
+    return None if names_slow_tests(collection_path) else True
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
