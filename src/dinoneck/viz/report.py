@@ -818,11 +818,13 @@ def _patches_of(image: Image.Image, maps: Mapping[str, Any]) -> Preprocessing:
     return Preprocessing((image.height // rows, image.width // cols), resize="crop")
 
 
-def _number(value: float | str, digits: int = VALUE_DIGITS) -> str:
-    """A number as tables show it; a dash for NaN; a class as it is."""
+def _number(value: float | str | None, digits: int = VALUE_DIGITS) -> str:
+    """A number as tables show it; a dash for NaN and for a score that is not defined; a class as it is."""
     if isinstance(value, str):
         return value
-    return _NOTHING if math.isnan(value) else f"{value:.{digits}g}"
+    if value is None or math.isnan(value):
+        return _NOTHING
+    return f"{value:.{digits}g}"
 
 
 def _escape_control(value: Any) -> Any:
