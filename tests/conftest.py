@@ -6,6 +6,7 @@ import gc
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import threading
 import uuid
@@ -50,6 +51,8 @@ collect_ignore = [] if "DINONECK_PRETEND" in os.environ else ON_PRETEND_DEVICE
 WITHOUT_QUICK_TESTS = ("slow and not campaign", "campaign", "slow")
 
 torch.set_num_threads(1)
+# OpenVINO reports every conversion from a copy of the process, unless its reporter cannot be imported
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 
 def names_slow_tests(path: Path) -> bool:
@@ -129,6 +132,25 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def empty_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test begins without compiled programs: what earlier tests compiled changes nothing."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(CACHES / uuid.uuid4().hex))
+
+
+@pytest.fixture(scope="session")
+def folder_of_programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache folder of :func:`shared_programs`, one for all workers."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    return folder / "shared-programs"
+
+
+@pytest.fixture
+def shared_programs(folder_of_programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load the programs that other tests with this fixture compiled of the same weights.
+
+    It is for tests of what a program computes. To compile one takes seconds, to load it a moment.
+    Tests of compiling, and of ``auto``, which keeps times in the cache folder, begin without any.
+    """
+    monkeypatch.setenv("DINONECK_CACHE", str(folder_of_programs))
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import codeop
 import doctest
+import functools
 import importlib
 import os
 import pkgutil
@@ -98,6 +99,10 @@ FILTERS = {
         "ignore:The '.*_dataloader' does not have many workers",
     ),
 }
+ANY_BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+# a command, with the lines that continue it
+COMMAND = re.compile(r"^(?:\$ )?dinoneck ((?:.*\\\n)*.*)$", re.MULTILINE)
+FLAG = re.compile(r"--[a-z][a-z-]*")
 LINK = re.compile(r"\]\(([^)#]+?)(?:#[^)]*)?\)")
 
 
@@ -191,15 +196,37 @@ def test_docstring_examples(name: str) -> None:
     assert failed == 0
 
 
-def test_every_verb_of_the_readme_has_the_flags_that_it_shows() -> None:
-    commands = re.findall(r"^\$ dinoneck (.*)$", README, re.MULTILINE)
-    assert commands
-    for command in commands:
-        verb, *words = shlex.split(command, comments=True)
-        flags = [word for word in words if word.startswith("--")]
-        text = help_of(verb)
-        for flag in flags:
-            assert re.search(rf"{flag}\b", text), f"dinoneck {verb} has no {flag}: {command}"
+def commands_on(text: str) -> list[str]:
+    """What follows ``dinoneck`` in the commands that the blocks of a page show."""
+    commands = []
+    for language, block in ANY_BLOCK.findall(text):
+        if language in ("", "console", "bash", "sh"):
+            commands += COMMAND.findall(block)
+    return commands
+
+
+@functools.cache
+def flags_of(verb: str) -> frozenset[str]:
+    """Every flag in the help of a verb, of its sub-verbs and of its kinds of training."""
+    flags = set()
+    for words in names():
+        if words[0] == verb:
+            flags.update(FLAG.findall(help_of(*words)))
+    return frozenset(flags)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_verb_of_a_page_has_the_flags_that_it_shows(page: Path) -> None:
+    for command in commands_on(page.read_text()):
+        verb, *words = shlex.split(command.replace("\\\n", " "), comments=True)
+        for word in words:
+            flag = FLAG.match(word)
+            if flag is not None:
+                assert flag[0] in flags_of(verb), f"dinoneck {verb} has no {flag[0]}: {command}"
+
+
+def test_the_readme_shows_commands() -> None:
+    assert len(commands_on(README)) >= 3
 
 
 def test_every_extra_that_the_readme_installs_is_declared() -> None:

@@ -240,9 +240,8 @@ def _find_folder(file: Path, names: Sequence[str]) -> Path:
     """The folder of the images: that of the JSON, or ``images`` in it or, as CVAT and Datumaro write, next to it.
 
     Raises:
-        DataError: if the folder of the JSON and ``images`` in it have an image of one name, which
-            are different files, or if the files beside the JSON are the masks of images in a folder
-            next to it.
+        DataError: if the folder of the JSON and ``images`` in it have different images of one name,
+            or if the files beside the JSON are masks, with their images in a folder next to it.
     """
     folder = file.parent
     inner = folder / "images"

@@ -42,8 +42,8 @@ def evaluate(
 
     Args:
         model: a Predictor, a Detector, an exported file of heads or of a detector, the result of a
-            training, what a Predictor takes (a file, the folder of a training, a module), or a
-            mapping of names to these: the first is compared with each other one.
+            training, or what a Predictor takes (a file, the folder of a training, a module). Several
+            models are a mapping of names to these: the first is compared with each other one.
         images: their folder; for boxes None = that of the COCO file; for a folder None = those in
             the truth.
         truth: a table (CSV or DataFrame) with the columns of the predictions, numbers or classes; a

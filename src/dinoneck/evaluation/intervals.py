@@ -117,9 +117,9 @@ class Calibration:
         """Return the calibration of the one model.
 
         Raises:
-            ConfigError: if there are several models, the model is of several files, of a module,
-                exported, cut into tiles, or of other views, another dtype or other preparations of
-                images than its file records, or the file has intervals.
+            ConfigError: if there are several models; if the model is of several files, of a module,
+                exported or cut into tiles; if its views, its dtype or its preparation of images
+                differ from those that its file records; or if the file has intervals.
         """
         if len(models) > 1:
             raise ConfigError(

@@ -92,11 +92,11 @@ def train(
 
     Returns:
         What ``report.json`` holds, a mapping with ``scores``, ``best``, ``table()`` and
-        ``predictor()``. Of heads of images: ``scores`` (target -> method -> scores as by
-        :mod:`dinoneck.training.scores`), the ``verdict``, which method ``predicts`` and the
-        ``choice`` between them, counts of images and groups, the config, what made the tokens, and
-        the peak memory ``peak_memory_mb`` in MiB: of torch on a GPU, else of this process, where
-        the system tells it.
+        ``predictor()``. Of heads of images, ``scores`` is target -> method -> scores as by
+        :mod:`dinoneck.training.scores`. The ``verdict`` compares the methods, ``choice`` holds the
+        scores that choose between them, and ``predicts`` the one that predicts. Counts of images
+        and groups, the config and what made the tokens follow. ``peak_memory_mb`` is in MiB: of
+        torch on a GPU, else of this process, where the system tells it.
 
     Raises:
         TypeError: for an unknown keyword, with the nearest known one, or without ``out``.

@@ -96,7 +96,8 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int, dict[str, Any]]] = {
 }
 
 
-QUICK = ("dinov2", "dinov2 registers", "dinov3", "transformers dinov3")
+# test_runtime_parity.py has quick tests of registers and of timm's DINOv3
+QUICK = ("dinov2", "transformers dinov3")
 NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
 
 
@@ -134,10 +135,16 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def tiny() -> Backbone:
-    """The built-in backbone, whose programs the tests of this file share."""
-    return load_backbone("dinoneck_tiny", layers=[2, 5], runtime="openvino")
+    """Two blocks of the built-in backbone, whose programs the tests of this file share."""
+    return load_backbone("dinoneck_tiny", layers=[0, 1], runtime="openvino")
 
 
+def one_block(**options: Any) -> Backbone:
+    """The first block of the built-in backbone: a program of one block is compiled in half the time."""
+    return load_backbone("dinoneck_tiny", layers=[0], **options)
+
+
+@pytest.mark.usefixtures("shared_programs")
 def test_one_program_takes_batches_of_any_number(tiny: Backbone) -> None:
     in_torch = tiny.with_runtime("torch")
     for batch in (1, 3, 7):
@@ -147,6 +154,7 @@ def test_one_program_takes_batches_of_any_number(tiny: Backbone) -> None:
     assert empty.sequence[0].shape == (0, 9, 64)
 
 
+@pytest.mark.usefixtures("shared_programs")
 def test_tokens_that_were_returned_stay_as_they_are(tiny: Backbone) -> None:
     images = some_images()
     first = tiny(images).sequence[0]
@@ -169,27 +177,43 @@ class SubsetDinov3(Dinov3Like):
     block_type = SubsetBlock
 
 
-def test_without_the_final_norm_and_with_other_layers_another_program_runs(tiny: Backbone) -> None:
+@pytest.mark.usefixtures("shared_programs")
+@pytest.mark.parametrize(
+    ("layers", "norm"),
+    [
+        pytest.param([0, 1], False, id="without the norm"),
+        pytest.param([0], True, id="one of the layers"),
+    ],
+)
+def test_without_the_final_norm_and_with_other_layers_another_program_runs(
+    tiny: Backbone, layers: list[int], norm: bool
+) -> None:
     images = some_images()
-    for layers, norm in (([2, 5], False), ([0], True)):
-        other = tiny.with_layers(layers, norm=norm)
-        assert other.runtime == "openvino"
-        assert_same_tokens(other(images), other.with_runtime("torch")(images))
+    tiny(images)
+
+    other = tiny.with_layers(layers, norm=norm)
+
+    assert other.runtime == "openvino"
+    assert_same_tokens(other(images), other.with_runtime("torch")(images))
 
 
+@pytest.mark.usefixtures("shared_programs")
 def test_changed_weights_get_a_program_of_their_own() -> None:
-    backbone = load_backbone("dinoneck_tiny", runtime="openvino")
+    backbone = one_block(runtime="openvino")
     images = some_images()
     before = backbone(images)
+
     with torch.no_grad():
         next(backbone.parameters()).mul_(1.5)
     after = backbone(images)
+
     assert_same_tokens(after, backbone.with_runtime("torch")(images))
     assert not torch.allclose(after.sequence[0], before.sequence[0], atol=1e-3)
 
 
+@pytest.mark.usefixtures("shared_programs")
 def test_lora_weights_are_merged_into_the_program_and_left_where_they_are() -> None:
-    backbone = load_backbone("dinoneck_tiny").add_lora(2)
+    backbone = one_block().add_lora(2)
     for parameter in backbone.parameters():
         if parameter.requires_grad:
             nn.init.normal_(parameter, std=0.2)
@@ -197,12 +221,14 @@ def test_lora_weights_are_merged_into_the_program_and_left_where_they_are() -> N
     record = backbone.record()
     images = some_images()
     program = backbone.with_runtime("openvino")
+
     assert_same_tokens(program(images), backbone(images))
     with backbone.lora_disabled():
         assert_same_tokens(program(images), backbone(images))
     assert backbone.record() == record
 
 
+@pytest.mark.usefixtures("shared_programs")
 def test_what_trains_runs_in_torch() -> None:
     backbone = load_backbone("dinoneck_tiny", runtime="openvino").unfreeze_last(1)
     tokens = backbone(some_images())
@@ -214,9 +240,11 @@ def test_what_trains_runs_in_torch() -> None:
 def test_bfloat16_is_asked_for_by_the_dtype() -> None:
     """Its tokens lie as far from those of float32 as torch's do, and float32's lie much nearer."""
     images = some_images()
-    expected = load_backbone("dinoneck_tiny")(images)
-    half = load_backbone("dinoneck_tiny", dtype=torch.bfloat16, runtime="openvino")
+    expected = one_block()(images)
+    half = one_block(dtype=torch.bfloat16, runtime="openvino")
+
     tokens = half(images)
+
     assert tokens.sequence[0].dtype == torch.bfloat16
     assert tokens.source == expected.source
     difference = token_difference(expected.sequence, tokens.sequence)
@@ -253,7 +281,8 @@ def test_a_program_with_other_tokens_is_refused(monkeypatch: pytest.MonkeyPatch)
         return lambda images: {layer: 1.001 * x for layer, x in program(images).items()}
 
     monkeypatch.setattr(openvino, "compile_program", compile_other)
-    backbone = load_backbone("dinoneck_tiny", runtime="openvino")
+    backbone = one_block(runtime="openvino")
+
     with pytest.raises(BackboneError, match=r"other tokens than torch.*32x48 px.*1\.0e-03"):
         backbone(some_images())
 
@@ -290,30 +319,40 @@ def test_a_few_programs_are_kept_the_last_used_ones(monkeypatch: pytest.MonkeyPa
     assert compiled == [*sizes, sizes[0]]
 
 
+@pytest.mark.usefixtures("shared_programs")
 def test_changed_rotary_frequencies_get_a_program_of_their_own() -> None:
     """They are no weights: the hash of the weights stays the same."""
-    backbone = load_backbone("dinoneck_tiny", runtime="openvino")
+    backbone = one_block(runtime="openvino")
     images = some_images()
     before = backbone(images)
+
     with torch.no_grad():
         backbone.adapter.model.rope.periods.mul_(3.0)
     after = backbone(images)
+
     assert_same_tokens(after, backbone.with_runtime("torch")(images))
     assert not torch.allclose(after.sequence[0], before.sequence[0], atol=1e-3)
 
 
 def test_inference_mode_gives_the_same_tokens() -> None:
-    backbone = load_backbone("dinoneck_tiny", runtime="openvino")
+    """Also where the program is compiled there."""
+    backbone = one_block(runtime="openvino")
     images = some_images()
+
     with torch.inference_mode():
         tokens = backbone(images)
+
     assert_same_tokens(tokens, backbone.with_runtime("torch")(images))
 
 
-def test_copies_compile_for_themselves(tiny: Backbone) -> None:
+@pytest.mark.usefixtures("shared_programs")
+def test_copies_have_programs_of_their_own(tiny: Backbone) -> None:
     tiny(some_images())
+
     other = copy.deepcopy(tiny)
+
     assert other.runtime == "openvino"
+    assert not other.has_programs
     images = some_images()
     assert_same_tokens(other(images), tiny(images))
 
@@ -357,7 +396,7 @@ socket.socket.connect_ex = connect
 REPORTING = """
 import torch
 from dinoneck import load_backbone
-backbone = load_backbone("dinoneck_tiny", runtime="openvino")
+backbone = load_backbone("dinoneck_tiny", layers=[0], runtime="openvino")
 backbone(torch.zeros(1, 3, 32, 32))
 import sys
 assert "openvino" in sys.modules

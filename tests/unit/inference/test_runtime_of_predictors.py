@@ -29,6 +29,7 @@ def announced(monkeypatch: pytest.MonkeyPatch) -> list[dict[tuple[int, int], int
 
 
 @needs_openvino
+@pytest.mark.usefixtures("shared_programs")
 def test_heads_of_two_runtimes_are_one_ensemble_in_one_pass(tmp_path: Path) -> None:
     files = []
     for seed, runtime in enumerate(("torch", "openvino")):
@@ -40,16 +41,19 @@ def test_heads_of_two_runtimes_are_one_ensemble_in_one_pass(tmp_path: Path) -> N
 
 
 def trained_backbone(kind: str) -> Backbone:
-    """A backbone with weights of its own, frozen again."""
-    backbone = kit.backbone()
+    """A backbone with weights of its own, frozen again; of LoRA the first block alone is read."""
     if kind == "lora":
+        backbone = kit.backbone(layers=[0])
         backbone.add_lora(2)
+        std = 1.0
     else:
+        backbone = kit.backbone()
         backbone.unfreeze_last(1)
+        std = 0.2
     with torch.no_grad():
         for parameter in backbone.parameters():
             if parameter.requires_grad:
-                nn.init.normal_(parameter, std=0.2)
+                nn.init.normal_(parameter, std=std)
     return backbone.freeze()
 
 
@@ -62,10 +66,15 @@ def test_weights_of_the_file_are_in_the_program(tmp_path: Path, kind: str) -> No
     kit.saved_head(file, kit.randomised(kit.head()), backbone=backbone, backbone_weights=weights)
     image = kit.images(1)[0]
     expected = Predictor(file).one(image)["mass"]
+
     predictor = Predictor(file, runtime="openvino")
+
     assert predictor.backbone.runtime == "openvino"
     assert predictor.one(image)["mass"] == pytest.approx(expected, rel=1e-4)
-    plain = kit.saved_head(tmp_path / "plain.safetensors", kit.randomised(kit.head()))
+    untrained = kit.backbone(layers=backbone.layers)
+    plain = kit.saved_head(
+        tmp_path / "plain.safetensors", kit.randomised(kit.head()), backbone=untrained
+    )
     assert Predictor(plain).one(image)["mass"] != pytest.approx(expected, rel=1e-2)
 
 

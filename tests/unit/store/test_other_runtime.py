@@ -13,6 +13,7 @@ from tests.unit.store.store_samples import make, write_images
 from torch import Tensor
 
 from dinoneck import Backbone, FeatureStore, StoreError, load_backbone
+from dinoneck.kinds import Runtime
 from dinoneck.store.encoding import StoreDtype, units_between
 from dinoneck.store.extraction import COMPARED_IMAGES
 
@@ -51,22 +52,30 @@ def begun(folder: Path, dtype: str, count: int) -> tuple[FeatureStore, list[Path
     return store, paths
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="the extra [fast] is not installed"
+)
+@pytest.mark.usefixtures("shared_programs")
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("torch", "openvino"), ("openvino", "torch")],
+    ids=["begun by torch", "begun by openvino"],
+)
 def test_openvino_continues_a_store_of_torch_and_torch_one_of_openvino(
-    tmp_path: Path, dtype: str
+    tmp_path: Path, dtype: str, first: Runtime, second: Runtime
 ) -> None:
-    if importlib.util.find_spec("openvino") is None:
-        pytest.skip("the extra [fast] is not installed")
     backbone = load_backbone("dinoneck_tiny")
-    compiled = backbone.with_runtime("openvino")
     paths = write_images(tmp_path / "images", NAMES[:4])
-    for first, second in ((backbone, compiled), (compiled, backbone)):
-        folder = tmp_path / first.runtime
-        make(folder, first, dtype=dtype).extract(paths[:2], tmp_path / "images")
-        store = make(folder, second, dtype=dtype)
-        assert store.extract(paths, tmp_path / "images").written == ["02", "03"]
-        assert store.backbone_record.get("runtime", "torch") == first.runtime
-        assert store.verify() == []
+    begun = make(tmp_path / "store", backbone.with_runtime(first), dtype=dtype)
+    begun.extract(paths[:2], tmp_path / "images")
+
+    store = make(tmp_path / "store", backbone.with_runtime(second), dtype=dtype)
+    report = store.extract(paths, tmp_path / "images")
+
+    assert report.written == ["02", "03"]
+    assert store.backbone_record.get("runtime", "torch") == first
+    assert store.verify() == []
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ class Case:
         loss: the loss.
         output_shapes: output of a head -> its shape for one image.
         targets: of all images.
-        masks: by which cells count; values of whole numbers below 0 count for nothing.
+        masks: by which cells count; whole numbers below 0 are ignored.
     """
 
     loss: TaskLoss

@@ -64,6 +64,7 @@ def present_runtime(folder: Path) -> Any:
 
 
 @needs_openvino
+@pytest.mark.usefixtures("shared_programs")
 @pytest.mark.parametrize("asked", ["auto", "torch", None])
 def test_a_run_continues_with_the_runtime_that_it_began_with(
     meadow: Path,
@@ -102,6 +103,7 @@ def test_a_run_of_torch_is_what_it_was_and_says_so_while_it_is_unfinished(
 
 
 @needs_openvino
+@pytest.mark.usefixtures("shared_programs")
 def test_another_runtime_does_not_change_which_run_it_is(meadow: Path, tmp_path: Path) -> None:
     identities = []
     for runtime in ("torch", "openvino"):
@@ -124,6 +126,7 @@ def test_another_runtime_does_not_change_which_run_it_is(meadow: Path, tmp_path:
 
 
 @needs_openvino
+@pytest.mark.usefixtures("shared_programs")
 def test_heads_of_both_runtimes_predict_alike_with_either_and_without_a_warning(
     meadow: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
@@ -197,6 +200,7 @@ def test_auto_is_torch_where_openvino_is_not_installed(monkeypatch: pytest.Monke
 
 
 @needs_openvino
+@pytest.mark.usefixtures("shared_programs")
 def test_auto_of_a_run_is_settled_before_its_tokens_are_extracted(
     meadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
