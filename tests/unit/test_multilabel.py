@@ -33,7 +33,7 @@ from dinoneck.inference.results import table_row
 from dinoneck.losses import TaskLoss
 from dinoneck.losses.masked import MicroBatch
 from dinoneck.tasks import columns_of
-from dinoneck.viz.pictures import caption, captions
+from dinoneck.viz.pictures import caption, is_known_without_labels, label_chips
 from dinoneck.viz.scales import outputs
 
 LABELS = ("crack", "rust", "moss")
@@ -204,13 +204,48 @@ def test_a_row_without_labels_states_so() -> None:
     assert row == {"tags": "none", "tags:crack": 0.25}
 
 
-def test_captions_state_the_labels_and_those_that_are_known() -> None:
+def test_chips_are_the_predicted_labels_and_the_missed_ones() -> None:
+    task = replace(TAGS, thresholds=(0.6, 0.2, 0.5))
+    result = {"tags": np.array([0.55, 0.25, 0.1])}
+    known = {"tags:crack": 1.0, "tags:rust": 0.0}
+
+    rust, crack = label_chips(outputs([task]), result, known)
+
+    assert rust == ("rust", "25 %", 1, True, False)
+    assert crack == ("crack", "55 %", 0, False, False)
+
+
+def test_without_known_labels_no_chip_is_right_or_missed() -> None:
+    result = {"tags": np.array([0.9, 0.25, 0.1])}
+    is_unknown = {"tags:crack": math.nan}
+
+    for known in ({}, is_unknown):
+        [chip] = label_chips(outputs([TAGS]), result, known)
+        assert chip == ("crack", "90 %", 0, True, None)
+
+
+@pytest.mark.parametrize(
+    ("known", "is_without"),
+    [
+        pytest.param({}, False, id="nothing is known"),
+        pytest.param({"tags:crack": 0.0, "tags:rust": 0.0}, False, id="one label is not known"),
+        pytest.param(dict.fromkeys(TAGS.columns, 0.0), True, id="all are known to be absent"),
+        pytest.param(
+            dict.fromkeys(TAGS.columns, 0.0) | {"tags:moss": 1.0}, False, id="one is present"
+        ),
+    ],
+)
+def test_an_image_is_without_labels_only_where_all_are_known(
+    known: dict[str, float], is_without: bool
+) -> None:
+    assert is_known_without_labels(outputs([TAGS]), known) is is_without
+
+
+def test_the_caption_of_a_label_states_whether_it_is_present() -> None:
     task = replace(TAGS, thresholds=(0.6, 0.2, 0.5))
     listed = outputs([task])
     result = {"tags": np.array([0.55, 0.25, 0.1])}
-    known = {"tags:crack": 1.0, "tags:rust": 0.0}
-    assert captions(listed, result, known) == ["tags: rust 25 % (true crack)"]
-    assert captions(listed, {"tags": np.zeros(3)}, {}) == ["tags: none"]
+    known = {"tags:crack": 1.0, "tags:moss": math.nan}
     assert caption(listed[0], result, known) == "tags:crack 55 %, absent (true present)"
     assert caption(listed[2], result, known) == "tags:moss 10 %, absent"
 

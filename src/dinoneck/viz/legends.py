@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dinoneck.task_facts import TaskFacts
+from dinoneck.task_facts import NO_LABELS, TaskFacts
 from dinoneck.text import printable
 from dinoneck.viz import style
 from dinoneck.viz.pictures import (
+    LabelChip,
     caption,
-    known_labels,
+    is_known_without_labels,
+    known_class,
+    label_chips,
     likely_class,
-    predicted_labels,
     set_caption,
 )
-from dinoneck.viz.scales import Output, Scale
+from dinoneck.viz.scales import Output, PlacedInterval, Scale
 
 # where a surface faces -> its normal, into the surface: x right, y down, z forward
 _FACING = {
@@ -32,6 +34,11 @@ _FACING = {
 _MOST_CLASSES = 12  # of shares in a legend; numbers that are no shares are all listed
 _LINE_PX = 2 * style.CAPTION_PX
 _SQUARE_PX = style.CAPTION_PX * 3 // 4
+_PADDING_PX = style.CAPTION_PX // 2  # beside the text of a bar or a chip
+_TEXT_TOP_PX = _PADDING_PX - 4  # from the top of a line to that of its letters
+_TEXT_LEFT_PX = 4
+_CHIP_GAP_PX = style.CAPTION_PX // 3
+_CHIP_MARGIN_PX = 4  # between a chip and the chips of the next line
 
 
 def legend_outputs(listed: Sequence[Output], result: Mapping[str, Any]) -> list[Output]:
@@ -80,20 +87,163 @@ def number_texts(
     return [printable(caption(output, result, known)) for output in listed]
 
 
-def label_texts(
-    listed: Sequence[Output], result: Mapping[str, Any], known: Mapping[str, Any]
-) -> list[str]:
-    """Return the labels of an image that reach their thresholds, one text each."""
-    texts = []
-    for _, group in groupby(listed, key=lambda output: output.task.name):
-        outputs_of_task = list(group)
-        task = outputs_of_task[0].task
-        if task.is_multilabel:
-            labels = predicted_labels(outputs_of_task, result)
-            labels[0] = f"{task.name}: {labels[0]}"
-            labels[-1] += known_labels(outputs_of_task, known)
-            texts += labels
-    return [printable(text) for text in texts]
+class _PlacedChip(NamedTuple):
+    """A label of an image, and where it is written.
+
+    Attributes:
+        chip: the label.
+        text: its name and probability.
+        left: of the chip, in pixels.
+        top: of its line.
+        width: of the chip.
+    """
+
+    chip: LabelChip
+    text: str
+    left: int
+    top: int
+    width: int
+
+    @property
+    def has_mark(self) -> bool:
+        """Whether a tick or a cross follows the text; of a missed label it says so itself."""
+        return self.chip.is_predicted and self.chip.is_right is not None
+
+
+def labels_bar(
+    outputs_of_task: Sequence[Output],
+    result: Mapping[str, Any],
+    known: Mapping[str, Any],
+    width: int,
+) -> Image.Image:
+    """Return the labels of an image that reach their thresholds as chips in their colours.
+
+    A tick follows a label that the image has, a cross one that it does not have. Labels that are
+    missed have an outline alone. Without a label that reaches its threshold, ``none`` is written,
+    with a tick if the image is known to have none.
+    """
+    task = outputs_of_task[0].task
+    font = style.font(style.CAPTION_PX)
+    chips = label_chips(outputs_of_task, result, known)
+    title = f"{task.name}:"
+    is_rightly_none = False
+    if not any(chip.is_predicted for chip in chips):
+        title = f"{title} {NO_LABELS}"
+        is_rightly_none = is_known_without_labels(outputs_of_task, known)
+    most_of_title = width - _TEXT_LEFT_PX - _PADDING_PX - style.CAPTION_PX
+    title = _shortened(_with_hyphens(printable(title)), font, most_of_title)
+    title_end = _TEXT_LEFT_PX + round(font.getlength(title)) + _PADDING_PX
+    placed_chips = _place_chips(chips, title_end, width)
+
+    last_top = placed_chips[-1].top if placed_chips else 0
+    strip = Image.new("RGB", (width, last_top + _LINE_PX), "white")
+    draw = ImageDraw.Draw(strip)
+    draw.text((_TEXT_LEFT_PX, _TEXT_TOP_PX), title, style.INK, font)
+    if is_rightly_none:
+        _draw_mark(draw, title_end, _PADDING_PX, is_right=True)
+    colours = style.class_colours(task.labels)
+    for placed in placed_chips:
+        _draw_chip(draw, placed, colours[placed.chip.place] or style.NODATA)
+    return strip
+
+
+def _place_chips(chips: Sequence[LabelChip], left: int, width: int) -> list[_PlacedChip]:
+    """Place chips beside each other from ``left`` on, each in the next line where it does not fit."""
+    font = style.font(style.CAPTION_PX)
+    top = 0
+    placed_chips = []
+    for chip in chips:
+        ending = f" {chip.probability}" if chip.is_predicted else f" {chip.probability}, missed"
+        mark_width = 0
+        if chip.is_predicted and chip.is_right is not None:
+            mark_width = style.CAPTION_PX + _PADDING_PX
+        outside_text = 2 * _PADDING_PX + mark_width
+        most_of_label = width - 2 * _TEXT_LEFT_PX - outside_text - font.getlength(ending)
+        label = _shortened(_with_hyphens(printable(chip.label)), font, most_of_label)
+        text = label + ending
+        chip_width = round(font.getlength(text)) + outside_text
+        if left + chip_width + _TEXT_LEFT_PX > width:
+            left = _TEXT_LEFT_PX
+            top += _LINE_PX
+        placed_chips.append(_PlacedChip(chip, text, left=left, top=top, width=chip_width))
+        left += chip_width + _CHIP_GAP_PX
+    return placed_chips
+
+
+def _draw_chip(draw: ImageDraw.ImageDraw, placed: _PlacedChip, colour: style.RGB) -> None:
+    """Draw a label: filled if it is predicted, as an outline if it is missed."""
+    right = placed.left + placed.width
+    draw.rounded_rectangle(
+        (
+            placed.left,
+            placed.top + _CHIP_MARGIN_PX,
+            right,
+            placed.top + _LINE_PX - 1 - _CHIP_MARGIN_PX,
+        ),
+        radius=_PADDING_PX,
+        fill=style.tint(colour) if placed.chip.is_predicted else None,
+        outline=colour,
+        width=3,
+    )
+    text_corner = (placed.left + _PADDING_PX, placed.top + _TEXT_TOP_PX)
+    draw.text(text_corner, placed.text, style.INK, style.font(style.CAPTION_PX))
+    if placed.has_mark:
+        mark_left = right - _PADDING_PX - style.CAPTION_PX
+        is_right = bool(placed.chip.is_right)
+        _draw_mark(draw, mark_left, placed.top + _PADDING_PX, is_right=is_right)
+
+
+def text_and_interval(text: str, interval: PlacedInterval, width: int) -> Image.Image:
+    """Return the text of a number and its interval as a bar, below each other where the text is long.
+
+    A dot marks the predicted number, a tick the true one. The bar is green with the true number
+    inside, orange with it outside, and grey where it is not known.
+
+    Args:
+        text: of the number.
+        interval: on its axis, which the bar spans.
+        width: of the picture.
+    """
+    strip = texts_with_colours([text], [None], width)
+    text_width = style.font(style.CAPTION_PX).getlength(_with_hyphens(text))
+    if text_width + style.CAPTION_PX <= width // 2:
+        bar = _interval_bar(interval, width - width // 2)
+        strip.paste(bar, (width // 2, 0))
+        return strip
+    return _below_each_other(strip, _interval_bar(interval, width))
+
+
+def _interval_bar(interval: PlacedInterval, width: int) -> Image.Image:
+    """An axis with an interval, its number and the true one; as high as a line."""
+    colour = style.UNKNOWN
+    if interval.is_inside is not None:
+        colour = style.RIGHT if interval.is_inside else style.WRONG
+    first = style.CAPTION_PX // 2
+    length = width - 2 * first
+    middle = _LINE_PX // 2
+    low = first + round(length * interval.low)
+    high = first + round(length * interval.high)
+    point = first + round(length * interval.point)
+
+    bar = Image.new("RGB", (width, _LINE_PX), "white")
+    draw = ImageDraw.Draw(bar)
+    draw.rectangle((first, middle - 2, first + length, middle + 2), fill=style.AXIS)
+    draw.rectangle((low, middle - 8, high, middle + 8), fill=style.tint(colour))
+    for end in (low, high):
+        draw.line((end, middle - 14, end, middle + 14), fill=colour, width=4)
+    draw.ellipse((point - 11, middle - 11, point + 11, middle + 11), fill=colour)
+    if interval.truth is not None:
+        truth = first + round(length * interval.truth)
+        draw.line((truth, middle - 24, truth, middle + 24), fill=style.INK, width=6)
+    return bar
+
+
+def _below_each_other(upper: Image.Image, lower: Image.Image) -> Image.Image:
+    """Two strips of one width as one."""
+    strip = Image.new("RGB", (upper.width, upper.height + lower.height), "white")
+    strip.paste(upper)
+    strip.paste(lower, (0, upper.height))
+    return strip
 
 
 def class_bar(
@@ -111,21 +261,21 @@ def class_bar(
     probability = likely.value(result)
     colour = style.class_colours(task.labels or [""] * task.dim)[likely.place] or style.NODATA
     font = style.font(style.CAPTION_PX)
-    padding = style.CAPTION_PX // 2
     label = task.labels[likely.place] if task.labels else str(likely.place)
     predicted = f"{task.name}: {label} {likely.text(probability)}{set_caption(task, result)}"
     predicted = printable(predicted)
-    predicted_lines = _wrapped(predicted, font, width - 3 * padding)
+    predicted_lines = _wrapped(predicted, font, width - 3 * _PADDING_PX)
 
     # the true class on the right, or below
-    mark_left = width - padding - style.CAPTION_PX
+    mark_left = width - _PADDING_PX - style.CAPTION_PX
     true_lines: list[str] = []
     true_top = 0
-    if task.name in known:
-        true = printable(f"true {known[task.name]}")
-        true_lines = _wrapped(true, font, mark_left - 2 * padding)
+    true_class = known_class(task, known)
+    if true_class is not None:
+        true = printable(f"true {true_class}")
+        true_lines = _wrapped(true, font, mark_left - 2 * _PADDING_PX)
         both = font.getlength(predicted) + font.getlength(true)
-        if both + 4 * padding + 2 * style.CAPTION_PX > width:
+        if both + 4 * _PADDING_PX + 2 * style.CAPTION_PX > width:
             true_top = len(predicted_lines) * _LINE_PX
 
     bar_height = len(predicted_lines) * _LINE_PX
@@ -136,16 +286,15 @@ def class_bar(
     end = round(width * min(max(probability, 0.0), 1.0))
     if end:
         draw.rectangle((0, 0, end - 1, bar_height - 1), fill=style.tint(colour))
-    draw.rectangle((0, 0, padding // 2 - 1, bar_height - 1), fill=colour)
-    text_top = padding - 4
+    draw.rectangle((0, 0, _PADDING_PX // 2 - 1, bar_height - 1), fill=colour)
     for row, line in enumerate(predicted_lines):
-        draw.text((2 * padding, text_top + row * _LINE_PX), line, style.INK, font)
+        draw.text((2 * _PADDING_PX, _TEXT_TOP_PX + row * _LINE_PX), line, style.INK, font)
     for row, line in enumerate(true_lines):
-        top = true_top + text_top + row * _LINE_PX
-        draw.text((mark_left - padding - font.getlength(line), top), line, style.INK, font)
+        top = true_top + _TEXT_TOP_PX + row * _LINE_PX
+        draw.text((mark_left - _PADDING_PX - font.getlength(line), top), line, style.INK, font)
     if true_lines:
-        mark_top = true_top + padding
-        _draw_mark(draw, mark_left, mark_top, is_right=str(known[task.name]) == label)
+        mark_top = true_top + _PADDING_PX
+        _draw_mark(draw, mark_left, mark_top, is_right=true_class == label)
     return strip
 
 
@@ -229,7 +378,7 @@ def texts_with_colours(
         if left and left + text_width > width:
             left = 0
             top += _LINE_PX
-        indent = 4 if colour is None else style.CAPTION_PX + 4
+        indent = _TEXT_LEFT_PX if colour is None else style.CAPTION_PX + _TEXT_LEFT_PX
         lines = _wrapped(_with_hyphens(text), font, width - indent)
         positions.append((left, top))
         lines_of_texts.append(lines)
@@ -239,11 +388,16 @@ def texts_with_colours(
     strip = Image.new("RGB", (width, top + _LINE_PX), "white")
     draw = ImageDraw.Draw(strip)
     for colour, lines, (x, y) in zip(colours, lines_of_texts, positions, strict=True):
-        text_left = x + 4
+        text_left = x + _TEXT_LEFT_PX
         if colour is not None:
-            square = (x + 4, y + _SQUARE_PX, x + 4 + _SQUARE_PX, y + 2 * _SQUARE_PX)
+            square = (
+                x + _TEXT_LEFT_PX,
+                y + _SQUARE_PX,
+                x + _TEXT_LEFT_PX + _SQUARE_PX,
+                y + 2 * _SQUARE_PX,
+            )
             draw.rectangle(square, fill=colour)
-            text_left = x + style.CAPTION_PX + 4
+            text_left = x + style.CAPTION_PX + _TEXT_LEFT_PX
         for row, line in enumerate(lines):
             line_top = y + row * _LINE_PX + _SQUARE_PX - 6
             draw.text((text_left, line_top), line, style.INK, font)
@@ -262,10 +416,7 @@ def text_and_bar(
         left = width - bar_width
         text_alone.paste(bar.crop((left, 0, width, bar.height)), (left, 0))
         return text_alone
-    strip = Image.new("RGB", (width, text_alone.height + bar.height), "white")
-    strip.paste(text_alone)
-    strip.paste(bar, (0, text_alone.height))
-    return strip
+    return _below_each_other(text_alone, bar)
 
 
 def colour_bar(output: Output, scale: Scale, width: int, *, fades: bool) -> Image.Image:

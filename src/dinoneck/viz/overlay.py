@@ -26,7 +26,7 @@ from dinoneck.viz.geo_reference import GeoReference, read_geo_reference
 from dinoneck.viz.legends import (
     class_bar,
     colour_bar,
-    label_texts,
+    labels_bar,
     legend_outputs,
     normals_legend,
     number_texts,
@@ -34,10 +34,19 @@ from dinoneck.viz.legends import (
     rest_of_legend,
     shares_legend,
     text_and_bar,
+    text_and_interval,
     texts_with_colours,
 )
 from dinoneck.viz.pictures import as_image
-from dinoneck.viz.scales import Output, Scale, outputs, scales, shown_cells
+from dinoneck.viz.scales import (
+    Output,
+    Scale,
+    interval_axes,
+    outputs,
+    place_interval,
+    scales,
+    shown_cells,
+)
 
 Array = np.ndarray[Any, Any]
 AGGREGATE_TAG = "NUMBER_OF_IMAGE"
@@ -79,8 +88,10 @@ def overlay_panel(
 
     An image without maps is shown in its colours, with its numbers. The class of an image is a bar
     below it, as long as the class is probable, with the true class; it has no map. Of several
-    labels an image has the list of those that reach their thresholds. A result with intervals
-    gives the bounds of its numbers and the sets of its classes too.
+    labels an image has a chip for each that reaches its threshold, with a tick or a cross where it
+    is known whether the image has the label, and an outline for each that is missed. A result with
+    intervals gives the prediction sets of its classes too, and a bar for each number that spans its
+    interval, with a dot at the number and a line at the true one; bars of one unit have one axis.
 
     Args:
         image: the image itself.
@@ -104,7 +115,6 @@ def overlay_panel(
     picture = as_image(image, preprocess.bits)
     tasks = as_tasks(tasks)
     listed = outputs(tasks)
-    maps = result.get("maps") or {}
     known = known or {}
     canvas = _Canvas.of(picture, preprocess)
     width = canvas.width
@@ -125,20 +135,46 @@ def overlay_panel(
     for members in _outputs_by_task(listed):
         if members[0].task.is_image_class:
             strips.append(class_bar(members, result, known, width))
-    numbers = []
+        if members[0].task.is_multilabel:
+            strips.append(labels_bar(members, result, known, width))
+    strips += _number_strips(listed, result, known, width)
+    return _stacked(strips)
+
+
+def _number_strips(
+    listed: Sequence[Output], result: Mapping[str, Any], known: Mapping[str, Any], width: int
+) -> list[Image.Image]:
+    """The numbers without a map, and a bar for each number with an interval."""
+    maps = result.get("maps") or {}
+    without_map = []
     for output in listed:
         task = output.task
         has_strip = task.is_multilabel or task.is_image_class
         if output.map.name not in maps and not has_strip:
-            numbers.append(output)
-    texts = number_texts(legend_outputs(numbers, result), result, known)
-    rest = rest_of_legend(numbers)
+            without_map.append(output)
+    axes = interval_axes(listed, [result], [known])
+
+    strips = []
+    for output in legend_outputs(listed, result):
+        if output.key not in axes:
+            continue
+        interval = place_interval(output, result, known, axes[output.key])
+        if interval is None:
+            continue
+        text = printable(output.key)  # the legend of its map has the number
+        if output in without_map:
+            [text] = number_texts([output], result, known)
+        strips.append(text_and_interval(text, interval, width))
+
+    in_legend = legend_outputs(without_map, result)
+    without_interval = [output for output in in_legend if output.key not in axes]
+    texts = number_texts(without_interval, result, known)
+    rest = rest_of_legend(without_map)
     if rest:
         texts.append(rest)
-    texts += label_texts(listed, result, known)
     if texts:
         strips.append(texts_with_colours(texts, [None] * len(texts), width))
-    return _stacked(strips)
+    return strips
 
 
 class MapPicture(NamedTuple):

@@ -14,7 +14,7 @@ from dinoneck.errors import DataError, ShapeError
 from dinoneck.inference.cropped_masks import CroppedMasks
 from dinoneck.runtime.intervals import PREDICTION_SETS
 from dinoneck.runtime.resampling import to_unit_range
-from dinoneck.task_facts import NO_LABELS, TaskFacts
+from dinoneck.task_facts import TaskFacts
 from dinoneck.text import printable
 from dinoneck.viz import style
 from dinoneck.viz.checked import Floats, from_tensor, numbers
@@ -315,35 +315,29 @@ def corners_of(boxes: Any, name: str) -> Floats:
     return corners
 
 
-def captions(
-    listed: Sequence[Output], result: Mapping[str, Any], known: Mapping[str, Any]
-) -> list[str]:
-    """Return each number with its name, its unit and, where it is known, the true one.
-
-    Of classes it is the most probable one, and of several labels those that reach their thresholds.
-    A result with intervals also gives their bounds, and the prediction set of a class.
-    """
-    texts = []
-    for task in {output.task.name: output.task for output in listed}.values():
-        outputs_of_task = [output for output in listed if output.task is task]
-        if task.is_image_class:
-            likely = likely_class(outputs_of_task, result)
-            name = likely.key.replace(":", ": ", 1)
-            probability = likely.text(likely.value(result))
-            among = set_caption(task, result)
-            true = f" (true {known[task.name]})" if task.name in known else ""
-            texts.append(f"{name} {probability}{among}{true}")
-        elif task.is_multilabel:
-            labels = ", ".join(predicted_labels(outputs_of_task, result))
-            texts.append(f"{task.name}: {labels}{known_labels(outputs_of_task, known)}")
-        else:
-            texts += [caption(output, result, known) for output in outputs_of_task]
-    return texts
+def class_caption(
+    outputs_of_task: Sequence[Output], result: Mapping[str, Any], known: Mapping[str, Any]
+) -> str:
+    """Return the most probable class of an image with its probability, its prediction set and the known class."""
+    task = outputs_of_task[0].task
+    likely = likely_class(outputs_of_task, result)
+    name = likely.key.replace(":", ": ", 1)
+    probability = likely.text(likely.value(result))
+    true_class = known_class(task, known)
+    true = "" if true_class is None else f" (true {true_class})"
+    return f"{name} {probability}{set_caption(task, result)}{true}"
 
 
 def likely_class(outputs_of_task: Sequence[Output], result: Mapping[str, Any]) -> Output:
     """Return the output of the most probable class of an image."""
     return max(outputs_of_task, key=lambda output: output.value(result))
+
+
+def known_class(task: TaskFacts, known: Mapping[str, Any]) -> str | None:
+    """Return the known class of an image; None where it is missing or NaN."""
+    label = known.get(task.name)
+    is_missing = label is None or label != label  # NaN is not equal to itself
+    return None if is_missing else str(label)
 
 
 def set_caption(task: TaskFacts, result: Mapping[str, Any]) -> str:
@@ -352,26 +346,52 @@ def set_caption(task: TaskFacts, result: Mapping[str, Any]) -> str:
     return "" if labels is None else f" (among {', '.join(labels)})"
 
 
-def predicted_labels(outputs_of_task: Sequence[Output], result: Mapping[str, Any]) -> list[str]:
-    """Return the labels of a multilabel task that reach their thresholds, as ``rust 25 %``; ``none`` without any."""
+class LabelChip(NamedTuple):
+    """A label of an image that is predicted, or that is known and missed.
+
+    Attributes:
+        label: its name.
+        probability: as ``90 %``.
+        place: which of the task's labels.
+        is_predicted: whether it reaches its threshold.
+        is_right: whether the prediction is right; None where that is not known.
+    """
+
+    label: str
+    probability: str
+    place: int
+    is_predicted: bool
+    is_right: bool | None
+
+
+def label_chips(
+    outputs_of_task: Sequence[Output], result: Mapping[str, Any], known: Mapping[str, Any]
+) -> list[LabelChip]:
+    """Return the labels of a multilabel task that reach their thresholds, then those that are missed."""
     task = outputs_of_task[0].task
-    texts = []
+    predicted = []
+    missed = []
     for output, threshold in zip(outputs_of_task, task.label_thresholds, strict=True):
         value = output.value(result)
-        if value >= threshold:
-            texts.append(f"{task.labels[output.place]} {output.text(value)}")
-    return texts or [NO_LABELS]
+        truth = output.truth(known)
+        is_predicted = value >= threshold
+        chip = LabelChip(
+            label=task.labels[output.place],
+            probability=output.text(value),
+            place=output.place,
+            is_predicted=is_predicted,
+            is_right=None if truth is None else is_predicted == (truth == 1),
+        )
+        if is_predicted:
+            predicted.append(chip)
+        elif chip.is_right is False:
+            missed.append(chip)
+    return [*predicted, *missed]
 
 
-def known_labels(outputs_of_task: Sequence[Output], known: Mapping[str, Any]) -> str:
-    """Return the known labels of an image, as `` (true rust, moss)``; empty where none is known."""
-    if not any(output.key in known for output in outputs_of_task):
-        return ""
-    labels = []
-    for output in outputs_of_task:
-        if known.get(output.key) == 1:
-            labels.append(output.task.labels[output.place])
-    return f" (true {', '.join(labels) or NO_LABELS})"
+def is_known_without_labels(outputs_of_task: Sequence[Output], known: Mapping[str, Any]) -> bool:
+    """Return whether an image is known to have none of the labels of a multilabel task."""
+    return all(output.truth(known) == 0 for output in outputs_of_task)
 
 
 def as_image(image: Any, bits: int | None = None) -> Image.Image:
@@ -399,7 +419,7 @@ def caption(output: Output, result: Mapping[str, Any], known: Mapping[str, Any])
 
     Of a label it also states whether the image has it.
     """
-    truth = known.get(output.key)
+    truth = output.truth(known)
     if output.task.is_multilabel:
         value = output.value(result)
         threshold = output.task.label_thresholds[output.place]

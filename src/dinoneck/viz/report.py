@@ -46,17 +46,24 @@ from dinoneck.viz.pictures import (
     as_image,
     boxes_panel,
     caption,
-    captions,
+    class_caption,
     corners_of,
+    is_known_without_labels,
+    known_class,
+    label_chips,
     likely_class,
     partners,
 )
 from dinoneck.viz.scales import (
     THE_GATE,
     VALUE_DIGITS,
+    IntervalAxis,
     Output,
+    PlacedInterval,
     entry_of,
+    interval_axes,
     outputs,
+    place_interval,
     scales,
     with_gate,
 )
@@ -505,6 +512,23 @@ def _uncertainty(column: str, entry: ReportEntry, output_of_column: Mapping[str,
 
 
 @dataclass(frozen=True)
+class _Chip:
+    """A label of an image.
+
+    Attributes:
+        text: such as ``rust 90 %``.
+        colour: of the label, as ``#009e73``.
+        is_predicted: whether the label reaches its threshold.
+        mark: whether it is right; empty where that is not known.
+    """
+
+    text: str
+    colour: str
+    is_predicted: bool
+    mark: str
+
+
+@dataclass(frozen=True)
 class _Line:
     """A line of text on what an image has.
 
@@ -512,13 +536,17 @@ class _Line:
         text: such as ``crop 31 % (true 30 %)``.
         colour: of its class in the picture, as ``#009e73``; empty without one.
         share: 0 ... 1 of the class of an image, which is how long its bar is; None for others.
-        is_right: whether the class is the true one; None where that is not known.
+        is_right: whether the class is the true one, or no label is; None where that is not known.
+        chips: the labels of an image, after the text; None of other lines.
+        interval: of a number; None without one.
     """
 
     text: str
     colour: str = ""
     share: float | None = None
     is_right: bool | None = None
+    chips: Sequence[_Chip] | None = None
+    interval: PlacedInterval | None = None
 
 
 class _TitledPicture(NamedTuple):
@@ -580,6 +608,8 @@ def _articles(
         predicted_names.update(entries[i].result.get("names", ()))
     coloured_classes = [*classes, *sorted(predicted_names.difference(classes))]
 
+    known = [entries[i].known for i in drawn]
+    axes = interval_axes(outputs(tasks), list(results.values()), known)
     objects = next((task for task in tasks if task.is_masks), None)
     for i, result in results.items():
         entry = entries[i]
@@ -595,7 +625,7 @@ def _articles(
                 _TitledPicture("image", "photo", image),
                 _TitledPicture("over", "predicted", over),
             ]
-            lines = [*_object_lines(found, objects), *_lines(tasks, entry)]
+            lines = [*_object_lines(found, objects), *_lines(tasks, entry, axes)]
         else:
             pictures = [_TitledPicture("image", "photo", image)]
             if entry.classes is not None:
@@ -604,7 +634,7 @@ def _articles(
             recipe = _patches_of(image, result["maps"])
             maps = map_pictures(image, result, mapped_tasks, recipe, scale=scale)
             pictures += _titled_maps(maps)
-            lines = _lines(tasks, entry)
+            lines = _lines(tasks, entry, axes)
         most_bytes = _PICTURES_BYTES // (len(drawn) * len(pictures))
         figures = []
         for kind, title, picture in pictures:
@@ -672,7 +702,9 @@ def _has_known_boxes(entry: ReportEntry, name: str) -> bool:
     return "boxes" in entry.known and name in known_classes
 
 
-def _lines(tasks: Sequence[TaskFacts], entry: ReportEntry) -> list[_Line]:
+def _lines(
+    tasks: Sequence[TaskFacts], entry: ReportEntry, axes: Mapping[str, IntervalAxis]
+) -> list[_Line]:
     """The predicted numbers, labels and classes of an image, in the colours of its picture."""
     listed = outputs(tasks)
     maps = entry.result.get("maps") or {}
@@ -683,24 +715,45 @@ def _lines(tasks: Sequence[TaskFacts], entry: ReportEntry) -> list[_Line]:
         if task.is_image_class:
             likely = likely_class(outputs_of_task, entry.result)
             label = likely.key.removeprefix(f"{task.name}:")
-            is_right = None
-            if task.name in entry.known:
-                is_right = str(entry.known[task.name]) == label
-            [text] = captions(outputs_of_task, entry.result, entry.known)
+            true_class = known_class(task, entry.known)
+            is_right = None if true_class is None else true_class == label
+            text = class_caption(outputs_of_task, entry.result, entry.known)
             rgb = style.class_colours(task.labels or [""] * task.dim)[likely.place] or style.NODATA
             share = likely.value(entry.result)
             lines.append(_Line(text, style.hex_colour(rgb), share=share, is_right=is_right))
         elif task.is_multilabel:
-            texts = captions(outputs_of_task, entry.result, entry.known)
-            lines += [_Line(text) for text in texts]
+            lines.append(_labels_line(outputs_of_task, entry))
         else:
             for output in legend_outputs(outputs_of_task, entry.result):
                 text = caption(output, entry.result, entry.known)
-                lines.append(_Line(text, colours.get(output.key, "")))
+                interval = None
+                if output.key in axes:
+                    interval = place_interval(output, entry.result, entry.known, axes[output.key])
+                lines.append(_Line(text, colours.get(output.key, ""), interval=interval))
             rest = rest_of_legend(outputs_of_task)
             if rest:
                 lines.append(_Line(rest))
     return lines
+
+
+def _labels_line(outputs_of_task: Sequence[Output], entry: ReportEntry) -> _Line:
+    """The labels of an image that reach their thresholds, and the missed ones."""
+    task = outputs_of_task[0].task
+    colours = style.class_colours(task.labels)
+    chips = []
+    for chip in label_chips(outputs_of_task, entry.result, entry.known):
+        mark = ""
+        if not chip.is_predicted:
+            mark = "✗ missed"
+        elif chip.is_right is not None:
+            mark = "✓ right" if chip.is_right else "✗ wrong"
+        text = f"{chip.label} {chip.probability}"
+        colour = style.hex_colour(colours[chip.place] or style.NODATA)
+        chips.append(_Chip(text, colour, is_predicted=chip.is_predicted, mark=mark))
+    if any(chip.is_predicted for chip in chips):
+        return _Line(f"{task.name}:", chips=chips)
+    is_right = True if is_known_without_labels(outputs_of_task, entry.known) else None
+    return _Line(f"{task.name}: {NO_LABELS}", is_right=is_right, chips=chips)
 
 
 def _colours_of_lines(mapped: Sequence[Output]) -> dict[str, str]:
@@ -754,7 +807,40 @@ def _image_notes(
         )
     if any(task.is_image_class for task in tasks):
         notes.append("The bar is as long as the class is probable.")
-    return notes
+    shown = [entries[i] for i in drawn]
+    return [*notes, *_label_notes(shown, tasks), *_interval_notes(shown, tasks)]
+
+
+def _label_notes(shown: Sequence[ReportEntry], tasks: Sequence[TaskFacts]) -> list[str]:
+    """Sentences on the labels of drawn images."""
+    of_labels = [output for output in outputs(tasks) if output.task.is_multilabel]
+    if not of_labels:
+        return []
+    is_known = False
+    for entry in shown:
+        if any(output.key in entry.known for output in of_labels):
+            is_known = True
+    if is_known:
+        return ["Labels that reach their thresholds are filled, and missed ones have an outline."]
+    return ["Labels that reach their thresholds are filled."]
+
+
+def _interval_notes(shown: Sequence[ReportEntry], tasks: Sequence[TaskFacts]) -> list[str]:
+    """Sentences on the intervals of drawn images."""
+    has_interval = False
+    is_known = False
+    for entry in shown:
+        for output in outputs(tasks):
+            if output.bounds(entry.result) is not None:
+                has_interval = True
+                is_known = is_known or output.key in entry.known
+    if not has_interval:
+        return []
+    if is_known:
+        return [
+            "A bar spans the interval of a number, with a dot at it and a line at the true one."
+        ]
+    return ["A bar spans the interval of a number, with a dot at the number."]
 
 
 def _has_uncompared_boxes(entry: ReportEntry) -> bool:
@@ -818,11 +904,13 @@ def _patches_of(image: Image.Image, maps: Mapping[str, Any]) -> Preprocessing:
     return Preprocessing((image.height // rows, image.width // cols), resize="crop")
 
 
-def _number(value: float | str, digits: int = VALUE_DIGITS) -> str:
-    """A number as tables show it; a dash for NaN; a class as it is."""
+def _number(value: float | str | None, digits: int = VALUE_DIGITS) -> str:
+    """A number as tables show it; a dash for NaN and for a score that is not defined; a class as it is."""
     if isinstance(value, str):
         return value
-    return _NOTHING if math.isnan(value) else f"{value:.{digits}g}"
+    if value is None or math.isnan(value):
+        return _NOTHING
+    return f"{value:.{digits}g}"
 
 
 def _escape_control(value: Any) -> Any:

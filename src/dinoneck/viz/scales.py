@@ -92,6 +92,13 @@ class Output(NamedTuple):
         low, high = (float(np.reshape(ends, -1)[self.place]) for ends in bounds_of_task)
         return None if math.isnan(low) else (low, high)
 
+    def truth(self, known: Mapping[str, Any]) -> float | None:
+        """Return the known number of an image; None where it is missing or NaN."""
+        if self.key not in known:
+            return None
+        value = float(known[self.key])
+        return None if math.isnan(value) else value
+
     def is_drawn_as_share(self, result: Mapping[str, Any]) -> bool:
         """Return whether the number is one from 0 to 1, and the result has the map that shows it."""
         return self.is_number_from_0_to_1 and self.map.name in entry_of(result, "maps")
@@ -136,6 +143,104 @@ class Scale(NamedTuple):
     low: float
     high: float
     note: str
+
+
+class IntervalAxis(NamedTuple):
+    """Where the bars of intervals begin and end.
+
+    Attributes:
+        low: the number at the left end.
+        high: the number at the right end, above ``low``.
+    """
+
+    low: float
+    high: float
+
+    def position(self, value: float) -> float:
+        """Return where a number is: 0 at the left end, 1 at the right one; others are moved to the nearer end."""
+        position = (value - self.low) / (self.high - self.low)
+        return min(max(position, 0.0), 1.0)
+
+
+class PlacedInterval(NamedTuple):
+    """The interval of a number on its axis; positions are 0 ... 1.
+
+    Attributes:
+        low: the position of the lower bound.
+        high: that of the upper bound.
+        point: that of the predicted number.
+        truth: that of the known number; None where it is not known.
+        is_inside: whether the interval holds the known number; None where it is not known.
+    """
+
+    low: float
+    high: float
+    point: float
+    truth: float | None
+    is_inside: bool | None
+
+
+def place_interval(
+    output: Output, result: Mapping[str, Any], known: Mapping[str, Any], axis: IntervalAxis
+) -> PlacedInterval | None:
+    """Return the interval of a number in the result for one image on its axis; None without one."""
+    bounds = output.bounds(result)
+    if bounds is None:
+        return None
+    low, high = bounds
+    truth = output.truth(known)
+    return PlacedInterval(
+        low=axis.position(low),
+        high=axis.position(high),
+        point=axis.position(output.value(result)),
+        truth=None if truth is None else axis.position(truth),
+        is_inside=None if truth is None else low <= truth <= high,
+    )
+
+
+def interval_axes(
+    listed: Sequence[Output],
+    results: Sequence[Mapping[str, Any]],
+    known: Sequence[Mapping[str, Any]],
+) -> dict[str, IntervalAxis]:
+    """Return column -> the axis of its intervals, for the numbers that have any.
+
+    An axis spans the intervals of all results and the known numbers, and 0 where numbers cannot be
+    negative. Numbers of one unit have one axis; those without a unit have that of their task.
+
+    Args:
+        listed: numbers of a head.
+        results: of a Predictor, one per image.
+        known: column -> known value, of each image.
+    """
+    group_by_column: dict[str, tuple[str, str]] = {}
+    values_by_group: dict[tuple[str, str], list[float]] = {}
+    for output in listed:
+        group = _axis_group(output)
+        for result, known_of_image in zip(results, known, strict=True):
+            bounds = output.bounds(result)
+            if bounds is None:
+                continue
+            group_by_column[output.key] = group
+            values = values_by_group.setdefault(group, [])
+            values.append(output.value(result))
+            values += [bound for bound in bounds if math.isfinite(bound)]
+            truth = output.truth(known_of_image)
+            if truth is not None and math.isfinite(truth):
+                values.append(truth)
+            if output.task.is_share or output.floor >= 0:
+                values.append(0.0)
+    axes = {}
+    for column, group in group_by_column.items():
+        low, high = span([np.array(values_by_group[group])])
+        axes[column] = IntervalAxis(low, high)
+    return axes
+
+
+def _axis_group(output: Output) -> tuple[str, str]:
+    """What numbers of one axis have in common: their unit, or without one their task."""
+    unit = output.task.unit
+    return (unit, "") if unit else ("", output.task.name)
 
 
 def outputs(tasks: Sequence[TaskFacts]) -> list[Output]:

@@ -21,8 +21,10 @@ GROUND = {"background", "ground", "none", "soil"}
 NODATA: RGB = (154, 163, 171)
 INK: RGB = (30, 30, 30)
 BAR: RGB = (236, 239, 242)  # behind the bar of a probability
-RIGHT: RGB = (0, 158, 115)  # of a tick
-WRONG: RGB = (213, 94, 0)  # of a cross
+AXIS: RGB = (213, 219, 225)  # of intervals
+RIGHT: RGB = (0, 158, 115)  # of a tick, and of an interval that holds the true number
+WRONG: RGB = (213, 94, 0)  # of a cross, and of an interval that does not
+UNKNOWN: RGB = (89, 99, 111)  # of an interval whose true number is not known
 MIDDLE_GREY = 140.0  # of a photo behind a map, in a colour bar
 
 # five anchors of a perceptually uniform scale, dark violet (low) to yellow (high)

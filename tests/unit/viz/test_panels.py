@@ -321,12 +321,12 @@ def test_an_overlay_lists_the_labels_that_reach_their_thresholds(texts: list[str
     known = {"tags:crack": 1.0}
 
     overlay_panel(GREY, values, [task], RECIPE, known=known)
-    assert texts == ["tags: moss 25 %", "rust 90 % (true crack)"]
+    assert texts == ["tags:", "moss 25 %", "rust 90 %", "crack 55 %, missed"]
 
     texts.clear()
     maps = {"maps": {"tags": np.full((3, 2, 4), 0.5)}}
     overlay_panel(GREY, values | maps, [task], RECIPE)
-    assert texts[-2:] == ["tags: moss 25 %", "rust 90 %"]
+    assert texts[-3:] == ["tags:", "moss 25 %", "rust 90 %"]
     assert "tags:crack 55 %, absent" in texts
 
     texts.clear()
@@ -595,13 +595,12 @@ def test_a_depth_of_0_is_not_transparent() -> None:
 
 
 def test_a_long_text_has_its_bar_on_the_next_line() -> None:
-    name = "dry mass of all plants"
+    name = "dry mass of all the plants of a plot"
     task = Task(name, kind="density", unit="g")
     values = {name: 8.0, "maps": {name: np.ones((1, 2, 4))}}
-    with_bounds = values | {"interval": {name: (7.5, 8.5)}}
 
     short = overlay_panel(GREY, values, [task], RECIPE)
-    long = overlay_panel(GREY, with_bounds, [task], RECIPE, known={name: 8.1})
+    long = overlay_panel(GREY, values, [task], RECIPE, known={name: 8.1})
 
     assert long.height - short.height == 2 * style.CAPTION_PX
 

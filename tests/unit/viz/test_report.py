@@ -349,6 +349,16 @@ def test_every_number_is_listed_also_of_a_task_with_many() -> None:
     assert lines == [f"bands:{i} {i}" for i in range(15)]
 
 
+def test_a_label_that_no_known_image_has_is_without_a_score() -> None:
+    """Its average precision is not defined."""
+    task = Task("tags", kind="multilabel", labels=("crack", "rust"))
+    result = {"tags": np.array([0.1, 0.2]), "maps": {}}
+
+    page = Page(html_report([ReportEntry("a.jpg", result, PIXELS, known={"tags:rust": 0.0})], task))
+
+    assert page.by_tag["td"][:5] == ["1", "0", "–", "–", "0.5"]
+
+
 def test_shares_beyond_twelve_are_counted() -> None:
     shares = np.arange(15.0) / 105
     labels = tuple(f"c{i}" for i in range(15))
