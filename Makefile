@@ -15,8 +15,9 @@ install = $(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[$(1)]" || $
 demo: $(VENV)/installed
 	$(BIN)/dinoneck demo --out dinoneck-demo
 
+# each worker takes files one after the other, so that what the tests of a file share is made once
 test: $(VENV)/installed-dev
-	$(PYTEST) -n $(WORKERS) -m "not slow"
+	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not slow"
 
 test-slow: $(VENV)/installed-dev
 	$(PYTEST) -n $(WORKERS) --dist loadfile -m "slow and not campaign"

@@ -82,6 +82,27 @@ def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return coloured_boxes.write(tmp_path_factory.mktemp("images"))
 
 
+@pytest.fixture(scope="module")
+def opened_files() -> dict[str, HeadCheckpoint]:
+    """What :func:`opened_once` has opened."""
+    return {}
+
+
+@pytest.fixture
+def opened_once(opened_files: dict[str, HeadCheckpoint], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Open the files of the short rows once for all tests that train nothing: each takes a second."""
+    load = fine_tuning.load_published
+
+    def load_once(name: str, *, weights: str | None = None) -> HeadCheckpoint:
+        if weights is None or name not in (BOXES, MASKS):
+            return load(name, weights=weights)
+        if weights not in opened_files:
+            opened_files[weights] = load(name, weights=weights)
+        return opened_files[weights]
+
+    monkeypatch.setattr(fine_tuning, "load_published", load_once)
+
+
 def config_of(boxes: Path, folder: Path, **groups: Any) -> TrainDetectorConfig:
     plain: dict[str, Any] = {
         "data": {"boxes": str(boxes), "val_boxes": str(boxes)},
@@ -377,6 +398,7 @@ def recipes(monkeypatch: pytest.MonkeyPatch) -> list[DetectorRecipe]:
     return recipes
 
 
+@pytest.mark.usefixtures("opened_once")
 def test_what_is_stated_wins_over_the_publisher_also_where_it_is_a_default(
     folder: Path, boxes: Path, tmp_path: Path, recipes: list[DetectorRecipe]
 ) -> None:
@@ -406,6 +428,7 @@ def test_what_is_stated_wins_over_the_publisher_also_where_it_is_a_default(
         assert (recipe.lr, recipe.weight_decay, recipe.clip_norm) == (1e-3, 1e-4, 0.1)
 
 
+@pytest.mark.usefixtures("opened_once")
 def test_flags_are_stated_beside_those_of_the_file(
     folder: Path, boxes: Path, tmp_path: Path, recipes: list[DetectorRecipe]
 ) -> None:
@@ -421,6 +444,7 @@ def test_flags_are_stated_beside_those_of_the_file(
     assert (recipe.lr, recipe.weight_decay, recipe.clip_norm) == (1e-3, 1e-4, 1.0)
 
 
+@pytest.mark.usefixtures("opened_once")
 def test_objects_are_trained_with_the_rate_that_is_stated(
     mask_folder: Path, objects: Path, tmp_path: Path, recipes: list[DetectorRecipe]
 ) -> None:
@@ -671,6 +695,7 @@ def test_boxes_with_masks_train_a_detector_of_masks(
     assert Detector.load(tmp_path / "run/detector.safetensors").has_masks
 
 
+@pytest.mark.usefixtures("opened_once")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -723,6 +748,7 @@ def test_numbers_do_not_start_from_a_detector(tmp_path: Path) -> None:
 # refusals
 
 
+@pytest.mark.usefixtures("opened_once")
 @pytest.mark.parametrize(
     ("groups", "words"),
     [

@@ -113,23 +113,34 @@ def done(head_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return export_model(head_file, tmp_path_factory.mktemp("onnx") / "model.onnx", maps=True)
 
 
-def test_a_model_predicts_one_view_and_names_those_of_its_heads(
-    one_block: Backbone, tmp_path: Path
-) -> None:
-    head, file = randomised(PatchMeanHead(64, [MASS], hidden_dim=8)), tmp_path / "head.safetensors"
+@pytest.fixture
+def head_of_four_views(one_block: Backbone, tmp_path: Path) -> Path:
+    """A head that was saved with the views of an image."""
+    file = tmp_path / "head.safetensors"
+    head = randomised(PatchMeanHead(64, [MASS], hidden_dim=8))
     save_head(file, head, backbone=one_block, preprocess=fed(), tta="flip4")
+    return file
+
+
+def test_a_model_predicts_one_view_and_names_those_of_its_heads(
+    head_of_four_views: Path, tmp_path: Path
+) -> None:
     with pytest.warns(UserWarning, match="flip4"):
-        done = export_model(file, tmp_path / "m.pt2", format="pt2", size=SIZE)
+        done = export_model(head_of_four_views, tmp_path / "m.pt2", format="pt2", size=SIZE)
+
     assert done.description["views"] == {"exported": "none", "recorded": ["flip4"]}
     images = torch.rand(2, 3, *SIZE)
     found = torch.export.load(tmp_path / "m.pt2").module()(images)
-    assert_answers(found, Predictor(file, tta="none"), images)
-    averaged = [row["mass"] for row in Predictor(file)(list(images))]
+    assert_answers(found, Predictor(head_of_four_views, tta="none"), images)
+    averaged = [row["mass"] for row in Predictor(head_of_four_views)(list(images))]
     assert not np.allclose(found["mass"].ravel().tolist(), averaged, rtol=1e-4)
+
+
+def test_an_exported_head_names_its_views(head_of_four_views: Path, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="flip4"):
-        assert export_head(file, tmp_path / "h.pt2", format="pt2", grid=(4, 6)).description[
-            "views"
-        ]["recorded"]
+        done = export_head(head_of_four_views, tmp_path / "h.pt2", format="pt2", grid=(4, 6))
+
+    assert done.description["views"]["recorded"] == ["flip4"]
 
 
 def test_an_onnx_model_answers_what_the_predictor_answers(done: Exported, head_file: Path) -> None:
@@ -192,37 +203,66 @@ def test_pixels_that_the_backbone_refuses_give_no_number(done: Exported) -> None
         assert torch.equal(found[0], wanted[name][0]) and found[1:].isnan().all(), name
 
 
-def test_a_file_holds_nothing_of_the_machine(
-    done: Exported, one_block: Backbone, tmp_path: Path
-) -> None:
-    """The exporter notes source paths on every node: user names, folders, and most of a small model's bytes."""
+def small_head() -> PatchMeanHead:
+    return randomised(PatchMeanHead(64, [MASS], hidden_dim=8))
+
+
+@pytest.fixture(scope="module")
+def sized(one_block: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A .pt2 of :func:`small_head` for images of 32 x 48 px."""
+    path = tmp_path_factory.mktemp("sized") / "m.pt2"
+    return export_model(small_head(), path, format="pt2", backbone=one_block, size=(32, 48))
+
+
+def test_an_onnx_file_is_sound(done: Exported) -> None:
     onnx = pytest.importorskip("onnx")
     onnx.checker.check_model(done.files[0], full_check=True)
-    head = randomised(PatchMeanHead(64, [MASS], 8))
-    for name in ("a.pt2", "b.pt2"):
-        export_model(head, tmp_path / name, format="pt2", backbone=one_block, size=(32, 32))
-    assert (tmp_path / "a.pt2").read_bytes() == (tmp_path / "b.pt2").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_a_file_holds_nothing_of_the_machine(kind: str, request: pytest.FixtureRequest) -> None:
+    """The exporter notes source paths on every node: user names, folders, and most of a small model's bytes."""
+    exported: Exported = request.getfixturevalue("done" if kind == "onnx" else "sized")
+
+    content = b"".join(path.read_bytes() for path in exported.files)  # stored, not compressed
+
     traces = [os.fsencode(Path(torch.__file__).parent), b"models.py", b"site-packages"]
-    for path in (*done.files, tmp_path / "a.pt2"):
-        content = path.read_bytes()  # of a .pt2: stored, not compressed
-        assert not [text for text in traces if text in content]
+    assert [text for text in traces if text in content] == []
 
 
-def test_a_size_that_is_asked_for_is_the_only_one(one_block: Backbone, tmp_path: Path) -> None:
-    """And a program holds no pickle."""
-    head = randomised(PatchMeanHead(64, [MASS], hidden_dim=8))
-    done = export_model(head, tmp_path / "m.pt2", format="pt2", backbone=one_block, size=(32, 48))
-    assert (done.size, done.fixed_because) == ((32, 48), None)
-    assert done.description["preprocess"]["size"] == [32, 48]
+def test_the_same_head_gives_the_same_bytes(
+    sized: Exported, one_block: Backbone, tmp_path: Path
+) -> None:
+    again = tmp_path / "again.pt2"
+
+    export_model(small_head(), again, format="pt2", backbone=one_block, size=(32, 48))
+
+    assert again.read_bytes() == sized.files[0].read_bytes()
+
+
+def test_a_size_that_is_asked_for_is_in_the_record(sized: Exported) -> None:
+    assert sized.size == (32, 48)
+    assert sized.fixed_because is None
+    assert sized.description["preprocess"]["size"] == [32, 48]
     extra = {"dinoneck_export": ""}
-    run = torch.export.load(tmp_path / "m.pt2", extra_files=extra).module()
+    torch.export.load(sized.files[0], extra_files=extra)
     assert json.loads(extra["dinoneck_export"])["input"]["size"] == [32, 48]
+
+
+def test_a_size_that_is_asked_for_is_the_only_one(sized: Exported, one_block: Backbone) -> None:
+    run = torch.export.load(sized.files[0]).module()
+
     images = torch.rand(4, 3, 32, 48)
-    assert_answers(run(images), Predictor(head, one_block), images)
+    assert_answers(run(images), Predictor(small_head(), one_block), images)
     with pytest.raises((AssertionError, RuntimeError)):
         run(torch.rand(1, 3, 48, 48))
-    with zipfile.ZipFile(tmp_path / "m.pt2") as archive:
-        assert not [name for name in archive.namelist() if archive.read(name)[:2] == b"\x80\x02"]
+
+
+def test_a_program_holds_no_pickle(sized: Exported) -> None:
+    with zipfile.ZipFile(sized.files[0]) as archive:
+        beginnings = {name: archive.read(name)[:2] for name in archive.namelist()}
+
+    assert [name for name, start in beginnings.items() if start == b"\x80\x02"] == []
 
 
 def test_a_size_that_is_asked_for_replaces_that_of_the_file(
@@ -261,20 +301,29 @@ def test_lora_weights_travel_into_the_model(tmp_path: Path) -> None:
     assert abs(plain[0]["mass"] - found["mass"][0].item()) > 1e-2
 
 
-@pytest.mark.parametrize("kind", [pytest.param("onnx", marks=pytest.mark.slow), "pt2"])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        pytest.param("pt2", "old", id="pt2"),
+        pytest.param("pt2", "new", id="pt2, no file", marks=pytest.mark.slow),
+        pytest.param("onnx", "old", id="onnx", marks=pytest.mark.slow),
+        pytest.param("onnx", "new", id="onnx, no file", marks=pytest.mark.slow),
+    ],
+)
 def test_a_model_that_differs_is_not_written(
-    kind: str, head_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: Any, name: str, head_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is left behind, and the file that was there stays."""
     if kind == "onnx":
         pytest.importorskip("onnxscript")
     (tmp_path / "old").write_text("old")
     monkeypatch.setattr(program, "TOLERANCES", {torch.float32: -1.0})
-    for name in ("old", "new"):
-        with pytest.raises(
-            CheckpointError, match="^the exported model differs by .* nothing was written"
-        ):
-            export_model(head_file, tmp_path / name, format=kind, size=(32, 32))  # type: ignore[arg-type]
+
+    with pytest.raises(
+        CheckpointError, match="^the exported model differs by .* nothing was written"
+    ):
+        export_model(head_file, tmp_path / name, format=kind, size=(32, 32))
+
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"old": "old"}
 
 
@@ -339,8 +388,9 @@ def test_a_half_model_is_compared_and_predicts_what_the_predictor_does(
 
 
 @pytest.mark.parametrize("num_heads", [1, 2])
-def test_the_only_map_of_a_mask_head_is_that_of_its_task(num_heads: int, tmp_path: Path) -> None:
-    backbone = load_backbone("dinoneck_tiny", layers=[0, 1])
+def test_the_only_map_of_a_mask_head_is_that_of_its_task(
+    num_heads: int, one_block: Backbone, tmp_path: Path
+) -> None:
     seg = Task("seg", dim=3, kind="segmentation", labels=("soil", "crop", "weed"))
     heads = []
     for num_queries in range(4, 4 + num_heads):
@@ -349,7 +399,7 @@ def test_the_only_map_of_a_mask_head_is_that_of_its_task(num_heads: int, tmp_pat
                 MaskHead(
                     64,
                     [seg],
-                    num_layers=2,
+                    num_layers=1,
                     num_queries=num_queries,
                     num_blocks=1,
                     num_heads=1,
@@ -360,7 +410,7 @@ def test_the_only_map_of_a_mask_head_is_that_of_its_task(num_heads: int, tmp_pat
     ensemble = HeadEnsemble(heads)
 
     done = export_model(
-        ensemble, tmp_path / "m.pt2", format="pt2", backbone=backbone, size=(32, 48), maps=True
+        ensemble, tmp_path / "m.pt2", format="pt2", backbone=one_block, size=(32, 48), maps=True
     )
 
     assert done.description["outputs"] == [
@@ -378,29 +428,40 @@ def test_the_only_map_of_a_mask_head_is_that_of_its_task(num_heads: int, tmp_pat
     images = torch.rand(2, 3, 32, 48)
     found = torch.export.load(tmp_path / "m.pt2").module()(images)
     assert list(found) == ["seg"]
-    assert_answers(found, Predictor(ensemble, backbone), images)
+    assert_answers(found, Predictor(ensemble, one_block), images)
 
 
-def test_the_record_of_an_output_says_what_it_is_of(tmp_path: Path) -> None:
-    """A gate is of no task; the queries' classes and masks are of theirs."""
-    backbone = load_backbone("dinoneck_tiny", layers=[0, 1])
-    gated = randomised(CLSGatingHead(64, [MASS], mode="query", hidden_dim=8))
-    instances = Task("plant", dim=2, kind="instances")
-    queries = randomised(
-        MaskHead(64, [instances], num_layers=2, num_queries=5, num_blocks=1, num_heads=1, dim=16)
+def outputs_of_export(head: Any, backbone: Backbone, path: Path) -> list[tuple[Any, ...]]:
+    """Export a head with its maps; return the name, meaning, task and shape of each output."""
+    done = export_model(
+        head, path, format="pt2", backbone=backbone, size=(32, 48), maps=True, check=False
     )
+    outputs = done.description["outputs"]
+    return [(output["name"], output["of"], output["task"], output["shape"]) for output in outputs]
 
-    kinds = []
-    for head in (gated, queries):
-        done = export_model(
-            head, tmp_path / "m.pt2", format="pt2", backbone=backbone, size=(32, 48), maps=True
-        )
-        for output in done.description["outputs"]:
-            kinds.append((output["name"], output["of"], output["task"], output["shape"]))
 
-    assert kinds == [
+def test_the_record_of_a_gate_names_no_task(one_block: Backbone, tmp_path: Path) -> None:
+    gated = randomised(CLSGatingHead(64, [MASS], mode="query", hidden_dim=8))
+
+    outputs = outputs_of_export(gated, one_block, tmp_path / "m.pt2")
+
+    assert outputs == [
         ("mass", "task", "mass", ["batch", 1]),
         ("gate", "gate", None, ["batch", 1, "rows", "cols"]),
+    ]
+
+
+def test_the_record_of_queries_has_their_classes_and_masks(
+    one_block: Backbone, tmp_path: Path
+) -> None:
+    instances = Task("plant", dim=2, kind="instances")
+    queries = randomised(
+        MaskHead(64, [instances], num_layers=1, num_queries=5, num_blocks=1, num_heads=1, dim=16)
+    )
+
+    outputs = outputs_of_export(queries, one_block, tmp_path / "m.pt2")
+
+    assert outputs == [
         ("plant.classes", "classes", "plant", ["batch", 5, 3]),
         ("plant.masks", "masks", "plant", ["batch", 5, "rows", "cols"]),
     ]
