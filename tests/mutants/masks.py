@@ -12,9 +12,11 @@ _OBJECTS = (
     "test_small_objects_lie_on_top_and_crowd_regions_are_unknown"
 )
 _QUALITY = "unit/detection/test_panoptic.py::test_panoptic_quality_is_its_definition"
-_TRUE_SEGMENTS = (
-    "unit/detection/test_panoptic.py::"
-    "test_true_segments_are_perfect_and_missing_classes_count_for_nothing"
+_OBJECTS_OF_STUFF = (
+    "unit/detection/test_panoptic.py::test_neither_stuff_nor_crowds_count_as_objects"
+)
+_OBJECTS_OF_A_CLASS = (
+    "unit/detection/test_panoptic.py::test_pixels_hold_the_class_and_the_number_of_their_object"
 )
 
 MASKS = [
@@ -169,13 +171,13 @@ MASKS = [
         sentence="Stuff is counted as objects.",
         where="data.listed_images:ListedImages.numbers",
         edit=replace("_entry.is_crowd or _entry.label in self.stuff", by="_entry.is_crowd"),
-        tests=[_TRUE_SEGMENTS],
+        tests=[_OBJECTS_OF_STUFF],
     ),
     Mutant(
         sentence="All things of a class are one.",
         where="data.listed_images:ObjectMap.ids_of_objects",
         edit=replace("_counts[_entry.label] += 1", by="_counts[_entry.label] *= 1"),
-        tests=[_TRUE_SEGMENTS],
+        tests=[_OBJECTS_OF_A_CLASS],
     ),
     Mutant(
         sentence="Colours of segments are read from blue to red.",

@@ -135,25 +135,94 @@ def test_panoptic_quality_is_its_definition(tmp_path: Path) -> None:
         assert found["PQ_stuff"] == pytest.approx(quality["soil"])
 
 
-def test_true_segments_are_perfect_and_missing_classes_count_for_nothing(tmp_path: Path) -> None:
-    truth = np.kron(np.array([[1, 2, 0], [3, 3, 4]]), np.ones((4, 4), np.int64))
-    own = [(1, 4, False), (2, 4, False), (3, 2, False), (4, 4, True)]
-    folder, file = written(tmp_path / "a", [truth], [own])
-    data = PanopticImages(file, folder)
-    assert (data.classes, data.stuff, data.numbers) == (("soil", "disc", "square"), {0}, {5: 2})
-    codes = np.kron(np.array([[2000, 2001, -1], [1000, 1000, -2000]]), np.ones((4, 4), np.int64))
-    assert np.array_equal(data.pixels(0), codes)
-    assert np.array_equal(
-        PanopticImages(file, folder, classes=["soil"]).pixels(0), np.where(codes == 1000, 1000, -1)
-    ), "the other classes are unknown"
-    # one more disc in the crowd region
-    every = objects_of(truth, [(1, 4), (2, 4), (3, 2), (4, 4)], {2: 0, 4: 1})
-    scores = score_segments(data, {5: every})
-    assert (scores["PQ"], scores["SQ"], scores["RQ"], scores["PQ_stuff"]) == (1.0, 1.0, 1.0, 1.0)
+def in_blocks(values: list[list[int]]) -> Array:
+    """Each value in a block of 4 x 4 px."""
+    return np.kron(np.array(values), np.ones((4, 4), np.int64))
+
+
+IDS = in_blocks([[1, 2, 0], [3, 3, 4]])  # two discs, soil, and a crowd region of discs
+CODES = in_blocks([[2000, 2001, -1], [1000, 1000, -2000]])  # category, number; below 0: unknown
+
+
+@pytest.fixture
+def panoptic_files(tmp_path: Path) -> tuple[Path, Path]:
+    """The folder of the PNG files, and the COCO file."""
+    segments = [(1, 4, False), (2, 4, False), (3, 2, False), (4, 4, True)]
+    folder, file = written(tmp_path / "a", [IDS], [segments])
+    return folder, file
+
+
+@pytest.fixture
+def panoptic_images(panoptic_files: tuple[Path, Path]) -> PanopticImages:
+    folder, file = panoptic_files
+    return PanopticImages(file, folder)
+
+
+@pytest.fixture
+def true_segments() -> list[dict[str, Any]]:
+    """All segments, with one more disc in the crowd region."""
+    return objects_of(IDS, [(1, 4), (2, 4), (3, 2), (4, 4)], {2: 0, 4: 1})
+
+
+def test_classes_are_sorted_and_stuff_is_known(panoptic_images: PanopticImages) -> None:
+    assert panoptic_images.classes == ("soil", "disc", "square")
+    assert panoptic_images.stuff == {0}
+
+
+def test_neither_stuff_nor_crowds_count_as_objects(panoptic_images: PanopticImages) -> None:
+    assert panoptic_images.numbers == {5: 2}
+
+
+def test_pixels_hold_the_class_and_the_number_of_their_object(
+    panoptic_images: PanopticImages,
+) -> None:
+    assert np.array_equal(panoptic_images.pixels(0), CODES)
+
+
+def test_pixels_of_other_classes_are_unknown(panoptic_files: tuple[Path, Path]) -> None:
+    folder, file = panoptic_files
+
+    pixels = PanopticImages(file, folder, classes=["soil"]).pixels(0)
+
+    assert np.array_equal(pixels, np.where(CODES == 1000, 1000, -1))
+
+
+def test_true_segments_are_perfect(
+    panoptic_images: PanopticImages, true_segments: list[dict[str, Any]]
+) -> None:
+    scores = score_segments(panoptic_images, {5: true_segments})
+
+    assert scores["PQ"] == 1.0
+    assert scores["SQ"] == 1.0
+    assert scores["RQ"] == 1.0
+    assert scores["PQ_stuff"] == 1.0
+
+
+def test_a_class_without_segments_has_no_score(
+    panoptic_images: PanopticImages, true_segments: list[dict[str, Any]]
+) -> None:
+    scores = score_segments(panoptic_images, {5: true_segments})
+
     assert scores["per_class"]["square"] == {"PQ": None, "SQ": None, "RQ": None}
-    assert scores["count_error"] == 1.0 and score_segments(data, {})["PQ"] == 0.0
+
+
+def test_a_segment_in_a_crowd_region_is_one_object_too_many(
+    panoptic_images: PanopticImages, true_segments: list[dict[str, Any]]
+) -> None:
+    scores = score_segments(panoptic_images, {5: true_segments})
+
+    assert scores["count_error"] == 1.0
+
+
+def test_an_image_without_predictions_scores_0(panoptic_images: PanopticImages) -> None:
+    assert score_segments(panoptic_images, {})["PQ"] == 0.0
+
+
+def test_segments_of_an_unknown_image_are_refused(
+    panoptic_images: PanopticImages, true_segments: list[dict[str, Any]]
+) -> None:
     with pytest.raises(DataError, match="99"):
-        score_segments(data, {99: every})
+        score_segments(panoptic_images, {99: true_segments})
 
 
 def trained(
